@@ -1,0 +1,5 @@
+"""`python -m optadvise`."""
+
+from optadvise.cli.app import main
+
+main()

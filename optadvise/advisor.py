@@ -1,0 +1,303 @@
+"""From a situation to a recommendation: the one function that other programs call.
+
+The chain is short: facts → memory pressure → the concern that decides → optimizer → schedule → numbers → warnings.
+Every link is a table in `rules/`; this module only passes the facts along and writes down which rule decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from optadvise import memory, schedules
+from optadvise.catalog import Catalog, step_from
+from optadvise.domain import (
+    Advised,
+    Alternative,
+    Band,
+    Caution,
+    Implementation,
+    LedgerEntry,
+    MemoryEstimate,
+    Optimizer,
+    Recommendation,
+    ScheduleAdvice,
+    Scheduler,
+    Situation,
+    Step,
+    TraceEntry,
+    Value,
+)
+from optadvise.engine.decide import Rule, Table, cut_axes
+from optadvise.engine.flips import FlipFinder
+from optadvise.engine.numbers import Draft, apply, set_by, written
+from optadvise.situation import Completer
+
+# Facts of a situation that conditions may name, and that are questions to the user.
+ASKED = (
+    "model", "task", "method", "params", "lora_rank", "vram_bytes", "gpus", "batch_size", "precision", "stability",
+    "tuning", "priority", "sparse_gradients", "shard", "steps",
+)  # fmt: skip
+# Hyperparameters that belong to the run and not to the optimizer's constructor, with the table that sets each.
+_RUN_TABLES = {"warmup_fraction": "warmup", "max_grad_norm": "clipping"}
+_ADVISED_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
+
+
+class Advisor:
+    """The rules, compiled and ready to answer.
+
+    Example:
+        >>> from optadvise.catalog import load
+        >>> advisor = Advisor(load())
+        >>> advisor.recommend(advisor.situation({"model": "transformer"})).optimizer.id
+        'adamw'
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        """Compile a catalogue's tables."""
+        self.catalog = catalog
+        documents = catalog.documents
+        assume, contradictions = documents["assume"], documents["contradictions"]
+        rules = [r["when"] for t in documents["tables"].values() for r in t["rules"]]
+        conditions = [*rules, *(r["when"] for r in (*assume, *contradictions) if "when" in r)]
+        self.axes = cut_axes(catalog.facts, conditions)
+        self.tables = {name: Table(table, self.axes) for name, table in documents["tables"].items()}
+        self.completer = Completer(assume, contradictions, catalog.facts, self.axes)
+        self._limits = catalog.facts["memory"]["with"]
+        both = (self.tables["concern"], self.tables["choose_optimizer"])
+        self.deciding = tuple(sorted({column for table in both for column in table.columns} - {"concern"}))
+        self._decisions: dict[tuple[int, ...], tuple[Rule, Rule]] = {}
+        self._flips = FlipFinder(self)
+        self._steps: dict[str, tuple[Step, ...]] = {}
+        self._per_parameter: dict[tuple[str, str], float] = {}
+
+    def situation(self, answers: Mapping[str, Any]) -> Situation:
+        """Return the complete situation that a person's answers describe.
+
+        Args:
+            answers: Facts by their names, only what was stated.
+
+        Raises:
+            InputError: Two answers contradict each other.
+        """
+        return self.completer.complete(answers)
+
+    # -- the chain ----------------------------------------------------------------------------------------------
+
+    def recommend(self, situation: Situation) -> Recommendation:
+        """Return the advice for a situation.
+
+        Args:
+            situation: A complete situation, from `situation()`.
+
+        Raises:
+            RuleFileError: The rules leave this situation open or contradict themselves.
+        """
+        cells = self.cells(situation)
+        concern, choice = self.decide_at(tuple([cells[name] for name in self.deciding]))
+        cells["concern"] = self.axes["concern"].cell(concern.then["concern"])
+        optimizer = self.catalog.optimizer(situation.optimizer or choice.then["optimizer"])
+        implementation = optimizer.implementations[0]
+        estimate = self.memory(situation, optimizer)
+        self._add_card(cells, optimizer, implementation)
+        self._add_fit(cells, estimate)
+        scheduler, scheduled, why_schedule = self._schedule(optimizer, cells)
+        cells["schedule"] = self.axes["schedule"].cell(scheduler.family)
+        numbers = self._numbers(situation, optimizer, scheduler, cells)
+        asked = situation.optimizer is not None and situation.optimizer != choice.then["optimizer"]
+        trace = [_trace(concern), self._asked_for(choice) if asked else _trace(choice), why_schedule]
+        return Recommendation(
+            situation=situation,
+            optimizer=optimizer,
+            implementation=implementation,
+            kwargs=_constructor(implementation, optimizer, numbers),
+            companion=self._companion(situation, optimizer, scheduler, cells),
+            hyperparameters=tuple(numbers.values()),
+            schedule=_schedule_advice(scheduler, scheduled, situation, numbers),
+            memory=estimate,
+            bands=tuple(self._bands(situation, optimizer, choice)),
+            alternatives=tuple(self._alternatives(situation, optimizer, choice, estimate)),
+            warnings=tuple(
+                Caution(rule.id, rule.then["level"], rule.then["text"], rule.cite)
+                for rule in self.tables["warn"].matching(cells)
+            ),
+            trace=tuple(trace),
+            flips=() if situation.optimizer else self._flips.find(situation, cells, optimizer.id),
+            fingerprint=self.catalog.fingerprint,
+            layers=self.catalog.layers,
+        )
+
+    def cells(self, situation: Situation) -> dict[str, int]:
+        """Return the point of the grid that a situation lies at, with the derived fact `memory`."""
+        cells = {name: self.axes[name].cell(getattr(situation, name)) for name in ASKED}
+        cells["memory"] = self.axes["memory"].cell(self.pressure(situation))
+        return cells
+
+    def decide_at(self, point: tuple[int, ...]) -> tuple[Rule, Rule]:
+        """Return the rules that name the concern and the optimizer.
+
+        Args:
+            point: The cells of the facts in `deciding`, in their order.
+        """
+        found = self._decisions.get(point)
+        if found is None:
+            cells = dict(zip(self.deciding, point, strict=True))
+            concern = self.tables["concern"].winner(cells)
+            cells["concern"] = self.axes["concern"].cell(concern.then["concern"])
+            found = self._decisions[point] = concern, self.tables["choose_optimizer"].winner(cells)
+        return found
+
+    def pressure(self, situation: Situation) -> str:
+        """Return the derived fact `memory`."""
+        if situation.vram_bytes is None or situation.params is None:
+            return memory.pressure(situation, 0, 0, 0)
+        reference, compact = self.limits(situation)
+        return memory.pressure(situation, reference, compact, self.headroom)
+
+    @property
+    def headroom(self) -> float:
+        """Share of the memory that is kept free for what is not modelled."""
+        return float(self._limits["headroom"])
+
+    def limits(self, situation: Situation) -> tuple[float, float]:
+        """Return bytes of state per parameter of the optimizer one would take, and of the one to fall back to."""
+        return (
+            self.state_per_parameter(self._limits["reference"], situation),
+            self.state_per_parameter(self._limits["compact"], situation),
+        )
+
+    def state_per_parameter(self, optimizer: str, situation: Situation) -> float:
+        """Return the bytes of state that an optimizer keeps for each parameter it trains."""
+        dtype = memory.weight_dtype(situation.precision) if situation.method == "full" else "float32"
+        key = (optimizer, dtype)
+        if key not in self._per_parameter:
+            card = self.catalog.optimizer(optimizer)
+            state = card.implementations[0].state
+            self._per_parameter[key] = memory.state_bytes_per_parameter(card.state if state is None else state, dtype)
+        return self._per_parameter[key]
+
+    def memory(self, situation: Situation, optimizer: Optimizer) -> MemoryEstimate:
+        """Return what is known of the memory that an optimizer needs here."""
+        return memory.estimate(situation, self.state_per_parameter(optimizer.id, situation), paged=optimizer.paged)
+
+    # -- its links ----------------------------------------------------------------------------------------------
+
+    def _add_card(self, cells: dict[str, int], optimizer: Optimizer, implementation: Implementation) -> None:
+        packages = self.axes["package"].words or ()
+        package = implementation.package if implementation.package in packages else "other"
+        values: dict[str, Any] = {
+            "optimizer": optimizer.id, "rates": optimizer.rates, "decay": optimizer.decay, "family": optimizer.family,
+            "package": package, "clips_update": optimizer.clips_update, "deviates": implementation.deviates is not None,
+        }  # fmt: skip
+        for name, value in values.items():
+            cells[name] = self.axes[name].cell(value)
+
+    def _add_fit(self, cells: dict[str, int], estimate: MemoryEstimate) -> None:
+        fit = None
+        if estimate.known is not None and estimate.available is not None:
+            room = estimate.available * (1 - self.headroom)
+            fit = "no" if estimate.fits is False else "close" if estimate.known > room else "yes"
+        cells["fits"] = self.axes["fits"].cell(fit)
+
+    def _schedule(self, optimizer: Optimizer, cells: Mapping[str, int]) -> tuple[Scheduler, Rule, TraceEntry]:
+        rule = self.tables["choose_schedule"].winner(cells)
+        chosen = rule.then["scheduler"]
+        if optimizer.schedules is None or chosen in optimizer.schedules:
+            return self.catalog.scheduler(chosen), rule, _trace(rule)
+        # The ramp is kept where the card has a schedule with one.
+        wants_ramp = self.catalog.scheduler(chosen).warmup
+        allowed = [self.catalog.scheduler(name) for name in optimizer.schedules]
+        taken = next((s for s in allowed if s.warmup == wants_ramp), allowed[0])
+        why = f"{optimizer.name} runs under {', '.join(optimizer.schedules)} only, so {chosen} is not taken"
+        return taken, rule, TraceEntry("choose_schedule", optimizer.id, why, optimizer.cite)
+
+    def _numbers(
+        self, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
+    ) -> dict[str, Advised]:
+        facts = {name: getattr(situation, name) for name in ASKED}
+        drafts = {}
+        for h in optimizer.hyperparameters:
+            table = self.tables[_ADVISED_TABLES[h.name]] if h.advised and optimizer.rates != "own" else None
+            if table is not None:
+                drafts[h.name] = set_by(table.winner(cells), h.name, facts)
+            else:
+                entry = LedgerEntry(
+                    f"set {written(h.default)}", h.default, optimizer.id, f"default of {optimizer.name}", optimizer.cite
+                )
+                drafts[h.name] = Draft(h.name, h.default, h.low, h.high, entry)
+        for name, table_name in _RUN_TABLES.items():
+            if name != "warmup_fraction" or scheduler.warmup:
+                drafts[name] = set_by(self.tables[table_name].winner(cells), name, facts)
+        apply(drafts, self._adjustments(optimizer, cells), facts)
+        return {name: draft.finished() for name, draft in drafts.items()}
+
+    def _companion(
+        self, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
+    ) -> tuple[Implementation, Mapping[str, Value]] | None:
+        if optimizer.companion is None:
+            return None
+        card = self.catalog.optimizer(optimizer.companion["optimizer"])
+        implementation = card.implementations[0]
+        own = dict(cells)
+        self._add_card(own, card, implementation)
+        return implementation, _constructor(implementation, card, self._numbers(situation, card, scheduler, own))
+
+    def _adjustments(self, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[tuple[str, Step]]:
+        for step in optimizer.adjust:
+            yield optimizer.id, step
+        for rule in self.tables["adjust"].matching(cells):
+            if rule.id not in self._steps:
+                self._steps[rule.id] = tuple(step_from(entry) for entry in rule.then["steps"])
+            for step in self._steps[rule.id]:
+                yield rule.id, step
+
+    def _asked_for(self, choice: Rule) -> TraceEntry:
+        why = f"asked for; the rules would take {choice.then['optimizer']}: {choice.because}"
+        return TraceEntry(choice.table, choice.id, why, choice.cite)
+
+    def _others(self, chosen: Optimizer, choice: Rule) -> Iterable[tuple[str, str]]:
+        if choice.then["optimizer"] != chosen.id:
+            yield choice.then["optimizer"], choice.because
+        for name, because in choice.then.get("alternatives", {}).items():
+            if name != chosen.id:
+                yield name, because
+
+    def _alternatives(
+        self, situation: Situation, chosen: Optimizer, choice: Rule, estimate: MemoryEstimate
+    ) -> Iterator[Alternative]:
+        for name, because in self._others(chosen, choice):
+            each = self.state_per_parameter(name, situation)
+            state = memory.optimizer_bytes(situation, each)
+            paged = self.catalog.optimizer(name).paged
+            yield Alternative(name, because, state, each, memory.exceeds(estimate, state, paged=paged))
+
+    def _bands(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterator[Band]:
+        if situation.params is not None:
+            return
+        names = [chosen.id, *(name for name, _ in self._others(chosen, choice))]
+        for name in dict.fromkeys(names):
+            each = self.state_per_parameter(name, situation)
+            if (found := memory.band(situation, name, each, self.headroom)) is not None:
+                yield found
+
+
+def _trace(rule: Rule) -> TraceEntry:
+    return TraceEntry(rule.table, rule.id, rule.because, rule.cite)
+
+
+def _constructor(
+    implementation: Implementation, optimizer: Optimizer, numbers: Mapping[str, Advised]
+) -> dict[str, Value]:
+    kwargs = {implementation.arguments.get(h.name, h.name): numbers[h.name].value for h in optimizer.hyperparameters}
+    return {**kwargs, **implementation.kwargs}
+
+
+def _schedule_advice(
+    scheduler: Scheduler, rule: Rule, situation: Situation, numbers: Mapping[str, Advised]
+) -> ScheduleAdvice:
+    fraction = numbers["warmup_fraction"].value if "warmup_fraction" in numbers else 0.0
+    peak = numbers["lr"].value
+    assert isinstance(fraction, (int, float))
+    assert isinstance(peak, (int, float))
+    others = {k: v for k, v in rule.then.get("alternatives", {}).items() if k != scheduler.id}
+    return schedules.advise(scheduler, peak, situation.steps, fraction, others)

@@ -1,0 +1,238 @@
+"""The catalogue: what `rules/` says, found, validated and made into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from optadvise.catalog.load import Documents, load_documents, shipped_rules
+from optadvise.domain import (
+    Gpu,
+    Hyperparameter,
+    Implementation,
+    Note,
+    Optimizer,
+    Phase,
+    Scheduler,
+    Source,
+    StateTensor,
+    Step,
+)
+from optadvise.errors import InputError, nearest
+
+_T = TypeVar("_T")
+
+
+def spelling(name: str) -> str:
+    """Return a name with the differences dropped that people do not make: case, `-`, `_`, `+`, `.` and spaces."""
+    return "".join(c for c in name.lower() if c not in "-_+. ")
+
+
+class Catalog:
+    """Everything that is known, from one or more layers of rule files."""
+
+    def __init__(self, documents: Documents, fingerprint: str, layers: Sequence[str]) -> None:
+        """Wrap documents that are valid already; use `load` to get one."""
+        self.documents = documents
+        self.fingerprint = fingerprint
+        self.layers = tuple(layers)
+        self.facts: dict[str, Mapping[str, Any]] = documents["facts"]
+        self._optimizers: dict[str, Optimizer] = {}
+        self._schedulers: dict[str, Scheduler] = {}
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Every source by its id."""
+        return {key: Source(id=key, **values) for key, values in self.documents["sources"].items()}
+
+    @cached_property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that is known."""
+        return tuple(_build(Gpu, entry) for entry in self.documents["gpus"])
+
+    @property
+    def optimizer_ids(self) -> list[str]:
+        """The canonical ids, sorted."""
+        return sorted(self.documents["optimizers"])
+
+    @property
+    def scheduler_ids(self) -> list[str]:
+        """The canonical ids, sorted."""
+        return sorted(self.documents["schedulers"])
+
+    def optimizer(self, name: str) -> Optimizer:
+        """Return an optimizer's card by its canonical id."""
+        card = self._optimizers.get(name)
+        if card is None:
+            card = self._optimizers[name] = _optimizer(self.documents["optimizers"][name])
+        return card
+
+    def scheduler(self, name: str) -> Scheduler:
+        """Return a schedule's card by its canonical id."""
+        card = self._schedulers.get(name)
+        if card is None:
+            card = self._schedulers[name] = _scheduler(self.documents["schedulers"][name])
+        return card
+
+    def find_optimizer(self, name: str, flag: str = "optimizer") -> str:
+        """Return the canonical id of any spelling: id, alias, class name, in any case and with any dashes.
+
+        Args:
+            name: What was typed.
+            flag: Where, for the message.
+
+        Raises:
+            InputError: Nothing is called so; the nearest names are given.
+        """
+        return self._find(self._optimizer_names, name, flag, "optadvise list shows all")
+
+    def find_scheduler(self, name: str, flag: str = "schedule") -> str:
+        """Return the canonical id of any spelling of a schedule."""
+        return self._find(self._scheduler_names, name, flag, "optadvise list --schedules shows all")
+
+    def find(self, name: str) -> tuple[str, str]:
+        """Return what a name means and its canonical id: an optimizer first, then a schedule.
+
+        Raises:
+            InputError: Nothing is called so; the nearest names are given.
+        """
+        word = spelling(name)
+        if word in self._optimizer_names:
+            return "optimizer", self._optimizer_names[word]
+        if word in self._scheduler_names:
+            return "schedule", self._scheduler_names[word]
+        everything = [*self.optimizer_ids, *self.scheduler_ids, *self._rules]
+        guess = nearest(name, everything)
+        raise InputError(
+            f"{name!r}: no optimizer, schedule or rule; " + (f"{guess} " if guess else "") + "see optadvise list"
+        )
+
+    def rule(self, name: str) -> Mapping[str, Any] | None:
+        """Return a rule's document by its id, with the table it is in; None where there is none."""
+        return self._rules.get(name.strip().upper())
+
+    @cached_property
+    def _rules(self) -> dict[str, Mapping[str, Any]]:
+        return {
+            row["id"].upper(): {"table": table["table"], **row}
+            for table in self.documents["tables"].values()
+            for row in (*table["rules"], *([table["otherwise"]] if "otherwise" in table else []))
+        }
+
+    def find_gpu(self, name: str) -> Gpu:
+        """Return a GPU by its id, name or alias in any spelling."""
+        names: dict[str, str] = {}
+        for entry in self.documents["gpus"]:
+            for word in (entry["id"], entry["name"], *entry.get("aliases", [])):
+                names.setdefault(spelling(word), entry["id"])
+        found = self._find(names, name, "--gpu", "say --vram instead if yours is not listed")
+        return next(gpu for gpu in self.gpus if gpu.id == found)
+
+    @staticmethod
+    def _find(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:
+        found = names.get(spelling(name))
+        if found is None:
+            guess = nearest(name, sorted({*names.values()}))
+            raise InputError(f"{flag} {name!r}: not known; " + (f"{guess} " if guess else "") + otherwise)
+        return found
+
+    @cached_property
+    def _optimizer_names(self) -> dict[str, str]:
+        return _names(self.documents["optimizers"].values())
+
+    @cached_property
+    def _scheduler_names(self) -> dict[str, str]:
+        return _names(self.documents["schedulers"].values())
+
+
+def load(extra: Sequence[Path] = ()) -> Catalog:
+    """Load the shipped rules, and on top of them any further layers.
+
+    Args:
+        extra: Folders laid out like `rules/`, each adding to what came before.
+
+    Raises:
+        InputError: A folder is missing, unreadable or empty.
+        RuleFileError: A file is invalid.
+
+    Example:
+        >>> load().optimizer("adamw").name
+        'AdamW'
+    """
+    layers = [shipped_rules(), *extra]
+    documents, fingerprint = load_documents(layers)
+    return Catalog(documents, fingerprint, ["shipped", *map(str, extra)])
+
+
+def _names(cards: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for card in cards:
+        classes = [i["import"].rsplit(".", 1)[1] for i in card.get("implementations", ()) if not i.get("kwargs")]
+        for word in (card["id"], card["name"], *card.get("aliases", ())):
+            names[spelling(word)] = card["id"]
+        for word in classes:  # a class name never hides an id or an alias
+            names.setdefault(spelling(word), card["id"])
+    for card in cards:
+        names[spelling(card["id"])] = card["id"]
+    return names
+
+
+def _build(kind: type[_T], values: Mapping[str, Any], **changes: Any) -> _T:
+    """Make a record from a document, lists as tuples where the record holds no plain value."""
+    names = kind._fields  # type: ignore[attr-defined]
+    given = {**values, **changes}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names})
+
+
+def step_from(entry: Mapping[str, Any]) -> Step:
+    """Make an adjustment step from its document."""
+    op = "scale" if "scale" in entry else "clamp"
+    return _build(Step, entry, op=op, parameter=entry[op])
+
+
+def _state(entries: Iterable[Mapping[str, Any]]) -> tuple[StateTensor, ...]:
+    return tuple(_build(StateTensor, entry) for entry in entries)
+
+
+def _implementation(entry: Mapping[str, Any]) -> Implementation:
+    state = _state(entry["state"]) if "state" in entry else None
+    return _build(Implementation, entry, path=entry["import"], state=state)
+
+
+def _hyperparameter(entry: Mapping[str, Any]) -> Hyperparameter:
+    return Hyperparameter(**entry)
+
+
+def _notes(entries: Iterable[Mapping[str, Any]]) -> tuple[Note, ...]:
+    return tuple(_build(Note, entry) for entry in entries)
+
+
+def _optimizer(entry: Mapping[str, Any]) -> Optimizer:
+    return _build(
+        Optimizer,
+        {
+            "aliases": [],
+            "companion": None,
+            "schedules": None,
+            "clips_update": False,
+            "paged": False,
+            "huggingface": None,
+            **entry,
+        },
+        hyperparameters=tuple(_hyperparameter(h) for h in entry["hyperparameters"]),
+        adjust=tuple(step_from(s) for s in entry.get("adjust", ())),
+        state=_state(entry["state"]),
+        implementations=tuple(_implementation(i) for i in entry["implementations"]),
+        notes=_notes(entry.get("notes", ())),
+    )
+
+
+def _scheduler(entry: Mapping[str, Any]) -> Scheduler:
+    return _build(
+        Scheduler,
+        {"aliases": [], "floor": 0.0, "decay_fraction": 0.0, "milestones": [], "huggingface": None, **entry},
+        phases=tuple(Phase(p["shape"], p["import"], p["kwargs"]) for p in entry["phases"]),
+        notes=_notes(entry.get("notes", ())),
+    )

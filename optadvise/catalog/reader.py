@@ -1,0 +1,224 @@
+"""YAML text to plain values, read against a declared shape, every error at its line.
+
+The shape drives the reading, so YAML's own guesses never count: `1e-4` is a number because a number is expected there,
+`no` is a word because a word is, and `017` or a second equal key is an error where PyYAML would stay silent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import yaml
+
+from optadvise.errors import RuleFileError, nearest
+
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
+
+
+@dataclass
+class Context:
+    """What is known while one file is read."""
+
+    path: str
+    lines: list[str]
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    references: list[tuple[str, str, str, str]] = field(default_factory=list)  # kind, id, where, source line
+
+    def where(self, node: yaml.Node) -> str:
+        """Return `file:line:column` of a node."""
+        return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+    def line(self, node: yaml.Node) -> str:
+        """Return the source line of a node, stripped."""
+        number = node.start_mark.line
+        return self.lines[number].strip() if number < len(self.lines) else ""
+
+    def fail(self, node: yaml.Node, message: str) -> NoReturn:
+        """Raise the error that belongs to a node."""
+        raise RuleFileError(message, self.where(node), self.line(node))
+
+
+Shape = Callable[[yaml.Node, Context], Any]
+
+
+def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
+    """Compose one YAML document and keep its positions.
+
+    Args:
+        text: The file's content.
+        path: How errors name the file.
+
+    Raises:
+        RuleFileError: The text is no YAML, or holds no document or more than one.
+    """
+    context = Context(path, text.splitlines())
+    try:
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        number = mark.line if mark else 0
+        source = context.lines[number].strip() if number < len(context.lines) else ""
+        hint = "; quote a comparison, as in '> 8192'" if re.search(r":\s*[><]", source) else ""
+        where = f"{path}:{number + 1}:{(mark.column if mark else 0) + 1}"
+        raise RuleFileError(f"not valid YAML: {error.problem or error.context}{hint}", where, source) from error
+    except yaml.YAMLError as error:
+        raise RuleFileError(f"not valid YAML: {error}", path) from error
+    if node is None:
+        raise RuleFileError("the file is empty", path)
+    return node, context
+
+
+def _scalar(node: yaml.Node, context: Context, wanted: str) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+        context.fail(node, f"expected {wanted}, found {kind}")
+    return str(node.value)
+
+
+def _quoted(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">")
+
+
+def text(node: yaml.Node, context: Context) -> str:
+    """Read a non-empty text; `no`, `on` and `1e-4` stay the words they are."""
+    value = _scalar(node, context, "a text").strip()
+    if not value:
+        context.fail(node, "expected a text, found nothing; quote a text that holds a comma inside {…}")
+    return value
+
+
+def number(node: yaml.Node, context: Context) -> float | int:
+    """Read a number; `1e-4` is one, `017` is an error."""
+    value = _scalar(node, context, "a number")
+    if not _NUMBER.fullmatch(value):
+        hint = "; drop the leading zero" if re.fullmatch(r"0\d+", value) else ""
+        context.fail(node, f"expected a number, found {value!r}{hint}")
+    return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+
+
+def flag(node: yaml.Node, context: Context) -> bool:
+    """Read `true` or `false`, and no other spelling."""
+    value = _scalar(node, context, "true or false")
+    if value not in ("true", "false"):
+        context.fail(node, f"expected true or false, found {value!r}")
+    return value == "true"
+
+
+def plain(node: yaml.Node, context: Context) -> Any:
+    """Read a value of any plain type: number, flag, text, null or a list of them."""
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(item, context) for item in node.value]
+    value = _scalar(node, context, "a plain value")
+    if _quoted(node):
+        return value
+    if value in ("null", "~", ""):
+        return None
+    if value in ("true", "false"):
+        return value == "true"
+    if value.lower() in ("yes", "no", "on", "off", "true", "false"):
+        context.fail(node, f"{value!r} is read differently by different YAML tools; write true, false or a quoted word")
+    if value[0] in "+-.0123456789" and re.fullmatch(r"[\d.eE+-]+", value):
+        return number(node, context)
+    return value
+
+
+def one_of(*choices: str) -> Shape:
+    """Read one word of a closed list."""
+
+    def read(node: yaml.Node, context: Context) -> str:
+        value = _scalar(node, context, f"one of {', '.join(choices)}")
+        if value not in choices:
+            context.fail(node, f"unknown value {value!r}; {nearest(value, choices)}")
+        return value
+
+    return read
+
+
+def reference(kind: str) -> Shape:
+    """Read an id of something that is defined elsewhere; checked once everything is read."""
+
+    def read(node: yaml.Node, context: Context) -> str:
+        value = text(node, context)
+        context.references.append((kind, value, context.where(node), context.line(node)))
+        return value
+
+    return read
+
+
+def many(item: Shape, minimum: int = 0) -> Shape:
+    """Read a list."""
+
+    def read(node: yaml.Node, context: Context) -> list[Any]:
+        if not isinstance(node, yaml.SequenceNode):
+            context.fail(node, "expected a list: [a, b]")
+        if len(node.value) < minimum:
+            context.fail(node, f"expected at least {minimum} item{'s' if minimum > 1 else ''} here")
+        return [item(child, context) for child in node.value]
+
+    return read
+
+
+def maybe(shape: Shape) -> Shape:
+    """Read `null`, or the shape."""
+
+    def read(node: yaml.Node, context: Context) -> Any:
+        if isinstance(node, yaml.ScalarNode) and not _quoted(node) and node.value in ("null", "~", ""):
+            return None
+        return shape(node, context)
+
+    return read
+
+
+def _pairs(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode):
+        context.fail(node, "expected a mapping: key: value")
+    seen: set[str] = set()
+    pairs = []
+    for key_node, value_node in node.value:
+        key = _scalar(key_node, context, "a key")
+        if key in seen:
+            context.fail(key_node, f"key {key!r} appears twice; keep one")
+        seen.add(key)
+        pairs.append((key_node, key, value_node))
+    return pairs
+
+
+def mapping(key: Shape, value: Shape) -> Shape:
+    """Read a mapping with free keys."""
+
+    def read(node: yaml.Node, context: Context) -> dict[str, Any]:
+        return {key(k, context): value(v, context) for k, _, v in _pairs(node, context)}
+
+    return read
+
+
+def record(
+    required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None, *, located: bool = False
+) -> Shape:
+    """Read a mapping with a closed set of keys.
+
+    Args:
+        required: Keys that must be there.
+        optional: Keys that may be.
+        located: Add `at`, the record's `file:line:column`.
+    """
+    shapes = {**required, **(optional or {})}
+
+    def read(node: yaml.Node, context: Context) -> dict[str, Any]:
+        values: dict[str, Any] = {"at": context.where(node)} if located else {}
+        for key_node, key, value_node in _pairs(node, context):
+            if key not in shapes:
+                context.fail(
+                    key_node, f"unknown key {key!r}; {nearest(key, shapes) or 'accepted: ' + ', '.join(shapes)}"
+                )
+            values[key] = shapes[key](value_node, context)
+        missing = [key for key in required if key not in values]
+        if missing:
+            context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+        return values
+
+    return read

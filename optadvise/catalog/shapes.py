@@ -1,0 +1,205 @@
+"""What each file under `rules/` may hold."""
+
+from __future__ import annotations
+
+from optadvise.catalog.conditions import given, when
+from optadvise.catalog.reader import flag, many, mapping, maybe, number, one_of, plain, record, reference, text
+from optadvise.domain import FAMILIES
+
+SCHEDULE_FAMILIES = ("hold", "anneal", "step", "cycle", "inverse", "wsd")
+DTYPES = ("parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4", "int64")
+PER = ("element", "tensor", "block", "row", "column", "row-square", "column-square", "optimizer")
+
+cites = many(reference("source"), minimum=1)
+optimizer_ref = reference("optimizer")
+scheduler_ref = reference("scheduler")
+
+step = record(
+    {"because": text, "cite": cites},
+    {
+        "scale": text,
+        "clamp": text,
+        "factor": number,
+        "by": reference("fact"),
+        "reference": number,
+        "exponent": number,
+        "upto": number,
+        "low": number,
+        "high": number,
+    },
+)
+
+state_tensor = record(
+    {"name": text, "per": one_of(*PER), "dtype": one_of(*DTYPES)},
+    {
+        "block": number,
+        "elements": number,
+        "min_elements": number,
+        "max_elements": number,
+        "min_ndim": number,
+        "max_ndim": number,
+        "max_side": number,
+    },
+)
+
+implementation = record(
+    {"id": text, "import": text, "package": maybe(text), "devices": many(one_of("cpu", "cuda", "mps"), 1)},
+    {
+        "min_version": text,
+        "kwargs": mapping(text, plain),
+        "arguments": mapping(text, text),
+        "variants": mapping(one_of("fused", "foreach", "for-loop", "triton"), mapping(text, plain)),
+        "tensors": one_of("matrix"),
+        "needs_train_mode": flag,
+        "state": many(state_tensor),
+        "deviates": record({"in": text, "cite": cites}, {"by": plain}),
+        "note": text,
+    },
+)
+
+hyperparameter = record(
+    {"name": text, "default": plain, "advised": flag, "meaning": text}, {"low": number, "high": number}
+)
+
+note = record({"text": text, "cite": cites})
+
+optimizer = record(
+    {
+        "id": text,
+        "name": text,
+        "family": one_of(*FAMILIES),
+        "parents": many(optimizer_ref),
+        "year": number,
+        "summary": text,
+        "equation": many(text, 1),
+        "effort": one_of("low", "medium", "high"),
+        "rates": one_of("adam", "sgd", "own"),
+        "decay": one_of("decoupled", "coupled", "none"),
+        "sparse_gradients": flag,
+        "suits": many(reference("model")),
+        "hyperparameters": many(hyperparameter, 1),
+        "state": many(state_tensor),
+        "implementations": many(implementation, 1),
+        "use_when": many(text, 1),
+        "avoid_when": many(text, 1),
+        "cite": cites,
+    },
+    {
+        "aliases": many(text),
+        "adjust": many(step),
+        "companion": record({"optimizer": optimizer_ref, "for": text}),
+        "schedules": many(scheduler_ref, 1),
+        "clips_update": flag,
+        "paged": flag,
+        "huggingface": maybe(text),
+        "notes": many(note),
+    },
+    located=True,
+)
+
+phase = record(
+    {
+        "shape": one_of("linear", "cosine", "constant", "inverse-sqrt", "step", "one-cycle"),
+        "import": text,
+        "kwargs": mapping(text, plain),
+    }
+)
+
+scheduler = record(
+    {
+        "id": text,
+        "name": text,
+        "family": one_of(*SCHEDULE_FAMILIES),
+        "warmup": flag,
+        "shape": text,
+        "summary": text,
+        "parameters": many(record({"name": text, "meaning": text}, {"default": plain})),
+        "phases": many(phase, 1),
+        "use_when": many(text, 1),
+        "avoid_when": many(text, 1),
+        "cite": cites,
+    },
+    {
+        "aliases": many(text),
+        "floor": number,
+        "decay_fraction": number,
+        "milestones": many(number),
+        "huggingface": maybe(text),
+        "notes": many(note),
+    },
+    located=True,
+)
+
+fact = record(
+    {"id": text, "type": one_of("choice", "number", "bytes", "flag"), "ask": text},
+    {
+        "values": mapping(text, text),
+        "values_from": one_of("optimizers"),
+        "unknown": flag,
+        "derived": text,
+        "with": mapping(text, plain),
+        "change": one_of("free", "cheap", "costly", "fixed"),
+        "flag": text,
+    },
+    located=True,
+)
+facts = record({"facts": many(fact, 1)})
+
+assumptions = record(
+    {
+        "assume": many(
+            record({"fact": reference("fact"), "value": plain, "because": text}, {"when": when}, located=True), 1
+        ),
+        "contradictions": many(record({"when": when, "say": text, "instead": text}, located=True)),
+    }
+)
+
+gpu = record(
+    {"id": text, "name": text, "memory_gib": number, "bandwidth_gb_s": number, "vendor": text, "cite": text},
+    {"aliases": many(text)},
+)
+gpus = record({"gpus": many(gpu, 1)})
+
+source = record({"title": text, "url": text}, {"authors": text, "year": number})
+sources = record({"sources": mapping(text, source)})
+
+_alternatives = mapping(optimizer_ref, text)
+
+# What a rule's `then` holds, by the kind of its table.
+outcomes = {
+    "derive": mapping(text, text),
+    "choose": record(
+        {},
+        {
+            "optimizer": optimizer_ref,
+            "scheduler": scheduler_ref,
+            "alternatives": mapping(text, text),
+        },
+    ),
+    "set": record(
+        {},
+        {
+            "value": plain,
+            "along": reference("fact"),
+            "points": many(many(number, 2), 2),
+            "spread": number,
+            "low": number,
+            "high": number,
+        },
+    ),
+    "adjust": record({"steps": many(step, 1)}),
+    "warn": record({"level": one_of("info", "warning"), "text": text}),
+    "note": mapping(text, plain),
+}
+
+
+def rule(kind: str) -> object:
+    """Return the shape of one rule in a table of a kind."""
+    return record(
+        {"id": text, "name": text, "when": when, "then": outcomes[kind], "cite": cites, "tests": many(test, 1)},
+        {"because": text, "overrides": many(reference("rule"))},
+        located=True,
+    )
+
+
+test = record({"given": given, "expect": mapping(text, plain)}, located=True)

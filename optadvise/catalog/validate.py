@@ -1,0 +1,222 @@
+"""Read every rule file against its shape, then check what they say about each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from optadvise.catalog import shapes, spelling
+from optadvise.catalog.reader import Context, Shape, many, one_of, parse, record, text
+from optadvise.errors import RuleFileError, nearest
+
+Documents = dict[str, Any]
+_ORDER = ("facts", "sources", "gpus", "optimizers", "schedulers", "assume", "decide", "adjust", "warn")
+
+
+def read_documents(contents: Sequence[tuple[int, Path, bytes]]) -> Documents:
+    """Return every file's plain data by kind.
+
+    Args:
+        contents: Layer number, path and bytes of each file.
+
+    Raises:
+        RuleFileError: A file is invalid, or two disagree.
+    """
+    documents: Documents = {
+        "facts": {}, "sources": {}, "gpus": [], "optimizers": {}, "schedulers": {}, "assume": [], "contradictions": [],
+        "tables": {},
+    }  # fmt: skip
+    contexts: list[Context] = []
+    for index, file, content in sorted(contents, key=lambda item: (_ORDER.index(_kind(item[1])), item[0], item[1])):
+        node, context = parse(_decode(content, file), _shown(file))
+        context.facts = documents["facts"]
+        contexts.append(context)
+        _READERS[_kind(file)](node, context, documents, index, file)
+    _check_references(contexts, documents)
+    _check_names(documents)
+    return documents
+
+
+def _kind(file: Path) -> str:
+    return file.parent.name if file.parent.name in ("optimizers", "schedulers", "decide") else file.stem
+
+
+def _decode(content: bytes, file: Path) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RuleFileError("not UTF-8 text; save the file as UTF-8", str(file)) from error
+
+
+def _shown(file: Path) -> str:
+    try:
+        return str(file.relative_to(Path.cwd()))
+    except ValueError:
+        return str(file)
+
+
+def _add(target: dict[str, Any], key: str, value: Any, what: str, where: str) -> None:
+    if key in target:
+        first = target[key].get("at", "an earlier file")
+        raise RuleFileError(f"{what} {key!r} is defined twice, first at {first}; rename or remove one", where)
+    target[key] = value
+
+
+def _facts(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+    for fact in shapes.facts(node, context)["facts"]:
+        if fact["type"] == "flag":
+            fact["values"] = {"true": "yes", "false": "no"}
+        if fact["type"] == "choice" and "values" not in fact and "values_from" not in fact:
+            raise RuleFileError(f"choice {fact['id']!r} has no `values`", fact["at"])
+        _add(documents["facts"], fact["id"], fact, "fact", fact["at"])
+
+
+def _sources(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+    for key, source in shapes.sources(node, context)["sources"].items():
+        _add(documents["sources"], key, source, "source", context.where(node))
+
+
+def _gpus(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+    documents["gpus"] += shapes.gpus(node, context)["gpus"]
+
+
+def _card(shape: Shape, kind: str) -> Any:
+    def read(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+        card = shape(node, context)
+        if card["id"] != file.stem:
+            context.fail(node, f"the id {card['id']!r} and the file name differ; call the file {card['id']}.yaml")
+        _add(documents[kind], card["id"], card, kind[:-1], card["at"])
+        if kind == "optimizers":
+            _check_card(card)
+            documents["facts"]["optimizer"]["values"] = dict.fromkeys(documents[kind], "")
+
+    return read
+
+
+def _check_card(card: dict[str, Any]) -> None:
+    names = {h["name"] for h in card["hyperparameters"]}
+    if "lr" not in names:
+        raise RuleFileError(f"optimizer {card['id']!r} has no hyperparameter `lr`", card["at"])
+    for step in card.get("adjust", []):
+        _check_step(step, card["at"], names)
+    for hyperparameter in card["hyperparameters"]:
+        low, high, default = (hyperparameter.get(k) for k in ("low", "high", "default"))
+        outside = (
+            isinstance(default, (int, float)) and low is not None and high is not None and not low <= default <= high
+        )
+        if outside:
+            raise RuleFileError(f"default of {hyperparameter['name']!r} is outside {low} … {high}", card["at"])
+
+
+def _check_step(step: dict[str, Any], where: str, names: Iterable[str]) -> None:
+    if ("scale" in step) == ("clamp" in step):
+        raise RuleFileError("a step has either `scale: PARAMETER` or `clamp: PARAMETER`", where)
+    parameter = str(step.get("scale") or step.get("clamp"))
+    if parameter not in names:
+        raise RuleFileError(f"a step names {parameter!r}; {nearest(parameter, names)}", where)
+    if "scale" in step and ("factor" in step) == ("by" in step):
+        raise RuleFileError("a scale step has either `factor`, or `by`, `reference` and `exponent`", where)
+
+
+def _table(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+    kind = _peek(node, "kind")
+    if kind not in shapes.outcomes:
+        context.fail(node, f"a table needs a `kind`; {nearest(kind, shapes.outcomes)}")
+    rule: Any = shapes.rule(kind)
+    table = record(
+        {"table": text, "kind": text, "hit": one_of("unique", "first", "collect"), "about": text, "rules": many(rule, 1)},
+        {"gives": text, "otherwise": record({"id": text, "then": shapes.outcomes[kind], "because": text,
+                                             "cite": shapes.cites}, located=True)},
+        located=True,
+    )(node, context)  # fmt: skip
+    for entry in table["rules"]:
+        _check_rule(entry, kind, table, documents)
+    existing = documents["tables"].get(table["table"])
+    if existing is None:
+        documents["tables"][table["table"]] = table
+    elif existing["hit"] == "first":
+        context.fail(node, f"table {table['table']!r} is ordered; a later layer cannot add to it")
+    else:
+        existing["rules"] += table["rules"]
+
+
+def _peek(node: yaml.Node, key: str) -> str:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((str(v.value) for k, v in pairs if k.value == key and isinstance(v, yaml.ScalarNode)), "")
+
+
+def _check_rule(rule: dict[str, Any], kind: str, table: dict[str, Any], documents: Documents) -> None:
+    then = rule["then"]
+    if kind != "warn" and "because" not in rule:
+        raise RuleFileError(f"rule {rule['id']!r} has no `because`", rule["at"])
+    if kind == "derive":
+        fact = documents["facts"].get(table.get("gives"))
+        values = fact["values"] if fact else {}
+        given = then.get(table.get("gives"))
+        if given not in values:
+            raise RuleFileError(f"`then` gives {given!r}; {nearest(str(given), values)}", rule["at"])
+    if kind == "choose":
+        _check_choice(rule, str(table.get("gives")), documents)
+    if kind == "set" and ("value" in then) == ("points" in then):
+        raise RuleFileError("`then` has either a `value`, or `along` and `points`", rule["at"])
+    for step in then.get("steps", []) if kind == "adjust" else []:
+        _check_step(step, rule["at"], ("lr", "weight_decay", "warmup_fraction", "max_grad_norm", "eps"))
+
+
+def _check_choice(rule: dict[str, Any], gives: str, documents: Documents) -> None:
+    known = documents[f"{gives}s"]
+    for name in (rule["then"].get(gives), *rule["then"].get("alternatives", {})):
+        if name not in known:
+            raise RuleFileError(f"unknown {gives} {name!r}; {nearest(str(name), known)}", rule["at"])
+
+
+def _check_references(contexts: Iterable[Context], documents: Documents) -> None:
+    rules = [rule["id"] for table in documents["tables"].values() for rule in table["rules"]]
+    known: dict[str, Iterable[str]] = {
+        "source": documents["sources"], "optimizer": documents["optimizers"], "scheduler": documents["schedulers"],
+        "fact": documents["facts"], "rule": rules, "model": documents["facts"]["model"]["values"],
+    }  # fmt: skip
+    for context in contexts:
+        for kind, name, where, source in context.references:
+            if name not in known[kind]:
+                message = f"unknown {kind} {name!r}; {nearest(name, known[kind])}".rstrip("; ")
+                raise RuleFileError(message, where, source)
+
+
+def _check_names(documents: Documents) -> None:
+    seen: dict[str, str] = {}
+    for table in documents["tables"].values():
+        for rule in [*table["rules"], *([table["otherwise"]] if "otherwise" in table else [])]:
+            if rule["id"] in seen:
+                raise RuleFileError(f"rule id {rule['id']!r} is used twice, first at {seen[rule['id']]}", rule["at"])
+            seen[rule["id"]] = rule["at"]
+    for kind in ("optimizers", "schedulers"):
+        spellings: dict[str, str] = {}
+        for card in documents[kind].values():
+            own = {spelling(name) for name in (card["id"], card["name"], *card.get("aliases", []))}
+            for name in own:
+                if name in spellings:
+                    raise RuleFileError(f"the name {name!r} means {spellings[name]!r} already", card["at"])
+                spellings[name] = card["id"]
+
+
+_READERS: dict[str, Any] = {
+    "facts": _facts,
+    "sources": _sources,
+    "gpus": _gpus,
+    "optimizers": _card(shapes.optimizer, "optimizers"),
+    "schedulers": _card(shapes.scheduler, "schedulers"),
+    "assume": lambda node, context, documents, index, file: _assume(node, context, documents),
+    "decide": _table,
+    "adjust": _table,
+    "warn": _table,
+}
+
+
+def _assume(node: yaml.Node, context: Context, documents: Documents) -> None:
+    read = shapes.assumptions(node, context)
+    documents["assume"] += read["assume"]
+    documents["contradictions"] += read.get("contradictions", [])

@@ -1,0 +1,96 @@
+"""The command line: parse, call, render. The one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from optadvise import __version__
+from optadvise.cli import catalogue, recommend
+from optadvise.errors import OptadviseError
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a check said no; 2 the command line or an input is wrong; 3 rule or result files are "
+    "invalid; 4 could not run here; 5 inconclusive; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="optadvise",
+    help="Which optimizer, with which numbers, will it fit, and what does it cost here?",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("recommend", epilog=EXIT_CODES)(recommend.recommend)
+app.command("list", epilog=EXIT_CODES)(catalogue.list_)
+app.command("show", epilog=EXIT_CODES)(catalogue.show)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"optadvise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Which optimizer, with which numbers, will it fit, and what does it cost here?"""
+    if debug:
+        os.environ["OPTADVISE_DEBUG"] = "1"
+
+
+# typer has its own copy of click since 0.26, so its errors are named through what it exports.
+_USAGE_ERRORS: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? instead of a traceback
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except OptadviseError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has gone, as in `| head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        return 0
+    except _USAGE_ERRORS as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(f"{error}\n")
+            return 0
+        message = getattr(error, "format_message", error.__str__)()
+        return _fail(f"{message.rstrip('.')}; see optadvise {_command(error)}--help", 2)
+    return code if isinstance(code, int) else 0
+
+
+def _command(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    name = getattr(context, "info_name", None)
+    return f"{name} " if name and name not in ("optadvise", "root") else ""
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("OPTADVISE_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+    line = " ".join(message.split("\n"))
+    print(f"optadvise: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,70 @@
+"""`optadvise list` and `optadvise show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optadvise.errors import InputError, nearest
+
+
+def list_(
+    family: Annotated[str | None, typer.Option(help="sgd, adaptive, sign, layerwise, matrix or free.")] = None,
+    max_state_bytes: Annotated[
+        float | None, typer.Option(min=0, help="At most so many bytes of state per fp32 parameter.")
+    ] = None,
+    suits: Annotated[str | None, typer.Option("--for", help="Suits this kind of model: transformer, cnn …")] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="As a family tree.")] = False,
+    schedules: Annotated[bool, typer.Option("--schedules", help="The schedules instead.")] = False,
+    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the catalogue: optimizers with their state and effort, or schedules."""
+    from optadvise.catalog import load
+    from optadvise.domain import FAMILIES
+    from optadvise.memory import state_bytes_per_parameter
+    from optadvise.render import catalogue as render
+
+    catalog = load(rules or ())
+    models = catalog.facts["model"]["values"]
+    if family is not None and family not in FAMILIES:
+        raise InputError(f"--family {family!r}: not known; {nearest(family, FAMILIES)}")
+    if suits is not None and suits not in models:
+        raise InputError(f"--for {suits!r}: not known; {nearest(suits, models)}")
+    if schedules:
+        render.schedules([catalog.scheduler(name) for name in catalog.scheduler_ids], as_json=json_)
+        return
+    cards = [
+        card
+        for card in (catalog.optimizer(name) for name in catalog.optimizer_ids)
+        if (family is None or card.family == family)
+        and (suits is None or suits in card.suits)
+        and (max_state_bytes is None or state_bytes_per_parameter(card.state) <= max_state_bytes)
+    ]
+    if tree:
+        render.tree(cards)
+    else:
+        render.optimizers(cards, as_json=json_)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="An optimizer, a schedule or a rule, in any spelling.")],
+    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show one optimizer's card, one schedule's, or one rule with its source and examples."""
+    from optadvise.catalog import load
+    from optadvise.render import catalogue as render
+
+    catalog = load(rules or ())
+    rule = catalog.rule(name)
+    if rule is not None:
+        render.rule(rule, catalog, as_json=json_)
+        return
+    kind, found = catalog.find(name)
+    if kind == "optimizer":
+        render.optimizer(catalog.optimizer(found), catalog, as_json=json_)
+    else:
+        render.schedule(catalog.scheduler(found), catalog, as_json=json_)

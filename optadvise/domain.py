@@ -1,0 +1,314 @@
+"""The words of the house: frozen records that every floor above passes around.
+
+Bytes and steps everywhere; GiB and percent are for the renderers. `None` means not known, never zero. They are named
+tuples and not dataclasses because making two dozen of those takes 40 ms at every start, and named tuples take 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+Value: TypeAlias = "float | int | bool | str | list[Value] | None"
+FactValue: TypeAlias = "str | int | float | bool | None"
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
+UNKNOWN = "unknown"  # how a condition accepts a fact that nobody stated
+
+
+class Source(NamedTuple):
+    """What a cite refers to."""
+
+    id: str
+    title: str
+    url: str
+    authors: str | None = None
+    year: int | None = None
+
+
+class Note(NamedTuple):
+    """A sentence with its sources."""
+
+    text: str
+    cite: tuple[str, ...]
+
+
+class Step(NamedTuple):
+    """One adjustment of one hyperparameter: a `scale` by a factor or a power of a fact, or a `clamp`."""
+
+    op: Literal["scale", "clamp"]
+    parameter: str
+    because: str
+    cite: tuple[str, ...]
+    factor: float | None = None
+    by: str | None = None  # the fact whose ratio to `reference` is raised to `exponent`
+    reference: float | None = None
+    exponent: float = 1.0
+    upto: float | None = None  # the fact counts no further than this
+    low: float | None = None
+    high: float | None = None
+
+
+class StateTensor(NamedTuple):
+    """One tensor that an optimizer keeps, and for which weights."""
+
+    name: str
+    per: str  # element, tensor, block, row, column, row-square, column-square, optimizer
+    dtype: str  # `parameter` follows the weight
+    block: int = 1  # elements per block
+    elements: int = 1  # elements per tensor or per optimizer
+    min_elements: int = 0
+    max_elements: int | None = None
+    min_ndim: int = 0
+    max_ndim: int | None = None
+    max_side: int | None = None  # longest axis that gets a square
+
+
+class Hyperparameter(NamedTuple):
+    """A constructor argument that a person may set."""
+
+    name: str
+    default: Value
+    advised: bool  # the rules choose it; otherwise the default is the advice
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Implementation(NamedTuple):
+    """One installable class that computes an optimizer."""
+
+    id: str
+    path: str  # import path of the class
+    package: str | None  # on PyPI; None where it has to be built from source
+    devices: tuple[str, ...]
+    min_version: str | None = None
+    kwargs: Mapping[str, Value] = _NOTHING  # always passed
+    arguments: Mapping[str, str] = _NOTHING  # our name -> the constructor's
+    variants: Mapping[str, Mapping[str, Value]] = _NOTHING
+    tensors: str | None = None  # `matrix`: takes 2-D weights only
+    needs_train_mode: bool = False
+    state: tuple[StateTensor, ...] | None = None  # where it differs from the card's
+    deviates: Mapping[str, Any] | None = None
+    note: str | None = None
+
+
+class Optimizer(NamedTuple):
+    """An optimizer's card."""
+
+    id: str
+    name: str
+    aliases: tuple[str, ...]
+    family: str
+    parents: tuple[str, ...]
+    year: int
+    summary: str
+    equation: tuple[str, ...]
+    effort: str
+    rates: str  # whose learning rates it takes: adam, sgd or own
+    decay: str  # decoupled, coupled or none
+    sparse_gradients: bool
+    suits: tuple[str, ...]
+    hyperparameters: tuple[Hyperparameter, ...]
+    adjust: tuple[Step, ...]
+    state: tuple[StateTensor, ...]
+    implementations: tuple[Implementation, ...]
+    companion: Mapping[str, str] | None
+    schedules: tuple[str, ...] | None  # the only ones it may run under
+    clips_update: bool  # needs no gradient clipping
+    paged: bool  # state may leave the GPU
+    huggingface: str | None
+    use_when: tuple[str, ...]
+    avoid_when: tuple[str, ...]
+    notes: tuple[Note, ...]
+    cite: tuple[str, ...]
+    at: str
+
+    def hyperparameter(self, name: str) -> Hyperparameter | None:
+        """Return the hyperparameter of a name, or None."""
+        return next((h for h in self.hyperparameters if h.name == name), None)
+
+
+class Phase(NamedTuple):
+    """One leg of a schedule, as a torch class and its arguments; `$names` stand for quantities of the run."""
+
+    shape: str
+    path: str
+    kwargs: Mapping[str, Value]
+
+
+class Scheduler(NamedTuple):
+    """A schedule's card."""
+
+    id: str
+    name: str
+    aliases: tuple[str, ...]
+    family: str
+    warmup: bool
+    shape: str
+    summary: str
+    parameters: tuple[Mapping[str, Any], ...]
+    phases: tuple[Phase, ...]
+    floor: float  # share of the peak at the end
+    decay_fraction: float  # share of the run that decays, where a plateau comes before
+    milestones: tuple[float, ...]  # shares of the run
+    huggingface: str | None
+    use_when: tuple[str, ...]
+    avoid_when: tuple[str, ...]
+    notes: tuple[Note, ...]
+    cite: tuple[str, ...]
+    at: str
+
+
+class Gpu(NamedTuple):
+    """A GPU as sold."""
+
+    id: str
+    name: str
+    memory_gib: float
+    bandwidth_gb_s: float
+    vendor: str
+
+
+class Situation(NamedTuple):
+    """What is known about a training run. None is not known; `assumed` names what nobody said."""
+
+    model: str | None = None
+    task: str = "pretrain"
+    method: str = "full"
+    params: int | None = None  # of the whole model
+    lora_rank: int = 16
+    vram_bytes: int | None = None  # of one GPU
+    gpu: str | None = None
+    gpus: int = 1
+    batch_size: int | None = None  # samples per optimizer step, over all GPUs and accumulation
+    micro_batch: int | None = None  # samples per forward pass on one GPU
+    precision: str = "amp-bf16"
+    stability: str = "stable"
+    tuning: str = "low"
+    priority: str = "balanced"
+    sparse_gradients: bool = False
+    shard: str = "none"
+    steps: int = 100_000  # optimizer steps of the whole run
+    optimizer: str | None = None  # taken instead of choosing
+    assumed: tuple[str, ...] = ()
+
+
+class LedgerEntry(NamedTuple):
+    """One step in the making of a number."""
+
+    step: str  # what was done: `set 3e-4`, `× 0.2`
+    value: Value  # the value after it
+    rule: str
+    because: str
+    cite: tuple[str, ...]
+
+
+class Advised(NamedTuple):
+    """A hyperparameter's value, its usual range, and how it came to be."""
+
+    name: str
+    value: Value
+    low: float | None
+    high: float | None
+    ledger: tuple[LedgerEntry, ...]
+
+
+class MemoryLine(NamedTuple):
+    """One line of the memory ledger."""
+
+    part: str  # weights, gradients, optimizer
+    bytes: int | None
+    how: str  # the arithmetic in words
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes on one GPU. `total` is None while a part is not modelled; `known` is what is."""
+
+    weights: int | None
+    gradients: int | None
+    optimizer: int | None
+    activations: int | None
+    overhead: int | None
+    total: int | None
+    known: int | None
+    available: int | None
+    fits: bool | None
+    ledger: tuple[MemoryLine, ...]
+
+
+class Band(NamedTuple):
+    """Up to which model size an optimizer fits."""
+
+    optimizer: str
+    bytes_per_parameter: float
+    max_params: int
+
+
+class Alternative(NamedTuple):
+    """Another optimizer, why one would take it and what its state would cost."""
+
+    id: str
+    because: str
+    optimizer_bytes: int | None
+    state_bytes_per_parameter: float
+    fits: bool | None
+
+
+class Caution(NamedTuple):
+    """Something to know before starting."""
+
+    id: str
+    level: str  # info or warning
+    text: str
+    cite: tuple[str, ...]
+
+
+class TraceEntry(NamedTuple):
+    """A rule that decided."""
+
+    table: str
+    rule: str
+    because: str
+    cite: tuple[str, ...]
+
+
+class Flip(NamedTuple):
+    """The smallest change of one fact after which the optimizer is another."""
+
+    change: Mapping[str, str]
+    optimizer: str
+
+
+class ScheduleAdvice(NamedTuple):
+    """A schedule with the numbers of this run."""
+
+    id: str
+    path: str
+    kwargs: Mapping[str, Value]
+    phases: tuple[tuple[str, str, Mapping[str, Value]], ...]  # shape, import path, arguments
+    quantities: Mapping[str, Value]
+    alternatives: Mapping[str, str]
+
+
+class Recommendation(NamedTuple):
+    """The advice."""
+
+    situation: Situation
+    optimizer: Optimizer
+    implementation: Implementation
+    kwargs: Mapping[str, Value]
+    companion: tuple[Implementation, Mapping[str, Value]] | None  # for the tensors that the optimizer does not take
+    hyperparameters: tuple[Advised, ...]
+    schedule: ScheduleAdvice
+    memory: MemoryEstimate
+    bands: tuple[Band, ...]
+    alternatives: tuple[Alternative, ...]
+    warnings: tuple[Caution, ...]
+    trace: tuple[TraceEntry, ...]
+    flips: tuple[Flip, ...]
+    fingerprint: str
+    layers: tuple[str, ...]

@@ -1,0 +1,1 @@
+"""Decision tables: compiled, decided, proven, explained."""

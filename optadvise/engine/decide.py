@@ -1,0 +1,223 @@
+"""Decision tables: conditions on facts, compiled to bit masks.
+
+Each fact is an axis that the rules' thresholds cut into finitely many cells, so a situation is a point in a finite grid
+and "which rules apply" is one AND per column. What holds for the cells holds for every number.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from optadvise.domain import UNKNOWN
+from optadvise.errors import RuleFileError
+
+
+class Rule(NamedTuple):
+    """One row of a table."""
+
+    id: str
+    name: str
+    table: str
+    when: Mapping[str, Sequence[Any]]
+    then: Mapping[str, Any]
+    because: str
+    cite: tuple[str, ...]
+    overrides: tuple[str, ...]
+    tests: tuple[Mapping[str, Any], ...]
+    at: str
+
+
+class Axis:
+    """A fact cut into cells: its words, or the points and open intervals between its thresholds; last, not known."""
+
+    def __init__(self, fact: Mapping[str, Any], conditions: Iterable[Sequence[Any]]) -> None:
+        """Cut the axis.
+
+        Args:
+            fact: The fact's declaration.
+            conditions: Every condition that a rule puts on it.
+        """
+        self.name: str = fact["id"]
+        self.words: tuple[str, ...] | None = tuple(fact["values"]) if "values" in fact else None
+        bounds = {b for c in conditions for r in c if isinstance(r, list) for b in (r[0], r[2]) if b is not None}
+        self.cuts: list[float] = sorted(bounds)
+        self.unknown = len(self.words) if self.words is not None else 2 * len(self.cuts) + 1
+        self._index = {word: i for i, word in enumerate(self.words or ())}
+        self._cell_of: dict[Any, int] = {**self._index, None: self.unknown}
+        if self.words == ("true", "false"):
+            self._cell_of |= {True: 0, False: 1}
+
+    def cell(self, value: Any) -> int:
+        """Return the cell that a value lies in; None lies in the last."""
+        if self.words is not None or value is None:
+            return self._cell_of[value]
+        position = bisect_left(self.cuts, value)
+        return 2 * position + (position < len(self.cuts) and self.cuts[position] == value)
+
+    def accepted(self, condition: Sequence[Any]) -> int:
+        """Return the cells that a condition accepts, as a bit mask."""
+        mask = 0
+        for item in condition:
+            if item == UNKNOWN:
+                mask |= 1 << self.unknown
+            elif isinstance(item, list):
+                mask |= sum(1 << cell for cell in range(2 * len(self.cuts) + 1) if self._inside(cell, item))
+            else:
+                mask |= 1 << self._index[item]
+        return mask
+
+    def _inside(self, cell: int, interval: Sequence[Any]) -> bool:
+        low, low_closed, high, high_closed = interval
+        left, right = self.bounds(cell)
+        if left == right:  # a point
+            above = low is None or left > low or (left == low and low_closed)
+            return above and (high is None or right < high or (right == high and high_closed))
+        return (low is None or left >= low) and (high is None or right <= high)
+
+    def bounds(self, cell: int) -> tuple[float, float]:
+        """Return the ends of a numeric cell; equal ends are a point, other cells are open."""
+        position = cell // 2
+        if cell % 2:
+            return self.cuts[position], self.cuts[position]
+        left = self.cuts[position - 1] if position else float("-inf")
+        right = self.cuts[position] if position < len(self.cuts) else float("inf")
+        return left, right
+
+    def inside(self, cell: int) -> float:
+        """Return a value that lies in a numeric cell."""
+        left, right = self.bounds(cell)
+        if left == float("-inf"):
+            return max(1.0, right / 2)
+        return left if left == right else left + 1 if right == float("inf") else (left + right) / 2
+
+    def upper(self, cell: int) -> str:
+        """Write everything up to the end of a numeric cell as a condition."""
+        left, right = self.bounds(cell)
+        return f"<= {right:g}" if left == right else f"< {right:g}"
+
+    def lower(self, cell: int) -> str:
+        """Write everything from the start of a numeric cell as a condition."""
+        left, right = self.bounds(cell)
+        return f">= {left:g}" if left == right else f"> {left:g}"
+
+
+class Table:
+    """A decision table, compiled."""
+
+    def __init__(self, document: Mapping[str, Any], axes: Mapping[str, Axis]) -> None:
+        """Compile a table read from the rules.
+
+        Args:
+            document: The table as the catalogue read it.
+            axes: Every fact's axis.
+        """
+        self.id: str = document["table"]
+        self.kind: str = document["kind"]
+        self.hit: str = document["hit"]
+        self.gives: str | None = document.get("gives")
+        self.about: str = document["about"]
+        self.rules = tuple(_rule(entry, self.id) for entry in document["rules"])
+        self.otherwise = _rule(document["otherwise"], self.id) if "otherwise" in document else None
+        self.columns = tuple(sorted({fact for rule in self.rules for fact in rule.when}))
+        self._axes = axes
+        self._masks = {column: self._column(column) for column in self.columns}
+        self._beats = self._precedence()
+        self._memo: dict[tuple[int, ...], tuple[Rule, ...]] = {}
+
+    def _column(self, column: str) -> list[int]:
+        axis = self._axes[column]
+        masks = [0] * (axis.unknown + 1)
+        for number, rule in enumerate(self.rules):
+            condition = rule.when.get(column)
+            accepted = -1 if condition is None else axis.accepted(condition)
+            for cell in range(len(masks)):
+                if accepted >> cell & 1:
+                    masks[cell] |= 1 << number
+        return masks
+
+    def _precedence(self) -> list[int]:
+        """Return, for each rule, the rules it overrides, directly or through others."""
+        number = {rule.id: i for i, rule in enumerate(self.rules)}
+
+        def beaten(index: int, seen: int) -> int:
+            for name in self.rules[index].overrides:
+                other = number.get(name)
+                if other is not None and not seen >> other & 1:
+                    seen = beaten(other, seen | 1 << other)
+            return seen
+
+        return [beaten(i, 0) for i in range(len(self.rules))]
+
+    def column(self, name: str) -> list[int]:
+        """Return, for each cell of a fact, the rules that accept it as a bit mask."""
+        return self._masks[name]
+
+    def matching(self, cells: Mapping[str, int]) -> tuple[Rule, ...]:
+        """Return the rules that decide at a point of the grid.
+
+        One rule for `unique` and `first` (the `otherwise` where no row applies), all that apply for `collect`.
+
+        Raises:
+            RuleFileError: No row applies and there is no `otherwise`, or two rows apply and neither overrides.
+        """
+        key = tuple([cells[column] for column in self.columns])
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self._match(key)
+        return found
+
+    def _match(self, key: tuple[int, ...]) -> tuple[Rule, ...]:
+        mask = (1 << len(self.rules)) - 1
+        for column, cell in zip(self.columns, key, strict=True):
+            mask &= self._masks[column][cell]
+        found = [i for i in range(len(self.rules)) if mask >> i & 1]
+        if self.hit == "collect":
+            return tuple(self.rules[i] for i in found)
+        if not found:
+            if self.otherwise is None:
+                raise RuleFileError(f"table {self.id!r} has no row for this situation and no `otherwise`")
+            return (self.otherwise,)
+        if self.hit == "first" or len(found) == 1:
+            return (self.rules[found[0]],)
+        winners = [i for i in found if mask & ~self._beats[i] & ~(1 << i) == 0]
+        if len(winners) != 1:
+            names = " and ".join(self.rules[i].id for i in found)
+            raise RuleFileError(f"rules {names} of table {self.id!r} both apply; let one override the other")
+        return (self.rules[winners[0]],)
+
+    def winner(self, cells: Mapping[str, int]) -> Rule:
+        """Return the one rule that decides; for `unique` and `first` tables."""
+        return self.matching(cells)[0]
+
+
+def _rule(entry: Mapping[str, Any], table: str) -> Rule:
+    return Rule(
+        id=entry["id"],
+        name=entry.get("name", "otherwise"),
+        table=table,
+        when=entry.get("when", {}),
+        then=entry["then"],
+        because=entry.get("because") or entry["then"].get("text", ""),
+        cite=tuple(entry["cite"]),
+        overrides=tuple(entry.get("overrides", ())),
+        tests=tuple(entry.get("tests", ())),
+        at=entry["at"],
+    )
+
+
+def cut_axes(
+    facts: Mapping[str, Mapping[str, Any]], conditions: Iterable[Mapping[str, Sequence[Any]]]
+) -> dict[str, Axis]:
+    """Cut every fact's axis at the thresholds of all conditions.
+
+    Args:
+        facts: The declared facts.
+        conditions: Every `when` there is.
+    """
+    used: dict[str, list[Sequence[Any]]] = {name: [] for name in facts}
+    for when in conditions:
+        for name, condition in when.items():
+            used[name].append(condition)
+    return {name: Axis(fact, used[name]) for name, fact in facts.items()}

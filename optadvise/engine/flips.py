@@ -1,0 +1,235 @@
+"""Where the answer would change: for each fact, the nearest value after which another optimizer is named.
+
+One fact is changed at a time, and every stretch of its axis that the deciding tables tell apart is tried, so for single
+changes the list is complete. Where memory decides, the threshold is solved for instead of searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from optadvise import memory
+from optadvise.domain import Flip, Situation
+from optadvise.engine.decide import Axis, Rule, Table
+from optadvise.situation import Completer
+from optadvise.units import show_bytes, show_count
+
+_COST = {"free": 0, "cheap": 1, "costly": 2, "fixed": 3}
+_MEMO_SIZE = 4096
+_SOLVED = ("params", "vram_bytes")  # no deciding table cuts these; memory pressure does
+
+
+class Decider(Protocol):
+    """What flips need of the advisor."""
+
+    axes: dict[str, Axis]
+    tables: dict[str, Table]
+    completer: Completer
+    deciding: tuple[str, ...]
+
+    @property
+    def catalog(self) -> Any:
+        """The catalogue."""
+
+    @property
+    def headroom(self) -> float:
+        """Share of memory kept free."""
+
+    def decide_at(self, point: tuple[int, ...]) -> tuple[Rule, Rule]:
+        """The deciding rules at the cells of the deciding facts."""
+
+    def pressure(self, situation: Situation) -> str:
+        """The derived fact `memory`."""
+
+    def limits(self, situation: Situation) -> tuple[float, float]:
+        """Bytes of state per parameter of the usual and of the compact optimizer."""
+
+
+class _Probe(NamedTuple):
+    """A fact to change, and what to change it to."""
+
+    name: str
+    axis: Axis
+    fixed: bool  # nobody changes it for an optimizer's sake
+    column: bool  # a deciding table reads it
+    resizes: bool  # the memory arithmetic reads it
+    tries: tuple[tuple[int, int, Any], ...]  # first cell, last cell, a value inside
+
+
+class FlipFinder:
+    """Knows which stretches of each axis the deciding tables tell apart."""
+
+    def __init__(self, advisor: Decider) -> None:
+        """Prepare what to try, the facts that are easiest to change first."""
+        self._advisor = advisor
+        self._memo: dict[tuple[Any, ...], dict[str, tuple[Flip, ...]]] = {}
+        self._reads = tuple(sorted({*advisor.deciding, *advisor.completer.reads}))
+        self._position = {name: i for i, name in enumerate(advisor.deciding)}
+        deciding = [advisor.tables["concern"], advisor.tables["choose_optimizer"]]
+        probes: list[tuple[int, _Probe]] = []
+        for name, fact in advisor.catalog.facts.items():
+            columns = [t.column(name) for t in deciding if name in t.columns]
+            resizes = name in memory.INPUTS
+            if "flag" not in fact or not (columns or resizes or name in advisor.completer.triggers):
+                continue
+            axis, change = advisor.axes[name], fact.get("change", "fixed")
+            fixed = change == "fixed" and name not in ("stability",)
+            probe = _Probe(name, axis, fixed, bool(columns), resizes, tuple(_tries(axis, columns)))
+            probes.append((_COST[change], probe))
+        self._probes = [probe for _, probe in sorted(probes, key=lambda row: row[0])]
+
+    def find(self, situation: Situation, cells: Mapping[str, int], current: str) -> tuple[Flip, ...]:
+        """Return the single changes that lead to another optimizer, the easiest to make first.
+
+        Args:
+            situation: The situation that was answered.
+            cells: Its point of the grid.
+            current: The optimizer that was chosen.
+        """
+        point = [cells[name] for name in self._advisor.deciding]
+        sized = situation.params is not None and situation.vram_bytes is not None
+        # Without the memory arithmetic a change depends on cells alone, so it is worked out once for each point.
+        key = (current, situation.assumed, *[cells[name] for name in self._reads])
+        known = self._memo.get(key)
+        if known is None:
+            known = self._memo[key] = {}
+            if len(self._memo) > _MEMO_SIZE:
+                self._memo.pop(next(iter(self._memo)))
+        flips: list[Flip] = []
+        for probe in self._probes:
+            if probe.fixed and probe.name not in situation.assumed:
+                continue
+            if probe.name in _SOLVED:
+                flips += self._solved(situation, point, current, probe.name)
+            elif probe.resizes and sized:
+                flips += self._try(situation, point, current, probe)
+            elif probe.column or not probe.resizes:
+                found = known.get(probe.name)
+                if found is None:
+                    found = known[probe.name] = tuple(self._try(situation, point, current, probe))
+                flips += found
+        return tuple(flips)
+
+    def _try(self, situation: Situation, point: Sequence[int], current: str, probe: _Probe) -> Iterator[Flip]:
+        search = self._words if probe.axis.words is not None else self._numbers
+        for change, optimizer in search(situation, point, current, probe):
+            yield Flip({probe.name: change}, optimizer)
+
+    def _words(
+        self, situation: Situation, point: Sequence[int], current: str, probe: _Probe
+    ) -> Iterator[tuple[str, str]]:
+        words = probe.axis.words or ()
+        here = probe.axis.cell(getattr(situation, probe.name))
+        found: dict[str, list[str]] = {}
+        for cell, _, value in probe.tries:
+            if cell == here:
+                continue
+            other = self._answer(situation, point, probe, value, cell)
+            if other is not None and other != current:
+                found.setdefault(other, []).append(words[cell])
+        for optimizer, named in found.items():
+            yield ", ".join(named), optimizer
+
+    def _numbers(
+        self, situation: Situation, point: Sequence[int], current: str, probe: _Probe
+    ) -> Iterator[tuple[str, str]]:
+        axis, tries = probe.axis, probe.tries
+        value = getattr(situation, probe.name)
+        here = -1 if value is None else axis.cell(value)
+        at = next((i for i, (first, last, _) in enumerate(tries) if first <= here <= last), None)
+        answers = [
+            current if i == at else self._answer(situation, point, probe, inside, first) or current
+            for i, (first, _, inside) in enumerate(tries)
+        ]
+        differing = [i for i, answer in enumerate(answers) if answer != current]
+        below = [i for i in differing if at is None or i < at]
+        above = [i for i in differing if at is not None and i > at]
+        if at is None:  # not known: the stretch at each end of the axis
+            above = [i for i in below if i > 0 and set(answers[i:]) == {answers[i]}]
+            below = below[:1] if below and below[0] == 0 else []
+        if below:
+            yield axis.upper(tries[below[-1]][1]), answers[below[-1]]
+        if above:
+            yield axis.lower(tries[above[0]][0]), answers[above[0]]
+
+    def _answer(self, situation: Situation, point: Sequence[int], probe: _Probe, value: Any, cell: int) -> str | None:
+        """Return the optimizer after one change; None where the change contradicts what else was said."""
+        advisor = self._advisor
+        changed = advisor.completer.follow(situation, probe.name, value)
+        if changed is None:
+            return None
+        moved = list(point)
+        resizes = probe.resizes
+        for fact, new in changed.items():
+            position = self._position.get(fact)
+            if position is not None:
+                moved[position] = cell if fact == probe.name else advisor.axes[fact].cell(new)
+            resizes = resizes or fact in memory.INPUTS
+        sized = situation.params is not None and situation.vram_bytes is not None
+        if resizes and sized and self._heeds_memory(moved):
+            self._press(moved, situation._replace(**changed))
+        return str(advisor.decide_at(tuple(moved))[1].then["optimizer"])
+
+    def _heeds_memory(self, point: list[int]) -> bool:
+        """Does the answer at a point depend on memory pressure at all?"""
+        position = self._position.get("memory")
+        if position is None:
+            return False
+        tried = list(point)
+        answers = set()
+        for cell in range(self._advisor.axes["memory"].unknown):
+            tried[position] = cell
+            answers.add(self._advisor.decide_at(tuple(tried))[1].then["optimizer"])
+        return len(answers) > 1
+
+    def _press(self, point: list[int], situation: Situation) -> None:
+        position = self._position.get("memory")
+        if position is not None:
+            point[position] = self._advisor.axes["memory"].cell(self._advisor.pressure(situation))
+
+    def _solved(self, situation: Situation, point: Sequence[int], current: str, name: str) -> Iterator[Flip]:
+        """Try the values at which memory pressure changes, those above and those below the present one."""
+        if situation.method != "full" or not self._heeds_memory(list(point)):
+            return
+        advisor = self._advisor
+        here = getattr(situation, name)
+        if name == "vram_bytes":
+            needs = [memory.needed(situation, each, advisor.headroom) for each in advisor.limits(situation)]
+            edges = sorted((n, f"at least {show_bytes(n)}", f"under {show_bytes(n)}") for n in needs if n is not None)
+            edges = edges or ([(2, "", "any limit")] if here is None else [])
+        else:
+            bands = [memory.band(situation, "", each, advisor.headroom) for each in advisor.limits(situation)]
+            sizes = sorted(band.max_params for band in bands if band is not None)
+            edges = [(n + 1, f"over {show_count(n)}", f"up to {show_count(n)}") for n in sizes]
+        if here is None:
+            ups, downs = [], edges[-1:] if name == "vram_bytes" else edges[:1]
+        else:
+            ups = [edge for edge in edges if edge[0] > here]
+            downs = [edge for edge in reversed(edges) if edge[0] <= here]
+        for below, side in ((0, ups), (1, downs)):
+            for edge in side:
+                moved = list(point)
+                self._press(moved, _resized(situation, name, edge[0] - below))
+                other = str(advisor.decide_at(tuple(moved))[1].then["optimizer"])
+                if other != current:
+                    yield Flip({name: edge[2] if below else edge[1]}, other)
+                    break
+
+
+def _resized(situation: Situation, name: str, value: int) -> Situation:
+    return situation._replace(params=value) if name == "params" else situation._replace(vram_bytes=value)
+
+
+def _tries(axis: Axis, columns: list[list[int]]) -> Iterator[tuple[int, int, Any]]:
+    """Yield each word, or each run of numeric cells that no deciding table tells apart."""
+    if axis.words is not None:
+        flag = axis.words == ("true", "false")
+        for cell, word in enumerate(axis.words):
+            yield cell, cell, word == "true" if flag else word
+        return
+    first = 0
+    for cell in range(1, axis.unknown + 1):
+        if cell == axis.unknown or any(column[cell] != column[first] for column in columns):
+            yield first, cell - 1, axis.inside(first)
+            first = cell

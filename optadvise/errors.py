@@ -1,0 +1,61 @@
+"""Every error owns its message and its exit code; `cli.app` is the one place that prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class OptadviseError(Exception):
+    """Base of all expected errors: what is wrong, where, and what to do instead, in one line."""
+
+    exit_code = 2
+
+
+class InputError(OptadviseError):
+    """The command line or an input file is wrong."""
+
+    exit_code = 2
+
+
+class RuleFileError(OptadviseError):
+    """A rules file is invalid; carries `file:line:column` and the offending source line."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, where: str = "", source: str = "") -> None:
+        """Compose the one-line message.
+
+        Args:
+            message: What is wrong and what is accepted.
+            where: `file:line:column`, or a file or folder where there is no line.
+            source: The offending line of the file, stripped.
+        """
+        head = f"{where}: " if where else ""
+        tail = f"  [{source}]" if source else ""
+        super().__init__(f"{head}{message}{tail}")
+
+
+class CannotRunHereError(OptadviseError):
+    """A package or a device that the command needs is not on this machine."""
+
+    exit_code = 4
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return a did-you-mean clause for `word`, or the whole list where it is short.
+
+    Args:
+        word: What was typed.
+        choices: What is accepted.
+
+    Returns:
+        Text such as `did you mean 'transformer'?`, empty when nothing is close and the list is long.
+    """
+    import difflib  # only needed once something is wrong
+
+    known = list(choices)
+    lowered = {choice.lower(): choice for choice in known}
+    close = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.55)
+    guess = f"did you mean {' or '.join(repr(lowered[c]) for c in close)}?" if close else ""
+    accepted = f"accepted: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    return "; ".join(part for part in (accepted, guess) if part)

@@ -1,0 +1,185 @@
+"""A recommendation as text: the answer first, then why, then what it costs and what else there is."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from optadvise.catalog import Catalog
+from optadvise.domain import Recommendation, Situation
+from optadvise.engine.numbers import written
+from optadvise.render.console import Page, grid, heading, titled
+from optadvise.units import show_bytes, show_count, show_number
+
+
+def text(advice: Recommendation, catalog: Catalog, *, explain: bool = False) -> None:
+    """Print a recommendation.
+
+    Args:
+        advice: The recommendation.
+        catalog: Where cites and facts are looked up.
+        explain: Show every number's ledger as well.
+    """
+    with Page() as out:
+        _answer(out, advice)
+        _why(out, advice)
+        if explain:
+            _ledgers(out, advice)
+        _memory(out, advice)
+        _alternatives(out, advice)
+        _flips(out, advice, catalog)
+        _warnings(out, advice)
+        _assumed(out, advice.situation, catalog)
+        _next(out, advice)
+
+
+def _answer(out: Console, advice: Recommendation) -> None:
+    optimizer, implementation = advice.optimizer, advice.implementation
+    out.print(f"[bold]{escape(optimizer.name)}[/bold]  ({optimizer.id})")
+    where = implementation.path
+    if implementation.package and implementation.package != "torch":
+        where += f", from pip install {implementation.package}"
+    out.print(f"  {escape(where)}", soft_wrap=True)
+    if optimizer.companion:
+        companion = optimizer.companion
+        out.print(f"  with {companion['optimizer']} beside it for {escape(companion['for'])}")
+    out.print()
+    table = grid("left", "left", "wrap")
+    for number in advice.hyperparameters:
+        if number.value is None:
+            continue
+        span = ""
+        if number.low is not None and number.high is not None:
+            span = f"usual {show_number(number.low)} … {show_number(number.high)}"
+        table.add_row("", number.name, f"[bold]{escape(written(number.value))}[/bold]", span)
+    table.add_row("", "schedule", f"[bold]{advice.schedule.id}[/bold]", _schedule_words(advice))
+    out.print(table)
+
+
+def _schedule_words(advice: Recommendation) -> str:
+    named = advice.schedule.quantities
+    total, warmup, floor = named["total_steps"], named["warmup_steps"], named["floor_lr"]
+    words = f"over {total:,} steps"
+    if warmup:
+        words += f", {warmup:,} of them up"
+    if isinstance(floor, float) and floor > 0:
+        words += f", down to {show_number(floor)}"
+    return words
+
+
+def _why(out: Console, advice: Recommendation) -> None:
+    out.print(heading("Why"))
+    table = grid("left", "wrap")
+    for entry in advice.trace:
+        table.add_row("", entry.rule, f"{escape(entry.because)} [dim]\\[{escape(', '.join(entry.cite))}][/dim]")
+    out.print(table)
+
+
+def _ledgers(out: Console, advice: Recommendation) -> None:
+    out.print(heading("How each number came to be"))
+    for number in advice.hyperparameters:
+        table = grid("left", "left", "wrap")
+        out.print(f"  {number.name} = {written(number.value)}")
+        for entry in number.ledger:
+            source = f"{entry.because} [dim]\\[{escape(', '.join(entry.cite))}][/dim]"
+            table.add_row("", f"  {entry.rule}", escape(entry.step), source)
+        out.print(table)
+
+
+def _memory(out: Console, advice: Recommendation) -> None:
+    memory = advice.memory
+    if memory.known is None and not advice.bands:
+        out.print(heading("Memory"))
+        out.print("  Not known without --params; --vram or --gpu tells what would fit.")
+        return
+    out.print(heading("Memory") + ("" if memory.known is None else " of one GPU, derived"))
+    if memory.known is not None:
+        table = grid("left", "right", "wrap")
+        for line in memory.ledger:
+            table.add_row("", line.part, "not known" if line.bytes is None else show_bytes(line.bytes), line.how)
+        table.add_row("", "activations", "not known", "not modelled yet, nor are the CUDA context and fragmentation")
+        table.add_row("", "known so far", f"[bold]{show_bytes(memory.known)}[/bold]", _fit_words(advice))
+        out.print(table)
+    if advice.bands:
+        size = show_bytes(memory.available or 0)
+        out.print(f"  Up to which model size each fits {size}, with a fifth kept free (derived):")
+        table = grid("left", "right", "wrap", indent=4)
+        for band in sorted(advice.bands, key=lambda b: -b.max_params):
+            each = f"{band.bytes_per_parameter:.2f} B per parameter in all"
+            table.add_row("", band.optimizer, show_count(band.max_params), each)
+        out.print(table)
+
+
+def _fit_words(advice: Recommendation) -> str:
+    memory = advice.memory
+    if memory.available is None:
+        return "say --vram or --gpu to see whether it fits"
+    if memory.known is None:
+        return ""
+    available = show_bytes(memory.available)
+    if memory.fits is False:
+        return f"[bold]does not fit[/bold] {available}"
+    if memory.known > memory.available:
+        return f"of {available}: only because the state may leave the GPU"
+    return f"of {available}: leaves {show_bytes(memory.available - memory.known)} for the rest"
+
+
+def _alternatives(out: Console, advice: Recommendation) -> None:
+    if not advice.alternatives:
+        return
+    out.print(heading("Alternatives"))
+    table = titled(2, ("", "left"), ("state", "right"), ("", "wrap"))
+    for other in advice.alternatives:
+        each = other.state_bytes_per_parameter
+        state = "none" if each == 0 else "< 0.01 B/p" if each < 0.01 else f"{each:.2f} B/p"
+        if other.optimizer_bytes is not None:
+            state = show_bytes(other.optimizer_bytes)
+        no = "[bold]does not fit[/bold]; " if other.fits is False else ""
+        table.add_row("", other.id, state, no + escape(other.because))
+    out.print(table)
+
+
+def _flips(out: Console, advice: Recommendation, catalog: Catalog) -> None:
+    if not advice.flips:
+        return
+    out.print(heading("Would change with"))
+    table = grid("left", "left")
+    for flip in advice.flips:
+        for name, change in flip.change.items():
+            shown = "" if change == "true" else f" {escape(change)}"
+            table.add_row("", f"{_flag(catalog, name)}{shown}", f"→ {flip.optimizer}")
+    out.print(table)
+
+
+def _flag(catalog: Catalog, name: str) -> str:
+    return str(catalog.facts[name].get("flag", name))
+
+
+def _warnings(out: Console, advice: Recommendation) -> None:
+    if not advice.warnings:
+        return
+    out.print(heading("Know before you start"))
+    table = grid("left", "wrap")
+    for warning in sorted(advice.warnings, key=lambda w: w.level != "warning"):
+        mark = "[bold]![/bold]" if warning.level == "warning" else "·"
+        table.add_row("", mark, f"{escape(warning.text)} [dim]\\[{escape(', '.join(warning.cite))}][/dim]")
+    out.print(table)
+
+
+def _assumed(out: Console, situation: Situation, catalog: Catalog) -> None:
+    if not situation.assumed:
+        return
+    words = []
+    for name in situation.assumed:
+        value = getattr(situation, name)
+        shown = "not known" if value is None else f"{value:,}" if type(value) is int else str(value).lower()
+        words.append(f"{_flag(catalog, name)} {shown}".replace(" ", "\u00a0"))
+    out.print(heading("Assumed, as nobody said"))
+    table = grid("wrap")
+    table.add_row("", ", ".join(words))
+    out.print(table)
+
+
+def _next(out: Console, advice: Recommendation) -> None:
+    out.print(heading("Next"))
+    out.print(f"  optadvise bench {advice.optimizer.id}")

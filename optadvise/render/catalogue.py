@@ -1,0 +1,291 @@
+"""Cards, lists and the family tree as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from optadvise.catalog import Catalog
+from optadvise.domain import Implementation, Optimizer, Scheduler
+from optadvise.engine.numbers import written
+from optadvise.memory import state_bytes_per_parameter
+from optadvise.render.console import Page, grid, heading, titled
+from optadvise.units import show_number
+
+
+def per_parameter(card: Optimizer) -> float:
+    """Return bytes of state per fp32 parameter, on a large matrix."""
+    return state_bytes_per_parameter(card.state)
+
+
+def _bytes(value: float) -> str:
+    return "0" if value == 0 else "< 0.01" if value < 0.01 else f"{value:.2f}"
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def optimizers(cards: Sequence[Optimizer], *, as_json: bool) -> None:
+    """Print one line per optimizer."""
+    if as_json:
+        _print_json({"schema_version": 1, "kind": "list", "optimizers": [_optimizer_data(card) for card in cards]})
+        return
+    with Page() as out:
+        table = titled(2, ("optimizer", "left"), ("state B/p", "right"), ("effort", "left"), ("", "wrap"))
+        for card in sorted(cards, key=lambda c: (per_parameter(c), c.id)):
+            table.add_row("", card.id, _bytes(per_parameter(card)), card.effort, escape(card.summary))
+        out.print(table)
+        out.print("\nState in bytes per fp32 parameter of a large matrix. optadvise show NAME prints a card.")
+
+
+def schedules(cards: Sequence[Scheduler], *, as_json: bool) -> None:
+    """Print one line per schedule."""
+    if as_json:
+        _print_json({"schema_version": 1, "kind": "list", "schedules": [_schedule_data(card) for card in cards]})
+        return
+    with Page() as out:
+        table = titled(2, ("schedule", "left"), ("shape", "left"), ("", "wrap"))
+        for card in cards:
+            table.add_row("", card.id, escape(card.shape), escape(card.summary))
+        out.print(table)
+
+
+def tree(cards: Sequence[Optimizer]) -> None:
+    """Print the family tree; a card with two parents stands under the first and names the other."""
+    from rich.tree import Tree
+
+    known = {card.id for card in cards}
+    with Page() as out:
+        root = Tree("gradient descent")
+        nodes: dict[str, Tree] = {}
+        waiting = sorted(cards, key=lambda c: (c.year, c.id))
+        while waiting:
+            left = []
+            for card in waiting:
+                parents = [p for p in card.parents if p in known]
+                if parents and parents[0] not in nodes:
+                    left.append(card)
+                    continue
+                also = f" [dim]and {', '.join(parents[1:])}[/dim]" if parents[1:] else ""
+                above = nodes[parents[0]] if parents else root
+                nodes[card.id] = above.add(f"[bold]{card.id}[/bold] [dim]{card.year}[/dim]{also}")
+            if len(left) == len(waiting):  # parents in a circle: show what is left flat
+                nodes.update({card.id: root.add(card.id) for card in left})
+                break
+            waiting = left
+        out.print(root)
+
+
+def optimizer(card: Optimizer, catalog: Catalog, *, as_json: bool) -> None:
+    """Print an optimizer's card."""
+    if as_json:
+        _print_json({"schema_version": 1, "kind": "optimizer", **_optimizer_data(card, full=True)})
+        return
+    with Page() as out:
+        lineage = f", from {' and '.join(card.parents)}" if card.parents else ""
+        out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {card.family} family, {card.year}{lineage}")
+        out.print(escape(card.summary))
+        if card.aliases:
+            out.print(f"[dim]also {escape(', '.join(card.aliases))}[/dim]")
+        out.print(heading("Update"))
+        for line in card.equation:
+            out.print(f"  {escape(line)}")
+        _hyperparameters(out, card)
+        _state(out, card)
+        for implementation in card.implementations:
+            _implementation(out, implementation)
+        if card.companion:
+            out.print(f"\nNeeds {card.companion['optimizer']} beside it for {escape(card.companion['for'])}.")
+        if card.schedules:
+            out.print(f"\nRuns under these schedules only: {', '.join(card.schedules)}.")
+        _bullets(out, "Use when", card.use_when)
+        _bullets(out, "Avoid when", card.avoid_when)
+        _bullets(out, "Notes", (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
+        hf = card.huggingface or "none: pass the optimizer yourself"
+        out.print(heading("Elsewhere"))
+        out.print(f"  Hugging Face optim=  {escape(hf)}")
+        out.print(f"  effort to tune       {card.effort}")
+        out.print(f"  suits                {', '.join(card.suits) or 'nothing in particular'}")
+        _sources(out, card.cite, catalog)
+
+
+def _hyperparameters(out: Console, card: Optimizer) -> None:
+    out.print(heading("Hyperparameters"))
+    table = titled(2, ("", "left"), ("default", "left"), ("usual", "left"), ("", "wrap"))
+    for h in card.hyperparameters:
+        usual = "" if h.low is None or h.high is None else f"{show_number(h.low)} … {show_number(h.high)}"
+        table.add_row("", h.name, escape(written(h.default)), usual, escape(h.meaning))
+    out.print(table)
+
+
+def _state(out: Console, card: Optimizer) -> None:
+    out.print(heading(f"State: {_bytes(per_parameter(card))} bytes per fp32 parameter of a large matrix"))
+    table = grid("left", "left", "wrap")
+    for tensor in card.state:
+        size = f"{tensor.elements} per optimizer" if tensor.per == "optimizer" else f"one per {tensor.per}"
+        size += f" of {tensor.block}" if tensor.per == "block" else ""
+        limits = [f"from {tensor.min_elements} elements"] if tensor.min_elements else []
+        limits += [f"up to {tensor.max_elements} elements"] if tensor.max_elements is not None else []
+        dtype = "as the weight" if tensor.dtype == "parameter" else tensor.dtype
+        table.add_row("", tensor.name, dtype, ", ".join([size, *limits]))
+    out.print(table if card.state else "  none")
+
+
+def _implementation(out: Console, implementation: Implementation) -> None:
+    out.print(heading(f"{implementation.id}: {implementation.path}"))
+    table = grid("left", "wrap")
+    source = f"pip install {implementation.package}" if implementation.package else "not on PyPI"
+    source += f", version {implementation.min_version} or later" if implementation.min_version else ""
+    table.add_row("", "package", source)
+    table.add_row("", "devices", ", ".join(implementation.devices))
+    if implementation.kwargs:
+        table.add_row("", "always", escape(", ".join(f"{k}={v!r}" for k, v in implementation.kwargs.items())))
+    if implementation.variants:
+        table.add_row("", "variants", ", ".join(implementation.variants))
+    if implementation.deviates:
+        by = implementation.deviates.get("by")
+        table.add_row("", "[bold]deviates[/bold]", escape(f"{by}: {implementation.deviates['in']}"))
+    if implementation.note:
+        table.add_row("", "note", escape(implementation.note))
+    out.print(table)
+
+
+def schedule(card: Scheduler, catalog: Catalog, *, as_json: bool) -> None:
+    """Print a schedule's card."""
+    if as_json:
+        _print_json({"schema_version": 1, "kind": "schedule", **_schedule_data(card)})
+        return
+    with Page() as out:
+        out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {escape(card.shape)}")
+        out.print(escape(card.summary))
+        out.print(heading("Phases"))
+        for phase in card.phases:
+            arguments = ", ".join(f"{k}={v}" for k, v in phase.kwargs.items())
+            out.print(f"  {phase.path}({escape(arguments)})", soft_wrap=True)
+        _bullets(out, "Use when", card.use_when)
+        _bullets(out, "Avoid when", card.avoid_when)
+        out.print(f"\nHugging Face lr_scheduler_type: {card.huggingface or 'none'}")
+        _sources(out, card.cite, catalog)
+
+
+def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
+    """Print a rule: what, why, source, example."""
+    if as_json:
+        _print_json({"schema_version": 1, "kind": "rule", **row})
+        return
+    with Page() as out:
+        out.print(f"[bold]{row['id']}[/bold]  {row.get('name', 'otherwise')}, in table {row['table']}")
+        out.print(f"[dim]{escape(row['at'])}[/dim]")
+        out.print(heading("When"))
+        table = grid("left", "wrap")
+        for name, condition in row.get("when", {}).items():
+            table.add_row("", name, escape(_condition(condition)))
+        out.print(table if row.get("when") else "  nothing else applies")
+        out.print(heading("Then"))
+        table = grid("left", "wrap")
+        for name, value in row["then"].items():
+            table.add_row("", name, escape(_value(value)))
+        out.print(table)
+        out.print(heading("Because"))
+        out.print(f"  {escape(row.get('because') or row['then'].get('text', ''))}")
+        if row.get("overrides"):
+            out.print(f"\nOverrides {', '.join(row['overrides'])}.")
+        _bullets(out, "Example", (f"{t['given']} gives {t['expect']}" for t in row.get("tests", ())))
+        _sources(out, row["cite"], catalog)
+
+
+def _condition(condition: Iterable[Any]) -> str:
+    return ", ".join(_interval(item) if isinstance(item, list) else str(item) for item in condition)
+
+
+def _interval(item: Sequence[Any]) -> str:
+    low, low_closed, high, high_closed = item
+    if low is None and high is None:
+        return "known"
+    if low == high:
+        return f"{low:g}"
+    if low is None:
+        return f"{'<=' if high_closed else '<'} {high:g}"
+    if high is None:
+        return f"{'>=' if low_closed else '>'} {low:g}"
+    return f"{'[' if low_closed else '('}{low:g} .. {high:g}{']' if high_closed else ')'}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{k}: {v}" for k, v in value.items())
+    return str(value)
+
+
+def _bullets(out: Console, title: str, lines: Iterable[str]) -> None:
+    table = grid("left", "wrap")
+    for line in lines:
+        table.add_row("", "·", escape(line))
+    if table.row_count:
+        out.print(heading(title))
+        out.print(table)
+
+
+def _sources(out: Console, cites: Iterable[str], catalog: Catalog) -> None:
+    out.print(heading("Sources"))
+    table = grid("wrap")
+    for cite in cites:
+        source = catalog.sources[cite]
+        by = f"{source.authors}, " if source.authors else ""
+        year = f", {source.year}" if source.year else ""
+        table.add_row("", escape(f"{cite}: {by}{source.title}{year}, {source.url}"))
+    out.print(table)
+
+
+def _optimizer_data(card: Optimizer, *, full: bool = False) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "id": card.id,
+        "name": card.name,
+        "family": card.family,
+        "parents": list(card.parents),
+        "year": card.year,
+        "summary": card.summary,
+        "effort": card.effort,
+        "suits": list(card.suits),
+        "state_bytes_per_parameter": round(per_parameter(card), 4),
+    }
+    if full:
+        data |= {
+            "aliases": list(card.aliases),
+            "equation": list(card.equation),
+            "hyperparameters": [h._asdict() for h in card.hyperparameters],
+            "state": [t._asdict() for t in card.state],
+            "implementations": [_implementation_data(i) for i in card.implementations],
+            "huggingface": card.huggingface,
+            "companion": dict(card.companion) if card.companion else None,
+            "schedules": list(card.schedules) if card.schedules else None,
+            "use_when": list(card.use_when),
+            "avoid_when": list(card.avoid_when),
+            "notes": [{"text": n.text, "cite": list(n.cite)} for n in card.notes],
+            "cite": list(card.cite),
+        }
+    return data
+
+
+def _implementation_data(implementation: Implementation) -> dict[str, Any]:
+    data = implementation._asdict()
+    data["import"] = data.pop("path")
+    data["devices"] = list(implementation.devices)
+    for name in ("kwargs", "arguments", "variants"):
+        data[name] = dict(data[name])
+    data["state"] = None if implementation.state is None else [t._asdict() for t in implementation.state]
+    return data
+
+
+def _schedule_data(card: Scheduler) -> dict[str, Any]:
+    data = card._asdict()
+    data["phases"] = [{"shape": p.shape, "import": p.path, "kwargs": dict(p.kwargs)} for p in card.phases]
+    data["notes"] = [{"text": n.text, "cite": list(n.cite)} for n in card.notes]
+    for name in ("aliases", "parameters", "milestones", "use_when", "avoid_when", "cite"):
+        data[name] = list(data[name])
+    return data

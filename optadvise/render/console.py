@@ -1,0 +1,75 @@
+"""One console for all commands: 80 columns and no colour where the output is no terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 80  # where the output is no terminal
+LONGEST = 100
+
+
+class Page:
+    """Collects what a command prints and writes it at once, without blanks at the ends of lines."""
+
+    def __init__(self) -> None:
+        """Start an empty page, as wide as the terminal but at most 100 columns."""
+        terminal = sys.stdout.isatty()
+        self._console = Console(width=None if terminal else WIDTH, highlight=False, emoji=False)
+        if self._console.width > LONGEST:
+            self._console.width = LONGEST
+        self._capture = self._console.capture()
+
+    def __enter__(self) -> Console:
+        """Return the console to print on."""
+        self._capture.__enter__()
+        return self._console
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Write the page, unless the making of it failed."""
+        self._capture.__exit__(None, None, None)
+        if error is None:
+            sys.stdout.write("\n".join(line.rstrip() for line in self._capture.get().split("\n")))
+
+
+def heading(words: str) -> str:
+    """Return a section's heading, set off by a blank line."""
+    return f"\n[bold]{words}[/bold]"
+
+
+def grid(*columns: str, indent: int = 2) -> Table:
+    """Return a borderless table.
+
+    Args:
+        columns: For each column `left`, `right` or `wrap`; only `wrap` columns break lines.
+        indent: Blanks before the first column.
+    """
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(width=indent - 2)
+    for column in columns:
+        table.add_column(
+            justify="right" if column == "right" else "left",
+            no_wrap=column != "wrap",
+            ratio=1 if column == "wrap" else None,
+            overflow="fold",
+        )
+    if "wrap" in columns:
+        table.expand = True
+    return table
+
+
+def titled(indent: int, *columns: tuple[str, str]) -> Table:
+    """Return a borderless table with a header line.
+
+    Args:
+        indent: Blanks before the first column.
+        columns: Pairs of title and kind, as in `grid`.
+    """
+    table = grid(*(kind for _, kind in columns), indent=indent)
+    table.show_header = True
+    table.header_style = "dim"
+    for column, (title, _) in zip(table.columns[1:], columns, strict=True):
+        column.header = title
+    return table

@@ -1,0 +1,34 @@
+"""Shared by all tests: the rules are read once, and nothing touches the user's own cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optadvise.advisor import Advisor
+from optadvise.catalog import Catalog, load
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COLUMNS", "80")
+        patch.setenv("TYPER_USE_RICH", "0")
+        for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "CLICOLOR_FORCE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def catalog(_own_cache: None) -> Catalog:
+    return load()
+
+
+@pytest.fixture(scope="session")
+def advisor(catalog: Catalog) -> Advisor:
+    return Advisor(catalog)

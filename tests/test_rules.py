@@ -1,0 +1,117 @@
+"""The rules' own tests, and what must hold of the tables as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from optadvise.advisor import Advisor
+from optadvise.catalog import Catalog, load
+from optadvise.engine.decide import Rule, Table
+from optadvise.engine.numbers import set_by
+from optadvise.engine.prove import conflicts
+from optadvise.memory import state_bytes_per_parameter
+
+
+def _rules() -> Iterator[Any]:
+    advisor = Advisor(load())
+    for table in advisor.tables.values():
+        for rule in table.rules:
+            for number, test in enumerate(rule.tests):
+                yield pytest.param(table.id, rule, test, id=f"{rule.id}-{number}")
+
+
+def cells(advisor: Advisor, table: Table, given: dict[str, Any]) -> dict[str, int]:
+    """Place a test's facts on the grid; what it leaves out is what a person would be assumed to mean."""
+    point = {}
+    for name in table.columns:
+        axis = advisor.axes[name]
+        fact = advisor.catalog.facts[name]
+        default = given.get(name, advisor.completer.fill({k: v for k, v in given.items() if v is not None}).get(name))
+        if default is None and name not in given and axis.words and not fact.get("unknown"):
+            default = {"true", "false"} == set(axis.words) and "false" or axis.words[0]
+        point[name] = axis.cell(default)
+    return point
+
+
+@pytest.mark.parametrize(("table_id", "rule", "example"), list(_rules()))
+def test_a_rule_holds_on_its_own_examples(advisor: Advisor, table_id: str, rule: Rule, example: dict[str, Any]) -> None:
+    table = advisor.tables[table_id]
+    given, expect = example["given"], example["expect"]
+    found = table.matching(cells(advisor, table, given))
+    if "fires" in expect:
+        assert (rule.id in {r.id for r in found}) == expect["fires"]
+        return
+    assert [r.id for r in found] == [rule.id]
+    got = dict(rule.then)
+    if table.kind == "set":
+        got["value"] = set_by(rule, str(table.gives), given).value
+    assert {name: got[name] for name in expect} == expect
+
+
+@pytest.mark.parametrize("table_id", sorted(load().documents["tables"]))
+def test_every_rule_has_a_positive_example(advisor: Advisor, table_id: str) -> None:
+    for rule in advisor.tables[table_id].rules:
+        assert any(t["expect"].get("fires", True) for t in rule.tests), rule.id
+
+
+@pytest.mark.parametrize("table_id", sorted(load().documents["tables"]))
+def test_no_two_rows_meet_unsettled(advisor: Advisor, table_id: str) -> None:
+    assert conflicts(advisor.tables[table_id], advisor.axes) == []
+
+
+@pytest.mark.parametrize("table_id", sorted(load().documents["tables"]))
+def test_no_situation_falls_through(advisor: Advisor, table_id: str) -> None:
+    table = advisor.tables[table_id]
+    assert table.hit == "collect" or table.otherwise is not None
+
+
+def test_the_memory_notation_of_the_guide_agrees_with_the_cards(advisor: Advisor) -> None:
+    table = advisor.tables["memory_notation"]
+    stated = {}
+    for name in advisor.catalog.optimizer_ids:
+        rule = table.winner({"optimizer": advisor.axes["optimizer"].cell(name)})
+        if rule.then["buffers"] is not None:
+            stated[name] = float(rule.then["buffers"])
+    assert stated == {
+        "sgd-momentum": 1, "adam": 2, "adamw": 2, "adamw8bit": 0.5, "lion": 1, "lamb": 2, "stable-adamw": 2,
+    }  # fmt: skip
+    for name, buffers in stated.items():
+        measured = state_bytes_per_parameter(advisor.catalog.optimizer(name).state) / 4
+        assert measured == pytest.approx(buffers, rel=0.02), name  # block scales are the two percent
+
+
+def test_every_card_and_schedule_of_the_guide_is_there(catalog: Catalog) -> None:
+    optimizers = {
+        "sgd", "sgd-momentum", "sgd-nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "adamw8bit",
+        "paged-adamw32bit", "paged-adamw8bit", "lion", "lamb", "lars", "stable-adamw", "adan", "ranger", "adafactor",
+        "muon", "lion8bit", "ademamix", "radam", "nadam", "schedule-free-adamw", "prodigy", "soap", "adamw4bit",
+    }  # fmt: skip
+    assert set(catalog.optimizer_ids) >= optimizers
+    schedules = {
+        "constant", "warmup-constant", "step", "linear", "cosine", "warmup-cosine", "warmup-linear", "one-cycle",
+        "inverse-sqrt", "wsd",
+    }  # fmt: skip
+    assert set(catalog.scheduler_ids) >= schedules
+
+
+@pytest.mark.parametrize(
+    ("typed", "means"),
+    [
+        ("AdamW8bit", "adamw8bit"), ("adamw_8bit", "adamw8bit"), ("adamw_bnb_8bit", "adamw8bit"), ("ADAMW", "adamw"),
+        ("adamw_torch_fused", "adamw"), ("paged_adamw_32bit", "paged-adamw32bit"), ("paged_adamw_8bit", "paged-adamw8bit"),
+        ("lion_32bit", "lion"), ("lion_8bit", "lion8bit"), ("SGD", "sgd"), ("sgd_momentum", "sgd-momentum"),
+        ("StableAdamW", "stable-adamw"), ("PagedAdamW8bit", "paged-adamw8bit"), ("Lamb", "lamb"), ("RMSprop", "rmsprop"),
+    ],
+)  # fmt: skip
+def test_any_spelling_that_a_person_would_try_resolves(catalog: Catalog, typed: str, means: str) -> None:
+    assert catalog.find_optimizer(typed) == means
+
+
+def test_every_hugging_face_name_is_an_alias_of_its_card(catalog: Catalog) -> None:
+    for name in catalog.optimizer_ids:
+        hf = catalog.optimizer(name).huggingface
+        if hf is not None:
+            assert catalog.find_optimizer(hf) == name
