@@ -106,7 +106,7 @@ def adapter_parameters(params: int, rank: int) -> int:
         params: Parameters of the whole model.
         rank: Rank of the adapters.
     """
-    width = (params * 128 / 12) ** (1 / 3)
+    width = float((params * 128 / 12) ** (1 / 3))
     return round(rank * 19 * width * width / 128)
 
 

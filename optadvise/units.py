@@ -69,15 +69,17 @@ def _positive(value: float, text: str, flag: str) -> int:
 
 
 def show_bytes(count: float) -> str:
-    """Render bytes as GiB, or as MiB below a tenth of one.
+    """Render bytes with three digits, in GiB or MiB.
 
     Example:
         >>> show_bytes(25769803776)
-        '24.0 GiB'
+        '24 GiB'
     """
-    if count >= 0.1 * GIB:
-        return f"{count / GIB:.1f} GiB" if count < 1000 * GIB else f"{count / GIB:,.0f} GiB"
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 / 10 else f"{count:.0f} bytes"
+    if count >= 1000 * GIB:
+        return f"{count / GIB:,.0f} GiB"
+    if count >= GIB:
+        return f"{count / GIB:.3g} GiB"
+    return f"{count / 2**20:.3g} MiB" if count >= 2**20 / 10 else f"{count:.0f} bytes"
 
 
 def show_count(count: float) -> str:

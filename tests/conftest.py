@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from optadvise.advisor import Advisor
 from optadvise.catalog import Catalog, load
 
 ROOT = Path(__file__).parent.parent
+# Tests run beside each other on few cores, where torch's own threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

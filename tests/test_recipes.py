@@ -1,9 +1,8 @@
 """The advisor against published recipes: how near does it come to what people really trained with?
 
-Four points a recipe: its optimizer is the answer or among the alternatives; the peak learning rate and the weight decay
-that are advised *for the recipe's optimizer* lie within a factor of three (no decay matches only no decay); the schedule
-is of the same family. Points that a source does not state are not counted. `pytest -s tests/test_recipes.py` prints
-the score.
+Four points a recipe: its optimizer is the answer or among the alternatives; the peak learning rate and the weight
+decay that are advised *for the recipe's optimizer* lie within a factor of three (no decay matches only no decay); the
+schedule is of the same family. Points that a source does not state are not counted. The score is printed.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def cells(advisor: Advisor, table: Table, given: dict[str, Any]) -> dict[str, in
         fact = advisor.catalog.facts[name]
         default = given.get(name, advisor.completer.fill({k: v for k, v in given.items() if v is not None}).get(name))
         if default is None and name not in given and axis.words and not fact.get("unknown"):
-            default = {"true", "false"} == set(axis.words) and "false" or axis.words[0]
+            default = "false" if "false" in axis.words else axis.words[0]
         point[name] = axis.cell(default)
     return point
 
@@ -101,9 +101,11 @@ def test_every_card_and_schedule_of_the_guide_is_there(catalog: Catalog) -> None
     ("typed", "means"),
     [
         ("AdamW8bit", "adamw8bit"), ("adamw_8bit", "adamw8bit"), ("adamw_bnb_8bit", "adamw8bit"), ("ADAMW", "adamw"),
-        ("adamw_torch_fused", "adamw"), ("paged_adamw_32bit", "paged-adamw32bit"), ("paged_adamw_8bit", "paged-adamw8bit"),
-        ("lion_32bit", "lion"), ("lion_8bit", "lion8bit"), ("SGD", "sgd"), ("sgd_momentum", "sgd-momentum"),
-        ("StableAdamW", "stable-adamw"), ("PagedAdamW8bit", "paged-adamw8bit"), ("Lamb", "lamb"), ("RMSprop", "rmsprop"),
+        ("adamw_torch_fused", "adamw"), ("paged_adamw_32bit", "paged-adamw32bit"),
+        ("paged_adamw_8bit", "paged-adamw8bit"), ("lion_32bit", "lion"), ("lion_8bit", "lion8bit"), ("SGD", "sgd"),
+        ("sgd_momentum", "sgd-momentum"),
+        ("StableAdamW", "stable-adamw"), ("PagedAdamW8bit", "paged-adamw8bit"), ("Lamb", "lamb"),
+        ("RMSprop", "rmsprop"),
     ],
 )  # fmt: skip
 def test_any_spelling_that_a_person_would_try_resolves(catalog: Catalog, typed: str, means: str) -> None:

@@ -16,7 +16,20 @@ import yaml
 from optadvise.errors import RuleFileError, nearest
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
+_FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
+
+
+class _Loader(_FASTEST):  # type: ignore[misc]
+    """Composes nodes without guessing their types, which the shapes say; the guessing is a quarter of the time."""
+
+    def resolve(self, kind: type, value: object, implicit: object) -> str:
+        return "untyped"
+
+    def descend_resolver(self, current_node: object, current_index: object) -> None:
+        pass
+
+    def ascend_resolver(self) -> None:
+        pass
 
 
 @dataclass
@@ -57,7 +70,7 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     """
     context = Context(path, text.splitlines())
     try:
-        node = yaml.compose(text, Loader=_LOADER)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         number = mark.line if mark else 0

@@ -27,6 +27,7 @@ step = record(
         "low": number,
         "high": number,
     },
+    located=True,
 )
 
 state_tensor = record(

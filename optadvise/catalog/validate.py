@@ -97,11 +97,11 @@ def _card(shape: Shape, kind: str) -> Any:
 
 
 def _check_card(card: dict[str, Any]) -> None:
-    names = {h["name"] for h in card["hyperparameters"]}
+    names = [h["name"] for h in card["hyperparameters"]]
     if "lr" not in names:
         raise RuleFileError(f"optimizer {card['id']!r} has no hyperparameter `lr`", card["at"])
     for step in card.get("adjust", []):
-        _check_step(step, card["at"], names)
+        _check_step(step, names)
     for hyperparameter in card["hyperparameters"]:
         low, high, default = (hyperparameter.get(k) for k in ("low", "high", "default"))
         outside = (
@@ -111,7 +111,8 @@ def _check_card(card: dict[str, Any]) -> None:
             raise RuleFileError(f"default of {hyperparameter['name']!r} is outside {low} … {high}", card["at"])
 
 
-def _check_step(step: dict[str, Any], where: str, names: Iterable[str]) -> None:
+def _check_step(step: dict[str, Any], names: Iterable[str]) -> None:
+    where = step["at"]
     if ("scale" in step) == ("clamp" in step):
         raise RuleFileError("a step has either `scale: PARAMETER` or `clamp: PARAMETER`", where)
     parameter = str(step.get("scale") or step.get("clamp"))
@@ -126,12 +127,15 @@ def _table(node: yaml.Node, context: Context, documents: Documents, index: int, 
     if kind not in shapes.outcomes:
         context.fail(node, f"a table needs a `kind`; {nearest(kind, shapes.outcomes)}")
     rule: Any = shapes.rule(kind)
-    table = record(
-        {"table": text, "kind": text, "hit": one_of("unique", "first", "collect"), "about": text, "rules": many(rule, 1)},
-        {"gives": text, "otherwise": record({"id": text, "then": shapes.outcomes[kind], "because": text,
-                                             "cite": shapes.cites}, located=True)},
-        located=True,
-    )(node, context)  # fmt: skip
+    otherwise = record({"id": text, "then": shapes.outcomes[kind], "because": text, "cite": shapes.cites}, located=True)
+    required: dict[str, Shape] = {
+        "table": text,
+        "kind": text,
+        "hit": one_of("unique", "first", "collect"),
+        "about": text,
+        "rules": many(rule, 1),
+    }
+    table = record(required, {"gives": text, "otherwise": otherwise}, located=True)(node, context)
     for entry in table["rules"]:
         _check_rule(entry, kind, table, documents)
     existing = documents["tables"].get(table["table"])
@@ -163,7 +167,7 @@ def _check_rule(rule: dict[str, Any], kind: str, table: dict[str, Any], document
     if kind == "set" and ("value" in then) == ("points" in then):
         raise RuleFileError("`then` has either a `value`, or `along` and `points`", rule["at"])
     for step in then.get("steps", []) if kind == "adjust" else []:
-        _check_step(step, rule["at"], ("lr", "weight_decay", "warmup_fraction", "max_grad_norm", "eps"))
+        _check_step(step, ("lr", "weight_decay", "warmup_fraction", "max_grad_norm", "eps"))
 
 
 def _check_choice(rule: dict[str, Any], gives: str, documents: Documents) -> None:

@@ -57,12 +57,17 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? instead of a traceback
-    sys.exit(_run())
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run() -> int:
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: What stands after the program's name.
+    """
     try:
-        code = app(standalone_mode=False)
+        code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
     except OptadviseError as error:
         return _fail(str(error), error.exit_code)

@@ -64,6 +64,7 @@ class FlipFinder:
         """Prepare what to try, the facts that are easiest to change first."""
         self._advisor = advisor
         self._memo: dict[tuple[Any, ...], dict[str, tuple[Flip, ...]]] = {}
+        self._heeding: dict[tuple[int, ...], bool] = {}
         self._reads = tuple(sorted({*advisor.deciding, *advisor.completer.reads}))
         self._position = {name: i for i, name in enumerate(advisor.deciding)}
         deciding = [advisor.tables["concern"], advisor.tables["choose_optimizer"]]
@@ -171,17 +172,22 @@ class FlipFinder:
             self._press(moved, situation._replace(**changed))
         return str(advisor.decide_at(tuple(moved))[1].then["optimizer"])
 
-    def _heeds_memory(self, point: list[int]) -> bool:
+    def _heeds_memory(self, point: Sequence[int]) -> bool:
         """Does the answer at a point depend on memory pressure at all?"""
         position = self._position.get("memory")
         if position is None:
             return False
         tried = list(point)
-        answers = set()
-        for cell in range(self._advisor.axes["memory"].unknown):
-            tried[position] = cell
-            answers.add(self._advisor.decide_at(tuple(tried))[1].then["optimizer"])
-        return len(answers) > 1
+        tried[position] = 0
+        key = tuple(tried)
+        known = self._heeding.get(key)
+        if known is None:
+            answers = set()
+            for cell in range(self._advisor.axes["memory"].unknown):
+                tried[position] = cell
+                answers.add(self._advisor.decide_at(tuple(tried))[1].then["optimizer"])
+            known = self._heeding[key] = len(answers) > 1
+        return known
 
     def _press(self, point: list[int], situation: Situation) -> None:
         position = self._position.get("memory")
@@ -190,7 +196,7 @@ class FlipFinder:
 
     def _solved(self, situation: Situation, point: Sequence[int], current: str, name: str) -> Iterator[Flip]:
         """Try the values at which memory pressure changes, those above and those below the present one."""
-        if situation.method != "full" or not self._heeds_memory(list(point)):
+        if situation.method != "full" or not self._heeds_memory(point):
             return
         advisor = self._advisor
         here = getattr(situation, name)
@@ -200,7 +206,7 @@ class FlipFinder:
             edges = edges or ([(2, "", "any limit")] if here is None else [])
         else:
             bands = [memory.band(situation, "", each, advisor.headroom) for each in advisor.limits(situation)]
-            sizes = sorted(band.max_params for band in bands if band is not None)
+            sizes = sorted(band.max_params for band in bands if band is not None and band.max_params > 0)
             edges = [(n + 1, f"over {show_count(n)}", f"up to {show_count(n)}") for n in sizes]
         if here is None:
             ups, downs = [], edges[-1:] if name == "vram_bytes" else edges[:1]

@@ -164,9 +164,11 @@ def schedule(card: Scheduler, catalog: Catalog, *, as_json: bool) -> None:
         out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {escape(card.shape)}")
         out.print(escape(card.summary))
         out.print(heading("Phases"))
+        table = grid("wrap")
         for phase in card.phases:
             arguments = ", ".join(f"{k}={v}" for k, v in phase.kwargs.items())
-            out.print(f"  {phase.path}({escape(arguments)})", soft_wrap=True)
+            table.add_row("", escape(f"{phase.path}({arguments})"))
+        out.print(table)
         _bullets(out, "Use when", card.use_when)
         _bullets(out, "Avoid when", card.avoid_when)
         out.print(f"\nHugging Face lr_scheduler_type: {card.huggingface or 'none'}")

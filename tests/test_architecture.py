@@ -1,0 +1,149 @@
+"""The floors: what may import what, and what a command may load."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "optadvise"
+
+# Each module group, lowest first, and the groups it may import. A module that belongs to none fails the test.
+FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "errors": (("optadvise.errors",), ()),
+    "domain": (("optadvise.domain", "optadvise.units"), ("errors",)),
+    "catalog": (("optadvise.catalog",), ("errors", "domain")),
+    "arithmetic": (("optadvise.memory", "optadvise.schedules"), ("errors", "domain")),
+    "engine": (("optadvise.engine", "optadvise.situation"), ("errors", "domain", "arithmetic")),
+    "advisor": (("optadvise.advisor",), ("errors", "domain", "catalog", "arithmetic", "engine")),
+    "codegen": (("optadvise.codegen",), ("errors", "domain", "root")),
+    "machine": (("optadvise.machine",), ("errors", "domain")),
+    "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
+                                     "root")),
+    "render": (("optadvise.render",), ("errors", "domain", "catalog", "arithmetic", "engine", "bench")),
+    "cli": (("optadvise.cli", "optadvise.__main__"), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor",
+                                                      "codegen", "machine", "bench", "render", "root")),
+    "root": (("optadvise",), ()),
+}  # fmt: skip
+THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "matplotlib": ("render",), "typer": ("cli",)}
+HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
+MAY_IMPORT_TORCH = {"worker", "factory", "workloads", "measure"}  # under bench/
+CLOCKS = {"time", "datetime"}
+PURE = {"domain", "catalog", "arithmetic", "engine", "advisor", "codegen"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor_of(module: str) -> str:
+    if module == "optadvise":
+        return "root"
+    for floor, (members, _) in FLOORS.items():
+        if floor != "root" and any(module == m or module.startswith(m + ".") for m in members):
+            return floor
+    raise AssertionError(f"{module} stands on no floor: place it in tests/test_architecture.py")
+
+
+def imports(file: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            own = node.module.split(".")[0] == "optadvise"
+            below = ROOT / node.module.replace(".", "/")
+            whole = [f"{node.module}.{a.name}" for a in node.names if own and (below / f"{a.name}.py").exists()]
+            found += whole or [node.module]
+    return found
+
+
+@pytest.mark.parametrize("file", modules(), ids=name_of)
+def test_imports_point_down(file: Path) -> None:
+    module = name_of(file)
+    floor = floor_of(module)
+    for imported in imports(file):
+        top = imported.split(".")[0]
+        if top == "optadvise":
+            other = floor_of(imported)
+            assert other == floor or other in FLOORS[floor][1], f"{module} imports {imported}"
+        elif top in THIRD_PARTY:
+            assert floor in THIRD_PARTY[top], f"{module} imports {imported}"
+        elif top in HEAVY:
+            assert module.rsplit(".", 1)[1] in MAY_IMPORT_TORCH, f"{module} imports {imported}"
+            assert floor == "bench", f"{module} imports {imported}"
+        elif top in CLOCKS:
+            assert floor not in PURE, f"{module} imports {imported}"
+
+
+def test_no_optimizer_is_named_in_code() -> None:
+    """Knowledge lives in rules/: a condition on a name means that the data model misses a field."""
+    from optadvise.catalog import load
+
+    catalog = load()
+    names = {*catalog.optimizer_ids, *catalog.scheduler_ids, *(gpu.id for gpu in catalog.gpus)}
+    # A phase's shape is a word of the data model, though some schedules are called like theirs.
+    names -= {phase.shape for name in catalog.scheduler_ids for phase in catalog.scheduler(name).phases}
+    for file in modules():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.If, ast.IfExp, ast.Compare, ast.Match)):
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                        assert inner.value not in names, f"{file}:{inner.lineno} names {inner.value}"
+
+
+LOADED = """
+import json, sys
+sys.argv = ["optadvise", *{arguments!r}]
+from optadvise.cli.app import run
+code = run(sys.argv[1:])
+print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
+"""
+
+
+def loaded(arguments: list[str], *, block_torch: bool = False) -> tuple[int, set[str]]:
+    block = (
+        "import sys\nfor name in ('torch', 'bitsandbytes', 'numpy'): sys.modules[name] = None\n" if block_torch else ""
+    )
+    command = [sys.executable, "-c", block + LOADED.format(arguments=arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    code, names = json.loads(done.stderr.strip().splitlines()[-1])
+    return code, set(names)
+
+
+COMMANDS = [
+    ["recommend", "--model", "transformer", "--vram", "24GB"],
+    ["recommend", "--model", "transformer", "--vram", "24GB", "--json"],
+    ["recommend", "--model", "cnn", "--format", "python"],
+    ["list"], ["list", "--tree"], ["show", "adamw8bit"], ["show", "OPT040"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_advice_never_loads_torch(arguments: list[str]) -> None:
+    code, names = loaded(arguments)
+    assert code == 0
+    assert {n.split(".")[0] for n in names}.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_advice_works_where_torch_cannot_be_imported(arguments: list[str]) -> None:
+    code, _ = loaded(arguments, block_torch=True)
+    assert code == 0
+
+
+def test_json_loads_neither_rich_nor_yaml_once_the_rules_are_cached() -> None:
+    loaded(COMMANDS[1])
+    _, names = loaded(COMMANDS[1])
+    assert {"rich", "yaml"}.isdisjoint(names)

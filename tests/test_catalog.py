@@ -1,0 +1,254 @@
+"""Rule files: what is read, what is refused and where, and layers on top of the shipped rules."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from optadvise.advisor import Advisor
+from optadvise.catalog import load
+from optadvise.catalog.load import load_documents, shipped_rules
+from optadvise.errors import InputError, RuleFileError
+from tests.cli import optadvise
+from tests.conftest import ROOT
+
+CARD = """\
+id: sgd-turbo
+name: SGD turbo
+aliases: [turbo]
+family: sgd
+parents: [sgd-momentum]
+year: 2026
+summary: Momentum that is twice as sure of itself.
+equation: [m ← momentum·m + g, θ ← θ − 2·lr·m]
+effort: high
+rates: sgd
+decay: coupled
+sparse_gradients: false
+suits: [cnn]
+hyperparameters:
+  - {name: lr, default: 1e-1, low: 1e-3, high: 1.0, advised: true, meaning: Step size.}
+  - {name: momentum, default: 0.9, advised: false, meaning: Share of the velocity that survives.}
+  - {name: weight_decay, default: 1e-4, advised: true, meaning: L2 penalty.}
+adjust:
+  - {scale: lr, factor: 0.5, because: it goes twice as far, cite: [measured]}
+state: [{name: momentum_buffer, per: element, dtype: parameter}]
+implementations:
+  - {id: torch, import: torch.optim.SGD, package: torch, devices: [cpu]}
+use_when: [A test needs one more.]
+avoid_when: [It is not a test.]
+cite: [measured]
+"""
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Path:
+    (tmp_path / "optimizers").mkdir()
+    (tmp_path / "optimizers" / "sgd-turbo.yaml").write_text(CARD, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_new_optimizer_is_one_file(layer: Path) -> None:
+    rules = ["--rules", str(layer)]
+    said = optadvise("recommend", "--model", "cnn", "--batch-size", "256", "--optimizer", "Turbo", *rules, "--json")
+    assert said.code == 0, said.err
+    data = json.loads(said.out)
+    assert data["optimizer"]["id"] == "sgd-turbo"
+    assert data["optimizer"]["kwargs"] == {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+    assert data["rules"]["layers"] == ["shipped", str(layer)]
+    assert "sgd-turbo" in optadvise("list", "--tree", *rules).out
+    assert "twice as sure" in optadvise("show", "sgd_turbo", *rules).out
+    assert optadvise("show", "sgd-turbo").code == 2
+
+
+def test_a_layer_adds_rules_to_a_table(layer: Path) -> None:
+    (layer / "decide").mkdir()
+    (layer / "decide" / "ours.yaml").write_text(
+        """\
+table: choose_optimizer
+kind: choose
+gives: optimizer
+hit: unique
+about: Ours.
+rules:
+  - id: OUR001
+    name: our-convolutions
+    when: {concern: tunable, model: cnn, batch_size: "> 1000"}
+    then: {optimizer: sgd-turbo}
+    because: ours
+    cite: [measured]
+    overrides: [OPT090]
+    tests: [{given: {concern: tunable, model: cnn, batch_size: 2048}, expect: {optimizer: sgd-turbo}}]
+""",
+        encoding="utf-8",
+    )
+    advisor = Advisor(load([layer]))
+    answers = {"model": "cnn", "tuning": "high", "batch_size": 2048}
+    assert advisor.recommend(advisor.situation(answers)).optimizer.id == "sgd-turbo"
+    advice = advisor.recommend(advisor.situation({**answers, "batch_size": 512}))
+    assert advice.optimizer.id == "sgd-momentum"
+    assert ({"batch_size": "> 1000"}, "sgd-turbo") in [(dict(f.change), f.optimizer) for f in advice.flips]
+
+
+BROKEN = [
+    ("an unknown key", "summary:", "sumary:", 7, "did you mean 'summary'"),
+    ("a key twice", "year: 2026", "year: 2026\nyear: 2027", 7, "appears twice"),
+    ("a word for a number", "year: 2026", "year: soon", 6, "expected a number"),
+    ("an octal number", "year: 2026", "year: 017", 6, "leading zero"),
+    ("a yes for a flag", "sparse_gradients: false", "sparse_gradients: no", 12, "true or false"),
+    ("an unknown family", "family: sgd", "family: sdg", 4, "did you mean 'sgd'"),
+    ("an unknown parent", "parents: [sgd-momentum]", "parents: [sgd-momentun]", 5, "did you mean 'sgd-momentum'"),
+    ("an unknown model", "suits: [cnn]", "suits: [cmn]", 13, "'cnn'"),
+    ("a cite without a source", "cite: [measured]\n", "cite: [mesured]\n", 25, "did you mean 'measured'"),
+    ("no cite", "avoid_when: [It is not a test.]\ncite: [measured]", "avoid_when: [It is not a test.]\ncite: []", 25,
+     "at least 1"),
+    ("a missing key", "summary: Momentum that is twice as sure of itself.\n", "", 1, "missing key: summary"),
+    ("an empty text", "name: SGD turbo", "name:", 2, "found nothing"),
+    ("a list for a text", "name: SGD turbo", "name: [a, b]", 2, "expected a text"),
+    ("a text for a list", "aliases: [turbo]", "aliases: turbo", 3, "expected a list"),
+    ("an alias that is taken", "aliases: [turbo]", "aliases: [adam_w]", 1, "means 'adamw'"),
+    ("a scalar document", CARD, "just a text", 1, "expected a mapping"),
+    ("an unfinished list", "aliases: [turbo]", "aliases: [turbo", 4, "not valid YAML"),
+    ("a step for a stranger", "{scale: lr,", "{scale: momentun,", 19, "did you mean 'momentum'"),
+    ("a default outside its range", "default: 1e-1, low", "default: 7.0, low", 1, "outside"),
+    ("a file name that differs", "id: sgd-turbo", "id: sgd-turbos", 1, "file name"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "old", "new", "line", "hint"), BROKEN, ids=[b[0] for b in BROKEN])
+def test_a_broken_card_is_an_error_at_its_line(
+    layer: Path, what: str, old: str, new: str, line: int, hint: str
+) -> None:
+    file = layer / "optimizers" / "sgd-turbo.yaml"
+    assert old in CARD
+    # The last place where the text stands, so that a card's own cite is meant and not a step's.
+    head, tail = CARD.rsplit(old, 1)
+    file.write_text(head + new + tail, encoding="utf-8")
+    said = optadvise("list", "--rules", str(layer))
+    assert said.code == 3, said.err
+    assert len(said.err.splitlines()) == 1
+    assert f"sgd-turbo.yaml:{line}:" in said.err
+    assert hint in said.err
+
+
+RULE = """\
+table: choose_optimizer
+kind: choose
+gives: optimizer
+hit: unique
+about: Ours.
+rules:
+  - id: OUR001
+    name: ours
+    when: {concern: tunable, model: cnn, batch_size: "> 1000"}
+    then: {optimizer: adamw}
+    because: ours
+    cite: [measured]
+    overrides: [OPT090]
+    tests: [{given: {concern: tunable, model: cnn, batch_size: 2048}, expect: {optimizer: adamw}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "hint"),
+    [
+        ("model: cnn, batch_size: \"> 1000\"", "modle: cnn", 9, "did you mean 'model'"),
+        ("model: cnn, batch_size: \"> 1000\"", "model: cmn", 9, "'cnn'"),
+        ("when: {concern: tunable, model: cnn, batch_size: \"> 1000\"}", "when:\n      params: > 1000", 10, "quote"),
+        ("\"> 1000\"", "\"~ 1000\"", 9, "comparison"),
+        ("\"> 1000\"", "\"[9..3]\"", 9, "empty interval"),
+        ("\"> 1000\"", "[]", 9, "never matches"),
+        ("model: cnn, batch", "model: [], batch", 9, "never matches"),
+        ("then: {optimizer: adamw}", "then: {optimizer: adamww}", 7, "adamw"),
+        ("overrides: [OPT090]", "overrides: [OPT09]", 13, "OPT090"),
+        ("id: OUR001", "id: OPT090", 7, "used twice"),
+        ("tests: [{given", "tests: []\n    texts: [{given", 14, "at least 1"),
+        ("kind: choose", "kind: chose", 1, "'choose'"),
+        ("expect: {optimizer: adamw}", "expects: {optimizer: adamw}", 14, "expect"),
+        ("    because: ours\n", "", 7, "because"),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_is_an_error_at_its_line(tmp_path: Path, old: str, new: str, line: int, hint: str) -> None:
+    (tmp_path / "decide").mkdir()
+    assert old in RULE
+    (tmp_path / "decide" / "ours.yaml").write_text(RULE.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(RuleFileError) as caught:
+        load([tmp_path])
+    assert f"ours.yaml:{line}:" in str(caught.value)
+    assert hint in str(caught.value)
+
+
+def test_two_rules_that_meet_unsettled_are_an_error_when_they_do(tmp_path: Path) -> None:
+    (tmp_path / "decide").mkdir()
+    text = RULE.replace("    overrides: [OPT090]\n", "")
+    (tmp_path / "decide" / "ours.yaml").write_text(text, encoding="utf-8")
+    said = optadvise(*f"recommend --model cnn --tuning high --batch-size 2048 --rules {tmp_path}".split())
+    assert said.code == 3
+    assert "OPT090 and OUR001" in said.err
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"), [(b"", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"a: 1\n---\nb: 2\n", "not valid YAML")]
+)
+def test_files_that_are_no_document(tmp_path: Path, content: bytes, hint: str) -> None:
+    (tmp_path / "warn.yaml").write_bytes(content)
+    with pytest.raises(RuleFileError, match=hint):
+        load([tmp_path])
+
+
+def test_a_file_that_nothing_reads_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "warnings.yaml").write_text("a: 1\n", encoding="utf-8")
+    with pytest.raises(RuleFileError, match=r"warn\.yaml"):
+        load([tmp_path])
+
+
+def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "cache"))
+    rules = tmp_path / "rules"
+    shutil.copytree(shipped_rules(), rules)
+    first, fingerprint = load_documents([rules])
+    assert load_documents([rules]) == (first, fingerprint)  # from the cache
+    card = rules / "optimizers" / "adamw.yaml"
+    before = card.stat()
+    card.write_text(card.read_text(encoding="utf-8").replace("year: 2017", "year: 2018"), encoding="utf-8")
+    import os
+
+    os.utime(card, ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, same time: only the content differs
+    second, changed = load_documents([rules])
+    assert second["optimizers"]["adamw"]["year"] == 2018
+    assert changed != fingerprint
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": "other", "documents": {}}'])
+def test_a_damaged_cache_is_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
+    expected, _ = load_documents([shipped_rules()])
+    (entry,) = tmp_path.glob("rules-*.json")
+    entry.write_text(damage, encoding="utf-8")
+    assert load_documents([shipped_rules()])[0] == expected
+
+
+def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "file" / "below"))
+    assert load_documents([shipped_rules()])[0]["facts"]
+
+
+def test_a_missing_folder_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        load([Path("/does/not/exist")])
+
+
+def test_the_checkout_reads_its_live_rules() -> None:
+    assert shipped_rules() == ROOT / "rules"
+
+
+def test_every_source_is_used_and_every_guide_section_has_the_guides_address() -> None:
+    catalog = load()
+    text = "".join(f.read_text(encoding="utf-8") for f in (ROOT / "rules").rglob("*.yaml") if f.stem != "sources")
+    for name, source in catalog.sources.items():
+        assert name in text, name
+        assert source.url.startswith("https://") or name == "measured"

@@ -1,0 +1,232 @@
+"""The commands as a person types them: the answers that the guide or the field gives, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.cli import optadvise
+from tests.conftest import ROOT
+
+SCHEMA = json.loads((ROOT / "docs" / "schema" / "recommendation.json").read_text(encoding="utf-8"))
+
+
+def advice(*arguments: str) -> dict[str, Any]:
+    said = optadvise("recommend", *arguments, "--json")
+    assert said.code == 0, said.err
+    assert said.err == ""
+    data: dict[str, Any] = json.loads(said.out)
+    jsonschema.validate(data, SCHEMA)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("line", "optimizer", "schedule", "cite"),
+    [
+        ("--model transformer --vram 24GB", "adamw8bit", "warmup-cosine", "guide#decision-flowchart"),
+        ("--model transformer", "adamw", "warmup-cosine", "guide#general-deep-learning"),
+        ("--model cnn", "adamw", "cosine", "guide#decision-flowchart"),
+        ("--model cnn --tuning high", "sgd-momentum", "cosine", "guide#decision-flowchart"),
+        ("--model cnn --tuning high --priority accuracy", "sgd-nesterov", "cosine", "guide#general-deep-learning"),
+        ("--model cnn --batch-size 128", "ranger", "cosine", "guide#by-constraint"),
+        ("--model transformer --batch-size 16384", "lamb", "warmup-cosine", "arxiv:1904.00962"),
+        ("--model transformer --batch-size 8192", "adamw", "warmup-cosine", "guide#general-deep-learning"),
+        ("--model transformer --stability spikes", "stable-adamw", "warmup-cosine", "guide#stableadamw"),
+        ("--priority accuracy", "sgd-momentum", "warmup-cosine", "guide#by-constraint"),
+        ("--priority memory --model transformer", "lion", "warmup-cosine", "guide#llm-training--fine-tuning"),
+        ("--priority speed", "adamw", "constant", "guide#general-deep-learning"),
+        ("--task finetune --method qlora --params 65B --vram 48GB --model transformer", "paged-adamw32bit",
+         "warmup-constant", "arxiv:2305.14314"),
+        ("--model gan", "adam", "constant", "arxiv:1511.06434"),
+        ("--model rl", "adam", "constant", "arxiv:1707.06347"),
+        ("--model diffusion", "adamw", "warmup-constant", "arxiv:2212.09748"),
+        ("--model recsys --sparse-gradients", "adagrad", "constant", "guide#when-to-avoid-sgd"),
+        ("", "adamw", "warmup-cosine", "guide#general-deep-learning"),
+    ],
+)  # fmt: skip
+def test_the_answer_is_the_guides_or_the_fields(line: str, optimizer: str, schedule: str, cite: str) -> None:
+    data = advice(*line.split())
+    assert (data["optimizer"]["id"], data["scheduler"]["id"]) == (optimizer, schedule)
+    chosen = next(t for t in data["trace"] if t["table"] == "choose_optimizer")
+    assert cite in chosen["cite"]
+
+
+def test_tight_memory_large_batch_and_spikes_meet_in_one_deliberate_answer() -> None:
+    data = advice(*"--model transformer --params 1.5B --vram 24GB --batch-size 16K --stability spikes".split())
+    assert data["optimizer"]["id"] == "adamw8bit"
+    assert {"WRN130", "WRN131"} <= {w["id"] for w in data["warnings"]}
+    assert data["optimizer"]["kwargs"]["betas"] == [0.9, 0.95]
+
+
+def test_a_limit_without_a_size_is_answered_with_bands() -> None:
+    data = advice("--model", "transformer", "--vram", "24GB")
+    assert "lion" in [a["id"] for a in data["alternatives"]]
+    bands = {b["id"]: b for b in data["bands"]}
+    # 24 GiB, a fifth kept free, over weights 4 + 2, gradients 4 and two moments of 4 bytes.
+    assert bands["adamw"]["max_params"] == pytest.approx(24 * 2**30 * 0.8 / 18, rel=1e-6)
+    assert bands["adamw8bit"]["max_params"] > bands["lion"]["max_params"] > bands["adamw"]["max_params"]
+    assert {"change": {"params": "up to 1.15B"}, "optimizer": "adamw"} in data["flips"]
+
+
+def test_memory_says_what_it_knows_and_null_for_the_rest() -> None:
+    memory = advice(*"--model transformer --params 1B --vram 24GB --precision fp32".split())["memory"]
+    assert (memory["weights_bytes"], memory["gradients_bytes"]) == (4 * 10**9, 4 * 10**9)
+    assert memory["optimizer_bytes"] == pytest.approx(8 * 10**9, rel=1e-6)
+    assert (memory["activations_bytes"], memory["overhead_bytes"], memory["total_bytes"]) == (None, None, None)
+    assert memory["fits"] is None  # nobody can say yes before activations are known
+
+
+def test_full_fine_tuning_that_cannot_fit_says_so() -> None:
+    data = advice(*"--model transformer --params 8B --vram 24GB --task finetune".split())
+    assert data["memory"]["fits"] is False
+    assert "WRN141" in {w["id"] for w in data["warnings"]}
+
+
+def test_adapters_are_told_that_eight_bits_would_not_help() -> None:
+    data = advice(*"--model transformer --params 13B --vram 24GB --method lora".split())
+    assert data["optimizer"]["id"] == "adamw"
+    assert "WRN140" in {w["id"] for w in data["warnings"]}
+
+
+def test_every_number_keeps_its_ledger() -> None:
+    data = advice("--model", "transformer", "--optimizer", "lion")
+    rate = next(h for h in data["hyperparameters"] if h["name"] == "lr")
+    assert [entry["step"] for entry in rate["ledger"]] == ["set 3e-4", "× 0.2"]
+    assert rate["value"] == pytest.approx(6e-5)
+    assert (rate["low"], rate["high"]) == (pytest.approx(3e-5), pytest.approx(1e-4))
+    assert rate["ledger"][-1]["cite"] == ["guide#lion-the-memory-efficient-alternative"]
+
+
+def test_what_nobody_said_is_listed_as_assumed() -> None:
+    data = advice("--model", "cnn", "--tuning", "high")
+    assert {"task", "method", "batch_size", "params", "precision"} <= set(data["situation"]["assumed"])
+    assert {"model", "tuning"}.isdisjoint(data["situation"]["assumed"])
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "names", "hints"),
+    [
+        ("recommend --vram 24XB", 2, "--vram", "24GB"),
+        ("recommend --vram 0GB", 2, "--vram", "above 0"),
+        ("recommend --vram -5GB", 2, "--vram", "24GB"),
+        ("recommend --params -1", 2, "--params", "7B"),
+        ("recommend --params 1.5", 2, "--params", "whole"),
+        ("recommend --batch-size 0", 2, "--batch-size", "above 0"),
+        ("recommend --batch-size 1e99", 2, "--batch-size", "1e18"),
+        ("recommend --model tranformer", 2, "--model", "did you mean 'transformer'"),
+        ("recommend --task fine-tune", 2, "--task", "finetune"),
+        ("recommend --optimizer adamww", 2, "--optimizer", "adamw"),
+        ("recommend --gpu rtx-4099", 2, "--gpu", "rtx-4090"),
+        ("recommend --gpu h100 --vram 24GB", 2, "--vram", "one of them"),
+        ("recommend --method qlora --model cnn", 2, "--method qlora", "--method full"),
+        ("recommend --method lora --task pretrain", 2, "--task pretrain", "finetune"),
+        ("recommend --shard zero2", 2, "--shard zero2", "--gpus"),
+        ("recommend --batch-size 100 --micro-batch 16", 2, "--batch-size", "multiple"),
+        ("recommend --format jsn", 2, "--format", "json"),
+        ("recommend --bogus", 2, "--bogus", "--help"),
+        ("recommend extra", 2, "extra", "--help"),
+        ("recommend --rules /does/not/exist", 2, "--rules", "no such folder"),
+        ("recomend", 2, "recomend", "recommend"),
+        ("show adamww", 2, "adamww", "adamw"),
+        ("list --family adaptve", 2, "--family", "adaptive"),
+        ("list --for transfomer", 2, "--for", "transformer"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_line_and_its_exit_code(line: str, code: int, names: str, hints: str) -> None:
+    said = optadvise(*line.split())
+    assert said.code == code
+    assert said.out == ""
+    assert said.err.startswith("optadvise: ")
+    assert len(said.err.splitlines()) == 1
+    assert names in said.err
+    assert hints in said.err
+
+
+def test_an_empty_rules_folder_is_refused(tmp_path: Path) -> None:
+    said = optadvise("recommend", "--rules", str(tmp_path))
+    assert said.code == 2
+    assert "holds no rule file" in said.err
+
+
+def test_an_unreadable_rules_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "optimizers").mkdir()
+    (tmp_path / "optimizers" / "gone.yaml").symlink_to(tmp_path / "nowhere.yaml")  # unreadable for root as well
+    said = optadvise("recommend", "--rules", str(tmp_path))
+    assert said.code == 2
+    assert "gone.yaml" in said.err
+    assert "cannot be read" in said.err
+
+
+def test_vram_auto_reads_the_gpu_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = optadvise("recommend", "--vram", "auto")
+    assert (said.code, len(said.err.splitlines())) == (4, 1)
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho 'NVIDIA A10G, 23028'\necho 'NVIDIA L4, 22491'\n", encoding="utf-8")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    situation = advice("--model", "transformer", "--vram", "auto")["situation"]
+    assert (situation["gpu"], situation["vram_bytes"]) == ("NVIDIA L4", 22491 * 2**20)
+
+
+def test_a_gpu_by_name_states_its_memory() -> None:
+    situation = advice("--model", "transformer", "--gpu", "rtx 4090")["situation"]
+    assert situation["vram_bytes"] == 24 * 2**30
+    assert situation["gpu"] == "GeForce RTX 4090"
+
+
+def test_json_is_all_there_is_on_stdout_and_a_pipe_may_close_early() -> None:
+    command = f"{sys.executable} -m optadvise recommend --model transformer --vram 24GB --json | head -c 10"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.stdout.startswith("{")
+
+
+def test_a_terminal_without_unicode_gets_no_traceback() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "optadvise", "show", "adamw"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["recommend", "list", "show"])
+def test_every_command_documents_its_exit_codes(command: str) -> None:
+    said = optadvise(command, "--help")
+    assert said.code == 0
+    assert "Exit codes" in said.out
+    assert all(len(line) <= 100 for line in said.out.splitlines())
+
+
+def test_list_filters() -> None:
+    ids = {o["id"] for o in json.loads(optadvise("list", "--max-state-bytes", "4", "--json").out)["optimizers"]}
+    assert {"sgd", "sgd-momentum", "lion", "adamw8bit"} <= ids
+    assert {"adamw", "ranger", "adan"}.isdisjoint(ids)
+    ids = {o["id"] for o in json.loads(optadvise("list", "--family", "sgd", "--json").out)["optimizers"]}
+    assert {"sgd", "sgd-momentum", "sgd-nesterov"} <= ids
+    assert "adamw" not in ids
+    ids = {o["id"] for o in json.loads(optadvise("list", "--for", "transformer", "--json").out)["optimizers"]}
+    assert "adamw" in ids
+    assert "sgd" not in ids
+
+
+def test_the_family_tree_is_the_guides() -> None:
+    tree = optadvise("list", "--tree").out
+    for child, parent in [("adamw8bit", "adamw"), ("lion", "adamw"), ("lamb", "adam"), ("rmsprop", "adagrad")]:
+        card = json.loads(optadvise("show", child, "--json").out)
+        assert parent in card["parents"]
+        assert child in tree
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "warmup-cosine", "OPT040", "wrn010", "CON999"])
+def test_show_prints_cards_schedules_and_rules_within_80_columns(name: str) -> None:
+    said = optadvise("show", name)
+    assert said.code == 0
+    assert all(len(line) <= 80 for line in said.out.splitlines())
+    assert json.loads(optadvise("show", name, "--json").out)["schema_version"] == 1

@@ -1,0 +1,258 @@
+"""Statistics by their properties: intervals cover, order and unit do not matter, text is never evaluated."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optadvise.bench.stats import (
+    METRICS,
+    MIN_SAMPLES,
+    NOISY,
+    Interval,
+    Requirement,
+    judge,
+    median_ci,
+    parse_requirement,
+    ratio_ci,
+)
+from optadvise.errors import InputError
+
+SECONDS = st.floats(1e-6, 1e3)
+SAMPLES = st.lists(SECONDS, min_size=MIN_SAMPLES, max_size=60)
+ROUNDS = st.lists(st.tuples(st.lists(SECONDS, min_size=1), st.lists(SECONDS, min_size=1)), min_size=2, max_size=8)
+
+
+@given(SAMPLES)
+def test_interval_contains_the_median_and_lies_within_the_samples(samples: list[float]) -> None:
+    estimate = median_ci(samples, resamples=200)
+    assert estimate.median == median(samples)
+    assert estimate.samples == tuple(samples)
+    assert estimate.ci95 is not None
+    assert min(samples) <= estimate.ci95.low <= estimate.median <= estimate.ci95.high <= max(samples)
+
+
+@given(SAMPLES, st.randoms(use_true_random=False), st.integers(0, 9))
+def test_order_does_not_matter(samples: list[float], shuffler: random.Random, seed: int) -> None:
+    shuffled = samples.copy()
+    shuffler.shuffle(shuffled)
+    assert median_ci(samples, seed=seed, resamples=200)[:2] == median_ci(shuffled, seed=seed, resamples=200)[:2]
+
+
+@given(SAMPLES, st.sampled_from([1e-3, 0.5, 1024.0]))
+def test_the_unit_does_not_matter(samples: list[float], scale: float) -> None:
+    plain = median_ci(samples, resamples=200)
+    scaled = median_ci([scale * value for value in samples], resamples=200)
+    assert plain.ci95 is not None
+    assert scaled.ci95 is not None
+    assert scaled.median == pytest.approx(scale * plain.median)
+    assert scaled.ci95 == pytest.approx([scale * end for end in plain.ci95])
+
+
+def test_equal_samples_leave_no_doubt() -> None:
+    assert median_ci([2.0] * 6).ci95 == Interval(2.0, 2.0)
+
+
+def test_too_few_samples_have_no_interval() -> None:
+    assert median_ci([1.0, 2.0, 3.0, 4.0])[:2] == (2.5, None)
+    assert median_ci([1.0, 2.0, 3.0, 4.0, 5.0]).ci95 == Interval(1.0, 5.0)
+
+
+@pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf]])
+def test_samples_that_are_none(samples: list[float]) -> None:
+    with pytest.raises(ValueError, match="median_ci"):
+        median_ci(samples)
+
+
+@pytest.mark.parametrize("count", [5, 7, 10, 30])
+@pytest.mark.parametrize(
+    "draw", [random.Random.random, lambda rng: rng.lognormvariate(0, 1) - 0.5], ids=["even", "skew"]
+)
+def test_median_interval_covers(count: int, draw: Callable[[random.Random], float]) -> None:
+    rng = random.Random(count)
+    hits = 0
+    for _ in range(400):
+        interval = median_ci([draw(rng) for _ in range(count)], resamples=200).ci95
+        assert interval is not None
+        hits += interval.low <= 0.5 <= interval.high
+    assert hits / 400 >= 0.91  # 93.75 % is the most that five samples can give; two standard errors below it
+
+
+def drifting_rounds(rng: random.Random, rounds: int, drift: float) -> tuple[list[list[float]], list[list[float]]]:
+    """Two arms 10 % apart: drift common to a round, 2 % of each arm's own in it, and noise that only slows."""
+    arms: tuple[list[list[float]], list[list[float]]] = ([], [])
+    for _ in range(rounds):
+        shared = rng.gauss(0, drift)
+        for arm, cost in zip(arms, (1.1, 1.0), strict=True):
+            level = cost * math.exp(shared + rng.gauss(0, 0.02))
+            arm.append([level * math.exp(abs(rng.gauss(0, 0.05))) for _ in range(6)])
+    return arms
+
+
+@pytest.mark.parametrize("rounds", [2, 5, 10])
+@pytest.mark.parametrize("drift", [0.05, 0.10])
+def test_ratio_interval_covers_on_a_drifting_machine(rounds: int, drift: float) -> None:
+    rng = random.Random(rounds)
+    hits, widths = 0, []
+    for _ in range(1000):
+        _, interval = ratio_ci(*drifting_rounds(rng, rounds, drift))
+        assert interval is not None
+        hits += interval.low <= 1.1 <= interval.high
+        widths.append(interval.high - interval.low)
+    assert 0.93 <= hits / 1000 <= 0.97
+    if rounds >= 5:  # drift of 10 % has cancelled: a slowdown of 10 % can be told from none
+        assert median(widths) / 2 < 0.05
+
+
+@given(ROUNDS, st.randoms(use_true_random=False))
+def test_ratio_properties(rounds: list[tuple[list[float], list[float]]], shuffler: random.Random) -> None:
+    ours, theirs = [pair[0] for pair in rounds], [pair[1] for pair in rounds]
+    ratio, interval = ratio_ci(ours, theirs)
+    inverse, turned = ratio_ci(theirs, ours)
+    assert interval is not None
+    assert turned is not None
+    assert interval.low <= ratio <= interval.high
+    assert ratio * inverse == pytest.approx(1)
+    assert math.log(interval.low) == pytest.approx(-math.log(turned.high), abs=1e-9)
+    shuffler.shuffle(rounds)
+    again, _ = ratio_ci([pair[0] for pair in rounds], [pair[1] for pair in rounds])
+    assert again == pytest.approx(ratio)
+
+
+def test_ratio_of_an_arm_with_itself_is_one() -> None:
+    assert ratio_ci([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0]]) == (1.0, Interval(1.0, 1.0))
+
+
+def test_ratio_with_one_whole_round_has_no_interval() -> None:
+    ratio, interval = ratio_ci([[4.0], []], [[2.0], [1.0]])
+    assert ratio == pytest.approx(2)
+    assert interval is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [([], []), ([[1.0]], [[1.0], [1.0]]), ([[0.0]], [[1.0]]), ([[1.0]], [[math.nan]]), ([[1.0]], [[]])],
+)
+def test_ratio_of_nothing(ours: list[list[float]], theirs: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="ratio_ci"):
+        ratio_ci(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("state_bytes_per_parameter <= 2.1", ("state_bytes_per_parameter", "<=", 2.1, False)),
+        ("state_bytes<=0", ("state_bytes", "<=", 0, False)),
+        ("peak_memory <= 2GB", ("peak_memory", "<=", 2 * 2**30, False)),
+        (" Peak-Memory <  1.5e9 ", ("peak_memory", "<", 1.5e9, False)),
+        ("peak_memory <= 0.9x", ("peak_memory", "<=", 0.9, True)),
+        ("optimizer_seconds <= 1.3x", ("optimizer_seconds", "<=", 1.3, True)),
+        ("optimizer_seconds <= 1.3 ×", ("optimizer_seconds", "<=", 1.3, True)),
+        ("step_seconds < 5ms", ("step_seconds", "<", 5e-3, False)),
+        ("step_seconds < 200us", ("step_seconds", "<", 2e-4, False)),
+        ("step_seconds < 200 µs", ("step_seconds", "<", 2e-4, False)),
+        ("first_step_seconds <= 1.5 s", ("first_step_seconds", "<=", 1.5, False)),
+        ("forward_seconds <= .5", ("forward_seconds", "<=", 0.5, False)),
+        ("throughput >= 100", ("throughput", ">=", 100, False)),
+        ("bandwidth_fraction > 0.6", ("bandwidth_fraction", ">", 0.6, False)),
+        ("loss_last <= -1e-3", ("loss_last", "<=", -1e-3, False)),
+    ],
+)
+def test_requirements_that_are_understood(text: str, expected: tuple[str, str, float, bool]) -> None:
+    requirement = parse_requirement(text)
+    assert requirement.text == text.strip()
+    assert (requirement.metric, requirement.op, requirement.relative) == (*expected[:2], expected[3])
+    assert requirement.bound == pytest.approx(expected[2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "peak_memory",
+        "peak_memory <= ",
+        "<= 3",
+        "peak_memory = 3",
+        "peak_memory == 3",
+        "peak_memory =< 3",
+        "peak_memory <= 3 <= 4",
+        "peak_memory <= 2XB",
+        "peak_memory <= 2ms",
+        "peak_memory <= -1",
+        "step_seconds <= 2GB",
+        "step_seconds <= 5 minutes",
+        "step_seconds <= 0x",
+        "step_seconds <= -1x",
+        "step_seconds <= nan",
+        "step_seconds <= inf",
+        "step_seconds <= 1e999",
+        "step_seconds <= 1_000",
+        "step_seconds <= ٣",
+        "throughput >= 5s",
+        "state_bytes_per_parameter <= 2.1B",
+        "step_seconds <= __import__('os').abort()",
+        "step_seconds <= (lambda: 1)()",
+        "__import__('os').abort() <= 1",
+        "step_seconds <= 2**3",
+        "step_seconds <= 1\nor True",
+    ],
+)
+def test_garbage_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(InputError, match="--require") as refused:
+        parse_requirement(text)
+    assert "\n" not in str(refused.value)
+
+
+@given(st.text() | st.builds("{} {} {}".format, st.sampled_from([*METRICS]), st.sampled_from(["<=", ">"]), st.text()))
+def test_any_text_is_a_requirement_or_an_input_error(text: str) -> None:
+    try:
+        requirement = parse_requirement(text)
+    except InputError:
+        return
+    assert requirement.metric in METRICS
+    assert math.isfinite(requirement.bound)
+
+
+def test_a_misspelt_metric_gets_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"accepted: .*did you mean 'optimizer_seconds'"):
+        parse_requirement("optimiser_seconds <= 1")
+
+
+LIMIT = Requirement("step_seconds <= 2", "step_seconds", "<=", 2.0, False)
+
+
+@pytest.mark.parametrize(
+    ("op", "interval", "verdict"),
+    [
+        ("<=", (1, 2), "pass"),
+        ("<", (1, 2), "inconclusive"),
+        ("<=", (2, 3), "inconclusive"),
+        ("<", (2, 3), "fail"),
+        ("<=", (2.1, 3), "fail"),
+        (">=", (2, 3), "pass"),
+        (">", (2, 3), "inconclusive"),
+        (">", (1, 2), "fail"),
+        (">=", (1, 3), "inconclusive"),
+        ("<=", (1, math.inf), "inconclusive"),
+    ],
+)
+def test_judge_by_the_interval(op: str, interval: tuple[float, float], verdict: str) -> None:
+    assert judge(LIMIT._replace(op=op), sum(interval) / 2 if interval[1] < 9 else 1.5, Interval(*interval)) == verdict
+
+
+@pytest.mark.parametrize("metric", [*METRICS])
+def test_judge_without_an_interval(metric: str) -> None:
+    requirement = LIMIT._replace(metric=metric)
+    expected = ("inconclusive", "inconclusive") if metric in NOISY else ("pass", "fail")
+    assert (judge(requirement, 2.0, None), judge(requirement, 2.1, None)) == expected
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_judge_what_was_not_measured(value: float | None) -> None:
+    assert judge(LIMIT, value, Interval(0, 1)) == "inconclusive"

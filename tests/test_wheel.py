@@ -1,0 +1,49 @@
+"""A wheel carries its own rules and works from another directory; an editable install reads the live ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_rules_the_licence_and_the_marker(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {str(f.relative_to(ROOT / "rules")) for f in (ROOT / "rules").rglob("*.yaml")}
+    assert {n.removeprefix("optadvise/_rules/") for n in names if n.startswith("optadvise/_rules/")} == shipped
+    assert "optadvise/py.typed" in names
+    assert any(n.endswith("LICENSE") for n in names)
+    assert not any(n.startswith(("tests/", "rules/")) for n in names)
+
+
+def test_an_installed_wheel_reads_its_own_rules_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+        "import optadvise\nfrom optadvise.catalog.load import shipped_rules\n"
+        f"assert optadvise.__file__.startswith({str(site)!r}), optadvise.__file__\n"
+        f"assert str(shipped_rules()).startswith({str(site)!r})\n"
+        "from optadvise.cli.app import run\n"
+        "raise SystemExit(run(['recommend', '--model', 'transformer', '--vram', '24GB']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "adamw8bit" in done.stdout

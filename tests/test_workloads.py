@@ -1,0 +1,265 @@
+"""The workloads are real: their loss falls, they are what they say they are, and the user's own fail in one line."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from optadvise.bench.workloads import SIZES, Workload, build, load_user, parameter_shapes
+from optadvise.errors import InputError
+
+NAMES = [*SIZES]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Two threads that wait for each other on a busy machine are many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(workload: Workload, steps: int) -> list[float]:
+    """Train by AdamW at 1e-3 and return the losses."""
+    optimizer = torch.optim.AdamW(workload.module.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(steps):
+        batch = next(workload.batches)
+        loss = workload.loss(workload.module, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_falls(name: str) -> None:
+    losses = train(build(name), 60)
+    assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
+    assert losses[0] == pytest.approx(math.log(256 if name == "transformer" else 10), rel=0.2)  # it begins by guessing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_run(name: str) -> None:
+    first, second, other = (train(build(name, seed=seed, batch_size=2), 2) for seed in (3, 3, 4))
+    assert first == second
+    assert first != other
+
+
+def test_building_leaves_the_callers_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    build("mlp", seed=5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [("tiny", 5e5, 1e6), ("small", 9e6, 12e6), ("medium", 5e7, 1e8)])
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_are_as_documented(name: str, size: str, least: float, most: float) -> None:
+    workload = build(name, size=size)
+    count = sum(parameter.numel() for parameter in workload.module.parameters())
+    assert workload.details["parameters"] == count
+    assert least <= count <= most
+    # bitsandbytes keeps 32-bit states below 4096 elements: a toy would show no saving.
+    large = sum(parameter.numel() for parameter in workload.module.parameters() if parameter.numel() >= 4096)
+    assert large > 0.95 * count
+
+
+@pytest.mark.parametrize("params", [700_000, 1_000_000, 2_500_000, 8_000_000, 20_000_000])
+@pytest.mark.parametrize("name", NAMES)
+def test_params_are_met_within_a_tenth(name: str, params: int) -> None:
+    workload = build(name, params=params)
+    assert workload.details["parameters"] == pytest.approx(params, rel=0.1)
+    assert sum(p.numel() for p in workload.module.parameters()) == workload.details["parameters"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_and_a_given_batch(name: str) -> None:
+    workload = build(name, dtype="bf16", batch_size=1)
+    assert {parameter.dtype for parameter in workload.module.parameters()} == {torch.bfloat16}
+    losses = train(workload, 2)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert (workload.samples_per_step, workload.unit) == (1, "samples/s")
+
+
+def test_lengths_and_sides() -> None:
+    assert next(build("transformer", seq_len=40, batch_size=3).batches).shape == (3, 41)
+    images, labels = next(build("cnn", image_size=48, batch_size=3).batches)
+    assert (images.shape, labels.shape) == ((3, 1, 48, 48), (3,))
+    assert train(build("cnn", image_size=16, batch_size=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("transfomer", {}, "--workload.*did you mean 'transformer'"),
+        ("mlp", {"size": "huge"}, "--model-size.*accepted: tiny, small, medium"),
+        ("mlp", {"dtype": "fp16"}, "--dtype"),
+        ("mlp", {"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ("mlp", {"seq_len": 64}, "--seq-len: the mlp workload has none"),
+        ("cnn", {"image_size": 8}, "--image-size 8: must be at least 16"),
+        ("transformer", {"image_size": 32}, "--image-size"),
+        ("transformer", {"seq_len": 10**8}, "--seq-len.*write less"),
+        ("transformer", {"params": 1000}, "--params 1000: no transformer.*the nearest has"),
+        ("cnn", {"params": 150_000}, "--params 150000: no cnn.*the nearest has"),
+        ("mlp", {"params": 10**13}, "--params"),
+    ],
+)
+def test_wrong_arguments_are_named(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(name, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("params", [100_000, 1_000_000, 30_000_000, 100_000_000, 1_000_000_000, 7_000_000_000])
+def test_parameter_shapes(params: int) -> None:
+    shapes = parameter_shapes(params)
+    assert sum(math.prod(shape) for shape in shapes) == pytest.approx(params, rel=0.05)
+    assert shapes[0] == shapes[-1]
+    assert {len(shape) for shape in shapes} == {1, 2}
+
+
+@pytest.mark.parametrize("params", [-1, 0, 1000, 10**14])
+def test_parameter_shapes_that_no_model_has(params: int) -> None:
+    with pytest.raises(InputError, match="--params"):
+        parameter_shapes(params)
+
+
+USER = """
+import random, sys
+from collections import namedtuple
+import torch
+from torch import nn
+
+def data(): return [(torch.randn(6, 3), torch.randn(6, 2)) for _ in range(2)]
+def pair(): return nn.Linear(3, 2), data()
+def square(module, batch): return module(batch["x"]).square().mean()
+def classes(): return nn.Linear(3, 2), [(torch.randn(6, 3), torch.randint(2, (6,)))]
+def triple(): return nn.Linear(3, 2), [{"x": torch.randn(5, 3)}], square
+def named(): return nn.Linear(3, 2), [namedtuple("Batch", "x y")(torch.randn(4, 3), torch.randn(4, 2))]
+def endless():
+    def batches():
+        while True:
+            yield torch.rand(2, 3), torch.full((2, 2), random.random())
+    return nn.Linear(3, 2), batches()
+def opaque(): return nn.Linear(3, 2), [object()], lambda module, batch: module.weight.sum()
+class Hub(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+    def forward(self, x): return namedtuple("Out", "loss")(self.layer(x).mean())
+def hub(): return Hub(), [{"x": torch.randn(5, 3)}]
+
+not_callable = 3
+def raises(): raise ValueError("two\\nlines")
+def leaves(): sys.exit(3)
+def takes(argument): return pair()
+def nothing(): return None
+def four(): return 1, 2, 3, 4
+def no_module(): return data(), nn.Linear(3, 2)
+def no_weights(): return nn.ReLU(), data()
+def no_batches(): return nn.Linear(3, 2), 7
+def empty(): return nn.Linear(3, 2), []
+def bad_generator(): return nn.Linear(3, 2), (1 / 0 for _ in range(2))
+def bad_loss(): return nn.Linear(3, 2), data(), 7
+def lazy(): return nn.LazyLinear(2), data()
+def short(): return nn.Linear(3, 2), iter(data())
+def no_scalar(): return nn.Linear(3, 2), data(), lambda module, batch: module(batch[0])
+def no_pair(): return nn.Linear(3, 2), [torch.randn(4, 3)]
+def out_of_memory(): raise torch.OutOfMemoryError("no room")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    (tmp_path / "mine" / "work.py").write_text(USER)
+    (tmp_path / "mine" / "broken.py").write_text("import no_such_package_at_all\n")
+    (tmp_path / "mine" / "syntax.py").write_text("def (:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize(
+    ("function", "samples", "unit"),
+    [
+        ("pair", 6, "samples/s"),
+        ("classes", 6, "samples/s"),
+        ("triple", 5, "samples/s"),
+        ("named", 4, "samples/s"),
+        ("endless", 2, "samples/s"),
+        ("hub", 5, "samples/s"),
+        ("opaque", 1, "batches/s"),
+    ],
+)
+def test_the_users_own(function: str, samples: int, unit: str) -> None:
+    workload = load_user(f"mine.work:{function}")
+    assert (workload.samples_per_step, workload.unit) == (samples, unit)
+    losses = train(workload, 5)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses == train(load_user(f"mine.work:{function}"), 5)
+
+
+def test_the_users_own_in_bf16() -> None:
+    workload = load_user("mine.work:classes", dtype="bf16")
+    inputs, targets = next(workload.batches)
+    assert (workload.module.weight.dtype, inputs.dtype, targets.dtype) == (torch.bfloat16, torch.bfloat16, torch.int64)
+    train(workload, 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "package.module:function"),
+        ("mine.work", "package.module:function"),
+        ("mine/work.py:pair", "package.module:function"),
+        (":pair", "package.module:function"),
+        ("mine.absent:pair", "ModuleNotFoundError"),
+        ("mine.broken:pair", "no_such_package_at_all"),
+        ("mine.syntax:pair", "SyntaxError"),
+        ("mine.work:triplet", "no function 'triplet'; .*did you mean 'triple'"),
+        ("mine.work:not_callable", "no function"),
+        ("mine.work:raises", "calling it raised ValueError: two lines"),
+        ("mine.work:leaves", "calling it raised SystemExit"),
+        ("mine.work:takes", "calling it raised TypeError"),
+        ("mine.work:nothing", "returned NoneType; return \\(module, batches\\)"),
+        ("mine.work:four", "return \\(module, batches\\)"),
+        ("mine.work:no_module", "no torch.nn.Module"),
+        ("mine.work:no_weights", "no torch.nn.Module with parameters"),
+        ("mine.work:no_batches", "batches is a int"),
+        ("mine.work:empty", "batches ended after 0"),
+        ("mine.work:bad_generator", "taking the first batch raised ZeroDivisionError"),
+        ("mine.work:bad_loss", "loss is a int"),
+        ("mine.work:lazy", "counting its parameters raised"),
+    ],
+)
+def test_what_is_wrong_with_the_users_own_is_one_line(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        load_user(spec)
+    assert str(refused.value).startswith("--workload ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("short", "batches ended after 2"), ("no_scalar", "one element"), ("no_pair", "not \\(inputs, targets\\)")],
+)
+def test_what_only_training_shows(function: str, message: str) -> None:
+    workload = load_user(f"mine.work:{function}")
+    with pytest.raises(InputError, match=f"--workload.*{message}"):
+        train(workload, 3)
+
+
+def test_running_out_of_memory_is_a_result_and_no_mistake() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        load_user("mine.work:out_of_memory")
