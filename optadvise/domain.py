@@ -65,6 +65,7 @@ class StateTensor(NamedTuple):
     min_ndim: int = 0
     max_ndim: int | None = None
     max_side: int | None = None  # longest axis that gets a square
+    weights: str | None = None  # `half`: only beside 16-bit weights
 
 
 class Hyperparameter(NamedTuple):

@@ -56,6 +56,8 @@ def state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str =
     for tensor in state:
         if not tensor.min_elements <= elements <= (tensor.max_elements or elements):
             continue
+        if tensor.weights == "half" and DTYPE_BITS[dtype] != 16:
+            continue
         if not tensor.min_ndim <= ndim <= (tensor.max_ndim if tensor.max_ndim is not None else ndim):
             continue
         count = {

@@ -40,6 +40,7 @@ state_tensor = record(
         "min_ndim": number,
         "max_ndim": number,
         "max_side": number,
+        "weights": one_of("half"),
     },
 )
 
