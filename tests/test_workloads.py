@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from optadvise.bench.workloads import SIZES, Workload, build, load_user, parameter_shapes
+from optadvise.bench.user import load_user
+from optadvise.bench.workloads import SIZES, Workload, build, parameter_shapes
 from optadvise.errors import InputError
 
 NAMES = [*SIZES]

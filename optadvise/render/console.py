@@ -31,7 +31,9 @@ class Page:
         """Write the page, unless the making of it failed."""
         self._capture.__exit__(None, None, None)
         if error is None:
-            sys.stdout.write("\n".join(line.rstrip() for line in self._capture.get().split("\n")))
+            sys.stdout.write(
+                "\n".join(line.rstrip() for line in self._capture.get().replace("\u00a0", " ").split("\n"))
+            )
 
 
 def heading(words: str) -> str:

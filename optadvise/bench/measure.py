@@ -1,0 +1,250 @@
+"""Times and bytes of training steps on one device, inside a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optadvise.bench import factory, user, workloads
+from optadvise.bench.spec import Arm, Spec
+
+_AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+_COPIED_BYTES = 2**28  # large enough that no cache holds it
+_MARKS = 5
+
+
+class Clock:
+    """Marks points of a step and reads the seconds between them, by device events on CUDA."""
+
+    def __init__(self, device: str) -> None:
+        """Choose the clock of a device."""
+        self._cuda = device.startswith("cuda")
+        self._events: list[Any] = []
+        self._times: list[float] = []
+
+    def start(self) -> None:
+        """Forget earlier marks and make the first."""
+        self._events, self._times = [], []
+        if self._cuda:
+            torch.cuda.synchronize()
+        self.mark()
+
+    def mark(self) -> None:
+        """Make a mark."""
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
+        else:
+            self._times.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Wait for the device and return the seconds between neighbouring marks."""
+        if self._cuda:
+            torch.cuda.synchronize()
+            pairs = zip(self._events, self._events[1:], strict=False)
+            return [a.elapsed_time(b) / 1e3 for a, b in pairs]
+        return [b - a for a, b in zip(self._times, self._times[1:], strict=False)]
+
+
+class Training:
+    """A network with an optimizer, stepped and timed."""
+
+    def __init__(self, spec: Spec, arm: Arm) -> None:
+        """Build the workload and the optimizer; nothing is stepped yet."""
+        self.spec, self.arm = spec, arm
+        self.clock = Clock(spec.device)
+        self.losses: list[float] = []
+        torch.manual_seed(spec.seed)
+        self.workload = None if spec.optimizer_only else self._workload()
+        named = self._shapes() if self.workload is None else list(self.workload.module.named_parameters())
+        self.named = [(n, p) for n, p in named if p.requires_grad]
+        self.optimizers = factory.optimizers(arm, self.named)
+        self._train_mode()
+        self.schedulers = [s for s in (factory.scheduler(arm, o) for o in self.optimizers) if s is not None]
+        self._steps = [self._compiled(o.step) if arm.variant == "compiled" else o.step for o in self.optimizers]
+        scaled = spec.dtype == "amp-fp16" and spec.device.startswith("cuda")
+        self._scaler = torch.amp.GradScaler("cuda") if scaled else None
+        self._forward = self._module()
+
+    def _workload(self) -> workloads.Workload:
+        spec = self.spec
+        if spec.user:
+            return user.load_user(spec.workload, seed=spec.seed, device=spec.device, dtype=spec.dtype)
+        return workloads.build(
+            spec.workload, size=spec.size, params=spec.params, batch_size=spec.batch_size, seq_len=spec.seq_len,
+            seed=spec.seed, device=spec.device, dtype=spec.dtype,
+        )  # fmt: skip
+
+    def _shapes(self) -> list[tuple[str, Tensor]]:
+        dtype = torch.bfloat16 if self.spec.dtype == "bf16" else torch.float32
+        named = []
+        for number, shape in enumerate(workloads.parameter_shapes(self.spec.params or 1_000_000)):
+            weight = torch.nn.Parameter(torch.randn(shape, device=self.spec.device, dtype=dtype) * 0.02)
+            weight.grad = torch.randn_like(weight) * 1e-3
+            named.append((f"weight{number}", weight))
+        return named
+
+    def _train_mode(self) -> None:
+        if self.arm.train_mode:
+            for optimizer in self.optimizers:
+                if hasattr(optimizer, "train"):
+                    optimizer.train()
+
+    def _compiled(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        compiled: Callable[[], Any] = torch.compile(step)
+        return compiled
+
+    def _module(self) -> Any:
+        if self.workload is None:
+            return None
+        return torch.compile(self.workload.module) if self.spec.compile else self.workload.module
+
+    def step(self) -> dict[str, float]:
+        """Take one step and return the seconds of its parts."""
+        parts = self._step_only() if self.workload is None else self._whole_step()
+        for scheduler in self.schedulers:
+            scheduler.step()
+        return parts
+
+    def _step_only(self) -> dict[str, float]:
+        self.clock.start()
+        for step in self._steps:
+            step()
+        self.clock.mark()
+        (taken,) = self.clock.seconds()
+        return {"step": taken, "optimizer": taken}
+
+    def _whole_step(self) -> dict[str, float]:
+        assert self.workload is not None
+        batch = next(self.workload.batches)
+        autocast = _AUTOCAST.get(self.spec.dtype)
+        context: Any = torch.autocast(self.spec.device.split(":")[0], dtype=autocast) if autocast else (
+            contextlib.nullcontext()
+        )  # fmt: skip
+        self.clock.start()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with context:
+            loss = self.workload.loss(self._forward, batch)
+        self.clock.mark()
+        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        self.clock.mark()
+        self._clip()
+        self.clock.mark()
+        for optimizer, step in zip(self.optimizers, self._steps, strict=True):
+            self._scaler.step(optimizer) if self._scaler else step()
+        self.clock.mark()
+        forward, backward, clip, taken = self.clock.seconds()
+        if self._scaler:
+            self._scaler.update()
+        self.losses.append(float(loss.detach()))
+        return {"step": forward + backward + clip + taken, "forward": forward, "backward": backward, "optimizer": taken}
+
+    def _clip(self) -> None:
+        if self.arm.max_grad_norm is not None:
+            if self._scaler:
+                for optimizer in self.optimizers:
+                    self._scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_([p for _, p in self.named], self.arm.max_grad_norm)
+
+    def round(self) -> dict[str, list[float]]:
+        """Take one round of measured steps and return each part's samples."""
+        samples: dict[str, list[float]] = {}
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(self.spec.steps):
+                for part, taken in self.step().items():
+                    samples.setdefault(part, []).append(taken)
+        finally:
+            gc.enable()
+        return samples
+
+    def counts(self) -> dict[str, Any]:
+        """Return what is counted from the tensors themselves."""
+        parameters = sum(p.numel() for _, p in self.named)
+        parameter_bytes = sum(p.numel() * p.element_size() for _, p in self.named)
+        gradient_bytes = sum(p.grad.numel() * p.grad.element_size() for _, p in self.named if p.grad is not None)
+        state = factory.state_bytes(self.optimizers)
+        return {
+            "parameters": parameters,
+            "parameter_bytes": parameter_bytes,
+            "gradient_bytes": gradient_bytes,
+            "tensors": len(self.named),
+            "state_bytes": state,
+            "state_bytes_per_parameter": state / parameters,
+            # Least traffic of one step: weights are read and written, gradients read, state read and written.
+            "bytes_per_step": 2 * parameter_bytes + gradient_bytes + 2 * state,
+            "samples_per_step": None if self.workload is None else self.workload.samples_per_step,
+            "unit": None if self.workload is None else self.workload.unit,
+        }
+
+
+def transient_bytes(training: Training) -> int | None:
+    """Take one step and return how far the optimizer's step rises above what is held before it; None off CUDA."""
+    if not training.spec.device.startswith("cuda"):
+        training.step()
+        return None
+    training.step()
+    for optimizer in training.optimizers:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        optimizer.step()
+        torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - held)
+
+
+def peak_memory(device: str) -> dict[str, int | None]:
+    """Return the peaks of this process so far: the allocator's on CUDA, and the process's own."""
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info()
+        return {
+            "allocated": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+            "process": _process_on_device(total - free),
+        }
+    return {"allocated": None, "reserved": None, "process": peak_rss()}
+
+
+def _process_on_device(fallback: int) -> int | None:
+    """Return this process's memory on the device as the driver counts it, paged state included."""
+    with contextlib.suppress(Exception):  # NVML may be missing, or hide processes in a container
+        text = torch.cuda.list_gpu_processes()
+        for line in text.splitlines():
+            if f"process {os.getpid():>10d} uses" in line or f" {os.getpid()} " in line:
+                return int(float(line.split("uses")[1].split("MB")[0]) * 2**20)
+    return None
+
+
+def peak_rss() -> int | None:
+    """Return the largest resident set of this process so far in bytes; None where it cannot be read."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_bandwidth(device: str, repeats: int = 5) -> float:
+    """Return the bytes a second that a large copy moves on this device, reading and writing counted."""
+    source = torch.zeros(_COPIED_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    clock = Clock(device)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        clock.start()
+        target.copy_(source)
+        clock.mark()
+        best = min(best, clock.seconds()[0])
+    return 2 * _COPIED_BYTES / best

@@ -1,0 +1,240 @@
+"""`optadvise bench`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optadvise.errors import CannotRunHereError, InputError, nearest
+
+_SIZES = ("tiny", "small", "medium")
+_DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
+_VERDICT_CODES = {"fail": 1, "inconclusive": 5}
+
+
+def _option(help_: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_, show_default=False)
+
+
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Optimizers; - reads a recommendation's JSON.")] = None,
+    from_: Annotated[Path | None, _option("Run exactly this recommendation (JSON).", "--from")] = None,
+    control: Annotated[str, _option("What to compare with; adamw unless said, none for nothing.")] = "adamw",
+    implementation: Annotated[
+        str | None, _option("fused, foreach, for-loop, compiled, a package, or all; the fastest unless said.")
+    ] = None,
+    workload: Annotated[
+        str, _option("transformer, cnn, mlp, or package.module:function returning a module and batches.")
+    ] = "transformer",
+    model_size: Annotated[str, _option("tiny, small or medium.")] = "tiny",
+    params: Annotated[str | None, _option("Size of the network instead: 50M.")] = None,
+    batch_size: Annotated[str | None, _option("Samples per step.")] = None,
+    seq_len: Annotated[str | None, _option("Tokens per sample, for transformer.")] = None,
+    dtype: Annotated[str, _option("fp32, bf16, amp-bf16 or amp-fp16.")] = "fp32",
+    device: Annotated[str, _option("cpu, cuda or auto.")] = "auto",
+    steps: Annotated[str, _option("Measured steps a round; 10 unless said.")] = "10",
+    rounds: Annotated[str, _option("Rounds, in turn between the optimizers; 7 unless said.")] = "7",
+    seed: Annotated[int, _option("Of weights and data.")] = 0,
+    threads: Annotated[str | None, _option("Of torch on the CPU; all that it may use unless said.")] = None,
+    compile_: Annotated[bool, _option("Compile the network.", "--compile")] = False,
+    optimizer_only: Annotated[
+        bool, _option("Time step() alone on --params worth of shapes.", "--optimizer-only")
+    ] = False,
+    require: Annotated[
+        list[str] | None,
+        _option("A gate: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat."),
+    ] = None,
+    json_: Annotated[str | None, _option("Write JSON to this file; - for stdout.", "--json")] = None,
+    csv_: Annotated[Path | None, _option("Write CSV to this file.", "--csv")] = None,
+    markdown: Annotated[Path | None, _option("Write a Markdown table to this file.")] = None,
+    dashboard: Annotated[Path | None, _option("Write what github-action-benchmark reads to this file.")] = None,
+    save: Annotated[str | None, _option("Keep the result under this name, for optadvise compare.")] = None,
+    timeout: Annotated[float, _option("Seconds that one answer of a worker may take; 300 unless said.")] = 300.0,
+    rules: Annotated[list[Path] | None, _option("A folder of further rules; may repeat.", "--rules")] = None,
+) -> None:
+    """Measure what optimizers cost here: time, memory and loss on a small network, against a control.
+
+    Each runs in a process of its own, in rounds that alternate. Exit code 1: a requirement failed; 4: nothing could
+    run; 5: the noise is larger than the question.
+    """
+    from optadvise.bench.files import check_writable, saved, write
+    from optadvise.bench.spec import Spec
+    from optadvise.bench.stats import parse_requirement
+    from optadvise.units import parse_count
+
+    requirements = [parse_requirement(text) for text in require or ()]
+    spec = Spec(
+        workload=workload,
+        user=":" in workload,
+        size=_one_of(model_size, "--model-size", _SIZES),
+        params=None if params is None else parse_count(params, "--params"),
+        batch_size=None if batch_size is None else parse_count(batch_size, "--batch-size"),
+        seq_len=None if seq_len is None else parse_count(seq_len, "--seq-len"),
+        dtype=_one_of(dtype, "--dtype", _DTYPES),
+        device=_device(device),
+        steps=parse_count(steps, "--steps"),
+        rounds=parse_count(rounds, "--rounds"),
+        seed=seed,
+        threads=None if threads is None else parse_count(threads, "--threads"),
+        compile=compile_,
+        optimizer_only=optimizer_only,
+    )
+    if not timeout > 0:
+        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds")
+    arms = _arms(names or [], from_, spec, control, implementation, rules or [])
+    files: dict[str, Path] = {}
+    for flag, path in (("--json", json_), ("--csv", csv_), ("--markdown", markdown), ("--dashboard", dashboard)):
+        if path is not None and str(path) != "-":
+            files[flag] = Path(path)
+    if save is not None:
+        files["--save"] = saved(save)
+        files["--save"].parent.mkdir(parents=True, exist_ok=True)
+    for flag, path in files.items():
+        check_writable(path, flag)
+
+    def keep(result: dict[str, Any]) -> None:
+        from optadvise.render import bench as render
+
+        written = {"--json": _json, "--save": _json, "--csv": render.as_csv, "--markdown": render.as_markdown,
+                   "--dashboard": render.as_dashboard}  # fmt: skip
+        for flag, path in files.items():
+            write(path, written[flag](result))
+
+    result = _measure(spec, arms, requirements, timeout, keep, partial=bool(files))
+    if json_ == "-":
+        typer.echo(_json(result), nl=False)
+    else:
+        from optadvise.render.bench import text
+
+        text(result)
+    raise typer.Exit(_exit_code(result))
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _one_of(value: str, flag: str, accepted: Sequence[str]) -> str:
+    if value not in accepted:
+        raise InputError(f"{flag} {value!r}: not known; {nearest(value, accepted)}")
+    return value
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        if wanted.split(":")[0] not in ("cpu", "cuda"):
+            raise InputError(f"--device {wanted!r}: not known; {nearest(wanted, ('cpu', 'cuda', 'auto'))}")
+        return wanted
+    from importlib.metadata import PackageNotFoundError, version
+
+    from optadvise.machine import gpu_here
+
+    try:
+        if "+cpu" in version("torch"):
+            return "cpu"
+        gpu_here()
+    except (PackageNotFoundError, CannotRunHereError):
+        return "cpu"
+    return "cuda"
+
+
+def _arms(
+    names: list[str], from_: Path | None, spec: Any, control: str, implementation: str | None, rules: list[Path]
+) -> list[Any]:
+    from optadvise.advisor import Advisor
+    from optadvise.bench import plan
+    from optadvise.catalog import load
+
+    if spec.workload not in plan.workload_names() and not spec.user:
+        accepted = (*plan.workload_names(), "package.module:function")
+        raise InputError(f"--workload {spec.workload!r}: not known; {nearest(spec.workload, accepted)}")
+    advisor = Advisor(load(rules))
+    against = None if control == "none" else advisor.catalog.find_optimizer(control, "--control")
+    if from_ is not None or names == ["-"]:
+        if from_ is not None and names:
+            raise InputError("--from: it names the optimizer already; leave the others out")
+        return plan.from_recommendation(advisor, _recommendation(from_), spec, control=against)
+    if not names:
+        raise InputError(
+            "bench: name at least one optimizer, as in optadvise bench adamw8bit; optadvise list shows all"
+        )
+    ids = [advisor.catalog.find_optimizer(name, "bench") for name in names]
+    return plan.arms(advisor, ids, spec, control=against, implementation=implementation)
+
+
+def _recommendation(path: Path | None) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if path is None or str(path) == "-" else path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--from {str(path)!r}: cannot be read ({error.strerror})") from error
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--from: no JSON ({error}); pipe optadvise recommend --json into it") from error
+    if not isinstance(data, dict):
+        raise InputError("--from: not a recommendation; pipe optadvise recommend --json into it")
+    return data
+
+
+def _measure(
+    spec: Any, arms: list[Any], requirements: list[Any], timeout: float, keep: Any, *, partial: bool
+) -> dict[str, Any]:
+    from optadvise.bench import result, runner
+    from optadvise.bench.environment import environment
+    from optadvise.render.progress import progress
+
+    about = environment()
+    last: list[Any] = []
+
+    def save(records: Sequence[Any]) -> None:
+        last[:] = records
+        if partial:
+            keep(result.make(spec, records, requirements, environment=about, complete=False))
+
+    workers = [runner.WorkerArm(spec, arm, timeout=timeout) for arm in arms]
+    with _terminated_as_interrupted():
+        try:
+            with progress(len(arms), spec.rounds) as told:
+                records = runner.run(workers, spec.rounds, progress=told, save=save)
+        except KeyboardInterrupt:
+            found = result.make(spec, last, requirements, environment=about, complete=False)
+            keep(found)
+            from optadvise.render.bench import text
+
+            with contextlib.redirect_stdout(sys.stderr):
+                text(found)
+            raise
+    for record in records:
+        if record.failure.get("status") == "input":
+            raise InputError(record.failure["error"])
+    found = result.make(spec, records, requirements, environment=about)
+    keep(found)
+    return found
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a measurement as Ctrl-C does: keep what is done, leave no process."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    candidates = [arm for arm in result["arms"] if arm["role"] == "candidate"] or result["arms"]
+    if all(arm["status"] != "ok" for arm in candidates):
+        return 4
+    return _VERDICT_CODES.get(result["verdict"], 0)

@@ -1,0 +1,209 @@
+"""A measurement as a table that a person understands at once, and as Markdown, CSV and for dashboards."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from optadvise.bench.spec import metric_of
+from optadvise.render.console import Page, heading, titled
+from optadvise.units import show_bytes, show_count
+
+
+def text(result: Mapping[str, Any]) -> None:
+    """Print a result."""
+    with Page() as out:
+        _conditions(out, result)
+        _table(out, result)
+        for arm in result["arms"]:
+            _details(out, arm)
+        _requirements(out, result)
+        if not result["complete"]:
+            out.print("\n[bold]Interrupted[/bold]: this is what was measured until then.")
+
+
+def _conditions(out: Console, result: Mapping[str, Any]) -> None:
+    spec, environment = result["spec"], result["environment"]
+    ok = next((a for a in result["arms"] if a["parameters"]), None)
+    size = f", {show_count(ok['parameters'])} parameters in {ok['tensors']} tensors" if ok else ""
+    name = "step() on given shapes" if spec["optimizer_only"] else spec["workload"]
+    if not spec["user"] and not spec["optimizer_only"] and spec["params"] is None:
+        name += f" {spec['size']}"
+    device = environment.get("device_name") or environment.get("processor") or spec["device"]
+    threads = f", {environment['threads']} threads" if environment.get("threads") and spec["device"] == "cpu" else ""
+    versions = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
+    out.print(f"{escape(name)}{size}, {spec['dtype']}")
+    out.print(f"{escape(str(device))}{threads}; {spec['rounds']} rounds of {spec['steps']} steps in turn; {versions}")
+    out.print()
+
+
+def _table(out: Console, result: Mapping[str, Any]) -> None:
+    table = titled(
+        2, ("ms", "left"), ("step()", "right"), ("ratio", "right"), ("whole", "right"), ("ratio", "right"),
+        ("state B/p", "right"), ("peak MiB", "right"),
+    )  # fmt: skip
+    for arm in result["arms"]:
+        if arm["status"] != "ok":
+            table.add_row("", escape(arm["label"]), f"[bold]{arm['status']}[/bold]")
+            continue
+        state = arm["state_bytes_per_parameter"]
+        peak = metric_of(arm, "peak_memory")
+        table.add_row(
+            "",
+            escape(arm["label"]),
+            _number(metric_of(arm, "optimizer_seconds"), 1e3),
+            _versus(result, arm, "optimizer_seconds"),
+            _number(metric_of(arm, "step_seconds"), 1e3),
+            _versus(result, arm, "step_seconds"),
+            "" if state is None else f"{state:.2f}",
+            _number(peak, 2**-20),
+        )
+    out.print(table)
+
+
+def _number(value: float | None, scale: float) -> str:
+    return "" if value is None else f"{value * scale:,.3g}" if value * scale < 1000 else f"{value * scale:,.0f}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:.3g} ms"
+
+
+def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str) -> str:
+    if arm["role"] == "control":
+        return "1"
+    found = [r for r in result["ratios"] if r["label"] == arm["label"] and r["metric"] == metric]
+    if not found:
+        return ""
+    ratio, ci = found[0]["ratio"], found[0]["ci95"]
+    width = f" ±{(ci[1] - ci[0]) / 2:.2g}" if ci else ""
+    return f"{ratio:.3g}x{width}"
+
+
+def _details(out: Console, arm: Mapping[str, Any]) -> None:
+    out.print(heading(escape(arm["label"])) + f"  {_made(arm)}", soft_wrap=True)
+    for line in _lines(arm):
+        out.print(f"  {escape(line)}")
+
+
+def _made(arm: Mapping[str, Any]) -> str:
+    made = arm["implementation"]
+    return escape(made["import"] + (f", {made['variant']}" if made["variant"] else ""))
+
+
+def _lines(arm: Mapping[str, Any]) -> Iterable[str]:
+    if arm["status"] != "ok":
+        yield f"{arm['status']}: {arm['error']}"
+        if arm["status"] == "oom":
+            yield "try a smaller --model-size or --batch-size, or an optimizer with less state (optadvise list)"
+        return
+    share, throughput, loss = arm["optimizer_share"], arm["throughput"], arm["loss"]
+    parts = []
+    if share is not None and share < 1:
+        parts.append(f"the optimizer is {share:.0%} of a step")
+    if throughput["value"] is not None:
+        parts.append(f"{throughput['value']:,.4g} {throughput['unit']}")
+    parts.append(f"first step {arm['first_step_seconds']:.2g} s")
+    yield "; ".join(parts)
+    if loss["first"] is not None and loss["last"] is not None:
+        yield f"loss {loss['first']:.3f} → {loss['last']:.3f}" + ("" if loss["finite"] else ", not finite throughout")
+    elif loss["finite"] is False:
+        yield "the weights did not stay finite"
+    moved = arm["bandwidth"]
+    if moved["achieved"] is not None and moved["device"] is not None:
+        bound = f"; {moved['bound']}" if moved["bound"] else ""
+        yield (
+            f"must move {show_bytes(moved['bytes_per_step'])} a step: {moved['achieved'] / 1e9:.3g} GB/s, "
+            f"{moved['fraction']:.0%} of a copy's {moved['device'] / 1e9:.3g} GB/s here{bound}"
+        )
+    if arm["deviates"]:
+        yield f"its update deviates from the paper's: optadvise show {arm['optimizer']} says by how much"
+
+
+def _requirements(out: Console, result: Mapping[str, Any]) -> None:
+    if not result["requirements"]:
+        return
+    out.print(heading("Requirements"))
+    table = titled(2, ("", "left"), ("", "left"), ("measured", "right"), ("", "wrap"))
+    for found in result["requirements"]:
+        measured = "not measured" if found["measured"] is None else f"{found['measured']:.4g}"
+        if found["ci95"]:
+            measured += f" ({found['ci95'][0]:.4g} … {found['ci95'][1]:.4g})"
+        word = f"[bold]{found['verdict']}[/bold]"
+        table.add_row("", word, escape(found["label"]), measured, escape(found["text"]))
+    out.print(table)
+    out.print(f"\nVerdict: [bold]{result['verdict']}[/bold]")
+
+
+_COLUMNS = (
+    "optimizer", "label", "role", "status", "parameters", "state_bytes", "state_bytes_per_parameter", "peak_memory",
+    "step_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds", "first_step_seconds", "throughput",
+    "bandwidth_fraction", "loss_last",
+)  # fmt: skip
+
+
+def as_csv(result: Mapping[str, Any]) -> str:
+    """Return one line per arm; an empty field was not measured."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for arm in result["arms"]:
+        writer.writerow([_field(arm, column) for column in _COLUMNS])
+    return out.getvalue()
+
+
+def _field(arm: Mapping[str, Any], column: str) -> Any:
+    value = metric_of(arm, column)
+    return "" if value is None else value
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for a pull request."""
+    lines = [
+        "| optimizer | step() | vs control | whole step | vs control | state B/param | peak | loss |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for arm in result["arms"]:
+        if arm["status"] != "ok":
+            lines.append(f"| {arm['label']} | {arm['status']}: {arm['error']} | | | | | | |")
+            continue
+        peak, last, state = metric_of(arm, "peak_memory"), metric_of(arm, "loss_last"), arm["state_bytes_per_parameter"]
+        cells = [
+            arm["label"],
+            _ms(metric_of(arm, "optimizer_seconds")),
+            _versus(result, arm, "optimizer_seconds"),
+            _ms(metric_of(arm, "step_seconds")),
+            _versus(result, arm, "step_seconds"),
+            "" if state is None else f"{state:.3f}",
+            "" if peak is None else show_bytes(peak),
+            "" if last is None else f"{last:.4g}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if result["requirements"]:
+        lines += ["", *(f"- {r['verdict']}: `{r['text']}` ({r['label']})" for r in result["requirements"])]
+    return "\n".join(lines) + "\n"
+
+
+def as_dashboard(result: Mapping[str, Any]) -> str:
+    """Return the `customSmallerIsBetter` list that github-action-benchmark reads."""
+    entries = []
+    for arm in result["arms"]:
+        if arm["status"] != "ok":
+            continue
+        for metric, unit, scale in (("optimizer_seconds", "ms", 1e3), ("step_seconds", "ms", 1e3),
+                                    ("state_bytes_per_parameter", "B/param", 1.0)):  # fmt: skip
+            value = metric_of(arm, metric)
+            if value is None:
+                continue
+            entry: dict[str, Any] = {"name": f"{arm['label']} {metric}", "unit": unit, "value": value * scale}
+            timed = arm.get(metric)
+            if isinstance(timed, Mapping) and timed.get("ci95"):
+                entry["range"] = f"± {(timed['ci95'][1] - timed['ci95'][0]) / 2 * scale:.3g}"
+            entries.append(entry)
+    return json.dumps(entries, indent=2) + "\n"
