@@ -26,14 +26,15 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "machine": (("optadvise.machine",), ("errors", "domain")),
     "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
                                      "root")),
+    "doctor": (("optadvise.doctor",), ("errors", "domain", "catalog", "machine", "bench", "root")),
     "render": (("optadvise.render",), ("errors", "domain", "catalog", "arithmetic", "engine", "bench")),
     "cli": (("optadvise.cli", "optadvise.__main__"), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor",
-                                                      "codegen", "machine", "bench", "render", "root")),
+                                                      "codegen", "machine", "bench", "doctor", "render", "root")),
     "root": (("optadvise",), ()),
 }  # fmt: skip
 THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "matplotlib": ("render",), "typer": ("cli",)}
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
-MAY_IMPORT_TORCH = {"worker", "factory", "workloads", "measure"}  # under bench/
+MAY_IMPORT_TORCH = {"worker", "factory", "workloads", "networks", "data", "user", "measure", "probe"}  # under bench/
 CLOCKS = {"time", "datetime"}
 PURE = {"domain", "catalog", "arithmetic", "engine", "advisor", "codegen"}
 

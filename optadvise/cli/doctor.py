@@ -1,0 +1,29 @@
+"""`optadvise doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optadvise.errors import CannotRunHereError
+
+
+def doctor(
+    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell what is installed and usable here, and what is not and why.
+
+    Devices, packages, and for each optimizer of the catalogue what runs it. Takes some seconds, as it imports them all
+    in a process of its own.
+    """
+    from optadvise.catalog import load
+    from optadvise.doctor import examine
+    from optadvise.render import doctor as render
+
+    found = examine(load(rules or ()))
+    render.report(found, as_json=json_)
+    if found["torch"]["error"] is not None:
+        raise CannotRunHereError(found["torch"]["error"])

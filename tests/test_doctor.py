@@ -1,0 +1,296 @@
+"""What runs here is told for a machine as it is, and for machines that lack, break or hide things."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optadvise import machine
+from optadvise.bench import probe
+from optadvise.bench.asking import ask
+from optadvise.catalog import Catalog, load
+from optadvise.doctor import examine
+from optadvise.render import doctor as render
+from tests.cli import optadvise
+from tests.conftest import ROOT
+
+KEYS = {"schema_version", "kind", "python", "platform", "packages", "devices", "optimizers"}
+# What the probe says of torch on a machine with one H100.
+H100 = {
+    "imports": True, "error": None, "version": "2.9.0+cu128", "built_for": "CUDA 12.8", "threads": 8,
+    "why_no_cuda": None,
+    "devices": [{"device": "cuda:0", "kind": "cuda", "name": "NVIDIA H100 80GB HBM3", "memory_bytes": 85_029_158_912,
+                 "compute_capability": "9.0", "uuid": "aaaa-1", "why_not": None}],
+}  # fmt: skip
+NO_CUDA = {**H100, "version": "2.9.0+cpu", "built_for": "the CPU", "devices": [],
+           "why_no_cuda": "torch 2.9.0+cpu is built without it"}  # fmt: skip
+
+
+def saying(torch: dict[str, Any], errors: dict[str, str] | None = None, *, first: str = "") -> list[str]:
+    """Return a probe's command line that answers so, after running some lines; paths it knows nothing of import."""
+    code = f"""
+import json, os, signal, sys, time
+paths = json.loads(sys.stdin.readline())
+{first}
+print(json.dumps({{"torch": json.loads({json.dumps(torch)!r})}}), flush=True)
+errors = json.loads({json.dumps(errors or {})!r})
+for path in paths:
+    why = next((w for name, w in errors.items() if path.startswith(name)), None)
+    if why == "crash": os.kill(os.getpid(), signal.SIGSEGV)
+    if why == "hang": time.sleep(60)
+    print(json.dumps({{"path": path, "error": why}}), flush=True)
+"""
+    return [sys.executable, "-S", "-E", "-c", code]
+
+
+def fake_smi(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    file = folder / "nvidia-smi"
+    file.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/bin{os.pathsep}/usr/bin")
+
+
+def by_id(found: dict[str, Any]) -> dict[str, Any]:
+    return {card["id"]: card for card in found["optimizers"]}
+
+
+def text_of(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    render.report(found, as_json=False)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    return text
+
+
+def test_this_machine() -> None:
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "optadvise", "doctor", "--json"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - begin < 60
+    found = json.loads(done.stdout)
+    assert set(found) >= KEYS
+    assert (found["schema_version"], found["kind"]) == (1, "doctor")
+    assert found["packages"]["torch"]
+    assert found["devices"][0]["device"] == "cpu"
+    assert found["devices"][0]["usable"]
+    assert found["devices"][0]["memory_bytes"] > 2**28
+    cards = by_id(found)
+    assert list(cards) == list(load().optimizer_ids)
+    for card in cards.values():
+        assert set(card) >= {"id", "runs", "implementation", "why_not"}
+        assert card["runs"] == (card["implementation"] is not None) == (card["why_not"] is None)
+    assert cards["adamw"]["implementation"] == "torch.optim.AdamW"
+
+
+def test_the_text_is_for_80_columns_without_colour() -> None:
+    said = optadvise("doctor")
+    assert (said.code, said.err) == (0, "")
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert "\x1b" not in said.out
+    for words in ("Devices", "Packages", "Optimizers that run here", "torch.optim.AdamW"):
+        assert words in said.out
+
+
+@pytest.mark.parametrize(
+    ("torch", "words"),
+    [
+        ("raise RuntimeError('broken on purpose\\nand more')", "RuntimeError: broken on purpose)"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("print('{\"torch\": 1}')\nimport os\nos._exit(7)", "the probe ended with exit code 7"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+        ("", "AttributeError"),
+    ],
+    ids=["raises", "exits", "ends", "crashes", "empty"],
+)
+def test_a_torch_that_cannot_be_imported_gives_a_row_and_code_4(
+    torch: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text(torch, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    said = optadvise("doctor")
+    assert said.code == 4
+    assert len(said.err.splitlines()) == 1
+    assert words in said.err
+    assert "Traceback" not in said.out + said.err
+    assert "None of the" in said.out
+    found = json.loads(optadvise("doctor", "--json").out)
+    assert not any(card["runs"] for card in found["optimizers"])
+    assert all(words in card["why_not"] for card in found["optimizers"])
+
+
+def test_a_torch_that_is_missing(catalog: Catalog) -> None:
+    found = examine(
+        catalog, command=saying({"imports": False, "error": "ModuleNotFoundError: No module named 'torch'"})
+    )
+    assert found["torch"]["error"] == "torch is not installed; pip install torch"
+    assert not found["devices"][0]["usable"]
+
+
+HANGS = "import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([sys.executable, "-c", HANGS], "no answer within 0.5 s"),
+        (["sh", "-c", "sleep 60 & wait"], "no answer within 0.5 s"),
+        (["sh", "-c", "echo hello"], "answered with garbage: 'hello'"),
+        (["sh", "-c", "echo 17"], "answered with garbage"),
+        (["sh", "-c", "echo '\"torch\"'"], "answered with garbage"),
+        (["sh", "-c", "echo last words >&2; exit 9"], "exit code 9: last words"),
+        (["sh", "-c", "true"], "exit code 0"),
+        (["/nowhere/python"], "cannot be started"),
+    ],
+    ids=["hangs", "hangs-below", "text", "number", "string", "fails", "silent", "no-program"],
+)
+def test_faults_of_the_probe(catalog: Catalog, command: Sequence[str], words: str) -> None:
+    begin = time.monotonic()
+    found = examine(catalog, command=command, timeout=0.5)
+    assert time.monotonic() - begin < 10
+    assert words in found["torch"]["error"]
+    assert not any(card["runs"] for card in found["optimizers"])
+
+
+def test_a_package_that_crashes_or_hangs_is_named_and_the_others_are_tried() -> None:
+    paths = ["torch.optim.SGD", "bad.A", "bad.B", "slow.C", "fine.D"]
+    torch, errors = ask(paths, command=saying(H100, {"bad": "crash", "slow": "hang"}), timeout=2)
+    assert torch["version"] == "2.9.0+cu128"
+    assert errors["torch.optim.SGD"] is errors["fine.D"] is None
+    assert errors["bad.A"] == errors["bad.B"] == "the probe was killed by SIGSEGV"
+    assert errors["slow.C"] == "no answer within 2 s"
+
+
+def test_chatter_of_libraries_does_not_spoil_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loud.py").write_text("import os\nprint('{}')\nos.write(1, b'noise')\nclass A: ...\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    torch, errors = ask(["loud.A", "loud.B", "gone.C"])
+    assert torch["imports"]
+    assert errors["loud.A"] is None
+    assert errors["loud.B"] == "AttributeError: module 'loud' has no attribute 'B'"
+    assert errors["gone.C"] == "ModuleNotFoundError: No module named 'gone'"
+
+
+def test_the_probe_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "optadvise.bench.probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    out, _ = process.communicate(b"[]\n", timeout=30)
+    assert (process.returncode, out) == (0, b"")
+
+
+def test_why_an_optimizer_does_not_run(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
+    errors = {
+        "bitsandbytes": "OSError: libfoo.so: [bold]cannot open[/bold]",
+        "timm": "ModuleNotFoundError: No module named 'timm'",
+        "schedulefree": "ModuleNotFoundError: No module named 'schedulefree'",
+        "apex": "ModuleNotFoundError: No module named 'apex'",
+    }  # fmt: skip
+    found = examine(catalog, command=saying({**NO_CUDA, "version": "2.6.0"}, errors))
+    cards = by_id(found)
+    eight = cards["adamw8bit"]["why_not"]
+    assert "bitsandbytes.optim.AdamW8bit cannot be imported (OSError: libfoo.so" in eight
+    assert eight.endswith("pip install --upgrade bitsandbytes")
+    assert "paged, which needs CUDA" in cards["paged-adamw8bit"]["why_not"]
+    assert cards["muon"]["why_not"] == (
+        "torch.optim.Muon needs torch>=2.9, and this is 2.6.0; pip install 'torch>=2.9'"
+    )
+    free = cards["schedule-free-adamw"]
+    assert free["runs"] or free["why_not"].endswith("pip install schedulefree")
+    lamb = cards["lamb"]
+    assert lamb["runs"]
+    assert "pip install timm" in lamb["note"]
+    text = text_of(found, capsys)
+    assert "[bold]" in text
+    assert "No CUDA device: torch 2.9.0+cpu is built without it." in text
+
+
+def test_a_gpu_and_its_driver(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "NVIDIA H100 80GB HBM3, 81559, 570.86.10, GPU-aaaa-1\nNVIDIA T400, 2048, 570.86.10, GPU-bbbb-2"
+    fake_smi(monkeypatch, tmp_path, f"echo '{rows}'")
+    found = examine(catalog, command=saying(H100))
+    cpu, gpu, hidden = found["devices"]
+    assert cpu["usable"]
+    assert (gpu["device"], gpu["usable"], gpu["driver"]) == ("cuda:0", True, "570.86.10")
+    assert (gpu["memory_bytes"], gpu["compute_capability"]) == (85_029_158_912, "9.0")
+    assert (hidden["device"], hidden["name"], hidden["usable"]) == (None, "NVIDIA T400", False)
+    assert "CUDA_VISIBLE_DEVICES" in hidden["why_not"]
+    assert by_id(found)["paged-adamw8bit"]["runs"]
+    text = text_of(found, capsys)
+    assert "cuda:0  79.2 GiB  NVIDIA H100 80GB HBM3, compute 9.0, driver 570.86.10" in text
+    assert "No CUDA" not in text
+
+
+def test_a_gpu_that_this_torch_cannot_use(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_smi(monkeypatch, tmp_path, "echo 'NVIDIA GB10, [N/A], 580.1, GPU-cccc'")
+    found = examine(catalog, command=saying(NO_CUDA))
+    gpu = found["devices"][1]
+    assert (gpu["usable"], gpu["memory_bytes"]) == (False, None)
+    assert "built without it; a CUDA build of torch is at https://pytorch.org" in gpu["why_not"]
+    assert not by_id(found)["paged-adamw8bit"]["runs"]
+    assert "not usable" in text_of(found, capsys)
+
+    old = {**H100, "devices": [{**H100["devices"][0], "why_not": "RuntimeError: no kernel image"}]}  # type: ignore[index, dict-item]
+    found = examine(catalog, command=saying(old))
+    assert not by_id(found)["paged-adamw8bit"]["runs"]
+    assert "no kernel image" in text_of(found, capsys)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", "nvidia-smi gave no answer: NVIDIA-SMI has failed"),
+        ("sleep 60", "nvidia-smi gave no answer"),
+    ],
+    ids=["fails", "hangs"],
+)
+def test_a_driver_that_does_not_answer_is_said(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    script: str, words: str,
+) -> None:  # fmt: skip
+    fake_smi(monkeypatch, tmp_path, f"exec {script}" if script.startswith("sleep") else script)
+    monkeypatch.setattr(machine, "_TIMEOUT", 0.5)
+    found = examine(catalog, command=saying(NO_CUDA))
+    assert found["driver_problem"].startswith(words)
+    assert len(found["devices"]) == 1
+    assert "GPUs that torch does not see" in " ".join(text_of(found, capsys).split())
+
+
+def test_memory_and_name_of_this_machine() -> None:
+    assert machine.processor()
+    memory = machine.main_memory()
+    assert memory is not None
+    assert memory > 2**28
+
+
+def test_the_probe_tries_devices() -> None:
+    assert probe._tried("cpu") is None
+    assert probe._tried("meta") is not None
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_usable_and_has_a_driver() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    found = json.loads(optadvise("doctor", "--json").out)
+    gpus = [device for device in found["devices"] if device["kind"] == "cuda"]
+    assert gpus[0]["usable"]
+    assert gpus[0]["memory_bytes"] > 2**30
+    assert gpus[0]["driver"]
+    assert not any("CUDA" in (card["why_not"] or "") for card in found["optimizers"])
