@@ -77,7 +77,7 @@ def show_bytes(count: float) -> str:
     """
     if count >= 1000 * GIB:
         return f"{count / GIB:,.0f} GiB"
-    if count >= GIB:
+    if count >= 1000 * 2**20:
         return f"{count / GIB:.3g} GiB"
     return f"{count / 2**20:.3g} MiB" if count >= 2**20 / 10 else f"{count:.0f} bytes"
 

@@ -145,13 +145,16 @@ def _ratios(records: Sequence[Record], arms: Sequence[Mapping[str, Any]]) -> lis
     control, control_arm = controls[0]
     found = []
     for record, arm in zip(records, arms, strict=True):
-        if arm["role"] == "control" or not record.rounds:
+        if arm["role"] == "control" or arm["status"] != "ok" or not record.rounds:
             continue
         for part in PARTS:
             pair = _paired(record, control, part)
             if pair is not None:
                 ratio, interval = pair
                 found.append(_ratio(arm, control_arm, f"{part}_seconds", ratio, interval))
+                if part == "step" and metric_of(arm, "throughput") is not None:
+                    turned = None if interval is None else Interval(1 / interval.high, 1 / interval.low)
+                    found.append(_ratio(arm, control_arm, "throughput", 1 / ratio, turned))
         for name in ("state_bytes", "state_bytes_per_parameter", "peak_memory"):
             ours, theirs = metric_of(arm, name), metric_of(control_arm, name)
             if ours is not None and theirs:
@@ -186,7 +189,9 @@ def _paired(record: Record, control: Record, part: str) -> tuple[float, Interval
 
 def _judged(requirement: Requirement, arm: Mapping[str, Any], ratios: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     value, interval = _subject(requirement, arm, ratios)
-    found = judge(requirement, value, interval) if arm["status"] == "ok" else "fail"
+    # An arm that broke fails what was asked of it; one that cannot run here leaves the question open.
+    broken = "inconclusive" if arm["status"] == "unsupported" else "fail"
+    found = judge(requirement, value, interval) if arm["status"] == "ok" else broken
     return {
         "text": requirement.text,
         "optimizer": arm["optimizer"],

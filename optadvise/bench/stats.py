@@ -36,6 +36,9 @@ NOISY = frozenset(
     {"step_seconds", "optimizer_seconds", "forward_seconds", "backward_seconds", "throughput", "bandwidth_fraction"}
 )
 
+# Taken once, or judged by their own scale: no ratio of them is formed.
+ABSOLUTE = frozenset({"first_step_seconds", "bandwidth_fraction", "loss_last"})
+
 _REQUIREMENT = re.compile(r"([A-Za-z_-]+)\s*(<=|>=|<|>)\s*(\S(?:.*\S)?)", re.DOTALL)
 _BOUND = re.compile(r"(-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([a-zµμ×]*)", re.IGNORECASE | re.ASCII)
 _TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6}
@@ -184,6 +187,9 @@ def parse_requirement(text: str) -> Requirement:
     if metric not in METRICS:
         raise InputError(f"--require {text!r}: no metric {match[1]!r}; {nearest(metric, METRICS)}")
     bound, relative = _bound(match[3], METRICS[metric], text)
+    if relative and metric in ABSOLUTE:
+        others = ", ".join(name for name in METRICS if name not in ABSOLUTE)
+        raise InputError(f"--require {text!r}: {metric} has no ratio; give an absolute bound, or take one of {others}")
     return Requirement(text.strip(), metric, match[2], bound, relative)
 
 

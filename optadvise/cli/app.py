@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from optadvise import __version__
-from optadvise.cli import catalogue, recommend
 from optadvise.errors import OptadviseError
 
 EXIT_CODES = (
@@ -17,19 +18,40 @@ EXIT_CODES = (
     "invalid; 4 could not run here; 5 inconclusive; 130 interrupted."
 )
 
-app = typer.Typer(
-    name="optadvise",
-    help="Which optimizer, with which numbers, will it fit, and what does it cost here?",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-app.command("recommend", epilog=EXIT_CODES)(recommend.recommend)
-app.command("list", epilog=EXIT_CODES)(catalogue.list_)
-app.command("show", epilog=EXIT_CODES)(catalogue.show)
+# Each command's module and function. Only what a command line names is imported and built, as every option that typer
+# reads takes its part of the start.
+COMMANDS = {
+    "recommend": ("recommend", "recommend"),
+    "bench": ("bench", "bench"),
+    "compare": ("compare", "compare"),
+    "list": ("catalogue", "list_"),
+    "show": ("catalogue", "show"),
+    "doctor": ("doctor", "doctor"),
+}
+
+
+def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the command line with some of its commands.
+
+    Args:
+        names: The commands to build.
+    """
+    app = typer.Typer(
+        name="optadvise",
+        help="Which optimizer, with which numbers, will it fit, and what does it cost here?",
+        epilog=EXIT_CODES,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(root)
+    for name in names:
+        module, function = COMMANDS[name]
+        command = getattr(import_module(f"optadvise.cli.{module}"), function)
+        app.command(name, epilog=EXIT_CODES)(command)
+    return app
 
 
 def _version(value: bool) -> None:
@@ -38,7 +60,6 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
@@ -66,6 +87,8 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: What stands after the program's name.
     """
+    first = next((word for word in arguments if not word.startswith("-")), None)
+    app = build([first] if first in COMMANDS else COMMANDS)
     try:
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()

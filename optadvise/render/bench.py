@@ -22,7 +22,7 @@ def text(result: Mapping[str, Any]) -> None:
         _conditions(out, result)
         _table(out, result)
         for arm in result["arms"]:
-            _details(out, arm)
+            _details(out, arm, result["spec"])
         _requirements(out, result)
         if not result["complete"]:
             out.print("\n[bold]Interrupted[/bold]: this is what was measured until then.")
@@ -39,7 +39,9 @@ def _conditions(out: Console, result: Mapping[str, Any]) -> None:
     threads = f", {environment['threads']} threads" if environment.get("threads") and spec["device"] == "cpu" else ""
     versions = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
     out.print(f"{escape(name)}{size}, {spec['dtype']}")
-    out.print(f"{escape(str(device))}{threads}; {spec['rounds']} rounds of {spec['steps']} steps in turn; {versions}")
+    out.print("; ".join(filter(None, (
+        f"{escape(str(device))}{threads}", f"{spec['rounds']} rounds of {spec['steps']} steps in turn", versions
+    ))))  # fmt: skip
     out.print()
 
 
@@ -72,7 +74,7 @@ def _number(value: float | None, scale: float) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1e3:.3g} ms"
+    return "" if seconds is None else f"{_number(seconds, 1e3)} ms"
 
 
 def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str) -> str:
@@ -82,13 +84,15 @@ def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str) -> s
     if not found:
         return ""
     ratio, ci = found[0]["ratio"], found[0]["ci95"]
-    width = f" ±{(ci[1] - ci[0]) / 2:.2g}" if ci else ""
-    return f"{ratio:.3g}x{width}"
+    if ci is None:
+        return f"{ratio:.3g}x"
+    half = (ci[1] - ci[0]) / 2
+    return f"{ratio:.3g}x ±{half:.0f}" if half >= 10 else f"{ratio:.3g}x ±{half:.2g}"
 
 
-def _details(out: Console, arm: Mapping[str, Any]) -> None:
+def _details(out: Console, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
     out.print(heading(escape(arm["label"])) + f"  {_made(arm)}", soft_wrap=True)
-    for line in _lines(arm):
+    for line in _lines(arm, spec):
         out.print(f"  {escape(line)}")
 
 
@@ -97,11 +101,13 @@ def _made(arm: Mapping[str, Any]) -> str:
     return escape(made["import"] + (f", {made['variant']}" if made["variant"] else ""))
 
 
-def _lines(arm: Mapping[str, Any]) -> Iterable[str]:
+def _lines(arm: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterable[str]:
     if arm["status"] != "ok":
         yield f"{arm['status']}: {arm['error']}"
         if arm["status"] == "oom":
-            yield "try a smaller --model-size or --batch-size, or an optimizer with less state (optadvise list)"
+            smaller = "smaller --params" if spec["optimizer_only"] else "a smaller --model-size or --batch-size"
+            smaller = "a smaller network or batch" if spec["user"] else smaller
+            yield f"try {smaller}, or an optimizer with less state (optadvise list)"
         return
     share, throughput, loss = arm["optimizer_share"], arm["throughput"], arm["loss"]
     parts = []
@@ -109,8 +115,9 @@ def _lines(arm: Mapping[str, Any]) -> Iterable[str]:
         parts.append(f"the optimizer is {share:.0%} of a step")
     if throughput["value"] is not None:
         parts.append(f"{throughput['value']:,.4g} {throughput['unit']}")
-    parts.append(f"first step {arm['first_step_seconds']:.2g} s")
-    yield "; ".join(parts)
+    if arm["first_step_seconds"] is not None:
+        parts.append(f"first step {arm['first_step_seconds']:.2g} s")
+    yield "; ".join(parts) or "not measured"
     if loss["first"] is not None and loss["last"] is not None:
         yield f"loss {loss['first']:.3f} → {loss['last']:.3f}" + ("" if loss["finite"] else ", not finite throughout")
     elif loss["finite"] is False:
@@ -139,6 +146,11 @@ def _requirements(out: Console, result: Mapping[str, Any]) -> None:
         table.add_row("", word, escape(found["label"]), measured, escape(found["text"]))
     out.print(table)
     out.print(f"\nVerdict: [bold]{result['verdict']}[/bold]")
+
+
+def _cell(words: object) -> str:
+    """Return text that cannot break out of a Markdown table's cell."""
+    return " ".join(str(words).split()).replace("|", "\\|")
 
 
 _COLUMNS = (
@@ -171,7 +183,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     ]
     for arm in result["arms"]:
         if arm["status"] != "ok":
-            lines.append(f"| {arm['label']} | {arm['status']}: {arm['error']} | | | | | | |")
+            error = str(arm["error"]).replace("|", "\\|")
+            lines.append(f"| {arm['label']} | {arm['status']}: {error} | | | | | | |")
             continue
         peak, last, state = metric_of(arm, "peak_memory"), metric_of(arm, "loss_last"), arm["state_bytes_per_parameter"]
         cells = [

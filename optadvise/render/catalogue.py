@@ -81,10 +81,12 @@ def tree(cards: Sequence[Optimizer]) -> None:
         out.print(root)
 
 
-def optimizer(card: Optimizer, catalog: Catalog, *, as_json: bool) -> None:
-    """Print an optimizer's card."""
+def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, *, as_json: bool) -> None:
+    """Print an optimizer's card, with the buffers per parameter that the guide gives it, if it does."""
     if as_json:
-        _print_json({"schema_version": 1, "kind": "optimizer", **_optimizer_data(card, full=True)})
+        _print_json(
+            {"schema_version": 1, "kind": "optimizer", "guide_buffers": buffers, **_optimizer_data(card, full=True)}
+        )
         return
     with Page() as out:
         lineage = f", from {' and '.join(card.parents)}" if card.parents else ""
@@ -96,7 +98,7 @@ def optimizer(card: Optimizer, catalog: Catalog, *, as_json: bool) -> None:
         for line in card.equation:
             out.print(f"  {escape(line)}")
         _hyperparameters(out, card)
-        _state(out, card)
+        _state(out, card, buffers)
         for implementation in card.implementations:
             _implementation(out, implementation)
         if card.companion:
@@ -123,7 +125,7 @@ def _hyperparameters(out: Console, card: Optimizer) -> None:
     out.print(table)
 
 
-def _state(out: Console, card: Optimizer) -> None:
+def _state(out: Console, card: Optimizer, buffers: float | None) -> None:
     out.print(heading(f"State: {_bytes(per_parameter(card))} bytes per fp32 parameter of a large matrix"))
     table = grid("left", "left", "wrap")
     for tensor in card.state:
@@ -134,6 +136,8 @@ def _state(out: Console, card: Optimizer) -> None:
         dtype = "as the weight" if tensor.dtype == "parameter" else tensor.dtype
         table.add_row("", tensor.name, dtype, ", ".join([size, *limits]))
     out.print(table if card.state else "  none")
+    if buffers is not None:
+        out.print(f"  The guide counts {buffers:g}× the parameters, of four bytes each.")
 
 
 def _implementation(out: Console, implementation: Implementation) -> None:

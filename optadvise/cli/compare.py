@@ -1,0 +1,66 @@
+"""`optadvise compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optadvise.errors import InputError
+
+_VERDICT_CODES = {"fail": 1, "inconclusive": 5}
+
+
+def _option(help_: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_, show_default=False)
+
+
+def compare(
+    base: Annotated[str, typer.Argument(help="The result to compare with: a file, or a name given to bench --save.")],
+    new: Annotated[str, typer.Argument(help="The result in question, likewise.")],
+    require: Annotated[
+        list[str] | None,
+        _option("A gate on NEW: 'state_bytes <= 1x', 'optimizer_seconds <= 1.05x' (x: times BASE's); may repeat."),
+    ] = None,
+    json_: Annotated[str | None, _option("Write JSON to this file; - for stdout.", "--json")] = None,
+    markdown: Annotated[
+        str | None, _option("Write a table for a pull request to this file; - for stdout.", "--markdown")
+    ] = None,
+    force: Annotated[
+        bool, _option("Compare even what was measured on other devices or other workloads.", "--force")
+    ] = False,
+) -> None:
+    """Set two results of optadvise bench against each other: what became slower, faster, larger or smaller.
+
+    Times are held against each run's own control, since the runs were made at different times. Exit code 1: a
+    requirement failed; 2: the two are not comparable; 5: the noise is larger than the question.
+    """
+    from optadvise.bench.compare import compare as compared
+    from optadvise.bench.files import check_writable, read_result, write
+    from optadvise.bench.stats import parse_requirement
+    from optadvise.render import compare as render
+
+    if json_ == "-" and markdown == "-":
+        raise InputError("--json - and --markdown -: stdout has room for one; write the other to a file")
+    requirements = [parse_requirement(text) for text in require or ()]
+    outputs = [("--json", json_, _json), ("--markdown", markdown, render.as_markdown)]
+    for flag, path, _ in outputs:
+        if path not in (None, "-"):
+            check_writable(Path(str(path)), flag)
+    found = compared(read_result(base), read_result(new), requirements, names=(base, new), force=force)
+    for warning in found["warnings"]:
+        typer.echo(f"optadvise: warning: {warning}", err=True)
+    for _, path, made in outputs:
+        if path == "-":
+            typer.echo(made(found), nl=False)
+        elif path is not None:
+            write(Path(path), made(found))
+    if "-" not in (json_, markdown):
+        render.text(found)
+    raise typer.Exit(_VERDICT_CODES.get(found["verdict"], 0))
+
+
+def _json(comparison: dict[str, Any]) -> str:
+    return json.dumps(comparison, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,95 @@
+"""Hand-made results of `optadvise bench`, for what reads them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from optadvise.bench.compare import compare
+from optadvise.bench.result import make
+from optadvise.bench.runner import Record
+from optadvise.bench.spec import Arm, Spec
+from optadvise.bench.stats import parse_requirement
+from tests.conftest import ROOT
+
+SCHEMAS = {
+    name: json.loads((ROOT / "docs" / "schema" / f"{name}.json").read_text(encoding="utf-8"))
+    for name in ("bench", "comparison")
+}
+ENVIRONMENT = {
+    "optadvise": "0.1.0", "python": "3.11.7", "platform": "Linux", "processor": "A CPU", "cores": 2, "load": 0.1,
+}  # fmt: skip
+
+
+def record(
+    label: str, role: str, steps: list[list[float]], *, state: int = 800, process: int = 2**28, **failure: Any
+) -> Record:
+    """An arm whose optimizer takes a quarter of each step."""
+    optimizer = label.split()[0]
+    arm = Arm(optimizer, label, role, f"torch.optim.{optimizer}", "torch", "fused", {"lr": 1e-3}, "weight_decay")
+    rounds = [{"step": step, "optimizer": [s / 4 for s in step]} for step in steps]
+    counts = {
+        "parameters": 100, "parameter_bytes": 400, "gradient_bytes": 400, "state_bytes": state, "tensors": 3,
+        "state_bytes_per_parameter": state / 100, "samples_per_step": 8, "unit": "samples/s", "bytes_per_step": 3000,
+        "first_step_seconds": 1.0,
+        "environment": {"device": "cpu", "device_name": None, "threads": 1, "packages": {"torch": "2.13.0"}},
+    }  # fmt: skip
+    end = {
+        "peak_memory_bytes": {"allocated": None, "reserved": None, "process": process}, "device_bandwidth": 1e10,
+        "losses": [2.0, 1.0], "finite": True,
+    }  # fmt: skip
+    return Record(arm, rounds=rounds, counts=counts, end=end, failure=failure)
+
+
+def rounds(seconds: float, *, noise: float = 0.001, count: int = 7, seed: int = 0) -> list[list[float]]:
+    rng = random.Random(seed)
+    return [[seconds * (1 + rng.uniform(-noise, noise)) for _ in range(4)] for _ in range(count)]
+
+
+def result(candidate: float = 2.0, **conditions: Any) -> dict[str, Any]:
+    return copy.deepcopy(_result(candidate, **conditions))
+
+
+@functools.cache  # thousands of bootstrap replicates
+def _result(
+    candidate: float = 2.0,
+    *,
+    drift: float = 1.0,
+    noise: float = 0.001,
+    seed: int = 0,
+    state: int = 800,
+    control: bool = True,
+    complete: bool = True,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A run of `lion`, whose step takes `candidate` seconds, and a control whose step takes one; `drift` slows both."""
+    records = [record("lion", "candidate", rounds(candidate * drift, noise=noise, seed=seed), state=state)]
+    if control:
+        records.append(record("adamw (control)", "control", rounds(drift, noise=noise, seed=seed + 1)))
+    made = make(Spec(**spec), records, environment=ENVIRONMENT, complete=complete)
+    jsonschema.validate(made, SCHEMAS["bench"])
+    return made
+
+
+def compared(base: dict[str, Any], new: dict[str, Any], *requirements: str, force: bool = False) -> dict[str, Any]:
+    found = compare(base, new, [parse_requirement(text) for text in requirements], force=force)
+    jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), SCHEMAS["comparison"])
+    return found
+
+
+def ratio(found: dict[str, Any], metric: str, *, relative: bool, label: str = "lion") -> dict[str, Any]:
+    entries = [r for r in found["ratios"] if (r["label"], r["metric"]) == (label, metric)]
+    entry: dict[str, Any] = next(r for r in entries if r["relative_to_control"] is relative)
+    return entry
+
+
+def saved(folder: Path, name: str, data: Any) -> str:
+    file = folder / name
+    file.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    return str(file)

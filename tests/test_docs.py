@@ -1,0 +1,76 @@
+"""What the documents say is true: their commands run, their output is what comes out, their files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from optadvise.catalog import load
+from tests.cli import optadvise
+from tests.conftest import ROOT
+from tests.test_catalog import CARD
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(kind: str) -> list[tuple[str, str]]:
+    found = []
+    for file in DOCUMENTS:
+        for match in re.finditer(rf"```{kind}\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
+            for part in re.split(r"(?m)^\$ ", match[1])[1:]:
+                command, _, output = part.partition("\n")
+                found.append((command, output))
+    return found
+
+
+@pytest.mark.parametrize(("command", "output"), blocks("console"), ids=lambda text: text[:60])
+def test_a_console_block_prints_what_it_says(command: str, output: str) -> None:
+    words = shlex.split(command)
+    assert words[0] == "optadvise"
+    said = optadvise(*words[1:])
+    actual = said.out + said.err
+    wanted = [re.escape(part.strip("\n")) for part in output.split("…\n")]
+    assert re.search(r"(?s)" + ".*?".join(wanted), actual), actual
+
+
+def test_the_readme_has_two_commands_that_need_only_python() -> None:
+    lines = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(lines) == 2
+    assert all(len(block.strip().splitlines()) == 1 and block.startswith("python3 -m venv") for block in lines)
+    assert "optadvise recommend" in lines[0]
+    assert "pytest" in lines[1]
+
+
+def test_the_readme_names_every_command_and_exit_code() -> None:
+    from optadvise.cli.app import COMMANDS
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert f"optadvise {command}" in text
+    for code in ("0", "1", "2", "3", "4", "5", "130"):
+        assert re.search(rf"(?m)^\| {code} \|", text), code
+    assert "CC BY 4.0" in text
+
+
+def test_the_card_in_contributing_is_the_one_that_is_tested() -> None:
+    """The test of a new optimizer loads this very card, so what CONTRIBUTING shows works."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = next(b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if b.startswith("id: sgd-turbo"))
+    plain = "".join(re.sub(r"\s+# .*$", "", line) + "\n" for line in shown.splitlines())
+    assert plain == CARD
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda f: f.name)
+def test_files_that_documents_name_exist(file: Path) -> None:
+    for name in re.findall(r"`((?:optadvise|rules|tests|docs|examples|benchmarks)/[\w./-]*)`", file.read_text("utf-8")):
+        assert (ROOT / name.rstrip("/")).exists(), f"{file.name} names {name}"
+
+
+def test_the_figures_in_the_documents_are_the_catalogues() -> None:
+    catalog = load()
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"{len(catalog.optimizer_ids)} optimizers, {len(catalog.scheduler_ids)} schedules" in text
+    assert len(catalog.gpus) > 100
