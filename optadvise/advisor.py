@@ -176,6 +176,12 @@ class Advisor:
             self._per_parameter[key] = memory.state_bytes_per_parameter(card.state if state is None else state, dtype)
         return self._per_parameter[key]
 
+    def guide_buffers(self, optimizer: str) -> float | None:
+        """Return the buffers per parameter that the guide gives an optimizer; None where it gives none."""
+        cell = self.axes["optimizer"].cell(optimizer)
+        buffers = self.tables["memory_notation"].winner({"optimizer": cell}).then["buffers"]
+        return None if buffers is None else float(buffers)
+
     def memory(self, situation: Situation, optimizer: Optimizer) -> MemoryEstimate:
         """Return what is known of the memory that an optimizer needs here."""
         return memory.estimate(situation, self.state_per_parameter(optimizer.id, situation), paged=optimizer.paged)

@@ -198,10 +198,10 @@ outcomes = {
 def rule(kind: str) -> object:
     """Return the shape of one rule in a table of a kind."""
     return record(
-        {"id": text, "name": text, "when": when, "then": outcomes[kind], "cite": cites, "tests": many(test, 1)},
+        {"id": text, "name": text, "when": when, "then": outcomes[kind], "cite": cites, "tests": tests},
         {"because": text, "overrides": many(reference("rule"))},
         located=True,
     )
 
 
-test = record({"given": given, "expect": mapping(text, plain)}, located=True)
+tests = many(record({"given": given, "expect": mapping(text, plain)}, located=True), 1)

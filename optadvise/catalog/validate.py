@@ -127,7 +127,10 @@ def _table(node: yaml.Node, context: Context, documents: Documents, index: int, 
     if kind not in shapes.outcomes:
         context.fail(node, f"a table needs a `kind`; {nearest(kind, shapes.outcomes)}")
     rule: Any = shapes.rule(kind)
-    otherwise = record({"id": text, "then": shapes.outcomes[kind], "because": text, "cite": shapes.cites}, located=True)
+    otherwise = record(
+        {"id": text, "then": shapes.outcomes[kind], "because": text, "cite": shapes.cites, "tests": shapes.tests},
+        located=True,
+    )
     required: dict[str, Shape] = {
         "table": text,
         "kind": text,

@@ -65,6 +65,9 @@ def show(
         return
     kind, found = catalog.find(name)
     if kind == "optimizer":
-        render.optimizer(catalog.optimizer(found), catalog, as_json=json_)
+        from optadvise.advisor import Advisor
+
+        buffers = Advisor(catalog).guide_buffers(found)
+        render.optimizer(catalog.optimizer(found), catalog, buffers, as_json=json_)
     else:
         render.schedule(catalog.scheduler(found), catalog, as_json=json_)
