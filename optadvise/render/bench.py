@@ -47,8 +47,8 @@ def _conditions(out: Console, result: Mapping[str, Any]) -> None:
 
 def _table(out: Console, result: Mapping[str, Any]) -> None:
     table = titled(
-        2, ("ms", "left"), ("step()", "right"), ("ratio", "right"), ("whole", "right"), ("ratio", "right"),
-        ("state B/p", "right"), ("peak MiB", "right"),
+        2, ("", "fold"), ("step() ms", "right"), ("ratio", "right"), ("whole ms", "right"), ("ratio", "right"),
+        ("B/param", "right"), ("peak MiB", "right"),
     )  # fmt: skip
     for arm in result["arms"]:
         if arm["status"] != "ok":
@@ -62,7 +62,7 @@ def _table(out: Console, result: Mapping[str, Any]) -> None:
             _number(metric_of(arm, "optimizer_seconds"), 1e3),
             _versus(result, arm, "optimizer_seconds"),
             _number(metric_of(arm, "step_seconds"), 1e3),
-            _versus(result, arm, "step_seconds"),
+            _versus(result, arm, "step_seconds", width=False),
             "" if state is None else f"{state:.2f}",
             _number(peak, 2**-20),
         )
@@ -77,17 +77,18 @@ def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{_number(seconds, 1e3)} ms"
 
 
-def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str) -> str:
+def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str, *, width: bool = True) -> str:
     if arm["role"] == "control":
         return "1"
     found = [r for r in result["ratios"] if r["label"] == arm["label"] and r["metric"] == metric]
     if not found:
         return ""
     ratio, ci = found[0]["ratio"], found[0]["ci95"]
-    if ci is None:
-        return f"{ratio:.3g}x"
+    words = f"{_number(ratio, 1)}x"
+    if not width or not ci:
+        return words
     half = (ci[1] - ci[0]) / 2
-    return f"{ratio:.3g}x ±{half:.0f}" if half >= 10 else f"{ratio:.3g}x ±{half:.2g}"
+    return f"{words} ±{half:.2g}" if half < ratio else f"{words} ±?"  # wider than itself: no figure to quote
 
 
 def _details(out: Console, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
@@ -137,7 +138,7 @@ def _requirements(out: Console, result: Mapping[str, Any]) -> None:
     if not result["requirements"]:
         return
     out.print(heading("Requirements"))
-    table = titled(2, ("", "left"), ("", "left"), ("measured", "right"), ("", "wrap"))
+    table = titled(2, ("", "left"), ("", "fold"), ("measured", "right"), ("", "wrap"))
     for found in result["requirements"]:
         measured = "not measured" if found["measured"] is None else f"{found['measured']:.4g}"
         if found["ci95"]:

@@ -45,7 +45,8 @@ def grid(*columns: str, indent: int = 2) -> Table:
     """Return a borderless table.
 
     Args:
-        columns: For each column `left`, `right` or `wrap`; only `wrap` columns break lines.
+        columns: For each column `left`, `right`, `wrap` (takes what is left of the line and breaks it) or `fold` (as wide
+            as it needs to be, broken where the line is too short, so that no other column is cut).
         indent: Blanks before the first column.
     """
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
@@ -53,7 +54,7 @@ def grid(*columns: str, indent: int = 2) -> Table:
     for column in columns:
         table.add_column(
             justify="right" if column == "right" else "left",
-            no_wrap=column != "wrap",
+            no_wrap=column not in ("wrap", "fold"),
             ratio=1 if column == "wrap" else None,
             overflow="fold",
         )
