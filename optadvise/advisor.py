@@ -31,7 +31,7 @@ from optadvise.domain import (
 from optadvise.engine.decide import Rule, Table, cut_axes
 from optadvise.engine.flips import FlipFinder
 from optadvise.engine.numbers import Draft, apply, set_by, written
-from optadvise.situation import Completer
+from optadvise.engine.situation import Completer
 
 # Facts of a situation that conditions may name, and that are questions to the user.
 ASKED = (

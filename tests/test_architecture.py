@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "domain": (("optadvise.domain", "optadvise.units"), ("errors",)),
     "catalog": (("optadvise.catalog",), ("errors", "domain")),
     "arithmetic": (("optadvise.memory", "optadvise.schedules"), ("errors", "domain")),
-    "engine": (("optadvise.engine", "optadvise.situation"), ("errors", "domain", "arithmetic")),
+    "engine": (("optadvise.engine",), ("errors", "domain", "arithmetic")),
     "advisor": (("optadvise.advisor",), ("errors", "domain", "catalog", "arithmetic", "engine")),
     "codegen": (("optadvise.codegen",), ("errors", "domain", "root")),
     "machine": (("optadvise.machine",), ("errors", "domain")),

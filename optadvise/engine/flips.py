@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from optadvise import memory
 from optadvise.domain import Flip, Situation
 from optadvise.engine.decide import Axis, Rule, Table
-from optadvise.situation import Completer
+from optadvise.engine.situation import Completer
 from optadvise.units import show_bytes, show_count
 
 _COST = {"free": 0, "cheap": 1, "costly": 2, "fixed": 3}

@@ -45,8 +45,8 @@ def grid(*columns: str, indent: int = 2) -> Table:
     """Return a borderless table.
 
     Args:
-        columns: For each column `left`, `right`, `wrap` (takes what is left of the line and breaks it) or `fold` (as wide
-            as it needs to be, broken where the line is too short, so that no other column is cut).
+        columns: For each column `left`, `right`, `wrap` (takes what is left of the line and breaks it) or `fold` (as
+            wide as it needs to be, broken where the line is too short, so that no other column is cut).
         indent: Blanks before the first column.
     """
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
