@@ -35,3 +35,13 @@ def catalog(_own_cache: None) -> Catalog:
 @pytest.fixture(scope="session")
 def advisor(catalog: Catalog) -> Advisor:
     return Advisor(catalog)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in a folder of its own, where the workloads of `mine.py` are."""
+    from tests.bench import MINE
+
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

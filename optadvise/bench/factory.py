@@ -36,16 +36,19 @@ def resolve(path: str, package: str | None) -> Any:
         raise CannotRunHereError(f"{path} cannot be imported ({first}); {remedy}") from error
 
 
-def optimizers(arm: Arm, named: Named) -> list[Any]:
+def optimizers(arm: Arm, named: Named, module: Any = None) -> list[Any]:
     """Return the arm's optimizer over the parameters, and its companion where it takes only matrices.
 
     Args:
         arm: What to build.
         named: Trained parameters with their names.
+        module: The network they belong to, whose embeddings are no hidden matrices whatever they are called.
     """
     made = resolve(arm.path, arm.package)
     if arm.matrices_only and arm.companion is not None:
-        hidden = [(n, p) for n, p in named if p.ndim == 2 and not any(word in n for word in _NOT_HIDDEN)]
+        tables = {id(w) for m in _embeddings(module) for w in m.parameters()}
+        named_so = {n for n, _ in named if any(word in n for word in _NOT_HIDDEN)}
+        hidden = [(n, p) for n, p in named if p.ndim == 2 and id(p) not in tables and n not in named_so]
         taken = {id(p) for _, p in hidden}
         rest = [(n, p) for n, p in named if id(p) not in taken]
         built = [made([p for _, p in hidden], **_arguments(arm.kwargs))] if hidden else []
@@ -54,6 +57,10 @@ def optimizers(arm: Arm, named: Named) -> list[Any]:
             built.append(other(groups(rest, "weight_decay"), **_arguments(arm.companion["kwargs"])))
         return built
     return [made(groups(named, arm.decay_argument), **_arguments(arm.kwargs))]
+
+
+def _embeddings(module: Any) -> Iterable[Any]:
+    return () if module is None else (m for m in module.modules() if isinstance(m, torch.nn.Embedding))
 
 
 def groups(named: Named, decay_argument: str | None) -> list[dict[str, Any]]:

@@ -39,6 +39,21 @@ def saved(name: str) -> Path:
     return data_folder() / "results" / f"{name}.json"
 
 
+def save_place(name: str) -> Path:
+    """Return where a result of a name will be kept, in a folder that is there.
+
+    Raises:
+        InputError: The name is none that a file can have, or the folder cannot be made.
+    """
+    path = saved(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{str(path.parent)!r} cannot be made ({error.strerror}); set OPTADVISE_DATA_DIR"
+        raise InputError(f"--save {name!r}: {message}") from error
+    return path
+
+
 def check_writable(path: Path, flag: str) -> None:
     """Fail now where writing would fail after an hour of measuring.
 
@@ -47,13 +62,16 @@ def check_writable(path: Path, flag: str) -> None:
         flag: The option that named it.
 
     Raises:
-        InputError: The folder is missing, read-only or full, or the path is a folder.
+        InputError: The folder is missing, read-only or full, or the path is a folder, a device or a pipe.
     """
-    if path.is_dir():
-        raise InputError(f"{flag} {str(path)!r}: is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"{flag} {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
     try:
+        path = Path(os.path.realpath(path))
+        if path.is_dir():
+            raise InputError(f"{flag} {str(path)!r}: is a folder; name a file in it")
+        if path.exists() and not path.is_file():  # it would be replaced, /dev/null too
+            raise InputError(f"{flag} {str(path)!r}: is no regular file; name one")
+        if not path.parent.is_dir():
+            raise InputError(f"{flag} {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as probe:
             probe.write(b"\0" * _PROBE_BYTES)
             probe.flush()
@@ -63,19 +81,27 @@ def check_writable(path: Path, flag: str) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file so that a reader sees the old one or the new one, never a part; links are followed.
+
+    Raises:
+        InputError: The disk filled up since `check_writable`, or the folder went away.
+    """
+    path = Path(os.path.realpath(path))
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(text)
+                out.flush()
+                os.fsync(out.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        raise InputError(f"{str(path)!r}: cannot be written ({error.strerror}); name another place") from error
 
 
 def read_result(name: str) -> dict[str, Any]:

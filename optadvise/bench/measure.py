@@ -18,7 +18,6 @@ from optadvise.bench.spec import Arm, Spec
 
 _AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 _COPIED_BYTES = 2**28  # large enough that no cache holds it
-_MARKS = 5
 
 
 class Clock:
@@ -67,7 +66,7 @@ class Training:
         self.workload = None if spec.optimizer_only else self._workload()
         named = self._shapes() if self.workload is None else list(self.workload.module.named_parameters())
         self.named = [(n, p) for n, p in named if p.requires_grad]
-        self.optimizers = factory.optimizers(arm, self.named)
+        self.optimizers = factory.optimizers(arm, self.named, self.workload and self.workload.module)
         self._train_mode()
         self.schedulers = [s for s in (factory.scheduler(arm, o) for o in self.optimizers) if s is not None]
         self._steps = [self._compiled(o.step) if arm.variant == "compiled" else o.step for o in self.optimizers]
@@ -86,11 +85,12 @@ class Training:
 
     def _shapes(self) -> list[tuple[str, Tensor]]:
         dtype = torch.bfloat16 if self.spec.dtype == "bf16" else torch.float32
-        named = []
-        for number, shape in enumerate(workloads.parameter_shapes(self.spec.params or 1_000_000)):
+        named, shapes = [], workloads.parameter_shapes(self.spec.params or 1_000_000)
+        ends = {0: "embed", len(shapes) - 1: "head"}  # the optimizers that take matrices leave these to others
+        for number, shape in enumerate(shapes):
             weight = torch.nn.Parameter(torch.randn(shape, device=self.spec.device, dtype=dtype) * 0.02)
             weight.grad = torch.randn_like(weight) * 1e-3
-            named.append((f"weight{number}", weight))
+            named.append((ends.get(number, f"weight{number}"), weight))
         return named
 
     def _train_mode(self) -> None:

@@ -36,9 +36,9 @@ def arms(
     for name in dict.fromkeys(names):
         advice = _advice(advisor, name, spec)
         choices = _choices(advice.optimizer, spec.device, implementation)
-        many = len(choices) > 1
         for made, variant in choices:
-            label = f"{name}:{variant or made.id}" if many or implementation not in (None, "all") else name
+            plain = len(choices) == 1 and implementation in (None, "all")
+            label = name if plain else f"{name}:{_short(made, variant, choices)}"
             found.append(_arm(advice, made, variant, spec, label, "candidate"))
     if control is not None:
         advice = _advice(advisor, control, spec)
@@ -78,13 +78,13 @@ def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *
             package = next(i.package for i in other.implementations if i.path == companion["import"])
             companion = {"path": companion["import"], "package": package, "kwargs": companion["kwargs"]}
         arm = _skeleton(card, made, None, spec, name, "candidate")._replace(
-            kwargs=chosen["kwargs"],
+            kwargs={**chosen["kwargs"]},
             companion=companion,
             max_grad_norm=numbers.get("max_grad_norm"),
             phases=tuple(schedule["phases"]),
             milestones=tuple(schedule["kwargs"].get("milestones", ())) if len(schedule["phases"]) > 1 else (),
         )
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise InputError(f"--from: not a recommendation ({error!r} is missing or wrong)") from error
     return [arm, *arms(advisor, [], spec, control=control, implementation=None)]
 
@@ -116,6 +116,13 @@ def _choices(card: Optimizer, device: str, wanted: str | None) -> list[tuple[Imp
         known = {COMPILED, "all", *(i.id for i in card.implementations), *(v for _, v in pairs if v)}
         raise InputError(f"--implementation {wanted!r}: {card.id} has none; {nearest(wanted, sorted(known))}")
     return named[:1]
+
+
+def _short(made: Implementation, variant: str | None, choices: Sequence[tuple[Implementation, str | None]]) -> str:
+    """Return the shortest words that tell one of several choices: its variant, its package's, or both."""
+    if variant is None:
+        return made.id
+    return variant if [v for _, v in choices].count(variant) == 1 else f"{made.id}-{variant}"
 
 
 def _variants(implementation: Implementation, device: str) -> list[str | None]:
@@ -169,12 +176,13 @@ def _arm(advice: Recommendation, made: Implementation, variant: str | None, spec
     if advice.companion is not None:
         other, numbers = advice.companion
         companion = {"path": other.path, "package": other.package, "kwargs": dict(numbers)}
-    phases = tuple({"shape": s, "import": p, "kwargs": dict(k)} for s, p, k in advice.schedule.phases)
+    steps = () if spec.optimizer_only else advice.schedule.phases
+    phases = tuple({"shape": s, "import": p, "kwargs": dict(k)} for s, p, k in steps)
     return _skeleton(card, made, variant, spec, label, role)._replace(
         kwargs=kwargs,
         companion=companion,
         max_grad_norm=float(clip) if isinstance(clip, (int, float)) else None,
-        phases=() if spec.optimizer_only else phases,
+        phases=phases,
         milestones=_ends(advice) if len(phases) > 1 else (),
     )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TextIO
 
 from optadvise.bench.spec import Arm, Spec
+from optadvise.errors import InputError
 
 _GRACE = 2.0  # seconds that a worker gets to end by itself
 
@@ -76,32 +77,36 @@ def run(
 
     Raises:
         KeyboardInterrupt: It was interrupted; everything so far has been saved and no arm is left running.
+        InputError: The workload is wrong, for every arm; none is left running.
     """
     records = [Record(measured.arm, {}, [], {}, {}) for measured in arms]
     pairs = list(zip(arms, records, strict=True))
     try:
         for measured, record in pairs:
             progress("start", record.arm.label, 0)
-            _guard(record, lambda m=measured, r=record: r.counts.update(m.start()))  # type: ignore[misc]
+            _guard(measured, record, lambda m=measured, r=record: r.counts.update(m.start()))  # type: ignore[misc]
         for number in range(rounds):
             for measured, record in pairs if number % 2 == 0 else reversed(pairs):
                 if not record.failure:
                     progress("round", record.arm.label, number + 1)
-                    _guard(record, lambda m=measured, r=record: r.rounds.append(m.round()))  # type: ignore[misc]
+                    _guard(measured, record, lambda m=measured, r=record: r.rounds.append(m.round()))  # type: ignore[misc]
             save(records)
         for measured, record in pairs:
             if not record.failure:
                 progress("finish", record.arm.label, rounds)
-                _guard(record, lambda m=measured, r=record: r.end.update(m.finish()))  # type: ignore[misc]
+                _guard(measured, record, lambda m=measured, r=record: r.end.update(m.finish()))  # type: ignore[misc]
             measured.stop()
+    except KeyboardInterrupt:
+        save(records)
+        raise
     finally:
         for measured in arms:
             measured.stop()
-        save(records)
+    save(records)
     return records
 
 
-def _guard(record: Record, action: Callable[[], object]) -> None:
+def _guard(measured: Measured, record: Record, action: Callable[[], object]) -> None:
     if record.arm.unsupported is not None:
         record.failure.update(status="unsupported", error=record.arm.unsupported)
         return
@@ -109,6 +114,7 @@ def _guard(record: Record, action: Callable[[], object]) -> None:
         action()
     except ArmFailed as error:
         record.failure.update(status=error.status, error=str(error), **error.extra)
+        measured.stop()  # one that hangs would slow the others down
 
 
 class WorkerArm:
@@ -165,11 +171,10 @@ class WorkerArm:
         if process is not None:
             if process.stdin is not None:
                 _quietly(process.stdin.close)
-            try:
-                process.wait(_GRACE if process.poll() is None and not self._hung else 0)
-            except subprocess.TimeoutExpired:
-                _kill_group(process)
-                process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0 if self._hung else _GRACE)
+            _kill_group(process)  # also what it started, which may outlive it
+            process.wait()
             if process.stdout is not None:
                 process.stdout.close()
         if self._log is not None:
@@ -189,7 +194,7 @@ class WorkerArm:
 
     def _hear(self, event: str) -> dict[str, Any]:
         try:
-            line = self._answers.get(timeout=self._timeout)
+            line = self._answers.get(timeout=min(self._timeout, threading.TIMEOUT_MAX))
         except queue.Empty:
             self._hung = True
             raise ArmFailed("error", f"no answer within {self._timeout:g} s; raise --timeout") from None
@@ -202,6 +207,8 @@ class WorkerArm:
             self._hung = True
             raise ArmFailed("error", f"the worker answered with garbage: {line.strip()[:80]!r}") from error
         if found == "failed":
+            if answer["status"] == "input":
+                raise InputError(answer["error"])
             raise ArmFailed(answer.pop("status"), answer.pop("error"), **answer)
         if found != event:
             self._hung = True
@@ -229,11 +236,9 @@ class WorkerArm:
 
 
 def _read(stream: TextIO, answers: queue.SimpleQueue[str | None]) -> None:
-    try:
+    with contextlib.suppress(ValueError):  # closed while it was read
         for line in stream:
             answers.put(line)
-    except ValueError:  # closed while it was read
-        pass
     answers.put(None)
 
 

@@ -92,6 +92,8 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # typer says nothing when it is interrupted
+            print("optadvise: interrupted", file=sys.stderr)
     except OptadviseError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

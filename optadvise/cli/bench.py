@@ -64,7 +64,7 @@ def bench(
     Each runs in a process of its own, in rounds that alternate. Exit code 1: a requirement failed; 4: nothing could
     run; 5: the noise is larger than the question.
     """
-    from optadvise.bench.files import check_writable, saved, write
+    from optadvise.bench.files import check_writable, save_place, write
     from optadvise.bench.spec import Spec
     from optadvise.bench.stats import parse_requirement
     from optadvise.units import parse_count
@@ -86,16 +86,19 @@ def bench(
         compile=compile_,
         optimizer_only=optimizer_only,
     )
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: must be at least 0 and below 2^63")
     if not timeout > 0:
         raise InputError(f"--timeout {timeout:g}: must be above 0 seconds")
     arms = _arms(names or [], from_, spec, control, implementation, rules or [])
     files: dict[str, Path] = {}
     for flag, path in (("--json", json_), ("--csv", csv_), ("--markdown", markdown), ("--dashboard", dashboard)):
+        if str(path) == "-" and flag != "--json":
+            raise InputError(f"{flag} -: only JSON goes to stdout; name a file")
         if path is not None and str(path) != "-":
             files[flag] = Path(path)
     if save is not None:
-        files["--save"] = saved(save)
-        files["--save"].parent.mkdir(parents=True, exist_ok=True)
+        files["--save"] = save_place(save)
     for flag, path in files.items():
         check_writable(path, flag)
 
@@ -107,13 +110,16 @@ def bench(
         for flag, path in files.items():
             write(path, written[flag](result))
 
-    result = _measure(spec, arms, requirements, timeout, keep, partial=bool(files))
-    if json_ == "-":
-        typer.echo(_json(result), nl=False)
-    else:
-        from optadvise.render.bench import text
+    def show(result: dict[str, Any]) -> None:
+        if json_ == "-":
+            typer.echo(_json(result), nl=False)
+        else:
+            from optadvise.render.bench import text
 
-        text(result)
+            text(result)
+
+    result = _measure(spec, arms, requirements, timeout, keep, show, partial=bool(files))
+    show(result)
     raise typer.Exit(_exit_code(result))
 
 
@@ -158,6 +164,8 @@ def _arms(
     advisor = Advisor(load(rules))
     against = None if control == "none" else advisor.catalog.find_optimizer(control, "--control")
     if from_ is not None or names == ["-"]:
+        if implementation is not None:
+            raise InputError("--implementation: a recommendation names its own; leave it out")
         if from_ is not None and names:
             raise InputError("--from: it names the optimizer already; leave the others out")
         return plan.from_recommendation(advisor, _recommendation(from_), spec, control=against)
@@ -172,8 +180,9 @@ def _arms(
 def _recommendation(path: Path | None) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if path is None or str(path) == "-" else path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--from {str(path)!r}: cannot be read ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InputError(f"--from {str(path or '-')!r}: cannot be read ({why})") from error
     try:
         data = json.loads(text)
     except ValueError as error:
@@ -184,7 +193,7 @@ def _recommendation(path: Path | None) -> dict[str, Any]:
 
 
 def _measure(
-    spec: Any, arms: list[Any], requirements: list[Any], timeout: float, keep: Any, *, partial: bool
+    spec: Any, arms: list[Any], requirements: list[Any], timeout: float, keep: Any, show: Any, *, partial: bool
 ) -> dict[str, Any]:
     from optadvise.bench import result, runner
     from optadvise.bench.environment import environment
@@ -206,14 +215,8 @@ def _measure(
         except KeyboardInterrupt:
             found = result.make(spec, last, requirements, environment=about, complete=False)
             keep(found)
-            from optadvise.render.bench import text
-
-            with contextlib.redirect_stdout(sys.stderr):
-                text(found)
+            show(found)
             raise
-    for record in records:
-        if record.failure.get("status") == "input":
-            raise InputError(record.failure["error"])
     found = result.make(spec, records, requirements, environment=about)
     keep(found)
     return found

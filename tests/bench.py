@@ -1,0 +1,129 @@
+"""Workloads that misbehave, and a look at processes, for the tests of the bench."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from tests.results import SCHEMAS
+
+# What `--workload mine:NAME` finds in the folder that a test runs in.
+MINE = """
+import os, pathlib, shutil, time
+import torch
+
+def plain(pause=0.0):
+    torch.manual_seed(0)
+    module = torch.nn.Linear(64, 2)
+    batches = [(torch.randn(8, 64), torch.randint(0, 2, (8,)))]
+
+    def loss(module, batch):
+        time.sleep(pause)
+        return torch.nn.functional.cross_entropy(module(batch[0]), batch[1])
+
+    return module, batches, loss
+
+def slow():
+    return plain(0.1)
+
+def chatty():
+    print("chatter")
+    os.write(1, b"chatter past Python\\n")
+    os.system("echo chatter of a child")
+    return plain()
+
+def out_of_memory():
+    raise MemoryError("no room for the data")
+
+def huge():
+    return torch.nn.Linear(2**30, 2**24), [torch.zeros(1)]
+
+def diverging():
+    module, batches, loss = plain()
+    return module, batches, lambda module, batch: loss(module, batch) * float("inf")
+
+def raising():
+    raise ValueError("no data\\nin this folder")
+
+def nothing():
+    return None
+
+def folderless():
+    shutil.rmtree("results")
+    return plain()
+
+def ending():
+    module, batches, loss = plain()
+    return module, iter(batches), loss
+"""
+
+
+def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a command line in a process and a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "optadvise", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+
+
+def workers(parent: int | None = None) -> list[int]:
+    """Return the worker processes that a process has started, the oldest first."""
+    parent = os.getpid() if parent is None else parent
+    return [pid for pid in _processes() if _about(pid) == (parent, True)]
+
+
+def _processes() -> list[int]:
+    return sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _about(pid: int) -> tuple[int, bool]:
+    """Return a process's parent, and whether it is a worker."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+        return parent, b"optadvise.bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return 0, False
+
+
+def ended(pids: list[int], seconds: float = 3.0) -> bool:
+    """Return whether processes are gone, or only wait to be reaped, within some seconds."""
+    until = time.monotonic() + seconds
+    while alive := [pid for pid in pids if _runs(pid)]:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return not alive
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def one_line(err: str) -> str:
+    """Return the only line of an error, without what progress said before it."""
+    lines = [line for line in err.splitlines() if not line.startswith(("starting ", "round ", "reading "))]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("optadvise: "), err
+    return lines[0].removeprefix("optadvise: ")
+
+
+def result_in(text: str) -> dict[str, Any]:
+    """Return a result that keeps the contract."""
+    data: dict[str, Any] = json.loads(text)
+    jsonschema.validate(data, SCHEMAS["bench"])
+    return data

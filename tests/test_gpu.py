@@ -1,0 +1,49 @@
+"""What only a CUDA device can show. Run with `pytest -m gpu`; elsewhere each says why it is skipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import optadvise
+
+torch = pytest.importorskip("torch")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def bench(file: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    said = optadvise("bench", *arguments, "--device", "cuda", "--json", str(file))
+    assert said.code == 0, said.err
+    result = json.loads(file.read_text(encoding="utf-8"))
+    return {arm["label"]: arm for arm in result["arms"]}
+
+
+def test_every_kind_of_memory_is_reported(tmp_path: Path) -> None:
+    arms = bench(tmp_path / "r.json", "adamw8bit", "paged-adamw8bit", "--rounds", "3", "--steps", "5")
+    for arm in arms.values():
+        assert arm["status"] == "ok", arm["error"]
+        assert 0 < arm["peak_memory_bytes"]["allocated"] <= arm["peak_memory_bytes"]["reserved"]
+        assert arm["transient_bytes"] is not None
+        assert arm["loss"]["finite"]
+
+
+def test_eight_bit_state_is_a_quarter_at_a_hundred_million_parameters(tmp_path: Path) -> None:
+    line = "adamw8bit lion stable-adamw adan --optimizer-only --params 100M --rounds 5 --steps 10"
+    arms = bench(tmp_path / "r.json", *line.split())
+    control = next(arm for arm in arms.values() if arm["role"] == "control")
+    assert control["implementation"]["variant"] == "fused"
+    assert arms["adamw8bit"]["state_bytes"] < 0.26 * control["state_bytes"]
+    assert control["bandwidth"]["fraction"] > 0.5
+
+
+def test_an_allocation_that_fails_is_a_result(tmp_path: Path) -> None:
+    line = ["adamw", "--optimizer-only", "--params", "200B", "--rounds", "1", "--steps", "1", "--control", "none"]
+    said = optadvise("bench", *line, "--device", "cuda", "--json", str(tmp_path / "r.json"))
+    assert said.code == 4
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["arms"][0]["status"] == "oom"
