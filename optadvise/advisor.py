@@ -36,7 +36,7 @@ from optadvise.engine.situation import Completer
 # Facts of a situation that conditions may name, and that are questions to the user.
 ASKED = (
     "model", "task", "method", "params", "lora_rank", "vram_bytes", "gpus", "batch_size", "precision", "stability",
-    "tuning", "priority", "sparse_gradients", "shard", "steps",
+    "tuning", "priority", "sparse_gradients", "shard", "steps", "bf16",
 )  # fmt: skip
 # Hyperparameters that belong to the run and not to the optimizer's constructor, with the table that sets each.
 _RUN_TABLES = {"warmup_fraction": "warmup", "max_grad_norm": "clipping"}
@@ -99,7 +99,7 @@ class Advisor:
         optimizer = self.catalog.optimizer(situation.optimizer or choice.then["optimizer"])
         implementation = optimizer.implementations[0]
         estimate = self.memory(situation, optimizer)
-        self._add_card(cells, optimizer, implementation)
+        self._add_card(cells, optimizer, implementation, situation)
         self._add_fit(cells, estimate)
         scheduler, scheduled, why_schedule = self._schedule(optimizer, cells)
         cells["schedule"] = self.axes["schedule"].cell(scheduler.family)
@@ -188,12 +188,18 @@ class Advisor:
 
     # -- its links ----------------------------------------------------------------------------------------------
 
-    def _add_card(self, cells: dict[str, int], optimizer: Optimizer, implementation: Implementation) -> None:
+    def _add_card(
+        self, cells: dict[str, int], optimizer: Optimizer, implementation: Implementation, situation: Situation
+    ) -> None:
         packages = self.axes["package"].words or ()
+        betas = optimizer.hyperparameter("betas")
         package = implementation.package if implementation.package in packages else "other"
         values: dict[str, Any] = {
             "optimizer": optimizer.id, "rates": optimizer.rates, "decay": optimizer.decay, "family": optimizer.family,
             "package": package, "clips_update": optimizer.clips_update, "deviates": implementation.deviates is not None,
+            "steps_sparse": optimizer.sparse_gradients, "asked_for": situation.optimizer is not None,
+            "suited": situation.model in optimizer.suits,
+            "betas_advised": betas is not None and betas.advised and optimizer.rates != "own",
         }  # fmt: skip
         for name, value in values.items():
             cells[name] = self.axes[name].cell(value)
@@ -245,7 +251,7 @@ class Advisor:
         card = self.catalog.optimizer(optimizer.companion["optimizer"])
         implementation = card.implementations[0]
         own = dict(cells)
-        self._add_card(own, card, implementation)
+        self._add_card(own, card, implementation, situation)
         return implementation, _constructor(implementation, card, self._numbers(situation, card, scheduler, own))
 
     def _adjustments(self, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[tuple[str, Step]]:

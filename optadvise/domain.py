@@ -172,6 +172,7 @@ class Gpu(NamedTuple):
     memory_gib: float
     bandwidth_gb_s: float
     vendor: str
+    bf16: bool = True  # computes in bf16
 
 
 class Situation(NamedTuple):
@@ -181,9 +182,10 @@ class Situation(NamedTuple):
     task: str = "pretrain"
     method: str = "full"
     params: int | None = None  # of the whole model
-    lora_rank: int = 16
+    lora_rank: int | None = None  # of adapters, where there are any
     vram_bytes: int | None = None  # of one GPU
     gpu: str | None = None
+    bf16: bool = True  # the GPU computes in bf16
     gpus: int = 1
     batch_size: int | None = None  # samples per optimizer step, over all GPUs and accumulation
     micro_batch: int | None = None  # samples per forward pass on one GPU

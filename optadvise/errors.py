@@ -31,7 +31,7 @@ class RuleFileError(OptadviseError):
             source: The offending line of the file, stripped.
         """
         head = f"{where}: " if where else ""
-        tail = f"  [{source}]" if source else ""
+        tail = f"  [{source[:100]}{'…' if len(source) > 100 else ''}]" if source else ""
         super().__init__(f"{head}{message}{tail}")
 
 

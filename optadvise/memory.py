@@ -2,7 +2,8 @@
 
 Three conventions are in use for "bytes per parameter" and they differ in what they count; the ledger says each line:
 fp32 is weights 4, gradients 4; AMP adds a half-precision copy of the weights that autocast keeps, 4 + 2 and gradients
-4; pure bf16 is 2 and 2. An optimizer's state comes from its card.
+4; pure bf16 is 2 and 2. Sharded mixed precision is ZeRO's: half-precision weights and gradients, and an fp32 master
+copy that is sharded with the state. An optimizer's state comes from its card.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _WEIGHTS = {
     "amp-fp16": (6, "4 B fp32 + 2 B fp16 copy under autocast"),
     "bf16": (2, "2 B bf16"),
 }
+_HALF, _MASTER = 2, 4  # of sharded mixed precision: what is computed with, and the fp32 copy that is stepped
 _GRADIENTS = {"fp32": 4, "amp-bf16": 4, "amp-fp16": 4, "bf16": 2}
 
 _NO_SIZE = "the number of parameters is not known"
@@ -118,7 +120,7 @@ def trained_parameters(situation: Situation) -> int | None:
         return None
     if situation.method == "full":
         return situation.params
-    return adapter_parameters(situation.params, situation.lora_rank)
+    return adapter_parameters(situation.params, situation.lora_rank or 0)
 
 
 def _shards(situation: Situation) -> tuple[int, int, int]:
@@ -136,10 +138,12 @@ def weight_bytes(situation: Situation) -> int | None:
     params = situation.params
     if params is None:
         return None
-    split = _shards(situation)[0]
+    split, _, by_state = _shards(situation)
+    if situation.method == "full" and _has_sharded_master(situation):
+        return params * _HALF // split + params * _MASTER // by_state
     if situation.method == "full":
         return params * _WEIGHTS[situation.precision][0] // split
-    added = adapter_parameters(params, situation.lora_rank)
+    added = adapter_parameters(params, situation.lora_rank or 0)
     return round(params * _frozen(situation) + 4 * added) // split
 
 
@@ -149,11 +153,14 @@ def _frozen(situation: Situation) -> float:
 
 
 def _weight_words(situation: Situation) -> str:
-    over = _over(_shards(situation)[0])
+    split, _, by_state = _shards(situation)
+    over = _over(split)
+    if situation.method == "full" and _has_sharded_master(situation):
+        return f"2 B half precision per parameter{over}, 4 B fp32 master{_over(by_state)} (ZeRO's accounting)"
     if situation.method == "full":
         return f"{_WEIGHTS[situation.precision][1]} per parameter{over}"
     words = "0.516 B NF4, double quantised" if situation.method == "qlora" else f"{_frozen(situation):g} B frozen"
-    added = adapter_parameters(situation.params or 0, situation.lora_rank) / 1e6
+    added = adapter_parameters(situation.params or 0, situation.lora_rank or 0) / 1e6
     return f"{words} per parameter, and 4 B per adapter weight (about {added:.0f}M at rank {situation.lora_rank}){over}"
 
 
@@ -162,7 +169,14 @@ def _over(split: int) -> str:
 
 
 def _gradient_each(situation: Situation) -> int:
-    return _GRADIENTS[situation.precision] if situation.method == "full" else 4
+    if situation.method != "full":
+        return 4
+    return _HALF if _has_sharded_master(situation) else _GRADIENTS[situation.precision]
+
+
+def _has_sharded_master(situation: Situation) -> bool:
+    """Is the fp32 copy of the weights sharded with the optimizer's state, as ZeRO and FSDP do in mixed precision?"""
+    return situation.shard != "none" and situation.precision.startswith("amp")
 
 
 def gradient_bytes(situation: Situation) -> int | None:
@@ -282,8 +296,22 @@ def band(situation: Situation, optimizer: str, per_parameter: float, headroom: f
     """Return up to which model size an optimizer fits the memory; for full training of a model of unknown size."""
     if situation.vram_bytes is None or situation.method != "full":
         return None
-    weights, gradients, state = _shards(situation)
-    each = (
-        _WEIGHTS[situation.precision][0] / weights + _GRADIENTS[situation.precision] / gradients + per_parameter / state
-    )
-    return Band(optimizer, each, int(situation.vram_bytes * (1 - headroom) / each))
+    by_weights, by_gradients, by_state = _shards(situation)
+    weights = _WEIGHTS[situation.precision][0] / by_weights
+    if _has_sharded_master(situation):
+        weights = _HALF / by_weights + _MASTER / by_state
+    each = weights + _gradient_each(situation) / by_gradients + per_parameter / by_state
+    room = situation.vram_bytes * (1 - headroom)
+    largest = int(room / each)
+    # The bytes are rounded part by part, so the edge is looked for where it is and not where the quotient puts it.
+    while largest > 0 and not _within(situation, largest, per_parameter, room):
+        largest -= 1
+    while _within(situation, largest + 1, per_parameter, room):
+        largest += 1
+    return Band(optimizer, each, largest)
+
+
+def _within(situation: Situation, params: int, per_parameter: float, room: float) -> bool:
+    sized = situation._replace(params=params)
+    parts = (weight_bytes(sized), gradient_bytes(sized), optimizer_bytes(sized, per_parameter))
+    return sum(part or 0 for part in parts) <= room

@@ -62,4 +62,6 @@ def advise(
             ends.append(steps - int(str(named["decay_steps"])))
         path, kwargs = SEQUENTIAL, {"milestones": ends}
     shown = {k: named[k] for k in ("total_steps", "warmup_steps", "floor_lr")}
+    if scheduler.milestones:
+        shown["milestones"] = named["milestones"]
     return ScheduleAdvice(scheduler.id, path, kwargs, phases, shown, alternatives)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -205,6 +206,13 @@ def test_a_file_that_nothing_reads_is_an_error(tmp_path: Path) -> None:
         load([tmp_path])
 
 
+def test_a_pipe_among_the_rules_does_not_hang(tmp_path: Path) -> None:
+    (tmp_path / "optimizers").mkdir()
+    os.mkfifo(tmp_path / "optimizers" / "pipe.yaml")
+    with pytest.raises(RuleFileError, match="no regular file"):
+        load([tmp_path])
+
+
 def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "cache"))
     rules = tmp_path / "rules"
@@ -214,8 +222,6 @@ def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     card = rules / "optimizers" / "adamw.yaml"
     before = card.stat()
     card.write_text(card.read_text(encoding="utf-8").replace("year: 2017", "year: 2018"), encoding="utf-8")
-    import os
-
     os.utime(card, ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, same time: only the content differs
     second, changed = load_documents([rules])
     assert second["optimizers"]["adamw"]["year"] == 2018

@@ -89,6 +89,49 @@ def test_full_fine_tuning_that_cannot_fit_says_so() -> None:
     assert "WRN141" in {w["id"] for w in data["warnings"]}
 
 
+def test_sharded_mixed_precision_is_counted_as_zero_does() -> None:
+    """ZeRO, figure 1: 7.5B parameters on 64 GPUs take 31.4, 16.6 and 1.9 GB in stages 1, 2 and 3."""
+    line = "--model transformer --params 7.5B --gpus 64 --optimizer adamw --shard"
+    for shard, gigabytes in (("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.9)):
+        assert advice(*line.split(), shard)["memory"]["known_bytes"] == pytest.approx(gigabytes * 1e9, rel=0.02)
+
+
+def test_the_nearest_size_is_the_one_that_flips() -> None:
+    data = advice("--model", "transformer", "--params", "1.3B", "--gpu", "a100")
+    flips = {pair: f["optimizer"] for f in data["flips"] for pair in f["change"].items()}
+    assert flips["params", "over 3.82B"] == "adamw8bit"
+
+
+def test_a_gpu_without_bf16_is_not_told_to_use_it() -> None:
+    assert advice("--model", "transformer", "--gpu", "t4")["situation"]["precision"] == "amp-fp16"
+    assert advice("--model", "transformer", "--gpu", "a100")["situation"]["precision"] == "amp-bf16"
+
+
+def test_sparse_gradients_are_not_clipped_and_their_refusal_is_told() -> None:
+    data = advice("--model", "transformer", "--sparse-gradients", "--optimizer", "adamw")
+    assert next(h["value"] for h in data["hyperparameters"] if h["name"] == "max_grad_norm") is None
+    assert "WRN171" in {w["id"] for w in data["warnings"]}
+
+
+def test_a_scaled_up_rate_gets_a_ramp() -> None:
+    for tuning in ("low", "high"):
+        data = advice("--model", "cnn", "--batch-size", "4096", "--tuning", tuning)
+        assert data["scheduler"]["id"] == "warmup-cosine"
+
+
+def test_an_import_path_names_its_optimizer() -> None:
+    assert advice("--optimizer", "bitsandbytes.optim.AdamW8bit")["optimizer"]["id"] == "adamw8bit"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    for line in ("recommend --json", "recommend", "list"):
+        command = f"{sys.executable} -m optadvise {line} > /dev/full"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 4
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_adapters_are_told_that_eight_bits_would_not_help() -> None:
     data = advice(*"--model transformer --params 13B --vram 24GB --method lora".split())
     assert data["optimizer"]["id"] == "adamw"
@@ -130,6 +173,9 @@ def test_what_nobody_said_is_listed_as_assumed() -> None:
         ("recommend --shard zero2", 2, "--shard zero2", "--gpus"),
         ("recommend --batch-size 100 --micro-batch 16", 2, "--batch-size", "multiple"),
         ("recommend --format jsn", 2, "--format", "json"),
+        ("recommend --json --format python", 2, "--format python", "one of them"),
+        ("recommend --model llm", 2, "--model", "a kind of 'transformer'"),
+        ("recommend --lora-rank 8", 2, "--lora-rank 8", "--method lora"),
         ("recommend --bogus", 2, "--bogus", "--help"),
         ("recommend extra", 2, "extra", "--help"),
         ("recommend --rules /does/not/exist", 2, "--rules", "no such folder"),

@@ -91,6 +91,8 @@ def test_every_rule_fires_for_some_situation(advisor: Advisor) -> None:
             if random.random() < 0.45:
                 word = random.choice(list(fact["values"])) if "values" in fact else None
                 answers[name] = int(10 ** random.uniform(*exponents[name])) if word is None else word
+        if answers.get("method", "full") == "full":
+            answers.pop("lora_rank", None)
         answers["sparse_gradients"] = random.random() < 0.1
         if random.random() < 0.3:
             answers["optimizer"] = random.choice(advisor.catalog.optimizer_ids)

@@ -142,7 +142,8 @@ def _skeleton(card: Optimizer, made: Implementation, variant: str | None, spec: 
     kind = spec.device.split(":")[0]
     unsupported = None
     if card.paged and kind != "cuda":
-        unsupported = f"paged state needs CUDA; on {kind} it is not paged. Try the plain one: optadvise list"
+        plain = f"; optadvise bench {card.parents[0]} is the plain one" if card.parents else ""
+        unsupported = f"paged state needs CUDA; on {kind} it is not paged{plain}"
     elif kind not in made.devices:
         unsupported = f"{made.path} runs on {', '.join(made.devices)}, not on {kind}"
     elif not _importable(made):

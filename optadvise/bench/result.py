@@ -194,6 +194,8 @@ def _judged(requirement: Requirement, arm: Mapping[str, Any], ratios: Iterable[M
     found = judge(requirement, value, interval) if arm["status"] == "ok" else broken
     return {
         "text": requirement.text,
+        "metric": requirement.metric,
+        "relative": requirement.relative,
         "optimizer": arm["optimizer"],
         "label": arm["label"],
         "measured": value,

@@ -157,7 +157,9 @@ class WorkerArm:
     def round(self) -> dict[str, list[float]]:
         """Measure one round."""
         self._say({"command": "round"})
-        samples: dict[str, list[float]] = self._hear("round")["samples"]
+        samples = self._hear("round").get("samples")
+        if not isinstance(samples, dict) or not samples:
+            raise ArmFailed("error", "the worker answered a round without samples")
         return samples
 
     def finish(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -17,6 +18,11 @@ from queue import SimpleQueue
 from typing import Any, TextIO
 
 from optadvise.bench.spec import Arm, Spec
+
+# What libraries say where a device or a type is not theirs.
+_UNSUPPORTED = re.compile(
+    r"not (currently |yet )?(be )?support|unsupported|only supports? |requires? (a )?(cuda|gpu|triton)"
+)
 
 
 def main() -> None:
@@ -120,8 +126,7 @@ def _failure(error: BaseException) -> Mapping[str, Any]:
         return {"event": "failed", "status": "unsupported", "error": text}
     if isinstance(error, InputError):
         return {"event": "failed", "status": "input", "error": text}
-    unsupported = "not support" in lowered or "requires" in lowered or "only support" in lowered
-    status = "unsupported" if unsupported else "error"
+    status = "unsupported" if _UNSUPPORTED.search(lowered) else "error"
     return {"event": "failed", "status": status, "error": f"{kind}: {text[:300]}"}
 
 

@@ -132,7 +132,7 @@ class Catalog:
 
     @staticmethod
     def _find(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:
-        found = names.get(spelling(name))
+        found = names.get(spelling(name)) or names.get(spelling(name.rsplit(".", 1)[-1]))  # an import path's class too
         if found is None:
             guess = nearest(name, sorted({*names.values()}))
             raise InputError(f"{flag} {name!r}: not known; " + (f"{guess} " if guess else "") + otherwise)

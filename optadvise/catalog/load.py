@@ -45,7 +45,7 @@ def rule_files(layer: Path) -> list[Path]:
         raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
     try:
         entries = sorted(layer.iterdir())
-        files = [f for f in entries if f.suffix in (".yaml", ".yml") and f.is_file()]
+        files = [f for f in entries if f.suffix in (".yaml", ".yml") and not f.is_dir()]
         for folder in (f for f in entries if f.name in _FOLDERS and f.is_dir()):
             files += sorted(f for f in folder.iterdir() if f.suffix in (".yaml", ".yml"))
     except OSError as error:
@@ -54,6 +54,8 @@ def rule_files(layer: Path) -> list[Path]:
         places = ", ".join(f"{name}/" for name in _FOLDERS)
         raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
     for file in files:
+        if file.exists() and not file.is_file():
+            raise RuleFileError("is no regular file; put a YAML file here", str(file))
         if file.parent == layer and file.stem not in (*_SINGLE_FILES, *_TABLE_FILES):
             known = ", ".join(f"{name}.yaml" for name in (*_SINGLE_FILES, *_TABLE_FILES))
             raise RuleFileError(f"a file of this name is not read; known here: {known}", str(file))

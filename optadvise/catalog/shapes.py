@@ -137,6 +137,7 @@ fact = record(
     {
         "values": mapping(text, text),
         "values_from": one_of("optimizers"),
+        "also": mapping(text, many(text, 1)),  # what people type instead, for the hint
         "unknown": flag,
         "derived": text,
         "with": mapping(text, plain),
@@ -158,7 +159,7 @@ assumptions = record(
 
 gpu = record(
     {"id": text, "name": text, "memory_gib": number, "bandwidth_gb_s": number, "vendor": text, "cite": text},
-    {"aliases": many(text)},
+    {"aliases": many(text), "bf16": flag},
 )
 gpus = record({"gpus": many(gpu, 1)})
 

@@ -33,17 +33,19 @@ def read(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "optimizer":
             answers[name] = catalog.find_optimizer(value, flag)
         elif fact is not None and fact["type"] == "choice":
-            answers[name] = _word(value, flag, fact["values"])
+            answers[name] = _word(value, flag, fact)
         elif fact is not None and fact["type"] == "flag":
             answers[name] = True
     answers.update(_memory(catalog, typed.get("vram"), typed.get("gpu")))
     return answers
 
 
-def _word(value: str, flag: str, accepted: Mapping[str, str]) -> str:
+def _word(value: str, flag: str, fact: Mapping[str, Any]) -> str:
     word = value.strip().lower().replace("_", "-")
-    if word not in accepted:
-        raise InputError(f"{flag} {value!r}: not known; {nearest(word, accepted)}")
+    if word not in fact["values"]:
+        meant = next((kind for kind, words in fact.get("also", {}).items() if word in words), None)
+        guess = f"that is a kind of {meant!r}" if meant else nearest(word, fact["values"])
+        raise InputError(f"{flag} {value!r}: not known; {guess}")
     return word
 
 
@@ -52,7 +54,8 @@ def _memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[str, An
         raise InputError(f"--vram {vram} --gpu {gpu!r}: both state the memory; give one of them")
     if gpu is not None:
         found = catalog.find_gpu(gpu)
-        return {"gpu": found.name, "vram_bytes": round(found.memory_gib * 2**30)}
+        memory = {"gpu": found.name, "vram_bytes": round(found.memory_gib * 2**30)}
+        return memory if found.bf16 else {**memory, "bf16": False}
     if vram is None:
         return {}
     if vram.strip().lower() == "auto":

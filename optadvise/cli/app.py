@@ -75,6 +75,8 @@ _USAGE_ERRORS: type[Exception] = typer.BadParameter.__mro__[2]
 
 def main() -> None:
     """Run the command line and exit."""
+    if sys.stdout is None:  # closed by the shell, as in >&-
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? instead of a traceback
@@ -101,6 +103,11 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, as in `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        return _fail(f"the output cannot be written ({error.strerror}); send it elsewhere", 4)
     except _USAGE_ERRORS as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stdout.write(f"{error}\n")

@@ -101,6 +101,9 @@ def bench(
         files["--save"] = save_place(save)
     for flag, path in files.items():
         check_writable(path, flag)
+        same = [other for other in files if other != flag and files[other].resolve() == path.resolve()]
+        if same:
+            raise InputError(f"{flag} {str(path)!r}: {same[0]} names the same file; give each its own")
 
     def keep(result: dict[str, Any]) -> None:
         from optadvise.render import bench as render

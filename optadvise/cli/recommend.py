@@ -54,7 +54,10 @@ def recommend(
         "stability": stability, "tuning": tuning, "priority": priority, "sparse_gradients": sparse_gradients,
         "shard": shard, "optimizer": optimizer, "steps": steps,
     }  # fmt: skip
-    shape = "json" if json_ else format_.strip().lower()
+    shape = format_.strip().lower()
+    if json_ and shape not in ("text", "json"):
+        raise InputError(f"--json --format {format_}: both say how to print; give one of them")
+    shape = "json" if json_ else shape
     if shape not in _FORMATS:
         raise InputError(f"--format {format_!r}: not known; {nearest(shape, _FORMATS)}")
 

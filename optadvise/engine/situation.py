@@ -130,7 +130,7 @@ class Completer:
                 f"--batch-size {batch}: must be a multiple of --micro-batch {per_pass} = {micro * gpus}, "
                 "as it counts all GPUs and accumulation"
             )
-        unknown = [name for name in _MAY_BE_UNKNOWN if name not in answers]
+        unknown = [name for name in _MAY_BE_UNKNOWN if name not in filled]
         assumed = [name for name in filled if name not in answers]
         return Situation(**filled, assumed=(*unknown, *assumed))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -40,9 +42,17 @@ def _answer(out: Console, advice: Recommendation) -> None:
     if implementation.package and implementation.package != "torch":
         where += f", from pip install {implementation.package}"
     out.print(f"  {escape(where)}", soft_wrap=True)
-    if optimizer.companion:
-        companion = optimizer.companion
-        out.print(f"  with {companion['optimizer']} beside it for {escape(companion['for'])}")
+    if optimizer.companion and advice.companion:
+        other, numbers = advice.companion
+        shown = ", ".join(f"{name} {written(value)}" for name, value in numbers.items())
+        table = grid("wrap")
+        table.add_row("", escape(f"with {other.path} ({shown}) beside it for {optimizer.companion['for']}"))
+        out.print(table)
+    if advice.memory.fits is False:
+        need, have = advice.memory.known or 0, advice.memory.available or 0
+        out.print(
+            f"  [bold]Does not fit[/bold]: {show_bytes(need)} before activations, of {show_bytes(have)}; see below"
+        )
     out.print()
     table = grid("left", "left", "wrap")
     for number in advice.hyperparameters:
@@ -64,6 +74,9 @@ def _schedule_words(advice: Recommendation) -> str:
         words += f", {warmup:,} of them up"
     if isinstance(floor, float) and floor > 0:
         words += f", down to {show_number(floor)}"
+    milestones = named.get("milestones")
+    if isinstance(milestones, list) and milestones:
+        words += f", a tenth after each of {', '.join(f'{m:,}' for m in milestones)}"
     return words
 
 
@@ -90,9 +103,12 @@ def _memory(out: Console, advice: Recommendation) -> None:
     memory = advice.memory
     if memory.known is None and not advice.bands:
         out.print(heading("Memory"))
-        out.print("  Not known without --params; --vram or --gpu tells what would fit.")
+        more = "" if memory.available is not None else "; --vram or --gpu tells what would fit"
+        out.print(f"  Not known without --params{more}.")
         return
     out.print(heading("Memory") + ("" if memory.known is None else " of one GPU, derived"))
+    if advice.situation.gpu is not None:
+        out.print(f"  {escape(advice.situation.gpu)}, {show_bytes(memory.available or 0)}")
     if memory.known is not None:
         table = grid("left", "right", "wrap")
         for line in memory.ledger:
@@ -175,11 +191,14 @@ def _assumed(out: Console, situation: Situation, catalog: Catalog) -> None:
         shown = "not known" if value is None else f"{value:,}" if type(value) is int else str(value).lower()
         words.append(f"{_flag(catalog, name)} {shown}".replace(" ", "\u00a0"))
     out.print(heading("Assumed, as nobody said"))
-    table = grid("wrap")
-    table.add_row("", ", ".join(words))
-    out.print(table)
+    # A flag stays beside its value: this wraps at plain blanks only, which the console does not.
+    lines = textwrap.fill(
+        ", ".join(words), out.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
+    out.print(escape(lines), soft_wrap=True)
 
 
 def _next(out: Console, advice: Recommendation) -> None:
     out.print(heading("Next"))
     out.print(f"  optadvise bench {advice.optimizer.id}")
+    out.print("  the same line with --json | optadvise bench - measures exactly this advice")

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.bench.spec import metric_of
-from optadvise.render.console import Page, heading, titled
+from optadvise.bench.stats import METRICS
+from optadvise.render.console import Page, grid, heading, titled
 from optadvise.units import show_bytes, show_count
 
 
@@ -93,8 +94,10 @@ def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str, *, w
 
 def _details(out: Console, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
     out.print(heading(escape(arm["label"])) + f"  {_made(arm)}", soft_wrap=True)
+    table = grid("wrap")
     for line in _lines(arm, spec):
-        out.print(f"  {escape(line)}")
+        table.add_row("", escape(line))
+    out.print(table)
 
 
 def _made(arm: Mapping[str, Any]) -> str:
@@ -138,15 +141,23 @@ def _requirements(out: Console, result: Mapping[str, Any]) -> None:
     if not result["requirements"]:
         return
     out.print(heading("Requirements"))
-    table = titled(2, ("", "left"), ("", "fold"), ("measured", "right"), ("", "wrap"))
+    table = grid("left", "wrap")
     for found in result["requirements"]:
-        measured = "not measured" if found["measured"] is None else f"{found['measured']:.4g}"
+        measured = "not measured" if found["measured"] is None else _measured(found, found["measured"])
         if found["ci95"]:
-            measured += f" ({found['ci95'][0]:.4g} … {found['ci95'][1]:.4g})"
-        word = f"[bold]{found['verdict']}[/bold]"
-        table.add_row("", word, escape(found["label"]), measured, escape(found["text"]))
+            measured += f" ({' … '.join(_measured(found, end) for end in found['ci95'])})"
+        table.add_row("", f"[bold]{found['verdict']}[/bold]", escape(f"{found['text']}: {found['label']} {measured}"))
     out.print(table)
     out.print(f"\nVerdict: [bold]{result['verdict']}[/bold]")
+
+
+def _measured(found: Mapping[str, Any], value: float) -> str:
+    """Return a figure in the unit that its requirement speaks of."""
+    if found["relative"]:
+        return f"{value:.4g}x"
+    if METRICS[found["metric"]] == "bytes":
+        return show_bytes(value)
+    return _ms(value) if METRICS[found["metric"]] == "seconds" else f"{value:.4g}"
 
 
 def _cell(words: object) -> str:

@@ -71,7 +71,7 @@ def tree(cards: Sequence[Optimizer]) -> None:
                 if parents and parents[0] not in nodes:
                     left.append(card)
                     continue
-                also = f" [dim]and {', '.join(parents[1:])}[/dim]" if parents[1:] else ""
+                also = f" [dim]also from {', '.join(parents[1:])}[/dim]" if parents[1:] else ""
                 above = nodes[parents[0]] if parents else root
                 nodes[card.id] = above.add(f"[bold]{card.id}[/bold] [dim]{card.year}[/dim]{also}")
             if len(left) == len(waiting):  # parents in a circle: show what is left flat
@@ -195,13 +195,20 @@ def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
         out.print(heading("Then"))
         table = grid("left", "wrap")
         for name, value in row["then"].items():
-            table.add_row("", name, escape(_value(value)))
+            if isinstance(value, dict):
+                for number, (key, text) in enumerate(value.items()):
+                    table.add_row("", name if number == 0 else "", escape(f"{key}: {text}"))
+            else:
+                table.add_row("", name, escape(str(value)))
         out.print(table)
-        out.print(heading("Because"))
-        out.print(f"  {escape(row.get('because') or row['then'].get('text', ''))}")
+        if "because" in row:
+            out.print(heading("Because"))
+            table = grid("wrap")
+            table.add_row("", escape(row["because"]))
+            out.print(table)
         if row.get("overrides"):
             out.print(f"\nOverrides {', '.join(row['overrides'])}.")
-        _bullets(out, "Example", (f"{t['given']} gives {t['expect']}" for t in row.get("tests", ())))
+        _bullets(out, "Example", (f"{_facts(t['given'])} → {_facts(t['expect'])}" for t in row.get("tests", ())))
         _sources(out, row["cite"], catalog)
 
 
@@ -222,10 +229,8 @@ def _interval(item: Sequence[Any]) -> str:
     return f"{'[' if low_closed else '('}{low:g} .. {high:g}{']' if high_closed else ')'}"
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{k}: {v}" for k, v in value.items())
-    return str(value)
+def _facts(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {'unknown' if value is None else written(value)}" for name, value in facts.items())
 
 
 def _bullets(out: Console, title: str, lines: Iterable[str]) -> None:
