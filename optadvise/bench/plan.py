@@ -148,7 +148,9 @@ def _skeleton(card: Optimizer, made: Implementation, variant: str | None, spec: 
         unsupported = f"{made.path} runs on {', '.join(made.devices)}, not on {kind}"
     elif not _importable(made):
         remedy = f"pip install {made.package}" if made.package else "build it from source; optadvise show has the note"
-        unsupported = f"{made.path} is not installed; {remedy}"
+        other = next((i.path for i in card.implementations if kind in i.devices and _importable(i)), None)
+        stand_in = f"; optadvise bench {card.id} takes {other} instead" if other else ""
+        unsupported = f"{made.path} is not installed; {remedy}{stand_in}"
     return Arm(
         optimizer=card.id,
         label=label,

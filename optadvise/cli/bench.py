@@ -137,21 +137,31 @@ def _one_of(value: str, flag: str, accepted: Sequence[str]) -> str:
 
 
 def _device(wanted: str) -> str:
-    if wanted != "auto":
-        if wanted.split(":")[0] not in ("cpu", "cuda"):
-            raise InputError(f"--device {wanted!r}: not known; {nearest(wanted, ('cpu', 'cuda', 'auto'))}")
-        return wanted
+    """Return the device to measure on, as far as it can be told without importing torch.
+
+    Raises:
+        InputError: It is no kind of device that is measured.
+        CannotRunHereError: CUDA was asked for and torch is built without it.
+    """
+    if wanted.split(":")[0] not in ("cpu", "cuda", "auto"):
+        raise InputError(f"--device {wanted!r}: not known; {nearest(wanted, ('cpu', 'cuda', 'auto'))}")
     from importlib.metadata import PackageNotFoundError, version
 
     from optadvise.machine import gpu_here
 
     try:
-        if "+cpu" in version("torch"):
-            return "cpu"
+        built = version("torch")
+    except PackageNotFoundError as error:
+        raise CannotRunHereError("bench: torch is not installed; pip install torch") from error
+    if wanted.startswith("cuda") and "+cpu" in built:
+        raise CannotRunHereError(f"--device {wanted}: torch {built} is built without CUDA; see optadvise doctor")
+    if wanted != "auto":
+        return wanted
+    try:
         gpu_here()
-    except (PackageNotFoundError, CannotRunHereError):
+    except CannotRunHereError:
         return "cpu"
-    return "cuda"
+    return "cpu" if "+cpu" in built else "cuda"
 
 
 def _arms(
