@@ -7,15 +7,21 @@ so a stale entry cannot be found. It is an optimisation only: any trouble with i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from optadvise.errors import InputError, RuleFileError
+
+# As the standard library's own `random` does: hashlib loads OpenSSL, which is 3 ms of every start.
+for _name in ("_sha2", "_sha256", "hashlib"):  # from Python 3.12, before it, and anywhere
+    with contextlib.suppress(ImportError):
+        sha256: Callable[..., Any] = import_module(_name).sha256
+        break
 
 _HERE = Path(__file__).parent
 _SINGLE_FILES = ("facts", "assume", "gpus", "sources")
@@ -82,11 +88,11 @@ def load_documents(layers: Sequence[Path]) -> tuple[Documents, str]:
                 contents.append((index, file, file.read_bytes()))
             except OSError as error:
                 raise InputError(f"--rules {str(file)!r}: cannot be read ({error.strerror})") from error
-    fingerprint = hashlib.sha256()
+    fingerprint = sha256()
     for index, file, content in contents:
         fingerprint.update(f"{index}/{file.relative_to(layers[index])}\0{len(content)}\0".encode())
         fingerprint.update(content)
-    key = hashlib.sha256(fingerprint.digest() + _code_digest() + "\0".join(map(str, layers)).encode()).hexdigest()
+    key = sha256(fingerprint.digest() + _code_digest() + "\0".join(map(str, layers)).encode()).hexdigest()
     cached = _read_cache(key)
     if cached is not None:
         return cached, fingerprint.hexdigest()[:12]
@@ -98,10 +104,10 @@ def load_documents(layers: Sequence[Path]) -> tuple[Documents, str]:
 
 
 def _code_digest() -> bytes:
-    digest = hashlib.sha256()
+    digest = sha256()
     for file in sorted(_HERE.glob("*.py")):
         digest.update(file.read_bytes())
-    return digest.digest()
+    return bytes(digest.digest())
 
 
 def _cache_file(key: str) -> Path | None:
