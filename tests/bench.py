@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,8 @@ def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Pop
         text=True,
         cwd=folder,
         env={**os.environ, **environment},
+        # A background job of a shell without job control hands on that SIGINT is ignored; a person's shell does not.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         start_new_session=True,
     )
 
