@@ -93,6 +93,10 @@ class Implementation(NamedTuple):
     tensors: str | None = None  # `matrix`: takes 2-D weights only
     needs_train_mode: bool = False
     state: tuple[StateTensor, ...] | None = None  # where it differs from the card's
+    # Copies that one step makes while it runs, in items of the weights: of all tensors at once (foreach), or of the
+    # largest, where tensors are stepped one by one.
+    scratch_all: float = 0.0
+    scratch_largest: float = 0.0
     deviates: Mapping[str, Any] | None = None
     note: str | None = None
 
@@ -121,6 +125,7 @@ class Optimizer(NamedTuple):
     schedules: tuple[str, ...] | None  # the only ones it may run under
     clips_update: bool  # needs no gradient clipping
     paged: bool  # state may leave the GPU
+    wide_embeddings: bool  # transformers' Trainer keeps the state of embeddings in 32 bits
     huggingface: str | None
     use_when: tuple[str, ...]
     avoid_when: tuple[str, ...]
@@ -175,6 +180,16 @@ class Gpu(NamedTuple):
     bf16: bool = True  # computes in bf16
 
 
+class NetworkShape(NamedTuple):
+    """A network's family and dimensions, as far as memory needs them."""
+
+    family: str
+    name: str
+    basis: str  # config, named, dimensions, or typical of its size
+    dims: tuple[tuple[str, int], ...]
+    flags: tuple[str, ...]
+
+
 class Situation(NamedTuple):
     """What is known about a training run. None is not known; `assumed` names what nobody said."""
 
@@ -182,10 +197,13 @@ class Situation(NamedTuple):
     task: str = "pretrain"
     method: str = "full"
     params: int | None = None  # of the whole model
+    shape: NetworkShape | None = None
     lora_rank: int | None = None  # of adapters, where there are any
+    lora_targets: str = "all"  # linear layers with adapters, by their short names, joined by commas
     vram_bytes: int | None = None  # of one GPU
     gpu: str | None = None
     bf16: bool = True  # the GPU computes in bf16
+    vendor: str = "nvidia"  # of the GPU
     gpus: int = 1
     batch_size: int | None = None  # samples per optimizer step, over all GPUs and accumulation
     micro_batch: int | None = None  # samples per forward pass on one GPU
@@ -195,6 +213,14 @@ class Situation(NamedTuple):
     priority: str = "balanced"
     sparse_gradients: bool = False
     shard: str = "none"
+    seq_len: int | None = None  # tokens of a sample
+    image_size: int | None = None  # pixels of an image's side
+    checkpointing: str = "none"
+    attention: str = "flash"
+    loss: str = "whole"  # or chunked: logits are never there as a whole
+    gradient_release: bool = False
+    clipping: bool = False  # the global gradient norm is clipped; False is not said
+    offload: bool = False  # optimizer state on the host
     steps: int = 100_000  # optimizer steps of the whole run
     optimizer: str | None = None  # taken instead of choosing
     assumed: tuple[str, ...] = ()
@@ -220,27 +246,43 @@ class Advised(NamedTuple):
     ledger: tuple[LedgerEntry, ...]
 
 
+class Interval(NamedTuple):
+    """A figure that is not certain, in bytes."""
+
+    low: int
+    expected: int
+    high: int
+
+
 class MemoryLine(NamedTuple):
     """One line of the memory ledger."""
 
-    part: str  # weights, gradients, optimizer
-    bytes: int | None
+    part: str
+    bytes: int | None  # all of it, whenever it is there
     how: str  # the arithmetic in words
+    at_peak: int | None = None  # what of it is there at the highest moment
+    interval: Interval | None = None  # of what is there at the highest moment
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes on one GPU. `total` is None while a part is not modelled; `known` is what is."""
+    """Bytes on one GPU. `total` is the highest moment, None where the shape is not known; `known` needs no shape."""
 
-    weights: int | None
+    weights: int | None  # with the fp32 copy that sharded mixed precision keeps
     gradients: int | None
     optimizer: int | None
-    activations: int | None
-    overhead: int | None
+    activations: int | None  # kept for the backward pass, with the logits
+    overhead: int | None  # temporaries, copies, communication, context and fragmentation, less what has gone by then
     total: int | None
-    known: int | None
+    known: int | None  # weights, gradients and state
     available: int | None
-    fits: bool | None
+    fits: bool | None  # True and False are certain within the interval
     ledger: tuple[MemoryLine, ...]
+    interval: Interval | None = None  # of the total
+    allocated: int | None = None  # what torch.cuda.max_memory_allocated would say
+    reserved: int | None = None  # what torch.cuda.max_memory_reserved would say
+    peak: str | None = None  # when the highest moment is
+    basis: str = "none"  # exact shape, typical of the size, or none
+    pages: int = 0  # bytes of state that may leave the GPU
 
 
 class Band(NamedTuple):
@@ -315,3 +357,40 @@ class Recommendation(NamedTuple):
     flips: tuple[Flip, ...]
     fingerprint: str
     layers: tuple[str, ...]
+
+
+class Fit(NamedTuple):
+    """One optimizer in a run's place."""
+
+    id: str
+    optimizer_bytes: int | None
+    total: int | None
+    known: int | None
+    fits: bool | None
+    largest_pass: int | None  # samples of one pass that fit
+    longest: int | None  # tokens of a sample that fit
+    basis: str = "derived"  # or measured, or card where fake tensors cannot step it
+
+
+class Fix(NamedTuple):
+    """One step of a chain of changes after which a run fits."""
+
+    rule: str
+    change: Mapping[str, Any]
+    saves: int  # bytes
+    needs: int  # bytes afterwards
+    costs: str
+    cite: tuple[str, ...]
+
+
+class MemoryAnswer(NamedTuple):
+    """Will it fit?"""
+
+    situation: Situation
+    optimizer: str
+    memory: MemoryEstimate
+    largest_pass: int | None
+    longest: int | None
+    optimizers: tuple[Fit, ...]  # the least memory first
+    fixes: tuple[tuple[Fix, ...], ...]  # the cheapest chain first
+    measured: float | None = None  # seconds that measuring took; None where all is derived

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from optadvise.catalog.load import Documents, load_documents, shipped_rules
+from optadvise.catalog.load import Documents, Later, Memo, load_documents, shipped_rules
 from optadvise.domain import (
     Gpu,
     Hyperparameter,
@@ -33,9 +33,12 @@ def spelling(name: str) -> str:
 class Catalog:
     """Everything that is known, from one or more layers of rule files."""
 
-    def __init__(self, documents: Documents, fingerprint: str, layers: Sequence[str]) -> None:
+    def __init__(self, documents: Documents, fingerprint: str, layers: Sequence[str],
+                 later: Later | None = None) -> None:  # fmt: skip
         """Wrap documents that are valid already; use `load` to get one."""
         self.documents = documents
+        self._later = later or Later(dict, Memo(""))
+        self.figures = self._later.figures
         self.fingerprint = fingerprint
         self.layers = tuple(layers)
         self.facts: dict[str, Mapping[str, Any]] = documents["facts"]
@@ -51,6 +54,42 @@ class Catalog:
     def gpus(self) -> tuple[Gpu, ...]:
         """Every GPU that is known."""
         return tuple(_build(Gpu, entry) for entry in self.documents["gpus"])
+
+    @cached_property
+    def networks(self) -> Documents:
+        """Every family of networks by its id, read when it is first asked for."""
+        return self._later.networks()
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        """Every well-known shape by its name: its family's id, and what it sets."""
+        return {
+            name: (family["family"], shape)
+            for family in self.networks.values()
+            for name, shape in family.get("shapes", {}).items()
+        }
+
+    def find_shape(self, name: str, flag: str = "--arch") -> str:
+        """Return the name of a well-known shape in any spelling.
+
+        Raises:
+            InputError: Nothing is called so; the nearest names are given.
+        """
+        return self._find(
+            self._shape_names, name, flag, "say --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab"
+        )
+
+    @cached_property
+    def _shape_names(self) -> dict[str, str]:
+        """Every spelling that means one shape only: without its dot, opt-1.3b would be opt-13b."""
+        names: dict[str, str] = {}
+        for key, (_, shape) in self.shapes.items():
+            for word in (key, *shape.get("aliases", ())):
+                found = spelling(word)
+                names[found] = key if names.get(found, key) == key else ""
+        for key, (_, shape) in self.shapes.items():
+            names.update({word.lower(): key for word in (key, *shape.get("aliases", ()))})
+        return {word: key for word, key in names.items() if key}
 
     @property
     def optimizer_ids(self) -> list[str]:
@@ -132,7 +171,9 @@ class Catalog:
 
     @staticmethod
     def _find(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:
-        found = names.get(spelling(name)) or names.get(spelling(name.rsplit(".", 1)[-1]))  # an import path's class too
+        # As it is written; in any spelling; the class of an import path.
+        words = (name.strip().lower(), spelling(name), spelling(name.rsplit(".", 1)[-1]))
+        found = next((names[word] for word in words if word in names), None)
         if found is None:
             guess = nearest(name, sorted({*names.values()}))
             raise InputError(f"{flag} {name!r}: not known; " + (f"{guess} " if guess else "") + otherwise)
@@ -162,8 +203,8 @@ def load(extra: Sequence[Path] = ()) -> Catalog:
         'AdamW'
     """
     layers = [shipped_rules(), *extra]
-    documents, fingerprint = load_documents(layers)
-    return Catalog(documents, fingerprint, ["shipped", *map(str, extra)])
+    documents, fingerprint, later = load_documents(layers)
+    return Catalog(documents, fingerprint, ["shipped", *map(str, extra)], later)
 
 
 def _names(cards: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -218,6 +259,7 @@ def _optimizer(entry: Mapping[str, Any]) -> Optimizer:
             "schedules": None,
             "clips_update": False,
             "paged": False,
+            "wide_embeddings": False,
             "huggingface": None,
             **entry,
         },

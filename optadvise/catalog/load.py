@@ -6,6 +6,7 @@ so a stale entry cannot be found. It is an optimisation only: any trouble with i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optadvise.errors import InputError, RuleFileError
 
@@ -24,9 +25,10 @@ for _name in ("_sha2", "_sha256", "hashlib"):  # from Python 3.12, before it, an
         break
 
 _HERE = Path(__file__).parent
-_SINGLE_FILES = ("facts", "assume", "gpus", "sources")
-_FOLDERS = ("optimizers", "schedulers", "decide")
-_TABLE_FILES = ("adjust", "warn")
+_SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
+_NETWORKS = "networks"  # read apart, when a shape is asked for
+_FOLDERS = ("optimizers", "schedulers", "decide", _NETWORKS)
+_TABLE_FILES = ("adjust", "warn", "fixes")
 
 Documents = dict[str, Any]
 
@@ -68,14 +70,57 @@ def rule_files(layer: Path) -> list[Path]:
     return files
 
 
-def load_documents(layers: Sequence[Path]) -> tuple[Documents, str]:
+class Later(NamedTuple):
+    """What most commands need none of."""
+
+    networks: Callable[[], Documents]  # reads the descriptions of networks
+    figures: Memo
+
+
+class Memo:
+    """Figures that follow from the rules alone, worked out once and kept beside the cache.
+
+    Example:
+        >>> Memo("").get("answer", lambda: [6 * 7])
+        [42]
+    """
+
+    _MOST = 1000
+
+    def __init__(self, key: str) -> None:
+        """Take the figures of a key; none are kept for an empty one."""
+        self._key = key
+        self._known: Documents | None = None
+
+    def get(self, name: str, make: Callable[[], list[Any]]) -> list[Any]:
+        """Return a figure, made where it is not known.
+
+        Args:
+            name: What it depends on beside the rules.
+            make: Works it out, as plain JSON.
+        """
+        if self._known is None:
+            self._known = (_read_cache(self._key) if self._key else None) or {}
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = make()
+            if self._key and len(self._known) <= self._MOST:
+                atexit.unregister(self._save)
+                atexit.register(self._save)
+        return found
+
+    def _save(self) -> None:
+        _write_cache(self._key, self._known or {})
+
+
+def load_documents(layers: Sequence[Path]) -> tuple[Documents, str, Later]:
     """Read and validate every file of the layers, or take them from the cache.
 
     Args:
         layers: Folders laid out like `rules/`; the first is the base, later ones add to it.
 
     Returns:
-        The documents by kind, and the fingerprint of the rules' content.
+        The documents by kind, the fingerprint of all content, and what is read later.
 
     Raises:
         InputError: A folder is missing, unreadable or empty.
@@ -93,19 +138,38 @@ def load_documents(layers: Sequence[Path]) -> tuple[Documents, str]:
         fingerprint.update(f"{index}/{file.relative_to(layers[index])}\0{len(content)}\0".encode())
         fingerprint.update(content)
     key = sha256(fingerprint.digest() + _code_digest() + "\0".join(map(str, layers)).encode()).hexdigest()
-    cached = _read_cache(key)
-    if cached is not None:
-        return cached, fingerprint.hexdigest()[:12]
-    from optadvise.catalog.validate import read_documents  # imports yaml, which a cache hit does not need
+    rules = [entry for entry in contents if entry[1].parent.name != _NETWORKS]
+    networks = [entry for entry in contents if entry[1].parent.name == _NETWORKS]
 
-    documents = read_documents(contents)
-    _write_cache(key, documents)
-    return documents, fingerprint.hexdigest()[:12]
+    # What reads YAML is imported only where the cache has nothing.
+    def read_rules() -> Documents:
+        from optadvise.catalog.validate import read_documents
+
+        return read_documents(rules)
+
+    def read_networks() -> Documents:
+        from optadvise.catalog.networks import read_networks
+
+        return read_networks([(file, content) for _, file, content in networks])
+
+    def networks_now() -> Documents:
+        return _cached(f"networks-{key}", read_networks)
+
+    later = Later(networks_now, Memo(f"figures-{key}"))
+    return _cached(f"rules-{key}", read_rules), fingerprint.hexdigest()[:12], later
+
+
+def _cached(key: str, read: Callable[[], Documents]) -> Documents:
+    found = _read_cache(key)
+    if found is None:
+        found = read()
+        _write_cache(key, found)
+    return found
 
 
 def _code_digest() -> bytes:
     digest = sha256()
-    for file in sorted(_HERE.glob("*.py")):
+    for file in sorted((*_HERE.glob("*.py"), *(_HERE.parent / "memory").glob("*.py"))):
         digest.update(file.read_bytes())
     return bytes(digest.digest())
 
@@ -114,13 +178,13 @@ def _cache_file(key: str) -> Path | None:
     if os.environ.get("OPTADVISE_NO_CACHE"):
         return None
     if override := os.environ.get("OPTADVISE_CACHE_DIR"):
-        return Path(override) / f"rules-{key[:32]}.json"
+        return Path(override) / f"{key[:40]}.json"
     home = Path.home()
     base = {
         "win32": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
         "darwin": home / "Library" / "Caches",
     }.get(sys.platform, Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache"))
-    return base / "optadvise" / f"rules-{key[:32]}.json"
+    return base / "optadvise" / f"{key[:40]}.json"
 
 
 def _read_cache(key: str) -> Documents | None:
@@ -146,7 +210,7 @@ def _write_cache(key: str, documents: Documents) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps({"key": key, "documents": documents}), encoding="utf-8")
         temporary.replace(file)
-        _drop_old(file.parent, keep=20)
+        _drop_old(file.parent, keep=30)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -156,5 +220,5 @@ def _drop_old(folder: Path, keep: int) -> None:
     def age(file: Path) -> float:
         return file.stat().st_mtime
 
-    for file in sorted(folder.glob("rules-*.json"), key=age, reverse=True)[keep:]:
+    for file in sorted(folder.glob("*-*.json"), key=age, reverse=True)[keep:]:
         file.unlink(missing_ok=True)

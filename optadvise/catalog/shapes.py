@@ -54,6 +54,8 @@ implementation = record(
         "tensors": one_of("matrix"),
         "needs_train_mode": flag,
         "state": many(state_tensor),
+        "scratch_all": number,
+        "scratch_largest": number,
         "deviates": record({"in": text, "cite": cites}, {"by": plain}),
         "note": text,
     },
@@ -93,6 +95,7 @@ optimizer = record(
         "schedules": many(scheduler_ref, 1),
         "clips_update": flag,
         "paged": flag,
+        "wide_embeddings": flag,
         "huggingface": maybe(text),
         "notes": many(note),
     },
@@ -162,6 +165,50 @@ gpu = record(
     {"aliases": many(text), "bf16": flag},
 )
 gpus = record({"gpus": many(gpu, 1)})
+
+_range = record({"low": number, "expected": number, "high": number, "cite": cites})
+memory = record(
+    {
+        "memory": record(
+            {
+                "headroom": number,
+                "context": _range,
+                "fragmentation": _range,
+                "activations": record(
+                    {"known": many(number, 2), "typical": many(number, 2), "measured": many(number, 2)}
+                ),
+                "more": record({"logits": number, "adapters": number}),
+                "bucket_elements": number,
+                "gathered_layers": number,
+                "typical": mapping(
+                    reference("model"),
+                    record({"between": many(text, 2)}, {"seq_len": number, "image_size": number}),
+                ),
+                "plain": mapping(reference("model"), text),
+            }
+        )
+    }
+)
+
+fixes = record(
+    {
+        "fixes": many(
+            record(
+                {
+                    "id": text,
+                    "name": text,
+                    "when": when,
+                    "change": mapping(text, plain),
+                    "effort": number,
+                    "costs": text,
+                    "cite": cites,
+                },
+                located=True,
+            ),
+            1,
+        )
+    }
+)
 
 source = record({"title": text, "url": text}, {"authors": text, "year": number})
 sources = record({"sources": mapping(text, source)})

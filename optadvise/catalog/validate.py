@@ -13,7 +13,9 @@ from optadvise.catalog.reader import Context, Shape, many, one_of, parse, record
 from optadvise.errors import RuleFileError, nearest
 
 Documents = dict[str, Any]
-_ORDER = ("facts", "sources", "gpus", "optimizers", "schedulers", "assume", "decide", "adjust", "warn")
+_ORDER = (
+    "facts", "sources", "gpus", "memory", "optimizers", "schedulers", "assume", "fixes", "decide", "adjust", "warn",
+)  # fmt: skip
 
 
 def read_documents(contents: Sequence[tuple[int, Path, bytes]]) -> Documents:
@@ -27,7 +29,7 @@ def read_documents(contents: Sequence[tuple[int, Path, bytes]]) -> Documents:
     """
     documents: Documents = {
         "facts": {}, "sources": {}, "gpus": [], "optimizers": {}, "schedulers": {}, "assume": [], "contradictions": [],
-        "tables": {},
+        "tables": {}, "memory": {}, "fixes": [],
     }  # fmt: skip
     contexts: list[Context] = []
     for index, file, content in sorted(contents, key=lambda item: (_ORDER.index(_kind(item[1])), item[0], item[1])):
@@ -210,13 +212,28 @@ def _check_names(documents: Documents) -> None:
                 spellings[name] = card["id"]
 
 
+def _fixes(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+    for fix in shapes.fixes(node, context)["fixes"]:
+        for name, value in fix["change"].items():
+            fact = documents["facts"].get(name)
+            if fact is None:
+                known = nearest(name, documents["facts"])
+                raise RuleFileError(f"`change` sets {name!r}, which is no fact; {known}", fix["at"])
+            words = [str(word).lower() for word in fact.get("values", ())]
+            if words and str(value).lower() not in words:
+                raise RuleFileError(f"`change` gives {value!r}; {nearest(str(value), words)}", fix["at"])
+        documents["fixes"].append(fix)
+
+
 _READERS: dict[str, Any] = {
     "facts": _facts,
     "sources": _sources,
     "gpus": _gpus,
+    "memory": lambda node, context, documents, index, file: documents.update(shapes.memory(node, context)),
     "optimizers": _card(shapes.optimizer, "optimizers"),
     "schedulers": _card(shapes.scheduler, "schedulers"),
     "assume": lambda node, context, documents, index, file: _assume(node, context, documents),
+    "fixes": _fixes,
     "decide": _table,
     "adjust": _table,
     "warn": _table,

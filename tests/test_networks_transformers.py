@@ -1,0 +1,465 @@
+"""Transformers: weights tensor by tensor, what a step keeps against autograd itself, and configurations gone wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from optadvise import architecture
+from optadvise.catalog import Catalog
+from optadvise.errors import InputError
+from optadvise.memory.network import Block, Network, step, weights
+from optadvise.memory.records import Batch, Mode
+from optadvise.memory.tape import Tape, compiled, product, run
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+needs_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="transformers is not installed: nothing to compare with"
+)
+# Its import warns about what it finds installed; that is not ours.
+quiet = pytest.mark.filterwarnings("ignore")
+
+SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96,
+         "vocab_size": 101, "pad_token_id": 0}  # fmt: skip
+GROUPED = {**SMALL, "num_key_value_heads": 2}
+WIDE = {**GROUPED, "head_dim": 32}
+TINY = [
+    ("llama", GROUPED),
+    ("llama", {**WIDE, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("mistral", GROUPED),
+    ("qwen2", GROUPED),
+    ("ministral", WIDE),
+    ("smollm3", GROUPED),
+    ("qwen3", GROUPED),
+    ("qwen3", {**WIDE, "attention_bias": True}),
+    ("gemma", GROUPED),
+    ("gemma2", GROUPED),
+    ("gemma3_text", GROUPED),
+    ("olmo", GROUPED),
+    ("olmo2", GROUPED),
+    ("phi", GROUPED),
+    ("phi3", GROUPED),
+    ("gpt_neox", SMALL),
+    ("gpt_neox", {**SMALL, "use_parallel_residual": False, "attention_bias": False}),
+    ("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 99}),
+    ("opt", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 96, "vocab_size": 77}),
+    ("opt", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 96, "vocab_size": 77,
+             "word_embed_proj_dim": 32, "do_layer_norm_before": False}),
+    ("bert", SMALL),
+    ("roberta", SMALL),
+    ("distilbert", {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "vocab_size": 99}),
+    ("t5", {}),
+    ("t5", {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 2}),
+    ("vit", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
+             "num_labels": 7}),
+    ("mixtral", {**GROUPED, "num_local_experts": 4}),
+    ("qwen2_moe", {**GROUPED, "num_experts": 4, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 56}),
+    ("qwen3_moe", {**GROUPED, "num_experts": 4, "moe_intermediate_size": 48}),
+    ("olmoe", {**GROUPED, "num_experts": 4}),
+]  # fmt: skip
+FULL_SIZE = [
+    ("llama", {"num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}),
+    ("mistral", {}),
+    ("qwen3", {"num_key_value_heads": 8, "intermediate_size": 12288, "num_hidden_layers": 36}),
+    ("gpt2", {}),
+    ("bert", {}),
+    ("t5", {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_ff": 3072}),
+    ("vit", {"num_labels": 1000, "image_size": 384}),
+    ("mixtral", {}),
+]
+
+
+def model_of(config: Any) -> Any:
+    import transformers
+
+    word = {"bert": "MaskedLM", "roberta": "MaskedLM", "distilbert": "MaskedLM", "t5": "Seq2SeqLM",
+            "vit": "ImageClassification"}.get(config.model_type, "CausalLM")  # fmt: skip
+    return getattr(transformers, f"AutoModelFor{word}").from_config(config)
+
+
+def config_of(kind: str, arguments: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(kind, **arguments)
+
+
+def written(folder: Path, document: Any) -> Path:
+    file = folder / "config.json"
+    file.write_text(json.dumps(document, default=str), encoding="utf-8")
+    return file
+
+
+def shapes_of(network: Network) -> Counter[tuple[int, ...]]:
+    found: Counter[tuple[int, ...]] = Counter()
+    for weight, count in weights(network).items():
+        found[weight.shape] += count
+    return found
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+@quiet
+@needs_transformers
+@pytest.mark.parametrize(("kind", "arguments"), [*TINY, *FULL_SIZE])
+def test_weights_equal_those_of_hugging_face(
+    catalog: Catalog, tmp_path: Path, kind: str, arguments: dict[str, Any]
+) -> None:
+    config = config_of(kind, arguments)
+    with torch.device("meta"):
+        model = model_of(config)
+    shape = architecture.from_config(catalog, written(tmp_path, config.to_dict()))
+    assert shapes_of(architecture.network(catalog, shape)) == Counter(tuple(p.shape) for p in model.parameters())
+
+
+PUBLISHED = {  # counts of the checkpoints themselves
+    "bert-base-uncased": 109_514_298, "bert-large-uncased": 335_174_458, "distilbert-base-uncased": 66_985_530,
+    "gemma-2-9b": 9_241_705_984, "gemma-2b": 2_506_172_416, "gemma-3-1b": 999_885_952, "gpt-neox-20b": 20_554_567_680,
+    "gpt2": 124_439_808, "gpt2-xl": 1_557_611_200, "llama-2-7b": 6_738_415_616, "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248, "llama-3.1-405b": 405_853_388_800, "llama-3.2-1b": 1_235_814_400,
+    "mistral-7b": 7_241_732_096, "mixtral-8x7b": 46_702_792_704, "olmo-2-7b": 7_298_617_344,
+    "olmoe-1b-7b": 6_919_161_856, "opt-350m": 331_196_416, "phi-2": 2_779_683_840, "phi-4": 14_659_507_200,
+    "pythia-12b": 11_846_072_320, "qwen2.5-7b": 7_615_616_512, "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-8b": 8_190_735_360, "roberta-base": 124_697_433, "smollm2-135m": 134_515_008, "t5-11b": 11_307_321_344,
+    "t5-small": 60_506_624, "t5-v1.1-base": 247_577_856, "tinyllama-1.1b": 1_100_048_384, "vit-base-16": 86_567_656,
+    "vit-huge-14": 632_045_800,
+}  # fmt: skip
+
+
+def test_every_named_shape_has_the_count_that_it_states(catalog: Catalog) -> None:
+    names = [n for n, (f, _) in catalog.shapes.items() if "model_types" in catalog.networks[f]]
+    assert len(names) >= 130
+    wrong = {}
+    for name in names:
+        shape = architecture.named(catalog, name)
+        count = sum(n * math.prod(w.shape) for w, n in weights(architecture.network(catalog, shape)).items())
+        if count != catalog.shapes[name][1]["parameters"]:
+            wrong[name] = count
+    assert not wrong
+
+
+def test_published_counts(catalog: Catalog) -> None:
+    assert {name: catalog.shapes[name][1]["parameters"] for name in PUBLISHED} == PUBLISHED
+
+
+# -- what autograd keeps -----------------------------------------------------------------------------------------------
+
+
+def saved_bytes(model: Any, batch: dict[str, Any]) -> int:
+    """Return the bytes of all storages that autograd keeps for backward, without parameters and buffers."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *batch.values())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(**batch).loss
+    total = sum(int(tensor.untyped_storage().nbytes()) for tensor in kept.values())
+    del loss
+    return total
+
+
+@quiet
+@needs_transformers
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("llama", {**GROUPED, "attn_implementation": "eager"}),
+        ("gpt2", {"n_embd": 64, "n_head": 4, "vocab_size": 99, "attn_pdrop": 0, "resid_pdrop": 0, "embd_pdrop": 0}),
+        ("bert", {**SMALL, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}),
+        ("phi3", GROUPED),
+    ],
+)
+def test_a_layer_keeps_what_autograd_keeps(
+    catalog: Catalog, tmp_path: Path, kind: str, arguments: dict[str, Any]
+) -> None:
+    """The difference of three layers and one is what two layers keep, and nothing else."""
+    found, told = [], []
+    for layers in (1, 3):
+        word = "n_layer" if kind == "gpt2" else "num_hidden_layers"
+        config = config_of(kind, {**arguments, word: layers})
+        config._attn_implementation = "eager"
+        config.use_cache = False
+        tokens = torch.randint(1, 90, (2, 40))
+        found.append(saved_bytes(model_of(config).train(), {"input_ids": tokens, "labels": tokens.clone()}))
+        network = architecture.network(catalog, architecture.from_config(catalog, written(tmp_path, config.to_dict())))
+        told.append(step(network, Mode(flags=network.flags | {"eager"}), Batch(2, 40)).activations)
+    layer, predicted = (found[1] - found[0]) / 2, (told[1] - told[0]) / 2
+    # A few numbers per row, such as the inverse root of a variance, are kept that programs do not name.
+    assert predicted == pytest.approx(layer, rel=0.01)
+
+
+# -- programs that can be worked out on paper --------------------------------------------------------------------------
+
+
+def line(text: str) -> dict[str, Any]:
+    """Read a program's line as the loader does, with whole numbers alone."""
+    out, _, name, *rest = text.split()
+    given = dict(word.split("=") for word in rest if "=" in word)
+    condition = given.pop("if", None)
+    return {"out": out, "op": name, "in": [w for w in rest if "=" not in w], "numbers": given, "words": {},
+            "if": condition}  # fmt: skip
+
+
+def taped(*lines: str, mode: Mode | None = None, shape: tuple[int, ...] = (1, 10, 8)) -> tuple[Tape, Any]:
+    tape = Tape(mode or Mode(), {"wide": 16, "eight": 8})
+    out = run(compiled([line(text) for text in lines]), tape, {"x": tape.given(shape, 4, True, False)})
+    return tape, out
+
+
+def test_product() -> None:
+    dims = {"heads": 4, "head_dim": 16, "hidden": 60}
+    assert product("heads", dims) == 4
+    assert product("7", dims) == 7
+    assert product("heads*head_dim", dims) == 64
+    assert product("8*hidden/3", dims) == 160
+    assert product("heads/2*head_dim", dims) == 32
+    with pytest.raises(KeyError, match="nowhere"):
+        product("2*nowhere", dims)
+
+
+def test_a_tensor_lives_until_its_last_use() -> None:
+    # x is 320 bytes. scale makes another, then x goes; the next makes a third, and the second goes.
+    tape, _ = taped("a = scale x", "b = scale a", "y = scale b")
+    assert tape.peak.total == 640
+    assert tape.alive == 320
+    # Used at the end once more, x stays.
+    tape, _ = taped("a = scale x", "b = scale a", "c = scale b", "y = add c x")
+    assert tape.peak.total == 320 * 3
+    assert tape.alive == 320
+
+
+def test_a_product_keeps_its_input() -> None:
+    tape, out = taped("y = linear x out=wide")
+    assert tape.alive == 320 + 640  # x, kept, and the output
+    tape.drop(out)
+    assert tape.alive == 320
+    backward = tape.backward(out)
+    # The output's gradient, the input's, the weight's 16 × 8, and x.
+    assert (backward.activations, backward.working, backward.gradients) == (320, 640 + 320, 512)
+    assert tape.alive == 0
+
+
+def test_autocast_keeps_the_copy_and_lets_the_original_go() -> None:
+    tape, out = taped("y = linear x out=wide", mode=Mode(compute=2, autocast=True))
+    assert tape.peak.total == 320 + 160 + 320 + 16 * 8 * 2  # x, its copy, the output, the weight's copy
+    tape.drop(out)
+    assert (tape.alive, tape.copies) == (160, 256)
+
+
+def test_a_storage_that_two_keep_counts_once() -> None:
+    one, _ = taped("y = linear x out=eight")
+    two, out = taped("a = linear x out=eight", "b = linear x out=eight", "y = add a b")
+    two.drop(out)
+    assert (one.alive - 320, two.alive) == (320, 320)
+
+
+def test_the_gradient_of_a_sum_is_handed_on() -> None:
+    tape, out = taped("a = scale x", "y = add a x")
+    # At its highest: the sum's gradient, which is also x's and a's, and what scale makes of it.
+    assert tape.backward(out).working == 640
+
+
+def test_a_view_holds_the_whole() -> None:
+    tape, out = taped("a = linear x out=wide", "h = part a of=2", "y = gelu h")
+    tape.drop(out)
+    assert tape.alive == 320 + 640
+
+
+def test_a_line_without_its_flag_hands_on_its_first_input() -> None:
+    on, _ = taped("a = scale x", "y = gelu a if=chosen&!other", mode=Mode(flags=frozenset({"chosen"})))
+    for flags in ((), ("chosen", "other"), ("other",)):
+        off, _ = taped("a = scale x", "y = gelu a if=chosen&!other", mode=Mode(flags=frozenset(flags)))
+        assert off.alive == 320
+    assert on.alive == 640
+
+
+def test_dropout_keeps_a_byte_for_each_element() -> None:
+    tape, out = taped("y = dropout x")
+    tape.drop(out)
+    assert tape.alive == 80
+
+
+def test_what_is_frozen_keeps_nothing() -> None:
+    tape, out = taped("y = linear x out=wide", mode=Mode(frozen=True))
+    tape.drop(out)
+    assert tape.alive == 0
+
+
+def test_a_layer_more_costs_what_a_layer_keeps() -> None:
+    program = compiled([line("a = linear x out=eight"), line("y = gelu a")])
+
+    def peak(layers: int) -> int:
+        start = Block("embed", compiled([line("x = embedding input rows=5 width=eight")]), 1, {"eight": 8}, "input")
+        block = Block("layer", program, layers, {"eight": 8})
+        return step(Network("paper", (start, block), False, frozenset()), Mode(), Batch(1, 10)).activations
+
+    assert peak(3) - peak(2) == peak(2) - peak(1) == 640  # the product's input and the GELU's
+
+
+def test_dropping_a_saved_tensor_changes_the_prediction(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutation: every operation that keeps something is one that the prediction hangs on."""
+    network = architecture.network(catalog, architecture.named(catalog, "tinyllama-1.1b"))
+    mode = Mode(compute=2, autocast=True, flags=network.flags | {"eager"})
+    before = step(network, mode, Batch(8, 256)).peak.total
+    done = Tape._done
+    for name in ("linear", "mul", "softmax", "mix", "scores", "silu", "gain", "loss"):
+        original = getattr(Tape, name)
+
+        def keep_nothing(self: Tape, out: Any, inputs: Any, saved: Any = (), **kwargs: Any) -> Any:
+            result = done(self, out, inputs, **kwargs)
+            for tensor in saved:
+                if tensor.storage != out.storage:
+                    self._forget(tensor)
+            return result
+
+        def forgetful(self: Tape, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
+            with monkeypatch.context() as patch:
+                patch.setattr(Tape, "_done", keep_nothing)
+                return _original(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tape, name, forgetful)
+            assert step(network, mode, Batch(8, 256)).peak.total < before, name
+
+
+# -- switches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2", "bert-base-uncased", "t5-small", "gemma-2-2b", "phi-4-mini"])
+def test_switches_save_what_they_promise(catalog: Catalog, name: str) -> None:
+    network = architecture.network(catalog, architecture.named(catalog, name))
+
+    def kept(*flags: str, checkpoint: bool = False) -> tuple[int, int]:
+        mode = Mode(compute=2, autocast=True, flags=network.flags | set(flags))
+        result = step(network, mode, Batch(32, 512), checkpoint=checkpoint)
+        return result.activations, result.peak.total
+
+    eager, selective, flash, full = (
+        kept("eager"),
+        kept("eager", "selective", checkpoint=True),
+        kept(),
+        kept("eager", checkpoint=True),
+    )
+    assert full[0] < selective[0] < eager[0]
+    assert full[0] < flash[0] < eager[0]
+    whole, chunked = kept(checkpoint=True), kept("chunked", checkpoint=True)
+    assert chunked[0] == whole[0]
+    assert chunked[1] < whole[1]
+
+
+def test_chunked_loss_has_the_same_weights(catalog: Catalog) -> None:
+    for name in ("llama-3.2-1b", "tinyllama-1.1b", "phi-2", "bert-base-uncased"):
+        network = architecture.network(catalog, architecture.named(catalog, name))
+        assert weights(network) == weights(network, Mode(flags=network.flags | {"chunked"}))
+
+
+# -- configurations gone wrong -----------------------------------------------------------------------------------------
+
+GOOD = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 96, "vocab_size": 101, "hidden_act": "silu"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"hidden_size": None}, "hidden_size"),
+        ({"vocab_size": True}, "vocab_size"),
+        ({"vocab_size": "101"}, "vocab_size"),
+        ({"vocab_size": 101.5}, "vocab_size"),
+        ({"vocab_size": [101]}, "vocab_size"),
+        ({"vocab_size": {}}, "vocab_size"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"num_hidden_layers": 100_000}, "layers"),
+        ({"num_attention_heads": 10**12}, "num_attention_heads"),
+        ({"num_attention_heads": 5}, "no multiple of heads"),
+        ({"num_key_value_heads": 3}, "no multiple of kv_heads"),
+        ({"hidden_size": math.nan}, "hidden_size"),
+        ({"attention_dropout": math.nan}, "attention_dropout"),
+        ({"attention_dropout": "some"}, "attention_dropout"),
+        ({"attention_dropout": True}, "attention_dropout"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"hidden_act": "xielu"}, "hidden_act"),
+        ({"hidden_act": ["silu"]}, "hidden_act"),
+        ({"model_type": "lama"}, "did you mean 'llama'"),
+        ({"model_type": None}, "model_type"),
+        ({"model_type": ["llama"]}, "model_type"),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [1]}, "mlp_only_layers"),
+        ({"model_type": "olmo", "clip_qkv": 8.0}, "clip_qkv"),
+    ],
+)
+def test_bad_configurations_name_the_key(catalog: Catalog, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        architecture.from_config(catalog, written(tmp_path, {**GOOD, **change}))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (json.dumps(GOOD)[:-9], "is no JSON.*cut off"),
+        ("", "is no JSON"),
+        ("[1, 2]", "holds a list"),
+        ("[" * 100_000, "is no JSON"),
+        (" " * 40 * 2**20, "40 MiB is no config.json"),
+        ("\udcff", "is no JSON"),
+    ],
+    ids=["truncated", "empty", "list", "deep", "large", "bytes"],
+)
+def test_files_that_are_no_configuration(catalog: Catalog, tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=says):
+        architecture.from_config(catalog, file)
+
+
+def test_a_missing_file(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        architecture.from_config(catalog, tmp_path / "config.json")
+
+
+def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) -> None:
+    def dims_of(kind: str) -> tuple[dict[str, int], tuple[str, ...]]:
+        shape = architecture.from_config(catalog, written(tmp_path, {**GOOD, "num_attention_heads": 16,
+                                                                     "model_type": kind}))  # fmt: skip
+        return dict(shape.dims), shape.flags
+
+    assert dims_of("llama")[0]["kv_heads"] == 16
+    assert dims_of("mistral")[0]["kv_heads"] == 8
+    assert "tied" in dims_of("smollm3")[1]
+    assert "tied" not in dims_of("llama")[1]
+    assert "qkv_bias" in dims_of("qwen2")[1]
+    assert "out_bias" not in dims_of("qwen2")[1]
+
+
+def test_gemma_3_reads_its_text_part(catalog: Catalog, tmp_path: Path) -> None:
+    text = {"hidden_size": 2560, "num_hidden_layers": 34, "intermediate_size": 10240, "model_type": "gemma3_text"}
+    shape = architecture.from_config(catalog, written(tmp_path, {"model_type": "gemma3", "text_config": text}))
+    assert dict(shape.dims)["heads"] == 8
+    named = architecture.named(catalog, "gemma-3-4b")
+    assert dict(shape.dims) == dict(named.dims)
+
+
+def test_tied_embeddings_learn_as_others_do(catalog: Catalog, tmp_path: Path) -> None:
+    """What layers keep does not hang on whose weight the head takes, and a weight has one gradient."""
+    results = []
+    for tied in (False, True):
+        shape = architecture.from_config(catalog, written(tmp_path, {**GOOD, "tie_word_embeddings": tied}))
+        network = architecture.network(catalog, shape)
+        results.append(step(network, Mode(flags=network.flags), Batch(2, 40)))
+    assert results[0].activations == results[1].activations
+    assert results[0].gradients - results[1].gradients == 64 * 101 * 4
+    network = architecture.network(catalog, architecture.named(catalog, "t5-small"))
+    assert step(network, Mode(flags=network.flags), Batch(1, 8)).gradients == 60_506_624 * 4
