@@ -7,9 +7,10 @@ Every link is a table in `rules/`; this module only passes the facts along and w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from optadvise import memory, schedules
+from optadvise import schedules
 from optadvise.catalog import Catalog, step_from
 from optadvise.domain import (
     Advised,
@@ -32,14 +33,20 @@ from optadvise.engine.decide import Rule, Table, cut_axes
 from optadvise.engine.flips import FlipFinder
 from optadvise.engine.numbers import Draft, apply, set_by, written
 from optadvise.engine.situation import Completer
+from optadvise.memory import own_state, state_bytes_per_parameter, unsized
+
+if TYPE_CHECKING:
+    from optadvise.sizing import Sizing
 
 # Facts of a situation that conditions may name, and that are questions to the user.
 ASKED = (
     "model", "task", "method", "params", "lora_rank", "vram_bytes", "gpus", "batch_size", "precision", "stability",
-    "tuning", "priority", "sparse_gradients", "shard", "steps", "bf16",
+    "tuning", "priority", "sparse_gradients", "shard", "steps", "bf16", "vendor", "checkpointing", "attention", "loss",
+    "gradient_release", "clipping", "offload", "micro_batch", "seq_len", "image_size",
 )  # fmt: skip
 # Hyperparameters that belong to the run and not to the optimizer's constructor, with the table that sets each.
 _RUN_TABLES = {"warmup_fraction": "warmup", "max_grad_norm": "clipping"}
+_MINOR = 0.05  # share of the memory that 8-bit state has to save to be worth a word
 _ADVISED_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
 
 
@@ -63,13 +70,21 @@ class Advisor:
         self.axes = cut_axes(catalog.facts, conditions)
         self.tables = {name: Table(table, self.axes) for name, table in documents["tables"].items()}
         self.completer = Completer(assume, contradictions, catalog.facts, self.axes)
-        self._limits = catalog.facts["memory"]["with"]
+        with_ = catalog.facts["memory"]["with"]
+        self.limits: tuple[str, str] = (with_["reference"], with_["compact"])
         both = (self.tables["concern"], self.tables["choose_optimizer"])
         self.deciding = tuple(sorted({column for table in both for column in table.columns} - {"concern"}))
         self._decisions: dict[tuple[int, ...], tuple[Rule, Rule]] = {}
         self._flips = FlipFinder(self)
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._per_parameter: dict[tuple[str, str], float] = {}
+
+    @cached_property
+    def sizing(self) -> Sizing:
+        """The arithmetic of memory, which only a size or a limit asks for."""
+        from optadvise.sizing import Sizing  # a sixth of the start, which advice without a size need not pay
+
+        return Sizing(self.catalog)
 
     def situation(self, answers: Mapping[str, Any]) -> Situation:
         """Return the complete situation that a person's answers describe.
@@ -80,7 +95,10 @@ class Advisor:
         Raises:
             InputError: Two answers contradict each other.
         """
-        return self.completer.complete(answers)
+        if "shape" in answers:
+            answers = {**answers, "params": self.sizing.params(answers["shape"])}
+        situation = self.completer.complete(answers)
+        return situation if situation.params is None else self.sizing.completed(situation)
 
     # -- the chain ----------------------------------------------------------------------------------------------
 
@@ -98,14 +116,20 @@ class Advisor:
         cells["concern"] = self.axes["concern"].cell(concern.then["concern"])
         optimizer = self.catalog.optimizer(situation.optimizer or choice.then["optimizer"])
         implementation = optimizer.implementations[0]
-        estimate = self.memory(situation, optimizer)
+        # What was asked is what flips change; the samples of a pass follow from it and from the optimizer.
+        asked = situation
+        if situation.params is None:
+            estimate = unsized(situation.vram_bytes)
+        else:
+            situation = self.sizing.placed(situation, optimizer.id)
+            estimate = self.sizing.estimate(situation, optimizer.id)
         self._add_card(cells, optimizer, implementation, situation)
-        self._add_fit(cells, estimate)
+        self._add_fit(cells, estimate, situation)
         scheduler, scheduled, why_schedule = self._schedule(optimizer, cells)
         cells["schedule"] = self.axes["schedule"].cell(scheduler.family)
         numbers = self._numbers(situation, optimizer, scheduler, cells)
-        asked = situation.optimizer is not None and situation.optimizer != choice.then["optimizer"]
-        trace = [_trace(concern), self._asked_for(choice) if asked else _trace(choice), why_schedule]
+        pinned = situation.optimizer is not None and situation.optimizer != choice.then["optimizer"]
+        trace = [_trace(concern), self._asked_for(choice) if pinned else _trace(choice), why_schedule]
         return Recommendation(
             situation=situation,
             optimizer=optimizer,
@@ -116,13 +140,13 @@ class Advisor:
             schedule=_schedule_advice(scheduler, scheduled, situation, numbers),
             memory=estimate,
             bands=tuple(self._bands(situation, optimizer, choice)),
-            alternatives=tuple(self._alternatives(situation, optimizer, choice, estimate)),
+            alternatives=tuple(self._alternatives(situation, optimizer, choice)),
             warnings=tuple(
                 Caution(rule.id, rule.then["level"], rule.then["text"], rule.cite)
                 for rule in self.tables["warn"].matching(cells)
             ),
             trace=tuple(trace),
-            flips=() if situation.optimizer else self._flips.find(situation, cells, optimizer.id),
+            flips=() if situation.optimizer else self._flips.find(asked, cells, optimizer.id),
             fingerprint=self.catalog.fingerprint,
             layers=self.catalog.layers,
         )
@@ -130,6 +154,7 @@ class Advisor:
     def cells(self, situation: Situation) -> dict[str, int]:
         """Return the point of the grid that a situation lies at, with the derived fact `memory`."""
         cells = {name: self.axes[name].cell(getattr(situation, name)) for name in ASKED}
+        cells["optimizer"] = self.axes["optimizer"].cell(situation.optimizer)
         cells["memory"] = self.axes["memory"].cell(self.pressure(situation))
         return cells
 
@@ -148,32 +173,31 @@ class Advisor:
         return found
 
     def pressure(self, situation: Situation) -> str:
-        """Return the derived fact `memory`."""
-        if situation.vram_bytes is None or situation.params is None:
-            return memory.pressure(situation, 0, 0, 0)
-        reference, compact = self.limits(situation)
-        return memory.pressure(situation, reference, compact, self.headroom)
+        """Return the derived fact `memory`: how hard the limit presses."""
+        if situation.vram_bytes is None:
+            return "unlimited"
+        if situation.params is None:
+            return "limited"
+        reference, compact = self.limits
+        if self.sizing.fits(situation, reference):
+            return "fits"
+        return "tight" if self.sizing.fits(situation, compact) else "too-small"
 
-    @property
-    def headroom(self) -> float:
-        """Share of the memory that is kept free for what is not modelled."""
-        return float(self._limits["headroom"])
+    def needs(self, situation: Situation) -> list[int]:
+        """Return the memory from which on the usual, and the compact optimizer fit; empty for a size unknown."""
+        found = [self.sizing.demand(situation, name) for name in self.limits]
+        return [needs for needs in found if needs is not None]
 
-    def limits(self, situation: Situation) -> tuple[float, float]:
-        """Return bytes of state per parameter of the optimizer one would take, and of the one to fall back to."""
-        return (
-            self.state_per_parameter(self._limits["reference"], situation),
-            self.state_per_parameter(self._limits["compact"], situation),
-        )
+    def largest(self, situation: Situation) -> list[int]:
+        """Return the sizes up to which the usual, and the compact optimizer fit; empty where nothing limits them."""
+        bands = [self.sizing.band(situation, name) for name in self.limits]
+        return [band.max_params for band in bands if band is not None]
 
     def state_per_parameter(self, optimizer: str, situation: Situation) -> float:
         """Return the bytes of state that an optimizer keeps for each parameter it trains."""
-        dtype = memory.weight_dtype(situation.precision) if situation.method == "full" else "float32"
-        key = (optimizer, dtype)
+        key = (optimizer, "bfloat16" if situation.precision == "bf16" else "float32")
         if key not in self._per_parameter:
-            card = self.catalog.optimizer(optimizer)
-            state = card.implementations[0].state
-            self._per_parameter[key] = memory.state_bytes_per_parameter(card.state if state is None else state, dtype)
+            self._per_parameter[key] = state_bytes_per_parameter(own_state(self.catalog.optimizer(optimizer)), key[1])
         return self._per_parameter[key]
 
     def guide_buffers(self, optimizer: str) -> float | None:
@@ -181,10 +205,6 @@ class Advisor:
         cell = self.axes["optimizer"].cell(optimizer)
         buffers = self.tables["memory_notation"].winner({"optimizer": cell}).then["buffers"]
         return None if buffers is None else float(buffers)
-
-    def memory(self, situation: Situation, optimizer: Optimizer) -> MemoryEstimate:
-        """Return what is known of the memory that an optimizer needs here."""
-        return memory.estimate(situation, self.state_per_parameter(optimizer.id, situation), paged=optimizer.paged)
 
     # -- its links ----------------------------------------------------------------------------------------------
 
@@ -204,12 +224,18 @@ class Advisor:
         for name, value in values.items():
             cells[name] = self.axes[name].cell(value)
 
-    def _add_fit(self, cells: dict[str, int], estimate: MemoryEstimate) -> None:
+    def _add_fit(self, cells: dict[str, int], estimate: MemoryEstimate, situation: Situation) -> None:
         fit = None
         if estimate.known is not None and estimate.available is not None:
-            room = estimate.available * (1 - self.headroom)
-            fit = "no" if estimate.fits is False else "close" if estimate.known > room else "yes"
+            room = estimate.available * (1 - self.sizing.headroom)
+            sure = estimate.fits if estimate.total is not None else estimate.known <= room
+            fit = "no" if estimate.fits is False else "yes" if sure else "close"
         cells["fits"] = self.axes["fits"].cell(fit)
+        share = None
+        if estimate.total is not None:
+            usual, compact = (self.sizing.adds(name, situation).state for name in self.limits)
+            share = "minor" if usual - compact < _MINOR * estimate.total else "notable"
+        cells["state_share"] = self.axes["state_share"].cell(share)
 
     def _schedule(self, optimizer: Optimizer, cells: Mapping[str, int]) -> tuple[Scheduler, Rule, TraceEntry]:
         rule = self.tables["choose_schedule"].winner(cells)
@@ -274,22 +300,19 @@ class Advisor:
             if name != chosen.id:
                 yield name, because
 
-    def _alternatives(
-        self, situation: Situation, chosen: Optimizer, choice: Rule, estimate: MemoryEstimate
-    ) -> Iterator[Alternative]:
+    def _alternatives(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterator[Alternative]:
         for name, because in self._others(chosen, choice):
             each = self.state_per_parameter(name, situation)
-            state = memory.optimizer_bytes(situation, each)
-            paged = self.catalog.optimizer(name).paged
-            yield Alternative(name, because, state, each, memory.exceeds(estimate, state, paged=paged))
+            other = None if situation.params is None else self.sizing.estimate(situation, name)
+            state, fits = (None, None) if other is None else (other.optimizer, other.fits)
+            yield Alternative(name, because, state, each, fits)
 
     def _bands(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterator[Band]:
-        if situation.params is not None:
+        if situation.params is not None or situation.vram_bytes is None:
             return
         names = [chosen.id, *(name for name, _ in self._others(chosen, choice))]
         for name in dict.fromkeys(names):
-            each = self.state_per_parameter(name, situation)
-            if (found := memory.band(situation, name, each, self.headroom)) is not None:
+            if (found := self.sizing.band(situation, name)) is not None:
                 yield found
 
 

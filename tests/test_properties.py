@@ -27,6 +27,8 @@ FACTS = {name: fact for name, fact in ADVISOR.catalog.facts.items() if "flag" in
 NUMBERS = {
     "params": st.integers(1, 2 * 10**12), "vram_bytes": st.integers(2**20, 2**38), "batch_size": st.integers(1, 10**6),
     "gpus": st.integers(1, 16), "lora_rank": st.integers(1, 512), "steps": st.integers(1, 10**7),
+    "micro_batch": st.sampled_from([1, 2, 16]), "seq_len": st.sampled_from([1, 128, 2048, 32768]),
+    "image_size": st.sampled_from([64, 224]),
 }  # fmt: skip
 
 
@@ -74,8 +76,14 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
     assert cites <= set(ADVISOR.catalog.sources)
     assert advice.optimizer.id not in {a.id for a in advice.alternatives}
     memory = advice.memory
-    if memory.known is not None and not advice.optimizer.paged:
-        assert (memory.fits is False) == (memory.available is not None and memory.known > memory.available)
+    if memory.total is not None and memory.interval is not None:
+        assert memory.interval.low <= memory.total <= memory.interval.high
+        assert all((line.at_peak or 0) >= 0 for line in memory.ledger)
+        assert memory.total == sum(line.at_peak or 0 for line in memory.ledger)
+    elif memory.known is not None and not situation.offload:
+        assert (memory.fits is False) == (
+            memory.available is not None and memory.known - memory.pages > memory.available
+        )
 
 
 @settings(max_examples=200, deadline=None)

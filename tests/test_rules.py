@@ -78,8 +78,11 @@ def test_no_situation_falls_through(advisor: Advisor, table_id: str) -> None:
 def test_every_rule_fires_for_some_situation(advisor: Advisor) -> None:
     """A rule that no situation reaches is dead, whatever its own examples say."""
     facts = {name: fact for name, fact in advisor.catalog.facts.items() if "flag" in fact}
-    exponents = {"params": (6, 12), "vram_bytes": (9, 11.5), "batch_size": (0, 5), "gpus": (0, 1.5),
-                 "lora_rank": (0.5, 2), "steps": (2, 6)}  # fmt: skip
+    # Few sizes, so that the arithmetic of memory is done once for each.
+    numbers = {"params": (10**7, 10**8, 3 * 10**8, 10**9, 1_300_000_000, 8 * 10**9, 10**11),
+               "vram_bytes": (2**30, 8 * 2**30, 24 * 2**30, 80 * 2**30),
+               "batch_size": (1, 32, 256, 512, 1024, 8192, 20_000), "gpus": (1, 2, 16), "lora_rank": (8, 64),
+               "steps": (200, 5000, 10**5), "micro_batch": (1,), "seq_len": (2048,), "image_size": (224,)}  # fmt: skip
     wanted = {rule.id for table in advisor.tables.values() for rule in rows(table)}
     fired = set()
     for name in advisor.catalog.optimizer_ids:  # this table is read by `show`
@@ -90,10 +93,14 @@ def test_every_rule_fires_for_some_situation(advisor: Advisor) -> None:
         for name, fact in facts.items():
             if random.random() < 0.45:
                 word = random.choice(list(fact["values"])) if "values" in fact else None
-                answers[name] = int(10 ** random.uniform(*exponents[name])) if word is None else word
+                answers[name] = random.choice(numbers[name]) if word is None else word
         if answers.get("method", "full") == "full":
             answers.pop("lora_rank", None)
         answers["sparse_gradients"] = random.random() < 0.1
+        answers["vendor"] = random.choice(("nvidia", "nvidia", "apple"))
+        for name in ("seq_len", "image_size", "gradient_release", "clipping", "offload"):
+            if random.random() < 0.8:
+                answers.pop(name, None)
         if random.random() < 0.3:
             answers["optimizer"] = random.choice(advisor.catalog.optimizer_ids)
         try:

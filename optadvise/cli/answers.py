@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from optadvise.catalog import Catalog
+from optadvise.domain import NetworkShape, Situation
 from optadvise.errors import InputError, nearest
 from optadvise.units import parse_bytes, parse_count
 
-_COUNTS = ("params", "lora_rank", "gpus", "batch_size", "micro_batch", "steps")
+_COUNTS = ("params", "lora_rank", "gpus", "batch_size", "micro_batch", "steps", "seq_len", "image_size")
+_DIMENSIONS = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
 
 def read(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +39,68 @@ def read(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
         elif fact is not None and fact["type"] == "flag":
             answers[name] = True
     answers.update(_memory(catalog, typed.get("vram"), typed.get("gpu")))
+    shape = _shape(catalog, typed, answers)
+    if shape is not None:
+        _settle(catalog, shape, answers)
+    if typed.get("lora_targets"):
+        answers["lora_targets"] = _targets(catalog, typed["lora_targets"], shape)
     return answers
+
+
+def _shape(catalog: Catalog, typed: Mapping[str, Any], answers: Mapping[str, Any]) -> NetworkShape | None:
+    dims = {name: typed[name] for name in _DIMENSIONS if typed.get(name) is not None}
+    given = [f"--{name.replace('_', '-')}" for name in ("arch", "hf_config") if typed.get(name) is not None]
+    given += [f"--{next(iter(dims)).replace('_', '-')}"] if dims else []
+    if len(given) > 1:
+        raise InputError(f"{' '.join(given)}: each describes the whole network; give one of them")
+    if not given:
+        return None
+    from optadvise import architecture
+
+    if typed.get("arch") is not None:
+        return architecture.named(catalog, typed["arch"])
+    if typed.get("hf_config") is not None:
+        return architecture.from_config(catalog, typed["hf_config"])
+    numbers = {name: parse_count(value, f"--{name.replace('_', '-')}") for name, value in dims.items()}
+    return architecture.from_dimensions(catalog, answers.get("model"), numbers)
+
+
+def _settle(catalog: Catalog, shape: NetworkShape, answers: dict[str, Any]) -> None:
+    """Take over what a shape says: the kind of model; and refuse what it contradicts."""
+    model = catalog.networks[shape.family]["model"]
+    if answers.get("model", model) != model:
+        raise InputError(f"--model {answers['model']}: {shape.name} is a {model}; leave --model out")
+    if "params" in answers:
+        raise InputError(f"--params {answers['params']:,}: the size follows from {shape.name}; leave --params out")
+    answers.update(model=model, shape=shape)
+
+
+def _targets(catalog: Catalog, value: str, shape: NetworkShape | None) -> str:
+    from optadvise import architecture
+    from optadvise.memory.ledger import FUSED
+
+    known = architecture.targets(catalog, shape)
+    known |= {part for fused, parts in FUSED.items() if fused in known for part in parts}
+    words = [word.strip().lower().removesuffix("_proj") for word in value.split(",")]
+    if words == ["all"] or words == ["all-linear"]:
+        return "all"
+    for word in words:
+        if word not in known:
+            raise InputError(f"--lora-targets {word!r}: no linear layer is called so; {nearest(word, sorted(known))}")
+    return ",".join(sorted(set(words)))
+
+
+def need_size(situation: Situation) -> None:
+    """Refuse a situation that says nothing of the network's size.
+
+    Raises:
+        InputError: Nothing was said.
+    """
+    if situation.params is None:
+        raise InputError(
+            "nothing says how large the network is; give --arch NAME, --hf-config FILE, --params 7B, --hidden with "
+            "--layers and --heads, or --from package.module:function"
+        )
 
 
 def _word(value: str, flag: str, fact: Mapping[str, Any]) -> str:
@@ -54,7 +117,7 @@ def _memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[str, An
         raise InputError(f"--vram {vram} --gpu {gpu!r}: both state the memory; give one of them")
     if gpu is not None:
         found = catalog.find_gpu(gpu)
-        memory = {"gpu": found.name, "vram_bytes": round(found.memory_gib * 2**30)}
+        memory = {"gpu": found.name, "vram_bytes": round(found.memory_gib * 2**30), "vendor": found.vendor}
         return memory if found.bf16 else {**memory, "bf16": False}
     if vram is None:
         return {}

@@ -2,58 +2,62 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from optadvise.cli import options as opt
 from optadvise.errors import InputError, nearest
 
 _FORMATS = ("text", "json", "python")
 
 
-def _option(help_: str, *names: str, group: str = "The run") -> Any:
-    return typer.Option(*names, help=help_, rich_help_panel=group, show_default=False)
-
-
 def recommend(
-    model: Annotated[str | None, _option("transformer, vit, cnn, rnn, mlp, gnn, gan, diffusion, rl or recsys.")] = None,
-    task: Annotated[str | None, _option("pretrain (from scratch) or finetune.")] = None,
-    method: Annotated[str | None, _option("full, lora or qlora.")] = None,
-    params: Annotated[str | None, _option("Size of the whole model: 7B, 350M, 124e6.")] = None,
-    lora_rank: Annotated[str | None, _option("Rank of the adapters; 16 unless said.")] = None,
-    vram: Annotated[
-        str | None, _option("Memory of one GPU: 24GB (as GPU makers count, 24 GiB), 800MB, or auto for the GPU here.")
-    ] = None,
-    gpu: Annotated[str | None, _option('Its name instead: "rtx 4090", a100, h100.')] = None,
-    gpus: Annotated[str | None, _option("How many.")] = None,
-    batch_size: Annotated[
-        str | None, _option("Samples per optimizer step, over all GPUs and accumulation: 256, 8K is 8000.")
-    ] = None,
-    micro_batch: Annotated[str | None, _option("Samples per forward pass on one GPU.")] = None,
-    precision: Annotated[str | None, _option("fp32, amp-bf16, amp-fp16 or bf16.")] = None,
-    stability: Annotated[str | None, _option("stable, or spikes if the loss spikes.")] = None,
-    tuning: Annotated[str | None, _option("low or high: how much tuning is affordable.")] = None,
-    priority: Annotated[str | None, _option("balanced, accuracy, memory or speed.")] = None,
-    sparse_gradients: Annotated[bool, _option("Embeddings give sparse gradients.", "--sparse-gradients")] = False,
-    shard: Annotated[str | None, _option("none, zero1, zero2 or zero3 over the GPUs.")] = None,
-    optimizer: Annotated[str | None, _option("Take this one instead of choosing.")] = None,
-    steps: Annotated[str | None, _option("Optimizer steps of the whole run: 100K.")] = None,
-    rules: Annotated[list[Path] | None, _option("A folder of further rules; may repeat.", "--rules")] = None,
-    format_: Annotated[str, _option("text, json or python.", "--format", group="Output")] = "text",
-    json_: Annotated[bool, _option("Short for --format json.", "--json", group="Output")] = False,
-    explain: Annotated[bool, _option("Show how each number came to be.", "--explain", group="Output")] = False,
+    model: opt.Model = None,
+    task: opt.Task = None,
+    method: opt.Method = None,
+    lora_rank: opt.LoraRank = None,
+    lora_targets: opt.LoraTargets = None,
+    vram: opt.Vram = None,
+    gpu: opt.Gpu = None,
+    gpus: opt.Gpus = None,
+    batch_size: opt.BatchSize = None,
+    micro_batch: opt.MicroBatch = None,
+    precision: opt.Precision = None,
+    shard: opt.Shard = None,
+    stability: Annotated[str | None, opt.option("stable, or spikes if the loss spikes.")] = None,
+    tuning: Annotated[str | None, opt.option("low or high: how much tuning is affordable.")] = None,
+    priority: Annotated[str | None, opt.option("balanced, accuracy, memory or speed.")] = None,
+    sparse_gradients: Annotated[bool, opt.option("Embeddings give sparse gradients.", "--sparse-gradients")] = False,
+    steps: Annotated[str | None, opt.option("Optimizer steps of the whole run: 100K.")] = None,
+    optimizer: opt.Optimizer = None,
+    params: opt.Params = None,
+    arch: opt.Arch = None,
+    hf_config: opt.HfConfig = None,
+    hidden: opt.Hidden = None,
+    layers: opt.Layers = None,
+    heads: opt.Heads = None,
+    kv_heads: opt.KvHeads = None,
+    ffn: opt.Ffn = None,
+    vocab: opt.Vocab = None,
+    seq_len: opt.SeqLen = None,
+    image_size: opt.ImageSize = None,
+    checkpointing: opt.Checkpointing = None,
+    attention: opt.Attention = None,
+    loss: opt.Loss = None,
+    gradient_release: opt.GradientRelease = False,
+    clipping: opt.Clipping = False,
+    offload: opt.Offload = False,
+    rules: opt.Rules = None,
+    format_: Annotated[str, opt.option("text, json or python.", "--format", group="Output")] = "text",
+    json_: opt.Json = False,
+    explain: Annotated[bool, opt.option("Show how each number came to be.", "--explain", group="Output")] = False,
 ) -> None:
     """Recommend an optimizer and a schedule, with numbers, reasons and sources.
 
     What is not said is assumed, listed, and the answer tells where it would change.
     """
-    typed = {
-        "model": model, "task": task, "method": method, "params": params, "lora_rank": lora_rank, "vram": vram,
-        "gpu": gpu, "gpus": gpus, "batch_size": batch_size, "micro_batch": micro_batch, "precision": precision,
-        "stability": stability, "tuning": tuning, "priority": priority, "sparse_gradients": sparse_gradients,
-        "shard": shard, "optimizer": optimizer, "steps": steps,
-    }  # fmt: skip
+    typed = dict(locals())
     shape = format_.strip().lower()
     if json_ and shape not in ("text", "json"):
         raise InputError(f"--json --format {format_}: both say how to print; give one of them")
@@ -66,11 +70,17 @@ def recommend(
     from optadvise.cli import answers
 
     advisor = Advisor(load(rules or ()))
-    advice = advisor.recommend(advisor.situation(answers.read(advisor.catalog, typed)))
+    situation = advisor.situation(answers.read(advisor.catalog, typed))
+    advice = advisor.recommend(situation)
+    fit = None
+    if advice.memory.fits is not True and situation.params is not None and situation.vram_bytes is not None:
+        from optadvise.fitting import Fitter
+
+        fit = Fitter(advisor).answer(advice.situation._replace(optimizer=advice.optimizer.id), ranked=False)
     if shape == "json":
         from optadvise.render.json import recommendation
 
-        typer.echo(recommendation(advice))
+        typer.echo(recommendation(advice, fit))
     elif shape == "python":
         from optadvise.codegen.python import plain_torch
 
@@ -78,4 +88,4 @@ def recommend(
     else:
         from optadvise.render.advice import text
 
-        text(advice, advisor.catalog, explain=explain)
+        text(advice, advisor.catalog, fit, explain=explain)

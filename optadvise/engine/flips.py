@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from optadvise import memory
 from optadvise.domain import Flip, Situation
 from optadvise.engine.decide import Axis, Rule, Table
 from optadvise.engine.situation import Completer
+from optadvise.memory import INPUTS
 from optadvise.units import show_bytes, show_count
 
 _COST = {"free": 0, "cheap": 1, "costly": 2, "fixed": 3}
@@ -32,18 +32,17 @@ class Decider(Protocol):
     def catalog(self) -> Any:
         """The catalogue."""
 
-    @property
-    def headroom(self) -> float:
-        """Share of memory kept free."""
-
     def decide_at(self, point: tuple[int, ...]) -> tuple[Rule, Rule]:
         """The deciding rules at the cells of the deciding facts."""
 
     def pressure(self, situation: Situation) -> str:
         """The derived fact `memory`."""
 
-    def limits(self, situation: Situation) -> tuple[float, float]:
-        """Bytes of state per parameter of the usual and of the compact optimizer."""
+    def needs(self, situation: Situation) -> list[int]:
+        """The memory from which on the usual, and the compact optimizer fit."""
+
+    def largest(self, situation: Situation) -> list[int]:
+        """The sizes up to which the usual, and the compact optimizer fit."""
 
 
 class _Probe(NamedTuple):
@@ -71,10 +70,12 @@ class FlipFinder:
         probes: list[tuple[int, _Probe]] = []
         for name, fact in advisor.catalog.facts.items():
             columns = [t.column(name) for t in deciding if name in t.columns]
-            resizes = name in memory.INPUTS
+            resizes = name in INPUTS
             if "flag" not in fact or not (columns or resizes or name in advisor.completer.triggers):
                 continue
             axis, change = advisor.axes[name], fact.get("change", "fixed")
+            if axis.words is None and not axis.cuts and name not in _SOLVED:
+                continue  # no rule tells its values apart, and what memory makes of them is for `estimate`
             fixed = change == "fixed" and name not in ("stability",)
             probe = _Probe(name, axis, fixed, bool(columns), resizes, tuple(_tries(axis, columns)))
             probes.append((_COST[change], probe))
@@ -102,7 +103,7 @@ class FlipFinder:
             if probe.fixed and probe.name not in situation.assumed:
                 continue
             if probe.name in _SOLVED:
-                flips += self._solved(situation, point, current, probe.name)
+                flips += self._solved(situation, point, current, probe)
             elif probe.resizes and sized:
                 flips += self._try(situation, point, current, probe)
             elif probe.column or not probe.resizes:
@@ -166,10 +167,11 @@ class FlipFinder:
             position = self._position.get(fact)
             if position is not None:
                 moved[position] = cell if fact == probe.name else advisor.axes[fact].cell(new)
-            resizes = resizes or fact in memory.INPUTS
-        sized = situation.params is not None and situation.vram_bytes is not None
-        if resizes and sized and self._heeds_memory(moved):
-            self._press(moved, situation._replace(**changed))
+            resizes = resizes or fact in INPUTS
+        after = situation._replace(**changed)
+        sized = after.params is not None and after.vram_bytes is not None
+        if resizes and (sized or probe.name in _SOLVED) and self._heeds_memory(moved):
+            self._press(moved, after)
         return str(advisor.decide_at(tuple(moved))[1].then["optimizer"])
 
     def _heeds_memory(self, point: Sequence[int]) -> bool:
@@ -194,37 +196,43 @@ class FlipFinder:
         if position is not None:
             point[position] = self._advisor.axes["memory"].cell(self._advisor.pressure(situation))
 
-    def _solved(self, situation: Situation, point: Sequence[int], current: str, name: str) -> Iterator[Flip]:
+    def _solved(self, situation: Situation, point: Sequence[int], current: str, probe: _Probe) -> Iterator[Flip]:
         """Try the values at which memory pressure changes, those above and those below the present one."""
-        if situation.method != "full" or not self._heeds_memory(point):
+        name = probe.name
+        if situation.method != "full" or not (self._heeds_memory(point) or name in self._advisor.completer.triggers):
             return
+        if name == "params" and situation.shape is not None:
+            return  # the size follows from the shape
         advisor = self._advisor
         here = getattr(situation, name)
         if name == "vram_bytes":
-            needs = [memory.needed(situation, each, advisor.headroom) for each in advisor.limits(situation)]
-            edges = sorted((n, f"at least {show_bytes(n)}", f"under {show_bytes(n)}") for n in needs if n is not None)
+            needs = advisor.needs(situation)
+            edges = sorted((n, f"at least {show_bytes(n)}", f"under {show_bytes(n)}") for n in needs)
             edges = edges or ([(2, "", "any limit")] if here is None else [])
         else:
-            bands = [memory.band(situation, "", each, advisor.headroom) for each in advisor.limits(situation)]
-            sizes = sorted(band.max_params for band in bands if band is not None and band.max_params > 0)
-            edges = [(n + 1, f"over {show_count(n)}", f"up to {show_count(n)}") for n in sizes]
+            # Some assumptions change with the size as well.
+            cuts = [(int(c), f"at least {show_count(c)}", f"under {show_count(c)}") for c in advisor.axes[name].cuts]
+            sizes = [n for n in advisor.largest(situation) if n > 0]
+            edges = sorted([*cuts, *((n + 1, f"over {show_count(n)}", f"up to {show_count(n)}") for n in sizes)])
         if here is None:
-            ups, downs = [], edges[-1:] if name == "vram_bytes" else edges[:1]
+            ups, downs = [], _tellable(edges[::-1])
+            downs = downs[:1] if name == "vram_bytes" else downs
         else:
-            ups = [edge for edge in edges if edge[0] > here]
-            downs = [edge for edge in reversed(edges) if edge[0] <= here]
+            ups = _tellable([edge for edge in edges if edge[0] > here])
+            downs = _tellable([edge for edge in reversed(edges) if edge[0] <= here])
         for below, side in ((0, ups), (1, downs)):
             for edge in side:
-                moved = list(point)
-                self._press(moved, _resized(situation, name, edge[0] - below))
-                other = str(advisor.decide_at(tuple(moved))[1].then["optimizer"])
-                if other != current:
+                value = edge[0] - below
+                other = self._answer(situation, point, probe, value, advisor.axes[name].cell(value))
+                if other is not None and other != current:
                     yield Flip({name: edge[2] if below else edge[1]}, other)
                     break
 
 
-def _resized(situation: Situation, name: str, value: int) -> Situation:
-    return situation._replace(params=value) if name == "params" else situation._replace(vram_bytes=value)
+def _tellable(edges: list[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
+    """Return the edges without those that read like the one behind them, between which nobody could stop."""
+    words = [edge[1:] for edge in edges]
+    return [edge for index, edge in enumerate(edges) if edge[1:] not in words[index + 1 :]]
 
 
 def _tries(axis: Axis, columns: list[list[int]]) -> Iterator[tuple[int, int, Any]]:

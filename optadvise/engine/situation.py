@@ -37,14 +37,15 @@ class Completer:
             axes: Every fact's axis.
         """
         self._axes = axes
-        self._flags = {name: fact.get("flag", name) for name, fact in facts.items()}
+        from_gpu = {name: "--gpu" for name, fact in facts.items() if fact.get("derived") == "gpu"}
+        self._flags = {name: fact.get("flag", f"--{name}") for name, fact in facts.items()} | from_gpu
         self._assume = [(row["fact"], row["value"], self._mask(row.get("when", {}))) for row in assume]
         self._contradictions = [(self._mask(row["when"]), row) for row in contradictions]
         # Facts whose answer other assumptions hang on.
         self.triggers = frozenset(name for _, _, masks in self._assume for name, _ in masks)
         conditions = [masks for _, _, masks in self._assume] + [masks for masks, _ in self._contradictions]
         self.reads = frozenset(name for masks in conditions for name, _ in masks)
-        self._moves = {name: (self._followers(name), self._watched(name)) for name in axes}
+        self._moves: dict[str, tuple[Any, tuple[_Masks, ...]]] = {}  # of the facts that were asked for
 
     def _mask(self, when: Mapping[str, Sequence[Any]]) -> _Masks:
         return tuple((name, self._axes[name].accepted(condition)) for name, condition in when.items())
@@ -97,7 +98,9 @@ class Completer:
             The facts that differ afterwards, or None where the change contradicts something that was said.
         """
         changed = {name: value}
-        followers, watched = self._moves.get(name, ((), ()))
+        if name not in self._moves:
+            self._moves[name] = self._followers(name), self._watched(name)
+        followers, watched = self._moves[name]
         if not followers and not watched:
             return changed
         after = _Overlay(situation, changed)
@@ -124,6 +127,11 @@ class Completer:
             said = " ".join(self._said(name, filled) for name in found["when"] if filled.get(name) is not None)
             raise InputError(f"{said}: {found['say']}; {found['instead']}")
         micro, batch, gpus = filled.get("micro_batch"), filled.get("batch_size"), filled["gpus"]
+        if micro is not None and filled.get("gradient_release") and (batch or 1) > micro * gpus:
+            raise InputError(
+                f"--gradient-release --batch-size {batch} --micro-batch {micro}: gradients that are let go cannot add "
+                "up over passes; leave one of them out"
+            )
         if micro is not None and batch is not None and batch % (micro * gpus):
             per_pass = f"{micro} × {gpus} GPU{'s' if gpus > 1 else ''}"
             raise InputError(
@@ -135,7 +143,8 @@ class Completer:
         return Situation(**filled, assumed=(*unknown, *assumed))
 
     def _said(self, name: str, filled: Mapping[str, Any]) -> str:
-        return f"{self._flags[name]} {filled[name]}"
+        value = filled[name]
+        return self._flags[name] if value is True else f"{self._flags[name]} {value}"
 
 
 class _Overlay:

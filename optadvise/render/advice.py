@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from rich.console import Console
 from rich.markup import escape
 
 from optadvise.catalog import Catalog
-from optadvise.domain import Recommendation, Situation
+from optadvise.domain import MemoryAnswer, Recommendation
 from optadvise.engine.numbers import written
 from optadvise.render.console import Page, grid, heading, titled
+from optadvise.render.estimate import chains, ledger, verdict
+from optadvise.render.situation import assumed
 from optadvise.units import show_bytes, show_count, show_number
 
 
-def text(advice: Recommendation, catalog: Catalog, *, explain: bool = False) -> None:
+def text(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = None, *, explain: bool = False) -> None:
     """Print a recommendation.
 
     Args:
         advice: The recommendation.
         catalog: Where cites and facts are looked up.
+        fit: What would make it fit, where it does not for certain.
         explain: Show every number's ledger as well.
     """
     with Page() as out:
@@ -28,10 +29,12 @@ def text(advice: Recommendation, catalog: Catalog, *, explain: bool = False) -> 
         if explain:
             _ledgers(out, advice)
         _memory(out, advice)
+        if fit is not None:
+            chains(out, fit, catalog)
         _alternatives(out, advice)
         _flips(out, advice, catalog)
         _warnings(out, advice)
-        _assumed(out, advice.situation, catalog)
+        assumed(out, advice.situation, catalog)
         _next(out, advice)
 
 
@@ -49,10 +52,8 @@ def _answer(out: Console, advice: Recommendation) -> None:
         table.add_row("", escape(f"with {other.path} ({shown}) beside it for {optimizer.companion['for']}"))
         out.print(table)
     if advice.memory.fits is False:
-        need, have = advice.memory.known or 0, advice.memory.available or 0
-        out.print(
-            f"  [bold]Does not fit[/bold]: {show_bytes(need)} before activations, of {show_bytes(have)}; see below"
-        )
+        need, have = advice.memory.total or advice.memory.known or 0, advice.memory.available or 0
+        out.print(f"  [bold]Does not fit[/bold]: {show_bytes(need)} needed of {show_bytes(have)}; see below")
     out.print()
     table = grid("left", "left", "wrap")
     for number in advice.hyperparameters:
@@ -106,38 +107,19 @@ def _memory(out: Console, advice: Recommendation) -> None:
         more = "" if memory.available is not None else "; --vram or --gpu tells what would fit"
         out.print(f"  Not known without --params{more}.")
         return
-    out.print(heading("Memory") + ("" if memory.known is None else " of one GPU, derived"))
-    if advice.situation.gpu is not None:
-        out.print(f"  {escape(advice.situation.gpu)}, {show_bytes(memory.available or 0)}")
     if memory.known is not None:
-        table = grid("left", "right", "wrap")
-        for line in memory.ledger:
-            table.add_row("", line.part, "not known" if line.bytes is None else show_bytes(line.bytes), line.how)
-        table.add_row("", "activations", "not known", "not modelled yet, nor are the CUDA context and fragmentation")
-        table.add_row("", "known so far", f"[bold]{show_bytes(memory.known)}[/bold]", _fit_words(advice))
-        out.print(table)
+        ledger(out, memory)
+        out.print(f"  {verdict(memory, advice.situation)}")
+    else:
+        out.print(heading("Memory"))
     if advice.bands:
         size = show_bytes(memory.available or 0)
-        out.print(f"  Up to which model size each fits {size}, with a fifth kept free (derived):")
+        out.print(f"  Up to which model size each is expected to fit {size} (derived, typical shapes):")
         table = grid("left", "right", "wrap", indent=4)
         for band in sorted(advice.bands, key=lambda b: -b.max_params):
-            each = f"{band.bytes_per_parameter:.2f} B per parameter in all"
+            each = f"{band.bytes_per_parameter:.2f} B per parameter in all" if band.max_params else "no size"
             table.add_row("", band.optimizer, show_count(band.max_params), each)
         out.print(table)
-
-
-def _fit_words(advice: Recommendation) -> str:
-    memory = advice.memory
-    if memory.available is None:
-        return "say --vram or --gpu to see whether it fits"
-    if memory.known is None:
-        return ""
-    available = show_bytes(memory.available)
-    if memory.fits is False:
-        return f"[bold]does not fit[/bold] {available}"
-    if memory.known > memory.available:
-        return f"of {available}: only because the state may leave the GPU"
-    return f"of {available}: leaves {show_bytes(memory.available - memory.known)} for the rest"
 
 
 def _alternatives(out: Console, advice: Recommendation) -> None:
@@ -180,22 +162,6 @@ def _warnings(out: Console, advice: Recommendation) -> None:
         mark = "[bold]![/bold]" if warning.level == "warning" else "·"
         table.add_row("", mark, f"{escape(warning.text)} [dim]\\[{escape(', '.join(warning.cite))}][/dim]")
     out.print(table)
-
-
-def _assumed(out: Console, situation: Situation, catalog: Catalog) -> None:
-    if not situation.assumed:
-        return
-    words = []
-    for name in situation.assumed:
-        value = getattr(situation, name)
-        shown = "not known" if value is None else f"{value:,}" if type(value) is int else str(value).lower()
-        words.append(f"{_flag(catalog, name)} {shown}".replace(" ", "\u00a0"))
-    out.print(heading("Assumed, as nobody said"))
-    # A flag stays beside its value: this wraps at plain blanks only, which the console does not.
-    lines = textwrap.fill(
-        ", ".join(words), out.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
-    )
-    out.print(escape(lines), soft_wrap=True)
 
 
 def _next(out: Console, advice: Recommendation) -> None:

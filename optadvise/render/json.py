@@ -5,19 +5,108 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from optadvise.domain import Advised, Recommendation, ScheduleAdvice, Situation
+from optadvise.catalog import Catalog
+from optadvise.domain import Advised, MemoryAnswer, MemoryEstimate, Recommendation, ScheduleAdvice, Situation
 
 SCHEMA_VERSION = 1
 
 
-def recommendation(advice: Recommendation) -> str:
-    """Return the advice as one JSON object."""
-    return json.dumps(recommendation_data(advice), indent=2, ensure_ascii=False, allow_nan=False)
+def recommendation(advice: Recommendation, fit: MemoryAnswer | None = None) -> str:
+    """Return the advice as one JSON object.
+
+    Args:
+        advice: The advice.
+        fit: What would make it fit, where it does not for certain.
+    """
+    return _text(recommendation_data(advice, fit))
 
 
-def recommendation_data(advice: Recommendation) -> dict[str, Any]:
+def estimate(answer: MemoryAnswer, catalog: Catalog) -> str:
+    """Return the memory of a run as one JSON object."""
+    return _text(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "estimate",
+            "situation": situation(answer.situation),
+            "optimizer": answer.optimizer,
+            "memory": memory(answer.memory),
+            "largest_micro_batch": answer.largest_pass,
+            "longest_seq_len": answer.longest,
+            "optimizers": [
+                {
+                    "id": fit.id,
+                    "optimizer_bytes": fit.optimizer_bytes,
+                    "total_bytes": fit.total,
+                    "known_bytes": fit.known,
+                    "fits": fit.fits,
+                    "largest_micro_batch": fit.largest_pass,
+                    "longest_seq_len": fit.longest,
+                    "basis": fit.basis,
+                }
+                for fit in answer.optimizers
+            ],
+            "fixes": fixes(answer),
+            "rules": {"fingerprint": catalog.fingerprint, "layers": list(catalog.layers)},
+        }
+    )
+
+
+def _text(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def fixes(answer: MemoryAnswer | None) -> list[list[dict[str, Any]]]:
+    """Return chains of changes as plain data."""
+    return [
+        [
+            {
+                "change": dict(fix.change),
+                "saves_bytes": fix.saves,
+                "needs_bytes": fix.needs,
+                "costs": fix.costs,
+                "rule": fix.rule,
+                "cite": list(fix.cite),
+            }
+            for fix in chain
+        ]
+        for chain in (answer.fixes if answer is not None else ())
+    ]
+
+
+def memory(found: MemoryEstimate) -> dict[str, Any]:
+    """Return a ledger as plain data. The total is the highest moment, so it is not the sum of the lines."""
+    return {
+        "weights_bytes": found.weights,
+        "gradients_bytes": found.gradients,
+        "optimizer_bytes": found.optimizer,
+        "activations_bytes": found.activations,
+        "overhead_bytes": found.overhead,
+        "total_bytes": found.total,
+        "available_bytes": found.available,
+        "fits": found.fits,
+        "known_bytes": found.known,
+        "allocated_bytes": found.allocated,
+        "reserved_bytes": found.reserved,
+        "pageable_bytes": found.pages,
+        "interval": None if found.interval is None else found.interval._asdict(),
+        "basis": "measured" if found.basis == "measured" else "derived",
+        "shape": found.basis,
+        "peak": found.peak,
+        "ledger": [
+            {
+                "part": line.part,
+                "bytes": line.bytes,
+                "at_peak_bytes": line.at_peak,
+                "interval": None if line.interval is None else line.interval._asdict(),
+                "how": line.how,
+            }
+            for line in found.ledger
+        ],
+    }
+
+
+def recommendation_data(advice: Recommendation, fit: MemoryAnswer | None = None) -> dict[str, Any]:
     """Return the advice as plain data, in the order of the schema."""
-    memory = advice.memory
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "recommendation",
@@ -34,19 +123,8 @@ def recommendation_data(advice: Recommendation) -> dict[str, Any]:
         else {"import": advice.companion[0].path, "kwargs": dict(advice.companion[1])},
         "scheduler": _schedule(advice.schedule),
         "hyperparameters": [_advised(number) for number in advice.hyperparameters],
-        "memory": {
-            "weights_bytes": memory.weights,
-            "gradients_bytes": memory.gradients,
-            "optimizer_bytes": memory.optimizer,
-            "activations_bytes": memory.activations,
-            "overhead_bytes": memory.overhead,
-            "total_bytes": memory.total,
-            "available_bytes": memory.available,
-            "fits": memory.fits,
-            "known_bytes": memory.known,
-            "basis": "derived",
-            "ledger": [{"part": line.part, "bytes": line.bytes, "how": line.how} for line in memory.ledger],
-        },
+        "memory": memory(advice.memory),
+        "fixes": fixes(fit),
         "bands": [
             {"id": b.optimizer, "bytes_per_parameter": round(b.bytes_per_parameter, 4), "max_params": b.max_params}
             for b in advice.bands
@@ -71,6 +149,9 @@ def recommendation_data(advice: Recommendation) -> dict[str, Any]:
 def situation(situation: Situation) -> dict[str, Any]:
     """Return a situation as plain data, what was assumed named last."""
     data = situation._asdict()
+    shape = situation.shape
+    if shape is not None:
+        data["shape"] = {**shape._asdict(), "dims": dict(shape.dims), "flags": list(shape.flags)}
     data["assumed"] = list(situation.assumed)
     return data
 

@@ -1,0 +1,85 @@
+"""`optadvise estimate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from optadvise.cli import options as opt
+from optadvise.units import parse_count
+
+
+def estimate(
+    model: opt.Model = None,
+    task: opt.Task = None,
+    method: opt.Method = None,
+    lora_rank: opt.LoraRank = None,
+    lora_targets: opt.LoraTargets = None,
+    vram: opt.Vram = None,
+    gpu: opt.Gpu = None,
+    gpus: opt.Gpus = None,
+    batch_size: opt.BatchSize = None,
+    micro_batch: opt.MicroBatch = None,
+    precision: opt.Precision = None,
+    shard: opt.Shard = None,
+    optimizer: Annotated[str | None, opt.option("The ledger of this one; AdamW unless said.")] = None,
+    params: opt.Params = None,
+    arch: opt.Arch = None,
+    hf_config: opt.HfConfig = None,
+    hidden: opt.Hidden = None,
+    layers: opt.Layers = None,
+    heads: opt.Heads = None,
+    kv_heads: opt.KvHeads = None,
+    ffn: opt.Ffn = None,
+    vocab: opt.Vocab = None,
+    from_: Annotated[
+        str | None,
+        opt.option(
+            "Your own: package.module:function, which returns (module, batches) or (module, batches, loss).",
+            "--from",
+            group="The network",
+        ),
+    ] = None,
+    timeout: Annotated[str, opt.option("Seconds that --from may take; 300 unless said.", group="The network")] = "300",
+    seq_len: opt.SeqLen = None,
+    image_size: opt.ImageSize = None,
+    checkpointing: opt.Checkpointing = None,
+    attention: opt.Attention = None,
+    loss: opt.Loss = None,
+    gradient_release: opt.GradientRelease = False,
+    clipping: opt.Clipping = False,
+    offload: opt.Offload = False,
+    rules: opt.Rules = None,
+    all_: Annotated[bool, opt.option("Every optimizer on a line of its own.", "--all", group="Output")] = False,
+    json_: Annotated[bool, opt.option("Print JSON.", "--json", group="Output")] = False,
+) -> None:
+    """Tell whether training fits a GPU, as a ledger with its arithmetic, and what would make it fit.
+
+    The network is a name, a config.json, dimensions, a size alone (which widens the interval), or your own module.
+    """
+    typed = dict(locals())
+
+    from optadvise.advisor import Advisor
+    from optadvise.catalog import load
+    from optadvise.cli import answers
+    from optadvise.fitting import Fitter
+
+    advisor = Advisor(load(rules or ()))
+    stated = answers.read(advisor.catalog, typed)
+    if from_ is not None:
+        from optadvise.bench.traced import answer as traced
+
+        answer = traced(advisor, from_, stated, parse_count(timeout, "--timeout"))
+    else:
+        situation = advisor.situation(stated)
+        answers.need_size(situation)
+        answer = Fitter(advisor).answer(situation)
+    if json_:
+        from optadvise.render.json import estimate as as_json
+
+        typer.echo(as_json(answer, advisor.catalog))
+    else:
+        from optadvise.render.estimate import text
+
+        text(answer, advisor.catalog, everything=all_)

@@ -1,0 +1,187 @@
+"""Will it fit: the ledger with a bar, every optimizer in the run's place, and the cheapest changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from optadvise.catalog import Catalog
+from optadvise.domain import Fit, MemoryAnswer, MemoryEstimate, Situation
+from optadvise.memory import INPUTS
+from optadvise.render.console import Page, grid, heading, titled
+from optadvise.render.situation import assumed
+from optadvise.units import show_bytes, show_count
+
+_BAR = 18  # columns
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def text(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
+    """Print the answer.
+
+    Args:
+        answer: What was worked out.
+        catalog: Knows names and flags.
+        everything: Every optimizer on a line of its own.
+    """
+    with Page() as out:
+        _title(out, answer, catalog)
+        ledger(out, answer.memory)
+        _passes(out, answer)
+        chains(out, answer, catalog)
+        _ranking(out, answer, everything=everything)
+        assumed(out, answer.situation, catalog, only={*INPUTS, "model", "optimizer", "task"})
+
+
+def _title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
+    situation = answer.situation
+    name = catalog.optimizer(answer.optimizer).name
+    size = show_count(situation.params or 0)
+    what = f"{situation.shape.name}, {size} parameters" if situation.shape is not None else f"{size} parameters"
+    out.print(f"[bold]{escape(what)}[/bold] with {escape(name)}, {_how(situation)}")
+    out.print(f"  {verdict(answer.memory, situation)}")
+
+
+def _how(situation: Situation) -> str:
+    words = [situation.precision] if situation.method == "full" else [f"{situation.method} in {situation.precision}"]
+    length = f" × {situation.seq_len or situation.image_size}" if situation.seq_len or situation.image_size else ""
+    words.append(f"passes of {situation.micro_batch or 1}{length}")
+    if situation.gpus > 1:
+        words.append(f"{situation.gpus} GPUs" + ("" if situation.shard == "none" else f", {situation.shard}"))
+    return ", ".join(words)
+
+
+def verdict(memory: MemoryEstimate, situation: Situation) -> str:
+    """Return whether a run fits, in a sentence."""
+    if memory.total is None or memory.interval is None:
+        if memory.fits is False:
+            return (
+                f"[bold]Does not fit[/bold] {show_bytes(memory.available or 0)}: weights, gradients and state alone "
+                f"are {show_bytes(memory.known or 0)}."
+            )
+        return f"Weights, gradients and state are {show_bytes(memory.known or 0)}; activations need the shape."
+    span = f"{show_bytes(memory.interval.low)} to {show_bytes(memory.interval.high)}"
+    needs = f"needs about [bold]{show_bytes(memory.total)}[/bold] ({span}) of each GPU"
+    if memory.available is None:
+        return f"It {needs}; --gpu or --vram tells whether it fits."
+    where = (
+        f"{escape(situation.gpu)}, {show_bytes(memory.available)}" if situation.gpu else show_bytes(memory.available)
+    )
+    if memory.fits is False:
+        return f"[bold]Does not fit[/bold] {where}: it {needs}."
+    likely = memory.total - memory.pages <= memory.available
+    word = "Fits" if memory.fits else "Probably fits" if likely else "Probably does not fit"
+    paging = " by paging state out to the host" if likely and memory.total > memory.available else ""
+    return f"[bold]{word}[/bold] {where}{paging}: it {needs}."
+
+
+def ledger(out: Console, memory: MemoryEstimate) -> None:
+    """Print the ledger of one GPU."""
+    if memory.total is None:
+        out.print(heading("Memory of one GPU, derived"))
+        table = grid("left", "right", "wrap")
+        for line in memory.ledger:
+            table.add_row("", line.part, "not known" if line.bytes is None else show_bytes(line.bytes), line.how)
+        out.print(table)
+        return
+    out.print(heading(f"Memory of one GPU, derived; highest in {memory.peak}"))
+    table = titled(2, ("", "left"), ("at the peak", "right"), ("", "left"), ("", "wrap"))
+    most = max((line.at_peak or 0 for line in memory.ledger), default=1) or 1
+    for line in memory.ledger:
+        at = line.at_peak or 0
+        table.add_row(
+            "", line.part, show_bytes(at) if at else "–", bar(at / most), escape(_words(line.bytes, at, line.how))
+        )
+    table.add_row("", "[bold]total[/bold]", f"[bold]{show_bytes(memory.total)}[/bold]", "", _sums(memory))
+    out.print(table)
+
+
+def _words(whole: int | None, at: int, how: str) -> str:
+    return f"{show_bytes(whole)} in all: {how}" if whole is not None and whole != at and not at else how
+
+
+def _sums(memory: MemoryEstimate) -> str:
+    allocated, reserved = show_bytes(memory.allocated or 0), show_bytes(memory.reserved or 0)
+    return f"torch allocates {allocated} and reserves {reserved}; nvidia-smi shows the total"
+
+
+def bar(share: float, columns: int = _BAR // 2) -> str:
+    """Return a bar of block characters.
+
+    Example:
+        >>> bar(0.5, 4)
+        '██'
+    """
+    eighths = round(share * columns * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _passes(out: Console, answer: MemoryAnswer) -> None:
+    if answer.largest_pass is None:
+        return
+    words = f"{answer.largest_pass:,} samples in one pass" if answer.largest_pass else "not even one sample in a pass"
+    if answer.longest:
+        words += f", or samples of {answer.longest:,} tokens in passes of {answer.situation.micro_batch or 1}"
+    out.print(heading("Largest that fits, by what is expected"))
+    out.print(f"  {words}")
+
+
+def chains(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
+    """Print what would make a run fit, the cheapest first."""
+    if answer.situation.vram_bytes is None or answer.memory.known is None:
+        return
+    if answer.memory.fits is True or (not answer.fixes and answer.memory.fits is None):
+        return
+    out.print(heading("What would make it fit, the cheapest first"))
+    if not answer.fixes:
+        out.print("  Nothing among the changes that are known here; a smaller network, or GPUs with more memory.")
+        return
+    for number, chain in enumerate(answer.fixes, 1):
+        out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold] with")
+        table = grid("left", "wrap", indent=5)
+        for fix in chain:
+            saves = f"saves {show_bytes(fix.saves)}" if fix.saves > 0 else f"adds {show_bytes(-fix.saves)}"
+            words = f"{saves}; costs {fix.costs}"
+            table.add_row("", _change(fix.change, catalog), f"{escape(words)} [dim]\\[{', '.join(fix.cite)}][/dim]")
+        out.print(table)
+
+
+def _change(change: Mapping[str, Any], catalog: Catalog) -> str:
+    shown = []
+    for name, value in change.items():
+        flag = str(catalog.facts[name].get("flag", f"--{name.replace('_', '-')}"))
+        shown.append(flag if value is True else f"{flag} {value}")
+    return escape(" ".join(shown))
+
+
+def _ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
+    limited = answer.situation.vram_bytes is not None
+    tokens = answer.situation.seq_len is not None
+    out.print(
+        heading("Every optimizer in its place" if everything else "Optimizers in its place, those alike on one line")
+    )
+    columns = [("", "fold"), ("state", "right"), ("total", "right")]
+    columns += [("fits", "left"), ("largest pass", "right")] if limited else []
+    columns += [("longest", "right")] if limited and tokens else []
+    table = titled(2, *columns)
+    for names, fit in _groups(answer.optimizers, everything):
+        total = fit.total if fit.total is not None else fit.known
+        row = [names, "–" if not fit.optimizer_bytes else show_bytes(fit.optimizer_bytes),
+               "not known" if total is None else show_bytes(total)]  # fmt: skip
+        if limited:
+            row += [{True: "yes", False: "no", None: "perhaps"}[fit.fits]]
+            row += ["–" if not fit.largest_pass else f"{fit.largest_pass:,}"]
+        if limited and tokens:
+            row += ["–" if not fit.longest else f"{fit.longest:,}"]
+        table.add_row("", *row)
+    out.print(table)
+
+
+def _groups(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fit]]:
+    for _, alike in groupby(fits, key=lambda fit: (fit.id,) if everything else fit[1:]):
+        members = list(alike)
+        yield ", ".join(fit.id for fit in members), members[0]

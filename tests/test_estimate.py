@@ -1,0 +1,344 @@
+"""Will it fit: the answers of `estimate`, and that what it names as a remedy is one."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from optadvise.catalog import load
+from optadvise.sizing import largest
+from tests.cli import optadvise
+from tests.conftest import ROOT
+
+SCHEMA = json.loads((ROOT / "docs" / "schema" / "estimate.json").read_text(encoding="utf-8"))
+GIB = 2**30
+
+
+def estimate(line: str) -> dict[str, Any]:
+    said = optadvise("estimate", *line.split(), "--json")
+    assert said.code == 0, said.err
+    assert said.err == ""
+    data: dict[str, Any] = json.loads(said.out)
+    jsonschema.validate(data, SCHEMA)
+    return data
+
+
+def line_of(data: dict[str, Any], part: str) -> dict[str, Any]:
+    return next(line for line in data["memory"]["ledger"] if line["part"] == part)
+
+
+# -- the ledger ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "weights", "gradients", "state"),
+    [("fp32", 4, 4, 8), ("amp-bf16", 4, 4, 8), ("amp-fp16", 4, 4, 8), ("bf16", 2, 2, 4)],
+)
+def test_bytes_per_parameter_are_those_of_the_precision(
+    precision: str, weights: int, gradients: int, state: int
+) -> None:
+    memory = estimate(f"--params 7B --precision {precision}")["memory"]
+    billions = [round(memory[f"{name}_bytes"] / 1e9) for name in ("weights", "gradients", "optimizer")]
+    assert billions == [7 * weights, 7 * gradients, 7 * state]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--params 7B", "--arch gpt2 --batch-size 64 --micro-batch 4", "--arch llama-3.2-3b --checkpointing full",
+        "--params 8B --method lora", "--params 8B --method qlora", "--params 70B --gpus 8 --shard zero3",
+        "--arch resnet50 --batch-size 256", "--params 1B --optimizer rmsprop --checkpointing full --precision fp32",
+        "--arch bert-base-uncased --attention eager", "--params 1B --gpus 4 --shard none",
+    ],
+)  # fmt: skip
+def test_the_lines_at_the_peak_add_up_to_the_total(line: str) -> None:
+    memory = estimate(line)["memory"]
+    assert sum(entry["at_peak_bytes"] for entry in memory["ledger"]) == memory["total_bytes"]
+    for end in ("low", "expected", "high"):
+        assert sum(entry["interval"][end] for entry in memory["ledger"]) == memory["interval"][end]
+    assert memory["interval"]["low"] < memory["total_bytes"] < memory["interval"]["high"]
+    assert memory["allocated_bytes"] <= memory["reserved_bytes"] < memory["total_bytes"]
+
+
+def test_a_size_alone_has_a_wider_interval_than_a_shape() -> None:
+    def width(line: str) -> float:
+        memory = estimate(line)["memory"]
+        varying = [
+            entry["interval"] for entry in memory["ledger"] if entry["part"] in ("activations", "logits and loss")
+        ]
+        return float(sum(i["high"] - i["low"] for i in varying) / sum(i["expected"] for i in varying))
+
+    assert width("--params 8B") > 2 * width("--arch llama-3-8b")
+
+
+def test_what_is_recomputed_chunked_released_or_offloaded_is_not_there() -> None:
+    base = "--arch llama-3.2-1b --seq-len 2048 --micro-batch 2"
+    plain = estimate(base)
+    assert (
+        line_of(estimate(f"{base} --checkpointing full"), "activations")["bytes"]
+        < 0.2 * (line_of(plain, "activations")["bytes"])
+    )
+    assert estimate(f"{base} --loss chunked")["memory"]["total_bytes"] < plain["memory"]["total_bytes"] - GIB
+    eager = estimate(f"{base} --attention eager")["memory"]["total_bytes"]
+    selective = estimate(f"{base} --attention eager --checkpointing selective")["memory"]["total_bytes"]
+    assert eager > plain["memory"]["total_bytes"] > selective
+    assert estimate(f"{base} --offload")["memory"]["optimizer_bytes"] == 0
+    full = f"{base} --checkpointing full --loss chunked"
+    released = line_of(estimate(f"{full} --gradient-release"), "gradients")["at_peak_bytes"]
+    assert released < 0.5 * line_of(estimate(full), "gradients")["at_peak_bytes"]
+
+
+def test_gradients_stay_between_passes_where_they_accumulate() -> None:
+    at_once = line_of(estimate("--arch gpt2 --batch-size 8 --micro-batch 8"), "gradients")
+    in_parts = line_of(estimate("--arch gpt2 --batch-size 64 --micro-batch 8"), "gradients")
+    assert at_once["at_peak_bytes"] < in_parts["at_peak_bytes"] == in_parts["bytes"]
+
+
+def test_adapters_are_counted_matrix_by_matrix() -> None:
+    """LoRA of rank 16 on q and v of Llama 2 7B: 32 layers, 2 matrices, 16 · (4096 + 4096)."""
+    data = estimate("--arch llama-2-7b --method lora --lora-rank 16 --lora-targets q,v")
+    assert data["memory"]["gradients_bytes"] == 4 * 32 * 2 * 16 * 8192
+    assert data["memory"]["optimizer_bytes"] == pytest.approx(2 * data["memory"]["gradients_bytes"], rel=1e-3)
+    four_bits = estimate("--arch llama-2-7b --method qlora --lora-targets q,v")["memory"]["weights_bytes"]
+    # 6.476B in linear layers at 0.516 B; the head, the embedding and the norms, 262M, at 2 B.
+    assert four_bits == pytest.approx(6.476e9 * 0.5159 + 0.262e9 * 2 + 4 * 32 * 2 * 16 * 8192, rel=2e-3)
+
+
+def test_sharding_is_counted_as_zero_does() -> None:
+    """ZeRO, figure 1: 7.5B parameters on 64 GPUs take 31.4, 16.6 and 1.9 GB in stages 1, 2 and 3."""
+    for shard, gigabytes in (("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.9)):
+        known = estimate(f"--params 7.5B --gpus 64 --shard {shard}")["memory"]["known_bytes"]
+        assert known == pytest.approx(gigabytes * 1e9, rel=0.02)
+
+
+def test_small_tensors_of_an_eight_bit_optimizer_stay_in_32_bits() -> None:
+    """BatchNorm's vectors and the smallest convolutions are under 4096 elements."""
+    rows = {row["id"]: row for row in estimate("--arch resnet50")["optimizers"]}
+    assert 2.03 < rows["adamw8bit"]["optimizer_bytes"] / 25_557_032 < 2.1
+    assert rows["adamw"]["optimizer_bytes"] == pytest.approx(8 * 25_557_032, rel=1e-4)
+
+
+def test_what_the_trainer_keeps_wide_is_in_the_interval() -> None:
+    """transformers' Trainer keeps an 8-bit optimizer's state for embeddings in 32 bits."""
+    interval = line_of(estimate("--arch gpt2 --optimizer adamw8bit"), "optimizer state")["interval"]
+    assert interval["high"] - interval["expected"] == pytest.approx((8 - 2.03) * (50257 + 1024) * 768, rel=0.01)
+
+
+def test_a_default_that_copies_is_in_the_interval() -> None:
+    """Adam's foreach step copies as much as the weights; the fused one nothing."""
+    line = line_of(estimate("--arch llama-2-7b --precision bf16 --checkpointing full"), "temporaries")
+    assert line["interval"]["high"] - line["at_peak_bytes"] > 12 * GIB
+    assert "fused=True" in line["how"]
+
+
+# -- what fits ----------------------------------------------------------------------------------------------------
+
+
+def test_largest_finds_the_edge() -> None:
+    draw = random.Random(0)
+    for _ in range(500):
+        base, slope, bend = draw.randint(0, 50), draw.randint(1, 40), draw.choice([0, 0, 1])
+        room, limit, start = draw.randint(0, 10**5), draw.randint(1, 10**6), draw.randint(1, 10**6)
+
+        def needs(n: int, base: int = base, slope: int = slope, bend: int = bend) -> int:
+            return base + slope * n + bend * n * n
+
+        found = largest(needs, room, limit, start)
+        assert found == 0 or needs(found) <= room
+        assert found == limit or needs(found + 1) > room
+
+
+@pytest.mark.parametrize(
+    "line", ["--arch gpt2 --gpu t4", "--params 1B --gpu h100 --seq-len 1024", "--arch vit-base-16 --gpu v100"]
+)
+def test_the_largest_pass_and_the_longest_sample_are_edges(line: str) -> None:
+    data = estimate(line)
+    assert data["largest_micro_batch"] > 1
+    for flag, most in (("micro-batch", data["largest_micro_batch"]), ("seq-len", data["longest_seq_len"])):
+        if most is None:
+            continue
+        without = line.replace("--seq-len 1024", "") if flag == "seq-len" else line
+        for count, fits in ((most, True), (most + 1, False)):
+            memory = estimate(f"{without} --{flag} {count}")["memory"]
+            assert (memory["total_bytes"] <= memory["available_bytes"]) is fits
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--params 7B --gpu rtx4090 --task finetune",
+        "--params 7B --gpu rtx4090",
+        "--params 3B --vram 24GB --task finetune",
+        "--arch resnet152 --batch-size 512 --micro-batch 512 --vram 16GB",
+        "--params 70B --gpus 8 --gpu a100",
+        "--arch gpt2-xl --gpu t4 --attention eager --seq-len 1024",
+    ],
+)
+def test_every_chain_makes_it_fit_and_no_step_is_idle(line: str) -> None:
+    data = estimate(line)
+    assert data["memory"]["fits"] is not True
+    assert data["fixes"]
+    for chain in data["fixes"]:
+        changes = {name: value for fix in chain for name, value in fix["change"].items()}
+        assert needs(line, changes) <= data["memory"]["available_bytes"]
+        for left_out in chain if len(chain) > 1 else ():
+            fewer = {name: value for fix in chain if fix is not left_out for name, value in fix["change"].items()}
+            assert needs(line, fewer) > data["memory"]["available_bytes"], (chain, left_out)
+
+
+def needs(line: str, changes: dict[str, Any]) -> int:
+    """Return what a run needs with flags changed, less what may be paged out."""
+    words = line.split()
+    for name, value in changes.items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag in words:
+            at = words.index(flag)
+            del words[at : at + 2]
+        words += [flag] if value is True else [flag, str(value)]
+    if "gpus" in changes and "--micro-batch" in words:  # each GPU gets less of the batch
+        del words[words.index("--micro-batch") : words.index("--micro-batch") + 2]
+    elif "micro_batch" not in changes and "--micro-batch" not in words:
+        words += ["--micro-batch", "1"]
+    memory = estimate(" ".join(words))["memory"]
+    return int(memory["total_bytes"] - memory["pageable_bytes"])
+
+
+def test_adapters_are_offered_only_where_there_is_a_checkpoint() -> None:
+    methods = [
+        {
+            fix["change"].get("method")
+            for chain in estimate(f"--params 7B --gpu rtx4090 {more}")["fixes"]
+            for fix in chain
+        }
+        for more in ("--task finetune", "--task pretrain")
+    ]
+    assert {"lora", "qlora"} <= methods[0]
+    assert methods[1] == {None}
+
+
+def test_every_change_is_somewhere_the_remedy() -> None:
+    """A change that no chain ever holds would be dead."""
+    wanted = {row["id"] for row in load().documents["fixes"]}
+    lines = [
+        "--params 7B --gpu rtx4090 --task finetune",
+        "--params 7B --gpu rtx4090",
+        "--params 8B --vram 24GB --task finetune",
+        "--params 70B --gpus 8 --gpu a100",
+        "--arch gpt2 --vram 6GB --attention eager --seq-len 1024 --micro-batch 4 --batch-size 4",
+        "--arch gpt2 --vram 8GB --micro-batch 8 --seq-len 1024",
+        "--arch resnet50 --batch-size 512 --micro-batch 512 --vram 16GB",
+        "--arch llama-3.2-1b --attention eager --seq-len 8192 --vram 48GB",
+        *(f"--params {size} --vram 24GB" for size in ("1.2B", "1.4B", "3B")),
+        *(f"--params {size} --vram 24GB --clipping" for size in ("1.3B", "2.5B", "3B", "4B")),
+        "--params 3B --vram 24GB --precision fp32",
+        "--params 5B --gpu rx-7900-xtx --clipping",
+    ]
+    found: set[str] = set()
+    for line in lines:
+        found |= {fix["rule"] for chain in estimate(line)["fixes"] for fix in chain}
+    assert found == wanted
+
+
+def test_a_batch_is_taken_in_passes_that_fit() -> None:
+    data = estimate("--arch gpt2 --gpu t4 --batch-size 64 --seq-len 1024")
+    assert data["situation"]["micro_batch"] == 8
+    assert "micro_batch" in data["situation"]["assumed"]
+    assert estimate("--arch gpt2 --batch-size 64")["situation"]["micro_batch"] == 64
+
+
+def test_every_optimizer_is_ranked_by_what_it_needs() -> None:
+    data = estimate("--params 7B --gpu a100 --all")
+    ids = [row["id"] for row in data["optimizers"]]
+    assert sorted(ids) == load().optimizer_ids
+    totals = [row["total_bytes"] for row in data["optimizers"]]
+    assert totals == sorted(totals)
+    apple = [row["id"] for row in estimate("--params 1B --gpu m2-max-64gb")["optimizers"]]
+    assert "paged-adamw8bit" not in apple
+
+
+def test_unknown_shapes_are_null_and_not_zero() -> None:
+    data = estimate("--params 500M --model gnn --vram 24GB")
+    assert data["memory"]["total_bytes"] is None
+    assert data["memory"]["activations_bytes"] is None
+    assert data["memory"]["fits"] is None
+    assert data["largest_micro_batch"] is None
+    assert estimate("--params 5B --model gnn --vram 24GB")["memory"]["fits"] is False
+
+
+# -- the issue's own lines ----------------------------------------------------------------------------------------
+
+
+def test_a_config_file_gives_the_exact_size(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24,
+        "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192, "vocab_size": 128256,
+        "tie_word_embeddings": True, "hidden_act": "silu", "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    file = tmp_path / "llama-3.2-3b.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    data = estimate(f"--hf-config {file} --vram 24GB --seq-len 4096 --micro-batch 2")
+    assert data["situation"]["params"] == 3_212_749_824
+    assert data["situation"]["shape"]["name"] == "llama-3.2-3b"
+    assert data["memory"]["fits"] is False
+    assert data["memory"] == estimate("--arch llama-3.2-3b --vram 24GB --seq-len 4096 --micro-batch 2")["memory"]
+
+
+def test_dimensions_are_a_network_too() -> None:
+    line = "--hidden 4096 --layers 32 --heads 32 --kv-heads 8 --ffn 14336 --vocab 128256 --seq-len 2048"
+    assert estimate(line)["situation"]["params"] == 8_030_261_248
+    assert (
+        estimate(line)["memory"]["total_bytes"] == estimate("--arch llama-3-8b --seq-len 2048")["memory"]["total_bytes"]
+    )
+
+
+def test_a_resnet_at_batch_256_needs_a_dozen_gibibytes() -> None:
+    """What people see: torchvision's ResNet-50 under AMP takes 11 to 13 GiB at a batch of 256."""
+    memory = estimate("--arch resnet50 --image-size 224 --batch-size 256")["memory"]
+    assert 11 * GIB < memory["total_bytes"] < 13.5 * GIB
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "": "nothing says how large",
+    "--params 7B --gpu quantum9": "--gpu 'quantum9'",
+    "--arch resnet5000": "--arch 'resnet5000'",
+    "--arch gpt2 --params 7B": "leave --params out",
+    "--arch gpt2 --hidden 64": "give one of them",
+    "--arch gpt2 --model cnn": "gpt2 is a transformer",
+    "--arch gpt2 --image-size 224": "--image-size 224",
+    "--arch resnet50 --seq-len 128": "images have no tokens",
+    "--arch vgg16 --image-size 16": "smallest is 32",
+    "--hidden 64": "--layers is missing",
+    "--hidden 100 --layers 2 --heads 3 --ffn 400 --vocab 1000": "no multiple",
+    "--hidden 64 --layers 1e6 --heads 2 --ffn 64 --vocab 100": "more than any network has",
+    "--params 7B --gradient-release --clipping": "cannot be clipped",
+    "--params 7B --gradient-release --batch-size 8 --micro-batch 2": "cannot add up over passes",
+    "--params 7B --gradient-release --precision amp-fp16": "loss scaler",
+    "--arch resnet50 --method qlora": "QLoRA",
+    "--params 7B --optimizer paged-adamw8bit --gpu mi300x": "managed memory",
+    "--params 7B --method lora --lora-targets zz": "no linear layer is called so",
+    "--hf-config /nowhere/config.json": "cannot be read",
+    "--params 7B --checkpointing some": "--checkpointing 'some'",
+    "--params 7B --shard zero3": "more than one GPU",
+    "--from nothing:there --seq-len 5": "leave --seq-len out",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_bad_input_is_one_line_that_names_it(line: str) -> None:
+    said = optadvise("estimate", *line.split())
+    assert (said.code, said.out) == (2, "")
+    assert len(said.err.splitlines()) == 1
+    assert REFUSED[line] in said.err
+    assert "Traceback" not in said.err
+
+
+def test_eight_bits_that_would_not_help_are_said_to() -> None:
+    said = optadvise("recommend", *"--arch resnet50 --batch-size 256 --gpu t4 --optimizer adamw8bit --json".split())
+    assert "WRN144" in {w["id"] for w in json.loads(said.out)["warnings"]}
