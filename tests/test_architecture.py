@@ -18,25 +18,31 @@ PACKAGE = ROOT / "optadvise"
 FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": (("optadvise.errors",), ()),
     "domain": (("optadvise.domain", "optadvise.units"), ("errors",)),
-    "catalog": (("optadvise.catalog",), ("errors", "domain")),
     "arithmetic": (("optadvise.memory", "optadvise.schedules"), ("errors", "domain")),
+    "catalog": (("optadvise.catalog",), ("errors", "domain", "arithmetic")),
+    "sizing": (("optadvise.architecture", "optadvise.sizing"), ("errors", "domain", "arithmetic", "catalog")),
     "engine": (("optadvise.engine",), ("errors", "domain", "arithmetic")),
-    "advisor": (("optadvise.advisor",), ("errors", "domain", "catalog", "arithmetic", "engine")),
+    "advisor": (("optadvise.advisor", "optadvise.fitting"),
+                ("errors", "domain", "catalog", "arithmetic", "sizing", "engine")),
     "codegen": (("optadvise.codegen",), ("errors", "domain", "root")),
     "machine": (("optadvise.machine",), ("errors", "domain")),
     "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
                                      "root")),
     "doctor": (("optadvise.doctor",), ("errors", "domain", "catalog", "machine", "bench", "root")),
     "render": (("optadvise.render",), ("errors", "domain", "catalog", "arithmetic", "engine", "bench")),
-    "cli": (("optadvise.cli", "optadvise.__main__"), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor",
-                                                      "codegen", "machine", "bench", "doctor", "render", "root")),
+    "cli": (("optadvise.cli", "optadvise.__main__"),
+            ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "codegen", "machine", "bench",
+             "doctor", "render", "root")),
     "root": (("optadvise",), ()),
 }  # fmt: skip
 THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "matplotlib": ("render",), "typer": ("cli",)}
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
-MAY_IMPORT_TORCH = {"worker", "factory", "workloads", "networks", "data", "user", "measure", "probe"}  # under bench/
+MAY_IMPORT_TORCH = {
+    "worker", "factory", "workloads", "networks", "data", "user", "measure", "probe",
+    "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
+}  # under bench/  # fmt: skip
 CLOCKS = {"time", "datetime"}
-PURE = {"domain", "catalog", "arithmetic", "engine", "advisor", "codegen"}
+PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "codegen"}
 
 
 def modules() -> list[Path]:

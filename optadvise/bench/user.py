@@ -8,8 +8,9 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,15 @@ from torch import Tensor, nn
 from optadvise.bench.data import default_loss
 from optadvise.bench.workloads import DTYPES, Loss, Workload, check, count_parameters, weights_dtype
 from optadvise.errors import InputError, nearest
+
+
+class Given(NamedTuple):
+    """What the user's function gave."""
+
+    module: nn.Module
+    batches: Iterator[Any]  # endless, as the user made them
+    loss: Loss  # refuses what is no scalar
+    samples: int | None  # in the first batch; None where it holds no tensors
 
 
 def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp32") -> Workload:
@@ -41,72 +51,107 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
         InputError: The spec, the import, the call or what it returned is wrong.
     """
     check("--dtype", dtype, DTYPES)
-    function = _find(spec)
+    module, batches, loss, samples = called(spec, seed=seed)
+    where = _where("--workload", spec)
+    module.to(device=device, dtype=weights_dtype(dtype) if dtype == "bf16" else None)
+    parameters = guarded(where, "counting its parameters", lambda: count_parameters(module))
+    details = {"parameters": parameters, "batch_size": samples, "dtype": dtype, "spec": spec}
+    move = partial(each_tensor, change=partial(moved, device=device, dtype=weights_dtype(dtype)))
+    unit = "samples/s" if samples else "batches/s"  # a batch without tensors has no samples to count
+    return Workload(spec, module, map(move, batches), loss, samples or 1, unit, details)
+
+
+def called(
+    spec: str,
+    *,
+    seed: int = 0,
+    flag: str = "--workload",
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    doing: Callable[[str], None] = lambda _: None,
+) -> Given:
+    """Import and call the user's function, check what it returned and take the first batch.
+
+    Args:
+        spec: As for `load_user`.
+        seed: As for `load_user`.
+        flag: The option that the spec was given by, for messages.
+        within: What the call happens in; importing and taking batches do not.
+        doing: Told what begins.
+
+    Raises:
+        InputError: As for `load_user`.
+    """
+    where = _where(flag, spec)
+    function = _find(where, spec, doing)
     # For the whole process, not for the call alone: a data loader or a generator draws from them later.
     torch.manual_seed(seed)
     random.seed(seed)
-    returned = _guarded(spec, "calling it", function)
-    module, batches, loss = _unpack(spec, returned)
-    first, endless = _guarded(spec, "taking the first batch", lambda: _peek(spec, batches))
-    module.to(device=device, dtype=weights_dtype(dtype) if dtype == "bf16" else None)
-    samples = _samples(first)
-    parameters = _guarded(spec, "counting its parameters", lambda: count_parameters(module))
-    details = {"parameters": parameters, "batch_size": samples, "dtype": dtype, "spec": spec}
-    move = partial(_moved, device=device, dtype=weights_dtype(dtype))
-    checked = partial(_scalar, spec, loss)
-    unit = "samples/s" if samples else "batches/s"  # a batch without tensors has no samples to count
-    return Workload(spec, module, map(move, endless), checked, samples or 1, unit, details)
+
+    def call() -> Any:
+        with within():
+            return function()
+
+    doing("calling it")
+    module, batches, loss = _unpack(where, guarded(where, "calling it", call))
+    doing("taking the first batch")
+    first, endless = guarded(where, "taking the first batch", lambda: _peek(where, batches))
+    return Given(module, endless, partial(_scalar, where, loss), _samples(first))
 
 
-def _bad(spec: str, problem: str) -> InputError:
-    return InputError(f"--workload {spec!r}: {' '.join(problem.split())}")
+def _where(flag: str, spec: str) -> str:
+    return f"{flag} {spec!r}"
 
 
-def _guarded(spec: str, doing: str, action: Callable[[], Any]) -> Any:
+def _bad(where: str, problem: str) -> InputError:
+    return InputError(f"{where}: {' '.join(problem.split())}")
+
+
+def guarded(where: str, what: str, action: Callable[[], Any]) -> Any:
     """Run the user's code, and say in one line what it raised; running out of memory is a result, not a mistake."""
     try:
         return action()
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise _bad(spec, f"{doing} raised {type(error).__name__}: {error}") from error
+        raise _bad(where, f"{what} raised {type(error).__name__}: {error}") from error
 
 
-def _find(spec: str) -> Callable[[], Any]:
+def _find(where: str, spec: str, doing: Callable[[str], None]) -> Callable[[], Any]:
     path, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*path.split("."), attribute)):
-        raise _bad(spec, "not package.module:function, such as mypackage.train:workload; it is no path to a file")
+        raise _bad(where, "not package.module:function, such as mypackage.train:workload; it is no path to a file")
     if os.getcwd() not in sys.path:  # noqa: PTH109  # sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    module = _guarded(spec, f"importing {path}", lambda: importlib.import_module(path))
+    doing(f"importing {path}")
+    module = guarded(where, f"importing {path}", lambda: importlib.import_module(path))
     function = getattr(module, attribute, None)
     if not callable(function):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise _bad(spec, f"{path} has no function {attribute!r}; {nearest(attribute, known)}")
+        raise _bad(where, f"{path} has no function {attribute!r}; {nearest(attribute, known)}")
     return function  # type: ignore[no-any-return]
 
 
-def _unpack(spec: str, returned: Any) -> tuple[nn.Module, Iterable[Any], Loss]:
+def _unpack(where: str, returned: Any) -> tuple[nn.Module, Iterable[Any], Loss]:
     wanted = "return (module, batches) or (module, batches, loss)"
     if not isinstance(returned, tuple) or len(returned) not in (2, 3):
-        raise _bad(spec, f"it returned {type(returned).__name__}; {wanted}")
+        raise _bad(where, f"it returned {type(returned).__name__}; {wanted}")
     module, batches, loss = returned if len(returned) == 3 else (*returned, default_loss)
     if not isinstance(module, nn.Module) or not any(weight.requires_grad for weight in module.parameters()):
-        raise _bad(spec, f"the first of what it returned is no torch.nn.Module with parameters to train; {wanted}")
+        raise _bad(where, f"the first of what it returned is no torch.nn.Module with parameters to train; {wanted}")
     if not isinstance(batches, Iterable) or isinstance(batches, (str, Tensor, Mapping)):
-        raise _bad(spec, f"batches is a {type(batches).__name__}; return a list, a data loader or a generator")
+        raise _bad(where, f"batches is a {type(batches).__name__}; return a list, a data loader or a generator")
     if not callable(loss):
-        raise _bad(spec, f"loss is a {type(loss).__name__}; return a function of (module, batch)")
+        raise _bad(where, f"loss is a {type(loss).__name__}; return a function of (module, batch)")
     return module, batches, loss
 
 
-def _peek(spec: str, batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
-    endless = _endless(spec, batches)
+def _peek(where: str, batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
+    endless = _endless(where, batches)
     first = next(endless)
     return first, itertools.chain([first], endless)
 
 
-def _endless(spec: str, batches: Iterable[Any]) -> Iterator[Any]:
+def _endless(where: str, batches: Iterable[Any]) -> Iterator[Any]:
     """Yield the batches over and over; a generator that ends cannot begin again, which is said when it happens."""
     taken = 0
     while True:
@@ -115,18 +160,24 @@ def _endless(spec: str, batches: Iterable[Any]) -> Iterator[Any]:
             taken += 1
             yield batch
         if taken == before:
-            raise _bad(spec, f"batches ended after {taken}; return a list, a data loader or an endless generator")
+            raise _bad(where, f"batches ended after {taken}; return a list, a data loader or an endless generator")
 
 
-def _moved(batch: Any, device: str, dtype: torch.dtype) -> Any:
+def each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch with every tensor changed, also those inside tuples, lists and dicts."""
     if isinstance(batch, Tensor):
-        return batch.to(device, dtype if dtype == torch.bfloat16 and batch.is_floating_point() else None)
+        return change(batch)
     if isinstance(batch, Mapping):
-        return {key: _moved(value, device, dtype) for key, value in batch.items()}
+        return {key: each_tensor(value, change) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        parts = [_moved(value, device, dtype) for value in batch]
+        parts = [each_tensor(value, change) for value in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
+
+
+def moved(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+    """Return a batch's tensor on the device, and in bf16 where the weights are and it holds no integers."""
+    return tensor.to(device, dtype if dtype == torch.bfloat16 and tensor.is_floating_point() else None)
 
 
 def _samples(batch: Any) -> int | None:
@@ -137,8 +188,12 @@ def _samples(batch: Any) -> int | None:
     return next((count for count in found if count), None)
 
 
-def _scalar(spec: str, loss: Loss, module: nn.Module, batch: Any) -> Tensor:
-    value = loss(module, batch)
+def _scalar(where: str, loss: Loss, module: nn.Module, batch: Any) -> Tensor:
+    try:
+        value = loss(module, batch)
+    except InputError as error:  # the default loss knows of no spec
+        raise _bad(where, str(error).removeprefix("--workload: ")) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise _bad(spec, f"its loss returned {type(value).__name__}; return a tensor with one element")
+        found = f"{value.numel()} elements" if isinstance(value, Tensor) else type(value).__name__
+        raise _bad(where, f"its loss returned {found}; return a tensor with one element")
     return value

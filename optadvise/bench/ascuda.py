@@ -1,0 +1,201 @@
+"""Makes operations on the CPU keep the bytes that the same operations keep on CUDA. Imports torch.
+
+For fake tensors where there is no GPU: only shapes and types are right in here, not values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812, as everyone calls it
+from torch.optim import optimizer as optimizers
+
+Active = Callable[[], bool]
+# What autocast computes in fp32 on CUDA and not, or not always, on the CPU: torch's documentation of torch.amp.
+_FP32 = [
+    "__pow__",
+    "__rpow__",
+    "__rtruediv__",
+    "acos",
+    "asin",
+    "binary_cross_entropy_with_logits",
+    "cdist",
+    "cosh",
+    "cosine_embedding_loss",
+    "cosine_similarity",
+    "dist",
+    "erfinv",
+    "exp",
+    "expm1",
+    "group_norm",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "layer_norm",
+    "log",
+    "log10",
+    "log1p",
+    "log2",
+    "logsumexp",
+    "margin_ranking_loss",
+    "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "nll_loss",
+    "pdist",
+    "poisson_nll_loss",
+    "pow",
+    "reciprocal",
+    "renorm",
+    "rsqrt",
+    "sinh",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+    "softplus",
+    "tan",
+    "triplet_margin_loss",
+]
+# These take the wanted type as an argument, and then make no copy of what they read.
+_FP32_BY_ARGUMENT = ["cumprod", "cumsum", "log_softmax", "norm", "prod", "softmax", "softmin", "sum"]
+_HALF = (torch.bfloat16, torch.float16)
+
+
+@contextlib.contextmanager
+def as_on_cuda(active: Active) -> Iterator[None]:
+    """Replace what torch does differently on the CPU, for as long as the context lasts.
+
+    Args:
+        active: Tells whether it is the user's code that calls; torch's own, within an operation, is left alone.
+    """
+    with contextlib.ExitStack() as stack:
+        swap = functools.partial(_swap, stack)
+        for owner in (torch, F, Tensor):
+            for name in _FP32:
+                swap(owner, name, lambda f: _in_fp32(f, active))
+            for name in _FP32_BY_ARGUMENT:
+                swap(owner, name, lambda f: _to_fp32(f, active))
+        for owner in (torch, F):
+            swap(owner, "dropout", _dropout)
+            if _has_fused_rms_norm():
+                swap(owner, "rms_norm", lambda f: _rms_norm(f, active))
+        swap(F, "cross_entropy", lambda f: _cross_entropy(f, active))
+        swap(F, "scaled_dot_product_attention", _attention)
+        yield
+
+
+def _swap(stack: contextlib.ExitStack, owner: Any, name: str, change: Callable[[Any], Any]) -> None:
+    if hasattr(owner, name):
+        own = name in vars(owner)  # what Tensor inherits must be deleted again, not copied into it
+        before = getattr(owner, name)
+        setattr(owner, name, functools.wraps(before)(change(before)))
+        stack.callback(setattr, owner, name, before) if own else stack.callback(delattr, owner, name)
+
+
+def _in_fp32(function: Any, active: Active) -> Any:
+    def change(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not (torch.is_autocast_enabled("cpu") and active()):
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return function(*map(change, args), **{key: change(value) for key, value in kwargs.items()})
+
+    return wrapped
+
+
+def _to_fp32(function: Any, active: Active) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else kwargs.get("input")
+        said = "dtype" in kwargs or any(isinstance(value, torch.dtype) for value in args)
+        if torch.is_autocast_enabled("cpu") and active() and not said and getattr(first, "dtype", None) in _HALF:
+            kwargs["dtype"] = torch.float32
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _cross_entropy(function: Any, active: Active) -> Any:
+    """CUDA's autocast keeps the logarithms in half precision and in fp32, the CPU's in fp32 alone."""
+
+    def cross_entropy(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Any:
+        plain = not args and not target.is_floating_point() and not kwargs.get("label_smoothing")
+        if not (plain and input.dtype in _HALF and torch.is_autocast_enabled("cpu") and active()):
+            return function(input, target, *args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            kwargs.pop("label_smoothing", None)
+            logarithms = torch.log_softmax(input, min(1, input.dim() - 1))
+            return F.nll_loss(logarithms.float(), target, **kwargs)
+
+    return cross_entropy
+
+
+def _dropout(function: Any) -> Any:
+    """CUDA keeps a mask of one byte an element, the CPU one in the input's type."""
+
+    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        if training and 0 < p < 1 and not inplace and input.numel():
+            return torch.native_dropout(input, p, True)[0]
+        return function(input, p, training, **({"inplace": True} if inplace else {}))
+
+    return dropout
+
+
+def _attention(function: Any) -> Any:
+    """CUDA's kernels draw the dropout again in the backward pass; for it, the CPU would write out the scores."""
+
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *args: Any, **kw: Any
+    ) -> Any:
+        return function(query, key, value, attn_mask, 0.0, *args, **kw)
+
+    return attention
+
+
+def _has_fused_rms_norm() -> bool:
+    found = getattr(torch.ops.aten, "_fused_rms_norm", None)  # an earlier one, for Apple's devices, returned one tensor
+    return found is not None and len(found.default._schema.returns) == 2
+
+
+def _rms_norm(function: Any, active: Active) -> Any:
+    def rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+        if not active():
+            return function(input, normalized_shape, weight, eps)
+        return _RmsNorm.apply(input, weight, len(normalized_shape))
+
+    return rms_norm
+
+
+class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
+    """CUDA keeps the input and one number a row; the CPU several tensors of the input's size."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor | None, dimensions: int) -> Tensor:
+        rows = [*input.shape[: input.dim() - dimensions], *[1] * dimensions]
+        ctx.save_for_backward(input, weight, input.new_empty(rows, dtype=torch.float32))
+        return torch.empty_like(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        input, weight, _ = ctx.saved_tensors
+        return torch.empty_like(input), None if weight is None else torch.empty_like(weight), None
+
+
+@contextlib.contextmanager
+def foreach_as_on_cuda(kind: type[Tensor]) -> Iterator[None]:
+    """Let torch's optimizers choose between their implementations for a kind of tensor on the CPU as for CUDA's."""
+    devices, kinds = optimizers._get_foreach_kernels_supported_devices, optimizers._foreach_supported_types
+    optimizers._get_foreach_kernels_supported_devices = lambda: [*devices(), "cpu"]
+    # Not added to the list itself, by which other libraries decide whether to start a kernel of their own.
+    optimizers._foreach_supported_types = [*kinds, kind]
+    try:
+        yield
+    finally:
+        optimizers._get_foreach_kernels_supported_devices = devices
+        optimizers._foreach_supported_types = kinds

@@ -1,0 +1,485 @@
+"""The fake step: figures known by hand, the same as those of a real step, and faults that stay one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from optadvise.bench import faking
+from optadvise.bench.ascuda import as_on_cuda
+from optadvise.bench.fakemode import Stepped, _measured, step_optimizer, take_step
+from optadvise.bench.fakestep import _explained
+from optadvise.bench.faking import FakeStep, OptimizerStep, measure
+from optadvise.bench.tracking import KINDS, Tracker
+from optadvise.errors import CannotRunHereError, InputError
+from tests.bench import ended
+
+# What torch and the libraries warn about is theirs, and the process says none of it.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+MINE = """
+import os, signal, sys, time
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.checkpoint import checkpoint
+
+print("this goes to stdout, and must not be taken for an answer")
+first = lambda module, batch: module(batch).sum()
+
+def mlp():
+    print("so does this")
+    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 400), nn.Sigmoid())
+    return net, [torch.randn(64, 8)], first
+
+def conv():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(8, 10))
+    return net, [(torch.randn(2, 3, 16, 16), torch.randint(0, 10, (2,)))]
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm, self.out = nn.Embedding(50, 32), nn.LayerNorm(32), nn.Linear(32, 50)
+        self.qkv = nn.Linear(32, 96)
+        self.mlp = nn.Sequential(nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32))
+        self.out.weight = self.table.weight
+    def forward(self, tokens):
+        x = self.table(tokens)
+        q, k, v = self.qkv(self.norm(x)).view(*tokens.shape, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        x = x + F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
+        return self.out(x + checkpoint(self.mlp, x, use_reentrant=False)).flatten(0, 1)
+
+def decoder():
+    tokens = torch.randint(0, 50, (2, 24))
+    return Attends(), [(tokens, tokens.flatten())]
+
+def wide(): return nn.Linear(300, 200), [torch.randn(4, 300)], first
+def matrix(): return nn.Linear(300, 200, bias=False), [torch.randn(4, 300)], first
+def huge(): return nn.Linear(50_000, 50_000), [torch.randn(1, 50_000)], first
+def frozen():
+    net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+    net[0].requires_grad_(False)
+    return net, [torch.randn(4, 8)], first
+def real():
+    net = nn.Linear(4, 2)
+    net.weight = nn.Parameter(torch.from_numpy(np.ones((2, 4), "float32")))
+    net.register_buffer("scale", torch.from_numpy(np.ones(3)))
+    def batches():
+        while True:
+            yield torch.from_numpy(np.ones((6, 4), "float32")), torch.from_numpy(np.zeros(6, "int64"))
+    return net, batches()
+def loader():
+    data = TensorDataset(torch.randn(20, 4), torch.zeros(20, dtype=torch.long))
+    return nn.Linear(4, 2), DataLoader(data, batch_size=5, shuffle=True)
+def moved():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    return nn.TransformerEncoder(layer, 2).half().to("cpu", torch.bfloat16), [torch.randn(2, 5, 16).bfloat16()], first
+def drawn():
+    rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+    assert abs(rates[2] - 0.1) < 1e-6, rates
+    net = nn.Linear(16, 16)
+    nn.init.trunc_normal_(net.weight)
+    nn.init.orthogonal_(net.weight)
+    return net, [torch.randn(2, 16)], first
+def half(): return nn.Dropout(0.1), [torch.randn(64, 8)]
+
+def raises(): raise ValueError("two\\nlines")
+def leaves(): sys.exit(3)
+def nothing(): return None
+def empty(): return nn.Linear(4, 2), []
+def shapes(): return nn.Linear(4, 2), [torch.randn(2, 5)], first
+def vector(): return nn.Linear(4, 2), [torch.randn(2, 4)], lambda module, batch: module(batch)
+def pair(): return nn.Linear(4, 2), [torch.randn(2, 4)]
+def item(): return nn.Linear(4, 2), [torch.randn(2, 4)], logged
+def logged(module, batch):
+    loss = module(batch).sum()
+    print(loss.item())
+    return loss
+def mask(): return nn.Linear(4, 2), [torch.randn(2, 4)], lambda module, batch: module(batch[batch.sum(1) > 0]).sum()
+def array(): return nn.Linear(4, 2), [torch.ones(3).numpy()]
+def gpu(): return nn.Linear(4, 2, device="cuda"), [torch.randn(2, 4)], first
+def forever(): time.sleep(600)
+def dies(): os._exit(0)
+def killed(): os.kill(os.getpid(), signal.SIGKILL)
+
+class Hard(torch.optim.SGD):
+    def step(self, closure=None): os.kill(os.getpid(), signal.SIGKILL)
+class Slow(torch.optim.SGD):
+    def step(self, closure=None):
+        while True: torch.ones(3)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "broken.py").write_text("import no_such_package_at_all\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("mine", "broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def taken(function: str, precision: str = "fp32") -> Stepped:
+    """Step in this process, as on a machine without a GPU."""
+    return take_step(f"mine:{function}", precision=precision, seed=0, device="cpu", doing=lambda _: None)
+
+
+def entry(path: str, **kwargs: Any) -> dict[str, Any]:
+    return {"id": path, "import": path, "kwargs": kwargs}
+
+
+def test_an_mlp_by_hand() -> None:
+    facts = taken("mlp").facts
+    weights = 4 * (2 * (8 * 8 + 8) + 8 * 400 + 400)
+    assert (facts["parameters"], facts["weights_bytes"], facts["gradients_bytes"]) == (weights // 4, weights, weights)
+    assert (facts["buffers_bytes"], facts["batch_bytes"], facts["samples"]) == (0, 4 * 64 * 8, 64)
+    # The peak is where the sigmoid's gradient is made: its output and both tanhs' are kept for the backward pass, and
+    # the loss with its gradient; what a linear layer gave is not, as tanh and sigmoid need their results only.
+    kept, row = 4 * 64 * 400, 4 * 64 * 8
+    peak = {"weights": weights, "gradients": 0, "activations": 2 * row + kept + 8, "temporaries": kept}
+    assert facts["peak"] == {**peak, "other": row}
+    assert facts["peak_bytes"] == sum(facts["peak"].values())
+    assert facts["shapes"] == [
+        [[8, 8], "float32", True, 2], [[8], "float32", True, 2], [[400, 8], "float32", True, 1],
+        [[400], "float32", True, 1],
+    ]  # fmt: skip
+
+
+def test_an_mlp_in_other_precisions() -> None:
+    plain, pure, mixed = (taken("mlp", precision).facts for precision in ("fp32", "bf16", "amp-bf16"))
+    for name in ("weights_bytes", "gradients_bytes", "batch_bytes"):
+        assert pure[name] == plain[name] / 2
+        assert mixed[name] == plain[name]
+    assert pure["peak"]["activations"] == (plain["peak"]["activations"] - 8) / 2 + 4
+    # Autocast keeps halves of what the layers give, and half copies of the batch and of the matrices but the first, as
+    # the batch needs no gradient.
+    copies = 2 * (64 * 8 + 8 * 8 + 8 * 400)
+    kept = 2 * (64 * 400 + 2 * 64 * 8)
+    assert mixed["peak"]["activations"] == copies + kept + 8
+    # The sum takes halves and gives fp32, as on CUDA, so that its gradient is made half before the sigmoid's is.
+    assert mixed["peak"]["temporaries"] == 2 * (2 * 64 * 400)
+    assert taken("mlp", "amp-fp16").facts["peak"] == mixed["peak"]
+
+
+def test_a_convolution_by_hand() -> None:
+    facts = taken("conv").facts
+    weights = 4 * ((8 * 27 + 8) + (8 + 8) + (80 + 10))
+    assert (facts["weights_bytes"], facts["gradients_bytes"]) == (weights, weights)
+    assert facts["buffers_bytes"] == 4 * (8 + 8) + 8  # mean, variance and an int64 that counts
+    image = 4 * 2 * 8 * 16 * 16
+    # Kept: the convolution's result for the norm, the ReLU's for itself, and a few small things.
+    assert 2 * image < facts["peak"]["activations"] < 2 * image + 1000
+    assert facts["samples"] == 2
+
+
+def test_frozen_weights_have_neither_gradient_nor_state() -> None:
+    stepped = taken("frozen")
+    assert stepped.facts["weights_bytes"] == 4 * (8 * 16 + 16 + 16 * 4 + 4)
+    assert stepped.facts["gradients_bytes"] == 4 * (16 * 4 + 4)
+    assert stepped.facts["trainable_parameters"] == 16 * 4 + 4
+    assert _measured(entry("torch.optim.SGD", momentum=0.9), stepped, 60)["state_bytes"] == 4 * (16 * 4 + 4)
+
+
+def real_step(function: str, precision: str) -> tuple[dict[str, int], int]:
+    """Take the same step with real tensors and return its peak and its gradients, tracked alike."""
+    import mine  # type: ignore[import-not-found]
+
+    module, batches, *rest = getattr(mine, function)()
+    loss: Callable[..., Any] = rest[0] if rest else lambda module, batch: F.cross_entropy(
+        module(batch[0]).float(), batch[1]
+    )  # fmt: skip
+    tracker, batch = Tracker("cpu"), batches[0]
+    if precision == "bf16":
+        module.to(torch.bfloat16)
+        batch = batch.bfloat16() if isinstance(batch, torch.Tensor) else tuple(
+            part.bfloat16() if part.is_floating_point() else part for part in batch
+        )  # fmt: skip
+    tracker.add(module.parameters(), "weights")
+    tracker.add(module.buffers(), "other")
+    tracker.add([batch] if isinstance(batch, torch.Tensor) else batch, "other")
+    for weight in module.parameters():
+        weight.register_post_accumulate_grad_hook(lambda found: (tracker.add([found.grad], "gradients"), None)[1])
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp-bf16")
+    with as_on_cuda(lambda: not tracker.running), tracker:
+        for _ in range(2):
+            module.zero_grad(set_to_none=True)
+            tracker.forget_peak()
+            tracker.kind = "activations"
+            with cast:
+                value = loss(module, batch)
+            tracker.kind = "temporaries"
+            value.backward()
+            del value
+    return tracker.at_peak, tracker.bytes["gradients"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "amp-bf16"])
+@pytest.mark.parametrize("function", ["mlp", "conv", "decoder"])
+def test_a_fake_step_takes_what_a_real_one_takes(function: str, precision: str) -> None:
+    facts = taken(function, precision).facts
+    peak, gradients = real_step(function, precision)
+    # torch's fake batch norm of halves says that it keeps its mean and deviation as halves, and they are fp32.
+    unlike = 2 * 8 * 2 if (function, precision) == ("conv", "amp-bf16") else 0
+    assert facts["peak"] == {**peak, "activations": peak["activations"] - unlike}
+    assert facts["gradients_bytes"] == gradients > 0
+
+
+OPTIMIZERS = [
+    entry("torch.optim.AdamW", lr=1e-3, betas=[0.9, 0.99]),
+    entry("torch.optim.SGD", lr=1e-3),
+    entry("torch.optim.SGD", lr=1e-3, momentum=0.9),
+    entry("torch.optim.Adafactor", lr=1e-3),
+    entry("torch.optim.AdamW", lr=1e-3, foreach=False),
+    entry("lion_pytorch.Lion", lr=1e-3),
+    entry("optimi.StableAdamW", lr=1e-3),
+    entry("pytorch_optimizer.Prodigy"),
+    entry("pytorch_optimizer.SOAP", lr=1e-3),
+    entry("bitsandbytes.optim.AdamW8bit", lr=1e-3),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda e: f"{e['import']} {e['kwargs']}")
+def test_an_optimizer_takes_of_fake_tensors_what_it_takes_of_real_ones(optimizer: dict[str, Any]) -> None:
+    fake = taken("wide")
+    weights = [nn.Parameter(torch.randn(shape)) for shape, *_ in fake.facts["shapes"]]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    real = Stepped({}, contextlib.nullcontext(), weights, fake.resident)
+    assert _measured(optimizer, fake, 60) == _measured(optimizer, real, 60)
+
+
+def test_states_and_temporaries_by_hand() -> None:
+    stepped = taken("wide")
+    weights = stepped.facts["weights_bytes"]
+    found = {
+        name: _measured(entry(f"torch.optim.{name}", **kwargs), stepped, 60)
+        for name, kwargs in {"AdamW": {}, "SGD": {}, "RMSprop": {"foreach": False}}.items()
+    }
+    counters = 2 * 4  # one a tensor
+    assert found["AdamW"]["state_bytes"] == 2 * weights + counters
+    assert found["RMSprop"]["state_bytes"] == weights + counters
+    assert found["SGD"]["state_bytes"] == 0
+    assert found["AdamW"]["temporary_bytes"] == pytest.approx(weights, rel=0.01)  # by foreach, as CUDA's default
+    assert found["SGD"]["temporary_bytes"] < found["AdamW"]["temporary_bytes"]
+    for figures in found.values():
+        alive = 2 * weights + stepped.facts["batch_bytes"]
+        assert figures["step_peak_bytes"] == alive + figures["state_bytes"] + figures["temporary_bytes"]
+
+
+def test_optimizers_that_cannot_be_stepped_say_why_in_a_line() -> None:
+    stepped = taken("wide")
+    wanted = {
+        "torch.optim.Muon": "ValueError: Muon only supports 2D parameters",
+        "torch.optim.LBFGS": "TypeError: LBFGS.step() missing 1 required positional argument",
+        "no_such.Optimizer": "no_such.Optimizer cannot be imported (No module named 'no_such'); "
+                             "pip install no_such",
+        "mine.Slow": "no answer within 0.5 s",
+    }  # fmt: skip
+    for path, reason in wanted.items():
+        found = step_optimizer(entry(path), stepped, 0.5)
+        assert (found["status"], found["state_bytes"], found["step_peak_bytes"]) == ("unsupported", None, None)
+        assert found["reason"].startswith(reason)
+        assert "\n" not in found["reason"]
+    assert step_optimizer(entry("torch.optim.Muon"), taken("matrix"), 60)["status"] == "measured"
+
+
+@pytest.mark.parametrize("function", ["real", "loader", "moved", "drawn"])
+def test_what_users_write(function: str) -> None:
+    facts = taken(function).facts
+    assert facts["peak_bytes"] > facts["weights_bytes"] > 0
+    assert facts["gradients_bytes"] == facts["weights_bytes"]
+    if function == "real":
+        assert (facts["weights_bytes"], facts["buffers_bytes"], facts["batch_bytes"]) == (40, 24, 6 * 4 * 4 + 6 * 8)
+    if function == "moved":
+        assert {dtype for _, dtype, *_ in facts["shapes"]} == {"bfloat16"}
+
+
+def test_nothing_is_allocated_and_nothing_stays_changed() -> None:
+    before = (torch.softmax, F.dropout, F.layer_norm, nn.init.normal_, torch.Tensor.sum, torch.utils.weakref)
+    facts = taken("huge", "amp-bf16").facts
+    assert facts["weights_bytes"] == 4 * (50_000**2 + 50_000)  # 10 GB, and as much again for gradients
+    after = (torch.softmax, F.dropout, F.layer_norm, nn.init.normal_, torch.Tensor.sum, torch.utils.weakref)
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    assert "sum" not in vars(torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("make", "kept"),
+    [
+        (lambda x: F.dropout(x, 0.1), 4 + 1),  # the result, and a mask of a byte an element
+        (lambda x: F.dropout(x, 0.1, training=False) * 1.0, 4),
+        (lambda x: F.rms_norm(x, (1024,), eps=1e-6), 4 + 4 / 1024),  # one number a row
+        (lambda x: F.layer_norm(x, (1024,)), 4 + 8 / 1024),
+    ],
+)
+def test_operations_keep_what_they_keep_on_cuda(make: Callable[[Any], Any], kept: float) -> None:
+    tracker = Tracker("cpu")
+    start = torch.randn(8, 1024, requires_grad=True)
+    tracker.add([start], "other")
+    with as_on_cuda(lambda: not tracker.running), tracker:
+        tracker.kind = "activations"
+        result = make(start)
+    assert result.grad_fn is not None
+    assert tracker.bytes["activations"] == kept * start.numel()
+
+
+def test_autocast_computes_in_fp32_what_it_does_on_cuda() -> None:
+    x = torch.randn(4, 8, dtype=torch.bfloat16)
+    with as_on_cuda(lambda: True), torch.autocast("cpu", torch.bfloat16):
+        for function in (F.softmax, torch.softmax):
+            assert function(x, -1).dtype == torch.float32
+        assert {F.layer_norm(x, (8,)).dtype, x.pow(2).dtype, (x**2).dtype, x.sum().dtype} == {torch.float32}
+        assert F.cross_entropy(x, torch.zeros(4, dtype=torch.long), label_smoothing=0.0).dtype == torch.float32
+        assert F.gelu(x).dtype == torch.bfloat16
+    with as_on_cuda(lambda: True):
+        assert F.softmax(x, -1).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mine", "not package.module:function"),
+        ("absent:mlp", "importing absent raised ModuleNotFoundError: No module named 'absent'$"),
+        ("broken:mlp", "importing broken raised .*no_such_package_at_all.* at broken.py:1"),
+        ("mine:mpl", "no function 'mpl'; .*did you mean 'mlp'"),
+        ("mine:raises", r"calling it raised ValueError: two lines at mine.py:\d+$"),
+        ("mine:leaves", "calling it raised SystemExit: 3"),
+        ("mine:nothing", r"it returned NoneType; return \(module, batches\)"),
+        ("mine:half", "no torch.nn.Module with parameters"),
+        ("mine:empty", "batches ended after 0"),
+        ("mine:shapes", r"its training step raised RuntimeError: .* at mine.py:\d+$"),
+        ("mine:vector", "its loss returned 4 elements; return a tensor with one element"),
+        ("mine:pair", r"a batch is not \(inputs, targets\)"),
+        ("mine:item", r"its training step needs the values of tensors \(DataDependentOutputException at mine.py:\d+\)"),
+        ("mine:mask", r"\(DynamicOutputShapeException at mine.py:\d+\).*take them from shapes .*bench --workload"),
+        ("mine:array", "calling it raised RuntimeError: .*fake tensors hold no values"),
+        ("mine:gpu", "calling it raised .*there is no GPU here, so name no device"),
+    ],
+)
+def test_what_is_wrong_with_the_users_function_is_one_line(spec: str, message: str) -> None:
+    if spec == "mine:gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(InputError) as refused:
+        take_step(spec, precision="fp32", seed=0, device="cpu", doing=lambda _: None)
+    text = _explained(spec, refused.value)
+    assert re.search(message, text), text
+    assert text.startswith(f"--from {spec!r}: ")
+    assert "\n" not in text
+
+
+def test_a_process_measures_and_keeps_what_it_had_when_it_dies() -> None:
+    optimizers = [
+        {**entry("torch.optim.AdamW"), "id": "adamw"},
+        {**entry("torch.optim.Muon"), "id": "muon"},
+        {**entry("mine.Hard"), "id": "hard"},
+        {**entry("torch.optim.SGD"), "id": "sgd"},
+    ]
+    found = measure("mine:mlp", "amp-bf16", optimizers, timeout=120)
+    assert (found.parameters, found.samples, found.weights_bytes) == (3744, 64, 4 * 3744)
+    assert found.peak_bytes == sum(found.peak)
+    assert found.peak._fields == KINDS
+    assert found.shapes[0] == faking.Shape((8, 8), "float32", True, 2)
+    adamw, muon, hard, sgd = found.optimizers
+    assert (adamw.id, adamw.status, adamw.state_bytes) == ("adamw", "measured", 8 * 3744 + 6 * 4)
+    assert found.training_peak(adamw) == max(found.peak_bytes + 8 * 3744 + 24, adamw.step_peak_bytes or 0)
+    assert (muon.status, found.training_peak(muon)) == ("unsupported", None)
+    for one in (hard, sgd):
+        assert one.status == "unsupported"
+        assert str(one.reason).startswith("stepping hard: the process was killed by SIGKILL")
+
+
+def test_a_function_that_never_ends_is_ended() -> None:
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=r"^--from 'mine:forever': .*no end within 3 s; raise --timeout$"):
+        measure("mine:forever", "fp32", [], timeout=3)
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("function", "ending"),
+    [("dies", "the process ended with exit code 0"), ("killed", "the process was killed by SIG")],
+)
+def test_a_function_that_ends_the_process(function: str, ending: str) -> None:
+    with pytest.raises(CannotRunHereError, match=f"^--from 'mine:{function}': calling it: {ending}"):
+        measure(f"mine:{function}", "fp32", [], timeout=120)
+
+
+def python(code: str) -> Sequence[str]:
+    return (sys.executable, "-c", code)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("import sys; sys.modules['torch'] = None; from optadvise.bench.fakestep import main; main()",
+         CannotRunHereError, r"torch cannot be imported \(.*\); pip install torch"),
+        ("""print('{"doing": "calling it"}', flush=True); import time; time.sleep(60)""",
+         InputError, "calling it: no end within 1 s; raise --timeout"),
+        ("print('hello')", CannotRunHereError, "answered with garbage: b'hello"),
+        ("""print('{"step": {}}')""", CannotRunHereError, "answered with garbage"),
+        ("import sys; sys.exit('last words')", CannotRunHereError, "ended with exit code 1: last words"),
+        ("import os; os.abort()", CannotRunHereError, "killed by SIGABRT"),
+    ],
+)  # fmt: skip
+def test_faults_of_the_process(code: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        measure(
+            "mine:mlp", "fp32", [entry("torch.optim.SGD")], timeout=20 if "torch" in code else 1, command=python(code)
+        )
+
+
+def test_a_command_that_is_not_there() -> None:
+    with pytest.raises(CannotRunHereError, match="cannot be started"):
+        measure("mine:mlp", "fp32", [], timeout=5, command=("/no/such/program",))
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A measurement in a process of its own, which waits for processes that never answer; and their ids."""
+    sleeper = "import os, subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); "
+    sleeper += "open('ids.tmp', 'w').write(f'{os.getpid()} {p.pid}'); os.rename('ids.tmp', 'ids'); time.sleep(60)"
+    code = "import sys; from optadvise.bench.faking import measure; "
+    code += f"measure('m:f', 'fp32', [], timeout=60, command=(sys.executable, '-c', {sleeper!r}))"
+    parent = subprocess.Popen(python(code), cwd=tmp_path, stderr=subprocess.PIPE)
+    try:
+        for _ in range(200):
+            if (tmp_path / "ids").exists():
+                break
+            time.sleep(0.05)
+        yield parent, [int(number) for number in (tmp_path / "ids").read_text().split()]
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def test_an_interruption_leaves_no_process(waiting: tuple[subprocess.Popen[bytes], list[int]]) -> None:
+    parent, ids = waiting
+    os.kill(parent.pid, signal.SIGINT)
+    _, err = parent.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in err
+    assert ended(ids)
+
+
+def test_training_takes_the_larger_of_its_two_peaks() -> None:
+    peak = faking.Peak(100, 100, 700, 0, 100)
+    step = FakeStep("cpu", 25, 25, 100, 0, 100, 100, sum(peak), peak, 1, (), 0.1, ())
+    assert step.training_peak(OptimizerStep("a", "measured", None, 10, 900, 5)) == 1010
+    assert step.training_peak(OptimizerStep("a", "measured", None, 10, 2000, 5)) == 2000
+    assert step.training_peak(OptimizerStep("a", "unsupported", "why", None, None, None)) is None
