@@ -1,0 +1,297 @@
+"""How wrong is the memory estimate? Whole training steps under fake tensors, and what `estimate` says of them.
+
+Usage: python benchmarks/memory_error.py [--markdown FILE]
+
+Trains each configuration for two steps on tensors that hold nothing (`fake_peak.py`) and prints the peak beside the
+prediction of the same run. Where torch has a CUDA device, the same steps run there too, and the allocator's peak is
+printed beside both. Targets: median error at most 5 %, worst at most 15 %, and 90 % inside the interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from fake_peak import ATTENTION, auto_class, fake_peak, register_attention  # noqa: E402
+
+from optadvise import architecture  # noqa: E402
+from optadvise.advisor import Advisor  # noqa: E402
+from optadvise.catalog import load  # noqa: E402
+from tests import convnets  # noqa: E402
+
+GIB = 2**30
+
+
+class Case(NamedTuple):
+    """One training run."""
+
+    network: str
+    optimizer: str
+    precision: str
+    samples: int
+    length: int
+    checkpointing: str = "none"
+    attention: str = "flash"
+    accumulation: int = 1
+
+
+# Hugging Face configurations, small enough that 40 runs take minutes, large enough that no constant matters.
+_WIDE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+         "vocab_size": 32000}  # fmt: skip
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama 150M": ("llama", {**_WIDE, "num_key_value_heads": 4}),
+    "mistral 110M": ("mistral", {**_WIDE, "num_key_value_heads": 4, "num_hidden_layers": 8}),
+    "qwen2 50M": ("qwen2", {**_WIDE, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2,
+                            "intermediate_size": 1536, "num_hidden_layers": 8}),
+    "qwen3 120M": ("qwen3", {**_WIDE, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}),
+    "gemma 160M": ("gemma", {**_WIDE, "num_key_value_heads": 4, "head_dim": 64}),
+    "phi3 150M": ("phi3", {**_WIDE, "pad_token_id": 0}),
+    "gpt2 124M": ("gpt2", {}),
+    "gpt-neox 160M": ("gpt_neox", _WIDE),
+    "opt 125M": ("opt", {"word_embed_proj_dim": 768}),
+    "bert 110M": ("bert", {}),
+    "roberta 125M": ("roberta", {"vocab_size": 50265}),
+    "t5 60M": ("t5", {"decoder_start_token_id": 0, "pad_token_id": 0}),
+    "vit 86M": ("vit", {}),
+    "mixtral 300M": ("mixtral", {**_WIDE, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4,
+                                 "intermediate_size": 1024, "num_hidden_layers": 8}),
+}  # fmt: skip
+CONVNETS = {
+    "resnet18": lambda: convnets.resnet((2, 2, 2, 2), bottleneck=False),
+    "resnet50": lambda: convnets.resnet((3, 4, 6, 3), bottleneck=True),
+    "convnext-tiny": lambda: convnets.convnext((3, 3, 9, 3), 96),
+    "mobilenet-v2": convnets.mobilenet_v2,
+    "efficientnet-b0": convnets.efficientnet_b0,
+}
+CASES = (
+    Case("llama 150M", "adamw", "amp-bf16", 4, 1024),
+    Case("llama 150M", "adamw", "bf16", 8, 1024, "full"),
+    Case("llama 150M", "lion", "fp32", 2, 1024),
+    Case("llama 150M", "adamw", "amp-bf16", 2, 1024, attention="eager"),
+    Case("llama 150M", "adamw", "amp-bf16", 2, 512, accumulation=4),
+    Case("mistral 110M", "adamw", "bf16", 4, 2048),
+    Case("mistral 110M", "sgd-momentum", "amp-bf16", 2, 2048, "full"),
+    Case("qwen2 50M", "adamw", "fp32", 4, 512),
+    Case("qwen2 50M", "adagrad", "fp32", 1, 128),
+    Case("qwen3 120M", "adamw", "amp-bf16", 4, 1024, "full"),
+    Case("qwen3 120M", "nadam", "bf16", 4, 512),
+    Case("gemma 160M", "adamw", "bf16", 2, 1024),
+    Case("gemma 160M", "adamw", "amp-bf16", 4, 512, "full"),
+    Case("phi3 150M", "adamw", "amp-bf16", 4, 1024),
+    Case("gpt2 124M", "adamw", "amp-bf16", 8, 1024),
+    Case("gpt2 124M", "adamw", "fp32", 2, 1024, "full"),
+    Case("gpt2 124M", "rmsprop", "bf16", 1, 128),
+    Case("gpt2 124M", "adamw", "fp32", 4, 512, attention="eager"),
+    Case("gpt-neox 160M", "adamw", "bf16", 4, 1024),
+    Case("opt 125M", "adamw", "amp-bf16", 4, 1024),
+    Case("bert 110M", "adamw", "amp-bf16", 16, 512),
+    Case("bert 110M", "adamw", "fp32", 8, 512, attention="eager"),
+    Case("bert 110M", "adadelta", "fp32", 1, 64),
+    Case("roberta 125M", "adamw", "bf16", 16, 512, "full"),
+    Case("t5 60M", "lion", "fp32", 8, 512),
+    Case("t5 60M", "adamw", "bf16", 8, 512, attention="eager"),
+    Case("vit 86M", "adamw", "amp-bf16", 32, 224),
+    Case("vit 86M", "adamw", "bf16", 64, 224, "full"),
+    Case("mixtral 300M", "adamw", "bf16", 4, 512),
+    Case("resnet18", "sgd-momentum", "fp32", 64, 224),
+    Case("resnet50", "sgd-momentum", "amp-bf16", 64, 224),
+    Case("resnet50", "adamw", "bf16", 32, 224),
+    Case("convnext-tiny", "adamw", "amp-bf16", 32, 224),
+    Case("mobilenet-v2", "rmsprop", "amp-bf16", 64, 224),
+    Case("efficientnet-b0", "sgd-momentum", "fp32", 32, 224),
+)
+
+
+class Result(NamedTuple):
+    """One run, in bytes of tensors."""
+
+    case: Case
+    predicted: int
+    low: int
+    high: int
+    fake: int
+    allocator: int | None  # of a CUDA device; None where there is none
+
+    @property
+    def error(self) -> float:
+        """Of the prediction against fake tensors."""
+        return self.predicted / self.fake - 1
+
+    @property
+    def inside(self) -> bool:
+        """Does the interval hold what fake tensors showed?"""
+        return self.low <= self.fake <= self.high
+
+
+class _Answer(NamedTuple):
+    loss: torch.Tensor
+
+
+class _WithLoss(torch.nn.Module):  # type: ignore[misc,unused-ignore]
+    """A convolutional network that answers like one of Hugging Face's."""
+
+    def __init__(self, body: torch.nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> _Answer:
+        logits = self.body(pixel_values)
+        return _Answer(torch.nn.functional.cross_entropy(logits.float(), labels))
+
+
+def predicted(advisor: Advisor, case: Case) -> tuple[int, int, int]:
+    """Return the low, expected and high bytes of tensors."""
+    if case.network in CONVNETS:
+        shape = architecture.named(advisor.catalog, case.network)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "config.json"
+            file.write_text(json.dumps(_config(case).to_dict(), default=str), encoding="utf-8")
+            shape = architecture.from_config(advisor.catalog, file)
+    model = advisor.catalog.networks[shape.family]["model"]
+    answers = {
+        "shape": shape, "model": model, "precision": case.precision, "micro_batch": case.samples,
+        "batch_size": case.samples * case.accumulation, "checkpointing": case.checkpointing,
+        "image_size" if model in ("vit", "cnn") else "seq_len": case.length,
+    }  # fmt: skip
+    if model != "cnn":
+        answers["attention"] = case.attention
+    memory = advisor.sizing.estimate(advisor.situation(answers), case.optimizer)
+    spans = [line.interval for line in memory.ledger[:-2] if line.interval is not None]
+    assert memory.allocated is not None
+    return sum(span.low for span in spans), memory.allocated, sum(span.high for span in spans)
+
+
+def _config(case: Case) -> Any:
+    from transformers import AutoConfig
+
+    kind, arguments = CONFIGS[case.network]
+    config = AutoConfig.for_model(kind, **arguments)
+    config._attn_implementation = "eager" if case.attention == "eager" else ATTENTION
+    return config
+
+
+def model_of(case: Case) -> Any:
+    """Return the network to train."""
+    if case.network in CONVNETS:
+        return _WithLoss(CONVNETS[case.network]())
+    from transformers.initialization import no_init_weights
+
+    config = _config(case)
+    with no_init_weights() if config.model_type == "vit" else nullcontext():  # which looks at values
+        return auto_class(config.model_type).from_config(config)
+
+
+def batch_of(case: Case) -> dict[str, Any]:
+    """Return one pass's arguments."""
+    if case.network in CONVNETS or CONFIGS[case.network][0] == "vit":
+        classes = 1000 if case.network in CONVNETS else _config(case).num_labels
+        half = torch.bfloat16 if case.precision == "bf16" else torch.float32
+        images = torch.empty(case.samples, 3, case.length, case.length, dtype=half)
+        return {"pixel_values": images, "labels": torch.randint(0, classes, (case.samples,))}
+    tokens = torch.randint(0, _config(case).vocab_size, (case.samples, case.length))
+    return {"input_ids": tokens, "labels": tokens.clone()}
+
+
+def optimizer_of(advisor: Advisor, case: Case, parameters: Any) -> Any:
+    """Return the optimizer as the card builds it, in its fused form where it has one, else as on CUDA."""
+    card = advisor.catalog.optimizer(case.optimizer)
+    made = card.implementations[0]
+    module, _, name = made.path.rpartition(".")
+    kwargs = {made.arguments.get(h.name, h.name): h.default for h in card.hyperparameters} | dict(made.kwargs)
+    kwargs |= dict(made.variants.get("fused") or made.variants.get("foreach") or {})
+    return getattr(importlib.import_module(module), name)(parameters, **kwargs)
+
+
+def on_cuda(advisor: Advisor, case: Case) -> int | None:
+    """Return the allocator's peak of the same steps on a CUDA device, None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.empty_cache()
+    half = case.precision == "bf16"
+    model = model_of(case).to("cuda", torch.bfloat16 if half else torch.float32).train()
+    if case.attention == "flash" and hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation("sdpa")
+    if case.checkpointing == "full":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = optimizer_of(advisor, case, [p for p in model.parameters() if p.requires_grad])
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(case.accumulation):
+            batch = {name: value.cuda() for name, value in batch_of(case).items()}
+            with torch.autocast("cuda", torch.bfloat16, enabled=case.precision.startswith("amp")):
+                loss = model(**batch).loss
+            loss.backward()
+            del loss, batch
+        optimizer.step()
+        optimizer.zero_grad()
+    return int(torch.cuda.max_memory_allocated())
+
+
+def results(advisor: Advisor) -> Iterator[Result]:
+    """Run every case."""
+    for case in CASES:
+        low, expected, high = predicted(advisor, case)
+        fake = fake_peak(
+            partial(model_of, case), partial(batch_of, case), partial(optimizer_of, advisor, case),
+            precision=case.precision, checkpointing=case.checkpointing == "full", accumulation=case.accumulation,
+        )["total"]  # fmt: skip
+        yield Result(case, expected, low, high, fake, on_cuda(advisor, case))
+
+
+def row(result: Result) -> str:
+    """Return a line of the table."""
+    case = result.case
+    how = [case.precision, f"{case.samples} × {case.length}"]
+    how += ["checkpointing"] if case.checkpointing == "full" else []
+    how += ["eager"] if case.attention == "eager" else []
+    how += [f"{case.accumulation} passes"] if case.accumulation > 1 else []
+    real = "" if result.allocator is None else f"{result.allocator / GIB:.3f}"
+    return (
+        f"| {case.network} | {case.optimizer} | {', '.join(how)} | {result.predicted / GIB:.3f} "
+        f"| {result.fake / GIB:.3f} | {result.error:+.1%} | {'yes' if result.inside else 'no'} | {real} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--markdown", type=Path, help="write the table here as well")
+    arguments = parser.parse_args()
+    register_attention()
+    lines = [
+        "| network | optimizer | run | predicted GiB | fake tensors GiB | error | inside | CUDA allocator GiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines))
+    found = []
+    for result in results(Advisor(load())):
+        found.append(result)
+        lines.append(row(result))
+        print(lines[-1], flush=True)
+    errors = [abs(result.error) for result in found]
+    inside = sum(result.inside for result in found) / len(found)
+    words = (
+        f"{len(found)} configurations: median error {statistics.median(errors):.1%} (at most 5 %), worst "
+        f"{max(errors):.1%} (at most 15 %), {inside:.0%} inside the interval (at least 90 %)."
+    )
+    print(words)
+    if arguments.markdown:
+        arguments.markdown.write_text("\n".join([*lines, "", words, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
