@@ -10,6 +10,7 @@ It shares nothing with `optadvise.bench.fakestep`, so that the one checks the ot
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import wraps
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.hooks import RemovableHandle
 
 ATTENTION = "one-kernel"  # for `attn_implementation`
 PRECISIONS = ("fp32", "amp-bf16", "bf16")
@@ -160,6 +162,10 @@ def fake_peak(
         batches = [make_batch() for _ in range(accumulation)]
         tracker = MemTracker()
         tracker.track_external(model, optimizer, *[t for batch in batches for t in batch.values()])
+        no_hook = RemovableHandle(OrderedDict())
+        for parameter in model.parameters():  # of which a frozen one can have no hook
+            if not parameter.requires_grad:
+                tracker._param_to_grad_hook_handles[parameter] = (no_hook, no_hook)
         with tracker, as_cuda():
             for _ in range(2):
                 for batch in batches:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
@@ -47,6 +48,7 @@ class Case(NamedTuple):
     checkpointing: str = "none"
     attention: str = "flash"
     accumulation: int = 1
+    lora: str = ""  # which linear layers get adapters of rank 16: short names joined by commas, or all; none: train all
 
 
 # Hugging Face configurations, small enough that 40 runs take minutes, large enough that no constant matters.
@@ -70,6 +72,21 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral 300M": ("mixtral", {**_WIDE, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4,
                                  "intermediate_size": 1024, "num_hidden_layers": 8}),
 }  # fmt: skip
+# What the linear layers of a block are called there, by our short names.
+_DECODER = {**{word: rf"self_attn\.{word}_proj" for word in "qkvo"},
+            **{word: rf"mlp\.{word}_proj" for word in ("gate", "up", "down")}}  # fmt: skip
+LAYERS: dict[str, dict[str, str]] = {
+    "llama": _DECODER,
+    "qwen2": _DECODER,
+    "gemma": _DECODER,
+    "phi3": {"qkv": r"self_attn\.qkv_proj", "o": r"self_attn\.o_proj", "gate_up": r"mlp\.gate_up_proj",
+             "down": r"mlp\.down_proj"},
+    "gpt2": {"qkv": r"attn\.c_attn", "o": r"attn\.c_proj", "up": r"mlp\.c_fc", "down": r"mlp\.c_proj"},
+    "bert": {"q": r"attention\.self\.query", "k": r"attention\.self\.key", "v": r"attention\.self\.value",
+             "o": r"attention\.output\.dense", "up": r"intermediate\.dense", "down": r"output\.dense"},
+    "vit": {**{word: rf"attention\.{word}_proj" for word in "qkvo"}, "up": r"mlp\.fc1", "down": r"mlp\.fc2"},
+}  # fmt: skip
+RANK = 16  # of adapters
 CONVNETS = {
     "resnet18": lambda: convnets.resnet((2, 2, 2, 2), bottleneck=False),
     "resnet50": lambda: convnets.resnet((3, 4, 6, 3), bottleneck=True),
@@ -113,6 +130,11 @@ CASES = (
     Case("convnext-tiny", "adamw", "amp-bf16", 32, 224),
     Case("mobilenet-v2", "rmsprop", "amp-bf16", 64, 224),
     Case("efficientnet-b0", "sgd-momentum", "fp32", 32, 224),
+    Case("llama 150M", "adamw", "amp-bf16", 4, 1024, lora="all"),
+    Case("llama 150M", "adamw", "bf16", 8, 1024, "full", lora="q,v"),
+    Case("gpt2 124M", "adamw", "amp-bf16", 4, 512, attention="eager", lora="qkv"),
+    Case("bert 110M", "adamw", "bf16", 16, 256, lora="q,v"),
+    Case("vit 86M", "adamw", "fp32", 16, 224, lora="all"),
 )
 
 
@@ -170,6 +192,8 @@ def predicted(advisor: Advisor, case: Case) -> tuple[int, int, int]:
     }  # fmt: skip
     if model != "cnn":
         answers["attention"] = case.attention
+    if case.lora:
+        answers |= {"method": "lora", "lora_rank": RANK, "lora_targets": case.lora}
     memory = advisor.sizing.estimate(advisor.situation(answers), case.optimizer)
     spans = [line.interval for line in memory.ledger[:-2] if line.interval is not None]
     assert memory.allocated is not None
@@ -192,8 +216,36 @@ def model_of(case: Case) -> Any:
     from transformers.initialization import no_init_weights
 
     config = _config(case)
+    if case.lora:
+        return _adapted(config, case)
     with no_init_weights() if config.model_type == "vit" else nullcontext():  # which looks at values
         return auto_class(config.model_type).from_config(config)
+
+
+def _adapted(config: Any, case: Case) -> Any:
+    """Return a frozen network with PEFT's adapters: in fp32 beside a base in half precision, except in pure bf16."""
+    from peft import LoraConfig, get_peft_model
+
+    base = torch.float32 if case.precision == "fp32" else torch.bfloat16
+    layers = LAYERS[config.model_type]
+    names = [layers[word] for word in (layers if case.lora == "all" else case.lora.split(","))]
+    adapters = LoraConfig(r=RANK, lora_dropout=0.0, target_modules=rf".*\.\d+\.({'|'.join(names)})",
+                          fan_in_fan_out=config.model_type == "gpt2")  # fmt: skip
+    # PEFT converts layers in place, which fake tensors cannot do. Without `enable_input_require_grads`, which
+    # checkpointing as it is here does not need: under `MemTracker` the embeddings of the pass before would stay.
+    with unset_fake_temporarily(), torch.device("meta"):
+        bare = auto_class(config.model_type).from_config(config, dtype=base)
+        model = get_peft_model(bare, adapters, autocast_adapter_dtype=case.precision != "bf16")
+    placed: dict[int, Any] = {}  # tied weights stay one
+    for module in model.modules():
+        for name, old in [*module._parameters.items(), *module._buffers.items()]:
+            if old is not None and id(old) not in placed:
+                new = torch.empty(old.shape, dtype=old.dtype)
+                learns = isinstance(old, torch.nn.Parameter)
+                placed[id(old)] = torch.nn.Parameter(new, old.requires_grad) if learns else new
+            if old is not None:
+                (module._parameters if name in module._parameters else module._buffers)[name] = placed[id(old)]
+    return model
 
 
 def batch_of(case: Case) -> dict[str, Any]:
@@ -259,6 +311,7 @@ def row(result: Result) -> str:
     how = [case.precision, f"{case.samples} × {case.length}"]
     how += ["checkpointing"] if case.checkpointing == "full" else []
     how += ["eager"] if case.attention == "eager" else []
+    how += [f"adapters of {case.lora}"] if case.lora else []
     how += [f"{case.accumulation} passes"] if case.accumulation > 1 else []
     real = "" if result.allocator is None else f"{result.allocator / GIB:.3f}"
     return (

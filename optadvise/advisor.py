@@ -68,16 +68,27 @@ class Advisor:
         rules = [r["when"] for t in documents["tables"].values() for r in t["rules"]]
         conditions = [*rules, *(r["when"] for r in (*assume, *contradictions) if "when" in r)]
         self.axes = cut_axes(catalog.facts, conditions)
-        self.tables = {name: Table(table, self.axes) for name, table in documents["tables"].items()}
         self.completer = Completer(assume, contradictions, catalog.facts, self.axes)
         with_ = catalog.facts["memory"]["with"]
         self.limits: tuple[str, str] = (with_["reference"], with_["compact"])
-        both = (self.tables["concern"], self.tables["choose_optimizer"])
-        self.deciding = tuple(sorted({column for table in both for column in table.columns} - {"concern"}))
         self._decisions: dict[tuple[int, ...], tuple[Rule, Rule]] = {}
-        self._flips = FlipFinder(self)
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._per_parameter: dict[tuple[str, str], float] = {}
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """The decision tables, compiled when one is asked, which an estimate does not."""
+        return {name: Table(table, self.axes) for name, table in self.catalog.documents["tables"].items()}
+
+    @cached_property
+    def deciding(self) -> tuple[str, ...]:
+        """The facts that decide about the optimizer."""
+        both = (self.tables["concern"], self.tables["choose_optimizer"])
+        return tuple(sorted({column for table in both for column in table.columns} - {"concern"}))
+
+    @cached_property
+    def _flips(self) -> FlipFinder:
+        return FlipFinder(self)
 
     @cached_property
     def sizing(self) -> Sizing:

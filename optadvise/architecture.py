@@ -20,7 +20,15 @@ from optadvise.memory.tape import compiled, product
 
 _LARGEST_FILE = 4 * 2**20  # a config.json has a few kilobytes
 _LARGEST = 10**7  # of any dimension; vocabularies end at about 10^6
+_LABELS = "id2label"  # counts by what it holds
 _MOST_LAYERS = 4096  # of a network, and heads of a layer
+
+
+# Keys of what is no plain network that is trained.
+_ELSEWHERE = {
+    "quantization_config": "holds a quantised checkpoint, which is not what is trained; give the base model's config",
+    "vision_config": "describes a second tower, which is not modelled; use --from package.module:function",
+}
 
 
 def from_config(catalog: Catalog, path: Path) -> NetworkShape:
@@ -45,6 +53,9 @@ def from_config(catalog: Catalog, path: Path) -> NetworkShape:
         guess = nearest(kind, sorted(by_type))
         raise InputError(f"{where}: model_type {kind!r} is not known; {guess + ' ' if guess else ''}"
                          "give --hidden, --layers and --heads, or --from package.module:function")  # fmt: skip
+    for key, why in _ELSEWHERE.items():
+        if config.get(key) is not None:
+            raise InputError(f"{where}: {key} {why}")
     nested = family.get("nested")
     if nested is not None and isinstance(config.get(nested), dict):
         config = config[nested]
@@ -113,7 +124,8 @@ def from_dimensions(catalog: Catalog, model: str | None, dims: Mapping[str, int]
     document = catalog.networks[family]
     missing = [n for n, entry in document.get("dims", {}).items() if n not in dims and "default" not in entry]
     if missing:
-        raise InputError(f"{where}: --{missing[0].replace('_', '-')} is missing, without which there is no shape")
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise InputError(f"{where}: {flags} missing, without which there is no shape")
     for name, value in dims.items():
         _dimension(value, name, where)
     return _complete(document, dict(dims), (), {}, "these dimensions", "dimensions", where)
@@ -135,17 +147,32 @@ def _read(path: Path, where: str) -> dict[str, Any]:
     try:
         if path.is_dir():
             path = path / "config.json"
+        if path.exists() and not path.is_file():
+            raise InputError(f"{where}: is no regular file; give a model's config.json")
         if path.stat().st_size > _LARGEST_FILE:
             raise InputError(f"{where}: {path.stat().st_size / 2**20:.0f} MiB is no config.json; those have kilobytes")
-        data = json.loads(path.read_bytes())
+        data = json.loads(path.read_bytes(), object_pairs_hook=_once)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror}); give a model's config.json") from error
     except (ValueError, RecursionError) as error:
-        what = f"{error.msg} at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "no text"
+        what = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else _first_line(error)
         raise InputError(f"{where}: is no JSON ({what}); is it cut off?") from error
     if not isinstance(data, dict):
-        raise InputError(f"{where}: holds a {type(data).__name__}, not the object that a config.json is")
+        raise InputError(f"{where}: holds {_short(data)}, not the object that a config.json is")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key!r} appears twice")
+        found[key] = value
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:80]
 
 
 def _short(value: Any) -> str:
@@ -169,7 +196,7 @@ def _switched(value: Any, entry: Mapping[str, Any], where: str) -> bool:
 
 
 def _dimension(value: Any, key: str, where: str) -> int:
-    if isinstance(value, dict) and value:  # labels by their number
+    if isinstance(value, dict) and key == _LABELS:
         value = len(value)
     if type(value) is not int or not 1 <= value <= _LARGEST:
         raise InputError(f"{where}: {key} {_short(value)} must be a whole number from 1 to {_LARGEST:,}")
@@ -279,6 +306,29 @@ def _compiled(family: str, block: str, catalog: Catalog) -> Any:
     if "compiled" not in document:
         document["compiled"] = compiled(document["lines"], document.get("holds", ()))
     return document["compiled"]
+
+
+def check_length(catalog: Catalog, shape: NetworkShape, length: int, where: str) -> None:
+    """Refuse samples that are longer than a network has learned positions.
+
+    Args:
+        catalog: Knows the families.
+        shape: The network.
+        length: Tokens of a sample.
+        where: The flag that was typed, for the message.
+
+    Raises:
+        InputError: It has fewer positions.
+    """
+    most = most_tokens(catalog, shape)
+    if most is not None and length > most:
+        raise InputError(f"{where} {length}: {shape.name} has learned positions for {most} tokens; shorten the samples")
+
+
+def most_tokens(catalog: Catalog, shape: NetworkShape) -> int | None:
+    """Return how many tokens a network has learned positions for, None where nothing limits it."""
+    learned = catalog.networks[shape.family].get("positions")
+    return None if learned is None else product(learned, dict(shape.dims))
 
 
 def usual_length(catalog: Catalog, shape: NetworkShape) -> int:

@@ -97,6 +97,7 @@ class Implementation(NamedTuple):
     # largest, where tensors are stepped one by one.
     scratch_all: float = 0.0
     scratch_largest: float = 0.0
+    compiled: bool = False  # its step is compiled where there is a GPU, and then makes no copies
     deviates: Mapping[str, Any] | None = None
     note: str | None = None
 
@@ -271,13 +272,14 @@ class MemoryEstimate(NamedTuple):
     gradients: int | None
     optimizer: int | None
     activations: int | None  # kept for the backward pass, with the logits
-    overhead: int | None  # temporaries, copies, communication, context and fragmentation, less what has gone by then
+    overhead: int | None  # at the highest moment: copies, temporaries, communication, the batch and beside tensors
     total: int | None
     known: int | None  # weights, gradients and state
     available: int | None
     fits: bool | None  # True and False are certain within the interval
     ledger: tuple[MemoryLine, ...]
     interval: Interval | None = None  # of the total
+    intervals: Mapping[str, Interval] = _NOTHING  # of each figure above, by its name
     allocated: int | None = None  # what torch.cuda.max_memory_allocated would say
     reserved: int | None = None  # what torch.cuda.max_memory_reserved would say
     peak: str | None = None  # when the highest moment is
@@ -377,8 +379,10 @@ class Fix(NamedTuple):
 
     rule: str
     change: Mapping[str, Any]
-    saves: int  # bytes
-    needs: int  # bytes afterwards
+    saves: int  # bytes: what the chain would need more without this step
+    needs: int  # bytes that the whole chain needs of a GPU
+    pages: int  # bytes of state that may leave it besides
+    instead: Mapping[str, Any]  # of what was said
     costs: str
     cite: tuple[str, ...]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optadvise.catalog import Catalog
 from optadvise.domain import (
     Band,
+    Fit,
     Implementation,
     Interval,
     MemoryEstimate,
@@ -25,7 +26,7 @@ from optadvise.domain import (
 )
 from optadvise.errors import InputError
 from optadvise.memory import INPUTS, own_state, shared_state_bytes, state_bytes, state_bytes_per_parameter
-from optadvise.memory.ledger import Optimizing, Settings, Size, accumulates, estimate, mode, shards, total
+from optadvise.memory.ledger import Optimizing, Settings, Size, accumulates, estimate, mode, parts, shards, total
 from optadvise.memory.records import Batch, Mode, Moment, StepMemory, Weight
 from optadvise.units import show_count
 
@@ -125,6 +126,10 @@ class Sizing:
             from optadvise.architecture import check_image
 
             check_image(self._known(situation.shape).network, situation.image_size, "--image-size")
+        if situation.shape is not None and situation.seq_len is not None:
+            from optadvise.architecture import check_length
+
+            check_length(self.catalog, situation.shape, situation.seq_len, "--seq-len")
         if situation.seq_len is not None or situation.image_size is not None:
             return situation
         if situation.shape is None:
@@ -198,9 +203,10 @@ class Sizing:
             adapters = elements(trained)
             if not trained:
                 there = ", ".join(sorted(architecture.targets(self.catalog, shape)))
-                remedy = f"it has {there}" if there else "use --method full"
-                wanted = f"--lora-targets {situation.lora_targets}"
-                raise InputError(f"{wanted}: {shape.name} has no linear layer that could have these adapters; {remedy}")
+                remedy = f"its layers are {there}" if there else "use --method full"
+                wanted = "" if situation.lora_targets == "all" else f" --lora-targets {situation.lora_targets}"
+                said = f"--method {situation.method}{wanted}"
+                raise InputError(f"{said}: {shape.name} has no linear layer that could have such adapters; {remedy}")
         layers = sum(block.repeat for block in known.network.blocks if block.checkpointed)
         largest = max((prod(weight.shape) for weight in trained), default=0)
         return Size(known.params, adapters, known.matrices, largest, layers, trained, step, "exact")
@@ -284,11 +290,25 @@ class Sizing:
         assert size is not None, "an estimate needs a size"
         return estimate(situation, size, self.adds(optimizer, situation), self.settings)
 
+    def unlimited(self, situation: Situation, optimizer: str) -> Fit:
+        """Return what an optimizer needs where nothing limits it, without a ledger."""
+        size, adds = self.size(situation), self.adds(optimizer, situation)
+        assert size is not None, "an estimate needs a size"
+        has = parts(situation, size, self.settings)
+        state, master = (0, 0) if situation.offload else (adds.state, has.master)
+        known = has.weights + master + has.gradients + state
+        return Fit(optimizer, state, total(situation, size, adds, self.settings), known, None, None, None)
+
     def demand(self, situation: Situation, optimizer: str) -> int | None:
         """Return the memory at which a run is expected to fit, in the smallest passes unless they are given.
 
         Where the shape is not known, so much is added that the headroom stays free.
         """
+        if situation.micro_batch is None and situation.batch_size is not None:
+            # Either the smallest passes, between which gradients stay, or the whole batch at once.
+            share = max(situation.batch_size // situation.gpus, 1)
+            both = [self.demand(situation._replace(micro_batch=n), optimizer) for n in {1, share}]
+            return min((needs for needs in both if needs is not None), default=None)
         return self._demands(optimizer, _bare(situation))
 
     def _needed(self, optimizer: str, situation: Situation) -> int | None:
@@ -325,20 +345,37 @@ class Sizing:
         return Band(optimizer, needs / most if most and needs is not None else 0.0, most)
 
     def largest_pass(self, situation: Situation, optimizer: str) -> int | None:
-        """Return the most samples that fit in one pass; None where that is not known or nothing limits it."""
-        return self._largest(situation, lambda n: self.demand(situation._replace(micro_batch=n), optimizer))
+        """Return the most samples that fit in one pass; None where that is not known or nothing limits it.
+
+        Gradients stay between passes where a batch takes several, so a batch in one pass may fit where half of it
+        does not.
+        """
+        share = max((situation.batch_size or 1) // situation.gpus, 1)
+        at_once = situation._replace(batch_size=None)
+        if situation.batch_size is None or self.fits(at_once._replace(micro_batch=share), optimizer):
+            return self._largest(situation, lambda n: self.demand(at_once._replace(micro_batch=n), optimizer))
+        return self._largest(
+            situation, lambda n: self.demand(situation._replace(micro_batch=n), optimizer), max(share - 1, 1)
+        )
 
     def longest(self, situation: Situation, optimizer: str) -> int | None:
         """Return the most tokens of a sample that fit; None where that is not known or nothing limits it."""
         if situation.seq_len is None:
             return None
-        return self._largest(situation, lambda n: self.demand(situation._replace(seq_len=n), optimizer))
+        limit = _LARGEST_PASS
+        if situation.shape is not None:
+            from optadvise.architecture import most_tokens
 
-    def _largest(self, situation: Situation, needs: Callable[[int], int | None]) -> int | None:
+            limit = most_tokens(self.catalog, situation.shape) or limit
+        return self._largest(situation, lambda n: self.demand(situation._replace(seq_len=n), optimizer), limit)
+
+    def _largest(
+        self, situation: Situation, needs: Callable[[int], int | None], limit: int = _LARGEST_PASS
+    ) -> int | None:
         size = self.size(situation)
         if size is None or size.step is None or situation.vram_bytes is None:
             return None
-        return largest(lambda n: needs(n) or 0, situation.vram_bytes, _LARGEST_PASS)
+        return largest(lambda n: needs(n) or 0, situation.vram_bytes, limit)
 
     def placed(self, situation: Situation, optimizer: str) -> Situation:
         """Return the situation with the samples of a pass, where nobody said: as many of a batch as fit.
@@ -355,7 +392,7 @@ class Sizing:
         most = largest(
             lambda n: self.demand(whole._replace(micro_batch=n), optimizer) or 0, situation.vram_bytes or 0, share
         )
-        return whole._replace(micro_batch=max((n for n in _divisors(share) if n <= most), default=1))
+        return whole._replace(micro_batch=max((n for n in divisors(share) if n <= most), default=1))
 
 
 def largest(needs: Callable[[int], int], room: int, limit: int, start: int = 1) -> int:
@@ -406,7 +443,8 @@ def largest(needs: Callable[[int], int], room: int, limit: int, start: int = 1) 
     return low
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """Return the whole numbers that divide a number."""
     small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
     return [*small, *(number // n for n in small)]
 
@@ -430,11 +468,10 @@ def _scratch(made: Implementation, size: Size, item: int) -> tuple[int, int, str
     """Return what one step needs while it runs, the most that it may need, and why."""
     if not made.scratch_all:
         needs = round(made.scratch_largest * item * (size.largest or size.trained // 100))
-        return (
-            needs,
-            needs,
-            f"{made.scratch_largest * item:g} B per element of the largest tensor, which is stepped alone",
-        )
+        words = f"{made.scratch_largest * item:g} B per element of the largest tensor, which is stepped alone"
+        if made.compiled:
+            return 0, needs, f"none once it is compiled, as on a GPU; else {words}"
+        return needs, needs, words
     copies = round(made.scratch_all * item * size.trained)
     words = f"{made.scratch_all * item:g} B × {show_count(size.trained)}, as all tensors are stepped at once (foreach)"
     if "fused" in made.variants:

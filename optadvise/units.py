@@ -79,7 +79,9 @@ def show_bytes(count: float) -> str:
         return f"{count / GIB:,.0f} GiB"
     if count >= 1000 * 2**20:
         return f"{count / GIB:.3g} GiB"
-    return f"{count / 2**20:.3g} MiB" if count >= 2**20 / 10 else f"{count:.0f} bytes"
+    if count >= 2**20 / 2:
+        return f"{count / 2**20:.3g} MiB"
+    return f"{count / 1024:.3g} KiB" if count >= 1024 else f"{count:.0f} bytes"
 
 
 def show_count(count: float) -> str:
@@ -91,7 +93,7 @@ def show_count(count: float) -> str:
     """
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if count >= size:
-            return f"{count / size:.3g}{unit}"
+            return f"{count / size:,.0f}{unit}" if count >= 1000 * size else f"{count / size:.3g}{unit}"
     return f"{count:.4g}"
 
 

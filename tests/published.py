@@ -111,9 +111,9 @@ def table() -> list[str]:
     lines.append("")
     for name, held in (("Tuned on", False), ("Held out", True)):
         part = [one for one in found if one.held_out is held]
-        inside = sum(one.interval.low <= one.measured <= one.interval.high for one in part) / len(part)
+        share = sum(one.interval.low <= one.measured <= one.interval.high for one in part) / len(part)
         median = statistics.median(abs(one.error) for one in part)
-        lines.append(f"{name}: {len(part)} figures, median error {median:.1%}, {inside:.0%} inside the interval.")
+        lines.append(f"{name}: {len(part)} figures, median error {median:.1%}, {share:.0%} inside the interval.")
     left_out = [f"{figure['id']} ({why})" for figure in figures() if (why := cannot(figure)) is not None]
     return [*lines, "", f"Not put to it: {', '.join(left_out)}."]
 

@@ -74,3 +74,4 @@ def test_the_figures_in_the_documents_are_the_catalogues() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"{len(catalog.optimizer_ids)} optimizers, {len(catalog.scheduler_ids)} schedules" in text
     assert len(catalog.gpus) > 100
+    assert f"{len(catalog.shapes)} well-known networks" in text

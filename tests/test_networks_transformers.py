@@ -411,7 +411,7 @@ def test_bad_configurations_name_the_key(catalog: Catalog, tmp_path: Path, chang
     [
         (json.dumps(GOOD)[:-9], "is no JSON.*cut off"),
         ("", "is no JSON"),
-        ("[1, 2]", "holds a list"),
+        ("[1, 2]", "holds \\[1, 2\\], not the object"),
         ("[" * 100_000, "is no JSON"),
         (" " * 40 * 2**20, "40 MiB is no config.json"),
         ("\udcff", "is no JSON"),

@@ -12,7 +12,7 @@ from optadvise.bench.faking import FakeStep, OptimizerStep, measure
 from optadvise.domain import Fit, Interval, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
 from optadvise.errors import InputError
 from optadvise.fitting import Fitter
-from optadvise.memory.ledger import Size, fits, fitting
+from optadvise.memory.ledger import Size, fits, fitting, intervals
 from optadvise.memory.records import Weight
 
 # What an estimate for the user's own module may be told; the rest is for the module to say.
@@ -34,8 +34,11 @@ def answer(advisor: Advisor, spec: str, answers: Mapping[str, Any], timeout: flo
     """
     extra = sorted(set(answers) - TOLD)
     if extra:
-        flag = "--" + extra[0].replace("_", "-")
+        flag = "--arch, --hf-config or --hidden" if extra[0] == "shape" else "--" + extra[0].replace("_", "-")
         raise InputError(f"--from {spec!r} {flag}: your module is measured as it is; leave {flag} out, and build it in")
+    path, _, function = spec.partition(":")
+    if not all(part.isidentifier() for part in (*path.split("."), function)):
+        raise InputError(f"--from {spec!r}: not package.module:function, such as mypackage.train:workload")
     situation = advisor.situation(answers)
     ids = advisor.catalog.optimizer_ids
     step = measure(spec, situation.precision, list(requests(advisor, ids)), timeout=timeout)
@@ -110,10 +113,13 @@ def _estimate(
     known = step.weights_bytes + step.gradients_bytes + state
     peak = "the optimizer's step" if at_step else "the forward or backward pass"
     pages = state if adds.paged else 0
+    kept = Interval(round(at.activations * low), at.activations, round(at.activations * high))
+    figures = intervals(lines, [MemoryLine("activations", at.activations, "", None, kept)], step.gradients_bytes)
     return MemoryEstimate(
         weights=step.weights_bytes, gradients=step.gradients_bytes, optimizer=state, activations=at.activations,
-        overhead=total.expected - known - at.activations, total=total.expected, known=known,
+        overhead=figures["overhead"].expected, total=total.expected, known=known,
         available=situation.vram_bytes, fits=fits(total, pages, situation.vram_bytes), ledger=tuple(lines),
         interval=total, allocated=tensors - pages, reserved=tensors - pages + (lines[-2].at_peak or 0), peak=peak,
         basis="measured" if entry.status == "measured" else "card", pages=pages,
+        intervals={**figures, "total": total},
     )  # fmt: skip

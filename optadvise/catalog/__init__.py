@@ -37,8 +37,7 @@ class Catalog:
                  later: Later | None = None) -> None:  # fmt: skip
         """Wrap documents that are valid already; use `load` to get one."""
         self.documents = documents
-        self._later = later or Later(dict, Memo(""))
-        self.figures = self._later.figures
+        self._later = later or Later()
         self.fingerprint = fingerprint
         self.layers = tuple(layers)
         self.facts: dict[str, Mapping[str, Any]] = documents["facts"]
@@ -54,6 +53,11 @@ class Catalog:
     def gpus(self) -> tuple[Gpu, ...]:
         """Every GPU that is known."""
         return tuple(_build(Gpu, entry) for entry in self.documents["gpus"])
+
+    @cached_property
+    def figures(self) -> Memo:
+        """Figures that follow from the networks alone, kept beside the cache."""
+        return self._later.figures()
 
     @cached_property
     def networks(self) -> Documents:

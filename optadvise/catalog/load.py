@@ -12,22 +12,23 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from optadvise.errors import InputError, RuleFileError
 
-# As the standard library's own `random` does: hashlib loads OpenSSL, which is 3 ms of every start.
-for _name in ("_sha2", "_sha256", "hashlib"):  # from Python 3.12, before it, and anywhere
+# Straight from the C module: hashlib loads OpenSSL, which is 3 ms of every start.
+for _name in ("_blake2", "hashlib"):
     with contextlib.suppress(ImportError):
-        sha256: Callable[..., Any] = import_module(_name).sha256
+        blake2b: Callable[..., Any] = import_module(_name).blake2b
         break
 
 _HERE = Path(__file__).parent
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _NETWORKS = "networks"  # read apart, when a shape is asked for
-_FOLDERS = ("optimizers", "schedulers", "decide", _NETWORKS)
+_FOLDERS = ("optimizers", "schedulers", "decide")
 _TABLE_FILES = ("adjust", "warn", "fixes")
 
 Documents = dict[str, Any]
@@ -43,7 +44,7 @@ def shipped_rules() -> Path:
 
 
 def rule_files(layer: Path) -> list[Path]:
-    """Return a layer's YAML files in reading order.
+    """Return a layer's YAML files in reading order, but for its networks.
 
     Raises:
         InputError: The folder does not exist, cannot be read or holds no rule file.
@@ -51,30 +52,33 @@ def rule_files(layer: Path) -> list[Path]:
     """
     if not layer.is_dir():
         raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
-    try:
-        entries = sorted(layer.iterdir())
-        files = [f for f in entries if f.suffix in (".yaml", ".yml") and not f.is_dir()]
-        for folder in (f for f in entries if f.name in _FOLDERS and f.is_dir()):
-            files += sorted(f for f in folder.iterdir() if f.suffix in (".yaml", ".yml"))
-    except OSError as error:
-        raise InputError(f"--rules {str(layer)!r}: cannot be read ({error.strerror}); check its permissions") from error
-    if not files:
-        places = ", ".join(f"{name}/" for name in _FOLDERS)
-        raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
+    files = _yaml_files(layer, layer)
+    known = [*_SINGLE_FILES, *_TABLE_FILES]
     for file in files:
-        if file.exists() and not file.is_file():
-            raise RuleFileError("is no regular file; put a YAML file here", str(file))
-        if file.parent == layer and file.stem not in (*_SINGLE_FILES, *_TABLE_FILES):
-            known = ", ".join(f"{name}.yaml" for name in (*_SINGLE_FILES, *_TABLE_FILES))
-            raise RuleFileError(f"a file of this name is not read; known here: {known}", str(file))
+        if file.stem not in known:
+            names = ", ".join(f"{name}.yaml" for name in known)
+            raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
+    for name in _FOLDERS:
+        files += _yaml_files(layer / name, layer)
+    if not files and not _yaml_files(layer / _NETWORKS, layer):
+        places = ", ".join(f"{name}/" for name in (*_FOLDERS, _NETWORKS))
+        raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
     return files
 
 
-class Later(NamedTuple):
-    """What most commands need none of."""
-
-    networks: Callable[[], Documents]  # reads the descriptions of networks
-    figures: Memo
+def _yaml_files(folder: Path, layer: Path) -> list[Path]:
+    """Return a folder's YAML files by name, none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((e.name, e.is_dir(), e.is_file()) for e in entries if e.name.endswith((".yaml", ".yml")))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"--rules {str(layer)!r}: cannot be read ({error.strerror}); check its permissions") from error
+    for name, is_dir, is_file in found:
+        if not is_dir and not is_file and (folder / name).exists():
+            raise RuleFileError("is no regular file; put a YAML file here", str(folder / name))
+    return [folder / name for name, is_dir, _ in found if not is_dir]
 
 
 class Memo:
@@ -126,37 +130,71 @@ def load_documents(layers: Sequence[Path]) -> tuple[Documents, str, Later]:
         InputError: A folder is missing, unreadable or empty.
         RuleFileError: A file is invalid.
     """
-    contents: list[tuple[int, Path, bytes]] = []
-    for index, layer in enumerate(layers):
-        for file in rule_files(layer):
-            try:
-                contents.append((index, file, file.read_bytes()))
-            except OSError as error:
-                raise InputError(f"--rules {str(file)!r}: cannot be read ({error.strerror})") from error
-    fingerprint = sha256()
-    for index, file, content in contents:
-        fingerprint.update(f"{index}/{file.relative_to(layers[index])}\0{len(content)}\0".encode())
-        fingerprint.update(content)
-    key = sha256(fingerprint.digest() + _code_digest() + "\0".join(map(str, layers)).encode()).hexdigest()
-    rules = [entry for entry in contents if entry[1].parent.name != _NETWORKS]
-    networks = [entry for entry in contents if entry[1].parent.name == _NETWORKS]
+    contents = _contents(layers, rule_files)
+    fingerprint = _digest(contents, layers)
+    key = blake2b(fingerprint + _code_digest() + "\0".join(map(str, layers)).encode()).hexdigest()
 
     # What reads YAML is imported only where the cache has nothing.
     def read_rules() -> Documents:
         from optadvise.catalog.validate import read_documents
 
-        return read_documents(rules)
+        return read_documents(contents)
 
-    def read_networks() -> Documents:
-        from optadvise.catalog.networks import read_networks
+    return _cached(f"rules-{key}", read_rules), fingerprint.hex()[:12], Later(layers)
 
-        return read_networks([(file, content) for _, file, content in networks])
 
-    def networks_now() -> Documents:
-        return _cached(f"networks-{key}", read_networks)
+def _contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> list[tuple[int, Path, bytes]]:
+    """Return layer number, path and bytes of every file."""
+    found = []
+    for index, layer in enumerate(layers):
+        for file in files(layer):
+            try:
+                found.append((index, file, file.read_bytes()))
+            except OSError as error:
+                raise InputError(f"--rules {str(file)!r}: cannot be read ({error.strerror})") from error
+    return found
 
-    later = Later(networks_now, Memo(f"figures-{key}"))
-    return _cached(f"rules-{key}", read_rules), fingerprint.hexdigest()[:12], later
+
+def _digest(contents: Sequence[tuple[int, Path, bytes]], layers: Sequence[Path]) -> bytes:
+    whole = blake2b()
+    for index, file, content in contents:
+        whole.update(f"{index}/{file.relative_to(layers[index])}\0{len(content)}\0".encode())
+        whole.update(content)
+    return bytes(whole.digest())
+
+
+class Later:
+    """The descriptions of networks, which most commands need none of, and the figures that follow from them."""
+
+    def __init__(self, layers: Sequence[Path] = ()) -> None:
+        """Remember where they are."""
+        self._layers = layers
+        self._known: list[tuple[Path, bytes]] = []
+
+    @cached_property
+    def _key(self) -> str:
+        contents = _contents(self._layers, lambda layer: _yaml_files(layer / _NETWORKS, layer))
+        self._known = [(file, content) for _, file, content in contents]
+        digest = _digest(contents, self._layers)
+        return str(blake2b(digest + _code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
+
+    def networks(self) -> Documents:
+        """Return every family of networks by its id.
+
+        Raises:
+            RuleFileError: A file is invalid.
+        """
+
+        def read() -> Documents:
+            from optadvise.catalog.networks import read_networks
+
+            return read_networks(self._known)
+
+        return _cached(f"networks-{self._key}", read)
+
+    def figures(self) -> Memo:
+        """Return the figures that are kept for these networks."""
+        return Memo(f"figures-{self._key}" if self._layers else "")
 
 
 def _cached(key: str, read: Callable[[], Documents]) -> Documents:
@@ -168,7 +206,7 @@ def _cached(key: str, read: Callable[[], Documents]) -> Documents:
 
 
 def _code_digest() -> bytes:
-    digest = sha256()
+    digest = blake2b()
     for file in sorted((*_HERE.glob("*.py"), *(_HERE.parent / "memory").glob("*.py"))):
         digest.update(file.read_bytes())
     return bytes(digest.digest())

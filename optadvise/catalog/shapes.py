@@ -56,6 +56,7 @@ implementation = record(
         "state": many(state_tensor),
         "scratch_all": number,
         "scratch_largest": number,
+        "compiled": flag,
         "deviates": record({"in": text, "cite": cites}, {"by": plain}),
         "note": text,
     },

@@ -11,6 +11,7 @@ from optadvise.errors import InputError, nearest
 from optadvise.units import parse_bytes, parse_count
 
 _COUNTS = ("params", "lora_rank", "gpus", "batch_size", "micro_batch", "steps", "seq_len", "image_size")
+_MOST = {"gpus": 10**6, "lora_rank": 2**14, "params": 10**15, "seq_len": 10**8, "image_size": 2**16}
 _DIMENSIONS = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
 
@@ -31,7 +32,7 @@ def read(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
         fact = catalog.facts.get(name)
         flag = f"--{name.replace('_', '-')}"
         if name in _COUNTS:
-            answers[name] = parse_count(value, flag)
+            answers[name] = _count(value, name, flag)
         elif name == "optimizer":
             answers[name] = catalog.find_optimizer(value, flag)
         elif fact is not None and fact["type"] == "choice":
@@ -42,9 +43,18 @@ def read(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
     shape = _shape(catalog, typed, answers)
     if shape is not None:
         _settle(catalog, shape, answers)
-    if typed.get("lora_targets"):
+    if typed.get("lora_targets") is not None:
+        if answers.get("method", "full") == "full":
+            raise InputError("--lora-targets: only adapters have targets; say --method lora or qlora, or leave it out")
         answers["lora_targets"] = _targets(catalog, typed["lora_targets"], shape)
     return answers
+
+
+def _count(value: str, name: str, flag: str) -> int:
+    count = parse_count(value, flag)
+    if count > _MOST.get(name, count):
+        raise InputError(f"{flag} {value}: is more than anybody has; at most {_MOST[name]:,}")
+    return count
 
 
 def _shape(catalog: Catalog, typed: Mapping[str, Any], answers: Mapping[str, Any]) -> NetworkShape | None:

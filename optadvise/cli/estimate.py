@@ -65,12 +65,13 @@ def estimate(
     from optadvise.cli import answers
     from optadvise.fitting import Fitter
 
+    seconds = parse_count(timeout, "--timeout")
     advisor = Advisor(load(rules or ()))
     stated = answers.read(advisor.catalog, typed)
     if from_ is not None:
         from optadvise.bench.traced import answer as traced
 
-        answer = traced(advisor, from_, stated, parse_count(timeout, "--timeout"))
+        answer = traced(advisor, from_, stated, seconds)
     else:
         situation = advisor.situation(stated)
         answers.need_size(situation)

@@ -76,7 +76,10 @@ def recommend(
     if advice.memory.fits is not True and situation.params is not None and situation.vram_bytes is not None:
         from optadvise.fitting import Fitter
 
-        fit = Fitter(advisor).answer(advice.situation._replace(optimizer=advice.optimizer.id), ranked=False)
+        run = advice.situation
+        if run.optimizer is None:
+            run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
+        fit = Fitter(advisor).answer(run, ranked=False)
     if shape == "json":
         from optadvise.render.json import recommendation
 

@@ -24,9 +24,15 @@ class Decider(Protocol):
     """What flips need of the advisor."""
 
     axes: dict[str, Axis]
-    tables: dict[str, Table]
     completer: Completer
-    deciding: tuple[str, ...]
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The decision tables."""
+
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The facts that decide about the optimizer."""
 
     @property
     def catalog(self) -> Any:

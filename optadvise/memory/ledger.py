@@ -10,11 +10,12 @@ total is the highest moment and not the sum of the lines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from optadvise.domain import Interval, MemoryEstimate, MemoryLine, Situation
 from optadvise.memory.records import FULL, HALF, Mode, StepMemory, Weight
+from optadvise.memory.tape import LEARNING_INPUTS
 from optadvise.units import show_count
 
 # NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (QLoRA, section 3).
@@ -79,6 +80,8 @@ def mode(situation: Situation, flags: frozenset[str]) -> Mode:
         "eager": situation.attention == "eager",
         "selective": situation.checkpointing == "selective",
         "chunked": situation.loss == "chunked",
+        # `enable_input_require_grads`, as everyone does who checkpoints a frozen network.
+        LEARNING_INPUTS: situation.method != "full" and situation.checkpointing != "none",
     }
     flags = flags | {name for name, on in switches.items() if on}
     if situation.precision == "fp32":
@@ -185,10 +188,10 @@ def _communication(situation: Situation, size: Size, settings: Settings, item: i
         return bucket, f"one bucket of gradients: {item} B × {show_count(bucket // item)}"
     compute = FULL if situation.precision == "fp32" else HALF
     layer = size.params // max(size.layers, 1)
-    gathered = settings.gathered_layers * layer * compute
+    gathered = min(settings.gathered_layers * layer, size.params) * compute
     own = min(bucket, layer * item)
     at_once = settings.gathered_layers
-    words = f"{at_once} gathered layers: {compute} B × {show_count(at_once * layer)}"
+    words = f"{at_once} gathered layers: {compute} B × {show_count(gathered // compute)}"
     return gathered + own, f"{words}, and one layer's gradients: {item} B × {show_count(own // item)}"
 
 
@@ -230,16 +233,44 @@ def estimate(situation: Situation, size: Size, adds: Optimizing, settings: Setti
     total, lines = fitting(lines, settings)
     state = 0 if situation.offload else adds.state
     master = 0 if situation.offload else has.master
-    kept = size.step.activations + size.step.logits
     pages = state if adds.paged else 0
+    kept = [
+        _line(part, whole, whole, "", _spread(part, situation, factors, settings), None)
+        for part, whole in (("activations", size.step.activations), ("logits and loss", size.step.logits))
+    ]
+    figures = intervals(lines, kept, has.gradients)
     return MemoryEstimate(
-        weights=has.weights + master, gradients=has.gradients, optimizer=state, activations=kept,
-        overhead=total.expected - has.weights - master - has.gradients - state - kept, total=total.expected,
+        weights=has.weights + master, gradients=has.gradients, optimizer=state,
+        activations=figures["activations"].expected, overhead=figures["overhead"].expected, total=total.expected,
         known=has.weights + master + has.gradients + state, available=situation.vram_bytes,
         fits=fits(total, pages, situation.vram_bytes), ledger=tuple(lines), interval=total,
         allocated=total.expected - settings.context.expected - (lines[-2].at_peak or 0) - pages,
         reserved=total.expected - settings.context.expected - pages, peak=moment.name, basis=size.basis, pages=pages,
+        intervals={**figures, "total": total},
     )  # fmt: skip
+
+
+def intervals(lines: Sequence[MemoryLine], kept: Sequence[MemoryLine], gradients: int) -> dict[str, Interval]:
+    """Return the intervals of an estimate's figures but the total.
+
+    Args:
+        lines: Of the ledger.
+        kept: What is kept for backward, whole.
+        gradients: Bytes of all.
+    """
+
+    def over(found: Iterable[MemoryLine]) -> Interval:
+        spans = [line.interval for line in found if line.interval is not None]
+        return Interval(*(sum(span[i] for span in spans) for i in range(3)))
+
+    named = ("weights", "master copy", "gradients", "optimizer state", "activations", "logits and loss")
+    return {
+        "weights": over(line for line in lines if line.part in named[:2]),
+        "gradients": Interval(gradients, gradients, gradients),
+        "optimizer": over(line for line in lines if line.part == named[3]),
+        "activations": over(kept),
+        "overhead": over(line for line in lines if line.part not in named),
+    }
 
 
 def _spread(part: str, situation: Situation, factors: tuple[float, float], settings: Settings) -> tuple[float, float]:
@@ -268,9 +299,8 @@ def fitting(lines: list[MemoryLine], settings: Settings) -> tuple[Interval, list
     return total, [
         *lines,
         MemoryLine("fragmentation", loss.expected, words, loss.expected, loss),
-        MemoryLine("CUDA context", context.expected, "context and libraries, as people report it", context.expected,
-                   context),
-    ]  # fmt: skip
+        MemoryLine("device context", context.expected, "libraries, as people report it", context.expected, context),
+    ]
 
 
 def total(situation: Situation, size: Size, adds: Optimizing, settings: Settings) -> int | None:

@@ -90,19 +90,27 @@ def _profile(block: Block, mode: Mode, start: Mapping[str, _Incoming], *, checkp
     return _Profile(kept, copies, forward, backward, tape.gradients, going, tuple(tape.weights))
 
 
-def walk(network: Network, mode: Mode, batch: Batch, *, checkpoint: bool, release: bool) -> list[_Profile]:
-    """Return each block's profile, in order."""
+def walk(
+    network: Network, mode: Mode, batch: Batch, *, checkpoint: bool, release: bool
+) -> list[tuple[Block, _Profile]]:
+    """Return each block with its profile, in order; a first repeat that takes something else than the rest is split."""
     side = batch.length
     entering = _Incoming((batch.samples, 3, side, side) if network.images else (batch.samples, side), FULL, False, True)
     shared: dict[str, _Incoming] = {}
     flowing, found = entering, []
     for block in network.blocks:
-        first = entering if block.takes == "input" else flowing
-        profile = _profile(
-            block, mode, {block.takes: first, **shared}, checkpoint=checkpoint and block.checkpointed, release=release
-        )
-        found.append(profile)
-        flowing = profile.out
+        coming, left = entering if block.takes == "input" else flowing, block.repeat
+        while left:
+            profile = _profile(
+                block, mode, {block.takes: coming, **shared}, checkpoint=checkpoint and block.checkpointed,
+                release=release,
+            )  # fmt: skip
+            flowing = profile.out
+            # Frozen weights give no gradient to what comes in, so that the first repeat keeps less.
+            alike = flowing[1:] == coming[1:] or block.takes == "input"
+            times = left if alike else 1
+            found.append((block._replace(repeat=times), profile))
+            coming, left = flowing, left - times
         if block.gives is not None:
             flowing = shared[block.gives] = flowing._replace(kept=True)
     return found
@@ -118,8 +126,7 @@ def weights(network: Network, mode: Mode | None = None) -> Counter[Weight]:
     counts: Counter[Weight] = Counter()
     length = 224 if network.images else 8
     mode = mode or Mode(flags=network.flags)
-    for block, profile in zip(network.blocks, walk(network, mode, Batch(1, length), checkpoint=False, release=False),
-                              strict=True):  # fmt: skip
+    for block, profile in walk(network, mode, Batch(1, length), checkpoint=False, release=False):
         for weight in profile.weights:
             counts[weight] += block.repeat
     return counts
@@ -140,8 +147,7 @@ def step(network: Network, mode: Mode, batch: Batch, *, checkpoint: bool = False
     Example:
         See `tests/test_memory_network.py`, which holds this against fake tensors.
     """
-    profiles = walk(network, mode, batch, checkpoint=checkpoint, release=release)
-    both = list(zip(network.blocks, profiles, strict=True))
+    both = walk(network, mode, batch, checkpoint=checkpoint, release=release)
     total = sum(p.gradients * b.repeat for b, p in both)
     there = total if accumulated else 0
     best, phase, in_head = Moment(), "forward", False

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from optadvise.errors import InputError
 from optadvise.memory.records import FULL, HALF, Mode, Moment, Shape, Weight
 
+LEARNING_INPUTS = "learning_inputs"  # the flag with which the tokens' embeddings get a gradient, though frozen
+
 
 class Tensor:
     """A variable of a program: a storage seen in a shape."""
@@ -44,12 +46,14 @@ def _windows(side: int, k: int, stride: int, pad: int) -> int:
 class _Node:
     """One recorded operation."""
 
-    __slots__ = ("copies", "inputs", "out", "passes", "saved", "scratch", "weight_gradient", "weight_scratch")
+    __slots__ = ("copies", "inputs", "out", "passes", "saved", "scratch", "viewed", "weight_gradient",
+                 "weight_scratch")  # fmt: skip
 
     def __init__(self, out: Tensor, inputs: tuple[Tensor, ...], passes: bool, saved: list[int], copies: int,
-                 scratch: int, weight_gradient: int, weight_scratch: int) -> None:  # fmt: skip
+                 scratch: int, weight_gradient: int, weight_scratch: int, viewed: bool) -> None:  # fmt: skip
         self.out, self.inputs, self.passes, self.saved, self.copies = out, inputs, passes, saved, copies
         self.scratch, self.weight_gradient, self.weight_scratch = scratch, weight_gradient, weight_scratch
+        self.viewed = viewed
 
 
 class Tape:
@@ -125,7 +129,7 @@ class Tape:
 
     def _done(self, out: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...] = (), *, passes: bool = False,
               scratch: int = 0, backward: int = 0, copies: int = 0, gradient: int = 0, gradient_scratch: int = 0,
-              ) -> Tensor:  # fmt: skip
+              viewed: bool = False) -> Tensor:  # fmt: skip
         """Finish an operation.
 
         Args:
@@ -138,6 +142,7 @@ class Tape:
             copies: Bytes of weights that it holds in half precision until its backward.
             gradient: Bytes of its weights' gradients.
             gradient_scratch: Bytes while these are made.
+            viewed: The inputs' gradient is a view of a product, with which no sum can be made in place.
         """
         self.copies += copies
         self._mark(scratch)
@@ -148,7 +153,8 @@ class Tape:
                 self._saved.add(tensor.storage)
             learning = tuple(t for t in inputs if t.grad)
             saves = [t.storage for t in saved]
-            self._nodes.append(_Node(out, learning, passes, saves, copies, backward, gradient, gradient_scratch))
+            self._nodes.append(_Node(out, learning, passes, saves, copies, backward, gradient, gradient_scratch,
+                                     viewed))  # fmt: skip
         for tensor in (*inputs, *saved):
             if tensor.storage != out.storage:
                 self._forget(tensor)
@@ -194,6 +200,7 @@ class Tape:
             y, (x,), saved, scratch=unpacked, backward=unpacked, gradient=gradient,
             copies=out * width * mode.compute if half else 0,
             gradient_scratch=out * width * mode.compute if half and gradient else 0,
+            viewed=taken is x and len(x.shape) > 2,
         )  # fmt: skip
         if not saved and taken is not x:
             self._forget(taken)
@@ -220,14 +227,25 @@ class Tape:
             return y
         out, width, rank = y.shape[-1], x.shape[-1], mode.rank
         self.weights += [Weight((rank, width), "adapter"), Weight((out, rank), "adapter")]
+        # The layer holds its input in the adapter's precision until it returns; autocast then casts that anew.
+        own = self._to(x, mode.adapters)
+        self.hold(own)
         item = mode.compute if mode.autocast else mode.adapters
-        taken = x if x.item == item else self._new(x.shape, item, x.grad)
-        low = self._new((*x.shape[:-1], rank), item, True)
-        self._done(low, (x,), (taken,), gradient=rank * width * mode.adapters)
-        high = self._new(y.shape, item, True)
-        self._done(high, (low,), (low,), gradient=rank * out * mode.adapters)
-        scaled = self.scale(high)
-        return self.add(y, scaled)
+        low = self._low_rank(own, rank, item)
+        scaled = self.scale(self._low_rank(low, out, item))
+        summed = self._to(self.add(y, scaled), y.item)
+        self.drop(own)
+        return summed
+
+    def _low_rank(self, x: Tensor, out: int, item: int) -> Tensor:
+        """The product with one of an adapter's matrices."""
+        mode, size = self.mode, x.shape[-1] * out
+        taken = self._to(x, item)
+        copies = size * item if mode.autocast and mode.adapters != item else 0
+        return self._done(
+            self._new((*x.shape[:-1], out), item, False), (taken,), (taken,), copies=copies,
+            gradient=size * mode.adapters, gradient_scratch=copies, viewed=len(x.shape) > 2,
+        )  # fmt: skip
 
     def conv(self, x: Tensor, *, out: int, k: int = 1, stride: int = 1, groups: int = 1, bias: int = 0,
              pad: int = -1) -> Tensor:  # fmt: skip
@@ -407,12 +425,18 @@ class Tape:
     def embedding(self, x: Tensor, *, rows: int, width: int, extra: int = 0, tied: int = 0,
                   shared: int = 0) -> Tensor:  # fmt: skip
         """A row for each index, its gradient dense; tied: added to the other's; shared: an earlier one's rows."""
+        first = not self.weights
         gradient, size = self._weight((rows + extra, width), "embedding")
         if shared:
             self.weights.pop()
         out = self._new((*x.shape, width), self.mode.weights, False)
         scratch = size if (tied or shared) and gradient else 0
-        return self._done(out, (), gradient=0 if scratch else gradient, gradient_scratch=scratch)
+        self._done(out, (), gradient=0 if scratch else gradient, gradient_scratch=scratch)
+        if first and LEARNING_INPUTS in self.mode.flags:  # a leaf, which the graph holds
+            out.grad = True
+            self.hold(out)
+            self._saved.add(out.storage)
+        return out
 
     def table(self, x: Tensor, *, rows: int, width: int) -> Tensor:
         """Learned positions: one row for each place, the same for every sample."""
@@ -568,7 +592,7 @@ class Tape:
     def chunked_loss(self, x: Tensor, *, out: int, tied: int = 0, bias: int = 0, chunks: int = 8) -> Tensor:
         """A product to logits and its cross-entropy, a part of the sequence at a time and again in backward."""
         mode, width = self.mode, x.shape[-1]
-        gradient, size = self._weight((out, width), "head")
+        gradient, _ = self._weight((out, width), "head")
         if tied:
             self.weights.pop()
         if bias:
@@ -577,12 +601,16 @@ class Tape:
         item = mode.compute if mode.autocast else x.item
         rows = x.elements // width // chunks
         logits, full = rows * out * item, rows * out * FULL
-        again = logits + full * (3 if item != FULL else 2) + rows * width * (item if half else 0)
+        # A chunk's log-softmax and two gradients; or its gradient of the weight, the others' sum, and the new sum,
+        # which is not made in place. Under autocast a copy of the weight is there instead.
+        again = 3 * full + (rows * width * item if half else 0)
+        if gradient:
+            again = max(again, out * width * item + (logits if half else gradient))
         y = self._new((1,), FULL, False)
         copies = out * width * mode.compute if half else 0
         return self._done(
             y, (x,), (x,), scratch=logits + full * (2 if item != FULL else 1), backward=again, copies=copies,
-            gradient=gradient, gradient_scratch=size + copies if gradient else 0,
+            gradient=gradient, gradient_scratch=copies if gradient else 0,
         )  # fmt: skip
 
     # -- backward ------------------------------------------------------------------------------------------------
@@ -597,6 +625,7 @@ class Tape:
         gradients: dict[int, int] = {id(out): 0}  # tensor -> index of its gradient
         sizes, holders = [self._bytes(out)], [1]
         working = sizes[0]
+        views: set[int] = set()  # gradients that are views of products
         best = Moment()
 
         def consider(during: int, made: int) -> None:
@@ -622,16 +651,26 @@ class Tape:
             # The gradient of a half-precision copy is cast to the weight's after the operation let go of what it saved.
             cast = node.copies and node.weight_gradient
             consider(working + node.scratch + node.weight_scratch, 0 if cast else node.weight_gradient)
+            summed = 0
             for tensor, new in fresh:
                 key = id(tensor)
-                if key in gradients:  # two paths meet: the sum is made in place
-                    working -= self._let_go(new, sizes, holders)
-                else:
+                if node.viewed:
+                    views.add(new)
+                if key not in gradients:
                     gradients[key] = new
+                    continue
+                # Two paths meet: the sum is made in place of one that is no view.
+                if new in views and gradients[key] in views:
+                    summed = sizes[new]
+                    views.discard(gradients[key])
+                working -= 0 if summed else self._let_go(new, sizes, holders)
             self.copies -= node.copies
             for storage in node.saved:
                 self._release(storage)
             working -= self._let_go(index, sizes, holders)
+            if summed:
+                consider(working + summed, node.weight_gradient)
+                working -= summed
             if cast:
                 consider(working + node.weight_scratch, node.weight_gradient)
             if not release:

@@ -65,7 +65,8 @@ def verdict(memory: MemoryEstimate, situation: Situation) -> str:
             )
         return f"Weights, gradients and state are {show_bytes(memory.known or 0)}; activations need the shape."
     span = f"{show_bytes(memory.interval.low)} to {show_bytes(memory.interval.high)}"
-    needs = f"needs about [bold]{show_bytes(memory.total)}[/bold] ({span}) of each GPU"
+    each = " of each GPU" if situation.gpus > 1 else ""
+    needs = f"needs about [bold]{show_bytes(memory.total)}[/bold] ({span}){each}"
     if memory.available is None:
         return f"It {needs}; --gpu or --vram tells whether it fits."
     where = (
@@ -141,11 +142,12 @@ def chains(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
         out.print("  Nothing among the changes that are known here; a smaller network, or GPUs with more memory.")
         return
     for number, chain in enumerate(answer.fixes, 1):
-        out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold] with")
+        paged = f", and {show_bytes(chain[-1].pages)} that may be paged out," if chain[-1].pages else ""
+        out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold]{paged} with")
         table = grid("left", "wrap", indent=5)
         for fix in chain:
-            saves = f"saves {show_bytes(fix.saves)}" if fix.saves > 0 else f"adds {show_bytes(-fix.saves)}"
-            words = f"{saves}; costs {fix.costs}"
+            instead = f"instead of {_change(fix.instead, catalog)}; " if fix.instead else ""
+            words = f"{instead}saves {show_bytes(fix.saves)}; costs {fix.costs}"
             table.add_row("", _change(fix.change, catalog), f"{escape(words)} [dim]\\[{', '.join(fix.cite)}][/dim]")
         out.print(table)
 
@@ -182,6 +184,10 @@ def _ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
 
 
 def _groups(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fit]]:
-    for _, alike in groupby(fits, key=lambda fit: (fit.id,) if everything else fit[1:]):
+    def shown(fit: Fit) -> tuple[object, ...]:
+        sizes = (None if size is None else show_bytes(size) for size in (fit.optimizer_bytes, fit.total, fit.known))
+        return (fit.id,) if everything else (*sizes, fit.fits, fit.largest_pass, fit.longest, fit.basis)
+
+    for _, alike in groupby(fits, key=shown):
         members = list(alike)
         yield ", ".join(fit.id for fit in members), members[0]
