@@ -7,7 +7,7 @@ Every link is a table in `rules/`; this module only passes the facts along and w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from optadvise import schedules
@@ -29,7 +29,7 @@ from optadvise.domain import (
     TraceEntry,
     Value,
 )
-from optadvise.engine.decide import Rule, Table, cut_axes
+from optadvise.engine.decide import Axis, Rule, Table, cut_axes
 from optadvise.engine.flips import FlipFinder
 from optadvise.engine.numbers import Draft, apply, set_by, written
 from optadvise.engine.situation import Completer
@@ -72,6 +72,7 @@ class Advisor:
         with_ = catalog.facts["memory"]["with"]
         self.limits: tuple[str, str] = (with_["reference"], with_["compact"])
         self._decisions: dict[tuple[int, ...], tuple[Rule, Rule]] = {}
+        self._pressures = lru_cache(maxsize=8192)(self._pressing)
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._per_parameter: dict[tuple[str, str], float] = {}
 
@@ -79,6 +80,21 @@ class Advisor:
     def tables(self) -> dict[str, Table]:
         """The decision tables, compiled when one is asked, which an estimate does not."""
         return {name: Table(table, self.axes) for name, table in self.catalog.documents["tables"].items()}
+
+    @cached_property
+    def _read(self) -> list[tuple[str, Axis]]:
+        """The facts of a situation that any condition reads."""
+        read = {name for table in self.tables.values() for name in table.columns} | self.completer.reads
+        return [(name, self.axes[name]) for name in (*ASKED, "optimizer") if name in read]
+
+    @cached_property
+    def _followed(self) -> tuple[str, ...]:
+        """The facts that a number may follow."""
+        rules = [rule["then"] for table in self.catalog.documents["tables"].values() for rule in table["rules"]]
+        steps = [step for then in rules for step in then.get("steps", ())]
+        steps += [step for card in self.catalog.documents["optimizers"].values() for step in card.get("adjust", ())]
+        named = {then.get("along") for then in rules} | {step.get(key) for step in steps for key in ("by", "upto")}
+        return tuple(name for name in ASKED if name in named)
 
     @cached_property
     def deciding(self) -> tuple[str, ...]:
@@ -164,8 +180,7 @@ class Advisor:
 
     def cells(self, situation: Situation) -> dict[str, int]:
         """Return the point of the grid that a situation lies at, with the derived fact `memory`."""
-        cells = {name: self.axes[name].cell(getattr(situation, name)) for name in ASKED}
-        cells["optimizer"] = self.axes["optimizer"].cell(situation.optimizer)
+        cells = {name: axis.cell(getattr(situation, name)) for name, axis in self._read}
         cells["memory"] = self.axes["memory"].cell(self.pressure(situation))
         return cells
 
@@ -187,8 +202,9 @@ class Advisor:
         """Return the derived fact `memory`: how hard the limit presses."""
         if situation.vram_bytes is None:
             return "unlimited"
-        if situation.params is None:
-            return "limited"
+        return "limited" if situation.params is None else self._pressures(situation)
+
+    def _pressing(self, situation: Situation) -> str:
         reference, compact = self.limits
         if self.sizing.fits(situation, reference):
             return "fits"
@@ -263,7 +279,7 @@ class Advisor:
     def _numbers(
         self, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
     ) -> dict[str, Advised]:
-        facts = {name: getattr(situation, name) for name in ASKED}
+        facts = {name: getattr(situation, name) for name in self._followed}
         drafts = {}
         for h in optimizer.hyperparameters:
             table = self.tables[_ADVISED_TABLES[h.name]] if h.advised and optimizer.rates != "own" else None

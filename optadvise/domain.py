@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from optadvise.tuples import NamedTuple
 
 Value: TypeAlias = "float | int | bool | str | list[Value] | None"
 FactValue: TypeAlias = "str | int | float | bool | None"

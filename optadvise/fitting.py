@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 from optadvise.advisor import Advisor
 from optadvise.domain import Fit, Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.errors import InputError
 from optadvise.sizing import divisors
+from optadvise.tuples import NamedTuple
 
 _MOST_STEPS = 4  # of a chain; longer ones are no advice
 _MOST_BESIDE_GPUS = 2  # steps of a chain that takes more GPUs as well

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from optadvise.catalog import Catalog
 from optadvise.domain import (
@@ -28,6 +28,7 @@ from optadvise.errors import InputError
 from optadvise.memory import INPUTS, own_state, shared_state_bytes, state_bytes, state_bytes_per_parameter
 from optadvise.memory.ledger import Optimizing, Settings, Size, accumulates, estimate, mode, parts, shards, total
 from optadvise.memory.records import Batch, Mode, Moment, StepMemory, Weight
+from optadvise.tuples import NamedTuple
 from optadvise.units import show_count
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ class Sizing:
         how += f" / {over} GPUs" if over > 1 else ""
         how += ", on the host" if situation.offload else ", which may be paged out to the host" if card.paged else ""
         item = 2 if situation.precision == "bf16" else 4
-        scratch, most, how_scratch = _scratch(card.implementations[0], size, item)
+        scratch, most, how_scratch = _scratch(card.implementations[0], size, item, over)
         return Optimizing(state // over, high // over, scratch // over, most // over, card.paged, how, how_scratch)
 
     def _wide(self, card: Optimizer) -> tuple[StateTensor, ...]:
@@ -464,7 +465,7 @@ def _bare(situation: Situation) -> Situation:
     return situation._replace(**_REST)
 
 
-def _scratch(made: Implementation, size: Size, item: int) -> tuple[int, int, str]:
+def _scratch(made: Implementation, size: Size, item: int, over: int) -> tuple[int, int, str]:
     """Return what one step needs while it runs, the most that it may need, and why."""
     if not made.scratch_all:
         needs = round(made.scratch_largest * item * (size.largest or size.trained // 100))
@@ -473,7 +474,7 @@ def _scratch(made: Implementation, size: Size, item: int) -> tuple[int, int, str
             return 0, needs, f"none once it is compiled, as on a GPU; else {words}"
         return needs, needs, words
     copies = round(made.scratch_all * item * size.trained)
-    words = f"{made.scratch_all * item:g} B × {show_count(size.trained)}, as all tensors are stepped at once (foreach)"
+    words = f"{made.scratch_all * item:g} B × {show_count(size.trained // over)}, all tensors stepped at once (foreach)"
     if "fused" in made.variants:
         return 0, copies, f"none with fused=True; PyTorch's default takes {words}"
     return copies, copies, words

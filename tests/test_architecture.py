@@ -17,7 +17,7 @@ PACKAGE = ROOT / "optadvise"
 # Each module group, lowest first, and the groups it may import. A module that belongs to none fails the test.
 FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": (("optadvise.errors",), ()),
-    "domain": (("optadvise.domain", "optadvise.units"), ("errors",)),
+    "domain": (("optadvise.domain", "optadvise.tuples", "optadvise.units"), ("errors",)),
     "arithmetic": (("optadvise.memory", "optadvise.schedules"), ("errors", "domain")),
     "catalog": (("optadvise.catalog",), ("errors", "domain", "arithmetic")),
     "sizing": (("optadvise.architecture", "optadvise.sizing"), ("errors", "domain", "arithmetic", "catalog")),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from optadvise.domain import UNKNOWN
 from optadvise.errors import RuleFileError
+from optadvise.tuples import NamedTuple
 
 
 class Rule(NamedTuple):

@@ -7,16 +7,18 @@ changes the list is complete. Where memory decides, the threshold is solved for 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from optadvise.domain import Flip, Situation
 from optadvise.engine.decide import Axis, Rule, Table
 from optadvise.engine.situation import Completer
 from optadvise.memory import INPUTS
+from optadvise.tuples import NamedTuple
 from optadvise.units import show_bytes, show_count
 
 _COST = {"free": 0, "cheap": 1, "costly": 2, "fixed": 3}
 _MEMO_SIZE = 4096
+_ALL = ""  # under which a point's flips are remembered together
 _SOLVED = ("params", "vram_bytes")  # no deciding table cuts these; memory pressure does
 
 
@@ -104,6 +106,9 @@ class FlipFinder:
             known = self._memo[key] = {}
             if len(self._memo) > _MEMO_SIZE:
                 self._memo.pop(next(iter(self._memo)))
+        free = situation.params is None and situation.vram_bytes is None  # nothing to put to the arithmetic
+        if free and _ALL in known:
+            return known[_ALL]
         flips: list[Flip] = []
         for probe in self._probes:
             if probe.fixed and probe.name not in situation.assumed:
@@ -117,6 +122,8 @@ class FlipFinder:
                 if found is None:
                     found = known[probe.name] = tuple(self._try(situation, point, current, probe))
                 flips += found
+        if free:
+            known[_ALL] = tuple(flips)
         return tuple(flips)
 
     def _try(self, situation: Situation, point: Sequence[int], current: str, probe: _Probe) -> Iterator[Flip]:
@@ -174,10 +181,10 @@ class FlipFinder:
             if position is not None:
                 moved[position] = cell if fact == probe.name else advisor.axes[fact].cell(new)
             resizes = resizes or fact in INPUTS
-        after = situation._replace(**changed)
-        sized = after.params is not None and after.vram_bytes is not None
-        if resizes and (sized or probe.name in _SOLVED) and self._heeds_memory(moved):
-            self._press(moved, after)
+        solved = probe.name in _SOLVED
+        sized = solved or (situation.params is not None and situation.vram_bytes is not None)
+        if resizes and sized and self._heeds_memory(moved):
+            self._press(moved, situation._replace(**changed))
         return str(advisor.decide_at(tuple(moved))[1].then["optimizer"])
 
     def _heeds_memory(self, point: Sequence[int]) -> bool:

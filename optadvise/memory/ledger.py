@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from optadvise.domain import Interval, MemoryEstimate, MemoryLine, Situation
 from optadvise.memory.records import FULL, HALF, Mode, StepMemory, Weight
 from optadvise.memory.tape import LEARNING_INPUTS
+from optadvise.tuples import NamedTuple
 from optadvise.units import show_count
 
 # NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (QLoRA, section 3).

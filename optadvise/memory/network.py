@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from optadvise.memory.records import FULL, Batch, Mode, Moment, Shape, StepMemory, Weight
 from optadvise.memory.tape import Tape, run
+from optadvise.tuples import NamedTuple
 
 SELECTIVE = "selective"  # the flag with which checkpointed blocks keep what their matrix products gave
 _INDEX = 8  # bytes of a token's index, and of its label

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+from optadvise.tuples import NamedTuple
 
 FULL, HALF = 4, 2  # bytes of an item
 Shape: TypeAlias = "tuple[int, ...]"

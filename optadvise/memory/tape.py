@@ -10,10 +10,11 @@ input anew, and the cast copy is what is saved; that is modelled as it happens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from optadvise.errors import InputError
 from optadvise.memory.records import FULL, HALF, Mode, Moment, Shape, Weight
+from optadvise.tuples import NamedTuple
 
 LEARNING_INPUTS = "learning_inputs"  # the flag with which the tokens' embeddings get a gradient, though frozen
 
