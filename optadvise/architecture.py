@@ -15,8 +15,8 @@ from optadvise.catalog import Catalog
 from optadvise.domain import NetworkShape
 from optadvise.errors import InputError, nearest
 from optadvise.memory.network import Block, Network, walk
+from optadvise.memory.program import compiled, product
 from optadvise.memory.records import Batch, Mode
-from optadvise.memory.tape import compiled, product
 
 _LARGEST_FILE = 4 * 2**20  # a config.json has a few kilobytes
 _LARGEST = 10**7  # of any dimension; vocabularies end at about 10^6

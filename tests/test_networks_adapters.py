@@ -11,8 +11,9 @@ from torch import nn
 from optadvise.domain import Situation
 from optadvise.memory.ledger import mode
 from optadvise.memory.network import Block, Network, step, weights
-from optadvise.memory.records import Batch, Mode
-from optadvise.memory.tape import LEARNING_INPUTS, Tape, compiled, run
+from optadvise.memory.operations import Tape
+from optadvise.memory.program import compiled, run
+from optadvise.memory.records import LEARNING_INPUTS, Batch, Mode
 
 SAMPLES, LENGTH, WIDTH, RANK = 2, 8, 32, 4
 # Precision, whether autocast is on, and whether the layer's input gets a gradient.

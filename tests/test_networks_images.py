@@ -21,8 +21,9 @@ from optadvise.catalog import Catalog
 from optadvise.catalog.networks import read_networks
 from optadvise.errors import InputError, RuleFileError
 from optadvise.memory.network import Network, step, weights
+from optadvise.memory.operations import Tape
+from optadvise.memory.program import compiled, run
 from optadvise.memory.records import Batch, Mode
-from optadvise.memory.tape import Tape, compiled, run
 from tests.conftest import ROOT
 from tests.convnets import (
     convnext,

@@ -17,8 +17,9 @@ from optadvise import architecture
 from optadvise.catalog import Catalog
 from optadvise.errors import InputError
 from optadvise.memory.network import Block, Network, step, weights
+from optadvise.memory.operations import Tape
+from optadvise.memory.program import compiled, product, run
 from optadvise.memory.records import Batch, Mode
-from optadvise.memory.tape import Tape, compiled, product, run
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 needs_transformers = pytest.mark.skipif(

@@ -16,7 +16,7 @@ import yaml
 
 from optadvise.catalog.reader import Context, Shape, flag, many, mapping, number, one_of, parse, plain, record, text
 from optadvise.errors import RuleFileError, nearest
-from optadvise.memory.tape import Tape
+from optadvise.memory.operations import Tape
 
 PARTS, SOURCES = "parts", "sources"  # the files of what families share
 _WORD = re.compile(r"[a-z_][a-z0-9_]*")

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from optadvise.domain import Interval, MemoryEstimate, MemoryLine, Situation
-from optadvise.memory.records import FULL, HALF, Mode, StepMemory, Weight
-from optadvise.memory.tape import LEARNING_INPUTS
+from optadvise.memory.records import FULL, HALF, LEARNING_INPUTS, Mode, StepMemory, Weight
 from optadvise.tuples import NamedTuple
 from optadvise.units import show_count
 

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from optadvise.memory.operations import Tape
+from optadvise.memory.program import run
 from optadvise.memory.records import FULL, Batch, Mode, Moment, Shape, StepMemory, Weight
-from optadvise.memory.tape import Tape, run
 from optadvise.tuples import NamedTuple
 
 SELECTIVE = "selective"  # the flag with which checkpointed blocks keep what their matrix products gave

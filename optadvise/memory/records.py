@@ -7,6 +7,7 @@ from typing import TypeAlias
 from optadvise.tuples import NamedTuple
 
 FULL, HALF = 4, 2  # bytes of an item
+LEARNING_INPUTS = "learning_inputs"  # the flag with which the tokens' embeddings get a gradient, though frozen
 Shape: TypeAlias = "tuple[int, ...]"
 
 
