@@ -198,6 +198,12 @@ class Advisor:
             found = self._decisions[point] = concern, self.tables["choose_optimizer"].winner(cells)
         return found
 
+    def changed(self, situation: Situation, changes: dict[str, Any]) -> Situation:
+        """Return a complete situation after changes, with all that is assumed following them."""
+        if situation.params is None and changes.get("params") is None:
+            return situation._replace(**changes)
+        return self.sizing.changed(situation, changes)
+
     def pressure(self, situation: Situation) -> str:
         """Return the derived fact `memory`: how hard the limit presses."""
         if situation.vram_bytes is None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _GIB = 2**30
 _LARGEST_MODEL = 10**14  # parameters; the search for what fits ends here
 _USUAL_BYTES = 16  # of a parameter in training; where a search begins
+_LENGTHS = ("seq_len", "image_size")  # what says how long a sample is
 _LARGEST_PASS = 2**22  # samples, or tokens
 
 
@@ -135,11 +136,21 @@ class Sizing:
             return situation
         if situation.shape is None:
             usual = self._typical_of(situation)
-            found: dict[str, Any] = {name: usual[name] for name in ("seq_len", "image_size") if name in usual}
+            found: dict[str, Any] = {name: usual[name] for name in _LENGTHS if name in usual}
         else:
             name = "image_size" if self._known(situation.shape).network.images else "seq_len"
             found = {name: self._known(situation.shape).usual_length}
         return situation._replace(**found, assumed=(*situation.assumed, *found))
+
+    def changed(self, situation: Situation, changes: dict[str, Any]) -> Situation:
+        """Return a completed situation after changes; another kind of network has samples of another length."""
+        if "model" in changes:
+            usual: dict[str, Any] = {name: None for name in _LENGTHS if name in situation.assumed}
+            situation = situation._replace(
+                **usual, assumed=tuple(name for name in situation.assumed if name not in usual)
+            )
+        after = situation._replace(**changes)
+        return after if any(getattr(after, name) for name in _LENGTHS) else self.completed(after)
 
     def _typical_of(self, situation: Situation) -> dict[str, Any]:
         return self._typical.get(situation.model or next(iter(self._typical)), {})
@@ -456,7 +467,7 @@ def elements(tensors: Counter[Weight]) -> int:
 
 
 _KEPT = sorted(INPUTS - {"vram_bytes"})
-_REST = {name: value for name, value in Situation()._asdict().items() if name not in _KEPT and name != "model"}
+_REST = {name: value for name, value in Situation()._asdict().items() if name not in _KEPT}
 
 
 @lru_cache(maxsize=4096)

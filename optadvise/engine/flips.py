@@ -43,6 +43,9 @@ class Decider(Protocol):
     def decide_at(self, point: tuple[int, ...]) -> tuple[Rule, Rule]:
         """The deciding rules at the cells of the deciding facts."""
 
+    def changed(self, situation: Situation, changes: dict[str, Any]) -> Situation:
+        """The situation after changes."""
+
     def pressure(self, situation: Situation) -> str:
         """The derived fact `memory`."""
 
@@ -184,7 +187,7 @@ class FlipFinder:
         solved = probe.name in _SOLVED
         sized = solved or (situation.params is not None and situation.vram_bytes is not None)
         if resizes and sized and self._heeds_memory(moved):
-            self._press(moved, situation._replace(**changed))
+            self._press(moved, advisor.changed(situation, changed))
         return str(advisor.decide_at(tuple(moved))[1].then["optimizer"])
 
     def _heeds_memory(self, point: Sequence[int]) -> bool:

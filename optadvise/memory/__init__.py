@@ -9,7 +9,7 @@ from optadvise.memory.state import unsized as unsized
 
 # The facts of a situation that this arithmetic reads.
 INPUTS = frozenset({
-    "params", "vram_bytes", "method", "precision", "shard", "gpus", "lora_rank", "lora_targets", "seq_len",
-    "image_size", "micro_batch", "batch_size", "checkpointing", "attention", "gradient_release", "offload", "loss",
-    "shape",
+    "model", "params", "vram_bytes", "method", "precision", "shard", "gpus", "lora_rank", "lora_targets",
+    "seq_len", "image_size", "micro_batch", "batch_size", "checkpointing", "attention", "gradient_release", "offload",
+    "loss", "shape",
 })  # fmt: skip

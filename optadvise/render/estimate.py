@@ -34,7 +34,7 @@ def text(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
         _passes(out, answer)
         chains(out, answer, catalog)
         _ranking(out, answer, everything=everything)
-        assumed(out, answer.situation, catalog, only={*INPUTS, "model", "optimizer", "task"})
+        assumed(out, answer.situation, catalog, only={*INPUTS, "optimizer", "task"})
 
 
 def _title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
