@@ -83,6 +83,7 @@ class Sizing:
         self.headroom = float(given["headroom"])
         self._typical: dict[str, dict[str, Any]] = given["typical"]
         self._known = lru_cache(maxsize=256)(self._measure)
+        self._counts = lru_cache(maxsize=64)(self._counted)
         self._knots = lru_cache(maxsize=4096)(self._remembered)
         self._step = lru_cache(maxsize=8192)(self._walk)
         self._sizes = lru_cache(maxsize=8192)(self._size)
@@ -169,13 +170,13 @@ class Sizing:
         if not knots:
             rank = situation.lora_rank or 0
             return Size(params, _typical_adapters(params, rank) if rank else 0, params, 0, 1, None, None, "none")
-        counts = self._counts(knots)
+        counts = self._counts(tuple(knots))
         above = next((i for i, count in enumerate(counts) if count >= params), len(counts) - 1)
         if above == 0 or params > counts[-1]:
             return _scaled(self._knot(knots[above], situation), params)
         return _mixed(self._knot(knots[above - 1], situation), self._knot(knots[above], situation), params)
 
-    def _counts(self, knots: list[str]) -> list[int]:
+    def _counted(self, knots: tuple[str, ...]) -> list[int]:
         def make() -> list[int]:
             return [int(self.catalog.shapes[name][1]["parameters"]) for name in knots]
 

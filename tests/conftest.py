@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +17,14 @@ from optadvise.catalog import Catalog, load
 ROOT = Path(__file__).parent.parent
 # Tests run beside each other on few cores, where torch's own threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before any module reads the rules, and gone after the last has written its figures.
+os.environ["OPTADVISE_CACHE_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")
+atexit.register(shutil.rmtree, os.environ["OPTADVISE_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _plain_terminal() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("COLUMNS", "80")
         patch.setenv("TYPER_USE_RICH", "0")
         for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "CLICOLOR_FORCE"):
@@ -28,7 +33,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def catalog(_own_cache: None) -> Catalog:
+def catalog() -> Catalog:
     return load()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from optadvise.advisor import Advisor
 from optadvise.catalog import load
-from optadvise.catalog.load import load_documents, shipped_rules
+from optadvise.catalog.load import Memo, load_documents, shipped_rules
 from optadvise.errors import InputError, RuleFileError
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -241,6 +242,17 @@ def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "file" / "below"))
     assert load_documents([shipped_rules()])[0]["facts"]
+
+
+def test_only_the_latest_figures_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
+    memo = Memo("figures-of-a-test")
+    for number in range(1500):
+        memo.get(str(number), partial(list, (number,)))
+    memo._save()
+    again = Memo("figures-of-a-test")
+    assert again.get("1499", lambda: [-1]) == [1499]
+    assert again.get("0", lambda: [-1]) == [-1]
 
 
 def test_a_missing_folder_is_an_input_error() -> None:

@@ -89,7 +89,7 @@ class Memo:
         [42]
     """
 
-    _MOST = 1000
+    _MOST = 200  # that are kept for other processes, the latest; reading more would cost more than making some anew
 
     def __init__(self, key: str) -> None:
         """Take the figures of a key; none are kept for an empty one."""
@@ -108,13 +108,14 @@ class Memo:
         found = self._known.get(name)
         if found is None:
             found = self._known[name] = make()
-            if self._key and len(self._known) <= self._MOST:
+            if self._key:
                 atexit.unregister(self._save)
                 atexit.register(self._save)
         return found
 
     def _save(self) -> None:
-        _write_cache(self._key, self._known or {})
+        latest = list((self._known or {}).items())[-self._MOST :]
+        _write_cache(self._key, dict(latest))
 
 
 def load_documents(layers: Sequence[Path]) -> tuple[Documents, str, Later]:
