@@ -30,7 +30,7 @@ from optadvise.domain import (
     Value,
 )
 from optadvise.engine.decide import Axis, Rule, Table, cut_axes
-from optadvise.engine.flips import FlipFinder
+from optadvise.engine.flips import FlipFinder, stretches
 from optadvise.engine.numbers import Draft, apply, set_by, written
 from optadvise.engine.situation import Completer
 from optadvise.memory import own_state, state_bytes_per_parameter, unsized
@@ -169,7 +169,7 @@ class Advisor:
             bands=tuple(self._bands(situation, optimizer, choice)),
             alternatives=tuple(self._alternatives(situation, optimizer, choice)),
             warnings=tuple(
-                Caution(rule.id, rule.then["level"], rule.then["text"], rule.cite)
+                Caution(rule.id, rule.then["level"], rule.then["text"], rule.cite, rule.layer)
                 for rule in self.tables["warn"].matching(cells)
             ),
             trace=tuple(trace),
@@ -197,6 +197,17 @@ class Advisor:
             cells["concern"] = self.axes["concern"].cell(concern.then["concern"])
             found = self._decisions[point] = concern, self.tables["choose_optimizer"].winner(cells)
         return found
+
+    def chosen(self, situation: Situation) -> str:
+        """Return the optimizer that the rules choose, whatever was asked for."""
+        cells = self.cells(situation)
+        return str(self.decide_at(tuple([cells[name] for name in self.deciding]))[1].then["optimizer"])
+
+    def stretches(self, name: str) -> list[tuple[int, int]]:
+        """Return the first and last cell of every stretch of a fact that the deciding tables do not tell apart."""
+        tables = [self.tables[table] for table in ("concern", "choose_optimizer")]
+        columns = [table.column(name) for table in tables if name in table.columns]
+        return stretches(self.axes[name], columns)
 
     def changed(self, situation: Situation, changes: dict[str, Any]) -> Situation:
         """Return a complete situation after changes, with all that is assumed following them."""
@@ -244,16 +255,9 @@ class Advisor:
     def _add_card(
         self, cells: dict[str, int], optimizer: Optimizer, implementation: Implementation, situation: Situation
     ) -> None:
-        packages = self.axes["package"].words or ()
-        betas = optimizer.hyperparameter("betas")
-        package = implementation.package if implementation.package in packages else "other"
-        values: dict[str, Any] = {
-            "optimizer": optimizer.id, "rates": optimizer.rates, "decay": optimizer.decay, "family": optimizer.family,
-            "package": package, "clips_update": optimizer.clips_update, "deviates": implementation.deviates is not None,
-            "steps_sparse": optimizer.sparse_gradients, "asked_for": situation.optimizer is not None,
-            "suited": situation.model in optimizer.suits,
-            "betas_advised": betas is not None and betas.advised and optimizer.rates != "own",
-        }  # fmt: skip
+        values = card_facts(optimizer, implementation, self.axes)
+        values["asked_for"] = situation.optimizer is not None
+        values["suited"] = situation.model in optimizer.suits
         for name, value in values.items():
             cells[name] = self.axes[name].cell(value)
 
@@ -273,14 +277,20 @@ class Advisor:
     def _schedule(self, optimizer: Optimizer, cells: Mapping[str, int]) -> tuple[Scheduler, Rule, TraceEntry]:
         rule = self.tables["choose_schedule"].winner(cells)
         chosen = rule.then["scheduler"]
+        taken = self.scheduled(optimizer, chosen)
+        if taken.id == chosen:
+            return taken, rule, _trace(rule)
+        why = f"{optimizer.name} runs under {', '.join(optimizer.schedules or ())} only, so {chosen} is not taken"
+        return taken, rule, TraceEntry("choose_schedule", optimizer.id, why, optimizer.cite, optimizer.layer)
+
+    def scheduled(self, optimizer: Optimizer, chosen: str) -> Scheduler:
+        """Return the schedule that is taken where the rules choose one and the card may not allow it."""
         if optimizer.schedules is None or chosen in optimizer.schedules:
-            return self.catalog.scheduler(chosen), rule, _trace(rule)
+            return self.catalog.scheduler(chosen)
         # The ramp is kept where the card has a schedule with one.
         wants_ramp = self.catalog.scheduler(chosen).warmup
         allowed = [self.catalog.scheduler(name) for name in optimizer.schedules]
-        taken = next((s for s in allowed if s.warmup == wants_ramp), allowed[0])
-        why = f"{optimizer.name} runs under {', '.join(optimizer.schedules)} only, so {chosen} is not taken"
-        return taken, rule, TraceEntry("choose_schedule", optimizer.id, why, optimizer.cite)
+        return next((s for s in allowed if s.warmup == wants_ramp), allowed[0])
 
     def _numbers(
         self, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
@@ -292,9 +302,8 @@ class Advisor:
             if table is not None:
                 drafts[h.name] = set_by(table.winner(cells), h.name, facts)
             else:
-                entry = LedgerEntry(
-                    f"set {written(h.default)}", h.default, optimizer.id, f"default of {optimizer.name}", optimizer.cite
-                )
+                default, why = f"set {written(h.default)}", f"default of {optimizer.name}"
+                entry = LedgerEntry(default, h.default, optimizer.id, why, optimizer.cite, optimizer.layer)
                 drafts[h.name] = Draft(h.name, h.default, h.low, h.high, entry)
         for name, table_name in _RUN_TABLES.items():
             if name != "warmup_fraction" or scheduler.warmup:
@@ -313,18 +322,18 @@ class Advisor:
         self._add_card(own, card, implementation, situation)
         return implementation, _constructor(implementation, card, self._numbers(situation, card, scheduler, own))
 
-    def _adjustments(self, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[tuple[str, Step]]:
+    def _adjustments(self, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[tuple[str, str, Step]]:
         for step in optimizer.adjust:
-            yield optimizer.id, step
+            yield optimizer.id, optimizer.layer, step
         for rule in self.tables["adjust"].matching(cells):
             if rule.id not in self._steps:
                 self._steps[rule.id] = tuple(step_from(entry) for entry in rule.then["steps"])
             for step in self._steps[rule.id]:
-                yield rule.id, step
+                yield rule.id, rule.layer, step
 
     def _asked_for(self, choice: Rule) -> TraceEntry:
         why = f"asked for; the rules would take {choice.then['optimizer']}: {choice.because}"
-        return TraceEntry(choice.table, choice.id, why, choice.cite)
+        return TraceEntry(choice.table, choice.id, why, choice.cite, choice.layer)
 
     def _others(self, chosen: Optimizer, choice: Rule) -> Iterable[tuple[str, str]]:
         if choice.then["optimizer"] != chosen.id:
@@ -349,8 +358,26 @@ class Advisor:
                 yield found
 
 
+def card_facts(optimizer: Optimizer, implementation: Implementation, axes: Mapping[str, Axis]) -> dict[str, Any]:
+    """Return what a card says to the tables that come after the choice of an optimizer.
+
+    Args:
+        optimizer: The card.
+        implementation: The implementation that is taken.
+        axes: Every fact's axis, which says which packages are told apart.
+    """
+    betas = optimizer.hyperparameter("betas")
+    known = implementation.package in (axes["package"].words or ())
+    return {
+        "optimizer": optimizer.id, "rates": optimizer.rates, "decay": optimizer.decay, "family": optimizer.family,
+        "package": implementation.package if known else "other", "clips_update": optimizer.clips_update,
+        "deviates": implementation.deviates is not None, "steps_sparse": optimizer.sparse_gradients,
+        "betas_advised": betas is not None and betas.advised and optimizer.rates != "own",
+    }  # fmt: skip
+
+
 def _trace(rule: Rule) -> TraceEntry:
-    return TraceEntry(rule.table, rule.id, rule.because, rule.cite)
+    return TraceEntry(rule.table, rule.id, rule.because, rule.cite, rule.layer)
 
 
 def _constructor(

@@ -18,6 +18,7 @@ FactValue: TypeAlias = "str | int | float | bool | None"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
+SHIPPED = "shipped"  # the layer of the rules that come with the program
 UNKNOWN = "unknown"  # how a condition accepts a fact that nobody stated
 
 
@@ -135,6 +136,7 @@ class Optimizer(NamedTuple):
     notes: tuple[Note, ...]
     cite: tuple[str, ...]
     at: str
+    layer: str = SHIPPED
 
     def hyperparameter(self, name: str) -> Hyperparameter | None:
         """Return the hyperparameter of a name, or None."""
@@ -237,6 +239,7 @@ class LedgerEntry(NamedTuple):
     rule: str
     because: str
     cite: tuple[str, ...]
+    layer: str = SHIPPED
 
 
 class Advised(NamedTuple):
@@ -314,6 +317,7 @@ class Caution(NamedTuple):
     level: str  # info or warning
     text: str
     cite: tuple[str, ...]
+    layer: str = SHIPPED
 
 
 class TraceEntry(NamedTuple):
@@ -323,6 +327,7 @@ class TraceEntry(NamedTuple):
     rule: str
     because: str
     cite: tuple[str, ...]
+    layer: str = SHIPPED  # whose rule it is
 
 
 class Flip(NamedTuple):

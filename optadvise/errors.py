@@ -32,13 +32,23 @@ class RuleFileError(OptadviseError):
         """
         head = f"{where}: " if where else ""
         tail = f"  [{source[:100]}{'…' if len(source) > 100 else ''}]" if source else ""
-        super().__init__(f"{head}{message}{tail}")
+        super().__init__(printable(f"{head}{message}{tail}"))
 
 
 class CannotRunHereError(OptadviseError):
     """A package or a device that the command needs is not on this machine."""
 
     exit_code = 4
+
+
+def printable(text: str) -> str:
+    r"""Return a text with everything escaped that a terminal would act on.
+
+    Example:
+        >>> printable("red: \x1b[31m")
+        'red: \\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -24,15 +24,16 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "engine": (("optadvise.engine",), ("errors", "domain", "arithmetic")),
     "advisor": (("optadvise.advisor", "optadvise.fitting"),
                 ("errors", "domain", "catalog", "arithmetic", "sizing", "engine")),
+    "rulebook": (("optadvise.rulebook",), ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor")),
     "codegen": (("optadvise.codegen",), ("errors", "domain", "root")),
     "machine": (("optadvise.machine",), ("errors", "domain")),
     "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
                                      "root")),
     "doctor": (("optadvise.doctor",), ("errors", "domain", "catalog", "machine", "bench", "root")),
-    "render": (("optadvise.render",), ("errors", "domain", "catalog", "arithmetic", "engine", "bench")),
+    "render": (("optadvise.render",), ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "bench")),
     "cli": (("optadvise.cli", "optadvise.__main__"),
-            ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "codegen", "machine", "bench",
-             "doctor", "render", "root")),
+            ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen",
+             "machine", "bench", "doctor", "render", "root")),
     "root": (("optadvise",), ()),
 }  # fmt: skip
 THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "matplotlib": ("render",), "typer": ("cli",)}
@@ -42,7 +43,7 @@ MAY_IMPORT_TORCH = {
     "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
 }  # under bench/  # fmt: skip
 CLOCKS = {"time", "datetime"}
-PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "codegen"}
+PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen"}
 
 
 def modules() -> list[Path]:

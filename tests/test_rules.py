@@ -2,77 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 import pytest
 
 from optadvise.advisor import Advisor
-from optadvise.catalog import Catalog, load
-from optadvise.engine.decide import Rule, Table
-from optadvise.engine.numbers import set_by
-from optadvise.engine.prove import conflicts
+from optadvise.catalog import Catalog
+from optadvise.catalog.cases import read_cases
+from optadvise.catalog.load import shipped_rules
 from optadvise.errors import InputError
 from optadvise.memory import state_bytes_per_parameter
+from optadvise.rulebook.check import check
+from optadvise.rulebook.examples import rows, run
 
 
-def rows(table: Table) -> tuple[Rule, ...]:
-    """Return a table's rules, what it says otherwise included."""
-    return table.rules if table.otherwise is None else (*table.rules, table.otherwise)
+def test_the_shipped_rules_are_sound(advisor: Advisor) -> None:
+    report = check(advisor)
+    assert report.findings == ()
+    assert report.proven
 
 
-def _rules() -> Iterator[Any]:
-    advisor = Advisor(load())
-    for table in advisor.tables.values():
-        for rule in rows(table):
-            for number, test in enumerate(rule.tests):
-                yield pytest.param(table.id, rule, test, id=f"{rule.id}-{number}")
-
-
-def cells(advisor: Advisor, table: Table, given: dict[str, Any]) -> dict[str, int]:
-    """Place a test's facts on the grid; what it leaves out is what a person would be assumed to mean."""
-    point = {}
-    for name in table.columns:
-        axis = advisor.axes[name]
-        fact = advisor.catalog.facts[name]
-        default = given.get(name, advisor.completer.fill({k: v for k, v in given.items() if v is not None}).get(name))
-        if default is None and name not in given and axis.words and not fact.get("unknown"):
-            default = "false" if "false" in axis.words else axis.words[0]
-        point[name] = axis.cell(default)
-    return point
-
-
-@pytest.mark.parametrize(("table_id", "rule", "example"), list(_rules()))
-def test_a_rule_holds_on_its_own_examples(advisor: Advisor, table_id: str, rule: Rule, example: dict[str, Any]) -> None:
-    table = advisor.tables[table_id]
-    given, expect = example["given"], example["expect"]
-    found = table.matching(cells(advisor, table, given))
-    if "fires" in expect:
-        assert (rule.id in {r.id for r in found}) == expect["fires"]
-        return
-    assert [r.id for r in found] == [rule.id]
-    got = dict(rule.then)
-    if table.kind == "set":
-        got["value"] = set_by(rule, str(table.gives), given).value
-    assert {name: got[name] for name in expect} == expect
-
-
-@pytest.mark.parametrize("table_id", sorted(load().documents["tables"]))
-def test_every_rule_has_a_positive_example(advisor: Advisor, table_id: str) -> None:
-    for rule in rows(advisor.tables[table_id]):
-        assert any(t["expect"].get("fires", True) for t in rule.tests), rule.id
-
-
-@pytest.mark.parametrize("table_id", sorted(load().documents["tables"]))
-def test_no_two_rows_meet_unsettled(advisor: Advisor, table_id: str) -> None:
-    assert conflicts(advisor.tables[table_id], advisor.axes) == []
-
-
-@pytest.mark.parametrize("table_id", sorted(load().documents["tables"]))
-def test_no_situation_falls_through(advisor: Advisor, table_id: str) -> None:
-    table = advisor.tables[table_id]
-    assert table.hit == "collect" or table.otherwise is not None
+def test_the_shipped_rules_pass_their_own_tests(advisor: Advisor) -> None:
+    tested = run(advisor, read_cases([("shipped", shipped_rules())], advisor.catalog.facts))
+    assert tested.failures == ()
+    assert tested.passed
+    assert tested.ran >= 600
 
 
 def test_every_rule_fires_for_some_situation(advisor: Advisor) -> None:

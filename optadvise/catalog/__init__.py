@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from optadvise.catalog.load import Documents, Later, Memo, load_documents, shipped_rules
+from optadvise.catalog.load import Documents, Later, Memo, is_base, load_documents, shipped_rules
 from optadvise.domain import (
+    SHIPPED,
     Gpu,
     Hyperparameter,
     Implementation,
@@ -96,9 +97,14 @@ class Catalog:
         return {word: key for word, key in names.items() if key}
 
     @property
+    def shipped(self) -> bool:
+        """Are the rules at the bottom those that come with the program?"""
+        return self.layers[0] == SHIPPED
+
+    @property
     def optimizer_ids(self) -> list[str]:
-        """The canonical ids, sorted."""
-        return sorted(self.documents["optimizers"])
+        """The canonical ids of what no layer rules out, sorted."""
+        return sorted(self.documents["optimizers"].keys() - self.documents["disabled"].keys())
 
     @property
     def scheduler_ids(self) -> list[str]:
@@ -129,7 +135,11 @@ class Catalog:
         Raises:
             InputError: Nothing is called so; the nearest names are given.
         """
-        return self._find(self._optimizer_names, name, flag, "optadvise list shows all")
+        found = self._find(self._optimizer_names, name, flag, "optadvise list shows all")
+        ruled_out = self.documents["disabled"].get(found)
+        if ruled_out is not None:
+            raise InputError(f"{flag} {name!r}: {ruled_out['layer']} rules it out: {ruled_out['because']}")
+        return found
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:
         """Return the canonical id of any spelling of a schedule."""
@@ -196,19 +206,20 @@ def load(extra: Sequence[Path] = ()) -> Catalog:
     """Load the shipped rules, and on top of them any further layers.
 
     Args:
-        extra: Folders laid out like `rules/`, each adding to what came before.
+        extra: Folders laid out like `rules/`, each changing what came before; one that has facts takes its place.
 
     Raises:
-        InputError: A folder is missing, unreadable or empty.
-        RuleFileError: A file is invalid.
+        InputError: A folder is missing or empty.
+        RuleFileError: A file is invalid or cannot be read.
 
     Example:
         >>> load().optimizer("adamw").name
         'AdamW'
     """
-    layers = [shipped_rules(), *extra]
-    documents, fingerprint, later = load_documents(layers)
-    return Catalog(documents, fingerprint, ["shipped", *map(str, extra)], later)
+    layers, names = [shipped_rules(), *extra], [SHIPPED, *map(str, extra)]
+    first = max(number for number, layer in enumerate(layers) if number == 0 or is_base(layer))
+    documents, fingerprint, later = load_documents(layers[first:], names[first:])
+    return Catalog(documents, fingerprint, names[first:], later)
 
 
 def _names(cards: Iterable[Mapping[str, Any]]) -> dict[str, str]:

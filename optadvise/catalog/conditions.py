@@ -7,6 +7,7 @@ A condition becomes plain data. On a choice: the list of accepted words. On a nu
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Any
 
 import yaml
@@ -81,6 +82,8 @@ def _range(node: yaml.Node, context: Context, name: str, fact: Any) -> list[Any]
         if not fact.get("unknown"):
             context.fail(node, f"{name!r} is always known; leave it out to accept any value")
         return [UNKNOWN] if value == UNKNOWN else [_EVERYTHING]
+    if len(value) > 100 or any(not isfinite(float(number)) for number in re.findall(_NUM, value)):
+        context.fail(node, "is no number that a computer holds; write a smaller one")
     if match := _COMPARISON.fullmatch(value):
         bound = float(match[2])
         return {

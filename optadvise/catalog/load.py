@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from optadvise.domain import SHIPPED
 from optadvise.errors import InputError, RuleFileError
 
 # Straight from the C module: hashlib loads OpenSSL, which is 3 ms of every start.
@@ -29,7 +30,9 @@ _HERE = Path(__file__).parent
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _NETWORKS = "networks"  # read apart, when a shape is asked for
 _FOLDERS = ("optimizers", "schedulers", "decide")
-_TABLE_FILES = ("adjust", "warn", "fixes")
+_TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
+_BASE = "facts.yaml"  # a folder that has it is complete by itself
+_LARGEST_FILE, _LARGEST_LAYER = 2**20, 4 * 2**20  # bytes; the shipped rules have a third of one
 
 Documents = dict[str, Any]
 
@@ -50,35 +53,41 @@ def rule_files(layer: Path) -> list[Path]:
         InputError: The folder does not exist, cannot be read or holds no rule file.
         RuleFileError: It holds a YAML file in a place that nothing reads.
     """
-    if not layer.is_dir():
+    try:
+        there = layer.is_dir()
+    except (OSError, ValueError):
+        there = False
+    if not there:
         raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
-    files = _yaml_files(layer, layer)
+    files = yaml_files(layer)
     known = [*_SINGLE_FILES, *_TABLE_FILES]
     for file in files:
         if file.stem not in known:
             names = ", ".join(f"{name}.yaml" for name in known)
             raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
     for name in _FOLDERS:
-        files += _yaml_files(layer / name, layer)
-    if not files and not _yaml_files(layer / _NETWORKS, layer):
+        files += yaml_files(layer / name)
+    if not files and not yaml_files(layer / _NETWORKS):
         places = ", ".join(f"{name}/" for name in (*_FOLDERS, _NETWORKS))
         raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
     return files
 
 
-def _yaml_files(folder: Path, layer: Path) -> list[Path]:
+def yaml_files(folder: Path) -> list[Path]:
     """Return a folder's YAML files by name, none where there is no folder."""
+    found = []
     try:
         with os.scandir(folder) as entries:
-            found = sorted((e.name, e.is_dir(), e.is_file()) for e in entries if e.name.endswith((".yaml", ".yml")))
+            for entry in entries:
+                if entry.name.endswith((".yaml", ".yml")) and not entry.is_dir():
+                    if not entry.is_file():
+                        raise RuleFileError("is no regular file; put a YAML file here", entry.path)
+                    found.append(Path(entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise InputError(f"--rules {str(layer)!r}: cannot be read ({error.strerror}); check its permissions") from error
-    for name, is_dir, is_file in found:
-        if not is_dir and not is_file and (folder / name).exists():
-            raise RuleFileError("is no regular file; put a YAML file here", str(folder / name))
-    return [folder / name for name, is_dir, _ in found if not is_dir]
+        raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(error.filename or folder)) from error
+    return sorted(found)
 
 
 class Memo:
@@ -118,41 +127,53 @@ class Memo:
         _write_cache(self._key, dict(latest))
 
 
-def load_documents(layers: Sequence[Path]) -> tuple[Documents, str, Later]:
+def load_documents(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) -> tuple[Documents, str, Later]:
     """Read and validate every file of the layers, or take them from the cache.
 
     Args:
-        layers: Folders laid out like `rules/`; the first is the base, later ones add to it.
+        layers: Folders laid out like `rules/`; the first is the base, later ones change it.
+        names: What answers call them.
 
     Returns:
         The documents by kind, the fingerprint of all content, and what is read later.
 
     Raises:
-        InputError: A folder is missing, unreadable or empty.
-        RuleFileError: A file is invalid.
+        InputError: A folder is missing or empty.
+        RuleFileError: A file is invalid or cannot be read.
     """
-    contents = _contents(layers, rule_files)
-    fingerprint = _digest(contents, layers)
+    read = contents(layers, rule_files)
+    fingerprint = _digest(read, layers)
     key = blake2b(fingerprint + _code_digest() + "\0".join(map(str, layers)).encode()).hexdigest()
 
     # What reads YAML is imported only where the cache has nothing.
     def read_rules() -> Documents:
         from optadvise.catalog.validate import read_documents
 
-        return read_documents(contents)
+        return read_documents(read, names)
 
     return _cached(f"rules-{key}", read_rules), fingerprint.hex()[:12], Later(layers)
 
 
-def _contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> list[tuple[int, Path, bytes]]:
+def is_base(layer: Path) -> bool:
+    """Is a folder of rules complete by itself, instead of a layer over others?"""
+    return (layer / _BASE).is_file()
+
+
+def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> list[tuple[int, Path, bytes]]:
     """Return layer number, path and bytes of every file."""
     found = []
     for index, layer in enumerate(layers):
+        whole = 0
         for file in files(layer):
             try:
-                found.append((index, file, file.read_bytes()))
+                with file.open("rb") as opened:
+                    content = opened.read(_LARGEST_FILE + 1)
             except OSError as error:
-                raise InputError(f"--rules {str(file)!r}: cannot be read ({error.strerror})") from error
+                raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(file)) from error
+            whole += len(content)
+            if len(content) > _LARGEST_FILE or whole > _LARGEST_LAYER:
+                raise RuleFileError("is larger than any rules are; at most 1 MiB a file and 4 MiB a folder", str(file))
+            found.append((index, file, content))
     return found
 
 
@@ -174,9 +195,9 @@ class Later:
 
     @cached_property
     def _key(self) -> str:
-        contents = _contents(self._layers, lambda layer: _yaml_files(layer / _NETWORKS, layer))
-        self._known = [(file, content) for _, file, content in contents]
-        digest = _digest(contents, self._layers)
+        read = contents(self._layers, lambda layer: yaml_files(layer / _NETWORKS))
+        self._known = [(file, content) for _, file, content in read]
+        digest = _digest(read, self._layers)
         return str(blake2b(digest + _code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
 
     def networks(self) -> Documents:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, NoReturn
 
 import yaml
@@ -16,6 +17,10 @@ import yaml
 from optadvise.errors import RuleFileError, nearest
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_LONGEST_NUMBER = 40  # characters
+_DEEPEST = 24  # lists and mappings inside one another; the shipped rules need ten
+# What a terminal would act on instead of showing: C0 and C1 but for blanks, and what turns the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
 
 
@@ -70,6 +75,7 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     """
     context = Context(path, text.splitlines())
     try:
+        _refuse_bombs(text, context)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -85,11 +91,38 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     return node, context
 
 
+def _refuse_bombs(text: str, context: Context) -> None:
+    """Refuse what a rule file has no use for and an attacker has: aliases, tags, and nesting without end.
+
+    The events are looked at before anything is built from them, as a few aliases of aliases grow beyond any memory.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        refused = None
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            refused = "anchors and aliases are not read; write the value out"
+        elif getattr(event, "tag", None) not in (None, "!"):
+            refused = "tags are not read; write a plain value"
+        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+            refused = f"nested deeper than {_DEEPEST} levels, which no rule is" if depth > _DEEPEST else None
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+        if refused is not None:
+            mark = event.start_mark
+            number, column = (mark.line, mark.column) if mark else (0, 0)
+            line = context.lines[number].strip() if number < len(context.lines) else ""
+            raise RuleFileError(refused, f"{context.path}:{number + 1}:{column + 1}", line)
+
+
 def _scalar(node: yaml.Node, context: Context, wanted: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         context.fail(node, f"expected {wanted}, found {kind}")
-    return str(node.value)
+    value = str(node.value)
+    if found := _UNPRINTABLE.search(value):
+        context.fail(node, f"holds the control character {found[0]!r}; write plain text")
+    return value
 
 
 def _quoted(node: yaml.Node) -> bool:
@@ -110,6 +143,8 @@ def number(node: yaml.Node, context: Context) -> float | int:
     if not _NUMBER.fullmatch(value):
         hint = "; drop the leading zero" if re.fullmatch(r"0\d+", value) else ""
         context.fail(node, f"expected a number, found {value!r}{hint}")
+    if len(value) > _LONGEST_NUMBER or not isfinite(float(value)):
+        context.fail(node, "is no number that a computer holds; write a smaller one")
     return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optadvise.catalog.conditions import given, when
-from optadvise.catalog.reader import flag, many, mapping, maybe, number, one_of, plain, record, reference, text
+from optadvise.catalog.reader import Shape, flag, many, mapping, maybe, number, one_of, plain, record, reference, text
 from optadvise.domain import FAMILIES
 
 SCHEDULE_FAMILIES = ("hold", "anneal", "step", "cycle", "inverse", "wsd")
@@ -11,6 +11,8 @@ DTYPES = ("parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4
 PER = ("element", "tensor", "block", "row", "column", "row-square", "column-square", "optimizer")
 
 cites = many(reference("source"), minimum=1)
+given_expected = record({"given": given, "expect": mapping(text, plain)}, located=True)
+tests = many(given_expected, 1)
 optimizer_ref = reference("optimizer")
 scheduler_ref = reference("scheduler")
 
@@ -167,6 +169,48 @@ gpu = record(
 )
 gpus = record({"gpus": many(gpu, 1)})
 
+flowchart = record(
+    {
+        "flowchart": record(
+            {
+                "cite": reference("source"),
+                "order": many(reference("fact"), 1),
+                "start": text,
+                "questions": mapping(
+                    text,
+                    record(
+                        {
+                            "ask": text,
+                            "answers": many(
+                                record(
+                                    {"say": text, "given": given}, {"to": text, "names": many(text, 1)}, located=True
+                                ),
+                                1,
+                            ),
+                        }
+                    ),
+                ),
+            },
+            located=True,
+        )
+    }
+)
+
+policy = record(
+    {
+        "policy": record(
+            {},
+            {
+                "disable": many(record({"because": text}, {"rule": text, "optimizer": text}, located=True), 1),
+                "amend": many(
+                    record({"rule": text, "when": when, "because": text, "tests": many(given_expected, 1)},
+                           {"cite": cites}, located=True), 1
+                ),
+            },
+        )
+    }
+)  # fmt: skip
+
 _range = record({"low": number, "expected": number, "high": number, "cite": cites})
 memory = record(
     {
@@ -244,13 +288,26 @@ outcomes = {
 }
 
 
-def rule(kind: str) -> object:
+def rule(kind: str) -> Shape:
     """Return the shape of one rule in a table of a kind."""
     return record(
         {"id": text, "name": text, "when": when, "then": outcomes[kind], "cite": cites, "tests": tests},
-        {"because": text, "overrides": many(reference("rule"))},
+        {"because": text, "overrides": many(reference("rule")), "before": text},
         located=True,
     )
 
 
-tests = many(record({"given": given, "expect": mapping(text, plain)}, located=True), 1)
+def table(kind: str, *, known: bool) -> Shape:
+    """Return the shape of a table's file.
+
+    Args:
+        kind: The kind of its outcomes.
+        known: An earlier layer has the table, so that its nature need not be said again.
+    """
+    otherwise = record(
+        {"id": text, "then": outcomes[kind], "because": text, "cite": cites, "tests": tests}, located=True
+    )
+    nature: dict[str, Shape] = {"kind": text, "hit": one_of("unique", "first", "collect"), "about": text}
+    optional: dict[str, Shape] = {"gives": text, "otherwise": otherwise, **(nature if known else {})}
+    required: dict[str, Shape] = {"table": text, "rules": many(rule(kind), 1), **({} if known else nature)}
+    return record(required, optional, located=True)

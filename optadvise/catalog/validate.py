@@ -9,35 +9,62 @@ from typing import Any
 import yaml
 
 from optadvise.catalog import shapes, spelling
-from optadvise.catalog.reader import Context, Shape, many, one_of, parse, record, text
-from optadvise.errors import RuleFileError, nearest
+from optadvise.catalog.layers import apply_policy, merge_table
+from optadvise.catalog.reader import Context, Shape, parse
+from optadvise.domain import SHIPPED
+from optadvise.errors import InputError, RuleFileError, nearest
+from optadvise.units import parse_bytes, parse_count
 
 Documents = dict[str, Any]
 _ORDER = (
     "facts", "sources", "gpus", "memory", "optimizers", "schedulers", "assume", "fixes", "decide", "adjust", "warn",
+    "flowchart", "policy",
 )  # fmt: skip
+_MOST_ROWS = 2000  # of a table; the proofs look at pairs of rows
 
 
-def read_documents(contents: Sequence[tuple[int, Path, bytes]]) -> Documents:
+class _Reading:
+    """What is known while all files are read."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.layers = layers
+        self.owners: dict[tuple[str, str], int] = {}  # which layer a thing is from
+        self.policies: list[tuple[int, str, dict[str, Any]]] = []
+        self.documents: Documents = {
+            "facts": {}, "sources": {}, "gpus": [], "optimizers": {}, "schedulers": {}, "assume": [],
+            "contradictions": [], "tables": {}, "memory": {}, "fixes": [], "disabled": {}, "flowchart": {},
+        }  # fmt: skip
+
+    def add(self, kind: str, key: str, value: Any, index: int, where: str) -> None:
+        """Add a thing by its id; a later layer replaces what an earlier one has."""
+        target = self.documents[kind]
+        if self.owners.setdefault((kind, key), index) == index and key in target:
+            first = target[key].get("at", "an earlier file")
+            raise RuleFileError(f"{kind[:-1]} {key!r} is defined twice, first at {first}; rename or remove one", where)
+        self.owners[kind, key] = index
+        target[key] = value
+
+
+def read_documents(contents: Sequence[tuple[int, Path, bytes]], layers: Sequence[str] = (SHIPPED,)) -> Documents:
     """Return every file's plain data by kind.
 
     Args:
         contents: Layer number, path and bytes of each file.
+        layers: The layers' names.
 
     Raises:
         RuleFileError: A file is invalid, or two disagree.
     """
-    documents: Documents = {
-        "facts": {}, "sources": {}, "gpus": [], "optimizers": {}, "schedulers": {}, "assume": [], "contradictions": [],
-        "tables": {}, "memory": {}, "fixes": [],
-    }  # fmt: skip
+    reading = _Reading(layers)
+    documents = reading.documents
     contexts: list[Context] = []
     for index, file, content in sorted(contents, key=lambda item: (_ORDER.index(_kind(item[1])), item[0], item[1])):
         node, context = parse(_decode(content, file), _shown(file))
         context.facts = documents["facts"]
         contexts.append(context)
-        _READERS[_kind(file)](node, context, documents, index, file)
+        _READERS[_kind(file)](node, context, reading, index, file)
     _check_references(contexts, documents)
+    apply_policy(documents, reading.policies)
     _check_names(documents)
     return documents
 
@@ -60,40 +87,38 @@ def _shown(file: Path) -> str:
         return str(file)
 
 
-def _add(target: dict[str, Any], key: str, value: Any, what: str, where: str) -> None:
-    if key in target:
-        first = target[key].get("at", "an earlier file")
-        raise RuleFileError(f"{what} {key!r} is defined twice, first at {first}; rename or remove one", where)
-    target[key] = value
-
-
-def _facts(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+def _facts(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    if index:
+        raise RuleFileError("the facts belong to the program; a layer cannot add any", str(file))
     for fact in shapes.facts(node, context)["facts"]:
         if fact["type"] == "flag":
             fact["values"] = {"true": "yes", "false": "no"}
         if fact["type"] == "choice" and "values" not in fact and "values_from" not in fact:
             raise RuleFileError(f"choice {fact['id']!r} has no `values`", fact["at"])
-        _add(documents["facts"], fact["id"], fact, "fact", fact["at"])
+        reading.add("facts", fact["id"], fact, index, fact["at"])
 
 
-def _sources(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+def _sources(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
     for key, source in shapes.sources(node, context)["sources"].items():
-        _add(documents["sources"], key, source, "source", context.where(node))
+        reading.add("sources", key, source, index, context.where(node))
 
 
-def _gpus(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
-    documents["gpus"] += shapes.gpus(node, context)["gpus"]
+def _gpus(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    gpus = shapes.gpus(node, context)["gpus"]
+    own = {gpu["id"] for gpu in gpus}
+    reading.documents["gpus"] = [gpu for gpu in reading.documents["gpus"] if gpu["id"] not in own] + gpus
 
 
 def _card(shape: Shape, kind: str) -> Any:
-    def read(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+    def read(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
         card = shape(node, context)
         if card["id"] != file.stem:
             context.fail(node, f"the id {card['id']!r} and the file name differ; call the file {card['id']}.yaml")
-        _add(documents[kind], card["id"], card, kind[:-1], card["at"])
+        card["layer"] = reading.layers[index]
+        reading.add(kind, card["id"], card, index, card["at"])
         if kind == "optimizers":
             _check_card(card)
-            documents["facts"]["optimizer"]["values"] = dict.fromkeys(documents[kind], "")
+            reading.documents["facts"]["optimizer"]["values"] = dict.fromkeys(reading.documents[kind], "")
 
     return read
 
@@ -124,32 +149,28 @@ def _check_step(step: dict[str, Any], names: Iterable[str]) -> None:
         raise RuleFileError("a scale step has either `factor`, or `by`, `reference` and `exponent`", where)
 
 
-def _table(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
-    kind = _peek(node, "kind")
+def _table(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    documents = reading.documents
+    existing = documents["tables"].get(_peek(node, "table"))
+    kind = _peek(node, "kind") or (existing["kind"] if existing else "")
     if kind not in shapes.outcomes:
         context.fail(node, f"a table needs a `kind`; {nearest(kind, shapes.outcomes)}")
-    rule: Any = shapes.rule(kind)
-    otherwise = record(
-        {"id": text, "then": shapes.outcomes[kind], "because": text, "cite": shapes.cites, "tests": shapes.tests},
-        located=True,
-    )
-    required: dict[str, Shape] = {
-        "table": text,
-        "kind": text,
-        "hit": one_of("unique", "first", "collect"),
-        "about": text,
-        "rules": many(rule, 1),
-    }
-    table = record(required, {"gives": text, "otherwise": otherwise}, located=True)(node, context)
-    for entry in table["rules"]:
-        _check_rule(entry, kind, table, documents)
-    existing = documents["tables"].get(table["table"])
+    table = shapes.table(kind, known=existing is not None)(node, context)
+    rows = [*table["rules"], *([table["otherwise"]] if "otherwise" in table else [])]
+    whole = {"gives": table.get("gives"), **(existing or {}), **table}
+    for row in rows:
+        row["layer"] = reading.layers[index]
+        _check_rule(row, kind, whole, documents)
     if existing is None:
         documents["tables"][table["table"]] = table
-    elif existing["hit"] == "first":
-        context.fail(node, f"table {table['table']!r} is ordered; a later layer cannot add to it")
     else:
-        existing["rules"] += table["rules"]
+        merge_table(existing, table, reading.layers[index])
+    if len(documents["tables"][table["table"]]["rules"]) > _MOST_ROWS:
+        raise RuleFileError(f"table {table['table']!r} has more than {_MOST_ROWS} rows; split it", str(file))
+
+
+def _policy(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    reading.policies.append((index, reading.layers[index], shapes.policy(node, context)["policy"]))
 
 
 def _peek(node: yaml.Node, key: str) -> str:
@@ -212,7 +233,8 @@ def _check_names(documents: Documents) -> None:
                 spellings[name] = card["id"]
 
 
-def _fixes(node: yaml.Node, context: Context, documents: Documents, index: int, file: Path) -> None:
+def _fixes(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    documents = reading.documents
     for fix in shapes.fixes(node, context)["fixes"]:
         for name, value in fix["change"].items():
             fact = documents["facts"].get(name)
@@ -222,25 +244,66 @@ def _fixes(node: yaml.Node, context: Context, documents: Documents, index: int, 
             words = [str(word).lower() for word in fact.get("values", ())]
             if words and str(value).lower() not in words:
                 raise RuleFileError(f"`change` gives {value!r}; {nearest(str(value), words)}", fix["at"])
-        documents["fixes"].append(fix)
+        documents["fixes"] = [known for known in documents["fixes"] if known["id"] != fix["id"]] + [fix]
+
+
+def _memory(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    reading.documents.update(shapes.memory(node, context))
+
+
+def _assume(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    documents = reading.documents
+    read = shapes.assumptions(node, context)
+    for row in read["assume"]:
+        row["layer"] = reading.layers[index]
+        _check_assumption(row, documents["facts"][row["fact"]])
+    documents["assume"] = read["assume"] + documents["assume"]  # the first that applies counts
+    documents["contradictions"] += read.get("contradictions", [])
+
+
+def _check_assumption(row: dict[str, Any], fact: dict[str, Any]) -> None:
+    """Read an assumed value as the fact's type has it."""
+    value = row["value"]
+    if "values" in fact:
+        word = str(value).lower() if isinstance(value, bool) else value
+        if word not in fact["values"]:
+            raise RuleFileError(
+                f"{value!r} is no value of {fact['id']!r}; {nearest(str(value), fact['values'])}", row["at"]
+            )
+        row["value"] = word == "true" if fact["type"] == "flag" else word
+        return
+    try:
+        read = parse_bytes if fact["type"] == "bytes" else parse_count
+        row["value"] = read(str(value), f"`{fact['id']}:`")
+    except InputError as error:
+        raise RuleFileError(str(error), row["at"]) from error
+
+
+def _flowchart(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    chart = shapes.flowchart(node, context)["flowchart"]
+    questions = chart["questions"]
+    for answer in (answer for question in questions.values() for answer in question["answers"]):
+        if ("to" in answer) == ("names" in answer):
+            raise RuleFileError("an answer leads either `to` a question, or `names` what to take", answer["at"])
+        if "to" in answer and answer["to"] not in questions:
+            raise RuleFileError(f"no question {answer['to']!r}; {nearest(answer['to'], questions)}", answer["at"])
+    if chart["start"] not in questions:
+        raise RuleFileError(f"no question {chart['start']!r}; {nearest(chart['start'], questions)}", chart["at"])
+    reading.documents["flowchart"] = chart
 
 
 _READERS: dict[str, Any] = {
     "facts": _facts,
     "sources": _sources,
     "gpus": _gpus,
-    "memory": lambda node, context, documents, index, file: documents.update(shapes.memory(node, context)),
+    "memory": _memory,
     "optimizers": _card(shapes.optimizer, "optimizers"),
     "schedulers": _card(shapes.scheduler, "schedulers"),
-    "assume": lambda node, context, documents, index, file: _assume(node, context, documents),
+    "assume": _assume,
     "fixes": _fixes,
     "decide": _table,
     "adjust": _table,
     "warn": _table,
+    "flowchart": _flowchart,
+    "policy": _policy,
 }
-
-
-def _assume(node: yaml.Node, context: Context, documents: Documents) -> None:
-    read = shapes.assumptions(node, context)
-    documents["assume"] += read["assume"]
-    documents["contradictions"] += read.get("contradictions", [])

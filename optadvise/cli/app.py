@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from optadvise import __version__
-from optadvise.errors import OptadviseError
+from optadvise.errors import OptadviseError, printable
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a check said no; 2 the command line or an input is wrong; 3 rule or result files are "
@@ -165,6 +165,6 @@ def _fail(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    line = " ".join(message.split("\n"))
+    line = printable(" ".join(message.split("\n")))
     print(f"optadvise: {line}", file=sys.stderr)
     return code

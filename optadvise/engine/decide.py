@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optadvise.domain import UNKNOWN
+from optadvise.domain import SHIPPED, UNKNOWN
 from optadvise.errors import RuleFileError
 from optadvise.tuples import NamedTuple
 
@@ -28,6 +28,7 @@ class Rule(NamedTuple):
     overrides: tuple[str, ...]
     tests: tuple[Mapping[str, Any], ...]
     at: str
+    layer: str = SHIPPED
 
 
 class Axis:
@@ -45,10 +46,24 @@ class Axis:
         bounds = {b for c in conditions for r in c if isinstance(r, list) for b in (r[0], r[2]) if b is not None}
         self.cuts: list[float] = sorted(bounds)
         self.unknown = len(self.words) if self.words is not None else 2 * len(self.cuts) + 1
+        self.every = self._every(bool(fact.get("unknown")))
         self._index = {word: i for i, word in enumerate(self.words or ())}
         self._cell_of: dict[Any, int] = {**self._index, None: self.unknown}
         if self.words == ("true", "false"):
             self._cell_of |= {True: 0, False: 1}
+
+    def _every(self, may_be_unknown: bool) -> int:
+        """Return the cells that a situation can lie in; between thresholds such as 8 and 9 there is no count."""
+        words = self.words is not None
+        known = sum(1 << cell for cell in range(self.unknown) if words or self.holds_a_count(cell))
+        return known | may_be_unknown << self.unknown
+
+    def holds_a_count(self, cell: int) -> bool:
+        """Does a numeric cell hold a whole number above zero? All numeric facts are counts."""
+        left, right = self.bounds(cell)
+        if left == right:
+            return left >= 1 and left == int(left)
+        return max(left, 0.0) // 1 + 1 < right
 
     def cell(self, value: Any) -> int:
         """Return the cell that a value lies in; None lies in the last."""
@@ -64,18 +79,16 @@ class Axis:
             if item == UNKNOWN:
                 mask |= 1 << self.unknown
             elif isinstance(item, list):
-                mask |= sum(1 << cell for cell in range(2 * len(self.cuts) + 1) if self._inside(cell, item))
+                mask |= self._between(*item)
             else:
                 mask |= 1 << self._index[item]
         return mask
 
-    def _inside(self, cell: int, interval: Sequence[Any]) -> bool:
-        low, low_closed, high, high_closed = interval
-        left, right = self.bounds(cell)
-        if left == right:  # a point
-            above = low is None or left > low or (left == low and low_closed)
-            return above and (high is None or right < high or (right == high and high_closed))
-        return (low is None or left >= low) and (high is None or right <= high)
+    def _between(self, low: float | None, low_closed: bool, high: float | None, high_closed: bool) -> int:
+        """Return the cells of an interval whose ends are cuts."""
+        first = 0 if low is None else 2 * bisect_left(self.cuts, low) + (1 if low_closed else 2)
+        last = 2 * len(self.cuts) if high is None else 2 * bisect_left(self.cuts, high) + (1 if high_closed else 0)
+        return (1 << last + 1) - (1 << first) if first <= last else 0
 
     def bounds(self, cell: int) -> tuple[float, float]:
         """Return the ends of a numeric cell; equal ends are a point, other cells are open."""
@@ -90,8 +103,14 @@ class Axis:
         """Return a value that lies in a numeric cell."""
         left, right = self.bounds(cell)
         if left == float("-inf"):
-            return max(1.0, right / 2)
-        return left if left == right else left + 1 if right == float("inf") else (left + right) / 2
+            return max(1.0, right // 2)
+        return left if left == right else left + 1 if right == float("inf") else (left + right) // 2
+
+    def told(self, cell: int) -> str:
+        """Write a cell as a value: a word, a number inside it, or `unknown`."""
+        if cell == self.unknown:
+            return UNKNOWN
+        return f"{self.inside(cell):.0f}" if self.words is None else self.words[cell]
 
     def upper(self, cell: int) -> str:
         """Write everything up to the end of a numeric cell as a condition."""
@@ -124,19 +143,26 @@ class Table:
         self.columns = tuple(sorted({fact for rule in self.rules for fact in rule.when}))
         self._axes = axes
         self._masks = {column: self._column(column) for column in self.columns}
-        self._beats = self._precedence()
+        self.beats = self._precedence()
         self._memo: dict[tuple[int, ...], tuple[Rule, ...]] = {}
 
     def _column(self, column: str) -> list[int]:
         axis = self._axes[column]
         masks = [0] * (axis.unknown + 1)
+        always = 0
         for number, rule in enumerate(self.rules):
             condition = rule.when.get(column)
-            accepted = -1 if condition is None else axis.accepted(condition)
-            for cell in range(len(masks)):
-                if accepted >> cell & 1:
-                    masks[cell] |= 1 << number
-        return masks
+            if condition is None:
+                always |= 1 << number
+                continue
+            accepted, cell = axis.accepted(condition), 0
+            while accepted:
+                skip = (accepted & -accepted).bit_length() - 1
+                cell += skip
+                masks[cell] |= 1 << number
+                accepted >>= skip + 1
+                cell += 1
+        return [mask | always for mask in masks]
 
     def _precedence(self) -> list[int]:
         """Return, for each rule, the rules it overrides, directly or through others."""
@@ -173,7 +199,11 @@ class Table:
         mask = (1 << len(self.rules)) - 1
         for column, cell in zip(self.columns, key, strict=True):
             mask &= self._masks[column][cell]
-        found = [i for i in range(len(self.rules)) if mask >> i & 1]
+        found = []
+        while mask:  # of thousands of rows few apply
+            last = mask & -mask
+            found.append(last.bit_length() - 1)
+            mask ^= last
         if self.hit == "collect":
             return tuple(self.rules[i] for i in found)
         if not found:
@@ -182,7 +212,7 @@ class Table:
             return (self.otherwise,)
         if self.hit == "first" or len(found) == 1:
             return (self.rules[found[0]],)
-        winners = [i for i in found if mask & ~self._beats[i] & ~(1 << i) == 0]
+        winners = [i for i in found if all(i == j or self.beats[i] >> j & 1 for j in found)]
         if len(winners) != 1:
             names = " and ".join(self.rules[i].id for i in found)
             raise RuleFileError(f"rules {names} of table {self.id!r} both apply; let one override the other")
@@ -205,6 +235,7 @@ def _rule(entry: Mapping[str, Any], table: str) -> Rule:
         overrides=tuple(entry.get("overrides", ())),
         tests=tuple(entry.get("tests", ())),
         at=entry["at"],
+        layer=entry.get("layer", SHIPPED),
     )
 
 

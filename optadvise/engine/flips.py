@@ -258,8 +258,20 @@ def _tries(axis: Axis, columns: list[list[int]]) -> Iterator[tuple[int, int, Any
         for cell, word in enumerate(axis.words):
             yield cell, cell, word == "true" if flag else word
         return
-    first = 0
+    for first, last in stretches(axis, columns):
+        yield first, last, axis.inside(first)
+
+
+def stretches(axis: Axis, columns: list[list[int]]) -> list[tuple[int, int]]:
+    """Return the first and last cell of each run of numeric cells that no column tells apart.
+
+    Args:
+        axis: A numeric fact's axis.
+        columns: For tables that read the fact, the rows that accept each cell.
+    """
+    found, first = [], 0
     for cell in range(1, axis.unknown + 1):
         if cell == axis.unknown or any(column[cell] != column[first] for column in columns):
-            yield first, cell - 1, axis.inside(first)
+            found.append((first, cell - 1))
             first = cell
+    return found

@@ -80,26 +80,26 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, Any]) -> Draft:
         low, high = two_digits(value / spread), two_digits(value * spread)
     else:
         value, low, high = then["value"], then.get("low"), then.get("high")
-    entry = LedgerEntry(f"set {written(value)}", value, rule.id, rule.because, rule.cite)
+    entry = LedgerEntry(f"set {written(value)}", value, rule.id, rule.because, rule.cite, rule.layer)
     return Draft(name, value, low, high, entry)
 
 
-def apply(drafts: Mapping[str, Draft], steps: Iterable[tuple[str, Step]], facts: Mapping[str, Any]) -> None:
+def apply(drafts: Mapping[str, Draft], steps: Iterable[tuple[str, str, Step]], facts: Mapping[str, Any]) -> None:
     """Apply adjustments in place, scales before clamps.
 
     Args:
         drafts: Hyperparameters by name; steps for others are passed over.
-        steps: Pairs of rule id and step.
+        steps: Rule id, its layer, and a step.
         facts: The situation's facts, for steps that follow one.
     """
-    wanted = [(rule, step) for rule, step in steps if step.parameter in drafts]
-    for rule, step in (*(w for w in wanted if w[1].op == "scale"), *(w for w in wanted if w[1].op == "clamp")):
+    wanted = [entry for entry in steps if entry[2].parameter in drafts]
+    for rule, layer, step in (*(w for w in wanted if w[2].op == "scale"), *(w for w in wanted if w[2].op == "clamp")):
         draft = drafts[step.parameter]
         if not isinstance(draft.value, (int, float)):
             continue
         words = _scale(draft, step, facts) if step.op == "scale" else _clamp(draft, step)
         if words:
-            draft.ledger.append(LedgerEntry(words, draft.value, rule, step.because, step.cite))
+            draft.ledger.append(LedgerEntry(words, draft.value, rule, step.because, step.cite, layer))
 
 
 def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:

@@ -141,8 +141,14 @@ def recommendation_data(advice: Recommendation, fit: MemoryAnswer | None = None)
             }
             for a in advice.alternatives
         ],
-        "warnings": [{"id": w.id, "level": w.level, "text": w.text, "cite": list(w.cite)} for w in advice.warnings],
-        "trace": [{"table": t.table, "rule": t.rule, "because": t.because, "cite": list(t.cite)} for t in advice.trace],
+        "warnings": [
+            {"id": w.id, "level": w.level, "text": w.text, "cite": list(w.cite), "layer": w.layer}
+            for w in advice.warnings
+        ],
+        "trace": [
+            {"table": t.table, "rule": t.rule, "because": t.because, "cite": list(t.cite), "layer": t.layer}
+            for t in advice.trace
+        ],
         "flips": [{"change": dict(f.change), "optimizer": f.optimizer} for f in advice.flips],
         "rules": {"fingerprint": advice.fingerprint, "layers": list(advice.layers)},
     }
@@ -177,7 +183,14 @@ def _advised(number: Advised) -> dict[str, Any]:
         "low": number.low,
         "high": number.high,
         "ledger": [
-            {"step": e.step, "value": e.value, "rule": e.rule, "because": e.because, "cite": list(e.cite)}
+            {
+                "step": e.step,
+                "value": e.value,
+                "rule": e.rule,
+                "because": e.because,
+                "cite": list(e.cite),
+                "layer": e.layer,
+            }
             for e in number.ledger
         ],
     }

@@ -1,0 +1,1 @@
+"""The rule base itself: proven, tested, compared and described."""

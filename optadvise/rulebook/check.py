@@ -1,0 +1,168 @@
+"""Everything that can be proven about a set of rules, in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from optadvise.advisor import Advisor, card_facts
+from optadvise.engine.prove import (
+    DOMAIN,
+    OVERLAP,
+    UNPROVEN,
+    UNREACHABLE,
+    Census,
+    Finding,
+    census,
+    conflicts,
+    findings,
+)
+from optadvise.engine.space import Box, Point, TooLargeError, box_of, meet
+from optadvise.errors import RuleFileError
+from optadvise.rulebook import words
+from optadvise.rulebook.reach import Chain
+from optadvise.tuples import NamedTuple
+
+_APART = ("memory_notation",)  # read by `show`, not in the chain
+
+
+class Told(NamedTuple):
+    """A finding with its witness in words."""
+
+    finding: Finding
+    where: str | None  # the facts there
+    witness: str | None  # a command line that leads there; None where none does
+
+
+class Report(NamedTuple):
+    """What was proven."""
+
+    findings: tuple[Told, ...]
+    tables: tuple[Census, ...]
+    proven: bool  # False where a question was given up
+
+    @property
+    def sound(self) -> bool:
+        """Is nothing wrong, and everything proven?"""
+        return self.proven and not self.findings
+
+
+def check(advisor: Advisor, layers: tuple[str, ...] = ()) -> Report:
+    """Prove what can be proven of a compiled set of rules.
+
+    Args:
+        advisor: The rules.
+        layers: Folders of further rules, for the command lines that lead to what is wrong.
+    """
+    found: list[Finding] = []
+    for table in advisor.tables.values():
+        found += findings(table, advisor.axes)
+        found += _values(advisor, table.id)
+    chain = Chain(advisor)
+    try:
+        found += _conflicts(advisor, chain)
+        found += _unreachable(advisor, chain, {rule for finding in found for rule in finding.rules[:1]})
+    except TooLargeError:
+        found.append(Finding(UNPROVEN, "", (), "", "whether every row can be reached"))
+    return Report(
+        tuple(_told(advisor, chain, finding, layers) for finding in found),
+        tuple(census(table, advisor.axes) for table in advisor.tables.values()),
+        all(finding.kind != UNPROVEN for finding in found),
+    )
+
+
+def trusted(advisor: Advisor) -> Advisor:
+    """Return an advisor whose rules were proven, now or by an earlier process.
+
+    Args:
+        advisor: The rules, with further layers.
+
+    Raises:
+        RuleFileError: Something is wrong with them, or could not be proven.
+    """
+
+    def make() -> list[Any]:
+        report = check(advisor)
+        return [[told.finding.at, told.finding.text, told.where or ""] for told in report.findings]
+
+    wrong = advisor.catalog.figures.get(f"proof of {advisor.catalog.fingerprint}", make)
+    if wrong:
+        at, text, where = wrong[0]
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        here = f", where {where}" if where else ""
+        raise RuleFileError(f"{text}{here}{more}; optadvise rules check names all, with the same --rules", at)
+    return advisor
+
+
+def _unreachable(advisor: Advisor, chain: Chain, told: set[str]) -> Iterator[Finding]:
+    for table in advisor.tables.values():
+        if table.id in _APART:
+            continue
+        for rule in chain.unreached(table):
+            if rule.id not in told:
+                text = f"{rule.id} can never be reached: no situation leads to what it asks for"
+                yield Finding(UNREACHABLE, table.id, (rule.id,), rule.at, text)
+
+
+def _conflicts(advisor: Advisor, chain: Chain) -> Iterator[Finding]:
+    axes = advisor.axes
+    for table in advisor.tables.values():
+        if table.kind != "adjust":
+            continue
+        sources: list[tuple[str, str, Box, Any]] = []
+        for name in advisor.catalog.optimizer_ids:
+            card = advisor.catalog.documents["optimizers"][name]
+            optimizer = advisor.catalog.optimizer(name)
+            facts = card_facts(optimizer, optimizer.implementations[0], axes)
+            box = {fact: 1 << axes[fact].cell(value) for fact, value in facts.items()}
+            sources.append((name, card["at"], box, card.get("adjust", [])))
+        sources += [(rule.id, rule.at, box_of(rule, axes), rule.then["steps"]) for rule in table.rules]
+        boxes = {source[0]: source[2] for source in sources}
+        for finding in conflicts(sources, axes, table.id):
+            both = meet(boxes[finding.rules[0]], boxes[finding.rules[1]]) or {}
+            if chain.reaching(both) is not None:
+                yield finding
+
+
+def _values(advisor: Advisor, table_id: str) -> Iterator[Finding]:
+    """Numbers that lie outside the range that is told beside them."""
+    table = advisor.tables[table_id]
+    if table.kind != "set":
+        return
+    for rule in (*table.rules, *((table.otherwise,) if table.otherwise else ())):
+        value, low, high = (rule.then.get(key) for key in ("value", "low", "high"))
+        outside = isinstance(value, (int, float)) and low is not None and high is not None and not low <= value <= high
+        xs = [x for x, _ in rule.then.get("points", ())]
+        if outside:
+            text = f"{rule.id} sets {table.gives} to {value:g}, outside {low:g} … {high:g}"
+            yield Finding(DOMAIN, table_id, (rule.id,), rule.at, text)
+        if xs != sorted(set(xs)) or any(x <= 0 or y <= 0 for x, y in rule.then.get("points", ())):
+            text = f"{rule.id} sets {table.gives} along points that do not rise above zero"
+            yield Finding(DOMAIN, table_id, (rule.id,), rule.at, text)
+
+
+def _told(advisor: Advisor, chain: Chain, finding: Finding, layers: tuple[str, ...]) -> Told:
+    if finding.point is None:
+        return Told(finding, None, None)
+    point = _reached(chain, finding)
+    said = None if point is None else words.answers(advisor, point)
+    where = words.place(finding.point if point is None else {k: point[k] for k in finding.point}, advisor.axes)
+    return Told(finding, where, None if said is None else words.command(advisor, said, layers))
+
+
+def _reached(chain: Chain, finding: Finding) -> Point | None:
+    """Return a point of the whole chain where a finding shows, None where no situation leads there."""
+    box: dict[str, int] = {name: 1 << cell for name, cell in (finding.point or {}).items()}
+    if finding.kind == OVERLAP:  # anywhere in the meeting will do
+        table = chain.advisor.tables[finding.table]
+        rows = [box_of(rule, chain.axes) for rule in table.rules if rule.id in finding.rules]
+        wide = meet(*rows) or box
+        over = [
+            box_of(rule, chain.axes)
+            for rule, beaten in zip(table.rules, table.beats, strict=True)
+            if {r.id for i, r in enumerate(table.rules) if beaten >> i & 1} >= set(finding.rules)
+        ]
+        found = chain.reading(finding.table, wide, over)
+        return found if found is None else {**found, **{k: found.get(k, v) for k, v in (finding.point or {}).items()}}
+    found = chain.reading(finding.table, box)
+    return None if found is None else {**(finding.point or {}), **found}

@@ -1,0 +1,186 @@
+"""Cells, boxes and points in words, and as command lines that lead there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from optadvise.advisor import Advisor
+from optadvise.domain import UNKNOWN, Situation
+from optadvise.engine.decide import Axis
+from optadvise.engine.space import Box, Point, cells_of
+from optadvise.errors import InputError
+
+_SIZES = (10**6, 10**7, 10**8, 5 * 10**8, 2 * 10**9, 7 * 10**9, 7 * 10**10, 10**12)  # parameters to try
+_ROOMS = tuple(2**30 * gib for gib in (24, 80, 8, 2, 640))  # bytes of a GPU to try
+
+
+def told(name: str, mask: int, axis: Axis) -> str:
+    """Say which values of a fact cells are.
+
+    Args:
+        name: The fact.
+        mask: The cells.
+        axis: The fact's axis.
+
+    Returns:
+        Words such as `model cnn or vit`, `batch_size > 8192`, `params unknown`.
+    """
+    mask &= axis.every
+    if axis.words is not None:
+        words = [axis.words[cell] if cell < axis.unknown else UNKNOWN for cell in cells_of(mask)]
+        others = [axis.words[cell] if cell < axis.unknown else UNKNOWN for cell in cells_of(axis.every & ~mask)]
+        return f"{name} {' or '.join(words)}" if len(words) <= len(others) + 1 else f"{name} not {' or '.join(others)}"
+    parts = [_span(first, last, axis) for first, last in _runs(mask & ~(1 << axis.unknown), axis)]
+    if mask >> axis.unknown & 1:
+        parts.append(UNKNOWN)
+    return f"{name} {' or '.join(parts)}"
+
+
+def _runs(mask: int, axis: Axis) -> Iterator[tuple[int, int]]:
+    """Yield the first and last cell of each run; cells that hold no count break none."""
+    run: list[int] = []
+    for cell in cells_of(axis.every & ~(1 << axis.unknown)):
+        if mask >> cell & 1:
+            run.append(cell)
+        elif run:
+            yield run[0], run[-1]
+            run = []
+    if run:
+        yield run[0], run[-1]
+
+
+def _span(first: int, last: int, axis: Axis) -> str:
+    (low, at_low), (at_high, high) = axis.bounds(first), axis.bounds(last)
+    from_ = "" if low == float("-inf") else f"{'>=' if low == at_low else '>'} {low:,.0f}"
+    to = "" if high == float("inf") else f"{'<=' if high == at_high else '<'} {high:,.0f}"
+    if low == high:
+        return f"{low:,.0f}"
+    return f"{from_} and {to}" if from_ and to else from_ or to or "known"
+
+
+def region(box: Box, axes: Mapping[str, Axis]) -> str:
+    """Say what a box accepts, or `any situation`."""
+    parts = [told(name, mask, axes[name]) for name, mask in sorted(box.items()) if axes[name].every & ~mask]
+    return ", ".join(parts) or "any situation"
+
+
+def place(point: Point, axes: Mapping[str, Axis]) -> str:
+    """Say where a point is."""
+    return region({name: 1 << cell for name, cell in point.items()}, axes)
+
+
+def answers(advisor: Advisor, point: Point) -> dict[str, Any] | None:
+    """Return what a person would have to say to be at a point; None where nothing that was tried leads there.
+
+    Args:
+        advisor: The rules.
+        point: Cells of facts, derived ones included.
+    """
+    axes, facts = advisor.axes, advisor.catalog.facts
+    said: dict[str, Any] = {}
+    for name in facts:  # in the order in which people would say them
+        if name not in point:
+            continue
+        axis, cell = axes[name], point[name]
+        if cell == axis.unknown or ("flag" not in facts[name] and facts[name].get("derived") != "gpu"):
+            continue
+        value = axis.inside(cell) if axis.words is None else axis.words[cell]
+        said[name] = int(value) if axis.words is None else value == "true" if facts[name]["type"] == "flag" else value
+    if point.get("asked_for") == axes["asked_for"].cell(True):
+        said["optimizer"] = (axes["optimizer"].words or ())[point["optimizer"]]
+    for more in _sizes(point, axes, said):
+        full = {**said, **more}
+        try:
+            situation = advisor.situation(full)
+        except InputError:
+            continue
+        if _is_at(advisor, situation, point):
+            return _shortest(advisor, full, point)
+    return None
+
+
+def _sizes(point: Point, axes: Mapping[str, Axis], said: Mapping[str, Any]) -> Iterator[dict[str, int]]:
+    """Yield sizes and limits to try, where the point asks for some kind of memory pressure."""
+    memory = point.get("memory")
+    word = None if memory is None else (axes["memory"].words or ())[memory]
+    if word is None or word == "unlimited":
+        yield {}
+        return
+    if word == "limited":
+        yield {"vram_bytes": _ROOMS[0]}
+        return
+    sizes = [said["params"]] if "params" in said else _SIZES
+    for params, room in product(sizes, _ROOMS):
+        if "params" not in point or axes["params"].cell(params) == point["params"]:
+            yield {"params": params, "vram_bytes": room}
+    for params in sizes:  # just below and above where the answer changes
+        for room in range(1, 400, 3):
+            yield {"params": params, "vram_bytes": room * 2**30}
+
+
+def _is_at(advisor: Advisor, situation: Situation, point: Point) -> bool:
+    cells = advisor.cells(situation)
+    return all(cells[name] == cell for name, cell in point.items() if name in cells and name != "optimizer")
+
+
+def _shortest(advisor: Advisor, said: dict[str, Any], point: Point) -> dict[str, Any]:
+    """Leave out what would be assumed anyway."""
+    for name in tuple(said):
+        fewer = {key: value for key, value in said.items() if key != name}
+        try:
+            situation = advisor.situation(fewer)
+        except InputError:
+            continue
+        if _is_at(advisor, situation, point) and name != "optimizer":
+            said = fewer
+    return said
+
+
+def command(advisor: Advisor, said: Mapping[str, Any], layers: tuple[str, ...] = ()) -> str:
+    """Return the command line that says these answers.
+
+    Args:
+        advisor: The rules.
+        said: Facts by name.
+        layers: Folders of further rules that have to be named.
+
+    Example:
+        >>> from optadvise.catalog import load
+        >>> command(Advisor(load()), {"model": "cnn", "vram_bytes": 24 * 2**30, "sparse_gradients": True})
+        'optadvise recommend --model cnn --vram 24GB --sparse-gradients'
+    """
+    words = ["optadvise", "recommend"]
+    by_vendor = said.get("vendor", "nvidia") != "nvidia"
+    for name, value in said.items():
+        fact = advisor.catalog.facts[name]
+        if name == "vram_bytes":
+            if not by_vendor:
+                words += ["--vram", size(value)]
+        elif name == "vendor":
+            if by_vendor:
+                words += ["--gpu", _gpu(advisor, value, said.get("vram_bytes"))]
+        elif value is True:
+            words.append(fact["flag"])
+        elif value is not False and value is not None:
+            words += [fact.get("flag", f"--{name}"), str(value)]
+    for folder in layers:
+        words += ["--rules", folder]
+    return shlex.join(words)
+
+
+def size(count: int) -> str:
+    """Write bytes of a GPU as `--vram` reads them."""
+    for unit, factor in (("GB", 2**30), ("MB", 2**20)):
+        if count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
+def _gpu(advisor: Advisor, vendor: str, room: int | None) -> str:
+    """Return a GPU of a maker, the one whose memory is nearest."""
+    sold = [gpu for gpu in advisor.catalog.gpus if gpu.vendor == vendor]
+    wanted = (room or 24 * 2**30) / 2**30
+    return min(sold, key=lambda gpu: abs(gpu.memory_gib - wanted)).name
