@@ -60,14 +60,19 @@ class Advisor:
         'adamw'
     """
 
-    def __init__(self, catalog: Catalog) -> None:
-        """Compile a catalogue's tables."""
+    def __init__(self, catalog: Catalog, also: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Compile a catalogue's tables.
+
+        Args:
+            catalog: The rules.
+            also: Further conditions at whose thresholds facts are cut, so that two sets of rules share their cells.
+        """
         self.catalog = catalog
         documents = catalog.documents
         assume, contradictions = documents["assume"], documents["contradictions"]
         rules = [r["when"] for t in documents["tables"].values() for r in t["rules"]]
         conditions = [*rules, *(r["when"] for r in (*assume, *contradictions) if "when" in r)]
-        self.axes = cut_axes(catalog.facts, conditions)
+        self.axes = cut_axes(catalog.facts, [*conditions, *also])
         self.completer = Completer(assume, contradictions, catalog.facts, self.axes)
         with_ = catalog.facts["memory"]["with"]
         self.limits: tuple[str, str] = (with_["reference"], with_["compact"])
@@ -138,10 +143,7 @@ class Advisor:
         Raises:
             RuleFileError: The rules leave this situation open or contradict themselves.
         """
-        cells = self.cells(situation)
-        concern, choice = self.decide_at(tuple([cells[name] for name in self.deciding]))
-        cells["concern"] = self.axes["concern"].cell(concern.then["concern"])
-        optimizer = self.catalog.optimizer(situation.optimizer or choice.then["optimizer"])
+        cells, concern, choice, optimizer = self.point(situation)
         implementation = optimizer.implementations[0]
         # What was asked is what flips change; the samples of a pass follow from it and from the optimizer.
         asked = situation
@@ -150,7 +152,6 @@ class Advisor:
         else:
             situation = self.sizing.placed(situation, optimizer.id)
             estimate = self.sizing.estimate(situation, optimizer.id)
-        self._add_card(cells, optimizer, implementation, situation)
         self._add_fit(cells, estimate, situation)
         scheduler, scheduled, why_schedule = self._schedule(optimizer, cells)
         cells["schedule"] = self.axes["schedule"].cell(scheduler.family)
@@ -177,6 +178,19 @@ class Advisor:
             fingerprint=self.catalog.fingerprint,
             layers=self.catalog.layers,
         )
+
+    def point(self, situation: Situation) -> tuple[dict[str, int], Rule, Rule, Optimizer]:
+        """Return where a situation lies once its optimizer is known, the two rules that decided, and the optimizer.
+
+        Args:
+            situation: A complete situation.
+        """
+        cells = self.cells(situation)
+        concern, choice = self.decide_at(tuple([cells[name] for name in self.deciding]))
+        cells["concern"] = self.axes["concern"].cell(concern.then["concern"])
+        optimizer = self.catalog.optimizer(situation.optimizer or choice.then["optimizer"])
+        self._add_card(cells, optimizer, optimizer.implementations[0], situation)
+        return cells, concern, choice, optimizer
 
     def cells(self, situation: Situation) -> dict[str, int]:
         """Return the point of the grid that a situation lies at, with the derived fact `memory`."""

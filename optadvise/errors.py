@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class OptadviseError(Exception):
@@ -30,7 +32,7 @@ class RuleFileError(OptadviseError):
             where: `file:line:column`, or a file or folder where there is no line.
             source: The offending line of the file, stripped.
         """
-        head = f"{where}: " if where else ""
+        head = f"{near(where)}: " if where else ""
         tail = f"  [{source[:100]}{'…' if len(source) > 100 else ''}]" if source else ""
         super().__init__(printable(f"{head}{message}{tail}"))
 
@@ -39,6 +41,11 @@ class CannotRunHereError(OptadviseError):
     """A package or a device that the command needs is not on this machine."""
 
     exit_code = 4
+
+
+def near(where: str) -> str:
+    """Return `file:line:column` with the file as it is called from the working folder, where it lies below it."""
+    return where.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
 def printable(text: str) -> str:

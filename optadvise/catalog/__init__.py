@@ -35,12 +35,13 @@ class Catalog:
     """Everything that is known, from one or more layers of rule files."""
 
     def __init__(self, documents: Documents, fingerprint: str, layers: Sequence[str],
-                 later: Later | None = None) -> None:  # fmt: skip
+                 later: Later | None = None, folders: Sequence[tuple[str, Path]] = ()) -> None:  # fmt: skip
         """Wrap documents that are valid already; use `load` to get one."""
         self.documents = documents
         self._later = later or Later()
         self.fingerprint = fingerprint
         self.layers = tuple(layers)
+        self.folders = tuple(folders)  # each layer's name and folder
         self.facts: dict[str, Mapping[str, Any]] = documents["facts"]
         self._optimizers: dict[str, Optimizer] = {}
         self._schedulers: dict[str, Scheduler] = {}
@@ -219,7 +220,8 @@ def load(extra: Sequence[Path] = ()) -> Catalog:
     layers, names = [shipped_rules(), *extra], [SHIPPED, *map(str, extra)]
     first = max(number for number, layer in enumerate(layers) if number == 0 or is_base(layer))
     documents, fingerprint, later = load_documents(layers[first:], names[first:])
-    return Catalog(documents, fingerprint, names[first:], later)
+    folders = list(zip(names[first:], layers[first:], strict=True))
+    return Catalog(documents, fingerprint, names[first:], later, folders)
 
 
 def _names(cards: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from optadvise.catalog.reader import Context, text
+from optadvise.catalog.reader import Context, shaped, text
 from optadvise.domain import UNKNOWN
 from optadvise.errors import nearest
 
@@ -24,6 +24,7 @@ _INTERVAL = re.compile(r"([\[(])\s*" + _NUM + r"\s*\.\.\s*" + _NUM + r"\s*([\])]
 _EVERYTHING = [None, False, None, False]
 
 
+@shaped({"$ref": "#/$defs/when"})
 def when(node: yaml.Node, context: Context) -> dict[str, list[Any]]:
     """Read a `when:` mapping of facts to conditions against the facts that are declared."""
     if not isinstance(node, yaml.MappingNode):
@@ -39,6 +40,7 @@ def when(node: yaml.Node, context: Context) -> dict[str, list[Any]]:
     return conditions
 
 
+@shaped({"$ref": "#/$defs/given"})
 def given(node: yaml.Node, context: Context) -> dict[str, Any]:
     """Read a `given:` mapping of facts to single values, as the tests beside rules use."""
     values: dict[str, Any] = {}

@@ -14,7 +14,20 @@ from typing import Any
 
 import yaml
 
-from optadvise.catalog.reader import Context, Shape, flag, many, mapping, number, one_of, parse, plain, record, text
+from optadvise.catalog.reader import (
+    Context,
+    Shape,
+    flag,
+    many,
+    mapping,
+    number,
+    one_of,
+    parse,
+    plain,
+    record,
+    shaped,
+    text,
+)
 from optadvise.errors import RuleFileError, nearest
 from optadvise.memory.operations import Tape
 
@@ -40,13 +53,15 @@ def operations() -> dict[str, tuple[int, dict[str, type]]]:
 # -- the shapes of the files ---------------------------------------------------------------------------------------
 
 
+@shaped({"type": ["string", "integer", "boolean"]})
 def _product(node: yaml.Node, context: Context) -> str:
-    value = text(node, context)
+    value = str(text(node, context))
     if not _PRODUCT.fullmatch(value):
         context.fail(node, f"expected a product of names and whole numbers, such as heads*head_dim, found {value!r}")
     return value
 
 
+@shaped({"type": "string"})
 def _line(node: yaml.Node, context: Context) -> dict[str, Any]:
     """Read one line of a program: `name = operation inputs… number=product word=name if=flag`."""
     words = text(node, context).split()
@@ -59,6 +74,7 @@ def _line(node: yaml.Node, context: Context) -> dict[str, Any]:
             "at": context.where(node), "source": context.line(node)}  # fmt: skip
 
 
+@shaped({"type": "string"})
 def _head(node: yaml.Node, context: Context) -> dict[str, Any]:
     """Read a part's first line: its name, the tensors that it takes, and the numbers."""
     name, *words = text(node, context).split()
@@ -66,6 +82,7 @@ def _head(node: yaml.Node, context: Context) -> dict[str, Any]:
     return {"name": name, "takes": takes, "numbers": [word.split("=")[0] for word in words if "=" in word]}
 
 
+@shaped({"type": "string"})
 def _stage(node: yaml.Node, context: Context) -> dict[str, Any]:
     """Read one stage of a shape: `block*repeat name=number…`."""
     first, *words = text(node, context).split()
@@ -76,6 +93,7 @@ def _stage(node: yaml.Node, context: Context) -> dict[str, Any]:
     return {"block": name, "repeat": repeat or "1", "dims": {key: int(value) for key, _, value in pairs}}
 
 
+@shaped({"type": ["string", "integer", "boolean"]})
 def _either(node: yaml.Node, context: Context) -> Any:
     """Read a flag, a whole number or a product."""
     return flag(node, context) if node.value in ("true", "false") else _product(node, context)
@@ -83,7 +101,7 @@ def _either(node: yaml.Node, context: Context) -> Any:
 
 _cites = many(text, 1)
 _part = record({"part": _head, "cite": _cites, "lines": many(_line, 1)}, located=True)
-_parts = record({"parts": many(_part, 1)})
+parts_file = record({"parts": many(_part, 1)})
 _dim = record({}, {"key": text, "also": text, "default": _product})
 _flag = record({}, {"key": text, "default": flag, "is": plain, "is_not": plain})
 _choice = record({"accepts": mapping(text, text)}, {"key": text, "default": text})
@@ -97,7 +115,7 @@ _shape = record(
     {}, {"aliases": many(text), "dims": mapping(text, number), "flags": many(text), "choices": mapping(text, text),
          "stages": many(_stage, 1), "parameters": number, "cite": _cites, "length": number}, located=True,
 )  # fmt: skip
-_family = record(
+family_file = record(
     {"family": text, "name": text, "model": text, "input": one_of("tokens", "images"), "cite": _cites,
      "blocks": many(_block, 1)},
     {"model_types": many(text), "dims": mapping(text, _dim), "derived": mapping(text, _product),
@@ -252,12 +270,12 @@ def read_networks(contents: Sequence[tuple[Path, bytes]]) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for file, content in contents:
         if file.stem == PARTS:
-            parts.update({part["part"]["name"]: part for part in _read(_parts, file, content)["parts"]})
+            parts.update({part["part"]["name"]: part for part in _read(parts_file, file, content)["parts"]})
     families: dict[str, Any] = {}
     for file, content in contents:
         if file.stem in (PARTS, SOURCES):
             continue
-        family = _checked(_read(_family, file, content), parts)
+        family = _checked(_read(family_file, file, content), parts)
         if family["family"] in families:
             raise RuleFileError(f"family {family['family']!r} is there twice", family["at"])
         families[family["family"]] = family

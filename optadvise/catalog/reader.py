@@ -60,7 +60,31 @@ class Context:
         raise RuleFileError(message, self.where(node), self.line(node))
 
 
-Shape = Callable[[yaml.Node, Context], Any]
+class Shape:
+    """How a node is read, and the JSON Schema of what is accepted, for editors."""
+
+    __slots__ = ("read", "schema")
+
+    def __init__(self, read: Callable[[yaml.Node, Context], Any], schema: Mapping[str, Any]) -> None:
+        """Join the two."""
+        self.read = read
+        self.schema = schema
+
+    def __call__(self, node: yaml.Node, context: Context) -> Any:
+        """Read a node."""
+        return self.read(node, context)
+
+
+def shaped(schema: Mapping[str, Any]) -> Callable[[Callable[[yaml.Node, Context], Any]], Shape]:
+    """Make a shape of a function that reads a node.
+
+    Args:
+        schema: The JSON Schema of what it accepts.
+    """
+    return lambda read: Shape(read, schema)
+
+
+_WORD = {"type": ["string", "number", "boolean", "null"]}  # editors guess types, which the reader does not
 
 
 def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
@@ -129,6 +153,7 @@ def _quoted(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">")
 
 
+@shaped(_WORD)
 def text(node: yaml.Node, context: Context) -> str:
     """Read a non-empty text; `no`, `on` and `1e-4` stay the words they are."""
     value = _scalar(node, context, "a text").strip()
@@ -137,6 +162,7 @@ def text(node: yaml.Node, context: Context) -> str:
     return value
 
 
+@shaped({"type": "number"})
 def number(node: yaml.Node, context: Context) -> float | int:
     """Read a number; `1e-4` is one, `017` is an error."""
     value = _scalar(node, context, "a number")
@@ -148,6 +174,7 @@ def number(node: yaml.Node, context: Context) -> float | int:
     return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
 
 
+@shaped({"type": "boolean"})
 def flag(node: yaml.Node, context: Context) -> bool:
     """Read `true` or `false`, and no other spelling."""
     value = _scalar(node, context, "true or false")
@@ -156,6 +183,7 @@ def flag(node: yaml.Node, context: Context) -> bool:
     return value == "true"
 
 
+@shaped({"type": ["string", "number", "boolean", "null", "array"]})
 def plain(node: yaml.Node, context: Context) -> Any:
     """Read a value of any plain type: number, flag, text, null or a list of them."""
     if isinstance(node, yaml.SequenceNode):
@@ -183,18 +211,18 @@ def one_of(*choices: str) -> Shape:
             context.fail(node, f"unknown value {value!r}; {nearest(value, choices)}")
         return value
 
-    return read
+    return Shape(read, {"enum": [*choices]})
 
 
 def reference(kind: str) -> Shape:
     """Read an id of something that is defined elsewhere; checked once everything is read."""
 
     def read(node: yaml.Node, context: Context) -> str:
-        value = text(node, context)
+        value = str(text(node, context))
         context.references.append((kind, value, context.where(node), context.line(node)))
         return value
 
-    return read
+    return Shape(read, {"$ref": f"#/$defs/{kind}"})
 
 
 def many(item: Shape, minimum: int = 0) -> Shape:
@@ -207,7 +235,7 @@ def many(item: Shape, minimum: int = 0) -> Shape:
             context.fail(node, f"expected at least {minimum} item{'s' if minimum > 1 else ''} here")
         return [item(child, context) for child in node.value]
 
-    return read
+    return Shape(read, {"type": "array", "items": item.schema, "minItems": minimum})
 
 
 def maybe(shape: Shape) -> Shape:
@@ -218,7 +246,7 @@ def maybe(shape: Shape) -> Shape:
             return None
         return shape(node, context)
 
-    return read
+    return Shape(read, {"anyOf": [shape.schema, {"type": "null"}]})
 
 
 def _pairs(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
@@ -241,7 +269,7 @@ def mapping(key: Shape, value: Shape) -> Shape:
     def read(node: yaml.Node, context: Context) -> dict[str, Any]:
         return {key(k, context): value(v, context) for k, _, v in _pairs(node, context)}
 
-    return read
+    return Shape(read, {"type": "object", "additionalProperties": value.schema})
 
 
 def record(
@@ -269,4 +297,7 @@ def record(
             context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
         return values
 
-    return read
+    properties = {key: shape.schema for key, shape in shapes.items()}
+    return Shape(
+        read, {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+    )

@@ -155,12 +155,13 @@ fact = record(
 facts = record({"facts": many(fact, 1)})
 
 assumptions = record(
+    {},
     {
         "assume": many(
             record({"fact": reference("fact"), "value": plain, "because": text}, {"when": when}, located=True), 1
         ),
         "contradictions": many(record({"when": when, "say": text, "instead": text}, located=True)),
-    }
+    },
 )
 
 gpu = record(

@@ -59,7 +59,7 @@ def read_documents(contents: Sequence[tuple[int, Path, bytes]], layers: Sequence
     documents = reading.documents
     contexts: list[Context] = []
     for index, file, content in sorted(contents, key=lambda item: (_ORDER.index(_kind(item[1])), item[0], item[1])):
-        node, context = parse(_decode(content, file), _shown(file))
+        node, context = parse(_decode(content, file), str(file))
         context.facts = documents["facts"]
         contexts.append(context)
         _READERS[_kind(file)](node, context, reading, index, file)
@@ -78,13 +78,6 @@ def _decode(content: bytes, file: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RuleFileError("not UTF-8 text; save the file as UTF-8", str(file)) from error
-
-
-def _shown(file: Path) -> str:
-    try:
-        return str(file.relative_to(Path.cwd()))
-    except ValueError:
-        return str(file)
 
 
 def _facts(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
@@ -254,10 +247,11 @@ def _memory(node: yaml.Node, context: Context, reading: _Reading, index: int, fi
 def _assume(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
     documents = reading.documents
     read = shapes.assumptions(node, context)
-    for row in read["assume"]:
+    rows = read.get("assume", [])
+    for row in rows:
         row["layer"] = reading.layers[index]
         _check_assumption(row, documents["facts"][row["fact"]])
-    documents["assume"] = read["assume"] + documents["assume"]  # the first that applies counts
+    documents["assume"] = rows + documents["assume"]  # the first that applies counts
     documents["contradictions"] += read.get("contradictions", [])
 
 

@@ -30,7 +30,9 @@ COMMANDS = {
     "list": ("catalogue", "list_"),
     "show": ("catalogue", "show"),
     "doctor": ("doctor", "doctor"),
+    "rules": ("rules", "group"),
 }
+_GROUPS = ("rules",)  # commands that have commands of their own
 
 
 # Commands without arguments, of whose many options only those that were typed need building.
@@ -58,6 +60,9 @@ def build(names: Iterable[str] = COMMANDS, typed: Sequence[str] = ("--help",)) -
     for name in names:
         module, function = COMMANDS[name]
         command = getattr(import_module(f"optadvise.cli.{module}"), function)
+        if name in _GROUPS:
+            app.add_typer(command(EXIT_CODES), name=name)
+            continue
         if name in _OPTIONS_ONLY:
             command = _needed(command, typed)
         app.command(name, epilog=EXIT_CODES)(command)

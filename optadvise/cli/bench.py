@@ -167,14 +167,13 @@ def _device(wanted: str) -> str:
 def _arms(
     names: list[str], from_: Path | None, spec: Any, control: str, implementation: str | None, rules: list[Path]
 ) -> list[Any]:
-    from optadvise.advisor import Advisor
     from optadvise.bench import plan
-    from optadvise.catalog import load
+    from optadvise.cli import ruleset
 
     if spec.workload not in plan.workload_names() and not spec.user:
         accepted = (*plan.workload_names(), "package.module:function")
         raise InputError(f"--workload {spec.workload!r}: not known; {nearest(spec.workload, accepted)}")
-    advisor = Advisor(load(rules))
+    advisor = ruleset.advisor(rules)
     against = None if control == "none" else advisor.catalog.find_optimizer(control, "--control")
     if from_ is not None or names == ["-"]:
         if implementation is not None:

@@ -22,12 +22,12 @@ def list_(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the catalogue: optimizers with their state and effort, or schedules."""
-    from optadvise.catalog import load
+    from optadvise.cli import ruleset
     from optadvise.domain import FAMILIES
     from optadvise.memory import state_bytes_per_parameter
     from optadvise.render import catalogue as render
 
-    catalog = load(rules or ())
+    catalog = ruleset.catalog(rules)
     models = catalog.facts["model"]["values"]
     if family is not None and family not in FAMILIES:
         raise InputError(f"--family {family!r}: not known; {nearest(family, FAMILIES)}")
@@ -55,10 +55,10 @@ def show(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show one optimizer's card, one schedule's, or one rule with its source and examples."""
-    from optadvise.catalog import load
+    from optadvise.cli import ruleset
     from optadvise.render import catalogue as render
 
-    catalog = load(rules or ())
+    catalog = ruleset.catalog(rules)
     rule = catalog.rule(name)
     if rule is not None:
         render.rule(rule, catalog, as_json=json_)

@@ -19,11 +19,11 @@ def doctor(
     Devices, packages, and for each optimizer of the catalogue what runs it. Takes some seconds, as it imports them all
     in a process of its own.
     """
-    from optadvise.catalog import load
+    from optadvise.cli import ruleset
     from optadvise.doctor import examine
     from optadvise.render import doctor as render
 
-    found = examine(load(rules or ()))
+    found = examine(ruleset.catalog(rules))
     render.report(found, as_json=json_)
     if found["torch"]["error"] is not None:
         raise CannotRunHereError(found["torch"]["error"])

@@ -60,13 +60,11 @@ def estimate(
     """
     typed = dict(locals())
 
-    from optadvise.advisor import Advisor
-    from optadvise.catalog import load
-    from optadvise.cli import answers
+    from optadvise.cli import answers, ruleset
     from optadvise.fitting import Fitter
 
     seconds = parse_count(timeout, "--timeout")
-    advisor = Advisor(load(rules or ()))
+    advisor = ruleset.advisor(rules)
     stated = answers.read(advisor.catalog, typed)
     if from_ is not None:
         from optadvise.bench.traced import answer as traced

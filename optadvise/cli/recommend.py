@@ -51,7 +51,13 @@ def recommend(
     rules: opt.Rules = None,
     format_: Annotated[str, opt.option("text, json or python.", "--format", group="Output")] = "text",
     json_: opt.Json = False,
-    explain: Annotated[bool, opt.option("Show how each number came to be.", "--explain", group="Output")] = False,
+    explain: Annotated[
+        bool, opt.option("Show what came nearest, and how each number came to be.", "--explain", group="Output")
+    ] = False,
+    why_not: Annotated[str | None, opt.option("What keeps this one from being the answer?", group="Output")] = None,
+    interactive: Annotated[
+        bool, opt.option("Ask what would still change the answer.", "--interactive", group="Output")
+    ] = False,
 ) -> None:
     """Recommend an optimizer and a schedule, with numbers, reasons and sources.
 
@@ -65,12 +71,16 @@ def recommend(
     if shape not in _FORMATS:
         raise InputError(f"--format {format_!r}: not known; {nearest(shape, _FORMATS)}")
 
-    from optadvise.advisor import Advisor
-    from optadvise.catalog import load
-    from optadvise.cli import answers
+    from optadvise.cli import answers, ruleset
 
-    advisor = Advisor(load(rules or ()))
-    situation = advisor.situation(answers.read(advisor.catalog, typed))
+    advisor = ruleset.advisor(rules)
+    said = answers.read(advisor.catalog, typed)
+    other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
+    if interactive:
+        from optadvise.cli.interview import ask
+
+        said = ask(advisor, said, tuple(map(str, rules or ())))
+    situation = advisor.situation(said)
     advice = advisor.recommend(situation)
     fit = None
     if advice.memory.fits is not True and situation.params is not None and situation.vram_bytes is not None:
@@ -80,15 +90,26 @@ def recommend(
         if run.optimizer is None:
             run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
         fit = Fitter(advisor).answer(run, ranked=False)
-    if shape == "json":
-        from optadvise.render.json import recommendation
-
-        typer.echo(recommendation(advice, fit))
-    elif shape == "python":
+    if shape == "python":
         from optadvise.codegen.python import plain_torch
 
         typer.echo(plain_torch(advice), nl=False)
+        return
+    why = None
+    if explain or other is not None:
+        from optadvise.render.why import Why
+        from optadvise.rulebook import why as reasons
+
+        why = Why(
+            advisor.axes,
+            reasons.decisions(advisor, situation) if explain else (),
+            None if other is None else reasons.why_not(advisor, said, other),
+        )
+    if shape == "json":
+        from optadvise.render.json import recommendation
+
+        typer.echo(recommendation(advice, fit, why))
     else:
         from optadvise.render.advice import text
 
-        text(advice, advisor.catalog, fit, explain=explain)
+        text(advice, advisor.catalog, fit, why)

@@ -6,27 +6,31 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.catalog import Catalog
-from optadvise.domain import MemoryAnswer, Recommendation
+from optadvise.domain import SHIPPED, Caution, LedgerEntry, MemoryAnswer, Recommendation, TraceEntry
 from optadvise.engine.numbers import written
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.render.estimate import chains, ledger, verdict
 from optadvise.render.situation import assumed
+from optadvise.render.why import Why, losers, why_not
 from optadvise.units import show_bytes, show_count, show_number
 
 
-def text(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = None, *, explain: bool = False) -> None:
+def text(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = None, why: Why | None = None) -> None:
     """Print a recommendation.
 
     Args:
         advice: The recommendation.
         catalog: Where cites and facts are looked up.
         fit: What would make it fit, where it does not for certain.
-        explain: Show every number's ledger as well.
+        why: What else is explained.
     """
     with Page() as out:
         _answer(out, advice)
         _why(out, advice)
-        if explain:
+        if why is not None and why.not_ is not None:
+            why_not(out, why.not_, why.axes, catalog)
+        if why is not None and why.decisions:
+            losers(out, why.decisions, why.axes)
             _ledgers(out, advice)
         _memory(out, advice)
         if fit is not None:
@@ -85,8 +89,14 @@ def _why(out: Console, advice: Recommendation) -> None:
     out.print(heading("Why"))
     table = grid("left", "wrap")
     for entry in advice.trace:
-        table.add_row("", entry.rule, f"{escape(entry.because)} [dim]\\[{escape(', '.join(entry.cite))}][/dim]")
+        table.add_row("", entry.rule, f"{escape(entry.because)}{_sources(entry)}")
     out.print(table)
+
+
+def _sources(entry: TraceEntry | LedgerEntry | Caution) -> str:
+    """Return what an entry rests on, and whose it is where it is not the program's own."""
+    whose = "" if entry.layer == SHIPPED else f", from {entry.layer}"
+    return f" [dim]\\[{escape(', '.join(entry.cite) + whose)}][/dim]"
 
 
 def _ledgers(out: Console, advice: Recommendation) -> None:
@@ -95,8 +105,7 @@ def _ledgers(out: Console, advice: Recommendation) -> None:
         table = grid("left", "left", "wrap")
         out.print(f"  {number.name} = {written(number.value)}")
         for entry in number.ledger:
-            source = f"{entry.because} [dim]\\[{escape(', '.join(entry.cite))}][/dim]"
-            table.add_row("", f"  {entry.rule}", escape(entry.step), source)
+            table.add_row("", f"  {entry.rule}", escape(entry.step), f"{escape(entry.because)}{_sources(entry)}")
         out.print(table)
 
 
@@ -160,7 +169,7 @@ def _warnings(out: Console, advice: Recommendation) -> None:
     table = grid("left", "wrap")
     for warning in sorted(advice.warnings, key=lambda w: w.level != "warning"):
         mark = "[bold]![/bold]" if warning.level == "warning" else "·"
-        table.add_row("", mark, f"{escape(warning.text)} [dim]\\[{escape(', '.join(warning.cite))}][/dim]")
+        table.add_row("", mark, f"{escape(warning.text)}{_sources(warning)}")
     out.print(table)
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from optadvise.catalog import Catalog
 from optadvise.domain import Implementation, Optimizer, Scheduler
 from optadvise.engine.numbers import written
+from optadvise.errors import near
 from optadvise.memory import state_bytes_per_parameter
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.units import show_number
@@ -186,7 +187,7 @@ def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
         return
     with Page() as out:
         out.print(f"[bold]{row['id']}[/bold]  {row.get('name', 'otherwise')}, in table {row['table']}")
-        out.print(f"[dim]{escape(row['at'])}[/dim]")
+        out.print(f"[dim]{escape(near(row['at']))}[/dim]")
         out.print(heading("When"))
         table = grid("left", "wrap")
         for name, condition in row.get("when", {}).items():

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optadvise.catalog import Catalog
 from optadvise.domain import Advised, MemoryAnswer, MemoryEstimate, Recommendation, ScheduleAdvice, Situation
 
+if TYPE_CHECKING:
+    from optadvise.render.why import Why
+
 SCHEMA_VERSION = 1
 
 
-def recommendation(advice: Recommendation, fit: MemoryAnswer | None = None) -> str:
+def recommendation(advice: Recommendation, fit: MemoryAnswer | None = None, why: Why | None = None) -> str:
     """Return the advice as one JSON object.
 
     Args:
         advice: The advice.
         fit: What would make it fit, where it does not for certain.
+        why: What else is explained.
     """
-    return _text(recommendation_data(advice, fit))
+    data = recommendation_data(advice, fit)
+    if why is not None:
+        from optadvise.render.why import data as explained
+
+        data |= explained(why)
+    return _text(data)
 
 
 def estimate(answer: MemoryAnswer, catalog: Catalog) -> str:

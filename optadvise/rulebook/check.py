@@ -9,6 +9,7 @@ from optadvise.advisor import Advisor, card_facts
 from optadvise.engine.prove import (
     DOMAIN,
     OVERLAP,
+    SHADOWED,
     UNPROVEN,
     UNREACHABLE,
     Census,
@@ -20,6 +21,7 @@ from optadvise.engine.prove import (
 from optadvise.engine.space import Box, Point, TooLargeError, box_of, meet
 from optadvise.errors import RuleFileError
 from optadvise.rulebook import words
+from optadvise.rulebook.examples import rows
 from optadvise.rulebook.reach import Chain
 from optadvise.tuples import NamedTuple
 
@@ -64,6 +66,7 @@ def check(advisor: Advisor, layers: tuple[str, ...] = ()) -> Report:
         found += _unreachable(advisor, chain, {rule for finding in found for rule in finding.rules[:1]})
     except TooLargeError:
         found.append(Finding(UNPROVEN, "", (), "", "whether every row can be reached"))
+    found = [finding for finding in found if not _silenced(advisor, finding)]
     return Report(
         tuple(_told(advisor, chain, finding, layers) for finding in found),
         tuple(census(table, advisor.axes) for table in advisor.tables.values()),
@@ -92,6 +95,14 @@ def trusted(advisor: Advisor) -> Advisor:
         here = f", where {where}" if where else ""
         raise RuleFileError(f"{text}{here}{more}; optadvise rules check names all, with the same --rules", at)
     return advisor
+
+
+def _silenced(advisor: Advisor, finding: Finding) -> bool:
+    """Does a row not win because a later layer wants it so?"""
+    if finding.kind not in (UNREACHABLE, SHADOWED):
+        return False
+    own = next((rule.layer for rule in rows(advisor.tables[finding.table]) if rule.id == finding.rules[0]), None)
+    return own != advisor.catalog.layers[-1]
 
 
 def _unreachable(advisor: Advisor, chain: Chain, told: set[str]) -> Iterator[Finding]:

@@ -171,4 +171,5 @@ def lines(cases: Iterable[Case]) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    return "unknown" if value is None else str(value)
+    # Elsewhere YAML takes these for booleans, which the reader of rules does not.
+    return "unknown" if value is None else f'"{value}"' if value in ("yes", "no") else str(value)

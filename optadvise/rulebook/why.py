@@ -8,7 +8,7 @@ from typing import Any
 
 from optadvise.advisor import Advisor
 from optadvise.domain import Situation
-from optadvise.engine.explain import NearMiss, missed
+from optadvise.engine.explain import NearMiss, missed, near_misses
 from optadvise.errors import InputError
 from optadvise.rulebook.examples import rows
 from optadvise.rulebook.words import size
@@ -26,6 +26,30 @@ class Change(NamedTuple):
     facts: Mapping[str, str]  # each with the values that will do, as a condition
     answers: Mapping[str, Any]  # all that has to be said then
     effort: int
+
+
+class Decision(NamedTuple):
+    """A row that decided, and those that came nearest to it."""
+
+    table: str
+    rule: str
+    near: tuple[NearMiss, ...]
+
+
+def decisions(advisor: Advisor, situation: Situation) -> tuple[Decision, ...]:
+    """Return, for each table of the chain, the row that decided and its nearest losers.
+
+    Args:
+        advisor: The rules.
+        situation: A complete situation.
+    """
+    cells, *_ = advisor.point(situation)
+    return tuple(
+        Decision(
+            name, advisor.tables[name].winner(cells).id, tuple(near_misses(advisor.tables[name], cells, advisor.axes))
+        )
+        for name in ("concern", "choose_optimizer", "choose_schedule")
+    )
 
 
 class WhyNot(NamedTuple):
@@ -50,18 +74,15 @@ def why_not(advisor: Advisor, said: Mapping[str, Any], optimizer: str) -> WhyNot
         optimizer: Its canonical id.
     """
     situation = advisor.situation(said)
-    advice = advisor.recommend(situation)
-    cells = advisor.cells(situation)
-    concern, choice = advisor.decide_at(tuple(cells[name] for name in advisor.deciding))
-    cells["concern"] = advisor.axes["concern"].cell(concern.then["concern"])
+    cells, concern, choice, taken = advisor.point(situation)
     naming = [rule for rule in rows(advisor.tables["choose_optimizer"]) if rule.then["optimizer"] == optimizer]
     near = sorted((missed(rule, cells, advisor.axes, choice) for rule in naming), key=lambda miss: len(miss.missed))
     fits = None
     if situation.params is not None and situation.vram_bytes is not None:
         fits = advisor.sizing.fits(advisor.sizing.placed(situation, optimizer), optimizer)
-    changes = () if advice.optimizer.id == optimizer else tuple(_changes(advisor, said, optimizer))[:_MOST_TOLD]
+    changes = () if taken.id == optimizer else tuple(_changes(advisor, said, optimizer))[:_MOST_TOLD]
     return WhyNot(
-        optimizer, advice.optimizer.id, _refusal(advisor, said, optimizer), fits, tuple(near[:_MOST_TOLD]),
+        optimizer, taken.id, _refusal(advisor, said, optimizer), fits, tuple(near[:_MOST_TOLD]),
         _concerns(advisor, cells, near[:_MOST_TOLD], concern.id), choice.then.get("alternatives", {}).get(optimizer),
         changes,
     )  # fmt: skip

@@ -122,8 +122,10 @@ def _sizes(point: Point, axes: Mapping[str, Axis], said: Mapping[str, Any]) -> I
 
 
 def _is_at(advisor: Advisor, situation: Situation, point: Point) -> bool:
-    cells = advisor.cells(situation)
-    return all(cells[name] == cell for name, cell in point.items() if name in cells and name != "optimizer")
+    cells, axes = advisor.cells(situation), advisor.axes
+    filled = {name for name, cell in point.items() if cell == axes[name].unknown and name in situation.assumed}
+    read = cells.keys() - filled - {"optimizer"}  # what the arithmetic fills in was not known when tables were read
+    return all(cells[name] == cell for name, cell in point.items() if name in read)
 
 
 def _shortest(advisor: Advisor, said: dict[str, Any], point: Point) -> dict[str, Any]:

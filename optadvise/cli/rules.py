@@ -1,0 +1,163 @@
+"""`optadvise rules`: the rule base itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optadvise.cli import options as opt
+from optadvise.errors import InputError
+
+_Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+_Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)]
+
+
+def group(epilog: str) -> typer.Typer:
+    """Return the command group.
+
+    Args:
+        epilog: What stands below every help page.
+    """
+    app = typer.Typer(help="The rule base itself: prove, test, compare and describe it.", no_args_is_help=True,
+                      rich_markup_mode=None, epilog=epilog)  # fmt: skip
+    for command in (check, run_tests, diff, graph, schema, docs, init):
+        app.command("test" if command is run_tests else command.__name__, epilog=epilog)(command)
+    return app
+
+
+def check(rules: opt.Rules = None, json_: _Json = False) -> None:
+    """Prove the rules: no gaps, no contradictions, no row that never wins. Exit code 1 if not.
+
+    Every finding names its line, and the situation in which it shows as a command line.
+    """
+    from optadvise.advisor import Advisor
+    from optadvise.cli import ruleset
+    from optadvise.render.rules import report
+    from optadvise.rulebook.check import check as prove
+
+    advisor = Advisor(ruleset.catalog(rules))
+    found = prove(advisor, tuple(map(str, rules or ())))
+    report(found, as_json=json_)
+    raise typer.Exit(0 if found.sound else 1)
+
+
+def run_tests(
+    rules: opt.Rules = None,
+    mutants: Annotated[bool, typer.Option("--mutants", help="Also change each row, which should be noticed.")] = False,
+    suggest: Annotated[bool, typer.Option("--suggest", help="Print cases for what was not noticed.")] = False,
+    json_: _Json = False,
+) -> None:
+    """Run the tests that stand beside the rules. Exit code 1 if one fails, or a rule has none.
+
+    Examples are in each row, cases of whole tables under cases/. With --mutants, rows are deleted and conditions
+    widened one at a time, and what neither proofs nor tests notice is told.
+    """
+    if suggest and not mutants:
+        raise InputError("--suggest: only mutants need cases; say --mutants too")
+    from optadvise.advisor import Advisor
+    from optadvise.catalog.cases import read_cases
+    from optadvise.cli import ruleset
+    from optadvise.render.rules import tested
+    from optadvise.rulebook import examples
+    from optadvise.rulebook import mutants as mutation
+
+    catalog = ruleset.catalog(rules)
+    advisor = Advisor(catalog)
+    cases = read_cases(catalog.folders, catalog.facts)
+    found = examples.run(advisor, cases)
+    hunt = mutation.hunt(advisor, cases) if mutants else None
+    cases_for = list(mutation.suggested(advisor, hunt.survivors)) if hunt is not None and suggest else []
+    tested(found, hunt, cases_for, as_json=json_)
+    raise typer.Exit(0 if found.passed and (hunt is None or not hunt.survivors) else 1)
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A folder of rules.", show_default=False)],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another.", show_default=False)],
+    out: _Out = None,
+) -> None:
+    """Tell exactly which situations two sets of rules answer differently, as Markdown.
+
+    A folder with a facts.yaml is a whole set of rules, any other a layer over those that are shipped; - is the shipped
+    rules alone.
+    """
+    from optadvise.catalog import load
+    from optadvise.rulebook.compare import compare, markdown
+
+    before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
+    _write(markdown(compare(load(before), load(after))), out)
+
+
+def graph(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A picture: flow.svg, .png or .pdf.")] = None,
+    rules: opt.Rules = None,
+) -> None:
+    """Draw the chain of tables and the guide's flowchart: as Mermaid text, or with --out as a picture."""
+    from optadvise.cli import ruleset
+    from optadvise.rulebook import flow
+
+    advisor = ruleset.advisor(rules)
+    graphs = [flow.chain(advisor), flow.flowchart(advisor)]
+    if out is None:
+        typer.echo("\n".join(f"%% {graph.title}\n{flow.mermaid(graph)}" for graph in graphs), nl=False)
+        return
+    from optadvise.render.flow import picture
+
+    picture(graphs, out)
+
+
+def schema(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="table, optimizer, policy …; all unless said.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder to write one file each into.")] = None,
+    rules: opt.Rules = None,
+) -> None:
+    """Print the JSON Schema of rule files, by which editors complete and check them."""
+    import json
+
+    from optadvise.catalog.schema import schemas
+    from optadvise.cli import ruleset
+    from optadvise.errors import nearest
+
+    found = schemas(ruleset.catalog(rules))
+    if kind is not None and kind not in found:
+        raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, found)}, of {', '.join(found)}")
+    wanted = found if kind is None else {kind: found[kind]}
+    if out is None:
+        typer.echo(json.dumps(found if kind is None else found[kind], indent=1, ensure_ascii=False))
+        return
+    for name, data in wanted.items():
+        _write(json.dumps(data, indent=1, ensure_ascii=False) + "\n", out / f"{name}.json")
+
+
+def docs(out: _Out = None, rules: opt.Rules = None) -> None:
+    """Print every rule in words, as a page of Markdown."""
+    from optadvise.cli import ruleset
+    from optadvise.rulebook.page import markdown
+
+    _write(markdown(ruleset.advisor(rules)), out)
+
+
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]) -> None:
+    """Write a commented folder of rules to begin with, which passes every check."""
+    from optadvise.catalog import load
+    from optadvise.rulebook.starter import write
+
+    files = write(folder, load())
+    for file in files:
+        typer.echo(file)
+    typer.echo(f"next: optadvise rules check --rules {folder}")
+
+
+def _write(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {str(out)!r}: cannot be written ({error.strerror}); name another file") from error
