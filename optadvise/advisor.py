@@ -239,7 +239,15 @@ class Advisor:
         reference, compact = self.limits
         if self.sizing.fits(situation, reference):
             return "fits"
+        needs, saves = self.sizing.demand(situation, reference), self._saves(situation)
+        if needs is not None and saves < _MINOR * needs and self.sizing.knows_activations(situation):
+            return "activations"
         return "tight" if self.sizing.fits(situation, compact) else "too-small"
+
+    def _saves(self, situation: Situation) -> int:
+        """Return the bytes that the compact optimizer's state saves against the usual one's."""
+        usual, compact = (self.sizing.adds(name, situation).state for name in self.limits)
+        return usual - compact
 
     def needs(self, situation: Situation) -> list[int]:
         """Return the memory from which on the usual, and the compact optimizer fit; empty for a size unknown."""
@@ -284,8 +292,7 @@ class Advisor:
         cells["fits"] = self.axes["fits"].cell(fit)
         share = None
         if estimate.total is not None:
-            usual, compact = (self.sizing.adds(name, situation).state for name in self.limits)
-            share = "minor" if usual - compact < _MINOR * estimate.total else "notable"
+            share = "minor" if self._saves(situation) < _MINOR * estimate.total else "notable"
         cells["state_share"] = self.axes["state_share"].cell(share)
 
     def _schedule(self, optimizer: Optimizer, cells: Mapping[str, int]) -> tuple[Scheduler, Rule, TraceEntry]:

@@ -47,12 +47,14 @@ def from_config(catalog: Catalog, path: Path) -> NetworkShape:
     kind = config.get("model_type")
     by_type = {word: f for f in catalog.networks.values() for word in f.get("model_types", ())}
     if not isinstance(kind, str):
-        raise InputError(f"{where}: key 'model_type' is missing; it names the family, such as \"llama\"")
+        what = f"is {_short(kind)}" if "model_type" in config else "is missing"
+        raise InputError(f"{where}: key 'model_type' {what}; it names the family, such as \"llama\"")
     family = by_type.get(kind)
     if family is None:
         guess = nearest(kind, sorted(by_type))
         raise InputError(f"{where}: model_type {kind!r} is not known; {guess + ' ' if guess else ''}"
                          "give --hidden, --layers and --heads, or --from package.module:function")  # fmt: skip
+    _check_head(catalog, config, family, where)
     for key, why in _ELSEWHERE.items():
         if config.get(key) is not None:
             raise InputError(f"{where}: {key} {why}")
@@ -89,6 +91,17 @@ def from_config(catalog: Catalog, path: Path) -> NetworkShape:
     name = config.get("_name_or_path")
     shown = name if isinstance(name, str) and name else path.parent.name or path.stem
     return _complete(family, dims, flags, choices, shown if path.name == "config.json" else path.stem, "config", where)
+
+
+def _check_head(catalog: Catalog, config: Mapping[str, Any], family: Mapping[str, Any], where: str) -> None:
+    """Refuse a head that the family is not described with, which would be priced as another."""
+    built = config.get("architectures")
+    for name in built if isinstance(built, list) else ():
+        if any(str(name).endswith(head) for head in catalog.documents["memory"]["other_heads"]):
+            raise InputError(
+                f"{where}: architectures {_short(name)} has a head that is not described; measure it with --from "
+                f"package.module:function, or leave the key out to count {family['name']}"
+            )
 
 
 def named(catalog: Catalog, name: str) -> NetworkShape:
@@ -147,6 +160,8 @@ def _read(path: Path, where: str) -> dict[str, Any]:
     try:
         if path.is_dir():
             path = path / "config.json"
+            if not path.exists():
+                raise InputError(f"{where}: the folder holds no config.json; name the file")
         if path.exists() and not path.is_file():
             raise InputError(f"{where}: is no regular file; give a model's config.json")
         if path.stat().st_size > _LARGEST_FILE:
@@ -156,7 +171,8 @@ def _read(path: Path, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: cannot be read ({error.strerror}); give a model's config.json") from error
     except (ValueError, RecursionError) as error:
         what = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else _first_line(error)
-        raise InputError(f"{where}: is no JSON ({what}); is it cut off?") from error
+        cut = "; is it cut off?" if isinstance(error, json.JSONDecodeError) else "; give a model's config.json"
+        raise InputError(f"{where}: is no JSON ({what}){cut}") from error
     if not isinstance(data, dict):
         raise InputError(f"{where}: holds {_short(data)}, not the object that a config.json is")
     return data
@@ -196,7 +212,9 @@ def _switched(value: Any, entry: Mapping[str, Any], where: str) -> bool:
 
 
 def _dimension(value: Any, key: str, where: str) -> int:
-    if isinstance(value, dict) and key == _LABELS:
+    if key == _LABELS:
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: {key} {_short(value)} must be an object with a name for each class")
         value = len(value)
     if type(value) is not int or not 1 <= value <= _LARGEST:
         raise InputError(f"{where}: {key} {_short(value)} must be a whole number from 1 to {_LARGEST:,}")
@@ -212,6 +230,10 @@ def _complete(family: Mapping[str, Any], dims: dict[str, int], flags: Any, choic
     for entry, limit in (("layers", _MOST_LAYERS), ("heads", _MOST_LAYERS)):
         if dims.get(entry, 1) > limit:
             raise InputError(f"{where}: {entry} {dims[entry]:,} is more than any network has ({limit:,})")
+    for entry, most in family.get("at_most", {}).items():
+        if dims[entry] > dims[most]:
+            names = [family["dims"][word].get("key", word) for word in (entry, most)]
+            raise InputError(f"{where}: {names[0]} {dims[entry]} is more than {names[1]} {dims[most]}; check both")
     taken = {
         entry: source["accepts"][choices.get(entry, source.get("default"))]
         for entry, source in family.get("choices", {}).items()

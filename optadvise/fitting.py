@@ -218,6 +218,7 @@ class Fitter:
                 continue
             answers.update(values)
         if smaller is not None:
+            answers.setdefault("batch_size", answers["micro_batch"] * situation.gpus)
             return self._with_passes(answers, smaller, sets, effort)
         after = self._put(answers)
         return None if after is None else _Tried(effort, tuple(sets), after)
@@ -235,9 +236,9 @@ class Fitter:
     ) -> _Tried | None:
         """Take the largest smaller passes that fit, and keep the batch by accumulating them."""
         micro, gpus = answers["micro_batch"], answers.get("gpus", 1)
-        answers["batch_size"] = answers.get("batch_size", micro * gpus)
         last = None
-        for count in sorted((n for n in divisors(micro) if n < micro), reverse=True):
+        shares = divisors(answers["batch_size"] // gpus) if answers["batch_size"] % gpus == 0 else []
+        for count in sorted((n for n in shares if n < micro), reverse=True):
             last = self._put({**answers, "micro_batch": count})
             if last is None:
                 return None

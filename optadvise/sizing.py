@@ -312,6 +312,11 @@ class Sizing:
         known = has.weights + master + has.gradients + state
         return Fit(optimizer, state, total(situation, size, adds, self.settings), known, None, None, None)
 
+    def knows_activations(self, situation: Situation) -> bool:
+        """Is it known what a step keeps for its backward pass?"""
+        size = self.size(situation)
+        return size is not None and size.step is not None
+
     def demand(self, situation: Situation, optimizer: str) -> int | None:
         """Return the memory at which a run is expected to fit, in the smallest passes unless they are given.
 

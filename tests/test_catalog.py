@@ -166,7 +166,6 @@ rules:
         ("model: cnn, batch", "model: [], batch", 9, "never matches"),
         ("then: {optimizer: adamw}", "then: {optimizer: adamww}", 7, "adamw"),
         ("overrides: [OPT090]", "overrides: [OPT09]", 13, "OPT090"),
-        ("id: OUR001", "id: OPT090", 7, "used twice"),
         ("tests: [{given", "tests: []\n    texts: [{given", 14, "at least 1"),
         ("kind: choose", "kind: chose", 1, "'choose'"),
         ("expect: {optimizer: adamw}", "expects: {optimizer: adamw}", 14, "expect"),

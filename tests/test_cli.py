@@ -219,9 +219,9 @@ def test_an_unreadable_rules_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "optimizers").mkdir()
     (tmp_path / "optimizers" / "gone.yaml").symlink_to(tmp_path / "nowhere.yaml")  # unreadable for root as well
     said = optadvise("recommend", "--rules", str(tmp_path))
-    assert said.code == 2
+    assert said.code == 3
     assert "gone.yaml" in said.err
-    assert "cannot be read" in said.err
+    assert "no regular file" in said.err
 
 
 def test_vram_auto_reads_the_gpu_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ REFUSED = {
     "--arch gpt2 --hidden 64": "give one of them",
     "--arch gpt2 --model cnn": "gpt2 is a transformer",
     "--arch gpt2 --image-size 224": "--image-size 224",
-    "--arch resnet50 --seq-len 128": "images have no tokens",
+    "--arch resnet50 --seq-len 128": "images are not said in tokens",
     "--arch vgg16 --image-size 16": "smallest is 32",
     "--hidden 64": "--layers --heads --ffn --vocab missing",
     "--hidden 100 --layers 2 --heads 3 --ffn 400 --vocab 1000": "no multiple",

@@ -63,8 +63,8 @@ TINY = [
              "num_labels": 7}),
     ("mixtral", {**GROUPED, "num_local_experts": 4}),
     ("qwen2_moe", {**GROUPED, "num_experts": 4, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 56}),
-    ("qwen3_moe", {**GROUPED, "num_experts": 4, "moe_intermediate_size": 48}),
-    ("olmoe", {**GROUPED, "num_experts": 4}),
+    ("qwen3_moe", {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}),
+    ("olmoe", {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
 ]  # fmt: skip
 FULL_SIZE = [
     ("llama", {"num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}),

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from random import Random
-from typing import Any
-
 import pytest
 
 from optadvise.advisor import Advisor
 from optadvise.catalog import Catalog
 from optadvise.catalog.cases import read_cases
 from optadvise.catalog.load import shipped_rules
-from optadvise.errors import InputError
 from optadvise.memory import state_bytes_per_parameter
 from optadvise.rulebook.check import check
-from optadvise.rulebook.examples import rows, run
+from optadvise.rulebook.examples import run
 
 
 def test_the_shipped_rules_are_sound(advisor: Advisor) -> None:
@@ -28,45 +24,6 @@ def test_the_shipped_rules_pass_their_own_tests(advisor: Advisor) -> None:
     assert tested.failures == ()
     assert tested.passed
     assert tested.ran >= 600
-
-
-def test_every_rule_fires_for_some_situation(advisor: Advisor) -> None:
-    """A rule that no situation reaches is dead, whatever its own examples say."""
-    facts = {name: fact for name, fact in advisor.catalog.facts.items() if "flag" in fact}
-    # Few sizes, so that the arithmetic of memory is done once for each.
-    numbers = {"params": (10**7, 10**8, 3 * 10**8, 10**9, 1_300_000_000, 8 * 10**9, 10**11),
-               "vram_bytes": (2**30, 8 * 2**30, 24 * 2**30, 80 * 2**30),
-               "batch_size": (1, 32, 256, 512, 1024, 8192, 20_000), "gpus": (1, 2, 16), "lora_rank": (8, 64),
-               "steps": (200, 5000, 10**5), "micro_batch": (1,), "seq_len": (2048,), "image_size": (224,)}  # fmt: skip
-    wanted = {rule.id for table in advisor.tables.values() for rule in rows(table)}
-    fired = set()
-    for name in advisor.catalog.optimizer_ids:  # this table is read by `show`
-        fired.add(advisor.tables["memory_notation"].winner({"optimizer": advisor.axes["optimizer"].cell(name)}).id)
-    random = Random(0)
-    for _ in range(60_000):
-        answers: dict[str, Any] = {}
-        for name, fact in facts.items():
-            if random.random() < 0.45:
-                word = random.choice(list(fact["values"])) if "values" in fact else None
-                answers[name] = random.choice(numbers[name]) if word is None else word
-        if answers.get("method", "full") == "full":
-            answers.pop("lora_rank", None)
-        answers["sparse_gradients"] = random.random() < 0.1
-        answers["vendor"] = random.choice(("nvidia", "nvidia", "apple"))
-        for name in ("seq_len", "image_size", "gradient_release", "clipping", "offload"):
-            if random.random() < 0.8:
-                answers.pop(name, None)
-        if random.random() < 0.3:
-            answers["optimizer"] = random.choice(advisor.catalog.optimizer_ids)
-        try:
-            advice = advisor.recommend(advisor.situation(answers))
-        except InputError:
-            continue
-        fired |= {t.rule for t in advice.trace} | {w.id for w in advice.warnings}
-        fired |= {entry.rule for number in advice.hyperparameters for entry in number.ledger}
-        if wanted <= fired:
-            return
-    assert wanted <= fired, sorted(wanted - fired)
 
 
 def test_the_memory_notation_of_the_guide_agrees_with_the_cards(advisor: Advisor) -> None:

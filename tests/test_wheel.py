@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_rules_the_licence_and_the_marker(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    shipped = {str(f.relative_to(ROOT / "rules")) for f in (ROOT / "rules").rglob("*.yaml")}
+    shipped = {str(f.relative_to(ROOT / "rules")) for f in (ROOT / "rules").rglob("*") if f.is_file()}
     assert {n.removeprefix("optadvise/_rules/") for n in names if n.startswith("optadvise/_rules/")} == shipped
     assert "optadvise/py.typed" in names
     assert any(n.endswith("LICENSE") for n in names)
@@ -42,8 +43,19 @@ def test_an_installed_wheel_reads_its_own_rules_from_anywhere(wheel: Path, tmp_p
         f"assert optadvise.__file__.startswith({str(site)!r}), optadvise.__file__\n"
         f"assert str(shipped_rules()).startswith({str(site)!r})\n"
         "from optadvise.cli.app import run\n"
-        "raise SystemExit(run(['recommend', '--model', 'transformer', '--vram', '24GB']))\n"
+        "raise SystemExit(run(sys.argv[1:]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=elsewhere)
-    assert done.returncode == 0, done.stderr
-    assert "adamw8bit" in done.stdout
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=elsewhere)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "adamw8bit" in run("recommend", "--model", "transformer", "--vram", "24GB")
+    # So does a team's pack over them.
+    shutil.copytree(ROOT / "examples" / "team-rules", elsewhere / "team")
+    assert "Proven" in run("rules", "check", "--rules", "team")
+    assert "0 failed" in run("rules", "test", "--rules", "team")
+    line = ["recommend", "--model", "transformer", "--params", "350M", "--batch-size", "4096", "--rules", "team"]
+    assert "from team" in run(*line)

@@ -127,7 +127,8 @@ def _find(where: str, spec: str, doing: Callable[[str], None]) -> Callable[[], A
     function = getattr(module, attribute, None)
     if not callable(function):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise _bad(where, f"{path} has no function {attribute!r}; {nearest(attribute, known)}")
+        guess = nearest(attribute, known) or "check the name"
+        raise _bad(where, f"{path} has no function {attribute!r}; {guess}")
     return function  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +83,10 @@ class Catalog:
             InputError: Nothing is called so; the nearest names are given.
         """
         return self._find(
-            self._shape_names, name, flag, "say --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab"
+            self._shape_names,
+            name.rsplit("/", 1)[-1] if name.count("/") == 1 and name[-1].isalnum() else name,
+            flag,
+            "say --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab",
         )
 
     @cached_property
@@ -181,8 +185,20 @@ class Catalog:
         for entry in self.documents["gpus"]:
             for word in (entry["id"], entry["name"], *entry.get("aliases", [])):
                 names.setdefault(spelling(word), entry["id"])
-        found = self._find(names, name, "--gpu", "say --vram instead if yours is not listed")
+        found = self._with_memory(names, name) or self._find(
+            names, name, "--gpu", "say --vram instead if yours is not listed"
+        )
         return next(gpu for gpu in self.gpus if gpu.id == found)
+
+    def _with_memory(self, names: Mapping[str, str], name: str) -> str | None:
+        """Return the GPU of a name with its memory behind it, as in `3060 12gb`."""
+        match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)(\d+)gi?b", spelling(name))
+        if match is None or spelling(name) in names:
+            return None
+        own = {key for word, key in names.items() if word.endswith(match[1]) or word.startswith(match[1])}
+        fitting = [gpu for gpu in self.gpus if gpu.id in own and abs(gpu.memory_gib / int(match[2]) - 1) < 0.1]
+        exact = [gpu for gpu in fitting if names.get(match[1]) == gpu.id] or fitting
+        return exact[0].id if exact else None
 
     @staticmethod
     def _find(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:

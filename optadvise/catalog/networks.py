@@ -121,6 +121,7 @@ family_file = record(
     {"model_types": many(text), "dims": mapping(text, _dim), "derived": mapping(text, _product),
      "flags": mapping(text, _flag), "choices": mapping(text, _choice), "only": mapping(text, many(plain, 1)),
      "shapes": mapping(text, _shape), "length": _product, "positions": _product, "nested": text,
+     "at_most": mapping(text, text),
      "defaults": mapping(text, mapping(text, _either)), "fixed": mapping(text, mapping(text, flag))},
     located=True,
 )  # fmt: skip

@@ -230,6 +230,7 @@ memory = record(
                     reference("model"),
                     record({"between": many(text, 2)}, {"seq_len": number, "image_size": number}),
                 ),
+                "other_heads": many(text),
                 "plain": mapping(reference("model"), text),
             }
         )

@@ -11,7 +11,16 @@ from optadvise.errors import InputError, nearest
 from optadvise.units import parse_bytes, parse_count
 
 _COUNTS = ("params", "lora_rank", "gpus", "batch_size", "micro_batch", "steps", "seq_len", "image_size")
-_MOST = {"gpus": 10**6, "lora_rank": 2**14, "params": 10**15, "seq_len": 10**8, "image_size": 2**16}
+_MOST = {
+    "gpus": 10**6,
+    "batch_size": 10**10,
+    "micro_batch": 10**7,
+    "steps": 10**12,
+    "lora_rank": 2**14,
+    "params": 10**15,
+    "seq_len": 10**8,
+    "image_size": 2**16,
+}
 _DIMENSIONS = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
 

@@ -110,6 +110,9 @@ class Completer:
                 new = next((v for v, masks in rows if self._applies(masks, after)), held)
                 if new != held:
                     changed[fact] = new
+        batch, gpus = after.get("batch_size"), after.get("gpus")
+        if batch is not None and batch % gpus:
+            return None
         return None if any(self._applies(masks, after) for masks in watched) else changed
 
     def complete(self, answers: Mapping[str, Any]) -> Situation:
@@ -127,6 +130,10 @@ class Completer:
             said = " ".join(self._said(name, filled) for name in found["when"] if filled.get(name) is not None)
             raise InputError(f"{said}: {found['say']}; {found['instead']}")
         micro, batch, gpus = filled.get("micro_batch"), filled.get("batch_size"), filled["gpus"]
+        if batch is not None and batch % gpus:
+            raise InputError(
+                f"--batch-size {batch} --gpus {gpus}: GPUs take equal shares of a batch; say a multiple of {gpus}"
+            )
         if micro is not None and filled.get("gradient_release") and (batch or 1) > micro * gpus:
             raise InputError(
                 f"--gradient-release --batch-size {batch} --micro-batch {micro}: gradients that are let go cannot add "

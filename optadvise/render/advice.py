@@ -34,7 +34,7 @@ def text(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = No
             _ledgers(out, advice)
         _memory(out, advice)
         if fit is not None:
-            chains(out, fit, catalog)
+            chains(out, fit, catalog, told=True)
         _alternatives(out, advice)
         _flips(out, advice, catalog)
         _warnings(out, advice)

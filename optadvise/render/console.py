@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 80  # where the output is no terminal
+WIDTH = 80  # where the output is no terminal, and COLUMNS does not say otherwise
 LONGEST = 100
+_NARROWEST = 40
 
 
 class Page:
@@ -17,7 +19,9 @@ class Page:
     def __init__(self) -> None:
         """Start an empty page, as wide as the terminal but at most 100 columns."""
         terminal = sys.stdout.isatty()
-        self._console = Console(width=None if terminal else WIDTH, highlight=False, emoji=False)
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdigit() and int(columns) >= _NARROWEST else WIDTH
+        self._console = Console(width=None if terminal else width, highlight=False, emoji=False)
         if self._console.width > LONGEST:
             self._console.width = LONGEST
         self._capture = self._console.capture()

@@ -124,15 +124,23 @@ def bar(share: float, columns: int = _BAR // 2) -> str:
 def _passes(out: Console, answer: MemoryAnswer) -> None:
     if answer.largest_pass is None:
         return
-    words = f"{answer.largest_pass:,} samples in one pass" if answer.largest_pass else "not even one sample in a pass"
+    most = answer.largest_pass
+    words = f"{most:,} sample{'s' if most > 1 else ''} in one pass" if most else "not even one sample in a pass"
     if answer.longest:
         words += f", or samples of {answer.longest:,} tokens in passes of {answer.situation.micro_batch or 1}"
     out.print(heading("Largest that fits, by what is expected"))
     out.print(f"  {words}")
 
 
-def chains(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
-    """Print what would make a run fit, the cheapest first."""
+def chains(out: Console, answer: MemoryAnswer, catalog: Catalog, *, told: bool = False) -> None:
+    """Print what would make a run fit, the cheapest first.
+
+    Args:
+        out: Where.
+        answer: The run.
+        catalog: Knows the flags.
+        told: Say which optimizer the figures are for, as another command may choose another.
+    """
     if answer.situation.vram_bytes is None or answer.memory.known is None:
         return
     if answer.memory.fits is True or (not answer.fixes and answer.memory.fits is None):
@@ -141,6 +149,8 @@ def chains(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
     if not answer.fixes:
         out.print("  Nothing among the changes that are known here; a smaller network, or GPUs with more memory.")
         return
+    if "optimizer" in answer.situation.assumed and told:
+        out.print(f"  Each with --optimizer {answer.optimizer}, unless it names another.")
     for number, chain in enumerate(answer.fixes, 1):
         paged = f", and {show_bytes(chain[-1].pages)} that may be paged out," if chain[-1].pages else ""
         out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold]{paged} with")

@@ -136,6 +136,7 @@ def recommendation_data(advice: Recommendation, fit: MemoryAnswer | None = None)
         "hyperparameters": [_advised(number) for number in advice.hyperparameters],
         "memory": memory(advice.memory),
         "fixes": fixes(fit),
+        "fixes_optimizer": None if fit is None or not fit.fixes else fit.optimizer,
         "bands": [
             {"id": b.optimizer, "bytes_per_parameter": round(b.bytes_per_parameter, 4), "max_params": b.max_params}
             for b in advice.bands

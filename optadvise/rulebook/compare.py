@@ -45,6 +45,13 @@ class Difference(NamedTuple):
 
 _OPTIMIZER = ("concern", "choose_optimizer")
 _NOBODY = "no row"
+# What is listed beside the tables, and how a change of it is told.
+_LISTS = {
+    "assume": "assumption",
+    "contradictions": "refusal",
+    "fixes": "change that may make a run fit,",
+    "gpus": "GPU",
+}
 
 
 def compare(old: Catalog, new: Catalog) -> Difference:
@@ -252,8 +259,20 @@ def _cards(old: Catalog, new: Catalog) -> Iterator[str]:
                 keys -= {"at", "layer"}
                 if _bare(olds[name]) != _bare(news[name]):
                     yield f"{word} {name}: {', '.join(sorted(keys)) or 'changed'}"
+    for kind, told in _LISTS.items():
+        olds, news = ({_name(told, entry): _bare(entry) for entry in side.documents[kind]} for side in (old, new))
+        for name in dict.fromkeys((*olds, *news)):
+            if olds.get(name) != news.get(name):
+                yield f"{name} {'is new' if name not in olds else 'is gone' if name not in news else 'is another'}"
     for name in sorted(new.documents["disabled"].keys() - old.documents["disabled"].keys()):
         yield f"optimizer {name} is ruled out: {new.documents['disabled'][name]['because']}"
+
+
+def _name(told: str, entry: Mapping[str, Any]) -> str:
+    """Return what an entry of a list is called."""
+    if "fact" in entry:
+        return f"{told} of {entry['fact']} {entry['value']} ({entry['because']})"
+    return f"{told} {entry.get('id') or entry['say']}"
 
 
 def _bare(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from optadvise.advisor import Advisor
+from optadvise.domain import Situation
 from optadvise.engine.decide import Rule, Table
 from optadvise.engine.numbers import set_by
 from optadvise.engine.space import Point
@@ -55,7 +56,7 @@ def placed(advisor: Advisor, table: Table, given: Mapping[str, Any]) -> Point:
     point = {}
     for name in table.columns:
         axis = advisor.axes[name]
-        value = given.get(name, filled.get(name))
+        value = given.get(name, filled.get(name, Situation._field_defaults.get(name)))
         if value is None and name not in given and axis.words and not axis.every >> axis.unknown & 1:
             value = "false" if "false" in axis.words else axis.words[0]
         point[name] = axis.cell(value)

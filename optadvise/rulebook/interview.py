@@ -93,20 +93,24 @@ class Interview:
         if name == "params":
             if "vram_bytes" not in self.said:
                 return
-            memory = self.advisor.axes["memory"]
-            for word in ("fits", "tight", "too-small"):
-                yield self.possible({"memory": 1 << memory.cell(word)})
+            for word in self._pressures():
+                yield self.possible(self._pressed(word))
         elif name == "vram_bytes":
-            memory = self.advisor.axes["memory"]
-            words = ("unlimited", "fits", "tight", "too-small") if "params" in self.said else ("unlimited", "limited")
-            for word in words:
-                yield self.possible({"memory": 1 << memory.cell(word)})
+            for word in ("unlimited", *(self._pressures() if "params" in self.said else ("limited",))):
+                yield self.possible(self._pressed(word))
         elif axis.words is not None:
             for cell in range(len(axis.words)):
                 yield self.possible({name: 1 << cell})
         else:
             for first, last in self.advisor.stretches(name):
                 yield self.possible({name: (1 << last + 1) - (1 << first)})
+
+    def _pressures(self) -> list[str]:
+        """Return how a limit can press where the size is known."""
+        return [word for word in self.advisor.axes["memory"].words or () if word not in ("unlimited", "limited")]
+
+    def _pressed(self, word: str) -> dict[str, int]:
+        return {"memory": 1 << self.advisor.axes["memory"].cell(word)}
 
     def tell(self, answers: Mapping[str, Any]) -> None:
         """Take an answer.

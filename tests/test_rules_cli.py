@@ -1,0 +1,163 @@
+"""`optadvise rules`, and what is generated from the rules."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from optadvise.advisor import Advisor
+from optadvise.catalog import Catalog
+from optadvise.catalog.schema import editor_line, kind_of, schemas
+from optadvise.rulebook import flow
+from tests.cli import optadvise
+from tests.conftest import ROOT
+
+RULES = ROOT / "rules"
+FILES = sorted(RULES.rglob("*.yaml"))
+TEAM = ROOT / "examples" / "team-rules"
+
+
+class _Yaml12(yaml.SafeLoader):
+    """Guesses types as editors do, by YAML 1.2: `1e-4` is a number, `no` a word."""
+
+
+_Yaml12.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:int")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$")
+_Yaml12.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf"))
+
+
+def _kind(file: Path, root: Path = RULES) -> tuple[PurePosixPath, str]:
+    inside = PurePosixPath(file.relative_to(root).as_posix())
+    return inside, kind_of(inside)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(RULES).as_posix())
+def test_a_shipped_file_names_its_schema_and_passes_it(file: Path, catalog: Catalog) -> None:
+    inside, kind = _kind(file)
+    text = file.read_text(encoding="utf-8")
+    assert text.splitlines()[0] == editor_line(inside, kind)
+    assert (file.parent / text.split("$schema=")[1].splitlines()[0]).is_file()
+    jsonschema.Draft202012Validator(schemas(catalog)[kind]).validate(yaml.load(text, _Yaml12))
+
+
+def test_the_schemas_are_fresh(catalog: Catalog) -> None:
+    made = {f"{name}.json": schema for name, schema in schemas(catalog).items()}
+    kept = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in (RULES / "schema").glob("*.json")}
+    assert kept == made, "run optadvise rules schema --out rules/schema"
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        ("table", {"table": "warn", "rules": [{"id": "A", "name": "a"}]}),
+        ("table", {"table": "warn", "kind": "warn", "rules": [{"id": "A", "name": "a", "when": {"modle": "cnn"}}]}),
+        ("policy", {"policy": {"disable": [{"optimizer": "adamw"}]}}),
+        ("optimizer", {"id": "x", "name": "X", "family": "magic"}),
+        ("cases", {"table": "warn", "cases": [{"given": {"model": "cmn"}, "fire": []}]}),
+    ],
+)
+def test_a_schema_refuses_what_the_reader_refuses(catalog: Catalog, kind: str, document: dict[str, Any]) -> None:
+    if kind == "table" and "kind" not in document:  # a layer's table: its nature is known only to the base
+        document = {**document, "kind": "warn"}
+    assert list(jsonschema.Draft202012Validator(schemas(catalog)[kind]).iter_errors(document))
+
+
+def test_the_page_of_rules_is_fresh() -> None:
+    said = optadvise("rules", "docs")
+    assert said.code == 0
+    assert said.out == (ROOT / "docs" / "rules.md").read_text(encoding="utf-8"), "run optadvise rules docs"
+
+
+def test_the_rules_agree_with_the_guides_flowchart(advisor: Advisor) -> None:
+    found = flow.leaves(advisor)
+    assert len(found) == 8
+    for facts, names in found:
+        advice = advisor.recommend(advisor.situation(facts))
+        assert advice.optimizer.id in names, facts
+        assert all(name in (advice.optimizer.id, advice.schedule.id) for name in names if name == "cosine")
+
+
+def test_the_graph_is_mermaid_and_a_picture(tmp_path: Path) -> None:
+    said = optadvise("rules", "graph")
+    assert (said.code, said.out.count("graph TD")) == (0, 2)
+    for name, start in (("flow.svg", b"<?xml"), ("flow.png", b"\x89PNG")):
+        assert optadvise("rules", "graph", "--out", str(tmp_path / name)).code == 0
+        assert (tmp_path / name).read_bytes().startswith(start)
+    wrong = optadvise("rules", "graph", "--out", str(tmp_path / "flow.doc"))
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+
+
+def test_checking_says_how_many_cells_there_are_and_what_falls_through() -> None:
+    said = optadvise("rules", "check", "--json")
+    data = json.loads(said.out)
+    assert (said.code, data["sound"], data["proven"], data["findings"]) == (0, True, True, [])
+    (concern,) = [table for table in data["tables"] if table["table"] == "concern"]
+    assert concern["cells"] > concern["otherwise"] > 0
+
+
+def test_a_finding_names_line_rows_and_a_command_that_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "decide").mkdir()
+    (tmp_path / "decide" / "ours.yaml").write_text(
+        "table: choose_optimizer\nrules:\n  - id: OUR010\n    name: ours\n    when: {concern: large-batch}\n"
+        "    then: {optimizer: lion}\n    because: ours\n    cite: [measured]\n"
+        "    tests: [{given: {concern: large-batch, model: gnn}, expect: {optimizer: lion}}]\n",
+        encoding="utf-8",
+    )
+    said = optadvise("rules", "check", "--rules", str(tmp_path), "--json")
+    assert said.code == 1
+    findings = json.loads(said.out)["findings"]
+    assert {finding["kind"] for finding in findings} == {"overlap"}
+    for finding in findings:
+        assert re.fullmatch(rf"{re.escape(str(tmp_path))}/decide/ours.yaml:3:5", finding["at"])
+        assert "OUR010" in finding["rules"]
+        words = finding["witness"].split()
+        assert words[:2] == ["optadvise", "recommend"]
+        assert words[-2:] == ["--rules", str(tmp_path)]
+        refused = optadvise(*words[1:])
+        assert (refused.code, refused.out, len(refused.err.splitlines())) == (3, "", 1)
+
+
+def test_the_example_of_a_team_passes_and_decides(tmp_path: Path) -> None:
+    for command in ("check", "test"):
+        assert optadvise("rules", command, "--rules", str(TEAM)).code == 0
+    said = optadvise("rules", "diff", "-", str(TEAM), "--out", str(tmp_path / "diff.md"))
+    assert (said.code, said.out) == (0, "")
+    diff = (tmp_path / "diff.md").read_text(encoding="utf-8")
+    assert "batch_size >= 4,096 and <= 8,192" in diff
+    assert "paged-adamw8bit is ruled out" in diff
+    data = json.loads(optadvise("recommend", "--batch-size", "4096", "--params", "350M", "--model", "transformer",
+                                "--rules", str(TEAM), "--json").out)  # fmt: skip
+    assert data["optimizer"]["id"] == "lamb"
+    assert data["situation"]["vram_bytes"] == 40 * 2**30
+    assert data["rules"]["layers"] == ["shipped", str(TEAM)]
+    assert {entry["layer"] for entry in data["trace"]} == {"shipped", str(TEAM)}
+
+
+def test_rules_never_load_torch() -> None:
+    code = (
+        "import sys; from optadvise.cli.app import run\n"
+        "for name in ('torch', 'bitsandbytes', 'numpy'): sys.modules[name] = None\n"
+        "assert run(['rules', 'check']) == 0 and run(['rules', 'test']) == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["rules diff nowhere -", "rules schema nothing", "rules init /", "rules test --suggest", "rules chek"]
+)
+def test_a_wrong_command_line_is_one_line(line: str) -> None:
+    said = optadvise(*line.split())
+    assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
