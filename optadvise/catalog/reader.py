@@ -24,19 +24,6 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e
 _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
 
 
-class _Loader(_FASTEST):  # type: ignore[misc]
-    """Composes nodes without guessing their types, which the shapes say; the guessing is a quarter of the time."""
-
-    def resolve(self, kind: type, value: object, implicit: object) -> str:
-        return "untyped"
-
-    def descend_resolver(self, current_node: object, current_index: object) -> None:
-        pass
-
-    def ascend_resolver(self) -> None:
-        pass
-
-
 @dataclass
 class Context:
     """What is known while one file is read."""
@@ -99,8 +86,7 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     """
     context = Context(path, text.splitlines())
     try:
-        _refuse_bombs(text, context)
-        node = yaml.compose(text, Loader=_Loader)
+        node = _composed(text, context)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         number = mark.line if mark else 0
@@ -115,28 +101,58 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     return node, context
 
 
-def _refuse_bombs(text: str, context: Context) -> None:
-    """Refuse what a rule file has no use for and an attacker has: aliases, tags, and nesting without end.
+def _composed(text: str, context: Context) -> yaml.Node | None:
+    """Make nodes of a text's events, and refuse what a rule file has no use for and an attacker has.
 
-    The events are looked at before anything is built from them, as a few aliases of aliases grow beyond any memory.
+    Aliases of aliases grow beyond any memory, tags ask for code, and nesting without end breaks what reads it.
     """
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        refused = None
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            refused = "anchors and aliases are not read; write the value out"
-        elif getattr(event, "tag", None) not in (None, "!"):
-            refused = "tags are not read; write a plain value"
-        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            depth += 1
-            refused = f"nested deeper than {_DEEPEST} levels, which no rule is" if depth > _DEEPEST else None
-        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-            depth -= 1
-        if refused is not None:
-            mark = event.start_mark
-            number, column = (mark.line, mark.column) if mark else (0, 0)
-            line = context.lines[number].strip() if number < len(context.lines) else ""
-            raise RuleFileError(refused, f"{context.path}:{number + 1}:{column + 1}", line)
+    root: yaml.Node | None = None
+    open_: list[tuple[list[Any], list[yaml.Node]]] = []  # of each list and mapping: its value, and a key that waits
+    event: Any
+    for event in yaml.parse(text, Loader=_FASTEST):
+        kind = type(event)
+        if kind is yaml.ScalarEvent:
+            node: yaml.Node = yaml.ScalarNode("", event.value, event.start_mark, event.end_mark, event.style)
+        elif kind is yaml.SequenceStartEvent:
+            node = yaml.SequenceNode("", [], event.start_mark, event.end_mark)
+        elif kind is yaml.MappingStartEvent:
+            node = yaml.MappingNode("", [], event.start_mark, event.end_mark)
+        elif kind is yaml.SequenceEndEvent or kind is yaml.MappingEndEvent:
+            open_.pop()
+            continue
+        elif kind is yaml.AliasEvent:
+            context.fail(_at(event), "anchors and aliases are not read; write the value out")
+        elif kind is yaml.DocumentStartEvent and root is not None:
+            context.fail(_at(event), "a second document begins; one file holds one")
+        else:
+            continue
+        if event.anchor is not None:
+            context.fail(node, "anchors and aliases are not read; write the value out")
+        if event.tag is not None and event.tag != "!":
+            context.fail(node, "tags are not read; write a plain value")
+        if root is None:
+            root = node
+        else:
+            values, waiting = open_[-1]
+            if not waiting:
+                values.append(node)
+            elif waiting[0] is _NO_KEY:
+                waiting[0] = node
+            else:
+                values.append((waiting[0], node))
+                waiting[0] = _NO_KEY
+        if kind is not yaml.ScalarEvent:
+            open_.append((node.value, [_NO_KEY] if kind is yaml.MappingStartEvent else []))
+            if len(open_) > _DEEPEST:
+                context.fail(node, f"nested deeper than {_DEEPEST} levels, which no rule is")
+    return root
+
+
+_NO_KEY = yaml.Node("", None, None, None)
+
+
+def _at(event: Any) -> yaml.Node:
+    return yaml.ScalarNode("", "", event.start_mark, event.end_mark)
 
 
 def _scalar(node: yaml.Node, context: Context, wanted: str) -> str:
