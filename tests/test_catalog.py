@@ -192,7 +192,7 @@ def test_two_rules_that_meet_unsettled_are_an_error_when_they_do(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("content", "hint"), [(b"", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"a: 1\n---\nb: 2\n", "not valid YAML")]
+    ("content", "hint"), [(b"", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"a: 1\n---\nb: 2\n", "second document")]
 )
 def test_files_that_are_no_document(tmp_path: Path, content: bytes, hint: str) -> None:
     (tmp_path / "warn.yaml").write_bytes(content)
