@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def steps(folder: Path) -> dict[str, FakeStep]:
     advisor = Advisor(load())
-    asked = list(requests(advisor, advisor.catalog.optimizer_ids))
+    asked = list(requests(advisor, advisor.catalog.optimizer_ids, fused=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return {

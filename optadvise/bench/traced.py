@@ -60,12 +60,19 @@ def answer(advisor: Advisor, spec: str, answers: Mapping[str, Any], timeout: flo
     )  # fmt: skip
 
 
-def requests(advisor: Advisor, ids: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield what has to be said of each optimizer for it to be stepped, with its own defaults."""
+def requests(advisor: Advisor, ids: list[str], *, fused: bool = True) -> Iterator[dict[str, Any]]:
+    """Yield what has to be said of each optimizer for it to be stepped, with its own defaults.
+
+    Args:
+        advisor: The rules.
+        ids: The optimizers.
+        fused: In one kernel where the implementation has one, as estimates of described networks take it.
+    """
     for name in ids:
         card = advisor.catalog.optimizer(name)
         made = card.implementations[0]
         kwargs = {made.arguments.get(h.name, h.name): h.default for h in card.hyperparameters} | dict(made.kwargs)
+        kwargs |= made.variants.get("fused", {}) if fused else {}
         yield {"id": name, "import": made.path, "kwargs": kwargs, "package": made.package}
 
 
@@ -90,6 +97,7 @@ def _estimate(
     state, scratch, how = adds.state, adds.scratch, f"{adds.how_state}, by its card"
     if entry.state_bytes is not None and entry.temporary_bytes is not None:
         state, scratch, how = entry.state_bytes, entry.temporary_bytes, "measured, as its step made it"
+    fused = ", fused" if "fused" in advisor.catalog.optimizer(entry.id).implementations[0].variants else ""
     at = step.peak
     stepping = step.weights_bytes + step.buffers_bytes + step.batch_bytes + step.gradients_bytes + scratch
     at_step = stepping > step.peak_bytes
@@ -100,7 +108,7 @@ def _estimate(
         ("optimizer state", state, state, how),
         ("activations", at.activations, 0 if at_step else at.activations, "what the forward pass made and kept"),
         ("temporaries", scratch if at_step else at.temporaries, scratch if at_step else at.temporaries,
-         "of the optimizer's step" if at_step else "of the backward pass"),
+         f"of the optimizer's step{fused}" if at_step else "of the backward pass"),
         ("buffers and batch", at.other, step.buffers_bytes + step.batch_bytes if at_step else at.other, "and the rest"),
     ]  # fmt: skip
     low, high = settings.measured
