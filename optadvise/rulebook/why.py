@@ -17,6 +17,7 @@ from optadvise.tuples import NamedTuple
 _EFFORT = {"free": 1, "cheap": 2, "costly": 5, "fixed": 20}  # to change a fact, as rules/facts.yaml says
 _MOST_FACTS = 3  # changed at once; more is another run
 _MOST_TOLD = 3
+_MIB = 2**20
 _SOLVED = ("vram_bytes", "params")  # memory pressure cuts these, not a table
 
 
@@ -202,7 +203,8 @@ def _limits(advisor: Advisor, answers: Mapping[str, Any], name: str) -> Iterator
         return
     here = getattr(situation, name)
     if name == "vram_bytes":
-        edges, shown = sorted(advisor.needs(situation)), size
+        # To the next whole MiB, as nobody types bytes: the least that is enough.
+        edges, shown = sorted({-(-need // _MIB) * _MIB for need in advisor.needs(situation)}), size
         if here is None and not edges:
             yield _Try(24 * 2**30, "any limit")
     else:
@@ -211,5 +213,6 @@ def _limits(advisor: Advisor, answers: Mapping[str, Any], name: str) -> Iterator
     for edge in sorted(edges, key=lambda edge: abs(edge - (here or 0))):
         if here is None or edge > here:
             yield _Try(edge, f"at least {shown(edge)}")
-        if edge > 1 and (here is None or edge <= here):
-            yield _Try(edge - 1, f"under {shown(edge)}")
+        less = edge - (_MIB if name == "vram_bytes" else 1)
+        if less > 0 and (here is None or edge <= here):
+            yield _Try(less, f"under {shown(edge)}" if name == "params" else f"at most {shown(less)}")
