@@ -42,7 +42,8 @@ def answer(advisor: Advisor, spec: str, answers: Mapping[str, Any], timeout: flo
     situation = advisor.situation(answers)
     ids = advisor.catalog.optimizer_ids
     step = measure(spec, situation.precision, list(requests(advisor, ids)), timeout=timeout)
-    situation = situation._replace(params=step.parameters, micro_batch=step.samples)
+    assumed = tuple(name for name in situation.assumed if name not in ("params", "micro_batch"))
+    situation = situation._replace(params=step.parameters, micro_batch=step.samples, assumed=assumed)
     chosen = situation.optimizer or advisor.limits[0]
     if situation.optimizer is None:
         situation = situation._replace(optimizer=chosen, assumed=(*situation.assumed, "optimizer"))

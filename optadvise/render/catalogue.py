@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.catalog import Catalog
-from optadvise.domain import Implementation, Optimizer, Scheduler
+from optadvise.domain import SHIPPED, Implementation, Optimizer, Scheduler
 from optadvise.engine.numbers import written
 from optadvise.errors import near
 from optadvise.memory import state_bytes_per_parameter
@@ -187,7 +187,8 @@ def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
         return
     with Page() as out:
         out.print(f"[bold]{row['id']}[/bold]  {row.get('name', 'otherwise')}, in table {row['table']}")
-        out.print(f"[dim]{escape(near(row['at']))}[/dim]")
+        whose = "" if row["layer"] == SHIPPED else f", from {row['layer']}"
+        out.print(f"[dim]{escape(near(row['at']) + whose)}[/dim]")
         out.print(heading("When"))
         table = grid("left", "wrap")
         for name, condition in row.get("when", {}).items():
@@ -209,6 +210,10 @@ def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
             out.print(table)
         if row.get("overrides"):
             out.print(f"\nOverrides {', '.join(row['overrides'])}.")
+        over = [other["id"] for other in catalog.documents["tables"][row["table"]]["rules"]
+                if row["id"] in other.get("overrides", ())]  # fmt: skip
+        if over:
+            out.print(f"\nOverridden by {', '.join(over)}, where they apply.")
         _bullets(out, "Example", (f"{_facts(t['given'])} → {_facts(t['expect'])}" for t in row.get("tests", ())))
         _sources(out, row["cite"], catalog)
 
