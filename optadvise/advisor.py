@@ -304,6 +304,20 @@ class Advisor:
         why = f"{optimizer.name} runs under {', '.join(optimizer.schedules or ())} only, so {chosen} is not taken"
         return taken, rule, TraceEntry("choose_schedule", optimizer.id, why, optimizer.cite, optimizer.layer)
 
+    def reads(self, table: str, optimizer: Optimizer, scheduler: Scheduler | None = None) -> bool:
+        """Is a table read for an optimizer, and under a schedule?
+
+        Args:
+            table: Its id.
+            optimizer: The card.
+            scheduler: The schedule, where it is known.
+        """
+        name = next((number for number, own in _ADVISED_TABLES.items() if own == table), None)
+        if name is not None:
+            number = optimizer.hyperparameter(name)
+            return number is not None and number.advised and optimizer.rates != "own"
+        return table != _RUN_TABLES["warmup_fraction"] or scheduler is None or scheduler.warmup
+
     def scheduled(self, optimizer: Optimizer, chosen: str) -> Scheduler:
         """Return the schedule that is taken where the rules choose one and the card may not allow it."""
         if optimizer.schedules is None or chosen in optimizer.schedules:
@@ -319,7 +333,8 @@ class Advisor:
         facts = {name: getattr(situation, name) for name in self._followed}
         drafts = {}
         for h in optimizer.hyperparameters:
-            table = self.tables[_ADVISED_TABLES[h.name]] if h.advised and optimizer.rates != "own" else None
+            own = _ADVISED_TABLES.get(h.name)
+            table = self.tables[own] if own is not None and self.reads(own, optimizer) else None
             if table is not None:
                 drafts[h.name] = set_by(table.winner(cells), h.name, facts)
             else:
@@ -327,7 +342,7 @@ class Advisor:
                 entry = LedgerEntry(default, h.default, optimizer.id, why, optimizer.cite, optimizer.layer)
                 drafts[h.name] = Draft(h.name, h.default, h.low, h.high, entry)
         for name, table_name in _RUN_TABLES.items():
-            if name != "warmup_fraction" or scheduler.warmup:
+            if self.reads(table_name, optimizer, scheduler):
                 drafts[name] = set_by(self.tables[table_name].winner(cells), name, facts)
         apply(drafts, self._adjustments(optimizer, cells), facts)
         return {name: draft.finished() for name, draft in drafts.items()}

@@ -228,10 +228,15 @@ def _cached(key: str, read: Callable[[], Documents]) -> Documents:
 
 
 def _code_digest() -> bytes:
+    return bytes.fromhex(hash_of(*sorted((*_HERE.glob("*.py"), *(_HERE.parent / "memory").glob("*.py")))))
+
+
+def hash_of(*files: Path) -> str:
+    """Return a digest of the content of files, in hexadecimal."""
     digest = blake2b()
-    for file in sorted((*_HERE.glob("*.py"), *(_HERE.parent / "memory").glob("*.py"))):
+    for file in files:
         digest.update(file.read_bytes())
-    return bytes(digest.digest())
+    return str(digest.hexdigest())
 
 
 def _cache_file(key: str) -> Path | None:

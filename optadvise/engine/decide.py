@@ -104,7 +104,9 @@ class Axis:
         left, right = self.bounds(cell)
         if left == float("-inf"):
             return max(1.0, right // 2)
-        return left if left == right else left + 1 if right == float("inf") else (left + right) // 2
+        if left == right:
+            return left
+        return left // 1 + 1 if right == float("inf") else max((left + right) // 2, left // 1 + 1)
 
     def told(self, cell: int) -> str:
         """Write a cell as a value: a word, a number inside it, or `unknown`."""
@@ -167,15 +169,17 @@ class Table:
     def _precedence(self) -> list[int]:
         """Return, for each rule, the rules it overrides, directly or through others."""
         number = {rule.id: i for i, rule in enumerate(self.rules)}
-
-        def beaten(index: int, seen: int) -> int:
-            for name in self.rules[index].overrides:
-                other = number.get(name)
-                if other is not None and not seen >> other & 1:
-                    seen = beaten(other, seen | 1 << other)
-            return seen
-
-        return [beaten(i, 0) for i in range(len(self.rules))]
+        direct = [[number[name] for name in rule.overrides if name in number] for rule in self.rules]
+        found = []
+        for start in direct:
+            seen, todo = 0, list(start)
+            while todo:
+                other = todo.pop()
+                if not seen >> other & 1:
+                    seen |= 1 << other
+                    todo += direct[other]
+            found.append(seen)
+        return found
 
     def column(self, name: str) -> list[int]:
         """Return, for each cell of a fact, the rules that accept it as a bit mask."""

@@ -85,7 +85,7 @@ def _overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> 
             elif table.hit != "unique":
                 text = f"{rule.id} overrides {name}, but in a table with `hit: {table.hit}` that means nothing"
                 yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
-            elif table.beats[i] >> i & 1:
+            elif name == rule.id or table.beats[number[name]] >> i & 1:
                 text = f"{rule.id} overrides itself through {name}"
                 yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
             elif not inside(boxes[i], boxes[number[name]], axes):
@@ -98,7 +98,9 @@ def _overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
     for i, j in combinations(range(len(boxes)), 2):
         if table.beats[i] >> j & 1 or table.beats[j] >> i & 1 or not touches(boxes[i], boxes[j]):
             continue
-        both = meet(boxes[i], boxes[j]) or {}
+        both = meet(boxes[i], boxes[j])
+        if both is None:
+            continue
         # Others that override both may settle it, together where none does alone.
         over_both = [boxes[k] for k, beaten in enumerate(table.beats) if beaten >> i & beaten >> j & 1]
         first, second = table.rules[i], table.rules[j]
@@ -120,7 +122,7 @@ def rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
     before = range(index) if table.hit == "first" else range(len(boxes))
     return [
         i for i in before
-        if (table.hit == "first" or table.beats[i] >> index & 1) and touches(boxes[i], boxes[index])
+        if i != index and (table.hit == "first" or table.beats[i] >> index & 1) and touches(boxes[i], boxes[index])
     ]  # fmt: skip
 
 
@@ -143,14 +145,15 @@ def _shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
         text = f"{rule.id} can never win: {_list(names)} {'come' if len(names) > 1 else 'comes'} before it everywhere"
         yield Finding(SHADOWED, table.id, (rule.id, *names), rule.at, text)
     if table.otherwise is not None:
-        with_all = list(boxes)
+        last = table.otherwise
         try:
-            reached = uncovered({}, with_all, axes) is not None
+            reached = uncovered({}, boxes, axes) is not None
         except TooLargeError:
+            yield Finding(UNPROVEN, table.id, (last.id,), last.at, f"whether anything is left to {last.id}")
             return
         if not reached:
-            text = f"{table.otherwise.id} can never win: the rows leave nothing to it; drop `otherwise`"
-            yield Finding(SHADOWED, table.id, (table.otherwise.id,), table.otherwise.at, text)
+            text = f"{last.id} can never win: the rows leave nothing to it; drop `otherwise`"
+            yield Finding(SHADOWED, table.id, (last.id,), last.at, text)
 
 
 def _gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 from optadvise.engine.decide import Axis, Rule
+from optadvise.errors import OptadviseError
 from optadvise.tuples import NamedTuple
 
 Box: TypeAlias = "Mapping[str, int]"
@@ -20,8 +21,14 @@ _State = TypeVar("_State", bound=Hashable)
 BUDGET = 100_000  # steps of one search, or states of one sweep
 
 
-class TooLargeError(Exception):
+class TooLargeError(OptadviseError):
     """A question took more steps than its budget: nothing is proven."""
+
+    exit_code = 5
+
+    def __init__(self) -> None:
+        """Say so in one line."""
+        super().__init__("a question about the rules takes too many steps; nothing is proven, split its tables")
 
 
 def box_of(rule: Rule, axes: Axes) -> dict[str, int]:
@@ -51,8 +58,10 @@ def touches(a: Box, b: Box) -> bool:
 
 
 def inside(inner: Box, outer: Box, axes: Axes) -> bool:
-    """Does one box lie wholly in another?"""
-    return all(not inner.get(name, axes[name].every) & ~mask for name, mask in outer.items())
+    """Does one box lie wholly in another? An empty one does."""
+    return any(not mask & axes[name].every for name, mask in inner.items()) or all(
+        not inner.get(name, -1) & axes[name].every & ~mask for name, mask in outer.items()
+    )
 
 
 def uncovered(box: Box, others: Iterable[Box], axes: Axes, prefer: Mapping[str, int] | None = None) -> Point | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from optadvise.advisor import Advisor, card_facts
+from optadvise.catalog.load import hash_of
 from optadvise.engine.prove import (
     DOMAIN,
+    GAP,
     OVERLAP,
+    OVERRIDE,
     SHADOWED,
     UNPROVEN,
     UNREACHABLE,
@@ -25,6 +30,8 @@ from optadvise.rulebook.examples import rows
 from optadvise.rulebook.reach import Chain
 from optadvise.tuples import NamedTuple
 
+_PROVERS = ("optadvise.engine.decide", "optadvise.engine.space", "optadvise.engine.prove", "optadvise.rulebook.reach",
+            "optadvise.rulebook.check", "optadvise.advisor")  # fmt: skip
 _APART = ("memory_notation",)  # read by `show`, not in the chain
 
 
@@ -88,7 +95,9 @@ def trusted(advisor: Advisor) -> Advisor:
         report = check(advisor)
         return [[told.finding.at, told.finding.text, told.where or ""] for told in report.findings]
 
-    wrong = advisor.catalog.figures.get(f"proof of {advisor.catalog.fingerprint}", make)
+    # A proof holds for these rules, and by this prover.
+    prover = hash_of(*(Path(str(import_module(name).__file__)) for name in _PROVERS))
+    wrong = advisor.catalog.figures.get(f"proof of {advisor.catalog.fingerprint} by {prover}", make)
     if wrong:
         at, text, where = wrong[0]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -153,27 +162,42 @@ def _values(advisor: Advisor, table_id: str) -> Iterator[Finding]:
 
 
 def _told(advisor: Advisor, chain: Chain, finding: Finding, layers: tuple[str, ...]) -> Told:
+    """Return a finding with its witness in words; none where looking for one takes too long."""
     if finding.point is None:
         return Told(finding, None, None)
-    point = _reached(chain, finding)
-    said = None if point is None else words.answers(advisor, point)
-    where = words.place(finding.point if point is None else {k: point[k] for k in finding.point}, advisor.axes)
-    return Told(finding, where, None if said is None else words.command(advisor, said, layers))
+    where = words.place(finding.point, advisor.axes)
+    if finding.table in _APART:
+        names = advisor.axes["optimizer"].words or ()
+        return Told(finding, where, f"optadvise show {names[finding.point['optimizer']]}")
+    try:
+        point = _reached(chain, finding)
+    except TooLargeError:
+        return Told(finding, where, None)
+    if point is None:
+        return Told(finding, where, None)
+    shown = {name: point.get(name, cell) for name, cell in finding.point.items()}
+    said = words.answers(advisor, point)
+    witness = None if said is None else words.command(advisor, said, layers)
+    return Told(finding, words.place(shown, advisor.axes), witness)
 
 
 def _reached(chain: Chain, finding: Finding) -> Point | None:
     """Return a point of the whole chain where a finding shows, None where no situation leads there."""
-    box: dict[str, int] = {name: 1 << cell for name, cell in (finding.point or {}).items()}
-    if finding.kind == OVERLAP:  # anywhere in the meeting will do
-        table = chain.advisor.tables[finding.table]
-        rows = [box_of(rule, chain.axes) for rule in table.rules if rule.id in finding.rules]
-        wide = meet(*rows) or box
+    table, axes = chain.advisor.tables[finding.table], chain.axes
+    boxes = {rule.id: box_of(rule, axes) for rule in table.rules}
+    if finding.kind == GAP:
+        return chain.reading(table.id, {}, list(boxes.values()))
+    if finding.kind == OVERRIDE:
+        inner, outer = finding.rules
+        return chain.reading(table.id, boxes[inner], [boxes[outer]])
+    if finding.kind == OVERLAP:  # anywhere in the meeting that no third row settles
+        wanted = {number for number, rule in enumerate(table.rules) if rule.id in finding.rules}
         over = [
-            box_of(rule, chain.axes)
+            boxes[rule.id]
             for rule, beaten in zip(table.rules, table.beats, strict=True)
-            if {r.id for i, r in enumerate(table.rules) if beaten >> i & 1} >= set(finding.rules)
+            if all(beaten >> number & 1 for number in wanted)
         ]
-        found = chain.reading(finding.table, wide, over)
-        return found if found is None else {**found, **{k: found.get(k, v) for k, v in (finding.point or {}).items()}}
-    found = chain.reading(finding.table, box)
-    return None if found is None else {**(finding.point or {}), **found}
+        first, second = finding.rules
+        both = meet(boxes[first], boxes[second])
+        return None if both is None else chain.reading(table.id, both, over)
+    return chain.reading(table.id, {name: 1 << cell for name, cell in (finding.point or {}).items()})

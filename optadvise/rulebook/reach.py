@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from optadvise.advisor import Advisor, card_facts
-from optadvise.domain import Optimizer
+from optadvise.domain import Optimizer, Scheduler, Situation
 from optadvise.engine.decide import Rule, Table
 from optadvise.engine.prove import winning
 from optadvise.engine.space import Box, Point, lowest, meet, uncovered
 from optadvise.tuples import NamedTuple
+
+_UNNAMED = Situation()  # where no GPU was named
 
 
 class Link(NamedTuple):
@@ -62,6 +64,9 @@ class Chain:
         yield {"params": axes["params"].every & ~params, "vram_bytes": axes["vram_bytes"].every & ~vram,
                "fits": not_fits}  # fmt: skip
         yield {"params": params, "state_share": share.every & ~not_share}
+        # A GPU that is named states its memory as well.
+        yield {"vendor": axes["vendor"].every & ~(1 << axes["vendor"].cell(_UNNAMED.vendor)), "vram_bytes": vram}
+        yield {"bf16": axes["bf16"].every & ~(1 << axes["bf16"].cell(_UNNAMED.bf16)), "vram_bytes": vram}
 
     def _rows(self, table: Table) -> Iterator[tuple[Rule, Link]]:
         """Yield a table's rows, what it says otherwise included, with where each wins by its own table."""
@@ -126,22 +131,21 @@ class Chain:
             if models:
                 yield Link({**own, "model": models}, against)
 
-    def _scheduled(self) -> Iterator[tuple[Rule, Link]]:
-        """Yield where each row of the schedule's table is read, with the family of the schedule that is taken."""
+    def _scheduled(self) -> Iterator[tuple[Rule, Link, Scheduler]]:
+        """Yield where each row of the schedule's table is read, with the schedule that is taken."""
         advisor, axis = self.advisor, self.axes["schedule"]
-        names = self.axes["optimizer"].words or ()
         rows = list(self._rows(advisor.tables["choose_schedule"]))
         for before in self.optimizers:
-            card = advisor.catalog.optimizer(names[lowest(before.box["optimizer"])])
+            card = self._taken(before)
             for rule, link in rows:
                 box = meet(before.box, link.box)
                 if box is not None:
-                    family = advisor.scheduled(card, rule.then["scheduler"]).family
-                    box["schedule"] = 1 << axis.cell(family)
-                    yield rule, Link(box, (*before.against, *link.against))
+                    taken = advisor.scheduled(card, rule.then["scheduler"])
+                    box["schedule"] = 1 << axis.cell(taken.family)
+                    yield rule, Link(box, (*before.against, *link.against)), taken
 
     @cached_property
-    def schedules(self) -> list[tuple[Rule, Link]]:
+    def schedules(self) -> list[tuple[Rule, Link, Scheduler]]:
         """Every way to a schedule; some may be empty."""
         return list(self._scheduled())
 
@@ -157,7 +161,7 @@ class Chain:
         prefer = self._usual
         if links is None:
             late = any("schedule" in region for region in (box, *others))
-            links = (link for _, link in self.schedules) if late else self.optimizers
+            links = (link for _, link, _ in self.schedules) if late else self.optimizers
         for link in links:
             both = meet(link.box, box)
             if both is not None and (point := uncovered(both, (*link.against, *others), self.axes, prefer)) is not None:
@@ -174,14 +178,26 @@ class Chain:
         """
         if table == "memory_notation":  # read by `show` for any optimizer
             return uncovered(box, against, self.axes)
-        links = None
+        links: Iterable[Link]
         if table == "concern":
             links = self.start
         elif table == "choose_optimizer":
             links = [link for _, link in self.concerns]
-        elif table == "choose_schedule":
-            links = self.optimizers
+        elif table == "choose_schedule" or not self._read_late(table, box, against):
+            links = [link for link in self.optimizers if self.advisor.reads(table, self._taken(link))]
+        else:
+            links = (
+                link for _, link, taken in self.schedules if self.advisor.reads(table, self._taken(link), taken)
+            )  # fmt: skip
         return self.reaching(box, against, links)
+
+    def _read_late(self, table: str, box: Box, against: Iterable[Box]) -> bool:
+        """Does it matter which schedule was taken?"""
+        return table == "warmup" or any("schedule" in region for region in (box, *against))
+
+    def _taken(self, link: Link) -> Optimizer:
+        words = self.axes["optimizer"].words or ()
+        return self.advisor.catalog.optimizer(words[lowest(link.box["optimizer"])])
 
     @cached_property
     def _usual(self) -> dict[str, int]:
@@ -199,5 +215,5 @@ class Chain:
             yield from (rule for rule, _ in self._rows(table) if rule.id not in reached)
             return
         for rule, link in self._rows(table):
-            if self.reaching(link.box, link.against) is None:
+            if self.reading(table.id, link.box, link.against) is None:
                 yield rule

@@ -14,6 +14,7 @@ from optadvise.engine.space import Box, Point, cells_of
 from optadvise.errors import InputError
 
 _SIZES = (10**6, 10**7, 10**8, 5 * 10**8, 2 * 10**9, 7 * 10**9, 7 * 10**10, 10**12)  # parameters to try
+_OF_GPUS = ("vendor", "bf16")  # what a GPU's name says
 _ROOMS = tuple(2**30 * gib for gib in (24, 80, 8, 2, 640))  # bytes of a GPU to try
 
 
@@ -91,7 +92,9 @@ def answers(advisor: Advisor, point: Point) -> dict[str, Any] | None:
         said[name] = int(value) if axis.words is None else value == "true" if facts[name]["type"] == "flag" else value
     if point.get("asked_for") == axes["asked_for"].cell(True):
         said["optimizer"] = (axes["optimizer"].words or ())[point["optimizer"]]
-    for more in _sizes(point, axes, said):
+    said.pop("vram_bytes", None)  # any will do, or one that presses as it should
+    gpus = _named(advisor, said)
+    for more in _sizes(point, axes, said, gpus):
         full = {**said, **more}
         try:
             situation = advisor.situation(full)
@@ -102,23 +105,40 @@ def answers(advisor: Advisor, point: Point) -> dict[str, Any] | None:
     return None
 
 
-def _sizes(point: Point, axes: Mapping[str, Axis], said: Mapping[str, Any]) -> Iterator[dict[str, int]]:
-    """Yield sizes and limits to try, where the point asks for some kind of memory pressure."""
+def _named(advisor: Advisor, said: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Take out what only a GPU's name says; return what the names of such GPUs say, None where none has to be named."""
+    usual = Situation()
+    own = {name: said.pop(name) for name in ("vendor", "bf16") if name in said}
+    if all(value == getattr(usual, name) for name, value in own.items()):
+        return None
+    return [
+        {"gpu": gpu.name, "vram_bytes": round(gpu.memory_gib * 2**30), "vendor": gpu.vendor, "bf16": gpu.bf16}
+        for gpu in advisor.catalog.gpus
+        if own.get("vendor", gpu.vendor) == gpu.vendor and own.get("bf16", gpu.bf16) == gpu.bf16
+    ]
+
+
+def _sizes(
+    point: Point, axes: Mapping[str, Axis], said: Mapping[str, Any], gpus: list[dict[str, Any]] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield sizes and limits to try, where the point asks for some kind of memory pressure or for a GPU."""
     memory = point.get("memory")
     word = None if memory is None else (axes["memory"].words or ())[memory]
-    if word is None or word == "unlimited":
+    rooms: list[dict[str, Any]] = gpus if gpus is not None else [{"vram_bytes": room} for room in _ROOMS]
+    limited = point.get("vram_bytes", axes["vram_bytes"].unknown) != axes["vram_bytes"].unknown
+    if gpus is None and (word == "unlimited" or (word is None and not limited)):
         yield {}
         return
-    if word == "limited":
-        yield {"vram_bytes": _ROOMS[0]}
+    if word in (None, "limited"):
+        yield from rooms
         return
     sizes = [said["params"]] if "params" in said else _SIZES
-    for params, room in product(sizes, _ROOMS):
-        if "params" not in point or axes["params"].cell(params) == point["params"]:
-            yield {"params": params, "vram_bytes": room}
-    for params in sizes:  # just below and above where the answer changes
-        for room in range(1, 400, 3):
-            yield {"params": params, "vram_bytes": room * 2**30}
+    sizes = [n for n in sizes if "params" not in point or axes["params"].cell(n) == point["params"]]
+    for params, room in product(sizes, rooms):
+        yield {"params": params, **room}
+    if gpus is None:  # just below and above where the answer changes
+        for params, room_gib in product(sizes, range(1, 400, 3)):
+            yield {"params": params, "vram_bytes": room_gib * 2**30}
 
 
 def _is_at(advisor: Advisor, situation: Situation, point: Point) -> bool:
@@ -130,13 +150,14 @@ def _is_at(advisor: Advisor, situation: Situation, point: Point) -> bool:
 
 def _shortest(advisor: Advisor, said: dict[str, Any], point: Point) -> dict[str, Any]:
     """Leave out what would be assumed anyway."""
-    for name in tuple(said):
+    together = {"gpu", "vram_bytes", *_OF_GPUS} if "gpu" in said else set()
+    for name in [name for name in said if name not in together and name != "optimizer"]:
         fewer = {key: value for key, value in said.items() if key != name}
         try:
             situation = advisor.situation(fewer)
         except InputError:
             continue
-        if _is_at(advisor, situation, point) and name != "optimizer":
+        if _is_at(advisor, situation, point):
             said = fewer
     return said
 
@@ -155,19 +176,15 @@ def command(advisor: Advisor, said: Mapping[str, Any], layers: tuple[str, ...] =
         'optadvise recommend --model cnn --vram 24GB --sparse-gradients'
     """
     words = ["optadvise", "recommend"]
-    by_vendor = said.get("vendor", "nvidia") != "nvidia"
     for name, value in said.items():
-        fact = advisor.catalog.facts[name]
-        if name == "vram_bytes":
-            if not by_vendor:
-                words += ["--vram", size(value)]
-        elif name == "vendor":
-            if by_vendor:
-                words += ["--gpu", _gpu(advisor, value, said.get("vram_bytes"))]
-        elif value is True:
-            words.append(fact["flag"])
-        elif value is not False and value is not None:
-            words += [fact.get("flag", f"--{name}"), str(value)]
+        if name == "gpu":
+            words += ["--gpu", value]
+        elif name == "vram_bytes":
+            words += [] if "gpu" in said else ["--vram", size(value)]
+        elif value is True and name not in _OF_GPUS:
+            words.append(advisor.catalog.facts[name]["flag"])
+        elif value is not False and value is not None and name not in _OF_GPUS:
+            words += [advisor.catalog.facts[name].get("flag", f"--{name}"), str(value)]
     for folder in layers:
         words += ["--rules", folder]
     return shlex.join(words)
@@ -179,10 +196,3 @@ def size(count: int) -> str:
         if count % factor == 0:
             return f"{count // factor}{unit}"
     return str(count)
-
-
-def _gpu(advisor: Advisor, vendor: str, room: int | None) -> str:
-    """Return a GPU of a maker, the one whose memory is nearest."""
-    sold = [gpu for gpu in advisor.catalog.gpus if gpu.vendor == vendor]
-    wanted = (room or 24 * 2**30) / 2**30
-    return min(sold, key=lambda gpu: abs(gpu.memory_gib - wanted)).name
