@@ -41,6 +41,7 @@ class Completer:
         self._flags = {name: fact.get("flag", f"--{name}") for name, fact in facts.items()} | from_gpu
         self._assume = [(row["fact"], row["value"], self._mask(row.get("when", {}))) for row in assume]
         self._contradictions = [(self._mask(row["when"]), row) for row in contradictions]
+        self._assumable = frozenset(name for name, _, _ in self._assume)
         # Facts whose answer other assumptions hang on.
         self.triggers = frozenset(name for _, _, masks in self._assume for name, _ in masks)
         conditions = [masks for _, _, masks in self._assume] + [masks for masks, _ in self._contradictions]
@@ -97,19 +98,22 @@ class Completer:
         Returns:
             The facts that differ afterwards, or None where the change contradicts something that was said.
         """
-        changed = {name: value}
+        changed: dict[str, Any] = {name: value}
         if name not in self._moves:
             self._moves[name] = self._followers(name), self._watched(name)
         followers, watched = self._moves[name]
         if not followers and not watched:
             return changed
-        after = _Overlay(situation, changed)
+        # What the arithmetic filled in follows from the rest and contradicts nothing.
+        filled = dict.fromkeys(fact for fact in situation.assumed if fact not in self._assumable)
+        after = _Overlay(situation, {**filled, **changed}) if filled else _Overlay(situation, changed)
         for fact, rows in followers:
             if fact in situation.assumed:
                 held = getattr(situation, fact)
-                new = next((v for v, masks in rows if self._applies(masks, after)), held)
+                usual = Situation._field_defaults[fact]  # where nothing is assumed any more
+                new = next((v for v, masks in rows if self._applies(masks, after)), usual)
                 if new != held:
-                    changed[fact] = new
+                    changed[fact] = after.changed[fact] = new
         batch, gpus = after.get("batch_size"), after.get("gpus")
         if batch is not None and batch % gpus:
             return None
@@ -157,9 +161,9 @@ class Completer:
 class _Overlay:
     """A situation's facts with some changed, as the mapping that conditions read."""
 
-    def __init__(self, situation: Situation, changed: Mapping[str, Any]) -> None:
+    def __init__(self, situation: Situation, changed: dict[str, Any]) -> None:
         self._situation = situation
-        self._changed = changed
+        self.changed = changed
 
     def get(self, name: str) -> Any:
-        return self._changed[name] if name in self._changed else getattr(self._situation, name)
+        return self.changed[name] if name in self.changed else getattr(self._situation, name)

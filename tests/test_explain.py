@@ -1,0 +1,139 @@
+"""Flips, and why not another, against trying everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, product
+from random import Random
+from typing import Any
+
+import pytest
+
+from optadvise.advisor import Advisor
+from optadvise.domain import Situation
+from optadvise.errors import InputError
+from optadvise.rulebook.why import why_not
+
+# Few sizes, so that the arithmetic of memory is done once for each; none lies near a threshold of memory pressure.
+NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), "batch_size": (64, 256, 2048, 16384)}
+SITUATIONS = 200
+
+
+def situations(advisor: Advisor, seed: int) -> Iterator[dict[str, Any]]:
+    random = Random(seed)
+    facts = [name for name in advisor.deciding if "flag" in advisor.catalog.facts[name]]
+    found = 0
+    while found < SITUATIONS:
+        said: dict[str, Any] = {}
+        for name in (*facts, "params", "vram_bytes"):
+            if random.random() < (0.2 if name in ("params", "vram_bytes", "sparse_gradients") else 0.35):
+                said[name] = random.choice(NUMBERS.get(name) or list(values(advisor, name)))
+        try:
+            advisor.situation(said)
+        except InputError:
+            continue
+        found += 1
+        yield said
+
+
+def values(advisor: Advisor, name: str) -> Iterator[Any]:
+    """Yield a value in every cell of a fact that the user may state."""
+    axis = advisor.axes[name]
+    if axis.words is not None:
+        yield from (word == "true" for word in axis.words) if axis.words == ("true", "false") else axis.words
+        return
+    for cell in range(axis.unknown):
+        if axis.every >> cell & 1:
+            yield int(axis.inside(cell))
+
+
+def chosen(advisor: Advisor, said: dict[str, Any]) -> str | None:
+    try:
+        return advisor.recommend(advisor.situation(said)).optimizer.id
+    except InputError:
+        return None
+
+
+def changeable(advisor: Advisor, situation: Situation) -> list[str]:
+    """Return the facts whose change is told: not those that nobody changes, unless nobody said them."""
+    facts = advisor.catalog.facts
+    return [
+        name for name in advisor.deciding
+        if "flag" in facts[name]
+        and (facts[name]["change"] != "fixed" or name in situation.assumed or name == "stability")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_flips_are_what_trying_every_value_of_every_fact_finds(advisor: Advisor, seed: int) -> None:
+    for said in situations(advisor, seed):
+        situation = advisor.situation(said)
+        advice = advisor.recommend(situation)
+        told = {(name, flip.optimizer) for flip in advice.flips for name in flip.change if name in advisor.deciding}
+        found: set[tuple[str, str]] = set()
+        for name in changeable(advisor, situation):
+            words = advisor.axes[name].words is not None
+            ends: list[str | None] = [chosen(advisor, {**said, name: value}) for value in values(advisor, name)]
+            if words:
+                found |= {(name, end) for end in ends if end is not None and end != advice.optimizer.id}
+                continue
+            # Of a number the nearest other answer on each side is told.
+            here = getattr(situation, name)
+            tried = list(values(advisor, name))
+            below = [end for value, end in zip(tried, ends, strict=True) if here is not None and value < here]
+            above = [end for value, end in zip(tried, ends, strict=True) if here is not None and value > here]
+            for side in (below[::-1], above) if here is not None else ():
+                other = next((end for end in side if end is not None and end != advice.optimizer.id), None)
+                found |= {(name, other)} if other is not None else set()
+            if here is None:
+                told = {pair for pair in told if pair[0] != name}
+        assert told == found, said
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_the_smallest_changes_are_what_trying_every_pair_finds(advisor: Advisor, seed: int) -> None:
+    random = Random(seed)
+    for said in situations(advisor, seed):
+        target = random.choice(["adamw", "lamb", "lion", "sgd-momentum", "adam", "stable-adamw", "ranger", "adagrad"])
+        why = why_not(advisor, said, target)
+        if why.answer == target:
+            assert why.changes == ()
+            continue
+        for change in why.changes:  # each leads there, and says what it changes
+            assert chosen(advisor, dict(change.answers)) == target, (said, change)
+            assert {n for n, v in change.answers.items() if said.get(n) != v} == set(change.facts)
+        found = fewest(advisor, said, target)
+        if found is not None:
+            assert why.changes, (said, target)
+            assert len(why.changes[0].facts) <= found, (said, target, why.changes)
+        if why.changes and len(why.changes[0].facts) <= 2 and not {"params", "vram_bytes"} & set(why.changes[0].facts):
+            assert found == len(why.changes[0].facts), (said, target, why.changes)
+
+
+def fewest(advisor: Advisor, said: dict[str, Any], target: str) -> int | None:
+    """Return how many facts have to change, at most two; None where two are not enough."""
+    names = changeable(advisor, advisor.situation(said))
+    for count in (1, 2):
+        for some in combinations(names, count):
+            for tried in product(*(list(values(advisor, name)) for name in some)):
+                if quickly(advisor, {**said, **dict(zip(some, tried, strict=True))}) == target:
+                    return count
+    return None
+
+
+def quickly(advisor: Advisor, said: dict[str, Any]) -> str | None:
+    try:
+        return advisor.chosen(advisor.situation(said))
+    except InputError:
+        return None
+
+
+def test_what_is_told_as_missed_is_missed(advisor: Advisor) -> None:
+    for said in situations(advisor, 4):
+        why = why_not(advisor, said, "lion")
+        cells, *_ = advisor.point(advisor.situation(said))
+        for miss in (*why.rows, *why.concerns.values()):
+            assert miss.missed or miss.beaten_by is not None
+            for name, mask, cell in miss.missed:
+                assert cells[name] == cell
+                assert not mask >> cell & 1
