@@ -19,7 +19,7 @@ def report(found: Report, *, as_json: bool) -> None:
     """Print what was proven."""
     if as_json:
         _json({"kind": "rules-check", "proven": found.proven, "sound": found.sound,
-               "findings": [_finding(told) for told in found.findings],
+               "findings": [_finding(told) for told in found.findings], "more_findings": found.more,
                "tables": [table._asdict() for table in found.tables]})  # fmt: skip
         return
     with Page() as out:
@@ -40,13 +40,14 @@ def report(found: Report, *, as_json: bool) -> None:
             through = "–" if counted.otherwise is None else f"{counted.otherwise:,}"
             cells.add_row("", counted.table, str(counted.rows), f"{counted.cells:,}", through)
         out.print(cells)
-        rows, total = sum(t.rows for t in found.tables), len(found.findings)
+        rows, total = sum(t.rows for t in found.tables), len(found.findings) + found.more
         out.print()
         if found.sound:
             out.print(f"[bold]Proven[/bold]: {rows} rows in {len(found.tables)} tables answer every situation, none")
             out.print("contradicts another, and each can win somewhere.")
         elif found.proven:
-            out.print(f"[bold]{total} finding{'s' if total > 1 else ''}[/bold] in {rows} rows; all else is proven.")
+            words = f"[bold]{total:,} finding{'s' if total > 1 else ''}[/bold] in {rows} rows; all else is proven."
+            out.print(words + (f" {found.more:,} are not told one by one." if found.more else ""))
         else:
             out.print("[bold]Not proven[/bold]: a question was too large; the rest is as above.")
 

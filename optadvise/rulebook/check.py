@@ -32,6 +32,7 @@ from optadvise.tuples import NamedTuple
 
 _PROVERS = ("optadvise.engine.decide", "optadvise.engine.space", "optadvise.engine.prove", "optadvise.rulebook.reach",
             "optadvise.rulebook.check", "optadvise.advisor")  # fmt: skip
+_MOST_TOLD = 100
 _APART = ("memory_notation",)  # read by `show`, not in the chain
 
 
@@ -49,6 +50,7 @@ class Report(NamedTuple):
     findings: tuple[Told, ...]
     tables: tuple[Census, ...]
     proven: bool  # False where a question was given up
+    more: int = 0  # findings beyond those that are told
 
     @property
     def sound(self) -> bool:
@@ -56,12 +58,13 @@ class Report(NamedTuple):
         return self.proven and not self.findings
 
 
-def check(advisor: Advisor, layers: tuple[str, ...] = ()) -> Report:
+def check(advisor: Advisor, layers: tuple[str, ...] = (), most: int = _MOST_TOLD) -> Report:
     """Prove what can be proven of a compiled set of rules.
 
     Args:
         advisor: The rules.
         layers: Folders of further rules, for the command lines that lead to what is wrong.
+        most: How many findings to tell with their witnesses, which take longer than finding them.
     """
     found: list[Finding] = []
     for table in advisor.tables.values():
@@ -75,9 +78,10 @@ def check(advisor: Advisor, layers: tuple[str, ...] = ()) -> Report:
         found.append(Finding(UNPROVEN, "", (), "", "whether every row can be reached"))
     found = [finding for finding in found if not _silenced(advisor, finding)]
     return Report(
-        tuple(_told(advisor, chain, finding, layers) for finding in found),
+        tuple(_told(advisor, chain, finding, layers) for finding in found[:most]),
         tuple(census(table, advisor.axes) for table in advisor.tables.values()),
         all(finding.kind != UNPROVEN for finding in found),
+        max(len(found) - most, 0),
     )
 
 
@@ -92,15 +96,15 @@ def trusted(advisor: Advisor) -> Advisor:
     """
 
     def make() -> list[Any]:
-        report = check(advisor)
-        return [[told.finding.at, told.finding.text, told.where or ""] for told in report.findings]
+        report = check(advisor, most=1)
+        return [[told.finding.at, told.finding.text, told.where or "", report.more] for told in report.findings]
 
     # A proof holds for these rules, and by this prover.
     prover = hash_of(*(Path(str(import_module(name).__file__)) for name in _PROVERS))
     wrong = advisor.catalog.figures.get(f"proof of {advisor.catalog.fingerprint} by {prover}", make)
     if wrong:
-        at, text, where = wrong[0]
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        at, text, where, others = wrong[0]
+        more = f" (and {others} more)" if others else ""
         here = f", where {where}" if where else ""
         raise RuleFileError(f"{text}{here}{more}; optadvise rules check names all, with the same --rules", at)
     return advisor
