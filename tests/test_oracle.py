@@ -1,0 +1,705 @@
+"""Decision tables and their proofs against outsiders: plain rows read one by one, every value tried, and zen-engine."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import combinations, pairwise, product
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+import zen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optadvise.advisor import Advisor
+from optadvise.domain import UNKNOWN
+from optadvise.engine.decide import Axis, Table, cut_axes
+from optadvise.engine.prove import GAP, OVERLAP, OVERRIDE, SHADOWED, Finding, census, findings, winning
+from optadvise.engine.space import box_of, boxes, columns, counted, merged, uncovered
+from optadvise.errors import RuleFileError
+
+# Thresholds that touch, that have no whole number between them, that are no whole number, and that bound nothing.
+_EDGES = (0.0, 1.0, 2.0, 3.0, 4.0, 8.0, 9.0, 2.5, 8.2, 8.7)
+_MOST = 11  # whole numbers up to beyond the last threshold are tried
+_EVERYTHING = [None, False, None, False]
+
+When = dict[str, list[Any]]
+Row = dict[str, Any]
+
+
+class Made(NamedTuple):
+    """A table that nobody wrote, and the facts that it reads."""
+
+    facts: dict[str, Any]
+    document: dict[str, Any]
+    elsewhere: list[When]  # conditions of other tables, which cut the same facts
+
+
+# -- tables that nobody wrote --------------------------------------------------------------------------------------
+
+
+def made(random: Random, hit: str | None = None) -> Made:
+    """Make a table whose rows lie anywhere, or one whose rows lie apart but for what overrides them and a slip."""
+    facts = {name: _fact(random, name) for name in "abcd"[: random.randint(1, 4)]}
+    hit = hit or random.choice(("unique", "unique", "first", "collect"))
+    whens, overrides = _apart(random, facts) if random.random() < 0.5 else _anywhere(random, facts)
+    if hit != "unique" and random.random() < 0.95:
+        overrides = [[] for _ in whens]
+    rows = [_row(f"R{n}", when, over) for n, (when, over) in enumerate(zip(whens, overrides, strict=True))]
+    if random.random() < 0.3:
+        random.shuffle(rows)
+    if random.random() < 0.2 and len(rows) > 1:
+        rows.pop(random.randrange(len(rows)))  # and what overrides it names nothing
+    document: dict[str, Any] = {"table": "t", "kind": "set", "gives": "x", "hit": hit, "about": "A.", "rules": rows}
+    if hit != "collect" and random.random() < 0.5:
+        document["otherwise"] = {key: value for key, value in _row("R99", {}, []).items() if key != "when"}
+    elsewhere = [_when(random, facts) for _ in range(random.randint(0, 2))]
+    return Made(facts, document, elsewhere)
+
+
+def _fact(random: Random, name: str) -> dict[str, Any]:
+    kind = random.choice(("choice", "number", "number", "flag"))
+    fact: dict[str, Any] = {"id": name, "type": kind}
+    if kind == "flag":
+        return {**fact, "values": {"true": "yes", "false": "no"}}
+    if kind == "choice":
+        fact["values"] = dict.fromkeys(["red", "green", "blue", "grey"][: random.randint(2, 4)], "")
+    return {**fact, "unknown": random.random() < 0.4}
+
+
+def _row(name: str, when: When, overrides: list[str]) -> Row:
+    return {"id": name, "name": name, "when": when, "then": {"value": name}, "because": "so", "cite": [],
+            "overrides": overrides, "tests": [], "at": f"t.yaml:{name[1:]}:5"}  # fmt: skip
+
+
+def _anywhere(random: Random, facts: Mapping[str, Any]) -> tuple[list[When], list[list[str]]]:
+    whens = [_when(random, facts) for _ in range(random.choice((1, 2, 3, 4, 5, 6, 9)))]
+    names = [f"R{n}" for n in range(len(whens))]
+    return whens, [random.sample(names, min(len(names), random.choice((0, 0, 0, 1, 2)))) for _ in whens]
+
+
+def _when(random: Random, facts: Mapping[str, Any]) -> When:
+    named = random.sample(sorted(facts), random.randint(0, len(facts)))
+    return {name: _condition(random, facts[name]) for name in named}
+
+
+def _condition(random: Random, fact: Mapping[str, Any]) -> list[Any]:
+    if "values" in fact:
+        words = [*fact["values"], *([UNKNOWN] if fact.get("unknown") else [])]
+        return random.sample(words, random.randint(1, len(words)))
+    found: list[Any] = [_interval(random) for _ in range(random.choice((1, 1, 2)))]
+    if not fact["unknown"] or random.random() < 0.6:
+        return found
+    return [UNKNOWN] if random.random() < 0.5 else [*found, UNKNOWN]
+
+
+def _interval(random: Random) -> list[Any]:
+    low, high = sorted(random.choices(_EDGES, k=2))
+    shut, closed = random.random() < 0.5, random.random() < 0.5
+    ways: list[list[Any]] = [
+        [None, False, high, closed], [low, shut, None, False], [low, shut, high, closed], [low, True, low, True],
+        _EVERYTHING,
+    ]  # fmt: skip
+    return random.choices(ways, (4, 4, 4, 2, 1))[0]
+
+
+def _apart(random: Random, facts: Mapping[str, Any]) -> tuple[list[When], list[list[str]]]:
+    """Return rows that lie apart from one another, some with rows inside them that override them, at times wrongly."""
+    parts = {name: _parts(random, fact) for name, fact in facts.items()}
+    whens = list(_split(random, {}, parts))
+    overrides: list[list[str]] = [[] for _ in whens]
+    for _ in range(random.choice((0, 1, 1, 2, 3))):
+        outer = random.randrange(len(whens))
+        when, name = dict(whens[outer]), random.choice(sorted(facts))
+        inner = whens[outer].get(name) or [item for part in parts[name] for item in part]
+        when[name] = random.sample(inner, random.randint(1, len(inner)))
+        whens.append(when)
+        overrides.append([f"R{outer}"])
+    if random.random() < 0.4:  # a slip
+        slip = random.randrange(len(whens))
+        name = random.choice(sorted(facts))
+        whens[slip] = {**whens[slip], name: _condition(random, facts[name])}
+    if random.random() < 0.1:
+        overrides[random.randrange(len(whens))].append(random.choice(["R98", *(f"R{n}" for n in range(len(whens)))]))
+    return whens, [list(dict.fromkeys(names)) for names in overrides]
+
+
+def _parts(random: Random, fact: Mapping[str, Any]) -> list[list[Any]]:
+    """Cut a fact into conditions of which exactly one holds for every value."""
+    if "values" in fact:
+        found: list[list[Any]] = [[word] for word in fact["values"]]
+    else:
+        edges = sorted(random.sample(_EDGES, random.randint(1, 2)))
+        closed = [random.random() < 0.5 for _ in edges]  # does the stretch before an edge have it?
+        ends = [(None, False), *zip(edges, closed, strict=True), (None, False)]
+        found = [
+            [[low, low is not None and not before, high, high is not None and after]]
+            for (low, before), (high, after) in pairwise(ends)
+        ]
+    return [*found, [UNKNOWN]] if fact.get("unknown") else found
+
+
+def _split(random: Random, when: When, parts: Mapping[str, list[list[Any]]]) -> Iterator[When]:
+    left = sorted(parts.keys() - when.keys())
+    if not left or len(when) == 3 or random.random() < 0.25:
+        yield when
+        return
+    name = random.choice(left)
+    one: list[Any] = []
+    other: list[Any] = []
+    for part in parts[name]:
+        (one if random.random() < 0.5 else other).extend(part)
+    for side in (one, other):
+        if side:
+            yield from _split(random, {**when, name: side}, parts)
+
+
+# -- the oracle: it reads rows one by one, and knows nothing of cells, masks and searches ----------------------------
+
+
+def accepts(condition: Sequence[Any], value: Any) -> bool:
+    """Does a condition accept a plain value, None for one that is not known?"""
+    return any(_item_accepts(item, value) for item in condition)
+
+
+def _item_accepts(item: Any, value: Any) -> bool:
+    if value is None or item == UNKNOWN:
+        return value is None and item == UNKNOWN
+    if isinstance(value, bool):
+        return bool(item == ("true" if value else "false"))
+    if isinstance(value, str):
+        return bool(item == value)
+    low, low_closed, high, high_closed = item
+    above = low is None or value > low or (low_closed and value == low)
+    return bool(above and (high is None or value < high or (high_closed and value == high)))
+
+
+def applies(row: Row, values: Mapping[str, Any]) -> bool:
+    return all(accepts(condition, values[name]) for name, condition in row["when"].items())
+
+
+def beaten(rows: Sequence[Row]) -> dict[str, set[str]]:
+    """Return the rows that each row overrides, directly or through others."""
+    direct = {row["id"]: set(row["overrides"]) for row in rows}
+    found: dict[str, set[str]] = {}
+    for name in direct:
+        reached, todo = set[str](), list(direct[name])
+        while todo:
+            other = todo.pop()
+            if other in direct and other not in reached:
+                reached.add(other)
+                todo += direct[other]
+        found[name] = reached
+    return found
+
+
+def decided(document: Mapping[str, Any], beats: Mapping[str, set[str]], found: Sequence[str]) -> list[str] | None:
+    """Return the rows that decide where some rows apply; None where that is an error."""
+    if document["hit"] == "collect":
+        return list(found)
+    if not found:
+        return [document["otherwise"]["id"]] if "otherwise" in document else None
+    if document["hit"] == "first":
+        return [found[0]]
+    winners = [name for name in found if all(other in beats[name] for other in found if other != name)]
+    return winners if len(winners) == 1 else None
+
+
+def in_lines(table: Made) -> str:
+    """Write a table in lines, for whoever has to see what is wrong with it."""
+    document = table.document
+    rows = [f"{row['id']} {row['when']} overrides {row['overrides']}" for row in document["rules"]]
+    return "\n".join([f"{document['hit']}, otherwise {document.get('otherwise', {}).get('id')}", *rows,
+                      *(f"elsewhere {when}" for when in table.elsewhere), *map(str, table.facts.values())])  # fmt: skip
+
+
+class Oracle:
+    """Every situation that a table can tell apart, as plain values, and what reading the rows says of each."""
+
+    def __init__(self, table: Made) -> None:
+        self.made = table
+        self.document = table.document
+        self.rows: list[Row] = table.document["rules"]
+        self.beats = beaten(self.rows)
+        self.values = {name: self._told_apart(name, fact) for name, fact in table.facts.items()}
+        self.points = [dict(zip(self.values, each, strict=True)) for each in product(*self.values.values())]
+
+    def _told_apart(self, name: str, fact: Mapping[str, Any]) -> list[Any]:
+        """Return one value of each kind: whole numbers are alike where they lie between the same thresholds."""
+        unknown = [None] if fact.get("unknown") else []
+        if "values" in fact:
+            return ([True, False] if fact["type"] == "flag" else [*fact["values"]]) + unknown
+        whens = [*(row["when"] for row in self.rows), *self.made.elsewhere]
+        ranges = [item for when in whens for item in when.get(name, ()) if item != UNKNOWN]
+        edges = sorted({edge for item in ranges for edge in (item[0], item[2]) if edge is not None})
+        kinds = {(bisect_left(edges, count), count in edges): count for count in range(_MOST, 0, -1)}
+        return [*sorted(kinds.values()), *unknown]
+
+    @cached_property
+    def applying(self) -> list[list[str]]:
+        """The rows that apply at each point, in their order."""
+        held = [
+            {name: {value for value in self.values[name] if accepts(condition, value)}
+             for name, condition in row["when"].items()} for row in self.rows
+        ]  # fmt: skip
+        return [
+            [
+                row["id"]
+                for row, sets in zip(self.rows, held, strict=True)
+                if all(point[n] in s for n, s in sets.items())
+            ]
+            for point in self.points
+        ]
+
+    @cached_property
+    def where(self) -> dict[str, set[int]]:
+        """The points, by number, at which each row applies."""
+        found: dict[str, set[int]] = {row["id"]: set() for row in self.rows}
+        for number, names in enumerate(self.applying):
+            for name in names:
+                found[name].add(number)
+        return found
+
+    def at(self, cells: Mapping[str, int], axes: Mapping[str, Axis]) -> set[int]:
+        """Return the points that lie in some cells."""
+        wanted = {name: {v for v in self.values[name] if axes[name].cell(v) == cell} for name, cell in cells.items()}
+        return {n for n, point in enumerate(self.points) if all(point[name] in held for name, held in wanted.items())}
+
+    def within(self, box: Mapping[str, int], axes: Mapping[str, Axis]) -> set[int]:
+        """Return the points that lie in a box."""
+        held = {name: {v for v in self.values[name] if mask >> axes[name].cell(v) & 1} for name, mask in box.items()}
+        return {n for n, point in enumerate(self.points) if all(point[name] in some for name, some in held.items())}
+
+
+def compiled(table: Made) -> tuple[Table, dict[str, Axis]]:
+    axes = cut_axes(table.facts, [*(row["when"] for row in table.document["rules"]), *table.elsewhere])
+    return Table(table.document, axes), axes
+
+
+# -- what decides --------------------------------------------------------------------------------------------------
+
+
+def _check_what_decides(table: Made) -> None:
+    oracle = Oracle(table)
+    ours, axes = compiled(table)
+    for point, applying in zip(oracle.points, oracle.applying, strict=True):
+        cells = {name: axes[name].cell(value) for name, value in point.items()}
+        wanted = decided(table.document, oracle.beats, applying)
+        for _ in range(2):  # the second time it is remembered
+            try:
+                got: list[str] | None = [rule.id for rule in ours.matching(cells)]
+            except RuleFileError:
+                got = None
+            assert got == wanted, (in_lines(table), point)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_row_that_decides_is_the_one_that_reading_the_rows_finds(seed: int) -> None:
+    random = Random(seed)
+    for _ in range(2500):
+        _check_what_decides(made(random))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_what_decides_in_a_table_that_hypothesis_makes_small(random: Random) -> None:
+    _check_what_decides(made(random))
+
+
+def test_numbers_between_whole_ones_are_placed_as_they_compare() -> None:
+    random = Random(5)
+    fact = {"id": "a", "type": "number", "unknown": True}
+    for _ in range(500):
+        condition = _condition(random, fact)
+        axis = Axis(fact, [condition, _condition(random, fact)])
+        for value in (None, *(step / 10 for step in range(1, 120)), 10**15):
+            assert bool(axis.accepted(condition) >> axis.cell(value) & 1) == accepts(condition, value)
+
+
+def test_every_cell_that_counts_is_one_that_a_whole_number_lies_in() -> None:
+    random = Random(6)
+    fact = {"id": "a", "type": "number"}
+    for _ in range(500):
+        axis = Axis(fact, [_condition(random, {**fact, "unknown": False}) for _ in range(random.randint(1, 4))])
+        counts = {axis.cell(count) for count in range(1, _MOST + 1)}
+        assert counts == {cell for cell in range(axis.unknown + 1) if axis.every >> cell & 1}
+
+
+def test_the_number_that_stands_for_a_cell_lies_in_it() -> None:
+    """It is what witnesses and suggested cases say."""
+    random = Random(7)
+    fact = {"id": "a", "type": "number"}
+    for _ in range(500):
+        axis = Axis(fact, [_condition(random, {**fact, "unknown": False}) for _ in range(random.randint(1, 4))])
+        for cell in (cell for cell in range(axis.unknown) if axis.every >> cell & 1):
+            assert axis.cell(int(axis.told(cell))) == cell, (axis.cuts, cell)
+            assert axis.cell(int(axis.inside(cell))) == cell, (axis.cuts, cell)
+
+
+# -- what is wrong -------------------------------------------------------------------------------------------------
+
+
+def _wrong(oracle: Oracle) -> Counter[tuple[str, tuple[str, ...]]]:
+    """Return what is wrong with a table by trying every value: kind and rows, of what hides a row only that one."""
+    document, rows, where, beats = oracle.document, oracle.rows, oracle.where, oracle.beats
+    hit, ids = document["hit"], [row["id"] for row in rows]
+    found: list[tuple[str, tuple[str, ...]]] = [(SHADOWED, (name,)) for name in ids if not where[name]]
+    for row in rows:
+        for name in row["overrides"]:
+            if name not in where:
+                found.append((OVERRIDE, (row["id"],)))
+            elif hit != "unique" or row["id"] in {name, *beats[name]} or not where[row["id"]] <= where[name]:
+                found.append((OVERRIDE, (row["id"], name)))
+    if hit == "collect":
+        return Counter(found)
+    for first, second in combinations(ids, 2) if hit == "unique" else ():
+        if _unsettled(oracle, first, second):
+            found.append((OVERLAP, (second, first)))
+    for index, name in enumerate(ids):
+        over = ids[:index] if hit == "first" else [other for other in ids if name in beats[other] and other != name]
+        if where[name] and where[name] <= set().union(*(where[other] for other in over)):
+            found.append((SHADOWED, (name,)))
+    fall_through = [names for names in oracle.applying if not names]
+    if "otherwise" in document and not fall_through:
+        found.append((SHADOWED, (document["otherwise"]["id"],)))
+    if "otherwise" not in document and fall_through:
+        found.append((GAP, ()))
+    return Counter(found)
+
+
+def _unsettled(oracle: Oracle, first: str, second: str) -> set[int]:
+    """Return where two rows apply, neither overrides the other, and no third overrides both."""
+    if first in oracle.beats[second] or second in oracle.beats[first]:
+        return set()
+    settled = [oracle.where[name] for name, under in oracle.beats.items() if {first, second} <= under]
+    return (oracle.where[first] & oracle.where[second]).difference(*settled)
+
+
+def _check_findings(table: Made) -> Counter[str]:
+    oracle = Oracle(table)
+    ours, axes = compiled(table)
+    told = list(findings(ours, axes))
+    got = Counter((f.kind, f.rules[:1] if f.kind == SHADOWED else f.rules) for f in told)
+    assert got == _wrong(oracle), in_lines(table)
+    for finding in told:
+        _check_witness(finding, oracle, axes)
+    errors = [names for names in oracle.applying if decided(table.document, oracle.beats, names) is None]
+    cyclic = any(name in under for name, under in oracle.beats.items())
+    kinds = {finding.kind for finding in told}
+    assert cyclic or bool(errors) == bool(kinds & {GAP, OVERLAP}), in_lines(
+        table
+    )  # nobody meets what no finding told of
+    return Counter(finding.kind for finding in told) or Counter(["sound"])
+
+
+def _check_witness(finding: Finding, oracle: Oracle, axes: Mapping[str, Axis]) -> None:
+    where, told = oracle.where, (finding, in_lines(oracle.made))
+    if finding.kind == SHADOWED:
+        name, *over = finding.rules
+        assert finding.point is None, told
+        for other in over:  # no more rows are named than it takes
+            assert not where[name] <= set().union(*(where[o] for o in over if o != other)), told
+        assert not over or where[name] <= set().union(*(where[o] for o in over)), told
+        return
+    if finding.point is None:  # an override that is wrong everywhere
+        assert finding.kind == OVERRIDE, told
+        assert "not inside" not in finding.text, told
+        return
+    shown = oracle.at(finding.point, axes)
+    assert shown, told  # a situation that can be
+    if finding.kind == GAP:
+        assert not any(oracle.applying[number] for number in shown), told
+    elif finding.kind == OVERLAP:
+        assert shown <= _unsettled(oracle, *finding.rules), told
+    else:
+        assert shown <= where[finding.rules[0]] - where[finding.rules[1]], told
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_found_wrong_is_exactly_what_trying_every_value_shows(seed: int) -> None:
+    random = Random(100 + seed)
+    seen: Counter[str] = Counter()
+    for _ in range(2000):
+        seen += _check_findings(made(random))
+    # The tables are of every kind, so that silence means something.
+    assert min(seen[kind] for kind in (GAP, OVERLAP, SHADOWED, OVERRIDE, "sound")) >= 100, seen
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_what_is_found_wrong_with_a_table_that_hypothesis_makes_small(random: Random) -> None:
+    _check_findings(made(random))
+
+
+def test_rows_that_differ_only_where_there_is_no_count_lie_inside_one_another() -> None:
+    """Between 8 and 9 there is no count, so `[8..9]` is inside `8 or 9`."""
+    fact = {"id": "a", "type": "number"}
+    rows = [_row("R0", {"a": [[8.0, True, 8.0, True], [9.0, True, 9.0, True]]}, []),
+            _row("R1", {"a": [[8.0, True, 9.0, True]]}, ["R0"])]  # fmt: skip
+    table = Made({"a": fact}, {"table": "t", "kind": "set", "hit": "unique", "about": "A.", "rules": rows}, [])
+    ours, axes = compiled(table)
+    assert OVERRIDE not in {finding.kind for finding in findings(ours, axes)}
+
+
+def test_a_long_chain_of_overrides_is_followed_to_its_end() -> None:
+    """As many rows as a table may have, each overriding the one before."""
+    rows = [
+        _row(f"R{n}", {"a": [[None, False, float(2000 - n), False]]}, [f"R{n - 1}"] if n else []) for n in range(1500)
+    ]
+    document = {"table": "t", "kind": "set", "hit": "unique", "about": "A.", "rules": rows}
+    ours, axes = compiled(Made({"a": {"id": "a", "type": "number"}}, document, []))
+    assert ours.winner({"a": axes["a"].cell(1)}).id == "R1499"
+
+
+# -- counting and dividing -----------------------------------------------------------------------------------------
+
+
+def _check_census(table: Made) -> None:
+    oracle = Oracle(table)
+    ours, axes = compiled(table)
+    got = census(ours, axes)
+    columns_read = sorted({name for row in oracle.rows for name in row["when"]})
+    seen: dict[tuple[Any, ...], bool] = {}
+    for point, names in zip(oracle.points, oracle.applying, strict=True):
+        seen[tuple(point[name] for name in columns_read)] = bool(names)
+    assert (got.rows, got.cells) == (len(oracle.rows), len(seen)), in_lines(table)
+    assert got.otherwise == (list(seen.values()).count(False) if "otherwise" in table.document else None), in_lines(
+        table
+    )
+
+
+def _sweep(
+    oracle: Oracle, axes: Mapping[str, Axis]
+) -> tuple[list[Any], frozenset[str], Callable[[frozenset[str], int, int], frozenset[str]]]:
+    """Return the columns of a sweep over all facts, where it starts and how it goes on, by plain values alone."""
+    value_at = {name: {axes[name].cell(v): v for v in values} for name, values in oracle.values.items()}
+    alive = {
+        (name, cell): frozenset(
+            row["id"] for row in oracle.rows if name not in row["when"] or accepts(row["when"][name], value)
+        )
+        for name, cells in value_at.items()
+        for cell, value in cells.items()
+    }
+    names = list(oracle.values)
+    swept = columns(names, lambda name, cell: alive[name, cell], axes)
+
+    def step(state: frozenset[str], number: int, cell: int) -> frozenset[str]:
+        return state & alive[names[number], cell]
+
+    return swept, frozenset(row["id"] for row in oracle.rows), step
+
+
+def _check_sweeps(table: Made) -> None:
+    oracle = Oracle(table)
+    _, axes = compiled(table)
+    swept, start, step = _sweep(oracle, axes)
+    ends = counted(swept, start, step)
+    wanted = Counter(frozenset(names) for names in oracle.applying)
+    assert {state: count for state, (count, _) in ends.items()} == wanted, in_lines(table)
+    for state, (_, point) in ends.items():
+        shown = oracle.at(point, axes)
+        assert len(shown) == 1, in_lines(table)
+        assert all(frozenset(oracle.applying[number]) == state for number in shown), in_lines(table)
+
+    order = [row["id"] for row in oracle.rows]
+
+    def answer(state: frozenset[str]) -> Hashable:
+        """Where nothing applies is of no interest, and rows of like number are of one kind."""
+        found = decided(table.document, oracle.beats, [name for name in order if name in state])
+        return None if not found else int(found[0][1:]) % 3
+
+    divided = boxes(swept, start, step, answer)
+    assert None not in divided
+    seen: list[list[Hashable]] = [[] for _ in oracle.points]
+    for end, parts in divided.items():
+        assert parts, in_lines(table)
+        for part in parts:
+            for number in oracle.within(part, axes):
+                seen[number].append(end)
+    answers = [answer(frozenset(names)) for names in oracle.applying]
+    assert seen == [[] if found is None else [found] for found in answers], in_lines(table)
+    for parts in divided.values():
+        _check_joined(parts)
+
+
+def _check_joined(parts: Sequence[Mapping[str, int]]) -> None:
+    """No two boxes differ in one fact alone."""
+    for one, other in combinations(parts, 2):
+        assert sum(one.get(name, -1) != other.get(name, -1) for name in {*one, *other}) != 1, (one, other)
+
+
+def _random_box(random: Random, axes: Mapping[str, Axis]) -> dict[str, int]:
+    named = random.sample(sorted(axes), random.randint(0, len(axes)))
+    return {name: random.randrange(1, 2 << axes[name].unknown) for name in named}
+
+
+def _check_boxes(random: Random, table: Made) -> None:
+    """Search and join boxes that no row drew; cells that no situation can lie in count for nothing."""
+    oracle = Oracle(table)
+    ours, axes = compiled(table)
+    box = _random_box(random, axes)
+    others = [box_of(rule, axes) for rule in ours.rules] + [_random_box(random, axes) for _ in range(3)]
+    prefer = {name: random.randrange(axis.unknown + 1) for name, axis in axes.items() if random.random() < 0.5}
+    left = oracle.within(box, axes).difference(*(oracle.within(other, axes) for other in others))
+    for wanted in (None, prefer):
+        point = uncovered(box, others, axes, wanted)
+        assert (point is not None) == bool(left), (in_lines(table), box, others)
+        if point is not None:
+            shown = oracle.at(point, axes)
+            assert shown, (in_lines(table), box, others, point)
+            assert shown <= left, (in_lines(table), box, others, point)
+    joined = merged(others)
+    assert set().union(*(oracle.within(part, axes) for part in joined)) == set().union(
+        *(oracle.within(part, axes) for part in others)
+    ), (in_lines(table), others)
+    _check_joined(joined)
+
+
+def _check_winning(table: Made) -> None:
+    oracle = Oracle(table)
+    ours, axes = compiled(table)
+    if table.document["hit"] == "collect" or any(True for _ in findings(ours, axes)):
+        return
+    at = [decided(table.document, oracle.beats, names) for names in oracle.applying]
+    for rule in (*ours.rules, *((ours.otherwise,) if ours.otherwise else ())):
+        box, over = winning(ours, rule, axes)
+        region = oracle.within(box, axes).difference(*(oracle.within(other, axes) for other in over))
+        assert region == {number for number, names in enumerate(at) if names == [rule.id]}, (in_lines(table), rule.id)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_counts_boxes_and_searches_agree_with_trying_every_value(seed: int) -> None:
+    random = Random(200 + seed)
+    for _ in range(1000):
+        table = made(random)
+        _check_census(table)
+        _check_sweeps(table)
+        _check_boxes(random, table)
+        _check_winning(table)
+
+
+# -- zen-engine, which others decide with --------------------------------------------------------------------------
+
+
+def zen_condition(condition: Sequence[Any], fact: Mapping[str, Any]) -> str:
+    """Write a condition as zen-engine reads it; a fact that is not known is null there.
+
+    A comparison with null ends the whole cell there, so null has to be asked for first.
+    """
+    parts = ["null"] if UNKNOWN in condition else []
+    for item in condition:
+        if item == UNKNOWN:
+            continue
+        if isinstance(item, list):
+            parts.append(_zen_range(*item))
+        else:
+            parts.append(item if fact["type"] == "flag" else json.dumps(item))
+    return ", ".join(parts)
+
+
+def _zen_range(low: float | None, low_closed: bool, high: float | None, high_closed: bool) -> str:
+    if low is None and high is None:
+        return "$ != null"
+    if low is None:
+        return f"{'<=' if high_closed else '<'} {high:.17g}"
+    if high is None:
+        return f"{'>=' if low_closed else '>'} {low:.17g}"
+    return f"{'[' if low_closed else '('}{low:.17g}..{high:.17g}{']' if high_closed else ')'}"
+
+
+def zen_decision(
+    rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], hit: str, otherwise: str | None = None
+) -> zen.ZenDecision:
+    """Return rows as a decision of zen-engine that gives the ids of those that decide.
+
+    Args:
+        rows: Rows of a table, with `id` and `when`.
+        facts: The declared facts.
+        hit: `first` or `collect`, which are all that it has.
+        otherwise: What the last row, which asks for nothing, gives.
+    """
+    names = sorted({name for row in rows for name in row["when"]})
+    listed = [
+        {"_id": row["id"], **{n: zen_condition(c, facts[n]) for n, c in row["when"].items()}, "id": f'"{row["id"]}"'}
+        for row in rows
+    ]
+    listed += [{"_id": otherwise, "id": f'"{otherwise}"'}] if otherwise else []
+    table = {"hitPolicy": hit, "inputs": [{"id": n, "name": n, "field": n} for n in names],
+             "outputs": [{"id": "id", "name": "id", "field": "id"}], "rules": listed}  # fmt: skip
+    nodes: list[dict[str, Any]] = [
+        {"id": "in", "name": "in", "type": "inputNode", "content": {"schema": ""}},
+        {"id": "table", "name": "table", "type": "decisionTableNode", "content": table},
+        {"id": "out", "name": "out", "type": "outputNode", "content": {"schema": ""}},
+    ]
+    edges = [{"id": f"{a}-{b}", "sourceId": a, "targetId": b, "type": "edge"}
+             for a, b in (("in", "table"), ("table", "out"))]  # fmt: skip
+    return zen.ZenEngine().create_decision(json.dumps({"nodes": nodes, "edges": edges}))
+
+
+def _zen_ids(decision: zen.ZenDecision, values: Mapping[str, Any]) -> list[str]:
+    result: Any = decision.evaluate(dict(values))["result"]
+    return [row["id"] for row in result] if isinstance(result, list) else [result["id"]] if result else []
+
+
+def _check_against_zen(table: Made, points: Sequence[Mapping[str, Any]]) -> None:
+    document = table.document
+    rows: list[Row] = document["rules"]
+    otherwise = document["otherwise"]["id"] if "otherwise" in document else None
+    ours, axes = compiled(table)
+    beats = beaten(rows)
+    every = zen_decision(rows, table.facts, "collect")
+    # zen-engine has no `unique`: rows that override others come first, which is the same where nothing overlaps.
+    ordered = (
+        sorted(rows, key=lambda row: -len(beats[row["id"]] - {row["id"]})) if document["hit"] == "unique" else rows
+    )
+    first = zen_decision(ordered, table.facts, "first", otherwise)
+    for point in points:
+        applying = _zen_ids(every, point)
+        try:
+            got: list[str] | None = [rule.id for rule in ours.matching({n: axes[n].cell(v) for n, v in point.items()})]
+        except RuleFileError:
+            got = None
+        if document["hit"] == "collect":
+            assert got == applying, (in_lines(table), point)
+        elif got is None:  # a gap, or two rows that both apply
+            assert applying == [] or (document["hit"] == "unique" and len(applying) > 1), (in_lines(table), point)
+        else:
+            assert got == _zen_ids(first, point), (in_lines(table), point)
+            assert len(applying) < 2 or document["hit"] == "first" or beats[got[0]] >= {*applying} - {*got}
+
+
+@pytest.mark.parametrize("hit", ["first", "unique", "collect"])
+def test_zen_engine_decides_generated_tables_alike(hit: str) -> None:
+    random = Random(hit)
+    for _ in range(400):
+        table = made(random, hit)
+        points = Oracle(table).points
+        _check_against_zen(table, random.sample(points, min(len(points), 40)))
+
+
+@pytest.mark.parametrize("name", ["choose_optimizer", "concern", "choose_schedule", "adjust", "learning_rate"])
+def test_zen_engine_decides_the_shipped_tables_alike(advisor: Advisor, name: str) -> None:
+    document = advisor.catalog.documents["tables"][name]
+    read = sorted({fact for row in document["rules"] for fact in row["when"]})
+    facts = {fact: advisor.catalog.facts[fact] for fact in read}
+    table = Made(facts, document | {"rules": [{"overrides": [], **row} for row in document["rules"]]}, [])
+    values = {fact: _worth_trying(fact, facts[fact], document["rules"]) for fact in read}
+    whole = [dict(zip(read, each, strict=True)) for each in product(*values.values())] if len(read) < 5 else None
+    random = Random(name)
+    points = whole or [{fact: random.choice(values[fact]) for fact in read} for _ in range(3000)]
+    assert len(points) >= 1000
+    _check_against_zen(table, points)
+
+
+def _worth_trying(name: str, fact: Mapping[str, Any], rows: Sequence[Row]) -> list[Any]:
+    unknown = [None] if fact.get("unknown") else []
+    if "values" in fact:
+        return ([True, False] if fact["type"] == "flag" else [*fact["values"]]) + unknown
+    edges = {int(edge) for row in rows for item in row["when"].get(name, ()) if item != UNKNOWN
+             for edge in (item[0], item[2]) if edge is not None}  # fmt: skip
+    return sorted({max(1, edge + step) for edge in edges for step in (-1, 0, 1)}) + unknown
