@@ -218,6 +218,24 @@ def plain(node: yaml.Node, context: Context) -> Any:
     return value
 
 
+def matching(pattern: str, wanted: str) -> Shape:
+    """Read a text of a given form: what ends up in programs and command lines is not any text.
+
+    Args:
+        pattern: A regular expression for the whole.
+        wanted: What that is, for the message.
+    """
+    form = re.compile(pattern)
+
+    def read(node: yaml.Node, context: Context) -> str:
+        value = str(text(node, context))
+        if not form.fullmatch(value):
+            context.fail(node, f"expected {wanted}, found {value!r}")
+        return value
+
+    return Shape(read, {"type": "string", "pattern": f"^({pattern})$"})
+
+
 def one_of(*choices: str) -> Shape:
     """Read one word of a closed list."""
 

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from optadvise.catalog.conditions import given, when
-from optadvise.catalog.reader import Shape, flag, many, mapping, maybe, number, one_of, plain, record, reference, text
+from optadvise.catalog.reader import (
+    Shape,
+    flag,
+    many,
+    mapping,
+    matching,
+    maybe,
+    number,
+    one_of,
+    plain,
+    record,
+    reference,
+    text,
+)
 from optadvise.domain import FAMILIES
 
 SCHEDULE_FAMILIES = ("hold", "anneal", "step", "cycle", "inverse", "wsd")
 DTYPES = ("parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4", "int64")
 PER = ("element", "tensor", "block", "row", "column", "row-square", "column-square", "optimizer")
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+word = matching(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*", "an id of letters, digits, - and _")
+identifier = matching(_NAME, "a name as Python takes it")
+dotted = matching(rf"{_NAME}(\.{_NAME})+", "an import path, such as torch.optim.AdamW")
+distribution = matching(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", "a package's name on PyPI")
 
 cites = many(reference("source"), minimum=1)
 given_expected = record({"given": given, "expect": mapping(text, plain)}, located=True)
@@ -47,12 +66,12 @@ state_tensor = record(
 )
 
 implementation = record(
-    {"id": text, "import": text, "package": maybe(text), "devices": many(one_of("cpu", "cuda", "mps"), 1)},
+    {"id": word, "import": dotted, "package": maybe(distribution), "devices": many(one_of("cpu", "cuda", "mps"), 1)},
     {
-        "min_version": text,
-        "kwargs": mapping(text, plain),
-        "arguments": mapping(text, text),
-        "variants": mapping(one_of("fused", "foreach", "for-loop", "triton"), mapping(text, plain)),
+        "min_version": matching(r"[0-9][0-9A-Za-z.]*", "a version"),
+        "kwargs": mapping(identifier, plain),
+        "arguments": mapping(identifier, identifier),
+        "variants": mapping(one_of("fused", "foreach", "for-loop", "triton"), mapping(identifier, plain)),
         "tensors": one_of("matrix"),
         "needs_train_mode": flag,
         "state": many(state_tensor),
@@ -65,14 +84,14 @@ implementation = record(
 )
 
 hyperparameter = record(
-    {"name": text, "default": plain, "advised": flag, "meaning": text}, {"low": number, "high": number}
+    {"name": identifier, "default": plain, "advised": flag, "meaning": text}, {"low": number, "high": number}
 )
 
 note = record({"text": text, "cite": cites})
 
 optimizer = record(
     {
-        "id": text,
+        "id": word,
         "name": text,
         "family": one_of(*FAMILIES),
         "parents": many(optimizer_ref),
@@ -108,14 +127,14 @@ optimizer = record(
 phase = record(
     {
         "shape": one_of("linear", "cosine", "constant", "inverse-sqrt", "step", "one-cycle"),
-        "import": text,
-        "kwargs": mapping(text, plain),
+        "import": dotted,
+        "kwargs": mapping(identifier, plain),
     }
 )
 
 scheduler = record(
     {
-        "id": text,
+        "id": word,
         "name": text,
         "family": one_of(*SCHEDULE_FAMILIES),
         "warmup": flag,
@@ -293,7 +312,7 @@ outcomes = {
 def rule(kind: str) -> Shape:
     """Return the shape of one rule in a table of a kind."""
     return record(
-        {"id": text, "name": text, "when": when, "then": outcomes[kind], "cite": cites, "tests": tests},
+        {"id": word, "name": text, "when": when, "then": outcomes[kind], "cite": cites, "tests": tests},
         {"because": text, "overrides": many(reference("rule")), "before": text},
         located=True,
     )
@@ -307,7 +326,7 @@ def table(kind: str, *, known: bool) -> Shape:
         known: An earlier layer has the table, so that its nature need not be said again.
     """
     otherwise = record(
-        {"id": text, "then": outcomes[kind], "because": text, "cite": cites, "tests": tests}, located=True
+        {"id": word, "then": outcomes[kind], "because": text, "cite": cites, "tests": tests}, located=True
     )
     nature: dict[str, Shape] = {"kind": text, "hit": one_of("unique", "first", "collect"), "about": text}
     optional: dict[str, Shape] = {"gives": text, "otherwise": otherwise, **(nature if known else {})}

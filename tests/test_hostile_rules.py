@@ -1,0 +1,172 @@
+"""A folder of rules is untrusted input: nothing in it runs, hangs, fills the memory or reaches the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optadvise.catalog.load import shipped_rules
+from optadvise.catalog.validate import read_documents
+from optadvise.errors import InputError, RuleFileError
+from tests.cli import optadvise
+
+ROW = """table: warn
+rules:
+  - id: OUR010
+    name: ours
+    when: {model: cnn}
+    then: {level: info, text: "TEXT"}
+    cite: [measured]
+    tests: [{given: {model: cnn}, expect: {fires: true}}]
+"""
+
+
+def told(text: str) -> bytes:
+    return ROW.replace('"TEXT"', text).encode()
+
+
+def asks(condition: str) -> bytes:
+    return ROW.replace("model: cnn}\n    then", f"{condition}}}\n    then").encode()
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "a tag that runs code": (told("!!python/object/apply:os.system [exit]"), "6:31"),
+    "a tag of YAML": (told("!!binary aGVsbG8="), "6:31"),
+    "a tag of one's own": (told("!team x"), "6:31"),
+    "an anchor": (told("&a x"), "6:31"),
+    "a bomb of aliases": (b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "1:4"),
+    "a merge key": (ROW.replace("name: ours", "<<: {name: x}").encode(), "4:5"),
+    "nesting in brackets": (b"table: " + b"[" * 10_000, "1:"),
+    "nesting in dashes": (b"- " * 10_000 + b"x", "1:"),
+    "nesting in lines": (b"".join(b" " * i + b"a:\n" for i in range(1000)), "25:25"),
+    "junk": (bytes(range(256)) * 20, "warn.yaml"),
+    "a NUL": (b"table: a\0b\n", "warn.yaml"),
+    "UTF-16": (ROW.encode("utf-16"), "warn.yaml"),
+    "a raw escape sequence": (told('"\x1b[31mred"'), "warn.yaml"),
+    "an escaped escape sequence": (told('"\\e[31mred"'), "6:31"),
+    "an escape sequence of one byte": (told('"\\x9b31mred"'), "6:31"),
+    "letters that turn the writing round": (told('"\u202eabc"'), "6:31"),
+    "an id that colours": (ROW.replace("OUR010", '"OUR\\e[31m"').encode(), "3:9"),
+    "a key twice": (ROW.replace("name: ours", "name: ours\n    name: mine").encode(), "5:5"),
+    "a key that is a list": (ROW.replace("name: ours", "? [a, b]\n    : c").encode(), "4:7"),
+    "a number beyond all": (asks('params: "> 1e999999"'), "5:20"),
+    "an interval beyond all": (asks('params: "[1..1e999]"'), "5:20"),
+    "ten thousand digits": (asks("params: " + "9" * 10_000), "5:20"),
+    "no number": (asks("params: .nan"), "5:20"),
+    "a table that never ends": (
+        ROW.encode() + b"".join(ROW.split("rules:\n")[1].replace("OUR010", f"R{i}").encode() for i in range(2500)),
+        "2000 rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_no_rule_holds_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
+    content, place = REFUSED[what]
+    (tmp_path / "warn.yaml").write_bytes(content)
+    said = optadvise("recommend", "--rules", str(tmp_path))
+    assert (said.code, said.out, len(said.err.splitlines())) == (3, "", 1)
+    assert "warn.yaml" in said.err
+    assert place in said.err
+    assert "\x1b" not in said.err
+    assert "Traceback" not in said.err
+
+
+def _large(folder: Path) -> None:
+    with (folder / "warn.yaml").open("wb") as file:
+        file.truncate(100 * 2**20)
+
+
+def _many(folder: Path) -> None:
+    (folder / "optimizers").mkdir()
+    for number in range(6):
+        (folder / "optimizers" / f"o{number}.yaml").write_bytes(b"x: " + b"y" * 900_000)
+
+
+def _coloured(folder: Path) -> None:
+    (folder / "optimizers").mkdir()
+    (folder / "optimizers" / "a\x1b[31m.yaml").write_text("x", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _large, _many, _coloured,
+        lambda folder: (folder / "warn.yaml").symlink_to("warn.yaml"),
+        lambda folder: (folder / "warn.yaml").symlink_to("nowhere"),
+        lambda folder: (folder / "optimizers").symlink_to("optimizers"),
+        lambda folder: os.mkfifo(folder / "warn.yaml"),
+    ],
+)  # fmt: skip
+def test_files_that_are_none_are_refused_in_one_line(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path)
+    said = optadvise("rules", "check", "--rules", str(tmp_path))
+    assert (said.code, said.out, len(said.err.splitlines())) == (3, "", 1)
+    assert "\x1b" not in said.err
+
+
+def test_markup_and_formats_are_shown_as_they_are(tmp_path: Path) -> None:
+    text = "[red]a[/red] [link=http://x]b[/link] [/c] {0.__class__} %s ${HOME} {advice}"
+    (tmp_path / "warn.yaml").write_bytes(told(f'"{text}"'))
+    for line in ("recommend --model cnn", "show OUR010", "rules docs"):
+        shown = re.sub(r"\s+", " ", optadvise(*line.split(), "--rules", str(tmp_path)).out)
+        assert text in shown.replace("\\", "")
+
+
+def test_an_import_path_is_text_until_somebody_measures_it(tmp_path: Path) -> None:
+    card = (shipped_rules() / "optimizers" / "adamw.yaml").read_text(encoding="utf-8")
+    (tmp_path / "optimizers").mkdir()
+    file = tmp_path / "optimizers" / "adamw.yaml"
+    for path in ("os.system", "os; print(1)", "a.b\\nimport os", "x.__import__('os')"):
+        file.write_text(card.replace("import: torch.optim.AdamW", f'import: "{path}"', 1), encoding="utf-8")
+        for form in ("text", "json", "python"):
+            said = optadvise("recommend", "--model", "transformer", "--format", form, "--rules", str(tmp_path))
+            if path == "os.system":
+                assert said.code == 0
+            else:
+                assert (said.code, said.out, len(said.err.splitlines())) == (3, "", 1), path
+
+
+FILES = [file for file in sorted(shipped_rules().rglob("*.yaml")) if file.parent.name not in ("networks", "cases")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_damaged_file_is_a_rule_file_error_and_nothing_else(seed: int) -> None:
+    random = Random(seed)
+    contents = [(0, file, file.read_bytes()) for file in FILES]
+    for _ in range(3):
+        number = random.randrange(len(contents))
+        _, file, content = contents[number]
+        lines = content.split(b"\n")
+        for _ in range(random.randint(1, 4)):
+            at = random.randrange(len(lines))
+            kind = random.randrange(5)
+            if kind == 0:
+                del lines[at:at + random.randint(1, 3)]  # fmt: skip
+                lines = lines or [b""]
+            elif kind == 1:
+                lines.insert(at, random.choice(lines))
+            elif kind == 2:
+                lines[at] = bytes(random.randrange(256) for _ in range(random.randint(1, 20)))
+            elif kind == 3 and lines[at]:
+                place = random.randrange(len(lines[at]))
+                lines[at] = lines[at][:place] + random.choice(HOSTILE) + lines[at][place:]
+            else:
+                lines[at] = lines[at].replace(b": ", random.choice(HOSTILE), 1)
+        damaged = list(contents)
+        damaged[number] = 0, file, b"\n".join(lines)
+        with contextlib.suppress(RuleFileError, InputError):
+            read_documents(damaged)
+
+
+HOSTILE = [b": [", b"}", b"{", b"- ", b"'", b'"', b"&a ", b"*a", b"!!str ", b"1e999", b"null", b"\t", b": {a: ", b"#",
+           b"unknown", b"> 5", b"[1..2)", b"-1", b"0", b"true", b"? ", b"|", b"%", b"[]", b"{}"]  # fmt: skip
