@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optadvise.bench.factory import resolve
 from optadvise.catalog.load import shipped_rules
 from optadvise.catalog.validate import read_documents
-from optadvise.errors import InputError, RuleFileError
+from optadvise.errors import CannotRunHereError, InputError, RuleFileError
 from tests.cli import optadvise
 
 ROW = """table: warn
@@ -133,6 +134,11 @@ def test_an_import_path_is_text_until_somebody_measures_it(tmp_path: Path) -> No
                 assert said.code == 0
             else:
                 assert (said.code, said.out, len(said.err.splitlines())) == (3, "", 1), path
+
+
+def test_nothing_but_an_optimizer_is_run() -> None:
+    with pytest.raises(CannotRunHereError, match="is no Optimizer of torch"):
+        resolve("os.system", None)
 
 
 FILES = [file for file in sorted(shipped_rules().rglob("*.yaml")) if file.parent.name not in ("networks", "cases")]

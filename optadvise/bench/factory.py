@@ -17,12 +17,13 @@ Named = Sequence[tuple[str, Tensor]]
 _NOT_HIDDEN = ("embed", "head", "token", "position")  # tensors that matrix optimizers leave to their companion
 
 
-def resolve(path: str, package: str | None) -> Any:
+def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer) -> Any:
     """Return the class at an import path.
 
     Args:
         path: `package.module.Class`.
         package: What to install where it is missing.
+        kind: What it has to be; nothing else that a card may name is run.
 
     Raises:
         CannotRunHereError: It cannot be imported; the line says how to install it.
@@ -30,10 +31,13 @@ def resolve(path: str, package: str | None) -> Any:
     module, name = path.rsplit(".", 1)
     remedy = f"pip install {package}" if package else "build it from source; optadvise show has the note"
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CannotRunHereError(f"{path} cannot be imported ({first}); {remedy}") from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise CannotRunHereError(f"{path} is no {kind.__name__} of torch, and nothing else is run; mend the card")
+    return found
 
 
 def optimizers(arm: Arm, named: Named, module: Any = None) -> list[Any]:
@@ -95,7 +99,7 @@ def _phase(phase: Mapping[str, Any], optimizer: Any, *, last: bool) -> Any:
         )
     if phase["shape"] == "constant" and not last:
         kwargs["total_iters"] = 0
-    return resolve(phase["import"], "torch")(optimizer, **kwargs)
+    return resolve(phase["import"], "torch", torch.optim.lr_scheduler.LRScheduler)(optimizer, **kwargs)
 
 
 def tensors_in(state: Any) -> Iterable[Tensor]:
