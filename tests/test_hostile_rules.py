@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -134,6 +135,17 @@ def test_an_import_path_is_text_until_somebody_measures_it(tmp_path: Path) -> No
                 assert said.code == 0
             else:
                 assert (said.code, said.out, len(said.err.splitlines())) == (3, "", 1), path
+
+
+@pytest.mark.parametrize(
+    "missing", ["memory.yaml", "assume.yaml", "flowchart.yaml", "adjust.yaml", "decide/betas.yaml"]
+)
+def test_a_whole_set_of_rules_that_lacks_a_part_is_refused_in_one_line(missing: str, tmp_path: Path) -> None:
+    shutil.copytree(shipped_rules(), tmp_path / "rules")
+    (tmp_path / "rules" / missing).unlink()
+    said = optadvise("rules", "docs", "--rules", str(tmp_path / "rules"))
+    assert (said.code, said.out, len(said.err.splitlines())) == (3, "", 1), said
+    assert str(tmp_path / "rules") in said.err
 
 
 def test_nothing_but_an_optimizer_is_run() -> None:

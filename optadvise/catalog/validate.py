@@ -11,7 +11,7 @@ import yaml
 from optadvise.catalog import shapes, spelling
 from optadvise.catalog.layers import apply_policy, merge_table
 from optadvise.catalog.reader import Context, Shape, parse
-from optadvise.domain import SHIPPED
+from optadvise.domain import SHIPPED, UNKNOWN
 from optadvise.errors import InputError, RuleFileError, nearest
 from optadvise.units import parse_bytes, parse_count
 
@@ -183,14 +183,36 @@ def _check_rule(rule: dict[str, Any], kind: str, table: dict[str, Any], document
             raise RuleFileError(f"`then` gives {given!r}; {nearest(str(given), values)}", rule["at"])
     if kind == "choose":
         _check_choice(rule, str(table.get("gives")), documents)
-    if kind == "set" and ("value" in then) == ("points" in then):
-        raise RuleFileError("`then` has either a `value`, or `along` and `points`", rule["at"])
+    if kind == "set":
+        _check_set(rule, documents)
     for step in then.get("steps", []) if kind == "adjust" else []:
         _check_step(step, ("lr", "weight_decay", "warmup_fraction", "max_grad_norm", "eps"))
 
 
+def _check_set(rule: dict[str, Any], documents: Documents) -> None:
+    """A value that makes sense as a number, or points along a fact that is a number and known where the row applies."""
+    then, at = rule["then"], rule["at"]
+    if ("value" in then) == ("points" in then) or ("points" in then) != ("along" in then):
+        raise RuleFileError("`then` has either a `value`, or `along` and `points`", at)
+    value = then.get("value")
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, (str, bool, list)) for part in parts):
+        raise RuleFileError(f"`value` {value!r} is no number and no list of numbers", at)
+    if "along" not in then:
+        return
+    fact = documents["facts"].get(then["along"], {})
+    condition = rule.get("when", {}).get(then["along"], [UNKNOWN] if fact.get("unknown") else [])
+    if fact.get("type") not in ("number", "bytes") or "flag" not in fact or UNKNOWN in condition:
+        raise RuleFileError(f"`along` {then['along']!r} is no number that is known wherever this row applies", at)
+    pairs = then["points"]
+    if any(len(pair) != 2 or min(pair) <= 0 for pair in pairs) or then.get("spread", 1) <= 0:
+        raise RuleFileError("`points` are pairs of numbers above zero, and `spread` is one", at)
+
+
 def _check_choice(rule: dict[str, Any], gives: str, documents: Documents) -> None:
-    known = documents[f"{gives}s"]
+    known = documents.get(f"{gives}s") if gives in ("optimizer", "scheduler") else None
+    if known is None:
+        raise RuleFileError(f"a table that chooses `gives: optimizer` or `scheduler`, not {gives!r}", rule["at"])
     for name in (rule["then"].get(gives), *rule["then"].get("alternatives", {})):
         if name not in known:
             raise RuleFileError(f"unknown {gives} {name!r}; {nearest(str(name), known)}", rule["at"])
@@ -258,6 +280,10 @@ def _assume(node: yaml.Node, context: Context, reading: _Reading, index: int, fi
 def _check_assumption(row: dict[str, Any], fact: dict[str, Any]) -> None:
     """Read an assumed value as the fact's type has it."""
     value = row["value"]
+    if "flag" not in fact and fact.get("derived") != "gpu":
+        raise RuleFileError(f"nobody says {fact['id']!r}, so nothing can be assumed of it", row["at"])
+    if isinstance(value, list) or value is None:
+        raise RuleFileError(f"one value of {fact['id']!r} is assumed, not {value!r}", row["at"])
     if "values" in fact:
         word = str(value).lower() if isinstance(value, bool) else value
         if word not in fact["values"]:

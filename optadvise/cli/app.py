@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from optadvise import __version__
-from optadvise.errors import OptadviseError, printable
+from optadvise.errors import OptadviseError, RuleFileError, printable
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a check said no; 2 the command line or an input is wrong; 3 rule or result files are "
@@ -156,7 +156,26 @@ def run(arguments: list[str]) -> int:
             return 0
         message = getattr(error, "format_message", error.__str__)()
         return _fail(f"{message.rstrip('.')}; see optadvise {_command(error)}--help", 2)
+    except Exception as error:
+        if "optadvise.cli.ruleset" not in sys.modules:
+            raise
+        return _blamed(error)
     return code if isinstance(code, int) else 0
+
+
+def _blamed(error: Exception) -> int:
+    """Tell an error that only a folder of further rules can have caused; any other is ours, and stays a traceback.
+
+    What such folders hold is read against shapes and proven, but not every value is known to make sense.
+    """
+    from optadvise.cli.ruleset import in_use
+
+    folders = in_use()
+    if not folders:
+        raise error
+    what = f"{type(error).__name__}: {error}"[:200]
+    message = f"{', '.join(folders)}: these rules lead to an error ({what}); optadvise --debug shows where"
+    return _fail(message, RuleFileError.exit_code)
 
 
 def _command(error: Exception) -> str:

@@ -84,9 +84,11 @@ def diff(
     rules alone.
     """
     from optadvise.catalog import load
+    from optadvise.cli import ruleset
     from optadvise.rulebook.compare import compare, markdown
 
     before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
+    ruleset.reading([*before, *after])
     _write(markdown(compare(load(before), load(after))), out)
 
 

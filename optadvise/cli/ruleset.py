@@ -17,6 +17,19 @@ _SECTION = "tool.optadvise"
 _KEYS = ("rules",)
 
 
+_in_use: list[str] = []
+
+
+def reading(found: Sequence[Path]) -> None:
+    """Remember which folders are read, for errors that only they can cause."""
+    _in_use[:] = map(str, found)
+
+
+def in_use() -> list[str]:
+    """Return the folders of further rules that this command line reads."""
+    return list(_in_use)
+
+
 def folders(option: Sequence[Path] | None) -> list[Path]:
     """Return every folder of further rules.
 
@@ -27,7 +40,9 @@ def folders(option: Sequence[Path] | None) -> list[Path]:
         InputError: The project's file is wrong.
     """
     named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    return [*_of_the_project(), *named, *(option or ())]
+    found = [*_of_the_project(), *named, *(option or ())]
+    reading(found)
+    return found
 
 
 def catalog(option: Sequence[Path] | None) -> Catalog:
