@@ -145,6 +145,9 @@ class Table:
         self.columns = tuple(sorted({fact for rule in self.rules for fact in rule.when}))
         self._axes = axes
         self._masks = {column: self._column(column) for column in self.columns}
+        self._in_order = [self._masks[column] for column in self.columns]
+        self._all = (1 << len(self.rules)) - 1
+        self._alone = [(rule,) for rule in self.rules]
         self.beats = self._precedence()
         self._memo: dict[tuple[int, ...], tuple[Rule, ...]] = {}
 
@@ -200,9 +203,13 @@ class Table:
         return found
 
     def _match(self, key: tuple[int, ...]) -> tuple[Rule, ...]:
-        mask = (1 << len(self.rules)) - 1
-        for column, cell in zip(self.columns, key, strict=True):
-            mask &= self._masks[column][cell]
+        mask = self._all
+        for masks, cell in zip(self._in_order, key):  # noqa: B905, made of the same columns; to check costs a quarter
+            mask &= masks[cell]
+        if mask and self.hit != "collect":
+            lowest = mask & -mask
+            if self.hit == "first" or lowest == mask:  # the usual case needs no list
+                return self._alone[lowest.bit_length() - 1]
         found = []
         while mask:  # of thousands of rows few apply
             last = mask & -mask

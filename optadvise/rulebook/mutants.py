@@ -7,7 +7,7 @@ from typing import Any
 
 from optadvise.advisor import Advisor
 from optadvise.engine.decide import Axis, Table
-from optadvise.engine.prove import conflicts, findings, rivals
+from optadvise.engine.prove import UNPROVEN, conflicts, findings, rivals
 from optadvise.engine.space import Box, Point, box_of, cells_of, meet
 from optadvise.errors import RuleFileError
 from optadvise.rulebook.examples import Case, example, placed, rows, written
@@ -152,7 +152,7 @@ def suggested(advisor: Advisor, survivors: Sequence[Survivor]) -> Iterator[Case]
 
 
 def _noticed(advisor: Advisor, table: Table, cases: Sequence[Case]) -> bool:
-    if next(findings(table, advisor.axes), None) is not None:
+    if any(finding.kind != UNPROVEN for finding in findings(table, advisor.axes)):
         return True
     if table.kind == "adjust":
         steps = [(r.id, r.at, box_of(r, advisor.axes), r.then["steps"]) for r in table.rules]

@@ -195,4 +195,4 @@ def size(count: int) -> str:
     for unit, factor in (("GB", 2**30), ("MB", 2**20)):
         if count % factor == 0:
             return f"{count // factor}{unit}"
-    return str(count)
+    return f"{count}B"
