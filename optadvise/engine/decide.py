@@ -145,11 +145,10 @@ class Table:
         self.columns = tuple(sorted({fact for rule in self.rules for fact in rule.when}))
         self._axes = axes
         self._masks = {column: self._column(column) for column in self.columns}
-        self._in_order = [self._masks[column] for column in self.columns]
+        self._in_order = tuple(self._masks.items())
         self._all = (1 << len(self.rules)) - 1
         self._alone = [(rule,) for rule in self.rules]
         self.beats = self._precedence()
-        self._memo: dict[tuple[int, ...], tuple[Rule, ...]] = {}
 
     def _column(self, column: str) -> list[int]:
         axis = self._axes[column]
@@ -196,16 +195,9 @@ class Table:
         Raises:
             RuleFileError: No row applies and there is no `otherwise`, or two rows apply and neither overrides.
         """
-        key = tuple([cells[column] for column in self.columns])
-        found = self._memo.get(key)
-        if found is None:
-            found = self._memo[key] = self._match(key)
-        return found
-
-    def _match(self, key: tuple[int, ...]) -> tuple[Rule, ...]:
         mask = self._all
-        for masks, cell in zip(self._in_order, key):  # noqa: B905, made of the same columns; to check costs a quarter
-            mask &= masks[cell]
+        for column, masks in self._in_order:
+            mask &= masks[cells[column]]
         if mask and self.hit != "collect":
             lowest = mask & -mask
             if self.hit == "first" or lowest == mask:  # the usual case needs no list
