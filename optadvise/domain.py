@@ -104,6 +104,15 @@ class Implementation(NamedTuple):
     deviates: Mapping[str, Any] | None = None
     note: str | None = None
 
+    def by_speed(self, device: str) -> tuple[str, ...]:
+        """Return its variants, the fastest on a device first; Triton's kernels are for CUDA.
+
+        Args:
+            device: cpu, cuda or mps.
+        """
+        order = ("fused", "foreach", "for-loop", *(("triton",) if device == "cuda" else ()))
+        return tuple(name for name in order if name in self.variants)
+
 
 class Optimizer(NamedTuple):
     """An optimizer's card."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from optadvise.domain import ScheduleAdvice, Scheduler, Value
 
@@ -65,3 +67,69 @@ def advise(
     if scheduler.milestones:
         shown["milestones"] = named["milestones"]
     return ScheduleAdvice(scheduler.id, path, kwargs, phases, shown, alternatives)
+
+
+def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
+    """Return the learning rate that a schedule gives an optimizer step.
+
+    Args:
+        schedule: The schedule with the numbers of a run.
+        peak: Peak learning rate, the one that the optimizer is built with.
+        step: Which optimizer step, from 0.
+
+    Example:
+        >>> held = ScheduleAdvice("constant", "", {}, (("constant", "", {"factor": 1.0}),), {}, {})
+        >>> rate(held, 0.1, 7)
+        0.1
+    """
+    ends = [int(end) for end in _list(schedule.kwargs.get("milestones"))] if len(schedule.phases) > 1 else []
+    leg = sum(step >= end for end in ends)
+    shape, _, kwargs = schedule.phases[leg]
+    return peak * _FACTORS[shape](kwargs, step - ends[leg - 1] if leg else step, peak)
+
+
+def _list(value: Value) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _linear(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    start, end, length = kwargs["start_factor"], kwargs["end_factor"], kwargs["total_iters"]
+    return float(start + (end - start) * min(step, length) / length) if length else float(end)
+
+
+def _cosine(kwargs: Mapping[str, Any], step: int, peak: float) -> float:
+    floor = kwargs.get("eta_min", 0.0) / peak if peak else 0.0
+    return float(floor + (1 - floor) * (1 + math.cos(math.pi * step / kwargs["T_max"])) / 2)
+
+
+def _falling(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    return float(kwargs["gamma"] ** sum(step >= milestone for milestone in kwargs["milestones"]))
+
+
+def _one_cycle(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    """The factors of torch.optim.lr_scheduler.OneCycleLR with its `div_factor` 25 and `final_div_factor` 10,000."""
+    start, last = 1 / 25, 1 / 25 / 1e4
+    turn, end = kwargs["pct_start"] * kwargs["total_steps"] - 1, kwargs["total_steps"] - 1
+    if step <= turn:
+        return _eased(start, 1.0, step / turn)
+    return _eased(1.0, last, (step - turn) / (end - turn))
+
+
+def _eased(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _inverse_sqrt(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    warmup = max(1, kwargs["warmup_steps"])
+    return float(min((step + 1) / warmup, math.sqrt(warmup / (step + 1))))
+
+
+# What each torch class makes of the peak at a step of its own leg; held against the classes by tests/test_schedules.py.
+_FACTORS: Mapping[str, Callable[[Mapping[str, Any], int, float], float]] = {
+    "linear": _linear,
+    "constant": lambda kwargs, step, peak: 1.0,
+    "cosine": _cosine,
+    "step": _falling,
+    "one-cycle": _one_cycle,
+    "inverse-sqrt": _inverse_sqrt,
+}

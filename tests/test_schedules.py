@@ -1,0 +1,42 @@
+"""The rates that we compute are those that torch's schedulers set."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from optadvise.advisor import Advisor
+from optadvise.bench.factory import scheduler
+from optadvise.bench.plan import arm_of
+from optadvise.catalog import load
+from optadvise.domain import Recommendation
+from optadvise.schedules import advise, rate
+
+CATALOG = load()
+
+
+def rates_of_torch(advice: Recommendation, steps: int) -> list[float]:
+    peak = advice.kwargs["lr"]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=float(str(peak)))
+    made = scheduler(arm_of(advice), optimizer)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        with warnings.catch_warnings():  # torch's own, of SequentialLR
+            warnings.simplefilter("ignore")
+            made.step()
+    return found
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 97])
+@pytest.mark.parametrize("name", CATALOG.scheduler_ids)
+def test_rates_equal_those_of_torch(advisor: Advisor, name: str, steps: int) -> None:
+    schedule = advise(CATALOG.scheduler(name), 0.3, steps, 0.2, {})
+    advice = advisor.recommend(advisor.situation({"optimizer": "sgd"}))
+    advice = advice._replace(schedule=schedule, kwargs={**advice.kwargs, "lr": 0.3})
+    assert [rate(schedule, 0.3, step) for step in range(steps)] == pytest.approx(
+        rates_of_torch(advice, steps), rel=1e-6, abs=1e-12
+    )
