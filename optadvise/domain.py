@@ -104,14 +104,10 @@ class Implementation(NamedTuple):
     deviates: Mapping[str, Any] | None = None
     note: str | None = None
 
-    def by_speed(self, device: str) -> tuple[str, ...]:
-        """Return its variants, the fastest on a device first; Triton's kernels are for CUDA.
-
-        Args:
-            device: cpu, cuda or mps.
-        """
-        order = ("fused", "foreach", "for-loop", *(("triton",) if device == "cuda" else ()))
-        return tuple(name for name in order if name in self.variants)
+    @property
+    def fused(self) -> Mapping[str, Value]:
+        """The arguments that put its step into one kernel, none where it has no such kernel."""
+        return self.variants.get("fused", _NOTHING)
 
 
 class Optimizer(NamedTuple):
@@ -139,7 +135,6 @@ class Optimizer(NamedTuple):
     clips_update: bool  # needs no gradient clipping
     paged: bool  # state may leave the GPU
     wide_embeddings: bool  # transformers' Trainer keeps the state of embeddings in 32 bits
-    huggingface: str | None
     use_when: tuple[str, ...]
     avoid_when: tuple[str, ...]
     notes: tuple[Note, ...]
@@ -175,12 +170,61 @@ class Scheduler(NamedTuple):
     floor: float  # share of the peak at the end
     decay_fraction: float  # share of the run that decays, where a plateau comes before
     milestones: tuple[float, ...]  # shares of the run
-    huggingface: str | None
     use_when: tuple[str, ...]
     avoid_when: tuple[str, ...]
     notes: tuple[Note, ...]
     cite: tuple[str, ...]
     at: str
+
+
+class NamedOptimizer(NamedTuple):
+    """What a framework builds by a name."""
+
+    name: str
+    takes: tuple[str, ...]  # the hyperparameters that it lets one set
+    leaves: Mapping[str, Value] = _NOTHING  # what others are then
+    settings: Mapping[str, Value] = _NOTHING  # always given
+
+
+class NamedSchedule(NamedTuple):
+    """A framework's own schedule; `$names` in its settings stand for quantities of the run."""
+
+    name: str
+    settings: Mapping[str, Any] = _NOTHING
+    differs: str | None = None  # in what, from ours
+
+
+class Framework(NamedTuple):
+    """What people train with, how it is told of an optimizer, and what it cannot express."""
+
+    id: str
+    name: str
+    package: str | None
+    writes: str  # python, yaml or json
+    about: str
+    cite: tuple[str, ...]
+    any_class: bool = False  # takes any optimizer's class
+    two_optimizers: bool = False  # steps two over one network
+    carries: tuple[str, ...] = ()  # facts of the run that its text can say, beside the optimizer's and the schedule's
+    client: str | None = None  # how it takes an optimizer that was built elsewhere
+    decays_all: str | None = None  # how it has one parameter group, so that biases and norms decay too
+    precision: Mapping[str, str] = _NOTHING  # what it does in the place of a precision that it lacks
+    torch_classes: bool = False  # builds any class of torch.optim by its name
+    arguments: Mapping[str, tuple[str, ...]] = _NOTHING  # ours -> its own, a pair taken apart
+    optimizers: Mapping[str, NamedOptimizer] = _NOTHING  # by our ids
+    schedules: Mapping[str, NamedSchedule] = _NOTHING
+
+    def by_name(self, card: Optimizer) -> NamedOptimizer | None:
+        """Return what it builds by a name for an optimizer; None where it has no name.
+
+        Args:
+            card: The optimizer.
+        """
+        made = card.implementations[0]
+        module, _, name = made.path.rpartition(".")
+        if card.id in self.optimizers or not self.torch_classes or module != "torch.optim":
+            return self.optimizers.get(card.id)
+        return NamedOptimizer(name, tuple(h.name for h in card.hyperparameters), settings=made.kwargs)
 
 
 class Gpu(NamedTuple):

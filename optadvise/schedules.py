@@ -9,6 +9,9 @@ from typing import Any
 from optadvise.domain import ScheduleAdvice, Scheduler, Value
 
 SEQUENTIAL = "torch.optim.lr_scheduler.SequentialLR"
+# What a card's phases and a framework's settings may refer to as `$name`.
+QUANTITIES = ("lr", "floor_lr", "floor_share", "start_factor", "start_lr", "total_steps", "warmup_steps",
+              "warmup_fraction", "decay_steps", "stable_steps", "milestones")  # fmt: skip
 START_FACTOR = 0.01  # the ramp starts at one percent of the peak (guide, Warmup)
 
 
@@ -28,7 +31,9 @@ def quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: f
     return {
         "lr": peak,
         "floor_lr": float(f"{peak * scheduler.floor:.6g}"),
+        "floor_share": scheduler.floor,
         "start_factor": START_FACTOR,
+        "start_lr": float(f"{peak * START_FACTOR:.6g}"),
         "total_steps": steps,
         "warmup_steps": warmup,
         "warmup_fraction": warmup_fraction,

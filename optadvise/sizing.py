@@ -492,7 +492,7 @@ def _scratch(made: Implementation, size: Size, item: int, over: int) -> tuple[in
         return needs, needs, words
     copies = round(made.scratch_all * item * size.trained)
     words = f"{made.scratch_all * item:g} B × {show_count(size.trained // over)}, all tensors stepped at once (foreach)"
-    if "fused" in made.variants:
+    if made.fused:
         return 0, copies, f"none with fused=True; PyTorch's default takes {words}"
     return copies, copies, words
 

@@ -70,8 +70,10 @@ def test_any_spelling_that_a_person_would_try_resolves(catalog: Catalog, typed: 
     assert catalog.find_optimizer(typed) == means
 
 
-def test_every_hugging_face_name_is_an_alias_of_its_card(catalog: Catalog) -> None:
-    for name in catalog.optimizer_ids:
-        hf = catalog.optimizer(name).huggingface
-        if hf is not None:
-            assert catalog.find_optimizer(hf) == name
+def test_every_name_that_a_framework_has_for_it_is_an_alias_of_its_card(catalog: Catalog) -> None:
+    for framework in catalog.frameworks.values():
+        for name, own in framework.optimizers.items():
+            assert catalog.find_optimizer(own.name) == name, framework.id
+        for name, schedule in framework.schedules.items():
+            assert name in catalog.scheduler_ids
+            assert "$" not in schedule.name

@@ -11,6 +11,7 @@ from optadvise.bench.spec import Arm, Spec
 from optadvise.domain import Implementation, Optimizer, Recommendation
 from optadvise.errors import InputError, nearest
 
+_FASTEST_FIRST = ("fused", "foreach", "for-loop", "triton")
 # Sizes that the built-in networks come near to, for rates that depend on size.
 _NOMINAL = {"tiny": 1_000_000, "small": 10_000_000, "medium": 80_000_000}
 COMPILED = "compiled"
@@ -88,15 +89,10 @@ def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *
     return [arm, *arms(advisor, [], spec, control=control, implementation=None)]
 
 
-def arm_of(advice: Recommendation, device: str = "cpu") -> Arm:
-    """Return what a recommendation builds, as the fastest variant on a device.
-
-    Args:
-        advice: The recommendation.
-        device: cpu or cuda.
-    """
-    made = advice.implementation
-    return _arm(advice, made, _variants(made, device)[0], Spec(device=device), advice.optimizer.id, "candidate")
+def arm_of(advice: Recommendation) -> Arm:
+    """Return what a recommendation builds, in one kernel where its implementation has one."""
+    variant = "fused" if advice.implementation.fused else None
+    return _arm(advice, advice.implementation, variant, Spec(), advice.optimizer.id, "candidate")
 
 
 def _advice(advisor: Advisor, name: str, spec: Spec) -> Recommendation:
@@ -136,8 +132,9 @@ def _short(made: Implementation, variant: str | None, choices: Sequence[tuple[Im
 
 
 def _variants(implementation: Implementation, device: str) -> list[str | None]:
-    """Return an implementation's variants by their speed, None where it has none."""
-    return list(implementation.by_speed(device)) or [None]
+    """Return an implementation's variants by their speed, None where it has none; triton is for CUDA."""
+    found = [v for v in _FASTEST_FIRST if v in implementation.variants and (v != "triton" or device == "cuda")]
+    return list(found) or [None]
 
 
 def _importable(implementation: Implementation) -> bool:

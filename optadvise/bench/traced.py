@@ -73,7 +73,7 @@ def requests(advisor: Advisor, ids: list[str], *, fused: bool = True) -> Iterato
         card = advisor.catalog.optimizer(name)
         made = card.implementations[0]
         kwargs = {made.arguments.get(h.name, h.name): h.default for h in card.hyperparameters} | dict(made.kwargs)
-        kwargs |= made.variants.get("fused", {}) if fused else {}
+        kwargs |= made.fused if fused else {}
         yield {"id": name, "import": made.path, "kwargs": kwargs, "package": made.package}
 
 
@@ -98,7 +98,7 @@ def _estimate(
     state, scratch, how = adds.state, adds.scratch, f"{adds.how_state}, by its card"
     if entry.state_bytes is not None and entry.temporary_bytes is not None:
         state, scratch, how = entry.state_bytes, entry.temporary_bytes, "measured, as its step made it"
-    fused = ", fused" if "fused" in advisor.catalog.optimizer(entry.id).implementations[0].variants else ""
+    fused = ", fused" if advisor.catalog.optimizer(entry.id).implementations[0].fused else ""
     at = step.peak
     stepping = step.weights_bytes + step.buffers_bytes + step.batch_bytes + step.gradients_bytes + scratch
     at_step = stepping > step.peak_bytes

@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 from optadvise.catalog.load import Documents, Later, Memo, is_base, load_documents, shipped_rules
 from optadvise.domain import (
     SHIPPED,
+    Framework,
     Gpu,
     Hyperparameter,
     Implementation,
+    NamedOptimizer,
+    NamedSchedule,
     Note,
     Optimizer,
     Phase,
@@ -66,6 +69,11 @@ class Catalog:
     def networks(self) -> Documents:
         """Every family of networks by its id, read when it is first asked for."""
         return self._later.networks()
+
+    @cached_property
+    def frameworks(self) -> dict[str, Framework]:
+        """Every framework that code is written for by its id, read when it is first asked for."""
+        return {name: framework_from(entry) for name, entry in self._later.frameworks(self.documents).items()}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -293,7 +301,6 @@ def _optimizer(entry: Mapping[str, Any]) -> Optimizer:
             "clips_update": False,
             "paged": False,
             "wide_embeddings": False,
-            "huggingface": None,
             **entry,
         },
         hyperparameters=tuple(_hyperparameter(h) for h in entry["hyperparameters"]),
@@ -304,10 +311,21 @@ def _optimizer(entry: Mapping[str, Any]) -> Optimizer:
     )
 
 
+def framework_from(entry: Mapping[str, Any]) -> Framework:
+    """Make a framework from its document."""
+    return _build(
+        Framework,
+        entry,
+        arguments={name: tuple(own) for name, own in entry.get("arguments", {}).items()},
+        optimizers={name: _build(NamedOptimizer, own) for name, own in entry.get("optimizers", {}).items()},
+        schedules={name: _build(NamedSchedule, own) for name, own in entry.get("schedules", {}).items()},
+    )
+
+
 def _scheduler(entry: Mapping[str, Any]) -> Scheduler:
     return _build(
         Scheduler,
-        {"aliases": [], "floor": 0.0, "decay_fraction": 0.0, "milestones": [], "huggingface": None, **entry},
+        {"aliases": [], "floor": 0.0, "decay_fraction": 0.0, "milestones": [], **entry},
         phases=tuple(Phase(p["shape"], p["import"], p["kwargs"]) for p in entry["phases"]),
         notes=_notes(entry.get("notes", ())),
     )

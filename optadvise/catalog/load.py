@@ -28,7 +28,7 @@ for _name in ("_blake2", "hashlib"):
 
 _HERE = Path(__file__).parent
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
-_NETWORKS = "networks"  # read apart, when a shape is asked for
+_NETWORKS, _FRAMEWORKS = _APART = ("networks", "frameworks")  # read apart, when a shape or code is asked for
 _FOLDERS = ("optimizers", "schedulers", "decide")
 _TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
 _BASE = "facts.yaml"  # a folder that has it is complete by itself
@@ -47,7 +47,7 @@ def shipped_rules() -> Path:
 
 
 def rule_files(layer: Path) -> list[Path]:
-    """Return a layer's YAML files in reading order, but for its networks.
+    """Return a layer's YAML files in reading order, but for what is read apart.
 
     Raises:
         InputError: The folder does not exist, cannot be read or holds no rule file.
@@ -67,8 +67,8 @@ def rule_files(layer: Path) -> list[Path]:
             raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
     for name in _FOLDERS:
         files += yaml_files(layer / name)
-    if not files and not yaml_files(layer / _NETWORKS):
-        places = ", ".join(f"{name}/" for name in (*_FOLDERS, _NETWORKS))
+    if not files and not any(yaml_files(layer / name) for name in _APART):
+        places = ", ".join(f"{name}/" for name in (*_FOLDERS, *_APART))
         raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
     return files
 
@@ -151,7 +151,7 @@ def load_documents(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) ->
 
         return read_documents(read, names)
 
-    return _cached(f"rules-{key}", read_rules), fingerprint.hex()[:12], Later(layers)
+    return _cached(f"rules-{key}", read_rules), fingerprint.hex()[:12], Later(layers, fingerprint)
 
 
 def is_base(layer: Path) -> bool:
@@ -186,19 +186,21 @@ def _digest(contents: Sequence[tuple[int, Path, bytes]], layers: Sequence[Path])
 
 
 class Later:
-    """The descriptions of networks, which most commands need none of, and the figures that follow from them."""
+    """What most commands need none of: the networks, the figures that follow from them, and the frameworks."""
 
-    def __init__(self, layers: Sequence[Path] = ()) -> None:
-        """Remember where they are."""
+    def __init__(self, layers: Sequence[Path] = (), fingerprint: bytes = b"") -> None:
+        """Remember where they are, and beside which rules."""
         self._layers = layers
-        self._known: list[tuple[Path, bytes]] = []
+        self._fingerprint = fingerprint
+
+    def _found(self, folder: str, beside: bytes = b"") -> tuple[list[tuple[int, Path, bytes]], str]:
+        read = contents(self._layers, lambda layer: yaml_files(layer / folder))
+        digest = _digest(read, self._layers) + beside
+        return read, str(blake2b(digest + _code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
 
     @cached_property
-    def _key(self) -> str:
-        read = contents(self._layers, lambda layer: yaml_files(layer / _NETWORKS))
-        self._known = [(file, content) for _, file, content in read]
-        digest = _digest(read, self._layers)
-        return str(blake2b(digest + _code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
+    def _networks(self) -> tuple[list[tuple[int, Path, bytes]], str]:
+        return self._found(_NETWORKS)
 
     def networks(self) -> Documents:
         """Return every family of networks by its id.
@@ -206,17 +208,37 @@ class Later:
         Raises:
             RuleFileError: A file is invalid.
         """
+        known, key = self._networks
 
         def read() -> Documents:
             from optadvise.catalog.networks import read_networks
 
-            return read_networks(self._known)
+            return read_networks([(file, content) for _, file, content in known])
 
-        return _cached(f"networks-{self._key}", read)
+        return _cached(f"networks-{key}", read)
 
     def figures(self) -> Memo:
         """Return the figures that are kept for these networks."""
-        return Memo(f"figures-{self._key}" if self._layers else "")
+        return Memo(f"figures-{self._networks[1]}" if self._layers else "")
+
+    def frameworks(self, documents: Documents) -> Documents:
+        """Return every framework by its id.
+
+        Args:
+            documents: The rules, whose sources, optimizers and schedules they refer to.
+
+        Raises:
+            RuleFileError: A file is invalid.
+        """
+        known, key = self._found(_FRAMEWORKS, self._fingerprint)
+
+        def read() -> Documents:
+            from optadvise.catalog.frameworks import read_frameworks
+
+            names = {kind: documents[f"{kind}s"] for kind in ("source", "optimizer", "scheduler", "fact")}
+            return read_frameworks(known, names)
+
+        return _cached(f"frameworks-{key}", read)
 
 
 def _cached(key: str, read: Callable[[], Documents]) -> Documents:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from optadvise.catalog import Catalog, cases, networks, shapes
+from optadvise.catalog import Catalog, cases, frameworks, networks, shapes
 from optadvise.domain import UNKNOWN
 
 FOLDER = "schema"  # below the rules
@@ -26,6 +26,7 @@ def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
         "assume": shapes.assumptions.schema, "fixes": shapes.fixes.schema, "flowchart": shapes.flowchart.schema,
         "policy": shapes.policy.schema, "cases": cases.cases.schema, "table": _table(),
         "network": networks.family_file.schema, "parts": networks.parts_file.schema,
+        "framework": frameworks.framework.schema,
     }  # fmt: skip
     return {name: _whole(name, schema, definitions) for name, schema in files.items()}
 
@@ -112,7 +113,8 @@ def kind_of(file: PurePosixPath) -> str:
         file: The file, from the folder of the rules.
     """
     folder = file.parts[0] if len(file.parts) > 1 else ""
-    by_folder = {"optimizers": "optimizer", "schedulers": "scheduler", "decide": "table", "cases": "cases"}
+    by_folder = {"optimizers": "optimizer", "schedulers": "scheduler", "decide": "table", "cases": "cases",
+                 "frameworks": "framework"}  # fmt: skip
     if folder == "networks":
         return file.stem if file.stem in ("parts", "sources") else "network"
     return by_folder.get(folder) or {"adjust": "table", "warn": "table"}.get(file.stem, file.stem)

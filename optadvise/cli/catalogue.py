@@ -34,7 +34,7 @@ def list_(
     if suits is not None and suits not in models:
         raise InputError(f"--for {suits!r}: not known; {nearest(suits, models)}")
     if schedules:
-        render.schedules([catalog.scheduler(name) for name in catalog.scheduler_ids], as_json=json_)
+        render.schedules([catalog.scheduler(name) for name in catalog.scheduler_ids], catalog, as_json=json_)
         return
     cards = [
         card

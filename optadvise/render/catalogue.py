@@ -17,6 +17,8 @@ from optadvise.memory import state_bytes_per_parameter
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.units import show_number
 
+_HUGGING_FACE = "hf"  # the framework whose name JSON has a key of its own for
+
 
 def per_parameter(card: Optimizer) -> float:
     """Return bytes of state per fp32 parameter, on a large matrix."""
@@ -34,7 +36,7 @@ def _print_json(data: Any) -> None:
 def optimizers(cards: Sequence[Optimizer], *, as_json: bool) -> None:
     """Print one line per optimizer."""
     if as_json:
-        _print_json({"schema_version": 1, "kind": "list", "optimizers": [_optimizer_data(card) for card in cards]})
+        _print_json({"schema_version": 1, "kind": "list", "optimizers": [_brief(card) for card in cards]})
         return
     with Page() as out:
         table = titled(2, ("optimizer", "left"), ("state B/p", "right"), ("effort", "left"), ("", "wrap"))
@@ -44,10 +46,12 @@ def optimizers(cards: Sequence[Optimizer], *, as_json: bool) -> None:
         out.print("\nState in bytes per fp32 parameter of a large matrix. optadvise show NAME prints a card.")
 
 
-def schedules(cards: Sequence[Scheduler], *, as_json: bool) -> None:
+def schedules(cards: Sequence[Scheduler], catalog: Catalog, *, as_json: bool) -> None:
     """Print one line per schedule."""
     if as_json:
-        _print_json({"schema_version": 1, "kind": "list", "schedules": [_schedule_data(card) for card in cards]})
+        _print_json(
+            {"schema_version": 1, "kind": "list", "schedules": [_schedule_data(card, catalog) for card in cards]}
+        )
         return
     with Page() as out:
         table = titled(2, ("schedule", "left"), ("shape", "left"), ("", "wrap"))
@@ -86,7 +90,7 @@ def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, *, as_js
     """Print an optimizer's card, with the buffers per parameter that the guide gives it, if it does."""
     if as_json:
         _print_json(
-            {"schema_version": 1, "kind": "optimizer", "guide_buffers": buffers, **_optimizer_data(card, full=True)}
+            {"schema_version": 1, "kind": "optimizer", "guide_buffers": buffers, **_optimizer_data(card, catalog)}
         )
         return
     with Page() as out:
@@ -109,11 +113,13 @@ def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, *, as_js
         _bullets(out, "Use when", card.use_when)
         _bullets(out, "Avoid when", card.avoid_when)
         _bullets(out, "Notes", (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
-        hf = card.huggingface or "none: pass the optimizer yourself"
+        table = grid("left", "wrap")
+        table.add_row("", "effort to tune", card.effort)
+        table.add_row("", "suits", ", ".join(card.suits) or "nothing in particular")
+        for name, own in _called(catalog, card).items():
+            table.add_row("", catalog.frameworks[name].name, escape(own or "not by name"))
         out.print(heading("Elsewhere"))
-        out.print(f"  Hugging Face optim=  {escape(hf)}")
-        out.print(f"  effort to tune       {card.effort}")
-        out.print(f"  suits                {', '.join(card.suits) or 'nothing in particular'}")
+        out.print(table)
         _sources(out, card.cite, catalog)
 
 
@@ -163,7 +169,7 @@ def _implementation(out: Console, implementation: Implementation) -> None:
 def schedule(card: Scheduler, catalog: Catalog, *, as_json: bool) -> None:
     """Print a schedule's card."""
     if as_json:
-        _print_json({"schema_version": 1, "kind": "schedule", **_schedule_data(card)})
+        _print_json({"schema_version": 1, "kind": "schedule", **_schedule_data(card, catalog)})
         return
     with Page() as out:
         out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {escape(card.shape)}")
@@ -176,8 +182,29 @@ def schedule(card: Scheduler, catalog: Catalog, *, as_json: bool) -> None:
         out.print(table)
         _bullets(out, "Use when", card.use_when)
         _bullets(out, "Avoid when", card.avoid_when)
-        out.print(f"\nHugging Face lr_scheduler_type: {card.huggingface or 'none'}")
+        out.print(heading("Elsewhere"))
+        table = grid("left", "wrap")
+        for name, own in _called(catalog, card).items():
+            table.add_row("", catalog.frameworks[name].name, escape(own or "not by name"))
+        out.print(table)
         _sources(out, card.cite, catalog)
+
+
+def _called(catalog: Catalog, card: Optimizer | Scheduler) -> dict[str, str | None]:
+    """Return what each framework that has names of its own calls an optimizer or a schedule."""
+    found: dict[str, str | None] = {}
+    for key, framework in catalog.frameworks.items():
+        if isinstance(card, Optimizer) and framework.optimizers:
+            own = framework.by_name(card)
+            found[key] = None if own is None else own.name
+        elif isinstance(card, Scheduler) and framework.schedules:
+            found[key] = framework.schedules[card.id].name if card.id in framework.schedules else None
+    return found
+
+
+def _elsewhere(catalog: Catalog, card: Optimizer | Scheduler) -> dict[str, Any]:
+    called = _called(catalog, card)
+    return {"huggingface": called.get(_HUGGING_FACE), "frameworks": called}
 
 
 def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
@@ -259,8 +286,8 @@ def _sources(out: Console, cites: Iterable[str], catalog: Catalog) -> None:
     out.print(table)
 
 
-def _optimizer_data(card: Optimizer, *, full: bool = False) -> dict[str, Any]:
-    data: dict[str, Any] = {
+def _brief(card: Optimizer) -> dict[str, Any]:
+    return {
         "id": card.id,
         "name": card.name,
         "family": card.family,
@@ -271,22 +298,24 @@ def _optimizer_data(card: Optimizer, *, full: bool = False) -> dict[str, Any]:
         "suits": list(card.suits),
         "state_bytes_per_parameter": round(per_parameter(card), 4),
     }
-    if full:
-        data |= {
-            "aliases": list(card.aliases),
-            "equation": list(card.equation),
-            "hyperparameters": [h._asdict() for h in card.hyperparameters],
-            "state": [t._asdict() for t in card.state],
-            "implementations": [_implementation_data(i) for i in card.implementations],
-            "huggingface": card.huggingface,
-            "companion": dict(card.companion) if card.companion else None,
-            "schedules": list(card.schedules) if card.schedules else None,
-            "use_when": list(card.use_when),
-            "avoid_when": list(card.avoid_when),
-            "notes": [{"text": n.text, "cite": list(n.cite)} for n in card.notes],
-            "cite": list(card.cite),
-        }
-    return data
+
+
+def _optimizer_data(card: Optimizer, catalog: Catalog) -> dict[str, Any]:
+    return {
+        **_brief(card),
+        "aliases": list(card.aliases),
+        "equation": list(card.equation),
+        "hyperparameters": [h._asdict() for h in card.hyperparameters],
+        "state": [t._asdict() for t in card.state],
+        "implementations": [_implementation_data(i) for i in card.implementations],
+        **_elsewhere(catalog, card),
+        "companion": dict(card.companion) if card.companion else None,
+        "schedules": list(card.schedules) if card.schedules else None,
+        "use_when": list(card.use_when),
+        "avoid_when": list(card.avoid_when),
+        "notes": [{"text": n.text, "cite": list(n.cite)} for n in card.notes],
+        "cite": list(card.cite),
+    }
 
 
 def _implementation_data(implementation: Implementation) -> dict[str, Any]:
@@ -299,8 +328,8 @@ def _implementation_data(implementation: Implementation) -> dict[str, Any]:
     return data
 
 
-def _schedule_data(card: Scheduler) -> dict[str, Any]:
-    data = card._asdict()
+def _schedule_data(card: Scheduler, catalog: Catalog) -> dict[str, Any]:
+    data = {**card._asdict(), **_elsewhere(catalog, card)}
     data["phases"] = [{"shape": p.shape, "import": p.path, "kwargs": dict(p.kwargs)} for p in card.phases]
     data["notes"] = [{"text": n.text, "cite": list(n.cite)} for n in card.notes]
     for name in ("aliases", "parameters", "milestones", "use_when", "avoid_when", "cite"):
