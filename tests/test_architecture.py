@@ -25,18 +25,24 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "advisor": (("optadvise.advisor", "optadvise.fitting"),
                 ("errors", "domain", "catalog", "arithmetic", "sizing", "engine")),
     "rulebook": (("optadvise.rulebook",), ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor")),
-    "codegen": (("optadvise.codegen",), ("errors", "domain", "root")),
+    "codegen": (("optadvise.codegen",), ("errors", "domain", "catalog", "arithmetic", "advisor", "root")),
     "machine": (("optadvise.machine",), ("errors", "domain")),
     "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
                                      "root")),
     "doctor": (("optadvise.doctor",), ("errors", "domain", "catalog", "machine", "bench", "root")),
-    "render": (("optadvise.render",), ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "bench")),
+    "render": (("optadvise.render",),
+               ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "bench", "root")),
     "cli": (("optadvise.cli", "optadvise.__main__"),
             ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen",
              "machine", "bench", "doctor", "render", "root")),
     "root": (("optadvise",), ()),
 }  # fmt: skip
-THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "matplotlib": ("render",), "typer": ("cli",)}
+THIRD_PARTY = {
+    "yaml": ("catalog", "codegen", "render"),
+    "rich": ("render",),
+    "matplotlib": ("render",),
+    "typer": ("cli",),
+}
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
 MAY_IMPORT_TORCH = {
     "worker", "factory", "workloads", "networks", "data", "user", "measure", "probe",

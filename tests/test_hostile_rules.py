@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -14,9 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optadvise.advisor import Advisor
 from optadvise.bench.factory import resolve
+from optadvise.catalog import framework_from, load
+from optadvise.catalog.frameworks import read_frameworks
 from optadvise.catalog.load import shipped_rules
 from optadvise.catalog.validate import read_documents
+from optadvise.codegen import FRAMEWORKS
+from optadvise.codegen.plan import plan
+from optadvise.codegen.write import written
 from optadvise.errors import CannotRunHereError, InputError, RuleFileError
 from tests.cli import optadvise
 
@@ -154,14 +160,36 @@ def test_nothing_but_an_optimizer_is_run() -> None:
 
 
 FILES = [file for file in sorted(shipped_rules().rglob("*.yaml")) if file.parent.name not in ("networks", "cases")]
+APART = [file for file in FILES if file.parent.name == "frameworks"]
+FILES = [file for file in FILES if file not in APART]
+ADVISOR = Advisor(load())
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_damaged_file_is_a_rule_file_error_and_nothing_else(seed: int) -> None:
-    random = Random(seed)
-    contents = [(0, file, file.read_bytes()) for file in FILES]
-    for _ in range(3):
+    for damaged in damage(FILES, Random(seed), 3):
+        with contextlib.suppress(RuleFileError, InputError):
+            read_documents(damaged)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["adamw", "lion", "muon", "rmsprop"]))
+def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(seed: int, name: str) -> None:
+    documents = ADVISOR.catalog.documents
+    known = {kind: documents[f"{kind}s"] for kind in ("source", "optimizer", "scheduler", "fact")}
+    advice = ADVISOR.recommend(ADVISOR.situation({"optimizer": name, "model": "transformer"}))
+    for damaged in damage(APART, Random(seed), 2):
+        with contextlib.suppress(RuleFileError, InputError):
+            for key, entry in read_frameworks(damaged, known).items():
+                if key in FRAMEWORKS:
+                    written(plan(ADVISOR, advice, framework_from(entry)))
+
+
+def damage(files: list[Path], random: Random, times: int) -> Iterator[list[tuple[int, Path, bytes]]]:
+    """Yield the files with one of them damaged at random."""
+    contents = [(0, file, file.read_bytes()) for file in files]
+    for _ in range(times):
         number = random.randrange(len(contents))
         _, file, content = contents[number]
         lines = content.split(b"\n")
@@ -182,8 +210,7 @@ def test_a_damaged_file_is_a_rule_file_error_and_nothing_else(seed: int) -> None
                 lines[at] = lines[at].replace(b": ", random.choice(HOSTILE), 1)
         damaged = list(contents)
         damaged[number] = 0, file, b"\n".join(lines)
-        with contextlib.suppress(RuleFileError, InputError):
-            read_documents(damaged)
+        yield damaged
 
 
 HOSTILE = [b": [", b"}", b"{", b"- ", b"'", b'"', b"&a ", b"*a", b"!!str ", b"1e999", b"null", b"\t", b": {a: ", b"#",

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.codegen import FRAMEWORKS
 from optadvise.errors import InputError, nearest
 
-_FORMATS = ("text", "json", "python")
+if TYPE_CHECKING:
+    from optadvise.advisor import Advisor
+    from optadvise.domain import MemoryAnswer, Recommendation
+    from optadvise.render.why import Why
+
+_FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)
 
 
 def recommend(
@@ -49,8 +57,9 @@ def recommend(
     clipping: opt.Clipping = False,
     offload: opt.Offload = False,
     rules: opt.Rules = None,
-    format_: Annotated[str, opt.option("text, json or python.", "--format", group="Output")] = "text",
+    format_: Annotated[str, opt.option(f"{', '.join(_FORMATS)}.", "--format", group="Output")] = "text",
     json_: opt.Json = False,
+    output: Annotated[Path | None, opt.option("Write to this file instead.", "--output", "-o", group="Output")] = None,
     explain: Annotated[
         bool, opt.option("Show what came nearest, and how each number came to be.", "--explain", group="Output")
     ] = False,
@@ -71,6 +80,11 @@ def recommend(
     if shape not in _FORMATS:
         raise InputError(f"--format {format_!r}: not known; {nearest(shape, _FORMATS)}")
 
+    if output is not None:
+        from optadvise.bench import files
+
+        files.check_writable(output, "--output")
+
     from optadvise.cli import answers, ruleset
 
     advisor = ruleset.advisor(rules)
@@ -82,19 +96,7 @@ def recommend(
         said = ask(advisor, said, tuple(map(str, rules or ())))
     situation = advisor.situation(said)
     advice = advisor.recommend(situation)
-    fit = None
-    if advice.memory.fits is not True and situation.params is not None and situation.vram_bytes is not None:
-        from optadvise.fitting import Fitter
-
-        run = advice.situation
-        if run.optimizer is None:
-            run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
-        fit = Fitter(advisor).answer(run, ranked=False)
-    if shape == "python":
-        from optadvise.codegen.python import plain_torch
-
-        typer.echo(plain_torch(advice), nl=False)
-        return
+    fit = _fit(advisor, advice)
     why = None
     if explain or other is not None:
         from optadvise.render.why import Why
@@ -105,11 +107,44 @@ def recommend(
             reasons.decisions(advisor, situation) if explain else (),
             None if other is None else reasons.why_not(advisor, said, other),
         )
-    if shape == "json":
-        from optadvise.render.json import recommendation
-
-        typer.echo(recommendation(advice, fit, why))
+    text = _written(advisor, advice, shape, fit, why, plain=output is not None)
+    if output is None:
+        sys.stdout.write(text)
     else:
-        from optadvise.render.advice import text
+        files.write(output, text)
 
-        text(advice, advisor.catalog, fit, why)
+
+def _fit(advisor: Advisor, advice: Recommendation) -> MemoryAnswer | None:
+    """Return what would make a run fit, where it does not for certain."""
+    if advice.memory.fits is True or advice.situation.params is None or advice.situation.vram_bytes is None:
+        return None
+    from optadvise.fitting import Fitter
+
+    run = advice.situation
+    if run.optimizer is None:
+        run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
+    return Fitter(advisor).answer(run, ranked=False)
+
+
+def _written(
+    advisor: Advisor, advice: Recommendation, shape: str, fit: MemoryAnswer | None, why: Why | None, *, plain: bool
+) -> str:
+    """Return the advice in a format; what a framework cannot express is told on stderr."""
+    if shape in FRAMEWORKS:
+        from optadvise.codegen.write import write
+
+        code = write(advisor, advice, shape)
+        for note in code.notes:
+            typer.echo(f"optadvise: note: {note}", err=True)
+        return code.text
+    if shape in ("json", "yaml"):
+        from optadvise.render import json
+
+        return (json.recommendation if shape == "json" else json.recommendation_yaml)(advice, fit, why)
+    if shape == "markdown":
+        from optadvise.render import markdown
+
+        return markdown.recommendation(advice, advisor.catalog, fit)
+    from optadvise.render.advice import text
+
+    return text(advice, advisor.catalog, fit, why, plain=plain)

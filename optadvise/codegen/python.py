@@ -1,197 +1,164 @@
-"""A recommendation as a plain PyTorch training loop that runs as printed.
-
-Every value that comes from a rules file is written through `repr` and every import path is checked to be one, so a
-rules file cannot smuggle code into the text.
-"""
+"""A plain PyTorch training loop, for one GPU or a CPU."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from optadvise.codegen import parts
+from optadvise.codegen.parts import Lines, each
+from optadvise.codegen.plan import Plan
+from optadvise.codegen.values import literal
 
-from optadvise import __version__
-from optadvise.domain import Implementation, Recommendation
-from optadvise.errors import RuleFileError
-
-_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _AUTOCAST = {"amp-bf16": "torch.bfloat16", "amp-fp16": "torch.float16"}
 
 
-def plain_torch(advice: Recommendation) -> str:
-    """Return the text of a Python file.
+def program(plan: Plan) -> str:
+    """Return the text of a program that trains as it stands, and can be imported for its functions.
 
     Args:
-        advice: The recommendation.
-
-    Raises:
-        RuleFileError: An import path or an argument's name in the rules is none.
-
-    Example:
-        >>> from optadvise.catalog import load
-        >>> from optadvise.advisor import Advisor
-        >>> advisor = Advisor(load())
-        >>> "torch.optim.AdamW(" in plain_torch(advisor.recommend(advisor.situation({})))
-        True
+        plan: What to write.
     """
-    blocks = [_header(advice), _imports(advice), _stand_in(advice), _groups(advice), _optimizers(advice),
-              _schedule(advice), _loop(advice)]  # fmt: skip
-    return "\n".join("\n".join(block) + "\n" for block in blocks)
-
-
-def _header(advice: Recommendation) -> list[str]:
-    package = advice.implementation.package
-    install = f"# Needs: pip install torch{'' if package in (None, 'torch') else ' ' + str(package)}"
-    why = [f"# {entry.rule}: {entry.because}" for entry in advice.trace]
-    return [
-        f"# {advice.optimizer.name} under {advice.schedule.id}, by optadvise {__version__}"
-        f" (rules {advice.fingerprint}).".replace("\n", " "),
-        *(line.replace("\n", " ") for line in why),
-        install,
+    imports = ["import itertools", "import sys", *parts.adapter_imports(plan, language=parts.adapted(plan))]
+    blocks = [
+        _settings(plan),
+        *([parts.adapters(plan)] if parts.adapted(plan) else []),
+        parts.configure(plan),
+        parts.schedule(plan),
+        _train(plan),
+        _save(plan),
+        _resume(plan),
+        *parts.stand_in(plan),
     ]
+    start = ["train(*stand_in(), checkpoint=sys.argv[1] if len(sys.argv) > 1 else None)"]
+    return parts.whole(plan, imports, blocks, start)
 
 
-def _imports(advice: Recommendation) -> list[str]:
-    paths = [advice.implementation.path, *(path for _, path, _ in advice.schedule.phases), advice.schedule.path]
-    if advice.companion is not None:
-        paths.append(advice.companion[0].path)
-    modules = {"torch"}
-    for path in paths:
-        if not _PATH.fullmatch(path):
-            raise RuleFileError(f"{path!r} is no import path", advice.optimizer.at)
-        modules.add(path.rsplit(".", 1)[0])
-    return [f"import {module}" for module in sorted(modules)]
-
-
-def _stand_in(advice: Recommendation) -> list[str]:
-    cast = ", dtype=torch.bfloat16" if advice.situation.precision == "bf16" else ""
-    return [
+def _settings(plan: Plan) -> Lines:
+    lines = [
         'device = "cuda" if torch.cuda.is_available() else "cpu"',
-        f"total_steps = {_value(advice.schedule.quantities['total_steps'])}",
-        "",
-        "# A stand-in: put your model and your batches here.",
-        "model = torch.nn.Sequential(",
-        "    torch.nn.Linear(64, 256), torch.nn.LayerNorm(256), torch.nn.GELU(), torch.nn.Linear(256, 10)",
-        f").to(device{cast})",
-        "generator = torch.Generator().manual_seed(0)",
-        "inputs = torch.randn(20, 32, 64, generator=generator)",
-        "targets = torch.randint(10, (20, 32), generator=generator)",
-        "batches = zip(inputs, targets)",
+        f"total_steps = {literal(plan.quantities['total_steps'])}",
     ]
+    if plan.accumulate > 1:
+        lines.append(f"accumulate = {plan.accumulate!r}  # passes that make one step")
+    return [*lines, "save_every = 1000  # steps", 'save_to = "checkpoint.pt"']
 
 
-def _groups(advice: Recommendation) -> list[str]:
-    decay = _decay_name(advice)
-    if advice.companion is not None:
-        return [
-            "# Hidden weight matrices go to the first optimizer; embeddings, heads, biases and norms to the second.",
-            "named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]",
-            'hidden = [p for n, p in named if p.ndim == 2 and not any(w in n for w in ("embed", "head"))]',
-            "rest = [p for _, p in named if not any(p is h for h in hidden)]",
-            'rest_groups = [{"params": [p for p in rest if p.ndim >= 2]}, {"params": [p for p in rest if p.ndim < 2], '
-            '"weight_decay": 0.0}]',
+def _scaled(plan: Plan) -> bool:
+    return plan.advice.situation.precision == "amp-fp16"
+
+
+def _train(plan: Plan) -> Lines:
+    s = "s" if parts.several(plan) else ""
+    state = f"model, optimizer{s}, scheduler{s}" + (", scaler" if _scaled(plan) else "")
+    lines = [
+        "def train(model, batches, checkpoint=None):",
+        '    """Train over batches; the file that save() wrote continues its run."""',
+        "    model = model.to(device)",
+        f"    optimizer{s}, scheduler{s} = configure(model)",
+    ]
+    if _scaled(plan):
+        lines.append('    scaler = torch.amp.GradScaler(device, enabled=device == "cuda")')
+    lines.append(f"    done = 0 if checkpoint is None else resume(checkpoint, {state})")
+    lines.append("    model.train()")
+    if plan.accumulate > 1:
+        lines += [
+            "    passes = itertools.islice(batches, done * accumulate, None)  # what was seen is passed over",
+            "    for step in range(done, total_steps):",
+            "        group = list(itertools.islice(passes, accumulate))",
+            "        if not group:",
+            "            break",
+            "        for x, y in group:",
+            *_pass(plan, 12),
         ]
-    if decay is None:
-        return ["parameters = [p for p in model.parameters() if p.requires_grad]"]
+    else:
+        lines += [
+            "    # What a continued run has seen is passed over.",
+            "    for step, (x, y) in enumerate(itertools.islice(batches, done, total_steps), done):",
+            *_pass(plan, 8),
+        ]
+    lines += _step(plan)
+    told = 'print(f"step {step}: loss {loss.item():.4f}, lr {rate:.3g}")'
     return [
-        "# Weight decay is for matrices; biases and norms (everything with one axis) get none.",
-        "trained = [p for p in model.parameters() if p.requires_grad]",
-        "parameters = [",
-        '    {"params": [p for p in trained if p.ndim >= 2]},',
-        f'    {{"params": [p for p in trained if p.ndim < 2], {decay!r}: 0.0}},',
-        "]",
+        *lines,
+        "        if step % 10 == 0:",
+        f"            {told}",
+        "        if (step + 1) % save_every == 0:",
+        f"            save(save_to, step + 1, {state})",
     ]
 
 
-def _decay_name(advice: Recommendation) -> str | None:
-    name = advice.implementation.arguments.get("weight_decay", "weight_decay")
-    return name if name in advice.kwargs else None
-
-
-def _optimizers(advice: Recommendation) -> list[str]:
-    if advice.companion is None:
-        lines = [f"optimizer = {_call(advice.implementation, 'parameters', advice.kwargs)}"]
+def _pass(plan: Plan, indent: int) -> Lines:
+    blank, cast = " " * indent, _AUTOCAST.get(plan.advice.situation.precision)
+    lines = [f"{blank}x, y = x.to(device), y.to(device)"]
+    if cast:
+        lines += [f"{blank}with torch.autocast(device, dtype={cast}):", f"{blank}    loss = loss_of(model, x, y)"]
     else:
-        other, kwargs = advice.companion
-        lines = [
-            f"optimizer = {_call(advice.implementation, 'hidden', advice.kwargs)}",
-            f"second = {_call(other, 'rest_groups', kwargs)}",
-        ]
-    if advice.implementation.needs_train_mode:
-        lines.append("optimizer.train()  # and optimizer.eval() before evaluating or saving")
-    return lines
+        lines.append(f"{blank}loss = loss_of(model, x, y)")
+    part = "loss / accumulate" if plan.accumulate > 1 else "loss"
+    if _scaled(plan):
+        return [*lines, f"{blank}scaler.scale({part}).backward()"]
+    backward = f"{blank}({part}).backward()" if plan.accumulate > 1 else f"{blank}loss.backward()"
+    return [*lines, backward + ("  # steps every weight as it goes" if plan.release else "")]
 
 
-def _call(implementation: Implementation, parameters: str, kwargs: Mapping[str, Any]) -> str:
-    return f"{implementation.path}({', '.join([parameters, *_arguments(kwargs)])})"
+def _step(plan: Plan) -> Lines:
+    first = "schedulers[0]" if parts.several(plan) else "scheduler"
+    lines = [f"        rate = {first}.get_last_lr()[0]"]
+    if plan.clip is not None:
+        if _scaled(plan):
+            lines += each(plan, "scaler.unscale_(optimizer)  # the true gradient is clipped", 8)
+        lines.append(f"        torch.nn.utils.clip_grad_norm_(model.parameters(), {literal(plan.clip)})")
+    if not plan.release:
+        lines += each(plan, "scaler.step(optimizer)" if _scaled(plan) else "optimizer.step()", 8)
+        lines += ["        scaler.update()"] if _scaled(plan) else []
+    lines += each(plan, "scheduler.step()  # after the optimizer, once a step", 8)
+    return lines + ([] if plan.release else each(plan, "optimizer.zero_grad(set_to_none=True)", 8))
 
 
-def _arguments(kwargs: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in kwargs.items():
-        if not name.isidentifier():
-            raise RuleFileError(f"{name!r} is no argument name")
-        yield f"{name}={_value(value)}"
+def _save(plan: Plan) -> Lines:
+    s = "s" if parts.several(plan) else ""
+    named = ["optimizer", "scheduler"]
+    states = [
+        f'"{name}": [{name}.state_dict() for {name} in {name}s],' if s else f'"{name}": {name}.state_dict(),'
+        for name in named
+    ]
+    weights = "{n: p for n, p in model.named_parameters() if p.requires_grad}"
+    scaler = ", scaler" if _scaled(plan) else ""
+    return [
+        f"def save(file, step, model, optimizer{s}, scheduler{s}{scaler}):",
+        '    """Write all that a run needs to go on exactly."""',
+        "    state = {",
+        '        "step": step,',
+        f'        "model": {weights if parts.adapted(plan) else "model.state_dict()"},',
+        *(f"        {state}" for state in states),
+        *(['        "scaler": scaler.state_dict(),'] if scaler else []),
+        '        "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],',
+        "    }",
+        "    torch.save(state, file)",
+    ]
 
 
-def _value(value: Any) -> str:
-    return repr(tuple(value)) if isinstance(value, list) and value and not isinstance(value[0], list) else repr(value)
-
-
-def _schedule(advice: Recommendation) -> list[str]:
-    lines = ["def schedule(optimizer):"]
-    names = []
-    for number, (shape, path, kwargs) in enumerate(advice.schedule.phases):
-        name = f"phase_{number}"
-        if shape == "inverse-sqrt":
-            warmup = _value(kwargs["warmup_steps"])
-            lines.append(f"    warmup = max(1, {warmup})")
-            factor = "lambda step: min((step + 1) / warmup, (warmup / (step + 1)) ** 0.5)"
-            lines.append(f"    {name} = {path}(optimizer, lr_lambda={factor})")
+def _resume(plan: Plan) -> Lines:
+    s = "s" if parts.several(plan) else ""
+    scaler = ", scaler" if _scaled(plan) else ""
+    strict = ", strict=False" if parts.adapted(plan) else ""
+    lines = [
+        f"def resume(file, model, optimizer{s}, scheduler{s}{scaler}):",
+        '    """Read what save() wrote and return how many steps are done."""',
+        '    state = torch.load(file, map_location="cpu")',
+        f'    model.load_state_dict(state["model"]{strict})',
+    ]
+    for name in ("optimizer", "scheduler"):
+        if s:
+            lines += [
+                f'    for {name}, saved in zip({name}s, state["{name}"]):',
+                f"        {name}.load_state_dict(saved)",
+            ]
         else:
-            written = [f"{k}={v!r}" if k == "milestones" else f"{k}={_value(v)}" for k, v in kwargs.items()]
-            if shape == "constant" and len(advice.schedule.phases) > 1:
-                written.append("total_iters=0")
-            lines.append(f"    {name} = {path}({', '.join(['optimizer', *written])})")
-        names.append(name)
-    if len(names) == 1:
-        lines.append(f"    return {names[0]}")
-    else:
-        ends = advice.schedule.kwargs["milestones"]
-        lines.append(f"    return {advice.schedule.path}(optimizer, [{', '.join(names)}], milestones={ends!r})")
-    made = ["scheduler = schedule(optimizer)"]
-    if advice.companion is not None:
-        made.append("second_scheduler = schedule(second)")
-    return ["", "# The schedule counts optimizer steps, not epochs.", *lines, "", "", *made]
-
-
-def _loop(advice: Recommendation) -> list[str]:
-    clip = next((n.value for n in advice.hyperparameters if n.name == "max_grad_norm"), None)
-    autocast = _AUTOCAST.get(advice.situation.precision)
-    scaled = advice.situation.precision == "amp-fp16"
-    pairs = [("optimizer", "scheduler")]
-    if advice.companion is not None:
-        pairs.append(("second", "second_scheduler"))
-    lines = ['scaler = torch.amp.GradScaler(device, enabled=device == "cuda")'] if scaled else []
-    inputs = ".bfloat16()" if advice.situation.precision == "bf16" else ""
-    lines += [
-        "for step, (x, y) in zip(range(total_steps), batches):",
-        f"    x, y = x.to(device){inputs}, y.to(device)",
+            lines.append(f'    {name}.load_state_dict(state["{name}"])')
+    if scaler:
+        lines.append('    scaler.load_state_dict(state["scaler"])')
+    return [
+        *lines,
+        '    torch.set_rng_state(state["random"][0])',
+        '    torch.cuda.set_rng_state_all(state["random"][1:])',
+        '    return state["step"]',
     ]
-    if autocast:
-        lines.append(f"    with torch.autocast(device, dtype={autocast}):")
-        lines.append("        loss = torch.nn.functional.cross_entropy(model(x), y)")
-    else:
-        lines.append("    loss = torch.nn.functional.cross_entropy(model(x), y)")
-    lines.append("    scaler.scale(loss).backward()" if scaled else "    loss.backward()")
-    if clip is not None:
-        if scaled:
-            lines += [f"    scaler.unscale_({name})  # the true gradient is clipped" for name, _ in pairs]
-        lines.append(f"    torch.nn.utils.clip_grad_norm_(model.parameters(), {_value(clip)})")
-    for name, scheduler in pairs:
-        lines.append(f"    scaler.step({name})" if scaled else f"    {name}.step()")
-        lines.append(f"    {scheduler}.step()  # after the optimizer, once per step")
-    if scaled:
-        lines.append("    scaler.update()")
-    lines += [f"    {name}.zero_grad(set_to_none=True)" for name, _ in pairs]
-    shown = 'print(f"step {step}: loss {loss.item():.4f}, next lr {scheduler.get_last_lr()[0]:.3g}")'
-    return [*lines, "    if step % 5 == 0:", f"        {shown}"]

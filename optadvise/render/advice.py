@@ -15,16 +15,25 @@ from optadvise.render.why import Why, losers, why_not
 from optadvise.units import show_bytes, show_count, show_number
 
 
-def text(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = None, why: Why | None = None) -> None:
-    """Print a recommendation.
+def text(
+    advice: Recommendation,
+    catalog: Catalog,
+    fit: MemoryAnswer | None = None,
+    why: Why | None = None,
+    *,
+    plain: bool = False,
+) -> str:
+    """Return a recommendation as text for a terminal.
 
     Args:
         advice: The recommendation.
         catalog: Where cites and facts are looked up.
         fit: What would make it fit, where it does not for certain.
         why: What else is explained.
+        plain: It goes to a file, so that it has no colours.
     """
-    with Page() as out:
+    page = Page(keep=True, plain=plain)
+    with page as out:
         _answer(out, advice)
         _why(out, advice)
         if why is not None and why.not_ is not None:
@@ -40,6 +49,7 @@ def text(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = No
         _warnings(out, advice)
         assumed(out, advice.situation, catalog)
         _next(out, advice)
+    return page.text
 
 
 def _answer(out: Console, advice: Recommendation) -> None:

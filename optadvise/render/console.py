@@ -16,15 +16,24 @@ _NARROWEST = 40
 class Page:
     """Collects what a command prints and writes it at once, without blanks at the ends of lines."""
 
-    def __init__(self) -> None:
-        """Start an empty page, as wide as the terminal but at most 100 columns."""
-        terminal = sys.stdout.isatty()
+    def __init__(self, *, keep: bool = False, plain: bool = False) -> None:
+        """Start an empty page, as wide as the terminal but at most 100 columns.
+
+        Args:
+            keep: Keep the page as `text` instead of writing it.
+            plain: It goes to a file: no colours, whatever stdout is.
+        """
+        terminal = sys.stdout.isatty() and not plain
         columns = os.environ.get("COLUMNS", "")
         width = int(columns) if columns.isdigit() and int(columns) >= _NARROWEST else WIDTH
-        self._console = Console(width=None if terminal else width, highlight=False, emoji=False)
+        self._console = Console(
+            width=None if terminal else width, highlight=False, emoji=False, force_terminal=False if plain else None
+        )
         if self._console.width > LONGEST:
             self._console.width = LONGEST
         self._capture = self._console.capture()
+        self._keep = keep
+        self.text = ""
 
     def __enter__(self) -> Console:
         """Return the console to print on."""
@@ -32,12 +41,13 @@ class Page:
         return self._console
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Write the page, unless the making of it failed."""
+        """Finish the page, unless the making of it failed."""
         self._capture.__exit__(None, None, None)
         if error is None:
-            sys.stdout.write(
-                "\n".join(line.rstrip() for line in self._capture.get().replace("\u00a0", " ").split("\n"))
-            )
+            lines = self._capture.get().replace("\u00a0", " ").split("\n")
+            self.text = "\n".join(line.rstrip() for line in lines)
+            if not self._keep:
+                sys.stdout.write(self.text)
 
 
 def heading(words: str) -> str:

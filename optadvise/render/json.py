@@ -22,12 +22,30 @@ def recommendation(advice: Recommendation, fit: MemoryAnswer | None = None, why:
         fit: What would make it fit, where it does not for certain.
         why: What else is explained.
     """
+    return _text(_explained(advice, fit, why)) + "\n"
+
+
+def recommendation_yaml(advice: Recommendation, fit: MemoryAnswer | None = None, why: Why | None = None) -> str:
+    """Return the same object as YAML; its numbers are written so that every reader of YAML takes them for numbers.
+
+    Args:
+        advice: The advice.
+        fit: What would make it fit, where it does not for certain.
+        why: What else is explained.
+    """
+    import yaml
+
+    plain = json.loads(_text(_explained(advice, fit, why)))  # lists instead of tuples, and no two names for one list
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110))
+
+
+def _explained(advice: Recommendation, fit: MemoryAnswer | None, why: Why | None) -> dict[str, Any]:
     data = recommendation_data(advice, fit)
     if why is not None:
         from optadvise.render.why import data as explained
 
         data |= explained(why)
-    return _text(data)
+    return data
 
 
 def estimate(answer: MemoryAnswer, catalog: Catalog) -> str:

@@ -1,0 +1,261 @@
+"""What is written for a framework trains there as advised; `docs/frameworks.md` is what was seen.
+
+`python -m tests.frameworks` writes that page anew.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from optadvise.advisor import Advisor
+from optadvise.catalog import load
+from optadvise.codegen import FRAMEWORKS
+from optadvise.codegen.plan import plan
+from optadvise.codegen.write import write
+from optadvise.domain import Recommendation
+from optadvise.schedules import rate
+from tests import frameworks
+from tests.frameworks import PYTHON, advised, importable, run
+
+CATALOG = load()
+# Not ours: what frameworks and their packages deprecate, and what they say of a CPU.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
+
+RUNS: list[dict[str, Any]] = [
+    {"precision": "fp32"}, {"precision": "bf16"}, {"precision": "amp-fp16"},
+    {"batch_size": 64, "micro_batch": 8, "steps": 2},
+    {"task": "finetune", "method": "lora"}, {"task": "finetune", "method": "qlora"},
+    {"task": "finetune", "method": "lora", "optimizer": "adamw8bit", "batch_size": 32, "micro_batch": 8, "steps": 2},
+    {"optimizer": "muon", "batch_size": 64, "micro_batch": 8, "steps": 2},
+]  # fmt: skip
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def needs(framework: str) -> None:
+    package = CATALOG.frameworks[framework].package
+    if find_spec(str(package)) is None:
+        pytest.skip(f"{package} is not installed: pip install {package}")
+
+
+def holds(advisor: Advisor, framework: str, answers: dict[str, Any], folder: Path) -> tuple[Recommendation, bool]:
+    """Train, and check that the loss falls, each step has its rate, and an interrupted run ends where the whole did."""
+    needs(framework)
+    taken, text = advised(advisor, framework, answers)
+    if not importable(taken.implementation):
+        made = taken.implementation
+        pytest.skip(f"{made.path} cannot be imported here: pip install {made.package}")
+    ran = run(framework, text, folder)
+    assert ran.after < ran.before
+    steps = taken.situation.steps
+    peaks = [float(str(taken.kwargs["lr"]))]
+    if taken.companion is not None:
+        peaks.append(float(str(taken.companion[1]["lr"])))
+    wanted = [[rate(taken.schedule, peak, step) for step in range(steps)] for peak in peaks]
+    assert len(ran.rates) in (len(peaks), 6)  # six weights, each with an optimizer of its own
+    for each in ran.rates:
+        assert any(each == pytest.approx(one, rel=1e-6) for one in wanted)
+    if ran.again is not None:
+        assert all(torch.equal(a, b) for a, b in zip(ran.weights, ran.again, strict=True))
+    return taken, ran.again is not None
+
+
+@pytest.mark.parametrize("name", CATALOG.optimizer_ids)
+@pytest.mark.parametrize("framework", PYTHON)
+def test_every_optimizer_trains_in_every_framework(advisor: Advisor, framework: str, name: str, tmp_path: Path) -> None:
+    told = frameworks.page_cells()[name, framework]
+    taken, continued = holds(advisor, framework, {"model": "transformer", "optimizer": name}, tmp_path)
+    runs = frameworks.RUNS if continued else f"{frameworks.RUNS}, not continued"
+    assert told == (runs if taken.optimizer.id == name else f"no; {taken.optimizer.id}")
+
+
+@pytest.mark.parametrize("answers", RUNS, ids=str)
+@pytest.mark.parametrize("framework", PYTHON)
+def test_every_kind_of_run_trains_in_every_framework(
+    advisor: Advisor, framework: str, answers: dict[str, Any], tmp_path: Path
+) -> None:
+    assert holds(advisor, framework, {"model": "transformer", "optimizer": "adamw", **answers}, tmp_path)[1]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
+def test_weights_are_stepped_while_gradients_are_made(advisor: Advisor, tmp_path: Path, name: str) -> None:
+    answers = {"model": "transformer", "optimizer": name, "gradient_release": True}
+    assert holds(advisor, "python", answers, tmp_path)[1]
+    taken, text = advised(advisor, "python", answers)
+    module = frameworks.loaded(text, tmp_path)
+    model, batches = module.stand_in()
+    module.configure(model)
+    x, y = next(iter(batches))
+    module.loss_of(model, x, y).backward()
+    assert all(p.grad is None for p in model.parameters())
+    assert taken.optimizer.id == name
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG.frameworks["hf"].optimizers))
+def test_what_trainer_builds_by_a_name_is_what_was_advised(advisor: Advisor, name: str, tmp_path: Path) -> None:
+    """Trainer fills in what it is not told, Lion's second beta among it."""
+    taken, text = advised(advisor, "hf", {"model": "transformer", "optimizer": name})
+    if not importable(taken.implementation):
+        pytest.skip(f"{taken.implementation.path} cannot be imported here")
+    module = frameworks.loaded(text, tmp_path)
+    model, rows = module.stand_in()
+    trainer = module.Trainer(model=model, args=module.arguments(str(tmp_path), use_cpu=True), train_dataset=rows)
+    groups = trainer.create_optimizer().param_groups
+    assert f"optim={CATALOG.frameworks['hf'].optimizers[name].name!r}" in text
+    for number in taken.optimizer.hyperparameters:
+        key = taken.implementation.arguments.get(number.name, number.name)
+        value = taken.kwargs[key]
+        # optimi takes a pair apart
+        found = groups[0][key] if key in groups[0] else (groups[0]["beta1"], groups[0]["beta2"])
+        assert found == pytest.approx(tuple(value) if isinstance(value, list) else value), number.name
+    assert [group["weight_decay"] for group in groups] == [pytest.approx(taken.kwargs["weight_decay"]), 0.0]
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG.frameworks["hf"].schedules))
+def test_transformers_own_schedules_differ_where_we_say_so(advisor: Advisor, name: str) -> None:
+    from transformers import get_scheduler
+
+    from optadvise.schedules import advise
+
+    steps = 100
+    advice = advisor.recommend(advisor.situation({"optimizer": "sgd", "steps": steps}))
+    schedule = advise(CATALOG.scheduler(name), 0.1, steps, 0.1, {})
+    numbers = tuple(h._replace(value=0.1) if h.name in ("lr", "warmup_fraction") else h for h in advice.hyperparameters)
+    found = plan(advisor, advice._replace(schedule=schedule, hyperparameters=numbers), CATALOG.frameworks["hf"])
+    assert found.own is not None
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    settings = dict(found.own.settings)
+    theirs = get_scheduler(
+        found.own.name, optimizer, num_warmup_steps=settings.get("warmup_steps", 0), num_training_steps=steps,
+        scheduler_specific_kwargs=settings.get("lr_scheduler_kwargs"),
+    )  # fmt: skip
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    ours = [rate(schedule, 0.1, step) for step in range(steps)]
+    same = ours == pytest.approx(rates, rel=1e-6, abs=1e-12)
+    assert same == found.exact
+    if "ramp starts at 0" in (found.own.differs or ""):
+        assert rates[0] == 0.0
+        assert ours[20:] == pytest.approx(rates[20:], rel=0.12)
+
+
+# -- configuration files ---------------------------------------------------------------------------------------------
+
+SITUATIONS: list[dict[str, Any]] = [
+    {"model": "transformer"}, {"model": "cnn"}, {"optimizer": "soap"}, {"optimizer": "adan"},
+    {"optimizer": "stable-adamw"}, {"optimizer": "lion"}, {"optimizer": "adagrad"}, {"optimizer": "sgd-nesterov"},
+    {"task": "finetune", "method": "qlora", "model": "transformer"},
+    {"task": "finetune", "method": "lora", "model": "transformer", "lora_rank": 8, "lora_targets": "q,v"},
+    {"gpus": 8, "shard": "zero3", "batch_size": 1024, "micro_batch": 8}, {"offload": True, "gpus": 2},
+    {"precision": "bf16"}, {"precision": "amp-fp16"}, {"gradient_release": True}, {"checkpointing": "full"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answers", SITUATIONS, ids=str)
+def test_axolotl_is_told_only_what_its_schema_knows(advisor: Advisor, answers: dict[str, Any]) -> None:
+    """The keys and names of the schema that `rules/frameworks/axolotl.yaml` cites, and of transformers that it uses."""
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    code = write(advisor, advisor.recommend(advisor.situation(answers)), "axolotl")
+    data = yaml.safe_load(code.text)
+    known = {
+        "optimizer", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler",
+        "lr_scheduler_kwargs", "cosine_min_lr_ratio", "warmup_steps", "max_grad_norm", "max_steps",
+        "micro_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "gradient_checkpointing", "adapter",
+        "load_in_4bit", "lora_r", "lora_alpha", "lora_target_linear", "lora_target_modules",
+    }  # fmt: skip
+    assert data.keys() <= known
+    own = {"optimi_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "adopt_adamw", "came_pytorch", "muon"}
+    assert data["optimizer"] in {name.value for name in OptimizerNames} | own
+    assert data["lr_scheduler"] in {kind.value for kind in SchedulerType} | {"one_cycle", "rex"}
+    assert isinstance(data["learning_rate"], float)
+    taken = advisor.catalog.frameworks["axolotl"].optimizers[code.optimizer]
+    assert data["optimizer"] == taken.name
+
+
+@pytest.mark.parametrize("answers", SITUATIONS, ids=str)
+def test_torchtune_can_build_what_its_recipe_is_told(advisor: Advisor, answers: dict[str, Any]) -> None:
+    """Its `_component_` is an import path, whose arguments have to bind, as its own `tune validate` checks."""
+    code = write(advisor, advisor.recommend(advisor.situation(answers)), "torchtune")
+    data = yaml.safe_load(code.text)
+    told = dict(data["optimizer"])
+    module, name = told.pop("_component_").rsplit(".", 1)
+    built = getattr(__import__(module, fromlist=[name]), name)
+    numbers = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    built([torch.nn.Parameter(torch.zeros(4, 4))], **numbers)
+    assert data["optimizer_in_bwd"] == bool(answers.get("gradient_release"))
+    assert not data["optimizer_in_bwd"] or (data["clip_grad_norm"] is None and data["gradient_accumulation_steps"] == 1)
+    assert data["dtype"] in ("bf16", "fp32")
+    if data.get("lr_scheduler"):
+        assert data["lr_scheduler"]["_component_"].startswith("torchtune.training.lr_schedulers.get_cosine")
+
+
+@pytest.mark.parametrize("answers", SITUATIONS, ids=str)
+def test_deepspeed_reads_its_configuration(advisor: Advisor, answers: dict[str, Any]) -> None:
+    code = write(advisor, advisor.recommend(advisor.situation(answers)), "deepspeed")
+    data = json.loads(code.text)
+    named = data.get("optimizer")
+    framework = CATALOG.frameworks["deepspeed"]
+    if named is None:
+        assert any("deepspeed.initialize" in note for note in code.notes)
+    else:
+        assert named["type"] in {own.name for own in framework.optimizers.values()} or hasattr(
+            torch.optim, named["type"]
+        )
+    assert ("zero_optimization" in data) == bool(answers.get("shard") or answers.get("offload"))
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install --no-build-isolation deepspeed")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    # One process reads it here, so that the batch of all GPUs is left for it to work out.
+    numbers = {key: value for key, value in data.items() if value != "auto" and key != "train_batch_size"}
+    numbers.setdefault("train_micro_batch_size_per_gpu", 1)
+    read = DeepSpeedConfig(numbers, mesh_device=None)
+    assert read.gradient_clipping == data["gradient_clipping"]
+    assert read.bfloat16_config.enabled == data["bf16"]["enabled"]
+
+
+# -- what cannot be said ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CATALOG.optimizer_ids)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_another_optimizer_is_never_taken_silently(advisor: Advisor, framework: str, name: str) -> None:
+    advice = advisor.recommend(advisor.situation({"model": "transformer", "optimizer": name}))
+    code = write(advisor, advice, framework)
+    if code.optimizer != name:
+        other = CATALOG.optimizer(code.optimizer)
+        assert any(CATALOG.optimizer(name).name in note and other.name in note for note in code.notes)
+        assert advisor.recommend(advisor.situation({"model": "transformer", "optimizer": other.id})).optimizer == other
+    told = frameworks.page_cells()[name, framework]
+    assert told.startswith(("no;", "not here") if code.optimizer != name else (frameworks.RUNS, "writes", "not here"))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: Advisor, framework: str) -> None:
+    said = {"gpus": 8, "shard": "zero2", "checkpointing": "full", "loss": "chunked", "model": "transformer"}
+    code = write(advisor, advisor.recommend(advisor.situation(said)), framework)
+    carries = CATALOG.frameworks[framework].carries
+    note = " ".join(code.notes)
+    for name in said:
+        if name != "model" and name not in carries:
+            assert f"--{name}" in note
+
+
+def test_the_page_has_a_row_for_every_optimizer_and_a_column_for_every_framework() -> None:
+    assert set(frameworks.page_cells()) == {(o, f) for o in CATALOG.optimizer_ids for f in FRAMEWORKS}
