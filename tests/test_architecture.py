@@ -36,7 +36,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
              "machine", "bench", "doctor", "render", "root")),
     "root": (("optadvise",), ()),
 }  # fmt: skip
-THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "matplotlib": ("render",), "typer": ("cli",)}
+THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "jinja2": ("render",), "matplotlib": ("render",),
+               "typer": ("cli",)}  # fmt: skip
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
 MAY_IMPORT_TORCH = {
     "worker", "factory", "workloads", "networks", "data", "user", "measure", "probe",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optadvise.cli import options as opt
 from optadvise.errors import InputError, nearest
 
+if TYPE_CHECKING:
+    from optadvise.advisor import Advisor
+    from optadvise.domain import MemoryAnswer, Recommendation, Situation
+
 _FORMATS = ("text", "json", "python")
+_SHOWN = ("format_", "json_", "report", "explain", "why_not", "interactive")  # how and where the answer is told
 
 
 def recommend(
@@ -51,6 +57,7 @@ def recommend(
     rules: opt.Rules = None,
     format_: Annotated[str, opt.option("text, json or python.", "--format", group="Output")] = "text",
     json_: opt.Json = False,
+    report: opt.Report = None,
     explain: Annotated[
         bool, opt.option("Show what came nearest, and how each number came to be.", "--explain", group="Output")
     ] = False,
@@ -73,8 +80,9 @@ def recommend(
 
     from optadvise.cli import answers, ruleset
 
+    pages = _pages(report)
     advisor = ruleset.advisor(rules)
-    said = answers.read(advisor.catalog, typed)
+    told = said = answers.read(advisor.catalog, typed)
     other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
     if interactive:
         from optadvise.cli.interview import ask
@@ -90,10 +98,12 @@ def recommend(
         if run.optimizer is None:
             run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
         fit = Fitter(advisor).answer(run, ranked=False)
+    code = _code(advice) if shape == "python" or pages else ""
+    for path in pages:
+        asked = {name: value for name, value in said.items() if name not in told}
+        _write(path, advice, advisor, fit, _command(typed, situation, advisor, asked), code)
     if shape == "python":
-        from optadvise.codegen.python import plain_torch
-
-        typer.echo(plain_torch(advice), nl=False)
+        typer.echo(code, nl=False)
         return
     why = None
     if explain or other is not None:
@@ -113,3 +123,39 @@ def recommend(
         from optadvise.render.advice import text
 
         text(advice, advisor.catalog, fit, why)
+
+
+def _pages(report: Path | None) -> list[Path]:
+    """Return the page to write, found to be writable."""
+    if report is None:
+        return []
+    from optadvise.cli import outputs
+
+    return list(outputs.places({"--report": report}).values())
+
+
+def _code(advice: Recommendation) -> str:
+    from optadvise.codegen.python import plain_torch
+
+    return plain_torch(advice)
+
+
+def _command(typed: dict[str, Any], situation: Situation, advisor: Advisor, asked: dict[str, Any]) -> str:
+    """Return the command line that gives this advice anywhere: with what was asked and what was found here."""
+    from optadvise.cli import outputs
+    from optadvise.rulebook import words
+
+    if str(typed["vram"]).strip().lower() == "auto" and situation.vram_bytes is not None:
+        typed = {**typed, "vram": words.size(situation.vram_bytes)}
+    line = outputs.command(recommend, typed, _SHOWN)
+    return line + words.command(advisor, asked).removeprefix("optadvise recommend")
+
+
+def _write(
+    path: Path, advice: Recommendation, advisor: Advisor, fit: MemoryAnswer | None, command: str, code: str
+) -> None:
+    from optadvise.bench.files import write
+    from optadvise.cli import outputs
+    from optadvise.render import report
+
+    write(path, report.advice(advice, advisor.catalog, outputs.about(command, code), fit))
