@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +37,17 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
     return files
 
 
-def about(command: str, code: str | None = None) -> About:
+def about(command: str, code: str | None = None, said: Iterable[str] = ()) -> About:
     """Return what a page says of its own making.
 
     Args:
         command: The command line that gives the same again.
         code: A program that does what is advised.
+        said: The facts that were stated.
     """
     from optadvise.render.report import About
 
-    return About(__version__, command, code)
+    return About(__version__, command, code, tuple(said))
 
 
 def command(function: Callable[..., None], typed: Mapping[str, Any], without: Collection[str]) -> str:

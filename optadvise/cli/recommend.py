@@ -12,7 +12,7 @@ from optadvise.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from optadvise.advisor import Advisor
-    from optadvise.domain import MemoryAnswer, Recommendation, Situation
+    from optadvise.domain import Recommendation, Situation
 
 _FORMATS = ("text", "json", "python")
 _SHOWN = ("format_", "json_", "report", "explain", "why_not", "interactive")  # how and where the answer is told
@@ -99,9 +99,15 @@ def recommend(
             run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
         fit = Fitter(advisor).answer(run, ranked=False)
     code = _code(advice) if shape == "python" or pages else ""
-    for path in pages:
+    if pages:
+        from optadvise.bench.files import write
+        from optadvise.cli import outputs
+        from optadvise.render import report as page
+
         asked = {name: value for name, value in said.items() if name not in told}
-        _write(path, advice, advisor, fit, _command(typed, situation, advisor, asked), code)
+        about = outputs.about(_command(typed, situation, advisor, asked), code, said)
+        for path in pages:
+            write(path, page.advice(advice, advisor.catalog, about, fit))
     if shape == "python":
         typer.echo(code, nl=False)
         return
@@ -149,13 +155,3 @@ def _command(typed: dict[str, Any], situation: Situation, advisor: Advisor, aske
         typed = {**typed, "vram": words.size(situation.vram_bytes)}
     line = outputs.command(recommend, typed, _SHOWN)
     return line + words.command(advisor, asked).removeprefix("optadvise recommend")
-
-
-def _write(
-    path: Path, advice: Recommendation, advisor: Advisor, fit: MemoryAnswer | None, command: str, code: str
-) -> None:
-    from optadvise.bench.files import write
-    from optadvise.cli import outputs
-    from optadvise.render import report
-
-    write(path, report.advice(advice, advisor.catalog, outputs.about(command, code), fit))

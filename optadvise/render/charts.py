@@ -5,8 +5,9 @@ Percentages and not units of a drawing: so a figure takes any width while its le
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from optadvise.domain import MemoryEstimate, ScheduleAdvice
 from optadvise.schedules import rate
@@ -16,7 +17,8 @@ from optadvise.units import GIB, show_bytes, show_count, show_number
 _SAMPLES = 240  # of a curve
 _TONES = 8  # colours that the page's style names
 _NUMBERED = 5.0  # percent of the width that a number in a segment takes on a phone
-_APART = (6.0, 5.5)  # percent across and up that a dot's number takes
+_APART = 6.0  # percent across that a dot's number takes
+_LINE = 5.0  # percent up that it takes
 _ROOM = 0.12  # left around dots, as a share of what they span
 
 
@@ -57,7 +59,7 @@ class Bar(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """One arm: where it is, its interval, and how far its number is moved up to stay clear of others."""
+    """One arm: where it is, its interval, and how many lines below it its number stands clear of others."""
 
     number: int
     name: str
@@ -66,7 +68,7 @@ class Dot(NamedTuple):
     up: float
     low: float | None
     high: float | None
-    lift: int
+    line: int
 
 
 class Scatter(NamedTuple):
@@ -122,7 +124,7 @@ def curve(schedule: ScheduleAdvice, peak: float, steps: int) -> Curve:
     if len(points) == 1:
         points.append((1000.0, points[0][1]))
     return Curve(
-        " ".join(f"{x:.5g},{y:.5g}" for x, y in points),
+        " ".join(f"{x:.6g},{y:.6g}" for x, y in points),
         tuple(Tick(_percent(step, 0, last or 1), show_count(step)) for step in ticks(0, steps)),
         tuple(Tick(100 - _percent(value, 0, top), show_number(float(f"{value:.3g}"))) for value in ticks(0, top)),
     )
@@ -131,7 +133,8 @@ def curve(schedule: ScheduleAdvice, peak: float, steps: int) -> Curve:
 def corners(schedule: ScheduleAdvice) -> list[int]:
     """Return the steps at which one leg of a schedule ends, or its rate falls at once."""
     lists = [schedule.kwargs.get("milestones"), schedule.quantities.get("milestones")]
-    return sorted({int(str(step)) for found in lists if isinstance(found, list) for step in found})
+    ends = {int(str(step)) for found in lists if isinstance(found, list) for step in found}
+    return sorted({*ends, int(str(schedule.quantities["warmup_steps"]))} - {0})
 
 
 def bar(memory: MemoryEstimate) -> Bar | None:
@@ -177,12 +180,16 @@ def scatter(arms: Iterable[Arm], across: Callable[[float], str]) -> Scatter | No
     x_low, x_high = _range([x for arm, x, _ in both] + [end for arm, *_ in both for end in arm.interval or ()])
     y_low, y_high = _range([y for *_, y in both])
     unit = GIB if y_high >= GIB else 2**20 if y_high >= 2**20 else 1
+    places = {arm.number: (_percent(x, x_low, x_high), 100 - _percent(y, y_low, y_high)) for arm, x, y in both}
+    taken = list(places.values())  # by dots, and then by their numbers
     dots: list[Dot] = []
-    for arm, x, y in sorted(both, key=lambda found: found[2]):
+    for arm, *_ in both:
+        x, y = places[arm.number]
         ends = [_percent(end, x_low, x_high) for end in arm.interval or ()]
-        place = (_percent(x, x_low, x_high), 100 - _percent(y, y_low, y_high))
+        line = next(n for n in _lines() if not _taken((x, y + _LINE * n), taken))
+        taken.append((x, y + _LINE * line))
         low, high = (ends[0], ends[1]) if ends else (None, None)
-        dots.append(Dot(arm.number, arm.name, arm.control, *place, low, high, _lift(place, dots)))
+        dots.append(Dot(arm.number, arm.name, arm.control, x, y, low, high, line))
     return Scatter(
         tuple(dots),
         tuple(Tick(_percent(value, x_low, x_high), across(value)) for value in ticks(x_low, x_high, 3)),
@@ -193,16 +200,14 @@ def scatter(arms: Iterable[Arm], across: Callable[[float], str]) -> Scatter | No
     )
 
 
-def _lift(place: tuple[float, float], dots: Iterable[Dot]) -> int:
-    """Return by how many lines a number is moved up so that it stands on no other."""
-    lift = 0
-    while any(
-        abs(dot.across - place[0]) < _APART[0]
-        and abs((dot.up - _APART[1] * dot.lift) - (place[1] - _APART[1] * lift)) < _APART[1]
-        for dot in dots
-    ):
-        lift += 1
-    return lift
+def _lines() -> Iterator[int]:
+    """Yield lines where a dot's number may stand, the nearest first: above it, below it, further above."""
+    for away in itertools.count(1):
+        yield from (-away, away)
+
+
+def _taken(place: tuple[float, float], taken: Iterable[tuple[float, float]]) -> bool:
+    return any(abs(x - place[0]) < _APART and abs(y - place[1]) < _LINE * 0.9 for x, y in taken)
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -27,6 +27,7 @@ class About(NamedTuple):
     version: str
     command: str  # gives the same again
     code: str | None = None  # a program that does what is advised
+    said: tuple[str, ...] = ()  # the facts that were stated
 
 
 def advice(advice: Recommendation, catalog: Catalog, about: About, fit: MemoryAnswer | None = None) -> str:
@@ -40,7 +41,7 @@ def advice(advice: Recommendation, catalog: Catalog, about: About, fit: MemoryAn
     """
     from optadvise.render.report_advice import facts
 
-    return _page("advice.html", {**facts(advice, catalog, fit), "about": about})
+    return _page("advice.html", {**facts(advice, catalog, fit, about.said), "about": about})
 
 
 def bench(result: Mapping[str, Any], about: About) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -24,6 +24,12 @@ from optadvise.render.estimate import change, sums, verdict
 from optadvise.schedules import rate
 from optadvise.tuples import NamedTuple
 from optadvise.units import show_bytes, show_count, show_number
+
+# Numbers of the run rather than of an optimizer, which no card explains.
+_OF_THE_RUN = {
+    "warmup_fraction": "Share of the run over which the rate ramps up.",
+    "max_grad_norm": "The gradients' norm is clipped to it.",
+}
 
 
 class Cited(NamedTuple):
@@ -50,13 +56,14 @@ class _Sources:
         return self.cited[key]
 
 
-def facts(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) -> dict[str, Any]:
+def facts(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None, said: Sequence[str]) -> dict[str, Any]:
     """Return everything that the template says, ready to be written.
 
     Args:
         advice: The recommendation.
         catalog: Where cites, facts and names are looked up.
         fit: What would make it fit, where it does not for certain.
+        said: The facts that were stated.
     """
     sources = _Sources(catalog)  # numbered as they stand on the page, which the order below follows
     companion = advice.companion
@@ -86,7 +93,7 @@ def facts(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) ->
             (flag(catalog, name) + ("" if value == "true" else f" {value}"), flip.optimizer)
             for flip in advice.flips for name, value in flip.change.items()
         ],
-        "said": _said(advice, catalog),
+        "said": _said(advice, catalog, said),
         "assumed": [_row(advice, catalog, name) for name in advice.situation.assumed],
         "sources": list(sources.cited.values()),
     }  # fmt: skip
@@ -106,7 +113,7 @@ def _number(number: Advised, advice: Recommendation) -> dict[str, Any]:
         "name": number.name,
         "value": written(number.value),
         "usual": usual,
-        "meaning": "" if card is None else card.meaning,
+        "meaning": _OF_THE_RUN.get(number.name, "") if card is None else card.meaning,
     }
 
 
@@ -220,20 +227,20 @@ def _alternative(advice: Recommendation, catalog: Catalog, number: int) -> dict[
     }
 
 
-def _said(advice: Recommendation, catalog: Catalog) -> list[tuple[str, str, str]]:
+def _said(advice: Recommendation, catalog: Catalog, said: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return what was said: flag, value and what the value means."""
     situation, rows = advice.situation, []
-    described = situation.shape is not None and situation.shape.basis != "typical"
-    if situation.shape is not None and described:
+    if "shape" in said and situation.shape is not None:
         rows.append(("network", situation.shape.name, f"{show_count(situation.params or 0)} parameters"))
-    if situation.gpu is not None:
+    if "gpu" in said and situation.gpu is not None:
         rows.append(("--gpu", situation.gpu, ""))
-    follows = ("params", "model") if described else ()
-    for name, fact in catalog.facts.items():
-        value = getattr(situation, name, None)
-        if "flag" in fact and value not in (None, False) and name not in (*situation.assumed, *follows):
-            rows.append(_row(advice, catalog, name))
-    if situation.optimizer is not None and "optimizer" not in situation.assumed:
+    follows = ("model",) if "shape" in said else ()  # a shape says what kind of model it is
+    rows += [
+        _row(advice, catalog, name)
+        for name, fact in catalog.facts.items()
+        if name in said and name not in follows and "flag" in fact
+    ]
+    if "optimizer" in said and situation.optimizer is not None:
         rows.append(("--optimizer", situation.optimizer, "taken instead of choosing"))
     return rows
 
