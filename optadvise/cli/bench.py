@@ -104,15 +104,16 @@ def bench(
         from optadvise.render import bench as render
 
         made: dict[str, Callable[[dict[str, Any]], str]] = {
-            "--json": _json, "--save": _json, "--csv": render.as_csv, "--markdown": render.as_markdown,
-            "--dashboard": render.as_dashboard, "--report": lambda result: _page(result, line),
+            "--json": outputs.as_json, "--save": outputs.as_json, "--csv": render.as_csv,
+            "--markdown": render.as_markdown, "--dashboard": render.as_dashboard,
+            "--report": lambda result: outputs.page(result, line),
         }  # fmt: skip
         for flag, path in files.items():
             write(path, made[flag](result))
 
     def show(result: dict[str, Any]) -> None:
         if json_ == "-":
-            typer.echo(_json(result), nl=False)
+            typer.echo(outputs.as_json(result), nl=False)
         else:
             from optadvise.render.bench import text
 
@@ -121,17 +122,6 @@ def bench(
     result = _measure(spec, arms, requirements, timeout, keep, show, partial=bool(files))
     show(result)
     raise typer.Exit(_exit_code(result))
-
-
-def _page(result: dict[str, Any], line: str) -> str:
-    from optadvise.cli import outputs
-    from optadvise.render import report
-
-    return report.bench(result, outputs.about(line))
-
-
-def _json(result: dict[str, Any]) -> str:
-    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _one_of(value: str, flag: str, accepted: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -75,3 +76,20 @@ def command(function: Callable[..., None], typed: Mapping[str, Any], without: Co
         for one in value if isinstance(value, list) else [value]:
             words += [flag] if one is True else [flag, f"{one:g}" if isinstance(one, float) else str(one)]
     return shlex.join(words)
+
+
+def as_json(result: Mapping[str, Any]) -> str:
+    """Return a measurement as JSON, by the published schema."""
+    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def page(result: Mapping[str, Any], line: str) -> str:
+    """Return a measurement as a page of HTML.
+
+    Args:
+        result: The result of `optadvise bench`.
+        line: The command line that measures it again.
+    """
+    from optadvise.render import report
+
+    return report.bench(result, about(line))

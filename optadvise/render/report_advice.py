@@ -8,15 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from optadvise.catalog import Catalog
-from optadvise.domain import (
-    SHIPPED,
-    Advised,
-    LedgerEntry,
-    MemoryAnswer,
-    MemoryEstimate,
-    Recommendation,
-    Source,
-)
+from optadvise.domain import SHIPPED, Advised, LedgerEntry, MemoryAnswer, MemoryEstimate, Recommendation, Source
 from optadvise.engine.numbers import written
 from optadvise.render import charts
 from optadvise.render.advice import flag, schedule_words, state_words
