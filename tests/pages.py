@@ -36,14 +36,14 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.elements: list[Element] = []
         self.wrong: list[str] = []
-        self.cells: list[str] = []
         self._open: list[str] = []
         self._said: list[str] = []
+        self._prose: list[str] = []
         self.feed(text)
         self.close()
         self.wrong += [f"<{tag}> is never closed" for tag in self._open]
         self.text = _plain(" ".join(self._said))
-        self.raw = "".join(self._said)
+        self.prose = _plain(" ".join(self._prose))  # without programs
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if len({name for name, _ in attrs}) < len(attrs):
@@ -63,6 +63,8 @@ class Page(HTMLParser):
         if self._open and self._open[-1] == "style":
             return
         self._said.append(data)
+        if "pre" not in self._open:
+            self._prose.append(data)
 
     def all(self, *tags: str) -> list[Element]:
         return [element for element in self.elements if element.tag in tags]
