@@ -40,6 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 THIRD_PARTY = {
     "yaml": ("catalog", "codegen", "render"),
     "rich": ("render",),
+    "jinja2": ("render",),
     "matplotlib": ("render",),
     "typer": ("cli",),
 }

@@ -53,6 +53,8 @@ def test_an_installed_wheel_reads_its_own_rules_from_anywhere(wheel: Path, tmp_p
         return done.stdout
 
     assert "adamw8bit" in run("recommend", "--model", "transformer", "--vram", "24GB")
+    run("recommend", "--report", "page.html")  # from its own templates
+    assert "</html>" in (elsewhere / "page.html").read_text(encoding="utf-8")
     # So does a team's pack over them.
     shutil.copytree(ROOT / "examples" / "team-rules", elsewhere / "team")
     assert "Proven" in run("rules", "check", "--rules", "team")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from optadvise.errors import CannotRunHereError, InputError, nearest
 
 _SIZES = ("tiny", "small", "medium")
 _DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
+_SHOWN = ("json_", "csv_", "markdown", "dashboard", "report", "save")  # where a result goes
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 
@@ -55,6 +56,7 @@ def bench(
     csv_: Annotated[Path | None, _option("Write CSV to this file.", "--csv")] = None,
     markdown: Annotated[Path | None, _option("Write a Markdown table to this file.")] = None,
     dashboard: Annotated[Path | None, _option("Write what github-action-benchmark reads to this file.")] = None,
+    report: Annotated[Path | None, _option("Write a page of HTML to this file.", "--report")] = None,
     save: Annotated[str | None, _option("Keep the result under this name, for optadvise compare.")] = None,
     timeout: Annotated[float, _option("Seconds that one answer of a worker may take; 300 unless said.")] = 300.0,
     rules: Annotated[list[Path] | None, _option("A folder of further rules; may repeat.", "--rules")] = None,
@@ -64,9 +66,11 @@ def bench(
     Each runs in a process of its own, in rounds that alternate. Exit code 1: a requirement failed; 4: nothing could
     run; 5: the noise is larger than the question.
     """
-    from optadvise.bench.files import check_writable, save_place, write
+    typed = dict(locals())
+    from optadvise.bench.files import save_place, write
     from optadvise.bench.spec import Spec
     from optadvise.bench.stats import parse_requirement
+    from optadvise.cli import outputs
     from optadvise.units import parse_count
 
     requirements = [parse_requirement(text) for text in require or ()]
@@ -91,31 +95,25 @@ def bench(
     if not timeout > 0:
         raise InputError(f"--timeout {timeout:g}: must be above 0 seconds")
     arms = _arms(names or [], from_, spec, control, implementation, rules or [])
-    files: dict[str, Path] = {}
-    for flag, path in (("--json", json_), ("--csv", csv_), ("--markdown", markdown), ("--dashboard", dashboard)):
-        if str(path) == "-" and flag != "--json":
-            raise InputError(f"{flag} -: only JSON goes to stdout; name a file")
-        if path is not None and str(path) != "-":
-            files[flag] = Path(path)
-    if save is not None:
-        files["--save"] = save_place(save)
-    for flag, path in files.items():
-        check_writable(path, flag)
-        same = [other for other in files if other != flag and files[other].resolve() == path.resolve()]
-        if same:
-            raise InputError(f"{flag} {str(path)!r}: {same[0]} names the same file; give each its own")
+    named = {"--json": None if json_ == "-" else json_, "--csv": csv_, "--markdown": markdown,
+             "--dashboard": dashboard, "--report": report}  # fmt: skip
+    files = outputs.places({**named, "--save": None if save is None else save_place(save)})
+    line = outputs.command(bench, typed, _SHOWN)
 
     def keep(result: dict[str, Any]) -> None:
         from optadvise.render import bench as render
 
-        written = {"--json": _json, "--save": _json, "--csv": render.as_csv, "--markdown": render.as_markdown,
-                   "--dashboard": render.as_dashboard}  # fmt: skip
+        made: dict[str, Callable[[dict[str, Any]], str]] = {
+            "--json": outputs.as_json, "--save": outputs.as_json, "--csv": render.as_csv,
+            "--markdown": render.as_markdown, "--dashboard": render.as_dashboard,
+            "--report": lambda result: outputs.page(result, line),
+        }  # fmt: skip
         for flag, path in files.items():
-            write(path, written[flag](result))
+            write(path, made[flag](result))
 
     def show(result: dict[str, Any]) -> None:
         if json_ == "-":
-            typer.echo(_json(result), nl=False)
+            typer.echo(outputs.as_json(result), nl=False)
         else:
             from optadvise.render.bench import text
 
@@ -124,10 +122,6 @@ def bench(
     result = _measure(spec, arms, requirements, timeout, keep, show, partial=bool(files))
     show(result)
     raise typer.Exit(_exit_code(result))
-
-
-def _json(result: dict[str, Any]) -> str:
-    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _one_of(value: str, flag: str, accepted: Sequence[str]) -> str:

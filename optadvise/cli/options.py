@@ -62,3 +62,4 @@ Offload = Annotated[bool, option("Optimizer state in the host's memory.", "--off
 
 Rules = Annotated[list[Path] | None, option("A folder of further rules; may repeat.", "--rules", group=_OUT)]
 Json = Annotated[bool, option("Short for --format json.", "--json", group=_OUT)]
+Report = Annotated[Path | None, option("Write a page of HTML to this file, too.", "--report", group=_OUT)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +13,15 @@ from optadvise.codegen import FRAMEWORKS
 from optadvise.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from optadvise.advisor import Advisor
-    from optadvise.domain import MemoryAnswer, Recommendation
+    from optadvise.domain import MemoryAnswer, Recommendation, Situation
     from optadvise.render.why import Why
 
 _FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)
+# How and where the answer is told.
+_SHOWN = ("format_", "json_", "output", "report", "explain", "why_not", "interactive")
 
 
 def recommend(
@@ -60,6 +64,7 @@ def recommend(
     format_: Annotated[str, opt.option(f"{', '.join(_FORMATS)}.", "--format", group="Output")] = "text",
     json_: opt.Json = False,
     output: Annotated[Path | None, opt.option("Write to this file instead.", "--output", "-o", group="Output")] = None,
+    report: opt.Report = None,
     explain: Annotated[
         bool, opt.option("Show what came nearest, and how each number came to be.", "--explain", group="Output")
     ] = False,
@@ -80,15 +85,15 @@ def recommend(
     if shape not in _FORMATS:
         raise InputError(f"--format {format_!r}: not known; {nearest(shape, _FORMATS)}")
 
-    if output is not None:
-        from optadvise.bench import files
+    if output is not None or report is not None:
+        from optadvise.cli import outputs
 
-        files.check_writable(output, "--output")
+        outputs.places({"--output": output, "--report": report})
 
     from optadvise.cli import answers, ruleset
 
     advisor = ruleset.advisor(rules)
-    said = answers.read(advisor.catalog, typed)
+    told = said = answers.read(advisor.catalog, typed)
     other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
     if interactive:
         from optadvise.cli.interview import ask
@@ -108,10 +113,33 @@ def recommend(
             None if other is None else reasons.why_not(advisor, said, other),
         )
     text = _written(advisor, advice, shape, fit, why, plain=output is not None)
+    if report is not None:
+        asked = {name: value for name, value in said.items() if name not in told}
+        _page(report, _command(typed, situation, advisor, asked), advisor, advice, fit, said)
     if output is None:
         sys.stdout.write(text)
     else:
-        files.write(output, text)
+        from optadvise.bench.files import write
+
+        write(output, text)
+
+
+def _page(
+    file: Path,
+    command: str,
+    advisor: Advisor,
+    advice: Recommendation,
+    fit: MemoryAnswer | None,
+    said: Mapping[str, Any],
+) -> None:
+    """Write the advice as a page of HTML, with the program that does what is advised."""
+    from optadvise.bench.files import write
+    from optadvise.cli import outputs
+    from optadvise.codegen.write import write as code
+    from optadvise.render import report
+
+    about = outputs.about(command, code(advisor, advice, "python").text, said)
+    write(file, report.advice(advice, advisor.catalog, about, fit))
 
 
 def _fit(advisor: Advisor, advice: Recommendation) -> MemoryAnswer | None:
@@ -148,3 +176,14 @@ def _written(
     from optadvise.render.advice import text
 
     return text(advice, advisor.catalog, fit, why, plain=plain)
+
+
+def _command(typed: dict[str, Any], situation: Situation, advisor: Advisor, asked: dict[str, Any]) -> str:
+    """Return the command line that gives this advice anywhere: with what was asked and what was found here."""
+    from optadvise.cli import outputs
+    from optadvise.rulebook import words
+
+    if str(typed["vram"]).strip().lower() == "auto" and situation.vram_bytes is not None:
+        typed = {**typed, "vram": words.size(situation.vram_bytes)}
+    line = outputs.command(recommend, typed, _SHOWN)
+    return line + words.command(advisor, asked).removeprefix("optadvise recommend")

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.catalog import Catalog
-from optadvise.domain import SHIPPED, Caution, LedgerEntry, MemoryAnswer, Recommendation, TraceEntry
+from optadvise.domain import SHIPPED, Alternative, Caution, LedgerEntry, MemoryAnswer, Recommendation, TraceEntry
 from optadvise.engine.numbers import written
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.render.estimate import chains, ledger, verdict
@@ -77,11 +77,12 @@ def _answer(out: Console, advice: Recommendation) -> None:
         if number.low is not None and number.high is not None:
             span = f"usual {show_number(number.low)} … {show_number(number.high)}"
         table.add_row("", number.name, f"[bold]{escape(written(number.value))}[/bold]", span)
-    table.add_row("", "schedule", f"[bold]{advice.schedule.id}[/bold]", _schedule_words(advice))
+    table.add_row("", "schedule", f"[bold]{advice.schedule.id}[/bold]", schedule_words(advice))
     out.print(table)
 
 
-def _schedule_words(advice: Recommendation) -> str:
+def schedule_words(advice: Recommendation) -> str:
+    """Return what a schedule does over the run."""
     named = advice.schedule.quantities
     total, warmup, floor = named["total_steps"], named["warmup_steps"], named["floor_lr"]
     words = f"over {total:,} steps"
@@ -147,13 +148,17 @@ def _alternatives(out: Console, advice: Recommendation) -> None:
     out.print(heading("Alternatives"))
     table = titled(2, ("", "left"), ("state", "right"), ("", "wrap"))
     for other in advice.alternatives:
-        each = other.state_bytes_per_parameter
-        state = "none" if each == 0 else "< 0.01 B/p" if each < 0.01 else f"{each:.2f} B/p"
-        if other.optimizer_bytes is not None:
-            state = show_bytes(other.optimizer_bytes)
         no = "[bold]does not fit[/bold]; " if other.fits is False else ""
-        table.add_row("", other.id, state, no + escape(other.because))
+        table.add_row("", other.id, state_words(other), no + escape(other.because))
     out.print(table)
+
+
+def state_words(other: Alternative) -> str:
+    """Return what another optimizer keeps, in bytes where the size is known."""
+    if other.optimizer_bytes is not None:
+        return show_bytes(other.optimizer_bytes)
+    each = other.state_bytes_per_parameter
+    return "none" if each == 0 else "< 0.01 B/p" if each < 0.01 else f"{each:.2f} B/p"
 
 
 def _flips(out: Console, advice: Recommendation, catalog: Catalog) -> None:
@@ -164,11 +169,12 @@ def _flips(out: Console, advice: Recommendation, catalog: Catalog) -> None:
     for flip in advice.flips:
         for name, change in flip.change.items():
             shown = "" if change == "true" else f" {escape(change)}"
-            table.add_row("", f"{_flag(catalog, name)}{shown}", f"→ {flip.optimizer}")
+            table.add_row("", f"{flag(catalog, name)}{shown}", f"→ {flip.optimizer}")
     out.print(table)
 
 
-def _flag(catalog: Catalog, name: str) -> str:
+def flag(catalog: Catalog, name: str) -> str:
+    """Return the option that states a fact."""
     return str(catalog.facts[name].get("flag", name))
 
 

@@ -30,6 +30,14 @@ def text(result: Mapping[str, Any]) -> None:
 
 
 def _conditions(out: Console, result: Mapping[str, Any]) -> None:
+    what, where = conditions(result)
+    out.print(escape(what))
+    out.print(escape(where))
+    out.print()
+
+
+def conditions(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what was measured, and on what."""
     spec, environment = result["spec"], result["environment"]
     ok = next((a for a in result["arms"] if a["parameters"]), None)
     size = f", {show_count(ok['parameters'])} parameters in {ok['tensors']} tensors" if ok else ""
@@ -39,11 +47,8 @@ def _conditions(out: Console, result: Mapping[str, Any]) -> None:
     device = environment.get("device_name") or environment.get("processor") or spec["device"]
     threads = f", {environment['threads']} threads" if environment.get("threads") and spec["device"] == "cpu" else ""
     versions = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
-    out.print(f"{escape(name)}{size}, {spec['dtype']}")
-    out.print("; ".join(filter(None, (
-        f"{escape(str(device))}{threads}", f"{spec['rounds']} rounds of {spec['steps']} steps in turn", versions
-    ))))  # fmt: skip
-    out.print()
+    where = (f"{device}{threads}", f"{spec['rounds']} rounds of {spec['steps']} steps in turn", versions)
+    return f"{name}{size}, {spec['dtype']}", "; ".join(filter(None, where))
 
 
 def _table(out: Console, result: Mapping[str, Any]) -> None:
@@ -60,32 +65,34 @@ def _table(out: Console, result: Mapping[str, Any]) -> None:
         table.add_row(
             "",
             escape(arm["label"]),
-            _number(metric_of(arm, "optimizer_seconds"), 1e3),
-            _versus(result, arm, "optimizer_seconds"),
-            _number(metric_of(arm, "step_seconds"), 1e3),
-            _versus(result, arm, "step_seconds", width=False),
+            figure(metric_of(arm, "optimizer_seconds"), 1e3),
+            versus(result, arm, "optimizer_seconds"),
+            figure(metric_of(arm, "step_seconds"), 1e3),
+            versus(result, arm, "step_seconds", width=False),
             "" if state is None else f"{state:.2f}",
-            _number(peak, 2**-20),
+            figure(peak, 2**-20),
         )
     out.print(table)
 
 
-def _number(value: float | None, scale: float) -> str:
+def figure(value: float | None, scale: float) -> str:
+    """Return three digits of a figure, nothing where there is none."""
     return "" if value is None else f"{value * scale:,.3g}" if value * scale < 1000 else f"{value * scale:,.0f}"
 
 
 def _ms(seconds: float | None) -> str:
-    return "" if seconds is None else f"{_number(seconds, 1e3)} ms"
+    return "" if seconds is None else f"{figure(seconds, 1e3)} ms"
 
 
-def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str, *, width: bool = True) -> str:
+def versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str, *, width: bool = True) -> str:
+    """Return an arm's ratio to the control, with half the width of its interval."""
     if arm["role"] == "control":
         return "1"
     found = [r for r in result["ratios"] if r["label"] == arm["label"] and r["metric"] == metric]
     if not found:
         return ""
     ratio, ci = found[0]["ratio"], found[0]["ci95"]
-    words = f"{_number(ratio, 1)}x"
+    words = f"{figure(ratio, 1)}x"
     if not width or not ci:
         return words
     half = (ci[1] - ci[0]) / 2
@@ -95,7 +102,7 @@ def _versus(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str, *, w
 def _details(out: Console, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
     out.print(heading(escape(arm["label"])) + f"  {_made(arm)}", soft_wrap=True)
     table = grid("wrap")
-    for line in _lines(arm, spec):
+    for line in details(arm, spec):
         table.add_row("", escape(line))
     out.print(table)
 
@@ -105,7 +112,8 @@ def _made(arm: Mapping[str, Any]) -> str:
     return escape(made["import"] + (f", {made['variant']}" if made["variant"] else ""))
 
 
-def _lines(arm: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterable[str]:
+def details(arm: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterable[str]:
+    """Yield what there is to say of an arm, or why it failed."""
     if arm["status"] != "ok":
         yield f"{arm['status']}: {arm['error']}"
         if arm["status"] == "oom":
@@ -143,12 +151,18 @@ def _requirements(out: Console, result: Mapping[str, Any]) -> None:
     out.print(heading("Requirements"))
     table = grid("left", "wrap")
     for found in result["requirements"]:
-        measured = "not measured" if found["measured"] is None else _measured(found, found["measured"])
-        if found["ci95"]:
-            measured += f" ({' … '.join(_measured(found, end) for end in found['ci95'])})"
-        table.add_row("", f"[bold]{found['verdict']}[/bold]", escape(f"{found['text']}: {found['label']} {measured}"))
+        words = escape(f"{found['text']}: {found['label']} {measured(found)}")
+        table.add_row("", f"[bold]{found['verdict']}[/bold]", words)
     out.print(table)
     out.print(f"\nVerdict: [bold]{result['verdict']}[/bold]")
+
+
+def measured(found: Mapping[str, Any]) -> str:
+    """Return what was measured for a requirement, with its interval."""
+    if found["measured"] is None:
+        return "not measured"
+    words = _measured(found, found["measured"])
+    return f"{words} ({' … '.join(_measured(found, end) for end in found['ci95'])})" if found["ci95"] else words
 
 
 def _measured(found: Mapping[str, Any], value: float) -> str:
@@ -202,9 +216,9 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         cells = [
             arm["label"],
             _ms(metric_of(arm, "optimizer_seconds")),
-            _versus(result, arm, "optimizer_seconds"),
+            versus(result, arm, "optimizer_seconds"),
             _ms(metric_of(arm, "step_seconds")),
-            _versus(result, arm, "step_seconds"),
+            versus(result, arm, "step_seconds"),
             "" if state is None else f"{state:.3f}",
             "" if peak is None else show_bytes(peak),
             "" if last is None else f"{last:.4g}",

@@ -97,7 +97,7 @@ def ledger(out: Console, memory: MemoryEstimate) -> None:
         table.add_row(
             "", line.part, show_bytes(at) if at else "–", bar(at / most), escape(_words(line.bytes, at, line.how))
         )
-    table.add_row("", "[bold]total[/bold]", f"[bold]{show_bytes(memory.total)}[/bold]", "", _sums(memory))
+    table.add_row("", "[bold]total[/bold]", f"[bold]{show_bytes(memory.total)}[/bold]", "", sums(memory))
     out.print(table)
 
 
@@ -105,7 +105,8 @@ def _words(whole: int | None, at: int, how: str) -> str:
     return f"{show_bytes(whole)} in all: {how}" if whole is not None and whole != at and not at else how
 
 
-def _sums(memory: MemoryEstimate) -> str:
+def sums(memory: MemoryEstimate) -> str:
+    """Return what tools show of a total."""
     allocated, reserved = show_bytes(memory.allocated or 0), show_bytes(memory.reserved or 0)
     return f"torch allocates {allocated} and reserves {reserved}; nvidia-smi shows the total"
 
@@ -156,18 +157,21 @@ def chains(out: Console, answer: MemoryAnswer, catalog: Catalog, *, told: bool =
         out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold]{paged} with")
         table = grid("left", "wrap", indent=5)
         for fix in chain:
-            instead = f"instead of {_change(fix.instead, catalog)}; " if fix.instead else ""
+            instead = f"instead of {change(fix.instead, catalog)}; " if fix.instead else ""
             words = f"{instead}saves {show_bytes(fix.saves)}; costs {fix.costs}"
-            table.add_row("", _change(fix.change, catalog), f"{escape(words)} [dim]\\[{', '.join(fix.cite)}][/dim]")
+            table.add_row(
+                "", escape(change(fix.change, catalog)), f"{escape(words)} [dim]\\[{', '.join(fix.cite)}][/dim]"
+            )
         out.print(table)
 
 
-def _change(change: Mapping[str, Any], catalog: Catalog) -> str:
+def change(facts: Mapping[str, Any], catalog: Catalog) -> str:
+    """Return the options that state facts."""
     shown = []
-    for name, value in change.items():
+    for name, value in facts.items():
         flag = str(catalog.facts[name].get("flag", f"--{name.replace('_', '-')}"))
         shown.append(flag if value is True else f"{flag} {value}")
-    return escape(" ".join(shown))
+    return " ".join(shown)
 
 
 def _ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:

@@ -1,0 +1,95 @@
+"""Where results are written, and the command line that gives them again."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optadvise import __version__
+from optadvise.errors import InputError
+
+if TYPE_CHECKING:
+    from optadvise.render.report import About
+
+
+def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
+    """Return the files that options name, found to be writable before anything is worked out.
+
+    Args:
+        named: Each option and the file that it names; None where it was left out.
+
+    Raises:
+        InputError: A file cannot be written, is stdout, or is named twice.
+    """
+    from optadvise.bench.files import check_writable
+
+    files = {flag: Path(path) for flag, path in named.items() if path is not None}
+    for flag, path in files.items():
+        if str(path) == "-":
+            raise InputError(f"{flag} -: only JSON goes to stdout; name a file")
+        check_writable(path, flag)
+        same = [other for other in files if other != flag and files[other].resolve() == path.resolve()]
+        if same:
+            raise InputError(f"{flag} {str(path)!r}: {same[0]} names the same file; give each its own")
+    return files
+
+
+def about(command: str, code: str | None = None, said: Iterable[str] = ()) -> About:
+    """Return what a page says of its own making.
+
+    Args:
+        command: The command line that gives the same again.
+        code: A program that does what is advised.
+        said: The facts that were stated.
+    """
+    from optadvise.render.report import About
+
+    return About(__version__, command, code, tuple(said))
+
+
+def command(function: Callable[..., None], typed: Mapping[str, Any], without: Collection[str]) -> str:
+    """Return the command line that was typed, without what only says how and where to show the answer.
+
+    Args:
+        function: The command.
+        typed: The values of its parameters.
+        without: Parameters that are left out.
+
+    Example:
+        >>> def recommend(gpu: str | None = None, clipping: bool = False, report: str | None = None) -> None: ...
+        >>> command(recommend, {"gpu": "rtx 4090", "clipping": True, "report": "a.html"}, ("report",))
+        "optadvise recommend --gpu 'rtx 4090' --clipping"
+    """
+    words = ["optadvise", function.__name__]
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = typed[name]
+        if name in without or value is None or value == parameter.default:
+            continue
+        if name == "names":  # an argument and no option
+            words += value
+            continue
+        flag = f"--{name.rstrip('_').replace('_', '-')}"  # as every option is spelt
+        for one in value if isinstance(value, list) else [value]:
+            words += [flag] if one is True else [flag, f"{one:g}" if isinstance(one, float) else str(one)]
+    return shlex.join(words)
+
+
+def as_json(result: Mapping[str, Any]) -> str:
+    """Return a measurement as JSON, by the published schema."""
+    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def page(result: Mapping[str, Any], line: str) -> str:
+    """Return a measurement as a page of HTML.
+
+    Args:
+        result: The result of `optadvise bench`.
+        line: The command line that measures it again.
+    """
+    from optadvise.render import report
+
+    return report.bench(result, about(line))

@@ -1,0 +1,320 @@
+"""The pages of `--report`: they say what the advice says, stand alone, and nothing in rules or files acts in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optadvise import __version__
+from optadvise.advisor import Advisor
+from optadvise.catalog import Catalog
+from optadvise.domain import Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
+from optadvise.engine.numbers import written
+from optadvise.render import charts, report
+from optadvise.schedules import rate
+from optadvise.units import show_bytes
+from tests import chromium, results
+from tests.cli import optadvise
+from tests.pages import Page
+
+RUNS = {
+    "does not fit": "--model transformer --vram 24GB --params 7B --stability spikes --clipping",
+    "fits perhaps": "--arch llama-3-8b --gpu h100 --method lora --micro-batch 2 --steps 1000",
+    "of no size": "--model cnn --tuning high",
+    "of no size with a limit": "--model transformer --vram 24GB",
+    "with a companion": "--model transformer --optimizer muon --params 350M",
+    "of one step": "--model mlp --steps 1 --optimizer lamb",
+    "of nothing": "",
+}
+ABOUT = report.About(__version__, "optadvise bench lion")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def written_run(request: pytest.FixtureRequest, folder: Path) -> tuple[dict[str, Any], Page]:
+    return recommended(RUNS[request.param], folder / f"{request.param}.html".replace(" ", "-"))
+
+
+def recommended(line: str, file: Path) -> tuple[dict[str, Any], Page]:
+    said = optadvise("recommend", *shlex.split(line), "--json", "--report", str(file))
+    assert said.code == 0, said.err
+    return json.loads(said.out), Page(file.read_text(encoding="utf-8"))
+
+
+def measured(**more: Any) -> dict[str, Any]:
+    """A result with a failed arm, one that has no figures, and requirements."""
+    result = results.result()
+    failed, bare = (json.loads(json.dumps(result["arms"][0])) for _ in range(2))
+    failed.update(label="soap", optimizer="soap", status="oom", error="no room for <b>this</b>", parameters=None)
+    bare.update(label="sgd", optimizer="sgd", state_bytes_per_parameter=None)
+    bare["peak_memory_bytes"] = {"allocated": None, "reserved": None, "process": None}
+    bare["throughput"] = {"value": None, "unit": "samples/s", "ci95": None}
+    result["arms"] += [failed, bare]
+    asked = {"text": "step_seconds <= 1.3x", "metric": "step_seconds", "relative": True, "optimizer": "lion"}
+    judged = [(2.0, [1.9, 2.1], "fail"), (None, None, "inconclusive")]
+    result["requirements"] = [
+        {**asked, "label": f"lion {n}", "measured": m, "ci95": c, "verdict": v} for n, (m, c, v) in enumerate(judged)
+    ]
+    return {**result, "verdict": "fail", **more}
+
+
+def test_a_page_says_what_the_advice_says(written_run: tuple[dict[str, Any], Page], catalog: Catalog) -> None:
+    data, page = written_run
+    for words in (data["optimizer"]["name"], data["optimizer"]["import"], data["scheduler"]["id"], __version__,
+                  data["rules"]["fingerprint"]):  # fmt: skip
+        assert page.says(words), words
+    for number in data["hyperparameters"]:
+        assert page.says(f"{number['name']} = {written(number['value'])}")
+        for step in number["ledger"]:
+            assert page.says(f"{step['step']} {step['rule']}: {step['because']}")
+    for told in (*data["trace"], *data["alternatives"]):
+        assert page.says(told["because"])
+    for warning in data["warnings"]:
+        assert page.says(warning["text"])
+    for line in data["memory"]["ledger"] if data["memory"]["known_bytes"] is not None else ():
+        assert page.says(line["part"])
+        assert page.says(line["how"])
+    for chain in data["fixes"]:
+        for fix in chain:
+            assert page.says(fix["costs"])
+    for flip in data["flips"]:
+        assert page.says(flip["optimizer"])
+    cited = {c for t in (*data["trace"], *data["warnings"]) for c in t["cite"]}
+    cited |= {c for n in data["hyperparameters"] for step in n["ledger"] for c in step["cite"]}
+    for cite in cited:
+        source = catalog.sources[cite]
+        assert page.says(source.title)
+        assert source.url in page.links or report.link(source.url) is None
+
+
+def test_a_page_tells_what_was_said_from_what_was_assumed(folder: Path) -> None:
+    data, page = recommended("--model cnn --task pretrain --gpus 4", folder / "said.html")
+    said, assumed = page.text.split("Assumed, as nobody said")
+    said = said.split("The run")[-1]
+    assert all(flag in said for flag in ("--model", "--task", "--gpus"))
+    assert "--checkpointing" not in said
+    assert data["situation"]["assumed"]
+    assert "--params not known" in assumed
+    assert "optadvise recommend --model cnn --task pretrain --gpus 4" in page.text
+
+
+def test_a_page_is_well_formed_and_stands_alone(written_run: tuple[dict[str, Any], Page]) -> None:
+    sound(written_run[1])
+
+
+@pytest.mark.parametrize(
+    "result", [measured(), measured(complete=False, verdict=None), results.result(control=False),
+               results.result(optimizer_only=True)], ids=["all", "partial", "alone", "step() only"]
+)  # fmt: skip
+def test_a_page_says_what_was_measured(result: dict[str, Any]) -> None:
+    page = Page(report.bench(result, ABOUT))
+    sound(page)
+    for arm in result["arms"]:
+        assert page.says(arm["label"])
+        assert page.says(arm["implementation"]["import"])
+        assert arm["error"] is None or page.says(arm["error"])
+    for asked in result["requirements"]:
+        assert page.says(asked["text"])
+        assert page.says(asked["label"])
+    assert ("Not complete" in page.text) is not result["complete"]
+    assert "optadvise bench lion" in page.text
+
+
+def sound(page: Page) -> None:
+    """Hold what every page has to have."""
+    assert page.wrong == []
+    assert page.reaches_out == []
+    (html,), headings = page.all("html"), page.all("h1")
+    assert html.attributes["lang"] == "en"
+    assert len(headings) == len(page.all("main")) == len(page.all("header")) == len(page.all("footer")) == 1
+    policy = [e.attributes["content"] for e in page.all("meta") if "http-equiv" in e.attributes]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert all(e.attributes.get("scope") in ("row", "col") for e in page.all("th"))
+    ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+    named = [str(e.attributes[key]) for e in page.elements for key in ("aria-labelledby",) if key in e.attributes]
+    assert {one for name in named for one in name.split()} <= set(ids)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(ids)
+    for drawn in [e for e in page.all("svg") if "role" in e.attributes]:
+        assert drawn.attributes["role"] == "img"
+        assert len(str(drawn.attributes["aria-labelledby"]).split()) == 2
+    assert not re.search(r"\b(None|nan|Undefined|inf)\b", page.prose)
+
+
+def test_the_answer_on_stdout_is_the_same_with_a_page(tmp_path: Path) -> None:
+    for more in ([], ["--json"], ["--format", "python"]):
+        line = ["recommend", "--model", "cnn", "--vram", "8GB", "--params", "60M", *more]
+        assert optadvise(*line, "--report", str(tmp_path / "page.html")) == optadvise(*line)
+        assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).wrong == []
+
+
+@pytest.mark.parametrize("command", ["recommend --model cnn", "bench lion"])
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_worked_out(command: str, tmp_path: Path) -> None:
+    for place in (tmp_path / "missing" / "page.html", tmp_path, "-"):
+        said = optadvise(*command.split(), "--report", str(place))
+        assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
+        assert said.err.startswith("optadvise: --report ")
+
+
+def test_the_command_line_on_a_page_gives_the_page_again(folder: Path) -> None:
+    line = "--gpu 'rtx 4090' --params 1.5B --sparse-gradients --seq-len 1K"
+    first, page = recommended(line, folder / "first.html")
+    command = re.search(r"optadvise recommend (.*?) To measure", page.text)
+    assert command is not None
+    second, _ = recommended(command[1], folder / "second.html")
+    assert first == second
+    assert "--report" not in page.text
+
+
+HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> \"quoted\" 'single' </pre> {{ 7*7 }} &amp;"
+
+
+def test_a_hostile_pack_of_rules_stays_text(tmp_path: Path, folder: Path) -> None:
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    quoted = json.dumps(HOSTILE)
+    (pack / "warn.yaml").write_text(
+        f"table: warn\nrules:\n  - id: OUR010\n    name: ours\n    when: {{model: cnn}}\n"
+        f"    then: {{level: warning, text: {quoted}}}\n    cite: [\"our:bad\", \"our:worse\", \"our:web\"]\n"
+        "    tests: [{given: {model: cnn}, expect: {fires: true}}]\n", encoding="utf-8",
+    )  # fmt: skip
+    (pack / "sources.yaml").write_text(
+        "sources:\n"
+        f'  "our:bad": {{title: {quoted}, url: "javascript:alert(3)"}}\n'
+        '  "our:worse": {title: ours, url: "https://example.com/\\" onclick=\\"alert(4)"}\n'
+        '  "our:web": {title: ours, url: "https://example.com/?a=1&b=<c>"}\n', encoding="utf-8",
+    )  # fmt: skip
+    data, page = recommended(f"--model cnn --rules {pack}", folder / "hostile.html")
+    assert any(warning["text"] == HOSTILE for warning in data["warnings"])
+    sound(page)
+    assert HOSTILE in page.text
+    assert page.text.count(HOSTILE) >= 2  # as a warning and as a source's title
+    assert "javascript:alert(3)" in page.text
+    assert not any("example.com" in link or "javascript" in link for link in page.links)
+
+
+def test_a_hostile_measurement_stays_text() -> None:
+    result = measured()
+    result["arms"][-1]["label"] = result["arms"][-2]["error"] = HOSTILE
+    result["environment"]["processor"] = result["requirements"][0]["text"] = HOSTILE + "\x1b[31m\x00\ud800"
+    page = Page(report.bench(result, ABOUT))
+    sound(page)
+    assert page.text.count(HOSTILE) >= 4
+    assert "\\x1b[31m\\x00\\ud800" in page.text
+
+
+@pytest.mark.parametrize(
+    ("url", "linked"),
+    [("https://arxiv.org/abs/1711.05101", True), ("HTTP://example.com/a?b=c#d", True), ("docs/design.md", False),
+     ("javascript:alert(1)", False), ("data:text/html,x", False), ("java\nscript:x", False), ("//example.com", False),
+     ("https://a b", False), ('https://a"b', False), (" https://a", False), ("https://a\n", False), ("", False),
+     ("file:///etc/passwd", False)],
+)  # fmt: skip
+def test_only_addresses_of_the_web_become_links(url: str, linked: bool) -> None:
+    assert report.link(url) == (url if linked else None)
+
+
+def test_the_curve_is_the_schedule(advisor: Advisor) -> None:
+    """Every rate can be read off the polyline, the corners of a schedule included."""
+    for name in advisor.catalog.scheduler_ids:
+        schedule = scheduled(advisor, name, steps=1000)
+        drawn = [tuple(map(float, point.split(","))) for point in charts.curve(schedule, 0.5, 1000).points.split()]
+        top = max(rate(schedule, 0.5, step) for step in range(1000))
+        for x, y in drawn:
+            step = round(x * 999 / 1000)
+            assert (1 - y / 1000) * top == pytest.approx(rate(schedule, 0.5, step), abs=2e-5)
+        assert [drawn[0][0], drawn[-1][0]] == [0, 1000]
+
+
+def scheduled(advisor: Advisor, name: str, steps: int) -> ScheduleAdvice:
+    from optadvise import schedules
+
+    return schedules.advise(advisor.catalog.scheduler(name), 0.5, steps, 0.1, {})
+
+
+def test_the_bar_holds_what_the_ledger_holds(advisor: Advisor) -> None:
+    said = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
+    memory = advisor.recommend(advisor.situation(said)).memory
+    bar = charts.bar(memory)
+    assert bar is not None
+    assert bar.limit is not None
+    assert memory.interval is not None
+    held = sum(part.width for part in bar.segments) / 100 * memory.interval.high
+    assert held == pytest.approx(memory.total, rel=1e-3)
+    assert bar.limit.at == pytest.approx(100 * 24 * 2**30 / memory.interval.high, abs=0.01)
+    assert all(part.text == show_bytes(memory.ledger[part.number - 1].at_peak or 0) for part in bar.segments)
+
+
+def test_what_is_not_known_is_not_drawn() -> None:
+    lines = (MemoryLine("weights", 2**30, "4 B"), MemoryLine("activations", None, "need the shape"))
+    nothing = MemoryEstimate(None, None, None, None, None, None, None, None, None, lines)
+    assert charts.bar(nothing) is None
+    known = charts.bar(nothing._replace(known=2**30))
+    assert known is not None
+    assert (known.limit, known.span, [part.name for part in known.segments]) == (None, None, ["weights"])
+    assert (
+        charts.scatter([charts.Arm(1, "a", False, None, 1.0, None), charts.Arm(2, "b", True, 1.0, None, None)], str)
+        is None
+    )
+    same = charts.scatter([charts.Arm(n, "a", False, 5.0, 0.0, None) for n in range(9)], str)
+    assert same is not None
+    assert len({dot.line for dot in same.dots}) == 9
+    whole = nothing._replace(known=1, total=1, interval=Interval(1, 1, 2), ledger=())
+    assert charts.bar(whole) is None
+
+
+@pytest.fixture(scope="module")
+def pages(folder: Path) -> dict[str, Path]:
+    """Three pages that a browser looks at."""
+    for name in ("does not fit", "of no size"):
+        recommended(RUNS[name], folder / f"{name.replace(' ', '-')}.html")
+    (folder / "bench.html").write_text(report.bench(measured(), ABOUT), encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in ("does-not-fit", "of-no-size", "bench")}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    with chromium.browser(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.mark.skipif(chromium.MISSING is not None, reason=str(chromium.MISSING))
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1200])
+@pytest.mark.parametrize("name", ["does-not-fit", "of-no-size", "bench"])
+def test_a_browser_shows_it_whole_readable_and_without_a_request(
+    browser: chromium.Browser, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    browser.show(pages[name], width=width, scheme=scheme)
+    assert browser.run("return innerWidth") == width
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    red = int(re.findall(r"\d+", browser.run("return getComputedStyle(document.body).backgroundColor"))[0])
+    contrasts = browser.contrasts()
+    assert len(contrasts) > 50
+    assert contrasts[0][0] >= 4.5, contrasts[:3]
+    assert (red < 128) is (scheme == "dark")
+    assert browser.complaints() == []
+    assert browser.requests() == [pages[name].as_uri()]
+
+
+@pytest.mark.skipif(chromium.MISSING is not None, reason=str(chromium.MISSING))
+def test_the_browser_notices_what_a_page_must_not_do(browser: chromium.Browser, tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    wide = '<p style="width: 500px; color: #999; background: #fff">x</p><img src="http://127.0.0.1:9/a.png" alt="">'
+    page.write_text(f"<!DOCTYPE html><title>bad</title>{wide}<script>console.error('no')</script>", encoding="utf-8")
+    browser.show(page, width=375, scheme="light")
+    assert browser.run("return document.documentElement.scrollWidth") > 375
+    assert browser.contrasts()[0][0] < 4.5
+    assert len(browser.complaints()) >= 1
+    assert len(browser.requests()) == 2
