@@ -25,6 +25,7 @@ EXIT_CODES = (
 COMMANDS = {
     "recommend": ("recommend", "recommend"),
     "estimate": ("estimate", "estimate"),
+    "schedule": ("schedule", "schedule"),
     "bench": ("bench", "bench"),
     "compare": ("compare", "compare"),
     "list": ("catalogue", "list_"),
