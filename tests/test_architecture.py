@@ -36,10 +36,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
              "machine", "bench", "doctor", "render", "root")),
     "root": (("optadvise",), ()),
 }  # fmt: skip
-THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "matplotlib": ("render",), "typer": ("cli",)}
+THIRD_PARTY = {"yaml": ("catalog",), "rich": ("render",), "typer": ("cli",)}
+DRAWING = ("matplotlib", "PIL", "mpl_toolkits")
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
 MAY_IMPORT_TORCH = {
-    "worker", "factory", "workloads", "networks", "data", "user", "measure", "probe",
+    "worker", "factory", "walks", "workloads", "networks", "data", "user", "measure", "probe",
     "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
 }  # under bench/  # fmt: skip
 CLOCKS = {"time", "datetime"}
@@ -86,6 +87,8 @@ def test_imports_point_down(file: Path) -> None:
         if top == "optadvise":
             other = floor_of(imported)
             assert other == floor or other in FLOORS[floor][1], f"{module} imports {imported}"
+        elif top in DRAWING:
+            assert module == "optadvise.render.pictures", f"{module} imports {imported}"
         elif top in THIRD_PARTY:
             assert floor in THIRD_PARTY[top], f"{module} imports {imported}"
         elif top in HEAVY:
@@ -134,6 +137,7 @@ COMMANDS = [
     ["recommend", "--model", "transformer", "--vram", "24GB"],
     ["recommend", "--model", "transformer", "--vram", "24GB", "--json"],
     ["recommend", "--model", "cnn", "--format", "python"],
+    ["schedule", "wsd"], ["schedule", "wsd", "--json"],
     ["list"], ["list", "--tree"], ["show", "adamw8bit"], ["show", "OPT040"],
 ]  # fmt: skip
 
@@ -142,7 +146,7 @@ COMMANDS = [
 def test_advice_never_loads_torch(arguments: list[str]) -> None:
     code, names = loaded(arguments)
     assert code == 0
-    assert {n.split(".")[0] for n in names}.isdisjoint(HEAVY)
+    assert {n.split(".")[0] for n in names}.isdisjoint((*HEAVY, *DRAWING))
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

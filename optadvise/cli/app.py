@@ -26,6 +26,7 @@ COMMANDS = {
     "recommend": ("recommend", "recommend"),
     "estimate": ("estimate", "estimate"),
     "schedule": ("schedule", "schedule"),
+    "trajectories": ("trajectories", "trajectories"),
     "bench": ("bench", "bench"),
     "compare": ("compare", "compare"),
     "list": ("catalogue", "list_"),
