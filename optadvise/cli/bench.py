@@ -55,6 +55,7 @@ def bench(
     csv_: Annotated[Path | None, _option("Write CSV to this file.", "--csv")] = None,
     markdown: Annotated[Path | None, _option("Write a Markdown table to this file.")] = None,
     dashboard: Annotated[Path | None, _option("Write what github-action-benchmark reads to this file.")] = None,
+    plot: Annotated[Path | None, _option("Draw memory against speed: cost.png, .svg or .pdf.")] = None,
     save: Annotated[str | None, _option("Keep the result under this name, for optadvise compare.")] = None,
     timeout: Annotated[float, _option("Seconds that one answer of a worker may take; 300 unless said.")] = 300.0,
     rules: Annotated[list[Path] | None, _option("A folder of further rules; may repeat.", "--rules")] = None,
@@ -99,6 +100,10 @@ def bench(
             files[flag] = Path(path)
     if save is not None:
         files["--save"] = save_place(save)
+    if plot is not None:
+        from optadvise.render import pictures
+
+        pictures.check(plot, "--plot")
     for flag, path in files.items():
         check_writable(path, flag)
         same = [other for other in files if other != flag and files[other].resolve() == path.resolve()]
@@ -123,6 +128,11 @@ def bench(
 
     result = _measure(spec, arms, requirements, timeout, keep, show, partial=bool(files))
     show(result)
+    if plot is not None:
+        from optadvise.cli.drawing import draw
+        from optadvise.render import measured
+
+        draw(lambda: measured.bench(result, plot), _exit_code(result))
     raise typer.Exit(_exit_code(result))
 
 
