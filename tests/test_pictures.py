@@ -31,7 +31,9 @@ def whole(file: Path) -> bool:
         with Image.open(file) as picture:
             picture.load()
             assert min(picture.info["dpi"]) >= 149.9
-            assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 20  # not an empty page
+            page = picture.convert("RGB")
+            assert page.getpixel((0, page.height // 2)) == (255, 255, 255)
+            assert len(page.getcolors(1 << 20) or ()) > 20  # not an empty page
     return content.startswith(STARTS[file.suffix[1:]])
 
 
@@ -73,6 +75,7 @@ def test_state_is_drawn_where_the_peak_is_the_processs() -> None:
         arm["throughput"] = {"value": None, "unit": "samples/s", "ci95": None}
     arms = side_of(measured, "NEW", "here").arms.values()
     assert axes_of(list(arms)) == Axes("peak_memory", "step_seconds", "samples/s")
+    assert axes_of(list(arms), alone=True) == Axes("peak_memory", "optimizer_seconds", "samples/s")
     assert axes_of([]) is None
 
 
@@ -191,3 +194,17 @@ def test_what_cannot_be_drawn_is_one_line_before_anything_is_computed(
     assert (said.code, said.out, len(said.err.splitlines())) == (4, "", 1)
     assert "pip install 'optadvise[plot]'" in said.err
     assert [file.name for file in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_lines_keep_their_colours_in_a_picture_of_few(tmp_path: Path) -> None:
+    made = pictures.figure(4, 3)
+    axes = made.add_subplot()
+    axes.imshow([[0.0, 0.4], [0.6, 1.0]], interpolation="bilinear", cmap="viridis", extent=(0, 9, 0, 9))
+    for number, colour in enumerate(pictures.COLOURS):
+        axes.axhline(number + 0.5, color=colour, linewidth=4)
+    pictures.save(made, tmp_path / "lines.png")
+    with Image.open(tmp_path / "lines.png") as picture:
+        page = picture.convert("RGB")
+        found = [page.getpixel((column, row)) for row in range(page.height) for column in (page.width // 2,)]
+    for colour in pictures.COLOURS:
+        assert min(math.dist(bytes.fromhex(colour[1:]), pixel) for pixel in found if isinstance(pixel, tuple)) < 10

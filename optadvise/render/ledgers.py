@@ -72,11 +72,13 @@ def _parts(ledgers: Mapping[str, MemoryEstimate]) -> dict[str, dict[str, Any]]:
     largest = {name: max(_size(memory, name) for memory in ledgers.values()) for name in names}
     order = {name: max(_place(memory, name) for memory in ledgers.values()) for name in names}
     seen = sorted((name for name in names if largest[name] >= _TINY * most), key=order.__getitem__)
-    seen += [_REST] if any(size for name, size in largest.items() if name not in seen) else []
-    return {
+    found: dict[str, dict[str, Any]] = {
         name: {"color": _COLOURS[n % len(_COLOURS)], "hatch": _HATCHES[n % len(_HATCHES)]}
         for n, name in enumerate(seen)
     }
+    if any(size for name, size in largest.items() if name not in seen):
+        found[_REST] = {"color": pictures.PALE, "hatch": ""}
+    return found
 
 
 def _place(memory: MemoryEstimate, part: str) -> int:

@@ -36,7 +36,7 @@ class Axes(NamedTuple):
         return 1.0 if self.speed == "throughput" else -1.0
 
 
-def axes_of(arms: Sequence[ArmResult]) -> Axes | None:
+def axes_of(arms: Sequence[ArmResult], *, alone: bool = False) -> Axes | None:
     """Return what some arms can be compared by, None where there is nothing.
 
     The allocator's peak is the memory that counts, but a process's peak is mostly not the optimizer's, so that without
@@ -44,13 +44,15 @@ def axes_of(arms: Sequence[ArmResult]) -> Axes | None:
 
     Args:
         arms: Those that ran.
+        alone: Only step() was measured.
     """
     if not arms:
         return None
     allocated = all(arm.peak_kind == "allocated" for arm in arms)
     units = {arm.unit for arm in arms}
+    times = ("optimizer_seconds", "step_seconds") if alone else ("step_seconds", "optimizer_seconds")
     for memory in ("peak_memory",) * allocated + ("state_bytes",):
-        for speed in ("throughput",) * (len(units) == 1) + ("step_seconds", "optimizer_seconds"):
+        for speed in ("throughput",) * (len(units) == 1) + times:
             if all(memory in arm.figures and speed in arm.figures for arm in arms):
                 return Axes(memory, speed, arms[0].unit)
     return None
@@ -82,7 +84,7 @@ def bench(result: Mapping[str, Any], file: Path) -> None:
     """
     side = side_of(result, "NEW", "bench")
     ran = _ran(side)
-    axes = _axes(ran, file)
+    axes = _axes(ran, side, file)
     points = _points(ran, axes)
     made = pictures.figure(9.5, 5.6)
     plot = made.add_subplot()
@@ -109,7 +111,7 @@ def comparison(base: Mapping[str, Any], new: Mapping[str, Any], names: tuple[str
     before, after = side_of(base, "BASE", names[0]), side_of(new, "NEW", names[1])
     shared = [arm.label for arm in _ran(after) if arm.label in {other.label for other in _ran(before)}]
     was, now = ([side.arms[label] for label in shared] for side in (before, after))
-    axes = _axes([*was, *now], file)
+    axes = _axes([*was, *now], after, file)
     pairs = [point for pair in zip(_points(was, axes), _points(now, axes), strict=True) for point in pair]
     made = pictures.figure(9.5, 5.6)
     plot = made.add_subplot()
@@ -130,8 +132,8 @@ def _ran(side: Side) -> list[ArmResult]:
     return [arm for arm in side.arms.values() if arm.status == "ok"]
 
 
-def _axes(arms: Sequence[ArmResult], file: Path) -> Axes:
-    axes = axes_of(arms)
+def _axes(arms: Sequence[ArmResult], side: Side, file: Path) -> Axes:
+    axes = axes_of(arms, alone=bool(side.spec.get("optimizer_only")))
     if axes is None:
         raise CannotRunHereError(
             f"--plot {str(file)!r}: no two figures were measured of every optimizer; nothing to draw"

@@ -24,6 +24,7 @@ DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1.2, 1.6)), (0, (3, 1.5)), (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 INK, PALE = "#22303f", "#c9d1da"
 _FRAMES_A_SECOND = 12
+_NEARLY_WHITE = 248
 
 
 def style(number: int) -> dict[str, Any]:
@@ -92,11 +93,21 @@ def save(made: Any, file: Path) -> None:
 
 
 def _palette(png: io.BytesIO) -> bytes:
-    """Return a picture with 256 colours, which is enough for lines and areas and a third of the bytes."""
+    """Return a picture with 256 colours, which is enough for lines and areas and a third of the bytes.
+
+    The colours of lines are kept as they are: thin ones would be mixed with others for the sake of large areas.
+    """
     from PIL import Image
 
+    whole = Image.open(png).convert("RGB")
+    kept = [int(colour[at : at + 2], 16) for colour in (*COLOURS, INK, "#ffffff") for at in (1, 3, 5)]
+    areas = whole.quantize(256 - len(kept) // 3, dither=Image.Dither.NONE).getpalette() or []
+    shades = [areas[at : at + 3] for at in range(0, 768 - len(kept), 3)]
+    palette = Image.new("P", (1, 1))
+    # Pillow takes the first that is near, so what is nearly white must not be there beside white.
+    palette.putpalette(kept + [part for shade in shades if min(shade, default=255) < _NEARLY_WHITE for part in shade])
     out = io.BytesIO()
-    few = Image.open(png).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
+    few = whole.quantize(palette=palette, dither=Image.Dither.NONE)
     few.save(out, format="png", optimize=True, dpi=(DPI, DPI))
     return out.getvalue()
 

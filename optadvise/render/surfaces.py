@@ -105,7 +105,9 @@ def _landmarks(solid: Any, flat: Any, walked: Walked, heights: _Heights) -> None
     solid.plot([x], [y], [z], **mark)
     flat.plot([x], [y], **mark)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-    flat.annotate("start", (x, y), (9, 9), textcoords="offset points", fontsize=11, zorder=8, bbox=box)
+    right = x > surface.x[1] - 0.2 * (surface.x[1] - surface.x[0])  # where the word would not fit
+    place = {"xytext": (-9 if right else 9, 9), "ha": "right" if right else "left"}
+    flat.annotate("start", (x, y), **place, textcoords="offset points", fontsize=11, zorder=8, bbox=box)
     if surface.minimum is not None:
         flat.plot(*surface.minimum, color=pictures.INK, marker="*", markersize=16, markerfacecolor="white", zorder=4)
         flat.annotate(
