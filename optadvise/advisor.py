@@ -212,6 +212,16 @@ class Advisor:
             found = self._decisions[point] = concern, self.tables["choose_optimizer"].winner(cells)
         return found
 
+    def warmup(self, scheduler: Scheduler) -> Rule:
+        """Return the rule that says how long a schedule ramps up in a run of which nothing else is known.
+
+        Args:
+            scheduler: The schedule's card.
+        """
+        cells = self.cells(self.situation({}))
+        cells["schedule"] = self.axes["schedule"].cell(scheduler.family)
+        return self.tables["warmup"].winner(cells)
+
     def chosen(self, situation: Situation) -> str:
         """Return the optimizer that the rules choose, whatever was asked for."""
         cells = self.cells(situation)

@@ -19,6 +19,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
 SHIPPED = "shipped"  # the layer of the rules that come with the program
+MOST_STEPS = 10_000  # of a walk on a surface, which has a point for each
 UNKNOWN = "unknown"  # how a condition accepts a fact that nobody stated
 
 
@@ -236,6 +237,25 @@ class Gpu(NamedTuple):
     bandwidth_gb_s: float
     vendor: str
     bf16: bool = True  # computes in bf16
+
+
+class Surface(NamedTuple):
+    """A loss of two weights, on which optimizers are watched."""
+
+    id: str
+    name: str
+    formula: str
+    x: tuple[float, float]  # what is drawn of it
+    y: tuple[float, float]
+    start: tuple[float, float]
+    steps: int
+    minimum: tuple[float, float] | None
+    goal: Mapping[str, Any]  # the value that counts as having arrived: `at_most`, and what that means: `say`
+    rates: Mapping[str, Mapping[str, Any]]  # for each class of rates, `lr` or `times` a card's own
+    cite: tuple[str, ...]
+    at: str
+    families: Mapping[str, Mapping[str, Any]] = _NOTHING  # a `factor` on its class's rate
+    optimizers: Mapping[str, Mapping[str, Any]] = _NOTHING  # a rate of its own, before its class's
 
 
 class NetworkShape(NamedTuple):

@@ -41,12 +41,12 @@ THIRD_PARTY = {
     "yaml": ("catalog", "codegen", "render"),
     "rich": ("render",),
     "jinja2": ("render",),
-    "matplotlib": ("render",),
     "typer": ("cli",),
 }
+DRAWING = ("matplotlib", "PIL", "mpl_toolkits")
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
 MAY_IMPORT_TORCH = {
-    "worker", "factory", "workloads", "networks", "data", "user", "measure", "probe",
+    "worker", "factory", "walks", "workloads", "networks", "data", "user", "measure", "probe",
     "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
 }  # under bench/  # fmt: skip
 CLOCKS = {"time", "datetime"}
@@ -93,6 +93,8 @@ def test_imports_point_down(file: Path) -> None:
         if top == "optadvise":
             other = floor_of(imported)
             assert other == floor or other in FLOORS[floor][1], f"{module} imports {imported}"
+        elif top in DRAWING:
+            assert module == "optadvise.render.pictures", f"{module} imports {imported}"
         elif top in THIRD_PARTY:
             assert floor in THIRD_PARTY[top], f"{module} imports {imported}"
         elif top in HEAVY:
@@ -141,6 +143,7 @@ COMMANDS = [
     ["recommend", "--model", "transformer", "--vram", "24GB"],
     ["recommend", "--model", "transformer", "--vram", "24GB", "--json"],
     ["recommend", "--model", "cnn", "--format", "python"],
+    ["schedule", "wsd"], ["schedule", "wsd", "--json"],
     ["list"], ["list", "--tree"], ["show", "adamw8bit"], ["show", "OPT040"],
 ]  # fmt: skip
 
@@ -149,7 +152,7 @@ COMMANDS = [
 def test_advice_never_loads_torch(arguments: list[str]) -> None:
     code, names = loaded(arguments)
     assert code == 0
-    assert {n.split(".")[0] for n in names}.isdisjoint(HEAVY)
+    assert {n.split(".")[0] for n in names}.isdisjoint((*HEAVY, *DRAWING))
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

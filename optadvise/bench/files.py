@@ -80,8 +80,12 @@ def check_writable(path: Path, flag: str) -> None:
         raise InputError(f"{flag} {str(path)!r}: cannot be written ({error.strerror}); name another place") from error
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part; links are followed.
+
+    Args:
+        path: The file.
+        content: Its text, or what it holds.
 
     Raises:
         InputError: The disk filled up since `check_writable`, or the folder went away.
@@ -90,8 +94,8 @@ def write(path: Path, text: str) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
+            with os.fdopen(handle, "wb") as out:
+                out.write(content.encode("utf-8") if isinstance(content, str) else content)
                 out.flush()
                 os.fsync(out.fileno())
             Path(name).chmod(0o644)

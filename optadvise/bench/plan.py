@@ -89,6 +89,21 @@ def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *
     return [arm, *arms(advisor, [], spec, control=control, implementation=None)]
 
 
+def plain(card: Optimizer, changes: Mapping[str, Any], device: str = "cpu") -> Arm:
+    """Return an optimizer with its card's own defaults, without schedule and clipping, in the best way that is here.
+
+    Args:
+        card: Its card.
+        changes: What is set otherwise, by our names.
+        device: cpu or cuda.
+    """
+    made, variant = _choices(card, device, None)[0]
+    values = {h.name: h.default for h in card.hyperparameters} | dict(changes)
+    kwargs = {made.arguments.get(name, name): value for name, value in values.items()}
+    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {})}
+    return _skeleton(card, made, variant, Spec(device=device), card.id, "candidate")._replace(kwargs=kwargs)
+
+
 def arm_of(advice: Recommendation) -> Arm:
     """Return what a recommendation builds, in one kernel where its implementation has one."""
     variant = "fused" if advice.implementation.fused else None

@@ -24,6 +24,7 @@ from optadvise.domain import (
     Source,
     StateTensor,
     Step,
+    Surface,
 )
 from optadvise.errors import InputError, nearest
 
@@ -59,6 +60,16 @@ class Catalog:
     def gpus(self) -> tuple[Gpu, ...]:
         """Every GPU that is known."""
         return tuple(_build(Gpu, entry) for entry in self.documents["gpus"])
+
+    @cached_property
+    def surfaces(self) -> dict[str, Surface]:
+        """Every surface that optimizers can be watched on, by its id."""
+        return {entry["id"]: _build(Surface, entry) for entry in self.documents["surfaces"]}
+
+    @property
+    def walkers(self) -> list[str]:
+        """The optimizers that are watched where none is named."""
+        return [name for name in self.documents["walkers"] if name in self.optimizer_ids]
 
     @cached_property
     def figures(self) -> Memo:

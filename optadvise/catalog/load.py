@@ -30,7 +30,7 @@ _HERE = Path(__file__).parent
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _NETWORKS, _FRAMEWORKS = _APART = ("networks", "frameworks")  # read apart, when a shape or code is asked for
 _FOLDERS = ("optimizers", "schedulers", "decide")
-_TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
+_TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "surfaces", "policy")
 _BASE = "facts.yaml"  # a folder that has it is complete by itself
 _LARGEST_FILE, _LARGEST_LAYER = 2**20, 4 * 2**20  # bytes; the shipped rules have a third of one
 

@@ -25,6 +25,8 @@ EXIT_CODES = (
 COMMANDS = {
     "recommend": ("recommend", "recommend"),
     "estimate": ("estimate", "estimate"),
+    "schedule": ("schedule", "schedule"),
+    "trajectories": ("trajectories", "trajectories"),
     "bench": ("bench", "bench"),
     "compare": ("compare", "compare"),
     "list": ("catalogue", "list_"),

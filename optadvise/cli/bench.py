@@ -16,7 +16,7 @@ from optadvise.errors import CannotRunHereError, InputError, nearest
 
 _SIZES = ("tiny", "small", "medium")
 _DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
-_SHOWN = ("json_", "csv_", "markdown", "dashboard", "report", "save")  # where a result goes
+_SHOWN = ("json_", "csv_", "markdown", "dashboard", "report", "plot", "save")  # where a result goes
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 
@@ -57,6 +57,7 @@ def bench(
     markdown: Annotated[Path | None, _option("Write a Markdown table to this file.")] = None,
     dashboard: Annotated[Path | None, _option("Write what github-action-benchmark reads to this file.")] = None,
     report: Annotated[Path | None, _option("Write a page of HTML to this file.", "--report")] = None,
+    plot: Annotated[Path | None, _option("Draw memory against speed: cost.png, .svg or .pdf.")] = None,
     save: Annotated[str | None, _option("Keep the result under this name, for optadvise compare.")] = None,
     timeout: Annotated[float, _option("Seconds that one answer of a worker may take; 300 unless said.")] = 300.0,
     rules: Annotated[list[Path] | None, _option("A folder of further rules; may repeat.", "--rules")] = None,
@@ -99,6 +100,10 @@ def bench(
              "--dashboard": dashboard, "--report": report}  # fmt: skip
     files = outputs.places({**named, "--save": None if save is None else save_place(save)})
     line = outputs.command(bench, typed, _SHOWN)
+    if plot is not None:
+        from optadvise.render import pictures
+
+        pictures.check(plot, "--plot")
 
     def keep(result: dict[str, Any]) -> None:
         from optadvise.render import bench as render
@@ -121,6 +126,11 @@ def bench(
 
     result = _measure(spec, arms, requirements, timeout, keep, show, partial=bool(files))
     show(result)
+    if plot is not None:
+        from optadvise.cli.drawing import draw
+        from optadvise.render import measured
+
+        draw(lambda: measured.bench(result, plot), _exit_code(result))
     raise typer.Exit(_exit_code(result))
 
 

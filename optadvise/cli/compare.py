@@ -28,6 +28,9 @@ def compare(
     markdown: Annotated[
         str | None, _option("Write a table for a pull request to this file; - for stdout.", "--markdown")
     ] = None,
+    plot: Annotated[
+        Path | None, _option("Draw memory against speed, before and after: delta.png, .svg or .pdf.", "--plot")
+    ] = None,
     force: Annotated[
         bool, _option("Compare even what was measured on other devices or other workloads.", "--force")
     ] = False,
@@ -49,7 +52,12 @@ def compare(
     for flag, path, _ in outputs:
         if path not in (None, "-"):
             check_writable(Path(str(path)), flag)
-    found = compared(read_result(base), read_result(new), requirements, names=(base, new), force=force)
+    if plot is not None:
+        from optadvise.render import pictures
+
+        pictures.check(plot, "--plot")
+    before, after = read_result(base), read_result(new)
+    found = compared(before, after, requirements, names=(base, new), force=force)
     for warning in found["warnings"]:
         typer.echo(f"optadvise: warning: {warning}", err=True)
     for _, path, made in outputs:
@@ -59,7 +67,13 @@ def compare(
             write(Path(path), made(found))
     if "-" not in (json_, markdown):
         render.text(found)
-    raise typer.Exit(_VERDICT_CODES.get(found["verdict"], 0))
+    code = _VERDICT_CODES.get(found["verdict"], 0)
+    if plot is not None:
+        from optadvise.cli.drawing import draw
+        from optadvise.render import measured
+
+        draw(lambda: measured.comparison(before, after, (base, new), plot), code)
+    raise typer.Exit(code)
 
 
 def _json(comparison: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +53,10 @@ def estimate(
     offload: opt.Offload = False,
     rules: opt.Rules = None,
     all_: Annotated[bool, opt.option("Every optimizer on a line of its own.", "--all", group="Output")] = False,
+    plot: Annotated[
+        Path | None,
+        opt.option("A picture too: memory.png, .svg or .pdf; every optimizer's with --all.", group="Output"),
+    ] = None,
     json_: Annotated[bool, opt.option("Print JSON.", "--json", group="Output")] = False,
 ) -> None:
     """Tell whether training fits a GPU, as a ledger with its arithmetic, and what would make it fit.
@@ -63,6 +68,10 @@ def estimate(
     from optadvise.cli import answers, ruleset
     from optadvise.fitting import Fitter
 
+    if plot is not None:
+        from optadvise.render import pictures
+
+        pictures.check(plot, "--plot")
     seconds = parse_count(timeout, "--timeout")
     advisor = ruleset.advisor(rules)
     stated = answers.read(advisor.catalog, typed)
@@ -82,3 +91,15 @@ def estimate(
         from optadvise.render.estimate import text
 
         text(answer, advisor.catalog, everything=all_)
+    if plot is not None:
+        from optadvise.render import ledgers
+
+        ledgers.estimate(answer, _ledgers(advisor, answer, everything=all_ and from_ is None), plot)
+        typer.echo(f"wrote {plot}", err=True)
+
+
+def _ledgers(advisor: Any, answer: Any, *, everything: bool) -> dict[str, Any]:
+    """Return the ledgers to draw by optimizer; those of a module of one's own were measured with one alone."""
+    ids = [fit.id for fit in answer.optimizers] if everything else []
+    others = {name: advisor.sizing.estimate(answer.situation, name) for name in ids}
+    return {**others, answer.optimizer: answer.memory}

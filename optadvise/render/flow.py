@@ -1,4 +1,4 @@
-"""Graphs as pictures, with matplotlib."""
+"""Graphs as pictures."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optadvise.errors import CannotRunHereError, InputError
+from optadvise.render import pictures
 from optadvise.rulebook.flow import Graph
 
-FORMATS = ("svg", "png", "pdf")
 _FILL = {"fact": "#eef2f7", "table": "#dcecff", "question": "#fff4d6", "answer": "#dff5e1"}
 
 
@@ -24,27 +23,15 @@ def picture(graphs: Sequence[Graph], file: Path) -> None:
         InputError: The ending is another, or the file cannot be written.
         CannotRunHereError: matplotlib is not installed.
     """
-    if file.suffix.lstrip(".").lower() not in FORMATS:
-        raise InputError(f"--out {str(file)!r}: pictures are {', '.join(FORMATS)}; name a file that ends so")
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CannotRunHereError("pictures need matplotlib; pip install 'optadvise[plot]'") from error
+    pictures.check(file, "--out")
     placed = [_placed(graph) for graph in graphs]
     heights = [1 + max(y for _, y in spots.values()) for spots in placed]
     width = max(1 + max(x for x, _ in spots.values()) for spots in placed)
-    matplotlib.rcParams["svg.hashsalt"] = "optadvise"  # the same rules give the same file
-    figure = Figure(figsize=(max(9.0, 2.5 * width), 1.35 * sum(heights) + 0.6 * len(graphs)), layout="constrained")
+    figure = pictures.figure(max(9.0, 2.5 * width), 1.35 * sum(heights) + 0.6 * len(graphs))
     axes = figure.subplots(len(graphs), 1, squeeze=False, height_ratios=heights)
     for row, graph, spots in zip(axes, graphs, placed, strict=True):
         _draw(row[0], graph, spots)
-    try:
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    except OSError as error:
-        raise InputError(f"--out {str(file)!r}: cannot be written ({error.strerror}); name another file") from error
+    pictures.save(figure, file)
 
 
 def _placed(graph: Graph) -> dict[str, tuple[float, float]]:

@@ -1,0 +1,100 @@
+"""`optadvise schedule`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optadvise.cli import options as opt
+from optadvise.errors import InputError
+from optadvise.units import parse_count
+
+_MOST = 10**12  # steps of a run
+
+
+def schedule(
+    name: Annotated[str, typer.Argument(help="A schedule, in any spelling; optadvise list --schedules shows all.")],
+    steps: Annotated[str, opt.option("Optimizer steps of the run: 100K.")] = "100K",
+    warmup: Annotated[
+        str | None, opt.option("Steps of the ramp, or a share such as 3%; by the rules unless said.")
+    ] = None,
+    lr: Annotated[float, opt.option("The highest rate; 1e-3 unless said.")] = 1e-3,
+    compare: Annotated[list[str] | None, opt.option("Another schedule beside it; may repeat.")] = None,
+    out: Annotated[
+        Path | None, opt.option("A picture too: lr.png, .svg or .pdf.", "--out", "-o", group="Output")
+    ] = None,
+    rules: opt.Rules = None,
+    json_: Annotated[bool, opt.option("Print JSON.", "--json", group="Output")] = False,
+) -> None:
+    """Show the learning rate that a schedule gives each step of a run: in words, as a table and as a curve."""
+    from optadvise.cli import ruleset
+
+    if out is not None:
+        from optadvise.render import pictures
+
+        pictures.check(out, "--out")
+    total = parse_count(steps, "--steps")
+    if total > _MOST:
+        raise InputError(f"--steps {steps!r}: at most {_MOST:,}")
+    if not 0 < lr <= 1e6:
+        raise InputError(f"--lr {lr:g}: must be above 0 and at most 1e6")
+    advisor = ruleset.advisor(rules)
+    ids = [advisor.catalog.find_scheduler(name, "schedule")]
+    ids += [advisor.catalog.find_scheduler(other, "--compare") for other in compare or ()]
+    cards = [advisor.catalog.scheduler(found) for found in dict.fromkeys(ids)]
+    share = None if warmup is None else _share(warmup, total)
+    if share and not any(card.warmup for card in cards):
+        raise InputError(
+            f"--warmup {warmup!r}: {cards[0].id} has none; leave it out, or take another of list --schedules"
+        )
+    planned = [_planned(advisor, card, lr, total, share) for card in cards]
+    from optadvise.render import schedule as render
+
+    if json_:
+        typer.echo(render.as_json(planned))
+    else:
+        render.text(planned)
+    if out is not None:
+        pictures.schedules(planned, out)
+        typer.echo(f"wrote {out}", err=True)
+
+
+def _share(text: str, steps: int) -> float:
+    """Return the share of a run that ramps up.
+
+    Args:
+        text: What was typed: steps, or percent.
+        steps: Of the whole run.
+
+    Raises:
+        InputError: It is neither, or not less than the run.
+    """
+    if text.strip() in ("0", "0%"):
+        return 0.0
+    try:
+        share = float(text.strip()[:-1]) / 100 if text.strip().endswith("%") else parse_count(text, "--warmup") / steps
+    except ValueError as error:
+        raise InputError(f"--warmup {text!r}: neither steps nor a share; write 2000 or 3%") from error
+    if not 0 <= share < 1:
+        raise InputError(f"--warmup {text!r}: must be shorter than the run of {steps:,} steps")
+    return share
+
+
+def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None) -> Any:
+    """Return a schedule over the run, its warmup by the rules where nothing was said."""
+    from optadvise import schedules
+    from optadvise.render.schedule import Planned
+
+    why = "as said"
+    if share is None:
+        rule = advisor.warmup(card)
+        share, why = float(rule.then["value"]), f"{rule.id}: {rule.because}"
+    advice = schedules.advise(card, lr, steps, share, {})
+    found = Planned(card, advice, lr, steps, why)
+    try:
+        found.points()
+    except (ZeroDivisionError, ValueError) as error:  # as torch's own classes do
+        raise InputError(f"--steps {steps}: too short for {card.id}; say more, or a longer --warmup") from error
+    return found

@@ -1,0 +1,98 @@
+"""`optadvise trajectories`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optadvise.cli import options as opt
+from optadvise.domain import MOST_STEPS
+from optadvise.errors import CannotRunHereError, InputError, nearest
+from optadvise.units import parse_count
+
+
+def trajectories(
+    names: Annotated[list[str] | None, typer.Argument(help="Optimizers; a handful unless said.")] = None,
+    surface: Annotated[str, opt.option("saddle, rosenbrock, beale or rastrigin; saddle unless said.")] = "saddle",
+    steps: Annotated[str | None, opt.option("Steps of each; the surface's own unless said.")] = None,
+    lr: Annotated[float | None, opt.option("One learning rate for all, instead of the surface's for each.")] = None,
+    out: Annotated[Path | None, opt.option("A picture: walk.png, .svg or .pdf.", "--out", "-o", group="Output")] = None,
+    animate: Annotated[Path | None, opt.option("An animation: walk.gif.", group="Output")] = None,
+    json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
+    rules: opt.Rules = None,
+) -> None:
+    """Watch installed optimizers walk on a loss of two weights, the saddle unless said.
+
+    Each path is computed by the optimizer's own class. Exit code 4: none of them can walk here, or a picture was asked
+    for without matplotlib.
+    """
+    files = _checked(out, animate, json_)
+    if lr is not None and not 0 < lr <= 1e6:
+        raise InputError(f"--lr {lr:g}: must be above 0 and at most 1e6")
+    walked = _walked(names or [], surface, steps, lr, rules)
+    from optadvise.render import walks as render
+
+    if json_ is not None:
+        made = render.as_json(walked)
+        if json_ == "-":
+            typer.echo(made, nl=False)
+        else:
+            from optadvise.bench.files import write
+
+            write(Path(json_), made)
+    if json_ != "-":
+        render.text(walked)
+    if not walked.walks:
+        raise CannotRunHereError(f"none of these can walk here; {walked.left_out[0].because}")
+    if out is not None or animate is not None:
+        from optadvise.bench.walks import grid
+        from optadvise.render import surfaces
+
+        surface_at = grid(walked.surface, 121)
+        if out is not None:
+            surfaces.picture(walked, surface_at, out)
+        if animate is not None:
+            surfaces.animation(walked, surface_at, animate)
+    for file in files:
+        typer.echo(f"wrote {file}", err=True)
+
+
+def _checked(out: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
+    """Return the files that will be written, each found to be writable."""
+    from optadvise.bench.files import check_writable
+    from optadvise.render import pictures
+
+    files = []
+    if out is not None:
+        pictures.check(out, "--out")
+        files.append(out)
+    if animate is not None:
+        pictures.check(animate, "--animate", pictures.ANIMATED)
+        files.append(animate)
+    if json_ is not None and json_ != "-":
+        check_writable(Path(json_), "--json")
+        files.append(Path(json_))
+    return files
+
+
+def _walked(names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None) -> Any:
+    """Return the paths, once everything that was typed is known to make sense; torch is imported only then."""
+    from optadvise.cli import ruleset
+    from optadvise.render.walks import Walked
+
+    catalog = ruleset.catalog(rules)
+    if surface.lower() not in catalog.surfaces:
+        raise InputError(f"--surface {surface!r}: not known; {nearest(surface, catalog.surfaces)}")
+    chosen = catalog.surfaces[surface.lower()]
+    count = chosen.steps if steps is None else parse_count(steps, "--steps")
+    if count > MOST_STEPS:
+        raise InputError(f"--steps {steps!r}: at most {MOST_STEPS:,}")
+    ids = [catalog.find_optimizer(name, "trajectories") for name in names] or catalog.walkers
+    try:
+        from optadvise.bench import walks
+    except ImportError as error:
+        raise CannotRunHereError("trajectories: torch cannot be imported; pip install torch") from error
+    found, left_out = walks.walk(chosen, [catalog.optimizer(name) for name in dict.fromkeys(ids)], count, lr)
+    return Walked(chosen, count, found, left_out)
