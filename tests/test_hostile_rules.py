@@ -19,6 +19,7 @@ from optadvise.bench.factory import resolve
 from optadvise.catalog import framework_from, load
 from optadvise.catalog.frameworks import read_frameworks
 from optadvise.catalog.load import shipped_rules
+from optadvise.catalog.surfaces import read_surfaces
 from optadvise.catalog.validate import read_documents
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import plan
@@ -161,7 +162,8 @@ def test_nothing_but_an_optimizer_is_run() -> None:
 
 FILES = [file for file in sorted(shipped_rules().rglob("*.yaml")) if file.parent.name not in ("networks", "cases")]
 APART = [file for file in FILES if file.parent.name == "frameworks"]
-FILES = [file for file in FILES if file not in APART]
+SURFACES = [file for file in FILES if file.stem == "surfaces"]
+FILES = [file for file in FILES if file not in (*APART, *SURFACES)]
 ADVISOR = Advisor(load())
 
 
@@ -184,6 +186,9 @@ def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(se
             for key, entry in read_frameworks(damaged, known).items():
                 if key in FRAMEWORKS:
                     written(plan(ADVISOR, advice, framework_from(entry)))
+    for damaged in damage(SURFACES, Random(seed), 1):
+        with contextlib.suppress(RuleFileError):
+            read_surfaces(damaged, known)
 
 
 def damage(files: list[Path], random: Random, times: int) -> Iterator[list[tuple[int, Path, bytes]]]:

@@ -64,12 +64,16 @@ class Catalog:
     @cached_property
     def surfaces(self) -> dict[str, Surface]:
         """Every surface that optimizers can be watched on, by its id."""
-        return {entry["id"]: _build(Surface, entry) for entry in self.documents["surfaces"]}
+        return {entry["id"]: _build(Surface, entry) for entry in self._surfaces["surfaces"]}
+
+    @cached_property
+    def _surfaces(self) -> Documents:
+        return self._later.surfaces(self.documents)
 
     @property
     def walkers(self) -> list[str]:
         """The optimizers that are watched where none is named."""
-        return [name for name in self.documents["walkers"] if name in self.optimizer_ids]
+        return [name for name in self._surfaces["walkers"] if name in self.optimizer_ids]
 
     @cached_property
     def figures(self) -> Memo:

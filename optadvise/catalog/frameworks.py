@@ -13,12 +13,12 @@ import yaml
 
 from optadvise.catalog.reader import (
     Context,
+    checked,
     flag,
     many,
     mapping,
     maybe,
     one_of,
-    parse,
     plain,
     record,
     reference,
@@ -68,18 +68,9 @@ def read_frameworks(
     """
     found: dict[str, dict[str, Any]] = {}
     for _, file, content in contents:
-        try:
-            node, context = parse(content.decode("utf-8"), str(file))
-        except UnicodeDecodeError as error:
-            raise RuleFileError("not UTF-8 text; save the file as UTF-8", str(file)) from error
-        entry = framework(node, context)
+        entry, node, context = checked(framework, content, str(file), known)
         if entry["id"] != file.stem:
             context.fail(node, f"the id {entry['id']!r} and the file name differ; call the file {entry['id']}.yaml")
-        for kind, name, where, source in context.references:
-            if name not in known[kind]:
-                raise RuleFileError(
-                    f"unknown {kind} {name!r}; {nearest(name, known[kind])}".rstrip("; "), where, source
-                )
         for name, schedule in entry.get("schedules", {}).items():
             for quantity in _quantities(schedule.get("settings", {})):
                 if quantity not in QUANTITIES:

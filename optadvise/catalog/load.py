@@ -29,8 +29,9 @@ for _name in ("_blake2", "hashlib"):
 _HERE = Path(__file__).parent
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _NETWORKS, _FRAMEWORKS = _APART = ("networks", "frameworks")  # read apart, when a shape or code is asked for
+_SURFACES = "surfaces"  # a file that is read apart, when a picture is
 _FOLDERS = ("optimizers", "schedulers", "decide")
-_TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "surfaces", "policy")
+_TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
 _BASE = "facts.yaml"  # a folder that has it is complete by itself
 _LARGEST_FILE, _LARGEST_LAYER = 2**20, 4 * 2**20  # bytes; the shipped rules have a third of one
 
@@ -60,14 +61,16 @@ def rule_files(layer: Path) -> list[Path]:
     if not there:
         raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
     files = yaml_files(layer)
-    known = [*_SINGLE_FILES, *_TABLE_FILES]
+    known = [*_SINGLE_FILES, *_TABLE_FILES, _SURFACES]
     for file in files:
         if file.stem not in known:
             names = ", ".join(f"{name}.yaml" for name in known)
             raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
+    apart = [file for file in files if file.stem == _SURFACES]
+    files = [file for file in files if file not in apart]
     for name in _FOLDERS:
         files += yaml_files(layer / name)
-    if not files and not any(yaml_files(layer / name) for name in _APART):
+    if not files and not apart and not any(yaml_files(layer / name) for name in _APART):
         places = ", ".join(f"{name}/" for name in (*_FOLDERS, *_APART))
         raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
     return files
@@ -186,21 +189,23 @@ def _digest(contents: Sequence[tuple[int, Path, bytes]], layers: Sequence[Path])
 
 
 class Later:
-    """What most commands need none of: the networks, the figures that follow from them, and the frameworks."""
+    """What most commands need none of: the networks, the figures that follow from them, frameworks and surfaces."""
 
     def __init__(self, layers: Sequence[Path] = (), fingerprint: bytes = b"") -> None:
         """Remember where they are, and beside which rules."""
         self._layers = layers
         self._fingerprint = fingerprint
 
-    def _found(self, folder: str, beside: bytes = b"") -> tuple[list[tuple[int, Path, bytes]], str]:
-        read = contents(self._layers, lambda layer: yaml_files(layer / folder))
+    def _found(
+        self, files: Callable[[Path], list[Path]], beside: bytes = b""
+    ) -> tuple[list[tuple[int, Path, bytes]], str]:
+        read = contents(self._layers, files)
         digest = _digest(read, self._layers) + beside
         return read, str(blake2b(digest + _code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
 
     @cached_property
     def _networks(self) -> tuple[list[tuple[int, Path, bytes]], str]:
-        return self._found(_NETWORKS)
+        return self._found(lambda layer: yaml_files(layer / _NETWORKS))
 
     def networks(self) -> Documents:
         """Return every family of networks by its id.
@@ -230,15 +235,38 @@ class Later:
         Raises:
             RuleFileError: A file is invalid.
         """
-        known, key = self._found(_FRAMEWORKS, self._fingerprint)
+        known, key = self._found(lambda layer: yaml_files(layer / _FRAMEWORKS), self._fingerprint)
 
         def read() -> Documents:
             from optadvise.catalog.frameworks import read_frameworks
 
-            names = {kind: documents[f"{kind}s"] for kind in ("source", "optimizer", "scheduler", "fact")}
-            return read_frameworks(known, names)
+            return read_frameworks(known, _ids(documents))
 
         return _cached(f"frameworks-{key}", read)
+
+    def surfaces(self, documents: Documents) -> Documents:
+        """Return the surfaces, and the optimizers that are watched on them.
+
+        Args:
+            documents: The rules, whose sources and optimizers they refer to.
+
+        Raises:
+            RuleFileError: The file is invalid.
+        """
+        known, key = self._found(
+            lambda layer: [file for file in yaml_files(layer) if file.stem == _SURFACES], self._fingerprint
+        )
+
+        def read() -> Documents:
+            from optadvise.catalog.surfaces import read_surfaces
+
+            return read_surfaces(known, _ids(documents))
+
+        return _cached(f"surfaces-{key}", read)
+
+
+def _ids(documents: Documents) -> dict[str, Documents]:
+    return {kind: documents[f"{kind}s"] for kind in ("source", "optimizer", "scheduler", "fact")}
 
 
 def _cached(key: str, read: Callable[[], Documents]) -> Documents:

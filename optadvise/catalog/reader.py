@@ -7,7 +7,7 @@ The shape drives the reading, so YAML's own guesses never count: `1e-4` is a num
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, NoReturn
@@ -99,6 +99,42 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     if node is None:
         raise RuleFileError("the file is empty", path)
     return node, context
+
+
+def checked(
+    shape: Shape, content: bytes, path: str, known: Mapping[str, Iterable[str]]
+) -> tuple[Any, yaml.Node, Context]:
+    """Read one file by its shape, and look up all that it refers to.
+
+    Args:
+        shape: Of the whole file.
+        content: Its bytes.
+        path: How errors name it.
+        known: The ids that it may refer to, by their kind.
+
+    Raises:
+        RuleFileError: The file is invalid, or refers to what is not there.
+    """
+    try:
+        node, context = parse(content.decode("utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise RuleFileError("not UTF-8 text; save the file as UTF-8", path) from error
+    read = shape(node, context)
+    refer([context], known)
+    return read, node, context
+
+
+def refer(contexts: Iterable[Context], known: Mapping[str, Iterable[str]]) -> None:
+    """Look up all that files refer to.
+
+    Raises:
+        RuleFileError: One of them is not there.
+    """
+    for context in contexts:
+        for kind, name, where, source in context.references:
+            if name not in known[kind]:
+                message = f"unknown {kind} {name!r}; {nearest(name, known[kind])}".rstrip("; ")
+                raise RuleFileError(message, where, source)
 
 
 def _composed(text: str, context: Context) -> yaml.Node | None:

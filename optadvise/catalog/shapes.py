@@ -274,31 +274,6 @@ fixes = record(
     }
 )
 
-_because: dict[str, Shape] = {"because": text, "cite": cites}
-_pair = many(number, 2)
-_rate = record(_because, {"lr": number, "times": number}, located=True)  # `times` the card's own default
-surface = record(
-    {
-        "id": word,
-        "name": text,
-        "formula": text,
-        "x": _pair,
-        "y": _pair,
-        "start": _pair,
-        "steps": number,
-        "minimum": maybe(_pair),
-        "goal": record({"at_most": number, "say": text}),
-        "rates": record({"adam": _rate, "sgd": _rate, "own": _rate}),
-        "cite": cites,
-    },
-    {
-        "families": mapping(one_of(*FAMILIES), record({"factor": number, **_because}, located=True)),
-        "optimizers": mapping(optimizer_ref, _rate),
-    },
-    located=True,
-)
-surfaces = record({}, {"surfaces": many(surface, 1), "walkers": many(optimizer_ref, 1)})
-
 source = record({"title": text, "url": text}, {"authors": text, "year": number})
 sources = record({"sources": mapping(text, source)})
 

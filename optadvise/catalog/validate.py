@@ -10,15 +10,15 @@ import yaml
 
 from optadvise.catalog import shapes, spelling
 from optadvise.catalog.layers import apply_policy, merge_table
-from optadvise.catalog.reader import Context, Shape, parse
-from optadvise.domain import MOST_STEPS, SHIPPED, UNKNOWN
+from optadvise.catalog.reader import Context, Shape, parse, refer
+from optadvise.domain import SHIPPED, UNKNOWN
 from optadvise.errors import InputError, RuleFileError, nearest
 from optadvise.units import parse_bytes, parse_count
 
 Documents = dict[str, Any]
 _ORDER = (
     "facts", "sources", "gpus", "memory", "optimizers", "schedulers", "assume", "fixes", "decide", "adjust", "warn",
-    "flowchart", "surfaces", "policy",
+    "flowchart", "policy",
 )  # fmt: skip
 _MOST_ROWS = 2000  # of a table; the proofs look at pairs of rows
 
@@ -33,7 +33,6 @@ class _Reading:
         self.documents: Documents = {
             "facts": {}, "sources": {}, "gpus": [], "optimizers": {}, "schedulers": {}, "assume": [],
             "contradictions": [], "tables": {}, "memory": {}, "fixes": [], "disabled": {}, "flowchart": {},
-            "surfaces": [], "walkers": [],
         }  # fmt: skip
 
     def add(self, kind: str, key: str, value: Any, index: int, where: str) -> None:
@@ -225,11 +224,7 @@ def _check_references(contexts: Iterable[Context], documents: Documents) -> None
         "source": documents["sources"], "optimizer": documents["optimizers"], "scheduler": documents["schedulers"],
         "fact": documents["facts"], "rule": rules, "model": documents["facts"]["model"]["values"],
     }  # fmt: skip
-    for context in contexts:
-        for kind, name, where, source in context.references:
-            if name not in known[kind]:
-                message = f"unknown {kind} {name!r}; {nearest(name, known[kind])}".rstrip("; ")
-                raise RuleFileError(message, where, source)
+    refer(contexts, known)
 
 
 def _check_names(documents: Documents) -> None:
@@ -313,34 +308,6 @@ def _flowchart(node: yaml.Node, context: Context, reading: _Reading, index: int,
     reading.documents["flowchart"] = chart
 
 
-def _surfaces(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
-    documents, read = reading.documents, shapes.surfaces(node, context)
-    for surface in read.get("surfaces", []):
-        _check_surface(surface)
-        documents["surfaces"] = [known for known in documents["surfaces"] if known["id"] != surface["id"]] + [surface]
-    documents["walkers"] = read.get("walkers") or documents["walkers"]
-
-
-def _check_surface(surface: dict[str, Any]) -> None:
-    """Ranges that hold what starts in them, and rates that are one."""
-    for name in ("x", "y", "start", "minimum"):
-        if surface[name] is not None and len(surface[name]) != 2:
-            raise RuleFileError(f"`{name}` is a pair of numbers, not {len(surface[name])}", surface["at"])
-    for point in (surface["start"], surface["minimum"] or surface["start"]):
-        for value, name in zip(point, ("x", "y"), strict=True):
-            low, high = surface[name]
-            if not low < value < high:
-                raise RuleFileError(f"{value} lies outside of `{name}`, {low} to {high}", surface["at"])
-    if not (isinstance(surface["steps"], int) and 0 < surface["steps"] <= MOST_STEPS):
-        raise RuleFileError(f"`steps` is a whole number from 1 to {MOST_STEPS:,}", surface["at"])
-    for rate in (*surface["rates"].values(), *surface.get("optimizers", {}).values()):
-        if ("lr" in rate) == ("times" in rate) or not rate.get("lr", rate.get("times")) > 0:
-            raise RuleFileError("a rate has either `lr` or `times`, above zero", rate["at"])
-    for family in surface.get("families", {}).values():
-        if not family["factor"] > 0:
-            raise RuleFileError("`factor` is above zero", family["at"])
-
-
 _READERS: dict[str, Any] = {
     "facts": _facts,
     "sources": _sources,
@@ -354,6 +321,5 @@ _READERS: dict[str, Any] = {
     "adjust": _table,
     "warn": _table,
     "flowchart": _flowchart,
-    "surfaces": _surfaces,
     "policy": _policy,
 }
