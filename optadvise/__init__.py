@@ -1,3 +1,18 @@
 """Which optimizer, with which numbers, will it fit, and what does it cost here?"""
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["Advice", "Estimate", "Run", "bench", "estimate", "recommend"]
+
+if TYPE_CHECKING:
+    from optadvise.api import Advice, Estimate, Run, bench, estimate, recommend
+
+
+def __getattr__(name: str) -> Any:
+    """Import the library when it is first asked for, which the command line does not."""
+    if name not in __all__:
+        raise AttributeError(f"module 'optadvise' has no attribute {name!r}")
+    from optadvise import api
+
+    return getattr(api, name)

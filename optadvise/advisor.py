@@ -19,6 +19,7 @@ from optadvise.domain import (
     Caution,
     Implementation,
     LedgerEntry,
+    MemoryAnswer,
     MemoryEstimate,
     Optimizer,
     Recommendation,
@@ -178,6 +179,21 @@ class Advisor:
             fingerprint=self.catalog.fingerprint,
             layers=self.catalog.layers,
         )
+
+    def remedies(self, advice: Recommendation) -> MemoryAnswer | None:
+        """Return what would make a recommended run fit; None where it fits for certain, or nothing limits it.
+
+        Args:
+            advice: From `recommend()`.
+        """
+        run = advice.situation
+        if advice.memory.fits is True or run.params is None or run.vram_bytes is None:
+            return None
+        from optadvise.fitting import Fitter
+
+        if run.optimizer is None:
+            run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
+        return Fitter(self).answer(run, ranked=False)
 
     def point(self, situation: Situation) -> tuple[dict[str, int], Rule, Rule, Optimizer]:
         """Return where a situation lies once its optimizer is known, the two rules that decided, and the optimizer.

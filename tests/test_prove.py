@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import optadvise.rulebook.check as checking
+from optadvise import ruleset
 from optadvise.advisor import Advisor
 from optadvise.catalog import Catalog, load
 from optadvise.catalog.cases import read_cases
-from optadvise.cli import ruleset
 from optadvise.engine import space
 from optadvise.engine.decide import Table, cut_axes
 from optadvise.engine.prove import (

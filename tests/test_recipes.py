@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from optadvise import answers
 from optadvise.advisor import Advisor
-from optadvise.cli import answers
 from tests.conftest import ROOT
 
 FLOORS = {"recipes": 0.90, "recipes_held_out": 0.84}

@@ -104,9 +104,14 @@ def plain(card: Optimizer, changes: Mapping[str, Any], device: str = "cpu") -> A
     return _skeleton(card, made, variant, Spec(device=device), card.id, "candidate")._replace(kwargs=kwargs)
 
 
-def arm_of(advice: Recommendation) -> Arm:
-    """Return what a recommendation builds, in one kernel where its implementation has one."""
-    variant = "fused" if advice.implementation.fused else None
+def arm_of(advice: Recommendation, *, fused: bool = True) -> Arm:
+    """Return what a recommendation builds.
+
+    Args:
+        advice: The recommendation.
+        fused: Step in one kernel where its implementation has one.
+    """
+    variant = "fused" if fused and advice.implementation.fused else None
     return _arm(advice, advice.implementation, variant, Spec(), advice.optimizer.id, "candidate")
 
 

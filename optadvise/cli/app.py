@@ -159,7 +159,7 @@ def run(arguments: list[str]) -> int:
         message = getattr(error, "format_message", error.__str__)()
         return _fail(f"{message.rstrip('.')}; see optadvise {_command(error)}--help", 2)
     except Exception as error:
-        if "optadvise.cli.ruleset" not in sys.modules:
+        if "optadvise.ruleset" not in sys.modules:
             raise
         return _blamed(error)
     return code if isinstance(code, int) else 0
@@ -170,7 +170,7 @@ def _blamed(error: Exception) -> int:
 
     What such folders hold is read against shapes and proven, but not every value is known to make sense.
     """
-    from optadvise.cli.ruleset import in_use
+    from optadvise.ruleset import in_use
 
     folders = in_use()
     if not folders:

@@ -6,17 +6,20 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optadvise.errors import CannotRunHereError, InputError, nearest
+from optadvise.errors import InputError
 
 _SIZES = ("tiny", "small", "medium")
 _DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
 _SHOWN = ("json_", "csv_", "markdown", "dashboard", "report", "plot", "save")  # where a result goes
+if TYPE_CHECKING:
+    from optadvise.bench.request import Request
+
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 
@@ -68,34 +71,20 @@ def bench(
     run; 5: the noise is larger than the question.
     """
     typed = dict(locals())
+    from optadvise import ruleset
+    from optadvise.bench import request
     from optadvise.bench.files import save_place, write
-    from optadvise.bench.spec import Spec
-    from optadvise.bench.stats import parse_requirement
     from optadvise.cli import outputs
-    from optadvise.units import parse_count
 
-    requirements = [parse_requirement(text) for text in require or ()]
-    spec = Spec(
-        workload=workload,
-        user=":" in workload,
-        size=_one_of(model_size, "--model-size", _SIZES),
-        params=None if params is None else parse_count(params, "--params"),
-        batch_size=None if batch_size is None else parse_count(batch_size, "--batch-size"),
-        seq_len=None if seq_len is None else parse_count(seq_len, "--seq-len"),
-        dtype=_one_of(dtype, "--dtype", _DTYPES),
-        device=_device(device),
-        steps=parse_count(steps, "--steps"),
-        rounds=parse_count(rounds, "--rounds"),
-        seed=seed,
-        threads=None if threads is None else parse_count(threads, "--threads"),
-        compile=compile_,
-        optimizer_only=optimizer_only,
-    )
-    if not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed}: must be at least 0 and below 2^63")
-    if not timeout > 0:
-        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds")
-    arms = _arms(names or [], from_, spec, control, implementation, rules or [])
+    advisor = ruleset.advisor(rules)
+    requested = request.make(
+        advisor,
+        names or [],
+        None if from_ is None and names != ["-"] else _recommendation(from_),
+        control=control, implementation=implementation, workload=workload, model_size=model_size, params=params,
+        batch_size=batch_size, seq_len=seq_len, dtype=dtype, device=device, steps=steps, rounds=rounds, seed=seed,
+        threads=threads, compile=compile_, optimizer_only=optimizer_only, require=require or (), timeout=timeout,
+    )  # fmt: skip
     named = {"--json": None if json_ == "-" else json_, "--csv": csv_, "--markdown": markdown,
              "--dashboard": dashboard, "--report": report}  # fmt: skip
     files = outputs.places({**named, "--save": None if save is None else save_place(save)})
@@ -124,7 +113,7 @@ def bench(
 
             text(result)
 
-    result = _measure(spec, arms, requirements, timeout, keep, show, partial=bool(files))
+    result = _measure(requested, keep, show, partial=bool(files))
     show(result)
     if plot is not None:
         from optadvise.cli.drawing import draw
@@ -132,65 +121,6 @@ def bench(
 
         draw(lambda: measured.bench(result, plot), _exit_code(result))
     raise typer.Exit(_exit_code(result))
-
-
-def _one_of(value: str, flag: str, accepted: Sequence[str]) -> str:
-    if value not in accepted:
-        raise InputError(f"{flag} {value!r}: not known; {nearest(value, accepted)}")
-    return value
-
-
-def _device(wanted: str) -> str:
-    """Return the device to measure on, as far as it can be told without importing torch.
-
-    Raises:
-        InputError: It is no kind of device that is measured.
-        CannotRunHereError: CUDA was asked for and torch is built without it.
-    """
-    if wanted.split(":")[0] not in ("cpu", "cuda", "auto"):
-        raise InputError(f"--device {wanted!r}: not known; {nearest(wanted, ('cpu', 'cuda', 'auto'))}")
-    from importlib.metadata import PackageNotFoundError, version
-
-    from optadvise.machine import gpu_here
-
-    try:
-        built = version("torch")
-    except PackageNotFoundError as error:
-        raise CannotRunHereError("bench: torch is not installed; pip install torch") from error
-    if wanted.startswith("cuda") and "+cpu" in built:
-        raise CannotRunHereError(f"--device {wanted}: torch {built} is built without CUDA; see optadvise doctor")
-    if wanted != "auto":
-        return wanted
-    try:
-        gpu_here()
-    except CannotRunHereError:
-        return "cpu"
-    return "cpu" if "+cpu" in built else "cuda"
-
-
-def _arms(
-    names: list[str], from_: Path | None, spec: Any, control: str, implementation: str | None, rules: list[Path]
-) -> list[Any]:
-    from optadvise.bench import plan
-    from optadvise.cli import ruleset
-
-    if spec.workload not in plan.workload_names() and not spec.user:
-        accepted = (*plan.workload_names(), "package.module:function")
-        raise InputError(f"--workload {spec.workload!r}: not known; {nearest(spec.workload, accepted)}")
-    advisor = ruleset.advisor(rules)
-    against = None if control == "none" else advisor.catalog.find_optimizer(control, "--control")
-    if from_ is not None or names == ["-"]:
-        if implementation is not None:
-            raise InputError("--implementation: a recommendation names its own; leave it out")
-        if from_ is not None and names:
-            raise InputError("--from: it names the optimizer already; leave the others out")
-        return plan.from_recommendation(advisor, _recommendation(from_), spec, control=against)
-    if not names:
-        raise InputError(
-            "bench: name at least one optimizer, as in optadvise bench adamw8bit; optadvise list shows all"
-        )
-    ids = [advisor.catalog.find_optimizer(name, "bench") for name in names]
-    return plan.arms(advisor, ids, spec, control=against, implementation=implementation)
 
 
 def _recommendation(path: Path | None) -> dict[str, Any]:
@@ -208,32 +138,18 @@ def _recommendation(path: Path | None) -> dict[str, Any]:
     return data
 
 
-def _measure(
-    spec: Any, arms: list[Any], requirements: list[Any], timeout: float, keep: Any, show: Any, *, partial: bool
-) -> dict[str, Any]:
-    from optadvise.bench import result, runner
-    from optadvise.bench.environment import environment
+def _measure(requested: Request, keep: Any, show: Any, *, partial: bool) -> dict[str, Any]:
+    """Measure with progress, and keep what there is when it is interrupted."""
+    from optadvise.bench import request
     from optadvise.render.progress import progress
 
-    about = environment()
-    last: list[Any] = []
-
-    def save(records: Sequence[Any]) -> None:
-        last[:] = records
-        if partial:
-            keep(result.make(spec, records, requirements, environment=about, complete=False))
-
-    workers = [runner.WorkerArm(spec, arm, timeout=timeout) for arm in arms]
-    with _terminated_as_interrupted():
+    with _terminated_as_interrupted(), progress(len(requested.arms), requested.spec.rounds) as told:
         try:
-            with progress(len(arms), spec.rounds) as told:
-                records = runner.run(workers, spec.rounds, progress=told, save=save)
-        except KeyboardInterrupt:
-            found = result.make(spec, last, requirements, environment=about, complete=False)
-            keep(found)
-            show(found)
-            raise
-    found = result.make(spec, records, requirements, environment=about)
+            found = request.measure(requested, progress=told, keep=keep if partial else None)
+        except request.InterruptedMeasurement as stopped:
+            keep(stopped.result)
+            show(stopped.result)
+            raise KeyboardInterrupt from None
     keep(found)
     return found
 

@@ -22,7 +22,7 @@ def list_(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the catalogue: optimizers with their state and effort, or schedules."""
-    from optadvise.cli import ruleset
+    from optadvise import ruleset
     from optadvise.domain import FAMILIES
     from optadvise.memory import state_bytes_per_parameter
     from optadvise.render import catalogue as render
@@ -55,7 +55,7 @@ def show(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show one optimizer's card, one schedule's, or one rule with its source and examples."""
-    from optadvise.cli import ruleset
+    from optadvise import ruleset
     from optadvise.render import catalogue as render
 
     catalog = ruleset.catalog(rules)

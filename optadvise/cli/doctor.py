@@ -19,7 +19,7 @@ def doctor(
     Devices, packages, and for each optimizer of the catalogue what runs it. Takes some seconds, as it imports them all
     in a process of its own.
     """
-    from optadvise.cli import ruleset
+    from optadvise import ruleset
     from optadvise.doctor import examine
     from optadvise.render import doctor as render
 

@@ -65,7 +65,7 @@ def estimate(
     """
     typed = dict(locals())
 
-    from optadvise.cli import answers, ruleset
+    from optadvise import answers, ruleset
     from optadvise.fitting import Fitter
 
     if plot is not None:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from optadvise import answers
 from optadvise.advisor import Advisor
-from optadvise.cli import answers
 from optadvise.errors import InputError, printable
 from optadvise.rulebook.interview import Interview
 from optadvise.rulebook.words import command

@@ -90,7 +90,7 @@ def recommend(
 
         outputs.places({"--output": output, "--report": report})
 
-    from optadvise.cli import answers, ruleset
+    from optadvise import answers, ruleset
 
     advisor = ruleset.advisor(rules)
     told = said = answers.read(advisor.catalog, typed)
@@ -101,7 +101,7 @@ def recommend(
         said = ask(advisor, said, tuple(map(str, rules or ())))
     situation = advisor.situation(said)
     advice = advisor.recommend(situation)
-    fit = _fit(advisor, advice)
+    fit = advisor.remedies(advice)
     why = None
     if explain or other is not None:
         from optadvise.render.why import Why
@@ -140,18 +140,6 @@ def _page(
 
     about = outputs.about(command, code(advisor, advice, "python").text, said)
     write(file, report.advice(advice, advisor.catalog, about, fit))
-
-
-def _fit(advisor: Advisor, advice: Recommendation) -> MemoryAnswer | None:
-    """Return what would make a run fit, where it does not for certain."""
-    if advice.memory.fits is True or advice.situation.params is None or advice.situation.vram_bytes is None:
-        return None
-    from optadvise.fitting import Fitter
-
-    run = advice.situation
-    if run.optimizer is None:
-        run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
-    return Fitter(advisor).answer(run, ranked=False)
 
 
 def _written(

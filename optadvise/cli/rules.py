@@ -32,8 +32,8 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
 
     Every finding names its line, and the situation in which it shows as a command line.
     """
+    from optadvise import ruleset
     from optadvise.advisor import Advisor
-    from optadvise.cli import ruleset
     from optadvise.render.rules import report
     from optadvise.rulebook.check import check as prove
 
@@ -56,9 +56,9 @@ def run_tests(
     """
     if suggest and not mutants:
         raise InputError("--suggest: only mutants need cases; say --mutants too")
+    from optadvise import ruleset
     from optadvise.advisor import Advisor
     from optadvise.catalog.cases import read_cases
-    from optadvise.cli import ruleset
     from optadvise.render.rules import tested
     from optadvise.rulebook import examples
     from optadvise.rulebook import mutants as mutation
@@ -83,8 +83,8 @@ def diff(
     A folder with a facts.yaml is a whole set of rules, any other a layer over those that are shipped; - is the shipped
     rules alone.
     """
+    from optadvise import ruleset
     from optadvise.catalog import load
-    from optadvise.cli import ruleset
     from optadvise.rulebook.compare import compare, markdown
 
     before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
@@ -97,7 +97,7 @@ def graph(
     rules: opt.Rules = None,
 ) -> None:
     """Draw the chain of tables and the guide's flowchart: as Mermaid text, or with --out as a picture."""
-    from optadvise.cli import ruleset
+    from optadvise import ruleset
     from optadvise.rulebook import flow
 
     advisor = ruleset.advisor(rules)
@@ -120,8 +120,8 @@ def schema(
     """Print the JSON Schema of rule files, by which editors complete and check them."""
     import json
 
+    from optadvise import ruleset
     from optadvise.catalog.schema import schemas
-    from optadvise.cli import ruleset
     from optadvise.errors import nearest
 
     found = schemas(ruleset.catalog(rules))
@@ -137,7 +137,7 @@ def schema(
 
 def docs(out: _Out = None, rules: opt.Rules = None) -> None:
     """Print every rule in words, as a page of Markdown."""
-    from optadvise.cli import ruleset
+    from optadvise import ruleset
     from optadvise.rulebook.page import markdown
 
     _write(markdown(ruleset.advisor(rules)), out)

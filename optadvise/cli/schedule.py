@@ -29,7 +29,7 @@ def schedule(
     json_: Annotated[bool, opt.option("Print JSON.", "--json", group="Output")] = False,
 ) -> None:
     """Show the learning rate that a schedule gives each step of a run: in words, as a table and as a curve."""
-    from optadvise.cli import ruleset
+    from optadvise import ruleset
 
     if out is not None:
         from optadvise.render import pictures

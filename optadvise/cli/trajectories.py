@@ -79,7 +79,7 @@ def _checked(out: Path | None, animate: Path | None, json_: str | None) -> list[
 
 def _walked(names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None) -> Any:
     """Return the paths, once everything that was typed is known to make sense; torch is imported only then."""
-    from optadvise.cli import ruleset
+    from optadvise import ruleset
     from optadvise.render.walks import Walked
 
     catalog = ruleset.catalog(rules)

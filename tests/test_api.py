@@ -1,0 +1,161 @@
+"""The library answers as the command line does, and builds what generated code builds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import optadvise
+from optadvise.catalog import load
+from optadvise.errors import InputError, RuleFileError
+from optadvise.schedules import rate
+from tests import frameworks
+from tests.cli import optadvise as command
+
+CATALOG = load()
+RUNS: list[tuple[dict[str, Any], str]] = [
+    ({}, ""),
+    ({"model": "transformer", "vram": "24GB", "params": "1B"}, "--model transformer --vram 24GB --params 1B"),
+    ({"model": "cnn", "batch_size": 16384, "steps": 1e4}, "--model cnn --batch-size 16384 --steps 10000"),
+    ({"vram": 24 * 2**30, "params": 7e9, "task": "finetune"}, "--vram 24GiB --params 7B --task finetune"),
+    ({"arch": "llama-3-8b", "gpu": "h100", "gpus": 8, "shard": "zero3"},
+     "--arch llama-3-8b --gpu h100 --gpus 8 --shard zero3"),
+    ({"sparse_gradients": True, "clipping": False}, "--sparse-gradients"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "line"), RUNS, ids=[line for _, line in RUNS])
+def test_advice_is_that_of_the_command_line(run: dict[str, Any], line: str) -> None:
+    assert optadvise.recommend(**run).data() == json.loads(command("recommend", *line.split(), "--json").out)
+    if "params" in run or "arch" in run:
+        assert optadvise.estimate(**run).data() == json.loads(command("estimate", *line.split(), "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("run", "line"),
+    [
+        ({"model": "transfomer"}, "--model transfomer"),
+        ({"vram": "lots"}, "--vram lots"),
+        ({"params": -1}, "--params=-1"),
+        ({"gpus": 0}, "--gpus 0"),
+        ({"optimizer": "adamx"}, "--optimizer adamx"),
+        ({"method": "lora", "task": "pretrain"}, "--method lora --task pretrain"),
+        ({"rules": ["no/such/folder"]}, "--rules no/such/folder"),
+    ],
+)
+def test_errors_are_those_of_the_command_line(run: Any, line: str) -> None:
+    said = command("recommend", *line.split())
+    with pytest.raises((InputError, RuleFileError)) as caught:
+        optadvise.recommend(**run)
+    assert said.err == f"optadvise: {caught.value}\n"
+    assert said.code == caught.value.exit_code
+
+
+def test_an_unknown_option_is_told_with_the_nearest() -> None:
+    wrong: dict[str, Any] = {"modle": "cnn"}
+    for function in (optadvise.recommend, optadvise.estimate):
+        with pytest.raises(InputError, match="did you mean 'model'"):
+            function(**wrong)
+    with pytest.raises(InputError, match="did you mean 'rounds'"):
+        optadvise.bench("adamw", round=2)
+    with pytest.raises(InputError, match="nothing says how large"):
+        optadvise.estimate(model="cnn")
+
+
+def test_options_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    import inspect
+
+    from optadvise.api import Run
+    from optadvise.bench.request import make
+    from optadvise.cli.bench import bench
+    from optadvise.cli.recommend import _SHOWN, recommend
+
+    assert {*Run.__annotations__} == {*inspect.signature(recommend).parameters} - {*_SHOWN}
+    shown = {"names", "from_", "json_", "csv_", "markdown", "dashboard", "report", "plot", "save", "rules"}
+    asked = {name.rstrip("_") for name in {*inspect.signature(bench).parameters} - shown}
+    assert asked == {*inspect.signature(make).parameters} - {"advisor", "names", "recommendation"}
+
+
+class Tiny(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 16)
+        self.hidden = torch.nn.Linear(16, 16)
+        self.norm = torch.nn.LayerNorm(16)
+        self.head = torch.nn.Linear(16, 4)
+        self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.norm(self.hidden(self.embed(x)).relu()).mean(1))
+        return out
+
+
+def members(model: torch.nn.Module, optimizer: Any) -> list[list[str]]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [sorted(names[id(p)] for p in group["params"]) for group in optimizer.param_groups]
+
+
+@pytest.mark.filterwarnings("ignore")  # of paged state on a CPU, and torch's own of schedules
+@pytest.mark.parametrize("name", CATALOG.optimizer_ids)
+def test_what_is_built_is_what_generated_code_builds(name: str, tmp_path: Path) -> None:
+    advice = optadvise.recommend(model="transformer", optimizer=name, steps=20)
+    if not frameworks.importable(advice.implementation):
+        pytest.skip(f"{advice.implementation.path} cannot be imported here")
+    model = Tiny()
+    built, schedules = advice.build(model)
+    written, _ = frameworks.loaded(advice.code(), tmp_path).configure(model)
+    pair = advice.companion is not None
+    for ours, theirs in zip(built if pair else [built], written if pair else [written], strict=True):
+        assert type(ours) is type(theirs)
+        assert members(model, ours) == members(model, theirs)
+        for one, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+            keys = {*one, *other} - {"params"} - {"fused"}
+            assert {key: one.get(key) for key in keys} == {key: other.get(key) for key in keys}
+    optimizer = built[0] if pair else built
+    peak = float(str(advice.kwargs["lr"]))
+    for step in range(20):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate(advice.schedule, peak, step), rel=1e-6)
+        model(torch.randint(20, (8, 4))).sum().backward()
+        for one in built if pair else [built]:
+            one.step()
+            one.zero_grad()
+        for one in schedules if pair else [schedules]:
+            one.step()
+    assert model.frozen.tolist() == [1, 1, 1]
+
+
+def test_gradient_release_is_refused_with_a_remedy() -> None:
+    advice = optadvise.recommend(model="transformer", gradient_release=True)
+    with pytest.raises(InputError, match="code"):
+        advice.build(Tiny())
+    assert "register_post_accumulate_grad_hook" in advice.code()
+
+
+def test_advice_needs_no_torch_and_bench_is_function_and_package() -> None:
+    code = """
+import sys, optadvise
+advice = optadvise.recommend(model="transformer", params="1B", vram="24GB")
+optadvise.estimate(params="1B"), advice.code("hf"), advice.data()
+assert "torch" not in sys.modules and "typer" not in sys.modules
+import optadvise.bench.spec
+assert callable(optadvise.bench) and optadvise.bench.spec.Spec
+assert optadvise.__version__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_measurement_from_a_program() -> None:
+    advice = optadvise.recommend(model="transformer", optimizer="lion", steps=1000)
+    result = optadvise.bench(
+        advice=advice, control="none", rounds=2, steps=2, device="cpu", require=["loss_last <= 99"]
+    )
+    arm = result["arms"][0]
+    assert (arm["optimizer"], arm["status"], result["verdict"]) == ("lion", "ok", "pass")
+    with pytest.raises(InputError, match="names the optimizer already"):
+        optadvise.bench("adamw", advice=advice)
