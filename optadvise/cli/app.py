@@ -6,34 +6,57 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from optadvise import __version__
+from optadvise.cli.help import GroupedCommand, GroupedGroup, epilog
 from optadvise.errors import OptadviseError, RuleFileError, printable
+from optadvise.tuples import NamedTuple
 
-EXIT_CODES = (
-    "Exit codes: 0 done; 1 a check said no; 2 the command line or an input is wrong; 3 rule or result files are "
-    "invalid; 4 could not run here; 5 inconclusive; 130 interrupted."
-)
 
-# Each command's module and function. Only what a command line names is imported and built, as every option that typer
-# reads takes its part of the start.
+class Command(NamedTuple):
+    """Where a command is, and what its help says beside its own words."""
+
+    module: str
+    function: str
+    heading: str
+    examples: tuple[str, ...]
+
+
+_ADVICE, _MEASURED, _KNOWN = "Advice", "Measured here", "What it rests on"
+
+# Only what a command line names is imported and built, as every option that typer reads takes its part of the start.
 COMMANDS = {
-    "recommend": ("recommend", "recommend"),
-    "estimate": ("estimate", "estimate"),
-    "schedule": ("schedule", "schedule"),
-    "trajectories": ("trajectories", "trajectories"),
-    "bench": ("bench", "bench"),
-    "compare": ("compare", "compare"),
-    "list": ("catalogue", "list_"),
-    "show": ("catalogue", "show"),
-    "doctor": ("doctor", "doctor"),
-    "rules": ("rules", "group"),
-}
+    "recommend": Command("recommend", "recommend", _ADVICE, (
+        "optadvise recommend --model transformer --vram 24GB",
+        "optadvise recommend --arch llama-3-8b --task finetune --method qlora",
+        "optadvise recommend --model transformer --params 124M --format hf -o hf.py")),
+    "estimate": Command("estimate", "estimate", _ADVICE, (
+        'optadvise estimate --params 7B --gpu "rtx 4090" --task finetune',
+        "optadvise estimate --arch resnet50 --vram 8GB --batch-size 256 --all")),
+    "schedule": Command("schedule", "schedule", _ADVICE, (
+        "optadvise schedule warmup-cosine --steps 100K --warmup 1K",
+        "optadvise schedule wsd --compare one-cycle --out lr.png")),
+    "bench": Command("bench", "bench", _MEASURED, (
+        "optadvise bench adamw8bit",
+        "optadvise bench lion --require 'optimizer_seconds <= 1.3x'",
+        "optadvise recommend --model transformer --json | optadvise bench -")),
+    "compare": Command("compare", "compare", _MEASURED, (
+        "optadvise compare before.json after.json --fail-above 1.05x",)),
+    "trajectories": Command("trajectories", "trajectories", _MEASURED, (
+        "optadvise trajectories --surface rosenbrock",
+        "optadvise trajectories adamw lion sgd-momentum --out saddle.png")),
+    "doctor": Command("doctor", "doctor", _MEASURED, ("optadvise doctor",)),
+    "list": Command("catalogue", "list_", _KNOWN, (
+        "optadvise list --for transformer --max-state-bytes 4",)),
+    "show": Command("catalogue", "show", _KNOWN, (
+        "optadvise show adamw8bit", "optadvise show OPT060")),
+    "rules": Command("rules", "group", _KNOWN, ("optadvise rules check",)),
+}  # fmt: skip
 _GROUPS = ("rules",)  # commands that have commands of their own
 
 
@@ -41,7 +64,7 @@ _GROUPS = ("rules",)  # commands that have commands of their own
 _OPTIONS_ONLY = ("recommend", "estimate")
 
 
-def build(names: Iterable[str] = COMMANDS, typed: Sequence[str] = ("--help",)) -> typer.Typer:
+def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",)) -> typer.Typer:
     """Return the command line with some of its commands.
 
     Args:
@@ -50,24 +73,25 @@ def build(names: Iterable[str] = COMMANDS, typed: Sequence[str] = ("--help",)) -
     """
     app = typer.Typer(
         name="optadvise",
+        cls=GroupedGroup,
         help="Which optimizer, with which numbers, will it fit, and what does it cost here?",
-        epilog=EXIT_CODES,
+        epilog=epilog(),
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=len(names) == len(COMMANDS),
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(root)
     for name in names:
-        module, function = COMMANDS[name]
+        module, function, heading, examples = COMMANDS[name]
         command = getattr(import_module(f"optadvise.cli.{module}"), function)
         if name in _GROUPS:
-            app.add_typer(command(EXIT_CODES), name=name)
+            app.add_typer(command(), name=name, epilog=epilog(*examples), rich_help_panel=heading, cls=GroupedGroup)
             continue
         if name in _OPTIONS_ONLY:
             command = _needed(command, typed)
-        app.command(name, epilog=EXIT_CODES)(command)
+        app.command(name, cls=GroupedCommand, epilog=epilog(*examples), rich_help_panel=heading)(command)
     return app
 
 
@@ -104,9 +128,18 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _manual(value: bool) -> None:
+    if value:
+        from optadvise.cli.manual import page
+
+        typer.echo(page(typer.main.get_command(build())), nl=False)
+        raise typer.Exit
+
+
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    man: Annotated[bool, typer.Option("--man", callback=_manual, is_eager=True, help="Print the man page.")] = False,
 ) -> None:
     """Which optimizer, with which numbers, will it fit, and what does it cost here?"""
     if debug:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from optadvise.cli import options as opt
+from optadvise.cli.complete import among, of
 from optadvise.errors import InputError
 
 _SIZES = ("tiny", "small", "medium")
@@ -23,47 +25,85 @@ if TYPE_CHECKING:
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 
-def _option(help_: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_, show_default=False)
+_HOW, _OUT = "How it is measured", "Output"
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="Optimizers; - reads a recommendation's JSON.")] = None,
-    from_: Annotated[Path | None, _option("Run exactly this recommendation (JSON).", "--from")] = None,
-    control: Annotated[str, _option("What to compare with; adamw unless said, none for nothing.")] = "adamw",
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Optimizers; - reads a recommendation's JSON.", autocompletion=of("optimizers")),
+    ] = None,
+    from_: Annotated[
+        Path | None, opt.option("Run exactly this recommendation (JSON).", "--from", group="What runs")
+    ] = None,
+    control: Annotated[
+        str,
+        opt.option(
+            "What to compare with; adamw unless said, none for nothing.", group="What runs", words=of("optimizers")
+        ),
+    ] = "adamw",
     implementation: Annotated[
-        str | None, _option("fused, foreach, for-loop, compiled, a package, or all; the fastest unless said.")
+        str | None,
+        opt.option(
+            "fused, foreach, for-loop, compiled, a package, or all; the fastest unless said.",
+            group="What runs",
+            words=among(("fused", "foreach", "for-loop", "compiled", "all")),
+        ),
     ] = None,
     workload: Annotated[
-        str, _option("transformer, cnn, mlp, or package.module:function returning a module and batches.")
+        str,
+        opt.option(
+            "transformer, cnn, mlp, or package.module:function returning a module and batches.",
+            group="What runs",
+            words=among(("transformer", "cnn", "mlp")),
+        ),
     ] = "transformer",
-    model_size: Annotated[str, _option("tiny, small or medium.")] = "tiny",
-    params: Annotated[str | None, _option("Size of the network instead: 50M.")] = None,
-    batch_size: Annotated[str | None, _option("Samples per step.")] = None,
-    seq_len: Annotated[str | None, _option("Tokens per sample, for transformer.")] = None,
-    dtype: Annotated[str, _option("fp32, bf16, amp-bf16 or amp-fp16.")] = "fp32",
-    device: Annotated[str, _option("cpu, cuda or auto.")] = "auto",
-    steps: Annotated[str, _option("Measured steps a round; 10 unless said.")] = "10",
-    rounds: Annotated[str, _option("Rounds, in turn between the optimizers; 7 unless said.")] = "7",
-    seed: Annotated[int, _option("Of weights and data.")] = 0,
-    threads: Annotated[str | None, _option("Of torch on the CPU; all that it may use unless said.")] = None,
-    compile_: Annotated[bool, _option("Compile the network.", "--compile")] = False,
+    model_size: Annotated[
+        str, opt.option("tiny, small or medium.", group="What runs", words=among(("tiny", "small", "medium")))
+    ] = "tiny",
+    params: Annotated[str | None, opt.option("Size of the network instead: 50M.", group="What runs")] = None,
+    batch_size: Annotated[str | None, opt.option("Samples per step.", group="What runs")] = None,
+    seq_len: Annotated[str | None, opt.option("Tokens per sample, for transformer.", group="What runs")] = None,
+    dtype: Annotated[
+        str,
+        opt.option(
+            "fp32, bf16, amp-bf16 or amp-fp16.",
+            group="What runs",
+            words=among(("fp32", "bf16", "amp-bf16", "amp-fp16")),
+        ),
+    ] = "fp32",
+    device: Annotated[str, opt.option("cpu, cuda or auto.", group=_HOW, words=among(("auto", "cpu", "cuda")))] = "auto",
+    steps: Annotated[str, opt.option("Measured steps a round; 10 unless said.", group=_HOW)] = "10",
+    rounds: Annotated[str, opt.option("Rounds, in turn between the optimizers; 7 unless said.", group=_HOW)] = "7",
+    seed: Annotated[int, opt.option("Of weights and data.", group=_HOW)] = 0,
+    threads: Annotated[
+        str | None, opt.option("Of torch on the CPU; all that it may use unless said.", group=_HOW)
+    ] = None,
+    compile_: Annotated[bool, opt.option("Compile the network.", "--compile", group="What runs")] = False,
     optimizer_only: Annotated[
-        bool, _option("Time step() alone on --params worth of shapes.", "--optimizer-only")
+        bool, opt.option("Time step() alone on --params worth of shapes.", "--optimizer-only", group="What runs")
     ] = False,
     require: Annotated[
         list[str] | None,
-        _option("A gate: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat."),
+        opt.option("A gate: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.", group=_HOW),
     ] = None,
-    json_: Annotated[str | None, _option("Write JSON to this file; - for stdout.", "--json")] = None,
-    csv_: Annotated[Path | None, _option("Write CSV to this file.", "--csv")] = None,
-    markdown: Annotated[Path | None, _option("Write a Markdown table to this file.")] = None,
-    dashboard: Annotated[Path | None, _option("Write what github-action-benchmark reads to this file.")] = None,
-    report: Annotated[Path | None, _option("Write a page of HTML to this file.", "--report")] = None,
-    plot: Annotated[Path | None, _option("Draw memory against speed: cost.png, .svg or .pdf.")] = None,
-    save: Annotated[str | None, _option("Keep the result under this name, for optadvise compare.")] = None,
-    timeout: Annotated[float, _option("Seconds that one answer of a worker may take; 300 unless said.")] = 300.0,
-    rules: Annotated[list[Path] | None, _option("A folder of further rules; may repeat.", "--rules")] = None,
+    json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group=_OUT)] = None,
+    csv_: Annotated[Path | None, opt.option("Write CSV to this file.", "--csv", group=_OUT)] = None,
+    markdown: Annotated[Path | None, opt.option("Write a Markdown table to this file.", group=_OUT)] = None,
+    dashboard: Annotated[
+        Path | None, opt.option("Write what github-action-benchmark reads to this file.", group=_OUT)
+    ] = None,
+    report: Annotated[Path | None, opt.option("Write a page of HTML to this file.", "--report", group=_OUT)] = None,
+    plot: Annotated[Path | None, opt.option("Draw memory against speed: cost.png, .svg or .pdf.", group=_OUT)] = None,
+    save: Annotated[
+        str | None, opt.option("Keep the result under this name, for optadvise compare.", group=_OUT)
+    ] = None,
+    timeout: Annotated[
+        float, opt.option("Seconds that one answer of a worker may take; 300 unless said.", group=_HOW)
+    ] = 300.0,
+    rules: Annotated[
+        list[Path] | None, opt.option("A folder of further rules; may repeat.", "--rules", group=_OUT)
+    ] = None,
 ) -> None:
     """Measure what optimizers cost here: time, memory and loss on a small network, against a control.
 

@@ -7,15 +7,22 @@ from typing import Annotated
 
 import typer
 
+from optadvise.cli.complete import among, of
+from optadvise.domain import FAMILIES
 from optadvise.errors import InputError, nearest
 
 
 def list_(
-    family: Annotated[str | None, typer.Option(help="sgd, adaptive, sign, layerwise, matrix or free.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="sgd, adaptive, sign, layerwise, matrix or free.", autocompletion=among(FAMILIES))
+    ] = None,
     max_state_bytes: Annotated[
         float | None, typer.Option(min=0, help="At most so many bytes of state per fp32 parameter.")
     ] = None,
-    suits: Annotated[str | None, typer.Option("--for", help="Suits this kind of model: transformer, cnn …")] = None,
+    suits: Annotated[
+        str | None,
+        typer.Option("--for", help="Suits this kind of model: transformer, cnn …", autocompletion=of("model")),
+    ] = None,
     tree: Annotated[bool, typer.Option("--tree", help="As a family tree.")] = False,
     schedules: Annotated[bool, typer.Option("--schedules", help="The schedules instead.")] = False,
     rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
@@ -23,7 +30,6 @@ def list_(
 ) -> None:
     """List the catalogue: optimizers with their state and effort, or schedules."""
     from optadvise import ruleset
-    from optadvise.domain import FAMILIES
     from optadvise.memory import state_bytes_per_parameter
     from optadvise.render import catalogue as render
 
@@ -50,7 +56,13 @@ def list_(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="An optimizer, a schedule or a rule, in any spelling.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An optimizer, a schedule or a rule, in any spelling.",
+            autocompletion=of("optimizers", "schedules", "rules"),
+        ),
+    ],
     rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:

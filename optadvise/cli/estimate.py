@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.cli.complete import of
 from optadvise.units import parse_count
 
 
@@ -24,7 +25,9 @@ def estimate(
     micro_batch: opt.MicroBatch = None,
     precision: opt.Precision = None,
     shard: opt.Shard = None,
-    optimizer: Annotated[str | None, opt.option("The ledger of this one; AdamW unless said.")] = None,
+    optimizer: Annotated[
+        str | None, opt.option("The ledger of this one; AdamW unless said.", words=of("optimizers"))
+    ] = None,
     params: opt.Params = None,
     arch: opt.Arch = None,
     hf_config: opt.HfConfig = None,

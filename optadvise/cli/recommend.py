@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.cli.complete import among, of
 from optadvise.codegen import FRAMEWORKS
 from optadvise.errors import InputError, nearest
 
@@ -37,9 +38,9 @@ def recommend(
     micro_batch: opt.MicroBatch = None,
     precision: opt.Precision = None,
     shard: opt.Shard = None,
-    stability: Annotated[str | None, opt.option("stable, or spikes if the loss spikes.")] = None,
-    tuning: Annotated[str | None, opt.option("low or high: how much tuning is affordable.")] = None,
-    priority: Annotated[str | None, opt.option("balanced, accuracy, memory or speed.")] = None,
+    stability: Annotated[str | None, opt.option("stable, or spikes if the loss spikes.", words=of("stability"))] = None,
+    tuning: Annotated[str | None, opt.option("low or high: how much tuning is affordable.", words=of("tuning"))] = None,
+    priority: Annotated[str | None, opt.option("balanced, accuracy, memory or speed.", words=of("priority"))] = None,
     sparse_gradients: Annotated[bool, opt.option("Embeddings give sparse gradients.", "--sparse-gradients")] = False,
     steps: Annotated[str | None, opt.option("Optimizer steps of the whole run: 100K.")] = None,
     optimizer: opt.Optimizer = None,
@@ -61,14 +62,18 @@ def recommend(
     clipping: opt.Clipping = False,
     offload: opt.Offload = False,
     rules: opt.Rules = None,
-    format_: Annotated[str, opt.option(f"{', '.join(_FORMATS)}.", "--format", group="Output")] = "text",
+    format_: Annotated[
+        str, opt.option(f"{', '.join(_FORMATS)}.", "--format", group="Output", words=among(_FORMATS))
+    ] = "text",
     json_: opt.Json = False,
     output: Annotated[Path | None, opt.option("Write to this file instead.", "--output", "-o", group="Output")] = None,
     report: opt.Report = None,
     explain: Annotated[
         bool, opt.option("Show what came nearest, and how each number came to be.", "--explain", group="Output")
     ] = False,
-    why_not: Annotated[str | None, opt.option("What keeps this one from being the answer?", group="Output")] = None,
+    why_not: Annotated[
+        str | None, opt.option("What keeps this one from being the answer?", group="Output", words=of("optimizers"))
+    ] = None,
     interactive: Annotated[
         bool, opt.option("Ask what would still change the answer.", "--interactive", group="Output")
     ] = False,

@@ -8,22 +8,32 @@ from typing import Annotated
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.cli.help import GroupedCommand, epilog
 from optadvise.errors import InputError
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)]
 
 
-def group(epilog: str) -> typer.Typer:
-    """Return the command group.
+# Below its help.
+_EXAMPLES = {
+    "check": ("optadvise rules check --rules examples/team-rules",),
+    "test": ("optadvise rules test --mutants",),
+    "diff": ("optadvise rules diff rules examples/team-rules",),
+    "graph": ("optadvise rules graph --out flow.svg",),
+    "schema": ("optadvise rules schema --out rules/schema",),
+    "docs": ("optadvise rules docs --out docs/rules.md",),
+    "init": ("optadvise rules init our-rules",),
+}
 
-    Args:
-        epilog: What stands below every help page.
-    """
+
+def group() -> typer.Typer:
+    """Return the command group."""
     app = typer.Typer(help="The rule base itself: prove, test, compare and describe it.", no_args_is_help=True,
-                      rich_markup_mode=None, epilog=epilog)  # fmt: skip
+                      rich_markup_mode=None)  # fmt: skip
     for command in (check, run_tests, diff, graph, schema, docs, init):
-        app.command("test" if command is run_tests else command.__name__, epilog=epilog)(command)
+        name = "test" if command is run_tests else command.__name__
+        app.command(name, cls=GroupedCommand, epilog=epilog(*_EXAMPLES[name]))(command)
     return app
 
 

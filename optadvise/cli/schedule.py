@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.cli.complete import of
 from optadvise.errors import InputError
 from optadvise.units import parse_count
 
@@ -15,13 +16,20 @@ _MOST = 10**12  # steps of a run
 
 
 def schedule(
-    name: Annotated[str, typer.Argument(help="A schedule, in any spelling; optadvise list --schedules shows all.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A schedule, in any spelling; optadvise list --schedules shows all.", autocompletion=of("schedules")
+        ),
+    ],
     steps: Annotated[str, opt.option("Optimizer steps of the run: 100K.")] = "100K",
     warmup: Annotated[
         str | None, opt.option("Steps of the ramp, or a share such as 3%; by the rules unless said.")
     ] = None,
     lr: Annotated[float, opt.option("The highest rate; 1e-3 unless said.")] = 1e-3,
-    compare: Annotated[list[str] | None, opt.option("Another schedule beside it; may repeat.")] = None,
+    compare: Annotated[
+        list[str] | None, opt.option("Another schedule beside it; may repeat.", words=of("schedules"))
+    ] = None,
     out: Annotated[
         Path | None, opt.option("A picture too: lr.png, .svg or .pdf.", "--out", "-o", group="Output")
     ] = None,

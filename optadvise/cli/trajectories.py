@@ -8,14 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.cli.complete import of
 from optadvise.domain import MOST_STEPS
 from optadvise.errors import CannotRunHereError, InputError, nearest
 from optadvise.units import parse_count
 
 
 def trajectories(
-    names: Annotated[list[str] | None, typer.Argument(help="Optimizers; a handful unless said.")] = None,
-    surface: Annotated[str, opt.option("saddle, rosenbrock, beale or rastrigin; saddle unless said.")] = "saddle",
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Optimizers; a handful unless said.", autocompletion=of("optimizers"))
+    ] = None,
+    surface: Annotated[
+        str, opt.option("saddle, rosenbrock, beale or rastrigin; saddle unless said.", words=of("surfaces"))
+    ] = "saddle",
     steps: Annotated[str | None, opt.option("Steps of each; the surface's own unless said.")] = None,
     lr: Annotated[float | None, opt.option("One learning rate for all, instead of the surface's for each.")] = None,
     out: Annotated[Path | None, opt.option("A picture: walk.png, .svg or .pdf.", "--out", "-o", group="Output")] = None,

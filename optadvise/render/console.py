@@ -24,10 +24,14 @@ class Page:
             plain: It goes to a file: no colours, whatever stdout is.
         """
         terminal = sys.stdout.isatty() and not plain
+        forced = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0") and "NO_COLOR" not in os.environ
         columns = os.environ.get("COLUMNS", "")
         width = int(columns) if columns.isdigit() and int(columns) >= _NARROWEST else WIDTH
         self._console = Console(
-            width=None if terminal else width, highlight=False, emoji=False, force_terminal=False if plain else None
+            width=None if terminal else width,
+            highlight=False,
+            emoji=False,
+            force_terminal=False if plain else forced or None,
         )
         if self._console.width > LONGEST:
             self._console.width = LONGEST

@@ -1,0 +1,176 @@
+"""What makes the command comfortable in a shell: completion, help that is true, colours as asked, a man page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optadvise.catalog import load
+from optadvise.cli.app import COMMANDS
+from optadvise.cli.rules import _EXAMPLES as RULES
+from tests.cli import optadvise
+from tests.conftest import ROOT
+
+CATALOG = load()
+BIN = Path(sys.executable).parent
+EXAMPLES = [line for command in COMMANDS.values() for line in command.examples]
+EXAMPLES += [line for lines in RULES.values() for line in lines]
+PAGES = [[name] for name in COMMANDS] + [["rules", name] for name in RULES] + [[]]
+
+
+def offered(typed: str, shell: str = "bash") -> list[str]:
+    """Return what a shell is offered after some words; a word that ends the text is being typed."""
+    words = shlex.split(typed.replace("'", "")) + ([""] if typed.endswith(" ") else [])
+    told = {
+        "bash": {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)},
+        "zsh": {"_TYPER_COMPLETE_ARGS": typed},
+        "fish": {"_TYPER_COMPLETE_ARGS": typed, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }[shell]
+    run = subprocess.run(
+        [sys.executable, "-m", "optadvise"], text=True, capture_output=True, check=True,
+        env={**os.environ, **told, "_OPTADVISE_COMPLETE": f"complete_{shell}", "_PYTHON_M_OPTADVISE_COMPLETE": ""},
+    )  # fmt: skip
+    assert run.stderr == ""
+    return run.stdout.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("optadvise ben", ["bench"]),
+        ("optadvise recommend --opti", ["--optimizer"]),
+        ("optadvise recommend --optimizer lio", ["lion", "lion8bit"]),
+        ("optadvise recommend --why-not mu", ["muon"]),
+        ("optadvise recommend --gpu rtx-409", ["rtx-4090"]),
+        ("optadvise recommend --model v", ["vit"]),
+        ("optadvise recommend --format li", ["lightning"]),
+        ("optadvise estimate --arch llama-3-8", ["llama-3-8b"]),
+        ("optadvise schedule warmup-l", ["warmup-linear"]),
+        ("optadvise schedule wsd --compare one", ["one-cycle"]),
+        ("optadvise show OPT060", ["OPT060"]),
+        ("optadvise show stab", ["stable-adamw"]),
+        ("optadvise bench --workload m", ["mlp"]),
+        ("optadvise trajectories --surface r", ["rosenbrock", "rastrigin"]),
+        ("optadvise list --family lay", ["layerwise"]),
+        ("optadvise rules ch", ["check"]),
+    ],
+)
+def test_tab_offers_names(typed: str, wanted: list[str]) -> None:
+    assert offered(typed) == wanted
+
+
+def test_every_shell_is_offered_each_name_in_one_line_with_a_word_about_it() -> None:
+    assert set(offered("optadvise bench ")) == {*CATALOG.optimizer_ids}
+    fish = [line.split("\t") for line in offered("optadvise bench ", "fish")]
+    assert {name for name, _ in fish} == {*CATALOG.optimizer_ids}
+    assert all(about for _, about in fish)
+    zsh = "".join(offered("optadvise bench ", "zsh"))
+    assert len(offered("optadvise bench ", "zsh")) == len(CATALOG.optimizer_ids)
+    assert all(f'"{name}":' in zsh for name in CATALOG.optimizer_ids)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_is_shown_for_each_shell(shell: str) -> None:
+    run = subprocess.run([BIN / "optadvise", "--show-completion", shell], text=True, capture_output=True, check=True)
+    assert "_OPTADVISE_COMPLETE" in run.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_in_earnest() -> None:
+    script = """
+eval "$(optadvise --show-completion bash)"
+COMP_WORDS=(optadvise bench stable) COMP_CWORD=2
+_optadvise_completion optadvise stable bench
+echo "${COMPREPLY[@]}"
+"""
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    run = subprocess.run(["bash", "-c", script], text=True, capture_output=True, check=True, env=env)
+    assert run.stdout.split() == ["stable-adamw"]
+
+
+def test_rules_that_are_broken_offer_nothing_and_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "warn.yaml").write_text("table: [", encoding="utf-8")
+    monkeypatch.setenv("OPTADVISE_RULES", str(tmp_path))
+    assert offered("optadvise bench ad") == []
+
+
+@pytest.mark.parametrize("line", [line for line in EXAMPLES if " bench " not in line and " compare " not in line])
+def test_examples_of_help_pages_work(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("rules", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    if "schema" in line:
+        line = line.replace("rules/schema", "schema")
+    said = optadvise(*shlex.split(line)[1:])
+    assert said.code == 0, said.err
+    written = re.search(r"(?:-o|--out) (\S+)", line)
+    assert said.out or said.err or (written and Path(written[1]).exists())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_help_fits_80_columns_and_ends_in_examples_and_exit_codes(page: list[str]) -> None:
+    said = optadvise(*page, "--help")
+    assert said.code == 0
+    assert all(len(line) <= 80 for line in said.out.splitlines())
+    assert "Exit codes: 0 done" in said.out
+    if page:
+        example = re.search(r"Examples:\n    (optadvise .*)", said.out)
+        assert example is not None
+        assert example[1].startswith(f"optadvise {' '.join(page)}")
+    assert "..." not in said.out.replace("[names]...", "").replace("[ARGS]...", "").replace("names...", "")
+
+
+def test_options_and_commands_stand_under_headings() -> None:
+    said = optadvise("recommend", "--help").out
+    places = [said.index(f"\n{heading}:\n") for heading in ("The run", "The network", "Memory", "Output", "Options")]
+    assert places == sorted(places)
+    assert said.index("\nOutput:\n") < said.index("--report")
+    front = optadvise("--help").out
+    assert all(f"\n{command.heading}:\n" in front for command in COMMANDS.values())
+
+
+@pytest.mark.parametrize(
+    ("env", "coloured"),
+    [({}, False), ({"CLICOLOR_FORCE": "1"}, True), ({"CLICOLOR_FORCE": "0"}, False), ({"FORCE_COLOR": "1"}, True),
+     ({"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, False), ({"NO_COLOR": "1"}, False)],
+)  # fmt: skip
+def test_colours_are_as_the_environment_asks(
+    env: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("NO_COLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "CLICOLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    for words in (["recommend"], ["list"], ["show", "lion"], ["estimate", "--params", "1B"]):
+        assert ("\x1b[" in optadvise(*words).out) == coloured
+    optadvise("recommend", "-o", str(tmp_path / "advice.txt"))
+    assert "\x1b[" not in (tmp_path / "advice.txt").read_text(encoding="utf-8")
+    assert "\x1b[" not in optadvise("recommend", "--json").out
+
+
+def test_the_man_page_is_fresh() -> None:
+    """`optadvise --man > docs/optadvise.1` writes it anew."""
+    assert optadvise("--man").out == (ROOT / "docs" / "optadvise.1").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+def test_the_man_page_is_sound_roff() -> None:
+    run = subprocess.run(
+        ["groff", "-Kutf8", "-man", "-Tutf8", "-ww", "-z", str(ROOT / "docs" / "optadvise.1")],
+        text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert run.stderr == ""
+
+
+def test_the_version_is_told() -> None:
+    from optadvise import __version__
+
+    assert optadvise("--version").out == f"optadvise {__version__}\n"
