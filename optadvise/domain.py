@@ -7,7 +7,6 @@ tuples and not dataclasses because making two dozen of those takes 40 ms at ever
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from optadvise.tuples import NamedTuple
@@ -15,7 +14,7 @@ from optadvise.tuples import NamedTuple
 Value: TypeAlias = "float | int | bool | str | list[Value] | None"
 FactValue: TypeAlias = "str | int | float | bool | None"
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = {}  # a plain one, as records are pickled and copied
 
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
 SHIPPED = "shipped"  # the layer of the rules that come with the program
@@ -205,11 +204,13 @@ class Framework(NamedTuple):
     about: str
     cite: tuple[str, ...]
     any_class: bool = False  # takes any optimizer's class
-    two_optimizers: bool = False  # steps two over one network
+    two_optimizers: tuple[str, ...] = ()  # the precisions under which it steps two over one network
     carries: tuple[str, ...] = ()  # facts of the run that its text can say, beside the optimizer's and the schedule's
     client: str | None = None  # how it takes an optimizer that was built elsewhere
     decays_all: str | None = None  # how it has one parameter group, so that biases and norms decay too
-    precision: Mapping[str, str] = _NOTHING  # what it does in the place of a precision that it lacks
+    instead: Mapping[str, str] = _NOTHING  # what it does in the place of a word that it lacks, such as a precision
+    targets: Mapping[str, str] = _NOTHING  # layers that take adapters one by one, where not all do
+    launch: str | None = None  # what starts it on several GPUs; {gpus} is their number
     torch_classes: bool = False  # builds any class of torch.optim by its name
     arguments: Mapping[str, tuple[str, ...]] = _NOTHING  # ours -> its own, a pair taken apart
     optimizers: Mapping[str, NamedOptimizer] = _NOTHING  # by our ids
@@ -439,6 +440,11 @@ class Recommendation(NamedTuple):
     flips: tuple[Flip, ...]
     fingerprint: str
     layers: tuple[str, ...]
+
+    @property
+    def fused(self) -> Mapping[str, Value]:
+        """The arguments that put a step into one kernel; none where gradients are sparse, which such kernels refuse."""
+        return _NOTHING if self.situation.sparse_gradients else self.implementation.fused
 
 
 class Fit(NamedTuple):

@@ -94,8 +94,9 @@ def _weights(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def _loss(module: Any, model: torch.nn.Module, batches: Any) -> float:
+    dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        losses = [float(module.loss_of(model, x, y)) for x, y in batches]
+        losses = [float(module.loss_of(model, x.to(dtype) if x.is_floating_point() else x, y)) for x, y in batches]
     return sum(losses) / len(losses)
 
 
@@ -103,13 +104,13 @@ def _loop(module: Any, folder: Path, half: int) -> Ran:
     """Run a loop that saves itself: plain PyTorch, or Accelerate."""
     before = _loss(module, *module.stand_in())  # of a model of its own: bitsandbytes settles on the first pass's dtype
     model, batches = module.stand_in()
+    module.save_to = str(folder / "whole")
     with watched() as rates:
         module.train(model, batches)
     after, weights = _loss(module, model, batches), _weights(model)
 
-    module.save_to, module.save_every, module.total_steps = str(folder / "saved"), half, half
-    module.train(*module.stand_in())
-    module.total_steps = 2 * half
+    module.save_to = str(folder / "half")
+    module.train(*module.stand_in(), steps=half)
     model, batches = module.stand_in()
     for p in model.parameters():  # nothing but the checkpoint brings the weights back
         if p.requires_grad:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +17,9 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.cli import optadvise
 from tests.conftest import ROOT
+from tests.frameworks import loaded
 from tests.results import SCHEMAS, result
 
 CI = ROOT / "examples" / "ci"
@@ -126,3 +131,48 @@ def test_a_pull_request_without_a_base_passes_and_one_with_more_state_does_not(t
     done = run(["bash", "-e", "-c", step["run"]], tmp_path, env)
     assert done.returncode == 1, done.stderr
     assert "::error title=optadvise::more state than the base" in done.stdout
+
+
+# -- trainings -------------------------------------------------------------------------------------------------------
+
+TRAININGS = {"byte_lm": {"stand_in", "loss_of"}, "cnn_digits": {"stand_in", "loss_of"},
+             "lora_pydoc": {"stand_in", "tiny_model", "FirstSteps"}}  # fmt: skip
+
+
+def parts(text: str) -> dict[str, str]:
+    """Return a program's functions, classes and settings, each as a tree that comments and quotes do not change."""
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = ast.dump(node)
+        elif isinstance(node, ast.Assign):
+            found[ast.unparse(node.targets[0])] = ast.dump(node)
+    return found
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_is_what_the_command_at_its_head_prints(name: str) -> None:
+    text = (ROOT / "examples" / "training" / f"{name}.py").read_text(encoding="utf-8")
+    line = re.search(r"(?m)^    (optadvise recommend .*)$", text)
+    assert line is not None
+    printed = optadvise(*shlex.split(line[1])[1:])
+    assert printed.code == 0
+    ours, theirs = parts(text), parts(printed.out)
+    for part in theirs.keys() - TRAININGS[name]:
+        assert ours[part] == theirs[part], f"{part} of {name}.py is not what the command prints now"
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's schedules and of transformers
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_learns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "lora_pydoc":
+        pytest.importorskip("peft", reason="peft is not installed: pip install peft")
+    if name == "cnn_digits":
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
+    monkeypatch.setattr(sys, "argv", [name])
+    monkeypatch.chdir(tmp_path)
+    module = loaded((ROOT / "examples" / "training" / f"{name}.py").read_text(encoding="utf-8"), tmp_path)
+    module.total_steps = 20
+    short: dict[str, Any] = {"steps": 20, "disable_tqdm": True, "use_cpu": True} if name == "lora_pydoc" else {}
+    before, after = module.main(**short)
+    assert after > before if name == "cnn_digits" else after < before

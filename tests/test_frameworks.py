@@ -103,6 +103,84 @@ def test_weights_are_stepped_while_gradients_are_made(advisor: Advisor, tmp_path
     assert taken.optimizer.id == name
 
 
+def test_a_run_goes_on_over_a_shuffled_epoch_where_it_was(advisor: Advisor, tmp_path: Path) -> None:
+    """Seven batches an epoch, with dropout, stopped in the middle of the second one."""
+    _, text = advised(advisor, "python", {"model": "transformer", "optimizer": "adamw"})
+    module = frameworks.loaded(text, tmp_path)
+    module.save_to = str(tmp_path / "saved.pt")
+    seen: list[float] = []
+    loss_of = module.loss_of
+
+    def watched(model: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
+        seen.append(float(x.sum()))
+        return loss_of(model, x, y)
+
+    module.loss_of = watched
+
+    def fresh() -> tuple[torch.nn.Module, Any]:
+        model, batches = module.stand_in()
+        torch.manual_seed(7)
+        data = torch.utils.data.Subset(batches.dataset, range(7 * 32))
+        model = torch.nn.Sequential(model, torch.nn.Dropout(0.1))
+        return model, torch.utils.data.DataLoader(data, batch_size=32, shuffle=True)
+
+    whole, batches = fresh()
+    module.train(whole, batches)
+    order, seen[:] = list(seen), []
+    module.train(*fresh(), steps=10)
+    module.train(*(again := fresh()), checkpoint=module.save_to)
+    assert seen == order
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again[0].parameters(), strict=True))
+
+
+def test_batches_that_run_out_are_told(advisor: Advisor, tmp_path: Path) -> None:
+    for framework in ("python", "accelerate"):
+        needs(framework)
+        _, text = advised(advisor, framework, {"model": "transformer", "optimizer": "sgd"})
+        module = frameworks.loaded(text, tmp_path)
+        module.save_to = str(tmp_path / framework)
+        model, _ = module.stand_in()
+        with pytest.raises(RuntimeError, match="no more batches, after 0 of 20"):
+            module.train(model, torch.utils.data.DataLoader([]) if framework == "accelerate" else iter(()))
+
+
+def test_sparse_gradients_are_stepped(advisor: Advisor, tmp_path: Path) -> None:
+    """No step in one kernel takes them."""
+    _, text = advised(advisor, "python", {"model": "recsys", "sparse_gradients": True, "precision": "fp32"})
+    module = frameworks.loaded(text, tmp_path)
+    table = torch.nn.Embedding(50, 8, sparse=True)
+    optimizer, _ = module.configure(table)
+    table(torch.tensor([1, 2])).sum().backward()
+    optimizer.step()
+    assert "fused" not in text
+
+
+@pytest.mark.parametrize("model", [torch.nn.Embedding(5, 4), torch.nn.Conv2d(1, 2, 3), torch.nn.Linear(3, 3, False)])
+def test_a_pair_whose_model_has_nothing_for_one_of_them(advisor: Advisor, tmp_path: Path, model: Any) -> None:
+    _, text = advised(advisor, "python", {"model": "transformer", "optimizer": "muon"})
+    optimizers, schedules = frameworks.loaded(text, tmp_path).configure(model)
+    assert len(optimizers) == len(schedules) == 1
+
+
+def test_heads_are_known_by_whole_words(advisor: Advisor, tmp_path: Path) -> None:
+    _, text = advised(advisor, "python", {"model": "transformer", "optimizer": "muon"})
+    layer = torch.nn.TransformerDecoderLayer(16, 2, 32)
+    model = torch.nn.ModuleDict({"layers": layer, "lm_head": torch.nn.Linear(16, 4)})
+    optimizers, _ = frameworks.loaded(text, tmp_path).configure(model)
+    hidden = {id(p) for p in optimizers[0].param_groups[0]["params"]}
+    assert id(layer.multihead_attn.in_proj_weight) in hidden
+    assert id(model["lm_head"].weight) not in hidden
+
+
+def test_trainer_spares_every_norm(advisor: Advisor, tmp_path: Path) -> None:
+    """Trainer itself goes by names, and a convnet's `normalization` is none of them."""
+    _, text = advised(advisor, "hf", {"model": "cnn"})
+    module = frameworks.loaded(text, tmp_path)
+    model = torch.nn.ModuleDict({"normalization": torch.nn.BatchNorm2d(4), "convolution": torch.nn.Conv2d(1, 4, 3)})
+    trainer = module.AdvisedTrainer(model=model, args=module.arguments(str(tmp_path), use_cpu=True))
+    assert trainer.get_decay_parameter_names(model) == ["convolution.weight"]
+
+
 @pytest.mark.parametrize("name", sorted(CATALOG.frameworks["hf"].optimizers))
 def test_what_trainer_builds_by_a_name_is_what_was_advised(advisor: Advisor, name: str, tmp_path: Path) -> None:
     """Trainer fills in what it is not told, Lion's second beta among it."""
@@ -111,9 +189,9 @@ def test_what_trainer_builds_by_a_name_is_what_was_advised(advisor: Advisor, nam
         pytest.skip(f"{taken.implementation.path} cannot be imported here")
     module = frameworks.loaded(text, tmp_path)
     model, rows = module.stand_in()
-    trainer = module.Trainer(model=model, args=module.arguments(str(tmp_path), use_cpu=True), train_dataset=rows)
+    trainer = module.AdvisedTrainer(model=model, args=module.arguments(str(tmp_path), use_cpu=True), train_dataset=rows)
     groups = trainer.create_optimizer().param_groups
-    assert f"optim={CATALOG.frameworks['hf'].optimizers[name].name!r}" in text
+    assert f'optim="{CATALOG.frameworks["hf"].optimizers[name].name}"' in text
     for number in taken.optimizer.hyperparameters:
         key = taken.implementation.arguments.get(number.name, number.name)
         value = taken.kwargs[key]
@@ -177,8 +255,8 @@ def test_axolotl_is_told_only_what_its_schema_knows(advisor: Advisor, answers: d
     known = {
         "optimizer", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler",
         "lr_scheduler_kwargs", "cosine_min_lr_ratio", "warmup_steps", "max_grad_norm", "max_steps",
-        "micro_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "gradient_checkpointing", "adapter",
-        "load_in_4bit", "lora_r", "lora_alpha", "lora_target_linear", "lora_target_modules",
+        "micro_batch_size", "gradient_accumulation_steps", "bf16", "bfloat16", "fp16", "gradient_checkpointing",
+        "adapter",         "load_in_4bit", "lora_r", "lora_alpha", "lora_target_linear", "lora_target_modules",
     }  # fmt: skip
     assert data.keys() <= known
     own = {"optimi_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "adopt_adamw", "came_pytorch", "muon"}
@@ -248,13 +326,36 @@ def test_another_optimizer_is_never_taken_silently(advisor: Advisor, framework: 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: Advisor, framework: str) -> None:
-    said = {"gpus": 8, "shard": "zero2", "checkpointing": "full", "loss": "chunked", "model": "transformer"}
-    code = write(advisor, advisor.recommend(advisor.situation(said)), framework)
-    carries = CATALOG.frameworks[framework].carries
+    said = {"gpus": 8, "shard": "zero2", "checkpointing": "selective", "loss": "chunked", "attention": "eager"}
+    code = write(advisor, advisor.recommend(advisor.situation({**said, "model": "transformer"})), framework)
+    known = CATALOG.frameworks[framework]
     note = " ".join(code.notes)
     for name in said:
-        if name != "model" and name not in carries:
+        if name not in known.carries:
             assert f"--{name}" in note
+    if "checkpointing" in known.carries:
+        assert "all activations or none" in note
+    if known.launch is not None and known.writes != "json":
+        assert "On 8 GPUs: " in note
+        assert "On 8 GPUs: " in code.text.replace("\n# ", " ")
+    released = write(advisor, advisor.recommend(advisor.situation({"gradient_release": True})), framework)
+    assert ("gradient_release" in known.carries) != any("after the backward pass" in n for n in released.notes)
+
+
+@pytest.mark.parametrize(
+    ("targets", "attention", "mlp"),
+    [("q,v", ["q_proj", "v_proj"], False), ("q,gate", ["q_proj"], True),
+     ("gate,up", ["q_proj", "k_proj", "v_proj", "output_proj"], True),
+     ("all", ["q_proj", "k_proj", "v_proj", "output_proj"], True)],
+)  # fmt: skip
+def test_torchtune_adapts_what_was_asked_or_says_so(
+    advisor: Advisor, targets: str, attention: list[str], mlp: bool
+) -> None:
+    said = {"task": "finetune", "method": "lora", "model": "transformer", "lora_targets": targets}
+    code = write(advisor, advisor.recommend(advisor.situation(said)), "torchtune")
+    model = yaml.safe_load(code.text)["model"]
+    assert (sorted(model["lora_attn_modules"]), model["apply_lora_to_mlp"]) == (sorted(attention), mlp)
+    assert any("feed-forward" in note for note in code.notes) == (targets in ("q,gate", "gate,up"))
 
 
 def test_the_page_has_a_row_for_every_optimizer_and_a_column_for_every_framework() -> None:

@@ -111,7 +111,7 @@ def arm_of(advice: Recommendation, *, fused: bool = True) -> Arm:
         advice: The recommendation.
         fused: Step in one kernel where its implementation has one.
     """
-    variant = "fused" if fused and advice.implementation.fused else None
+    variant = "fused" if fused and advice.fused else None
     return _arm(advice, advice.implementation, variant, Spec(), advice.optimizer.id, "candidate")
 
 

@@ -44,8 +44,10 @@ _schedule = record({"name": text}, {"settings": _settings, "differs": text})
 framework = record(
     {"id": word, "name": text, "package": maybe(distribution), "writes": one_of("python", "yaml", "json"),
      "about": text, "cite": cites},
-    {"any_class": flag, "two_optimizers": flag, "client": text, "decays_all": text, "torch_classes": flag,
-     "precision": mapping(text, text),
+    {"any_class": flag, "two_optimizers": many(text), "client": text, "decays_all": text, "torch_classes": flag,
+     "instead": mapping(text, text),
+     "targets": mapping(text, identifier),
+     "launch": text,
      "carries": many(reference("fact")),
      "arguments": mapping(identifier, many(identifier, 1)),
      "optimizers": mapping(reference("optimizer"), _optimizer),

@@ -10,8 +10,14 @@ import yaml
 
 from optadvise.codegen.parts import header
 from optadvise.codegen.plan import Plan
+from optadvise.codegen.values import comment
 
-_ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "output_proj"}
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of numbers on one line."""
+
+
+_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
 _AUTO = "auto"  # what Trainer, Accelerate and Lightning fill in
 
 
@@ -20,7 +26,7 @@ def torchtune(plan: Plan) -> str:
     advice = plan.advice
     run = advice.situation
     data: dict[str, Any] = {"optimizer": {"_component_": advice.implementation.path, **advice.kwargs,
-                                          **advice.implementation.fused}}  # fmt: skip
+                                          **advice.fused}}  # fmt: skip
     if plan.own is not None:
         data["lr_scheduler"] = {"_component_": plan.own.name, **plan.own.settings}
     data |= {
@@ -28,17 +34,22 @@ def torchtune(plan: Plan) -> str:
         "clip_grad_norm": plan.clip,
         "gradient_accumulation_steps": plan.accumulate,
         **({} if plan.micro_batch is None else {"batch_size": plan.micro_batch}),
+        "epochs": 1,
+        "max_steps_per_epoch": plan.quantities["total_steps"],
         "dtype": "fp32" if run.precision == "fp32" else "bf16",
         "enable_activation_checkpointing": run.checkpointing != "none",
     }
     if run.method != "full":
-        names = [*_ATTENTION.values()] if run.lora_targets == "all" else [
-            _ATTENTION[name] for name in run.lora_targets.split(",") if name in _ATTENTION
-        ]  # fmt: skip
+        known = plan.framework.targets
+        asked = list(known) if run.lora_targets == "all" else run.lora_targets.split(",")
         rank = run.lora_rank or 16
-        data["model"] = {"lora_attn_modules": names, "apply_lora_to_mlp": run.lora_targets == "all",
-                         "lora_rank": rank, "lora_alpha": rank,
-                         **({"quantize_base": True} if run.method == "qlora" else {})}  # fmt: skip
+        data["model"] = {
+            "lora_attn_modules": [known[name] for name in asked if name in known] or [*known.values()],
+            "apply_lora_to_mlp": run.lora_targets == "all" or any(name not in known for name in asked),
+            "lora_rank": rank,
+            "lora_alpha": rank,
+            **({"quantize_base": True} if run.method == "qlora" else {}),
+        }
     return _yaml(plan, data)
 
 
@@ -55,7 +66,8 @@ def axolotl(plan: Plan) -> str:
         "max_steps": plan.quantities["total_steps"],
         **({} if plan.micro_batch is None else {"micro_batch_size": plan.micro_batch}),
         "gradient_accumulation_steps": plan.accumulate,
-        "bf16": run.precision in ("bf16", "amp-bf16"),
+        "bf16": run.precision == "amp-bf16",
+        **({"bfloat16": True} if run.precision == "bf16" else {}),
         "fp16": run.precision == "amp-fp16",
         "gradient_checkpointing": run.checkpointing != "none",
     }
@@ -89,11 +101,15 @@ def deepspeed(plan: Plan) -> str:
         data["zero_optimization"] = {"stage": max(stage, 1)}
         if run.offload:
             data["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+            if named is None:
+                data["zero_force_ds_cpu_optimizer"] = False  # else it takes its own alone
         if plan.advice.optimizer.id not in plan.framework.optimizers:
             data["zero_allow_untested_optimizer"] = True
     return json.dumps(data, indent=2) + "\n"
 
 
 def _yaml(plan: Plan, data: Mapping[str, Any]) -> str:
-    text = yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=False, allow_unicode=True, width=110)
-    return "\n".join([*header(plan), f"# {plan.framework.about}", ""]) + str(text)
+    text = yaml.dump(
+        dict(data), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=110
+    )
+    return "\n".join([*header(plan), *comment(plan.framework.about), ""]) + str(text)

@@ -8,10 +8,10 @@ from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import literal
 
 _PRECISION = {
-    "fp32": "'32-true'",
-    "bf16": "'bf16-true'",
-    "amp-bf16": "'bf16-mixed'",
-    "amp-fp16": "'16-mixed' if torch.cuda.is_available() else '32-true'",
+    "fp32": '"32-true"',
+    "bf16": '"bf16-true"',
+    "amp-bf16": '"bf16-mixed"',
+    "amp-fp16": '"16-mixed" if torch.cuda.is_available() else "32-true"',
 }
 
 
@@ -22,7 +22,7 @@ def program(plan: Plan) -> str:
         plan: What to write.
     """
     imports = ["import sys", "import lightning", *parts.adapter_imports(plan, language=parts.adapted(plan))]
-    settings = [f"total_steps = {literal(plan.quantities['total_steps'])}"]
+    settings = parts.sizes(plan)
     if parts.several(plan):
         settings.append(f"accumulate = {plan.accumulate!r}  # passes that make one step")
     adapters = [parts.adapters(plan)] if parts.adapted(plan) else []
@@ -51,7 +51,7 @@ _ADAPTERS_ALONE = [
 
 def _clips_itself(plan: Plan) -> bool:
     """Does Lightning refuse to clip? It does beside a fused step under autocast, where bf16 has no scale to mind."""
-    fused = bool(plan.advice.implementation.fused)
+    fused = bool(plan.advice.fused)
     return plan.clip is not None and fused and plan.advice.situation.precision == "amp-bf16"
 
 
@@ -104,7 +104,7 @@ def _by_hand(plan: Plan) -> Lines:
         "        loss = loss_of(self.model, *batch)",
         "        self.manual_backward(loss / accumulate)",
         '        self.log("loss", loss, prog_bar=True)',
-        "        if (index + 1) % accumulate:",
+        "        if (index + 1) % accumulate and not self.trainer.is_last_batch:",
         "            return",
         *clip,
         "        with torch.autocast(self.device.type, enabled=False):  # Lightning has it around all of this",
@@ -118,7 +118,7 @@ def _by_hand(plan: Plan) -> Lines:
 def _train(plan: Plan) -> Lines:
     run = plan.advice.situation
     given = [
-        f"max_steps=total_steps{f' * {len(plan.advice.companion or ())}' if parts.several(plan) else ''}",
+        "max_steps=2 * total_steps" if parts.several(plan) else "max_steps=total_steps",
         f"precision={_PRECISION[run.precision]}",
     ]
     if not parts.several(plan):
@@ -131,6 +131,7 @@ def _train(plan: Plan) -> Lines:
         "def train(model, batches, checkpoint=None, **others):",
         '    """Train over batches; a checkpoint continues its run, at its batch where the loader keeps its place."""',
         "    trainer = lightning.Trainer(",
+        *(["        # Lightning counts the steps of each of the two optimizers."] if parts.several(plan) else []),
         *(f"        {one}," for one in given),
         "        **others,",
         "    )",

@@ -7,10 +7,12 @@ from typing import Any
 
 from optadvise import __version__
 from optadvise.codegen.plan import Plan
-from optadvise.codegen.values import arguments, call, comment, literal, path
+from optadvise.codegen.values import WIDTH, arguments, call, comment, literal, path
 from optadvise.domain import Implementation
 
 Lines = list[str]
+# Words in the names of matrices that are not hidden, as `bench/factory.py` has them.
+OUTSIDE = ("embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe")
 _STEPS = 20  # of the stand-in
 
 
@@ -55,7 +57,13 @@ def _imports(plan: Plan, further: Iterable[str]) -> Lines:
     lines = {*further, *(f"import {module}" for module in modules if not module.startswith("torch.")), "import torch"}
     plain = sorted(line for line in lines if line in _STANDARD)
     others = sorted(lines - {*plain}, key=lambda line: (line.startswith("from "), line))
-    return [*plain, *([""] if plain else []), *others]
+    return [*plain, *([""] if plain else []), *(part for line in others for part in _wrapped(line))]
+
+
+def _wrapped(line: str) -> Lines:
+    """Return an import in lines that are not too long."""
+    module, _, names = line.partition(" import ")
+    return [line] if len(line) <= WIDTH else call(f"{module} import ", names.split(", "))
 
 
 _STANDARD = {"import itertools", "import os", "import sys", "import tempfile"}
@@ -114,7 +122,8 @@ def configure(plan: Plan, *, fused: bool = True) -> Lines:
             f'        {{"params": [p for p in trained if p.ndim < 2], "{decay}": 0.0}},',
             "    ]",
         ]
-    lines += make(advice.implementation, advice.kwargs, "parameters", "optimizer = ", fused=fused)
+    kwargs = {**advice.kwargs, **(advice.fused if fused else {})}
+    lines += call(path(advice.implementation.path), ["parameters", *arguments(kwargs)], 4, "optimizer = ")
     if advice.implementation.needs_train_mode:
         lines.append("    optimizer.train()  # and optimizer.eval() before evaluating")
     return [*lines, "    return optimizer, schedule(optimizer)"]
@@ -126,16 +135,18 @@ def _pair(plan: Plan) -> Lines:
     other, kwargs = advice.companion
     return [
         "def configure(model):",
-        '    """Return both optimizers and their schedules."""',
+        '    """Return both optimizers and their schedules; one alone where the model has nothing for the other."""',
         *_hidden(),
         "    rest = [p for p in trained if not any(p is h for h in hidden)]",
         "    others = [",
         '        {"params": [p for p in rest if p.ndim >= 2]},',
         '        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},',
         "    ]",
-        *make(advice.implementation, advice.kwargs, "hidden", "first = "),
-        *make(other, kwargs, "others", "second = "),
-        "    optimizers = [first, second]",
+        "    optimizers = []",
+        "    if hidden:",
+        *_made(advice.implementation, advice.kwargs, "hidden", "optimizers.append(", 8),
+        "    if rest:",
+        *_made(other, kwargs, "others", "optimizers.append(", 8),
         "    return optimizers, [schedule(optimizer) for optimizer in optimizers]",
     ]
 
@@ -144,11 +155,14 @@ def _hidden() -> Lines:
     return [
         "    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]",
         "    trained = [p for _, p in named]",
-        "    # Hidden weight matrices go to the first optimizer; embeddings, heads, biases and norms to the second.",
+        "    # Hidden weight matrices go to the first optimizer; embeddings, heads (by their names), biases and norms",
+        "    # to the second.",
         "    tables = {id(w) for m in model.modules() if isinstance(m, torch.nn.Embedding) for w in m.parameters()}",
-        '    outside = ("embed", "head", "token", "position")',
+        f"    outside = {{{', '.join(map(literal, OUTSIDE))}}}",
         "    hidden = [",
-        "        p for n, p in named if p.ndim == 2 and id(p) not in tables and not any(word in n for word in outside)",
+        "        p",
+        "        for n, p in named",
+        '        if p.ndim == 2 and id(p) not in tables and not outside & {*n.replace("_", ".").split(".")}',
         "    ]",
     ]
 
@@ -156,30 +170,33 @@ def _hidden() -> Lines:
 def _released(plan: Plan) -> Lines:
     """Return a function that gives each weight an optimizer of its own, stepped while gradients are made."""
     advice = plan.advice
+    made, kwargs = advice.implementation, {**advice.kwargs, **advice.fused}
     lines = [
         "def configure(model):",
         '    """Give each weight an optimizer that steps it once its gradient is there; return them and schedules."""',
         "    optimizers = {}",
     ]
-    decay = _decay(advice.implementation, advice.kwargs)
     if advice.companion is None:
-        lines += ["    for p in model.parameters():", "        if not p.requires_grad:", "            continue"]
+        decay = _decay(made, kwargs)
+        group = "[p]" if decay is None else f'[{{"params": [p], **({{}} if p.ndim >= 2 else {{"{decay}": 0.0}})}}]'
+        lines += [
+            "    for p in model.parameters():",
+            "        if not p.requires_grad:",
+            "            continue",
+            *_made(made, kwargs, group, "optimizers[p] = ", 8),
+            *(["        optimizers[p].train()"] if made.needs_train_mode else []),
+        ]
     else:
-        other, kwargs = advice.companion
-        lines += [*_hidden(), "    for p in trained:"]
-    group = (
-        '[{"params": [p]}]'
-        if decay is None
-        else f'[{{"params": [p], **({{}} if p.ndim >= 2 else {{"{decay}": 0.0}})}}]'
-    )
-    if advice.companion is None:
-        lines += make(advice.implementation, advice.kwargs, group, "optimizers[p] = ", indent=8)
-    else:
+        other, others = advice.companion
         group = '[{"params": [p], **({} if p.ndim >= 2 else {"weight_decay": 0.0})}]'
-        lines += ["        if any(p is h for h in hidden):",
-                  *make(advice.implementation, advice.kwargs, "[p]", "optimizers[p] = ", indent=12),
-                  "        else:",
-                  *make(other, kwargs, group, "optimizers[p] = ", indent=12)]  # fmt: skip
+        lines += [
+            *_hidden(),
+            "    for p in trained:",
+            "        if any(p is h for h in hidden):",
+            *_made(made, kwargs, "[p]", "optimizers[p] = ", 12),
+            "        else:",
+            *_made(other, others, group, "optimizers[p] = ", 12),
+        ]
     return [
         *lines,
         "",
@@ -193,27 +210,10 @@ def _released(plan: Plan) -> Lines:
     ]
 
 
-def make(
-    implementation: Implementation,
-    kwargs: Mapping[str, Any],
-    parameters: str,
-    before: str,
-    indent: int = 4,
-    *,
-    fused: bool = True,
-) -> Lines:
-    """Return the call of an optimizer's class.
-
-    Args:
-        implementation: The class.
-        kwargs: Its arguments.
-        parameters: What it steps, as written.
-        before: What stands before the call.
-        indent: Columns before the line.
-        fused: In one kernel, where it has one.
-    """
-    given = [parameters, *arguments({**kwargs, **(implementation.fused if fused else {})})]
-    return call(path(implementation.path), given, indent, before)
+def _made(made: Implementation, kwargs: Mapping[str, Any], parameters: str, before: str, indent: int) -> Lines:
+    """Return the call of an optimizer's class, inside another call where `before` opens one."""
+    after = ")" if before.endswith("(") else ""
+    return call(path(made.path), [parameters, *arguments(kwargs)], indent, before, after)
 
 
 def _decay(implementation: Implementation, kwargs: Mapping[str, Any]) -> str | None:
@@ -307,11 +307,12 @@ def adapter_imports(plan: Plan, *, language: bool, further: Iterable[str] = ()) 
 
 def stand_in(plan: Plan) -> list[Lines]:
     """Return the functions that make a small network with batches, and its loss."""
-    passes = max(2, _STEPS // plan.accumulate) * plan.accumulate
+    passes = first_steps(plan) * plan.accumulate
     if adapted(plan):
-        return [language_model(plan), _batches_of_tokens(passes),
+        return [language_model(plan), _batches_of_tokens(plan, passes),
                 ["def loss_of(model, x, y):", "    return model(input_ids=x, labels=y).loss"]]  # fmt: skip
-    half = plan.advice.situation.precision == "bf16"
+    size = "micro_batch" if plan.micro_batch is not None else "32"
+    rows = plan.micro_batch or 32
     network = [
         "def stand_in():",
         '    """A small network and batches to learn, for a first run: put your own here."""',
@@ -319,19 +320,16 @@ def stand_in(plan: Plan) -> list[Lines]:
         "    model = torch.nn.Sequential(",
         "        torch.nn.Linear(64, 256), torch.nn.LayerNorm(256), torch.nn.GELU(), torch.nn.Linear(256, 10)",
         "    )",
-        *(["    model = model.bfloat16()"] if half else []),
-        f"    inputs = torch.randn({32 * passes}, 64)",
+        f"    inputs = torch.randn({rows * passes}, 64)",
         "    data = torch.utils.data.TensorDataset(inputs, inputs[:, :10].argmax(1))",
-        "    return model, torch.utils.data.DataLoader(data, batch_size=32)",
+        f"    return model, torch.utils.data.DataLoader(data, batch_size={size})",
     ]
-    cast = "x.bfloat16()" if half else "x"
-    loss = ["def loss_of(model, x, y):", f"    return torch.nn.functional.cross_entropy(model({cast}), y)"]
+    loss = ["def loss_of(model, x, y):", "    return torch.nn.functional.cross_entropy(model(x), y)"]
     return [network, loss]
 
 
 def language_model(plan: Plan) -> Lines:
     """Return the function that makes a tiny language model, with the adapters where there are any."""
-    half = plan.advice.situation.precision == "bf16" and not quantised(plan)
     lines = [
         "def tiny_model():",
         '    """A tiny language model, for a first run: put your own here."""',
@@ -351,17 +349,43 @@ def language_model(plan: Plan) -> Lines:
             *call("BitsAndBytesConfig", given, 4, "four_bit = "),
             "    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=four_bit)",
         ]
-    if half:
-        lines.append("    model = model.bfloat16()")
     return [*lines, "    return adapt(model)" if adapted(plan) else "    return model"]
 
 
-def _batches_of_tokens(passes: int) -> Lines:
+def _batches_of_tokens(plan: Plan, passes: int) -> Lines:
+    size = "micro_batch" if plan.micro_batch is not None else "8"
     return [
         "def stand_in():",
         '    """The tiny model and rows that count upwards, which it can learn."""',
         "    model = tiny_model()",
-        f"    tokens = (torch.randint(256, ({8 * passes}, 1)) + torch.arange(32)) % 256",
+        f"    tokens = (torch.randint(256, ({(plan.micro_batch or 8) * passes}, 1)) + torch.arange(32)) % 256",
         "    data = torch.utils.data.TensorDataset(tokens, tokens)",
-        "    return model, torch.utils.data.DataLoader(data, batch_size=8)",
+        f"    return model, torch.utils.data.DataLoader(data, batch_size={size})",
     ]
+
+
+def sizes(plan: Plan) -> Lines:
+    """Return the settings that say how long a run is and what one step is made of."""
+    lines = [f"total_steps = {literal(plan.quantities['total_steps'])}"]
+    if plan.micro_batch is not None:
+        lines.append(f"micro_batch = {plan.micro_batch!r}  # samples of one pass")
+    return lines
+
+
+def halves(plan: Plan) -> bool:
+    """Are the weights themselves in 16 bits?"""
+    return plan.advice.situation.precision == "bf16" and not quantised(plan)
+
+
+def placed() -> Lines:
+    """Return the function that gives a batch the weights' type, where weights are in 16 bits."""
+    return [
+        "def placed(x, device):",
+        '    """Move a tensor; what is no count gets the weights\' type."""',
+        "    return x.to(device, torch.bfloat16) if x.is_floating_point() else x.to(device)",
+    ]
+
+
+def first_steps(plan: Plan) -> int:
+    """Return how many steps the stand-in takes when a program is run as it stands."""
+    return max(2, _STEPS // plan.accumulate)

@@ -11,7 +11,7 @@ from optadvise.domain import Framework, NamedOptimizer, NamedSchedule, Optimizer
 from optadvise.errors import RuleFileError
 
 # Facts of a run that change what has to be written, and what they are where nobody asks for anything.
-_FACTS = ("method", "gpus", "shard", "offload", "checkpointing", "gradient_release", "loss")
+_FACTS = ("method", "gpus", "shard", "offload", "checkpointing", "attention", "loss")
 _PLAIN = {name: Situation._field_defaults[name] for name in _FACTS}
 
 
@@ -65,10 +65,14 @@ def plan(advisor: Advisor, advice: Recommendation, framework: Framework) -> Plan
         framework: What it is written for.
     """
     asked, notes = advice, []
-    other = _instead(advisor, advice.optimizer, framework)
+    other = _instead(advisor, advice.optimizer, framework, advice.situation)
     if other is not None:
         advice = advisor.recommend(advice.situation._replace(optimizer=other.id))
-        lacks = "steps one optimizer" if asked.companion else f"has no {asked.optimizer.name}"
+        lacks = (
+            "steps one optimizer" + (f" under {advice.situation.precision}" if framework.two_optimizers else "")
+            if asked.companion
+            else f"has no {asked.optimizer.name}"
+        )
         needs = f", and {asked.optimizer.name} needs another beside it" if asked.companion else ""
         notes.append(
             f"{framework.name} {lacks}{needs}. This is {other.name}, the nearest that it can run, with the numbers "
@@ -82,6 +86,11 @@ def plan(advisor: Advisor, advice: Recommendation, framework: Framework) -> Plan
             f"{framework.name} has no {advice.optimizer.name} by name. Pass the one that --format python builds: "
             f"{framework.client}."
         )
+    if framework.writes == "json" and (run.batch_size is None or _micro_batch(run) is None):
+        notes.append(
+            'The batch is not known: Trainer, Accelerate and Lightning fill in "auto"; for deepspeed.initialize say '
+            "--batch-size and --micro-batch."
+        )
     quantities = _quantities(advisor, advice, numbers)
     own, exact = _schedule(advisor, advice, framework, quantities, notes)
     passes = _passes(run)
@@ -93,30 +102,35 @@ def plan(advisor: Advisor, advice: Recommendation, framework: Framework) -> Plan
         notes.append("No gradient is clipped: each weight is stepped before all gradients are there.")
     if framework.decays_all and numbers.get("weight_decay"):
         notes.append(f"{framework.name} {framework.decays_all}.")
-    if run.precision in framework.precision:
-        notes.append(f"{framework.name} {framework.precision[run.precision]}.")
+    notes += [f"{framework.name} {framework.instead[word]}." for word in (run.precision, run.checkpointing)
+              if word in framework.instead]  # fmt: skip
+    if run.gradient_release and not release:
+        notes.append(f"{framework.name} steps weights after the backward pass, when all gradients are there at once.")
+    notes += _of_adapters(run, framework)
     notes += _left_out(run, framework)
+    if run.gpus > 1 and framework.launch is not None:
+        notes.append(f"On {run.gpus} GPUs: {framework.launch.replace('{gpus}', str(run.gpus))}")
     return Plan(
         framework, advice, numbers, named, own, exact, quantities, passes, _micro_batch(run), release, tuple(notes)
     )
 
 
-def _instead(advisor: Advisor, card: Optimizer, framework: Framework) -> Optimizer | None:
+def _instead(advisor: Advisor, card: Optimizer, framework: Framework, run: Situation) -> Optimizer | None:
     """Return the nearest optimizer that a framework can run; None where it can run this one."""
-    if _runs(card, framework):
+    if _runs(card, framework, run):
         return None
     catalog = advisor.catalog
     if card.companion is not None:
         beside = catalog.optimizer(card.companion["optimizer"])
-        if _runs(beside, framework):
+        if _runs(beside, framework, run):
             return beside
     usual = catalog.optimizer(advisor.limits[0])
     others = [usual, *(catalog.optimizer(name) for name in catalog.optimizer_ids)]
-    return max((other for other in others if _runs(other, framework)), key=lambda other: _alike(card, other))
+    return max((other for other in others if _runs(other, framework, run)), key=lambda other: _alike(card, other))
 
 
-def _runs(card: Optimizer, framework: Framework) -> bool:
-    if card.companion is not None and not framework.two_optimizers:
+def _runs(card: Optimizer, framework: Framework, run: Situation) -> bool:
+    if card.companion is not None and run.precision not in framework.two_optimizers:
         return False
     return framework.any_class or framework.client is not None or framework.by_name(card) is not None
 
@@ -181,6 +195,20 @@ def _filled(settings: Any, quantities: Mapping[str, Value]) -> Any:
     if isinstance(settings, str) and settings.startswith("$"):
         return quantities[settings[1:]]
     return settings
+
+
+def _of_adapters(run: Situation, framework: Framework) -> list[str]:
+    """Return what a framework cannot say of the layers that take adapters."""
+    if run.method == "full" or not framework.targets or run.lora_targets == "all":
+        return []
+    asked = run.lora_targets.split(",")
+    others = [name for name in asked if name not in framework.targets]
+    notes = []
+    if others:
+        notes.append(f"{framework.name} gives all feed-forward layers adapters or none; for {', '.join(others)}: all.")
+    if len(others) == len(asked):
+        notes.append(f"{framework.name} needs adapters on an attention layer too; this has them on all.")
+    return notes
 
 
 def _left_out(run: Situation, framework: Framework) -> list[str]:

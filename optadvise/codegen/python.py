@@ -16,7 +16,8 @@ def program(plan: Plan) -> str:
     Args:
         plan: What to write.
     """
-    imports = ["import itertools", "import sys", *parts.adapter_imports(plan, language=parts.adapted(plan))]
+    imports = ["import sys", *(["import itertools"] if plan.accumulate > 1 else []),
+               *parts.adapter_imports(plan, language=parts.adapted(plan))]  # fmt: skip
     blocks = [
         _settings(plan),
         *([parts.adapters(plan)] if parts.adapted(plan) else []),
@@ -25,69 +26,92 @@ def program(plan: Plan) -> str:
         _train(plan),
         _save(plan),
         _resume(plan),
+        *([parts.placed()] if parts.halves(plan) else []),
         *parts.stand_in(plan),
     ]
-    start = ["train(*stand_in(), checkpoint=sys.argv[1] if len(sys.argv) > 1 else None)"]
+    start = [
+        f"# A first run ends after {parts.first_steps(plan)} steps: leave `steps` out.",
+        f"train(*stand_in(), checkpoint=sys.argv[1] if len(sys.argv) > 1 else None, steps={parts.first_steps(plan)})",
+    ]
     return parts.whole(plan, imports, blocks, start)
 
 
 def _settings(plan: Plan) -> Lines:
-    lines = [
-        'device = "cuda" if torch.cuda.is_available() else "cpu"',
-        f"total_steps = {literal(plan.quantities['total_steps'])}",
-    ]
+    lines = ['device = "cuda" if torch.cuda.is_available() else "cpu"', *parts.sizes(plan)]
     if plan.accumulate > 1:
         lines.append(f"accumulate = {plan.accumulate!r}  # passes that make one step")
-    return [*lines, "save_every = 1000  # steps", 'save_to = "checkpoint.pt"']
+    return [*lines, "save_every = 1000  # steps; the last is saved too", 'save_to = "checkpoint.pt"']
 
 
 def _scaled(plan: Plan) -> bool:
     return plan.advice.situation.precision == "amp-fp16"
 
 
+def _state(plan: Plan) -> str:
+    s = "s" if parts.several(plan) else ""
+    return f"model, optimizer{s}, scheduler{s}" + (", scaler" if _scaled(plan) else "")
+
+
 def _train(plan: Plan) -> Lines:
     s = "s" if parts.several(plan) else ""
-    state = f"model, optimizer{s}, scheduler{s}" + (", scaler" if _scaled(plan) else "")
     lines = [
-        "def train(model, batches, checkpoint=None):",
-        '    """Train over batches; the file that save() wrote continues its run."""',
-        "    model = model.to(device)",
+        "def train(model, batches, checkpoint=None, steps=total_steps):",
+        '    """Train over batches, from the first again when they end; what save() wrote continues its run."""',
+        f"    model = model.to(device{', torch.bfloat16' if parts.halves(plan) else ''})",
         f"    optimizer{s}, scheduler{s} = configure(model)",
     ]
     if _scaled(plan):
         lines.append('    scaler = torch.amp.GradScaler(device, enabled=device == "cuda")')
-    lines.append(f"    done = 0 if checkpoint is None else resume(checkpoint, {state})")
-    lines.append("    model.train()")
+    lines += [
+        "    # Steps that are done, batches of this epoch that were seen, and what the epoch shuffles by.",
+        "    step, seen, order, random = 0, 0, torch.get_rng_state(), None",
+        "    if checkpoint is not None:",
+        f"        step, seen, order, random = resume(checkpoint, {_state(plan)})",
+        "    model.train()",
+        "    while step < steps:",
+        "        torch.set_rng_state(order)",
+        "        stream = iter(batches)",
+        "        for _ in range(seen):",
+        "            next(stream)",
+        "        if seen:  # a run goes on",
+        "            restore(random)",
+        *_epoch(plan),
+        "        if not seen:",
+        '            raise RuntimeError(f"there are no more batches, after {step} of {steps} steps")',
+        "        seen, order = 0, torch.get_rng_state()",
+    ]
+    return lines
+
+
+def _epoch(plan: Plan) -> Lines:
+    """Return the loop over what is left of an epoch."""
     if plan.accumulate > 1:
-        lines += [
-            "    passes = itertools.islice(batches, done * accumulate, None)  # what was seen is passed over",
-            "    for step in range(done, total_steps):",
-            "        group = list(itertools.islice(passes, accumulate))",
-            "        if not group:",
-            "            break",
-            "        for x, y in group:",
-            *_pass(plan, 12),
+        lines = [
+            "        while len(group := list(itertools.islice(stream, accumulate))) == accumulate:",
+            "            seen += accumulate",
+            "            for x, y in group:",
+            *_pass(plan, 16),
         ]
     else:
-        lines += [
-            "    # What a continued run has seen is passed over.",
-            "    for step, (x, y) in enumerate(itertools.islice(batches, done, total_steps), done):",
-            *_pass(plan, 8),
-        ]
-    lines += _step(plan)
+        lines = ["        for x, y in stream:", "            seen += 1", *_pass(plan, 12)]
     told = 'print(f"step {step}: loss {loss.item():.4f}, lr {rate:.3g}")'
     return [
         *lines,
-        "        if step % 10 == 0:",
-        f"            {told}",
-        "        if (step + 1) % save_every == 0:",
-        f"            save(save_to, step + 1, {state})",
+        *_step(plan),
+        "            if step % 10 == 0:",
+        f"                {told}",
+        "            step += 1",
+        "            if step % save_every == 0 or step == steps:",
+        f"                save(save_to, step, seen, order, {_state(plan)})",
+        "            if step == steps:",
+        "                return",
     ]
 
 
 def _pass(plan: Plan, indent: int) -> Lines:
     blank, cast = " " * indent, _AUTOCAST.get(plan.advice.situation.precision)
-    lines = [f"{blank}x, y = x.to(device), y.to(device)"]
+    place = "placed(x, device)" if parts.halves(plan) else "x.to(device)"
+    lines = [f"{blank}x, y = {place}, y.to(device)"]
     if cast:
         lines += [f"{blank}with torch.autocast(device, dtype={cast}):", f"{blank}    loss = loss_of(model, x, y)"]
     else:
@@ -101,36 +125,44 @@ def _pass(plan: Plan, indent: int) -> Lines:
 
 def _step(plan: Plan) -> Lines:
     first = "schedulers[0]" if parts.several(plan) else "scheduler"
-    lines = [f"        rate = {first}.get_last_lr()[0]"]
+    lines = [f"            rate = {first}.get_last_lr()[0]"]
     if plan.clip is not None:
         if _scaled(plan):
-            lines += each(plan, "scaler.unscale_(optimizer)  # the true gradient is clipped", 8)
-        lines.append(f"        torch.nn.utils.clip_grad_norm_(model.parameters(), {literal(plan.clip)})")
-    if not plan.release:
-        lines += each(plan, "scaler.step(optimizer)" if _scaled(plan) else "optimizer.step()", 8)
-        lines += ["        scaler.update()"] if _scaled(plan) else []
-    lines += each(plan, "scheduler.step()  # after the optimizer, once a step", 8)
-    return lines + ([] if plan.release else each(plan, "optimizer.zero_grad(set_to_none=True)", 8))
+            lines += each(plan, "scaler.unscale_(optimizer)  # the true gradient is clipped", 12)
+        lines.append(f"            torch.nn.utils.clip_grad_norm_(model.parameters(), {literal(plan.clip)})")
+    if _scaled(plan):
+        lines += [
+            *each(plan, "scaler.step(optimizer)", 12),
+            "            scale = scaler.get_scale()",
+            "            scaler.update()",
+            "            if scaler.get_scale() >= scale:  # a step that overflowed was left out",
+            *each(plan, "scheduler.step()", 16),
+        ]
+    else:
+        lines += [] if plan.release else each(plan, "optimizer.step()", 12)
+        lines += each(plan, "scheduler.step()  # after the optimizer, once a step", 12)
+    return lines + ([] if plan.release else each(plan, "optimizer.zero_grad(set_to_none=True)", 12))
 
 
 def _save(plan: Plan) -> Lines:
     s = "s" if parts.several(plan) else ""
-    named = ["optimizer", "scheduler"]
     states = [
         f'"{name}": [{name}.state_dict() for {name} in {name}s],' if s else f'"{name}": {name}.state_dict(),'
-        for name in named
+        for name in ("optimizer", "scheduler")
     ]
     weights = "{n: p for n, p in model.named_parameters() if p.requires_grad}"
-    scaler = ", scaler" if _scaled(plan) else ""
     return [
-        f"def save(file, step, model, optimizer{s}, scheduler{s}{scaler}):",
-        '    """Write all that a run needs to go on exactly."""',
+        f"def save(file, step, seen, order, {_state(plan)}):",
+        '    """Write all that a run needs to go on as if it had not stopped."""',
+        "    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []",
         "    state = {",
         '        "step": step,',
+        '        "seen": seen,',
+        '        "order": order,',
+        '        "random": [torch.get_rng_state(), *cuda],',
         f'        "model": {weights if parts.adapted(plan) else "model.state_dict()"},',
         *(f"        {state}" for state in states),
-        *(['        "scaler": scaler.state_dict(),'] if scaler else []),
-        '        "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],',
+        *(['        "scaler": scaler.state_dict(),'] if _scaled(plan) else []),
         "    }",
         "    torch.save(state, file)",
     ]
@@ -138,11 +170,10 @@ def _save(plan: Plan) -> Lines:
 
 def _resume(plan: Plan) -> Lines:
     s = "s" if parts.several(plan) else ""
-    scaler = ", scaler" if _scaled(plan) else ""
     strict = ", strict=False" if parts.adapted(plan) else ""
     lines = [
-        f"def resume(file, model, optimizer{s}, scheduler{s}{scaler}):",
-        '    """Read what save() wrote and return how many steps are done."""',
+        f"def resume(file, {_state(plan)}):",
+        '    """Read what save() wrote, and return where the run was."""',
         '    state = torch.load(file, map_location="cpu")',
         f'    model.load_state_dict(state["model"]{strict})',
     ]
@@ -154,11 +185,16 @@ def _resume(plan: Plan) -> Lines:
             ]
         else:
             lines.append(f'    {name}.load_state_dict(state["{name}"])')
-    if scaler:
+    if _scaled(plan):
         lines.append('    scaler.load_state_dict(state["scaler"])')
     return [
         *lines,
-        '    torch.set_rng_state(state["random"][0])',
-        '    torch.cuda.set_rng_state_all(state["random"][1:])',
-        '    return state["step"]',
+        '    return state["step"], state["seen"], state["order"], state["random"]',
+        "",
+        "",
+        "def restore(random):",
+        '    """Set torch\'s generators: the CPU\'s, and those of as many GPUs as there are."""',
+        "    torch.set_rng_state(random[0])",
+        "    for number, state in zip(range(torch.cuda.device_count()), random[1:]):",
+        "        torch.cuda.set_rng_state(state, number)",
     ]

@@ -22,7 +22,7 @@ def program(plan: Plan) -> str:
     imports = ["import sys", *parts.adapter_imports(plan, language=True, further=names)]
     settings = [f"total_steps = {literal(plan.quantities['total_steps'])}"]
     adapters = [parts.adapters(plan)] if parts.adapted(plan) else []
-    blocks = [settings, *adapters, _arguments(plan), *([] if plan.exact else [parts.schedule(plan), _trainer(plan)]),
+    blocks = [settings, *adapters, _arguments(plan), *([] if plan.exact else [parts.schedule(plan)]), _trainer(plan),
               _train(plan), parts.language_model(plan), *_stand_in(plan)]  # fmt: skip
     start = [
         "model, rows = stand_in()",
@@ -74,38 +74,48 @@ def settings(plan: Plan) -> dict[str, Any]:
 
 
 def _trainer(plan: Plan) -> Lines:
+    words = "Trainer as it was advised: which weights decay" + ("" if plan.exact else ", and the rate at every step")
     lines = [
         "class AdvisedTrainer(Trainer):",
-        '    """A Trainer whose rate follows the advice at every step."""',
+        f'    """{words}."""',
         "",
-        "    def create_scheduler(self, num_training_steps, optimizer=None):",
+        "    def get_decay_parameter_names(self, model):",
+        "        # Matrices alone; Trainer goes by names, and decays norms that are called otherwise.",
+        "        return [name for name, p in model.named_parameters() if p.ndim >= 2]",
+    ]
+    if plan.exact:
+        return lines
+    lines += ["", "    def create_scheduler(self, num_training_steps, optimizer=None):"]
+    if plan.own is not None:
+        differs = f"; {plan.own.differs}" if plan.own.differs else ""
+        lines += [
+            *comment(f"Trainer's own that comes nearest{differs}:", 8),
+            f"        #     {', '.join(arguments({'lr_scheduler_type': plan.own.name, **plan.own.settings}))}",
+        ]
+    return [
+        *lines,
         "        if self.lr_scheduler is None:",
         "            self.lr_scheduler = schedule(self.optimizer if optimizer is None else optimizer)",
         "        return self.lr_scheduler",
-    ]
-    if plan.own is None:
-        return lines
-    given = ", ".join(arguments({"lr_scheduler_type": plan.own.name, **plan.own.settings}))
-    differs = f"; {plan.own.differs}" if plan.own.differs else ""
-    return [*comment(f"Trainer's own that comes nearest: {given}{differs}."), *lines]
+    ]  # fmt: skip
 
 
 def _train(plan: Plan) -> Lines:
-    name = "Trainer" if plan.exact else "AdvisedTrainer"
     advice = plan.advice
     lines = [
         'def train(model, rows, checkpoint=None, folder="trained", callbacks=(), **others):',
         '    """Train over rows of input_ids and labels; a checkpoint\'s folder continues its run."""',
+        *(["    model = model.bfloat16()"] if parts.halves(plan) else []),
     ]
     given = ["model=model", "args=arguments(folder, **others)", "train_dataset=rows", "callbacks=list(callbacks)"]
     if plan.named is None:
-        kwargs = {**advice.kwargs, **advice.implementation.fused}
-        lines += ["    # Trainer has no name for it, and gives biases and norms no weight decay itself.",
+        kwargs = {**advice.kwargs, **advice.fused}
+        lines += ["    # Trainer has no name that builds it with these numbers.",
                   *call("dict", arguments(kwargs), 4, "numbers = ")]  # fmt: skip
         given.append(f"optimizer_cls_and_kwargs=({path(advice.implementation.path)}, numbers)")
     return [
         *lines,
-        *call(name, given, 4, "trainer = "),
+        *call("AdvisedTrainer", given, 4, "trainer = "),
         "    trainer.train(resume_from_checkpoint=checkpoint)",
         "    return trainer",
     ]
@@ -113,7 +123,7 @@ def _train(plan: Plan) -> Lines:
 
 def _stand_in(plan: Plan) -> list[Lines]:
     rows = 8 if plan.micro_batch is None else plan.micro_batch
-    passes = max(2, 20 // plan.accumulate) * plan.accumulate
+    passes = parts.first_steps(plan) * plan.accumulate
     return [
         [
             "def stand_in():",
@@ -127,6 +137,6 @@ def _stand_in(plan: Plan) -> list[Lines]:
             '    """Ends a run after a few steps."""',
             "",
             "    def on_step_end(self, args, state, control, **others):",
-            f"        control.should_training_stop = state.global_step >= {max(2, 20 // plan.accumulate)}",
+            f"        control.should_training_stop = state.global_step >= {parts.first_steps(plan)}",
         ],
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from optadvise.errors import RuleFileError
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-_WIDTH = 110  # of a line that is written
+WIDTH = 110  # of a line that is written
 
 
 def literal(value: Any) -> str:
@@ -22,7 +23,11 @@ def literal(value: Any) -> str:
         >>> literal([0.9, 0.999])
         '(0.9, 0.999)'
     """
-    return repr(tuple(value)) if isinstance(value, list) and value and not isinstance(value[0], list) else repr(value)
+    if isinstance(value, list) and value and not isinstance(value[0], list):
+        value = tuple(value)
+    text = repr(value)
+    # Only the quotes are other than repr's, where nothing inside could end them.
+    return f'"{text[1:-1]}"' if isinstance(value, str) and re.fullmatch(r"'[^'\"\\]*'", text) else text
 
 
 def path(text: str, at: str = "") -> str:
@@ -35,7 +40,7 @@ def path(text: str, at: str = "") -> str:
     Raises:
         RuleFileError: It is none.
     """
-    if not _PATH.fullmatch(text):
+    if not _PATH.fullmatch(text) or any(keyword.iskeyword(part) for part in text.split(".")):
         raise RuleFileError(f"{text!r} is no import path", at)
     return text
 
@@ -47,7 +52,7 @@ def arguments(kwargs: Mapping[str, Any]) -> list[str]:
         RuleFileError: A name is none.
     """
     for name in kwargs:
-        if not name.isidentifier():
+        if not name.isidentifier() or keyword.iskeyword(name):
             raise RuleFileError(f"{name!r} is no argument name")
     return [f"{name}={literal(value)}" for name, value in kwargs.items()]
 
@@ -64,7 +69,7 @@ def call(function: str, given: Iterable[str], indent: int = 0, before: str = "",
     """
     blank, given = " " * indent, list(given)
     line = f"{blank}{before}{function}({', '.join(given)}){after}"
-    if len(line) <= _WIDTH:
+    if len(line) <= WIDTH:
         return [line]
     return [f"{blank}{before}{function}(", *(f"{blank}    {one}," for one in given), f"{blank}){after}"]
 
@@ -78,7 +83,7 @@ def comment(text: str, indent: int = 0) -> list[str]:
     """
     lines, line = [], ""
     for word in text.split():
-        if line and indent + len(line) + len(word) + 3 > _WIDTH:
+        if line and indent + len(line) + len(word) + 3 > WIDTH:
             lines.append(line)
             line = ""
         line = f"{line} {word}".strip()
