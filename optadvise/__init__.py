@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Advice", "Estimate", "Run", "bench", "estimate", "recommend"]
+__all__ = ["Advice", "Estimate", "Measurement", "Run", "bench", "estimate", "recommend"]
 
 if TYPE_CHECKING:
-    from optadvise.api import Advice, Estimate, Run, bench, estimate, recommend
+    from optadvise.api import Advice, Estimate, Measurement, Run, bench, estimate, recommend
 
 
 def __getattr__(name: str) -> Any:
@@ -16,3 +16,8 @@ def __getattr__(name: str) -> Any:
     from optadvise import api
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """List what the library offers, before it is imported."""
+    return sorted({*globals(), *__all__})

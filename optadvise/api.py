@@ -25,53 +25,99 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Count = str | int | float  # 256, 7e9, "7B", "8K"
+Folders = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 class Run(TypedDict, total=False):
     """What is known of a training run: the options of `optadvise recommend`, whose help describes each."""
 
-    model: str  # transformer, vit, cnn, rnn, mlp, gnn, gan, diffusion, rl, recsys
-    task: str  # pretrain, finetune
-    method: str  # full, lora, qlora
-    lora_rank: Count
-    lora_targets: str
-    vram: str | int  # of one GPU: "24GB", or bytes
-    gpu: str
-    gpus: Count
-    batch_size: Count  # samples per optimizer step, over all GPUs and accumulation
-    micro_batch: Count
-    precision: str  # fp32, amp-bf16, amp-fp16, bf16
-    shard: str  # none, zero1, zero2, zero3
-    stability: str  # stable, spikes
-    tuning: str  # low, high
-    priority: str  # balanced, accuracy, memory, speed
-    sparse_gradients: bool
-    steps: Count  # optimizer steps of the whole run
-    optimizer: str  # take this one instead of choosing
+    model: str | None  # transformer, vit, cnn, rnn, mlp, gnn, gan, diffusion, rl, recsys
+    task: str | None  # pretrain, finetune
+    method: str | None  # full, lora, qlora
+    lora_rank: Count | None
+    lora_targets: str | Sequence[str] | None
+    vram: str | int | None  # of one GPU: "24GB", or bytes
+    gpu: str | None
+    gpus: Count | None
+    batch_size: Count | None  # samples per optimizer step, over all GPUs and accumulation
+    micro_batch: Count | None
+    precision: str | None  # fp32, amp-bf16, amp-fp16, bf16
+    shard: str | None  # none, zero1, zero2, zero3
+    stability: str | None  # stable, spikes
+    tuning: str | None  # low, high
+    priority: str | None  # balanced, accuracy, memory, speed
+    sparse_gradients: bool | None
+    steps: Count | None  # optimizer steps of the whole run
+    optimizer: str | None  # take this one instead of choosing
+    params: Count | None
+    arch: str | None
+    hf_config: str | PathLike[str] | None
+    hidden: Count | None
+    layers: Count | None
+    heads: Count | None
+    kv_heads: Count | None
+    ffn: Count | None
+    vocab: Count | None
+    seq_len: Count | None
+    image_size: Count | None
+    checkpointing: str | None  # none, selective, full
+    attention: str | None  # flash, eager
+    loss: str | None  # whole, chunked
+    gradient_release: bool | None
+    clipping: bool | None
+    offload: bool | None
+    rules: Folders  # of further rules
+
+
+class Measurement(TypedDict, total=False):
+    """How `bench` measures: the options of `optadvise bench`, whose help describes each."""
+
+    control: str
+    implementation: str
+    workload: str  # transformer, cnn, mlp, or package.module:function
+    model_size: str  # tiny, small, medium
     params: Count
-    arch: str
-    hf_config: str | PathLike[str]
-    hidden: Count
-    layers: Count
-    heads: Count
-    kv_heads: Count
-    ffn: Count
-    vocab: Count
+    batch_size: Count
     seq_len: Count
-    image_size: Count
-    checkpointing: str  # none, selective, full
-    attention: str  # flash, eager
-    loss: str  # whole, chunked
-    gradient_release: bool
-    clipping: bool
-    offload: bool
-    rules: Sequence[str | PathLike[str]]  # folders of further rules
+    dtype: str  # fp32, bf16, amp-bf16, amp-fp16
+    device: str  # cpu, cuda, auto
+    steps: Count
+    rounds: Count
+    seed: int
+    threads: Count
+    compile: bool
+    optimizer_only: bool
+    require: Sequence[str]
+    timeout: float
 
 
-class Advice(Recommendation):
+class _OverRules:
+    """An answer that remembers the rules that it came from, and finds them again where it was unpickled."""
+
+    folders: tuple[Path, ...] = ()
+
+    @property
+    def advisor(self) -> Advisor:
+        """The rules, ready to answer."""
+        return _advisor(self.folders)
+
+    def _replace(self, **changes: Any) -> Any:
+        found = super()._replace(**changes)  # type: ignore[misc]
+        found.folders = self.folders
+        return found
+
+    def __reduce__(self) -> Any:
+        return _again, (type(self), tuple(self), self.folders)  # type: ignore[arg-type]
+
+
+def _again(kind: Any, fields: tuple[Any, ...], folders: tuple[Path, ...]) -> Any:
+    found = kind(*fields)
+    found.folders = folders
+    return found
+
+
+class Advice(_OverRules, Recommendation):
     """A recommendation that can be built, written as code and as data. Its fields are those of `Recommendation`."""
-
-    advisor: Advisor
 
     def build(self, model: Any, *, fused: bool = True) -> tuple[Any, Any]:
         """Return the optimizer over a model's parameters, and its schedule. Imports torch.
@@ -84,12 +130,12 @@ class Advice(Recommendation):
             fused: Step in one kernel where the implementation has one.
 
         Returns:
-            The optimizer and the schedule; two lists of two where the advice is a pair, as with Muon, which takes
-            hidden matrices only.
+            The optimizer and the schedule; two lists where the advice is a pair, as with Muon, which takes hidden
+            matrices only. They hold one each where the model has nothing for the other.
 
         Raises:
             CannotRunHereError: The implementation's package is not installed.
-            InputError: The advice is to step weights while gradients are made, which is more than an optimizer.
+            InputError: Nothing in the model is trained, or the advice is to step weights while gradients are made.
 
         Example:
             >>> import torch
@@ -103,6 +149,8 @@ class Advice(Recommendation):
             raise InputError('build: gradient release is a training loop of its own; code("python") writes it')
         arm = plan.arm_of(self, fused=fused)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not named:
+            raise InputError("build: nothing in this model needs a gradient")
         built = factory.optimizers(arm, named, model)
         if arm.train_mode:
             built[0].train()
@@ -120,7 +168,7 @@ class Advice(Recommendation):
         """
         from optadvise.codegen.write import write
 
-        return write(self.advisor, self, framework).text
+        return write(self.advisor, self, str(framework)).text
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise recommend --json` prints, for `json.dump` and for `bench`."""
@@ -130,10 +178,8 @@ class Advice(Recommendation):
         return found
 
 
-class Estimate(MemoryAnswer):
+class Estimate(_OverRules, MemoryAnswer):
     """Will it fit? Its fields are those of `MemoryAnswer`."""
-
-    advisor: Advisor
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise estimate --json` prints."""
@@ -157,10 +203,10 @@ def recommend(**run: Unpack[Run]) -> Advice:
         >>> recommend(model="cnn", batch_size=16384).optimizer.name
         'LAMB'
     """
-    advisor, said = _read(run, "recommend")
-    advice = Advice(*advisor.recommend(advisor.situation(said)))
-    advice.advisor = advisor
-    return advice
+    folders, said = _read(run, "recommend")
+    advisor = _advisor(folders)
+    answer: Advice = _again(Advice, advisor.recommend(advisor.situation(said)), folders)
+    return answer
 
 
 def estimate(**run: Unpack[Run]) -> Estimate:
@@ -178,28 +224,25 @@ def estimate(**run: Unpack[Run]) -> Estimate:
         >>> answer.memory.fits
         False
     """
-    advisor, said = _read(run, "estimate")
+    folders, said = _read(run, "estimate")
+    advisor = _advisor(folders)
     situation = advisor.situation(said)
     answers.need_size(situation)
-    found = Estimate(*Fitter(advisor).answer(situation))
-    found.advisor = advisor
-    return found
+    answer: Estimate = _again(Estimate, Fitter(advisor).answer(situation), folders)
+    return answer
 
 
 def bench(
-    *optimizers: str,
-    advice: Advice | Mapping[str, Any] | None = None,
-    rules: Sequence[str | PathLike[str]] = (),
-    **options: Any,
+    *optimizers: str | Advice | Mapping[str, Any],
+    rules: Folders = (),
+    **how: Unpack[Measurement],
 ) -> dict[str, Any]:
     """Measure what optimizers cost here, each in a process of its own, against a control.
 
     Args:
-        *optimizers: Names in any spelling.
-        advice: Run exactly this recommendation instead.
+        *optimizers: Names in any spelling; or a recommendation (or its data), which is run exactly.
         rules: Folders of further rules.
-        **options: Those of `optadvise bench`: workload, model_size, params, batch_size, seq_len, dtype, device, steps,
-            rounds, seed, threads, compile, optimizer_only, control, implementation, require, timeout.
+        **how: How it is measured.
 
     Returns:
         The object that `optadvise bench --json -` prints.
@@ -208,37 +251,66 @@ def bench(
         InputError: A value is not accepted.
         CannotRunHereError: There is no such device, or torch is not installed.
     """
-    import inspect
-
     from optadvise.bench import request
 
-    known = [p.name for p in inspect.signature(request.make).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for name in options:
-        if name not in known:
-            raise InputError(f"bench: no option {name!r}; {nearest(name, known)}")
+    _known(how, Measurement, "bench")
     counts = ("params", "batch_size", "seq_len", "steps", "rounds", "threads")
-    told = {name: _typed(name, value) if name in counts else value for name, value in options.items()}
-    data = advice.data() if isinstance(advice, Advice) else advice
-    advisor = ruleset.advisor([Path(folder) for folder in rules])
-    return request.measure(request.make(advisor, list(optimizers), data, **told))
+    told: dict[str, Any] = {name: _typed(name, value) if name in counts else value for name, value in how.items()}
+    given = [one for one in optimizers if not isinstance(one, str)]
+    if given and len(optimizers) > 1:
+        raise InputError("bench: a recommendation names its optimizer; leave the others out")
+    data: Any = given[0].data() if given and isinstance(given[0], Advice) else given[0] if given else None
+    names = [one for one in optimizers if isinstance(one, str)]
+    return request.measure(request.make(_advisor(_folders(rules)), names, data, **told))
 
 
-def _read(run: Mapping[str, Any], function: str) -> tuple[Advisor, dict[str, Any]]:
-    """Return an advisor over the rules that count, and the facts that were stated."""
-    for name in run:
-        if name not in Run.__annotations__:
-            raise InputError(f"{function}: no option {name!r}; {nearest(name, Run.__annotations__)}")
-    advisor = ruleset.advisor([Path(folder) for folder in run.get("rules", ())])
-    typed = {name: _typed(name, value) for name, value in run.items() if name != "rules"}
-    return advisor, answers.read(advisor.catalog, typed)
+def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    """Return the folders of further rules, and the facts that were stated."""
+    _known(run, Run, function)
+    folders = _folders(run.get("rules") or ())
+    catalog = _advisor(folders).catalog
+    flags = {name for name, fact in catalog.facts.items() if fact["type"] == "flag"}
+    typed = {name: _flag(name, value) if name in flags else _typed(name, value) for name, value in run.items()
+             if name != "rules"}  # fmt: skip
+    return folders, answers.read(catalog, typed)
+
+
+def _known(given: Mapping[str, Any], options: Any, function: str) -> None:
+    for name in given:
+        if name not in options.__annotations__:
+            raise InputError(f"{function}: no option {name!r}; {nearest(name, options.__annotations__)}")
+
+
+def _folders(rules: Folders) -> tuple[Path, ...]:
+    return (Path(rules),) if isinstance(rules, (str, PathLike)) else tuple(Path(folder) for folder in rules)
+
+
+def _advisor(folders: tuple[Path, ...]) -> Advisor:
+    """Return an advisor over the rules that count, one for all answers over the same files."""
+    found = ruleset.catalog(folders)
+    if found.fingerprint not in _advisors:
+        _advisors.clear()
+        _advisors[found.fingerprint] = ruleset.advisor(folders)
+    return _advisors[found.fingerprint]
+
+
+_advisors: dict[str, Advisor] = {}  # the latest, by the fingerprint of its rules
+
+
+def _flag(name: str, value: Any) -> bool | None:
+    if value is None or value in (True, False):  # numpy's too, and 0 and 1
+        return None if value is None else bool(value)
+    raise InputError(f"--{name.replace('_', '-')} {value!r}: is True or False")
 
 
 def _typed(name: str, value: Any) -> Any:
-    """Return a value as it would be typed: numbers as their digits, memory in bytes."""
-    if isinstance(value, PathLike):
+    """Return a value as it would be typed: numbers as their digits, memory in bytes, several words with commas."""
+    if value is None:
+        return None
+    if name == "hf_config":
         return Path(value)
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, (bool, str)) or value is None:
-        return Path(value) if name == "hf_config" and isinstance(value, str) else value
-    return f"{value}B" if name == "vram" else str(value)
+    return f"{value}B" if name == "vram" and not isinstance(value, str) else str(value)

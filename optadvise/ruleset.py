@@ -66,7 +66,10 @@ def advisor(option: Sequence[Path] | None) -> Advisor:
 
 def _of_the_project() -> list[Path]:
     """Return what the nearest pyproject.toml names; most have no such section, and parsing one takes time."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the folder is gone
+        return []
     for folder in (here, *here.parents):
         file = folder / "pyproject.toml"
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +20,7 @@ from optadvise.errors import InputError, RuleFileError
 from optadvise.schedules import rate
 from tests import frameworks
 from tests.cli import optadvise as command
+from tests.conftest import ROOT
 
 CATALOG = load()
 RUNS: list[tuple[dict[str, Any], str]] = [
@@ -63,7 +67,7 @@ def test_an_unknown_option_is_told_with_the_nearest() -> None:
         with pytest.raises(InputError, match="did you mean 'model'"):
             function(**wrong)
     with pytest.raises(InputError, match="did you mean 'rounds'"):
-        optadvise.bench("adamw", round=2)
+        optadvise.bench("adamw", **{"round": 2})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nothing says how large"):
         optadvise.estimate(model="cnn")
 
@@ -152,10 +156,52 @@ assert optadvise.__version__
 
 def test_a_measurement_from_a_program() -> None:
     advice = optadvise.recommend(model="transformer", optimizer="lion", steps=1000)
-    result = optadvise.bench(
-        advice=advice, control="none", rounds=2, steps=2, device="cpu", require=["loss_last <= 99"]
-    )
+    result = optadvise.bench(advice, control="none", rounds=2, steps=2, device="cpu", require=["loss_last <= 99"])
     arm = result["arms"][0]
     assert (arm["optimizer"], arm["status"], result["verdict"]) == ("lion", "ok", "pass")
-    with pytest.raises(InputError, match="names the optimizer already"):
-        optadvise.bench("adamw", advice=advice)
+    with pytest.raises(InputError, match="names its optimizer"):
+        optadvise.bench("adamw", advice)
+
+
+@pytest.mark.parametrize("value", [0, False, np.bool_(False)])
+def test_a_flag_that_is_off_is_off(value: Any) -> None:
+    assert not optadvise.recommend(offload=value, sparse_gradients=value).situation.offload
+
+
+@pytest.mark.parametrize(
+    "run",
+    [{"offload": "no"}, {"params": float("nan")}, {"params": float("inf")}, {"gpus": True}, {"gpus": 1.5},
+     {"model": 3}, {"vram": -1}, {"steps": "many"}],
+    ids=str,
+)  # fmt: skip
+def test_values_of_other_kinds_are_an_input_error(run: Any) -> None:
+    with pytest.raises(InputError):
+        optadvise.recommend(**run)
+
+
+def test_other_kinds_that_mean_something_are_taken() -> None:
+    advice = optadvise.recommend(model="transformer", params=np.int64(7 * 10**9), gpus=np.float64(2), vram=None,
+                                 rules=ROOT / "examples" / "team-rules", method="lora", task="finetune",
+                                 lora_targets=["q", "v"])  # fmt: skip
+    assert (advice.situation.params, advice.situation.gpus, advice.situation.lora_targets) == (7 * 10**9, 2, "q,v")
+    assert len(advice.layers) == 2
+
+
+@pytest.mark.parametrize("rules", [(), [ROOT / "examples" / "team-rules"]])
+def test_answers_can_be_pickled_copied_and_changed(rules: Any) -> None:
+    advice = optadvise.recommend(arch="llama-3-8b", vram="24GB", rules=rules)
+    answer = optadvise.estimate(params="7B", vram="24GB", rules=rules)
+    for one in (pickle.loads(pickle.dumps(advice)), copy.deepcopy(advice), advice._replace()):
+        assert one == advice
+        assert (one.data(), one.code()) == (advice.data(), advice.code())
+    assert pickle.loads(pickle.dumps(answer)).data() == answer.data()
+
+
+def test_nothing_to_train_is_told() -> None:
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(InputError, match="needs a gradient"):
+        optadvise.recommend().build(frozen)
+
+
+def test_the_library_lists_what_it_offers() -> None:
+    assert {"recommend", "estimate", "bench", "Advice"} <= {*dir(optadvise)}

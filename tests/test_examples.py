@@ -172,7 +172,7 @@ def test_a_training_learns(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", [name])
     monkeypatch.chdir(tmp_path)
     module = loaded((ROOT / "examples" / "training" / f"{name}.py").read_text(encoding="utf-8"), tmp_path)
-    module.total_steps = 20
-    short: dict[str, Any] = {"steps": 20, "disable_tqdm": True, "use_cpu": True} if name == "lora_pydoc" else {}
-    before, after = module.main(**short)
+    module.total_steps = 20  # of the Trainer's
+    others: dict[str, Any] = {"disable_tqdm": True, "use_cpu": True} if name == "lora_pydoc" else {}
+    before, after = module.main(steps=20, **others)
     assert after > before if name == "cnn_digits" else after < before

@@ -5,13 +5,12 @@ The optimizer, its schedule and the training loop are what this printed; the net
     optadvise recommend --model transformer --params 1M --batch-size 16 --steps 300 --precision fp32 --format python
 """
 
-# AdamW under warmup-cosine, by optadvise 0.1.0 (rules 0d4171718753).
+# AdamW under warmup-cosine, by optadvise 0.1.0 (rules ed434d2c645d).
 # CON999: nothing unusual was said
 # OPT120: AdamW is what transformers are trained with, from BERT to Llama
 # SCH010: attention is easily destabilised early, and a cosine after the ramp is the standard decay
 # Needs: pip install torch
 
-import itertools
 import math
 import os
 import pathlib
@@ -21,7 +20,8 @@ import torch
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 total_steps = 300
-save_every = 1000  # steps
+micro_batch = 16  # samples of one pass
+save_every = 1000  # steps; the last is saved too
 save_to = "checkpoint.pt"
 
 
@@ -51,49 +51,73 @@ def schedule(optimizer):
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[3])
 
 
-def train(model, batches, checkpoint=None):
-    """Train over batches; the file that save() wrote continues its run."""
+def train(model, batches, checkpoint=None, steps=total_steps):
+    """Train over batches, from the first again when they end; what save() wrote continues its run."""
     model = model.to(device)
     optimizer, scheduler = configure(model)
-    done = 0 if checkpoint is None else resume(checkpoint, model, optimizer, scheduler)
+    # Steps that are done, batches of this epoch that were seen, and what the epoch shuffles by.
+    step, seen, order, random = 0, 0, torch.get_rng_state(), None
+    if checkpoint is not None:
+        step, seen, order, random = resume(checkpoint, model, optimizer, scheduler)
     model.train()
-    # What a continued run has seen is passed over.
-    for step, (x, y) in enumerate(itertools.islice(batches, done, total_steps), done):
-        x, y = x.to(device), y.to(device)
-        loss = loss_of(model, x, y)
-        loss.backward()
-        rate = scheduler.get_last_lr()[0]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()  # after the optimizer, once a step
-        optimizer.zero_grad(set_to_none=True)
-        if step % 10 == 0:
-            print(f"step {step}: loss {loss.item():.4f}, lr {rate:.3g}")
-        if (step + 1) % save_every == 0:
-            save(save_to, step + 1, model, optimizer, scheduler)
+    while step < steps:
+        torch.set_rng_state(order)
+        stream = iter(batches)
+        for _ in range(seen):
+            next(stream)
+        if seen:  # a run goes on
+            restore(random)
+        for x, y in stream:
+            seen += 1
+            x, y = x.to(device), y.to(device)
+            loss = loss_of(model, x, y)
+            loss.backward()
+            rate = scheduler.get_last_lr()[0]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()  # after the optimizer, once a step
+            optimizer.zero_grad(set_to_none=True)
+            if step % 10 == 0:
+                print(f"step {step}: loss {loss.item():.4f}, lr {rate:.3g}")
+            step += 1
+            if step % save_every == 0 or step == steps:
+                save(save_to, step, seen, order, model, optimizer, scheduler)
+            if step == steps:
+                return
+        if not seen:
+            raise RuntimeError(f"there are no more batches, after {step} of {steps} steps")
+        seen, order = 0, torch.get_rng_state()
 
 
-def save(file, step, model, optimizer, scheduler):
-    """Write all that a run needs to go on exactly."""
+def save(file, step, seen, order, model, optimizer, scheduler):
+    """Write all that a run needs to go on as if it had not stopped."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state = {
         "step": step,
+        "seen": seen,
+        "order": order,
+        "random": [torch.get_rng_state(), *cuda],
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
-        "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
     }
     torch.save(state, file)
 
 
 def resume(file, model, optimizer, scheduler):
-    """Read what save() wrote and return how many steps are done."""
+    """Read what save() wrote, and return where the run was."""
     state = torch.load(file, map_location="cpu")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(state["random"][0])
-    torch.cuda.set_rng_state_all(state["random"][1:])
-    return state["step"]
+    return state["step"], state["seen"], state["order"], state["random"]
+
+
+def restore(random):
+    """Set torch's generators: the CPU's, and those of as many GPUs as there are."""
+    torch.set_rng_state(random[0])
+    for number, state in zip(range(torch.cuda.device_count()), random[1:]):
+        torch.cuda.set_rng_state(state, number)
 
 
 class Block(torch.nn.Module):
@@ -143,7 +167,7 @@ def stand_in(length=128):
     """Return the network, and batches of 16 stretches of text with the byte that follows each."""
     torch.manual_seed(0)
     seen = text()[: -(2**16)]  # what comes after is held out
-    starts = torch.randint(len(seen) - length - 1, (total_steps, 16))
+    starts = torch.randint(len(seen) - length - 1, (total_steps, micro_batch))
     batches = (
         (rows[:, :-1], rows[:, 1:])
         for rows in (torch.stack([seen[s : s + length + 1] for s in batch]).long() for batch in starts)
@@ -163,11 +187,11 @@ def bits_per_byte(model, length=128):
     return loss_of(model, rows[:, :-1], rows[:, 1:]).item() / math.log(2)
 
 
-def main():
+def main(steps=total_steps):
     """Train, and say what it was good for."""
     model, batches = stand_in()
     before = bits_per_byte(model.to(device))
-    train(model, batches, checkpoint=sys.argv[1] if len(sys.argv) > 1 else None)
+    train(model, batches, checkpoint=sys.argv[1] if len(sys.argv) > 1 else None, steps=steps)
     after = bits_per_byte(model)
     print(f"held out: {before:.2f} bits a byte before, {after:.2f} after")
     return before, after

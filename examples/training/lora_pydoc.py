@@ -6,7 +6,7 @@ here first, so that nothing is downloaded; with a model from the hub, `pretraine
     optadvise recommend --model transformer --params 1M --task finetune --method lora --steps 200 --precision fp32 --format hf
 """
 
-# AdamW under warmup-cosine, by optadvise 0.1.0 (rules 0d4171718753).
+# AdamW under warmup-cosine, by optadvise 0.1.0 (rules ed434d2c645d).
 # CON030: adapters are about one percent of the weights, so shrinking their state saves nothing that matters
 # OPT021: adapters' state is about a percent of the model, so the exact and fastest AdamW costs nothing
 # SCH010: attention is easily destabilised early, and a cosine after the ramp is the standard decay
@@ -54,12 +54,16 @@ def schedule(optimizer):
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[6])
 
 
-# Trainer's own that comes nearest: lr_scheduler_type='cosine_with_min_lr', lr_scheduler_kwargs={'min_lr':
-# 4e-05}, warmup_steps=6; its ramp starts at 0.
 class AdvisedTrainer(Trainer):
-    """A Trainer whose rate follows the advice at every step."""
+    """Trainer as it was advised: which weights decay, and the rate at every step."""
+
+    def get_decay_parameter_names(self, model):
+        # Matrices alone; Trainer goes by names, and decays norms that are called otherwise.
+        return [name for name, p in model.named_parameters() if p.ndim >= 2]
 
     def create_scheduler(self, num_training_steps, optimizer=None):
+        # Trainer's own that comes nearest; its ramp starts at 0:
+        #     lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={'min_lr': 4e-05}, warmup_steps=6
         if self.lr_scheduler is None:
             self.lr_scheduler = schedule(self.optimizer if optimizer is None else optimizer)
         return self.lr_scheduler

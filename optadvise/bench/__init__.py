@@ -8,7 +8,7 @@ from typing import Any
 class _Callable(ModuleType):
     """A package that is called as the function of its name: both are `optadvise.bench`."""
 
-    def __call__(self, *optimizers: str, **options: Any) -> dict[str, Any]:
+    def __call__(self, *optimizers: Any, **options: Any) -> dict[str, Any]:
         from optadvise.api import bench
 
         return bench(*optimizers, **options)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optadvise.render.why import Why
 
 _FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)
+_EXPLAINED = ("text", "json", "yaml")
 # How and where the answer is told.
 _SHOWN = ("format_", "json_", "output", "report", "explain", "why_not", "interactive")
 
@@ -89,6 +90,9 @@ def recommend(
     shape = "json" if json_ else shape
     if shape not in _FORMATS:
         raise InputError(f"--format {format_!r}: not known; {nearest(shape, _FORMATS)}")
+    if (explain or why_not is not None) and shape not in _EXPLAINED:
+        flag = "--explain" if explain else "--why-not"
+        raise InputError(f"{flag} --format {shape}: only {', '.join(_EXPLAINED)} explain; leave one of them out")
 
     if output is not None or report is not None:
         from optadvise.cli import outputs
