@@ -26,6 +26,8 @@ def quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: f
     """
     warmup = max(1, round(warmup_fraction * steps)) if scheduler.warmup and steps > 1 else 0
     warmup = min(warmup, max(steps - 1, 0))
+    if scheduler.warmup and abs(warmup_fraction * steps - 1) < 1e-6:
+        warmup_fraction = 1.5 / steps  # torch's OneCycleLR divides by what its rise has beyond one step
     decay = round(scheduler.decay_fraction * steps) if scheduler.decay_fraction else steps - warmup
     decay = max(1, min(decay, steps - warmup))
     return {

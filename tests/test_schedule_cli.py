@@ -92,7 +92,6 @@ def test_a_schedule_named_twice_is_shown_once() -> None:
         ("constant --warmup 3%", "has none"),
         ("wsd --lr 0", "--lr"),
         ("wsd --lr nan", "--lr"),
-        ("one-cycle --steps 10", "too short"),
         ("wsd --out lr.doc", "png, svg, pdf"),
         ("wsd --out nowhere/lr.png", "there is no folder"),
     ],

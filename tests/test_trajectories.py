@@ -15,7 +15,7 @@ from PIL import Image
 
 from optadvise.bench import walks
 from optadvise.catalog import Catalog
-from optadvise.render.surfaces import _clipped, frames
+from optadvise.render.surfaces import frames
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -100,7 +100,8 @@ def test_a_path_that_diverges_is_cut_and_told() -> None:
 def test_a_last_step_is_cut_at_the_edge(catalog: Catalog) -> None:
     surface = catalog.surfaces["saddle"]
     (walk,), _ = walks.walk(surface, [catalog.optimizer("adagrad")], 150)
-    x, y, _ = _clipped(walk, surface)[-1]
+    x, y, value = walks.clipped(walk, surface)[-1]
+    assert value == pytest.approx(float(walks.function_of(surface)(torch.tensor(x), torch.tensor(y))), rel=1e-5)
     assert y == pytest.approx(1.5)
     assert abs(x) <= 1.5
 
@@ -249,3 +250,11 @@ def test_without_matplotlib_there_is_text_and_no_picture(tmp_path: Path, monkeyp
         assert (said.code, len(said.err.splitlines())) == (4, 1)
         assert "pip install 'optadvise[plot]'" in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_no_optimizer_leaves_every_picture_at_once(catalog: Catalog) -> None:
+    """A rate that throws its optimizer out with the first step is no rate to show it at."""
+    cards = [catalog.optimizer(name) for name in catalog.optimizer_ids]
+    for surface in catalog.surfaces.values():
+        found, _ = walks.walk(surface, cards, 3)
+        assert not [walk.optimizer for walk in found if walk.end != "steps" and len(walk.points) < 4], surface.id

@@ -64,8 +64,12 @@ def check_writable(path: Path, flag: str) -> None:
     Raises:
         InputError: The folder is missing, read-only or full, or the path is a folder, a device or a pipe.
     """
+    if str(path).startswith(("/dev/std", "/dev/fd/")):
+        raise InputError(f"{flag} {str(path)!r}: is no file; name one")
     try:
         path = Path(os.path.realpath(path))
+        if path.is_symlink():
+            raise InputError(f"{flag} {str(path)!r}: is a link to itself; name another file")
         if path.is_dir():
             raise InputError(f"{flag} {str(path)!r}: is a folder; name a file in it")
         if path.exists() and not path.is_file():  # it would be replaced, /dev/null too

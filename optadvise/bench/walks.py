@@ -100,7 +100,7 @@ def walk(
 ) -> tuple[list[Walk], list[LeftOut]]:
     """Return the paths of some optimizers, and those that cannot walk with the reason.
 
-    Weights decay on matrices only, as in training, so that nothing here pulls the two weights but the surface.
+    Without weight decay, so that nothing pulls the two weights but the surface.
 
     Args:
         surface: Where they walk.
@@ -116,7 +116,8 @@ def walk(
     out: list[LeftOut] = []
     for card in cards:
         number, because, cite = rate(surface, card) if lr is None else (lr, "as said by --lr", ())
-        arm = plan.plain(card, {"lr": number})
+        decay = {"weight_decay": 0.0} if card.hyperparameter("weight_decay") is not None else {}
+        arm = plan.plain(card, {"lr": number, **decay})
         reason = arm.unsupported
         if reason is None and arm.matrices_only:
             reason = f"{arm.path} is for matrices, and the two weights here are a vector"
@@ -181,6 +182,25 @@ def _point(weights: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Poi
 def outside(point: Sequence[float], surface: Surface) -> bool:
     """Does a point lie outside of what is drawn of a surface?"""
     return not all(low <= value <= high for value, (low, high) in zip(point, (surface.x, surface.y), strict=False))
+
+
+def clipped(walk: Walk, surface: Surface) -> tuple[Point, ...]:
+    """Return a path whose last step is cut where it leaves what is drawn.
+
+    Args:
+        walk: The path.
+        surface: Where it went.
+    """
+    if walk.end != "outside":
+        return walk.points
+    (x0, y0, _), (x1, y1, _) = walk.points[-2:]
+    share = 1.0
+    for before, last, (low, high) in ((x0, x1, surface.x), (y0, y1, surface.y)):
+        if not low <= last <= high:
+            share = min(share, ((low if last < low else high) - before) / (last - before))
+    x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+    there = function_of(surface)(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))
+    return (*walk.points[:-1], (x, y, float(there)))
 
 
 class Grid(NamedTuple):

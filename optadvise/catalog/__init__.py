@@ -230,7 +230,11 @@ class Catalog:
         found = next((names[word] for word in words if word in names), None)
         if found is None:
             guess = nearest(name, sorted({*names.values()}))
-            raise InputError(f"{flag} {name!r}: not known; " + (f"{guess} " if guess else "") + otherwise)
+            raise InputError(
+                f"{flag} {name!r}: not known; "
+                + (f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else "")
+                + otherwise
+            )
         return found
 
     @cached_property

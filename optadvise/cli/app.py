@@ -46,7 +46,7 @@ COMMANDS = {
         "optadvise bench lion --require 'optimizer_seconds <= 1.3x'",
         "optadvise recommend --model transformer --json | optadvise bench -")),
     "compare": Command("compare", "compare", _MEASURED, (
-        "optadvise compare before.json after.json --fail-above 1.05x",)),
+        "optadvise compare old.json new.json --require 'step_seconds <= 1.05x'",)),
     "trajectories": Command("trajectories", "trajectories", _MEASURED, (
         "optadvise trajectories --surface rosenbrock",
         "optadvise trajectories adamw lion sgd-momentum --out saddle.png")),

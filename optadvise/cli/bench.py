@@ -126,13 +126,13 @@ def bench(
         threads=threads, compile=compile_, optimizer_only=optimizer_only, require=require or (), timeout=timeout,
     )  # fmt: skip
     named = {"--json": None if json_ == "-" else json_, "--csv": csv_, "--markdown": markdown,
-             "--dashboard": dashboard, "--report": report}  # fmt: skip
+             "--dashboard": dashboard, "--report": report, "--plot": plot}  # fmt: skip
     files = outputs.places({**named, "--save": None if save is None else save_place(save)})
     line = outputs.command(bench, typed, _SHOWN)
-    if plot is not None:
+    if files.pop("--plot", None) is not None:  # drawn at the end
         from optadvise.render import pictures
 
-        pictures.check(plot, "--plot")
+        pictures.check(Path(str(plot)), "--plot")
 
     def keep(result: dict[str, Any]) -> None:
         from optadvise.render import bench as render
@@ -153,7 +153,12 @@ def bench(
 
             text(result)
 
-    result = _measure(requested, keep, show, partial=bool(files))
+    try:
+        result = _measure(requested, keep, show, partial=bool(files))
+    except KeyboardInterrupt:
+        if plot is not None:
+            typer.echo(f"optadvise: --plot {plot}: not drawn, as the measurement was interrupted", err=True)
+        raise
     show(result)
     if plot is not None:
         from optadvise.cli.drawing import draw

@@ -41,17 +41,16 @@ def compare(
     requirement failed; 2: the two are not comparable; 5: the noise is larger than the question.
     """
     from optadvise.bench.compare import compare as compared
-    from optadvise.bench.files import check_writable, read_result, write
+    from optadvise.bench.files import read_result, write
     from optadvise.bench.stats import parse_requirement
+    from optadvise.cli.outputs import places
     from optadvise.render import compare as render
 
     if json_ == "-" and markdown == "-":
         raise InputError("--json - and --markdown -: stdout has room for one; write the other to a file")
     requirements = [parse_requirement(text) for text in require or ()]
     outputs = [("--json", json_, _json), ("--markdown", markdown, render.as_markdown)]
-    for flag, path, _ in outputs:
-        if path not in (None, "-"):
-            check_writable(Path(str(path)), flag)
+    places({"--plot": plot, **{flag: path for flag, path, _ in outputs if path != "-"}})
     if plot is not None:
         from optadvise.render import pictures
 

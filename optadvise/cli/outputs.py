@@ -31,6 +31,8 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
     for flag, path in files.items():
         if str(path) == "-":
             raise InputError(f"{flag} -: only JSON goes to stdout; name a file")
+        if flag == "--report" and path.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"{flag} {str(path)!r}: is a page of HTML; name a file that ends in .html")
         check_writable(path, flag)
         same = [other for other in files if other != flag and files[other].resolve() == path.resolve()]
         if same:

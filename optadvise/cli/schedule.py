@@ -46,8 +46,8 @@ def schedule(
     total = parse_count(steps, "--steps")
     if total > _MOST:
         raise InputError(f"--steps {steps!r}: at most {_MOST:,}")
-    if not 0 < lr <= 1e6:
-        raise InputError(f"--lr {lr:g}: must be above 0 and at most 1e6")
+    if not 1e-30 <= lr <= 1e6:
+        raise InputError(f"--lr {lr:g}: must be between 1e-30 and 1e6")
     advisor = ruleset.advisor(rules)
     ids = [advisor.catalog.find_scheduler(name, "schedule")]
     ids += [advisor.catalog.find_scheduler(other, "--compare") for other in compare or ()]
@@ -85,7 +85,9 @@ def _share(text: str, steps: int) -> float:
         share = float(text.strip()[:-1]) / 100 if text.strip().endswith("%") else parse_count(text, "--warmup") / steps
     except ValueError as error:
         raise InputError(f"--warmup {text!r}: neither steps nor a share; write 2000 or 3%") from error
-    if not 0 <= share < 1:
+    if not share >= 0:
+        raise InputError(f"--warmup {text!r}: must be 0 or more")
+    if share >= 1:
         raise InputError(f"--warmup {text!r}: must be shorter than the run of {steps:,} steps")
     return share
 
@@ -99,10 +101,14 @@ def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None
     if share is None:
         rule = advisor.warmup(card)
         share, why = float(rule.then["value"]), f"{rule.id}: {rule.because}"
+    elif not share and card.warmup:
+        why = "0 was said, and it has one at least"
     advice = schedules.advise(card, lr, steps, share, {})
     found = Planned(card, advice, lr, steps, why)
     try:
         found.points()
     except (ZeroDivisionError, ValueError) as error:  # as torch's own classes do
-        raise InputError(f"--steps {steps}: too short for {card.id}; say more, or a longer --warmup") from error
+        raise InputError(
+            f"--steps {steps}: too short for {card.id} with this --warmup; say more of one of them"
+        ) from error
     return found

@@ -66,20 +66,15 @@ def trajectories(
 
 def _checked(out: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
     """Return the files that will be written, each found to be writable."""
-    from optadvise.bench.files import check_writable
+    from optadvise.cli import outputs
     from optadvise.render import pictures
 
-    files = []
     if out is not None:
         pictures.check(out, "--out")
-        files.append(out)
     if animate is not None:
         pictures.check(animate, "--animate", pictures.ANIMATED)
-        files.append(animate)
-    if json_ is not None and json_ != "-":
-        check_writable(Path(json_), "--json")
-        files.append(Path(json_))
-    return files
+    named = {"--out": out, "--animate": animate, "--json": None if json_ == "-" else json_}
+    return list(outputs.places(named).values())
 
 
 def _walked(names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None) -> Any:

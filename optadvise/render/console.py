@@ -11,6 +11,11 @@ from rich.table import Table
 WIDTH = 80  # where the output is no terminal, and COLUMNS does not say otherwise
 LONGEST = 100
 _NARROWEST = 40
+# For outputs that hold ASCII alone; what is not here becomes a question mark.
+_PLAIN = str.maketrans({
+    "²": "^2", "³": "^3", "−": "-", "–": "-", "—": "-", "·": "*", "×": "x", "…": "...", "→": "->", "√": "sqrt ",
+    "₁": "1", "₀": "0", "π": "pi", "≤": "<=", "≥": ">=", "’": "'", "“": '"', "”": '"', "█": "#", "▌": "#", "▏": "|",
+})  # fmt: skip
 
 
 class Page:
@@ -50,8 +55,19 @@ class Page:
         if error is None:
             lines = self._capture.get().replace("\u00a0", " ").split("\n")
             self.text = "\n".join(line.rstrip() for line in lines)
+            if not _encodes(self.text):
+                self.text = self.text.translate(_PLAIN)
             if not self._keep:
                 sys.stdout.write(self.text)
+
+
+def _encodes(text: str) -> bool:
+    """Can stdout hold a text? One without an encoding can."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def heading(words: str) -> str:

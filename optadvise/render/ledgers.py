@@ -12,6 +12,18 @@ from optadvise.units import GIB, show_bytes, show_count
 
 _HATCHES = ("", "//", "", "", "..", "\\\\", "xx", "", "//")  # beside colours, for those who do not see them
 _COLOURS = (*(colour for colour in pictures.COLOURS if colour != "#000000"), "#8894A0")  # hatches need some light
+# What ledgers are made of most often; a part keeps its look from picture to picture.
+_PARTS = (
+    "weights",
+    "half copies",
+    "gradients",
+    "optimizer state",
+    "activations",
+    "logits and loss",
+    "temporaries",
+    "fragmentation",
+    "device context",
+)
 _NARROW = 0.62  # of a row
 _TINY = 0.004  # of the longest bar; what is smaller is no area that one sees
 _REST = "smaller parts"
@@ -72,13 +84,18 @@ def _parts(ledgers: Mapping[str, MemoryEstimate]) -> dict[str, dict[str, Any]]:
     largest = {name: max(_size(memory, name) for memory in ledgers.values()) for name in names}
     order = {name: max(_place(memory, name) for memory in ledgers.values()) for name in names}
     seen = sorted((name for name in names if largest[name] >= _TINY * most), key=order.__getitem__)
-    found: dict[str, dict[str, Any]] = {
-        name: {"color": _COLOURS[n % len(_COLOURS)], "hatch": _HATCHES[n % len(_HATCHES)]}
-        for n, name in enumerate(seen)
-    }
+    found = {name: _style(name) for name in seen}
     if any(size for name, size in largest.items() if name not in seen):
         found[_REST] = {"color": pictures.PALE, "hatch": ""}
     return found
+
+
+def _style(part: str) -> dict[str, Any]:
+    """Return a part's colour and hatch, the same in every picture."""
+    if part not in _PARTS:
+        return {"color": pictures.PALE, "hatch": "||"}
+    number = _PARTS.index(part)
+    return {"color": _COLOURS[number % len(_COLOURS)], "hatch": _HATCHES[number % len(_HATCHES)]}
 
 
 def _place(memory: MemoryEstimate, part: str) -> int:

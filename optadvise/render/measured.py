@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from optadvise.bench.side import ArmResult, Figure, Side, side_of
@@ -92,7 +93,9 @@ def bench(result: Mapping[str, Any], file: Path) -> None:
     _front(plot, points, xs, axes)
     for number, (point, x) in enumerate(zip(points, xs, strict=True)):
         _place(plot, point, x, number)
-    _finish(plot, axes, points, _about(side), [arm.label for arm in side.arms.values() if arm.status != "ok"])
+    beside = "; equal memory side by side" if any(x != p.memory for x, p in zip(xs, points, strict=True)) else ""
+    missing = [arm.label for arm in side.arms.values() if arm.status != "ok"]
+    _finish(plot, axes, points, f"{_about(side)}{beside}", missing)
     pictures.save(made, file)
 
 
@@ -115,7 +118,7 @@ def comparison(base: Mapping[str, Any], new: Mapping[str, Any], names: tuple[str
     pairs = [point for pair in zip(_points(was, axes), _points(now, axes), strict=True) for point in pair]
     made = pictures.figure(9.5, 5.6)
     plot = made.add_subplot()
-    xs = _apart(pairs)
+    xs = [point.memory for point in pairs]  # as it is: a shift would look like a change
     _front(plot, pairs[1::2], xs[1::2], axes)
     for number in range(len(shared)):
         (old, here), (x0, x1) = pairs[2 * number : 2 * number + 2], xs[2 * number : 2 * number + 2]
@@ -123,7 +126,10 @@ def comparison(base: Mapping[str, Any], new: Mapping[str, Any], names: tuple[str
         _place(plot, here, x1, number)
         arrow = {"arrowstyle": "->", "color": pictures.style(number)["color"], "linewidth": 1.2, "linestyle": ":"}
         plot.annotate("", (x1, here.speed.value), (x0, old.speed.value), arrowprops=arrow)
-    words = f"hollow: {Path(names[0]).name}, filled: {Path(names[1]).name}; {_about(after)}"
+    names = (Path(names[0]).name, Path(names[1]).name)
+    words = f"hollow: {names[0]}, filled: {names[1]}; {_about(after)}"
+    if _about(before) != _about(after):
+        words = f"not measured alike: {names[0]}, hollow, {_about(before)}; {names[1]}, filled, {_about(after)}"
     _finish(plot, axes, pairs, words, [label for label in {**before.arms, **after.arms} if label not in shared])
     pictures.save(made, file)
 
@@ -153,12 +159,12 @@ def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
 
 
 def _apart(points: Sequence[Point]) -> list[float]:
-    """Return where each point is drawn: those of the same memory beside each other, so that every interval is seen."""
+    """Return where each point is drawn: those of the same memory side by side, so that every interval is seen."""
     span = max(p.memory for p in points) - min(p.memory for p in points) or max(p.memory for p in points) or 1.0
     found = []
     for number, point in enumerate(points):
         alike = [n for n, other in enumerate(points) if abs(other.memory - point.memory) < _ALIKE * span]
-        found.append(point.memory + (alike.index(number) - (len(alike) - 1) / 2) * _APART * span)
+        found.append(point.memory + alike.index(number) * _APART * span)
     return found
 
 
@@ -179,8 +185,8 @@ def _place(plot: Any, point: Point, x: float, number: int, *, hollow: bool = Fal
     ends = None if interval is None else [[value - interval.low], [interval.high - value]]
     plot.errorbar(
         [x], [value], yerr=ends, color=style["color"], marker=style["marker"], markersize=9, capsize=4,
-        linestyle="none", elinewidth=1.6, zorder=3, markerfacecolor="white" if hollow else style["color"],
-        label="_" if hollow else point.label,
+        linestyle="none", elinewidth=1.6, zorder=3, clip_on=False,
+        markerfacecolor="white" if hollow else style["color"], label="_" if hollow else point.label,
     )  # fmt: skip
 
 
@@ -191,18 +197,21 @@ def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing:
     speed = {"throughput": axes.unit, "step_seconds": "whole step, ms", "optimizer_seconds": "step(), ms"}[axes.speed]
     goal = "up and left is better" if axes.better > 0 else "down and left is better"
     pictures.title(plot, "Memory against speed", f"{about}; {goal}")
-    pictures.plain_axes(plot, f"{memory}, {unit}", f"{speed}, with 95 % interval")
+    spread = ", with 95 % interval" if any(point.speed.interval is not None for point in points) else ""
+    pictures.plain_axes(plot, f"{memory}, {unit}", f"{speed}{spread}")
     span = most - min(p.memory for p in points) or most or 1.0
-    plot.set_xlim(min(p.memory for p in points) - 0.1 * span, most + 0.1 * span)
+    plot.set_xlim(max(0.0, min(p.memory for p in points) - 0.1 * span), most + 0.14 * span)
     ticks = [tick for tick in pictures.ticks(plot.get_xlim()[0] / size, plot.get_xlim()[1] / size) if tick >= 0]
     plot.set_xticks([tick * size for tick in ticks], [f"{tick:g}" for tick in ticks])
     if axes.speed == "throughput":
         pictures.written(plot.yaxis, lambda value: show_count(value) if value > 0 else f"{value:g}")
     plot.margins(y=0.12)
+    plot.set_ylim(bottom=max(0.0, plot.get_ylim()[0]))
     plot.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10)
     if missing:
-        plot.annotate(f"not drawn: {', '.join(missing)}", (1, 1), (0, 5), xycoords="axes fraction", ha="right",
-                      va="bottom", textcoords="offset points", fontsize=9, color="#55606c")  # fmt: skip
+        words = fill(f"not drawn: {', '.join(missing)}", 110)
+        plot.annotate(words, (0, 0), (0, -46), xycoords="axes fraction", ha="left", va="top",
+                      textcoords="offset points", fontsize=9, color="#55606c")  # fmt: skip
 
 
 def _about(side: Side) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-FANCY = "●○▲△■□◆◇"  # of several lines, told apart without colour
-PLAIN = "*o+x#%@="
+FANCY = "●○▲△■□◆◇★☆"  # of several lines, told apart without colour
+PLAIN = "*o+x#%@=&$"
 WIDTH, HEIGHT = 80, 13  # odd, so that the middle row is half of the scale
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille character, by row and column
 _BRAILLE = 0x2800

@@ -90,7 +90,14 @@ def _ratio(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str) -> tu
 
 
 def _figure(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return memory against throughput, or against step()'s time where no whole steps were taken."""
+    """Return memory against throughput, or against step()'s time where no whole steps were taken.
+
+    A process's peak is mostly not the optimizer's, so that state is the memory where no allocator counted.
+    """
+    allocated = all(
+        (arm.get("peak_memory_bytes") or {}).get("allocated") for arm in result["arms"] if arm["status"] == "ok"
+    )
+    memory = "peak_memory" if allocated else "state_bytes"
     ok = [(number, arm) for number, arm in enumerate(result["arms"], 1) if arm["status"] == "ok"]
     whole = any(metric_of(arm, "throughput") is not None for _, arm in ok)
     metric = "throughput" if whole else "optimizer_seconds"
@@ -102,13 +109,14 @@ def _figure(result: Mapping[str, Any]) -> dict[str, Any]:
             arm["label"],
             arm["role"] == "control",
             metric_of(arm, metric),
-            metric_of(arm, "peak_memory"),
+            metric_of(arm, memory),
             arm[metric]["ci95"],
         )
         for number, arm in ok
     ]
     return {
         "scatter": charts.scatter(arms, lambda value: figure(value, scale)),
+        "up": "peak memory" if allocated else "optimizer state",
         "across": f"throughput, {unit}: more is better" if whole else "step() in ms: less is better",
         "missing": [arm.name for arm in arms if arm.across is None or arm.up is None],
     }

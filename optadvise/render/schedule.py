@@ -16,6 +16,8 @@ from optadvise.render.plot import Axis, Line, encodes, plot
 from optadvise.units import show_count, show_number
 
 SHARES = (0, 10, 25, 50, 75, 90, 100)  # percent of the run
+_FEW, _ENDS = (0, 25, 50, 100), (0, 100)  # of them, where the terminal is narrow
+_WIDE, _NARROW = 78, 54  # columns
 _CURVE = 400  # values of a drawn curve
 _POINTS = 200  # of the JSON, besides the ends of phases
 
@@ -87,10 +89,13 @@ def text(planned: Sequence[Planned]) -> None:
                 table.add_row("", escape(sentence))
             out.print(table)
         out.print(heading("Learning rate over the run"))
-        table = titled(2, ("", "fold"), *((f"{share} %", "right") for share in SHARES))
-        table.add_row("", "step", *(_step(planned[0].at(share / 100)) for share in SHARES))
+        shares = SHARES if out.width >= _WIDE else _FEW if out.width >= _NARROW else _ENDS
+        table = titled(
+            2, ("", "fold"), *(("last" if share == SHARES[-1] else f"{share} %", "right") for share in shares)
+        )
+        table.add_row("", "step", *(_step(planned[0].at(share / 100)) for share in shares))
         for p in planned:
-            table.add_row("", p.card.id, *(_rate(p.rate(p.at(share / 100))) for share in SHARES))
+            table.add_row("", p.card.id, *(_rate(p.rate(p.at(share / 100))) for share in shares))
         out.print(table)
         out.print()
         x = Axis("step", 0, steps - 1, _step)
@@ -104,9 +109,10 @@ def _words(p: Planned) -> str:
     """Return the numbers of a schedule in a sentence."""
     curve = p.points()
     top = max(rate for _, rate in curve)
-    high = [step for step, rate in curve if rate > (1 - 1e-6) * top]
+    high = [step for step, rate in curve if rate >= (1 - 1e-6) * top]
     low = min(rate for step, rate in curve if step >= high[0])
-    ramp = f"{p.warmup:,} of {p.steps:,} steps of warmup ({p.why})" if p.warmup else f"{p.steps:,} steps, no warmup"
+    steps = f"{p.steps:,} step{'' if p.steps == 1 else 's'}"
+    ramp = f"{p.warmup:,} of {steps} of warmup ({p.why})" if p.warmup else f"{steps}, no warmup"
     rise = f"reaches {_rate(top)} at step {high[0]:,}" if high[0] else f"starts at {_rate(top)}"
     start = f"starts at {_rate(curve[0][1])}, " if high[0] else ""
     hold = f", holds it to step {high[-1]:,}" if high[-1] - high[0] > p.steps / 50 else ""

@@ -34,6 +34,8 @@ class _Heights:
 
 def _drawn(walked: Walked, grid: Grid) -> tuple[Any, list[Any]]:
     """Return a figure with the surface from the side and from above, and a function for each path that draws it."""
+    from optadvise.bench.walks import clipped
+
     surface = walked.surface
     heights = _Heights(surface, grid)
     x, y, z = grid.x, grid.y, heights.all
@@ -42,7 +44,7 @@ def _drawn(walked: Walked, grid: Grid) -> tuple[Any, list[Any]]:
     solid = made.add_subplot(space[0], projection="3d", computed_zorder=False)
     flat = made.add_subplot(space[1])
     dark = {"cmap": "Greys_r", "vmin": _under(z)}
-    solid.plot_surface(x, y, z, alpha=0.75, linewidth=0, rcount=40, ccount=40, zorder=0, **dark)
+    solid.plot_surface(x, y, z, alpha=0.75, linewidth=0, rcount=121, ccount=121, zorder=0, **dark)
     solid.set(xlabel="x", ylabel="y", xlim=surface.x, ylim=surface.y)
     solid.text2D(0.02, 0.84, f"height: {heights.title}", transform=solid.transAxes, fontsize=10, color=pictures.INK)
     solid.view_init(elev=36, azim=52)
@@ -53,7 +55,7 @@ def _drawn(walked: Walked, grid: Grid) -> tuple[Any, list[Any]]:
     made.suptitle(f"{surface.name}: {surface.formula}", x=0.02, ha="left", fontsize=14, fontweight="bold")
     paths = []
     for number, walk in enumerate(walked.walks):
-        points = [(px, py, heights.of(pz)) for px, py, pz in _clipped(walk, surface)]
+        points = [(px, py, heights.of(pz)) for px, py, pz in clipped(walk, surface)]
         paths.append(_Path(solid, flat, points, pictures.style(number), _label(walk), walk.end))
     _landmarks(solid, flat, walked, heights)
     made.legend(handles=[path.handle for path in paths], loc="outside lower center", ncols=min(3, len(paths)),
@@ -113,21 +115,6 @@ def _landmarks(solid: Any, flat: Any, walked: Walked, heights: _Heights) -> None
         flat.annotate(
             "minimum", surface.minimum, (10, -14), textcoords="offset points", fontsize=11, zorder=8, bbox=box
         )
-
-
-def _clipped(walk: Walk, surface: Surface) -> list[Point]:
-    """Return a path whose last step is cut where it leaves the picture."""
-    points = list(walk.points)
-    if walk.end != "outside":
-        return points
-    before, last = points[-2], points[-1]
-    share = 1.0
-    for axis, (low, high) in enumerate((surface.x, surface.y)):
-        if not low <= last[axis] <= high:
-            edge = low if last[axis] < low else high
-            share = min(share, (edge - before[axis]) / (last[axis] - before[axis]))
-    points[-1] = tuple(a + share * (b - a) for a, b in zip(before, last, strict=True))  # type: ignore[assignment]
-    return points
 
 
 def picture(walked: Walked, grid: Grid, file: Path) -> None:

@@ -15,6 +15,7 @@ from optadvise.units import show_number
 if TYPE_CHECKING:
     from optadvise.bench.walks import LeftOut, Walk
 
+_TABLE = 72  # columns that the table takes
 _ENDS = {"outside": "out", "not-finite": "diverged"}
 
 
@@ -68,7 +69,12 @@ def text(walked: Walked) -> None:
         out.print()
         table = titled(2, ("", "fold"), ("lr", "right"), ("steps", "right"), ("ends at", "right"), ("value", "right"),
                        ("arrives", "right"), ("", "left"))  # fmt: skip
+        if out.width < _TABLE:
+            table = grid("wrap")
         for walk in walked.walks:
+            if out.width < _TABLE:
+                table.add_row("", _sentence(walk))
+                continue
             at = walk.points[-1]
             reached = "–" if walk.reached is None else f"{walk.reached:,}"
             table.add_row("", walk.optimizer, show_number(walk.lr), f"{len(walk.points) - 1:,}",
@@ -81,6 +87,15 @@ def text(walked: Walked) -> None:
             for left in walked.left_out:
                 table.add_row("", left.optimizer, escape(left.because))
             out.print(table)
+
+
+def _sentence(walk: Walk) -> str:
+    """Return a row of the table in words, where the terminal is too narrow for it."""
+    x, y, value = walk.points[-1]
+    arrives = "does not arrive" if walk.reached is None else f"arrives at step {walk.reached:,}"
+    end = f", {_ENDS[walk.end]}" if walk.end in _ENDS else ""
+    return (f"{walk.optimizer}: lr {show_number(walk.lr)}, {len(walk.points) - 1:,} steps to {x:.3g}, {y:.3g}, "
+            f"value {value:.3g}, {arrives}{end}")  # fmt: skip
 
 
 def _rates(out: Any, walks: Sequence[Walk]) -> None:
