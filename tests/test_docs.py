@@ -36,6 +36,16 @@ def test_a_console_block_prints_what_it_says(command: str, output: str) -> None:
     assert re.search(r"(?s)" + ".*?".join(wanted), actual), actual
 
 
+def test_the_readmes_program_runs() -> None:
+    import torch
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {"model": torch.nn.Linear(4, 2)}
+    exec(program, names)
+    assert {"optimizer", "scheduler"} <= names.keys()
+
+
 def test_the_readme_has_two_commands_that_need_only_python() -> None:
     lines = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(lines) == 2

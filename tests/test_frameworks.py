@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from optadvise.codegen.write import write
 from optadvise.domain import Recommendation
 from optadvise.schedules import rate
 from tests import frameworks
+from tests.cli import optadvise
 from tests.frameworks import PYTHON, advised, importable, run
 
 CATALOG = load()
@@ -79,6 +82,18 @@ def test_every_optimizer_trains_in_every_framework(advisor: Advisor, framework: 
     taken, continued = holds(advisor, framework, {"model": "transformer", "optimizer": name}, tmp_path)
     runs = frameworks.RUNS if continued else f"{frameworks.RUNS}, not continued"
     assert told == (runs if taken.optimizer.id == name else f"no; {taken.optimizer.id}")
+
+
+@pytest.mark.parametrize("framework", PYTHON)
+def test_what_is_printed_runs_as_it_stands(framework: str, tmp_path: Path) -> None:
+    needs(framework)
+    file = tmp_path / "train_setup.py"
+    line = f"recommend --model transformer --params 124M --vram 24GB --format {framework} -o {file}"
+    assert optadvise(*line.split()).code == 0
+    run_ = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert run_.returncode == 0, run_.stderr[-2000:]
+    if framework in ("python", "accelerate"):
+        assert (tmp_path / ("checkpoint.pt" if framework == "python" else "checkpoint")).exists()
 
 
 @pytest.mark.parametrize("answers", RUNS, ids=str)

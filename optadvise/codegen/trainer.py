@@ -40,6 +40,8 @@ def _arguments(plan: Plan) -> Lines:
         f"max_grad_norm={literal(plan.clip or 0.0)}" + ("" if plan.clip else "  # 0 is no clipping; Trainer clips at 1")
     )
     given += [_PRECISION[run.precision]] if run.precision in _PRECISION else []
+    if run.precision == "amp-bf16":
+        given.append("use_cpu=not torch.cuda.is_available()  # it takes bf16 on a CPU only if it is told of it")
     if plan.micro_batch is not None:
         given.append(f"per_device_train_batch_size={plan.micro_batch!r}")
     given += [f"gradient_accumulation_steps={plan.accumulate!r}"] if plan.accumulate > 1 else []
