@@ -16,6 +16,8 @@ FactValue: TypeAlias = "str | int | float | bool | None"
 
 _NOTHING: Mapping[str, Any] = {}  # a plain one, as records are pickled and copied
 
+# Words in the names of matrices that are not hidden, which matrix optimizers leave to their companion.
+NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe")
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
 SHIPPED = "shipped"  # the layer of the rules that come with the program
 MOST_STEPS = 10_000  # of a walk on a surface, which has a point for each

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from optadvise.bench.spec import Arm
+from optadvise.domain import NOT_HIDDEN
 from optadvise.errors import CannotRunHereError
 
 Named = Sequence[tuple[str, Tensor]]
-# Words in the names of tensors that matrix optimizers leave to their companion.
-_NOT_HIDDEN = {"embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe"}
 
 
 def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer) -> Any:
@@ -52,7 +51,7 @@ def optimizers(arm: Arm, named: Named, module: Any = None) -> list[Any]:
     made = resolve(arm.path, arm.package)
     if arm.matrices_only and arm.companion is not None:
         tables = {id(w) for m in _embeddings(module) for w in m.parameters()}
-        named_so = {n for n, _ in named if _NOT_HIDDEN & {*n.replace("_", ".").split(".")}}
+        named_so = {n for n, _ in named if {*NOT_HIDDEN} & {*n.replace("_", ".").split(".")}}
         hidden = [(n, p) for n, p in named if p.ndim == 2 and id(p) not in tables and n not in named_so]
         taken = {id(p) for _, p in hidden}
         rest = [(n, p) for n, p in named if id(p) not in taken]

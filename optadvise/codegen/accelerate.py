@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optadvise.codegen import parts
+from optadvise.codegen import networks, optimizers, parts
 from optadvise.codegen.parts import Lines, each
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import call, literal
@@ -17,16 +17,16 @@ def program(plan: Plan) -> str:
         plan: What to write.
     """
     imports = ["import sys", "from accelerate import Accelerator",
-               *parts.adapter_imports(plan, language=parts.adapted(plan))]  # fmt: skip
+               *networks.adapter_imports(plan, language=parts.adapted(plan))]  # fmt: skip
     settings = [
         *parts.sizes(plan),
         f"accumulate = {plan.accumulate!r}  # passes that make one step",
         "save_every = 1000  # steps; the last is saved too",
         'save_to = "checkpoint"',
     ]
-    adapters = [parts.adapters(plan)] if parts.adapted(plan) else []
-    blocks = [settings, *adapters, parts.configure(plan), parts.schedule(plan), _progress(), _train(plan),
-              *([parts.placed()] if parts.halves(plan) else []), *parts.stand_in(plan)]  # fmt: skip
+    adapters = [networks.adapters(plan)] if parts.adapted(plan) else []
+    blocks = [settings, *adapters, optimizers.configure(plan), optimizers.schedule(plan), _progress(), _train(plan),
+              *([parts.placed()] if parts.halves(plan) else []), *networks.stand_in(plan)]  # fmt: skip
     start = [
         f"# A first run ends after {parts.first_steps(plan)} steps: leave `steps` out.",
         f"train(*stand_in(), checkpoint=sys.argv[1] if len(sys.argv) > 1 else None, steps={parts.first_steps(plan)})",

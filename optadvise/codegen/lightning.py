@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optadvise.codegen import parts
+from optadvise.codegen import networks, optimizers, parts
 from optadvise.codegen.parts import Lines
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import literal
@@ -21,16 +21,16 @@ def program(plan: Plan) -> str:
     Args:
         plan: What to write.
     """
-    imports = ["import sys", "import lightning", *parts.adapter_imports(plan, language=parts.adapted(plan))]
+    imports = ["import sys", "import lightning", *networks.adapter_imports(plan, language=parts.adapted(plan))]
     settings = parts.sizes(plan)
     if parts.several(plan):
         settings.append(f"accumulate = {plan.accumulate!r}  # passes that make one step")
-    adapters = [parts.adapters(plan)] if parts.adapted(plan) else []
+    adapters = [networks.adapters(plan)] if parts.adapted(plan) else []
     module = _by_hand(plan) if parts.several(plan) else _automatic(plan)
     # A fused step takes the loss's scale off itself, after the clipping, so that beside a scaler it would clip wrongly.
     fused = plan.clip is None or plan.advice.situation.precision != "amp-fp16"
-    blocks = [settings, *adapters, parts.configure(plan, fused=fused), parts.schedule(plan), module, _train(plan),
-              *parts.stand_in(plan)]  # fmt: skip
+    configure = optimizers.configure(plan, fused=fused)
+    blocks = [settings, *adapters, configure, optimizers.schedule(plan), module, _train(plan), *networks.stand_in(plan)]
     start = [
         "# A first run takes each batch of the stand-in once: leave max_epochs out.",
         "train(*stand_in(), checkpoint=sys.argv[1] if len(sys.argv) > 1 else None, max_epochs=1)",

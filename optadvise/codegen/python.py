@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optadvise.codegen import parts
+from optadvise.codegen import networks, optimizers, parts
 from optadvise.codegen.parts import Lines, each
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import literal
@@ -17,17 +17,17 @@ def program(plan: Plan) -> str:
         plan: What to write.
     """
     imports = ["import sys", *(["import itertools"] if plan.accumulate > 1 else []),
-               *parts.adapter_imports(plan, language=parts.adapted(plan))]  # fmt: skip
+               *networks.adapter_imports(plan, language=parts.adapted(plan))]  # fmt: skip
     blocks = [
         _settings(plan),
-        *([parts.adapters(plan)] if parts.adapted(plan) else []),
-        parts.configure(plan),
-        parts.schedule(plan),
+        *([networks.adapters(plan)] if parts.adapted(plan) else []),
+        optimizers.configure(plan),
+        optimizers.schedule(plan),
         _train(plan),
         _save(plan),
         _resume(plan),
         *([parts.placed()] if parts.halves(plan) else []),
-        *parts.stand_in(plan),
+        *networks.stand_in(plan),
     ]
     start = [
         f"# A first run ends after {parts.first_steps(plan)} steps: leave `steps` out.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optadvise.codegen import parts
+from optadvise.codegen import networks, optimizers, parts
 from optadvise.codegen.parts import Lines
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import arguments, call, comment, literal, path
@@ -19,11 +19,12 @@ def program(plan: Plan) -> str:
         plan: What to write.
     """
     names = ("Trainer", "TrainerCallback", "TrainingArguments")
-    imports = ["import sys", *parts.adapter_imports(plan, language=True, further=names)]
+    imports = ["import sys", *networks.adapter_imports(plan, language=True, further=names)]
     settings = [f"total_steps = {literal(plan.quantities['total_steps'])}"]
-    adapters = [parts.adapters(plan)] if parts.adapted(plan) else []
-    blocks = [settings, *adapters, _arguments(plan), *([] if plan.exact else [parts.schedule(plan)]), _trainer(plan),
-              _train(plan), parts.language_model(plan), *_stand_in(plan)]  # fmt: skip
+    adapters = [networks.adapters(plan)] if parts.adapted(plan) else []
+    schedule = [] if plan.exact else [optimizers.schedule(plan)]
+    blocks = [settings, *adapters, _arguments(plan), *schedule, _trainer(plan), _train(plan),
+              networks.language_model(plan), *_stand_in(plan)]  # fmt: skip
     start = [
         "model, rows = stand_in()",
         "# FirstSteps ends this first run early: leave it out.",
