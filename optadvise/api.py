@@ -147,10 +147,10 @@ class Advice(_OverRules, Recommendation):
 
         if self.situation.gradient_release:
             raise InputError('build: gradient release is a training loop of its own; code("python") writes it')
-        arm = plan.arm_of(self, fused=fused)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise InputError("build: nothing in this model needs a gradient")
+        arm = plan.arm_of(self, fused=fused, device=named[0][1].device.type)
         built = factory.optimizers(arm, named, model)
         if arm.train_mode:
             built[0].train()

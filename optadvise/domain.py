@@ -93,6 +93,7 @@ class Implementation(NamedTuple):
     devices: tuple[str, ...]
     min_version: str | None = None
     kwargs: Mapping[str, Value] = _NOTHING  # always passed
+    on_cpu: Mapping[str, Value] = _NOTHING  # passed besides where there is no GPU
     arguments: Mapping[str, str] = _NOTHING  # our name -> the constructor's
     variants: Mapping[str, Mapping[str, Value]] = _NOTHING
     tensors: str | None = None  # `matrix`: takes 2-D weights only
@@ -105,6 +106,8 @@ class Implementation(NamedTuple):
     compiled: bool = False  # its step is compiled where there is a GPU, and then makes no copies
     deviates: Mapping[str, Any] | None = None
     note: str | None = None
+    # What an audit has to know: the share that its own arithmetic costs, and scenes that have several right answers.
+    audit: Mapping[str, Any] | None = None
 
     @property
     def fused(self) -> Mapping[str, Value]:
@@ -132,6 +135,7 @@ class Optimizer(NamedTuple):
     adjust: tuple[Step, ...]
     state: tuple[StateTensor, ...]
     implementations: tuple[Implementation, ...]
+    not_offered: tuple[Implementation, ...]  # that are called so, and why they are not taken
     companion: Mapping[str, str] | None
     schedules: tuple[str, ...] | None  # the only ones it may run under
     clips_update: bool  # needs no gradient clipping

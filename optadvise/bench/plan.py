@@ -78,7 +78,7 @@ def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *
             package = next(i.package for i in other.implementations if i.path == companion["import"])
             companion = {"path": companion["import"], "package": package, "kwargs": companion["kwargs"]}
         arm = _skeleton(card, made, None, spec, name, "candidate")._replace(
-            kwargs={**chosen["kwargs"]},
+            kwargs={**chosen["kwargs"], **_for_device(made, spec.device)},
             companion=companion,
             max_grad_norm=numbers.get("max_grad_norm"),
             phases=tuple(schedule["phases"]),
@@ -100,19 +100,20 @@ def plain(card: Optimizer, changes: Mapping[str, Any], device: str = "cpu") -> A
     made, variant = _choices(card, device, None)[0]
     values = {h.name: h.default for h in card.hyperparameters} | dict(changes)
     kwargs = {made.arguments.get(name, name): value for name, value in values.items()}
-    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {})}
+    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_for_device(made, device)}
     return _skeleton(card, made, variant, Spec(device=device), card.id, "candidate")._replace(kwargs=kwargs)
 
 
-def arm_of(advice: Recommendation, *, fused: bool = True) -> Arm:
+def arm_of(advice: Recommendation, *, fused: bool = True, device: str = "cpu") -> Arm:
     """Return what a recommendation builds.
 
     Args:
         advice: The recommendation.
         fused: Step in one kernel where its implementation has one.
+        device: Where the weights are.
     """
     variant = "fused" if fused and advice.fused else None
-    return _arm(advice, advice.implementation, variant, Spec(), advice.optimizer.id, "candidate")
+    return _arm(advice, advice.implementation, variant, Spec(device=device), advice.optimizer.id, "candidate")
 
 
 def _advice(advisor: Advisor, name: str, spec: Spec) -> Recommendation:
@@ -199,7 +200,7 @@ def _arm(advice: Recommendation, made: Implementation, variant: str | None, spec
     card = advice.optimizer
     values = {h.name: h.value for h in advice.hyperparameters}
     kwargs = {made.arguments.get(h.name, h.name): values[h.name] for h in card.hyperparameters}
-    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {})}
+    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_for_device(made, spec.device)}
     clip = values.get("max_grad_norm")
     companion = None
     if advice.companion is not None:
@@ -214,6 +215,10 @@ def _arm(advice: Recommendation, made: Implementation, variant: str | None, spec
         phases=phases,
         milestones=_ends(advice) if len(phases) > 1 else (),
     )
+
+
+def _for_device(made: Implementation, device: str) -> Mapping[str, Any]:
+    return made.on_cpu if device == "cpu" else {}
 
 
 def _ends(advice: Recommendation) -> tuple[int, ...]:

@@ -326,6 +326,7 @@ def _optimizer(entry: Mapping[str, Any]) -> Optimizer:
         adjust=tuple(step_from(s) for s in entry.get("adjust", ())),
         state=_state(entry["state"]),
         implementations=tuple(_implementation(i) for i in entry["implementations"]),
+        not_offered=tuple(_implementation(i) for i in entry.get("not_offered", ())),
         notes=_notes(entry.get("notes", ())),
     )
 

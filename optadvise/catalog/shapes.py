@@ -70,6 +70,7 @@ implementation = record(
     {
         "min_version": matching(r"[0-9][0-9A-Za-z.]*", "a version"),
         "kwargs": mapping(identifier, plain),
+        "on_cpu": mapping(identifier, plain),
         "arguments": mapping(identifier, identifier),
         "variants": mapping(one_of("fused", "foreach", "for-loop", "triton"), mapping(identifier, plain)),
         "tensors": one_of("matrix"),
@@ -80,6 +81,7 @@ implementation = record(
         "compiled": flag,
         "deviates": record({"in": text, "cite": cites}, {"by": plain}),
         "note": text,
+        "audit": record({"because": text}, {"rounding": number, "leaves_out": many(text)}),
     },
 )
 
@@ -113,6 +115,7 @@ optimizer = record(
     {
         "aliases": many(text),
         "adjust": many(step),
+        "not_offered": many(implementation, 1),
         "companion": record({"optimizer": optimizer_ref, "for": text}),
         "schedules": many(scheduler_ref, 1),
         "clips_update": flag,

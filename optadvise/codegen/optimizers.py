@@ -7,7 +7,7 @@ from typing import Any
 
 from optadvise.codegen.parts import Lines
 from optadvise.codegen.plan import Plan
-from optadvise.codegen.values import arguments, call, literal, path
+from optadvise.codegen.values import arguments, call, literal, path, without_gpu
 from optadvise.domain import NOT_HIDDEN, Implementation
 
 _LEGS = {"constant": "plateau", "linear": "fall"}
@@ -39,7 +39,8 @@ def configure(plan: Plan, *, fused: bool = True) -> Lines:
             "    ]",
         ]
     kwargs = {**advice.kwargs, **(advice.fused if fused else {})}
-    lines += call(path(advice.implementation.path), ["parameters", *arguments(kwargs)], 4, "optimizer = ")
+    given = ["parameters", *arguments(kwargs), *without_gpu(advice.implementation.on_cpu)]
+    lines += call(path(advice.implementation.path), given, 4, "optimizer = ")
     if advice.implementation.needs_train_mode:
         lines.append("    optimizer.train()  # and optimizer.eval() before evaluating")
     return [*lines, "    return optimizer, schedule(optimizer)"]
@@ -129,7 +130,7 @@ def _released(plan: Plan) -> Lines:
 def _made(made: Implementation, kwargs: Mapping[str, Any], parameters: str, before: str, indent: int) -> Lines:
     """Return the call of an optimizer's class, inside another call where `before` opens one."""
     after = ")" if before.endswith("(") else ""
-    return call(path(made.path), [parameters, *arguments(kwargs)], indent, before, after)
+    return call(path(made.path), [parameters, *arguments(kwargs), *without_gpu(made.on_cpu)], indent, before, after)
 
 
 def _decay(implementation: Implementation, kwargs: Mapping[str, Any]) -> str | None:

@@ -126,7 +126,11 @@ def _instead(advisor: Advisor, card: Optimizer, framework: Framework, run: Situa
             return beside
     usual = catalog.optimizer(advisor.limits[0])
     others = [usual, *(catalog.optimizer(name) for name in catalog.optimizer_ids)]
-    return max((other for other in others if _runs(other, framework, run)), key=lambda other: _alike(card, other))
+    able = [other for other in others if _runs(other, framework, run)]
+    if not able:
+        where = f"frameworks/{framework.id}.yaml"
+        raise RuleFileError("can run no optimizer at all; say any_class, or name some", where)
+    return max(able, key=lambda other: _alike(card, other))
 
 
 def _runs(card: Optimizer, framework: Framework, run: Situation) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from optadvise.codegen import networks, optimizers, parts
 from optadvise.codegen.parts import Lines
 from optadvise.codegen.plan import Plan
-from optadvise.codegen.values import arguments, call, comment, literal, path
+from optadvise.codegen.values import arguments, call, comment, literal, path, without_gpu
 
 _PRECISION = {"amp-bf16": "bf16=True", "amp-fp16": "fp16=torch.cuda.is_available()"}
 
@@ -112,9 +112,9 @@ def _train(plan: Plan) -> Lines:
     ]
     given = ["model=model", "args=arguments(folder, **others)", "train_dataset=rows", "callbacks=list(callbacks)"]
     if plan.named is None:
-        kwargs = {**advice.kwargs, **advice.fused}
+        numbers = arguments({**advice.kwargs, **advice.fused}) + without_gpu(advice.implementation.on_cpu)
         lines += ["    # Trainer has no name that builds it with these numbers.",
-                  *call("dict", arguments(kwargs), 4, "numbers = ")]  # fmt: skip
+                  *call("dict", numbers, 4, "numbers = ")]  # fmt: skip
         given.append(f"optimizer_cls_and_kwargs=({path(advice.implementation.path)}, numbers)")
     return [
         *lines,

@@ -57,6 +57,13 @@ def arguments(kwargs: Mapping[str, Any]) -> list[str]:
     return [f"{name}={literal(value)}" for name, value in kwargs.items()]
 
 
+def without_gpu(kwargs: Mapping[str, Any]) -> list[str]:
+    """Return arguments that are passed only where there is no GPU, as one that is unpacked; none for none."""
+    if not kwargs:
+        return []
+    return [f"**({{}} if torch.cuda.is_available() else dict({', '.join(arguments(kwargs))}))"]
+
+
 def call(function: str, given: Iterable[str], indent: int = 0, before: str = "", after: str = "") -> list[str]:
     """Return a call as lines, one argument a line where one line would be too long.
 

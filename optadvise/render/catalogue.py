@@ -322,7 +322,7 @@ def _implementation_data(implementation: Implementation) -> dict[str, Any]:
     data = implementation._asdict()
     data["import"] = data.pop("path")
     data["devices"] = list(implementation.devices)
-    for name in ("kwargs", "arguments", "variants"):
+    for name in ("kwargs", "on_cpu", "arguments", "variants"):
         data[name] = dict(data[name])
     data["state"] = None if implementation.state is None else [t._asdict() for t in implementation.state]
     return data
