@@ -31,12 +31,13 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "machine": (("optadvise.machine",), ("errors", "domain")),
     "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
                                      "root")),
+    "verify": (("optadvise.verify",), ("errors", "domain", "catalog", "arithmetic", "machine", "bench", "root")),
     "doctor": (("optadvise.doctor",), ("errors", "domain", "catalog", "machine", "bench", "root")),
     "render": (("optadvise.render",),
-               ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "bench", "root")),
+               ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "bench", "verify", "root")),
     "cli": (("optadvise.cli", "optadvise.__main__"),
             ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen",
-             "machine", "asking", "bench", "doctor", "render", "root")),
+             "machine", "asking", "bench", "verify", "doctor", "render", "root")),
     "api": (("optadvise.api",),
             ("errors", "domain", "catalog", "advisor", "codegen", "asking", "bench", "render", "root")),
     "root": (("optadvise",), ()),
@@ -54,7 +55,8 @@ HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_op
 MAY_IMPORT_TORCH = {
     "worker", "factory", "walks", "workloads", "networks", "data", "user", "measure", "probe",
     "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
-}  # under bench/  # fmt: skip
+    "reference", "scenes", "suspects", "audit",
+}  # under bench/ and verify/  # fmt: skip
 CLOCKS = {"time", "datetime"}
 PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen"}
 
@@ -107,7 +109,7 @@ def test_imports_point_down(file: Path) -> None:
             assert floor in THIRD_PARTY[top], f"{module} imports {imported}"
         elif top in HEAVY:
             assert module.rsplit(".", 1)[1] in MAY_IMPORT_TORCH, f"{module} imports {imported}"
-            assert floor == "bench", f"{module} imports {imported}"
+            assert floor in ("bench", "verify"), f"{module} imports {imported}"
         elif top in CLOCKS:
             assert floor not in PURE, f"{module} imports {imported}"
 

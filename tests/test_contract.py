@@ -2,8 +2,8 @@
 says, and computes the card's equation.
 
 The cases come from the catalogue, so a new card is tested by being there. What an implementation computes is measured
-against `tests.reference` as a share of the way that the reference went, ‖θ − θ_ref‖ / ‖θ_ref − θ_0‖. Where a card says
-that an implementation deviates, the deviation itself is held to a band, so that one which vanished is noticed as well.
+against `optadvise.verify.reference` as a share of the way that the reference went, ‖θ − θ_ref‖ / ‖θ_ref − θ_0‖. Where a
+card says that an implementation deviates, the deviation is held to a band, so that one which vanished is noticed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from optadvise.catalog import load
 from optadvise.domain import Implementation, Optimizer, StateTensor, Value
 from optadvise.memory import DTYPE_BITS, shared_state_bytes, state_bytes
-from tests.reference import REFERENCES
+from optadvise.verify.reference import REFERENCES
 
 pytestmark = [
     # bitsandbytes says at every step that there is nothing to page on a CPU, which is so.

@@ -50,6 +50,8 @@ COMMANDS = {
     "trajectories": Command("trajectories", "trajectories", _MEASURED, (
         "optadvise trajectories --surface rosenbrock",
         "optadvise trajectories adamw lion sgd-momentum --out saddle.png")),
+    "verify": Command("verify", "verify", _MEASURED, (
+        "optadvise verify adamw lamb", "optadvise verify --import torch.optim.AdamW --as adamw")),
     "doctor": Command("doctor", "doctor", _MEASURED, ("optadvise doctor",)),
     "list": Command("catalogue", "list_", _KNOWN, (
         "optadvise list --for transformer --max-state-bytes 4",)),

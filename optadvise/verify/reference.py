@@ -329,48 +329,67 @@ def schedule_free_adamw(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = (1 - b1) * z + b1 * x
 
 
+def follow(
+    method: Method, start: Tensor, gradients: Gradients, steps: int, hyperparameters: Hyperparameters,
+    rate: Callable[[int], float] | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """Return the parameter after each step of a method.
+
+    Args:
+        method: One of this module, or like one.
+        start: The parameter before.
+        gradients: The gradient at a parameter and step, from 1.
+        steps: How many.
+        hyperparameters: By the card's names.
+        rate: The learning rate at a step, where it changes; methods read it anew at every step.
+    """
+    given = dict(hyperparameters)
+    walk = method(start.double(), given)
+    theta, path = next(walk), []
+    for step in range(1, steps + 1):
+        if rate is not None:
+            given["lr"] = rate(step)
+        theta = walk.send(gradients(theta, step))
+        path.append(theta)
+    return path
+
+
 def _reference(method: Method) -> Reference:
     def run(start: Tensor, gradients: Gradients, steps: int, hyperparameters: Hyperparameters) -> list[Tensor]:
-        walk = method(start.double(), hyperparameters)
-        theta, path = next(walk), []
-        for step in range(1, steps + 1):
-            theta = walk.send(gradients(theta, step))
-            path.append(theta)
-        return path
+        return follow(method, start, gradients, steps, hyperparameters)
 
     return run
 
 
-# By the card's id: (start, gradient at a parameter and step, steps, hyperparameters) -> the parameter after each step.
-REFERENCES: dict[str, Reference] = {
-    name: _reference(method)
-    for name, method in {
-        "adadelta": adadelta,
-        "adafactor": adafactor,
-        "adagrad": adagrad,
-        "adam": adam,
-        "adamw": adamw,
-        "adamw4bit": adamw,
-        "adamw8bit": adamw,
-        "adan": adan,
-        "ademamix": ademamix,
-        "lamb": lamb,
-        "lars": lars,
-        "lion": lion,
-        "lion8bit": lion,
-        "muon": muon,
-        "nadam": nadam,
-        "paged-adamw32bit": adamw,
-        "paged-adamw8bit": adamw,
-        "prodigy": prodigy,
-        "radam": radam,
-        "ranger": ranger,
-        "rmsprop": rmsprop,
-        "schedule-free-adamw": schedule_free_adamw,
-        "sgd": sgd,
-        "sgd-momentum": sgd_momentum,
-        "sgd-nesterov": sgd_nesterov,
-        "soap": soap,
-        "stable-adamw": stable_adamw,
-    }.items()
+# By the card's id.
+METHODS: dict[str, Method] = {
+    "adadelta": adadelta,
+    "adafactor": adafactor,
+    "adagrad": adagrad,
+    "adam": adam,
+    "adamw": adamw,
+    "adamw4bit": adamw,
+    "adamw8bit": adamw,
+    "adan": adan,
+    "ademamix": ademamix,
+    "lamb": lamb,
+    "lars": lars,
+    "lion": lion,
+    "lion8bit": lion,
+    "muon": muon,
+    "nadam": nadam,
+    "paged-adamw32bit": adamw,
+    "paged-adamw8bit": adamw,
+    "prodigy": prodigy,
+    "radam": radam,
+    "ranger": ranger,
+    "rmsprop": rmsprop,
+    "schedule-free-adamw": schedule_free_adamw,
+    "sgd": sgd,
+    "sgd-momentum": sgd_momentum,
+    "sgd-nesterov": sgd_nesterov,
+    "soap": soap,
+    "stable-adamw": stable_adamw,
 }
+# The same as functions: (start, gradient at a parameter and step, steps, hyperparameters) -> the parameter after each.
+REFERENCES: dict[str, Reference] = {name: _reference(method) for name, method in METHODS.items()}

@@ -1,0 +1,240 @@
+"""Audits implementations in a process of their own, and says what each is worth. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from optadvise import __version__
+from optadvise.bench.environment import environment
+from optadvise.catalog import Catalog
+from optadvise.domain import Implementation, Optimizer
+from optadvise.verify.subject import RESUMED_ELSEWHERE, Subject, of_card
+
+WORKER = (sys.executable, "-m", "optadvise.verify.worker")
+_EXACT = 1e-3  # a share beyond which quantisation shows
+TIMEOUT = 60.0  # seconds of one implementation, its import among them
+CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
+
+
+class Entry(NamedTuple):
+    """What is audited, and what is said of it."""
+
+    card: Optimizer
+    made: Implementation
+    subject: Subject
+    offered: bool = True
+
+
+def entries(catalog: Catalog, names: Iterable[str]) -> list[Entry]:
+    """Return every implementation of some optimizers, those that are not offered too.
+
+    Args:
+        catalog: The cards.
+        names: Canonical ids.
+    """
+    found = []
+    for name in names:
+        card = catalog.optimizer(name)
+        for made in (*card.implementations, *card.not_offered):
+            found.append(Entry(card, made, of_card(catalog, card, made), made in card.implementations))
+    return found
+
+
+def audited(
+    asked: Sequence[Entry], *, told: Callable[[Entry], None] = lambda entry: None,
+    command: Sequence[str] = WORKER, timeout: float = TIMEOUT,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Yield what was found of each, as it comes. A worker that hangs or dies is replaced for those after it.
+
+    Args:
+        asked: What is audited.
+        told: Is told what is looked at now.
+        command: The worker's command line, for tests of its faults.
+        timeout: Seconds that one may take.
+    """
+    auditor, other = _Worker(command), _Worker(command)
+    try:
+        for entry in asked:
+            told(entry)
+            answer = auditor.ask(entry, timeout)
+            run = answer.pop("run", None)
+            if run is not None:
+                found = other.ask(entry, timeout, run)
+                lost = {"name": RESUMED_ELSEWHERE, "verdict": "fails", "words": found.get("error")}
+                answer["checks"].append(lost if "error" in found else found)
+            yield {**_about(entry), **judged(answer, said=entry.made.deviates is not None, offered=entry.offered)}
+    finally:
+        auditor.stop()
+        other.stop()
+
+
+class _Worker:
+    """A worker that is started when it is asked, and anew after it died or hung."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._process: _Process | None = None
+
+    def ask(self, entry: Entry, timeout: float, run: str | None = None) -> dict[str, Any]:
+        """Return the answer, or under "error" how the process ended.
+
+        Args:
+            entry: What is audited.
+            timeout: Seconds that it may take.
+            run: What another process saved, to go on with; None audits.
+        """
+        self._process = self._process or _Process(self._command)
+        answer, end = self._process.ask(entry, timeout, run)
+        if answer is None:
+            self.stop()
+        return {"error": end} if answer is None else answer
+
+    def stop(self) -> None:
+        """End its process, if it has one."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+class _Process:
+    """A worker's process, whose answers a thread reads."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def ask(self, entry: Entry, timeout: float, run: str | None) -> tuple[dict[str, Any] | None, str]:
+        """Return the worker's answer, or how it ended."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            told = {"subject": entry.subject._asdict(), "package": entry.made.package, "run": run}
+            self._process.stdin.write(json.dumps(told) + "\n")
+            self._process.stdin.flush()
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            return None, f"gave no answer within {timeout:g} seconds"
+        if not line:
+            return None, f"ended its process with code {self._process.wait()}"
+        found: dict[str, Any] = json.loads(line)
+        return found, ""
+
+    def stop(self) -> None:
+        """End it, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # what it did not read is lost
+                if pipe is not None:
+                    pipe.close()
+
+
+def _about(entry: Entry) -> dict[str, Any]:
+    return {
+        "optimizer": entry.card.id,
+        "implementation": entry.made.id,
+        "import": entry.made.path,
+        "package": entry.made.package,
+        "offered": entry.offered,
+        "said": entry.made.deviates["in"] if entry.made.deviates else entry.made.note if not entry.offered else None,
+    }
+
+
+def judged(answer: Mapping[str, Any], *, said: bool, offered: bool) -> dict[str, Any]:
+    """Return the verdict on what a worker found.
+
+    Args:
+        answer: What it found.
+        said: The card says that it deviates.
+        offered: The card offers it.
+    """
+    nothing: dict[str, Any] = {"worst": None, "scenes": [], "checks": [], "suspect": None}
+    if "missing" in answer:
+        return {"verdict": ABSENT, "why": answer["missing"], "expected": True, **nothing}
+    if "error" in answer:
+        return {"verdict": FAILS, "why": answer["error"], "expected": not offered, **nothing}
+    scenes, checks = answer["scenes"], answer["checks"]
+    broken = [scene for scene in scenes if scene["error"]]
+    off = [scene for scene in scenes if not scene["error"] and scene["share"] > scene["allowed"]]
+    wrong = [check for check in checks if check["verdict"] != "ok"]
+    exact = [scene["share"] for scene in scenes if not scene["error"] and scene["scene"] != "half"]
+    coarse = any(scene["bits"] < 32 and scene["share"] > _EXACT for scene in scenes if not scene["error"])
+    sentences = [answer["suspect"]] if answer["suspect"] else []
+    if off and not sentences:
+        sentences.append("; ".join(f"{percent(scene['share'])} off for {scene['words']}" for scene in off[:3]))
+    sentences += [f"raises for {scene['words']} ({scene['error']})" for scene in broken[:1]]
+    if not any(scene["scene"] == "plain" for scene in broken):
+        sentences += [f"{check['name']}: {check['words']}" for check in wrong]
+    if answer["refused"]:
+        sentences.append(f"takes no {', '.join(answer['refused'])}")
+    verdict = (
+        FAILS if any(scene["scene"] == "plain" for scene in broken)
+        else DEVIATES if off or broken or wrong
+        else QUANTISED if coarse else CONFORMS
+    )  # fmt: skip
+    return {
+        "verdict": verdict,
+        "why": "; ".join(sentences) or None,
+        "expected": verdict in (CONFORMS, QUANTISED) or said or not offered,
+        "worst": max(exact, default=None),
+        "scenes": scenes,
+        "checks": checks,
+        "suspect": answer["suspect"],
+    }
+
+
+def _versions(found: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return the version of every package that was looked at, None where it is not here."""
+    versions: dict[str, str | None] = {}
+    for package in sorted({"torch", *(one["package"] for one in found if one["package"])}):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def percent(share: float) -> str:
+    """Return a share in words.
+
+    Example:
+        >>> percent(0.016), percent(2.157), percent(1e9)
+        ('1.6 %', '216 %', 'over 10,000 %')
+    """
+    if share > 100:
+        return "over 10,000 %"
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def result(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the JSON of `optadvise verify`.
+
+    Args:
+        found: What was found of each implementation.
+    """
+    return {
+        "schema_version": 1,
+        "kind": "verify",
+        "optadvise": __version__,
+        "environment": {**environment(), "packages": _versions(found)},
+        "audits": [dict(one) for one in found],
+    }
