@@ -56,7 +56,7 @@ def test_every_way_of_computing_an_optimizer_has_its_own_label_and_its_cards_arg
     for arm in (arm for arm in arms if arm.optimizer == name):
         made = next(i for i in card.implementations if i.path == arm.path)
         own = {made.arguments.get(h.name, h.name) for h in card.hyperparameters}
-        fixed = {**made.kwargs, **(made.variants[arm.variant] if arm.variant else {})}
+        fixed = {**made.kwargs, **(made.variants[arm.variant] if arm.variant else {}), **made.on_cpu}
         assert set(arm.kwargs) == own | set(fixed)
         assert {key: arm.kwargs[key] for key in fixed} == fixed
         assert (arm.package, arm.matrices_only) == (made.package, made.tensors == "matrix")
@@ -174,7 +174,10 @@ def test_a_recommendation_runs_as_it_is(advisor: Advisor, name: str | None) -> N
     )
     arm, against = plan.from_recommendation(advisor, data, SPEC, control="adamw")
     assert (arm.optimizer, arm.path, arm.role) == (data["optimizer"]["id"], data["optimizer"]["import"], "candidate")
-    assert arm.kwargs == data["optimizer"]["kwargs"]
+    made = next(i for i in advisor.catalog.optimizer(arm.optimizer).implementations if i.path == arm.path)
+    assert arm.kwargs == {**data["optimizer"]["kwargs"], **made.on_cpu}
+    (onto_gpu, *_) = plan.from_recommendation(advisor, data, SPEC._replace(device="cuda"), control=None)
+    assert onto_gpu.kwargs == data["optimizer"]["kwargs"]
     assert list(arm.phases) == data["scheduler"]["phases"]
     if len(arm.phases) > 1:
         assert list(arm.milestones) == data["scheduler"]["kwargs"]["milestones"]

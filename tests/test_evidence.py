@@ -20,7 +20,7 @@ FINDINGS = re.findall(r"^## (.+?)\n(?:(?!^## ).*\n)*?```python\n((?:(?!```).*\n)
 
 def test_every_finding_has_its_lines() -> None:
     assert len(FINDINGS) == PAGE.count("\n## ") == PAGE.count("```python")
-    assert all(len(lines.splitlines()) < 10 for _, lines in FINDINGS)
+    assert all(sum(bool(line) for line in lines.splitlines()) < 10 for _, lines in FINDINGS)
 
 
 @pytest.mark.parametrize(("title", "lines"), FINDINGS, ids=[title.split(":")[1][:30] for title, _ in FINDINGS])
