@@ -19,7 +19,6 @@ Hyperparameters = dict[str, Any]
 Gradients = Callable[[Tensor, int], Tensor]
 Walk = Generator[Tensor, Tensor, None]
 Method = Callable[[Tensor, Hyperparameters], Walk]
-Reference = Callable[[Tensor, Gradients, int, Hyperparameters], list[Tensor]]
 
 # The floor of a tensor's size in Adafactor, eps2 of the paper, and the root of its eps1.
 ADAFACTOR_SMALLEST_RMS, ADAFACTOR_EPS = 1e-3, 1e-15
@@ -354,13 +353,6 @@ def follow(
     return path
 
 
-def _reference(method: Method) -> Reference:
-    def run(start: Tensor, gradients: Gradients, steps: int, hyperparameters: Hyperparameters) -> list[Tensor]:
-        return follow(method, start, gradients, steps, hyperparameters)
-
-    return run
-
-
 # By the card's id.
 METHODS: dict[str, Method] = {
     "adadelta": adadelta,
@@ -391,5 +383,3 @@ METHODS: dict[str, Method] = {
     "soap": soap,
     "stable-adamw": stable_adamw,
 }
-# The same as functions: (start, gradient at a parameter and step, steps, hyperparameters) -> the parameter after each.
-REFERENCES: dict[str, Reference] = {name: _reference(method) for name, method in METHODS.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -91,6 +90,3 @@ def rounding(scene: Scene, wanted: list[Tensor], begin: Tensor, step: int) -> fl
     way = float((wanted[step - 1] - begin).norm()) or 1.0
     long = max(float(begin.norm()), float(wanted[step - 1].norm()))
     return min(0.05, 4 * last * math.sqrt(step) * long / way)
-
-
-Gradients = Callable[[Tensor, int], Tensor]
