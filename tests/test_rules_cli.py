@@ -107,6 +107,16 @@ def test_checking_says_how_many_cells_there_are_and_what_falls_through() -> None
     assert concern["cells"] > concern["otherwise"] > 0
 
 
+@pytest.mark.parametrize("name", ["optimizers/adamw", "networks/own", "frameworks/hf", "surfaces"])
+def test_checking_reads_what_other_commands_read_later(name: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    said = optadvise("rules", "check", "--rules", str(tmp_path))
+    assert (said.code, said.out) == (3, "")
+    assert said.err == f"optadvise: {file}: the file is empty\n"
+
+
 def test_a_finding_names_line_rows_and_a_command_that_leads_there(tmp_path: Path) -> None:
     (tmp_path / "decide").mkdir()
     (tmp_path / "decide" / "ours.yaml").write_text(

@@ -90,6 +90,14 @@ class Catalog:
         """Every framework that code is written for by its id, read when it is first asked for."""
         return {name: framework_from(entry) for name, entry in self._later.frameworks(self.documents).items()}
 
+    def read_all(self) -> None:
+        """Read also what is otherwise read when it is first asked for.
+
+        Raises:
+            RuleFileError: A file is invalid.
+        """
+        _ = self.networks, self.frameworks, self._surfaces
+
     @cached_property
     def shapes(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
         """Every well-known shape by its name: its family's id, and what it sets."""

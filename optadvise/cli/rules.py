@@ -48,6 +48,7 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     from optadvise.rulebook.check import check as prove
 
     advisor = Advisor(ruleset.catalog(rules))
+    advisor.catalog.read_all()
     found = prove(advisor, tuple(map(str, rules or ())))
     report(found, as_json=json_)
     raise typer.Exit(0 if found.sound else 1)
