@@ -55,7 +55,7 @@ HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_op
 MAY_IMPORT_TORCH = {
     "worker", "factory", "walks", "workloads", "networks", "data", "user", "measure", "probe",
     "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
-    "reference", "scenes", "suspects", "audit",
+    "reference", "scenes", "suspects", "audit", "maker", "usage",
 }  # under bench/ and verify/  # fmt: skip
 CLOCKS = {"time", "datetime"}
 PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen"}

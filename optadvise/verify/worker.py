@@ -18,7 +18,8 @@ def main() -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from optadvise.bench.factory import resolve
     from optadvise.errors import CannotRunHereError
-    from optadvise.verify.audit import audit, go_on, one_thread
+    from optadvise.verify.audit import audit, go_on
+    from optadvise.verify.maker import one_thread
 
     one_thread()
     for line in sys.stdin:
