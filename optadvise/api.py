@@ -9,13 +9,15 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from optadvise import answers, ruleset
+from optadvise import answers, evidence, ruleset
 from optadvise.advisor import Advisor
 from optadvise.domain import MemoryAnswer, Recommendation
 from optadvise.errors import InputError, nearest
@@ -205,7 +207,8 @@ def recommend(**run: Unpack[Run]) -> Advice:
     """
     folders, said = _read(run, "recommend")
     advisor = _advisor(folders)
-    answer: Advice = _again(Advice, advisor.recommend(advisor.situation(said)), folders)
+    advice = evidence.quoted(advisor.recommend(advisor.situation(said)), lambda: advisor.catalog.claims)
+    answer: Advice = _again(Advice, advice, folders)
     return answer
 
 
@@ -261,7 +264,10 @@ def bench(
         raise InputError("bench: a recommendation names its optimizer; leave the others out")
     data: Any = given[0].data() if given and isinstance(given[0], Advice) else given[0] if given else None
     names = [one for one in optimizers if isinstance(one, str)]
-    return request.measure(request.make(_advisor(_folders(rules)), names, data, **told))
+    result = request.measure(request.make(_advisor(_folders(rules)), names, data, **told))
+    with contextlib.suppress(OSError):  # it is for later answers alone
+        evidence.keep_benched(result, datetime.now(timezone.utc).date().isoformat())
+    return result
 
 
 def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict[str, Any]]:

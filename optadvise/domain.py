@@ -21,6 +21,18 @@ NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
 SHIPPED = "shipped"  # the layer of the rules that come with the program
 MOST_STEPS = 10_000  # of a walk on a surface, which has a point for each
+_TRAINING = ("network", "batch_size", "steps")
+_SPIKE = (*_TRAINING, "spike_at", "spike_steps", "spike_times", "after")
+# Experiments that a claim may name: how many sides each has, and what its setting has to say.
+EXPERIMENTS: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    "state-ratio": (2, ("shape",)), "state-buffers": (1, ("shape",)), "path-distance": (2, ("shape", "steps")),
+    "first-step-ratio": (1, ("shape", "steps")), "decay-evenness": (1, ("elements", "steps", "scales")),
+    "goal-steps-ratio": (2, ("surface", "steps")), "step-time-ratio": (2, ("params", "steps")),
+    "curve-distance": (2, (*_TRAINING, "smooth")), "final-loss-ratio": (2, (*_TRAINING, "last")),
+    "damage-ratio": (2, _SPIKE), "best-rate-ratio": (2, (*_TRAINING, "last")),
+    "best-loss-ratio": (2, (*_TRAINING, "last")), "rate-width-ratio": (2, (*_TRAINING, "last", "within")),
+    "rate-growth-ratio": (2, (*_TRAINING, "last", "times")),
+}  # fmt: skip
 UNKNOWN = "unknown"  # how a condition accepts a fact that nobody stated
 
 
@@ -39,6 +51,13 @@ class Note(NamedTuple):
 
     text: str
     cite: tuple[str, ...]
+
+
+class Reason(NamedTuple):
+    """A sentence for or against an optimizer, and the claim that it rests on, if it does on one."""
+
+    text: str
+    claim: str | None = None
 
 
 class Step(NamedTuple):
@@ -141,8 +160,8 @@ class Optimizer(NamedTuple):
     clips_update: bool  # needs no gradient clipping
     paged: bool  # state may leave the GPU
     wide_embeddings: bool  # transformers' Trainer keeps the state of embeddings in 32 bits
-    use_when: tuple[str, ...]
-    avoid_when: tuple[str, ...]
+    use_when: tuple[Reason, ...]
+    avoid_when: tuple[Reason, ...]
     notes: tuple[Note, ...]
     cite: tuple[str, ...]
     at: str
@@ -263,6 +282,42 @@ class Surface(NamedTuple):
     at: str
     families: Mapping[str, Mapping[str, Any]] = _NOTHING  # a `factor` on its class's rate
     optimizers: Mapping[str, Mapping[str, Any]] = _NOTHING  # a rate of its own, before its class's
+
+
+class Trial(NamedTuple):
+    """One side of an experiment: an optimizer and how it is run."""
+
+    optimizer: str
+    implementation: str | None = None  # None: the best that is here
+    numbers: Mapping[str, Value] = _NOTHING  # hyperparameters; others have the card's defaults
+    rates: tuple[float, ...] = ()  # learning rates that are tried
+    warmup: int = 0  # steps
+    max_grad_norm: float | None = None
+
+
+class Claim(NamedTuple):
+    """A sentence that an experiment can refute. Its figure is a ratio or a share, so it has no unit."""
+
+    id: str
+    claim: str  # in our words
+    cite: tuple[str, ...]
+    at: str
+    says: str | None = None  # the source's own words
+    experiment: str | None = None  # None: see `needs`
+    trials: tuple[Trial, ...] = ()
+    setting: Mapping[str, Any] = _NOTHING
+    measures: str | None = None  # what the figure is
+    holds: tuple[Any, ...] = ()  # low, closed, high, closed: where the figure lies if the claim is true
+    seeds: int = 1  # from 0 on
+    devices: tuple[str, ...] = ("cpu",)  # the first that is here
+    limits: str | None = None  # what the experiment cannot say
+    needs: str | None = None  # what no experiment of a minute can be made without
+    supports: tuple[str, ...] = ()  # rules that repeat it as advice
+
+    @property
+    def optimizers(self) -> tuple[str, ...]:
+        """The optimizers that it is about, each once."""
+        return tuple(dict.fromkeys(trial.optimizer for trial in self.trials))
 
 
 class NetworkShape(NamedTuple):
@@ -408,6 +463,16 @@ class TraceEntry(NamedTuple):
     because: str
     cite: tuple[str, ...]
     layer: str = SHIPPED  # whose rule it is
+    refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
+
+
+class Evidence(NamedTuple):
+    """What was found on this machine, each as plain data with its `date` and the `packages` it was found with."""
+
+    audits: tuple[Mapping[str, Any], ...] = ()  # of implementations
+    claims: tuple[Mapping[str, Any], ...] = ()  # about the optimizer, confirmed or refuted
+    benches: tuple[Mapping[str, Any], ...] = ()  # on each device
+    refuted: tuple[Mapping[str, Any], ...] = ()  # claims, of any optimizer
 
 
 class Flip(NamedTuple):
@@ -446,6 +511,7 @@ class Recommendation(NamedTuple):
     flips: tuple[Flip, ...]
     fingerprint: str
     layers: tuple[str, ...]
+    evidence: Evidence = Evidence()  # none of it where advice is worked out, which knows no machine
 
     @property
     def fused(self) -> Mapping[str, Value]:

@@ -17,9 +17,11 @@ from optadvise.catalog import Catalog, load
 ROOT = Path(__file__).parent.parent
 # Tests run beside each other on few cores, where torch's own threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Before any module reads the rules, and gone after the last has written its figures.
-os.environ["OPTADVISE_CACHE_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")
-atexit.register(shutil.rmtree, os.environ["OPTADVISE_CACHE_DIR"], ignore_errors=True)
+# Before any module reads the rules, and gone after the last has written its figures. What was found here is quoted in
+# answers, so that no test may find what another kept.
+for _name in ("CACHE", "DATA"):
+    os.environ[f"OPTADVISE_{_name}_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")
+    atexit.register(shutil.rmtree, os.environ[f"OPTADVISE_{_name}_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

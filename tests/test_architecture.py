@@ -29,17 +29,20 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
                ("errors", "domain", "catalog", "arithmetic", "sizing", "advisor", "rulebook", "machine", "root")),
     "codegen": (("optadvise.codegen",), ("errors", "domain", "catalog", "arithmetic", "advisor", "root")),
     "machine": (("optadvise.machine",), ("errors", "domain")),
+    "evidence": (("optadvise.evidence",), ("domain", "root")),
     "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
-                                     "root")),
-    "verify": (("optadvise.verify",), ("errors", "domain", "catalog", "arithmetic", "machine", "bench", "root")),
+                                     "evidence", "root")),
+    "verify": (("optadvise.verify",),
+               ("errors", "domain", "catalog", "arithmetic", "machine", "evidence", "bench", "root")),
     "doctor": (("optadvise.doctor",), ("errors", "domain", "catalog", "machine", "bench", "root")),
     "render": (("optadvise.render",),
-               ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "bench", "verify", "root")),
+               ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "evidence", "bench", "verify",
+                "root")),
     "cli": (("optadvise.cli", "optadvise.__main__"),
             ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen",
-             "machine", "asking", "bench", "verify", "doctor", "render", "root")),
+             "machine", "asking", "evidence", "bench", "verify", "doctor", "render", "root")),
     "api": (("optadvise.api",),
-            ("errors", "domain", "catalog", "advisor", "codegen", "asking", "bench", "render", "root")),
+            ("errors", "domain", "catalog", "advisor", "codegen", "asking", "evidence", "bench", "render", "root")),
     "root": (("optadvise",), ()),
 }  # fmt: skip
 THIRD_PARTY = {
@@ -55,7 +58,7 @@ HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_op
 MAY_IMPORT_TORCH = {
     "worker", "factory", "walks", "workloads", "networks", "data", "user", "measure", "probe",
     "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
-    "reference", "scenes", "suspects", "audit", "maker", "usage",
+    "reference", "scenes", "suspects", "audit", "maker", "usage", "experiments", "training",
 }  # under bench/ and verify/  # fmt: skip
 CLOCKS = {"time", "datetime"}
 PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen"}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from optadvise.advisor import Advisor
 from optadvise.bench.factory import resolve
 from optadvise.catalog import framework_from, load
+from optadvise.catalog.claims import read_claims
 from optadvise.catalog.frameworks import read_frameworks
 from optadvise.catalog.load import shipped_rules
 from optadvise.catalog.surfaces import read_surfaces
@@ -163,7 +164,8 @@ def test_nothing_but_an_optimizer_is_run() -> None:
 FILES = [file for file in sorted(shipped_rules().rglob("*.yaml")) if file.parent.name not in ("networks", "cases")]
 APART = [file for file in FILES if file.parent.name == "frameworks"]
 SURFACES = [file for file in FILES if file.stem == "surfaces"]
-FILES = [file for file in FILES if file not in (*APART, *SURFACES)]
+CLAIMS = [file for file in FILES if file.stem == "claims"]
+FILES = [file for file in FILES if file not in (*APART, *SURFACES, *CLAIMS)]
 ADVISOR = Advisor(load())
 
 
@@ -189,6 +191,10 @@ def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(se
     for damaged in damage(SURFACES, Random(seed), 1):
         with contextlib.suppress(RuleFileError):
             read_surfaces(damaged, known)
+    rules = [row["id"] for table in documents["tables"].values() for row in table["rules"]]
+    for damaged in damage(CLAIMS, Random(seed), 1):
+        with contextlib.suppress(RuleFileError):
+            read_claims(damaged, {**known, "rule": rules}, ())
 
 
 def damage(files: list[Path], random: Random, times: int) -> Iterator[list[tuple[int, Path, bytes]]]:

@@ -107,7 +107,7 @@ def test_checking_says_how_many_cells_there_are_and_what_falls_through() -> None
     assert concern["cells"] > concern["otherwise"] > 0
 
 
-@pytest.mark.parametrize("name", ["optimizers/adamw", "networks/own", "frameworks/hf", "surfaces"])
+@pytest.mark.parametrize("name", ["optimizers/adamw", "networks/own", "frameworks/hf", "surfaces", "claims"])
 def test_checking_reads_what_other_commands_read_later(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.yaml"
     file.parent.mkdir(exist_ok=True)

@@ -6,26 +6,14 @@ import contextlib
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from optadvise.errors import InputError, RuleFileError
+from optadvise.evidence import data_folder
 
 _PROBE_BYTES = 1 << 20  # a result with its samples is smaller
-
-
-def data_folder() -> Path:
-    """Return the folder of saved results in the user's data."""
-    if override := os.environ.get("OPTADVISE_DATA_DIR"):
-        return Path(override)
-    home = Path.home()
-    base = {
-        "win32": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
-        "darwin": home / "Library" / "Application Support",
-    }.get(sys.platform, Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share"))
-    return base / "optadvise"
 
 
 def saved(name: str) -> Path:

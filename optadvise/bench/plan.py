@@ -89,15 +89,19 @@ def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *
     return [arm, *arms(advisor, [], spec, control=control, implementation=None)]
 
 
-def plain(card: Optimizer, changes: Mapping[str, Any], device: str = "cpu") -> Arm:
+def plain(card: Optimizer, changes: Mapping[str, Any], device: str = "cpu", implementation: str | None = None) -> Arm:
     """Return an optimizer with its card's own defaults, without schedule and clipping, in the best way that is here.
 
     Args:
         card: Its card.
         changes: What is set otherwise, by our names.
         device: cpu or cuda.
+        implementation: One of its card's; None takes the best that is here.
+
+    Raises:
+        InputError: The card has no such implementation.
     """
-    made, variant = _choices(card, device, None)[0]
+    made, variant = _choices(card, device, implementation)[0]
     values = {h.name: h.default for h in card.hyperparameters} | dict(changes)
     kwargs = {made.arguments.get(name, name): value for name, value in values.items()}
     kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_for_device(made, device)}

@@ -155,6 +155,32 @@ def ratio_ci(candidate: Sequence[Sequence[float]], control: Sequence[Sequence[fl
     return math.exp(center), Interval(math.exp(center - reach), math.exp(center + reach))
 
 
+def mean_ci(figures: Sequence[float]) -> tuple[float, Interval | None]:
+    """Return the mean of independent figures with Student's t 95 % interval; no interval for one figure.
+
+    Figures that are all above zero are ratios to us, so that both are taken on their logarithms.
+
+    Args:
+        figures: Finite, of any one unit.
+
+    Raises:
+        ValueError: There are none, or one of them is not finite.
+
+    Example:
+        >>> mean_ci([0.5, 2.0])[0]
+        1.0
+    """
+    if not figures or not all(math.isfinite(figure) for figure in figures):
+        raise ValueError("mean_ci needs at least one figure, and finite ones")
+    if min(figures) > 0:
+        return ratio_ci([[figure] for figure in figures], [[1.0] for _ in figures])
+    center = fmean(figures)
+    if len(figures) < MIN_ROUNDS:
+        return center, None
+    reach = _t975(len(figures) - 1) * stdev(figures) / math.sqrt(len(figures))
+    return center, Interval(center - reach, center + reach)
+
+
 def _t975(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5 above the table)."""
     if freedom <= len(_T975):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from optadvise.catalog.load import Documents, Later, Memo, is_base, load_documents, shipped_rules
 from optadvise.domain import (
     SHIPPED,
+    Claim,
     Framework,
     Gpu,
     Hyperparameter,
@@ -20,11 +21,13 @@ from optadvise.domain import (
     Note,
     Optimizer,
     Phase,
+    Reason,
     Scheduler,
     Source,
     StateTensor,
     Step,
     Surface,
+    Trial,
 )
 from optadvise.errors import InputError, nearest
 
@@ -90,13 +93,18 @@ class Catalog:
         """Every framework that code is written for by its id, read when it is first asked for."""
         return {name: framework_from(entry) for name, entry in self._later.frameworks(self.documents).items()}
 
+    @cached_property
+    def claims(self) -> dict[str, Claim]:
+        """Every claim that an experiment can refute by its id, read when it is first asked for."""
+        return {name: _claim(entry) for name, entry in self._later.claims(self.documents).items()}
+
     def read_all(self) -> None:
         """Read also what is otherwise read when it is first asked for.
 
         Raises:
             RuleFileError: A file is invalid.
         """
-        _ = self.networks, self.frameworks, self._surfaces
+        _ = self.networks, self.frameworks, self._surfaces, self.claims
 
     @cached_property
     def shapes(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -335,8 +343,14 @@ def _optimizer(entry: Mapping[str, Any]) -> Optimizer:
         state=_state(entry["state"]),
         implementations=tuple(_implementation(i) for i in entry["implementations"]),
         not_offered=tuple(_implementation(i) for i in entry.get("not_offered", ())),
+        use_when=tuple(Reason(**reason) for reason in entry["use_when"]),
+        avoid_when=tuple(Reason(**reason) for reason in entry["avoid_when"]),
         notes=_notes(entry.get("notes", ())),
     )
+
+
+def _claim(entry: Mapping[str, Any]) -> Claim:
+    return _build(Claim, entry, trials=tuple(_build(Trial, trial) for trial in entry.get("trials", ())))
 
 
 def framework_from(entry: Mapping[str, Any]) -> Framework:

@@ -84,21 +84,32 @@ def _range(node: yaml.Node, context: Context, name: str, fact: Any) -> list[Any]
         if not fact.get("unknown"):
             context.fail(node, f"{name!r} is always known; leave it out to accept any value")
         return [UNKNOWN] if value == UNKNOWN else [_EVERYTHING]
+    return [_bounds(node, context, f" for {name!r}")]
+
+
+@shaped({"type": ["number", "string"]})
+def span(node: yaml.Node, context: Context) -> list[Any]:
+    """Read the numbers that are accepted: one, a comparison, or an interval."""
+    return _bounds(node, context)
+
+
+def _bounds(node: yaml.Node, context: Context, whose: str = "") -> list[Any]:
+    value = text(node, context)
     if len(value) > 100 or any(not isfinite(float(number)) for number in re.findall(_NUM, value)):
         context.fail(node, "is no number that a computer holds; write a smaller one")
     if match := _COMPARISON.fullmatch(value):
         bound = float(match[2])
         return {
-            "<": [[None, False, bound, False]],
-            "<=": [[None, False, bound, True]],
-            ">": [[bound, False, None, False]],
-            ">=": [[bound, True, None, False]],
-        }.get(match[1] or "=", [[bound, True, bound, True]])
+            "<": [None, False, bound, False],
+            "<=": [None, False, bound, True],
+            ">": [bound, False, None, False],
+            ">=": [bound, True, None, False],
+        }.get(match[1] or "=", [bound, True, bound, True])
     if match := _INTERVAL.fullmatch(value):
         low, high = float(match[2]), float(match[3])
         if low > high:
             context.fail(node, f"empty interval: {low:g} is above {high:g}")
-        return [[low, match[1] == "[", high, match[4] == "]"]]
+        return [low, match[1] == "[", high, match[4] == "]"]
     return context.fail(
-        node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)' for {name!r}"
+        node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)'{whose}"
     )

@@ -95,6 +95,7 @@ def _disable(documents: Documents, entry: Row, layer: str) -> None:
     if kinds == ["rule"]:
         table, row = _found(documents, entry["rule"], entry["at"])
         table["rules"].remove(row)
+        documents["disabled_rules"].append(entry["rule"])
         for _, other in _rows(documents):
             if entry["rule"] in other.get("overrides", ()):
                 other["overrides"] = [name for name in other["overrides"] if name != entry["rule"]]

@@ -29,7 +29,7 @@ for _name in ("_blake2", "hashlib"):
 _HERE = Path(__file__).parent
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _NETWORKS, _FRAMEWORKS = _APART = ("networks", "frameworks")  # read apart, when a shape or code is asked for
-_SURFACES = "surfaces"  # a file that is read apart, when a picture is
+_SURFACES, _CLAIMS = _FILES_APART = ("surfaces", "claims")  # files that are read apart, when a picture or an audit is
 _FOLDERS = ("optimizers", "schedulers", "decide")
 _TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
 _BASE = "facts.yaml"  # a folder that has it is complete by itself
@@ -61,12 +61,12 @@ def rule_files(layer: Path) -> list[Path]:
     if not there:
         raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
     files = yaml_files(layer)
-    known = [*_SINGLE_FILES, *_TABLE_FILES, _SURFACES]
+    known = [*_SINGLE_FILES, *_TABLE_FILES, *_FILES_APART]
     for file in files:
         if file.stem not in known:
             names = ", ".join(f"{name}.yaml" for name in known)
             raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
-    apart = [file for file in files if file.stem == _SURFACES]
+    apart = [file for file in files if file.stem in _FILES_APART]
     files = [file for file in files if file not in apart]
     for name in _FOLDERS:
         files += yaml_files(layer / name)
@@ -253,9 +253,7 @@ class Later:
         Raises:
             RuleFileError: The file is invalid.
         """
-        known, key = self._found(
-            lambda layer: [file for file in yaml_files(layer) if file.stem == _SURFACES], self._fingerprint
-        )
+        known, key = self._found(lambda layer: _named(layer, _SURFACES), self._fingerprint)
 
         def read() -> Documents:
             from optadvise.catalog.surfaces import read_surfaces
@@ -263,6 +261,33 @@ class Later:
             return read_surfaces(known, _ids(documents))
 
         return _cached(f"surfaces-{key}", read)
+
+    def claims(self, documents: Documents) -> Documents:
+        """Return every claim by its id.
+
+        Args:
+            documents: The rules, whose sources, optimizers and rules they refer to.
+
+        Raises:
+            RuleFileError: The file is invalid.
+        """
+        known, key = self._found(lambda layer: _named(layer, _CLAIMS), self._fingerprint)
+
+        def read() -> Documents:
+            from optadvise.catalog.claims import read_claims
+
+            rules = [row["id"] for table in documents["tables"].values() for row in table["rules"]]
+            rules += documents["disabled_rules"]
+            cards = documents["optimizers"].values()
+            named = [reason["claim"] for card in cards for key in ("use_when", "avoid_when") for reason in card[key]
+                     if "claim" in reason]  # fmt: skip
+            return read_claims(known, {**_ids(documents), "rule": rules}, named)
+
+        return _cached(f"claims-{key}", read)
+
+
+def _named(layer: Path, stem: str) -> list[Path]:
+    return [file for file in yaml_files(layer) if file.stem == stem]
 
 
 def _ids(documents: Documents) -> dict[str, Documents]:

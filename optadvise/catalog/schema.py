@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from optadvise.catalog import Catalog, cases, frameworks, networks, shapes, surfaces
+from optadvise.catalog import Catalog, cases, claims, frameworks, networks, shapes, surfaces
 from optadvise.domain import UNKNOWN
 
 FOLDER = "schema"  # below the rules
@@ -24,7 +24,7 @@ def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
         "facts": shapes.facts.schema, "sources": shapes.sources.schema, "gpus": shapes.gpus.schema,
         "memory": shapes.memory.schema, "optimizer": shapes.optimizer.schema, "scheduler": shapes.scheduler.schema,
         "assume": shapes.assumptions.schema, "fixes": shapes.fixes.schema, "flowchart": shapes.flowchart.schema,
-        "surfaces": surfaces.surfaces.schema,
+        "surfaces": surfaces.surfaces.schema, "claims": claims.claims.schema,
         "policy": shapes.policy.schema, "cases": cases.cases.schema, "table": _table(),
         "network": networks.family_file.schema, "parts": networks.parts_file.schema,
         "framework": frameworks.framework.schema,

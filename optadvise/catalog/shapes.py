@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import yaml
+
 from optadvise.catalog.conditions import given, when
 from optadvise.catalog.reader import (
+    Context,
     Shape,
     flag,
     many,
@@ -90,6 +95,14 @@ hyperparameter = record(
 )
 
 note = record({"text": text, "cite": cites})
+_reason = record({"text": text, "claim": word})
+
+
+def _for_or_against(node: yaml.Node, context: Context) -> dict[str, Any]:
+    return _reason(node, context) if isinstance(node, yaml.MappingNode) else {"text": text(node, context)}
+
+
+reason = Shape(_for_or_against, {"anyOf": [text.schema, _reason.schema]})
 
 optimizer = record(
     {
@@ -108,8 +121,8 @@ optimizer = record(
         "hyperparameters": many(hyperparameter, 1),
         "state": many(state_tensor),
         "implementations": many(implementation, 1),
-        "use_when": many(text, 1),
-        "avoid_when": many(text, 1),
+        "use_when": many(reason, 1),
+        "avoid_when": many(reason, 1),
         "cite": cites,
     },
     {

@@ -32,7 +32,8 @@ class _Reading:
         self.policies: list[tuple[int, str, dict[str, Any]]] = []
         self.documents: Documents = {
             "facts": {}, "sources": {}, "gpus": [], "optimizers": {}, "schedulers": {}, "assume": [],
-            "contradictions": [], "tables": {}, "memory": {}, "fixes": [], "disabled": {}, "flowchart": {},
+            "contradictions": [], "tables": {}, "memory": {}, "fixes": [], "disabled": {}, "disabled_rules": [],
+            "flowchart": {},
         }  # fmt: skip
 
     def add(self, kind: str, key: str, value: Any, index: int, where: str) -> None:

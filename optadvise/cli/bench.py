@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,7 +112,7 @@ def bench(
     run; 5: the noise is larger than the question.
     """
     typed = dict(locals())
-    from optadvise import ruleset
+    from optadvise import evidence, ruleset
     from optadvise.bench import request
     from optadvise.bench.files import save_place, write
     from optadvise.cli import outputs
@@ -159,6 +160,7 @@ def bench(
         if plot is not None:
             typer.echo(f"optadvise: --plot {plot}: not drawn, as the measurement was interrupted", err=True)
         raise
+    outputs.kept(lambda: evidence.keep_benched(result, datetime.now(timezone.utc).date().isoformat()))
     show(result)
     if plot is not None:
         from optadvise.cli.drawing import draw

@@ -25,10 +25,11 @@ def list_(
     ] = None,
     tree: Annotated[bool, typer.Option("--tree", help="As a family tree.")] = False,
     schedules: Annotated[bool, typer.Option("--schedules", help="The schedules instead.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="What optadvise verify can test, instead.")] = False,
     rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List the catalogue: optimizers with their state and effort, or schedules."""
+    """List the catalogue: optimizers with their state and effort, schedules, or claims."""
     from optadvise import ruleset
     from optadvise.memory import state_bytes_per_parameter
     from optadvise.render import catalogue as render
@@ -41,6 +42,9 @@ def list_(
         raise InputError(f"--for {suits!r}: not known; {nearest(suits, models)}")
     if schedules:
         render.schedules([catalog.scheduler(name) for name in catalog.scheduler_ids], catalog, as_json=json_)
+        return
+    if claims:
+        render.claims(list(catalog.claims.values()), as_json=json_)
         return
     cards = [
         card
@@ -77,9 +81,12 @@ def show(
         return
     kind, found = catalog.find(name)
     if kind == "optimizer":
+        from optadvise import evidence
         from optadvise.advisor import Advisor
 
         buffers = Advisor(catalog).guide_buffers(found)
-        render.optimizer(catalog.optimizer(found), catalog, buffers, as_json=json_)
+        card = catalog.optimizer(found)
+        here = evidence.found(card, lambda: catalog.claims)
+        render.optimizer(card, catalog, buffers, here, as_json=json_)
     else:
         render.schedule(catalog.scheduler(found), catalog, as_json=json_)

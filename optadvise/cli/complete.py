@@ -17,7 +17,7 @@ def of(*sources: str) -> Offer:
     """Return what offers the words of some sources that begin as was typed.
 
     Args:
-        *sources: optimizers, schedules, gpus, shapes, rules, surfaces, or a fact's name.
+        *sources: optimizers, schedules, gpus, shapes, rules, surfaces, claims, or a fact's name.
     """
 
     def offer(incomplete: str) -> list[tuple[str, str]]:
@@ -59,6 +59,8 @@ def _words(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
         return [(name, family) for name, (family, _) in catalog.shapes.items()]
     if source == "surfaces":
         return [(name, surface.formula) for name, surface in catalog.surfaces.items()]
+    if source == "claims":
+        return [(name, claim.claim) for name, claim in catalog.claims.items()]
     if source == "rules":
         return [(row["id"], str(row.get("name", "otherwise"))) for row in _rows(catalog)]
     values: Mapping[str, Any] = catalog.facts[source]["values"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,18 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
         if same:
             raise InputError(f"{flag} {str(path)!r}: {same[0]} names the same file; give each its own")
     return files
+
+
+def kept(keep: Callable[[], None]) -> None:
+    """Keep what was found for later answers; where that cannot be, say so, as the result itself is not lost.
+
+    Args:
+        keep: Writes it.
+    """
+    try:
+        keep()
+    except OSError as error:
+        print(f"optadvise: not kept for later answers ({error.strerror}); set OPTADVISE_DATA_DIR", file=sys.stderr)
 
 
 def about(command: str, code: str | None = None, said: Iterable[str] = ()) -> About:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from optadvise.catalog import Catalog
 from optadvise.domain import SHIPPED, Alternative, Caution, LedgerEntry, MemoryAnswer, Recommendation, TraceEntry
 from optadvise.engine.numbers import written
+from optadvise.render import evidence
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.render.estimate import chains, ledger, verdict
 from optadvise.render.situation import assumed
@@ -36,6 +37,7 @@ def text(
     with page as out:
         _answer(out, advice)
         _why(out, advice)
+        _found(out, advice)
         if why is not None and why.not_ is not None:
             why_not(out, why.not_, why.axes, catalog)
         if why is not None and why.decisions:
@@ -59,6 +61,11 @@ def _answer(out: Console, advice: Recommendation) -> None:
     if implementation.package and implementation.package != "torch":
         where += f", from pip install {implementation.package}"
     out.print(f"  {escape(where)}", soft_wrap=True)
+    off = evidence.deviates(implementation, advice.evidence)
+    if off is not None:
+        table = grid("wrap")
+        table.add_row("", f"[bold]{escape(off)}[/bold]")
+        out.print(table)
     if optimizer.companion and advice.companion:
         other, numbers = advice.companion
         shown = ", ".join(f"{name} {written(value)}" for name, value in numbers.items())
@@ -102,6 +109,15 @@ def _why(out: Console, advice: Recommendation) -> None:
     for entry in advice.trace:
         table.add_row("", entry.rule, f"{escape(entry.because)}{_sources(entry)}")
     out.print(table)
+
+
+def _found(out: Console, advice: Recommendation) -> None:
+    table = grid("left", "wrap")
+    for line in evidence.lines(advice.evidence):
+        table.add_row("", "·", escape(line))
+    if table.row_count:
+        out.print(heading(evidence.HEADING))
+        out.print(table)
 
 
 def _sources(entry: TraceEntry | LedgerEntry | Caution) -> str:

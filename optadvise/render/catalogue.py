@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.catalog import Catalog
-from optadvise.domain import SHIPPED, Implementation, Optimizer, Scheduler
+from optadvise.domain import SHIPPED, Claim, Evidence, Implementation, Optimizer, Scheduler
 from optadvise.engine.numbers import written
 from optadvise.errors import near
 from optadvise.memory import state_bytes_per_parameter
+from optadvise.render import evidence
 from optadvise.render.console import Page, grid, heading, titled
+from optadvise.render.json import evidence as evidence_data
 from optadvise.units import show_number
 
 _HUGGING_FACE = "hf"  # the framework whose name JSON has a key of its own for
@@ -60,6 +62,25 @@ def schedules(cards: Sequence[Scheduler], catalog: Catalog, *, as_json: bool) ->
         out.print(table)
 
 
+def claims(found: Sequence[Claim], *, as_json: bool) -> None:
+    """Print one line per claim."""
+    if as_json:
+        _print_json({"schema_version": 1, "kind": "list", "claims": [_claim_data(claim) for claim in found]})
+        return
+    with Page() as out:
+        table = titled(2, ("claim", "left"), ("", "wrap"))
+        for claim in found:
+            table.add_row("", claim.id, escape(f"{claim.claim} [{', '.join(claim.cite)}]"))
+        out.print(table)
+        out.print("\noptadvise verify --claim ID tests one here, --all every one.")
+
+
+def _claim_data(claim: Claim) -> dict[str, Any]:
+    names = ("id", "claim", "says", "experiment", "measures", "seeds", "limits", "needs")
+    data: dict[str, Any] = {name: getattr(claim, name) for name in names}
+    return {**data, "cite": list(claim.cite), "optimizers": list(claim.optimizers), "supports": list(claim.supports)}
+
+
 def tree(cards: Sequence[Optimizer]) -> None:
     """Print the family tree; a card with two parents stands under the first and names the other."""
     from rich.tree import Tree
@@ -86,12 +107,24 @@ def tree(cards: Sequence[Optimizer]) -> None:
         out.print(root)
 
 
-def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, *, as_json: bool) -> None:
-    """Print an optimizer's card, with the buffers per parameter that the guide gives it, if it does."""
+def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, found: Evidence, *, as_json: bool) -> None:
+    """Print an optimizer's card.
+
+    Args:
+        card: The optimizer.
+        catalog: Where sources and frameworks are looked up.
+        buffers: What the guide gives it per parameter, None where it gives none.
+        found: What was found on this machine; a sentence that rests on what was refuted is left out.
+        as_json: Print JSON.
+    """
+    fallen = {claim["id"] for claim in found.refuted}
+    card = card._replace(
+        use_when=tuple(reason for reason in card.use_when if reason.claim not in fallen),
+        avoid_when=tuple(reason for reason in card.avoid_when if reason.claim not in fallen),
+    )
     if as_json:
-        _print_json(
-            {"schema_version": 1, "kind": "optimizer", "guide_buffers": buffers, **_optimizer_data(card, catalog)}
-        )
+        told = {**_optimizer_data(card, catalog), "evidence": evidence_data(None, found)}
+        _print_json({"schema_version": 1, "kind": "optimizer", "guide_buffers": buffers, **told})
         return
     with Page() as out:
         lineage = f", from {' and '.join(card.parents)}" if card.parents else ""
@@ -106,12 +139,18 @@ def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, *, as_js
         _state(out, card, buffers)
         for implementation in card.implementations:
             _implementation(out, implementation)
+        _bullets(
+            out,
+            "Called so, and not offered",
+            (f"{made.path}" + (f": {made.note}" if made.note else "") for made in card.not_offered),
+        )
+        _bullets(out, evidence.HEADING, evidence.lines(found))
         if card.companion:
             out.print(f"\nNeeds {card.companion['optimizer']} beside it for {escape(card.companion['for'])}.")
         if card.schedules:
             out.print(f"\nRuns under these schedules only: {', '.join(card.schedules)}.")
-        _bullets(out, "Use when", card.use_when)
-        _bullets(out, "Avoid when", card.avoid_when)
+        _bullets(out, "Use when", (reason.text for reason in card.use_when))
+        _bullets(out, "Avoid when", (reason.text for reason in card.avoid_when))
         _bullets(out, "Notes", (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
         table = grid("left", "wrap")
         table.add_row("", "effort to tune", card.effort)
@@ -308,11 +347,12 @@ def _optimizer_data(card: Optimizer, catalog: Catalog) -> dict[str, Any]:
         "hyperparameters": [h._asdict() for h in card.hyperparameters],
         "state": [t._asdict() for t in card.state],
         "implementations": [_implementation_data(i) for i in card.implementations],
+        "not_offered": [_implementation_data(i) for i in card.not_offered],
         **_elsewhere(catalog, card),
         "companion": dict(card.companion) if card.companion else None,
         "schedules": list(card.schedules) if card.schedules else None,
-        "use_when": list(card.use_when),
-        "avoid_when": list(card.avoid_when),
+        "use_when": [reason.text for reason in card.use_when],
+        "avoid_when": [reason.text for reason in card.avoid_when],
         "notes": [{"text": n.text, "cite": list(n.cite)} for n in card.notes],
         "cite": list(card.cite),
     }

@@ -6,7 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from optadvise.catalog import Catalog
-from optadvise.domain import Advised, MemoryAnswer, MemoryEstimate, Recommendation, ScheduleAdvice, Situation
+from optadvise.domain import (
+    Advised,
+    Evidence,
+    Implementation,
+    MemoryAnswer,
+    MemoryEstimate,
+    Recommendation,
+    ScheduleAdvice,
+    Situation,
+)
+from optadvise.evidence import deviation
 
 if TYPE_CHECKING:
     from optadvise.render.why import Why
@@ -174,11 +184,34 @@ def recommendation_data(advice: Recommendation, fit: MemoryAnswer | None = None)
             for w in advice.warnings
         ],
         "trace": [
-            {"table": t.table, "rule": t.rule, "because": t.because, "cite": list(t.cite), "layer": t.layer}
+            {
+                "table": t.table,
+                "rule": t.rule,
+                "because": t.because,
+                "cite": list(t.cite),
+                "layer": t.layer,
+                "refuted": t.refuted,
+            }
             for t in advice.trace
         ],
         "flips": [{"change": dict(f.change), "optimizer": f.optimizer} for f in advice.flips],
+        "evidence": evidence(advice.implementation, advice.evidence),
         "rules": {"fingerprint": advice.fingerprint, "layers": list(advice.layers)},
+    }
+
+
+def evidence(made: Implementation | None, found: Evidence) -> dict[str, Any]:
+    """Return what was found on this machine as plain data.
+
+    Args:
+        made: The implementation whose deviation is told, None for none.
+        found: What was found.
+    """
+    return {
+        "deviates": None if made is None else deviation(made, found),
+        "audits": [dict(one) for one in found.audits],
+        "claims": [dict(one) for one in found.claims],
+        "benches": [dict(one) for one in found.benches],
     }
 
 

@@ -9,6 +9,7 @@ from optadvise import __version__
 from optadvise.catalog import Catalog
 from optadvise.domain import MemoryAnswer, Recommendation
 from optadvise.engine.numbers import written
+from optadvise.render import evidence
 from optadvise.units import show_bytes, show_number
 
 
@@ -20,13 +21,16 @@ def recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer |
         catalog: Where cites and flags are looked up.
         fit: What would make it fit, where it does not for certain.
     """
+    off = evidence.deviates(advice.implementation, advice.evidence)
     blocks = [
         [f"## {_plain(advice.optimizer.name)}, {advice.schedule.id}"],
         [f"`{advice.implementation.path}`"
-         + (f", `pip install {advice.implementation.package}`" if advice.implementation.package else "")],
+         + (f", `pip install {advice.implementation.package}`" if advice.implementation.package else "")
+         + ("" if off is None else f"; {_plain(off)}")],
         _numbers(advice, catalog),
         ["### Why", "", *(f"- **{entry.rule}** {_plain(entry.because)} {_cites(entry.cite, catalog)}"
                           for entry in advice.trace)],
+        _section(evidence.HEADING, map(_plain, evidence.lines(advice.evidence))),
         _memory(advice),
         _fixes(fit, catalog),
         _section("Alternatives", (f"**{o.id}**: {_plain(o.because)}" for o in advice.alternatives)),

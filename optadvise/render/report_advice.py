@@ -10,7 +10,7 @@ from rich.text import Text
 from optadvise.catalog import Catalog
 from optadvise.domain import SHIPPED, Advised, LedgerEntry, MemoryAnswer, MemoryEstimate, Recommendation, Source
 from optadvise.engine.numbers import written
-from optadvise.render import charts
+from optadvise.render import charts, evidence
 from optadvise.render.advice import flag, schedule_words, state_words
 from optadvise.render.estimate import change, sums, verdict
 from optadvise.schedules import rate
@@ -67,6 +67,8 @@ def facts(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None, sa
             "numbers": ", ".join(f"{name} {written(value)}" for name, value in companion[1].items()),
             "for": (advice.optimizer.companion or {}).get("for", ""),
         },
+        "deviates": evidence.deviates(advice.implementation, advice.evidence),
+        "found": evidence.lines(advice.evidence),
         "numbers": [_number(number, advice) for number in advice.hyperparameters],
         "why": [_because(entry, sources) for entry in advice.trace],
         "warnings": [

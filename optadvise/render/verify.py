@@ -1,4 +1,4 @@
-"""What an audit found: as a table, as a page of Markdown and as JSON."""
+"""What audits and experiments found: as a table, as a page of Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 from rich.markup import escape
 
-from optadvise.render.console import Page, heading, titled
+from optadvise.evidence import CONFIRMED, REFUTED, UNDECIDED, figure
+from optadvise.render.console import Page, grid, heading, titled
 from optadvise.verify.run import ABSENT, CONFORMS, QUANTISED, percent
 
 _SOUND = (CONFORMS, QUANTISED)
 
 
 def as_json(result: Mapping[str, Any]) -> str:
-    """Return an audit as one JSON object."""
+    """Return what was found as one JSON object."""
     return json.dumps(_finite(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -29,7 +30,7 @@ def _finite(value: Any) -> Any:
 
 
 def text(result: Mapping[str, Any]) -> None:
-    """Print an audit."""
+    """Print what was found of implementations and of claims."""
     with Page() as out:
         for title, audits in _sorted(result["audits"]):
             if not audits:
@@ -39,9 +40,50 @@ def text(result: Mapping[str, Any]) -> None:
             for one in audits:
                 table.add_row("", one["optimizer"], one["implementation"], _off(one["worst"]), escape(_words(one)))
             out.print(table)
-        out.print(
-            "\nFurthest off: after 1, 5 and 12 steps in fp32, as a share of the way that the reference in float64 went."
-        )
+        if result["audits"]:
+            out.print(f"\n{_FURTHEST}")
+        for title, claims in by_verdict(result["claims"]):
+            out.print(heading(title.capitalize()))
+            table = grid("left", "wrap")
+            for claim in claims:
+                table.add_row("", "·", f"[bold]{escape(claim['claim'])}[/bold] [dim]{claim['id']}[/dim]")
+                table.add_row("", "", escape(claim_words(claim)))
+            out.print(table)
+
+
+_FURTHEST = "Furthest off: after 1, 5 and 12 steps in fp32, as a share of the way that the reference in float64 went."
+
+
+def by_verdict(claims: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Return claims by their verdicts, what is refuted first; no verdict that there is none of."""
+    found = [(verdict, [claim for claim in claims if claim["verdict"] == verdict])
+             for verdict in (REFUTED, CONFIRMED, UNDECIDED)]  # fmt: skip
+    return [(verdict, those) for verdict, those in found if those]
+
+
+def claim_words(claim: Mapping[str, Any]) -> str:
+    """Return what was measured of a claim; where it is refuted, the source's own words too."""
+    sentences = []
+    if claim["measured"] is not None:
+        seeds = len(claim["figures"])
+        over = f" on {claim['device']}" if seeds == 1 else f" over {seeds} seeds on {claim['device']}"
+        sentences.append(f"{_capital(claim['measures'])}: {figure(claim)}{over}, claimed {claim['holds']}.")
+    if claim["why"]:
+        sentences.append(f"{_capital(claim['why'])}.")
+    sentences += [
+        f"Run with {made['import']}, which deviates." for made in claim["implementations"]
+        if made["deviates"] and claim["figures"]
+    ]  # fmt: skip
+    if claim["figures"] and claim["limits"]:
+        sentences.append(claim["limits"])
+    if claim["verdict"] == REFUTED and claim["says"]:
+        sentences.append(f"{claim['cite'][0]} says: “{claim['says']}”")
+    return " ".join(sentences)
+
+
+def _capital(words: str) -> str:
+    """Return words as a sentence begins, unless the first is a name of code."""
+    return words if "." in words.split(" ", 1)[0] else f"{words[:1].upper()}{words[1:]}"
 
 
 def _sorted(audits: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
@@ -79,22 +121,37 @@ def _words(one: Mapping[str, Any]) -> str:
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
-    """Return an audit as Markdown."""
+    """Return what was found as Markdown."""
     where = result["environment"]
     machine = where.get("processor") or where.get("platform")
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
-    lines = ["# Audit of installed optimizers", "", f"optadvise {result['optadvise']} on {machine}, with {packages}."]
+    title = "Claims, tested" if not result["audits"] else "Audit of installed optimizers"
+    about = f"optadvise {result['optadvise']} on {machine}, {where['cores']} cores, {result['date']}, with {packages}."
+    return "\n".join([f"# {title}", "", about, *audits_markdown(result), *claims_markdown(result)]) + "\n"
+
+
+def audits_markdown(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the audits."""
+    lines: list[str] = []
     for title, audits in _sorted(result["audits"]):
         if audits:
-            lines += [
-                "",
-                f"## {title}",
-                "",
-                "| optimizer | implementation | furthest off | what was found |",
-                "|---|---|---|---|",
-            ]
+            lines += ["", f"## {title}", "", "| optimizer | implementation | furthest off | what was found |",
+                      "|---|---|---|---|"]  # fmt: skip
             lines += [f"| {_cells(one)} |" for one in audits]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", _FURTHEST] if lines else []
+
+
+def claims_markdown(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the claims."""
+    lines: list[str] = []
+    for verdict, claims in by_verdict(result["claims"]):
+        lines += ["", f"## {verdict.capitalize()}", "", "| claim | measured | claimed | |", "|---|---|---|---|"]
+        for claim in claims:
+            measured = "–" if claim["measured"] is None else figure(claim)
+            words = f"{claim_words(claim)} `{claim['id']}`, from {', '.join(claim['cite'])}"
+            cells = (claim["claim"], measured, claim["holds"] or "–", words)
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return lines
 
 
 def _cells(one: Mapping[str, Any]) -> str:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import queue
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -16,9 +11,9 @@ from optadvise import __version__
 from optadvise.bench.environment import environment
 from optadvise.catalog import Catalog
 from optadvise.domain import Implementation, Optimizer
+from optadvise.verify.process import WORKER, Worker
 from optadvise.verify.subject import RESUMED_ELSEWHERE, Subject, of_card
 
-WORKER = (sys.executable, "-m", "optadvise.verify.worker")
 _EXACT = 1e-3  # a share beyond which quantisation shows
 TIMEOUT = 60.0  # seconds of one implementation, its import among them
 CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
@@ -60,14 +55,14 @@ def audited(
         command: The worker's command line, for tests of its faults.
         timeout: Seconds that one may take.
     """
-    auditor, other = _Worker(command), _Worker(command)
+    auditor, other = Worker(command), Worker(command)
     try:
         for entry in asked:
             told(entry)
-            answer = auditor.ask(entry, timeout)
+            answer = auditor.ask(_question(entry), timeout)
             run = answer.pop("run", None)
             if run is not None:
-                found = other.ask(entry, timeout, run)
+                found = other.ask(_question(entry, run), timeout)
                 lost = {"name": RESUMED_ELSEWHERE, "verdict": "fails", "words": found.get("error")}
                 answer["checks"].append(lost if "error" in found else found)
             yield {**_about(entry), **judged(answer, said=entry.made.deviates is not None, offered=entry.offered)}
@@ -76,76 +71,8 @@ def audited(
         other.stop()
 
 
-class _Worker:
-    """A worker that is started when it is asked, and anew after it died or hung."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
-        self._process: _Process | None = None
-
-    def ask(self, entry: Entry, timeout: float, run: str | None = None) -> dict[str, Any]:
-        """Return the answer, or under "error" how the process ended.
-
-        Args:
-            entry: What is audited.
-            timeout: Seconds that it may take.
-            run: What another process saved, to go on with; None audits.
-        """
-        self._process = self._process or _Process(self._command)
-        answer, end = self._process.ask(entry, timeout, run)
-        if answer is None:
-            self.stop()
-        return {"error": end} if answer is None else answer
-
-    def stop(self) -> None:
-        """End its process, if it has one."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-
-class _Process:
-    """A worker's process, whose answers a thread reads."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put("")
-
-    def ask(self, entry: Entry, timeout: float, run: str | None) -> tuple[dict[str, Any] | None, str]:
-        """Return the worker's answer, or how it ended."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            told = {"subject": entry.subject._asdict(), "package": entry.made.package, "run": run}
-            self._process.stdin.write(json.dumps(told) + "\n")
-            self._process.stdin.flush()
-        try:
-            line = self._lines.get(timeout=timeout)
-        except queue.Empty:
-            return None, f"gave no answer within {timeout:g} seconds"
-        if not line:
-            return None, f"ended its process with code {self._process.wait()}"
-        found: dict[str, Any] = json.loads(line)
-        return found, ""
-
-    def stop(self) -> None:
-        """End it, whatever it is doing."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # what it did not read is lost
-                if pipe is not None:
-                    pipe.close()
+def _question(entry: Entry, run: str | None = None) -> dict[str, Any]:
+    return {"ask": "audit", "subject": entry.subject._asdict(), "package": entry.made.package, "run": run}
 
 
 def _about(entry: Entry) -> dict[str, Any]:
@@ -202,10 +129,10 @@ def judged(answer: Mapping[str, Any], *, said: bool, offered: bool) -> dict[str,
     }
 
 
-def _versions(found: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+def _versions(packages: Iterable[str | None]) -> dict[str, str | None]:
     """Return the version of every package that was looked at, None where it is not here."""
     versions: dict[str, str | None] = {}
-    for package in sorted({"torch", *(one["package"] for one in found if one["package"])}):
+    for package in sorted({"torch", *(name for name in packages if name)}):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -225,16 +152,20 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def result(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def result(found: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Return the JSON of `optadvise verify`.
 
     Args:
         found: What was found of each implementation.
+        claims: What was found of each claim.
     """
+    run = [made for claim in claims for made in claim["implementations"]]
     return {
         "schema_version": 1,
         "kind": "verify",
         "optadvise": __version__,
-        "environment": {**environment(), "packages": _versions(found)},
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "environment": {**environment(), "packages": _versions(one["package"] for one in (*found, *run))},
         "audits": [dict(one) for one in found],
+        "claims": [dict(one) for one in claims],
     }

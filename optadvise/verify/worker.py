@@ -1,4 +1,4 @@
-"""The process that audits, or goes on with what another saved: a subject a line in, its findings a line out.
+"""The process that audits and makes experiments: a question a line in, its answer a line out.
 
 What libraries print cannot get between.
 """
@@ -8,34 +8,72 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from optadvise.bench.spec import Arm
+from optadvise.domain import Surface
+from optadvise.errors import CannotRunHereError
 from optadvise.verify.subject import Subject
+
+Answer = dict[str, Any]
 
 
 def main() -> int:
     """Answer every line of stdin."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from optadvise.bench.factory import resolve
-    from optadvise.errors import CannotRunHereError
-    from optadvise.verify.audit import audit, go_on
     from optadvise.verify.maker import one_thread
+    from optadvise.verify.training import Trainings
 
     one_thread()
+    trainings = Trainings()
+    answers: Mapping[str, Callable[[Answer], Answer]] = {
+        "audit": _audit, "devices": _devices, "experiment": lambda told: _experiment(told, trainings),
+    }  # fmt: skip
     for line in sys.stdin:
         told = json.loads(line)
-        subject = Subject(**told["subject"])
-        try:
-            made = resolve(subject.path, told["package"])
-        except CannotRunHereError as error:
-            answer = {"missing": str(error)}
-        except Exception as error:  # whatever importing somebody else's code does
-            answer = {"missing": f"{subject.path} cannot be imported ({type(error).__name__}: {str(error)[:120]})"}
-        else:
-            answer = audit(subject, made) if told["run"] is None else go_on(subject, made, told["run"])
-        out.write(json.dumps(answer) + "\n")
+        out.write(json.dumps(answers[told["ask"]](told)) + "\n")
         out.flush()
     return 0
+
+
+def _audit(told: Answer) -> Answer:
+    from optadvise.bench.factory import resolve
+    from optadvise.verify.audit import audit, go_on
+
+    subject = Subject(**told["subject"])
+    try:
+        made = resolve(subject.path, told["package"])
+    except CannotRunHereError as error:
+        return {"missing": str(error)}
+    except Exception as error:  # whatever importing somebody else's code does
+        return {"missing": f"{subject.path} cannot be imported ({type(error).__name__}: {str(error)[:120]})"}
+    return audit(subject, made) if told["run"] is None else go_on(subject, made, told["run"])
+
+
+def _devices(told: Answer) -> Answer:
+    import torch
+
+    return {"devices": ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]}
+
+
+def _experiment(told: Answer, trainings: Any) -> Answer:
+    from optadvise.verify.experiments import Experiment, Side, Undecidable, measured
+    from optadvise.verify.maker import line
+
+    sides = [
+        Side(Arm(**side["arm"]), {float(rate): Arm(**arm) for rate, arm in side["rates"]}, side["warmup"])
+        for side in told["sides"]
+    ]
+    surface = None if told["surface"] is None else Surface(**told["surface"])
+    made = Experiment(sides, told["setting"], told["device"], trainings, surface)
+    try:
+        return {"figure": measured(told["experiment"], made, told["seed"])}
+    except (Undecidable, CannotRunHereError) as error:
+        return {"undecidable": str(error)}
+    except Exception as error:  # whatever somebody else's code does
+        return {"error": line(error)}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,278 @@
+"""What `verify` and `bench` found on this machine, kept in the user's data for `recommend` and `show` to quote.
+
+A finding is quoted where it was made: on this machine, and with the versions that are installed now. It is read in a
+few milliseconds, hence no `importlib.metadata`, which takes forty to import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from optadvise import __version__
+from optadvise.domain import Caution, Claim, Evidence, Implementation, Optimizer, Recommendation, TraceEntry
+
+_GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each, by its place on the bus
+_UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))
+AUDITS, CLAIMS, BENCHES = "audits", "claims", "benches"
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable here"
+CHOOSES = "choose_optimizer"  # the table whose row gives the optimizer
+
+
+def data_folder() -> Path:
+    """Return the folder of saved results in the user's data."""
+    if override := os.environ.get("OPTADVISE_DATA_DIR"):
+        return Path(override)
+    home = Path.home()
+    base = {
+        "win32": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
+        "darwin": home / "Library" / "Application Support",
+    }.get(sys.platform, Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share"))
+    return base / "optadvise"
+
+
+def folder() -> Path:
+    """Return where this machine's findings are: a home may be shared by many machines."""
+    name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    try:
+        gpus = len(os.listdir(_GPUS))  # noqa: PTH208
+    except OSError:
+        gpus = 0
+    return data_folder() / "evidence" / f"{name}-{os.cpu_count()}-{gpus}".translate(_UNSAFE)
+
+
+def version(package: str) -> str | None:
+    """Return the version of an installed package, None where it is not installed.
+
+    Example:
+        >>> version("no-such-package") is None
+        True
+    """
+    wanted = _plain(package)
+    for place in sys.path:
+        try:
+            with os.scandir(place or ".") as entries:
+                for entry in entries:
+                    name, _, found = entry.name.removesuffix(".dist-info").partition("-")
+                    if found and entry.name.endswith(".dist-info") and _plain(name) == wanted:
+                        return found
+        except OSError:
+            continue
+    return None
+
+
+def _plain(package: str) -> str:
+    return package.lower().replace("-", "_").replace(".", "_")
+
+
+# -- keeping ----------------------------------------------------------------------------------------------------------
+
+
+def keep(kind: str, name: str, finding: Mapping[str, Any], packages: Iterable[str | None], date: str) -> None:
+    """Keep a finding, in the place of what was found before.
+
+    Args:
+        kind: `AUDITS`, `CLAIMS` or `BENCHES`.
+        name: Of what it was found.
+        finding: Plain data.
+        packages: Those that it depends on beside torch, whose other versions may give another.
+        date: Of today, as 2026-11-26.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    versions = {package: version(package) for package in sorted({"torch", *(p for p in packages if p)})}
+    entry = {"optadvise": __version__, "packages": versions, "date": date, "finding": finding}
+    file = folder() / kind / f"{name.translate(_UNSAFE)}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(file)
+
+
+def keep_verified(result: Mapping[str, Any], claims: Mapping[str, Claim]) -> None:
+    """Keep what `verify` found of implementations and of claims.
+
+    Args:
+        result: The JSON of `optadvise verify`.
+        claims: The claims as they are written, so that a changed one is not taken for what was tested.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    for audit in result["audits"]:
+        if audit["verdict"] != "not here":
+            short = {name: audit[name] for name in ("optimizer", "import", "package", "verdict", "why", "worst")}
+            keep(AUDITS, audit["import"], short, [audit["package"]], result["date"])
+    for claim in result["claims"]:
+        packages = [made["package"] for made in claim["implementations"]]
+        keep(CLAIMS, claim["id"], {**claim, "text": _text(claims[claim["id"]])}, packages, result["date"])
+
+
+def keep_benched(result: Mapping[str, Any], date: str) -> None:
+    """Keep what `bench` found of each optimizer, where it ran in the way that is chosen by itself.
+
+    Args:
+        result: The JSON of `optadvise bench`.
+        date: Of today.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    spec = result["spec"]
+    for arm in result["arms"]:
+        if arm["status"] != "ok" or arm["label"] not in (arm["optimizer"], f"{arm['optimizer']} (control)"):
+            continue
+        ratio = next((one for one in result["ratios"]
+                      if one["label"] == arm["label"] and one["metric"] == "optimizer_seconds"), None)  # fmt: skip
+        finding = {
+            "optimizer": arm["optimizer"], "import": arm["implementation"]["import"],
+            "variant": arm["implementation"]["variant"], "device": _device(result),
+            "workload": spec["workload"], "parameters": arm["parameters"], "dtype": spec["dtype"],
+            "state_bytes_per_parameter": arm["state_bytes_per_parameter"],
+            "optimizer_seconds": arm["optimizer_seconds"]["median"],
+            "peak_memory_bytes": arm["peak_memory_bytes"], "throughput": arm["throughput"],
+            "versus": None if ratio is None else ratio["versus"],
+            "ratio": None if ratio is None else ratio["ratio"], "ci95": None if ratio is None else ratio["ci95"],
+        }  # fmt: skip
+        name = f"{arm['optimizer']}@{spec['device'].split(':')[0]}"
+        keep(BENCHES, name, finding, [arm["implementation"]["package"]], date)
+
+
+def _device(result: Mapping[str, Any]) -> str:
+    """Return the GPU's name, or the processor's."""
+    where = result["environment"]
+    return str(where.get("device_name") or where.get("processor") or result["spec"]["device"])
+
+
+# -- quoting ----------------------------------------------------------------------------------------------------------
+
+
+def found(card: Optimizer, claims: Callable[[], Mapping[str, Claim]], made: Implementation | None = None) -> Evidence:
+    """Return what was found of an optimizer here, and every claim that was refuted here.
+
+    Args:
+        card: The optimizer.
+        claims: Returns the claims as they are written now; asked only where some were tested.
+        made: Its implementation in question; None for all.
+    """
+    place = folder()
+    if not place.is_dir():
+        return Evidence()
+    known: dict[str, str | None] = {}
+    implementations = [made] if made is not None else [*card.implementations, *card.not_offered]
+    files = [place / AUDITS / f"{one.path.translate(_UNSAFE)}.json" for one in implementations]
+    audits = [entry for file in files if (entry := _read(file, known))]
+    tested = [entry for file in sorted((place / CLAIMS).glob("*.json")) if (entry := _read(file, known))]
+    written = claims() if tested else {}
+    tested = [entry for entry in tested if entry["id"] in written and entry.pop("text") == _text(written[entry["id"]])]
+    benches = [entry for file in sorted((place / BENCHES).glob(f"{card.id}@*.json")) if (entry := _read(file, known))]
+    return Evidence(
+        tuple(audits),
+        tuple(entry for entry in tested if entry["optimizers"][:1] == [card.id] and entry["verdict"] != UNDECIDED),
+        tuple(entry for entry in benches if made is None or entry["import"] == made.path),
+        tuple(entry for entry in tested if entry["verdict"] == REFUTED),
+    )
+
+
+def _text(claim: Claim) -> str:
+    """Return all that a verdict on a claim depends on."""
+    return json.dumps([claim.experiment, claim.trials, claim.setting, claim.holds, claim.seeds], default=str)
+
+
+def _read(file: Path, known: dict[str, str | None]) -> dict[str, Any] | None:
+    """Return a finding with its date; None where there is none, or other versions are installed now."""
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        packages: dict[str, str] = entry["packages"]
+        if entry["optadvise"] != __version__:
+            return None
+        for package, then in packages.items():
+            if package not in known:
+                known[package] = version(package)
+            if known[package] != then:
+                return None
+        finding: dict[str, Any] = {**entry["finding"], "date": entry["date"], "packages": packages}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # written by another version, or by hand
+        return None
+    return finding
+
+
+def quoted(advice: Recommendation, claims: Callable[[], Mapping[str, Claim]]) -> Recommendation:
+    """Return advice with what was found here beside it, and without what was refuted here.
+
+    The choice stays what the rules say, so that it is the same on every machine. A sentence that rests on a refuted
+    claim gives way to what was measured, and where it is the reason for the optimizer, that is said first.
+
+    Args:
+        advice: The recommendation.
+        claims: Returns the claims as they are written now.
+    """
+    evidence = found(advice.optimizer, claims, advice.implementation)
+    fallen = {rule: claim for claim in evidence.refuted for rule in claim["supports"]}
+    trace = tuple(_told(entry, fallen) for entry in advice.trace)
+    warnings = [warning for warning in advice.warnings if warning.id not in fallen]
+    for entry in advice.trace:
+        if entry.table == CHOOSES and entry.rule in fallen:
+            claim = fallen[entry.rule]
+            other = next((one.id for one in advice.alternatives), None)
+            instead = "" if other is None else f" --optimizer {other} takes the first alternative instead."
+            text = f"{entry.rule} chose this optimizer for what was refuted here: {claim['claim']}{instead}"
+            warnings.append(Caution(f"refuted:{claim['id']}", "warning", text, tuple(claim["cite"])))
+    said = {entry.rule for entry in advice.trace}
+    telling = tuple(one for one in evidence.claims if one["verdict"] == REFUTED or said & {*one["supports"]})
+    return advice._replace(
+        trace=trace, warnings=tuple(warnings), evidence=evidence._replace(claims=telling, refuted=())
+    )
+
+
+def deviation(made: Implementation, evidence: Evidence) -> dict[str, Any] | None:
+    """Return how an implementation deviates from its paper: as an audit here found, else as its card tells.
+
+    Args:
+        made: The implementation.
+        evidence: What was found here.
+    """
+    audit = next((one for one in evidence.audits if one["import"] == made.path), None)
+    if audit is not None and audit["verdict"] in ("deviates", "fails"):
+        return {"basis": "audit", "date": audit["date"], "why": audit["why"]}
+    if audit is None and made.deviates is not None:
+        told = f"{made.deviates.get('by', '')}: {made.deviates['in']}".lstrip(": ")
+        return {"basis": "card", "date": None, "why": told}
+    return None
+
+
+def _told(entry: TraceEntry, fallen: Mapping[str, Mapping[str, Any]]) -> TraceEntry:
+    if entry.rule not in fallen:
+        return entry
+    claim = fallen[entry.rule]
+    because = f"refuted here on {claim['date']}: {claim['claim']} {sentence(claim)}"
+    return entry._replace(because=because, refuted=claim["id"])
+
+
+def sentence(claim: Mapping[str, Any]) -> str:
+    """Return what was measured of a claim, in a sentence.
+
+    Example:
+        >>> sentence({"measures": "state over AdamW's", "measured": 0.5, "ci95": None, "holds": "< 0.4"})
+        "State over AdamW's: 0.5, claimed < 0.4."
+    """
+    measures = str(claim["measures"])
+    return f"{measures[:1].upper()}{measures[1:]}: {figure(claim)}, claimed {claim['holds']}."
+
+
+def figure(claim: Mapping[str, Any]) -> str:
+    """Return a claim's figure with its interval.
+
+    Example:
+        >>> figure({"measured": 1.2668, "ci95": [1.2022, 1.335]})
+        '1.27 (1.2 to 1.33)'
+    """
+    if claim["ci95"] is None:
+        return f"{claim['measured']:.3g}"
+    low, high = claim["ci95"]
+    return f"{claim['measured']:.3g} ({low:.3g} to {high:.3g})"

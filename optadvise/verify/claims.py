@@ -1,0 +1,197 @@
+"""Claims as experiments: made again here, seed by seed, and judged. Imports no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from optadvise.bench import plan
+from optadvise.bench.spec import Arm
+from optadvise.bench.stats import Interval, mean_ci
+from optadvise.catalog import Catalog
+from optadvise.domain import Claim, Optimizer, Trial
+from optadvise.errors import InputError, RuleFileError, nearest
+from optadvise.evidence import CONFIRMED, REFUTED, UNDECIDED
+from optadvise.verify.process import WORKER, Worker
+
+TIMEOUT = 60.0  # seconds of one claim
+
+
+def chosen(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterable[str] | None = None) -> list[Claim]:
+    """Return claims: those named, or those about some optimizers, or all.
+
+    Args:
+        catalog: Has them.
+        ids: Which; none for those about the optimizers.
+        optimizers: Canonical ids; None for all claims.
+
+    Raises:
+        InputError: There is no claim of an id.
+    """
+    for name in ids:
+        if name not in catalog.claims:
+            raise InputError(
+                f"--claim {name!r}: no such claim; {nearest(name, catalog.claims)}; optadvise list --claims shows all"
+            )
+    named = list(dict.fromkeys(ids))
+    if named:
+        return [catalog.claims[name] for name in named]
+    wanted = None if optimizers is None else {*optimizers}
+    return [claim for claim in catalog.claims.values() if wanted is None or wanted & {*claim.optimizers}]
+
+
+def outcomes(
+    catalog: Catalog, claims: Sequence[Claim], *, told: Callable[[Claim, int], None] = lambda claim, seed: None,
+    command: Sequence[str] = WORKER, timeout: float = TIMEOUT,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Yield what was found of each claim, as it comes.
+
+    Args:
+        catalog: Cards and surfaces that claims name.
+        claims: What is tested.
+        told: Is told the claim and the seed that run now.
+        command: The worker's command line, for tests of its faults.
+        timeout: Seconds that one claim may take, of which an answer that never comes takes no more either.
+    """
+    worker = Worker(command)
+    try:
+        devices = worker.ask({"ask": "devices"}, timeout).get("devices", [])
+        for claim in claims:
+            yield _outcome(catalog, claim, devices, worker, told, timeout)
+    finally:
+        worker.stop()
+
+
+def _outcome(
+    catalog: Catalog, claim: Claim, devices: Sequence[str], worker: Worker, told: Callable[[Claim, int], None],
+    timeout: float,
+) -> dict[str, Any]:  # fmt: skip
+    about = {**_about(claim), "device": None, "implementations": [], "seconds": None}
+    if claim.needs is not None:
+        return {**about, **judged(claim, [], f"needs {claim.needs}")}
+    out = [name for name in claim.optimizers if name not in catalog.optimizer_ids]
+    if out:
+        return {**about, **judged(claim, [], f"a layer of rules rules {out[0]} out")}
+    device = next((one for one in claim.devices if one in devices), None)
+    if device is None:
+        return {**about, **judged(claim, [], f"needs {' or '.join(claim.devices)}, which torch does not find here")}
+    sides = [_side(catalog.optimizer(trial.optimizer), trial, device) for trial in claim.trials]
+    about |= {"device": device, "implementations": [_implementation(side["arm"]) for side in sides]}
+    missing = [side["arm"].unsupported for side in sides if side["arm"].unsupported]
+    if missing:
+        return {**about, **judged(claim, [], missing[0])}
+    question = {
+        "ask": "experiment", "experiment": claim.experiment, "setting": claim.setting, "device": device,
+        "surface": _surface(catalog, claim), "sides": [_plain(side) for side in sides],
+    }  # fmt: skip
+    begin = time.monotonic()
+    figures: list[float] = []
+    why = None
+    for seed in range(claim.seeds):
+        told(claim, seed)
+        left = timeout - (time.monotonic() - begin)
+        answer = worker.ask({**question, "seed": seed}, max(left, 0.01))
+        if "figure" not in answer:
+            over = time.monotonic() - begin >= timeout
+            why = f"{len(figures)} of {claim.seeds} seeds in {timeout:g} seconds" if over else (
+                answer.get("undecidable") or answer["error"])  # fmt: skip
+            break
+        figures.append(answer["figure"])
+    return {**about, "seconds": round(time.monotonic() - begin, 2), **judged(claim, figures, why)}
+
+
+def judged(claim: Claim, figures: Sequence[float], why: str | None = None) -> dict[str, Any]:
+    """Return the verdict on what was measured.
+
+    Args:
+        claim: What is claimed.
+        figures: One for each seed.
+        why: What kept further ones from being measured; then nothing is decided.
+    """
+    center, interval = mean_ci(figures) if figures else (None, None)
+    verdict = UNDECIDED
+    if why is None and center is not None:
+        ends = interval or Interval(center, center)
+        inside = [_outside(ends.high, claim) is None, _outside(ends.low, claim) is None]
+        apart = _outside(ends.low, claim) == "above" or _outside(ends.high, claim) == "below"
+        verdict = CONFIRMED if all(inside) else REFUTED if apart else UNDECIDED
+        if verdict == UNDECIDED:
+            why = "the interval reaches over the edge of what is claimed"
+    return {
+        "verdict": verdict,
+        "why": why,
+        "measured": center,
+        "ci95": None if interval is None else list(interval),
+        "figures": list(figures),
+    }
+
+
+def _outside(figure: float, claim: Claim) -> str | None:
+    """Return on which side of what is claimed a figure lies, None inside."""
+    low, low_closed, high, high_closed = claim.holds
+    if low is not None and (figure < low or (figure == low and not low_closed)):
+        return "below"
+    if high is not None and (figure > high or (figure == high and not high_closed)):
+        return "above"
+    return None
+
+
+def span_words(claim: Claim) -> str:
+    """Return where the figure lies if the claim is true, as it is written."""
+    low, low_closed, high, high_closed = claim.holds
+    if low is None:
+        return f"{'<=' if high_closed else '<'} {high:g}"
+    if high is None:
+        return f"{'>=' if low_closed else '>'} {low:g}"
+    return f"{'[' if low_closed else '('}{low:g} .. {high:g}{']' if high_closed else ')'}"
+
+
+def _about(claim: Claim) -> dict[str, Any]:
+    return {
+        "id": claim.id,
+        "claim": claim.claim,
+        "says": claim.says,
+        "cite": list(claim.cite),
+        "optimizers": list(claim.optimizers),
+        "experiment": claim.experiment,
+        "setting": dict(claim.setting),
+        "measures": claim.measures,
+        "holds": span_words(claim) if claim.holds else None,
+        "seeds": list(range(claim.seeds)) if claim.experiment else [],
+        "limits": claim.limits,
+        "supports": list(claim.supports),
+    }
+
+
+def _side(card: Optimizer, trial: Trial, device: str) -> dict[str, Any]:
+    def arm(changes: Mapping[str, Any]) -> Arm:
+        made = plan.plain(card, {**trial.numbers, **changes}, device, trial.implementation)
+        return made._replace(max_grad_norm=trial.max_grad_norm)
+
+    return {
+        "arm": arm({}),
+        "rates": [(rate, arm({"lr": rate})) for rate in trial.rates],
+        "warmup": trial.warmup,
+    }
+
+
+def _plain(side: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **side,
+        "arm": side["arm"]._asdict(),
+        "rates": [(rate, arm._asdict()) for rate, arm in side["rates"]],
+    }
+
+
+def _implementation(arm: Arm) -> dict[str, Any]:
+    return {"optimizer": arm.optimizer, "import": arm.path, "package": arm.package, "deviates": arm.deviates}
+
+
+def _surface(catalog: Catalog, claim: Claim) -> dict[str, Any] | None:
+    name = claim.setting.get("surface")
+    if name is None:
+        return None
+    if name not in catalog.surfaces:
+        raise RuleFileError(f"no surface is called {name!r}; {nearest(name, catalog.surfaces)}", claim.at)
+    return catalog.surfaces[name]._asdict()
