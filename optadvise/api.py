@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from optadvise import answers, evidence, ruleset
+from optadvise import answers, evidence, quoting, ruleset
 from optadvise.advisor import Advisor
 from optadvise.domain import MemoryAnswer, Recommendation
 from optadvise.errors import InputError, nearest
@@ -207,7 +207,7 @@ def recommend(**run: Unpack[Run]) -> Advice:
     """
     folders, said = _read(run, "recommend")
     advisor = _advisor(folders)
-    advice = evidence.quoted(advisor.recommend(advisor.situation(said)), lambda: advisor.catalog.claims)
+    advice = quoting.quoted(advisor.recommend(advisor.situation(said)), lambda: advisor.catalog.claims)
     answer: Advice = _again(Advice, advice, folders)
     return answer
 

@@ -1,26 +1,28 @@
-"""What `verify` and `bench` found on this machine, kept in the user's data for `recommend` and `show` to quote.
+"""What `verify` and `bench` found on this machine, kept in the user's data and found again.
 
-A finding is quoted where it was made: on this machine, and with the versions that are installed now. It is read in a
-few milliseconds, hence no `importlib.metadata`, which takes forty to import.
+A finding is found again where it was made: on this machine, and with the versions that are installed now. It is read in
+a few milliseconds, hence no `importlib.metadata`, which takes forty to import.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from optadvise import __version__
-from optadvise.domain import Caution, Claim, Evidence, Implementation, Optimizer, Recommendation, TraceEntry
+from optadvise.domain import Claim, Evidence, Implementation, Optimizer
 
 _GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each, by its place on the bus
 _UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))
 AUDITS, CLAIMS, BENCHES = "audits", "claims", "benches"
+CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable here"
-CHOOSES = "choose_optimizer"  # the table whose row gives the optimizer
 
 
 def data_folder() -> Path:
@@ -52,17 +54,20 @@ def version(package: str) -> str | None:
         >>> version("no-such-package") is None
         True
     """
-    wanted = _plain(package)
-    for place in sys.path:
-        try:
-            with os.scandir(place or ".") as entries:
-                for entry in entries:
-                    name, _, found = entry.name.removesuffix(".dist-info").partition("-")
-                    if found and entry.name.endswith(".dist-info") and _plain(name) == wanted:
-                        return found
-        except OSError:
-            continue
-    return None
+    return _installed(tuple(sys.path)).get(_plain(package))
+
+
+@cache
+def _installed(places: tuple[str, ...]) -> dict[str, str]:
+    """Return the version of every package by its name, of two the one that Python finds first."""
+    found: dict[str, str] = {}
+    for place in places:
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(place or "."):  # noqa: PTH208
+                if entry.endswith(".dist-info"):
+                    name, _, number = entry.removesuffix(".dist-info").partition("-")
+                    found.setdefault(_plain(name), number)
+    return found
 
 
 def _plain(package: str) -> str:
@@ -105,7 +110,7 @@ def keep_verified(result: Mapping[str, Any], claims: Mapping[str, Claim]) -> Non
         OSError: It cannot be written.
     """
     for audit in result["audits"]:
-        if audit["verdict"] != "not here":
+        if audit["verdict"] != ABSENT:
             short = {name: audit[name] for name in ("optimizer", "import", "package", "verdict", "why", "worst")}
             keep(AUDITS, audit["import"], short, [audit["package"]], result["date"])
     for claim in result["claims"]:
@@ -149,7 +154,7 @@ def _device(result: Mapping[str, Any]) -> str:
     return str(where.get("device_name") or where.get("processor") or result["spec"]["device"])
 
 
-# -- quoting ----------------------------------------------------------------------------------------------------------
+# -- finding again ---------------------------------------------------------------------------------------------------
 
 
 def found(card: Optimizer, claims: Callable[[], Mapping[str, Claim]], made: Implementation | None = None) -> Evidence:
@@ -168,12 +173,17 @@ def found(card: Optimizer, claims: Callable[[], Mapping[str, Claim]], made: Impl
     files = [place / AUDITS / f"{one.path.translate(_UNSAFE)}.json" for one in implementations]
     audits = [entry for file in files if (entry := _read(file, known))]
     tested = [entry for file in sorted((place / CLAIMS).glob("*.json")) if (entry := _read(file, known))]
+    tested = [
+        entry
+        for entry in tested
+        if entry["verdict"] == REFUTED or (entry["verdict"] == CONFIRMED and entry["optimizers"][0] == card.id)
+    ]
     written = claims() if tested else {}
     tested = [entry for entry in tested if entry["id"] in written and entry.pop("text") == _text(written[entry["id"]])]
     benches = [entry for file in sorted((place / BENCHES).glob(f"{card.id}@*.json")) if (entry := _read(file, known))]
     return Evidence(
         tuple(audits),
-        tuple(entry for entry in tested if entry["optimizers"][:1] == [card.id] and entry["verdict"] != UNDECIDED),
+        tuple(entry for entry in tested if entry["optimizers"][0] == card.id),
         tuple(entry for entry in benches if made is None or entry["import"] == made.path),
         tuple(entry for entry in tested if entry["verdict"] == REFUTED),
     )
@@ -200,79 +210,3 @@ def _read(file: Path, known: dict[str, str | None]) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # written by another version, or by hand
         return None
     return finding
-
-
-def quoted(advice: Recommendation, claims: Callable[[], Mapping[str, Claim]]) -> Recommendation:
-    """Return advice with what was found here beside it, and without what was refuted here.
-
-    The choice stays what the rules say, so that it is the same on every machine. A sentence that rests on a refuted
-    claim gives way to what was measured, and where it is the reason for the optimizer, that is said first.
-
-    Args:
-        advice: The recommendation.
-        claims: Returns the claims as they are written now.
-    """
-    evidence = found(advice.optimizer, claims, advice.implementation)
-    fallen = {rule: claim for claim in evidence.refuted for rule in claim["supports"]}
-    trace = tuple(_told(entry, fallen) for entry in advice.trace)
-    warnings = [warning for warning in advice.warnings if warning.id not in fallen]
-    for entry in advice.trace:
-        if entry.table == CHOOSES and entry.rule in fallen:
-            claim = fallen[entry.rule]
-            other = next((one.id for one in advice.alternatives), None)
-            instead = "" if other is None else f" --optimizer {other} takes the first alternative instead."
-            text = f"{entry.rule} chose this optimizer for what was refuted here: {claim['claim']}{instead}"
-            warnings.append(Caution(f"refuted:{claim['id']}", "warning", text, tuple(claim["cite"])))
-    said = {entry.rule for entry in advice.trace}
-    telling = tuple(one for one in evidence.claims if one["verdict"] == REFUTED or said & {*one["supports"]})
-    return advice._replace(
-        trace=trace, warnings=tuple(warnings), evidence=evidence._replace(claims=telling, refuted=())
-    )
-
-
-def deviation(made: Implementation, evidence: Evidence) -> dict[str, Any] | None:
-    """Return how an implementation deviates from its paper: as an audit here found, else as its card tells.
-
-    Args:
-        made: The implementation.
-        evidence: What was found here.
-    """
-    audit = next((one for one in evidence.audits if one["import"] == made.path), None)
-    if audit is not None and audit["verdict"] in ("deviates", "fails"):
-        return {"basis": "audit", "date": audit["date"], "why": audit["why"]}
-    if audit is None and made.deviates is not None:
-        told = f"{made.deviates.get('by', '')}: {made.deviates['in']}".lstrip(": ")
-        return {"basis": "card", "date": None, "why": told}
-    return None
-
-
-def _told(entry: TraceEntry, fallen: Mapping[str, Mapping[str, Any]]) -> TraceEntry:
-    if entry.rule not in fallen:
-        return entry
-    claim = fallen[entry.rule]
-    because = f"refuted here on {claim['date']}: {claim['claim']} {sentence(claim)}"
-    return entry._replace(because=because, refuted=claim["id"])
-
-
-def sentence(claim: Mapping[str, Any]) -> str:
-    """Return what was measured of a claim, in a sentence.
-
-    Example:
-        >>> sentence({"measures": "state over AdamW's", "measured": 0.5, "ci95": None, "holds": "< 0.4"})
-        "State over AdamW's: 0.5, claimed < 0.4."
-    """
-    measures = str(claim["measures"])
-    return f"{measures[:1].upper()}{measures[1:]}: {figure(claim)}, claimed {claim['holds']}."
-
-
-def figure(claim: Mapping[str, Any]) -> str:
-    """Return a claim's figure with its interval.
-
-    Example:
-        >>> figure({"measured": 1.2668, "ci95": [1.2022, 1.335]})
-        '1.27 (1.2 to 1.33)'
-    """
-    if claim["ci95"] is None:
-        return f"{claim['measured']:.3g}"
-    low, high = claim["ci95"]
-    return f"{claim['measured']:.3g} ({low:.3g} to {high:.3g})"

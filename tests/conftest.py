@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import shutil
 import tempfile
@@ -17,11 +18,11 @@ from optadvise.catalog import Catalog, load
 ROOT = Path(__file__).parent.parent
 # Tests run beside each other on few cores, where torch's own threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Before any module reads the rules, and gone after the last has written its figures. What was found here is quoted in
-# answers, so that no test may find what another kept.
+# Before any module reads the rules, and gone after the last has written its figures.
 for _name in ("CACHE", "DATA"):
     os.environ[f"OPTADVISE_{_name}_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")
     atexit.register(shutil.rmtree, os.environ[f"OPTADVISE_{_name}_DIR"], ignore_errors=True)
+DATA, _COUNT = os.environ["OPTADVISE_DATA_DIR"], itertools.count()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,6 +33,12 @@ def _plain_terminal() -> Iterator[None]:
         for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "CLICOLOR_FORCE"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `bench` and `verify` found is quoted in answers, so that no test may find what another kept."""
+    monkeypatch.setenv("OPTADVISE_DATA_DIR", f"{DATA}/{next(_COUNT)}")
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
                ("errors", "domain", "catalog", "arithmetic", "sizing", "advisor", "rulebook", "machine", "root")),
     "codegen": (("optadvise.codegen",), ("errors", "domain", "catalog", "arithmetic", "advisor", "root")),
     "machine": (("optadvise.machine",), ("errors", "domain")),
-    "evidence": (("optadvise.evidence",), ("domain", "root")),
+    "evidence": (("optadvise.evidence", "optadvise.quoting"), ("domain", "root")),
     "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
                                      "evidence", "root")),
     "verify": (("optadvise.verify",),

@@ -99,7 +99,7 @@ def recommend(
 
         outputs.places({"--output": output, "--report": report})
 
-    from optadvise import answers, evidence, ruleset
+    from optadvise import answers, quoting, ruleset
 
     advisor = ruleset.advisor(rules)
     told = said = answers.read(advisor.catalog, typed)
@@ -109,7 +109,7 @@ def recommend(
 
         said = ask(advisor, said, tuple(map(str, rules or ())))
     situation = advisor.situation(said)
-    advice = evidence.quoted(advisor.recommend(situation), lambda: advisor.catalog.claims)
+    advice = quoting.quoted(advisor.recommend(situation), lambda: advisor.catalog.claims)
     fit = advisor.remedies(advice)
     why = None
     if explain or other is not None:

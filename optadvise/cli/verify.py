@@ -78,11 +78,16 @@ def verify(
     elif not claim:
         entries = run.entries(catalog, _ids(catalog, optimizer or names, "verify") or catalog.optimizer_ids)
     progress = _Progress(len(entries) + len(chosen))
-    found, tested = [], []
-    for one in run.audited(entries, told=lambda entry: progress.told(entry.made.path), timeout=timeout):
-        found.append(one)
-    for answer in claims.outcomes(catalog, chosen, told=progress.seed, timeout=timeout) if chosen else ():
-        tested.append(answer)
+    found: list[dict[str, Any]] = []
+    tested: list[dict[str, Any]] = []
+    interrupted = False
+    try:
+        for one in run.audited(entries, told=lambda entry: progress.told(entry.made.path), timeout=timeout):
+            found.append(one)
+        for answer in claims.outcomes(catalog, chosen, told=progress.seed, timeout=timeout) if chosen else ():
+            tested.append(answer)
+    except KeyboardInterrupt:  # what there is is kept and shown
+        interrupted = True
     progress.end()
     result = run.result(found, tested)
     if import_ is None:
@@ -94,6 +99,8 @@ def verify(
         typer.echo(render.as_json(result), nl=False)
     else:
         render.text(result)
+    if interrupted:
+        raise KeyboardInterrupt
     raise typer.Exit(_claims_code(tested) if claim else _audits_code(found))
 
 
@@ -104,7 +111,7 @@ def _one_of(given: dict[str, Any]) -> None:
 
 
 def _audits_code(found: Sequence[dict[str, Any]]) -> int:
-    from optadvise.verify.run import ABSENT
+    from optadvise.evidence import ABSENT
 
     here = [one for one in found if one["verdict"] != ABSENT]
     if not here:

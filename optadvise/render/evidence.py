@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from optadvise.domain import Evidence, Implementation
-from optadvise.evidence import REFUTED, deviation, figure, sentence
-from optadvise.units import show_count
+from optadvise.evidence import QUANTISED, REFUTED
+from optadvise.quoting import deviation, figure, sentence
+from optadvise.units import show_bytes, show_count
 
 HEADING = "Found on this machine"
+_PEAKS = (("allocated", " at the peak"), ("process", " of the whole process"))  # what is known best first
 
 
 def deviates(made: Implementation, evidence: Evidence) -> str | None:
@@ -28,7 +30,8 @@ def lines(evidence: Evidence) -> list[str]:
 
 def _audit(audit: Mapping[str, Any]) -> str:
     why = f": {audit['why']}" if audit["why"] else ""
-    return f"{audit['import']} {audit['verdict']}{why} (audit of {audit['date']})"
+    verdict = audit["verdict"] if audit["verdict"] != QUANTISED else f"conforms {QUANTISED}"
+    return f"{audit['import']} {verdict}{why} (audit of {audit['date']})"
 
 
 def _bench(bench: Mapping[str, Any]) -> str:
@@ -40,6 +43,9 @@ def _bench(bench: Mapping[str, Any]) -> str:
         shown.append(f"its step took {1e3 * bench['optimizer_seconds']:.3g} ms")
     if bench["state_bytes_per_parameter"] is not None:
         shown.append(f"{bench['state_bytes_per_parameter']:.2f} bytes of state per parameter")
+    peak = bench["peak_memory_bytes"]
+    held = [show_bytes(peak[name]) + words for name, words in _PEAKS if peak.get(name) is not None]
+    shown += held[:1]
     size = "" if bench["parameters"] is None else f" of {show_count(bench['parameters'])} parameters"
     return (
         f"{', '.join(shown)}: {bench['workload']}{size}, {bench['dtype']}, {bench['device']} (bench of {bench['date']})"
@@ -47,5 +53,8 @@ def _bench(bench: Mapping[str, Any]) -> str:
 
 
 def _claim(claim: Mapping[str, Any]) -> str:
-    quote = f" {claim['cite'][0]} says: “{claim['says']}”" if claim["verdict"] == REFUTED and claim["says"] else ""
-    return f"{claim['verdict']}: {claim['claim']} {sentence(claim)}{quote} (tested on {claim['date']})"
+    """Return a claim that was refuted with all that speaks against it, one that was confirmed with its figure alone."""
+    if claim["verdict"] != REFUTED:
+        return f"confirmed: {claim['claim']} {figure(claim)} on {claim['device']} (tested on {claim['date']})"
+    quote = f" {claim['cite'][0]} says: “{claim['says']}”" if claim["says"] else ""
+    return f"refuted: {claim['claim']} {sentence(claim)}{quote} (tested on {claim['date']})"

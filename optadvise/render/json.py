@@ -16,7 +16,7 @@ from optadvise.domain import (
     ScheduleAdvice,
     Situation,
 )
-from optadvise.evidence import deviation
+from optadvise.quoting import deviation
 
 if TYPE_CHECKING:
     from optadvise.render.why import Why

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from optadvise.evidence import CONFIRMED, REFUTED, UNDECIDED, figure
+from optadvise.evidence import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFUTED, UNDECIDED
+from optadvise.quoting import figure
 from optadvise.render.console import Page, grid, heading, titled
-from optadvise.verify.run import ABSENT, CONFORMS, QUANTISED, percent
+from optadvise.verify.run import percent
 
 _SOUND = (CONFORMS, QUANTISED)
 
@@ -47,7 +48,7 @@ def text(result: Mapping[str, Any]) -> None:
             table = grid("left", "wrap")
             for claim in claims:
                 table.add_row("", "·", f"[bold]{escape(claim['claim'])}[/bold] [dim]{claim['id']}[/dim]")
-                table.add_row("", "", escape(claim_words(claim)))
+                table.add_row("", "", escape(_claim_words(claim)))
             out.print(table)
 
 
@@ -61,15 +62,22 @@ def by_verdict(claims: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapp
     return [(verdict, those) for verdict, those in found if those]
 
 
-def claim_words(claim: Mapping[str, Any]) -> str:
-    """Return what was measured of a claim; where it is refuted, the source's own words too."""
-    sentences = []
-    if claim["measured"] is not None:
-        seeds = len(claim["figures"])
-        over = f" on {claim['device']}" if seeds == 1 else f" over {seeds} seeds on {claim['device']}"
-        sentences.append(f"{_capital(claim['measures'])}: {figure(claim)}{over}, claimed {claim['holds']}.")
-    if claim["why"]:
-        sentences.append(f"{_capital(claim['why'])}.")
+def _claim_words(claim: Mapping[str, Any]) -> str:
+    """Return what was measured of a claim, and what there is to say of it."""
+    if claim["measured"] is None:
+        return _remarks(claim)
+    measured = f"{_capital(claim['measures'])}: {figure(claim)}{_over(claim)}, claimed {claim['holds']}."
+    return f"{measured} {_remarks(claim)}"
+
+
+def _over(claim: Mapping[str, Any]) -> str:
+    seeds = len(claim["figures"])
+    return f" on {claim['device']}" if seeds == 1 else f" over seeds 0 to {seeds - 1} on {claim['device']}"
+
+
+def _remarks(claim: Mapping[str, Any]) -> str:
+    """Return why a claim is open, what the experiment cannot say, and where it is refuted the source's own words."""
+    sentences = [f"{_capital(claim['why'])}."] if claim["why"] else []
     sentences += [
         f"Run with {made['import']}, which deviates." for made in claim["implementations"]
         if made["deviates"] and claim["figures"]
@@ -147,8 +155,9 @@ def claims_markdown(result: Mapping[str, Any]) -> list[str]:
     for verdict, claims in by_verdict(result["claims"]):
         lines += ["", f"## {verdict.capitalize()}", "", "| claim | measured | claimed | |", "|---|---|---|---|"]
         for claim in claims:
-            measured = "–" if claim["measured"] is None else figure(claim)
-            words = f"{claim_words(claim)} `{claim['id']}`, from {', '.join(claim['cite'])}"
+            measured = "–" if claim["measured"] is None else f"{figure(claim)}{_over(claim)}"
+            words = f"{_capital(claim['measures'])}. " if claim["measures"] else ""
+            words += f"{_remarks(claim)} `{claim['id']}`, from {', '.join(claim['cite'])}".strip()
             cells = (claim["claim"], measured, claim["holds"] or "–", words)
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return lines

@@ -11,12 +11,12 @@ from optadvise import __version__
 from optadvise.bench.environment import environment
 from optadvise.catalog import Catalog
 from optadvise.domain import Implementation, Optimizer
+from optadvise.evidence import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED
 from optadvise.verify.process import WORKER, Worker
 from optadvise.verify.subject import RESUMED_ELSEWHERE, Subject, of_card
 
 _EXACT = 1e-3  # a share beyond which quantisation shows
 TIMEOUT = 60.0  # seconds of one implementation, its import among them
-CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
 
 
 class Entry(NamedTuple):
