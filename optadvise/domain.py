@@ -21,17 +21,29 @@ NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
 SHIPPED = "shipped"  # the layer of the rules that come with the program
 MOST_STEPS = 10_000  # of a walk on a surface, which has a point for each
+
+
+class Design(NamedTuple):
+    """What an experiment needs, and how its figures spread."""
+
+    sides: int  # optimizers that run
+    setting: tuple[str, ...]  # what has to be said
+    rates: bool = False  # each side has learning rates to try
+    ratio: bool = True  # its figures are above zero and spread by factors; else they may have any sign
+
+
 _TRAINING = ("network", "batch_size", "steps")
 _SPIKE = (*_TRAINING, "spike_at", "spike_steps", "spike_times", "after")
-# Experiments that a claim may name: how many sides each has, and what its setting has to say.
-EXPERIMENTS: Mapping[str, tuple[int, tuple[str, ...]]] = {
-    "state-ratio": (2, ("shape",)), "state-buffers": (1, ("shape",)), "path-distance": (2, ("shape", "steps")),
-    "first-step-ratio": (1, ("shape", "steps")), "decay-evenness": (1, ("elements", "steps", "scales")),
-    "goal-steps-ratio": (2, ("surface", "steps")), "step-time-ratio": (2, ("params", "steps")),
-    "curve-distance": (2, (*_TRAINING, "smooth")), "final-loss-ratio": (2, (*_TRAINING, "last")),
-    "damage-ratio": (2, _SPIKE), "best-rate-ratio": (2, (*_TRAINING, "last")),
-    "best-loss-ratio": (2, (*_TRAINING, "last")), "rate-width-ratio": (2, (*_TRAINING, "last", "within")),
-    "rate-growth-ratio": (2, (*_TRAINING, "last", "times")),
+EXPERIMENTS: Mapping[str, Design] = {  # that a claim may name
+    "state-ratio": Design(2, ("shape",)), "state-buffers": Design(1, ("shape",)),
+    "path-distance": Design(2, ("shape", "steps")), "first-step-ratio": Design(1, ("shape", "steps")),
+    "decay-evenness": Design(1, ("elements", "steps", "scales")), "goal-steps-ratio": Design(2, ("surface", "steps")),
+    "step-time-ratio": Design(2, ("params", "steps")), "curve-distance": Design(2, (*_TRAINING, "smooth")),
+    "final-loss-ratio": Design(2, (*_TRAINING, "last")), "damage-ratio": Design(2, _SPIKE, ratio=False),
+    "best-rate-ratio": Design(2, (*_TRAINING, "last"), rates=True),
+    "best-loss-ratio": Design(2, (*_TRAINING, "last"), rates=True),
+    "rate-width-ratio": Design(2, (*_TRAINING, "last", "within"), rates=True),
+    "rate-growth-ratio": Design(2, (*_TRAINING, "last", "times"), rates=True),
 }  # fmt: skip
 UNKNOWN = "unknown"  # how a condition accepts a fact that nobody stated
 
@@ -313,11 +325,12 @@ class Claim(NamedTuple):
     limits: str | None = None  # what the experiment cannot say
     needs: str | None = None  # what no experiment of a minute can be made without
     supports: tuple[str, ...] = ()  # rules that repeat it as advice
+    about: tuple[str, ...] = ()  # optimizers, where none runs
 
     @property
     def optimizers(self) -> tuple[str, ...]:
-        """The optimizers that it is about, each once."""
-        return tuple(dict.fromkeys(trial.optimizer for trial in self.trials))
+        """The optimizers that it names, each once; the first is the one that it is about."""
+        return tuple(dict.fromkeys((*self.about, *(trial.optimizer for trial in self.trials))))
 
 
 class NetworkShape(NamedTuple):
@@ -375,6 +388,7 @@ class LedgerEntry(NamedTuple):
     because: str
     cite: tuple[str, ...]
     layer: str = SHIPPED
+    refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
 
 
 class Advised(NamedTuple):

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from optadvise import __version__
 from optadvise.domain import Claim, Evidence, Implementation, Optimizer
 
-_GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each, by its place on the bus
+_PROCESSOR, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")  # of these a folder each
 _UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))
 AUDITS, CLAIMS, BENCHES = "audits", "claims", "benches"
 CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
@@ -38,13 +39,30 @@ def data_folder() -> Path:
 
 
 def folder() -> Path:
-    """Return where this machine's findings are: a home may be shared by many machines."""
+    """Return where this machine's findings are: a home may be shared by many, and parts of a machine be replaced.
+
+    Raises:
+        RuntimeError: The user has no home.
+    """
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    parts = "\n".join([_model(_PROCESSOR, "model name"), *(_model(gpu / "information", "Model") for gpu in _gpus())])
+    return data_folder() / "evidence" / f"{name}-{os.cpu_count()}-{zlib.crc32(parts.encode()):08x}".translate(_UNSAFE)
+
+
+def _gpus() -> list[Path]:
     try:
-        gpus = len(os.listdir(_GPUS))  # noqa: PTH208
+        return sorted(_GPUS.iterdir())
     except OSError:
-        gpus = 0
-    return data_folder() / "evidence" / f"{name}-{os.cpu_count()}-{gpus}".translate(_UNSAFE)
+        return []
+
+
+def _model(file: Path, key: str) -> str:
+    """Return the first value of a key in a file of keys and values, nothing where there is none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def version(package: str) -> str | None:
@@ -110,12 +128,13 @@ def keep_verified(result: Mapping[str, Any], claims: Mapping[str, Claim]) -> Non
         OSError: It cannot be written.
     """
     for audit in result["audits"]:
-        if audit["verdict"] != ABSENT:
+        if audit["scenes"]:  # else there is none here, or it gave no answer in time
             short = {name: audit[name] for name in ("optimizer", "import", "package", "verdict", "why", "worst")}
-            keep(AUDITS, audit["import"], short, [audit["package"]], result["date"])
+            keep(AUDITS, f"{audit['optimizer']}@{audit['import']}", short, [audit["package"]], result["date"])
     for claim in result["claims"]:
-        packages = [made["package"] for made in claim["implementations"]]
-        keep(CLAIMS, claim["id"], {**claim, "text": _text(claims[claim["id"]])}, packages, result["date"])
+        if claim["verdict"] != UNDECIDED:  # what was decided before is not lost to a run that was cut short
+            packages = [made["package"] for made in claim["implementations"]]
+            keep(CLAIMS, claim["id"], {**claim, "text": _text(claims[claim["id"]])}, packages, result["date"])
 
 
 def keep_benched(result: Mapping[str, Any], date: str) -> None:
@@ -156,6 +175,19 @@ def _device(result: Mapping[str, Any]) -> str:
 
 # -- finding again ---------------------------------------------------------------------------------------------------
 
+_NUMBER, _TEXT, _MAYBE, _LIST = (int, float), str, (str, type(None)), list
+_AMOUNT = (int, float, type(None))
+# What has to be there to be quoted: a file may have been written by hand.
+_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    AUDITS: {"optimizer": _TEXT, "import": _TEXT, "verdict": _TEXT, "why": _MAYBE},
+    CLAIMS: {"id": _TEXT, "claim": _TEXT, "says": _MAYBE, "cite": _LIST, "optimizers": _LIST, "measures": _TEXT,
+             "holds": _TEXT, "supports": _LIST, "device": _TEXT, "verdict": _TEXT, "measured": _NUMBER,
+             "ci95": (list, type(None)), "text": _TEXT},
+    BENCHES: {"optimizer": _TEXT, "import": _TEXT, "workload": _TEXT, "dtype": _TEXT, "device": _TEXT,
+              "parameters": _AMOUNT, "state_bytes_per_parameter": _AMOUNT, "optimizer_seconds": _AMOUNT,
+              "peak_memory_bytes": dict, "versus": _MAYBE, "ratio": _AMOUNT, "ci95": (list, type(None))},
+}  # fmt: skip
+
 
 def found(card: Optimizer, claims: Callable[[], Mapping[str, Claim]], made: Implementation | None = None) -> Evidence:
     """Return what was found of an optimizer here, and every claim that was refuted here.
@@ -165,28 +197,27 @@ def found(card: Optimizer, claims: Callable[[], Mapping[str, Claim]], made: Impl
         claims: Returns the claims as they are written now; asked only where some were tested.
         made: Its implementation in question; None for all.
     """
-    place = folder()
-    if not place.is_dir():
-        return Evidence()
-    known: dict[str, str | None] = {}
     implementations = [made] if made is not None else [*card.implementations, *card.not_offered]
-    files = [place / AUDITS / f"{one.path.translate(_UNSAFE)}.json" for one in implementations]
-    audits = [entry for file in files if (entry := _read(file, known))]
-    tested = [entry for file in sorted((place / CLAIMS).glob("*.json")) if (entry := _read(file, known))]
-    tested = [
-        entry
-        for entry in tested
-        if entry["verdict"] == REFUTED or (entry["verdict"] == CONFIRMED and entry["optimizers"][0] == card.id)
-    ]
-    written = claims() if tested else {}
-    tested = [entry for entry in tested if entry["id"] in written and entry.pop("text") == _text(written[entry["id"]])]
-    benches = [entry for file in sorted((place / BENCHES).glob(f"{card.id}@*.json")) if (entry := _read(file, known))]
+    names = [f"{card.id}@{one.path}.json".translate(_UNSAFE) for one in implementations]
+    benches = _all(BENCHES, f"{card.id}@*.json")
+    tested = decided(claims)
     return Evidence(
-        tuple(audits),
-        tuple(entry for entry in tested if entry["optimizers"][0] == card.id),
+        tuple(audit for name in names for audit in _all(AUDITS, name)),
+        tuple(entry for entry in tested if entry["optimizers"][:1] == [card.id]),
         tuple(entry for entry in benches if made is None or entry["import"] == made.path),
         tuple(entry for entry in tested if entry["verdict"] == REFUTED),
     )
+
+
+def decided(claims: Callable[[], Mapping[str, Claim]]) -> list[dict[str, Any]]:
+    """Return every claim that was confirmed or refuted here, as it is written now.
+
+    Args:
+        claims: Returns the claims as they are written now; asked only where some were tested.
+    """
+    tested = _all(CLAIMS, "*.json")
+    written = claims() if tested else {}
+    return [entry for entry in tested if entry["id"] in written and entry.pop("text") == _text(written[entry["id"]])]
 
 
 def _text(claim: Claim) -> str:
@@ -194,19 +225,28 @@ def _text(claim: Claim) -> str:
     return json.dumps([claim.experiment, claim.trials, claim.setting, claim.holds, claim.seeds], default=str)
 
 
-def _read(file: Path, known: dict[str, str | None]) -> dict[str, Any] | None:
+def _all(kind: str, pattern: str) -> list[dict[str, Any]]:
+    """Return the findings of a kind that count here and now."""
+    try:
+        files = sorted((folder() / kind).glob(pattern))
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+        return []
+    return [finding for file in files if (finding := _read(file, kind)) is not None]
+
+
+def _read(file: Path, kind: str) -> dict[str, Any] | None:
     """Return a finding with its date; None where there is none, or other versions are installed now."""
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return None
         entry = json.loads(file.read_text(encoding="utf-8"))
         packages: dict[str, str] = entry["packages"]
-        if entry["optadvise"] != __version__:
-            return None
-        for package, then in packages.items():
-            if package not in known:
-                known[package] = version(package)
-            if known[package] != then:
-                return None
-        finding: dict[str, Any] = {**entry["finding"], "date": entry["date"], "packages": packages}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # written by another version, or by hand
+        date: str = entry["date"]
+        same = entry["optadvise"] == __version__ and all(
+            version(package) == then is not None for package, then in packages.items()
+        )
+        finding: dict[str, Any] = {**entry["finding"], "date": date, "packages": packages}
+        whole = isinstance(date, str) and all(isinstance(finding[key], kinds) for key, kinds in _SHAPES[kind].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # by another version, or by hand
         return None
-    return finding
+    return finding if same and whole else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from optadvise.domain import Caution, Claim, Evidence, Implementation, Recommendation, TraceEntry
+from optadvise.domain import Caution, Claim, Evidence, Implementation, LedgerEntry, Recommendation, TraceEntry
 from optadvise.evidence import DEVIATES, FAILS, REFUTED, found
 
+_Entry = TypeVar("_Entry", TraceEntry, LedgerEntry)
+REFUTED_CHOICE = "refuted:"  # how the ids of warnings begin that a reason fell
 _CHOOSES = "choose_optimizer"  # the table whose row gives the optimizer
 
 
@@ -15,7 +17,7 @@ def quoted(advice: Recommendation, claims: Callable[[], Mapping[str, Claim]]) ->
     """Return advice with what was found here beside it, and without what was refuted here.
 
     The choice stays what the rules say, so that it is the same on every machine. A sentence that rests on a refuted
-    claim gives way to what was measured, and where it is the reason for the optimizer, that is said first.
+    claim gives way to what was measured, and a choice whose reason fell is warned of.
 
     Args:
         advice: The recommendation.
@@ -23,20 +25,28 @@ def quoted(advice: Recommendation, claims: Callable[[], Mapping[str, Claim]]) ->
     """
     evidence = found(advice.optimizer, claims, advice.implementation)
     fallen = {rule: claim for claim in evidence.refuted for rule in claim["supports"]}
-    trace = tuple(_told(entry, fallen) for entry in advice.trace)
-    warnings = [warning for warning in advice.warnings if warning.id not in fallen]
-    for entry in advice.trace:
-        if entry.table == _CHOOSES and entry.rule in fallen:
-            claim = fallen[entry.rule]
-            other = next((one.id for one in advice.alternatives), None)
+    numbers = tuple(number._replace(ledger=tuple(_told(entry, fallen) for entry in number.ledger))
+                    for number in advice.hyperparameters)  # fmt: skip
+    rested = {
+        entry.rule: f"no {number.name}" if number.value is None else f"{number.name} of {number.value}"
+        for number in advice.hyperparameters for entry in number.ledger
+    }  # fmt: skip
+    rested |= {entry.rule: "this optimizer" for entry in advice.trace if entry.table == _CHOOSES}
+    warnings = [_mended(warning, fallen) for warning in advice.warnings]
+    for rule, what in rested.items():
+        if rule in fallen:
+            claim = fallen[rule]
+            other = next((one.id for one in advice.alternatives), None) if what == "this optimizer" else None
             instead = "" if other is None else f" --optimizer {other} takes the first alternative instead."
-            text = f"{entry.rule} chose this optimizer for what was refuted here: {claim['claim']}{instead}"
-            warnings.append(Caution(f"refuted:{claim['id']}", "warning", text, tuple(claim["cite"])))
-    said = {entry.rule for entry in advice.trace}
-    telling = tuple(one for one in evidence.claims if one["verdict"] == REFUTED or said & {*one["supports"]})
+            text = f"{rule} chose {what} for what was refuted here: {claim['claim']}{instead}"
+            warnings.append(Caution(f"{REFUTED_CHOICE}{claim['id']}", "warning", text, tuple(claim["cite"])))
+    said = {*rested, *(entry.rule for entry in advice.trace), *(warning.id for warning in advice.warnings)}
+    refuted = [one for one in evidence.refuted if one in evidence.claims or said & {*one["supports"]}]
+    confirmed = [one for one in evidence.claims if one["verdict"] != REFUTED and said & {*one["supports"]}]
     return advice._replace(
-        trace=trace, warnings=tuple(warnings), evidence=evidence._replace(claims=telling, refuted=())
-    )
+        trace=tuple(_told(entry, fallen) for entry in advice.trace), hyperparameters=numbers, warnings=tuple(warnings),
+        evidence=evidence._replace(claims=(*refuted, *confirmed), refuted=()),
+    )  # fmt: skip
 
 
 def deviation(made: Implementation, evidence: Evidence) -> dict[str, Any] | None:
@@ -55,12 +65,21 @@ def deviation(made: Implementation, evidence: Evidence) -> dict[str, Any] | None
     return None
 
 
-def _told(entry: TraceEntry, fallen: Mapping[str, Mapping[str, Any]]) -> TraceEntry:
-    if entry.rule not in fallen:
-        return entry
-    claim = fallen[entry.rule]
-    because = f"refuted here on {claim['date']}: {claim['claim']} {sentence(claim)}"
-    return entry._replace(because=because, refuted=claim["id"])
+def _told(entry: _Entry, fallen: Mapping[str, Mapping[str, Any]]) -> _Entry:
+    """Return a row that decided, with what was measured in the place of a reason that was refuted."""
+    claim = fallen.get(entry.rule)
+    return entry if claim is None else entry._replace(because=refutation(claim), refuted=claim["id"])
+
+
+def _mended(warning: Caution, fallen: Mapping[str, Mapping[str, Any]]) -> Caution:
+    claim = fallen.get(warning.id)
+    text = "" if claim is None else refutation(claim)
+    return warning if claim is None else warning._replace(text=f"{text[:1].upper()}{text[1:]}")
+
+
+def refutation(claim: Mapping[str, Any]) -> str:
+    """Return that a claim was refuted here, by what and when."""
+    return f"refuted here on {claim['date']}: {claim['claim']} {sentence(claim)}"
 
 
 def sentence(claim: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,6 +84,10 @@ def test_the_issue_s_claims_are_all_there(catalog: Catalog) -> None:
         ("trials: [{optimizer: lion}]", "the experiment state-ratio needs 2 trials and a setting with shape"),
         ("seeds: 0", "`seeds` is a whole number from 1 to 20"),
         ("supports: [OPT999]", "unknown rule 'OPT999'"),
+        ("trials: [{optimizer: lion, implementation: nope}, {optimizer: adamw}]", "lion has no implementation 'nope'"),
+        ("trials: [{optimizer: lion, numbers: {lrr: 1}}, {optimizer: adamw}]", "lion has no hyperparameter 'lrr'"),
+        ("trials: [{optimizer: lion, rates: [1, 2]}, {optimizer: adamw}]", "takes no `rates` in each trial"),
+        ("setting: {shape: [64, 64], last: ten}", "`last` is a number above zero"),
         ("needs: a month", "a claim has experiment, trials, measures, holds, or else `needs`"),
     ],
 )
@@ -111,7 +117,7 @@ def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, m
         ((None, False, 1.0, False), [0.5, 0.52, 0.48], evidence.CONFIRMED),
         ((None, False, 1.0, False), [1.5, 1.52, 1.48], evidence.REFUTED),
         ((None, False, 1.0, False), [0.5, 1.5, 0.9], evidence.UNDECIDED),
-        ((1.0, False, None, False), [-0.1, 0.1, 0.0], evidence.REFUTED),
+        ((1.0, False, None, False), [0.1, 0.1, 0.2], evidence.REFUTED),
         ((1.0, False, None, False), [1.0, 1.0, 1.0], evidence.REFUTED),
         ((1.0, True, None, False), [1.0, 1.0, 1.0], evidence.CONFIRMED),
     ],
@@ -133,7 +139,7 @@ def test_what_could_not_be_measured_decides_nothing() -> None:
 
 def test_what_is_the_same_on_both_sides_differs_in_nothing(catalog: Catalog) -> None:
     both = [side(catalog, "adamw", (1e-3, 1e-2, 1.0), lr=1e-2)] * 2
-    for name in ("final-loss-ratio", "best-loss-ratio", "rate-width-ratio", "best-rate-ratio"):
+    for name in ("final-loss-ratio", "best-loss-ratio", "best-rate-ratio"):
         assert experiments.measured(name, made(SMALL, *both), 0) == 1, name
     assert experiments.measured("damage-ratio", made(SPIKE, *both), 0) == 1
     for name in ("path-distance", "curve-distance"):
@@ -173,6 +179,14 @@ def test_a_spike_costs_what_clipping_takes_away(catalog: Catalog) -> None:
         experiments.measured("damage-ratio", made({**SPIKE, "spike_times": 1}, plain, plain), 0)
 
 
+def test_the_best_rate_lies_between_those_tried() -> None:
+    """At the bottom of the parabola through the lowest and its neighbours, whatever their distances."""
+    for best in (0.7, 1.0, 1.4):
+        xs = [0.0, 1.0, 2.5]
+        assert math.log(experiments.bottom(xs, [(x - best) ** 2 + 3 for x in xs])) == pytest.approx(best)
+    assert math.log(experiments.bottom([0.0, 1.0, 2.0], [3.0, 3.0, 3.0])) == pytest.approx(1.0)
+
+
 def test_a_best_rate_at_the_end_of_those_tried_decides_nothing(catalog: Catalog) -> None:
     both = [side(catalog, "adamw", (1e-7, 1e-6, 1e-5))] * 2
     with pytest.raises(experiments.Undecidable, match="lies at the end of those tried, at 1e-05"):
@@ -199,7 +213,7 @@ def test_several_claims_share_a_training(catalog: Catalog, monkeypatch: pytest.M
     monkeypatch.setattr(training, "_train", counted)
     trainings = Trainings()
     both = side(catalog, "adamw", (1e-3, 1e-2, 1.0)), side(catalog, "sgd", (1e-2, 1e-1, 1.0))
-    for name in ("best-loss-ratio", "rate-width-ratio"):
+    for name in ("best-loss-ratio", "best-rate-ratio"):
         experiments.measured(name, made(SMALL, *both, trainings=trainings), 0)
     assert sorted(ran) == ["adamw"] * 3 + ["sgd"] * 3
 
@@ -273,7 +287,8 @@ def test_all_that_is_said_of_an_optimizer_is_audited_and_tested(home: Path, tmp_
         ("--claim lion-rate --all", "--claim and --all: each says what is looked at"),
         ("adamw --optimizer adamw", "names and --optimizer: each says what is looked at"),
         ("--optimizer adamx", "--optimizer 'adamx': not known; did you mean 'adam'"),
-        ("--claim lion-state-half --timeout 0", "--timeout 0: must be above 0 seconds"),
+        ("--claim lion-state-half --timeout inf", "--timeout inf: must be above 0 seconds, and a number"),
+        ("--claim lion-state-half --timeout 0", "--timeout 0: must be above 0 seconds, and a number"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(arguments: str, message: str) -> None:
@@ -355,13 +370,16 @@ def test_what_was_refuted_here_is_not_repeated_as_advice(home: Path, tmp_path: P
     assert row["because"] not in json.dumps(after)
     assert "refuted here on" in text["because"]
     assert "State: 0.5 on cpu, claimed > 1." in text["because"]
-    assert "WRN020" not in {warning["id"] for warning in after["warnings"]}
+    said = {warning["id"]: warning["text"] for warning in after["warnings"]}
+    assert said["WRN020"].startswith("Refuted here on")
+    assert "decay does not carry over" in said["WRN022"]  # which nothing was found against
     told = next(warning for warning in after["warnings"] if warning["id"] == "refuted:ours-0")
     assert told["level"] == "warning"
     assert f"--optimizer {after['alternatives'][0]['id']}" in told["text"]
     assert [claim["id"] for claim in after["evidence"]["claims"]] == ["ours-0"]
 
     page = optadvise(*LEAN, "--rules", rules).out
+    assert page.splitlines()[2].startswith("  !  OPT070 chose this optimizer for what was refuted here:")
     assert "Found on this machine" in page
     assert "measured says: “Lion is larger.”" in " ".join(page.split())
     assert "Found on this machine" in optadvise(*LEAN, "--rules", rules, "--format", "markdown").out
@@ -372,13 +390,74 @@ def test_what_was_refuted_here_is_not_repeated_as_advice(home: Path, tmp_path: P
 def test_a_card_keeps_silent_of_what_was_refuted_here(home: Path) -> None:
     sentence = "The loss spikes, or gradient clipping has to be tuned again and again."
     assert sentence in " ".join(optadvise("show", "stable-adamw").out.split())
-    keep("stable-adamw-rides-out-a-spike", "refuted")
+    keep("stable-adamw-outgrown", "refuted")
     said = " ".join(optadvise("show", "stable-adamw").out.split())
     assert sentence not in said
-    assert "· refuted: StableAdamW rides out a spike" in said
+    assert "· refuted: StableAdamW shortens its steps" in said
     data = json.loads(optadvise("show", "stable-adamw", "--json").out)
     assert sentence not in data["use_when"]
     assert [claim["verdict"] for claim in data["evidence"]["claims"]] == ["refuted"]
+
+
+def test_a_number_whose_reason_was_refuted_here_is_told(home: Path) -> None:
+    line = ("recommend", "--model", "mlp", "--optimizer", "stable-adamw")
+    assert "takes the place of gradient clipping" in " ".join(optadvise(*line, "--explain").out.split())
+    keep("stable-adamw-replaces-clipping", "refuted")
+    said = " ".join(optadvise(*line, "--explain").out.split())
+    assert "takes the place of gradient clipping" not in said
+    assert "CLP010 chose no max_grad_norm for what was refuted here" in said
+    data = json.loads(optadvise(*line, "--json").out)
+    clipping = next(number for number in data["hyperparameters"] if number["name"] == "max_grad_norm")
+    assert [entry["refuted"] for entry in clipping["ledger"]] == ["stable-adamw-replaces-clipping"]
+    shown = " ".join(optadvise("show", "CLP010").out.split())
+    assert "takes the place of gradient clipping" not in shown
+    assert "refuted here on 2026-11-26: StableAdamW needs no gradient clipping." in shown
+
+
+def test_a_run_that_decides_nothing_takes_nothing_away(home: Path) -> None:
+    keep("lion-state-half", "refuted")
+    file = evidence.folder() / evidence.CLAIMS / "lion-state-half.json"
+    before = file.read_text(encoding="utf-8")
+    keep("lion-state-half", evidence.UNDECIDED)
+    assert file.read_text(encoding="utf-8") == before
+    optadvise("verify", "adamw", "--timeout", "0.01")
+    assert not (evidence.folder() / evidence.AUDITS).exists()
+
+
+def test_every_card_has_an_audit_of_its_own(home: Path) -> None:
+    """torch.optim.SGD is on three cards."""
+    optadvise("verify", "sgd", "sgd-momentum")
+    for name in ("sgd", "sgd-momentum"):
+        audits = json.loads(optadvise("show", name, "--json").out)["evidence"]["audits"]
+        assert {audit["optimizer"] for audit in audits} == {name}
+    assert json.loads(optadvise("show", "sgd-nesterov", "--json").out)["evidence"]["audits"] == []
+
+
+SHAPELESS: list[Any] = [{}, [], None, {"id": 1}]
+
+
+def test_whatever_lies_in_the_folder_breaks_no_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    envelope = {"optadvise": "0.1.0", "packages": {}, "date": "2026-11-26"}
+    contents = [json.dumps({**envelope, "finding": finding}) for finding in SHAPELESS]
+    contents += ["[" * 100_000, json.dumps({**envelope, "date": 3, "finding": {}}), "\x00", "{"]
+    names = {evidence.CLAIMS: "a.json", evidence.AUDITS: "adamw@torch.optim.AdamW.json",
+             evidence.BENCHES: "adamw@cpu.json"}  # fmt: skip
+    for kind, name in names.items():
+        (evidence.folder() / kind).mkdir(parents=True)
+        for content in contents:
+            (evidence.folder() / kind / name).write_text(content, encoding="utf-8")
+            for command in ("recommend --model transformer", "recommend --json", "show adamw", "show CLP010"):
+                assert optadvise(*command.split()).code == 0, (kind, content[:60], command)
+        (evidence.folder() / kind / name).unlink()
+        os.mkfifo(evidence.folder() / kind / name)
+    assert optadvise("recommend", "--model", "transformer").code == 0
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("OPTADVISE_DATA_DIR")
+    assert optadvise("recommend", "--model", "transformer").code == 0
 
 
 def keep(name: str, verdict: str, figures: Sequence[float] = (0.9, 1.0, 1.1), **changes: Any) -> None:

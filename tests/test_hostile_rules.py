@@ -194,7 +194,7 @@ def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(se
     rules = [row["id"] for table in documents["tables"].values() for row in table["rules"]]
     for damaged in damage(CLAIMS, Random(seed), 1):
         with contextlib.suppress(RuleFileError):
-            read_claims(damaged, {**known, "rule": rules}, ())
+            read_claims(damaged, {**known, "rule": rules}, documents["optimizers"])
 
 
 def damage(files: list[Path], random: Random, times: int) -> Iterator[list[tuple[int, Path, bytes]]]:

@@ -155,24 +155,23 @@ def ratio_ci(candidate: Sequence[Sequence[float]], control: Sequence[Sequence[fl
     return math.exp(center), Interval(math.exp(center - reach), math.exp(center + reach))
 
 
-def mean_ci(figures: Sequence[float]) -> tuple[float, Interval | None]:
+def mean_ci(figures: Sequence[float], *, ratio: bool) -> tuple[float, Interval | None]:
     """Return the mean of independent figures with Student's t 95 % interval; no interval for one figure.
-
-    Figures that are all above zero are ratios to us, so that both are taken on their logarithms.
 
     Args:
         figures: Finite, of any one unit.
+        ratio: They are above zero and spread by factors, so that both are taken on their logarithms.
 
     Raises:
-        ValueError: There are none, or one of them is not finite.
+        ValueError: There are none, one of them is not finite, or a ratio is not above zero.
 
     Example:
-        >>> mean_ci([0.5, 2.0])[0]
-        1.0
+        >>> mean_ci([0.5, 2.0], ratio=True)[0], mean_ci([0.5, 2.0], ratio=False)[0]
+        (1.0, 1.25)
     """
     if not figures or not all(math.isfinite(figure) for figure in figures):
         raise ValueError("mean_ci needs at least one figure, and finite ones")
-    if min(figures) > 0:
+    if ratio:
         return ratio_ci([[figure] for figure in figures], [[1.0] for _ in figures])
     center = fmean(figures)
     if len(figures) < MIN_ROUNDS:

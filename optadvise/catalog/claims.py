@@ -25,22 +25,23 @@ claim = record(
     {"id": word, "claim": text, "cite": cites},
     {"says": text, "experiment": one_of(*EXPERIMENTS), "trials": many(_trial, 1), "setting": mapping(identifier, plain),
      "measures": text, "holds": span, "seeds": number, "devices": many(one_of("cpu", "cuda"), 1), "limits": text,
-     "needs": text, "supports": many(reference("rule"))},
+     "needs": text, "about": many(optimizer_ref, 1), "supports": many(reference("rule"))},
     located=True,
 )  # fmt: skip
 claims = record({"claims": many(claim, 1)})
+_NO_NUMBERS = ("network", "surface", "dtype", "shape", "scales")  # of what a setting says
 _TOGETHER = ("experiment", "trials", "measures", "holds")
 
 
 def read_claims(
-    contents: Sequence[tuple[int, Path, bytes]], known: Mapping[str, Iterable[str]], named: Iterable[str]
+    contents: Sequence[tuple[int, Path, bytes]], known: Mapping[str, Iterable[str]], cards: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Return every claim by its id; a later layer's takes the place of an earlier one's.
 
     Args:
         contents: Layer number, path and bytes of each file.
         known: The ids that a file may refer to, by their kind.
-        named: The claims that cards rest on.
+        cards: Every optimizer's card, whose implementations and hyperparameters trials name.
 
     Raises:
         RuleFileError: A file is invalid, or a card rests on a claim that is not there.
@@ -54,10 +55,15 @@ def read_claims(
                 raise RuleFileError(f"the claim {entry['id']!r} appears twice; keep one", entry["at"])
             once.add(entry["id"])
             _check(entry)
+            for trial in entry.get("trials", ()):
+                _check_trial(trial, cards[trial["optimizer"]], entry["at"])
             found[entry["id"]] = entry
-    for name in named:
-        if name not in found:
-            raise RuleFileError(f"a card rests on the claim {name!r}, which is not there; {nearest(name, found)}")
+    for card in cards.values():
+        for reason in (*card["use_when"], *card["avoid_when"]):
+            name = reason.get("claim")
+            if name is not None and name not in found:
+                message = f"rests on the claim {name!r}, which is not there; {nearest(name, found)}"
+                raise RuleFileError(message, card["at"])
     return found
 
 
@@ -66,17 +72,39 @@ def _check(entry: Mapping[str, Any]) -> None:
     there = [key for key in _TOGETHER if key in entry]
     if ("needs" in entry) == bool(there) or len(there) not in (0, len(_TOGETHER)):
         raise RuleFileError(f"a claim has {', '.join(_TOGETHER)}, or else `needs`", entry["at"])
-    if there:
-        sides, settings = EXPERIMENTS[entry["experiment"]]
-        missing = [name for name in settings if name not in entry.get("setting", {})]
-        if len(entry["trials"]) != sides or missing:
-            needs = f"{sides} trial{'s' if sides > 1 else ''} and a setting with {', '.join(settings)}"
-            raise RuleFileError(f"the experiment {entry['experiment']} needs {needs}", entry["at"])
     seeds = entry.get("seeds", 1)
     if not (isinstance(seeds, int) and 1 <= seeds <= _MOST_SEEDS):
         raise RuleFileError(f"`seeds` is a whole number from 1 to {_MOST_SEEDS}", entry["at"])
-    for trial in entry.get("trials", ()):
-        if not all(rate > 0 for rate in trial.get("rates", ())) or not (
-            isinstance(trial.get("warmup", 0), int) and trial.get("warmup", 0) >= 0
-        ):
-            raise RuleFileError("rates are above zero, and `warmup` is a number of steps", entry["at"])
+    if not there:
+        return
+    design, setting = EXPERIMENTS[entry["experiment"]], entry.get("setting", {})
+    wrong = [name for name, value in setting.items() if name not in _NO_NUMBERS and not _positive(value)]
+    if wrong:
+        raise RuleFileError(f"`{wrong[0]}` is a number above zero", entry["at"])
+    missing = [name for name in design.setting if name not in setting]
+    if len(entry["trials"]) != design.sides or missing:
+        needs = f"{design.sides} trial{'s' if design.sides > 1 else ''} and a setting with {', '.join(design.setting)}"
+        raise RuleFileError(f"the experiment {entry['experiment']} needs {needs}", entry["at"])
+    if any(bool(trial.get("rates")) != design.rates for trial in entry["trials"]):
+        word = "needs" if design.rates else "takes no"
+        raise RuleFileError(f"the experiment {entry['experiment']} {word} `rates` in each trial", entry["at"])
+    if setting.get("last", 0) > setting.get("steps", 0) // setting.get("times", 1):
+        raise RuleFileError("`last` is longer than the shortest training", entry["at"])
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _check_trial(trial: Mapping[str, Any], card: Mapping[str, Any], at: str) -> None:
+    """A trial names what its optimizer has."""
+    made = [implementation["id"] for implementation in card["implementations"]]
+    numbers = [hyperparameter["name"] for hyperparameter in card["hyperparameters"]]
+    named = [("implementation", trial.get("implementation", made[0]), made)]
+    named += [("hyperparameter", name, numbers) for name in trial.get("numbers", {})]
+    for kind, name, there in named:
+        if name not in there:
+            raise RuleFileError(f"{card['id']} has no {kind} {name!r}; {nearest(name, there)}", at)
+    whole = isinstance(trial.get("warmup", 0), int) and trial.get("warmup", 0) >= 0
+    if not whole or not all(rate > 0 for rate in trial.get("rates", ())):
+        raise RuleFileError("rates are above zero, and `warmup` is a number of steps", at)

@@ -278,10 +278,7 @@ class Later:
 
             rules = [row["id"] for table in documents["tables"].values() for row in table["rules"]]
             rules += documents["disabled_rules"]
-            cards = documents["optimizers"].values()
-            named = [reason["claim"] for card in cards for key in ("use_when", "avoid_when") for reason in card[key]
-                     if "claim" in reason]  # fmt: skip
-            return read_claims(known, {**_ids(documents), "rule": rules}, named)
+            return read_claims(known, {**_ids(documents), "rule": rules}, documents["optimizers"])
 
         return _cached(f"claims-{key}", read)
 

@@ -77,7 +77,10 @@ def show(
     catalog = ruleset.catalog(rules)
     rule = catalog.rule(name)
     if rule is not None:
-        render.rule(rule, catalog, as_json=json_)
+        from optadvise import evidence
+
+        tested = [claim for claim in evidence.decided(lambda: catalog.claims) if rule["id"] in claim["supports"]]
+        render.rule(rule, catalog, tested, as_json=json_)
         return
     kind, found = catalog.find(name)
     if kind == "optimizer":

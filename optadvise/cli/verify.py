@@ -62,8 +62,8 @@ def verify(
     from optadvise.verify import claims, run
 
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
-    if not timeout > 0:
-        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds")
+    if not 0 < timeout < float("inf"):
+        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
     catalog = ruleset.catalog(rules)
     _one_of({"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_})
     if (import_ is None) != (as_ is None):
@@ -127,7 +127,7 @@ def _claims_code(tested: Sequence[dict[str, Any]]) -> int:
         return 1
     if UNDECIDED not in verdicts:
         return 0
-    return 5 if any(one["figures"] for one in tested) else 4  # nothing could run
+    return 4 if all(one["seconds"] is None for one in tested) else 5  # what was never begun could not run here
 
 
 def _ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str]:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from optadvise.catalog import Catalog
 from optadvise.domain import SHIPPED, Alternative, Caution, LedgerEntry, MemoryAnswer, Recommendation, TraceEntry
 from optadvise.engine.numbers import written
+from optadvise.quoting import REFUTED_CHOICE
 from optadvise.render import evidence
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.render.estimate import chains, ledger, verdict
@@ -61,6 +62,11 @@ def _answer(out: Console, advice: Recommendation) -> None:
     if implementation.package and implementation.package != "torch":
         where += f", from pip install {implementation.package}"
     out.print(f"  {escape(where)}", soft_wrap=True)
+    for warning in advice.warnings:
+        if warning.id.startswith(REFUTED_CHOICE):
+            table = grid("left", "wrap")
+            table.add_row("", "[bold]![/bold]", escape(warning.text))
+            out.print(table)
     off = evidence.deviates(implementation, advice.evidence)
     if off is not None:
         table = grid("wrap")
@@ -200,6 +206,8 @@ def _warnings(out: Console, advice: Recommendation) -> None:
     out.print(heading("Know before you start"))
     table = grid("left", "wrap")
     for warning in sorted(advice.warnings, key=lambda w: w.level != "warning"):
+        if warning.id.startswith(REFUTED_CHOICE):
+            continue  # it was said first
         mark = "[bold]![/bold]" if warning.level == "warning" else "·"
         table.add_row("", mark, f"{escape(warning.text)}{_sources(warning)}")
     out.print(table)

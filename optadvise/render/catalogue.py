@@ -13,7 +13,9 @@ from optadvise.catalog import Catalog
 from optadvise.domain import SHIPPED, Claim, Evidence, Implementation, Optimizer, Scheduler
 from optadvise.engine.numbers import written
 from optadvise.errors import near
+from optadvise.evidence import REFUTED
 from optadvise.memory import state_bytes_per_parameter
+from optadvise.quoting import refutation
 from optadvise.render import evidence
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.render.json import evidence as evidence_data
@@ -246,10 +248,20 @@ def _elsewhere(catalog: Catalog, card: Optimizer | Scheduler) -> dict[str, Any]:
     return {"huggingface": called.get(_HUGGING_FACE), "frameworks": called}
 
 
-def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
-    """Print a rule: what, why, source, example."""
+def rule(row: Mapping[str, Any], catalog: Catalog, tested: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print a rule: what, why, source, example.
+
+    Args:
+        row: Its document.
+        catalog: Where its table is looked up.
+        tested: Claims that it repeats and that were decided here; a reason that was refuted gives way to the figure.
+        as_json: Print JSON.
+    """
+    fallen = next((claim for claim in tested if claim["verdict"] == REFUTED), None)
+    if fallen is not None and "because" in row:
+        row = {**row, "because": refutation(fallen)}
     if as_json:
-        _print_json({"schema_version": 1, "kind": "rule", **row})
+        _print_json({"schema_version": 1, "kind": "rule", **row, "claims": [dict(claim) for claim in tested]})
         return
     with Page() as out:
         out.print(f"[bold]{row['id']}[/bold]  {row.get('name', 'otherwise')}, in table {row['table']}")
@@ -274,6 +286,7 @@ def rule(row: Mapping[str, Any], catalog: Catalog, *, as_json: bool) -> None:
             table = grid("wrap")
             table.add_row("", escape(row["because"]))
             out.print(table)
+        _bullets(out, evidence.HEADING, evidence.lines(Evidence(claims=tuple(tested))))
         if row.get("overrides"):
             out.print(f"\nOverrides {', '.join(row['overrides'])}.")
         over = [other["id"] for other in catalog.documents["tables"][row["table"]]["rules"]

@@ -251,6 +251,7 @@ def _advised(number: Advised) -> dict[str, Any]:
                 "because": e.because,
                 "cite": list(e.cite),
                 "layer": e.layer,
+                "refuted": e.refuted,
             }
             for e in number.ledger
         ],

@@ -10,12 +10,13 @@ from optadvise.bench import plan
 from optadvise.bench.spec import Arm
 from optadvise.bench.stats import Interval, mean_ci
 from optadvise.catalog import Catalog
-from optadvise.domain import Claim, Optimizer, Trial
+from optadvise.domain import EXPERIMENTS, Claim, Optimizer, Trial
 from optadvise.errors import InputError, RuleFileError, nearest
 from optadvise.evidence import CONFIRMED, REFUTED, UNDECIDED
 from optadvise.verify.process import WORKER, Worker
 
 TIMEOUT = 60.0  # seconds of one claim
+STARTS = 120.0  # seconds that the import of torch may take
 
 
 def chosen(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterable[str] | None = None) -> list[Claim]:
@@ -56,16 +57,17 @@ def outcomes(
     """
     worker = Worker(command)
     try:
-        devices = worker.ask({"ask": "devices"}, timeout).get("devices", [])
+        surfaces = {claim.id: _surface(catalog, claim) for claim in claims}  # what is wrong with them comes first
+        devices = worker.ask({"ask": "devices"}, STARTS)
         for claim in claims:
-            yield _outcome(catalog, claim, devices, worker, told, timeout)
+            yield _outcome(catalog, claim, devices, surfaces[claim.id], worker, told, timeout)
     finally:
         worker.stop()
 
 
 def _outcome(
-    catalog: Catalog, claim: Claim, devices: Sequence[str], worker: Worker, told: Callable[[Claim, int], None],
-    timeout: float,
+    catalog: Catalog, claim: Claim, here: Mapping[str, Any], surface: Any, worker: Worker,
+    told: Callable[[Claim, int], None], timeout: float,
 ) -> dict[str, Any]:  # fmt: skip
     about = {**_about(claim), "device": None, "implementations": [], "seconds": None}
     if claim.needs is not None:
@@ -73,7 +75,9 @@ def _outcome(
     out = [name for name in claim.optimizers if name not in catalog.optimizer_ids]
     if out:
         return {**about, **judged(claim, [], f"a layer of rules rules {out[0]} out")}
-    device = next((one for one in claim.devices if one in devices), None)
+    if "error" in here:
+        return {**about, **judged(claim, [], f"the worker {here['error']}; optadvise doctor says why")}
+    device = next((one for one in claim.devices if one in here["devices"]), None)
     if device is None:
         return {**about, **judged(claim, [], f"needs {' or '.join(claim.devices)}, which torch does not find here")}
     sides = [_side(catalog.optimizer(trial.optimizer), trial, device) for trial in claim.trials]
@@ -83,7 +87,7 @@ def _outcome(
         return {**about, **judged(claim, [], missing[0])}
     question = {
         "ask": "experiment", "experiment": claim.experiment, "setting": claim.setting, "device": device,
-        "surface": _surface(catalog, claim), "sides": [_plain(side) for side in sides],
+        "surface": surface, "sides": [_plain(side) for side in sides],
     }  # fmt: skip
     begin = time.monotonic()
     figures: list[float] = []
@@ -109,7 +113,8 @@ def judged(claim: Claim, figures: Sequence[float], why: str | None = None) -> di
         figures: One for each seed.
         why: What kept further ones from being measured; then nothing is decided.
     """
-    center, interval = mean_ci(figures) if figures else (None, None)
+    design = EXPERIMENTS.get(claim.experiment or "")
+    center, interval = mean_ci(figures, ratio=design.ratio) if design and figures else (None, None)
     verdict = UNDECIDED
     if why is None and center is not None:
         ends = interval or Interval(center, center)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
@@ -65,16 +66,44 @@ class Experiment:
         return {rate: self.last(self.losses(side, seed, arm=arm, setting=changed)) for rate, arm in side.rates.items()}
 
     def best_rate(self, side: Side, seed: int, **setting: Any) -> float:
-        """Return the learning rate with the lowest last loss.
+        """Return the learning rate with the lowest last loss, between those tried.
+
+        It is the bottom of the parabola through the lowest and its neighbours, over the logarithms of the rates.
 
         Raises:
             Undecidable: It is the lowest or the highest that was tried, so that a better one may lie beyond.
         """
         found = self.by_rate(side, seed, **setting)
-        best: float = min(found, key=lambda rate: found[rate])
-        if best in (min(found), max(found)):
-            raise Undecidable(f"the best rate of {side.arm.optimizer} lies at the end of those tried, at {best:g}")
-        return best
+        best = inside(side, found)
+        rates = sorted(found)
+        around = rates[rates.index(best) - 1 : rates.index(best) + 2]
+        return bottom([math.log(rate) for rate in around], [found[rate] for rate in around])
+
+
+def inside(side: Side, found: Mapping[float, float]) -> float:
+    """Return the learning rate with the lowest loss.
+
+    Raises:
+        Undecidable: It is the lowest or the highest that was tried.
+    """
+    best = min(found, key=lambda rate: found[rate])
+    if best in (min(found), max(found)):
+        raise Undecidable(f"the best rate of {side.arm.optimizer} lies at the end of those tried, at {best:g}")
+    return best
+
+
+def bottom(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return the exponential of where the parabola through three points is lowest; the middle one is the lowest.
+
+    Example:
+        >>> round(bottom([0.0, 1.0, 2.0], [1.0, 0.0, 1.0]), 3)
+        2.718
+    """
+    (x0, x1, x2), (y0, y1, y2) = xs, ys
+    left, right = (x1 - x0) * (y1 - y2), (x1 - x2) * (y1 - y0)
+    if left == right:  # three equal losses
+        return math.exp(x1)
+    return math.exp(x1 - 0.5 * ((x1 - x0) * left - (x1 - x2) * right) / (left - right))
 
 
 # -- state and steps ------------------------------------------------------------------------------------------------
@@ -179,6 +208,14 @@ def goal_steps_ratio(made: Experiment, seed: int) -> float:
 def step_time_ratio(made: Experiment, seed: int) -> float:
     """Median seconds of a step on the shapes of a decoder with `params`, the first's over the second's, in turn."""
     shapes = workloads.parameter_shapes(made.setting["params"])
+    torch.set_num_threads(os.cpu_count() or 1)  # as a training would; every other experiment keeps to one
+    try:
+        return _time_ratio(made, shapes, seed)
+    finally:
+        torch.set_num_threads(1)
+
+
+def _time_ratio(made: Experiment, shapes: Sequence[tuple[int, ...]], seed: int) -> float:
     medians = []
     for side in made.sides if seed % 2 == 0 else reversed(made.sides):
         weights = [torch.nn.Parameter(torch.zeros(shape, device=made.device)) for shape in shapes]
@@ -244,17 +281,29 @@ def best_rate_ratio(made: Experiment, seed: int) -> float:
 
 def best_loss_ratio(made: Experiment, seed: int) -> float:
     """The lowest last loss over all learning rates, the first's over the second's."""
-    first, second = (min(made.by_rate(side, seed).values()) for side in made.sides)
-    return first / second
+    lowest = []
+    for side in made.sides:
+        found = made.by_rate(side, seed)
+        lowest.append(found[inside(side, found)])
+    return lowest[0] / lowest[1]
 
 
 def rate_width_ratio(made: Experiment, seed: int) -> float:
-    """How many learning rates come `within` a distance of the lowest last loss, the first's over the second's."""
+    """How many learning rates around the best come `within` a distance of its loss, the first's over the second's."""
     counts = []
     for side in made.sides:
-        found = made.by_rate(side, seed).values()
-        counts.append(sum(loss <= min(found) + made.setting["within"] for loss in found))
-    return float(counts[0] / counts[1])
+        found = made.by_rate(side, seed)
+        best, rates = inside(side, found), sorted(found)
+        near = [found[rate] <= found[best] + made.setting["within"] for rate in rates]
+        low = high = rates.index(best)
+        while near[low - 1] and low > 0:
+            low -= 1
+        while high < len(near) - 1 and near[high + 1]:
+            high += 1
+        if low == 0 or high == len(near) - 1:
+            raise Undecidable(f"rates beyond those tried may do for {side.arm.optimizer}")
+        counts.append(high - low + 1)
+    return counts[0] / counts[1]
 
 
 def rate_growth_ratio(made: Experiment, seed: int) -> float:
@@ -262,7 +311,7 @@ def rate_growth_ratio(made: Experiment, seed: int) -> float:
     times = made.setting["times"]
     large = {"batch_size": made.setting["batch_size"] * times, "steps": made.setting["steps"] // times}
     growth = [made.best_rate(side, seed, **large) / made.best_rate(side, seed) for side in made.sides]
-    return float(growth[0] / growth[1])
+    return growth[0] / growth[1]
 
 
 EXPERIMENTS: Mapping[str, Callable[[Experiment, int], float]] = {

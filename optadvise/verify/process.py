@@ -65,7 +65,7 @@ class _Process:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         try:
-            line = self._lines.get(timeout=timeout)
+            line = self._lines.get(timeout=min(timeout, threading.TIMEOUT_MAX))
         except queue.Empty:
             return None, f"gave no answer within {timeout:g} seconds"
         if not line:
