@@ -24,8 +24,8 @@ def slowed() -> None:
     """Run the real worker with a step that is 10 % longer."""
 
     class Slowed(measure.Training):
-        def __init__(self, spec: Spec, arm: Arm) -> None:
-            super().__init__(spec, arm)
+        def __init__(self, spec: Spec, arm: Arm, ranks: Any = None) -> None:
+            super().__init__(spec, arm, ranks)
             self._steps = [self._spinning(step) for step in self._steps]
 
         @staticmethod

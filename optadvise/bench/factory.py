@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,15 +40,18 @@ def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer) 
     return found
 
 
-def optimizers(arm: Arm, named: Named, module: Any = None) -> list[Any]:
+def optimizers(
+    arm: Arm, named: Named, module: Any = None, through: Callable[[Any], Any] = lambda made: made
+) -> list[Any]:
     """Return the arm's optimizer over the parameters, and its companion where it takes only matrices.
 
     Args:
         arm: What to build.
         named: Trained parameters with their names.
         module: The network they belong to, whose embeddings are no hidden matrices whatever they are called.
+        through: Makes the constructor of an optimizer's class, where something wraps it.
     """
-    made = resolve(arm.path, arm.package)
+    made = through(resolve(arm.path, arm.package))
     if arm.matrices_only and arm.companion is not None:
         tables = {id(w) for m in _embeddings(module) for w in m.parameters()}
         named_so = {n for n, _ in named if {*NOT_HIDDEN} & {*n.replace("_", ".").split(".")}}
@@ -57,7 +60,7 @@ def optimizers(arm: Arm, named: Named, module: Any = None) -> list[Any]:
         rest = [(n, p) for n, p in named if id(p) not in taken]
         built = [made([p for _, p in hidden], **_arguments(arm.kwargs))] if hidden else []
         if rest:
-            other = resolve(arm.companion["path"], arm.companion["package"])
+            other = through(resolve(arm.companion["path"], arm.companion["package"]))
             built.append(other(groups(rest, "weight_decay"), **_arguments(arm.companion["kwargs"])))
         return built
     return [made(groups(named, arm.decay_argument), **_arguments(arm.kwargs))]

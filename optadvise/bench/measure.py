@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from optadvise.bench import factory, user, workloads
+from optadvise.bench import factory, sharding, user, workloads
+from optadvise.bench.rankfolder import MARKS
 from optadvise.bench.spec import Arm, Spec
+
+if TYPE_CHECKING:
+    from optadvise.bench.ranks import Ranks
 
 _AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 _COPIED_BYTES = 2**28  # large enough that no cache holds it
@@ -57,16 +62,26 @@ class Clock:
 class Training:
     """A network with an optimizer, stepped and timed."""
 
-    def __init__(self, spec: Spec, arm: Arm) -> None:
-        """Build the workload and the optimizer; nothing is stepped yet."""
-        self.spec, self.arm = spec, arm
+    def __init__(self, spec: Spec, arm: Arm, ranks: Ranks | None = None) -> None:
+        """Build the workload and the optimizer; nothing is stepped yet.
+
+        Args:
+            spec: The conditions.
+            arm: The optimizer.
+            ranks: This process among several that train together, None for one by itself.
+        """
+        self.spec, self.arm, self.ranks = spec, arm, ranks
         self.clock = Clock(spec.device)
         self.losses: list[float] = []
         torch.manual_seed(spec.seed)
         self.workload = None if spec.optimizer_only else self._workload()
+        self._spread = None
+        if ranks is not None and self.workload is not None:
+            self._spread = sharding.spread(self.workload.module, spec.shard, spec.device)
         named = self._shapes() if self.workload is None else list(self.workload.module.named_parameters())
         self.named = [(n, p) for n, p in named if p.requires_grad]
-        self.optimizers = factory.optimizers(arm, self.named, self.workload and self.workload.module)
+        through = sharding.constructor(spec.shard if ranks is not None else "none")
+        self.optimizers = factory.optimizers(arm, self.named, self.workload and self.workload.module, through)
         self._train_mode()
         self.schedulers = [s for s in (factory.scheduler(arm, o) for o in self.optimizers) if s is not None]
         self._steps = [self._compiled(o.step) if arm.variant == "compiled" else o.step for o in self.optimizers]
@@ -78,10 +93,18 @@ class Training:
         spec = self.spec
         if spec.user:
             return user.load_user(spec.workload, seed=spec.seed, device=spec.device, dtype=spec.dtype)
-        return workloads.build(
-            spec.workload, size=spec.size, params=spec.params, batch_size=spec.batch_size, seq_len=spec.seq_len,
-            seed=spec.seed, device=spec.device, dtype=spec.dtype,
-        )  # fmt: skip
+        return workloads.build(**self.shape)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What the built-in workload is built with: of the batch, this process's share."""
+        spec = self.spec
+        batch = spec.batch_size if spec.batch_size is None else spec.batch_size // spec.nproc
+        rank = 0 if self.ranks is None else self.ranks.number
+        return {
+            "name": spec.workload, "size": spec.size, "params": spec.params, "batch_size": batch,
+            "seq_len": spec.seq_len, "seed": spec.seed, "rank": rank, "device": spec.device, "dtype": spec.dtype,
+        }  # fmt: skip
 
     def _shapes(self) -> list[tuple[str, Tensor]]:
         dtype = torch.bfloat16 if self.spec.dtype == "bf16" else torch.float32
@@ -95,7 +118,7 @@ class Training:
 
     def _train_mode(self) -> None:
         if self.arm.train_mode:
-            for optimizer in self.optimizers:
+            for optimizer in map(sharding.inner, self.optimizers):
                 if hasattr(optimizer, "train"):
                     optimizer.train()
 
@@ -104,8 +127,8 @@ class Training:
         return compiled
 
     def _module(self) -> Any:
-        if self.workload is None:
-            return None
+        if self.workload is None or self._spread is not None:
+            return self._spread
         return torch.compile(self.workload.module) if self.spec.compile else self.workload.module
 
     def step(self) -> dict[str, float]:
@@ -125,7 +148,9 @@ class Training:
 
     def _whole_step(self) -> dict[str, float]:
         assert self.workload is not None
+        self._mark(0)
         batch = next(self.workload.batches)
+        self._mark(1)
         autocast = _AUTOCAST.get(self.spec.dtype)
         context: Any = torch.autocast(self.spec.device.split(":")[0], dtype=autocast) if autocast else (
             contextlib.nullcontext()
@@ -136,6 +161,7 @@ class Training:
         with context:
             loss = self.workload.loss(self._forward, batch)
         self.clock.mark()
+        self._mark(2)
         (self._scaler.scale(loss) if self._scaler else loss).backward()
         self.clock.mark()
         self._clip()
@@ -148,6 +174,11 @@ class Training:
             self._scaler.update()
         self.losses.append(float(loss.detach()))
         return {"step": forward + backward + clip + taken, "forward": forward, "backward": backward, "optimizer": taken}
+
+    def _mark(self, part: int) -> None:
+        """Tell how far this rank is: before its batch, with it, or before the backward pass of a step."""
+        if self.ranks is not None:
+            self.ranks.stepped(MARKS * len(self.losses) + part)
 
     def _clip(self) -> None:
         if self.arm.max_grad_norm is not None:
@@ -171,10 +202,13 @@ class Training:
 
     def counts(self) -> dict[str, Any]:
         """Return what is counted from the tensors themselves."""
-        parameters = sum(p.numel() for _, p in self.named)
-        parameter_bytes = sum(p.numel() * p.element_size() for _, p in self.named)
-        gradient_bytes = sum(p.grad.numel() * p.grad.element_size() for _, p in self.named if p.grad is not None)
-        state = factory.state_bytes(self.optimizers)
+        parameters = sum(p.numel() for _, p in self.named)  # of the whole network, whatever this rank holds
+        held = [sharding.local(p) for _, p in self.named]
+        grads = [sharding.local(p.grad) for _, p in self.named if p.grad is not None]
+        parameter_bytes = sum(p.numel() * p.element_size() for p in held)
+        gradient_bytes = sum(g.numel() * g.element_size() for g in grads)
+        state = factory.state_bytes(map(sharding.inner, self.optimizers))
+        samples = None if self.workload is None else self.workload.samples_per_step
         return {
             "parameters": parameters,
             "parameter_bytes": parameter_bytes,
@@ -184,9 +218,74 @@ class Training:
             "state_bytes_per_parameter": state / parameters,
             # Least traffic of one step: weights are read and written, gradients read, state read and written.
             "bytes_per_step": 2 * parameter_bytes + gradient_bytes + 2 * state,
-            "samples_per_step": None if self.workload is None else self.workload.samples_per_step,
+            "samples_per_step": samples if samples is None or self.ranks is None else samples * self.ranks.count,
             "unit": None if self.workload is None else self.workload.unit,
         }
+
+
+_PROFILED = 3  # steps
+
+
+def communication_seconds(training: Training) -> float:
+    """Take some steps and return the seconds of a step in which this rank communicates, computing meanwhile or not."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = training.spec.device.startswith("cuda")
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiled:
+        for _ in range(_PROFILED):
+            training.step()
+    word, time_of = ("nccl", "device_time_total") if cuda else ("gloo:", "cpu_time_total")
+    events = (event for event in profiled.key_averages() if event.key.lower().startswith(word))
+    return float(sum(getattr(event, time_of) for event in events)) / 1e6 / _PROFILED
+
+
+def alone_seconds(spec: Spec, arm: Arm) -> float | None:
+    """Return the median seconds of a step of one process by itself with its share of the batch; None if it fails.
+
+    Args:
+        spec: The conditions of all ranks.
+        arm: The optimizer.
+    """
+    try:
+        training = Training(spec, arm)
+        for _ in range(1 + spec.warmup):
+            training.step()
+        return statistics.median(training.round()["step"])
+    except (RuntimeError, MemoryError):  # sharding is for what does not fit
+        return None
+
+
+def parity(training: Training, ranks: Ranks) -> float:
+    """Return how far the weights of several ranks are from those of one process that saw all their batches.
+
+    As a share of the way that the one went. Every rank calls it, after as many steps as it wants to compare.
+
+    Args:
+        training: Of this rank.
+        ranks: This rank among the others.
+    """
+    mine = torch.cat([sharding.whole(p).double().flatten() for _, p in training.named])
+    share = 0.0
+    if ranks.number == 0:
+        one = Training(training.spec, training.arm)
+        assert one.workload is not None
+        begin = torch.cat([p.detach().double().flatten() for _, p in one.named])
+        parts = [workloads.build(**{**training.shape, "rank": rank}).batches for rank in range(ranks.count)]
+        one.workload.batches = map(_joined, zip(*parts, strict=True))
+        for _ in training.losses:
+            one.step()
+        theirs = torch.cat([p.detach().double().flatten() for _, p in one.named])
+        share = float((mine - theirs).norm() / (theirs - begin).norm())
+    ranks.share(None)  # the others wait
+    return share
+
+
+def _joined(batches: Sequence[Any]) -> Any:
+    """Return the batches of all ranks as one."""
+    if isinstance(batches[0], Tensor):
+        return torch.cat(list(batches))
+    return tuple(map(_joined, zip(*batches, strict=True)))
 
 
 def transient_bytes(training: Training) -> int | None:

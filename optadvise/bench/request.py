@@ -14,6 +14,7 @@ from optadvise.units import parse_count
 
 SIZES = ("tiny", "small", "medium")
 DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
+SHARDS = ("none", "zero1", "fsdp")
 
 
 class Request(NamedTuple):
@@ -54,6 +55,8 @@ def make(
     threads: str | None = None,
     compile: bool = False,
     optimizer_only: bool = False,
+    nproc: str = "1",
+    shard: str = "none",
     require: Sequence[str] = (),
     timeout: float = 300.0,
 ) -> Request:
@@ -78,6 +81,8 @@ def make(
         threads: Of torch on the CPU.
         compile: Compile the network.
         optimizer_only: Time step() alone on `params` worth of shapes.
+        nproc: Processes that train together, each with a share of the batch.
+        shard: What they share out: none (DDP), zero1 or fsdp.
         require: Gates, such as `optimizer_seconds <= 1.3x`.
         timeout: Seconds that one answer of a worker may take.
 
@@ -101,13 +106,29 @@ def make(
         threads=None if threads is None else parse_count(threads, "--threads"),
         compile=compile,
         optimizer_only=optimizer_only,
+        nproc=parse_count(nproc, "--nproc"),
+        shard=_one_of(shard, "--shard", SHARDS),
     )
+    _check_ranks(spec)
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed {seed}: must be at least 0 and below 2^63")
     if not timeout > 0:
         raise InputError(f"--timeout {timeout:g}: must be above 0 seconds")
     arms = _arms(advisor, names, recommendation, spec, control, implementation)
     return Request(spec, tuple(arms), requirements, timeout)
+
+
+def _check_ranks(spec: Spec) -> None:
+    """Refuse what several processes cannot do."""
+    if spec.nproc == 1:
+        if spec.shard != "none":
+            raise InputError(f"--shard {spec.shard}: one process has nobody to share with; say --nproc 2")
+        return
+    for flag, said in (("--optimizer-only", spec.optimizer_only), ("--compile", spec.compile)):
+        if said:
+            raise InputError(f"{flag}: measures one process; leave --nproc out")
+    if spec.batch_size is not None and spec.batch_size % spec.nproc:
+        raise InputError(f"--batch-size {spec.batch_size}: {spec.nproc} processes cannot share it evenly")
 
 
 def _arms(
@@ -152,7 +173,7 @@ def measure(
     Raises:
         InterruptedMeasurement: Ctrl-C; it carries what was measured so far.
     """
-    from optadvise.bench import result, runner
+    from optadvise.bench import ranked, result, runner
     from optadvise.bench.environment import environment
 
     about = environment()
@@ -166,7 +187,8 @@ def measure(
         if keep is not None:
             keep(made(records, complete=False))
 
-    workers = [runner.WorkerArm(request.spec, arm, timeout=request.timeout) for arm in request.arms]
+    kind = runner.WorkerArm if request.spec.nproc == 1 else ranked.RankedArm
+    workers = [kind(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     try:
         records = runner.run(workers, request.spec.rounds, progress=progress or _silent, save=save)
     except KeyboardInterrupt:

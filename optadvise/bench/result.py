@@ -87,6 +87,7 @@ def _arm(record: Record, records: Sequence[Record]) -> dict[str, Any]:
         "peak_memory_bytes": end.get("peak_memory_bytes") or record.failure.get("peak_memory_bytes")
         or {"allocated": None, "reserved": None, "process": None},
         "transient_bytes": end.get("transient_bytes"),
+        **_together(counts, end, step),
         **{f"{part}_seconds": _timed(estimates[part]) for part in PARTS},
         "optimizer_share": _share(estimates["optimizer"], step),
         "first_step_seconds": counts.get("first_step_seconds"),
@@ -98,6 +99,26 @@ def _arm(record: Record, records: Sequence[Record]) -> dict[str, Any]:
             "finite": end.get("finite"),
         },
     }  # fmt: skip
+
+
+def _together(counts: Mapping[str, Any], end: Mapping[str, Any], step: Estimate | None) -> dict[str, Any]:
+    """Return what several ranks add: each by itself, the state of all, and what being several costs and gains.
+
+    The samples of a second are those of all ranks, so their efficiency is what one rank's step by itself takes over
+    what it takes among the others.
+    """
+    ranks = end.get("ranks")
+    if ranks is None:
+        return {"ranks": None, "total_state_bytes": counts.get("total_state_bytes"), "communication_share": None,
+                "scaling_efficiency": None}  # fmt: skip
+    alone = end.get("alone_step_seconds")
+    spent = max(rank["communication_seconds"] / rank["step_seconds"] for rank in ranks)
+    return {
+        "ranks": ranks,
+        "total_state_bytes": counts["total_state_bytes"],
+        "communication_share": spent,
+        "scaling_efficiency": alone / step.median if alone and step is not None and step.median > 0 else None,
+    }
 
 
 def _estimate(record: Record, part: str) -> Estimate | None:

@@ -133,6 +133,7 @@ class WorkerArm:
         self._spec = spec
         self._timeout = timeout
         self._command = list(command or (sys.executable, "-m", "optadvise.bench.worker"))
+        self._environment: dict[str, str] | None = None  # the parent's own
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._log: TextIO | None = None
@@ -148,6 +149,7 @@ class WorkerArm:
             text=True,
             encoding="utf-8",
             errors="replace",
+            env=self._environment,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the workers
         )
         threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
@@ -199,7 +201,7 @@ class WorkerArm:
             line = self._answers.get(timeout=min(self._timeout, threading.TIMEOUT_MAX))
         except queue.Empty:
             self._hung = True
-            raise ArmFailed("error", f"no answer within {self._timeout:g} s; raise --timeout") from None
+            raise self._late() from None
         if line is None:
             raise self._ended()
         try:
@@ -216,6 +218,10 @@ class WorkerArm:
             self._hung = True
             raise ArmFailed("error", f"the worker answered {found!r} where {event!r} was due")
         return dict(answer)
+
+    def _late(self) -> ArmFailed:
+        """Return that no answer came."""
+        return ArmFailed("error", f"no answer within {self._timeout:g} s; raise --timeout")
 
     def _ended(self) -> ArmFailed:
         """Return what a process that went away left behind: its exit code or signal and its last words."""

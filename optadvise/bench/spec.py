@@ -26,6 +26,8 @@ class Spec(NamedTuple):
     threads: int | None = None  # of torch on the CPU; None: as many as this process may use
     compile: bool = False  # the model
     optimizer_only: bool = False  # only step(), on given shapes with random gradients
+    nproc: int = 1  # processes, each with a share of every batch
+    shard: str = "none"  # between them: none (DDP), zero1 or fsdp
 
     @property
     def total_steps(self) -> int:

@@ -6,18 +6,25 @@ parent is gone, so that stdin ends, the process ends too, whatever it is doing.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import statistics
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from optadvise.bench.rankfolder import DEVICE
 from optadvise.bench.spec import Arm, Spec
+
+if TYPE_CHECKING:
+    from optadvise.bench.measure import Training
+    from optadvise.bench.ranks import Ranks
 
 # What libraries say where a device or a type is not theirs.
 _UNSUPPORTED = re.compile(
@@ -26,17 +33,33 @@ _UNSUPPORTED = re.compile(
 
 
 def main() -> None:
-    """Answer commands until stdin ends."""
+    """Answer commands until stdin ends. Of several ranks the first hears and answers for all."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
+    ranks: Any = None
+    first = int(os.environ.get("RANK", "0")) == 0
     commands: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
-    start = commands.get()
-    spec, arm = Spec(**start["spec"]), Arm(**start["arm"])
+    if first:
+        threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
     try:
-        _serve(spec, arm, commands, answers)
+        if "RANK" in os.environ:
+            from optadvise.bench.ranks import Ranks
+
+            ranks = Ranks(os.environ.get(DEVICE, "cpu"))
+
+        def hear() -> dict[str, Any]:
+            told: Any = commands.get() if first else None
+            found: dict[str, Any] = told if ranks is None else ranks.share(told)
+            return found
+
+        start = hear()
+        answer = functools.partial(_answer, answers) if first else _silent
+        _serve(Spec(**start["spec"]), Arm(**start["arm"]), hear, answer, ranks)
     except BaseException as error:  # whatever ends an arm is its result
+        if ranks is not None:
+            ranks.failed(dict(_failure(error)))  # the parent hears of the rank that began it
+            os._exit(1)
         _answer(answers, **_failure(error))
         sys.exit(1)
 
@@ -52,40 +75,79 @@ def _answer(answers: TextIO, **data: Any) -> None:
     answers.flush()
 
 
-def _serve(spec: Spec, arm: Arm, commands: SimpleQueue[dict[str, Any]], answers: TextIO) -> None:
+def _silent(**data: Any) -> None:
+    """Leave the answer to the first rank."""
+
+
+def _serve(
+    spec: Spec, arm: Arm, hear: Callable[[], dict[str, Any]], answer: Callable[..., None], ranks: Ranks | None
+) -> None:
     import torch
 
     from optadvise.bench import measure
 
-    torch.set_num_threads(spec.threads or _cores())
-    training = measure.Training(spec, arm)
+    torch.set_num_threads(spec.threads or max(1, _cores() // spec.nproc))
+    training = measure.Training(spec, arm, ranks)
     begin = time.perf_counter()
     training.step()
     first = time.perf_counter() - begin  # allocates state and compiles, so it is told apart
     counts = training.counts()
     for _ in range(spec.warmup):
         training.step()
-    _answer(answers, event="ready", first_step_seconds=first, environment=_environment(spec, arm), **counts)
+    whole = counts if ranks is None else _of_all(counts, ranks)
+    answer(event="ready", first_step_seconds=first, environment=_environment(spec, arm), **whole)
+    measured: list[dict[str, list[float]]] = []
     while True:
-        command = commands.get()["command"]
+        command = hear()["command"]
         if command == "round":
-            _answer(answers, event="round", samples=training.round())
+            measured.append(training.round())
+            answer(event="round", samples=measured[-1])
         elif command == "finish":
-            peak = measure.peak_memory(spec.device)
-            finite = all(map(_finite, training.losses)) and all(
-                bool(torch.isfinite(p).all()) for _, p in training.named
-            )
-            _answer(
-                answers,
-                event="done",
-                peak_memory_bytes=peak,
-                transient_bytes=measure.transient_bytes(training),
-                device_bandwidth=measure.device_bandwidth(spec.device),
-                losses=[loss if _finite(loss) else None for loss in training.losses[: spec.total_steps]],
-                finite=finite,
-            )
+            answer(event="done", **_end(training, measured, counts))
+        elif command == "parity":
+            assert ranks is not None
+            answer(event="parity", share=measure.parity(training, ranks))
         else:
             return
+
+
+def _end(training: Training, measured: list[dict[str, list[float]]], counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return memory, losses and bandwidth at the end, and what each rank has of it where there are several."""
+    import torch
+
+    from optadvise.bench import measure, sharding
+
+    spec, ranks = training.spec, training.ranks
+    peak = measure.peak_memory(spec.device)
+    weights = [sharding.local(p) for _, p in training.named]
+    finite = all(map(_finite, training.losses)) and all(bool(torch.isfinite(p).all()) for p in weights)
+    losses = [loss if _finite(loss) else None for loss in training.losses[: spec.total_steps]]
+    found: dict[str, Any] = {"peak_memory_bytes": peak, "losses": losses, "finite": finite}
+    if ranks is None:
+        found["transient_bytes"] = measure.transient_bytes(training)
+        return {**found, "device_bandwidth": measure.device_bandwidth(spec.device)}
+    mine = {
+        "rank": ranks.number, "peak_memory_bytes": peak, "finite": finite,
+        **{name: counts[name] for name in ("parameter_bytes", "gradient_bytes", "state_bytes")},
+        **{f"{part}_seconds": statistics.median(s for one in measured for s in one[part]) for part in measured[0]},
+        "communication_seconds": measure.communication_seconds(training),
+    }  # fmt: skip
+    told = ranks.gather(mine)
+    alone = measure.alone_seconds(spec, training.arm) if ranks.number == 0 else None
+    ranks.share(None)  # the others wait, so that nothing slows the one that is by itself
+    largest = {name: max((rank["peak_memory_bytes"][name] or 0 for rank in told), default=0) or None for name in peak}
+    return {**found, "finite": all(rank["finite"] for rank in told), "peak_memory_bytes": largest,
+            "transient_bytes": None, "device_bandwidth": None, "ranks": told, "alone_step_seconds": alone}  # fmt: skip
+
+
+def _of_all(counts: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Return the counts of the rank that holds most, with the state of all."""
+    told = ranks.gather(dict(counts))
+    largest = {name: max(rank[name] for rank in told)
+               for name in ("parameter_bytes", "gradient_bytes", "state_bytes", "bytes_per_step")}  # fmt: skip
+    each = largest["state_bytes"] / counts["parameters"]
+    total = sum(rank["state_bytes"] for rank in told)
+    return {**counts, **largest, "state_bytes_per_parameter": each, "total_state_bytes": total}
 
 
 def _environment(spec: Spec, arm: Arm) -> dict[str, Any]:

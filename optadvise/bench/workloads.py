@@ -60,6 +60,7 @@ def build(
     seq_len: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
+    rank: int = 0,
     device: str = "cpu",
     dtype: str = "fp32",
 ) -> Workload:
@@ -73,6 +74,7 @@ def build(
         seq_len: Tokens per sequence (one token is one byte); only for `transformer`.
         image_size: Side of an image in pixels; not for `transformer`.
         seed: Of the weights and of the batches.
+        rank: Of this process among several, each of which has batches of its own.
         device: Where the module and the batches go.
         dtype: `bf16` makes weights and images bf16; the `amp-` ones keep fp32 weights and autocast is the caller's.
 
@@ -87,9 +89,9 @@ def build(
     extent = _extent(name, shape.extent, seq_len, image_size)
     width, depth = (shape.width, shape.depth) if params is None else fit(name, params, extent)
     if name == "transformer":
-        batches, loss = text_batches(batch, extent, seed, device), language_loss
+        batches, loss = text_batches(batch, extent, seed + rank, device), language_loss
     else:
-        batches, loss = image_batches(batch, extent, seed, device, weights_dtype(dtype)), default_loss
+        batches, loss = image_batches(batch, extent, seed + rank, device, weights_dtype(dtype)), default_loss
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU, so that every device starts from the same weights
         torch.manual_seed(seed)
         module = NETWORKS[name](width, depth, extent)

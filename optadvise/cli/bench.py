@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 
-_HOW, _OUT = "How it is measured", "Output"
+_HOW, _OUT, _MANY = "How it is measured", "Output", "Several processes"
 
 
 def bench(
@@ -84,6 +84,15 @@ def bench(
     optimizer_only: Annotated[
         bool, opt.option("Time step() alone on --params worth of shapes.", "--optimizer-only", group="What runs")
     ] = False,
+    nproc: Annotated[str, opt.option("Processes that train together, by torchrun; 1 unless said.", group=_MANY)] = "1",
+    shard: Annotated[
+        str,
+        opt.option(
+            "What they share out: none (DDP), zero1 (states) or fsdp (all).",
+            group=_MANY,
+            words=among(("none", "zero1", "fsdp")),
+        ),
+    ] = "none",
     require: Annotated[
         list[str] | None,
         opt.option("A gate: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.", group=_HOW),
@@ -124,7 +133,8 @@ def bench(
         None if from_ is None and names != ["-"] else _recommendation(from_),
         control=control, implementation=implementation, workload=workload, model_size=model_size, params=params,
         batch_size=batch_size, seq_len=seq_len, dtype=dtype, device=device, steps=steps, rounds=rounds, seed=seed,
-        threads=threads, compile=compile_, optimizer_only=optimizer_only, require=require or (), timeout=timeout,
+        threads=threads, compile=compile_, optimizer_only=optimizer_only, nproc=nproc, shard=shard,
+        require=require or (), timeout=timeout,
     )  # fmt: skip
     named = {"--json": None if json_ == "-" else json_, "--csv": csv_, "--markdown": markdown,
              "--dashboard": dashboard, "--report": report, "--plot": plot}  # fmt: skip

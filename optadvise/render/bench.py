@@ -16,6 +16,8 @@ from optadvise.bench.stats import METRICS
 from optadvise.render.console import Page, grid, heading, titled
 from optadvise.units import show_bytes, show_count
 
+_SHARDS = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
+
 
 def text(result: Mapping[str, Any]) -> None:
     """Print a result."""
@@ -48,7 +50,8 @@ def conditions(result: Mapping[str, Any]) -> tuple[str, str]:
     threads = f", {environment['threads']} threads" if environment.get("threads") and spec["device"] == "cpu" else ""
     versions = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
     where = (f"{device}{threads}", f"{spec['rounds']} rounds of {spec['steps']} steps in turn", versions)
-    return f"{name}{size}, {spec['dtype']}", "; ".join(filter(None, where))
+    many = "" if spec.get("nproc", 1) == 1 else f", {spec['nproc']} processes, {_SHARDS[spec['shard']]}"
+    return f"{name}{size}, {spec['dtype']}{many}", "; ".join(filter(None, where))
 
 
 def _table(out: Console, result: Mapping[str, Any]) -> None:
@@ -134,6 +137,7 @@ def details(arm: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterable[str]:
         yield f"loss {loss['first']:.3f} → {loss['last']:.3f}" + ("" if loss["finite"] else ", not finite throughout")
     elif loss["finite"] is False:
         yield "the weights did not stay finite"
+    yield from _together(arm)
     moved = arm["bandwidth"]
     if moved["achieved"] is not None and moved["device"] is not None:
         bound = f"; {moved['bound']}" if moved["bound"] else ""
@@ -143,6 +147,26 @@ def details(arm: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterable[str]:
         )
     if arm["deviates"]:
         yield f"its update deviates from the paper's: optadvise show {arm['optimizer']} says by how much"
+
+
+def _together(arm: Mapping[str, Any]) -> Iterable[str]:
+    """Yield what several ranks have in all and each, where there were several."""
+    ranks = arm.get("ranks")
+    if not ranks:
+        return
+    spent, gain = arm["communication_share"], arm["scaling_efficiency"]
+    words = [f"{len(ranks)} ranks: {show_bytes(arm['total_state_bytes'])} of state in all"]
+    words += [f"{spent:.0%} of a step in communication, which may overlap with computing"]
+    words += [] if gain is None else [f"{gain:.0%} of the speed of as many processes by themselves"]
+    yield "; ".join(words)
+    for rank in ranks:
+        peak = rank["peak_memory_bytes"]
+        held = peak["allocated"] if peak["allocated"] is not None else peak["process"]
+        most = "" if held is None else f", {show_bytes(held)} at the peak"
+        yield (
+            f"rank {rank['rank']}: {show_bytes(rank['state_bytes'])} of state, {show_bytes(rank['parameter_bytes'])} "
+            f"of weights{most}, step() {_ms(rank['optimizer_seconds'])}"
+        )
 
 
 def _requirements(out: Console, result: Mapping[str, Any]) -> None:

@@ -1,0 +1,194 @@
+"""`bench --nproc`: several ranks on this machine, and what becomes of one that dies, hangs or fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from optadvise.bench import plan, rankfolder
+from optadvise.bench.ranked import RankedArm
+from optadvise.bench.runner import ArmFailed
+from optadvise.bench.spec import Spec
+from optadvise.catalog import Catalog
+from tests.cli import optadvise
+from tests.conftest import ROOT
+
+SMALL = "--params 100K --rounds 2 --steps 1 --control none --json -".split()
+
+WORKLOADS = """
+import os, signal, sys, time
+import torch
+
+def _with(trouble):
+    def batches():
+        for step in range(10_000):
+            if step == 5 and os.environ.get("RANK") == "1":
+                trouble()
+            yield torch.randn(4, 8), torch.randn(4, 8)
+    return torch.nn.Linear(8, 8), batches()
+
+def dies():
+    return _with(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+def sleeps():
+    return _with(lambda: time.sleep(1000))
+
+def raises():
+    def trouble():
+        print("about to fail", file=sys.stderr)
+        raise ValueError("a bad batch")
+    return _with(trouble)
+
+def leaves():
+    return _with(lambda: os._exit(7))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _ranks_find_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def troubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "troubled.py").write_text(WORKLOADS, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("troubled", None)
+
+
+def benched(*arguments: str) -> tuple[int, dict[str, Any]]:
+    said = optadvise("bench", *arguments, *SMALL)
+    data = json.loads(said.out)
+    jsonschema.validate(data, json.loads((ROOT / "docs" / "schema" / "bench.json").read_text(encoding="utf-8")))
+    return said.code, data["arms"][0]
+
+
+@pytest.mark.parametrize(("shard", "held"), [("none", 1.0), ("zero1", None), ("fsdp", 0.5)])
+def test_two_ranks_hold_what_their_way_of_sharing_leaves_them(shard: str, held: float | None) -> None:
+    """AdamW's state is 8 bytes a parameter, however it is shared out."""
+    code, arm = benched("adamw", "--nproc", "2", "--shard", shard)
+    assert (code, arm["status"]) == (0, "ok"), arm["error"]
+    states = [rank["state_bytes"] for rank in arm["ranks"]]
+    whole = 8 * arm["parameters"]
+    assert sum(states) == arm["total_state_bytes"]
+    assert max(states) == arm["state_bytes"]
+    assert sum(states) == pytest.approx(whole * (2 if shard == "none" else 1), rel=0.01)  # with the counters of steps
+    if held is not None:
+        assert states == pytest.approx([held * whole] * 2, rel=0.01)
+    weights = [rank["parameter_bytes"] for rank in arm["ranks"]]
+    assert weights == [4 * arm["parameters"] * (0.5 if shard == "fsdp" else 1)] * 2
+    assert arm["communication_share"] > 0
+    assert arm["scaling_efficiency"] > 0
+    assert arm["loss"]["last"] < arm["loss"]["first"]
+    assert arm["throughput"]["value"] == pytest.approx(16 / arm["step_seconds"]["median"])  # eight each
+
+
+def parity(catalog: Catalog, name: str, shard: str, nproc: int) -> float:
+    spec = Spec(params=100_000, nproc=nproc, shard=shard, warmup=4, threads=1)
+    ranks = RankedArm(spec, plan.plain(catalog.optimizer(name), {}), timeout=120.0)
+    try:
+        ranks.start()
+        return ranks.parity()
+    finally:
+        ranks.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "shard", "nproc"), [("adamw", "none", 2), ("lion", "fsdp", 4), ("lamb", "zero1", 2), ("adamw", "fsdp", 4)]
+)
+def test_ranks_come_to_where_one_process_comes(name: str, shard: str, nproc: int, catalog: Catalog) -> None:
+    assert parity(catalog, name, shard, nproc) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("dies", "rank 1 was killed by SIGKILL, as the kernel does when memory runs out"),
+        ("leaves", "rank 1 ended with exit code 7"),
+        ("raises", "rank 1: ValueError: a bad batch; its log ends with: about to fail"),
+        ("sleeps", "no answer within 10 s: rank 1 hangs in step 6"),
+    ],
+)
+def test_a_rank_in_trouble_ends_the_run_and_is_named(trouble: str, words: str, troubled: Path) -> None:
+    begin = time.monotonic()
+    said = optadvise("bench", "adamw", "--nproc", "2", "--workload", f"troubled:{trouble}", "--timeout", "10",
+                     "--control", "none", "--json", "-")  # fmt: skip
+    (arm,) = json.loads(said.out)["arms"]
+    assert said.code == 4
+    assert arm["status"] == "error"
+    assert arm["error"].startswith(words)
+    assert time.monotonic() - begin < 60
+    assert not [pid for pid in _workers() if pid != os.getpid()]
+
+
+def _workers() -> list[int]:
+    """Return the processes of ranks and launchers whose parent is this process or gone."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if b"optadvise.bench.launch" in words or (b"optadvise.bench.worker" in words and parent == 1):
+            found.append(int(entry.name))
+    return found
+
+
+def test_ranks_end_when_the_one_that_asked_is_gone(catalog: Catalog) -> None:
+    """Whatever they are doing: they hear nothing any more, or see that their launcher is gone."""
+    spec = Spec(params=100_000, nproc=2, shard="none", threads=1)
+    ranks = RankedArm(spec, plan.plain(catalog.optimizer("adamw"), {}), timeout=120.0)
+    ranks.start()
+    assert ranks._folder is not None
+    assert ranks._process is not None
+    pids = list(rankfolder.pids(ranks._folder, 2))
+    assert len(pids) == 2
+    ranks._process.send_signal(signal.SIGKILL)  # the launcher, which can tell nobody
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    with pytest.raises(ArmFailed, match="the launcher ended"):
+        ranks.round()
+    ranks.stop()
+
+
+def test_of_several_failures_the_one_that_began_it_is_told(tmp_path: Path) -> None:
+    def fails(rank: int, error: str, when: float) -> None:
+        (tmp_path / f"{rank}.failure").write_text(json.dumps({"status": "error", "error": error, "time": when}))
+
+    assert rankfolder.root_cause(tmp_path, 3)[0] == "the launcher ended"
+    rankfolder.keep_exit_codes(tmp_path, {0: 1, 1: -15, 2: -9})
+    fails(0, "RuntimeError: Connection closed by peer", 1.0)
+    assert rankfolder.root_cause(tmp_path, 3)[0].startswith("rank 2 was killed by SIGKILL")
+    fails(1, "ValueError: second", 3.0)
+    fails(2, "ValueError: first", 2.0)
+    assert rankfolder.root_cause(tmp_path, 3)[0] == "rank 2: ValueError: first"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("adamw --shard fsdp", "--shard fsdp: one process has nobody to share with; say --nproc 2"),
+        ("adamw --nproc 2 --shard zero3", "--shard 'zero3': not known; accepted: none, zero1, fsdp"),
+        ("adamw --nproc 0", "--nproc"),
+        ("adamw --nproc 2 --compile", "--compile: measures one process; leave --nproc out"),
+        ("adamw --nproc 2 --optimizer-only", "--optimizer-only: measures one process; leave --nproc out"),
+        ("adamw --nproc 3 --batch-size 8", "--batch-size 8: 3 processes cannot share it evenly"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_one_line(arguments: str, message: str) -> None:
+    said = optadvise("bench", *arguments.split())
+    assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1), said
+    assert message in said.err
