@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optadvise import schedules
 from optadvise.catalog import Catalog, step_from
 from optadvise.domain import (
+    AGREES,
     Advised,
     Alternative,
     Band,
@@ -163,7 +164,7 @@ class Advisor:
             situation=situation,
             optimizer=optimizer,
             implementation=implementation,
-            kwargs=_constructor(implementation, optimizer, numbers),
+            kwargs=_constructor(implementation, optimizer, numbers, situation.sharding),
             companion=self._companion(situation, optimizer, scheduler, cells),
             hyperparameters=tuple(numbers.values()),
             schedule=_schedule_advice(scheduler, scheduled, situation, numbers),
@@ -382,7 +383,8 @@ class Advisor:
         implementation = card.implementations[0]
         own = dict(cells)
         self._add_card(own, card, implementation, situation)
-        return implementation, _constructor(implementation, card, self._numbers(situation, card, scheduler, own))
+        numbers = self._numbers(situation, card, scheduler, own)
+        return implementation, _constructor(implementation, card, numbers, situation.sharding)
 
     def _adjustments(self, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[tuple[str, str, Step]]:
         for step in optimizer.adjust:
@@ -397,15 +399,16 @@ class Advisor:
         why = f"asked for; the rules would take {choice.then['optimizer']}: {choice.because}"
         return TraceEntry(choice.table, choice.id, why, choice.cite, choice.layer)
 
-    def _others(self, chosen: Optimizer, choice: Rule) -> Iterable[tuple[str, str]]:
-        if choice.then["optimizer"] != chosen.id:
-            yield choice.then["optimizer"], choice.because
-        for name, because in choice.then.get("alternatives", {}).items():
-            if name != chosen.id:
+    def _others(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterable[tuple[str, str]]:
+        """Yield what else could be taken and why, but for what breaks where this run is sharded."""
+        named = {choice.then["optimizer"]: choice.because, **choice.then.get("alternatives", {})}
+        for name, because in named.items():
+            made = self.catalog.optimizer(name).implementations[0]
+            if name != chosen.id and made.sharding.get(situation.sharding or "", AGREES) == AGREES:
                 yield name, because
 
     def _alternatives(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterator[Alternative]:
-        for name, because in self._others(chosen, choice):
+        for name, because in self._others(situation, chosen, choice):
             each = self.state_per_parameter(name, situation)
             other = None if situation.params is None else self.sizing.estimate(situation, name)
             state, fits = (None, None) if other is None else (other.optimizer, other.fits)
@@ -414,7 +417,7 @@ class Advisor:
     def _bands(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterator[Band]:
         if situation.params is not None or situation.vram_bytes is None:
             return
-        names = [chosen.id, *(name for name, _ in self._others(chosen, choice))]
+        names = [chosen.id, *(name for name, _ in self._others(situation, chosen, choice))]
         for name in dict.fromkeys(names):
             if (found := self.sizing.band(situation, name)) is not None:
                 yield found
@@ -434,8 +437,15 @@ def card_facts(optimizer: Optimizer, implementation: Implementation, axes: Mappi
         "optimizer": optimizer.id, "rates": optimizer.rates, "decay": optimizer.decay, "family": optimizer.family,
         "package": implementation.package if known else "other", "clips_update": optimizer.clips_update,
         "deviates": implementation.deviates is not None, "steps_sparse": optimizer.sparse_gradients,
+        "over_zero1": _over(implementation, "zero1"), "over_fsdp": _over(implementation, "fsdp"),
         "betas_advised": betas is not None and betas.advised and optimizer.rates != "own",
     }  # fmt: skip
+
+
+def _over(implementation: Implementation, shard: str) -> str:
+    """Return what becomes of a step over several ranks, as a fact."""
+    told = implementation.sharding.get(shard)
+    return "unmeasured" if told is None else AGREES if told == AGREES else "breaks"
 
 
 def _trace(rule: Rule) -> TraceEntry:
@@ -443,10 +453,10 @@ def _trace(rule: Rule) -> TraceEntry:
 
 
 def _constructor(
-    implementation: Implementation, optimizer: Optimizer, numbers: Mapping[str, Advised]
+    implementation: Implementation, optimizer: Optimizer, numbers: Mapping[str, Advised], shard: str | None
 ) -> dict[str, Value]:
     kwargs = {implementation.arguments.get(h.name, h.name): numbers[h.name].value for h in optimizer.hyperparameters}
-    return {**kwargs, **implementation.kwargs}
+    return {**kwargs, **implementation.kwargs, **implementation.on_shard.get(shard or "", {})}
 
 
 def _schedule_advice(

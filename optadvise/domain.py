@@ -19,6 +19,9 @@ _NOTHING: Mapping[str, Any] = {}  # a plain one, as records are pickled and copi
 # Words in the names of matrices that are not hidden, which matrix optimizers leave to their companion.
 NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe")
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
+SHARDINGS = ("none", "zero1", "fsdp")  # over several ranks: DDP, ZeroRedundancyOptimizer, FSDP2
+_SHARDED_BY = {"none": "none", "zero1": "zero1", "zero2": "fsdp", "zero3": "fsdp"}
+AGREES = "agrees"  # what an implementation does over several ranks where it computes what one process does
 SHIPPED = "shipped"  # the layer of the rules that come with the program
 MOST_STEPS = 10_000  # of a walk on a surface, which has a point for each
 
@@ -137,6 +140,9 @@ class Implementation(NamedTuple):
     compiled: bool = False  # its step is compiled where there is a GPU, and then makes no copies
     deviates: Mapping[str, Any] | None = None
     note: str | None = None
+    # What becomes of its step over several ranks, by SHARDINGS: `agrees` with one process, or what goes wrong.
+    sharding: Mapping[str, str] = _NOTHING
+    on_shard: Mapping[str, Mapping[str, Value]] = _NOTHING  # passed besides, so that it does agree
     # What an audit has to know: the share that its own arithmetic costs, and scenes that have several right answers.
     audit: Mapping[str, Any] | None = None
 
@@ -378,6 +384,11 @@ class Situation(NamedTuple):
     optimizer: str | None = None  # taken instead of choosing
     assumed: tuple[str, ...] = ()
 
+    @property
+    def sharding(self) -> str | None:
+        """How PyTorch does what is sharded, one of SHARDINGS; None on one GPU."""
+        return _SHARDED_BY[self.shard] if self.gpus > 1 else None
+
 
 class LedgerEntry(NamedTuple):
     """One step in the making of a number."""
@@ -529,8 +540,10 @@ class Recommendation(NamedTuple):
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """The arguments that put a step into one kernel; none where gradients are sparse, which such kernels refuse."""
-        return _NOTHING if self.situation.sparse_gradients else self.implementation.fused
+        """The arguments that put a step into one kernel; none for sparse gradients or cut tensors that it refuses."""
+        besides = self.implementation.on_shard.get(self.situation.sharding or "", _NOTHING)
+        refused = self.situation.sparse_gradients or any(name in besides for name in self.implementation.fused)
+        return _NOTHING if refused else self.implementation.fused
 
 
 class Fit(NamedTuple):

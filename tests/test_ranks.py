@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,11 +15,15 @@ from typing import Any
 import jsonschema
 import pytest
 
+from optadvise.advisor import Advisor
 from optadvise.bench import plan, rankfolder
 from optadvise.bench.ranked import RankedArm
 from optadvise.bench.runner import ArmFailed
 from optadvise.bench.spec import Spec
 from optadvise.catalog import Catalog
+from optadvise.domain import AGREES
+from optadvise.errors import InputError
+from tests import sharding
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -192,3 +197,96 @@ def test_what_several_processes_cannot_do_is_one_line(arguments: str, message: s
     said = optadvise("bench", *arguments.split())
     assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1), said
     assert message in said.err
+
+
+# -- what survives sharding -------------------------------------------------------------------------------------------
+
+
+def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: Advisor) -> None:
+    """Whatever concern decides, the optimizer and its alternatives compute over cut tensors what one process does."""
+    seen = set()
+    for row in advisor.tables["choose_optimizer"].rules:
+        given = row.tests[0]["given"] if row.tests else {}
+        for shard, run in itertools.product(("zero1", "zero2", "zero3"), RUNS):
+            said = {**run, "gpus": 8, "shard": shard}
+            said |= {name: value for name, value in given.items() if name in ASKABLE}
+            try:
+                advice = advisor.recommend(advisor.situation(said))
+            except InputError:  # two of these contradict each other
+                continue
+            kind = advice.situation.sharding
+            assert kind in ("zero1", "fsdp")
+            for name in (advice.optimizer.id, *(other.id for other in advice.alternatives)):
+                made = advisor.catalog.optimizer(name).implementations[0]
+                assert made.sharding.get(kind, AGREES) == AGREES, (said, name)
+            assert not any(name in advice.fused for name in advice.implementation.on_shard.get(kind, {}))
+            seen.add((advice.trace[1].rule, kind))
+    assert len(seen) > 30
+    assert {("OPT046", "fsdp"), ("OPT023", "fsdp"), ("OPT032", "fsdp")} <= seen
+
+
+ASKABLE = ("model", "vendor", "method", "batch_size", "stability", "priority", "tuning", "task", "sparse_gradients")
+RUNS: list[dict[str, Any]] = [
+    {},
+    {"params": 70 * 10**9, "vram_bytes": 24 * 2**30},
+    {"params": 13 * 10**9, "vram_bytes": 24 * 2**30},
+    {"params": 3 * 10**9, "vram_bytes": 24 * 2**30},
+    {"vram_bytes": 24 * 2**30},
+    {"method": "qlora", "params": 7 * 10**9},
+    {"stability": "spikes"},
+    {"batch_size": 32_768},
+    {"priority": "memory"},
+]
+
+
+def test_one_that_breaks_and_was_asked_for_is_warned_of() -> None:
+    line = "recommend --model transformer --params 1B --gpus 8 --shard zero3 --optimizer"
+    assert "WRN181" in optadvise(*line.split(), "adamw8bit", "--json").out
+    assert "WRN182" in optadvise(*line.split(), "lamb", "--json").out
+    assert "WRN18" not in optadvise(*line.split(), "adamw", "--json").out
+    stable = json.loads(optadvise(*line.split(), "stable-adamw", "--json").out)
+    assert stable["optimizer"]["kwargs"]["foreach"] is False  # its foreach step takes no cut tensors
+    assert "sharded" in optadvise("show", "adamw8bit").out
+
+
+def test_bench_takes_what_agrees_over_several_ranks(advisor: Advisor) -> None:
+    spec = Spec(nproc=2, shard="fsdp")
+    (sgd,) = plan.arms(advisor, ["sgd"], spec, control=None, implementation=None)
+    assert (sgd.path, sgd.variant) == ("torch.optim.SGD", "foreach")
+    (alone,) = plan.arms(advisor, ["sgd"], Spec(), control=None, implementation=None)
+    assert alone.variant == "fused"
+
+
+def judged(answer: float | str, case: sharding.Case, catalog: Catalog) -> str:
+    """Return what a card has to say of a case."""
+    made = next(one for one in catalog.optimizer(case.optimizer).implementations if one.id == case.implementation)
+    coarse = float((made.audit or {}).get("rounding", 0.0))
+    return AGREES if not isinstance(answer, str) and answer <= 1e-3 + coarse else "breaks"
+
+
+def agree(asked: list[sharding.Case], catalog: Catalog) -> None:
+    """Hold cards to what is found: an implementation agrees where one of the variants does that may be taken."""
+    told: dict[tuple[str, str, str], set[str]] = {}
+    for case, answer in sharding.found(asked):
+        made = next(one for one in catalog.optimizer(case.optimizer).implementations if one.id == case.implementation)
+        if case.shard in made.sharding and plan._may(made, case.variant, case.shard):
+            told.setdefault((case.optimizer, case.implementation, case.shard), set()).add(judged(answer, case, catalog))
+    assert told
+    for (name, implementation, shard), verdicts in told.items():
+        made = next(one for one in catalog.optimizer(name).implementations if one.id == implementation)
+        said = AGREES if made.sharding[shard] == AGREES else "breaks"
+        assert verdicts == {said}, (name, implementation, shard)
+
+
+def test_cards_say_what_a_few_do_over_two_ranks(catalog: Catalog) -> None:
+    agree([case for case in sharding.cases(catalog, ["adamw8bit", "lion"]) if case.shard != "none"], catalog)
+
+
+@pytest.mark.slow
+def test_cards_say_what_all_do_over_two_ranks(catalog: Catalog) -> None:
+    asked = list(sharding.cases(catalog))
+    assert {(case.optimizer, case.implementation, case.shard) for case in asked} >= {
+        (name, made.id, shard) for name in catalog.optimizer_ids for made in catalog.optimizer(name).implementations
+        for shard in made.sharding
+    }  # fmt: skip
+    agree(asked, catalog)

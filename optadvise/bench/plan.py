@@ -8,7 +8,7 @@ from typing import Any
 
 from optadvise.advisor import Advisor
 from optadvise.bench.spec import Arm, Spec
-from optadvise.domain import Implementation, Optimizer, Recommendation
+from optadvise.domain import AGREES, Implementation, Optimizer, Recommendation
 from optadvise.errors import InputError, nearest
 
 _FASTEST_FIRST = ("fused", "foreach", "for-loop", "triton")
@@ -35,14 +35,14 @@ def arms(
     found = []
     for name in dict.fromkeys(names):
         advice = _advice(advisor, name, spec)
-        choices = _choices(advice.optimizer, spec.device, implementation)
+        choices = _choices(advice.optimizer, spec, implementation)
         for made, variant in choices:
             plain = len(choices) == 1 and implementation in (None, "all")
             label = name if plain else f"{name}:{_short(made, variant, choices)}"
             found.append(_arm(advice, made, variant, spec, label, "candidate"))
     if control is not None:
         advice = _advice(advisor, control, spec)
-        made, variant = _choices(advice.optimizer, spec.device, None)[0]
+        made, variant = _choices(advice.optimizer, spec, None)[0]
         arm = _arm(advice, made, variant, spec, f"{control} (control)", "control")
         same = [a for a in found if (a.path, a.variant) == (arm.path, arm.variant) and a.optimizer == control]
         if same and len(found) > 1:  # it is measured anyway
@@ -78,7 +78,7 @@ def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *
             package = next(i.package for i in other.implementations if i.path == companion["import"])
             companion = {"path": companion["import"], "package": package, "kwargs": companion["kwargs"]}
         arm = _skeleton(card, made, None, spec, name, "candidate")._replace(
-            kwargs={**chosen["kwargs"], **_for_device(made, spec.device)},
+            kwargs={**chosen["kwargs"], **_besides(made, spec)},
             companion=companion,
             max_grad_norm=numbers.get("max_grad_norm"),
             phases=tuple(schedule["phases"]),
@@ -101,10 +101,10 @@ def plain(card: Optimizer, changes: Mapping[str, Any], device: str = "cpu", impl
     Raises:
         InputError: The card has no such implementation.
     """
-    made, variant = _choices(card, device, implementation)[0]
+    made, variant = _choices(card, Spec(device=device), implementation)[0]
     values = {h.name: h.default for h in card.hyperparameters} | dict(changes)
     kwargs = {made.arguments.get(name, name): value for name, value in values.items()}
-    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_for_device(made, device)}
+    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_besides(made, Spec(device=device))}
     return _skeleton(card, made, variant, Spec(device=device), card.id, "candidate")._replace(kwargs=kwargs)
 
 
@@ -131,11 +131,17 @@ def _advice(advisor: Advisor, name: str, spec: Spec) -> Recommendation:
     return advisor.recommend(advisor.situation(answers))
 
 
-def _choices(card: Optimizer, device: str, wanted: str | None) -> list[tuple[Implementation, str | None]]:
-    """Return implementations with their variants, best first; all of them only where all were wanted."""
-    kind = device.split(":")[0]
+def _choices(card: Optimizer, spec: Spec, wanted: str | None) -> list[tuple[Implementation, str | None]]:
+    """Return implementations with their variants, best first; all of them only where all were wanted.
+
+    Over several processes what is known to agree with one comes first.
+    """
+    kind = spec.device.split(":")[0]
     here = [i for i in card.implementations if kind in i.devices and _importable(i)]
     pairs = [(i, v) for i in here or card.implementations[:1] for v in _variants(i, kind)]
+    if spec.nproc > 1:
+        pairs = [(i, v) for i, v in pairs if _may(i, v, spec.shard)] or pairs[:1]
+        pairs.sort(key=lambda pair: pair[0].sharding.get(spec.shard, AGREES) != AGREES)
     if wanted is None:
         return pairs[:1]
     if wanted == "all":
@@ -147,6 +153,12 @@ def _choices(card: Optimizer, device: str, wanted: str | None) -> list[tuple[Imp
         known = {COMPILED, "all", *(i.id for i in card.implementations), *(v for _, v in pairs if v)}
         raise InputError(f"--implementation {wanted!r}: {card.id} has none; {nearest(wanted, sorted(known))}")
     return named[:1]
+
+
+def _may(made: Implementation, variant: str | None, shard: str) -> bool:
+    """Return whether a variant is none of those that an implementation leaves out over several processes."""
+    besides, own = made.on_shard.get(shard, {}), made.variants.get(variant or "", {})
+    return all(besides.get(name, value) == value for name, value in own.items())
 
 
 def _short(made: Implementation, variant: str | None, choices: Sequence[tuple[Implementation, str | None]]) -> str:
@@ -204,7 +216,7 @@ def _arm(advice: Recommendation, made: Implementation, variant: str | None, spec
     card = advice.optimizer
     values = {h.name: h.value for h in advice.hyperparameters}
     kwargs = {made.arguments.get(h.name, h.name): values[h.name] for h in card.hyperparameters}
-    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_for_device(made, spec.device)}
+    kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_besides(made, spec)}
     clip = values.get("max_grad_norm")
     companion = None
     if advice.companion is not None:
@@ -221,8 +233,10 @@ def _arm(advice: Recommendation, made: Implementation, variant: str | None, spec
     )
 
 
-def _for_device(made: Implementation, device: str) -> Mapping[str, Any]:
-    return made.on_cpu if device == "cpu" else {}
+def _besides(made: Implementation, spec: Spec) -> Mapping[str, Any]:
+    """Return what is passed besides, on a device and over several processes."""
+    on_device = made.on_cpu if spec.device == "cpu" else {}
+    return {**on_device, **(made.on_shard.get(spec.shard, {}) if spec.nproc > 1 else {})}
 
 
 def _ends(advice: Recommendation) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import mmap
 import os
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from optadvise.bench.rankfolder import FOLDER, STEP
 class Ranks:
     """This rank's place among the others."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, timeout: timedelta | None = None) -> None:
         """Join the others.
 
         Args:
             device: cpu or cuda, which decides between gloo and NCCL.
+            timeout: Of waiting for another; torch's own unless said.
         """
         self.number, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
@@ -34,8 +36,9 @@ class Ranks:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
-        self._talk = distributed.new_group(backend="gloo")
+        kind = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        distributed.init_process_group(kind, timeout=timeout)
+        self._talk = distributed.new_group(backend="gloo", timeout=timeout)
 
     def _marker(self) -> mmap.mmap | None:
         if self._folder is None:

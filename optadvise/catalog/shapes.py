@@ -22,7 +22,7 @@ from optadvise.catalog.reader import (
     reference,
     text,
 )
-from optadvise.domain import FAMILIES
+from optadvise.domain import FAMILIES, SHARDINGS
 
 SCHEDULE_FAMILIES = ("hold", "anneal", "step", "cycle", "inverse", "wsd")
 DTYPES = ("parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4", "int64")
@@ -86,6 +86,8 @@ implementation = record(
         "compiled": flag,
         "deviates": record({"in": text, "cite": cites}, {"by": plain}),
         "note": text,
+        "sharding": mapping(one_of(*SHARDINGS), text),
+        "on_shard": mapping(one_of(*SHARDINGS), mapping(identifier, plain)),
         "audit": record({"because": text}, {"rounding": number, "leaves_out": many(text)}),
     },
 )

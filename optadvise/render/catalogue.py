@@ -21,6 +21,7 @@ from optadvise.render.console import Page, grid, heading, titled
 from optadvise.render.json import evidence as evidence_data
 from optadvise.units import show_number
 
+_SHARDED = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
 _HUGGING_FACE = "hf"  # the framework whose name JSON has a key of its own for
 
 
@@ -188,6 +189,10 @@ def _state(out: Console, card: Optimizer, buffers: float | None) -> None:
         out.print(f"  The guide counts {buffers:g}× the parameters, of four bytes each.")
 
 
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+
+
 def _implementation(out: Console, implementation: Implementation) -> None:
     out.print(heading(f"{implementation.id}: {implementation.path}"))
     table = grid("left", "wrap")
@@ -196,9 +201,13 @@ def _implementation(out: Console, implementation: Implementation) -> None:
     table.add_row("", "package", source)
     table.add_row("", "devices", ", ".join(implementation.devices))
     if implementation.kwargs:
-        table.add_row("", "always", escape(", ".join(f"{k}={v!r}" for k, v in implementation.kwargs.items())))
+        table.add_row("", "always", escape(_arguments(implementation.kwargs)))
     if implementation.variants:
         table.add_row("", "variants", ", ".join(implementation.variants))
+    if implementation.sharding:
+        words = [f"{_SHARDED[shard]} {told}" for shard, told in implementation.sharding.items()]
+        words += [f"{_SHARDED[shard]} with {_arguments(kwargs)}" for shard, kwargs in implementation.on_shard.items()]
+        table.add_row("", "sharded", escape("; ".join(words)))
     if implementation.deviates:
         by = implementation.deviates.get("by")
         table.add_row("", "[bold]deviates[/bold]", escape(f"{by}: {implementation.deviates['in']}"))
@@ -375,7 +384,7 @@ def _implementation_data(implementation: Implementation) -> dict[str, Any]:
     data = implementation._asdict()
     data["import"] = data.pop("path")
     data["devices"] = list(implementation.devices)
-    for name in ("kwargs", "on_cpu", "arguments", "variants"):
+    for name in ("kwargs", "on_cpu", "arguments", "variants", "sharding", "on_shard"):
         data[name] = dict(data[name])
     data["state"] = None if implementation.state is None else [t._asdict() for t in implementation.state]
     return data
