@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from optadvise.advisor import Advisor
-from optadvise.domain import Fit, Fix, MemoryAnswer, MemoryEstimate, Situation
+from optadvise.domain import AGREES, Fit, Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.errors import InputError
 from optadvise.sizing import divisors
 from optadvise.tuples import NamedTuple
@@ -129,7 +129,7 @@ class Fitter:
             if any(shorter < names for shorter in fitting):
                 continue
             tried = self._tried(situation, chain)
-            if tried is not None and self._fits(tried.situation):
+            if tried is not None and self._helps(situation, tried.situation):
                 fitting.append(names)
                 best.setdefault(tried.situation.method, (chain, tried))
         told = list(best.values())
@@ -154,13 +154,19 @@ class Fitter:
                     tried = self._tried(situation, (*others, change), gpus)
                     if tried is None or (best is not None and tried.effort >= best[1].effort):
                         break
-                    if self._fits(tried.situation):
+                    if self._helps(situation, tried.situation):
                         best = (*others, change), tried
                         break
         return best
 
     def _fits(self, situation: Situation) -> bool:
         return self._sizing.fits(situation, situation.optimizer or "")
+
+    def _helps(self, before: Situation, after: Situation) -> bool:
+        """Does a run fit after changes, with no optimizer in its place that breaks where it is sharded then?"""
+        card = self._advisor.catalog.optimizer(after.optimizer or "")
+        told = card.implementations[0].sharding.get(after.sharding or "", AGREES)
+        return (after.optimizer == before.optimizer or told == AGREES) and self._fits(after)
 
     def _applies(self, situation: Situation, change: _Change) -> bool:
         axes = self._advisor.axes

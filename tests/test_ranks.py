@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import jsonschema
 import pytest
 
 from optadvise.advisor import Advisor
-from optadvise.bench import plan, rankfolder
+from optadvise.bench import direct, plan, rankfolder
 from optadvise.bench.ranked import RankedArm
 from optadvise.bench.runner import ArmFailed
 from optadvise.bench.spec import Spec
@@ -180,6 +181,62 @@ def test_of_several_failures_the_one_that_began_it_is_told(tmp_path: Path) -> No
     fails(1, "ValueError: second", 3.0)
     fails(2, "ValueError: first", 2.0)
     assert rankfolder.root_cause(tmp_path, 3)[0] == "rank 2: ValueError: first"
+
+
+def test_ranks_without_a_parent_write_files_that_merge(tmp_path: Path) -> None:
+    """As on many machines: torchrun starts the worker itself, once for each optimizer."""
+    files = []
+    for name in ("adamw", "lion"):
+        files.append(str(tmp_path / f"{name}.json"))
+        command = f"--standalone --nproc-per-node 2 -m optadvise.bench.worker {name} --shard fsdp --params 100K"
+        ran = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *command.split(), "--rounds", "2", "--steps=1", "--json",
+             files[-1]], capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr[-2000:]
+    said = optadvise("bench", "--merge", *files, "--json", "-")
+    assert said.code == 0
+    data = json.loads(said.out)
+    jsonschema.validate(data, json.loads((ROOT / "docs" / "schema" / "bench.json").read_text(encoding="utf-8")))
+    assert [(arm["optimizer"], arm["role"], len(arm["ranks"])) for arm in data["arms"]] == [
+        ("adamw", "control", 2), ("lion", "candidate", 2)]  # fmt: skip
+    ratio = next(one for one in data["ratios"] if one["metric"] == "state_bytes")
+    assert (ratio["optimizer"], ratio["ci95"]) == ("lion", None)
+    assert ratio["ratio"] == pytest.approx(0.5, rel=0.01)
+    again = optadvise("bench", "--merge", files[0], files[0])
+    assert (again.code, again.err) == (2, f"optadvise: --merge {files[0]}: has adamw again; leave one of them out\n")
+    other = json.loads(Path(files[1]).read_text(encoding="utf-8"))
+    other["spec"]["shard"] = "zero1"
+    Path(files[1]).write_text(json.dumps(other), encoding="utf-8")
+    unlike = optadvise("bench", "--merge", *files)
+    assert unlike.code == 2
+    assert "has shard zero1 where" in unlike.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("adamw --shrad fsdp --json x.json", "--shrad: no option of a rank; did you mean '--shard'"),
+        ("adamw lion --json x.json", "name one optimizer: each start measures one"),
+        ("adamw --shard fsdp", "--json FILE: say where the first rank writes the result"),
+        ("adamw --json", "--json: needs a value"),
+        ("adamw --json no/such/x.json", "no/such/x.json': there is no folder"),
+        ("adamw --params lots --json x.json", "--params 'lots'"),
+    ],
+)
+def test_a_rank_s_options_are_checked(words: str, message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "optadvise.bench.worker", *words.split()]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+    assert message in ran.stderr
+
+
+def test_the_cluster_script_says_what_a_rank_understands() -> None:
+    text = (ROOT / "examples" / "cluster" / "bench.sbatch").read_text(encoding="utf-8")
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    words = text.replace("\\\n", " ").split("-m optadvise.bench.worker")[1].split("\n")[0].replace('"', "").split()
+    names, told, file = direct.options(words)
+    assert (names, str(file), told["shard"]) == (["$optimizer"], "$optimizer.json", "fsdp")
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,12 @@ def main() -> None:
 
         start = hear()
         answer = functools.partial(_answer, answers) if first else _silent
-        _serve(Spec(**start["spec"]), Arm(**start["arm"]), hear, answer, ranks)
+        serve(Spec(**start["spec"]), Arm(**start["arm"]), hear, answer, ranks)
     except BaseException as error:  # whatever ends an arm is its result
         if ranks is not None:
-            ranks.failed(dict(_failure(error)))  # the parent hears of the rank that began it
+            ranks.failed(dict(failure(error)))  # the parent hears of the rank that began it
             os._exit(1)
-        _answer(answers, **_failure(error))
+        _answer(answers, **failure(error))
         sys.exit(1)
 
 
@@ -79,14 +79,24 @@ def _silent(**data: Any) -> None:
     """Leave the answer to the first rank."""
 
 
-def _serve(
+def serve(
     spec: Spec, arm: Arm, hear: Callable[[], dict[str, Any]], answer: Callable[..., None], ranks: Ranks | None
 ) -> None:
+    """Build an arm, take its first steps, and do what is told until it is neither a round nor the finish.
+
+    Args:
+        spec: The conditions.
+        arm: The optimizer.
+        hear: Returns the next command.
+        answer: Takes what is found.
+        ranks: This process among several, None for one by itself.
+    """
     import torch
 
     from optadvise.bench import measure
 
-    torch.set_num_threads(spec.threads or max(1, _cores() // spec.nproc))
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    torch.set_num_threads(spec.threads or max(1, _cores() // beside))
     training = measure.Training(spec, arm, ranks)
     begin = time.perf_counter()
     training.step()
@@ -173,7 +183,7 @@ def _finite(value: float) -> bool:
     return value - value == 0
 
 
-def _failure(error: BaseException) -> Mapping[str, Any]:
+def failure(error: BaseException) -> Mapping[str, Any]:
     """Return what ended the arm: out of memory, not possible here, or an error."""
     from optadvise.errors import CannotRunHereError, InputError
 
@@ -203,4 +213,8 @@ def _peak() -> dict[str, int | None] | None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        from optadvise.bench import direct
+
+        sys.exit(direct.main(sys.argv[1:]))
     main()

@@ -93,6 +93,12 @@ def bench(
             words=among(("none", "zero1", "fsdp")),
         ),
     ] = "none",
+    merge: Annotated[
+        bool,
+        opt.option(
+            "The names are result files of ranks that torchrun started: make one of them.", "--merge", group=_MANY
+        ),
+    ] = False,
     require: Annotated[
         list[str] | None,
         opt.option("A gate: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.", group=_HOW),
@@ -127,7 +133,7 @@ def bench(
     from optadvise.cli import outputs
 
     advisor = ruleset.advisor(rules)
-    requested = request.make(
+    requested = None if merge else request.make(
         advisor,
         names or [],
         None if from_ is None and names != ["-"] else _recommendation(from_),
@@ -165,12 +171,17 @@ def bench(
             text(result)
 
     try:
-        result = _measure(requested, keep, show, partial=bool(files))
+        if requested is None:
+            result = _merged(names or [], control)
+            keep(result)
+        else:
+            result = _measure(requested, keep, show, partial=bool(files))
     except KeyboardInterrupt:
         if plot is not None:
             typer.echo(f"optadvise: --plot {plot}: not drawn, as the measurement was interrupted", err=True)
         raise
-    outputs.kept(lambda: evidence.keep_benched(result, datetime.now(timezone.utc).date().isoformat()))
+    if requested is not None:
+        outputs.kept(lambda: evidence.keep_benched(result, datetime.now(timezone.utc).date().isoformat()))
     show(result)
     if plot is not None:
         from optadvise.cli.drawing import draw
@@ -178,6 +189,16 @@ def bench(
 
         draw(lambda: measured.bench(result, plot), _exit_code(result))
     raise typer.Exit(_exit_code(result))
+
+
+def _merged(names: list[str], control: str) -> dict[str, Any]:
+    """Return one result of several files."""
+    from optadvise.bench.files import read_result
+    from optadvise.bench.merge import merged
+
+    if len(names) < 2:
+        raise InputError("--merge: name two result files or more, as in optadvise bench --merge adamw.json lion.json")
+    return merged([(name, read_result(name)) for name in names], control)
 
 
 def _recommendation(path: Path | None) -> dict[str, Any]:

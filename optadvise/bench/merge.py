@@ -1,0 +1,48 @@
+"""One result of several that were measured one after the other. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optadvise.bench.result import PARTS
+from optadvise.bench.spec import metric_of
+from optadvise.errors import InputError
+
+
+def merged(results: Sequence[tuple[str, Mapping[str, Any]]], control: str) -> dict[str, Any]:
+    """Return one result with the arms of all, and their ratios to the control among them.
+
+    The ratios have no interval: what was measured at different times shares no drift that could cancel.
+
+    Args:
+        results: The name of each file, and what it holds.
+        control: The optimizer that the others are compared with, where it is among them.
+
+    Raises:
+        InputError: Two were measured under different conditions, or have an arm of the same label.
+    """
+    name, base = results[0]
+    arms: list[dict[str, Any]] = []
+    for other, result in results:
+        differ = [key for key, value in base["spec"].items() if result["spec"].get(key) != value]
+        if differ:
+            was, now = base["spec"][differ[0]], result["spec"].get(differ[0])
+            raise InputError(f"--merge {other}: has {differ[0]} {now} where {name} has {was}; merge what is alike")
+        for arm in result["arms"]:
+            if any(arm["label"] == one["label"] for one in arms):
+                raise InputError(f"--merge {other}: has {arm['label']} again; leave one of them out")
+            arms.append({**arm, "role": "control" if arm["optimizer"] == control else "candidate"})
+    against = next((arm for arm in arms if arm["role"] == "control" and arm["status"] == "ok"), None)
+    ratios = [] if against is None else [
+        {"optimizer": arm["optimizer"], "label": arm["label"], "versus": against["optimizer"], "metric": metric,
+         "ratio": ours / theirs, "ci95": None}
+        for arm in arms if arm is not against and arm["status"] == "ok"
+        for metric in (*(f"{part}_seconds" for part in PARTS), "throughput", "state_bytes", "peak_memory")
+        if (ours := metric_of(arm, metric)) is not None and (theirs := metric_of(against, metric))
+    ]  # fmt: skip
+    packages = {key: value for _, result in results for key, value in result["environment"].get("packages", {}).items()}
+    return {
+        **base, "environment": {**base["environment"], "packages": packages}, "arms": arms, "ratios": ratios,
+        "complete": all(result["complete"] for _, result in results), "requirements": [], "verdict": None,
+    }  # fmt: skip
