@@ -99,6 +99,29 @@ def bench(result: Mapping[str, Any], file: Path) -> None:
     pictures.save(made, file)
 
 
+def sweep(result: Mapping[str, Any], file: Path) -> None:
+    """Draw the cells of a sweep that ran, each by its optimizer and what it varies.
+
+    Args:
+        result: The JSON of `optadvise sweep`.
+        file: Where the picture goes.
+
+    Raises:
+        CannotRunHereError: There is nothing to draw.
+    """
+    arms = []
+    for cell in result["cells"]:
+        if cell["arm"] is not None and cell["arm"]["status"] == "ok":
+            label = " ".join([cell["optimizer"], *cell["options"].values()])
+            arms.append({**cell["arm"], "label": label})
+    if not arms:
+        raise CannotRunHereError(f"--plot {file}: no cell ran, so that there is nothing to draw")
+    told = result["options"]
+    spec = {"workload": told.get("workload", "transformer"), "dtype": told.get("dtype"),
+            "optimizer_only": told.get("optimizer_only") == "true"}  # fmt: skip
+    bench({"arms": arms, "spec": spec, "environment": result["environment"], "ratios": [], "complete": True}, file)
+
+
 def comparison(base: Mapping[str, Any], new: Mapping[str, Any], names: tuple[str, str], file: Path) -> None:
     """Draw two results of `optadvise bench`: where each arm was, hollow, and where it is now.
 

@@ -1,0 +1,101 @@
+"""`optadvise sweep`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optadvise.cli import options as opt
+from optadvise.errors import InputError
+
+if TYPE_CHECKING:
+    from optadvise.bench.sweep import Cell
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The grid: optimizers, and options of bench as values or lists.")],
+    out: Annotated[
+        Path | None, opt.option("Folder of the cells; the file's name without its ending unless said.", group="Output")
+    ] = None,
+    launcher: Annotated[
+        str, opt.option("local (one cell after the other) or slurm (a job for each, by submitit).", group="How it runs")
+    ] = "local",
+    json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
+    markdown: Annotated[Path | None, opt.option("Write a Markdown table to this file.", group="Output")] = None,
+    plot: Annotated[
+        Path | None, opt.option("Draw memory against speed: sweep.png, .svg or .pdf.", group="Output")
+    ] = None,
+    rules: opt.Rules = None,
+) -> None:
+    """Measure a grid of optimizers, sizes, types and whatever else bench takes, and take up what is left.
+
+    Each finished cell is written at once: the same line, said again, goes on where it was stopped, and several may work
+    on one folder. Exit code 4: nothing could run; 5: cells are still missing.
+    """
+    from optadvise import ruleset
+    from optadvise.bench import sweep as sweeping
+    from optadvise.bench.files import write
+    from optadvise.catalog.sweeps import read_sweep
+    from optadvise.cli import outputs
+    from optadvise.render import sweep as render
+
+    if launcher not in ("local", "slurm"):
+        raise InputError(f"--launcher {launcher!r}: is local or slurm")
+    files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
+    if plot is not None:
+        from optadvise.render import pictures
+
+        outputs.places({"--plot": plot})
+        pictures.check(plot, "--plot")
+    optimizers, grid, asked = read_sweep(file, sweeping.OPTIONS)
+    advisor = ruleset.advisor(rules)
+    cells = sweeping.cells(advisor, optimizers, grid)
+    folder = _folder(file, out)
+    if launcher == "slurm":
+        from optadvise.bench.submitted import submitted
+
+        outcomes = submitted(folder, cells, asked, tuple(map(str, rules or ())))
+    else:
+        outcomes = list(sweeping.run(advisor, folder, cells, told=_telling(len(cells))))
+    result = sweeping.made(outcomes)
+    made = {"--json": render.as_json, "--markdown": render.as_markdown}
+    for flag, path in files.items():
+        write(path, made[flag](result))
+    if json_ == "-":
+        typer.echo(render.as_json(result), nl=False)
+    else:
+        render.text(result)
+    if plot is not None:
+        from optadvise.cli.drawing import draw
+        from optadvise.render import measured
+
+        draw(lambda: measured.sweep(result, plot), 0)
+    raise typer.Exit(_code(result))
+
+
+def _code(result: dict[str, Any]) -> int:
+    arms = [cell["arm"] for cell in result["cells"]]
+    if any(arm is None for arm in arms):
+        return 5
+    return 0 if any(arm["status"] == "ok" for arm in arms) else 4
+
+
+def _folder(file: Path, out: Path | None) -> Path:
+    folder = file.with_suffix("") if out is None else out
+    if folder == file:
+        raise InputError(f"{str(file)!r}: has no ending, so that its folder would have its name; say --out FOLDER")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {str(folder)!r}: cannot be made ({error.strerror}); name another place") from error
+    return folder
+
+
+def _telling(count: int) -> Any:
+    def told(cell: Cell, number: int) -> None:
+        print(f"{number + 1} of {count}: {cell.name}", file=sys.stderr, flush=True)
+
+    return told
