@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -134,20 +135,16 @@ def test_a_rank_in_trouble_ends_the_run_and_is_named(trouble: str, words: str, t
     assert arm["status"] == "error"
     assert arm["error"].startswith(words)
     assert time.monotonic() - begin < 60
-    assert not [pid for pid in _workers() if pid != os.getpid()]
+    assert _left_in(troubled) == []
 
 
-def _workers() -> list[int]:
-    """Return the processes of ranks and launchers whose parent is this process or gone."""
+def _left_in(folder: Path) -> list[str]:
+    """Return the command lines of processes that were started in a folder and are still there."""
     found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            parent = int((entry / "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[1])
-        except (OSError, ValueError, IndexError):
-            continue
-        if b"optadvise.bench.launch" in words or (b"optadvise.bench.worker" in words and parent == 1):
-            found.append(int(entry.name))
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").resolve() == folder and entry.name != str(os.getpid()):
+                found.append((entry / "cmdline").read_text(encoding="utf-8").replace("\0", " "))
     return found
 
 
