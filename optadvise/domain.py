@@ -557,6 +557,7 @@ class Fit(NamedTuple):
     largest_pass: int | None  # samples of one pass that fit
     longest: int | None  # tokens of a sample that fit
     basis: str = "derived"  # or measured, or card where fake tensors cannot step it
+    breaks: bool = False  # it is known to fail, or to compute something else, where the run is sharded
 
 
 class Fix(NamedTuple):

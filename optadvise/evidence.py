@@ -148,6 +148,8 @@ def keep_benched(result: Mapping[str, Any], date: str) -> None:
         OSError: It cannot be written.
     """
     spec = result["spec"]
+    if spec.get("nproc", 1) > 1:
+        return  # what a rank holds and takes says little of one process
     for arm in result["arms"]:
         if arm["status"] != "ok" or arm["label"] not in (arm["optimizer"], f"{arm['optimizer']} (control)"):
             continue

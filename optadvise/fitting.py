@@ -95,13 +95,15 @@ class Fitter:
         for name in self._advisor.catalog.optimizer_ids:
             if contradiction({**stated, "optimizer": name}) is not None:
                 continue
+            breaks = not self._survives(name, situation)
             if situation.vram_bytes is None:
-                found.append(self._sizing.unlimited(situation, name))
+                found.append(self._sizing.unlimited(situation, name)._replace(breaks=breaks))
                 continue
             memory = self._sizing.estimate(situation, name)
             most = self._sizing.largest_pass(situation, name)
             longest = self._sizing.longest(situation, name)
-            found.append(Fit(name, memory.optimizer, memory.total, memory.known, memory.fits, most, longest))
+            fit = Fit(name, memory.optimizer, memory.total, memory.known, memory.fits, most, longest)
+            found.append(fit._replace(breaks=breaks))
         return iter(sorted(found, key=lambda fit: (fit.total or fit.known or 0, fit.id)))
 
     def refused(self, situation: Situation) -> bool:
@@ -163,10 +165,14 @@ class Fitter:
         return self._sizing.fits(situation, situation.optimizer or "")
 
     def _helps(self, before: Situation, after: Situation) -> bool:
-        """Does a run fit after changes, with no optimizer in its place that breaks where it is sharded then?"""
-        card = self._advisor.catalog.optimizer(after.optimizer or "")
-        told = card.implementations[0].sharding.get(after.sharding or "", AGREES)
-        return (after.optimizer == before.optimizer or told == AGREES) and self._fits(after)
+        """Does a run fit after changes, without an optimizer that breaks where it is sharded then?"""
+        same = (after.optimizer, after.sharding) == (before.optimizer, before.sharding)  # then it was asked for so
+        return (same or self._survives(after.optimizer or "", after)) and self._fits(after)
+
+    def _survives(self, optimizer: str, situation: Situation) -> bool:
+        """Is nothing known to go wrong with an optimizer where a run is sharded?"""
+        made = self._advisor.catalog.optimizer(optimizer).implementations[0]
+        return made.sharding.get(situation.sharding or "", AGREES) == AGREES
 
     def _applies(self, situation: Situation, change: _Change) -> bool:
         axes = self._advisor.axes

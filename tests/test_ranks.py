@@ -123,18 +123,18 @@ def test_ranks_come_to_where_one_process_comes(name: str, shard: str, nproc: int
         ("dies", "rank 1 was killed by SIGKILL, as the kernel does when memory runs out"),
         ("leaves", "rank 1 ended with exit code 7"),
         ("raises", "rank 1: ValueError: a bad batch; its log ends with: about to fail"),
-        ("sleeps", "no answer within 10 s: rank 1 hangs in step 6"),
+        ("sleeps", "no answer within 25 s: rank 1 hangs in step 6"),
     ],
 )
 def test_a_rank_in_trouble_ends_the_run_and_is_named(trouble: str, words: str, troubled: Path) -> None:
     begin = time.monotonic()
-    said = optadvise("bench", "adamw", "--nproc", "2", "--workload", f"troubled:{trouble}", "--timeout", "10",
+    said = optadvise("bench", "adamw", "--nproc", "2", "--workload", f"troubled:{trouble}", "--timeout", "25",
                      "--control", "none", "--json", "-")  # fmt: skip
     (arm,) = json.loads(said.out)["arms"]
     assert said.code == 4
     assert arm["status"] == "error"
     assert arm["error"].startswith(words)
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 120
     assert _left_in(troubled) == []
 
 
@@ -155,7 +155,7 @@ def test_ranks_end_when_the_one_that_asked_is_gone(catalog: Catalog) -> None:
     ranks.start()
     assert ranks._folder is not None
     assert ranks._process is not None
-    pids = list(rankfolder.pids(ranks._folder, 2))
+    pids = [int(file.read_text(encoding="ascii")) for file in ranks._folder.glob("*.pid")]
     assert len(pids) == 2
     ranks._process.send_signal(signal.SIGKILL)  # the launcher, which can tell nobody
     until = time.monotonic() + 20
@@ -165,6 +165,37 @@ def test_ranks_end_when_the_one_that_asked_is_gone(catalog: Catalog) -> None:
     with pytest.raises(ArmFailed, match="the launcher ended"):
         ranks.round()
     ranks.stop()
+
+
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGTERM, 2.0), (signal.SIGKILL, 12.0)])
+def test_nothing_outlives_the_command(number: signal.Signals, after: float, troubled: Path) -> None:
+    """Ended while ranks import torch, or while one of them sleeps for ever."""
+    command = "bench adamw --control none --nproc 2 --workload troubled:sleeps --timeout 600".split()
+    running = subprocess.Popen([sys.executable, "-m", "optadvise", *command], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(troubled)})  # fmt: skip
+    time.sleep(after)
+    running.send_signal(number)
+    running.wait(timeout=60)
+    until = time.monotonic() + 30
+    while _left_in(troubled) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert _left_in(troubled) == []
+    until = time.monotonic() + 5  # the launcher clears up as it goes
+    while list(troubled.glob("optadvise-ranks-*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not list(troubled.glob("optadvise-ranks-*"))
+
+
+def test_a_job_of_somebody_else_makes_no_rank_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a pod whose environment is meant for another program."""
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "29777")):
+        monkeypatch.setenv(name, value)
+    assert optadvise("bench", "sgd", "--optimizer-only", *SMALL).code == 0
+
+
+def test_what_ranks_measured_is_not_quoted_for_one_process() -> None:
+    benched("adamw", "--nproc", "2", "--shard", "fsdp")
+    assert json.loads(optadvise("show", "adamw", "--json").out)["evidence"]["benches"] == []
 
 
 def test_of_several_failures_the_one_that_began_it_is_told(tmp_path: Path) -> None:
@@ -273,12 +304,19 @@ def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: Advisor) ->
             for name in (advice.optimizer.id, *(other.id for other in advice.alternatives)):
                 made = advisor.catalog.optimizer(name).implementations[0]
                 assert made.sharding.get(kind, AGREES) == AGREES, (said, name)
+            fit = advisor.remedies(advice)
+            changes = [{k: v for fix in chain for k, v in fix.change.items()} for chain in (fit.fixes if fit else ())]
+            for change in changes:
+                after = SHARDED.get(change.get("shard", shard), "none")
+                made = advisor.catalog.optimizer(change.get("optimizer", advice.optimizer.id)).implementations[0]
+                assert made.sharding.get(after, AGREES) == AGREES, (said, change)
             assert not any(name in advice.fused for name in advice.implementation.on_shard.get(kind, {}))
             seen.add((advice.trace[1].rule, kind))
     assert len(seen) > 30
     assert {("OPT046", "fsdp"), ("OPT023", "fsdp"), ("OPT032", "fsdp")} <= seen
 
 
+SHARDED = {"zero1": "zero1", "zero2": "fsdp", "zero3": "fsdp"}
 ASKABLE = ("model", "vendor", "method", "batch_size", "stability", "priority", "tuning", "task", "sparse_gradients")
 RUNS: list[dict[str, Any]] = [
     {},
@@ -301,6 +339,10 @@ def test_one_that_breaks_and_was_asked_for_is_warned_of() -> None:
     stable = json.loads(optadvise(*line.split(), "stable-adamw", "--json").out)
     assert stable["optimizer"]["kwargs"]["foreach"] is False  # its foreach step takes no cut tensors
     assert "sharded" in optadvise("show", "adamw8bit").out
+    sized = "estimate --model transformer --params 13B --gpus 8 --vram 24GB --json --shard"
+    for shard, breaking in (("zero3", True), ("zero1", False)):
+        ranked = json.loads(optadvise(*sized.split(), shard).out)["optimizers"]
+        assert {one["id"]: one["breaks_sharded"] for one in ranked}["adamw8bit"] is breaking
 
 
 def test_bench_takes_what_agrees_over_several_ranks(advisor: Advisor) -> None:

@@ -92,7 +92,10 @@ class Training:
     def _workload(self) -> workloads.Workload:
         spec = self.spec
         if spec.user:
-            return user.load_user(spec.workload, seed=spec.seed, device=spec.device, dtype=spec.dtype)
+            found = user.load_user(spec.workload, seed=spec.seed, device=spec.device, dtype=spec.dtype)
+            if self.ranks is not None:  # alike weights, but what is drawn from now on differs between ranks
+                torch.manual_seed(spec.seed + self.ranks.number)
+            return found
         return workloads.build(**self.shape)
 
     @property
@@ -226,18 +229,35 @@ class Training:
 _PROFILED = 3  # steps
 
 
-def communication_seconds(training: Training) -> float:
-    """Take some steps and return the seconds of a step in which this rank communicates, computing meanwhile or not."""
+def communication_share(training: Training) -> float:
+    """Take some steps and return the share of their time in which this rank communicates, computing or not."""
     from torch.profiler import ProfilerActivity, profile
 
     cuda = training.spec.device.startswith("cuda")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiled:
+        begin = time.perf_counter()
         for _ in range(_PROFILED):
             training.step()
-    word, time_of = ("nccl", "device_time_total") if cuda else ("gloo:", "cpu_time_total")
-    events = (event for event in profiled.key_averages() if event.key.lower().startswith(word))
-    return float(sum(getattr(event, time_of) for event in events)) / 1e6 / _PROFILED
+        taken = time.perf_counter() - begin
+    word = "nccldevkernel" if cuda else "gloo:"
+    spans = [(event.time_range.start, event.time_range.end) for event in profiled.events()
+             if event.name.lower().startswith(word)]  # fmt: skip
+    return min(1.0, covered(spans) / 1e6 / taken)
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Return the length that intervals cover together, in their unit.
+
+    Example:
+        >>> covered([(0, 2), (1, 3), (5, 6)])
+        4.0
+    """
+    total, until = 0.0, -float("inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def alone_seconds(spec: Spec, arm: Arm) -> float | None:
@@ -252,7 +272,7 @@ def alone_seconds(spec: Spec, arm: Arm) -> float | None:
         for _ in range(1 + spec.warmup):
             training.step()
         return statistics.median(training.round()["step"])
-    except (RuntimeError, MemoryError):  # sharding is for what does not fit
+    except Exception:  # sharding is for what does not fit, and nothing that was measured is lost to this
         return None
 
 

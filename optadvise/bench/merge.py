@@ -7,7 +7,7 @@ from typing import Any
 
 from optadvise.bench.result import PARTS
 from optadvise.bench.spec import metric_of
-from optadvise.errors import InputError
+from optadvise.errors import InputError, RuleFileError
 
 
 def merged(results: Sequence[tuple[str, Mapping[str, Any]]], control: str) -> dict[str, Any]:
@@ -22,6 +22,9 @@ def merged(results: Sequence[tuple[str, Mapping[str, Any]]], control: str) -> di
     Raises:
         InputError: Two were measured under different conditions, or have an arm of the same label.
     """
+    for name, result in results:
+        if not (result["arms"] and isinstance(result.get("spec"), Mapping) and "environment" in result):
+            raise RuleFileError("is no whole result; make it with optadvise bench --json FILE", name)
     name, base = results[0]
     arms: list[dict[str, Any]] = []
     for other, result in results:
@@ -38,7 +41,8 @@ def merged(results: Sequence[tuple[str, Mapping[str, Any]]], control: str) -> di
         {"optimizer": arm["optimizer"], "label": arm["label"], "versus": against["optimizer"], "metric": metric,
          "ratio": ours / theirs, "ci95": None}
         for arm in arms if arm is not against and arm["status"] == "ok"
-        for metric in (*(f"{part}_seconds" for part in PARTS), "throughput", "state_bytes", "peak_memory")
+        for metric in (*(f"{part}_seconds" for part in PARTS), "throughput", "state_bytes",
+                       "state_bytes_per_parameter", "peak_memory")
         if (ours := metric_of(arm, metric)) is not None and (theirs := metric_of(against, metric))
     ]  # fmt: skip
     packages = {key: value for _, result in results for key, value in result["environment"].get("packages", {}).items()}

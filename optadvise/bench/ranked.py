@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -39,6 +37,7 @@ class RankedArm(WorkerArm):
         self._folder = Path(tempfile.mkdtemp(prefix="optadvise-ranks-"))
         self._environment = {
             **os.environ, rankfolder.FOLDER: str(self._folder), rankfolder.DEVICE: self._spec.device,
+            rankfolder.PARENT: str(os.getpid()),
         }  # fmt: skip
         return super().start()
 
@@ -49,14 +48,15 @@ class RankedArm(WorkerArm):
 
     def stop(self) -> None:
         """End all ranks and the launcher; calling it twice is fine."""
+        super().stop()
         if self._folder is not None:
-            ranks = list(rankfolder.pids(self._folder, self._spec.nproc))
-            if self._hung:
-                _kill(ranks)
-            super().stop()
-            _kill(ranks)
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    def _end_rest(self) -> None:
+        """End the ranks; one that did not even join sees that its launcher is gone."""
+        if self._folder is not None:
+            rankfolder.end_ranks(self._folder)
 
     def _late(self) -> ArmFailed:
         assert self._folder is not None
@@ -66,14 +66,9 @@ class RankedArm(WorkerArm):
     def _ended(self) -> ArmFailed:
         assert self._folder is not None
         why, failure = rankfolder.root_cause(self._folder, self._spec.nproc)
+        if not rankfolder.exit_codes(self._folder) and why == rankfolder.LAUNCHER_ENDED:
+            why += self._last_words()
         status = failure.pop("status")
         if status == "input":
             raise InputError(why)
         return ArmFailed(status, why, **failure)
-
-
-def _kill(pids: Sequence[int]) -> None:
-    """End processes and what they started: the launcher makes each the leader of a session."""
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import struct
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"  # what ranks are told by their environment
+# What the launcher and the ranks are told by their environment; the last two are process ids.
+FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"
+PARENT, LAUNCHER = "OPTADVISE_RANK_PARENT", "OPTADVISE_RANK_LAUNCHER"
 MARKS = 3  # of each step, so that the rank that the others wait for is told from them
 STEP = struct.Struct("q")  # of a rank, in memory that the parent reads
+LAUNCHER_ENDED = "the launcher ended"
 _EXITS = "exits.json"
-_LOST = ("closed by peer", "connection reset", "broken pipe", "socket", "connection refused", "processgroup")
+_LOST = ("closed by peer", "connection reset", "broken pipe", "socket", "connection refused", "processgroup",
+         "timed out waiting")  # fmt: skip
 _LAST_LINES = 3
 
 
@@ -38,7 +45,7 @@ def root_cause(folder: Path, count: int) -> tuple[str, dict[str, Any]]:
     killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
     ended = [*killed, *(rank for rank in codes if told.get(rank) is None), *codes]
     if not ended:
-        return "the launcher ended", {"status": "error"}
+        return LAUNCHER_ENDED, {"status": "error"}
     rank, code = ended[0], codes[ended[0]]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = ", as the kernel does when memory runs out" if code == -signal.SIGKILL else ""
@@ -54,14 +61,40 @@ def behind(folder: Path, count: int) -> str:
     """
     steps = {rank: _step(folder, rank) for rank in range(count)}
     rank = min(steps, key=lambda each: steps[each])
+    if count > 1 and len(set(steps.values())) == 1:
+        return f"all ranks are in step {steps[rank] // MARKS + 1}"
     return f"rank {rank} hangs in step {steps[rank] // MARKS + 1}{_said(folder, rank, 'error')}"
 
 
-def pids(folder: Path, count: int) -> Iterable[int]:
-    """Yield the process ids of the ranks that began."""
-    for rank in range(count):
+def join() -> None:
+    """Leave this rank's process id, and end with the launcher, whatever this process is doing then."""
+    folder, rank = Path(os.environ[FOLDER]), os.environ["RANK"]
+    (folder / f"{rank}.pid").write_text(str(os.getpid()), encoding="ascii")
+    end_with(int(os.environ[LAUNCHER]), lambda: None)
+
+
+def end_with(parent: int, before: Callable[[], None]) -> None:
+    """End this process when the one that started it is gone; at once, where it is gone already.
+
+    Args:
+        parent: Its process id.
+        before: Is done before.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        before()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_ranks(folder: Path) -> None:
+    """End every rank that began, and what it started: the launcher makes each the leader of a session."""
+    for file in folder.glob("*.pid"):
         with contextlib.suppress(OSError, ValueError):
-            yield int((folder / f"{rank}.pid").read_text(encoding="ascii"))
+            os.killpg(int(file.read_text(encoding="ascii")), signal.SIGKILL)
 
 
 def keep_exit_codes(folder: Path, codes: Mapping[int, int]) -> None:

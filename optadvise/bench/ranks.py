@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 from torch import distributed
 
 from optadvise.bench.rankfolder import FOLDER, STEP
+
+_LONG = timedelta(days=7)
 
 
 class Ranks:
@@ -33,17 +34,16 @@ class Ranks:
         self.number, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
         self._step = self._marker()
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         kind = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(kind, timeout=timeout)
-        self._talk = distributed.new_group(backend="gloo", timeout=timeout)
+        # A rank may wait long for its turn among the arms; what really hangs is ended by the parent.
+        self._talk = distributed.new_group(backend="gloo", timeout=timeout or _LONG)
 
     def _marker(self) -> mmap.mmap | None:
         if self._folder is None:
             return None
-        (self._folder / f"{self.number}.pid").write_text(str(os.getpid()), encoding="ascii")
         file = self._folder / f"{self.number}.step"
         file.write_bytes(STEP.pack(0))
         with file.open("r+b") as opened:
@@ -71,10 +71,3 @@ class Ranks:
         if self._folder is not None:
             entry = {**failure, "time": time.time()}
             (self._folder / f"{self.number}.failure").write_text(json.dumps(entry), encoding="utf-8")
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone, whatever it is doing."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

@@ -124,6 +124,8 @@ def _check_ranks(spec: Spec) -> None:
         if spec.shard != "none":
             raise InputError(f"--shard {spec.shard}: one process has nobody to share with; say --nproc 2")
         return
+    if ":" in spec.device:
+        raise InputError(f"--device {spec.device}: each process takes a GPU of its own; say --device cuda")
     for flag, said in (("--optimizer-only", spec.optimizer_only), ("--compile", spec.compile)):
         if said:
             raise InputError(f"{flag}: measures one process; leave --nproc out")

@@ -112,7 +112,7 @@ def _together(counts: Mapping[str, Any], end: Mapping[str, Any], step: Estimate 
         return {"ranks": None, "total_state_bytes": counts.get("total_state_bytes"), "communication_share": None,
                 "scaling_efficiency": None}  # fmt: skip
     alone = end.get("alone_step_seconds")
-    spent = max(rank["communication_seconds"] / rank["step_seconds"] for rank in ranks)
+    spent = max(rank["communication_share"] for rank in ranks)
     return {
         "ranks": ranks,
         "total_state_bytes": counts["total_state_bytes"],

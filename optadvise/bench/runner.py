@@ -178,6 +178,7 @@ class WorkerArm:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0 if self._hung else _GRACE)
             _kill_group(process)  # also what it started, which may outlive it
+            self._end_rest()
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
@@ -186,6 +187,9 @@ class WorkerArm:
             self._log = None
 
     _hung = False
+
+    def _end_rest(self) -> None:
+        """End what is not in the process's group; before its pipes are closed, as it may hold them."""
 
     def _say(self, data: dict[str, Any]) -> None:
         assert self._process is not None
@@ -230,17 +234,21 @@ class WorkerArm:
             code = self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             code = None
-        words = ""
-        if self._log is not None:
-            self._log.seek(0)
-            lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
-            words = f": {lines[-1][:200]}" if lines else ""
+        words = self._last_words()
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             # The kernel ends what takes the last of the memory with SIGKILL.
             hint = ", as the kernel does when memory runs out" if -code == 9 else ""
             return ArmFailed("error", f"the worker was killed by {name}{hint}{words}")
         return ArmFailed("error", f"the worker ended with exit code {code}{words}")
+
+    def _last_words(self) -> str:
+        """Return the last line that the process left."""
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
+        return f": {lines[-1][:200]}" if lines else ""
 
 
 def _read(stream: TextIO, answers: queue.SimpleQueue[str | None]) -> None:

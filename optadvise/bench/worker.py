@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
-from optadvise.bench.rankfolder import DEVICE
+from optadvise.bench.rankfolder import DEVICE, FOLDER, join
 from optadvise.bench.spec import Arm, Spec
 
 if TYPE_CHECKING:
@@ -38,12 +38,15 @@ def main() -> None:
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
     ranks: Any = None
-    first = int(os.environ.get("RANK", "0")) == 0
+    several = FOLDER in os.environ  # and not by RANK, which a job of somebody else's may have set
+    first = not several or os.environ["RANK"] == "0"
+    if several:
+        join()
     commands: SimpleQueue[dict[str, Any]] = SimpleQueue()
     if first:
         threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
     try:
-        if "RANK" in os.environ:
+        if several:
             from optadvise.bench.ranks import Ranks
 
             ranks = Ranks(os.environ.get(DEVICE, "cpu"))
@@ -67,7 +70,7 @@ def main() -> None:
 def _listen(commands: TextIO, queue: SimpleQueue[dict[str, Any]]) -> None:
     for line in commands:
         queue.put(json.loads(line))
-    os._exit(0)  # the parent is gone
+    os._exit(1 if FOLDER in os.environ else 0)  # the parent is gone; a launcher takes 0 for the end of this rank alone
 
 
 def _answer(answers: TextIO, **data: Any) -> None:
@@ -95,7 +98,7 @@ def serve(
 
     from optadvise.bench import measure
 
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    beside = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])  # processes on this machine
     torch.set_num_threads(spec.threads or max(1, _cores() // beside))
     training = measure.Training(spec, arm, ranks)
     begin = time.perf_counter()
@@ -140,7 +143,7 @@ def _end(training: Training, measured: list[dict[str, list[float]]], counts: Map
         "rank": ranks.number, "peak_memory_bytes": peak, "finite": finite,
         **{name: counts[name] for name in ("parameter_bytes", "gradient_bytes", "state_bytes")},
         **{f"{part}_seconds": statistics.median(s for one in measured for s in one[part]) for part in measured[0]},
-        "communication_seconds": measure.communication_seconds(training),
+        "communication_share": measure.communication_share(training),
     }  # fmt: skip
     told = ranks.gather(mine)
     alone = measure.alone_seconds(spec, training.arm) if ranks.number == 0 else None
@@ -154,10 +157,11 @@ def _of_all(counts: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Return the counts of the rank that holds most, with the state of all."""
     told = ranks.gather(dict(counts))
     largest = {name: max(rank[name] for rank in told)
-               for name in ("parameter_bytes", "gradient_bytes", "state_bytes", "bytes_per_step")}  # fmt: skip
+               for name in ("parameter_bytes", "gradient_bytes", "state_bytes")}  # fmt: skip
     each = largest["state_bytes"] / counts["parameters"]
     total = sum(rank["state_bytes"] for rank in told)
-    return {**counts, **largest, "state_bytes_per_parameter": each, "total_state_bytes": total}
+    # What a rank's step moves goes by how the engine shares it out, and its time has the waiting for others in it.
+    return {**counts, **largest, "state_bytes_per_parameter": each, "total_state_bytes": total, "bytes_per_step": None}
 
 
 def _environment(spec: Spec, arm: Arm) -> dict[str, Any]:

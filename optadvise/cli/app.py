@@ -48,7 +48,7 @@ COMMANDS = {
     "compare": Command("compare", "compare", _MEASURED, (
         "optadvise compare old.json new.json --require 'step_seconds <= 1.05x'",)),
     "sweep": Command("sweep", "sweep", _MEASURED, (
-        "optadvise sweep sweep.yaml --plot sweep.png",)),
+        "optadvise sweep examples/sweep.yaml --out cells --plot sweep.png",)),
     "trajectories": Command("trajectories", "trajectories", _MEASURED, (
         "optadvise trajectories --surface rosenbrock",
         "optadvise trajectories adamw lion sgd-momentum --out saddle.png")),

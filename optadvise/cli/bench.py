@@ -22,6 +22,7 @@ _DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
 _SHOWN = ("json_", "csv_", "markdown", "dashboard", "report", "plot", "save")  # where a result goes
 if TYPE_CHECKING:
     from optadvise.bench.request import Request
+    from optadvise.catalog import Catalog
 
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
@@ -133,6 +134,8 @@ def bench(
     from optadvise.cli import outputs
 
     advisor = ruleset.advisor(rules)
+    if merge and require:
+        raise InputError("--require: judges what is measured; optadvise compare judges files")
     requested = None if merge else request.make(
         advisor,
         names or [],
@@ -172,7 +175,7 @@ def bench(
 
     try:
         if requested is None:
-            result = _merged(names or [], control)
+            result = _merged(names or [], advisor.catalog, control)
             keep(result)
         else:
             result = _measure(requested, keep, show, partial=bool(files))
@@ -191,14 +194,15 @@ def bench(
     raise typer.Exit(_exit_code(result))
 
 
-def _merged(names: list[str], control: str) -> dict[str, Any]:
+def _merged(names: list[str], catalog: Catalog, control: str) -> dict[str, Any]:
     """Return one result of several files."""
     from optadvise.bench.files import read_result
     from optadvise.bench.merge import merged
 
     if len(names) < 2:
         raise InputError("--merge: name two result files or more, as in optadvise bench --merge adamw.json lion.json")
-    return merged([(name, read_result(name)) for name in names], control)
+    against = control if control == "none" else catalog.find_optimizer(control, "--control")
+    return merged([(name, read_result(name)) for name in names], against)
 
 
 def _recommendation(path: Path | None) -> dict[str, Any]:

@@ -189,18 +189,20 @@ def _ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
         row = [names, "–" if not fit.optimizer_bytes else show_bytes(fit.optimizer_bytes),
                "not known" if total is None else show_bytes(total)]  # fmt: skip
         if limited:
-            row += [{True: "yes", False: "no", None: "perhaps"}[fit.fits]]
+            row += [{True: "yes", False: "no", None: "perhaps"}[fit.fits] + (", breaks" if fit.breaks else "")]
             row += ["–" if not fit.largest_pass else f"{fit.largest_pass:,}"]
         if limited and tokens:
             row += ["–" if not fit.longest else f"{fit.longest:,}"]
         table.add_row("", *row)
     out.print(table)
+    if any(fit.breaks for fit in answer.optimizers):
+        out.print("  breaks: fails or computes something else where it is sharded so; optadvise show says how")
 
 
 def _groups(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fit]]:
     def shown(fit: Fit) -> tuple[object, ...]:
         sizes = (None if size is None else show_bytes(size) for size in (fit.optimizer_bytes, fit.total, fit.known))
-        return (fit.id,) if everything else (*sizes, fit.fits, fit.largest_pass, fit.longest, fit.basis)
+        return (fit.id,) if everything else (*sizes, fit.fits, fit.largest_pass, fit.longest, fit.basis, fit.breaks)
 
     for _, alike in groupby(fits, key=shown):
         members = list(alike)

@@ -79,6 +79,7 @@ def estimate(answer: MemoryAnswer, catalog: Catalog) -> str:
                     "largest_micro_batch": fit.largest_pass,
                     "longest_seq_len": fit.longest,
                     "basis": fit.basis,
+                    "breaks_sharded": fit.breaks,
                 }
                 for fit in answer.optimizers
             ],
