@@ -89,6 +89,8 @@ class Measurement(TypedDict, total=False):
     threads: Count
     compile: bool
     optimizer_only: bool
+    nproc: Count  # processes that train together
+    shard: str  # none, zero1, fsdp
     require: Sequence[str]
     timeout: float
 
@@ -257,7 +259,7 @@ def bench(
     from optadvise.bench import request
 
     _known(how, Measurement, "bench")
-    counts = ("params", "batch_size", "seq_len", "steps", "rounds", "threads")
+    counts = ("params", "batch_size", "seq_len", "steps", "rounds", "threads", "nproc")
     told: dict[str, Any] = {name: _typed(name, value) if name in counts else value for name, value in how.items()}
     given = [one for one in optimizers if not isinstance(one, str)]
     if given and len(optimizers) > 1:

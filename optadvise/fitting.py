@@ -145,7 +145,7 @@ class Fitter:
     ) -> tuple[tuple[_Change, ...], _Tried] | None:
         """Return the cheapest chain that takes more GPUs, each doubling of which counts."""
         best: tuple[tuple[_Change, ...], _Tried] | None = None
-        growing = [change for change in usable if "gpus" in change.change]
+        growing = [self._sound(situation, change) for change in usable if "gpus" in change.change]
         beside = [c for c in usable if "gpus" not in c.change and "method" not in c.change]
         for change in growing:
             for others in [(), *_chains(beside, _MOST_BESIDE_GPUS)]:
@@ -163,6 +163,14 @@ class Fitter:
 
     def _fits(self, situation: Situation) -> bool:
         return self._sizing.fits(situation, situation.optimizer or "")
+
+    def _sound(self, situation: Situation, change: _Change) -> _Change:
+        """Return a change to more GPUs, with the usual optimizer where the run's own would break on them."""
+        after = situation._replace(gpus=2 * situation.gpus, shard=change.change.get("shard", situation.shard))
+        usual = self._advisor.limits[0]
+        if self._survives(situation.optimizer or "", after) or not self._survives(usual, after):
+            return change
+        return change._replace(change={**change.change, "optimizer": usual})
 
     def _helps(self, before: Situation, after: Situation) -> bool:
         """Does a run fit after changes, without an optimizer that breaks where it is sharded then?"""

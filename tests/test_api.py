@@ -81,7 +81,7 @@ def test_options_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> No
     from optadvise.cli.recommend import _SHOWN, recommend
 
     assert {*Run.__annotations__} == {*inspect.signature(recommend).parameters} - {*_SHOWN}
-    shown = {"names", "from_", "json_", "csv_", "markdown", "dashboard", "report", "plot", "save", "rules"}
+    shown = {"names", "from_", "json_", "csv_", "markdown", "dashboard", "report", "plot", "save", "rules", "merge"}
     asked = {name.rstrip("_") for name in {*inspect.signature(bench).parameters} - shown}
     assert asked == {*inspect.signature(make).parameters} - {"advisor", "names", "recommendation"}
 

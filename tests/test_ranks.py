@@ -98,6 +98,8 @@ def test_two_ranks_hold_what_their_way_of_sharing_leaves_them(shard: str, held: 
     assert arm["scaling_efficiency"] > 0
     assert arm["loss"]["last"] < arm["loss"]["first"]
     assert arm["throughput"]["value"] == pytest.approx(16 / arm["step_seconds"]["median"])  # eight each
+    # What a rank holds says little of one process, so that it is not quoted for it.
+    assert json.loads(optadvise("show", "adamw", "--json").out)["evidence"]["benches"] == []
 
 
 def parity(catalog: Catalog, name: str, shard: str, nproc: int) -> float:
@@ -110,9 +112,7 @@ def parity(catalog: Catalog, name: str, shard: str, nproc: int) -> float:
         ranks.stop()
 
 
-@pytest.mark.parametrize(
-    ("name", "shard", "nproc"), [("adamw", "none", 2), ("lion", "fsdp", 4), ("lamb", "zero1", 2), ("adamw", "fsdp", 4)]
-)
+@pytest.mark.parametrize(("name", "shard", "nproc"), [("lion", "none", 2), ("lamb", "zero1", 2), ("adamw", "fsdp", 4)])
 def test_ranks_come_to_where_one_process_comes(name: str, shard: str, nproc: int, catalog: Catalog) -> None:
     assert parity(catalog, name, shard, nproc) < 1e-4
 
@@ -191,11 +191,6 @@ def test_a_job_of_somebody_else_makes_no_rank_of_a_worker(monkeypatch: pytest.Mo
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "29777")):
         monkeypatch.setenv(name, value)
     assert optadvise("bench", "sgd", "--optimizer-only", *SMALL).code == 0
-
-
-def test_what_ranks_measured_is_not_quoted_for_one_process() -> None:
-    benched("adamw", "--nproc", "2", "--shard", "fsdp")
-    assert json.loads(optadvise("show", "adamw", "--json").out)["evidence"]["benches"] == []
 
 
 def test_of_several_failures_the_one_that_began_it_is_told(tmp_path: Path) -> None:
@@ -375,7 +370,7 @@ def agree(asked: list[sharding.Case], catalog: Catalog) -> None:
 
 
 def test_cards_say_what_a_few_do_over_two_ranks(catalog: Catalog) -> None:
-    agree([case for case in sharding.cases(catalog, ["adamw8bit", "lion"]) if case.shard != "none"], catalog)
+    agree([case for case in sharding.cases(catalog, ["adamw8bit"]) if case.shard != "none"], catalog)
 
 
 @pytest.mark.slow
