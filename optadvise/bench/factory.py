@@ -17,24 +17,25 @@ from optadvise.errors import CannotRunHereError
 Named = Sequence[tuple[str, Tensor]]
 
 
-def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer) -> Any:
+def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer, remedy: str | None = None) -> Any:
     """Return the class at an import path.
 
     Args:
         path: `package.module.Class`.
         package: What to install where it is missing.
         kind: What it has to be; nothing else that a card may name is run.
+        remedy: What to do where it is missing, if it is not on a card.
 
     Raises:
         CannotRunHereError: It cannot be imported; the line says how to install it.
     """
     module, name = path.rsplit(".", 1)
-    remedy = f"pip install {package}" if package else "build it from source; optadvise show has the note"
+    by_card = f"pip install {package}" if package else "build it from source; optadvise show has the note"
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CannotRunHereError(f"{path} cannot be imported ({first}); {remedy}") from error
+        raise CannotRunHereError(f"{path} cannot be imported ({first}); {remedy or by_card}") from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise CannotRunHereError(f"{path} is no {kind.__name__} of torch, and nothing else is run; mend the card")
     return found

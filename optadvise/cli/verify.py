@@ -144,7 +144,8 @@ def _own(catalog: Any, path: str, name: str) -> list[Any]:
         raise InputError(f"--import {path!r}: is no import path; write my_package.module.MyAdamW")
     card = catalog.optimizer(catalog.find_optimizer(name, "--as"))
     subject = imported(catalog, card, path)
-    return [Entry(card, Implementation(path.rsplit(".", 1)[1], path, None, ("cpu",)), subject)]
+    made = Implementation(path.rsplit(".", 1)[1], path, None, ("cpu",))
+    return [Entry(card, made, subject, remedy="install its package, or run this in the folder that holds it")]
 
 
 class _Progress:

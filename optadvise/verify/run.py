@@ -26,6 +26,7 @@ class Entry(NamedTuple):
     made: Implementation
     subject: Subject
     offered: bool = True
+    remedy: str | None = None  # where it cannot be imported; None: what its card says
 
 
 def entries(catalog: Catalog, names: Iterable[str]) -> list[Entry]:
@@ -72,7 +73,8 @@ def audited(
 
 
 def _question(entry: Entry, run: str | None = None) -> dict[str, Any]:
-    return {"ask": "audit", "subject": entry.subject._asdict(), "package": entry.made.package, "run": run}
+    return {"ask": "audit", "subject": entry.subject._asdict(), "package": entry.made.package, "run": run,
+            "remedy": entry.remedy}  # fmt: skip
 
 
 def _about(entry: Entry) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _audit(told: Answer) -> Answer:
 
     subject = Subject(**told["subject"])
     try:
-        made = resolve(subject.path, told["package"])
+        made = resolve(subject.path, told["package"], remedy=told["remedy"])
     except CannotRunHereError as error:
         return {"missing": str(error)}
     except Exception as error:  # whatever importing somebody else's code does
