@@ -136,7 +136,7 @@ def _memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[str, An
         raise InputError(f"--vram {vram} --gpu {gpu!r}: both state the memory; give one of them")
     if gpu is not None:
         found = catalog.find_gpu(gpu)
-        memory = {"gpu": found.name, "vram_bytes": round(found.memory_gib * 2**30), "vendor": found.vendor}
+        memory = {"gpu": found.name, "vram_bytes": found.memory_bytes, "vendor": found.vendor}
         return memory if found.bf16 else {**memory, "bf16": False}
     if vram is None:
         return {}

@@ -21,6 +21,7 @@ NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
 SHARDINGS = ("none", "zero1", "fsdp")  # over several ranks: DDP, ZeroRedundancyOptimizer, FSDP2
 _SHARDED_BY = {"none": "none", "zero1": "zero1", "zero2": "fsdp", "zero3": "fsdp"}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "broadcast")
 AGREES = "agrees"  # what an implementation does over several ranks where it computes what one process does
 SHIPPED = "shipped"  # the layer of the rules that come with the program
 MOST_STEPS = 10_000  # of a walk on a surface, which has a point for each
@@ -281,6 +282,12 @@ class Gpu(NamedTuple):
     bandwidth_gb_s: float
     vendor: str
     bf16: bool = True  # computes in bf16
+    usual: bool = False  # told where nobody named a GPU
+
+    @property
+    def memory_bytes(self) -> int:
+        """Its memory in bytes."""
+        return round(self.memory_gib * 2**30)
 
 
 class Surface(NamedTuple):
@@ -573,6 +580,48 @@ class Fix(NamedTuple):
     cite: tuple[str, ...]
 
 
+class Collective(NamedTuple):
+    """What all GPUs do together, some times in an optimizer step."""
+
+    operation: str  # all-reduce, all-gather, reduce-scatter or broadcast
+    of: str  # weights, updated (those that are trained) or gradients
+    when: str
+    bytes: int  # of what is reduced or gathered, all GPUs' parts of it
+    times: int  # in one optimizer step
+    sent: int  # bytes by each GPU in one optimizer step, by a ring
+
+
+class Traffic(NamedTuple):
+    """What each GPU sends to the others in an optimizer step."""
+
+    sent: int  # bytes
+    passes: int  # forward and backward passes of the step
+    collectives: tuple[Collective, ...]
+    published: int  # how often ZeRO's own count has each element sent, in a step of one pass
+    note: str | None  # where that differs, why
+    cite: tuple[str, ...]
+
+
+class Scale(NamedTuple):
+    """The same run on another number of GPUs."""
+
+    gpus: int
+    optimizer_bytes: int  # of state and of the fp32 copy that is sharded with it, on one GPU
+    total: int | None
+    fits: bool | None
+    micro_batch: int
+    largest_pass: int | None
+    sent: int  # bytes by each GPU in an optimizer step
+
+
+class Scaling(NamedTuple):
+    """What more GPUs would pay."""
+
+    sample_bytes: int | None  # what one more sample of a pass keeps for its backward
+    enough: int | None  # GPUs from which on a doubling frees less state than that
+    scales: tuple[Scale, ...]  # the fewest first
+
+
 class MemoryAnswer(NamedTuple):
     """Will it fit?"""
 
@@ -584,3 +633,6 @@ class MemoryAnswer(NamedTuple):
     optimizers: tuple[Fit, ...]  # the least memory first
     fixes: tuple[tuple[Fix, ...], ...]  # the cheapest chain first
     measured: float | None = None  # seconds that measuring took; None where all is derived
+    traffic: Traffic | None = None  # None on one GPU
+    scaling: Scaling | None = None  # None where nothing is sharded
+    passes: Mapping[str, int] = _NOTHING  # samples of one pass by the usual GPUs' ids, where no limit was said

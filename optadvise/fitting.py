@@ -13,6 +13,7 @@ from typing import Any
 from optadvise.advisor import Advisor
 from optadvise.domain import AGREES, Fit, Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.errors import InputError
+from optadvise.scaling import scaling
 from optadvise.sizing import divisors
 from optadvise.tuples import NamedTuple
 
@@ -86,7 +87,18 @@ class Fitter:
             longest=self._sizing.longest(placed, optimizer),
             optimizers=tuple(self.ranking(placed)) if ranked else (),
             fixes=tuple(self.fixes(placed, memory)),
+            traffic=self._sizing.traffic(placed),
+            scaling=scaling(self._sizing, placed, optimizer) if ranked else None,
+            passes=self._passes(placed, optimizer) if ranked and placed.vram_bytes is None else {},
         )
+
+    def _passes(self, situation: Situation, optimizer: str) -> dict[str, int]:
+        """Return the largest pass by the usual GPUs; none where activations are not known."""
+        if not self._sizing.knows_activations(situation):
+            return {}
+        usual = sorted((gpu for gpu in self._advisor.catalog.gpus if gpu.usual), key=lambda gpu: gpu.memory_gib)
+        limited = {gpu.id: situation._replace(vram_bytes=gpu.memory_bytes) for gpu in usual}
+        return {name: self._sizing.largest_pass(run, optimizer) or 0 for name, run in limited.items()}
 
     def ranking(self, situation: Situation) -> Iterator[Fit]:
         """Return every optimizer in the run's place, the least memory first."""

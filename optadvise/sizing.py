@@ -23,11 +23,26 @@ from optadvise.domain import (
     Optimizer,
     Situation,
     StateTensor,
+    Traffic,
 )
 from optadvise.errors import InputError
 from optadvise.memory import INPUTS, own_state, shared_state_bytes, state_bytes, state_bytes_per_parameter
-from optadvise.memory.ledger import Optimizing, Settings, Size, accumulates, estimate, mode, parts, shards, total
+from optadvise.memory.ledger import (
+    Optimizing,
+    Settings,
+    Size,
+    accumulates,
+    divided,
+    estimate,
+    mode,
+    parts,
+    shards,
+    shared,
+    total,
+)
 from optadvise.memory.records import Batch, Mode, Moment, StepMemory, Weight
+from optadvise.memory.sharded import elements, fullest
+from optadvise.memory.traffic import Engine, Talk, traffic
 from optadvise.tuples import NamedTuple
 from optadvise.units import show_count
 
@@ -49,6 +64,7 @@ class _Pass(NamedTuple):
     checkpoint: bool
     release: bool
     accumulated: bool
+    split: int  # over how many GPUs gradients are
 
 
 class _Known(NamedTuple):
@@ -81,11 +97,17 @@ class Sizing:
             gathered_layers=given["gathered_layers"],
         )
         self.headroom = float(given["headroom"])
+        self._engines = {
+            shard: Engine(tuple(Talk(**one) for one in row["collectives"]), int(row["published"]), row.get("note"),
+                          tuple(row["cite"]))
+            for shard, row in given["traffic"].items()
+        }  # fmt: skip
         self._typical: dict[str, dict[str, Any]] = given["typical"]
         self._known = lru_cache(maxsize=256)(self._measure)
         self._counts = lru_cache(maxsize=64)(self._counted)
         self._knots = lru_cache(maxsize=4096)(self._remembered)
         self._step = lru_cache(maxsize=8192)(self._walk)
+        self._held = lru_cache(maxsize=256)(self._fullest)
         self._sizes = lru_cache(maxsize=8192)(self._size)
         self._adds = lru_cache(maxsize=8192)(self._adding)
         self._estimates = lru_cache(maxsize=8192)(self._estimated)
@@ -110,7 +132,7 @@ class Sizing:
 
         return step(
             self._known(shape).network, how.mode, how.batch, checkpoint=how.checkpoint, release=how.release,
-            accumulated=how.accumulated,
+            accumulated=how.accumulated, split=how.split,
         )  # fmt: skip
 
     def params(self, shape: NetworkShape) -> int:
@@ -205,14 +227,12 @@ class Sizing:
         length = situation.image_size if known.network.images else situation.seq_len
         batch = Batch(situation.micro_batch or 1, length or known.usual_length)
         full = situation.checkpointing != "none"
-        step = self._step(shape, _Pass(how, batch, full, situation.gradient_release, accumulates(situation)))
-        trained, adapters = known.tensors, 0
+        once, split = situation.gradient_release, shards(situation)[1]
+        step = self._step(shape, _Pass(how, batch, full, once, accumulates(situation), split))
+        trained, adapters = self._trained(shape, how), 0
         if how.rank:
             from optadvise import architecture
-            from optadvise.memory.network import weights
 
-            every = weights(known.network, how)
-            trained = Counter({weight: n for weight, n in every.items() if weight.kind == "adapter"})
             adapters = elements(trained)
             if not trained:
                 there = ", ".join(sorted(architecture.targets(self.catalog, shape)))
@@ -222,7 +242,20 @@ class Sizing:
                 raise InputError(f"{said}: {shape.name} has no linear layer that could have such adapters; {remedy}")
         layers = sum(block.repeat for block in known.network.blocks if block.checkpointed)
         largest = max((prod(weight.shape) for weight in trained), default=0)
-        return Size(known.params, adapters, known.matrices, largest, layers, trained, step, "exact")
+        held = self._held(shape, how, situation.gpus, situation.sharding) if situation.sharding else trained
+        return Size(known.params, adapters, known.matrices, largest, layers, trained, step, "exact", held)
+
+    def _trained(self, shape: NetworkShape, how: Mode) -> Counter[Weight]:
+        known = self._known(shape)
+        if not how.rank:
+            return known.tensors
+        from optadvise.memory.network import weights
+
+        every = weights(known.network, how)
+        return Counter({weight: n for weight, n in every.items() if weight.kind == "adapter"})
+
+    def _fullest(self, shape: NetworkShape, how: Mode, gpus: int, sharding: str) -> Counter[Weight]:
+        return fullest(self._trained(shape, how), gpus, sharding)
 
     # -- the optimizer ---------------------------------------------------------------------------------------------
 
@@ -251,26 +284,28 @@ class Sizing:
         card = self.catalog.optimizer(optimizer)
         dtype = "bfloat16" if situation.precision == "bf16" else "float32"
         over = shards(situation)[2]
-        if size.tensors is None:
+        tensors = size.tensors if size.held is None else size.held
+        if tensors is None:
             each = _per_parameter(card, dtype)
             state = high = self._split_state(card, size, dtype)
-            how = f"{each:.2f} B × {show_count(size.trained)} trained"
+            state, high = state // over, high // over
+            how = f"{each:.2f} B × {show_count(size.trained)} trained{divided(over)}"
         else:
-            state = sum(n * state_bytes(self._state(card, w), w.shape, dtype) for w, n in size.tensors.items())
+            state = sum(n * state_bytes(self._state(card, w), w.shape, dtype) for w, n in tensors.items())
             state += shared_state_bytes(own_state(card))
             high = state
             if card.wide_embeddings:
                 wide = self._wide(card)
                 high += sum(
                     n * (state_bytes(wide, w.shape, dtype) - state_bytes(own_state(card), w.shape, dtype))
-                    for w, n in size.tensors.items() if w.kind == "embedding"
+                    for w, n in tensors.items() if w.kind == "embedding"
                 )  # fmt: skip
-            how = f"{state / max(size.trained, 1):.2f} B × {show_count(size.trained)} trained, tensor by tensor"
-        how += f" / {over} GPUs" if over > 1 else ""
+            each, share = state / max(elements(tensors), 1), shared(size, over)
+            how = f"{each:.2f} B × {share} trained, tensor by tensor"
         how += ", on the host" if situation.offload else ", which may be paged out to the host" if card.paged else ""
         item = 2 if situation.precision == "bf16" else 4
         scratch, most, how_scratch = _scratch(card.implementations[0], size, item, over)
-        return Optimizing(state // over, high // over, scratch // over, most // over, card.paged, how, how_scratch)
+        return Optimizing(state, high, scratch, most, card.paged, how, how_scratch)
 
     def _wide(self, card: Optimizer) -> tuple[StateTensor, ...]:
         """Return the state of the 32-bit optimizer that an 8-bit one descends from."""
@@ -311,6 +346,12 @@ class Sizing:
         state, master = (0, 0) if situation.offload else (adds.state, has.master)
         known = has.weights + master + has.gradients + state
         return Fit(optimizer, state, total(situation, size, adds, self.settings), known, None, None, None)
+
+    def traffic(self, situation: Situation) -> Traffic | None:
+        """Return what one GPU sends to the others in an optimizer step, None where there is no other."""
+        size = self.size(situation)
+        assert size is not None, "traffic needs a size"
+        return traffic(situation, parts(situation, size, self.settings), self._engines[situation.shard])
 
     def knows_activations(self, situation: Situation) -> bool:
         """Is it known what a step keeps for its backward pass?"""
@@ -467,11 +508,6 @@ def divisors(number: int) -> list[int]:
     return [*small, *(number // n for n in small)]
 
 
-def elements(tensors: Counter[Weight]) -> int:
-    """Return the elements of tensors in all."""
-    return sum(prod(weight.shape) * count for weight, count in tensors.items())
-
-
 _KEPT = sorted(INPUTS - {"vram_bytes"})
 _REST = {name: value for name, value in Situation()._asdict().items() if name not in _KEPT}
 
@@ -485,13 +521,16 @@ def _bare(situation: Situation) -> Situation:
 def _scratch(made: Implementation, size: Size, item: int, over: int) -> tuple[int, int, str]:
     """Return what one step needs while it runs, the most that it may need, and why."""
     if not made.scratch_all:
-        needs = round(made.scratch_largest * item * (size.largest or size.trained // 100))
+        largest = (size.largest or size.trained // 100) // over
+        if size.held is not None:
+            largest = max((prod(weight.shape) for weight in size.held), default=0)
+        needs = round(made.scratch_largest * item * largest)
         words = f"{made.scratch_largest * item:g} B per element of the largest tensor, which is stepped alone"
         if made.compiled:
             return 0, needs, f"none once it is compiled, as on a GPU; else {words}"
         return needs, needs, words
-    copies = round(made.scratch_all * item * size.trained)
-    words = f"{made.scratch_all * item:g} B × {show_count(size.trained // over)}, all tensors stepped at once (foreach)"
+    copies = round(made.scratch_all * item * size.share(over))
+    words = f"{made.scratch_all * item:g} B × {show_count(size.share(over))}, all tensors stepped at once (foreach)"
     if made.fused:
         return 0, copies, f"none with fused=True; PyTorch's default takes {words}"
     return copies, copies, words

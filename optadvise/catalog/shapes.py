@@ -22,7 +22,7 @@ from optadvise.catalog.reader import (
     reference,
     text,
 )
-from optadvise.domain import FAMILIES, SHARDINGS
+from optadvise.domain import COLLECTIVES, FAMILIES, SHARDINGS
 
 SCHEDULE_FAMILIES = ("hold", "anneal", "step", "cycle", "inverse", "wsd")
 DTYPES = ("parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4", "int64")
@@ -201,7 +201,7 @@ assumptions = record(
 
 gpu = record(
     {"id": text, "name": text, "memory_gib": number, "bandwidth_gb_s": number, "vendor": text, "cite": text},
-    {"aliases": many(text), "bf16": flag},
+    {"aliases": many(text), "bf16": flag, "usual": flag},
 )
 gpus = record({"gpus": many(gpu, 1)})
 
@@ -247,6 +247,11 @@ policy = record(
     }
 )  # fmt: skip
 
+_collective = record({
+    "operation": one_of(*COLLECTIVES), "of": one_of("weights", "updated", "gradients"), "each": one_of("pass", "step"),
+    "when": text,
+})  # fmt: skip
+_traffic = record({"published": number, "cite": cites, "collectives": many(_collective, 1)}, {"note": text})
 _range = record({"low": number, "expected": number, "high": number, "cite": cites})
 memory = record(
     {
@@ -261,6 +266,7 @@ memory = record(
                 "more": record({"logits": number, "adapters": number}),
                 "bucket_elements": number,
                 "gathered_layers": number,
+                "traffic": record({"none": _traffic, "zero1": _traffic, "zero2": _traffic, "zero3": _traffic}),
                 "typical": mapping(
                     reference("model"),
                     record({"between": many(text, 2)}, {"seq_len": number, "image_size": number}),

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from optadvise.domain import Interval, MemoryEstimate, MemoryLine, Situation
 from optadvise.memory.records import FULL, HALF, LEARNING_INPUTS, Mode, StepMemory, Weight
+from optadvise.memory.sharded import elements
 from optadvise.tuples import NamedTuple
 from optadvise.units import show_count
 
@@ -47,11 +48,16 @@ class Size(NamedTuple):
     tensors: Counter[Weight] | None  # every weight; None where only the size is known
     step: StepMemory | None  # of one pass; None where the shape is not known
     basis: str  # exact, typical of the size, or none
+    held: Counter[Weight] | None = None  # what the fullest GPU updates of the weights; None where they are not known
 
     @property
     def trained(self) -> int:
         """Parameters that get gradients and state."""
         return self.adapters or self.params
+
+    def share(self, over: int) -> int:
+        """Return how many of the trained parameters the fullest GPU has, where they are split over so many."""
+        return self.trained if over == 1 else self.trained // over if self.held is None else elements(self.held)
 
 
 class Parts(NamedTuple):
@@ -61,10 +67,13 @@ class Parts(NamedTuple):
     weights_high: int
     master: int
     gradients: int
-    trained: int  # parameters
     gradient_item: int
     communication: int
+    all_weights: int  # all GPUs' parts together
+    updated: int  # of those, the trained ones
+    all_gradients: int
     how_weights: str
+    how_gradients: str
     how_master: str
     how_communication: str
 
@@ -145,7 +154,7 @@ def parts(situation: Situation, size: Size, settings: Settings) -> Parts:
         settings: Of the estimate.
     """
     over_weights, over_gradients, over_state = shards(situation)
-    master, how_master = 0, ""
+    master, how_master, frozen = 0, "", 0
     if situation.method != "full":
         item = FULL if situation.precision == "fp32" else HALF
         kept = size.matrices if situation.method == "qlora" else 0
@@ -155,27 +164,29 @@ def parts(situation: Situation, size: Size, settings: Settings) -> Parts:
         wide = FULL if kept or situation.precision.startswith("amp") else item
         frozen_high = round(kept * NF4_BYTES) + (size.params - kept) * wide
         gradient_item = _adapter_item(situation)
-        weights = (frozen + size.adapters * gradient_item) // over_weights
-        weights_high = (frozen_high + size.adapters * gradient_item) // over_weights
+        adapters = size.share(over_weights) * gradient_item
+        weights, weights_high = frozen // over_weights + adapters, frozen_high // over_weights + adapters
         frozen_words = f"{item} B × {show_count(size.params)} frozen"
         if kept:
             rest = show_count(size.params - kept)
             frozen_words = f"0.516 B NF4 × {show_count(kept)} in linear layers + {item} B × {rest} of the rest"
-        how = f"{frozen_words} + {gradient_item} B × {show_count(size.adapters)} of adapters{_over(over_weights)}"
-    elif sharded_master(situation):
-        weights = weights_high = size.params * HALF // over_weights
-        master = size.params * FULL // over_state
-        gradient_item = HALF
-        how = f"{HALF} B half precision × {show_count(size.params)}{_over(over_weights)}"
-        how_master = f"{FULL} B fp32 × {show_count(size.params)}{_over(over_state)} (ZeRO's accounting)"
+        how = f"{frozen_words} + {gradient_item} B × {show_count(size.adapters)} of adapters{divided(over_weights)}"
     else:
-        gradient_item = HALF if situation.precision == "bf16" else FULL
-        weights = weights_high = size.params * gradient_item // over_weights
-        kind = "bf16" if gradient_item == HALF else "fp32"
-        how = f"{gradient_item} B {kind} × {show_count(size.params)}{_over(over_weights)}"
-    gradients = size.trained * gradient_item // over_gradients
+        halved = sharded_master(situation)
+        gradient_item = HALF if situation.precision == "bf16" or halved else FULL
+        weights = weights_high = size.share(over_weights) * gradient_item
+        kind = "half precision" if halved else "bf16" if gradient_item == HALF else "fp32"
+        how = f"{gradient_item} B {kind} × {shared(size, over_weights)}"
+        if halved:
+            master = size.share(over_state) * FULL
+            how_master = f"{FULL} B fp32 × {shared(size, over_state)} (ZeRO's accounting)"
     talk, how_talk = _communication(situation, size, settings, gradient_item)
-    return Parts(weights, weights_high, master, gradients, size.trained, gradient_item, talk, how, how_master, how_talk)
+    updated = size.trained * gradient_item
+    return Parts(
+        weights, weights_high, master, size.share(over_gradients) * gradient_item, gradient_item, talk,
+        frozen + updated, updated, updated, how, f"{gradient_item} B × {shared(size, over_gradients)}", how_master,
+        how_talk,
+    )  # fmt: skip
 
 
 def _communication(situation: Situation, size: Size, settings: Settings, item: int) -> tuple[int, str]:
@@ -195,8 +206,22 @@ def _communication(situation: Situation, size: Size, settings: Settings, item: i
     return gathered + own, f"{words}, and one layer's gradients: {item} B × {show_count(own // item)}"
 
 
-def _over(split: int) -> str:
+def divided(split: int) -> str:
+    """Return a division by GPUs in words."""
     return f" / {split} GPUs" if split > 1 else ""
+
+
+def shared(size: Size, over: int) -> str:
+    """Return the trained parameters over GPUs in words; where tensors do not divide evenly, the fullest GPU's share.
+
+    Args:
+        size: The network.
+        over: The number of GPUs.
+    """
+    share = size.share(over)
+    if share * over > 1.01 * size.trained:
+        return f"{show_count(share)}, the fullest of {over} GPUs (evenly {show_count(size.trained // over)})"
+    return f"{show_count(size.trained)}{divided(over)}"
 
 
 class Optimizing(NamedTuple):
@@ -331,8 +356,7 @@ class _Highest(NamedTuple):
 
 def _highest(situation: Situation, size: Size, step: StepMemory, has: Parts, adds: Optimizing) -> _Highest:
     moment = step.peak
-    arriving = moment.gradients // shards(situation)[1]
-    passing = moment.activations + moment.copies + moment.working + arriving
+    arriving, passing = moment.gradients, moment.total
     if not situation.gradient_release and has.gradients + adds.scratch > passing:
         return _Highest(_STEP, has.gradients, 0, 0, 0, adds.scratch)
     if step.head:
@@ -357,8 +381,7 @@ def _rows(situation: Situation, step: StepMemory, has: Parts, adds: Optimizing, 
     stays = "they stay between passes" if accumulates(situation) else "they come as activations go"
     if situation.gradient_release:
         stays = "each is stepped and let go as it comes"
-    how = f"{has.gradient_item} B × {show_count(has.trained)}{_over(shards(situation)[1])}; {stays}"
-    yield "gradients", has.gradients, at.gradients, how, False, None
+    yield "gradients", has.gradients, at.gradients, f"{has.how_gradients}; {stays}", False, None
     state, high = (0, 0) if situation.offload else (adds.state, adds.state_high)
     yield "optimizer state", state, state, adds.how_state, False, high
     yield "activations", step.activations, at.activations, _activation_words(situation), True, None
@@ -421,11 +444,10 @@ def _without_shape(situation: Situation, has: Parts, adds: Optimizing) -> Memory
     known = weights + has.gradients + state
     must = known - (state if adds.paged else 0)
     no = situation.vram_bytes is not None and must > situation.vram_bytes
-    how = f"{has.gradient_item} B × {show_count(has.trained)}{_over(shards(situation)[1])}"
     ledger = (
         _line("weights", has.weights, has.weights, has.how_weights, None, has.weights_high),
         *((_line("master copy", master, master, has.how_master, None, None),) if master else ()),
-        _line("gradients", has.gradients, has.gradients, how, None, None),
+        _line("gradients", has.gradients, has.gradients, has.how_gradients, None, None),
         _line("optimizer state", state, state, adds.how_state, None, None),
         MemoryLine("activations", None, "not known without the network's shape"),
     )

@@ -135,7 +135,7 @@ def weights(network: Network, mode: Mode | None = None) -> Counter[Weight]:
 
 
 def step(network: Network, mode: Mode, batch: Batch, *, checkpoint: bool = False, release: bool = False,
-         accumulated: bool = False) -> StepMemory:  # fmt: skip
+         accumulated: bool = False, split: int = 1) -> StepMemory:  # fmt: skip
     """Return what one forward and backward pass holds at its highest moment.
 
     Args:
@@ -145,19 +145,21 @@ def step(network: Network, mode: Mode, batch: Batch, *, checkpoint: bool = False
         checkpoint: Keep only each checkpointed block's input, and recompute the rest.
         release: Step each weight as soon as it has its gradient (optimizer in backward).
         accumulated: Gradients of earlier passes are there already.
+        split: Over how many GPUs the gradients are, of which this one keeps a share.
 
     Example:
-        See `tests/test_memory_network.py`, which holds this against fake tensors.
+        See `tests/test_networks_transformers.py`, which holds this against fake tensors.
     """
     both = walk(network, mode, batch, checkpoint=checkpoint, release=release)
     total = sum(p.gradients * b.repeat for b, p in both)
-    there = total if accumulated else 0
+    there = total // split if accumulated else 0
     best, phase, in_head = Moment(), "forward", False
 
     def consider(moment: Moment, kept: int, copies: int, gradients: int, name: str, head: bool) -> None:
         nonlocal best, phase, in_head
         moment = moment.plus(kept, copies)
-        moment = moment._replace(gradients=there) if accumulated else moment.plus(gradients=gradients)
+        made = (moment.gradients + gradients) // split
+        moment = moment._replace(gradients=there if accumulated else made)
         if moment.total > best.total:
             best, phase, in_head = moment, name, head
 

@@ -10,7 +10,7 @@ from optadvise.domain import SHIPPED, Alternative, Caution, LedgerEntry, MemoryA
 from optadvise.engine.numbers import written
 from optadvise.quoting import REFUTED_CHOICE
 from optadvise.render import evidence
-from optadvise.render.console import Page, grid, heading, titled
+from optadvise.render.console import Page, grid, heading, paragraph, titled
 from optadvise.render.estimate import chains, ledger, verdict
 from optadvise.render.situation import assumed
 from optadvise.render.why import Why, losers, why_not
@@ -151,7 +151,7 @@ def _memory(out: Console, advice: Recommendation) -> None:
         return
     if memory.known is not None:
         ledger(out, memory)
-        out.print(f"  {verdict(memory, advice.situation)}")
+        out.print(paragraph(verdict(memory, advice.situation)))
     else:
         out.print(heading("Memory"))
     if advice.bands:

@@ -97,6 +97,18 @@ def grid(*columns: str, indent: int = 2) -> Table:
     return table
 
 
+def paragraph(words: str, indent: int = 2) -> Table:
+    """Return words, every line of which is indented alike.
+
+    Args:
+        words: With markup.
+        indent: Blanks before each line.
+    """
+    table = grid("wrap", indent=indent)
+    table.add_row("", words)
+    return table
+
+
 def titled(indent: int, *columns: tuple[str, str]) -> Table:
     """Return a borderless table with a header line.
 

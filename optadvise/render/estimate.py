@@ -12,7 +12,8 @@ from rich.markup import escape
 from optadvise.catalog import Catalog
 from optadvise.domain import Fit, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.memory import INPUTS
-from optadvise.render.console import Page, grid, heading, titled
+from optadvise.render.console import Page, grid, heading, paragraph, titled
+from optadvise.render.scaling import several
 from optadvise.render.situation import assumed
 from optadvise.units import show_bytes, show_count
 
@@ -31,7 +32,8 @@ def text(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
     with Page() as out:
         _title(out, answer, catalog)
         ledger(out, answer.memory)
-        _passes(out, answer)
+        _passes(out, answer, catalog)
+        several(out, answer)
         chains(out, answer, catalog)
         _ranking(out, answer, everything=everything)
         assumed(out, answer.situation, catalog, only={*INPUTS, "optimizer", "task"})
@@ -43,7 +45,7 @@ def _title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
     size = show_count(situation.params or 0)
     what = f"{situation.shape.name}, {size} parameters" if situation.shape is not None else f"{size} parameters"
     out.print(f"[bold]{escape(what)}[/bold] with {escape(name)}, {_how(situation)}")
-    out.print(f"  {verdict(answer.memory, situation)}")
+    out.print(paragraph(verdict(answer.memory, situation)))
 
 
 def _how(situation: Situation) -> str:
@@ -122,7 +124,9 @@ def bar(share: float, columns: int = _BAR // 2) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def _passes(out: Console, answer: MemoryAnswer) -> None:
+def _passes(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
+    if answer.passes:
+        _by_gpu(out, answer.passes, catalog)
     if answer.largest_pass is None:
         return
     most = answer.largest_pass
@@ -130,7 +134,14 @@ def _passes(out: Console, answer: MemoryAnswer) -> None:
     if answer.longest:
         words += f", or samples of {answer.longest:,} tokens in passes of {answer.situation.micro_batch or 1}"
     out.print(heading("Largest that fits, by what is expected"))
-    out.print(f"  {words}")
+    out.print(paragraph(words))
+
+
+def _by_gpu(out: Console, passes: Mapping[str, int], catalog: Catalog) -> None:
+    names = {gpu.id: gpu.name for gpu in catalog.gpus}
+    words = [f"{names[gpu]}: {count:,}" for gpu, count in passes.items()]
+    out.print(heading("Samples in one pass on usual GPUs, by what is expected"))
+    out.print(paragraph(escape(", ".join(word.replace(" ", "\u00a0") for word in words))))
 
 
 def chains(out: Console, answer: MemoryAnswer, catalog: Catalog, *, told: bool = False) -> None:
@@ -148,7 +159,9 @@ def chains(out: Console, answer: MemoryAnswer, catalog: Catalog, *, told: bool =
         return
     out.print(heading("What would make it fit, the cheapest first"))
     if not answer.fixes:
-        out.print("  Nothing among the changes that are known here; a smaller network, or GPUs with more memory.")
+        out.print(
+            paragraph("Nothing among the changes that are known here; a smaller network, or GPUs with more memory.")
+        )
         return
     if "optimizer" in answer.situation.assumed and told:
         out.print(f"  Each with --optimizer {answer.optimizer}, unless it names another.")
@@ -181,7 +194,7 @@ def _ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
         heading("Every optimizer in its place" if everything else "Optimizers in its place, those alike on one line")
     )
     columns = [("", "fold"), ("state", "right"), ("total", "right")]
-    columns += [("fits", "left"), ("largest pass", "right")] if limited else []
+    columns += [("fits", "left"), ("largest pass", "right")] if limited else [("", "left")]
     columns += [("longest", "right")] if limited and tokens else []
     table = titled(2, *columns)
     for names, fit in _groups(answer.optimizers, everything):
@@ -191,12 +204,15 @@ def _ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
         if limited:
             row += [{True: "yes", False: "no", None: "perhaps"}[fit.fits] + (", breaks" if fit.breaks else "")]
             row += ["–" if not fit.largest_pass else f"{fit.largest_pass:,}"]
+        else:
+            row += ["breaks" if fit.breaks else ""]
         if limited and tokens:
             row += ["–" if not fit.longest else f"{fit.longest:,}"]
         table.add_row("", *row)
     out.print(table)
     if any(fit.breaks for fit in answer.optimizers):
-        out.print("  breaks: fails or computes something else where it is sharded so; optadvise show says how")
+        words = "breaks: fails or computes something else where it is sharded so; optadvise show says how"
+        out.print(paragraph(words))
 
 
 def _groups(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fit]]:

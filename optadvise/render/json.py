@@ -13,8 +13,10 @@ from optadvise.domain import (
     MemoryAnswer,
     MemoryEstimate,
     Recommendation,
+    Scaling,
     ScheduleAdvice,
     Situation,
+    Traffic,
 )
 from optadvise.quoting import deviation
 
@@ -69,6 +71,9 @@ def estimate(answer: MemoryAnswer, catalog: Catalog) -> str:
             "memory": memory(answer.memory),
             "largest_micro_batch": answer.largest_pass,
             "longest_seq_len": answer.longest,
+            "largest_micro_batch_by_gpu": dict(answer.passes),
+            "communication": None if answer.traffic is None else _traffic(answer.traffic),
+            "scaling": None if answer.scaling is None else _scaling(answer.scaling),
             "optimizers": [
                 {
                     "id": fit.id,
@@ -87,6 +92,46 @@ def estimate(answer: MemoryAnswer, catalog: Catalog) -> str:
             "rules": {"fingerprint": catalog.fingerprint, "layers": list(catalog.layers)},
         }
     )
+
+
+def _traffic(found: Traffic) -> dict[str, Any]:
+    return {
+        "sent_bytes": found.sent,
+        "passes": found.passes,
+        "published_factor": found.published,
+        "note": found.note,
+        "cite": list(found.cite),
+        "collectives": [
+            {
+                "operation": one.operation,
+                "of": one.of,
+                "when": one.when,
+                "bytes": one.bytes,
+                "times": one.times,
+                "sent_bytes": one.sent,
+            }
+            for one in found.collectives
+        ],
+    }
+
+
+def _scaling(found: Scaling) -> dict[str, Any]:
+    return {
+        "sample_bytes": found.sample_bytes,
+        "enough_gpus": found.enough,
+        "scales": [
+            {
+                "gpus": one.gpus,
+                "optimizer_bytes": one.optimizer_bytes,
+                "total_bytes": one.total,
+                "fits": one.fits,
+                "micro_batch": one.micro_batch,
+                "largest_micro_batch": one.largest_pass,
+                "sent_bytes": one.sent,
+            }
+            for one in found.scales
+        ],
+    }
 
 
 def _text(data: dict[str, Any]) -> str:

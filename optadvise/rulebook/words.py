@@ -112,7 +112,7 @@ def _named(advisor: Advisor, said: dict[str, Any]) -> list[dict[str, Any]] | Non
     if all(value == getattr(usual, name) for name, value in own.items()):
         return None
     return [
-        {"gpu": gpu.name, "vram_bytes": round(gpu.memory_gib * 2**30), "vendor": gpu.vendor, "bf16": gpu.bf16}
+        {"gpu": gpu.name, "vram_bytes": gpu.memory_bytes, "vendor": gpu.vendor, "bf16": gpu.bf16}
         for gpu in advisor.catalog.gpus
         if own.get("vendor", gpu.vendor) == gpu.vendor and own.get("bf16", gpu.bf16) == gpu.bf16
     ]

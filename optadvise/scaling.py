@@ -1,0 +1,72 @@
+"""What more GPUs would pay: the same run on fewer and on more of them, where its optimizer's state is sharded."""
+
+from __future__ import annotations
+
+from optadvise.domain import MemoryEstimate, Scale, Scaling, Situation
+from optadvise.memory.ledger import shards
+from optadvise.sizing import Sizing
+
+_AROUND = (4, 2, 1)  # how many times fewer GPUs are told; as many times more
+_LARGEST = 2**20  # GPUs; the search for where more stop paying ends here
+
+
+def scaling(sizing: Sizing, situation: Situation, optimizer: str) -> Scaling | None:
+    """Return what a run needs on other numbers of GPUs, None where its state is not sharded.
+
+    Args:
+        sizing: The arithmetic.
+        situation: The run, placed.
+        optimizer: Its optimizer's id.
+    """
+    if situation.gpus == 1 or shards(situation)[2] == 1:
+        return None
+    sample = _sample(sizing.estimate(situation, optimizer), situation)
+    enough = None if sample is None else _enough(sizing, situation, optimizer, sample)
+    counts = {situation.gpus // n for n in _AROUND if situation.gpus % n == 0} | {situation.gpus * n for n in _AROUND}
+    counts |= {enough} if enough is not None else set()
+    most = situation.batch_size or max(counts)
+    told = sorted(n for n in counts if n > 1 and (n <= most or n == enough))
+    return Scaling(sample, enough, tuple(_scale(sizing, _on(situation, n), optimizer) for n in told))
+
+
+def _on(situation: Situation, gpus: int) -> Situation:
+    """Return the run on another number of GPUs, its passes still to be placed where nobody said how large they are."""
+    micro = None if "micro_batch" in situation.assumed else situation.micro_batch
+    assumed = tuple(name for name in situation.assumed if name != "micro_batch")
+    return situation._replace(gpus=gpus, micro_batch=micro, assumed=assumed)
+
+
+def _sample(memory: MemoryEstimate, situation: Situation) -> int | None:
+    return None if memory.activations is None else memory.activations // (situation.micro_batch or 1)
+
+
+def _sharded(memory: MemoryEstimate) -> int:
+    """Return the bytes of state on one GPU, with the fp32 copy of the weights where that is sharded with it."""
+    return sum(line.bytes or 0 for line in memory.ledger if line.part in ("master copy", "optimizer state"))
+
+
+def _enough(sizing: Sizing, situation: Situation, optimizer: str, sample: int) -> int | None:
+    """Return the fewest GPUs, by halving and doubling the run's, of which twice as many free less than a sample."""
+
+    def state(gpus: int) -> int:
+        return _sharded(sizing.estimate(situation._replace(gpus=gpus), optimizer))
+
+    gpus = situation.gpus
+    while gpus % 2 == 0:
+        gpus //= 2
+    while state(gpus) - state(2 * gpus) >= sample:
+        gpus *= 2
+        if gpus > _LARGEST:
+            return None
+    return gpus
+
+
+def _scale(sizing: Sizing, situation: Situation, optimizer: str) -> Scale:
+    placed = sizing.placed(situation, optimizer)
+    memory = sizing.estimate(placed, optimizer)
+    sent = sizing.traffic(placed)
+    return Scale(
+        gpus=placed.gpus, optimizer_bytes=_sharded(memory), total=memory.total, fits=memory.fits,
+        micro_batch=placed.micro_batch or 1, largest_pass=sizing.largest_pass(placed, optimizer),
+        sent=0 if sent is None else sent.sent,
+    )  # fmt: skip
