@@ -24,8 +24,7 @@ def scaling(sizing: Sizing, situation: Situation, optimizer: str) -> Scaling | N
     enough = None if sample is None else _enough(sizing, situation, optimizer, sample)
     counts = {situation.gpus // n for n in _AROUND if situation.gpus % n == 0} | {situation.gpus * n for n in _AROUND}
     counts |= {enough} if enough is not None else set()
-    most = situation.batch_size or max(counts)
-    told = sorted(n for n in counts if n > 1 and (n <= most or n == enough))
+    told = sorted(n for n in counts if n > 1 and _shares(situation, n))
     return Scaling(sample, enough, tuple(_scale(sizing, _on(situation, n), optimizer) for n in told))
 
 
@@ -34,6 +33,14 @@ def _on(situation: Situation, gpus: int) -> Situation:
     micro = None if "micro_batch" in situation.assumed else situation.micro_batch
     assumed = tuple(name for name in situation.assumed if name != "micro_batch")
     return situation._replace(gpus=gpus, micro_batch=micro, assumed=assumed)
+
+
+def _shares(situation: Situation, gpus: int) -> bool:
+    """Can so many GPUs take equal shares of the batch, in passes as large as was said?"""
+    if situation.batch_size is None:
+        return True
+    micro = 1 if "micro_batch" in situation.assumed else situation.micro_batch or 1
+    return situation.batch_size % (gpus * micro) == 0
 
 
 def _sample(memory: MemoryEstimate, situation: Situation) -> int | None:
@@ -46,14 +53,12 @@ def _sharded(memory: MemoryEstimate) -> int:
 
 
 def _enough(sizing: Sizing, situation: Situation, optimizer: str, sample: int) -> int | None:
-    """Return the fewest GPUs, by halving and doubling the run's, of which twice as many free less than a sample."""
+    """Return the smallest power of two of GPUs of which twice as many free less state than a sample keeps."""
 
     def state(gpus: int) -> int:
         return _sharded(sizing.estimate(situation._replace(gpus=gpus), optimizer))
 
-    gpus = situation.gpus
-    while gpus % 2 == 0:
-        gpus //= 2
+    gpus = 1
     while state(gpus) - state(2 * gpus) >= sample:
         gpus *= 2
         if gpus > _LARGEST:

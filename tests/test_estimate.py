@@ -110,13 +110,6 @@ def test_adapters_are_counted_matrix_by_matrix() -> None:
     assert four_bits == pytest.approx(6.476e9 * 0.5159 + 0.262e9 * 2 + 4 * 32 * 2 * 16 * 8192, rel=2e-3)
 
 
-def test_sharding_is_counted_as_zero_does() -> None:
-    """ZeRO, figure 1: 7.5B parameters on 64 GPUs take 31.4, 16.6 and 1.9 GB in stages 1, 2 and 3."""
-    for shard, gigabytes in (("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.9)):
-        known = estimate(f"--params 7.5B --gpus 64 --shard {shard}")["memory"]["known_bytes"]
-        assert known == pytest.approx(gigabytes * 1e9, rel=0.02)
-
-
 def test_small_tensors_of_an_eight_bit_optimizer_stay_in_32_bits() -> None:
     """BatchNorm's vectors and the smallest convolutions are under 4096 elements."""
     rows = {row["id"]: row for row in estimate("--arch resnet50")["optimizers"]}

@@ -47,3 +47,13 @@ def test_an_allocation_that_fails_is_a_result(tmp_path: Path) -> None:
     said = optadvise("bench", *line, "--device", "cuda", "--json", str(tmp_path / "r.json"))
     assert said.code == 4
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["arms"][0]["status"] == "oom"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")
+@pytest.mark.parametrize(("shard", "times"), [("none", 2), ("zero1", 1), ("fsdp", 1)])
+def test_two_ranks_over_nccl_hold_what_their_way_of_sharing_leaves_them(shard: str, times: int, tmp_path: Path) -> None:
+    line = f"adamw --control none --nproc 2 --shard {shard} --rounds 2 --steps 2"
+    (arm,) = bench(tmp_path / "r.json", *line.split()).values()
+    assert arm["status"] == "ok", arm["error"]
+    assert arm["total_state_bytes"] == pytest.approx(8 * times * arm["parameters"], rel=0.01)
+    assert 0 < arm["communication_share"] < 1

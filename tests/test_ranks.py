@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +185,20 @@ def test_nothing_outlives_the_command(number: signal.Signals, after: float, trou
     while list(troubled.glob("optadvise-ranks-*")) and time.monotonic() < until:
         time.sleep(0.1)
     assert not list(troubled.glob("optadvise-ranks-*"))
+
+
+def test_a_port_that_is_taken_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks meet where the system has a port free, whatever an environment or torchrun's default says."""
+    with socket.socket() as taken, socket.socket() as default:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        with contextlib.suppress(OSError):  # somebody else has it, which is as good
+            default.bind(("localhost", 29500))
+            default.listen()
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        code, arm = benched("adamw", "--nproc", "2")
+        assert (code, arm["status"]) == (0, "ok"), arm["error"]
 
 
 def test_a_job_of_somebody_else_makes_no_rank_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,24 @@ def test_collectives_are_those_of_the_engine(every: dict[int, Any], nproc: int, 
         )
 
 
+# ZeRO, table 1: GB on one GPU of weights, gradients and Adam's state, in stages 1, 2 and 3, by the number of GPUs.
+TABLE_1: dict[str, dict[int, tuple[float, float, float]]] = {
+    "7.5B": {4: (52.5, 41.3, 30), 16: (35.6, 21.6, 7.5), 64: (31.4, 16.6, 1.88), 256: (30.4, 15.4, 0.47),
+             1024: (30.1, 15.1, 0.12)},
+    "128B": {4: (896, 704, 512), 16: (608, 368, 128), 64: (536, 284, 32), 256: (518, 263, 8), 1024: (513, 257, 2)},
+    "1T": {4: (7000, 5500, 4000), 16: (4750, 2875, 1000), 64: (4187, 2218, 250), 256: (4046, 2054, 62.5),
+           1024: (4011, 2013, 15.6)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("params", TABLE_1)
+def test_a_gpu_holds_what_zero_counts(params: str) -> None:
+    for gpus, row in TABLE_1[params].items():
+        for shard, gigabytes in zip(("zero1", "zero2", "zero3"), row, strict=True):
+            known = estimate(f"--params {params} --gpus {gpus} --shard {shard}")["memory"]["known_bytes"]
+            assert known == pytest.approx(gigabytes * 1e9, rel=0.01, abs=5e6), (gpus, shard)
+
+
 @pytest.mark.parametrize(("shard", "factor", "published"), [("none", 2, 2), ("zero2", 2, 2), ("zero3", 3, 3),
                                                             ("zero1", 3, 2)])  # fmt: skip
 def test_a_step_sends_what_zero_counts(shard: str, factor: int, published: int) -> None:
@@ -143,9 +161,15 @@ def test_where_more_gpus_stop_paying_is_where_a_doubling_frees_less_than_a_sampl
     assert enough in [scale["gpus"] for scale in found["scales"]]
 
 
-def test_no_more_gpus_are_told_than_a_batch_has_samples() -> None:
-    found = estimate("--params 1B --gpus 8 --shard zero3 --batch-size 16")["scaling"]
-    assert [scale["gpus"] for scale in found["scales"]] == [2, 4, 8, 16]
+def told(line: str) -> list[int]:
+    return [scale["gpus"] for scale in estimate(f"--params 1B --shard zero3 {line}")["scaling"]["scales"]]
+
+
+def test_gpus_are_told_that_take_equal_shares_of_a_batch() -> None:
+    assert told("--gpus 8 --batch-size 16") == [2, 4, 8, 16]
+    assert told("--gpus 6 --batch-size 36") == [2, 3, 6, 12]
+    assert told("--gpus 8 --batch-size 64 --micro-batch 4") == [2, 4, 8, 16]
+    assert told("--gpus 8 --micro-batch 4") == [2, 4, 8, 16, 32]
 
 
 def test_whole_tensors_are_not_cut_however_many_gpus_share_them() -> None:

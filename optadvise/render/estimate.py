@@ -32,7 +32,7 @@ def text(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
     with Page() as out:
         _title(out, answer, catalog)
         ledger(out, answer.memory)
-        _passes(out, answer, catalog)
+        _passes(out, answer)
         several(out, answer)
         chains(out, answer, catalog)
         _ranking(out, answer, everything=everything)
@@ -124,9 +124,9 @@ def bar(share: float, columns: int = _BAR // 2) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def _passes(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
+def _passes(out: Console, answer: MemoryAnswer) -> None:
     if answer.passes:
-        _by_gpu(out, answer.passes, catalog)
+        _by_gpu(out, answer.passes)
     if answer.largest_pass is None:
         return
     most = answer.largest_pass
@@ -137,11 +137,11 @@ def _passes(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
     out.print(paragraph(words))
 
 
-def _by_gpu(out: Console, passes: Mapping[str, int], catalog: Catalog) -> None:
-    names = {gpu.id: gpu.name for gpu in catalog.gpus}
-    words = [f"{names[gpu]}: {count:,}" for gpu, count in passes.items()]
+def _by_gpu(out: Console, passes: Mapping[str, int]) -> None:
     out.print(heading("Samples in one pass on usual GPUs, by what is expected"))
-    out.print(paragraph(escape(", ".join(word.replace(" ", "\u00a0") for word in words))))
+    table = titled(2, *((gpu, "right") for gpu in passes))
+    table.add_row("", *(f"{count:,}" if count else "–" for count in passes.values()))
+    out.print(table)
 
 
 def chains(out: Console, answer: MemoryAnswer, catalog: Catalog, *, told: bool = False) -> None:
