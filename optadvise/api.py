@@ -295,14 +295,15 @@ def _folders(rules: Folders) -> tuple[Path, ...]:
 
 def _advisor(folders: tuple[Path, ...]) -> Advisor:
     """Return an advisor over the rules that count, one for all answers over the same files."""
-    found = ruleset.catalog(folders)
-    if found.fingerprint not in _advisors:
+    key = ruleset.catalog(folders).fingerprint, *ruleset.folders(folders)
+    if key not in _advisors:
         _advisors.clear()
-        _advisors[found.fingerprint] = ruleset.advisor(folders)
-    return _advisors[found.fingerprint]
+        _advisors[key] = ruleset.advisor(folders)
+    return _advisors[key]
 
 
-_advisors: dict[str, Advisor] = {}  # the latest, by the fingerprint of its rules
+# The latest, by the fingerprint of its rules and its folders, as claims and surfaces are no part of the fingerprint.
+_advisors: dict[tuple[str | Path, ...], Advisor] = {}
 
 
 def _flag(name: str, value: Any) -> bool | None:

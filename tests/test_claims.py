@@ -383,6 +383,7 @@ def test_what_was_refuted_here_is_not_repeated_as_advice(home: Path, tmp_path: P
     assert "Found on this machine" in page
     assert "measured says: “Lion is larger.”" in " ".join(page.split())
     assert "Found on this machine" in optadvise(*LEAN, "--rules", rules, "--format", "markdown").out
+    library.recommend(model="transformer")  # over rules that are alike but for the claims
     advice = library.recommend(model="transformer", priority="memory", rules=rules)
     assert {entry.refuted for entry in advice.trace} == {None, "ours-0"}
 
