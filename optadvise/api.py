@@ -295,7 +295,7 @@ def _folders(rules: Folders) -> tuple[Path, ...]:
 
 def _advisor(folders: tuple[Path, ...]) -> Advisor:
     """Return an advisor over the rules that count, one for all answers over the same files."""
-    key = ruleset.catalog(folders).fingerprint, *ruleset.folders(folders)
+    key: tuple[str | Path, ...] = (ruleset.catalog(folders).fingerprint, *ruleset.folders(folders))
     if key not in _advisors:
         _advisors.clear()
         _advisors[key] = ruleset.advisor(folders)
