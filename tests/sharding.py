@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 
 SHARDS = ("none", "zero1", "fsdp")
 STEPS, NPROC = 5, 2
+SMALL, LARGE = 100_000, 3_000_000  # parameters; the latter where what is quantised shall be it in halves, too
 TIMEOUT = 120  # seconds of one case
 
 
@@ -32,6 +33,7 @@ class Case(NamedTuple):
     implementation: str
     variant: str | None
     shard: str
+    params: int
     arm: Arm
 
 
@@ -53,15 +55,17 @@ def cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
                     made.variants.get(variant or "", {})
                 )
                 arm = arm._replace(kwargs=kwargs, variant=variant, companion=companion, unsupported=None)
+                state = card.state if made.state is None else made.state
+                size = LARGE if any(tensor.min_elements > 1 for tensor in state) else SMALL
                 for shard in SHARDS:
-                    yield Case(name, made.id, variant, shard, arm)
+                    yield Case(name, made.id, variant, shard, size, arm)
 
 
 def found(asked: list[Case]) -> Iterator[tuple[Case, float | str]]:
     """Yield how far each is from one process, or what it raised."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "cases.json", Path(folder) / "found.jsonl"
-        file.write_text(json.dumps([[*case[:4], case.arm._asdict()] for case in asked]), encoding="utf-8")
+        file.write_text(json.dumps([[*case[:5], case.arm._asdict()] for case in asked]), encoding="utf-8")
         done = 0
         while done < len(asked):
             out.unlink(missing_ok=True)
@@ -90,8 +94,8 @@ def rank(file: str, out: str, start: int) -> None:
     torch.set_num_threads(1)
     timeout = datetime.timedelta(seconds=TIMEOUT)
     ranks = Ranks("cpu", timeout)
-    for *_, shard, arm in json.loads(Path(file).read_text(encoding="utf-8"))[start:]:
-        spec = Spec(params=100_000, nproc=NPROC, shard=shard, threads=1)
+    for *_, shard, params, arm in json.loads(Path(file).read_text(encoding="utf-8"))[start:]:
+        spec = Spec(params=params, nproc=NPROC, shard=shard, threads=1)
         try:
             training = measure.Training(spec, Arm(**arm), ranks)
             for _ in range(STEPS):

@@ -344,7 +344,8 @@ RUNS: list[dict[str, Any]] = [
 def test_one_that_breaks_and_was_asked_for_is_warned_of() -> None:
     line = "recommend --model transformer --params 1B --gpus 8 --shard zero3 --optimizer"
     assert "WRN181" in optadvise(*line.split(), "adamw8bit", "--json").out
-    assert "WRN182" in optadvise(*line.split(), "lamb", "--json").out
+    assert "WRN182" in optadvise(*line.split(), "soap", "--json").out
+    assert "WRN18" not in optadvise(*line.split(), "lamb", "--json").out  # timm's agrees
     assert "WRN18" not in optadvise(*line.split(), "adamw", "--json").out
     stable = json.loads(optadvise(*line.split(), "stable-adamw", "--json").out)
     assert stable["optimizer"]["kwargs"]["foreach"] is False  # its foreach step takes no cut tensors
@@ -388,11 +389,23 @@ def test_cards_say_what_a_few_do_over_two_ranks(catalog: Catalog) -> None:
     agree([case for case in sharding.cases(catalog, ["adamw8bit"]) if case.shard != "none"], catalog)
 
 
+def test_the_matrix_is_complete(catalog: Catalog) -> None:
+    """All but what needs a GPU is told; of SOAP what cannot be told, as a rounding error leads it elsewhere."""
+    untold = {
+        (name, made.id, *(shard for shard in sharding.SHARDS if shard not in made.sharding))
+        for name in catalog.optimizer_ids for made in catalog.optimizer(name).implementations
+        if {*made.sharding} != {*sharding.SHARDS}
+    }  # fmt: skip
+    assert untold == {("lamb", "apex", "none", "zero1", "fsdp"), ("soap", "pytorch-optimizer", "none", "zero1")}
+    apex = next(made for made in catalog.optimizer("lamb").implementations if made.id == "apex")
+    assert apex.devices == ("cuda",)
+
+
 @pytest.mark.slow
 def test_cards_say_what_all_do_over_two_ranks(catalog: Catalog) -> None:
     asked = list(sharding.cases(catalog))
     assert {(case.optimizer, case.implementation, case.shard) for case in asked} >= {
         (name, made.id, shard) for name in catalog.optimizer_ids for made in catalog.optimizer(name).implementations
-        for shard in made.sharding
+        if plan._importable(made) for shard in made.sharding
     }  # fmt: skip
     agree(asked, catalog)
