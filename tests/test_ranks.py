@@ -25,7 +25,7 @@ from optadvise.bench.runner import ArmFailed
 from optadvise.bench.spec import Spec
 from optadvise.catalog import Catalog
 from optadvise.domain import AGREES
-from optadvise.errors import InputError
+from optadvise.errors import CannotRunHereError, InputError
 from tests import sharding
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -55,6 +55,23 @@ def raises():
         print("about to fail", file=sys.stderr)
         raise ValueError("a bad batch")
     return _with(trouble)
+
+def draws():
+    import random
+    batches = [(torch.full((4, 8), random.random()), torch.rand(4, 8)) for _ in range(3)]
+    module = torch.nn.Linear(8, 8)
+    def loss(net, batch):
+        with open(f"drawn{os.environ['RANK']}.txt", "a") as file:
+            print(batch[0][0, 0].item(), batch[1][0, 0].item(), file=file)
+        return (net(batch[0]) - batch[1]).square().mean()
+    return module, batches, loss
+
+def calls():
+    class Net(torch.nn.Linear):
+        def encode(self, x):
+            return self(x)
+    wrongly = os.environ.get("RANK") == "1"
+    return Net(8, 8), [torch.randn(4, 8)], lambda net, batch: (net.encode if wrongly else net)(batch).sum()
 
 def leaves():
     return _with(lambda: os._exit(7))
@@ -125,6 +142,7 @@ def test_ranks_come_to_where_one_process_comes(name: str, shard: str, nproc: int
         ("leaves", "rank 1 ended with exit code 7"),
         ("raises", "rank 1: ValueError: a bad batch; its log ends with: about to fail"),
         ("sleeps", "no answer within 25 s: rank 1 hangs in step 6"),
+        ("calls", "rank 1: AttributeError: the loss asks the module for 'encode'; over several processes it may only"),
     ],
 )
 def test_a_rank_in_trouble_ends_the_run_and_is_named(trouble: str, words: str, troubled: Path) -> None:
@@ -137,6 +155,20 @@ def test_a_rank_in_trouble_ends_the_run_and_is_named(trouble: str, words: str, t
     assert arm["error"].startswith(words)
     assert time.monotonic() - begin < 120
     assert _left_in(troubled) == []
+
+
+def test_ranks_draw_batches_of_their_own(troubled: Path, catalog: Catalog) -> None:
+    """Also where they are drawn by Python, and all at once before anything is stepped."""
+    spec = Spec(workload="troubled:draws", user=True, nproc=2, shard="fsdp", threads=1)
+    ranks = RankedArm(spec, plan.plain(catalog.optimizer("adamw"), {}), timeout=120.0)
+    try:
+        ranks.start()
+        ranks.round()
+        drawn = [(troubled / f"drawn{rank}.txt").read_text(encoding="utf-8").splitlines() for rank in (0, 1)]
+    finally:
+        ranks.stop()
+    assert set(drawn[0]).isdisjoint(drawn[1])
+    assert len(set(drawn[0])) == 3
 
 
 def _left_in(folder: Path) -> list[str]:
@@ -249,6 +281,11 @@ def test_ranks_without_a_parent_write_files_that_merge(tmp_path: Path) -> None:
     unlike = optadvise("bench", "--merge", *files)
     assert unlike.code == 2
     assert "has shard zero1 where" in unlike.err
+    other["spec"]["shard"], other["environment"]["processor"] = "fsdp", "another"
+    Path(files[1]).write_text(json.dumps(other), encoding="utf-8")
+    elsewhere = optadvise("bench", "--merge", *files)
+    assert elsewhere.code == 2
+    assert f"--merge {files[1]}: was measured on another and {files[0]} on " in elsewhere.err
 
 
 @pytest.mark.parametrize(
@@ -269,6 +306,16 @@ def test_a_rank_s_options_are_checked(words: str, message: str, tmp_path: Path) 
     assert message in ran.stderr
 
 
+def test_a_rank_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optadvise.bench.ranks import Ranks
+
+    for name, value in (("RANK", "5"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(CannotRunHereError, match="rank 5 has no GPU of its own, as 1 are here"):
+        Ranks("cuda")
+
+
 def test_the_cluster_script_says_what_a_rank_understands() -> None:
     text = (ROOT / "examples" / "cluster" / "bench.sbatch").read_text(encoding="utf-8")
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
@@ -285,6 +332,10 @@ def test_the_cluster_script_says_what_a_rank_understands() -> None:
         ("adamw --nproc 0", "--nproc"),
         ("adamw --nproc 2 --compile", "--compile: measures one process; leave --nproc out"),
         ("adamw --nproc 2 --optimizer-only", "--optimizer-only: measures one process; leave --nproc out"),
+        (
+            "sgd --nproc 2 --shard fsdp --implementation fused",
+            "--implementation 'fused': sgd's fails with --shard fsdp; take foreach, for-loop",
+        ),
         ("adamw --nproc 3 --batch-size 8", "--batch-size 8: 3 processes cannot share it evenly"),
     ],
 )

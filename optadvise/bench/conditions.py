@@ -18,7 +18,7 @@ def unlike(base: Side, new: Side) -> list[str]:
     """Return what differs so much that a ratio would not tell what the optimizer does."""
     before, after = _spec(base), _spec(new)
     found = _differing(before, after, [key for key in before if key not in _AMOUNT])
-    found += _differing(base.environment, new.environment, [_hardware(after)])
+    found += _differing(base.environment, new.environment, [hardware(after)])
     for label, arm in new.arms.items():
         other = base.arms.get(label)
         if other and None not in (arm.parameters, other.parameters) and arm.parameters != other.parameters:
@@ -31,7 +31,7 @@ def doubts(base: Side, new: Side) -> list[str]:
     found = [f"{side.role} was interrupted: it has fewer rounds than were asked for" for side in (base, new)
              if not side.complete]  # fmt: skip
     environment = {**base.environment, **new.environment}
-    keys = [key for key in environment if key not in _UNIMPORTANT and key != _hardware(_spec(new))]
+    keys = [key for key in environment if key not in _UNIMPORTANT and key != hardware(_spec(new))]
     found += _differing(base.environment, new.environment, keys)
     found += _differing(_spec(base), _spec(new), [key for key in _AMOUNT if key != "threads"])
     before, after = base.environment["packages"], new.environment["packages"]
@@ -43,7 +43,12 @@ def _spec(side: Side) -> Mapping[str, Any]:
     return {**Spec()._asdict(), **side.spec}
 
 
-def _hardware(spec: Mapping[str, Any]) -> str:
+def hardware(spec: Mapping[str, Any]) -> str:
+    """Return what of an environment was measured: the processor, or the device's name.
+
+    Args:
+        spec: The conditions.
+    """
     return "processor" if spec["device"] == "cpu" else "device_name"
 
 

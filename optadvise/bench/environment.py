@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optadvise import __version__
+from optadvise.machine import processor
 
 
 def environment() -> dict[str, Any]:
@@ -17,17 +18,8 @@ def environment() -> dict[str, Any]:
         "optadvise": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "executable": Path(sys.executable).name,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -92,9 +92,10 @@ class Training:
     def _workload(self) -> workloads.Workload:
         spec = self.spec
         if spec.user:
-            found = user.load_user(spec.workload, seed=spec.seed, device=spec.device, dtype=spec.dtype)
-            if self.ranks is not None:  # alike weights, but what is drawn from now on differs between ranks
-                torch.manual_seed(spec.seed + self.ranks.number)
+            seed = spec.seed if self.ranks is None else spec.seed + self.ranks.number  # batches of its own
+            found = user.load_user(spec.workload, seed=seed, device=spec.device, dtype=spec.dtype)
+            if self.ranks is not None:
+                sharding.make_alike(found.module)
             return found
         return workloads.build(**self.shape)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optadvise.bench.conditions import hardware
 from optadvise.bench.result import PARTS
 from optadvise.bench.spec import metric_of
 from optadvise.errors import InputError, RuleFileError
@@ -20,7 +21,7 @@ def merged(results: Sequence[tuple[str, Mapping[str, Any]]], control: str) -> di
         control: The optimizer that the others are compared with, where it is among them.
 
     Raises:
-        InputError: Two were measured under different conditions, or have an arm of the same label.
+        InputError: Two have different conditions or hardware, or an arm of the same label.
     """
     for name, result in results:
         if not (result["arms"] and isinstance(result.get("spec"), Mapping) and "environment" in result):
@@ -32,6 +33,10 @@ def merged(results: Sequence[tuple[str, Mapping[str, Any]]], control: str) -> di
         if differ:
             was, now = base["spec"][differ[0]], result["spec"].get(differ[0])
             raise InputError(f"--merge {other}: has {differ[0]} {now} where {name} has {was}; merge what is alike")
+        of = hardware(base["spec"])
+        was, now = (one["environment"].get(of) for one in (base, result))
+        if was != now:
+            raise InputError(f"--merge {other}: was measured on {now} and {name} on {was}; merge what is alike")
         for arm in result["arms"]:
             if any(arm["label"] == one["label"] for one in arms):
                 raise InputError(f"--merge {other}: has {arm['label']} again; leave one of them out")

@@ -152,6 +152,9 @@ def _choices(card: Optimizer, spec: Spec, wanted: str | None) -> list[tuple[Impl
     if not named:
         known = {COMPILED, "all", *(i.id for i in card.implementations), *(v for _, v in pairs if v)}
         raise InputError(f"--implementation {wanted!r}: {card.id} has none; {nearest(wanted, sorted(known))}")
+    if spec.nproc > 1 and not _may(*named[0], spec.shard):
+        others = ", ".join(v for i, v in pairs if v and i is named[0][0]) or "another optimizer"
+        raise InputError(f"--implementation {wanted!r}: {card.id}'s fails with --shard {spec.shard}; take {others}")
     return named[:1]
 
 

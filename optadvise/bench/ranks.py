@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 
 from optadvise.bench.rankfolder import FOLDER, STEP
+from optadvise.errors import CannotRunHereError
 
 _LONG = timedelta(days=7)
 
@@ -35,7 +36,12 @@ class Ranks:
         self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
         self._step = self._marker()
         if device.startswith("cuda"):
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if local >= there:
+                raise CannotRunHereError(
+                    f"rank {self.number} has no GPU of its own, as {there} are here; ask for fewer"
+                )
+            torch.cuda.set_device(local)
         kind = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(kind, timeout=timeout)
         # A rank may wait long for its turn among the arms; what really hangs is ended by the parent.

@@ -22,7 +22,7 @@ def spread(module: nn.Module, shard: str, device: str) -> Any:
         device: cpu or cuda.
     """
     if shard != "fsdp":
-        return nn.parallel.DistributedDataParallel(module)
+        return _Watched(module)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -32,12 +32,31 @@ def spread(module: nn.Module, shard: str, device: str) -> Any:
     return fully_shard(module, mesh=mesh)
 
 
+class _Watched(nn.parallel.DistributedDataParallel):  # type: ignore[misc]
+    """DDP that says why it has none of the network's own methods: they would step around its watch over gradients."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if not hasattr(self.module, name):
+                raise
+            words = f"the loss asks the module for {name!r}; over several processes it may only call the module itself"
+            raise AttributeError(words) from None
+
+
 def _blocks(module: nn.Module) -> Iterable[nn.Module]:
     """Yield what is gathered at a time: the members of the network's lists of layers, where it has any."""
     for inner in module.modules():
         if isinstance(inner, (nn.Sequential, nn.ModuleList)):
             yield from (layer for layer in inner if any(True for _ in layer.parameters()))
             return
+
+
+def make_alike(module: nn.Module) -> None:
+    """Give a network the weights and buffers that the first rank's has; FSDP2, unlike DDP, takes them as they are."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        torch.distributed.broadcast(tensor.detach(), src=0)
 
 
 def constructor(shard: str) -> Callable[[Any], Any]:

@@ -43,7 +43,7 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
 
     Args:
         spec: `package.module:function`, imported with the current directory on `sys.path`.
-        seed: Of torch's and Python's generators, which stay seeded so.
+        seed: Of torch's and Python's generators, which stay seeded so; each of several ranks gets one of its own.
         device: Where the module and the batches go.
         dtype: As for `workloads.build`.
 
