@@ -88,7 +88,7 @@ def rank(file: str, out: str, start: int) -> None:
     import torch
     from torch import distributed
 
-    from optadvise.bench import measure
+    from optadvise.bench import measure, together
     from optadvise.bench.ranks import Ranks
 
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ def rank(file: str, out: str, start: int) -> None:
             training = measure.Training(spec, Arm(**arm), ranks)
             for _ in range(STEPS):
                 training.step()
-            answer: float | str = measure.parity(training, ranks)
+            answer: float | str = together.parity(training, ranks)
         except Exception as error:  # whatever somebody else's code does
             answer = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             Path(f"{out}.{ranks.number}").write_text(answer, encoding="utf-8")

@@ -60,7 +60,7 @@ MAY_IMPORT_TORCH = {
     "worker", "factory", "walks", "workloads", "networks", "data", "user", "measure", "probe",
     "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
     "reference", "scenes", "suspects", "audit", "maker", "usage", "experiments", "training",
-    "sharding", "ranks", "launch",
+    "sharding", "ranks", "launch", "together", "peaks",
 }  # under bench/ and verify/  # fmt: skip
 CLOCKS = {"time", "datetime"}
 PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen"}

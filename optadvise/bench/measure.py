@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from optadvise.bench.ranks import Ranks
 
 _AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
-_COPIED_BYTES = 2**28  # large enough that no cache holds it
 
 
 class Clock:
@@ -225,146 +221,3 @@ class Training:
             "samples_per_step": samples if samples is None or self.ranks is None else samples * self.ranks.count,
             "unit": None if self.workload is None else self.workload.unit,
         }
-
-
-_PROFILED = 3  # steps
-
-
-def communication_share(training: Training) -> float:
-    """Take some steps and return the share of their time in which this rank communicates, computing or not."""
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = training.spec.device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiled:
-        begin = time.perf_counter()
-        for _ in range(_PROFILED):
-            training.step()
-        taken = time.perf_counter() - begin
-    word = "nccldevkernel" if cuda else "gloo:"
-    spans = [(event.time_range.start, event.time_range.end) for event in profiled.events()
-             if event.name.lower().startswith(word)]  # fmt: skip
-    return min(1.0, covered(spans) / 1e6 / taken)
-
-
-def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Return the length that intervals cover together, in their unit.
-
-    Example:
-        >>> covered([(0, 2), (1, 3), (5, 6)])
-        4.0
-    """
-    total, until = 0.0, -float("inf")
-    for begin, end in sorted(spans):
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return total
-
-
-def alone_seconds(spec: Spec, arm: Arm) -> float | None:
-    """Return the median seconds of a step of one process by itself with its share of the batch; None if it fails.
-
-    Args:
-        spec: The conditions of all ranks.
-        arm: The optimizer.
-    """
-    try:
-        training = Training(spec, arm)
-        for _ in range(1 + spec.warmup):
-            training.step()
-        return statistics.median(training.round()["step"])
-    except Exception:  # sharding is for what does not fit, and nothing that was measured is lost to this
-        return None
-
-
-def parity(training: Training, ranks: Ranks) -> float:
-    """Return how far the weights of several ranks are from those of one process that saw all their batches.
-
-    As a share of the way that the one went. Every rank calls it, after as many steps as it wants to compare.
-
-    Args:
-        training: Of this rank.
-        ranks: This rank among the others.
-    """
-    mine = torch.cat([sharding.whole(p).double().flatten() for _, p in training.named])
-    share = 0.0
-    if ranks.number == 0:
-        one = Training(training.spec, training.arm)
-        assert one.workload is not None
-        begin = torch.cat([p.detach().double().flatten() for _, p in one.named])
-        parts = [workloads.build(**{**training.shape, "rank": rank}).batches for rank in range(ranks.count)]
-        one.workload.batches = map(_joined, zip(*parts, strict=True))
-        for _ in training.losses:
-            one.step()
-        theirs = torch.cat([p.detach().double().flatten() for _, p in one.named])
-        share = float((mine - theirs).norm() / (theirs - begin).norm())
-    ranks.share(None)  # the others wait
-    return share
-
-
-def _joined(batches: Sequence[Any]) -> Any:
-    """Return the batches of all ranks as one."""
-    if isinstance(batches[0], Tensor):
-        return torch.cat(list(batches))
-    return tuple(map(_joined, zip(*batches, strict=True)))
-
-
-def transient_bytes(training: Training) -> int | None:
-    """Take one step and return how far the optimizer's step rises above what is held before it; None off CUDA."""
-    if not training.spec.device.startswith("cuda"):
-        training.step()
-        return None
-    training.step()
-    for optimizer in training.optimizers:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        optimizer.step()
-        torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated() - held)
-
-
-def peak_memory(device: str) -> dict[str, int | None]:
-    """Return the peaks of this process so far: the allocator's on CUDA, and the process's own."""
-    if device.startswith("cuda"):
-        free, total = torch.cuda.mem_get_info()
-        return {
-            "allocated": torch.cuda.max_memory_allocated(),
-            "reserved": torch.cuda.max_memory_reserved(),
-            "process": _process_on_device(total - free),
-        }
-    return {"allocated": None, "reserved": None, "process": peak_rss()}
-
-
-def _process_on_device(fallback: int) -> int | None:
-    """Return this process's memory on the device as the driver counts it, paged state included."""
-    with contextlib.suppress(Exception):  # NVML may be missing, or hide processes in a container
-        text = torch.cuda.list_gpu_processes()
-        for line in text.splitlines():
-            if f"process {os.getpid():>10d} uses" in line or f" {os.getpid()} " in line:
-                return int(float(line.split("uses")[1].split("MB")[0]) * 2**20)
-    return None
-
-
-def peak_rss() -> int | None:
-    """Return the largest resident set of this process so far in bytes; None where it cannot be read."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def device_bandwidth(device: str, repeats: int = 5) -> float:
-    """Return the bytes a second that a large copy moves on this device, reading and writing counted."""
-    source = torch.zeros(_COPIED_BYTES // 4, device=device)
-    target = torch.empty_like(source)
-    clock = Clock(device)
-    best = float("inf")
-    for _ in range(repeats + 1):
-        clock.start()
-        target.copy_(source)
-        clock.mark()
-        best = min(best, clock.seconds()[0])
-    return 2 * _COPIED_BYTES / best

@@ -96,7 +96,7 @@ def serve(
     """
     import torch
 
-    from optadvise.bench import measure
+    from optadvise.bench import measure, together
 
     beside = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])  # processes on this machine
     torch.set_num_threads(spec.threads or max(1, _cores() // beside))
@@ -119,7 +119,7 @@ def serve(
             answer(event="done", **_end(training, measured, counts))
         elif command == "parity":
             assert ranks is not None
-            answer(event="parity", share=measure.parity(training, ranks))
+            answer(event="parity", share=together.parity(training, ranks))
         else:
             return
 
@@ -128,25 +128,25 @@ def _end(training: Training, measured: list[dict[str, list[float]]], counts: Map
     """Return memory, losses and bandwidth at the end, and what each rank has of it where there are several."""
     import torch
 
-    from optadvise.bench import measure, sharding
+    from optadvise.bench import peaks, sharding, together
 
     spec, ranks = training.spec, training.ranks
-    peak = measure.peak_memory(spec.device)
+    peak = peaks.peak_memory(spec.device)
     weights = [sharding.local(p) for _, p in training.named]
     finite = all(map(_finite, training.losses)) and all(bool(torch.isfinite(p).all()) for p in weights)
     losses = [loss if _finite(loss) else None for loss in training.losses[: spec.total_steps]]
     found: dict[str, Any] = {"peak_memory_bytes": peak, "losses": losses, "finite": finite}
     if ranks is None:
-        found["transient_bytes"] = measure.transient_bytes(training)
-        return {**found, "device_bandwidth": measure.device_bandwidth(spec.device)}
+        found["transient_bytes"] = peaks.transient_bytes(training)
+        return {**found, "device_bandwidth": peaks.device_bandwidth(spec.device)}
     mine = {
         "rank": ranks.number, "peak_memory_bytes": peak, "finite": finite,
         **{name: counts[name] for name in ("parameter_bytes", "gradient_bytes", "state_bytes")},
         **{f"{part}_seconds": statistics.median(s for one in measured for s in one[part]) for part in measured[0]},
-        "communication_share": measure.communication_share(training),
+        "communication_share": together.communication_share(training),
     }  # fmt: skip
     told = ranks.gather(mine)
-    alone = measure.alone_seconds(spec, training.arm) if ranks.number == 0 else None
+    alone = together.alone_seconds(spec, training.arm) if ranks.number == 0 else None
     ranks.share(None)  # the others wait, so that nothing slows the one that is by itself
     largest = {name: max((rank["peak_memory_bytes"][name] or 0 for rank in told), default=0) or None for name in peak}
     return {**found, "finite": all(rank["finite"] for rank in told), "peak_memory_bytes": largest,
@@ -208,10 +208,10 @@ def failure(error: BaseException) -> Mapping[str, Any]:
 
 def _peak() -> dict[str, int | None] | None:
     try:
-        from optadvise.bench import measure
+        from optadvise.bench import peaks
 
         device = "cuda" if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized() else "cpu"
-        return measure.peak_memory(device)
+        return peaks.peak_memory(device)
     except Exception:  # after an allocation failed nothing is certain
         return None
 
