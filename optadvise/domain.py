@@ -597,8 +597,7 @@ class Traffic(NamedTuple):
     sent: int  # bytes
     passes: int  # forward and backward passes of the step
     collectives: tuple[Collective, ...]
-    published: int  # how often ZeRO's own count has each element sent, in a step of one pass
-    note: str | None  # where that differs, why
+    note: str | None  # what another engine does otherwise
     cite: tuple[str, ...]
 
 
@@ -606,7 +605,8 @@ class Scale(NamedTuple):
     """The same run on another number of GPUs."""
 
     gpus: int
-    optimizer_bytes: int  # of state and of the fp32 copy that is sharded with it, on one GPU
+    optimizer_bytes: int  # of state on one GPU
+    master_bytes: int  # of the fp32 copy of the weights that is sharded with it
     total: int | None
     fits: bool | None
     micro_batch: int
@@ -618,7 +618,7 @@ class Scaling(NamedTuple):
     """What more GPUs would pay."""
 
     sample_bytes: int | None  # what one more sample of a pass keeps for its backward
-    enough: int | None  # GPUs from which on a doubling frees less state than that
+    enough: int | None  # GPUs from which on every doubling frees less of state and copy; None where neither is there
     scales: tuple[Scale, ...]  # the fewest first
 
 

@@ -7,7 +7,7 @@ from optadvise.memory.ledger import shards
 from optadvise.sizing import Sizing
 
 _AROUND = (4, 2, 1)  # how many times fewer GPUs are told; as many times more
-_LARGEST = 2**20  # GPUs; the search for where more stop paying ends here
+_MOST = 10**6  # GPUs; nobody has more
 
 
 def scaling(sizing: Sizing, situation: Situation, optimizer: str) -> Scaling | None:
@@ -20,11 +20,12 @@ def scaling(sizing: Sizing, situation: Situation, optimizer: str) -> Scaling | N
     """
     if situation.gpus == 1 or shards(situation)[2] == 1:
         return None
-    sample = _sample(sizing.estimate(situation, optimizer), situation)
-    enough = None if sample is None else _enough(sizing, situation, optimizer, sample)
+    here = sizing.estimate(situation, optimizer)
+    sample = None if here.activations is None else here.activations // (situation.micro_batch or 1)
+    enough = _enough(sizing, situation, optimizer, sample) if sample is not None and any(_sharded(here)) else None
     counts = {situation.gpus // n for n in _AROUND if situation.gpus % n == 0} | {situation.gpus * n for n in _AROUND}
     counts |= {enough} if enough is not None else set()
-    told = sorted(n for n in counts if n > 1 and _shares(situation, n))
+    told = sorted(n for n in counts if 1 < n <= _MOST and _shares(situation, n))
     return Scaling(sample, enough, tuple(_scale(sizing, _on(situation, n), optimizer) for n in told))
 
 
@@ -43,35 +44,32 @@ def _shares(situation: Situation, gpus: int) -> bool:
     return situation.batch_size % (gpus * micro) == 0
 
 
-def _sample(memory: MemoryEstimate, situation: Situation) -> int | None:
-    return None if memory.activations is None else memory.activations // (situation.micro_batch or 1)
+def _sharded(memory: MemoryEstimate) -> list[int]:
+    """Return the bytes on one GPU of state, and of the fp32 copy of the weights where that is sharded with it."""
+    parts = {line.part: line.bytes or 0 for line in memory.ledger}
+    return [parts.get(part, 0) for part in ("optimizer state", "master copy")]
 
 
-def _sharded(memory: MemoryEstimate) -> int:
-    """Return the bytes of state on one GPU, with the fp32 copy of the weights where that is sharded with it."""
-    return sum(line.bytes or 0 for line in memory.ledger if line.part in ("master copy", "optimizer state"))
+def _enough(sizing: Sizing, situation: Situation, optimizer: str, sample: int) -> int:
+    """Return the smallest power of two of GPUs from which on every doubling frees less than a sample keeps."""
 
+    def there(gpus: int) -> int:
+        return sum(_sharded(sizing.estimate(situation._replace(gpus=gpus), optimizer)))
 
-def _enough(sizing: Sizing, situation: Situation, optimizer: str, sample: int) -> int | None:
-    """Return the smallest power of two of GPUs of which twice as many free less state than a sample keeps."""
-
-    def state(gpus: int) -> int:
-        return _sharded(sizing.estimate(situation._replace(gpus=gpus), optimizer))
-
-    gpus = 1
-    while state(gpus) - state(2 * gpus) >= sample:
-        gpus *= 2
-        if gpus > _LARGEST:
-            return None
-    return gpus
+    found = 1 << _MOST.bit_length()
+    more = there(found)
+    while found > 1 and (less := there(found // 2)) - more < sample:
+        found, more = found // 2, less
+    return found
 
 
 def _scale(sizing: Sizing, situation: Situation, optimizer: str) -> Scale:
     placed = sizing.placed(situation, optimizer)
     memory = sizing.estimate(placed, optimizer)
     sent = sizing.traffic(placed)
+    state, master = _sharded(memory)
     return Scale(
-        gpus=placed.gpus, optimizer_bytes=_sharded(memory), total=memory.total, fits=memory.fits,
+        gpus=placed.gpus, optimizer_bytes=state, master_bytes=master, total=memory.total, fits=memory.fits,
         micro_batch=placed.micro_batch or 1, largest_pass=sizing.largest_pass(placed, optimizer),
         sent=0 if sent is None else sent.sent,
     )  # fmt: skip

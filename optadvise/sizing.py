@@ -41,10 +41,10 @@ from optadvise.memory.ledger import (
     total,
 )
 from optadvise.memory.records import Batch, Mode, Moment, StepMemory, Weight
-from optadvise.memory.sharded import elements, fullest
+from optadvise.memory.sharded import cut, elements, handed_out
 from optadvise.memory.traffic import Engine, Talk, traffic
 from optadvise.tuples import NamedTuple
-from optadvise.units import show_count
+from optadvise.units import show_bytes, show_count
 
 if TYPE_CHECKING:
     from optadvise.memory.network import Network
@@ -74,6 +74,7 @@ class _Known(NamedTuple):
     tensors: Counter[Weight]
     params: int
     matrices: int
+    outside: int  # parameters outside of the blocks that repeat
     usual_length: int  # tokens of a sample, or pixels of an image's side
 
 
@@ -98,7 +99,7 @@ class Sizing:
         )
         self.headroom = float(given["headroom"])
         self._engines = {
-            shard: Engine(tuple(Talk(**one) for one in row["collectives"]), int(row["published"]), row.get("note"),
+            shard: Engine(tuple(Talk(**one) for one in row["collectives"]), row.get("note"),
                           tuple(row["cite"]))
             for shard, row in given["traffic"].items()
         }  # fmt: skip
@@ -107,7 +108,8 @@ class Sizing:
         self._counts = lru_cache(maxsize=64)(self._counted)
         self._knots = lru_cache(maxsize=4096)(self._remembered)
         self._step = lru_cache(maxsize=8192)(self._walk)
-        self._held = lru_cache(maxsize=256)(self._fullest)
+        self._given = lru_cache(maxsize=64)(self._handed_out)
+        self._fullest = lru_cache(maxsize=1024)(self._handed_most)
         self._sizes = lru_cache(maxsize=8192)(self._size)
         self._adds = lru_cache(maxsize=8192)(self._adding)
         self._estimates = lru_cache(maxsize=8192)(self._estimated)
@@ -125,7 +127,8 @@ class Sizing:
         tensors = weights(network)
         matrices = Counter({weight: n for weight, n in tensors.items() if weight.kind == "matrix"})
         length = architecture.usual_length(self.catalog, shape)
-        return _Known(network, tensors, elements(tensors), elements(matrices), length)
+        outside = elements(weights(network, only=lambda block: not block.checkpointed))
+        return _Known(network, tensors, elements(tensors), elements(matrices), outside, length)
 
     def _walk(self, shape: NetworkShape, how: _Pass) -> StepMemory:
         from optadvise.memory.network import step
@@ -191,7 +194,7 @@ class Sizing:
         params, knots = situation.params or 0, self._typical_of(situation).get("between")
         if not knots:
             rank = situation.lora_rank or 0
-            return Size(params, _typical_adapters(params, rank) if rank else 0, params, 0, 1, None, None, "none")
+            return Size(params, _typical_adapters(params, rank) if rank else 0, params, 0, 1, 0, None, None, "none")
         counts = self._counts(tuple(knots))
         above = next((i for i, count in enumerate(counts) if count >= params), len(counts) - 1)
         if above == 0 or params > counts[-1]:
@@ -214,12 +217,13 @@ class Sizing:
 
             size = self._exact(named(self.catalog, name), situation)
             assert size.step is not None
-            return [*size[:5], list(size.step.peak), *size.step[1:]]
+            return [*size[:6], list(size.step.peak), *size.step[1:]]
 
         kept = self.catalog.figures.get(" ".join(map(str, (name, *situation))), make)
-        params, adapters, matrices, largest, layers, peak, phase, head, body, logits, copies, gradients, batch = kept
+        params, adapters, matrices, largest, layers, outside, peak = kept[:7]
+        phase, head, body, logits, copies, gradients, batch = kept[7:]
         step = StepMemory(Moment(*peak), phase, head, body, logits, copies, gradients, batch)
-        return Size(params, adapters, matrices, largest, layers, None, step, "typical")
+        return Size(params, adapters, matrices, largest, layers, outside, None, step, "typical")
 
     def _exact(self, shape: NetworkShape, situation: Situation) -> Size:
         known = self._known(shape)
@@ -242,8 +246,11 @@ class Sizing:
                 raise InputError(f"{said}: {shape.name} has no linear layer that could have such adapters; {remedy}")
         layers = sum(block.repeat for block in known.network.blocks if block.checkpointed)
         largest = max((prod(weight.shape) for weight in trained), default=0)
-        held = self._held(shape, how, situation.gpus, situation.sharding) if situation.sharding else trained
-        return Size(known.params, adapters, known.matrices, largest, layers, trained, step, "exact", held)
+        pieces, whole = None, None
+        if shards(situation)[0] > 1:
+            pieces, whole = cut(trained, situation.gpus), elements(cut(known.tensors, situation.gpus))
+        counts = known.params, adapters, known.matrices, largest, layers, known.outside
+        return Size(*counts, trained, step, "exact", pieces, whole)
 
     def _trained(self, shape: NetworkShape, how: Mode) -> Counter[Weight]:
         known = self._known(shape)
@@ -253,9 +260,6 @@ class Sizing:
 
         every = weights(known.network, how)
         return Counter({weight: n for weight, n in every.items() if weight.kind == "adapter"})
-
-    def _fullest(self, shape: NetworkShape, how: Mode, gpus: int, sharding: str) -> Counter[Weight]:
-        return fullest(self._trained(shape, how), gpus, sharding)
 
     # -- the optimizer ---------------------------------------------------------------------------------------------
 
@@ -284,7 +288,7 @@ class Sizing:
         card = self.catalog.optimizer(optimizer)
         dtype = "bfloat16" if situation.precision == "bf16" else "float32"
         over = shards(situation)[2]
-        tensors = size.tensors if size.held is None else size.held
+        tensors = size.tensors if size.pieces is None else size.pieces
         if tensors is None:
             each = _per_parameter(card, dtype)
             state = high = self._split_state(card, size, dtype)
@@ -302,10 +306,37 @@ class Sizing:
                 )  # fmt: skip
             each, share = state / max(elements(tensors), 1), shared(size, over)
             how = f"{each:.2f} B × {share} trained, tensor by tensor"
+            if size.pieces is None:
+                state, high = state // over, high // over
+            if over > 1 and shards(situation)[1] == 1 and situation.shape is not None:  # the state alone is shared
+                whole = self._fullest(optimizer, situation.shape, self._how(situation), over, dtype)
+                high = max(high, whole)
+                how += f"; {show_bytes(whole)} where whole tensors are handed out (ZeroRedundancyOptimizer)"
         how += ", on the host" if situation.offload else ", which may be paged out to the host" if card.paged else ""
         item = 2 if situation.precision == "bf16" else 4
         scratch, most, how_scratch = _scratch(card.implementations[0], size, item, over)
         return Optimizing(state, high, scratch, most, card.paged, how, how_scratch)
+
+    def _handed_most(self, optimizer: str, shape: NetworkShape, how: Mode, gpus: int, dtype: str) -> int:
+        """Return the state of the rank that has most of it under ZeroRedundancyOptimizer, a companion's by its own."""
+        card = self.catalog.optimizer(optimizer)
+        states = {weight: self._state(card, weight) for weight in self._trained(shape, how)}
+        costs = {weight: state_bytes(state, weight.shape, dtype) for weight, state in states.items()}
+        own = frozenset(weight.kind for weight, state in states.items() if state == own_state(card))
+        others = frozenset(weight.kind for weight in states) - own
+        most: Counter[int] = Counter()
+        for kinds in (own, others):
+            for rank, given in enumerate(self._given(shape, how, gpus, kinds)):
+                most[rank] += sum(n * costs[weight] for weight, n in given.items())
+        return max(most.values()) + shared_state_bytes(own_state(card))
+
+    def _handed_out(self, shape: NetworkShape, how: Mode, gpus: int, kinds: frozenset[str]) -> list[Counter[Weight]]:
+        trained = self._trained(shape, how)
+        return handed_out(Counter({weight: n for weight, n in trained.items() if weight.kind in kinds}), gpus)
+
+    def _how(self, situation: Situation) -> Mode:
+        assert situation.shape is not None
+        return mode(situation, self._known(situation.shape).network.flags)
 
     def _wide(self, card: Optimizer) -> tuple[StateTensor, ...]:
         """Return the state of the 32-bit optimizer that an 8-bit one descends from."""
@@ -522,8 +553,8 @@ def _scratch(made: Implementation, size: Size, item: int, over: int) -> tuple[in
     """Return what one step needs while it runs, the most that it may need, and why."""
     if not made.scratch_all:
         largest = (size.largest or size.trained // 100) // over
-        if size.held is not None:
-            largest = max((prod(weight.shape) for weight in size.held), default=0)
+        if size.pieces is not None:
+            largest = max((prod(weight.shape) for weight in size.pieces), default=0)
         needs = round(made.scratch_largest * item * largest)
         words = f"{made.scratch_largest * item:g} B per element of the largest tensor, which is stepped alone"
         if made.compiled:
@@ -568,7 +599,8 @@ def _mixed(first: Size, second: Size, params: int) -> Size:
     )  # fmt: skip
     return Size(
         params, between(first.adapters, second.adapters), between(first.matrices, second.matrices),
-        between(first.largest, second.largest), between(first.layers, second.layers), None, step, "typical",
+        between(first.largest, second.largest), between(first.layers, second.layers),
+        between(first.outside, second.outside), None, step, "typical",
     )  # fmt: skip
 
 
@@ -590,5 +622,5 @@ def _scaled(size: Size, params: int) -> Size:
     )  # fmt: skip
     return Size(
         params, round(size.adapters * slow), round(size.matrices * ratio), round(size.largest * ratio), size.layers,
-        None, step, "typical",
+        round(size.outside * slow), None, step, "typical",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """What ranks hold and send, measured: weights of given shapes over ranks of torchrun, as the bench spreads them.
 
-Run by torchrun as `-m tests.held SHAPES ARMS OUT`; rank 0 writes what was found as JSON.
+Run by torchrun as `-m tests.held WEIGHTS ARMS OUT`; rank 0 writes what was found as JSON.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,19 @@ from typing import Any
 from optadvise.bench import plan
 from optadvise.catalog import Catalog
 from tests.conftest import ROOT
+from tests.sharding import companion
 
 SHARDS = ("none", "zero1", "fsdp")
 _NAMES = {"allreduce_": "all-reduce", "broadcast_": "broadcast", "_allgather_base_": "all-gather",
           "_reduce_scatter_base_": "reduce-scatter"}  # fmt: skip
 
 
-def measured(shapes: Sequence[Sequence[int]], wanted: dict[str, list[str]], nproc: int, folder: Path,
+def measured(weights: Sequence[tuple[Sequence[int], str]], wanted: dict[str, list[str]], nproc: int, folder: Path,
              catalog: Catalog) -> dict[str, Any]:  # fmt: skip
     """Return what ranks hold after a step, and the elements of a step's collectives.
 
     Args:
-        shapes: Of the weights.
+        weights: Their shapes and kinds.
         wanted: Optimizers by the way of sharding.
         nproc: Ranks.
         folder: For files.
@@ -43,10 +45,12 @@ def measured(shapes: Sequence[Sequence[int]], wanted: dict[str, list[str]], npro
             card = catalog.optimizer(name)
             besides = card.implementations[0].on_shard.get(shard, {})
             arm = plan.plain(card, {})
-            arms.setdefault(shard, {})[name] = arm._replace(kwargs={**arm.kwargs, **besides})._asdict()
+            arms.setdefault(shard, {})[name] = arm._replace(
+                kwargs={**arm.kwargs, **besides}, companion=companion(catalog, card)
+            )._asdict()
     out = folder / f"held{nproc}.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc),
-               "-m", "tests.held", json.dumps(shapes), json.dumps(arms), str(out)]  # fmt: skip
+               "-m", "tests.held", json.dumps(weights), json.dumps(arms), str(out)]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -54,7 +58,7 @@ def measured(shapes: Sequence[Sequence[int]], wanted: dict[str, list[str]], npro
     return found
 
 
-def _rank(shapes: list[list[int]], arms: dict[str, dict[str, Any]], out: Path) -> None:
+def _rank(weights: list[tuple[list[int], str]], arms: dict[str, dict[str, Any]], out: Path) -> None:
     import torch
     from torch import distributed
     from torch.profiler import ProfilerActivity, profile
@@ -78,18 +82,20 @@ def _rank(shapes: list[list[int]], arms: dict[str, dict[str, Any]], out: Path) -
     for shard, named in arms.items():
         found[shard] = {"state": {}}
         for name, arm in named.items():
-            module = torch.nn.Sequential(*(One(shape) for shape in shapes))
+            layers = {f"{kind}_{number}": One(shape) for number, (shape, kind) in enumerate(weights)}
+            module = torch.nn.Sequential(OrderedDict(layers))
             spread = sharding.spread(module, shard, "cpu")
             through = sharding.constructor(shard)
-            (optimizer,) = factory.optimizers(Arm(**arm), list(module.named_parameters()), module, through)
+            optimizers = factory.optimizers(Arm(**arm), list(module.named_parameters()), module, through)
 
-            def step(spread: Any = spread, optimizer: Any = optimizer) -> None:
+            def step(spread: Any = spread, optimizers: Any = optimizers) -> None:
                 spread(torch.zeros(1)).sum().backward()
-                optimizer.step()
-                optimizer.zero_grad()
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
 
             step()
-            held = [factory.state_bytes([sharding.inner(optimizer)]),
+            held = [factory.state_bytes(map(sharding.inner, optimizers)),
                     sum(sharding.local(weight).nbytes for weight in module.parameters())]  # fmt: skip
             every: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(every, held)

@@ -13,11 +13,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optadvise.bench import plan
 from optadvise.bench.spec import Arm, Spec
 from optadvise.catalog import Catalog, load
+from optadvise.domain import Optimizer
 from tests.conftest import ROOT
 
 SHARDS = ("none", "zero1", "fsdp")
@@ -37,14 +38,19 @@ class Case(NamedTuple):
     arm: Arm
 
 
+def companion(catalog: Catalog, card: Optimizer) -> dict[str, Any] | None:
+    """Return what steps the weights that an optimizer leaves to another, with that one's defaults."""
+    if card.companion is None:
+        return None
+    other = plan.plain(catalog.optimizer(card.companion["optimizer"]), {})
+    return {"path": other.path, "package": other.package, "kwargs": dict(other.kwargs)}
+
+
 def cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
     """Yield what can be run on a CPU here: every variant of every implementation."""
     for name in names or catalog.optimizer_ids:
         card = catalog.optimizer(name)
-        companion = None
-        if card.companion is not None:
-            other = plan.plain(catalog.optimizer(card.companion["optimizer"]), {})
-            companion = {"path": other.path, "package": other.package, "kwargs": dict(other.kwargs)}
+        beside = companion(catalog, card)
         for made in card.implementations:
             if "cpu" not in made.devices or not plan._importable(made):
                 continue
@@ -54,7 +60,7 @@ def cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
                 kwargs = {k: v for k, v in arm.kwargs.items() if k not in every} | dict(
                     made.variants.get(variant or "", {})
                 )
-                arm = arm._replace(kwargs=kwargs, variant=variant, companion=companion, unsupported=None)
+                arm = arm._replace(kwargs=kwargs, variant=variant, companion=beside, unsupported=None)
                 state = card.state if made.state is None else made.state
                 size = LARGE if any(tensor.min_elements > 1 for tensor in state) else SMALL
                 for shard in SHARDS:

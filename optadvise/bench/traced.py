@@ -86,7 +86,7 @@ def _size(step: FakeStep) -> Size:
     largest = max((prod(w.shape) for w in tensors), default=0)
     trained = step.trainable_parameters
     adapters = trained if trained < step.parameters else 0
-    return Size(step.parameters, adapters, matrices, largest, 1, tensors, None, "measured")
+    return Size(step.parameters, adapters, matrices, largest, 1, 0, tensors, None, "measured")
 
 
 def _estimate(

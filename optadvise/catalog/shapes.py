@@ -251,7 +251,7 @@ _collective = record({
     "operation": one_of(*COLLECTIVES), "of": one_of("weights", "updated", "gradients"), "each": one_of("pass", "step"),
     "when": text,
 })  # fmt: skip
-_traffic = record({"published": number, "cite": cites, "collectives": many(_collective, 1)}, {"note": text})
+_traffic = record({"cite": cites, "collectives": many(_collective, 1)}, {"note": text})
 _range = record({"low": number, "expected": number, "high": number, "cite": cites})
 memory = record(
     {

@@ -45,10 +45,12 @@ class Size(NamedTuple):
     matrices: int  # parameters of linear layers and convolutions, apart from the head
     largest: int  # elements of the largest tensor that is trained
     layers: int  # blocks that repeat, for what is gathered at a time
+    outside: int  # parameters outside of them
     tensors: Counter[Weight] | None  # every weight; None where only the size is known
     step: StepMemory | None  # of one pass; None where the shape is not known
     basis: str  # exact, typical of the size, or none
-    held: Counter[Weight] | None = None  # what the fullest GPU updates of the weights; None where they are not known
+    pieces: Counter[Weight] | None = None  # of trained weights on the fullest GPU, where they are known and cut by rows
+    cut: int | None = None  # parameters on that GPU, frozen ones among them
 
     @property
     def trained(self) -> int:
@@ -57,7 +59,11 @@ class Size(NamedTuple):
 
     def share(self, over: int) -> int:
         """Return how many of the trained parameters the fullest GPU has, where they are split over so many."""
-        return self.trained if over == 1 else self.trained // over if self.held is None else elements(self.held)
+        return self.trained if over == 1 else self.trained // over if self.pieces is None else elements(self.pieces)
+
+    def filled(self, over: int) -> int:
+        """Return how many there are on all GPUs together, with what fills the pieces of those that have fewer."""
+        return self.trained if self.pieces is None else over * self.share(over)
 
 
 class Parts(NamedTuple):
@@ -70,8 +76,7 @@ class Parts(NamedTuple):
     gradient_item: int
     communication: int
     all_weights: int  # all GPUs' parts together
-    updated: int  # of those, the trained ones
-    all_gradients: int
+    updated: int  # of those, the trained ones; and as much of gradients
     how_weights: str
     how_gradients: str
     how_master: str
@@ -165,6 +170,8 @@ def parts(situation: Situation, size: Size, settings: Settings) -> Parts:
         frozen_high = round(kept * NF4_BYTES) + (size.params - kept) * wide
         gradient_item = _adapter_item(situation)
         adapters = size.share(over_weights) * gradient_item
+        if size.cut is not None:
+            frozen, frozen_high = (n * size.cut * over_weights // size.params for n in (frozen, frozen_high))
         weights, weights_high = frozen // over_weights + adapters, frozen_high // over_weights + adapters
         frozen_words = f"{item} B × {show_count(size.params)} frozen"
         if kept:
@@ -181,11 +188,10 @@ def parts(situation: Situation, size: Size, settings: Settings) -> Parts:
             master = size.share(over_state) * FULL
             how_master = f"{FULL} B fp32 × {shared(size, over_state)} (ZeRO's accounting)"
     talk, how_talk = _communication(situation, size, settings, gradient_item)
-    updated = size.trained * gradient_item
+    updated = size.filled(over_weights) * gradient_item
     return Parts(
         weights, weights_high, master, size.share(over_gradients) * gradient_item, gradient_item, talk,
-        frozen + updated, updated, updated, how, f"{gradient_item} B × {shared(size, over_gradients)}", how_master,
-        how_talk,
+        frozen + updated, updated, how, f"{gradient_item} B × {shared(size, over_gradients)}", how_master, how_talk,
     )  # fmt: skip
 
 
@@ -197,13 +203,13 @@ def _communication(situation: Situation, size: Size, settings: Settings, item: i
     bucket = min(settings.bucket_elements, size.trained) * item
     if situation.shard != "zero3":
         return bucket, f"one bucket of gradients: {item} B × {show_count(bucket // item)}"
+    # FSDP2's root holds what lies outside the layers: gathered in all passes, its gradients whole until the last.
     compute = FULL if situation.precision == "fp32" else HALF
-    layer = size.params // max(size.layers, 1)
-    gathered = min(settings.gathered_layers * layer, size.params) * compute
-    own = min(bucket, layer * item)
-    at_once = settings.gathered_layers
-    words = f"{at_once} gathered layers: {compute} B × {show_count(gathered // compute)}"
-    return gathered + own, f"{words}, and one layer's gradients: {item} B × {show_count(own // item)}"
+    layer, trained_outside = (size.params - size.outside) // max(size.layers, 1), 0 if size.adapters else size.outside
+    gathered = min(settings.gathered_layers * layer + size.outside, size.params)
+    own = (size.trained - trained_outside) // max(size.layers, 1) + trained_outside
+    words = f"{settings.gathered_layers} gathered layers and all outside: {compute} B × {show_count(gathered)}"
+    return gathered * compute + own * item, f"{words}; gradients of one and of those: {item} B × {show_count(own)}"
 
 
 def divided(split: int) -> str:

@@ -6,7 +6,7 @@ The descriptions are data (`rules/networks/`). Identical blocks are walked once 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optadvise.memory.operations import Tape
@@ -118,18 +118,21 @@ def walk(
     return found
 
 
-def weights(network: Network, mode: Mode | None = None) -> Counter[Weight]:
+def weights(
+    network: Network, mode: Mode | None = None, only: Callable[[Block], bool] = lambda _: True
+) -> Counter[Weight]:
     """Return every weight tensor of a network with how often it is there.
 
     Args:
         network: The network.
         mode: With which adapters, if any.
+        only: Which blocks count.
     """
     counts: Counter[Weight] = Counter()
     length = 224 if network.images else 8
     mode = mode or Mode(flags=network.flags)
     for block, profile in walk(network, mode, Batch(1, length), checkpoint=False, release=False):
-        for weight in profile.weights:
+        for weight in profile.weights if only(block) else ():
             counts[weight] += block.repeat
     return counts
 

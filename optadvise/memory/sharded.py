@@ -8,48 +8,22 @@ from math import prod
 
 from optadvise.memory.records import Weight
 
-# ZeroRedundancyOptimizer hands out whole tensors; FSDP2 cuts each along its first dimension.
-WHOLE, CUT = "zero1", "fsdp"
 
+def cut(tensors: Counter[Weight], ranks: int, rank: int = 0) -> Counter[Weight]:
+    """Return a rank's pieces under FSDP2, which cuts along the first dimension as `torch.chunk` does.
 
-def held(tensors: Counter[Weight], ranks: int, sharding: str) -> list[Counter[Weight]]:
-    """Return the tensors of each rank, in the ranks' order.
+    All pieces have one length until the rows end, so that the first rank holds most.
 
     Args:
-        tensors: All that are trained.
+        tensors: All that are cut.
         ranks: How many share them.
-        sharding: zero1, fsdp, or none where each rank has all of them.
+        rank: Whose pieces.
 
     Example:
         >>> weight = Weight((10, 4), "matrix")
-        >>> [sorted(w.shape for w in rank) for rank in held(Counter({weight: 1}), 3, "fsdp")]
+        >>> [sorted(w.shape for w in cut(Counter({weight: 1}), 3, rank)) for rank in range(3)]
         [[(4, 4)], [(4, 4)], [(2, 4)]]
     """
-    if sharding == WHOLE:
-        return _handed_out(tensors, ranks)
-    return [_cut(tensors, ranks, rank) if sharding == CUT else tensors for rank in range(ranks)]
-
-
-def fullest(tensors: Counter[Weight], ranks: int, sharding: str) -> Counter[Weight]:
-    """Return the tensors of the rank that has most.
-
-    Args:
-        tensors: All that are trained.
-        ranks: How many share them.
-        sharding: As in `held`.
-    """
-    if sharding == WHOLE:
-        return max(_handed_out(tensors, ranks), key=elements)
-    return _cut(tensors, ranks, 0) if sharding == CUT else tensors
-
-
-def elements(tensors: Counter[Weight]) -> int:
-    """Return the elements of tensors in all."""
-    return sum(prod(weight.shape) * count for weight, count in tensors.items())
-
-
-def _cut(tensors: Counter[Weight], ranks: int, rank: int) -> Counter[Weight]:
-    """Return a rank's pieces: as `torch.chunk` cuts, all of one length until the rows end."""
     pieces: Counter[Weight] = Counter()
     for weight, count in tensors.items():
         rows, *rest = weight.shape or (1,)
@@ -59,15 +33,25 @@ def _cut(tensors: Counter[Weight], ranks: int, rank: int) -> Counter[Weight]:
     return pieces
 
 
-def _handed_out(tensors: Counter[Weight], ranks: int) -> list[Counter[Weight]]:
-    """Return whole tensors by rank: the largest first, to the rank that has least yet.
+def handed_out(tensors: Counter[Weight], ranks: int) -> list[Counter[Weight]]:
+    """Return whole tensors by rank, as ZeroRedundancyOptimizer does; ranks that get none are left out.
 
-    Matrices come before vectors, as those are a group of their own, without weight decay.
+    The largest comes first, each goes to the rank that has least yet. Matrices come before vectors, as those are a
+    group of their own, without weight decay.
+
+    Args:
+        tensors: All whose state is shared.
+        ranks: How many share it.
     """
-    given: list[Counter[Weight]] = [Counter() for _ in range(ranks)]
-    least = [(0, rank) for rank in range(ranks)]
+    given: list[Counter[Weight]] = [Counter() for _ in range(min(ranks, tensors.total()))]
+    least = [(0, rank) for rank in range(len(given))]
     for weight in sorted(tensors.elements(), key=lambda weight: (len(weight.shape) < 2, -prod(weight.shape))):
         has, rank = least[0]
         given[rank][weight] += 1
         heapq.heapreplace(least, (has + prod(weight.shape), rank))
     return given
+
+
+def elements(tensors: Counter[Weight]) -> int:
+    """Return the elements of tensors in all."""
+    return sum(prod(weight.shape) * count for weight, count in tensors.items())

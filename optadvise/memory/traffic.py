@@ -33,7 +33,6 @@ class Engine(NamedTuple):
     """How a way of sharding is done."""
 
     collectives: tuple[Talk, ...]
-    published: int
     note: str | None
     cite: tuple[str, ...]
 
@@ -49,10 +48,10 @@ def traffic(situation: Situation, has: Parts, engine: Engine) -> Traffic | None:
     gpus, often = situation.gpus, passes(situation)
     if gpus == 1:
         return None
-    whole = {"weights": has.all_weights, "updated": has.updated, "gradients": has.all_gradients}
+    whole = {"weights": has.all_weights, "updated": has.updated, "gradients": has.updated}
     found = tuple(
         Collective(talk.operation, talk.of, talk.when, whole[talk.of], times,
                    whole[talk.of] * times * _ROUNDS[talk.operation] * (gpus - 1) // gpus)
         for talk in engine.collectives for times in [often if talk.each == "pass" else 1]
     )  # fmt: skip
-    return Traffic(sum(one.sent for one in found), often, found, engine.published, engine.note, engine.cite)
+    return Traffic(sum(one.sent for one in found), often, found, engine.note, engine.cite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,28 @@ _PLAIN = str.maketrans({
     "²": "^2", "³": "^3", "−": "-", "–": "-", "—": "-", "·": "*", "×": "x", "…": "...", "→": "->", "√": "sqrt ",
     "₁": "1", "₀": "0", "π": "pi", "≤": "<=", "≥": ">=", "’": "'", "“": '"', "”": '"', "█": "#", "▌": "#", "▏": "|",
 })  # fmt: skip
+
+
+class _Uncut(Console):
+    """A console on which a table is as wide as its figures need; a broken line reads better than a figure cut off."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print; on a narrow terminal, as wide as a table needs where it is one."""
+        width = self.width
+        if width < WIDTH:
+            self.width = max(width, *(self._needs(one) for one in objects if isinstance(one, Table)), 0)
+        try:
+            super().print(*objects, **how)
+        finally:
+            self.width = width
+
+    def _needs(self, table: Table) -> int:
+        """Return the columns that a table takes with no cell cut and no word broken."""
+        widths = []
+        for column in table.columns:
+            cells = [self.measure(self.render_str(str(cell))) for cell in (column.header, *column.cells)]
+            widths.append(max(cell.maximum if column.no_wrap else cell.minimum for cell in cells))
+        return sum(widths) + 2 * len(widths)
 
 
 class Page:
@@ -32,7 +55,7 @@ class Page:
         forced = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0") and "NO_COLOR" not in os.environ
         columns = os.environ.get("COLUMNS", "")
         width = int(columns) if columns.isdigit() and int(columns) >= _NARROWEST else WIDTH
-        self._console = Console(
+        self._console = _Uncut(
             width=None if terminal else width,
             highlight=False,
             emoji=False,

@@ -98,7 +98,6 @@ def _traffic(found: Traffic) -> dict[str, Any]:
     return {
         "sent_bytes": found.sent,
         "passes": found.passes,
-        "published_factor": found.published,
         "note": found.note,
         "cite": list(found.cite),
         "collectives": [
@@ -123,6 +122,7 @@ def _scaling(found: Scaling) -> dict[str, Any]:
             {
                 "gpus": one.gpus,
                 "optimizer_bytes": one.optimizer_bytes,
+                "master_copy_bytes": one.master_bytes,
                 "total_bytes": one.total,
                 "fits": one.fits,
                 "micro_batch": one.micro_batch,
