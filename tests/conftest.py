@@ -7,8 +7,9 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,11 @@ def _plain_terminal() -> Iterator[None]:
 def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `bench` and `verify` found is quoted in answers, so that no test may find what another kept."""
     monkeypatch.setenv("OPTADVISE_DATA_DIR", f"{DATA}/{next(_COUNT)}")
+
+
+def few(count: int, values: Sequence[Any]) -> list[Any]:
+    """Return values to go through, all but a few of which are left to `pytest -m slow`."""
+    return [*values[:count], *(pytest.param(value, marks=pytest.mark.slow) for value in values[count:])]
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def test_a_finding_can_be_had_again(finding: Finding) -> None:
     assert shown(finding) is None
 
 
+@pytest.mark.slow
 def test_the_published_audits_are_what_is_found_here() -> None:
     """Verdicts, not digits: those differ a little between processors."""
     rows = {row[1].strip("`"): row[3].split(":")[0] for row in published("Audits")}

@@ -42,7 +42,7 @@ from optadvise.rulebook.compare import Change, compare
 from optadvise.rulebook.mutants import hunt, mutants
 from optadvise.rulebook.reach import Chain
 from tests.cli import Said, optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, few
 from tests.test_oracle import accepts, applies, beaten, decided
 
 OPTIMIZER, CONCERN, SCHEDULE = "decide/optimizer.yaml", "decide/concern.yaml", "decide/schedule.yaml"
@@ -544,7 +544,7 @@ def _shows(told: Told, said: Said) -> bool:
     return refused_for(said, rules[0]) or rules[0] in decided_by(said)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few(2, range(4)))
 def test_every_witness_of_a_changed_row_leads_to_what_was_found(
     advisor: Advisor, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -567,7 +567,7 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
     """Where no command line was found that leads there, that is all there is to say."""
     changes = [mutant for name in asked for mutant in mutants(advisor, advisor.tables[name])]
     met = 0
-    for mutant in Random(3).sample(changes, 80):
+    for mutant in Random(3).sample(changes, 50):
         changed = Advisor(with_rows(advisor.catalog, mutant.document))
         table = Table(mutant.document, advisor.axes)
         found = [told for told in check(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
@@ -578,7 +578,7 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
             answer_by(changed, monkeypatch)
             said = optadvise("rules", "check")
             assert "no situation leads there" not in said.out, [told for told in meets if told.witness is None]
-    assert met >= 20
+    assert met >= 12
 
 
 def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advisor: Advisor) -> None:
@@ -827,7 +827,7 @@ def _optimizer_by(advisor: Advisor, witness: str, monkeypatch: pytest.MonkeyPatc
     return str(json.loads(said.out)["optimizer"]["id"])
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", few(4, range(8)))
 def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     random = Random(seed)
     met: Counter[bool] = Counter()
@@ -882,7 +882,7 @@ def _told_at(change: Change) -> tuple[str, str]:
     return before, after
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few(2, range(4)))
 def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(advisor: Advisor, seed: int) -> None:
     random = Random(seed)
     names = sorted({*advisor.tables} - {"concern", "choose_optimizer", "memory_notation"})

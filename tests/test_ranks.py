@@ -98,6 +98,21 @@ def benched(*arguments: str) -> tuple[int, dict[str, Any]]:
     return said.code, data["arms"][0]
 
 
+@pytest.fixture
+def _ports_are_taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ranks have to meet where the system has a port free, whatever an environment or torchrun's default says."""
+    with socket.socket() as taken, socket.socket() as default:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        with contextlib.suppress(OSError):  # somebody else has it, which is as good
+            default.bind(("localhost", 29500))
+            default.listen()
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        yield
+
+
+@pytest.mark.usefixtures("_ports_are_taken")
 @pytest.mark.parametrize(("shard", "held"), [("none", 1.0), ("zero1", None), ("fsdp", 0.5)])
 def test_two_ranks_hold_what_their_way_of_sharing_leaves_them(shard: str, held: float | None) -> None:
     """AdamW's state is 8 bytes a parameter, however it is shared out."""
@@ -217,20 +232,6 @@ def test_nothing_outlives_the_command(number: signal.Signals, after: float, trou
     while list(troubled.glob("optadvise-ranks-*")) and time.monotonic() < until:
         time.sleep(0.1)
     assert not list(troubled.glob("optadvise-ranks-*"))
-
-
-def test_a_port_that_is_taken_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks meet where the system has a port free, whatever an environment or torchrun's default says."""
-    with socket.socket() as taken, socket.socket() as default:
-        taken.bind(("localhost", 0))
-        taken.listen()
-        with contextlib.suppress(OSError):  # somebody else has it, which is as good
-            default.bind(("localhost", 29500))
-            default.listen()
-        monkeypatch.setenv("MASTER_ADDR", "localhost")
-        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
-        code, arm = benched("adamw", "--nproc", "2")
-        assert (code, arm["status"]) == (0, "ok"), arm["error"]
 
 
 def test_a_job_of_somebody_else_makes_no_rank_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
