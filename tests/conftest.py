@@ -17,8 +17,13 @@ from optadvise.advisor import Advisor
 from optadvise.catalog import Catalog, load
 
 ROOT = Path(__file__).parent.parent
-# Tests run beside each other on few cores, where torch's own threads only get in each other's way.
+# Tests run beside each other on few cores, where torch's own threads only get in each other's way: those of a
+# measurement, which takes all cores that it finds, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(_cores):
+        os.sched_setaffinity(0, {_cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_cores)]})
 # Before any module reads the rules, and gone after the last has written its figures.
 for _name in ("CACHE", "DATA"):
     os.environ[f"OPTADVISE_{_name}_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")

@@ -567,7 +567,7 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
     """Where no command line was found that leads there, that is all there is to say."""
     changes = [mutant for name in asked for mutant in mutants(advisor, advisor.tables[name])]
     met = 0
-    for mutant in Random(3).sample(changes, 50):
+    for mutant in Random(3).sample(changes, 35):
         changed = Advisor(with_rows(advisor.catalog, mutant.document))
         table = Table(mutant.document, advisor.axes)
         found = [told for told in check(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
@@ -578,7 +578,7 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
             answer_by(changed, monkeypatch)
             said = optadvise("rules", "check")
             assert "no situation leads there" not in said.out, [told for told in meets if told.witness is None]
-    assert met >= 12
+    assert met >= 8
 
 
 def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advisor: Advisor) -> None:
