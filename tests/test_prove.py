@@ -544,7 +544,7 @@ def _shows(told: Told, said: Said) -> bool:
     return refused_for(said, rules[0]) or rules[0] in decided_by(said)
 
 
-@pytest.mark.parametrize("seed", few(2, range(4)))
+@pytest.mark.parametrize("seed", few(1, range(4)))
 def test_every_witness_of_a_changed_row_leads_to_what_was_found(
     advisor: Advisor, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -827,7 +827,7 @@ def _optimizer_by(advisor: Advisor, witness: str, monkeypatch: pytest.MonkeyPatc
     return str(json.loads(said.out)["optimizer"]["id"])
 
 
-@pytest.mark.parametrize("seed", few(4, range(8)))
+@pytest.mark.parametrize("seed", few(3, range(8)))
 def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     random = Random(seed)
     met: Counter[bool] = Counter()
@@ -882,7 +882,7 @@ def _told_at(change: Change) -> tuple[str, str]:
     return before, after
 
 
-@pytest.mark.parametrize("seed", few(2, range(4)))
+@pytest.mark.parametrize("seed", few(1, range(4)))
 def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(advisor: Advisor, seed: int) -> None:
     random = Random(seed)
     names = sorted({*advisor.tables} - {"concern", "choose_optimizer", "memory_notation"})

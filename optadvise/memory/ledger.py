@@ -17,7 +17,7 @@ from optadvise.domain import Interval, MemoryEstimate, MemoryLine, Situation
 from optadvise.memory.records import FULL, HALF, LEARNING_INPUTS, Mode, StepMemory, Weight
 from optadvise.memory.sharded import elements
 from optadvise.tuples import NamedTuple
-from optadvise.units import show_count
+from optadvise.units import show_bytes, show_count
 
 # NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (QLoRA, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -75,6 +75,7 @@ class Parts(NamedTuple):
     gradients: int
     gradient_item: int
     communication: int
+    communication_high: int
     all_weights: int  # all GPUs' parts together
     updated: int  # of those, the trained ones; and as much of gradients
     how_weights: str
@@ -187,29 +188,35 @@ def parts(situation: Situation, size: Size, settings: Settings) -> Parts:
         if halved:
             master = size.share(over_state) * FULL
             how_master = f"{FULL} B fp32 × {shared(size, over_state)} (ZeRO's accounting)"
-    talk, how_talk = _communication(situation, size, settings, gradient_item)
+    talk, talk_high, how_talk = _communication(situation, size, settings, gradient_item)
     updated = size.filled(over_weights) * gradient_item
     return Parts(
-        weights, weights_high, master, size.share(over_gradients) * gradient_item, gradient_item, talk,
+        weights, weights_high, master, size.share(over_gradients) * gradient_item, gradient_item, talk, talk_high,
         frozen + updated, updated, how, f"{gradient_item} B × {shared(size, over_gradients)}", how_master, how_talk,
     )  # fmt: skip
 
 
-def _communication(situation: Situation, size: Size, settings: Settings, item: int) -> tuple[int, str]:
+def _communication(situation: Situation, size: Size, settings: Settings, item: int) -> tuple[int, int, str]:
+    """Return the bytes of buffers, the most that they may be, and why."""
     if situation.gpus == 1:
-        return 0, ""
+        return 0, 0, ""
     if situation.shard == "none":
-        return size.trained * item, f"DDP's buckets: {item} B × {show_count(size.trained)}, beside the gradients"
+        whole = size.trained * item
+        return whole, whole, f"DDP's buckets: {item} B × {show_count(size.trained)}, beside the gradients"
     bucket = min(settings.bucket_elements, size.trained) * item
     if situation.shard != "zero3":
-        return bucket, f"one bucket of gradients: {item} B × {show_count(bucket // item)}"
-    # FSDP2's root holds what lies outside the layers: gathered in all passes, its gradients whole until the last.
+        return bucket, bucket, f"one bucket of gradients: {item} B × {show_count(bucket // item)}"
     compute = FULL if situation.precision == "fp32" else HALF
-    layer, trained_outside = (size.params - size.outside) // max(size.layers, 1), 0 if size.adapters else size.outside
-    gathered = min(settings.gathered_layers * layer + size.outside, size.params)
-    own = (size.trained - trained_outside) // max(size.layers, 1) + trained_outside
-    words = f"{settings.gathered_layers} gathered layers and all outside: {compute} B × {show_count(gathered)}"
-    return gathered * compute + own * item, f"{words}; gradients of one and of those: {item} B × {show_count(own)}"
+    layer = size.params // max(size.layers, 1)
+    gathered = min(settings.gathered_layers * layer, size.params) * compute
+    own = min(bucket, layer * item)
+    # Where the root module is a unit of its own, it is gathered in all passes, its gradients whole until the last.
+    root = size.outside * (compute + (0 if size.adapters else item))
+    words = f"{settings.gathered_layers} gathered layers: {compute} B × {show_count(gathered // compute)}"
+    words += f", and one layer's gradients: {item} B × {show_count(own // item)}"
+    if root:
+        words += f"; {show_bytes(root)} more where all outside the layers is one unit"
+    return gathered + own, gathered + own + root, words
 
 
 def divided(split: int) -> str:
@@ -405,7 +412,8 @@ def _rows(situation: Situation, step: StepMemory, has: Parts, adds: Optimizing, 
         how += f"; the step's: {adds.how_scratch}" if more > 0 else ""
         yield "temporaries", at.temporaries, at.temporaries, how, True, at.temporaries + more if more > 0 else None
     if has.communication:
-        yield "communication", has.communication, has.communication, has.how_communication, False, None
+        high = has.communication_high
+        yield "communication", has.communication, has.communication, has.how_communication, False, high
     yield "input", step.batch, step.batch, "one batch", False, None
 
 
