@@ -43,6 +43,7 @@ from optadvise.memory.ledger import (
 from optadvise.memory.records import Batch, Mode, Moment, StepMemory, Weight
 from optadvise.memory.sharded import cut, elements, handed_out
 from optadvise.memory.traffic import Engine, Talk, traffic
+from optadvise.memory.typical import mixed, scaled, typical_adapters
 from optadvise.tuples import NamedTuple
 from optadvise.units import show_bytes, show_count
 
@@ -194,12 +195,12 @@ class Sizing:
         params, knots = situation.params or 0, self._typical_of(situation).get("between")
         if not knots:
             rank = situation.lora_rank or 0
-            return Size(params, _typical_adapters(params, rank) if rank else 0, params, 0, 1, 0, None, None, "none")
+            return Size(params, typical_adapters(params, rank) if rank else 0, params, 0, 1, 0, None, None, "none")
         counts = self._counts(tuple(knots))
         above = next((i for i, count in enumerate(counts) if count >= params), len(counts) - 1)
         if above == 0 or params > counts[-1]:
-            return _scaled(self._knot(knots[above], situation), params)
-        return _mixed(self._knot(knots[above - 1], situation), self._knot(knots[above], situation), params)
+            return scaled(self._knot(knots[above], situation), params)
+        return mixed(self._knot(knots[above - 1], situation), self._knot(knots[above], situation), params)
 
     def _counted(self, knots: tuple[str, ...]) -> list[int]:
         def make() -> list[int]:
@@ -569,58 +570,3 @@ def _scratch(made: Implementation, size: Size, item: int, over: int) -> tuple[in
 
 def _per_parameter(card: Optimizer, dtype: str) -> float:
     return state_bytes_per_parameter(own_state(card), dtype)
-
-
-def _typical_adapters(params: int, rank: int) -> int:
-    """Return how many parameters LoRA adds to a network of unknown shape, taken as a decoder of that size.
-
-    Derived from the shape most decoders have: layers ≈ width / 128 and 12 · width² weights a layer, of which
-    rank · 19 · width are added (four attention and three feed-forward matrices, the latter 2.7 times as wide).
-    """
-    width = float((params * 128 / 12) ** (1 / 3))
-    return round(rank * 19 * width * width / 128)
-
-
-def _mixed(first: Size, second: Size, params: int) -> Size:
-    """Return the size between two."""
-    share = (params - first.params) / (second.params - first.params)
-
-    def between(a: int, b: int) -> int:
-        return round(a + (b - a) * share)
-
-    assert first.step is not None
-    assert second.step is not None
-    peak = Moment(*map(between, first.step.peak, second.step.peak))
-    other = second.step
-    step = other._replace(
-        peak=peak, activations=between(first.step.activations, other.activations),
-        logits=between(first.step.logits, other.logits), copies=between(first.step.copies, other.copies),
-        gradients=between(first.step.gradients, other.gradients),
-    )  # fmt: skip
-    return Size(
-        params, between(first.adapters, second.adapters), between(first.matrices, second.matrices),
-        between(first.largest, second.largest), between(first.layers, second.layers),
-        between(first.outside, second.outside), None, step, "typical",
-    )  # fmt: skip
-
-
-def _scaled(size: Size, params: int) -> Size:
-    """Return a size beyond the known ones: weights by their number, activations by its power of two thirds.
-
-    Width and depth grow alike, so that activations, which go with width times depth, grow more slowly than weights.
-    """
-    ratio = params / size.params
-    slow = ratio ** (2 / 3)
-    assert size.step is not None
-    at = size.step.peak
-    peak = Moment(
-        round(at.activations * slow), round(at.copies * ratio), round(at.working * slow), round(at.gradients * ratio)
-    )
-    step = size.step._replace(
-        peak=peak, activations=round(size.step.activations * slow), logits=round(size.step.logits * slow),
-        copies=round(size.step.copies * ratio), gradients=round(size.step.gradients * ratio),
-    )  # fmt: skip
-    return Size(
-        params, round(size.adapters * slow), round(size.matrices * ratio), round(size.largest * ratio), size.layers,
-        round(size.outside * slow), None, step, "typical",
-    )  # fmt: skip
