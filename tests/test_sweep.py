@@ -175,6 +175,7 @@ def test_a_sweep_that_is_written_wrong_is_one_line(text: str, message: str, tmp_
     said = optadvise("sweep", str(file))
     assert (said.out, len(said.err.splitlines())) == ("", 1), said
     assert said.code in (2, 3)
+    assert said.err.startswith(f"optadvise: {file}")
     assert message in said.err
 
 

@@ -41,6 +41,26 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
     return files
 
 
+def shown(render: Any, result: Any, files: Mapping[str, Path], *, as_json: bool) -> None:
+    """Write a result to the files that options name, and print it.
+
+    Args:
+        render: The module that makes `as_json`, `as_markdown` and `text` of such results.
+        result: What was found.
+        files: By `--json` and `--markdown`.
+        as_json: Print JSON instead of text.
+    """
+    from optadvise.bench.files import write
+
+    made = {"--json": render.as_json, "--markdown": render.as_markdown}
+    for flag, path in files.items():
+        write(path, made[flag](result))
+    if as_json:
+        sys.stdout.write(render.as_json(result))
+    else:
+        render.text(result)
+
+
 def kept(keep: Callable[[], None]) -> None:
     """Keep what was found for later answers; where that cannot be, say so, as the result itself is not lost.
 

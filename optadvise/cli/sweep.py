@@ -37,7 +37,6 @@ def sweep(
     """
     from optadvise import ruleset
     from optadvise.bench import sweep as sweeping
-    from optadvise.bench.files import write
     from optadvise.catalog.sweeps import read_sweep
     from optadvise.cli import outputs
     from optadvise.render import sweep as render
@@ -52,7 +51,10 @@ def sweep(
         pictures.check(plot, "--plot")
     optimizers, grid, asked = read_sweep(file, sweeping.OPTIONS)
     advisor = ruleset.advisor(rules)
-    cells = sweeping.cells(advisor, optimizers, grid)
+    try:
+        cells = sweeping.cells(advisor, optimizers, grid)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
     folder = _folder(file, out)
     if launcher == "slurm":
         from optadvise.bench.submitted import submitted
@@ -61,13 +63,7 @@ def sweep(
     else:
         outcomes = list(sweeping.run(advisor, folder, cells, told=_telling(len(cells))))
     result = sweeping.made(outcomes)
-    made = {"--json": render.as_json, "--markdown": render.as_markdown}
-    for flag, path in files.items():
-        write(path, made[flag](result))
-    if json_ == "-":
-        typer.echo(render.as_json(result), nl=False)
-    else:
-        render.text(result)
+    outputs.shown(render, result, files, as_json=json_ == "-")
     if plot is not None:
         from optadvise.cli.drawing import draw
         from optadvise.render import measured

@@ -56,7 +56,6 @@ def verify(
     named so is not decidable here.
     """
     from optadvise import evidence, ruleset
-    from optadvise.bench.files import write
     from optadvise.cli import outputs
     from optadvise.render import verify as render
     from optadvise.verify import claims, run
@@ -92,13 +91,7 @@ def verify(
     result = run.result(found, tested)
     if import_ is None:
         outputs.kept(lambda: evidence.keep_verified(result, catalog.claims))
-    made = {"--json": render.as_json, "--markdown": render.as_markdown}
-    for flag, path in files.items():
-        write(path, made[flag](result))
-    if json_ == "-":
-        typer.echo(render.as_json(result), nl=False)
-    else:
-        render.text(result)
+    outputs.shown(render, result, files, as_json=json_ == "-")
     if interrupted:
         raise KeyboardInterrupt
     raise typer.Exit(_claims_code(tested) if claim else _audits_code(found))
