@@ -14,8 +14,8 @@ import sys
 import time
 from typing import Any
 
-from optadvise.bench import factory, measure, worker, workloads
-from optadvise.bench.spec import Arm, Spec
+from optadvise.benchmark import optimizer_builder, training_loop, worker, workloads
+from optadvise.benchmark.spec import Arm, Spec
 
 SLOWDOWN = 1.10
 
@@ -23,7 +23,7 @@ SLOWDOWN = 1.10
 def slowed() -> None:
     """Run the real worker with a step that is 10 % longer."""
 
-    class Slowed(measure.Training):
+    class Slowed(training_loop.Training):
         def __init__(self, spec: Spec, arm: Arm, ranks: Any = None) -> None:
             super().__init__(spec, arm, ranks)
             self._steps = [self._spinning(step) for step in self._steps]
@@ -39,7 +39,7 @@ def slowed() -> None:
 
             return longer
 
-    measure.Training = Slowed  # type: ignore[misc]
+    training_loop.Training = Slowed  # type: ignore[misc]
     worker.main()
 
 
@@ -58,7 +58,7 @@ def bare() -> None:
     matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     kwargs = {**arm.kwargs, "betas": tuple(arm.kwargs["betas"])}
-    optimizer = factory.resolve(arm.path, arm.package)(groups, **kwargs)
+    optimizer = optimizer_builder.resolve(arm.path, arm.package)(groups, **kwargs)
 
     def step() -> float:
         batch = next(work.batches)

@@ -15,13 +15,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from optadvise.advisor import Advisor
-from optadvise.bench import plan, result, runner
-from optadvise.bench.environment import environment
-from optadvise.bench.spec import Arm, Spec
-from optadvise.bench.stats import Interval, parse_requirement, ratio_ci
-from optadvise.catalog import load
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark import plan, results, runner
+from optadvise.benchmark.environment import environment
+from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.statistics import Interval, parse_requirement, ratio_ci
 from optadvise.memory import shared_state_bytes, state_bytes
+from optadvise.rulebase.catalog import load
 
 ALTERED = [sys.executable, str(Path(__file__).with_name("altered_worker.py"))]
 ADVISOR = Advisor(load())
@@ -56,7 +56,7 @@ def verdicts(runs: int, require: str, command: list[str] | None) -> Counter[str]
     found: Counter[str] = Counter()
     for number in range(runs):
         records = measured(spec, pair(spec), [command, None])
-        verdict = str(result.make(spec, records, [parse_requirement(require)])["verdict"])
+        verdict = str(results.make(spec, records, [parse_requirement(require)])["verdict"])
         found[verdict] += 1
         print(f"  {require}, run {number + 1} of {runs}: {verdict}", file=sys.stderr, flush=True)
     return found
@@ -64,7 +64,7 @@ def verdicts(runs: int, require: str, command: list[str] | None) -> Counter[str]
 
 def exact_states() -> tuple[int, list[str]]:
     """Return how many optimizers were counted, and those whose state differs from the card's arithmetic."""
-    from optadvise.bench import workloads
+    from optadvise.benchmark import workloads
 
     spec = Spec(rounds=1, steps=1, warmup=0)
     shapes = [tuple(p.shape) for p in workloads.build("transformer").module.parameters()]

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from optadvise.advisor import Advisor  # noqa: E402
-from optadvise.catalog import load  # noqa: E402
-from optadvise.engine.decide import Axis, Table, cut_axes  # noqa: E402
-from optadvise.engine.prove import UNPROVEN, census, findings  # noqa: E402
+from optadvise.advice.advisor import Advisor  # noqa: E402
+from optadvise.rulebase.catalog import load  # noqa: E402
+from optadvise.rulebase.proofs import UNPROVEN, census, findings  # noqa: E402
+from optadvise.rulebase.tables import Axis, Table, cut_axes  # noqa: E402
 from tests.test_oracle import Values, zen_decision  # noqa: E402
 
 SIZES = (50, 500, 5000)  # rows

@@ -4,7 +4,7 @@ The step runs under `FakeTensorMode`, so a model of any size fits, and `MemTrack
 the processor; where CUDA computes otherwise, this makes it do as CUDA does: which operations autocast keeps in full
 precision, dropout with a mask of one byte, and `ATTENTION`, which keeps what the flash kernel keeps.
 
-It shares nothing with `optadvise.bench.fakestep`, so that the one checks the other; `memory_error.py` uses it.
+It shares nothing with `optadvise.fake_tensors.worker`, so that the one checks the other; `memory_error.py` uses it.
 """
 
 from __future__ import annotations

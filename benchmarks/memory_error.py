@@ -29,9 +29,9 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from fake_peak import ATTENTION, auto_class, fake_peak, register_attention  # noqa: E402
 
-from optadvise import architecture  # noqa: E402
-from optadvise.advisor import Advisor  # noqa: E402
-from optadvise.catalog import load  # noqa: E402
+from optadvise.advice.advisor import Advisor  # noqa: E402
+from optadvise.memory import architectures  # noqa: E402
+from optadvise.rulebase.catalog import load  # noqa: E402
 from tests import convnets  # noqa: E402
 
 GIB = 2**30
@@ -178,12 +178,12 @@ class _WithLoss(torch.nn.Module):  # type: ignore[misc,unused-ignore]
 def predicted(advisor: Advisor, case: Case) -> tuple[int, int, int]:
     """Return the low, expected and high bytes of tensors."""
     if case.network in CONVNETS:
-        shape = architecture.named(advisor.catalog, case.network)
+        shape = architectures.named(advisor.catalog, case.network)
     else:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "config.json"
             file.write_text(json.dumps(_config(case).to_dict(), default=str), encoding="utf-8")
-            shape = architecture.from_config(advisor.catalog, file)
+            shape = architectures.from_config(advisor.catalog, file)
     model = advisor.catalog.networks[shape.family]["model"]
     answers = {
         "shape": shape, "model": model, "precision": case.precision, "micro_batch": case.samples,

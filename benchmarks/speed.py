@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import optadvise
-from optadvise.advisor import Advisor
-from optadvise.catalog import load
+from optadvise.advice.advisor import Advisor
+from optadvise.rulebase.catalog import load
 
 HELLO = """
 import typer

@@ -17,11 +17,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from optadvise import answers, evidence, quoting, ruleset
-from optadvise.advisor import Advisor
-from optadvise.domain import MemoryAnswer, Recommendation
-from optadvise.errors import InputError, nearest
-from optadvise.fitting import Fitter
+from optadvise.advice import inputs
+from optadvise.advice.advisor import Advisor
+from optadvise.advice.fit_search import Fitter
+from optadvise.core.errors import InputError, nearest
+from optadvise.core.records import MemoryAnswer, Recommendation
+from optadvise.evidence import apply, store
+from optadvise.rule_analysis import rule_folders
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -147,7 +149,7 @@ class Advice(_OverRules, Recommendation):
             >>> len(optimizer.param_groups)
             2
         """
-        from optadvise.bench import factory, plan
+        from optadvise.benchmark import optimizer_builder, plan
 
         if self.situation.gradient_release:
             raise InputError('build: gradient release is a training loop of its own; code("python") writes it')
@@ -155,10 +157,10 @@ class Advice(_OverRules, Recommendation):
         if not named:
             raise InputError("build: nothing in this model needs a gradient")
         arm = plan.arm_of(self, fused=fused, device=named[0][1].device.type)
-        built = factory.optimizers(arm, named, model)
+        built = optimizer_builder.optimizers(arm, named, model)
         if arm.train_mode:
             built[0].train()
-        schedules = [factory.scheduler(arm, optimizer) for optimizer in built]
+        schedules = [optimizer_builder.scheduler(arm, optimizer) for optimizer in built]
         return (built[0], schedules[0]) if self.companion is None else (built, schedules)
 
     def code(self, framework: str = "python") -> str:
@@ -209,7 +211,7 @@ def recommend(**run: Unpack[Run]) -> Advice:
     """
     folders, said = _read(run, "recommend")
     advisor = _advisor(folders)
-    advice = quoting.quoted(advisor.recommend(advisor.situation(said)), lambda: advisor.catalog.claims)
+    advice = apply.quoted(advisor.recommend(advisor.situation(said)), lambda: advisor.catalog.claims)
     answer: Advice = _again(Advice, advice, folders)
     return answer
 
@@ -232,7 +234,7 @@ def estimate(**run: Unpack[Run]) -> Estimate:
     folders, said = _read(run, "estimate")
     advisor = _advisor(folders)
     situation = advisor.situation(said)
-    answers.need_size(situation)
+    inputs.need_size(situation)
     answer: Estimate = _again(Estimate, Fitter(advisor).answer(situation), folders)
     return answer
 
@@ -256,7 +258,7 @@ def bench(
         InputError: A value is not accepted.
         CannotRunHereError: There is no such device, or torch is not installed.
     """
-    from optadvise.bench import request
+    from optadvise.benchmark import request
 
     _known(how, Measurement, "bench")
     counts = ("params", "batch_size", "seq_len", "steps", "rounds", "threads", "nproc")
@@ -268,7 +270,7 @@ def bench(
     names = [one for one in optimizers if isinstance(one, str)]
     result = request.measure(request.make(_advisor(_folders(rules)), names, data, **told))
     with contextlib.suppress(OSError):  # it is for later answers alone
-        evidence.keep_benched(result, datetime.now(timezone.utc).date().isoformat())
+        store.keep_benched(result, datetime.now(timezone.utc).date().isoformat())
     return result
 
 
@@ -280,7 +282,7 @@ def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict
     flags = {name for name, fact in catalog.facts.items() if fact["type"] == "flag"}
     typed = {name: _flag(name, value) if name in flags else _typed(name, value) for name, value in run.items()
              if name != "rules"}  # fmt: skip
-    return folders, answers.read(catalog, typed)
+    return folders, inputs.read(catalog, typed)
 
 
 def _known(given: Mapping[str, Any], options: Any, function: str) -> None:
@@ -295,10 +297,10 @@ def _folders(rules: Folders) -> tuple[Path, ...]:
 
 def _advisor(folders: tuple[Path, ...]) -> Advisor:
     """Return an advisor over the rules that count, one for all answers over the same files."""
-    key: tuple[str | Path, ...] = (ruleset.catalog(folders).fingerprint, *ruleset.folders(folders))
+    key: tuple[str | Path, ...] = (rule_folders.catalog(folders).fingerprint, *rule_folders.folders(folders))
     if key not in _advisors:
         _advisors.clear()
-        _advisors[key] = ruleset.advisor(folders)
+        _advisors[key] = rule_folders.advisor(folders)
     return _advisors[key]
 
 

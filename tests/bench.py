@@ -96,7 +96,7 @@ def _about(pid: int) -> tuple[int, bool]:
     """Return a process's parent, and whether it is a worker."""
     try:
         parent = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
-        return parent, b"optadvise.bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return parent, b"optadvise.benchmark.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:  # it has ended
         return 0, False
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import Catalog, load
+from optadvise.advice.advisor import Advisor
+from optadvise.rulebase.catalog import Catalog, load
 
 ROOT = Path(__file__).parent.parent
 # Tests run beside each other on few cores, where torch's own threads only get in each other's way: those of a

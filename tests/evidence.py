@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optadvise.machine import nvidia_gpus
-from optadvise.render.verify import audits_markdown, claims_markdown
+from optadvise.core.hardware import nvidia_gpus
+from optadvise.render.text.verify import audits_markdown, claims_markdown
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "evidence.md"

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from optadvise.advisor import Advisor
+from optadvise.advice.advisor import Advisor
 from optadvise.codegen.plan import plan
 from optadvise.codegen.write import write
-from optadvise.domain import Implementation, Recommendation
+from optadvise.core.records import Implementation, Recommendation
 
 STEPS = 20
 _COUNT = itertools.count()
@@ -243,8 +243,8 @@ def main() -> None:
     import os
     import tempfile
 
-    from optadvise.catalog import load
     from optadvise.codegen import FRAMEWORKS
+    from optadvise.rulebase.catalog import load
 
     advisor = Advisor(load())
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}

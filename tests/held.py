@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optadvise.bench import plan
-from optadvise.catalog import Catalog
+from optadvise.benchmark import plan
+from optadvise.rulebase.catalog import Catalog
 from tests.conftest import ROOT
 from tests.sharding import companion
 
@@ -63,8 +63,9 @@ def _rank(weights: list[tuple[list[int], str]], arms: dict[str, dict[str, Any]],
     from torch import distributed
     from torch.profiler import ProfilerActivity, profile
 
-    from optadvise.bench import factory, sharding
-    from optadvise.bench.spec import Arm
+    from optadvise.benchmark import optimizer_builder
+    from optadvise.benchmark.distributed import wrapping
+    from optadvise.benchmark.spec import Arm
 
     class One(torch.nn.Module):  # type: ignore[misc]
         """A layer of one weight."""
@@ -84,9 +85,9 @@ def _rank(weights: list[tuple[list[int], str]], arms: dict[str, dict[str, Any]],
         for name, arm in named.items():
             layers = {f"{kind}_{number}": One(shape) for number, (shape, kind) in enumerate(weights)}
             module = torch.nn.Sequential(OrderedDict(layers))
-            spread = sharding.spread(module, shard, "cpu")
-            through = sharding.constructor(shard)
-            optimizers = factory.optimizers(Arm(**arm), list(module.named_parameters()), module, through)
+            spread = wrapping.spread(module, shard, "cpu")
+            through = wrapping.constructor(shard)
+            optimizers = optimizer_builder.optimizers(Arm(**arm), list(module.named_parameters()), module, through)
 
             def step(spread: Any = spread, optimizers: Any = optimizers) -> None:
                 spread(torch.zeros(1)).sum().backward()
@@ -95,8 +96,8 @@ def _rank(weights: list[tuple[list[int], str]], arms: dict[str, dict[str, Any]],
                     optimizer.zero_grad()
 
             step()
-            held = [factory.state_bytes(map(sharding.inner, optimizers)),
-                    sum(sharding.local(weight).nbytes for weight in module.parameters())]  # fmt: skip
+            held = [optimizer_builder.state_bytes(map(wrapping.inner, optimizers)),
+                    sum(wrapping.local(weight).nbytes for weight in module.parameters())]  # fmt: skip
             every: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(every, held)
             found[shard]["state"][name] = [state for state, _ in every]

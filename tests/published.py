@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from optadvise import architecture
-from optadvise.advisor import Advisor
-from optadvise.domain import Interval, NetworkShape
-from optadvise.errors import InputError
+from optadvise.advice.advisor import Advisor
+from optadvise.core.errors import InputError
+from optadvise.core.records import Interval, NetworkShape
+from optadvise.memory import architectures
 from tests.conftest import ROOT
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
@@ -64,7 +64,7 @@ _ADVISOR: list[Advisor] = []
 
 def advisor() -> Advisor:
     if not _ADVISOR:
-        from optadvise.catalog import load
+        from optadvise.rulebase.catalog import load
 
         _ADVISOR.append(Advisor(load()))
     return _ADVISOR[0]
@@ -72,7 +72,7 @@ def advisor() -> Advisor:
 
 def _named(figure: dict[str, Any]) -> NetworkShape | None:
     try:
-        return architecture.named(advisor().catalog, figure["given"].get("arch", ""))
+        return architectures.named(advisor().catalog, figure["given"].get("arch", ""))
     except InputError:
         return None
 
@@ -91,7 +91,7 @@ def _shape(figure: dict[str, Any]) -> NetworkShape | None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        return architecture.from_config(advisor().catalog, file)
+        return architectures.from_config(advisor().catalog, file)
 
 
 def table() -> list[str]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import jsonschema
 
-from optadvise.bench.compare import compare
-from optadvise.bench.result import make
-from optadvise.bench.runner import Record
-from optadvise.bench.spec import Arm, Spec
-from optadvise.bench.stats import parse_requirement
+from optadvise.benchmark.comparison.ratios import compare
+from optadvise.benchmark.results import make
+from optadvise.benchmark.runner import Record
+from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.statistics import parse_requirement
 from tests.conftest import ROOT
 
 SCHEMAS = {

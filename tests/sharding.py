@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optadvise.bench import plan
-from optadvise.bench.spec import Arm, Spec
-from optadvise.catalog import Catalog, load
-from optadvise.domain import Optimizer
+from optadvise.benchmark import plan
+from optadvise.benchmark.spec import Arm, Spec
+from optadvise.core.records import Optimizer
+from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import ROOT
 
 SHARDS = ("none", "zero1", "fsdp")
@@ -94,8 +94,9 @@ def rank(file: str, out: str, start: int) -> None:
     import torch
     from torch import distributed
 
-    from optadvise.bench import measure, together
-    from optadvise.bench.ranks import Ranks
+    from optadvise.benchmark import training_loop
+    from optadvise.benchmark.distributed import communication
+    from optadvise.benchmark.distributed.ranks import Ranks
 
     torch.set_num_threads(1)
     timeout = datetime.timedelta(seconds=TIMEOUT)
@@ -103,10 +104,10 @@ def rank(file: str, out: str, start: int) -> None:
     for *_, shard, params, arm in json.loads(Path(file).read_text(encoding="utf-8"))[start:]:
         spec = Spec(params=params, nproc=NPROC, shard=shard, threads=1)
         try:
-            training = measure.Training(spec, Arm(**arm), ranks)
+            training = training_loop.Training(spec, Arm(**arm), ranks)
             for _ in range(STEPS):
                 training.step()
-            answer: float | str = together.parity(training, ranks)
+            answer: float | str = communication.parity(training, ranks)
         except Exception as error:  # whatever somebody else's code does
             answer = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             Path(f"{out}.{ranks.number}").write_text(answer, encoding="utf-8")

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import optadvise
-from optadvise.catalog import load
-from optadvise.errors import InputError, RuleFileError
-from optadvise.schedules import rate
+from optadvise.core.errors import InputError, RuleFileError
+from optadvise.core.schedules import rate
+from optadvise.rulebase.catalog import load
 from tests import frameworks
 from tests.cli import optadvise as command
 from tests.conftest import ROOT
@@ -76,7 +76,7 @@ def test_options_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> No
     import inspect
 
     from optadvise.api import Run
-    from optadvise.bench.request import make
+    from optadvise.benchmark.request import make
     from optadvise.cli.bench import bench
     from optadvise.cli.recommend import _SHOWN, recommend
 
@@ -147,8 +147,8 @@ import sys, optadvise
 advice = optadvise.recommend(model="transformer", params="1B", vram="24GB")
 optadvise.estimate(params="1B"), advice.code("hf"), advice.data()
 assert "torch" not in sys.modules and "typer" not in sys.modules
-import optadvise.bench.spec
-assert callable(optadvise.bench) and optadvise.bench.spec.Spec
+import optadvise.benchmark.spec
+assert callable(optadvise.bench) and optadvise.benchmark.spec.Spec
 assert optadvise.__version__
 """
     subprocess.run([sys.executable, "-c", code], check=True)

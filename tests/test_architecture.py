@@ -14,56 +14,32 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "optadvise"
 
-# Each module group, lowest first, and the groups it may import. A module that belongs to none fails the test.
-FLOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "errors": (("optadvise.errors",), ()),
-    "domain": (("optadvise.domain", "optadvise.tuples", "optadvise.units"), ("errors",)),
-    "arithmetic": (("optadvise.memory", "optadvise.schedules"), ("errors", "domain")),
-    "catalog": (("optadvise.catalog",), ("errors", "domain", "arithmetic")),
-    "sizing": (("optadvise.architecture", "optadvise.scaling", "optadvise.sizing"),
-               ("errors", "domain", "arithmetic", "catalog")),
-    "engine": (("optadvise.engine",), ("errors", "domain", "arithmetic")),
-    "advisor": (("optadvise.advisor", "optadvise.fitting"),
-                ("errors", "domain", "catalog", "arithmetic", "sizing", "engine")),
-    "rulebook": (("optadvise.rulebook",), ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor")),
-    "asking": (("optadvise.answers", "optadvise.ruleset"),
-               ("errors", "domain", "catalog", "arithmetic", "sizing", "advisor", "rulebook", "machine", "root")),
-    "codegen": (("optadvise.codegen",), ("errors", "domain", "catalog", "arithmetic", "advisor", "root")),
-    "machine": (("optadvise.machine",), ("errors", "domain")),
-    "evidence": (("optadvise.evidence", "optadvise.quoting"), ("domain", "root")),
-    "bench": (("optadvise.bench",), ("errors", "domain", "catalog", "arithmetic", "engine", "advisor", "machine",
-                                     "evidence", "root")),
-    "verify": (("optadvise.verify",),
-               ("errors", "domain", "catalog", "arithmetic", "machine", "evidence", "bench", "root")),
-    "doctor": (("optadvise.doctor",), ("errors", "domain", "catalog", "machine", "bench", "root")),
-    "render": (("optadvise.render",),
-               ("errors", "domain", "catalog", "arithmetic", "engine", "rulebook", "evidence", "bench", "verify",
-                "root")),
-    "cli": (("optadvise.cli", "optadvise.__main__"),
-            ("errors", "domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen",
-             "machine", "asking", "evidence", "bench", "verify", "doctor", "render", "root")),
-    "api": (("optadvise.api",),
-            ("errors", "domain", "catalog", "advisor", "codegen", "asking", "evidence", "bench", "render", "root")),
-    "root": (("optadvise",), ()),
-}  # fmt: skip
+# The packages, lowest first: a module may import its own package and those before it.
+PACKAGES = (
+    "core", "rulebase", "memory", "evidence", "advice", "rule_analysis", "codegen", "benchmark", "fake_tensors",
+    "verify", "diagnostics", "render", "api", "cli", "__main__",
+)  # fmt: skip
 THIRD_PARTY = {
-    "yaml": ("catalog", "codegen", "render"),
+    "yaml": ("core", "rulebase", "memory", "rule_analysis", "codegen", "render", "benchmark"),
     "rich": ("render",),
-    "jinja2": ("render",),
+    "jinja2": ("render", "codegen"),
     "typer": ("cli",),
 }
 # What people import names the library that stands above it, and loads it when it is called.
-FACES = {("optadvise", "optadvise.api"), ("optadvise.bench", "optadvise.api")}
+FACES = {("optadvise", "optadvise.api"), ("optadvise.rulebase.network_files", "optadvise.memory.operations")}
 DRAWING = ("matplotlib", "PIL", "mpl_toolkits")
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
+# The modules that run in worker processes, or build the user's optimizer: below these packages.
 MAY_IMPORT_TORCH = {
-    "worker", "factory", "walks", "workloads", "networks", "data", "user", "measure", "probe",
-    "fakestep", "fakemode", "fakevalues", "tracking", "ascuda",
-    "reference", "scenes", "suspects", "audit", "maker", "usage", "experiments", "training",
-    "sharding", "ranks", "launch", "together", "peaks",
-}  # under bench/ and verify/  # fmt: skip
+    "benchmark": {"worker", "optimizer_builder", "workloads", "workload_networks", "workload_data", "user_workload",
+                  "training_loop", "peak_memory", "wrapping", "ranks", "launch", "communication"},
+    "fake_tensors": {"worker", "step", "values", "tracker", "cuda_emulation"},
+    "verify": {"worker", "reference", "scenarios", "known_deviations", "audit", "builder", "usage", "experiments",
+               "training", "trajectories"},
+    "diagnostics": {"probe"},
+}  # fmt: skip
 CLOCKS = {"time", "datetime"}
-PURE = {"domain", "catalog", "arithmetic", "sizing", "engine", "advisor", "rulebook", "codegen"}
+WITHOUT_CLOCK = {"rulebase", "memory", "advice", "rule_analysis", "codegen"}
 
 
 def modules() -> list[Path]:
@@ -75,13 +51,11 @@ def name_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def floor_of(module: str) -> str:
-    if module == "optadvise":
-        return "root"
-    for floor, (members, _) in FLOORS.items():
-        if floor != "root" and any(module == m or module.startswith(m + ".") for m in members):
-            return floor
-    raise AssertionError(f"{module} stands on no floor: place it in tests/test_architecture.py")
+def package_of(module: str) -> str:
+    """Return the package below `optadvise` that a module belongs to; `` for `optadvise` itself."""
+    package = module.removeprefix("optadvise").lstrip(".").split(".")[0]
+    assert not package or package in PACKAGES, f"{module} is in no known package: see tests/test_architecture.py"
+    return package
 
 
 def imports(file: Path) -> list[str]:
@@ -97,31 +71,33 @@ def imports(file: Path) -> list[str]:
     return found
 
 
+def test_top_level_is_a_table_of_contents() -> None:
+    assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py"}
+
+
 @pytest.mark.parametrize("file", modules(), ids=name_of)
 def test_imports_point_down(file: Path) -> None:
     module = name_of(file)
-    floor = floor_of(module)
+    package = package_of(module)
     for imported in imports(file):
         top = imported.split(".")[0]
-        if (module, imported) in FACES:
+        if (module, imported) in FACES or imported == "optadvise":
             continue
         if top == "optadvise":
-            other = floor_of(imported)
-            assert other == floor or other in FLOORS[floor][1], f"{module} imports {imported}"
+            assert PACKAGES.index(package_of(imported)) <= PACKAGES.index(package), f"{module} imports {imported}"
         elif top in DRAWING:
-            assert module == "optadvise.render.pictures", f"{module} imports {imported}"
+            assert module == "optadvise.render.plots.figures", f"{module} imports {imported}"
         elif top in THIRD_PARTY:
-            assert floor in THIRD_PARTY[top], f"{module} imports {imported}"
+            assert package in THIRD_PARTY[top], f"{module} imports {imported}"
         elif top in HEAVY:
-            assert module.rsplit(".", 1)[1] in MAY_IMPORT_TORCH, f"{module} imports {imported}"
-            assert floor in ("bench", "verify"), f"{module} imports {imported}"
+            assert module.rsplit(".", 1)[1] in MAY_IMPORT_TORCH.get(package, ()), f"{module} imports {imported}"
         elif top in CLOCKS:
-            assert floor not in PURE, f"{module} imports {imported}"
+            assert package not in WITHOUT_CLOCK, f"{module} imports {imported}"
 
 
 def test_no_optimizer_is_named_in_code() -> None:
     """Knowledge lives in rules/: a condition on a name means that the data model misses a field."""
-    from optadvise.catalog import load
+    from optadvise.rulebase.catalog import load
 
     catalog = load()
     names = {*catalog.optimizer_ids, *catalog.scheduler_ids, *(gpu.id for gpu in catalog.gpus)}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from optadvise.units import parse_count
+from optadvise.core.units import parse_count
 from tests.bench import one_line, result_in
 from tests.cli import Said, optadvise
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.bench import plan, runner
-from optadvise.bench.runner import ArmFailed, Record, WorkerArm
-from optadvise.bench.spec import Spec
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark import plan, runner
+from optadvise.benchmark.runner import ArmFailed, Record, WorkerArm
+from optadvise.benchmark.spec import Spec
 from tests.bench import ended, one_line, result_in, workers
 from tests.cli import optadvise
 from tests.test_bench_runner import arm, nothing, silent
@@ -152,7 +152,7 @@ SMALL_MACHINE = """
 import resource, runpy, torch
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30,) * 2)
-runpy.run_module("optadvise.bench.worker", run_name="__main__")
+runpy.run_module("optadvise.benchmark.worker", run_name="__main__")
 """
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from optadvise.bench import files, runner
-from optadvise.errors import InputError
+from optadvise.benchmark import runner
+from optadvise.core import files
+from optadvise.core.errors import InputError
 from tests.bench import one_line, result_in, workers
 from tests.cli import optadvise
 

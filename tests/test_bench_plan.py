@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.bench import plan
-from optadvise.bench.spec import Arm, Spec
-from optadvise.catalog import Catalog, load
-from optadvise.errors import InputError
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark import plan
+from optadvise.benchmark.spec import Arm, Spec
+from optadvise.core.errors import InputError
+from optadvise.rulebase.catalog import Catalog, load
 from tests.cli import optadvise
 
 IDS = load().optimizer_ids

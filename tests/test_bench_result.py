@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from optadvise.bench import result
-from optadvise.bench.runner import Record
-from optadvise.bench.spec import Spec
-from optadvise.bench.stats import parse_requirement
+from optadvise.benchmark import results
+from optadvise.benchmark.runner import Record
+from optadvise.benchmark.spec import Spec
+from optadvise.benchmark.statistics import parse_requirement
 from tests.test_bench_runner import arm
 
 COUNTS: dict[str, Any] = {
@@ -54,7 +54,7 @@ def failed(label: str, status: str = "oom", **failure: Any) -> Record:
 
 
 def made(*records: Record, requirements: tuple[str, ...] = (), **named: Any) -> dict[str, Any]:
-    found = result.make(Spec(), records, [parse_requirement(text) for text in requirements], **named)
+    found = results.make(Spec(), records, [parse_requirement(text) for text in requirements], **named)
     json.dumps(found, allow_nan=False)
     return found
 
@@ -152,8 +152,8 @@ def test_a_failed_arm_fails_its_requirements_and_the_worst_verdict_counts() -> N
     assert [r["measured"] for r in found["requirements"] if r["label"] == "b"] == [None, None]
     found = made(record("a"), failed("b", "unsupported"), requirements=("state_bytes <= 1GB",))
     assert verdicts(found) == ["pass", "inconclusive"]  # what cannot run here leaves the question open
-    assert result.verdict(["pass", "inconclusive"]) == "inconclusive"
-    assert result.verdict([]) is None
+    assert results.verdict(["pass", "inconclusive"]) == "inconclusive"
+    assert results.verdict([]) is None
 
 
 def test_what_was_interrupted_has_no_verdict() -> None:
@@ -189,7 +189,7 @@ def test_what_was_not_measured_is_null_and_never_zero() -> None:
     for name in ("parameters", "parameter_bytes", "gradient_bytes", "state_bytes", "state_bytes_per_parameter",
                  "tensors", "transient_bytes", "first_step_seconds", "optimizer_share"):  # fmt: skip
         assert lost[name] is None, name
-    for part in result.PARTS:
+    for part in results.PARTS:
         assert lost[f"{part}_seconds"] == {"median": None, "ci95": None, "samples": []}
     assert lost["peak_memory_bytes"] == {"allocated": None, "reserved": None, "process": None}
     assert lost["throughput"]["value"] is None
@@ -203,8 +203,8 @@ def test_an_arm_that_ran_out_of_memory_says_its_peak() -> None:
 
 
 def test_few_samples_have_no_interval_and_decide_nothing() -> None:
-    few = record("a")._replace(rounds=[{part: [0.01, 0.02] for part in result.PARTS}])
-    base = control()._replace(rounds=[{part: [0.01, 0.02] for part in result.PARTS}])
+    few = record("a")._replace(rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
+    base = control()._replace(rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
     found = made(few, base, requirements=("optimizer_seconds <= 1s", "step_seconds <= 9x", "state_bytes <= 8000"))
     assert found["arms"][0]["step_seconds"] == {"median": 0.015, "ci95": None, "samples": [0.01, 0.02]}
     assert verdicts(found) == ["inconclusive", "inconclusive", "pass"]

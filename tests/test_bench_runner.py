@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from optadvise.bench import runner
-from optadvise.bench.runner import ArmFailed, Record
-from optadvise.bench.spec import Arm
-from optadvise.errors import InputError
+from optadvise.benchmark import runner
+from optadvise.benchmark.runner import ArmFailed, Record
+from optadvise.benchmark.spec import Arm
+from optadvise.core.errors import InputError
 
 
 def arm(label: str, **changes: Any) -> Arm:

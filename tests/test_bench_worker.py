@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from optadvise.advisor import Advisor
-from optadvise.bench import plan, result, runner, workloads
-from optadvise.bench.spec import Arm, Spec
-from optadvise.catalog import Catalog, load
-from optadvise.domain import StateTensor
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark import plan, results, runner, workloads
+from optadvise.benchmark.spec import Arm, Spec
+from optadvise.core.records import StateTensor
 from optadvise.memory import shared_state_bytes, state_bytes
+from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import few
 
 # Two short sentences a step: what an optimizer does is the same, and the network takes no time.
@@ -40,7 +40,7 @@ def measured(spec: Spec, arm: Arm) -> dict[str, Any]:
     records = runner.run(
         [worker], spec.rounds, progress=lambda what, *_: told.append(what), save=lambda _: None
     )  # fmt: skip
-    (found,) = result.make(spec, records)["arms"]
+    (found,) = results.make(spec, records)["arms"]
     assert isinstance(found, dict)
     return found
 
@@ -91,7 +91,7 @@ def check(found: dict[str, Any], catalog: Catalog, arm: Arm, spec: Spec) -> None
     assert found["state_bytes"] == expected_state(catalog, arm, spec.workload)
     assert found["state_bytes_per_parameter"] == found["state_bytes"] / elements
     assert found["tensors"] == len(list(network(spec.workload).parameters()))
-    for part in result.PARTS:
+    for part in results.PARTS:
         samples = found[f"{part}_seconds"]["samples"]
         assert len(samples) == spec.steps * spec.rounds
         assert all(0 < s < TIMEOUT for s in samples)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import load
-from optadvise.catalog.load import Memo, load_documents, shipped_rules
-from optadvise.errors import InputError, RuleFileError
+from optadvise.advice.advisor import Advisor
+from optadvise.core.errors import InputError, RuleFileError
+from optadvise.rulebase.catalog import load
+from optadvise.rulebase.loading import Memo, load_documents, shipped_rules
 from tests.cli import optadvise
 from tests.conftest import ROOT
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import optadvise as library
-from optadvise import evidence
-from optadvise.bench import plan
-from optadvise.catalog import Catalog, load
-from optadvise.domain import EXPERIMENTS as KNOWN
-from optadvise.domain import Claim
+from optadvise.benchmark import plan
+from optadvise.core.records import EXPERIMENTS as KNOWN
+from optadvise.core.records import Claim
+from optadvise.evidence import store
+from optadvise.rulebase.catalog import Catalog, load
 from optadvise.verify import claims, experiments
 from optadvise.verify.training import Trainings, capped
 from tests.cli import optadvise
@@ -110,16 +110,16 @@ def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, m
 @pytest.mark.parametrize(
     ("holds", "figures", "verdict"),
     [
-        ((0.4, True, 0.6, True), [0.5], evidence.CONFIRMED),
-        ((0.4, True, 0.6, True), [0.7], evidence.REFUTED),
-        ((0.4, True, 0.6, True), [0.6], evidence.CONFIRMED),
-        ((0.4, True, 0.6, False), [0.6], evidence.REFUTED),
-        ((None, False, 1.0, False), [0.5, 0.52, 0.48], evidence.CONFIRMED),
-        ((None, False, 1.0, False), [1.5, 1.52, 1.48], evidence.REFUTED),
-        ((None, False, 1.0, False), [0.5, 1.5, 0.9], evidence.UNDECIDED),
-        ((1.0, False, None, False), [0.1, 0.1, 0.2], evidence.REFUTED),
-        ((1.0, False, None, False), [1.0, 1.0, 1.0], evidence.REFUTED),
-        ((1.0, True, None, False), [1.0, 1.0, 1.0], evidence.CONFIRMED),
+        ((0.4, True, 0.6, True), [0.5], store.CONFIRMED),
+        ((0.4, True, 0.6, True), [0.7], store.REFUTED),
+        ((0.4, True, 0.6, True), [0.6], store.CONFIRMED),
+        ((0.4, True, 0.6, False), [0.6], store.REFUTED),
+        ((None, False, 1.0, False), [0.5, 0.52, 0.48], store.CONFIRMED),
+        ((None, False, 1.0, False), [1.5, 1.52, 1.48], store.REFUTED),
+        ((None, False, 1.0, False), [0.5, 1.5, 0.9], store.UNDECIDED),
+        ((1.0, False, None, False), [0.1, 0.1, 0.2], store.REFUTED),
+        ((1.0, False, None, False), [1.0, 1.0, 1.0], store.REFUTED),
+        ((1.0, True, None, False), [1.0, 1.0, 1.0], store.CONFIRMED),
     ],
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(holds: Any, figures: list[float], verdict: str) -> None:
@@ -130,7 +130,7 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(holds: Any, figures: lis
 def test_what_could_not_be_measured_decides_nothing() -> None:
     claim = Claim("x", "X.", ("measured",), "here:1:1", experiment="state-ratio", holds=(None, False, 1.0, False))
     found = claims.judged(claim, [0.1, 0.1], "2 of 5 seeds in 60 seconds")
-    assert (found["verdict"], found["why"]) == (evidence.UNDECIDED, "2 of 5 seeds in 60 seconds")
+    assert (found["verdict"], found["why"]) == (store.UNDECIDED, "2 of 5 seeds in 60 seconds")
     assert found["figures"] == [0.1, 0.1]
 
 
@@ -344,7 +344,7 @@ def test_what_was_tested_before_an_interruption_is_written(
     assert (said.code, said.err) == (130, "optadvise: interrupted\n")
     assert "Lion's state is half of AdamW's." in said.out
     assert [one["id"] for one in json.loads(file.read_text(encoding="utf-8"))["claims"]] == ["lion-state-half"]
-    assert (evidence.folder() / evidence.CLAIMS / "lion-state-half.json").is_file()
+    assert (store.folder() / store.CLAIMS / "lion-state-half.json").is_file()
 
 
 # -- the loop ---------------------------------------------------------------------------------------------------------
@@ -417,12 +417,12 @@ def test_a_number_whose_reason_was_refuted_here_is_told(home: Path) -> None:
 
 def test_a_run_that_decides_nothing_takes_nothing_away(home: Path) -> None:
     keep("lion-state-half", "refuted")
-    file = evidence.folder() / evidence.CLAIMS / "lion-state-half.json"
+    file = store.folder() / store.CLAIMS / "lion-state-half.json"
     before = file.read_text(encoding="utf-8")
-    keep("lion-state-half", evidence.UNDECIDED)
+    keep("lion-state-half", store.UNDECIDED)
     assert file.read_text(encoding="utf-8") == before
     optadvise("verify", "adamw", "--timeout", "0.01")
-    assert not (evidence.folder() / evidence.AUDITS).exists()
+    assert not (store.folder() / store.AUDITS).exists()
 
 
 def test_every_card_has_an_audit_of_its_own(home: Path) -> None:
@@ -441,16 +441,16 @@ def test_whatever_lies_in_the_folder_breaks_no_answer(home: Path, monkeypatch: p
     envelope = {"optadvise": "0.1.0", "packages": {}, "date": "2026-11-26"}
     contents = [json.dumps({**envelope, "finding": finding}) for finding in SHAPELESS]
     contents += ["[" * 100_000, json.dumps({**envelope, "date": 3, "finding": {}}), "\x00", "{"]
-    names = {evidence.CLAIMS: "a.json", evidence.AUDITS: "adamw@torch.optim.AdamW.json",
-             evidence.BENCHES: "adamw@cpu.json"}  # fmt: skip
+    names = {store.CLAIMS: "a.json", store.AUDITS: "adamw@torch.optim.AdamW.json",
+             store.BENCHES: "adamw@cpu.json"}  # fmt: skip
     for kind, name in names.items():
-        (evidence.folder() / kind).mkdir(parents=True)
+        (store.folder() / kind).mkdir(parents=True)
         for content in contents:
-            (evidence.folder() / kind / name).write_text(content, encoding="utf-8")
+            (store.folder() / kind / name).write_text(content, encoding="utf-8")
             for command in ("recommend --model transformer", "recommend --json", "show adamw", "show CLP010"):
                 assert optadvise(*command.split()).code == 0, (kind, content[:60], command)
-        (evidence.folder() / kind / name).unlink()
-        os.mkfifo(evidence.folder() / kind / name)
+        (store.folder() / kind / name).unlink()
+        os.mkfifo(store.folder() / kind / name)
     assert optadvise("recommend", "--model", "transformer").code == 0
 
     def homeless() -> Path:
@@ -468,7 +468,7 @@ def keep(name: str, verdict: str, figures: Sequence[float] = (0.9, 1.0, 1.1), **
     found = {**claims._about(claim), "device": "cpu", "implementations": [], "seconds": 1.0,
              **claims.judged(claim, figures), "verdict": verdict}  # fmt: skip
     written = {name: claim._replace(**changes)}
-    evidence.keep_verified({"audits": [], "claims": [found], "date": "2026-11-26"}, written)
+    store.keep_verified({"audits": [], "claims": [found], "date": "2026-11-26"}, written)
 
 
 def test_only_what_was_found_here_and_now_is_quoted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,10 +481,10 @@ def test_only_what_was_found_here_and_now_is_quoted(home: Path, monkeypatch: pyt
     assert quoted() == []
     keep("lion-state-half", "confirmed", [0.5])
     assert quoted() == ["lion-state-half"]
-    file = evidence.folder() / evidence.CLAIMS / "lion-state-half.json"
+    file = store.folder() / store.CLAIMS / "lion-state-half.json"
     good = file.read_text(encoding="utf-8")
     for bad in ("", "[]", "{}", "null", good.replace('"optadvise": "', '"optadvise": "0'),
-                good.replace(f'"torch": "{evidence.version("torch")}"', '"torch": "1.0"')):  # fmt: skip
+                good.replace(f'"torch": "{store.version("torch")}"', '"torch": "1.0"')):  # fmt: skip
         file.write_text(bad, encoding="utf-8")
         assert quoted() == [], bad[:60]
     file.write_text(good, encoding="utf-8")
@@ -511,7 +511,7 @@ def test_a_bench_is_quoted_with_its_date(home: Path) -> None:
 
     data = result(2.2)
     name = data["arms"][0]["optimizer"]
-    evidence.keep_benched(data, "2026-11-25")
+    store.keep_benched(data, "2026-11-25")
     shown = json.loads(optadvise("show", name, "--json").out)["evidence"]["benches"]
     assert [bench["date"] for bench in shown] == ["2026-11-25"]
     assert "(bench of 2026-11-25)" in " ".join(optadvise("show", name).out.split())
@@ -547,8 +547,8 @@ def test_the_version_of_a_package_is_what_it_says_itself() -> None:
     from importlib import metadata
 
     for package in ("torch", "torch-optimi", "pytorch-optimizer", "PyYAML"):
-        assert evidence.version(package) == metadata.version(package)
-    assert evidence.version("no-such-package") is None
+        assert store.version(package) == metadata.version(package)
+    assert store.version("no-such-package") is None
 
 
 def test_an_arm_of_its_own_is_not_kept_for_the_optimizer(home: Path) -> None:
@@ -557,6 +557,6 @@ def test_an_arm_of_its_own_is_not_kept_for_the_optimizer(home: Path) -> None:
 
     data = result(2.2)
     data["arms"][0]["label"] += ":foreach"
-    evidence.keep_benched(data, "2026-11-25")
-    files = {file.name for file in (evidence.folder() / evidence.BENCHES).glob("*.json")}
+    store.keep_benched(data, "2026-11-25")
+    files = {file.name for file in (store.folder() / store.BENCHES).glob("*.json")}
     assert not any(name.startswith(f"{data['arms'][0]['optimizer']}@") for name in files)

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.units import show_count
+from optadvise.core.units import show_count
 from tests.cli import optadvise
 from tests.conftest import ROOT
 

@@ -15,14 +15,14 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import load
+from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.write import write
-from optadvise.domain import Recommendation
-from optadvise.errors import RuleFileError
+from optadvise.core.errors import RuleFileError
+from optadvise.core.records import Recommendation
+from optadvise.core.schedules import advise
 from optadvise.render.markdown import recommendation
-from optadvise.schedules import advise
+from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 
 CATALOG = load()

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optadvise.bench.compare import compare, quotient
-from optadvise.bench.side import Figure
-from optadvise.bench.stats import Interval, ratio_ci
-from optadvise.errors import InputError, RuleFileError
+from optadvise.benchmark.comparison.loaded_result import Figure
+from optadvise.benchmark.comparison.ratios import compare, quotient
+from optadvise.benchmark.statistics import Interval, ratio_ci
+from optadvise.core.errors import InputError, RuleFileError
 from tests.results import SCHEMAS, compared, ratio, result
 
 

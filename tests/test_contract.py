@@ -23,12 +23,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from optadvise.catalog import load
-from optadvise.domain import Implementation, Optimizer, StateTensor, Value
+from optadvise.core.records import Implementation, Optimizer, StateTensor, Value
 from optadvise.memory import DTYPE_BITS, shared_state_bytes, state_bytes
-from optadvise.verify import scenes as at
+from optadvise.rulebase.catalog import load
+from optadvise.verify import scenarios as at
 from optadvise.verify.reference import METHODS, follow
-from optadvise.verify.scenes import Scene
+from optadvise.verify.scenarios import Scene
 
 pytestmark = [
     # bitsandbytes says at every step that there is nothing to page on a CPU, which is so.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optadvise.catalog import load
+from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.conftest import ROOT
 from tests.test_catalog import CARD

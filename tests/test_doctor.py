@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from optadvise import machine
-from optadvise.bench import probe
-from optadvise.bench.asking import ask
-from optadvise.catalog import Catalog, load
-from optadvise.doctor import examine
-from optadvise.render import doctor as render
+from optadvise.core import hardware
+from optadvise.diagnostics import probe
+from optadvise.diagnostics.doctor import examine
+from optadvise.diagnostics.probe_client import ask
+from optadvise.render.text import doctor as render
+from optadvise.rulebase.catalog import Catalog, load
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -182,7 +182,7 @@ def test_chatter_of_libraries_does_not_spoil_the_answer(tmp_path: Path, monkeypa
 def test_the_probe_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", "optadvise.bench.probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        [sys.executable, "-m", "optadvise.diagnostics.probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     out, _ = process.communicate(b"[]\n", timeout=30)
@@ -263,7 +263,7 @@ def test_a_driver_that_does_not_answer_is_said(
     script: str, words: str,
 ) -> None:  # fmt: skip
     fake_smi(monkeypatch, tmp_path, f"exec {script}" if script.startswith("sleep") else script)
-    monkeypatch.setattr(machine, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(hardware, "_TIMEOUT", 0.5)
     found = examine(catalog, command=saying(NO_CUDA))
     assert found["driver_problem"].startswith(words)
     assert len(found["devices"]) == 1
@@ -271,8 +271,8 @@ def test_a_driver_that_does_not_answer_is_said(
 
 
 def test_memory_and_name_of_this_machine() -> None:
-    assert machine.processor()
-    memory = machine.main_memory()
+    assert hardware.processor()
+    memory = hardware.main_memory()
     assert memory is not None
     assert memory > 2**28
 

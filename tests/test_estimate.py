@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.catalog import load
-from optadvise.sizing import largest
+from optadvise.memory.estimator import largest
+from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.conftest import ROOT
 

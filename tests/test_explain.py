@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.domain import Situation
-from optadvise.errors import InputError
-from optadvise.rulebook.why import why_not
+from optadvise.advice.advisor import Advisor
+from optadvise.core.errors import InputError
+from optadvise.core.records import Situation
+from optadvise.rule_analysis.why_not import why_not
 
 # Few sizes, so that the arithmetic of memory is done once for each; none lies near a threshold of memory pressure.
 NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), "batch_size": (64, 256, 2048, 16384)}

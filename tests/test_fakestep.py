@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from optadvise.bench import faking
-from optadvise.bench.ascuda import as_on_cuda
-from optadvise.bench.fakemode import Stepped, _measured, step_optimizer, take_step
-from optadvise.bench.fakestep import _explained
-from optadvise.bench.faking import FakeStep, OptimizerStep, measure
-from optadvise.bench.tracking import KINDS, Tracker
-from optadvise.errors import CannotRunHereError, InputError
+from optadvise.core.errors import CannotRunHereError, InputError
+from optadvise.fake_tensors import client
+from optadvise.fake_tensors.client import FakeStep, OptimizerStep, measure
+from optadvise.fake_tensors.cuda_emulation import as_on_cuda
+from optadvise.fake_tensors.step import Stepped, _measured, step_optimizer, take_step
+from optadvise.fake_tensors.tracker import KINDS, Tracker
+from optadvise.fake_tensors.worker import _explained
 from tests.bench import ended
 
 # What torch and the libraries warn about is theirs, and the process says none of it.
@@ -395,7 +395,7 @@ def test_a_process_measures_and_keeps_what_it_had_when_it_dies() -> None:
     assert (found.parameters, found.samples, found.weights_bytes) == (3744, 64, 4 * 3744)
     assert found.peak_bytes == sum(found.peak)
     assert found.peak._fields == KINDS
-    assert found.shapes[0] == faking.Shape((8, 8), "float32", True, 2)
+    assert found.shapes[0] == client.Shape((8, 8), "float32", True, 2)
     adamw, muon, hard, sgd = found.optimizers
     assert (adamw.id, adamw.status, adamw.state_bytes) == ("adamw", "measured", 8 * 3744 + 6 * 4)
     assert found.training_peak(adamw) == max(found.peak_bytes + 8 * 3744 + 24, adamw.step_peak_bytes or 0)
@@ -428,7 +428,7 @@ def python(code: str) -> Sequence[str]:
 @pytest.mark.parametrize(
     ("code", "error", "message"),
     [
-        ("import sys; sys.modules['torch'] = None; from optadvise.bench.fakestep import main; main()",
+        ("import sys; sys.modules['torch'] = None; from optadvise.fake_tensors.worker import main; main()",
          CannotRunHereError, r"torch cannot be imported \(.*\); pip install torch"),
         ("""print('{"doing": "calling it"}', flush=True); import time; time.sleep(60)""",
          InputError, "calling it: no end within 1 s; raise --timeout"),
@@ -455,7 +455,7 @@ def waiting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
     """A measurement in a process of its own, which waits for processes that never answer; and their ids."""
     sleeper = "import os, subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); "
     sleeper += "open('ids.tmp', 'w').write(f'{os.getpid()} {p.pid}'); os.rename('ids.tmp', 'ids'); time.sleep(60)"
-    code = "import sys; from optadvise.bench.faking import measure; "
+    code = "import sys; from optadvise.fake_tensors.client import measure; "
     code += f"measure('m:f', 'fp32', [], timeout=60, command=(sys.executable, '-c', {sleeper!r}))"
     parent = subprocess.Popen(python(code), cwd=tmp_path, stderr=subprocess.PIPE)
     try:
@@ -478,7 +478,7 @@ def test_an_interruption_leaves_no_process(waiting: tuple[subprocess.Popen[bytes
 
 
 def test_training_takes_the_larger_of_its_two_peaks() -> None:
-    peak = faking.Peak(100, 100, 700, 0, 100)
+    peak = client.Peak(100, 100, 700, 0, 100)
     step = FakeStep("cpu", 25, 25, 100, 0, 100, 100, sum(peak), peak, 1, (), 0.1, ())
     assert step.training_peak(OptimizerStep("a", "measured", None, 10, 900, 5)) == 1010
     assert step.training_peak(OptimizerStep("a", "measured", None, 10, 2000, 5)) == 2000

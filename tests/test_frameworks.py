@@ -16,13 +16,13 @@ import pytest
 import torch
 import yaml
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import load
+from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import plan
 from optadvise.codegen.write import write
-from optadvise.domain import Recommendation
-from optadvise.schedules import rate
+from optadvise.core.records import Recommendation
+from optadvise.core.schedules import rate
+from optadvise.rulebase.catalog import load
 from tests import frameworks
 from tests.cli import optadvise
 from tests.frameworks import PYTHON, advised, importable, run
@@ -220,7 +220,7 @@ def test_what_trainer_builds_by_a_name_is_what_was_advised(advisor: Advisor, nam
 def test_transformers_own_schedules_differ_where_we_say_so(advisor: Advisor, name: str) -> None:
     from transformers import get_scheduler
 
-    from optadvise.schedules import advise
+    from optadvise.core.schedules import advise
 
     steps = 100
     advice = advisor.recommend(advisor.situation({"optimizer": "sgd", "steps": steps}))

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optadvise.advisor import Advisor
-from optadvise.bench.factory import resolve
-from optadvise.catalog import framework_from, load
-from optadvise.catalog.claims import read_claims
-from optadvise.catalog.frameworks import read_frameworks
-from optadvise.catalog.load import shipped_rules
-from optadvise.catalog.surfaces import read_surfaces
-from optadvise.catalog.validate import read_documents
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark.optimizer_builder import resolve
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import plan
 from optadvise.codegen.write import written
-from optadvise.errors import CannotRunHereError, InputError, RuleFileError
+from optadvise.core.errors import CannotRunHereError, InputError, RuleFileError
+from optadvise.rulebase.catalog import framework_from, load
+from optadvise.rulebase.claim_files import read_claims
+from optadvise.rulebase.framework_files import read_frameworks
+from optadvise.rulebase.loading import shipped_rules
+from optadvise.rulebase.surface_files import read_surfaces
+from optadvise.rulebase.validation import read_documents
 from tests.cli import optadvise
 
 ROW = """table: warn

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from optadvise.domain import Situation
-from optadvise.memory.ledger import mode
+from optadvise.core.records import Situation
+from optadvise.memory.block_program import compiled, run
+from optadvise.memory.breakdown import mode
 from optadvise.memory.network import Block, Network, step, weights
 from optadvise.memory.operations import Tape
-from optadvise.memory.program import compiled, run
 from optadvise.memory.records import LEARNING_INPUTS, Batch, Mode
 
 SAMPLES, LENGTH, WIDTH, RANK = 2, 8, 32, 4

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from optadvise import architecture
-from optadvise.catalog import Catalog
-from optadvise.catalog.networks import read_networks
-from optadvise.errors import InputError, RuleFileError
+from optadvise.core.errors import InputError, RuleFileError
+from optadvise.memory import architectures
+from optadvise.memory.block_program import compiled, run
 from optadvise.memory.network import Network, step, weights
 from optadvise.memory.operations import Tape
-from optadvise.memory.program import compiled, run
 from optadvise.memory.records import Batch, Mode
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.network_files import read_networks
 from tests.conftest import ROOT
 from tests.convnets import (
     convnext,
@@ -60,7 +60,7 @@ PUBLISHED = {  # counts of torchvision's pages and, for those of CIFAR, of the u
 
 
 def network_of(catalog: Catalog, name: str) -> Network:
-    return architecture.network(catalog, architecture.named(catalog, name))
+    return architectures.network(catalog, architectures.named(catalog, name))
 
 
 def fake_peak(build: Callable[[], nn.Module], mode: Mode, batch: Batch) -> int:
@@ -326,10 +326,10 @@ def test_a_half_copys_gradient_is_cast_once_the_copy_is_gone() -> None:
 def test_an_image_too_small_is_refused_with_the_smallest(catalog: Catalog, name: str, smallest: int) -> None:
     network = network_of(catalog, name)
     with pytest.raises(InputError, match=rf"--image-size 16 is too small for {name}, whose smallest is {smallest}"):
-        architecture.check_image(network, 16, "--image-size")
+        architectures.check_image(network, 16, "--image-size")
     with pytest.raises(InputError, match="too small"):
         step(network, MODES["fp32"], Batch(1, smallest - 1))
-    architecture.check_image(network, smallest, "--image-size")
+    architectures.check_image(network, smallest, "--image-size")
     assert step(network, MODES["fp32"], Batch(1, smallest)).activations > 0
 
 

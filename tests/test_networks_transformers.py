@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from optadvise import architecture
-from optadvise.catalog import Catalog
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
+from optadvise.memory import architectures
+from optadvise.memory.block_program import compiled, product, run
 from optadvise.memory.network import Block, Network, step, weights
 from optadvise.memory.operations import Tape
-from optadvise.memory.program import compiled, product, run
 from optadvise.memory.records import Batch, Mode
+from optadvise.rulebase.catalog import Catalog
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 needs_transformers = pytest.mark.skipif(
@@ -117,8 +117,8 @@ def test_weights_equal_those_of_hugging_face(
     config = config_of(kind, arguments)
     with torch.device("meta"):
         model = model_of(config)
-    shape = architecture.from_config(catalog, written(tmp_path, config.to_dict()))
-    assert shapes_of(architecture.network(catalog, shape)) == Counter(tuple(p.shape) for p in model.parameters())
+    shape = architectures.from_config(catalog, written(tmp_path, config.to_dict()))
+    assert shapes_of(architectures.network(catalog, shape)) == Counter(tuple(p.shape) for p in model.parameters())
 
 
 PUBLISHED = {  # counts of the checkpoints themselves
@@ -140,8 +140,8 @@ def test_every_named_shape_has_the_count_that_it_states(catalog: Catalog) -> Non
     assert len(names) >= 130
     wrong = {}
     for name in names:
-        shape = architecture.named(catalog, name)
-        count = sum(n * math.prod(w.shape) for w, n in weights(architecture.network(catalog, shape)).items())
+        shape = architectures.named(catalog, name)
+        count = sum(n * math.prod(w.shape) for w, n in weights(architectures.network(catalog, shape)).items())
         if count != catalog.shapes[name][1]["parameters"]:
             wrong[name] = count
     assert not wrong
@@ -194,7 +194,9 @@ def test_a_layer_keeps_what_autograd_keeps(
         config.use_cache = False
         tokens = torch.randint(1, 90, (2, 40))
         found.append(saved_bytes(model_of(config).train(), {"input_ids": tokens, "labels": tokens.clone()}))
-        network = architecture.network(catalog, architecture.from_config(catalog, written(tmp_path, config.to_dict())))
+        network = architectures.network(
+            catalog, architectures.from_config(catalog, written(tmp_path, config.to_dict()))
+        )
         told.append(step(network, Mode(flags=network.flags | {"eager"}), Batch(2, 40)).activations)
     layer, predicted = (found[1] - found[0]) / 2, (told[1] - told[0]) / 2
     # A few numbers per row, such as the inverse root of a variance, are kept that programs do not name.
@@ -311,7 +313,7 @@ def test_a_layer_more_costs_what_a_layer_keeps() -> None:
 
 def test_dropping_a_saved_tensor_changes_the_prediction(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutation: every operation that keeps something is one that the prediction hangs on."""
-    network = architecture.network(catalog, architecture.named(catalog, "tinyllama-1.1b"))
+    network = architectures.network(catalog, architectures.named(catalog, "tinyllama-1.1b"))
     mode = Mode(compute=2, autocast=True, flags=network.flags | {"eager"})
     before = step(network, mode, Batch(8, 256)).peak.total
     done = Tape._done
@@ -340,7 +342,7 @@ def test_dropping_a_saved_tensor_changes_the_prediction(catalog: Catalog, monkey
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2", "bert-base-uncased", "t5-small", "gemma-2-2b", "phi-4-mini"])
 def test_switches_save_what_they_promise(catalog: Catalog, name: str) -> None:
-    network = architecture.network(catalog, architecture.named(catalog, name))
+    network = architectures.network(catalog, architectures.named(catalog, name))
 
     def kept(*flags: str, checkpoint: bool = False) -> tuple[int, int]:
         mode = Mode(compute=2, autocast=True, flags=network.flags | set(flags))
@@ -362,7 +364,7 @@ def test_switches_save_what_they_promise(catalog: Catalog, name: str) -> None:
 
 def test_chunked_loss_has_the_same_weights(catalog: Catalog) -> None:
     for name in ("llama-3.2-1b", "tinyllama-1.1b", "phi-2", "bert-base-uncased"):
-        network = architecture.network(catalog, architecture.named(catalog, name))
+        network = architectures.network(catalog, architectures.named(catalog, name))
         assert weights(network) == weights(network, Mode(flags=network.flags | {"chunked"}))
 
 
@@ -404,7 +406,7 @@ GOOD = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_a
 )
 def test_bad_configurations_name_the_key(catalog: Catalog, tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        architecture.from_config(catalog, written(tmp_path, {**GOOD, **change}))
+        architectures.from_config(catalog, written(tmp_path, {**GOOD, **change}))
 
 
 @pytest.mark.parametrize(
@@ -423,17 +425,17 @@ def test_files_that_are_no_configuration(catalog: Catalog, tmp_path: Path, conte
     file = tmp_path / "config.json"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=says):
-        architecture.from_config(catalog, file)
+        architectures.from_config(catalog, file)
 
 
 def test_a_missing_file(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        architecture.from_config(catalog, tmp_path / "config.json")
+        architectures.from_config(catalog, tmp_path / "config.json")
 
 
 def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) -> None:
     def dims_of(kind: str) -> tuple[dict[str, int], tuple[str, ...]]:
-        shape = architecture.from_config(catalog, written(tmp_path, {**GOOD, "num_attention_heads": 16,
+        shape = architectures.from_config(catalog, written(tmp_path, {**GOOD, "num_attention_heads": 16,
                                                                      "model_type": kind}))  # fmt: skip
         return dict(shape.dims), shape.flags
 
@@ -447,9 +449,9 @@ def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) 
 
 def test_gemma_3_reads_its_text_part(catalog: Catalog, tmp_path: Path) -> None:
     text = {"hidden_size": 2560, "num_hidden_layers": 34, "intermediate_size": 10240, "model_type": "gemma3_text"}
-    shape = architecture.from_config(catalog, written(tmp_path, {"model_type": "gemma3", "text_config": text}))
+    shape = architectures.from_config(catalog, written(tmp_path, {"model_type": "gemma3", "text_config": text}))
     assert dict(shape.dims)["heads"] == 8
-    named = architecture.named(catalog, "gemma-3-4b")
+    named = architectures.named(catalog, "gemma-3-4b")
     assert dict(shape.dims) == dict(named.dims)
 
 
@@ -457,10 +459,10 @@ def test_tied_embeddings_learn_as_others_do(catalog: Catalog, tmp_path: Path) ->
     """What layers keep does not hang on whose weight the head takes, and a weight has one gradient."""
     results = []
     for tied in (False, True):
-        shape = architecture.from_config(catalog, written(tmp_path, {**GOOD, "tie_word_embeddings": tied}))
-        network = architecture.network(catalog, shape)
+        shape = architectures.from_config(catalog, written(tmp_path, {**GOOD, "tie_word_embeddings": tied}))
+        network = architectures.network(catalog, shape)
         results.append(step(network, Mode(flags=network.flags), Batch(2, 40)))
     assert results[0].activations == results[1].activations
     assert results[0].gradients - results[1].gradients == 64 * 101 * 4
-    network = architecture.network(catalog, architecture.named(catalog, "t5-small"))
+    network = architectures.network(catalog, architectures.named(catalog, "t5-small"))
     assert step(network, Mode(flags=network.flags), Batch(1, 8)).gradients == 60_506_624 * 4

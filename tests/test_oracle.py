@@ -16,12 +16,12 @@ import zen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optadvise.advisor import Advisor
-from optadvise.domain import UNKNOWN
-from optadvise.engine.decide import Axis, Table, cut_axes
-from optadvise.engine.prove import GAP, OVERLAP, OVERRIDE, SHADOWED, Finding, census, findings, winning
-from optadvise.engine.space import box_of, boxes, columns, counted, merged, uncovered
-from optadvise.errors import RuleFileError
+from optadvise.advice.advisor import Advisor
+from optadvise.core.errors import RuleFileError
+from optadvise.core.records import UNKNOWN
+from optadvise.rulebase.proofs import GAP, OVERLAP, OVERRIDE, SHADOWED, Finding, census, findings, winning
+from optadvise.rulebase.regions import box_of, boxes, columns, counted, merged, uncovered
+from optadvise.rulebase.tables import Axis, Table, cut_axes
 from tests.conftest import few
 
 # Thresholds that touch, that have no whole number between them, that are no whole number, and that bound nothing.

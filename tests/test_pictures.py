@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from optadvise.bench.side import Figure, side_of
-from optadvise.render import pictures
-from optadvise.render.measured import Axes, Point, _apart, axes_of, front
+from optadvise.benchmark.comparison.loaded_result import Figure, side_of
+from optadvise.render.plots import figures
+from optadvise.render.plots.measurements import Axes, Point, _apart, axes_of, front
 from tests.cli import optadvise
 from tests.results import SCHEMAS, result, saved
 
@@ -80,11 +80,11 @@ def test_state_is_drawn_where_the_peak_is_the_processs() -> None:
 
 
 def test_the_first_lines_differ_in_colour_dashes_and_mark_together() -> None:
-    styles = [pictures.style(number) for number in range(11)]
+    styles = [figures.style(number) for number in range(11)]
     assert len({style["marker"] for style in styles}) == 11
     assert len({style["color"] for style in styles[:9]}) == 9
     for one, other in combinations(range(9), 2):
-        alike = apart(pictures.COLOURS[one], pictures.COLOURS[other]) <= 25
+        alike = apart(figures.COLOURS[one], figures.COLOURS[other]) <= 25
         assert not alike or styles[one]["linestyle"] != styles[other]["linestyle"]
 
 
@@ -197,14 +197,14 @@ def test_what_cannot_be_drawn_is_one_line_before_anything_is_computed(
 
 
 def test_lines_keep_their_colours_in_a_picture_of_few(tmp_path: Path) -> None:
-    made = pictures.figure(4, 3)
+    made = figures.figure(4, 3)
     axes = made.add_subplot()
     axes.imshow([[0.0, 0.4], [0.6, 1.0]], interpolation="bilinear", cmap="viridis", extent=(0, 9, 0, 9))
-    for number, colour in enumerate(pictures.COLOURS):
+    for number, colour in enumerate(figures.COLOURS):
         axes.axhline(number + 0.5, color=colour, linewidth=4)
-    pictures.save(made, tmp_path / "lines.png")
+    figures.save(made, tmp_path / "lines.png")
     with Image.open(tmp_path / "lines.png") as picture:
         page = picture.convert("RGB")
         found = [page.getpixel((column, row)) for row in range(page.height) for column in (page.width // 2,)]
-    for colour in pictures.COLOURS:
+    for colour in figures.COLOURS:
         assert min(math.dist(bytes.fromhex(colour[1:]), pixel) for pixel in found if isinstance(pixel, tuple)) < 10

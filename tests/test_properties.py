@@ -11,13 +11,13 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import load
-from optadvise.domain import Advised, Situation
-from optadvise.engine.flips import _SOLVED
-from optadvise.errors import InputError
+from optadvise.advice.advisor import Advisor
+from optadvise.advice.sensitivity import _SOLVED
+from optadvise.core.errors import InputError
+from optadvise.core.records import Advised, Situation
+from optadvise.core.units import parse_bytes, parse_count
 from optadvise.render.json import recommendation_data
-from optadvise.units import parse_bytes, parse_count
+from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.test_cli import SCHEMA
 

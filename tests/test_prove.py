@@ -17,14 +17,18 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import optadvise.rulebook.check as checking
-from optadvise import ruleset
-from optadvise.advisor import Advisor
-from optadvise.catalog import Catalog, load
-from optadvise.catalog.cases import read_cases
-from optadvise.engine import space
-from optadvise.engine.decide import Table, cut_axes
-from optadvise.engine.prove import (
+import optadvise.rule_analysis.check as checking
+from optadvise.advice.advisor import Advisor
+from optadvise.core.errors import InputError, RuleFileError
+from optadvise.rule_analysis import rule_folders
+from optadvise.rule_analysis.check import Told, check
+from optadvise.rule_analysis.diff import Change, compare
+from optadvise.rule_analysis.mutants import hunt, mutants
+from optadvise.rule_analysis.reachability import Chain
+from optadvise.rulebase import regions
+from optadvise.rulebase.case_files import read_cases
+from optadvise.rulebase.catalog import Catalog, load
+from optadvise.rulebase.proofs import (
     CONFLICT,
     DOMAIN,
     GAP,
@@ -35,12 +39,8 @@ from optadvise.engine.prove import (
     UNREACHABLE,
     findings,
 )
-from optadvise.engine.space import box_of
-from optadvise.errors import InputError, RuleFileError
-from optadvise.rulebook.check import Told, check
-from optadvise.rulebook.compare import Change, compare
-from optadvise.rulebook.mutants import hunt, mutants
-from optadvise.rulebook.reach import Chain
+from optadvise.rulebase.regions import box_of
+from optadvise.rulebase.tables import Table, cut_axes
 from tests.cli import Said, optadvise
 from tests.conftest import ROOT, few
 from tests.test_oracle import accepts, applies, beaten, decided
@@ -133,8 +133,8 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def answer_by(advisor: Advisor, patch: pytest.MonkeyPatch) -> None:
     """Let command lines answer by these rules, whatever folders they name."""
-    patch.setattr(ruleset, "advisor", lambda option: advisor)
-    patch.setattr(ruleset, "catalog", lambda option: advisor.catalog)
+    patch.setattr(rule_folders, "advisor", lambda option: advisor)
+    patch.setattr(rule_folders, "catalog", lambda option: advisor.catalog)
 
 
 def follow(witness: str) -> Said:
@@ -657,7 +657,7 @@ def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(advisor:
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 20])
 def test_what_takes_too_long_is_said_to_be_not_proven(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    monkeypatch.setattr(space, "BUDGET", budget)
+    monkeypatch.setattr(regions, "BUDGET", budget)
     said = optadvise("rules", "check")
     assert said.code == 1
     assert "Not proven" in said.out
@@ -679,7 +679,7 @@ def test_defects_are_told_where_looking_for_their_witness_takes_too_long(
     _overlap_of_choices(sown)
     _number_outside_its_range(sown)
     advisor = sown.advisor()
-    monkeypatch.setattr(space, "BUDGET", budget)
+    monkeypatch.setattr(regions, "BUDGET", budget)
     report = check(advisor)
     kinds = {told.finding.kind for told in report.findings}
     assert DOMAIN in kinds
@@ -690,7 +690,7 @@ def test_defects_are_told_where_looking_for_their_witness_takes_too_long(
 def test_hunting_for_changes_that_nothing_notices_ends_in_one_line_where_it_takes_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(space, "BUDGET", 5)
+    monkeypatch.setattr(regions, "BUDGET", 5)
     said = optadvise("rules", "test", "--mutants")
     assert said.code != 0
     assert len(said.err.splitlines()) <= 1
@@ -705,7 +705,7 @@ def test_whether_anything_is_left_for_otherwise_is_not_passed_over_in_silence(
                 "otherwise": {**row, "id": "R2", "at": "t.yaml:2:1"}}  # fmt: skip
     axes = cut_axes(facts, [{"a": ["x"]}])
     assert list(findings(Table(document, axes), axes)) == []
-    monkeypatch.setattr(space, "BUDGET", 0)
+    monkeypatch.setattr(regions, "BUDGET", 0)
     assert [finding.kind for finding in findings(Table(document, axes), axes)] == [UNPROVEN]
 
 

@@ -18,14 +18,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.bench import direct, plan, rankfolder
-from optadvise.bench.ranked import RankedArm
-from optadvise.bench.runner import ArmFailed
-from optadvise.bench.spec import Spec
-from optadvise.catalog import Catalog
-from optadvise.domain import AGREES
-from optadvise.errors import CannotRunHereError, InputError
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark import plan
+from optadvise.benchmark.distributed import rank_files, torchrun_entry
+from optadvise.benchmark.distributed.arm import RankedArm
+from optadvise.benchmark.runner import ArmFailed
+from optadvise.benchmark.spec import Spec
+from optadvise.core.errors import CannotRunHereError, InputError
+from optadvise.core.records import AGREES
+from optadvise.rulebase.catalog import Catalog
 from tests import sharding
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -245,13 +246,13 @@ def test_of_several_failures_the_one_that_began_it_is_told(tmp_path: Path) -> No
     def fails(rank: int, error: str, when: float) -> None:
         (tmp_path / f"{rank}.failure").write_text(json.dumps({"status": "error", "error": error, "time": when}))
 
-    assert rankfolder.root_cause(tmp_path, 3)[0] == "the launcher ended"
-    rankfolder.keep_exit_codes(tmp_path, {0: 1, 1: -15, 2: -9})
+    assert rank_files.root_cause(tmp_path, 3)[0] == "the launcher ended"
+    rank_files.keep_exit_codes(tmp_path, {0: 1, 1: -15, 2: -9})
     fails(0, "RuntimeError: Connection closed by peer", 1.0)
-    assert rankfolder.root_cause(tmp_path, 3)[0].startswith("rank 2 was killed by SIGKILL")
+    assert rank_files.root_cause(tmp_path, 3)[0].startswith("rank 2 was killed by SIGKILL")
     fails(1, "ValueError: second", 3.0)
     fails(2, "ValueError: first", 2.0)
-    assert rankfolder.root_cause(tmp_path, 3)[0] == "rank 2: ValueError: first"
+    assert rank_files.root_cause(tmp_path, 3)[0] == "rank 2: ValueError: first"
 
 
 def test_ranks_without_a_parent_write_files_that_merge(tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ def test_ranks_without_a_parent_write_files_that_merge(tmp_path: Path) -> None:
     files = []
     for name in ("adamw", "lion"):
         files.append(str(tmp_path / f"{name}.json"))
-        command = f"--standalone --nproc-per-node 2 -m optadvise.bench.worker {name} --shard fsdp --params 100K"
+        command = f"--standalone --nproc-per-node 2 -m optadvise.benchmark.worker {name} --shard fsdp --params 100K"
         ran = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", *command.split(), "--rounds", "2", "--steps=1", "--json",
              files[-1]], capture_output=True, text=True, timeout=300,
@@ -301,14 +302,14 @@ def test_ranks_without_a_parent_write_files_that_merge(tmp_path: Path) -> None:
     ],
 )
 def test_a_rank_s_options_are_checked(words: str, message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "optadvise.bench.worker", *words.split()]
+    command = [sys.executable, "-m", "optadvise.benchmark.worker", *words.split()]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
     assert message in ran.stderr
 
 
 def test_a_rank_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optadvise.bench.ranks import Ranks
+    from optadvise.benchmark.distributed.ranks import Ranks
 
     for name, value in (("RANK", "5"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "8")):
         monkeypatch.setenv(name, value)
@@ -320,8 +321,8 @@ def test_a_rank_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cluster_script_says_what_a_rank_understands() -> None:
     text = (ROOT / "examples" / "cluster" / "bench.sbatch").read_text(encoding="utf-8")
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
-    words = text.replace("\\\n", " ").split("-m optadvise.bench.worker")[1].split("\n")[0].replace('"', "").split()
-    names, told, file = direct.options(words)
+    words = text.replace("\\\n", " ").split("-m optadvise.benchmark.worker")[1].split("\n")[0].replace('"', "").split()
+    names, told, file = torchrun_entry.options(words)
     assert (names, str(file), told["shard"]) == (["$optimizer"], "$optimizer.json", "fsdp")
 
 

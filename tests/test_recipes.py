@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from optadvise import answers
-from optadvise.advisor import Advisor
+from optadvise.advice import inputs
+from optadvise.advice.advisor import Advisor
 from tests.conftest import ROOT
 
 FLOORS = {"recipes": 0.90, "recipes_held_out": 0.84}
@@ -40,7 +40,7 @@ def _within(ours: float, theirs: float) -> bool:
 def score(advisor: Advisor, recipe: dict[str, Any]) -> dict[str, bool]:
     """Return which points a recipe earns."""
     typed = {k: str(v) for k, v in recipe["situation"].items()}
-    stated = answers.read(advisor.catalog, typed)
+    stated = inputs.read(advisor.catalog, typed)
     free = advisor.recommend(advisor.situation(stated))
     named = {free.optimizer.id, *(a.id for a in free.alternatives)}
     points = {"optimizer": recipe["optimizer"] in named}

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from optadvise import __version__
-from optadvise.advisor import Advisor
-from optadvise.catalog import Catalog
-from optadvise.domain import Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
-from optadvise.engine.numbers import written
-from optadvise.render import charts, report
-from optadvise.schedules import rate
-from optadvise.units import show_bytes
+from optadvise.advice.advisor import Advisor
+from optadvise.core.records import Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
+from optadvise.core.schedules import rate
+from optadvise.core.units import show_bytes
+from optadvise.render.html import charts, report
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.hyperparameters import written
 from tests import chromium, results
 from tests.cli import optadvise
 from tests.pages import Page
@@ -238,7 +238,7 @@ def test_the_curve_is_the_schedule(advisor: Advisor) -> None:
 
 
 def scheduled(advisor: Advisor, name: str, steps: int) -> ScheduleAdvice:
-    from optadvise import schedules
+    from optadvise.core import schedules
 
     return schedules.advise(advisor.catalog.scheduler(name), 0.5, steps, 0.1, {})
 

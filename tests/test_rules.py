@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import Catalog
-from optadvise.catalog.cases import read_cases
-from optadvise.catalog.load import shipped_rules
+from optadvise.advice.advisor import Advisor
 from optadvise.memory import state_bytes_per_parameter
-from optadvise.rulebook.check import check
-from optadvise.rulebook.examples import run
+from optadvise.rule_analysis.check import check
+from optadvise.rule_analysis.rule_tests import run
+from optadvise.rulebase.case_files import read_cases
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.loading import shipped_rules
 
 
 def test_the_shipped_rules_are_sound(advisor: Advisor) -> None:

@@ -13,10 +13,10 @@ import jsonschema
 import pytest
 import yaml
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import Catalog
-from optadvise.catalog.schema import editor_line, kind_of, schemas
-from optadvise.rulebook import flow
+from optadvise.advice.advisor import Advisor
+from optadvise.rule_analysis import graph
+from optadvise.rule_analysis.json_schema import editor_line, kind_of, schemas
+from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -81,7 +81,7 @@ def test_the_page_of_rules_is_fresh() -> None:
 
 
 def test_the_rules_agree_with_the_guides_flowchart(advisor: Advisor) -> None:
-    found = flow.leaves(advisor)
+    found = graph.leaves(advisor)
     assert len(found) == 8
     for facts, names in found:
         advice = advisor.recommend(advisor.situation(facts))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.catalog import Catalog
-from optadvise.domain import Situation
+from optadvise.advice.advisor import Advisor
+from optadvise.core.records import Situation
+from optadvise.core.units import show_bytes
 from optadvise.memory import own_state, state_bytes
 from optadvise.memory.records import Weight
-from optadvise.memory.sharded import cut, elements, handed_out
-from optadvise.units import show_bytes
+from optadvise.memory.sharding import cut, elements, handed_out
+from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
 from tests.held import measured
 from tests.test_estimate import GIB, estimate, line_of
@@ -28,7 +28,7 @@ FEWER = ["adamw", "sgd-momentum", "adafactor", "muon"]
 
 def situation(advisor: Advisor, words: str) -> Situation:
     """Return what a command line's options say."""
-    from optadvise.answers import read
+    from optadvise.advice.inputs import read
 
     said = words.split()
     stated = {flag[2:].replace("-", "_"): value for flag, value in zip(said[::2], said[1::2], strict=True)}

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optadvise import schedules
-from optadvise.advisor import Advisor
-from optadvise.render.plot import FANCY, PLAIN, Axis, Line, encodes, plot
-from optadvise.units import show_number
+from optadvise.advice.advisor import Advisor
+from optadvise.core import schedules
+from optadvise.core.units import show_number
+from optadvise.render.text.terminal_plot import FANCY, PLAIN, Axis, Line, encodes, plot
 from tests.cli import optadvise
 from tests.conftest import ROOT
 

@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 
-from optadvise.advisor import Advisor
-from optadvise.bench.factory import scheduler
-from optadvise.bench.plan import arm_of
-from optadvise.catalog import load
-from optadvise.domain import Recommendation
-from optadvise.schedules import advise, rate
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark.optimizer_builder import scheduler
+from optadvise.benchmark.plan import arm_of
+from optadvise.core.records import Recommendation
+from optadvise.core.schedules import advise, rate
+from optadvise.rulebase.catalog import load
 
 CATALOG = load()
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from optadvise.catalog import load
 from optadvise.cli.app import COMMANDS
 from optadvise.cli.rules import _EXAMPLES as RULES
+from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.conftest import ROOT
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optadvise.bench.stats import (
+from optadvise.benchmark.statistics import (
     METRICS,
     MIN_SAMPLES,
     NOISY,
@@ -22,7 +22,7 @@ from optadvise.bench.stats import (
     parse_requirement,
     ratio_ci,
 )
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
 
 SECONDS = st.floats(1e-6, 1e3)
 SAMPLES = st.lists(SECONDS, min_size=MIN_SAMPLES, max_size=60)

@@ -15,10 +15,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.bench import sweep
-from optadvise.bench.submitted import submitted
-from optadvise.catalog.sweeps import read_sweep
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark import sweep
+from optadvise.benchmark.slurm import submitted
+from optadvise.benchmark.sweep_file import read_sweep
 from tests.cli import optadvise
 from tests.conftest import ROOT
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.errors import InputError
-from optadvise.rulebook.interview import Interview
+from optadvise.advice.advisor import Advisor
+from optadvise.core.errors import InputError
+from optadvise.rule_analysis.interview import Interview
 from tests.cli import optadvise
 
 

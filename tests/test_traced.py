@@ -10,10 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.advisor import Advisor
-from optadvise.bench.faking import FakeStep, measure
-from optadvise.bench.traced import requests
-from optadvise.catalog import load
+from optadvise.advice.advisor import Advisor
+from optadvise.fake_tensors.client import FakeStep, measure
+from optadvise.fake_tensors.estimate import requests
+from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.test_estimate import SCHEMA
 

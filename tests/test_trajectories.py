@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from optadvise.bench import walks
-from optadvise.catalog import Catalog
-from optadvise.render.surfaces import frames
+from optadvise.render.plots.surfaces import frames
+from optadvise.rulebase.catalog import Catalog
+from optadvise.verify import trajectories
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -99,9 +99,9 @@ def test_a_path_that_diverges_is_cut_and_told() -> None:
 
 def test_a_last_step_is_cut_at_the_edge(catalog: Catalog) -> None:
     surface = catalog.surfaces["saddle"]
-    (walk,), _ = walks.walk(surface, [catalog.optimizer("adagrad")], 150)
-    x, y, value = walks.clipped(walk, surface)[-1]
-    assert value == pytest.approx(float(walks.function_of(surface)(torch.tensor(x), torch.tensor(y))), rel=1e-5)
+    (walk,), _ = trajectories.walk(surface, [catalog.optimizer("adagrad")], 150)
+    x, y, value = trajectories.clipped(walk, surface)[-1]
+    assert value == pytest.approx(float(trajectories.function_of(surface)(torch.tensor(x), torch.tensor(y))), rel=1e-5)
     assert y == pytest.approx(1.5)
     assert abs(x) <= 1.5
 
@@ -127,7 +127,7 @@ def test_a_minimum_is_one(name: str, catalog: Catalog) -> None:
     surface = catalog.surfaces[name]
     assert surface.minimum is not None
     at = torch.tensor(surface.minimum, dtype=torch.float64, requires_grad=True)
-    value = walks.FUNCTIONS[name](at[0], at[1])
+    value = trajectories.FUNCTIONS[name](at[0], at[1])
     value.backward()
     assert at.grad is not None
     assert value.item() == pytest.approx(0, abs=1e-12)
@@ -142,17 +142,17 @@ def test_a_formula_is_the_function(catalog: Catalog) -> None:
             text = text.replace(found, python)
         for x, y in ((0.3, -0.7), (1.2, 0.4)):
             wanted = eval(text, {"x": x, "y": y, "cos": math.cos, "pi": math.pi})
-            assert float(walks.FUNCTIONS[surface.id](torch.tensor(x), torch.tensor(y))) == pytest.approx(
+            assert float(trajectories.FUNCTIONS[surface.id](torch.tensor(x), torch.tensor(y))) == pytest.approx(
                 wanted, rel=1e-5
             )
 
 
 def test_a_rate_follows_class_family_and_card(catalog: Catalog) -> None:
     surface = catalog.surfaces["saddle"]
-    assert walks.rate(surface, catalog.optimizer("adan"))[0] == 0.05
-    lr, because, cite = walks.rate(surface, catalog.optimizer("lion8bit"))
+    assert trajectories.rate(surface, catalog.optimizer("adan"))[0] == 0.05
+    lr, because, cite = trajectories.rate(surface, catalog.optimizer("lion8bit"))
     assert (lr, "full length" in because, len(cite)) == (0.01, True, 2)
-    assert walks.rate(surface, catalog.optimizer("prodigy"))[0] == 1.0  # its card's own
+    assert trajectories.rate(surface, catalog.optimizer("prodigy"))[0] == 1.0  # its card's own
 
 
 def test_a_layer_sets_its_own_start_and_a_wrong_one_is_told(tmp_path: Path) -> None:
@@ -256,5 +256,5 @@ def test_no_optimizer_leaves_every_picture_at_once(catalog: Catalog) -> None:
     """A rate that throws its optimizer out with the first step is no rate to show it at."""
     cards = [catalog.optimizer(name) for name in catalog.optimizer_ids]
     for surface in catalog.surfaces.values():
-        found, _ = walks.walk(surface, cards, 3)
+        found, _ = trajectories.walk(surface, cards, 3)
         assert not [walk.optimizer for walk in found if walk.end != "steps" and len(walk.points) < 4], surface.id

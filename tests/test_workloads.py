@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from optadvise.bench.user import load_user
-from optadvise.bench.workloads import SIZES, Workload, build, parameter_shapes
-from optadvise.errors import InputError
+from optadvise.benchmark.user_workload import load_user
+from optadvise.benchmark.workloads import SIZES, Workload, build, parameter_shapes
+from optadvise.core.errors import InputError
 
 NAMES = [*SIZES]
 

@@ -14,8 +14,8 @@ import typer
 
 from optadvise import __version__
 from optadvise.cli.help import GroupedCommand, GroupedGroup, epilog
-from optadvise.errors import OptadviseError, RuleFileError, printable
-from optadvise.tuples import NamedTuple
+from optadvise.core.errors import OptadviseError, RuleFileError, printable
+from optadvise.core.tuples import NamedTuple
 
 
 class Command(NamedTuple):
@@ -55,9 +55,9 @@ COMMANDS = {
     "verify": Command("verify", "verify", _MEASURED, (
         "optadvise verify adamw lamb", "optadvise verify --import torch.optim.AdamW --as adamw")),
     "doctor": Command("doctor", "doctor", _MEASURED, ("optadvise doctor",)),
-    "list": Command("catalogue", "list_", _KNOWN, (
+    "list": Command("catalog", "list_", _KNOWN, (
         "optadvise list --for transformer --max-state-bytes 4",)),
-    "show": Command("catalogue", "show", _KNOWN, (
+    "show": Command("catalog", "show", _KNOWN, (
         "optadvise show adamw8bit", "optadvise show OPT060")),
     "rules": Command("rules", "group", _KNOWN, ("optadvise rules check",)),
 }  # fmt: skip
@@ -196,7 +196,7 @@ def run(arguments: list[str]) -> int:
         message = getattr(error, "format_message", error.__str__)()
         return _fail(f"{message.rstrip('.')}; see optadvise {_command(error)}--help", 2)
     except Exception as error:
-        if "optadvise.ruleset" not in sys.modules:
+        if "optadvise.rule_analysis.rule_folders" not in sys.modules:
             raise
         return _blamed(error)
     return code if isinstance(code, int) else 0
@@ -207,7 +207,7 @@ def _blamed(error: Exception) -> int:
 
     What such folders hold is read against shapes and proven, but not every value is known to make sense.
     """
-    from optadvise.ruleset import in_use
+    from optadvise.rule_analysis.rule_folders import in_use
 
     folders = in_use()
     if not folders:

@@ -15,14 +15,14 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import among, of
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
 
 _SIZES = ("tiny", "small", "medium")
 _DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
 _SHOWN = ("json_", "csv_", "markdown", "dashboard", "report", "plot", "save")  # where a result goes
 if TYPE_CHECKING:
-    from optadvise.bench.request import Request
-    from optadvise.catalog import Catalog
+    from optadvise.benchmark.request import Request
+    from optadvise.rulebase.catalog import Catalog
 
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
@@ -128,12 +128,13 @@ def bench(
     run; 5: the noise is larger than the question.
     """
     typed = dict(locals())
-    from optadvise import evidence, ruleset
-    from optadvise.bench import request
-    from optadvise.bench.files import save_place, write
+    from optadvise.benchmark import request
     from optadvise.cli import outputs
+    from optadvise.core.files import save_place, write
+    from optadvise.evidence import store
+    from optadvise.rule_analysis import rule_folders
 
-    advisor = ruleset.advisor(rules)
+    advisor = rule_folders.advisor(rules)
     if merge and require:
         raise InputError("--require: judges what is measured; optadvise compare judges files")
     requested = None if merge else request.make(
@@ -150,12 +151,12 @@ def bench(
     files = outputs.places({**named, "--save": None if save is None else save_place(save)})
     line = outputs.command(bench, typed, _SHOWN)
     if files.pop("--plot", None) is not None:  # drawn at the end
-        from optadvise.render import pictures
+        from optadvise.render.plots import figures
 
-        pictures.check(Path(str(plot)), "--plot")
+        figures.check(Path(str(plot)), "--plot")
 
     def keep(result: dict[str, Any]) -> None:
-        from optadvise.render import bench as render
+        from optadvise.render.text import benchmark as render
 
         made: dict[str, Callable[[dict[str, Any]], str]] = {
             "--json": outputs.as_json, "--save": outputs.as_json, "--csv": render.as_csv,
@@ -169,7 +170,7 @@ def bench(
         if json_ == "-":
             typer.echo(outputs.as_json(result), nl=False)
         else:
-            from optadvise.render.bench import text
+            from optadvise.render.text.benchmark import text
 
             text(result)
 
@@ -184,20 +185,20 @@ def bench(
             typer.echo(f"optadvise: --plot {plot}: not drawn, as the measurement was interrupted", err=True)
         raise
     if requested is not None:
-        outputs.kept(lambda: evidence.keep_benched(result, datetime.now(timezone.utc).date().isoformat()))
+        outputs.kept(lambda: store.keep_benched(result, datetime.now(timezone.utc).date().isoformat()))
     show(result)
     if plot is not None:
-        from optadvise.cli.drawing import draw
-        from optadvise.render import measured
+        from optadvise.cli.pictures import draw
+        from optadvise.render.plots import measurements
 
-        draw(lambda: measured.bench(result, plot), _exit_code(result))
+        draw(lambda: measurements.bench(result, plot), _exit_code(result))
     raise typer.Exit(_exit_code(result))
 
 
 def _merged(names: list[str], catalog: Catalog, control: str) -> dict[str, Any]:
     """Return one result of several files."""
-    from optadvise.bench.files import read_result
-    from optadvise.bench.merge import merged
+    from optadvise.benchmark.comparison.merge import merged
+    from optadvise.core.files import read_result
 
     if len(names) < 2:
         raise InputError("--merge: name two result files or more, as in optadvise bench --merge adamw.json lion.json")
@@ -222,8 +223,8 @@ def _recommendation(path: Path | None) -> dict[str, Any]:
 
 def _measure(requested: Request, keep: Any, show: Any, *, partial: bool) -> dict[str, Any]:
     """Measure with progress, and keep what there is when it is interrupted."""
-    from optadvise.bench import request
-    from optadvise.render.progress import progress
+    from optadvise.benchmark import request
+    from optadvise.render.text.progress import progress
 
     with _terminated_as_interrupted(), progress(len(requested.arms), requested.spec.rounds) as told:
         try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
 
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
@@ -40,11 +40,11 @@ def compare(
     Times are held against each run's own control, since the runs were made at different times. Exit code 1: a
     requirement failed; 2: the two are not comparable; 5: the noise is larger than the question.
     """
-    from optadvise.bench.compare import compare as compared
-    from optadvise.bench.files import read_result, write
-    from optadvise.bench.stats import parse_requirement
+    from optadvise.benchmark.comparison.ratios import compare as compared
+    from optadvise.benchmark.statistics import parse_requirement
     from optadvise.cli.outputs import places
-    from optadvise.render import compare as render
+    from optadvise.core.files import read_result, write
+    from optadvise.render.text import comparison as render
 
     if json_ == "-" and markdown == "-":
         raise InputError("--json - and --markdown -: stdout has room for one; write the other to a file")
@@ -52,9 +52,9 @@ def compare(
     outputs = [("--json", json_, _json), ("--markdown", markdown, render.as_markdown)]
     places({"--plot": plot, **{flag: path for flag, path, _ in outputs if path != "-"}})
     if plot is not None:
-        from optadvise.render import pictures
+        from optadvise.render.plots import figures
 
-        pictures.check(plot, "--plot")
+        figures.check(plot, "--plot")
     before, after = read_result(base), read_result(new)
     found = compared(before, after, requirements, names=(base, new), force=force)
     for warning in found["warnings"]:
@@ -68,10 +68,10 @@ def compare(
         render.text(found)
     code = _VERDICT_CODES.get(found["verdict"], 0)
     if plot is not None:
-        from optadvise.cli.drawing import draw
-        from optadvise.render import measured
+        from optadvise.cli.pictures import draw
+        from optadvise.render.plots import measurements
 
-        draw(lambda: measured.comparison(before, after, (base, new), plot), code)
+        draw(lambda: measurements.comparison(before, after, (base, new), plot), code)
     raise typer.Exit(code)
 
 

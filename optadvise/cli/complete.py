@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from optadvise.errors import OptadviseError
+from optadvise.core.errors import OptadviseError
 
 if TYPE_CHECKING:
-    from optadvise.catalog import Catalog
+    from optadvise.rulebase.catalog import Catalog
 
 Offer = Callable[[str], list[tuple[str, str]]]
 
@@ -24,9 +24,9 @@ def of(*sources: str) -> Offer:
         from textwrap import shorten
 
         try:
-            from optadvise import ruleset
+            from optadvise.rule_analysis import rule_folders
 
-            catalog = ruleset.catalog(None)
+            catalog = rule_folders.catalog(None)
             found = [pair for source in sources for pair in _words(catalog, source)]
         except OptadviseError:  # a shell's prompt is no place for it; the command itself will tell
             return []

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optadvise.errors import CannotRunHereError
+from optadvise.core.errors import CannotRunHereError
 
 
 def doctor(
@@ -19,11 +19,11 @@ def doctor(
     Devices, packages, and for each optimizer of the catalogue what runs it. Takes some seconds, as it imports them all
     in a process of its own.
     """
-    from optadvise import ruleset
-    from optadvise.doctor import examine
-    from optadvise.render import doctor as render
+    from optadvise.diagnostics.doctor import examine
+    from optadvise.render.text import doctor as render
+    from optadvise.rule_analysis import rule_folders
 
-    found = examine(ruleset.catalog(rules))
+    found = examine(rule_folders.catalog(rules))
     render.report(found, as_json=json_)
     if found["torch"]["error"] is not None:
         raise CannotRunHereError(found["torch"]["error"])

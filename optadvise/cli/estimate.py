@@ -9,7 +9,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
-from optadvise.units import parse_count
+from optadvise.core.units import parse_count
 
 
 def estimate(
@@ -68,36 +68,37 @@ def estimate(
     """
     typed = dict(locals())
 
-    from optadvise import answers, ruleset
-    from optadvise.fitting import Fitter
+    from optadvise.advice import inputs
+    from optadvise.advice.fit_search import Fitter
+    from optadvise.rule_analysis import rule_folders
 
     if plot is not None:
-        from optadvise.render import pictures
+        from optadvise.render.plots import figures
 
-        pictures.check(plot, "--plot")
+        figures.check(plot, "--plot")
     seconds = parse_count(timeout, "--timeout")
-    advisor = ruleset.advisor(rules)
-    stated = answers.read(advisor.catalog, typed)
+    advisor = rule_folders.advisor(rules)
+    stated = inputs.read(advisor.catalog, typed)
     if from_ is not None:
-        from optadvise.bench.traced import answer as traced
+        from optadvise.fake_tensors.estimate import answer as traced
 
         answer = traced(advisor, from_, stated, seconds)
     else:
         situation = advisor.situation(stated)
-        answers.need_size(situation)
+        inputs.need_size(situation)
         answer = Fitter(advisor).answer(situation)
     if json_:
         from optadvise.render.json import estimate as as_json
 
         typer.echo(as_json(answer, advisor.catalog))
     else:
-        from optadvise.render.estimate import text
+        from optadvise.render.text.estimate import text
 
         text(answer, advisor.catalog, everything=all_)
     if plot is not None:
-        from optadvise.render import ledgers
+        from optadvise.render.plots import breakdowns
 
-        ledgers.estimate(answer, _ledgers(advisor, answer, everything=all_ and from_ is None), plot)
+        breakdowns.estimate(answer, _ledgers(advisor, answer, everything=all_ and from_ is None), plot)
         typer.echo(f"wrote {plot}", err=True)
 
 

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from optadvise import answers
-from optadvise.advisor import Advisor
-from optadvise.errors import InputError, printable
-from optadvise.rulebook.interview import Interview
-from optadvise.rulebook.words import command
+from optadvise.advice import inputs
+from optadvise.advice.advisor import Advisor
+from optadvise.core.errors import InputError, printable
+from optadvise.rule_analysis.describe import command
+from optadvise.rule_analysis.interview import Interview
 
 _SPELT = {"vram_bytes": "vram"}  # facts whose option has another name
 _MOST_NAMED = 6
@@ -84,5 +84,5 @@ def _read(advisor: Advisor, name: str, word: str) -> dict[str, Any]:
             raise InputError(f"{fact['flag']} {word!r}: say yes or no")
         return {name: word.lower() in ("y", "yes", "true")}
     if name == "vram_bytes" and not word[0].isdigit():
-        return answers.read(catalog, {"gpu": word})
-    return answers.read(catalog, {_SPELT.get(name, name): word})
+        return inputs.read(catalog, {"gpu": word})
+    return inputs.read(catalog, {_SPELT.get(name, name): word})

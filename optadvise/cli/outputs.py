@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optadvise import __version__
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
 
 if TYPE_CHECKING:
-    from optadvise.render.report import About
+    from optadvise.render.html.report import About
 
 
 def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
@@ -26,7 +26,7 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
     Raises:
         InputError: A file cannot be written, is stdout, or is named twice.
     """
-    from optadvise.bench.files import check_writable
+    from optadvise.core.files import check_writable
 
     files = {flag: Path(path) for flag, path in named.items() if path is not None}
     for flag, path in files.items():
@@ -50,7 +50,7 @@ def shown(render: Any, result: Any, files: Mapping[str, Path], *, as_json: bool)
         files: By `--json` and `--markdown`.
         as_json: Print JSON instead of text.
     """
-    from optadvise.bench.files import write
+    from optadvise.core.files import write
 
     made = {"--json": render.as_json, "--markdown": render.as_markdown}
     for flag, path in files.items():
@@ -81,7 +81,7 @@ def about(command: str, code: str | None = None, said: Iterable[str] = ()) -> Ab
         code: A program that does what is advised.
         said: The facts that were stated.
     """
-    from optadvise.render.report import About
+    from optadvise.render.html.report import About
 
     return About(__version__, command, code, tuple(said))
 
@@ -125,6 +125,6 @@ def page(result: Mapping[str, Any], line: str) -> str:
         result: The result of `optadvise bench`.
         line: The command line that measures it again.
     """
-    from optadvise.render import report
+    from optadvise.render.html import report
 
     return report.bench(result, about(line))

@@ -11,14 +11,14 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.complete import among, of
 from optadvise.codegen import FRAMEWORKS
-from optadvise.errors import InputError, nearest
+from optadvise.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from optadvise.advisor import Advisor
-    from optadvise.domain import MemoryAnswer, Recommendation, Situation
-    from optadvise.render.why import Why
+    from optadvise.advice.advisor import Advisor
+    from optadvise.core.records import MemoryAnswer, Recommendation, Situation
+    from optadvise.render.text.why import Why
 
 _FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)
 _EXPLAINED = ("text", "json", "yaml")
@@ -99,22 +99,24 @@ def recommend(
 
         outputs.places({"--output": output, "--report": report})
 
-    from optadvise import answers, quoting, ruleset
+    from optadvise.advice import inputs
+    from optadvise.evidence import apply
+    from optadvise.rule_analysis import rule_folders
 
-    advisor = ruleset.advisor(rules)
-    told = said = answers.read(advisor.catalog, typed)
+    advisor = rule_folders.advisor(rules)
+    told = said = inputs.read(advisor.catalog, typed)
     other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
     if interactive:
         from optadvise.cli.interview import ask
 
         said = ask(advisor, said, tuple(map(str, rules or ())))
     situation = advisor.situation(said)
-    advice = quoting.quoted(advisor.recommend(situation), lambda: advisor.catalog.claims)
+    advice = apply.quoted(advisor.recommend(situation), lambda: advisor.catalog.claims)
     fit = advisor.remedies(advice)
     why = None
     if explain or other is not None:
-        from optadvise.render.why import Why
-        from optadvise.rulebook import why as reasons
+        from optadvise.render.text.why import Why
+        from optadvise.rule_analysis import why_not as reasons
 
         why = Why(
             advisor.axes,
@@ -128,7 +130,7 @@ def recommend(
     if output is None:
         sys.stdout.write(text)
     else:
-        from optadvise.bench.files import write
+        from optadvise.core.files import write
 
         write(output, text)
 
@@ -142,10 +144,10 @@ def _page(
     said: Mapping[str, Any],
 ) -> None:
     """Write the advice as a page of HTML, with the program that does what is advised."""
-    from optadvise.bench.files import write
     from optadvise.cli import outputs
     from optadvise.codegen.write import write as code
-    from optadvise.render import report
+    from optadvise.core.files import write
+    from optadvise.render.html import report
 
     about = outputs.about(command, code(advisor, advice, "python").text, said)
     write(file, report.advice(advice, advisor.catalog, about, fit))
@@ -170,7 +172,7 @@ def _written(
         from optadvise.render import markdown
 
         return markdown.recommendation(advice, advisor.catalog, fit)
-    from optadvise.render.advice import text
+    from optadvise.render.text.advice import text
 
     return text(advice, advisor.catalog, fit, why, plain=plain)
 
@@ -178,9 +180,9 @@ def _written(
 def _command(typed: dict[str, Any], situation: Situation, advisor: Advisor, asked: dict[str, Any]) -> str:
     """Return the command line that gives this advice anywhere: with what was asked and what was found here."""
     from optadvise.cli import outputs
-    from optadvise.rulebook import words
+    from optadvise.rule_analysis import describe
 
     if str(typed["vram"]).strip().lower() == "auto" and situation.vram_bytes is not None:
-        typed = {**typed, "vram": words.size(situation.vram_bytes)}
+        typed = {**typed, "vram": describe.size(situation.vram_bytes)}
     line = outputs.command(recommend, typed, _SHOWN)
-    return line + words.command(advisor, asked).removeprefix("optadvise recommend")
+    return line + describe.command(advisor, asked).removeprefix("optadvise recommend")

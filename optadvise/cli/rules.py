@@ -9,7 +9,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.help import GroupedCommand, epilog
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)]
@@ -42,12 +42,12 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
 
     Every finding names its line, and the situation in which it shows as a command line.
     """
-    from optadvise import ruleset
-    from optadvise.advisor import Advisor
-    from optadvise.render.rules import report
-    from optadvise.rulebook.check import check as prove
+    from optadvise.advice.advisor import Advisor
+    from optadvise.render.text.rules import report
+    from optadvise.rule_analysis import rule_folders
+    from optadvise.rule_analysis.check import check as prove
 
-    advisor = Advisor(ruleset.catalog(rules))
+    advisor = Advisor(rule_folders.catalog(rules))
     advisor.catalog.read_all()
     found = prove(advisor, tuple(map(str, rules or ())))
     report(found, as_json=json_)
@@ -67,17 +67,16 @@ def run_tests(
     """
     if suggest and not mutants:
         raise InputError("--suggest: only mutants need cases; say --mutants too")
-    from optadvise import ruleset
-    from optadvise.advisor import Advisor
-    from optadvise.catalog.cases import read_cases
-    from optadvise.render.rules import tested
-    from optadvise.rulebook import examples
-    from optadvise.rulebook import mutants as mutation
+    from optadvise.advice.advisor import Advisor
+    from optadvise.render.text.rules import tested
+    from optadvise.rule_analysis import mutants as mutation
+    from optadvise.rule_analysis import rule_folders, rule_tests
+    from optadvise.rulebase.case_files import read_cases
 
-    catalog = ruleset.catalog(rules)
+    catalog = rule_folders.catalog(rules)
     advisor = Advisor(catalog)
     cases = read_cases(catalog.folders, catalog.facts)
-    found = examples.run(advisor, cases)
+    found = rule_tests.run(advisor, cases)
     hunt = mutation.hunt(advisor, cases) if mutants else None
     cases_for = list(mutation.suggested(advisor, hunt.survivors)) if hunt is not None and suggest else []
     tested(found, hunt, cases_for, as_json=json_)
@@ -94,12 +93,12 @@ def diff(
     A folder with a facts.yaml is a whole set of rules, any other a layer over those that are shipped; - is the shipped
     rules alone.
     """
-    from optadvise import ruleset
-    from optadvise.catalog import load
-    from optadvise.rulebook.compare import compare, markdown
+    from optadvise.rule_analysis import rule_folders
+    from optadvise.rule_analysis.diff import compare, markdown
+    from optadvise.rulebase.catalog import load
 
     before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
-    ruleset.reading([*before, *after])
+    rule_folders.reading([*before, *after])
     _write(markdown(compare(load(before), load(after))), out)
 
 
@@ -108,15 +107,15 @@ def graph(
     rules: opt.Rules = None,
 ) -> None:
     """Draw the chain of tables and the guide's flowchart: as Mermaid text, or with --out as a picture."""
-    from optadvise import ruleset
-    from optadvise.rulebook import flow
+    from optadvise.rule_analysis import rule_folders
+    from optadvise.rule_analysis.graph import chain, flowchart, mermaid
 
-    advisor = ruleset.advisor(rules)
-    graphs = [flow.chain(advisor), flow.flowchart(advisor)]
+    advisor = rule_folders.advisor(rules)
+    graphs = [chain(advisor), flowchart(advisor)]
     if out is None:
-        typer.echo("\n".join(f"%% {graph.title}\n{flow.mermaid(graph)}" for graph in graphs), nl=False)
+        typer.echo("\n".join(f"%% {graph.title}\n{mermaid(graph)}" for graph in graphs), nl=False)
         return
-    from optadvise.render.flow import picture
+    from optadvise.render.plots.graph import picture
 
     picture(graphs, out)
 
@@ -131,11 +130,11 @@ def schema(
     """Print the JSON Schema of rule files, by which editors complete and check them."""
     import json
 
-    from optadvise import ruleset
-    from optadvise.catalog.schema import schemas
-    from optadvise.errors import nearest
+    from optadvise.core.errors import nearest
+    from optadvise.rule_analysis import rule_folders
+    from optadvise.rule_analysis.json_schema import schemas
 
-    found = schemas(ruleset.catalog(rules))
+    found = schemas(rule_folders.catalog(rules))
     if kind is not None and kind not in found:
         raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, found)}, of {', '.join(found)}")
     wanted = found if kind is None else {kind: found[kind]}
@@ -148,16 +147,16 @@ def schema(
 
 def docs(out: _Out = None, rules: opt.Rules = None) -> None:
     """Print every rule in words, as a page of Markdown."""
-    from optadvise import ruleset
-    from optadvise.rulebook.page import markdown
+    from optadvise.rule_analysis import rule_folders
+    from optadvise.rule_analysis.docs_page import markdown
 
-    _write(markdown(ruleset.advisor(rules)), out)
+    _write(markdown(rule_folders.advisor(rules)), out)
 
 
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]) -> None:
     """Write a commented folder of rules to begin with, which passes every check."""
-    from optadvise.catalog import load
-    from optadvise.rulebook.starter import write
+    from optadvise.rule_analysis.starter import write
+    from optadvise.rulebase.catalog import load
 
     files = write(folder, load())
     for file in files:

@@ -9,8 +9,8 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
-from optadvise.errors import InputError
-from optadvise.units import parse_count
+from optadvise.core.errors import InputError
+from optadvise.core.units import parse_count
 
 _MOST = 10**12  # steps of a run
 
@@ -37,18 +37,18 @@ def schedule(
     json_: Annotated[bool, opt.option("Print JSON.", "--json", group="Output")] = False,
 ) -> None:
     """Show the learning rate that a schedule gives each step of a run: in words, as a table and as a curve."""
-    from optadvise import ruleset
+    from optadvise.rule_analysis import rule_folders
 
     if out is not None:
-        from optadvise.render import pictures
+        from optadvise.render.plots import figures
 
-        pictures.check(out, "--out")
+        figures.check(out, "--out")
     total = parse_count(steps, "--steps")
     if total > _MOST:
         raise InputError(f"--steps {steps!r}: at most {_MOST:,}")
     if not 1e-30 <= lr <= 1e6:
         raise InputError(f"--lr {lr:g}: must be between 1e-30 and 1e6")
-    advisor = ruleset.advisor(rules)
+    advisor = rule_folders.advisor(rules)
     ids = [advisor.catalog.find_scheduler(name, "schedule")]
     ids += [advisor.catalog.find_scheduler(other, "--compare") for other in compare or ()]
     cards = [advisor.catalog.scheduler(found) for found in dict.fromkeys(ids)]
@@ -58,14 +58,14 @@ def schedule(
             f"--warmup {warmup!r}: {cards[0].id} has none; leave it out, or take another of list --schedules"
         )
     planned = [_planned(advisor, card, lr, total, share) for card in cards]
-    from optadvise.render import schedule as render
+    from optadvise.render.text import schedule as render
 
     if json_:
         typer.echo(render.as_json(planned))
     else:
         render.text(planned)
     if out is not None:
-        pictures.schedules(planned, out)
+        figures.schedules(planned, out)
         typer.echo(f"wrote {out}", err=True)
 
 
@@ -94,8 +94,8 @@ def _share(text: str, steps: int) -> float:
 
 def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None) -> Any:
     """Return a schedule over the run, its warmup by the rules where nothing was said."""
-    from optadvise import schedules
-    from optadvise.render.schedule import Planned
+    from optadvise.core import schedules
+    from optadvise.render.text.schedule import Planned
 
     why = "as said"
     if share is None:

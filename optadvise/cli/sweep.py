@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optadvise.cli import options as opt
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
 
 if TYPE_CHECKING:
-    from optadvise.bench.sweep import Cell
+    from optadvise.benchmark.sweep import Cell
 
 
 def sweep(
@@ -35,29 +35,29 @@ def sweep(
     Each finished cell is written at once: the same line, said again, goes on where it was stopped, and several may work
     on one folder. Exit code 4: nothing could run; 5: cells are still missing.
     """
-    from optadvise import ruleset
-    from optadvise.bench import sweep as sweeping
-    from optadvise.catalog.sweeps import read_sweep
+    from optadvise.benchmark import sweep as sweeping
+    from optadvise.benchmark.sweep_file import read_sweep
     from optadvise.cli import outputs
-    from optadvise.render import sweep as render
+    from optadvise.render.text import sweep as render
+    from optadvise.rule_analysis import rule_folders
 
     if launcher not in ("local", "slurm"):
         raise InputError(f"--launcher {launcher!r}: is local or slurm")
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     if plot is not None:
-        from optadvise.render import pictures
+        from optadvise.render.plots import figures
 
         outputs.places({"--plot": plot})
-        pictures.check(plot, "--plot")
+        figures.check(plot, "--plot")
     optimizers, grid, asked = read_sweep(file, sweeping.OPTIONS)
-    advisor = ruleset.advisor(rules)
+    advisor = rule_folders.advisor(rules)
     try:
         cells = sweeping.cells(advisor, optimizers, grid)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     folder = _folder(file, out)
     if launcher == "slurm":
-        from optadvise.bench.submitted import submitted
+        from optadvise.benchmark.slurm import submitted
 
         outcomes = submitted(folder, cells, asked, tuple(map(str, rules or ())))
     else:
@@ -65,10 +65,10 @@ def sweep(
     result = sweeping.made(outcomes)
     outputs.shown(render, result, files, as_json=json_ == "-")
     if plot is not None:
-        from optadvise.cli.drawing import draw
-        from optadvise.render import measured
+        from optadvise.cli.pictures import draw
+        from optadvise.render.plots import measurements
 
-        draw(lambda: measured.sweep(result, plot), 0)
+        draw(lambda: measurements.sweep(result, plot), 0)
     raise typer.Exit(_code(result))
 
 

@@ -9,9 +9,9 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
-from optadvise.domain import MOST_STEPS
-from optadvise.errors import CannotRunHereError, InputError, nearest
-from optadvise.units import parse_count
+from optadvise.core.errors import CannotRunHereError, InputError, nearest
+from optadvise.core.records import MOST_STEPS
+from optadvise.core.units import parse_count
 
 
 def trajectories(
@@ -37,14 +37,14 @@ def trajectories(
     if lr is not None and not 0 < lr <= 1e6:
         raise InputError(f"--lr {lr:g}: must be above 0 and at most 1e6")
     walked = _walked(names or [], surface, steps, lr, rules)
-    from optadvise.render import walks as render
+    from optadvise.render.text import trajectories as render
 
     if json_ is not None:
         made = render.as_json(walked)
         if json_ == "-":
             typer.echo(made, nl=False)
         else:
-            from optadvise.bench.files import write
+            from optadvise.core.files import write
 
             write(Path(json_), made)
     if json_ != "-":
@@ -52,8 +52,8 @@ def trajectories(
     if not walked.walks:
         raise CannotRunHereError(f"none of these can walk here; {walked.left_out[0].because}")
     if out is not None or animate is not None:
-        from optadvise.bench.walks import grid
-        from optadvise.render import surfaces
+        from optadvise.render.plots import surfaces
+        from optadvise.verify.trajectories import grid
 
         surface_at = grid(walked.surface, 121)
         if out is not None:
@@ -67,22 +67,22 @@ def trajectories(
 def _checked(out: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
     """Return the files that will be written, each found to be writable."""
     from optadvise.cli import outputs
-    from optadvise.render import pictures
+    from optadvise.render.plots import figures
 
     if out is not None:
-        pictures.check(out, "--out")
+        figures.check(out, "--out")
     if animate is not None:
-        pictures.check(animate, "--animate", pictures.ANIMATED)
+        figures.check(animate, "--animate", figures.ANIMATED)
     named = {"--out": out, "--animate": animate, "--json": None if json_ == "-" else json_}
     return list(outputs.places(named).values())
 
 
 def _walked(names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None) -> Any:
     """Return the paths, once everything that was typed is known to make sense; torch is imported only then."""
-    from optadvise import ruleset
-    from optadvise.render.walks import Walked
+    from optadvise.render.text.trajectories import Walked
+    from optadvise.rule_analysis import rule_folders
 
-    catalog = ruleset.catalog(rules)
+    catalog = rule_folders.catalog(rules)
     if surface.lower() not in catalog.surfaces:
         raise InputError(f"--surface {surface!r}: not known; {nearest(surface, catalog.surfaces)}")
     chosen = catalog.surfaces[surface.lower()]
@@ -91,8 +91,8 @@ def _walked(names: list[str], surface: str, steps: str | None, lr: float | None,
         raise InputError(f"--steps {steps!r}: at most {MOST_STEPS:,}")
     ids = [catalog.find_optimizer(name, "trajectories") for name in names] or catalog.walkers
     try:
-        from optadvise.bench import walks
+        from optadvise.verify import trajectories
     except ImportError as error:
         raise CannotRunHereError("trajectories: torch cannot be imported; pip install torch") from error
-    found, left_out = walks.walk(chosen, [catalog.optimizer(name) for name in dict.fromkeys(ids)], count, lr)
+    found, left_out = trajectories.walk(chosen, [catalog.optimizer(name) for name in dict.fromkeys(ids)], count, lr)
     return Walked(chosen, count, found, left_out)

@@ -11,11 +11,11 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
 
 if TYPE_CHECKING:
-    from optadvise.catalog import Catalog
-    from optadvise.domain import Claim
+    from optadvise.core.records import Claim
+    from optadvise.rulebase.catalog import Catalog
 
 _OWN, _CLAIMS, _HOW = "Your own", "Claims", "How it is done"
 
@@ -55,15 +55,16 @@ def verify(
     optimizer deviates that its card does not tell of, your own does, or a claim named by --claim is refuted; 5: one
     named so is not decidable here.
     """
-    from optadvise import evidence, ruleset
     from optadvise.cli import outputs
-    from optadvise.render import verify as render
+    from optadvise.evidence import store
+    from optadvise.render.text import verify as render
+    from optadvise.rule_analysis import rule_folders
     from optadvise.verify import claims, run
 
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     if not 0 < timeout < float("inf"):
         raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
-    catalog = ruleset.catalog(rules)
+    catalog = rule_folders.catalog(rules)
     _one_of({"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_})
     if (import_ is None) != (as_ is None):
         raise InputError("--import and --as belong together: --import my_package.MyAdamW --as adamw")
@@ -90,7 +91,7 @@ def verify(
     progress.end()
     result = run.result(found, tested)
     if import_ is None:
-        outputs.kept(lambda: evidence.keep_verified(result, catalog.claims))
+        outputs.kept(lambda: store.keep_verified(result, catalog.claims))
     outputs.shown(render, result, files, as_json=json_ == "-")
     if interrupted:
         raise KeyboardInterrupt
@@ -104,7 +105,7 @@ def _one_of(given: dict[str, Any]) -> None:
 
 
 def _audits_code(found: Sequence[dict[str, Any]]) -> int:
-    from optadvise.evidence import ABSENT
+    from optadvise.evidence.store import ABSENT
 
     here = [one for one in found if one["verdict"] != ABSENT]
     if not here:
@@ -113,7 +114,7 @@ def _audits_code(found: Sequence[dict[str, Any]]) -> int:
 
 
 def _claims_code(tested: Sequence[dict[str, Any]]) -> int:
-    from optadvise.evidence import REFUTED, UNDECIDED
+    from optadvise.evidence.store import REFUTED, UNDECIDED
 
     verdicts = {one["verdict"] for one in tested}
     if REFUTED in verdicts:
@@ -129,9 +130,9 @@ def _ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str]:
 
 def _own(catalog: Any, path: str, name: str) -> list[Any]:
     """Return somebody's own class as what it says it is."""
-    from optadvise.domain import Implementation
+    from optadvise.core.records import Implementation
     from optadvise.verify.run import Entry
-    from optadvise.verify.subject import imported
+    from optadvise.verify.target import imported
 
     if "." not in path or not all(part.isidentifier() for part in path.split(".")):
         raise InputError(f"--import {path!r}: is no import path; write my_package.module.MyAdamW")

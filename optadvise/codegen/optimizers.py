@@ -8,7 +8,7 @@ from typing import Any
 from optadvise.codegen.parts import Lines
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import arguments, call, literal, path, without_gpu
-from optadvise.domain import NOT_HIDDEN, Implementation
+from optadvise.core.records import NOT_HIDDEN, Implementation
 
 _LEGS = {"constant": "plateau", "linear": "fall"}
 

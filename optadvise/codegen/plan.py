@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from optadvise import schedules
-from optadvise.advisor import Advisor
-from optadvise.domain import Framework, NamedOptimizer, NamedSchedule, Optimizer, Recommendation, Situation, Value
-from optadvise.errors import RuleFileError
+from optadvise.advice.advisor import Advisor
+from optadvise.core import schedules
+from optadvise.core.errors import RuleFileError
+from optadvise.core.records import (
+    Framework,
+    NamedOptimizer,
+    NamedSchedule,
+    Optimizer,
+    Recommendation,
+    Situation,
+    Value,
+)
 
 # Facts of a run that change what has to be written, and what they are where nobody asks for anything.
 _FACTS = ("method", "gpus", "shard", "offload", "checkpointing", "attention", "loss")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optadvise.errors import RuleFileError
+from optadvise.core.errors import RuleFileError
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 WIDTH = 110  # of a line that is written

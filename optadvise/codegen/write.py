@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from optadvise.advisor import Advisor
+from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS, accelerate, configs, lightning, python, trainer
 from optadvise.codegen.plan import Plan, plan
-from optadvise.domain import Recommendation
-from optadvise.errors import InputError, nearest
+from optadvise.core.errors import InputError, nearest
+from optadvise.core.records import Recommendation
 
 # Each framework's writer. What a framework can express is in `rules/frameworks/`; how its text is laid out is here.
 _WRITERS: dict[str, Callable[[Plan], str]] = {
@@ -44,7 +44,7 @@ def write(advisor: Advisor, advice: Recommendation, framework: str) -> Code:
         RuleFileError: The rules hold an import path or an argument's name that is none.
 
     Example:
-        >>> from optadvise.catalog import load
+        >>> from optadvise.rulebase.catalog import load
         >>> advisor = Advisor(load())
         >>> "torch.optim.AdamW(" in write(advisor, advisor.recommend(advisor.situation({})), "python").text
         True

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from optadvise.core.tuples import NamedTuple
+from optadvise.memory.block_program import run
 from optadvise.memory.operations import Tape
-from optadvise.memory.program import run
 from optadvise.memory.records import FULL, Batch, Mode, Moment, Shape, StepMemory, Weight
-from optadvise.tuples import NamedTuple
 
 SELECTIVE = "selective"  # the flag with which checkpointed blocks keep what their matrix products gave
 _INDEX = 8  # bytes of a token's index, and of its label

@@ -7,9 +7,9 @@ happens.
 
 from __future__ import annotations
 
-from optadvise.errors import InputError
+from optadvise.core.errors import InputError
+from optadvise.memory.autograd import Recorder, Tensor
 from optadvise.memory.records import FULL, HALF, LEARNING_INPUTS, Shape, Weight
-from optadvise.memory.tape import Recorder, Tensor
 
 
 def _windows(side: int, k: int, stride: int, pad: int) -> int:

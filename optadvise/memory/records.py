@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from optadvise.tuples import NamedTuple
+from optadvise.core.tuples import NamedTuple
 
 FULL, HALF = 4, 2  # bytes of an item
 LEARNING_INPUTS = "learning_inputs"  # the flag with which the tokens' embeddings get a gradient, though frozen

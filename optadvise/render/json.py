@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from optadvise.catalog import Catalog
-from optadvise.domain import (
+from optadvise.core.records import (
     Advised,
     Evidence,
     Implementation,
@@ -18,10 +17,11 @@ from optadvise.domain import (
     Situation,
     Traffic,
 )
-from optadvise.quoting import deviation
+from optadvise.evidence.apply import deviation
+from optadvise.rulebase.catalog import Catalog
 
 if TYPE_CHECKING:
-    from optadvise.render.why import Why
+    from optadvise.render.text.why import Why
 
 SCHEMA_VERSION = 1
 
@@ -54,7 +54,7 @@ def recommendation_yaml(advice: Recommendation, fit: MemoryAnswer | None = None,
 def _explained(advice: Recommendation, fit: MemoryAnswer | None, why: Why | None) -> dict[str, Any]:
     data = recommendation_data(advice, fit)
     if why is not None:
-        from optadvise.render.why import data as explained
+        from optadvise.render.text.why import data as explained
 
         data |= explained(why)
     return data

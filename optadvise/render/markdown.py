@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from optadvise import __version__
-from optadvise.catalog import Catalog
-from optadvise.domain import MemoryAnswer, Recommendation
-from optadvise.engine.numbers import written
-from optadvise.render import evidence
-from optadvise.units import show_bytes, show_number
+from optadvise.core.records import MemoryAnswer, Recommendation
+from optadvise.core.units import show_bytes, show_number
+from optadvise.render.text import evidence
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.hyperparameters import written
 
 
 def recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = None) -> str:

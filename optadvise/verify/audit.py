@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optadvise.verify import scenes as at
+from optadvise.verify import scenarios as at
 from optadvise.verify import usage
-from optadvise.verify.maker import Maker, line, quiet
+from optadvise.verify.builder import Maker, line, quiet
+from optadvise.verify.known_deviations import matching, suspects
 from optadvise.verify.reference import METHODS, Method, follow
-from optadvise.verify.scenes import SCENES, STEPS, Scene
-from optadvise.verify.subject import RESUMED, RESUMED_ELSEWHERE, Subject
-from optadvise.verify.suspects import matching, suspects
+from optadvise.verify.scenarios import SCENES, STEPS, Scene
+from optadvise.verify.target import RESUMED, RESUMED_ELSEWHERE, Subject
 
 _SAME = 1e-4  # a share below which two fp32 paths are the same method; measured: at most 3e-5 beside rounding
 _SUSPECT = 2e-3  # the same for a suspect, whose details may differ beside its mistake

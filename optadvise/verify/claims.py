@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from optadvise.bench import plan
-from optadvise.bench.spec import Arm
-from optadvise.bench.stats import Interval, mean_ci
-from optadvise.catalog import Catalog
-from optadvise.domain import EXPERIMENTS, Claim, Optimizer, Trial
-from optadvise.errors import InputError, RuleFileError, nearest
-from optadvise.evidence import CONFIRMED, REFUTED, UNDECIDED
-from optadvise.verify.process import WORKER, Worker
+from optadvise.benchmark import plan
+from optadvise.benchmark.spec import Arm
+from optadvise.benchmark.statistics import Interval, mean_ci
+from optadvise.core.errors import InputError, RuleFileError, nearest
+from optadvise.core.records import EXPERIMENTS, Claim, Optimizer, Trial
+from optadvise.evidence.store import CONFIRMED, REFUTED, UNDECIDED
+from optadvise.rulebase.catalog import Catalog
+from optadvise.verify.worker_client import WORKER, Worker
 
 TIMEOUT = 60.0  # seconds of one claim
 STARTS = 120.0  # seconds that the import of torch may take

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optadvise.bench import factory, walks, workloads
-from optadvise.bench.spec import Arm
-from optadvise.domain import Surface
-from optadvise.verify.maker import quiet
+from optadvise.benchmark import optimizer_builder, workloads
+from optadvise.benchmark.spec import Arm
+from optadvise.core.records import Surface
+from optadvise.verify import trajectories
+from optadvise.verify.builder import quiet
 from optadvise.verify.training import Trainings
 
 
@@ -115,10 +116,10 @@ def _state(made: Experiment, side: Side) -> tuple[int, int]:
     weights = torch.nn.Parameter(torch.ones(made.setting["shape"], dtype=dtype, device=made.device))
     weights.grad = torch.ones_like(weights)
     with quiet():
-        built = factory.optimizers(side.arm, [("weight", weights)])
+        built = optimizer_builder.optimizers(side.arm, [("weight", weights)])
         for optimizer in built:
             optimizer.step()
-    return factory.state_bytes(built), weights.numel() * weights.element_size()
+    return optimizer_builder.state_bytes(built), weights.numel() * weights.element_size()
 
 
 def state_ratio(made: Experiment, seed: int) -> float:
@@ -136,7 +137,7 @@ def _path(made: Experiment, side: Side, gradient: Callable[[int], Tensor], start
     """Return the weights before the first step and after each, under given gradients."""
     weights = torch.nn.Parameter(start.to(made.device, copy=True))
     with quiet():
-        built = factory.optimizers(side.arm, [("weight", weights)])
+        built = optimizer_builder.optimizers(side.arm, [("weight", weights)])
         path = [weights.detach().clone()]
         for step in range(steps):
             weights.grad = gradient(step).to(made.device)
@@ -197,7 +198,7 @@ def goal_steps_ratio(made: Experiment, seed: int) -> float:
     moved = surface._replace(start=start)
     steps = []
     for side in made.sides:
-        points, _ = walks.path(side.arm, moved, made.setting["steps"])
+        points, _ = trajectories.path(side.arm, moved, made.setting["steps"])
         reached = next((n for n, point in enumerate(points) if point[2] <= surface.goal["at_most"]), None)
         if reached is None:
             raise Undecidable(f"{side.arm.optimizer} does not reach the goal in {made.setting['steps']} steps")
@@ -221,7 +222,7 @@ def _time_ratio(made: Experiment, shapes: Sequence[tuple[int, ...]], seed: int) 
         weights = [torch.nn.Parameter(torch.zeros(shape, device=made.device)) for shape in shapes]
         named = [(f"weights.{n}", weight) for n, weight in enumerate(weights)]
         with quiet():
-            built = factory.optimizers(side.arm, named)
+            built = optimizer_builder.optimizers(side.arm, named)
             for weight in weights:
                 weight.grad = torch.full_like(weight, 1e-3)
             seconds = [_timed(built, made.device) for _ in range(1 + made.setting["steps"])]

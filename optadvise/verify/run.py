@@ -8,12 +8,12 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 from optadvise import __version__
-from optadvise.bench.environment import environment
-from optadvise.catalog import Catalog
-from optadvise.domain import Implementation, Optimizer
-from optadvise.evidence import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED
-from optadvise.verify.process import WORKER, Worker
-from optadvise.verify.subject import RESUMED_ELSEWHERE, Subject, of_card
+from optadvise.benchmark.environment import environment
+from optadvise.core.records import Implementation, Optimizer
+from optadvise.evidence.store import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED
+from optadvise.rulebase.catalog import Catalog
+from optadvise.verify.target import RESUMED_ELSEWHERE, Subject, of_card
+from optadvise.verify.worker_client import WORKER, Worker
 
 _EXACT = 1e-3  # a share beyond which quantisation shows
 TIMEOUT = 60.0  # seconds of one implementation, its import among them

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optadvise.bench import factory, workloads
-from optadvise.bench.data import VOCABULARY, language_loss, text_batches
-from optadvise.bench.spec import Arm
-from optadvise.verify.maker import quiet
+from optadvise.benchmark import optimizer_builder, workloads
+from optadvise.benchmark.spec import Arm
+from optadvise.benchmark.workload_data import VOCABULARY, language_loss, text_batches
+from optadvise.verify.builder import quiet
 
 _WARMUP_FROM = 0.01  # share of the rate that a warmup begins with
 _SIZE = ("network", "params", "width", "depth", "batch_size", "seq_len", "steps")
@@ -84,7 +84,7 @@ def _train(arm: Arm, setting: Mapping[str, Any], seed: int, device: str, warmup:
     work = NETWORKS[setting["network"]](setting, seed, device)
     named = list(work.module.named_parameters())
     weights = [weight for _, weight in named]
-    built = factory.optimizers(arm, named, work.module)
+    built = optimizer_builder.optimizers(arm, named, work.module)
     for optimizer in built:
         if arm.train_mode:
             optimizer.train()

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optadvise.verify.maker import Maker, line, quiet
-from optadvise.verify.subject import RESUMED
+from optadvise.verify.builder import Maker, line, quiet
+from optadvise.verify.target import RESUMED
 
 STOP = 4  # steps before a run is saved, and after it is loaded
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optadvise.bench.spec import Arm
-from optadvise.domain import Surface
-from optadvise.errors import CannotRunHereError
-from optadvise.verify.subject import Subject
+from optadvise.benchmark.spec import Arm
+from optadvise.core.errors import CannotRunHereError
+from optadvise.core.records import Surface
+from optadvise.verify.target import Subject
 
 Answer = dict[str, Any]
 
@@ -23,7 +23,7 @@ def main() -> int:
     """Answer every line of stdin."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from optadvise.verify.maker import one_thread
+    from optadvise.verify.builder import one_thread
     from optadvise.verify.training import Trainings
 
     one_thread()
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _audit(told: Answer) -> Answer:
-    from optadvise.bench.factory import resolve
+    from optadvise.benchmark.optimizer_builder import resolve
     from optadvise.verify.audit import audit, go_on
 
     subject = Subject(**told["subject"])
@@ -59,8 +59,8 @@ def _devices(told: Answer) -> Answer:
 
 
 def _experiment(told: Answer, trainings: Any) -> Answer:
+    from optadvise.verify.builder import line
     from optadvise.verify.experiments import Experiment, Side, Undecidable, measured
-    from optadvise.verify.maker import line
 
     sides = [
         Side(Arm(**side["arm"]), {float(rate): Arm(**arm) for rate, arm in side["rates"]}, side["warmup"])

@@ -1,0 +1,1 @@
+"""From a person's inputs to a recommendation."""

@@ -1,0 +1,1 @@
+"""Measure what an optimizer costs on this machine."""

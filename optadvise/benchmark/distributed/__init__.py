@@ -1,0 +1,1 @@
+"""Benchmark arms over several ranks."""

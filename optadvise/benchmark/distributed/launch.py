@@ -1,0 +1,57 @@
+"""Starts the worker once for each rank with torchrun's own launcher, on this machine: `python -m … NPROC`.
+
+Ranks inherit stdin and stdout, which rank 0 alone uses; what they say besides goes to a file for each.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from optadvise.benchmark.distributed.rank_files import (
+    FOLDER,
+    LAUNCHER,
+    PARENT,
+    end_ranks,
+    end_with,
+    keep_exit_codes,
+)
+
+
+def main() -> int:
+    """Start the ranks and wait for them; when the parent is gone, end them and leave nothing behind."""
+    folder = Path(os.environ[FOLDER])
+
+    def clear() -> None:
+        end_ranks(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    parent = int(os.environ[PARENT])
+    end_with(parent, clear)
+    os.environ[LAUNCHER] = str(os.getpid())
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=int(sys.argv[1]), run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ERR),
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "optadvise.benchmark.worker")
+    except ChildFailedError as error:  # the parent finds out why
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        keep_exit_codes(folder, codes)
+        return 1
+    finally:
+        if os.getppid() != parent:  # nobody will read it
+            clear()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

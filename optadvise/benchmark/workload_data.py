@@ -1,0 +1,125 @@
+"""Text and images to train on, without a download. Imports torch.
+
+The text is the source of Python's own standard library. No image set ships with what is installed, so the images are
+drawn: ten digits from a 5x7 dot font, rotated, scaled, sheared and shifted at random, with noise. Data stays in main
+memory and a batch is moved to the device when it is asked for, as a data loader does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from optadvise.core.errors import CannotRunHereError, InputError
+
+CLASSES, VOCABULARY = 10, 256  # the digits; the values of a byte
+
+# No part of these is run: the loader hands over their text.
+_TEXT = ("argparse", "difflib", "inspect", "statistics", "tarfile", "typing")
+
+
+def _text() -> Tensor:
+    """Return the bytes of some modules of the standard library, in a fixed order."""
+    loaders = [getattr(find_spec(name), "loader", None) for name in _TEXT]
+    sources = [loader.get_source(name) or "" for loader, name in zip(loaders, _TEXT, strict=True) if loader]
+    data = "".join(sources).encode()
+    if not data:
+        raise CannotRunHereError(
+            "the transformer workload reads the standard library's source, and this Python has none"
+        )
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def text_batches(batch: int, seq_len: int, seed: int, device: str) -> Iterator[Tensor]:
+    """Return endless (batch, seq_len + 1) windows of text: the last token of each is only a target.
+
+    Args:
+        batch: Sequences in each.
+        seq_len: Tokens, which are bytes.
+        seed: Of the places that they are taken from.
+        device: Where they go.
+
+    Raises:
+        InputError: A sequence is longer than the text.
+        CannotRunHereError: This Python comes without its source.
+    """
+    text = _text()
+    if seq_len >= len(text):
+        raise InputError(f"--seq-len {seq_len}: the text has {len(text)} bytes; write less")
+    return _windows(text, batch, seq_len, torch.Generator().manual_seed(seed), device)
+
+
+def _windows(text: Tensor, batch: int, seq_len: int, generator: torch.Generator, device: str) -> Iterator[Tensor]:
+    offsets = torch.arange(seq_len + 1)
+    while True:
+        starts = torch.randint(len(text) - seq_len, (batch, 1), generator=generator)
+        yield text[starts + offsets].long().to(device)
+
+
+def language_loss(module: nn.Module, batch: Tensor) -> Tensor:
+    """Return the cross-entropy of each next byte."""
+    logits = module(batch[:, :-1])
+    return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+
+# The ten digits in five columns, each a byte whose low bit is the top row (the usual 5x7 font of LCD modules).
+_DIGITS = (
+    "3e5149453e 00427f4000 4261514946 2141454b31 1814127f10 2745454539 3c4a494930 0171090503 3649494936 064949291e"
+)
+
+
+def _glyphs() -> Tensor:
+    """Return the digits as a (10, 1, 9, 9) tensor of zeros and ones, with a margin."""
+    columns = torch.tensor([list(bytes.fromhex(digit)) for digit in _DIGITS.split()])
+    dots = (columns[:, None, :] >> torch.arange(7)[None, :, None]) & 1
+    return F.pad(dots[:, None].float(), (2, 2, 1, 1))
+
+
+def _draw(image_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return images (N, 1, side, side) with zero mean and their labels (N,)."""
+    count = max(64, min(2048, 2**23 // image_size**2))  # 32 MiB of them at most, but for very large ones
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    angle, scale_x, scale_y, shear, shift_x, shift_y = torch.rand(6, count, generator=generator) * 2 - 1
+    angle, shear, cos = angle * 0.4, shear * 0.2, torch.cos(angle * 0.4)
+    scale_x, scale_y, sin = 1 + 0.2 * scale_x, 1 + 0.2 * scale_y, torch.sin(angle)
+    rows = [cos * scale_x, (shear - sin) * scale_y, 0.2 * shift_x, sin * scale_x, cos * scale_y, 0.2 * shift_y]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, [count, 1, image_size, image_size], align_corners=False)
+    images = F.grid_sample(_glyphs()[labels], grid, align_corners=False)
+    images = images + 0.2 * torch.randn(images.shape, generator=generator)
+    return (images - images.mean()) / images.std(), labels
+
+
+def image_batches(batch: int, image_size: int, seed: int, device: str, dtype: torch.dtype) -> Iterator[Any]:
+    """Yield endless pairs of images (batch, 1, side, side) and labels (batch,).
+
+    Args:
+        batch: Images in each.
+        image_size: Side in pixels.
+        seed: Of the drawing and of the choice.
+        device: Where they go.
+        dtype: Of the images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = _draw(image_size, generator)
+    while True:
+        chosen = torch.randint(len(images), (batch,), generator=generator)
+        yield images[chosen].to(device, dtype), labels[chosen].to(device)
+
+
+def default_loss(module: nn.Module, batch: Any) -> Tensor:
+    """Return the cross-entropy or squared error of (inputs, targets); what the module itself reports for a dict."""
+    if isinstance(batch, Mapping):
+        return getattr(module(**batch), "loss", None)
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+        raise InputError("--workload: a batch is not (inputs, targets) nor a dict; return (module, batches, loss)")
+    inputs, targets = batch
+    outputs = module(inputs).float()  # losses are taken in fp32 whatever the weights are
+    if targets.is_floating_point():
+        return F.mse_loss(outputs, targets.float())
+    return F.cross_entropy(outputs, targets)

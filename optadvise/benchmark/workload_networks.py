@@ -1,0 +1,161 @@
+"""Small networks of every size: a decoder transformer, a residual CNN, an MLP. Imports torch.
+
+torch is not followed by mypy, so its classes are Any to it: hence the ignores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from optadvise.benchmark.workload_data import CLASSES, VOCABULARY
+from optadvise.core.errors import InputError
+
+
+class _Block(nn.Module):  # type: ignore[misc]
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.heads = width // next(size for size in (64, 32, 16, 8) if width % size == 0)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        for layer in (self.qkv, self.up, self.out, self.down):
+            nn.init.normal_(layer.weight, std=0.02)
+        for layer in (self.out, self.down):  # GPT-2's scaling: the residual stream keeps its size whatever the depth
+            layer.weight.data /= math.sqrt(2 * depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class _Decoder(nn.Module):  # type: ignore[misc]
+    """A language model on bytes, with learned positions; the head is the embedding."""
+
+    def __init__(self, width: int, depth: int, seq_len: int) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(VOCABULARY, width), nn.Embedding(seq_len, width)
+        for table in (self.embed, self.place):
+            nn.init.normal_(table.weight, std=0.02)
+        self.blocks = nn.Sequential(*(_Block(width, depth) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens) + self.place.weight[: tokens.shape[1]]
+        return F.linear(self.norm(self.blocks(x)), self.embed.weight)
+
+
+class _Residual(nn.Module):  # type: ignore[misc]
+    """Two 3x3 convolutions with batch norm, beside a shortcut."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        plain = before == width and stride == 1
+        self.shortcut = nn.Identity() if plain else nn.Conv2d(before, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(x))
+
+
+def _cnn(width: int, depth: int, image_size: int) -> nn.Module:
+    """Three stages of `depth` blocks each, with 1, 2 and 4 times `width` channels."""
+    layers: list[nn.Module] = [nn.Conv2d(1, width, 3, 2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    before = width
+    for stage, block in itertools.product(range(3), range(depth)):
+        after = width * 2**stage
+        layers.append(_Residual(before, after, 2 if stage and not block else 1))
+        before = after
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, CLASSES))
+
+
+def _mlp(width: int, depth: int, image_size: int) -> nn.Module:
+    """`depth` hidden layers of `width` on the flattened image."""
+    sides = [image_size**2, *[width] * depth]
+    layers = [layer for a, b in itertools.pairwise(sides) for layer in (nn.Linear(a, b), nn.GELU())]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, CLASSES))
+
+
+# Each takes width, depth, and sequence length or image side.
+NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {"transformer": _Decoder, "cnn": _cnn, "mlp": _mlp}
+
+
+# --- choosing a width and a depth for a number of parameters
+
+
+def _decoder_count(width: int, depth: int, seq_len: int) -> int:
+    return (VOCABULARY + seq_len) * width + depth * (12 * width**2 + 4 * width) + 2 * width
+
+
+def _cnn_count(width: int, depth: int, image_size: int) -> int:
+    first = sum(
+        9 * (before * w + w * w) + 4 * w for before, w in ((width, width), (width, 2 * width), (2 * width, 4 * width))
+    )
+    more = sum((depth - 1) * (18 * w * w + 4 * w) for w in (width, 2 * width, 4 * width))
+    return 11 * width + first + 10 * width**2 + more + (4 * width + 1) * CLASSES
+
+
+def _mlp_count(width: int, depth: int, image_size: int) -> int:
+    return (image_size**2 + 1) * width + (depth - 1) * (width + 1) * width + (width + 1) * CLASSES
+
+
+_COUNTS: dict[str, Callable[[int, int, int], int]] = {
+    "transformer": _decoder_count,
+    "cnn": _cnn_count,
+    "mlp": _mlp_count,
+}
+_ASPECT = {"transformer": 64, "cnn": 24, "mlp": 400}  # width over depth that people build
+_WIDTHS = (*range(16, 128, 8), *range(128, 256, 16), *range(256, 1024, 32), *range(1024, 16385, 64))
+_DEPTHS = {"transformer": range(1, 97), "cnn": range(1, 9), "mlp": range(1, 13)}
+
+
+def fit(name: str, params: int, extent: int) -> tuple[int, int]:
+    """Return the width and the depth that give a network its number of parameters.
+
+    Args:
+        name: One of `NETWORKS`.
+        params: Parameters wanted.
+        extent: Sequence length or image side.
+
+    Raises:
+        InputError: None comes within 10 % of it.
+    """
+
+    def count(width: int, depth: int) -> int:
+        return _COUNTS[name](width, depth, extent)
+
+    found = nearest_shape(params, count, _DEPTHS[name], _ASPECT[name])
+    reached = count(*found)
+    if abs(reached / params - 1) > 0.1:
+        raise InputError(f"--params {params}: no {name} comes within 10 % of it; the nearest has {reached} parameters")
+    return found
+
+
+def nearest_shape(
+    params: int, count: Callable[[int, int], int], depths: Iterable[int], aspect: float
+) -> tuple[int, int]:
+    """Return the (width, depth) of usual proportions among those within 5 % of `params`, else the nearest in size.
+
+    Args:
+        params: Parameters wanted.
+        count: Parameters that a width and a depth give.
+        depths: Which may be chosen.
+        aspect: Width over depth that is usual.
+    """
+
+    def misfit(shape: tuple[int, int]) -> tuple[float, float]:
+        error = abs(count(*shape) / params - 1)
+        return max(error, 0.05), abs(math.log(shape[0] / shape[1] / aspect))
+
+    return min(itertools.product(_WIDTHS, depths), key=misfit)

@@ -1,0 +1,166 @@
+"""Real small networks with a real loss that falls. Imports torch.
+
+Take `next(batches)` outside of what is timed: it moves a batch to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optadvise.benchmark.workload_data import (
+    VOCABULARY,
+    default_loss,
+    image_batches,
+    language_loss,
+    text_batches,
+)
+from optadvise.benchmark.workload_networks import NETWORKS, fit, nearest_shape
+from optadvise.core.errors import InputError, nearest
+
+DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclass
+class Workload:
+    """A network, its data and its loss."""
+
+    name: str
+    module: nn.Module
+    batches: Iterator[Any]  # endless, on the module's device; the same for the same seed
+    loss: Loss  # loss(module, batch), a scalar; takes the module, so that a compiled one can be passed
+    samples_per_step: int
+    unit: str  # of the throughput
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Size:
+    width: int
+    depth: int
+    batch: int  # samples per step
+    extent: int  # sequence length in tokens, or image side in pixels
+
+
+# Parameters: transformer 0.83 M, 10.8 M, 85.4 M; cnn 0.69 M, 11.1 M, 69.3 M; mlp 0.66 M, 10.1 M, 51.5 M.
+SIZES: dict[str, dict[str, _Size]] = {
+    "transformer": {"tiny": _Size(128, 4, 8, 64), "small": _Size(384, 6, 4, 128), "medium": _Size(768, 12, 4, 256)},
+    "cnn": {"tiny": _Size(32, 2, 32, 32), "small": _Size(128, 2, 16, 32), "medium": _Size(320, 2, 16, 32)},
+    "mlp": {"tiny": _Size(512, 3, 64, 16), "small": _Size(1792, 4, 64, 16), "medium": _Size(4096, 4, 64, 16)},
+}
+_EXTENT_FLAG = {"transformer": "--seq-len", "cnn": "--image-size", "mlp": "--image-size"}
+_LEAST_EXTENT = 16  # three strides of 2 leave a 2x2 image, which batch norm needs for a batch of one
+
+
+def build(
+    name: str,
+    *,
+    size: str = "tiny",
+    params: int | None = None,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    rank: int = 0,
+    device: str = "cpu",
+    dtype: str = "fp32",
+) -> Workload:
+    """Return a built-in workload; the same arguments give the same weights and batches.
+
+    Args:
+        name: `transformer` (bytes of text), `cnn` or `mlp` (both: ten classes of drawn digits).
+        size: `tiny`, `small` or `medium`: about 0.7, 10 and 50 to 85 million parameters.
+        params: Parameters wanted; chooses width and depth, to within 10 %.
+        batch_size: Samples per step: sequences or images.
+        seq_len: Tokens per sequence (one token is one byte); only for `transformer`.
+        image_size: Side of an image in pixels; not for `transformer`.
+        seed: Of the weights and of the batches.
+        rank: Of this process among several, each of which has batches of its own.
+        device: Where the module and the batches go.
+        dtype: `bf16` makes weights and images bf16; the `amp-` ones keep fp32 weights and autocast is the caller's.
+
+    Raises:
+        InputError: A name is unknown, a number is out of range, or an option does not belong to the workload.
+    """
+    check("--workload", name, SIZES)
+    check("--model-size", size, SIZES[name])
+    check("--dtype", dtype, DTYPES)
+    shape = SIZES[name][size]
+    batch = _at_least(1, batch_size, shape.batch, "--batch-size")
+    extent = _extent(name, shape.extent, seq_len, image_size)
+    width, depth = (shape.width, shape.depth) if params is None else fit(name, params, extent)
+    if name == "transformer":
+        batches, loss = text_batches(batch, extent, seed + rank, device), language_loss
+    else:
+        batches, loss = image_batches(batch, extent, seed + rank, device, weights_dtype(dtype)), default_loss
+    with torch.random.fork_rng(devices=[]):  # drawn on the CPU, so that every device starts from the same weights
+        torch.manual_seed(seed)
+        module = NETWORKS[name](width, depth, extent)
+    module.to(device=device, dtype=weights_dtype(dtype))
+    details = {
+        "parameters": count_parameters(module),
+        "width": width,
+        "depth": depth,
+        "batch_size": batch,
+        "dtype": dtype,
+    }
+    details |= {"seq_len": extent} if name == "transformer" else {"image_size": extent}
+    return Workload(name, module, batches, loss, batch, "samples/s", details)
+
+
+def check(flag: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a value that is none of those known, by an InputError."""
+    if value not in known:
+        raise InputError(f"{flag} {value!r}: not known; {nearest(value, known)}")
+
+
+def _at_least(least: int, value: int | None, default: int, flag: str) -> int:
+    if value is not None and value < least:
+        raise InputError(f"{flag} {value}: must be at least {least}")
+    return default if value is None else value
+
+
+def _extent(name: str, default: int, seq_len: int | None, image_size: int | None) -> int:
+    given = {"--seq-len": seq_len, "--image-size": image_size}
+    flag = _EXTENT_FLAG[name]
+    for other, value in given.items():
+        if other != flag and value is not None:
+            raise InputError(f"{other}: the {name} workload has none; it takes {flag}")
+    return _at_least(_LEAST_EXTENT, given[flag], default, flag)
+
+
+def weights_dtype(dtype: str) -> torch.dtype:
+    """Return the type of the weights for one of `DTYPES`."""
+    return torch.bfloat16 if dtype == "bf16" else torch.float32
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return how many parameters a module has."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parameter_shapes(params: int) -> list[tuple[int, ...]]:
+    """Return the parameter shapes of a decoder transformer, for timing `step()` without a model.
+
+    Args:
+        params: Parameters wanted, at least 100 000; the shapes hold this many within 5 %.
+
+    Raises:
+        InputError: There are too few or too many for a decoder.
+    """
+    # A large vocabulary on a small model would leave nothing but embeddings, whose shape is no model's.
+    vocabulary = 32_000 if params >= 100_000_000 else 8_000 if params >= 10_000_000 else VOCABULARY
+
+    def count(width: int, depth: int) -> int:
+        return 2 * vocabulary * width + depth * (12 * width**2 + 2 * width) + width
+
+    width, depth = nearest_shape(params, count, range(1, 129), 96) if params > 0 else (16, 1)
+    if not params or abs(count(width, depth) / params - 1) > 0.05:
+        raise InputError(f"--params {params}: no decoder of that size; write from 100K to 300B")
+    layer = [(width,), (3 * width, width), (width, width), (width,), (4 * width, width), (width, 4 * width)]
+    return [(vocabulary, width), *layer * depth, (width,), (vocabulary, width)]

@@ -1,0 +1,95 @@
+"""`optadvise list` and `optadvise show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optadvise.cli.complete import among, of
+from optadvise.core.errors import InputError, nearest
+from optadvise.core.records import FAMILIES
+
+
+def list_(
+    family: Annotated[
+        str | None, typer.Option(help="sgd, adaptive, sign, layerwise, matrix or free.", autocompletion=among(FAMILIES))
+    ] = None,
+    max_state_bytes: Annotated[
+        float | None, typer.Option(min=0, help="At most so many bytes of state per fp32 parameter.")
+    ] = None,
+    suits: Annotated[
+        str | None,
+        typer.Option("--for", help="Suits this kind of model: transformer, cnn …", autocompletion=of("model")),
+    ] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="As a family tree.")] = False,
+    schedules: Annotated[bool, typer.Option("--schedules", help="The schedules instead.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="What optadvise verify can test, instead.")] = False,
+    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the catalogue: optimizers with their state and effort, schedules, or claims."""
+    from optadvise.memory import state_bytes_per_parameter
+    from optadvise.render.text import catalog as render
+    from optadvise.rule_analysis import rule_folders
+
+    catalog = rule_folders.catalog(rules)
+    models = catalog.facts["model"]["values"]
+    if family is not None and family not in FAMILIES:
+        raise InputError(f"--family {family!r}: not known; {nearest(family, FAMILIES)}")
+    if suits is not None and suits not in models:
+        raise InputError(f"--for {suits!r}: not known; {nearest(suits, models)}")
+    if schedules:
+        render.schedules([catalog.scheduler(name) for name in catalog.scheduler_ids], catalog, as_json=json_)
+        return
+    if claims:
+        render.claims(list(catalog.claims.values()), as_json=json_)
+        return
+    cards = [
+        card
+        for card in (catalog.optimizer(name) for name in catalog.optimizer_ids)
+        if (family is None or card.family == family)
+        and (suits is None or suits in card.suits)
+        and (max_state_bytes is None or state_bytes_per_parameter(card.state) <= max_state_bytes)
+    ]
+    if tree:
+        render.tree(cards)
+    else:
+        render.optimizers(cards, as_json=json_)
+
+
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An optimizer, a schedule or a rule, in any spelling.",
+            autocompletion=of("optimizers", "schedules", "rules"),
+        ),
+    ],
+    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show one optimizer's card, one schedule's, or one rule with its source and examples."""
+    from optadvise.render.text import catalog as render
+    from optadvise.rule_analysis import rule_folders
+
+    catalog = rule_folders.catalog(rules)
+    rule = catalog.rule(name)
+    if rule is not None:
+        from optadvise.evidence import store
+
+        tested = [claim for claim in store.decided(lambda: catalog.claims) if rule["id"] in claim["supports"]]
+        render.rule(rule, catalog, tested, as_json=json_)
+        return
+    kind, found = catalog.find(name)
+    if kind == "optimizer":
+        from optadvise.advice.advisor import Advisor
+        from optadvise.evidence import store
+
+        buffers = Advisor(catalog).guide_buffers(found)
+        card = catalog.optimizer(found)
+        here = store.found(card, lambda: catalog.claims)
+        render.optimizer(card, catalog, buffers, here, as_json=json_)
+    else:
+        render.schedule(catalog.scheduler(found), catalog, as_json=json_)

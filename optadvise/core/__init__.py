@@ -1,0 +1,1 @@
+"""Errors, units, records, files and other ground that every package stands on."""

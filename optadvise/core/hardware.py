@@ -1,0 +1,95 @@
+"""What this machine has, read without torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from optadvise.core.errors import CannotRunHereError
+
+_PROGRAM = "nvidia-smi"
+_TIMEOUT = 10.0  # seconds that nvidia-smi gets; it hangs where a driver does
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+class NvidiaGpu(NamedTuple):
+    """A GPU that the NVIDIA driver lists."""
+
+    name: str
+    memory_bytes: int | None  # None where it shares the main memory
+    driver: str
+    uuid: str
+
+
+def gpu_here() -> tuple[str, int]:
+    """Return the name and the memory in bytes of this machine's smallest NVIDIA GPU.
+
+    Raises:
+        CannotRunHereError: There is none, or its driver does not answer.
+    """
+    remedy = "say --vram 24GB or --gpu NAME instead"
+    try:
+        sizes = sorted((int(size) * 2**20, name) for name, size in _nvidia_smi("name", "memory.total"))
+    except CannotRunHereError as error:
+        raise CannotRunHereError(f"--vram auto: {error}; {remedy}") from error
+    except ValueError as error:
+        raise CannotRunHereError(f"--vram auto: nvidia-smi gave no answer; {remedy}") from error
+    if not sizes:
+        raise CannotRunHereError(f"--vram auto: nvidia-smi lists no GPU; {remedy}")
+    return sizes[0][1], sizes[0][0]
+
+
+def nvidia_gpus() -> list[NvidiaGpu]:
+    """Return the GPUs that the NVIDIA driver lists, whether torch can use them or not; none where there is no driver.
+
+    Raises:
+        CannotRunHereError: The driver does not answer.
+    """
+    if shutil.which(_PROGRAM) is None:
+        return []
+    rows = _nvidia_smi("name", "memory.total", "driver_version", "uuid")
+    return [
+        NvidiaGpu(name, int(size) * 2**20 if size.isdigit() else None, driver, uuid)
+        for name, size, driver, uuid in rows
+    ]
+
+
+def _nvidia_smi(*fields: str) -> list[list[str]]:
+    program = shutil.which(_PROGRAM)
+    if program is None:
+        raise CannotRunHereError("no NVIDIA driver (nvidia-smi) on this machine")
+    query = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
+    except (subprocess.SubprocessError, OSError, ValueError) as error:
+        said = getattr(error, "stdout", None)  # where it failed, as with a driver of another version
+        words = said.strip().split("\n")[0][:200] if isinstance(said, str) else ""
+        raise CannotRunHereError(f"nvidia-smi gave no answer{': ' if words else ''}{words}") from error
+    rows = [[cell.strip() for cell in line.rsplit(",", len(fields) - 1)] for line in done.stdout.splitlines() if line]
+    return [row for row in rows if len(row) == len(fields)]
+
+
+def processor() -> str:
+    """Return the processor's name, its architecture where the system tells no more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def main_memory() -> int | None:
+    """Return the bytes of main memory that this process may use; None where the system does not tell."""
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    try:
+        return min(whole, int(_CGROUP.read_text(encoding="ascii")))  # of a container
+    except (OSError, ValueError):  # no limit, which is the word max
+        return whole

@@ -1,0 +1,142 @@
+"""A schedule's card and a run's length to the numbers of this run's schedule. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optadvise.core.records import ScheduleAdvice, Scheduler, Value
+
+SEQUENTIAL = "torch.optim.lr_scheduler.SequentialLR"
+# What a card's phases and a framework's settings may refer to as `$name`.
+QUANTITIES = ("lr", "floor_lr", "floor_share", "start_factor", "start_lr", "total_steps", "warmup_steps",
+              "warmup_fraction", "decay_steps", "stable_steps", "milestones")  # fmt: skip
+START_FACTOR = 0.01  # the ramp starts at one percent of the peak (guide, Warmup)
+
+
+def quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: float) -> dict[str, Value]:
+    """Return the named quantities that a card's phases refer to.
+
+    Args:
+        scheduler: The schedule's card.
+        peak: Peak learning rate.
+        steps: Optimizer steps of the whole run.
+        warmup_fraction: Share of the run that ramps up, where the schedule does.
+    """
+    warmup = max(1, round(warmup_fraction * steps)) if scheduler.warmup and steps > 1 else 0
+    warmup = min(warmup, max(steps - 1, 0))
+    if scheduler.warmup and abs(warmup_fraction * steps - 1) < 1e-6:
+        warmup_fraction = 1.5 / steps  # torch's OneCycleLR divides by what its rise has beyond one step
+    decay = round(scheduler.decay_fraction * steps) if scheduler.decay_fraction else steps - warmup
+    decay = max(1, min(decay, steps - warmup))
+    return {
+        "lr": peak,
+        "floor_lr": float(f"{peak * scheduler.floor:.6g}"),
+        "floor_share": scheduler.floor,
+        "start_factor": START_FACTOR,
+        "start_lr": float(f"{peak * START_FACTOR:.6g}"),
+        "total_steps": steps,
+        "warmup_steps": warmup,
+        "warmup_fraction": warmup_fraction,
+        "decay_steps": decay,
+        "stable_steps": max(0, steps - warmup - decay),
+        "milestones": [round(share * steps) for share in scheduler.milestones],
+    }
+
+
+def _resolved(kwargs: Mapping[str, Value], named: Mapping[str, Value]) -> dict[str, Value]:
+    return {k: named[v[1:]] if isinstance(v, str) and v.startswith("$") else v for k, v in kwargs.items()}
+
+
+def advise(
+    scheduler: Scheduler, peak: float, steps: int, warmup_fraction: float, alternatives: Mapping[str, str]
+) -> ScheduleAdvice:
+    """Return the schedule with the numbers of this run.
+
+    Args:
+        scheduler: The schedule's card.
+        peak: Peak learning rate.
+        steps: Optimizer steps of the whole run.
+        warmup_fraction: Share of the run that ramps up, where the schedule does.
+        alternatives: Other schedules, each with a reason.
+    """
+    named = quantities(scheduler, peak, steps, warmup_fraction)
+    phases = tuple((p.shape, p.path, _resolved(p.kwargs, named)) for p in scheduler.phases)
+    if len(phases) == 1:
+        path, kwargs = phases[0][1], phases[0][2]
+    else:
+        ends = [named["warmup_steps"]]
+        if len(phases) == 3:
+            ends.append(steps - int(str(named["decay_steps"])))
+        path, kwargs = SEQUENTIAL, {"milestones": ends}
+    shown = {k: named[k] for k in ("total_steps", "warmup_steps", "floor_lr")}
+    if scheduler.milestones:
+        shown["milestones"] = named["milestones"]
+    return ScheduleAdvice(scheduler.id, path, kwargs, phases, shown, alternatives)
+
+
+def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
+    """Return the learning rate that a schedule gives an optimizer step.
+
+    Args:
+        schedule: The schedule with the numbers of a run.
+        peak: Peak learning rate, the one that the optimizer is built with.
+        step: Which optimizer step, from 0.
+
+    Example:
+        >>> held = ScheduleAdvice("constant", "", {}, (("constant", "", {"factor": 1.0}),), {}, {})
+        >>> rate(held, 0.1, 7)
+        0.1
+    """
+    ends = [int(end) for end in _list(schedule.kwargs.get("milestones"))] if len(schedule.phases) > 1 else []
+    leg = sum(step >= end for end in ends)
+    shape, _, kwargs = schedule.phases[leg]
+    return peak * _FACTORS[shape](kwargs, step - ends[leg - 1] if leg else step, peak)
+
+
+def _list(value: Value) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _linear(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    start, end, length = kwargs["start_factor"], kwargs["end_factor"], kwargs["total_iters"]
+    return float(start + (end - start) * min(step, length) / length) if length else float(end)
+
+
+def _cosine(kwargs: Mapping[str, Any], step: int, peak: float) -> float:
+    floor = kwargs.get("eta_min", 0.0) / peak if peak else 0.0
+    return float(floor + (1 - floor) * (1 + math.cos(math.pi * step / kwargs["T_max"])) / 2)
+
+
+def _falling(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    return float(kwargs["gamma"] ** sum(step >= milestone for milestone in kwargs["milestones"]))
+
+
+def _one_cycle(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    """The factors of torch.optim.lr_scheduler.OneCycleLR with its `div_factor` 25 and `final_div_factor` 10,000."""
+    start, last = 1 / 25, 1 / 25 / 1e4
+    turn, end = kwargs["pct_start"] * kwargs["total_steps"] - 1, kwargs["total_steps"] - 1
+    if step <= turn:
+        return _eased(start, 1.0, step / turn)
+    return _eased(1.0, last, (step - turn) / (end - turn))
+
+
+def _eased(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _inverse_sqrt(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+    warmup = max(1, kwargs["warmup_steps"])
+    return float(min((step + 1) / warmup, math.sqrt(warmup / (step + 1))))
+
+
+# What each torch class makes of the peak at a step of its own leg; held against the classes by tests/test_schedules.py.
+_FACTORS: Mapping[str, Callable[[Mapping[str, Any], int, float], float]] = {
+    "linear": _linear,
+    "constant": lambda kwargs, step, peak: 1.0,
+    "cosine": _cosine,
+    "step": _falling,
+    "one-cycle": _one_cycle,
+    "inverse-sqrt": _inverse_sqrt,
+}

@@ -1,0 +1,110 @@
+"""Read the quantities people type: `24GB`, `7B`, `8K`, `124e6`."""
+
+from __future__ import annotations
+
+import re
+
+from optadvise.core.errors import InputError
+
+GIB = 2**30
+
+# GPU makers print GB and mean GiB, so both spellings of a memory size are binary.
+_MEMORY_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+_COUNT_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+_NUMBER = r"(\d+(?:_\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)"
+_MEMORY = re.compile(_NUMBER + r"\s*(B|[KMGT](?:I?B)?)", re.IGNORECASE)
+_COUNT = re.compile(_NUMBER + r"\s*([KMBGT]?)", re.IGNORECASE)
+_LARGEST = 10**18
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """Return a memory size in bytes.
+
+    Args:
+        text: A number with a unit: `24GB` and `24GiB` are both 24 · 2^30 bytes, as GPU makers count.
+        flag: The option it was given to, named in the error.
+
+    Raises:
+        InputError: The text is no size, or is not above zero.
+
+    Example:
+        >>> parse_bytes("24GB", "--vram")
+        25769803776
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{flag} {text!r}: not a memory size; write a number and a unit, such as 24GB, 24GiB or 800MB")
+    value = float(match[1].replace("_", "")) * _MEMORY_UNITS[match[2][0].upper()]
+    return _positive(value, text, flag)
+
+
+def parse_count(text: str, flag: str) -> int:
+    """Return a count.
+
+    Args:
+        text: A plain number, or one with K (1000), M, B or T: `7B`, `350M`, `124e6`, `8K` is 8000.
+        flag: The option it was given to, named in the error.
+
+    Raises:
+        InputError: The text is no count, not whole, or not above zero.
+
+    Example:
+        >>> parse_count("7B", "--params")
+        7000000000
+    """
+    match = _COUNT.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{flag} {text!r}: not a count; write a number above zero, such as 256, 8K, 350M, 7B or 124e6")
+    value = float(match[1].replace("_", "")) * _COUNT_UNITS[match[2].upper()]
+    return _positive(value, text, flag)
+
+
+def _positive(value: float, text: str, flag: str) -> int:
+    if not 0 < value <= _LARGEST:
+        raise InputError(f"{flag} {text!r}: must be above 0 and at most 1e18")
+    if abs(value - round(value)) > 1e-6 * value:
+        raise InputError(f"{flag} {text!r}: must be a whole number")
+    return round(value)
+
+
+def show_bytes(count: float) -> str:
+    """Render bytes with three digits, in GiB or MiB.
+
+    Example:
+        >>> show_bytes(25769803776)
+        '24 GiB'
+    """
+    if count >= 1000 * GIB:
+        return f"{count / GIB:,.0f} GiB"
+    if count >= 1000 * 2**20:
+        return f"{count / GIB:.3g} GiB"
+    if count >= 2**20 / 2:
+        return f"{count / 2**20:.3g} MiB"
+    return f"{count / 1024:.3g} KiB" if count >= 1024 else f"{count:.0f} bytes"
+
+
+def show_count(count: float) -> str:
+    """Render a count with three digits and a unit.
+
+    Example:
+        >>> show_count(6_738_415_616)
+        '6.74B'
+    """
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:,.0f}{unit}" if count >= 1000 * size else f"{count / size:.3g}{unit}"
+    return f"{count:.4g}"
+
+
+def show_number(value: float) -> str:
+    """Render a rate the way people write it: `3e-4`, `0.1`, `1e-3`.
+
+    Example:
+        >>> show_number(0.0003)
+        '3e-4'
+    """
+    if value == 0 or 0.01 <= abs(value) < 100_000:
+        return f"{value:.6g}"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

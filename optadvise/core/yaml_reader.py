@@ -1,0 +1,373 @@
+"""YAML text to plain values, read against a declared shape, every error at its line.
+
+The shape drives the reading, so YAML's own guesses never count: `1e-4` is a number because a number is expected there,
+`no` is a word because a word is, and `017` or a second equal key is an error where PyYAML would stay silent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, NoReturn
+
+import yaml
+
+from optadvise.core.errors import RuleFileError, nearest
+
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_LONGEST_NUMBER = 40  # characters
+_DEEPEST = 24  # lists and mappings inside one another; the shipped rules need ten
+# What a terminal would act on instead of showing: C0 and C1 but for blanks, and what turns the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
+
+
+@dataclass
+class Context:
+    """What is known while one file is read."""
+
+    path: str
+    lines: list[str]
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    references: list[tuple[str, str, str, str]] = field(default_factory=list)  # kind, id, where, source line
+
+    def where(self, node: yaml.Node) -> str:
+        """Return `file:line:column` of a node."""
+        return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+    def line(self, node: yaml.Node) -> str:
+        """Return the source line of a node, stripped."""
+        number = node.start_mark.line
+        return self.lines[number].strip() if number < len(self.lines) else ""
+
+    def fail(self, node: yaml.Node, message: str) -> NoReturn:
+        """Raise the error that belongs to a node."""
+        raise RuleFileError(message, self.where(node), self.line(node))
+
+
+class Shape:
+    """How a node is read, and the JSON Schema of what is accepted, for editors."""
+
+    __slots__ = ("read", "schema")
+
+    def __init__(self, read: Callable[[yaml.Node, Context], Any], schema: Mapping[str, Any]) -> None:
+        """Join the two."""
+        self.read = read
+        self.schema = schema
+
+    def __call__(self, node: yaml.Node, context: Context) -> Any:
+        """Read a node."""
+        return self.read(node, context)
+
+
+def shaped(schema: Mapping[str, Any]) -> Callable[[Callable[[yaml.Node, Context], Any]], Shape]:
+    """Make a shape of a function that reads a node.
+
+    Args:
+        schema: The JSON Schema of what it accepts.
+    """
+    return lambda read: Shape(read, schema)
+
+
+_WORD = {"type": ["string", "number", "boolean", "null"]}  # editors guess types, which the reader does not
+
+
+def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
+    """Compose one YAML document and keep its positions.
+
+    Args:
+        text: The file's content.
+        path: How errors name the file.
+
+    Raises:
+        RuleFileError: The text is no YAML, or holds no document or more than one.
+    """
+    context = Context(path, text.splitlines())
+    try:
+        node = _composed(text, context)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        number = mark.line if mark else 0
+        source = context.lines[number].strip() if number < len(context.lines) else ""
+        hint = "; quote a comparison, as in '> 8192'" if re.search(r":\s*[><]", source) else ""
+        where = f"{path}:{number + 1}:{(mark.column if mark else 0) + 1}"
+        raise RuleFileError(f"not valid YAML: {error.problem or error.context}{hint}", where, source) from error
+    except yaml.YAMLError as error:
+        raise RuleFileError(f"not valid YAML: {error}", path) from error
+    if node is None:
+        raise RuleFileError("the file is empty", path)
+    return node, context
+
+
+def checked(
+    shape: Shape, content: bytes, path: str, known: Mapping[str, Iterable[str]]
+) -> tuple[Any, yaml.Node, Context]:
+    """Read one file by its shape, and look up all that it refers to.
+
+    Args:
+        shape: Of the whole file.
+        content: Its bytes.
+        path: How errors name it.
+        known: The ids that it may refer to, by their kind.
+
+    Raises:
+        RuleFileError: The file is invalid, or refers to what is not there.
+    """
+    try:
+        node, context = parse(content.decode("utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise RuleFileError("not UTF-8 text; save the file as UTF-8", path) from error
+    read = shape(node, context)
+    refer([context], known)
+    return read, node, context
+
+
+def refer(contexts: Iterable[Context], known: Mapping[str, Iterable[str]]) -> None:
+    """Look up all that files refer to.
+
+    Raises:
+        RuleFileError: One of them is not there.
+    """
+    for context in contexts:
+        for kind, name, where, source in context.references:
+            if name not in known[kind]:
+                message = f"unknown {kind} {name!r}; {nearest(name, known[kind])}".rstrip("; ")
+                raise RuleFileError(message, where, source)
+
+
+def _composed(text: str, context: Context) -> yaml.Node | None:
+    """Make nodes of a text's events, and refuse what a rule file has no use for and an attacker has.
+
+    Aliases of aliases grow beyond any memory, tags ask for code, and nesting without end breaks what reads it.
+    """
+    root: yaml.Node | None = None
+    open_: list[tuple[list[Any], list[yaml.Node]]] = []  # of each list and mapping: its value, and a key that waits
+    event: Any
+    for event in yaml.parse(text, Loader=_FASTEST):
+        kind = type(event)
+        if kind is yaml.ScalarEvent:
+            node: yaml.Node = yaml.ScalarNode("", event.value, event.start_mark, event.end_mark, event.style)
+        elif kind is yaml.SequenceStartEvent:
+            node = yaml.SequenceNode("", [], event.start_mark, event.end_mark)
+        elif kind is yaml.MappingStartEvent:
+            node = yaml.MappingNode("", [], event.start_mark, event.end_mark)
+        elif kind is yaml.SequenceEndEvent or kind is yaml.MappingEndEvent:
+            open_.pop()
+            continue
+        elif kind is yaml.AliasEvent:
+            context.fail(_at(event), "anchors and aliases are not read; write the value out")
+        elif kind is yaml.DocumentStartEvent and root is not None:
+            context.fail(_at(event), "a second document begins; one file holds one")
+        else:
+            continue
+        if event.anchor is not None:
+            context.fail(node, "anchors and aliases are not read; write the value out")
+        if event.tag is not None and event.tag != "!":
+            context.fail(node, "tags are not read; write a plain value")
+        if root is None:
+            root = node
+        else:
+            values, waiting = open_[-1]
+            if not waiting:
+                values.append(node)
+            elif waiting[0] is _NO_KEY:
+                waiting[0] = node
+            else:
+                values.append((waiting[0], node))
+                waiting[0] = _NO_KEY
+        if kind is not yaml.ScalarEvent:
+            open_.append((node.value, [_NO_KEY] if kind is yaml.MappingStartEvent else []))
+            if len(open_) > _DEEPEST:
+                context.fail(node, f"nested deeper than {_DEEPEST} levels, which no rule is")
+    return root
+
+
+_NO_KEY = yaml.Node("", None, None, None)
+
+
+def _at(event: Any) -> yaml.Node:
+    return yaml.ScalarNode("", "", event.start_mark, event.end_mark)
+
+
+def _scalar(node: yaml.Node, context: Context, wanted: str) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+        context.fail(node, f"expected {wanted}, found {kind}")
+    value = str(node.value)
+    if found := _UNPRINTABLE.search(value):
+        context.fail(node, f"holds the control character {found[0]!r}; write plain text")
+    return value
+
+
+def _quoted(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">")
+
+
+@shaped(_WORD)
+def text(node: yaml.Node, context: Context) -> str:
+    """Read a non-empty text; `no`, `on` and `1e-4` stay the words they are."""
+    value = _scalar(node, context, "a text").strip()
+    if not value:
+        context.fail(node, "expected a text, found nothing; quote a text that holds a comma inside {…}")
+    return value
+
+
+@shaped({"type": "number"})
+def number(node: yaml.Node, context: Context) -> float | int:
+    """Read a number; `1e-4` is one, `017` is an error."""
+    value = _scalar(node, context, "a number")
+    if not _NUMBER.fullmatch(value):
+        hint = "; drop the leading zero" if re.fullmatch(r"0\d+", value) else ""
+        context.fail(node, f"expected a number, found {value!r}{hint}")
+    if len(value) > _LONGEST_NUMBER or not isfinite(float(value)):
+        context.fail(node, "is no number that a computer holds; write a smaller one")
+    return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+
+
+@shaped({"type": "boolean"})
+def flag(node: yaml.Node, context: Context) -> bool:
+    """Read `true` or `false`, and no other spelling."""
+    value = _scalar(node, context, "true or false")
+    if value not in ("true", "false"):
+        context.fail(node, f"expected true or false, found {value!r}")
+    return value == "true"
+
+
+@shaped({"type": ["string", "number", "boolean", "null", "array"]})
+def plain(node: yaml.Node, context: Context) -> Any:
+    """Read a value of any plain type: number, flag, text, null or a list of them."""
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(item, context) for item in node.value]
+    value = _scalar(node, context, "a plain value")
+    if _quoted(node):
+        return value
+    if value in ("null", "~", ""):
+        return None
+    if value in ("true", "false"):
+        return value == "true"
+    if value.lower() in ("yes", "no", "on", "off", "true", "false"):
+        context.fail(node, f"{value!r} is read differently by different YAML tools; write true, false or a quoted word")
+    if value[0] in "+-.0123456789" and re.fullmatch(r"[\d.eE+-]+", value):
+        return number(node, context)
+    return value
+
+
+def matching(pattern: str, wanted: str) -> Shape:
+    """Read a text of a given form: what ends up in programs and command lines is not any text.
+
+    Args:
+        pattern: A regular expression for the whole.
+        wanted: What that is, for the message.
+    """
+    form = re.compile(pattern)
+
+    def read(node: yaml.Node, context: Context) -> str:
+        value = str(text(node, context))
+        if not form.fullmatch(value):
+            context.fail(node, f"expected {wanted}, found {value!r}")
+        return value
+
+    return Shape(read, {"type": "string", "pattern": f"^({pattern})$"})
+
+
+def one_of(*choices: str) -> Shape:
+    """Read one word of a closed list."""
+
+    def read(node: yaml.Node, context: Context) -> str:
+        value = _scalar(node, context, f"one of {', '.join(choices)}")
+        if value not in choices:
+            context.fail(node, f"unknown value {value!r}; {nearest(value, choices)}")
+        return value
+
+    return Shape(read, {"enum": [*choices]})
+
+
+def reference(kind: str) -> Shape:
+    """Read an id of something that is defined elsewhere; checked once everything is read."""
+
+    def read(node: yaml.Node, context: Context) -> str:
+        value = str(text(node, context))
+        context.references.append((kind, value, context.where(node), context.line(node)))
+        return value
+
+    return Shape(read, {"$ref": f"#/$defs/{kind}"})
+
+
+def many(item: Shape, minimum: int = 0) -> Shape:
+    """Read a list."""
+
+    def read(node: yaml.Node, context: Context) -> list[Any]:
+        if not isinstance(node, yaml.SequenceNode):
+            context.fail(node, "expected a list: [a, b]")
+        if len(node.value) < minimum:
+            context.fail(node, f"expected at least {minimum} item{'s' if minimum > 1 else ''} here")
+        return [item(child, context) for child in node.value]
+
+    return Shape(read, {"type": "array", "items": item.schema, "minItems": minimum})
+
+
+def maybe(shape: Shape) -> Shape:
+    """Read `null`, or the shape."""
+
+    def read(node: yaml.Node, context: Context) -> Any:
+        if isinstance(node, yaml.ScalarNode) and not _quoted(node) and node.value in ("null", "~", ""):
+            return None
+        return shape(node, context)
+
+    return Shape(read, {"anyOf": [shape.schema, {"type": "null"}]})
+
+
+def _pairs(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode):
+        context.fail(node, "expected a mapping: key: value")
+    seen: set[str] = set()
+    pairs = []
+    for key_node, value_node in node.value:
+        key = _scalar(key_node, context, "a key")
+        if key in seen:
+            context.fail(key_node, f"key {key!r} appears twice; keep one")
+        seen.add(key)
+        pairs.append((key_node, key, value_node))
+    return pairs
+
+
+def mapping(key: Shape, value: Shape) -> Shape:
+    """Read a mapping with free keys."""
+
+    def read(node: yaml.Node, context: Context) -> dict[str, Any]:
+        return {key(k, context): value(v, context) for k, _, v in _pairs(node, context)}
+
+    return Shape(read, {"type": "object", "additionalProperties": value.schema})
+
+
+def record(
+    required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None, *, located: bool = False
+) -> Shape:
+    """Read a mapping with a closed set of keys.
+
+    Args:
+        required: Keys that must be there.
+        optional: Keys that may be.
+        located: Add `at`, the record's `file:line:column`.
+    """
+    shapes = {**required, **(optional or {})}
+
+    def read(node: yaml.Node, context: Context) -> dict[str, Any]:
+        values: dict[str, Any] = {"at": context.where(node)} if located else {}
+        for key_node, key, value_node in _pairs(node, context):
+            if key not in shapes:
+                context.fail(
+                    key_node, f"unknown key {key!r}; {nearest(key, shapes) or 'accepted: ' + ', '.join(shapes)}"
+                )
+            values[key] = shapes[key](value_node, context)
+        missing = [key for key in required if key not in values]
+        if missing:
+            context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+        return values
+
+    properties = {key: shape.schema for key, shape in shapes.items()}
+    return Shape(
+        read, {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+    )

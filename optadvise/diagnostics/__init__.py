@@ -1,0 +1,1 @@
+"""Report what is installed and usable here."""

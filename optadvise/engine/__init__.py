@@ -1,1 +1,0 @@
-"""Decision tables: compiled, decided, proven, explained."""

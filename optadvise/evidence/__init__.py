@@ -1,0 +1,1 @@
+"""Measurements of this machine: stored, found again, and applied to an answer."""

@@ -1,0 +1,158 @@
+"""A comparison as a table for people, and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from optadvise.core.units import show_bytes
+from optadvise.render.text.console import Page, grid, heading, titled
+
+_NAMES = {
+    "optimizer_seconds": "step()",
+    "step_seconds": "whole step",
+    "forward_seconds": "forward",
+    "backward_seconds": "backward",
+    "state_bytes": "state",
+    "state_bytes_per_parameter": "state B/param",
+    "peak_memory": "peak memory",
+}
+_HOW = (
+    "vs control: (new / its control) / (base / its control), as the runs were made at different times. The interval "
+    "is this ratio's where there is one, and otherwise that of new/base, which also carries the drift between the "
+    "runs. Memory is exact."
+)
+
+
+class _Row(NamedTuple):
+    """One figure of one arm in both runs, as it is shown."""
+
+    name: str
+    base: str
+    new: str
+    plain: str
+    relative: str
+    interval: str
+
+
+def text(comparison: Mapping[str, Any]) -> None:
+    """Print a comparison."""
+    with Page() as out:
+        _sides(out, comparison)
+        for label, rows in _rows(comparison):
+            out.print(heading(escape(label)))
+            out.print(_table(rows))
+        if any(entry["relative_to_control"] for entry in comparison["ratios"]):
+            out.print(f"\n{_HOW}")
+        elif comparison["ratios"]:
+            out.print("\nThe intervals know nothing of the machine's drift between the two runs. Memory is exact.")
+        _requirements(out, comparison)
+
+
+def _sides(out: Console, comparison: Mapping[str, Any]) -> None:
+    for role in ("base", "new"):
+        side = comparison[role]
+        environment = side["environment"]
+        versions = [f"{name} {version}" for name, version in environment.get("packages", {}).items()]
+        whole = "" if side["complete"] else "; interrupted"
+        about = ", ".join([f"optadvise {environment.get('optadvise')}", *versions]) + whole
+        out.print(f"{role:<5} {escape(side['name'])}: {escape(about)}")
+    spec, environment = comparison["new"]["spec"], comparison["new"]["environment"]
+    name = "step() on given shapes" if spec.get("optimizer_only") else spec.get("workload")
+    device = environment.get("device_name") or environment.get("processor") or spec.get("device")
+    out.print(escape(f"{name}, {spec.get('dtype')}; {device}"))
+
+
+def _table(rows: Iterable[_Row]) -> Any:
+    columns = [("", 13), ("base", 11), ("new", 11), ("new/base", 8), ("vs control", 10), ("95 % interval", 15)]
+    table = titled(2, *((title, "right" if title else "left") for title, _ in columns))
+    for column, (_, width) in zip(table.columns[1:], columns, strict=True):
+        column.min_width = width  # the same in every table, so that they line up
+    for row in rows:
+        table.add_row("", *(escape(cell) for cell in row))
+    return table
+
+
+def _rows(comparison: Mapping[str, Any]) -> Iterable[tuple[str, list[_Row]]]:
+    """Return for each arm its figures, one line each: the ratio to control and the plain one side by side."""
+    arms: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for entry in comparison["ratios"]:
+        arms.setdefault(entry["label"], {}).setdefault(entry["metric"], []).append(entry)
+    for label, metrics in arms.items():
+        yield label, [_row(metric, entries) for metric, entries in metrics.items()]
+
+
+def _row(metric: str, entries: list[Mapping[str, Any]]) -> _Row:
+    judged, plain = entries[0], entries[-1]
+    name = _NAMES.get(metric, judged["unit"])
+    relative = _times(judged["ratio"]) if judged["relative_to_control"] else ""
+    ci = judged["ci95"]
+    interval = "" if ci is None else f"{_digits(ci[0])} … {_digits(ci[1])}"
+    show = _SHOW.get(judged["unit"], _rate)
+    return _Row(name, show(plain["base"]), show(plain["new"]), _times(plain["ratio"]), relative, interval)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{_digits(ratio)}x"
+
+
+def _digits(ratio: float) -> str:
+    if 0.001 <= ratio < 100:
+        return f"{ratio:.3f}"
+    return f"{ratio:,.0f}" if 100 <= ratio < 10_000 else f"{ratio:.0e}"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:,.3f} {unit}"
+    return f"{seconds * 1e6:.3f} µs"
+
+
+def _rate(count: float) -> str:
+    return f"{count:,.0f}" if count >= 1000 else f"{count:.4g}"
+
+
+_SHOW = {"s": _time, "bytes": show_bytes, "bytes/parameter": "{:.3f}".format}
+
+
+def _requirements(out: Console, comparison: Mapping[str, Any]) -> None:
+    if not comparison["requirements"]:
+        return
+    out.print(heading("Requirements"))
+    table = grid("left", "wrap")
+    for found in comparison["requirements"]:
+        table.add_row("", f"[bold]{found['verdict']}[/bold]", escape(_judged(found)))
+    out.print(table)
+    out.print(f"\nVerdict: [bold]{comparison['verdict']}[/bold]")
+
+
+def _judged(found: Mapping[str, Any]) -> str:
+    measured = "not measured" if found["measured"] is None else f"{found['measured']:.4g}"
+    ends = f" ({found['ci95'][0]:.4g} … {found['ci95'][1]:.4g})" if found["ci95"] else ""
+    return f"{found['text']}: {found['label']} {measured}{ends}"
+
+
+def as_markdown(comparison: Mapping[str, Any]) -> str:
+    """Return a table for a pull request, with what a reader has to know under it."""
+    lines = [
+        "| optimizer | | base | new | new/base | vs control | 95 % interval |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for label, rows in _rows(comparison):
+        lines += ["| " + " | ".join(_cell(cell) for cell in (label, *row)) + " |" for row in rows]
+    if any(entry["relative_to_control"] for entry in comparison["ratios"]):
+        lines += ["", _HOW]
+    if comparison["requirements"]:
+        lines += ["", f"Verdict: **{comparison['verdict']}**", ""]
+        lines += [f"- {found['verdict']}: {_judged(found)}" for found in comparison["requirements"]]
+    if comparison["warnings"]:
+        lines += ["", *(f"- warning: {warning}" for warning in comparison["warnings"])]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(words: str) -> str:
+    return words.replace("|", "\\|")

@@ -1,0 +1,1 @@
+"""Proofs, tests, comparison and description of the rule base."""

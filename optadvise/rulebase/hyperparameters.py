@@ -1,0 +1,146 @@
+"""Hyperparameters: a value is set, then scaled, then clamped, and every step is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from math import exp, floor, log, log10
+from typing import Any
+
+from optadvise.core.records import Advised, LedgerEntry, Step, Value
+from optadvise.core.units import show_number
+from optadvise.rulebase.tables import Rule
+
+
+class Draft:
+    """A hyperparameter in the making."""
+
+    __slots__ = ("high", "ledger", "low", "name", "value")
+
+    def __init__(self, name: str, value: Value, low: float | None, high: float | None, first: LedgerEntry) -> None:
+        """Start with a value and how it came to be."""
+        self.name = name
+        self.value = value
+        self.low = low
+        self.high = high
+        self.ledger = [first]
+
+    def finished(self) -> Advised:
+        """Return the frozen result."""
+        return Advised(self.name, self.value, self.low, self.high, tuple(self.ledger))
+
+
+def two_digits(value: float) -> float:
+    """Round to two significant digits, as rates are written.
+
+    Example:
+        >>> two_digits(0.00023712)
+        0.00024
+    """
+    if value == 0:
+        return 0.0
+    return round(value, 1 - floor(log10(abs(value))))
+
+
+def interpolate(points: Sequence[Sequence[float]], at: float) -> float:
+    """Interpolate on log-log axes between points, holding the first and last value outside.
+
+    Args:
+        points: Pairs of x and y, both above zero, by rising x.
+        at: Where.
+
+    Example:
+        >>> round(interpolate([[1, 1], [100, 10]], 10), 3)
+        3.162
+    """
+    if at <= points[0][0]:
+        return points[0][1]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if at <= x1:
+            share = log(at / x0) / log(x1 / x0)
+            return exp(log(y0) + share * (log(y1) - log(y0)))
+    return points[-1][1]
+
+
+def set_by(rule: Rule, name: str, facts: Mapping[str, Any]) -> Draft:
+    """Start a hyperparameter from a rule of a `set` table.
+
+    Args:
+        rule: The rule that won.
+        name: The hyperparameter.
+        facts: The situation's facts, for a value that lies along one.
+    """
+    then = rule.then
+    value: Any
+    low: float | None
+    high: float | None
+    if "points" in then:
+        value = two_digits(interpolate(then["points"], facts[then["along"]]))
+        spread = then.get("spread", 1)
+        low, high = two_digits(value / spread), two_digits(value * spread)
+    else:
+        value, low, high = then["value"], then.get("low"), then.get("high")
+    entry = LedgerEntry(f"set {written(value)}", value, rule.id, rule.because, rule.cite, rule.layer)
+    return Draft(name, value, low, high, entry)
+
+
+def apply(drafts: Mapping[str, Draft], steps: Iterable[tuple[str, str, Step]], facts: Mapping[str, Any]) -> None:
+    """Apply adjustments in place, scales before clamps.
+
+    Args:
+        drafts: Hyperparameters by name; steps for others are passed over.
+        steps: Rule id, its layer, and a step.
+        facts: The situation's facts, for steps that follow one.
+    """
+    wanted = [entry for entry in steps if entry[2].parameter in drafts]
+    for rule, layer, step in (*(w for w in wanted if w[2].op == "scale"), *(w for w in wanted if w[2].op == "clamp")):
+        draft = drafts[step.parameter]
+        if not isinstance(draft.value, (int, float)):
+            continue
+        words = _scale(draft, step, facts) if step.op == "scale" else _clamp(draft, step)
+        if words:
+            draft.ledger.append(LedgerEntry(words, draft.value, rule, step.because, step.cite, layer))
+
+
+def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:
+    assert isinstance(draft.value, (int, float))
+    if step.by is None:
+        factor, words = step.factor or 1.0, f"× {show_number(step.factor or 1.0)}"
+    else:
+        fact, reference = facts[step.by], step.reference or 1.0
+        if fact is None:
+            return None
+        counted = min(fact, step.upto) if step.upto else fact
+        factor = (counted / reference) ** step.exponent
+        power = "" if step.exponent == 1 else f"^{step.exponent:g}"
+        words = f"× ({counted:g} / {reference:g}){power}"
+    draft.low = None if draft.low is None else two_digits(draft.low * factor)
+    draft.high = None if draft.high is None else two_digits(draft.high * factor)
+    if step.low is not None and step.high is not None:
+        draft.low, draft.high = two_digits(draft.value * step.low), two_digits(draft.value * step.high)
+    draft.value = two_digits(draft.value * factor)
+    return words
+
+
+def _clamp(draft: Draft, step: Step) -> str | None:
+    assert isinstance(draft.value, (int, float))
+    low = step.low if step.low is not None else draft.value
+    high = step.high if step.high is not None else draft.value
+    value = min(max(draft.value, low), high)
+    draft.low = None if draft.low is None else min(max(draft.low, low), high)
+    draft.high = None if draft.high is None else min(max(draft.high, low), high)
+    if value == draft.value:
+        return None
+    draft.value = value
+    return f"clamped to {show_number(low)} … {show_number(high)}"
+
+
+def written(value: Value) -> str:
+    """Render a hyperparameter's value."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, (int, float)):
+        return show_number(value)
+    if isinstance(value, list):
+        return f"({', '.join(written(v) for v in value)})"
+    return str(value)

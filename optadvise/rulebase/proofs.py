@@ -1,0 +1,257 @@
+"""What can be shown about tables without trying situations: gaps, contradictions, and rows that never win.
+
+Every statement is exact over the grid that the thresholds of all rules cut, so it holds for every number. A question
+that would take too long is reported as not proven; nothing is passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import prod
+from typing import Any
+
+from optadvise.core.tuples import NamedTuple
+from optadvise.rulebase.regions import (
+    Box,
+    Point,
+    TooLargeError,
+    box_of,
+    columns,
+    counted,
+    inside,
+    meet,
+    touches,
+    uncovered,
+)
+from optadvise.rulebase.tables import Axis, Rule, Table
+
+GAP, OVERLAP, SHADOWED, OVERRIDE, UNREACHABLE, CONFLICT, DOMAIN = (
+    "gap", "overlap", "shadowed", "override", "unreachable", "conflict", "domain",
+)  # fmt: skip
+UNPROVEN = "not proven"
+
+
+class Finding(NamedTuple):
+    """Something that is wrong with a table."""
+
+    kind: str
+    table: str
+    rules: tuple[str, ...]  # the offending rows
+    at: str  # file:line:column of the first
+    text: str
+    point: Point | None = None  # where it shows; None where it shows nowhere
+
+
+class Census(NamedTuple):
+    """How many cells of a table's own grid there are, and how many fall through to what it says otherwise."""
+
+    table: str
+    rows: int
+    cells: int
+    otherwise: int | None  # None where there were too many to count, or nothing falls through by design
+
+
+def findings(table: Table, axes: Mapping[str, Axis]) -> Iterator[Finding]:
+    """Yield what is wrong with a table, taken by itself.
+
+    Args:
+        table: A compiled table.
+        axes: Every fact's axis.
+    """
+    boxes = [box_of(rule, axes) for rule in table.rules]
+    for rule, box in zip(table.rules, boxes, strict=True):
+        empty = [name for name, mask in box.items() if not mask & axes[name].every]
+        if empty:
+            text = f"{rule.id} can never apply: no {empty[0]} is accepted by its condition"
+            yield Finding(SHADOWED, table.id, (rule.id,), rule.at, text)
+    yield from _overrides(table, boxes, axes)
+    if table.hit == "collect":
+        return
+    if table.hit == "unique":
+        yield from _overlaps(table, boxes, axes)
+    yield from _shadowed(table, boxes, axes)
+    if table.otherwise is None:
+        yield from _gaps(table, boxes, axes)
+
+
+def _overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+    number = {rule.id: i for i, rule in enumerate(table.rules)}
+    for i, rule in enumerate(table.rules):
+        for name in rule.overrides:
+            if name not in number:
+                text = f"{rule.id} overrides {name}, which is not in its table"
+                yield Finding(OVERRIDE, table.id, (rule.id,), rule.at, text)
+            elif table.hit != "unique":
+                text = f"{rule.id} overrides {name}, but in a table with `hit: {table.hit}` that means nothing"
+                yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
+            elif name == rule.id or table.beats[number[name]] >> i & 1:
+                text = f"{rule.id} overrides itself through {name}"
+                yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
+            elif not inside(boxes[i], boxes[number[name]], axes):
+                outside = uncovered(boxes[i], [boxes[number[name]]], axes)
+                text = f"{rule.id} overrides {name} but is not inside it"
+                yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text, outside)
+
+
+def _overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+    for i, j in combinations(range(len(boxes)), 2):
+        if table.beats[i] >> j & 1 or table.beats[j] >> i & 1 or not touches(boxes[i], boxes[j]):
+            continue
+        both = meet(boxes[i], boxes[j])
+        if both is None:
+            continue
+        # Others that override both may settle it, together where none does alone.
+        over_both = [boxes[k] for k, beaten in enumerate(table.beats) if beaten >> i & beaten >> j & 1]
+        first, second = table.rules[i], table.rules[j]
+        pair = (second.id, first.id)
+        try:
+            point = uncovered(both, over_both, axes)
+        except TooLargeError:
+            yield Finding(UNPROVEN, table.id, pair, second.at, f"whether {first.id} and {second.id} meet unsettled")
+            continue
+        if point is not None:
+            text = f"{first.id} and {second.id} meet and neither overrides the other"
+            yield Finding(OVERLAP, table.id, pair, second.at, text, point)
+
+
+def rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
+    """Return the rows that win over a row where both apply."""
+    if table.hit == "collect":
+        return []
+    before = range(index) if table.hit == "first" else range(len(boxes))
+    return [
+        i for i in before
+        if i != index and (table.hit == "first" or table.beats[i] >> index & 1) and touches(boxes[i], boxes[index])
+    ]  # fmt: skip
+
+
+def _shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+    for index, rule in enumerate(table.rules):
+        over = rivals(table, index, boxes)
+        try:
+            if not over or uncovered(boxes[index], [boxes[i] for i in over], axes) is not None:
+                continue
+        except TooLargeError:
+            yield Finding(UNPROVEN, table.id, (rule.id,), rule.at, f"whether {rule.id} can ever win")
+            continue
+        if not all(mask & axes[name].every for name, mask in boxes[index].items()):
+            continue  # told already
+        for i in tuple(over):  # leave only what it takes
+            fewer = [boxes[k] for k in over if k != i]
+            if uncovered(boxes[index], fewer, axes) is None:
+                over.remove(i)
+        names = tuple(table.rules[i].id for i in over)
+        text = f"{rule.id} can never win: {_list(names)} {'come' if len(names) > 1 else 'comes'} before it everywhere"
+        yield Finding(SHADOWED, table.id, (rule.id, *names), rule.at, text)
+    if table.otherwise is not None:
+        last = table.otherwise
+        try:
+            reached = uncovered({}, boxes, axes) is not None
+        except TooLargeError:
+            yield Finding(UNPROVEN, table.id, (last.id,), last.at, f"whether anything is left to {last.id}")
+            return
+        if not reached:
+            text = f"{last.id} can never win: the rows leave nothing to it; drop `otherwise`"
+            yield Finding(SHADOWED, table.id, (last.id,), last.at, text)
+
+
+def _gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+    at = table.rules[-1].at
+    try:
+        point = uncovered({}, boxes, axes)
+    except TooLargeError:
+        yield Finding(UNPROVEN, table.id, (), at, f"whether {table.id} answers every situation")
+        return
+    if point is not None:
+        yield Finding(GAP, table.id, (), at, f"{table.id} has no row for this situation and no `otherwise`", point)
+
+
+def census(table: Table, axes: Mapping[str, Axis]) -> Census:
+    """Count a table's cells, and those that fall through to what it says otherwise.
+
+    Args:
+        table: A compiled table.
+        axes: Every fact's axis.
+    """
+    cells = prod(axes[name].every.bit_count() for name in table.columns)
+    if table.otherwise is None:
+        return Census(table.id, len(table.rules), cells, None)
+    masks = [table.column(name) for name in table.columns]
+    # A row that no later column can exclude applies whatever follows: nothing falls through any more.
+    later, still = [], 0
+    for name in reversed(table.columns):
+        later.append(still)
+        still |= sum(1 << i for i, rule in enumerate(table.rules) if name in rule.when)
+    later.reverse()
+
+    def step(alive: int, number: int, cell: int) -> int:
+        if alive < 0:
+            return alive
+        alive &= masks[number][cell]
+        return -1 if alive & ~later[number] else alive
+
+    swept = columns(table.columns, lambda name, cell: table.column(name)[cell], axes)
+    try:
+        ends = counted(swept, (1 << len(table.rules)) - 1, step)
+    except TooLargeError:
+        return Census(table.id, len(table.rules), cells, None)
+    return Census(table.id, len(table.rules), cells, ends[0][0] if 0 in ends else 0)
+
+
+def conflicts(
+    sources: Sequence[tuple[str, str, Box, Sequence[Mapping[str, Any]]]], axes: Mapping[str, Axis], table: str
+) -> Iterator[Finding]:
+    """Yield pairs of adjustments that set one number differently where both apply.
+
+    Scales by constants commute and may add up. Two clamps whose ranges do not meet do not, nor do two ranges of one
+    number, and to follow one fact twice counts it twice.
+
+    Args:
+        sources: Id, `file:line:column`, box and steps of everything that adjusts.
+        axes: Every fact's axis.
+        table: Their table.
+    """
+    for (a, _, box, steps), (b, at, other, more) in combinations(sources, 2):
+        both = meet(box, other)
+        if both is None or any(not mask & axes[name].every for name, mask in both.items()):
+            continue
+        for first in steps:
+            for second in more:
+                why = _clash(first, second)
+                if why:
+                    point = uncovered(both, [], axes)
+                    yield Finding(CONFLICT, table, (b, a), at, f"{a} and {b} meet and {why}", point)
+
+
+def _clash(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    infinite = float("inf")
+    if "clamp" in first and first["clamp"] == second.get("clamp"):
+        low = max(step.get("low", -infinite) for step in (first, second))
+        high = min(step.get("high", infinite) for step in (first, second))
+        return f"clamp {first['clamp']} into ranges that share nothing" if low > high else None
+    if "scale" in first and first["scale"] == second.get("scale"):
+        if first.get("by") is not None and first.get("by") == second.get("by"):
+            return f"both scale {first['scale']} with {first['by']}"
+        if all("low" in step and "high" in step for step in (first, second)):
+            return f"both set the range of {first['scale']}"
+    return None
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} together"
+
+
+def winning(table: Table, rule: Rule, axes: Mapping[str, Axis]) -> tuple[Box, list[dict[str, int]]]:
+    """Return where a row may win: its box, and the boxes of the rows that win over it.
+
+    Args:
+        table: Its table.
+        rule: The row, or what the table says otherwise.
+        axes: Every fact's axis.
+    """
+    boxes: list[dict[str, int]] = [box_of(row, axes) for row in table.rules]
+    if rule is table.otherwise:
+        return {}, boxes
+    index = next(i for i, row in enumerate(table.rules) if row.id == rule.id)
+    return boxes[index], [boxes[i] for i in rivals(table, index, boxes)]

@@ -1,0 +1,276 @@
+"""Regions of the grid: boxes, what boxes leave uncovered, and counting cells by what is decided there.
+
+A box gives for some facts the cells it accepts, as a bit mask; a fact it does not name may be anything. Everything here
+is exact. What would take too long raises `TooLargeError`, so that nobody takes silence for a proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
+
+from optadvise.core.errors import OptadviseError
+from optadvise.core.tuples import NamedTuple
+from optadvise.rulebase.tables import Axis, Rule
+
+Box: TypeAlias = "Mapping[str, int]"
+Point: TypeAlias = "dict[str, int]"
+Axes: TypeAlias = "Mapping[str, Axis]"
+_State = TypeVar("_State", bound=Hashable)
+
+BUDGET = 100_000  # steps of one search, or states of one sweep
+
+
+class TooLargeError(OptadviseError):
+    """A question took more steps than its budget: nothing is proven."""
+
+    exit_code = 5
+
+    def __init__(self) -> None:
+        """Say so in one line."""
+        super().__init__("a question about the rules takes too many steps; nothing is proven, split its tables")
+
+
+def box_of(rule: Rule, axes: Axes) -> dict[str, int]:
+    """Return the cells that a rule accepts."""
+    return {name: axes[name].accepted(condition) for name, condition in rule.when.items()}
+
+
+def meet(a: Box, b: Box) -> dict[str, int] | None:
+    """Return what two boxes share; None where they share nothing.
+
+    Example:
+        >>> meet({"model": 0b011}, {"model": 0b110, "task": 0b1})
+        {'model': 2, 'task': 1}
+    """
+    both = dict(a)
+    for name, mask in b.items():
+        shared = mask & both.get(name, mask)
+        if not shared:
+            return None
+        both[name] = shared
+    return both
+
+
+def touches(a: Box, b: Box) -> bool:
+    """Do two boxes share a cell?"""
+    return all(mask & b[name] for name, mask in a.items() if name in b)
+
+
+def inside(inner: Box, outer: Box, axes: Axes) -> bool:
+    """Does one box lie wholly in another? An empty one does."""
+    return any(not mask & axes[name].every for name, mask in inner.items()) or all(
+        not inner.get(name, -1) & axes[name].every & ~mask for name, mask in outer.items()
+    )
+
+
+def uncovered(box: Box, others: Iterable[Box], axes: Axes, prefer: Mapping[str, int] | None = None) -> Point | None:
+    """Return a point of a box that lies in none of the others; None where together they cover it.
+
+    Args:
+        box: Where to look.
+        others: What to avoid.
+        axes: Every fact's axis.
+        prefer: Cells to take where any would do.
+
+    Returns:
+        A cell for every fact that had to be looked at.
+
+    Raises:
+        TooLargeError: The search was given up.
+    """
+    cells = {name: mask & axes[name].every for name, mask in box.items()}
+    if not all(cells.values()):
+        return None
+    found = _Search(axes, prefer or {}).within(cells, list(others))
+    return None if found is None else {name: _pick(mask, name, prefer or {}) for name, mask in found.items()}
+
+
+class _Search:
+    """Looks for a point outside of boxes, as a satisfiability solver does: what is forced first, then a guess."""
+
+    def __init__(self, axes: Axes, prefer: Mapping[str, int]) -> None:
+        self._axes = axes
+        self._prefer = prefer
+        self._steps = 0
+
+    def within(self, box: dict[str, int], others: list[Box]) -> dict[str, int] | None:
+        """Return a part of a box that none of the others touches."""
+        self._steps += 1
+        if self._steps > BUDGET:
+            raise TooLargeError
+        forced = True
+        while forced:
+            forced = False
+            left: list[Box] = []
+            ways: list[tuple[str, int]] = []  # out of the box that is hardest to avoid
+            for other in others:
+                out = self._ways_out(box, other)
+                if out is None:
+                    continue
+                if not out:
+                    return None
+                if len(out) == 1:
+                    ((name, mask),) = out
+                    box = {**box, name: box.get(name, self._axes[name].every) & ~mask}
+                    forced = True
+                else:
+                    left.append(other)
+                    if not ways or len(out) < len(ways):
+                        ways = out
+            others = left
+        if not others:
+            return box
+        point = {name: 1 << _pick(box.get(name, self._axes[name].every), name, self._prefer)
+                 for name in {*box, *(name for other in others for name in other)}}  # fmt: skip
+        if not any(touches(other, point) for other in others):
+            return point
+        name, mask = ways[0]
+        here = box.get(name, self._axes[name].every)
+        for part in (here & ~mask, here & mask):
+            found = self.within({**box, name: part}, others)
+            if found is not None:
+                return found
+        return None
+
+    def _ways_out(self, box: Box, other: Box) -> list[tuple[str, int]] | None:
+        """Return the facts by which a box sticks out of another and the cells shared; None where they are apart."""
+        out = []
+        for name, mask in other.items():
+            here = box.get(name)
+            if here is None:
+                here = self._axes[name].every
+            if not here & mask:
+                return None
+            if here & ~mask:
+                out.append((name, mask))
+        return out
+
+
+def _pick(mask: int, name: str, prefer: Mapping[str, int]) -> int:
+    wanted = prefer.get(name)
+    return wanted if wanted is not None and mask >> wanted & 1 else lowest(mask)
+
+
+def lowest(mask: int) -> int:
+    """Return the number of the lowest bit that is set."""
+    return (mask & -mask).bit_length() - 1
+
+
+class Column(NamedTuple):
+    """A fact's cells in groups that nothing tells apart."""
+
+    name: str
+    groups: tuple[tuple[int, int], ...]  # an example cell and the mask of all
+
+
+def columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], axes: Axes) -> list[Column]:
+    """Return the columns of a sweep.
+
+    Args:
+        names: The facts, in the order to sweep them.
+        tell_apart: For a fact and a cell, what makes it differ from other cells.
+        axes: Every fact's axis.
+    """
+    found = []
+    for name in names:
+        groups: dict[Hashable, int] = {}
+        for cell in cells_of(axes[name].every):
+            key = tell_apart(name, cell)
+            groups[key] = groups.get(key, 0) | 1 << cell
+        found.append(Column(name, tuple((lowest(mask), mask) for mask in groups.values())))
+    return found
+
+
+def cells_of(mask: int) -> list[int]:
+    """Return the numbers of the bits that are set."""
+    return [cell for cell in range(mask.bit_length()) if mask >> cell & 1]
+
+
+def counted(
+    swept: Sequence[Column], start: _State, step: Callable[[_State, int, int], _State]
+) -> dict[_State, tuple[int, Point]]:
+    """Return every state in which a sweep over all cells can end, with how many cells do and one of them.
+
+    Args:
+        swept: The columns.
+        start: The state before the first.
+        step: From a state, a column's number and a cell to the next state.
+
+    Raises:
+        TooLargeError: There are too many states.
+    """
+    states: dict[_State, tuple[int, Point]] = {start: (1, {})}
+    for number, column in enumerate(swept):
+        after: dict[_State, tuple[int, Point]] = {}
+        for state, (count, point) in states.items():
+            for cell, mask in column.groups:
+                new = step(state, number, cell)
+                known = after.get(new)
+                many = count * mask.bit_count()
+                after[new] = (many, {**point, column.name: cell}) if known is None else (known[0] + many, known[1])
+        if len(after) > BUDGET:
+            raise TooLargeError
+        states = after
+    return states
+
+
+def boxes(
+    swept: Sequence[Column], start: _State, step: Callable[[_State, int, int], _State],
+    answer: Callable[[_State], Hashable],
+) -> dict[Hashable, list[dict[str, int]]]:  # fmt: skip
+    """Return for every answer the boxes of cells that lead to it; the boxes of all answers are disjoint.
+
+    Args:
+        swept: The columns.
+        start: The state before the first.
+        step: From a state, a column's number and a cell to the next state.
+        answer: What a final state means; None for states that are of no interest.
+
+    Raises:
+        TooLargeError: There are too many states.
+    """
+    memo: dict[tuple[int, _State], dict[Hashable, list[dict[str, int]]]] = {}
+
+    def below(number: int, state: _State) -> dict[Hashable, list[dict[str, int]]]:
+        if number == len(swept):
+            found = answer(state)
+            return {} if found is None else {found: [{}]}
+        known = memo.get((number, state))
+        if known is not None:
+            return known
+        if len(memo) > BUDGET:
+            raise TooLargeError
+        column = swept[number]
+        joined: dict[int, tuple[int, dict[Hashable, list[dict[str, int]]]]] = {}
+        for cell, mask in column.groups:
+            rest = below(number + 1, step(state, number, cell))
+            held, _ = joined.get(id(rest), (0, rest))
+            joined[id(rest)] = held | mask, rest
+        result: dict[Hashable, list[dict[str, int]]] = {}
+        whole = sum(mask for _, mask in column.groups)
+        for mask, rest in joined.values():
+            for found, parts in rest.items():
+                part = {} if mask == whole else {column.name: mask}
+                result.setdefault(found, []).extend({**part, **other} for other in parts)
+        memo[number, state] = {found: merged(parts) for found, parts in result.items()}
+        return memo[number, state]
+
+    return below(0, start)
+
+
+def merged(parts: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
+    """Join boxes that differ in one fact alone, until none do."""
+    todo = [dict(part) for part in parts]
+    changed = True
+    while changed:
+        changed = False
+        for name in sorted({name for part in todo for name in part}):
+            groups: dict[tuple[tuple[str, int], ...], int] = {}
+            for part in todo:
+                key = tuple(sorted((n, m) for n, m in part.items() if n != name))
+                groups[key] = groups.get(key, 0) | part.get(name, -1)
+            if len(groups) < len(todo):
+                changed = True
+                todo = [{**dict(key), **({name: mask} if mask != -1 else {})} for key, mask in groups.items()]
+    return todo

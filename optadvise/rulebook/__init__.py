@@ -1,1 +1,0 @@
-"""The rule base itself: proven, tested, compared and described."""
