@@ -1,0 +1,276 @@
+"""The worker-process protocol, both ends: JSON lines over private pipes.
+
+A worker runs what may hang, crash or print: other people's libraries. The parent starts it as the leader of a session,
+so that it can end everything that the worker has started. The worker answers through a private copy of stdout, which
+libraries cannot write to, and ends when the parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import IO, NoReturn, TypeVar
+
+import msgspec
+
+_GRACE_SECONDS = 2.0  # to exit after stdin was closed
+_POLL_SECONDS = 0.5  # between checks whether a silent worker still runs
+_LOG_TAIL_BYTES = 2**16
+
+Message = TypeVar("Message")
+
+
+def encode_message(message: object) -> bytes:
+    """Encode a record as one line of JSON. NaN and infinities are kept, which msgspec's own encoder turns into null."""
+    return json.dumps(msgspec.to_builtins(message, enc_hook=_copy_mapping)).encode() + b"\n"
+
+
+def decode_message(line: bytes, kind: type[Message]) -> Message:
+    """Decode a line of JSON as a record, or as one of a union of tagged records.
+
+    Raises:
+        ValueError: The line is not JSON, or not such a record.
+    """
+    return msgspec.convert(json.loads(line), kind)
+
+
+def _copy_mapping(value: object) -> object:
+    """Return a read-only mapping as the dictionary that msgspec can encode."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent to another process")
+
+
+# -- the parent's end -------------------------------------------------------------------------------------------------
+
+
+class WorkerError(Exception):
+    """A worker gives no further answers. The text is a predicate: `was killed by SIGSEGV: last line of its stderr`."""
+
+    def __init__(self, text: str, exit_code: int | None = None) -> None:
+        """Keep how the process ended.
+
+        Args:
+            text: What happened, as a predicate without a subject.
+            exit_code: Negative for a signal; None if the process did not start or did not end by itself.
+        """
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class WorkerTimeoutError(WorkerError):
+    """A worker did not answer in time."""
+
+
+def module_command(module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command line that runs a module with this Python."""
+    return (sys.executable, "-m", module, *arguments)
+
+
+def start_process(
+    command: Sequence[str], environment: Mapping[str, str] | None, stderr: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a worker as the leader of a session, with pipes as stdin and stdout. Tests replace this function.
+
+    Args:
+        command: From `module_command`, or a test's stand-in for a worker.
+        environment: The worker's environment; None for this process's own.
+        stderr: File that receives the worker's stderr, and what libraries print to stdout.
+
+    Raises:
+        OSError: There is no such program, or the system has no room for a process.
+    """
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment,
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
+    )  # fmt: skip
+
+
+class WorkerProcess:
+    """A running worker as its parent sees it."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Start the process.
+
+        Args:
+            command: The command line, usually from `module_command`.
+            environment: The worker's environment; None for this process's own.
+
+        Raises:
+            WorkerError: The process cannot be started.
+        """
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115, closed in stop
+        try:
+            self._process = start_process(command, environment, self._log)
+        except OSError as error:
+            self._log.close()
+            raise WorkerError(f"cannot be started: {error}") from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin = self._process.stdin
+        self._is_stuck = False
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: the worker closed its stdout
+        self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> WorkerProcess:
+        """Return this worker."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop the worker."""
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Return the process id, which is also the id of the worker's session and process group."""
+        return self._process.pid
+
+    def send(self, message: object) -> None:
+        """Send a record. If the worker has ended, `receive` reports how."""
+        with contextlib.suppress(OSError):
+            self._stdin.write(encode_message(message))
+            self._stdin.flush()
+
+    def receive(self, kind: type[Message], timeout: float) -> Message:
+        """Return the worker's next answer.
+
+        Args:
+            kind: The record that is expected, or a union of tagged records.
+            timeout: Seconds to wait.
+
+        Raises:
+            WorkerTimeoutError: There was no answer in time.
+            WorkerError: The worker ended, or its answer is not such a record.
+        """
+        line = self._wait_for_line(timeout)
+        if line is None:
+            raise self._describe_end()
+        try:
+            return decode_message(line, kind)
+        except ValueError as error:
+            self._is_stuck = True
+            text = line.decode(errors="replace").strip()
+            raise WorkerError(f"answered with garbage: {text[:80]!r}") from error
+
+    def _wait_for_line(self, timeout: float) -> bytes | None:
+        """Return the next line, None if there will be none."""
+        deadline = time.monotonic() + timeout
+        while True:
+            has_ended = self._process.poll() is not None
+            remaining = deadline - time.monotonic()
+            try:
+                return self._lines.get(timeout=min(max(remaining, 0.0), _POLL_SECONDS))
+            except queue.Empty:
+                if has_ended:  # a process that it started still holds its stdout
+                    return None
+            if remaining <= 0:
+                self._is_stuck = True
+                raise WorkerTimeoutError(f"gave no answer within {timeout:g} s")
+
+    def _describe_end(self) -> WorkerError:
+        """Return the exit code or the signal that ended the worker, with the last line of its stderr."""
+        try:
+            code = self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._is_stuck = True
+            return WorkerError("stopped answering")
+        last_line = self.read_last_line()
+        detail = f": {last_line}" if last_line else ""
+        if code >= 0:
+            return WorkerError(f"ended with exit code {code}{detail}", code)
+        # The kernel's out-of-memory killer uses SIGKILL.
+        hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+        return WorkerError(f"was killed by {signal.Signals(-code).name}{hint}{detail}", code)
+
+    def read_last_line(self) -> str:
+        """Return the last line of the worker's stderr, at most 200 characters; empty if there is none."""
+        if self._log.closed:
+            return ""
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
+        return next((line[:200] for line in reversed(lines) if line), "")
+
+    def stop(self) -> None:
+        """End the worker and every process that it has started; may be called again."""
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        if not self._is_stuck:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_SECONDS)
+        self._is_stuck = True
+        _kill_group(self._process)  # what it started may outlive it
+        self._process.wait()
+        self._reader.join(_GRACE_SECONDS)
+        self._log.close()
+
+
+def _read_lines(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+# -- the worker's end -------------------------------------------------------------------------------------------------
+
+
+class ParentConnection:
+    """The pipes to the parent, inside a worker."""
+
+    def __init__(self, exit_code: int = 0) -> None:
+        """Take stdin and stdout for messages; what is printed from now on goes to stderr, and warnings are silent.
+
+        Args:
+            exit_code: Exit code when the parent is gone and this worker does not lead a process group.
+        """
+        self._answers = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        warnings.simplefilter("ignore")
+        self._exit_code = exit_code
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError), os.fdopen(os.dup(0), "rb") as stream:
+            for line in stream:
+                self._lines.put(line)
+        end_process(self._exit_code)  # whatever it is doing now
+
+    def receive(self, kind: type[Message]) -> Message:
+        """Wait for the parent's next message and return it.
+
+        Args:
+            kind: The record that is expected, or a union of tagged records.
+        """
+        return decode_message(self._lines.get(), kind)
+
+    def send(self, message: object) -> None:
+        """Send a record to the parent."""
+        self._answers.write(encode_message(message))
+        self._answers.flush()
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """End this process at once, and the processes that it has started if it leads a process group."""
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(exit_code)

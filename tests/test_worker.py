@@ -1,0 +1,182 @@
+"""The worker-process protocol: what a worker may do wrong, and that no process is left, whoever is killed."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from optadvise.core import worker
+from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, decode_message, encode_message
+from tests.bench import ended
+from tests.conftest import ROOT
+
+ECHO = """
+from optadvise.core.worker import ParentConnection
+parent = ParentConnection(exit_code=7)
+while True:
+    message = parent.receive(dict)
+    {action}
+    parent.send({{"value": message["value"]}})
+"""
+GRANDCHILD = "import subprocess; child = subprocess.Popen(['sleep', '600'])"
+
+
+class Figure(msgspec.Struct, frozen=True):
+    value: float
+
+
+def echo(action: str = "pass") -> tuple[str, ...]:
+    """Return the command line of a worker that does something before each answer."""
+    return (sys.executable, "-c", ECHO.format(action=action))
+
+
+def script(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-S", "-E", "-c", code)
+
+
+@pytest.mark.parametrize("value", [0.5, math.inf, -math.inf, math.nan])
+def test_numbers_that_are_not_finite_arrive(value: float) -> None:
+    with WorkerProcess(echo()) as process:
+        for _ in range(2):
+            process.send(Figure(value))
+            assert repr(process.receive(Figure, 30).value) == repr(value)
+    assert ended([process.pid])
+
+
+def test_a_message_is_one_line() -> None:
+    line = encode_message({"value": 1, "text": "a\nb"})
+    assert line.count(b"\n") == 1
+    assert decode_message(line, Figure) == Figure(1.0)
+
+
+def test_what_cannot_be_sent_is_an_error() -> None:
+    with pytest.raises(TypeError, match="object cannot be sent to another process"):
+        encode_message(object())
+
+
+def test_what_libraries_print_is_no_answer() -> None:
+    noise = "print('noise'); import os; os.write(1, b'noise'); os.system('echo noise')"
+    with WorkerProcess(echo(noise)) as process:
+        process.send(Figure(1.0))
+        assert process.receive(Figure, 30) == Figure(1.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "exit_code"),
+    [
+        ("import sys; print('first\\nlast', file=sys.stderr); sys.exit(3)", "ended with exit code 3: last", 3),
+        ("import os; os.kill(os.getpid(), 11)", "was killed by SIGSEGV", -11),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL, as the kernel does when memory runs out", -9),
+        ("print('hello')", "answered with garbage: 'hello'", None),
+        ("print('17')", "answered with garbage: '17'", None),
+        ('print(\'{"value": "a"}\')', 'answered with garbage: \'{"value": "a"}\'', None),
+        ("import os; os.write(1, bytes([255, 10]))", "answered with garbage: '\ufffd'", None),
+        ("import time; time.sleep(600)", "gave no answer within 1 s", None),
+    ],
+)
+def test_an_end_is_described(code: str, error: str, exit_code: int | None) -> None:
+    with WorkerProcess(script(code)) as process:
+        process.send(Figure(1.0))
+        with pytest.raises(WorkerError) as raised:
+            process.receive(Figure, 1.0 if "sleep" in code else 30)
+    assert (str(raised.value), raised.value.exit_code) == (error, exit_code)
+    assert isinstance(raised.value, WorkerTimeoutError) == ("sleep" in code)
+    assert ended([process.pid])
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(WorkerError, match=r"^cannot be started: .*No such file"):
+        WorkerProcess(["/no/such/program"])
+
+
+def test_a_worker_that_dies_is_noticed_though_its_child_holds_the_pipe() -> None:
+    begin = time.monotonic()
+    process = WorkerProcess(script(f"{GRANDCHILD}; import os; os._exit(3)"))
+    with process, pytest.raises(WorkerError, match="ended with exit code 3"):
+        process.receive(Figure, 60)
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("end", ["time.sleep(600)", "os._exit(1)", "print('garbage', flush=True); time.sleep(600)"])
+def test_a_grandchild_ends_with_a_worker_that_hangs_or_dies(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "pid"
+    code = f"{GRANDCHILD}; open({str(file)!r}, 'w').write(str(child.pid)); import os, time; {end}"
+    with WorkerProcess(script(code)) as process, pytest.raises(WorkerError):
+        process.receive(Figure, 1.0)
+    assert ended([process.pid, int(file.read_text())])
+
+
+def test_a_worker_that_ignores_the_end_of_stdin_is_killed() -> None:
+    process = WorkerProcess(script("import time; time.sleep(600)"))
+    begin = time.monotonic()
+    process.stop()
+    process.stop()
+    assert time.monotonic() - begin < 5
+    assert ended([process.pid])
+
+
+PARENT = """
+import sys
+from optadvise.core.worker import WorkerProcess
+process = WorkerProcess((sys.executable, "-c", {worker!r}))
+process.send({{"value": 1}})
+process.receive(dict, 600)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_the_parent(tmp_path: Path, number: signal.Signals) -> None:
+    """A busy worker and the process that it has started."""
+    file = tmp_path / "pids"
+    busy = (
+        f"{GRANDCHILD}; import os, time; open('pids.tmp', 'w').write(f'{{os.getpid()}} {{child.pid}}');"
+        " os.rename('pids.tmp', 'pids'); time.sleep(600)"
+    )
+    code = PARENT.format(worker=ECHO.format(action=busy))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        until = time.monotonic() + 30
+        while not file.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        parent.send_signal(number)
+        parent.wait(timeout=20)
+        assert ended([int(pid) for pid in file.read_text().split()])
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_a_worker_without_a_process_group_exits_with_its_code() -> None:
+    """As a rank under torchrun, or a worker that a shell started."""
+    parent = subprocess.Popen(echo(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    out, _ = parent.communicate(b"", timeout=30)
+    assert (parent.returncode, out) == (7, b"")
+
+
+def test_processes_are_started_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests replace this function to fork workers that have imported torch already."""
+    commands = []
+    start = worker.start_process
+
+    def record(command: Sequence[str], *arguments: Any) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return start(command, *arguments)
+
+    monkeypatch.setattr(worker, "start_process", record)
+    with WorkerProcess(worker.module_command("timeit", "pass"), {**os.environ}):
+        pass
+    assert commands == [(sys.executable, "-m", "timeit", "pass")]
