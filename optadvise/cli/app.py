@@ -14,7 +14,8 @@ import typer
 
 from optadvise import __version__
 from optadvise.cli.help import GroupedCommand, GroupedGroup, epilog
-from optadvise.core.errors import OptadviseError, RuleFileError, printable
+from optadvise.core.errors import OptadviseError, RuleFileError
+from optadvise.core.text import make_printable
 from optadvise.core.tuples import NamedTuple
 
 
@@ -228,6 +229,6 @@ def _fail(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    line = printable(" ".join(message.split("\n")))
+    line = make_printable(" ".join(message.split("\n")))
     print(f"optadvise: {line}", file=sys.stderr)
     return code

@@ -8,7 +8,8 @@ from typing import Any
 
 from optadvise.advice import inputs
 from optadvise.advice.advisor import Advisor
-from optadvise.core.errors import InputError, printable
+from optadvise.core.errors import InputError
+from optadvise.core.text import make_printable
 from optadvise.rule_analysis.describe import command
 from optadvise.rule_analysis.interview import Interview
 
@@ -73,7 +74,7 @@ def _put(interview: Interview, name: str) -> bool:
             interview.tell(_read(interview.advisor, name, word))
             return True
         except InputError as error:
-            _tell(f"  {printable(str(error))}")
+            _tell(f"  {make_printable(str(error))}")
 
 
 def _read(advisor: Advisor, name: str, word: str) -> dict[str, Any]:

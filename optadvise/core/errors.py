@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from optadvise.core.text import make_printable
+
 
 class OptadviseError(Exception):
     """Base of all expected errors: what is wrong, where, and what to do instead, in one line."""
@@ -34,7 +36,7 @@ class RuleFileError(OptadviseError):
         """
         head = f"{near(where)}: " if where else ""
         tail = f"  [{source[:100]}{'…' if len(source) > 100 else ''}]" if source else ""
-        super().__init__(printable(f"{head}{message}{tail}"))
+        super().__init__(make_printable(f"{head}{message}{tail}"))
 
 
 class CannotRunHereError(OptadviseError):
@@ -46,16 +48,6 @@ class CannotRunHereError(OptadviseError):
 def near(where: str) -> str:
     """Return `file:line:column` with the file as it is called from the working folder, where it lies below it."""
     return where.removeprefix(f"{Path.cwd()}{os.sep}")
-
-
-def printable(text: str) -> str:
-    r"""Return a text with everything escaped that a terminal would act on.
-
-    Example:
-        >>> printable("red: \x1b[31m")
-        'red: \\x1b[31m'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optadvise.core.errors import printable
 from optadvise.core.records import MemoryAnswer, Recommendation
+from optadvise.core.text import make_printable
 from optadvise.core.tuples import NamedTuple
 from optadvise.rulebase.catalog import Catalog
 
@@ -91,4 +91,4 @@ def _shown(value: Any) -> Any:
     """Return what stands for a value on the page: None is not known, and no letter acts on the text around it."""
     if value is None:
         return "not known"
-    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    return make_printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
