@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from optadvise.benchmark import runner
+from optadvise.benchmark.saved_results import read_result
 from optadvise.core import files
 from optadvise.core.errors import InputError
 from tests.bench import one_line, result_in, workers
@@ -103,35 +104,35 @@ def test_a_folder_that_goes_away_while_measuring_is_one_line(mine: Path) -> None
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("at", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("at", ["write_bytes", "replace"])
 def test_writing_that_is_broken_off_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: str
 ) -> None:
     file = tmp_path / "out.json"
-    files.write(file, "old")
+    files.write_output(file, "old")
 
     def broken(*arguments: object) -> None:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", broken) if at == "fsync" else patch.setattr(Path, at, broken)
+        patch.setattr(Path, at, broken)
         with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt):
-            files.write(file, "new")
+            files.write_output(file, "new")
     assert file.read_text("utf-8") == "old"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_reader_never_sees_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, seen = tmp_path / "out.json", []
-    files.write(file, "old")
-    fsync = os.fsync
+    files.write_output(file, "old")
+    write = Path.write_bytes
 
-    def look(handle: int) -> None:
+    def look(path: Path, content: bytes) -> None:
+        write(path, content)
         seen.append(file.read_text("utf-8"))
-        fsync(handle)
 
-    monkeypatch.setattr(os, "fsync", look)
-    files.write(file, "new" * 10_000)
+    monkeypatch.setattr(Path, "write_bytes", look)
+    files.write_output(file, "new" * 10_000)
     assert seen == ["old"]
     assert file.read_text("utf-8") == "new" * 10_000
     assert file.stat().st_mode & 0o777 == 0o644
@@ -142,7 +143,7 @@ def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
     target, link = tmp_path / "there" / "out.json", tmp_path / "link.json"
     link.symlink_to(target)
     files.check_writable(link, "--json")
-    files.write(link, "new")
+    files.write_output(link, "new")
     assert link.is_symlink()
     assert target.read_text("utf-8") == "new"
 
@@ -162,6 +163,6 @@ def test_all_files_are_written_and_nothing_else(mine: Path, monkeypatch: pytest.
         "b.json",
         "data",
     }
-    kept = files.read_result("main-2024")
+    kept = read_result("main-2024")
     assert kept == result_in((mine / "a.json").read_text("utf-8"))
     assert kept["complete"] is True

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark import request
 from optadvise.core.errors import InputError, OptadviseError
-from optadvise.core.files import write
+from optadvise.core.files import write_output
 
 _LEFT_OUT = ("advisor", "names", "recommendation", "control", "require")  # of what `bench` takes
 OPTIONS = tuple(name for name in inspect.signature(request.make).parameters if name not in _LEFT_OUT)
@@ -136,7 +136,7 @@ def measure(advisor: Advisor, folder: Path, cell: Cell, progress: Callable[..., 
         except OptadviseError as error:
             return Outcome(cell, None, str(error))
         entry = {"options": dict(cell.options), "result": result}
-        write(_file(folder, cell), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
+        write_output(_file(folder, cell), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
         return Outcome(cell, result)
 
 

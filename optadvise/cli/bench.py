@@ -129,8 +129,9 @@ def bench(
     """
     typed = dict(locals())
     from optadvise.benchmark import request
+    from optadvise.benchmark.saved_results import prepare_saved_result
     from optadvise.cli import outputs
-    from optadvise.core.files import save_place, write
+    from optadvise.core.files import write_output
     from optadvise.evidence import store
     from optadvise.rule_analysis import rule_folders
 
@@ -148,7 +149,7 @@ def bench(
     )  # fmt: skip
     named = {"--json": None if json_ == "-" else json_, "--csv": csv_, "--markdown": markdown,
              "--dashboard": dashboard, "--report": report, "--plot": plot}  # fmt: skip
-    files = outputs.places({**named, "--save": None if save is None else save_place(save)})
+    files = outputs.places({**named, "--save": None if save is None else prepare_saved_result(save)})
     line = outputs.command(bench, typed, _SHOWN)
     if files.pop("--plot", None) is not None:  # drawn at the end
         from optadvise.render.plots import figures
@@ -164,7 +165,7 @@ def bench(
             "--report": lambda result: outputs.page(result, line),
         }  # fmt: skip
         for flag, path in files.items():
-            write(path, made[flag](result))
+            write_output(path, made[flag](result))
 
     def show(result: dict[str, Any]) -> None:
         if json_ == "-":
@@ -198,7 +199,7 @@ def bench(
 def _merged(names: list[str], catalog: Catalog, control: str) -> dict[str, Any]:
     """Return one result of several files."""
     from optadvise.benchmark.comparison.merge import merged
-    from optadvise.core.files import read_result
+    from optadvise.benchmark.saved_results import read_result
 
     if len(names) < 2:
         raise InputError("--merge: name two result files or more, as in optadvise bench --merge adamw.json lion.json")

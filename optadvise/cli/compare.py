@@ -41,9 +41,10 @@ def compare(
     requirement failed; 2: the two are not comparable; 5: the noise is larger than the question.
     """
     from optadvise.benchmark.comparison.ratios import compare as compared
+    from optadvise.benchmark.saved_results import read_result
     from optadvise.benchmark.statistics import parse_requirement
     from optadvise.cli.outputs import places
-    from optadvise.core.files import read_result, write
+    from optadvise.core.files import write_output
     from optadvise.render.text import comparison as render
 
     if json_ == "-" and markdown == "-":
@@ -63,7 +64,7 @@ def compare(
         if path == "-":
             typer.echo(made(found), nl=False)
         elif path is not None:
-            write(Path(path), made(found))
+            write_output(Path(path), made(found))
     if "-" not in (json_, markdown):
         render.text(found)
     code = _VERDICT_CODES.get(found["verdict"], 0)

@@ -50,11 +50,11 @@ def shown(render: Any, result: Any, files: Mapping[str, Path], *, as_json: bool)
         files: By `--json` and `--markdown`.
         as_json: Print JSON instead of text.
     """
-    from optadvise.core.files import write
+    from optadvise.core.files import write_output
 
     made = {"--json": render.as_json, "--markdown": render.as_markdown}
     for flag, path in files.items():
-        write(path, made[flag](result))
+        write_output(path, made[flag](result))
     if as_json:
         sys.stdout.write(render.as_json(result))
     else:

@@ -130,9 +130,9 @@ def recommend(
     if output is None:
         sys.stdout.write(text)
     else:
-        from optadvise.core.files import write
+        from optadvise.core.files import write_output
 
-        write(output, text)
+        write_output(output, text)
 
 
 def _page(
@@ -146,11 +146,11 @@ def _page(
     """Write the advice as a page of HTML, with the program that does what is advised."""
     from optadvise.cli import outputs
     from optadvise.codegen.write import write as code
-    from optadvise.core.files import write
+    from optadvise.core.files import write_output
     from optadvise.render.html import report
 
     about = outputs.about(command, code(advisor, advice, "python").text, said)
-    write(file, report.advice(advice, advisor.catalog, about, fit))
+    write_output(file, report.advice(advice, advisor.catalog, about, fit))
 
 
 def _written(

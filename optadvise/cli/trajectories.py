@@ -44,9 +44,9 @@ def trajectories(
         if json_ == "-":
             typer.echo(made, nl=False)
         else:
-            from optadvise.core.files import write
+            from optadvise.core.files import write_output
 
-            write(Path(json_), made)
+            write_output(Path(json_), made)
     if json_ != "-":
         render.text(walked)
     if not walked.walks:

@@ -1,53 +1,59 @@
-"""Result files: found to be writable before measuring, written whole or not at all."""
+"""Files are written whole or not at all, and output files are checked before the work begins."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from optadvise.core.errors import InputError, RuleFileError
-from optadvise.core.paths import data_folder
+from optadvise.core.errors import InputError
 
 _PROBE_BYTES = 1 << 20  # a result with its samples is smaller
 
 
-def saved(name: str) -> Path:
-    """Return where a result of a name is kept.
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Args:
+        path: The file; its folder exists. A link is replaced.
+        content: Text, which is encoded as UTF-8, or bytes.
 
     Raises:
-        InputError: The name is none that a file can have.
+        OSError: The file cannot be written; the old content is still there.
     """
-    if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
-        raise InputError(f"--save {name!r}: a name has letters, digits, '-', '_' and '.', as in main-2024")
-    return data_folder() / "results" / f"{name}.json"
-
-
-def save_place(name: str) -> Path:
-    """Return where a result of a name will be kept, in a folder that is there.
-
-    Raises:
-        InputError: The name is none that a file can have, or the folder cannot be made.
-    """
-    path = saved(name)
+    temporary = _temporary_file(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write a file that the user named; links are followed.
+
+    Args:
+        path: The file.
+        content: Text, which is encoded as UTF-8, or bytes.
+
+    Raises:
+        InputError: The disk filled up since `check_writable`, or the folder was removed.
+    """
+    path = Path(os.path.realpath(path))
+    try:
+        replace_file(path, content)
     except OSError as error:
-        message = f"{str(path.parent)!r} cannot be made ({error.strerror}); set OPTADVISE_DATA_DIR"
-        raise InputError(f"--save {name!r}: {message}") from error
-    return path
+        raise InputError(f"{str(path)!r}: cannot be written ({error.strerror}); name another place") from error
 
 
 def check_writable(path: Path, flag: str) -> None:
-    """Fail now where writing would fail after an hour of measuring.
+    """Check that a file can be written, before an hour of measuring.
 
     Args:
-        path: The file that will be written.
-        flag: The option that named it.
+        path: File that will be written.
+        flag: Option that names it, for the error.
 
     Raises:
         InputError: The folder is missing, read-only or full, or the path is a folder, a device or a pipe.
@@ -64,60 +70,24 @@ def check_writable(path: Path, flag: str) -> None:
             raise InputError(f"{flag} {str(path)!r}: is no regular file; name one")
         if not path.parent.is_dir():
             raise InputError(f"{flag} {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as probe:
-            probe.write(b"\0" * _PROBE_BYTES)
-            probe.flush()
-            os.fsync(probe.fileno())
+        _write_probe(path)
     except OSError as error:
         raise InputError(f"{flag} {str(path)!r}: cannot be written ({error.strerror}); name another place") from error
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part; links are followed.
-
-    Args:
-        path: The file.
-        content: Its text, or what it holds.
-
-    Raises:
-        InputError: The disk filled up since `check_writable`, or the folder went away.
-    """
-    path = Path(os.path.realpath(path))
+def _write_probe(path: Path) -> None:
+    """Write and remove a file beside one that will be written, as large as a result may be."""
+    temporary = _temporary_file(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(content.encode("utf-8") if isinstance(content, str) else content)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
-    except OSError as error:
-        raise InputError(f"{str(path)!r}: cannot be written ({error.strerror}); name another place") from error
+        with temporary.open("wb") as probe:
+            probe.write(b"\0" * _PROBE_BYTES)
+            probe.flush()
+            os.fsync(probe.fileno())  # some file systems report a full disk only now
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def read_result(name: str) -> dict[str, Any]:
-    """Return a result by its file or by the name it was saved under.
-
-    Raises:
-        InputError: There is no such file.
-        RuleFileError: The file is no result of `optadvise bench`.
-    """
-    path = Path(name)
-    if not path.is_file():
-        path = saved(name) if re.fullmatch(r"[\w.-]{1,100}", name) else path
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{name!r}: no such result ({error.strerror}); name a file, or a --save name") from error
-    except ValueError as error:
-        raise RuleFileError(f"no JSON ({error}); make it with optadvise bench --json FILE", str(path)) from error
-    if not isinstance(data, dict) or data.get("kind") != "bench" or not isinstance(data.get("arms"), list):
-        raise RuleFileError("no result of optadvise bench; make it with optadvise bench --json FILE", str(path))
-    if data.get("schema_version") != 1:
-        raise RuleFileError(f"schema version {data.get('schema_version')!r} is not known here", str(path))
-    return data
+def _temporary_file(path: Path) -> Path:
+    """Return a path beside a file that nothing else uses; hidden, so that no pattern for results matches it."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}")

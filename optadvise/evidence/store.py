@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optadvise import __version__
+from optadvise.core.files import replace_file
 from optadvise.core.paths import data_folder
 from optadvise.core.records import Claim, Evidence, Implementation, Optimizer
 
@@ -101,9 +102,7 @@ def keep(kind: str, name: str, finding: Mapping[str, Any], packages: Iterable[st
     entry = {"optadvise": __version__, "packages": versions, "date": date, "finding": finding}
     file = folder() / kind / f"{name.translate(_UNSAFE)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(file)
+    replace_file(file, json.dumps(entry, ensure_ascii=False))
 
 
 def keep_verified(result: Mapping[str, Any], claims: Mapping[str, Claim]) -> None:

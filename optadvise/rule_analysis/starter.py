@@ -6,6 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from optadvise.core.errors import InputError
+from optadvise.core.files import replace_file
 from optadvise.rule_analysis.json_schema import FOLDER, editor_line, schemas
 from optadvise.rulebase.catalog import Catalog
 
@@ -74,10 +75,10 @@ def write(folder: Path, catalog: Catalog) -> list[Path]:
         for name, schema in schemas(catalog).items():
             if name in _KINDS.values():
                 text = json.dumps(schema, indent=1, ensure_ascii=False)
-                (folder / FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+                replace_file(folder / FOLDER / f"{name}.json", text + "\n")
         for name, text in FILES.items():
             line = editor_line(PurePosixPath(name), _KINDS[name])
-            (folder / name).write_text(f"{line}\n{text}", encoding="utf-8")
+            replace_file(folder / name, f"{line}\n{text}")
     except OSError as error:
         raise InputError(f"{str(folder)!r}: cannot be written ({error.strerror}); name another folder") from error
     return [folder / name for name in FILES]

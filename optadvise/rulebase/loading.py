@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optadvise.core.errors import InputError, RuleFileError
+from optadvise.core.files import replace_file
 from optadvise.core.paths import cache_folder
 from optadvise.core.records import SHIPPED
 
@@ -335,15 +336,10 @@ def _write_cache(key: str, documents: Documents) -> None:
         return
     if file is None:
         return
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"key": key, "documents": documents}), encoding="utf-8")
-        temporary.replace(file)
+        replace_file(file, json.dumps({"key": key, "documents": documents}))
         _drop_old(file.parent, keep=30)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _drop_old(folder: Path, keep: int) -> None:

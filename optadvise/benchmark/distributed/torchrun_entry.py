@@ -99,7 +99,7 @@ def main(words: Sequence[str]) -> int:
     from optadvise.benchmark.distributed.ranks import Ranks
     from optadvise.benchmark.environment import environment
     from optadvise.benchmark.runner import Record
-    from optadvise.core.files import write
+    from optadvise.core.files import write_output
 
     count, first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     try:
@@ -128,7 +128,7 @@ def main(words: Sequence[str]) -> int:
         code = 4
     if first:
         made = results.make(spec, [record], environment=environment(), complete=not code)
-        write(file, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+        write_output(file, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
     if code:
         os._exit(code)  # the others may wait for this one for ever
     return 0

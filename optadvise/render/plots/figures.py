@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optadvise.core.errors import CannotRunHereError, InputError
-from optadvise.core.files import check_writable, write
+from optadvise.core.files import check_writable, write_output
 from optadvise.core.units import show_count, show_number
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def save(made: Any, file: Path) -> None:
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     out = io.BytesIO()
     made.savefig(out, format=kind, metadata=undated)
-    write(file, _palette(out) if kind == "png" else out.getvalue())
+    write_output(file, _palette(out) if kind == "png" else out.getvalue())
 
 
 def _palette(png: io.BytesIO) -> bytes:
@@ -131,7 +131,7 @@ def animate(made: Any, draw: Callable[[int], object], frames: Sequence[int], fil
             for number in frames:
                 draw(number)
                 writer.grab_frame()
-        write(file, whole.read_bytes())
+        write_output(file, whole.read_bytes())
 
 
 def plain_axes(axes: Any, x: str, y: str) -> None:
