@@ -13,7 +13,7 @@ TOP_LEVEL = "(top level)"
 
 @dataclass(frozen=True)
 class Module:
-    """One source file. `package` is the first folder below optadvise/, or TOP_LEVEL."""
+    """One source file. `package` is the first folder below optadvise/, or TOP_LEVEL; `path` begins below it, too."""
 
     name: str
     package: str
@@ -42,10 +42,10 @@ def read_modules(root: Path) -> list[Module]:
     """Read and parse every file of the package in a checkout."""
     modules = []
     for file in sorted((root / PACKAGE).rglob("*.py")):
-        path = file.relative_to(root)
-        name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+        path = file.relative_to(root / PACKAGE)
+        name = ".".join([PACKAGE, *path.with_suffix("").parts]).removesuffix(".__init__")
         text = file.read_text(encoding="utf-8")
-        package = path.parts[1] if len(path.parts) > 2 else TOP_LEVEL
+        package = path.parts[0] if len(path.parts) > 1 else TOP_LEVEL
         modules.append(Module(name, package, path.as_posix(), file.stem == "__init__", text, ast.parse(text)))
     return modules
 
