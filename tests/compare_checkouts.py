@@ -139,7 +139,7 @@ def compare_outcomes(command: Command, old: Outcome, new: Outcome, volatile: lis
     else:
         yield from compare_scalars(bool(old.stdout), bool(new.stdout), ("prints to stdout",))
         one_line = [len(outcome.stderr.splitlines()) <= 1 for outcome in (old, new)]
-        yield from compare_scalars(*one_line, ("at most one line on stderr",))
+        yield from compare_scalars(one_line[0], one_line[1], ("at most one line on stderr",))
 
 
 def compare_json_texts(old: Outcome, new: Outcome, volatile: list[str]) -> Iterator[Difference]:
