@@ -15,9 +15,10 @@ import pytest
 
 from optadvise.core import hardware
 from optadvise.diagnostics import probe
-from optadvise.diagnostics.doctor import examine
-from optadvise.diagnostics.probe_client import ask
-from optadvise.render.text import doctor as render
+from optadvise.diagnostics.doctor import examine_machine
+from optadvise.diagnostics.probe_client import probe_imports
+from optadvise.diagnostics.records import DoctorReport
+from optadvise.render.text.doctor import print_report
 from optadvise.rulebase.catalog import Catalog, load
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -38,15 +39,15 @@ def saying(torch: dict[str, Any], errors: dict[str, str] | None = None, *, first
     """Return a probe's command line that answers so, after running some lines; paths it knows nothing of import."""
     code = f"""
 import json, os, signal, sys, time
-paths = json.loads(sys.stdin.readline())
+paths = json.loads(sys.stdin.readline())["paths"]
 {first}
-print(json.dumps({{"torch": json.loads({json.dumps(torch)!r})}}), flush=True)
+print(json.dumps({{"answer": "torch", **json.loads({json.dumps(torch)!r})}}), flush=True)
 errors = json.loads({json.dumps(errors or {})!r})
 for path in paths:
     why = next((w for name, w in errors.items() if path.startswith(name)), None)
     if why == "crash": os.kill(os.getpid(), signal.SIGSEGV)
     if why == "hang": time.sleep(60)
-    print(json.dumps({{"path": path, "error": why}}), flush=True)
+    print(json.dumps({{"answer": "import", "path": path, "error": why}}), flush=True)
 """
     return [sys.executable, "-S", "-E", "-c", code]
 
@@ -58,12 +59,12 @@ def fake_smi(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/bin{os.pathsep}/usr/bin")
 
 
-def by_id(found: dict[str, Any]) -> dict[str, Any]:
-    return {card["id"]: card for card in found["optimizers"]}
+def by_id(report: DoctorReport) -> dict[str, Any]:
+    return {support.id: support for support in report.optimizers}
 
 
-def text_of(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    render.report(found, as_json=False)
+def text_of(report: DoctorReport, capsys: pytest.CaptureFixture[str]) -> str:
+    print_report(report, as_json=False)
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     return text
@@ -83,7 +84,7 @@ def test_this_machine() -> None:
     assert found["devices"][0]["device"] == "cpu"
     assert found["devices"][0]["usable"]
     assert found["devices"][0]["memory_bytes"] > 2**28
-    cards = by_id(found)
+    cards = {card["id"]: card for card in found["optimizers"]}
     assert list(cards) == list(load().optimizer_ids)
     for card in cards.values():
         assert set(card) >= {"id", "runs", "implementation", "why_not"}
@@ -128,11 +129,11 @@ def test_a_torch_that_cannot_be_imported_gives_a_row_and_code_4(
 
 
 def test_a_torch_that_is_missing(catalog: Catalog) -> None:
-    found = examine(
+    report: Any = examine_machine(
         catalog, command=saying({"imports": False, "error": "ModuleNotFoundError: No module named 'torch'"})
     )
-    assert found["torch"]["error"] == "torch is not installed; pip install torch"
-    assert not found["devices"][0]["usable"]
+    assert report.torch.error == "torch is not installed; pip install torch"
+    assert not report.devices[0].usable
 
 
 HANGS = "import time; time.sleep(60)"
@@ -154,29 +155,29 @@ HANGS = "import time; time.sleep(60)"
 )
 def test_faults_of_the_probe(catalog: Catalog, command: Sequence[str], words: str) -> None:
     begin = time.monotonic()
-    found = examine(catalog, command=command, timeout=0.5)
+    report: Any = examine_machine(catalog, command=command, timeout=0.5)
     assert time.monotonic() - begin < 10
-    assert words in found["torch"]["error"]
-    assert not any(card["runs"] for card in found["optimizers"])
+    assert words in report.torch.error
+    assert not any(card.runs for card in report.optimizers)
 
 
 def test_a_package_that_crashes_or_hangs_is_named_and_the_others_are_tried() -> None:
     paths = ["torch.optim.SGD", "bad.A", "bad.B", "slow.C", "fine.D"]
-    torch, errors = ask(paths, command=saying(H100, {"bad": "crash", "slow": "hang"}), timeout=2)
-    assert torch["version"] == "2.9.0+cu128"
-    assert errors["torch.optim.SGD"] is errors["fine.D"] is None
-    assert errors["bad.A"] == errors["bad.B"] == "the probe was killed by SIGSEGV"
-    assert errors["slow.C"] == "no answer within 2 s"
+    result = probe_imports(paths, command=saying(H100, {"bad": "crash", "slow": "hang"}), timeout=2)
+    assert result.torch.version == "2.9.0+cu128"
+    assert result.errors["torch.optim.SGD"] is result.errors["fine.D"] is None
+    assert result.errors["bad.A"] == result.errors["bad.B"] == "the probe was killed by SIGSEGV"
+    assert result.errors["slow.C"] == "no answer within 2 s"
 
 
 def test_chatter_of_libraries_does_not_spoil_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "loud.py").write_text("import os\nprint('{}')\nos.write(1, b'noise')\nclass A: ...\n", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    torch, errors = ask(["loud.A", "loud.B", "gone.C"])
-    assert torch["imports"]
-    assert errors["loud.A"] is None
-    assert errors["loud.B"] == "AttributeError: module 'loud' has no attribute 'B'"
-    assert errors["gone.C"] == "ModuleNotFoundError: No module named 'gone'"
+    result = probe_imports(["loud.A", "loud.B", "gone.C"])
+    assert result.torch.imports
+    assert result.errors["loud.A"] is None
+    assert result.errors["loud.B"] == "AttributeError: module 'loud' has no attribute 'B'"
+    assert result.errors["gone.C"] == "ModuleNotFoundError: No module named 'gone'"
 
 
 def test_the_probe_ends_with_its_parent(tmp_path: Path) -> None:
@@ -196,21 +197,19 @@ def test_why_an_optimizer_does_not_run(catalog: Catalog, capsys: pytest.CaptureF
         "schedulefree": "ModuleNotFoundError: No module named 'schedulefree'",
         "apex": "ModuleNotFoundError: No module named 'apex'",
     }  # fmt: skip
-    found = examine(catalog, command=saying({**NO_CUDA, "version": "2.6.0"}, errors))
-    cards = by_id(found)
-    eight = cards["adamw8bit"]["why_not"]
+    report: Any = examine_machine(catalog, command=saying({**NO_CUDA, "version": "2.6.0"}, errors))
+    cards = by_id(report)
+    eight = cards["adamw8bit"].why_not
     assert "bitsandbytes.optim.AdamW8bit cannot be imported (OSError: libfoo.so" in eight
     assert eight.endswith("pip install --upgrade bitsandbytes")
-    assert "paged, which needs CUDA" in cards["paged-adamw8bit"]["why_not"]
-    assert cards["muon"]["why_not"] == (
-        "torch.optim.Muon needs torch>=2.9, and this is 2.6.0; pip install 'torch>=2.9'"
-    )
+    assert "paged, which needs CUDA" in cards["paged-adamw8bit"].why_not
+    assert cards["muon"].why_not == ("torch.optim.Muon needs torch>=2.9, and this is 2.6.0; pip install 'torch>=2.9'")
     free = cards["schedule-free-adamw"]
-    assert free["runs"] or free["why_not"].endswith("pip install schedulefree")
+    assert free.runs or free.why_not.endswith("pip install schedulefree")
     lamb = cards["lamb"]
-    assert lamb["runs"]
-    assert "pip install timm" in lamb["note"]
-    text = text_of(found, capsys)
+    assert lamb.runs
+    assert "pip install timm" in lamb.note
+    text = text_of(report, capsys)
     assert "[bold]" in text
     assert "No CUDA device: torch 2.9.0+cpu is built without it." in text
 
@@ -220,15 +219,15 @@ def test_a_gpu_and_its_driver(
 ) -> None:
     rows = "NVIDIA H100 80GB HBM3, 81559, 570.86.10, GPU-aaaa-1\nNVIDIA T400, 2048, 570.86.10, GPU-bbbb-2"
     fake_smi(monkeypatch, tmp_path, f"echo '{rows}'")
-    found = examine(catalog, command=saying(H100))
-    cpu, gpu, hidden = found["devices"]
-    assert cpu["usable"]
-    assert (gpu["device"], gpu["usable"], gpu["driver"]) == ("cuda:0", True, "570.86.10")
-    assert (gpu["memory_bytes"], gpu["compute_capability"]) == (85_029_158_912, "9.0")
-    assert (hidden["device"], hidden["name"], hidden["usable"]) == (None, "NVIDIA T400", False)
-    assert "CUDA_VISIBLE_DEVICES" in hidden["why_not"]
-    assert by_id(found)["paged-adamw8bit"]["runs"]
-    text = text_of(found, capsys)
+    report: Any = examine_machine(catalog, command=saying(H100))
+    cpu, gpu, hidden = report.devices
+    assert cpu.usable
+    assert (gpu.device, gpu.usable, gpu.driver) == ("cuda:0", True, "570.86.10")
+    assert (gpu.memory_bytes, gpu.compute_capability) == (85_029_158_912, "9.0")
+    assert (hidden.device, hidden.name, hidden.usable) == (None, "NVIDIA T400", False)
+    assert "CUDA_VISIBLE_DEVICES" in hidden.why_not
+    assert by_id(report)["paged-adamw8bit"].runs
+    text = text_of(report, capsys)
     assert "cuda:0  79.2 GiB  NVIDIA H100 80GB HBM3, compute 9.0, driver 570.86.10" in text
     assert "No CUDA" not in text
 
@@ -237,17 +236,17 @@ def test_a_gpu_that_this_torch_cannot_use(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_smi(monkeypatch, tmp_path, "echo 'NVIDIA GB10, [N/A], 580.1, GPU-cccc'")
-    found = examine(catalog, command=saying(NO_CUDA))
-    gpu = found["devices"][1]
-    assert (gpu["usable"], gpu["memory_bytes"]) == (False, None)
-    assert "built without it; a CUDA build of torch is at https://pytorch.org" in gpu["why_not"]
-    assert not by_id(found)["paged-adamw8bit"]["runs"]
-    assert "not usable" in text_of(found, capsys)
+    report: Any = examine_machine(catalog, command=saying(NO_CUDA))
+    gpu = report.devices[1]
+    assert (gpu.usable, gpu.memory_bytes) == (False, None)
+    assert "built without it; a CUDA build of torch is at https://pytorch.org" in gpu.why_not
+    assert not by_id(report)["paged-adamw8bit"].runs
+    assert "not usable" in text_of(report, capsys)
 
     old = {**H100, "devices": [{**H100["devices"][0], "why_not": "RuntimeError: no kernel image"}]}  # type: ignore[index, dict-item]
-    found = examine(catalog, command=saying(old))
-    assert not by_id(found)["paged-adamw8bit"]["runs"]
-    assert "no kernel image" in text_of(found, capsys)
+    report = examine_machine(catalog, command=saying(old))
+    assert not by_id(report)["paged-adamw8bit"].runs
+    assert "no kernel image" in text_of(report, capsys)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +263,10 @@ def test_a_driver_that_does_not_answer_is_said(
 ) -> None:  # fmt: skip
     fake_smi(monkeypatch, tmp_path, f"exec {script}" if script.startswith("sleep") else script)
     monkeypatch.setattr(hardware, "_TIMEOUT", 0.5)
-    found = examine(catalog, command=saying(NO_CUDA))
-    assert found["driver_problem"].startswith(words)
-    assert len(found["devices"]) == 1
-    assert "GPUs that torch does not see" in " ".join(text_of(found, capsys).split())
+    report: Any = examine_machine(catalog, command=saying(NO_CUDA))
+    assert report.driver_problem.startswith(words)
+    assert len(report.devices) == 1
+    assert "GPUs that torch does not see" in " ".join(text_of(report, capsys).split())
 
 
 def test_memory_and_name_of_this_machine() -> None:
@@ -278,8 +277,8 @@ def test_memory_and_name_of_this_machine() -> None:
 
 
 def test_the_probe_tries_devices() -> None:
-    assert probe._tried("cpu") is None
-    assert probe._tried("meta") is not None
+    assert probe.try_device("cpu") is None
+    assert probe.try_device("meta") is not None
 
 
 @pytest.mark.gpu

@@ -19,11 +19,11 @@ def doctor(
     Devices, packages, and for each optimizer of the catalogue what runs it. Takes some seconds, as it imports them all
     in a process of its own.
     """
-    from optadvise.diagnostics.doctor import examine
-    from optadvise.render.text import doctor as render
+    from optadvise.diagnostics.doctor import examine_machine
+    from optadvise.render.text.doctor import print_report
     from optadvise.rule_analysis import rule_folders
 
-    found = examine(rule_folders.catalog(rules))
-    render.report(found, as_json=json_)
-    if found["torch"]["error"] is not None:
-        raise CannotRunHereError(found["torch"]["error"])
+    report = examine_machine(rule_folders.catalog(rules))
+    print_report(report, as_json=json_)
+    if report.torch.error is not None:
+        raise CannotRunHereError(report.torch.error)

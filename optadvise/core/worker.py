@@ -19,7 +19,8 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import IO, NoReturn, TypeVar
+from types import UnionType
+from typing import IO, Any, NoReturn, TypeVar, overload
 
 import msgspec
 
@@ -32,10 +33,10 @@ Message = TypeVar("Message")
 
 def encode_message(message: object) -> bytes:
     """Encode a record as one line of JSON. NaN and infinities are kept, which msgspec's own encoder turns into null."""
-    return json.dumps(msgspec.to_builtins(message, enc_hook=_copy_mapping)).encode() + b"\n"
+    return json.dumps(msgspec.to_builtins(message, enc_hook=_simplify)).encode() + b"\n"
 
 
-def decode_message(line: bytes, kind: type[Message]) -> Message:
+def _decode_message(line: bytes, kind: Any) -> Any:
     """Decode a line of JSON as a record, or as one of a union of tagged records.
 
     Raises:
@@ -44,10 +45,13 @@ def decode_message(line: bytes, kind: type[Message]) -> Message:
     return msgspec.convert(json.loads(line), kind)
 
 
-def _copy_mapping(value: object) -> object:
-    """Return a read-only mapping as the dictionary that msgspec can encode."""
+def _simplify(value: object) -> object:
+    """Return a read-only mapping as a dictionary, and a subclass of a plain type, such as torch's version, as that."""
     if isinstance(value, Mapping):
         return dict(value)
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
     raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
@@ -142,7 +146,13 @@ class WorkerProcess:
             self._stdin.write(encode_message(message))
             self._stdin.flush()
 
-    def receive(self, kind: type[Message], timeout: float) -> Message:
+    @overload
+    def receive(self, kind: type[Message], timeout: float) -> Message: ...
+
+    @overload
+    def receive(self, kind: UnionType, timeout: float) -> Any: ...
+
+    def receive(self, kind: Any, timeout: float) -> Any:
         """Return the worker's next answer.
 
         Args:
@@ -157,7 +167,7 @@ class WorkerProcess:
         if line is None:
             raise self._describe_end()
         try:
-            return decode_message(line, kind)
+            return _decode_message(line, kind)
         except ValueError as error:
             self._is_stuck = True
             text = line.decode(errors="replace").strip()
@@ -255,13 +265,19 @@ class ParentConnection:
                 self._lines.put(line)
         end_process(self._exit_code)  # whatever it is doing now
 
-    def receive(self, kind: type[Message]) -> Message:
+    @overload
+    def receive(self, kind: type[Message]) -> Message: ...
+
+    @overload
+    def receive(self, kind: UnionType) -> Any: ...
+
+    def receive(self, kind: Any) -> Any:
         """Wait for the parent's next message and return it.
 
         Args:
             kind: The record that is expected, or a union of tagged records.
         """
-        return decode_message(self._lines.get(), kind)
+        return _decode_message(self._lines.get(), kind)
 
     def send(self, message: object) -> None:
         """Send a record to the parent."""

@@ -1,166 +1,198 @@
-"""What is installed and usable here, and what is not and why, as plain data. What needs torch, a probe process asks."""
+"""Report what is installed and usable on this machine, and what is not and why. Imports no torch."""
 
 from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import metadata
-from typing import Any
 
-from optadvise import __version__
+import msgspec
+
 from optadvise.core import hardware
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.records import Implementation, Optimizer
-from optadvise.diagnostics.probe_client import PROBE, TIMEOUT, ask, lacks
+from optadvise.diagnostics.probe_client import PROBE, TIMEOUT_SECONDS, is_missing, probe_imports
+from optadvise.diagnostics.records import (
+    Device,
+    DoctorReport,
+    OptimizerSupport,
+    TorchDevice,
+    TorchFacts,
+    TorchReport,
+)
 from optadvise.rulebase.catalog import Catalog
 
-_BESIDE = ("matplotlib",)  # optional, and no optimizer's package
-_GET_CUDA = "a CUDA build of torch is at https://pytorch.org/get-started"
+_OPTIONAL_PACKAGES = ("matplotlib",)  # beside those of the optimizers
+_CUDA_BUILD = "a CUDA build of torch is at https://pytorch.org/get-started"
 
 
-def examine(catalog: Catalog, *, command: Sequence[str] = PROBE, timeout: float = TIMEOUT) -> dict[str, Any]:
-    """Return the JSON of `optadvise doctor`.
-
-    Args:
-        catalog: Whose optimizers are looked for.
-        command: The probe's command line, for tests of its faults.
-        timeout: Seconds that the probe may take.
-    """
-    cards = [catalog.optimizer(name) for name in catalog.optimizer_ids]
-    made = [implementation for card in cards for implementation in card.implementations]
-    torch, errors = ask([i.path for i in made], command=command, timeout=timeout)
-    versions = _versions(["torch", *sorted({*(i.package for i in made if i.package), *_BESIDE} - {"torch"})])
-    versions["torch"] = torch.get("version") or versions["torch"]
-    devices, driver_problem = _devices(torch)
-    kinds = {device["kind"] for device in devices if device["usable"]}
-    here = _Here(torch["error"], errors, kinds, versions)
-    return {
-        "schema_version": 1,
-        "kind": "doctor",
-        "optadvise": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": versions,
-        "torch": {name: torch.get(name) for name in ("imports", "error", "built_for", "threads", "why_no_cuda")},
-        "devices": devices,
-        "driver_problem": driver_problem,
-        "optimizers": [here.optimizer(card) for card in cards],
-    }
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-# --- devices
-
-
-def _devices(torch: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str | None]:
-    """Return what torch and the NVIDIA driver list, and what is wrong with the driver."""
-    usable = bool(torch["imports"])
-    cpu = _device("cpu", "cpu", hardware.processor(), hardware.main_memory(), threads=torch.get("threads"))
-    found = [{**cpu, "usable": usable, "why_not": None if usable else "torch cannot be imported"}]
-    listed, problem = [], None
-    try:
-        listed = hardware.nvidia_gpus()
-    except CannotRunHereError as error:
-        problem = str(error)
-    seen = torch.get("devices") or []
-    for device in seen:
-        driver = listed[0].driver if listed and device["kind"] == "cuda" else None  # one driver serves all
-        found.append({
-            **_device(device["device"], device["kind"], device["name"], device["memory_bytes"], driver=driver,
-                      compute_capability=device.get("compute_capability")),
-            "usable": device["why_not"] is None,
-            "why_not": device["why_not"],
-        })  # fmt: skip
-    # A slice of a GPU (MIG) has a name of its own, so that its GPU is not known; then none is called hidden.
-    seen_names = {device.get("uuid", "").removeprefix("GPU-") for device in seen if device["kind"] == "cuda"}
-    listed_names = {gpu.uuid.removeprefix("GPU-") for gpu in listed}
-    for gpu in listed if seen_names <= listed_names else ():
-        if gpu.uuid.removeprefix("GPU-") not in seen_names:
-            about = _device(None, "cuda", gpu.name, gpu.memory_bytes, driver=gpu.driver)
-            found.append({**about, "usable": False, "why_not": _unseen(torch)})
-    return found, problem
-
-
-def _device(
-    device: str | None, kind: str, name: str | None, memory: int | None, *, driver: str | None = None,
-    compute_capability: str | None = None, threads: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        "device": device, "kind": kind, "name": name, "memory_bytes": memory, "driver": driver,
-        "compute_capability": compute_capability, "threads": threads,
-    }  # fmt: skip
-
-
-def _unseen(torch: Mapping[str, Any]) -> str:
-    """Return why torch does not see a GPU that the driver lists."""
-    if not torch["imports"]:
-        return "torch cannot be imported"
-    if torch["why_no_cuda"] is None:
-        return "hidden from this process, as by CUDA_VISIBLE_DEVICES"
-    remedy = "" if torch["built_for"].startswith("CUDA") else f"; {_GET_CUDA}"
-    return f"no CUDA: {torch['why_no_cuda']}{remedy}"
-
-
-# --- optimizers
-
-
-class _Here:
+class Machine(msgspec.Struct, frozen=True):
     """What decides whether an optimizer runs on this machine."""
 
-    def __init__(
-        self, problem: str | None, errors: Mapping[str, str | None], kinds: set[str], versions: Mapping[str, str | None]
-    ) -> None:
-        self._problem, self._errors, self._kinds, self._versions = problem, errors, kinds, versions
-
-    def optimizer(self, card: Optimizer) -> dict[str, Any]:
-        """Return by which implementation a card runs here, or why by none."""
-        reasons: list[str] = []
-        for made in card.implementations:
-            why_not = self._why_not(card, made)
-            if why_not is None:
-                note = f"{made.path} stands in for {card.implementations[0].path}: {reasons[0]}" if reasons else None
-                return {"id": card.id, "runs": True, "implementation": made.path, "why_not": None, "note": note}
-            reasons.append(why_not)
-        curable = next((reason for reason in reasons if "pip install" in reason), reasons[0])
-        return {"id": card.id, "runs": False, "implementation": None, "why_not": curable, "note": None}
-
-    def _why_not(self, card: Optimizer, made: Implementation) -> str | None:
-        if self._problem is not None:
-            return self._problem
-        if card.paged and "cuda" not in self._kinds:
-            return f"its state is paged, which needs CUDA, and there is no such device here{self._also_missing(made)}"
-        if self._kinds.isdisjoint(made.devices):
-            return f"{made.path} runs on {', '.join(made.devices)}; usable here: {', '.join(sorted(self._kinds))}"
-        error = self._errors[made.path]
-        version = self._versions.get(made.package or "")
-        if made.min_version and version and _numbers(version) < _numbers(made.min_version):
-            wanted = f"{made.package}>={made.min_version}"
-            return f"{made.path} needs {wanted}, and this is {version}; pip install '{wanted}'"
-        if error is None:
-            return None
-        package = made.path.split(".")[0]
-        if made.package is None:
-            return f"{package} is not on PyPI ({error}); optadvise show {card.id} has the note"
-        if lacks(error, package):
-            return f"{made.package} is not installed; pip install {made.package}"
-        return f"{made.path} cannot be imported ({error}); pip install --upgrade {made.package}"
-
-    def _also_missing(self, made: Implementation) -> str:
-        if made.package is None or self._versions[made.package] is not None:
-            return ""
-        return f"; it would also need pip install {made.package}"
+    torch_error: str | None
+    import_errors: Mapping[str, str | None]  # by import path
+    device_kinds: Collection[str]  # cpu, cuda, mps; only usable ones
+    versions: Mapping[str, str | None]  # by package
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
+def examine_machine(
+    catalog: Catalog, *, command: Sequence[str] = PROBE, timeout: float = TIMEOUT_SECONDS
+) -> DoctorReport:
+    """Return the report of `optadvise doctor`.
+
+    Args:
+        catalog: The optimizers to look for.
+        command: The probe's command line; tests pass others.
+        timeout: Seconds that one probe may take.
+    """
+    cards = [catalog.optimizer(name) for name in catalog.optimizer_ids]
+    implementations = [implementation for card in cards for implementation in card.implementations]
+    probed = probe_imports([each.path for each in implementations], command=command, timeout=timeout)
+    torch = probed.torch
+    packages = {*(each.package for each in implementations if each.package), *_OPTIONAL_PACKAGES} - {"torch"}
+    versions = _read_versions(["torch", *sorted(packages)])
+    versions["torch"] = torch.version or versions["torch"]
+    devices, driver_problem = _list_devices(torch)
+    machine = Machine(torch.error, probed.errors, {device.kind for device in devices if device.usable}, versions)
+    return DoctorReport(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=versions,
+        torch=TorchReport(torch.imports, torch.error, torch.built_for, torch.threads, torch.why_no_cuda),
+        devices=tuple(devices),
+        driver_problem=driver_problem,
+        optimizers=tuple(_check_optimizer(card, machine) for card in cards),
+    )
+
+
+def _read_versions(packages: Iterable[str]) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+def _list_devices(torch: TorchFacts) -> tuple[list[Device], str | None]:
+    """Return the devices that torch and the NVIDIA driver list, and what is wrong with the driver."""
+    gpus: list[hardware.NvidiaGpu] = []
+    problem = None
+    try:
+        gpus = hardware.nvidia_gpus()
+    except CannotRunHereError as error:
+        problem = str(error)
+    driver = gpus[0].driver if gpus else None  # one driver serves all
+    visible = [_describe_device(device, driver) for device in torch.devices]
+    return [_describe_cpu(torch), *visible, *_list_hidden_gpus(torch, gpus)], problem
+
+
+def _describe_cpu(torch: TorchFacts) -> Device:
+    return Device(
+        device="cpu",
+        kind="cpu",
+        name=hardware.processor(),
+        memory_bytes=hardware.main_memory(),
+        threads=torch.threads,
+        usable=torch.imports,
+        why_not=None if torch.imports else "torch cannot be imported",
+    )
+
+
+def _describe_device(device: TorchDevice, driver: str | None) -> Device:
+    return Device(
+        device=device.device,
+        kind=device.kind,
+        name=device.name,
+        memory_bytes=device.memory_bytes,
+        driver=driver if device.kind == "cuda" else None,
+        compute_capability=device.compute_capability,
+        usable=device.why_not is None,
+        why_not=device.why_not,
+    )
+
+
+def _list_hidden_gpus(torch: TorchFacts, gpus: Sequence[hardware.NvidiaGpu]) -> list[Device]:
+    """Return the GPUs that the driver lists and torch does not."""
+    visible = {device.uuid.removeprefix("GPU-") for device in torch.devices if device.kind == "cuda"}
+    # A slice of a GPU (MIG) has an id of its own, so that its GPU is not known; then no GPU is called hidden.
+    if not visible <= {gpu.uuid.removeprefix("GPU-") for gpu in gpus}:
+        return []
+    reason = _explain_hidden(torch)
+    return [
+        Device(
+            device=None, kind="cuda", name=gpu.name, memory_bytes=gpu.memory_bytes, driver=gpu.driver, usable=False,
+            why_not=reason,
+        )
+        for gpu in gpus
+        if gpu.uuid.removeprefix("GPU-") not in visible
+    ]  # fmt: skip
+
+
+def _explain_hidden(torch: TorchFacts) -> str:
+    """Return why torch does not list a GPU that the driver lists."""
+    if not torch.imports:
+        return "torch cannot be imported"
+    if torch.why_no_cuda is None:
+        return "hidden from this process, as by CUDA_VISIBLE_DEVICES"
+    is_cuda_build = (torch.built_for or "").startswith("CUDA")
+    remedy = "" if is_cuda_build else f"; {_CUDA_BUILD}"
+    return f"no CUDA: {torch.why_no_cuda}{remedy}"
+
+
+# -- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def _check_optimizer(card: Optimizer, machine: Machine) -> OptimizerSupport:
+    """Return which implementation of an optimizer runs here, or why none does."""
+    reasons: list[str] = []
+    for implementation in card.implementations:
+        reason = _explain_unusable(card, implementation, machine)
+        if reason is None:
+            first = card.implementations[0].path
+            note = f"{implementation.path} stands in for {first}: {reasons[0]}" if reasons else None
+            return OptimizerSupport(card.id, True, implementation.path, None, note)
+        reasons.append(reason)
+    curable = next((reason for reason in reasons if "pip install" in reason), reasons[0])
+    return OptimizerSupport(card.id, False, None, curable, None)
+
+
+def _explain_unusable(card: Optimizer, implementation: Implementation, machine: Machine) -> str | None:
+    """Return why an implementation does not run here, None if it does."""
+    path, package = implementation.path, implementation.package
+    if machine.torch_error is not None:
+        return machine.torch_error
+    if card.paged and "cuda" not in machine.device_kinds:
+        is_missing_too = package is not None and machine.versions[package] is None
+        also = f"; it would also need pip install {package}" if is_missing_too else ""
+        return f"its state is paged, which needs CUDA, and there is no such device here{also}"
+    if not {*machine.device_kinds} & {*implementation.devices}:
+        usable = ", ".join(sorted(machine.device_kinds))
+        return f"{path} runs on {', '.join(implementation.devices)}; usable here: {usable}"
+    version = machine.versions.get(package or "")
+    minimum = implementation.min_version
+    if minimum and version and _parse_version(version) < _parse_version(minimum):
+        requirement = f"{package}>={minimum}"
+        return f"{path} needs {requirement}, and this is {version}; pip install '{requirement}'"
+    error = machine.import_errors[path]
+    return None if error is None else _explain_import_error(card, implementation, error)
+
+
+def _explain_import_error(card: Optimizer, implementation: Implementation, error: str) -> str:
+    top_level = implementation.path.split(".")[0]
+    if implementation.package is None:
+        return f"{top_level} is not on PyPI ({error}); optadvise show {card.id} has the note"
+    if is_missing(error, top_level):
+        return f"{implementation.package} is not installed; pip install {implementation.package}"
+    return f"{implementation.path} cannot be imported ({error}); pip install --upgrade {implementation.package}"
+
+
+def _parse_version(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version; empty if it has none."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()

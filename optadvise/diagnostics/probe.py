@@ -1,50 +1,39 @@
-"""What torch and the optimizers' packages say of themselves, in a process of its own: they may hang, crash or chatter.
+"""Import torch and the optimizers' packages in a worker process: they may hang, crash or print. Imports torch.
 
-Reads a JSON list of import paths, one line on stdin, and answers with JSON lines: one for torch, then one for each path
-as soon as it has been tried, so that the parent knows where a process that went away had come to. As in `worker`, the
-answers go out through a copy of stdout that nothing else knows, and the process ends with its stdin.
+Answers with the facts about torch, then with each import as soon as it was tried, so that the parent knows which
+package a worker died in.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import sys
-import threading
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING
+
+from optadvise.core.worker import ParentConnection
+from optadvise.diagnostics.records import ImportResult, ProbeRequest, TorchDevice, TorchFacts
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def main() -> None:
-    """Answer one list of import paths."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    warnings.simplefilter("ignore")
-    paths = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    facts = _torch()
-    answers.write(json.dumps({"torch": facts}) + "\n")
-    answers.flush()
-    for path in paths if facts["imports"] else ():
-        answers.write(json.dumps({"path": path, "error": _error(path)}) + "\n")
-        answers.flush()
-    os._exit(0)  # what was loaded need not be taken down, which some libraries do badly
+    """Answer one request."""
+    parent = ParentConnection()
+    request = parent.receive(ProbeRequest)
+    facts = describe_torch()
+    parent.send(facts)
+    for path in request.paths if facts.imports else ():
+        parent.send(ImportResult(path, try_import(path)))
+    os._exit(0)  # some libraries crash when the interpreter shuts down
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(0)
+def try_import(path: str) -> str | None:
+    """Import the class at an import path.
 
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-def _error(path: str) -> str | None:
-    """Return why the class at an import path cannot be had, None where it can."""
+    Returns:
+        Why it cannot be imported, None if it can.
+    """
     module, _, name = path.rpartition(".")
     try:
         getattr(importlib.import_module(module), name)
@@ -53,70 +42,72 @@ def _error(path: str) -> str | None:
     return None
 
 
-def _torch() -> dict[str, Any]:
+def describe_torch() -> TorchFacts:
+    """Import torch and describe it and its devices."""
     try:
         import torch
 
-        devices = _cuda() + _mps()
-        kits = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
-        return {
-            "imports": True,
-            "error": None,
-            "version": torch.__version__,
-            "built_for": next((f"{kit} {version}" for kit, version in kits.items() if version), "the CPU"),
-            "threads": torch.get_num_threads(),
-            "devices": devices,
-            "why_no_cuda": None if any(d["kind"] == "cuda" for d in devices) else _why_no_cuda(),
-        }
+        devices = (*_list_cuda_devices(torch), *_list_mps_devices(torch))
+        toolkits = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
+        has_cuda = any(device.kind == "cuda" for device in devices)
+        return TorchFacts(
+            imports=True,
+            version=torch.__version__,
+            built_for=next((f"{name} {version}" for name, version in toolkits.items() if version), "the CPU"),
+            threads=torch.get_num_threads(),
+            devices=devices,
+            why_no_cuda=None if has_cuda else _explain_no_cuda(torch),
+        )
     except BaseException as error:  # as above
-        return {"imports": False, "error": _first_line(error)}
+        return TorchFacts(imports=False, error=_first_line(error))
 
 
-def _cuda() -> list[dict[str, Any]]:
-    import torch
-
-    found = []
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        device = f"cuda:{number}"
-        about = {"device": device, "kind": "cuda", "name": None, "memory_bytes": None, "compute_capability": None}
-        try:
-            properties = torch.cuda.get_device_properties(number)
-            about |= {
-                "name": properties.name,
-                "memory_bytes": properties.total_memory,
-                "compute_capability": f"{properties.major}.{properties.minor}",
-                "uuid": str(getattr(properties, "uuid", "")),
-            }
-            why_not = _tried(device)
-        except Exception as error:  # a device that is listed but not usable is a finding
-            why_not = _first_line(error)
-        found.append({**about, "why_not": why_not})
-    return found
+def _list_cuda_devices(torch: ModuleType) -> list[TorchDevice]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [_describe_cuda_device(torch, number) for number in range(count)]
 
 
-def _mps() -> list[dict[str, Any]]:
-    import torch
+def _describe_cuda_device(torch: ModuleType, number: int) -> TorchDevice:
+    device = f"cuda:{number}"
+    try:
+        properties = torch.cuda.get_device_properties(number)
+        return TorchDevice(
+            device=device,
+            kind="cuda",
+            name=properties.name,
+            memory_bytes=properties.total_memory,
+            compute_capability=f"{properties.major}.{properties.minor}",
+            uuid=str(getattr(properties, "uuid", "")),
+            why_not=try_device(device),
+        )
+    except Exception as error:  # a device that is listed but not usable is a result
+        return TorchDevice(device=device, kind="cuda", why_not=_first_line(error))
 
+
+def _list_mps_devices(torch: ModuleType) -> list[TorchDevice]:
     if not torch.backends.mps.is_available():
         return []
     memory = torch.mps.recommended_max_memory() if hasattr(torch.mps, "recommended_max_memory") else None
-    return [{"device": "mps", "kind": "mps", "name": "Apple GPU", "memory_bytes": memory, "why_not": _tried("mps")}]
+    why_not = try_device("mps")
+    return [TorchDevice(device="mps", kind="mps", name="Apple GPU", memory_bytes=memory, why_not=why_not)]
 
 
-def _tried(device: str) -> str | None:
-    """Compute something: a torch that has no kernels for a device lists it all the same."""
+def try_device(device: str) -> str | None:
+    """Compute a sum on a device: torch also lists devices that it has no kernels for.
+
+    Returns:
+        Why the device cannot be used, None if it can.
+    """
     import torch
 
     try:
         torch.ones(8, device=device).sum().item()
-    except Exception as error:  # whatever it is, it is why the device cannot be used
+    except Exception as error:  # the driver and the allocator raise errors of many types
         return _first_line(error)
     return None
 
 
-def _why_no_cuda() -> str:
-    import torch
-
+def _explain_no_cuda(torch: ModuleType) -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return f"torch {torch.__version__} is built without it"
     try:
@@ -124,6 +115,11 @@ def _why_no_cuda() -> str:
     except Exception as error:  # its message is the answer
         return _first_line(error)
     return "torch sees no device"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -1,111 +1,74 @@
-"""Asks the probe what can be imported here, and outlives whatever importing does. Imports no torch."""
+"""Run the import probe, again and again if packages hang or crash it. Imports no torch."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-PROBE = (sys.executable, "-m", "optadvise.diagnostics.probe")
-TIMEOUT = 60.0  # seconds: torch from a cold network disk takes half of that
+import msgspec
+
+from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, module_command
+from optadvise.diagnostics.records import ImportResult, ProbeAnswer, ProbeRequest, ProbeResult, TorchFacts
+
+PROBE = module_command("optadvise.diagnostics.probe")
+TIMEOUT_SECONDS = 60.0  # torch from a cold network disk takes half of that
 
 
-def ask(
-    paths: Iterable[str], *, command: Sequence[str] = PROBE, timeout: float = TIMEOUT
-) -> tuple[dict[str, Any], dict[str, str | None]]:
-    """Return what torch says of itself, and for each import path why it cannot be imported, None where it can.
+def probe_imports(
+    paths: Iterable[str], *, command: Sequence[str] = PROBE, timeout: float = TIMEOUT_SECONDS
+) -> ProbeResult:
+    """Describe the installed torch, and try to import classes.
 
-    A package that hangs or takes the process down is named, and another process goes on behind it.
+    If a package hangs or ends the probe, its classes get that as their error, and another probe tries the others.
 
     Args:
         paths: Import paths of classes.
-        command: The probe's command line.
+        command: The probe's command line; tests pass others.
         timeout: Seconds that one probe may take.
     """
-    left = list(dict.fromkeys(paths))
-    torch: dict[str, Any] = {}
+    remaining = list(dict.fromkeys(paths))
+    torch: TorchFacts | None = None
     errors: dict[str, str | None] = {}
-    while left or not torch:
-        answers, end = _probe(command, left, timeout)
-        torch = torch or next((a["torch"] for a in answers if "torch" in a), {"imports": False, "error": end})
-        if not torch["imports"]:
-            return {**torch, "error": _torch_problem(torch["error"])}, {}
-        errors.update((a["path"], a["error"]) for a in answers if "path" in a)
-        left = [path for path in left if path not in errors]
-        if left:
-            package = left[0].split(".")[0]
-            errors.update((path, end) for path in left if path.split(".")[0] == package)
-            left = [path for path in left if path not in errors]
-    return torch, errors
+    while remaining or torch is None:
+        answers, end = _run_probe(command, remaining, timeout)
+        facts = next((answer for answer in answers if isinstance(answer, TorchFacts)), None)
+        torch = torch or facts or TorchFacts(imports=False, error=end)
+        if not torch.imports:
+            return ProbeResult(msgspec.structs.replace(torch, error=_explain_torch_error(torch.error or "")), {})
+        errors.update((answer.path, answer.error) for answer in answers if isinstance(answer, ImportResult))
+        remaining = [path for path in remaining if path not in errors]
+        if remaining:
+            package = remaining[0].split(".")[0]
+            errors.update((path, end) for path in remaining if path.split(".")[0] == package)
+            remaining = [path for path in remaining if path not in errors]
+    return ProbeResult(torch, errors)
 
 
-def _torch_problem(error: str) -> str:
-    if lacks(error, "torch"):
+def _run_probe(command: Sequence[str], paths: Sequence[str], timeout: float) -> tuple[list[ProbeAnswer], str]:
+    """Run one probe and return its answers, and how it ended if they are not complete."""
+    answers: list[ProbeAnswer] = []
+    deadline = time.monotonic() + timeout
+    try:
+        with WorkerProcess(command) as process:
+            process.send(ProbeRequest(tuple(paths)))
+            while len(answers) <= len(paths):
+                answer: ProbeAnswer = process.receive(ProbeAnswer, deadline - time.monotonic())
+                answers.append(answer)
+                if isinstance(answer, TorchFacts) and not answer.imports:
+                    break
+    except WorkerTimeoutError:
+        return answers, f"no answer within {timeout:g} s"
+    except WorkerError as error:
+        return answers, f"the probe {error}"
+    return answers, ""
+
+
+def _explain_torch_error(error: str) -> str:
+    if is_missing(error, "torch"):
         return "torch is not installed; pip install torch"
     return f"torch cannot be imported ({error}); try python -c 'import torch', or pip install --force-reinstall torch"
 
 
-def lacks(error: str, package: str) -> bool:
-    """Tell whether an import failed because the package itself is not there."""
+def is_missing(error: str, package: str) -> bool:
+    """Return whether an import failed because the package itself is not installed."""
     return error == f"ModuleNotFoundError: No module named {package!r}"
-
-
-def _probe(command: Sequence[str], paths: Sequence[str], timeout: float) -> tuple[list[dict[str, Any]], str]:
-    """Run one probe and return its answers, and how it ended."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
-        try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=log, start_new_session=True)
-        except OSError as error:
-            return [], f"the probe cannot be started: {error}"
-        assert process.stdin is not None
-        try:
-            with contextlib.suppress(OSError):  # it has ended already, and how it did is said below
-                process.stdin.write(json.dumps(list(paths)).encode() + b"\n")
-                process.stdin.flush()
-            end = _ending(process.wait(timeout))
-        except subprocess.TimeoutExpired:
-            end = f"no answer within {timeout:g} s"
-        finally:
-            _stop(process)
-        for file in (out, log):
-            file.seek(0)
-        said, words = (file.read().decode(errors="replace").splitlines() for file in (out, log))
-    last = next((f": {word.strip()[:200]}" for word in reversed(words) if word.strip()), "")
-    answers = []
-    for line in said:
-        try:
-            answers.append(_answer(line))
-        except (ValueError, TypeError, KeyError):
-            return answers, f"the probe answered with garbage: {line[:80]!r}"
-    return answers, end + (last if end.startswith("the probe") else "")
-
-
-def _answer(line: str) -> dict[str, Any]:
-    data = json.loads(line)
-    if "torch" in data:
-        return {"torch": {**data["torch"], "imports": data["torch"]["imports"]}}
-    return {"path": data["path"], "error": data["error"]}
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        return f"the probe was killed by {signal.Signals(-code).name}"
-    return f"the probe ended with exit code {code}"
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # with what its libraries have started
-        else:
-            process.kill()
-        process.wait()
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()

@@ -1,86 +1,90 @@
-"""What `optadvise doctor` found, as text or JSON."""
+"""The report of `optadvise doctor` as text or JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Sequence
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.units import show_bytes
+from optadvise.diagnostics.records import DoctorReport
 from optadvise.render.text.console import Page, grid, heading
 
 
-def report(found: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what was found.
+def print_report(report: DoctorReport, *, as_json: bool) -> None:
+    """Print a report.
 
     Args:
-        found: What `optadvise.diagnostics.doctor.examine` returned.
-        as_json: As it is.
+        report: From `optadvise.diagnostics.doctor.examine_machine`.
+        as_json: Print JSON instead of text.
     """
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(msgspec.to_builtins(report), indent=2, ensure_ascii=False))
         return
     with Page() as out:
-        out.print(escape(f"optadvise {found['optadvise']}, Python {found['python']} on {found['platform']}"))
-        _devices(out, found)
-        _packages(out, found)
-        _optimizers(out, found)
+        out.print(escape(f"optadvise {report.optadvise}, Python {report.python} on {report.platform}"))
+        _print_devices(out, report)
+        _print_packages(out, report)
+        _print_optimizers(out, report)
 
 
-def _devices(out: Console, found: Mapping[str, Any]) -> None:
+def _print_devices(out: Console, report: DoctorReport) -> None:
     out.print(heading("Devices"))
     table = grid("left", "right", "wrap")
-    for device in found["devices"]:
-        about = [device["name"] or "unknown"]
-        about += [f"compute {device['compute_capability']}"] if device["compute_capability"] else []
-        about += [f"{device['threads']} threads in torch"] if device["threads"] else []
-        about += [f"driver {device['driver']}"] if device["driver"] else []
-        about += [f"not usable: {device['why_not']}"] if not device["usable"] else []
-        memory = "" if device["memory_bytes"] is None else show_bytes(device["memory_bytes"])
-        table.add_row("", device["device"] or device["kind"], memory, escape(", ".join(about)))
+    for device in report.devices:
+        about = [device.name or "unknown"]
+        about += [f"compute {device.compute_capability}"] if device.compute_capability else []
+        about += [f"{device.threads} threads in torch"] if device.threads else []
+        about += [f"driver {device.driver}"] if device.driver else []
+        about += [f"not usable: {device.why_not}"] if not device.usable else []
+        memory = "" if device.memory_bytes is None else show_bytes(device.memory_bytes)
+        table.add_row("", device.device or device.kind, memory, escape(", ".join(about)))
     out.print(table)
-    if found["torch"]["why_no_cuda"] and not any(device["kind"] == "cuda" for device in found["devices"]):
-        _line(out, f"No CUDA device: {found['torch']['why_no_cuda']}.")
-    if found["driver_problem"]:
-        _line(out, f"{found['driver_problem']}. Drivers, and GPUs that torch does not see, are not listed.")
+    if report.torch.why_no_cuda and not any(device.kind == "cuda" for device in report.devices):
+        _print_line(out, f"No CUDA device: {report.torch.why_no_cuda}.")
+    if report.driver_problem:
+        _print_line(out, f"{report.driver_problem}. Drivers, and GPUs that torch does not see, are not listed.")
 
 
-def _packages(out: Console, found: Mapping[str, Any]) -> None:
+def _print_packages(out: Console, report: DoctorReport) -> None:
     out.print(heading("Packages"))
     table = grid("left", "left", "wrap")
-    for package, version in found["packages"].items():
+    for package, version in report.packages.items():
         remark = "" if version else f"pip install {package}"
         if package == "torch":
-            remark = f"built for {found['torch']['built_for']}" if found["torch"]["imports"] else "cannot be imported"
+            remark = f"built for {report.torch.built_for}" if report.torch.imports else "cannot be imported"
         table.add_row("", package, escape(version or "none"), escape(remark))
     out.print(table)
 
 
-def _optimizers(out: Console, found: Mapping[str, Any]) -> None:
-    cards = found["optimizers"]
-    if found["torch"]["error"] is not None:
+def _print_optimizers(out: Console, report: DoctorReport) -> None:
+    optimizers = report.optimizers
+    if report.torch.error is not None:
         out.print(heading("Optimizers"))
-        _line(out, f"None of the {len(cards)} runs: {found['torch']['error']}.")
+        _print_line(out, f"None of the {len(optimizers)} runs: {report.torch.error}.")
         return
-    running = [card for card in cards if card["runs"]]
-    _table(out, f"Optimizers that run here: {len(running)} of {len(cards)}", running, "implementation")
-    _table(out, "Not by their first choice", (card for card in running if card["note"]), "note")
-    _table(out, "Do not run here", (card for card in cards if not card["runs"]), "why_not")
+    running = [each for each in optimizers if each.runs]
+    implementations = [(each.id, each.implementation or "") for each in running]
+    _print_table(out, f"Optimizers that run here: {len(running)} of {len(optimizers)}", implementations)
+    _print_table(out, "Not by their first choice", [(each.id, each.note) for each in running if each.note])
+    _print_table(out, "Do not run here", [(each.id, each.why_not) for each in optimizers if each.why_not])
 
 
-def _line(out: Console, words: str) -> None:
+def _print_line(out: Console, line: str) -> None:
     table = grid("wrap")
-    table.add_row("", escape(words))
+    table.add_row("", escape(line))
     out.print(table)
 
 
-def _table(out: Console, title: str, cards: Iterable[Mapping[str, Any]], column: str) -> None:
+def _print_table(out: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Print a table of optimizer ids and remarks under a title, nothing without rows."""
+    if not rows:
+        return
     table = grid("left", "wrap")
-    for card in cards:
-        table.add_row("", card["id"], escape(card[column]))
-    if table.row_count:
-        out.print(heading(title))
-        out.print(table)
+    for optimizer, remark in rows:
+        table.add_row("", optimizer, escape(remark))
+    out.print(heading(title))
+    out.print(table)

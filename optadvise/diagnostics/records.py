@@ -1,0 +1,110 @@
+"""Records of `doctor`: the messages of its import probe, and the report."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from optadvise import __version__
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+class ProbeRequest(msgspec.Struct, frozen=True):
+    """Import paths of classes to try, after torch."""
+
+    paths: tuple[str, ...]
+
+
+class TorchDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that torch lists."""
+
+    device: str  # torch's name: cuda:0
+    kind: str  # cuda or mps
+    name: str | None = None
+    memory_bytes: int | None = None
+    compute_capability: str | None = None  # 9.0
+    uuid: str = ""  # empty where torch does not report it
+    why_not: str | None = None  # why torch cannot compute on it; None if it can
+
+
+class TorchFacts(msgspec.Struct, frozen=True, kw_only=True, tag_field="answer", tag="torch"):
+    """The properties of the installed torch; only `error` if it cannot be imported."""
+
+    imports: bool
+    error: str | None = None
+    version: str | None = None
+    built_for: str | None = None  # CUDA 12.8, ROCm 6.2 or the CPU
+    threads: int | None = None
+    devices: tuple[TorchDevice, ...] = ()
+    why_no_cuda: str | None = None  # None if there is a CUDA device
+
+
+class ImportResult(msgspec.Struct, frozen=True, tag_field="answer", tag="import"):
+    """Result of importing one class."""
+
+    path: str
+    error: str | None  # None if it was imported
+
+
+ProbeAnswer: TypeAlias = TorchFacts | ImportResult
+
+
+class ProbeResult(msgspec.Struct, frozen=True):
+    """The answers of all probes."""
+
+    torch: TorchFacts
+    errors: dict[str, str | None]  # by import path; empty if torch cannot be imported
+
+
+# -- report -----------------------------------------------------------------------------------------------------------
+
+
+class TorchReport(msgspec.Struct, frozen=True):
+    """The properties of the installed torch that the report prints."""
+
+    imports: bool
+    error: str | None
+    built_for: str | None
+    threads: int | None
+    why_no_cuda: str | None
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """The CPU, or a GPU that torch or the driver lists."""
+
+    device: str | None  # torch's name; None if torch does not list it
+    kind: str  # cpu, cuda or mps
+    name: str | None
+    memory_bytes: int | None
+    driver: str | None = None  # its version
+    compute_capability: str | None = None
+    threads: int | None = None  # of torch, on the CPU
+    usable: bool
+    why_not: str | None
+
+
+class OptimizerSupport(msgspec.Struct, frozen=True):
+    """Whether an optimizer of the catalogue runs on this machine."""
+
+    id: str
+    runs: bool
+    implementation: str | None  # import path of the first that runs
+    why_not: str | None  # None if it runs
+    note: str | None  # why it is not the first choice
+
+
+class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of `optadvise doctor`."""
+
+    schema_version: int = 1
+    kind: str = "doctor"
+    optadvise: str = __version__
+    python: str
+    platform: str
+    packages: dict[str, str | None]  # versions; None for a package that is not installed
+    torch: TorchReport
+    devices: tuple[Device, ...]
+    driver_problem: str | None  # why nvidia-smi gave no answer
+    optimizers: tuple[OptimizerSupport, ...]
