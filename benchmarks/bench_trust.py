@@ -15,6 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark import plan, results, runner
 from optadvise.benchmark.environment import environment
@@ -38,7 +40,7 @@ def measured(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> l
 def pair(spec: Spec) -> list[Arm]:
     """Return AdamW twice, once as the candidate and once as the control."""
     (arm,) = plan.arms(ADVISOR, ["adamw"], spec, control=None, implementation=None)
-    return [arm, arm._replace(role="control", label="adamw (control)")]
+    return [arm, replace(arm, role="control", label="adamw (control)")]
 
 
 def against_bare() -> tuple[float, Interval | None]:
@@ -73,7 +75,7 @@ def exact_states() -> tuple[int, list[str]]:
         (arm,) = plan.arms(ADVISOR, [name], spec, control=None, implementation=None)
         if arm.companion is not None:  # two optimizers share the tensors: the contract test counts each alone
             continue
-        (record,) = measured(spec, [arm._replace(unsupported=None)], [None])
+        (record,) = measured(spec, [replace(arm, unsupported=None)], [None])
         card = ADVISOR.catalog.optimizer(name)
         made = next(i for i in card.implementations if i.path == arm.path)
         state = card.state if made.state is None else made.state

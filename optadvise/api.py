@@ -15,7 +15,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from optadvise.advice import inputs
 from optadvise.advice.advisor import Advisor
@@ -28,6 +31,7 @@ from optadvise.rule_analysis import rule_folders
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_AnswerT = TypeVar("_AnswerT", bound=Struct)
 Count = str | int | float  # 256, 7e9, "7B", "8K"
 Folders = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -97,33 +101,20 @@ class Measurement(TypedDict, total=False):
     timeout: float
 
 
-class _OverRules:
-    """An answer that remembers the rules that it came from, and finds them again where it was unpickled."""
+def _with_rules(kind: type[_AnswerT], answer: Struct, folders: tuple[Path, ...]) -> _AnswerT:
+    """Return an answer of the library: the fields of a result, and the folders of rules that it came from."""
+    return kind(**asdict(answer), folders=folders)
 
-    folders: tuple[Path, ...] = ()
+
+class Advice(Recommendation, frozen=True, kw_only=True):
+    """A recommendation that can be built, written as code and as data. Its fields are those of `Recommendation`."""
+
+    folders: tuple[Path, ...] = ()  # of further rules
 
     @property
     def advisor(self) -> Advisor:
         """The rules, ready to answer."""
         return _advisor(self.folders)
-
-    def _replace(self, **changes: Any) -> Any:
-        found = super()._replace(**changes)  # type: ignore[misc]
-        found.folders = self.folders
-        return found
-
-    def __reduce__(self) -> Any:
-        return _again, (type(self), tuple(self), self.folders)  # type: ignore[arg-type]
-
-
-def _again(kind: Any, fields: tuple[Any, ...], folders: tuple[Path, ...]) -> Any:
-    found = kind(*fields)
-    found.folders = folders
-    return found
-
-
-class Advice(_OverRules, Recommendation):
-    """A recommendation that can be built, written as code and as data. Its fields are those of `Recommendation`."""
 
     def build(self, model: Any, *, fused: bool = True) -> tuple[Any, Any]:
         """Return the optimizer over a model's parameters, and its schedule. Imports torch.
@@ -184,8 +175,15 @@ class Advice(_OverRules, Recommendation):
         return found
 
 
-class Estimate(_OverRules, MemoryAnswer):
+class Estimate(MemoryAnswer, frozen=True, kw_only=True):
     """Will it fit? Its fields are those of `MemoryAnswer`."""
+
+    folders: tuple[Path, ...] = ()  # of further rules
+
+    @property
+    def advisor(self) -> Advisor:
+        """The rules, ready to answer."""
+        return _advisor(self.folders)
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise estimate --json` prints."""
@@ -212,8 +210,7 @@ def recommend(**run: Unpack[Run]) -> Advice:
     folders, said = _read(run, "recommend")
     advisor = _advisor(folders)
     advice = apply.quoted(advisor.recommend(advisor.situation(said)), lambda: advisor.catalog.claims)
-    answer: Advice = _again(Advice, advice, folders)
-    return answer
+    return _with_rules(Advice, advice, folders)
 
 
 def estimate(**run: Unpack[Run]) -> Estimate:
@@ -235,8 +232,7 @@ def estimate(**run: Unpack[Run]) -> Estimate:
     advisor = _advisor(folders)
     situation = advisor.situation(said)
     inputs.need_size(situation)
-    answer: Estimate = _again(Estimate, Fitter(advisor).answer(situation), folders)
-    return answer
+    return _with_rules(Estimate, Fitter(advisor).answer(situation), folders)
 
 
 def bench(

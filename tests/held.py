@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict, replace
+
 from optadvise.benchmark import plan
 from optadvise.rulebase.catalog import Catalog
 from tests.conftest import ROOT
@@ -45,9 +47,9 @@ def measured(weights: Sequence[tuple[Sequence[int], str]], wanted: dict[str, lis
             card = catalog.optimizer(name)
             besides = card.implementations[0].on_shard.get(shard, {})
             arm = plan.plain(card, {})
-            arms.setdefault(shard, {})[name] = arm._replace(
-                kwargs={**arm.kwargs, **besides}, companion=companion(catalog, card)
-            )._asdict()
+            arms.setdefault(shard, {})[name] = asdict(
+                replace(arm, kwargs={**arm.kwargs, **besides}, companion=companion(catalog, card))
+            )
     out = folder / f"held{nproc}.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc),
                "-m", "tests.held", json.dumps(weights), json.dumps(arms), str(out)]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from msgspec.structs import astuple
 
 from optadvise.advice.advisor import Advisor
 from optadvise.core.errors import InputError
@@ -151,5 +152,5 @@ def compare(figure: dict[str, Any]) -> Compared:
     return Compared(
         figure["id"], bool(figure.get("held_out")), figure["measures"],
         round(figure["value"] * UNITS[figure["unit"]]), predicted[figure["measures"]],
-        Interval(*(end - off for end in memory.interval)),
+        Interval(*(end - off for end in astuple(memory.interval))),
     )  # fmt: skip

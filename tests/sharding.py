@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec.structs import asdict, replace
+
 from optadvise.benchmark import plan
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.records import Optimizer
@@ -60,7 +62,7 @@ def cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
                 kwargs = {k: v for k, v in arm.kwargs.items() if k not in every} | dict(
                     made.variants.get(variant or "", {})
                 )
-                arm = arm._replace(kwargs=kwargs, variant=variant, companion=beside, unsupported=None)
+                arm = replace(arm, kwargs=kwargs, variant=variant, companion=beside, unsupported=None)
                 state = card.state if made.state is None else made.state
                 size = LARGE if any(tensor.min_elements > 1 for tensor in state) else SMALL
                 for shard in SHARDS:
@@ -71,7 +73,7 @@ def found(asked: list[Case]) -> Iterator[tuple[Case, float | str]]:
     """Yield how far each is from one process, or what it raised."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "cases.json", Path(folder) / "found.jsonl"
-        file.write_text(json.dumps([[*case[:5], case.arm._asdict()] for case in asked]), encoding="utf-8")
+        file.write_text(json.dumps([[*case[:5], asdict(case.arm)] for case in asked]), encoding="utf-8")
         done = 0
         while done < len(asked):
             out.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 import optadvise
 from optadvise.core.errors import InputError, RuleFileError
@@ -191,7 +192,7 @@ def test_other_kinds_that_mean_something_are_taken() -> None:
 def test_answers_can_be_pickled_copied_and_changed(rules: Any) -> None:
     advice = optadvise.recommend(arch="llama-3-8b", vram="24GB", rules=rules)
     answer = optadvise.estimate(params="7B", vram="24GB", rules=rules)
-    for one in (pickle.loads(pickle.dumps(advice)), copy.deepcopy(advice), advice._replace()):
+    for one in (pickle.loads(pickle.dumps(advice)), copy.deepcopy(advice), replace(advice)):
         assert one == advice
         assert (one.data(), one.code()) == (advice.data(), advice.code())
     assert pickle.loads(pickle.dumps(answer)).data() == answer.data()

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark import plan
@@ -176,7 +177,7 @@ def test_a_recommendation_runs_as_it_is(advisor: Advisor, name: str | None) -> N
     assert (arm.optimizer, arm.path, arm.role) == (data["optimizer"]["id"], data["optimizer"]["import"], "candidate")
     made = next(i for i in advisor.catalog.optimizer(arm.optimizer).implementations if i.path == arm.path)
     assert arm.kwargs == {**data["optimizer"]["kwargs"], **made.on_cpu}
-    (onto_gpu, *_) = plan.from_recommendation(advisor, data, SPEC._replace(device="cuda"), control=None)
+    (onto_gpu, *_) = plan.from_recommendation(advisor, data, replace(SPEC, device="cuda"), control=None)
     assert onto_gpu.kwargs == data["optimizer"]["kwargs"]
     assert list(arm.phases) == data["scheduler"]["phases"]
     if len(arm.phases) > 1:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from optadvise.benchmark import results
 from optadvise.benchmark.runner import Record
@@ -91,7 +92,7 @@ def test_ratios_are_against_the_control_and_drift_that_both_share_cancels() -> N
 
 def broken(whole: Record) -> Record:
     """Return an arm that was killed in its fourth round."""
-    return whole._replace(rounds=whole.rounds[:3], end={}, failure={"status": "error", "error": "killed"})
+    return replace(whole, rounds=whole.rounds[:3], end={}, failure={"status": "error", "error": "killed"})
 
 
 def test_a_ratio_pairs_the_rounds_that_both_have() -> None:
@@ -108,7 +109,7 @@ def test_an_arm_that_broke_keeps_its_samples_and_has_no_ratio() -> None:
 
 def test_without_a_control_there_are_no_ratios() -> None:
     assert made(record("a"), record("b"))["ratios"] == []
-    assert made(record("a"), failed("base")._replace(arm=arm("base", role="control")))["ratios"] == []
+    assert made(record("a"), replace(failed("base"), arm=arm("base", role="control")))["ratios"] == []
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_throughput_and_bandwidth() -> None:
 
 
 def test_the_bandwidth_of_the_device_is_the_best_that_any_arm_saw() -> None:
-    slow = record("a")._replace(end={**END, "device_bandwidth": 1e5})
+    slow = replace(record("a"), end={**END, "device_bandwidth": 1e5})
     assert {a["bandwidth"]["device"] for a in made(slow, control())["arms"]} == {1e6}
 
 
@@ -203,8 +204,8 @@ def test_an_arm_that_ran_out_of_memory_says_its_peak() -> None:
 
 
 def test_few_samples_have_no_interval_and_decide_nothing() -> None:
-    few = record("a")._replace(rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
-    base = control()._replace(rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
+    few = replace(record("a"), rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
+    base = replace(control(), rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
     found = made(few, base, requirements=("optimizer_seconds <= 1s", "step_seconds <= 9x", "state_bytes <= 8000"))
     assert found["arms"][0]["step_seconds"] == {"median": 0.015, "ci95": None, "samples": [0.01, 0.02]}
     assert verdicts(found) == ["inconclusive", "inconclusive", "pass"]
@@ -212,7 +213,7 @@ def test_few_samples_have_no_interval_and_decide_nothing() -> None:
 
 def test_steps_without_a_model_have_no_forward_no_samples_and_no_loss() -> None:
     parts = [{"step": r["optimizer"], "optimizer": r["optimizer"]} for r in rounds(0.02, 0.004)]
-    bare = record("a", samples_per_step=None, unit=None)._replace(rounds=parts, end={**END, "losses": []})
+    bare = replace(record("a", samples_per_step=None, unit=None), rounds=parts, end={**END, "losses": []})
     (found,) = made(bare)["arms"]
     assert found["forward_seconds"]["median"] is None
     assert found["throughput"] == {"value": None, "unit": "samples/s", "ci95": None}
@@ -220,7 +221,7 @@ def test_steps_without_a_model_have_no_forward_no_samples_and_no_loss() -> None:
 
 
 def test_losses_that_did_not_stay_finite() -> None:
-    (found,) = made(record("a")._replace(end={**END, "losses": [5.0, None], "finite": False}))["arms"]
+    (found,) = made(replace(record("a"), end={**END, "losses": [5.0, None], "finite": False}))["arms"]
     assert found["loss"] == {"first": 5.0, "last": None, "finite": False}
 
 

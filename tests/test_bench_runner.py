@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from optadvise.benchmark import runner
 from optadvise.benchmark.runner import ArmFailed, Record
@@ -14,10 +15,10 @@ from optadvise.core.errors import InputError
 
 
 def arm(label: str, **changes: Any) -> Arm:
-    return Arm(
+    return replace(Arm(
         optimizer=label, label=label, role="candidate", path="a.B", package=None, variant=None, kwargs={},
         decay_argument=None,
-    )._replace(**changes)  # fmt: skip
+    ), **changes)  # fmt: skip
 
 
 class Fake:

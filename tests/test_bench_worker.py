@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from torch import nn
 
 from optadvise.advice.advisor import Advisor
@@ -129,13 +130,13 @@ def test_every_optimizer_trains_the_transformer(advisor: Advisor, catalog: Catal
 
 @pytest.mark.parametrize("workload", [n for n in plan.workload_names() if n != "transformer"])
 def test_every_network_is_trained(advisor: Advisor, catalog: Catalog, workload: str) -> None:
-    spec = QUICK._replace(workload=workload, seq_len=None)
+    spec = replace(QUICK, workload=workload, seq_len=None)
     arm = only(advisor, "adamw", spec)
     check(measured(spec, arm), catalog, arm, spec)
 
 
 def test_steps_alone_on_given_shapes(advisor: Advisor, catalog: Catalog) -> None:
-    spec = QUICK._replace(optimizer_only=True, params=200_000)
+    spec = replace(QUICK, optimizer_only=True, params=200_000)
     arm = only(advisor, "adamw", spec)
     found = measured(spec, arm)
     shapes = workloads.parameter_shapes(200_000)
@@ -148,7 +149,7 @@ def test_steps_alone_on_given_shapes(advisor: Advisor, catalog: Catalog) -> None
 
 
 def test_low_precision_weights_have_their_bytes(advisor: Advisor, catalog: Catalog) -> None:
-    spec = QUICK._replace(dtype="bf16")
+    spec = replace(QUICK, dtype="bf16")
     arm = only(advisor, "adamw", spec)
     found = measured(spec, arm)
     weights = list(network("transformer").parameters())
@@ -158,6 +159,6 @@ def test_low_precision_weights_have_their_bytes(advisor: Advisor, catalog: Catal
 
 
 def test_the_same_seed_gives_the_same_losses(advisor: Advisor) -> None:
-    spec = QUICK._replace(seed=3)
+    spec = replace(QUICK, seed=3)
     losses = [measured(spec, only(advisor, "adamw", spec))["loss"] for _ in range(2)]
     assert losses[0] == losses[1]

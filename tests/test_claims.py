@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from msgspec.structs import replace
 
 import optadvise as library
 from optadvise.benchmark import plan
@@ -173,7 +174,7 @@ def test_figures_that_can_be_worked_out_by_hand(catalog: Catalog) -> None:
 
 def test_a_spike_costs_what_clipping_takes_away(catalog: Catalog) -> None:
     plain = side(catalog, "adamw", lr=3e-3)
-    clipped = plain._replace(arm=plain.arm._replace(max_grad_norm=0.1))
+    clipped = replace(plain, arm=replace(plain.arm, max_grad_norm=0.1))
     assert experiments.measured("damage-ratio", made(SPIKE, clipped, plain), 0) < 0.2
     with pytest.raises(experiments.Undecidable, match="cost adamw nothing"):
         experiments.measured("damage-ratio", made({**SPIKE, "spike_times": 1}, plain, plain), 0)
@@ -467,7 +468,7 @@ def keep(name: str, verdict: str, figures: Sequence[float] = (0.9, 1.0, 1.1), **
     claim = catalog.claims[name]
     found = {**claims._about(claim), "device": "cpu", "implementations": [], "seconds": 1.0,
              **claims.judged(claim, figures), "verdict": verdict}  # fmt: skip
-    written = {name: claim._replace(**changes)}
+    written = {name: replace(claim, **changes)}
     store.keep_verified({"audits": [], "claims": [found], "date": "2026-11-26"}, written)
 
 

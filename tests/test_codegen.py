@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS
@@ -71,7 +72,7 @@ def test_every_schedule_runs_to_its_end_and_never_above_its_peak(advisor: Adviso
     advice = advisor.recommend(advisor.situation({"model": "transformer", "optimizer": "sgd", "precision": "fp32"}))
     schedule = advise(CATALOG.scheduler(name), 0.1, 20, 0.2, {})
     names = execute(
-        plain_torch(advisor, advice._replace(schedule=schedule, kwargs={**advice.kwargs, "lr": 0.1})), tmp_path
+        plain_torch(advisor, replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.1})), tmp_path
     )
     import torch
 
@@ -102,10 +103,10 @@ def test_values_from_rules_cannot_become_code(advisor: Advisor, framework: str) 
     """What a rules file says ends up in strings, in comments of one line, or in an error."""
     advice = advisor.recommend(advisor.situation({"optimizer": "adamw"}))
     line = "x\nimport os\r\u2028import os\x0cimport os"
-    numbers = tuple(h._replace(value=EVIL) if h.name == "eps" else h for h in advice.hyperparameters)
-    trace = tuple(entry._replace(because=line) for entry in advice.trace)
-    hostile = advice._replace(kwargs={**advice.kwargs, "eps": EVIL}, hyperparameters=numbers, trace=trace,
-                              optimizer=advice.optimizer._replace(name=line), fingerprint=line)  # fmt: skip
+    numbers = tuple(replace(h, value=EVIL) if h.name == "eps" else h for h in advice.hyperparameters)
+    trace = tuple(replace(entry, because=line) for entry in advice.trace)
+    hostile = replace(advice, kwargs={**advice.kwargs, "eps": EVIL}, hyperparameters=numbers, trace=trace,
+                              optimizer=replace(advice.optimizer, name=line), fingerprint=line)  # fmt: skip
     text = write(advisor, hostile, framework).text
     if CATALOG.frameworks[framework].writes != "python":
         told = json.loads(text) if framework == "deepspeed" else yaml.safe_load(text)
@@ -123,9 +124,9 @@ def test_values_from_rules_cannot_become_code(advisor: Advisor, framework: str) 
 def test_names_from_rules_have_to_be_names(advisor: Advisor, framework: str) -> None:
     advice = advisor.recommend(advisor.situation({"optimizer": "adan"}))
     for broken in (
-        advice._replace(kwargs={**advice.kwargs, "x=1); import os #": 1}),
-        advice._replace(implementation=advice.implementation._replace(path="os; import sys.x")),
-        advice._replace(schedule=advice.schedule._replace(phases=(("linear", "os;x.y", {}),))),
+        replace(advice, kwargs={**advice.kwargs, "x=1); import os #": 1}),
+        replace(advice, implementation=replace(advice.implementation, path="os; import sys.x")),
+        replace(advice, schedule=replace(advice.schedule, phases=(("linear", "os;x.y", {}),))),
     ):
         with pytest.raises(RuleFileError):
             write(advisor, broken, framework)
@@ -157,8 +158,8 @@ def test_yaml_says_what_json_says() -> None:
 
 def test_markdown_has_every_number_reason_and_warning_and_no_markup_of_the_rules(advisor: Advisor) -> None:
     advice = advisor.recommend(advisor.situation({"model": "transformer", "params": 10**9, "vram_bytes": 24 * 2**30}))
-    trace = (advice.trace[0]._replace(because="<script>x</script> [y](javascript:z)\n# h | a"), *advice.trace[1:])
-    text = recommendation(advice._replace(trace=trace), CATALOG)
+    trace = (replace(advice.trace[0], because="<script>x</script> [y](javascript:z)\n# h | a"), *advice.trace[1:])
+    text = recommendation(replace(advice, trace=trace), CATALOG)
     for number in advice.hyperparameters:
         assert number.value is None or number.name.replace("_", "\\_") in text
     for rule in (*(entry.rule for entry in advice.trace), *(other.id for other in advice.alternatives)):

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from optadvise.benchmark.comparison.loaded_result import Figure
 from optadvise.benchmark.comparison.ratios import compare, quotient
@@ -224,7 +225,7 @@ def test_an_exact_part_adds_no_width_and_a_missing_interval_stays_missing(figure
     assert exact is not None
     assert exact.interval is not None
     assert figure.interval is not None
-    assert exact.interval == pytest.approx([end / 2 for end in figure.interval])
+    assert astuple(exact.interval) == pytest.approx([end / 2 for end in astuple(figure.interval)])
     assert quotient(figure, Figure(0.0)) is None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import astuple
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -393,8 +394,8 @@ def test_a_process_measures_and_keeps_what_it_had_when_it_dies() -> None:
     ]
     found = measure("mine:mlp", "amp-bf16", optimizers, timeout=120)
     assert (found.parameters, found.samples, found.weights_bytes) == (3744, 64, 4 * 3744)
-    assert found.peak_bytes == sum(found.peak)
-    assert found.peak._fields == KINDS
+    assert found.peak_bytes == sum(astuple(found.peak))
+    assert found.peak.__struct_fields__ == KINDS
     assert found.shapes[0] == client.Shape((8, 8), "float32", True, 2)
     adamw, muon, hard, sgd = found.optimizers
     assert (adamw.id, adamw.status, adamw.state_bytes) == ("adamw", "measured", 8 * 3744 + 6 * 4)
@@ -479,7 +480,7 @@ def test_an_interruption_leaves_no_process(waiting: tuple[subprocess.Popen[bytes
 
 def test_training_takes_the_larger_of_its_two_peaks() -> None:
     peak = client.Peak(100, 100, 700, 0, 100)
-    step = FakeStep("cpu", 25, 25, 100, 0, 100, 100, sum(peak), peak, 1, (), 0.1, ())
+    step = FakeStep("cpu", 25, 25, 100, 0, 100, 100, sum(astuple(peak)), peak, 1, (), 0.1, ())
     assert step.training_peak(OptimizerStep("a", "measured", None, 10, 900, 5)) == 1010
     assert step.training_peak(OptimizerStep("a", "measured", None, 10, 2000, 5)) == 2000
     assert step.training_peak(OptimizerStep("a", "unsupported", "why", None, None, None)) is None

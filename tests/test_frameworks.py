@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS
@@ -225,8 +226,8 @@ def test_transformers_own_schedules_differ_where_we_say_so(advisor: Advisor, nam
     steps = 100
     advice = advisor.recommend(advisor.situation({"optimizer": "sgd", "steps": steps}))
     schedule = advise(CATALOG.scheduler(name), 0.1, steps, 0.1, {})
-    numbers = tuple(h._replace(value=0.1) if h.name in ("lr", "warmup_fraction") else h for h in advice.hyperparameters)
-    found = plan(advisor, advice._replace(schedule=schedule, hyperparameters=numbers), CATALOG.frameworks["hf"])
+    numbers = tuple(replace(h, value=0.1) if h.name in ("lr", "warmup_fraction") else h for h in advice.hyperparameters)
+    found = plan(advisor, replace(advice, schedule=schedule, hyperparameters=numbers), CATALOG.frameworks["hf"])
     assert found.own is not None
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     settings = dict(found.own.settings)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from optadvise.core.records import Situation
@@ -148,12 +149,12 @@ def test_checkpointing_gives_the_embedding_a_gradient() -> None:
              line("y", "silu", "x")]  # fmt: skip
     found = []
     for flags in (frozenset[str](), frozenset({LEARNING_INPUTS})):
-        tape = Tape(how("fp32")._replace(flags=flags), {})
+        tape = Tape(replace(how("fp32"), flags=flags), {})
         out = run(compiled(lines), tape, {"input": tape.given((SAMPLES, LENGTH), 4, False, True)})
         tape.drop(out)
         found.append((tape.alive, out.grad))
     assert found == [(0, False), (size, True)]
-    learning = how("fp32")._replace(flags=frozenset({LEARNING_INPUTS}))
+    learning = replace(how("fp32"), flags=frozenset({LEARNING_INPUTS}))
     assert step(network(3), learning, Batch(SAMPLES, LENGTH), checkpoint=True).activations == 3 * size
 
 
@@ -181,5 +182,5 @@ def test_a_head_in_chunks_holds_three_gradients_of_its_weight() -> None:
 def test_flags_of_a_checkpointed_run() -> None:
     frozen = Situation(method="lora", lora_rank=RANK, checkpointing="full")
     assert LEARNING_INPUTS in mode(frozen, frozenset()).flags
-    assert LEARNING_INPUTS not in mode(frozen._replace(checkpointing="none"), frozenset()).flags
+    assert LEARNING_INPUTS not in mode(replace(frozen, checkpointing="none"), frozenset()).flags
     assert LEARNING_INPUTS not in mode(Situation(checkpointing="full"), frozenset()).flags

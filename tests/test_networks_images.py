@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
@@ -103,7 +104,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, la
 
 def predicted_peak(network: Network, mode: Mode, batch: Batch) -> int:
     """Return what the arithmetic says, with SGD's momentum, less the statistics of normalisations."""
-    found = step(network, mode._replace(flags=network.flags), batch)
+    found = step(network, replace(mode, flags=network.flags), batch)
     return 2 * count(network) * mode.weights + found.batch + found.peak.total
 
 
@@ -200,7 +201,7 @@ def test_the_peak_of_a_step_is_that_of_fake_tensors(catalog: Catalog, name: str,
 def test_the_first_half_of_a_densenet_is_that_of_fake_tensors(catalog: Catalog) -> None:
     network, batch = network_of(catalog, "densenet121"), Batch(32, 224)
     blocks = network.blocks
-    half = network._replace(blocks=(*blocks[: 1 + 6 + 1 + 12], blocks[-1]))  # the whole takes a quarter of a minute
+    half = replace(network, blocks=(*blocks[: 1 + 6 + 1 + 12], blocks[-1]))  # the whole takes a quarter of a minute
     real = fake_peak(lambda: densenet((6, 12)), MODES["amp"], batch)
     assert predicted_peak(half, MODES["amp"], batch) == pytest.approx(real, rel=0.01)
 
@@ -208,7 +209,7 @@ def test_the_first_half_of_a_densenet_is_that_of_fake_tensors(catalog: Catalog) 
 def test_a_batch_twice_as_large_holds_twice_as_much(catalog: Catalog) -> None:
     for name in image_shapes(catalog):
         network = network_of(catalog, name)
-        small, large = (step(network, MODES["amp"]._replace(flags=network.flags), Batch(n, 224)) for n in (8, 16))
+        small, large = (step(network, replace(MODES["amp"], flags=network.flags), Batch(n, 224)) for n in (8, 16))
         assert large.activations == 2 * small.activations
         assert large.copies == small.copies
         assert large.gradients == small.gradients == 4 * count(network)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from optadvise import __version__
 from optadvise.advice.advisor import Advisor
@@ -260,7 +261,7 @@ def test_what_is_not_known_is_not_drawn() -> None:
     lines = (MemoryLine("weights", 2**30, "4 B"), MemoryLine("activations", None, "need the shape"))
     nothing = MemoryEstimate(None, None, None, None, None, None, None, None, None, lines)
     assert charts.bar(nothing) is None
-    known = charts.bar(nothing._replace(known=2**30))
+    known = charts.bar(replace(nothing, known=2**30))
     assert known is not None
     assert (known.limit, known.span, [part.name for part in known.segments]) == (None, None, ["weights"])
     assert (
@@ -270,7 +271,7 @@ def test_what_is_not_known_is_not_drawn() -> None:
     same = charts.scatter([charts.Arm(n, "a", False, 5.0, 0.0, None) for n in range(9)], str)
     assert same is not None
     assert len({dot.line for dot in same.dots}) == 9
-    whole = nothing._replace(known=1, total=1, interval=Interval(1, 1, 2), ledger=())
+    whole = replace(nothing, known=1, total=1, interval=Interval(1, 1, 2), ledger=())
     assert charts.bar(whole) is None
 
 

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.core.records import Situation
@@ -160,13 +161,13 @@ def test_where_more_gpus_do_not_pay_every_doubling_frees_less_than_a_sample(run:
     found = estimate(run)["scaling"]
     enough, sample = found["enough_gpus"], found["sample_bytes"]
     start = situation(advisor, run)
-    few, more = (advisor.sizing.estimate(start._replace(batch_size=None, micro_batch=n), "adamw") for n in (8, 9))
+    few, more = (advisor.sizing.estimate(replace(start, batch_size=None, micro_batch=n), "adamw") for n in (8, 9))
     assert few.activations is not None
     assert more.activations is not None
     assert sample == pytest.approx(more.activations - few.activations, rel=0.01)
 
     def state(gpus: int) -> int:
-        lines = advisor.sizing.estimate(start._replace(gpus=gpus), start.optimizer or "adamw").ledger
+        lines = advisor.sizing.estimate(replace(start, gpus=gpus), start.optimizer or "adamw").ledger
         return sum(one.bytes or 0 for one in lines if one.part in ("optimizer state", "master copy"))
 
     frees = {2**n: state(2**n) - state(2 ** (n + 1)) for n in range(20)}

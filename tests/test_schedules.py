@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark.optimizer_builder import scheduler
@@ -36,7 +37,7 @@ def rates_of_torch(advice: Recommendation, steps: int) -> list[float]:
 def test_rates_equal_those_of_torch(advisor: Advisor, name: str, steps: int) -> None:
     schedule = advise(CATALOG.scheduler(name), 0.3, steps, 0.2, {})
     advice = advisor.recommend(advisor.situation({"optimizer": "sgd"}))
-    advice = advice._replace(schedule=schedule, kwargs={**advice.kwargs, "lr": 0.3})
+    advice = replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.3})
     assert [rate(schedule, 0.3, step) for step in range(steps)] == pytest.approx(
         rates_of_torch(advice, steps), rel=1e-6, abs=1e-12
     )

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from optadvise.advice.sensitivity import FlipFinder, stretches
 from optadvise.core import schedules
 from optadvise.core.records import (
@@ -193,7 +195,7 @@ class Advisor:
         from optadvise.advice.fit_search import Fitter
 
         if run.optimizer is None:
-            run = run._replace(optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
+            run = replace(run, optimizer=advice.optimizer.id, assumed=(*run.assumed, "optimizer"))
         return Fitter(self).answer(run, ranked=False)
 
     def point(self, situation: Situation) -> tuple[dict[str, int], Rule, Rule, Optimizer]:
@@ -253,7 +255,7 @@ class Advisor:
     def changed(self, situation: Situation, changes: dict[str, Any]) -> Situation:
         """Return a complete situation after changes, with all that is assumed following them."""
         if situation.params is None and changes.get("params") is None:
-            return situation._replace(**changes)
+            return replace(situation, **changes)
         return self.sizing.changed(situation, changes)
 
     def pressure(self, situation: Situation) -> str:

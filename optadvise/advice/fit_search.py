@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
 from optadvise.advice.advisor import Advisor
 from optadvise.core.errors import InputError
-from optadvise.core.records import AGREES, Fit, Fix, MemoryAnswer, MemoryEstimate, Situation
-from optadvise.core.tuples import NamedTuple
+from optadvise.core.records import AGREES, SITUATION_DEFAULTS, Fit, Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.memory.estimator import divisors
 from optadvise.memory.scaling import scaling
 
@@ -24,7 +26,7 @@ _EFFORT_OF_DOUBLING = 4
 _EFFORT_OF_OVERRULING = 10  # what was said is changed last
 
 
-class _Change(NamedTuple):
+class _Change(Struct, frozen=True):
     """One change that may help."""
 
     rule: str
@@ -35,7 +37,7 @@ class _Change(NamedTuple):
     cite: tuple[str, ...]
 
 
-class _Tried(NamedTuple):
+class _Tried(Struct, frozen=True):
     """A chain put to the advisor."""
 
     effort: int
@@ -76,7 +78,7 @@ class Fitter:
         """
         optimizer = situation.optimizer or self._advisor.limits[0]
         if situation.optimizer is None:
-            situation = situation._replace(optimizer=optimizer, assumed=(*situation.assumed, "optimizer"))
+            situation = replace(situation, optimizer=optimizer, assumed=(*situation.assumed, "optimizer"))
         placed = self._sizing.placed(situation, optimizer)
         memory = self._sizing.estimate(placed, optimizer)
         return MemoryAnswer(
@@ -97,7 +99,7 @@ class Fitter:
         if not self._sizing.knows_activations(situation):
             return {}
         usual = sorted((gpu for gpu in self._advisor.catalog.gpus if gpu.usual), key=lambda gpu: gpu.memory_gib)
-        limited = {gpu.id: situation._replace(vram_bytes=gpu.memory_bytes) for gpu in usual}
+        limited = {gpu.id: replace(situation, vram_bytes=gpu.memory_bytes) for gpu in usual}
         return {name: self._sizing.largest_pass(run, optimizer) or 0 for name, run in limited.items()}
 
     def ranking(self, situation: Situation) -> Iterator[Fit]:
@@ -109,13 +111,13 @@ class Fitter:
                 continue
             breaks = not self._survives(name, situation)
             if situation.vram_bytes is None:
-                found.append(self._sizing.unlimited(situation, name)._replace(breaks=breaks))
+                found.append(replace(self._sizing.unlimited(situation, name), breaks=breaks))
                 continue
             memory = self._sizing.estimate(situation, name)
             most = self._sizing.largest_pass(situation, name)
             longest = self._sizing.longest(situation, name)
             fit = Fit(name, memory.optimizer, memory.total, memory.known, memory.fits, most, longest)
-            found.append(fit._replace(breaks=breaks))
+            found.append(replace(fit, breaks=breaks))
         return iter(sorted(found, key=lambda fit: (fit.total or fit.known or 0, fit.id)))
 
     def refused(self, situation: Situation) -> bool:
@@ -178,11 +180,11 @@ class Fitter:
 
     def _sound(self, situation: Situation, change: _Change) -> _Change:
         """Return a change to more GPUs, with the usual optimizer where the run's own would break on them."""
-        after = situation._replace(gpus=2 * situation.gpus, shard=change.change.get("shard", situation.shard))
+        after = replace(situation, gpus=2 * situation.gpus, shard=change.change.get("shard", situation.shard))
         usual = self._advisor.limits[0]
         if self._survives(situation.optimizer or "", after) or not self._survives(usual, after):
             return change
-        return change._replace(change={**change.change, "optimizer": usual})
+        return replace(change, change={**change.change, "optimizer": usual})
 
     def _helps(self, before: Situation, after: Situation) -> bool:
         """Does a run fit after changes, without an optimizer that breaks where it is sharded then?"""
@@ -204,10 +206,10 @@ class Fitter:
 
     def _stated(self, situation: Situation) -> dict[str, Any]:
         """Return the answers that were given, as a person gave them."""
-        usual = Situation._field_defaults
+        usual = SITUATION_DEFAULTS
         return {
             name: value
-            for name, value in situation._asdict().items()
+            for name, value in asdict(situation).items()
             if name not in ("assumed", *situation.assumed) and value is not None
             and (value != usual[name] or name in self._assumable)
         }  # fmt: skip

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from optadvise.core.records import Flip, Situation
-from optadvise.core.tuples import NamedTuple
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory import INPUTS
 from optadvise.rulebase.defaults import Completer
@@ -56,7 +57,7 @@ class Decider(Protocol):
         """The sizes up to which the usual, and the compact optimizer fit."""
 
 
-class _Probe(NamedTuple):
+class _Probe(Struct, frozen=True):
     """A fact to change, and what to change it to."""
 
     name: str

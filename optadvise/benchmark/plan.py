@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from msgspec.structs import replace
+
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.errors import InputError, nearest
@@ -46,7 +48,7 @@ def arms(
         arm = _arm(advice, made, variant, spec, f"{control} (control)", "control")
         same = [a for a in found if (a.path, a.variant) == (arm.path, arm.variant) and a.optimizer == control]
         if same and len(found) > 1:  # it is measured anyway
-            found = [a._replace(role="control") if a is same[0] else a for a in found]
+            found = [replace(a, role="control") if a is same[0] else a for a in found]
         else:
             found.append(arm)
     return found
@@ -77,7 +79,8 @@ def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *
             other = advisor.catalog.optimizer((card.companion or {})["optimizer"])
             package = next(i.package for i in other.implementations if i.path == companion["import"])
             companion = {"path": companion["import"], "package": package, "kwargs": companion["kwargs"]}
-        arm = _skeleton(card, made, None, spec, name, "candidate")._replace(
+        arm = replace(
+            _skeleton(card, made, None, spec, name, "candidate"),
             kwargs={**chosen["kwargs"], **_besides(made, spec)},
             companion=companion,
             max_grad_norm=numbers.get("max_grad_norm"),
@@ -105,7 +108,7 @@ def plain(card: Optimizer, changes: Mapping[str, Any], device: str = "cpu", impl
     values = {h.name: h.default for h in card.hyperparameters} | dict(changes)
     kwargs = {made.arguments.get(name, name): value for name, value in values.items()}
     kwargs = {**kwargs, **made.kwargs, **made.variants.get(variant or "", {}), **_besides(made, Spec(device=device))}
-    return _skeleton(card, made, variant, Spec(device=device), card.id, "candidate")._replace(kwargs=kwargs)
+    return replace(_skeleton(card, made, variant, Spec(device=device), card.id, "candidate"), kwargs=kwargs)
 
 
 def arm_of(advice: Recommendation, *, fused: bool = True, device: str = "cpu") -> Arm:
@@ -227,7 +230,8 @@ def _arm(advice: Recommendation, made: Implementation, variant: str | None, spec
         companion = {"path": other.path, "package": other.package, "kwargs": dict(numbers)}
     steps = () if spec.optimizer_only else advice.schedule.phases
     phases = tuple({"shape": s, "import": p, "kwargs": dict(k)} for s, p, k in steps)
-    return _skeleton(card, made, variant, spec, label, role)._replace(
+    return replace(
+        _skeleton(card, made, variant, spec, label, role),
         kwargs=kwargs,
         companion=companion,
         max_grad_norm=float(clip) if isinstance(clip, (int, float)) else None,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark import plan
@@ -17,7 +19,7 @@ DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
 SHARDS = ("none", "zero1", "fsdp")
 
 
-class Request(NamedTuple):
+class Request(Struct, frozen=True):
     """What is measured, ready to start."""
 
     spec: Spec

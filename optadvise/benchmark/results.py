@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import asdict, astuple
+
 from optadvise.benchmark.runner import Record
 from optadvise.benchmark.spec import Spec, metric_of
 from optadvise.benchmark.statistics import Estimate, Interval, Requirement, judge, median_ci, ratio_ci
@@ -40,7 +42,7 @@ def make(
         "kind": "bench",
         "complete": complete,
         "environment": {**(environment or {}), **_environment(records)},
-        "spec": spec._asdict(),
+        "spec": asdict(spec),
         "arms": arms,
         "ratios": ratios,
         "requirements": judged,
@@ -129,7 +131,7 @@ def _estimate(record: Record, part: str) -> Estimate | None:
 def _timed(estimate: Estimate | None) -> dict[str, Any]:
     if estimate is None:
         return {"median": None, "ci95": None, "samples": []}
-    ci = None if estimate.ci95 is None else list(estimate.ci95)
+    ci = None if estimate.ci95 is None else list(astuple(estimate.ci95))
     return {"median": estimate.median, "ci95": ci, "samples": list(estimate.samples)}
 
 
@@ -192,7 +194,7 @@ def _ratio(
         "versus": control["optimizer"],
         "metric": metric,
         "ratio": ratio,
-        "ci95": None if interval is None else list(interval),
+        "ci95": None if interval is None else list(astuple(interval)),
     }
 
 
@@ -220,7 +222,7 @@ def _judged(requirement: Requirement, arm: Mapping[str, Any], ratios: Iterable[M
         "optimizer": arm["optimizer"],
         "label": arm["label"],
         "measured": value,
-        "ci95": None if interval is None else list(interval),
+        "ci95": None if interval is None else list(astuple(interval)),
         "verdict": found,
     }
 

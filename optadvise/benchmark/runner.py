@@ -12,7 +12,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, Protocol, TextIO
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.errors import InputError
@@ -48,7 +51,7 @@ class Measured(Protocol):
         """End it, whatever it is doing."""
 
 
-class Record(NamedTuple):
+class Record(Struct, frozen=True):
     """What one arm has given so far."""
 
     arm: Arm
@@ -153,7 +156,7 @@ class WorkerArm:
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the workers
         )
         threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
-        self._say({"spec": self._spec._asdict(), "arm": self.arm._asdict()})
+        self._say({"spec": asdict(self._spec), "arm": asdict(self.arm)})
         return self._hear("ready")
 
     def round(self) -> dict[str, list[float]]:

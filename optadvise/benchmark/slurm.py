@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+
 from optadvise.benchmark.sweep import Cell, Outcome, found, measure
 from optadvise.core.errors import CannotRunHereError
 
@@ -36,7 +38,7 @@ def submitted(
         raise CannotRunHereError(f"--launcher {cluster}: {' '.join(str(error).split())[:200]}") from error
     waiting = [cell for cell in cells if found(folder, cell) is None]
     with executor.batch():
-        jobs = [executor.submit(in_job, str(folder), cell._asdict(), list(rules)) for cell in waiting]
+        jobs = [executor.submit(in_job, str(folder), asdict(cell), list(rules)) for cell in waiting]
     why = {cell.name: _why(job) for cell, job in zip(waiting, jobs, strict=True)}
     return [Outcome(cell, found(folder, cell), why.get(cell.name)) for cell in cells]
 

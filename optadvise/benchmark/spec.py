@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 STATUS = ("ok", "oom", "error", "unsupported")
 
 
-class Spec(NamedTuple):
+class Spec(Struct, frozen=True):
     """The conditions that all arms share."""
 
     workload: str = "transformer"  # a built-in one, or the user's `package.module:function`
@@ -35,7 +37,7 @@ class Spec(NamedTuple):
         return 1 + self.warmup + self.rounds * self.steps
 
 
-class Arm(NamedTuple):
+class Arm(Struct, frozen=True):
     """One optimizer under test, ready to be built."""
 
     optimizer: str

@@ -7,7 +7,8 @@ import random
 import re
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, median, stdev
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.units import parse_bytes
@@ -48,14 +49,14 @@ _ACCEPTED = "write METRIC OP BOUND, such as 'state_bytes_per_parameter <= 2.1', 
 _T975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
-class Interval(NamedTuple):
+class Interval(Struct, frozen=True):
     """A 95 % confidence interval, in the unit of what it belongs to."""
 
     low: float
     high: float
 
 
-class Estimate(NamedTuple):
+class Estimate(Struct, frozen=True):
     """A median with its uncertainty, in the unit of the samples."""
 
     median: float
@@ -63,7 +64,7 @@ class Estimate(NamedTuple):
     samples: tuple[float, ...]  # as measured, in the order given
 
 
-class Requirement(NamedTuple):
+class Requirement(Struct, frozen=True):
     """A bound that a measured figure must keep."""
 
     text: str  # as typed
@@ -250,7 +251,7 @@ def judge(requirement: Requirement, value: float | None, interval: Interval | No
     """
     if value is None or not math.isfinite(value) or (interval is None and requirement.metric in NOISY):
         return "inconclusive"
-    ends = (value,) if interval is None else interval
+    ends = (value,) if interval is None else (interval.low, interval.high)
     if not all(math.isfinite(end) for end in ends):
         return "inconclusive"
     kept = [_keeps(requirement, end) for end in ends]

@@ -14,7 +14,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark import request
@@ -28,7 +30,7 @@ _FLAGS = ("compile", "optimizer_only")
 RETRIED = "error"  # the status of what is measured anew: it may have been an accident, as running out of memory is not
 
 
-class Cell(NamedTuple):
+class Cell(Struct, frozen=True):
     """One measurement of a sweep."""
 
     name: str  # of its file
@@ -37,7 +39,7 @@ class Cell(NamedTuple):
     varied: Mapping[str, str]  # of these what differs between cells
 
 
-class Outcome(NamedTuple):
+class Outcome(Struct, frozen=True):
     """What became of a cell."""
 
     cell: Cell

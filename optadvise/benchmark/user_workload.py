@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 
 from optadvise.benchmark.workload_data import default_loss
@@ -20,7 +21,7 @@ from optadvise.benchmark.workloads import DTYPES, Loss, Workload, check, count_p
 from optadvise.core.errors import InputError, nearest
 
 
-class Given(NamedTuple):
+class Given(Struct, frozen=True):
     """What the user's function gave."""
 
     module: nn.Module
@@ -51,14 +52,15 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
         InputError: The spec, the import, the call or what it returned is wrong.
     """
     check("--dtype", dtype, DTYPES)
-    module, batches, loss, samples = called(spec, seed=seed)
+    workload = called(spec, seed=seed)
+    module, samples = workload.module, workload.samples
     where = _where("--workload", spec)
     module.to(device=device, dtype=weights_dtype(dtype) if dtype == "bf16" else None)
     parameters = guarded(where, "counting its parameters", lambda: count_parameters(module))
     details = {"parameters": parameters, "batch_size": samples, "dtype": dtype, "spec": spec}
     move = partial(each_tensor, change=partial(moved, device=device, dtype=weights_dtype(dtype)))
     unit = "samples/s" if samples else "batches/s"  # a batch without tensors has no samples to count
-    return Workload(spec, module, map(move, batches), loss, samples or 1, unit, details)
+    return Workload(spec, module, map(move, workload.batches), workload.loss, samples or 1, unit, details)
 
 
 def called(

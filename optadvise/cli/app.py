@@ -11,15 +11,15 @@ from importlib import import_module
 from typing import Annotated
 
 import typer
+from msgspec import Struct
 
 from optadvise import __version__
 from optadvise.cli.help import GroupedCommand, GroupedGroup, epilog
 from optadvise.core.errors import OptadviseError, RuleFileError
 from optadvise.core.text import make_printable
-from optadvise.core.tuples import NamedTuple
 
 
-class Command(NamedTuple):
+class Command(Struct, frozen=True):
     """Where a command is, and what its help says beside its own words."""
 
     module: str
@@ -89,8 +89,9 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
     )
     app.callback()(root)
     for name in names:
-        module, function, heading, examples = COMMANDS[name]
-        command = getattr(import_module(f"optadvise.cli.{module}"), function)
+        declared = COMMANDS[name]
+        heading, examples = declared.heading, declared.examples
+        command = getattr(import_module(f"optadvise.cli.{declared.module}"), declared.function)
         if name in _GROUPS:
             app.add_typer(command(), name=name, epilog=epilog(*examples), rich_help_panel=heading, cls=GroupedGroup)
             continue

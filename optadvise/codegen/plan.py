@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.core import schedules
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import (
+    SITUATION_DEFAULTS,
     Framework,
     NamedOptimizer,
     NamedSchedule,
@@ -20,10 +24,10 @@ from optadvise.core.records import (
 
 # Facts of a run that change what has to be written, and what they are where nobody asks for anything.
 _FACTS = ("method", "gpus", "shard", "offload", "checkpointing", "attention", "loss")
-_PLAIN = {name: Situation._field_defaults[name] for name in _FACTS}
+_PLAIN = {name: SITUATION_DEFAULTS[name] for name in _FACTS}
 
 
-class Plan(NamedTuple):
+class Plan(Struct, frozen=True):
     """A recommendation as one framework takes it."""
 
     framework: Framework
@@ -75,7 +79,7 @@ def plan(advisor: Advisor, advice: Recommendation, framework: Framework) -> Plan
     asked, notes = advice, []
     other = _instead(advisor, advice.optimizer, framework, advice.situation)
     if other is not None:
-        advice = advisor.recommend(advice.situation._replace(optimizer=other.id))
+        advice = advisor.recommend(replace(advice.situation, optimizer=other.id))
         lacks = (
             "steps one optimizer" + (f" under {advice.situation.precision}" if framework.two_optimizers else "")
             if asked.companion
@@ -183,7 +187,7 @@ def _schedule(
     found = None
     if taken is not None:
         found = framework.schedules[taken]
-        found = found._replace(settings=_filled(found.settings, quantities))
+        found = replace(found, settings=_filled(found.settings, quantities))
     exact = found is not None and taken == mine.id and found.differs is None
     if framework.writes != "python" and not exact:
         lacks = f"{framework.name} has no schedule such as {mine.id}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS, accelerate, configs, lightning, python, trainer
@@ -23,7 +24,7 @@ _WRITERS: dict[str, Callable[[Plan], str]] = {
 }
 
 
-class Code(NamedTuple):
+class Code(Struct, frozen=True):
     """What was written, and what could not be."""
 
     text: str

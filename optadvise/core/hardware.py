@@ -7,7 +7,8 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from optadvise.core.errors import CannotRunHereError
 
@@ -16,7 +17,7 @@ _TIMEOUT = 10.0  # seconds that nvidia-smi gets; it hangs where a driver does
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
-class NvidiaGpu(NamedTuple):
+class NvidiaGpu(Struct, frozen=True):
     """A GPU that the NVIDIA driver lists."""
 
     name: str

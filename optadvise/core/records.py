@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from optadvise.core.tuples import NamedTuple
+from msgspec import Struct
+from msgspec.structs import asdict
 
 Value: TypeAlias = "float | int | bool | str | list[Value] | None"
 FactValue: TypeAlias = "str | int | float | bool | None"
@@ -27,7 +28,7 @@ SHIPPED = "shipped"  # the layer of the rules that come with the program
 MOST_STEPS = 10_000  # of a walk on a surface, which has a point for each
 
 
-class Design(NamedTuple):
+class Design(Struct, frozen=True):
     """What an experiment needs, and how its figures spread."""
 
     sides: int  # optimizers that run
@@ -52,7 +53,7 @@ EXPERIMENTS: Mapping[str, Design] = {  # that a claim may name
 UNKNOWN = "unknown"  # how a condition accepts a fact that nobody stated
 
 
-class Source(NamedTuple):
+class Source(Struct, frozen=True):
     """What a cite refers to."""
 
     id: str
@@ -62,21 +63,21 @@ class Source(NamedTuple):
     year: int | None = None
 
 
-class Note(NamedTuple):
+class Note(Struct, frozen=True):
     """A sentence with its sources."""
 
     text: str
     cite: tuple[str, ...]
 
 
-class Reason(NamedTuple):
+class Reason(Struct, frozen=True):
     """A sentence for or against an optimizer, and the claim that it rests on, if it does on one."""
 
     text: str
     claim: str | None = None
 
 
-class Step(NamedTuple):
+class Step(Struct, frozen=True):
     """One adjustment of one hyperparameter: a `scale` by a factor or a power of a fact, or a `clamp`."""
 
     op: Literal["scale", "clamp"]
@@ -92,7 +93,7 @@ class Step(NamedTuple):
     high: float | None = None
 
 
-class StateTensor(NamedTuple):
+class StateTensor(Struct, frozen=True):
     """One tensor that an optimizer keeps, and for which weights."""
 
     name: str
@@ -108,7 +109,7 @@ class StateTensor(NamedTuple):
     weights: str | None = None  # `half`: only beside 16-bit weights
 
 
-class Hyperparameter(NamedTuple):
+class Hyperparameter(Struct, frozen=True):
     """A constructor argument that a person may set."""
 
     name: str
@@ -119,7 +120,7 @@ class Hyperparameter(NamedTuple):
     high: float | None = None
 
 
-class Implementation(NamedTuple):
+class Implementation(Struct, frozen=True):
     """One installable class that computes an optimizer."""
 
     id: str
@@ -153,7 +154,7 @@ class Implementation(NamedTuple):
         return self.variants.get("fused", _NOTHING)
 
 
-class Optimizer(NamedTuple):
+class Optimizer(Struct, frozen=True):
     """An optimizer's card."""
 
     id: str
@@ -191,7 +192,7 @@ class Optimizer(NamedTuple):
         return next((h for h in self.hyperparameters if h.name == name), None)
 
 
-class Phase(NamedTuple):
+class Phase(Struct, frozen=True):
     """One leg of a schedule, as a torch class and its arguments; `$names` stand for quantities of the run."""
 
     shape: str
@@ -199,7 +200,7 @@ class Phase(NamedTuple):
     kwargs: Mapping[str, Value]
 
 
-class Scheduler(NamedTuple):
+class Scheduler(Struct, frozen=True):
     """A schedule's card."""
 
     id: str
@@ -221,7 +222,7 @@ class Scheduler(NamedTuple):
     at: str
 
 
-class NamedOptimizer(NamedTuple):
+class NamedOptimizer(Struct, frozen=True):
     """What a framework builds by a name."""
 
     name: str
@@ -230,7 +231,7 @@ class NamedOptimizer(NamedTuple):
     settings: Mapping[str, Value] = _NOTHING  # always given
 
 
-class NamedSchedule(NamedTuple):
+class NamedSchedule(Struct, frozen=True):
     """A framework's own schedule; `$names` in its settings stand for quantities of the run."""
 
     name: str
@@ -238,7 +239,7 @@ class NamedSchedule(NamedTuple):
     differs: str | None = None  # in what, from ours
 
 
-class Framework(NamedTuple):
+class Framework(Struct, frozen=True):
     """What people train with, how it is told of an optimizer, and what it cannot express."""
 
     id: str
@@ -273,7 +274,7 @@ class Framework(NamedTuple):
         return NamedOptimizer(name, tuple(h.name for h in card.hyperparameters), settings=made.kwargs)
 
 
-class Gpu(NamedTuple):
+class Gpu(Struct, frozen=True):
     """A GPU as sold."""
 
     id: str
@@ -290,7 +291,7 @@ class Gpu(NamedTuple):
         return round(self.memory_gib * 2**30)
 
 
-class Surface(NamedTuple):
+class Surface(Struct, frozen=True):
     """A loss of two weights, on which optimizers are watched."""
 
     id: str
@@ -309,7 +310,7 @@ class Surface(NamedTuple):
     optimizers: Mapping[str, Mapping[str, Any]] = _NOTHING  # a rate of its own, before its class's
 
 
-class Trial(NamedTuple):
+class Trial(Struct, frozen=True):
     """One side of an experiment: an optimizer and how it is run."""
 
     optimizer: str
@@ -320,7 +321,7 @@ class Trial(NamedTuple):
     max_grad_norm: float | None = None
 
 
-class Claim(NamedTuple):
+class Claim(Struct, frozen=True):
     """A sentence that an experiment can refute. Its figure is a ratio or a share, so it has no unit."""
 
     id: str
@@ -346,7 +347,7 @@ class Claim(NamedTuple):
         return tuple(dict.fromkeys((*self.about, *(trial.optimizer for trial in self.trials))))
 
 
-class NetworkShape(NamedTuple):
+class NetworkShape(Struct, frozen=True):
     """A network's family and dimensions, as far as memory needs them."""
 
     family: str
@@ -356,7 +357,7 @@ class NetworkShape(NamedTuple):
     flags: tuple[str, ...]
 
 
-class Situation(NamedTuple):
+class Situation(Struct, frozen=True):
     """What is known about a training run. None is not known; `assumed` names what nobody said."""
 
     model: str | None = None
@@ -397,7 +398,10 @@ class Situation(NamedTuple):
         return _SHARDED_BY[self.shard] if self.gpus > 1 else None
 
 
-class LedgerEntry(NamedTuple):
+SITUATION_DEFAULTS: Mapping[str, Any] = asdict(Situation())
+
+
+class LedgerEntry(Struct, frozen=True):
     """One step in the making of a number."""
 
     step: str  # what was done: `set 3e-4`, `× 0.2`
@@ -409,7 +413,7 @@ class LedgerEntry(NamedTuple):
     refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
 
 
-class Advised(NamedTuple):
+class Advised(Struct, frozen=True):
     """A hyperparameter's value, its usual range, and how it came to be."""
 
     name: str
@@ -419,7 +423,7 @@ class Advised(NamedTuple):
     ledger: tuple[LedgerEntry, ...]
 
 
-class Interval(NamedTuple):
+class Interval(Struct, frozen=True):
     """A figure that is not certain, in bytes."""
 
     low: int
@@ -427,7 +431,7 @@ class Interval(NamedTuple):
     high: int
 
 
-class MemoryLine(NamedTuple):
+class MemoryLine(Struct, frozen=True):
     """One line of the memory ledger."""
 
     part: str
@@ -437,7 +441,7 @@ class MemoryLine(NamedTuple):
     interval: Interval | None = None  # of what is there at the highest moment
 
 
-class MemoryEstimate(NamedTuple):
+class MemoryEstimate(Struct, frozen=True):
     """Bytes on one GPU. `total` is the highest moment, None where the shape is not known; `known` needs no shape."""
 
     weights: int | None  # with the fp32 copy that sharded mixed precision keeps
@@ -459,7 +463,7 @@ class MemoryEstimate(NamedTuple):
     pages: int = 0  # bytes of state that may leave the GPU
 
 
-class Band(NamedTuple):
+class Band(Struct, frozen=True):
     """Up to which model size an optimizer fits."""
 
     optimizer: str
@@ -467,7 +471,7 @@ class Band(NamedTuple):
     max_params: int
 
 
-class Alternative(NamedTuple):
+class Alternative(Struct, frozen=True):
     """Another optimizer, why one would take it and what its state would cost."""
 
     id: str
@@ -477,7 +481,7 @@ class Alternative(NamedTuple):
     fits: bool | None
 
 
-class Caution(NamedTuple):
+class Caution(Struct, frozen=True):
     """Something to know before starting."""
 
     id: str
@@ -487,7 +491,7 @@ class Caution(NamedTuple):
     layer: str = SHIPPED
 
 
-class TraceEntry(NamedTuple):
+class TraceEntry(Struct, frozen=True):
     """A rule that decided."""
 
     table: str
@@ -498,7 +502,7 @@ class TraceEntry(NamedTuple):
     refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
 
 
-class Evidence(NamedTuple):
+class Evidence(Struct, frozen=True):
     """What was found on this machine, each as plain data with its `date` and the `packages` it was found with."""
 
     audits: tuple[Mapping[str, Any], ...] = ()  # of implementations
@@ -507,14 +511,14 @@ class Evidence(NamedTuple):
     refuted: tuple[Mapping[str, Any], ...] = ()  # claims, of any optimizer
 
 
-class Flip(NamedTuple):
+class Flip(Struct, frozen=True):
     """The smallest change of one fact after which the optimizer is another."""
 
     change: Mapping[str, str]
     optimizer: str
 
 
-class ScheduleAdvice(NamedTuple):
+class ScheduleAdvice(Struct, frozen=True):
     """A schedule with the numbers of this run."""
 
     id: str
@@ -525,7 +529,7 @@ class ScheduleAdvice(NamedTuple):
     alternatives: Mapping[str, str]
 
 
-class Recommendation(NamedTuple):
+class Recommendation(Struct, frozen=True):
     """The advice."""
 
     situation: Situation
@@ -553,7 +557,7 @@ class Recommendation(NamedTuple):
         return _NOTHING if refused else self.implementation.fused
 
 
-class Fit(NamedTuple):
+class Fit(Struct, frozen=True):
     """One optimizer in a run's place."""
 
     id: str
@@ -567,7 +571,7 @@ class Fit(NamedTuple):
     breaks: bool = False  # it is known to fail, or to compute something else, where the run is sharded
 
 
-class Fix(NamedTuple):
+class Fix(Struct, frozen=True):
     """One step of a chain of changes after which a run fits."""
 
     rule: str
@@ -580,7 +584,7 @@ class Fix(NamedTuple):
     cite: tuple[str, ...]
 
 
-class Collective(NamedTuple):
+class Collective(Struct, frozen=True):
     """What all GPUs do together, some times in an optimizer step."""
 
     operation: str  # all-reduce, all-gather, reduce-scatter or broadcast
@@ -591,7 +595,7 @@ class Collective(NamedTuple):
     sent: int  # bytes by each GPU in one optimizer step, by a ring
 
 
-class Traffic(NamedTuple):
+class Traffic(Struct, frozen=True):
     """What each GPU sends to the others in an optimizer step."""
 
     sent: int  # bytes
@@ -601,7 +605,7 @@ class Traffic(NamedTuple):
     cite: tuple[str, ...]
 
 
-class Scale(NamedTuple):
+class Scale(Struct, frozen=True):
     """The same run on another number of GPUs."""
 
     gpus: int
@@ -614,7 +618,7 @@ class Scale(NamedTuple):
     sent: int  # bytes by each GPU in an optimizer step
 
 
-class Scaling(NamedTuple):
+class Scaling(Struct, frozen=True):
     """What more GPUs would pay."""
 
     sample_bytes: int | None  # what one more sample of a pass keeps for its backward
@@ -622,7 +626,7 @@ class Scaling(NamedTuple):
     scales: tuple[Scale, ...]  # the fewest first
 
 
-class MemoryAnswer(NamedTuple):
+class MemoryAnswer(Struct, frozen=True):
     """Will it fit?"""
 
     situation: Situation

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from optadvise.core.records import (
     Caution,
     Claim,
@@ -33,7 +35,7 @@ def quoted(advice: Recommendation, claims: Callable[[], Mapping[str, Claim]]) ->
     """
     evidence = found(advice.optimizer, claims, advice.implementation)
     fallen = {rule: claim for claim in evidence.refuted for rule in claim["supports"]}
-    numbers = tuple(number._replace(ledger=tuple(_told(entry, fallen) for entry in number.ledger))
+    numbers = tuple(replace(number, ledger=tuple(_told(entry, fallen) for entry in number.ledger))
                     for number in advice.hyperparameters)  # fmt: skip
     rested = {
         entry.rule: f"no {number.name}" if number.value is None else f"{number.name} of {number.value}"
@@ -51,9 +53,10 @@ def quoted(advice: Recommendation, claims: Callable[[], Mapping[str, Claim]]) ->
     said = {*rested, *(entry.rule for entry in advice.trace), *(warning.id for warning in advice.warnings)}
     refuted = [one for one in evidence.refuted if one in evidence.claims or said & {*one["supports"]}]
     confirmed = [one for one in evidence.claims if one["verdict"] != REFUTED and said & {*one["supports"]}]
-    return advice._replace(
-        trace=tuple(_told(entry, fallen) for entry in advice.trace), hyperparameters=numbers, warnings=tuple(warnings),
-        evidence=evidence._replace(claims=(*refuted, *confirmed), refuted=()),
+    return replace(
+        advice, trace=tuple(_told(entry, fallen) for entry in advice.trace), hyperparameters=numbers,
+        warnings=tuple(warnings),
+        evidence=replace(evidence, claims=(*refuted, *confirmed), refuted=()),
     )  # fmt: skip
 
 
@@ -76,13 +79,13 @@ def deviation(made: Implementation, evidence: Evidence) -> dict[str, Any] | None
 def _told(entry: _Entry, fallen: Mapping[str, Mapping[str, Any]]) -> _Entry:
     """Return a row that decided, with what was measured in the place of a reason that was refuted."""
     claim = fallen.get(entry.rule)
-    return entry if claim is None else entry._replace(because=refutation(claim), refuted=claim["id"])
+    return entry if claim is None else replace(entry, because=refutation(claim), refuted=claim["id"])
 
 
 def _mended(warning: Caution, fallen: Mapping[str, Mapping[str, Any]]) -> Caution:
     claim = fallen.get(warning.id)
     text = "" if claim is None else refutation(claim)
-    return warning if claim is None else warning._replace(text=f"{text[:1].upper()}{text[1:]}")
+    return warning if claim is None else replace(warning, text=f"{text[:1].upper()}{text[1:]}")
 
 
 def refutation(claim: Mapping[str, Any]) -> str:

@@ -13,7 +13,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
+
+from msgspec import Struct
 
 from optadvise.core.errors import CannotRunHereError, InputError
 
@@ -21,7 +23,7 @@ FAKESTEP = (sys.executable, "-m", "optadvise.fake_tensors.worker")
 BUDGET = 30.0  # seconds that one optimizer may take; for 7B parameters the slowest took half of that on two cores
 
 
-class Peak(NamedTuple):
+class Peak(Struct, frozen=True):
     """Bytes alive at the peak of the forward and the backward pass, by what they are for."""
 
     weights: int
@@ -31,7 +33,7 @@ class Peak(NamedTuple):
     other: int  # buffers, the batch, and what else the user's code holds
 
 
-class Shape(NamedTuple):
+class Shape(Struct, frozen=True):
     """Parameters that are alike."""
 
     shape: tuple[int, ...]
@@ -40,7 +42,7 @@ class Shape(NamedTuple):
     tensors: int  # how many
 
 
-class OptimizerStep(NamedTuple):
+class OptimizerStep(Struct, frozen=True):
     """What an optimizer keeps and needs, on the CPU's fake tensors as everywhere."""
 
     id: str
@@ -51,7 +53,7 @@ class OptimizerStep(NamedTuple):
     temporary_bytes: int | None  # of which live only during the step
 
 
-class FakeStep(NamedTuple):
+class FakeStep(Struct, frozen=True):
     """One training step as fake tensors show it, with every optimizer that they can step."""
 
     device: str  # cuda, or cpu made to count as cuda

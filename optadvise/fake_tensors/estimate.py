@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
+from msgspec.structs import replace
+
 from optadvise.advice.advisor import Advisor
 from optadvise.advice.fit_search import Fitter
 from optadvise.core.errors import InputError
@@ -43,13 +45,13 @@ def answer(advisor: Advisor, spec: str, answers: Mapping[str, Any], timeout: flo
     ids = advisor.catalog.optimizer_ids
     step = measure(spec, situation.precision, list(requests(advisor, ids)), timeout=timeout)
     assumed = tuple(name for name in situation.assumed if name not in ("params", "micro_batch"))
-    situation = situation._replace(params=step.parameters, micro_batch=step.samples, assumed=assumed)
+    situation = replace(situation, params=step.parameters, micro_batch=step.samples, assumed=assumed)
     chosen = situation.optimizer or advisor.limits[0]
     if situation.optimizer is None:
-        situation = situation._replace(optimizer=chosen, assumed=(*situation.assumed, "optimizer"))
+        situation = replace(situation, optimizer=chosen, assumed=(*situation.assumed, "optimizer"))
     size = _size(step)
     found = {entry.id: _estimate(advisor, situation, step, size, entry) for entry in step.optimizers}
-    refused = {name for name in ids if Fitter(advisor).refused(situation._replace(optimizer=name))}
+    refused = {name for name in ids if Fitter(advisor).refused(replace(situation, optimizer=name))}
     ranking = [
         Fit(name, memory.optimizer, memory.total, memory.known, memory.fits, None, None, memory.basis)
         for name, memory in found.items()

@@ -17,9 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -34,7 +36,7 @@ _AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 Doing = Callable[[str], None]
 
 
-class Stepped(NamedTuple):
+class Stepped(Struct, frozen=True):
     """A step that was taken, ready for optimizers."""
 
     facts: dict[str, Any]  # what was counted
@@ -70,7 +72,7 @@ def take_step(spec: str, *, precision: str, seed: int, device: str | None = None
         stepped: Stepped = user_workload.guarded(
             f"--from {spec!r}", "its training step", lambda: _step(mode, tracker, given, precision, device)
         )
-    return stepped._replace(facts={**stepped.facts, "device": device, "seconds": time.perf_counter() - begin})
+    return replace(stepped, facts={**stepped.facts, "device": device, "seconds": time.perf_counter() - begin})
 
 
 def _device() -> str:

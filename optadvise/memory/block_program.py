@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optadvise.core.tuples import NamedTuple
+from msgspec import Struct
+
 from optadvise.memory.autograd import Tensor
 from optadvise.memory.operations import Tape
 
@@ -32,7 +33,7 @@ def product(expression: str, dims: Mapping[str, int]) -> int:
     return value
 
 
-class Operation(NamedTuple):
+class Operation(Struct, frozen=True):
     """One line of a block's program."""
 
     out: str
@@ -58,17 +59,17 @@ def run(program: Sequence[Operation], tape: Tape, start: Mapping[str, Tensor]) -
         tape.hold(tensor)
     dims, flags = tape.dims, tape.mode.flags
     result = next(iter(names.values()))
-    for out, name, inputs, numbers, words, needs, lacks, dying in program:
-        if needs <= flags and not lacks & flags:
-            arguments: dict[str, Any] = {key: product(value, dims) for key, value in numbers.items()}
-            result = getattr(tape, name)(*[names[word] for word in inputs], **arguments, **words)
+    for line in program:
+        if line.needs <= flags and not line.lacks & flags:
+            arguments: dict[str, Any] = {key: product(value, dims) for key, value in line.numbers.items()}
+            result = getattr(tape, line.name)(*[names[name] for name in line.inputs], **arguments, **line.words)
         else:
-            result = names[inputs[0]]
+            result = names[line.inputs[0]]
         tape.hold(result)
-        if out in names:
-            tape.drop(names[out])
-        names[out] = result
-        for word in dying:
+        if line.out in names:
+            tape.drop(names[line.out])
+        names[line.out] = result
+        for word in line.dying:
             tape.drop(names.pop(word))
     return result
 

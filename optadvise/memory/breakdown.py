@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
+from msgspec import Struct
+from msgspec.structs import astuple, replace
+
 from optadvise.core.records import Interval, MemoryEstimate, MemoryLine, Situation
-from optadvise.core.tuples import NamedTuple
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.records import FULL, HALF, LEARNING_INPUTS, Mode, StepMemory, Weight
 from optadvise.memory.sharding import elements
@@ -23,7 +25,7 @@ from optadvise.memory.sharding import elements
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
-class Settings(NamedTuple):
+class Settings(Struct, frozen=True):
     """What a GPU loses beside tensors, and how sure the estimate is: `rules/memory.yaml`."""
 
     context: Interval  # bytes
@@ -37,7 +39,7 @@ class Settings(NamedTuple):
     gathered_layers: int
 
 
-class Size(NamedTuple):
+class Size(Struct, frozen=True):
     """A network as far as memory asks for it."""
 
     params: int
@@ -66,7 +68,7 @@ class Size(NamedTuple):
         return self.trained if self.pieces is None else over * self.share(over)
 
 
-class Parts(NamedTuple):
+class Parts(Struct, frozen=True):
     """Bytes on one GPU, apart from the optimizer."""
 
     weights: int
@@ -107,8 +109,7 @@ def mode(situation: Situation, flags: frozenset[str]) -> Mode:
         base = Mode(compute=HALF, autocast=True, flags=flags)
     if situation.method == "full":
         return base
-    return base._replace(
-        weights=FULL if situation.precision == "fp32" else HALF, compute=base.compute, frozen=True,
+    return replace(base, weights=FULL if situation.precision == "fp32" else HALF, compute=base.compute, frozen=True,
         quantised=situation.method == "qlora", rank=situation.lora_rank or 0,
         targets=None if situation.lora_targets == "all" else _with_fused(situation.lora_targets.split(",")),
         adapters=_adapter_item(situation),
@@ -237,7 +238,7 @@ def shared(size: Size, over: int) -> str:
     return f"{show_count(size.trained)}{divided(over)}"
 
 
-class Optimizing(NamedTuple):
+class Optimizing(Struct, frozen=True):
     """What an optimizer adds on one GPU."""
 
     state: int  # bytes of state, wherever it lies
@@ -299,7 +300,7 @@ def intervals(lines: Sequence[MemoryLine], kept: Sequence[MemoryLine], gradients
 
     def over(found: Iterable[MemoryLine]) -> Interval:
         spans = [line.interval for line in found if line.interval is not None]
-        return Interval(*(sum(span[i] for span in spans) for i in range(3)))
+        return _sum_intervals(spans)
 
     named = ("weights", "master copy", "gradients", "optimizer state", "activations", "logits and loss")
     return {
@@ -309,6 +310,14 @@ def intervals(lines: Sequence[MemoryLine], kept: Sequence[MemoryLine], gradients
         "activations": over(kept),
         "overhead": over(line for line in lines if line.part not in named),
     }
+
+
+def _sum_intervals(intervals: Sequence[Interval]) -> Interval:
+    return Interval(
+        low=sum(interval.low for interval in intervals),
+        expected=sum(interval.expected for interval in intervals),
+        high=sum(interval.high for interval in intervals),
+    )
 
 
 def _spread(part: str, situation: Situation, factors: tuple[float, float], settings: Settings) -> tuple[float, float]:
@@ -328,10 +337,11 @@ def fitting(lines: list[MemoryLine], settings: Settings) -> tuple[Interval, list
         settings: Of the estimate.
     """
     spans = [line.interval for line in lines if line.interval is not None]
-    tensors = Interval(*(sum(span[i] for span in spans) for i in range(3)))
+    tensors = _sum_intervals(spans)
     share = settings.fragmentation
-    loss = Interval(*(round(part * factor) for part, factor in zip(tensors, share, strict=True)))
-    total = Interval(*(sum(three) for three in zip(tensors, loss, settings.context, strict=True)))
+    low, expected, high = astuple(tensors)
+    loss = Interval(round(low * share[0]), round(expected * share[1]), round(high * share[2]))
+    total = _sum_intervals([tensors, loss, settings.context])
     words = f"{share[1]:.0%} of the above; {share[0]:.0%} to {share[2]:.0%}"
     context = settings.context
     return total, [
@@ -356,7 +366,7 @@ def total(situation: Situation, size: Size, adds: Optimizing, settings: Settings
 _STEP = "the optimizer's step"
 
 
-class _Highest(NamedTuple):
+class _Highest(Struct, frozen=True):
     """What is alive at the highest moment, beside what is always there."""
 
     name: str

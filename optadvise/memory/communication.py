@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from optadvise.core.records import COLLECTIVES, Collective, Situation, Traffic
-from optadvise.core.tuples import NamedTuple
 from optadvise.memory.breakdown import Parts
 
 # How often a ring sends each element round, less the share that a GPU has itself: an all-reduce is a reduce-scatter and
@@ -11,7 +12,7 @@ from optadvise.memory.breakdown import Parts
 _ROUNDS = dict(zip(COLLECTIVES, (2, 1, 1, 1), strict=True))
 
 
-class Talk(NamedTuple):
+class Talk(Struct, frozen=True):
     """A collective of the engine, as `rules/memory.yaml` has it."""
 
     operation: str  # one of COLLECTIVES
@@ -29,7 +30,7 @@ def passes(situation: Situation) -> int:
     return -(-(situation.batch_size or 1) // ((situation.micro_batch or 1) * situation.gpus))
 
 
-class Engine(NamedTuple):
+class Engine(Struct, frozen=True):
     """How a way of sharding is done."""
 
     collectives: tuple[Talk, ...]

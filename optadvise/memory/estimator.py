@@ -12,6 +12,9 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+from msgspec.structs import asdict, astuple, replace
+
 from optadvise.core.errors import InputError
 from optadvise.core.records import (
     Band,
@@ -25,7 +28,6 @@ from optadvise.core.records import (
     StateTensor,
     Traffic,
 )
-from optadvise.core.tuples import NamedTuple
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory import INPUTS, own_state, shared_state_bytes, state_bytes, state_bytes_per_parameter
 from optadvise.memory.breakdown import (
@@ -57,7 +59,7 @@ _LENGTHS = ("seq_len", "image_size")  # what says how long a sample is
 _LARGEST_PASS = 2**22  # samples, or tokens
 
 
-class _Pass(NamedTuple):
+class _Pass(Struct, frozen=True):
     """What decides about one forward and backward pass."""
 
     mode: Mode
@@ -68,7 +70,7 @@ class _Pass(NamedTuple):
     split: int  # over how many GPUs gradients are
 
 
-class _Known(NamedTuple):
+class _Known(Struct, frozen=True):
     """A shape's tensors."""
 
     network: Network
@@ -88,7 +90,7 @@ class Sizing:
         given = catalog.documents["memory"]
         context, pieces, factors = given["context"], given["fragmentation"], given["activations"]
         self.settings = Settings(
-            context=Interval(*(round(context[word] * _GIB) for word in Interval._fields)),
+            context=Interval(*(round(context[word] * _GIB) for word in Interval.__struct_fields__)),
             fragmentation=(pieces["low"], pieces["expected"], pieces["high"]),
             known=tuple(factors["known"]),
             typical=tuple(factors["typical"]),
@@ -167,16 +169,16 @@ class Sizing:
         else:
             name = "image_size" if self._known(situation.shape).network.images else "seq_len"
             found = {name: self._known(situation.shape).usual_length}
-        return situation._replace(**found, assumed=(*situation.assumed, *found))
+        return replace(situation, **found, assumed=(*situation.assumed, *found))
 
     def changed(self, situation: Situation, changes: dict[str, Any]) -> Situation:
         """Return a completed situation after changes; another kind of network has samples of another length."""
         if "model" in changes:
             usual: dict[str, Any] = {name: None for name in _LENGTHS if name in situation.assumed}
-            situation = situation._replace(
-                **usual, assumed=tuple(name for name in situation.assumed if name not in usual)
+            situation = replace(
+                situation, **usual, assumed=tuple(name for name in situation.assumed if name not in usual)
             )
-        after = situation._replace(**changes)
+        after = replace(situation, **changes)
         return after if any(getattr(after, name) for name in _LENGTHS) else self.completed(after)
 
     def _typical_of(self, situation: Situation) -> dict[str, Any]:
@@ -210,7 +212,7 @@ class Sizing:
 
     def _knot(self, name: str, situation: Situation) -> Size:
         """Return a named shape's size, its tensors left out; from the figures that are kept, where it is there."""
-        return self._knots(name, situation._replace(params=None))
+        return self._knots(name, replace(situation, params=None))
 
     def _remembered(self, name: str, situation: Situation) -> Size:
         def make() -> list[Any]:
@@ -218,9 +220,9 @@ class Sizing:
 
             size = self._exact(named(self.catalog, name), situation)
             assert size.step is not None
-            return [*size[:6], list(size.step.peak), *size.step[1:]]
+            return [*astuple(size)[:6], list(astuple(size.step.peak)), *astuple(size.step)[1:]]
 
-        kept = self.catalog.figures.get(" ".join(map(str, (name, *situation))), make)
+        kept = self.catalog.figures.get(" ".join(map(str, (name, *astuple(situation)))), make)
         params, adapters, matrices, largest, layers, outside, peak = kept[:7]
         phase, head, body, logits, copies, gradients, batch = kept[7:]
         step = StepMemory(Moment(*peak), phase, head, body, logits, copies, gradients, batch)
@@ -363,7 +365,7 @@ class Sizing:
 
     def estimate(self, situation: Situation, optimizer: str) -> MemoryEstimate:
         """Return the ledger of a run with an optimizer."""
-        return self._estimates(optimizer, _bare(situation)._replace(vram_bytes=situation.vram_bytes))
+        return self._estimates(optimizer, replace(_bare(situation), vram_bytes=situation.vram_bytes))
 
     def _estimated(self, optimizer: str, situation: Situation) -> MemoryEstimate:
         size = self.size(situation)
@@ -398,7 +400,7 @@ class Sizing:
         if situation.micro_batch is None and situation.batch_size is not None:
             # Either the smallest passes, between which gradients stay, or the whole batch at once.
             share = max(situation.batch_size // situation.gpus, 1)
-            both = [self.demand(situation._replace(micro_batch=n), optimizer) for n in {1, share}]
+            both = [self.demand(replace(situation, micro_batch=n), optimizer) for n in {1, share}]
             return min((needs for needs in both if needs is not None), default=None)
         return self._demands(optimizer, _bare(situation))
 
@@ -424,11 +426,11 @@ class Sizing:
         if situation.vram_bytes is None or situation.shape is not None:
             return None
         usual = self.completed(_bare(situation))
-        return self._bands(optimizer, usual._replace(vram_bytes=situation.vram_bytes, params=1, assumed=()))
+        return self._bands(optimizer, replace(usual, vram_bytes=situation.vram_bytes, params=1, assumed=()))
 
     def _largest_model(self, optimizer: str, situation: Situation) -> Band:
         def needs_at(params: int) -> int:
-            return self.demand(situation._replace(params=params), optimizer) or 0
+            return self.demand(replace(situation, params=params), optimizer) or 0
 
         room = situation.vram_bytes or 0
         most = largest(needs_at, room, _LARGEST_MODEL, room // _USUAL_BYTES)
@@ -442,11 +444,11 @@ class Sizing:
         does not.
         """
         share = max((situation.batch_size or 1) // situation.gpus, 1)
-        at_once = situation._replace(batch_size=None)
-        if situation.batch_size is None or self.fits(at_once._replace(micro_batch=share), optimizer):
-            return self._largest(situation, lambda n: self.demand(at_once._replace(micro_batch=n), optimizer))
+        at_once = replace(situation, batch_size=None)
+        if situation.batch_size is None or self.fits(replace(at_once, micro_batch=share), optimizer):
+            return self._largest(situation, lambda n: self.demand(replace(at_once, micro_batch=n), optimizer))
         return self._largest(
-            situation, lambda n: self.demand(situation._replace(micro_batch=n), optimizer), max(share - 1, 1)
+            situation, lambda n: self.demand(replace(situation, micro_batch=n), optimizer), max(share - 1, 1)
         )
 
     def longest(self, situation: Situation, optimizer: str) -> int | None:
@@ -458,7 +460,7 @@ class Sizing:
             from optadvise.memory.architectures import most_tokens
 
             limit = most_tokens(self.catalog, situation.shape) or limit
-        return self._largest(situation, lambda n: self.demand(situation._replace(seq_len=n), optimizer), limit)
+        return self._largest(situation, lambda n: self.demand(replace(situation, seq_len=n), optimizer), limit)
 
     def _largest(
         self, situation: Situation, needs: Callable[[int], int | None], limit: int = _LARGEST_PASS
@@ -477,13 +479,13 @@ class Sizing:
             return situation
         share = max((situation.batch_size or 1) // situation.gpus, 1)
         assumed = (*situation.assumed, "micro_batch")
-        whole = situation._replace(micro_batch=share, assumed=assumed)
+        whole = replace(situation, micro_batch=share, assumed=assumed)
         if situation.gradient_release or self.fits(whole, optimizer):
             return whole
         most = largest(
-            lambda n: self.demand(whole._replace(micro_batch=n), optimizer) or 0, situation.vram_bytes or 0, share
+            lambda n: self.demand(replace(whole, micro_batch=n), optimizer) or 0, situation.vram_bytes or 0, share
         )
-        return whole._replace(micro_batch=max((n for n in divisors(share) if n <= most), default=1))
+        return replace(whole, micro_batch=max((n for n in divisors(share) if n <= most), default=1))
 
 
 def largest(needs: Callable[[int], int], room: int, limit: int, start: int = 1) -> int:
@@ -541,13 +543,13 @@ def divisors(number: int) -> list[int]:
 
 
 _KEPT = sorted(INPUTS - {"vram_bytes"})
-_REST = {name: value for name, value in Situation()._asdict().items() if name not in _KEPT}
+_REST = {name: value for name, value in asdict(Situation()).items() if name not in _KEPT}
 
 
 @lru_cache(maxsize=4096)
 def _bare(situation: Situation) -> Situation:
     """Return the situation without what the arithmetic does not read, so that equal runs are one."""
-    return situation._replace(**_REST)
+    return replace(situation, **_REST)
 
 
 def _scratch(made: Implementation, size: Size, item: int, over: int) -> tuple[int, int, str]:

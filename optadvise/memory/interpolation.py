@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import astuple, replace
+
 from optadvise.memory.breakdown import Size
 from optadvise.memory.records import Moment
 
@@ -31,10 +33,9 @@ def mixed(first: Size, second: Size, params: int) -> Size:
 
     assert first.step is not None
     assert second.step is not None
-    peak = Moment(*map(between, first.step.peak, second.step.peak))
+    peak = Moment(*map(between, astuple(first.step.peak), astuple(second.step.peak)))
     other = second.step
-    step = other._replace(
-        peak=peak, activations=between(first.step.activations, other.activations),
+    step = replace(other, peak=peak, activations=between(first.step.activations, other.activations),
         logits=between(first.step.logits, other.logits), copies=between(first.step.copies, other.copies),
         gradients=between(first.step.gradients, other.gradients),
     )  # fmt: skip
@@ -57,8 +58,9 @@ def scaled(size: Size, params: int) -> Size:
     peak = Moment(
         round(at.activations * slow), round(at.copies * ratio), round(at.working * slow), round(at.gradients * ratio)
     )
-    step = size.step._replace(
-        peak=peak, activations=round(size.step.activations * slow), logits=round(size.step.logits * slow),
+    step = replace(
+        size.step, peak=peak, activations=round(size.step.activations * slow),
+        logits=round(size.step.logits * slow),
         copies=round(size.step.copies * ratio), gradients=round(size.step.gradients * ratio),
     )  # fmt: skip
     return Size(

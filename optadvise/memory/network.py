@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optadvise.core.tuples import NamedTuple
+from msgspec import Struct
+from msgspec.structs import astuple, replace
+
 from optadvise.memory.block_program import run
 from optadvise.memory.operations import Tape
 from optadvise.memory.records import FULL, Batch, Mode, Moment, Shape, StepMemory, Weight
@@ -18,7 +20,7 @@ SELECTIVE = "selective"  # the flag with which checkpointed blocks keep what the
 _INDEX = 8  # bytes of a token's index, and of its label
 
 
-class Block(NamedTuple):
+class Block(Struct, frozen=True):
     """A stretch of a network that may repeat."""
 
     name: str
@@ -31,7 +33,7 @@ class Block(NamedTuple):
     head: bool = False
 
 
-class Network(NamedTuple):
+class Network(Struct, frozen=True):
     """A network of known shape."""
 
     name: str
@@ -40,7 +42,7 @@ class Network(NamedTuple):
     flags: frozenset[str]  # of its configuration
 
 
-class _Incoming(NamedTuple):
+class _Incoming(Struct, frozen=True):
     """What flows from block to block."""
 
     shape: Shape
@@ -56,7 +58,7 @@ class _Incoming(NamedTuple):
         return size
 
 
-class _Profile(NamedTuple):
+class _Profile(Struct, frozen=True):
     """What a block does to memory, apart from what was there before."""
 
     kept: int
@@ -73,7 +75,7 @@ def _profile(block: Block, mode: Mode, start: Mapping[str, _Incoming], *, checkp
 
     def walk(record: bool) -> tuple[Tape, Any]:
         tape = Tape(mode, block.dims, record=record)
-        variables = {name: tape.given(*given) for name, given in start.items()}
+        variables = {name: tape.given(given.shape, given.item, given.grad, given.kept) for name, given in start.items()}
         return tape, run(block.program, tape, variables)
 
     tape, out = walk(record=True)
@@ -83,7 +85,7 @@ def _profile(block: Block, mode: Mode, start: Mapping[str, _Incoming], *, checkp
     backward = tape.backward(out, release=release)
     if checkpoint:
         coming = next(iter(start.values()))
-        again = forward._replace(working=forward.working + out.elements * out.item)
+        again = replace(forward, working=forward.working + out.elements * out.item)
         backward = max(backward, again, key=lambda moment: moment.total)
         forward = walk(record=False)[0].peak
         kept, keeps_output = 0 if coming.kept else coming.bytes, False
@@ -109,12 +111,12 @@ def walk(
             )  # fmt: skip
             flowing = profile.out
             # Frozen weights give no gradient to what comes in, so that the first repeat keeps less.
-            alike = flowing[1:] == coming[1:] or block.takes == "input"
+            alike = astuple(flowing)[1:] == astuple(coming)[1:] or block.takes == "input"
             times = left if alike else 1
-            found.append((block._replace(repeat=times), profile))
+            found.append((replace(block, repeat=times), profile))
             coming, left = flowing, left - times
         if block.gives is not None:
-            flowing = shared[block.gives] = flowing._replace(kept=True)
+            flowing = shared[block.gives] = replace(flowing, kept=True)
     return found
 
 
@@ -162,7 +164,7 @@ def step(network: Network, mode: Mode, batch: Batch, *, checkpoint: bool = False
         nonlocal best, phase, in_head
         moment = moment.plus(kept, copies)
         made = (moment.gradients + gradients) // split
-        moment = moment._replace(gradients=there if accumulated else made)
+        moment = replace(moment, gradients=there if accumulated else made)
         if moment.total > best.total:
             best, phase, in_head = moment, name, head
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from optadvise.core.tuples import NamedTuple
+from msgspec import Struct
 
 FULL, HALF = 4, 2  # bytes of an item
 LEARNING_INPUTS = "learning_inputs"  # the flag with which the tokens' embeddings get a gradient, though frozen
 Shape: TypeAlias = "tuple[int, ...]"
 
 
-class Mode(NamedTuple):
+class Mode(Struct, frozen=True):
     """How the operations are computed."""
 
     weights: int = FULL  # bytes of a trained or frozen weight's item
@@ -25,14 +25,14 @@ class Mode(NamedTuple):
     flags: frozenset[str] = frozenset()  # switches that a program's operations may depend on
 
 
-class Weight(NamedTuple):
+class Weight(Struct, frozen=True):
     """A weight tensor."""
 
     shape: Shape
     kind: str  # matrix, head (the last linear layer), embedding, vector, adapter
 
 
-class Moment(NamedTuple):
+class Moment(Struct, frozen=True):
     """Bytes that are alive at one moment beyond weights and optimizer state."""
 
     activations: int = 0
@@ -52,14 +52,14 @@ class Moment(NamedTuple):
         )
 
 
-class Batch(NamedTuple):
+class Batch(Struct, frozen=True):
     """One forward pass's input."""
 
     samples: int
     length: int  # tokens of a sample, or pixels of an image's side
 
 
-class StepMemory(NamedTuple):
+class StepMemory(Struct, frozen=True):
     """What one forward and backward pass holds beyond weights and optimizer state."""
 
     peak: Moment  # the highest moment

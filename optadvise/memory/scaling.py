@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from optadvise.core.records import MemoryEstimate, Scale, Scaling, Situation
 from optadvise.memory.breakdown import shards
 from optadvise.memory.estimator import Sizing
@@ -33,7 +35,7 @@ def _on(situation: Situation, gpus: int) -> Situation:
     """Return the run on another number of GPUs, its passes still to be placed where nobody said how large they are."""
     micro = None if "micro_batch" in situation.assumed else situation.micro_batch
     assumed = tuple(name for name in situation.assumed if name != "micro_batch")
-    return situation._replace(gpus=gpus, micro_batch=micro, assumed=assumed)
+    return replace(situation, gpus=gpus, micro_batch=micro, assumed=assumed)
 
 
 def _shares(situation: Situation, gpus: int) -> bool:
@@ -54,7 +56,7 @@ def _enough(sizing: Sizing, situation: Situation, optimizer: str, sample: int) -
     """Return the smallest power of two of GPUs from which on every doubling frees less than a sample keeps."""
 
     def there(gpus: int) -> int:
-        return sum(_sharded(sizing.estimate(situation._replace(gpus=gpus), optimizer)))
+        return sum(_sharded(sizing.estimate(replace(situation, gpus=gpus), optimizer)))
 
     found = 1 << _MOST.bit_length()
     more = there(found)

@@ -6,6 +6,8 @@ import heapq
 from collections import Counter
 from math import prod
 
+from msgspec.structs import replace
+
 from optadvise.memory.records import Weight
 
 
@@ -29,7 +31,7 @@ def cut(tensors: Counter[Weight], ranks: int, rank: int = 0) -> Counter[Weight]:
         rows, *rest = weight.shape or (1,)
         length = -(-rows // ranks)
         mine = min(length, max(0, rows - rank * length))
-        pieces[weight._replace(shape=(mine, *rest))] += count
+        pieces[replace(weight, shape=(mine, *rest))] += count
     return pieces
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
+
 from optadvise.core.records import (
     Advised,
     Evidence,
@@ -182,7 +184,7 @@ def memory(found: MemoryEstimate) -> dict[str, Any]:
                 "part": line.part,
                 "bytes": line.bytes,
                 "at_peak_bytes": line.at_peak,
-                "interval": None if line.interval is None else line.interval._asdict(),
+                "interval": None if line.interval is None else asdict(line.interval),
                 "how": line.how,
             }
             for line in found.ledger
@@ -263,10 +265,10 @@ def evidence(made: Implementation | None, found: Evidence) -> dict[str, Any]:
 
 def situation(situation: Situation) -> dict[str, Any]:
     """Return a situation as plain data, what was assumed named last."""
-    data = situation._asdict()
+    data = asdict(situation)
     shape = situation.shape
     if shape is not None:
-        data["shape"] = {**shape._asdict(), "dims": dict(shape.dims), "flags": list(shape.flags)}
+        data["shape"] = {**asdict(shape), "dims": dict(shape.dims), "flags": list(shape.flags)}
     data["assumed"] = list(situation.assumed)
     return data
 

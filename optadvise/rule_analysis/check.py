@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.advice.advisor import Advisor, card_facts
 from optadvise.core.errors import RuleFileError
-from optadvise.core.tuples import NamedTuple
 from optadvise.rule_analysis import describe
 from optadvise.rule_analysis.reachability import Chain
 from optadvise.rule_analysis.rule_tests import rows
@@ -38,7 +39,7 @@ _MOST_TOLD = 100
 _APART = ("memory_notation",)  # read by `show`, not in the chain
 
 
-class Told(NamedTuple):
+class Told(Struct, frozen=True):
     """A finding with its witness in words."""
 
     finding: Finding
@@ -46,7 +47,7 @@ class Told(NamedTuple):
     witness: str | None  # a command line that leads there; None where none does
 
 
-class Report(NamedTuple):
+class Report(Struct, frozen=True):
     """What was proven."""
 
     findings: tuple[Told, ...]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.advice.advisor import Advisor
 from optadvise.core.errors import InputError
-from optadvise.core.tuples import NamedTuple
 from optadvise.rule_analysis import describe
 from optadvise.rule_analysis.reachability import Chain
 from optadvise.rulebase.catalog import Catalog
@@ -15,7 +16,7 @@ from optadvise.rulebase.regions import Box, TooLargeError, box_of, boxes, column
 from optadvise.rulebase.tables import Rule, Table
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True):
     """Situations that are answered differently."""
 
     where: str  # the situations in words
@@ -24,14 +25,14 @@ class Change(NamedTuple):
     witness: str | None  # a command line that shows it; None where it is only seen with an optimizer asked for
 
 
-class Section(NamedTuple):
+class Section(Struct, frozen=True):
     """The changes of one kind of answer."""
 
     title: str
     changes: tuple[Change, ...]
 
 
-class Difference(NamedTuple):
+class Difference(Struct, frozen=True):
     """Everything that two sets of rules answer differently."""
 
     sections: tuple[Section, ...]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.advice.advisor import Advisor
-from optadvise.core.tuples import NamedTuple
 
 
-class Node(NamedTuple):
+class Node(Struct, frozen=True):
     """A box of a graph."""
 
     id: str
@@ -16,7 +17,7 @@ class Node(NamedTuple):
     kind: str  # fact, table, question or answer
 
 
-class Edge(NamedTuple):
+class Edge(Struct, frozen=True):
     """An arrow."""
 
     start: str
@@ -24,7 +25,7 @@ class Edge(NamedTuple):
     text: str = ""
 
 
-class Graph(NamedTuple):
+class Graph(Struct, frozen=True):
     """Nodes in the order in which they are read, and the arrows between them."""
 
     title: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.advice.advisor import Advisor
 from optadvise.core.errors import RuleFileError
-from optadvise.core.tuples import NamedTuple
 from optadvise.rule_analysis.reachability import Chain
 from optadvise.rule_analysis.rule_tests import Case, example, placed, rows, written
 from optadvise.rulebase.proofs import UNPROVEN, conflicts, findings, rivals
@@ -15,7 +16,7 @@ from optadvise.rulebase.regions import Box, Point, box_of, cells_of, meet
 from optadvise.rulebase.tables import Axis, Table
 
 
-class Mutant(NamedTuple):
+class Mutant(Struct, frozen=True):
     """A table with one row deleted or one condition widened."""
 
     table: str
@@ -25,7 +26,7 @@ class Mutant(NamedTuple):
     added: dict[str, int] | None  # the box that a widened row takes in besides; None for a deletion
 
 
-class Survivor(NamedTuple):
+class Survivor(Struct, frozen=True):
     """A change that nothing noticed."""
 
     table: str
@@ -35,7 +36,7 @@ class Survivor(NamedTuple):
     against: tuple[Box, ...]  # but not here
 
 
-class Hunt(NamedTuple):
+class Hunt(Struct, frozen=True):
     """The outcome of trying every mutant."""
 
     tried: int

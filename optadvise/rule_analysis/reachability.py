@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
+from msgspec import Struct
+
 from optadvise.advice.advisor import Advisor, card_facts
 from optadvise.core.records import Optimizer, Scheduler, Situation
-from optadvise.core.tuples import NamedTuple
 from optadvise.rulebase.proofs import winning
 from optadvise.rulebase.regions import Box, Point, lowest, meet, uncovered
 from optadvise.rulebase.tables import Rule, Table
@@ -20,7 +21,7 @@ from optadvise.rulebase.tables import Rule, Table
 _UNNAMED = Situation()  # where no GPU was named
 
 
-class Link(NamedTuple):
+class Link(Struct, frozen=True):
     """A part of the situations, and what of it does not count."""
 
     box: Box

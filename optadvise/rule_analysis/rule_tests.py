@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.advice.advisor import Advisor
 from optadvise.core.errors import RuleFileError
-from optadvise.core.records import Situation
-from optadvise.core.tuples import NamedTuple
+from optadvise.core.records import SITUATION_DEFAULTS
 from optadvise.rulebase.hyperparameters import set_by
 from optadvise.rulebase.regions import Point
 from optadvise.rulebase.tables import Rule, Table
@@ -16,7 +17,7 @@ from optadvise.rulebase.tables import Rule, Table
 Case = Mapping[str, Any]  # table, given, fire (ids), layer, at
 
 
-class Failure(NamedTuple):
+class Failure(Struct, frozen=True):
     """A test that does not hold."""
 
     rule: str  # or the table, for a case
@@ -24,7 +25,7 @@ class Failure(NamedTuple):
     text: str
 
 
-class Tested(NamedTuple):
+class Tested(Struct, frozen=True):
     """The outcome of running the tests."""
 
     ran: int
@@ -56,7 +57,7 @@ def placed(advisor: Advisor, table: Table, given: Mapping[str, Any]) -> Point:
     point = {}
     for name in table.columns:
         axis = advisor.axes[name]
-        value = given.get(name, filled.get(name, Situation._field_defaults.get(name)))
+        value = given.get(name, filled.get(name, SITUATION_DEFAULTS.get(name)))
         if value is None and name not in given and axis.words and not axis.every >> axis.unknown & 1:
             value = "false" if "false" in axis.words else axis.words[0]
         point[name] = axis.cell(value)

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.advice.advisor import Advisor
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
-from optadvise.core.tuples import NamedTuple
 from optadvise.rule_analysis.describe import size
 from optadvise.rule_analysis.rule_tests import rows
 from optadvise.rulebase.near_misses import NearMiss, missed, near_misses
@@ -21,7 +22,7 @@ _MIB = 2**20
 _SOLVED = ("vram_bytes", "params")  # memory pressure cuts these, not a table
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True):
     """Facts to change together, after which the optimizer is the answer."""
 
     facts: Mapping[str, str]  # each with the values that will do, as a condition
@@ -29,7 +30,7 @@ class Change(NamedTuple):
     effort: int
 
 
-class Decision(NamedTuple):
+class Decision(Struct, frozen=True):
     """A row that decided, and those that came nearest to it."""
 
     table: str
@@ -53,7 +54,7 @@ def decisions(advisor: Advisor, situation: Situation) -> tuple[Decision, ...]:
     )
 
 
-class WhyNot(NamedTuple):
+class WhyNot(Struct, frozen=True):
     """What keeps an optimizer from being the answer."""
 
     optimizer: str
@@ -121,7 +122,7 @@ def _concerns(
 # -- the smallest changes --------------------------------------------------------------------------------------------
 
 
-class _Try(NamedTuple):
+class _Try(Struct, frozen=True):
     """A value to try, and the condition that tells it."""
 
     value: Any

@@ -298,7 +298,7 @@ def _names(cards: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 def _build(kind: type[_T], values: Mapping[str, Any], **changes: Any) -> _T:
     """Make a record from a document, lists as tuples where the record holds no plain value."""
-    names = kind._fields  # type: ignore[attr-defined]
+    names = kind.__struct_fields__  # type: ignore[attr-defined]
     given = {**values, **changes}
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names})
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from optadvise.core.errors import InputError
-from optadvise.core.records import Situation
+from optadvise.core.records import SITUATION_DEFAULTS, Situation
 from optadvise.rulebase.tables import Axis
 
 # Facts that may stay unknown; the rest are assumed where nobody said.
@@ -110,7 +110,7 @@ class Completer:
         for fact, rows in followers:
             if fact in situation.assumed:
                 held = getattr(situation, fact)
-                usual = Situation._field_defaults[fact]  # where nothing is assumed any more
+                usual = SITUATION_DEFAULTS[fact]  # where nothing is assumed any more
                 new = next((v for v, masks in rows if self._applies(masks, after)), usual)
                 if new != held:
                     changed[fact] = after.changed[fact] = new

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optadvise.core.tuples import NamedTuple
+from msgspec import Struct
+
 from optadvise.rulebase.regions import box_of
 from optadvise.rulebase.tables import Axis, Rule, Table
 
 
-class NearMiss(NamedTuple):
+class NearMiss(Struct, frozen=True):
     """A row that did not decide."""
 
     rule: Rule

@@ -11,7 +11,8 @@ from itertools import combinations
 from math import prod
 from typing import Any
 
-from optadvise.core.tuples import NamedTuple
+from msgspec import Struct
+
 from optadvise.rulebase.regions import (
     Box,
     Point,
@@ -32,7 +33,7 @@ GAP, OVERLAP, SHADOWED, OVERRIDE, UNREACHABLE, CONFLICT, DOMAIN = (
 UNPROVEN = "not proven"
 
 
-class Finding(NamedTuple):
+class Finding(Struct, frozen=True):
     """Something that is wrong with a table."""
 
     kind: str
@@ -43,7 +44,7 @@ class Finding(NamedTuple):
     point: Point | None = None  # where it shows; None where it shows nowhere
 
 
-class Census(NamedTuple):
+class Census(Struct, frozen=True):
     """How many cells of a table's own grid there are, and how many fall through to what it says otherwise."""
 
     table: str

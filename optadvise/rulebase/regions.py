@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
+from msgspec import Struct
+
 from optadvise.core.errors import OptadviseError
-from optadvise.core.tuples import NamedTuple
 from optadvise.rulebase.tables import Axis, Rule
 
 Box: TypeAlias = "Mapping[str, int]"
@@ -157,7 +158,7 @@ def lowest(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-class Column(NamedTuple):
+class Column(Struct, frozen=True):
     """A fact's cells in groups that nothing tells apart."""
 
     name: str

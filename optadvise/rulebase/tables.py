@@ -10,12 +10,13 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import SHIPPED, UNKNOWN
-from optadvise.core.tuples import NamedTuple
 
 
-class Rule(NamedTuple):
+class Rule(Struct, frozen=True):
     """One row of a table."""
 
     id: str

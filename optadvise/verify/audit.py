@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from msgspec import Struct
+from msgspec.structs import asdict
 from torch import Tensor
 
 from optadvise.verify import scenarios as at
@@ -21,7 +23,7 @@ _SAME = 1e-4  # a share below which two fp32 paths are the same method; measured
 _SUSPECT = 2e-3  # the same for a suspect, whose details may differ beside its mistake
 
 
-class Measured(NamedTuple):
+class Measured(Struct, frozen=True):
     """How far an implementation is from its reference in a scene."""
 
     scene: str
@@ -140,8 +142,8 @@ def audit(subject: Subject, made: type[torch.optim.Optimizer]) -> dict[str, Any]
     checks = usage.checks(auditor)
     sound = any(check.name == RESUMED and check.verdict == "ok" for check in checks)
     return {
-        "scenes": [found._asdict() for found in measured],
-        "checks": [check._asdict() for check in checks],
+        "scenes": [asdict(found) for found in measured],
+        "checks": [asdict(check) for check in checks],
         "suspect": auditor.suspect(deviating) if deviating else None,
         "refused": auditor.refused,
         "run": base64.b64encode(usage.saved(auditor)).decode() if sound else None,
@@ -159,4 +161,4 @@ def go_on(subject: Subject, made: type[torch.optim.Optimizer], run: str) -> dict
     found = usage.checked(
         RESUMED_ELSEWHERE, Maker(subject, made), lambda maker: usage.resumed(maker, base64.b64decode(run))
     )
-    return found._asdict()
+    return asdict(found)

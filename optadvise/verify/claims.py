@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import asdict, astuple, replace
+
 from optadvise.benchmark import plan
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import Interval, mean_ci
@@ -127,7 +129,7 @@ def judged(claim: Claim, figures: Sequence[float], why: str | None = None) -> di
         "verdict": verdict,
         "why": why,
         "measured": center,
-        "ci95": None if interval is None else list(interval),
+        "ci95": None if interval is None else list(astuple(interval)),
         "figures": list(figures),
     }
 
@@ -172,7 +174,7 @@ def _about(claim: Claim) -> dict[str, Any]:
 def _side(card: Optimizer, trial: Trial, device: str) -> dict[str, Any]:
     def arm(changes: Mapping[str, Any]) -> Arm:
         made = plan.plain(card, {**trial.numbers, **changes}, device, trial.implementation)
-        return made._replace(max_grad_norm=trial.max_grad_norm)
+        return replace(made, max_grad_norm=trial.max_grad_norm)
 
     return {
         "arm": arm({}),
@@ -184,8 +186,8 @@ def _side(card: Optimizer, trial: Trial, device: str) -> dict[str, Any]:
 def _plain(side: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **side,
-        "arm": side["arm"]._asdict(),
-        "rates": [(rate, arm._asdict()) for rate, arm in side["rates"]],
+        "arm": asdict(side["arm"]),
+        "rates": [(rate, asdict(arm)) for rate, arm in side["rates"]],
     }
 
 
@@ -199,4 +201,4 @@ def _surface(catalog: Catalog, claim: Claim) -> dict[str, Any] | None:
         return None
     if name not in catalog.surfaces:
         raise RuleFileError(f"no surface is called {name!r}; {nearest(name, catalog.surfaces)}", claim.at)
-    return catalog.surfaces[name]._asdict()
+    return asdict(catalog.surfaces[name])

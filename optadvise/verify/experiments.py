@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, workloads
@@ -28,7 +30,7 @@ class Undecidable(Exception):  # noqa: N818
     """An experiment that says nothing, in words."""
 
 
-class Side(NamedTuple):
+class Side(Struct, frozen=True):
     """One side of an experiment."""
 
     arm: Arm
@@ -195,7 +197,7 @@ def goal_steps_ratio(made: Experiment, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     away = 0.5 + torch.rand(2, generator=generator)  # half to one and a half times as far from the ridge
     start = (surface.start[0], surface.start[1] * float(away[0]))
-    moved = surface._replace(start=start)
+    moved = replace(surface, start=start)
     steps = []
     for side in made.sides:
         points, _ = trajectories.path(side.arm, moved, made.setting["steps"])

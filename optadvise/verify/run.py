@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from optadvise import __version__
 from optadvise.benchmark.environment import environment
@@ -19,7 +22,7 @@ _EXACT = 1e-3  # a share beyond which quantisation shows
 TIMEOUT = 60.0  # seconds of one implementation, its import among them
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True):
     """What is audited, and what is said of it."""
 
     card: Optimizer
@@ -73,7 +76,7 @@ def audited(
 
 
 def _question(entry: Entry, run: str | None = None) -> dict[str, Any]:
-    return {"ask": "audit", "subject": entry.subject._asdict(), "package": entry.made.package, "run": run,
+    return {"ask": "audit", "subject": asdict(entry.subject), "package": entry.made.package, "run": run,
             "remedy": entry.remedy}  # fmt: skip
 
 

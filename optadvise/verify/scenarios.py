@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 
-class Scene(NamedTuple):
+class Scene(Struct, frozen=True):
     """Where the way starts, and under what it goes on."""
 
     name: str

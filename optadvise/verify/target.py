@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from optadvise.core.records import Implementation, Optimizer
 from optadvise.memory import DTYPE_BITS, state_bytes
@@ -19,7 +21,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
 RESUMED, RESUMED_ELSEWHERE = "saving and loading", "saving and loading in another process"
 
 
-class Subject(NamedTuple):
+class Subject(Struct, frozen=True):
     """What is audited, as plain data from its card."""
 
     optimizer: str

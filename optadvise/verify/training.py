@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from msgspec.structs import asdict
 from torch import Tensor, nn
 
 from optadvise.benchmark import optimizer_builder, workloads
@@ -73,7 +74,7 @@ class Trainings:
             spiked: Let the spike happen.
         """
         told = {name: setting[name] for name in (*_SIZE, *(_SPIKE if spiked else ())) if name in setting}
-        key = json.dumps([arm._asdict(), told, seed, device, warmup], sort_keys=True, default=str)
+        key = json.dumps([asdict(arm), told, seed, device, warmup], sort_keys=True, default=str)
         if key not in self._known:
             with quiet(), torch.random.fork_rng(devices=[]):
                 self._known[key] = _train(arm, told, seed, device, warmup)

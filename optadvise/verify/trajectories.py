@@ -7,9 +7,10 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, plan
@@ -20,7 +21,7 @@ from optadvise.core.records import Optimizer, Surface
 Point = tuple[float, float, float]  # x, y and the value there
 
 
-class Walk(NamedTuple):
+class Walk(Struct, frozen=True):
     """The path of one optimizer."""
 
     optimizer: str
@@ -35,7 +36,7 @@ class Walk(NamedTuple):
     reached: int | None  # the first step at the surface's goal
 
 
-class LeftOut(NamedTuple):
+class LeftOut(Struct, frozen=True):
     """An optimizer that cannot walk here."""
 
     optimizer: str
@@ -203,7 +204,7 @@ def clipped(walk: Walk, surface: Surface) -> tuple[Point, ...]:
     return (*walk.points[:-1], (x, y, float(there)))
 
 
-class Grid(NamedTuple):
+class Grid(Struct, frozen=True):
     """A surface on a square grid, as arrays."""
 
     x: Any

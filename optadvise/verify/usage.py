@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from msgspec import Struct
 
 from optadvise.verify.builder import Maker, line, quiet
 from optadvise.verify.target import RESUMED
@@ -14,7 +15,7 @@ from optadvise.verify.target import RESUMED
 STOP = 4  # steps before a run is saved, and after it is loaded
 
 
-class Checked(NamedTuple):
+class Checked(Struct, frozen=True):
     """Whether something that trainings do works."""
 
     name: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec.structs import asdict
+
 from optadvise.benchmark.comparison.loaded_result import ArmResult, Side, common_control
 from optadvise.benchmark.spec import Spec
 
@@ -40,7 +42,7 @@ def doubts(base: Side, new: Side) -> list[str]:
 
 
 def _spec(side: Side) -> Mapping[str, Any]:
-    return {**Spec()._asdict(), **side.spec}
+    return {**asdict(Spec()), **side.spec}
 
 
 def hardware(spec: Mapping[str, Any]) -> str:

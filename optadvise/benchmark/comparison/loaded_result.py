@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from optadvise.benchmark.spec import metric_of
 from optadvise.benchmark.statistics import METRICS, NOISY, Interval
 from optadvise.core.errors import RuleFileError
 
 
-class Figure(NamedTuple):
+class Figure(Struct, frozen=True):
     """A figure in the unit of its metric, and how sure it is."""
 
     value: float
     interval: Interval | None = None  # None: exact, or too few samples to say
 
 
-class ArmResult(NamedTuple):
+class ArmResult(Struct, frozen=True):
     """What a comparison has to know of one arm."""
 
     optimizer: str
@@ -36,7 +38,7 @@ class ArmResult(NamedTuple):
     versus: Mapping[str, Figure]  # ratios to the run's own control, of times alone
 
 
-class Side(NamedTuple):
+class Side(Struct, frozen=True):
     """One of the two results."""
 
     role: str  # BASE or NEW

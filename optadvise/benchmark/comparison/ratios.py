@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import astuple, replace
+
 from optadvise.benchmark.comparison.comparability import doubts, unlike
 from optadvise.benchmark.comparison.loaded_result import ArmResult, Figure, Side, common_control, side_of
 from optadvise.benchmark.results import SCHEMA_VERSION, verdict
@@ -127,7 +129,7 @@ def _entry(
         "base": before.figures[metric].value,
         "new": arm.figures[metric].value,
         "ratio": None if ratio is None else ratio.value,
-        "ci95": None if ratio is None or ratio.interval is None else list(ratio.interval),
+        "ci95": None if ratio is None or ratio.interval is None else list(astuple(ratio.interval)),
         "relative_to_control": versus is not None,
         "versus": versus,
     }
@@ -183,13 +185,15 @@ def _judged(
             figure, found, relative = _ratio_judged(requirement, entry)
     elif arm is not None:
         figure = arm.figures.get(requirement.metric)
-        found = judge(requirement, *(figure or (None, None)))
+        found = judge(
+            requirement, None if figure is None else figure.value, None if figure is None else figure.interval
+        )
     return {
         "text": requirement.text,
         "optimizer": (arm or base.arms[label]).optimizer,
         "label": label,
         "measured": None if figure is None else figure.value,
-        "ci95": None if figure is None or figure.interval is None else list(figure.interval),
+        "ci95": None if figure is None or figure.interval is None else list(astuple(figure.interval)),
         "relative_to_control": relative,
         "verdict": found,
     }
@@ -201,6 +205,6 @@ def _ratio_judged(requirement: Requirement, entry: Mapping[str, Any]) -> tuple[F
     if requirement.metric in NOISY:
         found = judge(requirement, entry["ratio"], interval)
     else:  # exact, and BASE's may be zero, so that there is no ratio
-        bound = requirement._replace(bound=requirement.bound * entry["base"], relative=False)
+        bound = replace(requirement, bound=requirement.bound * entry["base"], relative=False)
         found = judge(bound, entry["new"], None)
     return figure, found, entry["relative_to_control"]

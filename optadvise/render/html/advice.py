@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec import Struct
 from rich.text import Text
 
 from optadvise.core.records import (
@@ -17,7 +18,6 @@ from optadvise.core.records import (
     Source,
 )
 from optadvise.core.schedules import rate
-from optadvise.core.tuples import NamedTuple
 from optadvise.core.units import show_bytes, show_count, show_number
 from optadvise.render.html import charts
 from optadvise.render.text import evidence
@@ -33,7 +33,7 @@ _OF_THE_RUN = {
 }
 
 
-class Cited(NamedTuple):
+class Cited(Struct, frozen=True):
     """A source and the number that it goes by on the page."""
 
     number: int

@@ -9,9 +9,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from msgspec import Struct
+
 from optadvise.core.records import MemoryEstimate, ScheduleAdvice
 from optadvise.core.schedules import rate
-from optadvise.core.tuples import NamedTuple
 from optadvise.core.units import GIB, show_bytes, show_count, show_number
 
 _SAMPLES = 240  # of a curve
@@ -22,14 +23,14 @@ _LINE = 5.0  # percent up that it takes
 _ROOM = 0.12  # left around dots, as a share of what they span
 
 
-class Tick(NamedTuple):
+class Tick(Struct, frozen=True):
     """A line of the grid and what is written beside it."""
 
     at: float
     text: str
 
 
-class Curve(NamedTuple):
+class Curve(Struct, frozen=True):
     """Points in thousandths, for a polyline that is stretched over the figure."""
 
     points: str
@@ -37,7 +38,7 @@ class Curve(NamedTuple):
     up: tuple[Tick, ...]
 
 
-class Segment(NamedTuple):
+class Segment(Struct, frozen=True):
     """A part of a stacked bar."""
 
     left: float
@@ -49,7 +50,7 @@ class Segment(NamedTuple):
     text: str
 
 
-class Bar(NamedTuple):
+class Bar(Struct, frozen=True):
     """A stacked bar with what is there for it."""
 
     segments: tuple[Segment, ...]
@@ -58,7 +59,7 @@ class Bar(NamedTuple):
     span_text: str
 
 
-class Dot(NamedTuple):
+class Dot(Struct, frozen=True):
     """One arm: where it is, its interval, and how many lines below it its number stands clear of others."""
 
     number: int
@@ -71,7 +72,7 @@ class Dot(NamedTuple):
     line: int
 
 
-class Scatter(NamedTuple):
+class Scatter(Struct, frozen=True):
     """Arms by two figures."""
 
     dots: tuple[Dot, ...]
@@ -79,7 +80,7 @@ class Scatter(NamedTuple):
     up: tuple[Tick, ...]
 
 
-class Arm(NamedTuple):
+class Arm(Struct, frozen=True):
     """What a scatter needs of an arm; None was not measured."""
 
     number: int

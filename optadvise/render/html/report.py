@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.core.text import make_printable
-from optadvise.core.tuples import NamedTuple
 from optadvise.rulebase.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _WEB = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
 
 
-class About(NamedTuple):
+class About(Struct, frozen=True):
     """What a page says of its own making."""
 
     version: str

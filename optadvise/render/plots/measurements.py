@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from optadvise.benchmark.comparison.loaded_result import ArmResult, Figure, Side, side_of
 from optadvise.benchmark.statistics import Interval
@@ -16,7 +18,7 @@ from optadvise.render.plots import figures
 _ALIKE, _APART = 0.02, 0.025  # of the span of memory: which arms would hide each other, and how far apart they go
 
 
-class Point(NamedTuple):
+class Point(Struct, frozen=True):
     """An arm's place."""
 
     label: str
@@ -24,7 +26,7 @@ class Point(NamedTuple):
     speed: Figure
 
 
-class Axes(NamedTuple):
+class Axes(Struct, frozen=True):
     """Which figures are drawn: those that every arm has, counted in the same way."""
 
     memory: str  # a metric
@@ -175,7 +177,8 @@ def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
     scale = 1.0 if axes.speed == "throughput" else 1e3
     found = []
     for arm in arms:
-        value, interval = arm.figures[axes.speed]
+        figure = arm.figures[axes.speed]
+        value, interval = figure.value, figure.interval
         scaled = None if interval is None else Interval(interval.low * scale, interval.high * scale)
         found.append(Point(arm.label, arm.figures[axes.memory].value, Figure(value * scale, scaled)))
     return found
@@ -204,7 +207,7 @@ def _front(plot: Any, points: Sequence[Point], places: Sequence[float], axes: Ax
 
 
 def _place(plot: Any, point: Point, x: float, number: int, *, hollow: bool = False) -> None:
-    style, (value, interval) = figures.style(number), point.speed
+    style, value, interval = figures.style(number), point.speed.value, point.speed.interval
     ends = None if interval is None else [[value - interval.low], [interval.high - value]]
     plot.errorbar(
         [x], [value], yerr=ends, color=style["color"], marker=style["marker"], markersize=9, capsize=4,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import asdict, replace
 from rich.console import Console
 from rich.markup import escape
 
@@ -121,7 +122,8 @@ def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, found: E
         as_json: Print JSON.
     """
     fallen = {claim["id"] for claim in found.refuted}
-    card = card._replace(
+    card = replace(
+        card,
         use_when=tuple(reason for reason in card.use_when if reason.claim not in fallen),
         avoid_when=tuple(reason for reason in card.avoid_when if reason.claim not in fallen),
     )
@@ -366,8 +368,8 @@ def _optimizer_data(card: Optimizer, catalog: Catalog) -> dict[str, Any]:
         **_brief(card),
         "aliases": list(card.aliases),
         "equation": list(card.equation),
-        "hyperparameters": [h._asdict() for h in card.hyperparameters],
-        "state": [t._asdict() for t in card.state],
+        "hyperparameters": [asdict(h) for h in card.hyperparameters],
+        "state": [asdict(t) for t in card.state],
         "implementations": [_implementation_data(i) for i in card.implementations],
         "not_offered": [_implementation_data(i) for i in card.not_offered],
         **_elsewhere(catalog, card),
@@ -381,17 +383,17 @@ def _optimizer_data(card: Optimizer, catalog: Catalog) -> dict[str, Any]:
 
 
 def _implementation_data(implementation: Implementation) -> dict[str, Any]:
-    data = implementation._asdict()
+    data = asdict(implementation)
     data["import"] = data.pop("path")
     data["devices"] = list(implementation.devices)
     for name in ("kwargs", "on_cpu", "arguments", "variants", "sharding", "on_shard"):
         data[name] = dict(data[name])
-    data["state"] = None if implementation.state is None else [t._asdict() for t in implementation.state]
+    data["state"] = None if implementation.state is None else [asdict(t) for t in implementation.state]
     return data
 
 
 def _schedule_data(card: Scheduler, catalog: Catalog) -> dict[str, Any]:
-    data = {**card._asdict(), **_elsewhere(catalog, card)}
+    data = {**asdict(card), **_elsewhere(catalog, card)}
     data["phases"] = [{"shape": p.shape, "import": p.path, "kwargs": dict(p.kwargs)} for p in card.phases]
     data["notes"] = [{"text": n.text, "cite": list(n.cite)} for n in card.notes]
     for name in ("aliases", "parameters", "milestones", "use_when", "avoid_when", "cite"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import astuple
 from rich.console import Console
 from rich.markup import escape
 
@@ -27,7 +29,7 @@ _HOW = (
 )
 
 
-class _Row(NamedTuple):
+class _Row(Struct, frozen=True):
     """One figure of one arm in both runs, as it is shown."""
 
     name: str
@@ -72,7 +74,7 @@ def _table(rows: Iterable[_Row]) -> Any:
     for column, (_, width) in zip(table.columns[1:], columns, strict=True):
         column.min_width = width  # the same in every table, so that they line up
     for row in rows:
-        table.add_row("", *(escape(cell) for cell in row))
+        table.add_row("", *(escape(cell) for cell in astuple(row)))
     return table
 
 
@@ -143,7 +145,7 @@ def as_markdown(comparison: Mapping[str, Any]) -> str:
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for label, rows in _rows(comparison):
-        lines += ["| " + " | ".join(_cell(cell) for cell in (label, *row)) + " |" for row in rows]
+        lines += ["| " + " | ".join(_cell(cell) for cell in (label, *astuple(row))) + " |" for row in rows]
     if any(entry["relative_to_control"] for entry in comparison["ratios"]):
         lines += ["", _HOW]
     if comparison["requirements"]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import asdict
 from rich.markup import escape
 
 from optadvise.core.errors import near
@@ -20,7 +21,7 @@ def report(found: Report, *, as_json: bool) -> None:
     if as_json:
         _json({"kind": "rules-check", "proven": found.proven, "sound": found.sound,
                "findings": [_finding(told) for told in found.findings], "more_findings": found.more,
-               "tables": [table._asdict() for table in found.tables]})  # fmt: skip
+               "tables": [asdict(table) for table in found.tables]})  # fmt: skip
         return
     with Page() as out:
         for told in found.findings:
@@ -61,7 +62,7 @@ def _finding(told: Told) -> dict[str, Any]:
 def tested(found: Tested, hunt: Hunt | None, suggested: Sequence[Case], *, as_json: bool) -> None:
     """Print how the tests went."""
     if as_json:
-        failures = [{**failure._asdict(), "at": near(failure.at)} for failure in found.failures]
+        failures = [{**asdict(failure), "at": near(failure.at)} for failure in found.failures]
         data: dict[str, Any] = {
             "kind": "rules-test", "passed": found.passed, "ran": found.ran, "overruled": found.overruled,
             "failures": failures, "untested": list(found.untested), "silent": list(found.silent),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from rich.markup import escape
 
 from optadvise.core import schedules
@@ -22,7 +23,7 @@ _CURVE = 400  # values of a drawn curve
 _POINTS = 200  # of the JSON, besides the ends of phases
 
 
-class Planned(NamedTuple):
+class Planned(Struct, frozen=True):
     """A schedule over a run."""
 
     card: Scheduler

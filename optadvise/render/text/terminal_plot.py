@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 FANCY = "●○▲△■□◆◇★☆"  # of several lines, told apart without colour
 PLAIN = "*o+x#%@=&$"
@@ -12,14 +13,14 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille
 _BRAILLE = 0x2800
 
 
-class Line(NamedTuple):
+class Line(Struct, frozen=True):
     """A curve: its values at even distances."""
 
     name: str
     values: Sequence[float]
 
 
-class Axis(NamedTuple):
+class Axis(Struct, frozen=True):
     """What an axis is called, where it ends, and how its numbers are written."""
 
     title: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from rich.markup import escape
 
 from optadvise.core.records import Surface
@@ -19,7 +20,7 @@ _TABLE = 72  # columns that the table takes
 _ENDS = {"outside": "out", "not-finite": "diverged"}
 
 
-class Walked(NamedTuple):
+class Walked(Struct, frozen=True):
     """What there is to show."""
 
     surface: Surface

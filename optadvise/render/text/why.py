@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import Struct
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.tuples import NamedTuple
 from optadvise.render.text.console import grid, heading
 from optadvise.rule_analysis.describe import told
 from optadvise.rule_analysis.why_not import Change, Decision, WhyNot
@@ -17,7 +17,7 @@ from optadvise.rulebase.near_misses import NearMiss
 from optadvise.rulebase.tables import Axis
 
 
-class Why(NamedTuple):
+class Why(Struct, frozen=True):
     """What is explained beside the answer."""
 
     axes: Mapping[str, Axis]
