@@ -163,9 +163,9 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         Raises:
             InputError: There is no such framework.
         """
-        from optadvise.codegen.write import write
+        from optadvise.codegen.write import write_code
 
-        return write(self.advisor, self, str(framework)).text
+        return write_code(self.advisor, self, str(framework)).text
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise recommend --json` prints, for `json.dump` and for `bench`."""

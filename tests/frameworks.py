@@ -15,8 +15,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from optadvise.advice.advisor import Advisor
-from optadvise.codegen.plan import plan
-from optadvise.codegen.write import write
+from optadvise.codegen.plan import make_plan
+from optadvise.codegen.write import write_code
 from optadvise.core.records import Implementation, Recommendation
 
 STEPS = 20
@@ -45,8 +45,8 @@ def importable(made: Implementation) -> bool:
 def advised(advisor: Advisor, framework: str, answers: dict[str, Any]) -> tuple[Recommendation, str]:
     """Return what of the advice a framework can take, and the program."""
     advice = advisor.recommend(advisor.situation({"steps": STEPS, **answers}))
-    taken = plan(advisor, advice, advisor.catalog.frameworks[framework]).advice
-    return taken, write(advisor, advice, framework).text
+    taken = make_plan(advisor, advice, advisor.catalog.frameworks[framework]).advice
+    return taken, write_code(advisor, advice, framework).text
 
 
 def loaded(text: str, folder: Path) -> Any:
@@ -212,19 +212,19 @@ def page_cells() -> dict[tuple[str, str], str]:
 
 def seen(advisor: Advisor, framework: str, name: str, folder: Path) -> str:
     """Run one optimizer in one framework, or write its configuration, and say what came of it."""
-    from optadvise.codegen.write import write
+    from optadvise.codegen.write import write_code
 
     answers = {"model": "transformer", "optimizer": name}
-    code = write(advisor, advisor.recommend(advisor.situation({"steps": STEPS, **answers})), framework)
+    code = write_code(advisor, advisor.recommend(advisor.situation({"steps": STEPS, **answers})), framework)
     if code.optimizer != name:
         return f"no; {code.optimizer}"
     if framework not in _RUNNERS:
         made = advisor.catalog.optimizer(name).implementations[0]
         if advisor.catalog.frameworks[framework].any_class and not importable(made):
             return f"not here: {made.package}"
-        by_name = plan(
+        by_name = make_plan(
             advisor, advisor.recommend(advisor.situation(answers)), advisor.catalog.frameworks[framework]
-        ).named
+        ).named_optimizer
         client = advisor.catalog.frameworks[framework].client
         return "writes, passed from code" if client and by_name is None else "writes"
     taken, text = advised(advisor, framework, answers)

@@ -14,11 +14,13 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from jinja2 import UndefinedError, nodes
 from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS
-from optadvise.codegen.write import write
+from optadvise.codegen.templating import FILTERS, FOLDER, create_environment
+from optadvise.codegen.write import write_code
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import Recommendation
 from optadvise.core.schedules import advise
@@ -36,7 +38,7 @@ SITUATIONS: list[dict[str, Any]] = [
 
 
 def plain_torch(advisor: Advisor, advice: Recommendation) -> str:
-    return write(advisor, advice, "python").text
+    return write_code(advisor, advice, "python").text
 
 
 def execute(code: str, folder: Path) -> dict[str, Any]:
@@ -102,12 +104,12 @@ EVIL = "1); import os; os.abort("
 def test_values_from_rules_cannot_become_code(advisor: Advisor, framework: str) -> None:
     """What a rules file says ends up in strings, in comments of one line, or in an error."""
     advice = advisor.recommend(advisor.situation({"optimizer": "adamw"}))
-    line = "x\nimport os\r\u2028import os\x0cimport os"
+    line = "x\nimport os\r\u2028import os\x0cimport os {{ undefined }} {% raw %}"
     numbers = tuple(replace(h, value=EVIL) if h.name == "eps" else h for h in advice.hyperparameters)
     trace = tuple(replace(entry, because=line) for entry in advice.trace)
     hostile = replace(advice, kwargs={**advice.kwargs, "eps": EVIL}, hyperparameters=numbers, trace=trace,
                               optimizer=replace(advice.optimizer, name=line), fingerprint=line)  # fmt: skip
-    text = write(advisor, hostile, framework).text
+    text = write_code(advisor, hostile, framework).text
     if CATALOG.frameworks[framework].writes != "python":
         told = json.loads(text) if framework == "deepspeed" else yaml.safe_load(text)
         assert EVIL in json.dumps(told)
@@ -129,7 +131,32 @@ def test_names_from_rules_have_to_be_names(advisor: Advisor, framework: str) -> 
         replace(advice, schedule=replace(advice.schedule, phases=(("linear", "os;x.y", {}),))),
     ):
         with pytest.raises(RuleFileError):
-            write(advisor, broken, framework)
+            write_code(advisor, broken, framework)
+
+
+@pytest.mark.parametrize("expression", ["text", "number", "texts[0]", "[text, number]", "unset"])
+def test_a_template_inserts_nothing_but_source(expression: str) -> None:
+    """Without a filter that makes source, a value is an error, as is a name that the record does not have."""
+    template = create_environment().from_string
+    values = {"text": EVIL, "number": 1, "texts": [EVIL], "unset": None}
+    with pytest.raises(TypeError, match="without a filter"):
+        template("x = {{ " + expression + " }}").render(values)
+    with pytest.raises(UndefinedError):
+        template("{% if misspelt %}{% endif %}").render(values)
+    assert ast.literal_eval(template("{{ text | py }}").render(values)) == EVIL
+    for name in ("name", "path", "module"):
+        with pytest.raises(RuleFileError):
+            template("{{ text | " + name + " }}").render(values)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.jinja")), ids=lambda file: file.name)
+def test_a_template_joins_no_texts(file: Path) -> None:
+    """What jinja2 joins counts as source, whatever it was; what a filter makes last is checked."""
+    tree = create_environment().parse(file.read_text(encoding="utf-8"))
+    assert not [*tree.find_all((nodes.Concat, nodes.Add, nodes.Mod))]
+    for node in (node for output in tree.find_all(nodes.Output) for node in output.nodes):
+        is_source = isinstance(node, nodes.Filter) and node.name in FILTERS
+        assert is_source or isinstance(node, (nodes.TemplateData, nodes.Name, nodes.Call)), node
 
 
 def test_an_unknown_format_is_told_with_the_nearest() -> None:

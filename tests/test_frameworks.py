@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from optadvise.advice.advisor import Advisor
 from optadvise.codegen import FRAMEWORKS
-from optadvise.codegen.plan import plan
-from optadvise.codegen.write import write
+from optadvise.codegen.plan import make_plan
+from optadvise.codegen.write import write_code
 from optadvise.core.records import Recommendation
 from optadvise.core.schedules import rate
 from optadvise.rulebase.catalog import load
@@ -227,12 +227,13 @@ def test_transformers_own_schedules_differ_where_we_say_so(advisor: Advisor, nam
     advice = advisor.recommend(advisor.situation({"optimizer": "sgd", "steps": steps}))
     schedule = advise(CATALOG.scheduler(name), 0.1, steps, 0.1, {})
     numbers = tuple(replace(h, value=0.1) if h.name in ("lr", "warmup_fraction") else h for h in advice.hyperparameters)
-    found = plan(advisor, replace(advice, schedule=schedule, hyperparameters=numbers), CATALOG.frameworks["hf"])
-    assert found.own is not None
+    taken = make_plan(advisor, replace(advice, schedule=schedule, hyperparameters=numbers), CATALOG.frameworks["hf"])
+    nearest = taken.nearest_schedule
+    assert nearest is not None
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    settings = dict(found.own.settings)
+    settings = dict(nearest.settings)
     theirs = get_scheduler(
-        found.own.name, optimizer, num_warmup_steps=settings.get("warmup_steps", 0), num_training_steps=steps,
+        nearest.name, optimizer, num_warmup_steps=settings.get("warmup_steps", 0), num_training_steps=steps,
         scheduler_specific_kwargs=settings.get("lr_scheduler_kwargs"),
     )  # fmt: skip
     rates = []
@@ -242,8 +243,8 @@ def test_transformers_own_schedules_differ_where_we_say_so(advisor: Advisor, nam
         theirs.step()
     ours = [rate(schedule, 0.1, step) for step in range(steps)]
     same = ours == pytest.approx(rates, rel=1e-6, abs=1e-12)
-    assert same == found.exact
-    if "ramp starts at 0" in (found.own.differs or ""):
+    assert same == taken.is_schedule_exact
+    if "ramp starts at 0" in (nearest.differs or ""):
         assert rates[0] == 0.0
         assert ours[20:] == pytest.approx(rates[20:], rel=0.12)
 
@@ -266,7 +267,7 @@ def test_axolotl_is_told_only_what_its_schema_knows(advisor: Advisor, answers: d
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    code = write(advisor, advisor.recommend(advisor.situation(answers)), "axolotl")
+    code = write_code(advisor, advisor.recommend(advisor.situation(answers)), "axolotl")
     data = yaml.safe_load(code.text)
     known = {
         "optimizer", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler",
@@ -286,7 +287,7 @@ def test_axolotl_is_told_only_what_its_schema_knows(advisor: Advisor, answers: d
 @pytest.mark.parametrize("answers", SITUATIONS, ids=str)
 def test_torchtune_can_build_what_its_recipe_is_told(advisor: Advisor, answers: dict[str, Any]) -> None:
     """Its `_component_` is an import path, whose arguments have to bind, as its own `tune validate` checks."""
-    code = write(advisor, advisor.recommend(advisor.situation(answers)), "torchtune")
+    code = write_code(advisor, advisor.recommend(advisor.situation(answers)), "torchtune")
     data = yaml.safe_load(code.text)
     told = dict(data["optimizer"])
     module, name = told.pop("_component_").rsplit(".", 1)
@@ -308,7 +309,7 @@ def test_torchtune_can_build_what_its_recipe_is_told(advisor: Advisor, answers: 
 
 @pytest.mark.parametrize("answers", SITUATIONS, ids=str)
 def test_deepspeed_reads_its_configuration(advisor: Advisor, answers: dict[str, Any]) -> None:
-    code = write(advisor, advisor.recommend(advisor.situation(answers)), "deepspeed")
+    code = write_code(advisor, advisor.recommend(advisor.situation(answers)), "deepspeed")
     data = json.loads(code.text)
     named = data.get("optimizer")
     framework = CATALOG.frameworks["deepspeed"]
@@ -337,7 +338,7 @@ def test_deepspeed_reads_its_configuration(advisor: Advisor, answers: dict[str, 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_another_optimizer_is_never_taken_silently(advisor: Advisor, framework: str, name: str) -> None:
     advice = advisor.recommend(advisor.situation({"model": "transformer", "optimizer": name}))
-    code = write(advisor, advice, framework)
+    code = write_code(advisor, advice, framework)
     if code.optimizer != name:
         other = CATALOG.optimizer(code.optimizer)
         assert any(CATALOG.optimizer(name).name in note and other.name in note for note in code.notes)
@@ -349,7 +350,7 @@ def test_another_optimizer_is_never_taken_silently(advisor: Advisor, framework: 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: Advisor, framework: str) -> None:
     said = {"gpus": 8, "shard": "zero2", "checkpointing": "selective", "loss": "chunked", "attention": "eager"}
-    code = write(advisor, advisor.recommend(advisor.situation({**said, "model": "transformer"})), framework)
+    code = write_code(advisor, advisor.recommend(advisor.situation({**said, "model": "transformer"})), framework)
     known = CATALOG.frameworks[framework]
     note = " ".join(code.notes)
     for name in said:
@@ -360,7 +361,7 @@ def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: Advisor, fr
     if known.launch is not None and known.writes != "json":
         assert "On 8 GPUs: " in note
         assert "On 8 GPUs: " in code.text.replace("\n# ", " ")
-    released = write(advisor, advisor.recommend(advisor.situation({"gradient_release": True})), framework)
+    released = write_code(advisor, advisor.recommend(advisor.situation({"gradient_release": True})), framework)
     assert ("gradient_release" in known.carries) != any("after the backward pass" in n for n in released.notes)
 
 
@@ -374,7 +375,7 @@ def test_torchtune_adapts_what_was_asked_or_says_so(
     advisor: Advisor, targets: str, attention: list[str], mlp: bool
 ) -> None:
     said = {"task": "finetune", "method": "lora", "model": "transformer", "lora_targets": targets}
-    code = write(advisor, advisor.recommend(advisor.situation(said)), "torchtune")
+    code = write_code(advisor, advisor.recommend(advisor.situation(said)), "torchtune")
     model = yaml.safe_load(code.text)["model"]
     assert (sorted(model["lora_attn_modules"]), model["apply_lora_to_mlp"]) == (sorted(attention), mlp)
     assert any("feed-forward" in note for note in code.notes) == (targets in ("q,gate", "gate,up"))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from optadvise.advice.advisor import Advisor
 from optadvise.benchmark.optimizer_builder import resolve
 from optadvise.codegen import FRAMEWORKS
-from optadvise.codegen.plan import plan
-from optadvise.codegen.write import written
+from optadvise.codegen.plan import make_plan
+from optadvise.codegen.write import write_plan
 from optadvise.core.errors import CannotRunHereError, InputError, RuleFileError
 from optadvise.rulebase.catalog import framework_from, load
 from optadvise.rulebase.claim_files import read_claims
@@ -187,7 +187,7 @@ def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(se
         with contextlib.suppress(RuleFileError, InputError):
             for key, entry in read_frameworks(damaged, known).items():
                 if key in FRAMEWORKS:
-                    written(plan(ADVISOR, advice, framework_from(entry)))
+                    write_plan(make_plan(ADVISOR, advice, framework_from(entry)))
     for damaged in damage(SURFACES, Random(seed), 1):
         with contextlib.suppress(RuleFileError):
             read_surfaces(damaged, known)

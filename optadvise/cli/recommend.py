@@ -145,11 +145,11 @@ def _page(
 ) -> None:
     """Write the advice as a page of HTML, with the program that does what is advised."""
     from optadvise.cli import outputs
-    from optadvise.codegen.write import write as code
+    from optadvise.codegen.write import write_code
     from optadvise.core.files import write_output
     from optadvise.render.html import report
 
-    about = outputs.about(command, code(advisor, advice, "python").text, said)
+    about = outputs.about(command, write_code(advisor, advice, "python").text, said)
     write_output(file, report.advice(advice, advisor.catalog, about, fit))
 
 
@@ -158,9 +158,9 @@ def _written(
 ) -> str:
     """Return the advice in a format; what a framework cannot express is told on stderr."""
     if shape in FRAMEWORKS:
-        from optadvise.codegen.write import write
+        from optadvise.codegen.write import write_code
 
-        code = write(advisor, advice, shape)
+        code = write_code(advisor, advice, shape)
         for note in code.notes:
             typer.echo(f"optadvise: note: {note}", err=True)
         return code.text

@@ -1,97 +1,122 @@
-"""Values from rules as Python: always through `repr`, and names only where they are names."""
+"""Values from rules as Python source: always through `repr`, and names only where they are names."""
 
 from __future__ import annotations
 
 import keyword
-import re
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from optadvise.core.errors import RuleFileError
 
-_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-WIDTH = 110  # of a line that is written
+WIDTH = 110  # columns of a generated line
 
 
-def literal(value: Any) -> str:
-    """Return a value as Python writes it, lists of numbers as tuples.
+def format_value(value: Any) -> str:
+    r"""Return a value as Python source, a string in double quotes where nothing in it needs escaping.
 
     Args:
-        value: A number, text, flag, None, or a list or mapping of them.
+        value: A number, string, boolean, None, or a list, tuple or mapping of them.
 
     Example:
-        >>> literal([0.9, 0.999])
-        '(0.9, 0.999)'
+        >>> format_value((0.9, 0.999)), format_value("a"), format_value('"')
+        ('(0.9, 0.999)', '"a"', '\'"\'')
     """
-    if isinstance(value, list) and value and not isinstance(value[0], list):
-        value = tuple(value)
-    text = repr(value)
-    # Only the quotes are other than repr's, where nothing inside could end them.
-    return f'"{text[1:-1]}"' if isinstance(value, str) and re.fullmatch(r"'[^'\"\\]*'", text) else text
+    source = repr(value)
+    needs_escape = not isinstance(value, str) or not source.startswith("'") or {'"', "\\"} & {*source}
+    return source if needs_escape else f'"{source[1:-1]}"'
 
 
-def path(text: str, at: str = "") -> str:
-    """Return an import path that is one.
+def check_name(text: str) -> str:
+    """Return an argument or variable name, checked.
+
+    Raises:
+        RuleFileError: The text is not a Python name.
+    """
+    if not _is_name(text):
+        raise RuleFileError(f"{text!r} is no argument name")
+    return text
+
+
+def check_module(text: str) -> str:
+    """Return the dotted name of a module, checked.
+
+    Raises:
+        RuleFileError: A part of the text is not a Python name.
+    """
+    if not all(map(_is_name, text.split("."))):
+        raise RuleFileError(f"{text!r} is no import path")
+    return text
+
+
+def check_path(text: str, at: str = "") -> str:
+    """Return an import path, checked.
 
     Args:
         text: `package.module.Class`.
-        at: Where the rules have it.
+        at: Where the rules define it.
 
     Raises:
-        RuleFileError: It is none.
+        RuleFileError: The text is not an import path.
     """
-    if not _PATH.fullmatch(text) or any(keyword.iskeyword(part) for part in text.split(".")):
+    if "." not in text or not all(map(_is_name, text.split("."))):
         raise RuleFileError(f"{text!r} is no import path", at)
     return text
 
 
-def arguments(kwargs: Mapping[str, Any]) -> list[str]:
-    """Return keyword arguments, each as `name=value`.
+def format_keywords(kwargs: Mapping[str, Any]) -> str:
+    """Return keyword arguments on one line.
 
-    Raises:
-        RuleFileError: A name is none.
+    Example:
+        >>> format_keywords({"lr": 0.1, "betas": (0.9, 0.99)})
+        'lr=0.1, betas=(0.9, 0.99)'
     """
-    for name in kwargs:
-        if not name.isidentifier() or keyword.iskeyword(name):
-            raise RuleFileError(f"{name!r} is no argument name")
-    return [f"{name}={literal(value)}" for name, value in kwargs.items()]
+    return ", ".join(f"{check_name(name)}={format_value(value)}" for name, value in kwargs.items())
 
 
-def without_gpu(kwargs: Mapping[str, Any]) -> list[str]:
-    """Return arguments that are passed only where there is no GPU, as one that is unpacked; none for none."""
-    if not kwargs:
-        return []
-    return [f"**({{}} if torch.cuda.is_available() else dict({', '.join(arguments(kwargs))}))"]
-
-
-def call(function: str, given: Iterable[str], indent: int = 0, before: str = "", after: str = "") -> list[str]:
-    """Return a call as lines, one argument a line where one line would be too long.
+def wrap_comment(text: str, indent: int = 0) -> str:
+    """Return a text as comment lines; no line break in the text can end the comment.
 
     Args:
-        function: What is called.
-        given: Its arguments as written.
-        indent: Columns before it.
-        before: What stands before it on its line, such as `optimizer = `.
-        after: What stands after it.
+        text: Any text; a run of white space becomes one space.
+        indent: Columns before each line.
     """
-    blank, given = " " * indent, list(given)
-    line = f"{blank}{before}{function}({', '.join(given)}){after}"
+    lines = textwrap.wrap(" ".join(text.split()), WIDTH - indent - 2, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"{' ' * indent}# {line}" for line in lines)
+
+
+def fit_call(text: str) -> str:
+    r"""Put a call that is written with one argument a line on one line if that is short enough.
+
+    Args:
+        text: The line that opens the call, lines that each end an argument with a comma, and the line that closes it.
+
+    Example:
+        >>> fit_call("x = f(\n    a,\n    b=1,\n)\n")
+        'x = f(a, b=1)\n'
+    """
+    opening, *between, closing = text.rstrip("\n").split("\n")
+    arguments = [line.strip().removesuffix(",") for line in between if line.strip()]
+    line = opening + ", ".join(arguments) + closing.strip()
     if len(line) <= WIDTH:
-        return [line]
-    return [f"{blank}{before}{function}(", *(f"{blank}    {one}," for one in given), f"{blank}){after}"]
+        return f"{line}\n"
+    indent = " " * (len(opening) - len(opening.lstrip()))
+    return "\n".join([opening, *(f"{indent}    {argument}," for argument in arguments), indent + closing.strip(), ""])
 
 
-def comment(text: str, indent: int = 0) -> list[str]:
-    """Return a text as comment lines; no break in it can end the comment.
+def repeat_for_each(line: str, has_several_optimizers: bool) -> str:
+    """Put a line about `optimizer` or `scheduler` into a loop over `optimizers` or `schedulers`, if there are several.
 
     Args:
-        text: What to say.
-        indent: Columns before it.
+        line: The indented line with its line break.
+        has_several_optimizers: The program has lists of them.
     """
-    lines, line = [], ""
-    for word in text.split():
-        if line and indent + len(line) + len(word) + 3 > WIDTH:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}".strip()
-    return [f"{' ' * indent}# {one}" for one in [*lines, line] if one]
+    if not has_several_optimizers:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    name = "scheduler" if "scheduler" in line else "optimizer"
+    return f"{indent}for {name} in {name}s:\n    {line}"
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)

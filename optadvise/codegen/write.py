@@ -7,32 +7,33 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from optadvise.advice.advisor import Advisor
-from optadvise.codegen import FRAMEWORKS, accelerate, configs, lightning, python, trainer
-from optadvise.codegen.plan import Plan, plan
+from optadvise.codegen import FRAMEWORKS, config_files, programs
+from optadvise.codegen.notes import list_notes
+from optadvise.codegen.plan import Plan, make_plan
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import Recommendation
 
 # Each framework's writer. What a framework can express is in `rules/frameworks/`; how its text is laid out is here.
 _WRITERS: dict[str, Callable[[Plan], str]] = {
-    "python": python.program,
-    "hf": trainer.program,
-    "accelerate": accelerate.program,
-    "lightning": lightning.program,
-    "torchtune": configs.torchtune,
-    "axolotl": configs.axolotl,
-    "deepspeed": configs.deepspeed,
+    "python": programs.write_loop,
+    "hf": programs.write_trainer,
+    "accelerate": programs.write_accelerate,
+    "lightning": programs.write_lightning,
+    "torchtune": config_files.write_torchtune,
+    "axolotl": config_files.write_axolotl,
+    "deepspeed": config_files.write_deepspeed,
 }
 
 
 class Code(Struct, frozen=True):
-    """What was written, and what could not be."""
+    """Generated text, and what it could not express."""
 
     text: str
-    notes: tuple[str, ...]  # what the framework cannot express, and what stands in its place
-    optimizer: str  # the one that is in the text: another than advised where the notes say so
+    notes: tuple[str, ...]  # what the framework cannot express, and what replaces it
+    optimizer: str  # id of the one in the text: another than recommended where the notes say so
 
 
-def write(advisor: Advisor, advice: Recommendation, framework: str) -> Code:
+def write_code(advisor: Advisor, advice: Recommendation, framework: str) -> Code:
     """Return a recommendation as the code or configuration of a framework.
 
     Args:
@@ -42,24 +43,20 @@ def write(advisor: Advisor, advice: Recommendation, framework: str) -> Code:
 
     Raises:
         InputError: There is no such framework.
-        RuleFileError: The rules hold an import path or an argument's name that is none.
+        RuleFileError: An import path or an argument's name in the rules is not one.
 
     Example:
         >>> from optadvise.rulebase.catalog import load
         >>> advisor = Advisor(load())
-        >>> "torch.optim.AdamW(" in write(advisor, advisor.recommend(advisor.situation({})), "python").text
+        >>> "torch.optim.AdamW(" in write_code(advisor, advisor.recommend(advisor.situation({})), "python").text
         True
     """
     if framework not in advisor.catalog.frameworks or framework not in _WRITERS:
         raise InputError(f"no code is written for {framework!r}; {nearest(framework, FRAMEWORKS)}")
-    made = plan(advisor, advice, advisor.catalog.frameworks[framework])
-    return Code(written(made), made.notes, made.advice.optimizer.id)
+    plan = make_plan(advisor, advice, advisor.catalog.frameworks[framework])
+    return Code(write_plan(plan), tuple(list_notes(plan)), plan.advice.optimizer.id)
 
 
-def written(made: Plan) -> str:
-    """Return the text of a plan.
-
-    Args:
-        made: What its framework can express.
-    """
-    return _WRITERS[made.framework.id](made)
+def write_plan(plan: Plan) -> str:
+    """Return the text of a plan, in the format of its framework."""
+    return _WRITERS[plan.framework.id](plan)

@@ -1,0 +1,122 @@
+"""Configuration files: the part that concerns the optimizer, the schedule and the run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeAlias
+
+import yaml
+
+from optadvise.codegen.context import list_header
+from optadvise.codegen.plan import Plan
+from optadvise.codegen.values import wrap_comment
+
+Document: TypeAlias = dict[str, Any]  # a file in the framework's own format, only to be dumped
+_AUTO = "auto"  # what Trainer, Accelerate and Lightning fill in
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists on one line."""
+
+
+_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
+
+
+def write_torchtune(plan: Plan) -> str:
+    """Return the part of a recipe's YAML that concerns the optimizer."""
+    advice, run, schedule = plan.advice, plan.advice.situation, plan.nearest_schedule
+    document: Document = {"optimizer": {"_component_": advice.implementation.path, **advice.kwargs, **advice.fused}}
+    if schedule is not None:
+        document["lr_scheduler"] = {"_component_": schedule.name, **schedule.settings}
+    document |= {
+        "optimizer_in_bwd": plan.gradient_release,
+        "clip_grad_norm": plan.clip,
+        "gradient_accumulation_steps": plan.accumulation,
+        **({} if plan.micro_batch is None else {"batch_size": plan.micro_batch}),
+        "epochs": 1,
+        "max_steps_per_epoch": run.steps,
+        "dtype": "fp32" if run.precision == "fp32" else "bf16",
+        "enable_activation_checkpointing": run.checkpointing != "none",
+    }
+    if run.method != "full":
+        document["model"] = _torchtune_adapters(plan)
+    return _dump_yaml(plan, document)
+
+
+def _torchtune_adapters(plan: Plan) -> Document:
+    """Return the arguments of a recipe's model: it has adapters on all feed-forward layers, or on none of them."""
+    run, modules = plan.advice.situation, plan.framework.targets
+    targets = list(modules) if run.lora_targets == "all" else run.lora_targets.split(",")
+    rank = run.lora_rank or 16
+    return {
+        "lora_attn_modules": [modules[name] for name in targets if name in modules] or [*modules.values()],
+        "apply_lora_to_mlp": run.lora_targets == "all" or any(name not in modules for name in targets),
+        "lora_rank": rank,
+        "lora_alpha": rank,
+        **({"quantize_base": True} if run.method == "qlora" else {}),
+    }
+
+
+def write_axolotl(plan: Plan) -> str:
+    """Return the part of a training's YAML that concerns the optimizer."""
+    run, named, schedule = plan.advice.situation, plan.named_optimizer, plan.nearest_schedule
+    document: Document = {}
+    if named is not None:
+        document |= {"optimizer": named.name, **plan.framework_arguments(named.takes)}
+    if schedule is not None:
+        document |= {"lr_scheduler": schedule.name, **schedule.settings}
+    document |= {
+        "max_grad_norm": plan.clip or 0.0,
+        "max_steps": run.steps,
+        **({} if plan.micro_batch is None else {"micro_batch_size": plan.micro_batch}),
+        "gradient_accumulation_steps": plan.accumulation,
+        "bf16": run.precision == "amp-bf16",
+        **({"bfloat16": True} if run.precision == "bf16" else {}),
+        "fp16": run.precision == "amp-fp16",
+        "gradient_checkpointing": run.checkpointing != "none",
+    }
+    if run.method != "full":
+        rank, targets = run.lora_rank or 16, [f"{name}_proj" for name in run.lora_targets.split(",")]
+        document |= {"adapter": run.method, "load_in_4bit": run.method == "qlora", "lora_r": rank, "lora_alpha": rank}
+        document |= {"lora_target_linear": True} if run.lora_targets == "all" else {"lora_target_modules": targets}
+    return _dump_yaml(plan, document)
+
+
+def write_deepspeed(plan: Plan) -> str:
+    """Return a configuration of DeepSpeed as JSON."""
+    run, named, schedule = plan.advice.situation, plan.named_optimizer, plan.nearest_schedule
+    document: Document = {
+        "train_batch_size": run.batch_size or _AUTO,
+        "train_micro_batch_size_per_gpu": plan.micro_batch or _AUTO,
+        "gradient_accumulation_steps": plan.accumulation if run.batch_size and plan.micro_batch else _AUTO,
+        "gradient_clipping": plan.clip or 0.0,
+        "bf16": {"enabled": run.precision in ("bf16", "amp-bf16")},
+        "fp16": {"enabled": run.precision == "amp-fp16"},
+    }
+    if named is not None:
+        arguments = {**plan.framework_arguments(named.takes), **named.settings}
+        document["optimizer"] = {"type": named.name, "params": arguments}
+        if schedule is not None:
+            document["scheduler"] = {"type": schedule.name, "params": schedule.settings}
+    if run.shard != "none" or run.offload:
+        document |= _deepspeed_zero(plan)
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _deepspeed_zero(plan: Plan) -> Document:
+    run = plan.advice.situation
+    stage = 1 if run.shard == "none" else int(run.shard.removeprefix("zero"))
+    document: Document = {"zero_optimization": {"stage": stage}}
+    if run.offload:
+        document["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        if plan.named_optimizer is None:
+            document["zero_force_ds_cpu_optimizer"] = False  # it accepts no optimizer but its own otherwise
+    if plan.advice.optimizer.id not in plan.framework.optimizers:
+        document["zero_allow_untested_optimizer"] = True
+    return document
+
+
+def _dump_yaml(plan: Plan, document: Document) -> str:
+    comments = [wrap_comment(sentence) for sentence in (*list_header(plan), plan.framework.about)]
+    text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=110)
+    return "\n".join([*comments, str(text)])

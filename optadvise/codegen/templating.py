@@ -1,0 +1,69 @@
+"""Render the templates of generated programs; only checked source text can be inserted."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from optadvise.codegen import values
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).parent / "templates"
+FILTERS: dict[str, Callable[..., str]] = {
+    "py": values.format_value,
+    "name": values.check_name,
+    "module": values.check_module,
+    "path": values.check_path,
+    "keywords": values.format_keywords,
+    "comment": values.wrap_comment,
+    "fit": values.fit_call,
+    "each": values.repeat_for_each,
+}
+
+
+def render(template: str, *records: msgspec.Struct) -> str:
+    """Return a program.
+
+    Args:
+        template: File name in `templates/`.
+        records: What it inserts, by the names of their fields.
+
+    Raises:
+        RuleFileError: A value that has to be a name or an import path is not.
+    """
+    context = {name: value for record in records for name, value in msgspec.structs.asdict(record).items()}
+    return create_environment().get_template(template).render(context)
+
+
+@functools.cache
+def create_environment() -> Environment:
+    """Return the environment of all templates, in which `{{ value }}` without a filter is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def mark(function: Callable[..., str]) -> Callable[..., str]:
+        return lambda value, *options: Markup(function(str(value) if isinstance(value, Markup) else value, *options))
+
+    def require_source(value: Any) -> Markup:
+        """Return what a filter or a macro made; with `autoescape`, jinja2 marks the results of macros."""
+        if not isinstance(value, Markup):
+            raise TypeError(f"{value!r} is inserted without a filter")
+        return value
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        autoescape=True,
+        finalize=require_source,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {name: mark(function) for name, function in FILTERS.items()}
+    return environment
