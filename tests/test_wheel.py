@@ -54,6 +54,7 @@ def test_an_installed_wheel_reads_its_own_rules_from_anywhere(wheel: Path, tmp_p
 
     assert "adamw8bit" in run("recommend", "--model", "transformer", "--vram", "24GB")
     run("recommend", "--report", "page.html")  # from its own templates
+    assert "def configure(model):" in run("recommend", "--format", "python")
     assert "</html>" in (elsewhere / "page.html").read_text(encoding="utf-8")
     # So does a team's pack over them.
     shutil.copytree(ROOT / "examples" / "team-rules", elsewhere / "team")
