@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optadvise.codegen.plan import Plan, count_micro_batches, is_own_schedule
+from optadvise.codegen.plan import Plan, count_micro_batches
 from optadvise.core.records import SITUATION_DEFAULTS, Framework, Situation
 
 # Facts of a run that change what has to be written where they are not at their default.
@@ -62,7 +62,7 @@ def _notes_of_schedule(plan: Plan) -> Iterator[str]:
     if schedule is None:
         otherwise = "pass the one that --format python builds" if framework.client else "the rate stays where it is"
         yield f"{lacks}, so none is named here; {otherwise}."
-    elif is_own_schedule(plan.advice, framework):
+    elif plan.advice.schedule.id in framework.schedules:
         yield f"{plan.advice.schedule.id} as {framework.name} has it: {schedule.differs}."
     else:
         yield f"{lacks}; {schedule.name} comes nearest."

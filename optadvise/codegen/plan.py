@@ -75,6 +75,7 @@ def make_plan(advisor: Advisor, requested: Recommendation, framework: Framework)
     run = advice.situation
     hyperparameters = {number.name: number.value for number in advice.hyperparameters}
     schedule = _choose_schedule(advisor, advice, framework, hyperparameters)
+    is_exact = schedule is not None and advice.schedule.id in framework.schedules and schedule.differs is None
     release = run.gradient_release and "gradient_release" in framework.carries
     return Plan(
         framework=framework,
@@ -83,16 +84,11 @@ def make_plan(advisor: Advisor, requested: Recommendation, framework: Framework)
         hyperparameters=hyperparameters,
         named_optimizer=_choose_name(advice, framework, hyperparameters),
         nearest_schedule=schedule,
-        is_schedule_exact=schedule is not None and is_own_schedule(advice, framework) and schedule.differs is None,
+        is_schedule_exact=is_exact,
         accumulation=1 if release else count_micro_batches(run),
         micro_batch=None if run.batch_size is None and "micro_batch" in run.assumed else run.micro_batch,
         gradient_release=release,
     )
-
-
-def is_own_schedule(advice: Recommendation, framework: Framework) -> bool:
-    """Does the framework have a schedule for the advised one, and not for one like it only?"""
-    return advice.schedule.id in framework.schedules
 
 
 def count_micro_batches(run: Situation) -> int:
@@ -120,7 +116,7 @@ def _choose_schedule(
 ) -> NamedSchedule | None:
     """Return the framework's schedule that comes nearest to the advised one, with this run's numbers."""
     catalog, card = advisor.catalog, advisor.catalog.scheduler(advice.schedule.id)
-    nearest = card.id if is_own_schedule(advice, framework) else None
+    nearest = card.id if card.id in framework.schedules else None
     for name in framework.schedules:
         if nearest is None and name in catalog.scheduler_ids:
             other = catalog.scheduler(name)

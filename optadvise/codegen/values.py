@@ -28,36 +28,28 @@ def format_value(value: Any) -> str:
 
 
 def check_name(text: str) -> str:
-    """Return an argument or variable name, checked.
-
-    Raises:
-        RuleFileError: The text is not a Python name.
-    """
+    """Return the name of an argument or a variable; raise RuleFileError for any other text."""
     if not _is_name(text):
         raise RuleFileError(f"{text!r} is no argument name")
     return text
 
 
 def check_module(text: str) -> str:
-    """Return the dotted name of a module, checked.
-
-    Raises:
-        RuleFileError: A part of the text is not a Python name.
-    """
+    """Return the dotted name of a module; raise RuleFileError for any other text."""
     if not all(map(_is_name, text.split("."))):
         raise RuleFileError(f"{text!r} is no import path")
     return text
 
 
 def check_path(text: str, at: str = "") -> str:
-    """Return an import path, checked.
+    """Return the import path of a class.
 
     Args:
         text: `package.module.Class`.
         at: Where the rules define it.
 
     Raises:
-        RuleFileError: The text is not an import path.
+        RuleFileError: It is not an import path.
     """
     if "." not in text or not all(map(_is_name, text.split("."))):
         raise RuleFileError(f"{text!r} is no import path", at)
