@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from optadvise import __version__
 from optadvise.core.hardware import processor
+from optadvise.core.version import __version__
 
 
 def environment() -> dict[str, Any]:

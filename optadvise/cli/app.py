@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from optadvise import __version__
 from optadvise.cli.help import GroupedCommand, GroupedGroup, epilog
 from optadvise.core.errors import OptadviseError, RuleFileError
 from optadvise.core.text import make_printable
+from optadvise.core.version import __version__
 
 
 class Command(Struct, frozen=True):

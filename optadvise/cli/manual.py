@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from optadvise import __version__
 from optadvise.cli.help import by_heading
+from optadvise.core.version import __version__
 
 _FILES = (
     ("OPTADVISE_RULES", "Folders of further rules, separated as in PATH."),

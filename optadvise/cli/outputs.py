@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optadvise import __version__
 from optadvise.core.errors import InputError
+from optadvise.core.version import __version__
 
 if TYPE_CHECKING:
     from optadvise.render.html.report import About

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from optadvise import __version__
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import check_path
 from optadvise.core.records import NOT_HIDDEN, Implementation, Recommendation, ScheduleAdvice, Situation, Value
+from optadvise.core.version import __version__
 
 _FIRST_BATCHES = 20  # micro-batches of the first run, which is two steps at least
 _PHASE_VARIABLES = {"constant": "plateau", "linear": "fall"}

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from optadvise import __version__
+from optadvise.core.version import __version__
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 

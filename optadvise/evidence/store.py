@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from optadvise import __version__
 from optadvise.core.files import replace_file
 from optadvise.core.paths import data_folder
 from optadvise.core.records import Claim, Evidence, Implementation, Optimizer
+from optadvise.core.version import __version__
 
 _PROCESSOR, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")  # of these a folder each
 _UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from optadvise import __version__
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.core.units import show_bytes, show_number
+from optadvise.core.version import __version__
 from optadvise.render.text import evidence
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written
