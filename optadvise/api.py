@@ -209,7 +209,7 @@ def recommend(**run: Unpack[Run]) -> Advice:
     """
     folders, said = _read(run, "recommend")
     advisor = _advisor(folders)
-    advice = apply.quoted(advisor.recommend(advisor.situation(said)), lambda: advisor.catalog.claims)
+    advice = apply.apply_evidence(advisor.recommend(advisor.situation(said)), advisor.catalog)
     return _with_rules(Advice, advice, folders)
 
 
@@ -266,7 +266,7 @@ def bench(
     names = [one for one in optimizers if isinstance(one, str)]
     result = request.measure(request.make(_advisor(_folders(rules)), names, data, **told))
     with contextlib.suppress(OSError):  # it is for later answers alone
-        store.keep_benched(result, datetime.now(timezone.utc).date().isoformat())
+        store.save_benchmark(result, datetime.now(timezone.utc).date().isoformat())
     return result
 
 

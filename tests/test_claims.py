@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 import optadvise as library
 from optadvise.benchmark import plan
+from optadvise.core import findings
 from optadvise.core.records import EXPERIMENTS as KNOWN
 from optadvise.core.records import Claim
-from optadvise.evidence import store
+from optadvise.evidence import store, versions
 from optadvise.rulebase.catalog import Catalog, load
 from optadvise.verify import claims, experiments
 from optadvise.verify.training import Trainings, capped
@@ -111,16 +112,16 @@ def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, m
 @pytest.mark.parametrize(
     ("holds", "figures", "verdict"),
     [
-        ((0.4, True, 0.6, True), [0.5], store.CONFIRMED),
-        ((0.4, True, 0.6, True), [0.7], store.REFUTED),
-        ((0.4, True, 0.6, True), [0.6], store.CONFIRMED),
-        ((0.4, True, 0.6, False), [0.6], store.REFUTED),
-        ((None, False, 1.0, False), [0.5, 0.52, 0.48], store.CONFIRMED),
-        ((None, False, 1.0, False), [1.5, 1.52, 1.48], store.REFUTED),
-        ((None, False, 1.0, False), [0.5, 1.5, 0.9], store.UNDECIDED),
-        ((1.0, False, None, False), [0.1, 0.1, 0.2], store.REFUTED),
-        ((1.0, False, None, False), [1.0, 1.0, 1.0], store.REFUTED),
-        ((1.0, True, None, False), [1.0, 1.0, 1.0], store.CONFIRMED),
+        ((0.4, True, 0.6, True), [0.5], findings.CONFIRMED),
+        ((0.4, True, 0.6, True), [0.7], findings.REFUTED),
+        ((0.4, True, 0.6, True), [0.6], findings.CONFIRMED),
+        ((0.4, True, 0.6, False), [0.6], findings.REFUTED),
+        ((None, False, 1.0, False), [0.5, 0.52, 0.48], findings.CONFIRMED),
+        ((None, False, 1.0, False), [1.5, 1.52, 1.48], findings.REFUTED),
+        ((None, False, 1.0, False), [0.5, 1.5, 0.9], findings.UNDECIDED),
+        ((1.0, False, None, False), [0.1, 0.1, 0.2], findings.REFUTED),
+        ((1.0, False, None, False), [1.0, 1.0, 1.0], findings.REFUTED),
+        ((1.0, True, None, False), [1.0, 1.0, 1.0], findings.CONFIRMED),
     ],
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(holds: Any, figures: list[float], verdict: str) -> None:
@@ -131,7 +132,7 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(holds: Any, figures: lis
 def test_what_could_not_be_measured_decides_nothing() -> None:
     claim = Claim("x", "X.", ("measured",), "here:1:1", experiment="state-ratio", holds=(None, False, 1.0, False))
     found = claims.judged(claim, [0.1, 0.1], "2 of 5 seeds in 60 seconds")
-    assert (found["verdict"], found["why"]) == (store.UNDECIDED, "2 of 5 seeds in 60 seconds")
+    assert (found["verdict"], found["why"]) == (findings.UNDECIDED, "2 of 5 seeds in 60 seconds")
     assert found["figures"] == [0.1, 0.1]
 
 
@@ -345,7 +346,7 @@ def test_what_was_tested_before_an_interruption_is_written(
     assert (said.code, said.err) == (130, "optadvise: interrupted\n")
     assert "Lion's state is half of AdamW's." in said.out
     assert [one["id"] for one in json.loads(file.read_text(encoding="utf-8"))["claims"]] == ["lion-state-half"]
-    assert (store.folder() / store.CLAIMS / "lion-state-half.json").is_file()
+    assert (store.find_folder() / store.CLAIMS / "lion-state-half.json").is_file()
 
 
 # -- the loop ---------------------------------------------------------------------------------------------------------
@@ -418,12 +419,12 @@ def test_a_number_whose_reason_was_refuted_here_is_told(home: Path) -> None:
 
 def test_a_run_that_decides_nothing_takes_nothing_away(home: Path) -> None:
     keep("lion-state-half", "refuted")
-    file = store.folder() / store.CLAIMS / "lion-state-half.json"
+    file = store.find_folder() / store.CLAIMS / "lion-state-half.json"
     before = file.read_text(encoding="utf-8")
-    keep("lion-state-half", store.UNDECIDED)
+    keep("lion-state-half", findings.UNDECIDED)
     assert file.read_text(encoding="utf-8") == before
     optadvise("verify", "adamw", "--timeout", "0.01")
-    assert not (store.folder() / store.AUDITS).exists()
+    assert not (store.find_folder() / store.AUDITS).exists()
 
 
 def test_every_card_has_an_audit_of_its_own(home: Path) -> None:
@@ -443,15 +444,15 @@ def test_whatever_lies_in_the_folder_breaks_no_answer(home: Path, monkeypatch: p
     contents = [json.dumps({**envelope, "finding": finding}) for finding in SHAPELESS]
     contents += ["[" * 100_000, json.dumps({**envelope, "date": 3, "finding": {}}), "\x00", "{"]
     names = {store.CLAIMS: "a.json", store.AUDITS: "adamw@torch.optim.AdamW.json",
-             store.BENCHES: "adamw@cpu.json"}  # fmt: skip
+             store.BENCHMARKS: "adamw@cpu.json"}  # fmt: skip
     for kind, name in names.items():
-        (store.folder() / kind).mkdir(parents=True)
+        (store.find_folder() / kind).mkdir(parents=True)
         for content in contents:
-            (store.folder() / kind / name).write_text(content, encoding="utf-8")
+            (store.find_folder() / kind / name).write_text(content, encoding="utf-8")
             for command in ("recommend --model transformer", "recommend --json", "show adamw", "show CLP010"):
                 assert optadvise(*command.split()).code == 0, (kind, content[:60], command)
-        (store.folder() / kind / name).unlink()
-        os.mkfifo(store.folder() / kind / name)
+        (store.find_folder() / kind / name).unlink()
+        os.mkfifo(store.find_folder() / kind / name)
     assert optadvise("recommend", "--model", "transformer").code == 0
 
     def homeless() -> Path:
@@ -469,7 +470,7 @@ def keep(name: str, verdict: str, figures: Sequence[float] = (0.9, 1.0, 1.1), **
     found = {**claims._about(claim), "device": "cpu", "implementations": [], "seconds": 1.0,
              **claims.judged(claim, figures), "verdict": verdict}  # fmt: skip
     written = {name: replace(claim, **changes)}
-    store.keep_verified({"audits": [], "claims": [found], "date": "2026-11-26"}, written)
+    store.save_verified({"audits": [], "claims": [found], "date": "2026-11-26"}, written)
 
 
 def test_only_what_was_found_here_and_now_is_quoted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,10 +483,10 @@ def test_only_what_was_found_here_and_now_is_quoted(home: Path, monkeypatch: pyt
     assert quoted() == []
     keep("lion-state-half", "confirmed", [0.5])
     assert quoted() == ["lion-state-half"]
-    file = store.folder() / store.CLAIMS / "lion-state-half.json"
+    file = store.find_folder() / store.CLAIMS / "lion-state-half.json"
     good = file.read_text(encoding="utf-8")
-    for bad in ("", "[]", "{}", "null", good.replace('"optadvise": "', '"optadvise": "0'),
-                good.replace(f'"torch": "{store.version("torch")}"', '"torch": "1.0"')):  # fmt: skip
+    for bad in ("", "[]", "{}", "null", good.replace('"optadvise":"', '"optadvise":"0'),
+                good.replace(f'"torch":"{versions.find_version("torch")}"', '"torch":"1.0"')):  # fmt: skip
         file.write_text(bad, encoding="utf-8")
         assert quoted() == [], bad[:60]
     file.write_text(good, encoding="utf-8")
@@ -512,7 +513,7 @@ def test_a_bench_is_quoted_with_its_date(home: Path) -> None:
 
     data = result(2.2)
     name = data["arms"][0]["optimizer"]
-    store.keep_benched(data, "2026-11-25")
+    store.save_benchmark(data, "2026-11-25")
     shown = json.loads(optadvise("show", name, "--json").out)["evidence"]["benches"]
     assert [bench["date"] for bench in shown] == ["2026-11-25"]
     assert "(bench of 2026-11-25)" in " ".join(optadvise("show", name).out.split())
@@ -548,8 +549,8 @@ def test_the_version_of_a_package_is_what_it_says_itself() -> None:
     from importlib import metadata
 
     for package in ("torch", "torch-optimi", "pytorch-optimizer", "PyYAML"):
-        assert store.version(package) == metadata.version(package)
-    assert store.version("no-such-package") is None
+        assert versions.find_version(package) == metadata.version(package)
+    assert versions.find_version("no-such-package") is None
 
 
 def test_an_arm_of_its_own_is_not_kept_for_the_optimizer(home: Path) -> None:
@@ -558,6 +559,6 @@ def test_an_arm_of_its_own_is_not_kept_for_the_optimizer(home: Path) -> None:
 
     data = result(2.2)
     data["arms"][0]["label"] += ":foreach"
-    store.keep_benched(data, "2026-11-25")
-    files = {file.name for file in (store.folder() / store.BENCHES).glob("*.json")}
+    store.save_benchmark(data, "2026-11-25")
+    files = {file.name for file in (store.find_folder() / store.BENCHMARKS).glob("*.json")}
     assert not any(name.startswith(f"{data['arms'][0]['optimizer']}@") for name in files)

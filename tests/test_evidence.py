@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from optadvise.evidence import store
+from optadvise.core.findings import ABSENT
 from optadvise.rulebase.catalog import load
 from optadvise.verify import claims, run
 from tests.evidence import PAGE, Finding, findings, shown
@@ -55,7 +55,7 @@ def test_the_published_audits_are_what_is_found_here() -> None:
     found = {one["import"]: one["verdict"] for one in run.audited(run.entries(catalog, catalog.optimizer_ids))}
     assert found.keys() == rows.keys()
     differ = {name: (rows[name], verdict) for name, verdict in found.items()
-              if verdict != store.ABSENT and rows[name] != verdict}  # fmt: skip
+              if verdict != ABSENT and rows[name] != verdict}  # fmt: skip
     assert not differ
 
 

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import torch
 
-from optadvise.evidence import store
+from optadvise.core import findings
 from optadvise.rulebase.catalog import load
 from optadvise.verify import run, scenarios, target
 from optadvise.verify.audit import audit
@@ -162,7 +162,7 @@ def found(name: str, made: type, path: str = "own.Made") -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "made", "words"), PLANTED, ids=[words for *_, words in PLANTED])
 def test_a_planted_mistake_is_found_and_named(name: str, made: type, words: str) -> None:
     told = found(name, made)
-    assert told["verdict"] == store.DEVIATES
+    assert told["verdict"] == findings.DEVIATES
     assert words in told["why"]
     assert not told["expected"]
 
@@ -172,14 +172,14 @@ def test_a_planted_mistake_is_found_and_named(name: str, made: type, words: str)
     [("adamw", Own), ("sgd-momentum", Momentum), ("sgd-nesterov", planted(Momentum, looks_ahead=True))],
 )
 def test_the_same_without_a_mistake_is_not_accused(name: str, made: type) -> None:
-    assert (found(name, made)["verdict"], found(name, made)["why"]) == (store.CONFORMS, None)
+    assert (found(name, made)["verdict"], found(name, made)["why"]) == (findings.CONFORMS, None)
 
 
 def test_nothing_sound_in_torch_is_accused() -> None:
     asked = [entry for entry in run.entries(CATALOG, CATALOG.optimizer_ids) if entry.made.package == "torch"]
     assert len(asked) >= 12
     for one in run.audited(asked):
-        assert (one["verdict"], one["why"]) == (store.CONFORMS, None), one["import"]
+        assert (one["verdict"], one["why"]) == (findings.CONFORMS, None), one["import"]
 
 
 def test_what_was_known_is_found_again() -> None:
@@ -191,8 +191,8 @@ def test_what_was_known_is_found_again() -> None:
     assert told["LARS8bit"]["suspect"] == "computes sgd-momentum's step, where its state is quantised"
     zero = next(scene for scene in told["LAMB"]["scenes"] if scene["scene"] == "zero")
     assert zero["share"] == pytest.approx(1.0, abs=0.01)  # it never moves
-    assert told["AdEMAMix32bit"]["verdict"] == store.FAILS
-    assert told["AdEMAMix"]["verdict"] == store.CONFORMS
+    assert told["AdEMAMix32bit"]["verdict"] == findings.FAILS
+    assert told["AdEMAMix"]["verdict"] == findings.CONFORMS
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -276,5 +276,5 @@ def test_what_cannot_be_is_one_line(line: str, words: str) -> None:
 def test_a_worker_that_dies_does_not_take_the_others_with_it() -> None:
     asked = run.entries(CATALOG, ["sgd", "adamw"])
     told = list(run.audited(asked, command=(sys.executable, "-c", "raise SystemExit(3)")))
-    assert [one["verdict"] for one in told] == [store.FAILS] * len(asked)
+    assert [one["verdict"] for one in told] == [findings.FAILS] * len(asked)
     assert all("code 3" in one["why"] for one in told)

@@ -186,7 +186,7 @@ def bench(
             typer.echo(f"optadvise: --plot {plot}: not drawn, as the measurement was interrupted", err=True)
         raise
     if requested is not None:
-        outputs.kept(lambda: store.keep_benched(result, datetime.now(timezone.utc).date().isoformat()))
+        outputs.kept(lambda: store.save_benchmark(result, datetime.now(timezone.utc).date().isoformat()))
     show(result)
     if plot is not None:
         from optadvise.cli.pictures import draw

@@ -79,7 +79,7 @@ def show(
     if rule is not None:
         from optadvise.evidence import store
 
-        tested = [claim for claim in store.decided(lambda: catalog.claims) if rule["id"] in claim["supports"]]
+        tested = [claim for claim in store.find_decided_claims(catalog) if rule["id"] in claim.supports]
         render.rule(rule, catalog, tested, as_json=json_)
         return
     kind, found = catalog.find(name)
@@ -89,7 +89,7 @@ def show(
 
         buffers = Advisor(catalog).guide_buffers(found)
         card = catalog.optimizer(found)
-        here = store.found(card, lambda: catalog.claims)
+        here = store.find_evidence(catalog, card)
         render.optimizer(card, catalog, buffers, here, as_json=json_)
     else:
         render.schedule(catalog.scheduler(found), catalog, as_json=json_)

@@ -111,7 +111,7 @@ def recommend(
 
         said = ask(advisor, said, tuple(map(str, rules or ())))
     situation = advisor.situation(said)
-    advice = apply.quoted(advisor.recommend(situation), lambda: advisor.catalog.claims)
+    advice = apply.apply_evidence(advisor.recommend(situation), advisor.catalog)
     fit = advisor.remedies(advice)
     why = None
     if explain or other is not None:

@@ -91,7 +91,7 @@ def verify(
     progress.end()
     result = run.result(found, tested)
     if import_ is None:
-        outputs.kept(lambda: store.keep_verified(result, catalog.claims))
+        outputs.kept(lambda: store.save_verified(result, catalog.claims))
     outputs.shown(render, result, files, as_json=json_ == "-")
     if interrupted:
         raise KeyboardInterrupt
@@ -105,7 +105,7 @@ def _one_of(given: dict[str, Any]) -> None:
 
 
 def _audits_code(found: Sequence[dict[str, Any]]) -> int:
-    from optadvise.evidence.store import ABSENT
+    from optadvise.core.findings import ABSENT
 
     here = [one for one in found if one["verdict"] != ABSENT]
     if not here:
@@ -114,7 +114,7 @@ def _audits_code(found: Sequence[dict[str, Any]]) -> int:
 
 
 def _claims_code(tested: Sequence[dict[str, Any]]) -> int:
-    from optadvise.evidence.store import REFUTED, UNDECIDED
+    from optadvise.core.findings import REFUTED, UNDECIDED
 
     verdicts = {one["verdict"] for one in tested}
     if REFUTED in verdicts:

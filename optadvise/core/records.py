@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from optadvise.core.findings import Evidence
+
 Value: TypeAlias = "float | int | bool | str | list[Value] | None"
 FactValue: TypeAlias = "str | int | float | bool | None"
 
@@ -500,15 +502,6 @@ class TraceEntry(Struct, frozen=True):
     cite: tuple[str, ...]
     layer: str = SHIPPED  # whose rule it is
     refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
-
-
-class Evidence(Struct, frozen=True):
-    """What was found on this machine, each as plain data with its `date` and the `packages` it was found with."""
-
-    audits: tuple[Mapping[str, Any], ...] = ()  # of implementations
-    claims: tuple[Mapping[str, Any], ...] = ()  # about the optimizer, confirmed or refuted
-    benches: tuple[Mapping[str, Any], ...] = ()  # on each device
-    refuted: tuple[Mapping[str, Any], ...] = ()  # claims, of any optimizer
 
 
 class Flip(Struct, frozen=True):

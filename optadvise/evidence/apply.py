@@ -1,118 +1,131 @@
-"""Advice with what was found on this machine beside it, and without what was refuted here."""
+"""Evidence in a recommendation: findings on this machine are added, reasons that were refuted here are replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from optadvise.core.records import (
-    Caution,
-    Claim,
-    Evidence,
-    Implementation,
-    LedgerEntry,
-    Recommendation,
-    TraceEntry,
-)
-from optadvise.evidence.store import DEVIATES, FAILS, REFUTED, found
+from optadvise.core.findings import DEVIATES, FAILS, REFUTED, ClaimFinding, Deviation, Evidence
+from optadvise.core.records import Caution, Implementation, LedgerEntry, Recommendation, TraceEntry
+from optadvise.evidence.store import find_evidence
+from optadvise.rulebase.catalog import Catalog
 
 _Entry = TypeVar("_Entry", TraceEntry, LedgerEntry)
-REFUTED_CHOICE = "refuted:"  # how the ids of warnings begin that a reason fell
+_Refuted: TypeAlias = "Mapping[str, ClaimFinding]"  # by the id of each rule that repeats the claim
+REFUTED_CHOICE = "refuted:"  # prefix of the ids of warnings about a refuted reason
 _CHOOSES = "choose_optimizer"  # the table whose row gives the optimizer
+_OPTIMIZER = "this optimizer"
 
 
-def quoted(advice: Recommendation, claims: Callable[[], Mapping[str, Claim]]) -> Recommendation:
-    """Return advice with what was found here beside it, and without what was refuted here.
+def apply_evidence(advice: Recommendation, catalog: Catalog) -> Recommendation:
+    """Return a recommendation with the findings on this machine, and without reasons that were refuted here.
 
-    The choice stays what the rules say, so that it is the same on every machine. A sentence that rests on a refuted
-    claim gives way to what was measured, and a choice whose reason fell is warned of.
+    The choice remains that of the rules, so that it is the same on every machine. A sentence that rests on a refuted
+    claim is replaced by the measurement, and a choice whose reason was refuted gets a warning.
 
     Args:
         advice: The recommendation.
-        claims: Returns the claims as they are written now.
+        catalog: The rules, for the claims as they are written now.
     """
-    evidence = found(advice.optimizer, claims, advice.implementation)
-    fallen = {rule: claim for claim in evidence.refuted for rule in claim["supports"]}
-    numbers = tuple(replace(number, ledger=tuple(_told(entry, fallen) for entry in number.ledger))
-                    for number in advice.hyperparameters)  # fmt: skip
-    rested = {
-        entry.rule: f"no {number.name}" if number.value is None else f"{number.name} of {number.value}"
-        for number in advice.hyperparameters for entry in number.ledger
-    }  # fmt: skip
-    rested |= {entry.rule: "this optimizer" for entry in advice.trace if entry.table == _CHOOSES}
-    warnings = [_mended(warning, fallen) for warning in advice.warnings]
-    for rule, what in rested.items():
-        if rule in fallen:
-            claim = fallen[rule]
-            other = next((one.id for one in advice.alternatives), None) if what == "this optimizer" else None
-            instead = "" if other is None else f" --optimizer {other} takes the first alternative instead."
-            text = f"{rule} chose {what} for what was refuted here: {claim['claim']}{instead}"
-            warnings.append(Caution(f"{REFUTED_CHOICE}{claim['id']}", "warning", text, tuple(claim["cite"])))
-    said = {*rested, *(entry.rule for entry in advice.trace), *(warning.id for warning in advice.warnings)}
-    refuted = [one for one in evidence.refuted if one in evidence.claims or said & {*one["supports"]}]
-    confirmed = [one for one in evidence.claims if one["verdict"] != REFUTED and said & {*one["supports"]}]
+    evidence = find_evidence(catalog, advice.optimizer, advice.implementation)
+    refuted = {rule: claim for claim in evidence.refuted for rule in claim.supports}
+    numbers = tuple(
+        replace(number, ledger=tuple(_correct_entry(entry, refuted) for entry in number.ledger))
+        for number in advice.hyperparameters
+    )
+    warnings = [_correct_warning(warning, refuted) for warning in advice.warnings]
     return replace(
-        advice, trace=tuple(_told(entry, fallen) for entry in advice.trace), hyperparameters=numbers,
-        warnings=tuple(warnings),
-        evidence=replace(evidence, claims=(*refuted, *confirmed), refuted=()),
+        advice, trace=tuple(_correct_entry(entry, refuted) for entry in advice.trace), hyperparameters=numbers,
+        warnings=(*warnings, *_warn_of_refuted_choices(advice, refuted)),
+        evidence=replace(evidence, claims=tuple(_select_claims(advice, evidence)), refuted=()),
     )  # fmt: skip
 
 
-def deviation(made: Implementation, evidence: Evidence) -> dict[str, Any] | None:
-    """Return how an implementation deviates from its paper: as an audit here found, else as its card tells.
+def _name_choices(advice: Recommendation) -> dict[str, str]:
+    """Return what each rule chose, by its id: the optimizer or the value of a hyperparameter."""
+    choices = {
+        entry.rule: f"no {number.name}" if number.value is None else f"{number.name} of {number.value}"
+        for number in advice.hyperparameters for entry in number.ledger
+    }  # fmt: skip
+    return choices | {entry.rule: _OPTIMIZER for entry in advice.trace if entry.table == _CHOOSES}
+
+
+def _warn_of_refuted_choices(advice: Recommendation, refuted: _Refuted) -> Iterator[Caution]:
+    """Yield a warning for each choice whose reason was refuted here."""
+    for rule, choice in _name_choices(advice).items():
+        if rule not in refuted:
+            continue
+        claim = refuted[rule]
+        text = f"{rule} chose {choice} for what was refuted here: {claim.claim}"
+        if choice == _OPTIMIZER and advice.alternatives:
+            text += f" --optimizer {advice.alternatives[0].id} takes the first alternative instead."
+        yield Caution(f"{REFUTED_CHOICE}{claim.id}", "warning", text, claim.cite)
+
+
+def _select_claims(advice: Recommendation, evidence: Evidence) -> Iterator[ClaimFinding]:
+    """Yield the claims that concern a recommendation: those refuted, then those confirmed that rules repeat in it."""
+    repeated = {
+        *_name_choices(advice), *(entry.rule for entry in advice.trace), *(warning.id for warning in advice.warnings)
+    }  # fmt: skip
+    for claim in evidence.refuted:
+        if claim in evidence.claims or not repeated.isdisjoint(claim.supports):
+            yield claim
+    for claim in evidence.claims:
+        if claim.verdict != REFUTED and not repeated.isdisjoint(claim.supports):
+            yield claim
+
+
+def find_deviation(implementation: Implementation, evidence: Evidence) -> Deviation | None:
+    """Return how an implementation deviates from its paper: by an audit on this machine, otherwise by its card.
 
     Args:
-        made: The implementation.
-        evidence: What was found here.
+        implementation: The implementation.
+        evidence: The findings on this machine.
     """
-    audit = next((one for one in evidence.audits if one["import"] == made.path), None)
-    if audit is not None and audit["verdict"] in (DEVIATES, FAILS):
-        return {"basis": "audit", "date": audit["date"], "why": audit["why"]}
-    if audit is None and made.deviates is not None:
-        told = f"{made.deviates.get('by', '')}: {made.deviates['in']}".lstrip(": ")
-        return {"basis": "card", "date": None, "why": told}
-    return None
+    audit = next((audit for audit in evidence.audits if audit.path == implementation.path), None)
+    if audit is not None:
+        return Deviation("audit", audit.date, audit.why) if audit.verdict in (DEVIATES, FAILS) else None
+    if implementation.deviates is None:
+        return None
+    why = f"{implementation.deviates.get('by', '')}: {implementation.deviates['in']}".lstrip(": ")
+    return Deviation("card", None, why)
 
 
-def _told(entry: _Entry, fallen: Mapping[str, Mapping[str, Any]]) -> _Entry:
-    """Return a row that decided, with what was measured in the place of a reason that was refuted."""
-    claim = fallen.get(entry.rule)
-    return entry if claim is None else replace(entry, because=refutation(claim), refuted=claim["id"])
+def _correct_entry(entry: _Entry, refuted: _Refuted) -> _Entry:
+    """Return an entry of the trace or of a derivation, with the measurement instead of a refuted reason."""
+    claim = refuted.get(entry.rule)
+    return entry if claim is None else replace(entry, because=describe_refutation(claim), refuted=claim.id)
 
 
-def _mended(warning: Caution, fallen: Mapping[str, Mapping[str, Any]]) -> Caution:
-    claim = fallen.get(warning.id)
-    text = "" if claim is None else refutation(claim)
-    return warning if claim is None else replace(warning, text=f"{text[:1].upper()}{text[1:]}")
+def _correct_warning(warning: Caution, refuted: _Refuted) -> Caution:
+    claim = refuted.get(warning.id)
+    if claim is None:
+        return warning
+    text = describe_refutation(claim)
+    return replace(warning, text=f"{text[:1].upper()}{text[1:]}")
 
 
-def refutation(claim: Mapping[str, Any]) -> str:
-    """Return that a claim was refuted here, by what and when."""
-    return f"refuted here on {claim['date']}: {claim['claim']} {sentence(claim)}"
+def describe_refutation(claim: ClaimFinding) -> str:
+    """Return in a sentence that a claim was refuted here, with the date and the measurement."""
+    return f"refuted here on {claim.date}: {claim.claim} {describe_measurement(claim)}"
 
 
-def sentence(claim: Mapping[str, Any]) -> str:
-    """Return what was measured of a claim, in a sentence.
+def describe_measurement(claim: ClaimFinding) -> str:
+    """Return a claim's measurement as a sentence: `State: 0.5 on cpu, claimed < 0.4`."""
+    measures, figure = claim.measures or "", format_figure(claim.measured or 0.0, claim.ci95)
+    return f"{measures[:1].upper()}{measures[1:]}: {figure} on {claim.device}, claimed {claim.holds}."
+
+
+def format_figure(value: float, ci95: tuple[float, float] | None) -> str:
+    """Return a figure with its interval.
 
     Example:
-        >>> sentence({"measures": "state", "measured": 0.5, "ci95": None, "device": "cpu", "holds": "< 0.4"})
-        'State: 0.5 on cpu, claimed < 0.4.'
-    """
-    measures = str(claim["measures"])
-    where = f"{figure(claim)} on {claim['device']}"
-    return f"{measures[:1].upper()}{measures[1:]}: {where}, claimed {claim['holds']}."
-
-
-def figure(claim: Mapping[str, Any]) -> str:
-    """Return a claim's figure with its interval.
-
-    Example:
-        >>> figure({"measured": 1.2668, "ci95": [1.2022, 1.335]})
+        >>> format_figure(1.2668, (1.2022, 1.335))
         '1.27 (1.2 to 1.33)'
     """
-    if claim["ci95"] is None:
-        return f"{claim['measured']:.3g}"
-    low, high = claim["ci95"]
-    return f"{claim['measured']:.3g} ({low:.3g} to {high:.3g})"
+    if ci95 is None:
+        return f"{value:.3g}"
+    low, high = ci95
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"

@@ -1,53 +1,83 @@
-"""What `verify` and `bench` found on this machine, kept in the user's data and found again.
+"""The folder of findings on this machine: what `verify` and `bench` measured, saved and found again.
 
-A finding is found again where it was made: on this machine, and with the versions that are installed now. It is read in
-a few milliseconds, hence no `importlib.metadata`, which takes forty to import.
+A finding counts on the machine where it was made, with the versions that were installed then.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import sys
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Struct
 
 from optadvise.core.files import replace_file
+from optadvise.core.findings import (
+    REFUTED,
+    UNDECIDED,
+    AuditFinding,
+    BenchmarkFinding,
+    ClaimFinding,
+    Evidence,
+    Versions,
+)
 from optadvise.core.paths import data_folder
-from optadvise.core.records import Claim, Evidence, Implementation, Optimizer
+from optadvise.core.records import Claim, Implementation, Optimizer
 from optadvise.core.version import __version__
+from optadvise.evidence.versions import find_version, find_versions
+from optadvise.rulebase.catalog import Catalog
 
-_PROCESSOR, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")  # of these a folder each
+_PROCESSOR, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")  # the latter has a folder for each GPU
 _UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))
-AUDITS, CLAIMS, BENCHES = "audits", "claims", "benches"
-CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
-CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable here"
+AUDITS, CLAIMS, BENCHMARKS = "audits", "claims", "benches"  # the folders
 
 
-def folder() -> Path:
-    """Return where this machine's findings are: a home may be shared by many, and parts of a machine be replaced.
+class _StoredAudit(Struct, frozen=True):
+    optadvise: str  # version
+    finding: AuditFinding
+
+
+class _StoredBenchmark(Struct, frozen=True):
+    optadvise: str
+    finding: BenchmarkFinding
+
+
+class _StoredClaim(Struct, frozen=True):
+    optadvise: str
+    definition: str  # of the experiment that was run, which may have changed since
+    finding: ClaimFinding
+
+
+_Json: TypeAlias = "Mapping[str, Any]"  # results as `verify` and `bench` write them
+_Finding = TypeVar("_Finding", AuditFinding, BenchmarkFinding, ClaimFinding)
+_Stored = TypeVar("_Stored", _StoredAudit, _StoredBenchmark, _StoredClaim)
+
+
+def find_folder() -> Path:
+    """Return the folder of this machine's findings: many may share a home, and parts of a machine be replaced.
 
     Raises:
         RuntimeError: The user has no home.
     """
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
-    parts = "\n".join([_model(_PROCESSOR, "model name"), *(_model(gpu / "information", "Model") for gpu in _gpus())])
+    gpus = (_read_value(gpu / "information", "Model") for gpu in _list_gpus())
+    parts = "\n".join([_read_value(_PROCESSOR, "model name"), *gpus])
     return data_folder() / "evidence" / f"{name}-{os.cpu_count()}-{zlib.crc32(parts.encode()):08x}".translate(_UNSAFE)
 
 
-def _gpus() -> list[Path]:
+def _list_gpus() -> list[Path]:
     try:
         return sorted(_GPUS.iterdir())
     except OSError:
         return []
 
 
-def _model(file: Path, key: str) -> str:
-    """Return the first value of a key in a file of keys and values, nothing where there is none."""
+def _read_value(file: Path, key: str) -> str:
+    """Return the first value of a key in a file of keys and values, an empty text where there is none."""
     with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8") as lines:
         for line in lines:
             if line.startswith(key):
@@ -55,188 +85,141 @@ def _model(file: Path, key: str) -> str:
     return ""
 
 
-def version(package: str) -> str | None:
-    """Return the version of an installed package, None where it is not installed.
-
-    Example:
-        >>> version("no-such-package") is None
-        True
-    """
-    return _installed(tuple(sys.path)).get(_plain(package))
+# -- saving ----------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _installed(places: tuple[str, ...]) -> dict[str, str]:
-    """Return the version of every package by its name, of two the one that Python finds first."""
-    found: dict[str, str] = {}
-    for place in places:
-        with contextlib.suppress(OSError):
-            for entry in os.listdir(place or "."):  # noqa: PTH208
-                if entry.endswith(".dist-info"):
-                    name, _, number = entry.removesuffix(".dist-info").partition("-")
-                    found.setdefault(_plain(name), number)
-    return found
-
-
-def _plain(package: str) -> str:
-    return package.lower().replace("-", "_").replace(".", "_")
-
-
-# -- keeping ----------------------------------------------------------------------------------------------------------
-
-
-def keep(kind: str, name: str, finding: Mapping[str, Any], packages: Iterable[str | None], date: str) -> None:
-    """Keep a finding, in the place of what was found before.
-
-    Args:
-        kind: `AUDITS`, `CLAIMS` or `BENCHES`.
-        name: Of what it was found.
-        finding: Plain data.
-        packages: Those that it depends on beside torch, whose other versions may give another.
-        date: Of today, as 2026-11-26.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    versions = {package: version(package) for package in sorted({"torch", *(p for p in packages if p)})}
-    entry = {"optadvise": __version__, "packages": versions, "date": date, "finding": finding}
-    file = folder() / kind / f"{name.translate(_UNSAFE)}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, json.dumps(entry, ensure_ascii=False))
-
-
-def keep_verified(result: Mapping[str, Any], claims: Mapping[str, Claim]) -> None:
-    """Keep what `verify` found of implementations and of claims.
+def save_verified(result: _Json, claims: Mapping[str, Claim]) -> None:
+    """Save what `verify` found, in the place of earlier findings on the same implementations and claims.
 
     Args:
         result: The JSON of `optadvise verify`.
-        claims: The claims as they are written, so that a changed one is not taken for what was tested.
+        claims: The claims as they are written, so that one that changes later is not taken for what was tested.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The folder cannot be written.
     """
     for audit in result["audits"]:
-        if audit["scenes"]:  # else there is none here, or it gave no answer in time
-            short = {name: audit[name] for name in ("optimizer", "import", "package", "verdict", "why", "worst")}
-            keep(AUDITS, f"{audit['optimizer']}@{audit['import']}", short, [audit["package"]], result["date"])
+        if audit["scenes"]:  # otherwise the implementation is not installed, or did not answer in time
+            audited = _make_finding(AuditFinding, audit, result["date"], [audit["package"]])
+            _save(AUDITS, f"{audited.optimizer}@{audited.path}", _StoredAudit(__version__, audited))
     for claim in result["claims"]:
-        if claim["verdict"] != UNDECIDED:  # what was decided before is not lost to a run that was cut short
-            packages = [made["package"] for made in claim["implementations"]]
-            keep(CLAIMS, claim["id"], {**claim, "text": _text(claims[claim["id"]])}, packages, result["date"])
+        if claim["verdict"] != UNDECIDED:  # an interrupted run does not replace an earlier decision
+            packages = [implementation["package"] for implementation in claim["implementations"]]
+            finding = _make_finding(ClaimFinding, claim, result["date"], packages)
+            definition = _describe_experiment(claims[finding.id])
+            _save(CLAIMS, finding.id, _StoredClaim(__version__, definition, finding))
 
 
-def keep_benched(result: Mapping[str, Any], date: str) -> None:
-    """Keep what `bench` found of each optimizer, where it ran in the way that is chosen by itself.
+def save_benchmark(result: _Json, date: str) -> None:
+    """Save what `bench` measured of each optimizer that ran with its default implementation and variant.
 
     Args:
         result: The JSON of `optadvise bench`.
-        date: Of today.
+        date: Of today, as 2026-11-26.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The folder cannot be written.
     """
     spec = result["spec"]
     if spec.get("nproc", 1) > 1:
-        return  # what a rank holds and takes says little of one process
+        return  # the memory and time of a rank say little about a single process
     for arm in result["arms"]:
-        if arm["status"] != "ok" or arm["label"] not in (arm["optimizer"], f"{arm['optimizer']} (control)"):
-            continue
-        ratio = next((one for one in result["ratios"]
-                      if one["label"] == arm["label"] and one["metric"] == "optimizer_seconds"), None)  # fmt: skip
-        finding = {
-            "optimizer": arm["optimizer"], "import": arm["implementation"]["import"],
-            "variant": arm["implementation"]["variant"], "device": _device(result),
-            "workload": spec["workload"], "parameters": arm["parameters"], "dtype": spec["dtype"],
-            "state_bytes_per_parameter": arm["state_bytes_per_parameter"],
-            "optimizer_seconds": arm["optimizer_seconds"]["median"],
-            "peak_memory_bytes": arm["peak_memory_bytes"], "throughput": arm["throughput"],
-            "versus": None if ratio is None else ratio["versus"],
-            "ratio": None if ratio is None else ratio["ratio"], "ci95": None if ratio is None else ratio["ci95"],
-        }  # fmt: skip
-        name = f"{arm['optimizer']}@{spec['device'].split(':')[0]}"
-        keep(BENCHES, name, finding, [arm["implementation"]["package"]], date)
+        if arm["status"] == "ok" and arm["label"] in (arm["optimizer"], f"{arm['optimizer']} (control)"):
+            values = _describe_arm(result, arm)
+            finding = _make_finding(BenchmarkFinding, values, date, [arm["implementation"]["package"]])
+            name = f"{finding.optimizer}@{spec['device'].split(':')[0]}"
+            _save(BENCHMARKS, name, _StoredBenchmark(__version__, finding))
 
 
-def _device(result: Mapping[str, Any]) -> str:
-    """Return the GPU's name, or the processor's."""
-    where = result["environment"]
-    return str(where.get("device_name") or where.get("processor") or result["spec"]["device"])
+def _describe_arm(result: _Json, arm: _Json) -> dict[str, Any]:
+    """Return the fields of a benchmark finding, but for those that every finding has."""
+    spec, environment, implementation = result["spec"], result["environment"], arm["implementation"]
+    ratio: _Json = next((ratio for ratio in result["ratios"]
+                  if ratio["label"] == arm["label"] and ratio["metric"] == "optimizer_seconds"), {})  # fmt: skip
+    copied = ("optimizer", "parameters", "state_bytes_per_parameter", "peak_memory_bytes", "throughput")
+    return {
+        **{name: arm[name] for name in copied}, "import": implementation["import"],
+        "variant": implementation["variant"], "workload": spec["workload"], "dtype": spec["dtype"],
+        "device": environment.get("device_name") or environment.get("processor") or spec["device"],
+        "optimizer_seconds": arm["optimizer_seconds"]["median"],
+        **{name: ratio.get(name) for name in ("versus", "ratio", "ci95")},
+    }  # fmt: skip
+
+
+def _make_finding(kind: type[_Finding], values: _Json, date: str, packages: Iterable[str | None]) -> _Finding:
+    """Return a finding made today with the installed versions; values that it does not record are left out."""
+    return msgspec.convert({**values, "date": date, "packages": find_versions(packages)}, kind)
+
+
+def _save(folder: str, name: str, entry: Struct) -> None:
+    file = find_folder() / folder / f"{name.translate(_UNSAFE)}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, msgspec.json.encode(entry))
+
+
+def _describe_experiment(claim: Claim) -> str:
+    """Return everything that the verdict on a claim depends on."""
+    parts = [claim.experiment, claim.trials, claim.setting, claim.holds, claim.seeds]
+    return msgspec.json.encode(parts).decode()
 
 
 # -- finding again ---------------------------------------------------------------------------------------------------
 
-_NUMBER, _TEXT, _MAYBE, _LIST = (int, float), str, (str, type(None)), list
-_AMOUNT = (int, float, type(None))
-# What has to be there to be quoted: a file may have been written by hand.
-_SHAPES: Mapping[str, Mapping[str, Any]] = {
-    AUDITS: {"optimizer": _TEXT, "import": _TEXT, "verdict": _TEXT, "why": _MAYBE},
-    CLAIMS: {"id": _TEXT, "claim": _TEXT, "says": _MAYBE, "cite": _LIST, "optimizers": _LIST, "measures": _TEXT,
-             "holds": _TEXT, "supports": _LIST, "device": _TEXT, "verdict": _TEXT, "measured": _NUMBER,
-             "ci95": (list, type(None)), "text": _TEXT},
-    BENCHES: {"optimizer": _TEXT, "import": _TEXT, "workload": _TEXT, "dtype": _TEXT, "device": _TEXT,
-              "parameters": _AMOUNT, "state_bytes_per_parameter": _AMOUNT, "optimizer_seconds": _AMOUNT,
-              "peak_memory_bytes": dict, "versus": _MAYBE, "ratio": _AMOUNT, "ci95": (list, type(None))},
-}  # fmt: skip
 
-
-def found(card: Optimizer, claims: Callable[[], Mapping[str, Claim]], made: Implementation | None = None) -> Evidence:
-    """Return what was found of an optimizer here, and every claim that was refuted here.
+def find_evidence(catalog: Catalog, card: Optimizer, implementation: Implementation | None = None) -> Evidence:
+    """Return what was found of an optimizer on this machine, and every claim that was refuted here.
 
     Args:
+        catalog: The rules, for the claims as they are written now.
         card: The optimizer.
-        claims: Returns the claims as they are written now; asked only where some were tested.
-        made: Its implementation in question; None for all.
+        implementation: The implementation in question; None for all.
     """
-    implementations = [made] if made is not None else [*card.implementations, *card.not_offered]
+    implementations = [*card.implementations, *card.not_offered] if implementation is None else [implementation]
     names = [f"{card.id}@{one.path}.json".translate(_UNSAFE) for one in implementations]
-    benches = _all(BENCHES, f"{card.id}@*.json")
-    tested = decided(claims)
+    claims = find_decided_claims(catalog)
+    benchmarks = (entry.finding for entry in _read_all(BENCHMARKS, f"{card.id}@*.json", _StoredBenchmark))
     return Evidence(
-        tuple(audit for name in names for audit in _all(AUDITS, name)),
-        tuple(entry for entry in tested if entry["optimizers"][:1] == [card.id]),
-        tuple(entry for entry in benches if made is None or entry["import"] == made.path),
-        tuple(entry for entry in tested if entry["verdict"] == REFUTED),
+        audits=tuple(entry.finding for name in names for entry in _read_all(AUDITS, name, _StoredAudit)),
+        claims=tuple(claim for claim in claims if claim.optimizers[:1] == (card.id,)),
+        benchmarks=tuple(one for one in benchmarks if implementation is None or one.path == implementation.path),
+        refuted=tuple(claim for claim in claims if claim.verdict == REFUTED),
     )
 
 
-def decided(claims: Callable[[], Mapping[str, Claim]]) -> list[dict[str, Any]]:
+def find_decided_claims(catalog: Catalog) -> list[ClaimFinding]:
     """Return every claim that was confirmed or refuted here, as it is written now.
 
     Args:
-        claims: Returns the claims as they are written now; asked only where some were tested.
+        catalog: The rules, whose claims are read only where some were tested.
     """
-    tested = _all(CLAIMS, "*.json")
-    written = claims() if tested else {}
-    return [entry for entry in tested if entry["id"] in written and entry.pop("text") == _text(written[entry["id"]])]
+    return [
+        entry.finding
+        for entry in _read_all(CLAIMS, "*.json", _StoredClaim)
+        if entry.finding.id in catalog.claims
+        and entry.definition == _describe_experiment(catalog.claims[entry.finding.id])
+    ]
 
 
-def _text(claim: Claim) -> str:
-    """Return all that a verdict on a claim depends on."""
-    return json.dumps([claim.experiment, claim.trials, claim.setting, claim.holds, claim.seeds], default=str)
-
-
-def _all(kind: str, pattern: str) -> list[dict[str, Any]]:
-    """Return the findings of a kind that count here and now."""
+def _read_all(folder: str, pattern: str, kind: type[_Stored]) -> list[_Stored]:
+    """Return the entries of a folder that count with the versions that are installed now."""
     try:
-        files = sorted((folder() / kind).glob(pattern))
-    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+        files = sorted((find_folder() / folder).glob(pattern))
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         return []
-    return [finding for file in files if (finding := _read(file, kind)) is not None]
+    return [entry for file in files if (entry := _read(file, kind)) is not None]
 
 
-def _read(file: Path, kind: str) -> dict[str, Any] | None:
-    """Return a finding with its date; None where there is none, or other versions are installed now."""
+def _read(file: Path, kind: type[_Stored]) -> _Stored | None:
+    """Return a stored finding; None where it is invalid, or other versions are installed now."""
     try:
-        if not file.is_file():  # a pipe would be waited for
+        if not file.is_file():  # reading a pipe would block
             return None
-        entry = json.loads(file.read_text(encoding="utf-8"))
-        packages: dict[str, str] = entry["packages"]
-        date: str = entry["date"]
-        same = entry["optadvise"] == __version__ and all(
-            version(package) == then is not None for package, then in packages.items()
-        )
-        finding: dict[str, Any] = {**entry["finding"], "date": date, "packages": packages}
-        whole = isinstance(date, str) and all(isinstance(finding[key], kinds) for key, kinds in _SHAPES[kind].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # by another version, or by hand
+        entry = msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, RecursionError):  # by another version, or edited
         return None
-    return finding if same and whole else None
+    return entry if entry.optadvise == __version__ and _is_current(entry.finding.packages) else None
+
+
+def _is_current(packages: Versions) -> bool:
+    """Are the packages that a finding was made with installed in the same versions?"""
+    return all(version is not None and find_version(package) == version for package, version in packages.items())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
 from msgspec.structs import asdict
 
+from optadvise.core.findings import Evidence
 from optadvise.core.records import (
     Advised,
-    Evidence,
     Implementation,
     MemoryAnswer,
     MemoryEstimate,
@@ -19,7 +20,7 @@ from optadvise.core.records import (
     Situation,
     Traffic,
 )
-from optadvise.evidence.apply import deviation
+from optadvise.evidence.apply import find_deviation
 from optadvise.rulebase.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -256,10 +257,10 @@ def evidence(made: Implementation | None, found: Evidence) -> dict[str, Any]:
         found: What was found.
     """
     return {
-        "deviates": None if made is None else deviation(made, found),
-        "audits": [dict(one) for one in found.audits],
-        "claims": [dict(one) for one in found.claims],
-        "benches": [dict(one) for one in found.benches],
+        "deviates": None if made is None else to_builtins(find_deviation(made, found)),
+        "audits": to_builtins(found.audits),
+        "claims": to_builtins(found.claims),
+        "benches": to_builtins(found.benchmarks),
     }
 
 

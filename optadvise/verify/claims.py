@@ -12,8 +12,8 @@ from optadvise.benchmark import plan
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import Interval, mean_ci
 from optadvise.core.errors import InputError, RuleFileError, nearest
+from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED
 from optadvise.core.records import EXPERIMENTS, Claim, Optimizer, Trial
-from optadvise.evidence.store import CONFIRMED, REFUTED, UNDECIDED
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.worker_client import WORKER, Worker
 

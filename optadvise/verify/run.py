@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from optadvise.benchmark.environment import environment
+from optadvise.core.findings import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED
 from optadvise.core.records import Implementation, Optimizer
 from optadvise.core.version import __version__
-from optadvise.evidence.store import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.target import RESUMED_ELSEWHERE, Subject, of_card
 from optadvise.verify.worker_client import WORKER, Worker

@@ -6,15 +6,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.errors import near
-from optadvise.core.records import SHIPPED, Claim, Evidence, Implementation, Optimizer, Scheduler
+from optadvise.core.findings import REFUTED, ClaimFinding, Evidence
+from optadvise.core.records import SHIPPED, Claim, Implementation, Optimizer, Scheduler
 from optadvise.core.units import show_number
-from optadvise.evidence.apply import refutation
-from optadvise.evidence.store import REFUTED
+from optadvise.evidence.apply import describe_refutation
 from optadvise.memory import state_bytes_per_parameter
 from optadvise.render.json import evidence as evidence_data
 from optadvise.render.text import evidence
@@ -121,7 +122,7 @@ def optimizer(card: Optimizer, catalog: Catalog, buffers: float | None, found: E
         found: What was found on this machine; a sentence that rests on what was refuted is left out.
         as_json: Print JSON.
     """
-    fallen = {claim["id"] for claim in found.refuted}
+    fallen = {claim.id for claim in found.refuted}
     card = replace(
         card,
         use_when=tuple(reason for reason in card.use_when if reason.claim not in fallen),
@@ -259,7 +260,7 @@ def _elsewhere(catalog: Catalog, card: Optimizer | Scheduler) -> dict[str, Any]:
     return {"huggingface": called.get(_HUGGING_FACE), "frameworks": called}
 
 
-def rule(row: Mapping[str, Any], catalog: Catalog, tested: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def rule(row: Mapping[str, Any], catalog: Catalog, tested: Sequence[ClaimFinding], *, as_json: bool) -> None:
     """Print a rule: what, why, source, example.
 
     Args:
@@ -268,11 +269,11 @@ def rule(row: Mapping[str, Any], catalog: Catalog, tested: Sequence[Mapping[str,
         tested: Claims that it repeats and that were decided here; a reason that was refuted gives way to the figure.
         as_json: Print JSON.
     """
-    fallen = next((claim for claim in tested if claim["verdict"] == REFUTED), None)
+    fallen = next((claim for claim in tested if claim.verdict == REFUTED), None)
     if fallen is not None and "because" in row:
-        row = {**row, "because": refutation(fallen)}
+        row = {**row, "because": describe_refutation(fallen)}
     if as_json:
-        _print_json({"schema_version": 1, "kind": "rule", **row, "claims": [dict(claim) for claim in tested]})
+        _print_json({"schema_version": 1, "kind": "rule", **row, "claims": to_builtins(tested)})
         return
     with Page() as out:
         out.print(f"[bold]{row['id']}[/bold]  {row.get('name', 'otherwise')}, in table {row['table']}")

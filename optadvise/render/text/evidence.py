@@ -1,60 +1,61 @@
-"""What was found on this machine, in sentences for every kind of page."""
+"""Findings on this machine, in sentences for every kind of page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from optadvise.core.records import Evidence, Implementation
+from optadvise.core.findings import QUANTISED, REFUTED, AuditFinding, BenchmarkFinding, ClaimFinding, Evidence
+from optadvise.core.records import Implementation
 from optadvise.core.units import show_bytes, show_count
-from optadvise.evidence.apply import deviation, figure, sentence
-from optadvise.evidence.store import QUANTISED, REFUTED
+from optadvise.evidence.apply import describe_measurement, find_deviation, format_figure
 
 HEADING = "Found on this machine"
-_PEAKS = (("allocated", " at the peak"), ("process", " of the whole process"))  # what is known best first
+_PEAKS = {"allocated": " at the peak", "process": " of the whole process"}  # the most precise first
 
 
-def deviates(made: Implementation, evidence: Evidence) -> str | None:
+def deviates(implementation: Implementation, evidence: Evidence) -> str | None:
     """Return how an implementation deviates, and who says so; None where it is not known to."""
-    found = deviation(made, evidence)
-    if found is None:
+    deviation = find_deviation(implementation, evidence)
+    if deviation is None:
         return None
-    who = "as its card tells" if found["basis"] == "card" else f"as an audit here found on {found['date']}"
-    return f"deviates, {who}: {found['why']}"
+    who = "as its card tells" if deviation.basis == "card" else f"as an audit here found on {deviation.date}"
+    return f"deviates, {who}: {deviation.why}"
 
 
 def lines(evidence: Evidence) -> list[str]:
-    """Return a sentence for everything that was found."""
-    return [*map(_audit, evidence.audits), *map(_bench, evidence.benches), *map(_claim, evidence.claims)]
+    """Return a sentence for each finding."""
+    return [
+        *map(_describe_audit, evidence.audits),
+        *map(_describe_benchmark, evidence.benchmarks),
+        *map(_describe_claim, evidence.claims),
+    ]
 
 
-def _audit(audit: Mapping[str, Any]) -> str:
-    why = f": {audit['why']}" if audit["why"] else ""
-    verdict = audit["verdict"] if audit["verdict"] != QUANTISED else f"conforms {QUANTISED}"
-    return f"{audit['import']} {verdict}{why} (audit of {audit['date']})"
+def _describe_audit(audit: AuditFinding) -> str:
+    why = f": {audit.why}" if audit.why else ""
+    verdict = audit.verdict if audit.verdict != QUANTISED else f"conforms {QUANTISED}"
+    return f"{audit.path} {verdict}{why} (audit of {audit.date})"
 
 
-def _bench(bench: Mapping[str, Any]) -> str:
-    shown = []
-    if bench["ratio"] is not None:
-        ratio = figure({"measured": bench["ratio"], "ci95": bench["ci95"]})
-        shown.append(f"its step took {ratio} times {bench['versus']}'s")
-    elif bench["optimizer_seconds"] is not None:
-        shown.append(f"its step took {1e3 * bench['optimizer_seconds']:.3g} ms")
-    if bench["state_bytes_per_parameter"] is not None:
-        shown.append(f"{bench['state_bytes_per_parameter']:.2f} bytes of state per parameter")
-    peak = bench["peak_memory_bytes"]
-    held = [show_bytes(peak[name]) + words for name, words in _PEAKS if peak.get(name) is not None]
-    shown += held[:1]
-    size = "" if bench["parameters"] is None else f" of {show_count(bench['parameters'])} parameters"
+def _describe_benchmark(benchmark: BenchmarkFinding) -> str:
+    parts = []
+    if benchmark.ratio is not None:
+        parts.append(f"its step took {format_figure(benchmark.ratio, benchmark.ci95)} times {benchmark.versus}'s")
+    elif benchmark.optimizer_seconds is not None:
+        parts.append(f"its step took {1e3 * benchmark.optimizer_seconds:.3g} ms")
+    if benchmark.state_bytes_per_parameter is not None:
+        parts.append(f"{benchmark.state_bytes_per_parameter:.2f} bytes of state per parameter")
+    peaks = ((benchmark.peak_memory_bytes.get(name), words) for name, words in _PEAKS.items())
+    parts += [show_bytes(peak) + words for peak, words in peaks if peak is not None][:1]
+    size = "" if benchmark.parameters is None else f" of {show_count(benchmark.parameters)} parameters"
     return (
-        f"{', '.join(shown)}: {bench['workload']}{size}, {bench['dtype']}, {bench['device']} (bench of {bench['date']})"
+        f"{', '.join(parts)}: {benchmark.workload}{size}, {benchmark.dtype}, {benchmark.device} "
+        f"(bench of {benchmark.date})"
     )
 
 
-def _claim(claim: Mapping[str, Any]) -> str:
-    """Return a claim that was refuted with all that speaks against it, one that was confirmed with its figure alone."""
-    if claim["verdict"] != REFUTED:
-        return f"confirmed: {claim['claim']} {figure(claim)} on {claim['device']} (tested on {claim['date']})"
-    quote = f" {claim['cite'][0]} says: “{claim['says']}”" if claim["says"] else ""
-    return f"refuted: {claim['claim']} {sentence(claim)}{quote} (tested on {claim['date']})"
+def _describe_claim(claim: ClaimFinding) -> str:
+    """Return a confirmed claim with its figure; a refuted one also with the quote of its source."""
+    if claim.verdict != REFUTED:
+        figure = format_figure(claim.measured or 0.0, claim.ci95)
+        return f"confirmed: {claim.claim} {figure} on {claim.device} (tested on {claim.date})"
+    quote = f" {claim.cite[0]} says: “{claim.says}”" if claim.says else ""
+    return f"refuted: {claim.claim} {describe_measurement(claim)}{quote} (tested on {claim.date})"

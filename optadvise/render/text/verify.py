@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from optadvise.evidence.apply import figure
-from optadvise.evidence.store import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFUTED, UNDECIDED
+from optadvise.core.findings import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFUTED, UNDECIDED
+from optadvise.evidence.apply import format_figure
 from optadvise.render.text.console import Page, grid, heading, titled
 from optadvise.verify.run import percent
 
@@ -66,8 +66,12 @@ def _claim_words(claim: Mapping[str, Any]) -> str:
     """Return what was measured of a claim, and what there is to say of it."""
     if claim["measured"] is None:
         return _remarks(claim)
-    measured = f"{_capital(claim['measures'])}: {figure(claim)}{_over(claim)}, claimed {claim['holds']}."
+    measured = f"{_capital(claim['measures'])}: {_figure(claim)}{_over(claim)}, claimed {claim['holds']}."
     return f"{measured} {_remarks(claim)}"
+
+
+def _figure(claim: Mapping[str, Any]) -> str:
+    return format_figure(claim["measured"], claim["ci95"])
 
 
 def _over(claim: Mapping[str, Any]) -> str:
@@ -155,7 +159,7 @@ def claims_markdown(result: Mapping[str, Any]) -> list[str]:
     for verdict, claims in by_verdict(result["claims"]):
         lines += ["", f"## {verdict.capitalize()}", "", "| claim | measured | claimed | |", "|---|---|---|---|"]
         for claim in claims:
-            measured = "–" if claim["measured"] is None else f"{figure(claim)}{_over(claim)}"
+            measured = "–" if claim["measured"] is None else f"{_figure(claim)}{_over(claim)}"
             words = f"{_capital(claim['measures'])}. " if claim["measures"] else ""
             words += f"{_remarks(claim)} `{claim['id']}`, from {', '.join(claim['cite'])}".strip()
             cells = (claim["claim"], measured, claim["holds"] or "–", words)

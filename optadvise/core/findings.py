@@ -1,0 +1,119 @@
+"""Records of what was measured on this machine: audits, claims and benchmarks.
+
+Their JSON is part of recommendations, and what the data folder keeps. `packages` are the versions that a finding was
+made with, None for a package that was not installed; `date` is as in 2026-11-26.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from msgspec import Struct, field
+
+# Verdicts of audits, and of claims.
+CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable here"
+
+Versions: TypeAlias = Mapping[str, str | None]
+ConfidenceInterval: TypeAlias = tuple[float, float]  # low and high end at 95 %
+
+
+class AuditFinding(Struct, frozen=True, kw_only=True):
+    """How an implementation compares with a float64 reference of its paper."""
+
+    optimizer: str
+    path: str = field(name="import")
+    package: str | None
+    verdict: str
+    why: str | None
+    worst: float | None  # largest error, as a share of the steps' length; None where nothing was computed
+    date: str
+    packages: Versions
+
+
+class TestedImplementation(Struct, frozen=True, kw_only=True):
+    """An implementation that ran in an experiment."""
+
+    optimizer: str
+    path: str = field(name="import")
+    package: str | None
+    deviates: Mapping[str, Any] | None  # as its card has it
+
+
+class ClaimOutcome(Struct, frozen=True, kw_only=True):
+    """A claim and the result of its experiment."""
+
+    id: str
+    claim: str
+    says: str | None  # the words of the source
+    cite: tuple[str, ...]
+    optimizers: tuple[str, ...]  # the first is the one that the claim is about
+    experiment: str | None
+    setting: Mapping[str, Any]  # arguments of the experiment, which checks them
+    measures: str | None
+    holds: str | None  # the range of the figure if the claim is true
+    seeds: tuple[int, ...]
+    limits: str | None  # what the experiment cannot show
+    supports: tuple[str, ...]  # rules that repeat the claim as advice
+    device: str | None
+    implementations: tuple[TestedImplementation, ...]
+    seconds: float | None
+    verdict: str
+    why: str | None
+    measured: float | None
+    ci95: ConfidenceInterval | None
+    figures: tuple[float, ...]  # one for each seed
+
+
+class ClaimFinding(ClaimOutcome, frozen=True, kw_only=True):
+    """A claim that was confirmed or refuted here."""
+
+    date: str
+    packages: Versions
+
+
+class Throughput(Struct, frozen=True, kw_only=True):
+    """Work per second."""
+
+    value: float | None
+    unit: str  # as in samples/s
+    ci95: ConfidenceInterval | None
+
+
+class BenchmarkFinding(Struct, frozen=True, kw_only=True):
+    """What an optimizer cost in a benchmark."""
+
+    optimizer: str
+    path: str = field(name="import")
+    variant: str | None  # fused, foreach ...
+    device: str  # the name of the GPU or of the processor
+    workload: str
+    parameters: int | None
+    dtype: str
+    state_bytes_per_parameter: float | None
+    optimizer_seconds: float | None
+    peak_memory_bytes: Mapping[str, int | None]  # by allocated, reserved and process
+    throughput: Throughput
+    versus: str | None  # the control
+    ratio: float | None  # of the optimizer seconds to the control's
+    ci95: ConfidenceInterval | None  # of the ratio
+    date: str
+    packages: Versions
+
+
+class Evidence(Struct, frozen=True):
+    """The findings on one optimizer on this machine."""
+
+    audits: tuple[AuditFinding, ...] = ()
+    claims: tuple[ClaimFinding, ...] = ()  # about the optimizer
+    benchmarks: tuple[BenchmarkFinding, ...] = ()
+    refuted: tuple[ClaimFinding, ...] = ()  # claims about any optimizer
+
+
+class Deviation(Struct, frozen=True):
+    """How an implementation deviates from its paper, and who found that."""
+
+    basis: str  # audit, or card
+    date: str | None  # of the audit
+    why: str | None
