@@ -15,17 +15,25 @@ from typing import Any
 
 import pytest
 import torch
-from msgspec.structs import astuple
+from msgspec.structs import asdict, astuple
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from optadvise.core.errors import CannotRunHereError, InputError
-from optadvise.fake_tensors import client
-from optadvise.fake_tensors.client import FakeStep, OptimizerStep, measure
-from optadvise.fake_tensors.cuda_emulation import as_on_cuda
-from optadvise.fake_tensors.step import Stepped, _measured, step_optimizer, take_step
+from optadvise.fake_tensors.client import trace_step
+from optadvise.fake_tensors.cuda_emulation import emulate_cuda
+from optadvise.fake_tensors.records import (
+    OptimizerFigures,
+    OptimizerRequest,
+    OptimizerStep,
+    ParameterShape,
+    PeakBytes,
+    StepFigures,
+    TracedStep,
+)
+from optadvise.fake_tensors.step import SteppedModule, measure_optimizer, step_optimizer, take_step
 from optadvise.fake_tensors.tracker import KINDS, Tracker
-from optadvise.fake_tensors.worker import _explained
+from optadvise.fake_tensors.worker import explain_error
 from tests.bench import ended
 
 # What torch and the libraries warn about is theirs, and the process says none of it.
@@ -137,65 +145,65 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-def taken(function: str, precision: str = "fp32") -> Stepped:
+def taken(function: str, precision: str = "fp32") -> SteppedModule:
     """Step in this process, as on a machine without a GPU."""
-    return take_step(f"mine:{function}", precision=precision, seed=0, device="cpu", doing=lambda _: None)
+    return take_step(f"mine:{function}", precision=precision, seed=0, device="cpu", report=lambda _: None)
 
 
-def entry(path: str, **kwargs: Any) -> dict[str, Any]:
-    return {"id": path, "import": path, "kwargs": kwargs}
+def entry(path: str, **kwargs: Any) -> OptimizerRequest:
+    return OptimizerRequest(path, path, kwargs)
 
 
 def test_an_mlp_by_hand() -> None:
-    facts = taken("mlp").facts
+    figures = taken("mlp").figures
     weights = 4 * (2 * (8 * 8 + 8) + 8 * 400 + 400)
-    assert (facts["parameters"], facts["weights_bytes"], facts["gradients_bytes"]) == (weights // 4, weights, weights)
-    assert (facts["buffers_bytes"], facts["batch_bytes"], facts["samples"]) == (0, 4 * 64 * 8, 64)
+    assert (figures.parameters, figures.weights_bytes, figures.gradients_bytes) == (weights // 4, weights, weights)
+    assert (figures.buffers_bytes, figures.batch_bytes, figures.samples) == (0, 4 * 64 * 8, 64)
     # The peak is where the sigmoid's gradient is made: its output and both tanhs' are kept for the backward pass, and
     # the loss with its gradient; what a linear layer gave is not, as tanh and sigmoid need their results only.
     kept, row = 4 * 64 * 400, 4 * 64 * 8
     peak = {"weights": weights, "gradients": 0, "activations": 2 * row + kept + 8, "temporaries": kept}
-    assert facts["peak"] == {**peak, "other": row}
-    assert facts["peak_bytes"] == sum(facts["peak"].values())
-    assert facts["shapes"] == [
-        [[8, 8], "float32", True, 2], [[8], "float32", True, 2], [[400, 8], "float32", True, 1],
-        [[400], "float32", True, 1],
+    assert figures.peak == PeakBytes(**peak, other=row)
+    shapes = [(shape.shape, shape.dtype, shape.is_trained, shape.tensors) for shape in figures.shapes]
+    assert shapes == [
+        ((8, 8), "float32", True, 2), ((8,), "float32", True, 2), ((400, 8), "float32", True, 1),
+        ((400,), "float32", True, 1),
     ]  # fmt: skip
 
 
 def test_an_mlp_in_other_precisions() -> None:
-    plain, pure, mixed = (taken("mlp", precision).facts for precision in ("fp32", "bf16", "amp-bf16"))
+    plain, pure, mixed = (taken("mlp", precision).figures for precision in ("fp32", "bf16", "amp-bf16"))
     for name in ("weights_bytes", "gradients_bytes", "batch_bytes"):
-        assert pure[name] == plain[name] / 2
-        assert mixed[name] == plain[name]
-    assert pure["peak"]["activations"] == (plain["peak"]["activations"] - 8) / 2 + 4
+        assert getattr(pure, name) == getattr(plain, name) / 2
+        assert getattr(mixed, name) == getattr(plain, name)
+    assert pure.peak.activations == (plain.peak.activations - 8) / 2 + 4
     # Autocast keeps halves of what the layers give, and half copies of the batch and of the matrices but the first, as
     # the batch needs no gradient.
     copies = 2 * (64 * 8 + 8 * 8 + 8 * 400)
     kept = 2 * (64 * 400 + 2 * 64 * 8)
-    assert mixed["peak"]["activations"] == copies + kept + 8
+    assert mixed.peak.activations == copies + kept + 8
     # The sum takes halves and gives fp32, as on CUDA, so that its gradient is made half before the sigmoid's is.
-    assert mixed["peak"]["temporaries"] == 2 * (2 * 64 * 400)
-    assert taken("mlp", "amp-fp16").facts["peak"] == mixed["peak"]
+    assert mixed.peak.temporaries == 2 * (2 * 64 * 400)
+    assert taken("mlp", "amp-fp16").figures.peak == mixed.peak
 
 
 def test_a_convolution_by_hand() -> None:
-    facts = taken("conv").facts
+    figures = taken("conv").figures
     weights = 4 * ((8 * 27 + 8) + (8 + 8) + (80 + 10))
-    assert (facts["weights_bytes"], facts["gradients_bytes"]) == (weights, weights)
-    assert facts["buffers_bytes"] == 4 * (8 + 8) + 8  # mean, variance and an int64 that counts
+    assert (figures.weights_bytes, figures.gradients_bytes) == (weights, weights)
+    assert figures.buffers_bytes == 4 * (8 + 8) + 8  # mean, variance and an int64 that counts
     image = 4 * 2 * 8 * 16 * 16
     # Kept: the convolution's result for the norm, the ReLU's for itself, and a few small things.
-    assert 2 * image < facts["peak"]["activations"] < 2 * image + 1000
-    assert facts["samples"] == 2
+    assert 2 * image < figures.peak.activations < 2 * image + 1000
+    assert figures.samples == 2
 
 
 def test_frozen_weights_have_neither_gradient_nor_state() -> None:
     stepped = taken("frozen")
-    assert stepped.facts["weights_bytes"] == 4 * (8 * 16 + 16 + 16 * 4 + 4)
-    assert stepped.facts["gradients_bytes"] == 4 * (16 * 4 + 4)
-    assert stepped.facts["trainable_parameters"] == 16 * 4 + 4
-    assert _measured(entry("torch.optim.SGD", momentum=0.9), stepped, 60)["state_bytes"] == 4 * (16 * 4 + 4)
+    assert stepped.figures.weights_bytes == 4 * (8 * 16 + 16 + 16 * 4 + 4)
+    assert stepped.figures.gradients_bytes == 4 * (16 * 4 + 4)
+    assert stepped.figures.trainable_parameters == 16 * 4 + 4
+    assert measure_optimizer(entry("torch.optim.SGD", momentum=0.9), stepped, 60).state_bytes == 4 * (16 * 4 + 4)
 
 
 def real_step(function: str, precision: str) -> tuple[dict[str, int], int]:
@@ -218,10 +226,10 @@ def real_step(function: str, precision: str) -> tuple[dict[str, int], int]:
     for weight in module.parameters():
         weight.register_post_accumulate_grad_hook(lambda found: (tracker.add([found.grad], "gradients"), None)[1])
     cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp-bf16")
-    with as_on_cuda(lambda: not tracker.running), tracker:
+    with emulate_cuda(lambda: not tracker.is_running), tracker:
         for _ in range(2):
             module.zero_grad(set_to_none=True)
-            tracker.forget_peak()
+            tracker.reset_peak()
             tracker.kind = "activations"
             with cast:
                 value = loss(module, batch)
@@ -234,12 +242,12 @@ def real_step(function: str, precision: str) -> tuple[dict[str, int], int]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "amp-bf16"])
 @pytest.mark.parametrize("function", ["mlp", "conv", "decoder"])
 def test_a_fake_step_takes_what_a_real_one_takes(function: str, precision: str) -> None:
-    facts = taken(function, precision).facts
+    figures = taken(function, precision).figures
     peak, gradients = real_step(function, precision)
     # torch's fake batch norm of halves says that it keeps its mean and deviation as halves, and they are fp32.
     unlike = 2 * 8 * 2 if (function, precision) == ("conv", "amp-bf16") else 0
-    assert facts["peak"] == {**peak, "activations": peak["activations"] - unlike}
-    assert facts["gradients_bytes"] == gradients > 0
+    assert asdict(figures.peak) == {**peak, "activations": peak["activations"] - unlike}
+    assert figures.gradients_bytes == gradients > 0
 
 
 OPTIMIZERS = [
@@ -256,32 +264,32 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda e: f"{e['import']} {e['kwargs']}")
-def test_an_optimizer_takes_of_fake_tensors_what_it_takes_of_real_ones(optimizer: dict[str, Any]) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda e: f"{e.path} {e.kwargs}")
+def test_an_optimizer_takes_of_fake_tensors_what_it_takes_of_real_ones(optimizer: OptimizerRequest) -> None:
     fake = taken("wide")
-    weights = [nn.Parameter(torch.randn(shape)) for shape, *_ in fake.facts["shapes"]]
+    weights = [nn.Parameter(torch.randn(shape.shape)) for shape in fake.figures.shapes]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
-    real = Stepped({}, contextlib.nullcontext(), weights, fake.resident)
-    assert _measured(optimizer, fake, 60) == _measured(optimizer, real, 60)
+    real = SteppedModule(fake.figures, contextlib.nullcontext(), weights, fake.resident_bytes)
+    assert measure_optimizer(optimizer, fake, 60) == measure_optimizer(optimizer, real, 60)
 
 
 def test_states_and_temporaries_by_hand() -> None:
     stepped = taken("wide")
-    weights = stepped.facts["weights_bytes"]
+    weights = stepped.figures.weights_bytes
     found = {
-        name: _measured(entry(f"torch.optim.{name}", **kwargs), stepped, 60)
+        name: measure_optimizer(entry(f"torch.optim.{name}", **kwargs), stepped, 60)
         for name, kwargs in {"AdamW": {}, "SGD": {}, "RMSprop": {"foreach": False}}.items()
     }
     counters = 2 * 4  # one a tensor
-    assert found["AdamW"]["state_bytes"] == 2 * weights + counters
-    assert found["RMSprop"]["state_bytes"] == weights + counters
-    assert found["SGD"]["state_bytes"] == 0
-    assert found["AdamW"]["temporary_bytes"] == pytest.approx(weights, rel=0.01)  # by foreach, as CUDA's default
-    assert found["SGD"]["temporary_bytes"] < found["AdamW"]["temporary_bytes"]
+    assert found["AdamW"].state_bytes == 2 * weights + counters
+    assert found["RMSprop"].state_bytes == weights + counters
+    assert found["SGD"].state_bytes == 0
+    assert found["AdamW"].temporary_bytes == pytest.approx(weights, rel=0.01)  # by foreach, as CUDA's default
+    assert found["SGD"].temporary_bytes < found["AdamW"].temporary_bytes
     for figures in found.values():
-        alive = 2 * weights + stepped.facts["batch_bytes"]
-        assert figures["step_peak_bytes"] == alive + figures["state_bytes"] + figures["temporary_bytes"]
+        alive = 2 * weights + stepped.figures.batch_bytes
+        assert figures.step_peak_bytes == alive + figures.state_bytes + figures.temporary_bytes
 
 
 def test_optimizers_that_cannot_be_stepped_say_why_in_a_line() -> None:
@@ -295,27 +303,27 @@ def test_optimizers_that_cannot_be_stepped_say_why_in_a_line() -> None:
     }  # fmt: skip
     for path, reason in wanted.items():
         found = step_optimizer(entry(path), stepped, 0.5)
-        assert (found["status"], found["state_bytes"], found["step_peak_bytes"]) == ("unsupported", None, None)
-        assert found["reason"].startswith(reason)
-        assert "\n" not in found["reason"]
-    assert step_optimizer(entry("torch.optim.Muon"), taken("matrix"), 60)["status"] == "measured"
+        assert found.figures is None
+        assert str(found.reason).startswith(reason)
+        assert "\n" not in str(found.reason)
+    assert step_optimizer(entry("torch.optim.Muon"), taken("matrix"), 60).figures is not None
 
 
 @pytest.mark.parametrize("function", ["real", "loader", "moved", "drawn"])
 def test_what_users_write(function: str) -> None:
-    facts = taken(function).facts
-    assert facts["peak_bytes"] > facts["weights_bytes"] > 0
-    assert facts["gradients_bytes"] == facts["weights_bytes"]
+    figures = taken(function).figures
+    assert figures.peak.total > figures.weights_bytes > 0
+    assert figures.gradients_bytes == figures.weights_bytes
     if function == "real":
-        assert (facts["weights_bytes"], facts["buffers_bytes"], facts["batch_bytes"]) == (40, 24, 6 * 4 * 4 + 6 * 8)
+        assert (figures.weights_bytes, figures.buffers_bytes, figures.batch_bytes) == (40, 24, 6 * 4 * 4 + 6 * 8)
     if function == "moved":
-        assert {dtype for _, dtype, *_ in facts["shapes"]} == {"bfloat16"}
+        assert {shape.dtype for shape in figures.shapes} == {"bfloat16"}
 
 
 def test_nothing_is_allocated_and_nothing_stays_changed() -> None:
     before = (torch.softmax, F.dropout, F.layer_norm, nn.init.normal_, torch.Tensor.sum, torch.utils.weakref)
-    facts = taken("huge", "amp-bf16").facts
-    assert facts["weights_bytes"] == 4 * (50_000**2 + 50_000)  # 10 GB, and as much again for gradients
+    figures = taken("huge", "amp-bf16").figures
+    assert figures.weights_bytes == 4 * (50_000**2 + 50_000)  # 10 GB, and as much again for gradients
     after = (torch.softmax, F.dropout, F.layer_norm, nn.init.normal_, torch.Tensor.sum, torch.utils.weakref)
     assert all(one is other for one, other in zip(before, after, strict=True))
     assert "sum" not in vars(torch.Tensor)
@@ -334,7 +342,7 @@ def test_operations_keep_what_they_keep_on_cuda(make: Callable[[Any], Any], kept
     tracker = Tracker("cpu")
     start = torch.randn(8, 1024, requires_grad=True)
     tracker.add([start], "other")
-    with as_on_cuda(lambda: not tracker.running), tracker:
+    with emulate_cuda(lambda: not tracker.is_running), tracker:
         tracker.kind = "activations"
         result = make(start)
     assert result.grad_fn is not None
@@ -343,13 +351,13 @@ def test_operations_keep_what_they_keep_on_cuda(make: Callable[[Any], Any], kept
 
 def test_autocast_computes_in_fp32_what_it_does_on_cuda() -> None:
     x = torch.randn(4, 8, dtype=torch.bfloat16)
-    with as_on_cuda(lambda: True), torch.autocast("cpu", torch.bfloat16):
+    with emulate_cuda(lambda: True), torch.autocast("cpu", torch.bfloat16):
         for function in (F.softmax, torch.softmax):
             assert function(x, -1).dtype == torch.float32
         assert {F.layer_norm(x, (8,)).dtype, x.pow(2).dtype, (x**2).dtype, x.sum().dtype} == {torch.float32}
         assert F.cross_entropy(x, torch.zeros(4, dtype=torch.long), label_smoothing=0.0).dtype == torch.float32
         assert F.gelu(x).dtype == torch.bfloat16
-    with as_on_cuda(lambda: True):
+    with emulate_cuda(lambda: True):
         assert F.softmax(x, -1).dtype == torch.bfloat16
 
 
@@ -378,8 +386,8 @@ def test_what_is_wrong_with_the_users_function_is_one_line(spec: str, message: s
     if spec == "mine:gpu" and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(InputError) as refused:
-        take_step(spec, precision="fp32", seed=0, device="cpu", doing=lambda _: None)
-    text = _explained(spec, refused.value)
+        take_step(spec, precision="fp32", seed=0, device="cpu", report=lambda _: None)
+    text = explain_error(spec, refused.value)
     assert re.search(message, text), text
     assert text.startswith(f"--from {spec!r}: ")
     assert "\n" not in text
@@ -387,29 +395,31 @@ def test_what_is_wrong_with_the_users_function_is_one_line(spec: str, message: s
 
 def test_a_process_measures_and_keeps_what_it_had_when_it_dies() -> None:
     optimizers = [
-        {**entry("torch.optim.AdamW"), "id": "adamw"},
-        {**entry("torch.optim.Muon"), "id": "muon"},
-        {**entry("mine.Hard"), "id": "hard"},
-        {**entry("torch.optim.SGD"), "id": "sgd"},
+        OptimizerRequest("adamw", "torch.optim.AdamW", {}),
+        OptimizerRequest("muon", "torch.optim.Muon", {}),
+        OptimizerRequest("hard", "mine.Hard", {}),
+        OptimizerRequest("sgd", "torch.optim.SGD", {}),
     ]
-    found = measure("mine:mlp", "amp-bf16", optimizers, timeout=120)
-    assert (found.parameters, found.samples, found.weights_bytes) == (3744, 64, 4 * 3744)
-    assert found.peak_bytes == sum(astuple(found.peak))
-    assert found.peak.__struct_fields__ == KINDS
-    assert found.shapes[0] == client.Shape((8, 8), "float32", True, 2)
-    adamw, muon, hard, sgd = found.optimizers
-    assert (adamw.id, adamw.status, adamw.state_bytes) == ("adamw", "measured", 8 * 3744 + 6 * 4)
-    assert found.training_peak(adamw) == max(found.peak_bytes + 8 * 3744 + 24, adamw.step_peak_bytes or 0)
-    assert (muon.status, found.training_peak(muon)) == ("unsupported", None)
-    for one in (hard, sgd):
-        assert one.status == "unsupported"
-        assert str(one.reason).startswith("stepping hard: the process was killed by SIGKILL")
+    traced = trace_step("mine:mlp", "amp-bf16", optimizers, timeout=120)
+    figures = traced.figures
+    assert (figures.parameters, figures.samples, figures.weights_bytes) == (3744, 64, 4 * 3744)
+    assert figures.peak.total == sum(astuple(figures.peak))
+    assert figures.peak.__struct_fields__ == KINDS
+    assert figures.shapes[0] == ParameterShape((8, 8), "float32", True, 2)
+    adamw, muon, hard, sgd = traced.optimizers
+    assert adamw.figures is not None
+    assert (adamw.id, adamw.figures.state_bytes) == ("adamw", 8 * 3744 + 6 * 4)
+    assert traced.training_peak(adamw) == max(figures.peak.total + 8 * 3744 + 24, adamw.figures.step_peak_bytes)
+    assert (muon.figures, traced.training_peak(muon)) == (None, None)
+    for step in (hard, sgd):
+        assert step.figures is None
+        assert str(step.reason).startswith("stepping hard: the process was killed by SIGKILL")
 
 
 def test_a_function_that_never_ends_is_ended() -> None:
     begin = time.monotonic()
     with pytest.raises(InputError, match=r"^--from 'mine:forever': .*no end within 3 s; raise --timeout$"):
-        measure("mine:forever", "fp32", [], timeout=3)
+        trace_step("mine:forever", "fp32", [], timeout=3)
     assert time.monotonic() - begin < 10
 
 
@@ -419,7 +429,7 @@ def test_a_function_that_never_ends_is_ended() -> None:
 )
 def test_a_function_that_ends_the_process(function: str, ending: str) -> None:
     with pytest.raises(CannotRunHereError, match=f"^--from 'mine:{function}': calling it: {ending}"):
-        measure(f"mine:{function}", "fp32", [], timeout=120)
+        trace_step(f"mine:{function}", "fp32", [], timeout=120)
 
 
 def python(code: str) -> Sequence[str]:
@@ -430,25 +440,25 @@ def python(code: str) -> Sequence[str]:
     ("code", "error", "message"),
     [
         ("import sys; sys.modules['torch'] = None; from optadvise.fake_tensors.worker import main; main()",
-         CannotRunHereError, r"torch cannot be imported \(.*\); pip install torch"),
-        ("""print('{"doing": "calling it"}', flush=True); import time; time.sleep(60)""",
+         CannotRunHereError, "importing torch: the process ended with exit code 1: ModuleNotFoundError: .*torch"),
+        ("""print('{"answer": "activity", "text": "calling it"}', flush=True); import time; time.sleep(60)""",
          InputError, "calling it: no end within 1 s; raise --timeout"),
-        ("print('hello')", CannotRunHereError, "answered with garbage: b'hello"),
-        ("""print('{"step": {}}')""", CannotRunHereError, "answered with garbage"),
+        ("print('hello')", CannotRunHereError, "answered with garbage: 'hello"),
+        ("""print('{"answer": "step"}')""", CannotRunHereError, "answered with garbage"),
         ("import sys; sys.exit('last words')", CannotRunHereError, "ended with exit code 1: last words"),
         ("import os; os.abort()", CannotRunHereError, "killed by SIGABRT"),
     ],
 )  # fmt: skip
 def test_faults_of_the_process(code: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        measure(
+        trace_step(
             "mine:mlp", "fp32", [entry("torch.optim.SGD")], timeout=20 if "torch" in code else 1, command=python(code)
         )
 
 
 def test_a_command_that_is_not_there() -> None:
     with pytest.raises(CannotRunHereError, match="cannot be started"):
-        measure("mine:mlp", "fp32", [], timeout=5, command=("/no/such/program",))
+        trace_step("mine:mlp", "fp32", [], timeout=5, command=("/no/such/program",))
 
 
 @pytest.fixture
@@ -456,8 +466,8 @@ def waiting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
     """A measurement in a process of its own, which waits for processes that never answer; and their ids."""
     sleeper = "import os, subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); "
     sleeper += "open('ids.tmp', 'w').write(f'{os.getpid()} {p.pid}'); os.rename('ids.tmp', 'ids'); time.sleep(60)"
-    code = "import sys; from optadvise.fake_tensors.client import measure; "
-    code += f"measure('m:f', 'fp32', [], timeout=60, command=(sys.executable, '-c', {sleeper!r}))"
+    code = "import sys; from optadvise.fake_tensors.client import trace_step; "
+    code += f"trace_step('m:f', 'fp32', [], timeout=60, command=(sys.executable, '-c', {sleeper!r}))"
     parent = subprocess.Popen(python(code), cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         for _ in range(200):
@@ -479,8 +489,11 @@ def test_an_interruption_leaves_no_process(waiting: tuple[subprocess.Popen[bytes
 
 
 def test_training_takes_the_larger_of_its_two_peaks() -> None:
-    peak = client.Peak(100, 100, 700, 0, 100)
-    step = FakeStep("cpu", 25, 25, 100, 0, 100, 100, sum(astuple(peak)), peak, 1, (), 0.1, ())
-    assert step.training_peak(OptimizerStep("a", "measured", None, 10, 900, 5)) == 1010
-    assert step.training_peak(OptimizerStep("a", "measured", None, 10, 2000, 5)) == 2000
-    assert step.training_peak(OptimizerStep("a", "unsupported", "why", None, None, None)) is None
+    figures = StepFigures(
+        device="cpu", parameters=25, trainable_parameters=25, weights_bytes=100, buffers_bytes=0, batch_bytes=100,
+        gradients_bytes=100, peak=PeakBytes(100, 100, 700, 0, 100), samples=1, shapes=(), seconds=0.1,
+    )  # fmt: skip
+    step = TracedStep(figures, ())
+    assert step.training_peak(OptimizerStep("a", OptimizerFigures(10, 900, 5))) == 1010
+    assert step.training_peak(OptimizerStep("a", OptimizerFigures(10, 2000, 5))) == 2000
+    assert step.training_peak(OptimizerStep("a", None, "why")) is None

@@ -11,8 +11,9 @@ import jsonschema
 import pytest
 
 from optadvise.advice.advisor import Advisor
-from optadvise.fake_tensors.client import FakeStep, measure
-from optadvise.fake_tensors.estimate import requests
+from optadvise.fake_tensors.client import trace_step
+from optadvise.fake_tensors.estimate import request_optimizers
+from optadvise.fake_tensors.records import TracedStep
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.test_estimate import SCHEMA
@@ -39,35 +40,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def steps(folder: Path) -> dict[str, FakeStep]:
+def steps(folder: Path) -> dict[str, TracedStep]:
     advisor = Advisor(load())
-    asked = list(requests(advisor, advisor.catalog.optimizer_ids, fused=False))
+    asked = list(request_optimizers(advisor, advisor.catalog.optimizer_ids, fused=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return {
-            precision: measure("own_module:squares", precision, asked, timeout=300) for precision in ("fp32", "bf16")
+            precision: trace_step("own_module:squares", precision, asked, timeout=300) for precision in ("fp32", "bf16")
         }
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", load().optimizer_ids)
 def test_cards_keep_and_copy_what_the_implementation_does(
-    steps: dict[str, FakeStep], name: str, precision: str
+    steps: dict[str, TracedStep], name: str, precision: str
 ) -> None:
     advisor = Advisor(load())
     step = next(entry for entry in steps[precision].optimizers if entry.id == name)
-    if step.status != "measured":
+    if step.figures is None:
         pytest.skip(f"fake tensors cannot step it: {step.reason}")
-    assert step.state_bytes is not None
-    assert step.temporary_bytes is not None
     card = advisor.state_per_parameter(name, advisor.situation({"precision": precision}))
     shared = 64 * 1024  # quantisation maps and counters
-    assert abs(step.state_bytes - card * PARAMETERS) <= shared + 0.01 * PARAMETERS
+    assert abs(step.figures.state_bytes - card * PARAMETERS) <= shared + 0.01 * PARAMETERS
     made = advisor.catalog.optimizer(name).implementations[0]
     item = 2 if precision == "bf16" else 4
     copies = (made.scratch_all * PARAMETERS + made.scratch_largest * SQUARE * SQUARE) * item
     # Within a copy of one tensor: what libraries compute in 32 bits beside 16-bit weights is that much more.
-    assert abs(step.temporary_bytes - copies) <= 4 * SQUARE * SQUARE * (4 if precision == "bf16" else 1)
+    assert abs(step.figures.temporary_bytes - copies) <= 4 * SQUARE * SQUARE * (4 if precision == "bf16" else 1)
 
 
 def test_the_answer_is_measured_and_the_rest_is_by_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,9 +80,9 @@ def estimate(
     advisor = rule_folders.advisor(rules)
     stated = inputs.read(advisor.catalog, typed)
     if from_ is not None:
-        from optadvise.fake_tensors.estimate import answer as traced
+        from optadvise.fake_tensors.estimate import estimate_module
 
-        answer = traced(advisor, from_, stated, seconds)
+        answer = estimate_module(advisor, from_, stated, seconds)
     else:
         situation = advisor.situation(stated)
         inputs.need_size(situation)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 
-import msgspec
+from msgspec import Struct
 
 from optadvise.core import hardware
 from optadvise.core.errors import CannotRunHereError
@@ -27,7 +27,7 @@ _OPTIONAL_PACKAGES = ("matplotlib",)  # beside those of the optimizers
 _CUDA_BUILD = "a CUDA build of torch is at https://pytorch.org/get-started"
 
 
-class Machine(msgspec.Struct, frozen=True):
+class Machine(Struct, frozen=True):
     """What decides whether an optimizer runs on this machine."""
 
     torch_error: str | None

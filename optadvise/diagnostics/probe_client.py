@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, module_command
 from optadvise.diagnostics.records import ImportResult, ProbeAnswer, ProbeRequest, ProbeResult, TorchFacts
@@ -34,7 +34,7 @@ def probe_imports(
         facts = next((answer for answer in answers if isinstance(answer, TorchFacts)), None)
         torch = torch or facts or TorchFacts(imports=False, error=end)
         if not torch.imports:
-            return ProbeResult(msgspec.structs.replace(torch, error=_explain_torch_error(torch.error or "")), {})
+            return ProbeResult(replace(torch, error=_explain_torch_error(torch.error or "")), {})
         errors.update((answer.path, answer.error) for answer in answers if isinstance(answer, ImportResult))
         remaining = [path for path in remaining if path not in errors]
         if remaining:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import msgspec
+from msgspec import Struct
 
 from optadvise.core.version import __version__
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
-class ProbeRequest(msgspec.Struct, frozen=True):
+class ProbeRequest(Struct, frozen=True):
     """Import paths of classes to try, after torch."""
 
     paths: tuple[str, ...]
 
 
-class TorchDevice(msgspec.Struct, frozen=True, kw_only=True):
+class TorchDevice(Struct, frozen=True, kw_only=True):
     """A device that torch lists."""
 
     device: str  # torch's name: cuda:0
@@ -29,7 +29,7 @@ class TorchDevice(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str | None = None  # why torch cannot compute on it; None if it can
 
 
-class TorchFacts(msgspec.Struct, frozen=True, kw_only=True, tag_field="answer", tag="torch"):
+class TorchFacts(Struct, frozen=True, kw_only=True, tag_field="answer", tag="torch"):
     """The properties of the installed torch; only `error` if it cannot be imported."""
 
     imports: bool
@@ -41,7 +41,7 @@ class TorchFacts(msgspec.Struct, frozen=True, kw_only=True, tag_field="answer", 
     why_no_cuda: str | None = None  # None if there is a CUDA device
 
 
-class ImportResult(msgspec.Struct, frozen=True, tag_field="answer", tag="import"):
+class ImportResult(Struct, frozen=True, tag_field="answer", tag="import"):
     """Result of importing one class."""
 
     path: str
@@ -51,7 +51,7 @@ class ImportResult(msgspec.Struct, frozen=True, tag_field="answer", tag="import"
 ProbeAnswer: TypeAlias = TorchFacts | ImportResult
 
 
-class ProbeResult(msgspec.Struct, frozen=True):
+class ProbeResult(Struct, frozen=True):
     """The answers of all probes."""
 
     torch: TorchFacts
@@ -61,7 +61,7 @@ class ProbeResult(msgspec.Struct, frozen=True):
 # -- report -----------------------------------------------------------------------------------------------------------
 
 
-class TorchReport(msgspec.Struct, frozen=True):
+class TorchReport(Struct, frozen=True):
     """The properties of the installed torch that the report prints."""
 
     imports: bool
@@ -71,7 +71,7 @@ class TorchReport(msgspec.Struct, frozen=True):
     why_no_cuda: str | None
 
 
-class Device(msgspec.Struct, frozen=True, kw_only=True):
+class Device(Struct, frozen=True, kw_only=True):
     """The CPU, or a GPU that torch or the driver lists."""
 
     device: str | None  # torch's name; None if torch does not list it
@@ -85,7 +85,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str | None
 
 
-class OptimizerSupport(msgspec.Struct, frozen=True):
+class OptimizerSupport(Struct, frozen=True):
     """Whether an optimizer of the catalogue runs on this machine."""
 
     id: str
@@ -95,7 +95,7 @@ class OptimizerSupport(msgspec.Struct, frozen=True):
     note: str | None  # why it is not the first choice
 
 
-class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
+class DoctorReport(Struct, frozen=True, kw_only=True):
     """The JSON of `optadvise doctor`."""
 
     schema_version: int = 1

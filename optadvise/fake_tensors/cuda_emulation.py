@@ -1,6 +1,6 @@
-"""Makes operations on the CPU keep the bytes that the same operations keep on CUDA. Imports torch.
+"""Make operations on the CPU keep the bytes that the same operations keep on CUDA. Imports torch.
 
-For fake tensors where there is no GPU: only shapes and types are right in here, not values.
+For fake tensors without a GPU: only shapes and types are right, not values.
 """
 
 from __future__ import annotations
@@ -15,94 +15,58 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, as everyone calls it
 from torch.optim import optimizer as optimizers
 
-Active = Callable[[], bool]
+IsActive = Callable[[], bool]
 # What autocast computes in fp32 on CUDA and not, or not always, on the CPU: torch's documentation of torch.amp.
 _FP32 = [
-    "__pow__",
-    "__rpow__",
-    "__rtruediv__",
-    "acos",
-    "asin",
-    "binary_cross_entropy_with_logits",
-    "cdist",
-    "cosh",
-    "cosine_embedding_loss",
-    "cosine_similarity",
-    "dist",
-    "erfinv",
-    "exp",
-    "expm1",
-    "group_norm",
-    "hinge_embedding_loss",
-    "huber_loss",
-    "kl_div",
-    "l1_loss",
-    "layer_norm",
-    "log",
-    "log10",
-    "log1p",
-    "log2",
-    "logsumexp",
-    "margin_ranking_loss",
-    "mse_loss",
-    "multi_margin_loss",
-    "multilabel_margin_loss",
-    "nll_loss",
-    "pdist",
-    "poisson_nll_loss",
-    "pow",
-    "reciprocal",
-    "renorm",
-    "rsqrt",
-    "sinh",
-    "smooth_l1_loss",
-    "soft_margin_loss",
-    "softplus",
-    "tan",
-    "triplet_margin_loss",
-]
+    "__pow__", "__rpow__", "__rtruediv__", "acos", "asin", "binary_cross_entropy_with_logits", "cdist", "cosh",
+    "cosine_embedding_loss", "cosine_similarity", "dist", "erfinv", "exp", "expm1", "group_norm",
+    "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "layer_norm", "log", "log10", "log1p", "log2",
+    "logsumexp", "margin_ranking_loss", "mse_loss", "multi_margin_loss", "multilabel_margin_loss", "nll_loss",
+    "pdist", "poisson_nll_loss", "pow", "reciprocal", "renorm", "rsqrt", "sinh", "smooth_l1_loss",
+    "soft_margin_loss", "softplus", "tan", "triplet_margin_loss",
+]  # fmt: skip
 # These take the wanted type as an argument, and then make no copy of what they read.
 _FP32_BY_ARGUMENT = ["cumprod", "cumsum", "log_softmax", "norm", "prod", "softmax", "softmin", "sum"]
 _HALF = (torch.bfloat16, torch.float16)
 
 
 @contextlib.contextmanager
-def as_on_cuda(active: Active) -> Iterator[None]:
-    """Replace what torch does differently on the CPU, for as long as the context lasts.
+def emulate_cuda(is_active: IsActive) -> Iterator[None]:
+    """Replace the functions of torch that differ on the CPU, while the context lasts.
 
     Args:
-        active: Tells whether it is the user's code that calls; torch's own, within an operation, is left alone.
+        is_active: Returns whether the user's code calls; calls by torch itself, within an operation, are unchanged.
     """
     with contextlib.ExitStack() as stack:
-        swap = functools.partial(_swap, stack)
+        replace = functools.partial(_replace, stack)
         for owner in (torch, F, Tensor):
             for name in _FP32:
-                swap(owner, name, lambda f: _in_fp32(f, active))
+                replace(owner, name, lambda f: _in_fp32(f, is_active))
             for name in _FP32_BY_ARGUMENT:
-                swap(owner, name, lambda f: _to_fp32(f, active))
+                replace(owner, name, lambda f: _to_fp32(f, is_active))
         for owner in (torch, F):
-            swap(owner, "dropout", _dropout)
+            replace(owner, "dropout", _dropout)
             if _has_fused_rms_norm():
-                swap(owner, "rms_norm", lambda f: _rms_norm(f, active))
-        swap(F, "cross_entropy", lambda f: _cross_entropy(f, active))
-        swap(F, "scaled_dot_product_attention", _attention)
+                replace(owner, "rms_norm", lambda f: _rms_norm(f, is_active))
+        replace(F, "cross_entropy", lambda f: _cross_entropy(f, is_active))
+        replace(F, "scaled_dot_product_attention", _attention)
         yield
 
 
-def _swap(stack: contextlib.ExitStack, owner: Any, name: str, change: Callable[[Any], Any]) -> None:
+def _replace(stack: contextlib.ExitStack, owner: Any, name: str, change: Callable[[Any], Any]) -> None:
     if hasattr(owner, name):
-        own = name in vars(owner)  # what Tensor inherits must be deleted again, not copied into it
-        before = getattr(owner, name)
-        setattr(owner, name, functools.wraps(before)(change(before)))
-        stack.callback(setattr, owner, name, before) if own else stack.callback(delattr, owner, name)
+        is_inherited = name not in vars(owner)  # then it must be deleted again, not copied into the owner
+        original = getattr(owner, name)
+        setattr(owner, name, functools.wraps(original)(change(original)))
+        stack.callback(delattr, owner, name) if is_inherited else stack.callback(setattr, owner, name, original)
 
 
-def _in_fp32(function: Any, active: Active) -> Any:
+def _in_fp32(function: Any, is_active: IsActive) -> Any:
     def change(value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not (torch.is_autocast_enabled("cpu") and active()):
+        if not (torch.is_autocast_enabled("cpu") and is_active()):
             return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             return function(*map(change, args), **{key: change(value) for key, value in kwargs.items()})
@@ -110,23 +74,24 @@ def _in_fp32(function: Any, active: Active) -> Any:
     return wrapped
 
 
-def _to_fp32(function: Any, active: Active) -> Any:
+def _to_fp32(function: Any, is_active: IsActive) -> Any:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         first = args[0] if args else kwargs.get("input")
-        said = "dtype" in kwargs or any(isinstance(value, torch.dtype) for value in args)
-        if torch.is_autocast_enabled("cpu") and active() and not said and getattr(first, "dtype", None) in _HALF:
+        has_dtype = "dtype" in kwargs or any(isinstance(value, torch.dtype) for value in args)
+        is_half = getattr(first, "dtype", None) in _HALF
+        if torch.is_autocast_enabled("cpu") and is_active() and not has_dtype and is_half:
             kwargs["dtype"] = torch.float32
         return function(*args, **kwargs)
 
     return wrapped
 
 
-def _cross_entropy(function: Any, active: Active) -> Any:
-    """CUDA's autocast keeps the logarithms in half precision and in fp32, the CPU's in fp32 alone."""
+def _cross_entropy(function: Any, is_active: IsActive) -> Any:
+    """Keep the logarithms in half precision and in fp32, as CUDA's autocast does; the CPU's keeps them in fp32."""
 
     def cross_entropy(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Any:
         plain = not args and not target.is_floating_point() and not kwargs.get("label_smoothing")
-        if not (plain and input.dtype in _HALF and torch.is_autocast_enabled("cpu") and active()):
+        if not (plain and input.dtype in _HALF and torch.is_autocast_enabled("cpu") and is_active()):
             return function(input, target, *args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             kwargs.pop("label_smoothing", None)
@@ -137,7 +102,7 @@ def _cross_entropy(function: Any, active: Active) -> Any:
 
 
 def _dropout(function: Any) -> Any:
-    """CUDA keeps a mask of one byte an element, the CPU one in the input's type."""
+    """Keep a mask of one byte an element, as CUDA does; the CPU's has the input's type."""
 
     def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         if training and 0 < p < 1 and not inplace and input.numel():
@@ -159,13 +124,14 @@ def _attention(function: Any) -> Any:
 
 
 def _has_fused_rms_norm() -> bool:
-    found = getattr(torch.ops.aten, "_fused_rms_norm", None)  # an earlier one, for Apple's devices, returned one tensor
-    return found is not None and len(found.default._schema.returns) == 2
+    operation = getattr(torch.ops.aten, "_fused_rms_norm", None)
+    # An earlier one, for Apple's devices, returned one tensor.
+    return operation is not None and len(operation.default._schema.returns) == 2
 
 
-def _rms_norm(function: Any, active: Active) -> Any:
+def _rms_norm(function: Any, is_active: IsActive) -> Any:
     def rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
-        if not active():
+        if not is_active():
             return function(input, normalized_shape, weight, eps)
         return _RmsNorm.apply(input, weight, len(normalized_shape))
 
@@ -173,7 +139,7 @@ def _rms_norm(function: Any, active: Active) -> Any:
 
 
 class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
-    """CUDA keeps the input and one number a row; the CPU several tensors of the input's size."""
+    """Keep the input and one number a row, as CUDA does; the CPU keeps several tensors of the input's size."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor | None, dimensions: int) -> Tensor:
@@ -188,8 +154,8 @@ class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def foreach_as_on_cuda(kind: type[Tensor]) -> Iterator[None]:
-    """Let torch's optimizers choose between their implementations for a kind of tensor on the CPU as for CUDA's."""
+def emulate_foreach(kind: type[Tensor]) -> Iterator[None]:
+    """Make torch's optimizers choose their implementation for a kind of tensor on the CPU as they do for CUDA's."""
     devices, kinds = optimizers._get_foreach_kernels_supported_devices, optimizers._foreach_supported_types
     optimizers._get_foreach_kernels_supported_devices = lambda: [*devices(), "cpu"]
     # Not added to the list itself, by which other libraries decide whether to start a kernel of their own.

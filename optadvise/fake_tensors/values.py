@@ -1,4 +1,4 @@
-"""Lets code that was not written for fake tensors run on them. Imports torch."""
+"""Run code that was not written for fake tensors on them. Imports torch."""
 
 from __future__ import annotations
 
@@ -14,49 +14,54 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Elements of a tensor whose values are kept: enough for a network's drop rates, one a layer.
-_KEPT = 1024
+_MAX_ELEMENTS = 1024
 _aten = torch.ops.aten
-_COUNTED = {_aten.arange.default, _aten.arange.start, _aten.arange.start_step, _aten.linspace.default}
+_RANGES = {_aten.arange.default, _aten.arange.start, _aten.arange.start_step, _aten.linspace.default}
 
 
 @contextlib.contextmanager
-def tolerant() -> Iterator[None]:
-    """Let networks be made and moved under fake tensors, for as long as the context lasts."""
+def allow_fake_modules() -> Iterator[None]:
+    """Patch torch so that networks can be built and moved under fake tensors, while the context lasts."""
     with contextlib.ExitStack() as stack:
 
-        def replace(owner: Any, name: str, value: Any) -> None:
+        def patch(owner: Any, name: str, value: Any) -> None:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
 
-        # Some draw until the values suit them, and none changes what a weight takes.
+        # Some draw until the values suit them, and none changes the bytes of a weight.
         for name, value in list(vars(nn.init).items()):
             if name.endswith("_") and not name.startswith("_") and callable(value):
-                replace(nn.init, name, _as_it_is)
-        # `module.to()` swaps tensors, and refuses those that anything refers to weakly, as fake mode does to many.
-        replace(torch.utils, "weakref", types.SimpleNamespace(getweakrefs=lambda _: ()))
-        replace(fake_tensor, "CONSTANT_NUMEL_LIMIT", _KEPT)
+                patch(nn.init, name, _return_tensor)
+        # `module.to()` swaps tensors, and rejects those with weak references, which fake mode holds to many.
+        patch(torch.utils, "weakref", types.SimpleNamespace(getweakrefs=lambda _: ()))
+        patch(fake_tensor, "CONSTANT_NUMEL_LIMIT", _MAX_ELEMENTS)
         yield
 
 
-def _as_it_is(tensor: Any, *_: Any, **__: Any) -> Any:
+def _return_tensor(tensor: Any, *_: Any, **__: Any) -> Any:
     return tensor
 
 
-class Values(TorchDispatchMode):  # type: ignore[misc]
-    """Keeps the values of what is counted out, such as `linspace(0, 0.1, layers)`; may guess those that are read back.
+class KeptValues(TorchDispatchMode):  # type: ignore[misc]
+    """Keep the values of ranges such as `linspace(0, 0.1, layers)`; optionally guess values that are read back.
 
-    A norm or a step size that an optimizer goes on to compute with changes no shape: it is told 1, or no. What would
-    change one, such as an index, still raises.
+    A norm or a step size that an optimizer computes with changes no shape: it reads 1, or False. Reading a value that
+    would change a shape, such as an index, still raises.
     """
 
     def __init__(self, mode: FakeTensorMode, *, guess: bool = False) -> None:
-        """Keep what the handler needs."""
+        """Keep the fake mode.
+
+        Args:
+            mode: The mode under which operations run.
+            guess: Return 1 or False where a value is read back, instead of raising.
+        """
         super().__init__()
         self._mode = mode
         self._guess = guess
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, with values where there are any."""
+        """Run an operation, with its values if it creates a range."""
         try:
             result = func(*args, **kwargs or {})
         except DataDependentOutputException:
@@ -64,7 +69,7 @@ class Values(TorchDispatchMode):  # type: ignore[misc]
                 raise
             dtype = args[0].dtype
             return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
-        if func in _COUNTED and isinstance(result, FakeTensor) and result.numel() <= _KEPT:
+        if func in _RANGES and isinstance(result, FakeTensor) and result.numel() <= _MAX_ELEMENTS:
             with fake_tensor.unset_fake_temporarily():
                 real = func(*args, **kwargs or {})
             return self._mode.fake_tensor_converter.from_real_tensor(self._mode, real, make_constant=True)
