@@ -92,7 +92,7 @@ rules:
     assert advisor.recommend(advisor.situation(answers)).optimizer.id == "sgd-turbo"
     advice = advisor.recommend(advisor.situation({**answers, "batch_size": 512}))
     assert advice.optimizer.id == "sgd-momentum"
-    assert ({"batch_size": "> 1000"}, "sgd-turbo") in [(dict(f.change), f.optimizer) for f in advice.flips]
+    assert ({"batch_size": "> 1000"}, "sgd-turbo") in [(dict(f.change), f.optimizer) for f in advice.sensitivities]
 
 
 BROKEN = [

@@ -69,7 +69,9 @@ def test_flips_are_what_trying_every_value_of_every_fact_finds(advisor: Advisor,
     for said in situations(advisor, seed):
         situation = advisor.situation(said)
         advice = advisor.recommend(situation)
-        told = {(name, flip.optimizer) for flip in advice.flips for name in flip.change if name in advisor.deciding}
+        told = {
+            (name, flip.optimizer) for flip in advice.sensitivities for name in flip.change if name in advisor.deciding
+        }
         found: set[tuple[str, str]] = set()
         for name in changeable(advisor, situation):
             words = advisor.axes[name].words is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optadvise.advice.advisor import Advisor
 from optadvise.advice.sensitivity import _SOLVED
 from optadvise.core.errors import InputError
-from optadvise.core.records import Advised, Situation
+from optadvise.core.records import AdvisedHyperparameter, Situation
 from optadvise.core.units import parse_bytes, parse_count
 from optadvise.render.json import recommendation_data
 from optadvise.rulebase.catalog import load
@@ -49,7 +49,7 @@ def _complete(answers: dict[str, Any]) -> Situation | None:
         return None
 
 
-def _inside(number: Advised) -> bool:
+def _inside(number: AdvisedHyperparameter) -> bool:
     if not isinstance(number.value, (int, float)) or number.low is None or number.high is None:
         return True
     return number.low <= number.value <= number.high
@@ -72,7 +72,7 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
     assert all(_inside(number) for number in advice.hyperparameters), advice.hyperparameters
     assert set(situation.assumed).isdisjoint(stated)
     cites = {c for t in advice.trace for c in t.cite} | {c for w in advice.warnings for c in w.cite}
-    cites |= {c for n in advice.hyperparameters for e in n.ledger for c in e.cite}
+    cites |= {c for n in advice.hyperparameters for e in n.derivation for c in e.cite}
     assert cites <= set(ADVISOR.catalog.sources)
     assert advice.optimizer.id not in {a.id for a in advice.alternatives}
     memory = advice.memory
@@ -93,7 +93,7 @@ def test_a_flip_is_true_when_it_is_followed(answers: dict[str, Any]) -> None:
     with contextlib.suppress(InputError):
         situation = ADVISOR.situation(answers)
         advice = ADVISOR.recommend(situation)
-        for flip in advice.flips:
+        for flip in advice.sensitivities:
             ((name, change),) = flip.change.items()
             assert flip.optimizer != advice.optimizer.id
             reached = [

@@ -16,12 +16,12 @@ from optadvise.advice.sensitivity import FlipFinder, stretches
 from optadvise.core import schedules
 from optadvise.core.records import (
     AGREES,
-    Advised,
+    AdviceWarning,
+    AdvisedHyperparameter,
     Alternative,
-    Band,
-    Caution,
+    HyperparameterStep,
     Implementation,
-    LedgerEntry,
+    MaxModelSize,
     MemoryAnswer,
     MemoryEstimate,
     Optimizer,
@@ -171,14 +171,14 @@ class Advisor:
             hyperparameters=tuple(numbers.values()),
             schedule=_schedule_advice(scheduler, scheduled, situation, numbers),
             memory=estimate,
-            bands=tuple(self._bands(situation, optimizer, choice)),
+            max_model_sizes=tuple(self._bands(situation, optimizer, choice)),
             alternatives=tuple(self._alternatives(situation, optimizer, choice)),
             warnings=tuple(
-                Caution(rule.id, rule.then["level"], rule.then["text"], rule.cite, rule.layer)
+                AdviceWarning(rule.id, rule.then["level"], rule.then["text"], rule.cite, rule.layer)
                 for rule in self.tables["warn"].matching(cells)
             ),
             trace=tuple(trace),
-            flips=() if situation.optimizer else self._flips.find(asked, cells, optimizer.id),
+            sensitivities=() if situation.optimizer else self._flips.find(asked, cells, optimizer.id),
             fingerprint=self.catalog.fingerprint,
             layers=self.catalog.layers,
         )
@@ -358,7 +358,7 @@ class Advisor:
 
     def _numbers(
         self, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
-    ) -> dict[str, Advised]:
+    ) -> dict[str, AdvisedHyperparameter]:
         facts = {name: getattr(situation, name) for name in self._followed}
         drafts = {}
         for h in optimizer.hyperparameters:
@@ -368,7 +368,7 @@ class Advisor:
                 drafts[h.name] = set_by(table.winner(cells), h.name, facts)
             else:
                 default, why = f"set {written(h.default)}", f"default of {optimizer.name}"
-                entry = LedgerEntry(default, h.default, optimizer.id, why, optimizer.cite, optimizer.layer)
+                entry = HyperparameterStep(default, h.default, optimizer.id, why, optimizer.cite, optimizer.layer)
                 drafts[h.name] = Draft(h.name, h.default, h.low, h.high, entry)
         for name, table_name in _RUN_TABLES.items():
             if self.reads(table_name, optimizer, scheduler):
@@ -416,7 +416,7 @@ class Advisor:
             state, fits = (None, None) if other is None else (other.optimizer, other.fits)
             yield Alternative(name, because, state, each, fits)
 
-    def _bands(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterator[Band]:
+    def _bands(self, situation: Situation, chosen: Optimizer, choice: Rule) -> Iterator[MaxModelSize]:
         if situation.params is not None or situation.vram_bytes is None:
             return
         names = [chosen.id, *(name for name, _ in self._others(situation, chosen, choice))]
@@ -455,14 +455,17 @@ def _trace(rule: Rule) -> TraceEntry:
 
 
 def _constructor(
-    implementation: Implementation, optimizer: Optimizer, numbers: Mapping[str, Advised], shard: str | None
+    implementation: Implementation,
+    optimizer: Optimizer,
+    numbers: Mapping[str, AdvisedHyperparameter],
+    shard: str | None,
 ) -> dict[str, Value]:
     kwargs = {implementation.arguments.get(h.name, h.name): numbers[h.name].value for h in optimizer.hyperparameters}
     return {**kwargs, **implementation.kwargs, **implementation.on_shard.get(shard or "", {})}
 
 
 def _schedule_advice(
-    scheduler: Scheduler, rule: Rule, situation: Situation, numbers: Mapping[str, Advised]
+    scheduler: Scheduler, rule: Rule, situation: Situation, numbers: Mapping[str, AdvisedHyperparameter]
 ) -> ScheduleAdvice:
     fraction = numbers["warmup_fraction"].value if "warmup_fraction" in numbers else 0.0
     peak = numbers["lr"].value

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from optadvise.core.records import Flip, Situation
+from optadvise.core.records import Sensitivity, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory import INPUTS
 from optadvise.rulebase.defaults import Completer
@@ -74,7 +74,7 @@ class FlipFinder:
     def __init__(self, advisor: Decider) -> None:
         """Prepare what to try, the facts that are easiest to change first."""
         self._advisor = advisor
-        self._memo: dict[tuple[Any, ...], dict[str, tuple[Flip, ...]]] = {}
+        self._memo: dict[tuple[Any, ...], dict[str, tuple[Sensitivity, ...]]] = {}
         self._heeding: dict[tuple[int, ...], bool] = {}
         self._reads = tuple(sorted({*advisor.deciding, *advisor.completer.reads}))
         self._position = {name: i for i, name in enumerate(advisor.deciding)}
@@ -93,7 +93,7 @@ class FlipFinder:
             probes.append((_COST[change], probe))
         self._probes = [probe for _, probe in sorted(probes, key=lambda row: row[0])]
 
-    def find(self, situation: Situation, cells: Mapping[str, int], current: str) -> tuple[Flip, ...]:
+    def find(self, situation: Situation, cells: Mapping[str, int], current: str) -> tuple[Sensitivity, ...]:
         """Return the single changes that lead to another optimizer, the easiest to make first.
 
         Args:
@@ -113,7 +113,7 @@ class FlipFinder:
         free = situation.params is None and situation.vram_bytes is None  # nothing to put to the arithmetic
         if free and _ALL in known:
             return known[_ALL]
-        flips: list[Flip] = []
+        flips: list[Sensitivity] = []
         for probe in self._probes:
             if probe.fixed and probe.name not in situation.assumed:
                 continue
@@ -130,10 +130,10 @@ class FlipFinder:
             known[_ALL] = tuple(flips)
         return tuple(flips)
 
-    def _try(self, situation: Situation, point: Sequence[int], current: str, probe: _Probe) -> Iterator[Flip]:
+    def _try(self, situation: Situation, point: Sequence[int], current: str, probe: _Probe) -> Iterator[Sensitivity]:
         search = self._words if probe.axis.words is not None else self._numbers
         for change, optimizer in search(situation, point, current, probe):
-            yield Flip({probe.name: change}, optimizer)
+            yield Sensitivity({probe.name: change}, optimizer)
 
     def _words(
         self, situation: Situation, point: Sequence[int], current: str, probe: _Probe
@@ -213,7 +213,7 @@ class FlipFinder:
         if position is not None:
             point[position] = self._advisor.axes["memory"].cell(self._advisor.pressure(situation))
 
-    def _solved(self, situation: Situation, point: Sequence[int], current: str, probe: _Probe) -> Iterator[Flip]:
+    def _solved(self, situation: Situation, point: Sequence[int], current: str, probe: _Probe) -> Iterator[Sensitivity]:
         """Try the values at which memory pressure changes, those above and those below the present one."""
         name = probe.name
         if situation.method != "full" or not (self._heeds_memory(point) or name in self._advisor.completer.triggers):
@@ -242,7 +242,7 @@ class FlipFinder:
                 value = edge[0] - below
                 other = self._answer(situation, point, probe, value, advisor.axes[name].cell(value))
                 if other is not None and other != current:
-                    yield Flip({name: edge[2] if below else edge[1]}, other)
+                    yield Sensitivity({name: edge[2] if below else edge[1]}, other)
                     break
 
 

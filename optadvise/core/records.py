@@ -403,7 +403,7 @@ class Situation(Struct, frozen=True):
 SITUATION_DEFAULTS: Mapping[str, Any] = asdict(Situation())
 
 
-class LedgerEntry(Struct, frozen=True):
+class HyperparameterStep(Struct, frozen=True):
     """One step in the making of a number."""
 
     step: str  # what was done: `set 3e-4`, `× 0.2`
@@ -415,14 +415,14 @@ class LedgerEntry(Struct, frozen=True):
     refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
 
 
-class Advised(Struct, frozen=True):
+class AdvisedHyperparameter(Struct, frozen=True):
     """A hyperparameter's value, its usual range, and how it came to be."""
 
     name: str
     value: Value
     low: float | None
     high: float | None
-    ledger: tuple[LedgerEntry, ...]
+    derivation: tuple[HyperparameterStep, ...]
 
 
 class Interval(Struct, frozen=True):
@@ -465,7 +465,7 @@ class MemoryEstimate(Struct, frozen=True):
     pages: int = 0  # bytes of state that may leave the GPU
 
 
-class Band(Struct, frozen=True):
+class MaxModelSize(Struct, frozen=True):
     """Up to which model size an optimizer fits."""
 
     optimizer: str
@@ -483,7 +483,7 @@ class Alternative(Struct, frozen=True):
     fits: bool | None
 
 
-class Caution(Struct, frozen=True):
+class AdviceWarning(Struct, frozen=True):
     """Something to know before starting."""
 
     id: str
@@ -504,7 +504,7 @@ class TraceEntry(Struct, frozen=True):
     refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
 
 
-class Flip(Struct, frozen=True):
+class Sensitivity(Struct, frozen=True):
     """The smallest change of one fact after which the optimizer is another."""
 
     change: Mapping[str, str]
@@ -530,14 +530,14 @@ class Recommendation(Struct, frozen=True):
     implementation: Implementation
     kwargs: Mapping[str, Value]
     companion: tuple[Implementation, Mapping[str, Value]] | None  # for the tensors that the optimizer does not take
-    hyperparameters: tuple[Advised, ...]
+    hyperparameters: tuple[AdvisedHyperparameter, ...]
     schedule: ScheduleAdvice
     memory: MemoryEstimate
-    bands: tuple[Band, ...]
+    max_model_sizes: tuple[MaxModelSize, ...]
     alternatives: tuple[Alternative, ...]
-    warnings: tuple[Caution, ...]
+    warnings: tuple[AdviceWarning, ...]
     trace: tuple[TraceEntry, ...]
-    flips: tuple[Flip, ...]
+    sensitivities: tuple[Sensitivity, ...]
     fingerprint: str
     layers: tuple[str, ...]
     evidence: Evidence = Evidence()  # none of it where advice is worked out, which knows no machine

@@ -8,11 +8,11 @@ from typing import TypeAlias, TypeVar
 from msgspec.structs import replace
 
 from optadvise.core.findings import DEVIATES, FAILS, REFUTED, ClaimFinding, Deviation, Evidence
-from optadvise.core.records import Caution, Implementation, LedgerEntry, Recommendation, TraceEntry
+from optadvise.core.records import AdviceWarning, HyperparameterStep, Implementation, Recommendation, TraceEntry
 from optadvise.evidence.store import find_evidence
 from optadvise.rulebase.catalog import Catalog
 
-_Entry = TypeVar("_Entry", TraceEntry, LedgerEntry)
+_Entry = TypeVar("_Entry", TraceEntry, HyperparameterStep)
 _Refuted: TypeAlias = "Mapping[str, ClaimFinding]"  # by the id of each rule that repeats the claim
 REFUTED_CHOICE = "refuted:"  # prefix of the ids of warnings about a refuted reason
 _CHOOSES = "choose_optimizer"  # the table whose row gives the optimizer
@@ -32,7 +32,7 @@ def apply_evidence(advice: Recommendation, catalog: Catalog) -> Recommendation:
     evidence = find_evidence(catalog, advice.optimizer, advice.implementation)
     refuted = {rule: claim for claim in evidence.refuted for rule in claim.supports}
     numbers = tuple(
-        replace(number, ledger=tuple(_correct_entry(entry, refuted) for entry in number.ledger))
+        replace(number, derivation=tuple(_correct_entry(entry, refuted) for entry in number.derivation))
         for number in advice.hyperparameters
     )
     warnings = [_correct_warning(warning, refuted) for warning in advice.warnings]
@@ -47,12 +47,12 @@ def _name_choices(advice: Recommendation) -> dict[str, str]:
     """Return what each rule chose, by its id: the optimizer or the value of a hyperparameter."""
     choices = {
         entry.rule: f"no {number.name}" if number.value is None else f"{number.name} of {number.value}"
-        for number in advice.hyperparameters for entry in number.ledger
+        for number in advice.hyperparameters for entry in number.derivation
     }  # fmt: skip
     return choices | {entry.rule: _OPTIMIZER for entry in advice.trace if entry.table == _CHOOSES}
 
 
-def _warn_of_refuted_choices(advice: Recommendation, refuted: _Refuted) -> Iterator[Caution]:
+def _warn_of_refuted_choices(advice: Recommendation, refuted: _Refuted) -> Iterator[AdviceWarning]:
     """Yield a warning for each choice whose reason was refuted here."""
     for rule, choice in _name_choices(advice).items():
         if rule not in refuted:
@@ -61,7 +61,7 @@ def _warn_of_refuted_choices(advice: Recommendation, refuted: _Refuted) -> Itera
         text = f"{rule} chose {choice} for what was refuted here: {claim.claim}"
         if choice == _OPTIMIZER and advice.alternatives:
             text += f" --optimizer {advice.alternatives[0].id} takes the first alternative instead."
-        yield Caution(f"{REFUTED_CHOICE}{claim.id}", "warning", text, claim.cite)
+        yield AdviceWarning(f"{REFUTED_CHOICE}{claim.id}", "warning", text, claim.cite)
 
 
 def _select_claims(advice: Recommendation, evidence: Evidence) -> Iterator[ClaimFinding]:
@@ -99,7 +99,7 @@ def _correct_entry(entry: _Entry, refuted: _Refuted) -> _Entry:
     return entry if claim is None else replace(entry, because=describe_refutation(claim), refuted=claim.id)
 
 
-def _correct_warning(warning: Caution, refuted: _Refuted) -> Caution:
+def _correct_warning(warning: AdviceWarning, refuted: _Refuted) -> AdviceWarning:
     claim = refuted.get(warning.id)
     if claim is None:
         return warning

@@ -17,10 +17,10 @@ from msgspec.structs import asdict, astuple, replace
 
 from optadvise.core.errors import InputError
 from optadvise.core.records import (
-    Band,
     Fit,
     Implementation,
     Interval,
+    MaxModelSize,
     MemoryEstimate,
     NetworkShape,
     Optimizer,
@@ -421,21 +421,21 @@ class Sizing:
         needs = self.demand(situation, optimizer)
         return needs is None or situation.vram_bytes is None or needs <= situation.vram_bytes
 
-    def band(self, situation: Situation, optimizer: str) -> Band | None:
+    def band(self, situation: Situation, optimizer: str) -> MaxModelSize | None:
         """Return up to which model size an optimizer fits the memory; for a limit and a model of unknown shape."""
         if situation.vram_bytes is None or situation.shape is not None:
             return None
         usual = self.completed(_bare(situation))
         return self._bands(optimizer, replace(usual, vram_bytes=situation.vram_bytes, params=1, assumed=()))
 
-    def _largest_model(self, optimizer: str, situation: Situation) -> Band:
+    def _largest_model(self, optimizer: str, situation: Situation) -> MaxModelSize:
         def needs_at(params: int) -> int:
             return self.demand(replace(situation, params=params), optimizer) or 0
 
         room = situation.vram_bytes or 0
         most = largest(needs_at, room, _LARGEST_MODEL, room // _USUAL_BYTES)
         needs = needs_at(most) if most else None
-        return Band(optimizer, needs / most if most and needs is not None else 0.0, most)
+        return MaxModelSize(optimizer, needs / most if most and needs is not None else 0.0, most)
 
     def largest_pass(self, situation: Situation, optimizer: str) -> int | None:
         """Return the most samples that fit in one pass; None where that is not known or nothing limits it.

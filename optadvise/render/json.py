@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from optadvise.core.findings import Evidence
 from optadvise.core.records import (
-    Advised,
+    AdvisedHyperparameter,
     Implementation,
     MemoryAnswer,
     MemoryEstimate,
@@ -216,7 +216,7 @@ def recommendation_data(advice: Recommendation, fit: MemoryAnswer | None = None)
         "fixes_optimizer": None if fit is None or not fit.fixes else fit.optimizer,
         "bands": [
             {"id": b.optimizer, "bytes_per_parameter": round(b.bytes_per_parameter, 4), "max_params": b.max_params}
-            for b in advice.bands
+            for b in advice.max_model_sizes
         ],
         "alternatives": [
             {
@@ -243,7 +243,7 @@ def recommendation_data(advice: Recommendation, fit: MemoryAnswer | None = None)
             }
             for t in advice.trace
         ],
-        "flips": [{"change": dict(f.change), "optimizer": f.optimizer} for f in advice.flips],
+        "flips": [{"change": dict(f.change), "optimizer": f.optimizer} for f in advice.sensitivities],
         "evidence": evidence(advice.implementation, advice.evidence),
         "rules": {"fingerprint": advice.fingerprint, "layers": list(advice.layers)},
     }
@@ -286,7 +286,7 @@ def _schedule(schedule: ScheduleAdvice) -> dict[str, Any]:
     }
 
 
-def _advised(number: Advised) -> dict[str, Any]:
+def _advised(number: AdvisedHyperparameter) -> dict[str, Any]:
     return {
         "name": number.name,
         "value": number.value,
@@ -302,6 +302,6 @@ def _advised(number: Advised) -> dict[str, Any]:
                 "layer": e.layer,
                 "refuted": e.refuted,
             }
-            for e in number.ledger
+            for e in number.derivation
         ],
     }

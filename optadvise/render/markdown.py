@@ -36,7 +36,7 @@ def recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer |
         _section("Alternatives", (f"**{o.id}**: {_plain(o.because)}" for o in advice.alternatives)),
         _section("Would change with", (
             f"`{_option(catalog, name, change)}` → {flip.optimizer}"
-            for flip in advice.flips for name, change in flip.change.items())),
+            for flip in advice.sensitivities for name, change in flip.change.items())),
         _section("Know before you start", (
             f"{'**!** ' if w.level == 'warning' else ''}{_plain(w.text)} {_cites(w.cite, catalog)}"
             for w in sorted(advice.warnings, key=lambda w: w.level != "warning"))),
@@ -54,7 +54,7 @@ def _numbers(advice: Recommendation, catalog: Catalog) -> list[str]:
         usual = "" if number.low is None or number.high is None else (
             f"{show_number(number.low)} … {show_number(number.high)}"
         )  # fmt: skip
-        how = "; ".join(f"{entry.step} ({entry.rule}: {entry.because})" for entry in number.ledger)
+        how = "; ".join(f"{entry.step} ({entry.rule}: {entry.because})" for entry in number.derivation)
         rows.append((number.name, written(number.value), usual, how))
     named = advice.schedule.quantities
     rows.append(

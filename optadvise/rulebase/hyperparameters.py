@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import exp, floor, log, log10
 from typing import Any
 
-from optadvise.core.records import Advised, LedgerEntry, Step, Value
+from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep, Step, Value
 from optadvise.core.units import show_number
 from optadvise.rulebase.tables import Rule
 
@@ -15,19 +15,21 @@ from optadvise.rulebase.tables import Rule
 class Draft:
     """A hyperparameter in the making."""
 
-    __slots__ = ("high", "ledger", "low", "name", "value")
+    __slots__ = ("derivation", "high", "low", "name", "value")
 
-    def __init__(self, name: str, value: Value, low: float | None, high: float | None, first: LedgerEntry) -> None:
+    def __init__(
+        self, name: str, value: Value, low: float | None, high: float | None, first: HyperparameterStep
+    ) -> None:
         """Start with a value and how it came to be."""
         self.name = name
         self.value = value
         self.low = low
         self.high = high
-        self.ledger = [first]
+        self.derivation = [first]
 
-    def finished(self) -> Advised:
+    def finished(self) -> AdvisedHyperparameter:
         """Return the frozen result."""
-        return Advised(self.name, self.value, self.low, self.high, tuple(self.ledger))
+        return AdvisedHyperparameter(self.name, self.value, self.low, self.high, tuple(self.derivation))
 
 
 def two_digits(value: float) -> float:
@@ -80,7 +82,7 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, Any]) -> Draft:
         low, high = two_digits(value / spread), two_digits(value * spread)
     else:
         value, low, high = then["value"], then.get("low"), then.get("high")
-    entry = LedgerEntry(f"set {written(value)}", value, rule.id, rule.because, rule.cite, rule.layer)
+    entry = HyperparameterStep(f"set {written(value)}", value, rule.id, rule.because, rule.cite, rule.layer)
     return Draft(name, value, low, high, entry)
 
 
@@ -99,7 +101,7 @@ def apply(drafts: Mapping[str, Draft], steps: Iterable[tuple[str, str, Step]], f
             continue
         words = _scale(draft, step, facts) if step.op == "scale" else _clamp(draft, step)
         if words:
-            draft.ledger.append(LedgerEntry(words, draft.value, rule, step.because, step.cite, layer))
+            draft.derivation.append(HyperparameterStep(words, draft.value, rule, step.because, step.cite, layer))
 
 
 def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:

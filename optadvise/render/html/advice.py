@@ -10,8 +10,8 @@ from rich.text import Text
 
 from optadvise.core.records import (
     SHIPPED,
-    Advised,
-    LedgerEntry,
+    AdvisedHyperparameter,
+    HyperparameterStep,
     MemoryAnswer,
     MemoryEstimate,
     Recommendation,
@@ -86,7 +86,7 @@ def facts(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None, sa
         ],
         "fixes": _fixes(fit, catalog, sources),
         "ledgers": [
-            {"name": n.name, "value": written(n.value), "steps": [_because(e, sources) for e in n.ledger]}
+            {"name": n.name, "value": written(n.value), "steps": [_because(e, sources) for e in n.derivation]}
             for n in advice.hyperparameters
         ],
         "schedule": _schedule(advice),
@@ -94,7 +94,7 @@ def facts(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None, sa
         "alternatives": [_alternative(advice, catalog, number) for number in range(len(advice.alternatives))],
         "flips": [
             (flag(catalog, name) + ("" if value == "true" else f" {value}"), flip.optimizer)
-            for flip in advice.flips for name, value in flip.change.items()
+            for flip in advice.sensitivities for name, value in flip.change.items()
         ],
         "said": _said(advice, catalog, said),
         "assumed": [_row(advice, catalog, name) for name in advice.situation.assumed],
@@ -107,7 +107,7 @@ def _whose(layer: str) -> str | None:
     return None if layer == SHIPPED else layer
 
 
-def _number(number: Advised, advice: Recommendation) -> dict[str, Any]:
+def _number(number: AdvisedHyperparameter, advice: Recommendation) -> dict[str, Any]:
     card = advice.optimizer.hyperparameter(number.name)
     usual = None
     if number.low is not None and number.high is not None:
@@ -124,7 +124,7 @@ def _because(entry: Any, sources: _Sources) -> dict[str, Any]:
     """Return a rule that decided, or one step in the making of a number."""
     return {
         "rule": entry.rule,
-        "step": entry.step if isinstance(entry, LedgerEntry) else None,
+        "step": entry.step if isinstance(entry, HyperparameterStep) else None,
         "because": entry.because,
         "cite": sources.of(entry.cite),
         "whose": _whose(entry.layer),
@@ -158,7 +158,7 @@ def _memory(advice: Recommendation) -> dict[str, Any]:
     whole = memory.total is not None
     bands = [
         (b.optimizer, show_count(b.max_params) if b.max_params else "no size", f"{b.bytes_per_parameter:.2f}")
-        for b in sorted(advice.bands, key=lambda b: -b.max_params)
+        for b in sorted(advice.max_model_sizes, key=lambda b: -b.max_params)
     ]
     return {
         "known": memory.known is not None,

@@ -7,9 +7,9 @@ from rich.markup import escape
 
 from optadvise.core.records import (
     SHIPPED,
+    AdviceWarning,
     Alternative,
-    Caution,
-    LedgerEntry,
+    HyperparameterStep,
     MemoryAnswer,
     Recommendation,
     TraceEntry,
@@ -134,7 +134,7 @@ def _found(out: Console, advice: Recommendation) -> None:
         out.print(table)
 
 
-def _sources(entry: TraceEntry | LedgerEntry | Caution) -> str:
+def _sources(entry: TraceEntry | HyperparameterStep | AdviceWarning) -> str:
     """Return what an entry rests on, and whose it is where it is not the program's own."""
     whose = "" if entry.layer == SHIPPED else f", from {entry.layer}"
     return f" [dim]\\[{escape(', '.join(entry.cite) + whose)}][/dim]"
@@ -145,14 +145,14 @@ def _ledgers(out: Console, advice: Recommendation) -> None:
     for number in advice.hyperparameters:
         table = grid("left", "left", "wrap")
         out.print(f"  {number.name} = {written(number.value)}")
-        for entry in number.ledger:
+        for entry in number.derivation:
             table.add_row("", f"  {entry.rule}", escape(entry.step), f"{escape(entry.because)}{_sources(entry)}")
         out.print(table)
 
 
 def _memory(out: Console, advice: Recommendation) -> None:
     memory = advice.memory
-    if memory.known is None and not advice.bands:
+    if memory.known is None and not advice.max_model_sizes:
         out.print(heading("Memory"))
         more = "" if memory.available is not None else "; --vram or --gpu tells what would fit"
         out.print(f"  Not known without --params{more}.")
@@ -162,11 +162,11 @@ def _memory(out: Console, advice: Recommendation) -> None:
         out.print(paragraph(verdict(memory, advice.situation)))
     else:
         out.print(heading("Memory"))
-    if advice.bands:
+    if advice.max_model_sizes:
         size = show_bytes(memory.available or 0)
         out.print(f"  Up to which model size each is expected to fit {size} (derived, typical shapes):")
         table = grid("left", "right", "wrap", indent=4)
-        for band in sorted(advice.bands, key=lambda b: -b.max_params):
+        for band in sorted(advice.max_model_sizes, key=lambda b: -b.max_params):
             each = f"{band.bytes_per_parameter:.2f} B per parameter in all" if band.max_params else "no size"
             table.add_row("", band.optimizer, show_count(band.max_params), each)
         out.print(table)
@@ -192,11 +192,11 @@ def state_words(other: Alternative) -> str:
 
 
 def _flips(out: Console, advice: Recommendation, catalog: Catalog) -> None:
-    if not advice.flips:
+    if not advice.sensitivities:
         return
     out.print(heading("Would change with"))
     table = grid("left", "left")
-    for flip in advice.flips:
+    for flip in advice.sensitivities:
         for name, change in flip.change.items():
             shown = "" if change == "true" else f" {escape(change)}"
             table.add_row("", f"{flag(catalog, name)}{shown}", f"→ {flip.optimizer}")
