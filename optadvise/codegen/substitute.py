@@ -36,7 +36,7 @@ def choose_substitute(advisor: Advisor, card: Optimizer, framework: Framework, r
 
 
 def can_run(card: Optimizer, framework: Framework, run: Situation) -> bool:
-    """Can the framework run this optimizer, with a companion where it needs one?"""
+    """Return whether the framework can run this optimizer, with its companion where it needs one."""
     if card.companion is not None and run.precision not in framework.two_optimizers:
         return False
     return framework.any_class or framework.client is not None or framework.by_name(card) is not None
