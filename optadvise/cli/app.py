@@ -1,4 +1,4 @@
-"""The command line: parse, call, render. The one place where errors become exit codes."""
+"""The command line: its commands, and the one place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from optadvise.cli.help import GroupedCommand, GroupedGroup, epilog
+from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
 from optadvise.core.errors import OptadviseError, RuleFileError
 from optadvise.core.text import make_printable
 from optadvise.core.version import __version__
 
 
 class Command(Struct, frozen=True):
-    """Where a command is, and what its help says beside its own words."""
+    """Where a command is defined, and its heading and examples in the help."""
 
     module: str
     function: str
@@ -28,9 +28,9 @@ class Command(Struct, frozen=True):
     examples: tuple[str, ...]
 
 
-_ADVICE, _MEASURED, _KNOWN = "Advice", "Measured here", "What it rests on"
+_ADVICE, _MEASUREMENT, _KNOWLEDGE = "Advice", "Measured here", "What it rests on"
 
-# Only what a command line names is imported and built, as every option that typer reads takes its part of the start.
+# Only the command that a command line names is imported and built, as every option that typer reads costs time.
 COMMANDS = {
     "recommend": Command("recommend", "recommend", _ADVICE, (
         "optadvise recommend --model transformer --vram 24GB",
@@ -42,30 +42,28 @@ COMMANDS = {
     "schedule": Command("schedule", "schedule", _ADVICE, (
         "optadvise schedule warmup-cosine --steps 100K --warmup 1K",
         "optadvise schedule wsd --compare one-cycle --out lr.png")),
-    "bench": Command("bench", "bench", _MEASURED, (
+    "bench": Command("bench", "bench", _MEASUREMENT, (
         "optadvise bench adamw8bit",
         "optadvise bench lion --require 'optimizer_seconds <= 1.3x'",
         "optadvise recommend --model transformer --json | optadvise bench -")),
-    "compare": Command("compare", "compare", _MEASURED, (
+    "compare": Command("compare", "compare", _MEASUREMENT, (
         "optadvise compare old.json new.json --require 'step_seconds <= 1.05x'",)),
-    "sweep": Command("sweep", "sweep", _MEASURED, (
+    "sweep": Command("sweep", "sweep", _MEASUREMENT, (
         "optadvise sweep examples/sweep.yaml --out cells --plot sweep.png",)),
-    "trajectories": Command("trajectories", "trajectories", _MEASURED, (
+    "trajectories": Command("trajectories", "trajectories", _MEASUREMENT, (
         "optadvise trajectories --surface rosenbrock",
         "optadvise trajectories adamw lion sgd-momentum --out saddle.png")),
-    "verify": Command("verify", "verify", _MEASURED, (
+    "verify": Command("verify", "verify", _MEASUREMENT, (
         "optadvise verify adamw lamb", "optadvise verify --import torch.optim.AdamW --as adamw")),
-    "doctor": Command("doctor", "doctor", _MEASURED, ("optadvise doctor",)),
-    "list": Command("catalog", "list_", _KNOWN, (
+    "doctor": Command("doctor", "doctor", _MEASUREMENT, ("optadvise doctor",)),
+    "list": Command("catalog", "list_", _KNOWLEDGE, (
         "optadvise list --for transformer --max-state-bytes 4",)),
-    "show": Command("catalog", "show", _KNOWN, (
+    "show": Command("catalog", "show", _KNOWLEDGE, (
         "optadvise show adamw8bit", "optadvise show OPT060")),
-    "rules": Command("rules", "group", _KNOWN, ("optadvise rules check",)),
+    "rules": Command("rules", "group", _KNOWLEDGE, ("optadvise rules check",)),
 }  # fmt: skip
-_GROUPS = ("rules",)  # commands that have commands of their own
-
-
-# Commands without arguments, of whose many options only those that were typed need building.
+_GROUPS = ("rules",)  # commands that have subcommands
+# Commands without arguments, of whose many options only those that were typed are built.
 _OPTIONS_ONLY = ("recommend", "estimate")
 
 
@@ -74,13 +72,13 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
 
     Args:
         names: The commands to build.
-        typed: What was typed, which says which options are needed; `--help` needs all.
+        typed: The command line, which decides which options are needed; `--help` needs all.
     """
     app = typer.Typer(
         name="optadvise",
         cls=GroupedGroup,
         help="Which optimizer, with which numbers, will it fit, and what does it cost here?",
-        epilog=epilog(),
+        epilog=format_epilog(),
         no_args_is_help=True,
         add_completion=len(names) == len(COMMANDS),
         pretty_exceptions_enable=False,
@@ -89,63 +87,65 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
     )
     app.callback()(root)
     for name in names:
-        declared = COMMANDS[name]
-        heading, examples = declared.heading, declared.examples
-        command = getattr(import_module(f"optadvise.cli.{declared.module}"), declared.function)
+        entry = COMMANDS[name]
+        heading, text = entry.heading, format_epilog(*entry.examples)
+        command = getattr(import_module(f"optadvise.cli.{entry.module}"), entry.function)
         if name in _GROUPS:
-            app.add_typer(command(), name=name, epilog=epilog(*examples), rich_help_panel=heading, cls=GroupedGroup)
+            app.add_typer(command(), name=name, epilog=text, rich_help_panel=heading, cls=GroupedGroup)
             continue
         if name in _OPTIONS_ONLY:
-            command = _needed(command, typed)
-        app.command(name, cls=GroupedCommand, epilog=epilog(*examples), rich_help_panel=heading)(command)
+            command = _keep_typed_options(command, typed)
+        app.command(name, cls=GroupedCommand, epilog=text, rich_help_panel=heading)(command)
     return app
 
 
-def _needed(command: Callable[..., None], typed: Sequence[str]) -> Callable[..., None]:
-    """Return a command with the options that were typed, the others left at their defaults.
+def _keep_typed_options(command: Callable[..., None], typed: Sequence[str]) -> Callable[..., None]:
+    """Return a command with the options that were typed; the others keep their defaults.
 
-    Each option that typer reads costs a fifth of a millisecond. Every option is spelt like its parameter, which a test
-    holds; where anything else was typed, all are built, so that help and errors know them.
+    Each option that typer reads costs a fifth of a millisecond. Every option is spelled like its parameter, as a
+    test checks; if anything else was typed, all options are built, so that help and errors know them.
     """
     signature = inspect.signature(command)
-    spelt = {f"--{name.rstrip('_').replace('_', '-')}": name for name in signature.parameters}
-    words = [word.partition("=")[0] for word in typed if word.startswith("-")]
-    if not all(word in spelt for word in words):
+    flags = {f"--{name.rstrip('_').replace('_', '-')}": name for name in signature.parameters}
+    typed_flags = [argument.partition("=")[0] for argument in typed if argument.startswith("-")]
+    if not all(flag in flags for flag in typed_flags):
         return command
-    names = {spelt[word] for word in words}
+    names = {flags[flag] for flag in typed_flags}
 
     @functools.wraps(command)
-    def lean(**values: object) -> None:
+    def call(**values: object) -> None:
         command(**values)
 
-    kept = [parameter for name, parameter in signature.parameters.items() if name in names]
-    known = command.__globals__
-    lean.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[parameter.replace(annotation=eval(parameter.annotation, known)) for parameter in kept],
-        return_annotation=None,
-    )
-    lean.__annotations__ = {}
-    return lean
+    parameters = [
+        parameter.replace(annotation=eval(parameter.annotation, command.__globals__))
+        for name, parameter in signature.parameters.items()
+        if name in names
+    ]
+    call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    call.__annotations__ = {}
+    return call
 
 
-def _version(value: bool) -> None:
+def _show_version(value: bool) -> None:
     if value:
         typer.echo(f"optadvise {__version__}")
         raise typer.Exit
 
 
-def _manual(value: bool) -> None:
+def _show_manual(value: bool) -> None:
     if value:
-        from optadvise.cli.manual import page
+        from optadvise.cli.manual import format_man_page
 
-        typer.echo(page(typer.main.get_command(build())), nl=False)
+        typer.echo(format_man_page(typer.main.get_command(build())), nl=False)
         raise typer.Exit
 
 
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
-    man: Annotated[bool, typer.Option("--man", callback=_manual, is_eager=True, help="Print the man page.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+    man: Annotated[
+        bool, typer.Option("--man", callback=_show_manual, is_eager=True, help="Print the man page.")
+    ] = False,
 ) -> None:
     """Which optimizer, with which numbers, will it fit, and what does it cost here?"""
     if debug:
@@ -170,20 +170,20 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code.
 
     Args:
-        arguments: What stands after the program's name.
+        arguments: The arguments after the program's name.
     """
-    first = next((word for word in arguments if not word.startswith("-")), None)
+    first = next((argument for argument in arguments if not argument.startswith("-")), None)
     app = build([first], arguments) if first in COMMANDS else build()
     try:
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
-        if code == 130:  # typer says nothing when it is interrupted
+        if code == 130:  # typer prints nothing when it is interrupted
             print("optadvise: interrupted", file=sys.stderr)
     except OptadviseError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe has gone, as in `| head`
+    except BrokenPipeError:  # the reader of a pipe has exited, as in `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         return 0
     except OSError as error:
@@ -196,30 +196,30 @@ def run(arguments: list[str]) -> int:
             sys.stdout.write(f"{error}\n")
             return 0
         message = getattr(error, "format_message", error.__str__)()
-        return _fail(f"{message.rstrip('.')}; see optadvise {_command(error)}--help", 2)
+        return _fail(f"{message.rstrip('.')}; see optadvise {_name_command(error)}--help", 2)
     except Exception as error:
         if "optadvise.rule_analysis.rule_folders" not in sys.modules:
             raise
-        return _blamed(error)
+        return _report_rule_error(error)
     return code if isinstance(code, int) else 0
 
 
-def _blamed(error: Exception) -> int:
-    """Tell an error that only a folder of further rules can have caused; any other is ours, and stays a traceback.
+def _report_rule_error(error: Exception) -> int:
+    """Report an unexpected error as one of the further rules in use; raise it if there are none, as a bug.
 
-    What such folders hold is read against shapes and proven, but not every value is known to make sense.
+    Such rules are checked against schemas and proven, but not every value is known to make sense.
     """
     from optadvise.rule_analysis.rule_folders import in_use
 
     folders = in_use()
     if not folders:
         raise error
-    what = f"{type(error).__name__}: {error}"[:200]
-    message = f"{', '.join(folders)}: these rules lead to an error ({what}); optadvise --debug shows where"
+    cause = f"{type(error).__name__}: {error}"[:200]
+    message = f"{', '.join(folders)}: these rules lead to an error ({cause}); optadvise --debug shows where"
     return _fail(message, RuleFileError.exit_code)
 
 
-def _command(error: Exception) -> str:
+def _name_command(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     name = getattr(context, "info_name", None)
     return f"{name} " if name and name not in ("optadvise", "root") else ""

@@ -1,4 +1,4 @@
-"""What the shell offers when Tab is pressed: names and words as the rules know them."""
+"""Shell completion: the names and values that the rules define."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Offer = Callable[[str], list[tuple[str, str]]]
 
 
 def of(*sources: str) -> Offer:
-    """Return what offers the words of some sources that begin as was typed.
+    """Return a completer that offers the values of some sources that begin with the typed text.
 
     Args:
         *sources: optimizers, schedules, gpus, shapes, rules, surfaces, claims, or a fact's name.
@@ -27,28 +27,29 @@ def of(*sources: str) -> Offer:
             from optadvise.rule_analysis import rule_folders
 
             catalog = rule_folders.catalog(None)
-            found = [pair for source in sources for pair in _words(catalog, source)]
-        except OptadviseError:  # a shell's prompt is no place for it; the command itself will tell
+            pairs = [pair for source in sources for pair in _list_values(catalog, source)]
+        except OptadviseError:  # the command itself will report it
             return []
         typed = incomplete.lower().replace("_", "-")
-        # Longer lines are broken on the way to the shell, which then takes the rest for a word of its own.
-        return [(word, shorten(help_, 60, placeholder=" …")) for word, help_ in found if word.lower().startswith(typed)]
+        # Longer help is wrapped on its way to the shell, which then completes its second line as a value.
+        matches = [(value, help_) for value, help_ in pairs if value.lower().startswith(typed)]
+        return [(value, shorten(help_, 60, placeholder=" …")) for value, help_ in matches]
 
     return offer
 
 
-def among(words: Iterable[str]) -> Offer:
-    """Return what offers some of a few words.
+def among(choices: Iterable[str]) -> Offer:
+    """Return a completer that offers fixed values.
 
     Args:
-        words: All there are.
+        choices: All values.
     """
-    known = list(words)
-    return lambda incomplete: [(word, "") for word in known if word.startswith(incomplete)]
+    values = list(choices)
+    return lambda incomplete: [(value, "") for value in values if value.startswith(incomplete)]
 
 
-def _words(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
-    """Return words with a line about each."""
+def _list_values(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
+    """Return the values of a source, each with a line of help."""
     if source == "optimizers":
         return [(name, catalog.optimizer(name).summary) for name in catalog.optimizer_ids]
     if source == "schedules":
@@ -64,7 +65,7 @@ def _words(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
     if source == "rules":
         return [(row["id"], str(row.get("name", "otherwise"))) for row in _rows(catalog)]
     values: Mapping[str, Any] = catalog.facts[source]["values"]
-    return [(word, str(about)) for word, about in values.items()]
+    return [(value, str(help_)) for value, help_ in values.items()]
 
 
 def _rows(catalog: Catalog) -> Iterable[Mapping[str, Any]]:

@@ -12,8 +12,8 @@ EXIT_CODES = (
 )
 
 
-def epilog(*examples: str) -> str:
-    """Return what stands below a help page.
+def format_epilog(*examples: str) -> str:
+    """Return the text below a help page: examples, then the exit codes.
 
     Args:
         *examples: Command lines.
@@ -26,8 +26,8 @@ class GroupedCommand(TyperCommand):
     """A command whose options stand under headings."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write them."""
-        _options(self, ctx, formatter)
+        """Write the options by heading."""
+        _write_sections(formatter, group_by_heading(self, ctx))
 
 
 class GroupedGroup(TyperGroup):
@@ -35,51 +35,48 @@ class GroupedGroup(TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, then the commands."""
-        _options(self, ctx, formatter)
+        _write_sections(formatter, group_by_heading(self, ctx))
         self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands."""
-        found: dict[str, list[tuple[str, str]]] = {}
+        sections: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             if command is not None and not command.hidden:
                 heading = getattr(command, "rich_help_panel", None) or "Commands"
-                found.setdefault(heading, []).append((name, summary(command)))
-        _sections(formatter, found)
+                sections.setdefault(heading, []).append((name, summarize(command)))
+        _write_sections(formatter, sections)
 
 
-def summary(command: Any) -> str:
+def summarize(command: Any) -> str:
     """Return the first sentence of a command's help."""
     return str(command.help or "").split("\n\n")[0].replace("\n", " ").strip()
 
 
-def by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """Return a command's arguments and options with their help, by their heading.
+def group_by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return a command's arguments and options, each as its spelling and help, by heading.
 
     Args:
         command: The command.
         ctx: Its context.
     """
-    found: dict[str, list[tuple[str, str]]] = {}
+    sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
-        if record is not None:
-            plain = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            heading = getattr(parameter, "rich_help_panel", None) or plain
-            found.setdefault(heading, []).append(
-                (record[0].replace(" <str>", " TEXT").replace(" <path>", " FILE"), record[1])
-            )
-    return found
+        if record is None:
+            continue
+        spelling, help_ = record
+        default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+        heading = getattr(parameter, "rich_help_panel", None) or default
+        spelling = spelling.replace(" <str>", " TEXT").replace(" <path>", " FILE")
+        sections.setdefault(heading, []).append((spelling, help_))
+    return sections
 
 
-def _options(command: Any, ctx: Any, formatter: Any) -> None:
-    _sections(formatter, by_heading(command, ctx))
-
-
-def _sections(formatter: Any, found: dict[str, list[tuple[str, str]]]) -> None:
-    widest = max((len(name) for rows in found.values() for name, _ in rows), default=0)
-    for heading, rows in found.items():
+def _write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:
+    widest = max((len(name) for rows in sections.values() for name, _ in rows), default=0)
+    for heading, rows in sections.items():
         with formatter.section(heading):
-            # One width for all, so that the columns of the sections stand below each other.
-            formatter.write_dl([(name.ljust(min(widest, 28)), words) for name, words in rows])
+            # One width for all sections, so that their columns are aligned.
+            formatter.write_dl([(name.ljust(min(widest, 28)), help_) for name, help_ in rows])

@@ -1,4 +1,4 @@
-"""`recommend --interactive`: asks what would still change the answer, and nothing else."""
+"""`recommend --interactive`: questions about the facts that still change the answer."""
 
 from __future__ import annotations
 
@@ -13,77 +13,78 @@ from optadvise.core.text import make_printable
 from optadvise.rule_analysis.describe import command
 from optadvise.rule_analysis.interview import Interview
 
-_SPELT = {"vram_bytes": "vram"}  # facts whose option has another name
-_MOST_NAMED = 6
+_OPTION_NAMES = {"vram_bytes": "vram"}  # facts whose option has another name
+_MAX_LISTED = 6
 
 
-def ask(advisor: Advisor, said: Mapping[str, Any], folders: tuple[str, ...]) -> dict[str, Any]:
-    """Ask until the optimizer is settled, and return all that was said.
+def ask_facts(advisor: Advisor, stated: Mapping[str, Any], folders: tuple[str, ...]) -> dict[str, Any]:
+    """Ask until the optimizer is settled, and return all stated facts.
 
     Args:
         advisor: The rules.
-        said: Facts that were stated already.
-        folders: Of further rules, for the command line that is told in the end.
+        stated: Facts that are known before the first question.
+        folders: Folders of further rules, for the command line printed at the end.
     """
-    interview = Interview(advisor, said)
-    _tell(_narrowed(interview))
+    interview = Interview(advisor, stated)
+    _print(_describe_candidates(interview))
     while (name := interview.question()) is not None:
-        if not _put(interview, name):
-            _tell("no more answers: the rest is assumed")
+        if not _ask_fact(interview, name):
+            _print("no more answers: the rest is assumed")
             break
-        _tell(_narrowed(interview))
-    _tell(f"the same without questions: {command(advisor, interview.said, folders)}")
+        _print(_describe_candidates(interview))
+    _print(f"the same without questions: {command(advisor, interview.said, folders)}")
     return interview.said
 
 
-def _tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def _print(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
-def _narrowed(interview: Interview) -> str:
-    left = sorted(interview.possible())
-    if len(left) == 1:
-        return f"  settled: {left[0]}"
-    named = ", ".join(left[:_MOST_NAMED]) + (" …" if len(left) > _MOST_NAMED else "")
-    return f"  {len(left)} still possible: {named}"
+def _describe_candidates(interview: Interview) -> str:
+    candidates = sorted(interview.possible())
+    if len(candidates) == 1:
+        return f"  settled: {candidates[0]}"
+    listed = ", ".join(candidates[:_MAX_LISTED]) + (" …" if len(candidates) > _MAX_LISTED else "")
+    return f"  {len(candidates)} still possible: {listed}"
 
 
-def _put(interview: Interview, name: str) -> bool:
-    """Ask one question until it is answered or left; False where there are no more answers."""
+def _ask_fact(interview: Interview, name: str) -> bool:
+    """Ask about one fact until it is answered or skipped; return False at the end of input."""
     fact = interview.advisor.catalog.facts[name]
-    filled = interview.advisor.completer.fill(interview.said).get(name)
-    _tell(f"\n{fact['ask']}")
+    assumed = interview.advisor.completer.fill(interview.said).get(name)
+    _print(f"\n{fact['ask']}")
     if fact["type"] == "flag":
-        _tell("  yes or no")
-    for word, meaning in fact.get("values", {}).items() if fact["type"] != "flag" else ():
-        _tell(f"  {word:<12} {meaning}")
+        _print("  yes or no")
+    else:
+        for value, meaning in fact.get("values", {}).items():
+            _print(f"  {value:<12} {meaning}")
     if name == "vram_bytes":
-        _tell('  24GB, or a GPU\'s name such as "rtx 4090"')
-    usual = "not known" if filled is None else str(filled).lower()
+        _print('  24GB, or a GPU\'s name such as "rtx 4090"')
+    default = "not known" if assumed is None else str(assumed).lower()
     while True:
-        print(f"{fact['flag']} [Enter: {usual}] ", end="", file=sys.stderr, flush=True)
+        print(f"{fact['flag']} [Enter: {default}] ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
-            _tell("")
+            _print("")
             return False
-        word = line.strip()
-        if not word:
+        text = line.strip()
+        if not text:
             interview.leave(name)
             return True
         try:
-            interview.tell(_read(interview.advisor, name, word))
+            interview.tell(_parse_answer(interview.advisor, name, text))
             return True
         except InputError as error:
-            _tell(f"  {make_printable(str(error))}")
+            _print(f"  {make_printable(str(error))}")
 
 
-def _read(advisor: Advisor, name: str, word: str) -> dict[str, Any]:
+def _parse_answer(advisor: Advisor, name: str, text: str) -> dict[str, Any]:
     catalog = advisor.catalog
     fact = catalog.facts[name]
     if fact["type"] == "flag":
-        if word.lower() not in ("y", "yes", "true", "n", "no", "false"):
-            raise InputError(f"{fact['flag']} {word!r}: say yes or no")
-        return {name: word.lower() in ("y", "yes", "true")}
-    if name == "vram_bytes" and not word[0].isdigit():
-        return inputs.read(catalog, {"gpu": word})
-    return inputs.read(catalog, {_SPELT.get(name, name): word})
+        if text.lower() not in ("y", "yes", "true", "n", "no", "false"):
+            raise InputError(f"{fact['flag']} {text!r}: say yes or no")
+        return {name: text.lower() in ("y", "yes", "true")}
+    if name == "vram_bytes" and not text[0].isdigit():
+        return inputs.read(catalog, {"gpu": text})
+    return inputs.read(catalog, {_OPTION_NAMES.get(name, name): text})

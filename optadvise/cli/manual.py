@@ -1,4 +1,4 @@
-"""The man page, made of the same help that `--help` prints."""
+"""The man page, from the same help that `--help` prints."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from optadvise.cli.help import by_heading
+from optadvise.cli.help import group_by_heading
 from optadvise.core.version import __version__
 
-_FILES = (
+_ENVIRONMENT = (
     ("OPTADVISE_RULES", "Folders of further rules, separated as in PATH."),
     ("OPTADVISE_CACHE_DIR", "Where what was read of the rules is kept; OPTADVISE_NO_CACHE=1 keeps nothing."),
     ("OPTADVISE_DATA_DIR", "Where bench --save keeps results."),
@@ -18,7 +18,7 @@ _FILES = (
 )
 
 
-def page(program: Any) -> str:
+def format_man_page(program: Any) -> str:
     """Return the man page of a program in roff.
 
     Args:
@@ -28,55 +28,55 @@ def page(program: Any) -> str:
     lines = [
         f'.TH OPTADVISE 1 "" "optadvise {__version__}" "User Commands"',
         ".SH NAME",
-        f"optadvise \\- {_text(_sentence(program).rstrip('?').lower())}",
+        f"optadvise \\- {_escape(_first_paragraph(program).rstrip('?').lower())}",
         ".SH SYNOPSIS",
         ".B optadvise",
         "COMMAND [OPTIONS] [ARGUMENTS]",
         ".SH DESCRIPTION",
-        *_paragraphs(program.help),
-        *_options(program, context),
-        *_commands(program, context, "optadvise"),
+        *_format_paragraphs(program.help),
+        *_format_options(program, context),
+        *_format_commands(program, context, "optadvise"),
         ".SH ENVIRONMENT",
-        *(line for name, about in _FILES for line in (".TP", f".B {_text(name)}", _text(about))),
+        *(line for name, about in _ENVIRONMENT for line in (".TP", f".B {_escape(name)}", _escape(about))),
         ".SH EXIT STATUS",
-        *_paragraphs(str(program.epilog).rsplit("Exit codes: ", 1)[1]),
+        *_format_paragraphs(str(program.epilog).rsplit("Exit codes: ", 1)[1]),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _commands(group: Any, context: Any, path: str) -> Iterator[str]:
-    """Yield a section for each command, those of groups in groups too."""
+def _format_commands(group: Any, context: Any, path: str) -> Iterator[str]:
+    """Yield a section for each command, also for the commands of groups."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
-        own = command.make_context(name, [], parent=context, resilient_parsing=True)
+        subcontext = command.make_context(name, [], parent=context, resilient_parsing=True)
         if hasattr(command, "list_commands"):
-            yield from _commands(command, own, f"{path} {name}")
+            yield from _format_commands(command, subcontext, f"{path} {name}")
             continue
-        yield f".SH {_text(f'{path} {name}'.upper())}"
-        yield from _paragraphs(command.help)
-        yield from _options(command, own)
+        yield f".SH {_escape(f'{path} {name}'.upper())}"
+        yield from _format_paragraphs(command.help)
+        yield from _format_options(command, subcontext)
         examples = re.search(r"Examples:\n((?:  .*\n?)+)", str(command.epilog))
         if examples:
-            yield from (".PP", "Examples:", ".nf", *(_text(line) for line in examples[1].splitlines()), ".fi")
+            yield from (".PP", "Examples:", ".nf", *(_escape(line) for line in examples[1].splitlines()), ".fi")
 
 
-def _options(command: Any, context: Any) -> Iterator[str]:
-    for heading, rows in by_heading(command, context).items():
-        yield f".SS {_text(heading)}"
+def _format_options(command: Any, context: Any) -> Iterator[str]:
+    for heading, rows in group_by_heading(command, context).items():
+        yield f".SS {_escape(heading)}"
         for name, about in rows:
-            yield from (".TP", f".B {_text(name)}", _text(about))
+            yield from (".TP", f".B {_escape(name)}", _escape(about))
 
 
-def _paragraphs(text: str | None) -> Iterator[str]:
+def _format_paragraphs(text: str | None) -> Iterator[str]:
     for part in str(text or "").split("\n\n"):
-        yield from (".PP", _text(" ".join(part.split())))
+        yield from (".PP", _escape(" ".join(part.split())))
 
 
-def _sentence(command: Any) -> str:
+def _first_paragraph(command: Any) -> str:
     return str(command.help or "").split("\n\n")[0]
 
 
-def _text(text: str) -> str:
-    """Return a text with what roff would act on made plain."""
-    plain = text.replace("\\", "\\e").replace("-", "\\-")
-    return f"\\&{plain}" if plain[:1] in (".", "'") else plain
+def _escape(text: str) -> str:
+    """Return a text with the characters that roff interprets escaped."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped[:1] in (".", "'") else escaped

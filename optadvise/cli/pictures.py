@@ -1,4 +1,4 @@
-"""A picture beside a command's answer."""
+"""Pictures that a command draws besides its answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from optadvise.core.errors import CannotRunHereError
 
 
 def draw(picture: Callable[[], None], code: int) -> None:
-    """Draw a picture of what was found.
+    """Draw a picture of a result; warn instead of failing if the result itself is a failure.
 
     Args:
         picture: Draws it.
-        code: The exit code of what was found, which counts for more than a picture of nothing.
+        code: The exit code of the result, which takes precedence over that of a picture that cannot be drawn.
 
     Raises:
-        CannotRunHereError: There is nothing to draw, and the exit code does not tell already.
+        CannotRunHereError: There is nothing to draw, and the result is no failure.
     """
     try:
         picture()

@@ -107,9 +107,9 @@ def recommend(
     told = said = inputs.read(advisor.catalog, typed)
     other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
     if interactive:
-        from optadvise.cli.interview import ask
+        from optadvise.cli.interview import ask_facts
 
-        said = ask(advisor, said, tuple(map(str, rules or ())))
+        said = ask_facts(advisor, said, tuple(map(str, rules or ())))
     situation = advisor.situation(said)
     advice = apply.apply_evidence(advisor.recommend(situation), advisor.catalog)
     fit = advisor.remedies(advice)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from optadvise.cli import options as opt
-from optadvise.cli.help import GroupedCommand, epilog
+from optadvise.cli.help import GroupedCommand, format_epilog
 from optadvise.core.errors import InputError
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -33,7 +33,7 @@ def group() -> typer.Typer:
                       rich_markup_mode=None)  # fmt: skip
     for command in (check, run_tests, diff, graph, schema, docs, init):
         name = "test" if command is run_tests else command.__name__
-        app.command(name, cls=GroupedCommand, epilog=epilog(*_EXAMPLES[name]))(command)
+        app.command(name, cls=GroupedCommand, epilog=format_epilog(*_EXAMPLES[name]))(command)
     return app
 
 
