@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
+from tests.fork_server import process_name
 from tests.results import SCHEMAS
+
+_WORKER = "optadvise.benchmark.worker"
 
 # What `--workload mine:NAME` finds in the folder that a test runs in.
 MINE = """
@@ -76,8 +77,6 @@ def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Pop
         text=True,
         cwd=folder,
         env={**os.environ, **environment},
-        # A background job of a shell without job control hands on that SIGINT is ignored; a person's shell does not.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         start_new_session=True,
     )
 
@@ -96,7 +95,10 @@ def _about(pid: int) -> tuple[int, bool]:
     """Return a process's parent, and whether it is a worker."""
     try:
         parent = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
-        return parent, b"optadvise.benchmark.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return parent, _WORKER in command or Path(f"/proc/{pid}/comm").read_text("utf-8").strip() == process_name(
+            _WORKER
+        )
     except OSError:  # it has ended
         return 0, False
 

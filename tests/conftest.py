@@ -6,6 +6,7 @@ import atexit
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from optadvise.advice.advisor import Advisor
 from optadvise.rulebase.catalog import Catalog, load
+from tests import fork_server
 
 ROOT = Path(__file__).parent.parent
 # Tests run beside each other on few cores, where torch's own threads only get in each other's way: those of a
@@ -28,6 +30,9 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 for _name in ("CACHE", "DATA"):
     os.environ[f"OPTADVISE_{_name}_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")
     atexit.register(shutil.rmtree, os.environ[f"OPTADVISE_{_name}_DIR"], ignore_errors=True)
+# A shell without job control hands on that SIGINT is ignored, to what tests start as well; a person's shell does not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+fork_server.install()
 DATA, _COUNT = os.environ["OPTADVISE_DATA_DIR"], itertools.count()
 
 
@@ -60,6 +65,13 @@ def catalog() -> Catalog:
 @pytest.fixture(scope="session")
 def advisor(catalog: Catalog) -> Advisor:
     return Advisor(catalog)
+
+
+@pytest.fixture
+def cold_processes() -> Iterator[None]:
+    """Start processes as users do, by an interpreter that has to import everything."""
+    with fork_server.cold():
+        yield
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.core.records import AGREES
 from optadvise.rulebase.catalog import Catalog
 from tests import sharding
+from tests.bench import ended
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -207,10 +208,7 @@ def test_ranks_end_when_the_one_that_asked_is_gone(catalog: Catalog) -> None:
     pids = [int(file.read_text(encoding="ascii")) for file in ranks._folder.glob("*.pid")]
     assert len(pids) == 2
     ranks._process.send_signal(signal.SIGKILL)  # the launcher, which can tell nobody
-    until = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert ended(pids, seconds=20)
     with pytest.raises(ArmFailed, match="the launcher ended"):
         ranks.round()
     ranks.stop()

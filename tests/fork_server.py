@@ -1,0 +1,340 @@
+"""Start the worker processes of tests by forking a process that has torch imported, instead of a cold interpreter.
+
+Importing what a worker needs costs some nine CPU seconds; a fork costs a tenth of one. `install` replaces
+`subprocess.Popen` by `ForkingPopen`, which forks where the command is `python -m` of a module of `PROGRAMS` and starts
+the command as it is everywhere else. The child gets the pipes, the environment, the directory and the session that the
+caller chose, is the caller's own child (so that waiting, signals and process groups behave as always), and runs the
+module as `__main__`. Where a directory on its path hides a module that was imported before, it executes the command
+instead. Programs that start workers themselves get a fork server of their own, forked before they run.
+
+A test that has to see cold interpreters takes the fixture `cold_processes`.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import inspect
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+PROGRAMS = ("optadvise", "torch.distributed.run", "tests.")  # modules that may be forked, by prefix
+STARTERS = (
+    "optadvise",
+    "optadvise.benchmark.distributed.launch",
+    "torch.distributed.run",
+)  # those that start workers themselves
+# What workers import, in the order of its cost. What is not installed is left out.
+PRELOADED = (
+    "torch", "torch._dynamo", "torch.distributed.run", "torch.distributed.optim", "torch.distributed.fsdp",
+    "torch.profiler", "bitsandbytes", "pytorch_optimizer", "lion_pytorch", "optimi", "schedulefree",
+    "optadvise.cli.app", "optadvise.benchmark.peak_memory",
+)  # fmt: skip
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_")  # environment, by prefix
+_PR_SET_CHILD_SUBREAPER = 36
+_MAX_REQUEST = 1 << 20  # bytes
+_START_TIMEOUT = 120.0  # seconds, of importing everything on a busy machine
+
+_ROOT = Path(__file__).parent.parent
+_RealPopen = subprocess.Popen
+
+
+class _Server:
+    """The fork server of this process: where requests go, and how one is started when it is first needed."""
+
+    def __init__(self) -> None:
+        self.requests: socket.socket | None = None
+        self.is_used = False
+        self.environment: dict[str, str] = {}
+
+    def connect(self) -> socket.socket:
+        """Return where requests go."""
+        if self.requests is None:
+            self.requests, theirs = _socket_pair()
+            code = f"from tests.fork_server import main; main({theirs.fileno()})"
+            _adopt_orphans()
+            process = _RealPopen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                                 env=self.environment, cwd=_ROOT)  # fmt: skip
+            theirs.close()
+            atexit.register(_end, self.requests, process)
+        return self.requests
+
+
+def _end(requests: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    requests.close()
+    process.wait()
+
+
+_server = _Server()
+
+
+def install() -> None:
+    """Fork the workers of this process from now on, in the environment of now."""
+    subprocess.Popen = ForkingPopen  # type: ignore[misc]
+    _server.is_used = sys.platform == "linux" and hasattr(os, "fork")
+    _server.environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def cold() -> Iterator[None]:
+    """Start cold interpreters within."""
+    was_used, _server.is_used = _server.is_used, False
+    try:
+        yield
+    finally:
+        _server.is_used = was_used
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_REQUEST)
+    return pair
+
+
+class ForkingPopen(_RealPopen):  # type: ignore[type-arg]
+    """A `subprocess.Popen` that forks what it can, instead of starting a cold interpreter."""
+
+    def _execute_child(self, *args: Any) -> None:
+        real = super()._execute_child  # type: ignore[misc]
+        call = inspect.signature(real).bind(*args).arguments
+        command = call["args"]
+        if not (_server.is_used and _is_forkable(command, call)):
+            real(*args)
+            return
+        request = {
+            "command": [os.fspath(word) for word in command], "cwd": os.fspath(call["cwd"] or Path.cwd()),
+            "environment": dict(os.environ if call["env"] is None else call["env"]), "parent": os.getpid(),
+            "group": None if call["start_new_session"] else os.getpgrp(),
+        }  # fmt: skip
+        streams = (call["p2cread"], call["c2pwrite"], call["errwrite"])
+        self.pid = _request_fork(_server.connect(), request, [n if fd == -1 else fd for n, fd in enumerate(streams)])
+        self._child_created = True
+        pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(call[name] for name in pipes))  # type: ignore[attr-defined]
+
+
+def _is_forkable(command: Any, call: Mapping[str, Any]) -> bool:
+    if isinstance(command, (str, bytes)) or call["preexec_fn"] or call["pass_fds"] or call["shell"]:
+        return False
+    if call.get("process_group", -1) >= 0:
+        return False
+    words = list(command)
+    return words[:1] == [sys.executable] and (_module(words) or "").startswith(PROGRAMS)
+
+
+def _module(command: Sequence[str]) -> str | None:
+    """Return the module that a command runs; None where it runs something else."""
+    words = [word for word in command[1:3] if word != "-u"] + list(command[3:])
+    return words[1] if len(words) > 1 and words[0] == "-m" else None
+
+
+def _request_fork(server: socket.socket, request: Mapping[str, Any], streams: Sequence[int]) -> int:
+    """Return the id of the forked process, which is a child of this one."""
+    reply, answering = socket.socketpair()
+    with reply, answering:
+        reply.settimeout(_START_TIMEOUT)
+        data, fds = json.dumps(request).encode(), array.array("i", [answering.fileno(), *streams])
+        server.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        answering.close()
+        pid = reply.recv(32)
+    if not pid:
+        raise OSError("the fork server has ended; its error is on the tests' stderr")
+    return int(pid)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of grandchildren whose own parent ends, as forked processes' does at once."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+# -- the server ------------------------------------------------------------------------------------------------------
+
+
+def main(descriptor: int) -> NoReturn:
+    """Import what workers need, then fork them until the tests' process is gone."""
+    sys.path[0] = str(Path.cwd())
+    _server.environment = dict(os.environ)  # before libraries change it
+    subprocess.Popen = ForkingPopen  # type: ignore[misc]  # before anything takes the name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in PRELOADED:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    assert threading.active_count() == len([*Path("/proc/self/task").iterdir()]) == 1, "a forked thread would be lost"
+    gc.collect()
+    gc.freeze()  # so that no collection in a child copies the memory
+    os.setpgid(0, 0)  # what ends the group of the tests or of a program leaves its server
+    _serve(socket.socket(fileno=descriptor))
+
+
+def _serve(server: socket.socket) -> NoReturn:
+    """Fork for each request until the other side is closed."""
+    while True:
+        data, ancillary, *_ = server.recvmsg(_MAX_REQUEST, socket.CMSG_SPACE(16))
+        if not data:
+            os._exit(0)
+        fds = array.array("i")
+        for _, _, packed in ancillary:
+            fds.frombytes(packed)
+        middle = os.fork()
+        if middle == 0:
+            # The worker's parent ends at once, so that the process that asked becomes its parent.
+            if os.fork() == 0:
+                server.close()
+                _run(json.loads(data), *fds)
+            os._exit(0)
+        os.waitpid(middle, 0)
+        for fd in fds:
+            os.close(fd)
+
+
+def _run(request: Mapping[str, Any], reply: int, *streams: int) -> NoReturn:
+    """Become the process that was requested."""
+    while os.getppid() != request["parent"]:
+        time.sleep(0.0005)
+    if request["group"] is None:
+        os.setsid()
+    else:
+        os.setpgid(0, request["group"])
+    command, environment = request["command"], request["environment"]
+    module = str(_module(command))
+    os.chdir(request["cwd"])
+    os.write(reply, str(os.getpid()).encode())
+    os.close(reply)
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+    for fd in {*streams} - {0, 1, 2}:
+        os.close(fd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _set_path(request["cwd"], environment) or _is_read_at_start(environment):
+        os.execve(command[0], command, environment)
+    os.environ.clear()
+    os.environ.update(environment)
+    _server.environment = dict(environment)
+    _nurse(module)
+    _exit(_code_of(module, command))
+
+
+def _set_path(cwd: str, environment: Mapping[str, str]) -> bool:
+    """Set `sys.path` as an interpreter would; return whether that hides a module that is imported already."""
+    old = [sys.path[0], *_python_path(_server.environment)]
+    new = [cwd, *_python_path(environment)]
+    sys.path[: len(old)] = new
+    importlib.invalidate_caches()
+    return any(_hides_a_module(folder) for folder in {*new} - {*old})
+
+
+def _python_path(environment: Mapping[str, str]) -> list[str]:
+    return [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+
+
+def _hides_a_module(folder: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any(entry.name.removesuffix(".py") in sys.modules for entry in Path(folder).iterdir())
+    return False
+
+
+def _is_read_at_start(environment: Mapping[str, str]) -> bool:
+    """Return whether the environment differs in what an interpreter reads as it starts."""
+    old = _server.environment
+    names = {*environment, *old} - {"PYTHONPATH"}
+    return any(old.get(name) != environment.get(name) for name in names if name.startswith(_READ_AT_START))
+
+
+def process_name(module: str) -> str:
+    """Return the name in `/proc/PID/comm` of a process that was forked for a module."""
+    return ".".join(module.split(".")[-2:])[:15]
+
+
+def _nurse(module: str) -> None:
+    """Name this process, and fork a server for a program that starts workers itself."""
+    Path("/proc/self/comm").write_text(process_name(module), encoding="ascii")
+    _server.is_used = module in STARTERS
+    if not _server.is_used:
+        return
+    ours, theirs = _socket_pair()
+    _adopt_orphans()
+    if os.fork() == 0:
+        ours.close()
+        os.setpgid(0, 0)
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        _serve(theirs)
+    theirs.close()
+    _server.requests = ours
+
+
+def _code_of(module: str, command: Sequence[str]) -> int:
+    """Run a module as `python -m` does and return the exit code."""
+    sys.argv[:] = command[command.index(module) :]
+    is_unbuffered = "-u" in command[:3]
+    sys.stdin, sys.stdout, sys.stderr = (
+        _stream(0, "r", False), _stream(1, "w", is_unbuffered), _stream(2, "w", is_unbuffered)
+    )  # fmt: skip
+    _renew_random_numbers()
+    _shorten_measurements()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
+            runpy._run_module_as_main(module)  # type: ignore[attr-defined]
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        return -signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _stream(fd: int, mode: str, is_unbuffered: bool) -> IO[str]:
+    return open(fd, mode, encoding="utf-8", errors="backslashreplace" if fd == 2 else "strict",
+                buffering=1 if fd == 2 or is_unbuffered else -1, closefd=False)  # fmt: skip
+
+
+def _renew_random_numbers() -> None:
+    """Let numpy draw numbers of its own; a fork seeds Python's `random` anew by itself."""
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+
+
+def _shorten_measurements() -> None:
+    """Measure the device's bandwidth with 4 MiB: 256 MiB take a CPU second, the most of what such a process takes."""
+    if "optadvise.benchmark.peak_memory" in sys.modules:
+        sys.modules["optadvise.benchmark.peak_memory"].__dict__["_COPIED_BYTES"] = 2**22
+
+
+def _exit(code: int) -> NoReturn:
+    """End as an interpreter does, but for taking down what was imported."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
