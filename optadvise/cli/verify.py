@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct, field
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
@@ -16,8 +17,9 @@ from optadvise.core.errors import InputError
 if TYPE_CHECKING:
     from optadvise.core.records import Claim
     from optadvise.rulebase.catalog import Catalog
+    from optadvise.verify.run import Entry
 
-_OWN, _CLAIMS, _HOW = "Your own", "Claims", "How it is done"
+_USER_CLASS, _CLAIMS, _EXECUTION = "Your own", "Claims", "How it is done"
 
 
 def verify(
@@ -38,12 +40,12 @@ def verify(
     ] = None,
     all_: Annotated[bool, opt.option("Audit all and test every claim: some minutes.", "--all", group=_CLAIMS)] = False,
     import_: Annotated[
-        str | None, opt.option("Your own class instead: my_package.MyAdamW.", "--import", group=_OWN)
+        str | None, opt.option("Your own class instead: my_package.MyAdamW.", "--import", group=_USER_CLASS)
     ] = None,
     as_: Annotated[
-        str | None, opt.option("Which optimizer it says it is.", "--as", group=_OWN, words=of("optimizers"))
+        str | None, opt.option("Which optimizer it says it is.", "--as", group=_USER_CLASS, words=of("optimizers"))
     ] = None,
-    timeout: Annotated[float, opt.option("Seconds of one audit or claim; 60 unless said.", group=_HOW)] = 60.0,
+    timeout: Annotated[float, opt.option("Seconds of one audit or claim; 60 unless said.", group=_EXECUTION)] = 60.0,
     json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
     markdown: Annotated[Path | None, opt.option("Write a Markdown page to this file.", group="Output")] = None,
     rules: opt.Rules = None,
@@ -59,77 +61,96 @@ def verify(
     from optadvise.evidence import store
     from optadvise.render.text import verify as render
     from optadvise.rule_analysis import rule_folders
-    from optadvise.verify import claims, run
+    from optadvise.verify import claims as claim_tests
+    from optadvise.verify import run
 
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     if not 0 < timeout < float("inf"):
         raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
     catalog = rule_folders.catalog(rules)
-    _one_of({"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_})
+    _reject_several({"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_})
     if (import_ is None) != (as_ is None):
         raise InputError("--import and --as belong together: --import my_package.MyAdamW --as adamw")
-    chosen: list[Claim] = []
+    claims: list[Claim] = []
     if claim or optimizer or all_:
-        about = _ids(catalog, optimizer, "--optimizer") if optimizer else None
-        chosen = claims.chosen(catalog, claim or (), about)
-    entries: list[Any] = []
+        about = _find_ids(catalog, optimizer, "--optimizer") if optimizer else None
+        claims = claim_tests.chosen(catalog, claim or (), about)
+    entries: list[Entry] = []
     if import_ is not None:
-        entries = _own(catalog, import_, str(as_))
+        entries = [_enter_user_class(catalog, import_, str(as_))]
     elif not claim:
-        entries = run.entries(catalog, _ids(catalog, optimizer or names, "verify") or catalog.optimizer_ids)
-    progress = _Progress(len(entries) + len(chosen))
-    found: list[dict[str, Any]] = []
-    tested: list[dict[str, Any]] = []
-    interrupted = False
-    try:
-        for one in run.audited(entries, told=lambda entry: progress.told(entry.made.path), timeout=timeout):
-            found.append(one)
-        for answer in claims.outcomes(catalog, chosen, told=progress.seed, timeout=timeout) if chosen else ():
-            tested.append(answer)
-    except KeyboardInterrupt:  # what there is is kept and shown
-        interrupted = True
-    progress.end()
-    result = run.result(found, tested)
+        entries = run.entries(catalog, _find_ids(catalog, optimizer or names, "verify") or catalog.optimizer_ids)
+    outcomes = _run(catalog, entries, claims, timeout)
+    result = run.result(outcomes.audits, outcomes.claims)
     if import_ is None:
         outputs.kept(lambda: store.save_verified(result, catalog.claims))
     outputs.shown(render, result, files, as_json=json_ == "-")
-    if interrupted:
+    if outcomes.interrupted:
         raise KeyboardInterrupt
-    raise typer.Exit(_claims_code(tested) if claim else _audits_code(found))
+    raise typer.Exit(_judge_claims(outcomes.claims) if claim else _judge_audits(outcomes.audits))
 
 
-def _one_of(given: dict[str, Any]) -> None:
-    said = [name for name, value in given.items() if value]
-    if len(said) > 1:
-        raise InputError(f"{said[0]} and {said[1]}: each says what is looked at; leave one of them out")
+class _Outcomes(Struct):
+    """Results as they come in, so that an interrupt loses none."""
+
+    audits: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
 
 
-def _audits_code(found: Sequence[dict[str, Any]]) -> int:
+def _run(catalog: Catalog, entries: list[Entry], claims: list[Claim], timeout: float) -> _Outcomes:
+    """Audit implementations, then test claims; stop at an interrupt."""
+    from optadvise.verify import claims as claim_tests
+    from optadvise.verify import run
+
+    progress, outcomes = _Progress(len(entries) + len(claims)), _Outcomes()
+    try:
+        for audit in run.audited(entries, told=lambda entry: progress.show(entry.made.path), timeout=timeout):
+            outcomes.audits.append(audit)
+        if claims:
+            for outcome in claim_tests.outcomes(catalog, claims, told=progress.show_seed, timeout=timeout):
+                outcomes.claims.append(outcome)
+    except KeyboardInterrupt:
+        outcomes.interrupted = True
+    progress.end()
+    return outcomes
+
+
+def _reject_several(options: Mapping[str, Any]) -> None:
+    """Raise an error if more than one of several options is used."""
+    used = [name for name, value in options.items() if value]
+    if len(used) > 1:
+        raise InputError(f"{used[0]} and {used[1]}: each says what is looked at; leave one of them out")
+
+
+def _judge_audits(audits: Sequence[Mapping[str, Any]]) -> int:
+    """Return the exit code of audits."""
     from optadvise.core.findings import ABSENT
 
-    here = [one for one in found if one["verdict"] != ABSENT]
-    if not here:
+    ran = [audit for audit in audits if audit["verdict"] != ABSENT]
+    if not ran:
         return 4
-    return 0 if all(one["expected"] for one in here) else 1
+    return 0 if all(audit["expected"] for audit in ran) else 1
 
 
-def _claims_code(tested: Sequence[dict[str, Any]]) -> int:
+def _judge_claims(outcomes: Sequence[Mapping[str, Any]]) -> int:
+    """Return the exit code of claims."""
     from optadvise.core.findings import REFUTED, UNDECIDED
 
-    verdicts = {one["verdict"] for one in tested}
+    verdicts = {outcome["verdict"] for outcome in outcomes}
     if REFUTED in verdicts:
         return 1
     if UNDECIDED not in verdicts:
         return 0
-    return 4 if all(one["seconds"] is None for one in tested) else 5  # what was never begun could not run here
+    return 4 if all(outcome["seconds"] is None for outcome in outcomes) else 5  # none was started, or some were
 
 
-def _ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str]:
+def _find_ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str]:
     return list(dict.fromkeys(catalog.find_optimizer(name, flag) for name in names or ()))
 
 
-def _own(catalog: Any, path: str, name: str) -> list[Any]:
-    """Return somebody's own class as what it says it is."""
+def _enter_user_class(catalog: Catalog, path: str, name: str) -> Entry:
+    """Return the audit of a user's class against the card of the optimizer that it implements."""
     from optadvise.core.records import Implementation
     from optadvise.verify.run import Entry
     from optadvise.verify.target import imported
@@ -137,31 +158,31 @@ def _own(catalog: Any, path: str, name: str) -> list[Any]:
     if "." not in path or not all(part.isidentifier() for part in path.split(".")):
         raise InputError(f"--import {path!r}: is no import path; write my_package.module.MyAdamW")
     card = catalog.optimizer(catalog.find_optimizer(name, "--as"))
-    subject = imported(catalog, card, path)
-    made = Implementation(path.rsplit(".", 1)[1], path, None, ("cpu",))
-    return [Entry(card, made, subject, remedy="install its package, or run this in the folder that holds it")]
+    target = imported(catalog, card, path)
+    implementation = Implementation(path.rsplit(".", 1)[1], path, None, ("cpu",))
+    return Entry(card, implementation, target, remedy="install its package, or run this in the folder that holds it")
 
 
 class _Progress:
-    """What is looked at now, in one line that is written over on a terminal."""
+    """Shows the current audit or claim in one line that is overwritten on a terminal."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._seen: list[str] = []
+        self._started: list[str] = []
 
-    def told(self, name: str, more: str = "") -> None:
-        """Tell of an audit or a claim."""
-        if name not in self._seen:
-            self._seen.append(name)
+    def show(self, name: str, detail: str = "") -> None:
+        """Show an audit or a claim."""
+        if name not in self._started:
+            self._started.append(name)
         if sys.stderr.isatty():
-            line = f"{len(self._seen)} of {self._count}: {name}{more}"
+            line = f"{len(self._started)} of {self._count}: {name}{detail}"
             print(f"\r{line[:78]:<78}", end="", file=sys.stderr, flush=True)
 
-    def seed(self, claim: Claim, seed: int) -> None:
-        """Tell of a claim's seed."""
-        self.told(claim.id, f", seed {seed + 1} of {claim.seeds}" if claim.seeds > 1 else "")
+    def show_seed(self, claim: Claim, seed: int) -> None:
+        """Show a claim with the number of its seed."""
+        self.show(claim.id, f", seed {seed + 1} of {claim.seeds}" if claim.seeds > 1 else "")
 
     def end(self) -> None:
-        """Leave the line."""
-        if self._seen and sys.stderr.isatty():
+        """End the line."""
+        if self._started and sys.stderr.isatty():
             print(file=sys.stderr)
