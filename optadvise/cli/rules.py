@@ -13,9 +13,6 @@ from optadvise.core.errors import InputError
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)]
-
-
-# Below its help.
 _EXAMPLES = {
     "check": ("optadvise rules check --rules examples/team-rules",),
     "test": ("optadvise rules test --mutants",),
@@ -49,9 +46,9 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
 
     advisor = Advisor(rule_folders.catalog(rules))
     advisor.catalog.read_all()
-    found = prove(advisor, tuple(map(str, rules or ())))
-    report(found, as_json=json_)
-    raise typer.Exit(0 if found.sound else 1)
+    proofs = prove(advisor, tuple(map(str, rules or ())))
+    report(proofs, as_json=json_)
+    raise typer.Exit(0 if proofs.sound else 1)
 
 
 def run_tests(
@@ -76,11 +73,11 @@ def run_tests(
     catalog = rule_folders.catalog(rules)
     advisor = Advisor(catalog)
     cases = read_cases(catalog.folders, catalog.facts)
-    found = rule_tests.run(advisor, cases)
+    results = rule_tests.run(advisor, cases)
     hunt = mutation.hunt(advisor, cases) if mutants else None
     cases_for = list(mutation.suggested(advisor, hunt.survivors)) if hunt is not None and suggest else []
-    tested(found, hunt, cases_for, as_json=json_)
-    raise typer.Exit(0 if found.passed and (hunt is None or not hunt.survivors) else 1)
+    tested(results, hunt, cases_for, as_json=json_)
+    raise typer.Exit(0 if results.passed and (hunt is None or not hunt.survivors) else 1)
 
 
 def diff(
@@ -134,15 +131,14 @@ def schema(
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.json_schema import schemas
 
-    found = schemas(rule_folders.catalog(rules))
-    if kind is not None and kind not in found:
-        raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, found)}, of {', '.join(found)}")
-    wanted = found if kind is None else {kind: found[kind]}
+    documents = schemas(rule_folders.catalog(rules))
+    if kind is not None and kind not in documents:
+        raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, documents)}, of {', '.join(documents)}")
     if out is None:
-        typer.echo(json.dumps(found if kind is None else found[kind], indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(documents if kind is None else documents[kind], indent=1, ensure_ascii=False))
         return
-    for name, data in wanted.items():
-        _write(json.dumps(data, indent=1, ensure_ascii=False) + "\n", out / f"{name}.json")
+    for name in documents if kind is None else [kind]:
+        _write(json.dumps(documents[name], indent=1, ensure_ascii=False) + "\n", out / f"{name}.json")
 
 
 def docs(out: _Out = None, rules: opt.Rules = None) -> None:
@@ -165,6 +161,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folde
 
 
 def _write(text: str, out: Path | None) -> None:
+    """Write a text to a file in a folder that is made if need be, or to stdout."""
     if out is None:
         typer.echo(text, nl=False)
         return
