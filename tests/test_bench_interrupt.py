@@ -6,13 +6,18 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from optadvise.advice.advisor import Advisor
+from optadvise.benchmark import request
+from optadvise.core.signals import interrupt_on_sigterm
 from tests.bench import ended, result_in, started, workers
+from tests.cli import optadvise
 
 LONG = ("--workload", "mine:slow", "--rounds", "500", "--steps", "2", "--threads", "1")
 
@@ -84,6 +89,44 @@ def test_an_interruption_still_writes_to_stdout_what_was_to_go_there(mine: Path)
     assert process.returncode == 130
     assert ended(pids)
     assert result_in(out)["complete"] is False
+
+
+def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(advisor: Advisor, mine: Path) -> None:
+    asked = request.make(advisor, ["lion"], workload="mine:plain", rounds="500", steps="2", threads="1")
+    pids = []
+
+    def terminate(what: str, label: str, number: int) -> None:
+        if (what, number) == ("round", 3):
+            pids.extend(workers())
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(request.InterruptedMeasurement) as stopped:
+        request.measure(asked, progress=terminate)
+    assert len(pids) == 2
+    assert ended(pids)
+    assert stopped.value.result["complete"] is False
+    assert [len(arm["step_seconds"]["samples"]) for arm in stopped.value.result["arms"]] == [4, 4]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_program_keeps_its_own_handler_of_sigterm() -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        with interrupt_on_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+
+
+def test_a_thread_which_cannot_handle_signals_measures_all_the_same(mine: Path) -> None:
+    codes = []
+    line = ("bench", "adamw", "--workload", "mine:plain", "--control", "none", "--rounds", "1", "--steps", "1")
+    thread = threading.Thread(target=lambda: codes.append(optadvise(*line).code))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def test_workers_end_by_themselves_when_their_parent_is_killed(mine: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -331,14 +332,15 @@ def test_a_worker_that_hangs_or_dies_leaves_the_claim_open_and_the_next_goes_on(
     assert (found[0]["why"], found[0]["figures"]) == (why, [0.5, 0.5])
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_tested_before_an_interruption_is_written(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     real = claims.outcomes
 
     def interrupted(*arguments: Any, **options: Any) -> Iterator[dict[str, Any]]:
         yield next(real(*arguments, **options))
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(claims, "outcomes", interrupted)
     file = tmp_path / "claims.json"

@@ -12,6 +12,7 @@ from optadvise.benchmark import plan
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.statistics import Requirement, parse_requirement
 from optadvise.core.errors import CannotRunHereError, InputError, nearest
+from optadvise.core.signals import interrupt_on_sigterm
 from optadvise.core.units import parse_count
 
 SIZES = ("tiny", "small", "medium")
@@ -175,7 +176,7 @@ def measure(
         keep: Is given what there is after every round.
 
     Raises:
-        InterruptedMeasurement: Ctrl-C; it carries what was measured so far.
+        InterruptedMeasurement: Ctrl-C or SIGTERM; it carries what was measured so far, and no worker is left.
     """
     from optadvise.benchmark import results, runner
     from optadvise.benchmark.distributed import arm
@@ -195,7 +196,8 @@ def measure(
     kind = runner.WorkerArm if request.spec.nproc == 1 else arm.RankedArm
     workers = [kind(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     try:
-        records = runner.run(workers, request.spec.rounds, progress=progress or _silent, save=save)
+        with interrupt_on_sigterm():
+            records = runner.run(workers, request.spec.rounds, progress=progress or _silent, save=save)
     except KeyboardInterrupt:
         raise InterruptedMeasurement(made(last, complete=False)) from None
     return made(records, complete=True)

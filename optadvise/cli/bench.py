@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +14,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.complete import among, of
 from optadvise.core.errors import InputError
+from optadvise.core.signals import interrupt_on_sigterm
 
 _SIZES = ("tiny", "small", "medium")
 _DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
@@ -227,7 +226,7 @@ def _measure(requested: Request, keep: Any, show: Any, *, partial: bool) -> dict
     from optadvise.benchmark import request
     from optadvise.render.text.progress import progress
 
-    with _terminated_as_interrupted(), progress(len(requested.arms), requested.spec.rounds) as told:
+    with interrupt_on_sigterm(), progress(len(requested.arms), requested.spec.rounds) as told:
         try:
             found = request.measure(requested, progress=told, keep=keep if partial else None)
         except request.InterruptedMeasurement as stopped:
@@ -236,20 +235,6 @@ def _measure(requested: Request, keep: Any, show: Any, *, partial: bool) -> dict
             raise KeyboardInterrupt from None
     keep(found)
     return found
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a measurement as Ctrl-C does: keep what is done, leave no process."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code(result: dict[str, Any]) -> int:

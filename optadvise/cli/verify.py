@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.core.errors import InputError
+from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from optadvise.core.records import Claim
@@ -99,17 +100,18 @@ class _Outcomes(Struct):
 
 
 def _run(catalog: Catalog, entries: list[Entry], claims: list[Claim], timeout: float) -> _Outcomes:
-    """Audit implementations, then test claims; stop at an interrupt."""
+    """Audit implementations, then test claims; stop at Ctrl-C or SIGTERM."""
     from optadvise.verify import claims as claim_tests
     from optadvise.verify import run
 
     progress, outcomes = _Progress(len(entries) + len(claims)), _Outcomes()
     try:
-        for audit in run.audited(entries, told=lambda entry: progress.show(entry.made.path), timeout=timeout):
-            outcomes.audits.append(audit)
-        if claims:
-            for outcome in claim_tests.outcomes(catalog, claims, told=progress.show_seed, timeout=timeout):
-                outcomes.claims.append(outcome)
+        with interrupt_on_sigterm():
+            for audit in run.audited(entries, told=lambda entry: progress.show(entry.made.path), timeout=timeout):
+                outcomes.audits.append(audit)
+            if claims:
+                for outcome in claim_tests.outcomes(catalog, claims, told=progress.show_seed, timeout=timeout):
+                    outcomes.claims.append(outcome)
     except KeyboardInterrupt:
         outcomes.interrupted = True
     progress.end()
