@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import plan, results, runner
 from optadvise.benchmark.environment import environment
 from optadvise.benchmark.spec import Arm, Spec
@@ -26,7 +26,7 @@ from optadvise.memory import shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
 
 ALTERED = [sys.executable, str(Path(__file__).with_name("altered_worker.py"))]
-ADVISOR = Advisor(load())
+ADVISOR = CompiledRules(load())
 
 
 def measured(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> list[runner.Record]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from optadvise.advice.advisor import Advisor  # noqa: E402
+from optadvise.advice.compiled_rules import CompiledRules  # noqa: E402
 from optadvise.rulebase.catalog import load  # noqa: E402
 from optadvise.rulebase.proofs import UNPROVEN, census, findings  # noqa: E402
 from optadvise.rulebase.tables import Axis, Table, cut_axes  # noqa: E402
@@ -163,7 +163,7 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: i
 
 
 def shipped(rounds: int) -> Iterator[Row]:
-    advisor = Advisor(load())
+    advisor = CompiledRules(load())
     table, facts = advisor.tables["choose_optimizer"], advisor.catalog.facts
     document = advisor.catalog.documents["tables"]["choose_optimizer"]
     values = [[*facts[name]["values"], *([None] if facts[name].get("unknown") else [])] for name in table.columns]

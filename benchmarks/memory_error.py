@@ -29,7 +29,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from fake_peak import ATTENTION, auto_class, fake_peak, register_attention  # noqa: E402
 
-from optadvise.advice.advisor import Advisor  # noqa: E402
+from optadvise.advice.compiled_rules import CompiledRules  # noqa: E402
+from optadvise.advice.complete import complete_situation  # noqa: E402
 from optadvise.memory import architectures  # noqa: E402
 from optadvise.rulebase.catalog import load  # noqa: E402
 from tests import convnets  # noqa: E402
@@ -175,7 +176,7 @@ class _WithLoss(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         return _Answer(torch.nn.functional.cross_entropy(logits.float(), labels))
 
 
-def predicted(advisor: Advisor, case: Case) -> tuple[int, int, int]:
+def predicted(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
     """Return the low, expected and high bytes of tensors."""
     if case.network in CONVNETS:
         shape = architectures.named(advisor.catalog, case.network)
@@ -194,7 +195,7 @@ def predicted(advisor: Advisor, case: Case) -> tuple[int, int, int]:
         answers["attention"] = case.attention
     if case.lora:
         answers |= {"method": "lora", "lora_rank": RANK, "lora_targets": case.lora}
-    memory = advisor.sizing.estimate(advisor.situation(answers), case.optimizer)
+    memory = advisor.sizing.estimate(complete_situation(advisor, answers), case.optimizer)
     spans = [line.interval for line in memory.ledger[:-2] if line.interval is not None]
     assert memory.allocated is not None
     return sum(span.low for span in spans), memory.allocated, sum(span.high for span in spans)
@@ -259,7 +260,7 @@ def batch_of(case: Case) -> dict[str, Any]:
     return {"input_ids": tokens, "labels": tokens.clone()}
 
 
-def optimizer_of(advisor: Advisor, case: Case, parameters: Any) -> Any:
+def optimizer_of(advisor: CompiledRules, case: Case, parameters: Any) -> Any:
     """Return the optimizer as the card builds it, in its fused form where it has one, else as on CUDA."""
     card = advisor.catalog.optimizer(case.optimizer)
     made = card.implementations[0]
@@ -269,7 +270,7 @@ def optimizer_of(advisor: Advisor, case: Case, parameters: Any) -> Any:
     return getattr(importlib.import_module(module), name)(parameters, **kwargs)
 
 
-def on_cuda(advisor: Advisor, case: Case) -> int | None:
+def on_cuda(advisor: CompiledRules, case: Case) -> int | None:
     """Return the allocator's peak of the same steps on a CUDA device, None where there is none."""
     if not torch.cuda.is_available():
         return None
@@ -294,7 +295,7 @@ def on_cuda(advisor: Advisor, case: Case) -> int | None:
     return int(torch.cuda.max_memory_allocated())
 
 
-def results(advisor: Advisor) -> Iterator[Result]:
+def results(advisor: CompiledRules) -> Iterator[Result]:
     """Run every case."""
     for case in CASES:
         low, expected, high = predicted(advisor, case)
@@ -331,7 +332,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     found = []
-    for result in results(Advisor(load())):
+    for result in results(CompiledRules(load())):
         found.append(result)
         lines.append(row(result))
         print(lines[-1], flush=True)

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import optadvise
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.recommend import recommend
 from optadvise.rulebase.catalog import load
 
 HELLO = """
@@ -83,9 +85,9 @@ def main() -> None:
     print(f"estimate --all --json / recommend   {against_advice:6.2f}  at most 1.00, both for --params 7B")
     print(f"recommend --json / import torch     {against_torch:6.3f}  at most 0.125 (torch {torch:.2f} s)")
 
-    advisor = Advisor(load())
-    complete = [advisor.situation(answers) for answers in SITUATIONS]
-    each = best(lambda: [advisor.recommend(s) for s in complete for _ in range(200)], 5) / (200 * len(complete))
+    advisor = CompiledRules(load())
+    complete = [complete_situation(advisor, answers) for answers in SITUATIONS]
+    each = best(lambda: [recommend(advisor, s) for s in complete for _ in range(200)], 5) / (200 * len(complete))
     print(f"recommendations a second            {1 / each:6.0f}  at least 5000")
 
     os.environ["OPTADVISE_NO_CACHE"] = "1"

@@ -21,8 +21,10 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from optadvise.advice import inputs
-from optadvise.advice.advisor import Advisor
-from optadvise.advice.fit_search import Fitter
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.memory_answer import answer_memory, find_remedies
+from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.evidence import apply, store
@@ -112,7 +114,7 @@ class Advice(Recommendation, frozen=True, kw_only=True):
     folders: tuple[Path, ...] = ()  # of further rules
 
     @property
-    def advisor(self) -> Advisor:
+    def advisor(self) -> CompiledRules:
         """The rules, ready to answer."""
         return _advisor(self.folders)
 
@@ -171,7 +173,7 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         """Return the object that `optadvise recommend --json` prints, for `json.dump` and for `bench`."""
         from optadvise.render.json import recommendation
 
-        found: dict[str, Any] = json.loads(recommendation(self, self.advisor.remedies(self)))
+        found: dict[str, Any] = json.loads(recommendation(self, find_remedies(self.advisor, self)))
         return found
 
 
@@ -181,7 +183,7 @@ class Estimate(MemoryAnswer, frozen=True, kw_only=True):
     folders: tuple[Path, ...] = ()  # of further rules
 
     @property
-    def advisor(self) -> Advisor:
+    def advisor(self) -> CompiledRules:
         """The rules, ready to answer."""
         return _advisor(self.folders)
 
@@ -209,7 +211,7 @@ def recommend(**run: Unpack[Run]) -> Advice:
     """
     folders, said = _read(run, "recommend")
     advisor = _advisor(folders)
-    advice = apply.apply_evidence(advisor.recommend(advisor.situation(said)), advisor.catalog)
+    advice = apply.apply_evidence(advise(advisor, said), advisor.catalog)
     return _with_rules(Advice, advice, folders)
 
 
@@ -230,9 +232,9 @@ def estimate(**run: Unpack[Run]) -> Estimate:
     """
     folders, said = _read(run, "estimate")
     advisor = _advisor(folders)
-    situation = advisor.situation(said)
-    inputs.need_size(situation)
-    return _with_rules(Estimate, Fitter(advisor).answer(situation), folders)
+    situation = complete_situation(advisor, said)
+    inputs.require_size(situation)
+    return _with_rules(Estimate, answer_memory(advisor, situation), folders)
 
 
 def bench(
@@ -278,7 +280,7 @@ def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict
     flags = {name for name, fact in catalog.facts.items() if fact["type"] == "flag"}
     typed = {name: _flag(name, value) if name in flags else _typed(name, value) for name, value in run.items()
              if name != "rules"}  # fmt: skip
-    return folders, inputs.read(catalog, typed)
+    return folders, inputs.parse_inputs(catalog, typed)
 
 
 def _known(given: Mapping[str, Any], options: Any, function: str) -> None:
@@ -291,7 +293,7 @@ def _folders(rules: Folders) -> tuple[Path, ...]:
     return (Path(rules),) if isinstance(rules, (str, PathLike)) else tuple(Path(folder) for folder in rules)
 
 
-def _advisor(folders: tuple[Path, ...]) -> Advisor:
+def _advisor(folders: tuple[Path, ...]) -> CompiledRules:
     """Return an advisor over the rules that count, one for all answers over the same files."""
     key: tuple[str | Path, ...] = (rule_folders.catalog(folders).fingerprint, *rule_folders.folders(folders))
     if key not in _advisors:
@@ -301,7 +303,7 @@ def _advisor(folders: tuple[Path, ...]) -> Advisor:
 
 
 # The latest, by the fingerprint of its rules and its folders, as claims and surfaces are no part of the fingerprint.
-_advisors: dict[tuple[str | Path, ...], Advisor] = {}
+_advisors: dict[tuple[str | Path, ...], CompiledRules] = {}
 
 
 def _flag(name: str, value: Any) -> bool | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rulebase.catalog import Catalog, load
 from tests import fork_server
 
@@ -63,8 +63,8 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture(scope="session")
-def advisor(catalog: Catalog) -> Advisor:
-    return Advisor(catalog)
+def advisor(catalog: Catalog) -> CompiledRules:
+    return CompiledRules(catalog)
 
 
 @pytest.fixture

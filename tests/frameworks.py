@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
 from optadvise.core.records import Implementation, Recommendation
@@ -42,9 +43,9 @@ def importable(made: Implementation) -> bool:
     return True
 
 
-def advised(advisor: Advisor, framework: str, answers: dict[str, Any]) -> tuple[Recommendation, str]:
+def advised(advisor: CompiledRules, framework: str, answers: dict[str, Any]) -> tuple[Recommendation, str]:
     """Return what of the advice a framework can take, and the program."""
-    advice = advisor.recommend(advisor.situation({"steps": STEPS, **answers}))
+    advice = advise(advisor, {"steps": STEPS, **answers})
     taken = make_plan(advisor, advice, advisor.catalog.frameworks[framework]).advice
     return taken, write_code(advisor, advice, framework).text
 
@@ -210,21 +211,19 @@ def page_cells() -> dict[tuple[str, str], str]:
     return {(row[0].strip("`"), head): cell for row in rows[2:] for head, cell in zip(heads, row[1:], strict=True)}
 
 
-def seen(advisor: Advisor, framework: str, name: str, folder: Path) -> str:
+def seen(advisor: CompiledRules, framework: str, name: str, folder: Path) -> str:
     """Run one optimizer in one framework, or write its configuration, and say what came of it."""
     from optadvise.codegen.write import write_code
 
     answers = {"model": "transformer", "optimizer": name}
-    code = write_code(advisor, advisor.recommend(advisor.situation({"steps": STEPS, **answers})), framework)
+    code = write_code(advisor, advise(advisor, {"steps": STEPS, **answers}), framework)
     if code.optimizer != name:
         return f"no; {code.optimizer}"
     if framework not in _RUNNERS:
         made = advisor.catalog.optimizer(name).implementations[0]
         if advisor.catalog.frameworks[framework].any_class and not importable(made):
             return f"not here: {made.package}"
-        by_name = make_plan(
-            advisor, advisor.recommend(advisor.situation(answers)), advisor.catalog.frameworks[framework]
-        ).named_optimizer
+        by_name = make_plan(advisor, advise(advisor, answers), advisor.catalog.frameworks[framework]).named_optimizer
         client = advisor.catalog.frameworks[framework].client
         return "writes, passed from code" if client and by_name is None else "writes"
     taken, text = advised(advisor, framework, answers)
@@ -246,7 +245,7 @@ def main() -> None:
     from optadvise.codegen import FRAMEWORKS
     from optadvise.rulebase.catalog import load
 
-    advisor = Advisor(load())
+    advisor = CompiledRules(load())
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     lines = [f"| | {' | '.join(f'`{name}`' for name in FRAMEWORKS)} |", "|---" * (len(FRAMEWORKS) + 1) + "|"]
     for name in advisor.catalog.optimizer_ids:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import yaml
 from msgspec.structs import astuple
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
 from optadvise.core.errors import InputError
 from optadvise.core.records import Interval, NetworkShape
 from optadvise.memory import architectures
@@ -60,14 +61,14 @@ def cannot(figure: dict[str, Any]) -> str | None:
     return None
 
 
-_ADVISOR: list[Advisor] = []
+_ADVISOR: list[CompiledRules] = []
 
 
-def advisor() -> Advisor:
+def advisor() -> CompiledRules:
     if not _ADVISOR:
         from optadvise.rulebase.catalog import load
 
-        _ADVISOR.append(Advisor(load()))
+        _ADVISOR.append(CompiledRules(load()))
     return _ADVISOR[0]
 
 
@@ -140,7 +141,7 @@ def compare(figure: dict[str, Any]) -> Compared:
     answers["loss"] = "chunked" if given.get("fused_loss") else "whole"
     if given.get("accumulation", 1) > 1:
         answers["batch_size"] = given["accumulation"] * given["micro_batch"] * given.get("gpus", 1)
-    situation = advisor().situation(answers)
+    situation = complete_situation(advisor(), answers)
     name = {"adam8bit": "adamw8bit"}.get(given.get("optimizer", "adamw"), given.get("optimizer", "adamw"))
     memory = advisor().sizing.estimate(situation, advisor().catalog.find_optimizer(name))
     assert memory.total is not None, figure["id"]

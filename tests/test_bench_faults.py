@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import plan, runner
 from optadvise.benchmark.runner import ArmFailed, Record, WorkerArm
 from optadvise.benchmark.spec import Spec
@@ -132,7 +132,7 @@ def test_an_answer_that_never_comes_is_not_waited_for_at_the_end() -> None:
     assert time.monotonic() - begin < 1
 
 
-def test_a_real_worker_that_is_killed_in_the_middle_of_a_round(advisor: Advisor, mine: Path) -> None:
+def test_a_real_worker_that_is_killed_in_the_middle_of_a_round(advisor: CompiledRules, mine: Path) -> None:
     spec = replace(SPEC, workload="mine:slow", user=True, steps=6)
     arms = plan.arms(advisor, ["sgd", "adam"], spec, control="adamw", implementation=None)
 
@@ -157,7 +157,7 @@ runpy.run_module("optadvise.benchmark.worker", run_name="__main__")
 """
 
 
-def test_an_allocation_that_fails_is_a_result_with_the_peak_reached(advisor: Advisor) -> None:
+def test_an_allocation_that_fails_is_a_result_with_the_peak_reached(advisor: CompiledRules) -> None:
     spec = replace(SPEC, optimizer_only=True, params=10**11)
     (big,) = plan.arms(advisor, ["adamw"], spec, control=None, implementation=None)
     (found,) = measured(WorkerArm(spec, big, timeout=60, command=(sys.executable, "-c", SMALL_MACHINE)))

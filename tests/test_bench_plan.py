@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.benchmark import plan
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.errors import InputError
@@ -23,7 +24,7 @@ SPEC = Spec()
 
 
 def planned(
-    advisor: Advisor, *names: str, control: str | None = None, implementation: str | None = None, **spec: Any
+    advisor: CompiledRules, *names: str, control: str | None = None, implementation: str | None = None, **spec: Any
 ) -> list[Arm]:
     return plan.arms(advisor, names, Spec(**spec), control=control, implementation=implementation)
 
@@ -32,23 +33,23 @@ def roles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     return [(arm.label, arm.role) for arm in arms]
 
 
-def test_the_control_runs_beside_the_candidates_even_where_it_is_the_same(advisor: Advisor) -> None:
+def test_the_control_runs_beside_the_candidates_even_where_it_is_the_same(advisor: CompiledRules) -> None:
     assert roles(planned(advisor, "lion", control="adamw")) == [("lion", "candidate"), ("adamw (control)", "control")]
     assert roles(planned(advisor, "adamw", control="adamw")) == [("adamw", "candidate"), ("adamw (control)", "control")]
     assert roles(planned(advisor, "lion", control=None)) == [("lion", "candidate")]
 
 
-def test_a_control_that_is_measured_anyway_is_measured_once(advisor: Advisor) -> None:
+def test_a_control_that_is_measured_anyway_is_measured_once(advisor: CompiledRules) -> None:
     assert roles(planned(advisor, "lion", "adamw", control="adamw")) == [("lion", "candidate"), ("adamw", "control")]
 
 
-def test_a_name_given_twice_runs_once(advisor: Advisor) -> None:
+def test_a_name_given_twice_runs_once(advisor: CompiledRules) -> None:
     assert roles(planned(advisor, "lion", "lion")) == [("lion", "candidate")]
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_every_way_of_computing_an_optimizer_has_its_own_label_and_its_cards_arguments(
-    advisor: Advisor, catalog: Catalog, name: str
+    advisor: CompiledRules, catalog: Catalog, name: str
 ) -> None:
     card = catalog.optimizer(name)
     arms = planned(advisor, name, control="adamw", implementation="all")
@@ -67,11 +68,13 @@ def test_every_way_of_computing_an_optimizer_has_its_own_label_and_its_cards_arg
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_the_numbers_are_the_advisors_for_this_very_measurement(advisor: Advisor, catalog: Catalog, name: str) -> None:
+def test_the_numbers_are_the_advisors_for_this_very_measurement(
+    advisor: CompiledRules, catalog: Catalog, name: str
+) -> None:
     spec = Spec(workload="cnn", steps=20, rounds=5)
     (arm,) = plan.arms(advisor, [name], spec, control=None, implementation=None)
     facts = {"optimizer": name, "model": "cnn", "params": 1_000_000, "precision": "fp32", "steps": spec.total_steps}
-    advice = advisor.recommend(advisor.situation(facts))
+    advice = advise(advisor, facts)
     made = next(i for i in catalog.optimizer(name).implementations if i.path == arm.path)
     for number in advice.hyperparameters:
         if catalog.optimizer(name).hyperparameter(number.name):
@@ -79,7 +82,7 @@ def test_the_numbers_are_the_advisors_for_this_very_measurement(advisor: Advisor
     assert [p["kwargs"] for p in arm.phases] == [dict(kwargs) for _, _, kwargs in advice.schedule.phases]
 
 
-def test_steps_alone_have_no_schedule(advisor: Advisor) -> None:
+def test_steps_alone_have_no_schedule(advisor: CompiledRules) -> None:
     (arm,) = planned(advisor, "adamw", optimizer_only=True)
     assert (arm.phases, arm.milestones) == ((), ())
 
@@ -97,13 +100,13 @@ def test_steps_alone_have_no_schedule(advisor: Advisor) -> None:
     ],
 )
 def test_an_implementation_is_chosen(
-    advisor: Advisor, wanted: str | None, label: str, path: str, variant: str
+    advisor: CompiledRules, wanted: str | None, label: str, path: str, variant: str
 ) -> None:  # fmt: skip
     (arm,) = planned(advisor, "adamw", implementation=wanted)
     assert (arm.label, arm.path, arm.variant, arm.unsupported) == (label, path, variant, None)
 
 
-def test_all_implementations_and_the_fastest_is_the_control(advisor: Advisor) -> None:
+def test_all_implementations_and_the_fastest_is_the_control(advisor: CompiledRules) -> None:
     arms = planned(advisor, "adamw", control="adamw", implementation="all")
     assert roles(arms) == [
         ("adamw:fused", "control"), ("adamw:torch-foreach", "candidate"), ("adamw:torch-for-loop", "candidate"),
@@ -111,19 +114,21 @@ def test_all_implementations_and_the_fastest_is_the_control(advisor: Advisor) ->
     ]  # fmt: skip
 
 
-def test_an_implementation_that_a_card_lacks_is_refused_with_what_it_has(advisor: Advisor) -> None:
+def test_an_implementation_that_a_card_lacks_is_refused_with_what_it_has(advisor: CompiledRules) -> None:
     with pytest.raises(InputError, match="adamw has none; accepted: all, compiled, for-loop, foreach, fused"):
         planned(advisor, "adamw", implementation="rust")
 
 
-def test_triton_is_for_cuda(advisor: Advisor) -> None:
+def test_triton_is_for_cuda(advisor: CompiledRules) -> None:
     here = {arm.variant for arm in planned(advisor, "adamw", implementation="all")}
     there = {arm.variant for arm in planned(advisor, "adamw", implementation="all", device="cuda")}
     assert there - here == {"triton"}
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_paged_state_is_unsupported_on_a_cpu_and_only_there(advisor: Advisor, catalog: Catalog, name: str) -> None:
+def test_paged_state_is_unsupported_on_a_cpu_and_only_there(
+    advisor: CompiledRules, catalog: Catalog, name: str
+) -> None:
     paged = catalog.optimizer(name).paged
     (arm,) = planned(advisor, name)
     assert ("paged state needs CUDA" in (arm.unsupported or "")) is paged
@@ -133,7 +138,7 @@ def test_paged_state_is_unsupported_on_a_cpu_and_only_there(advisor: Advisor, ca
 
 @pytest.mark.parametrize("name", IDS)
 def test_what_is_not_installed_is_unsupported_with_the_pip_line(
-    advisor: Advisor, catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch
+    advisor: CompiledRules, catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "find_spec", lambda module: None)
     card = catalog.optimizer(name)
@@ -151,7 +156,7 @@ def test_what_is_not_installed_is_unsupported_with_the_pip_line(
 
 
 def test_the_next_implementation_is_taken_where_the_first_is_not_installed(
-    advisor: Advisor, monkeypatch: pytest.MonkeyPatch
+    advisor: CompiledRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_torch(module: str) -> ModuleSpec | None:
         return None if module == "torch" else find_spec(module)
@@ -169,7 +174,7 @@ def recommended(*options: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [None, *IDS])
-def test_a_recommendation_runs_as_it_is(advisor: Advisor, name: str | None) -> None:
+def test_a_recommendation_runs_as_it_is(advisor: CompiledRules, name: str | None) -> None:
     data = recommended(
         "--model", "transformer", "--params", "1.5B", "--vram", "24GB", *(("--optimizer", name) if name else ())
     )
@@ -191,7 +196,7 @@ def test_a_recommendation_runs_as_it_is(advisor: Advisor, name: str | None) -> N
     assert (against.optimizer, against.role) == ("adamw", "control")
 
 
-def test_numbers_changed_by_hand_are_kept(advisor: Advisor) -> None:
+def test_numbers_changed_by_hand_are_kept(advisor: CompiledRules) -> None:
     data = recommended("--model", "transformer", "--optimizer", "lion")
     data["optimizer"]["kwargs"]["lr"] = 0.123
     (arm,) = plan.from_recommendation(advisor, data, SPEC, control=None)
@@ -200,7 +205,7 @@ def test_numbers_changed_by_hand_are_kept(advisor: Advisor) -> None:
 
 @pytest.mark.parametrize("key", ["kind", "schema_version", "optimizer", "scheduler", "hyperparameters"])
 @pytest.mark.parametrize("value", [None, [], "nonsense", 3])
-def test_what_is_no_recommendation_is_refused(advisor: Advisor, key: str, value: object) -> None:
+def test_what_is_no_recommendation_is_refused(advisor: CompiledRules, key: str, value: object) -> None:
     data = recommended("--model", "transformer")
     for changed in ({**data, key: value}, {k: v for k, v in data.items() if k != key}):
         if key == "hyperparameters" and changed.get(key) == []:
@@ -210,7 +215,7 @@ def test_what_is_no_recommendation_is_refused(advisor: Advisor, key: str, value:
 
 
 @pytest.mark.parametrize("value", [None, 3, "lr", ["lr"], [1]])
-def test_arguments_that_are_none_are_refused(advisor: Advisor, value: object) -> None:
+def test_arguments_that_are_none_are_refused(advisor: CompiledRules, value: object) -> None:
     data = recommended("--model", "transformer")
     data["optimizer"]["kwargs"] = value
     with pytest.raises(InputError, match="not a recommendation"):

@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 from torch import nn
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import plan, results, runner, workloads
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.records import StateTensor
@@ -46,7 +46,7 @@ def measured(spec: Spec, arm: Arm) -> dict[str, Any]:
     return found
 
 
-def only(advisor: Advisor, name: str, spec: Spec) -> Arm:
+def only(advisor: CompiledRules, name: str, spec: Spec) -> Arm:
     (arm,) = plan.arms(advisor, [name], spec, control=None, implementation=None)
     return arm
 
@@ -114,7 +114,7 @@ _KINDS = ["muon", "schedule-free-adamw", "adamw8bit", "paged-adamw8bit", "adamw4
 
 
 @pytest.mark.parametrize("name", few(len(_KINDS), sorted(load().optimizer_ids, key=lambda n: n not in _KINDS)))
-def test_every_optimizer_trains_the_transformer(advisor: Advisor, catalog: Catalog, name: str) -> None:
+def test_every_optimizer_trains_the_transformer(advisor: CompiledRules, catalog: Catalog, name: str) -> None:
     arm = only(advisor, name, QUICK)
     found = measured(QUICK, arm)
     card = catalog.optimizer(name)
@@ -129,13 +129,13 @@ def test_every_optimizer_trains_the_transformer(advisor: Advisor, catalog: Catal
 
 
 @pytest.mark.parametrize("workload", [n for n in plan.workload_names() if n != "transformer"])
-def test_every_network_is_trained(advisor: Advisor, catalog: Catalog, workload: str) -> None:
+def test_every_network_is_trained(advisor: CompiledRules, catalog: Catalog, workload: str) -> None:
     spec = replace(QUICK, workload=workload, seq_len=None)
     arm = only(advisor, "adamw", spec)
     check(measured(spec, arm), catalog, arm, spec)
 
 
-def test_steps_alone_on_given_shapes(advisor: Advisor, catalog: Catalog) -> None:
+def test_steps_alone_on_given_shapes(advisor: CompiledRules, catalog: Catalog) -> None:
     spec = replace(QUICK, optimizer_only=True, params=200_000)
     arm = only(advisor, "adamw", spec)
     found = measured(spec, arm)
@@ -148,7 +148,7 @@ def test_steps_alone_on_given_shapes(advisor: Advisor, catalog: Catalog) -> None
     assert (found["throughput"]["value"], found["loss"]["first"], found["loss"]["finite"]) == (None, None, True)
 
 
-def test_low_precision_weights_have_their_bytes(advisor: Advisor, catalog: Catalog) -> None:
+def test_low_precision_weights_have_their_bytes(advisor: CompiledRules, catalog: Catalog) -> None:
     spec = replace(QUICK, dtype="bf16")
     arm = only(advisor, "adamw", spec)
     found = measured(spec, arm)
@@ -158,7 +158,7 @@ def test_low_precision_weights_have_their_bytes(advisor: Advisor, catalog: Catal
     assert found["state_bytes"] == sum(said)
 
 
-def test_the_same_seed_gives_the_same_losses(advisor: Advisor) -> None:
+def test_the_same_seed_gives_the_same_losses(advisor: CompiledRules) -> None:
     spec = replace(QUICK, seed=3)
     losses = [measured(spec, only(advisor, "adamw", spec))["loss"] for _ in range(2)]
     assert losses[0] == losses[1]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.rulebase.catalog import load
 from optadvise.rulebase.loading import Memo, load_documents, shipped_rules
@@ -87,10 +88,10 @@ rules:
 """,
         encoding="utf-8",
     )
-    advisor = Advisor(load([layer]))
+    advisor = CompiledRules(load([layer]))
     answers = {"model": "cnn", "tuning": "high", "batch_size": 2048}
-    assert advisor.recommend(advisor.situation(answers)).optimizer.id == "sgd-turbo"
-    advice = advisor.recommend(advisor.situation({**answers, "batch_size": 512}))
+    assert advise(advisor, answers).optimizer.id == "sgd-turbo"
+    advice = advise(advisor, {**answers, "batch_size": 512})
     assert advice.optimizer.id == "sgd-momentum"
     assert ({"batch_size": "> 1000"}, "sgd-turbo") in [(dict(f.change), f.optimizer) for f in advice.sensitivities]
 

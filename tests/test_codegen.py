@@ -17,13 +17,14 @@ import yaml
 from jinja2 import UndefinedError, nodes
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.templating import FILTERS, FOLDER, create_environment
 from optadvise.codegen.write import write_code
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import Recommendation
-from optadvise.core.schedules import advise
+from optadvise.core.schedules import resolve_schedule
 from optadvise.render.markdown import recommendation
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
@@ -37,7 +38,7 @@ SITUATIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def plain_torch(advisor: Advisor, advice: Recommendation) -> str:
+def plain_torch(advisor: CompiledRules, advice: Recommendation) -> str:
     return write_code(advisor, advice, "python").text
 
 
@@ -53,12 +54,12 @@ def execute(code: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("answers", SITUATIONS, ids=str)
-def test_the_snippet_runs_in_every_situation(advisor: Advisor, tmp_path: Path, answers: dict[str, Any]) -> None:
-    execute(plain_torch(advisor, advisor.recommend(advisor.situation(answers))), tmp_path)
+def test_the_snippet_runs_in_every_situation(advisor: CompiledRules, tmp_path: Path, answers: dict[str, Any]) -> None:
+    execute(plain_torch(advisor, advise(advisor, answers)), tmp_path)
 
 
-def test_biases_and_norms_get_no_decay(advisor: Advisor, tmp_path: Path) -> None:
-    names = execute(plain_torch(advisor, advisor.recommend(advisor.situation({"model": "transformer"}))), tmp_path)
+def test_biases_and_norms_get_no_decay(advisor: CompiledRules, tmp_path: Path) -> None:
+    names = execute(plain_torch(advisor, advise(advisor, {"model": "transformer"})), tmp_path)
     model, _ = names["stand_in"]()
     optimizer, _ = names["configure"](model)
     decayed, free = optimizer.param_groups
@@ -70,9 +71,11 @@ def test_biases_and_norms_get_no_decay(advisor: Advisor, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", CATALOG.scheduler_ids)
-def test_every_schedule_runs_to_its_end_and_never_above_its_peak(advisor: Advisor, tmp_path: Path, name: str) -> None:
-    advice = advisor.recommend(advisor.situation({"model": "transformer", "optimizer": "sgd", "precision": "fp32"}))
-    schedule = advise(CATALOG.scheduler(name), 0.1, 20, 0.2, {})
+def test_every_schedule_runs_to_its_end_and_never_above_its_peak(
+    advisor: CompiledRules, tmp_path: Path, name: str
+) -> None:
+    advice = advise(advisor, {"model": "transformer", "optimizer": "sgd", "precision": "fp32"})
+    schedule = resolve_schedule(CATALOG.scheduler(name), 0.1, 20, 0.2, {})
     names = execute(
         plain_torch(advisor, replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.1})), tmp_path
     )
@@ -101,9 +104,9 @@ EVIL = "1); import os; os.abort("
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_values_from_rules_cannot_become_code(advisor: Advisor, framework: str) -> None:
+def test_values_from_rules_cannot_become_code(advisor: CompiledRules, framework: str) -> None:
     """What a rules file says ends up in strings, in comments of one line, or in an error."""
-    advice = advisor.recommend(advisor.situation({"optimizer": "adamw"}))
+    advice = advise(advisor, {"optimizer": "adamw"})
     line = "x\nimport os\r\u2028import os\x0cimport os {{ undefined }} {% raw %}"
     numbers = tuple(replace(h, value=EVIL) if h.name == "eps" else h for h in advice.hyperparameters)
     trace = tuple(replace(entry, because=line) for entry in advice.trace)
@@ -123,8 +126,8 @@ def test_values_from_rules_cannot_become_code(advisor: Advisor, framework: str) 
 
 
 @pytest.mark.parametrize("framework", [f for f in FRAMEWORKS if CATALOG.frameworks[f].writes == "python"])
-def test_names_from_rules_have_to_be_names(advisor: Advisor, framework: str) -> None:
-    advice = advisor.recommend(advisor.situation({"optimizer": "adan"}))
+def test_names_from_rules_have_to_be_names(advisor: CompiledRules, framework: str) -> None:
+    advice = advise(advisor, {"optimizer": "adan"})
     for broken in (
         replace(advice, kwargs={**advice.kwargs, "x=1); import os #": 1}),
         replace(advice, implementation=replace(advice.implementation, path="os; import sys.x")),
@@ -183,8 +186,8 @@ def test_yaml_says_what_json_says() -> None:
     assert yaml.safe_load(optadvise(*line, "--format", "yaml").out) == json.loads(optadvise(*line, "--json").out)
 
 
-def test_markdown_has_every_number_reason_and_warning_and_no_markup_of_the_rules(advisor: Advisor) -> None:
-    advice = advisor.recommend(advisor.situation({"model": "transformer", "params": 10**9, "vram_bytes": 24 * 2**30}))
+def test_markdown_has_every_number_reason_and_warning_and_no_markup_of_the_rules(advisor: CompiledRules) -> None:
+    advice = advise(advisor, {"model": "transformer", "params": 10**9, "vram_bytes": 24 * 2**30})
     trace = (replace(advice.trace[0], because="<script>x</script> [y](javascript:z)\n# h | a"), *advice.trace[1:])
     text = recommendation(replace(advice, trace=trace), CATALOG)
     for number in advice.hyperparameters:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.decide import choose_optimizer, decide
+from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
 from optadvise.rule_analysis.why_not import why_not
@@ -19,9 +22,9 @@ NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), 
 SITUATIONS = 200
 
 
-def situations(advisor: Advisor, seed: int) -> Iterator[dict[str, Any]]:
+def situations(advisor: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:
     random = Random(seed)
-    facts = [name for name in advisor.deciding if "flag" in advisor.catalog.facts[name]]
+    facts = [name for name in advisor.deciding_facts if "flag" in advisor.catalog.facts[name]]
     found = 0
     while found < SITUATIONS:
         said: dict[str, Any] = {}
@@ -29,14 +32,14 @@ def situations(advisor: Advisor, seed: int) -> Iterator[dict[str, Any]]:
             if random.random() < (0.2 if name in ("params", "vram_bytes", "sparse_gradients") else 0.35):
                 said[name] = random.choice(NUMBERS.get(name) or list(values(advisor, name)))
         try:
-            advisor.situation(said)
+            complete_situation(advisor, said)
         except InputError:
             continue
         found += 1
         yield said
 
 
-def values(advisor: Advisor, name: str) -> Iterator[Any]:
+def values(advisor: CompiledRules, name: str) -> Iterator[Any]:
     """Yield a value in every cell of a fact that the user may state."""
     axis = advisor.axes[name]
     if axis.words is not None:
@@ -47,30 +50,33 @@ def values(advisor: Advisor, name: str) -> Iterator[Any]:
             yield int(axis.inside(cell))
 
 
-def chosen(advisor: Advisor, said: dict[str, Any]) -> str | None:
+def chosen(advisor: CompiledRules, said: dict[str, Any]) -> str | None:
     try:
-        return advisor.recommend(advisor.situation(said)).optimizer.id
+        return advise(advisor, said).optimizer.id
     except InputError:
         return None
 
 
-def changeable(advisor: Advisor, situation: Situation) -> list[str]:
+def changeable(advisor: CompiledRules, situation: Situation) -> list[str]:
     """Return the facts whose change is told: not those that nobody changes, unless nobody said them."""
     facts = advisor.catalog.facts
     return [
-        name for name in advisor.deciding
+        name for name in advisor.deciding_facts
         if "flag" in facts[name]
         and (facts[name]["change"] != "fixed" or name in situation.assumed or name == "stability")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_flips_are_what_trying_every_value_of_every_fact_finds(advisor: Advisor, seed: int) -> None:
+def test_flips_are_what_trying_every_value_of_every_fact_finds(advisor: CompiledRules, seed: int) -> None:
     for said in situations(advisor, seed):
-        situation = advisor.situation(said)
-        advice = advisor.recommend(situation)
+        situation = complete_situation(advisor, said)
+        advice = recommend(advisor, situation)
         told = {
-            (name, flip.optimizer) for flip in advice.sensitivities for name in flip.change if name in advisor.deciding
+            (name, flip.optimizer)
+            for flip in advice.sensitivities
+            for name in flip.change
+            if name in advisor.deciding_facts
         }
         found: set[tuple[str, str]] = set()
         for name in changeable(advisor, situation):
@@ -93,7 +99,7 @@ def test_flips_are_what_trying_every_value_of_every_fact_finds(advisor: Advisor,
 
 
 @pytest.mark.parametrize("seed", [3])
-def test_the_smallest_changes_are_what_trying_every_pair_finds(advisor: Advisor, seed: int) -> None:
+def test_the_smallest_changes_are_what_trying_every_pair_finds(advisor: CompiledRules, seed: int) -> None:
     random = Random(seed)
     for said in situations(advisor, seed):
         target = random.choice(["adamw", "lamb", "lion", "sgd-momentum", "adam", "stable-adamw", "ranger", "adagrad"])
@@ -112,9 +118,9 @@ def test_the_smallest_changes_are_what_trying_every_pair_finds(advisor: Advisor,
             assert found == len(why.changes[0].facts), (said, target, why.changes)
 
 
-def fewest(advisor: Advisor, said: dict[str, Any], target: str) -> int | None:
+def fewest(advisor: CompiledRules, said: dict[str, Any], target: str) -> int | None:
     """Return how many facts have to change, at most two; None where two are not enough."""
-    names = changeable(advisor, advisor.situation(said))
+    names = changeable(advisor, complete_situation(advisor, said))
     for count in (1, 2):
         for some in combinations(names, count):
             for tried in product(*(list(values(advisor, name)) for name in some)):
@@ -123,17 +129,17 @@ def fewest(advisor: Advisor, said: dict[str, Any], target: str) -> int | None:
     return None
 
 
-def quickly(advisor: Advisor, said: dict[str, Any]) -> str | None:
+def quickly(advisor: CompiledRules, said: dict[str, Any]) -> str | None:
     try:
-        return advisor.chosen(advisor.situation(said))
+        return choose_optimizer(advisor, complete_situation(advisor, said))
     except InputError:
         return None
 
 
-def test_what_is_told_as_missed_is_missed(advisor: Advisor) -> None:
+def test_what_is_told_as_missed_is_missed(advisor: CompiledRules) -> None:
     for said in situations(advisor, 4):
         why = why_not(advisor, said, "lion")
-        cells, *_ = advisor.point(advisor.situation(said))
+        cells = decide(advisor, complete_situation(advisor, said)).cells
         for miss in (*why.rows, *why.concerns.values()):
             assert miss.missed or miss.beaten_by is not None
             for name, mask, cell in miss.missed:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.benchmark.optimizer_builder import resolve
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import make_plan
@@ -166,7 +167,7 @@ APART = [file for file in FILES if file.parent.name == "frameworks"]
 SURFACES = [file for file in FILES if file.stem == "surfaces"]
 CLAIMS = [file for file in FILES if file.stem == "claims"]
 FILES = [file for file in FILES if file not in (*APART, *SURFACES, *CLAIMS)]
-ADVISOR = Advisor(load())
+ADVISOR = CompiledRules(load())
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,7 +183,7 @@ def test_a_damaged_file_is_a_rule_file_error_and_nothing_else(seed: int) -> None
 def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(seed: int, name: str) -> None:
     documents = ADVISOR.catalog.documents
     known = {kind: documents[f"{kind}s"] for kind in ("source", "optimizer", "scheduler", "fact")}
-    advice = ADVISOR.recommend(ADVISOR.situation({"optimizer": name, "model": "transformer"}))
+    advice = advise(ADVISOR, {"optimizer": name, "model": "transformer"})
     for damaged in damage(APART, Random(seed), 2):
         with contextlib.suppress(RuleFileError, InputError):
             for key, entry in read_frameworks(damaged, known).items():

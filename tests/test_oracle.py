@@ -16,7 +16,7 @@ import zen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import UNKNOWN
 from optadvise.rulebase.proofs import GAP, OVERLAP, OVERRIDE, SHADOWED, Finding, census, findings, winning
@@ -687,7 +687,7 @@ def test_zen_engine_decides_generated_tables_alike(hit: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["choose_optimizer", "concern", "choose_schedule", "adjust", "learning_rate"])
-def test_zen_engine_decides_the_shipped_tables_alike(advisor: Advisor, name: str) -> None:
+def test_zen_engine_decides_the_shipped_tables_alike(advisor: CompiledRules, name: str) -> None:
     document = advisor.catalog.documents["tables"][name]
     read = sorted({fact for row in document["rules"] for fact in row["when"]})
     facts = {fact: advisor.catalog.facts[fact] for fact in read}

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from optadvise.advice.advisor import Advisor
-from optadvise.advice.sensitivity import _SOLVED
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.probes import MEMORY_FACTS
+from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.records import AdvisedHyperparameter, Situation
 from optadvise.core.units import parse_bytes, parse_count
@@ -21,7 +23,7 @@ from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.test_cli import SCHEMA
 
-ADVISOR = Advisor(load())
+ADVISOR = CompiledRules(load())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 FACTS = {name: fact for name, fact in ADVISOR.catalog.facts.items() if "flag" in fact}
 NUMBERS = {
@@ -44,7 +46,7 @@ ANSWERS = st.fixed_dictionaries({}, optional={name: _values(name, fact) for name
 def _complete(answers: dict[str, Any]) -> Situation | None:
     """Return the situation, or None where the answers contradict each other."""
     try:
-        return ADVISOR.situation(answers)
+        return complete_situation(ADVISOR, answers)
     except InputError:
         return None
 
@@ -64,7 +66,7 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
     situation = _complete(stated)
     assume(situation is not None)
     assert situation is not None
-    advice = ADVISOR.recommend(situation)
+    advice = recommend(ADVISOR, situation)
     data = recommendation_data(advice)
     VALIDATOR.validate(json.loads(json.dumps(data, allow_nan=False)))
     assert advice.optimizer.id == (pinned or data["optimizer"]["id"])
@@ -91,22 +93,20 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
 @example({"params": 1, "vram_bytes": 2**20})  # another kind of network has samples of another length
 def test_a_flip_is_true_when_it_is_followed(answers: dict[str, Any]) -> None:
     with contextlib.suppress(InputError):
-        situation = ADVISOR.situation(answers)
-        advice = ADVISOR.recommend(situation)
+        situation = complete_situation(ADVISOR, answers)
+        advice = recommend(ADVISOR, situation)
         for flip in advice.sensitivities:
             ((name, change),) = flip.change.items()
             assert flip.optimizer != advice.optimizer.id
-            reached = [
-                ADVISOR.recommend(ADVISOR.situation({**answers, name: v})).optimizer.id for v in _follow(name, change)
-            ]
+            reached = [advise(ADVISOR, {**answers, name: v}).optimizer.id for v in _follow(name, change)]
             # A threshold is shown with three digits, so it is approached from inside; all else has to hold exactly.
-            holds = any if name in _SOLVED else all
+            holds = any if name in MEMORY_FACTS else all
             assert holds(other == flip.optimizer for other in reached), (name, change, reached)
 
 
 def _follow(name: str, change: str) -> list[Any]:
     """Return values that a flip's words promise another answer for."""
-    if name in _SOLVED:  # thresholds are shown rounded, so go well beyond them
+    if name in MEMORY_FACTS:  # thresholds are shown rounded, so go well beyond them
         words, unit = change.rsplit(" ", 1) if name == "vram_bytes" else (change, "")
         if change == "any limit":
             return [2**30]
@@ -136,7 +136,7 @@ def test_the_answer_does_not_depend_on_what_was_asked_before(answers: dict[str, 
     situation = _complete(answers)
     assume(situation is not None)
     assert situation is not None
-    assert Advisor(ADVISOR.catalog).recommend(situation) == ADVISOR.recommend(situation)
+    assert recommend(CompiledRules(ADVISOR.catalog), situation) == recommend(ADVISOR, situation)
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)

@@ -18,7 +18,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import optadvise.rule_analysis.check as checking
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.decide import choose_optimizer, decide
+from optadvise.advice.memory_pressure import classify_pressure
+from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.rule_analysis import rule_folders
 from optadvise.rule_analysis.check import Told, check
@@ -117,8 +121,8 @@ class Sown:
         before = text[: text.index(word)]
         return f"{self.folder / file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
-    def advisor(self) -> Advisor:
-        return Advisor(load([self.folder]))
+    def advisor(self) -> CompiledRules:
+        return CompiledRules(load([self.folder]))
 
 
 def rules_of(told: Sequence[Told]) -> list[tuple[str, tuple[str, ...]]]:
@@ -131,7 +135,7 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "trusted", lambda advisor: advisor)
 
 
-def answer_by(advisor: Advisor, patch: pytest.MonkeyPatch) -> None:
+def answer_by(advisor: CompiledRules, patch: pytest.MonkeyPatch) -> None:
     """Let command lines answer by these rules, whatever folders they name."""
     patch.setattr(rule_folders, "advisor", lambda option: advisor)
     patch.setattr(rule_folders, "catalog", lambda option: advisor.catalog)
@@ -361,7 +365,7 @@ def test_a_row_that_two_others_shadow_together_decides_in_no_situation(folder: P
     advisor = sown.advisor()
     met = set()
     for answers in _situations(Random(1), advisor, 600):
-        met.add(advisor.point(advisor.situation(answers))[1].id)
+        met.add(decide(advisor, complete_situation(advisor, answers)).rules.concern.id)
     assert {"CON020", "CON030", "CON070"} <= met
     assert "CON950" not in met
 
@@ -373,7 +377,7 @@ def test_a_gap_is_shown_where_people_meet_it(folder: Path) -> None:
     sown.drop(OPTIMIZER, "OPT122")
     (gap,) = (told for told in check(sown.advisor()).findings if told.finding.kind == GAP)
     with pytest.raises(RuleFileError, match="has no row"):  # as it is with nothing said but convolutions
-        sown.advisor().chosen(sown.advisor().situation({"model": "cnn"}))
+        choose_optimizer(sown.advisor(), complete_situation(sown.advisor(), {"model": "cnn"}))
     assert gap.witness is not None, gap
 
 
@@ -503,16 +507,18 @@ def asked(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
         found.setdefault(table.id, set()).add(tuple(cells[name] for name in table.columns))
         return matching(table, cells)
 
-    advisor = Advisor(catalog)
+    advisor = CompiledRules(catalog)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Table, "matching", noted)
-        patch.setattr(advisor._flips, "find", lambda *_: ())  # they try what no command line says
+        patch.setattr(
+            "optadvise.advice.recommend.find_sensitivities", lambda *_: ()
+        )  # they try what no command line says
         for answers in _situations(Random(2), advisor, 800):
-            advisor.recommend(advisor.situation(answers))
+            advise(advisor, answers)
     return found
 
 
-def _meets(told: Told, advisor: Advisor, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
+def _meets(told: Told, advisor: CompiledRules, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
     """Does any of these points show what was found wrong with a table?"""
     rules = told.finding.rules
     for point in points:
@@ -546,12 +552,12 @@ def _shows(told: Told, said: Said) -> bool:
 
 @pytest.mark.parametrize("seed", few(1, range(4)))
 def test_every_witness_of_a_changed_row_leads_to_what_was_found(
-    advisor: Advisor, monkeypatch: pytest.MonkeyPatch, seed: int
+    advisor: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     changes = [mutant for table in advisor.tables.values() for mutant in mutants(advisor, table)]
     followed = 0
     for mutant in Random(seed).sample(changes, 40):
-        changed = Advisor(with_rows(advisor.catalog, mutant.document))
+        changed = CompiledRules(with_rows(advisor.catalog, mutant.document))
         answer_by(changed, monkeypatch)
         for told in check(changed).findings:
             if told.witness is not None:
@@ -562,13 +568,13 @@ def test_every_witness_of_a_changed_row_leads_to_what_was_found(
 
 
 def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
-    advisor: Advisor, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
+    advisor: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no command line was found that leads there, that is all there is to say."""
     changes = [mutant for name in asked for mutant in mutants(advisor, advisor.tables[name])]
     met = 0
     for mutant in Random(3).sample(changes, 35):
-        changed = Advisor(with_rows(advisor.catalog, mutant.document))
+        changed = CompiledRules(with_rows(advisor.catalog, mutant.document))
         table = Table(mutant.document, advisor.axes)
         found = [told for told in check(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
         found = [told for told in found if told.finding.point is not None]
@@ -581,7 +587,7 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
     assert met >= 8
 
 
-def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advisor: Advisor) -> None:
+def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advisor: CompiledRules) -> None:
     """What shows only there has no command line, as `--gpu` knows none of its GPUs."""
     unlisted = {*advisor.catalog.facts["vendor"]["values"]} - {gpu.vendor for gpu in advisor.catalog.gpus}
     assert unlisted == {"intel"}
@@ -590,17 +596,17 @@ def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advis
         {**row, "when": {**row["when"], "vendor": [*row["when"]["vendor"], "intel"]}} if row["id"] == "OPT030" else row
         for row in document["rules"]
     ]
-    changed = Advisor(with_rows(advisor.catalog, {**document, "rules": rows}))
+    changed = CompiledRules(with_rows(advisor.catalog, {**document, "rules": rows}))
     assert (OVERLAP, ("OPT031", "OPT030")) in rules_of(check(changed).findings)
 
 
 def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
-    advisor: Advisor, monkeypatch: pytest.MonkeyPatch
+    advisor: CompiledRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = advisor.catalog.documents["tables"]["eps"]
     (row,) = document["rules"]
     rows = [row, {**row, "id": "EPS950", "when": {"bf16": ["false"]}}]
-    changed = Advisor(with_rows(advisor.catalog, {**document, "rules": rows}))
+    changed = CompiledRules(with_rows(advisor.catalog, {**document, "rules": rows}))
     (told,) = check(changed).findings
     assert told.finding.kind == OVERLAP
     assert told.witness is not None
@@ -608,7 +614,7 @@ def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
     assert _shows(told, follow(told.witness)), told
 
 
-def _situations(random: Random, advisor: Advisor, wanted: int) -> Iterator[dict[str, Any]]:
+def _situations(random: Random, advisor: CompiledRules, wanted: int) -> Iterator[dict[str, Any]]:
     """Yield what people may say, without what contradicts itself."""
     facts = {name: fact for name, fact in advisor.catalog.facts.items() if "flag" in fact}
     while wanted:
@@ -624,7 +630,7 @@ def _situations(random: Random, advisor: Advisor, wanted: int) -> Iterator[dict[
             answers |= {"gpu": gpu.name, "vendor": gpu.vendor, "vram_bytes": round(gpu.memory_gib * 2**30)}
             answers |= {} if gpu.bf16 else {"bf16": False}
         try:
-            advisor.situation(answers)
+            complete_situation(advisor, answers)
         except InputError:
             continue
         wanted -= 1
@@ -632,7 +638,7 @@ def _situations(random: Random, advisor: Advisor, wanted: int) -> Iterator[dict[
 
 
 def test_no_place_that_a_situation_leads_to_is_taken_for_unreachable(
-    advisor: Advisor, asked: Mapping[str, set[tuple[int, ...]]]
+    advisor: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]]
 ) -> None:
     """Whatever a table was asked while answers were made, the chain of regions has to know as reachable."""
     assert set(asked) >= set(advisor.tables) - {"memory_notation"}
@@ -643,7 +649,7 @@ def test_no_place_that_a_situation_leads_to_is_taken_for_unreachable(
             assert chain.reading(name, box) is not None, (name, box)
 
 
-def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(advisor: Advisor) -> None:
+def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(advisor: CompiledRules) -> None:
     report = check(advisor)
     assert report.sound
     found = hunt(advisor, read_cases(advisor.catalog.folders, advisor.catalog.facts))
@@ -796,29 +802,29 @@ def _one_row_changed(random: Random, catalog: Catalog) -> Mapping[str, Any]:
     return {**document, "rules": rows}
 
 
-def _deciding_values(advisor: Advisor, random: Random) -> Iterator[tuple[bool, dict[str, Any]]]:
+def _deciding_values(advisor: CompiledRules, random: Random) -> Iterator[tuple[bool, dict[str, Any]]]:
     """Yield points of the deciding facts, and then, with true, what situations that people can type come to."""
     facts = advisor.catalog.facts
     batches = [None, *(edge + step for edge in (100, 300, 512, 1024, 4096, 8192, 10_000) for step in (-1, 0, 1))]
     for _ in range(400):
         point: dict[str, Any] = {}
-        for name in advisor.deciding:
+        for name in advisor.deciding_facts:
             fact = facts[name]
             words: list[Any] = [True, False] if fact["type"] == "flag" else [*fact.get("values", ())]
             point[name] = random.choice(words + ([None] if fact.get("unknown") else []) if words else batches)
         yield False, point
     for answers in _situations(random, advisor, 150):
-        situation = advisor.situation(answers)
-        values = {n: getattr(situation, n, None) for n in advisor.deciding}
-        yield True, {**values, "memory": advisor.pressure(situation)}
+        situation = complete_situation(advisor, answers)
+        values = {n: getattr(situation, n, None) for n in advisor.deciding_facts}
+        yield True, {**values, "memory": classify_pressure(advisor, situation)}
 
 
-def _leads_there(advisor: Advisor, values: Mapping[str, Any]) -> bool:
+def _leads_there(advisor: CompiledRules, values: Mapping[str, Any]) -> bool:
     box = {name: 1 << advisor.axes[name].cell(value) for name, value in values.items()}
     return Chain(advisor).reading("concern", box) is not None
 
 
-def _optimizer_by(advisor: Advisor, witness: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def _optimizer_by(advisor: CompiledRules, witness: str, monkeypatch: pytest.MonkeyPatch) -> str:
     answer_by(advisor, monkeypatch)
     said = follow(witness)
     if said.code == 3:
@@ -838,7 +844,7 @@ def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.Monkey
         assert difference.cards == ()
         assert {section.title for section in difference.sections} <= {"The optimizer"}
         changes: Sequence[Change] = [change for section in difference.sections for change in section.changes]
-        before, after = Advisor(old), Advisor(new)
+        before, after = CompiledRules(old), CompiledRules(new)
         for typed, values in _deciding_values(before, random):
             ends = answered(old.documents["tables"], values), answered(new.documents["tables"], values)
             there = [change for change in changes if holds(change.where, values)]
@@ -883,7 +889,7 @@ def _told_at(change: Change) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("seed", few(1, range(4)))
-def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(advisor: Advisor, seed: int) -> None:
+def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(advisor: CompiledRules, seed: int) -> None:
     random = Random(seed)
     names = sorted({*advisor.tables} - {"concern", "choose_optimizer", "memory_notation"})
     changes = [mutant for name in names for mutant in mutants(advisor, advisor.tables[name])]
@@ -897,7 +903,7 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(adviso
         assert all(section.title.endswith(f"({mutant.table})") for section in sections)
         told = [change for section in sections for change in section.changes]
         read = sorted({name for document in documents for each in document["rules"] for name in each["when"]})
-        chains = [Chain(Advisor(catalog)) for catalog in (old, new)]
+        chains = [Chain(CompiledRules(catalog)) for catalog in (old, new)]
         for _ in range(120):
             row = random.choice(rows)
             values = {name: _near(random, row, name, old.facts[name]) for name in read}

@@ -18,7 +18,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.memory_answer import find_remedies
+from optadvise.advice.recommend import advise
 from optadvise.benchmark import plan
 from optadvise.benchmark.distributed import rank_files, torchrun_entry
 from optadvise.benchmark.distributed.arm import RankedArm
@@ -348,7 +350,7 @@ def test_what_several_processes_cannot_do_is_one_line(arguments: str, message: s
 # -- what survives sharding -------------------------------------------------------------------------------------------
 
 
-def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: Advisor) -> None:
+def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: CompiledRules) -> None:
     """Whatever concern decides, the optimizer and its alternatives compute over cut tensors what one process does."""
     seen = set()
     for row in advisor.tables["choose_optimizer"].rules:
@@ -357,7 +359,7 @@ def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: Advisor) ->
             said = {**run, "gpus": 8, "shard": shard}
             said |= {name: value for name, value in given.items() if name in ASKABLE}
             try:
-                advice = advisor.recommend(advisor.situation(said))
+                advice = advise(advisor, said)
             except InputError:  # two of these contradict each other
                 continue
             kind = advice.situation.sharding
@@ -365,7 +367,7 @@ def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: Advisor) ->
             for name in (advice.optimizer.id, *(other.id for other in advice.alternatives)):
                 made = advisor.catalog.optimizer(name).implementations[0]
                 assert made.sharding.get(kind, AGREES) == AGREES, (said, name)
-            fit = advisor.remedies(advice)
+            fit = find_remedies(advisor, advice)
             changes = [{k: v for fix in chain for k, v in fix.change.items()} for chain in (fit.fixes if fit else ())]
             for change in changes:
                 after = SHARDED.get(change.get("shard", shard), "none")
@@ -407,7 +409,7 @@ def test_one_that_breaks_and_was_asked_for_is_warned_of() -> None:
         assert {one["id"]: one["breaks_sharded"] for one in ranked}["adamw8bit"] is breaking
 
 
-def test_bench_takes_what_agrees_over_several_ranks(advisor: Advisor) -> None:
+def test_bench_takes_what_agrees_over_several_ranks(advisor: CompiledRules) -> None:
     spec = Spec(nproc=2, shard="fsdp")
     (sgd,) = plan.arms(advisor, ["sgd"], spec, control=None, implementation=None)
     assert (sgd.path, sgd.variant) == ("torch.optim.SGD", "foreach")

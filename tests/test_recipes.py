@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from optadvise.advice import inputs
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from tests.conftest import ROOT
 
 FLOORS = {"recipes": 0.90, "recipes_held_out": 0.84}
@@ -37,14 +38,14 @@ def _within(ours: float, theirs: float) -> bool:
     return max(ours / theirs, theirs / ours) <= 3.0 + 1e-9
 
 
-def score(advisor: Advisor, recipe: dict[str, Any]) -> dict[str, bool]:
+def score(advisor: CompiledRules, recipe: dict[str, Any]) -> dict[str, bool]:
     """Return which points a recipe earns."""
     typed = {k: str(v) for k, v in recipe["situation"].items()}
-    stated = inputs.read(advisor.catalog, typed)
-    free = advisor.recommend(advisor.situation(stated))
+    stated = inputs.parse_inputs(advisor.catalog, typed)
+    free = advise(advisor, stated)
     named = {free.optimizer.id, *(a.id for a in free.alternatives)}
     points = {"optimizer": recipe["optimizer"] in named}
-    pinned = advisor.recommend(advisor.situation({**stated, "optimizer": recipe["optimizer"]}))
+    pinned = advise(advisor, {**stated, "optimizer": recipe["optimizer"]})
     numbers = {n.name: n.value for n in pinned.hyperparameters}
     rate, decay = numbers["lr"], numbers.get("weight_decay", 0.0)
     assert isinstance(rate, (int, float))
@@ -69,7 +70,7 @@ def test_every_recipe_is_cited_and_new() -> None:
 
 
 @pytest.mark.parametrize("which", FLOORS)
-def test_the_advisor_earns_its_points(advisor: Advisor, capsys: pytest.CaptureFixture[str], which: str) -> None:
+def test_the_advisor_earns_its_points(advisor: CompiledRules, capsys: pytest.CaptureFixture[str], which: str) -> None:
     won: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     missed = []
@@ -85,7 +86,7 @@ def test_the_advisor_earns_its_points(advisor: Advisor, capsys: pytest.CaptureFi
     assert won.total() >= FLOORS[which] * asked.total(), "\n".join(missed)
 
 
-def test_no_rule_names_one_model(advisor: Advisor) -> None:
+def test_no_rule_names_one_model(advisor: CompiledRules) -> None:
     """A rule that knew a recipe by name would earn points and help nobody."""
     facts = {fact for table in advisor.tables.values() for rule in table.rules for fact in rule.when}
     assert facts <= set(advisor.catalog.facts)

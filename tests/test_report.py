@@ -13,7 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from optadvise import __version__
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.core.records import Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
 from optadvise.core.schedules import rate
 from optadvise.core.units import show_bytes
@@ -226,7 +227,7 @@ def test_only_addresses_of_the_web_become_links(url: str, linked: bool) -> None:
     assert report.link(url) == (url if linked else None)
 
 
-def test_the_curve_is_the_schedule(advisor: Advisor) -> None:
+def test_the_curve_is_the_schedule(advisor: CompiledRules) -> None:
     """Every rate can be read off the polyline, the corners of a schedule included."""
     for name in advisor.catalog.scheduler_ids:
         schedule = scheduled(advisor, name, steps=1000)
@@ -238,15 +239,15 @@ def test_the_curve_is_the_schedule(advisor: Advisor) -> None:
         assert [drawn[0][0], drawn[-1][0]] == [0, 1000]
 
 
-def scheduled(advisor: Advisor, name: str, steps: int) -> ScheduleAdvice:
+def scheduled(advisor: CompiledRules, name: str, steps: int) -> ScheduleAdvice:
     from optadvise.core import schedules
 
-    return schedules.advise(advisor.catalog.scheduler(name), 0.5, steps, 0.1, {})
+    return schedules.resolve_schedule(advisor.catalog.scheduler(name), 0.5, steps, 0.1, {})
 
 
-def test_the_bar_holds_what_the_ledger_holds(advisor: Advisor) -> None:
+def test_the_bar_holds_what_the_ledger_holds(advisor: CompiledRules) -> None:
     said = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
-    memory = advisor.recommend(advisor.situation(said)).memory
+    memory = advise(advisor, said).memory
     bar = charts.bar(memory)
     assert bar is not None
     assert bar.limit is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.memory import state_bytes_per_parameter
 from optadvise.rule_analysis.check import check
 from optadvise.rule_analysis.rule_tests import run
@@ -13,20 +13,20 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.loading import shipped_rules
 
 
-def test_the_shipped_rules_are_sound(advisor: Advisor) -> None:
+def test_the_shipped_rules_are_sound(advisor: CompiledRules) -> None:
     report = check(advisor)
     assert report.findings == ()
     assert report.proven
 
 
-def test_the_shipped_rules_pass_their_own_tests(advisor: Advisor) -> None:
+def test_the_shipped_rules_pass_their_own_tests(advisor: CompiledRules) -> None:
     tested = run(advisor, read_cases([("shipped", shipped_rules())], advisor.catalog.facts))
     assert tested.failures == ()
     assert tested.passed
     assert tested.ran >= 600
 
 
-def test_the_memory_notation_of_the_guide_agrees_with_the_cards(advisor: Advisor) -> None:
+def test_the_memory_notation_of_the_guide_agrees_with_the_cards(advisor: CompiledRules) -> None:
     table = advisor.tables["memory_notation"]
     stated = {}
     for name in advisor.catalog.optimizer_ids:

@@ -13,7 +13,8 @@ import jsonschema
 import pytest
 import yaml
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.rule_analysis import graph
 from optadvise.rule_analysis.json_schema import editor_line, kind_of, schemas
 from optadvise.rulebase.catalog import Catalog
@@ -80,11 +81,11 @@ def test_the_page_of_rules_is_fresh() -> None:
     assert said.out == (ROOT / "docs" / "rules.md").read_text(encoding="utf-8"), "run optadvise rules docs"
 
 
-def test_the_rules_agree_with_the_guides_flowchart(advisor: Advisor) -> None:
+def test_the_rules_agree_with_the_guides_flowchart(advisor: CompiledRules) -> None:
     found = graph.leaves(advisor)
     assert len(found) == 8
     for facts, names in found:
-        advice = advisor.recommend(advisor.situation(facts))
+        advice = advise(advisor, facts)
         assert advice.optimizer.id in names, facts
         assert all(name in (advice.optimizer.id, advice.schedule.id) for name in names if name == "cosine")
 

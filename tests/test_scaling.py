@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
 from optadvise.core.records import Situation
 from optadvise.core.units import show_bytes
 from optadvise.memory import own_state, state_bytes
@@ -27,16 +28,16 @@ FSDP = ["adamw", "lion", "sgd-momentum", "adan"]
 FEWER = ["adamw", "sgd-momentum", "adafactor", "muon"]
 
 
-def situation(advisor: Advisor, words: str) -> Situation:
+def situation(advisor: CompiledRules, words: str) -> Situation:
     """Return what a command line's options say."""
-    from optadvise.advice.inputs import read
+    from optadvise.advice.inputs import parse_inputs
 
     said = words.split()
     stated = {flag[2:].replace("-", "_"): value for flag, value in zip(said[::2], said[1::2], strict=True)}
-    return advisor.situation(read(advisor.catalog, stated))
+    return complete_situation(advisor, parse_inputs(advisor.catalog, stated))
 
 
-def tensors(advisor: Advisor) -> Counter[Weight]:
+def tensors(advisor: CompiledRules) -> Counter[Weight]:
     """Return the weights of that network."""
     size = advisor.sizing.size(situation(advisor, ODD))
     assert size is not None
@@ -45,7 +46,7 @@ def tensors(advisor: Advisor) -> Counter[Weight]:
 
 
 @pytest.fixture(scope="module")
-def every(advisor: Advisor, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+def every(advisor: CompiledRules, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """What two and four ranks hold and send."""
     weights = [(weight.shape, weight.kind) for weight in tensors(advisor).elements()]
     wanted = {"none": ["adamw"], "zero1": ZERO1, "fsdp": FSDP}
@@ -59,7 +60,7 @@ def line(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("nproc", "name"), [*((2, name) for name in FSDP), (4, FEWER[0])])
-def test_every_rank_holds_its_rows(every: dict[int, Any], nproc: int, name: str, advisor: Advisor) -> None:
+def test_every_rank_holds_its_rows(every: dict[int, Any], nproc: int, name: str, advisor: CompiledRules) -> None:
     state = own_state(advisor.catalog.optimizer(name))
     pieces = [cut(tensors(advisor), nproc, rank) for rank in range(nproc)]
     expected = [sum(n * state_bytes(state, w.shape) for w, n in mine.items()) for mine in pieces]
@@ -84,7 +85,7 @@ def test_state_is_even_or_handed_out_by_whole_tensors(every: dict[int, Any], npr
 
 
 @pytest.mark.parametrize("nproc", [2, 4])
-def test_collectives_are_those_of_the_engine(every: dict[int, Any], nproc: int, advisor: Advisor) -> None:
+def test_collectives_are_those_of_the_engine(every: dict[int, Any], nproc: int, advisor: CompiledRules) -> None:
     """To the element, with the rows that fill up pieces under FSDP2."""
     whole = elements(tensors(advisor))
     told = {}
@@ -157,7 +158,7 @@ def test_one_gpu_sends_nothing() -> None:
         "--arch pythia-160m --shard zero3 --optimizer soap --precision bf16 --checkpointing full --gpus 8",
     ],
 )
-def test_where_more_gpus_do_not_pay_every_doubling_frees_less_than_a_sample(run: str, advisor: Advisor) -> None:
+def test_where_more_gpus_do_not_pay_every_doubling_frees_less_than_a_sample(run: str, advisor: CompiledRules) -> None:
     found = estimate(run)["scaling"]
     enough, sample = found["enough_gpus"], found["sample_bytes"]
     start = situation(advisor, run)
@@ -249,7 +250,7 @@ def test_usual_gpus_are_told_where_no_limit_is_said(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 7, 500])
-def test_ranks_hold_every_element_once(ranks: int, advisor: Advisor) -> None:
+def test_ranks_hold_every_element_once(ranks: int, advisor: CompiledRules) -> None:
     network = tensors(advisor)
     rows = [elements(cut(network, ranks, rank)) for rank in range(ranks)]
     assert sum(rows) == elements(network)

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.schedule_choice import find_default_warmup
 from optadvise.core import schedules
 from optadvise.core.units import show_number
 from optadvise.render.text.terminal_plot import FANCY, PLAIN, Axis, Line, encodes, plot
@@ -34,11 +35,11 @@ def data(*arguments: str) -> list[dict[str, Any]]:
     return entries
 
 
-def test_the_rates_are_those_of_the_arithmetic(advisor: Advisor) -> None:
+def test_the_rates_are_those_of_the_arithmetic(advisor: CompiledRules) -> None:
     first, *others = advisor.catalog.scheduler_ids
     flags = [word for name in others for word in ("--compare", name)]
     for entry in data(first, *flags, "--steps", "5K", "--warmup", "4%", "--lr", "0.02"):
-        advice = schedules.advise(advisor.catalog.scheduler(entry["id"]), 0.02, 5000, 0.04, {})
+        advice = schedules.resolve_schedule(advisor.catalog.scheduler(entry["id"]), 0.02, 5000, 0.04, {})
         assert (entry["import"], entry["kwargs"]) == (advice.path, advice.kwargs)
         steps = [step for step, _ in entry["points"]]
         assert (steps[0], steps[-1], steps) == (0, 4999, sorted(set(steps)))
@@ -59,8 +60,8 @@ def test_steps_and_percent_are_the_same_warmup_and_zero_is_the_least() -> None:
     assert data("wsd", "--warmup", "0")[0]["warmup_steps"] <= 1
 
 
-def test_the_warmup_is_the_rules_where_nobody_said(advisor: Advisor) -> None:
-    rule = advisor.warmup(advisor.catalog.scheduler("one-cycle"))
+def test_the_warmup_is_the_rules_where_nobody_said(advisor: CompiledRules) -> None:
+    rule = find_default_warmup(advisor, advisor.catalog.scheduler("one-cycle"))
     assert data("one-cycle", "--steps", "1000")[0]["warmup_steps"] == rule.then["value"] * 1000
     assert f"({rule.id}: " in " ".join(optadvise("schedule", "one-cycle").out.split())
 
@@ -125,7 +126,7 @@ def test_an_ascii_terminal_gets_ascii_within_80_columns(tmp_path: Path) -> None:
     assert all(mark in curves for mark in "*o+")
 
 
-def test_all_schedules_beside_each_other_keep_to_80_columns(advisor: Advisor) -> None:
+def test_all_schedules_beside_each_other_keep_to_80_columns(advisor: CompiledRules) -> None:
     first, *others = advisor.catalog.scheduler_ids
     said = optadvise("schedule", first, *[word for name in others[:8] for word in ("--compare", name)])
     assert max(map(len, said.out.splitlines())) <= 80

@@ -8,11 +8,12 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.benchmark.optimizer_builder import scheduler
 from optadvise.benchmark.plan import arm_of
 from optadvise.core.records import Recommendation
-from optadvise.core.schedules import advise, rate
+from optadvise.core.schedules import rate, resolve_schedule
 from optadvise.rulebase.catalog import load
 
 CATALOG = load()
@@ -34,9 +35,9 @@ def rates_of_torch(advice: Recommendation, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 97])
 @pytest.mark.parametrize("name", CATALOG.scheduler_ids)
-def test_rates_equal_those_of_torch(advisor: Advisor, name: str, steps: int) -> None:
-    schedule = advise(CATALOG.scheduler(name), 0.3, steps, 0.2, {})
-    advice = advisor.recommend(advisor.situation({"optimizer": "sgd"}))
+def test_rates_equal_those_of_torch(advisor: CompiledRules, name: str, steps: int) -> None:
+    schedule = resolve_schedule(CATALOG.scheduler(name), 0.3, steps, 0.2, {})
+    advice = advise(advisor, {"optimizer": "sgd"})
     advice = replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.3})
     assert [rate(schedule, 0.3, step) for step in range(steps)] == pytest.approx(
         rates_of_torch(advice, steps), rel=1e-6, abs=1e-12

@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import sweep
 from optadvise.benchmark.slurm import submitted
 from optadvise.benchmark.sweep_file import read_sweep
@@ -39,7 +39,7 @@ def grid(tmp_path: Path) -> Path:
     return file
 
 
-def cells(file: Path, advisor: Advisor) -> list[sweep.Cell]:
+def cells(file: Path, advisor: CompiledRules) -> list[sweep.Cell]:
     optimizers, values, _ = read_sweep(file, sweep.OPTIONS)
     return sweep.cells(advisor, optimizers, values)
 
@@ -49,7 +49,7 @@ def started(file: Path) -> subprocess.Popen[str]:
                             stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
 
 
-def test_a_grid_is_every_combination_in_its_order(grid: Path, advisor: Advisor) -> None:
+def test_a_grid_is_every_combination_in_its_order(grid: Path, advisor: CompiledRules) -> None:
     found = cells(grid, advisor)
     assert [cell.name for cell in found[:3]] == [
         "adamw_dtype-fp32", "adamw_dtype-bf16", "lion_dtype-fp32"]  # fmt: skip
@@ -92,7 +92,7 @@ def test_two_sweeps_on_one_folder_share_the_work(grid: Path) -> None:
     assert optadvise("sweep", str(grid)).code == 0
 
 
-def test_a_cell_that_another_process_measures_is_left_to_it(grid: Path, advisor: Advisor, tmp_path: Path) -> None:
+def test_a_cell_that_another_process_measures_is_left_to_it(grid: Path, advisor: CompiledRules, tmp_path: Path) -> None:
     (cell, *_) = cells(grid, advisor)
     with (tmp_path / f".{cell.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -101,7 +101,7 @@ def test_a_cell_that_another_process_measures_is_left_to_it(grid: Path, advisor:
 
 
 def test_what_was_an_accident_or_another_question_is_measured_again(
-    grid: Path, advisor: Advisor, tmp_path: Path
+    grid: Path, advisor: CompiledRules, tmp_path: Path
 ) -> None:
     (cell, *_) = cells(grid, advisor)
 
@@ -140,7 +140,7 @@ def test_a_cell_that_cannot_run_is_told_and_the_others_go_on(tmp_path: Path) -> 
     assert "paged state needs CUDA" in " ".join(said.out.split())
 
 
-def test_cells_as_jobs(grid: Path, advisor: Advisor, tmp_path: Path) -> None:
+def test_cells_as_jobs(grid: Path, advisor: CompiledRules, tmp_path: Path) -> None:
     """submitit's own executor on this machine stands for a cluster."""
     asked = cells(grid, advisor)[:2]
     outcomes = submitted(tmp_path, asked, {"timeout_min": 5}, (), cluster="local")

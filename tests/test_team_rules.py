@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError
 from optadvise.rule_analysis.interview import Interview
 from tests.cli import optadvise
@@ -135,7 +136,7 @@ def test_tests_that_fail_or_are_not_there_are_a_no(tmp_path: Path) -> None:
     assert "OUR010 fired in no test" not in said.out
 
 
-def _follow(advisor: Advisor, random: Random) -> tuple[Interview, int]:
+def _follow(advisor: CompiledRules, random: Random) -> tuple[Interview, int]:
     """Answer at random until nothing is asked any more."""
     interview, asked = Interview(advisor, {}), 0
     while (name := interview.question()) is not None:
@@ -155,11 +156,11 @@ def _follow(advisor: Advisor, random: Random) -> tuple[Interview, int]:
     return interview, asked
 
 
-def test_questions_end_with_what_is_recommended(advisor: Advisor) -> None:
+def test_questions_end_with_what_is_recommended(advisor: CompiledRules) -> None:
     random = Random(0)
     for _ in range(60):
         interview, asked = _follow(advisor, random)
-        chosen = advisor.recommend(advisor.situation(interview.said)).optimizer.id
+        chosen = advise(advisor, interview.said).optimizer.id
         assert chosen in interview.possible()
         assert asked <= 12
 

@@ -10,7 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.alternatives import count_state_bytes
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.fake_tensors.client import trace_step
 from optadvise.fake_tensors.estimate import request_optimizers
 from optadvise.fake_tensors.records import TracedStep
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def steps(folder: Path) -> dict[str, TracedStep]:
-    advisor = Advisor(load())
+    advisor = CompiledRules(load())
     asked = list(request_optimizers(advisor, advisor.catalog.optimizer_ids, fused=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -55,11 +56,11 @@ def steps(folder: Path) -> dict[str, TracedStep]:
 def test_cards_keep_and_copy_what_the_implementation_does(
     steps: dict[str, TracedStep], name: str, precision: str
 ) -> None:
-    advisor = Advisor(load())
+    advisor = CompiledRules(load())
     step = next(entry for entry in steps[precision].optimizers if entry.id == name)
     if step.figures is None:
         pytest.skip(f"fake tensors cannot step it: {step.reason}")
-    card = advisor.state_per_parameter(name, advisor.situation({"precision": precision}))
+    card = count_state_bytes(advisor, name, "bfloat16" if precision == "bf16" else "float32")
     shared = 64 * 1024  # quantisation maps and counters
     assert abs(step.figures.state_bytes - card * PARAMETERS) <= shared + 0.01 * PARAMETERS
     made = advisor.catalog.optimizer(name).implementations[0]

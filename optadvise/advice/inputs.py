@@ -24,7 +24,7 @@ _MOST = {
 _DIMENSIONS = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
 
-def read(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
+def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts that were stated.
 
     Args:
@@ -109,7 +109,7 @@ def _targets(catalog: Catalog, value: str, shape: NetworkShape | None) -> str:
     return ",".join(sorted(set(words)))
 
 
-def need_size(situation: Situation) -> None:
+def require_size(situation: Situation) -> None:
     """Refuse a situation that says nothing of the network's size.
 
     Raises:

@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import AGREES, Implementation, Optimizer, Recommendation
@@ -20,7 +21,7 @@ COMPILED = "compiled"
 
 
 def arms(
-    advisor: Advisor, names: Sequence[str], spec: Spec, *, control: str | None, implementation: str | None
+    advisor: CompiledRules, names: Sequence[str], spec: Spec, *, control: str | None, implementation: str | None
 ) -> list[Arm]:
     """Return the arms for some optimizers and their control.
 
@@ -54,7 +55,9 @@ def arms(
     return found
 
 
-def from_recommendation(advisor: Advisor, data: Mapping[str, Any], spec: Spec, *, control: str | None) -> list[Arm]:
+def from_recommendation(
+    advisor: CompiledRules, data: Mapping[str, Any], spec: Spec, *, control: str | None
+) -> list[Arm]:
     """Return the arm that a recommendation's JSON describes exactly, and its control.
 
     Args:
@@ -123,7 +126,7 @@ def arm_of(advice: Recommendation, *, fused: bool = True, device: str = "cpu") -
     return _arm(advice, advice.implementation, variant, Spec(device=device), advice.optimizer.id, "candidate")
 
 
-def _advice(advisor: Advisor, name: str, spec: Spec) -> Recommendation:
+def _advice(advisor: CompiledRules, name: str, spec: Spec) -> Recommendation:
     """Return the numbers that an optimizer gets for the workload, over the length of the measurement."""
     answers: dict[str, Any] = {
         "optimizer": name, "steps": spec.total_steps, "params": spec.params or _NOMINAL[spec.size],
@@ -131,7 +134,7 @@ def _advice(advisor: Advisor, name: str, spec: Spec) -> Recommendation:
     }  # fmt: skip
     if not spec.user and not spec.optimizer_only:
         answers["model"] = spec.workload
-    return advisor.recommend(advisor.situation(answers))
+    return advise(advisor, answers)
 
 
 def _choices(card: Optimizer, spec: Spec, wanted: str | None) -> list[tuple[Implementation, str | None]]:

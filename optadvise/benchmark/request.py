@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import plan
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.statistics import Requirement, parse_requirement
@@ -39,7 +39,7 @@ class InterruptedMeasurement(KeyboardInterrupt):
 
 
 def make(
-    advisor: Advisor,
+    advisor: CompiledRules,
     names: Sequence[str],
     recommendation: Mapping[str, Any] | None = None,
     *,
@@ -137,7 +137,7 @@ def _check_ranks(spec: Spec) -> None:
 
 
 def _arms(
-    advisor: Advisor,
+    advisor: CompiledRules,
     names: Sequence[str],
     recommendation: Mapping[str, Any] | None,
     spec: Spec,

@@ -51,10 +51,10 @@ def in_job(folder: str, cell: Mapping[str, Any], rules: Sequence[str]) -> str | 
         cell: Its fields.
         rules: Folders of further rules.
     """
-    from optadvise.advice.advisor import Advisor
+    from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.rulebase.catalog import load
 
-    return measure(Advisor(load(tuple(map(Path, rules)))), Path(folder), Cell(**cell)).why
+    return measure(CompiledRules(load(tuple(map(Path, rules)))), Path(folder), Cell(**cell)).why
 
 
 def _why(job: Any) -> str | None:

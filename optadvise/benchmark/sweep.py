@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import request
 from optadvise.core.errors import InputError, OptadviseError
 from optadvise.core.files import write_output
@@ -47,7 +47,7 @@ class Outcome(Struct, frozen=True):
     why: str | None = None  # there is none
 
 
-def cells(advisor: Advisor, optimizers: Sequence[str], grid: Mapping[str, Sequence[str]]) -> list[Cell]:
+def cells(advisor: CompiledRules, optimizers: Sequence[str], grid: Mapping[str, Sequence[str]]) -> list[Cell]:
     """Return the cells of a grid, found to be measurable as far as can be told beforehand.
 
     Args:
@@ -75,7 +75,7 @@ def cells(advisor: Advisor, optimizers: Sequence[str], grid: Mapping[str, Sequen
     return found
 
 
-def _request(advisor: Advisor, cell: Cell) -> request.Request:
+def _request(advisor: CompiledRules, cell: Cell) -> request.Request:
     told: dict[str, Any] = {}
     for name, value in cell.options.items():
         if name in _FLAGS:
@@ -115,7 +115,7 @@ def _file(folder: Path, cell: Cell) -> Path:
     return folder / f"{cell.name}.json"
 
 
-def measure(advisor: Advisor, folder: Path, cell: Cell, progress: Callable[..., None] | None = None) -> Outcome:
+def measure(advisor: CompiledRules, folder: Path, cell: Cell, progress: Callable[..., None] | None = None) -> Outcome:
     """Measure a cell and write it, unless it is there or another process is at it.
 
     Args:
@@ -162,7 +162,7 @@ def _locked(file: Path) -> Iterator[bool]:
 
 
 def run(
-    advisor: Advisor, folder: Path, asked: Sequence[Cell], *,
+    advisor: CompiledRules, folder: Path, asked: Sequence[Cell], *,
     told: Callable[[Cell, int], None] = lambda cell, number: None, progress: Callable[..., None] | None = None,
 ) -> Iterator[Outcome]:  # fmt: skip
     """Measure what is not there yet, one cell after the other, and yield what became of each.

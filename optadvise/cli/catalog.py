@@ -84,10 +84,11 @@ def show(
         return
     kind, found = catalog.find(name)
     if kind == "optimizer":
-        from optadvise.advice.advisor import Advisor
+        from optadvise.advice.compiled_rules import CompiledRules
+        from optadvise.advice.decide import find_guide_buffers
         from optadvise.evidence import store
 
-        buffers = Advisor(catalog).guide_buffers(found)
+        buffers = find_guide_buffers(CompiledRules(catalog), found)
         card = catalog.optimizer(found)
         here = store.find_evidence(catalog, card)
         render.optimizer(card, catalog, buffers, here, as_json=json_)

@@ -68,8 +68,9 @@ def estimate(
     """
     typed = dict(locals())
 
-    from optadvise.advice import inputs
-    from optadvise.advice.fit_search import Fitter
+    from optadvise.advice.complete import complete_situation
+    from optadvise.advice.inputs import parse_inputs, require_size
+    from optadvise.advice.memory_answer import answer_memory
     from optadvise.rule_analysis import rule_folders
 
     if plot is not None:
@@ -78,15 +79,15 @@ def estimate(
         figures.check(plot, "--plot")
     seconds = parse_count(timeout, "--timeout")
     advisor = rule_folders.advisor(rules)
-    stated = inputs.read(advisor.catalog, typed)
+    stated = parse_inputs(advisor.catalog, typed)
     if from_ is not None:
         from optadvise.fake_tensors.estimate import estimate_module
 
         answer = estimate_module(advisor, from_, stated, seconds)
     else:
-        situation = advisor.situation(stated)
-        inputs.need_size(situation)
-        answer = Fitter(advisor).answer(situation)
+        situation = complete_situation(advisor, stated)
+        require_size(situation)
+        answer = answer_memory(advisor, situation)
     if json_:
         from optadvise.render.json import estimate as as_json
 

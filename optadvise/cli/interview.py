@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optadvise.advice import inputs
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError
 from optadvise.core.text import make_printable
 from optadvise.rule_analysis.describe import command
@@ -17,7 +17,7 @@ _OPTION_NAMES = {"vram_bytes": "vram"}  # facts whose option has another name
 _MAX_LISTED = 6
 
 
-def ask_facts(advisor: Advisor, stated: Mapping[str, Any], folders: tuple[str, ...]) -> dict[str, Any]:
+def ask_facts(advisor: CompiledRules, stated: Mapping[str, Any], folders: tuple[str, ...]) -> dict[str, Any]:
     """Ask until the optimizer is settled, and return all stated facts.
 
     Args:
@@ -78,7 +78,7 @@ def _ask_fact(interview: Interview, name: str) -> bool:
             _print(f"  {make_printable(str(error))}")
 
 
-def _parse_answer(advisor: Advisor, name: str, text: str) -> dict[str, Any]:
+def _parse_answer(advisor: CompiledRules, name: str, text: str) -> dict[str, Any]:
     catalog = advisor.catalog
     fact = catalog.facts[name]
     if fact["type"] == "flag":
@@ -86,5 +86,5 @@ def _parse_answer(advisor: Advisor, name: str, text: str) -> dict[str, Any]:
             raise InputError(f"{fact['flag']} {text!r}: say yes or no")
         return {name: text.lower() in ("y", "yes", "true")}
     if name == "vram_bytes" and not text[0].isdigit():
-        return inputs.read(catalog, {"gpu": text})
-    return inputs.read(catalog, {_OPTION_NAMES.get(name, name): text})
+        return inputs.parse_inputs(catalog, {"gpu": text})
+    return inputs.parse_inputs(catalog, {_OPTION_NAMES.get(name, name): text})

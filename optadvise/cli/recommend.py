@@ -16,7 +16,7 @@ from optadvise.core.errors import InputError, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from optadvise.advice.advisor import Advisor
+    from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.core.records import MemoryAnswer, Recommendation, Situation
     from optadvise.render.text.why import Why
 
@@ -99,20 +99,23 @@ def recommend(
 
         outputs.places({"--output": output, "--report": report})
 
-    from optadvise.advice import inputs
-    from optadvise.evidence import apply
+    from optadvise.advice.complete import complete_situation
+    from optadvise.advice.inputs import parse_inputs
+    from optadvise.advice.memory_answer import find_remedies
+    from optadvise.advice.recommend import recommend as advise
+    from optadvise.evidence.apply import apply_evidence
     from optadvise.rule_analysis import rule_folders
 
     advisor = rule_folders.advisor(rules)
-    told = said = inputs.read(advisor.catalog, typed)
+    told = said = parse_inputs(advisor.catalog, typed)
     other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
     if interactive:
         from optadvise.cli.interview import ask_facts
 
         said = ask_facts(advisor, said, tuple(map(str, rules or ())))
-    situation = advisor.situation(said)
-    advice = apply.apply_evidence(advisor.recommend(situation), advisor.catalog)
-    fit = advisor.remedies(advice)
+    situation = complete_situation(advisor, said)
+    advice = apply_evidence(advise(advisor, situation), advisor.catalog)
+    fit = find_remedies(advisor, advice)
     why = None
     if explain or other is not None:
         from optadvise.render.text.why import Why
@@ -138,7 +141,7 @@ def recommend(
 def _page(
     file: Path,
     command: str,
-    advisor: Advisor,
+    advisor: CompiledRules,
     advice: Recommendation,
     fit: MemoryAnswer | None,
     said: Mapping[str, Any],
@@ -154,7 +157,13 @@ def _page(
 
 
 def _written(
-    advisor: Advisor, advice: Recommendation, shape: str, fit: MemoryAnswer | None, why: Why | None, *, plain: bool
+    advisor: CompiledRules,
+    advice: Recommendation,
+    shape: str,
+    fit: MemoryAnswer | None,
+    why: Why | None,
+    *,
+    plain: bool,
 ) -> str:
     """Return the advice in a format; what a framework cannot express is told on stderr."""
     if shape in FRAMEWORKS:
@@ -177,7 +186,7 @@ def _written(
     return text(advice, advisor.catalog, fit, why, plain=plain)
 
 
-def _command(typed: dict[str, Any], situation: Situation, advisor: Advisor, asked: dict[str, Any]) -> str:
+def _command(typed: dict[str, Any], situation: Situation, advisor: CompiledRules, asked: dict[str, Any]) -> str:
     """Return the command line that gives this advice anywhere: with what was asked and what was found here."""
     from optadvise.cli import outputs
     from optadvise.rule_analysis import describe

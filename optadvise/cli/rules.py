@@ -39,12 +39,12 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
 
     Every finding names its line, and the situation in which it shows as a command line.
     """
-    from optadvise.advice.advisor import Advisor
+    from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.render.text.rules import report
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.check import check as prove
 
-    advisor = Advisor(rule_folders.catalog(rules))
+    advisor = CompiledRules(rule_folders.catalog(rules))
     advisor.catalog.read_all()
     proofs = prove(advisor, tuple(map(str, rules or ())))
     report(proofs, as_json=json_)
@@ -64,14 +64,14 @@ def run_tests(
     """
     if suggest and not mutants:
         raise InputError("--suggest: only mutants need cases; say --mutants too")
-    from optadvise.advice.advisor import Advisor
+    from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.render.text.rules import tested
     from optadvise.rule_analysis import mutants as mutation
     from optadvise.rule_analysis import rule_folders, rule_tests
     from optadvise.rulebase.case_files import read_cases
 
     catalog = rule_folders.catalog(rules)
-    advisor = Advisor(catalog)
+    advisor = CompiledRules(catalog)
     cases = read_cases(catalog.folders, catalog.facts)
     results = rule_tests.run(advisor, cases)
     hunt = mutation.hunt(advisor, cases) if mutants else None

@@ -94,16 +94,17 @@ def _share(text: str, steps: int) -> float:
 
 def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None) -> Any:
     """Return a schedule over the run, its warmup by the rules where nothing was said."""
+    from optadvise.advice.schedule_choice import find_default_warmup
     from optadvise.core import schedules
     from optadvise.render.text.schedule import Planned
 
     why = "as said"
     if share is None:
-        rule = advisor.warmup(card)
+        rule = find_default_warmup(advisor, card)
         share, why = float(rule.then["value"]), f"{rule.id}: {rule.because}"
     elif not share and card.warmup:
         why = "0 was said, and it has one at least"
-    advice = schedules.advise(card, lr, steps, share, {})
+    advice = schedules.resolve_schedule(card, lr, steps, share, {})
     found = Planned(card, advice, lr, steps, why)
     try:
         found.points()

@@ -8,7 +8,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import recommend
 from optadvise.codegen.substitute import choose_substitute
 from optadvise.core import schedules
 from optadvise.core.errors import RuleFileError
@@ -57,7 +58,7 @@ class Plan(Struct, frozen=True):
         return arguments
 
 
-def make_plan(advisor: Advisor, requested: Recommendation, framework: Framework) -> Plan:
+def make_plan(advisor: CompiledRules, requested: Recommendation, framework: Framework) -> Plan:
     """Return a recommendation as a framework can take it, with the nearest optimizer and schedule that it has.
 
     Args:
@@ -71,7 +72,7 @@ def make_plan(advisor: Advisor, requested: Recommendation, framework: Framework)
     substitute = choose_substitute(advisor, requested.optimizer, framework, requested.situation)
     advice = requested
     if substitute is not None:
-        advice = advisor.recommend(replace(requested.situation, optimizer=substitute.id))
+        advice = recommend(advisor, replace(requested.situation, optimizer=substitute.id))
     run = advice.situation
     hyperparameters = {number.name: number.value for number in advice.hyperparameters}
     schedule = _choose_schedule(advisor, advice, framework, hyperparameters)
@@ -112,7 +113,7 @@ def _choose_name(
 
 
 def _choose_schedule(
-    advisor: Advisor, advice: Recommendation, framework: Framework, hyperparameters: Mapping[str, Value]
+    advisor: CompiledRules, advice: Recommendation, framework: Framework, hyperparameters: Mapping[str, Value]
 ) -> NamedSchedule | None:
     """Return the framework's schedule that comes nearest to the advised one, with this run's numbers."""
     catalog, card = advisor.catalog, advisor.catalog.scheduler(advice.schedule.id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import Framework, Optimizer, Situation
 
 
-def choose_substitute(advisor: Advisor, card: Optimizer, framework: Framework, run: Situation) -> Optimizer | None:
+def choose_substitute(
+    advisor: CompiledRules, card: Optimizer, framework: Framework, run: Situation
+) -> Optimizer | None:
     """Return the nearest optimizer that a framework can run; None where it can run this one.
 
     Args:
@@ -26,7 +28,7 @@ def choose_substitute(advisor: Advisor, card: Optimizer, framework: Framework, r
         companion = catalog.optimizer(card.companion["optimizer"])
         if can_run(companion, framework, run):
             return companion
-    default = catalog.optimizer(advisor.limits[0])
+    default = catalog.optimizer(advisor.reference_optimizer)
     candidates = [default, *(catalog.optimizer(name) for name in catalog.optimizer_ids)]
     runnable = [other for other in candidates if can_run(other, framework, run)]
     if not runnable:

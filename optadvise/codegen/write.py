@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.codegen import FRAMEWORKS, config_files, programs
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan, make_plan
@@ -33,7 +33,7 @@ class Code(Struct, frozen=True):
     optimizer: str  # id of the one in the text: another than recommended where the notes say so
 
 
-def write_code(advisor: Advisor, advice: Recommendation, framework: str) -> Code:
+def write_code(advisor: CompiledRules, advice: Recommendation, framework: str) -> Code:
     """Return a recommendation as the code or configuration of a framework.
 
     Args:
@@ -47,8 +47,8 @@ def write_code(advisor: Advisor, advice: Recommendation, framework: str) -> Code
 
     Example:
         >>> from optadvise.rulebase.catalog import load
-        >>> advisor = Advisor(load())
-        >>> "torch.optim.AdamW(" in write_code(advisor, advisor.recommend(advisor.situation({})), "python").text
+        >>> advisor = CompiledRules(load())
+        >>> "torch.optim.AdamW(" in write_code(advisor, advise(advisor, {}), "python").text
         True
     """
     if framework not in advisor.catalog.frameworks or framework not in _WRITERS:

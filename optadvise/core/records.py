@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from optadvise.core.findings import Evidence
 
@@ -360,7 +360,11 @@ class NetworkShape(Struct, frozen=True):
 
 
 class Situation(Struct, frozen=True):
-    """What is known about a training run. None is not known; `assumed` names what nobody said."""
+    """What is known about a training run. None is not known.
+
+    A value is stated by the user, a default of the rules, or derived from the others. Every value has its default here
+    where no rule gives one. `state`, `derive` and `withdraw` keep account of that.
+    """
 
     model: str | None = None
     task: str = "pretrain"
@@ -392,7 +396,37 @@ class Situation(Struct, frozen=True):
     offload: bool = False  # optimizer state on the host
     steps: int = 100_000  # optimizer steps of the whole run
     optimizer: str | None = None  # taken instead of choosing
-    assumed: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()  # names of the facts that the user stated
+    defaults: tuple[str, ...] = ()  # of those that were not stated: they have a rule's default, or stay unknown
+    derived: tuple[str, ...] = ()  # of those that were computed from the others
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """The names of the facts that were not stated: those with a default or unknown, then those derived."""
+        return (*self.defaults, *self.derived)
+
+    @property
+    def stated_inputs(self) -> dict[str, Any]:
+        """The values that the user stated, by fact."""
+        return {name: getattr(self, name) for name in self.stated}
+
+    def state(self, **values: Any) -> Situation:
+        """Return the situation with values that count as stated."""
+        return replace(
+            self, **values, stated=(*self.stated, *(name for name in values if name not in self.stated)),
+            defaults=tuple(name for name in self.defaults if name not in values),
+            derived=tuple(name for name in self.derived if name not in values),
+        )  # fmt: skip
+
+    def derive(self, **values: Any) -> Situation:
+        """Return the situation with values that follow from the others."""
+        return replace(self, **values, derived=(*self.derived, *values))
+
+    def withdraw(self, *names: str) -> Situation:
+        """Return the situation without some of its derived values; others are left as they are."""
+        gone = [name for name in names if name in self.derived]
+        derived = tuple(name for name in self.derived if name not in gone)
+        return replace(self, **dict.fromkeys(gone), derived=derived)
 
     @property
     def sharding(self) -> str | None:

@@ -49,7 +49,7 @@ def _resolved(kwargs: Mapping[str, Value], named: Mapping[str, Value]) -> dict[s
     return {k: named[v[1:]] if isinstance(v, str) and v.startswith("$") else v for k, v in kwargs.items()}
 
 
-def advise(
+def resolve_schedule(
     scheduler: Scheduler, peak: float, steps: int, warmup_fraction: float, alternatives: Mapping[str, str]
 ) -> ScheduleAdvice:
     """Return the schedule with the numbers of this run.

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from msgspec.structs import replace
-
-from optadvise.advice.advisor import Advisor
-from optadvise.advice.fit_search import Fitter
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.memory_answer import is_rejected
 from optadvise.core.errors import InputError
 from optadvise.core.records import Fit, Interval, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
 from optadvise.fake_tensors.client import trace_step
@@ -22,7 +21,7 @@ from optadvise.memory.records import Weight
 ACCEPTED_FACTS = frozenset({"vram_bytes", "gpu", "bf16", "vendor", "precision", "optimizer", "model", "task"})
 
 
-def estimate_module(advisor: Advisor, spec: str, stated: Mapping[str, Any], timeout: float) -> MemoryAnswer:
+def estimate_module(advisor: CompiledRules, spec: str, stated: Mapping[str, Any], timeout: float) -> MemoryAnswer:
     """Measure one training step of the user's module, with every optimizer.
 
     Args:
@@ -36,18 +35,17 @@ def estimate_module(advisor: Advisor, spec: str, stated: Mapping[str, Any], time
         CannotRunHereError: torch is missing, or the process that steps crashed.
     """
     _check_input(spec, stated)
-    situation = advisor.situation(stated)
+    situation = complete_situation(advisor, stated)
     ids = advisor.catalog.optimizer_ids
     traced = trace_step(spec, situation.precision, list(request_optimizers(advisor, ids)), timeout=timeout)
     step = traced.figures
-    assumed = tuple(name for name in situation.assumed if name not in ("params", "micro_batch"))
-    situation = replace(situation, params=step.parameters, micro_batch=step.samples, assumed=assumed)
-    chosen = situation.optimizer or advisor.limits[0]
+    situation = situation.state(params=step.parameters, micro_batch=step.samples)
+    chosen = situation.optimizer or advisor.reference_optimizer
     if situation.optimizer is None:
-        situation = replace(situation, optimizer=chosen, assumed=(*situation.assumed, "optimizer"))
+        situation = situation.derive(optimizer=chosen)
     size = _describe_size(step)
     estimates = {each.id: _estimate_optimizer(advisor, situation, step, size, each) for each in traced.optimizers}
-    rejected = {name for name in ids if Fitter(advisor).refused(replace(situation, optimizer=name))}
+    rejected = {name for name in ids if is_rejected(advisor, situation, name)}
     ranking = [
         Fit(name, memory.optimizer, memory.total, memory.known, memory.fits, None, None, memory.basis)
         for name, memory in estimates.items()
@@ -69,7 +67,7 @@ def _check_input(spec: str, stated: Mapping[str, Any]) -> None:
         raise InputError(f"--from {spec!r}: not package.module:function, such as mypackage.train:workload")
 
 
-def request_optimizers(advisor: Advisor, ids: Sequence[str], *, fused: bool = True) -> Iterator[OptimizerRequest]:
+def request_optimizers(advisor: CompiledRules, ids: Sequence[str], *, fused: bool = True) -> Iterator[OptimizerRequest]:
     """Yield what a worker needs to step optimizers, with the defaults of their cards.
 
     Args:
@@ -98,7 +96,7 @@ def _describe_size(step: StepFigures) -> Size:
 
 
 def _estimate_optimizer(
-    advisor: Advisor, situation: Situation, step: StepFigures, size: Size, optimizer: OptimizerStep
+    advisor: CompiledRules, situation: Situation, step: StepFigures, size: Size, optimizer: OptimizerStep
 ) -> MemoryEstimate:
     """Return the breakdown with one optimizer: as it was stepped, or by its card."""
     settings = advisor.sizing.settings

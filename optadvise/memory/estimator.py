@@ -7,7 +7,7 @@ is interpolated; the ledger then widens the interval. Everything is worked out o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -169,15 +169,12 @@ class Sizing:
         else:
             name = "image_size" if self._known(situation.shape).network.images else "seq_len"
             found = {name: self._known(situation.shape).usual_length}
-        return replace(situation, **found, assumed=(*situation.assumed, *found))
+        return situation.derive(**found)
 
-    def changed(self, situation: Situation, changes: dict[str, Any]) -> Situation:
+    def changed(self, situation: Situation, changes: Mapping[str, Any]) -> Situation:
         """Return a completed situation after changes; another kind of network has samples of another length."""
         if "model" in changes:
-            usual: dict[str, Any] = {name: None for name in _LENGTHS if name in situation.assumed}
-            situation = replace(
-                situation, **usual, assumed=tuple(name for name in situation.assumed if name not in usual)
-            )
+            situation = situation.withdraw(*_LENGTHS)
         after = replace(situation, **changes)
         return after if any(getattr(after, name) for name in _LENGTHS) else self.completed(after)
 
@@ -426,7 +423,7 @@ class Sizing:
         if situation.vram_bytes is None or situation.shape is not None:
             return None
         usual = self.completed(_bare(situation))
-        return self._bands(optimizer, replace(usual, vram_bytes=situation.vram_bytes, params=1, assumed=()))
+        return self._bands(optimizer, replace(usual, vram_bytes=situation.vram_bytes, params=1, derived=()))
 
     def _largest_model(self, optimizer: str, situation: Situation) -> MaxModelSize:
         def needs_at(params: int) -> int:
@@ -478,8 +475,7 @@ class Sizing:
         if situation.micro_batch is not None or situation.params is None:
             return situation
         share = max((situation.batch_size or 1) // situation.gpus, 1)
-        assumed = (*situation.assumed, "micro_batch")
-        whole = replace(situation, micro_batch=share, assumed=assumed)
+        whole = situation.derive(micro_batch=share)
         if situation.gradient_release or self.fits(whole, optimizer):
             return whole
         most = largest(

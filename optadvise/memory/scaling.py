@@ -33,9 +33,7 @@ def scaling(sizing: Sizing, situation: Situation, optimizer: str) -> Scaling | N
 
 def _on(situation: Situation, gpus: int) -> Situation:
     """Return the run on another number of GPUs, its passes still to be placed where nobody said how large they are."""
-    micro = None if "micro_batch" in situation.assumed else situation.micro_batch
-    assumed = tuple(name for name in situation.assumed if name != "micro_batch")
-    return replace(situation, gpus=gpus, micro_batch=micro, assumed=assumed)
+    return replace(situation.withdraw("micro_batch"), gpus=gpus)
 
 
 def _shares(situation: Situation, gpus: int) -> bool:

@@ -265,8 +265,10 @@ def evidence(made: Implementation | None, found: Evidence) -> dict[str, Any]:
 
 
 def situation(situation: Situation) -> dict[str, Any]:
-    """Return a situation as plain data, what was assumed named last."""
+    """Return a situation as plain data, with the names of what was not stated last."""
     data = asdict(situation)
+    for account in ("stated", "defaults", "derived"):
+        del data[account]
     shape = situation.shape
     if shape is not None:
         data["shape"] = {**asdict(shape), "dims": dict(shape.dims), "flags": list(shape.flags)}

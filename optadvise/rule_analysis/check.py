@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor, card_facts
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.decide import read_card_facts
 from optadvise.core.errors import RuleFileError
 from optadvise.rule_analysis import describe
 from optadvise.rule_analysis.reachability import Chain
@@ -33,7 +34,8 @@ from optadvise.rulebase.regions import Box, Point, TooLargeError, box_of, meet
 
 _PROVERS = (
     "optadvise.rulebase.tables", "optadvise.rulebase.regions", "optadvise.rulebase.proofs",
-    "optadvise.rule_analysis.reachability", "optadvise.rule_analysis.check", "optadvise.advice.advisor",
+    "optadvise.rule_analysis.reachability", "optadvise.rule_analysis.check", "optadvise.advice.compiled_rules",
+    "optadvise.advice.decide", "optadvise.advice.hyperparameters", "optadvise.advice.schedule_choice",
 )  # fmt: skip
 _MOST_TOLD = 100
 _APART = ("memory_notation",)  # read by `show`, not in the chain
@@ -61,7 +63,7 @@ class Report(Struct, frozen=True):
         return self.proven and not self.findings
 
 
-def check(advisor: Advisor, layers: tuple[str, ...] = (), most: int = _MOST_TOLD) -> Report:
+def check(advisor: CompiledRules, layers: tuple[str, ...] = (), most: int = _MOST_TOLD) -> Report:
     """Prove what can be proven of a compiled set of rules.
 
     Args:
@@ -88,7 +90,7 @@ def check(advisor: Advisor, layers: tuple[str, ...] = (), most: int = _MOST_TOLD
     )
 
 
-def trusted(advisor: Advisor) -> Advisor:
+def trusted(advisor: CompiledRules) -> CompiledRules:
     """Return an advisor whose rules were proven, now or by an earlier process.
 
     Args:
@@ -113,7 +115,7 @@ def trusted(advisor: Advisor) -> Advisor:
     return advisor
 
 
-def _silenced(advisor: Advisor, finding: Finding) -> bool:
+def _silenced(advisor: CompiledRules, finding: Finding) -> bool:
     """Does a row not win because a later layer wants it so?"""
     if finding.kind not in (UNREACHABLE, SHADOWED):
         return False
@@ -121,7 +123,7 @@ def _silenced(advisor: Advisor, finding: Finding) -> bool:
     return own != advisor.catalog.layers[-1]
 
 
-def _unreachable(advisor: Advisor, chain: Chain, told: set[str]) -> Iterator[Finding]:
+def _unreachable(advisor: CompiledRules, chain: Chain, told: set[str]) -> Iterator[Finding]:
     for table in advisor.tables.values():
         if table.id in _APART:
             continue
@@ -131,7 +133,7 @@ def _unreachable(advisor: Advisor, chain: Chain, told: set[str]) -> Iterator[Fin
                 yield Finding(UNREACHABLE, table.id, (rule.id,), rule.at, text)
 
 
-def _conflicts(advisor: Advisor, chain: Chain) -> Iterator[Finding]:
+def _conflicts(advisor: CompiledRules, chain: Chain) -> Iterator[Finding]:
     axes = advisor.axes
     for table in advisor.tables.values():
         if table.kind != "adjust":
@@ -140,7 +142,7 @@ def _conflicts(advisor: Advisor, chain: Chain) -> Iterator[Finding]:
         for name in advisor.catalog.optimizer_ids:
             card = advisor.catalog.documents["optimizers"][name]
             optimizer = advisor.catalog.optimizer(name)
-            facts = card_facts(optimizer, optimizer.implementations[0], axes)
+            facts = read_card_facts(optimizer, optimizer.implementations[0], axes)
             box = {fact: 1 << axes[fact].cell(value) for fact, value in facts.items()}
             sources.append((name, card["at"], box, card.get("adjust", [])))
         sources += [(rule.id, rule.at, box_of(rule, axes), rule.then["steps"]) for rule in table.rules]
@@ -151,7 +153,7 @@ def _conflicts(advisor: Advisor, chain: Chain) -> Iterator[Finding]:
                 yield finding
 
 
-def _values(advisor: Advisor, table_id: str) -> Iterator[Finding]:
+def _values(advisor: CompiledRules, table_id: str) -> Iterator[Finding]:
     """Numbers that lie outside the range that is told beside them."""
     table = advisor.tables[table_id]
     if table.kind != "set":
@@ -168,7 +170,7 @@ def _values(advisor: Advisor, table_id: str) -> Iterator[Finding]:
             yield Finding(DOMAIN, table_id, (rule.id,), rule.at, text)
 
 
-def _told(advisor: Advisor, chain: Chain, finding: Finding, layers: tuple[str, ...]) -> Told:
+def _told(advisor: CompiledRules, chain: Chain, finding: Finding, layers: tuple[str, ...]) -> Told:
     """Return a finding with its witness in words; none where looking for one takes too long."""
     if finding.point is None:
         return Told(finding, None, None)

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.decide import locate
 from optadvise.core.errors import InputError
 from optadvise.core.records import UNKNOWN, Situation
 from optadvise.rulebase.regions import Box, Point, cells_of
@@ -73,7 +75,7 @@ def place(point: Point, axes: Mapping[str, Axis]) -> str:
     return region({name: 1 << cell for name, cell in point.items()}, axes)
 
 
-def answers(advisor: Advisor, point: Point) -> dict[str, Any] | None:
+def answers(advisor: CompiledRules, point: Point) -> dict[str, Any] | None:
     """Return what a person would have to say to be at a point; None where nothing that was tried leads there.
 
     Args:
@@ -97,7 +99,7 @@ def answers(advisor: Advisor, point: Point) -> dict[str, Any] | None:
     for more in _sizes(point, axes, said, gpus):
         full = {**said, **more}
         try:
-            situation = advisor.situation(full)
+            situation = complete_situation(advisor, full)
         except InputError:
             continue
         if _is_at(advisor, situation, point):
@@ -105,7 +107,7 @@ def answers(advisor: Advisor, point: Point) -> dict[str, Any] | None:
     return None
 
 
-def _named(advisor: Advisor, said: dict[str, Any]) -> list[dict[str, Any]] | None:
+def _named(advisor: CompiledRules, said: dict[str, Any]) -> list[dict[str, Any]] | None:
     """Take out what only a GPU's name says; return what the names of such GPUs say, None where none has to be named."""
     usual = Situation()
     own = {name: said.pop(name) for name in ("vendor", "bf16") if name in said}
@@ -141,20 +143,20 @@ def _sizes(
             yield {"params": params, "vram_bytes": room_gib * 2**30}
 
 
-def _is_at(advisor: Advisor, situation: Situation, point: Point) -> bool:
-    cells, axes = advisor.cells(situation), advisor.axes
+def _is_at(advisor: CompiledRules, situation: Situation, point: Point) -> bool:
+    cells, axes = locate(advisor, situation), advisor.axes
     filled = {name for name, cell in point.items() if cell == axes[name].unknown and name in situation.assumed}
     read = cells.keys() - filled - {"optimizer"}  # what the arithmetic fills in was not known when tables were read
     return all(cells[name] == cell for name, cell in point.items() if name in read)
 
 
-def _shortest(advisor: Advisor, said: dict[str, Any], point: Point) -> dict[str, Any]:
+def _shortest(advisor: CompiledRules, said: dict[str, Any], point: Point) -> dict[str, Any]:
     """Leave out what would be assumed anyway."""
     together = {"gpu", "vram_bytes", *_OF_GPUS} if "gpu" in said else set()
     for name in [name for name in said if name not in together and name != "optimizer"]:
         fewer = {key: value for key, value in said.items() if key != name}
         try:
-            situation = advisor.situation(fewer)
+            situation = complete_situation(advisor, fewer)
         except InputError:
             continue
         if _is_at(advisor, situation, point):
@@ -162,7 +164,7 @@ def _shortest(advisor: Advisor, said: dict[str, Any], point: Point) -> dict[str,
     return said
 
 
-def command(advisor: Advisor, said: Mapping[str, Any], layers: tuple[str, ...] = ()) -> str:
+def command(advisor: CompiledRules, said: Mapping[str, Any], layers: tuple[str, ...] = ()) -> str:
     """Return the command line that says these answers.
 
     Args:
@@ -172,7 +174,7 @@ def command(advisor: Advisor, said: Mapping[str, Any], layers: tuple[str, ...] =
 
     Example:
         >>> from optadvise.rulebase.catalog import load
-        >>> command(Advisor(load()), {"model": "cnn", "vram_bytes": 24 * 2**30, "sparse_gradients": True})
+        >>> command(CompiledRules(load()), {"model": "cnn", "vram_bytes": 24 * 2**30, "sparse_gradients": True})
         'optadvise recommend --model cnn --vram 24GB --sparse-gradients'
     """
     words = ["optadvise", "recommend"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules, list_conditions
 from optadvise.core.errors import InputError
 from optadvise.rule_analysis import describe
 from optadvise.rule_analysis.reachability import Chain
@@ -68,7 +68,10 @@ def compare(old: Catalog, new: Catalog) -> Difference:
     ids = {**old.facts["optimizer"]["values"], **new.facts["optimizer"]["values"]}
     for catalog in (old, new):
         catalog.facts["optimizer"]["values"] = ids  # type: ignore[index]
-    before, after = Advisor(old, also=_conditions(new)), Advisor(new, also=_conditions(old))
+    before, after = (
+        CompiledRules(old, extra_conditions=list_conditions(new)),
+        CompiledRules(new, extra_conditions=list_conditions(old)),
+    )
     sections = []
     try:
         sections.append(Section("The optimizer", tuple(_optimizer(before, after))))
@@ -80,15 +83,9 @@ def compare(old: Catalog, new: Catalog) -> Difference:
     return Difference(tuple(section for section in sections if section.changes), tuple(_cards(old, new)))
 
 
-def _conditions(catalog: Catalog) -> list[Mapping[str, Any]]:
-    documents = catalog.documents
-    rows = [row["when"] for table in documents["tables"].values() for row in table["rules"]]
-    return [*rows, *(row["when"] for row in (*documents["assume"], *documents["contradictions"]) if "when" in row)]
-
-
-def _optimizer(before: Advisor, after: Advisor) -> Iterator[Change]:
+def _optimizer(before: CompiledRules, after: CompiledRules) -> Iterator[Change]:
     """Yield where the chain of concern and optimizer ends elsewhere."""
-    names = sorted({*before.deciding, *after.deciding})
+    names = sorted({*before.deciding_facts, *after.deciding_facts})
     sides = [_Side(advisor) for advisor in (before, after)]
     swept = columns(names, lambda name, cell: tuple(side.told_apart(name, cell) for side in sides), after.axes)
 
@@ -115,7 +112,7 @@ _Alive = tuple[int, int]  # rows of the concern's table and of the optimizer's t
 class _Side:
     """One set of rules, as a sweep over the deciding facts sees it."""
 
-    def __init__(self, advisor: Advisor) -> None:
+    def __init__(self, advisor: CompiledRules) -> None:
         self._concern, self._choice = advisor.tables["concern"], advisor.tables["choose_optimizer"]
         self._axis = advisor.axes["concern"]
         self.start: _Alive = ((1 << len(self._concern.rules)) - 1, (1 << len(self._choice.rules)) - 1)
@@ -151,7 +148,7 @@ def _winner(table: Table, alive: int) -> Rule | None:
     return table.rules[best[0]] if best else None
 
 
-def _section(before: Advisor, after: Advisor, name: str) -> Section:
+def _section(before: CompiledRules, after: CompiledRules, name: str) -> Section:
     old, new = before.tables.get(name), after.tables.get(name)
     table = new or old
     assert table is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rule_analysis import describe, graph
 from optadvise.rule_analysis.rule_tests import rows
 from optadvise.rulebase.hyperparameters import written
@@ -20,7 +20,7 @@ _HIT = {
 }
 
 
-def markdown(advisor: Advisor) -> str:
+def markdown(advisor: CompiledRules) -> str:
     """Return the page.
 
     Args:
@@ -53,7 +53,7 @@ def markdown(advisor: Advisor) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(table: Table, advisor: Advisor) -> Iterator[str]:
+def _table(table: Table, advisor: CompiledRules) -> Iterator[str]:
     counted = census(table, advisor.axes)
     yield f"## {table.id}"
     yield ""

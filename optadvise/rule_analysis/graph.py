@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
 
 
 class Node(Struct, frozen=True):
@@ -40,7 +41,7 @@ _STEPS = (
 )  # fmt: skip
 
 
-def chain(advisor: Advisor) -> Graph:
+def chain(advisor: CompiledRules) -> Graph:
     """Return the chain of tables, from what a person says to what is told."""
     tables = advisor.tables
     numbers = [table for table in tables.values() if table.kind == "set"]
@@ -70,7 +71,7 @@ def _folded(text: str, width: int = 44) -> list[str]:
     return lines
 
 
-def flowchart(advisor: Advisor) -> Graph:
+def flowchart(advisor: CompiledRules) -> Graph:
     """Return the guide's flowchart with what the rules answer at each of its leaves."""
     chart = advisor.catalog.documents["flowchart"]
     nodes: dict[str, Node] = {}
@@ -86,7 +87,7 @@ def flowchart(advisor: Advisor) -> Graph:
             if "to" in answer:
                 edges.append(Edge(own, walk(answer["to"], facts, way), answer["say"]))
                 continue
-            advice = advisor.recommend(advisor.situation(facts))
+            advice = advise(advisor, facts)
             leaf = f"leaf{way}"
             guide = f"guide: {' or '.join(answer['names'])}"
             nodes[leaf] = Node(leaf, (f"{advice.optimizer.id}, {advice.schedule.id}", guide), "answer")
@@ -97,7 +98,7 @@ def flowchart(advisor: Advisor) -> Graph:
     return Graph("The guide's flowchart, and what the rules answer", tuple(nodes.values()), tuple(edges))
 
 
-def leaves(advisor: Advisor) -> list[tuple[dict[str, Any], list[str]]]:
+def leaves(advisor: CompiledRules) -> list[tuple[dict[str, Any], list[str]]]:
     """Return for each leaf of the guide's flowchart the facts that lead there and what the guide names."""
     chart = advisor.catalog.documents["flowchart"]
     found: list[tuple[dict[str, Any], list[str]]] = []

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.memory_pressure import classify_pressure
+from optadvise.advice.probes import find_equivalent_ranges
 from optadvise.rule_analysis.reachability import Chain
 from optadvise.rulebase.regions import meet, uncovered
 
@@ -15,12 +18,12 @@ class Interview:
 
     Example:
         >>> from optadvise.rulebase.catalog import load
-        >>> interview = Interview(Advisor(load()), {"model": "cnn", "tuning": "high", "batch_size": 128})
+        >>> interview = Interview(CompiledRules(load()), {"model": "cnn", "tuning": "high", "batch_size": 128})
         >>> "lamb" in interview.possible()
         False
     """
 
-    def __init__(self, advisor: Advisor, said: Mapping[str, Any]) -> None:
+    def __init__(self, advisor: CompiledRules, said: Mapping[str, Any]) -> None:
         """Start with what was said already.
 
         Args:
@@ -58,7 +61,9 @@ class Interview:
         box.setdefault("vendor", 1 << axes["vendor"].cell(filled.get("vendor", "nvidia")))
         sized = {"params", "vram_bytes"} <= self.said.keys()
         if sized:  # the arithmetic can be done
-            box["memory"] = 1 << axes["memory"].cell(self.advisor.pressure(self.advisor.situation(self.said)))
+            box["memory"] = 1 << axes["memory"].cell(
+                classify_pressure(self.advisor, complete_situation(self.advisor, self.said))
+            )
         return box
 
     def question(self) -> str | None:
@@ -83,7 +88,7 @@ class Interview:
         facts = self.advisor.catalog.facts
         order = [*self.advisor.catalog.documents["flowchart"]["order"], *facts]
         for name in dict.fromkeys(order):
-            decides = name in self.advisor.deciding or name in ("params", "vram_bytes")
+            decides = name in self.advisor.deciding_facts or name in ("params", "vram_bytes")
             if decides and "flag" in facts[name] and name not in self.said and name not in self._passed:
                 yield name
 
@@ -102,8 +107,8 @@ class Interview:
             for cell in range(len(axis.words)):
                 yield self.possible({name: 1 << cell})
         else:
-            for first, last in self.advisor.stretches(name):
-                yield self.possible({name: (1 << last + 1) - (1 << first)})
+            for cells in find_equivalent_ranges(self.advisor, name):
+                yield self.possible({name: (1 << cells.stop) - (1 << cells.start)})
 
     def _pressures(self) -> list[str]:
         """Return how a limit can press where the size is known."""
@@ -121,7 +126,7 @@ class Interview:
         Raises:
             InputError: It contradicts what was said before.
         """
-        self.advisor.situation({**self.said, **answers})
+        complete_situation(self.advisor, {**self.said, **answers})
         self.said |= answers
 
     def leave(self, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import RuleFileError
 from optadvise.rule_analysis.reachability import Chain
 from optadvise.rule_analysis.rule_tests import Case, example, placed, rows, written
@@ -50,7 +50,7 @@ class Hunt(Struct, frozen=True):
         return self.killed / (self.killed + len(self.survivors)) if self.tried > self.alike else 1.0
 
 
-def mutants(advisor: Advisor, table: Table) -> Iterator[Mutant]:
+def mutants(advisor: CompiledRules, table: Table) -> Iterator[Mutant]:
     """Yield a table with each row deleted, and each condition widened by every value next to it.
 
     Args:
@@ -100,7 +100,7 @@ def _item(cell: int, axis: Axis) -> Any:
     return [low, point, None if right == float("inf") else right, point]
 
 
-def hunt(advisor: Advisor, cases: Sequence[Case]) -> Hunt:
+def hunt(advisor: CompiledRules, cases: Sequence[Case]) -> Hunt:
     """Try every mutant against the proofs and the tests.
 
     Args:
@@ -128,7 +128,7 @@ def hunt(advisor: Advisor, cases: Sequence[Case]) -> Hunt:
     return Hunt(tried, killed, alike, tuple(survivors))
 
 
-def suggested(advisor: Advisor, survivors: Sequence[Survivor]) -> Iterator[Case]:
+def suggested(advisor: CompiledRules, survivors: Sequence[Survivor]) -> Iterator[Case]:
     """Yield cases that would notice the survivors, each as many as it can.
 
     Args:
@@ -152,7 +152,7 @@ def suggested(advisor: Advisor, survivors: Sequence[Survivor]) -> Iterator[Case]
         yield {"table": table.id, "given": written(point, advisor, table), "fire": fire}
 
 
-def _noticed(advisor: Advisor, table: Table, cases: Sequence[Case]) -> bool:
+def _noticed(advisor: CompiledRules, table: Table, cases: Sequence[Case]) -> bool:
     if any(finding.kind != UNPROVEN for finding in findings(table, advisor.axes)):
         return True
     if table.kind == "adjust":

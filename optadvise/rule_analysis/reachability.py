@@ -12,7 +12,10 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor, card_facts
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.decide import read_card_facts
+from optadvise.advice.hyperparameters import is_table_read
+from optadvise.advice.schedule_choice import restrict_schedule
 from optadvise.core.records import Optimizer, Scheduler, Situation
 from optadvise.rulebase.proofs import winning
 from optadvise.rulebase.regions import Box, Point, lowest, meet, uncovered
@@ -31,7 +34,7 @@ class Link(Struct, frozen=True):
 class Chain:
     """Where every table of a compiled set of rules is read from."""
 
-    def __init__(self, advisor: Advisor) -> None:
+    def __init__(self, advisor: CompiledRules) -> None:
         """Work out what no situation can be."""
         self.advisor = advisor
         self.axes = advisor.axes
@@ -125,7 +128,7 @@ class Chain:
     def _card(self, card: Optimizer, *, asked_for: bool) -> Iterator[Link]:
         model = self.axes["model"]
         suits = sum(1 << model.cell(kind) for kind in card.suits)
-        facts = {**card_facts(card, card.implementations[0], self.axes), "asked_for": asked_for}
+        facts = {**read_card_facts(card, card.implementations[0], self.axes), "asked_for": asked_for}
         against = tuple(self._never_asked) if asked_for else ()
         for suited, models in ((True, suits), (False, model.every & ~suits)):
             own = {name: 1 << self.axes[name].cell(value) for name, value in {**facts, "suited": suited}.items()}
@@ -141,7 +144,7 @@ class Chain:
             for rule, link in rows:
                 box = meet(before.box, link.box)
                 if box is not None:
-                    taken = advisor.scheduled(card, rule.then["scheduler"])
+                    taken = restrict_schedule(advisor, card, rule.then["scheduler"])
                     box["schedule"] = 1 << axis.cell(taken.family)
                     yield rule, Link(box, (*before.against, *link.against)), taken
 
@@ -185,10 +188,10 @@ class Chain:
         elif table == "choose_optimizer":
             links = [link for _, link in self.concerns]
         elif table == "choose_schedule" or not self._read_late(table, box, against):
-            links = [link for link in self.optimizers if self.advisor.reads(table, self._taken(link))]
+            links = [link for link in self.optimizers if is_table_read(table, self._taken(link))]
         else:
             links = (
-                link for _, link, taken in self.schedules if self.advisor.reads(table, self._taken(link), taken)
+                link for _, link, taken in self.schedules if is_table_read(table, self._taken(link), taken)
             )  # fmt: skip
         return self.reaching(box, against, links)
 

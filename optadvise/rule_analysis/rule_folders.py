@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError, nearest
 from optadvise.rulebase.catalog import Catalog, load
 
@@ -50,13 +50,13 @@ def catalog(option: Sequence[Path] | None) -> Catalog:
     return load(folders(option))
 
 
-def advisor(option: Sequence[Path] | None) -> Advisor:
+def advisor(option: Sequence[Path] | None) -> CompiledRules:
     """Return an advisor over every layer that counts; further layers are proven before they answer.
 
     Raises:
         RuleFileError: The layers are invalid or contradict each other.
     """
-    found = Advisor(catalog(option))
+    found = CompiledRules(catalog(option))
     if len(found.catalog.layers) == 1 and found.catalog.shipped:
         return found  # proven by the tests of this version
     from optadvise.rule_analysis.check import trusted

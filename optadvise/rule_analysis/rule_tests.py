@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import SITUATION_DEFAULTS
 from optadvise.rulebase.hyperparameters import set_by
@@ -45,7 +45,7 @@ def rows(table: Table) -> tuple[Rule, ...]:
     return table.rules if table.otherwise is None else (*table.rules, table.otherwise)
 
 
-def placed(advisor: Advisor, table: Table, given: Mapping[str, Any]) -> Point:
+def placed(advisor: CompiledRules, table: Table, given: Mapping[str, Any]) -> Point:
     """Place a test's facts on a table's grid; what it leaves out is what a person would be assumed to mean.
 
     Args:
@@ -64,7 +64,7 @@ def placed(advisor: Advisor, table: Table, given: Mapping[str, Any]) -> Point:
     return point
 
 
-def run(advisor: Advisor, cases: Sequence[Case] = ()) -> Tested:
+def run(advisor: CompiledRules, cases: Sequence[Case] = ()) -> Tested:
     """Run every test that stands beside the rules.
 
     Args:
@@ -107,14 +107,14 @@ def run(advisor: Advisor, cases: Sequence[Case] = ()) -> Tested:
     return Tested(ran, tuple(failures), overruled, tuple(untested), tuple(silent))
 
 
-def _above(layer: str, names: Iterable[str], layers: Mapping[str, str], advisor: Advisor) -> bool:
+def _above(layer: str, names: Iterable[str], layers: Mapping[str, str], advisor: CompiledRules) -> bool:
     """Is a rule of a later layer involved, or one that a later layer took away?"""
     order = {name: number for number, name in enumerate(advisor.catalog.layers)}
     own = order.get(layer, 0)
     return any(order.get(layers.get(name, "\0"), len(order)) > own for name in names)
 
 
-def example(advisor: Advisor, table: Table, rule: Rule, test: Mapping[str, Any]) -> tuple[list[str], str | None]:
+def example(advisor: CompiledRules, table: Table, rule: Rule, test: Mapping[str, Any]) -> tuple[list[str], str | None]:
     """Run one example of a row; return the rows that fired and what is wrong, None where nothing is."""
     given, expect = test["given"], test["expect"]
     try:
@@ -134,7 +134,7 @@ def example(advisor: Advisor, table: Table, rule: Rule, test: Mapping[str, Any])
     return names, "; ".join(wrong) or None
 
 
-def _case(advisor: Advisor, table: Table, case: Case) -> tuple[list[str], str | None]:
+def _case(advisor: CompiledRules, table: Table, case: Case) -> tuple[list[str], str | None]:
     try:
         found = sorted(row.id for row in table.matching(placed(advisor, table, case["given"])))
     except RuleFileError as error:
@@ -145,7 +145,7 @@ def _case(advisor: Advisor, table: Table, case: Case) -> tuple[list[str], str | 
     return found, f"{said} should decide, but {got} does"
 
 
-def written(point: Point, advisor: Advisor, table: Table) -> dict[str, Any]:
+def written(point: Point, advisor: CompiledRules, table: Table) -> dict[str, Any]:
     """Return the facts that a case has to give to be at a point, without those that are assumed anyway.
 
     Args:

@@ -8,7 +8,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.decide import choose_optimizer, decide
+from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
+from optadvise.advice.probes import find_equivalent_ranges, is_changeable
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
 from optadvise.rule_analysis.describe import size
@@ -38,14 +42,14 @@ class Decision(Struct, frozen=True):
     near: tuple[NearMiss, ...]
 
 
-def decisions(advisor: Advisor, situation: Situation) -> tuple[Decision, ...]:
+def decisions(advisor: CompiledRules, situation: Situation) -> tuple[Decision, ...]:
     """Return, for each table of the chain, the row that decided and its nearest losers.
 
     Args:
         advisor: The rules.
         situation: A complete situation.
     """
-    cells, *_ = advisor.point(situation)
+    cells = decide(advisor, situation).cells
     return tuple(
         Decision(
             name, advisor.tables[name].winner(cells).id, tuple(near_misses(advisor.tables[name], cells, advisor.axes))
@@ -67,7 +71,7 @@ class WhyNot(Struct, frozen=True):
     changes: tuple[Change, ...]  # the smallest, the easiest first
 
 
-def why_not(advisor: Advisor, said: Mapping[str, Any], optimizer: str) -> WhyNot:
+def why_not(advisor: CompiledRules, said: Mapping[str, Any], optimizer: str) -> WhyNot:
     """Return what keeps an optimizer from being the answer.
 
     Args:
@@ -75,8 +79,9 @@ def why_not(advisor: Advisor, said: Mapping[str, Any], optimizer: str) -> WhyNot
         said: The facts that were stated.
         optimizer: Its canonical id.
     """
-    situation = advisor.situation(said)
-    cells, concern, choice, taken = advisor.point(situation)
+    situation = complete_situation(advisor, said)
+    decision = decide(advisor, situation)
+    cells, taken, choice = decision.cells, decision.optimizer, decision.rules.optimizer
     naming = [rule for rule in rows(advisor.tables["choose_optimizer"]) if rule.then["optimizer"] == optimizer]
     near = sorted((missed(rule, cells, advisor.axes, choice) for rule in naming), key=lambda miss: len(miss.missed))
     fits = None
@@ -84,22 +89,27 @@ def why_not(advisor: Advisor, said: Mapping[str, Any], optimizer: str) -> WhyNot
         fits = advisor.sizing.fits(advisor.sizing.placed(situation, optimizer), optimizer)
     changes = () if taken.id == optimizer else tuple(_changes(advisor, said, optimizer))[:_MOST_TOLD]
     return WhyNot(
-        optimizer, taken.id, _refusal(advisor, said, optimizer), fits, tuple(near[:_MOST_TOLD]),
-        _concerns(advisor, cells, near[:_MOST_TOLD], concern.id), choice.then.get("alternatives", {}).get(optimizer),
-        changes,
-    )  # fmt: skip
+        optimizer=optimizer,
+        answer=taken.id,
+        refused=_refusal(advisor, said, optimizer),
+        fits=fits,
+        rows=tuple(near[:_MOST_TOLD]),
+        concerns=_concerns(advisor, cells, near[:_MOST_TOLD], decision.rules.concern.id),
+        beside=choice.then.get("alternatives", {}).get(optimizer),
+        changes=changes,
+    )
 
 
-def _refusal(advisor: Advisor, said: Mapping[str, Any], optimizer: str) -> str | None:
+def _refusal(advisor: CompiledRules, said: Mapping[str, Any], optimizer: str) -> str | None:
     try:
-        advisor.situation({**said, "optimizer": optimizer})
+        complete_situation(advisor, {**said, "optimizer": optimizer})
     except InputError as error:
         return str(error)
     return None
 
 
 def _concerns(
-    advisor: Advisor, cells: Mapping[str, int], near: Sequence[NearMiss], current: str
+    advisor: CompiledRules, cells: Mapping[str, int], near: Sequence[NearMiss], current: str
 ) -> dict[str, NearMiss]:
     """Say of each concern that the rows ask for what it would take."""
     table, axis = advisor.tables["concern"], advisor.axes["concern"]
@@ -129,9 +139,9 @@ class _Try(Struct, frozen=True):
     words: str
 
 
-def _changes(advisor: Advisor, said: Mapping[str, Any], optimizer: str) -> Iterator[Change]:
+def _changes(advisor: CompiledRules, said: Mapping[str, Any], optimizer: str) -> Iterator[Change]:
     """Yield the changes of the fewest facts that lead to an optimizer, the easiest first; each was tried."""
-    situation = advisor.situation(said)
+    situation = complete_situation(advisor, said)
     facts = list(_changeable(advisor, situation))
     for count in range(1, _MOST_FACTS + 1):
         found: list[Change] = []
@@ -148,36 +158,35 @@ def _changes(advisor: Advisor, said: Mapping[str, Any], optimizer: str) -> Itera
             return
 
 
-def _changeable(advisor: Advisor, situation: Situation) -> Iterator[str]:
+def _changeable(advisor: CompiledRules, situation: Situation) -> Iterator[str]:
     """Yield the facts that may change the answer and that a person can change, or has not said."""
     for name, fact in advisor.catalog.facts.items():
-        decides = name in advisor.deciding or name in _SOLVED
-        fixed = fact.get("change", "fixed") == "fixed" and name not in situation.assumed and name != "stability"
-        if decides and "flag" in fact and not fixed:
+        decides = name in advisor.deciding_facts or name in _SOLVED
+        if decides and "flag" in fact and is_changeable(advisor, name, situation):
             yield name
 
 
 def _tried(
-    advisor: Advisor, said: Mapping[str, Any], names: Sequence[str], optimizer: str
+    advisor: CompiledRules, said: Mapping[str, Any], names: Sequence[str], optimizer: str
 ) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Yield what values of some facts lead to an optimizer; values of one stretch count once."""
     solved = [name for name in names if name in _SOLVED]
     others = [name for name in names if name not in solved]
-    here = advisor.situation(said)
+    here = complete_situation(advisor, said)
     for values in product(*(list(_values(advisor, here, name)) for name in others)):
         answers = {**said, **{name: tried.value for name, tried in zip(others, values, strict=True)}}
         words = {name: tried.words for name, tried in zip(others, values, strict=True)}
         for room in product(*(list(_limits(advisor, answers, name)) for name in solved)):
             full = {**answers, **{name: tried.value for name, tried in zip(solved, room, strict=True)}}
             try:
-                situation = advisor.situation(full)
+                situation = complete_situation(advisor, full)
             except InputError:
                 continue
-            if advisor.chosen(situation) == optimizer:
+            if choose_optimizer(advisor, situation) == optimizer:
                 yield {**words, **{name: tried.words for name, tried in zip(solved, room, strict=True)}}, full
 
 
-def _values(advisor: Advisor, situation: Situation, name: str) -> Iterator[_Try]:
+def _values(advisor: CompiledRules, situation: Situation, name: str) -> Iterator[_Try]:
     """Yield a value of every stretch of a fact that the deciding tables tell apart, but for the present one."""
     axis, value = advisor.axes[name], getattr(situation, name)
     here = axis.cell(value)
@@ -187,30 +196,34 @@ def _values(advisor: Advisor, situation: Situation, name: str) -> Iterator[_Try]
             if cell != here:
                 yield _Try(word == "true" if flag else word, word)
         return
-    for first, last in advisor.stretches(name):
-        if first <= here <= last or first == axis.unknown:
+    for cells in find_equivalent_ranges(advisor, name):
+        if here in cells:
             continue
+        first, last = cells[0], cells[-1]
         above = first > here or (here == axis.unknown and axis.bounds(last)[1] == float("inf"))
         left, right = axis.bounds(first if above else last)
         edge = left if left == right else left + 1 if above else right - 1
         yield _Try(max(1, int(edge)), axis.lower(first) if above else axis.upper(last))
 
 
-def _limits(advisor: Advisor, answers: Mapping[str, Any], name: str) -> Iterator[_Try]:
+def _limits(advisor: CompiledRules, answers: Mapping[str, Any], name: str) -> Iterator[_Try]:
     """Yield the sizes or memories at which pressure changes, given what else would be said, the nearest first."""
     try:
-        situation = advisor.situation(answers)
+        situation = complete_situation(advisor, answers)
     except InputError:
         return
     here = getattr(situation, name)
     if name == "vram_bytes":
         # To the next whole MiB, as nobody types bytes: the least that is enough.
-        edges, shown = sorted({-(-need // _MIB) * _MIB for need in advisor.needs(situation)}), size
+        edges, shown = sorted({-(-need // _MIB) * _MIB for need in find_required_bytes(advisor, situation)}), size
         if here is None and not edges:
             yield _Try(24 * 2**30, "any limit")
     else:
         cuts = [int(cut) for cut in advisor.axes[name].cuts]
-        edges, shown = sorted({*cuts, *(most + 1 for most in advisor.largest(situation) if most > 0)}), "{:,}".format
+        edges, shown = (
+            sorted({*cuts, *(most + 1 for most in find_largest_sizes(advisor, situation) if most > 0)}),
+            "{:,}".format,
+        )
     for edge in sorted(edges, key=lambda edge: abs(edge - (here or 0))):
         if here is None or edge > here:
             yield _Try(edge, f"at least {shown(edge)}")

@@ -151,7 +151,8 @@ class Completer:
             )
         unknown = [name for name in _MAY_BE_UNKNOWN if name not in filled]
         assumed = [name for name in filled if name not in answers]
-        return Situation(**filled, assumed=(*unknown, *assumed))
+        stated = tuple(name for name, value in answers.items() if value is not None)
+        return Situation(**filled, stated=stated, defaults=(*unknown, *assumed))
 
     def _said(self, name: str, filled: Mapping[str, Any]) -> str:
         value = filled[name]

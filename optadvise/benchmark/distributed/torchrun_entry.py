@@ -77,7 +77,7 @@ def asked(words: Sequence[str], count: int) -> tuple[Request, Path]:
         InputError: Something that was said is not accepted.
         CannotRunHereError: There is no such device.
     """
-    from optadvise.advice.advisor import Advisor
+    from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.benchmark import request
     from optadvise.core.files import check_writable
     from optadvise.rulebase.catalog import load
@@ -86,7 +86,7 @@ def asked(words: Sequence[str], count: int) -> tuple[Request, Path]:
     if len(names) != 1:
         raise InputError("name one optimizer: each start measures one, so that the peaks are its own")
     check_writable(file, "--json")
-    return request.make(Advisor(load()), names, control="none", nproc=str(count), **told), file
+    return request.make(CompiledRules(load()), names, control="none", nproc=str(count), **told), file
 
 
 def main(words: Sequence[str]) -> int:

@@ -1,0 +1,60 @@
+"""Other optimizers for a run, and up to which model size each fits the memory limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.decide import Decision, is_sound_when_sharded
+from optadvise.core.records import Alternative, MaxModelSize, Situation
+from optadvise.memory import own_state, state_bytes_per_parameter
+
+
+def list_alternatives(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[Alternative]:
+    """Yield the other optimizers that the rules name, with their memory in the same run.
+
+    Args:
+        rules: The compiled rules.
+        situation: The run, with its micro-batch where the size is known.
+        decision: The optimizer that is taken.
+    """
+    dtype = "bfloat16" if situation.precision == "bf16" else "float32"
+    for name, because in _list_candidates(rules, situation, decision):
+        bytes_per_parameter = count_state_bytes(rules, name, dtype)
+        if situation.params is None:
+            yield Alternative(name, because, None, bytes_per_parameter, None)
+            continue
+        estimate = rules.sizing.estimate(situation, name)
+        yield Alternative(name, because, estimate.optimizer, bytes_per_parameter, estimate.fits)
+
+
+def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[tuple[str, str]]:
+    """Yield the names of other optimizers and why to take each, without those that break where a run is sharded."""
+    rule = decision.rules.optimizer
+    candidates = {rule.then["optimizer"]: rule.because, **rule.then.get("alternatives", {})}
+    for name, because in candidates.items():
+        if name != decision.optimizer.id and is_sound_when_sharded(rules.catalog.optimizer(name), situation):
+            yield name, because
+
+
+def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[MaxModelSize]:
+    """Yield the model sizes up to which the optimizer and its alternatives fit, where a limit but no size is known."""
+    if situation.params is not None or situation.vram_bytes is None:
+        return
+    names = [decision.optimizer.id, *(name for name, _ in _list_candidates(rules, situation, decision))]
+    for name in dict.fromkeys(names):
+        size = rules.sizing.band(situation, name)
+        if size is not None:
+            yield size
+
+
+@cached_by_rules()
+def count_state_bytes(rules: CompiledRules, optimizer: str, dtype: str) -> float:
+    """Return the bytes of state that an optimizer keeps for each parameter that it trains.
+
+    Args:
+        rules: The compiled rules.
+        optimizer: Its id.
+        dtype: Of the parameters: float32 or bfloat16.
+    """
+    return state_bytes_per_parameter(own_state(rules.catalog.optimizer(optimizer)), dtype)

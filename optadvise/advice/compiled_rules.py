@@ -1,0 +1,118 @@
+"""The rules of a catalog, compiled: the axes of all facts, the decision tables and the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import cached_property, wraps
+from typing import Any, TypeVar, cast
+
+from optadvise.memory.estimator import Sizing
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.defaults import Completer
+from optadvise.rulebase.tables import Axis, Table, cut_axes
+
+# Facts of a situation that conditions may name, and that are questions to the user.
+INPUT_FACTS = (
+    "model", "task", "method", "params", "lora_rank", "vram_bytes", "gpus", "batch_size", "precision", "stability",
+    "tuning", "priority", "sparse_gradients", "shard", "steps", "bf16", "vendor", "checkpointing", "attention", "loss",
+    "gradient_release", "clipping", "offload", "micro_batch", "seq_len", "image_size",
+)  # fmt: skip
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class CompiledRules:
+    """A catalog's tables and defaults, and the caches of what was computed with them.
+
+    Example:
+        >>> from optadvise.rulebase.catalog import load
+        >>> CompiledRules(load()).reference_optimizer
+        'adamw'
+    """
+
+    def __init__(self, catalog: Catalog, extra_conditions: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Compile a catalog.
+
+        Args:
+            catalog: The rules.
+            extra_conditions: Conditions at whose thresholds facts are cut too, so that two sets of rules have the same
+                cells.
+        """
+        self.catalog = catalog
+        assume, contradictions = catalog.documents["assume"], catalog.documents["contradictions"]
+        self.axes: dict[str, Axis] = cut_axes(catalog.facts, [*list_conditions(catalog), *extra_conditions])
+        self.completer = Completer(assume, contradictions, catalog.facts, self.axes)
+        with_ = catalog.facts["memory"]["with"]
+        self.reference_optimizer: str = with_["reference"]  # memory pressure compares its state
+        self.compact_optimizer: str = with_["compact"]  # with the smaller state of this one
+        self.caches: dict[Hashable, dict[Hashable, Any]] = {}  # by function, see `cached_by_rules`
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """The decision tables by id, compiled on first use, as an estimate needs none."""
+        return {name: Table(table, self.axes) for name, table in self.catalog.documents["tables"].items()}
+
+    @cached_property
+    def deciding_tables(self) -> tuple[Table, Table]:
+        """The tables that decide about the optimizer: of the concern, and of the optimizer for it."""
+        return self.tables["concern"], self.tables["choose_optimizer"]
+
+    @cached_property
+    def deciding_facts(self) -> tuple[str, ...]:
+        """The facts that decide about the optimizer, sorted."""
+        columns = {column for table in self.deciding_tables for column in table.columns}
+        return tuple(sorted(columns - {"concern"}))
+
+    @cached_property
+    def input_axes(self) -> list[tuple[str, Axis]]:
+        """The facts of a situation that a condition reads, with their axes."""
+        read = {name for table in self.tables.values() for name in table.columns} | self.completer.reads
+        return [(name, self.axes[name]) for name in (*INPUT_FACTS, "optimizer") if name in read]
+
+    @cached_property
+    def scaling_facts(self) -> tuple[str, ...]:
+        """The facts that the value of a hyperparameter may be scaled by."""
+        rules = [rule["then"] for table in self.catalog.documents["tables"].values() for rule in table["rules"]]
+        steps = [step for then in rules for step in then.get("steps", ())]
+        steps += [step for card in self.catalog.documents["optimizers"].values() for step in card.get("adjust", ())]
+        names = {then.get("along") for then in rules} | {step.get(key) for step in steps for key in ("by", "upto")}
+        return tuple(name for name in INPUT_FACTS if name in names)
+
+    @cached_property
+    def sizing(self) -> Sizing:
+        """The memory estimator over the catalog's networks and optimizers."""
+        return Sizing(self.catalog)
+
+
+def list_conditions(catalog: Catalog) -> Iterator[Mapping[str, Any]]:
+    """Yield the conditions of every rule, default and contradiction."""
+    documents = catalog.documents
+    for table in documents["tables"].values():
+        yield from (row["when"] for row in table["rules"])
+    yield from (row["when"] for row in (*documents["assume"], *documents["contradictions"]) if "when" in row)
+
+
+def cached_by_rules(key: Callable[..., Hashable] | None = None, limit: int = 8192) -> Callable[[_Function], _Function]:
+    """Cache a function of compiled rules, in the rules so that both are freed together.
+
+    Args:
+        key: Returns what the result depends on, from the arguments after the rules; default: these arguments.
+        limit: Entries; beyond, the oldest is dropped.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        @wraps(function)
+        def cached(rules: CompiledRules, *args: Any) -> Any:
+            cache = rules.caches.get(function)
+            if cache is None:
+                cache = rules.caches[function] = {}
+            entry = args if key is None else key(*args)
+            if entry not in cache:
+                result = function(rules, *args)
+                if len(cache) >= limit:
+                    del cache[next(iter(cache))]
+                cache[entry] = result
+            return cache[entry]
+
+        return cast(_Function, cached)
+
+    return decorate

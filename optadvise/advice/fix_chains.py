@@ -1,0 +1,167 @@
+"""Chains of changes that may make a run fit: the changes of `rules/fixes.yaml`, compiled and applied to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from msgspec import Struct
+
+from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.complete import complete_situation
+from optadvise.core.errors import InputError
+from optadvise.core.records import Situation
+from optadvise.memory.estimator import divisors
+from optadvise.rulebase.regions import Box
+
+_EFFORT_OF_DOUBLING = 4  # the number of GPUs
+_EFFORT_OF_OVERRULING = 10  # an input: these are changed last
+
+
+class FixRule(Struct, frozen=True):
+    """One change that may make a run fit."""
+
+    id: str
+    box: Box  # where it can be made
+    changes: Mapping[str, Any]  # by fact; `less` and `more` stand for a smaller micro-batch and for more GPUs
+    effort: int
+    costs: str
+    cite: tuple[str, ...]
+
+    @property
+    def adds_gpus(self) -> bool:
+        """Does the change take more GPUs?"""
+        return "gpus" in self.changes
+
+
+class AppliedChain(Struct, frozen=True):
+    """A chain of changes, applied to a run."""
+
+    fixes: tuple[FixRule, ...]
+    changes: tuple[Mapping[str, Any], ...]  # what each rule sets, with numbers for `less` and `more`
+    effort: int
+    situation: Situation  # the run afterwards, with its micro-batch
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids of the changes."""
+        return {fix.id for fix in self.fixes}
+
+
+@cached_by_rules()
+def compile_fixes(rules: CompiledRules) -> tuple[FixRule, ...]:
+    """Return the changes in the order of the rules."""
+    return tuple(
+        FixRule(
+            row["id"], {name: rules.axes[name].accepted(condition) for name, condition in row["when"].items()},
+            row["change"], row["effort"], row["costs"], tuple(row["cite"]),
+        )
+        for row in rules.catalog.documents["fixes"]
+    )  # fmt: skip
+
+
+def can_apply(rules: CompiledRules, situation: Situation, fix: FixRule) -> bool:
+    """Do a change's conditions hold? A micro-batch that was not specified is as large as fits already."""
+    if "micro_batch" in fix.changes and ("micro_batch" in situation.assumed or situation.micro_batch in (None, 1)):
+        return False
+    return all(mask >> rules.axes[name].cell(getattr(situation, name)) & 1 for name, mask in fix.box.items())
+
+
+def list_chains(fixes: Sequence[FixRule], max_length: int) -> list[tuple[FixRule, ...]]:
+    """Return the combinations of changes that set no fact twice, the shortest first."""
+    return [
+        chain
+        for length in range(1, max_length + 1)
+        for chain in combinations(fixes, length)
+        if len({name for fix in chain for name in fix.changes}) == sum(len(fix.changes) for fix in chain)
+    ]
+
+
+def rate_effort(situation: Situation, chain: Iterable[FixRule]) -> int:
+    """Return the effort of a chain, without that of more GPUs."""
+    return sum(fix.effort + _EFFORT_OF_OVERRULING * bool(find_overruled(situation, fix.changes)) for fix in chain)
+
+
+def find_overruled(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stated inputs that changes overrule; a smaller micro-batch and more GPUs overrule nothing."""
+    stated = situation.stated_inputs
+    return {
+        name: stated[name]
+        for name, value in changes.items()
+        if name in stated and stated[name] != value and name not in ("micro_batch", "gpus")
+    }
+
+
+def apply_chain(
+    rules: CompiledRules, situation: Situation, chain: Sequence[FixRule], gpus: int = 0
+) -> AppliedChain | None:
+    """Apply a chain of changes to a run; None where the rules reject the result.
+
+    Args:
+        rules: The compiled rules.
+        situation: The run, with its optimizer and micro-batch.
+        chain: The changes.
+        gpus: The number of GPUs that `more` stands for.
+    """
+    inputs = {**situation.stated_inputs, "optimizer": situation.optimizer}
+    changes = [dict(fix.changes) for fix in chain]
+    effort = rate_effort(situation, chain)
+    shrinking = None
+    for change in changes:
+        if "gpus" in change:
+            change |= _spread(inputs, gpus)
+            effort += _EFFORT_OF_DOUBLING * (gpus // situation.gpus).bit_length()
+        elif "micro_batch" in change:
+            shrinking = change
+            continue
+        inputs |= change
+    if shrinking is not None:
+        inputs.setdefault("batch_size", inputs["micro_batch"] * situation.gpus)
+        after = _shrink_micro_batch(rules, inputs, shrinking)
+    else:
+        after = _complete(rules, inputs)
+    return None if after is None else AppliedChain(tuple(chain), tuple(changes), effort, after)
+
+
+def _spread(inputs: Mapping[str, Any], gpus: int) -> dict[str, int]:
+    """Return the change to more GPUs, with a smaller micro-batch where the batch requires it."""
+    batch_size, micro_batch = inputs.get("batch_size"), inputs.get("micro_batch")
+    if batch_size is None or micro_batch is None or batch_size % gpus:
+        return {"gpus": gpus}
+    largest = max(size for size in divisors(batch_size // gpus) if size <= micro_batch)
+    return {"gpus": gpus, "micro_batch": largest} if largest < micro_batch else {"gpus": gpus}
+
+
+def _shrink_micro_batch(rules: CompiledRules, inputs: Mapping[str, Any], change: dict[str, Any]) -> Situation | None:
+    """Set the largest smaller micro-batch that fits, and keep the batch by gradient accumulation.
+
+    Args:
+        rules: The compiled rules.
+        inputs: The inputs of the run, with its batch size and micro-batch.
+        change: Gets the micro-batch and the batch size.
+
+    Returns:
+        The run afterwards; the one with the smallest micro-batch where none fits; None where the rules reject it.
+    """
+    batch_size, micro_batch, gpus = inputs["batch_size"], inputs["micro_batch"], inputs.get("gpus", 1)
+    sizes = [] if batch_size % gpus else divisors(batch_size // gpus)
+    after = None
+    for size in sorted((size for size in sizes if size < micro_batch), reverse=True):
+        after = _complete(rules, {**inputs, "micro_batch": size})
+        if after is None:
+            return None
+        change.update(micro_batch=size, batch_size=batch_size)
+        if rules.sizing.fits(after, after.optimizer or ""):
+            break
+    return after
+
+
+def _complete(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situation | None:
+    """Return the run that inputs describe, with its micro-batch; None where they contradict each other."""
+    without_size = {name: value for name, value in inputs.items() if name != "params" or "shape" not in inputs}
+    try:
+        situation = complete_situation(rules, without_size)
+    except InputError:
+        return None
+    return rules.sizing.placed(situation, situation.optimizer or "")

@@ -1,0 +1,129 @@
+"""Hyperparameters of a run: which table sets each, which steps adjust it, and the constructor's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.decide import locate_card
+from optadvise.core.records import (
+    AdvisedHyperparameter,
+    Hyperparameter,
+    HyperparameterStep,
+    Implementation,
+    Optimizer,
+    Scheduler,
+    Situation,
+    Step,
+    Value,
+)
+from optadvise.rulebase.catalog import step_from
+from optadvise.rulebase.hyperparameters import Draft, apply, set_by, written
+from optadvise.rulebase.tables import Rule
+
+# The table that sets each hyperparameter: those of the optimizer's constructor, and those of the run.
+_OPTIMIZER_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
+_RUN_TABLES = {"warmup_fraction": "warmup", "max_grad_norm": "clipping"}
+_PARAMETERS = {table: name for name, table in _OPTIMIZER_TABLES.items()}
+
+Hyperparameters: TypeAlias = "dict[str, AdvisedHyperparameter]"
+
+
+def is_table_read(table: str, optimizer: Optimizer, scheduler: Scheduler | None = None) -> bool:
+    """Is a table read for an optimizer?
+
+    Args:
+        table: Its id.
+        optimizer: The card.
+        scheduler: The schedule; None where it is not chosen yet.
+    """
+    if table in _PARAMETERS:
+        parameter = optimizer.hyperparameter(_PARAMETERS[table])
+        return parameter is not None and parameter.advised and optimizer.rates != "own"
+    return table != _RUN_TABLES["warmup_fraction"] or scheduler is None or scheduler.warmup
+
+
+def choose_hyperparameters(
+    rules: CompiledRules, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
+) -> Hyperparameters:
+    """Return the hyperparameters of a run by name, those of the optimizer's constructor first.
+
+    Args:
+        rules: The compiled rules.
+        situation: The run.
+        optimizer: Its optimizer.
+        scheduler: Its schedule.
+        cells: The cells of all facts.
+    """
+    facts = {name: getattr(situation, name) for name in rules.scaling_facts}
+    drafts = {}
+    for parameter in optimizer.hyperparameters:
+        table = _OPTIMIZER_TABLES.get(parameter.name)
+        if table is not None and is_table_read(table, optimizer):
+            drafts[parameter.name] = set_by(rules.tables[table].winner(cells), parameter.name, facts)
+        else:
+            drafts[parameter.name] = _draft_default(optimizer, parameter)
+    for name, table in _RUN_TABLES.items():
+        if is_table_read(table, optimizer, scheduler):
+            drafts[name] = set_by(rules.tables[table].winner(cells), name, facts)
+    apply(drafts, _list_adjustments(rules, optimizer, cells), facts)
+    return {name: draft.finished() for name, draft in drafts.items()}
+
+
+def _draft_default(optimizer: Optimizer, parameter: Hyperparameter) -> Draft:
+    default, because = f"set {written(parameter.default)}", f"default of {optimizer.name}"
+    step = HyperparameterStep(default, parameter.default, optimizer.id, because, optimizer.cite, optimizer.layer)
+    return Draft(parameter.name, parameter.default, parameter.low, parameter.high, step)
+
+
+def _list_adjustments(
+    rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]
+) -> Iterator[tuple[str, str, Step]]:
+    """Yield the adjusting steps, each after its rule and layer; those of the optimizer's card come first."""
+    for step in optimizer.adjust:
+        yield optimizer.id, optimizer.layer, step
+    for rule in rules.tables["adjust"].matching(cells):
+        for step in _read_steps(rules, rule):
+            yield rule.id, rule.layer, step
+
+
+@cached_by_rules(key=lambda rule: rule.id)
+def _read_steps(rules: CompiledRules, rule: Rule) -> tuple[Step, ...]:
+    """Return the steps of an adjusting rule."""
+    return tuple(step_from(entry) for entry in rule.then["steps"])
+
+
+def build_companion(
+    rules: CompiledRules, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
+) -> tuple[Implementation, Mapping[str, Value]] | None:
+    """Return the optimizer of the tensors that an optimizer does not take, and its constructor's arguments.
+
+    Args:
+        rules: The compiled rules.
+        situation: The run.
+        optimizer: Its optimizer.
+        scheduler: Its schedule.
+        cells: The cells of all facts.
+
+    Returns:
+        None where the optimizer takes every tensor.
+    """
+    if optimizer.companion is None:
+        return None
+    companion = rules.catalog.optimizer(optimizer.companion["optimizer"])
+    implementation = companion.implementations[0]
+    cells = {**cells, **locate_card(rules, companion, implementation, situation)}
+    hyperparameters = choose_hyperparameters(rules, situation, companion, scheduler, cells)
+    return implementation, build_arguments(implementation, companion, hyperparameters, situation.sharding)
+
+
+def build_arguments(
+    implementation: Implementation, optimizer: Optimizer, hyperparameters: Hyperparameters, sharding: str | None
+) -> dict[str, Value]:
+    """Return the arguments of an implementation's constructor by their names."""
+    arguments = {
+        implementation.arguments.get(parameter.name, parameter.name): hyperparameters[parameter.name].value
+        for parameter in optimizer.hyperparameters
+    }
+    return {**arguments, **implementation.kwargs, **implementation.on_shard.get(sharding or "", {})}

@@ -1,0 +1,109 @@
+"""Whether a run fits: its memory, that of every other optimizer in its place, and what would make it fit."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.decide import is_sound_when_sharded
+from optadvise.advice.fit_search import find_fixes
+from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Recommendation, Situation
+from optadvise.memory.scaling import scaling
+
+
+def answer_memory(rules: CompiledRules, situation: Situation) -> MemoryAnswer:
+    """Return the memory of a run and of every optimizer in its place, and what would make it fit.
+
+    Args:
+        rules: The compiled rules.
+        situation: A complete situation; without an optimizer the reference optimizer is taken.
+
+    Example:
+        >>> from optadvise.rulebase.catalog import load
+        >>> from optadvise.advice.complete import complete_situation
+        >>> rules = CompiledRules(load())
+        >>> situation = complete_situation(rules, {"params": 7 * 10**9, "vram_bytes": 24 * 2**30})
+        >>> answer_memory(rules, situation).memory.fits
+        False
+    """
+    run = _plan_run(rules, situation, rules.reference_optimizer)
+    sizing, optimizer = rules.sizing, run.optimizer or ""
+    return replace(
+        _answer_run(rules, run, sizing.estimate(run, optimizer)),
+        optimizers=tuple(rank_optimizers(rules, run)),
+        scaling=scaling(sizing, run, optimizer),
+        passes={} if run.vram_bytes is not None else _size_micro_batches(rules, run),
+    )
+
+
+def find_remedies(rules: CompiledRules, advice: Recommendation) -> MemoryAnswer | None:
+    """Return what would make a recommended run fit; None where it certainly fits, or no limit is known.
+
+    Args:
+        rules: The compiled rules.
+        advice: The recommendation.
+    """
+    run = advice.situation
+    if advice.memory.fits is True or run.params is None or run.vram_bytes is None:
+        return None
+    return _answer_run(rules, _plan_run(rules, run, advice.optimizer.id), advice.memory)
+
+
+def _plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
+    """Return a situation with an optimizer, the given one if none was requested, and with its micro-batch."""
+    if situation.optimizer is None:
+        situation = situation.derive(optimizer=optimizer)
+    return rules.sizing.placed(situation, situation.optimizer or optimizer)
+
+
+def _answer_run(rules: CompiledRules, run: Situation, estimate: MemoryEstimate) -> MemoryAnswer:
+    """Return the memory of a run with its micro-batch, and what would make it fit."""
+    sizing, optimizer = rules.sizing, run.optimizer or ""
+    return MemoryAnswer(
+        situation=run,
+        optimizer=optimizer,
+        memory=estimate,
+        largest_pass=sizing.largest_pass(run, optimizer),
+        longest=sizing.longest(run, optimizer),
+        optimizers=(),
+        fixes=tuple(find_fixes(rules, run, estimate)),
+        traffic=sizing.traffic(run),
+    )
+
+
+def _size_micro_batches(rules: CompiledRules, run: Situation) -> dict[str, int]:
+    """Return the largest micro-batch of a run by the ids of the usual GPUs; empty where activations are not known."""
+    sizing, optimizer = rules.sizing, run.optimizer or ""
+    if not sizing.knows_activations(run):
+        return {}
+    gpus = sorted((gpu for gpu in rules.catalog.gpus if gpu.usual), key=lambda gpu: gpu.memory_gib)
+    limited = {gpu.id: replace(run, vram_bytes=gpu.memory_bytes) for gpu in gpus}
+    return {gpu: sizing.largest_pass(on_gpu, optimizer) or 0 for gpu, on_gpu in limited.items()}
+
+
+def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
+    """Return the memory of every optimizer in a run's place, the least first; without those that the rules reject."""
+    names = [name for name in rules.catalog.optimizer_ids if not is_rejected(rules, run, name)]
+    fits = [replace(_fit_optimizer(rules, run, name), breaks=not _is_sound(rules, run, name)) for name in names]
+    return sorted(fits, key=lambda fit: (fit.total or fit.known or 0, fit.id))
+
+
+def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
+    """Do the rules reject an optimizer together with the stated inputs?"""
+    return rules.completer.contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
+
+
+def _is_sound(rules: CompiledRules, run: Situation, optimizer: str) -> bool:
+    return is_sound_when_sharded(rules.catalog.optimizer(optimizer), run)
+
+
+def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:
+    """Return the memory of an optimizer in a run's place; the largest micro-batch and length where there is a limit."""
+    sizing = rules.sizing
+    if run.vram_bytes is None:
+        return sizing.unlimited(run, optimizer)
+    memory = sizing.estimate(run, optimizer)
+    return Fit(
+        id=optimizer, optimizer_bytes=memory.optimizer, total=memory.total, known=memory.known, fits=memory.fits,
+        largest_pass=sizing.largest_pass(run, optimizer), longest=sizing.longest(run, optimizer),
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""Memory pressure: whether a limit constrains the choice, and at which limits and sizes that changes."""
+
+from __future__ import annotations
+
+from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.core.records import MemoryEstimate, Situation
+
+MINOR_SHARE = 0.05  # of the required memory: smaller savings of optimizer state do not count
+
+
+def classify_pressure(rules: CompiledRules, situation: Situation) -> str:
+    """Return the derived fact `memory`: how the memory limit constrains a run."""
+    if situation.vram_bytes is None:
+        return "unlimited"
+    return "limited" if situation.params is None else _classify_sized(rules, situation)
+
+
+@cached_by_rules()
+def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
+    sizing, reference = rules.sizing, rules.reference_optimizer
+    if sizing.fits(situation, reference):
+        return "fits"
+    required_bytes = sizing.demand(situation, reference)
+    is_state_minor = required_bytes is not None and saved_state_bytes(rules, situation) < MINOR_SHARE * required_bytes
+    if is_state_minor and sizing.knows_activations(situation):
+        return "activations"
+    return "tight" if sizing.fits(situation, rules.compact_optimizer) else "too-small"
+
+
+def saved_state_bytes(rules: CompiledRules, situation: Situation) -> int:
+    """Return the bytes that the compact optimizer's state saves against the reference optimizer's."""
+    sizing = rules.sizing
+    reference = sizing.adds(rules.reference_optimizer, situation).state
+    return reference - sizing.adds(rules.compact_optimizer, situation).state
+
+
+def find_required_bytes(rules: CompiledRules, situation: Situation) -> list[int]:
+    """Return the limits at which the reference and the compact optimizer begin to fit; empty for an unknown size."""
+    names = (rules.reference_optimizer, rules.compact_optimizer)
+    required = [rules.sizing.demand(situation, name) for name in names]
+    return [required_bytes for required_bytes in required if required_bytes is not None]
+
+
+def find_largest_sizes(rules: CompiledRules, situation: Situation) -> list[int]:
+    """Return the parameters up to which the reference and the compact optimizer fit; empty without a limit."""
+    names = (rules.reference_optimizer, rules.compact_optimizer)
+    sizes = [rules.sizing.band(situation, name) for name in names]
+    return [size.max_params for size in sizes if size is not None]
+
+
+def locate_estimate(rules: CompiledRules, situation: Situation, estimate: MemoryEstimate) -> dict[str, int]:
+    """Return the cells of the facts that a memory estimate adds: `fits` and `state_share`."""
+    share = None
+    if estimate.total is not None:
+        share = "minor" if saved_state_bytes(rules, situation) < MINOR_SHARE * estimate.total else "notable"
+    return {
+        "fits": rules.axes["fits"].cell(_classify_fit(rules, estimate)),
+        "state_share": rules.axes["state_share"].cell(share),
+    }
+
+
+def _classify_fit(rules: CompiledRules, estimate: MemoryEstimate) -> str | None:
+    """Return whether a run fits: no, close or yes; None where its size or the limit is unknown."""
+    if estimate.known is None or estimate.available is None:
+        return None
+    if estimate.fits is False:
+        return "no"
+    usable_bytes = estimate.available * (1 - rules.sizing.headroom)
+    is_certain = estimate.fits if estimate.total is not None else estimate.known <= usable_bytes
+    return "yes" if is_certain else "close"

@@ -1,0 +1,84 @@
+"""Probes: the facts that can be changed to get another optimizer, and the values of each that are worth a try."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from msgspec import Struct
+
+from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.core.records import Situation
+from optadvise.memory import INPUTS
+from optadvise.rulebase.tables import Axis
+
+MEMORY_FACTS = ("params", "vram_bytes")  # memory pressure has thresholds in these, the deciding tables have none
+_OBSERVED = "stability"  # nobody changes it, but people learn it, unlike other fixed facts
+_COST = {"free": 0, "cheap": 1, "costly": 2, "fixed": 3}  # of changing a fact, as rules/facts.yaml rates it
+
+
+class Candidate(Struct, frozen=True):
+    """A value to try, and the cells that the deciding tables do not distinguish from its own."""
+
+    cells: range
+    value: Any
+
+
+class Probe(Struct, frozen=True):
+    """A fact to change, and the values to try."""
+
+    fact: str
+    axis: Axis
+    is_deciding: bool  # a deciding table reads it
+    affects_memory: bool
+    candidates: tuple[Candidate, ...]
+
+
+@cached_by_rules()
+def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
+    """Return the facts to change, those that are easiest to change first."""
+    facts = rules.catalog.facts
+    names = sorted(facts, key=lambda name: _COST[facts[name].get("change", "fixed")])
+    return tuple(_make_probe(rules, name) for name in names if _is_probed(rules, name))
+
+
+def _is_probed(rules: CompiledRules, fact: str) -> bool:
+    """Can a fact be stated, and does a rule distinguish its values? Their effect on memory is what `estimate` shows."""
+    is_read = is_deciding(rules, fact) or fact in INPUTS or fact in rules.completer.triggers
+    axis = rules.axes[fact]
+    has_values = axis.words is not None or bool(axis.cuts) or fact in MEMORY_FACTS
+    return "flag" in rules.catalog.facts[fact] and is_read and has_values
+
+
+def _make_probe(rules: CompiledRules, fact: str) -> Probe:
+    axis = rules.axes[fact]
+    if axis.words is None:
+        candidates = [Candidate(cells, axis.inside(cells[0])) for cells in find_equivalent_ranges(rules, fact)]
+    else:
+        candidates = [Candidate(range(cell, cell + 1), parse_word(axis, word)) for cell, word in enumerate(axis.words)]
+    return Probe(fact, axis, is_deciding(rules, fact), fact in INPUTS, tuple(candidates))
+
+
+def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool:
+    """Can a fact be changed to get another optimizer? What is fixed cannot, unless it was not specified."""
+    cost = rules.catalog.facts[fact].get("change", "fixed")
+    return cost != "fixed" or fact == _OBSERVED or fact in situation.assumed
+
+
+def is_deciding(rules: CompiledRules, fact: str) -> bool:
+    """Does a table that decides about the optimizer read a fact?"""
+    return any(fact in table.columns for table in rules.deciding_tables)
+
+
+def parse_word(axis: Axis, word: str) -> str | bool:
+    """Return the value of a word of an axis: a flag's as a boolean."""
+    return word == "true" if axis.words == ("true", "false") else word
+
+
+@cached_by_rules()
+def find_equivalent_ranges(rules: CompiledRules, fact: str) -> list[range]:
+    """Return the ranges of a numeric fact's cells that the deciding tables do not distinguish."""
+    axis = rules.axes[fact]
+    columns = [table.column(fact) for table in rules.deciding_tables if fact in table.columns]
+    cuts = [cell for cell in range(1, axis.unknown) if any(column[cell] != column[cell - 1] for column in columns)]
+    return [range(first, end) for first, end in pairwise([0, *cuts, axis.unknown])]

@@ -1,0 +1,90 @@
+"""From a situation to a recommendation: decide, estimate once, plan the schedule, set the numbers, and warn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optadvise.advice.alternatives import find_max_model_sizes, list_alternatives
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.decide import decide, trace_decision
+from optadvise.advice.hyperparameters import build_arguments, build_companion, choose_hyperparameters
+from optadvise.advice.memory_pressure import locate_estimate
+from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
+from optadvise.advice.sensitivity import find_sensitivities
+from optadvise.core.records import AdviceWarning, MemoryEstimate, Recommendation, Situation
+from optadvise.memory import unsized
+
+
+def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
+    """Return the advice for a complete situation.
+
+    Args:
+        rules: The compiled rules.
+        situation: The inputs, completed.
+
+    Raises:
+        RuleFileError: The rules leave this situation open or contradict themselves.
+    """
+    decision = decide(rules, situation)
+    optimizer = decision.optimizer
+    run = place_micro_batch(rules, situation, optimizer.id)
+    estimate = estimate_memory(rules, run, optimizer.id)
+    cells = {**decision.cells, **locate_estimate(rules, run, estimate)}
+    schedule = choose_schedule(rules, optimizer, cells)
+    cells["schedule"] = rules.axes["schedule"].cell(schedule.scheduler.family)
+    hyperparameters = choose_hyperparameters(rules, run, optimizer, schedule.scheduler, cells)
+    implementation = optimizer.implementations[0]
+    return Recommendation(
+        situation=run,
+        optimizer=optimizer,
+        implementation=implementation,
+        kwargs=build_arguments(implementation, optimizer, hyperparameters, run.sharding),
+        companion=build_companion(rules, run, optimizer, schedule.scheduler, cells),
+        hyperparameters=tuple(hyperparameters.values()),
+        schedule=plan_schedule(schedule, run, hyperparameters),
+        memory=estimate,
+        max_model_sizes=tuple(find_max_model_sizes(rules, run, decision)),
+        alternatives=tuple(list_alternatives(rules, run, decision)),
+        warnings=tuple(_list_warnings(rules, cells)),
+        trace=(*trace_decision(decision), schedule.trace),
+        # Sensitivities change the inputs, from which the micro-batch follows: they start without it.
+        sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
+        fingerprint=rules.catalog.fingerprint,
+        layers=rules.catalog.layers,
+    )
+
+
+def advise(rules: CompiledRules, inputs: Mapping[str, Any]) -> Recommendation:
+    """Return the advice for stated inputs.
+
+    Args:
+        rules: The compiled rules.
+        inputs: Values by fact, only what was stated.
+
+    Raises:
+        InputError: Two inputs contradict each other.
+        RuleFileError: The rules leave the situation open or contradict themselves.
+
+    Example:
+        >>> from optadvise.rulebase.catalog import load
+        >>> advise(CompiledRules(load()), {"model": "transformer"}).optimizer.id
+        'adamw'
+    """
+    return recommend(rules, complete_situation(rules, inputs))
+
+
+def place_micro_batch(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
+    """Return a situation with the largest micro-batch that fits, where its size is known and none was stated."""
+    return situation if situation.params is None else rules.sizing.placed(situation, optimizer)
+
+
+def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> MemoryEstimate:
+    """Return the memory of a run with its micro-batch; without figures where its size is not known."""
+    return unsized(run.vram_bytes) if run.params is None else rules.sizing.estimate(run, optimizer)
+
+
+def _list_warnings(rules: CompiledRules, cells: Mapping[str, int]) -> Iterator[AdviceWarning]:
+    for rule in rules.tables["warn"].matching(cells):
+        yield AdviceWarning(rule.id, rule.then["level"], rule.then["text"], rule.cite, rule.layer)
