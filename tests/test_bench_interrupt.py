@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from optadvise.advice.advisor import Advisor
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import request
 from optadvise.core.signals import interrupt_on_sigterm
 from tests.bench import ended, result_in, started, workers
@@ -91,7 +91,7 @@ def test_an_interruption_still_writes_to_stdout_what_was_to_go_there(mine: Path)
     assert result_in(out)["complete"] is False
 
 
-def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(advisor: Advisor, mine: Path) -> None:
+def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(advisor: CompiledRules, mine: Path) -> None:
     asked = request.make(advisor, ["lion"], workload="mine:plain", rounds="500", steps="2", threads="1")
     pids = []
 
