@@ -91,7 +91,9 @@ def test_an_interruption_still_writes_to_stdout_what_was_to_go_there(mine: Path)
     assert result_in(out)["complete"] is False
 
 
-def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(advisor: CompiledRules, mine: Path) -> None:
+def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(
+    advisor: CompiledRules, mine: Path
+) -> None:
     asked = request.make(advisor, ["lion"], workload="mine:plain", rounds="500", steps="2", threads="1")
     pids = []
 
