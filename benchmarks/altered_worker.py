@@ -14,7 +14,9 @@ import sys
 import time
 from typing import Any
 
-from optadvise.benchmark import optimizer_builder, training_loop, worker, workloads
+from msgspec import convert
+
+from optadvise.benchmark import arm_session, optimizer_builder, training_loop, worker, workloads
 from optadvise.benchmark.spec import Arm, Spec
 
 SLOWDOWN = 1.10
@@ -39,7 +41,7 @@ def slowed() -> None:
 
             return longer
 
-    training_loop.Training = Slowed  # type: ignore[misc]
+    arm_session.Training = Slowed  # type: ignore[attr-defined]
     worker.main()
 
 
@@ -50,14 +52,16 @@ def bare() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     start = json.loads(sys.stdin.readline())
-    spec, arm = Spec(**start["spec"]), Arm(**start["arm"])
+    spec, arm = convert(start["spec"], Spec), convert(start["arm"], Arm)
     torch.set_num_threads(spec.threads or len(os.sched_getaffinity(0)))
     torch.manual_seed(spec.seed)
     work = workloads.build(spec.workload, size=spec.size, seed=spec.seed)
     parameters = list(work.module.parameters())
     matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    kwargs = {**arm.kwargs, "betas": tuple(arm.kwargs["betas"])}
+    betas = arm.kwargs["betas"]
+    assert isinstance(betas, list)
+    kwargs = {**arm.kwargs, "betas": tuple(betas)}
     optimizer = optimizer_builder.resolve(arm.path, arm.package)(groups, **kwargs)
 
     def step() -> float:

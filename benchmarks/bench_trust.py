@@ -19,9 +19,13 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import plan, results, runner
-from optadvise.benchmark.environment import environment
+from optadvise.benchmark.environment import read_machine
+from optadvise.benchmark.measurement import ArmMeasurement
+from optadvise.benchmark.records import Figure
+from optadvise.benchmark.requirements import parse_requirement
 from optadvise.benchmark.spec import Arm, Spec
-from optadvise.benchmark.statistics import Interval, parse_requirement, ratio_ci
+from optadvise.benchmark.statistics import ratio_ci
+from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.memory import shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
 
@@ -29,21 +33,19 @@ ALTERED = [sys.executable, str(Path(__file__).with_name("altered_worker.py"))]
 ADVISOR = CompiledRules(load())
 
 
-def measured(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> list[runner.Record]:
+def measured(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> list[ArmMeasurement]:
     """Run some arms, each with its own worker command."""
-    workers = [
-        runner.WorkerArm(spec, arm, timeout=300, command=command) for arm, command in zip(arms, commands, strict=True)
-    ]
-    return runner.run(workers, spec.rounds, progress=lambda *_: None, save=lambda _: None)
+    workers = [WorkerArm(spec, arm, timeout=300, command=command) for arm, command in zip(arms, commands, strict=True)]
+    return runner.run_arms(workers, spec.rounds, progress=lambda *_: None, save=lambda _: None)
 
 
 def pair(spec: Spec) -> list[Arm]:
     """Return AdamW twice, once as the candidate and once as the control."""
-    (arm,) = plan.arms(ADVISOR, ["adamw"], spec, control=None, implementation=None)
+    (arm,) = plan.plan_arms(ADVISOR, ["adamw"], spec, control=None, implementation=None)
     return [arm, replace(arm, role="control", label="adamw (control)")]
 
 
-def against_bare() -> tuple[float, Interval | None]:
+def against_bare() -> Figure:
     """Return the ratio of the harness's optimizer step to the bare loop's, with its interval."""
     spec = Spec(rounds=40, steps=10)
     harness, bare = measured(spec, pair(spec), [None, [*ALTERED, "bare"]])
@@ -58,7 +60,7 @@ def verdicts(runs: int, require: str, command: list[str] | None) -> Counter[str]
     found: Counter[str] = Counter()
     for number in range(runs):
         records = measured(spec, pair(spec), [command, None])
-        verdict = str(results.make(spec, records, [parse_requirement(require)])["verdict"])
+        verdict = str(results.make_result(spec, records, [parse_requirement(require)], machine=read_machine()).verdict)
         found[verdict] += 1
         print(f"  {require}, run {number + 1} of {runs}: {verdict}", file=sys.stderr, flush=True)
     return found
@@ -72,7 +74,7 @@ def exact_states() -> tuple[int, list[str]]:
     shapes = [tuple(p.shape) for p in workloads.build("transformer").module.parameters()]
     counted, differing = 0, []
     for name in ADVISOR.catalog.optimizer_ids:
-        (arm,) = plan.arms(ADVISOR, [name], spec, control=None, implementation=None)
+        (arm,) = plan.plan_arms(ADVISOR, [name], spec, control=None, implementation=None)
         if arm.companion is not None:  # two optimizers share the tensors: the contract test counts each alone
             continue
         (record,) = measured(spec, [replace(arm, unsupported=None)], [None])
@@ -81,8 +83,8 @@ def exact_states() -> tuple[int, list[str]]:
         state = card.state if made.state is None else made.state
         wanted = sum(state_bytes(state, shape) for shape in shapes) + shared_state_bytes(state)
         counted += 1
-        if record.counts.get("state_bytes") != wanted:
-            differing.append(f"{name}: {record.counts.get('state_bytes')} against {wanted} {record.failure}")
+        if record.counts.state_bytes != wanted:
+            differing.append(f"{name}: {record.counts.state_bytes} against {wanted} {record.failure}")
     return counted, differing
 
 
@@ -91,14 +93,15 @@ def main() -> None:
     parser.add_argument("runs", nargs="?", type=int, default=30)
     parser.add_argument("--markdown", type=Path)
     asked = parser.parse_args()
-    ratio, interval = against_bare()
+    against = against_bare()
+    ratio, interval = against.value, against.interval
     same = verdicts(asked.runs, "optimizer_seconds <= 1x", None)
     slow = verdicts(asked.runs, "optimizer_seconds <= 1.05x", [*ALTERED, "slowed"])
     counted, differing = exact_states()
     spread = "" if interval is None else f" ({interval.low:.3f} … {interval.high:.3f})"
-    about = environment()
+    machine = read_machine()
     lines = [
-        f"Measured on {about['processor']}, {about['cores']} cores, {about['platform']}, Python {about['python']}.",
+        f"Measured on {machine.processor}, {machine.cores} cores, {machine.platform}, Python {machine.python}.",
         "",
         "| question | outcome | wanted |",
         "|---|---|---|",

@@ -26,6 +26,7 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, nearest
+from optadvise.core.json_text import encode_json
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.evidence import apply, store
 from optadvise.rule_analysis import rule_folders
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _AnswerT = TypeVar("_AnswerT", bound=Struct)
+_BENCH_COUNTS = ("params", "batch_size", "seq_len", "steps", "rounds", "threads", "nproc")  # options of `bench`
 Count = str | int | float  # 256, 7e9, "7B", "8K"
 Folders = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -149,11 +151,11 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise InputError("build: nothing in this model needs a gradient")
-        arm = plan.arm_of(self, fused=fused, device=named[0][1].device.type)
-        built = optimizer_builder.optimizers(arm, named, model)
+        arm = plan.plan_advice(self, fused=fused, device=named[0][1].device.type)
+        built = optimizer_builder.build_optimizers(arm, named, model)
         if arm.train_mode:
             built[0].train()
-        schedules = [optimizer_builder.scheduler(arm, optimizer) for optimizer in built]
+        schedules = [optimizer_builder.build_scheduler(arm, optimizer) for optimizer in built]
         return (built[0], schedules[0]) if self.companion is None else (built, schedules)
 
     def code(self, framework: str = "python") -> str:
@@ -256,17 +258,21 @@ def bench(
         InputError: A value is not accepted.
         CannotRunHereError: There is no such device, or torch is not installed.
     """
-    from optadvise.benchmark import request
+    from optadvise.benchmark.options import BenchOptions
+    from optadvise.benchmark.request import measure, prepare_request
 
     _known(how, Measurement, "bench")
-    counts = ("params", "batch_size", "seq_len", "steps", "rounds", "threads", "nproc")
-    told: dict[str, Any] = {name: _typed(name, value) if name in counts else value for name, value in how.items()}
-    given = [one for one in optimizers if not isinstance(one, str)]
-    if given and len(optimizers) > 1:
+    options: dict[str, Any] = {
+        name: _typed(name, value) if name in _BENCH_COUNTS else value for name, value in how.items()
+    }
+    recommendations = [each for each in optimizers if not isinstance(each, str)]
+    if recommendations and len(optimizers) > 1:
         raise InputError("bench: a recommendation names its optimizer; leave the others out")
-    data: Any = given[0].data() if given and isinstance(given[0], Advice) else given[0] if given else None
-    names = [one for one in optimizers if isinstance(one, str)]
-    result = request.measure(request.make(_advisor(_folders(rules)), names, data, **told))
+    advice = recommendations[0] if recommendations else None
+    names = [each for each in optimizers if isinstance(each, str)]
+    recommendation = advice.data() if isinstance(advice, Advice) else advice
+    request = prepare_request(_advisor(_folders(rules)), names, BenchOptions(**options), recommendation)
+    result: dict[str, Any] = json.loads(encode_json(measure(request)))
     with contextlib.suppress(OSError):  # it is for later answers alone
         store.save_benchmark(result, datetime.now(timezone.utc).date().isoformat())
     return result

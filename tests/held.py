@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import asdict, replace
+from msgspec import convert, to_builtins
+from msgspec.structs import replace
 
 from optadvise.benchmark import plan
 from optadvise.rulebase.catalog import Catalog
@@ -46,8 +47,8 @@ def measured(weights: Sequence[tuple[Sequence[int], str]], wanted: dict[str, lis
         for name in names:
             card = catalog.optimizer(name)
             besides = card.implementations[0].on_shard.get(shard, {})
-            arm = plan.plain(card, {})
-            arms.setdefault(shard, {})[name] = asdict(
+            arm = plan.plan_defaults(card, {})
+            arms.setdefault(shard, {})[name] = to_builtins(
                 replace(arm, kwargs={**arm.kwargs, **besides}, companion=companion(catalog, card))
             )
     out = folder / f"held{nproc}.json"
@@ -87,9 +88,11 @@ def _rank(weights: list[tuple[list[int], str]], arms: dict[str, dict[str, Any]],
         for name, arm in named.items():
             layers = {f"{kind}_{number}": One(shape) for number, (shape, kind) in enumerate(weights)}
             module = torch.nn.Sequential(OrderedDict(layers))
-            spread = wrapping.spread(module, shard, "cpu")
-            through = wrapping.constructor(shard)
-            optimizers = optimizer_builder.optimizers(Arm(**arm), list(module.named_parameters()), module, through)
+            spread = wrapping.wrap(module, shard, "cpu")
+            through = wrapping.optimizer_wrapper(shard)
+            optimizers = optimizer_builder.build_optimizers(
+                convert(arm, Arm), list(module.named_parameters()), module, through
+            )
 
             def step(spread: Any = spread, optimizers: Any = optimizers) -> None:
                 spread(torch.zeros(1)).sum().backward()
@@ -98,7 +101,7 @@ def _rank(weights: list[tuple[list[int], str]], arms: dict[str, dict[str, Any]],
                     optimizer.zero_grad()
 
             step()
-            held = [optimizer_builder.state_bytes(map(wrapping.inner, optimizers)),
+            held = [optimizer_builder.count_state_bytes(map(wrapping.inner, optimizers)),
                     sum(wrapping.local(weight).nbytes for weight in module.parameters())]  # fmt: skip
             every: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(every, held)

@@ -12,39 +12,39 @@ from typing import Any
 import jsonschema
 
 from optadvise.benchmark.comparison.ratios import compare
-from optadvise.benchmark.results import make
-from optadvise.benchmark.runner import Record
-from optadvise.benchmark.spec import Arm, Spec
-from optadvise.benchmark.statistics import parse_requirement
+from optadvise.benchmark.measurement import ArmCounts, ArmMeasurement, ArmSummary, WorkerEnvironment
+from optadvise.benchmark.records import BenchmarkResult, Machine, PeakMemory
+from optadvise.benchmark.requirements import parse_requirement
+from optadvise.benchmark.results import make_result
+from optadvise.benchmark.saved_results import decode_result
+from optadvise.benchmark.spec import Arm, Role, Spec
+from optadvise.core.json_text import encode_json
 from tests.conftest import ROOT
 
 SCHEMAS = {
     name: json.loads((ROOT / "docs" / "schema" / f"{name}.json").read_text(encoding="utf-8"))
     for name in ("bench", "comparison")
 }
-ENVIRONMENT = {
-    "optadvise": "0.1.0", "python": "3.11.7", "platform": "Linux", "processor": "A CPU", "cores": 2, "load": 0.1,
-}  # fmt: skip
+MACHINE = Machine(optadvise="0.1.0", python="3.11.7", platform="Linux", processor="A CPU", cores=2, load=0.1)
 
 
 def record(
-    label: str, role: str, steps: list[list[float]], *, state: int = 800, process: int = 2**28, **failure: Any
-) -> Record:
+    label: str, role: Role, steps: list[list[float]], *, state: int = 800, process: int = 2**28
+) -> ArmMeasurement:
     """An arm whose optimizer takes a quarter of each step."""
     optimizer = label.split()[0]
     arm = Arm(optimizer, label, role, f"torch.optim.{optimizer}", "torch", "fused", {"lr": 1e-3}, "weight_decay")
     rounds = [{"step": step, "optimizer": [s / 4 for s in step]} for step in steps]
-    counts = {
-        "parameters": 100, "parameter_bytes": 400, "gradient_bytes": 400, "state_bytes": state, "tensors": 3,
-        "state_bytes_per_parameter": state / 100, "samples_per_step": 8, "unit": "samples/s", "bytes_per_step": 3000,
-        "first_step_seconds": 1.0,
-        "environment": {"device": "cpu", "device_name": None, "threads": 1, "packages": {"torch": "2.13.0"}},
-    }  # fmt: skip
-    end = {
-        "peak_memory_bytes": {"allocated": None, "reserved": None, "process": process}, "device_bandwidth": 1e10,
-        "losses": [2.0, 1.0], "finite": True,
-    }  # fmt: skip
-    return Record(arm, rounds=rounds, counts=counts, end=end, failure=failure)
+    counts = ArmCounts(
+        parameters=100, parameter_bytes=400, gradient_bytes=400, state_bytes=state, tensors=3,
+        state_bytes_per_parameter=state / 100, samples_per_step=8, unit="samples/s", bytes_per_step=3000,
+        first_step_seconds=1.0,
+        environment=WorkerEnvironment(device="cpu", threads=1, packages={"torch": "2.13.0"}),
+    )  # fmt: skip
+    summary = ArmSummary(
+        peak_memory_bytes=PeakMemory(process=process), device_bandwidth=1e10, losses=[2.0, 1.0], finite=True
+    )
+    return ArmMeasurement(arm=arm, rounds=rounds, counts=counts, summary=summary)
 
 
 def rounds(seconds: float, *, noise: float = 0.001, count: int = 7, seed: int = 0) -> list[list[float]]:
@@ -72,15 +72,22 @@ def _result(
     records = [record("lion", "candidate", rounds(candidate * drift, noise=noise, seed=seed), state=state)]
     if control:
         records.append(record("adamw (control)", "control", rounds(drift, noise=noise, seed=seed + 1)))
-    made = make(Spec(**spec), records, environment=ENVIRONMENT, complete=complete)
-    jsonschema.validate(made, SCHEMAS["bench"])
-    return made
+    made = make_result(Spec(**spec), records, machine=MACHINE, complete=complete)
+    data: dict[str, Any] = json.loads(encode_json(made))
+    jsonschema.validate(data, SCHEMAS["bench"])
+    return data
+
+
+def loaded(data: dict[str, Any]) -> BenchmarkResult:
+    """Return the record of a result's JSON."""
+    return decode_result(json.dumps(data).encode(), "result.json")
 
 
 def compared(base: dict[str, Any], new: dict[str, Any], *requirements: str, force: bool = False) -> dict[str, Any]:
-    found = compare(base, new, [parse_requirement(text) for text in requirements], force=force)
-    jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), SCHEMAS["comparison"])
-    return found
+    found = compare(loaded(base), loaded(new), [parse_requirement(text) for text in requirements], force=force)
+    data: dict[str, Any] = json.loads(encode_json(found))
+    jsonschema.validate(data, SCHEMAS["comparison"])
+    return data
 
 
 def ratio(found: dict[str, Any], metric: str, *, relative: bool, label: str = "lion") -> dict[str, Any]:

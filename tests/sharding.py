@@ -13,12 +13,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from msgspec.structs import asdict, replace
+from msgspec import convert, to_builtins
+from msgspec.structs import replace
 
 from optadvise.benchmark import plan
-from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.spec import Arm, Companion, Spec
 from optadvise.core.records import Optimizer
 from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import ROOT
@@ -40,12 +41,12 @@ class Case(NamedTuple):
     arm: Arm
 
 
-def companion(catalog: Catalog, card: Optimizer) -> dict[str, Any] | None:
+def companion(catalog: Catalog, card: Optimizer) -> Companion | None:
     """Return what steps the weights that an optimizer leaves to another, with that one's defaults."""
     if card.companion is None:
         return None
-    other = plan.plain(catalog.optimizer(card.companion["optimizer"]), {})
-    return {"path": other.path, "package": other.package, "kwargs": dict(other.kwargs)}
+    other = plan.plan_defaults(catalog.optimizer(card.companion["optimizer"]), {})
+    return Companion(other.path, other.package, other.kwargs)
 
 
 def cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
@@ -54,10 +55,10 @@ def cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
         card = catalog.optimizer(name)
         beside = companion(catalog, card)
         for made in card.implementations:
-            if "cpu" not in made.devices or not plan._importable(made):
+            if "cpu" not in made.devices or not plan.is_importable(made):
                 continue
-            for variant in plan._variants(made, "cpu"):
-                arm = plan.plain(card, {}, implementation=made.id)
+            for variant in plan.list_variants(made, "cpu"):
+                arm = plan.plan_defaults(card, {}, implementation=made.id)
                 every = {key for kwargs in made.variants.values() for key in kwargs}
                 kwargs = {k: v for k, v in arm.kwargs.items() if k not in every} | dict(
                     made.variants.get(variant or "", {})
@@ -73,7 +74,7 @@ def found(asked: list[Case]) -> Iterator[tuple[Case, float | str]]:
     """Yield how far each is from one process, or what it raised."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "cases.json", Path(folder) / "found.jsonl"
-        file.write_text(json.dumps([[*case[:5], asdict(case.arm)] for case in asked]), encoding="utf-8")
+        file.write_text(json.dumps([[*case[:5], to_builtins(case.arm)] for case in asked]), encoding="utf-8")
         done = 0
         while done < len(asked):
             out.unlink(missing_ok=True)
@@ -106,7 +107,7 @@ def rank(file: str, out: str, start: int) -> None:
     for *_, shard, params, arm in json.loads(Path(file).read_text(encoding="utf-8"))[start:]:
         spec = Spec(params=params, nproc=NPROC, shard=shard, threads=1)
         try:
-            training = training_loop.Training(spec, Arm(**arm), ranks)
+            training = training_loop.Training(spec, convert(arm, Arm), ranks)
             for _ in range(STEPS):
                 training.step()
             answer: float | str = communication.parity(training, ranks)

@@ -76,15 +76,15 @@ def test_an_unknown_option_is_told_with_the_nearest() -> None:
 def test_options_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     import inspect
 
-    from optadvise.api import Run
-    from optadvise.benchmark.request import make
-    from optadvise.cli.bench import bench
+    from optadvise.api import Measurement, Run
+    from optadvise.benchmark.options import BenchOptions
+    from optadvise.cli.bench import BenchOutputs, bench
     from optadvise.cli.recommend import _SHOWN, recommend
 
     assert {*Run.__annotations__} == {*inspect.signature(recommend).parameters} - {*_SHOWN}
-    shown = {"names", "from_", "json_", "csv_", "markdown", "dashboard", "report", "plot", "save", "rules", "merge"}
-    asked = {name.rstrip("_") for name in {*inspect.signature(bench).parameters} - shown}
-    assert asked == {*inspect.signature(make).parameters} - {"advisor", "names", "recommendation"}
+    shown = {"names", "from_", "rules", "merge", *BenchOutputs.__struct_fields__}
+    asked = {*inspect.signature(bench).parameters} - shown
+    assert asked == {*BenchOptions.__struct_fields__} == {*Measurement.__annotations__}
 
 
 class Tiny(torch.nn.Module):  # type: ignore[misc]

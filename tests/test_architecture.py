@@ -35,8 +35,8 @@ DRAWING = ("matplotlib", "PIL", "mpl_toolkits")
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
 # The modules that run in worker processes, or build the user's optimizer: below these packages.
 MAY_IMPORT_TORCH = {
-    "benchmark": {"worker", "optimizer_builder", "workloads", "workload_networks", "workload_data", "user_workload",
-                  "training_loop", "peak_memory", "wrapping", "ranks", "launch", "communication"},
+    "benchmark": {"arm_session", "clock", "optimizer_builder", "workloads", "workload_networks", "workload_data",
+                  "user_workload", "training_loop", "peak_memory", "wrapping", "ranks", "launch", "communication"},
     "fake_tensors": {"worker", "step", "values", "tracker", "cuda_emulation"},
     "verify": {"worker", "reference", "scenarios", "known_deviations", "audit", "builder", "usage", "experiments",
                "training", "trajectories"},

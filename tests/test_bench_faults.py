@@ -15,8 +15,10 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import plan, runner
-from optadvise.benchmark.runner import ArmFailed, Record, WorkerArm
+from optadvise.benchmark.measurement import ArmMeasurement, ArmSummary
+from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Spec
+from optadvise.benchmark.worker_arm import WorkerArm
 from tests.bench import ended, one_line, result_in, workers
 from tests.cli import optadvise
 from tests.test_bench_runner import arm, nothing, silent
@@ -53,15 +55,15 @@ def scripted(label: str, bad: str = "pass", at: str = "never", timeout: float = 
     return WorkerArm(SPEC, arm(label), timeout=timeout, command=(sys.executable, "-c", GOOD % (bad, at)))
 
 
-def measured(*arms: WorkerArm) -> list[Record]:
-    found = runner.run(arms, SPEC.rounds, progress=silent, save=nothing)
+def measured(*arms: WorkerArm) -> list[ArmMeasurement]:
+    found = runner.run_arms(arms, SPEC.rounds, progress=silent, save=nothing)
     assert workers() == []
     return found
 
 
 def test_a_worker_that_does_all_is_ok() -> None:
     (found,) = measured(scripted("a"))
-    assert (found.failure, len(found.rounds), found.end) == ({}, 3, {"finite": True})
+    assert (found.failure, len(found.rounds), found.summary) == (None, 3, ArmSummary(finite=True))
 
 
 @pytest.mark.parametrize("at", ["start", "round", "finish"])
@@ -88,17 +90,19 @@ def test_a_fault_is_that_arms_result_and_the_others_go_on(bad: str, error: str, 
         scripted("a"), scripted("b", bad, at, timeout=3.0 if "sleep" in bad else 30.0), scripted("c")
     )
     assert time.monotonic() - begin < 30
-    assert lost.failure["error"].startswith(error)
-    assert lost.failure["status"] == ("oom" if error == "no room" else "error")
+    assert lost.failure is not None
+    assert lost.failure.error.startswith(error)
+    assert lost.failure.status == ("oom" if error == "no room" else "error")
     assert len(lost.rounds) == (3 if at == "finish" else 0)
     for other in (first, last):
-        assert (other.failure, len(other.rounds), other.end) == ({}, 3, {"finite": True})
+        assert (other.failure, len(other.rounds), other.summary) == (None, 3, ArmSummary(finite=True))
 
 
 def test_a_worker_that_cannot_be_reached_before_it_was_told_anything() -> None:
     lost = WorkerArm(SPEC, arm("a"), timeout=30, command=(sys.executable, "-c", "raise SystemExit('no such thing')"))
     (found,) = measured(lost)
-    assert found.failure["error"] == "the worker ended with exit code 1: no such thing"
+    assert found.failure is not None
+    assert found.failure.error == "the worker ended with exit code 1: no such thing"
 
 
 @pytest.mark.parametrize("end", ["sys.exit(1)", "time.sleep(600)", "say('round', samples={})"])
@@ -112,7 +116,7 @@ def test_what_a_worker_started_ends_with_it(tmp_path: Path, end: str) -> None:
 
 def test_a_long_timeout_is_as_long_as_can_be() -> None:
     (found,) = measured(scripted("a", timeout=float("inf")))
-    assert found.failure == {}
+    assert found.failure is None
 
 
 def test_stopping_twice_or_before_the_start_is_fine() -> None:
@@ -125,7 +129,7 @@ def test_stopping_twice_or_before_the_start_is_fine() -> None:
 
 def test_an_answer_that_never_comes_is_not_waited_for_at_the_end() -> None:
     lost = scripted("a", "time.sleep(600)", "start", timeout=0.5)
-    with pytest.raises(ArmFailed):
+    with pytest.raises(ArmFailedError):
         lost.start()
     begin = time.monotonic()
     lost.stop()
@@ -134,17 +138,18 @@ def test_an_answer_that_never_comes_is_not_waited_for_at_the_end() -> None:
 
 def test_a_real_worker_that_is_killed_in_the_middle_of_a_round(advisor: CompiledRules, mine: Path) -> None:
     spec = replace(SPEC, workload="mine:slow", user=True, steps=6)
-    arms = plan.arms(advisor, ["sgd", "adam"], spec, control="adamw", implementation=None)
+    arms = plan.plan_arms(advisor, ["sgd", "adam"], spec, control="adamw", implementation=None)
 
     def kill(what: str, label: str, number: int) -> None:
         if (what, label, number) == ("round", "adam", 2):
             threading.Timer(0.1, os.kill, (workers()[1], signal.SIGKILL)).start()
 
-    found = runner.run([WorkerArm(spec, a, timeout=60) for a in arms], 3, progress=kill, save=nothing)
+    found = runner.run_arms([WorkerArm(spec, a, timeout=60) for a in arms], 3, progress=kill, save=nothing)
     assert [len(r.rounds) for r in found] == [3, 1, 3]
-    assert found[1].failure["status"] == "error"
-    assert found[1].failure["error"].startswith("the worker was killed by SIGKILL")
-    assert all(r.end["finite"] and not r.failure for r in (found[0], found[2]))
+    assert found[1].failure is not None
+    assert found[1].failure.status == "error"
+    assert found[1].failure.error.startswith("the worker was killed by SIGKILL")
+    assert all(r.summary and r.summary.finite and not r.failure for r in (found[0], found[2]))
     assert workers() == []
 
 
@@ -159,11 +164,13 @@ runpy.run_module("optadvise.benchmark.worker", run_name="__main__")
 
 def test_an_allocation_that_fails_is_a_result_with_the_peak_reached(advisor: CompiledRules) -> None:
     spec = replace(SPEC, optimizer_only=True, params=10**11)
-    (big,) = plan.arms(advisor, ["adamw"], spec, control=None, implementation=None)
+    (big,) = plan.plan_arms(advisor, ["adamw"], spec, control=None, implementation=None)
     (found,) = measured(WorkerArm(spec, big, timeout=60, command=(sys.executable, "-c", SMALL_MACHINE)))
-    assert found.failure["status"] == "oom"
-    assert "allocate" in found.failure["error"]
-    assert found.failure["peak_memory_bytes"]["process"] > 2**26
+    assert found.failure is not None
+    assert found.failure.status == "oom"
+    assert "allocate" in found.failure.error
+    assert found.failure.peak_memory_bytes is not None
+    assert (found.failure.peak_memory_bytes.process or 0) > 2**26
 
 
 @pytest.mark.parametrize("name", ["out_of_memory", "huge"])

@@ -15,6 +15,7 @@ import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import request
+from optadvise.benchmark.options import BenchOptions
 from optadvise.core.signals import interrupt_on_sigterm
 from tests.bench import ended, result_in, started, workers
 from tests.cli import optadvise
@@ -94,7 +95,8 @@ def test_an_interruption_still_writes_to_stdout_what_was_to_go_there(mine: Path)
 def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(
     advisor: CompiledRules, mine: Path
 ) -> None:
-    asked = request.make(advisor, ["lion"], workload="mine:plain", rounds="500", steps="2", threads="1")
+    options = BenchOptions(workload="mine:plain", rounds="500", steps="2", threads="1")
+    asked = request.prepare_request(advisor, ["lion"], options)
     pids = []
 
     def terminate(what: str, label: str, number: int) -> None:
@@ -102,12 +104,12 @@ def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(
             pids.extend(workers())
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(request.InterruptedMeasurement) as stopped:
+    with pytest.raises(request.InterruptedMeasurementError) as stopped:
         request.measure(asked, progress=terminate)
     assert len(pids) == 2
     assert ended(pids)
-    assert stopped.value.result["complete"] is False
-    assert [len(arm["step_seconds"]["samples"]) for arm in stopped.value.result["arms"]] == [4, 4]
+    assert stopped.value.result.complete is False
+    assert [len(arm.step_seconds.samples) for arm in stopped.value.result.arms] == [4, 4]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

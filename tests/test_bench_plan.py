@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark import plan
+from optadvise.benchmark.recommendation import plan_recommendation
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.errors import InputError
 from optadvise.rulebase.catalog import Catalog, load
@@ -26,7 +27,7 @@ SPEC = Spec()
 def planned(
     advisor: CompiledRules, *names: str, control: str | None = None, implementation: str | None = None, **spec: Any
 ) -> list[Arm]:
-    return plan.arms(advisor, names, Spec(**spec), control=control, implementation=implementation)
+    return plan.plan_arms(advisor, names, Spec(**spec), control=control, implementation=implementation)
 
 
 def roles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
@@ -72,14 +73,14 @@ def test_the_numbers_are_the_advisors_for_this_very_measurement(
     advisor: CompiledRules, catalog: Catalog, name: str
 ) -> None:
     spec = Spec(workload="cnn", steps=20, rounds=5)
-    (arm,) = plan.arms(advisor, [name], spec, control=None, implementation=None)
+    (arm,) = plan.plan_arms(advisor, [name], spec, control=None, implementation=None)
     facts = {"optimizer": name, "model": "cnn", "params": 1_000_000, "precision": "fp32", "steps": spec.total_steps}
     advice = advise(advisor, facts)
     made = next(i for i in catalog.optimizer(name).implementations if i.path == arm.path)
     for number in advice.hyperparameters:
         if catalog.optimizer(name).hyperparameter(number.name):
             assert arm.kwargs[made.arguments.get(number.name, number.name)] == number.value
-    assert [p["kwargs"] for p in arm.phases] == [dict(kwargs) for _, _, kwargs in advice.schedule.phases]
+    assert [phase.kwargs for phase in arm.phases] == [dict(kwargs) for _, _, kwargs in advice.schedule.phases]
 
 
 def test_steps_alone_have_no_schedule(advisor: CompiledRules) -> None:
@@ -178,28 +179,29 @@ def test_a_recommendation_runs_as_it_is(advisor: CompiledRules, name: str | None
     data = recommended(
         "--model", "transformer", "--params", "1.5B", "--vram", "24GB", *(("--optimizer", name) if name else ())
     )
-    arm, against = plan.from_recommendation(advisor, data, SPEC, control="adamw")
+    arm, against = plan_recommendation(advisor, data, SPEC, control="adamw")
     assert (arm.optimizer, arm.path, arm.role) == (data["optimizer"]["id"], data["optimizer"]["import"], "candidate")
     made = next(i for i in advisor.catalog.optimizer(arm.optimizer).implementations if i.path == arm.path)
     assert arm.kwargs == {**data["optimizer"]["kwargs"], **made.on_cpu}
-    (onto_gpu, *_) = plan.from_recommendation(advisor, data, replace(SPEC, device="cuda"), control=None)
+    (onto_gpu, *_) = plan_recommendation(advisor, data, replace(SPEC, device="cuda"), control=None)
     assert onto_gpu.kwargs == data["optimizer"]["kwargs"]
-    assert list(arm.phases) == data["scheduler"]["phases"]
+    phases = [{"shape": phase.shape, "import": phase.path, "kwargs": phase.kwargs} for phase in arm.phases]
+    assert phases == data["scheduler"]["phases"]
     if len(arm.phases) > 1:
         assert list(arm.milestones) == data["scheduler"]["kwargs"]["milestones"]
     clip = {h["name"]: h["value"] for h in data["hyperparameters"]}.get("max_grad_norm")
     assert arm.max_grad_norm == clip
     assert (arm.companion is None) is (data.get("companion") is None)
     if arm.companion is not None:
-        assert arm.companion["kwargs"] == data["companion"]["kwargs"]
-        assert arm.companion["path"] == data["companion"]["import"]
+        assert arm.companion.kwargs == data["companion"]["kwargs"]
+        assert arm.companion.path == data["companion"]["import"]
     assert (against.optimizer, against.role) == ("adamw", "control")
 
 
 def test_numbers_changed_by_hand_are_kept(advisor: CompiledRules) -> None:
     data = recommended("--model", "transformer", "--optimizer", "lion")
     data["optimizer"]["kwargs"]["lr"] = 0.123
-    (arm,) = plan.from_recommendation(advisor, data, SPEC, control=None)
+    (arm,) = plan_recommendation(advisor, data, SPEC, control=None)
     assert arm.kwargs["lr"] == 0.123
 
 
@@ -211,7 +213,7 @@ def test_what_is_no_recommendation_is_refused(advisor: CompiledRules, key: str, 
         if key == "hyperparameters" and changed.get(key) == []:
             continue  # a recommendation without numbers is one
         with pytest.raises(InputError):
-            plan.from_recommendation(advisor, changed, SPEC, control=None)
+            plan_recommendation(advisor, changed, SPEC, control=None)
 
 
 @pytest.mark.parametrize("value", [None, 3, "lr", ["lr"], [1]])
@@ -219,4 +221,4 @@ def test_arguments_that_are_none_are_refused(advisor: CompiledRules, value: obje
     data = recommended("--model", "transformer")
     data["optimizer"]["kwargs"] = value
     with pytest.raises(InputError, match="not a recommendation"):
-        plan.from_recommendation(advisor, data, SPEC, control=None)
+        plan_recommendation(advisor, data, SPEC, control=None)

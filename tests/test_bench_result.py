@@ -9,20 +9,22 @@ import pytest
 from msgspec.structs import replace
 
 from optadvise.benchmark import results
-from optadvise.benchmark.runner import Record
-from optadvise.benchmark.spec import Spec
-from optadvise.benchmark.statistics import parse_requirement
+from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasurement, ArmSummary, WorkerEnvironment
+from optadvise.benchmark.records import PARTS, Machine, PeakMemory, Status
+from optadvise.benchmark.requirements import parse_requirement, worst_verdict
+from optadvise.benchmark.spec import Role, Spec
+from optadvise.core.json_text import encode_json
+from tests.results import MACHINE
 from tests.test_bench_runner import arm
 
-COUNTS: dict[str, Any] = {
-    "parameters": 1000, "parameter_bytes": 4000, "gradient_bytes": 4000, "tensors": 2, "state_bytes": 8000,
-    "state_bytes_per_parameter": 8.0, "bytes_per_step": 28_000, "samples_per_step": 8, "unit": "samples/s",
-    "first_step_seconds": 0.5, "environment": {"threads": 2, "packages": {"torch": "2"}},
-}  # fmt: skip
-END: dict[str, Any] = {
-    "peak_memory_bytes": {"allocated": None, "reserved": None, "process": 2**20},
-    "transient_bytes": None, "device_bandwidth": 1e6, "losses": [5.0, 4.0, 3.0], "finite": True,
-}  # fmt: skip
+COUNTS = ArmCounts(
+    parameters=1000, parameter_bytes=4000, gradient_bytes=4000, tensors=2, state_bytes=8000,
+    state_bytes_per_parameter=8.0, bytes_per_step=28_000, samples_per_step=8, unit="samples/s",
+    first_step_seconds=0.5, environment=WorkerEnvironment(threads=2, packages={"torch": "2"}),
+)  # fmt: skip
+SUMMARY = ArmSummary(
+    peak_memory_bytes=PeakMemory(process=2**20), device_bandwidth=1e6, losses=[5.0, 4.0, 3.0], finite=True
+)
 
 
 def rounds(step: float, optimizer: float, count: int = 7) -> list[dict[str, list[float]]]:
@@ -41,23 +43,28 @@ def rounds(step: float, optimizer: float, count: int = 7) -> list[dict[str, list
 
 
 def record(
-    label: str, *, role: str = "candidate", step: float = 0.02, optimizer: float = 0.004, **counts: Any
-) -> Record:
-    return Record(arm(label, role=role), {**COUNTS, **counts}, rounds(step, optimizer), dict(END), {})
+    label: str, *, role: Role = "candidate", step: float = 0.02, optimizer: float = 0.004, **counts: Any
+) -> ArmMeasurement:
+    return ArmMeasurement(
+        arm=arm(label, role=role), counts=replace(COUNTS, **counts), rounds=rounds(step, optimizer), summary=SUMMARY
+    )
 
 
-def control(**counts: Any) -> Record:
+def control(**counts: Any) -> ArmMeasurement:
     return record("base", role="control", step=0.01, optimizer=0.002, **counts)
 
 
-def failed(label: str, status: str = "oom", **failure: Any) -> Record:
-    return Record(arm(label), {}, [], {}, {"status": status, "error": "no room", **failure})
+def failed(label: str, status: Status = "oom", peak: PeakMemory | None = None) -> ArmMeasurement:
+    return ArmMeasurement(arm=arm(label), failure=ArmFailure(status=status, error="no room", peak_memory_bytes=peak))
 
 
-def made(*records: Record, requirements: tuple[str, ...] = (), **named: Any) -> dict[str, Any]:
-    found = results.make(Spec(), records, [parse_requirement(text) for text in requirements], **named)
-    json.dumps(found, allow_nan=False)
-    return found
+def made(
+    *records: ArmMeasurement, requirements: tuple[str, ...] = (), machine: Machine = MACHINE, complete: bool = True
+) -> dict[str, Any]:
+    parsed = [parse_requirement(text) for text in requirements]
+    found = results.make_result(Spec(), records, parsed, machine=machine, complete=complete)
+    data: dict[str, Any] = json.loads(encode_json(found))
+    return data
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
@@ -90,9 +97,10 @@ def test_ratios_are_against_the_control_and_drift_that_both_share_cancels() -> N
     assert ratios["state_bytes"] == {**ratios["state_bytes"], "ratio": 0.25, "ci95": None}
 
 
-def broken(whole: Record) -> Record:
+def broken(whole: ArmMeasurement) -> ArmMeasurement:
     """Return an arm that was killed in its fourth round."""
-    return replace(whole, rounds=whole.rounds[:3], end={}, failure={"status": "error", "error": "killed"})
+    failure = ArmFailure(status="error", error="killed")
+    return replace(whole, rounds=whole.rounds[:3], summary=None, failure=failure)
 
 
 def test_a_ratio_pairs_the_rounds_that_both_have() -> None:
@@ -153,8 +161,8 @@ def test_a_failed_arm_fails_its_requirements_and_the_worst_verdict_counts() -> N
     assert [r["measured"] for r in found["requirements"] if r["label"] == "b"] == [None, None]
     found = made(record("a"), failed("b", "unsupported"), requirements=("state_bytes <= 1GB",))
     assert verdicts(found) == ["pass", "inconclusive"]  # what cannot run here leaves the question open
-    assert results.verdict(["pass", "inconclusive"]) == "inconclusive"
-    assert results.verdict([]) is None
+    assert worst_verdict(["pass", "inconclusive"]) == "inconclusive"
+    assert worst_verdict([]) is None
 
 
 def test_what_was_interrupted_has_no_verdict() -> None:
@@ -179,7 +187,7 @@ def test_throughput_and_bandwidth() -> None:
 
 
 def test_the_bandwidth_of_the_device_is_the_best_that_any_arm_saw() -> None:
-    slow = replace(record("a"), end={**END, "device_bandwidth": 1e5})
+    slow = replace(record("a"), summary=replace(SUMMARY, device_bandwidth=1e5))
     assert {a["bandwidth"]["device"] for a in made(slow, control())["arms"]} == {1e6}
 
 
@@ -190,7 +198,7 @@ def test_what_was_not_measured_is_null_and_never_zero() -> None:
     for name in ("parameters", "parameter_bytes", "gradient_bytes", "state_bytes", "state_bytes_per_parameter",
                  "tensors", "transient_bytes", "first_step_seconds", "optimizer_share"):  # fmt: skip
         assert lost[name] is None, name
-    for part in results.PARTS:
+    for part in PARTS:
         assert lost[f"{part}_seconds"] == {"median": None, "ci95": None, "samples": []}
     assert lost["peak_memory_bytes"] == {"allocated": None, "reserved": None, "process": None}
     assert lost["throughput"]["value"] is None
@@ -199,13 +207,13 @@ def test_what_was_not_measured_is_null_and_never_zero() -> None:
 
 
 def test_an_arm_that_ran_out_of_memory_says_its_peak() -> None:
-    (found,) = made(failed("a", peak_memory_bytes={"allocated": 3, "reserved": 4, "process": 5}))["arms"]
+    (found,) = made(failed("a", peak=PeakMemory(allocated=3, reserved=4, process=5)))["arms"]
     assert found["peak_memory_bytes"] == {"allocated": 3, "reserved": 4, "process": 5}
 
 
 def test_few_samples_have_no_interval_and_decide_nothing() -> None:
-    few = replace(record("a"), rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
-    base = replace(control(), rounds=[{part: [0.01, 0.02] for part in results.PARTS}])
+    few = replace(record("a"), rounds=[{part: [0.01, 0.02] for part in PARTS}])
+    base = replace(control(), rounds=[{part: [0.01, 0.02] for part in PARTS}])
     found = made(few, base, requirements=("optimizer_seconds <= 1s", "step_seconds <= 9x", "state_bytes <= 8000"))
     assert found["arms"][0]["step_seconds"] == {"median": 0.015, "ci95": None, "samples": [0.01, 0.02]}
     assert verdicts(found) == ["inconclusive", "inconclusive", "pass"]
@@ -213,7 +221,7 @@ def test_few_samples_have_no_interval_and_decide_nothing() -> None:
 
 def test_steps_without_a_model_have_no_forward_no_samples_and_no_loss() -> None:
     parts = [{"step": r["optimizer"], "optimizer": r["optimizer"]} for r in rounds(0.02, 0.004)]
-    bare = replace(record("a", samples_per_step=None, unit=None), rounds=parts, end={**END, "losses": []})
+    bare = replace(record("a", samples_per_step=None, unit=None), rounds=parts, summary=replace(SUMMARY, losses=[]))
     (found,) = made(bare)["arms"]
     assert found["forward_seconds"]["median"] is None
     assert found["throughput"] == {"value": None, "unit": "samples/s", "ci95": None}
@@ -221,11 +229,12 @@ def test_steps_without_a_model_have_no_forward_no_samples_and_no_loss() -> None:
 
 
 def test_losses_that_did_not_stay_finite() -> None:
-    (found,) = made(replace(record("a"), end={**END, "losses": [5.0, None], "finite": False}))["arms"]
+    (found,) = made(replace(record("a"), summary=replace(SUMMARY, losses=[5.0, None], finite=False)))["arms"]
     assert found["loss"] == {"first": 5.0, "last": None, "finite": False}
 
 
 def test_the_environment_is_the_parents_and_the_workers() -> None:
-    other = record("a", environment={"threads": 2, "packages": {"other": "3"}})
-    found = made(other, control(), failed("c"), environment={"python": "3.11"})["environment"]
-    assert found == {"python": "3.11", "threads": 2, "packages": {"other": "3", "torch": "2"}}
+    other = record("a", environment=WorkerEnvironment(threads=2, packages={"other": "3"}))
+    found = made(other, control(), failed("c"))["environment"]
+    assert found["python"] == MACHINE.python
+    assert (found["threads"], found["packages"]) == (2, {"other": "3", "torch": "2"})

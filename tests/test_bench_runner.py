@@ -9,9 +9,13 @@ import pytest
 from msgspec.structs import replace
 
 from optadvise.benchmark import runner
-from optadvise.benchmark.runner import ArmFailed, Record
+from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasurement, ArmSummary, RoundSamples
+from optadvise.benchmark.records import PeakMemory
+from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Arm
 from optadvise.core.errors import InputError
+
+BROKEN = ArmFailedError(ArmFailure(status="error", error="broken"))
 
 
 def arm(label: str, **changes: Any) -> Arm:
@@ -37,40 +41,40 @@ class Fake:
         if what in self._fails:
             raise self._fails[what]
 
-    def start(self) -> dict[str, Any]:
+    def start(self) -> ArmCounts:
         self._do("start")
-        return {"parameters": 7}
+        return ArmCounts(parameters=7)
 
-    def round(self) -> dict[str, list[float]]:
+    def measure_round(self) -> RoundSamples:
         self._rounds += 1
         self._do(f"round{self._rounds}")
-        return {"step": [float(self._rounds)]}
+        return RoundSamples({"step": [float(self._rounds)]})
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> ArmSummary:
         self._do("finish")
-        return {"finite": True}
+        return ArmSummary(finite=True)
 
     def stop(self) -> None:
         self._log.append(f"stop {self.arm.label}")
 
 
-def kept(records: Sequence[Record]) -> list[tuple[str, int, bool]]:
+def kept(records: Sequence[ArmMeasurement]) -> list[tuple[str, int, bool]]:
     """Return each arm's label, how many rounds it has, and whether it was finished."""
-    return [(r.arm.label, len(r.rounds), bool(r.end)) for r in records]
+    return [(r.arm.label, len(r.rounds), r.summary is not None) for r in records]
 
 
 def silent(what: str, label: str, number: int) -> None:
     pass
 
 
-def nothing(records: Sequence[Record]) -> None:
+def nothing(records: Sequence[ArmMeasurement]) -> None:
     pass
 
 
 def measured(
-    log: list[str], *arms: Fake, rounds: int = 3, save: Callable[[Sequence[Record]], None] = nothing
-) -> list[Record]:
-    return runner.run(arms, rounds, progress=silent, save=save)
+    log: list[str], *arms: Fake, rounds: int = 3, save: Callable[[Sequence[ArmMeasurement]], None] = nothing
+) -> list[ArmMeasurement]:
+    return runner.run_arms(arms, rounds, progress=silent, save=save)
 
 
 def test_rounds_alternate_their_order() -> None:
@@ -91,12 +95,15 @@ def test_a_record_holds_what_the_arm_gave_in_the_order_of_the_arms() -> None:
     log: list[str] = []
     first, second = measured(log, Fake("a", log), Fake("b", log), rounds=2)
     assert (first.arm.label, second.arm.label) == ("a", "b")
-    assert second == Record(arm("b"), {"parameters": 7}, [{"step": [1.0]}, {"step": [2.0]}], {"finite": True}, {})
+    assert second == ArmMeasurement(
+        arm=arm("b"), counts=ArmCounts(parameters=7), rounds=[{"step": [1.0]}, {"step": [2.0]}],
+        summary=ArmSummary(finite=True),
+    )  # fmt: skip
 
 
 def test_progress_is_told_before_each_thing_happens() -> None:
     log: list[str] = []
-    runner.run(
+    runner.run_arms(
         [Fake("a", log), Fake("b", log)], 2, progress=lambda *told: log.append(f"told {told}"), save=nothing
     )  # fmt: skip
     for number, line in enumerate(log):
@@ -112,12 +119,11 @@ def test_progress_is_told_before_each_thing_happens() -> None:
 @pytest.mark.parametrize(("where", "rounds"), [("start", 0), ("round1", 0), ("round3", 2), ("finish", 3)])
 def test_a_failed_arm_keeps_what_it_had_and_the_others_go_on(where: str, rounds: int) -> None:
     log: list[str] = []
-    failure = ArmFailed("oom", "no room", peak_memory_bytes={"process": 5})
-    records = measured(log, Fake("a", log), Fake("b", log, {where: failure}), Fake("c", log))
+    failure = ArmFailure(status="oom", error="no room", peak_memory_bytes=PeakMemory(process=5))
+    fails: dict[str, BaseException] = {where: ArmFailedError(failure)}
+    records = measured(log, Fake("a", log), Fake("b", log, fails), Fake("c", log))
     assert kept(records) == [("a", 3, True), ("b", rounds, False), ("c", 3, True)]
-    assert records[1].failure == {"status": "oom", "error": "no room", "peak_memory_bytes": {"process": 5}}
-    assert not records[0].failure
-    assert not records[2].failure
+    assert [record.failure for record in records] == [None, failure, None]
     # It is ended at once, so that one that hangs does not slow the others down, and not asked again.
     at = log.index(f"{where} b")
     assert log[at + 1] == "stop b"
@@ -126,9 +132,9 @@ def test_a_failed_arm_keeps_what_it_had_and_the_others_go_on(where: str, rounds:
 
 def test_when_all_fail_all_are_stopped_and_nothing_else_is_asked() -> None:
     log: list[str] = []
-    fakes = [Fake(label, log, {"start": ArmFailed("error", "broken")}) for label in "ab"]
+    fakes = [Fake(label, log, {"start": BROKEN}) for label in "ab"]
     records = measured(log, *fakes)
-    assert [r.failure["status"] for r in records] == ["error", "error"]
+    assert [r.failure and r.failure.status for r in records] == ["error", "error"]
     assert set(log) == {"start a", "stop a", "start b", "stop b"}
 
 
@@ -137,7 +143,7 @@ def test_an_unsupported_arm_is_never_started() -> None:
     records = measured(log, Fake("a", log, unsupported="needs CUDA"), Fake("b", log))
     assert set(log[: log.index("stop a")]).isdisjoint({"start a", "round1 a"})
     assert {line for line in log if line.endswith(" a")} == {"stop a"}
-    assert records[0].failure == {"status": "unsupported", "error": "needs CUDA"}
+    assert records[0].failure == ArmFailure(status="unsupported", error="needs CUDA")
     assert kept(records) == [("a", 0, False), ("b", 3, True)]
 
 
@@ -145,11 +151,11 @@ def test_everything_so_far_is_saved_after_each_round_and_at_the_end() -> None:
     log: list[str] = []
     saved: list[list[tuple[str, int, bool]]] = []
 
-    def save(records: Sequence[Record]) -> None:
+    def save(records: Sequence[ArmMeasurement]) -> None:
         saved.append(kept(records))
         log.append("save")
 
-    measured(log, Fake("a", log), Fake("b", log, {"round2": ArmFailed("error", "broken")}), save=save)
+    measured(log, Fake("a", log), Fake("b", log, {"round2": BROKEN}), save=save)
     assert saved == [
         [("a", 1, False), ("b", 1, False)],
         [("a", 2, False), ("b", 1, False)],
@@ -179,7 +185,7 @@ def test_an_interruption_saves_what_is_there_and_leaves_no_arm_running(where: st
 def test_the_arms_are_stopped_even_where_saving_fails() -> None:
     log: list[str] = []
 
-    def save(records: Sequence[Record]) -> None:
+    def save(records: Sequence[ArmMeasurement]) -> None:
         raise InputError("the disk is full")
 
     with pytest.raises(InputError):

@@ -6,6 +6,7 @@ card's arithmetic over the shapes of the network.
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
 from importlib.util import find_spec
@@ -17,11 +18,16 @@ from torch import nn
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import plan, results, runner, workloads
+from optadvise.benchmark.options import WORKLOADS
+from optadvise.benchmark.records import PARTS
 from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.worker_arm import WorkerArm
+from optadvise.core.json_text import encode_json
 from optadvise.core.records import StateTensor
 from optadvise.memory import shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import few
+from tests.results import MACHINE
 
 # Two short sentences a step: what an optimizer does is the same, and the network takes no time.
 QUICK = Spec(steps=2, rounds=1, warmup=1, threads=1, batch_size=2, seq_len=16)
@@ -37,17 +43,17 @@ def _not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def measured(spec: Spec, arm: Arm) -> dict[str, Any]:
     """Return what one arm of a real run gave, as in the result's JSON."""
     told: list[str] = []
-    worker = runner.WorkerArm(spec, arm, timeout=TIMEOUT)
-    records = runner.run(
+    worker = WorkerArm(spec, arm, timeout=TIMEOUT)
+    records = runner.run_arms(
         [worker], spec.rounds, progress=lambda what, *_: told.append(what), save=lambda _: None
     )  # fmt: skip
-    (found,) = results.make(spec, records)["arms"]
-    assert isinstance(found, dict)
-    return found
+    (found,) = results.make_result(spec, records, machine=MACHINE).arms
+    data: dict[str, Any] = json.loads(encode_json(found))
+    return data
 
 
 def only(advisor: CompiledRules, name: str, spec: Spec) -> Arm:
-    (arm,) = plan.arms(advisor, [name], spec, control=None, implementation=None)
+    (arm,) = plan.plan_arms(advisor, [name], spec, control=None, implementation=None)
     return arm
 
 
@@ -70,9 +76,7 @@ def expected_state(catalog: Catalog, arm: Arm, workload: str) -> int:
     }
     other = (catalog.optimizer(arm.optimizer).companion or {})["optimizer"]
     theirs = [weight for name, weight in weights.items() if name not in linear]
-    return _bytes(own, [weights[name] for name in linear]) + _bytes(
-        _state(catalog, other, arm.companion["path"]), theirs
-    )
+    return _bytes(own, [weights[name] for name in linear]) + _bytes(_state(catalog, other, arm.companion.path), theirs)
 
 
 def _state(catalog: Catalog, name: str, path: str) -> tuple[StateTensor, ...]:
@@ -92,7 +96,7 @@ def check(found: dict[str, Any], catalog: Catalog, arm: Arm, spec: Spec) -> None
     assert found["state_bytes"] == expected_state(catalog, arm, spec.workload)
     assert found["state_bytes_per_parameter"] == found["state_bytes"] / elements
     assert found["tensors"] == len(list(network(spec.workload).parameters()))
-    for part in results.PARTS:
+    for part in PARTS:
         samples = found[f"{part}_seconds"]["samples"]
         assert len(samples) == spec.steps * spec.rounds
         assert all(0 < s < TIMEOUT for s in samples)
@@ -128,7 +132,7 @@ def test_every_optimizer_trains_the_transformer(advisor: CompiledRules, catalog:
         check(found, catalog, arm, QUICK)
 
 
-@pytest.mark.parametrize("workload", [n for n in plan.workload_names() if n != "transformer"])
+@pytest.mark.parametrize("workload", [n for n in WORKLOADS if n != "transformer"])
 def test_every_network_is_trained(advisor: CompiledRules, catalog: Catalog, workload: str) -> None:
     spec = replace(QUICK, workload=workload, seq_len=None)
     arm = only(advisor, "adamw", spec)

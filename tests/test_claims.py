@@ -50,7 +50,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def side(catalog: Catalog, name: str, rates: Sequence[float] = (), **numbers: Any) -> experiments.Side:
     card = catalog.optimizer(name)
-    return experiments.Side(plan.plain(card, numbers), {rate: plan.plain(card, {"lr": rate}) for rate in rates})
+    return experiments.Side(
+        plan.plan_defaults(card, numbers), {rate: plan.plan_defaults(card, {"lr": rate}) for rate in rates}
+    )
 
 
 def made(setting: Mapping[str, Any], *sides: experiments.Side, trainings: Trainings | None = None) -> Any:

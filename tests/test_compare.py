@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
 import random
 from typing import Any
@@ -15,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
-from optadvise.benchmark.comparison.loaded_result import Figure
 from optadvise.benchmark.comparison.ratios import compare, quotient
-from optadvise.benchmark.statistics import Interval, ratio_ci
+from optadvise.benchmark.records import Figure, Interval
+from optadvise.benchmark.statistics import ratio_ci
 from optadvise.core.errors import InputError, RuleFileError
-from tests.results import SCHEMAS, compared, ratio, result
+from optadvise.core.json_text import encode_json
+from tests.results import SCHEMAS, compared, loaded, ratio, result
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -237,8 +237,7 @@ def test_the_interval_of_a_ratio_of_ratios_covers(count: int) -> None:
         sides = []
         for spread in (0.02, 0.2):
             medians = [[math.exp(rng.gauss(0, spread))] for _ in range(count)]
-            value, interval = ratio_ci(medians, [[1.0]] * count)
-            sides.append(Figure(value, interval))
+            sides.append(ratio_ci(medians, [[1.0]] * count))
         found = quotient(*sides)
         assert found is not None
         assert found.interval is not None
@@ -259,6 +258,6 @@ def test_a_broken_file_is_refused_and_never_a_traceback(data: st.DataObject) -> 
         at = at[data.draw(st.sampled_from(deeper))]
     key = data.draw(st.sampled_from(list(at) if isinstance(at, dict) else range(len(at))))
     at[key] = data.draw(st.sampled_from([None, "x", -1, math.nan, [], {}, [1], {"a": 1}, True]))
-    for pair in ((broken, result(control=False)), (result(control=False), broken)):
+    for base, new in ((broken, result(control=False)), (result(control=False), broken)):
         with contextlib.suppress(InputError, RuleFileError):
-            json.dumps(compare(*pair), allow_nan=False)
+            encode_json(compare(loaded(base), loaded(new)))

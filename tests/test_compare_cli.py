@@ -64,7 +64,7 @@ def test_json_and_markdown_go_where_they_are_sent(tmp_path: Path) -> None:
         ("[]", 3, "no result of optadvise bench"),
         ({"schema_version": 1, "kind": "recommendation"}, 3, "no result of optadvise bench"),
         ({"schema_version": 2, "kind": "bench", "arms": []}, 3, "schema version 2"),
-        ({"schema_version": 1, "kind": "bench", "arms": [{}]}, 3, "'environment' is missing"),
+        ({"schema_version": 1, "kind": "bench", "arms": [{}]}, 3, "missing required field"),
     ],
 )
 def test_what_is_no_result_is_said_to_be_none(tmp_path: Path, content: Any, code: int, says: str) -> None:

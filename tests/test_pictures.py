@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from optadvise.benchmark.comparison.loaded_result import Figure, side_of
+from optadvise.benchmark.records import Figure
 from optadvise.render.plots import figures
 from optadvise.render.plots.measurements import Axes, Point, _apart, axes_of, front
 from tests.cli import optadvise
-from tests.results import SCHEMAS, result, saved
+from tests.results import SCHEMAS, loaded, result, saved
 
 STARTS = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF"}
 
@@ -68,12 +68,12 @@ def test_none_hides_another(points: list[Point]) -> None:
 
 def test_state_is_drawn_where_the_peak_is_the_processs() -> None:
     measured = result()
-    arms = side_of(measured, "NEW", "here").arms.values()
+    arms = loaded(measured).arms
     assert axes_of(list(arms)) == Axes("state_bytes", "throughput", "samples/s")
     for arm in measured["arms"]:
         arm["peak_memory_bytes"]["allocated"] = 2**30
         arm["throughput"] = {"value": None, "unit": "samples/s", "ci95": None}
-    arms = side_of(measured, "NEW", "here").arms.values()
+    arms = loaded(measured).arms
     assert axes_of(list(arms)) == Axes("peak_memory", "step_seconds", "samples/s")
     assert axes_of(list(arms), alone=True) == Axes("peak_memory", "optimizer_seconds", "samples/s")
     assert axes_of([]) is None

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
+from msgspec import convert
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.memory_answer import find_remedies
@@ -24,8 +26,9 @@ from optadvise.advice.recommend import advise
 from optadvise.benchmark import plan
 from optadvise.benchmark.distributed import rank_files, torchrun_entry
 from optadvise.benchmark.distributed.arm import RankedArm
-from optadvise.benchmark.runner import ArmFailed
-from optadvise.benchmark.spec import Spec
+from optadvise.benchmark.measurement import ArmFailure
+from optadvise.benchmark.runner import ArmFailedError
+from optadvise.benchmark.spec import Sharding, Spec
 from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.core.records import AGREES
 from optadvise.rulebase.catalog import Catalog
@@ -139,9 +142,9 @@ def test_two_ranks_hold_what_their_way_of_sharing_leaves_them(shard: str, held: 
     assert json.loads(optadvise("show", "adamw", "--json").out)["evidence"]["benches"] == []
 
 
-def parity(catalog: Catalog, name: str, shard: str, nproc: int) -> float:
+def parity(catalog: Catalog, name: str, shard: Sharding, nproc: int) -> float:
     spec = Spec(params=100_000, nproc=nproc, shard=shard, warmup=4, threads=1)
-    ranks = RankedArm(spec, plan.plain(catalog.optimizer(name), {}), timeout=120.0)
+    ranks = RankedArm(spec, plan.plan_defaults(catalog.optimizer(name), {}), timeout=120.0)
     try:
         ranks.start()
         return ranks.parity()
@@ -150,7 +153,7 @@ def parity(catalog: Catalog, name: str, shard: str, nproc: int) -> float:
 
 
 @pytest.mark.parametrize(("name", "shard", "nproc"), [("lion", "none", 2), ("lamb", "zero1", 2), ("adamw", "fsdp", 4)])
-def test_ranks_come_to_where_one_process_comes(name: str, shard: str, nproc: int, catalog: Catalog) -> None:
+def test_ranks_come_to_where_one_process_comes(name: str, shard: Sharding, nproc: int, catalog: Catalog) -> None:
     assert parity(catalog, name, shard, nproc) < 1e-4
 
 
@@ -179,10 +182,10 @@ def test_a_rank_in_trouble_ends_the_run_and_is_named(trouble: str, words: str, t
 def test_ranks_draw_batches_of_their_own(troubled: Path, catalog: Catalog) -> None:
     """Also where they are drawn by Python, and all at once before anything is stepped."""
     spec = Spec(workload="troubled:draws", user=True, nproc=2, shard="fsdp", threads=1)
-    ranks = RankedArm(spec, plan.plain(catalog.optimizer("adamw"), {}), timeout=120.0)
+    ranks = RankedArm(spec, plan.plan_defaults(catalog.optimizer("adamw"), {}), timeout=120.0)
     try:
         ranks.start()
-        ranks.round()
+        ranks.measure_round()
         drawn = [(troubled / f"drawn{rank}.txt").read_text(encoding="utf-8").splitlines() for rank in (0, 1)]
     finally:
         ranks.stop()
@@ -203,7 +206,7 @@ def _left_in(folder: Path) -> list[str]:
 def test_ranks_end_when_the_one_that_asked_is_gone(catalog: Catalog) -> None:
     """Whatever they are doing: they hear nothing any more, or see that their launcher is gone."""
     spec = Spec(params=100_000, nproc=2, shard="none", threads=1)
-    ranks = RankedArm(spec, plan.plain(catalog.optimizer("adamw"), {}), timeout=120.0)
+    ranks = RankedArm(spec, plan.plan_defaults(catalog.optimizer("adamw"), {}), timeout=120.0)
     ranks.start()
     assert ranks._folder is not None
     assert ranks._process is not None
@@ -211,8 +214,8 @@ def test_ranks_end_when_the_one_that_asked_is_gone(catalog: Catalog) -> None:
     assert len(pids) == 2
     ranks._process.send_signal(signal.SIGKILL)  # the launcher, which can tell nobody
     assert ended(pids, seconds=20)
-    with pytest.raises(ArmFailed, match="the launcher ended"):
-        ranks.round()
+    with pytest.raises(ArmFailedError, match="the launcher ended"):
+        ranks.measure_round()
     ranks.stop()
 
 
@@ -244,15 +247,16 @@ def test_a_job_of_somebody_else_makes_no_rank_of_a_worker(monkeypatch: pytest.Mo
 
 def test_of_several_failures_the_one_that_began_it_is_told(tmp_path: Path) -> None:
     def fails(rank: int, error: str, when: float) -> None:
-        (tmp_path / f"{rank}.failure").write_text(json.dumps({"status": "error", "error": error, "time": when}))
+        report = rank_files.RankFailure(ArmFailure(status="error", error=error), when)
+        (tmp_path / f"{rank}.failure").write_bytes(msgspec.json.encode(report))
 
-    assert rank_files.root_cause(tmp_path, 3)[0] == "the launcher ended"
-    rank_files.keep_exit_codes(tmp_path, {0: 1, 1: -15, 2: -9})
+    assert rank_files.find_root_cause(tmp_path, 3).error == "the launcher ended"
+    rank_files.write_exit_codes(tmp_path, {0: 1, 1: -15, 2: -9})
     fails(0, "RuntimeError: Connection closed by peer", 1.0)
-    assert rank_files.root_cause(tmp_path, 3)[0].startswith("rank 2 was killed by SIGKILL")
+    assert rank_files.find_root_cause(tmp_path, 3).error.startswith("rank 2 was killed by SIGKILL")
     fails(1, "ValueError: second", 3.0)
     fails(2, "ValueError: first", 2.0)
-    assert rank_files.root_cause(tmp_path, 3)[0] == "rank 2: ValueError: first"
+    assert rank_files.find_root_cause(tmp_path, 3).error == "rank 2: ValueError: first"
 
 
 def test_ranks_without_a_parent_write_files_that_merge(tmp_path: Path) -> None:
@@ -322,8 +326,8 @@ def test_the_cluster_script_says_what_a_rank_understands() -> None:
     text = (ROOT / "examples" / "cluster" / "bench.sbatch").read_text(encoding="utf-8")
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     words = text.replace("\\\n", " ").split("-m optadvise.benchmark.worker")[1].split("\n")[0].replace('"', "").split()
-    names, told, file = torchrun_entry.options(words)
-    assert (names, str(file), told["shard"]) == (["$optimizer"], "$optimizer.json", "fsdp")
+    parsed = torchrun_entry.parse_arguments(words)
+    assert (parsed.names, str(parsed.file), parsed.options.shard) == (["$optimizer"], "$optimizer.json", "fsdp")
 
 
 @pytest.mark.parametrize(
@@ -411,9 +415,9 @@ def test_one_that_breaks_and_was_asked_for_is_warned_of() -> None:
 
 def test_bench_takes_what_agrees_over_several_ranks(advisor: CompiledRules) -> None:
     spec = Spec(nproc=2, shard="fsdp")
-    (sgd,) = plan.arms(advisor, ["sgd"], spec, control=None, implementation=None)
+    (sgd,) = plan.plan_arms(advisor, ["sgd"], spec, control=None, implementation=None)
     assert (sgd.path, sgd.variant) == ("torch.optim.SGD", "foreach")
-    (alone,) = plan.arms(advisor, ["sgd"], Spec(), control=None, implementation=None)
+    (alone,) = plan.plan_arms(advisor, ["sgd"], Spec(), control=None, implementation=None)
     assert alone.variant == "fused"
 
 
@@ -429,7 +433,8 @@ def agree(asked: list[sharding.Case], catalog: Catalog) -> None:
     told: dict[tuple[str, str, str], set[str]] = {}
     for case, answer in sharding.found(asked):
         made = next(one for one in catalog.optimizer(case.optimizer).implementations if one.id == case.implementation)
-        if case.shard in made.sharding and plan._may(made, case.variant, case.shard):
+        choice, spec = plan.Choice(made, case.variant), convert({"nproc": 2, "shard": case.shard}, Spec)
+        if case.shard in made.sharding and plan.runs_sharded(choice, spec):
             told.setdefault((case.optimizer, case.implementation, case.shard), set()).add(judged(answer, case, catalog))
     assert told
     for (name, implementation, shard), verdicts in told.items():
@@ -459,6 +464,6 @@ def test_cards_say_what_all_do_over_two_ranks(catalog: Catalog) -> None:
     asked = list(sharding.cases(catalog))
     assert {(case.optimizer, case.implementation, case.shard) for case in asked} >= {
         (name, made.id, shard) for name in catalog.optimizer_ids for made in catalog.optimizer(name).implementations
-        if plan._importable(made) for shard in made.sharding
+        if plan.is_importable(made) for shard in made.sharding
     }  # fmt: skip
     agree(asked, catalog)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import convert
 from msgspec.structs import replace
 
 from optadvise import __version__
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
+from optadvise.benchmark.records import BenchmarkResult
 from optadvise.core.records import Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
 from optadvise.core.schedules import rate
 from optadvise.core.units import show_bytes
@@ -119,7 +121,7 @@ def test_a_page_is_well_formed_and_stands_alone(written_run: tuple[dict[str, Any
                results.result(optimizer_only=True)], ids=["all", "partial", "alone", "step() only"]
 )  # fmt: skip
 def test_a_page_says_what_was_measured(result: dict[str, Any]) -> None:
-    page = Page(report.bench(result, ABOUT))
+    page = Page(report.bench(convert(result, BenchmarkResult), ABOUT))
     sound(page)
     for arm in result["arms"]:
         assert page.says(arm["label"])
@@ -210,7 +212,7 @@ def test_a_hostile_measurement_stays_text() -> None:
     result = measured()
     result["arms"][-1]["label"] = result["arms"][-2]["error"] = HOSTILE
     result["environment"]["processor"] = result["requirements"][0]["text"] = HOSTILE + "\x1b[31m\x00\ud800"
-    page = Page(report.bench(result, ABOUT))
+    page = Page(report.bench(convert(result, BenchmarkResult), ABOUT))
     sound(page)
     assert page.text.count(HOSTILE) >= 4
     assert "\\x1b[31m\\x00\\ud800" in page.text
@@ -281,7 +283,7 @@ def pages(folder: Path) -> dict[str, Path]:
     """Three pages that a browser looks at."""
     for name in ("does not fit", "of no size"):
         recommended(RUNS[name], folder / f"{name.replace(' ', '-')}.html")
-    (folder / "bench.html").write_text(report.bench(measured(), ABOUT), encoding="utf-8")
+    (folder / "bench.html").write_text(report.bench(convert(measured(), BenchmarkResult), ABOUT), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in ("does-not-fit", "of-no-size", "bench")}
 
 

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
-from optadvise.benchmark.optimizer_builder import scheduler
-from optadvise.benchmark.plan import arm_of
+from optadvise.benchmark.optimizer_builder import build_scheduler
+from optadvise.benchmark.plan import plan_advice
 from optadvise.core.records import Recommendation
 from optadvise.core.schedules import rate, resolve_schedule
 from optadvise.rulebase.catalog import load
@@ -22,7 +22,7 @@ CATALOG = load()
 def rates_of_torch(advice: Recommendation, steps: int) -> list[float]:
     peak = advice.kwargs["lr"]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=float(str(peak)))
-    made = scheduler(arm_of(advice), optimizer)
+    made = build_scheduler(plan_advice(advice), optimizer)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])

@@ -12,17 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import astuple, replace
 
-from optadvise.benchmark.statistics import (
-    METRICS,
-    MIN_SAMPLES,
-    NOISY,
-    Interval,
-    Requirement,
-    judge,
-    median_ci,
-    parse_requirement,
-    ratio_ci,
-)
+from optadvise.benchmark.metrics import METRICS
+from optadvise.benchmark.records import Figure, Interval
+from optadvise.benchmark.requirements import Requirement, judge, parse_requirement
+from optadvise.benchmark.statistics import MIN_SAMPLES, median_ci, ratio_ci
 from optadvise.core.errors import InputError
 
 SECONDS = st.floats(1e-6, 1e3)
@@ -43,10 +36,8 @@ def test_interval_contains_the_median_and_lies_within_the_samples(samples: list[
 def test_order_does_not_matter(samples: list[float], shuffler: random.Random, seed: int) -> None:
     shuffled = samples.copy()
     shuffler.shuffle(shuffled)
-    assert (
-        astuple(median_ci(samples, seed=seed, resamples=200))[:2]
-        == astuple(median_ci(shuffled, seed=seed, resamples=200))[:2]
-    )
+    ordered, other = median_ci(samples, seed=seed, resamples=200), median_ci(shuffled, seed=seed, resamples=200)
+    assert (ordered.median, ordered.ci95) == (other.median, other.ci95)
 
 
 @given(SAMPLES, st.sampled_from([1e-3, 0.5, 1024.0]))
@@ -55,6 +46,7 @@ def test_the_unit_does_not_matter(samples: list[float], scale: float) -> None:
     scaled = median_ci([scale * value for value in samples], resamples=200)
     assert plain.ci95 is not None
     assert scaled.ci95 is not None
+    assert plain.median is not None
     assert scaled.median == pytest.approx(scale * plain.median)
     assert astuple(scaled.ci95) == pytest.approx([scale * end for end in astuple(plain.ci95)])
 
@@ -105,7 +97,7 @@ def test_ratio_interval_covers_on_a_drifting_machine(rounds: int, drift: float) 
     rng = random.Random(rounds)
     hits, widths = 0, []
     for _ in range(1000):
-        _, interval = ratio_ci(*drifting_rounds(rng, rounds, drift))
+        interval = ratio_ci(*drifting_rounds(rng, rounds, drift)).interval
         assert interval is not None
         hits += interval.low <= 1.1 <= interval.high
         widths.append(interval.high - interval.low)
@@ -117,26 +109,25 @@ def test_ratio_interval_covers_on_a_drifting_machine(rounds: int, drift: float) 
 @given(ROUNDS, st.randoms(use_true_random=False))
 def test_ratio_properties(rounds: list[tuple[list[float], list[float]]], shuffler: random.Random) -> None:
     ours, theirs = [pair[0] for pair in rounds], [pair[1] for pair in rounds]
-    ratio, interval = ratio_ci(ours, theirs)
-    inverse, turned = ratio_ci(theirs, ours)
-    assert interval is not None
-    assert turned is not None
-    assert interval.low <= ratio <= interval.high
-    assert ratio * inverse == pytest.approx(1)
-    assert math.log(interval.low) == pytest.approx(-math.log(turned.high), abs=1e-9)
+    ratio, inverse = ratio_ci(ours, theirs), ratio_ci(theirs, ours)
+    assert ratio.interval is not None
+    assert inverse.interval is not None
+    assert ratio.interval.contains(ratio.value)
+    assert ratio.value * inverse.value == pytest.approx(1)
+    assert math.log(ratio.interval.low) == pytest.approx(-math.log(inverse.interval.high), abs=1e-9)
     shuffler.shuffle(rounds)
-    again, _ = ratio_ci([pair[0] for pair in rounds], [pair[1] for pair in rounds])
-    assert again == pytest.approx(ratio)
+    again = ratio_ci([pair[0] for pair in rounds], [pair[1] for pair in rounds])
+    assert again.value == pytest.approx(ratio.value)
 
 
 def test_ratio_of_an_arm_with_itself_is_one() -> None:
-    assert ratio_ci([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0]]) == (1.0, Interval(1.0, 1.0))
+    assert ratio_ci([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0]]) == Figure(1.0, Interval(1.0, 1.0))
 
 
 def test_ratio_with_one_whole_round_has_no_interval() -> None:
-    ratio, interval = ratio_ci([[4.0], []], [[2.0], [1.0]])
-    assert ratio == pytest.approx(2)
-    assert interval is None
+    ratio = ratio_ci([[4.0], []], [[2.0], [1.0]])
+    assert ratio.value == pytest.approx(2)
+    assert ratio.interval is None
 
 
 @pytest.mark.parametrize(
@@ -247,16 +238,17 @@ LIMIT = Requirement("step_seconds <= 2", "step_seconds", "<=", 2.0, False)
     ],
 )
 def test_judge_by_the_interval(op: str, interval: tuple[float, float], verdict: str) -> None:
-    assert judge(replace(LIMIT, op=op), sum(interval) / 2 if interval[1] < 9 else 1.5, Interval(*interval)) == verdict
+    figure = Figure(sum(interval) / 2 if interval[1] < 9 else 1.5, Interval(*interval))
+    assert judge(replace(LIMIT, op=op), figure) == verdict
 
 
 @pytest.mark.parametrize("metric", [*METRICS])
 def test_judge_without_an_interval(metric: str) -> None:
     requirement = replace(LIMIT, metric=metric)
-    expected = ("inconclusive", "inconclusive") if metric in NOISY else ("pass", "fail")
-    assert (judge(requirement, 2.0, None), judge(requirement, 2.1, None)) == expected
+    expected = ("inconclusive", "inconclusive") if METRICS[metric].is_repeated else ("pass", "fail")
+    assert (judge(requirement, Figure(2.0)), judge(requirement, Figure(2.1))) == expected
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_judge_what_was_not_measured(value: float | None) -> None:
-    assert judge(LIMIT, value, Interval(0, 1)) == "inconclusive"
+    assert judge(LIMIT, None if value is None else Figure(value, Interval(0, 1))) == "inconclusive"

@@ -17,10 +17,12 @@ import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import sweep
-from optadvise.benchmark.slurm import submitted
+from optadvise.benchmark.slurm import submit_cells
 from optadvise.benchmark.sweep_file import read_sweep
+from optadvise.benchmark.sweep_records import Cell
 from tests.cli import optadvise
 from tests.conftest import ROOT
+from tests.results import result
 
 GRID = """
 optimizers: [adamw, lion]
@@ -39,9 +41,9 @@ def grid(tmp_path: Path) -> Path:
     return file
 
 
-def cells(file: Path, advisor: CompiledRules) -> list[sweep.Cell]:
-    optimizers, values, _ = read_sweep(file, sweep.OPTIONS)
-    return sweep.cells(advisor, optimizers, values)
+def cells(file: Path, advisor: CompiledRules) -> list[Cell]:
+    content = read_sweep(file, sweep.OPTIONS)
+    return sweep.make_cells(advisor, content.optimizers, content.options)
 
 
 def started(file: Path) -> subprocess.Popen[str]:
@@ -96,7 +98,7 @@ def test_a_cell_that_another_process_measures_is_left_to_it(grid: Path, advisor:
     (cell, *_) = cells(grid, advisor)
     with (tmp_path / f".{cell.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sweep.measure(advisor, tmp_path, cell).why == "another process measures it"
+        assert sweep.measure_cell(advisor, tmp_path, cell).reason == "another process measures it"
     assert not (tmp_path / f"{cell.name}.json").exists()
 
 
@@ -106,9 +108,11 @@ def test_what_was_an_accident_or_another_question_is_measured_again(
     (cell, *_) = cells(grid, advisor)
 
     def kept(status: str, **options: str) -> Any:
-        entry = {"options": {**cell.options, **options}, "result": {"complete": True, "arms": [{"status": status}]}}
+        measured = result()
+        measured["arms"][0]["status"] = status
+        entry = {"options": {**cell.options, **options}, "result": measured}
         (tmp_path / f"{cell.name}.json").write_text(json.dumps(entry), encoding="utf-8")
-        return sweep.found(tmp_path, cell)
+        return sweep.read_cell(tmp_path, cell)
 
     assert kept("ok") is not None
     assert kept("oom") is not None  # it would run out of memory again
@@ -116,7 +120,7 @@ def test_what_was_an_accident_or_another_question_is_measured_again(
     assert kept("error") is None
     assert kept("ok", rounds="7") is None
     (tmp_path / f"{cell.name}.json").write_text("{", encoding="utf-8")
-    assert sweep.found(tmp_path, cell) is None
+    assert sweep.read_cell(tmp_path, cell) is None
 
 
 def test_the_table_and_the_picture(grid: Path, tmp_path: Path) -> None:
@@ -143,8 +147,8 @@ def test_a_cell_that_cannot_run_is_told_and_the_others_go_on(tmp_path: Path) -> 
 def test_cells_as_jobs(grid: Path, advisor: CompiledRules, tmp_path: Path) -> None:
     """submitit's own executor on this machine stands for a cluster."""
     asked = cells(grid, advisor)[:2]
-    outcomes = submitted(tmp_path, asked, {"timeout_min": 5}, (), cluster="local")
-    assert [outcome.why for outcome in outcomes] == [None, None]
+    outcomes = submit_cells(tmp_path, asked, {"timeout_min": 5}, (), cluster="local")
+    assert [outcome.reason for outcome in outcomes] == [None, None]
     assert all(outcome.result is not None for outcome in outcomes)
 
 

@@ -1,4 +1,4 @@
-"""What the machine is, without torch."""
+"""Machine and software of this process, without torch."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
+from optadvise.benchmark.records import Machine
 from optadvise.core.hardware import processor
 from optadvise.core.version import __version__
 
 
-def environment() -> dict[str, Any]:
+def read_machine() -> Machine:
     """Return what a reader of a result has to know about the machine."""
-    return {
-        "optadvise": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "executable": Path(sys.executable).name,
-    }
+    return Machine(
+        optadvise=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=processor(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        executable=Path(sys.executable).name,
+    )

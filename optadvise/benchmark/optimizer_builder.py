@@ -1,20 +1,21 @@
-"""Optimizers and schedules out of an arm's plain data."""
+"""Optimizers and schedules built from an arm."""
 
 from __future__ import annotations
 
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from optadvise.benchmark.spec import Arm
 from optadvise.core.errors import CannotRunHereError
-from optadvise.core.records import NOT_HIDDEN
+from optadvise.core.records import NOT_HIDDEN, Phase, Value
 
-Named = Sequence[tuple[str, Tensor]]
+NamedTensors: TypeAlias = "Sequence[tuple[str, Tensor]]"
+ParameterGroup: TypeAlias = "dict[str, Any]"  # as torch takes it: `params` and arguments of any type
 
 
 def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer, remedy: str | None = None) -> Any:
@@ -22,114 +23,126 @@ def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer, 
 
     Args:
         path: `package.module.Class`.
-        package: What to install where it is missing.
-        kind: What it has to be; nothing else that a card may name is run.
-        remedy: What to do where it is missing, if it is not on a card.
+        package: Package to install where it is missing.
+        kind: Base class that is required; nothing else that a card may name is run.
+        remedy: What to do where the class is missing, if it is not on a card.
 
     Raises:
-        CannotRunHereError: It cannot be imported; the line says how to install it.
+        CannotRunHereError: The class cannot be imported; the message says how to install it.
     """
     module, name = path.rsplit(".", 1)
     by_card = f"pip install {package}" if package else "build it from source; optadvise show has the note"
     try:
-        found = getattr(importlib.import_module(module), name)
+        resolved = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CannotRunHereError(f"{path} cannot be imported ({first}); {remedy or by_card}") from error
-    if not (isinstance(found, type) and issubclass(found, kind)):
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CannotRunHereError(f"{path} cannot be imported ({reason}); {remedy or by_card}") from error
+    if not (isinstance(resolved, type) and issubclass(resolved, kind)):
         raise CannotRunHereError(f"{path} is no {kind.__name__} of torch, and nothing else is run; mend the card")
-    return found
+    return resolved
 
 
-def optimizers(
-    arm: Arm, named: Named, module: Any = None, through: Callable[[Any], Any] = lambda made: made
+def _keep_class(optimizer_class: Any) -> Any:
+    return optimizer_class
+
+
+def build_optimizers(
+    arm: Arm, named: NamedTensors, module: Any = None, wrap_class: Callable[[Any], Any] = _keep_class
 ) -> list[Any]:
     """Return the arm's optimizer over the parameters, and its companion where it takes only matrices.
 
     Args:
-        arm: What to build.
+        arm: The arm.
         named: Trained parameters with their names.
         module: The network they belong to, whose embeddings are no hidden matrices whatever they are called.
-        through: Makes the constructor of an optimizer's class, where something wraps it.
+        wrap_class: Makes the constructor from an optimizer's class, where something wraps it.
     """
-    made = through(resolve(arm.path, arm.package))
-    if arm.matrices_only and arm.companion is not None:
-        tables = {id(w) for m in _embeddings(module) for w in m.parameters()}
-        named_so = {n for n, _ in named if {*NOT_HIDDEN} & {*n.replace("_", ".").split(".")}}
-        hidden = [(n, p) for n, p in named if p.ndim == 2 and id(p) not in tables and n not in named_so]
-        taken = {id(p) for _, p in hidden}
-        rest = [(n, p) for n, p in named if id(p) not in taken]
-        built = [made([p for _, p in hidden], **_arguments(arm.kwargs))] if hidden else []
-        if rest:
-            other = through(resolve(arm.companion["path"], arm.companion["package"]))
-            built.append(other(groups(rest, "weight_decay"), **_arguments(arm.companion["kwargs"])))
-        return built
-    return [made(groups(named, arm.decay_argument), **_arguments(arm.kwargs))]
+    optimizer_class = wrap_class(resolve(arm.path, arm.package))
+    if not (arm.matrices_only and arm.companion is not None):
+        return [optimizer_class(group_parameters(named, arm.decay_argument), **_to_arguments(arm.kwargs))]
+    hidden, others = _split_hidden_matrices(named, module)
+    optimizers = [optimizer_class([p for _, p in hidden], **_to_arguments(arm.kwargs))] if hidden else []
+    if others:
+        companion_class = wrap_class(resolve(arm.companion.path, arm.companion.package))
+        groups = group_parameters(others, "weight_decay")
+        optimizers.append(companion_class(groups, **_to_arguments(arm.companion.kwargs)))
+    return optimizers
 
 
-def _embeddings(module: Any) -> Iterable[Any]:
-    return () if module is None else (m for m in module.modules() if isinstance(m, torch.nn.Embedding))
+def _split_hidden_matrices(named: NamedTensors, module: Any) -> tuple[NamedTensors, NamedTensors]:
+    """Return the hidden matrices, and all other parameters."""
+    embeddings = () if module is None else (m for m in module.modules() if isinstance(m, torch.nn.Embedding))
+    tables = {id(weight) for embedding in embeddings for weight in embedding.parameters()}
+    hidden = [(name, p) for name, p in named if p.ndim == 2 and id(p) not in tables and not _is_named_as_end(name)]
+    chosen = {id(p) for _, p in hidden}
+    return hidden, [(name, p) for name, p in named if id(p) not in chosen]
 
 
-def groups(named: Named, decay_argument: str | None) -> list[dict[str, Any]]:
+def _is_named_as_end(name: str) -> bool:
+    """Return whether a parameter's name is that of an embedding or a head."""
+    return bool({*NOT_HIDDEN} & {*name.replace("_", ".").split(".")})
+
+
+def group_parameters(named: NamedTensors, decay_argument: str | None) -> list[ParameterGroup]:
     """Return parameter groups: matrices with weight decay, biases and norms without."""
     matrices, vectors = [p for _, p in named if p.ndim >= 2], [p for _, p in named if p.ndim < 2]
-    made: list[dict[str, Any]] = [{"params": matrices}] if matrices else []
+    groups: list[ParameterGroup] = [{"params": matrices}] if matrices else []
     if vectors:
-        made.append({"params": vectors, **({decay_argument: 0.0} if decay_argument else {})})
-    return made
+        groups.append({"params": vectors, **({decay_argument: 0.0} if decay_argument else {})})
+    return groups
 
 
-def _arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+def _to_arguments(kwargs: Mapping[str, Value]) -> dict[str, Any]:
+    """Return arguments with lists as tuples, which some constructors require."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}
 
 
-def scheduler(arm: Arm, optimizer: Any) -> Any:
+def build_scheduler(arm: Arm, optimizer: Any) -> Any:
     """Return the arm's schedule over an optimizer, None where it has none."""
-    made = [_phase(phase, optimizer, last=len(arm.phases) == 1) for phase in arm.phases]
-    if not made:
+    phases = [_build_phase(phase, optimizer, is_only=len(arm.phases) == 1) for phase in arm.phases]
+    if not phases:
         return None
-    if len(made) == 1:
-        return made[0]
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, made, milestones=list(arm.milestones))
+    if len(phases) == 1:
+        return phases[0]
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, phases, milestones=list(arm.milestones))
 
 
-def _phase(phase: Mapping[str, Any], optimizer: Any, *, last: bool) -> Any:
-    kwargs = dict(phase["kwargs"])
-    if phase["shape"] == "inverse-sqrt":
+def _build_phase(phase: Phase, optimizer: Any, *, is_only: bool) -> Any:
+    kwargs: dict[str, Any] = dict(phase.kwargs)
+    if phase.shape == "inverse-sqrt":
         warmup = max(1, kwargs["warmup_steps"])
         return torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
         )
-    if phase["shape"] == "constant" and not last:
+    if phase.shape == "constant" and not is_only:
         kwargs["total_iters"] = 0
-    return resolve(phase["import"], "torch", torch.optim.lr_scheduler.LRScheduler)(optimizer, **kwargs)
+    return resolve(phase.path, "torch", torch.optim.lr_scheduler.LRScheduler)(optimizer, **kwargs)
 
 
-def tensors_in(state: Any) -> Iterable[Tensor]:
+def iterate_tensors(state: Any) -> Iterable[Tensor]:
     """Yield every plain tensor inside a state: in lists and dictionaries, and inside tensor subclasses."""
     if isinstance(state, Mapping):
         for value in state.values():
-            yield from tensors_in(value)
+            yield from iterate_tensors(value)
     elif isinstance(state, (list, tuple)):
         for value in state:
-            yield from tensors_in(value)
+            yield from iterate_tensors(value)
     elif isinstance(state, Tensor):
         if hasattr(state, "__tensor_flatten__"):
             names, _ = state.__tensor_flatten__()
             for name in names:
-                yield from tensors_in(getattr(state, name))
+                yield from iterate_tensors(getattr(state, name))
         else:
             yield state
 
 
-def state_bytes(built: Iterable[Any]) -> int:
+def count_state_bytes(optimizers: Iterable[Any]) -> int:
     """Return the bytes of all state tensors, one that several parameters share counted once."""
-    seen: dict[tuple[int, int], int] = {}
-    for optimizer in built:
+    sizes: dict[tuple[int, int], int] = {}
+    for optimizer in optimizers:
         for state in optimizer.state.values():
-            for tensor in tensors_in(state):
+            for tensor in iterate_tensors(state):
                 size = tensor.numel() * tensor.element_size()
                 if size:
-                    seen[tensor.data_ptr(), size] = size
-    return sum(seen.values())
+                    sizes[tensor.data_ptr(), size] = size
+    return sum(sizes.values())

@@ -1,24 +1,27 @@
-"""What a process takes of memory at its highest, and how fast the device moves bytes."""
+"""Peak memory of this process, and the bandwidth of its device."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import torch
 
-from optadvise.benchmark.training_loop import Clock
+from optadvise.benchmark.clock import Clock
+from optadvise.benchmark.records import PeakMemory
+from optadvise.benchmark.training_loop import Training
 
-if TYPE_CHECKING:
-    from optadvise.benchmark.training_loop import Training
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _COPIED_BYTES = 2**28  # large enough that no cache holds it
 
 
 def transient_bytes(training: Training) -> int | None:
-    """Take one step and return how far the optimizer's step rises above what is held before it; None off CUDA."""
+    """Take one step and return the memory that the optimizer's step allocates and frees again; None off CUDA."""
     if not training.spec.device.startswith("cuda"):
         training.step()
         return None
@@ -26,25 +29,25 @@ def transient_bytes(training: Training) -> int | None:
     for optimizer in training.optimizers:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         optimizer.step()
         torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated() - held)
+    return int(torch.cuda.max_memory_allocated() - allocated)
 
 
-def peak_memory(device: str) -> dict[str, int | None]:
-    """Return the peaks of this process so far: the allocator's on CUDA, and the process's own."""
-    if device.startswith("cuda"):
-        free, total = torch.cuda.mem_get_info()
-        return {
-            "allocated": torch.cuda.max_memory_allocated(),
-            "reserved": torch.cuda.max_memory_reserved(),
-            "process": _process_on_device(total - free),
-        }
-    return {"allocated": None, "reserved": None, "process": peak_rss()}
+def peak_memory(device: str) -> PeakMemory:
+    """Return the peaks of this process so far."""
+    if not device.startswith("cuda"):
+        return PeakMemory(process=peak_rss())
+    free, total = torch.cuda.mem_get_info()
+    return PeakMemory(
+        allocated=torch.cuda.max_memory_allocated(),
+        reserved=torch.cuda.max_memory_reserved(),
+        process=_read_process_memory(total - free),
+    )
 
 
-def _process_on_device(fallback: int) -> int | None:
+def _read_process_memory(fallback: int) -> int | None:
     """Return this process's memory on the device as the driver counts it, paged state included."""
     with contextlib.suppress(Exception):  # NVML may be missing, or hide processes in a container
         text = torch.cuda.list_gpu_processes()
@@ -56,9 +59,7 @@ def _process_on_device(fallback: int) -> int | None:
 
 def peak_rss() -> int | None:
     """Return the largest resident set of this process so far in bytes; None where it cannot be read."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,27 +1,36 @@
-"""A measurement as it is asked for: what is said checked, arms made of it, and all of them measured."""
+"""Requests for a measurement: options checked, arms planned, and the measurement run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.benchmark import plan
+from optadvise.benchmark import runner
+from optadvise.benchmark.distributed.arm import RankedArm
+from optadvise.benchmark.environment import read_machine
+from optadvise.benchmark.measurement import ArmMeasurement
+from optadvise.benchmark.options import DEVICES, DTYPES, MODEL_SIZES, SHARDINGS, WORKLOADS, BenchOptions
+from optadvise.benchmark.plan import plan_arms
+from optadvise.benchmark.recommendation import ForeignJson, plan_recommendation
+from optadvise.benchmark.records import BenchmarkResult
+from optadvise.benchmark.requirements import Requirement, parse_requirement
+from optadvise.benchmark.results import make_result
 from optadvise.benchmark.spec import Arm, Spec
-from optadvise.benchmark.statistics import Requirement, parse_requirement
+from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.errors import CannotRunHereError, InputError, nearest
+from optadvise.core.hardware import gpu_here
 from optadvise.core.signals import interrupt_on_sigterm
 from optadvise.core.units import parse_count
 
-SIZES = ("tiny", "small", "medium")
-DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
-SHARDS = ("none", "zero1", "fsdp")
+_NO_NAMES = "bench: name at least one optimizer, as in optadvise bench adamw8bit; optadvise list shows all"
 
 
 class Request(Struct, frozen=True):
-    """What is measured, ready to start."""
+    """A measurement that is ready to start."""
 
     spec: Spec
     arms: tuple[Arm, ...]
@@ -29,213 +38,168 @@ class Request(Struct, frozen=True):
     timeout: float  # seconds that one answer of a worker may take
 
 
-class InterruptedMeasurement(KeyboardInterrupt):
-    """Somebody stopped a measurement."""
+class InterruptedMeasurementError(KeyboardInterrupt):
+    """A measurement was interrupted; carries what was measured so far."""
 
-    def __init__(self, result: dict[str, Any]) -> None:
+    def __init__(self, result: BenchmarkResult) -> None:
         """Keep what was measured so far."""
         super().__init__()
         self.result = result
 
 
-def make(
-    advisor: CompiledRules,
-    names: Sequence[str],
-    recommendation: Mapping[str, Any] | None = None,
-    *,
-    control: str = "adamw",
-    implementation: str | None = None,
-    workload: str = "transformer",
-    model_size: str = "tiny",
-    params: str | None = None,
-    batch_size: str | None = None,
-    seq_len: str | None = None,
-    dtype: str = "fp32",
-    device: str = "auto",
-    steps: str = "10",
-    rounds: str = "7",
-    seed: int = 0,
-    threads: str | None = None,
-    compile: bool = False,
-    optimizer_only: bool = False,
-    nproc: str = "1",
-    shard: str = "none",
-    require: Sequence[str] = (),
-    timeout: float = 300.0,
+def prepare_request(
+    rules: CompiledRules, names: Sequence[str], options: BenchOptions, recommendation: ForeignJson | None = None
 ) -> Request:
-    """Check what is said and make arms of it. The arguments are the options of `optadvise bench`.
+    """Check the options of `optadvise bench` and plan its arms.
 
     Args:
-        advisor: The rules.
+        rules: The rules that plan the arms.
         names: Optimizers in any spelling.
-        recommendation: What `recommend --json` printed, instead of names.
-        control: What to compare with; none for nothing.
-        implementation: fused, foreach, for-loop, compiled, a package, or all.
-        workload: transformer, cnn, mlp, or package.module:function.
-        model_size: tiny, small or medium.
-        params: Size of the network instead.
-        batch_size: Samples per step.
-        seq_len: Tokens per sample.
-        dtype: fp32, bf16, amp-bf16 or amp-fp16.
-        device: cpu, cuda or auto.
-        steps: Measured steps a round.
-        rounds: Rounds, in turn between the optimizers.
-        seed: Of weights and data.
-        threads: Of torch on the CPU.
-        compile: Compile the network.
-        optimizer_only: Time step() alone on `params` worth of shapes.
-        nproc: Processes that train together, each with a share of the batch.
-        shard: What they share out: none (DDP), zero1 or fsdp.
-        require: Gates, such as `optimizer_seconds <= 1.3x`.
-        timeout: Seconds that one answer of a worker may take.
+        options: The options as they are typed.
+        recommendation: Output of `recommend --json`, instead of names.
 
     Raises:
-        InputError: Something that was said is not accepted.
+        InputError: A value is not accepted.
         CannotRunHereError: There is no such device, or no torch.
     """
-    requirements = tuple(parse_requirement(text) for text in require)
-    spec = Spec(
-        workload=workload,
-        user=":" in workload,
-        size=_one_of(model_size, "--model-size", SIZES),
-        params=None if params is None else parse_count(params, "--params"),
-        batch_size=None if batch_size is None else parse_count(batch_size, "--batch-size"),
-        seq_len=None if seq_len is None else parse_count(seq_len, "--seq-len"),
-        dtype=_one_of(dtype, "--dtype", DTYPES),
-        device=_device(device),
-        steps=parse_count(steps, "--steps"),
-        rounds=parse_count(rounds, "--rounds"),
-        seed=seed,
-        threads=None if threads is None else parse_count(threads, "--threads"),
-        compile=compile,
-        optimizer_only=optimizer_only,
-        nproc=parse_count(nproc, "--nproc"),
-        shard=_one_of(shard, "--shard", SHARDS),
+    requirements = tuple(parse_requirement(text) for text in options.require)
+    spec = _make_spec(options)
+    _check_processes(spec)
+    if not 0 <= options.seed < 2**63:
+        raise InputError(f"--seed {options.seed}: must be at least 0 and below 2^63")
+    if not options.timeout > 0:
+        raise InputError(f"--timeout {options.timeout:g}: must be above 0 seconds")
+    arms = _plan_arms(rules, names, options, spec, recommendation)
+    return Request(spec, tuple(arms), requirements, options.timeout)
+
+
+def _make_spec(options: BenchOptions) -> Spec:
+    return Spec(
+        workload=options.workload,
+        user=":" in options.workload,
+        size=_check_choice(options.model_size, "--model-size", MODEL_SIZES),
+        params=_parse_optional_count(options.params, "--params"),
+        batch_size=_parse_optional_count(options.batch_size, "--batch-size"),
+        seq_len=_parse_optional_count(options.seq_len, "--seq-len"),
+        dtype=_check_choice(options.dtype, "--dtype", DTYPES),
+        device=_resolve_device(options.device),
+        steps=parse_count(options.steps, "--steps"),
+        rounds=parse_count(options.rounds, "--rounds"),
+        seed=options.seed,
+        threads=_parse_optional_count(options.threads, "--threads"),
+        compile=options.compile,
+        optimizer_only=options.optimizer_only,
+        nproc=parse_count(options.nproc, "--nproc"),
+        shard=_check_choice(options.shard, "--shard", SHARDINGS),
     )
-    _check_ranks(spec)
-    if not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed}: must be at least 0 and below 2^63")
-    if not timeout > 0:
-        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds")
-    arms = _arms(advisor, names, recommendation, spec, control, implementation)
-    return Request(spec, tuple(arms), requirements, timeout)
 
 
-def _check_ranks(spec: Spec) -> None:
-    """Refuse what several processes cannot do."""
+def _parse_optional_count(text: str | None, flag: str) -> int | None:
+    return None if text is None else parse_count(text, flag)
+
+
+def _check_choice(value: str, flag: str, accepted: Sequence[str]) -> Any:
+    """Return a value that is among those accepted, as the type that lists them."""
+    if value not in accepted:
+        raise InputError(f"{flag} {value!r}: not known; {nearest(value, accepted)}")
+    return value
+
+
+def _check_processes(spec: Spec) -> None:
+    """Reject what several processes cannot do."""
     if spec.nproc == 1:
         if spec.shard != "none":
             raise InputError(f"--shard {spec.shard}: one process has nobody to share with; say --nproc 2")
         return
     if ":" in spec.device:
         raise InputError(f"--device {spec.device}: each process takes a GPU of its own; say --device cuda")
-    for flag, said in (("--optimizer-only", spec.optimizer_only), ("--compile", spec.compile)):
-        if said:
+    for flag, is_set in (("--optimizer-only", spec.optimizer_only), ("--compile", spec.compile)):
+        if is_set:
             raise InputError(f"{flag}: measures one process; leave --nproc out")
     if spec.batch_size is not None and spec.batch_size % spec.nproc:
         raise InputError(f"--batch-size {spec.batch_size}: {spec.nproc} processes cannot share it evenly")
 
 
-def _arms(
-    advisor: CompiledRules,
-    names: Sequence[str],
-    recommendation: Mapping[str, Any] | None,
-    spec: Spec,
-    control: str,
-    implementation: str | None,
+def _plan_arms(
+    rules: CompiledRules, names: Sequence[str], options: BenchOptions, spec: Spec, recommendation: ForeignJson | None
 ) -> list[Arm]:
-    if spec.workload not in plan.workload_names() and not spec.user:
-        accepted = (*plan.workload_names(), "package.module:function")
+    if spec.workload not in WORKLOADS and not spec.user:
+        accepted = (*WORKLOADS, "package.module:function")
         raise InputError(f"--workload {spec.workload!r}: not known; {nearest(spec.workload, accepted)}")
-    against = None if control == "none" else advisor.catalog.find_optimizer(control, "--control")
+    is_alone = options.control == "none"
+    control = None if is_alone else rules.catalog.find_optimizer(options.control, "--control")
     if recommendation is not None:
-        if implementation is not None:
+        if options.implementation is not None:
             raise InputError("--implementation: a recommendation names its own; leave it out")
-        if [name for name in names if name != "-"]:
+        if any(name != "-" for name in names):
             raise InputError("--from: it names the optimizer already; leave the others out")
-        return plan.from_recommendation(advisor, recommendation, spec, control=against)
+        return plan_recommendation(rules, recommendation, spec, control=control)
     if not names:
-        raise InputError(
-            "bench: name at least one optimizer, as in optadvise bench adamw8bit; optadvise list shows all"
+        raise InputError(_NO_NAMES)
+    ids = [rules.catalog.find_optimizer(name, "bench") for name in names]
+    return plan_arms(rules, ids, spec, control=control, implementation=options.implementation)
+
+
+def _resolve_device(device: str) -> str:
+    """Return the device to measure on, as far as it is known without importing torch.
+
+    Raises:
+        InputError: It is no kind of device that is measured.
+        CannotRunHereError: torch is not installed, or is built without CUDA where CUDA is named.
+    """
+    if device.split(":")[0] not in DEVICES:
+        raise InputError(f"--device {device!r}: not known; {nearest(device, ('cpu', 'cuda', 'auto'))}")
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError as error:
+        raise CannotRunHereError("bench: torch is not installed; pip install torch") from error
+    if device.startswith("cuda") and "+cpu" in torch_version:
+        raise CannotRunHereError(
+            f"--device {device}: torch {torch_version} is built without CUDA; see optadvise doctor"
         )
-    ids = [advisor.catalog.find_optimizer(name, "bench") for name in names]
-    return plan.arms(advisor, ids, spec, control=against, implementation=implementation)
+    if device != "auto":
+        return device
+    try:
+        gpu_here()
+    except CannotRunHereError:
+        return "cpu"
+    return "cpu" if "+cpu" in torch_version else "cuda"
 
 
 def measure(
     request: Request,
     *,
-    progress: Callable[..., None] | None = None,
-    keep: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Measure, and return the result as `bench --json` prints it.
+    progress: runner.Progress | None = None,
+    keep: Callable[[BenchmarkResult], None] | None = None,
+) -> BenchmarkResult:
+    """Measure all arms of a request.
 
     Args:
-        request: What to measure.
-        progress: Is told of every round.
-        keep: Is given what there is after every round.
+        request: The measurement.
+        progress: Called before each round and each other part of an arm.
+        keep: Called with the incomplete result after every round.
 
     Raises:
-        InterruptedMeasurement: Ctrl-C or SIGTERM; it carries what was measured so far, and no worker is left.
+        InterruptedMeasurementError: Ctrl-C or SIGTERM; it carries what was measured so far, and no worker is left.
     """
-    from optadvise.benchmark import results, runner
-    from optadvise.benchmark.distributed import arm
-    from optadvise.benchmark.environment import environment
+    machine = read_machine()
+    last: list[ArmMeasurement] = []
 
-    about = environment()
-    last: list[Any] = []
+    def summarize(measurements: Sequence[ArmMeasurement], *, complete: bool) -> BenchmarkResult:
+        return make_result(request.spec, measurements, request.requirements, machine=machine, complete=complete)
 
-    def made(records: Sequence[Any], *, complete: bool) -> dict[str, Any]:
-        return results.make(request.spec, records, request.requirements, environment=about, complete=complete)
-
-    def save(records: Sequence[Any]) -> None:
-        last[:] = records
+    def save(measurements: Sequence[ArmMeasurement]) -> None:
+        last[:] = measurements
         if keep is not None:
-            keep(made(records, complete=False))
+            keep(summarize(measurements, complete=False))
 
-    kind = runner.WorkerArm if request.spec.nproc == 1 else arm.RankedArm
-    workers = [kind(request.spec, arm, timeout=request.timeout) for arm in request.arms]
+    worker_class = WorkerArm if request.spec.nproc == 1 else RankedArm
+    workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     try:
         with interrupt_on_sigterm():
-            records = runner.run(workers, request.spec.rounds, progress=progress or _silent, save=save)
+            measurements = runner.run_arms(
+                workers, request.spec.rounds, progress=progress or runner.ignore_progress, save=save
+            )
     except KeyboardInterrupt:
-        raise InterruptedMeasurement(made(last, complete=False)) from None
-    return made(records, complete=True)
-
-
-def _silent(*_: Any) -> None:
-    """Tell nobody."""
-
-
-def _one_of(value: str, flag: str, accepted: Sequence[str]) -> str:
-    if value not in accepted:
-        raise InputError(f"{flag} {value!r}: not known; {nearest(value, accepted)}")
-    return value
-
-
-def _device(wanted: str) -> str:
-    """Return the device to measure on, as far as it can be told without importing torch.
-
-    Raises:
-        InputError: It is no kind of device that is measured.
-        CannotRunHereError: CUDA was asked for and torch is built without it.
-    """
-    if wanted.split(":")[0] not in ("cpu", "cuda", "auto"):
-        raise InputError(f"--device {wanted!r}: not known; {nearest(wanted, ('cpu', 'cuda', 'auto'))}")
-    from importlib.metadata import PackageNotFoundError, version
-
-    from optadvise.core.hardware import gpu_here
-
-    try:
-        built = version("torch")
-    except PackageNotFoundError as error:
-        raise CannotRunHereError("bench: torch is not installed; pip install torch") from error
-    if wanted.startswith("cuda") and "+cpu" in built:
-        raise CannotRunHereError(f"--device {wanted}: torch {built} is built without CUDA; see optadvise doctor")
-    if wanted != "auto":
-        return wanted
-    try:
-        gpu_here()
-    except CannotRunHereError:
-        return "cpu"
-    return "cpu" if "+cpu" in built else "cuda"
+        raise InterruptedMeasurementError(summarize(last, complete=False)) from None
+    return summarize(measurements, complete=True)

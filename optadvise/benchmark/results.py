@@ -1,252 +1,270 @@
-"""From records to the JSON of the contract: medians with intervals, ratios, requirements and a verdict. Pure."""
+"""Benchmark results from measurements: medians with intervals, ratios to the control, requirements and a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from msgspec.structs import asdict, astuple
+from msgspec.structs import asdict
 
-from optadvise.benchmark.runner import Record
-from optadvise.benchmark.spec import Spec, metric_of
-from optadvise.benchmark.statistics import Estimate, Interval, Requirement, judge, median_ci, ratio_ci
+from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasurement
+from optadvise.benchmark.metrics import EXACT_RATIOS, metric_figure, metric_value
+from optadvise.benchmark.records import (
+    PARTS,
+    SCHEMA_VERSION,
+    ArmResult,
+    Bandwidth,
+    BenchmarkResult,
+    Environment,
+    Figure,
+    Loss,
+    Machine,
+    PeakMemory,
+    Ratio,
+    RequirementResult,
+    Status,
+    Throughput,
+    Timing,
+    UsedImplementation,
+)
+from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
+from optadvise.benchmark.spec import Spec
+from optadvise.benchmark.statistics import median_ci, ratio_ci
 
-SCHEMA_VERSION = 1
-PARTS = ("step", "forward", "backward", "optimizer")
 # What one tensor costs to launch where nothing is fused: several kernels of a few microseconds each.
 _LAUNCH_SECONDS = 5e-6
 
 
-def make(
+def make_result(
     spec: Spec,
-    records: Sequence[Record],
+    measurements: Sequence[ArmMeasurement],
     requirements: Sequence[Requirement] = (),
     *,
-    environment: Mapping[str, Any] | None = None,
+    machine: Machine,
     complete: bool = True,
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """Return the result of a measurement.
 
     Args:
-        spec: The shared conditions.
-        records: What each arm gave.
-        requirements: What `--require` asked for.
-        environment: What the parent knows of the machine; what the workers know is added.
-        complete: Whether it ran to its end.
+        spec: Shared conditions.
+        measurements: What was collected of each arm.
+        requirements: Bounds of `--require`, judged for every candidate.
+        machine: The parent's environment.
+        complete: Whether the measurement ran to its end; there is no verdict otherwise.
     """
-    arms = [_arm(record, records) for record in records]
-    ratios = _ratios(records, arms)
-    judged = [_judged(r, arm, ratios) for r in requirements for arm in arms if arm["role"] == "candidate"]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "bench",
-        "complete": complete,
-        "environment": {**(environment or {}), **_environment(records)},
-        "spec": asdict(spec),
-        "arms": arms,
-        "ratios": ratios,
-        "requirements": judged,
-        "verdict": verdict([j["verdict"] for j in judged]) if complete else None,
-    }
+    device_bandwidth = _best_device_bandwidth(measurements)
+    arms = tuple(_arm_result(measurement, device_bandwidth) for measurement in measurements)
+    ratios = tuple(_ratios(measurements, arms))
+    judged = tuple(
+        _judge_arm(requirement, arm, ratios) for requirement in requirements for arm in arms if arm.role == "candidate"
+    )
+    return BenchmarkResult(
+        schema_version=SCHEMA_VERSION,
+        kind="bench",
+        complete=complete,
+        environment=_merge_environments(machine, measurements),
+        spec=spec,
+        arms=arms,
+        ratios=ratios,
+        requirements=judged,
+        verdict=worst_verdict(entry.verdict for entry in judged) if complete else None,
+    )
 
 
-def verdict(verdicts: Iterable[str]) -> str | None:
-    """Return the worst of several verdicts, None where there are none."""
-    found = set(verdicts)
-    return next((v for v in ("fail", "inconclusive", "pass") if v in found), None)
+def _merge_environments(machine: Machine, measurements: Iterable[ArmMeasurement]) -> Environment:
+    """Return the machine with the device of the workers and the packages of all of them."""
+    environments = [measurement.counts.environment for measurement in measurements]
+    started = [environment for environment in environments if environment.packages]
+    packages = {name: version for environment in started for name, version in environment.packages.items()}
+    device = {**asdict(started[-1]), "packages": packages} if started else {"packages": {}}
+    return Environment(**asdict(machine), **device)
 
 
-def _environment(records: Sequence[Record]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for record in records:
-        known = record.counts.get("environment", {})
-        packages = {**merged.get("packages", {}), **known.get("packages", {})}
-        merged = {**merged, **known, "packages": packages}
-    return merged
+def _best_device_bandwidth(measurements: Iterable[ArmMeasurement]) -> float | None:
+    """Return the largest copy bandwidth that any worker measured, in bytes per second."""
+    summaries = [measurement.summary for measurement in measurements if measurement.summary is not None]
+    return max((summary.device_bandwidth for summary in summaries if summary.device_bandwidth), default=None)
 
 
-def _arm(record: Record, records: Sequence[Record]) -> dict[str, Any]:
-    arm, counts, end = record.arm, record.counts, record.end
-    estimates = {part: _estimate(record, part) for part in PARTS}
-    step = estimates["step"]
-    status = record.failure.get("status", "ok")
-    losses = list(end.get("losses", ()))
-    return {
-        "optimizer": arm.optimizer,
-        "label": arm.label,
-        "role": arm.role,
-        "status": status,
-        "error": record.failure.get("error"),
-        "implementation": {
-            "import": arm.path,
-            "package": arm.package,
-            "variant": arm.variant,
-            "kwargs": dict(arm.kwargs),
-        },
-        "deviates": arm.deviates,
-        **{k: counts.get(k) for k in ("parameters", "parameter_bytes", "gradient_bytes", "state_bytes",
-                                      "state_bytes_per_parameter", "tensors")},
-        "peak_memory_bytes": end.get("peak_memory_bytes") or record.failure.get("peak_memory_bytes")
-        or {"allocated": None, "reserved": None, "process": None},
-        "transient_bytes": end.get("transient_bytes"),
-        **_together(counts, end, step),
-        **{f"{part}_seconds": _timed(estimates[part]) for part in PARTS},
-        "optimizer_share": _share(estimates["optimizer"], step),
-        "first_step_seconds": counts.get("first_step_seconds"),
-        "throughput": _throughput(counts, step),
-        "bandwidth": _bandwidth(counts, estimates["optimizer"], records),
-        "loss": {
-            "first": losses[0] if losses else None,
-            "last": losses[-1] if losses else None,
-            "finite": end.get("finite"),
-        },
-    }  # fmt: skip
+def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> ArmResult:
+    arm, counts, summary, failure = measurement.arm, measurement.counts, measurement.summary, measurement.failure
+    timings = {part: _timing(measurement, part) for part in PARTS}
+    step, optimizer_step = timings["step"], timings["optimizer"]
+    peak = summary.peak_memory_bytes if summary else failure.peak_memory_bytes if failure else None
+    losses = summary.losses if summary else []
+    return ArmResult(
+        optimizer=arm.optimizer,
+        label=arm.label,
+        role=arm.role,
+        status=_arm_status(failure),
+        error=failure.error if failure else None,
+        implementation=UsedImplementation(
+            path=arm.path, package=arm.package, variant=arm.variant, kwargs=dict(arm.kwargs)
+        ),
+        deviates=arm.deviates,
+        parameters=counts.parameters,
+        parameter_bytes=counts.parameter_bytes,
+        gradient_bytes=counts.gradient_bytes,
+        state_bytes=counts.state_bytes,
+        state_bytes_per_parameter=counts.state_bytes_per_parameter,
+        tensors=counts.tensors,
+        peak_memory_bytes=peak or PeakMemory(),
+        transient_bytes=summary.transient_bytes if summary else None,
+        ranks=summary.ranks if summary else None,
+        total_state_bytes=counts.total_state_bytes,
+        communication_share=_communication_share(measurement),
+        scaling_efficiency=_scaling_efficiency(measurement, step),
+        step_seconds=step,
+        forward_seconds=timings["forward"],
+        backward_seconds=timings["backward"],
+        optimizer_seconds=optimizer_step,
+        optimizer_share=_divide(optimizer_step.median, step.median),
+        first_step_seconds=counts.first_step_seconds,
+        throughput=_throughput(counts, step),
+        bandwidth=_bandwidth(counts, optimizer_step, device_bandwidth),
+        loss=Loss(
+            first=losses[0] if losses else None,
+            last=losses[-1] if losses else None,
+            finite=summary.finite if summary else None,
+        ),
+    )
 
 
-def _together(counts: Mapping[str, Any], end: Mapping[str, Any], step: Estimate | None) -> dict[str, Any]:
-    """Return what several ranks add: each by itself, the state of all, and what being several costs and gains.
+def _arm_status(failure: ArmFailure | None) -> Status:
+    """Return an arm's status; a wrong workload never gets here, as it ends the whole run."""
+    if failure is None:
+        return "ok"
+    return "error" if failure.status == "input" else failure.status
 
-    The samples of a second are those of all ranks, so their efficiency is what one rank's step by itself takes over
-    what it takes among the others.
+
+def _divide(numerator: float | None, denominator: float | None) -> float | None:
+    """Return a quotient; None where a part is not known or the denominator is 0."""
+    return None if numerator is None or not denominator else numerator / denominator
+
+
+def _timing(measurement: ArmMeasurement, part: str) -> Timing:
+    samples = [seconds for samples in measurement.rounds for seconds in samples.get(part, ())]
+    return median_ci(samples) if samples else Timing()
+
+
+def _communication_share(measurement: ArmMeasurement) -> float | None:
+    """Return the share of a step that the rank with most communication spends on it; None for one process."""
+    ranks = measurement.summary.ranks if measurement.summary else None
+    return max(rank.communication_share for rank in ranks) if ranks else None
+
+
+def _scaling_efficiency(measurement: ArmMeasurement, step: Timing) -> float | None:
+    """Return the step time of an independent process over that of a rank; None for one process.
+
+    Throughput counts the samples of all ranks, so this is its ratio to that of as many independent processes.
     """
-    ranks = end.get("ranks")
-    if ranks is None:
-        return {"ranks": None, "total_state_bytes": counts.get("total_state_bytes"), "communication_share": None,
-                "scaling_efficiency": None}  # fmt: skip
-    alone = end.get("alone_step_seconds")
-    spent = max(rank["communication_share"] for rank in ranks)
-    return {
-        "ranks": ranks,
-        "total_state_bytes": counts["total_state_bytes"],
-        "communication_share": spent,
-        "scaling_efficiency": alone / step.median if alone and step is not None and step.median > 0 else None,
-    }
+    if measurement.summary is None or measurement.summary.ranks is None:
+        return None
+    return _divide(measurement.summary.independent_step_seconds or None, step.median)
 
 
-def _estimate(record: Record, part: str) -> Estimate | None:
-    samples = [value for samples in record.rounds for value in samples.get(part, ())]
-    return median_ci(samples) if samples else None
+def _throughput(counts: ArmCounts, step: Timing) -> Throughput:
+    samples = counts.samples_per_step
+    if samples is None or not step.samples:
+        return Throughput()
+    unit = counts.unit or Throughput().unit
+    interval = None if step.ci95 is None else step.ci95.inverted(samples)
+    return Throughput(value=_divide(samples, step.median), unit=unit, ci95=interval)
 
 
-def _timed(estimate: Estimate | None) -> dict[str, Any]:
-    if estimate is None:
-        return {"median": None, "ci95": None, "samples": []}
-    ci = None if estimate.ci95 is None else list(astuple(estimate.ci95))
-    return {"median": estimate.median, "ci95": ci, "samples": list(estimate.samples)}
-
-
-def _share(part: Estimate | None, whole: Estimate | None) -> float | None:
-    return part.median / whole.median if part is not None and whole is not None and whole.median > 0 else None
-
-
-def _throughput(counts: Mapping[str, Any], step: Estimate | None) -> dict[str, Any]:
-    samples = counts.get("samples_per_step")
-    if samples is None or step is None:
-        return {"value": None, "unit": "samples/s", "ci95": None}
-    ci = None if step.ci95 is None else [samples / step.ci95.high, samples / step.ci95.low]
-    return {"value": samples / step.median, "unit": counts.get("unit", "samples/s"), "ci95": ci}
-
-
-def _bandwidth(counts: Mapping[str, Any], step: Estimate | None, records: Sequence[Record]) -> dict[str, Any]:
-    moved = counts.get("bytes_per_step")
-    device = max((r.end["device_bandwidth"] for r in records if r.end.get("device_bandwidth")), default=None)
-    achieved = moved / step.median if moved and step is not None and step.median > 0 else None
-    fraction = achieved / device if achieved is not None and device else None
+def _bandwidth(counts: ArmCounts, step: Timing, device_bandwidth: float | None) -> Bandwidth:
+    traffic = counts.bytes_per_step
+    achieved = _divide(traffic or None, step.median)
+    fraction = _divide(achieved, device_bandwidth)
     bound = None
-    if moved and device and fraction is not None:
-        if moved / device < counts["tensors"] * _LAUNCH_SECONDS:
-            bound = f"launch-bound: {counts['tensors']} tensors"
+    if traffic and device_bandwidth and fraction is not None and counts.tensors is not None:
+        if traffic / device_bandwidth < counts.tensors * _LAUNCH_SECONDS:
+            bound = f"launch-bound: {counts.tensors} tensors"
         elif fraction > 1:
             bound = "in cache"
-    return {"bytes_per_step": moved, "achieved": achieved, "device": device, "fraction": fraction, "bound": bound}
+    return Bandwidth(bytes_per_step=traffic, achieved=achieved, device=device_bandwidth, fraction=fraction, bound=bound)
 
 
-def _ratios(records: Sequence[Record], arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    controls = [(r, a) for r, a in zip(records, arms, strict=True) if a["role"] == "control" and r.rounds]
-    if not controls:
-        return []
-    control, control_arm = controls[0]
-    found = []
-    for record, arm in zip(records, arms, strict=True):
-        if arm["role"] == "control" or arm["status"] != "ok" or not record.rounds:
+def _ratios(measurements: Sequence[ArmMeasurement], arms: Sequence[ArmResult]) -> Iterable[Ratio]:
+    """Yield every candidate's ratios to the first control that has samples."""
+    pairs = list(zip(measurements, arms, strict=True))
+    control = next(((m, arm) for m, arm in pairs if arm.role == "control" and m.rounds), None)
+    if control is None:
+        return
+    control_measurement, control_arm = control
+    for measurement, arm in pairs:
+        if arm.role != "control" and arm.status == "ok" and measurement.rounds:
+            yield from _timed_ratios(measurement, arm, control_measurement, control_arm)
+            yield from exact_ratios(arm, control_arm)
+
+
+def _timed_ratios(
+    measurement: ArmMeasurement, arm: ArmResult, control: ArmMeasurement, control_arm: ArmResult
+) -> Iterable[Ratio]:
+    """Yield the ratios of an arm's times, and of its throughput after that of the whole step."""
+    for part in PARTS:
+        figure = _paired_ratio(measurement, control, part)
+        if figure is None:
             continue
-        for part in PARTS:
-            pair = _paired(record, control, part)
-            if pair is not None:
-                ratio, interval = pair
-                found.append(_ratio(arm, control_arm, f"{part}_seconds", ratio, interval))
-                if part == "step" and metric_of(arm, "throughput") is not None:
-                    turned = None if interval is None else Interval(1 / interval.high, 1 / interval.low)
-                    found.append(_ratio(arm, control_arm, "throughput", 1 / ratio, turned))
-        for name in ("state_bytes", "state_bytes_per_parameter", "peak_memory"):
-            ours, theirs = metric_of(arm, name), metric_of(control_arm, name)
-            if ours is not None and theirs:
-                found.append(_ratio(arm, control_arm, name, ours / theirs, None))
-    return found
+        yield make_ratio(arm, control_arm, f"{part}_seconds", figure)
+        if part == "step" and arm.throughput.value is not None:
+            interval = None if figure.interval is None else figure.interval.inverted()
+            yield make_ratio(arm, control_arm, "throughput", Figure(1 / figure.value, interval))
 
 
-def _ratio(
-    arm: Mapping[str, Any], control: Mapping[str, Any], metric: str, ratio: float, interval: Interval | None
-) -> dict[str, Any]:
-    return {
-        "optimizer": arm["optimizer"],
-        "label": arm["label"],
-        "versus": control["optimizer"],
-        "metric": metric,
-        "ratio": ratio,
-        "ci95": None if interval is None else list(astuple(interval)),
-    }
+def exact_ratios(arm: ArmResult, control: ArmResult, metrics: Iterable[str] = EXACT_RATIOS) -> Iterable[Ratio]:
+    """Yield the quotients, without interval, of the metrics that both arms have."""
+    for metric in metrics:
+        value, control_value = metric_value(arm, metric), metric_value(control, metric)
+        if value is not None and control_value:
+            yield make_ratio(arm, control, metric, Figure(value / control_value))
 
 
-def _paired(record: Record, control: Record, part: str) -> tuple[float, Interval | None] | None:
-    count = min(len(record.rounds), len(control.rounds))
-    ours = [r.get(part, []) for r in record.rounds[:count]]
-    theirs = [r.get(part, []) for r in control.rounds[:count]]
-    if not any(a and b for a, b in zip(ours, theirs, strict=True)):
+def make_ratio(arm: ArmResult, control: ArmResult, metric: str, figure: Figure) -> Ratio:
+    """Return the record of an arm's ratio to a control."""
+    return Ratio(
+        optimizer=arm.optimizer,
+        label=arm.label,
+        versus=control.optimizer,
+        metric=metric,
+        ratio=figure.value,
+        ci95=figure.interval,
+    )
+
+
+def _paired_ratio(measurement: ArmMeasurement, control: ArmMeasurement, part: str) -> Figure | None:
+    """Return the ratio over the rounds that both arms have; None where no round has samples of both."""
+    count = min(len(measurement.rounds), len(control.rounds))
+    candidate_rounds = [samples.get(part, []) for samples in measurement.rounds[:count]]
+    control_rounds = [samples.get(part, []) for samples in control.rounds[:count]]
+    if not any(a and b for a, b in zip(candidate_rounds, control_rounds, strict=True)):
         return None
     try:
-        return ratio_ci(ours, theirs)
+        return ratio_ci(candidate_rounds, control_rounds)
     except ValueError:  # a part that took no measurable time
         return None
 
 
-def _judged(requirement: Requirement, arm: Mapping[str, Any], ratios: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    value, interval = _subject(requirement, arm, ratios)
-    # An arm that broke fails what was asked of it; one that cannot run here leaves the question open.
-    broken = "inconclusive" if arm["status"] == "unsupported" else "fail"
-    found = judge(requirement, value, interval) if arm["status"] == "ok" else broken
-    return {
-        "text": requirement.text,
-        "metric": requirement.metric,
-        "relative": requirement.relative,
-        "optimizer": arm["optimizer"],
-        "label": arm["label"],
-        "measured": value,
-        "ci95": None if interval is None else list(astuple(interval)),
-        "verdict": found,
-    }
+def _judge_arm(requirement: Requirement, arm: ArmResult, ratios: Iterable[Ratio]) -> RequirementResult:
+    figure = _required_figure(requirement, arm, ratios)
+    verdict = judge(requirement, figure)
+    if arm.status != "ok":  # an arm that cannot run here leaves the question open; one that broke fails it
+        verdict = "inconclusive" if arm.status == "unsupported" else "fail"
+    return RequirementResult(
+        text=requirement.text,
+        metric=requirement.metric,
+        relative=requirement.relative,
+        optimizer=arm.optimizer,
+        label=arm.label,
+        measured=None if figure is None else figure.value,
+        ci95=None if figure is None else figure.interval,
+        verdict=verdict,
+    )
 
 
-def _subject(
-    requirement: Requirement, arm: Mapping[str, Any], ratios: Iterable[Mapping[str, Any]]
-) -> tuple[float | None, Interval | None]:
-    if requirement.relative:
-        metric = requirement.metric
-        found = next((r for r in ratios if r["label"] == arm["label"] and r["metric"] == metric), None)
-        if found is None:
-            return None, None
-        return found["ratio"], None if found["ci95"] is None else Interval(*found["ci95"])
-    value = arm.get(requirement.metric) if requirement.metric != "throughput" else arm["throughput"]
-    if requirement.metric == "bandwidth_fraction":
-        return _fraction(arm)
-    ci = value.get("ci95") if isinstance(value, Mapping) else None
-    return metric_of(arm, requirement.metric), None if ci is None else Interval(*ci)
-
-
-def _fraction(arm: Mapping[str, Any]) -> tuple[float | None, Interval | None]:
-    """Return the share of the device's bandwidth with the interval that the step's time gives it."""
-    fraction, timed = arm["bandwidth"]["fraction"], arm["optimizer_seconds"]
-    if fraction is None or timed["ci95"] is None:
-        return fraction, None
-    low, high = timed["ci95"]
-    return fraction, Interval(fraction * timed["median"] / high, fraction * timed["median"] / low)
+def _required_figure(requirement: Requirement, arm: ArmResult, ratios: Iterable[Ratio]) -> Figure | None:
+    """Return the arm's figure in the unit of a requirement's bound; None where it was not measured."""
+    if not requirement.relative:
+        return metric_figure(arm, requirement.metric)
+    wanted = (arm.label, requirement.metric)
+    ratio = next((ratio for ratio in ratios if (ratio.label, ratio.metric) == wanted), None)
+    return None if ratio is None else Figure(ratio.ratio, ratio.ci95)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
+import msgspec
+
+from optadvise.benchmark.records import SCHEMA_VERSION, BenchmarkResult
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.paths import data_folder
 
@@ -37,7 +38,7 @@ def prepare_saved_result(name: str) -> Path:
     return path
 
 
-def read_result(name: str) -> dict[str, Any]:
+def read_result(name: str) -> BenchmarkResult:
     """Read a result from a file, or the one saved under a name.
 
     Raises:
@@ -48,13 +49,46 @@ def read_result(name: str) -> dict[str, Any]:
     if not path.is_file():
         path = saved_result_path(name) if re.fullmatch(r"[\w.-]{1,100}", name) else path
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{name!r}: no such result ({error.strerror}); name a file, or a --save name") from error
-    except ValueError as error:
-        raise RuleFileError(f"no JSON ({error}); make it with optadvise bench --json FILE", str(path)) from error
-    if not isinstance(data, dict) or data.get("kind") != "bench" or not isinstance(data.get("arms"), list):
-        raise RuleFileError("no result of optadvise bench; make it with optadvise bench --json FILE", str(path))
-    if data.get("schema_version") != 1:
-        raise RuleFileError(f"schema version {data.get('schema_version')!r} is not known here", str(path))
-    return data
+    return decode_result(content, str(path))
+
+
+def decode_result(content: bytes, where: str) -> BenchmarkResult:
+    """Decode the JSON of a result, which may have been written by hand, or cut off.
+
+    Args:
+        content: JSON text.
+        where: File that errors name.
+
+    Raises:
+        RuleFileError: It is not JSON, or not a whole result.
+    """
+    try:
+        return msgspec.json.decode(content, type=BenchmarkResult)
+    except msgspec.ValidationError as error:
+        raise RuleFileError(_explain(content, error), where) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RuleFileError(f"no JSON ({error}); make it with optadvise bench --json FILE", where) from error
+
+
+class _Header(msgspec.Struct):
+    """What tells a result from other files."""
+
+    kind: object = None
+    schema_version: object = None
+    arms: object = None
+
+
+def _explain(content: bytes, error: msgspec.ValidationError) -> str:
+    """Return what is wrong with a file that is JSON but no whole result."""
+    try:
+        header = msgspec.json.decode(content, type=_Header)
+    except msgspec.ValidationError:  # no object
+        header = _Header()
+    if header.kind != "bench" or not isinstance(header.arms, list):
+        return "no result of optadvise bench; make it with optadvise bench --json FILE"
+    if header.schema_version != SCHEMA_VERSION:
+        return f"schema version {header.schema_version!r} is not known here"
+    return f"no whole result of optadvise bench ({error}); measure again"

@@ -1,4 +1,4 @@
-"""A sweep's cells as jobs of a cluster, by submitit."""
+"""A sweep's cells as jobs of a cluster, through submitit."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import asdict
-
-from optadvise.benchmark.sweep import Cell, Outcome, found, measure
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.benchmark.sweep import measure_cell, read_cell
+from optadvise.benchmark.sweep_records import Cell, Outcome
 from optadvise.core.errors import CannotRunHereError
+from optadvise.rulebase.catalog import load
 
 
-def submitted(
-    folder: Path, cells: Sequence[Cell], asked: Mapping[str, Any], rules: Sequence[str], cluster: str = "slurm"
+def submit_cells(
+    folder: Path,
+    cells: Sequence[Cell],
+    parameters: Mapping[str, Any],
+    rules: Sequence[str],
+    cluster: str = "slurm",
 ) -> list[Outcome]:
-    """Submit a job for every cell that is not there yet, wait for all, and return what became of each.
+    """Submit a job for every cell without a result, wait for all, and return the outcomes.
 
     Args:
-        folder: Of the sweep, which all machines see.
-        cells: What is measured.
-        asked: What each job asks the cluster for, in submitit's words: slurm_partition, timeout_min, gpus_per_node …
+        folder: Folder of the sweep, which all machines see.
+        cells: The cells.
+        parameters: submitit's parameters of each job: slurm_partition, timeout_min, gpus_per_node …
         rules: Folders of further rules.
-        cluster: submitit's name of it.
+        cluster: submitit's name of the cluster.
 
     Raises:
         CannotRunHereError: submitit is not installed, or there is no such cluster here.
@@ -33,33 +38,30 @@ def submitted(
         raise CannotRunHereError("--launcher slurm: submitit is not installed; pip install submitit") from error
     try:
         executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
-        executor.update_parameters(**asked)
+        executor.update_parameters(**parameters)
     except (RuntimeError, NameError, ValueError) as error:
         raise CannotRunHereError(f"--launcher {cluster}: {' '.join(str(error).split())[:200]}") from error
-    waiting = [cell for cell in cells if found(folder, cell) is None]
+    waiting = [cell for cell in cells if read_cell(folder, cell) is None]
     with executor.batch():
-        jobs = [executor.submit(in_job, str(folder), asdict(cell), list(rules)) for cell in waiting]
-    why = {cell.name: _why(job) for cell, job in zip(waiting, jobs, strict=True)}
-    return [Outcome(cell, found(folder, cell), why.get(cell.name)) for cell in cells]
+        jobs = [executor.submit(measure_in_job, str(folder), cell, list(rules)) for cell in waiting]
+    reasons = {cell.name: _wait_for(job) for cell, job in zip(waiting, jobs, strict=True)}
+    return [Outcome(cell, read_cell(folder, cell), reasons.get(cell.name)) for cell in cells]
 
 
-def in_job(folder: str, cell: Mapping[str, Any], rules: Sequence[str]) -> str | None:
-    """Measure a cell in a job of its own, and return why there is no result, None where there is one.
+def measure_in_job(folder: str, cell: Cell, rules: Sequence[str]) -> str | None:
+    """Measure a cell in a job, and return the reason why there is no result, None where there is one.
 
     Args:
-        folder: Of the sweep.
-        cell: Its fields.
+        folder: Folder of the sweep.
+        cell: The cell.
         rules: Folders of further rules.
     """
-    from optadvise.advice.compiled_rules import CompiledRules
-    from optadvise.rulebase.catalog import load
-
-    return measure(CompiledRules(load(tuple(map(Path, rules)))), Path(folder), Cell(**cell)).why
+    return measure_cell(CompiledRules(load(tuple(map(Path, rules)))), Path(folder), cell).reason
 
 
-def _why(job: Any) -> str | None:
+def _wait_for(job: Any) -> str | None:
     try:
-        found: str | None = job.result()
+        reason: str | None = job.result()
     except Exception as error:  # whatever became of the job
         return f"job {job.job_id} ended without a result ({' '.join(str(error).split())[-200:]})"
-    return found
+    return reason

@@ -1,40 +1,67 @@
-"""What is measured, as plain data that goes to the workers and into the result. Pure."""
+"""Conditions of a measurement and its arms, as data that goes to the workers and into the result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-STATUS = ("ok", "oom", "error", "unsupported")
+from optadvise.core.records import Phase, Value
+
+ModelSize = Literal["tiny", "small", "medium"]
+DType = Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
+Sharding = Literal["none", "zero1", "fsdp"]  # of several processes: DDP, ZeroRedundancyOptimizer, FSDP2
+Role = Literal["candidate", "control"]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
 
 
 class Spec(Struct, frozen=True):
-    """The conditions that all arms share."""
+    """Conditions that all arms share. Null: the workload's own."""
 
     workload: str = "transformer"  # a built-in one, or the user's `package.module:function`
-    user: bool = False
-    size: str = "tiny"
-    params: int | None = None
-    batch_size: int | None = None
-    seq_len: int | None = None
-    dtype: str = "fp32"
+    user: bool = False  # the workload is the user's
+    size: ModelSize = "tiny"
+    params: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    seq_len: PositiveInt | None = None
+    dtype: DType = "fp32"
     device: str = "cpu"
-    steps: int = 10  # measured steps a round
-    rounds: int = 7
-    warmup: int = 3  # steps after the first that are not counted
+    steps: Annotated[int, Meta(ge=1, description="Measured steps per round.")] = 10
+    rounds: PositiveInt = 7
+    warmup: NonNegativeInt = 3  # steps after the first that are not counted
     seed: int = 0
-    threads: int | None = None  # of torch on the CPU; None: as many as this process may use
+    threads: PositiveInt | None = None  # of torch on the CPU; None: as many as this process may use
     compile: bool = False  # the model
     optimizer_only: bool = False  # only step(), on given shapes with random gradients
-    nproc: int = 1  # processes, each with a share of every batch
-    shard: str = "none"  # between them: none (DDP), zero1 or fsdp
+    nproc: Annotated[int, Meta(ge=1, description="Processes that train together, each with a share of a batch.")] = 1
+    shard: Annotated[
+        Sharding, Meta(description="Shared between the processes: nothing (DDP), the optimizer's state, or all.")
+    ] = "none"
 
     @property
     def total_steps(self) -> int:
         """Steps that an arm takes in all, which its schedule spans."""
         return 1 + self.warmup + self.rounds * self.steps
+
+    @property
+    def device_type(self) -> str:
+        """Kind of device without its number: cpu or cuda."""
+        return self.device.split(":")[0]
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """How several processes share a network; None for one process."""
+        return self.shard if self.nproc > 1 else None
+
+
+class Companion(Struct, frozen=True):
+    """Optimizer of the tensors that a matrix optimizer does not take."""
+
+    path: str  # import path
+    package: str | None
+    kwargs: Mapping[str, Value]
 
 
 class Arm(Struct, frozen=True):
@@ -42,37 +69,17 @@ class Arm(Struct, frozen=True):
 
     optimizer: str
     label: str  # unique in a run: the id, with the implementation where several run
-    role: str  # candidate or control
+    role: Role
     path: str  # import path
     package: str | None
     variant: str | None  # fused, foreach, for-loop, compiled
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, Value]
     decay_argument: str | None  # the constructor's name for weight decay, for the group that gets none
     matrices_only: bool = False
-    companion: Mapping[str, Any] | None = None  # path and kwargs for the tensors that this one does not take
-    train_mode: bool = False
+    companion: Companion | None = None
+    train_mode: bool = False  # call train() after building it
     max_grad_norm: float | None = None
-    phases: tuple[Mapping[str, Any], ...] = ()  # of the schedule: shape, import, kwargs
-    milestones: tuple[int, ...] = ()
-    unsupported: str | None = None  # why it cannot run here, known before trying
+    phases: tuple[Phase, ...] = ()  # of the schedule
+    milestones: tuple[int, ...] = ()  # steps at which the next phase begins
+    unsupported: str | None = None  # why it cannot run here, if that is known before trying
     deviates: str | None = None  # how its update differs from the paper's
-
-
-def metric_of(arm: Mapping[str, Any], name: str) -> float | None:
-    """Return the figure of an arm's result that a metric names; None where it was not measured.
-
-    Args:
-        arm: One of a result's `arms`.
-        name: A metric, as in `--require`.
-    """
-    if name == "peak_memory":
-        peak = arm.get("peak_memory_bytes") or {}
-        return peak.get("allocated") if peak.get("allocated") is not None else peak.get("process")
-    if name == "throughput":
-        return (arm.get("throughput") or {}).get("value")
-    if name == "bandwidth_fraction":
-        return (arm.get("bandwidth") or {}).get("fraction")
-    if name == "loss_last":
-        return (arm.get("loss") or {}).get("last")
-    value = arm.get(name)
-    return value.get("median") if isinstance(value, Mapping) else value

@@ -1,18 +1,27 @@
-"""Reads a sweep: the optimizers and the options of `bench` that are gone through, each one value or a list."""
+"""Sweep files: optimizers and options of `bench`, each one value or a list."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.yaml_reader import Context, checked, many, mapping, plain, record, shaped, text
 from optadvise.rulebase.shapes import identifier
 
-_MOST_CELLS = 10_000
+_MAX_CELLS = 10_000
+
+
+class Grid(Struct, frozen=True):
+    """Content of a sweep file."""
+
+    optimizers: list[str]  # in any spelling
+    options: dict[str, list[str]]  # values of each option, as they are typed
+    job_parameters: Mapping[str, Any]  # of submitit, which checks them
 
 
 @shaped({"type": ["string", "number", "boolean", "array"]})
@@ -21,37 +30,42 @@ def _values(node: yaml.Node, context: Context) -> list[str]:
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not nodes:
         context.fail(node, "an empty list measures nothing; leave the option out")
-    return [str(text(one, context)) for one in nodes]
+    return [str(text(each, context)) for each in nodes]
 
 
-def read_sweep(file: Path, options: Iterable[str]) -> tuple[list[str], dict[str, list[str]], dict[str, Any]]:
-    """Return the optimizers as they are spelt, the values of each option, and what a cluster is asked for.
+def read_sweep(file: Path, options: Iterable[str]) -> Grid:
+    """Read a sweep file.
 
     Args:
-        file: The sweep.
-        options: The options that there are, by their names without dashes.
+        file: The file.
+        options: Names of the options that it may have, without dashes.
 
     Raises:
         InputError: The file cannot be read.
-        RuleFileError: It is invalid; the message says where.
+        RuleFileError: It is invalid; the message names the place.
     """
-    known = list(options)
+    accepted = list(options)
     shape = record(
-        {"optimizers": many(text, 1)}, {**dict.fromkeys(known, _values), "slurm": mapping(identifier, plain)}
+        {"optimizers": many(text, 1)}, {**dict.fromkeys(accepted, _values), "slurm": mapping(identifier, plain)}
     )
     try:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"{str(file)!r}: cannot be read ({error.strerror}); name a sweep, as in sweep.yaml") from error
-    read, _, _ = checked(shape, content, str(file), {})
-    grid = {name: read[name] for name in known if name in read}
-    for name, values in {"optimizers": read["optimizers"], **grid}.items():
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise RuleFileError(f"`{name}` has {twice[0]} twice; keep one", str(file))
-    count = len(read["optimizers"])
-    for values in grid.values():
+    data, _, _ = checked(shape, content, str(file), {})
+    grid = Grid(data["optimizers"], {name: data[name] for name in accepted if name in data}, data.get("slurm", {}))
+    _check_grid(grid, str(file))
+    return grid
+
+
+def _check_grid(grid: Grid, file: str) -> None:
+    """Reject duplicate values and grids that are too large."""
+    count = len(grid.optimizers)
+    for name, values in {"optimizers": grid.optimizers, **grid.options}.items():
+        duplicates = [value for value in values if values.count(value) > 1]
+        if duplicates:
+            raise RuleFileError(f"`{name}` has {duplicates[0]} twice; keep one", file)
+    for values in grid.options.values():
         count *= len(values)
-    if count > _MOST_CELLS:
-        raise RuleFileError(f"{count:,} cells; at most {_MOST_CELLS:,} make a sweep", str(file))
-    return read["optimizers"], grid, read.get("slurm", {})
+    if count > _MAX_CELLS:
+        raise RuleFileError(f"{count:,} cells; at most {_MAX_CELLS:,} make a sweep", file)

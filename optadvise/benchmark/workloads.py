@@ -1,4 +1,4 @@
-"""Real small networks with a real loss that falls. Imports torch.
+"""Built-in workloads: small networks that train on real data. Imports torch.
 
 Take `next(batches)` outside of what is timed: it moves a batch to the device.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import (
     VOCABULARY,
     default_loss,
@@ -22,7 +23,6 @@ from optadvise.benchmark.workload_data import (
 from optadvise.benchmark.workload_networks import NETWORKS, fit, nearest_shape
 from optadvise.core.errors import InputError, nearest
 
-DTYPES = ("fp32", "bf16", "amp-bf16", "amp-fp16")
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
@@ -54,7 +54,7 @@ SIZES: dict[str, dict[str, _Size]] = {
     "mlp": {"tiny": _Size(512, 3, 64, 16), "small": _Size(1792, 4, 64, 16), "medium": _Size(4096, 4, 64, 16)},
 }
 _EXTENT_FLAG = {"transformer": "--seq-len", "cnn": "--image-size", "mlp": "--image-size"}
-_LEAST_EXTENT = 16  # three strides of 2 leave a 2x2 image, which batch norm needs for a batch of one
+_MIN_EXTENT = 16  # three strides of 2 leave a 2x2 image, which batch norm needs for a batch of one
 
 
 def build(
@@ -87,11 +87,11 @@ def build(
     Raises:
         InputError: A name is unknown, a number is out of range, or an option does not belong to the workload.
     """
-    check("--workload", name, SIZES)
-    check("--model-size", size, SIZES[name])
-    check("--dtype", dtype, DTYPES)
+    check_choice("--workload", name, SIZES)
+    check_choice("--model-size", size, SIZES[name])
+    check_choice("--dtype", dtype, DTYPES)
     shape = SIZES[name][size]
-    batch = _at_least(1, batch_size, shape.batch, "--batch-size")
+    batch = _check_minimum(1, batch_size, shape.batch, "--batch-size")
     extent = _extent(name, shape.extent, seq_len, image_size)
     width, depth = (shape.width, shape.depth) if params is None else fit(name, params, extent)
     if name == "transformer":
@@ -113,25 +113,30 @@ def build(
     return Workload(name, module, batches, loss, batch, "samples/s", details)
 
 
-def check(flag: str, value: str, known: Iterable[str]) -> None:
-    """Refuse a value that is none of those known, by an InputError."""
-    if value not in known:
-        raise InputError(f"{flag} {value!r}: not known; {nearest(value, known)}")
+def check_choice(flag: str, value: str, accepted: Iterable[str]) -> None:
+    """Reject a value that is not accepted.
+
+    Raises:
+        InputError: The value is not among those accepted.
+    """
+    if value not in accepted:
+        raise InputError(f"{flag} {value!r}: not known; {nearest(value, accepted)}")
 
 
-def _at_least(least: int, value: int | None, default: int, flag: str) -> int:
-    if value is not None and value < least:
-        raise InputError(f"{flag} {value}: must be at least {least}")
+def _check_minimum(minimum: int, value: int | None, default: int, flag: str) -> int:
+    """Return a value, or the default where it is None."""
+    if value is not None and value < minimum:
+        raise InputError(f"{flag} {value}: must be at least {minimum}")
     return default if value is None else value
 
 
 def _extent(name: str, default: int, seq_len: int | None, image_size: int | None) -> int:
-    given = {"--seq-len": seq_len, "--image-size": image_size}
+    extents = {"--seq-len": seq_len, "--image-size": image_size}
     flag = _EXTENT_FLAG[name]
-    for other, value in given.items():
+    for other, value in extents.items():
         if other != flag and value is not None:
             raise InputError(f"{other}: the {name} workload has none; it takes {flag}")
-    return _at_least(_LEAST_EXTENT, given[flag], default, flag)
+    return _check_minimum(_MIN_EXTENT, extents[flag], default, flag)
 
 
 def weights_dtype(dtype: str) -> torch.dtype:
@@ -140,7 +145,7 @@ def weights_dtype(dtype: str) -> torch.dtype:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return how many parameters a module has."""
+    """Count the parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optadvise.core.errors import InputError
+from optadvise.core.json_text import encode_json
+
+if TYPE_CHECKING:
+    from optadvise.benchmark.comparison.records import Comparison
 
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
@@ -40,9 +44,9 @@ def compare(
     Times are held against each run's own control, since the runs were made at different times. Exit code 1: a
     requirement failed; 2: the two are not comparable; 5: the noise is larger than the question.
     """
-    from optadvise.benchmark.comparison.ratios import compare as compared
+    from optadvise.benchmark.comparison.ratios import compare as compare_results
+    from optadvise.benchmark.requirements import parse_requirement
     from optadvise.benchmark.saved_results import read_result
-    from optadvise.benchmark.statistics import parse_requirement
     from optadvise.cli.outputs import places
     from optadvise.core.files import write_output
     from optadvise.render.text import comparison as render
@@ -50,31 +54,30 @@ def compare(
     if json_ == "-" and markdown == "-":
         raise InputError("--json - and --markdown -: stdout has room for one; write the other to a file")
     requirements = [parse_requirement(text) for text in require or ()]
-    outputs = [("--json", json_, _json), ("--markdown", markdown, render.as_markdown)]
+    outputs: list[tuple[str, str | None, Callable[[Comparison], str]]] = [
+        ("--json", json_, encode_json),
+        ("--markdown", markdown, render.as_markdown),
+    ]
     places({"--plot": plot, **{flag: path for flag, path, _ in outputs if path != "-"}})
     if plot is not None:
         from optadvise.render.plots import figures
 
         figures.check(plot, "--plot")
     before, after = read_result(base), read_result(new)
-    found = compared(before, after, requirements, names=(base, new), force=force)
-    for warning in found["warnings"]:
+    comparison = compare_results(before, after, requirements, names=(base, new), force=force)
+    for warning in comparison.warnings:
         typer.echo(f"optadvise: warning: {warning}", err=True)
-    for _, path, made in outputs:
+    for _, path, encode in outputs:
         if path == "-":
-            typer.echo(made(found), nl=False)
+            typer.echo(encode(comparison), nl=False)
         elif path is not None:
-            write_output(Path(path), made(found))
+            write_output(Path(path), encode(comparison))
     if "-" not in (json_, markdown):
-        render.text(found)
-    code = _VERDICT_CODES.get(found["verdict"], 0)
+        render.text(comparison)
+    code = _VERDICT_CODES.get(comparison.verdict or "", 0)
     if plot is not None:
         from optadvise.cli.pictures import draw
         from optadvise.render.plots import measurements
 
         draw(lambda: measurements.comparison(before, after, (base, new), plot), code)
     raise typer.Exit(code)
-
-
-def _json(comparison: dict[str, Any]) -> str:
-    return json.dumps(comparison, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,6 +13,7 @@ from optadvise.core.errors import InputError
 from optadvise.core.version import __version__
 
 if TYPE_CHECKING:
+    from optadvise.benchmark.records import BenchmarkResult
     from optadvise.render.html.report import About
 
 
@@ -102,23 +102,18 @@ def command(function: Callable[..., None], typed: Mapping[str, Any], without: Co
     words = ["optadvise", function.__name__]
     for name, parameter in inspect.signature(function).parameters.items():
         value = typed[name]
-        if name in without or value is None or value == parameter.default:
+        if name in without or value in (None, (), []) or value == parameter.default:
             continue
         if name == "names":  # an argument and no option
             words += value
             continue
         flag = f"--{name.rstrip('_').replace('_', '-')}"  # as every option is spelt
-        for one in value if isinstance(value, list) else [value]:
+        for one in value if isinstance(value, (list, tuple)) else [value]:
             words += [flag] if one is True else [flag, f"{one:g}" if isinstance(one, float) else str(one)]
     return shlex.join(words)
 
 
-def as_json(result: Mapping[str, Any]) -> str:
-    """Return a measurement as JSON, by the published schema."""
-    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def page(result: Mapping[str, Any], line: str) -> str:
+def page(result: BenchmarkResult, line: str) -> str:
     """Return a measurement as a page of HTML.
 
     Args:

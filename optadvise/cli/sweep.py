@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +13,7 @@ from optadvise.cli import options as opt
 from optadvise.core.errors import InputError
 
 if TYPE_CHECKING:
-    from optadvise.benchmark.sweep import Cell
+    from optadvise.benchmark.sweep_records import Cell, SweepResult
 
 
 def sweep(
@@ -35,7 +36,7 @@ def sweep(
     Each finished cell is written at once: the same line, said again, goes on where it was stopped, and several may work
     on one folder. Exit code 4: nothing could run; 5: cells are still missing.
     """
-    from optadvise.benchmark import sweep as sweeping
+    from optadvise.benchmark import sweep as benchmark_sweep
     from optadvise.benchmark.sweep_file import read_sweep
     from optadvise.cli import outputs
     from optadvise.render.text import sweep as render
@@ -45,41 +46,50 @@ def sweep(
         raise InputError(f"--launcher {launcher!r}: is local or slurm")
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     if plot is not None:
-        from optadvise.render.plots import figures
-
-        outputs.places({"--plot": plot})
-        figures.check(plot, "--plot")
-    optimizers, grid, asked = read_sweep(file, sweeping.OPTIONS)
+        _check_plot(plot)
+    grid = read_sweep(file, benchmark_sweep.OPTIONS)
     advisor = rule_folders.advisor(rules)
     try:
-        cells = sweeping.cells(advisor, optimizers, grid)
+        cells = benchmark_sweep.make_cells(advisor, grid.optimizers, grid.options)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
-    folder = _folder(file, out)
+    folder = _make_folder(file, out)
     if launcher == "slurm":
-        from optadvise.benchmark.slurm import submitted
+        from optadvise.benchmark.slurm import submit_cells
 
-        outcomes = submitted(folder, cells, asked, tuple(map(str, rules or ())))
+        outcomes = submit_cells(folder, cells, grid.job_parameters, tuple(map(str, rules or ())))
     else:
-        outcomes = list(sweeping.run(advisor, folder, cells, told=_telling(len(cells))))
-    result = sweeping.made(outcomes)
+        outcomes = list(benchmark_sweep.run_sweep(advisor, folder, cells, _announcer(len(cells))))
+    result = benchmark_sweep.make_sweep_result(outcomes)
     outputs.shown(render, result, files, as_json=json_ == "-")
     if plot is not None:
-        from optadvise.cli.pictures import draw
-        from optadvise.render.plots import measurements
-
-        draw(lambda: measurements.sweep(result, plot), 0)
-    raise typer.Exit(_code(result))
+        _draw(result, plot)
+    raise typer.Exit(_exit_code(result))
 
 
-def _code(result: dict[str, Any]) -> int:
-    arms = [cell["arm"] for cell in result["cells"]]
-    if any(arm is None for arm in arms):
+def _check_plot(plot: Path) -> None:
+    from optadvise.cli import outputs
+    from optadvise.render.plots import figures
+
+    outputs.places({"--plot": plot})
+    figures.check(plot, "--plot")
+
+
+def _draw(result: SweepResult, plot: Path) -> None:
+    from optadvise.cli.pictures import draw
+    from optadvise.render.plots import measurements
+
+    draw(lambda: measurements.sweep(result, plot), 0)
+
+
+def _exit_code(result: SweepResult) -> int:
+    arms = [cell.arm for cell in result.cells if cell.arm is not None]
+    if len(arms) < len(result.cells):
         return 5
-    return 0 if any(arm["status"] == "ok" for arm in arms) else 4
+    return 0 if any(arm.status == "ok" for arm in arms) else 4
 
 
-def _folder(file: Path, out: Path | None) -> Path:
+def _make_folder(file: Path, out: Path | None) -> Path:
     folder = file.with_suffix("") if out is None else out
     if folder == file:
         raise InputError(f"{str(file)!r}: has no ending, so that its folder would have its name; say --out FOLDER")
@@ -90,8 +100,10 @@ def _folder(file: Path, out: Path | None) -> Path:
     return folder
 
 
-def _telling(count: int) -> Any:
-    def told(cell: Cell, number: int) -> None:
+def _announcer(count: int) -> Callable[[Cell, int], None]:
+    """Return a function that prints which of the cells is measured next."""
+
+    def announce(cell: Cell, number: int) -> None:
         print(f"{number + 1} of {count}: {cell.name}", file=sys.stderr, flush=True)
 
-    return told
+    return announce

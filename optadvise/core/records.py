@@ -14,7 +14,8 @@ from msgspec.structs import asdict, replace
 
 from optadvise.core.findings import Evidence
 
-Value: TypeAlias = "float | int | bool | str | list[Value] | None"
+Scalar: TypeAlias = float | int | bool | str | None
+Value: TypeAlias = Scalar | list[Scalar]
 FactValue: TypeAlias = "str | int | float | bool | None"
 
 _NOTHING: Mapping[str, Any] = {}  # a plain one, as records are pickled and copied

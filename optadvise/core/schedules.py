@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optadvise.core.records import ScheduleAdvice, Scheduler, Value
+from optadvise.core.records import Scalar, ScheduleAdvice, Scheduler, Value
 
 SEQUENTIAL = "torch.optim.lr_scheduler.SequentialLR"
 # What a card's phases and a framework's settings may refer to as `$name`.
@@ -66,7 +66,7 @@ def resolve_schedule(
     if len(phases) == 1:
         path, kwargs = phases[0][1], phases[0][2]
     else:
-        ends = [named["warmup_steps"]]
+        ends: list[Scalar] = [int(str(named["warmup_steps"]))]
         if len(phases) == 3:
             ends.append(steps - int(str(named["decay_steps"])))
         path, kwargs = SEQUENTIAL, {"milestones": ends}

@@ -81,12 +81,12 @@ def take_step(
         stack.enter_context(allow_fake_modules())
         if device == "cpu":  # before the user's module is imported, which may import functions of torch by name
             stack.enter_context(emulate_cuda(lambda: not tracker.is_running))
-        workload = user_workload.called(
-            spec, seed=seed, flag="--from", within=partial(_fake_context, mode, Tracker(device)), doing=report
+        workload = user_workload.call_user_function(
+            spec, seed=seed, flag="--from", call_context=partial(_fake_context, mode, Tracker(device)), announce=report
         )
         report("its training step")
         stepper = _Stepper(mode, tracker, device, precision)
-        stepped: SteppedModule = user_workload.guarded(
+        stepped: SteppedModule = user_workload.run_guarded(
             f"--from {spec!r}", "its training step", lambda: _measure_step(stepper, workload)
         )
     return stepped
@@ -110,14 +110,14 @@ def _fake_context(mode: FakeTensorMode, tracker: Tracker) -> Iterator[None]:
         yield
 
 
-def _measure_step(stepper: _Stepper, workload: user_workload.Given) -> SteppedModule:
+def _measure_step(stepper: _Stepper, workload: user_workload.UserWorkload) -> SteppedModule:
     begin = time.perf_counter()
     mode, tracker, module = stepper.mode, stepper.tracker, workload.module
     batch = next(workload.batches)  # outside of fake mode: a data loader shuffles by values
     with mode:
         batch = _prepare(stepper, module, batch)
         tensors: list[Tensor] = []
-        user_workload.each_tensor(batch, lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        user_workload.map_tensors(batch, lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
         weights_bytes = tracker.add(module.parameters(), "weights")
         buffers_bytes = tracker.add(module.buffers(), "other")
         batch_bytes = tracker.add(tensors, "other")
@@ -148,16 +148,16 @@ def _prepare(stepper: _Stepper, module: nn.Module, batch: Any) -> Any:
                 if tensor is not None:  # those made under fake mode are fake; others came from numpy or a file
                     tensors[name] = _make_fake(stepper.mode, tensor)
     module.to(device=stepper.device, dtype=half)
-    batch = user_workload.each_tensor(batch, partial(_make_fake, stepper.mode))
-    move = partial(user_workload.moved, device=stepper.device, dtype=half or torch.float32)
-    return user_workload.each_tensor(batch, move)
+    batch = user_workload.map_tensors(batch, partial(_make_fake, stepper.mode))
+    move = partial(user_workload.move_tensor, device=stepper.device, dtype=half or torch.float32)
+    return user_workload.map_tensors(batch, move)
 
 
 def _make_fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     return tensor if isinstance(tensor, FakeTensor) else mode.from_tensor(tensor)
 
 
-def _step_twice(stepper: _Stepper, workload: user_workload.Given, batch: Any) -> None:
+def _step_twice(stepper: _Stepper, workload: user_workload.UserWorkload, batch: Any) -> None:
     """Run the forward and the backward pass twice; the tracker keeps the second's peak."""
     tracker = stepper.tracker
     dtype = _AUTOCAST_DTYPES.get(stepper.precision)

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import asdict, astuple, replace
+from msgspec import to_builtins
+from msgspec.structs import asdict, replace
 
 from optadvise.benchmark import plan
+from optadvise.benchmark.records import Interval
 from optadvise.benchmark.spec import Arm
-from optadvise.benchmark.statistics import Interval, mean_ci
+from optadvise.benchmark.statistics import mean_ci
 from optadvise.core.errors import InputError, RuleFileError, nearest
 from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED
 from optadvise.core.records import EXPERIMENTS, Claim, Optimizer, Trial
@@ -116,10 +118,10 @@ def judged(claim: Claim, figures: Sequence[float], why: str | None = None) -> di
         why: What kept further ones from being measured; then nothing is decided.
     """
     design = EXPERIMENTS.get(claim.experiment or "")
-    center, interval = mean_ci(figures, ratio=design.ratio) if design and figures else (None, None)
+    mean = mean_ci(figures, ratio=design.ratio) if design and figures else None
     verdict = UNDECIDED
-    if why is None and center is not None:
-        ends = interval or Interval(center, center)
+    if why is None and mean is not None:
+        ends = mean.interval or Interval(mean.value, mean.value)
         inside = [_outside(ends.high, claim) is None, _outside(ends.low, claim) is None]
         apart = _outside(ends.low, claim) == "above" or _outside(ends.high, claim) == "below"
         verdict = CONFIRMED if all(inside) else REFUTED if apart else UNDECIDED
@@ -128,8 +130,8 @@ def judged(claim: Claim, figures: Sequence[float], why: str | None = None) -> di
     return {
         "verdict": verdict,
         "why": why,
-        "measured": center,
-        "ci95": None if interval is None else list(astuple(interval)),
+        "measured": None if mean is None else mean.value,
+        "ci95": None if mean is None or mean.interval is None else [mean.interval.low, mean.interval.high],
         "figures": list(figures),
     }
 
@@ -173,7 +175,7 @@ def _about(claim: Claim) -> dict[str, Any]:
 
 def _side(card: Optimizer, trial: Trial, device: str) -> dict[str, Any]:
     def arm(changes: Mapping[str, Any]) -> Arm:
-        made = plan.plain(card, {**trial.numbers, **changes}, device, trial.implementation)
+        made = plan.plan_defaults(card, {**trial.numbers, **changes}, device, trial.implementation)
         return replace(made, max_grad_norm=trial.max_grad_norm)
 
     return {
@@ -186,8 +188,8 @@ def _side(card: Optimizer, trial: Trial, device: str) -> dict[str, Any]:
 def _plain(side: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **side,
-        "arm": asdict(side["arm"]),
-        "rates": [(rate, asdict(arm)) for rate, arm in side["rates"]],
+        "arm": to_builtins(side["arm"]),
+        "rates": [(rate, to_builtins(arm)) for rate, arm in side["rates"]],
     }
 
 
@@ -201,4 +203,5 @@ def _surface(catalog: Catalog, claim: Claim) -> dict[str, Any] | None:
         return None
     if name not in catalog.surfaces:
         raise RuleFileError(f"no surface is called {name!r}; {nearest(name, catalog.surfaces)}", claim.at)
-    return asdict(catalog.surfaces[name])
+    surface: dict[str, Any] = asdict(catalog.surfaces[name])
+    return surface

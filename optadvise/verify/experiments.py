@@ -118,10 +118,10 @@ def _state(made: Experiment, side: Side) -> tuple[int, int]:
     weights = torch.nn.Parameter(torch.ones(made.setting["shape"], dtype=dtype, device=made.device))
     weights.grad = torch.ones_like(weights)
     with quiet():
-        built = optimizer_builder.optimizers(side.arm, [("weight", weights)])
+        built = optimizer_builder.build_optimizers(side.arm, [("weight", weights)])
         for optimizer in built:
             optimizer.step()
-    return optimizer_builder.state_bytes(built), weights.numel() * weights.element_size()
+    return optimizer_builder.count_state_bytes(built), weights.numel() * weights.element_size()
 
 
 def state_ratio(made: Experiment, seed: int) -> float:
@@ -139,7 +139,7 @@ def _path(made: Experiment, side: Side, gradient: Callable[[int], Tensor], start
     """Return the weights before the first step and after each, under given gradients."""
     weights = torch.nn.Parameter(start.to(made.device, copy=True))
     with quiet():
-        built = optimizer_builder.optimizers(side.arm, [("weight", weights)])
+        built = optimizer_builder.build_optimizers(side.arm, [("weight", weights)])
         path = [weights.detach().clone()]
         for step in range(steps):
             weights.grad = gradient(step).to(made.device)
@@ -224,7 +224,7 @@ def _time_ratio(made: Experiment, shapes: Sequence[tuple[int, ...]], seed: int) 
         weights = [torch.nn.Parameter(torch.zeros(shape, device=made.device)) for shape in shapes]
         named = [(f"weights.{n}", weight) for n, weight in enumerate(weights)]
         with quiet():
-            built = optimizer_builder.optimizers(side.arm, named)
+            built = optimizer_builder.build_optimizers(side.arm, named)
             for weight in weights:
                 weight.grad = torch.full_like(weight, 1e-3)
             seconds = [_timed(built, made.device) for _ in range(1 + made.setting["steps"])]

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from optadvise.benchmark.environment import environment
+from optadvise.benchmark.environment import read_machine
 from optadvise.core.findings import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED
 from optadvise.core.records import Implementation, Optimizer
 from optadvise.core.version import __version__
@@ -170,7 +170,7 @@ def result(found: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any
         "kind": "verify",
         "optadvise": __version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "environment": {**environment(), "packages": _versions(one["package"] for one in (*found, *run))},
+        "environment": {**asdict(read_machine()), "packages": _versions(one["package"] for one in (*found, *run))},
         "audits": [dict(one) for one in found],
         "claims": [dict(one) for one in claims],
     }

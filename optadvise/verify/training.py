@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from msgspec.structs import asdict
+from msgspec import to_builtins
 from torch import Tensor, nn
 
 from optadvise.benchmark import optimizer_builder, workloads
@@ -74,7 +74,7 @@ class Trainings:
             spiked: Let the spike happen.
         """
         told = {name: setting[name] for name in (*_SIZE, *(_SPIKE if spiked else ())) if name in setting}
-        key = json.dumps([asdict(arm), told, seed, device, warmup], sort_keys=True, default=str)
+        key = json.dumps([to_builtins(arm), told, seed, device, warmup], sort_keys=True, default=str)
         if key not in self._known:
             with quiet(), torch.random.fork_rng(devices=[]):
                 self._known[key] = _train(arm, told, seed, device, warmup)
@@ -85,7 +85,7 @@ def _train(arm: Arm, setting: Mapping[str, Any], seed: int, device: str, warmup:
     work = NETWORKS[setting["network"]](setting, seed, device)
     named = list(work.module.named_parameters())
     weights = [weight for _, weight in named]
-    built = optimizer_builder.optimizers(arm, named, work.module)
+    built = optimizer_builder.build_optimizers(arm, named, work.module)
     for optimizer in built:
         if arm.train_mode:
             optimizer.train()

@@ -118,7 +118,7 @@ def walk(
     for card in cards:
         number, because, cite = rate(surface, card) if lr is None else (lr, "as said by --lr", ())
         decay = {"weight_decay": 0.0} if card.hyperparameter("weight_decay") is not None else {}
-        arm = plan.plain(card, {"lr": number, **decay})
+        arm = plan.plan_defaults(card, {"lr": number, **decay})
         reason = arm.unsupported
         if reason is None and arm.matrices_only:
             reason = f"{arm.path} is for matrices, and the two weights here are a vector"
@@ -154,7 +154,7 @@ def path(arm: Arm, surface: Surface, steps: int) -> tuple[tuple[Point, ...], str
     ):
         warnings.simplefilter("ignore")
         weights = torch.nn.Parameter(torch.tensor(surface.start, dtype=torch.float32))
-        built = optimizer_builder.optimizers(arm, [("weights", weights)])
+        built = optimizer_builder.build_optimizers(arm, [("weights", weights)])
         for optimizer in built:
             if arm.train_mode:
                 optimizer.train()

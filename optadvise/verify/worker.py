@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec import convert
+
 from optadvise.benchmark.spec import Arm
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.records import Surface
@@ -63,7 +65,7 @@ def _experiment(told: Answer, trainings: Any) -> Answer:
     from optadvise.verify.experiments import Experiment, Side, Undecidable, measured
 
     sides = [
-        Side(Arm(**side["arm"]), {float(rate): Arm(**arm) for rate, arm in side["rates"]}, side["warmup"])
+        Side(convert(side["arm"], Arm), {float(rate): convert(arm, Arm) for rate, arm in side["rates"]}, side["warmup"])
         for side in told["sides"]
     ]
     surface = None if told["surface"] is None else Surface(**told["surface"])

@@ -1,97 +1,121 @@
-"""Were two results measured under the same conditions? Pure."""
+"""Comparability of two results: differences that forbid a comparison, and those that a reader has to know."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import asdict
 
-from optadvise.benchmark.comparison.loaded_result import ArmResult, Side, common_control
+from optadvise.benchmark.comparison.loaded_result import (
+    LoadedResult,
+    find_common_control,
+    has_same_implementation,
+)
+from optadvise.benchmark.records import ArmResult, Environment
 from optadvise.benchmark.spec import Spec
 
-# How much was measured: what it changes is the width of the intervals, not what they are about.
+# How much was measured: it changes the width of the intervals, not what they are about.
 _AMOUNT = ("steps", "rounds", "warmup", "seed", "threads")
-_UNIMPORTANT = {"load", "packages", "executable", "device"}
-_LOAD = 1.5  # that one's own earlier work leaves behind
+# Compared elsewhere, or without influence on the figures.
+_NOT_COMPARED = {"load", "packages", "executable", "device"}
+_REPORTED_BY_WORKERS = {"device", "device_name", "threads"}
+_LOAD_DIFFERENCE = 1.5  # load average that a run's own earlier work leaves behind
 
 
-def unlike(base: Side, new: Side) -> list[str]:
-    """Return what differs so much that a ratio would not tell what the optimizer does."""
-    before, after = _spec(base), _spec(new)
-    found = _differing(before, after, [key for key in before if key not in _AMOUNT])
-    found += _differing(base.environment, new.environment, [hardware(after)])
-    for label, arm in new.arms.items():
-        other = base.arms.get(label)
-        if other and None not in (arm.parameters, other.parameters) and arm.parameters != other.parameters:
-            found.append(f"the parameters of {label} are {other.parameters:,} in BASE and {arm.parameters:,} in NEW")
-    return found
+def list_differences(base: LoadedResult, new: LoadedResult) -> list[str]:
+    """Return the differences after which a ratio would not show what the optimizer does."""
+    before, after = asdict(base.spec), asdict(new.spec)
+    conditions = [name for name in before if name not in _AMOUNT]
+    return [
+        *_compare_fields(before, after, conditions),
+        *_compare_environments(base, new, [hardware_field(new.spec)]),
+        *_compare_parameters(base, new),
+    ]
 
 
-def doubts(base: Side, new: Side) -> list[str]:
+def list_warnings(base: LoadedResult, new: LoadedResult) -> list[str]:
     """Return what a reader of the ratios has to know, a line each."""
-    found = [f"{side.role} was interrupted: it has fewer rounds than were asked for" for side in (base, new)
-             if not side.complete]  # fmt: skip
-    environment = {**base.environment, **new.environment}
-    keys = [key for key in environment if key not in _UNIMPORTANT and key != hardware(_spec(new))]
-    found += _differing(base.environment, new.environment, keys)
-    found += _differing(_spec(base), _spec(new), [key for key in _AMOUNT if key != "threads"])
-    before, after = base.environment["packages"], new.environment["packages"]
-    found += _differing(before, after, sorted(before))
-    return found + _load(base, new) + _arms(base, new)
+    hardware = hardware_field(new.spec)
+    names = [name for name in Environment.__struct_fields__ if name not in {*_NOT_COMPARED, hardware}]
+    amounts = [name for name in _AMOUNT if name != "threads"]
+    before, after = base.environment.packages, new.environment.packages
+    return [
+        *(f"{loaded.side} was interrupted: it has fewer rounds than were asked for"
+          for loaded in (base, new) if not loaded.result.complete),
+        *_compare_environments(base, new, names),
+        *_compare_fields(asdict(base.spec), asdict(new.spec), amounts),
+        *_compare_fields(before, after, sorted(before)),
+        *_compare_load(base.environment, new.environment),
+        *_compare_arms(base, new),
+    ]  # fmt: skip
 
 
-def _spec(side: Side) -> Mapping[str, Any]:
-    return {**asdict(Spec()), **side.spec}
+def hardware_field(spec: Spec) -> str:
+    """Return which field of an environment names the hardware that was measured."""
+    return "processor" if spec.device == "cpu" else "device_name"
 
 
-def hardware(spec: Mapping[str, Any]) -> str:
-    """Return what of an environment was measured: the processor, or the device's name.
-
-    Args:
-        spec: The conditions.
-    """
-    return "processor" if spec["device"] == "cpu" else "device_name"
+def _compare_environments(base: LoadedResult, new: LoadedResult, names: Iterable[str]) -> Iterator[str]:
+    """Yield the environment's fields that differ, without those that only workers know where none had started."""
+    has_workers = bool(base.environment.packages and new.environment.packages)
+    comparable = [name for name in names if has_workers or name not in _REPORTED_BY_WORKERS]
+    return _compare_fields(asdict(base.environment), asdict(new.environment), comparable)
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    both = [key for key in keys if key in before and key in after]
-    differing = [key for key in both if before[key] != after[key]]
-    return [f"{key} is {_word(before[key])} in BASE and {_word(after[key])} in NEW" for key in differing]
+def _compare_fields(before: Mapping[str, object], after: Mapping[str, object], names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if name in before and name in after and before[name] != after[name]:
+            yield f"{name} is {_show_value(before[name])} in BASE and {_show_value(after[name])} in NEW"
 
 
-def _word(value: Any) -> str:
+def _show_value(value: object) -> str:
     return {"None": "not said", "True": "on", "False": "off"}.get(str(value), str(value))
 
 
-def _load(base: Side, new: Side) -> list[str]:
-    before, after = base.environment.get("load"), new.environment.get("load")
-    room = max(_LOAD, (new.environment.get("cores") or 1) / 4)
-    if before is None or after is None or abs(after - before) <= room:
-        return []
-    return [f"load is {before:.1f} in BASE and {after:.1f} in NEW: other work ran beside one of them"]
-
-
-def _arms(base: Side, new: Side) -> list[str]:
-    found = []
-    for side, other in ((base, new), (new, base)):
-        alone = [label for label in side.arms if label not in other.arms]
-        found += [f"only in {side.role}: {', '.join(alone)}"] if alone else []
-        found += [f"{a.label} is {a.status} in {side.role}: {a.error}" for a in side.arms.values() if a.status != "ok"]
+def _compare_parameters(base: LoadedResult, new: LoadedResult) -> Iterator[str]:
     for label, arm in new.arms.items():
-        before = base.arms.get(label)
-        if before and before.made != arm.made:
-            found.append(f"{label} is {_made(before)} in BASE and {_made(arm)} in NEW")
-        elif before and before.kwargs != arm.kwargs:
-            found.append(f"{label} has other hyperparameters in BASE than in NEW")
-    without = [arm.label for arm in new.arms.values() if arm.role == "candidate" and arm.label in base.arms]
-    if without and common_control(base, new) is None:
-        found.append(
-            f"no control that both have: the times of {', '.join(without)} carry whatever else changed between the runs"
+        other = base.arms.get(label)
+        if other is None or arm.parameters is None or other.parameters is None:
+            continue
+        if arm.parameters != other.parameters:
+            yield f"the parameters of {label} are {other.parameters:,} in BASE and {arm.parameters:,} in NEW"
+
+
+def _compare_load(base: Environment, new: Environment) -> Iterator[str]:
+    tolerance = max(_LOAD_DIFFERENCE, (new.cores or 1) / 4)
+    if base.load is not None and new.load is not None and abs(new.load - base.load) > tolerance:
+        yield f"load is {base.load:.1f} in BASE and {new.load:.1f} in NEW: other work ran beside one of them"
+
+
+def _compare_arms(base: LoadedResult, new: LoadedResult) -> Iterator[str]:
+    for loaded, other in ((base, new), (new, base)):
+        missing = [label for label in loaded.arms if label not in other.arms]
+        if missing:
+            yield f"only in {loaded.side}: {', '.join(missing)}"
+        yield from (
+            f"{arm.label} is {arm.status} in {loaded.side}: {arm.error}"
+            for arm in loaded.arms.values()
+            if arm.status != "ok"
         )
-    return found
+    common = [(base.arms[label], arm) for label, arm in new.arms.items() if label in base.arms]
+    yield from _compare_implementations(common)
+    candidates = [arm.label for _, arm in common if arm.role == "candidate"]
+    if candidates and find_common_control(base, new) is None:
+        yield (
+            f"no control that both have: the times of {', '.join(candidates)} carry whatever else changed between "
+            "the runs"
+        )
 
 
-def _made(arm: ArmResult) -> str:
-    path, variant = arm.made
-    return f"{path} ({variant})" if variant else path
+def _compare_implementations(common: Iterable[tuple[ArmResult, ArmResult]]) -> Iterator[str]:
+    """Yield which arms ran another class or other hyperparameters in NEW than in BASE."""
+    for before, arm in common:
+        if not has_same_implementation(before, arm):
+            yield f"{arm.label} is {_show_implementation(before)} in BASE and {_show_implementation(arm)} in NEW"
+        elif before.implementation.kwargs != arm.implementation.kwargs:
+            yield f"{arm.label} has other hyperparameters in BASE than in NEW"
+
+
+def _show_implementation(arm: ArmResult) -> str:
+    used = arm.implementation
+    return f"{used.path} ({used.variant})" if used.variant else used.path

@@ -1,35 +1,38 @@
-"""Two results against each other: ratios with intervals, requirements and a verdict. Pure.
+"""Comparison of two results: ratios with intervals, requirements and a verdict.
 
-The runs were made at different times, and machines drift. So times are held against each run's own control, whose
-rounds were measured beside the candidate's: (new / its control) / (base / its control). What slows a whole run cancels.
+The runs were made at different times, and machines drift. So times are compared through each run's own control, whose
+rounds were measured next to the candidate's: (new / its control) / (base / its control). What slows a whole run
+cancels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from msgspec.structs import astuple, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
-from optadvise.benchmark.comparison.comparability import doubts, unlike
-from optadvise.benchmark.comparison.loaded_result import ArmResult, Figure, Side, common_control, side_of
-from optadvise.benchmark.results import SCHEMA_VERSION, verdict
-from optadvise.benchmark.statistics import NOISY, Interval, Requirement, judge
+from optadvise.benchmark.comparison.comparability import list_differences, list_warnings
+from optadvise.benchmark.comparison.loaded_result import LoadedResult, find_common_control, peak_source
+from optadvise.benchmark.comparison.records import ComparedRatio, ComparedResult, Comparison, ComparisonRequirement
+from optadvise.benchmark.metrics import METRICS, metric_figure
+from optadvise.benchmark.records import SCHEMA_VERSION, ArmResult, BenchmarkResult, Figure, Interval, Verdict
+from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
 from optadvise.core.errors import InputError
 
-# What is compared, with its unit; throughput has the workload's.
-COMPARED = {
+# Compared metrics with their units; throughput has the workload's.
+COMPARED: Mapping[str, str | None] = {
     "optimizer_seconds": "s",
     "step_seconds": "s",
     "forward_seconds": "s",
     "backward_seconds": "s",
-    "throughput": "",
+    "throughput": None,
     "state_bytes": "bytes",
     "state_bytes_per_parameter": "bytes/parameter",
     "peak_memory": "bytes",
 }
-_LARGEST = 100.0  # logarithm of a ratio
+_MAX_LOG_WIDTH = 100.0  # of a ratio's interval; a wider one carries no information
 METHOD = (
     "Times marked relative_to_control are (new / its control) / (base / its control), as the runs were made at "
     "different times; the others are new / base and also carry the drift between the runs. Intervals are combined as "
@@ -38,120 +41,139 @@ METHOD = (
 
 
 def compare(
-    base: Mapping[str, Any],
-    new: Mapping[str, Any],
+    base: BenchmarkResult,
+    new: BenchmarkResult,
     requirements: Sequence[Requirement] = (),
     *,
     names: tuple[str, str] = ("BASE", "NEW"),
     force: bool = False,
-) -> dict[str, Any]:
-    """Return the comparison of two results of `optadvise bench`.
+) -> Comparison:
+    """Compare two results of `optadvise bench`.
 
     Args:
         base: The result to compare with.
         new: The result in question.
         requirements: Bounds that NEW's candidates must keep; a relative one multiplies BASE's figure.
-        names: How the two are called, for the reader.
+        names: Names of the two for the reader.
         force: Compare even what was measured under different conditions.
 
     Raises:
-        InputError: The conditions differ, no arm is in both, or a requirement is none for a comparison.
-        RuleFileError: One of the two is no whole result.
+        InputError: The conditions differ, or no arm is in both.
     """
-    before, after = side_of(base, "BASE", names[0]), side_of(new, "NEW", names[1])
-    differences = unlike(before, after)
+    before, after = LoadedResult("BASE", names[0], base), LoadedResult("NEW", names[1], new)
+    differences = list_differences(before, after)
     if differences and not force:
         raise InputError(f"BASE and NEW are not comparable: {'; '.join(differences)}; measure alike, or say --force")
     if not set(before.arms) & set(after.arms):
         raise InputError(f"no optimizer is in both: {', '.join(before.arms)} in BASE, {', '.join(after.arms)} in NEW")
-    ratios = _ratios(before, after)
-    labels = [arm.label for side in (after, before) for arm in side.arms.values() if arm.role == "candidate"]
-    judged = [_judged(r, label, before, after, ratios) for r in requirements for label in dict.fromkeys(labels)]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "comparison",
-        "base": _about(before),
-        "new": _about(after),
-        "warnings": [*differences, *doubts(before, after), *_hints(base, new, requirements, after)],
-        "method": METHOD,
-        "ratios": ratios,
-        "requirements": judged,
-        "verdict": verdict([j["verdict"] for j in judged]),
-    }
+    ratios = tuple(_compare_arms(before, after))
+    labels = [arm.label for loaded in (after, before) for arm in loaded.arms.values() if arm.role == "candidate"]
+    judged = tuple(
+        _judge_arm(requirement, label, before, after, ratios)
+        for requirement in requirements
+        for label in dict.fromkeys(labels)
+    )
+    return Comparison(
+        schema_version=SCHEMA_VERSION,
+        kind="comparison",
+        base=_describe(before),
+        new=_describe(after),
+        warnings=(*differences, *list_warnings(before, after), *_list_hints(before, after, requirements)),
+        method=METHOD,
+        ratios=ratios,
+        requirements=judged,
+        verdict=worst_verdict(entry.verdict for entry in judged),
+    )
 
 
-def _about(side: Side) -> dict[str, Any]:
-    return {
-        "name": side.name,
-        "complete": side.complete,
-        "environment": dict(side.environment),
-        "spec": dict(side.spec),
-    }
+def _describe(loaded: LoadedResult) -> ComparedResult:
+    return ComparedResult(
+        name=loaded.name, complete=loaded.result.complete, environment=loaded.environment, spec=loaded.spec
+    )
 
 
-def _hints(
-    base: Mapping[str, Any], new: Mapping[str, Any], requirements: Sequence[Requirement], after: Side
-) -> list[str]:
-    found = ["BASE and NEW are one and the same measurement: it cannot show a change"] if base == new else []
-    kinds = {arm.peak_kind for arm in after.arms.values()}
-    if "process" in kinds and any(r.relative and r.metric == "peak_memory" for r in requirements):
-        found.append("peak_memory is the whole process's here, which varies by a percent: leave room in its bound")
-    return found
+def _list_hints(base: LoadedResult, new: LoadedResult, requirements: Sequence[Requirement]) -> Iterator[str]:
+    if base.result == new.result:
+        yield "BASE and NEW are one and the same measurement: it cannot show a change"
+    sources = {peak_source(arm) for arm in new.arms.values()}
+    if "process" in sources and any(r.relative and r.metric == "peak_memory" for r in requirements):
+        yield "peak_memory is the whole process's here, which varies by a percent: leave room in its bound"
 
 
-def _ratios(base: Side, new: Side) -> list[dict[str, Any]]:
-    control = common_control(base, new)
-    found = []
+def _compare_arms(base: LoadedResult, new: LoadedResult) -> Iterator[ComparedRatio]:
+    """Yield the ratios of every arm that ran in both results; a ratio to control comes before the plain one."""
+    control = find_common_control(base, new)
     for label, arm in new.arms.items():
         before = base.arms.get(label)
         if before is None or {arm.status, before.status} != {"ok"}:
             continue
-        for metric, named in COMPARED.items():
-            if metric not in arm.figures or metric not in before.figures or not _same_kind(metric, before, arm):
+        for metric, unit in COMPARED.items():
+            pair = _pair_figures(before, arm, metric)
+            if pair is None:
                 continue
-            unit = named or arm.unit
-            relative = None if control is None or arm.role == "control" else _relative(metric, before, arm)
-            if control is not None and relative is not None:
-                found.append(_entry(arm, before, metric, unit, relative, control.optimizer))
-            plain = quotient(arm.figures[metric], before.figures[metric])
-            found.append(_entry(arm, before, metric, unit, plain, None))
-    return found
+            compared = _Compared(arm, metric, unit or arm.throughput.unit, pair)
+            if control is not None and arm.role != "control":
+                relative = _ratio_to_control(base, new, label, metric)
+                if relative is not None:
+                    yield compared.to_record(relative, control.optimizer)
+            yield compared.to_record(quotient(pair.new, pair.base), None)
 
 
-def _entry(
-    arm: ArmResult, before: ArmResult, metric: str, unit: str, ratio: Figure | None, versus: str | None
-) -> dict[str, Any]:
-    return {
-        "optimizer": arm.optimizer,
-        "label": arm.label,
-        "metric": metric,
-        "unit": unit,
-        "base": before.figures[metric].value,
-        "new": arm.figures[metric].value,
-        "ratio": None if ratio is None else ratio.value,
-        "ci95": None if ratio is None or ratio.interval is None else list(astuple(ratio.interval)),
-        "relative_to_control": versus is not None,
-        "versus": versus,
-    }
+class _Pair(Struct, frozen=True):
+    """A metric's figures in both results."""
+
+    base: Figure
+    new: Figure
 
 
-def _same_kind(metric: str, before: ArmResult, arm: ArmResult) -> bool:
-    if metric == "peak_memory":
-        return before.peak_kind == arm.peak_kind
-    return metric != "throughput" or before.unit == arm.unit
+class _Compared(Struct, frozen=True):
+    """A metric of an arm in both results, without its ratio."""
+
+    arm: ArmResult
+    metric: str
+    unit: str
+    pair: _Pair
+
+    def to_record(self, ratio: Figure | None, versus: str | None) -> ComparedRatio:
+        """Return the entry of the comparison; `versus` is the control's optimizer, None for a plain ratio."""
+        return ComparedRatio(
+            optimizer=self.arm.optimizer,
+            label=self.arm.label,
+            metric=self.metric,  # type: ignore[arg-type]  # a key of COMPARED
+            unit=self.unit,
+            base=self.pair.base.value,
+            new=self.pair.new.value,
+            ratio=None if ratio is None else ratio.value,
+            ci95=None if ratio is None else ratio.interval,
+            relative_to_control=versus is not None,
+            versus=versus,
+        )
 
 
-def _relative(metric: str, before: ArmResult, arm: ArmResult) -> Figure | None:
-    """Return the ratio of the ratios to control; for throughput that is the step's, turned over."""
-    name = "step_seconds" if metric == "throughput" else metric
-    if name not in before.versus or name not in arm.versus:
+def _pair_figures(before: ArmResult, arm: ArmResult, metric: str) -> _Pair | None:
+    """Return both figures of a metric; None where one is missing or they were counted in different ways."""
+    if metric == "peak_memory" and peak_source(before) != peak_source(arm):
         return None
-    above, below = arm.versus[name], before.versus[name]
-    return quotient(below, above) if metric == "throughput" else quotient(above, below)
+    if metric == "throughput" and before.throughput.unit != arm.throughput.unit:
+        return None
+    base, new = metric_figure(before, metric), metric_figure(arm, metric)
+    return None if base is None or new is None else _Pair(base, new)
+
+
+def _ratio_to_control(base: LoadedResult, new: LoadedResult, label: str, metric: str) -> Figure | None:
+    """Return the ratio of an arm's ratios to its control; for throughput that is the step's, inverted."""
+    if not METRICS[metric].is_repeated:
+        return None
+    name = "step_seconds" if metric == "throughput" else metric
+    below, above = base.result.find_ratio(label, name), new.result.find_ratio(label, name)
+    if below is None or above is None:
+        return None
+    base_figure, new_figure = Figure(below.ratio, below.ci95), Figure(above.ratio, above.ci95)
+    return quotient(base_figure, new_figure) if metric == "throughput" else quotient(new_figure, base_figure)
 
 
 def quotient(above: Figure, below: Figure) -> Figure | None:
-    """Return a ratio of two independent figures; None where it has no value, as of 1 over 0.
+    """Return the ratio of two independent figures; None where it has no value, as of 1 over 0.
 
     Its interval's reach to each side is the root of the sum of squares of the reaches that push it there, on the log
     scale (MOVER: Zou and Donner 2008). There is none where one of the two has none.
@@ -167,44 +189,41 @@ def quotient(above: Figure, below: Figure) -> Figure | None:
         return Figure(ratio)
     down = math.hypot(math.log(above.value / above.interval.low), math.log(below.interval.high / below.value))
     up = math.hypot(math.log(above.interval.high / above.value), math.log(below.value / below.interval.low))
-    if max(down, up) > _LARGEST:  # so wide that it says nothing
+    if max(down, up) > _MAX_LOG_WIDTH:
         return Figure(ratio)
     return Figure(ratio, Interval(ratio * math.exp(-down), ratio * math.exp(up)))
 
 
-def _judged(
-    requirement: Requirement, label: str, base: Side, new: Side, ratios: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    arm = new.arms.get(label)
-    figure, found, relative = None, "inconclusive", False  # of a candidate that has gone nothing is known
+def _judge_arm(
+    requirement: Requirement, label: str, base: LoadedResult, new: LoadedResult, ratios: Sequence[ComparedRatio]
+) -> ComparisonRequirement:
+    arm, ratio = new.arms.get(label), None
+    figure: Figure | None = None
+    verdict: Verdict = "inconclusive"  # nothing is known of a candidate that is not in NEW
     if arm is not None and arm.status != "ok":
-        found = "fail"
+        verdict = "fail"
     elif arm is not None and requirement.relative:
-        entry = next((r for r in ratios if (r["label"], r["metric"]) == (label, requirement.metric)), None)
-        if entry is not None:
-            figure, found, relative = _ratio_judged(requirement, entry)
+        ratio = next((ratio for ratio in ratios if (ratio.label, ratio.metric) == (label, requirement.metric)), None)
+        if ratio is not None:
+            figure = None if ratio.ratio is None else Figure(ratio.ratio, ratio.ci95)
+            verdict = _judge_ratio(requirement, ratio, figure)
     elif arm is not None:
-        figure = arm.figures.get(requirement.metric)
-        found = judge(
-            requirement, None if figure is None else figure.value, None if figure is None else figure.interval
-        )
-    return {
-        "text": requirement.text,
-        "optimizer": (arm or base.arms[label]).optimizer,
-        "label": label,
-        "measured": None if figure is None else figure.value,
-        "ci95": None if figure is None or figure.interval is None else list(astuple(figure.interval)),
-        "relative_to_control": relative,
-        "verdict": found,
-    }
+        figure = metric_figure(arm, requirement.metric)
+        verdict = judge(requirement, figure)
+    return ComparisonRequirement(
+        text=requirement.text,
+        optimizer=(arm or base.arms[label]).optimizer,
+        label=label,
+        measured=None if figure is None else figure.value,
+        ci95=None if figure is None else figure.interval,
+        relative_to_control=ratio is not None and ratio.relative_to_control,
+        verdict=verdict,
+    )
 
 
-def _ratio_judged(requirement: Requirement, entry: Mapping[str, Any]) -> tuple[Figure | None, str, bool]:
-    interval = None if entry["ci95"] is None else Interval(*entry["ci95"])
-    figure = None if entry["ratio"] is None else Figure(entry["ratio"], interval)
-    if requirement.metric in NOISY:
-        found = judge(requirement, entry["ratio"], interval)
-    else:  # exact, and BASE's may be zero, so that there is no ratio
-        bound = replace(requirement, bound=requirement.bound * entry["base"], relative=False)
-        found = judge(bound, entry["new"], None)
-    return figure, found, entry["relative_to_control"]
+def _judge_ratio(requirement: Requirement, ratio: ComparedRatio, figure: Figure | None) -> Verdict:
+    """Judge a relative requirement; exact metrics by their values, as BASE's may be 0, so that there is no ratio."""
+    if METRICS[requirement.metric].is_repeated:
+        return judge(requirement, figure)
+    absolute = replace(requirement, bound=requirement.bound * ratio.base, relative=False)
+    return judge(absolute, Figure(ratio.new))

@@ -8,12 +8,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import replace
 
 from optadvise.benchmark.distributed import rank_files
-from optadvise.benchmark.runner import ArmFailed, WorkerArm
+from optadvise.benchmark.measurement import ArmCommand, ArmCounts, Parity
+from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Arm, Spec
-from optadvise.core.errors import InputError
+from optadvise.benchmark.worker_arm import WorkerArm, fail, raise_failure
 
 
 class RankedArm(WorkerArm):
@@ -32,7 +34,7 @@ class RankedArm(WorkerArm):
         super().__init__(spec, arm, timeout=timeout, command=command or launcher)
         self._folder: Path | None = None
 
-    def start(self) -> dict[str, Any]:
+    def start(self) -> ArmCounts:
         """Start the ranks, build the arm on each and return what was counted."""
         self._folder = Path(tempfile.mkdtemp(prefix="optadvise-ranks-"))
         self._environment = {
@@ -43,8 +45,8 @@ class RankedArm(WorkerArm):
 
     def parity(self) -> float:
         """Return how far the ranks are from one process, as a share of its way, after the steps of `start`."""
-        self._say({"command": "parity"})
-        return float(self._hear("parity")["share"])
+        self._send(ArmCommand("parity"))
+        return self._receive("parity", Parity).share
 
     def stop(self) -> None:
         """End all ranks and the launcher; calling it twice is fine."""
@@ -58,17 +60,14 @@ class RankedArm(WorkerArm):
         if self._folder is not None:
             rank_files.end_ranks(self._folder)
 
-    def _late(self) -> ArmFailed:
+    def _late(self) -> ArmFailedError:
         assert self._folder is not None
-        why = rank_files.behind(self._folder, self._spec.nproc)
-        return ArmFailed("error", f"no answer within {self._timeout:g} s: {why}; raise --timeout")
+        slowest = rank_files.describe_slowest_rank(self._folder, self._spec.nproc)
+        return fail(f"no answer within {self._timeout:g} s: {slowest}; raise --timeout")
 
-    def _ended(self) -> ArmFailed:
+    def _ended(self) -> ArmFailedError:
         assert self._folder is not None
-        why, failure = rank_files.root_cause(self._folder, self._spec.nproc)
-        if not rank_files.exit_codes(self._folder) and why == rank_files.LAUNCHER_ENDED:
-            why += self._last_words()
-        status = failure.pop("status")
-        if status == "input":
-            raise InputError(why)
-        return ArmFailed(status, why, **failure)
+        failure = rank_files.find_root_cause(self._folder, self._spec.nproc)
+        if failure.error == rank_files.LAUNCHER_ENDED and not rank_files.read_exit_codes(self._folder):
+            failure = replace(failure, error=f"{failure.error}{self._last_words()}")
+        raise_failure(failure)

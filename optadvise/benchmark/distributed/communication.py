@@ -1,48 +1,48 @@
-"""Several ranks as one: how long they talk, how fast one is alone, and whether they come where one process comes."""
+"""Communication metrics of several ranks: time spent, speed of an independent process, and parity with one process."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from optadvise.benchmark import workloads
 from optadvise.benchmark.distributed import wrapping
+from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.training_loop import Training
 
-if TYPE_CHECKING:
-    from optadvise.benchmark.distributed.ranks import Ranks
-
-_PROFILED = 3  # steps
+_PROFILED_STEPS = 3
 
 
 def communication_share(training: Training) -> float:
     """Take some steps and return the share of their time in which this rank communicates, computing or not."""
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = training.spec.device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiled:
+    is_cuda = training.spec.device.startswith("cuda")
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
+    with profile(activities=activities) as profiler:
         begin = time.perf_counter()
-        for _ in range(_PROFILED):
+        for _ in range(_PROFILED_STEPS):
             training.step()
-        taken = time.perf_counter() - begin
-    word = "nccldevkernel" if cuda else "gloo:"
-    spans = [(event.time_range.start, event.time_range.end) for event in profiled.events()
-             if event.name.lower().startswith(word)]  # fmt: skip
-    return min(1.0, covered(spans) / 1e6 / taken)
+        seconds = time.perf_counter() - begin
+    prefix = "nccldevkernel" if is_cuda else "gloo:"
+    spans = [
+        (event.time_range.start, event.time_range.end)  # microseconds
+        for event in profiler.events()
+        if event.name.lower().startswith(prefix)
+    ]
+    return min(1.0, union_length(spans) / 1e6 / seconds)
 
 
-def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Return the length that intervals cover together, in their unit.
+def union_length(spans: Sequence[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals, in their unit.
 
     Example:
-        >>> covered([(0, 2), (1, 3), (5, 6)])
+        >>> union_length([(0, 2), (1, 3), (5, 6)])
         4.0
     """
     total, until = 0.0, -float("inf")
@@ -52,8 +52,8 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def alone_seconds(spec: Spec, arm: Arm) -> float | None:
-    """Return the median seconds of a step of one process by itself with its share of the batch; None if it fails.
+def independent_step_seconds(spec: Spec, arm: Arm) -> float | None:
+    """Return the median seconds of a step of one independent process with its share of the batch; None if it fails.
 
     Args:
         spec: The conditions of all ranks.
@@ -63,38 +63,42 @@ def alone_seconds(spec: Spec, arm: Arm) -> float | None:
         training = Training(spec, arm)
         for _ in range(1 + spec.warmup):
             training.step()
-        return statistics.median(training.round()["step"])
+        return statistics.median(training.round().samples["step"])
     except Exception:  # sharding is for what does not fit, and nothing that was measured is lost to this
         return None
 
 
 def parity(training: Training, ranks: Ranks) -> float:
-    """Return how far the weights of several ranks are from those of one process that saw all their batches.
+    """Return the distance of the ranks' weights from those of one process that saw all their batches.
 
-    As a share of the way that the one went. Every rank calls it, after as many steps as it wants to compare.
+    It is a share of the distance that the one process moved. Every rank calls this, after the steps to compare.
 
     Args:
-        training: Of this rank.
+        training: This rank's.
         ranks: This rank among the others.
     """
-    mine = torch.cat([wrapping.whole(p).double().flatten() for _, p in training.named])
+    weights = torch.cat([wrapping.gather_tensor(p).double().flatten() for _, p in training.named])
     share = 0.0
     if ranks.number == 0:
-        one = Training(training.spec, training.arm)
-        assert one.workload is not None
-        begin = torch.cat([p.detach().double().flatten() for _, p in one.named])
+        reference = Training(training.spec, training.arm)
+        assert reference.workload is not None
+        initial = _flatten_weights(reference)
         parts = [workloads.build(**{**training.shape, "rank": rank}).batches for rank in range(ranks.count)]
-        one.workload.batches = map(_joined, zip(*parts, strict=True))
+        reference.workload.batches = map(_concatenate, zip(*parts, strict=True))
         for _ in training.losses:
-            one.step()
-        theirs = torch.cat([p.detach().double().flatten() for _, p in one.named])
-        share = float((mine - theirs).norm() / (theirs - begin).norm())
+            reference.step()
+        final = _flatten_weights(reference)
+        share = float((weights - final).norm() / (final - initial).norm())
     ranks.share(None)  # the others wait
     return share
 
 
-def _joined(batches: Sequence[Any]) -> Any:
+def _flatten_weights(training: Training) -> Tensor:
+    return torch.cat([p.detach().double().flatten() for _, p in training.named])
+
+
+def _concatenate(batches: Sequence[Any]) -> Any:
     """Return the batches of all ranks as one."""
     if isinstance(batches[0], Tensor):
         return torch.cat(list(batches))
-    return tuple(map(_joined, zip(*batches, strict=True)))
+    return tuple(map(_concatenate, zip(*batches, strict=True)))

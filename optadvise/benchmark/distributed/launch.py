@@ -1,6 +1,6 @@
-"""Starts the worker once for each rank with torchrun's own launcher, on this machine: `python -m … NPROC`.
+"""Start the worker once for each rank with torchrun's own launcher, on this machine: `python -m … NPROC`.
 
-Ranks inherit stdin and stdout, which rank 0 alone uses; what they say besides goes to a file for each.
+Ranks inherit stdin and stdout, which rank 0 alone uses; what else they print goes to a file for each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from optadvise.benchmark.distributed.rank_files import (
     PARENT,
     end_ranks,
     end_with,
-    keep_exit_codes,
+    write_exit_codes,
 )
 
 
@@ -43,12 +43,12 @@ def main() -> int:
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "optadvise.benchmark.worker")
-    except ChildFailedError as error:  # the parent finds out why
+    except ChildFailedError as error:  # the parent reads why
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        keep_exit_codes(folder, codes)
+        write_exit_codes(folder, codes)
         return 1
     finally:
-        if os.getppid() != parent:  # nobody will read it
+        if os.getppid() != parent:  # no one will read the files
             clear()
     return 0
 

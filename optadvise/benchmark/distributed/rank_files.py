@@ -1,9 +1,8 @@
-"""What ranks leave behind for the parent: process ids, steps, what ended them, and what they said. Imports no torch."""
+"""Files that ranks leave for the parent: process ids, steps, failures and logs. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import struct
@@ -11,74 +10,98 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-# What the launcher and the ranks are told by their environment; the last two are process ids.
+import msgspec
+from msgspec import Struct
+
+from optadvise.benchmark.measurement import ArmFailure
+
+# Environment variables of the launcher and the ranks; the last two hold process ids.
 FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"
 PARENT, LAUNCHER = "OPTADVISE_RANK_PARENT", "OPTADVISE_RANK_LAUNCHER"
-MARKS = 3  # of each step, so that the rank that the others wait for is told from them
+MARKS = 3  # of each step, so that the slowest rank is told from those that wait for it
 STEP = struct.Struct("q")  # of a rank, in memory that the parent reads
 LAUNCHER_ENDED = "the launcher ended"
 _EXITS = "exits.json"
-_LOST = ("closed by peer", "connection reset", "broken pipe", "socket", "connection refused", "processgroup",
-         "timed out waiting")  # fmt: skip
+# Messages of a rank that only lost its connection to the one that failed first.
+_LOST_CONNECTION = (
+    "closed by peer", "connection reset", "broken pipe", "socket", "connection refused", "processgroup",
+    "timed out waiting",
+)  # fmt: skip
 _LAST_LINES = 3
 
 
-def root_cause(folder: Path, count: int) -> tuple[str, dict[str, Any]]:
-    """Return why a run of several ranks ended: in words, and as the failure of the rank that began it.
+class RankFailure(Struct, frozen=True):
+    """What ended a rank, and when."""
 
-    A rank that loses the others fails too, and the launcher ends the rest with SIGTERM; so one that failed by itself or
-    was killed by something else counts before these.
+    failure: ArmFailure
+    time: float  # seconds since the epoch
+
+    @property
+    def is_lost_connection(self) -> bool:
+        """Whether the rank failed because another one had."""
+        return any(phrase in self.failure.error.lower() for phrase in _LOST_CONNECTION)
+
+
+def find_root_cause(folder: Path, count: int) -> ArmFailure:
+    """Return the failure of the rank that failed first.
+
+    A rank that loses the others fails too, and the launcher ends the others with SIGTERM; so a rank that failed by
+    itself or was killed by something else counts before these.
 
     Args:
-        folder: Where ranks and the launcher left it.
-        count: How many ranks there are.
+        folder: Folder of the ranks' files.
+        count: Number of ranks.
     """
-    told = {rank: _failure(folder, rank) for rank in range(count)}
-    own = {rank: found for rank, found in told.items() if found is not None and not _lost(found)}
-    if own:
-        rank = min(own, key=lambda each: own[each]["time"])
-        failure = {name: value for name, value in own[rank].items() if name not in ("time", "event")}
-        return f"rank {rank}: {failure.pop('error')}{_said(folder, rank, failure['status'])}", failure
-    codes = exit_codes(folder)
+    reports = {rank: _read_failure(folder, rank) for rank in range(count)}
+    failures = {rank: report for rank, report in reports.items() if report is not None}
+    causes = {rank: report for rank, report in failures.items() if not report.is_lost_connection}
+    if causes:
+        rank = min(causes, key=lambda each: causes[each].time)
+        failure = causes[rank].failure
+        log = _read_log_end(folder, rank) if failure.status == "error" else ""
+        return msgspec.structs.replace(failure, error=f"rank {rank}: {failure.error}{log}")
+    codes = read_exit_codes(folder)
     killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
-    ended = [*killed, *(rank for rank in codes if told.get(rank) is None), *codes]
+    ended = [*killed, *(rank for rank in codes if rank not in failures), *codes]
     if not ended:
-        return LAUNCHER_ENDED, {"status": "error"}
-    rank, code = ended[0], codes[ended[0]]
+        return ArmFailure(status="error", error=LAUNCHER_ENDED)
+    return ArmFailure(status="error", error=_describe_exit(folder, ended[0], codes[ended[0]]))
+
+
+def _describe_exit(folder: Path, rank: int, code: int) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = ", as the kernel does when memory runs out" if code == -signal.SIGKILL else ""
-    return f"rank {rank} {how}{hint}{_said(folder, rank, 'error')}", {"status": "error"}
+    return f"rank {rank} {how}{hint}{_read_log_end(folder, rank)}"
 
 
-def behind(folder: Path, count: int) -> str:
-    """Return which rank others wait for, and where it is.
+def describe_slowest_rank(folder: Path, count: int) -> str:
+    """Return which rank the others wait for, and the step that it is in.
 
     Args:
-        folder: Where ranks left it.
-        count: How many there are.
+        folder: Folder of the ranks' files.
+        count: Number of ranks.
     """
-    steps = {rank: _step(folder, rank) for rank in range(count)}
+    steps = {rank: _read_step(folder, rank) for rank in range(count)}
     rank = min(steps, key=lambda each: steps[each])
     if count > 1 and len(set(steps.values())) == 1:
         return f"all ranks are in step {steps[rank] // MARKS + 1}"
-    return f"rank {rank} hangs in step {steps[rank] // MARKS + 1}{_said(folder, rank, 'error')}"
+    return f"rank {rank} hangs in step {steps[rank] // MARKS + 1}{_read_log_end(folder, rank)}"
 
 
 def join() -> None:
-    """Leave this rank's process id, and end with the launcher, whatever this process is doing then."""
+    """Write this rank's process id, and end with the launcher, whatever this process is doing then."""
     folder, rank = Path(os.environ[FOLDER]), os.environ["RANK"]
     (folder / f"{rank}.pid").write_text(str(os.getpid()), encoding="ascii")
     end_with(int(os.environ[LAUNCHER]), lambda: None)
 
 
 def end_with(parent: int, before: Callable[[], None]) -> None:
-    """End this process when the one that started it is gone; at once, where it is gone already.
+    """End this process when its parent is gone; at once, if it is gone already.
 
     Args:
-        parent: Its process id.
-        before: Is done before.
+        parent: Process id of the parent.
+        before: Called before the end.
     """
 
     def watch() -> None:
@@ -97,47 +120,43 @@ def end_ranks(folder: Path) -> None:
             os.killpg(int(file.read_text(encoding="ascii")), signal.SIGKILL)
 
 
-def keep_exit_codes(folder: Path, codes: Mapping[int, int]) -> None:
-    """Keep how ranks ended."""
-    (folder / _EXITS).write_text(json.dumps(codes), encoding="ascii")
+def write_exit_codes(folder: Path, codes: Mapping[int, int]) -> None:
+    """Write the exit codes of ranks; negative ones are signals."""
+    (folder / _EXITS).write_bytes(msgspec.json.encode(codes))
 
 
-def exit_codes(folder: Path) -> dict[int, int]:
-    """Return how ranks ended, as far as the launcher saw it."""
+def read_exit_codes(folder: Path) -> dict[int, int]:
+    """Return the exit codes of ranks, as far as the launcher saw them end."""
     try:
-        found = json.loads((folder / _EXITS).read_text(encoding="ascii"))
+        return msgspec.json.decode((folder / _EXITS).read_bytes(), type=dict[int, int])
     except (OSError, ValueError):
         return {}
-    return {int(rank): code for rank, code in found.items()}
 
 
-def _failure(folder: Path, rank: int) -> dict[str, Any] | None:
+def write_failure(folder: Path, rank: int, failure: ArmFailure) -> None:
+    """Write what ended a rank, with the current time."""
+    (folder / f"{rank}.failure").write_bytes(msgspec.json.encode(RankFailure(failure, time.time())))
+
+
+def _read_failure(folder: Path, rank: int) -> RankFailure | None:
     try:
-        found: dict[str, Any] = json.loads((folder / f"{rank}.failure").read_text(encoding="utf-8"))
+        return msgspec.json.decode((folder / f"{rank}.failure").read_bytes(), type=RankFailure)
     except (OSError, ValueError):
         return None
-    return found
 
 
-def _lost(failure: dict[str, Any]) -> bool:
-    return any(word in str(failure["error"]).lower() for word in _LOST)
-
-
-def _step(folder: Path, rank: int) -> int:
+def _read_step(folder: Path, rank: int) -> int:
     try:
         return int(STEP.unpack((folder / f"{rank}.step").read_bytes())[0])
     except (OSError, struct.error):
         return 0
 
 
-def _said(folder: Path, rank: int, status: str) -> str:
-    """Return the last lines of a rank's log."""
-    if status != "error":
-        return ""
+def _read_log_end(folder: Path, rank: int) -> str:
+    """Return the last lines of a rank's log as a clause; empty if there are none."""
     for log in sorted(folder.glob(f"**/{rank}/stderr.log")):
-        lines = [
-            line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
-        ]
+        content = log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in content.splitlines() if line.strip()]
         if lines:
             return f"; its log ends with: {' / '.join(line[:120] for line in lines[-_LAST_LINES:])}"
     return ""

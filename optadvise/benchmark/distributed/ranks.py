@@ -1,53 +1,50 @@
-"""A worker among several that torchrun started: what rank 0 hears goes to all, and what all have comes to rank 0.
+"""This process as one of several ranks that torchrun started.
 
-Each rank leaves its process id, its latest step and what ended it in a folder for the parent, where it names one.
+Each rank writes its progress and its failure to the parent's folder, where an environment variable names one.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
-from optadvise.benchmark.distributed.rank_files import FOLDER, STEP
+from optadvise.benchmark.distributed.rank_files import FOLDER, STEP, write_failure
+from optadvise.benchmark.measurement import ArmFailure
 from optadvise.core.errors import CannotRunHereError
 
-_LONG = timedelta(days=7)
+T = TypeVar("T")
+_OBJECT_TIMEOUT = timedelta(days=7)  # a rank may wait long for its turn; the parent ends what really hangs
 
 
 class Ranks:
-    """This rank's place among the others."""
+    """This rank and its connection to the others."""
 
     def __init__(self, device: str, timeout: timedelta | None = None) -> None:
         """Join the others.
 
         Args:
             device: cpu or cuda, which decides between gloo and NCCL.
-            timeout: Of waiting for another; torch's own unless said.
+            timeout: Of waiting for another rank (default: torch's own).
         """
         self.number, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
-        self._step = self._marker()
+        self._progress = self._map_progress()
         if device.startswith("cuda"):
-            local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-            if local >= there:
-                raise CannotRunHereError(
-                    f"rank {self.number} has no GPU of its own, as {there} are here; ask for fewer"
-                )
-            torch.cuda.set_device(local)
-        kind = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        distributed.init_process_group(kind, timeout=timeout)
-        # A rank may wait long for its turn among the arms; what really hangs is ended by the parent.
-        self._talk = distributed.new_group(backend="gloo", timeout=timeout or _LONG)
+            local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if local_rank >= gpus:
+                raise CannotRunHereError(f"rank {self.number} has no GPU of its own, as {gpus} are here; ask for fewer")
+            torch.cuda.set_device(local_rank)
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        distributed.init_process_group(backend, timeout=timeout)
+        self._object_group = distributed.new_group(backend="gloo", timeout=timeout or _OBJECT_TIMEOUT)
 
-    def _marker(self) -> mmap.mmap | None:
+    def _map_progress(self) -> mmap.mmap | None:
         if self._folder is None:
             return None
         file = self._folder / f"{self.number}.step"
@@ -55,25 +52,24 @@ class Ranks:
         with file.open("r+b") as opened:
             return mmap.mmap(opened.fileno(), STEP.size)
 
-    def stepped(self, step: int) -> None:
-        """Tell how far this rank is; costs a write to memory."""
-        if self._step is not None:
-            STEP.pack_into(self._step, 0, step)
+    def mark_progress(self, mark: int) -> None:
+        """Report how far this rank is; costs a write to memory."""
+        if self._progress is not None:
+            STEP.pack_into(self._progress, 0, mark)
 
-    def share(self, told: Any) -> Any:
-        """Return what rank 0 tells."""
-        box = [told]
-        distributed.broadcast_object_list(box, src=0, group=self._talk)
-        return box[0]
+    def share(self, value: T) -> T:
+        """Return rank 0's value; every rank calls it."""
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, group=self._object_group)
+        return values[0]
 
-    def gather(self, mine: Any) -> list[Any]:
-        """Return what every rank has, in their order; every rank gets it."""
-        found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, mine, group=self._talk)
-        return found
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's value, in their order; every rank calls it."""
+        values = [value] * self.count
+        distributed.all_gather_object(values, value, group=self._object_group)
+        return values
 
-    def failed(self, failure: dict[str, Any]) -> None:
-        """Leave what ended this rank, and when."""
+    def report_failure(self, failure: ArmFailure) -> None:
+        """Write what ended this rank for the parent."""
         if self._folder is not None:
-            entry = {**failure, "time": time.time()}
-            (self._folder / f"{self.number}.failure").write_text(json.dumps(entry), encoding="utf-8")
+            write_failure(self._folder, self.number, failure)

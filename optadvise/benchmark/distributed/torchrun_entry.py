@@ -2,133 +2,129 @@
 
     torchrun --nnodes 4 --nproc-per-node 8 ... -m optadvise.benchmark.worker adamw8bit --shard fsdp --json FILE
 
-One optimizer for each start, so that the peaks are its own; `optadvise bench --merge` makes one result of several.
+One optimizer per start, so that the peaks are its own; `optadvise bench --merge` makes one result of several.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from optadvise.core.errors import InputError, OptadviseError, nearest
+from msgspec import Struct, convert
 
-if TYPE_CHECKING:
-    from optadvise.benchmark.request import Request
-
-_LEFT_OUT = (
-    "advisor",
-    "names",
-    "recommendation",
-    "control",
-    "nproc",
-    "require",
-    "timeout",
-    "optimizer_only",
-    "compile",
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.benchmark import arm_session
+from optadvise.benchmark.distributed.ranks import Ranks
+from optadvise.benchmark.environment import read_machine
+from optadvise.benchmark.measurement import (
+    ArmCommand,
+    ArmCounts,
+    ArmMeasurement,
+    ArmSummary,
+    RoundSamples,
 )
+from optadvise.benchmark.options import BenchOptions
+from optadvise.benchmark.request import Request, prepare_request
+from optadvise.benchmark.results import make_result
+from optadvise.core.errors import InputError, OptadviseError, nearest
+from optadvise.core.files import check_writable, write_output
+from optadvise.core.json_text import encode_json
+from optadvise.rulebase.catalog import load
+
+_NOT_FOR_RANKS = ("control", "nproc", "require", "timeout", "optimizer_only", "compile")
+_RANK_OPTIONS = tuple(name for name in BenchOptions.__struct_fields__ if name not in _NOT_FOR_RANKS)
 
 
-def options(words: Sequence[str]) -> tuple[list[str], dict[str, Any], Path]:
-    """Return the optimizers that were named, the options of `bench` by their names, and where the result goes.
+class RankArguments(Struct, frozen=True):
+    """Command line of a rank."""
+
+    names: list[str]  # optimizers in any spelling
+    options: BenchOptions
+    file: Path  # where the first rank writes the result
+
+
+def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
+    """Parse the command line of a rank.
 
     Args:
-        words: What was typed.
+        arguments: The words after the module's name.
+        nproc: Number of ranks.
 
     Raises:
         InputError: An option is not known or has no value, or there is no --json.
     """
-    from optadvise.benchmark import request
-
-    known = [name for name in inspect.signature(request.make).parameters if name not in _LEFT_OUT]
     names: list[str] = []
-    told: dict[str, Any] = {}
-    rest = iter(words)
-    for word in rest:
+    values: dict[str, str | int] = {}
+    words = iter(arguments)
+    for word in words:
         if not word.startswith("--"):
             names.append(word)
             continue
         flag, _, value = word.partition("=")
         name = flag[2:].replace("-", "_")
-        if name not in (*known, "json"):
-            flags = [f"--{one.replace('_', '-')}" for one in (*known, "json")]
+        if name not in (*_RANK_OPTIONS, "json"):
+            flags = [f"--{option.replace('_', '-')}" for option in (*_RANK_OPTIONS, "json")]
             raise InputError(f"{flag}: no option of a rank; {nearest(flag, flags)}")
-        value = value or next(rest, "")
+        value = value or next(words, "")
         if not value:
             raise InputError(f"{flag}: needs a value")
-        told[name] = int(value) if name == "seed" and value.isdigit() else value
-    if "json" not in told:
+        values[name] = int(value) if name == "seed" and value.isdigit() else value
+    if "json" not in values:
         raise InputError("--json FILE: say where the first rank writes the result")
-    return names, told, Path(told.pop("json"))
+    file = Path(str(values.pop("json")))
+    return RankArguments(names, convert({"control": "none", "nproc": str(nproc), **values}, BenchOptions), file)
 
 
-def asked(words: Sequence[str], count: int) -> tuple[Request, Path]:
-    """Return what is measured, and where the result goes.
-
-    Args:
-        words: What was typed.
-        count: How many ranks there are.
-
-    Raises:
-        InputError: Something that was said is not accepted.
-        CannotRunHereError: There is no such device.
-    """
-    from optadvise.advice.compiled_rules import CompiledRules
-    from optadvise.benchmark import request
-    from optadvise.core.files import check_writable
-    from optadvise.rulebase.catalog import load
-
-    names, told, file = options(words)
-    if len(names) != 1:
-        raise InputError("name one optimizer: each start measures one, so that the peaks are its own")
-    check_writable(file, "--json")
-    return request.make(CompiledRules(load()), names, control="none", nproc=str(count), **told), file
-
-
-def main(words: Sequence[str]) -> int:
-    """Measure as one of the ranks; the first writes the result.
+def main(arguments: Sequence[str]) -> int:
+    """Measure as one of the ranks and return the exit code; the first rank writes the result.
 
     Args:
-        words: What was typed.
+        arguments: The words after the module's name.
     """
-    from optadvise.benchmark import results, worker
-    from optadvise.benchmark.distributed.ranks import Ranks
-    from optadvise.benchmark.environment import environment
-    from optadvise.benchmark.runner import Record
-    from optadvise.core.files import write_output
-
-    count, first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
+    count, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     try:
-        requested, file = asked(words, count)
+        parsed = parse_arguments(arguments, count)
+        request = _prepare(parsed)
     except OptadviseError as error:
-        if first:
+        if is_first:
             print(f"optadvise: {error}", file=sys.stderr)
         return error.exit_code
-    spec, (arm,) = requested.spec, requested.arms
-    record = Record(arm, {}, [], {}, {})
-
-    def answer(event: str, **told: Any) -> None:
-        if event == "round":
-            record.rounds.append(told["samples"])
-        else:
-            {"ready": record.counts, "done": record.end}[event].update(told)
-
-    commands = iter([*[{"command": "round"}] * spec.rounds, {"command": "finish"}, {"command": "end"}])
-    ranks = Ranks(spec.device) if "RANK" in os.environ else None
-    code = 0
-    try:
-        worker.serve(spec, arm, lambda: next(commands), answer, ranks)
-    except BaseException as error:  # whatever ends an arm is its result
-        record.failure.update({name: value for name, value in worker.failure(error).items() if name != "event"})
-        print(f"optadvise: rank {os.environ.get('RANK', '0')}: {record.failure['error']}", file=sys.stderr)
-        code = 4
-    if first:
-        made = results.make(spec, [record], environment=environment(), complete=not code)
-        write_output(file, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
-    if code:
-        os._exit(code)  # the others may wait for this one for ever
+    measurement = _measure(request)
+    if is_first:
+        result = make_result(request.spec, [measurement], machine=read_machine(), complete=measurement.failure is None)
+        write_output(parsed.file, encode_json(result, indent=2))
+    if measurement.failure is not None:
+        os._exit(4)  # the others may wait for this rank for ever
     return 0
+
+
+def _prepare(parsed: RankArguments) -> Request:
+    if len(parsed.names) != 1:
+        raise InputError("name one optimizer: each start measures one, so that the peaks are its own")
+    check_writable(parsed.file, "--json")
+    return prepare_request(CompiledRules(load()), parsed.names, parsed.options)
+
+
+def _measure(request: Request) -> ArmMeasurement:
+    """Measure the request's one arm on this rank; a failure is kept and printed."""
+    (arm,) = request.arms
+    measurement = ArmMeasurement(arm=arm)
+
+    def keep(answer: arm_session.Answer) -> None:
+        if isinstance(answer, ArmCounts):
+            measurement.counts = answer
+        elif isinstance(answer, RoundSamples):
+            measurement.rounds.append(answer.samples)
+        elif isinstance(answer, ArmSummary):
+            measurement.summary = answer
+
+    commands = iter([*[ArmCommand("round")] * request.spec.rounds, ArmCommand("finish"), ArmCommand("end")])
+    ranks = Ranks(request.spec.device) if "RANK" in os.environ else None
+    try:
+        arm_session.serve(request.spec, arm, lambda: next(commands), keep, ranks)
+    except BaseException as error:  # whatever ends an arm is its result
+        measurement.failure = arm_session.describe_failure(error)
+        print(f"optadvise: rank {os.environ.get('RANK', '0')}: {measurement.failure.error}", file=sys.stderr)
+    return measurement

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from optadvise.benchmark.spec import metric_of
+from msgspec.structs import asdict
+
+from optadvise.benchmark.metrics import metric_figure, metric_value, peak_memory
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure, Interval, Throughput, Timing
 from optadvise.core.units import show_bytes
 from optadvise.render.html import charts
 from optadvise.render.text.benchmark import conditions, details, figure, measured
@@ -14,103 +17,107 @@ from optadvise.render.text.benchmark import conditions, details, figure, measure
 _MS = 1e3
 
 
-def facts(result: Mapping[str, Any]) -> dict[str, Any]:
+def facts(result: BenchmarkResult) -> dict[str, Any]:
     """Return everything that the template says, ready to be written.
 
     Args:
         result: The result of `optadvise bench`.
     """
-    arms = [_arm(number, arm, result) for number, arm in enumerate(result["arms"], 1)]
+    arms = [_arm(number, arm, result) for number, arm in enumerate(result.arms, 1)]
     what, where = conditions(result)
     return {
         "what": what,
         "where": where,
-        "names": [arm["optimizer"] for arm in result["arms"] if arm["role"] == "candidate"]
-        or [arm["optimizer"] for arm in result["arms"]],
-        "complete": result["complete"],
-        "verdict": result["verdict"],
+        "names": [arm.optimizer for arm in result.arms if arm.role == "candidate"]
+        or [arm.optimizer for arm in result.arms],
+        "complete": result.complete,
+        "verdict": result.verdict,
         "arms": [arm for arm in arms if arm["ok"]],
         "failed": [arm for arm in arms if not arm["ok"]],
         "details": arms,
         "requirements": [
-            {"verdict": r["verdict"], "text": r["text"], "label": r["label"], "measured": measured(r)}
-            for r in result["requirements"]
+            {"verdict": r.verdict, "text": r.text, "label": r.label, "measured": measured(r)}
+            for r in result.requirements
         ],
         "figure": _figure(result),
-        "environment": _flat(result["environment"], "not known"),
-        "spec": _flat(result["spec"], "not said"),
+        "environment": _flat(asdict(result.environment), "not known"),
+        "spec": _flat(asdict(result.spec), "not said"),
     }
 
 
-def _arm(number: int, arm: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    made = arm["implementation"]
-    state, peak = arm["state_bytes_per_parameter"], metric_of(arm, "peak_memory")
+def _arm(number: int, arm: ArmResult, result: BenchmarkResult) -> dict[str, Any]:
+    used = arm.implementation
+    state, peak = arm.state_bytes_per_parameter, peak_memory(arm)
     return {
         "number": number,
-        "label": arm["label"],
-        "ok": arm["status"] == "ok",
-        "status": arm["status"],
-        "control": arm["role"] == "control",
-        "made": made["import"] + (f", {made['variant']}" if made["variant"] else ""),
-        "kwargs": ", ".join(f"{name} {json.dumps(value)}" for name, value in made["kwargs"].items()),
-        "lines": list(details(arm, result["spec"])),
-        "step": _timed(arm["optimizer_seconds"]),
+        "label": arm.label,
+        "ok": arm.status == "ok",
+        "status": arm.status,
+        "control": arm.role == "control",
+        "made": used.path + (f", {used.variant}" if used.variant else ""),
+        "kwargs": ", ".join(f"{name} {json.dumps(value)}" for name, value in used.kwargs.items()),
+        "lines": list(details(arm, result.spec)),
+        "step": _timed(arm.optimizer_seconds),
         "step_ratio": _ratio(result, arm, "optimizer_seconds"),
-        "whole": _timed(arm["step_seconds"]),
+        "whole": _timed(arm.step_seconds),
         "whole_ratio": _ratio(result, arm, "step_seconds"),
-        "throughput": _rate(arm["throughput"]),
+        "throughput": _rate(arm.throughput),
         "state": None if state is None else f"{state:.2f}",
         "peak": None if peak is None else show_bytes(peak),
     }
 
 
-def _span(ends: Sequence[float] | None, scale: float) -> str:
-    return "no interval" if not ends else f"{figure(ends[0], scale)} to {figure(ends[1], scale)}"
+def _span(interval: Interval | None, scale: float) -> str:
+    return "no interval" if interval is None else f"{figure(interval.low, scale)} to {figure(interval.high, scale)}"
 
 
-def _timed(found: Mapping[str, Any]) -> tuple[str, str] | None:
+def _ends(measured: Figure | None) -> tuple[float, float] | None:
+    """Return the ends of a figure's interval, None where it has none."""
+    interval = None if measured is None else measured.interval
+    return None if interval is None else (interval.low, interval.high)
+
+
+def _timed(timing: Timing) -> tuple[str, str] | None:
     """Return a time and its interval in milliseconds; None was not measured."""
-    if found["median"] is None:
+    if timing.median is None:
         return None
-    return figure(found["median"], _MS), _span(found["ci95"], _MS)
+    return figure(timing.median, _MS), _span(timing.ci95, _MS)
 
 
-def _rate(found: Mapping[str, Any]) -> tuple[str, str] | None:
-    if found["value"] is None:
+def _rate(throughput: Throughput) -> tuple[str, str] | None:
+    if throughput.value is None:
         return None
-    return f"{figure(found['value'], 1)} {found['unit']}", _span(found["ci95"], 1)
+    return f"{figure(throughput.value, 1)} {throughput.unit}", _span(throughput.ci95, 1)
 
 
-def _ratio(result: Mapping[str, Any], arm: Mapping[str, Any], metric: str) -> tuple[str, str] | None:
+def _ratio(result: BenchmarkResult, arm: ArmResult, metric: str) -> tuple[str, str] | None:
     """Return a ratio to the control and its interval; None where there is none."""
-    if arm["role"] == "control":
+    if arm.role == "control":
         return "1", "the control"
-    found = next((r for r in result["ratios"] if r["label"] == arm["label"] and r["metric"] == metric), None)
-    return None if found is None else (f"{figure(found['ratio'], 1)}x", _span(found["ci95"], 1))
+    ratio = result.find_ratio(arm.label, metric)
+    return None if ratio is None else (f"{figure(ratio.ratio, 1)}x", _span(ratio.ci95, 1))
 
 
-def _figure(result: Mapping[str, Any]) -> dict[str, Any]:
+def _figure(result: BenchmarkResult) -> dict[str, Any]:
     """Return memory against throughput, or against step()'s time where no whole steps were taken.
 
     A process's peak is mostly not the optimizer's, so that state is the memory where no allocator counted.
     """
-    allocated = all(
-        (arm.get("peak_memory_bytes") or {}).get("allocated") for arm in result["arms"] if arm["status"] == "ok"
-    )
+    allocated = all(arm.peak_memory_bytes.allocated for arm in result.arms if arm.status == "ok")
     memory = "peak_memory" if allocated else "state_bytes"
-    ok = [(number, arm) for number, arm in enumerate(result["arms"], 1) if arm["status"] == "ok"]
-    whole = any(metric_of(arm, "throughput") is not None for _, arm in ok)
+    ok = [(number, arm) for number, arm in enumerate(result.arms, 1) if arm.status == "ok"]
+    whole = any(metric_value(arm, "throughput") is not None for _, arm in ok)
     metric = "throughput" if whole else "optimizer_seconds"
-    unit = next((arm["throughput"]["unit"] for _, arm in ok if whole), "ms")
+    unit = next((arm.throughput.unit for _, arm in ok if whole), "ms")
     scale = 1 if whole else _MS
     arms = [
         charts.Arm(
             number,
-            arm["label"],
-            arm["role"] == "control",
-            metric_of(arm, metric),
-            metric_of(arm, memory),
-            arm[metric]["ci95"],
+            arm.label,
+            arm.role == "control",
+            metric_value(arm, metric),
+            metric_value(arm, memory),
+            _ends(metric_figure(arm, metric)),
         )
         for number, arm in ok
     ]

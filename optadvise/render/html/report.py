@@ -17,6 +17,8 @@ from optadvise.rulebase.catalog import Catalog
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from optadvise.benchmark.records import BenchmarkResult
+
 _TEMPLATES = Path(__file__).parent / "templates"
 # Stricter than the standard on purpose: what is not plainly an address of the web is shown and not linked.
 _WEB = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
@@ -45,7 +47,7 @@ def advice(advice: Recommendation, catalog: Catalog, about: About, fit: MemoryAn
     return _page("advice.html", {**facts(advice, catalog, fit, about.said), "about": about})
 
 
-def bench(result: Mapping[str, Any], about: About) -> str:
+def bench(result: BenchmarkResult, about: About) -> str:
     """Return a measurement as a page.
 
     Args:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from optadvise.benchmark.comparison.loaded_result import ArmResult, Figure, Side, side_of
-from optadvise.benchmark.statistics import Interval
+from optadvise.benchmark.comparison.loaded_result import peak_source
+from optadvise.benchmark.metrics import metric_figure, metric_value
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure
+from optadvise.benchmark.sweep_records import SweepResult
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.units import GIB, show_count
 from optadvise.render.plots import figures
@@ -51,13 +54,13 @@ def axes_of(arms: Sequence[ArmResult], *, alone: bool = False) -> Axes | None:
     """
     if not arms:
         return None
-    allocated = all(arm.peak_kind == "allocated" for arm in arms)
-    units = {arm.unit for arm in arms}
+    allocated = all(peak_source(arm) == "allocated" for arm in arms)
+    units = {arm.throughput.unit for arm in arms}
     times = ("optimizer_seconds", "step_seconds") if alone else ("step_seconds", "optimizer_seconds")
     for memory in ("peak_memory",) * allocated + ("state_bytes",):
         for speed in ("throughput",) * (len(units) == 1) + times:
-            if all(memory in arm.figures and speed in arm.figures for arm in arms):
-                return Axes(memory, speed, arms[0].unit)
+            if all(metric_figure(arm, memory) and metric_figure(arm, speed) for arm in arms):
+                return Axes(memory, speed, arms[0].throughput.unit)
     return None
 
 
@@ -75,74 +78,102 @@ def front(points: Sequence[Point], better: float) -> list[Point]:
     return found
 
 
-def bench(result: Mapping[str, Any], file: Path) -> None:
+def bench(result: BenchmarkResult, file: Path) -> None:
     """Draw a result of `optadvise bench`.
 
     Args:
         result: The result.
-        file: Where to.
+        file: Picture to write.
 
     Raises:
         CannotRunHereError: Nothing of it can be drawn.
     """
-    side = side_of(result, "NEW", "bench")
-    ran = _ran(side)
-    axes = _axes(ran, side, file)
-    points = _points(ran, axes)
-    made = figures.figure(9.5, 5.6)
-    plot = made.add_subplot()
-    xs = _apart(points)
-    _front(plot, points, xs, axes)
-    for number, (point, x) in enumerate(zip(points, xs, strict=True)):
-        _place(plot, point, x, number)
-    beside = "; equal memory side by side" if any(x != p.memory for x, p in zip(xs, points, strict=True)) else ""
-    missing = [arm.label for arm in side.arms.values() if arm.status != "ok"]
-    _finish(plot, axes, points, f"{_about(side)}{beside}", missing)
-    figures.save(made, file)
+    missing = [arm.label for arm in result.arms if arm.status != "ok"]
+    _draw_arms(_list_ok(result), _Conditions.of(result), missing, file)
 
 
-def sweep(result: Mapping[str, Any], file: Path) -> None:
-    """Draw the cells of a sweep that ran, each by its optimizer and what it varies.
+def sweep(result: SweepResult, file: Path) -> None:
+    """Draw the cells of a sweep that ran, each by its optimizer and the options that vary.
 
     Args:
-        result: The JSON of `optadvise sweep`.
-        file: Where the picture goes.
+        result: Result of `optadvise sweep`.
+        file: Picture to write.
 
     Raises:
         CannotRunHereError: There is nothing to draw.
     """
-    arms = []
-    for cell in result["cells"]:
-        if cell["arm"] is not None and cell["arm"]["status"] == "ok":
-            label = " ".join([cell["optimizer"], *cell["options"].values()])
-            arms.append({**cell["arm"], "label": label})
-    if not arms:
+    arms = [
+        replace(cell.arm, label=" ".join([cell.optimizer, *cell.options.values()]))
+        for cell in result.cells
+        if cell.arm is not None and cell.arm.status == "ok"
+    ]
+    if not arms or result.environment is None:
         raise CannotRunHereError(f"--plot {file}: no cell ran, so that there is nothing to draw")
-    told = result["options"]
-    spec = {"workload": told.get("workload", "transformer"), "dtype": told.get("dtype"),
-            "optimizer_only": told.get("optimizer_only") == "true"}  # fmt: skip
-    bench({"arms": arms, "spec": spec, "environment": result["environment"], "ratios": [], "complete": True}, file)
+    options, environment = result.options, result.environment
+    conditions = _Conditions(
+        workload=options.get("workload", "transformer"),
+        dtype=options.get("dtype"),
+        device=environment.device_name or environment.processor,
+        optimizer_only=options.get("optimizer_only") == "true",
+    )
+    _draw_arms(arms, conditions, [], file)
 
 
-def comparison(base: Mapping[str, Any], new: Mapping[str, Any], names: tuple[str, str], file: Path) -> None:
+class _Conditions(Struct, frozen=True):
+    """Conditions that a picture names."""
+
+    workload: str
+    dtype: str | None  # None where it varies
+    device: str
+    optimizer_only: bool
+
+    @classmethod
+    def of(cls, result: BenchmarkResult) -> _Conditions:
+        """Return the conditions of a result."""
+        spec, environment = result.spec, result.environment
+        device = environment.device_name or environment.processor or spec.device
+        return cls(spec.workload, spec.dtype, device, spec.optimizer_only)
+
+    def describe(self) -> str:
+        """Return the conditions as text."""
+        what = "step() alone" if self.optimizer_only else self.workload
+        return ", ".join(part for part in (what, self.dtype, self.device) if part)
+
+
+def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequence[str], file: Path) -> None:
+    axes = _choose_axes(arms, conditions, file)
+    points = _points(arms, axes)
+    picture = figures.figure(9.5, 5.6)
+    plot = picture.add_subplot()
+    xs = _apart(points)
+    _front(plot, points, xs, axes)
+    for number, (point, x) in enumerate(zip(points, xs, strict=True)):
+        _place(plot, point, x, number)
+    is_shifted = any(x != point.memory for x, point in zip(xs, points, strict=True))
+    note = "; equal memory side by side" if is_shifted else ""
+    _finish(plot, axes, points, f"{conditions.describe()}{note}", missing)
+    figures.save(picture, file)
+
+
+def comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str], file: Path) -> None:
     """Draw two results of `optadvise bench`: where each arm was, hollow, and where it is now.
 
     Args:
         base: The result to compare with.
         new: The result in question.
-        names: How the two are called.
-        file: Where to.
+        names: Files of the two.
+        file: Picture to write.
 
     Raises:
         CannotRunHereError: Nothing of them can be drawn.
     """
-    before, after = side_of(base, "BASE", names[0]), side_of(new, "NEW", names[1])
-    shared = [arm.label for arm in _ran(after) if arm.label in {other.label for other in _ran(before)}]
-    was, now = ([side.arms[label] for label in shared] for side in (before, after))
-    axes = _axes([*was, *now], after, file)
-    pairs = [point for pair in zip(_points(was, axes), _points(now, axes), strict=True) for point in pair]
-    made = figures.figure(9.5, 5.6)
-    plot = made.add_subplot()
+    base_arms, new_arms = ({arm.label: arm for arm in _list_ok(result)} for result in (base, new))
+    shared = [label for label in new_arms if label in base_arms]
+    before, after = ([arms[label] for label in shared] for arms in (base_arms, new_arms))
+    axes = _choose_axes([*before, *after], _Conditions.of(new), file)
+    pairs = [point for pair in zip(_points(before, axes), _points(after, axes), strict=True) for point in pair]
+    picture = figures.figure(9.5, 5.6)
+    plot = picture.add_subplot()
     xs = [point.memory for point in pairs]  # as it is: a shift would look like a change
     _front(plot, pairs[1::2], xs[1::2], axes)
     for number in range(len(shared)):
@@ -151,20 +182,26 @@ def comparison(base: Mapping[str, Any], new: Mapping[str, Any], names: tuple[str
         _place(plot, here, x1, number)
         arrow = {"arrowstyle": "->", "color": figures.style(number)["color"], "linewidth": 1.2, "linestyle": ":"}
         plot.annotate("", (x1, here.speed.value), (x0, old.speed.value), arrowprops=arrow)
-    names = (Path(names[0]).name, Path(names[1]).name)
-    words = f"hollow: {names[0]}, filled: {names[1]}; {_about(after)}"
-    if _about(before) != _about(after):
-        words = f"not measured alike: {names[0]}, hollow, {_about(before)}; {names[1]}, filled, {_about(after)}"
-    _finish(plot, axes, pairs, words, [label for label in {**before.arms, **after.arms} if label not in shared])
-    figures.save(made, file)
+    labels = dict.fromkeys(arm.label for result in (base, new) for arm in result.arms)
+    missing = [label for label in labels if label not in shared]
+    _finish(plot, axes, pairs, _describe_pair(base, new, names), missing)
+    figures.save(picture, file)
 
 
-def _ran(side: Side) -> list[ArmResult]:
-    return [arm for arm in side.arms.values() if arm.status == "ok"]
+def _describe_pair(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str]) -> str:
+    before, after = _Conditions.of(base).describe(), _Conditions.of(new).describe()
+    base_name, new_name = (Path(name).name for name in names)
+    if before == after:
+        return f"hollow: {base_name}, filled: {new_name}; {after}"
+    return f"not measured alike: {base_name}, hollow, {before}; {new_name}, filled, {after}"
 
 
-def _axes(arms: Sequence[ArmResult], side: Side, file: Path) -> Axes:
-    axes = axes_of(arms, alone=bool(side.spec.get("optimizer_only")))
+def _list_ok(result: BenchmarkResult) -> list[ArmResult]:
+    return [arm for arm in result.arms if arm.status == "ok"]
+
+
+def _choose_axes(arms: Sequence[ArmResult], conditions: _Conditions, file: Path) -> Axes:
+    axes = axes_of(arms, alone=conditions.optimizer_only)
     if axes is None:
         raise CannotRunHereError(
             f"--plot {str(file)!r}: no two figures were measured of every optimizer; nothing to draw"
@@ -175,13 +212,13 @@ def _axes(arms: Sequence[ArmResult], side: Side, file: Path) -> Axes:
 def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
     """Return the arms' places, times in milliseconds."""
     scale = 1.0 if axes.speed == "throughput" else 1e3
-    found = []
+    points = []
     for arm in arms:
-        figure = arm.figures[axes.speed]
-        value, interval = figure.value, figure.interval
-        scaled = None if interval is None else Interval(interval.low * scale, interval.high * scale)
-        found.append(Point(arm.label, arm.figures[axes.memory].value, Figure(value * scale, scaled)))
-    return found
+        speed, memory = metric_figure(arm, axes.speed), metric_value(arm, axes.memory)
+        if speed is not None and memory is not None:
+            interval = None if speed.interval is None else speed.interval.scaled(scale)
+            points.append(Point(arm.label, memory, Figure(speed.value * scale, interval)))
+    return points
 
 
 def _apart(points: Sequence[Point]) -> list[float]:
@@ -238,10 +275,3 @@ def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing:
         words = fill(f"not drawn: {', '.join(missing)}", 110)
         plot.annotate(words, (0, 0), (0, -46), xycoords="axes fraction", ha="left", va="top",
                       textcoords="offset points", fontsize=9, color="#55606c")  # fmt: skip
-
-
-def _about(side: Side) -> str:
-    spec, environment = side.spec, side.environment
-    device = environment.get("device_name") or environment.get("processor") or spec.get("device")
-    what = "step() alone" if spec.get("optimizer_only") else spec.get("workload")
-    return ", ".join(str(word) for word in (what, spec.get("dtype"), device) if word)

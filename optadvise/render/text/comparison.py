@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -10,6 +10,7 @@ from msgspec.structs import astuple
 from rich.console import Console
 from rich.markup import escape
 
+from optadvise.benchmark.comparison.records import ComparedRatio, Comparison, ComparisonRequirement
 from optadvise.core.units import show_bytes
 from optadvise.render.text.console import Page, grid, heading, titled
 
@@ -40,32 +41,31 @@ class _Row(Struct, frozen=True):
     interval: str
 
 
-def text(comparison: Mapping[str, Any]) -> None:
+def text(comparison: Comparison) -> None:
     """Print a comparison."""
     with Page() as out:
         _sides(out, comparison)
         for label, rows in _rows(comparison):
             out.print(heading(escape(label)))
             out.print(_table(rows))
-        if any(entry["relative_to_control"] for entry in comparison["ratios"]):
+        if any(entry.relative_to_control for entry in comparison.ratios):
             out.print(f"\n{_HOW}")
-        elif comparison["ratios"]:
+        elif comparison.ratios:
             out.print("\nThe intervals know nothing of the machine's drift between the two runs. Memory is exact.")
         _requirements(out, comparison)
 
 
-def _sides(out: Console, comparison: Mapping[str, Any]) -> None:
-    for role in ("base", "new"):
-        side = comparison[role]
-        environment = side["environment"]
-        versions = [f"{name} {version}" for name, version in environment.get("packages", {}).items()]
-        whole = "" if side["complete"] else "; interrupted"
-        about = ", ".join([f"optadvise {environment.get('optadvise')}", *versions]) + whole
-        out.print(f"{role:<5} {escape(side['name'])}: {escape(about)}")
-    spec, environment = comparison["new"]["spec"], comparison["new"]["environment"]
-    name = "step() on given shapes" if spec.get("optimizer_only") else spec.get("workload")
-    device = environment.get("device_name") or environment.get("processor") or spec.get("device")
-    out.print(escape(f"{name}, {spec.get('dtype')}; {device}"))
+def _sides(out: Console, comparison: Comparison) -> None:
+    for side, compared in (("base", comparison.base), ("new", comparison.new)):
+        environment = compared.environment
+        versions = [f"{name} {version}" for name, version in environment.packages.items()]
+        suffix = "" if compared.complete else "; interrupted"
+        about = ", ".join([f"optadvise {environment.optadvise}", *versions]) + suffix
+        out.print(f"{side:<5} {escape(compared.name)}: {escape(about)}")
+    spec, environment = comparison.new.spec, comparison.new.environment
+    name = "step() on given shapes" if spec.optimizer_only else spec.workload
+    device = environment.device_name or environment.processor or spec.device
+    out.print(escape(f"{name}, {spec.dtype}; {device}"))
 
 
 def _table(rows: Iterable[_Row]) -> Any:
@@ -78,23 +78,23 @@ def _table(rows: Iterable[_Row]) -> Any:
     return table
 
 
-def _rows(comparison: Mapping[str, Any]) -> Iterable[tuple[str, list[_Row]]]:
+def _rows(comparison: Comparison) -> Iterable[tuple[str, list[_Row]]]:
     """Return for each arm its figures, one line each: the ratio to control and the plain one side by side."""
-    arms: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for entry in comparison["ratios"]:
-        arms.setdefault(entry["label"], {}).setdefault(entry["metric"], []).append(entry)
+    arms: dict[str, dict[str, list[ComparedRatio]]] = {}
+    for entry in comparison.ratios:
+        arms.setdefault(entry.label, {}).setdefault(entry.metric, []).append(entry)
     for label, metrics in arms.items():
         yield label, [_row(metric, entries) for metric, entries in metrics.items()]
 
 
-def _row(metric: str, entries: list[Mapping[str, Any]]) -> _Row:
+def _row(metric: str, entries: list[ComparedRatio]) -> _Row:
     judged, plain = entries[0], entries[-1]
-    name = _NAMES.get(metric, judged["unit"])
-    relative = _times(judged["ratio"]) if judged["relative_to_control"] else ""
-    ci = judged["ci95"]
-    interval = "" if ci is None else f"{_digits(ci[0])} … {_digits(ci[1])}"
-    show = _SHOW.get(judged["unit"], _rate)
-    return _Row(name, show(plain["base"]), show(plain["new"]), _times(plain["ratio"]), relative, interval)
+    name = _NAMES.get(metric, judged.unit)
+    relative = _times(judged.ratio) if judged.relative_to_control else ""
+    ci = judged.ci95
+    interval = "" if ci is None else f"{_digits(ci.low)} … {_digits(ci.high)}"
+    show = _SHOW.get(judged.unit, _rate)
+    return _Row(name, show(plain.base), show(plain.new), _times(plain.ratio), relative, interval)
 
 
 def _times(ratio: float | None) -> str:
@@ -121,24 +121,24 @@ def _rate(count: float) -> str:
 _SHOW = {"s": _time, "bytes": show_bytes, "bytes/parameter": "{:.3f}".format}
 
 
-def _requirements(out: Console, comparison: Mapping[str, Any]) -> None:
-    if not comparison["requirements"]:
+def _requirements(out: Console, comparison: Comparison) -> None:
+    if not comparison.requirements:
         return
     out.print(heading("Requirements"))
     table = grid("left", "wrap")
-    for found in comparison["requirements"]:
-        table.add_row("", f"[bold]{found['verdict']}[/bold]", escape(_judged(found)))
+    for found in comparison.requirements:
+        table.add_row("", f"[bold]{found.verdict}[/bold]", escape(_judged(found)))
     out.print(table)
-    out.print(f"\nVerdict: [bold]{comparison['verdict']}[/bold]")
+    out.print(f"\nVerdict: [bold]{comparison.verdict}[/bold]")
 
 
-def _judged(found: Mapping[str, Any]) -> str:
-    measured = "not measured" if found["measured"] is None else f"{found['measured']:.4g}"
-    ends = f" ({found['ci95'][0]:.4g} … {found['ci95'][1]:.4g})" if found["ci95"] else ""
-    return f"{found['text']}: {found['label']} {measured}{ends}"
+def _judged(found: ComparisonRequirement) -> str:
+    measured = "not measured" if found.measured is None else f"{found.measured:.4g}"
+    ends = f" ({found.ci95.low:.4g} … {found.ci95.high:.4g})" if found.ci95 else ""
+    return f"{found.text}: {found.label} {measured}{ends}"
 
 
-def as_markdown(comparison: Mapping[str, Any]) -> str:
+def as_markdown(comparison: Comparison) -> str:
     """Return a table for a pull request, with what a reader has to know under it."""
     lines = [
         "| optimizer | | base | new | new/base | vs control | 95 % interval |",
@@ -146,13 +146,13 @@ def as_markdown(comparison: Mapping[str, Any]) -> str:
     ]
     for label, rows in _rows(comparison):
         lines += ["| " + " | ".join(_cell(cell) for cell in (label, *astuple(row))) + " |" for row in rows]
-    if any(entry["relative_to_control"] for entry in comparison["ratios"]):
+    if any(entry.relative_to_control for entry in comparison.ratios):
         lines += ["", _HOW]
-    if comparison["requirements"]:
-        lines += ["", f"Verdict: **{comparison['verdict']}**", ""]
-        lines += [f"- {found['verdict']}: {_judged(found)}" for found in comparison["requirements"]]
-    if comparison["warnings"]:
-        lines += ["", *(f"- warning: {warning}" for warning in comparison["warnings"])]
+    if comparison.requirements:
+        lines += ["", f"Verdict: **{comparison.verdict}**", ""]
+        lines += [f"- {found.verdict}: {_judged(found)}" for found in comparison.requirements]
+    if comparison.warnings:
+        lines += ["", *(f"- warning: {warning}" for warning in comparison.warnings)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,194 @@
+"""One arm inside a worker: built, stepped as commanded, and summarized."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeAlias
+
+import torch
+from msgspec.structs import replace
+
+from optadvise.benchmark.distributed import communication, wrapping
+from optadvise.benchmark.distributed.ranks import Ranks
+from optadvise.benchmark.measurement import (
+    ArmCommand,
+    ArmCounts,
+    ArmFailure,
+    ArmSummary,
+    Parity,
+    RoundSamples,
+    WorkerEnvironment,
+)
+from optadvise.benchmark.peak_memory import device_bandwidth, peak_memory, transient_bytes
+from optadvise.benchmark.records import PeakMemory, RankResult
+from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.training_loop import Training
+from optadvise.core.errors import CannotRunHereError, InputError
+
+Answer: TypeAlias = "ArmCounts | RoundSamples | ArmSummary | Parity | ArmFailure"
+
+# What libraries report where they do not support a device or a data type.
+_UNSUPPORTED = re.compile(
+    r"not (currently |yet )?(be )?support|unsupported|only supports? |requires? (a )?(cuda|gpu|triton)"
+)
+_OUT_OF_MEMORY = ("can't allocate memory", "defaultcpuallocator")
+
+
+def serve(
+    spec: Spec,
+    arm: Arm,
+    receive: Callable[[], ArmCommand],
+    answer: Callable[[Answer], None],
+    ranks: Ranks | None,
+) -> None:
+    """Build an arm, take its first steps, and obey commands until the end.
+
+    Args:
+        spec: The conditions.
+        arm: The optimizer.
+        receive: Returns the next command.
+        answer: Called with each answer.
+        ranks: This process among several, None for one process.
+    """
+    processes_here = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(spec.threads or max(1, _count_cores() // processes_here))
+    training = Training(spec, arm, ranks)
+    begin = time.perf_counter()
+    training.step()
+    first_step_seconds = time.perf_counter() - begin  # it allocates state and compiles, so it is reported apart
+    counts = training.counts()
+    for _ in range(spec.warmup):
+        training.step()
+    total = counts if ranks is None else _combine_counts(counts, ranks)
+    answer(replace(total, first_step_seconds=first_step_seconds, environment=_read_environment(spec, arm)))
+    rounds: list[RoundSamples] = []
+    while (command := receive().command) != "end":
+        if command == "round":
+            rounds.append(training.round())
+            answer(rounds[-1])
+        elif command == "finish":
+            answer(_summarize(training, rounds, counts))
+        else:
+            assert ranks is not None
+            answer(Parity(communication.parity(training, ranks)))
+
+
+def _summarize(training: Training, rounds: Sequence[RoundSamples], counts: ArmCounts) -> ArmSummary:
+    """Return memory, losses and bandwidth at the end, and each rank's figures where there are several."""
+    peak = peak_memory(training.spec.device)
+    weights = [wrapping.local(p) for _, p in training.named]
+    is_finite = all(map(math.isfinite, training.losses)) and all(bool(torch.isfinite(p).all()) for p in weights)
+    losses = [loss if math.isfinite(loss) else None for loss in training.losses[: training.spec.total_steps]]
+    summary = ArmSummary(peak_memory_bytes=peak, losses=losses, finite=is_finite)
+    if training.ranks is not None:
+        return _summarize_ranks(training, training.ranks, rounds, counts, summary)
+    return replace(
+        summary,
+        transient_bytes=transient_bytes(training),
+        device_bandwidth=device_bandwidth(training.spec.device),
+    )
+
+
+def _summarize_ranks(
+    training: Training, ranks: Ranks, rounds: Sequence[RoundSamples], counts: ArmCounts, summary: ArmSummary
+) -> ArmSummary:
+    """Return the summary of all ranks; every rank calls it."""
+    results = ranks.gather(_summarize_rank(training, ranks, rounds, counts, summary))
+    alone = communication.independent_step_seconds(training.spec, training.arm) if ranks.number == 0 else None
+    ranks.share(None)  # the others wait, so that nothing slows the independent process
+    return replace(
+        summary,
+        finite=all(result.finite for result in results),
+        peak_memory_bytes=_largest_peak([result.peak_memory_bytes for result in results]),
+        ranks=tuple(results),
+        independent_step_seconds=alone,
+    )
+
+
+def _summarize_rank(
+    training: Training, ranks: Ranks, rounds: Sequence[RoundSamples], counts: ArmCounts, summary: ArmSummary
+) -> RankResult:
+    def median(part: str) -> float:
+        return statistics.median(seconds for samples in rounds for seconds in samples.samples[part])
+
+    return RankResult(
+        rank=ranks.number,
+        peak_memory_bytes=summary.peak_memory_bytes,
+        finite=summary.finite,
+        parameter_bytes=counts.parameter_bytes or 0,
+        gradient_bytes=counts.gradient_bytes or 0,
+        state_bytes=counts.state_bytes or 0,
+        step_seconds=median("step"),
+        forward_seconds=median("forward"),
+        backward_seconds=median("backward"),
+        optimizer_seconds=median("optimizer"),
+        communication_share=communication.communication_share(training),
+    )
+
+
+def _largest_peak(peaks: Sequence[PeakMemory]) -> PeakMemory:
+    return PeakMemory(
+        allocated=max((peak.allocated or 0 for peak in peaks), default=0) or None,
+        reserved=max((peak.reserved or 0 for peak in peaks), default=0) or None,
+        process=max((peak.process or 0 for peak in peaks), default=0) or None,
+    )
+
+
+def _combine_counts(counts: ArmCounts, ranks: Ranks) -> ArmCounts:
+    """Return the largest counts of any rank, with the state of all; every rank calls it."""
+    everyone = ranks.gather(counts)
+    state_bytes = max(each.state_bytes or 0 for each in everyone)
+    return replace(
+        counts,
+        parameter_bytes=max(each.parameter_bytes or 0 for each in everyone),
+        gradient_bytes=max(each.gradient_bytes or 0 for each in everyone),
+        state_bytes=state_bytes,
+        state_bytes_per_parameter=state_bytes / (counts.parameters or 1),
+        total_state_bytes=sum(each.state_bytes or 0 for each in everyone),
+        # The traffic of a rank's step depends on how the engine shares it, and its time includes waiting for others.
+        bytes_per_step=None,
+    )
+
+
+def _read_environment(spec: Spec, arm: Arm) -> WorkerEnvironment:
+    packages = {"torch": str(torch.__version__)}
+    if arm.package is not None:
+        try:
+            packages[arm.package] = version(arm.package)
+        except PackageNotFoundError:
+            packages[arm.package] = "unknown"
+    name = torch.cuda.get_device_name() if spec.device.startswith("cuda") else None
+    return WorkerEnvironment(device=spec.device, device_name=name, threads=torch.get_num_threads(), packages=packages)
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_failure(error: BaseException) -> ArmFailure:
+    """Return what ended the arm: out of memory, not possible here, a wrong workload, or an error."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    kind, lowered = type(error).__name__, text.lower()
+    is_out_of_memory = kind == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if is_out_of_memory or any(phrase in lowered for phrase in _OUT_OF_MEMORY):
+        return ArmFailure(status="oom", error=text[:300], peak_memory_bytes=_read_peak())
+    if isinstance(error, CannotRunHereError):
+        return ArmFailure(status="unsupported", error=text)
+    if isinstance(error, InputError):
+        return ArmFailure(status="input", error=text)
+    is_unsupported = _UNSUPPORTED.search(lowered) is not None
+    return ArmFailure(status="unsupported" if is_unsupported else "error", error=f"{kind}: {text[:300]}")
+
+
+def _read_peak() -> PeakMemory | None:
+    """Return the peak memory so far; None where even that fails, as after an allocation failed nothing is certain."""
+    try:
+        return peak_memory("cuda" if torch.cuda.is_initialized() else "cpu")
+    except Exception:
+        return None

@@ -1,0 +1,75 @@
+"""Metrics of an arm that requirements, ratios and comparisons name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from optadvise.benchmark.records import PARTS, ArmResult, Figure, Interval
+
+Quantity = Literal["bytes", "seconds", "number", "signed"]
+
+
+class Metric(Struct, frozen=True):
+    """How a metric is read from an arm's result, and what can be asked of it."""
+
+    quantity: Quantity
+    value: Callable[[ArmResult], float | None]
+    # Repeated timings have an interval. Without one their value decides nothing, or a gate would flap with the noise.
+    interval: Callable[[ArmResult], Interval | None] | None = None
+    has_ratio: bool = True  # False: taken once, or judged on its own scale
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the metric is measured many times and has an interval; otherwise it is exact."""
+        return self.interval is not None
+
+
+def peak_memory(arm: ArmResult) -> int | None:
+    """Return the peak of torch's allocator in bytes, or the process's where no allocator counts."""
+    peak = arm.peak_memory_bytes
+    return peak.allocated if peak.allocated is not None else peak.process
+
+
+def _bandwidth_interval(arm: ArmResult) -> Interval | None:
+    """Return the interval of the share of the device's bandwidth, which is as sure as the step's time."""
+    fraction, timing = arm.bandwidth.fraction, arm.optimizer_seconds
+    if fraction is None or timing.median is None or timing.ci95 is None:
+        return None
+    return timing.ci95.inverted(fraction * timing.median)
+
+
+def _timing_metric(part: str) -> Metric:
+    return Metric("seconds", lambda arm: arm.timing(part).median, lambda arm: arm.timing(part).ci95)
+
+
+METRICS: Mapping[str, Metric] = {
+    "state_bytes_per_parameter": Metric("number", lambda arm: arm.state_bytes_per_parameter),
+    "state_bytes": Metric("bytes", lambda arm: arm.state_bytes),
+    "peak_memory": Metric("bytes", peak_memory),
+    "step_seconds": _timing_metric("step"),
+    "optimizer_seconds": _timing_metric("optimizer"),
+    "forward_seconds": _timing_metric("forward"),
+    "backward_seconds": _timing_metric("backward"),
+    "throughput": Metric("number", lambda arm: arm.throughput.value, lambda arm: arm.throughput.ci95),
+    "first_step_seconds": Metric("seconds", lambda arm: arm.first_step_seconds, has_ratio=False),
+    "bandwidth_fraction": Metric("number", lambda arm: arm.bandwidth.fraction, _bandwidth_interval, has_ratio=False),
+    "loss_last": Metric("signed", lambda arm: arm.loss.last, has_ratio=False),
+}
+# Metrics that a result has ratios of, in its order.
+TIMED_RATIOS = (*(f"{part}_seconds" for part in PARTS), "throughput")
+EXACT_RATIOS = ("state_bytes", "state_bytes_per_parameter", "peak_memory")
+
+
+def metric_value(arm: ArmResult, name: str) -> float | None:
+    """Return the figure of an arm that a metric names, in the metric's unit; None where it was not measured."""
+    return METRICS[name].value(arm)
+
+
+def metric_figure(arm: ArmResult, name: str) -> Figure | None:
+    """Return a metric's figure with its interval; None where it was not measured."""
+    metric = METRICS[name]
+    value = metric.value(arm)
+    return None if value is None else Figure(value, metric.interval(arm) if metric.interval else None)

@@ -1,0 +1,129 @@
+"""Arms that a recommendation's JSON describes exactly, as `optadvise bench --from` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.benchmark.plan import Choice, describe_arm, make_companion, plan_arms
+from optadvise.benchmark.spec import Arm, Companion, Spec
+from optadvise.core.errors import InputError
+from optadvise.core.records import Implementation, Optimizer, Phase, Value
+from optadvise.rulebase.constructor import runtime_kwargs
+
+ForeignJson: TypeAlias = "Mapping[str, Any]"  # a user's file, which has not been checked yet
+
+
+class _BuiltClass(Struct, frozen=True):
+    """A class and its arguments."""
+
+    path: str = field(name="import")
+    kwargs: dict[str, Value]
+
+
+class _ChosenOptimizer(_BuiltClass, frozen=True):
+    id: str
+
+
+class _ScheduleLeg(_BuiltClass, frozen=True):
+    shape: str
+
+
+class _Schedule(Struct, frozen=True):
+    phases: tuple[_ScheduleLeg, ...]
+    kwargs: dict[str, Value]
+
+
+class _Number(Struct, frozen=True):
+    name: str
+    value: Value
+
+
+class RecommendedRun(Struct, frozen=True):
+    """Those parts of `optadvise recommend --json` that a benchmark runs."""
+
+    kind: Literal["recommendation"]
+    schema_version: Literal[1]
+    optimizer: _ChosenOptimizer
+    scheduler: _Schedule
+    hyperparameters: tuple[_Number, ...]
+    companion: _BuiltClass | None = None
+
+
+def read_recommendation(data: ForeignJson) -> RecommendedRun:
+    """Check a recommendation's JSON.
+
+    Raises:
+        InputError: It is not a recommendation.
+    """
+    try:
+        if data["kind"] != "recommendation" or data["schema_version"] != 1:
+            raise InputError("this is no recommendation of schema version 1; make one with optadvise recommend --json")
+        return msgspec.convert(data, RecommendedRun)
+    except KeyError as error:
+        raise InputError(f"--from: not a recommendation ({error!r} is missing or wrong)") from error
+    except msgspec.ValidationError as error:
+        raise InputError(f"--from: not a recommendation ({error})") from error
+
+
+def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, control: str | None) -> list[Arm]:
+    """Return the arm that a recommendation describes, and its control.
+
+    Args:
+        rules: Knows the cards and gives the control its hyperparameters.
+        data: Output of `optadvise recommend --json`.
+        spec: Shared conditions.
+        control: Canonical id of the control, None for none.
+
+    Raises:
+        InputError: The data is no recommendation.
+    """
+    run = read_recommendation(data)
+    name = rules.catalog.find_optimizer(run.optimizer.id, "--from")
+    card = rules.catalog.optimizer(name)
+    implementation = _find_implementation(card, run.optimizer.path)
+    values = {number.name: number.value for number in run.hyperparameters}
+    clip_norm = values.get("max_grad_norm")
+    arm = replace(
+        describe_arm(card, Choice(implementation, None), spec, name, "candidate"),
+        kwargs={
+            **run.optimizer.kwargs,
+            **runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding),
+        },
+        companion=_plan_companion(rules, card, run.companion, spec),
+        max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
+        phases=tuple(Phase(leg.shape, leg.path, leg.kwargs) for leg in run.scheduler.phases),
+        milestones=_read_milestones(run.scheduler),
+    )
+    return [arm, *plan_arms(rules, [], spec, control=control, implementation=None)]
+
+
+def _find_implementation(card: Optimizer, path: str) -> Implementation:
+    implementation = next((each for each in card.implementations if each.path == path), None)
+    if implementation is None:
+        raise InputError(f"--from: not a recommendation ({path} is no implementation of {card.id})")
+    return implementation
+
+
+def _plan_companion(rules: CompiledRules, card: Optimizer, built: _BuiltClass | None, spec: Spec) -> Companion | None:
+    if built is None:
+        return None
+    if card.companion is None:
+        raise InputError(f"--from: not a recommendation ({card.id} has no companion)")
+    companion_card = rules.catalog.optimizer(card.companion["optimizer"])
+    return make_companion(_find_implementation(companion_card, built.path), built.kwargs, spec)
+
+
+def _read_milestones(schedule: _Schedule) -> tuple[int, ...]:
+    """Return the steps at which the next phase begins; none for a single phase."""
+    ends = schedule.kwargs.get("milestones", [])
+    if len(schedule.phases) == 1:
+        return ()
+    if not isinstance(ends, list) or not all(isinstance(end, int) for end in ends):
+        raise InputError("--from: not a recommendation (its milestones are no list of steps)")
+    return tuple(end for end in ends if isinstance(end, int))

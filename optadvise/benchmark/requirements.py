@@ -1,0 +1,110 @@
+"""Requirements on measured figures: parsing `--require`, and verdicts."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from optadvise.benchmark.metrics import METRICS, Metric
+from optadvise.benchmark.records import Figure, Verdict
+from optadvise.core.errors import InputError, nearest
+from optadvise.core.units import parse_bytes
+
+_REQUIREMENT = re.compile(r"([A-Za-z_-]+)\s*(<=|>=|<|>)\s*(\S(?:.*\S)?)", re.DOTALL)
+_BOUND = re.compile(r"(-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([a-zµμ×]*)", re.IGNORECASE | re.ASCII)
+_TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6}
+_ACCEPTED = "write METRIC OP BOUND, such as 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'"
+_COMPARISONS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
+
+
+class Requirement(Struct, frozen=True):
+    """A bound that a measured figure must keep."""
+
+    text: str  # as typed
+    metric: str  # a key of METRICS
+    op: str  # <= < >= >
+    bound: float  # bytes, seconds or a plain number; a multiple of the control's figure where relative
+    relative: bool
+
+    def is_met_by(self, value: float) -> bool:
+        """Return whether a figure keeps the bound."""
+        is_met: bool = _COMPARISONS[self.op](value, self.bound)
+        return is_met
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Parse the text of `--require`; it is matched, never evaluated.
+
+    Args:
+        text: `METRIC OP BOUND`. A bound is a number in the metric's own unit (bytes, seconds), a number with a unit
+            (`2GB`, `5ms`), or a multiple of the control's figure (`1.3x`).
+
+    Raises:
+        InputError: The text is no requirement, or names a metric that is not measured.
+
+    Example:
+        >>> requirement = parse_requirement("optimizer_seconds <= 1.3x")
+        >>> requirement.metric, requirement.op, requirement.bound, requirement.relative
+        ('optimizer_seconds', '<=', 1.3, True)
+    """
+    match = _REQUIREMENT.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"--require {text!r}: not a requirement; {_ACCEPTED}; OP is one of <= < >= >")
+    name = match[1].lower().replace("-", "_")
+    if name not in METRICS:
+        raise InputError(f"--require {text!r}: no metric {match[1]!r}; {nearest(name, METRICS)}")
+    bound, relative = _parse_bound(match[3], METRICS[name], text)
+    if relative and not METRICS[name].has_ratio:
+        others = ", ".join(other for other, metric in METRICS.items() if metric.has_ratio)
+        raise InputError(f"--require {text!r}: {name} has no ratio; give an absolute bound, or take one of {others}")
+    return Requirement(text.strip(), name, match[2], bound, relative)
+
+
+def _parse_bound(text: str, metric: Metric, requirement: str) -> tuple[float, bool]:
+    """Return a bound in bytes, seconds or a plain number, and whether it multiplies the control's figure."""
+    match = _BOUND.fullmatch(text)
+    value, unit = (float(match[1]), match[2].lower()) if match else (math.nan, "")
+    is_signed = metric.quantity == "signed" and unit == ""
+    if math.isfinite(value) and (value >= 0 or is_signed):
+        if unit in ("x", "×") and value > 0:
+            return value, True
+        if unit == "":
+            return value, False
+        if metric.quantity == "seconds" and unit in _TIME_UNITS:
+            return value * _TIME_UNITS[unit], False
+        if metric.quantity == "bytes" and unit not in ("x", "×"):
+            return float(parse_bytes(text, "--require")), False
+    units = {"bytes": ", or with a unit (800MB, 2GB)", "seconds": ", or with a unit (5ms, 200us, 1.5s)"}
+    raise InputError(
+        f"--require {requirement!r}: no bound {text!r}; write a number{units.get(metric.quantity, '')}, "
+        "or a multiple of the control (1.3x)"
+    )
+
+
+def judge(requirement: Requirement, figure: Figure | None) -> Verdict:
+    """Return `pass`, `fail`, or `inconclusive` where the noise is larger than the question.
+
+    Args:
+        requirement: The bound.
+        figure: The figure in the bound's unit: the ratio to the control where the bound is relative. None where it was
+            not measured. Without an interval its value decides if it is exact (bytes, a loss, the one first step); a
+            repeated timing without an interval (too few samples) is inconclusive.
+    """
+    if figure is None or (figure.interval is None and METRICS[requirement.metric].is_repeated):
+        return "inconclusive"
+    ends = (figure.value,) if figure.interval is None else (figure.interval.low, figure.interval.high)
+    if not all(math.isfinite(end) for end in (figure.value, *ends)):
+        return "inconclusive"
+    is_met = [requirement.is_met_by(end) for end in ends]
+    return "pass" if all(is_met) else "inconclusive" if any(is_met) else "fail"
+
+
+def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """Return the worst of several verdicts; None where there are none."""
+    present = set(verdicts)
+    order: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
+    return next((verdict for verdict in order if verdict in present), None)

@@ -1,0 +1,34 @@
+"""JSON Schemas of results, from the records that declare them."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_WIDTH = 120  # columns that a part of a schema may take on one line
+
+
+def result_schema(record: type[msgspec.Struct], title: str) -> str:
+    """Return the JSON Schema of a record as JSON text.
+
+    Args:
+        record: The record of a whole result; its docstring becomes the description.
+        title: Title of the schema.
+    """
+    return _format({"$schema": _DRAFT, "title": title, **msgspec.json.schema(record)}) + "\n"
+
+
+def _format(value: object, indent: int = 0) -> str:
+    """Return JSON text in which whatever fits on one line stands on one."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(line) + indent <= _WIDTH or not isinstance(value, (dict, list)):
+        return line
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {_format(inner, indent + 1)}" for key, inner in value.items()]
+    else:
+        parts = [_format(inner, indent + 1) for inner in value]
+    begin, end = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    separator = ",\n" + " " * (indent + 1)
+    return f"{begin}\n{' ' * (indent + 1)}{separator.join(parts)}\n{' ' * indent}{end}"

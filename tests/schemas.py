@@ -1,0 +1,37 @@
+"""The JSON Schemas of results in docs/schema, written from the records: python -m tests.schemas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from optadvise.benchmark.comparison.records import Comparison
+from optadvise.benchmark.records import BenchmarkResult
+from optadvise.benchmark.sweep_records import SweepResult
+from optadvise.core.result_schema import result_schema
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "docs" / "schema"
+# The command whose --json prints the record, by the name of the schema's file.
+RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
+    "bench": ("optadvise bench --json", BenchmarkResult),
+    "comparison": ("optadvise compare --json", Comparison),
+    "sweep": ("optadvise sweep --json", SweepResult),
+}
+
+
+def schema_file(name: str) -> Path:
+    """Return the file of a schema."""
+    return FOLDER / f"{name}.json"
+
+
+def make_schema(name: str) -> str:
+    """Return the text of a schema's file."""
+    title, record = RECORDS[name]
+    return result_schema(record, title)
+
+
+if __name__ == "__main__":
+    for name in RECORDS:
+        schema_file(name).write_text(make_schema(name), encoding="utf-8")
