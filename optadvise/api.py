@@ -301,10 +301,10 @@ def _folders(rules: Folders) -> tuple[Path, ...]:
 
 def _advisor(folders: tuple[Path, ...]) -> CompiledRules:
     """Return an advisor over the rules that count, one for all answers over the same files."""
-    key: tuple[str | Path, ...] = (rule_folders.catalog(folders).fingerprint, *rule_folders.folders(folders))
+    key: tuple[str | Path, ...] = (rule_folders.load_catalog(folders).fingerprint, *rule_folders.list_folders(folders))
     if key not in _advisors:
         _advisors.clear()
-        _advisors[key] = rule_folders.advisor(folders)
+        _advisors[key] = rule_folders.load_rules(folders)
     return _advisors[key]
 
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import optadvise.rule_analysis.check as checking
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import choose_optimizer, decide
@@ -132,13 +131,13 @@ def rules_of(told: Sequence[Told]) -> list[tuple[str, tuple[str, ...]]]:
 @pytest.fixture
 def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rules answer that are known to be wrong, to see where a witness leads."""
-    monkeypatch.setattr(checking, "trusted", lambda advisor: advisor)
+    monkeypatch.setattr(rule_folders, "require_proof", lambda advisor: advisor)
 
 
 def answer_by(advisor: CompiledRules, patch: pytest.MonkeyPatch) -> None:
     """Let command lines answer by these rules, whatever folders they name."""
-    patch.setattr(rule_folders, "advisor", lambda option: advisor)
-    patch.setattr(rule_folders, "catalog", lambda option: advisor.catalog)
+    patch.setattr(rule_folders, "load_rules", lambda option: advisor)
+    patch.setattr(rule_folders, "load_catalog", lambda option: advisor.catalog)
 
 
 def follow(witness: str) -> Said:

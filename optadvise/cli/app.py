@@ -209,9 +209,9 @@ def _report_rule_error(error: Exception) -> int:
 
     Such rules are checked against schemas and proven, but not every value is known to make sense.
     """
-    from optadvise.rule_analysis.rule_folders import in_use
+    from optadvise.rule_analysis.rule_folders import get_folders_in_use
 
-    folders = in_use()
+    folders = get_folders_in_use()
     if not folders:
         raise error
     cause = f"{type(error).__name__}: {error}"[:200]

@@ -72,7 +72,7 @@ def bench(
     """
     from optadvise.rule_analysis import rule_folders
 
-    advisor = rule_folders.advisor(rules)
+    advisor = rule_folders.load_rules(rules)
     if merge and options.require:
         raise InputError("--require: judges what is measured; optadvise compare judges files")
     request = None

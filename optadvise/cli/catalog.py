@@ -34,7 +34,7 @@ def list_(
     from optadvise.render.text import catalog as render
     from optadvise.rule_analysis import rule_folders
 
-    catalog = rule_folders.catalog(rules)
+    catalog = rule_folders.load_catalog(rules)
     models = catalog.facts["model"]["values"]
     if family is not None and family not in FAMILIES:
         raise InputError(f"--family {family!r}: not known; {nearest(family, FAMILIES)}")
@@ -74,7 +74,7 @@ def show(
     from optadvise.render.text import catalog as render
     from optadvise.rule_analysis import rule_folders
 
-    catalog = rule_folders.catalog(rules)
+    catalog = rule_folders.load_catalog(rules)
     rule = catalog.rule(name)
     if rule is not None:
         from optadvise.evidence import store

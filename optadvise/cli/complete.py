@@ -26,7 +26,7 @@ def of(*sources: str) -> Offer:
         try:
             from optadvise.rule_analysis import rule_folders
 
-            catalog = rule_folders.catalog(None)
+            catalog = rule_folders.load_catalog(None)
             pairs = [pair for source in sources for pair in _list_values(catalog, source)]
         except OptadviseError:  # the command itself will report it
             return []

@@ -23,7 +23,7 @@ def doctor(
     from optadvise.render.text.doctor import print_report
     from optadvise.rule_analysis import rule_folders
 
-    report = examine_machine(rule_folders.catalog(rules))
+    report = examine_machine(rule_folders.load_catalog(rules))
     print_report(report, as_json=json_)
     if report.torch.error is not None:
         raise CannotRunHereError(report.torch.error)

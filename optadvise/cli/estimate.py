@@ -78,7 +78,7 @@ def estimate(
 
         figures.check(plot, "--plot")
     seconds = parse_count(timeout, "--timeout")
-    advisor = rule_folders.advisor(rules)
+    advisor = rule_folders.load_rules(rules)
     stated = parse_inputs(advisor.catalog, typed)
     if from_ is not None:
         from optadvise.fake_tensors.estimate import estimate_module

@@ -106,7 +106,7 @@ def recommend(
     from optadvise.evidence.apply import apply_evidence
     from optadvise.rule_analysis import rule_folders
 
-    advisor = rule_folders.advisor(rules)
+    advisor = rule_folders.load_rules(rules)
     told = said = parse_inputs(advisor.catalog, typed)
     other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
     if interactive:

@@ -44,7 +44,7 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.check import check as prove
 
-    advisor = CompiledRules(rule_folders.catalog(rules))
+    advisor = CompiledRules(rule_folders.load_catalog(rules))
     advisor.catalog.read_all()
     proofs = prove(advisor, tuple(map(str, rules or ())))
     report(proofs, as_json=json_)
@@ -70,7 +70,7 @@ def run_tests(
     from optadvise.rule_analysis import rule_folders, rule_tests
     from optadvise.rulebase.case_files import read_cases
 
-    catalog = rule_folders.catalog(rules)
+    catalog = rule_folders.load_catalog(rules)
     advisor = CompiledRules(catalog)
     cases = read_cases(catalog.folders, catalog.facts)
     results = rule_tests.run(advisor, cases)
@@ -95,7 +95,7 @@ def diff(
     from optadvise.rulebase.catalog import load
 
     before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
-    rule_folders.reading([*before, *after])
+    rule_folders.remember_folders([*before, *after])
     _write(markdown(compare(load(before), load(after))), out)
 
 
@@ -107,7 +107,7 @@ def graph(
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.graph import chain, flowchart, mermaid
 
-    advisor = rule_folders.advisor(rules)
+    advisor = rule_folders.load_rules(rules)
     graphs = [chain(advisor), flowchart(advisor)]
     if out is None:
         typer.echo("\n".join(f"%% {graph.title}\n{mermaid(graph)}" for graph in graphs), nl=False)
@@ -131,7 +131,7 @@ def schema(
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.json_schema import schemas
 
-    documents = schemas(rule_folders.catalog(rules))
+    documents = schemas(rule_folders.load_catalog(rules))
     if kind is not None and kind not in documents:
         raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, documents)}, of {', '.join(documents)}")
     if out is None:
@@ -146,7 +146,7 @@ def docs(out: _Out = None, rules: opt.Rules = None) -> None:
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.docs_page import markdown
 
-    _write(markdown(rule_folders.advisor(rules)), out)
+    _write(markdown(rule_folders.load_rules(rules)), out)
 
 
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]) -> None:

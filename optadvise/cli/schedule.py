@@ -48,7 +48,7 @@ def schedule(
         raise InputError(f"--steps {steps!r}: at most {_MOST:,}")
     if not 1e-30 <= lr <= 1e6:
         raise InputError(f"--lr {lr:g}: must be between 1e-30 and 1e6")
-    advisor = rule_folders.advisor(rules)
+    advisor = rule_folders.load_rules(rules)
     ids = [advisor.catalog.find_scheduler(name, "schedule")]
     ids += [advisor.catalog.find_scheduler(other, "--compare") for other in compare or ()]
     cards = [advisor.catalog.scheduler(found) for found in dict.fromkeys(ids)]

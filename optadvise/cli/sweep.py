@@ -48,7 +48,7 @@ def sweep(
     if plot is not None:
         _check_plot(plot)
     grid = read_sweep(file, benchmark_sweep.OPTIONS)
-    advisor = rule_folders.advisor(rules)
+    advisor = rule_folders.load_rules(rules)
     try:
         cells = benchmark_sweep.make_cells(advisor, grid.optimizers, grid.options)
     except InputError as error:

@@ -82,7 +82,7 @@ def _walked(names: list[str], surface: str, steps: str | None, lr: float | None,
     from optadvise.render.text.trajectories import Walked
     from optadvise.rule_analysis import rule_folders
 
-    catalog = rule_folders.catalog(rules)
+    catalog = rule_folders.load_catalog(rules)
     if surface.lower() not in catalog.surfaces:
         raise InputError(f"--surface {surface!r}: not known; {nearest(surface, catalog.surfaces)}")
     chosen = catalog.surfaces[surface.lower()]

@@ -68,7 +68,7 @@ def verify(
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     if not 0 < timeout < float("inf"):
         raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
-    catalog = rule_folders.catalog(rules)
+    catalog = rule_folders.load_catalog(rules)
     _reject_several({"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_})
     if (import_ is None) != (as_ is None):
         raise InputError("--import and --as belong together: --import my_package.MyAdamW --as adamw")

@@ -90,7 +90,7 @@ def check(advisor: CompiledRules, layers: tuple[str, ...] = (), most: int = _MOS
     )
 
 
-def trusted(advisor: CompiledRules) -> CompiledRules:
+def require_proof(advisor: CompiledRules) -> CompiledRules:
     """Return an advisor whose rules were proven, now or by an earlier process.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which folders of rules count: those of the project, of the environment and of the command line, in that order."""
+"""Folders of further rules: those of the project, of the environment and of the command line, in that order."""
 
 from __future__ import annotations
 
@@ -10,81 +10,85 @@ from typing import Any
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError, nearest
+from optadvise.rule_analysis.check import require_proof
 from optadvise.rulebase.catalog import Catalog, load
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 VARIABLE = "OPTADVISE_RULES"
 _SECTION = "tool.optadvise"
 _KEYS = ("rules",)
+_folders_in_use: list[str] = []
 
 
-_in_use: list[str] = []
+def remember_folders(folders: Sequence[Path]) -> None:
+    """Remember the folders that are read, for errors that only they can cause."""
+    _folders_in_use[:] = map(str, folders)
 
 
-def reading(found: Sequence[Path]) -> None:
-    """Remember which folders are read, for errors that only they can cause."""
-    _in_use[:] = map(str, found)
-
-
-def in_use() -> list[str]:
+def get_folders_in_use() -> list[str]:
     """Return the folders of further rules that this command line reads."""
-    return list(_in_use)
+    return list(_folders_in_use)
 
 
-def folders(option: Sequence[Path] | None) -> list[Path]:
-    """Return every folder of further rules.
+def list_folders(option: Sequence[Path] | None) -> list[Path]:
+    """Return every folder of further rules, the first to be applied first.
 
     Args:
-        option: What `--rules` named.
+        option: The folders that `--rules` named.
 
     Raises:
-        InputError: The project's file is wrong.
+        InputError: The project's file is invalid.
     """
-    named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    found = [*_of_the_project(), *named, *(option or ())]
-    reading(found)
-    return found
+    from_environment = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    folders = [*_read_project(), *from_environment, *(option or ())]
+    remember_folders(folders)
+    return folders
 
 
-def catalog(option: Sequence[Path] | None) -> Catalog:
-    """Return the catalogue with every further layer that counts, unproven."""
-    return load(folders(option))
+def load_catalog(option: Sequence[Path] | None) -> Catalog:
+    """Return the catalog with every layer of rules, unproven.
+
+    Args:
+        option: The folders that `--rules` named.
+    """
+    return load(list_folders(option))
 
 
-def advisor(option: Sequence[Path] | None) -> CompiledRules:
-    """Return an advisor over every layer that counts; further layers are proven before they answer.
+def load_rules(option: Sequence[Path] | None) -> CompiledRules:
+    """Return the compiled rules with every layer; further layers are proven before they are used.
+
+    Args:
+        option: The folders that `--rules` named.
 
     Raises:
         RuleFileError: The layers are invalid or contradict each other.
     """
-    found = CompiledRules(catalog(option))
-    if len(found.catalog.layers) == 1 and found.catalog.shipped:
-        return found  # proven by the tests of this version
-    from optadvise.rule_analysis.check import trusted
-
-    return trusted(found)
+    rules = CompiledRules(load_catalog(option))
+    is_shipped = len(rules.catalog.layers) == 1 and rules.catalog.shipped  # proven by the tests of this version
+    return rules if is_shipped else require_proof(rules)
 
 
-def _of_the_project() -> list[Path]:
-    """Return what the nearest pyproject.toml names; most have no such section, and parsing one takes time."""
+def _read_project() -> list[Path]:
+    """Return the folders that the nearest pyproject.toml names."""
     try:
-        here = Path.cwd()
-    except FileNotFoundError:  # the folder is gone
+        folder = Path.cwd()
+    except FileNotFoundError:  # the folder was removed
         return []
-    for folder in (here, *here.parents):
-        file = folder / "pyproject.toml"
+    for parent in (folder, *folder.parents):
+        file = parent / "pyproject.toml"
         try:
             content = file.read_bytes()
         except OSError:
             continue
-        return _named(file, content) if b"[tool.optadvise" in content else []
+        return _parse_project(file, content) if b"[tool.optadvise" in content else []  # parsing takes time
     return []
 
 
-def _named(file: Path, content: bytes) -> list[Path]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+def _parse_project(file: Path, content: bytes) -> list[Path]:
     try:
         section: Any = tomllib.loads(content.decode("utf-8"))["tool"]["optadvise"]
     except (ValueError, KeyError) as error:
@@ -92,7 +96,7 @@ def _named(file: Path, content: bytes) -> list[Path]:
     for key in section:
         if key not in _KEYS:
             raise InputError(f"{file}: [{_SECTION}] has no key {key!r}; {nearest(key, _KEYS)}")
-    named = section.get("rules", [])
-    if not isinstance(named, list) or not all(isinstance(name, str) and name for name in named):
+    names = section.get("rules", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise InputError(f'{file}: [{_SECTION}] `rules` takes a list of folders, as in rules = ["team-rules"]')
-    return [file.parent / name for name in named]
+    return [file.parent / name for name in names]
