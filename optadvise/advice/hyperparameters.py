@@ -19,6 +19,7 @@ from optadvise.core.records import (
     Value,
 )
 from optadvise.rulebase.catalog import step_from
+from optadvise.rulebase.constructor import constructor_kwargs
 from optadvise.rulebase.hyperparameters import Draft, apply, set_by, written
 from optadvise.rulebase.tables import Rule
 
@@ -122,8 +123,6 @@ def build_arguments(
     implementation: Implementation, optimizer: Optimizer, hyperparameters: Hyperparameters, sharding: str | None
 ) -> dict[str, Value]:
     """Return the arguments of an implementation's constructor by their names."""
-    arguments = {
-        implementation.arguments.get(parameter.name, parameter.name): hyperparameters[parameter.name].value
-        for parameter in optimizer.hyperparameters
-    }
-    return {**arguments, **implementation.kwargs, **implementation.on_shard.get(sharding or "", {})}
+    values = {parameter.name: hyperparameters[parameter.name].value for parameter in optimizer.hyperparameters}
+    # A program that takes the arguments adds those for machines without a GPU where it runs.
+    return constructor_kwargs(implementation, values, device=None, sharding=sharding)

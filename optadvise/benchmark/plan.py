@@ -13,7 +13,7 @@ from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import AGREES, Implementation, Optimizer, Phase, Recommendation, Value
-from optadvise.rulebase.constructor import constructor_kwargs, runtime_kwargs
+from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
 
 COMPILED = "compiled"
 _FASTEST_FIRST = ("fused", "foreach", "for-loop", "triton")
@@ -224,7 +224,7 @@ def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: 
         package=implementation.package,
         variant=choice.variant,
         kwargs={},
-        decay_argument=implementation.arguments.get("weight_decay", "weight_decay") if decays else None,
+        decay_argument=argument_name(implementation, "weight_decay") if decays else None,
         matrices_only=implementation.tensors == "matrix",
         train_mode=implementation.needs_train_mode,
         unsupported=_explain_unsupported(card, implementation, spec.device_type),

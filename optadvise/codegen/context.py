@@ -11,6 +11,7 @@ from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import check_path
 from optadvise.core.records import NOT_HIDDEN, Implementation, Recommendation, ScheduleAdvice, Situation, Value
 from optadvise.core.version import __version__
+from optadvise.rulebase.constructor import argument_name
 
 _FIRST_BATCHES = 20  # micro-batches of the first run, which is two steps at least
 _PHASE_VARIABLES = {"constant": "plateau", "linear": "fall"}
@@ -134,7 +135,7 @@ def _list_modules(advice: Recommendation, from_class: bool) -> set[str]:
 
 
 def _build_construction(implementation: Implementation, kwargs: Mapping[str, Value]) -> Construction:
-    decay = implementation.arguments.get("weight_decay", "weight_decay")
+    decay = argument_name(implementation, "weight_decay")
     return Construction(
         implementation.path,
         convert_lists(kwargs),

@@ -16,6 +16,7 @@ from optadvise.fake_tensors.client import trace_step
 from optadvise.fake_tensors.records import OptimizerRequest, OptimizerStep, StepFigures
 from optadvise.memory.breakdown import Size, fits, fitting, intervals
 from optadvise.memory.records import Weight
+from optadvise.rulebase.constructor import constructor_kwargs
 
 # The facts that may be stated beside a module; the module itself decides the others.
 ACCEPTED_FACTS = frozenset({"vram_bytes", "gpu", "bf16", "vendor", "precision", "optimizer", "model", "task"})
@@ -78,8 +79,9 @@ def request_optimizers(advisor: CompiledRules, ids: Sequence[str], *, fused: boo
     for name in ids:
         card = advisor.catalog.optimizer(name)
         first = card.implementations[0]
-        kwargs = {first.arguments.get(h.name, h.name): h.default for h in card.hyperparameters} | dict(first.kwargs)
-        kwargs |= first.fused if fused else {}
+        defaults = {h.name: h.default for h in card.hyperparameters}
+        # The worker steps optimizers on the CPU.
+        kwargs = constructor_kwargs(first, defaults, device="cpu", variant="fused" if fused else None)
         yield OptimizerRequest(name, first.path, kwargs, first.package)
 
 

@@ -1,10 +1,15 @@
-"""Constructor arguments of an implementation: the one place where they are put together."""
+"""Constructor arguments of an implementation: the one place where they are built."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from optadvise.core.records import Implementation, Value
+
+
+def argument_name(implementation: Implementation, hyperparameter: str) -> str:
+    """Return the constructor's name of a hyperparameter."""
+    return implementation.arguments.get(hyperparameter, hyperparameter)
 
 
 def constructor_kwargs(
@@ -24,7 +29,7 @@ def constructor_kwargs(
         sharding: none, zero1 or fsdp over several processes; None for one process.
         variant: One of the implementation's variants, such as fused; any other name adds nothing.
     """
-    renamed = {implementation.arguments.get(name, name): value for name, value in values.items()}
+    renamed = {argument_name(implementation, name): value for name, value in values.items()}
     return {
         **renamed,
         **implementation.kwargs,

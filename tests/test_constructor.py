@@ -1,0 +1,91 @@
+"""Constructor arguments of an implementation: everywhere the card's, and those for a machine without a GPU as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from msgspec.structs import replace
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
+from optadvise.benchmark import plan
+from optadvise.benchmark.recommendation import plan_recommendation
+from optadvise.benchmark.spec import Spec
+from optadvise.codegen.write import write_code
+from optadvise.core.records import Implementation, Optimizer
+from optadvise.fake_tensors.estimate import request_optimizers
+from optadvise.render.json import recommendation
+from optadvise.rulebase.catalog import Catalog, load
+from optadvise.rulebase.constructor import constructor_kwargs
+from optadvise.verify.target import of_card
+
+IDS = load().optimizer_ids
+SPEC, MARK = Spec(), {"marked": True}
+FULL = Implementation(
+    "full", "a.B", None, ("cpu", "cuda"), kwargs={"x": 1, "y": 1, "z": 1, "w": 1}, arguments={"lr": "rate"},
+    variants={"fused": {"x": 2, "y": 2, "z": 2}}, on_cpu={"y": 3, "z": 3}, on_shard={"fsdp": {"z": 4}},
+)  # fmt: skip
+
+
+def test_what_is_more_special_counts() -> None:
+    kwargs = constructor_kwargs(FULL, {"lr": 0.1, "eps": 0.2}, device="cpu", sharding="fsdp", variant="fused")
+    assert kwargs == {"rate": 0.1, "eps": 0.2, "w": 1, "x": 2, "y": 3, "z": 4}
+    assert constructor_kwargs(FULL, {}, device="cuda", variant="fused") == {"w": 1, "x": 2, "y": 2, "z": 2}
+    assert constructor_kwargs(FULL, {}, device=None) == constructor_kwargs(FULL, {}, device="cuda", sharding="zero1")
+    assert constructor_kwargs(FULL, {}, device="cuda", variant="compiled") == FULL.kwargs
+
+
+@pytest.fixture
+def marked(monkeypatch: pytest.MonkeyPatch) -> CompiledRules:
+    """Return rules in which every implementation takes an argument more on a machine without a GPU."""
+    read_card = Catalog.optimizer
+
+    def optimizer(self: Catalog, name: str) -> Optimizer:
+        card = read_card(self, name)
+        implementations = tuple(replace(each, on_cpu={**each.on_cpu, **MARK}) for each in card.implementations)
+        return replace(card, implementations=implementations)
+
+    monkeypatch.setattr(Catalog, "optimizer", optimizer)
+    return CompiledRules(load())
+
+
+def is_marked(kwargs: Mapping[str, object]) -> bool:
+    return MARK.items() <= kwargs.items()
+
+
+def test_arms_and_companions_on_a_cpu_are_built_for_it(marked: CompiledRules) -> None:
+    arms = [arm for name in IDS for arm in plan.plan_arms(marked, [name], SPEC, control="adamw", implementation="all")]
+    arms += [plan.plan_defaults(marked.catalog.optimizer(name), {}) for name in IDS]
+    advices = [advise(marked, {"optimizer": name}) for name in IDS]
+    arms += [plan.plan_advice(advice, device="cpu") for advice in advices]
+    for advice in advices:
+        data = json.loads(recommendation(advice, None))
+        arms += plan_recommendation(marked, data, SPEC, control=None)
+    assert all(is_marked(arm.kwargs) for arm in arms)
+    companions = [arm.companion for arm in arms if arm.companion is not None]
+    assert len(companions) >= 3
+    assert all(is_marked(companion.kwargs) for companion in companions)
+
+
+def test_arms_on_a_gpu_are_not(marked: CompiledRules) -> None:
+    spec = replace(SPEC, device="cuda")
+    for name in IDS:
+        (arm,) = plan.plan_arms(marked, [name], spec, control=None, implementation=None)
+        assert not is_marked(arm.kwargs)
+        assert arm.companion is None or not is_marked(arm.companion.kwargs)
+
+
+def test_steps_under_fake_tensors_and_audits_are_built_for_a_cpu(marked: CompiledRules) -> None:
+    assert all(is_marked(request.kwargs) for request in request_optimizers(marked, list(IDS)))
+    for name in IDS:
+        card = marked.catalog.optimizer(name)
+        assert is_marked(of_card(marked.catalog, card, card.implementations[0]).kwargs)
+
+
+def test_programs_take_the_arguments_where_they_run_on_a_cpu(marked: CompiledRules) -> None:
+    for name in IDS:
+        advice = advise(marked, {"optimizer": name})
+        assert not is_marked(advice.kwargs)
+        assert "marked" in write_code(marked, advice, "python").text, name
