@@ -1,1 +1,1 @@
-"""From a person's inputs to a recommendation."""
+"""Advice: inputs, defaults, the decision, the plan of a run, and the search for a fit."""

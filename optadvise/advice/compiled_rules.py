@@ -48,29 +48,29 @@ class CompiledRules:
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """The decision tables by id, compiled on first use, as an estimate needs none."""
+        """Compile the decision tables, by id, on first use, as an estimate needs none."""
         return {name: Table(table, self.axes) for name, table in self.catalog.documents["tables"].items()}
 
     @cached_property
     def deciding_tables(self) -> tuple[Table, Table]:
-        """The tables that decide about the optimizer: of the concern, and of the optimizer for it."""
+        """Return the tables that decide about the optimizer: that of the concern, and that of the optimizer for it."""
         return self.tables["concern"], self.tables["choose_optimizer"]
 
     @cached_property
     def deciding_facts(self) -> tuple[str, ...]:
-        """The facts that decide about the optimizer, sorted."""
+        """Return the facts that decide about the optimizer, sorted."""
         columns = {column for table in self.deciding_tables for column in table.columns}
         return tuple(sorted(columns - {"concern"}))
 
     @cached_property
     def input_axes(self) -> list[tuple[str, Axis]]:
-        """The facts of a situation that a condition reads, with their axes."""
+        """Return the facts of a situation that a condition reads, with their axes."""
         read = {name for table in self.tables.values() for name in table.columns} | self.completer.reads
         return [(name, self.axes[name]) for name in (*INPUT_FACTS, "optimizer") if name in read]
 
     @cached_property
     def scaling_facts(self) -> tuple[str, ...]:
-        """The facts that the value of a hyperparameter may be scaled by."""
+        """Return the facts that the value of a hyperparameter may be scaled by."""
         rules = [rule["then"] for table in self.catalog.documents["tables"].values() for rule in table["rules"]]
         steps = [step for then in rules for step in then.get("steps", ())]
         steps += [step for card in self.catalog.documents["optimizers"].values() for step in card.get("adjust", ())]
@@ -79,7 +79,7 @@ class CompiledRules:
 
     @cached_property
     def sizing(self) -> Sizing:
-        """The memory estimator over the catalog's networks and optimizers."""
+        """Return the memory estimator over the catalog's networks and optimizers."""
         return Sizing(self.catalog)
 
 

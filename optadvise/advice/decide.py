@@ -1,4 +1,4 @@
-"""Which optimizer: from a situation to a point of the grid of facts, and the two rules that decide there."""
+"""The decision about the optimizer: a situation's point on the grid of facts, and the two rules that decide there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Decision(Struct, frozen=True):
 
     @property
     def is_overruled(self) -> bool:
-        """Was another optimizer requested than the rules choose?"""
+        """Return whether another optimizer was requested than the rules choose."""
         return bool(self.optimizer.id != self.rules.optimizer.then["optimizer"])
 
 
@@ -114,7 +114,7 @@ def _describe_sharding(implementation: Implementation, sharding: str) -> str:
 
 
 def is_sound_when_sharded(optimizer: Optimizer, situation: Situation) -> bool:
-    """Is an optimizer's first implementation not known to break where a situation is sharded?"""
+    """Return whether an optimizer's first implementation is not known to break where a situation is sharded."""
     sharding = optimizer.implementations[0].sharding
     return sharding.get(situation.sharding or "", AGREES) == AGREES
 

@@ -122,7 +122,7 @@ def _fits(rules: CompiledRules, situation: Situation) -> bool:
 
 
 def _is_solved(rules: CompiledRules, before: Situation, after: Situation) -> bool:
-    """Does a run fit after changes, without an optimizer that the changes made break?"""
+    """Return whether a run fits after changes, without an optimizer that the changes made break."""
     is_as_requested = (after.optimizer, after.sharding) == (before.optimizer, before.sharding)
     return (is_as_requested or _is_sound(rules, after.optimizer or "", after)) and _fits(rules, after)
 

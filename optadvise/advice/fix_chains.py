@@ -31,7 +31,7 @@ class FixRule(Struct, frozen=True):
 
     @property
     def adds_gpus(self) -> bool:
-        """Does the change take more GPUs?"""
+        """Return whether the change takes more GPUs."""
         return "gpus" in self.changes
 
 
@@ -45,7 +45,7 @@ class AppliedChain(Struct, frozen=True):
 
     @property
     def ids(self) -> set[str]:
-        """The ids of the changes."""
+        """Return the ids of the changes."""
         return {fix.id for fix in self.fixes}
 
 
@@ -62,7 +62,7 @@ def compile_fixes(rules: CompiledRules) -> tuple[FixRule, ...]:
 
 
 def can_apply(rules: CompiledRules, situation: Situation, fix: FixRule) -> bool:
-    """Do a change's conditions hold? A micro-batch that was not specified is as large as fits already."""
+    """Return whether a change's conditions hold; a micro-batch that was not specified is as large as fits already."""
     if "micro_batch" in fix.changes and ("micro_batch" in situation.assumed or situation.micro_batch in (None, 1)):
         return False
     return all(mask >> rules.axes[name].cell(getattr(situation, name)) & 1 for name, mask in fix.box.items())

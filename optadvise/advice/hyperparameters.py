@@ -32,7 +32,7 @@ Hyperparameters: TypeAlias = "dict[str, AdvisedHyperparameter]"
 
 
 def is_table_read(table: str, optimizer: Optimizer, scheduler: Scheduler | None = None) -> bool:
-    """Is a table read for an optimizer?
+    """Return whether a table is read for an optimizer.
 
     Args:
         table: Its id.

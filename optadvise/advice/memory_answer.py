@@ -1,4 +1,4 @@
-"""Whether a run fits: its memory, that of every other optimizer in its place, and what would make it fit."""
+"""The memory of a run, that of every other optimizer in its place, and what would make the run fit."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
 
 
 def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
-    """Do the rules reject an optimizer together with the stated inputs?"""
+    """Return whether the rules reject an optimizer together with the stated inputs."""
     return rules.completer.contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
 
 

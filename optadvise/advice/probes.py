@@ -43,7 +43,7 @@ def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
 
 
 def _is_probed(rules: CompiledRules, fact: str) -> bool:
-    """Can a fact be stated, and does a rule distinguish its values? Their effect on memory is what `estimate` shows."""
+    """Return whether a fact can be stated and rules distinguish its values; `estimate` shows the effect on memory."""
     is_read = is_deciding(rules, fact) or fact in INPUTS or fact in rules.completer.triggers
     axis = rules.axes[fact]
     has_values = axis.words is not None or bool(axis.cuts) or fact in MEMORY_FACTS
@@ -60,13 +60,13 @@ def _make_probe(rules: CompiledRules, fact: str) -> Probe:
 
 
 def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool:
-    """Can a fact be changed to get another optimizer? What is fixed cannot, unless it was not specified."""
+    """Return whether a fact can be changed to get another optimizer: it is not fixed, or was not specified."""
     cost = rules.catalog.facts[fact].get("change", "fixed")
     return cost != "fixed" or fact == _OBSERVED or fact in situation.assumed
 
 
 def is_deciding(rules: CompiledRules, fact: str) -> bool:
-    """Does a table that decides about the optimizer read a fact?"""
+    """Return whether a table that decides about the optimizer reads a fact."""
     return any(fact in table.columns for table in rules.deciding_tables)
 
 

@@ -1,4 +1,4 @@
-"""From a situation to a recommendation: decide, estimate once, plan the schedule, set the numbers, and warn."""
+"""The recommendation for a situation: decide, estimate once, plan the schedule, set the hyperparameters, and warn."""
 
 from __future__ import annotations
 

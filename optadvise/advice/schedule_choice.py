@@ -1,4 +1,4 @@
-"""Which schedule an optimizer runs under, and its numbers for a run."""
+"""The choice of a schedule for an optimizer, and its numbers for a run."""
 
 from __future__ import annotations
 

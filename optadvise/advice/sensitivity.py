@@ -32,7 +32,7 @@ class Baseline(Struct, frozen=True):
 
     @property
     def is_sized(self) -> bool:
-        """Are the model's size and the memory limit known, so that memory pressure can be computed?"""
+        """Return whether the model's size and the memory limit are known, so that memory pressure can be computed."""
         return self.situation.params is not None and self.situation.vram_bytes is not None
 
 
@@ -164,7 +164,7 @@ def _find_positions(rules: CompiledRules) -> dict[str, int]:
 
 
 def _depends_on_memory(rules: CompiledRules, point: Sequence[int]) -> bool:
-    """Does memory pressure decide about the optimizer, all other facts being equal?"""
+    """Return whether memory pressure decides about the optimizer, all other facts being equal."""
     position = _find_positions(rules).get("memory")
     if position is None:
         return False

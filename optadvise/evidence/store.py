@@ -221,5 +221,5 @@ def _read(file: Path, kind: type[_Stored]) -> _Stored | None:
 
 
 def _is_current(packages: Versions) -> bool:
-    """Are the packages that a finding was made with installed in the same versions?"""
+    """Return whether the packages that a finding was made with are installed in the same versions."""
     return all(version is not None and find_version(package) == version for package, version in packages.items())
