@@ -80,7 +80,7 @@ def test_the_numbers_are_the_advisors_for_this_very_measurement(
     for number in advice.hyperparameters:
         if catalog.optimizer(name).hyperparameter(number.name):
             assert arm.kwargs[made.arguments.get(number.name, number.name)] == number.value
-    assert [phase.kwargs for phase in arm.phases] == [dict(kwargs) for _, _, kwargs in advice.schedule.phases]
+    assert [phase.kwargs for phase in arm.phases] == [phase.kwargs for phase in advice.schedule.phases]
 
 
 def test_steps_alone_have_no_schedule(advisor: CompiledRules) -> None:

@@ -67,7 +67,7 @@ def holds(advisor: CompiledRules, framework: str, answers: dict[str, Any], folde
     steps = taken.situation.steps
     peaks = [float(str(taken.kwargs["lr"]))]
     if taken.companion is not None:
-        peaks.append(float(str(taken.companion[1]["lr"])))
+        peaks.append(float(str(taken.companion.kwargs["lr"])))
     wanted = [[rate(taken.schedule, peak, step) for step in range(steps)] for peak in peaks]
     assert len(ran.rates) in (len(peaks), 6)  # six weights, each with an optimizer of its own
     for each in ran.rates:

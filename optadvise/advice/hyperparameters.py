@@ -9,6 +9,7 @@ from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.advice.decide import locate_card
 from optadvise.core.records import (
     AdvisedHyperparameter,
+    CompanionAdvice,
     Hyperparameter,
     HyperparameterStep,
     Implementation,
@@ -97,7 +98,7 @@ def _read_steps(rules: CompiledRules, rule: Rule) -> tuple[Step, ...]:
 
 def build_companion(
     rules: CompiledRules, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
-) -> tuple[Implementation, Mapping[str, Value]] | None:
+) -> CompanionAdvice | None:
     """Return the optimizer of the tensors that an optimizer does not take, and its constructor's arguments.
 
     Args:
@@ -116,7 +117,8 @@ def build_companion(
     implementation = companion.implementations[0]
     cells = {**cells, **locate_card(rules, companion, implementation, situation)}
     hyperparameters = choose_hyperparameters(rules, situation, companion, scheduler, cells)
-    return implementation, build_arguments(implementation, companion, hyperparameters, situation.sharding)
+    kwargs = build_arguments(implementation, companion, hyperparameters, situation.sharding)
+    return CompanionAdvice(implementation=implementation, kwargs=kwargs)
 
 
 def build_arguments(

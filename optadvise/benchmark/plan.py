@@ -248,7 +248,7 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
         ),
         companion=_plan_companion(advice, spec),
         max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
-        phases=tuple(Phase(shape, path, dict(kwargs)) for shape, path, kwargs in phases),
+        phases=tuple(Phase(phase.shape, phase.path, dict(phase.kwargs)) for phase in phases),
         milestones=_read_milestones(advice) if len(phases) > 1 else (),
     )
 
@@ -256,8 +256,7 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
 def _plan_companion(advice: Recommendation, spec: Spec) -> Companion | None:
     if advice.companion is None:
         return None
-    implementation, kwargs = advice.companion
-    return make_companion(implementation, kwargs, spec)
+    return make_companion(advice.companion.implementation, advice.companion.kwargs, spec)
 
 
 def make_companion(implementation: Implementation, kwargs: Mapping[str, Value], spec: Spec) -> Companion:

@@ -94,7 +94,9 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
         header=list(list_header(plan)),
         modules=sorted({*modules, *_list_modules(advice, from_class)}),
         optimizer=_build_construction(advice.implementation, kwargs),
-        companion=None if advice.companion is None else _build_construction(*advice.companion),
+        companion=None
+        if advice.companion is None
+        else _build_construction(advice.companion.implementation, advice.companion.kwargs),
         has_several_optimizers=plan.gradient_release or advice.companion is not None,
         gradient_release=plan.gradient_release,
         names_outside=NOT_HIDDEN,
@@ -120,16 +122,16 @@ def list_header(plan: Plan) -> Iterator[str]:
         yield f"{entry.rule}: {entry.because}"
     packages = {"torch", plan.framework.package, advice.implementation.package}
     packages |= {"peft"} if advice.situation.method != "full" else set()
-    packages |= {advice.companion[0].package} if advice.companion is not None else set()
+    packages |= {advice.companion.implementation.package} if advice.companion is not None else set()
     yield f"Needs: pip install {' '.join(sorted(name for name in packages if name))}"
     for note in list_notes(plan):
         yield f"Note: {note}"
 
 
 def _list_modules(advice: Recommendation, from_class: bool) -> set[str]:
-    paths = [advice.schedule.path, *(path for _, path, _ in advice.schedule.phases)]
+    paths = [advice.schedule.path, *(phase.path for phase in advice.schedule.phases)]
     paths += [advice.implementation.path] if from_class else []
-    paths += [advice.companion[0].path] if advice.companion is not None else []
+    paths += [advice.companion.implementation.path] if advice.companion is not None else []
     modules = {check_path(path, advice.optimizer.at).rpartition(".")[0] for path in paths}
     return {"torch", *(module for module in modules if not module.startswith("torch."))}
 
@@ -157,13 +159,14 @@ def _convert_list(value: Value) -> object:
 def _build_schedule(schedule: ScheduleAdvice) -> tuple[list[Phase], Sequence | None]:
     """Return the phases of the schedule, and what runs them where there are several."""
     phases: list[Phase] = []
-    for shape, path, kwargs in schedule.phases:
+    for phase in schedule.phases:
+        shape, kwargs = phase.shape, phase.kwargs
         if shape == "constant" and schedule.phases[1:]:
             kwargs = {**kwargs, "total_iters": 0}
         variable = _PHASE_VARIABLES.get(shape, shape.replace("-", "_")) if phases else "warmup"
-        if variable in {phase.variable for phase in phases}:
+        if variable in {other.variable for other in phases}:
             variable += f"_{len(phases)}"
-        phases.append(Phase(variable, shape, path, kwargs))
+        phases.append(Phase(variable, shape, phase.path, kwargs))
     return phases, Sequence(schedule.path, schedule.kwargs["milestones"]) if phases[1:] else None
 
 

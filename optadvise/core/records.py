@@ -552,9 +552,16 @@ class ScheduleAdvice(Struct, frozen=True):
     id: str
     path: str
     kwargs: Mapping[str, Value]
-    phases: tuple[tuple[str, str, Mapping[str, Value]], ...]  # shape, import path, arguments
+    phases: tuple[Phase, ...]  # with the numbers of the run
     quantities: Mapping[str, Value]
     alternatives: Mapping[str, str]
+
+
+class CompanionAdvice(Struct, frozen=True):
+    """The optimizer beside another one, and the arguments of its constructor."""
+
+    implementation: Implementation
+    kwargs: Mapping[str, Value]
 
 
 class Recommendation(Struct, frozen=True):
@@ -564,7 +571,7 @@ class Recommendation(Struct, frozen=True):
     optimizer: Optimizer
     implementation: Implementation
     kwargs: Mapping[str, Value]
-    companion: tuple[Implementation, Mapping[str, Value]] | None  # for the tensors that the optimizer does not take
+    companion: CompanionAdvice | None  # for the tensors that the optimizer does not take
     hyperparameters: tuple[AdvisedHyperparameter, ...]
     schedule: ScheduleAdvice
     memory: MemoryEstimate

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from optadvise.core.records import Scalar, ScheduleAdvice, Scheduler, Value
 
 SEQUENTIAL = "torch.optim.lr_scheduler.SequentialLR"
@@ -62,9 +64,9 @@ def resolve_schedule(
         alternatives: Other schedules, each with a reason.
     """
     named = quantities(scheduler, peak, steps, warmup_fraction)
-    phases = tuple((p.shape, p.path, _resolved(p.kwargs, named)) for p in scheduler.phases)
+    phases = tuple(replace(phase, kwargs=_resolved(phase.kwargs, named)) for phase in scheduler.phases)
     if len(phases) == 1:
-        path, kwargs = phases[0][1], phases[0][2]
+        path, kwargs = phases[0].path, phases[0].kwargs
     else:
         ends: list[Scalar] = [int(str(named["warmup_steps"]))]
         if len(phases) == 3:
@@ -80,19 +82,22 @@ def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
     """Return the learning rate that a schedule gives an optimizer step.
 
     Args:
-        schedule: The schedule with the numbers of a run.
-        peak: Peak learning rate, the one that the optimizer is built with.
-        step: Which optimizer step, from 0.
+            schedule: The schedule with the numbers of a run.
+            peak: Peak learning rate, the one that the optimizer is built with.
+            step: Which optimizer step, from 0.
 
     Example:
-        >>> held = ScheduleAdvice("constant", "", {}, (("constant", "", {"factor": 1.0}),), {}, {})
-        >>> rate(held, 0.1, 7)
-        0.1
+            >>> from msgspec.structs import replace
+
+    from optadvise.core.records import Phase
+            >>> held = ScheduleAdvice("constant", "", {}, (Phase("constant", "", {"factor": 1.0}),), {}, {})
+            >>> rate(held, 0.1, 7)
+            0.1
     """
     ends = [int(end) for end in _list(schedule.kwargs.get("milestones"))] if len(schedule.phases) > 1 else []
     leg = sum(step >= end for end in ends)
-    shape, _, kwargs = schedule.phases[leg]
-    return peak * _FACTORS[shape](kwargs, step - ends[leg - 1] if leg else step, peak)
+    phase = schedule.phases[leg]
+    return peak * _FACTORS[phase.shape](phase.kwargs, step - ends[leg - 1] if leg else step, peak)
 
 
 def _list(value: Value) -> list[Any]:

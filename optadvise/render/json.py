@@ -208,7 +208,7 @@ def recommendation_data(advice: Recommendation, fit: MemoryAnswer | None = None)
         },
         "companion": None
         if advice.companion is None
-        else {"import": advice.companion[0].path, "kwargs": dict(advice.companion[1])},
+        else {"import": advice.companion.implementation.path, "kwargs": dict(advice.companion.kwargs)},
         "scheduler": _schedule(advice.schedule),
         "hyperparameters": [_advised(number) for number in advice.hyperparameters],
         "memory": memory(advice.memory),
@@ -277,7 +277,7 @@ def situation(situation: Situation) -> dict[str, Any]:
 
 
 def _schedule(schedule: ScheduleAdvice) -> dict[str, Any]:
-    phases = [{"shape": shape, "import": path, "kwargs": dict(kwargs)} for shape, path, kwargs in schedule.phases]
+    phases = [{"shape": p.shape, "import": p.path, "kwargs": dict(p.kwargs)} for p in schedule.phases]
     return {
         "id": schedule.id,
         "import": schedule.path,

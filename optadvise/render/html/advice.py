@@ -72,8 +72,8 @@ def facts(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None, sa
         "advice": advice,
         "alone": advice.implementation.package in (None, "torch"),  # torch brings it
         "companion": None if companion is None else {
-            "path": companion[0].path,
-            "numbers": ", ".join(f"{name} {written(value)}" for name, value in companion[1].items()),
+            "path": companion.implementation.path,
+            "numbers": ", ".join(f"{name} {written(value)}" for name, value in companion.kwargs.items()),
             "for": (advice.optimizer.companion or {}).get("for", ""),
         },
         "deviates": evidence.deviates(advice.implementation, advice.evidence),

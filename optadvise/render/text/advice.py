@@ -81,10 +81,12 @@ def _answer(out: Console, advice: Recommendation) -> None:
         table.add_row("", f"[bold]{escape(off)}[/bold]")
         out.print(table)
     if optimizer.companion and advice.companion:
-        other, numbers = advice.companion
-        shown = ", ".join(f"{name} {written(value)}" for name, value in numbers.items())
+        companion = advice.companion
+        shown = ", ".join(f"{name} {written(value)}" for name, value in companion.kwargs.items())
         table = grid("wrap")
-        table.add_row("", escape(f"with {other.path} ({shown}) beside it for {optimizer.companion['for']}"))
+        table.add_row(
+            "", escape(f"with {companion.implementation.path} ({shown}) beside it for {optimizer.companion['for']}")
+        )
         out.print(table)
     if advice.memory.fits is False:
         need, have = advice.memory.total or advice.memory.known or 0, advice.memory.available or 0

@@ -67,7 +67,7 @@ def as_json(planned: Sequence[Planned]) -> str:
             "id": p.card.id,
             "import": p.advice.path,
             "kwargs": dict(p.advice.kwargs),
-            "phases": [{"shape": s, "import": path, "kwargs": dict(kwargs)} for s, path, kwargs in p.advice.phases],
+            "phases": [{"shape": q.shape, "import": q.path, "kwargs": dict(q.kwargs)} for q in p.advice.phases],
             "total_steps": p.steps,
             "warmup_steps": p.warmup,
             "lr": p.lr,
