@@ -67,7 +67,6 @@ def test_building_leaves_the_callers_generator_alone() -> None:
 def test_sizes_are_as_documented(name: str, size: str, least: float, most: float) -> None:
     workload = build(name, size=size)
     count = sum(parameter.numel() for parameter in workload.module.parameters())
-    assert workload.details["parameters"] == count
     assert least <= count <= most
     # bitsandbytes keeps 32-bit states below 4096 elements: a toy would show no saving.
     large = sum(parameter.numel() for parameter in workload.module.parameters() if parameter.numel() >= 4096)
@@ -78,8 +77,7 @@ def test_sizes_are_as_documented(name: str, size: str, least: float, most: float
 @pytest.mark.parametrize("name", NAMES)
 def test_params_are_met_within_a_tenth(name: str, params: int) -> None:
     workload = build(name, params=params)
-    assert workload.details["parameters"] == pytest.approx(params, rel=0.1)
-    assert sum(p.numel() for p in workload.module.parameters()) == workload.details["parameters"]
+    assert sum(p.numel() for p in workload.module.parameters()) == pytest.approx(params, rel=0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)

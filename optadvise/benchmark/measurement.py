@@ -68,13 +68,13 @@ class ArmSummary(Struct, frozen=True, kw_only=True, tag="done", tag_field="event
 
 
 class Parity(Struct, frozen=True, tag="parity", tag_field="event"):
-    """Answer to `parity`: distance of the ranks' weights from one process's, as a share of the way that it went."""
+    """Answer to `parity`."""
 
-    share: float
+    distance: float  # of the ranks' weights from one process's, as a share of the distance that it moved
 
 
 class ArmFailure(Struct, frozen=True, kw_only=True, tag="failed", tag_field="event"):
-    """Answer to anything: why the arm ended early."""
+    """Answer to anything: the arm ended early."""
 
     status: Status | Literal["input"]  # input: the workload is wrong, which ends the whole run
     error: str
@@ -82,7 +82,7 @@ class ArmFailure(Struct, frozen=True, kw_only=True, tag="failed", tag_field="eve
 
 
 class ArmMeasurement(Struct, kw_only=True):
-    """What a run has collected of one arm so far; the runner fills it in."""
+    """Data of one arm so far; the runner fills it in."""
 
     arm: Arm
     counts: ArmCounts = ArmCounts()

@@ -13,7 +13,7 @@ Quantity = Literal["bytes", "seconds", "number", "signed"]
 
 
 class Metric(Struct, frozen=True):
-    """How a metric is read from an arm's result, and what can be asked of it."""
+    """Definition of a metric."""
 
     quantity: Quantity
     value: Callable[[ArmResult], float | None]
@@ -23,7 +23,7 @@ class Metric(Struct, frozen=True):
 
     @property
     def is_repeated(self) -> bool:
-        """Whether the metric is measured many times and has an interval; otherwise it is exact."""
+        """Return whether the metric is measured many times and has an interval; otherwise it is exact."""
         return self.interval is not None
 
 

@@ -16,7 +16,7 @@ _RUNS, _MEASURED, _PROCESSES = "What runs", "How it is measured", "Several proce
 
 
 class Option(Struct, frozen=True):
-    """How the command line shows an option."""
+    """Help of an option on the command line."""
 
     help: str
     group: str

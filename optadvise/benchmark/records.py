@@ -142,7 +142,7 @@ class Loss(Struct, frozen=True, kw_only=True):
 
 
 class RankResult(Struct, frozen=True, kw_only=True):
-    """What one of several processes holds and takes."""
+    """Memory and times of one of several processes."""
 
     rank: NonNegativeInt
     peak_memory_bytes: PeakMemory
@@ -158,7 +158,7 @@ class RankResult(Struct, frozen=True, kw_only=True):
 
 
 class ArmResult(Struct, frozen=True, kw_only=True):
-    """What was measured of one optimizer."""
+    """Measured figures of one optimizer."""
 
     optimizer: str
     label: Annotated[str, Meta(description="Unique in a result.")]

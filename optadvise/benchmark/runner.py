@@ -107,7 +107,7 @@ def _finish(arm: MeasurableArm, measurement: ArmMeasurement) -> None:
 def _attempt(
     action: Callable[[MeasurableArm, ArmMeasurement], None], arm: MeasurableArm, measurement: ArmMeasurement
 ) -> None:
-    """Do one part of an arm's measurement; a failure is kept and ends the arm."""
+    """Run one part of an arm's measurement; a failure is kept and ends the arm."""
     if measurement.arm.unsupported is not None:
         measurement.failure = ArmFailure(status="unsupported", error=measurement.arm.unsupported)
         return

@@ -74,7 +74,7 @@ def decode_result(content: bytes, where: str) -> BenchmarkResult:
 
 
 class _Header(msgspec.Struct):
-    """What tells a result from other files."""
+    """Fields that tell a result from other files."""
 
     kind: object = None
     schema_version: object = None

@@ -42,17 +42,17 @@ class Spec(Struct, frozen=True):
 
     @property
     def total_steps(self) -> int:
-        """Steps that an arm takes in all, which its schedule spans."""
+        """Return the number of steps that an arm takes, which its schedule spans."""
         return 1 + self.warmup + self.rounds * self.steps
 
     @property
     def device_type(self) -> str:
-        """Kind of device without its number: cpu or cuda."""
+        """Return the kind of device without its number: cpu or cuda."""
         return self.device.split(":")[0]
 
     @property
     def sharding(self) -> Sharding | None:
-        """How several processes share a network; None for one process."""
+        """Return how several processes share a network; None for one process."""
         return self.shard if self.nproc > 1 else None
 
 

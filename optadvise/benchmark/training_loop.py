@@ -65,7 +65,7 @@ class Training:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """Arguments of the built-in workload, with this process's share of the batch."""
+        """Return the arguments of the built-in workload, with this process's share of the batch."""
         spec = self.spec
         batch = spec.batch_size if spec.batch_size is None else spec.batch_size // spec.nproc
         rank = 0 if self.ranks is None else self.ranks.number

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import default_loss
-from optadvise.benchmark.workloads import Loss, Workload, check_choice, count_parameters, weights_dtype
+from optadvise.benchmark.workloads import Loss, Workload, check_choice, weights_dtype
 from optadvise.core.errors import InputError, nearest
 
 
@@ -57,12 +57,10 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
     module = loaded.module
     module.to(device=device, dtype=weights_dtype(dtype) if dtype == "bf16" else None)
     name = _name_option("--workload", spec)
-    parameters = run_guarded(name, "counting its parameters", lambda: count_parameters(module))
-    details = {"parameters": parameters, "batch_size": loaded.samples, "dtype": dtype, "spec": spec}
+    run_guarded(name, "counting its parameters", lambda: [weight.numel() for weight in module.parameters()])
     move_batch = partial(map_tensors, change=partial(move_tensor, device=device, dtype=weights_dtype(dtype)))
     unit = "samples/s" if loaded.samples else "batches/s"  # a batch without tensors has no samples to count
-    batches = map(move_batch, loaded.batches)
-    return Workload(spec, module, batches, loaded.loss, loaded.samples or 1, unit, details)
+    return Workload(spec, module, map(move_batch, loaded.batches), loaded.loss, loaded.samples or 1, unit)
 
 
 def call_user_function(

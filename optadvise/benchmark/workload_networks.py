@@ -70,7 +70,7 @@ class _Residual(nn.Module):  # type: ignore[misc]
 
 
 def _cnn(width: int, depth: int, image_size: int) -> nn.Module:
-    """Three stages of `depth` blocks each, with 1, 2 and 4 times `width` channels."""
+    """Build three stages of `depth` blocks each, with 1, 2 and 4 times `width` channels."""
     layers: list[nn.Module] = [nn.Conv2d(1, width, 3, 2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     before = width
     for stage, block in itertools.product(range(3), range(depth)):
@@ -81,7 +81,7 @@ def _cnn(width: int, depth: int, image_size: int) -> nn.Module:
 
 
 def _mlp(width: int, depth: int, image_size: int) -> nn.Module:
-    """`depth` hidden layers of `width` on the flattened image."""
+    """Build `depth` hidden layers of `width` on the flattened image."""
     sides = [image_size**2, *[width] * depth]
     layers = [layer for a, b in itertools.pairwise(sides) for layer in (nn.Linear(a, b), nn.GELU())]
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, CLASSES))
@@ -135,11 +135,11 @@ def fit(name: str, params: int, extent: int) -> tuple[int, int]:
     def count(width: int, depth: int) -> int:
         return _COUNTS[name](width, depth, extent)
 
-    found = nearest_shape(params, count, _DEPTHS[name], _ASPECT[name])
-    reached = count(*found)
+    width, depth = nearest_shape(params, count, _DEPTHS[name], _ASPECT[name])
+    reached = count(width, depth)
     if abs(reached / params - 1) > 0.1:
         raise InputError(f"--params {params}: no {name} comes within 10 % of it; the nearest has {reached} parameters")
-    return found
+    return width, depth
 
 
 def nearest_shape(

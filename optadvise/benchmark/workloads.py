@@ -6,20 +6,15 @@ Take `next(batches)` outside of what is timed: it moves a batch to the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 
 from optadvise.benchmark.options import DTYPES
-from optadvise.benchmark.workload_data import (
-    VOCABULARY,
-    default_loss,
-    image_batches,
-    language_loss,
-    text_batches,
-)
+from optadvise.benchmark.workload_data import VOCABULARY, default_loss, image_batches, language_loss, text_batches
 from optadvise.benchmark.workload_networks import NETWORKS, fit, nearest_shape
 from optadvise.core.errors import InputError, nearest
 
@@ -36,11 +31,11 @@ class Workload:
     loss: Loss  # loss(module, batch), a scalar; takes the module, so that a compiled one can be passed
     samples_per_step: int
     unit: str  # of the throughput
-    details: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Size:
+class _Size(Struct, frozen=True):
+    """Dimensions of a network and of its batches."""
+
     width: int
     depth: int
     batch: int  # samples per step
@@ -102,15 +97,7 @@ def build(
         torch.manual_seed(seed)
         module = NETWORKS[name](width, depth, extent)
     module.to(device=device, dtype=weights_dtype(dtype))
-    details = {
-        "parameters": count_parameters(module),
-        "width": width,
-        "depth": depth,
-        "batch_size": batch,
-        "dtype": dtype,
-    }
-    details |= {"seq_len": extent} if name == "transformer" else {"image_size": extent}
-    return Workload(name, module, batches, loss, batch, "samples/s", details)
+    return Workload(name, module, batches, loss, batch, "samples/s")
 
 
 def check_choice(flag: str, value: str, accepted: Iterable[str]) -> None:
@@ -142,11 +129,6 @@ def _extent(name: str, default: int, seq_len: int | None, image_size: int | None
 def weights_dtype(dtype: str) -> torch.dtype:
     """Return the type of the weights for one of `DTYPES`."""
     return torch.bfloat16 if dtype == "bf16" else torch.float32
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Count the parameters of a module."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def parameter_shapes(params: int) -> list[tuple[int, ...]]:

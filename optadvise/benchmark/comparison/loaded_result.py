@@ -22,22 +22,22 @@ class LoadedResult(Struct, frozen=True):
 
     @property
     def spec(self) -> Spec:
-        """Conditions of the measurement."""
+        """Return the conditions of the measurement."""
         return self.result.spec
 
     @property
     def environment(self) -> Environment:
-        """Machine and software of the measurement."""
+        """Return the machine and software of the measurement."""
         return self.result.environment
 
     @property
     def arms(self) -> Mapping[str, ArmResult]:
-        """Arms by their labels."""
+        """Return the arms by their labels."""
         return {arm.label: arm for arm in self.result.arms}
 
     @property
     def control(self) -> ArmResult | None:
-        """The arm that the ratios of this result refer to; None where there is none."""
+        """Return the arm that the ratios of this result refer to; None where there is none."""
         return next((arm for arm in self.result.arms if arm.role == "control"), None)
 
 

@@ -44,9 +44,9 @@ class RankedArm(WorkerArm):
         return super().start()
 
     def parity(self) -> float:
-        """Return how far the ranks are from one process, as a share of its way, after the steps of `start`."""
+        """Return the distance of the ranks from one process after the steps of `start`; see `communication.parity`."""
         self._send(ArmCommand("parity"))
-        return self._receive("parity", Parity).share
+        return self._receive("parity", Parity).distance
 
     def stop(self) -> None:
         """End all ranks and the launcher; calling it twice is fine."""

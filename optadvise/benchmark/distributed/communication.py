@@ -78,7 +78,7 @@ def parity(training: Training, ranks: Ranks) -> float:
         ranks: This rank among the others.
     """
     weights = torch.cat([wrapping.gather_tensor(p).double().flatten() for _, p in training.named])
-    share = 0.0
+    distance = 0.0
     if ranks.number == 0:
         reference = Training(training.spec, training.arm)
         assert reference.workload is not None
@@ -88,9 +88,9 @@ def parity(training: Training, ranks: Ranks) -> float:
         for _ in training.losses:
             reference.step()
         final = _flatten_weights(reference)
-        share = float((weights - final).norm() / (final - initial).norm())
+        distance = float((weights - final).norm() / (final - initial).norm())
     ranks.share(None)  # the others wait
-    return share
+    return distance
 
 
 def _flatten_weights(training: Training) -> Tensor:

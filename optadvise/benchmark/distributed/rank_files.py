@@ -32,14 +32,14 @@ _LAST_LINES = 3
 
 
 class RankFailure(Struct, frozen=True):
-    """What ended a rank, and when."""
+    """Failure of a rank, and when it happened."""
 
     failure: ArmFailure
     time: float  # seconds since the epoch
 
     @property
     def is_lost_connection(self) -> bool:
-        """Whether the rank failed because another one had."""
+        """Return whether the rank failed because another one had."""
         return any(phrase in self.failure.error.lower() for phrase in _LOST_CONNECTION)
 
 

@@ -57,8 +57,8 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
     """
     names: list[str] = []
     values: dict[str, str | int] = {}
-    words = iter(arguments)
-    for word in words:
+    remaining = iter(arguments)
+    for word in remaining:
         if not word.startswith("--"):
             names.append(word)
             continue
@@ -67,7 +67,7 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
         if name not in (*_RANK_OPTIONS, "json"):
             flags = [f"--{option.replace('_', '-')}" for option in (*_RANK_OPTIONS, "json")]
             raise InputError(f"{flag}: no option of a rank; {nearest(flag, flags)}")
-        value = value or next(words, "")
+        value = value or next(remaining, "")
         if not value:
             raise InputError(f"{flag}: needs a value")
         values[name] = int(value) if name == "seed" and value.isdigit() else value
