@@ -43,25 +43,22 @@ class BenchOutputs(Struct, frozen=True, kw_only=True):
     save: Annotated[str | None, Option("Keep the result under this name, for optadvise compare.", _OUT)] = None
 
 
+_Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Optimizers; - reads a recommendation's JSON.", autocompletion=of("optimizers")),
+]
+_From = Annotated[Path | None, opt.option("Run exactly this recommendation (JSON).", "--from", group="What runs")]
+_MERGE = "The names are result files of ranks that torchrun started: make one of them."
+_Merge = Annotated[bool, opt.option(_MERGE, "--merge", group="Several processes")]
+
+
 @with_options(options=BenchOptions, shown=BenchOutputs)
 def bench(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Optimizers; - reads a recommendation's JSON.", autocompletion=of("optimizers")),
-    ] = None,
-    from_: Annotated[
-        Path | None, opt.option("Run exactly this recommendation (JSON).", "--from", group="What runs")
-    ] = None,
+    names: _Names = None,
+    from_: _From = None,
     *,
     options: BenchOptions,
-    merge: Annotated[
-        bool,
-        opt.option(
-            "The names are result files of ranks that torchrun started: make one of them.",
-            "--merge",
-            group="Several processes",
-        ),
-    ] = False,
+    merge: _Merge = False,
     shown: BenchOutputs,
     rules: opt.Rules = None,
 ) -> None:
@@ -96,7 +93,7 @@ def bench(
 
 
 class _Writer(Struct, frozen=True):
-    """Where a result goes, and how it is written there."""
+    """Files that a result is written to, each with its format."""
 
     files: dict[Path, Callable[[BenchmarkResult], str]]
     shown: BenchOutputs
@@ -121,7 +118,7 @@ class _Writer(Struct, frozen=True):
 def _make_writer(shown: BenchOutputs, typed: Mapping[str, object]) -> _Writer:
     """Check that every file can be written, before anything is measured."""
     from optadvise.benchmark.saved_results import prepare_saved_result
-    from optadvise.cli import outputs
+    from optadvise.cli import outputs, pictures
     from optadvise.render.text import benchmark as render
 
     named = {
@@ -130,10 +127,8 @@ def _make_writer(shown: BenchOutputs, typed: Mapping[str, object]) -> _Writer:
         "--save": None if shown.save is None else prepare_saved_result(shown.save),
     }  # fmt: skip
     files = outputs.places(named)
-    if files.pop("--plot", None) is not None and shown.plot is not None:  # drawn at the end
-        from optadvise.render.plots import figures
-
-        figures.check(shown.plot, "--plot")
+    files.pop("--plot", None)  # drawn at the end
+    pictures.check(shown.plot)
     line = outputs.command(bench, typed, BenchOutputs.__struct_fields__)
     encoders: dict[str, Callable[[BenchmarkResult], str]] = {
         "--json": encode_json, "--save": encode_json, "--csv": render.as_csv, "--markdown": render.as_markdown,

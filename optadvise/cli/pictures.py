@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
 from optadvise.core.errors import CannotRunHereError
+
+
+def check(plot: Path | None) -> None:
+    """Check that a picture can be drawn to a file, before anything is measured.
+
+    Args:
+        plot: File of `--plot`, None where none is named.
+
+    Raises:
+        InputError: Its name has no ending that is drawn.
+        CannotRunHereError: matplotlib is not installed.
+    """
+    if plot is not None:
+        from optadvise.render.plots import figures
+
+        figures.check(plot, "--plot")
 
 
 def draw(picture: Callable[[], None], code: int) -> None:

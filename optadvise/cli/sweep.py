@@ -16,19 +16,25 @@ if TYPE_CHECKING:
     from optadvise.benchmark.sweep_records import Cell, SweepResult
 
 
+_File = Annotated[Path, typer.Argument(help="The grid: optimizers, and options of bench as values or lists.")]
+_Out = Annotated[
+    Path | None, opt.option("Folder of the cells; the file's name without its ending unless said.", group="Output")
+]
+_Launcher = Annotated[
+    str, opt.option("local (one cell after the other) or slurm (a job for each, by submitit).", group="How it runs")
+]
+_Json = Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")]
+_Markdown = Annotated[Path | None, opt.option("Write a Markdown table to this file.", group="Output")]
+_Plot = Annotated[Path | None, opt.option("Draw memory against speed: sweep.png, .svg or .pdf.", group="Output")]
+
+
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The grid: optimizers, and options of bench as values or lists.")],
-    out: Annotated[
-        Path | None, opt.option("Folder of the cells; the file's name without its ending unless said.", group="Output")
-    ] = None,
-    launcher: Annotated[
-        str, opt.option("local (one cell after the other) or slurm (a job for each, by submitit).", group="How it runs")
-    ] = "local",
-    json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
-    markdown: Annotated[Path | None, opt.option("Write a Markdown table to this file.", group="Output")] = None,
-    plot: Annotated[
-        Path | None, opt.option("Draw memory against speed: sweep.png, .svg or .pdf.", group="Output")
-    ] = None,
+    file: _File,
+    out: _Out = None,
+    launcher: _Launcher = "local",
+    json_: _Json = None,
+    markdown: _Markdown = None,
+    plot: _Plot = None,
     rules: opt.Rules = None,
 ) -> None:
     """Measure a grid of optimizers, sizes, types and whatever else bench takes, and take up what is left.
@@ -38,15 +44,15 @@ def sweep(
     """
     from optadvise.benchmark import sweep as benchmark_sweep
     from optadvise.benchmark.sweep_file import read_sweep
-    from optadvise.cli import outputs
+    from optadvise.cli import outputs, pictures
     from optadvise.render.text import sweep as render
     from optadvise.rule_analysis import rule_folders
 
     if launcher not in ("local", "slurm"):
         raise InputError(f"--launcher {launcher!r}: is local or slurm")
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
-    if plot is not None:
-        _check_plot(plot)
+    outputs.places({"--plot": plot})
+    pictures.check(plot)
     grid = read_sweep(file, benchmark_sweep.OPTIONS)
     advisor = rule_folders.load_rules(rules)
     try:
@@ -65,14 +71,6 @@ def sweep(
     if plot is not None:
         _draw(result, plot)
     raise typer.Exit(_exit_code(result))
-
-
-def _check_plot(plot: Path) -> None:
-    from optadvise.cli import outputs
-    from optadvise.render.plots import figures
-
-    outputs.places({"--plot": plot})
-    figures.check(plot, "--plot")
 
 
 def _draw(result: SweepResult, plot: Path) -> None:
