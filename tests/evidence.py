@@ -8,15 +8,16 @@ The lines that show a finding are the files under `tests/findings/`, whose docst
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from optadvise.core.hardware import nvidia_gpus
 from optadvise.render.text.verify import audits_markdown, claims_markdown
+from optadvise.verify.records import VerifyResult
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "evidence.md"
@@ -54,18 +55,18 @@ def shown(finding: Finding) -> str | None:
     return None if ran.returncode == 0 else ran.stderr.strip().splitlines()[-1]
 
 
-def page(result: Mapping[str, Any]) -> str:
+def page(result: VerifyResult) -> str:
     """Return the page.
 
     Args:
-        result: The JSON of a full run on this machine.
+        result: Of a full run on this machine.
     """
-    where = result["environment"]
-    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
+    where = result.environment
+    packages = ", ".join(f"{name} {version}" for name, version in where.packages.items() if version)
     gpus = ", ".join(gpu.name for gpu in nvidia_gpus()) or "no GPU"
-    machine = f"{where['processor']}, {where['cores']} cores, {gpus}"
+    machine = f"{where.processor}, {where.cores} cores, {gpus}"
     lines = [
-        INTRODUCTION, "", f"optadvise {result['optadvise']} on {machine}, {result['date']}, with {packages}.", "",
+        INTRODUCTION, "", f"optadvise {result.optadvise} on {machine}, {result.date}, with {packages}.", "",
         "- [Findings](#findings) in packages of others, each in lines that show it.",
         "- [Claims](#claims), each an experiment with its figure, the interval over its seeds, and its source.",
         "- [Audits](#audits) of every implementation on the cards.", "",
@@ -94,4 +95,4 @@ def _lower(lines: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), encoding="utf-8")
+    PAGE.write_text(page(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=VerifyResult)), encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 import optadvise as library
@@ -23,8 +24,11 @@ from optadvise.core.records import EXPERIMENTS as KNOWN
 from optadvise.core.records import Claim
 from optadvise.evidence import store, versions
 from optadvise.rulebase.catalog import Catalog, load
-from optadvise.verify import claims, experiments
-from optadvise.verify.training import Trainings, capped
+from optadvise.verify import claims, training
+from optadvise.verify.experiment_setup import ExperimentSetup, UndecidableError, exp_of_minimum
+from optadvise.verify.experiments import EXPERIMENTS, run_experiment
+from optadvise.verify.records import ArmAtRate, Side
+from optadvise.verify.training import TrainingCache, cap_losses
 from tests.cli import optadvise
 from tests.conftest import ROOT
 from tests.test_architecture import loaded
@@ -48,22 +52,23 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def side(catalog: Catalog, name: str, rates: Sequence[float] = (), **numbers: Any) -> experiments.Side:
+def side(catalog: Catalog, name: str, rates: Sequence[float] = (), **numbers: Any) -> Side:
     card = catalog.optimizer(name)
-    return experiments.Side(
-        plan.plan_defaults(card, numbers), {rate: plan.plan_defaults(card, {"lr": rate}) for rate in rates}
+    return Side(
+        plan.plan_defaults(card, numbers),
+        tuple(ArmAtRate(rate, plan.plan_defaults(card, {"lr": rate})) for rate in rates),
     )
 
 
-def made(setting: Mapping[str, Any], *sides: experiments.Side, trainings: Trainings | None = None) -> Any:
-    return experiments.Experiment(sides, setting, "cpu", trainings or Trainings())
+def made(setting: Mapping[str, Any], *sides: Side, trainings: TrainingCache | None = None) -> ExperimentSetup:
+    return ExperimentSetup(sides, setting, "cpu", trainings or TrainingCache())
 
 
 # -- the data ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_experiment_that_a_claim_may_name_is_there() -> None:
-    assert KNOWN.keys() == experiments.EXPERIMENTS.keys()
+    assert KNOWN.keys() == EXPERIMENTS.keys()
 
 
 def test_every_shipped_claim_can_be_run_or_says_what_it_needs(catalog: Catalog) -> None:
@@ -129,14 +134,14 @@ def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, m
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(holds: Any, figures: list[float], verdict: str) -> None:
     claim = Claim("x", "X.", ("measured",), "here:1:1", experiment="state-ratio", holds=holds)
-    assert claims.judged(claim, figures)["verdict"] == verdict
+    assert claims.judge_claim(claim, figures).verdict == verdict
 
 
 def test_what_could_not_be_measured_decides_nothing() -> None:
     claim = Claim("x", "X.", ("measured",), "here:1:1", experiment="state-ratio", holds=(None, False, 1.0, False))
-    found = claims.judged(claim, [0.1, 0.1], "2 of 5 seeds in 60 seconds")
-    assert (found["verdict"], found["why"]) == (findings.UNDECIDED, "2 of 5 seeds in 60 seconds")
-    assert found["figures"] == [0.1, 0.1]
+    verdict = claims.judge_claim(claim, [0.1, 0.1], "2 of 5 seeds in 60 seconds")
+    assert (verdict.verdict, verdict.why) == (findings.UNDECIDED, "2 of 5 seeds in 60 seconds")
+    assert verdict.figures == (0.1, 0.1)
 
 
 # -- the experiments --------------------------------------------------------------------------------------------------
@@ -145,31 +150,31 @@ def test_what_could_not_be_measured_decides_nothing() -> None:
 def test_what_is_the_same_on_both_sides_differs_in_nothing(catalog: Catalog) -> None:
     both = [side(catalog, "adamw", (1e-3, 1e-2, 1.0), lr=1e-2)] * 2
     for name in ("final-loss-ratio", "best-loss-ratio", "best-rate-ratio"):
-        assert experiments.measured(name, made(SMALL, *both), 0) == 1, name
-    assert experiments.measured("damage-ratio", made(SPIKE, *both), 0) == 1
+        assert run_experiment(name, made(SMALL, *both), 0) == 1, name
+    assert run_experiment("damage-ratio", made(SPIKE, *both), 0) == 1
     for name in ("path-distance", "curve-distance"):
-        assert experiments.measured(name, made({**SMALL, "shape": [8, 8]}, *both), 0) == 0, name
+        assert run_experiment(name, made({**SMALL, "shape": [8, 8]}, *both), 0) == 0, name
 
 
 def test_a_figure_comes_out_the_same_again(catalog: Catalog) -> None:
     both = side(catalog, "lion", lr=1e-3), side(catalog, "adamw", lr=1e-3)
-    first, second = (experiments.measured("final-loss-ratio", made(SMALL, *both), 3) for _ in range(2))
+    first, second = (run_experiment("final-loss-ratio", made(SMALL, *both), 3) for _ in range(2))
     assert first == second
-    assert experiments.measured("final-loss-ratio", made(SMALL, *both), 4) != first
+    assert run_experiment("final-loss-ratio", made(SMALL, *both), 4) != first
 
 
 def test_figures_that_can_be_worked_out_by_hand(catalog: Catalog) -> None:
     shape = {"shape": [64, 64]}
     buffers = made(shape, side(catalog, "sgd-momentum")), made(shape, side(catalog, "adamw"))
-    assert [round(experiments.measured("state-buffers", one, 0), 2) for one in buffers] == [1, 2]
+    assert [round(run_experiment("state-buffers", one, 0), 2) for one in buffers] == [1, 2]
     both = side(catalog, "sgd-momentum"), side(catalog, "adamw")
-    assert experiments.measured("state-ratio", made(shape, *both), 0) == pytest.approx(0.5, abs=0.01)
+    assert run_experiment("state-ratio", made(shape, *both), 0) == pytest.approx(0.5, abs=0.01)
     # Without correction for its start RMSprop's first step is 1 / √(1 − 0.99) times as long as under an even gradient.
-    first = experiments.measured("first-step-ratio", made({**shape, "steps": 400}, side(catalog, "rmsprop")), 0)
+    first = run_experiment("first-step-ratio", made({**shape, "steps": 400}, side(catalog, "rmsprop")), 0)
     assert first == pytest.approx(10, rel=0.02)
     evenness = {"elements": 500, "steps": 20, "scales": [0.1, 10.0]}
     even, uneven = (
-        experiments.measured("decay-evenness", made(evenness, side(catalog, name, lr=1e-3, weight_decay=0.1)), 0)
+        run_experiment("decay-evenness", made(evenness, side(catalog, name, lr=1e-3, weight_decay=0.1)), 0)
         for name in ("adamw", "adam")
     )
     assert even == pytest.approx(1, abs=1e-3)
@@ -179,47 +184,45 @@ def test_figures_that_can_be_worked_out_by_hand(catalog: Catalog) -> None:
 def test_a_spike_costs_what_clipping_takes_away(catalog: Catalog) -> None:
     plain = side(catalog, "adamw", lr=3e-3)
     clipped = replace(plain, arm=replace(plain.arm, max_grad_norm=0.1))
-    assert experiments.measured("damage-ratio", made(SPIKE, clipped, plain), 0) < 0.2
-    with pytest.raises(experiments.Undecidable, match="cost adamw nothing"):
-        experiments.measured("damage-ratio", made({**SPIKE, "spike_times": 1}, plain, plain), 0)
+    assert run_experiment("damage-ratio", made(SPIKE, clipped, plain), 0) < 0.2
+    with pytest.raises(UndecidableError, match="cost adamw nothing"):
+        run_experiment("damage-ratio", made({**SPIKE, "spike_times": 1}, plain, plain), 0)
 
 
 def test_the_best_rate_lies_between_those_tried() -> None:
     """At the bottom of the parabola through the lowest and its neighbours, whatever their distances."""
     for best in (0.7, 1.0, 1.4):
         xs = [0.0, 1.0, 2.5]
-        assert math.log(experiments.bottom(xs, [(x - best) ** 2 + 3 for x in xs])) == pytest.approx(best)
-    assert math.log(experiments.bottom([0.0, 1.0, 2.0], [3.0, 3.0, 3.0])) == pytest.approx(1.0)
+        assert math.log(exp_of_minimum(xs, [(x - best) ** 2 + 3 for x in xs])) == pytest.approx(best)
+    assert math.log(exp_of_minimum([0.0, 1.0, 2.0], [3.0, 3.0, 3.0])) == pytest.approx(1.0)
 
 
 def test_a_best_rate_at_the_end_of_those_tried_decides_nothing(catalog: Catalog) -> None:
     both = [side(catalog, "adamw", (1e-7, 1e-6, 1e-5))] * 2
-    with pytest.raises(experiments.Undecidable, match="lies at the end of those tried, at 1e-05"):
-        experiments.measured("best-rate-ratio", made(SMALL, *both), 0)
+    with pytest.raises(UndecidableError, match="lies at the end of those tried, at 1e-05"):
+        run_experiment("best-rate-ratio", made(SMALL, *both), 0)
 
 
 def test_a_training_that_diverges_learned_nothing(catalog: Catalog) -> None:
-    losses = Trainings().losses(side(catalog, "sgd", lr=1e4).arm, {**SMALL, "steps": 30}, 0, "cpu")
+    losses = TrainingCache().get_losses(side(catalog, "sgd", lr=1e4).arm, {**SMALL, "steps": 30}, 0, "cpu")
     assert len(losses) == 30
     assert losses[-1] == max(losses) == losses[0]
-    assert capped([2.0, 3.0], 3) == [2.0, 2.0, 2.0]
+    assert cap_losses([2.0, 3.0], 3) == [2.0, 2.0, 2.0]
 
 
 def test_several_claims_share_a_training(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    from optadvise.verify import training
-
     ran: list[str] = []
-    real = training._train
+    real = training.train
 
     def counted(arm: Any, *rest: Any) -> list[float]:
         ran.append(arm.optimizer)
         return real(arm, *rest)
 
-    monkeypatch.setattr(training, "_train", counted)
-    trainings = Trainings()
+    monkeypatch.setattr(training, "train", counted)
+    trainings = TrainingCache()
     both = side(catalog, "adamw", (1e-3, 1e-2, 1.0)), side(catalog, "sgd", (1e-2, 1e-1, 1.0))
     for name in ("best-loss-ratio", "best-rate-ratio"):
-        experiments.measured(name, made(SMALL, *both, trainings=trainings), 0)
+        run_experiment(name, made(SMALL, *both, trainings=trainings), 0)
     assert sorted(ran) == ["adamw"] * 3 + ["sgd"] * 3
 
 
@@ -306,10 +309,10 @@ WORKER = """
 import json, sys, time
 for line in sys.stdin:
     told = json.loads(line)
-    if told["ask"] == "devices":
-        answer = {"devices": ["cpu"]}
+    if told["request"] == "devices":
+        answer = {"answer": "devices", "devices": ["cpu"]}
     elif told["seed"] < 2:
-        answer = {"figure": 0.5}
+        answer = {"answer": "figure", "value": 0.5}
     else:
         %s
     print(json.dumps(answer), flush=True)
@@ -321,7 +324,7 @@ for line in sys.stdin:
     [
         ("time.sleep(60)", "2 of 5 seeds in 1 seconds"),
         ("sys.exit(3)", "ended its process with code 3"),
-        ('answer = {"error": "RuntimeError: broken"}', "RuntimeError: broken"),
+        ('answer = {"answer": "undecided", "reason": "RuntimeError: broken"}', "RuntimeError: broken"),
     ],
 )
 def test_a_worker_that_hangs_or_dies_leaves_the_claim_open_and_the_next_goes_on(
@@ -329,22 +332,22 @@ def test_a_worker_that_hangs_or_dies_leaves_the_claim_open_and_the_next_goes_on(
 ) -> None:
     names = ["eight-bit-path", "lion-state-half"]
     command = (sys.executable, "-c", WORKER % fault)
-    found = list(claims.outcomes(catalog, [catalog.claims[n] for n in names], command=command, timeout=1.0))
-    assert [one["verdict"] for one in found] == ["not decidable here", "confirmed"]
-    assert (found[0]["why"], found[0]["figures"]) == (why, [0.5, 0.5])
+    outcomes = list(claims.evaluate_claims(catalog, [catalog.claims[n] for n in names], command=command, timeout=1.0))
+    assert [outcome.verdict for outcome in outcomes] == ["not decidable here", "confirmed"]
+    assert (outcomes[0].why, outcomes[0].figures) == (why, (0.5, 0.5))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_tested_before_an_interruption_is_written(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    real = claims.outcomes
+    real = claims.evaluate_claims
 
-    def interrupted(*arguments: Any, **options: Any) -> Iterator[dict[str, Any]]:
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[findings.ClaimOutcome]:
         yield next(real(*arguments, **options))
         signal.raise_signal(number)
 
-    monkeypatch.setattr(claims, "outcomes", interrupted)
+    monkeypatch.setattr(claims, "evaluate_claims", interrupted)
     file = tmp_path / "claims.json"
     said = optadvise("verify", "--claim", "lion-state-half", "--claim", "eight-bit-curve", "--json", str(file))
     assert (said.code, said.err) == (130, "optadvise: interrupted\n")
@@ -471,10 +474,10 @@ def keep(name: str, verdict: str, figures: Sequence[float] = (0.9, 1.0, 1.1), **
     """Keep an outcome of a claim without running it."""
     catalog = load()
     claim = catalog.claims[name]
-    found = {**claims._about(claim), "device": "cpu", "implementations": [], "seconds": 1.0,
-             **claims.judged(claim, figures), "verdict": verdict}  # fmt: skip
+    judged = replace(claims.judge_claim(claim, figures), verdict=verdict)
+    outcome = to_builtins(claims._make_outcome(claim, judged, "cpu", seconds=1.0))
     written = {name: replace(claim, **changes)}
-    store.save_verified({"audits": [], "claims": [found], "date": "2026-11-26"}, written)
+    store.save_verified({"audits": [], "claims": [outcome], "date": "2026-11-26"}, written)
 
 
 def test_only_what_was_found_here_and_now_is_quoted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 import pytest
+import torch
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
@@ -19,7 +20,8 @@ from optadvise.fake_tensors.estimate import request_optimizers
 from optadvise.render.json import recommendation
 from optadvise.rulebase.catalog import Catalog, load
 from optadvise.rulebase.constructor import constructor_kwargs
-from optadvise.verify.target import of_card
+from optadvise.verify.builder import OptimizerBuilder
+from optadvise.verify.target import make_target
 
 IDS = load().optimizer_ids
 SPEC, MARK = Spec(), {"marked": True}
@@ -77,11 +79,22 @@ def test_arms_on_a_gpu_are_not(marked: CompiledRules) -> None:
         assert arm.companion is None or not is_marked(arm.companion.kwargs)
 
 
+class Recorder(torch.optim.Optimizer):  # type: ignore[misc]
+    """Keeps what it is built with."""
+
+    def __init__(self, params: object, **kwargs: object) -> None:
+        self.kwargs = kwargs
+
+    def train(self) -> None:
+        """Switch to the weights that are trained."""
+
+
 def test_steps_under_fake_tensors_and_audits_are_built_for_a_cpu(marked: CompiledRules) -> None:
     assert all(is_marked(request.kwargs) for request in request_optimizers(marked, list(IDS)))
     for name in IDS:
         card = marked.catalog.optimizer(name)
-        assert is_marked(of_card(marked.catalog, card, card.implementations[0]).kwargs)
+        builder = OptimizerBuilder(make_target(marked.catalog, card, card.implementations[0]), Recorder)
+        assert is_marked(builder.build([]).kwargs)
 
 
 def test_programs_take_the_arguments_where_they_run_on_a_cpu(marked: CompiledRules) -> None:

@@ -26,9 +26,8 @@ from torch import Tensor
 from optadvise.core.records import Implementation, Optimizer, StateTensor, Value
 from optadvise.memory import DTYPE_BITS, shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
-from optadvise.verify import scenarios as at
-from optadvise.verify.reference import METHODS, follow
-from optadvise.verify.scenarios import Scene
+from optadvise.verify.reference import METHODS, run_method
+from optadvise.verify.scenarios import SCENARIOS, Scenario, compute_gradient, make_start
 
 pytestmark = [
     # bitsandbytes says at every step that there is nothing to page on a CPU, which is so.
@@ -100,8 +99,8 @@ def _every_case() -> Iterator[Case]:
 CASES = [pytest.param(case, id=case.name) for case in _every_case()]
 
 
-# What is stepped here, for longer than an audit does; the other scenes are held in `test_verify.py`.
-SCENES = [scene for scene in at.SCENES if scene.name in ("plain", "decay", "vector", "zero", "tall", "even")]
+# What is stepped here, for longer than an audit does; the other scenarios are held in `test_verify.py`.
+STEPPED = [scenario for scenario in SCENARIOS if scenario.name in ("plain", "decay", "vector", "zero", "tall", "even")]
 # Steps. The twelfth is past Lookahead's first pull, RAdam's rectification and SOAP's first refresh, and by the sixtieth
 # Prodigy's estimate has grown 400-fold.
 CHECKED = (5, 12, 60)
@@ -109,7 +108,7 @@ CHECKED = (5, 12, 60)
 # How far from the reference is still the same method, by the bits of the narrowest state that the card says is kept.
 # Measured: at most 3e-5 beside the rounding of the weights, 3.2e-2 and 0.38.
 TOLERANCE = {32: 1e-4, 8: 5e-2, 4: 0.45}
-# The same where something else than the state is coarse, for one scene or for the others (None), and what was measured.
+# The same where something else than the state is coarse, for one scenario or for the others (None), as measured.
 COARSE: dict[tuple[str, str, str | None], float] = {
     ("muon", "torch", None): 1.5e-2,  # it runs Newton-Schulz in bf16; up to 0.8 %
     ("soap", "pytorch-optimizer", None): 5e-4,  # eigenvectors in fp32 are less exact than the products; 0.01 %
@@ -126,7 +125,7 @@ class Deviation(NamedTuple):
     share: float
 
 
-# What was measured behind `deviates` on the cards, by optimizer, implementation and scene; other scenes must agree.
+# What was measured behind `deviates` on the cards, by optimizer, implementation and scenario; others must agree.
 DEVIATIONS: dict[tuple[str, str], dict[str, tuple[Deviation, ...]]] = {
     ("adafactor", "transformers"): {
         "decay": (Deviation(5, 0.22), Deviation(12, 0.246)),
@@ -160,12 +159,12 @@ DEVIATIONS: dict[tuple[str, str], dict[str, tuple[Deviation, ...]]] = {
 SPREAD = 1.3  # how far a deviation may move from its figure, either way, before the card has to be looked at
 
 
-def _scenes() -> Iterator[Any]:
+def _scenarios() -> Iterator[Any]:
     for case in _every_case():
-        for scene in SCENES:
-            flat = len(scene.shape) < 2 and case.implementation.tensors == "matrix"
-            if not flat and (not scene.even or _narrowest(case, scene.shape) < 32):
-                yield pytest.param(case, scene, id=f"{case.name}-{scene.name}")
+        for scenario in STEPPED:
+            flat = len(scenario.shape) < 2 and case.implementation.tensors == "matrix"
+            if not flat and (not scenario.has_even_gradients or _narrowest(case, scenario.shape) < 32):
+                yield pytest.param(case, scenario, id=f"{case.name}-{scenario.name}")
 
 
 def _narrowest(case: Case, shape: tuple[int, ...]) -> int:
@@ -218,19 +217,21 @@ def _compiled() -> Any:
 
 
 @cache
-def _expected(name: str, scene: Scene, steps: int) -> list[Tensor]:
+def _expected(name: str, scenario: Scenario, steps: int) -> list[Tensor]:
     case = next(case for case in _every_case() if case.card.id == name)
-    given = case.hyperparameters(weight_decay=scene.weight_decay)
-    return follow(METHODS[name], at.start(scene), lambda theta, step: at.gradient(scene, theta, step), steps, given)
+    given = case.hyperparameters(weight_decay=scenario.weight_decay)
+    return run_method(
+        METHODS[name], make_start(scenario), lambda theta, step: compute_gradient(scenario, theta, step), steps, given
+    )
 
 
-def _walked(case: Case, scene: Scene, steps: int) -> list[Tensor]:
-    parameter = torch.nn.Parameter(at.start(scene))
-    optimizer = _build(case, [parameter], case.hyperparameters(weight_decay=scene.weight_decay))
+def _walked(case: Case, scenario: Scenario, steps: int) -> list[Tensor]:
+    parameter = torch.nn.Parameter(make_start(scenario))
+    optimizer = _build(case, [parameter], case.hyperparameters(weight_decay=scenario.weight_decay))
     path = []
     for step in range(1, steps + 1):
         here = parameter.detach().double().cpu()
-        parameter.grad = at.gradient(scene, here, step).to(parameter)
+        parameter.grad = compute_gradient(scenario, here, step).to(parameter)
         optimizer.step()
         path.append(parameter.detach().double().cpu())
     return path
@@ -245,13 +246,13 @@ def test_deviations_are_those_that_the_cards_say() -> None:
     assert set(DEVIATIONS) == said
 
 
-@pytest.mark.parametrize(("case", "scene"), list(_scenes()))
-def test_update(case: Case, scene: Scene) -> None:
-    known = DEVIATIONS.get(case.key, {}).get(scene.name, ())
+@pytest.mark.parametrize(("case", "scenario"), list(_scenarios()))
+def test_update(case: Case, scenario: Scenario) -> None:
+    known = DEVIATIONS.get(case.key, {}).get(scenario.name, ())
     steps = max([deviation.step for deviation in known] or CHECKED)
-    with _compiled() if scene.even else _interpreted():
-        path = _walked(case, scene, steps)
-    expected, start = _expected(case.card.id, scene, steps), at.start(scene).double()
+    with _compiled() if scenario.has_even_gradients else _interpreted():
+        path = _walked(case, scenario, steps)
+    expected, start = _expected(case.card.id, scenario, steps), make_start(scenario).double()
 
     def way(step: int) -> float:
         return float((expected[step - 1] - start).norm())
@@ -268,15 +269,15 @@ def test_update(case: Case, scene: Scene) -> None:
         # A short step on a long weight loses its last digits, which is not the method's doing. Four times what
         # independent roundings add up to, and as a share of the first steps, whose loss Prodigy carries on.
         lost = 4 * 2**-24 * math.sqrt(step) * float(start.norm()) / way(CHECKED[0])
-        assert off(step) <= _tolerance(case, scene) + lost, f"{off(step):.3g} of the way after {step} steps"
+        assert off(step) <= _tolerance(case, scenario) + lost, f"{off(step):.3g} of the way after {step} steps"
 
 
-def _tolerance(case: Case, scene: Scene) -> float:
-    for name in (scene.name, None):
+def _tolerance(case: Case, scenario: Scenario) -> float:
+    for name in (scenario.name, None):
         known = COARSE.get((*case.key, name))
         if known is not None:
             return known
-    return TOLERANCE[32 if scene.even else _narrowest(case, scene.shape)]
+    return TOLERANCE[32 if scenario.has_even_gradients else _narrowest(case, scenario.shape)]
 
 
 @pytest.mark.parametrize("case", CASES)

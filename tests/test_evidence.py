@@ -10,7 +10,7 @@ import torch
 
 from optadvise.core.findings import ABSENT
 from optadvise.rulebase.catalog import load
-from optadvise.verify import claims, run
+from optadvise.verify import audit_run, claims
 from tests.evidence import PAGE, Finding, findings, shown
 
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -52,9 +52,10 @@ def test_the_published_audits_are_what_is_found_here() -> None:
     """Verdicts, not digits: those differ a little between processors."""
     rows = {row[1].strip("`"): row[3].split(":")[0] for row in published("Audits")}
     catalog = load()
-    found = {one["import"]: one["verdict"] for one in run.audited(run.entries(catalog, catalog.optimizer_ids))}
-    assert found.keys() == rows.keys()
-    differ = {name: (rows[name], verdict) for name, verdict in found.items()
+    entries = audit_run.list_entries(catalog, catalog.optimizer_ids)
+    verdicts = {result.path: result.verdict for result in audit_run.run_audits(entries)}
+    assert verdicts.keys() == rows.keys()
+    differ = {name: (rows[name], verdict) for name, verdict in verdicts.items()
               if verdict != ABSENT and rows[name] != verdict}  # fmt: skip
     assert not differ
 
@@ -64,10 +65,10 @@ def agree(quick: bool) -> None:
     rows = {re.findall(r"`([\w-]+)`, from", row[3])[-1]: row[-1].lower() for row in published("Claims")}
     assert rows.keys() == catalog.claims.keys()
     chosen = [claim for claim in catalog.claims.values() if (claim.experiment in QUICK) is quick]
-    found = {one["id"]: one for one in claims.outcomes(catalog, chosen)}
-    here = [name for name, one in found.items() if one["figures"]]  # what needs a GPU or a package is undecided
-    assert len(here) > len(found) / 2
-    differ = {name: (rows[name], found[name]["verdict"]) for name in here if rows[name] != found[name]["verdict"]}
+    outcomes = {outcome.id: outcome for outcome in claims.evaluate_claims(catalog, chosen)}
+    here = [name for name, each in outcomes.items() if each.figures]  # what needs a GPU or a package is undecided
+    assert len(here) > len(outcomes) / 2
+    differ = {name: (rows[name], outcomes[name].verdict) for name in here if rows[name] != outcomes[name].verdict}
     assert not differ
 
 

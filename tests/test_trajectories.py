@@ -99,11 +99,12 @@ def test_a_path_that_diverges_is_cut_and_told() -> None:
 
 def test_a_last_step_is_cut_at_the_edge(catalog: Catalog) -> None:
     surface = catalog.surfaces["saddle"]
-    (walk,), _ = trajectories.walk(surface, [catalog.optimizer("adagrad")], 150)
-    x, y, value = trajectories.clipped(walk, surface)[-1]
-    assert value == pytest.approx(float(trajectories.function_of(surface)(torch.tensor(x), torch.tensor(y))), rel=1e-5)
-    assert y == pytest.approx(1.5)
-    assert abs(x) <= 1.5
+    result = trajectories.compute_trajectories(surface, [catalog.optimizer("adagrad")], 150)
+    last = trajectories.clip_points(result.trajectories[0], result.surface)[-1]
+    value = trajectories.find_function(surface)(torch.tensor(last.x), torch.tensor(last.y))
+    assert last.value == pytest.approx(float(value), rel=1e-5)
+    assert last.y == pytest.approx(1.5)
+    assert abs(last.x) <= 1.5
 
 
 def test_none_is_dropped_without_a_word(catalog: Catalog) -> None:
@@ -149,10 +150,10 @@ def test_a_formula_is_the_function(catalog: Catalog) -> None:
 
 def test_a_rate_follows_class_family_and_card(catalog: Catalog) -> None:
     surface = catalog.surfaces["saddle"]
-    assert trajectories.rate(surface, catalog.optimizer("adan"))[0] == 0.05
-    lr, because, cite = trajectories.rate(surface, catalog.optimizer("lion8bit"))
-    assert (lr, "full length" in because, len(cite)) == (0.01, True, 2)
-    assert trajectories.rate(surface, catalog.optimizer("prodigy"))[0] == 1.0  # its card's own
+    assert trajectories.choose_lr(surface, catalog.optimizer("adan")).lr == 0.05
+    rate = trajectories.choose_lr(surface, catalog.optimizer("lion8bit"))
+    assert (rate.lr, "full length" in rate.because, len(rate.cite)) == (0.01, True, 2)
+    assert trajectories.choose_lr(surface, catalog.optimizer("prodigy")).lr == 1.0  # its card's own
 
 
 def test_a_layer_sets_its_own_start_and_a_wrong_one_is_told(tmp_path: Path) -> None:
@@ -256,5 +257,7 @@ def test_no_optimizer_leaves_every_picture_at_once(catalog: Catalog) -> None:
     """A rate that throws its optimizer out with the first step is no rate to show it at."""
     cards = [catalog.optimizer(name) for name in catalog.optimizer_ids]
     for surface in catalog.surfaces.values():
-        found, _ = trajectories.walk(surface, cards, 3)
-        assert not [walk.optimizer for walk in found if walk.end != "steps" and len(walk.points) < 4], surface.id
+        result = trajectories.compute_trajectories(surface, cards, 3)
+        assert not [each.optimizer for each in result.trajectories if each.end != "steps" and len(each.points) < 4], (
+            surface.id
+        )

@@ -15,9 +15,10 @@ import torch
 
 from optadvise.core import findings
 from optadvise.rulebase.catalog import load
-from optadvise.verify import run, scenarios, target
+from optadvise.verify import audit_run, scenarios, target
 from optadvise.verify.audit import audit
-from optadvise.verify.reference import METHODS, follow
+from optadvise.verify.records import AuditResult
+from optadvise.verify.reference import METHODS, run_method
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -37,7 +38,7 @@ def _one_thread() -> Any:
 
 def walked(name: str, gradients: list[float], start: float = 1.0, **numbers: Any) -> list[float]:
     given = {h.name: h.default for h in CATALOG.optimizer(name).hyperparameters} | {"weight_decay": 0.0} | numbers
-    path = follow(METHODS[name], torch.tensor([start]), lambda theta, t: torch.tensor([gradients[t - 1]]).double(),
+    path = run_method(METHODS[name], torch.tensor([start]), lambda theta, t: torch.tensor([gradients[t - 1]]).double(),
                   len(gradients), given)  # fmt: skip
     return [float(theta[0]) for theta in path]
 
@@ -64,7 +65,7 @@ def test_the_reference_is_what_can_be_worked_out_by_hand() -> None:
 
 
 def test_the_shapes_of_the_scenes_are_those_that_bits_are_counted_for() -> None:
-    assert {scene.name: scene.shape for scene in scenarios.SCENES} == dict(target.SHAPES)
+    assert {scenario.name: scenario.shape for scenario in scenarios.SCENARIOS} == dict(target.SHAPES)
 
 
 # -- planted mistakes ------------------------------------------------------------------------------------------------
@@ -154,17 +155,18 @@ PLANTED = [
 ]
 
 
-def found(name: str, made: type, path: str = "own.Made") -> dict[str, Any]:
-    own = target.imported(CATALOG, CATALOG.optimizer(name), path)
-    return run.judged(audit(own, made), said=False, offered=True)
+def audited(name: str, made: type, path: str = "own.Made") -> AuditResult:
+    card = CATALOG.optimizer(name)
+    entry = audit_run.AuditEntry(target.make_target(CATALOG, card, target.describe_user_class(card, path)))
+    return audit_run.judge_audit(entry, audit(entry.target, made))
 
 
 @pytest.mark.parametrize(("name", "made", "words"), PLANTED, ids=[words for *_, words in PLANTED])
 def test_a_planted_mistake_is_found_and_named(name: str, made: type, words: str) -> None:
-    told = found(name, made)
-    assert told["verdict"] == findings.DEVIATES
-    assert words in told["why"]
-    assert not told["expected"]
+    result = audited(name, made)
+    assert result.verdict == findings.DEVIATES
+    assert words in str(result.why)
+    assert not result.expected
 
 
 @pytest.mark.parametrize(
@@ -172,27 +174,31 @@ def test_a_planted_mistake_is_found_and_named(name: str, made: type, words: str)
     [("adamw", Own), ("sgd-momentum", Momentum), ("sgd-nesterov", planted(Momentum, looks_ahead=True))],
 )
 def test_the_same_without_a_mistake_is_not_accused(name: str, made: type) -> None:
-    assert (found(name, made)["verdict"], found(name, made)["why"]) == (findings.CONFORMS, None)
+    result = audited(name, made)
+    assert (result.verdict, result.why) == (findings.CONFORMS, None)
 
 
 def test_nothing_sound_in_torch_is_accused() -> None:
-    asked = [entry for entry in run.entries(CATALOG, CATALOG.optimizer_ids) if entry.made.package == "torch"]
-    assert len(asked) >= 12
-    for one in run.audited(asked):
-        assert (one["verdict"], one["why"]) == (findings.CONFORMS, None), one["import"]
+    entries = [
+        entry
+        for entry in audit_run.list_entries(CATALOG, CATALOG.optimizer_ids)
+        if entry.target.implementation.package == "torch"
+    ]
+    assert len(entries) >= 12
+    for result in audit_run.run_audits(entries):
+        assert (result.verdict, result.why) == (findings.CONFORMS, None), result.path
 
 
 def test_what_was_known_is_found_again() -> None:
     """Measured before there was an audit (the cards' notes), and found by it without being told."""
-    told = {
-        one["import"].rsplit(".", 1)[1]: one for one in run.audited(run.entries(CATALOG, ["lamb", "lars", "ademamix"]))
-    }
-    assert told["LAMB8bit"]["suspect"] == "computes adamw's step, where its state is quantised"
-    assert told["LARS8bit"]["suspect"] == "computes sgd-momentum's step, where its state is quantised"
-    zero = next(scene for scene in told["LAMB"]["scenes"] if scene["scene"] == "zero")
-    assert zero["share"] == pytest.approx(1.0, abs=0.01)  # it never moves
-    assert told["AdEMAMix32bit"]["verdict"] == findings.FAILS
-    assert told["AdEMAMix"]["verdict"] == findings.CONFORMS
+    entries = audit_run.list_entries(CATALOG, ["lamb", "lars", "ademamix"])
+    results = {result.path.rsplit(".", 1)[1]: result for result in audit_run.run_audits(entries)}
+    assert results["LAMB8bit"].known_deviation == "computes adamw's step, where its state is quantised"
+    assert results["LARS8bit"].known_deviation == "computes sgd-momentum's step, where its state is quantised"
+    zero = next(scenario for scenario in results["LAMB"].scenarios if scenario.name == "zero")
+    assert zero.deviation == pytest.approx(1.0, abs=0.01)  # it never moves
+    assert results["AdEMAMix32bit"].verdict == findings.FAILS
+    assert results["AdEMAMix"].verdict == findings.CONFORMS
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -274,7 +280,7 @@ def test_what_cannot_be_is_one_line(line: str, words: str) -> None:
 
 
 def test_a_worker_that_dies_does_not_take_the_others_with_it() -> None:
-    asked = run.entries(CATALOG, ["sgd", "adamw"])
-    told = list(run.audited(asked, command=(sys.executable, "-c", "raise SystemExit(3)")))
-    assert [one["verdict"] for one in told] == [findings.FAILS] * len(asked)
-    assert all("code 3" in one["why"] for one in told)
+    entries = audit_run.list_entries(CATALOG, ["sgd", "adamw"])
+    results = list(audit_run.run_audits(entries, command=(sys.executable, "-c", "raise SystemExit(3)")))
+    assert [result.verdict for result in results] == [findings.FAILS] * len(entries)
+    assert all("code 3" in str(result.why) for result in results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from optadvise.cli.complete import of
 from optadvise.core.errors import CannotRunHereError, InputError, nearest
 from optadvise.core.records import MOST_STEPS
 from optadvise.core.units import parse_count
+
+if TYPE_CHECKING:
+    from optadvise.core.records import Surface
+    from optadvise.verify.trajectory_records import TrajectoriesResult
 
 
 def trajectories(
@@ -33,38 +37,38 @@ def trajectories(
     Each path is computed by the optimizer's own class. Exit code 4: none of them can walk here, or a picture was asked
     for without matplotlib.
     """
-    files = _checked(out, animate, json_)
+    files = _check_files(out, animate, json_)
     if lr is not None and not 0 < lr <= 1e6:
         raise InputError(f"--lr {lr:g}: must be above 0 and at most 1e6")
-    walked = _walked(names or [], surface, steps, lr, rules)
+    chosen, result = _compute(names or [], surface, steps, lr, rules)
     from optadvise.render.text import trajectories as render
 
     if json_ is not None:
-        made = render.as_json(walked)
+        json_text = render.as_json(result)
         if json_ == "-":
-            typer.echo(made, nl=False)
+            typer.echo(json_text, nl=False)
         else:
             from optadvise.core.files import write_output
 
-            write_output(Path(json_), made)
+            write_output(Path(json_), json_text)
     if json_ != "-":
-        render.text(walked)
-    if not walked.walks:
-        raise CannotRunHereError(f"none of these can walk here; {walked.left_out[0].because}")
+        render.text(result)
+    if not result.trajectories:
+        raise CannotRunHereError(f"none of these can walk here; {result.skipped[0].because}")
     if out is not None or animate is not None:
         from optadvise.render.plots import surfaces
-        from optadvise.verify.trajectories import grid
+        from optadvise.verify.trajectories import sample_grid
 
-        surface_at = grid(walked.surface, 121)
+        grid = sample_grid(chosen, 121)
         if out is not None:
-            surfaces.picture(walked, surface_at, out)
+            surfaces.picture(result, grid, out)
         if animate is not None:
-            surfaces.animation(walked, surface_at, animate)
+            surfaces.animation(result, grid, animate)
     for file in files:
         typer.echo(f"wrote {file}", err=True)
 
 
-def _checked(out: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
+def _check_files(out: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
     """Return the files that will be written, each found to be writable."""
     from optadvise.cli import outputs
     from optadvise.render.plots import figures
@@ -77,9 +81,10 @@ def _checked(out: Path | None, animate: Path | None, json_: str | None) -> list[
     return list(outputs.places(named).values())
 
 
-def _walked(names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None) -> Any:
-    """Return the paths, once everything that was typed is known to make sense; torch is imported only then."""
-    from optadvise.render.text.trajectories import Walked
+def _compute(
+    names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None
+) -> tuple[Surface, TrajectoriesResult]:
+    """Return the surface and the trajectories; torch is imported only after the options were checked."""
     from optadvise.rule_analysis import rule_folders
 
     catalog = rule_folders.load_catalog(rules)
@@ -94,5 +99,5 @@ def _walked(names: list[str], surface: str, steps: str | None, lr: float | None,
         from optadvise.verify import trajectories
     except ImportError as error:
         raise CannotRunHereError("trajectories: torch cannot be imported; pip install torch") from error
-    found, left_out = trajectories.walk(chosen, [catalog.optimizer(name) for name in dict.fromkeys(ids)], count, lr)
-    return Walked(chosen, count, found, left_out)
+    cards = [catalog.optimizer(name) for name in dict.fromkeys(ids)]
+    return chosen, trajectories.compute_trajectories(chosen, cards, count, lr)

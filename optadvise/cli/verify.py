@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
@@ -16,9 +16,11 @@ from optadvise.core.errors import InputError
 from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
+    from optadvise.core.findings import ClaimOutcome
     from optadvise.core.records import Claim
     from optadvise.rulebase.catalog import Catalog
-    from optadvise.verify.run import Entry
+    from optadvise.verify.audit_run import AuditEntry
+    from optadvise.verify.records import AuditResult
 
 _USER_CLASS, _CLAIMS, _EXECUTION = "Your own", "Claims", "How it is done"
 
@@ -62,8 +64,9 @@ def verify(
     from optadvise.evidence import store
     from optadvise.render.text import verify as render
     from optadvise.rule_analysis import rule_folders
-    from optadvise.verify import claims as claim_tests
-    from optadvise.verify import run
+    from optadvise.verify import audit_run
+    from optadvise.verify.claims import select_claims
+    from optadvise.verify.results import make_result
 
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     if not 0 < timeout < float("inf"):
@@ -75,16 +78,17 @@ def verify(
     claims: list[Claim] = []
     if claim or optimizer or all_:
         about = _find_ids(catalog, optimizer, "--optimizer") if optimizer else None
-        claims = claim_tests.chosen(catalog, claim or (), about)
-    entries: list[Entry] = []
+        claims = select_claims(catalog, claim or (), about)
+    entries: list[AuditEntry] = []
     if import_ is not None:
         entries = [_enter_user_class(catalog, import_, str(as_))]
     elif not claim:
-        entries = run.entries(catalog, _find_ids(catalog, optimizer or names, "verify") or catalog.optimizer_ids)
+        ids = _find_ids(catalog, optimizer or names, "verify") or catalog.optimizer_ids
+        entries = audit_run.list_entries(catalog, ids)
     outcomes = _run(catalog, entries, claims, timeout)
-    result = run.result(outcomes.audits, outcomes.claims)
+    result = make_result(outcomes.audits, outcomes.claims)
     if import_ is None:
-        outputs.kept(lambda: store.save_verified(result, catalog.claims))
+        outputs.kept(lambda: store.save_verified(to_builtins(result), catalog.claims))
     outputs.shown(render, result, files, as_json=json_ == "-")
     if outcomes.interrupted:
         raise KeyboardInterrupt
@@ -94,23 +98,23 @@ def verify(
 class _Outcomes(Struct):
     """Results as they come in, so that an interrupt loses none."""
 
-    audits: list[dict[str, Any]] = field(default_factory=list)
-    claims: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[AuditResult] = field(default_factory=list)
+    claims: list[ClaimOutcome] = field(default_factory=list)
     interrupted: bool = False
 
 
-def _run(catalog: Catalog, entries: list[Entry], claims: list[Claim], timeout: float) -> _Outcomes:
+def _run(catalog: Catalog, entries: list[AuditEntry], claims: list[Claim], timeout: float) -> _Outcomes:
     """Audit implementations, then test claims; stop at Ctrl-C or SIGTERM."""
-    from optadvise.verify import claims as claim_tests
-    from optadvise.verify import run
+    from optadvise.verify.audit_run import run_audits
+    from optadvise.verify.claims import evaluate_claims
 
     progress, outcomes = _Progress(len(entries) + len(claims)), _Outcomes()
     try:
         with interrupt_on_sigterm():
-            for audit in run.audited(entries, told=lambda entry: progress.show(entry.made.path), timeout=timeout):
+            for audit in run_audits(entries, progress=progress.show_audit, timeout=timeout):
                 outcomes.audits.append(audit)
             if claims:
-                for outcome in claim_tests.outcomes(catalog, claims, told=progress.show_seed, timeout=timeout):
+                for outcome in evaluate_claims(catalog, claims, progress=progress.show_claim, timeout=timeout):
                     outcomes.claims.append(outcome)
     except KeyboardInterrupt:
         outcomes.interrupted = True
@@ -118,51 +122,49 @@ def _run(catalog: Catalog, entries: list[Entry], claims: list[Claim], timeout: f
     return outcomes
 
 
-def _reject_several(options: Mapping[str, Any]) -> None:
+def _reject_several(options: Mapping[str, object]) -> None:
     """Raise an error if more than one of several options is used."""
     used = [name for name, value in options.items() if value]
     if len(used) > 1:
         raise InputError(f"{used[0]} and {used[1]}: each says what is looked at; leave one of them out")
 
 
-def _judge_audits(audits: Sequence[Mapping[str, Any]]) -> int:
+def _judge_audits(audits: Sequence[AuditResult]) -> int:
     """Return the exit code of audits."""
     from optadvise.core.findings import ABSENT
 
-    ran = [audit for audit in audits if audit["verdict"] != ABSENT]
+    ran = [audit for audit in audits if audit.verdict != ABSENT]
     if not ran:
         return 4
-    return 0 if all(audit["expected"] for audit in ran) else 1
+    return 0 if all(audit.expected for audit in ran) else 1
 
 
-def _judge_claims(outcomes: Sequence[Mapping[str, Any]]) -> int:
+def _judge_claims(outcomes: Sequence[ClaimOutcome]) -> int:
     """Return the exit code of claims."""
     from optadvise.core.findings import REFUTED, UNDECIDED
 
-    verdicts = {outcome["verdict"] for outcome in outcomes}
+    verdicts = {outcome.verdict for outcome in outcomes}
     if REFUTED in verdicts:
         return 1
     if UNDECIDED not in verdicts:
         return 0
-    return 4 if all(outcome["seconds"] is None for outcome in outcomes) else 5  # none was started, or some were
+    return 4 if all(outcome.seconds is None for outcome in outcomes) else 5  # none was started, or some were
 
 
 def _find_ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str]:
     return list(dict.fromkeys(catalog.find_optimizer(name, flag) for name in names or ()))
 
 
-def _enter_user_class(catalog: Catalog, path: str, name: str) -> Entry:
+def _enter_user_class(catalog: Catalog, path: str, name: str) -> AuditEntry:
     """Return the audit of a user's class against the card of the optimizer that it implements."""
-    from optadvise.core.records import Implementation
-    from optadvise.verify.run import Entry
-    from optadvise.verify.target import imported
+    from optadvise.verify.audit_run import AuditEntry
+    from optadvise.verify.target import describe_user_class, make_target
 
     if "." not in path or not all(part.isidentifier() for part in path.split(".")):
         raise InputError(f"--import {path!r}: is no import path; write my_package.module.MyAdamW")
     card = catalog.optimizer(catalog.find_optimizer(name, "--as"))
-    target = imported(catalog, card, path)
-    implementation = Implementation(path.rsplit(".", 1)[1], path, None, ("cpu",))
-    return Entry(card, implementation, target, remedy="install its package, or run this in the folder that holds it")
+    target = make_target(catalog, card, describe_user_class(card, path))
+    return AuditEntry(target, remedy="install its package, or run this in the folder that holds it")
 
 
 class _Progress:
@@ -172,17 +174,20 @@ class _Progress:
         self._count = count
         self._started: list[str] = []
 
-    def show(self, name: str, detail: str = "") -> None:
-        """Show an audit or a claim."""
+    def show_audit(self, entry: AuditEntry) -> None:
+        """Show the implementation that is audited."""
+        self._show(entry.target.implementation.path)
+
+    def show_claim(self, claim: Claim, seed: int) -> None:
+        """Show a claim with the number of its seed."""
+        self._show(claim.id, f", seed {seed + 1} of {claim.seeds}" if claim.seeds > 1 else "")
+
+    def _show(self, name: str, detail: str = "") -> None:
         if name not in self._started:
             self._started.append(name)
         if sys.stderr.isatty():
             line = f"{len(self._started)} of {self._count}: {name}{detail}"
             print(f"\r{line[:78]:<78}", end="", file=sys.stderr, flush=True)
-
-    def show_seed(self, claim: Claim, seed: int) -> None:
-        """Show a claim with the number of its seed."""
-        self.show(claim.id, f", seed {seed + 1} of {claim.seeds}" if claim.seeds > 1 else "")
 
     def end(self) -> None:
         """End the line."""

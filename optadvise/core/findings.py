@@ -7,13 +7,21 @@ made with, None for a package that was not installed; `date` is as in 2026-11-26
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct, field
 
 # Verdicts of audits, and of claims.
-CONFORMS, QUANTISED, DEVIATES, FAILS, ABSENT = "conforms", "within quantisation", "deviates", "fails", "not here"
-CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable here"
+CONFORMS: Final = "conforms"
+QUANTISED: Final = "within quantisation"
+DEVIATES: Final = "deviates"
+FAILS: Final = "fails"
+ABSENT: Final = "not here"
+CONFIRMED: Final = "confirmed"
+REFUTED: Final = "refuted"
+UNDECIDED: Final = "not decidable here"
+AuditVerdict: TypeAlias = Literal["conforms", "within quantisation", "deviates", "fails", "not here"]
+ClaimVerdict: TypeAlias = Literal["confirmed", "refuted", "not decidable here"]
 
 Versions: TypeAlias = Mapping[str, str | None]
 ConfidenceInterval: TypeAlias = tuple[float, float]  # low and high end at 95 %
@@ -25,7 +33,7 @@ class AuditFinding(Struct, frozen=True, kw_only=True):
     optimizer: str
     path: str = field(name="import")
     package: str | None
-    verdict: str
+    verdict: AuditVerdict
     why: str | None
     worst: float | None  # largest error, as a share of the steps' length; None where nothing was computed
     date: str
@@ -38,7 +46,7 @@ class TestedImplementation(Struct, frozen=True, kw_only=True):
     optimizer: str
     path: str = field(name="import")
     package: str | None
-    deviates: Mapping[str, Any] | None  # as its card has it
+    deviates: str | None  # how its update differs from the paper's
 
 
 class ClaimOutcome(Struct, frozen=True, kw_only=True):
@@ -59,7 +67,7 @@ class ClaimOutcome(Struct, frozen=True, kw_only=True):
     device: str | None
     implementations: tuple[TestedImplementation, ...]
     seconds: float | None
-    verdict: str
+    verdict: ClaimVerdict
     why: str | None
     measured: float | None
     ci95: ConfidenceInterval | None

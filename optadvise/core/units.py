@@ -97,6 +97,18 @@ def show_count(count: float) -> str:
     return f"{count:.4g}"
 
 
+def show_share(share: float) -> str:
+    """Render a share as a percentage.
+
+    Example:
+        >>> show_share(0.016), show_share(2.157), show_share(1e9)
+        ('1.6 %', '216 %', 'over 10,000 %')
+    """
+    if share > 100:
+        return "over 10,000 %"
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
 def show_number(value: float) -> str:
     """Render a rate the way people write it: `3e-4`, `0.1`, `1e-3`.
 

@@ -1,4 +1,4 @@
-"""One implementation stepped beside its reference."""
+"""Step one implementation beside its reference, and use it as trainings do. Imports torch."""
 
 from __future__ import annotations
 
@@ -7,158 +7,201 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from msgspec import Struct
-from msgspec.structs import asdict
 from torch import Tensor
 
-from optadvise.verify import scenarios as at
 from optadvise.verify import usage
-from optadvise.verify.builder import Maker, line, quiet
-from optadvise.verify.known_deviations import matching, suspects
-from optadvise.verify.reference import METHODS, Method, follow
-from optadvise.verify.scenarios import SCENES, STEPS, Scene
-from optadvise.verify.target import RESUMED, RESUMED_ELSEWHERE, Subject
+from optadvise.verify.builder import OptimizerBuilder, describe_error, silence_libraries
+from optadvise.verify.known_deviations import find_match, list_known_deviations
+from optadvise.verify.records import (
+    RESUMED,
+    RESUMED_ELSEWHERE,
+    AuditAnswer,
+    AuditTarget,
+    CheckResult,
+    ScenarioResult,
+)
+from optadvise.verify.reference import METHODS, Method, run_method
+from optadvise.verify.scenarios import (
+    COMPARED_STEPS,
+    SCENARIOS,
+    Scenario,
+    choose_lr,
+    compute_gradient,
+    estimate_rounding,
+    make_start,
+    measure_deviation,
+)
 
-_SAME = 1e-4  # a share below which two fp32 paths are the same method; measured: at most 3e-5 beside rounding
-_SUSPECT = 2e-3  # the same for a suspect, whose details may differ beside its mistake
+_SAME_METHOD = 1e-4  # deviation below which two fp32 paths are the same method; measured: at most 3e-5 beside rounding
+_KNOWN_DEVIATION = 2e-3  # the same for a known deviation, whose details may differ beside the mistake
+_BY_NAME: Mapping[str, Scenario] = {scenario.name: scenario for scenario in SCENARIOS}
+
+Path = list[Tensor]  # weights after each step, in float64
 
 
-class Measured(Struct, frozen=True):
-    """How far an implementation is from its reference in a scene."""
-
-    scene: str
-    words: str
-    share: float | None  # of the way, at its worst; None where it could not be stepped
-    step: int | None  # when
-    allowed: float
-    bits: int
-    error: str | None = None
-
-
-class Auditor(Maker):
+class Auditor:
     """An implementation beside its reference."""
 
-    def given(self, scene: Scene) -> dict[str, Any]:
-        """Return the hyperparameters of a scene, by the card's names."""
-        decay = {"weight_decay": scene.weight_decay} if "weight_decay" in self.subject.hyperparameters else {}
-        return {**self.subject.hyperparameters, **decay}
+    def __init__(self, target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> None:
+        """Prepare to build the implementation.
 
-    def walk(self, scene: Scene) -> list[Tensor]:
-        """Return the weights after each step of the implementation."""
-        weights = torch.nn.Parameter(at.start(scene).to(getattr(torch, scene.dtype)))
-        optimizer = self.build([weights], **self.given(scene))
+        Args:
+            target: What the class should be.
+            optimizer_class: The class.
+        """
+        self.builder = OptimizerBuilder(target, optimizer_class)
+        self._target = target
+
+    def list_scenarios(self) -> list[Scenario]:
+        """Return the scenarios that the implementation is stepped in."""
+        target = self._target
+        has_decay = "weight_decay" in target.hyperparameters
+        is_quantised = min(target.bits.values(), default=32) < 32
+        return [
+            scenario
+            for scenario in SCENARIOS
+            if not (target.implementation.tensors == "matrix" and len(scenario.shape) != 2)
+            and scenario.name not in target.skipped
+            and (scenario.weight_decay == 0 or has_decay)
+            and (not scenario.has_even_gradients or is_quantised)
+        ]
+
+    def measure_scenario(self, scenario: Scenario) -> tuple[ScenarioResult, Path | None]:
+        """Return how far the implementation is from its reference, and its path; None if it raised."""
+        bits = 32 if scenario.has_even_gradients else self._target.bits.get(scenario.name, 32)
+        start, reference = make_start(scenario).double(), self._run_reference(scenario, self._target.optimizer)
+        try:
+            path = self._run_implementation(scenario)
+        except Exception as error:  # libraries raise errors of any type
+            return _make_result(scenario, None, None, 0.0, bits, describe_error(error)), None
+        worst, worst_step, worst_limit = 0.0, COMPARED_STEPS[0], 0.0
+        for step in COMPARED_STEPS:
+            rounding = estimate_rounding(scenario, reference, start, step)
+            limit = _allowed_deviation(bits, scenario) + self._target.rounding_share + rounding
+            deviation = measure_deviation(path, reference, start, step)
+            if step == COMPARED_STEPS[0] or deviation / limit > worst / worst_limit:
+                worst, worst_step, worst_limit = deviation, step, limit
+        return _make_result(scenario, worst, worst_step, worst_limit, bits, None), path
+
+    def explain(self, paths: Mapping[str, Path]) -> str | None:
+        """Return the known deviation that explains the paths that deviate, None if there is none.
+
+        Args:
+            paths: By scenario. A quantised implementation may deviate only where its state is quantised.
+        """
+        explanation = self._find_known_deviation(paths)
+        quantised = {name: path for name, path in paths.items() if self._target.bits.get(name, 32) < 32}
+        if explanation is not None or not quantised or len(quantised) == len(paths):
+            return explanation
+        explanation = self._find_known_deviation(quantised)
+        return None if explanation is None else f"{explanation}, where its state is quantised"
+
+    def _find_known_deviation(self, paths: Mapping[str, Path]) -> str | None:
+        target = self._target
+        candidates = list_known_deviations(target.optimizer, target.decay, target.ancestors)
+
+        def matches(name: str, method: Method) -> bool:
+            return self._is_close(_BY_NAME[name], paths[name], self._run_method(_BY_NAME[name], method))
+
+        return find_match(list(paths), candidates, matches)
+
+    def _is_close(self, scenario: Scenario, path: Path, other: Path) -> bool:
+        start = make_start(scenario).double()
+        allowed = max(_KNOWN_DEVIATION, _allowed_deviation(self._target.bits.get(scenario.name, 32), scenario))
+        limit = allowed + estimate_rounding(scenario, other, start, COMPARED_STEPS[-1])
+        # Steps that are far too long grow without bound, and every rounding with them.
+        bound = 100 * (1 + float(start.norm()))
+        bounded = [step for step in COMPARED_STEPS if float(other[step - 1].norm()) < bound]
+        return all(measure_deviation(path, other, start, step) <= limit for step in bounded or COMPARED_STEPS[:1])
+
+    def _hyperparameters(self, scenario: Scenario) -> dict[str, Any]:
+        """Return the hyperparameters in a scenario, by the card's names."""
+        values = self._target.hyperparameters
+        decay = {"weight_decay": scenario.weight_decay} if "weight_decay" in values else {}
+        return {**values, **decay}
+
+    def _run_implementation(self, scenario: Scenario) -> Path:
+        weights = torch.nn.Parameter(make_start(scenario).to(getattr(torch, scenario.dtype)))
+        optimizer = self.builder.build([weights], **self._hyperparameters(scenario))
         path = []
-        for step in range(1, STEPS[-1] + 1):
-            here = weights.detach().double()
-            weights.grad = at.gradient(scene, here, step).to(weights)
-            if scene.falls:
+        for step in range(1, COMPARED_STEPS[-1] + 1):
+            weights.grad = compute_gradient(scenario, weights.detach().double(), step).to(weights)
+            if scenario.halves_lr:
                 for group in optimizer.param_groups:
-                    group["lr"] = at.rate(scene, self.subject.hyperparameters["lr"], step)
-            with quiet():
+                    group["lr"] = choose_lr(scenario, self.builder.lr, step)
+            with silence_libraries():
                 optimizer.step()
             path.append(weights.detach().double().clone())
         return path
 
-    def wanted(self, method: Method, scene: Scene) -> list[Tensor]:
-        """Return the weights after each step of a method in float64."""
-        lr = self.subject.hyperparameters["lr"]
-        return follow(
-            method, at.start(scene), lambda theta, step: at.gradient(scene, theta, step), STEPS[-1], self.given(scene),
-            (lambda step: at.rate(scene, lr, step)) if scene.falls else None,
-        )  # fmt: skip
+    def _run_reference(self, scenario: Scenario, optimizer: str) -> Path:
+        return self._run_method(scenario, METHODS[optimizer])
 
-    def scene(self, scene: Scene) -> tuple[Measured, list[Tensor] | None]:
-        """Measure one scene."""
-        bits = 32 if scene.even else self.subject.bits.get(scene.name, 32)
-        begin, wanted = at.start(scene).double(), self.wanted(METHODS[self.subject.optimizer], scene)
-        try:
-            path = self.walk(scene)
-        except Exception as error:  # whatever somebody else's code does
-            return Measured(scene.name, scene.words, None, None, 0.0, bits, line(error)), None
-        worst, step, allowed = 0.0, STEPS[0], 0.0
-        for each in STEPS:
-            limit = _allowed(bits, scene) + self.subject.coarse + at.rounding(scene, wanted, begin, each)
-            found = at.share(path, wanted, begin, each)
-            if each == STEPS[0] or found / limit > worst / allowed:
-                worst, step, allowed = found, each, limit
-        return Measured(scene.name, scene.words, worst, step, allowed, bits), path
-
-    def suspect(self, paths: Mapping[str, list[Tensor]]) -> str | None:
-        """Return what fits the paths that deviate, in words; what is quantised may go a way of its own."""
-        whole = self._fitting(paths)
-        narrow = {name: path for name, path in paths.items() if self.subject.bits.get(name, 32) < 32}
-        if whole is not None or not narrow or len(narrow) == len(paths):
-            return whole
-        found = self._fitting(narrow)
-        return None if found is None else f"{found}, where its state is quantised"
-
-    def _fitting(self, paths: Mapping[str, list[Tensor]]) -> str | None:
-        known = {scene.name: scene for scene in SCENES}
-
-        def near(name: str, path: list[Tensor], other: list[Tensor]) -> bool:
-            begin = at.start(known[name]).double()
-            limit = max(_SUSPECT, _allowed(self.subject.bits.get(name, 32), known[name])) + at.rounding(
-                known[name], other, begin, STEPS[-1]
-            )
-            # A step that is far too long grows without bound, and every rounding with it.
-            tame = [step for step in STEPS if float(other[step - 1].norm()) < 100 * (1 + float(begin.norm()))]
-            return all(at.share(path, other, begin, step) <= limit for step in tame or STEPS[:1])
-
-        own = self.subject
-        return matching(
-            dict(paths), lambda method, name: self.wanted(method, known[name]),
-            suspects(own.optimizer, own.decay, own.ancestors), near,
-        )  # fmt: skip
+    def _run_method(self, scenario: Scenario, method: Method) -> Path:
+        lr = self.builder.lr
+        return run_method(
+            method,
+            make_start(scenario),
+            lambda theta, step: compute_gradient(scenario, theta, step),
+            COMPARED_STEPS[-1],
+            self._hyperparameters(scenario),
+            (lambda step: choose_lr(scenario, lr, step)) if scenario.halves_lr else None,
+        )
 
 
-def _allowed(bits: int, scene: Scene) -> float:
-    """Return the share that is still the same method: by the bits of the state, and of the weights.
+def _make_result(
+    scenario: Scenario, deviation: float | None, step: int | None, allowed: float, bits: int, error: str | None
+) -> ScenarioResult:
+    return ScenarioResult(
+        name=scenario.name, description=scenario.description, deviation=deviation, step=step, allowed=allowed,
+        bits=bits, error=error,
+    )  # fmt: skip
+
+
+def _allowed_deviation(bits: int, scenario: Scenario) -> float:
+    """Return the deviation that is still the same method, by the bits of the state and of the weights.
 
     Measured on sound implementations: at most 3e-5 at 32 bits, 3.2e-2 at 8 and 0.38 at 4; with bf16 weights the moments
     are bf16 too, which costs up to 0.15.
     """
-    state = {32: _SAME, 8: 5e-2, 4: 0.45}.get(bits, _SAME)
-    return max(state, 0.25) if scene.dtype != "float32" else state
+    by_state = {32: _SAME_METHOD, 8: 5e-2, 4: 0.45}.get(bits, _SAME_METHOD)
+    return max(by_state, 0.25) if scenario.dtype != "float32" else by_state
 
 
-def audit(subject: Subject, made: type[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Return everything that was found of an implementation, as plain data.
-
-    Args:
-        subject: What it should be.
-        made: Its class.
-    """
-    auditor = Auditor(subject, made)
-    scenes = [scene for scene in SCENES if not subject.matrices or len(scene.shape) == 2]
-    scenes = [scene for scene in scenes if scene.name not in subject.leaves_out]
-    scenes = [scene for scene in scenes if scene.weight_decay == 0 or "weight_decay" in subject.hyperparameters]
-    scenes = [scene for scene in scenes if not scene.even or min(subject.bits.values(), default=32) < 32]
-    measured, deviating = [], {}
-    for scene in scenes:
-        found, path = auditor.scene(scene)
-        measured.append(found)
-        if path is not None and found.share is not None and found.share > found.allowed and scene.dtype == "float32":
-            deviating[scene.name] = path
-    checks = usage.checks(auditor)
-    sound = any(check.name == RESUMED and check.verdict == "ok" for check in checks)
-    return {
-        "scenes": [asdict(found) for found in measured],
-        "checks": [asdict(check) for check in checks],
-        "suspect": auditor.suspect(deviating) if deviating else None,
-        "refused": auditor.refused,
-        "run": base64.b64encode(usage.saved(auditor)).decode() if sound else None,
-    }
-
-
-def go_on(subject: Subject, made: type[torch.optim.Optimizer], run: str) -> dict[str, Any]:
-    """Return what was found of a run that another process saved, as plain data.
+def audit(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> AuditAnswer:
+    """Audit an implementation.
 
     Args:
-        subject: What it should be.
-        made: Its class.
-        run: What `audit` returned under "run".
+        target: What the class should be.
+        optimizer_class: The class.
     """
-    found = usage.checked(
-        RESUMED_ELSEWHERE, Maker(subject, made), lambda maker: usage.resumed(maker, base64.b64decode(run))
+    auditor = Auditor(target, optimizer_class)
+    results: list[ScenarioResult] = []
+    deviating: dict[str, Path] = {}
+    for scenario in auditor.list_scenarios():
+        result, path = auditor.measure_scenario(scenario)
+        results.append(result)
+        if path is not None and result.deviates and scenario.dtype == "float32":
+            deviating[scenario.name] = path
+    checks = usage.run_checks(auditor.builder)
+    can_resume = any(check.name == RESUMED and check.verdict == "ok" for check in checks)
+    return AuditAnswer(
+        scenarios=tuple(results),
+        checks=tuple(checks),
+        known_deviation=auditor.explain(deviating) if deviating else None,
+        rejected=tuple(auditor.builder.rejected),
+        saved_run=base64.b64encode(usage.save_run(auditor.builder)).decode() if can_resume else None,
     )
-    return asdict(found)
+
+
+def resume(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer], saved_run: str) -> CheckResult:
+    """Continue a run that another process saved.
+
+    Args:
+        target: What the class should be.
+        optimizer_class: The class.
+        saved_run: From `audit`.
+    """
+    run = base64.b64decode(saved_run)
+    builder = OptimizerBuilder(target, optimizer_class)
+    return usage.run_check(RESUMED_ELSEWHERE, builder, lambda builder: usage.compare_resumed(builder, run))

@@ -1,4 +1,4 @@
-"""An implementation under audit: built with its card's numbers, and quiet."""
+"""Build an implementation under audit with its card's defaults, without its prints. Imports torch."""
 
 from __future__ import annotations
 
@@ -6,53 +6,72 @@ import contextlib
 import inspect
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from optadvise.verify.target import Subject
+from optadvise.rulebase.constructor import constructor_kwargs
+from optadvise.verify.records import AuditTarget
 
 
-class Maker:
-    """Builds an implementation."""
+class OptimizerBuilder:
+    """The class under audit, and what it is built with."""
 
-    def __init__(self, subject: Subject, made: type[torch.optim.Optimizer]) -> None:
-        """Take an implementation's class.
+    def __init__(self, target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> None:
+        """Find the hyperparameters that the constructor does not take.
 
         Args:
-            subject: What it should be.
-            made: The class.
+            target: What the class should be.
+            optimizer_class: The class.
         """
-        self.subject = subject
-        self.made = made
-        signature = inspect.signature(made.__init__).parameters
-        free = any(p.kind is p.VAR_KEYWORD for p in signature.values())
-        self.refused = [
-            name for name in subject.hyperparameters if not free and subject.arguments.get(name, name) not in signature
+        self.target = target
+        self._class = optimizer_class
+        signature = inspect.signature(optimizer_class.__init__).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+        self.rejected = [
+            name
+            for name in target.hyperparameters
+            if not takes_any and target.implementation.arguments.get(name, name) not in signature
         ]
 
+    @property
+    def lr(self) -> float:
+        """Return the card's default learning rate."""
+        lr = self.target.hyperparameters["lr"]
+        assert isinstance(lr, (int, float))
+        return lr
+
     def build(self, parameters: Any, **changes: Any) -> Any:
-        """Return an optimizer over parameters or groups, with the card's defaults but for some changes."""
-        given = {**self.subject.hyperparameters, **changes}
-        named = {self.subject.arguments.get(name, name): value for name, value in given.items()
-                 if name not in self.refused}  # fmt: skip
-        kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in {**named, **self.subject.kwargs}.items()}
-        with quiet():
-            built = self.made(parameters, **kwargs)
-            if self.subject.train_mode:
-                built.train()
-        return built
+        """Return an optimizer with the card's defaults.
+
+        Args:
+            parameters: Parameters or parameter groups.
+            **changes: Hyperparameters with other values, by the card's names.
+        """
+        implementation = self.target.implementation
+        values = {**self.target.hyperparameters, **changes}
+        accepted = {name: value for name, value in values.items() if name not in self.rejected}
+        kwargs: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in constructor_kwargs(implementation, accepted, device="cpu").items()
+        }
+        with silence_libraries():
+            optimizer: Any = self._class(parameters, **kwargs)
+            if implementation.needs_train_mode:
+                optimizer.train()
+        return optimizer
 
 
-def line(error: Exception) -> str:
-    """Return the first line of an error, with its kind."""
+def describe_error(error: Exception) -> str:
+    """Return the type and the first line of an error, at most 200 characters."""
     first = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {first}"[:200]
 
 
 @contextlib.contextmanager
-def quiet() -> Any:
-    """Keep what libraries print when they are built or stepped out of the answer, and compile nothing."""
+def silence_libraries() -> Iterator[None]:
+    """Suppress what libraries print when they are built or stepped, and compile nothing."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -63,6 +82,6 @@ def quiet() -> Any:
             yield
 
 
-def one_thread() -> None:
-    """Keep to one thread: on small tensors more only wait for each other."""
+def use_one_thread() -> None:
+    """Limit torch to one thread: on small tensors further threads only wait for each other."""
     torch.set_num_threads(1)

@@ -1,12 +1,12 @@
-"""Claims as experiments: made again here, seed by seed, and judged. Imports no torch."""
+"""Test claims by their experiments in a worker process, seed by seed, and judge each. Imports no torch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
-from msgspec import to_builtins
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from optadvise.benchmark import plan
@@ -14,140 +14,202 @@ from optadvise.benchmark.records import Interval
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import mean_ci
 from optadvise.core.errors import InputError, RuleFileError, nearest
-from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED
-from optadvise.core.records import EXPERIMENTS, Claim, Optimizer, Trial
+from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED, ClaimOutcome, ClaimVerdict, TestedImplementation
+from optadvise.core.records import EXPERIMENTS, Claim, Optimizer, Surface, Trial, Value
 from optadvise.rulebase.catalog import Catalog
-from optadvise.verify.worker_client import WORKER, Worker
+from optadvise.verify.records import (
+    ArmAtRate,
+    DevicesAnswer,
+    DevicesRequest,
+    ExperimentRequest,
+    FigureAnswer,
+    Side,
+    UndecidedAnswer,
+)
+from optadvise.verify.worker_client import WORKER, AuditWorker, NoAnswerError
 
-TIMEOUT = 60.0  # seconds of one claim
-STARTS = 120.0  # seconds that the import of torch may take
+TIMEOUT_SECONDS = 60.0  # of one claim
+_START_SECONDS = 120.0  # of a worker, which imports torch
+
+Progress: TypeAlias = Callable[[Claim, int], None]  # is called with the claim and the seed before each run
 
 
-def chosen(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterable[str] | None = None) -> list[Claim]:
-    """Return claims: those named, or those about some optimizers, or all.
+class Verdict(Struct, frozen=True):
+    """Verdict on a claim."""
+
+    verdict: ClaimVerdict
+    why: str | None = None  # what keeps it from being decided
+    measured: float | None = None
+    ci95: tuple[float, float] | None = None
+    figures: tuple[float, ...] = ()  # one for each seed
+
+
+class _Devices(Struct, frozen=True):
+    """The devices that experiments can run on."""
+
+    devices: tuple[str, ...] = ()
+    problem: str | None = None  # why they are not known
+
+
+class _Evaluation(Struct, frozen=True):
+    """What claims are evaluated with."""
+
+    catalog: Catalog
+    worker: AuditWorker
+    devices: _Devices
+    progress: Progress
+    timeout: float  # seconds of one claim
+
+
+def select_claims(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterable[str] | None = None) -> list[Claim]:
+    """Return the claims that are named, or those about some optimizers, or all.
 
     Args:
-        catalog: Has them.
-        ids: Which; none for those about the optimizers.
+        catalog: The rules.
+        ids: Ids of claims; empty for those about the optimizers.
         optimizers: Canonical ids; None for all claims.
 
     Raises:
-        InputError: There is no claim of an id.
+        InputError: There is no claim with an id.
     """
-    for name in ids:
+    named = list(dict.fromkeys(ids))
+    for name in named:
         if name not in catalog.claims:
             raise InputError(
                 f"--claim {name!r}: no such claim; {nearest(name, catalog.claims)}; optadvise list --claims shows all"
             )
-    named = list(dict.fromkeys(ids))
     if named:
         return [catalog.claims[name] for name in named]
-    wanted = None if optimizers is None else {*optimizers}
-    return [claim for claim in catalog.claims.values() if wanted is None or wanted & {*claim.optimizers}]
+    selected = None if optimizers is None else {*optimizers}
+    return [claim for claim in catalog.claims.values() if selected is None or selected & {*claim.optimizers}]
 
 
-def outcomes(
-    catalog: Catalog, claims: Sequence[Claim], *, told: Callable[[Claim, int], None] = lambda claim, seed: None,
-    command: Sequence[str] = WORKER, timeout: float = TIMEOUT,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Yield what was found of each claim, as it comes.
+def evaluate_claims(
+    catalog: Catalog,
+    claims: Sequence[Claim],
+    *,
+    progress: Progress = lambda claim, seed: None,
+    command: Sequence[str] = WORKER,
+    timeout: float = TIMEOUT_SECONDS,
+) -> Iterator[ClaimOutcome]:
+    """Yield the outcome of each claim as soon as it is known.
 
     Args:
         catalog: Cards and surfaces that claims name.
-        claims: What is tested.
-        told: Is told the claim and the seed that run now.
-        command: The worker's command line, for tests of its faults.
-        timeout: Seconds that one claim may take, of which an answer that never comes takes no more either.
+        claims: The claims to test.
+        progress: Is called with the claim and the seed before each run.
+        command: The worker's command line; tests pass others.
+        timeout: Seconds of one claim, all seeds together.
+
+    Raises:
+        RuleFileError: A claim names a surface that does not exist.
     """
-    worker = Worker(command)
+    surfaces = [_find_surface(catalog, claim) for claim in claims]  # report errors before anything runs
+    with AuditWorker(command) as worker:
+        evaluation = _Evaluation(catalog, worker, _request_devices(worker), progress, timeout)
+        for claim, surface in zip(claims, surfaces, strict=True):
+            yield _evaluate_claim(evaluation, claim, surface)
+
+
+def _request_devices(worker: AuditWorker) -> _Devices:
     try:
-        surfaces = {claim.id: _surface(catalog, claim) for claim in claims}  # what is wrong with them comes first
-        devices = worker.ask({"ask": "devices"}, STARTS)
-        for claim in claims:
-            yield _outcome(catalog, claim, devices, surfaces[claim.id], worker, told, timeout)
-    finally:
-        worker.stop()
+        answer = worker.request(DevicesRequest(), _START_SECONDS)
+    except NoAnswerError as error:
+        return _Devices(problem=f"the worker {error}; optadvise doctor says why")
+    assert isinstance(answer, DevicesAnswer)
+    return _Devices(answer.devices)
 
 
-def _outcome(
-    catalog: Catalog, claim: Claim, here: Mapping[str, Any], surface: Any, worker: Worker,
-    told: Callable[[Claim, int], None], timeout: float,
-) -> dict[str, Any]:  # fmt: skip
-    about = {**_about(claim), "device": None, "implementations": [], "seconds": None}
-    if claim.needs is not None:
-        return {**about, **judged(claim, [], f"needs {claim.needs}")}
-    out = [name for name in claim.optimizers if name not in catalog.optimizer_ids]
-    if out:
-        return {**about, **judged(claim, [], f"a layer of rules rules {out[0]} out")}
-    if "error" in here:
-        return {**about, **judged(claim, [], f"the worker {here['error']}; optadvise doctor says why")}
-    device = next((one for one in claim.devices if one in here["devices"]), None)
-    if device is None:
-        return {**about, **judged(claim, [], f"needs {' or '.join(claim.devices)}, which torch does not find here")}
-    sides = [_side(catalog.optimizer(trial.optimizer), trial, device) for trial in claim.trials]
-    about |= {"device": device, "implementations": [_implementation(side["arm"]) for side in sides]}
-    missing = [side["arm"].unsupported for side in sides if side["arm"].unsupported]
-    if missing:
-        return {**about, **judged(claim, [], missing[0])}
-    question = {
-        "ask": "experiment", "experiment": claim.experiment, "setting": claim.setting, "device": device,
-        "surface": surface, "sides": [_plain(side) for side in sides],
-    }  # fmt: skip
+def _evaluate_claim(evaluation: _Evaluation, claim: Claim, surface: Surface | None) -> ClaimOutcome:
+    reason = _explain_untestable(evaluation, claim)
+    if reason is not None:
+        return _make_outcome(claim, Verdict(UNDECIDED, reason))
+    device = next(device for device in claim.devices if device in evaluation.devices.devices)
+    sides = [_make_side(evaluation.catalog.optimizer(trial.optimizer), trial, device) for trial in claim.trials]
+    unsupported = [side.arm.unsupported for side in sides if side.arm.unsupported]
+    if unsupported:
+        return _make_outcome(claim, Verdict(UNDECIDED, unsupported[0]), device, sides)
+    request = ExperimentRequest(
+        experiment=claim.experiment or "", setting=claim.setting, device=device, sides=tuple(sides), surface=surface
+    )
     begin = time.monotonic()
+    figures, why = _run_seeds(evaluation, claim, request)
+    seconds = round(time.monotonic() - begin, 2)
+    return _make_outcome(claim, judge_claim(claim, figures, why), device, sides, seconds)
+
+
+def _explain_untestable(evaluation: _Evaluation, claim: Claim) -> str | None:
+    """Return why a claim cannot be tested here; None if it can."""
+    if claim.needs is not None:
+        return f"needs {claim.needs}"
+    disabled = [name for name in claim.optimizers if name not in evaluation.catalog.optimizer_ids]
+    if disabled:
+        return f"a layer of rules rules {disabled[0]} out"
+    if evaluation.devices.problem is not None:
+        return evaluation.devices.problem
+    if not {*claim.devices} & {*evaluation.devices.devices}:
+        return f"needs {' or '.join(claim.devices)}, which torch does not find here"
+    return None
+
+
+def _run_seeds(evaluation: _Evaluation, claim: Claim, request: ExperimentRequest) -> tuple[list[float], str | None]:
+    """Run the experiment once for each seed, and return the figures, and why there are no further ones."""
+    deadline = time.monotonic() + evaluation.timeout
     figures: list[float] = []
-    why = None
     for seed in range(claim.seeds):
-        told(claim, seed)
-        left = timeout - (time.monotonic() - begin)
-        answer = worker.ask({**question, "seed": seed}, max(left, 0.01))
-        if "figure" not in answer:
-            over = time.monotonic() - begin >= timeout
-            why = f"{len(figures)} of {claim.seeds} seeds in {timeout:g} seconds" if over else (
-                answer.get("undecidable") or answer["error"])  # fmt: skip
-            break
-        figures.append(answer["figure"])
-    return {**about, "seconds": round(time.monotonic() - begin, 2), **judged(claim, figures, why)}
+        evaluation.progress(claim, seed)
+        try:
+            answer = evaluation.worker.request(replace(request, seed=seed), max(deadline - time.monotonic(), 0.01))
+            reason = answer.reason if isinstance(answer, UndecidedAnswer) else None
+        except NoAnswerError as error:
+            answer, reason = None, str(error)
+        if not isinstance(answer, FigureAnswer):
+            if time.monotonic() >= deadline:
+                reason = f"{len(figures)} of {claim.seeds} seeds in {evaluation.timeout:g} seconds"
+            return figures, reason
+        figures.append(answer.value)
+    return figures, None
 
 
-def judged(claim: Claim, figures: Sequence[float], why: str | None = None) -> dict[str, Any]:
-    """Return the verdict on what was measured.
+# -- verdict ----------------------------------------------------------------------------------------------------------
+
+
+def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) -> Verdict:
+    """Return the verdict on figures.
 
     Args:
-        claim: What is claimed.
+        claim: The claim.
         figures: One for each seed.
-        why: What kept further ones from being measured; then nothing is decided.
+        why: What kept further figures from being measured; then nothing is decided.
     """
     design = EXPERIMENTS.get(claim.experiment or "")
     mean = mean_ci(figures, ratio=design.ratio) if design and figures else None
-    verdict = UNDECIDED
+    verdict: ClaimVerdict = UNDECIDED
     if why is None and mean is not None:
         ends = mean.interval or Interval(mean.value, mean.value)
-        inside = [_outside(ends.high, claim) is None, _outside(ends.low, claim) is None]
-        apart = _outside(ends.low, claim) == "above" or _outside(ends.high, claim) == "below"
-        verdict = CONFIRMED if all(inside) else REFUTED if apart else UNDECIDED
+        sides = {_locate(claim, ends.low), _locate(claim, ends.high)}
+        is_outside = _locate(claim, ends.low) == "above" or _locate(claim, ends.high) == "below"
+        verdict = CONFIRMED if sides == {"inside"} else REFUTED if is_outside else UNDECIDED
         if verdict == UNDECIDED:
             why = "the interval reaches over the edge of what is claimed"
-    return {
-        "verdict": verdict,
-        "why": why,
-        "measured": None if mean is None else mean.value,
-        "ci95": None if mean is None or mean.interval is None else [mean.interval.low, mean.interval.high],
-        "figures": list(figures),
-    }
+    if mean is None:
+        return Verdict(verdict, why, figures=tuple(figures))
+    ci95 = None if mean.interval is None else (mean.interval.low, mean.interval.high)
+    return Verdict(verdict, why, mean.value, ci95, tuple(figures))
 
 
-def _outside(figure: float, claim: Claim) -> str | None:
-    """Return on which side of what is claimed a figure lies, None inside."""
+def _locate(claim: Claim, figure: float) -> str:
+    """Return whether a figure lies below, inside or above the claimed range."""
     low, low_closed, high, high_closed = claim.holds
     if low is not None and (figure < low or (figure == low and not low_closed)):
         return "below"
     if high is not None and (figure > high or (figure == high and not high_closed)):
         return "above"
-    return None
+    return "inside"
 
 
-def span_words(claim: Claim) -> str:
-    """Return where the figure lies if the claim is true, as it is written."""
+def format_range(claim: Claim) -> str:
+    """Return the claimed range of the figure, as claims are written."""
     low, low_closed, high, high_closed = claim.holds
     if low is None:
         return f"{'<=' if high_closed else '<'} {high:g}"
@@ -156,52 +218,54 @@ def span_words(claim: Claim) -> str:
     return f"{'[' if low_closed else '('}{low:g} .. {high:g}{']' if high_closed else ')'}"
 
 
-def _about(claim: Claim) -> dict[str, Any]:
-    return {
-        "id": claim.id,
-        "claim": claim.claim,
-        "says": claim.says,
-        "cite": list(claim.cite),
-        "optimizers": list(claim.optimizers),
-        "experiment": claim.experiment,
-        "setting": dict(claim.setting),
-        "measures": claim.measures,
-        "holds": span_words(claim) if claim.holds else None,
-        "seeds": list(range(claim.seeds)) if claim.experiment else [],
-        "limits": claim.limits,
-        "supports": list(claim.supports),
-    }
+def _make_outcome(
+    claim: Claim,
+    verdict: Verdict,
+    device: str | None = None,
+    sides: Iterable[Side] = (),
+    seconds: float | None = None,
+) -> ClaimOutcome:
+    return ClaimOutcome(
+        id=claim.id,
+        claim=claim.claim,
+        says=claim.says,
+        cite=claim.cite,
+        optimizers=claim.optimizers,
+        experiment=claim.experiment,
+        setting=claim.setting,
+        measures=claim.measures,
+        holds=format_range(claim) if claim.holds else None,
+        seeds=tuple(range(claim.seeds)) if claim.experiment else (),
+        limits=claim.limits,
+        supports=claim.supports,
+        device=device,
+        implementations=tuple(_describe_implementation(side.arm) for side in sides),
+        seconds=seconds,
+        **asdict(verdict),
+    )
 
 
-def _side(card: Optimizer, trial: Trial, device: str) -> dict[str, Any]:
-    def arm(changes: Mapping[str, Any]) -> Arm:
-        made = plan.plan_defaults(card, {**trial.numbers, **changes}, device, trial.implementation)
-        return replace(made, max_grad_norm=trial.max_grad_norm)
-
-    return {
-        "arm": arm({}),
-        "rates": [(rate, arm({"lr": rate})) for rate in trial.rates],
-        "warmup": trial.warmup,
-    }
+def _describe_implementation(arm: Arm) -> TestedImplementation:
+    return TestedImplementation(optimizer=arm.optimizer, path=arm.path, package=arm.package, deviates=arm.deviates)
 
 
-def _plain(side: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **side,
-        "arm": to_builtins(side["arm"]),
-        "rates": [(rate, to_builtins(arm)) for rate, arm in side["rates"]],
-    }
+def _make_side(card: Optimizer, trial: Trial, device: str) -> Side:
+    def make_arm(**changes: Value) -> Arm:
+        arm = plan.plan_defaults(card, {**trial.numbers, **changes}, device, trial.implementation)
+        return replace(arm, max_grad_norm=trial.max_grad_norm)
+
+    return Side(make_arm(), tuple(ArmAtRate(rate, make_arm(lr=rate)) for rate in trial.rates), trial.warmup)
 
 
-def _implementation(arm: Arm) -> dict[str, Any]:
-    return {"optimizer": arm.optimizer, "import": arm.path, "package": arm.package, "deviates": arm.deviates}
+def _find_surface(catalog: Catalog, claim: Claim) -> Surface | None:
+    """Return the surface that a claim's setting names, None if it names none.
 
-
-def _surface(catalog: Catalog, claim: Claim) -> dict[str, Any] | None:
+    Raises:
+        RuleFileError: There is no such surface.
+    """
     name = claim.setting.get("surface")
     if name is None:
         return None
     if name not in catalog.surfaces:
         raise RuleFileError(f"no surface is called {name!r}; {nearest(name, catalog.surfaces)}", claim.at)
-    surface: dict[str, Any] = asdict(catalog.surfaces[name])
-    return surface
+    return catalog.surfaces[name]

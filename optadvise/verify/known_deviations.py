@@ -1,29 +1,40 @@
-"""What a deviation may be: the known mistakes as methods of their own, so that one that fits names what was found."""
+"""Known deviations from a paper's equation, as methods of their own: one that matches names what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
-from optadvise.verify.reference import METHODS, Hyperparameters, Method, Walk
+from optadvise.verify.reference import METHODS, Hyperparameters, Method, Trajectory
+
+
+class KnownDeviation(Struct, frozen=True):
+    """A method that an implementation may compute instead of its card's equation."""
+
+    description: str
+    method: Method
+
+
+KnownDeviations = Iterator[KnownDeviation]
 
 
 def _adam(*, first: bool = True, second: bool = True, inside: bool = False, late: int = 0, decay: str = "") -> Method:
-    """Return Adam's step with something else than it should be.
+    """Return Adam's step with a deviation.
 
     Args:
-        first: The first moment is corrected for its start.
-        second: The second moment is.
-        inside: eps stands inside the root.
-        late: The correction counts so many steps less.
-        decay: coupled, decoupled, unscaled (not times the rate), or none.
+        first: Correct the first moment's bias.
+        second: Correct the second moment's bias.
+        inside: Put eps inside the root.
+        late: Subtract this from the step that the correction uses.
+        decay: coupled, decoupled, unscaled (not multiplied by the learning rate), or none.
     """
 
-    def method(theta: Tensor, h: Hyperparameters) -> Walk:
+    def method(theta: Tensor, h: Hyperparameters) -> Trajectory:
         b1, b2 = h["betas"]
         m = v = torch.zeros_like(theta)
         for t in count(1):
@@ -41,111 +52,117 @@ def _adam(*, first: bool = True, second: bool = True, inside: bool = False, late
     return method
 
 
-def _momentum(*, dampening: float = 0.0, ahead: bool = False, rate_inside: bool = False) -> Method:
-    """Return momentum's step with something else than it should be."""
+def _momentum(*, dampening: float = 0.0, ahead: bool = False, lr_inside: bool = False) -> Method:
+    """Return momentum's step with a deviation.
 
-    def method(theta: Tensor, h: Hyperparameters) -> Walk:
+    Args:
+        dampening: Share of every gradient but the first that is kept out of the velocity, as torch's dampening.
+        ahead: Look ahead, as Nesterov's.
+        lr_inside: Multiply the gradient, and not the velocity, by the learning rate.
+    """
+
+    def method(theta: Tensor, h: Hyperparameters) -> Trajectory:
         m = torch.zeros_like(theta)
         for t in count(1):
             g = (yield theta) + h.get("weight_decay", 0.0) * theta
-            enters = (1 - dampening if t > 1 else 1.0) * (
-                h["lr"] if rate_inside else 1.0
-            )  # the first is whole, as torch's
-            m = h["momentum"] * m + enters * g
+            factor = (1 - dampening if t > 1 else 1.0) * (h["lr"] if lr_inside else 1.0)
+            m = h["momentum"] * m + factor * g
             step = g + h["momentum"] * m if ahead else m
-            theta = theta - (1.0 if rate_inside else h["lr"]) * step
+            theta = theta - (1.0 if lr_inside else h["lr"]) * step
 
     return method
 
 
-def _changed(method: Method, **changes: Any) -> Method:
-    """Return a method that takes other hyperparameters than it is given."""
+def _with_changes(method: Method, **changes: Callable[[Hyperparameters], Any]) -> Method:
+    """Return a method with other values of some hyperparameters, computed from all."""
 
-    def other(theta: Tensor, h: Hyperparameters) -> Walk:
-        mine = {**h, **{name: change(h) for name, change in changes.items()}}
-        walk = method(theta, mine)
-        theta = next(walk)
+    def changed(theta: Tensor, h: Hyperparameters) -> Trajectory:
+        values = {**h, **{name: change(h) for name, change in changes.items()}}
+        trajectory = method(theta, values)
+        theta = next(trajectory)
         while True:
             g = yield theta
-            mine["lr"] = h["lr"]
-            theta = walk.send(g)
+            values["lr"] = h["lr"]
+            theta = trajectory.send(g)
 
-    return other
+    return changed
 
 
-def _coupled(method: Method) -> Method:
-    """Return a method whose decay goes through the gradient."""
-    plain = _changed(method, weight_decay=lambda h: 0.0)
+def _with_coupled_decay(method: Method) -> Method:
+    """Return a method whose weight decay is added to the gradient."""
+    plain = _with_changes(method, weight_decay=lambda h: 0.0)
 
-    def other(theta: Tensor, h: Hyperparameters) -> Walk:
-        walk = plain(theta, h)
-        theta = next(walk)
+    def coupled(theta: Tensor, h: Hyperparameters) -> Trajectory:
+        trajectory = plain(theta, h)
+        theta = next(trajectory)
         while True:
-            theta = walk.send((yield theta) + h["weight_decay"] * theta)
+            theta = trajectory.send((yield theta) + h["weight_decay"] * theta)
 
-    return other
-
-
-Suspects = Iterator[tuple[str, Method]]
+    return coupled
 
 
-def _mistaken_adam(decay: str) -> Suspects:
-    yield "corrects neither moment for its start", _adam(first=False, second=False, decay=decay)
-    yield "does not correct the second moment for its start", _adam(second=False, decay=decay)
-    yield "does not correct the first moment for its start", _adam(first=False, decay=decay)
-    yield "has eps inside the root", _adam(inside=True, decay=decay)
-    yield "counts steps from 0 in the correction", _adam(late=1, decay=decay)
-    yield "counts a step too many in the correction", _adam(late=-1, decay=decay)
-    yield "does not multiply the decay by the rate", _adam(decay="unscaled")
-    yield "decouples the decay", _adam(decay="decoupled")
+def _list_adam_deviations(decay: str) -> KnownDeviations:
+    yield KnownDeviation("corrects neither moment for its start", _adam(first=False, second=False, decay=decay))
+    yield KnownDeviation("does not correct the second moment for its start", _adam(second=False, decay=decay))
+    yield KnownDeviation("does not correct the first moment for its start", _adam(first=False, decay=decay))
+    yield KnownDeviation("has eps inside the root", _adam(inside=True, decay=decay))
+    yield KnownDeviation("counts steps from 0 in the correction", _adam(late=1, decay=decay))
+    yield KnownDeviation("counts a step too many in the correction", _adam(late=-1, decay=decay))
+    yield KnownDeviation("does not multiply the decay by the rate", _adam(decay="unscaled"))
+    yield KnownDeviation("decouples the decay", _adam(decay="decoupled"))
 
 
-def _mistaken_momentum(decay: str) -> Suspects:
-    yield "looks ahead, as Nesterov's does", _momentum(ahead=True)
-    yield "does not look ahead: plain momentum", _momentum()
-    yield "keeps the rate inside the velocity", _momentum(rate_inside=True)
-    yield "dampens the gradient that enters the velocity", _momentum(dampening=0.9)
+def _list_momentum_deviations(decay: str) -> KnownDeviations:
+    yield KnownDeviation("looks ahead, as Nesterov's does", _momentum(ahead=True))
+    yield KnownDeviation("does not look ahead: plain momentum", _momentum())
+    yield KnownDeviation("keeps the rate inside the velocity", _momentum(lr_inside=True))
+    yield KnownDeviation("dampens the gradient that enters the velocity", _momentum(dampening=0.9))
 
 
-# The mistakes that are made of a method, given how its weights decay.
-MISTAKES: Mapping[Method, Callable[[str], Suspects]] = {
-    METHODS["adam"]: _mistaken_adam, METHODS["adamw"]: _mistaken_adam,
-    METHODS["sgd-momentum"]: _mistaken_momentum, METHODS["sgd-nesterov"]: _mistaken_momentum,
+# Deviations from one method, by how its weights decay.
+_BY_METHOD: Mapping[Method, Callable[[str], KnownDeviations]] = {
+    METHODS["adam"]: _list_adam_deviations, METHODS["adamw"]: _list_adam_deviations,
+    METHODS["sgd-momentum"]: _list_momentum_deviations, METHODS["sgd-nesterov"]: _list_momentum_deviations,
 }  # fmt: skip
 
 
-def suspects(name: str, decay: str, ancestors: list[str]) -> Suspects:
-    """Yield what an implementation may compute instead of its card's equation, in words and as a method.
+def list_known_deviations(optimizer: str, decay: str, ancestors: Sequence[str]) -> KnownDeviations:
+    """Yield what an implementation may compute instead of its card's equation.
 
     Args:
-        name: The card's id.
-        decay: How the card says that weights decay: decoupled, coupled or none.
-        ancestors: The ids of the optimizers that it came from, the nearest first.
+        optimizer: The card's id.
+        decay: How weights decay by the card: decoupled, coupled or none.
+        ancestors: Ids of the optimizers that it came from, the nearest first.
     """
-    own = METHODS[name]
-    yield "ignores the weight decay", _changed(own, weight_decay=lambda h: 0.0)
-    yield "couples the decay: it goes through the gradient", _coupled(own)
-    yield "swaps the betas", _changed(own, betas=lambda h: [*reversed(h["betas"])] if "betas" in h else None)
-    if own in MISTAKES:
-        yield from MISTAKES[own](decay)
+    method = METHODS[optimizer]
+    yield KnownDeviation("ignores the weight decay", _with_changes(method, weight_decay=lambda h: 0.0))
+    yield KnownDeviation("couples the decay: it goes through the gradient", _with_coupled_decay(method))
+    yield KnownDeviation("swaps the betas", _with_changes(method, betas=_swap_betas))
+    if method in _BY_METHOD:
+        yield from _BY_METHOD[method](decay)
     for other in dict.fromkeys((*ancestors, *METHODS)):
-        if METHODS[other] is not own:
-            yield f"computes {other}'s step", METHODS[other]
+        if METHODS[other] is not method:
+            yield KnownDeviation(f"computes {other}'s step", METHODS[other])
 
 
-def matching(found: dict[str, list[Tensor]], follow: Any, candidates: Suspects, near: Any) -> str | None:
-    """Return the words of the first suspect that fits in every scene, None where none does.
+def _swap_betas(h: Hyperparameters) -> Any:
+    return [*reversed(h["betas"])] if "betas" in h else None
+
+
+def find_match(
+    scenarios: Sequence[str], candidates: Iterable[KnownDeviation], matches: Callable[[str, Method], bool]
+) -> str | None:
+    """Return the description of the first deviation that matches in every scenario, None if none does.
 
     Args:
-        found: The path in each scene that is looked at.
-        follow: The path of a method in a scene.
-        candidates: Suspects.
-        near: Whether two paths of a scene are the same.
+        scenarios: Names of the scenarios that deviate.
+        candidates: Deviations, the likeliest first.
+        matches: Returns whether a method matches what the implementation did in a scenario.
     """
-    for words, method in candidates:
+    for candidate in candidates:
         try:
-            if all(near(scene, path, follow(method, scene)) for scene, path in found.items()):
-                return words
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):  # it asks for what is not here
+            if all(matches(scenario, candidate.method) for scenario in scenarios):
+                return candidate.description
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):  # it lacks a hyperparameter
             continue
     return None

@@ -1,14 +1,14 @@
-"""Every optimizer of the catalogue, once more: the published update in float64, without any optimizer library.
+"""Reference of every optimizer in the catalogue: the published update in float64, without any optimizer library.
 
-Each method is a generator. It yields the parameter, is sent the gradient taken there, and yields the parameter after
-the step, so that each reads like its card's equation. Quantised and paged optimizers share the method of what they
+Each method is a generator that yields the parameter, is sent its gradient, and yields the parameter after the step, so
+that it reads like its card's equation. Quantised and paged optimizers share the method of the optimizer that they
 compress, as compression is not meant to change it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from itertools import count
 from typing import Any
 
@@ -17,32 +17,32 @@ from torch import Tensor
 
 Hyperparameters = dict[str, Any]
 Gradients = Callable[[Tensor, int], Tensor]
-Walk = Generator[Tensor, Tensor, None]
-Method = Callable[[Tensor, Hyperparameters], Walk]
+Trajectory = Generator[Tensor, Tensor, None]  # yields the parameter, is sent the gradient there
+Method = Callable[[Tensor, Hyperparameters], Trajectory]
 
-# The floor of a tensor's size in Adafactor, eps2 of the paper, and the root of its eps1.
+# The smallest root mean square of a tensor in Adafactor, eps2 of the paper, and the root of its eps1.
 ADAFACTOR_SMALLEST_RMS, ADAFACTOR_EPS = 1e-3, 1e-15
 # Coefficients of the quintic iteration in Jordan's post on Muon, and how often it runs.
 NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS = (3.4445, -4.7750, 2.0315), 5
 
 
-def sgd(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Robbins and Monro 1951, with an L2 penalty."""
+def sgd(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply SGD of Robbins and Monro 1951, with an L2 penalty."""
     while True:
         g = (yield theta) + h["weight_decay"] * theta
         theta = theta - h["lr"] * g
 
 
-def sgd_momentum(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Polyak 1964, in the form of Sutskever et al. 2013 that keeps the rate out of the velocity."""
+def sgd_momentum(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply momentum of Polyak 1964, in the form of Sutskever et al. 2013 without the learning rate in the velocity."""
     m = torch.zeros_like(theta)
     while True:
         m = h["momentum"] * m + (yield theta) + h["weight_decay"] * theta
         theta = theta - h["lr"] * m
 
 
-def sgd_nesterov(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Nesterov 1983, in the form of Sutskever et al. 2013 that looks ahead in the velocity."""
+def sgd_nesterov(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply momentum of Nesterov 1983, in the form of Sutskever et al. 2013 that looks ahead in the velocity."""
     m = torch.zeros_like(theta)
     while True:
         g = (yield theta) + h["weight_decay"] * theta
@@ -50,8 +50,8 @@ def sgd_nesterov(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] * (g + h["momentum"] * m)
 
 
-def adagrad(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Duchi, Hazan and Singer 2011, diagonal form."""
+def adagrad(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Adagrad of Duchi, Hazan and Singer 2011, diagonal form."""
     v = torch.full_like(theta, h["initial_accumulator_value"])
     for t in count(1):
         g = (yield theta) + h["weight_decay"] * theta
@@ -59,8 +59,8 @@ def adagrad(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] / (1 + (t - 1) * h["lr_decay"]) * g / (v.sqrt() + h["eps"])
 
 
-def adadelta(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Zeiler 2012, algorithm 1."""
+def adadelta(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Adadelta of Zeiler 2012, algorithm 1."""
     u = v = torch.zeros_like(theta)
     while True:
         g = (yield theta) + h["weight_decay"] * theta
@@ -70,8 +70,8 @@ def adadelta(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] * d
 
 
-def rmsprop(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Tieleman and Hinton 2012, lecture 6e, with a floor outside the root."""
+def rmsprop(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply RMSprop of Tieleman and Hinton 2012, lecture 6e, with eps outside the root."""
     v = torch.zeros_like(theta)
     while True:
         g = (yield theta) + h["weight_decay"] * theta
@@ -79,8 +79,8 @@ def rmsprop(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] * g / (v.sqrt() + h["eps"])
 
 
-def adam(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Kingma and Ba 2014, algorithm 1, with an L2 penalty."""
+def adam(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Adam of Kingma and Ba 2014, algorithm 1, with an L2 penalty."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     for t in count(1):
@@ -89,8 +89,8 @@ def adam(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + h["eps"])
 
 
-def adamw(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Loshchilov and Hutter 2017, algorithm 2, the decay multiplied by the rate."""
+def adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply AdamW of Loshchilov and Hutter 2017, algorithm 2, the decay multiplied by the learning rate."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     for t in count(1):
@@ -100,8 +100,8 @@ def adamw(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] * u - h["lr"] * h["weight_decay"] * theta
 
 
-def nadam(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Dozat 2016, algorithm 2 with its momentum schedule; decoupled decay."""
+def nadam(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply NAdam of Dozat 2016, algorithm 2 with its momentum schedule; decoupled decay."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     product = 1.0
@@ -127,8 +127,8 @@ def _rectified(m: Tensor, v: Tensor, t: int, h: Hyperparameters) -> Tensor:
     return r * m / ((v / (1 - b2**t)).sqrt() + h["eps"])
 
 
-def radam(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Liu et al. 2019, algorithm 2; decoupled decay."""
+def radam(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply RAdam of Liu et al. 2019, algorithm 2; decoupled decay."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     for t in count(1):
@@ -137,8 +137,8 @@ def radam(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] * _rectified(m, v, t, h) - h["lr"] * h["weight_decay"] * theta
 
 
-def ranger(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Wright 2019: RAdam under Lookahead (Zhang et al. 2019), whose slow weights start at the first ones."""
+def ranger(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Ranger of Wright 2019: RAdam under Lookahead (Zhang et al. 2019), whose slow weights start at the first."""
     slow = theta
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
@@ -150,8 +150,8 @@ def ranger(theta: Tensor, h: Hyperparameters) -> Walk:
             theta = slow = slow + h["alpha"] * (theta - slow)
 
 
-def adan(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Xie et al. 2022, algorithm 1, betas counted as its code does; the first difference is zero."""
+def adan(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Adan of Xie et al. 2022, algorithm 1, betas as in its code; the first difference is zero."""
     b1, b2, b3 = h["betas"]
     m = d = v = torch.zeros_like(theta)
     last = None
@@ -165,8 +165,8 @@ def adan(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = (theta - h["lr"] * u) / (1 + h["lr"] * h["weight_decay"])
 
 
-def ademamix(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Pagliardini, Ablin and Grangier 2024, algorithm 1 with constant alpha and beta3."""
+def ademamix(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply AdEMAMix of Pagliardini, Ablin and Grangier 2024, algorithm 1 with constant alpha and beta3."""
     b1, b2, b3 = h["betas"]
     m1 = m2 = v = torch.zeros_like(theta)
     for t in count(1):
@@ -176,8 +176,8 @@ def ademamix(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - h["lr"] * u - h["lr"] * h["weight_decay"] * theta
 
 
-def stable_adamw(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Wortsman et al. 2023, algorithm 2: AdamW with Adafactor's update clipping at 1."""
+def stable_adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply StableAdamW of Wortsman et al. 2023, algorithm 2: AdamW with Adafactor's update clipping at 1."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     for t in count(1):
@@ -189,8 +189,8 @@ def stable_adamw(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - rate * h["weight_decay"] * theta - rate * m / (v.sqrt() + h["eps"])
 
 
-def adafactor(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Shazeer and Stern 2018, algorithms 4 and 5, without momentum."""
+def adafactor(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Adafactor of Shazeer and Stern 2018, algorithms 4 and 5, without momentum."""
     r = theta.new_zeros(theta.shape[:-1])
     c = theta.new_zeros(theta.shape[-1:])
     full = torch.zeros_like(theta)
@@ -212,31 +212,32 @@ def _rms(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
 
 
-def lamb(theta: Tensor, h: Hyperparameters) -> Walk:
-    """You et al. 2019, algorithm 2, the ratio neither bounded nor transformed."""
+def lamb(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply LAMB of You et al. 2019, algorithm 2, the ratio neither bounded nor transformed."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     for t in count(1):
         g = yield theta
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         r = (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + h["eps"]) + h["weight_decay"] * theta
-        length, own = float(r.norm()), float(theta.norm())
-        theta = theta - h["lr"] * (own / length if own and length else 1.0) * r
+        r_norm, theta_norm = float(r.norm()), float(theta.norm())
+        theta = theta - h["lr"] * (theta_norm / r_norm if theta_norm and r_norm else 1.0) * r
 
 
-def lars(theta: Tensor, h: Hyperparameters) -> Walk:
-    """You, Gitman and Ginsburg 2017, algorithm 1; the ratio is 1 where a norm is 0."""
+def lars(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply LARS of You, Gitman and Ginsburg 2017, algorithm 1; the ratio is 1 where a norm is 0."""
     m = torch.zeros_like(theta)
     while True:
         g = yield theta
-        length, own = float(g.norm()), float(theta.norm())
-        q = h["trust_coefficient"] * own / (length + h["weight_decay"] * own) if own and length else 1.0
+        g_norm, theta_norm = float(g.norm()), float(theta.norm())
+        norms = g_norm + h["weight_decay"] * theta_norm
+        q = h["trust_coefficient"] * theta_norm / norms if theta_norm and g_norm else 1.0
         m = h["momentum"] * m + h["lr"] * q * (g + h["weight_decay"] * theta)
         theta = theta - m
 
 
-def lion(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Chen et al. 2023, algorithm 2."""
+def lion(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Lion of Chen et al. 2023, algorithm 2."""
     b1, b2 = h["betas"]
     m = torch.zeros_like(theta)
     while True:
@@ -245,19 +246,19 @@ def lion(theta: Tensor, h: Hyperparameters) -> Walk:
         m = b2 * m + (1 - b2) * g
 
 
-def muon(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Jordan et al. 2024, with the scale of Liu et al. 2025 that gives the update AdamW's root mean square."""
+def muon(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Muon of Jordan et al. 2024, scaled to AdamW's root mean square as by Liu et al. 2025."""
     m = torch.zeros_like(theta)
     scale = 0.2 * math.sqrt(max(theta.shape))
     while True:
         g = yield theta
         m = h["momentum"] * m + (1 - h["momentum"]) * g
-        u = _orthogonal(h["momentum"] * m + (1 - h["momentum"]) * g)
+        u = _orthogonalize(h["momentum"] * m + (1 - h["momentum"]) * g)
         theta = theta - h["lr"] * scale * u - h["lr"] * h["weight_decay"] * theta
 
 
-def _orthogonal(x: Tensor) -> Tensor:
-    """Return Newton-Schulz's approximation of the nearest orthogonal matrix; it works on the shorter side."""
+def _orthogonalize(x: Tensor) -> Tensor:
+    """Approximate the nearest orthogonal matrix by Newton-Schulz iterations, on the shorter side."""
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[0] > x.shape[1]
     x = (x.T if tall else x) / x.norm()
@@ -267,8 +268,8 @@ def _orthogonal(x: Tensor) -> Tensor:
     return x.T if tall else x
 
 
-def soap(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Vyas et al. 2024, algorithm 3, in the order of the authors' code.
+def soap(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply SOAP of Vyas et al. 2024, algorithm 3, in the order of the authors' code.
 
     There the first gradient only fills the preconditioners, every later one enters them after its step, the decay comes
     last, and a refresh sorts the basis by its estimated eigenvalues. Tensors that are no matrix take Adam's step.
@@ -281,8 +282,8 @@ def soap(theta: Tensor, h: Hyperparameters) -> Walk:
     for t in count(1):
         g = yield theta
         m = b1 * m + (1 - b1) * g
-        v = b2 * v + (1 - b2) * _turn(g, bases) ** 2
-        u = _turn(_turn(m / (1 - b1**t), bases) / ((v / (1 - b2**t)).sqrt() + h["eps"]), [q.T for q in bases])
+        v = b2 * v + (1 - b2) * _rotate(g, bases) ** 2
+        u = _rotate(_rotate(m / (1 - b1**t), bases) / ((v / (1 - b2**t)).sqrt() + h["eps"]), [q.T for q in bases])
         theta = (theta - h["lr"] * u) * (1 - h["lr"] * h["weight_decay"])
         if bases:
             sides = [b2 * sides[0] + (1 - b2) * g @ g.T, b2 * sides[1] + (1 - b2) * g.T @ g]
@@ -293,13 +294,13 @@ def soap(theta: Tensor, h: Hyperparameters) -> Walk:
                 bases[axis] = torch.linalg.qr((side @ basis)[:, order]).Q
 
 
-def _turn(x: Tensor, bases: list[Tensor]) -> Tensor:
-    """Return a matrix in the given bases of its rows and columns."""
+def _rotate(x: Tensor, bases: list[Tensor]) -> Tensor:
+    """Return a matrix in other bases of its rows and columns."""
     return bases[0].T @ x @ bases[1] if bases else x
 
 
-def prodigy(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Mishchenko and Defazio 2023, algorithm 4, with the authors' options; the step takes d as it was before it."""
+def prodigy(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Prodigy of Mishchenko and Defazio 2023, algorithm 4, with the authors' options; steps use the old d."""
     b1, b2 = h["betas"]
     b3 = math.sqrt(b2)
     start, d, r = theta, h["d0"], 0.0
@@ -315,8 +316,8 @@ def prodigy(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = theta - rate * before * (m / (v.sqrt() + d * h["eps"]) + h["weight_decay"] * theta)
 
 
-def schedule_free_adamw(theta: Tensor, h: Hyperparameters) -> Walk:
-    """Defazio et al. 2024, algorithm 1, at a constant rate; what is trained, and yielded, is y."""
+def schedule_free_adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply schedule-free AdamW of Defazio et al. 2024, algorithm 1, at a constant learning rate; y is yielded."""
     b1, b2 = h["betas"]
     x = z = theta
     v = torch.zeros_like(theta)
@@ -328,32 +329,32 @@ def schedule_free_adamw(theta: Tensor, h: Hyperparameters) -> Walk:
         theta = (1 - b1) * z + b1 * x
 
 
-def follow(
-    method: Method, start: Tensor, gradients: Gradients, steps: int, hyperparameters: Hyperparameters,
-    rate: Callable[[int], float] | None = None,
+def run_method(
+    method: Method, start: Tensor, gradients: Gradients, steps: int, hyperparameters: Mapping[str, Any],
+    lr: Callable[[int], float] | None = None,
 ) -> list[Tensor]:  # fmt: skip
-    """Return the parameter after each step of a method.
+    """Return the parameter after each step of a method, in float64.
 
     Args:
-        method: One of this module, or like one.
-        start: The parameter before.
-        gradients: The gradient at a parameter and step, from 1.
-        steps: How many.
-        hyperparameters: By the card's names.
-        rate: The learning rate at a step, where it changes; methods read it anew at every step.
+        method: One of `METHODS`, or one with a known deviation.
+        start: The parameter before the first step.
+        gradients: Returns the gradient at a parameter and a step, from 1.
+        steps: Number of steps.
+        hyperparameters: Values by the card's names.
+        lr: Returns the learning rate at a step; None if it is constant. Methods read it at every step.
     """
-    given = dict(hyperparameters)
-    walk = method(start.double(), given)
-    theta, path = next(walk), []
+    values = dict(hyperparameters)
+    trajectory = method(start.double(), values)
+    theta, path = next(trajectory), []
     for step in range(1, steps + 1):
-        if rate is not None:
-            given["lr"] = rate(step)
-        theta = walk.send(gradients(theta, step))
+        if lr is not None:
+            values["lr"] = lr(step)
+        theta = trajectory.send(gradients(theta, step))
         path.append(theta)
     return path
 
 
-# By the card's id.
+# By the ids of cards.
 METHODS: dict[str, Method] = {
     "adadelta": adadelta,
     "adafactor": adafactor,

@@ -1,88 +1,69 @@
-"""What is audited, made of a card. Imports no torch."""
+"""What is audited, from a card. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from msgspec import Struct
 
 from optadvise.core.records import Implementation, Optimizer
 from optadvise.memory import DTYPE_BITS, state_bytes
 from optadvise.rulebase.catalog import Catalog
+from optadvise.verify.records import AuditTarget
 
-# The shapes of the scenes, which `scenes.py` holds with torch; a test holds the two together.
+# Shapes of the scenarios, which `scenarios.py` declares with torch; a test compares the two.
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "plain": (64, 64), "decay": (64, 64), "zero": (64, 64), "tall": (128, 32), "vector": (1000,), "scalar": (),
     "filter": (16, 8, 3, 3), "falling": (64, 64), "half": (64, 64), "even": (64, 64),
 }  # fmt: skip
 
-RESUMED, RESUMED_ELSEWHERE = "saving and loading", "saving and loading in another process"
 
-
-class Subject(Struct, frozen=True):
-    """What is audited, as plain data from its card."""
-
-    optimizer: str
-    path: str  # import path
-    hyperparameters: Mapping[str, Any]  # the card's defaults by the card's names
-    arguments: Mapping[str, str]  # ours -> the constructor's
-    kwargs: Mapping[str, Any]  # always passed
-    decay: str
-    ancestors: list[str]
-    matrices: bool = False
-    train_mode: bool = False
-    sparse: bool = False
-    bits: Mapping[str, int] = {}  # of the narrowest state in each scene where it is not 32
-    coarse: float = 0.0  # share that the implementation's own arithmetic costs
-    leaves_out: tuple[str, ...] = ()  # scenes that more than one answer is right in
-
-
-def of_card(catalog: Catalog, card: Optimizer, made: Implementation) -> Subject:
-    """Return what an implementation on a card has to be.
+def make_target(catalog: Catalog, card: Optimizer, implementation: Implementation) -> AuditTarget:
+    """Return the audit target of an implementation on a card.
 
     Args:
-        catalog: Where its ancestors are looked up.
+        catalog: The rules, to look up ancestors.
         card: The optimizer.
-        made: The implementation.
+        implementation: One of the card's, or not offered by it.
     """
-    return Subject(
-        card.id, made.path, {h.name: h.default for h in card.hyperparameters}, dict(made.arguments),
-        {**made.kwargs, **made.on_cpu},
-        card.decay, ancestors(catalog, card), made.tensors == "matrix", made.needs_train_mode, card.sparse_gradients,
-        {name: _narrowest(card, made, shape) for name, shape in SHAPES.items()},
-        float((made.audit or {}).get("rounding", 0.0)), tuple((made.audit or {}).get("leaves_out", ())),
-    )  # fmt: skip
+    allowance = implementation.audit or {}
+    return AuditTarget(
+        optimizer=card.id,
+        implementation=implementation,
+        hyperparameters={each.name: each.default for each in card.hyperparameters},
+        decay=card.decay,
+        ancestors=find_ancestors(catalog, card),
+        takes_sparse_gradients=card.sparse_gradients,
+        bits={name: _find_narrowest_bits(card, implementation, shape) for name, shape in SHAPES.items()},
+        rounding_share=float(allowance.get("rounding", 0.0)),
+        skipped=tuple(allowance.get("leaves_out", ())),
+    )
 
 
-def imported(catalog: Catalog, card: Optimizer, path: str) -> Subject:
-    """Return what somebody's own class has to be, to be called like a card.
+def describe_user_class(card: Optimizer, path: str) -> Implementation:
+    """Return a user's class as an implementation of a card's optimizer.
 
     Args:
-        catalog: Where its ancestors are looked up.
-        card: The optimizer that it says it is.
-        path: Its import path.
+        card: The optimizer.
+        path: Import path of the class.
     """
     first = card.implementations[0]
-    own = Implementation("imported", path, None, first.devices, tensors=first.tensors)
-    return of_card(catalog, card, own)
+    return Implementation(path.rpartition(".")[2], path, None, first.devices, tensors=first.tensors)
 
 
-def ancestors(catalog: Catalog, card: Optimizer) -> list[str]:
-    """Return the ids of the optimizers that one came from, the nearest first."""
-    found: list[str] = []
-    waiting = [*card.parents]
-    while waiting:
-        name = waiting.pop(0)
-        if name not in found:
-            found.append(name)
-            waiting += catalog.optimizer(name).parents
-    return found
+def find_ancestors(catalog: Catalog, card: Optimizer) -> tuple[str, ...]:
+    """Return the ids of the optimizers that a card's came from, the nearest first."""
+    ancestors: list[str] = []
+    queue = [*card.parents]
+    while queue:
+        name = queue.pop(0)
+        if name not in ancestors:
+            ancestors.append(name)
+            queue += catalog.optimizer(name).parents
+    return tuple(ancestors)
 
 
-def _narrowest(card: Optimizer, made: Implementation, shape: tuple[int, ...]) -> int:
-    """Return the bits per element of what is quantised most, for a weight of a shape."""
-    state = card.state if made.state is None else made.state
-    kept = (t for t in state if t.per == "element" and state_bytes([t], shape or (math.prod(shape),)))
-    return min((DTYPE_BITS["float32" if t.dtype == "parameter" else t.dtype] for t in kept), default=32)
+def _find_narrowest_bits(card: Optimizer, implementation: Implementation, shape: tuple[int, ...]) -> int:
+    """Return the bits per element of the most quantised state for a weight of a shape."""
+    state = card.state if implementation.state is None else implementation.state
+    tensors = (t for t in state if t.per == "element" and state_bytes([t], shape or (math.prod(shape),)))
+    return min((DTYPE_BITS["float32" if t.dtype == "parameter" else t.dtype] for t in tensors), default=32)

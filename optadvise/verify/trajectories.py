@@ -1,13 +1,10 @@
-"""Installed optimizers on surfaces of two weights: the path that each takes."""
+"""Step installed optimizers on surfaces of two weights. Imports torch."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from msgspec import Struct
@@ -17,30 +14,38 @@ from optadvise.benchmark import optimizer_builder, plan
 from optadvise.benchmark.spec import Arm
 from optadvise.core.errors import OptadviseError, RuleFileError, nearest
 from optadvise.core.records import Optimizer, Surface
+from optadvise.verify.builder import silence_libraries
+from optadvise.verify.trajectory_records import (
+    Point,
+    SkippedOptimizer,
+    SurfaceSummary,
+    TrajectoriesResult,
+    Trajectory,
+    summarize_surface,
+)
 
-Point = tuple[float, float, float]  # x, y and the value there
+End: TypeAlias = Literal["steps", "outside", "not-finite"]  # see `Trajectory.end`
+SurfaceFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-class Walk(Struct, frozen=True):
-    """The path of one optimizer."""
+class LearningRate(Struct, frozen=True):
+    """A learning rate on a surface."""
 
-    optimizer: str
-    name: str
-    path: str  # import path of the class that walked
-    kwargs: Mapping[str, Any]
     lr: float
-    because: str  # why this rate
-    cite: tuple[str, ...]
-    points: tuple[Point, ...]
-    end: str  # steps: took them all; outside: left what is drawn; not-finite: diverged
-    reached: int | None  # the first step at the surface's goal
-
-
-class LeftOut(Struct, frozen=True):
-    """An optimizer that cannot walk here."""
-
-    optimizer: str
     because: str
+    cite: tuple[str, ...]
+
+
+class Grid(Struct, frozen=True):
+    """A surface on a square grid, as numpy arrays."""
+
+    x: Any
+    y: Any
+    values: Any
+    logarithms: Any  # log10(1 + value)
+
+
+# -- surfaces ---------------------------------------------------------------------------------------------------------
 
 
 def _saddle(x: Tensor, y: Tensor) -> Tensor:
@@ -59,168 +64,156 @@ def _rastrigin(x: Tensor, y: Tensor) -> Tensor:
     return 20 + x**2 - 10 * torch.cos(2 * math.pi * x) + y**2 - 10 * torch.cos(2 * math.pi * y)
 
 
-FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "saddle": _saddle,
-    "rosenbrock": _rosenbrock,
-    "beale": _beale,
-    "rastrigin": _rastrigin,
-}
+FUNCTIONS: Mapping[str, SurfaceFunction] = {
+    "saddle": _saddle, "rosenbrock": _rosenbrock, "beale": _beale, "rastrigin": _rastrigin,
+}  # fmt: skip
 
 
-def function_of(surface: Surface) -> Callable[[Tensor, Tensor], Tensor]:
+def find_function(surface: Surface) -> SurfaceFunction:
     """Return a surface's function.
 
     Raises:
-        RuleFileError: There is none of its id.
+        RuleFileError: No function has the surface's id.
     """
     if surface.id not in FUNCTIONS:
         raise RuleFileError(f"no function is called {surface.id!r}; {nearest(surface.id, FUNCTIONS)}", surface.at)
     return FUNCTIONS[surface.id]
 
 
-def rate(surface: Surface, card: Optimizer) -> tuple[float, str, tuple[str, ...]]:
-    """Return the learning rate of an optimizer on a surface, why, and what that rests on.
+def sample_grid(surface: Surface, count: int) -> Grid:
+    """Return a surface on a grid with `count` points on each side."""
+    xs, ys = (torch.linspace(low, high, count, dtype=torch.float64) for low, high in (surface.x, surface.y))
+    x, y = torch.meshgrid(xs, ys, indexing="xy")
+    values = find_function(surface)(x, y)
+    return Grid(x.numpy(), y.numpy(), values.numpy(), torch.log10(1 + values.clamp(min=0)).numpy())
 
-    Args:
-        surface: Whose rates count.
-        card: The optimizer's card.
-    """
+
+# -- trajectories -----------------------------------------------------------------------------------------------------
+
+
+def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
+    """Return the learning rate of an optimizer on a surface: its own there, or that of its class."""
     own = surface.optimizers.get(card.id)
     entry = own or surface.rates[card.rates]
-    default = card.hyperparameter("lr")
-    usual = default.default if default is not None and isinstance(default.default, (int, float)) else 1.0
-    lr, because, cite = entry["lr"] if "lr" in entry else entry["times"] * usual, entry["because"], entry["cite"]
+    hyperparameter = card.hyperparameter("lr")
+    default = 1.0 if hyperparameter is None else hyperparameter.default
+    lr = entry["lr"] if "lr" in entry else entry["times"] * (default if isinstance(default, (int, float)) else 1.0)
+    because, cite = entry["because"], entry["cite"]
     family = None if own else surface.families.get(card.family)
     if family is not None:
         lr, because, cite = lr * family["factor"], f"{because}; {family['because']}", [*cite, *family["cite"]]
-    return float(f"{lr:.6g}"), because, tuple(dict.fromkeys(cite))
+    return LearningRate(float(f"{lr:.6g}"), because, tuple(dict.fromkeys(cite)))
 
 
-def walk(
+def compute_trajectories(
     surface: Surface, cards: Iterable[Optimizer], steps: int, lr: float | None = None
-) -> tuple[list[Walk], list[LeftOut]]:
-    """Return the paths of some optimizers, and those that cannot walk with the reason.
-
-    Without weight decay, so that nothing pulls the two weights but the surface.
+) -> TrajectoriesResult:
+    """Step optimizers on a surface, without weight decay, so that only the surface moves the weights.
 
     Args:
-        surface: Where they walk.
+        surface: The surface.
         cards: The optimizers' cards.
-        steps: How many steps each takes.
-        lr: One rate for all instead of the surface's.
+        steps: Steps of each.
+        lr: One learning rate for all; None for the surface's.
 
     Raises:
         RuleFileError: The surface has no function.
     """
-    function_of(surface)
-    walks: list[Walk] = []
-    out: list[LeftOut] = []
+    find_function(surface)
+    computed: list[Trajectory] = []
+    skipped: list[SkippedOptimizer] = []
     for card in cards:
-        number, because, cite = rate(surface, card) if lr is None else (lr, "as said by --lr", ())
-        decay = {"weight_decay": 0.0} if card.hyperparameter("weight_decay") is not None else {}
-        arm = plan.plan_defaults(card, {"lr": number, **decay})
-        reason = arm.unsupported
-        if reason is None and arm.matrices_only:
-            reason = f"{arm.path} is for matrices, and the two weights here are a vector"
-        if reason is None:
-            try:
-                points, end = path(arm, surface, steps)
-            except OptadviseError as error:
-                reason = str(error)
-            except Exception as error:  # whatever an optimizer of somebody else's does
-                reason = f"{arm.path} cannot step two weights ({type(error).__name__}: {str(error)[:100]})"
-        if reason is not None:
-            out.append(LeftOut(card.id, " ".join(reason.split())))
-            continue
-        reached = next((n for n, point in enumerate(points) if point[2] <= surface.goal["at_most"]), None)
-        walks.append(Walk(card.id, card.name, arm.path, arm.kwargs, number, because, cite, points, end, reached))
-    return walks, out
+        rate = choose_lr(surface, card) if lr is None else LearningRate(lr, "as said by --lr", ())
+        result = _compute_trajectory(surface, card, steps, rate)
+        if isinstance(result, Trajectory):
+            computed.append(result)
+        else:
+            skipped.append(result)
+    return TrajectoriesResult(
+        surface=summarize_surface(surface), steps=steps, trajectories=tuple(computed), skipped=tuple(skipped)
+    )
 
 
-def path(arm: Arm, surface: Surface, steps: int) -> tuple[tuple[Point, ...], str]:
-    """Return the points of one optimizer's path from the start on, and how it ended.
+def _compute_trajectory(
+    surface: Surface, card: Optimizer, steps: int, rate: LearningRate
+) -> Trajectory | SkippedOptimizer:
+    decay = {"weight_decay": 0.0} if card.hyperparameter("weight_decay") is not None else {}
+    arm = plan.plan_defaults(card, {"lr": rate.lr, **decay})
+    reason = arm.unsupported
+    if reason is None and arm.matrices_only:
+        reason = f"{arm.path} is for matrices, and the two weights here are a vector"
+    if reason is None:
+        try:
+            points, end = compute_points(arm, surface, steps)
+            return Trajectory(
+                optimizer=card.id, name=card.name, path=arm.path, kwargs=arm.kwargs, lr=rate.lr, because=rate.because,
+                cite=rate.cite, end=end, reached=find_goal_step(points, surface), points=points,
+            )  # fmt: skip
+        except OptadviseError as error:
+            reason = str(error)
+        except Exception as error:  # libraries raise errors of any type
+            reason = f"{arm.path} cannot step two weights ({type(error).__name__}: {str(error)[:100]})"
+    return SkippedOptimizer(optimizer=card.id, because=" ".join(reason.split()))
+
+
+def compute_points(arm: Arm, surface: Surface, steps: int) -> tuple[tuple[Point, ...], End]:
+    """Return the start and the point after each step, and how the trajectory ended.
 
     Args:
         arm: The optimizer.
-        surface: Where it walks.
-        steps: How many steps it takes, unless it leaves before.
+        surface: The surface.
+        steps: Number of steps, unless it ends before.
     """
-    function = function_of(surface)
-    # What libraries print when they are imported or stepped belongs to no answer.
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
+    function = find_function(surface)
+    with silence_libraries():
         weights = torch.nn.Parameter(torch.tensor(surface.start, dtype=torch.float32))
-        built = optimizer_builder.build_optimizers(arm, [("weights", weights)])
-        for optimizer in built:
+        optimizers = optimizer_builder.build_optimizers(arm, [("weights", weights)])
+        for optimizer in optimizers:
             if arm.train_mode:
                 optimizer.train()
-        points = [_point(weights, function)]
+        points = [_evaluate(function, weights)]
         for _ in range(steps):
             loss = function(weights[0], weights[1])
             loss.backward()
-            for optimizer in built:
+            for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            point = _point(weights, function)
-            if not all(map(math.isfinite, point)):
+            point = _evaluate(function, weights)
+            if not all(map(math.isfinite, (point.x, point.y, point.value))):
                 return tuple(points), "not-finite"
             points.append(point)
-            if outside(point, surface):
+            if not _is_drawn(point, surface):
                 return tuple(points), "outside"
     return tuple(points), "steps"
 
 
-def _point(weights: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Point:
+def _evaluate(function: SurfaceFunction, weights: Tensor) -> Point:
     with torch.no_grad():
         x, y = weights.detach().double()
-        return float(x), float(y), float(function(x, y))
+        return Point(float(x), float(y), float(function(x, y)))
 
 
-def outside(point: Sequence[float], surface: Surface) -> bool:
-    """Does a point lie outside of what is drawn of a surface?"""
-    return not all(low <= value <= high for value, (low, high) in zip(point, (surface.x, surface.y), strict=False))
+def _is_drawn(point: Point, surface: Surface) -> bool:
+    """Return whether a point lies in the drawn range of a surface."""
+    (x_low, x_high), (y_low, y_high) = surface.x, surface.y
+    return x_low <= point.x <= x_high and y_low <= point.y <= y_high
 
 
-def clipped(walk: Walk, surface: Surface) -> tuple[Point, ...]:
-    """Return a path whose last step is cut where it leaves what is drawn.
+def find_goal_step(points: Sequence[Point], surface: Surface) -> int | None:
+    """Return the first step at the surface's goal, None if it was not reached."""
+    goal = surface.goal["at_most"]
+    return next((step for step, point in enumerate(points) if point.value <= goal), None)
 
-    Args:
-        walk: The path.
-        surface: Where it went.
-    """
-    if walk.end != "outside":
-        return walk.points
-    (x0, y0, _), (x1, y1, _) = walk.points[-2:]
+
+def clip_points(trajectory: Trajectory, surface: SurfaceSummary) -> tuple[Point, ...]:
+    """Return a trajectory's points; if its last step leaves the drawn range, that step is cut at the border."""
+    if trajectory.end != "outside":
+        return trajectory.points
+    before, last = trajectory.points[-2:]
     share = 1.0
-    for before, last, (low, high) in ((x0, x1, surface.x), (y0, y1, surface.y)):
-        if not low <= last <= high:
-            share = min(share, ((low if last < low else high) - before) / (last - before))
-    x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
-    there = function_of(surface)(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))
-    return (*walk.points[:-1], (x, y, float(there)))
-
-
-class Grid(Struct, frozen=True):
-    """A surface on a square grid, as arrays."""
-
-    x: Any
-    y: Any
-    values: Any
-    logarithms: Any  # of the values and one
-
-
-def grid(surface: Surface, count: int) -> Grid:
-    """Return a surface on a grid.
-
-    Args:
-        surface: Which.
-        count: Points on each side.
-    """
-    xs, ys = (torch.linspace(low, high, count, dtype=torch.float64) for low, high in (surface.x, surface.y))
-    x, y = torch.meshgrid(xs, ys, indexing="xy")
-    values = function_of(surface)(x, y)
-    return Grid(x.numpy(), y.numpy(), values.numpy(), torch.log10(1 + values.clamp(min=0)).numpy())
+    for start, end, (low, high) in ((before.x, last.x, surface.x), (before.y, last.y, surface.y)):
+        if not low <= end <= high:
+            share = min(share, ((low if end < low else high) - start) / (end - start))
+    x, y = before.x + share * (last.x - before.x), before.y + share * (last.y - before.y)
+    value = FUNCTIONS[surface.id](torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))
+    return (*trajectory.points[:-1], Point(x, y, float(value)))

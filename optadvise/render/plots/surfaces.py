@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optadvise.core.records import Surface
 from optadvise.core.units import show_number
 from optadvise.render.plots import figures
-from optadvise.render.text.trajectories import Walked
+from optadvise.verify.trajectory_records import Point, SurfaceSummary, TrajectoriesResult, Trajectory
 
 if TYPE_CHECKING:
-    from optadvise.verify.trajectories import Grid, Point, Walk
+    from optadvise.verify.trajectories import Grid
 
 _FRAMES = 48
 _TALL = 100.0  # a surface whose values span more is drawn by their logarithm
@@ -22,7 +21,7 @@ _TALL = 100.0  # a surface whose values span more is drawn by their logarithm
 class _Heights:
     """How a surface's values become heights: as they are, or by their logarithm where they span too much."""
 
-    def __init__(self, surface: Surface, grid: Grid) -> None:
+    def __init__(self, surface: SurfaceSummary, grid: Grid) -> None:
         self.tall = surface.minimum is not None and float(grid.values.max() - grid.values.min()) > _TALL
         self.all = grid.logarithms if self.tall else grid.values
         self.title = "log₁₀(1 + f)" if self.tall else "f(x, y)"
@@ -32,11 +31,11 @@ class _Heights:
         return math.log10(1 + max(0.0, value)) if self.tall else value
 
 
-def _drawn(walked: Walked, grid: Grid) -> tuple[Any, list[Any]]:
+def _drawn(result: TrajectoriesResult, grid: Grid) -> tuple[Any, list[Any]]:
     """Return a figure with the surface from the side and from above, and a function for each path that draws it."""
-    from optadvise.verify.trajectories import clipped
+    from optadvise.verify.trajectories import clip_points
 
-    surface = walked.surface
+    surface = result.surface
     heights = _Heights(surface, grid)
     x, y, z = grid.x, grid.y, heights.all
     made = figures.figure(11.5, 6.4)
@@ -54,10 +53,10 @@ def _drawn(walked: Walked, grid: Grid) -> tuple[Any, list[Any]]:
     flat.set(xlabel="x", ylabel="y", xlim=surface.x, ylim=surface.y)
     made.suptitle(f"{surface.name}: {surface.formula}", x=0.02, ha="left", fontsize=14, fontweight="bold")
     paths = []
-    for number, walk in enumerate(walked.walks):
-        points = [(px, py, heights.of(pz)) for px, py, pz in clipped(walk, surface)]
-        paths.append(_Path(solid, flat, points, figures.style(number), _label(walk), walk.end))
-    _landmarks(solid, flat, walked, heights)
+    for number, each in enumerate(result.trajectories):
+        points = [Point(p.x, p.y, heights.of(p.value)) for p in clip_points(each, surface)]
+        paths.append(_Path(solid, flat, points, figures.style(number), _label(each), each.end))
+    _landmarks(solid, flat, result, heights)
     made.legend(handles=[path.handle for path in paths], loc="outside lower center", ncols=min(3, len(paths)),
                 frameon=False, fontsize=10, handlelength=4)  # fmt: skip
     return made, paths
@@ -68,9 +67,11 @@ def _under(heights: Any) -> float:
     return float(heights.min() - 0.9 * (heights.max() - heights.min()))
 
 
-def _label(walk: Walk) -> str:
-    words = {"outside": f", out at step {len(walk.points) - 1}", "not-finite": ", diverged"}.get(walk.end, "")
-    return f"{walk.name}, lr {show_number(walk.lr)}{words}"
+def _label(trajectory: Trajectory) -> str:
+    words = {"outside": f", out at step {len(trajectory.points) - 1}", "not-finite": ", diverged"}.get(
+        trajectory.end, ""
+    )
+    return f"{trajectory.name}, lr {show_number(trajectory.lr)}{words}"
 
 
 class _Path:
@@ -91,17 +92,18 @@ class _Path:
 
     def show(self, step: int) -> None:
         """Draw the path up to a step; the mark is where the optimizer then is."""
-        xs, ys, zs = zip(*self.points[: step + 1], strict=True)
+        points = self.points[: step + 1]
+        xs, ys, zs = [p.x for p in points], [p.y for p in points], [p.value for p in points]
         self._flat.set_data(xs, ys)
         self._flat_tip.set_data(xs[-1:], ys[-1:])
         self._solid.set_data_3d(xs, ys, zs)
         self._solid_tip.set_data_3d(xs[-1:], ys[-1:], zs[-1:])
 
 
-def _landmarks(solid: Any, flat: Any, walked: Walked, heights: _Heights) -> None:
-    surface = walked.surface
+def _landmarks(solid: Any, flat: Any, result: TrajectoriesResult, heights: _Heights) -> None:
+    surface = result.surface
     x, y = surface.start
-    z = heights.of(walked.walks[0].points[0][2])
+    z = heights.of(result.trajectories[0].points[0].value)
     mark = {"color": figures.INK, "marker": "o", "markersize": 11, "markerfacecolor": "white", "markeredgewidth": 2.2,
             "linestyle": "none", "zorder": 7}  # fmt: skip
     solid.plot([x], [y], [z], **mark)
@@ -117,29 +119,29 @@ def _landmarks(solid: Any, flat: Any, walked: Walked, heights: _Heights) -> None
         )
 
 
-def picture(walked: Walked, grid: Grid, file: Path) -> None:
+def picture(result: TrajectoriesResult, grid: Grid, file: Path) -> None:
     """Draw the paths on the surface, from the side and from above.
 
     Args:
-        walked: The paths.
+        result: The trajectories.
         grid: The surface.
         file: Where to.
     """
-    made, paths = _drawn(walked, grid)
+    made, paths = _drawn(result, grid)
     for path in paths:
         path.show(len(path.points))
     figures.save(made, file)
 
 
-def animation(walked: Walked, grid: Grid, file: Path) -> None:
+def animation(result: TrajectoriesResult, grid: Grid, file: Path) -> None:
     """Draw the paths as they grow.
 
     Args:
-        walked: The paths.
+        result: The trajectories.
         grid: The surface.
         file: A GIF.
     """
-    made, paths = _drawn(walked, grid)
+    made, paths = _drawn(result, grid)
     count = made.text(0.98, 0.97, "", ha="right", va="top", fontsize=13, color=figures.INK)
 
     def draw(step: int) -> None:
@@ -147,7 +149,7 @@ def animation(walked: Walked, grid: Grid, file: Path) -> None:
         for path in paths:
             path.show(step)
 
-    figures.animate(made, draw, frames(max(len(walk.points) - 1 for walk in walked.walks)), file)
+    figures.animate(made, draw, frames(max(len(each.points) - 1 for each in result.trajectories)), file)
 
 
 def frames(steps: int) -> list[int]:

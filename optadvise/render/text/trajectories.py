@@ -1,109 +1,85 @@
-"""Paths of optimizers on a surface: as a table and as JSON."""
+"""Optimizers' trajectories on a surface as a table and as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+import msgspec
+from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.records import Surface
 from optadvise.core.units import show_number
 from optadvise.render.text.console import Page, grid, heading, titled
+from optadvise.verify.trajectory_records import SurfaceSummary, TrajectoriesResult, Trajectory
 
-if TYPE_CHECKING:
-    from optadvise.verify.trajectories import LeftOut, Walk
-
-_TABLE = 72  # columns that the table takes
+_TABLE_WIDTH = 72  # columns
 _ENDS = {"outside": "out", "not-finite": "diverged"}
 
 
-class Walked(Struct, frozen=True):
-    """What there is to show."""
-
-    surface: Surface
-    steps: int
-    walks: Sequence[Walk]
-    left_out: Sequence[LeftOut]
+def as_json(result: TrajectoriesResult) -> str:
+    """Return the trajectories as one JSON object."""
+    return json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def as_json(walked: Walked) -> str:
-    """Return the paths as one JSON object."""
-    surface = walked.surface
-    data = {
-        "schema_version": 1,
-        "kind": "trajectories",
-        "surface": {
-            "id": surface.id, "name": surface.name, "formula": surface.formula, "x": list(surface.x),
-            "y": list(surface.y), "start": list(surface.start),
-            "minimum": None if surface.minimum is None else list(surface.minimum),
-            "goal": {"at_most": surface.goal["at_most"], "say": surface.goal["say"]}, "cite": list(surface.cite),
-        },
-        "steps": walked.steps,
-        "walks": [
-            {
-                "id": walk.optimizer, "import": walk.path, "kwargs": dict(walk.kwargs), "lr": walk.lr,
-                "because": walk.because, "cite": list(walk.cite), "end": walk.end, "reached": walk.reached,
-                "points": [list(point) for point in walk.points],
-            }
-            for walk in walked.walks
-        ],
-        "left_out": [{"id": out.optimizer, "because": out.because} for out in walked.left_out],
-    }  # fmt: skip
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def text(walked: Walked) -> None:
-    """Print where each optimizer went."""
-    surface = walked.surface
+def text(result: TrajectoriesResult) -> None:
+    """Print where each optimizer went, and its learning rate."""
     with Page() as out:
-        x, y = (show_number(value) for value in surface.start)
-        out.print(f"[bold]{escape(surface.name)}[/bold]  {escape(surface.formula)}")
-        said = walked.walks and not any(walk.cite for walk in walked.walks)
-        rates = "all at one learning rate" if said else "each optimizer at its own learning rate"
-        out.print(f"  {walked.steps:,} steps from ({x}, {y}), {rates}")
-        goal = f"it {surface.goal['say']}, f at most {show_number(surface.goal['at_most'])}"
-        out.print(f"  arrives: the first step at which {escape(goal)}")
-        out.print("  out: it left what is drawn, and was stopped there")
-        out.print()
-        table = titled(2, ("", "fold"), ("lr", "right"), ("steps", "right"), ("ends at", "right"), ("value", "right"),
-                       ("arrives", "right"), ("", "left"))  # fmt: skip
-        if out.width < _TABLE:
-            table = grid("wrap")
-        for walk in walked.walks:
-            if out.width < _TABLE:
-                table.add_row("", _sentence(walk))
-                continue
-            at = walk.points[-1]
-            reached = "–" if walk.reached is None else f"{walk.reached:,}"
-            table.add_row("", walk.optimizer, show_number(walk.lr), f"{len(walk.points) - 1:,}",
-                          f"{at[0]:.3g}, {at[1]:.3g}", f"{at[2]:.3g}", reached, _ENDS.get(walk.end, ""))  # fmt: skip
-        out.print(table)
-        _rates(out, walked.walks)
-        if walked.left_out:
+        _print_surface(out, result)
+        _print_table(out, result.trajectories)
+        _print_rates(out, result.trajectories)
+        if result.skipped:
             out.print(heading("Cannot walk here"))
             table = grid("left", "wrap")
-            for left in walked.left_out:
-                table.add_row("", left.optimizer, escape(left.because))
+            for skipped in result.skipped:
+                table.add_row("", skipped.optimizer, escape(skipped.because))
             out.print(table)
 
 
-def _sentence(walk: Walk) -> str:
-    """Return a row of the table in words, where the terminal is too narrow for it."""
-    x, y, value = walk.points[-1]
-    arrives = "does not arrive" if walk.reached is None else f"arrives at step {walk.reached:,}"
-    end = f", {_ENDS[walk.end]}" if walk.end in _ENDS else ""
-    return (f"{walk.optimizer}: lr {show_number(walk.lr)}, {len(walk.points) - 1:,} steps to {x:.3g}, {y:.3g}, "
-            f"value {value:.3g}, {arrives}{end}")  # fmt: skip
+def _print_surface(out: Console, result: TrajectoriesResult) -> None:
+    surface: SurfaceSummary = result.surface
+    x, y = (show_number(value) for value in surface.start)
+    out.print(f"[bold]{escape(surface.name)}[/bold]  {escape(surface.formula)}")
+    has_one_rate = result.trajectories and not any(each.cite for each in result.trajectories)
+    rates = "all at one learning rate" if has_one_rate else "each optimizer at its own learning rate"
+    out.print(f"  {result.steps:,} steps from ({x}, {y}), {rates}")
+    goal = f"it {surface.goal.say}, f at most {show_number(surface.goal.at_most)}"
+    out.print(f"  arrives: the first step at which {escape(goal)}")
+    out.print("  out: it left what is drawn, and was stopped there")
+    out.print()
 
 
-def _rates(out: Any, walks: Sequence[Walk]) -> None:
-    """Print why each has its learning rate, those alike on one line."""
+def _print_table(out: Console, trajectories: Sequence[Trajectory]) -> None:
+    if out.width < _TABLE_WIDTH:
+        table = grid("wrap")
+        for trajectory in trajectories:
+            table.add_row("", _describe(trajectory))
+    else:
+        table = titled(2, ("", "fold"), ("lr", "right"), ("steps", "right"), ("ends at", "right"), ("value", "right"),
+                       ("arrives", "right"), ("", "left"))  # fmt: skip
+        for each in trajectories:
+            last = each.points[-1]
+            reached = "–" if each.reached is None else f"{each.reached:,}"
+            table.add_row("", each.optimizer, show_number(each.lr), f"{len(each.points) - 1:,}",
+                          f"{last.x:.3g}, {last.y:.3g}", f"{last.value:.3g}", reached,
+                          _ENDS.get(each.end, ""))  # fmt: skip
+    out.print(table)
+
+
+def _describe(trajectory: Trajectory) -> str:
+    """Return a row of the table as a sentence, for a narrow terminal."""
+    last = trajectory.points[-1]
+    arrives = "does not arrive" if trajectory.reached is None else f"arrives at step {trajectory.reached:,}"
+    end = f", {_ENDS[trajectory.end]}" if trajectory.end in _ENDS else ""
+    return (f"{trajectory.optimizer}: lr {show_number(trajectory.lr)}, {len(trajectory.points) - 1:,} steps to "
+            f"{last.x:.3g}, {last.y:.3g}, value {last.value:.3g}, {arrives}{end}")  # fmt: skip
+
+
+def _print_rates(out: Console, trajectories: Sequence[Trajectory]) -> None:
+    """Print the reason of each learning rate, equal reasons on one line."""
     reasons: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for walk in walks:
-        reasons.setdefault((walk.because, walk.cite), []).append(f"{walk.optimizer} {show_number(walk.lr)}")
+    for each in trajectories:
+        reasons.setdefault((each.because, each.cite), []).append(f"{each.optimizer} {show_number(each.lr)}")
     out.print(heading("Learning rates"))
     table = grid("wrap")
     for (because, cite), names in reasons.items():

@@ -1,0 +1,184 @@
+"""Audit implementations in a worker process, and judge each. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from msgspec import Struct
+
+from optadvise.core.findings import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED, AuditVerdict
+from optadvise.core.units import show_share
+from optadvise.rulebase.catalog import Catalog
+from optadvise.verify.records import (
+    RESUMED_ELSEWHERE,
+    AuditAnswer,
+    AuditRequest,
+    AuditResult,
+    AuditTarget,
+    CheckResult,
+    MissingAnswer,
+    ResumeAnswer,
+    ResumeRequest,
+    ScenarioResult,
+)
+from optadvise.verify.target import make_target
+from optadvise.verify.worker_client import WORKER, AuditWorker, NoAnswerError
+
+_EXACT = 1e-3  # deviation beyond which quantisation shows
+TIMEOUT_SECONDS = 60.0  # of one implementation, its import included
+
+
+class AuditEntry(Struct, frozen=True):
+    """An implementation to audit."""
+
+    target: AuditTarget
+    offered: bool = True  # by the card
+    remedy: str | None = None  # advice if it cannot be imported; None: that of the card
+
+
+def list_entries(catalog: Catalog, names: Iterable[str]) -> list[AuditEntry]:
+    """Return every implementation of some optimizers, with those that the cards do not offer.
+
+    Args:
+        catalog: The cards.
+        names: Canonical ids.
+    """
+    return [
+        AuditEntry(make_target(catalog, card, each), each in card.implementations)
+        for card in map(catalog.optimizer, names)
+        for each in (*card.implementations, *card.not_offered)
+    ]
+
+
+def run_audits(
+    entries: Sequence[AuditEntry],
+    *,
+    progress: Callable[[AuditEntry], None] = lambda entry: None,
+    command: Sequence[str] = WORKER,
+    timeout: float = TIMEOUT_SECONDS,
+) -> Iterator[AuditResult]:
+    """Yield the result of each audit as soon as it is known. A worker that hangs or dies is replaced.
+
+    Args:
+        entries: What to audit.
+        progress: Is called before each audit.
+        command: The worker's command line; tests pass others.
+        timeout: Seconds of one audit.
+    """
+    with AuditWorker(command) as auditor, AuditWorker(command) as resumer:
+        for entry in entries:
+            progress(entry)
+            try:
+                answer = _request_audit(entry, auditor, resumer, timeout)
+            except NoAnswerError as error:
+                yield judge_failure(entry, str(error))
+            else:
+                yield judge_audit(entry, answer)
+
+
+def _request_audit(
+    entry: AuditEntry, auditor: AuditWorker, resumer: AuditWorker, timeout: float
+) -> AuditAnswer | MissingAnswer:
+    """Audit an implementation in one process, and continue its saved run in another.
+
+    Raises:
+        NoAnswerError: The audit ended the process, or took too long.
+    """
+    answer = auditor.request(AuditRequest(target=entry.target, remedy=entry.remedy), timeout)
+    assert isinstance(answer, (AuditAnswer, MissingAnswer))
+    if isinstance(answer, MissingAnswer) or answer.saved_run is None:
+        return answer
+    request = ResumeRequest(target=entry.target, remedy=entry.remedy, saved_run=answer.saved_run)
+    try:
+        resumed = resumer.request(request, timeout)
+        assert isinstance(resumed, ResumeAnswer)
+        check = resumed.check
+    except NoAnswerError as error:
+        check = CheckResult(RESUMED_ELSEWHERE, "fails", str(error))
+    return AuditAnswer(
+        scenarios=answer.scenarios, checks=(*answer.checks, check), known_deviation=answer.known_deviation,
+        rejected=answer.rejected, saved_run=None,
+    )  # fmt: skip
+
+
+# -- verdict ----------------------------------------------------------------------------------------------------------
+
+
+def judge_failure(entry: AuditEntry, reason: str) -> AuditResult:
+    """Return the result of an audit that ended its process or took too long."""
+    return _make_result(entry, FAILS, reason, expected=not entry.offered)
+
+
+def judge_audit(entry: AuditEntry, answer: AuditAnswer | MissingAnswer) -> AuditResult:
+    """Return the result of an audit that was answered."""
+    if isinstance(answer, MissingAnswer):
+        return _make_result(entry, ABSENT, answer.reason, expected=True)
+    verdict = _choose_verdict(answer)
+    is_declared = entry.target.implementation.deviates is not None
+    return _make_result(
+        entry,
+        verdict,
+        "; ".join(_describe_problems(answer)) or None,
+        expected=verdict in (CONFORMS, QUANTISED) or is_declared or not entry.offered,
+        answer=answer,
+    )
+
+
+def _make_result(
+    entry: AuditEntry, verdict: AuditVerdict, why: str | None, *, expected: bool, answer: AuditAnswer | None = None
+) -> AuditResult:
+    implementation = entry.target.implementation
+    note = None if entry.offered else implementation.note
+    return AuditResult(
+        optimizer=entry.target.optimizer,
+        implementation=implementation.id,
+        path=implementation.path,
+        package=implementation.package,
+        offered=entry.offered,
+        note=implementation.deviates["in"] if implementation.deviates else note,
+        verdict=verdict,
+        why=why,
+        expected=expected,
+        worst=None if answer is None else _find_worst(answer.scenarios),
+        scenarios=() if answer is None else answer.scenarios,
+        checks=() if answer is None else answer.checks,
+        known_deviation=None if answer is None else answer.known_deviation,
+    )
+
+
+def _find_worst(scenarios: Iterable[ScenarioResult]) -> float | None:
+    """Return the largest deviation in fp32."""
+    deviations = (scenario.deviation for scenario in scenarios if scenario.name != "half")
+    return max((deviation for deviation in deviations if deviation is not None), default=None)
+
+
+def _choose_verdict(answer: AuditAnswer) -> AuditVerdict:
+    if _is_broken(answer):
+        return FAILS
+    scenarios = answer.scenarios
+    has_problem = any(scenario.error or scenario.deviates for scenario in scenarios)
+    if has_problem or any(check.verdict != "ok" for check in answer.checks):
+        return DEVIATES
+    is_coarse = any(scenario.bits < 32 and (scenario.deviation or 0.0) > _EXACT for scenario in scenarios)
+    return QUANTISED if is_coarse else CONFORMS
+
+
+def _is_broken(answer: AuditAnswer) -> bool:
+    """Return whether the implementation cannot even step a plain matrix."""
+    return any(scenario.error is not None and scenario.name == "plain" for scenario in answer.scenarios)
+
+
+def _describe_problems(answer: AuditAnswer) -> list[str]:
+    """Return everything that is wrong, the most telling first."""
+    deviating = [scenario for scenario in answer.scenarios if scenario.deviates]
+    raising = [scenario for scenario in answer.scenarios if scenario.error is not None]
+    problems = [answer.known_deviation] if answer.known_deviation else []
+    if deviating and not problems:
+        shown = (f"{show_share(each.deviation or 0.0)} off for {each.description}" for each in deviating[:3])
+        problems.append("; ".join(shown))
+    problems += [f"raises for {scenario.description} ({scenario.error})" for scenario in raising[:1]]
+    if not _is_broken(answer):
+        problems += [f"{check.name}: {check.description}" for check in answer.checks if check.verdict != "ok"]
+    if answer.rejected:
+        problems.append(f"takes no {', '.join(answer.rejected)}")
+    return problems
