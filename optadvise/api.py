@@ -10,7 +10,6 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from os import PathLike
@@ -26,7 +25,7 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, nearest
-from optadvise.core.json_text import encode_json
+from optadvise.core.json_text import to_json_object
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.evidence import apply, store
 from optadvise.rule_analysis import rule_folders
@@ -173,10 +172,9 @@ class Advice(Recommendation, frozen=True, kw_only=True):
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise recommend --json` prints, for `json.dump` and for `bench`."""
-        from optadvise.render.json import recommendation
+        from optadvise.render.documents import build_recommendation
 
-        found: dict[str, Any] = json.loads(recommendation(self, find_remedies(self.advisor, self)))
-        return found
+        return to_json_object(build_recommendation(self, find_remedies(self.advisor, self)))
 
 
 class Estimate(MemoryAnswer, frozen=True, kw_only=True):
@@ -191,10 +189,9 @@ class Estimate(MemoryAnswer, frozen=True, kw_only=True):
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise estimate --json` prints."""
-        from optadvise.render.json import estimate as as_json
+        from optadvise.render.documents import build_estimate
 
-        found: dict[str, Any] = json.loads(as_json(self, self.advisor.catalog))
-        return found
+        return to_json_object(build_estimate(self, self.advisor.catalog))
 
 
 def recommend(**run: Unpack[Run]) -> Advice:
@@ -272,7 +269,7 @@ def bench(
     names = [each for each in optimizers if isinstance(each, str)]
     recommendation = advice.data() if isinstance(advice, Advice) else advice
     request = prepare_request(_advisor(_folders(rules)), names, BenchOptions(**options), recommendation)
-    result: dict[str, Any] = json.loads(encode_json(measure(request)))
+    result = to_json_object(measure(request))
     with contextlib.suppress(OSError):  # it is for later answers alone
         store.save_benchmark(result, datetime.now(timezone.utc).date().isoformat())
     return result

@@ -25,7 +25,7 @@ from optadvise.codegen.write import write_code
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import Phase, Recommendation
 from optadvise.core.schedules import resolve_schedule
-from optadvise.render.markdown import recommendation
+from optadvise.render.markdown import render_recommendation
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 
@@ -189,7 +189,7 @@ def test_yaml_says_what_json_says() -> None:
 def test_markdown_has_every_number_reason_and_warning_and_no_markup_of_the_rules(advisor: CompiledRules) -> None:
     advice = advise(advisor, {"model": "transformer", "params": 10**9, "vram_bytes": 24 * 2**30})
     trace = (replace(advice.trace[0], because="<script>x</script> [y](javascript:z)\n# h | a"), *advice.trace[1:])
-    text = recommendation(replace(advice, trace=trace), CATALOG)
+    text = render_recommendation(replace(advice, trace=trace), CATALOG)
     for number in advice.hyperparameters:
         assert number.value is None or number.name.replace("_", "\\_") in text
     for rule in (*(entry.rule for entry in advice.trace), *(other.id for other in advice.alternatives)):

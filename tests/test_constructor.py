@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import pytest
@@ -15,9 +14,10 @@ from optadvise.benchmark import plan
 from optadvise.benchmark.recommendation import plan_recommendation
 from optadvise.benchmark.spec import Spec
 from optadvise.codegen.write import write_code
+from optadvise.core.json_text import to_json_object
 from optadvise.core.records import Implementation, Optimizer
 from optadvise.fake_tensors.estimate import request_optimizers
-from optadvise.render.json import recommendation
+from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import Catalog, load
 from optadvise.rulebase.constructor import constructor_kwargs
 from optadvise.verify.builder import OptimizerBuilder
@@ -63,7 +63,7 @@ def test_arms_and_companions_on_a_cpu_are_built_for_it(marked: CompiledRules) ->
     advices = [advise(marked, {"optimizer": name}) for name in IDS]
     arms += [plan.plan_advice(advice, device="cpu") for advice in advices]
     for advice in advices:
-        data = json.loads(recommendation(advice, None))
+        data = to_json_object(build_recommendation(advice))
         arms += plan_recommendation(marked, data, SPEC, control=None)
     assert all(is_marked(arm.kwargs) for arm in arms)
     companions = [arm.companion for arm in arms if arm.companion is not None]

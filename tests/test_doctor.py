@@ -64,7 +64,7 @@ def by_id(report: DoctorReport) -> dict[str, Any]:
 
 
 def text_of(report: DoctorReport, capsys: pytest.CaptureFixture[str]) -> str:
-    print_report(report, as_json=False)
+    print_report(report)
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     return text

@@ -80,7 +80,7 @@ def test_state_is_drawn_where_the_peak_is_the_processs() -> None:
 
 
 def test_the_first_lines_differ_in_colour_dashes_and_mark_together() -> None:
-    styles = [figures.style(number) for number in range(11)]
+    styles = [figures.line_style(number) for number in range(11)]
     assert len({style["marker"] for style in styles}) == 11
     assert len({style["color"] for style in styles[:9]}) == 9
     for one, other in combinations(range(9), 2):
@@ -197,12 +197,12 @@ def test_what_cannot_be_drawn_is_one_line_before_anything_is_computed(
 
 
 def test_lines_keep_their_colours_in_a_picture_of_few(tmp_path: Path) -> None:
-    made = figures.figure(4, 3)
+    made = figures.make_figure(4, 3)
     axes = made.add_subplot()
     axes.imshow([[0.0, 0.4], [0.6, 1.0]], interpolation="bilinear", cmap="viridis", extent=(0, 9, 0, 9))
     for number, colour in enumerate(figures.COLOURS):
         axes.axhline(number + 0.5, color=colour, linewidth=4)
-    figures.save(made, tmp_path / "lines.png")
+    figures.save_figure(made, tmp_path / "lines.png")
     with Image.open(tmp_path / "lines.png") as picture:
         page = picture.convert("RGB")
         found = [page.getpixel((column, row)) for row in range(page.height) for column in (page.width // 2,)]

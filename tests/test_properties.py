@@ -16,9 +16,10 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.probes import MEMORY_FACTS
 from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
+from optadvise.core.json_text import to_json_object
 from optadvise.core.records import AdvisedHyperparameter, Situation
 from optadvise.core.units import parse_bytes, parse_count
-from optadvise.render.json import recommendation_data
+from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.test_cli import SCHEMA
@@ -67,8 +68,8 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
     assume(situation is not None)
     assert situation is not None
     advice = recommend(ADVISOR, situation)
-    data = recommendation_data(advice)
-    VALIDATOR.validate(json.loads(json.dumps(data, allow_nan=False)))
+    data = to_json_object(build_recommendation(advice))
+    VALIDATOR.validate(data)
     assert advice.optimizer.id == (pinned or data["optimizer"]["id"])
     assert advice.optimizer.id in ADVISOR.catalog.optimizer_ids
     assert all(_inside(number) for number in advice.hyperparameters), advice.hyperparameters

@@ -20,7 +20,9 @@ from optadvise.benchmark.records import BenchmarkResult
 from optadvise.core.records import Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
 from optadvise.core.schedules import rate
 from optadvise.core.units import show_bytes
-from optadvise.render.html import charts, report
+from optadvise.render.html import charts
+from optadvise.render.html.benchmark import render_benchmark
+from optadvise.render.html.page import PageOrigin, link
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written
 from tests import chromium, results
@@ -36,7 +38,7 @@ RUNS = {
     "of one step": "--model mlp --steps 1 --optimizer lamb",
     "of nothing": "",
 }
-ABOUT = report.About(__version__, "optadvise bench lion")
+ABOUT = PageOrigin(__version__, "optadvise bench lion")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_a_page_says_what_the_advice_says(written_run: tuple[dict[str, Any], Pag
     for cite in cited:
         source = catalog.sources[cite]
         assert page.says(source.title)
-        assert source.url in page.links or report.link(source.url) is None
+        assert source.url in page.links or link(source.url) is None
 
 
 def test_a_page_tells_what_was_said_from_what_was_assumed(folder: Path) -> None:
@@ -121,7 +123,7 @@ def test_a_page_is_well_formed_and_stands_alone(written_run: tuple[dict[str, Any
                results.result(optimizer_only=True)], ids=["all", "partial", "alone", "step() only"]
 )  # fmt: skip
 def test_a_page_says_what_was_measured(result: dict[str, Any]) -> None:
-    page = Page(report.bench(convert(result, BenchmarkResult), ABOUT))
+    page = Page(render_benchmark(convert(result, BenchmarkResult), ABOUT))
     sound(page)
     for arm in result["arms"]:
         assert page.says(arm["label"])
@@ -212,7 +214,7 @@ def test_a_hostile_measurement_stays_text() -> None:
     result = measured()
     result["arms"][-1]["label"] = result["arms"][-2]["error"] = HOSTILE
     result["environment"]["processor"] = result["requirements"][0]["text"] = HOSTILE + "\x1b[31m\x00\ud800"
-    page = Page(report.bench(convert(result, BenchmarkResult), ABOUT))
+    page = Page(render_benchmark(convert(result, BenchmarkResult), ABOUT))
     sound(page)
     assert page.text.count(HOSTILE) >= 4
     assert "\\x1b[31m\\x00\\ud800" in page.text
@@ -226,14 +228,15 @@ def test_a_hostile_measurement_stays_text() -> None:
      ("file:///etc/passwd", False)],
 )  # fmt: skip
 def test_only_addresses_of_the_web_become_links(url: str, linked: bool) -> None:
-    assert report.link(url) == (url if linked else None)
+    assert link(url) == (url if linked else None)
 
 
 def test_the_curve_is_the_schedule(advisor: CompiledRules) -> None:
     """Every rate can be read off the polyline, the corners of a schedule included."""
     for name in advisor.catalog.scheduler_ids:
         schedule = scheduled(advisor, name, steps=1000)
-        drawn = [tuple(map(float, point.split(","))) for point in charts.curve(schedule, 0.5, 1000).points.split()]
+        points = charts.layout_curve(schedule, 0.5, 1000).points.split()
+        drawn = [tuple(map(float, point.split(","))) for point in points]
         top = max(rate(schedule, 0.5, step) for step in range(1000))
         for x, y in drawn:
             step = round(x * 999 / 1000)
@@ -250,7 +253,7 @@ def scheduled(advisor: CompiledRules, name: str, steps: int) -> ScheduleAdvice:
 def test_the_bar_holds_what_the_ledger_holds(advisor: CompiledRules) -> None:
     said = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
     memory = advise(advisor, said).memory
-    bar = charts.bar(memory)
+    bar = charts.layout_bar(memory)
     assert bar is not None
     assert bar.limit is not None
     assert memory.interval is not None
@@ -263,19 +266,17 @@ def test_the_bar_holds_what_the_ledger_holds(advisor: CompiledRules) -> None:
 def test_what_is_not_known_is_not_drawn() -> None:
     lines = (MemoryLine("weights", 2**30, "4 B"), MemoryLine("activations", None, "need the shape"))
     nothing = MemoryEstimate(None, None, None, None, None, None, None, None, None, lines)
-    assert charts.bar(nothing) is None
-    known = charts.bar(replace(nothing, known=2**30))
+    assert charts.layout_bar(nothing) is None
+    known = charts.layout_bar(replace(nothing, known=2**30))
     assert known is not None
     assert (known.limit, known.span, [part.name for part in known.segments]) == (None, None, ["weights"])
-    assert (
-        charts.scatter([charts.Arm(1, "a", False, None, 1.0, None), charts.Arm(2, "b", True, 1.0, None, None)], str)
-        is None
-    )
-    same = charts.scatter([charts.Arm(n, "a", False, 5.0, 0.0, None) for n in range(9)], str)
+    half = [charts.ScatterArm(1, "a", False, None, 1.0, None), charts.ScatterArm(2, "b", True, 1.0, None, None)]
+    assert charts.layout_scatter(half, str) is None
+    same = charts.layout_scatter([charts.ScatterArm(n, "a", False, 5.0, 0.0, None) for n in range(9)], str)
     assert same is not None
     assert len({dot.line for dot in same.dots}) == 9
     whole = replace(nothing, known=1, total=1, interval=Interval(1, 1, 2), ledger=())
-    assert charts.bar(whole) is None
+    assert charts.layout_bar(whole) is None
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +284,7 @@ def pages(folder: Path) -> dict[str, Path]:
     """Three pages that a browser looks at."""
     for name in ("does not fit", "of no size"):
         recommended(RUNS[name], folder / f"{name.replace(' ', '-')}.html")
-    (folder / "bench.html").write_text(report.bench(convert(measured(), BenchmarkResult), ABOUT), encoding="utf-8")
+    (folder / "bench.html").write_text(render_benchmark(convert(measured(), BenchmarkResult), ABOUT), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in ("does-not-fit", "of-no-size", "bench")}
 
 

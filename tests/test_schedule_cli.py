@@ -19,7 +19,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.schedule_choice import find_default_warmup
 from optadvise.core import schedules
 from optadvise.core.units import show_number
-from optadvise.render.text.terminal_plot import FANCY, PLAIN, Axis, Line, encodes, plot
+from optadvise.render.text.terminal_plot import ASCII_MARKS, MARKS, Axis, Line, draw_plot, has_braille
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -138,8 +138,8 @@ def show(value: float) -> str:
 
 def test_a_line_alone_is_drawn_in_dots_and_in_ascii_in_stars() -> None:
     rise = Line("rise", [n / 99 for n in range(100)])
-    for fancy in (True, False):
-        rows = plot([rise], Axis("step", 0, 100, show), Axis("rate", 0.0, 1.0, show), fancy=fancy)
+    for braille in (True, False):
+        rows = draw_plot([rise], Axis("step", 0, 100, show), Axis("rate", 0.0, 1.0, show), braille=braille)
         assert max(map(len, rows)) <= 80
         assert rows[0].strip() == "rate"
         body = [row for row in rows if set(row) & set("┤│|+")]
@@ -147,12 +147,12 @@ def test_a_line_alone_is_drawn_in_dots_and_in_ascii_in_stars() -> None:
         assert firsts == sorted(firsts, reverse=True)  # the higher, the further to the right
         assert body[0].strip().startswith("1 ")
         assert body[12].strip().startswith("0 ")
-        assert all(ord(c) < 128 for row in rows for c in row) is not fancy
+        assert all(ord(c) < 128 for row in rows for c in row) is not braille
 
 
 def test_lines_that_lie_on_each_other_are_all_seen() -> None:
     lines = [Line(name, [0.5, 0.5]) for name in "abc"]
-    picture = "\n".join(plot(lines, Axis("x", 0, 1, show), Axis("y", 0.0, 1.0, show), fancy=False))
+    picture = "\n".join(draw_plot(lines, Axis("x", 0, 1, show), Axis("y", 0.0, 1.0, show), braille=False))
     (row,) = [line for line in picture.splitlines() if "*o+" in line]
     assert min(row.count(mark) for mark in "*o+") >= 25
 
@@ -162,21 +162,23 @@ def test_lines_that_lie_on_each_other_are_all_seen() -> None:
     st.booleans(),
     st.integers(40, 100),
 )
-def test_any_curves_keep_to_their_place(curves: list[list[float]], fancy: bool, width: int) -> None:
+def test_any_curves_keep_to_their_place(curves: list[list[float]], braille: bool, width: int) -> None:
     lines = [Line(f"line{n}", values) for n, values in enumerate(curves)]
-    rows = plot(lines, Axis("x", 0, 9, show), Axis("y", 0.0, 1.0, show), fancy=fancy, width=width)
+    rows = draw_plot(lines, Axis("x", 0, 9, show), Axis("y", 0.0, 1.0, show), braille=braille, width=width)
     assert max(map(len, rows)) <= width
     if len(lines) > 1:
         legend = " ".join(rows)
-        assert all(f"{mark} line{n}" in legend for n, mark in enumerate((FANCY if fancy else PLAIN)[: len(lines)]))
+        assert all(
+            f"{mark} line{n}" in legend for n, mark in enumerate((MARKS if braille else ASCII_MARKS)[: len(lines)])
+        )
 
 
 def test_what_an_encoding_can_show() -> None:
-    assert encodes("utf-8")
-    assert encodes(None)
-    assert not encodes("ascii")
-    assert not encodes("latin-1")
-    assert not encodes("no-such")
+    assert has_braille("utf-8")
+    assert has_braille(None)
+    assert not has_braille("ascii")
+    assert not has_braille("latin-1")
+    assert not has_braille("no-such")
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------

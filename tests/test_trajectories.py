@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from optadvise.render.plots.surfaces import frames
+from optadvise.render.plots.surfaces import list_frames
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify import trajectories
 from tests.cli import optadvise
@@ -229,9 +229,9 @@ def test_a_picture_an_animation_and_json_at_once(tmp_path: Path) -> None:
 
 
 def test_an_animation_shows_the_first_and_the_last_step() -> None:
-    assert frames(4) == [0, 1, 2, 3, 4]
-    assert frames(0) == [0]
-    long = frames(1000)
+    assert list_frames(4) == [0, 1, 2, 3, 4]
+    assert list_frames(0) == [0]
+    long = list_frames(1000)
     assert (long[0], long[-1], len(long), long) == (0, 1000, 48, sorted(set(long)))
 
 

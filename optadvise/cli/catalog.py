@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optadvise.cli.complete import among, of
 from optadvise.core.errors import InputError, nearest
+from optadvise.core.json_text import encode_json
 from optadvise.core.records import FAMILIES
+
+if TYPE_CHECKING:
+    from optadvise.core.findings import ClaimFinding
+    from optadvise.rulebase.catalog import Catalog
 
 
 def list_(
@@ -31,6 +37,7 @@ def list_(
 ) -> None:
     """List the catalogue: optimizers with their state and effort, schedules, or claims."""
     from optadvise.memory import state_bytes_per_parameter
+    from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
     from optadvise.rule_analysis import rule_folders
 
@@ -41,10 +48,17 @@ def list_(
     if suits is not None and suits not in models:
         raise InputError(f"--for {suits!r}: not known; {nearest(suits, models)}")
     if schedules:
-        render.schedules([catalog.scheduler(name) for name in catalog.scheduler_ids], catalog, as_json=json_)
+        schedulers = [catalog.scheduler(name) for name in catalog.scheduler_ids]
+        if json_:
+            _print_json(records.list_schedules(schedulers, catalog))
+        else:
+            render.print_schedules(schedulers)
         return
     if claims:
-        render.claims(list(catalog.claims.values()), as_json=json_)
+        if json_:
+            _print_json(records.list_claims(catalog.claims.values()))
+        else:
+            render.print_claims(catalog.claims.values())
         return
     cards = [
         card
@@ -54,9 +68,26 @@ def list_(
         and (max_state_bytes is None or state_bytes_per_parameter(card.state) <= max_state_bytes)
     ]
     if tree:
-        render.tree(cards)
+        render.print_tree(cards)
+    elif json_:
+        _print_json(records.list_optimizers(cards))
     else:
-        render.optimizers(cards, as_json=json_)
+        render.print_optimizers(cards)
+
+
+def _print_json(record: object) -> None:
+    typer.echo(encode_json(record, indent=2), nl=False)
+
+
+def _show_rule(rule: Mapping[str, Any], catalog: Catalog, claims: list[ClaimFinding], *, as_json: bool) -> None:
+    """Show a rule with the claims that it repeats and that were decided here."""
+    from optadvise.render.text.rule import print_rule, replace_refuted_reason
+
+    rule = replace_refuted_reason(rule, claims)
+    if as_json:
+        _print_json({"schema_version": 1, "kind": "rule", **rule, "claims": claims})
+    else:
+        print_rule(rule, catalog, claims)
 
 
 def show(
@@ -71,6 +102,7 @@ def show(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show one optimizer's card, one schedule's, or one rule with its source and examples."""
+    from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
     from optadvise.rule_analysis import rule_folders
 
@@ -80,7 +112,7 @@ def show(
         from optadvise.evidence import store
 
         tested = [claim for claim in store.find_decided_claims(catalog) if rule["id"] in claim.supports]
-        render.rule(rule, catalog, tested, as_json=json_)
+        _show_rule(rule, catalog, tested, as_json=json_)
         return
     kind, found = catalog.find(name)
     if kind == "optimizer":
@@ -90,7 +122,15 @@ def show(
 
         buffers = find_guide_buffers(CompiledRules(catalog), found)
         card = catalog.optimizer(found)
-        here = store.find_evidence(catalog, card)
-        render.optimizer(card, catalog, buffers, here, as_json=json_)
+        evidence = store.find_evidence(catalog, card)
+        card = records.drop_refuted_reasons(card, evidence)
+        if json_:
+            _print_json(records.build_optimizer(card, catalog, buffers, evidence))
+        else:
+            render.print_optimizer(card, catalog, buffers, evidence)
+        return
+    scheduler = catalog.scheduler(found)
+    if json_:
+        _print_json(records.build_schedule(scheduler, catalog))
     else:
-        render.schedule(catalog.scheduler(found), catalog, as_json=json_)
+        render.print_schedule(scheduler, catalog)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from optadvise.core.errors import CannotRunHereError
+from optadvise.core.json_text import encode_json
 
 
 def doctor(
@@ -24,6 +25,9 @@ def doctor(
     from optadvise.rule_analysis import rule_folders
 
     report = examine_machine(rule_folders.load_catalog(rules))
-    print_report(report, as_json=json_)
+    if json_:
+        typer.echo(encode_json(report, indent=2), nl=False)
+    else:
+        print_report(report)
     if report.torch.error is not None:
         raise CannotRunHereError(report.torch.error)

@@ -9,6 +9,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
+from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
 
 
@@ -76,7 +77,7 @@ def estimate(
     if plot is not None:
         from optadvise.render.plots import figures
 
-        figures.check(plot, "--plot")
+        figures.check_picture(plot, "--plot")
     seconds = parse_count(timeout, "--timeout")
     advisor = rule_folders.load_rules(rules)
     stated = parse_inputs(advisor.catalog, typed)
@@ -89,17 +90,17 @@ def estimate(
         require_size(situation)
         answer = answer_memory(advisor, situation)
     if json_:
-        from optadvise.render.json import estimate as as_json
+        from optadvise.render.documents import build_estimate
 
-        typer.echo(as_json(answer, advisor.catalog))
+        typer.echo(encode_json(build_estimate(answer, advisor.catalog), indent=2), nl=False)
     else:
-        from optadvise.render.text.estimate import text
+        from optadvise.render.text.estimate import print_estimate
 
-        text(answer, advisor.catalog, everything=all_)
+        print_estimate(answer, advisor.catalog, everything=all_)
     if plot is not None:
         from optadvise.render.plots import breakdowns
 
-        breakdowns.estimate(answer, _ledgers(advisor, answer, everything=all_ and from_ is None), plot)
+        breakdowns.draw_breakdowns(answer, _ledgers(advisor, answer, everything=all_ and from_ is None), plot)
         typer.echo(f"wrote {plot}", err=True)
 
 

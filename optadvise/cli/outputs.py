@@ -14,7 +14,7 @@ from optadvise.core.version import __version__
 
 if TYPE_CHECKING:
     from optadvise.benchmark.records import BenchmarkResult
-    from optadvise.render.html.report import About
+    from optadvise.render.html.page import PageOrigin
 
 
 def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
@@ -73,7 +73,7 @@ def kept(keep: Callable[[], None]) -> None:
         print(f"optadvise: not kept for later answers ({error.strerror}); set OPTADVISE_DATA_DIR", file=sys.stderr)
 
 
-def about(command: str, code: str | None = None, said: Iterable[str] = ()) -> About:
+def origin(command: str, code: str | None = None, said: Iterable[str] = ()) -> PageOrigin:
     """Return what a page says of its own making.
 
     Args:
@@ -81,9 +81,9 @@ def about(command: str, code: str | None = None, said: Iterable[str] = ()) -> Ab
         code: A program that does what is advised.
         said: The facts that were stated.
     """
-    from optadvise.render.html.report import About
+    from optadvise.render.html.page import PageOrigin
 
-    return About(__version__, command, code, tuple(said))
+    return PageOrigin(__version__, command, code, tuple(said))
 
 
 def command(function: Callable[..., None], typed: Mapping[str, Any], without: Collection[str]) -> str:
@@ -120,6 +120,6 @@ def page(result: BenchmarkResult, line: str) -> str:
         result: The result of `optadvise bench`.
         line: The command line that measures it again.
     """
-    from optadvise.render.html import report
+    from optadvise.render.html.benchmark import render_benchmark
 
-    return report.bench(result, about(line))
+    return render_benchmark(result, origin(line))

@@ -12,13 +12,14 @@ from optadvise.cli import options as opt
 from optadvise.cli.complete import among, of
 from optadvise.codegen import FRAMEWORKS
 from optadvise.core.errors import InputError, nearest
+from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.core.records import MemoryAnswer, Recommendation, Situation
-    from optadvise.render.text.why import Why
+    from optadvise.render.explanation import Explanation
 
 _FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)
 _EXPLAINED = ("text", "json", "yaml")
@@ -116,17 +117,17 @@ def recommend(
     situation = complete_situation(advisor, said)
     advice = apply_evidence(advise(advisor, situation), advisor.catalog)
     fit = find_remedies(advisor, advice)
-    why = None
+    explanation = None
     if explain or other is not None:
-        from optadvise.render.text.why import Why
+        from optadvise.render.explanation import Explanation
         from optadvise.rule_analysis import why_not as reasons
 
-        why = Why(
+        explanation = Explanation(
             advisor.axes,
             reasons.decisions(advisor, situation) if explain else (),
             None if other is None else reasons.why_not(advisor, said, other),
         )
-    text = _written(advisor, advice, shape, fit, why, plain=output is not None)
+    text = _written(advisor, advice, shape, fit, explanation, plain=output is not None)
     if report is not None:
         asked = {name: value for name, value in said.items() if name not in told}
         _page(report, _command(typed, situation, advisor, asked), advisor, advice, fit, said)
@@ -150,10 +151,10 @@ def _page(
     from optadvise.cli import outputs
     from optadvise.codegen.write import write_code
     from optadvise.core.files import write_output
-    from optadvise.render.html import report
+    from optadvise.render.html.recommendation import render_recommendation
 
-    about = outputs.about(command, write_code(advisor, advice, "python").text, said)
-    write_output(file, report.advice(advice, advisor.catalog, about, fit))
+    origin = outputs.origin(command, write_code(advisor, advice, "python").text, said)
+    write_output(file, render_recommendation(advice, advisor.catalog, origin, fit))
 
 
 def _written(
@@ -161,7 +162,7 @@ def _written(
     advice: Recommendation,
     shape: str,
     fit: MemoryAnswer | None,
-    why: Why | None,
+    explanation: Explanation | None,
     *,
     plain: bool,
 ) -> str:
@@ -174,16 +175,32 @@ def _written(
             typer.echo(f"optadvise: note: {note}", err=True)
         return code.text
     if shape in ("json", "yaml"):
-        from optadvise.render import json
-
-        return (json.recommendation if shape == "json" else json.recommendation_yaml)(advice, fit, why)
+        return _render_document(advice, shape, fit, explanation)
     if shape == "markdown":
         from optadvise.render import markdown
 
-        return markdown.recommendation(advice, advisor.catalog, fit)
-    from optadvise.render.text.advice import text
+        return markdown.render_recommendation(advice, advisor.catalog, fit)
+    from optadvise.render.text.advice import render_text
 
-    return text(advice, advisor.catalog, fit, why, plain=plain)
+    return render_text(advice, advisor.catalog, fit, explanation, plain=plain)
+
+
+def _render_document(
+    advice: Recommendation, shape: str, fit: MemoryAnswer | None, explanation: Explanation | None
+) -> str:
+    """Return the advice as JSON or YAML."""
+    from optadvise.render.documents import build_recommendation
+
+    document = build_recommendation(advice, fit)
+    if explanation is not None:
+        from optadvise.render.explanation import explain
+
+        document = explain(document, explanation)
+    if shape == "json":
+        return encode_json(document, indent=2)
+    from optadvise.render.yaml import render_yaml
+
+    return render_yaml(document)
 
 
 def _command(typed: dict[str, Any], situation: Situation, advisor: CompiledRules, asked: dict[str, Any]) -> str:

@@ -112,9 +112,9 @@ def graph(
     if out is None:
         typer.echo("\n".join(f"%% {graph.title}\n{mermaid(graph)}" for graph in graphs), nl=False)
         return
-    from optadvise.render.plots.graph import picture
+    from optadvise.render.plots.graph import draw_graphs
 
-    picture(graphs, out)
+    draw_graphs(graphs, out)
 
 
 def schema(

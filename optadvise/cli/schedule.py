@@ -10,6 +10,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.core.errors import InputError
+from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
 
 _MOST = 10**12  # steps of a run
@@ -42,7 +43,7 @@ def schedule(
     if out is not None:
         from optadvise.render.plots import figures
 
-        figures.check(out, "--out")
+        figures.check_picture(out, "--out")
     total = parse_count(steps, "--steps")
     if total > _MOST:
         raise InputError(f"--steps {steps!r}: at most {_MOST:,}")
@@ -58,14 +59,18 @@ def schedule(
             f"--warmup {warmup!r}: {cards[0].id} has none; leave it out, or take another of list --schedules"
         )
     planned = [_planned(advisor, card, lr, total, share) for card in cards]
-    from optadvise.render.text import schedule as render
-
     if json_:
-        typer.echo(render.as_json(planned))
+        from optadvise.render.schedule import build_schedules
+
+        typer.echo(encode_json(build_schedules(planned)), nl=False)
     else:
-        render.text(planned)
+        from optadvise.render.text.schedule import print_schedules
+
+        print_schedules(planned)
     if out is not None:
-        figures.schedules(planned, out)
+        from optadvise.render.plots.schedules import draw_schedules
+
+        draw_schedules(planned, out)
         typer.echo(f"wrote {out}", err=True)
 
 
@@ -96,7 +101,7 @@ def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None
     """Return a schedule over the run, its warmup by the rules where nothing was said."""
     from optadvise.advice.schedule_choice import find_default_warmup
     from optadvise.core import schedules
-    from optadvise.render.text.schedule import Planned
+    from optadvise.render.schedule import ScheduleRun
 
     why = "as said"
     if share is None:
@@ -105,9 +110,9 @@ def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None
     elif not share and card.warmup:
         why = "0 was said, and it has one at least"
     advice = schedules.resolve_schedule(card, lr, steps, share, {})
-    found = Planned(card, advice, lr, steps, why)
+    found = ScheduleRun(card, advice, lr, steps, why)
     try:
-        found.points()
+        found.list_points()
     except (ZeroDivisionError, ValueError) as error:  # as torch's own classes do
         raise InputError(
             f"--steps {steps}: too short for {card.id} with this --warmup; say more of one of them"

@@ -10,6 +10,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.core.errors import CannotRunHereError, InputError, nearest
+from optadvise.core.json_text import encode_json
 from optadvise.core.records import MOST_STEPS
 from optadvise.core.units import parse_count
 
@@ -41,10 +42,8 @@ def trajectories(
     if lr is not None and not 0 < lr <= 1e6:
         raise InputError(f"--lr {lr:g}: must be above 0 and at most 1e6")
     chosen, result = _compute(names or [], surface, steps, lr, rules)
-    from optadvise.render.text import trajectories as render
-
     if json_ is not None:
-        json_text = render.as_json(result)
+        json_text = encode_json(result)
         if json_ == "-":
             typer.echo(json_text, nl=False)
         else:
@@ -52,7 +51,9 @@ def trajectories(
 
             write_output(Path(json_), json_text)
     if json_ != "-":
-        render.text(result)
+        from optadvise.render.text.trajectories import print_trajectories
+
+        print_trajectories(result)
     if not result.trajectories:
         raise CannotRunHereError(f"none of these can walk here; {result.skipped[0].because}")
     if out is not None or animate is not None:
@@ -61,9 +62,9 @@ def trajectories(
 
         grid = sample_grid(chosen, 121)
         if out is not None:
-            surfaces.picture(result, grid, out)
+            surfaces.draw_paths(result, grid, out)
         if animate is not None:
-            surfaces.animation(result, grid, animate)
+            surfaces.animate_paths(result, grid, animate)
     for file in files:
         typer.echo(f"wrote {file}", err=True)
 
@@ -74,9 +75,9 @@ def _check_files(out: Path | None, animate: Path | None, json_: str | None) -> l
     from optadvise.render.plots import figures
 
     if out is not None:
-        figures.check(out, "--out")
+        figures.check_picture(out, "--out")
     if animate is not None:
-        figures.check(animate, "--animate", figures.ANIMATED)
+        figures.check_picture(animate, "--animate", figures.ANIMATIONS)
     named = {"--out": out, "--animate": animate, "--json": None if json_ == "-" else json_}
     return list(outputs.places(named).values())
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any, Literal
 
 import msgspec
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A JSON output with its header. Keys may be added, never renamed."""
+
+    schema_version: Literal[1] = 1
 
 
 def encode_json(record: object, indent: int | None = 1) -> str:
@@ -18,3 +25,9 @@ def encode_json(record: object, indent: int | None = 1) -> str:
         ValueError: It holds NaN or an infinity, which JSON does not have.
     """
     return json.dumps(msgspec.to_builtins(record), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_json_object(record: msgspec.Struct) -> dict[str, Any]:
+    """Return a record as `json.loads` returns its text."""
+    data: dict[str, Any] = json.loads(encode_json(record))
+    return data

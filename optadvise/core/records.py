@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import asdict, replace
 
 from optadvise.core.findings import Evidence
@@ -127,7 +127,7 @@ class Implementation(Struct, frozen=True):
     """One installable class that computes an optimizer."""
 
     id: str
-    path: str  # import path of the class
+    path: str = field(name="import")  # import path of the class
     package: str | None  # on PyPI; None where it has to be built from source
     devices: tuple[str, ...]
     min_version: str | None = None
@@ -199,7 +199,7 @@ class Phase(Struct, frozen=True):
     """One leg of a schedule, as a torch class and its arguments; `$names` stand for quantities of the run."""
 
     shape: str
-    path: str
+    path: str = field(name="import")
     kwargs: Mapping[str, Value]
 
 
@@ -457,7 +457,7 @@ class AdvisedHyperparameter(Struct, frozen=True):
     value: Value
     low: float | None
     high: float | None
-    derivation: tuple[HyperparameterStep, ...]
+    derivation: tuple[HyperparameterStep, ...] = field(name="ledger")
 
 
 class Interval(Struct, frozen=True):
@@ -474,7 +474,7 @@ class MemoryLine(Struct, frozen=True):
     part: str
     bytes: int | None  # all of it, whenever it is there
     how: str  # the arithmetic in words
-    at_peak: int | None = None  # what of it is there at the highest moment
+    at_peak: int | None = field(default=None, name="at_peak_bytes")  # what of it is there at the highest moment
     interval: Interval | None = None  # of what is there at the highest moment
 
 
@@ -503,7 +503,7 @@ class MemoryEstimate(Struct, frozen=True):
 class MaxModelSize(Struct, frozen=True):
     """Up to which model size an optimizer fits."""
 
-    optimizer: str
+    optimizer: str = field(name="id")
     bytes_per_parameter: float
     max_params: int
 
@@ -597,13 +597,14 @@ class Fit(Struct, frozen=True):
 
     id: str
     optimizer_bytes: int | None
-    total: int | None
-    known: int | None
+    total: int | None = field(name="total_bytes")
+    known: int | None = field(name="known_bytes")
     fits: bool | None
-    largest_pass: int | None  # samples of one pass that fit
-    longest: int | None  # tokens of a sample that fit
+    largest_pass: int | None = field(name="largest_micro_batch")  # samples of one pass that fit
+    longest: int | None = field(name="longest_seq_len")  # tokens of a sample that fit
     basis: str = "derived"  # or measured, or card where fake tensors cannot step it
-    breaks: bool = False  # it is known to fail, or to compute something else, where the run is sharded
+    # It is known to fail, or to compute something else, where the run is sharded.
+    breaks: bool = field(default=False, name="breaks_sharded")
 
 
 class Fix(Struct, frozen=True):
@@ -611,9 +612,9 @@ class Fix(Struct, frozen=True):
 
     rule: str
     change: Mapping[str, Any]
-    saves: int  # bytes: what the chain would need more without this step
-    needs: int  # bytes that the whole chain needs of a GPU
-    pages: int  # bytes of state that may leave it besides
+    saves: int = field(name="saves_bytes")  # bytes: what the chain would need more without this step
+    needs: int = field(name="needs_bytes")  # bytes that the whole chain needs of a GPU
+    pages: int = field(name="pageable_bytes")  # bytes of state that may leave it besides
     instead: Mapping[str, Any]  # of what was said
     costs: str
     cite: tuple[str, ...]
@@ -627,13 +628,13 @@ class Collective(Struct, frozen=True):
     when: str
     bytes: int  # of what is reduced or gathered, all GPUs' parts of it
     times: int  # in one optimizer step
-    sent: int  # bytes by each GPU in one optimizer step, by a ring
+    sent: int = field(name="sent_bytes")  # bytes by each GPU in one optimizer step, by a ring
 
 
 class Traffic(Struct, frozen=True):
     """What each GPU sends to the others in an optimizer step."""
 
-    sent: int  # bytes
+    sent: int = field(name="sent_bytes")  # bytes
     passes: int  # forward and backward passes of the step
     collectives: tuple[Collective, ...]
     note: str | None  # what another engine does otherwise
@@ -645,19 +646,20 @@ class Scale(Struct, frozen=True):
 
     gpus: int
     optimizer_bytes: int  # of state on one GPU
-    master_bytes: int  # of the fp32 copy of the weights that is sharded with it
-    total: int | None
+    master_bytes: int = field(name="master_copy_bytes")  # of the fp32 copy of the weights that is sharded with it
+    total: int | None = field(name="total_bytes")
     fits: bool | None
     micro_batch: int
-    largest_pass: int | None
-    sent: int  # bytes by each GPU in an optimizer step
+    largest_pass: int | None = field(name="largest_micro_batch")
+    sent: int = field(name="sent_bytes")  # bytes by each GPU in an optimizer step
 
 
 class Scaling(Struct, frozen=True):
     """What more GPUs would pay."""
 
     sample_bytes: int | None  # what one more sample of a pass keeps for its backward
-    enough: int | None  # GPUs from which on every doubling frees less of state and copy; None where neither is there
+    # GPUs from which on every doubling frees less of state and copy; None where neither is there.
+    enough: int | None = field(name="enough_gpus")
     scales: tuple[Scale, ...]  # the fewest first
 
 

@@ -82,17 +82,15 @@ def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
     """Return the learning rate that a schedule gives an optimizer step.
 
     Args:
-            schedule: The schedule with the numbers of a run.
-            peak: Peak learning rate, the one that the optimizer is built with.
-            step: Which optimizer step, from 0.
+        schedule: The schedule with the numbers of a run.
+        peak: Peak learning rate, the one that the optimizer is built with.
+        step: Which optimizer step, from 0.
 
     Example:
-            >>> from msgspec.structs import replace
-
-    from optadvise.core.records import Phase
-            >>> held = ScheduleAdvice("constant", "", {}, (Phase("constant", "", {"factor": 1.0}),), {}, {})
-            >>> rate(held, 0.1, 7)
-            0.1
+        >>> from optadvise.core.records import Phase
+        >>> constant = ScheduleAdvice("constant", "", {}, (Phase("constant", "", {"factor": 1.0}),), {}, {})
+        >>> rate(constant, 0.1, 7)
+        0.1
     """
     ends = [int(end) for end in _list(schedule.kwargs.get("milestones"))] if len(schedule.phases) > 1 else []
     leg = sum(step >= end for end in ends)

@@ -1,4 +1,4 @@
-"""What a page says of a measurement, as plain data for its template."""
+"""Benchmark result as an HTML page."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from optadvise.benchmark.metrics import metric_figure, metric_value, peak_memory
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure, Interval, Throughput, Timing
 from optadvise.core.units import show_bytes
 from optadvise.render.html import charts
+from optadvise.render.html.page import PageOrigin, render_page
 from optadvise.render.text.benchmark import conditions, details, figure, measured
 
 _MS = 1e3
 
 
-def facts(result: BenchmarkResult) -> dict[str, Any]:
-    """Return everything that the template says, ready to be written.
+def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
+    """Return a benchmark result as a page."""
+    return render_page("benchmark.html", {**_list_facts(result), "origin": origin})
 
-    Args:
-        result: The result of `optadvise bench`.
-    """
+
+def _list_facts(result: BenchmarkResult) -> dict[str, Any]:
     arms = [_arm(number, arm, result) for number, arm in enumerate(result.arms, 1)]
     what, where = conditions(result)
     return {
@@ -111,7 +112,7 @@ def _figure(result: BenchmarkResult) -> dict[str, Any]:
     unit = next((arm.throughput.unit for _, arm in ok if whole), "ms")
     scale = 1 if whole else _MS
     arms = [
-        charts.Arm(
+        charts.ScatterArm(
             number,
             arm.label,
             arm.role == "control",
@@ -122,7 +123,7 @@ def _figure(result: BenchmarkResult) -> dict[str, Any]:
         for number, arm in ok
     ]
     return {
-        "scatter": charts.scatter(arms, lambda value: figure(value, scale)),
+        "scatter": charts.layout_scatter(arms, lambda value: figure(value, scale)),
         "up": "peak memory" if allocated else "optimizer state",
         "across": f"throughput, {unit}: more is better" if whole else "step() in ms: less is better",
         "missing": [arm.name for arm in arms if arm.across is None or arm.up is None],

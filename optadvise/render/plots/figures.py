@@ -1,4 +1,4 @@
-"""Pictures: the one place that imports matplotlib, and only when a picture was asked for."""
+"""Matplotlib figures: styles, axes and files. The one module that imports matplotlib, when a picture is drawn."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ import io
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optadvise.core.errors import CannotRunHereError, InputError
-from optadvise.core.files import check_writable, write_output
-from optadvise.core.units import show_count, show_number
+from optadvise.core.files import check_writable, replace_file
 
-if TYPE_CHECKING:
-    from optadvise.render.text.schedule import Planned
-
-FORMATS = ("png", "svg", "pdf")
-ANIMATED = ("gif",)
+PICTURES = ("png", "svg", "pdf")
+ANIMATIONS = ("gif",)
 DPI = 160
-# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that white swallows.
+# Okabe and Ito's colours, distinct to the colour-blind, without the yellow that is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A", "#6A3D9A")
 DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1.2, 1.6)), (0, (3, 1.5)), (0, (8, 2, 1, 2, 1, 2)), (0, (2, 4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-INK, PALE = "#22303f", "#c9d1da"
-_FRAMES_A_SECOND = 12
+INK, PALE, GREY = "#22303f", "#c9d1da", "#55606c"
+_FRAMES_PER_SECOND = 12
 _NEARLY_WHITE = 248
 
 
-def style(number: int) -> dict[str, Any]:
-    """Return colour, dashes and marker of the line of a number; one repeats long before all three do."""
+def line_style(number: int) -> dict[str, Any]:
+    """Return colour, dashes and marker of a line; one of them repeats long before all three do."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": DASHES[number % len(DASHES)],
@@ -36,25 +32,25 @@ def style(number: int) -> dict[str, Any]:
     }
 
 
-def check(file: Path, flag: str, formats: Sequence[str] = FORMATS) -> None:
-    """Fail now where drawing would fail after all is computed.
+def check_picture(file: Path, flag: str, formats: Sequence[str] = PICTURES) -> None:
+    """Fail before anything is computed where drawing would fail after it.
 
     Args:
         file: The picture's file.
         flag: The option that named it.
-        formats: What its ending may be.
+        formats: Endings that are accepted.
 
     Raises:
         InputError: The ending is another, or the file cannot be written.
         CannotRunHereError: matplotlib is not installed.
     """
     if file.suffix.lstrip(".").lower() not in formats:
-        what = "animations" if formats == ANIMATED else "pictures"
+        what = "animations" if formats == ANIMATIONS else "pictures"
         raise InputError(f"{flag} {str(file)!r}: {what} are {', '.join(formats)}; name a file that ends so")
     try:
         import matplotlib
 
-        if formats == ANIMATED:
+        if formats == ANIMATIONS:
             import PIL  # noqa: F401
     except ImportError as error:
         raise CannotRunHereError(f"{flag}: pictures need matplotlib; pip install 'optadvise[plot]'") from error
@@ -62,80 +58,71 @@ def check(file: Path, flag: str, formats: Sequence[str] = FORMATS) -> None:
     check_writable(file, flag)
 
 
-def figure(width: float, height: float, **how: Any) -> Any:
-    """Return an empty figure that belongs to no window.
-
-    Args:
-        width: In inches.
-        height: In inches.
-        how: What else matplotlib's Figure takes.
-    """
+def make_figure(width: float, height: float, **options: Any) -> Any:
+    """Return an empty figure without a window, its size in inches; `options` are those of matplotlib's Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), dpi=DPI, facecolor="white", **{"layout": "constrained", **how})
-    FigureCanvasAgg(made)
-    return made
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", **{"layout": "constrained", **options})
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def save(made: Any, file: Path) -> None:
-    """Write a figure, whole or not at all.
-
-    Args:
-        made: The figure.
-        file: Its ending says the format.
-    """
+def save_figure(figure: Any, file: Path) -> None:
+    """Write a figure, whole or not at all, in the format of the file's ending."""
     kind = file.suffix.lstrip(".").lower()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     out = io.BytesIO()
-    made.savefig(out, format=kind, metadata=undated)
-    write_output(file, _palette(out) if kind == "png" else out.getvalue())
+    figure.savefig(out, format=kind, metadata=undated)
+    replace_file(file, _reduce_colours(out) if kind == "png" else out.getvalue())
 
 
-def _palette(png: io.BytesIO) -> bytes:
-    """Return a picture with 256 colours, which is enough for lines and areas and a third of the bytes.
+def _reduce_colours(png: io.BytesIO) -> bytes:
+    """Return a picture with 256 colours, which suffice for lines and areas and take a third of the bytes.
 
-    The colours of lines are kept as they are: thin ones would be mixed with others for the sake of large areas.
+    The colours of lines are kept: quantising would mix thin lines with others for the sake of large areas.
     """
     from PIL import Image
 
-    whole = Image.open(png).convert("RGB")
+    image = Image.open(png).convert("RGB")
     kept = [int(colour[at : at + 2], 16) for colour in (*COLOURS, INK, "#ffffff") for at in (1, 3, 5)]
-    areas = whole.quantize(256 - len(kept) // 3, dither=Image.Dither.NONE).getpalette() or []
+    areas = image.quantize(256 - len(kept) // 3, dither=Image.Dither.NONE).getpalette() or []
     shades = [areas[at : at + 3] for at in range(0, 768 - len(kept), 3)]
     palette = Image.new("P", (1, 1))
-    # Pillow takes the first that is near, so what is nearly white must not be there beside white.
+    # Pillow takes the first colour that is near, so nothing nearly white may stand beside white.
     palette.putpalette(kept + [part for shade in shades if min(shade, default=255) < _NEARLY_WHITE for part in shade])
     out = io.BytesIO()
-    few = whole.quantize(palette=palette, dither=Image.Dither.NONE)
-    few.save(out, format="png", optimize=True, dpi=(DPI, DPI))
+    reduced = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    reduced.save(out, format="png", optimize=True, dpi=(DPI, DPI))
     return out.getvalue()
 
 
-def animate(made: Any, draw: Callable[[int], object], frames: Sequence[int], file: Path, dpi: int = 100) -> None:
+def save_animation(
+    figure: Any, draw: Callable[[int], object], frames: Sequence[int], file: Path, dpi: int = 100
+) -> None:
     """Write an animation.
 
     Args:
-        made: The figure.
-        draw: Draws the state of a number into it.
+        figure: The figure.
+        draw: Draws a frame into it, by number.
         frames: The numbers, in order.
         file: A GIF.
-        dpi: Dots per inch; an animation has many pictures to carry.
+        dpi: Dots per inch, fewer than a picture's as there are many frames.
     """
     from matplotlib.animation import PillowWriter
 
-    writer = PillowWriter(fps=_FRAMES_A_SECOND)
+    writer = PillowWriter(fps=_FRAMES_PER_SECOND)
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "walk.gif"
-        with writer.saving(made, str(whole), dpi):
+        whole = Path(folder) / "animation.gif"
+        with writer.saving(figure, str(whole), dpi):
             for number in frames:
                 draw(number)
                 writer.grab_frame()
-        write_output(file, whole.read_bytes())
+        replace_file(file, whole.read_bytes())
 
 
-def plain_axes(axes: Any, x: str, y: str) -> None:
-    """Label axes and leave only what is read of them."""
+def label_axes(axes: Any, x: str, y: str) -> None:
+    """Label axes and hide the frame's upper and right lines."""
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.grid(color=PALE, linewidth=0.6, alpha=0.7)
@@ -144,50 +131,27 @@ def plain_axes(axes: Any, x: str, y: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def title(axes: Any, words: str, below: str = "") -> None:
-    """Put a title at the left, and under it a smaller line."""
-    axes.set_title(words + ("\n" if below else ""), loc="left", fontsize=13, fontweight="bold", color=INK)
-    if below:
-        axes.annotate(below, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9,
-                      color="#55606c", va="bottom")  # fmt: skip
+def set_title(axes: Any, title: str, subtitle: str = "") -> None:
+    """Set a title at the left, and a smaller line below it."""
+    axes.set_title(title + ("\n" if subtitle else ""), loc="left", fontsize=13, fontweight="bold", color=INK)
+    if subtitle:
+        axes.annotate(subtitle, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9,
+                      color=GREY, va="bottom")  # fmt: skip
 
 
-def ticks(low: float, high: float) -> list[float]:
+def add_legend(axes: Any, *entries: Sequence[Any], **options: Any) -> None:
+    """Add a legend at the right of the axes; `entries` are handles and labels where not all are shown."""
+    axes.legend(*entries, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10, **options)
+
+
+def list_ticks(low: float, high: float) -> list[float]:
     """Return round numbers between two ends."""
     from matplotlib.ticker import MaxNLocator
 
-    return [
-        float(tick) for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high
-    ]
+    values = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in values if low <= tick <= high]
 
 
-def written(axis: Any, show: Callable[[float], str]) -> None:
-    """Write an axis's numbers as the text does."""
-    axis.set_major_formatter(lambda value, position: show(value))
-
-
-def schedules(planned: Sequence[Planned], file: Path) -> None:
-    """Draw schedules over their run.
-
-    Args:
-        planned: The schedules.
-        file: Where to.
-    """
-    made = figure(9, 4.8)
-    axes = made.add_subplot()
-    for number, p in enumerate(planned):
-        points = p.points()
-        dots = max(1, len(points) // 9)
-        axes.plot(*zip(*points, strict=True), **style(number), label=p.card.name, linewidth=2, markersize=5,
-                  markevery=(number * dots // max(1, len(planned)), dots), clip_on=False)  # fmt: skip
-    first = planned[0]
-    ramps = {p.warmup for p in planned if p.warmup}
-    ramp = f"warmup of {' or '.join(f'{n:,}' for n in sorted(ramps))} steps" if ramps else "no warmup"
-    title(axes, "Learning rate over the run", f"peak {show_number(first.lr)}, {first.steps:,} steps, {ramp}")
-    plain_axes(axes, "optimizer step", "learning rate")
-    written(axes.xaxis, lambda value: show_count(value) if value else "0")
-    written(axes.yaxis, lambda value: show_number(float(f"{value:.6g}")))
-    axes.set_xlim(0, first.steps)
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10, handlelength=3.5)
-    save(made, file)
+def format_axis(axis: Any, format_number: Callable[[float], str]) -> None:
+    """Format an axis's numbers as the text output does."""
+    axis.set_major_formatter(lambda value, position: format_number(value))

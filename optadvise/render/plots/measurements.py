@@ -143,7 +143,7 @@ class _Conditions(Struct, frozen=True):
 def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequence[str], file: Path) -> None:
     axes = _choose_axes(arms, conditions, file)
     points = _points(arms, axes)
-    picture = figures.figure(9.5, 5.6)
+    picture = figures.make_figure(9.5, 5.6)
     plot = picture.add_subplot()
     xs = _apart(points)
     _front(plot, points, xs, axes)
@@ -152,7 +152,7 @@ def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequ
     is_shifted = any(x != point.memory for x, point in zip(xs, points, strict=True))
     note = "; equal memory side by side" if is_shifted else ""
     _finish(plot, axes, points, f"{conditions.describe()}{note}", missing)
-    figures.save(picture, file)
+    figures.save_figure(picture, file)
 
 
 def comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str], file: Path) -> None:
@@ -172,7 +172,7 @@ def comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, st
     before, after = ([arms[label] for label in shared] for arms in (base_arms, new_arms))
     axes = _choose_axes([*before, *after], _Conditions.of(new), file)
     pairs = [point for pair in zip(_points(before, axes), _points(after, axes), strict=True) for point in pair]
-    picture = figures.figure(9.5, 5.6)
+    picture = figures.make_figure(9.5, 5.6)
     plot = picture.add_subplot()
     xs = [point.memory for point in pairs]  # as it is: a shift would look like a change
     _front(plot, pairs[1::2], xs[1::2], axes)
@@ -180,12 +180,12 @@ def comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, st
         (old, here), (x0, x1) = pairs[2 * number : 2 * number + 2], xs[2 * number : 2 * number + 2]
         _place(plot, old, x0, number, hollow=True)
         _place(plot, here, x1, number)
-        arrow = {"arrowstyle": "->", "color": figures.style(number)["color"], "linewidth": 1.2, "linestyle": ":"}
+        arrow = {"arrowstyle": "->", "color": figures.line_style(number)["color"], "linewidth": 1.2, "linestyle": ":"}
         plot.annotate("", (x1, here.speed.value), (x0, old.speed.value), arrowprops=arrow)
     labels = dict.fromkeys(arm.label for result in (base, new) for arm in result.arms)
     missing = [label for label in labels if label not in shared]
     _finish(plot, axes, pairs, _describe_pair(base, new, names), missing)
-    figures.save(picture, file)
+    figures.save_figure(picture, file)
 
 
 def _describe_pair(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str]) -> str:
@@ -244,7 +244,7 @@ def _front(plot: Any, points: Sequence[Point], places: Sequence[float], axes: Ax
 
 
 def _place(plot: Any, point: Point, x: float, number: int, *, hollow: bool = False) -> None:
-    style, value, interval = figures.style(number), point.speed.value, point.speed.interval
+    style, value, interval = figures.line_style(number), point.speed.value, point.speed.interval
     ends = None if interval is None else [[value - interval.low], [interval.high - value]]
     plot.errorbar(
         [x], [value], yerr=ends, color=style["color"], marker=style["marker"], markersize=9, capsize=4,
@@ -259,18 +259,18 @@ def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing:
     memory = {"peak_memory": "peak memory as the allocator counts", "state_bytes": "optimizer state"}[axes.memory]
     speed = {"throughput": axes.unit, "step_seconds": "whole step, ms", "optimizer_seconds": "step(), ms"}[axes.speed]
     goal = "up and left is better" if axes.better > 0 else "down and left is better"
-    figures.title(plot, "Memory against speed", f"{about}; {goal}")
+    figures.set_title(plot, "Memory against speed", f"{about}; {goal}")
     spread = ", with 95 % interval" if any(point.speed.interval is not None for point in points) else ""
-    figures.plain_axes(plot, f"{memory}, {unit}", f"{speed}{spread}")
+    figures.label_axes(plot, f"{memory}, {unit}", f"{speed}{spread}")
     span = most - min(p.memory for p in points) or most or 1.0
     plot.set_xlim(max(0.0, min(p.memory for p in points) - 0.1 * span), most + 0.14 * span)
-    ticks = [tick for tick in figures.ticks(plot.get_xlim()[0] / size, plot.get_xlim()[1] / size) if tick >= 0]
+    ticks = [tick for tick in figures.list_ticks(plot.get_xlim()[0] / size, plot.get_xlim()[1] / size) if tick >= 0]
     plot.set_xticks([tick * size for tick in ticks], [f"{tick:g}" for tick in ticks])
     if axes.speed == "throughput":
-        figures.written(plot.yaxis, lambda value: show_count(value) if value > 0 else f"{value:g}")
+        figures.format_axis(plot.yaxis, lambda value: show_count(value) if value > 0 else f"{value:g}")
     plot.margins(y=0.12)
     plot.set_ylim(bottom=max(0.0, plot.get_ylim()[0]))
-    plot.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10)
+    figures.add_legend(plot)
     if missing:
         words = fill(f"not drawn: {', '.join(missing)}", 110)
         plot.annotate(words, (0, 0), (0, -46), xycoords="axes fraction", ha="left", va="top",

@@ -1,35 +1,31 @@
-"""A recommendation as text: the answer first, then why, then what it costs and what else there is."""
+"""Recommendation as text: the answer first, then reasons, memory, alternatives and warnings."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.records import (
-    SHIPPED,
-    AdviceWarning,
-    Alternative,
-    HyperparameterStep,
-    MemoryAnswer,
-    Recommendation,
-    TraceEntry,
-)
-from optadvise.core.units import show_bytes, show_count, show_number
+from optadvise.core.records import SHIPPED, AdviceWarning, HyperparameterStep, MemoryAnswer, Recommendation, TraceEntry
+from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import REFUTED_CHOICE
-from optadvise.render.text import evidence
-from optadvise.render.text.console import Page, grid, heading, paragraph, titled
-from optadvise.render.text.estimate import chains, ledger, verdict
-from optadvise.render.text.situation import assumed
-from optadvise.render.text.why import Why, losers, why_not
+from optadvise.render import evidence
+from optadvise.render.explanation import Explanation
+from optadvise.render.labels import format_range, format_settings
+from optadvise.render.memory import describe_fit
+from optadvise.render.recommendation import describe_schedule, format_state, list_flips, sort_warnings
+from optadvise.render.text.console import Page, format_heading, print_paragraph, print_rows, print_section
+from optadvise.render.text.estimate import print_breakdown, print_fixes
+from optadvise.render.text.explanation import print_near_misses, print_why_not
+from optadvise.render.text.situation import print_assumptions
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written
 
 
-def text(
+def render_text(
     advice: Recommendation,
     catalog: Catalog,
     fit: MemoryAnswer | None = None,
-    why: Why | None = None,
+    explanation: Explanation | None = None,
     *,
     plain: bool = False,
 ) -> str:
@@ -37,193 +33,124 @@ def text(
 
     Args:
         advice: The recommendation.
-        catalog: Where cites and facts are looked up.
-        fit: What would make it fit, where it does not for certain.
-        why: What else is explained.
-        plain: It goes to a file, so that it has no colours.
+        catalog: Source of flags.
+        fit: Changes after which it fits, where it does not for certain.
+        explanation: Why this answer, and why not another.
+        plain: Use no colours, for a file.
     """
     page = Page(keep=True, plain=plain)
     with page as out:
-        _answer(out, advice)
-        _why(out, advice)
-        _found(out, advice)
-        if why is not None and why.not_ is not None:
-            why_not(out, why.not_, why.axes, catalog)
-        if why is not None and why.decisions:
-            losers(out, why.decisions, why.axes)
-            _ledgers(out, advice)
-        _memory(out, advice)
+        _print_answer(out, advice)
+        print_section(out, "Why", [(entry.rule, _format_reason(entry)) for entry in advice.trace], "left", "wrap")
+        lines = [("·", escape(line)) for line in evidence.list_sentences(advice.evidence)]
+        print_section(out, evidence.HEADING, lines, "left", "wrap")
+        if explanation is not None:
+            print_why_not(out, explanation, catalog)
+            print_near_misses(out, explanation)
+            if explanation.decisions:
+                _print_derivations(out, advice)
+        _print_memory(out, advice)
         if fit is not None:
-            chains(out, fit, catalog, told=True)
-        _alternatives(out, advice)
-        _flips(out, advice, catalog)
-        _warnings(out, advice)
-        assumed(out, advice.situation, catalog)
-        _next(out, advice)
+            print_fixes(out, fit, catalog, name_optimizer=True)
+        _print_alternatives(out, advice)
+        flips = [(escape(option), f"→ {optimizer}") for option, optimizer in list_flips(advice, catalog)]
+        print_section(out, "Would change with", flips, "left", "left")
+        _print_warnings(out, advice)
+        print_assumptions(out, advice.situation, catalog)
+        out.print(format_heading("Next"))
+        out.print(f"  optadvise bench {advice.optimizer.id}")
+        out.print("  the same line with --json | optadvise bench - measures exactly this advice")
     return page.text
 
 
-def _answer(out: Console, advice: Recommendation) -> None:
+def _print_answer(out: Console, advice: Recommendation) -> None:
     optimizer, implementation = advice.optimizer, advice.implementation
     out.print(f"[bold]{escape(optimizer.name)}[/bold]  ({optimizer.id})")
-    where = implementation.path
-    if implementation.package and implementation.package != "torch":
-        where += f", from pip install {implementation.package}"
-    out.print(f"  {escape(where)}", soft_wrap=True)
+    is_installed_with_torch = implementation.package in (None, "", "torch")
+    source = "" if is_installed_with_torch else f", from pip install {implementation.package}"
+    out.print(f"  {escape(implementation.path + source)}", soft_wrap=True)
     for warning in advice.warnings:
         if warning.id.startswith(REFUTED_CHOICE):
-            table = grid("left", "wrap")
-            table.add_row("", "[bold]![/bold]", escape(warning.text))
-            out.print(table)
-    off = evidence.deviates(implementation, advice.evidence)
-    if off is not None:
-        table = grid("wrap")
-        table.add_row("", f"[bold]{escape(off)}[/bold]")
-        out.print(table)
+            print_rows(out, [("[bold]![/bold]", escape(warning.text))], "left", "wrap")
+    deviation = evidence.describe_deviation(implementation, advice.evidence)
+    if deviation is not None:
+        print_paragraph(out, f"[bold]{escape(deviation)}[/bold]")
     if optimizer.companion and advice.companion:
-        companion = advice.companion
-        shown = ", ".join(f"{name} {written(value)}" for name, value in companion.kwargs.items())
-        table = grid("wrap")
-        table.add_row(
-            "", escape(f"with {companion.implementation.path} ({shown}) beside it for {optimizer.companion['for']}")
-        )
-        out.print(table)
-    if advice.memory.fits is False:
-        need, have = advice.memory.total or advice.memory.known or 0, advice.memory.available or 0
-        out.print(f"  [bold]Does not fit[/bold]: {show_bytes(need)} needed of {show_bytes(have)}; see below")
-    out.print()
-    table = grid("left", "left", "wrap")
-    for number in advice.hyperparameters:
-        if number.value is None:
-            continue
-        span = ""
-        if number.low is not None and number.high is not None:
-            span = f"usual {show_number(number.low)} … {show_number(number.high)}"
-        table.add_row("", number.name, f"[bold]{escape(written(number.value))}[/bold]", span)
-    table.add_row("", "schedule", f"[bold]{advice.schedule.id}[/bold]", schedule_words(advice))
-    out.print(table)
-
-
-def schedule_words(advice: Recommendation) -> str:
-    """Return what a schedule does over the run."""
-    named = advice.schedule.quantities
-    total, warmup, floor = named["total_steps"], named["warmup_steps"], named["floor_lr"]
-    words = f"over {total:,} steps"
-    if warmup:
-        words += f", {warmup:,} of them up"
-    if isinstance(floor, float) and floor > 0:
-        words += f", down to {show_number(floor)}"
-    milestones = named.get("milestones")
-    if isinstance(milestones, list) and milestones:
-        words += f", a tenth after each of {', '.join(f'{m:,}' for m in milestones)}"
-    return words
-
-
-def _why(out: Console, advice: Recommendation) -> None:
-    out.print(heading("Why"))
-    table = grid("left", "wrap")
-    for entry in advice.trace:
-        table.add_row("", entry.rule, f"{escape(entry.because)}{_sources(entry)}")
-    out.print(table)
-
-
-def _found(out: Console, advice: Recommendation) -> None:
-    table = grid("left", "wrap")
-    for line in evidence.lines(advice.evidence):
-        table.add_row("", "·", escape(line))
-    if table.row_count:
-        out.print(heading(evidence.HEADING))
-        out.print(table)
-
-
-def _sources(entry: TraceEntry | HyperparameterStep | AdviceWarning) -> str:
-    """Return what an entry rests on, and whose it is where it is not the program's own."""
-    whose = "" if entry.layer == SHIPPED else f", from {entry.layer}"
-    return f" [dim]\\[{escape(', '.join(entry.cite) + whose)}][/dim]"
-
-
-def _ledgers(out: Console, advice: Recommendation) -> None:
-    out.print(heading("How each number came to be"))
-    for number in advice.hyperparameters:
-        table = grid("left", "left", "wrap")
-        out.print(f"  {number.name} = {written(number.value)}")
-        for entry in number.derivation:
-            table.add_row("", f"  {entry.rule}", escape(entry.step), f"{escape(entry.because)}{_sources(entry)}")
-        out.print(table)
-
-
-def _memory(out: Console, advice: Recommendation) -> None:
+        settings, reason = format_settings(advice.companion.kwargs), optimizer.companion["for"]
+        path = advice.companion.implementation.path
+        print_paragraph(out, escape(f"with {path} ({settings}) beside it for {reason}"))
     memory = advice.memory
-    if memory.known is None and not advice.max_model_sizes:
-        out.print(heading("Memory"))
-        more = "" if memory.available is not None else "; --vram or --gpu tells what would fit"
-        out.print(f"  Not known without --params{more}.")
-        return
+    if memory.fits is False:
+        needed, available = show_bytes(memory.total or memory.known or 0), show_bytes(memory.available or 0)
+        out.print(f"  [bold]Does not fit[/bold]: {needed} needed of {available}; see below")
+    out.print()
+    _print_numbers(out, advice)
+
+
+def _print_numbers(out: Console, advice: Recommendation) -> None:
+    rows = []
+    for number in advice.hyperparameters:
+        if number.value is not None:
+            typical = format_range(number.low, number.high)
+            value = f"[bold]{escape(written(number.value))}[/bold]"
+            rows.append((number.name, value, typical and f"usual {typical}"))
+    schedule = ("schedule", f"[bold]{advice.schedule.id}[/bold]", describe_schedule(advice))
+    print_rows(out, [*rows, schedule], "left", "left", "wrap")
+
+
+def _format_reason(entry: TraceEntry | HyperparameterStep) -> str:
+    return f"{escape(entry.because)}{_format_sources(entry)}"
+
+
+def _format_sources(entry: TraceEntry | HyperparameterStep | AdviceWarning) -> str:
+    """Return what an entry cites, and the layer of its rule where it is not a shipped one."""
+    layer = "" if entry.layer == SHIPPED else f", from {entry.layer}"
+    return f" [dim]\\[{escape(', '.join(entry.cite) + layer)}][/dim]"
+
+
+def _print_derivations(out: Console, advice: Recommendation) -> None:
+    out.print(format_heading("How each number came to be"))
+    for number in advice.hyperparameters:
+        out.print(f"  {number.name} = {written(number.value)}")
+        rows = [(f"  {entry.rule}", escape(entry.step), _format_reason(entry)) for entry in number.derivation]
+        print_rows(out, rows, "left", "left", "wrap")
+
+
+def _print_memory(out: Console, advice: Recommendation) -> None:
+    memory = advice.memory
     if memory.known is not None:
-        ledger(out, memory)
-        out.print(paragraph(verdict(memory, advice.situation)))
+        print_breakdown(out, memory)
+        print_paragraph(out, describe_fit(memory, advice.situation))
     else:
-        out.print(heading("Memory"))
+        out.print(format_heading("Memory"))
+        if not advice.max_model_sizes:
+            hint = "" if memory.available is not None else "; --vram or --gpu tells what would fit"
+            out.print(f"  Not known without --params{hint}.")
     if advice.max_model_sizes:
         size = show_bytes(memory.available or 0)
         out.print(f"  Up to which model size each is expected to fit {size} (derived, typical shapes):")
-        table = grid("left", "right", "wrap", indent=4)
-        for band in sorted(advice.max_model_sizes, key=lambda b: -b.max_params):
+        rows = []
+        for band in sorted(advice.max_model_sizes, key=lambda band: -band.max_params):
             each = f"{band.bytes_per_parameter:.2f} B per parameter in all" if band.max_params else "no size"
-            table.add_row("", band.optimizer, show_count(band.max_params), each)
-        out.print(table)
+            rows.append((band.optimizer, show_count(band.max_params), each))
+        print_rows(out, rows, "left", "right", "wrap", indent=4)
 
 
-def _alternatives(out: Console, advice: Recommendation) -> None:
-    if not advice.alternatives:
-        return
-    out.print(heading("Alternatives"))
-    table = titled(2, ("", "left"), ("state", "right"), ("", "wrap"))
+def _print_alternatives(out: Console, advice: Recommendation) -> None:
+    rows = []
     for other in advice.alternatives:
-        no = "[bold]does not fit[/bold]; " if other.fits is False else ""
-        table.add_row("", other.id, state_words(other), no + escape(other.because))
-    out.print(table)
+        verdict = "[bold]does not fit[/bold]; " if other.fits is False else ""
+        rows.append((other.id, format_state(other), verdict + escape(other.because)))
+    print_section(out, "Alternatives", rows, ("", "left"), ("state", "right"), ("", "wrap"))
 
 
-def state_words(other: Alternative) -> str:
-    """Return what another optimizer keeps, in bytes where the size is known."""
-    if other.optimizer_bytes is not None:
-        return show_bytes(other.optimizer_bytes)
-    each = other.state_bytes_per_parameter
-    return "none" if each == 0 else "< 0.01 B/p" if each < 0.01 else f"{each:.2f} B/p"
-
-
-def _flips(out: Console, advice: Recommendation, catalog: Catalog) -> None:
-    if not advice.sensitivities:
-        return
-    out.print(heading("Would change with"))
-    table = grid("left", "left")
-    for flip in advice.sensitivities:
-        for name, change in flip.change.items():
-            shown = "" if change == "true" else f" {escape(change)}"
-            table.add_row("", f"{flag(catalog, name)}{shown}", f"→ {flip.optimizer}")
-    out.print(table)
-
-
-def flag(catalog: Catalog, name: str) -> str:
-    """Return the option that states a fact."""
-    return str(catalog.facts[name].get("flag", name))
-
-
-def _warnings(out: Console, advice: Recommendation) -> None:
+def _print_warnings(out: Console, advice: Recommendation) -> None:
     if not advice.warnings:
         return
-    out.print(heading("Know before you start"))
-    table = grid("left", "wrap")
-    for warning in sorted(advice.warnings, key=lambda w: w.level != "warning"):
-        if warning.id.startswith(REFUTED_CHOICE):
-            continue  # it was said first
-        mark = "[bold]![/bold]" if warning.level == "warning" else "·"
-        table.add_row("", mark, f"{escape(warning.text)}{_sources(warning)}")
-    out.print(table)
-
-
-def _next(out: Console, advice: Recommendation) -> None:
-    out.print(heading("Next"))
-    out.print(f"  optadvise bench {advice.optimizer.id}")
-    out.print("  the same line with --json | optadvise bench - measures exactly this advice")
+    rows = []
+    for warning in sort_warnings(advice):
+        if not warning.id.startswith(REFUTED_CHOICE):  # printed below the optimizer's name
+            mark = "[bold]![/bold]" if warning.level == "warning" else "·"
+            rows.append((mark, f"{escape(warning.text)}{_format_sources(warning)}"))
+    out.print(format_heading("Know before you start"))
+    print_rows(out, rows, "left", "wrap")

@@ -14,7 +14,7 @@ from optadvise.benchmark.metrics import METRICS, metric_figure, metric_value, pe
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, RequirementResult
 from optadvise.benchmark.spec import Spec
 from optadvise.core.units import show_bytes, show_count
-from optadvise.render.text.console import Page, grid, heading, titled
+from optadvise.render.text.console import Page, format_heading, make_table
 
 _SHARDS = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
 
@@ -55,8 +55,8 @@ def conditions(result: BenchmarkResult) -> tuple[str, str]:
 
 
 def _table(out: Console, result: BenchmarkResult) -> None:
-    table = titled(
-        2, ("", "fold"), ("step() ms", "right"), ("ratio", "right"), ("whole ms", "right"), ("ratio", "right"),
+    table = make_table(
+        ("", "fold"), ("step() ms", "right"), ("ratio", "right"), ("whole ms", "right"), ("ratio", "right"),
         ("B/param", "right"), ("peak MiB", "right"),
     )  # fmt: skip
     for arm in result.arms:
@@ -102,8 +102,8 @@ def versus(result: BenchmarkResult, arm: ArmResult, metric: str, *, width: bool 
 
 
 def _details(out: Console, arm: ArmResult, spec: Spec) -> None:
-    out.print(heading(escape(arm.label)) + f"  {_made(arm)}", soft_wrap=True)
-    table = grid("wrap")
+    out.print(format_heading(escape(arm.label)) + f"  {_made(arm)}", soft_wrap=True)
+    table = make_table("wrap")
     for line in details(arm, spec):
         table.add_row("", escape(line))
     out.print(table)
@@ -171,8 +171,8 @@ def _describe_ranks(arm: ArmResult) -> Iterable[str]:
 def _requirements(out: Console, result: BenchmarkResult) -> None:
     if not result.requirements:
         return
-    out.print(heading("Requirements"))
-    table = grid("left", "wrap")
+    out.print(format_heading("Requirements"))
+    table = make_table("left", "wrap")
     for found in result.requirements:
         words = escape(f"{found.text}: {found.label} {measured(found)}")
         table.add_row("", f"[bold]{found.verdict}[/bold]", words)

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from optadvise.benchmark.comparison.records import ComparedRatio, Comparison, ComparisonRequirement
 from optadvise.core.units import show_bytes
-from optadvise.render.text.console import Page, grid, heading, titled
+from optadvise.render.text.console import Page, format_heading, make_table
 
 _NAMES = {
     "optimizer_seconds": "step()",
@@ -46,7 +46,7 @@ def text(comparison: Comparison) -> None:
     with Page() as out:
         _sides(out, comparison)
         for label, rows in _rows(comparison):
-            out.print(heading(escape(label)))
+            out.print(format_heading(escape(label)))
             out.print(_table(rows))
         if any(entry.relative_to_control for entry in comparison.ratios):
             out.print(f"\n{_HOW}")
@@ -70,7 +70,7 @@ def _sides(out: Console, comparison: Comparison) -> None:
 
 def _table(rows: Iterable[_Row]) -> Any:
     columns = [("", 13), ("base", 11), ("new", 11), ("new/base", 8), ("vs control", 10), ("95 % interval", 15)]
-    table = titled(2, *((title, "right" if title else "left") for title, _ in columns))
+    table = make_table(*((title, "right" if title else "left") for title, _ in columns))
     for column, (_, width) in zip(table.columns[1:], columns, strict=True):
         column.min_width = width  # the same in every table, so that they line up
     for row in rows:
@@ -124,8 +124,8 @@ _SHOW = {"s": _time, "bytes": show_bytes, "bytes/parameter": "{:.3f}".format}
 def _requirements(out: Console, comparison: Comparison) -> None:
     if not comparison.requirements:
         return
-    out.print(heading("Requirements"))
-    table = grid("left", "wrap")
+    out.print(format_heading("Requirements"))
+    table = make_table("left", "wrap")
     for found in comparison.requirements:
         table.add_row("", f"[bold]{found.verdict}[/bold]", escape(_judged(found)))
     out.print(table)

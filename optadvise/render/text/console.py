@@ -1,38 +1,43 @@
-"""One console for all commands: 80 columns and no colour where the output is no terminal."""
+"""Rich pages and tables for text output: 80 columns and no colour where stdout is not a terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
-WIDTH = 80  # where the output is no terminal, and COLUMNS does not say otherwise
-LONGEST = 100
-_NARROWEST = 40
-# For outputs that hold ASCII alone; what is not here becomes a question mark.
-_PLAIN = str.maketrans({
+# Kind of a table's column, alone or after the column's header: `left`, `right`, `wrap` (takes the remaining width and
+# wraps) or `fold` (as wide as its text, wraps only where the terminal is too narrow for the other columns).
+Column: TypeAlias = "str | tuple[str, str]"
+
+WIDTH = 80  # where stdout is not a terminal and COLUMNS is not set
+_MAX_WIDTH = 100
+_MIN_WIDTH = 40
+# ASCII spellings for outputs that hold ASCII alone; other characters become a question mark.
+_ASCII = str.maketrans({
     "²": "^2", "³": "^3", "−": "-", "–": "-", "—": "-", "·": "*", "×": "x", "…": "...", "→": "->", "√": "sqrt ",
     "₁": "1", "₀": "0", "π": "pi", "≤": "<=", "≥": ">=", "’": "'", "“": '"', "”": '"', "█": "#", "▌": "#", "▏": "|",
 })  # fmt: skip
 
 
-class _Uncut(Console):
-    """A console on which a table is as wide as its figures need; a broken line reads better than a figure cut off."""
+class _WideTableConsole(Console):
+    """Console that widens for a table that would cut a figure off; a wrapped line reads better."""
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """Print; on a narrow terminal, as wide as a table needs where it is one."""
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; on a narrow terminal with the width that the tables among the objects need."""
         width = self.width
         if width < WIDTH:
-            self.width = max(width, *(self._needs(one) for one in objects if isinstance(one, Table)), 0)
+            self.width = max(width, *(self._measure_table(item) for item in objects if isinstance(item, Table)), 0)
         try:
-            super().print(*objects, **how)
+            super().print(*objects, **options)
         finally:
             self.width = width
 
-    def _needs(self, table: Table) -> int:
+    def _measure_table(self, table: Table) -> int:
         """Return the columns that a table takes with no cell cut and no word broken."""
         widths = []
         for column in table.columns:
@@ -42,27 +47,26 @@ class _Uncut(Console):
 
 
 class Page:
-    """Collects what a command prints and writes it at once, without blanks at the ends of lines."""
+    """Output of one command, written at once and without blanks at line ends."""
 
     def __init__(self, *, keep: bool = False, plain: bool = False) -> None:
         """Start an empty page, as wide as the terminal but at most 100 columns.
 
         Args:
             keep: Keep the page as `text` instead of writing it.
-            plain: It goes to a file: no colours, whatever stdout is.
+            plain: Use no colours, for a file.
         """
         terminal = sys.stdout.isatty() and not plain
-        forced = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0") and "NO_COLOR" not in os.environ
+        colour = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0") and "NO_COLOR" not in os.environ
         columns = os.environ.get("COLUMNS", "")
-        width = int(columns) if columns.isdigit() and int(columns) >= _NARROWEST else WIDTH
-        self._console = _Uncut(
+        width = int(columns) if columns.isdigit() and int(columns) >= _MIN_WIDTH else WIDTH
+        self._console = _WideTableConsole(
             width=None if terminal else width,
             highlight=False,
             emoji=False,
-            force_terminal=False if plain else forced or None,
+            force_terminal=False if plain else colour or None,
         )
-        if self._console.width > LONGEST:
-            self._console.width = LONGEST
+        self._console.width = min(self._console.width, _MAX_WIDTH)
         self._capture = self._console.capture()
         self._keep = keep
         self.text = ""
@@ -73,75 +77,83 @@ class Page:
         return self._console
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Finish the page, unless the making of it failed."""
+        """Write the page, unless an error ended it."""
         self._capture.__exit__(None, None, None)
         if error is None:
             lines = self._capture.get().replace("\u00a0", " ").split("\n")
             self.text = "\n".join(line.rstrip() for line in lines)
-            if not _encodes(self.text):
-                self.text = self.text.translate(_PLAIN)
+            if not can_encode(self.text, sys.stdout.encoding):
+                self.text = self.text.translate(_ASCII)
             if not self._keep:
                 sys.stdout.write(self.text)
 
 
-def _encodes(text: str) -> bool:
-    """Can stdout hold a text? One without an encoding can."""
+def can_encode(text: str, encoding: str | None) -> bool:
+    """Return whether an output of this encoding can hold a text; an output without an encoding holds any."""
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):
         return False
     return True
 
 
-def heading(words: str) -> str:
-    """Return a section's heading, set off by a blank line."""
-    return f"\n[bold]{words}[/bold]"
+def format_heading(title: str) -> str:
+    """Return a section's heading, preceded by a blank line."""
+    return f"\n[bold]{title}[/bold]"
 
 
-def grid(*columns: str, indent: int = 2) -> Table:
-    """Return a borderless table.
+def make_table(*columns: Column, indent: int = 2) -> Table:
+    """Build a borderless table; the first cell of each row is the empty one of the indent.
 
     Args:
-        columns: For each column `left`, `right`, `wrap` (takes what is left of the line and breaks it) or `fold` (as
-            wide as it needs to be, broken where the line is too short, so that no other column is cut).
+        columns: Kinds of the columns, with headers where the table has a header line.
         indent: Blanks before the first column.
     """
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(
+        box=None,
+        show_header=any(isinstance(column, tuple) for column in columns),
+        header_style="dim",
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
     table.add_column(width=indent - 2)
     for column in columns:
+        header, kind = column if isinstance(column, tuple) else ("", column)
         table.add_column(
-            justify="right" if column == "right" else "left",
-            no_wrap=column not in ("wrap", "fold"),
-            ratio=1 if column == "wrap" else None,
+            header,
+            justify="right" if kind == "right" else "left",
+            no_wrap=kind not in ("wrap", "fold"),
+            ratio=1 if kind == "wrap" else None,
             overflow="fold",
         )
-    if "wrap" in columns:
-        table.expand = True
+        table.expand = table.expand or kind == "wrap"
     return table
 
 
-def paragraph(words: str, indent: int = 2) -> Table:
-    """Return words, every line of which is indented alike.
+def print_rows(out: Console, rows: Iterable[Sequence[RenderableType]], *columns: Column, indent: int = 2) -> None:
+    """Print a table.
 
     Args:
-        words: With markup.
-        indent: Blanks before each line.
-    """
-    table = grid("wrap", indent=indent)
-    table.add_row("", words)
-    return table
-
-
-def titled(indent: int, *columns: tuple[str, str]) -> Table:
-    """Return a borderless table with a header line.
-
-    Args:
+        out: Console to print on.
+        rows: Cells of each row, as markup.
+        columns: As in `make_table`.
         indent: Blanks before the first column.
-        columns: Pairs of title and kind, as in `grid`.
     """
-    table = grid(*(kind for _, kind in columns), indent=indent)
-    table.show_header = True
-    table.header_style = "dim"
-    for column, (title, _) in zip(table.columns[1:], columns, strict=True):
-        column.header = title
-    return table
+    table = make_table(*columns, indent=indent)
+    for row in rows:
+        table.add_row("", *row)
+    out.print(table)
+
+
+def print_section(out: Console, title: str, rows: Iterable[Sequence[RenderableType]], *columns: Column) -> None:
+    """Print a heading and a table; nothing where there are no rows. Arguments are those of `print_rows`."""
+    rows = list(rows)
+    if rows:
+        out.print(format_heading(title))
+        print_rows(out, rows, *columns)
+
+
+def print_paragraph(out: Console, text: RenderableType) -> None:
+    """Print markup as a paragraph, every line indented alike."""
+    print_rows(out, [(text,)], "wrap")

@@ -1,10 +1,9 @@
-"""Will it fit: the ledger with a bar, every optimizer in the run's place, and the cheapest changes."""
+"""Memory estimate as text: fit, breakdown with bars, fixes, and every optimizer in the run's place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,214 +11,164 @@ from rich.markup import escape
 from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory import INPUTS
-from optadvise.render.text.console import Page, grid, heading, paragraph, titled
-from optadvise.render.text.scaling import several
-from optadvise.render.text.situation import assumed
+from optadvise.render.labels import FIT_LABELS, format_count, format_options, format_size
+from optadvise.render.memory import describe_allocator, describe_fit, has_fixes, list_breakdown
+from optadvise.render.text.console import Page, format_heading, print_paragraph, print_rows, print_section
+from optadvise.render.text.scaling import print_scaling
+from optadvise.render.text.situation import print_assumptions
 from optadvise.rulebase.catalog import Catalog
 
-_BAR = 18  # columns
+_BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def text(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
-    """Print the answer.
+def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
+    """Print an estimate.
 
     Args:
-        answer: What was worked out.
-        catalog: Knows names and flags.
-        everything: Every optimizer on a line of its own.
+        answer: The estimate.
+        catalog: Source of names and flags.
+        everything: Print each optimizer on a line of its own.
     """
     with Page() as out:
-        _title(out, answer, catalog)
-        ledger(out, answer.memory)
-        _passes(out, answer)
-        several(out, answer)
-        chains(out, answer, catalog)
-        _ranking(out, answer, everything=everything)
-        assumed(out, answer.situation, catalog, only={*INPUTS, "optimizer", "task"})
+        _print_title(out, answer, catalog)
+        print_breakdown(out, answer.memory)
+        _print_largest(out, answer)
+        print_scaling(out, answer)
+        print_fixes(out, answer, catalog)
+        _print_ranking(out, answer, everything=everything)
+        print_assumptions(out, answer.situation, catalog, only={*INPUTS, "optimizer", "task"})
 
 
-def _title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
+def _print_title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
     situation = answer.situation
-    name = catalog.optimizer(answer.optimizer).name
-    size = show_count(situation.params or 0)
-    what = f"{situation.shape.name}, {size} parameters" if situation.shape is not None else f"{size} parameters"
-    out.print(f"[bold]{escape(what)}[/bold] with {escape(name)}, {_how(situation)}")
-    out.print(paragraph(verdict(answer.memory, situation)))
+    network = f"{show_count(situation.params or 0)} parameters"
+    if situation.shape is not None:
+        network = f"{situation.shape.name}, {network}"
+    optimizer = catalog.optimizer(answer.optimizer).name
+    out.print(f"[bold]{escape(network)}[/bold] with {escape(optimizer)}, {_describe_run(situation)}")
+    print_paragraph(out, describe_fit(answer.memory, situation))
 
 
-def _how(situation: Situation) -> str:
-    words = [situation.precision] if situation.method == "full" else [f"{situation.method} in {situation.precision}"]
-    length = f" × {situation.seq_len or situation.image_size}" if situation.seq_len or situation.image_size else ""
-    words.append(f"passes of {situation.micro_batch or 1}{length}")
+def _describe_run(situation: Situation) -> str:
+    precision = situation.precision if situation.method == "full" else f"{situation.method} in {situation.precision}"
+    size = situation.seq_len or situation.image_size
+    parts = [precision, f"passes of {situation.micro_batch or 1}" + (f" × {size}" if size else "")]
     if situation.gpus > 1:
-        words.append(f"{situation.gpus} GPUs" + ("" if situation.shard == "none" else f", {situation.shard}"))
-    return ", ".join(words)
+        parts.append(f"{situation.gpus} GPUs" + ("" if situation.shard == "none" else f", {situation.shard}"))
+    return ", ".join(parts)
 
 
-def verdict(memory: MemoryEstimate, situation: Situation) -> str:
-    """Return whether a run fits, in a sentence."""
-    if memory.total is None or memory.interval is None:
-        if memory.fits is False:
-            return (
-                f"[bold]Does not fit[/bold] {show_bytes(memory.available or 0)}: weights, gradients and state alone "
-                f"are {show_bytes(memory.known or 0)}."
-            )
-        return f"Weights, gradients and state are {show_bytes(memory.known or 0)}; activations need the shape."
-    span = f"{show_bytes(memory.interval.low)} to {show_bytes(memory.interval.high)}"
-    each = " of each GPU" if situation.gpus > 1 else ""
-    needs = f"needs about [bold]{show_bytes(memory.total)}[/bold] ({span}){each}"
-    if memory.available is None:
-        return f"It {needs}; --gpu or --vram tells whether it fits."
-    where = (
-        f"{escape(situation.gpu)}, {show_bytes(memory.available)}" if situation.gpu else show_bytes(memory.available)
-    )
-    if memory.fits is False:
-        return f"[bold]Does not fit[/bold] {where}: it {needs}."
-    likely = memory.total - memory.pages <= memory.available
-    word = "Fits" if memory.fits else "Probably fits" if likely else "Probably does not fit"
-    paging = " by paging state out to the host" if likely and memory.total > memory.available else ""
-    return f"[bold]{word}[/bold] {where}{paging}: it {needs}."
-
-
-def ledger(out: Console, memory: MemoryEstimate) -> None:
-    """Print the ledger of one GPU."""
+def print_breakdown(out: Console, memory: MemoryEstimate) -> None:
+    """Print what the memory of one GPU is made of."""
+    rows = list_breakdown(memory)
     if memory.total is None:
-        out.print(heading("Memory of one GPU, derived"))
-        table = grid("left", "right", "wrap")
-        for line in memory.ledger:
-            table.add_row("", line.part, "not known" if line.bytes is None else show_bytes(line.bytes), line.how)
-        out.print(table)
+        sizes = ((row.part, "not known" if row.size_bytes is None else show_bytes(row.size_bytes)) for row in rows)
+        out.print(format_heading("Memory of one GPU, derived"))
+        cells = [(*size, row.note) for size, row in zip(sizes, rows, strict=True)]
+        print_rows(out, cells, "left", "right", "wrap")
         return
-    out.print(heading(f"Memory of one GPU, derived; highest in {memory.peak}"))
-    table = titled(2, ("", "left"), ("at the peak", "right"), ("", "left"), ("", "wrap"))
-    most = max((line.at_peak or 0 for line in memory.ledger), default=1) or 1
-    for line in memory.ledger:
-        at = line.at_peak or 0
-        table.add_row(
-            "", line.part, show_bytes(at) if at else "–", bar(at / most), escape(_words(line.bytes, at, line.how))
-        )
-    table.add_row("", "[bold]total[/bold]", f"[bold]{show_bytes(memory.total)}[/bold]", "", sums(memory))
-    out.print(table)
+    out.print(format_heading(f"Memory of one GPU, derived; highest in {memory.peak}"))
+    largest = max((row.size_bytes or 0 for row in rows), default=1) or 1
+    table = [
+        (row.part, format_size(row.size_bytes), format_bar((row.size_bytes or 0) / largest), escape(row.note))
+        for row in rows
+    ]
+    total = ("[bold]total[/bold]", f"[bold]{show_bytes(memory.total)}[/bold]", "", describe_allocator(memory))
+    print_rows(out, [*table, total], ("", "left"), ("at the peak", "right"), ("", "left"), ("", "wrap"))
 
 
-def _words(whole: int | None, at: int, how: str) -> str:
-    return f"{show_bytes(whole)} in all: {how}" if whole is not None and whole != at and not at else how
-
-
-def sums(memory: MemoryEstimate) -> str:
-    """Return what tools show of a total."""
-    allocated, reserved = show_bytes(memory.allocated or 0), show_bytes(memory.reserved or 0)
-    return f"torch allocates {allocated} and reserves {reserved}; nvidia-smi shows the total"
-
-
-def bar(share: float, columns: int = _BAR // 2) -> str:
+def format_bar(fraction: float, columns: int = _BAR_COLUMNS) -> str:
     """Return a bar of block characters.
 
     Example:
-        >>> bar(0.5, 4)
+        >>> format_bar(0.5, 4)
         '██'
     """
-    eighths = round(share * columns * 8)
+    eighths = round(fraction * columns * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def _passes(out: Console, answer: MemoryAnswer) -> None:
+def _print_largest(out: Console, answer: MemoryAnswer) -> None:
     if answer.passes:
-        _by_gpu(out, answer.passes)
-    if answer.largest_pass is None:
+        _print_gpus(out, answer.passes)
+    largest = answer.largest_pass
+    if largest is None:
         return
-    most = answer.largest_pass
-    words = f"{most:,} sample{'s' if most > 1 else ''} in one pass" if most else "not even one sample in a pass"
+    text = f"{largest:,} sample{'s' if largest > 1 else ''} in one pass" if largest else "not even one sample in a pass"
     if answer.longest:
-        words += f", or samples of {answer.longest:,} tokens in passes of {answer.situation.micro_batch or 1}"
-    out.print(heading("Largest that fits, by what is expected"))
-    out.print(paragraph(words))
+        text += f", or samples of {answer.longest:,} tokens in passes of {answer.situation.micro_batch or 1}"
+    out.print(format_heading("Largest that fits, by what is expected"))
+    print_paragraph(out, text)
 
 
-def _by_gpu(out: Console, passes: Mapping[str, int]) -> None:
-    out.print(heading("Samples in one pass on usual GPUs, by what is expected"))
-    table = titled(2, *((gpu, "right") for gpu in passes))
-    table.add_row("", *(f"{count:,}" if count else "–" for count in passes.values()))
-    out.print(table)
+def _print_gpus(out: Console, micro_batches: Mapping[str, int]) -> None:
+    cells = [format_count(largest) for largest in micro_batches.values()]
+    columns = [(gpu, "right") for gpu in micro_batches]
+    print_section(out, "Samples in one pass on usual GPUs, by what is expected", [cells], *columns)
 
 
-def chains(out: Console, answer: MemoryAnswer, catalog: Catalog, *, told: bool = False) -> None:
-    """Print what would make a run fit, the cheapest first.
+def print_fixes(out: Console, answer: MemoryAnswer, catalog: Catalog, *, name_optimizer: bool = False) -> None:
+    """Print the changes after which a run fits, the cheapest first.
 
     Args:
-        out: Where.
+        out: Console to print on.
         answer: The run.
-        catalog: Knows the flags.
-        told: Say which optimizer the figures are for, as another command may choose another.
+        catalog: Source of flags.
+        name_optimizer: Name the optimizer of the figures, as another command may choose another.
     """
-    if answer.situation.vram_bytes is None or answer.memory.known is None:
+    if not has_fixes(answer):
         return
-    if answer.memory.fits is True or (not answer.fixes and answer.memory.fits is None):
-        return
-    out.print(heading("What would make it fit, the cheapest first"))
+    out.print(format_heading("What would make it fit, the cheapest first"))
     if not answer.fixes:
-        out.print(
-            paragraph("Nothing among the changes that are known here; a smaller network, or GPUs with more memory.")
+        print_paragraph(
+            out, "Nothing among the changes that are known here; a smaller network, or GPUs with more memory."
         )
-        return
-    if "optimizer" in answer.situation.assumed and told:
+    elif "optimizer" in answer.situation.assumed and name_optimizer:
         out.print(f"  Each with --optimizer {answer.optimizer}, unless it names another.")
     for number, chain in enumerate(answer.fixes, 1):
         paged = f", and {show_bytes(chain[-1].pages)} that may be paged out," if chain[-1].pages else ""
         out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold]{paged} with")
-        table = grid("left", "wrap", indent=5)
+        rows = []
         for fix in chain:
-            instead = f"instead of {change(fix.instead, catalog)}; " if fix.instead else ""
-            words = f"{instead}saves {show_bytes(fix.saves)}; costs {fix.costs}"
-            table.add_row(
-                "", escape(change(fix.change, catalog)), f"{escape(words)} [dim]\\[{', '.join(fix.cite)}][/dim]"
-            )
-        out.print(table)
+            replaced = f"instead of {format_options(catalog, fix.instead)}; " if fix.instead else ""
+            effect = escape(f"{replaced}saves {show_bytes(fix.saves)}; costs {fix.costs}")
+            change = escape(format_options(catalog, fix.change))
+            rows.append((change, f"{effect} [dim]\\[{', '.join(fix.cite)}][/dim]"))
+        print_rows(out, rows, "left", "wrap", indent=5)
 
 
-def change(facts: Mapping[str, Any], catalog: Catalog) -> str:
-    """Return the options that state facts."""
-    shown = []
-    for name, value in facts.items():
-        flag = str(catalog.facts[name].get("flag", f"--{name.replace('_', '-')}"))
-        shown.append(flag if value is True else f"{flag} {value}")
-    return " ".join(shown)
-
-
-def _ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
-    limited = answer.situation.vram_bytes is not None
-    tokens = answer.situation.seq_len is not None
-    out.print(
-        heading("Every optimizer in its place" if everything else "Optimizers in its place, those alike on one line")
-    )
+def _print_ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
+    is_limited, has_tokens = answer.situation.vram_bytes is not None, answer.situation.seq_len is not None
     columns = [("", "fold"), ("state", "right"), ("total", "right")]
-    columns += [("fits", "left"), ("largest pass", "right")] if limited else [("", "left")]
-    columns += [("longest", "right")] if limited and tokens else []
-    table = titled(2, *columns)
-    for names, fit in _groups(answer.optimizers, everything):
+    columns += [("fits", "left"), ("largest pass", "right")] if is_limited else [("", "left")]
+    columns += [("longest", "right")] if is_limited and has_tokens else []
+    rows = []
+    for names, fit in _group_fits(answer.optimizers, everything):
         total = fit.total if fit.total is not None else fit.known
-        row = [names, "–" if not fit.optimizer_bytes else show_bytes(fit.optimizer_bytes),
-               "not known" if total is None else show_bytes(total)]  # fmt: skip
-        if limited:
-            row += [{True: "yes", False: "no", None: "perhaps"}[fit.fits] + (", breaks" if fit.breaks else "")]
-            row += ["–" if not fit.largest_pass else f"{fit.largest_pass:,}"]
+        row = [names, format_size(fit.optimizer_bytes), "not known" if total is None else show_bytes(total)]
+        if is_limited:
+            row += [FIT_LABELS[fit.fits] + (", breaks" if fit.breaks else ""), format_count(fit.largest_pass)]
         else:
             row += ["breaks" if fit.breaks else ""]
-        if limited and tokens:
-            row += ["–" if not fit.longest else f"{fit.longest:,}"]
-        table.add_row("", *row)
-    out.print(table)
+        rows.append(row + ([format_count(fit.longest)] if is_limited and has_tokens else []))
+    out.print(
+        format_heading(
+            "Every optimizer in its place" if everything else "Optimizers in its place, those alike on one line"
+        )
+    )
+    print_rows(out, rows, *columns)
     if any(fit.breaks for fit in answer.optimizers):
-        words = "breaks: fails or computes something else where it is sharded so; optadvise show says how"
-        out.print(paragraph(words))
+        print_paragraph(out, "breaks: fails or computes something else where it is sharded so; optadvise show says how")
 
 
-def _groups(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fit]]:
-    def shown(fit: Fit) -> tuple[object, ...]:
+def _group_fits(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fit]]:
+    """Yield the names and one fit of each run of optimizers whose rows read alike."""
+
+    def key(fit: Fit) -> tuple[object, ...]:
         sizes = (None if size is None else show_bytes(size) for size in (fit.optimizer_bytes, fit.total, fit.known))
         return (fit.id,) if everything else (*sizes, fit.fits, fit.largest_pass, fit.longest, fit.basis, fit.breaks)
 
-    for _, alike in groupby(fits, key=shown):
-        members = list(alike)
+    for _, group in groupby(fits, key=key):
+        members = list(group)
         yield ", ".join(fit.id for fit in members), members[0]

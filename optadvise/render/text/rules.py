@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from rich.markup import escape
 
 from optadvise.core.errors import near
-from optadvise.render.text.console import Page, grid, heading, titled
+from optadvise.render.text.console import Page, format_heading, make_table
 from optadvise.rule_analysis.check import Report, Told
 from optadvise.rule_analysis.mutants import Hunt
 from optadvise.rule_analysis.rule_tests import Case, Tested, lines
@@ -26,7 +26,7 @@ def report(found: Report, *, as_json: bool) -> None:
     with Page() as out:
         for told in found.findings:
             out.print(f"[bold]{told.finding.kind}[/bold]  {escape(near(told.finding.at))}", soft_wrap=True)
-            table = grid("wrap")
+            table = make_table("wrap")
             table.add_row("", escape(told.finding.text))
             if told.where:
                 table.add_row("", f"[dim]where {escape(told.where)}[/dim]")
@@ -36,7 +36,7 @@ def report(found: Report, *, as_json: bool) -> None:
             elif told.finding.point is not None:
                 out.print("  [dim]no situation leads there today[/dim]")
             out.print()
-        cells = titled(2, ("table", "left"), ("rows", "right"), ("cells", "right"), ("fall through", "right"))
+        cells = make_table(("table", "left"), ("rows", "right"), ("cells", "right"), ("fall through", "right"))
         for counted in found.tables:
             through = "–" if counted.otherwise is None else f"{counted.otherwise:,}"
             cells.add_row("", counted.table, str(counted.rows), f"{counted.cells:,}", through)
@@ -97,7 +97,7 @@ def _hunted(out: Any, hunt: Hunt, suggested: Sequence[Case]) -> None:
         f"{hunt.alike} more change no answer"
     )
     if suggested:
-        out.print(heading("Cases that would notice them, for rules/cases/"))
+        out.print(format_heading("Cases that would notice them, for rules/cases/"))
         for table in sorted({case["table"] for case in suggested}):
             out.print(f"table: {escape(table)}\ncases:", soft_wrap=True)
             for line in lines(case for case in suggested if case["table"] == table):

@@ -1,4 +1,4 @@
-"""A situation in words."""
+"""Facts of a situation that were assumed, as text."""
 
 from __future__ import annotations
 
@@ -9,32 +9,23 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.records import Situation
-from optadvise.render.text.console import heading
+from optadvise.render.labels import format_fact, format_flag
+from optadvise.render.text.console import format_heading
 from optadvise.rulebase.catalog import Catalog
 
 
-def assumed(out: Console, situation: Situation, catalog: Catalog, only: Collection[str] | None = None) -> None:
-    """Print what nobody said.
-
-    Args:
-        out: Where.
-        situation: The run.
-        catalog: Knows the flags.
-        only: The facts that the answer read; None is all.
-    """
+def print_assumptions(
+    out: Console, situation: Situation, catalog: Catalog, only: Collection[str] | None = None
+) -> None:
+    """Print the facts that were assumed; of `only` these, where it is not None."""
     if not situation.assumed:
         return
-    words = []
-    for name in situation.assumed:
-        if only is not None and name not in only:
-            continue
-        value = getattr(situation, name)
-        shown = "not known" if value is None else f"{value:,}" if type(value) is int else str(value).lower()
-        flag = catalog.facts[name].get("flag", f"--{name}")
-        words.append(f"{flag} {shown}".replace(" ", "\u00a0"))
-    out.print(heading("Assumed, as nobody said"))
     # A flag stays beside its value: this wraps at plain blanks only, which the console does not.
-    lines = textwrap.fill(
-        ", ".join(words), out.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    options = ", ".join(
+        f"{format_flag(catalog, fact)} {format_fact(situation, fact)}".replace(" ", "\u00a0")
+        for fact in situation.assumed
+        if only is None or fact in only
     )
-    out.print(escape(lines), soft_wrap=True)
+    out.print(format_heading("Assumed, as nobody said"))
+    text = textwrap.fill(options, out.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    out.print(escape(text), soft_wrap=True)

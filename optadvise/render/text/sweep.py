@@ -8,7 +8,7 @@ from optadvise.benchmark.metrics import metric_value
 from optadvise.benchmark.sweep_records import SweepCell, SweepResult
 from optadvise.core.json_text import encode_json
 from optadvise.render.text.benchmark import figure
-from optadvise.render.text.console import Page, titled
+from optadvise.render.text.console import Page, make_table
 
 _FIGURES = (("step() ms", "optimizer_seconds", 1e3), ("whole ms", "step_seconds", 1e3),
             ("B/param", "state_bytes_per_parameter", 1.0), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
@@ -25,8 +25,8 @@ def text(result: SweepResult) -> None:
     """Print a sweep."""
     varied = _varied(result)
     with Page() as out:
-        table = titled(
-            2, ("", "fold"), *((name, "left") for name in varied), *((name, "right") for name, _, _ in _FIGURES)
+        table = make_table(
+            ("", "fold"), *((name, "left") for name in varied), *((name, "right") for name, _, _ in _FIGURES)
         )
         for cell in result.cells:
             table.add_row("", *map(escape, _cells(cell, varied)))

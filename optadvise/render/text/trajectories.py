@@ -1,46 +1,41 @@
-"""Optimizers' trajectories on a surface as a table and as JSON."""
+"""Paths of optimizers on a surface as text."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 
-import msgspec
 from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.units import show_number
-from optadvise.render.text.console import Page, grid, heading, titled
-from optadvise.verify.trajectory_records import SurfaceSummary, TrajectoriesResult, Trajectory
+from optadvise.render.labels import DASH
+from optadvise.render.text.console import Column, Page, print_rows, print_section
+from optadvise.verify.trajectory_records import TrajectoriesResult, Trajectory
 
-_TABLE_WIDTH = 72  # columns
+_TABLE_COLUMNS = 72
 _ENDS = {"outside": "out", "not-finite": "diverged"}
 
 
-def as_json(result: TrajectoriesResult) -> str:
-    """Return the trajectories as one JSON object."""
-    return json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def text(result: TrajectoriesResult) -> None:
-    """Print where each optimizer went, and its learning rate."""
+def print_trajectories(result: TrajectoriesResult) -> None:
+    """Print where each optimizer went."""
     with Page() as out:
         _print_surface(out, result)
-        _print_table(out, result.trajectories)
-        _print_rates(out, result.trajectories)
-        if result.skipped:
-            out.print(heading("Cannot walk here"))
-            table = grid("left", "wrap")
-            for skipped in result.skipped:
-                table.add_row("", skipped.optimizer, escape(skipped.because))
-            out.print(table)
+        if out.width < _TABLE_COLUMNS:
+            print_rows(out, [(_describe_path(trajectory),) for trajectory in result.trajectories], "wrap")
+        else:
+            columns: list[Column] = [("", "fold"), ("lr", "right"), ("steps", "right"), ("ends at", "right"),
+                                     ("value", "right"), ("arrives", "right"), ("", "left")]  # fmt: skip
+            print_rows(out, map(_format_row, result.trajectories), *columns)
+        print_section(out, "Learning rates", _list_rates(result), "wrap")
+        omissions = [(omission.optimizer, escape(omission.because)) for omission in result.skipped]
+        print_section(out, "Cannot walk here", omissions, "left", "wrap")
 
 
 def _print_surface(out: Console, result: TrajectoriesResult) -> None:
-    surface: SurfaceSummary = result.surface
+    surface = result.surface
     x, y = (show_number(value) for value in surface.start)
     out.print(f"[bold]{escape(surface.name)}[/bold]  {escape(surface.formula)}")
-    has_one_rate = result.trajectories and not any(each.cite for each in result.trajectories)
+    has_one_rate = result.trajectories and not any(trajectory.cite for trajectory in result.trajectories)
     rates = "all at one learning rate" if has_one_rate else "each optimizer at its own learning rate"
     out.print(f"  {result.steps:,} steps from ({x}, {y}), {rates}")
     goal = f"it {surface.goal.say}, f at most {show_number(surface.goal.at_most)}"
@@ -49,40 +44,27 @@ def _print_surface(out: Console, result: TrajectoriesResult) -> None:
     out.print()
 
 
-def _print_table(out: Console, trajectories: Sequence[Trajectory]) -> None:
-    if out.width < _TABLE_WIDTH:
-        table = grid("wrap")
-        for trajectory in trajectories:
-            table.add_row("", _describe(trajectory))
-    else:
-        table = titled(2, ("", "fold"), ("lr", "right"), ("steps", "right"), ("ends at", "right"), ("value", "right"),
-                       ("arrives", "right"), ("", "left"))  # fmt: skip
-        for each in trajectories:
-            last = each.points[-1]
-            reached = "–" if each.reached is None else f"{each.reached:,}"
-            table.add_row("", each.optimizer, show_number(each.lr), f"{len(each.points) - 1:,}",
-                          f"{last.x:.3g}, {last.y:.3g}", f"{last.value:.3g}", reached,
-                          _ENDS.get(each.end, ""))  # fmt: skip
-    out.print(table)
-
-
-def _describe(trajectory: Trajectory) -> str:
-    """Return a row of the table as a sentence, for a narrow terminal."""
+def _format_row(trajectory: Trajectory) -> tuple[str, ...]:
     last = trajectory.points[-1]
-    arrives = "does not arrive" if trajectory.reached is None else f"arrives at step {trajectory.reached:,}"
-    end = f", {_ENDS[trajectory.end]}" if trajectory.end in _ENDS else ""
-    return (f"{trajectory.optimizer}: lr {show_number(trajectory.lr)}, {len(trajectory.points) - 1:,} steps to "
-            f"{last.x:.3g}, {last.y:.3g}, value {last.value:.3g}, {arrives}{end}")  # fmt: skip
+    arrival = DASH if trajectory.reached is None else f"{trajectory.reached:,}"
+    steps, end = f"{len(trajectory.points) - 1:,}", _ENDS.get(trajectory.end, "")
+    place, value = f"{last.x:.3g}, {last.y:.3g}", f"{last.value:.3g}"
+    return (trajectory.optimizer, show_number(trajectory.lr), steps, place, value, arrival, end)
 
 
-def _print_rates(out: Console, trajectories: Sequence[Trajectory]) -> None:
-    """Print the reason of each learning rate, equal reasons on one line."""
+def _describe_path(trajectory: Trajectory) -> str:
+    """Return a row of the table as a sentence, for terminals that are too narrow for it."""
+    optimizer, lr, steps, place, value, arrival, end = _format_row(trajectory)
+    arrives = "does not arrive" if trajectory.reached is None else f"arrives at step {arrival}"
+    return f"{optimizer}: lr {lr}, {steps} steps to {place}, value {value}, {arrives}" + (f", {end}" if end else "")
+
+
+def _list_rates(result: TrajectoriesResult) -> Iterator[tuple[str]]:
+    """Yield the reason of each learning rate, with the optimizers that it holds for."""
     reasons: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for each in trajectories:
-        reasons.setdefault((each.because, each.cite), []).append(f"{each.optimizer} {show_number(each.lr)}")
-    out.print(heading("Learning rates"))
-    table = grid("wrap")
+    for trajectory in result.trajectories:
+        names = reasons.setdefault((trajectory.because, trajectory.cite), [])
+        names.append(f"{trajectory.optimizer} {show_number(trajectory.lr)}")
     for (because, cite), names in reasons.items():
         sources = f" \\[{', '.join(cite)}]" if cite else ""
-        table.add_row("", f"{', '.join(names)}: {escape(because)}{sources}")
-    out.print(table)
+        yield (f"{', '.join(names)}: {escape(because)}{sources}",)

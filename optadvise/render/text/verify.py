@@ -11,7 +11,7 @@ from rich.markup import escape
 from optadvise.core.findings import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFUTED, UNDECIDED, ClaimOutcome
 from optadvise.core.units import show_share
 from optadvise.evidence.apply import format_figure
-from optadvise.render.text.console import Page, grid, heading, titled
+from optadvise.render.text.console import Page, print_section
 from optadvise.verify.records import AuditResult, VerifyResult
 
 _CONFORMING = (CONFORMS, QUANTISED)
@@ -33,21 +33,19 @@ def text(result: VerifyResult) -> None:
     """Print audits and claims as tables."""
     with Page() as out:
         for title, audits in _group_audits(result.audits):
-            out.print(heading(title))
-            table = titled(2, ("", "left"), ("", "left"), ("furthest off", "right"), ("", "wrap"))
-            for audit in audits:
-                remark = escape(_describe_audit(audit))
-                table.add_row("", audit.optimizer, audit.implementation, _format_deviation(audit.worst), remark)
-            out.print(table)
+            rows = [
+                (audit.optimizer, audit.implementation, _format_deviation(audit.worst), escape(_describe_audit(audit)))
+                for audit in audits
+            ]
+            print_section(out, title, rows, ("", "left"), ("", "left"), ("furthest off", "right"), ("", "wrap"))
         if result.audits:
             out.print(f"\n{_FURTHEST}")
         for verdict, claims in _group_claims(result.claims):
-            out.print(heading(verdict.capitalize()))
-            table = grid("left", "wrap")
+            lines: list[tuple[str, str]] = []
             for claim in claims:
-                table.add_row("", "·", f"[bold]{escape(claim.claim)}[/bold] [dim]{claim.id}[/dim]")
-                table.add_row("", "", escape(_describe_claim(claim)))
-            out.print(table)
+                lines.append(("·", f"[bold]{escape(claim.claim)}[/bold] [dim]{claim.id}[/dim]"))
+                lines.append(("", escape(_describe_claim(claim))))
+            print_section(out, verdict.capitalize(), lines, "left", "wrap")
 
 
 # -- audits -----------------------------------------------------------------------------------------------------------

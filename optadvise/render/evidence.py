@@ -1,4 +1,4 @@
-"""Findings on this machine, in sentences for every kind of page."""
+"""Sentences about findings on this machine, shared by all renderers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEADING = "Found on this machine"
 _PEAKS = {"allocated": " at the peak", "process": " of the whole process"}  # the most precise first
 
 
-def deviates(implementation: Implementation, evidence: Evidence) -> str | None:
+def describe_deviation(implementation: Implementation, evidence: Evidence) -> str | None:
     """Return how an implementation deviates, and who says so; None where it is not known to."""
     deviation = find_deviation(implementation, evidence)
     if deviation is None:
@@ -20,7 +20,7 @@ def deviates(implementation: Implementation, evidence: Evidence) -> str | None:
     return f"deviates, {who}: {deviation.why}"
 
 
-def lines(evidence: Evidence) -> list[str]:
+def list_sentences(evidence: Evidence) -> list[str]:
     """Return a sentence for each finding."""
     return [
         *map(_describe_audit, evidence.audits),

@@ -1,0 +1,195 @@
+"""JSON records of `list` and `show`: optimizers, schedules, claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from msgspec import Struct, convert
+from msgspec.structs import asdict, replace
+
+from optadvise.core.findings import Evidence
+from optadvise.core.json_text import Document
+from optadvise.core.records import (
+    Claim,
+    Hyperparameter,
+    Implementation,
+    Note,
+    Optimizer,
+    Scheduler,
+    StateTensor,
+)
+from optadvise.memory import state_bytes_per_parameter
+from optadvise.render.documents import EvidenceDocument, build_evidence
+from optadvise.rulebase.catalog import Catalog
+
+_HUGGING_FACE = "hf"  # framework with a JSON key of its own
+_Schedule = TypeVar("_Schedule", bound="ScheduleEntry")
+
+
+class OptimizerEntry(Struct, frozen=True, kw_only=True):
+    """An optimizer in the list."""
+
+    id: str
+    name: str
+    family: str
+    parents: tuple[str, ...]
+    year: int
+    summary: str
+    effort: str
+    suits: tuple[str, ...]
+    state_bytes_per_parameter: float  # of a large fp32 matrix
+
+
+class OptimizerList(Document, frozen=True, kw_only=True):
+    """`optadvise list --json`: optimizers."""
+
+    kind: Literal["list"] = "list"
+    optimizers: tuple[OptimizerEntry, ...]
+
+
+class OptimizerCard(OptimizerEntry, frozen=True, kw_only=True):
+    """`optadvise show --json` of an optimizer: its card."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["optimizer"] = "optimizer"
+    guide_buffers: float | None  # state per parameter by the guide, in fp32 numbers
+    aliases: tuple[str, ...]
+    equation: tuple[str, ...]
+    hyperparameters: tuple[Hyperparameter, ...]
+    state: tuple[StateTensor, ...]
+    implementations: tuple[Implementation, ...]
+    not_offered: tuple[Implementation, ...]
+    huggingface: str | None
+    frameworks: Mapping[str, str | None]
+    companion: Mapping[str, str] | None
+    schedules: tuple[str, ...] | None
+    use_when: tuple[str, ...]
+    avoid_when: tuple[str, ...]
+    notes: tuple[Note, ...]
+    cite: tuple[str, ...]
+    evidence: EvidenceDocument
+
+
+class ScheduleEntry(Scheduler, frozen=True, kw_only=True):
+    """A schedule with its names elsewhere."""
+
+    huggingface: str | None
+    frameworks: Mapping[str, str | None]
+
+
+class ScheduleList(Document, frozen=True, kw_only=True):
+    """`optadvise list --schedules --json`: schedules."""
+
+    kind: Literal["list"] = "list"
+    schedules: tuple[ScheduleEntry, ...]
+
+
+class ScheduleCard(ScheduleEntry, frozen=True, kw_only=True):
+    """`optadvise show --json` of a schedule: its card."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["schedule"] = "schedule"
+
+
+class ClaimEntry(Struct, frozen=True):
+    """A claim in the list."""
+
+    id: str
+    claim: str
+    says: str | None
+    experiment: str | None
+    measures: str | None
+    seeds: int
+    limits: str | None
+    needs: str | None
+    cite: tuple[str, ...]
+    optimizers: tuple[str, ...]
+    supports: tuple[str, ...]
+
+
+class ClaimList(Document, frozen=True, kw_only=True):
+    """`optadvise list --claims --json`: claims."""
+
+    kind: Literal["list"] = "list"
+    claims: tuple[ClaimEntry, ...]
+
+
+def list_optimizers(cards: Iterable[Optimizer]) -> OptimizerList:
+    """Return optimizers for the list."""
+    return OptimizerList(optimizers=tuple(convert(_list_fields(card), OptimizerEntry) for card in cards))
+
+
+def build_optimizer(
+    card: Optimizer, catalog: Catalog, guide_buffers: float | None, evidence: Evidence
+) -> OptimizerCard:
+    """Return an optimizer's card.
+
+    Args:
+        card: The optimizer.
+        catalog: Source of the frameworks.
+        guide_buffers: State per parameter by the guide, None where it gives none.
+        evidence: What was measured of the optimizer on this machine.
+    """
+    names = name_in_frameworks(catalog, card)
+    return convert(
+        {
+            **_list_fields(card),
+            "guide_buffers": guide_buffers,
+            "huggingface": names.get(_HUGGING_FACE),
+            "frameworks": names,
+            "companion": card.companion or None,
+            "schedules": card.schedules or None,
+            "use_when": tuple(reason.text for reason in card.use_when),
+            "avoid_when": tuple(reason.text for reason in card.avoid_when),
+            "evidence": build_evidence(None, evidence),
+        },
+        OptimizerCard,
+    )
+
+
+def _list_fields(card: Optimizer) -> dict[str, Any]:
+    """Return a card's fields by their names, for `convert`."""
+    return {**asdict(card), "state_bytes_per_parameter": round(state_bytes_per_parameter(card.state), 4)}
+
+
+def list_schedules(cards: Iterable[Scheduler], catalog: Catalog) -> ScheduleList:
+    """Return schedules for the list."""
+    return ScheduleList(schedules=tuple(_build_schedule(ScheduleEntry, card, catalog) for card in cards))
+
+
+def build_schedule(card: Scheduler, catalog: Catalog) -> ScheduleCard:
+    """Return a schedule's card."""
+    return _build_schedule(ScheduleCard, card, catalog)
+
+
+def _build_schedule(kind: type[_Schedule], card: Scheduler, catalog: Catalog) -> _Schedule:
+    names = name_in_frameworks(catalog, card)
+    return kind(**asdict(card), huggingface=names.get(_HUGGING_FACE), frameworks=names)
+
+
+def list_claims(claims: Iterable[Claim]) -> ClaimList:
+    """Return claims for the list."""
+    return ClaimList(claims=tuple(convert(claim, ClaimEntry, from_attributes=True) for claim in claims))
+
+
+def name_in_frameworks(catalog: Catalog, card: Optimizer | Scheduler) -> dict[str, str | None]:
+    """Return the name that each framework has for an optimizer or a schedule, None where it has none."""
+    names: dict[str, str | None] = {}
+    for key, framework in catalog.frameworks.items():
+        if isinstance(card, Optimizer) and framework.optimizers:
+            named = framework.by_name(card)
+            names[key] = None if named is None else named.name
+        elif isinstance(card, Scheduler) and framework.schedules:
+            names[key] = framework.schedules[card.id].name if card.id in framework.schedules else None
+    return names
+
+
+def drop_refuted_reasons(card: Optimizer, evidence: Evidence) -> Optimizer:
+    """Return a card without the sentences that rest on claims which were refuted on this machine."""
+    refuted = {claim.id for claim in evidence.refuted}
+    return replace(
+        card,
+        use_when=tuple(reason for reason in card.use_when if reason.claim not in refuted),
+        avoid_when=tuple(reason for reason in card.avoid_when if reason.claim not in refuted),
+    )

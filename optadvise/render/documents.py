@@ -1,0 +1,316 @@
+"""JSON records of `recommend` and `estimate`. Keys may be added, never renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType, convert, field
+from msgspec.structs import asdict, replace
+
+from optadvise.core.findings import AuditFinding, BenchmarkFinding, ClaimFinding, Deviation, Evidence
+from optadvise.core.json_text import Document
+from optadvise.core.records import (
+    AdviceWarning,
+    AdvisedHyperparameter,
+    Alternative,
+    Fit,
+    Fix,
+    Implementation,
+    MaxModelSize,
+    MemoryAnswer,
+    MemoryEstimate,
+    MemoryLine,
+    NetworkShape,
+    Phase,
+    Recommendation,
+    Scaling,
+    ScheduleAdvice,
+    Sensitivity,
+    Situation,
+    TraceEntry,
+    Traffic,
+    Value,
+)
+from optadvise.evidence.apply import find_deviation
+from optadvise.rulebase.catalog import Catalog
+
+
+class ShapeDocument(NetworkShape, frozen=True):
+    """A network's family and dimensions."""
+
+    dims: Mapping[str, int]  # type: ignore[assignment]
+
+
+class SituationDocument(Situation, frozen=True, kw_only=True):
+    """What is known of a run; `assumed` are the facts that were not stated."""
+
+    shape: ShapeDocument | None = None
+    assumed: tuple[str, ...]
+    stated: UnsetType = UNSET  # type: ignore[assignment]
+    defaults: UnsetType = UNSET  # type: ignore[assignment]
+    derived: UnsetType = UNSET  # type: ignore[assignment]
+
+
+class RangeDocument(Struct, frozen=True):
+    """Ends of an interval in bytes."""
+
+    low: int
+    high: int
+
+
+class MemoryDocument(Struct, frozen=True, kw_only=True):
+    """Memory of one GPU. The total is the peak, so it is not the sum of the figures above it."""
+
+    weights: int | None = field(name="weights_bytes")
+    gradients: int | None = field(name="gradients_bytes")
+    optimizer: int | None = field(name="optimizer_bytes")
+    activations: int | None = field(name="activations_bytes")
+    overhead: int | None = field(name="overhead_bytes")
+    total: int | None = field(name="total_bytes")
+    available: int | None = field(name="available_bytes")
+    fits: bool | None
+    known: int | None = field(name="known_bytes")
+    allocated: int | None = field(name="allocated_bytes")
+    reserved: int | None = field(name="reserved_bytes")
+    pages: int = field(name="pageable_bytes")
+    ranges: Mapping[str, RangeDocument] | None = field(name="interval", default=None)
+    source: Literal["derived", "measured"] = field(name="basis", default="derived")
+    basis: str = field(name="shape")
+    peak: str | None
+    ledger: tuple[MemoryLine, ...]
+
+
+class RulesDocument(Struct, frozen=True):
+    """The rules that gave an answer."""
+
+    fingerprint: str
+    layers: tuple[str, ...]
+
+
+class EstimateDocument(Document, frozen=True, kw_only=True):
+    """`optadvise estimate --json`: whether a run fits a GPU."""
+
+    kind: Literal["estimate"] = "estimate"
+    situation: SituationDocument
+    optimizer: str
+    memory: MemoryDocument
+    largest_micro_batch: int | None
+    longest_seq_len: int | None
+    largest_micro_batch_by_gpu: Mapping[str, int]
+    communication: Traffic | None
+    scaling: Scaling | None
+    optimizers: tuple[Fit, ...]
+    fixes: tuple[tuple[Fix, ...], ...]
+    rules: RulesDocument
+
+
+class OptimizerDocument(Struct, frozen=True):
+    """An optimizer with the arguments of its class."""
+
+    id: str
+    name: str
+    path: str = field(name="import")
+    package: str | None
+    kwargs: Mapping[str, Value]
+
+
+class CompanionDocument(Struct, frozen=True):
+    """The optimizer of the tensors that the first does not take."""
+
+    path: str = field(name="import")
+    kwargs: Mapping[str, Value]
+
+
+class ReasonDocument(Struct, frozen=True):
+    """Another schedule and why one would take it."""
+
+    id: str
+    because: str
+
+
+class SchedulerDocument(Struct, frozen=True, kw_only=True):
+    """A schedule with the arguments of its class."""
+
+    id: str
+    path: str = field(name="import")
+    kwargs: Mapping[str, Value]
+    phases: tuple[Phase, ...]
+    total_steps: int
+    warmup_steps: int
+    floor_lr: float
+    milestones: tuple[int, ...] | UnsetType = UNSET
+    alternatives: tuple[ReasonDocument, ...]
+
+
+class EvidenceDocument(Struct, frozen=True):
+    """What was measured on this machine."""
+
+    deviates: Deviation | None
+    audits: tuple[AuditFinding, ...]
+    claims: tuple[ClaimFinding, ...]
+    benches: tuple[BenchmarkFinding, ...]
+
+
+class MissedDocument(Struct, frozen=True):
+    """A condition of a rule that does not hold."""
+
+    fact: str
+    asks: str
+    actual: str = field(name="is")
+
+
+class MissDocument(Struct, frozen=True):
+    """A rule that did not decide: the conditions it missed, or the rule that comes before it."""
+
+    rule: str
+    missed: tuple[MissedDocument, ...]
+    beaten_by: str | None
+
+    def __str__(self) -> str:
+        """Return why the rule did not decide."""
+        if self.beaten_by is not None:
+            return f"applies, but {self.beaten_by} comes before it"
+        return "asks for " + " and ".join(f"{miss.fact} {miss.asks}, here {miss.actual}" for miss in self.missed)
+
+
+class DecisionDocument(Struct, frozen=True):
+    """A rule that decided a table, with the rules that came nearest to deciding it."""
+
+    table: str
+    rule: str
+    near: tuple[MissDocument, ...]
+
+
+class ChangeDocument(Struct, frozen=True):
+    """Options to change together, after which the optimizer is recommended."""
+
+    change: Mapping[str, str]
+    effort: int
+
+
+class WhyNotDocument(Struct, frozen=True):
+    """What keeps an optimizer from being recommended."""
+
+    optimizer: str
+    answer: str
+    refused: str | None
+    fits: bool | None
+    rows: tuple[MissDocument, ...]
+    concerns: Mapping[str, MissDocument]
+    beside: str | None
+    changes: tuple[ChangeDocument, ...]
+
+
+class RecommendationDocument(Document, frozen=True, kw_only=True):
+    """`optadvise recommend --json`: an optimizer and a schedule, with numbers, reasons and sources."""
+
+    kind: Literal["recommendation"] = "recommendation"
+    situation: SituationDocument
+    optimizer: OptimizerDocument
+    companion: CompanionDocument | None
+    scheduler: SchedulerDocument
+    hyperparameters: tuple[AdvisedHyperparameter, ...]
+    memory: MemoryDocument
+    fixes: tuple[tuple[Fix, ...], ...]
+    fixes_optimizer: str | None
+    bands: tuple[MaxModelSize, ...]
+    alternatives: tuple[Alternative, ...]
+    warnings: tuple[AdviceWarning, ...]
+    trace: tuple[TraceEntry, ...]
+    flips: tuple[Sensitivity, ...]
+    evidence: EvidenceDocument
+    rules: RulesDocument
+    explain: tuple[DecisionDocument, ...] | UnsetType = UNSET
+    why_not: WhyNotDocument | UnsetType = UNSET
+
+
+def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None) -> RecommendationDocument:
+    """Return a recommendation's JSON.
+
+    Args:
+        advice: The recommendation.
+        fit: Changes after which it fits, where it does not for certain.
+    """
+    optimizer, implementation = advice.optimizer, advice.implementation
+    companion = advice.companion
+    fixes = () if fit is None else fit.fixes
+    return RecommendationDocument(
+        situation=build_situation(advice.situation),
+        optimizer=OptimizerDocument(
+            optimizer.id, optimizer.name, implementation.path, implementation.package, advice.kwargs
+        ),
+        companion=None if companion is None else CompanionDocument(companion.implementation.path, companion.kwargs),
+        scheduler=_build_scheduler(advice.schedule),
+        hyperparameters=advice.hyperparameters,
+        memory=build_memory(advice.memory),
+        fixes=fixes,
+        fixes_optimizer=fit.optimizer if fit is not None and fixes else None,
+        bands=tuple(
+            replace(band, bytes_per_parameter=round(band.bytes_per_parameter, 4)) for band in advice.max_model_sizes
+        ),
+        alternatives=tuple(
+            replace(other, state_bytes_per_parameter=round(other.state_bytes_per_parameter, 4))
+            for other in advice.alternatives
+        ),
+        warnings=advice.warnings,
+        trace=advice.trace,
+        flips=advice.sensitivities,
+        evidence=build_evidence(implementation, advice.evidence),
+        rules=RulesDocument(advice.fingerprint, advice.layers),
+    )
+
+
+def build_estimate(answer: MemoryAnswer, catalog: Catalog) -> EstimateDocument:
+    """Return an estimate's JSON; the catalogue names the rules that gave it."""
+    return EstimateDocument(
+        situation=build_situation(answer.situation),
+        optimizer=answer.optimizer,
+        memory=build_memory(answer.memory),
+        largest_micro_batch=answer.largest_pass,
+        longest_seq_len=answer.longest,
+        largest_micro_batch_by_gpu=answer.passes,
+        communication=answer.traffic,
+        scaling=answer.scaling,
+        optimizers=answer.optimizers,
+        fixes=answer.fixes,
+        rules=RulesDocument(catalog.fingerprint, catalog.layers),
+    )
+
+
+def build_situation(situation: Situation) -> SituationDocument:
+    """Return a situation's JSON."""
+    shape = situation.shape
+    if shape is not None:
+        shape = ShapeDocument(shape.family, shape.name, shape.basis, dict(shape.dims), shape.flags)
+    unset = dict.fromkeys(("stated", "defaults", "derived"), UNSET)
+    return SituationDocument(**{**asdict(situation), **unset, "shape": shape, "assumed": situation.assumed})
+
+
+def build_memory(memory: MemoryEstimate) -> MemoryDocument:
+    """Return the JSON of a memory estimate."""
+    ranges = {f"{name}_bytes": RangeDocument(span.low, span.high) for name, span in memory.intervals.items()}
+    source: Literal["derived", "measured"] = "measured" if memory.basis == "measured" else "derived"
+    return replace(convert(memory, MemoryDocument, from_attributes=True), ranges=ranges or None, source=source)
+
+
+def build_evidence(implementation: Implementation | None, evidence: Evidence) -> EvidenceDocument:
+    """Return the JSON of what was measured on this machine.
+
+    Args:
+        implementation: The implementation whose deviation is reported, None for none.
+        evidence: What was measured.
+    """
+    deviates = None if implementation is None else find_deviation(implementation, evidence)
+    return EvidenceDocument(deviates, evidence.audits, evidence.claims, evidence.benchmarks)
+
+
+def _build_scheduler(schedule: ScheduleAdvice) -> SchedulerDocument:
+    fields = {
+        "id": schedule.id,
+        "import": schedule.path,
+        "kwargs": schedule.kwargs,
+        "phases": schedule.phases,
+        "alternatives": tuple(ReasonDocument(name, because) for name, because in schedule.alternatives.items()),
+    }
+    return convert({**fields, **schedule.quantities}, SchedulerDocument)

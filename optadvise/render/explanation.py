@@ -1,0 +1,64 @@
+"""Explanation of a recommendation: rules that came nearest, and why another optimizer is not recommended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from optadvise.render.documents import (
+    ChangeDocument,
+    DecisionDocument,
+    MissDocument,
+    MissedDocument,
+    RecommendationDocument,
+    WhyNotDocument,
+)
+from optadvise.rule_analysis.describe import told
+from optadvise.rule_analysis.why_not import Decision, WhyNot
+from optadvise.rulebase.near_misses import NearMiss
+from optadvise.rulebase.tables import Axis
+
+
+class Explanation(Struct, frozen=True):
+    """What `--explain` and `--why-not` add to a recommendation."""
+
+    axes: Mapping[str, Axis]
+    decisions: tuple[Decision, ...] = ()
+    why_not: WhyNot | None = None
+
+
+def describe_miss(miss: NearMiss, axes: Mapping[str, Axis]) -> MissDocument:
+    """Return a rule that did not decide, with its conditions in words."""
+    missed = tuple(
+        MissedDocument(fact, *(told(fact, cells, axes[fact]).removeprefix(f"{fact} ") for cells in (mask, 1 << cell)))
+        for fact, mask, cell in miss.missed
+    )
+    return MissDocument(miss.rule.id, missed, miss.beaten_by)
+
+
+def build_why_not(explanation: Explanation) -> WhyNotDocument | None:
+    """Return what keeps another optimizer from being recommended; None where that was not requested."""
+    result, axes = explanation.why_not, explanation.axes
+    if result is None:
+        return None
+    return WhyNotDocument(
+        optimizer=result.optimizer,
+        answer=result.answer,
+        refused=result.refused,
+        fits=result.fits,
+        rows=tuple(describe_miss(miss, axes) for miss in result.rows),
+        concerns={concern: describe_miss(miss, axes) for concern, miss in result.concerns.items()},
+        beside=result.beside,
+        changes=tuple(ChangeDocument(change.facts, change.effort) for change in result.changes),
+    )
+
+
+def explain(document: RecommendationDocument, explanation: Explanation) -> RecommendationDocument:
+    """Return a recommendation's JSON with its explanation, as far as that was requested."""
+    decisions = tuple(
+        DecisionDocument(row.table, row.rule, tuple(describe_miss(miss, explanation.axes) for miss in row.near))
+        for row in explanation.decisions
+    )
+    return replace(document, explain=decisions or UNSET, why_not=build_why_not(explanation) or UNSET)

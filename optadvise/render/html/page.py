@@ -1,0 +1,73 @@
+"""Standalone HTML pages: no network, no script, every text from rules or files escaped."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from optadvise.core.text import make_printable
+from optadvise.core.units import show_bytes, show_count
+from optadvise.render.labels import format_range, format_settings
+from optadvise.rulebase.hyperparameters import written
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+# Stricter than the standard: anything but a plain web address is printed without a link.
+_WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
+
+
+class PageOrigin(Struct, frozen=True):
+    """How a page was made."""
+
+    version: str
+    command: str  # command line that prints the same result
+    code: str | None = None  # program that trains with the recommendation
+    stated: tuple[str, ...] = ()  # facts that were stated
+
+
+def link(url: str | None) -> str | None:
+    """Return an address that a page may link to, None for any other.
+
+    Example:
+        >>> link("https://arxiv.org/abs/1711.05101"), link("javascript:alert(1)")
+        ('https://arxiv.org/abs/1711.05101', None)
+    """
+    return url if url is not None and _WEB_ADDRESS.fullmatch(url) else None
+
+
+def render_page(template: str, context: Mapping[str, Any]) -> str:
+    """Return a template's page; the context is what the template names."""
+    return _environment().get_template(template).render(context)
+
+
+@functools.cache  # a benchmark writes its page after each round
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"link": link, "bytes": show_bytes, "count": show_count, "value": written,
+                            "settings": format_settings}  # fmt: skip
+    environment.globals["typical_range"] = format_range
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Return what a page shows for a value: None as `not known`, control characters escaped."""
+    if value is None:
+        return "not known"
+    return make_printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

@@ -1,0 +1,185 @@
+"""Recommendation as an HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from optadvise.core.records import SHIPPED, MemoryAnswer, MemoryEstimate, Recommendation, Source
+from optadvise.core.schedules import rate
+from optadvise.core.units import show_bytes, show_count, show_number
+from optadvise.render import evidence
+from optadvise.render.html import charts
+from optadvise.render.html.page import PageOrigin, render_page
+from optadvise.render.labels import DASH, format_fact, format_flag, format_interval, format_options
+from optadvise.render.memory import describe_allocator, describe_fit, has_fixes, list_breakdown
+from optadvise.render.recommendation import describe_schedule, format_state, list_flips, sort_warnings
+from optadvise.render.schedule import list_corners
+from optadvise.rulebase.catalog import Catalog
+
+# Numbers of the run rather than of an optimizer, which no card explains.
+_RUN_MEANINGS = {
+    "warmup_fraction": "Share of the run over which the rate ramps up.",
+    "max_grad_norm": "The gradients' norm is clipped to it.",
+}
+_FITS = {True: "fits", False: "does not fit", None: "not known"}
+
+
+class CitedSource(Struct, frozen=True):
+    """A source with its number on the page."""
+
+    number: int
+    source: Source
+
+
+class Sources:
+    """Sources, numbered in the order in which the page cites them."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        """Start without a cited source."""
+        self._catalog = catalog
+        self.cited: dict[str, CitedSource] = {}
+
+    def cite(self, keys: Iterable[str]) -> list[CitedSource]:
+        """Return numbered sources."""
+        for key in keys:
+            source = self._catalog.sources.get(key) or Source(key, key, "")
+            self.cited.setdefault(key, CitedSource(len(self.cited) + 1, source))
+        return [self.cited[key] for key in keys]
+
+
+class FactRow(Struct, frozen=True):
+    """A fact of the run."""
+
+    flag: str
+    value: str
+    meaning: str = ""
+
+
+class MemoryRow(Struct, frozen=True):
+    """A numbered line of the memory table; `tone` is its colour in the bar, None where it has no segment."""
+
+    number: int
+    tone: int | None
+    part: str
+    size: str
+    interval: str
+    note: str
+
+
+def render_recommendation(
+    advice: Recommendation, catalog: Catalog, origin: PageOrigin, fit: MemoryAnswer | None = None
+) -> str:
+    """Return a recommendation as a page.
+
+    Args:
+        advice: The recommendation.
+        catalog: Source of cites, facts and names.
+        origin: How the page was made.
+        fit: Changes after which it fits, where it does not for certain.
+    """
+    memory = advice.memory
+    context = {
+        "advice": advice,
+        "origin": origin,
+        "shipped": SHIPPED,
+        "sources": Sources(catalog),
+        "deviation": evidence.describe_deviation(advice.implementation, advice.evidence),
+        "evidence": evidence.list_sentences(advice.evidence),
+        "meanings": {number.name: _describe_number(advice, number.name) for number in advice.hyperparameters},
+        "warnings": sort_warnings(advice),
+        "schedule_text": describe_schedule(advice),
+        "rates": _list_rates(advice),
+        "curve": _draw_curve(advice),
+        "verdict": None if memory.known is None else describe_fit(memory, advice.situation).plain,
+        "bar": charts.layout_bar(memory),
+        "memory_rows": _list_memory(memory),
+        "allocator": describe_allocator(memory),
+        "fit": fit if fit is not None and has_fixes(fit) else None,
+        "options": lambda facts: format_options(catalog, facts),
+        "names": {other.id: catalog.optimizer(other.id).name for other in advice.alternatives},
+        "state": format_state,
+        "fits": _FITS,
+        "flips": list_flips(advice, catalog),
+        "stated": _list_stated(advice, catalog, origin.stated),
+        "assumed": [_describe_fact(advice, catalog, name) for name in advice.situation.assumed],
+    }
+    return render_page("recommendation.html", context)
+
+
+def _describe_number(advice: Recommendation, name: str) -> str:
+    card = advice.optimizer.hyperparameter(name)
+    return _RUN_MEANINGS.get(name, "") if card is None else card.meaning
+
+
+def _peak_rate(advice: Recommendation) -> float | None:
+    """Return the highest learning rate; None where it is the optimizer's own."""
+    peak = next((number.value for number in advice.hyperparameters if number.name == "lr"), None)
+    return peak if isinstance(peak, (int, float)) and not isinstance(peak, bool) else None
+
+
+def _run_steps(advice: Recommendation) -> int:
+    return int(str(advice.schedule.quantities["total_steps"]))
+
+
+def _draw_curve(advice: Recommendation) -> charts.Curve | None:
+    peak = _peak_rate(advice)
+    return None if peak is None else charts.layout_curve(advice.schedule, peak, _run_steps(advice))
+
+
+def _list_rates(advice: Recommendation) -> list[tuple[str, str, str, str]]:
+    """Return place, step, learning rate and its share of the peak at some steps of the run."""
+    peak, steps = _peak_rate(advice), _run_steps(advice)
+    if peak is None:
+        return []
+    warmup = int(str(advice.schedule.quantities["warmup_steps"]))
+    places = {0: "first", **({warmup: "after the ramp"} if warmup else {})}
+    parts = ((0.75, "three quarters"), (0.5, "half"), (0.25, "a quarter"))
+    fractions = {round(part * steps): name for part, name in parts}
+    corners = dict.fromkeys(list_corners(advice.schedule), "a corner")
+    places = {**fractions, **corners, **places, steps - 1: "last"}
+    rows = []
+    for step in sorted(step for step in places if 0 <= step < steps):
+        value = rate(advice.schedule, peak, step)
+        fraction = f"{value / peak:.1%}" if peak else "not known"
+        rows.append((places[step], f"{step:,}", show_number(float(f"{value:.4g}")), fraction))
+    return rows
+
+
+def _list_memory(memory: MemoryEstimate) -> list[MemoryRow]:
+    rows = []
+    for number, (row, line) in enumerate(zip(list_breakdown(memory), memory.ledger, strict=True), 1):
+        size = "not known" if row.size_bytes is None else show_bytes(row.size_bytes) if row.size_bytes else DASH
+        is_uncertain = row.size_bytes and line.interval is not None and line.interval.low != line.interval.high
+        interval = format_interval(line.interval) if is_uncertain and line.interval is not None else ""
+        tone = charts.tone_of(number) if row.size_bytes else None
+        rows.append(MemoryRow(number, tone, row.part, size, interval, row.note))
+    return rows
+
+
+def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]) -> list[FactRow]:
+    """Return the facts that were stated, with what their values mean."""
+    situation, rows = advice.situation, []
+    if "shape" in stated and situation.shape is not None:
+        rows.append(FactRow("network", situation.shape.name, f"{show_count(situation.params or 0)} parameters"))
+    if "gpu" in stated and situation.gpu is not None:
+        rows.append(FactRow("--gpu", situation.gpu))
+    implied = ("model",) if "shape" in stated else ()  # a network's shape implies its kind of model
+    rows += [
+        _describe_fact(advice, catalog, name)
+        for name, fact in catalog.facts.items()
+        if name in stated and name not in implied and "flag" in fact
+    ]
+    if "optimizer" in stated and situation.optimizer is not None:
+        rows.append(FactRow("--optimizer", situation.optimizer, "taken instead of choosing"))
+    return rows
+
+
+def _describe_fact(advice: Recommendation, catalog: Catalog, name: str) -> FactRow:
+    value, fact = getattr(advice.situation, name), catalog.facts.get(name, {})
+    text = format_fact(advice.situation, name)
+    if name == "vram_bytes" and value is not None:
+        text = show_bytes(value)
+    meaning = fact["values"].get(value, "") if isinstance(fact.get("values"), dict) else ""
+    return FactRow(format_flag(catalog, name), text, str(meaning))

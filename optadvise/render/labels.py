@@ -1,0 +1,80 @@
+"""Short texts for sizes, ranges, options and values, shared by all renderers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optadvise.core.records import Interval, Situation, Value
+from optadvise.core.units import show_bytes, show_number
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.hyperparameters import written
+
+DASH = "–"  # for 0 and for what is not known
+SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
+FIT_LABELS: Mapping[bool | None, str] = {True: "yes", False: "no", None: "perhaps"}
+
+
+def format_size(size_bytes: int | None, missing: str = DASH) -> str:
+    """Return a size; `missing` for 0 and None."""
+    return show_bytes(size_bytes) if size_bytes else missing
+
+
+def format_count(count: int | None) -> str:
+    """Return a count with separators; a dash for 0 and None."""
+    return f"{count:,}" if count else DASH
+
+
+def format_range(low: float | None, high: float | None) -> str:
+    """Return a typical range, empty where an end is not known.
+
+    Example:
+        >>> format_range(6e-5, 1e-3)
+        '6e-5 … 1e-3'
+    """
+    return "" if low is None or high is None else f"{show_number(low)} … {show_number(high)}"
+
+
+def format_interval(interval: Interval) -> str:
+    """Return both ends of an interval in bytes."""
+    return f"{show_bytes(interval.low)} to {show_bytes(interval.high)}"
+
+
+def format_state_bytes(bytes_per_parameter: float, zero: str = "0") -> str:
+    """Return state bytes per parameter with two decimals, `zero` for none.
+
+    Example:
+        >>> format_state_bytes(0.0), format_state_bytes(0.001), format_state_bytes(8)
+        ('0', '< 0.01', '8.00')
+    """
+    if bytes_per_parameter == 0:
+        return zero
+    return "< 0.01" if bytes_per_parameter < 0.01 else f"{bytes_per_parameter:.2f}"
+
+
+def format_settings(settings: Mapping[str, Value]) -> str:
+    """Return hyperparameters with their values, such as `lr 3e-4, betas (0.9, 0.95)`."""
+    return ", ".join(f"{name} {written(value)}" for name, value in settings.items())
+
+
+def format_flag(catalog: Catalog, fact: str) -> str:
+    """Return the option that states a fact."""
+    return str(catalog.facts.get(fact, {}).get("flag", f"--{fact.replace('_', '-')}"))
+
+
+def format_option(catalog: Catalog, fact: str, value: object) -> str:
+    """Return a fact as it is typed, such as `--micro-batch 4`; a flag that is set has no value."""
+    flag = format_flag(catalog, fact)
+    return flag if value is True or value == "true" else f"{flag} {value}"
+
+
+def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:
+    """Return facts as they are typed on one command line."""
+    return " ".join(format_option(catalog, fact, value) for fact, value in facts.items())
+
+
+def format_fact(situation: Situation, fact: str) -> str:
+    """Return a fact's value in a situation."""
+    value = getattr(situation, fact)
+    if value is None:
+        return "not known"
+    return f"{value:,}" if type(value) is int else str(value).lower()

@@ -1,0 +1,95 @@
+"""Schedules over a run: learning rates at its steps, and their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from msgspec import Struct, field
+
+from optadvise.core import schedules
+from optadvise.core.json_text import Document
+from optadvise.core.records import Phase, ScheduleAdvice, Scheduler, Value
+
+_POINTS = 200  # of the JSON, beside the corners
+
+
+class ScheduleRun(Struct, frozen=True):
+    """A schedule with the numbers of a run."""
+
+    card: Scheduler
+    advice: ScheduleAdvice
+    lr: float  # peak
+    steps: int
+    warmup_source: str
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the warmup."""
+        return int(str(self.advice.quantities["warmup_steps"]))
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate at a step."""
+        return schedules.rate(self.advice, self.lr, step)
+
+    def step_at(self, fraction: float) -> int:
+        """Return the step at a fraction of the run; 1.0 is its last step."""
+        return round(fraction * (self.steps - 1))
+
+    def list_points(self) -> list[tuple[int, float]]:
+        """Return steps and their learning rates, spread over the run and on both sides of each corner."""
+        return [(step, self.rate_at(step)) for step in sample_steps(self.advice, self.steps, _POINTS)]
+
+
+class ScheduleDocument(Struct, frozen=True):
+    """A schedule over a run."""
+
+    id: str
+    path: str = field(name="import")
+    kwargs: Mapping[str, Value]
+    phases: tuple[Phase, ...]
+    total_steps: int
+    warmup_steps: int
+    lr: float
+    points: tuple[tuple[int, float], ...]
+
+
+class SchedulesDocument(Document, frozen=True, kw_only=True):
+    """`optadvise schedule --json`: learning rates over a run."""
+
+    kind: Literal["schedule"] = "schedule"
+    schedules: tuple[ScheduleDocument, ...]
+
+
+def build_schedules(runs: Iterable[ScheduleRun]) -> SchedulesDocument:
+    """Return the JSON of schedules over a run."""
+    return SchedulesDocument(
+        schedules=tuple(
+            ScheduleDocument(
+                run.card.id,
+                run.advice.path,
+                run.advice.kwargs,
+                run.advice.phases,
+                run.steps,
+                run.warmup_steps,
+                run.lr,
+                tuple(run.list_points()),
+            )
+            for run in runs
+        )
+    )
+
+
+def sample_steps(schedule: ScheduleAdvice, steps: int, count: int) -> list[int]:
+    """Return steps at even distances and, so that no corner is drawn slanted, on both sides of each corner."""
+    last = max(steps - 1, 0)
+    sampled = {round(n / count * last) for n in range(count + 1)}
+    sampled |= {step for corner in list_corners(schedule) for step in (corner - 1, corner) if 0 <= step <= last}
+    return sorted(sampled)
+
+
+def list_corners(schedule: ScheduleAdvice) -> list[int]:
+    """Return the steps at which a phase of a schedule ends, or its learning rate drops."""
+    milestones = [schedule.kwargs.get("milestones"), schedule.quantities.get("milestones")]
+    ends = {int(str(step)) for steps in milestones if isinstance(steps, list) for step in steps}
+    return sorted({*ends, int(str(schedule.quantities["warmup_steps"]))} - {0})
