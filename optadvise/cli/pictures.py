@@ -23,7 +23,7 @@ def check(plot: Path | None) -> None:
     if plot is not None:
         from optadvise.render.plots import figures
 
-        figures.check(plot, "--plot")
+        figures.check_picture(plot, "--plot")
 
 
 def draw(picture: Callable[[], None], code: int) -> None:
