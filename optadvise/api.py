@@ -24,6 +24,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
+from optadvise.benchmark.options import BenchOptions
+from optadvise.benchmark.plan import plan_advice
+from optadvise.benchmark.request import measure, prepare_request
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import to_json_object
 from optadvise.core.records import MemoryAnswer, Recommendation
@@ -81,7 +84,7 @@ class Run(TypedDict, total=False):
 
 
 class Measurement(TypedDict, total=False):
-    """How `bench` measures: the options of `optadvise bench`, whose help describes each."""
+    """Options of `bench`: those of `optadvise bench`, whose help describes each."""
 
     control: str
     implementation: str
@@ -143,14 +146,14 @@ class Advice(Recommendation, frozen=True, kw_only=True):
             >>> len(optimizer.param_groups)
             2
         """
-        from optadvise.benchmark import optimizer_builder, plan
+        from optadvise.benchmark import optimizer_builder  # imports torch
 
         if self.situation.gradient_release:
             raise InputError('build: gradient release is a training loop of its own; code("python") writes it')
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise InputError("build: nothing in this model needs a gradient")
-        arm = plan.plan_advice(self, fused=fused, device=named[0][1].device.type)
+        arm = plan_advice(self, fused=fused, device=named[0][1].device.type)
         built = optimizer_builder.build_optimizers(arm, named, model)
         if arm.train_mode:
             built[0].train()
@@ -241,12 +244,12 @@ def bench(
     rules: Folders = (),
     **how: Unpack[Measurement],
 ) -> dict[str, Any]:
-    """Measure what optimizers cost here, each in a process of its own, against a control.
+    """Measure what optimizers cost on this machine, each in its own process, against a control.
 
     Args:
         *optimizers: Names in any spelling; or a recommendation (or its data), which is run exactly.
         rules: Folders of further rules.
-        **how: How it is measured.
+        **how: Options of the measurement.
 
     Returns:
         The object that `optadvise bench --json -` prints.
@@ -255,9 +258,6 @@ def bench(
         InputError: A value is not accepted.
         CannotRunHereError: There is no such device, or torch is not installed.
     """
-    from optadvise.benchmark.options import BenchOptions
-    from optadvise.benchmark.request import measure, prepare_request
-
     _known(how, Measurement, "bench")
     options: dict[str, Any] = {
         name: _typed(name, value) if name in _BENCH_COUNTS else value for name, value in how.items()
@@ -270,7 +270,7 @@ def bench(
     recommendation = advice.data() if isinstance(advice, Advice) else advice
     request = prepare_request(_advisor(_folders(rules)), names, BenchOptions(**options), recommendation)
     result = to_json_object(measure(request))
-    with contextlib.suppress(OSError):  # it is for later answers alone
+    with contextlib.suppress(OSError):  # the finding is for later answers alone
         store.save_benchmark(result, datetime.now(timezone.utc).date().isoformat())
     return result
 
