@@ -19,6 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+from tests.documents import fact_data, facts_of, table_data, table_of
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
@@ -112,8 +114,9 @@ def parts(region: Mapping[str, list[Any]], name: str) -> list[Any]:
 
 
 def compiled(document: Mapping[str, Any]) -> tuple[Table, dict[str, Axis]]:
-    axes = cut_axes(FACTS, [row["when"] for row in document["rules"]])
-    return Table(document, axes), axes
+    table = table_of(document)
+    axes = cut_axes(facts_of(FACTS), [rule.when for rule in table.rules])
+    return Table(table, axes), axes
 
 
 def anywhere(random: Random, wanted: int) -> list[Values]:
@@ -164,8 +167,9 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: i
 
 def shipped(rounds: int) -> Iterator[Row]:
     advisor = CompiledRules(load())
-    table, facts = advisor.tables["choose_optimizer"], advisor.catalog.facts
-    document = advisor.catalog.documents["tables"]["choose_optimizer"]
+    table = advisor.tables["choose_optimizer"]
+    facts = {name: fact_data(fact) for name, fact in advisor.catalog.facts.items()}
+    document = table_data(advisor.catalog.base.tables["choose_optimizer"])
     values = [[*facts[name]["values"], *([None] if facts[name].get("unknown") else [])] for name in table.columns]
     points: list[Values] = [dict(zip(table.columns, each, strict=True)) for each in product(*values)]
     zen = theirs(document, facts, points)

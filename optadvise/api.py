@@ -280,7 +280,7 @@ def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict
     _known(run, Run, function)
     folders = _folders(run.get("rules") or ())
     catalog = _advisor(folders).catalog
-    flags = {name for name, fact in catalog.facts.items() if fact["type"] == "flag"}
+    flags = {name for name, fact in catalog.facts.items() if fact.type == "flag"}
     typed = {name: _flag(name, value) if name in flags else _typed(name, value) for name, value in run.items()
              if name != "rules"}  # fmt: skip
     return folders, inputs.parse_inputs(catalog, typed)

@@ -18,7 +18,8 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
-from optadvise.core.records import Implementation, Recommendation
+from optadvise.core.cards import Implementation
+from optadvise.core.records import Recommendation
 
 STEPS = 20
 _COUNT = itertools.count()

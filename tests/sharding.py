@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from optadvise.benchmark import plan
 from optadvise.benchmark.spec import Arm, Companion, Spec
-from optadvise.core.records import Optimizer
+from optadvise.core.cards import Optimizer
 from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import ROOT
 
@@ -45,7 +45,7 @@ def companion(catalog: Catalog, card: Optimizer) -> Companion | None:
     """Return what steps the weights that an optimizer leaves to another, with that one's defaults."""
     if card.companion is None:
         return None
-    other = plan.plan_defaults(catalog.optimizer(card.companion["optimizer"]), {})
+    other = plan.plan_defaults(catalog.optimizer(card.companion.optimizer), {})
     return Companion(other.path, other.package, other.kwargs)
 
 

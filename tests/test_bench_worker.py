@@ -22,8 +22,8 @@ from optadvise.benchmark.options import WORKLOADS
 from optadvise.benchmark.records import PARTS
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
+from optadvise.core.cards import StateTensor
 from optadvise.core.json_text import encode_json
-from optadvise.core.records import StateTensor
 from optadvise.memory import shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import few
@@ -74,7 +74,9 @@ def expected_state(catalog: Catalog, arm: Arm, workload: str) -> int:
     linear = {
         f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear) and name != "head"
     }
-    other = (catalog.optimizer(arm.optimizer).companion or {})["optimizer"]
+    companion = catalog.optimizer(arm.optimizer).companion
+    assert companion is not None
+    other = companion.optimizer
     theirs = [weight for name, weight in weights.items() if name not in linear]
     return _bytes(own, [weights[name] for name in linear]) + _bytes(_state(catalog, other, arm.companion.path), theirs)
 

@@ -13,8 +13,10 @@ import pytest
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, RuleFileError
+from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load
-from optadvise.rulebase.loading import Memo, load_documents, shipped_rules
+from optadvise.rulebase.loading import load_rule_base
+from optadvise.rulebase.rule_paths import shipped_rules
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -218,39 +220,39 @@ def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "cache"))
     rules = tmp_path / "rules"
     shutil.copytree(shipped_rules(), rules)
-    first, fingerprint, _ = load_documents([rules])
-    assert load_documents([rules])[:2] == (first, fingerprint)  # from the cache
+    first, fingerprint, _ = load_rule_base([rules])
+    assert load_rule_base([rules])[:2] == (first, fingerprint)  # from the cache
     card = rules / "optimizers" / "adamw.yaml"
     before = card.stat()
     card.write_text(card.read_text(encoding="utf-8").replace("year: 2017", "year: 2018"), encoding="utf-8")
     os.utime(card, ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, same time: only the content differs
-    second, changed, _ = load_documents([rules])
-    assert second["optimizers"]["adamw"]["year"] == 2018
+    second, changed, _ = load_rule_base([rules])
+    assert second.optimizers["adamw"].year == 2018
     assert changed != fingerprint
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": "other", "documents": {}}'])
 def test_a_damaged_cache_is_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
-    expected, *_ = load_documents([shipped_rules()])
+    expected, *_ = load_rule_base([shipped_rules()])
     (entry,) = tmp_path.glob("rules-*.json")
     entry.write_text(damage, encoding="utf-8")
-    assert load_documents([shipped_rules()])[0] == expected
+    assert load_rule_base([shipped_rules()])[0] == expected
 
 
 def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "file" / "below"))
-    assert load_documents([shipped_rules()])[0]["facts"]
+    assert load_rule_base([shipped_rules()])[0].facts
 
 
 def test_only_the_latest_figures_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
-    memo = Memo("figures-of-a-test")
+    memo = DiskCache("figures-of-a-test")
     for number in range(1500):
         memo.get(str(number), partial(list, (number,)))
     memo._save()
-    again = Memo("figures-of-a-test")
+    again = DiskCache("figures-of-a-test")
     assert again.get("1499", lambda: [-1]) == [1499]
     assert again.get("0", lambda: [-1]) == [-1]
 

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 import optadvise as library
 from optadvise.benchmark import plan
 from optadvise.core import findings
-from optadvise.core.records import EXPERIMENTS as KNOWN
-from optadvise.core.records import Claim
+from optadvise.core.cards import EXPERIMENTS as KNOWN
+from optadvise.core.cards import Claim, Range
 from optadvise.evidence import store, versions
 from optadvise.rulebase.catalog import Catalog, load
 from optadvise.verify import claims, training
@@ -133,12 +133,14 @@ def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, m
     ],
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(holds: Any, figures: list[float], verdict: str) -> None:
-    claim = Claim("x", "X.", ("measured",), "here:1:1", experiment="state-ratio", holds=holds)
+    claim = Claim(id="x", claim="X.", cite=("measured",), experiment="state-ratio", holds=Range(*holds))
     assert claims.judge_claim(claim, figures).verdict == verdict
 
 
 def test_what_could_not_be_measured_decides_nothing() -> None:
-    claim = Claim("x", "X.", ("measured",), "here:1:1", experiment="state-ratio", holds=(None, False, 1.0, False))
+    claim = Claim(
+        id="x", claim="X.", cite=("measured",), experiment="state-ratio", holds=Range(None, False, 1.0, False)
+    )
     verdict = claims.judge_claim(claim, [0.1, 0.1], "2 of 5 seeds in 60 seconds")
     assert (verdict.verdict, verdict.why) == (findings.UNDECIDED, "2 of 5 seeds in 60 seconds")
     assert verdict.figures == (0.1, 0.1)

@@ -22,8 +22,9 @@ from optadvise.advice.recommend import advise
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.templating import FILTERS, FOLDER, create_environment
 from optadvise.codegen.write import write_code
+from optadvise.core.cards import Phase
 from optadvise.core.errors import RuleFileError
-from optadvise.core.records import Phase, Recommendation
+from optadvise.core.records import Recommendation
 from optadvise.core.schedules import resolve_schedule
 from optadvise.render.markdown import render_recommendation
 from optadvise.rulebase.catalog import load
@@ -131,7 +132,7 @@ def test_names_from_rules_have_to_be_names(advisor: CompiledRules, framework: st
     for broken in (
         replace(advice, kwargs={**advice.kwargs, "x=1); import os #": 1}),
         replace(advice, implementation=replace(advice.implementation, path="os; import sys.x")),
-        replace(advice, schedule=replace(advice.schedule, phases=(Phase("linear", "os;x.y", {}),))),
+        replace(advice, schedule=replace(advice.schedule, phases=(Phase(shape="linear", path="os;x.y", kwargs={}),))),
     ):
         with pytest.raises(RuleFileError):
             write_code(advisor, broken, framework)

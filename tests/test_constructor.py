@@ -14,8 +14,8 @@ from optadvise.benchmark import plan
 from optadvise.benchmark.recommendation import plan_recommendation
 from optadvise.benchmark.spec import Spec
 from optadvise.codegen.write import write_code
+from optadvise.core.cards import Implementation, Optimizer
 from optadvise.core.json_text import to_json_object
-from optadvise.core.records import Implementation, Optimizer
 from optadvise.fake_tensors.estimate import request_optimizers
 from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import Catalog, load
@@ -26,7 +26,8 @@ from optadvise.verify.target import make_target
 IDS = load().optimizer_ids
 SPEC, MARK = Spec(), {"marked": True}
 FULL = Implementation(
-    "full", "a.B", None, ("cpu", "cuda"), kwargs={"x": 1, "y": 1, "z": 1, "w": 1}, arguments={"lr": "rate"},
+    id="full", path="a.B", package=None, devices=("cpu", "cuda"),
+    kwargs={"x": 1, "y": 1, "z": 1, "w": 1}, arguments={"lr": "rate"},
     variants={"fused": {"x": 2, "y": 2, "z": 2}}, on_cpu={"y": 3, "z": 3}, on_shard={"fsdp": {"z": 4}},
 )  # fmt: skip
 

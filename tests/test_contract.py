@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optadvise.core.records import Implementation, Optimizer, StateTensor, Value
+from optadvise.core.cards import Implementation, Optimizer, StateTensor, Value
 from optadvise.memory import DTYPE_BITS, shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
 from optadvise.verify.reference import METHODS, run_method

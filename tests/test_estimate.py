@@ -217,7 +217,7 @@ def test_adapters_are_offered_only_where_there_is_a_checkpoint() -> None:
 
 def test_every_change_is_somewhere_the_remedy() -> None:
     """A change that no chain ever holds would be dead."""
-    wanted = {row["id"] for row in load().documents["fixes"]}
+    wanted = {row.id for row in load().base.fixes}
     lines = [
         "--params 7B --gpu rtx4090 --task finetune",
         "--params 7B --gpu rtx4090",

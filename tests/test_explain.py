@@ -24,7 +24,7 @@ SITUATIONS = 200
 
 def situations(advisor: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:
     random = Random(seed)
-    facts = [name for name in advisor.deciding_facts if "flag" in advisor.catalog.facts[name]]
+    facts = [name for name in advisor.deciding_facts if advisor.catalog.facts[name].flag is not None]
     found = 0
     while found < SITUATIONS:
         said: dict[str, Any] = {}
@@ -62,8 +62,8 @@ def changeable(advisor: CompiledRules, situation: Situation) -> list[str]:
     facts = advisor.catalog.facts
     return [
         name for name in advisor.deciding_facts
-        if "flag" in facts[name]
-        and (facts[name]["change"] != "fixed" or name in situation.assumed or name == "stability")
+        if facts[name].flag is not None
+        and (facts[name].change != "fixed" or name in situation.assumed or name == "stability")
     ]  # fmt: skip
 
 

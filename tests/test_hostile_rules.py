@@ -21,12 +21,13 @@ from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_plan
 from optadvise.core.errors import CannotRunHereError, InputError, RuleFileError
-from optadvise.rulebase.catalog import framework_from, load
+from optadvise.rulebase.catalog import load
 from optadvise.rulebase.claim_files import read_claims
 from optadvise.rulebase.framework_files import read_frameworks
-from optadvise.rulebase.loading import shipped_rules
+from optadvise.rulebase.loading import known_ids
+from optadvise.rulebase.rule_paths import shipped_rules
 from optadvise.rulebase.surface_files import read_surfaces
-from optadvise.rulebase.validation import read_documents
+from optadvise.rulebase.validation import read_rule_base
 from tests.cli import optadvise
 
 ROW = """table: warn
@@ -175,27 +176,27 @@ ADVISOR = CompiledRules(load())
 def test_a_damaged_file_is_a_rule_file_error_and_nothing_else(seed: int) -> None:
     for damaged in damage(FILES, Random(seed), 3):
         with contextlib.suppress(RuleFileError, InputError):
-            read_documents(damaged)
+            read_rule_base(damaged)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(["adamw", "lion", "muon", "rmsprop"]))
 def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(seed: int, name: str) -> None:
-    documents = ADVISOR.catalog.documents
-    known = {kind: documents[f"{kind}s"] for kind in ("source", "optimizer", "scheduler", "fact")}
+    base = ADVISOR.catalog.base
+    known = known_ids(base)
     advice = advise(ADVISOR, {"optimizer": name, "model": "transformer"})
     for damaged in damage(APART, Random(seed), 2):
         with contextlib.suppress(RuleFileError, InputError):
             for key, entry in read_frameworks(damaged, known).items():
                 if key in FRAMEWORKS:
-                    write_plan(make_plan(ADVISOR, advice, framework_from(entry)))
+                    write_plan(make_plan(ADVISOR, advice, entry))
     for damaged in damage(SURFACES, Random(seed), 1):
         with contextlib.suppress(RuleFileError):
             read_surfaces(damaged, known)
-    rules = [row["id"] for table in documents["tables"].values() for row in table["rules"]]
+    rules = [rule.id for table in base.tables.values() for rule in table.rules]
     for damaged in damage(CLAIMS, Random(seed), 1):
         with contextlib.suppress(RuleFileError):
-            read_claims(damaged, {**known, "rule": rules}, documents["optimizers"])
+            read_claims(damaged, {**known, "rule": rules}, base.optimizers)
 
 
 def damage(files: list[Path], random: Random, times: int) -> Iterator[list[tuple[int, Path, bytes]]]:

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.cards import UNKNOWN
 from optadvise.core.errors import RuleFileError
-from optadvise.core.records import UNKNOWN
 from optadvise.rulebase.proofs import GAP, OVERLAP, OVERRIDE, SHADOWED, Finding, census, findings, winning
 from optadvise.rulebase.regions import box_of, boxes, columns, counted, merged, uncovered
 from optadvise.rulebase.tables import Axis, Table, cut_axes
 from tests.conftest import few
+from tests.documents import fact_data, fact_of, facts_of, ranges_of, table_data, table_of
 
 # Thresholds that touch, that have no whole number between them, that are no whole number, and that bound nothing.
 _EDGES = (0.0, 1.0, 2.0, 3.0, 4.0, 8.0, 9.0, 2.5, 8.2, 8.7)
@@ -279,8 +280,14 @@ class Oracle:
 
 
 def compiled(table: Made) -> tuple[Table, dict[str, Axis]]:
-    axes = cut_axes(table.facts, [*(row["when"] for row in table.document["rules"]), *table.elsewhere])
-    return Table(table.document, axes), axes
+    axes = cut_axes(
+        facts_of(table.facts),
+        [
+            {name: ranges_of(item) for name, item in when.items()}
+            for when in (*(row["when"] for row in table.document["rules"]), *table.elsewhere)
+        ],
+    )
+    return Table(table_of(table.document), axes), axes
 
 
 # -- what decides --------------------------------------------------------------------------------------------------
@@ -318,16 +325,19 @@ def test_numbers_between_whole_ones_are_placed_as_they_compare() -> None:
     fact = {"id": "a", "type": "number", "unknown": True}
     for _ in range(500):
         condition = _condition(random, fact)
-        axis = Axis(fact, [condition, _condition(random, fact)])
+        axis = Axis(fact_of(fact), [ranges_of(condition), ranges_of(_condition(random, fact))])
         for value in (None, *(step / 10 for step in range(1, 120)), 10**15):
-            assert bool(axis.accepted(condition) >> axis.cell(value) & 1) == accepts(condition, value)
+            assert bool(axis.accepted(ranges_of(condition)) >> axis.cell(value) & 1) == accepts(condition, value)
 
 
 def test_every_cell_that_counts_is_one_that_a_whole_number_lies_in() -> None:
     random = Random(6)
     fact = {"id": "a", "type": "number"}
     for _ in range(500):
-        axis = Axis(fact, [_condition(random, {**fact, "unknown": False}) for _ in range(random.randint(1, 4))])
+        axis = Axis(
+            fact_of(fact),
+            [ranges_of(_condition(random, {**fact, "unknown": False})) for _ in range(random.randint(1, 4))],
+        )
         counts = {axis.cell(count) for count in range(1, _MOST + 1)}
         assert counts == {cell for cell in range(axis.unknown + 1) if axis.every >> cell & 1}
 
@@ -337,7 +347,10 @@ def test_the_number_that_stands_for_a_cell_lies_in_it() -> None:
     random = Random(7)
     fact = {"id": "a", "type": "number"}
     for _ in range(500):
-        axis = Axis(fact, [_condition(random, {**fact, "unknown": False}) for _ in range(random.randint(1, 4))])
+        axis = Axis(
+            fact_of(fact),
+            [ranges_of(_condition(random, {**fact, "unknown": False})) for _ in range(random.randint(1, 4))],
+        )
         for cell in (cell for cell in range(axis.unknown) if axis.every >> cell & 1):
             assert axis.cell(int(axis.told(cell))) == cell, (axis.cuts, cell)
             assert axis.cell(int(axis.inside(cell))) == cell, (axis.cuts, cell)
@@ -688,9 +701,9 @@ def test_zen_engine_decides_generated_tables_alike(hit: str) -> None:
 
 @pytest.mark.parametrize("name", ["choose_optimizer", "concern", "choose_schedule", "adjust", "learning_rate"])
 def test_zen_engine_decides_the_shipped_tables_alike(advisor: CompiledRules, name: str) -> None:
-    document = advisor.catalog.documents["tables"][name]
+    document = table_data(advisor.catalog.base.tables[name])
     read = sorted({fact for row in document["rules"] for fact in row["when"]})
-    facts = {fact: advisor.catalog.facts[fact] for fact in read}
+    facts = {fact: fact_data(advisor.catalog.facts[fact]) for fact in read}
     table = Made(facts, document | {"rules": [{"overrides": [], **row} for row in document["rules"]]}, [])
     values = {fact: _worth_trying(fact, facts[fact], document["rules"]) for fact in read}
     whole = [dict(zip(read, each, strict=True)) for each in product(*values.values())] if len(read) < 5 else None

@@ -26,7 +26,7 @@ from tests.test_cli import SCHEMA
 
 ADVISOR = CompiledRules(load())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-FACTS = {name: fact for name, fact in ADVISOR.catalog.facts.items() if "flag" in fact}
+FACTS = {name: fact for name, fact in ADVISOR.catalog.facts.items() if fact.flag is not None}
 NUMBERS = {
     "params": st.integers(1, 2 * 10**12), "vram_bytes": st.integers(2**20, 2**38), "batch_size": st.integers(1, 10**6),
     "gpus": st.integers(1, 16), "lora_rank": st.integers(1, 512), "steps": st.integers(1, 10**7),
@@ -36,9 +36,9 @@ NUMBERS = {
 
 
 def _values(name: str, fact: Any) -> st.SearchStrategy[Any]:
-    if fact["type"] == "flag":
+    if fact.type == "flag":
         return st.booleans()
-    return st.sampled_from(sorted(fact["values"])) if "values" in fact else NUMBERS[name]
+    return st.sampled_from(sorted(fact.values)) if fact.values is not None else NUMBERS[name]
 
 
 ANSWERS = st.fixed_dictionaries({}, optional={name: _values(name, fact) for name, fact in FACTS.items()})
@@ -115,9 +115,9 @@ def _follow(name: str, change: str) -> list[Any]:
         size = parse_bytes(figure + unit, "") if name == "vram_bytes" else parse_count(_whole(figure), "")
         side = 1 if change.startswith(("at least", "over")) else -1
         return [max(1, round(size * (1 + side * share))) for share in (0, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01)]
-    if FACTS[name]["type"] == "flag":
+    if FACTS[name].type == "flag":
         return [change == "true"]
-    if "values" in FACTS[name]:
+    if FACTS[name].values is not None:
         return change.split(", ")
     op, bound = change.split()
     edge = int(float(bound))
@@ -144,7 +144,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), m
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["--" + name.replace("_", "-") for name in FACTS if FACTS[name]["type"] != "flag"]), WORDS)
+@given(st.sampled_from(["--" + name.replace("_", "-") for name in FACTS if FACTS[name].type != "flag"]), WORDS)
 def test_any_text_for_any_flag_is_read_or_refused_in_one_line(flag: str, word: str) -> None:
     flag = {"--vram-bytes": "--vram"}.get(flag, flag)
     assume(not word.startswith("-"))

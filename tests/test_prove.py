@@ -46,6 +46,7 @@ from optadvise.rulebase.regions import box_of
 from optadvise.rulebase.tables import Table, cut_axes
 from tests.cli import Said, optadvise
 from tests.conftest import ROOT, few
+from tests.documents import fact_data, facts_of, table_data, table_of, with_rows
 from tests.test_oracle import accepts, applies, beaten, decided
 
 OPTIMIZER, CONCERN, SCHEDULE = "decide/optimizer.yaml", "decide/concern.yaml", "decide/schedule.yaml"
@@ -489,13 +490,6 @@ def test_what_names_nothing_is_refused_at_its_line(folder: Path, sow: Callable[[
 # -- every change of one row ---------------------------------------------------------------------------------------
 
 
-def with_rows(catalog: Catalog, document: Mapping[str, Any]) -> Catalog:
-    """Return a catalogue with one table exchanged."""
-    tables = {**catalog.documents["tables"], document["table"]: document}
-    documents = {**catalog.documents, "tables": tables}
-    return Catalog(documents, "changed", catalog.layers, catalog._later, catalog.folders)
-
-
 @pytest.fixture(scope="module")
 def asked(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
     """Every point of its columns at which a table was asked, while answers to what people can type were made."""
@@ -588,9 +582,9 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
 
 def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advisor: CompiledRules) -> None:
     """What shows only there has no command line, as `--gpu` knows none of its GPUs."""
-    unlisted = {*advisor.catalog.facts["vendor"]["values"]} - {gpu.vendor for gpu in advisor.catalog.gpus}
+    unlisted = {*(advisor.catalog.facts["vendor"].values or ())} - {gpu.vendor for gpu in advisor.catalog.gpus}
     assert unlisted == {"intel"}
-    document = advisor.catalog.documents["tables"]["choose_optimizer"]
+    document = table_data(advisor.catalog.base.tables["choose_optimizer"])
     rows = [
         {**row, "when": {**row["when"], "vendor": [*row["when"]["vendor"], "intel"]}} if row["id"] == "OPT030" else row
         for row in document["rules"]
@@ -602,7 +596,7 @@ def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advis
 def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
     advisor: CompiledRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = advisor.catalog.documents["tables"]["eps"]
+    document = table_data(advisor.catalog.base.tables["eps"])
     (row,) = document["rules"]
     rows = [row, {**row, "id": "EPS950", "when": {"bf16": ["false"]}}]
     changed = CompiledRules(with_rows(advisor.catalog, {**document, "rules": rows}))
@@ -615,7 +609,7 @@ def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
 
 def _situations(random: Random, advisor: CompiledRules, wanted: int) -> Iterator[dict[str, Any]]:
     """Yield what people may say, without what contradicts itself."""
-    facts = {name: fact for name, fact in advisor.catalog.facts.items() if "flag" in fact}
+    facts = {name: fact_data(fact) for name, fact in advisor.catalog.facts.items() if fact.flag is not None}
     while wanted:
         answers: dict[str, Any] = {}
         for name, fact in facts.items():
@@ -708,10 +702,10 @@ def test_whether_anything_is_left_for_otherwise_is_not_passed_over_in_silence(
     facts = {"a": {"id": "a", "type": "choice", "values": {"x": "", "y": ""}}}
     document = {"table": "t", "kind": "set", "hit": "first", "about": "A.", "rules": [row],
                 "otherwise": {**row, "id": "R2", "at": "t.yaml:2:1"}}  # fmt: skip
-    axes = cut_axes(facts, [{"a": ["x"]}])
-    assert list(findings(Table(document, axes), axes)) == []
+    axes = cut_axes(facts_of(facts), [{"a": ["x"]}])
+    assert list(findings(Table(table_of(document), axes), axes)) == []
     monkeypatch.setattr(regions, "BUDGET", 0)
-    assert [finding.kind for finding in findings(Table(document, axes), axes)] == [UNPROVEN]
+    assert [finding.kind for finding in findings(Table(table_of(document), axes), axes)] == [UNPROVEN]
 
 
 def test_a_proof_by_an_older_prover_is_not_trusted(tmp_path: Path) -> None:
@@ -786,10 +780,14 @@ def answered(tables: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     return str(facts["optimizer"])
 
 
+def _documents(catalog: Catalog) -> dict[str, Any]:
+    return {name: table_data(table) for name, table in catalog.base.tables.items()}
+
+
 def _one_row_changed(random: Random, catalog: Catalog) -> Mapping[str, Any]:
     """Return one of the two deciding tables with a row deleted, or a threshold moved."""
     name = random.choice(("concern", "choose_optimizer"))
-    document = catalog.documents["tables"][name]
+    document = table_data(catalog.base.tables[name])
     rows = list(document["rules"])
     sized = [number for number, row in enumerate(rows) if "batch_size" in row["when"]]
     if sized and random.random() < 0.4:
@@ -803,7 +801,7 @@ def _one_row_changed(random: Random, catalog: Catalog) -> Mapping[str, Any]:
 
 def _deciding_values(advisor: CompiledRules, random: Random) -> Iterator[tuple[bool, dict[str, Any]]]:
     """Yield points of the deciding facts, and then, with true, what situations that people can type come to."""
-    facts = advisor.catalog.facts
+    facts = {name: fact_data(fact) for name, fact in advisor.catalog.facts.items()}
     batches = [None, *(edge + step for edge in (100, 300, 512, 1024, 4096, 8192, 10_000) for step in (-1, 0, 1))]
     for _ in range(400):
         point: dict[str, Any] = {}
@@ -845,7 +843,7 @@ def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.Monkey
         changes: Sequence[Change] = [change for section in difference.sections for change in section.changes]
         before, after = CompiledRules(old), CompiledRules(new)
         for typed, values in _deciding_values(before, random):
-            ends = answered(old.documents["tables"], values), answered(new.documents["tables"], values)
+            ends = answered(_documents(old), values), answered(_documents(new), values)
             there = [change for change in changes if holds(change.where, values)]
             told = [(change.old, change.new) for change in there]
             if ends[0] == ends[1]:
@@ -895,8 +893,8 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(adviso
     met = 0
     for mutant in random.sample(changes, 12):
         old = load()
-        new = with_rows(old, mutant.document)
-        documents = [catalog.documents["tables"][mutant.table] for catalog in (old, new)]
+        new = old.with_table(mutant.document)
+        documents = [table_data(catalog.base.tables[mutant.table]) for catalog in (old, new)]
         rows = [row for document in documents for row in document["rules"] if row["id"] == mutant.rule]
         sections = compare(old, new).sections
         assert all(section.title.endswith(f"({mutant.table})") for section in sections)
@@ -905,7 +903,7 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(adviso
         chains = [Chain(CompiledRules(catalog)) for catalog in (old, new)]
         for _ in range(120):
             row = random.choice(rows)
-            values = {name: _near(random, row, name, old.facts[name]) for name in read}
+            values = {name: _near(random, row, name, fact_data(old.facts[name])) for name in read}
             before, after = (_rows_at(document, values) for document in documents)
             if documents[0]["hit"] == "collect":
                 gone = [(name, "no row") for name in before if name not in after]

@@ -29,8 +29,8 @@ from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.measurement import ArmFailure
 from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Sharding, Spec
+from optadvise.core.cards import AGREES
 from optadvise.core.errors import CannotRunHereError, InputError
-from optadvise.core.records import AGREES
 from optadvise.rulebase.catalog import Catalog
 from tests import sharding
 from tests.bench import ended
@@ -358,7 +358,7 @@ def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: CompiledRul
     """Whatever concern decides, the optimizer and its alternatives compute over cut tensors what one process does."""
     seen = set()
     for row in advisor.tables["choose_optimizer"].rules:
-        given = row.tests[0]["given"] if row.tests else {}
+        given = row.tests[0].given if row.tests else {}
         for shard, run in itertools.product(("zero1", "zero2", "zero3"), RUNS):
             said = {**run, "gpus": 8, "shard": shard}
             said |= {name: value for name, value in given.items() if name in ASKABLE}
@@ -424,7 +424,7 @@ def test_bench_takes_what_agrees_over_several_ranks(advisor: CompiledRules) -> N
 def judged(answer: float | str, case: sharding.Case, catalog: Catalog) -> str:
     """Return what a card has to say of a case."""
     made = next(one for one in catalog.optimizer(case.optimizer).implementations if one.id == case.implementation)
-    coarse = float((made.audit or {}).get("rounding", 0.0))
+    coarse = (made.audit.rounding or 0.0) if made.audit else 0.0
     return AGREES if not isinstance(answer, str) and answer <= 1e-3 + coarse else "breaks"
 
 

@@ -10,7 +10,7 @@ from optadvise.rule_analysis.check import check
 from optadvise.rule_analysis.rule_tests import run
 from optadvise.rulebase.case_files import read_cases
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.loading import shipped_rules
+from optadvise.rulebase.rule_paths import shipped_rules
 
 
 def test_the_shipped_rules_are_sound(advisor: CompiledRules) -> None:
@@ -31,8 +31,8 @@ def test_the_memory_notation_of_the_guide_agrees_with_the_cards(advisor: Compile
     stated = {}
     for name in advisor.catalog.optimizer_ids:
         rule = table.winner({"optimizer": advisor.axes["optimizer"].cell(name)})
-        if rule.then["buffers"] is not None:
-            stated[name] = float(rule.then["buffers"])
+        if rule.notation["buffers"] is not None:
+            stated[name] = float(str(rule.notation["buffers"]))
     assert stated == {
         "sgd-momentum": 1, "adam": 2, "adamw": 2, "adamw8bit": 0.5, "lion": 1, "lamb": 2, "stable-adamw": 2,
     }  # fmt: skip

@@ -62,7 +62,7 @@ def test_steps_and_percent_are_the_same_warmup_and_zero_is_the_least() -> None:
 
 def test_the_warmup_is_the_rules_where_nobody_said(advisor: CompiledRules) -> None:
     rule = find_default_warmup(advisor, advisor.catalog.scheduler("one-cycle"))
-    assert data("one-cycle", "--steps", "1000")[0]["warmup_steps"] == rule.then["value"] * 1000
+    assert data("one-cycle", "--steps", "1000")[0]["warmup_steps"] == float(str(rule.number.value)) * 1000
     assert f"({rule.id}: " in " ".join(optadvise("schedule", "one-cycle").out.split())
 
 

@@ -31,7 +31,7 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
 def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[tuple[str, str]]:
     """Yield the names of other optimizers and why to take each, without those that break where a run is sharded."""
     rule = decision.rules.optimizer
-    candidates = {rule.then["optimizer"]: rule.because, **rule.then.get("alternatives", {})}
+    candidates = {rule.choice.chosen: rule.because, **rule.choice.alternatives}
     for name, because in candidates.items():
         if name != decision.optimizer.id and is_sound_when_sharded(rules.catalog.optimizer(name), situation):
             yield name, because

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from optadvise.memory.estimator import Sizing
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.defaults import Completer
+from optadvise.rulebase.records import Adjustment, Condition, NumberSetting
 from optadvise.rulebase.tables import Axis, Table, cut_axes
 
 # Facts of a situation that conditions may name, and that are questions to the user.
@@ -38,10 +39,10 @@ class CompiledRules:
                 cells.
         """
         self.catalog = catalog
-        assume, contradictions = catalog.documents["assume"], catalog.documents["contradictions"]
+        assume, contradictions = catalog.base.assume, catalog.base.contradictions
         self.axes: dict[str, Axis] = cut_axes(catalog.facts, [*list_conditions(catalog), *extra_conditions])
         self.completer = Completer(assume, contradictions, catalog.facts, self.axes)
-        with_ = catalog.facts["memory"]["with"]
+        with_ = catalog.facts["memory"].with_
         self.reference_optimizer: str = with_["reference"]  # memory pressure compares its state
         self.compact_optimizer: str = with_["compact"]  # with the smaller state of this one
         self.caches: dict[Hashable, dict[Hashable, Any]] = {}  # by function, see `cached_by_rules`
@@ -49,7 +50,7 @@ class CompiledRules:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """Compile the decision tables, by id, on first use, as an estimate needs none."""
-        return {name: Table(table, self.axes) for name, table in self.catalog.documents["tables"].items()}
+        return {name: Table(table, self.axes) for name, table in self.catalog.base.tables.items()}
 
     @cached_property
     def deciding_tables(self) -> tuple[Table, Table]:
@@ -71,10 +72,11 @@ class CompiledRules:
     @cached_property
     def scaling_facts(self) -> tuple[str, ...]:
         """Return the facts that the value of a hyperparameter may be scaled by."""
-        rules = [rule["then"] for table in self.catalog.documents["tables"].values() for rule in table["rules"]]
-        steps = [step for then in rules for step in then.get("steps", ())]
-        steps += [step for card in self.catalog.documents["optimizers"].values() for step in card.get("adjust", ())]
-        names = {then.get("along") for then in rules} | {step.get(key) for step in steps for key in ("by", "upto")}
+        rules = [rule for table in self.catalog.base.tables.values() for rule in table.rules]
+        steps = [step for rule in rules if isinstance(rule.then, Adjustment) for step in rule.steps]
+        steps += [step for card in self.catalog.base.optimizers.values() for step in card.adjust]
+        names = {rule.number.along for rule in rules if isinstance(rule.then, NumberSetting)}
+        names |= {step.by for step in steps}
         return tuple(name for name in INPUT_FACTS if name in names)
 
     @cached_property
@@ -83,12 +85,13 @@ class CompiledRules:
         return Sizing(self.catalog)
 
 
-def list_conditions(catalog: Catalog) -> Iterator[Mapping[str, Any]]:
+def list_conditions(catalog: Catalog) -> Iterator[Mapping[str, Condition]]:
     """Yield the conditions of every rule, default and contradiction."""
-    documents = catalog.documents
-    for table in documents["tables"].values():
-        yield from (row["when"] for row in table["rules"])
-    yield from (row["when"] for row in (*documents["assume"], *documents["contradictions"]) if "when" in row)
+    base = catalog.base
+    for table in base.tables.values():
+        yield from (rule.when for rule in table.rules)
+    yield from (row.when for row in base.assume)
+    yield from (row.when for row in base.contradictions)
 
 
 def cached_by_rules(key: Callable[..., Hashable] | None = None, limit: int = 8192) -> Callable[[_Function], _Function]:

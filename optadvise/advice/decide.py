@@ -9,8 +9,10 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.advice.memory_pressure import classify_pressure
-from optadvise.core.records import AGREES, Implementation, Optimizer, Situation, TraceEntry
-from optadvise.rulebase.tables import Axis, Rule
+from optadvise.core.cards import AGREES, Implementation, Optimizer
+from optadvise.core.records import Situation, TraceEntry
+from optadvise.rulebase.records import Rule
+from optadvise.rulebase.tables import Axis
 
 
 class Choice(Struct, frozen=True):
@@ -30,7 +32,7 @@ class Decision(Struct, frozen=True):
     @property
     def is_overruled(self) -> bool:
         """Return whether another optimizer was requested than the rules choose."""
-        return bool(self.optimizer.id != self.rules.optimizer.then["optimizer"])
+        return bool(self.optimizer.id != self.rules.optimizer.choice.chosen)
 
 
 def decide(rules: CompiledRules, situation: Situation) -> Decision:
@@ -41,8 +43,8 @@ def decide(rules: CompiledRules, situation: Situation) -> Decision:
     """
     cells = locate(rules, situation)
     choice = decide_at(rules, tuple([cells[name] for name in rules.deciding_facts]))
-    cells["concern"] = rules.axes["concern"].cell(choice.concern.then["concern"])
-    optimizer = rules.catalog.optimizer(situation.optimizer or choice.optimizer.then["optimizer"])
+    cells["concern"] = rules.axes["concern"].cell(choice.concern.derived["concern"])
+    optimizer = rules.catalog.optimizer(situation.optimizer or choice.optimizer.choice.chosen)
     cells.update(locate_card(rules, optimizer, optimizer.implementations[0], situation))
     return Decision(cells, choice, optimizer)
 
@@ -65,14 +67,14 @@ def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> Choice:
     concern_table, optimizer_table = rules.deciding_tables
     cells = dict(zip(rules.deciding_facts, point, strict=True))
     concern = concern_table.winner(cells)
-    cells["concern"] = rules.axes["concern"].cell(concern.then["concern"])
+    cells["concern"] = rules.axes["concern"].cell(concern.derived["concern"])
     return Choice(concern, optimizer_table.winner(cells))
 
 
 def choose_optimizer(rules: CompiledRules, situation: Situation) -> str:
     """Return the id of the optimizer that the rules choose, whatever was requested."""
     cells = locate(rules, situation)
-    return str(decide_at(rules, tuple([cells[name] for name in rules.deciding_facts])).optimizer.then["optimizer"])
+    return str(decide_at(rules, tuple([cells[name] for name in rules.deciding_facts])).optimizer.choice.chosen)
 
 
 def locate_card(
@@ -129,7 +131,7 @@ def trace_decision(decision: Decision) -> tuple[TraceEntry, TraceEntry]:
     rule = decision.rules.optimizer
     choice = trace_rule(rule)
     if decision.is_overruled:
-        because = f"asked for; the rules would take {rule.then['optimizer']}: {rule.because}"
+        because = f"asked for; the rules would take {rule.choice.chosen}: {rule.because}"
         choice = TraceEntry(rule.table, rule.id, because, rule.cite, rule.layer)
     return trace_rule(decision.rules.concern), choice
 
@@ -137,5 +139,5 @@ def trace_decision(decision: Decision) -> tuple[TraceEntry, TraceEntry]:
 def find_guide_buffers(rules: CompiledRules, optimizer: str) -> float | None:
     """Return the buffers per parameter that the guide counts for an optimizer; None where it counts none."""
     cells = {"optimizer": rules.axes["optimizer"].cell(optimizer)}
-    buffers = rules.tables["memory_notation"].winner(cells).then["buffers"]
-    return None if buffers is None else float(buffers)
+    buffers = rules.tables["memory_notation"].winner(cells).notation["buffers"]
+    return float(buffers) if isinstance(buffers, (int, float)) else None

@@ -54,10 +54,10 @@ def compile_fixes(rules: CompiledRules) -> tuple[FixRule, ...]:
     """Return the changes in the order of the rules."""
     return tuple(
         FixRule(
-            row["id"], {name: rules.axes[name].accepted(condition) for name, condition in row["when"].items()},
-            row["change"], row["effort"], row["costs"], tuple(row["cite"]),
+            row.id, {name: rules.axes[name].accepted(condition) for name, condition in row.when.items()},
+            row.change, row.effort, row.costs, row.cite,
         )
-        for row in rules.catalog.documents["fixes"]
+        for row in rules.catalog.base.fixes
     )  # fmt: skip
 
 

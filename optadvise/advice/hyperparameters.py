@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import locate_card
-from optadvise.core.records import (
-    AdvisedHyperparameter,
-    CompanionAdvice,
-    Hyperparameter,
-    HyperparameterStep,
-    Implementation,
-    Optimizer,
-    Scheduler,
-    Situation,
-    Step,
-    Value,
-)
-from optadvise.rulebase.catalog import step_from
+from optadvise.core.cards import Hyperparameter, Implementation, Optimizer, Scheduler, Step, Value
+from optadvise.core.records import AdvisedHyperparameter, CompanionAdvice, HyperparameterStep, Situation
 from optadvise.rulebase.constructor import constructor_kwargs
 from optadvise.rulebase.hyperparameters import Draft, apply, set_by, written
-from optadvise.rulebase.tables import Rule
 
 # The table that sets each hyperparameter: those of the optimizer's constructor, and those of the run.
 _OPTIMIZER_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
@@ -86,14 +74,8 @@ def _list_adjustments(
     for step in optimizer.adjust:
         yield optimizer.id, optimizer.layer, step
     for rule in rules.tables["adjust"].matching(cells):
-        for step in _read_steps(rules, rule):
+        for step in rule.steps:
             yield rule.id, rule.layer, step
-
-
-@cached_by_rules(key=lambda rule: rule.id)
-def _read_steps(rules: CompiledRules, rule: Rule) -> tuple[Step, ...]:
-    """Return the steps of an adjusting rule."""
-    return tuple(step_from(entry) for entry in rule.then["steps"])
 
 
 def build_companion(
@@ -113,7 +95,7 @@ def build_companion(
     """
     if optimizer.companion is None:
         return None
-    companion = rules.catalog.optimizer(optimizer.companion["optimizer"])
+    companion = rules.catalog.optimizer(optimizer.companion.optimizer)
     implementation = companion.implementations[0]
     cells = {**cells, **locate_card(rules, companion, implementation, situation)}
     hyperparameters = choose_hyperparameters(rules, situation, companion, scheduler, cells)

@@ -9,6 +9,7 @@ from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import NetworkShape, Situation
 from optadvise.core.units import parse_bytes, parse_count
 from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.records import Fact
 
 _COUNTS = ("params", "lora_rank", "gpus", "batch_size", "micro_batch", "steps", "seq_len", "image_size")
 _MOST = {
@@ -44,9 +45,9 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
             answers[name] = _count(value, name, flag)
         elif name == "optimizer":
             answers[name] = catalog.find_optimizer(value, flag)
-        elif fact is not None and fact["type"] == "choice":
+        elif fact is not None and fact.type == "choice":
             answers[name] = _word(value, flag, fact)
-        elif fact is not None and fact["type"] == "flag":
+        elif fact is not None and fact.type == "flag":
             answers[name] = True
     answers.update(_memory(catalog, typed.get("vram"), typed.get("gpu")))
     shape = _shape(catalog, typed, answers)
@@ -122,11 +123,12 @@ def require_size(situation: Situation) -> None:
         )
 
 
-def _word(value: str, flag: str, fact: Mapping[str, Any]) -> str:
+def _word(value: str, flag: str, fact: Fact) -> str:
     word = value.strip().lower().replace("_", "-")
-    if word not in fact["values"]:
-        meant = next((kind for kind, words in fact.get("also", {}).items() if word in words), None)
-        guess = f"that is a kind of {meant!r}" if meant else nearest(word, fact["values"])
+    values = fact.values or {}
+    if word not in values:
+        meant = next((kind for kind, words in fact.also.items() if word in words), None)
+        guess = f"that is a kind of {meant!r}" if meant else nearest(word, values)
         raise InputError(f"{flag} {value!r}: not known; {guess}")
     return word
 

@@ -38,7 +38,7 @@ class Probe(Struct, frozen=True):
 def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
     """Return the facts to change, those that are easiest to change first."""
     facts = rules.catalog.facts
-    names = sorted(facts, key=lambda name: _COST[facts[name].get("change", "fixed")])
+    names = sorted(facts, key=lambda name: _COST[facts[name].change])
     return tuple(_make_probe(rules, name) for name in names if _is_probed(rules, name))
 
 
@@ -47,7 +47,7 @@ def _is_probed(rules: CompiledRules, fact: str) -> bool:
     is_read = is_deciding(rules, fact) or fact in INPUTS or fact in rules.completer.triggers
     axis = rules.axes[fact]
     has_values = axis.words is not None or bool(axis.cuts) or fact in MEMORY_FACTS
-    return "flag" in rules.catalog.facts[fact] and is_read and has_values
+    return rules.catalog.facts[fact].flag is not None and is_read and has_values
 
 
 def _make_probe(rules: CompiledRules, fact: str) -> Probe:
@@ -61,7 +61,7 @@ def _make_probe(rules: CompiledRules, fact: str) -> Probe:
 
 def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool:
     """Return whether a fact can be changed to get another optimizer: it is not fixed, or was not specified."""
-    cost = rules.catalog.facts[fact].get("change", "fixed")
+    cost = rules.catalog.facts[fact].change
     return cost != "fixed" or fact == _OBSERVED or fact in situation.assumed
 
 

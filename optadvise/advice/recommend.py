@@ -87,4 +87,4 @@ def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> Mem
 
 def _list_warnings(rules: CompiledRules, cells: Mapping[str, int]) -> Iterator[AdviceWarning]:
     for rule in rules.tables["warn"].matching(cells):
-        yield AdviceWarning(rule.id, rule.then["level"], rule.then["text"], rule.cite, rule.layer)
+        yield AdviceWarning(rule.id, rule.warning.level, rule.warning.text, rule.cite, rule.layer)

@@ -10,8 +10,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import locate, trace_rule
 from optadvise.core import schedules
-from optadvise.core.records import AdvisedHyperparameter, Optimizer, ScheduleAdvice, Scheduler, Situation, TraceEntry
-from optadvise.rulebase.tables import Rule
+from optadvise.core.cards import Optimizer, Scheduler
+from optadvise.core.records import AdvisedHyperparameter, ScheduleAdvice, Situation, TraceEntry
+from optadvise.rulebase.records import Rule
 
 
 class ScheduleChoice(Struct, frozen=True):
@@ -31,7 +32,7 @@ def choose_schedule(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[s
         cells: The cells of all facts so far.
     """
     rule = rules.tables["choose_schedule"].winner(cells)
-    chosen = rule.then["scheduler"]
+    chosen = rule.choice.chosen
     scheduler = restrict_schedule(rules, optimizer, chosen)
     if scheduler.id == chosen:
         return ScheduleChoice(scheduler, rule, trace_rule(rule))
@@ -72,7 +73,7 @@ def plan_schedule(
     assert isinstance(fraction, (int, float))
     assert isinstance(peak, (int, float))
     alternatives = {
-        name: because for name, because in choice.rule.then.get("alternatives", {}).items()
+        name: because for name, because in choice.rule.choice.alternatives.items()
         if name != choice.scheduler.id
     }  # fmt: skip
     return schedules.resolve_schedule(choice.scheduler, peak, situation.steps, fraction, alternatives)

@@ -154,7 +154,7 @@ def _choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: An
     if can_compute and not INPUTS.isdisjoint(changes) and _depends_on_memory(rules, point):
         pressure = classify_pressure(rules, change_situation(rules, baseline.situation, changes))
         point[positions["memory"]] = rules.axes["memory"].cell(pressure)
-    return str(decide_at(rules, tuple(point)).optimizer.then["optimizer"])
+    return str(decide_at(rules, tuple(point)).optimizer.choice.chosen)
 
 
 @cached_by_rules()
@@ -176,7 +176,7 @@ def _count_optimizers(rules: CompiledRules, point: tuple[int, ...], position: in
     """Count the optimizers that the values of one fact lead to, those of the others being equal."""
     fact = rules.deciding_facts[position]
     return len({
-        decide_at(rules, (*point[:position], cell, *point[position + 1 :])).optimizer.then["optimizer"]
+        decide_at(rules, (*point[:position], cell, *point[position + 1 :])).optimizer.choice.chosen
         for cell in range(rules.axes[fact].unknown)
     })  # fmt: skip
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from optadvise.benchmark.spec import Arm
+from optadvise.core.cards import NOT_HIDDEN, Phase, Value
 from optadvise.core.errors import CannotRunHereError
-from optadvise.core.records import NOT_HIDDEN, Phase, Value
 
 NamedTensors: TypeAlias = "Sequence[tuple[str, Tensor]]"
 ParameterGroup: TypeAlias = "dict[str, Any]"  # as torch takes it: `params` and arguments of any type

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
+from optadvise.core.cards import AGREES, Implementation, Optimizer, Phase, Value
 from optadvise.core.errors import InputError, nearest
-from optadvise.core.records import AGREES, Implementation, Optimizer, Phase, Recommendation, Value
+from optadvise.core.records import Recommendation
 from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
 
 COMPILED = "compiled"
@@ -228,7 +229,7 @@ def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: 
         matrices_only=implementation.tensors == "matrix",
         train_mode=implementation.needs_train_mode,
         unsupported=_explain_unsupported(card, implementation, spec.device_type),
-        deviates=None if deviation is None else f"{deviation.get('by', '')}: {deviation['in']}".lstrip(": "),
+        deviates=None if deviation is None else f"{deviation.by or ''}: {deviation.in_}".lstrip(": "),
     )
 
 
@@ -248,7 +249,7 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
         ),
         companion=_plan_companion(advice, spec),
         max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
-        phases=tuple(Phase(phase.shape, phase.path, dict(phase.kwargs)) for phase in phases),
+        phases=tuple(Phase(shape=phase.shape, path=phase.path, kwargs=dict(phase.kwargs)) for phase in phases),
         milestones=_read_milestones(advice) if len(phases) > 1 else (),
     )
 

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark.plan import Choice, describe_arm, make_companion, plan_arms
 from optadvise.benchmark.spec import Arm, Companion, Spec
+from optadvise.core.cards import Implementation, Optimizer, Phase, Value
 from optadvise.core.errors import InputError
-from optadvise.core.records import Implementation, Optimizer, Phase, Value
 from optadvise.rulebase.constructor import runtime_kwargs
 
 ForeignJson: TypeAlias = "Mapping[str, Any]"  # a user's file, which has not been checked yet
@@ -97,7 +97,7 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
         },
         companion=_plan_companion(rules, card, run.companion, spec),
         max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
-        phases=tuple(Phase(leg.shape, leg.path, leg.kwargs) for leg in run.scheduler.phases),
+        phases=tuple(Phase(shape=leg.shape, path=leg.path, kwargs=leg.kwargs) for leg in run.scheduler.phases),
         milestones=_read_milestones(run.scheduler),
     )
     return [arm, *plan_arms(rules, [], spec, control=control, implementation=None)]
@@ -115,7 +115,7 @@ def _plan_companion(rules: CompiledRules, card: Optimizer, built: _BuiltClass | 
         return None
     if card.companion is None:
         raise InputError(f"--from: not a recommendation ({card.id} has no companion)")
-    companion_card = rules.catalog.optimizer(card.companion["optimizer"])
+    companion_card = rules.catalog.optimizer(card.companion.optimizer)
     return make_companion(_find_implementation(companion_card, built.path), built.kwargs, spec)
 
 

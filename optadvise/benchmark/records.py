@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct, field
 
 from optadvise.benchmark.spec import NonNegativeInt, PositiveInt, Role, Spec
-from optadvise.core.records import Value
+from optadvise.core.cards import Value
 
 Status = Literal["ok", "oom", "error", "unsupported"]
 Verdict = Literal["pass", "fail", "inconclusive"]

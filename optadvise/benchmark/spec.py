@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from optadvise.core.records import Phase, Value
+from optadvise.core.cards import Phase, Value
 
 ModelSize = Literal["tiny", "small", "medium"]
 DType = Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]

@@ -10,8 +10,8 @@ import yaml
 from msgspec import Struct
 
 from optadvise.core.errors import InputError, RuleFileError
-from optadvise.core.yaml_reader import Context, checked, many, mapping, plain, record, shaped, text
-from optadvise.rulebase.shapes import identifier
+from optadvise.core.yaml_reader import Context, checked, many, mapping, matching, plain, record, shaped, text
+from optadvise.core.yaml_types import NAME_PATTERN
 
 _MAX_CELLS = 10_000
 
@@ -46,7 +46,11 @@ def read_sweep(file: Path, options: Iterable[str]) -> Grid:
     """
     accepted = list(options)
     shape = record(
-        {"optimizers": many(text, 1)}, {**dict.fromkeys(accepted, _values), "slurm": mapping(identifier, plain)}
+        {"optimizers": many(text, 1)},
+        {
+            **dict.fromkeys(accepted, _values),
+            "slurm": mapping(matching(NAME_PATTERN, "a name as Python takes it"), plain),
+        },
     )
     try:
         content = file.read_bytes()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optadvise.cli.complete import among, of
+from optadvise.core.cards import FAMILIES
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import encode_json
-from optadvise.core.records import FAMILIES
+from optadvise.rulebase.records import Rule
 
 if TYPE_CHECKING:
     from optadvise.core.findings import ClaimFinding
@@ -42,7 +42,7 @@ def list_(
     from optadvise.rule_analysis import rule_folders
 
     catalog = rule_folders.load_catalog(rules)
-    models = catalog.facts["model"]["values"]
+    models = catalog.facts["model"].values or {}
     if family is not None and family not in FAMILIES:
         raise InputError(f"--family {family!r}: not known; {nearest(family, FAMILIES)}")
     if suits is not None and suits not in models:
@@ -79,13 +79,12 @@ def _print_json(record: object) -> None:
     typer.echo(encode_json(record, indent=2), nl=False)
 
 
-def _show_rule(rule: Mapping[str, Any], catalog: Catalog, claims: list[ClaimFinding], *, as_json: bool) -> None:
+def _show_rule(rule: Rule, catalog: Catalog, claims: list[ClaimFinding], *, as_json: bool) -> None:
     """Show a rule with the claims that it repeats and that were decided here."""
-    from optadvise.render.text.rule import print_rule, replace_refuted_reason
+    from optadvise.render.text.rule import print_rule, rule_data
 
-    rule = replace_refuted_reason(rule, claims)
     if as_json:
-        _print_json({"schema_version": 1, "kind": "rule", **rule, "claims": claims})
+        _print_json(rule_data(rule, claims))
     else:
         print_rule(rule, catalog, claims)
 
@@ -111,7 +110,7 @@ def show(
     if rule is not None:
         from optadvise.evidence import store
 
-        tested = [claim for claim in store.find_decided_claims(catalog) if rule["id"] in claim.supports]
+        tested = [claim for claim in store.find_decided_claims(catalog) if rule.id in claim.supports]
         _show_rule(rule, catalog, tested, as_json=json_)
         return
     kind, found = catalog.find(name)

@@ -63,13 +63,6 @@ def _list_values(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
     if source == "claims":
         return [(name, claim.claim) for name, claim in catalog.claims.items()]
     if source == "rules":
-        return [(row["id"], str(row.get("name", "otherwise"))) for row in _rows(catalog)]
-    values: Mapping[str, Any] = catalog.facts[source]["values"]
+        return [(rule.id, rule.name) for table in catalog.base.tables.values() for rule in table.all_rules]
+    values: Mapping[str, Any] = catalog.facts[source].values or {}
     return [(value, str(help_)) for value, help_ in values.items()]
-
-
-def _rows(catalog: Catalog) -> Iterable[Mapping[str, Any]]:
-    for table in catalog.documents["tables"].values():
-        yield from table["rules"]
-        if "otherwise" in table:
-            yield table["otherwise"]

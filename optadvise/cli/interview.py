@@ -52,17 +52,17 @@ def _ask_fact(interview: Interview, name: str) -> bool:
     """Ask about one fact until it is answered or skipped; return False at the end of input."""
     fact = interview.advisor.catalog.facts[name]
     assumed = interview.advisor.completer.fill(interview.said).get(name)
-    _print(f"\n{fact['ask']}")
-    if fact["type"] == "flag":
+    _print(f"\n{fact.ask}")
+    if fact.type == "flag":
         _print("  yes or no")
     else:
-        for value, meaning in fact.get("values", {}).items():
+        for value, meaning in (fact.values or {}).items():
             _print(f"  {value:<12} {meaning}")
     if name == "vram_bytes":
         _print('  24GB, or a GPU\'s name such as "rtx 4090"')
     default = "not known" if assumed is None else str(assumed).lower()
     while True:
-        print(f"{fact['flag']} [Enter: {default}] ", end="", file=sys.stderr, flush=True)
+        print(f"{fact.flag} [Enter: {default}] ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
             _print("")
@@ -81,9 +81,9 @@ def _ask_fact(interview: Interview, name: str) -> bool:
 def _parse_answer(advisor: CompiledRules, name: str, text: str) -> dict[str, Any]:
     catalog = advisor.catalog
     fact = catalog.facts[name]
-    if fact["type"] == "flag":
+    if fact.type == "flag":
         if text.lower() not in ("y", "yes", "true", "n", "no", "false"):
-            raise InputError(f"{fact['flag']} {text!r}: say yes or no")
+            raise InputError(f"{fact.flag} {text!r}: say yes or no")
         return {name: text.lower() in ("y", "yes", "true")}
     if name == "vram_bytes" and not text[0].isdigit():
         return inputs.parse_inputs(catalog, {"gpu": text})

@@ -106,7 +106,7 @@ def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None
     why = "as said"
     if share is None:
         rule = find_default_warmup(advisor, card)
-        share, why = float(rule.then["value"]), f"{rule.id}: {rule.because}"
+        share, why = float(str(rule.number.value)), f"{rule.id}: {rule.because}"
     elif not share and card.warmup:
         why = "0 was said, and it has one at least"
     advice = schedules.resolve_schedule(card, lr, steps, share, {})

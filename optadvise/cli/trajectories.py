@@ -9,13 +9,13 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
+from optadvise.core.cards import MOST_STEPS
 from optadvise.core.errors import CannotRunHereError, InputError, nearest
 from optadvise.core.json_text import encode_json
-from optadvise.core.records import MOST_STEPS
 from optadvise.core.units import parse_count
 
 if TYPE_CHECKING:
-    from optadvise.core.records import Surface
+    from optadvise.core.cards import Surface
     from optadvise.verify.trajectory_records import TrajectoriesResult
 
 

@@ -16,8 +16,8 @@ from optadvise.core.errors import InputError
 from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
+    from optadvise.core.cards import Claim
     from optadvise.core.findings import ClaimOutcome
-    from optadvise.core.records import Claim
     from optadvise.rulebase.catalog import Catalog
     from optadvise.verify.audit_run import AuditEntry
     from optadvise.verify.records import AuditResult

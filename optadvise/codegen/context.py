@@ -9,7 +9,8 @@ from msgspec import Struct
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import check_path
-from optadvise.core.records import NOT_HIDDEN, Implementation, Recommendation, ScheduleAdvice, Situation, Value
+from optadvise.core.cards import NOT_HIDDEN, Implementation, Value
+from optadvise.core.records import Recommendation, ScheduleAdvice, Situation
 from optadvise.core.version import __version__
 from optadvise.rulebase.constructor import argument_name
 

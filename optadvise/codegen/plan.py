@@ -12,8 +12,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import recommend
 from optadvise.codegen.substitute import choose_substitute
 from optadvise.core import schedules
+from optadvise.core.cards import Framework, NamedOptimizer, NamedSchedule, Value
 from optadvise.core.errors import RuleFileError
-from optadvise.core.records import Framework, NamedOptimizer, NamedSchedule, Recommendation, Situation, Value
+from optadvise.core.records import Recommendation, Situation
 
 
 class Plan(Struct, frozen=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.cards import Framework, Optimizer
 from optadvise.core.errors import RuleFileError
-from optadvise.core.records import Framework, Optimizer, Situation
+from optadvise.core.records import Situation
 
 
 def choose_substitute(
@@ -25,7 +26,7 @@ def choose_substitute(
         return None
     catalog = advisor.catalog
     if card.companion is not None:
-        companion = catalog.optimizer(card.companion["optimizer"])
+        companion = catalog.optimizer(card.companion.optimizer)
         if can_run(companion, framework, run):
             return companion
     default = catalog.optimizer(advisor.reference_optimizer)

@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from optadvise.core.records import Scalar, ScheduleAdvice, Scheduler, Value
+from optadvise.core.cards import Scalar, Scheduler, Value
+from optadvise.core.records import ScheduleAdvice
 
 SEQUENTIAL = "torch.optim.lr_scheduler.SequentialLR"
 # What a card's phases and a framework's settings may refer to as `$name`.
@@ -88,7 +89,8 @@ def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
 
     Example:
         >>> from optadvise.core.records import Phase
-        >>> constant = ScheduleAdvice("constant", "", {}, (Phase("constant", "", {"factor": 1.0}),), {}, {})
+        >>> leg = Phase(shape="constant", path="", kwargs={"factor": 1.0})
+        >>> constant = ScheduleAdvice("constant", "", {}, (leg,), {}, {})
         >>> rate(constant, 0.1, 7)
         0.1
     """

@@ -1,4 +1,4 @@
-"""Text that came from elsewhere, made safe to print."""
+"""Text that came from elsewhere: made safe to print, and names compared in any spelling."""
 
 from __future__ import annotations
 
@@ -11,3 +11,13 @@ def make_printable(text: str) -> str:
         'red: \\x1b[31m'
     """
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def spelling(name: str) -> str:
+    """Return a name without the differences that people do not make: case, `-`, `_`, `+`, `.` and spaces.
+
+    Example:
+        >>> spelling("AdamW_8bit") == spelling("adamw-8bit")
+        True
+    """
+    return "".join(c for c in name.lower() if c not in "-_+. ")

@@ -30,7 +30,8 @@ class Context:
 
     path: str
     lines: list[str]
-    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the declared facts, for conditions on them
+    table_kind: str = ""  # of the table that is read, which says what its rows give
     references: list[tuple[str, str, str, str]] = field(default_factory=list)  # kind, id, where, source line
 
     def where(self, node: yaml.Node) -> str:
@@ -226,6 +227,19 @@ def number(node: yaml.Node, context: Context) -> float | int:
     return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
 
 
+def whole_number(node: yaml.Node, context: Context) -> int:
+    """Read a number without a fraction; `5.0e+8` is one."""
+    value = number(node, context)
+    if value != int(value):
+        context.fail(node, f"expected a whole number, found {value!r}")
+    return int(value)
+
+
+def decimal(node: yaml.Node, context: Context) -> float:
+    """Read a number."""
+    return float(number(node, context))
+
+
 @shaped({"type": "boolean"})
 def flag(node: yaml.Node, context: Context) -> bool:
     """Read `true` or `false`, and no other spelling."""
@@ -295,7 +309,7 @@ def reference(kind: str) -> Shape:
     return Shape(read, {"$ref": f"#/$defs/{kind}"})
 
 
-def many(item: Shape, minimum: int = 0) -> Shape:
+def many(item: Callable[[yaml.Node, Context], Any], minimum: int = 0, schema: Mapping[str, Any] | None = None) -> Shape:
     """Read a list."""
 
     def read(node: yaml.Node, context: Context) -> list[Any]:
@@ -305,21 +319,25 @@ def many(item: Shape, minimum: int = 0) -> Shape:
             context.fail(node, f"expected at least {minimum} item{'s' if minimum > 1 else ''} here")
         return [item(child, context) for child in node.value]
 
-    return Shape(read, {"type": "array", "items": item.schema, "minItems": minimum})
+    return Shape(read, {"type": "array", "items": schema or getattr(item, "schema", {}), "minItems": minimum})
+
+
+def is_null(node: yaml.Node) -> bool:
+    """Return whether a node is an unquoted `null`, `~` or nothing."""
+    return isinstance(node, yaml.ScalarNode) and not _quoted(node) and node.value in ("null", "~", "")
 
 
 def maybe(shape: Shape) -> Shape:
     """Read `null`, or the shape."""
 
     def read(node: yaml.Node, context: Context) -> Any:
-        if isinstance(node, yaml.ScalarNode) and not _quoted(node) and node.value in ("null", "~", ""):
-            return None
-        return shape(node, context)
+        return None if is_null(node) else shape(node, context)
 
     return Shape(read, {"anyOf": [shape.schema, {"type": "null"}]})
 
 
-def _pairs(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
+def pairs_of(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
+    """Return the key nodes, keys and value nodes of a mapping, in which no key appears twice."""
     if not isinstance(node, yaml.MappingNode):
         context.fail(node, "expected a mapping: key: value")
     seen: set[str] = set()
@@ -337,7 +355,7 @@ def mapping(key: Shape, value: Shape) -> Shape:
     """Read a mapping with free keys."""
 
     def read(node: yaml.Node, context: Context) -> dict[str, Any]:
-        return {key(k, context): value(v, context) for k, _, v in _pairs(node, context)}
+        return {key(k, context): value(v, context) for k, _, v in pairs_of(node, context)}
 
     return Shape(read, {"type": "object", "additionalProperties": value.schema})
 
@@ -356,7 +374,7 @@ def record(
 
     def read(node: yaml.Node, context: Context) -> dict[str, Any]:
         values: dict[str, Any] = {"at": context.where(node)} if located else {}
-        for key_node, key, value_node in _pairs(node, context):
+        for key_node, key, value_node in pairs_of(node, context):
             if key not in shapes:
                 context.fail(
                     key_node, f"unknown key {key!r}; {nearest(key, shapes) or 'accepted: ' + ', '.join(shapes)}"

@@ -10,8 +10,8 @@ from importlib import metadata
 from msgspec import Struct
 
 from optadvise.core import hardware
+from optadvise.core.cards import Implementation, Optimizer
 from optadvise.core.errors import CannotRunHereError
-from optadvise.core.records import Implementation, Optimizer
 from optadvise.diagnostics.probe_client import PROBE, TIMEOUT_SECONDS, is_missing, probe_imports
 from optadvise.diagnostics.records import (
     Device,

@@ -7,8 +7,9 @@ from typing import TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from optadvise.core.cards import Implementation
 from optadvise.core.findings import DEVIATES, FAILS, REFUTED, ClaimFinding, Deviation, Evidence
-from optadvise.core.records import AdviceWarning, HyperparameterStep, Implementation, Recommendation, TraceEntry
+from optadvise.core.records import AdviceWarning, HyperparameterStep, Recommendation, TraceEntry
 from optadvise.evidence.store import find_evidence
 from optadvise.rulebase.catalog import Catalog
 
@@ -89,7 +90,7 @@ def find_deviation(implementation: Implementation, evidence: Evidence) -> Deviat
         return Deviation("audit", audit.date, audit.why) if audit.verdict in (DEVIATES, FAILS) else None
     if implementation.deviates is None:
         return None
-    why = f"{implementation.deviates.get('by', '')}: {implementation.deviates['in']}".lstrip(": ")
+    why = f"{implementation.deviates.by or ''}: {implementation.deviates.in_}".lstrip(": ")
     return Deviation("card", None, why)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
+from optadvise.core.cards import Claim, Implementation, Optimizer
 from optadvise.core.files import replace_file
 from optadvise.core.findings import (
     REFUTED,
@@ -26,7 +27,6 @@ from optadvise.core.findings import (
     Versions,
 )
 from optadvise.core.paths import data_folder
-from optadvise.core.records import Claim, Implementation, Optimizer
 from optadvise.core.version import __version__
 from optadvise.evidence.versions import find_version, find_versions
 from optadvise.rulebase.catalog import Catalog

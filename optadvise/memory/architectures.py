@@ -97,7 +97,7 @@ def _check_head(catalog: Catalog, config: Mapping[str, Any], family: Mapping[str
     """Refuse a head that the family is not described with, which would be priced as another."""
     built = config.get("architectures")
     for name in built if isinstance(built, list) else ():
-        if any(str(name).endswith(head) for head in catalog.documents["memory"]["other_heads"]):
+        if any(str(name).endswith(head) for head in catalog.memory.other_heads):
             raise InputError(
                 f"{where}: architectures {_short(name)} has a head that is not described; measure it with --from "
                 f"package.module:function, or leave the key out to count {family['name']}"
@@ -130,7 +130,7 @@ def from_dimensions(catalog: Catalog, model: str | None, dims: Mapping[str, int]
         InputError: A dimension is missing or does not go with another, or the kind of model has no such dimensions.
     """
     where = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in dims.items())
-    plain = catalog.documents["memory"]["plain"]
+    plain = catalog.memory.plain
     family = next(iter(plain.values())) if model is None else plain.get(model)
     if family is None:
         raise InputError(f"{where}: a {model} is not described by these; give --arch NAME, --params or --from")

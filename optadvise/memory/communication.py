@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from optadvise.core.records import COLLECTIVES, Collective, Situation, Traffic
+from optadvise.core.cards import COLLECTIVES
+from optadvise.core.records import Collective, Situation, Traffic
 from optadvise.memory.breakdown import Parts
 
 # How often a ring sends each element round, less the share that a GPU has itself: an all-reduce is a reduce-scatter and

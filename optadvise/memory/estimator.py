@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import asdict, astuple, replace
 
+from optadvise.core.cards import Implementation, Optimizer, StateTensor
 from optadvise.core.errors import InputError
 from optadvise.core.records import (
     Fit,
-    Implementation,
     Interval,
     MaxModelSize,
     MemoryEstimate,
     NetworkShape,
-    Optimizer,
     Situation,
-    StateTensor,
     Traffic,
 )
 from optadvise.core.units import show_bytes, show_count
@@ -48,6 +46,7 @@ from optadvise.memory.interpolation import mixed, scaled, typical_adapters
 from optadvise.memory.records import Batch, Mode, Moment, StepMemory, Weight
 from optadvise.memory.sharding import cut, elements, handed_out
 from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.records import TypicalNetworks
 
 if TYPE_CHECKING:
     from optadvise.memory.network import Network
@@ -87,26 +86,26 @@ class Sizing:
     def __init__(self, catalog: Catalog) -> None:
         """Read the settings; networks are read when one is asked for."""
         self.catalog = catalog
-        given = catalog.documents["memory"]
-        context, pieces, factors = given["context"], given["fragmentation"], given["activations"]
+        given = catalog.memory
+        context, pieces, factors = given.context, given.fragmentation, given.activations
         self.settings = Settings(
-            context=Interval(*(round(context[word] * _GIB) for word in Interval.__struct_fields__)),
-            fragmentation=(pieces["low"], pieces["expected"], pieces["high"]),
-            known=tuple(factors["known"]),
-            typical=tuple(factors["typical"]),
-            measured=tuple(factors["measured"]),
-            logits=given["more"]["logits"],
-            adapters=given["more"]["adapters"],
-            bucket_elements=int(given["bucket_elements"]),
-            gathered_layers=given["gathered_layers"],
+            context=Interval(round(context.low * _GIB), round(context.expected * _GIB), round(context.high * _GIB)),
+            fragmentation=(pieces.low, pieces.expected, pieces.high),
+            known=(factors.known[0], factors.known[1]),
+            typical=(factors.typical[0], factors.typical[1]),
+            measured=(factors.measured[0], factors.measured[1]),
+            logits=given.more.logits,
+            adapters=given.more.adapters,
+            bucket_elements=given.bucket_elements,
+            gathered_layers=given.gathered_layers,
         )
-        self.headroom = float(given["headroom"])
+        self.headroom = given.headroom
         self._engines = {
-            shard: Engine(tuple(Talk(**one) for one in row["collectives"]), row.get("note"),
-                          tuple(row["cite"]))
-            for shard, row in given["traffic"].items()
+            shard: Engine(tuple(Talk(**asdict(one)) for one in row.collectives), row.note,
+                          row.cite)
+            for shard, row in given.traffic.by_shard().items()
         }  # fmt: skip
-        self._typical: dict[str, dict[str, Any]] = given["typical"]
+        self._typical = given.typical
         self._known = lru_cache(maxsize=256)(self._measure)
         self._counts = lru_cache(maxsize=64)(self._counted)
         self._knots = lru_cache(maxsize=4096)(self._remembered)
@@ -165,7 +164,7 @@ class Sizing:
             return situation
         if situation.shape is None:
             usual = self._typical_of(situation)
-            found: dict[str, Any] = {name: usual[name] for name in _LENGTHS if name in usual}
+            found: dict[str, Any] = {name: getattr(usual, name) for name in _LENGTHS if usual and getattr(usual, name)}
         else:
             name = "image_size" if self._known(situation.shape).network.images else "seq_len"
             found = {name: self._known(situation.shape).usual_length}
@@ -178,8 +177,8 @@ class Sizing:
         after = replace(situation, **changes)
         return after if any(getattr(after, name) for name in _LENGTHS) else self.completed(after)
 
-    def _typical_of(self, situation: Situation) -> dict[str, Any]:
-        return self._typical.get(situation.model or next(iter(self._typical)), {})
+    def _typical_of(self, situation: Situation) -> TypicalNetworks | None:
+        return self._typical.get(situation.model or next(iter(self._typical)))
 
     def size(self, situation: Situation) -> Size | None:
         """Return a situation's network as far as memory asks for it; None where nothing is known of it."""
@@ -191,7 +190,8 @@ class Sizing:
     def _size(self, situation: Situation) -> Size:
         if situation.shape is not None:
             return self._exact(situation.shape, situation)
-        params, knots = situation.params or 0, self._typical_of(situation).get("between")
+        typical = self._typical_of(situation)
+        params, knots = situation.params or 0, () if typical is None else typical.between
         if not knots:
             rank = situation.lora_rank or 0
             return Size(params, typical_adapters(params, rank) if rank else 0, params, 0, 1, 0, None, None, "none")
@@ -348,14 +348,14 @@ class Sizing:
         """Return the state that one tensor gets: the companion's, where the optimizer takes hidden matrices only."""
         partial = card.companion is not None and card.implementations[0].tensors == "matrix"
         if partial and card.companion is not None and (weight.kind not in ("matrix", "adapter")):
-            return own_state(self.catalog.optimizer(card.companion["optimizer"]))
+            return own_state(self.catalog.optimizer(card.companion.optimizer))
         return own_state(card)
 
     def _split_state(self, card: Optimizer, size: Size, dtype: str) -> int:
         own = _per_parameter(card, dtype)
         if card.companion is None or card.implementations[0].tensors != "matrix" or size.adapters:
             return round(own * size.trained)
-        other = _per_parameter(self.catalog.optimizer(card.companion["optimizer"]), dtype)
+        other = _per_parameter(self.catalog.optimizer(card.companion.optimizer), dtype)
         return round(own * size.matrices + other * (size.params - size.matrices))
 
     # -- answers ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from optadvise.core.records import MemoryEstimate, MemoryLine, Optimizer, StateTensor
+from optadvise.core.cards import Optimizer, StateTensor
+from optadvise.core.records import MemoryEstimate, MemoryLine
 
 DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "uint8": 8, "int8": 8, "uint4": 4, "int64": 64}
 

@@ -8,9 +8,7 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct, convert
 from msgspec.structs import asdict, replace
 
-from optadvise.core.findings import Evidence
-from optadvise.core.json_text import Document
-from optadvise.core.records import (
+from optadvise.core.cards import (
     Claim,
     Hyperparameter,
     Implementation,
@@ -19,6 +17,8 @@ from optadvise.core.records import (
     Scheduler,
     StateTensor,
 )
+from optadvise.core.findings import Evidence
+from optadvise.core.json_text import Document
 from optadvise.memory import state_bytes_per_parameter
 from optadvise.render.documents import EvidenceDocument, build_evidence
 from optadvise.rulebase.catalog import Catalog

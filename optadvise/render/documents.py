@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType, convert, field
 from msgspec.structs import asdict, replace
 
+from optadvise.core.cards import Implementation, Phase, Value
 from optadvise.core.findings import AuditFinding, BenchmarkFinding, ClaimFinding, Deviation, Evidence
 from optadvise.core.json_text import Document
 from optadvise.core.records import (
@@ -16,13 +17,11 @@ from optadvise.core.records import (
     Alternative,
     Fit,
     Fix,
-    Implementation,
     MaxModelSize,
     MemoryAnswer,
     MemoryEstimate,
     MemoryLine,
     NetworkShape,
-    Phase,
     Recommendation,
     Scaling,
     ScheduleAdvice,
@@ -30,7 +29,6 @@ from optadvise.core.records import (
     Situation,
     TraceEntry,
     Traffic,
-    Value,
 )
 from optadvise.evidence.apply import find_deviation
 from optadvise.rulebase.catalog import Catalog

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from optadvise.core.cards import Implementation
 from optadvise.core.findings import QUANTISED, REFUTED, AuditFinding, BenchmarkFinding, ClaimFinding, Evidence
-from optadvise.core.records import Implementation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import describe_measurement, find_deviation, format_figure
 

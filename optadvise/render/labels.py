@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optadvise.core.records import Interval, Situation, Value
+from optadvise.core.cards import Value
+from optadvise.core.records import Interval, Situation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written
@@ -58,7 +59,9 @@ def format_settings(settings: Mapping[str, Value]) -> str:
 
 def format_flag(catalog: Catalog, fact: str) -> str:
     """Return the option that states a fact."""
-    return str(catalog.facts.get(fact, {}).get("flag", f"--{fact.replace('_', '-')}"))
+    declared = catalog.facts.get(fact)
+    flag = None if declared is None else declared.flag
+    return flag or f"--{fact.replace('_', '-')}"
 
 
 def format_option(catalog: Catalog, fact: str, value: object) -> str:

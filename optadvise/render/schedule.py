@@ -8,8 +8,9 @@ from typing import Literal
 from msgspec import Struct, field
 
 from optadvise.core import schedules
+from optadvise.core.cards import Phase, Scheduler, Value
 from optadvise.core.json_text import Document
-from optadvise.core.records import Phase, ScheduleAdvice, Scheduler, Value
+from optadvise.core.records import ScheduleAdvice
 
 _POINTS = 200  # of the JSON, beside the corners
 

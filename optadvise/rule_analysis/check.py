@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import read_card_facts
+from optadvise.core.cards import Step
 from optadvise.core.errors import RuleFileError
 from optadvise.rule_analysis import describe
 from optadvise.rule_analysis.reachability import Chain
 from optadvise.rule_analysis.rule_tests import rows
-from optadvise.rulebase.loading import hash_of
+from optadvise.rulebase.cache import digest_of
 from optadvise.rulebase.proofs import (
     DOMAIN,
     GAP,
@@ -105,7 +106,7 @@ def require_proof(advisor: CompiledRules) -> CompiledRules:
         return [[told.finding.at, told.finding.text, told.where or "", report.more] for told in report.findings]
 
     # A proof holds for these rules, and by this prover.
-    prover = hash_of(*(Path(str(import_module(name).__file__)) for name in _PROVERS))
+    prover = digest_of(*(Path(str(import_module(name).__file__)) for name in _PROVERS))
     wrong = advisor.catalog.figures.get(f"proof of {advisor.catalog.fingerprint} by {prover}", make)
     if wrong:
         at, text, where, others = wrong[0]
@@ -138,14 +139,13 @@ def _conflicts(advisor: CompiledRules, chain: Chain) -> Iterator[Finding]:
     for table in advisor.tables.values():
         if table.kind != "adjust":
             continue
-        sources: list[tuple[str, str, Box, Any]] = []
+        sources: list[tuple[str, str, Box, tuple[Step, ...]]] = []
         for name in advisor.catalog.optimizer_ids:
-            card = advisor.catalog.documents["optimizers"][name]
             optimizer = advisor.catalog.optimizer(name)
             facts = read_card_facts(optimizer, optimizer.implementations[0], axes)
             box = {fact: 1 << axes[fact].cell(value) for fact, value in facts.items()}
-            sources.append((name, card["at"], box, card.get("adjust", [])))
-        sources += [(rule.id, rule.at, box_of(rule, axes), rule.then["steps"]) for rule in table.rules]
+            sources.append((name, optimizer.at, box, optimizer.adjust))
+        sources += [(rule.id, rule.at, box_of(rule, axes), rule.steps) for rule in table.rules]
         boxes = {source[0]: source[2] for source in sources}
         for finding in conflicts(sources, axes, table.id):
             both = meet(boxes[finding.rules[0]], boxes[finding.rules[1]]) or {}
@@ -159,13 +159,14 @@ def _values(advisor: CompiledRules, table_id: str) -> Iterator[Finding]:
     if table.kind != "set":
         return
     for rule in (*table.rules, *((table.otherwise,) if table.otherwise else ())):
-        value, low, high = (rule.then.get(key) for key in ("value", "low", "high"))
+        number = rule.number
+        value, low, high = number.value, number.low, number.high
         outside = isinstance(value, (int, float)) and low is not None and high is not None and not low <= value <= high
-        xs = [x for x, _ in rule.then.get("points", ())]
+        xs = [x for x, _ in number.points]
         if outside:
             text = f"{rule.id} sets {table.gives} to {value:g}, outside {low:g} … {high:g}"
             yield Finding(DOMAIN, table_id, (rule.id,), rule.at, text)
-        if xs != sorted(set(xs)) or any(x <= 0 or y <= 0 for x, y in rule.then.get("points", ())):
+        if xs != sorted(set(xs)) or any(x <= 0 or y <= 0 for x, y in number.points):
             text = f"{rule.id} sets {table.gives} along points that do not rise above zero"
             yield Finding(DOMAIN, table_id, (rule.id,), rule.at, text)
 

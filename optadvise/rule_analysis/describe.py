@@ -10,8 +10,9 @@ from typing import Any
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import locate
+from optadvise.core.cards import UNKNOWN
 from optadvise.core.errors import InputError
-from optadvise.core.records import UNKNOWN, Situation
+from optadvise.core.records import Situation
 from optadvise.rulebase.regions import Box, Point, cells_of
 from optadvise.rulebase.tables import Axis
 
@@ -88,10 +89,10 @@ def answers(advisor: CompiledRules, point: Point) -> dict[str, Any] | None:
         if name not in point:
             continue
         axis, cell = axes[name], point[name]
-        if cell == axis.unknown or ("flag" not in facts[name] and facts[name].get("derived") != "gpu"):
+        if cell == axis.unknown or (facts[name].flag is None and facts[name].derived != "gpu"):
             continue
         value = axis.inside(cell) if axis.words is None else axis.words[cell]
-        said[name] = int(value) if axis.words is None else value == "true" if facts[name]["type"] == "flag" else value
+        said[name] = int(value) if axis.words is None else value == "true" if facts[name].type == "flag" else value
     if point.get("asked_for") == axes["asked_for"].cell(True):
         said["optimizer"] = (axes["optimizer"].words or ())[point["optimizer"]]
     said.pop("vram_bytes", None)  # any will do, or one that presses as it should
@@ -184,9 +185,9 @@ def command(advisor: CompiledRules, said: Mapping[str, Any], layers: tuple[str, 
         elif name == "vram_bytes":
             words += [] if "gpu" in said else ["--vram", size(value)]
         elif value is True and name not in _OF_GPUS:
-            words.append(advisor.catalog.facts[name]["flag"])
+            words.append(advisor.catalog.facts[name].flag or f"--{name}")
         elif value is not False and value is not None and name not in _OF_GPUS:
-            words += [advisor.catalog.facts[name].get("flag", f"--{name}"), str(value)]
+            words += [(advisor.catalog.facts[name].flag or f"--{name}"), str(value)]
     for folder in layers:
         words += ["--rules", folder]
     return shlex.join(words)

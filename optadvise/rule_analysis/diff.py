@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules, list_conditions
+from optadvise.core.cards import Gpu
 from optadvise.core.errors import InputError
 from optadvise.rule_analysis import describe
 from optadvise.rule_analysis.reachability import Chain
 from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.records import Assumption, Contradiction, FixRule, Rule
 from optadvise.rulebase.regions import Box, TooLargeError, box_of, boxes, columns, merged
-from optadvise.rulebase.tables import Rule, Table
+from optadvise.rulebase.tables import Table
 
 
 class Change(Struct, frozen=True):
@@ -47,12 +50,6 @@ class Difference(Struct, frozen=True):
 _OPTIMIZER = ("concern", "choose_optimizer")
 _NOBODY = "no row"
 # What is listed beside the tables, and how a change of it is told.
-_LISTS = {
-    "assume": "assumption",
-    "contradictions": "refusal",
-    "fixes": "change that may make a run fit,",
-    "gpus": "GPU",
-}
 
 
 def compare(old: Catalog, new: Catalog) -> Difference:
@@ -65,9 +62,7 @@ def compare(old: Catalog, new: Catalog) -> Difference:
     Raises:
         InputError: There are too many different cells to list.
     """
-    ids = {**old.facts["optimizer"]["values"], **new.facts["optimizer"]["values"]}
-    for catalog in (old, new):
-        catalog.facts["optimizer"]["values"] = ids  # type: ignore[index]
+    old, new = _with_optimizers_of(old, new), _with_optimizers_of(new, old)
     before, after = (
         CompiledRules(old, extra_conditions=list_conditions(new)),
         CompiledRules(new, extra_conditions=list_conditions(old)),
@@ -132,9 +127,9 @@ class _Side:
         concern = _winner(self._concern, alive[0])
         if concern is None:
             return _NOBODY
-        cell = self._axis.cell(concern.then["concern"])
+        cell = self._axis.cell(concern.derived["concern"])
         rule = _winner(self._choice, alive[1] & self._choice.column("concern")[cell])
-        return _NOBODY if rule is None else str(rule.then["optimizer"])
+        return _NOBODY if rule is None else str(rule.choice.chosen)
 
 
 def _winner(table: Table, alive: int) -> Rule | None:
@@ -179,7 +174,7 @@ def _decided(old: Table, new: Table, chains: list[Chain]) -> Iterator[Change]:
         a, b = _winner(old, state[0]), _winner(new, state[1])
         if a is None or b is None:
             return None if a is b else (_NOBODY if a is None else _says(a), _NOBODY if b is None else _says(b))
-        return None if _bare(a.then) == _bare(b.then) else (_says(a), _says(b))
+        return None if a.outcome == b.outcome else (_says(a), _says(b))
 
     start = ((1 << len(old.rules)) - 1, (1 << len(new.rules)) - 1)
     for ends, parts in boxes(swept, start, step, answer).items():
@@ -192,12 +187,12 @@ def _decided(old: Table, new: Table, chains: list[Chain]) -> Iterator[Change]:
 
 def _says(rule: Rule) -> str:
     """Say what a row gives, with its id."""
-    then = rule.then
-    value = then.get("scheduler") or then.get("optimizer")
-    if value is None and "points" in then:
-        value = f"along {then['along']}"
+    outcome = rule.outcome
+    value = outcome.get("scheduler") or outcome.get("optimizer")
+    if value is None and "points" in outcome:
+        value = f"along {outcome['along']}"
     if value is None:
-        value = ", ".join(f"{key} {said}" for key, said in then.items() if not isinstance(said, dict))
+        value = ", ".join(f"{key} {item}" for key, item in outcome.items() if not isinstance(item, dict))
     return f"{value} [{rule.id}]"
 
 
@@ -206,7 +201,7 @@ def _collected(old: Table, new: Table, chains: list[Chain]) -> Iterator[Change]:
     olds, news = ({rule.id: rule for rule in table.rules} for table in (old, new))
     for name in dict.fromkeys((*olds, *news)):
         a, b = olds.get(name), news.get(name)
-        if a is not None and b is not None and _bare(a.then) != _bare(b.then):
+        if a is not None and b is not None and a.outcome != b.outcome:
             yield Change(describe.region(box_of(b, axes), axes), f"{name} as it was", f"{name}, changed", None)
             continue
         box_a, box_b = (None if rule is None else box_of(rule, axes) for rule in (a, b))
@@ -244,40 +239,75 @@ def _change(chains: list[Chain], table: str, box: Box, old: str, new: str) -> Ch
 
 
 def _cards(old: Catalog, new: Catalog) -> Iterator[str]:
-    for kind in ("optimizers", "schedulers"):
-        olds, news = old.documents[kind], new.documents[kind]
-        for name in sorted({*olds, *news}):
-            word = kind[:-1]
-            if name not in olds:
-                yield f"{word} {name} is new"
-            elif name not in news:
-                yield f"{word} {name} is gone"
-            else:
-                keys = {key for key in {*olds[name], *news[name]} if olds[name].get(key) != news[name].get(key)}
-                keys -= {"at", "layer"}
-                if _bare(olds[name]) != _bare(news[name]):
-                    yield f"{word} {name}: {', '.join(sorted(keys)) or 'changed'}"
-    for kind, told in _LISTS.items():
-        olds, news = ({_name(told, entry): _bare(entry) for entry in side.documents[kind]} for side in (old, new))
-        for name in dict.fromkeys((*olds, *news)):
-            if olds.get(name) != news.get(name):
-                yield f"{name} {'is new' if name not in olds else 'is gone' if name not in news else 'is another'}"
-    for name in sorted(new.documents["disabled"].keys() - old.documents["disabled"].keys()):
-        yield f"optimizer {name} is ruled out: {new.documents['disabled'][name]['because']}"
+    for kind, before, after in (
+        ("optimizer", old.base.optimizers, new.base.optimizers),
+        ("scheduler", old.base.schedulers, new.base.schedulers),
+    ):  # fmt: skip
+        yield from _changed_cards(kind, before, after)
+    for describe_entry, before_rows, after_rows in (
+        (_assumption, old.base.assume, new.base.assume),
+        (_contradiction, old.base.contradictions, new.base.contradictions),
+        (_fix, old.base.fixes, new.base.fixes),
+        (_gpu, old.base.gpus, new.base.gpus),
+    ):
+        yield from _changed_entries(describe_entry, before_rows, after_rows)
+    for name in sorted(new.base.disabled.keys() - old.base.disabled.keys()):
+        yield f"optimizer {name} is ruled out: {new.base.disabled[name].because}"
 
 
-def _name(told: str, entry: Mapping[str, Any]) -> str:
-    """Return what an entry of a list is called."""
-    if "fact" in entry:
-        return f"{told} of {entry['fact']} {entry['value']} ({entry['because']})"
-    return f"{told} {entry.get('id') or entry['say']}"
+def _changed_cards(kind: str, before: Mapping[str, Struct], after: Mapping[str, Struct]) -> Iterator[str]:
+    for name in sorted({*before, *after}):
+        if name not in before:
+            yield f"{kind} {name} is new"
+        elif name not in after:
+            yield f"{kind} {name} is gone"
+        else:
+            olds, news = _bare(to_builtins(before[name])), _bare(to_builtins(after[name]))
+            keys = {key for key in {*olds, *news} if olds.get(key) != news.get(key)}
+            if keys:
+                yield f"{kind} {name}: {', '.join(sorted(keys))}"
+
+
+def _changed_entries(
+    describe_entry: Callable[[Any], str], before: Iterable[Struct], after: Iterable[Struct]
+) -> Iterator[str]:
+    olds, news = ({describe_entry(entry): _bare(to_builtins(entry)) for entry in rows} for rows in (before, after))
+    for name in dict.fromkeys((*olds, *news)):
+        if olds.get(name) != news.get(name):
+            yield f"{name} {'is new' if name not in olds else 'is gone' if name not in news else 'is another'}"
+
+
+def _assumption(row: Assumption) -> str:
+    return f"assumption of {row.fact} {row.value} ({row.because})"
+
+
+def _contradiction(row: Contradiction) -> str:
+    return f"refusal {row.say}"
+
+
+def _fix(row: FixRule) -> str:
+    return f"change that may make a run fit, {row.id}"
+
+
+def _gpu(gpu: Gpu) -> str:
+    return f"GPU {gpu.id}"
 
 
 def _bare(value: Any) -> Any:
-    """Return a document without where it stands."""
+    """Return plain data without its positions and layers."""
     if isinstance(value, dict):
         return {key: _bare(inner) for key, inner in value.items() if key not in ("at", "layer")}
     return [_bare(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _with_optimizers_of(catalog: Catalog, other: Catalog) -> Catalog:
+    """Return a catalog whose facts take the optimizers of another one too, so that both have the same axes."""
+    facts = {
+        name: replace(fact, values={**(fact.values or {}), **(other.facts[name].values or {})})
+        if fact.values_from else fact
+        for name, fact in catalog.facts.items()
+    }  # fmt: skip
+    return catalog.with_base(replace(catalog.base, facts=facts))
 
 
 def markdown(difference: Difference) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.cards import Step
 from optadvise.rule_analysis import describe, graph
 from optadvise.rule_analysis.rule_tests import rows
 from optadvise.rulebase.hyperparameters import written
 from optadvise.rulebase.proofs import census
+from optadvise.rulebase.records import Rule, WarningText
 from optadvise.rulebase.regions import box_of
-from optadvise.rulebase.tables import Rule, Table
+from optadvise.rulebase.tables import Table
 
 _HIT = {
     "unique": "one row decides; two rows meet only where one overrides the other and lies inside it",
@@ -73,7 +74,7 @@ def _table(table: Table, advisor: CompiledRules) -> Iterator[str]:
 
 
 def _because(rule: Rule) -> str:
-    return "" if rule.because == rule.then.get("text") else rule.because
+    return "" if isinstance(rule.then, WarningText) else rule.because
 
 
 def says(rule: Rule) -> Iterator[str]:
@@ -82,9 +83,9 @@ def says(rule: Rule) -> Iterator[str]:
     Args:
         rule: The row.
     """
-    for name, value in rule.then.items():
+    for name, value in rule.outcome.items():
         if name == "steps":
-            yield from (_step(step) for step in value)
+            yield from (_step(step) for step in rule.steps)
         elif name == "points":
             yield f"{', '.join(f'{written(y)} at {written(x)}' for x, y in value)}"
         elif isinstance(value, Mapping):
@@ -93,15 +94,15 @@ def says(rule: Rule) -> Iterator[str]:
             yield f"{name} {written(value)}"
 
 
-def _step(step: Mapping[str, Any]) -> str:
-    if "clamp" in step:
-        ends = [f"{word} {written(step[key])}" for key, word in (("low", "from"), ("high", "to")) if key in step]
-        return f"clamp {step['clamp']} {' '.join(ends)}"
-    if "by" in step:
-        power = "" if step.get("exponent", 1) == 1 else f" to the power of {written(step['exponent'])}"
-        upto = f", up to {written(step['upto'])}" if "upto" in step else ""
-        return f"scale {step['scale']} by {step['by']} / {written(step['reference'])}{power}{upto}"
-    return f"scale {step['scale']} by {written(step['factor'])}"
+def _step(step: Step) -> str:
+    if step.clamp is not None:
+        ends = [f"{word} {written(end)}" for end, word in ((step.low, "from"), (step.high, "to")) if end is not None]
+        return f"clamp {step.clamp} {' '.join(ends)}"
+    if step.by is not None:
+        power = "" if step.exponent == 1 else f" to the power of {written(step.exponent)}"
+        upto = "" if step.upto is None else f", up to {written(step.upto)}"
+        return f"scale {step.scale} by {step.by} / {written(step.reference)}{power}{upto}"
+    return f"scale {step.scale} by {written(step.factor)}"
 
 
 def _plain(text: str) -> str:

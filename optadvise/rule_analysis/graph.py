@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -73,49 +74,49 @@ def _folded(text: str, width: int = 44) -> list[str]:
 
 def flowchart(advisor: CompiledRules) -> Graph:
     """Return the guide's flowchart with what the rules answer at each of its leaves."""
-    chart = advisor.catalog.documents["flowchart"]
+    chart = advisor.catalog.flowchart
     nodes: dict[str, Node] = {}
     edges: list[Edge] = []
 
     def walk(name: str, said: dict[str, Any], path: str) -> str:
-        question = chart["questions"][name]
+        question = chart.questions[name]
         own = f"{name}{path}"
-        nodes[own] = Node(own, (question["ask"],), "question")
-        for answer in question["answers"]:
-            facts = {**said, **_whole(answer["given"])}
-            way = f"{path}_{answer['say']}"
-            if "to" in answer:
-                edges.append(Edge(own, walk(answer["to"], facts, way), answer["say"]))
+        nodes[own] = Node(own, (question.ask,), "question")
+        for answer in question.answers:
+            facts = {**said, **_whole(answer.given)}
+            way = f"{path}_{answer.say}"
+            if answer.to is not None:
+                edges.append(Edge(own, walk(answer.to, facts, way), answer.say))
                 continue
             advice = advise(advisor, facts)
             leaf = f"leaf{way}"
-            guide = f"guide: {' or '.join(answer['names'])}"
+            guide = f"guide: {' or '.join(answer.names)}"
             nodes[leaf] = Node(leaf, (f"{advice.optimizer.id}, {advice.schedule.id}", guide), "answer")
-            edges.append(Edge(own, leaf, answer["say"]))
+            edges.append(Edge(own, leaf, answer.say))
         return own
 
-    walk(chart["start"], {}, "")
+    walk(chart.start, {}, "")
     return Graph("The guide's flowchart, and what the rules answer", tuple(nodes.values()), tuple(edges))
 
 
 def leaves(advisor: CompiledRules) -> list[tuple[dict[str, Any], list[str]]]:
     """Return for each leaf of the guide's flowchart the facts that lead there and what the guide names."""
-    chart = advisor.catalog.documents["flowchart"]
+    chart = advisor.catalog.flowchart
     found: list[tuple[dict[str, Any], list[str]]] = []
 
     def walk(name: str, said: dict[str, Any]) -> None:
-        for answer in chart["questions"][name]["answers"]:
-            facts = {**said, **_whole(answer["given"])}
-            if "to" in answer:
-                walk(answer["to"], facts)
+        for answer in chart.questions[name].answers:
+            facts = {**said, **_whole(answer.given)}
+            if answer.to is not None:
+                walk(answer.to, facts)
             else:
-                found.append((facts, answer["names"]))
+                found.append((facts, list(answer.names)))
 
-    walk(chart["start"], {})
+    walk(chart.start, {})
     return found
 
 
-def _whole(given: dict[str, Any]) -> dict[str, Any]:
+def _whole(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: int(value) if isinstance(value, float) else value for name, value in given.items()}
 
 

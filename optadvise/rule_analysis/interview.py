@@ -46,7 +46,7 @@ class Interview:
             return frozenset()
         found = set()
         for rule, link in self._chain.choices:
-            name = rule.then["optimizer"]
+            name = rule.choice.chosen
             if name in found:
                 continue
             box = meet(link.box, known)
@@ -86,10 +86,10 @@ class Interview:
     def _askable(self) -> Iterator[str]:
         """Yield what may be asked, in the order of the guide's flowchart and then of the facts."""
         facts = self.advisor.catalog.facts
-        order = [*self.advisor.catalog.documents["flowchart"]["order"], *facts]
+        order = [*self.advisor.catalog.flowchart.order, *facts]
         for name in dict.fromkeys(order):
             decides = name in self.advisor.deciding_facts or name in ("params", "vram_bytes")
-            if decides and "flag" in facts[name] and name not in self.said and name not in self._passed:
+            if decides and facts[name].flag is not None and name not in self.said and name not in self._passed:
                 yield name
 
     def _splits(self, name: str) -> Iterator[frozenset[str]]:

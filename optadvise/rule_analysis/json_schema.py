@@ -1,4 +1,4 @@
-"""JSON Schemas of the rule files, for editors: made of the shapes that the files are read by."""
+"""JSON Schemas of the rule files, for editors: made of the records that the files are read into."""
 
 from __future__ import annotations
 
@@ -6,12 +6,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from optadvise.core.records import UNKNOWN
-from optadvise.rulebase import case_files, claim_files, framework_files, network_files, shapes, surface_files
-from optadvise.rulebase.catalog import Catalog
+import msgspec
+from msgspec import Struct
+from msgspec.structs import fields
 
+from optadvise.core import cards
+from optadvise.core.cards import UNKNOWN, ClaimFile, Framework, Optimizer, Scheduler, SurfaceFile
+from optadvise.core.yaml_records import is_internal
+from optadvise.rulebase import network_files, records
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.records import (
+    FREE_KEYS,
+    OUTCOMES,
+    AssumptionFile,
+    CaseFile,
+    Fact,
+    FactFile,
+    FixFile,
+    FlowchartFile,
+    GpuFile,
+    MemoryFile,
+    PolicyFile,
+    SourceFile,
+    TableEntry,
+)
+
+_TAGGED = tuple(OUTCOMES.values())
+# Every record by its name, as the schemas' components are called.
+_KINDS: Mapping[str, type[Struct]] = {
+    name: kind
+    for module in (cards, records)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, Struct)
+}
 FOLDER = "schema"  # below the rules
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+# The record that each kind of file is read into; tables differ by kind and are put together in `_table`.
+_RECORDS: Mapping[str, type[Struct]] = {
+    "facts": FactFile, "sources": SourceFile, "gpus": GpuFile, "memory": MemoryFile, "optimizer": Optimizer,
+    "scheduler": Scheduler, "assume": AssumptionFile, "fixes": FixFile, "flowchart": FlowchartFile,
+    "surfaces": SurfaceFile, "claims": ClaimFile, "policy": PolicyFile, "cases": CaseFile, "framework": Framework,
+}  # fmt: skip
+_TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors guess types, which the reader does not
 
 
 def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
@@ -20,80 +58,122 @@ def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
     Args:
         catalog: Whose facts and ids editors should offer.
     """
-    definitions = _definitions(catalog)
-    files: dict[str, Mapping[str, Any]] = {
-        "facts": shapes.facts.schema, "sources": shapes.sources.schema, "gpus": shapes.gpus.schema,
-        "memory": shapes.memory.schema, "optimizer": shapes.optimizer.schema, "scheduler": shapes.scheduler.schema,
-        "assume": shapes.assumptions.schema, "fixes": shapes.fixes.schema, "flowchart": shapes.flowchart.schema,
-        "surfaces": surface_files.surfaces.schema, "claims": claim_files.claims.schema,
-        "policy": shapes.policy.schema, "cases": case_files.cases.schema, "table": _table(),
-        "network": network_files.family_file.schema, "parts": network_files.parts_file.schema,
-        "framework": framework_files.framework.schema,
-    }  # fmt: skip
-    return {name: _whole(name, schema, definitions) for name, schema in files.items()}
+    definitions = _id_definitions(catalog)
+    schemas = {name: _file_schema(name, *_record_schema(kind), definitions) for name, kind in _RECORDS.items()}
+    schemas["table"] = _file_schema("table", *_table_schema(), definitions)
+    for name, shape in (("network", network_files.family_file), ("parts", network_files.parts_file)):
+        schemas[name] = {"$schema": _DRAFT, "title": f"optadvise: {name}", **shape.schema}
+    return schemas
 
 
-def _whole(name: str, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    used = _used(schema, definitions)
-    defs = {key: definitions[key] for key in sorted(used)}
-    return {"$schema": _DRAFT, "title": f"optadvise: {name}", **schema, **({"$defs": defs} if defs else {})}
+def _file_schema(
+    name: str, root: Mapping[str, Any], components: Mapping[str, Any], ids: Mapping[str, Any]
+) -> dict[str, Any]:
+    known = {**ids, **components}
+    definitions = {key: known[key] for key in sorted(_references(root, known))}
+    return {"$schema": _DRAFT, "title": f"optadvise: {name}", **root, **({"$defs": definitions} if definitions else {})}
 
 
-def _used(schema: Any, definitions: Mapping[str, Any]) -> set[str]:
+def _record_schema(kind: type[Struct]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schema of a record, and those of the records inside it by their names."""
+    _, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    described = {name: _as_read(component, _KINDS.get(name)) for name, component in components.items()}
+    return described.pop(kind.__name__), described
+
+
+def _as_read(schema: Any, kind: type[Struct] | None = None) -> Any:
+    """Return a schema as files are read: no key beyond the fields, none for the fields that the program sets."""
+    if isinstance(schema, list):
+        return [_as_read(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if "$ref" in schema:  # a type beside it says how the record is written
+        return {"type": schema["type"]} if isinstance(schema.get("type"), list) else {"$ref": schema["$ref"]}
+    if set(schema) <= {"type", "default", "description"} and schema.get("type") == "string":
+        return dict(_TEXT)
+    result = {key: _as_read(value) for key, value in schema.items() if key not in ("default", "title")}
+    if "properties" in result:
+        internal = {field.encode_name for field in fields(kind) if is_internal(field.type)} if kind else set()
+        result["properties"] = {
+            key: _as_read(value) for key, value in schema["properties"].items() if key not in internal
+        }
+        result["properties"].pop("type", None) if kind in _TAGGED else None
+        result["required"] = [key for key in schema.get("required", []) if key in result["properties"]]
+        result["additionalProperties"] = False
+        shorthand = getattr(kind, "__shorthand__", None)
+        return {"anyOf": [dict(_TEXT), result]} if shorthand else result
+    return result
+
+
+def _references(schema: Any, known: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> set[str]:
     """Return the definitions that a schema refers to, directly or through others."""
-    found: set[str] = set()
+    names: set[str] = set()
     if isinstance(schema, Mapping):
         if "$ref" in schema:
             name = str(schema["$ref"]).rsplit("/", 1)[1]
-            found |= {name} | _used(definitions[name], definitions)
+            names.add(name)
+            if name not in seen:
+                names |= _references(known[name], known, seen | {name})
         for value in schema.values():
-            found |= _used(value, definitions)
+            names |= _references(value, known, seen)
     elif isinstance(schema, Sequence) and not isinstance(schema, str):
         for value in schema:
-            found |= _used(value, definitions)
-    return found
+            names |= _references(value, known, seen)
+    return names
 
 
-def _table() -> dict[str, Any]:
+def _table_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of a table: what a row holds goes by the table's kind, which a layer need not repeat."""
-    whole = {kind: shapes.table(kind, known=True).schema for kind in shapes.outcomes}
-    ways = [
-        {"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": schema}
-        for kind, schema in whole.items()
-    ]
-    keys: dict[str, Any] = {key: {} for schema in whole.values() for key in schema["properties"]}
-    return {"type": "object", "properties": keys, "required": ["table", "rules"], "additionalProperties": False,
-            "allOf": ways}  # fmt: skip
+    root, components = _record_schema(TableEntry)
+    row, otherwise = components.pop("RuleEntry"), components.pop("OtherwiseEntry")
+    ways = []
+    for kind, outcome in OUTCOMES.items():
+        then, inner = _record_schema(outcome)
+        components |= inner
+        held = then["properties"]["values"] if kind in FREE_KEYS else then
+        properties = {
+            name: _with_outcome(entry, held, several=name == "rules")
+            for name, entry in (("rules", row), ("otherwise", otherwise))
+        }
+        condition = {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
+        ways.append({"if": condition, "then": {"properties": properties}})
+    accepted = {**root["properties"], "rules": {}, "otherwise": {}}
+    return {**root, "properties": accepted, "allOf": ways}, components
 
 
-def _definitions(catalog: Catalog) -> dict[str, Any]:
-    documents = catalog.documents
-    rules = [row["id"] for table in documents["tables"].values() for row in table["rules"]]
+def _with_outcome(entry: Mapping[str, Any], outcome: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
+    schema = {**entry, "properties": {**entry["properties"], "then": outcome}}
+    return {"type": "array", "items": schema, "minItems": 1} if several else schema
+
+
+def _id_definitions(catalog: Catalog) -> dict[str, Any]:
+    """Return what ids and conditions editors offer."""
+    base = catalog.base
     names: dict[str, Sequence[str]] = {
-        "source": list(documents["sources"]), "optimizer": list(documents["optimizers"]),
-        "scheduler": list(documents["schedulers"]), "fact": list(catalog.facts), "rule": rules,
-        "model": list(catalog.facts["model"]["values"]),
+        "source": list(base.sources), "optimizer": list(base.optimizers), "scheduler": list(base.schedulers),
+        "fact": list(catalog.facts), "rule": [rule.id for table in base.tables.values() for rule in table.rules],
+        "model": list(catalog.facts["model"].values or ()),
     }  # fmt: skip
     # Layers add names of their own, so what is known is offered and nothing else is refused.
-    found: dict[str, Any] = {kind: {"anyOf": [{"enum": ids}, {"type": "string"}]} for kind, ids in names.items()}
+    definitions: dict[str, Any] = {kind: {"anyOf": [{"enum": ids}, {"type": "string"}]} for kind, ids in names.items()}
     conditions = {name: _condition(fact, several=True) for name, fact in catalog.facts.items()}
     values = {name: _condition(fact, several=False) for name, fact in catalog.facts.items()}
-    found["when"] = {"type": "object", "properties": conditions, "additionalProperties": False}
-    found["given"] = {"type": "object", "properties": values, "additionalProperties": False}
-    return found
+    definitions["when"] = {"type": "object", "properties": conditions, "additionalProperties": False}
+    definitions["given"] = {"type": "object", "properties": values, "additionalProperties": False}
+    return definitions
 
 
-def _condition(fact: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
-    if "values" in fact:
-        words: list[Any] = list(fact["values"])
-        words += [UNKNOWN, "known"] if fact.get("unknown") else []
-        words += [word == "true" for word in ("true", "false")] if fact["type"] == "flag" else []
-        one: dict[str, Any] = {"enum": words}
-        if fact.get("values_from"):
+def _condition(fact: Fact, *, several: bool) -> dict[str, Any]:
+    if fact.values is not None:
+        accepted: list[Any] = list(fact.values)
+        accepted += [UNKNOWN, "known"] if fact.unknown else []
+        accepted += [True, False] if fact.type == "flag" else []
+        one: dict[str, Any] = {"enum": accepted}
+        if fact.values_from:
             one = {"anyOf": [one, {"type": "string"}]}
     else:
         one = {"type": ["number", "string"]}
-    one = {"description": fact["ask"], **one}
+    one = {"description": fact.ask, **one}
     return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]} if several else one
 
 

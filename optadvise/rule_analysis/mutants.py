@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.cards import Range
 from optadvise.core.errors import RuleFileError
 from optadvise.rule_analysis.reachability import Chain
-from optadvise.rule_analysis.rule_tests import Case, example, placed, rows, written
+from optadvise.rule_analysis.rule_tests import example, placed, rows, written
 from optadvise.rulebase.proofs import UNPROVEN, conflicts, findings, rivals
+from optadvise.rulebase.records import Case, Rule
 from optadvise.rulebase.regions import Box, Point, box_of, cells_of, meet
 from optadvise.rulebase.tables import Axis, Table
 
@@ -57,25 +60,35 @@ def mutants(advisor: CompiledRules, table: Table) -> Iterator[Mutant]:
         advisor: The rules.
         table: A compiled table.
     """
-    document = advisor.catalog.documents["tables"][table.id]
-    entries = document["rules"]
-    for index, entry in enumerate(entries):
-        fewer = entries[:index] + entries[index + 1 :]
-        if fewer:
-            fewer = [{**e, "overrides": [o for o in e.get("overrides", ()) if o != entry["id"]]} for e in fewer]
-            yield Mutant(table.id, entry["id"], "deleted", {**document, "rules": fewer}, None)
-        box = box_of(table.rules[index], advisor.axes)
-        for name, condition in entry["when"].items():
-            axis = advisor.axes[name]
-            without = {key: value for key, value in entry["when"].items() if key != name}
-            changes = [(f"without {name}", without, axis.every & ~box[name])]
-            for cell in _beside(box[name], axis):
-                wider = {**entry["when"], name: [*condition, _item(cell, axis)]}
-                changes.append((f"{name} takes in {axis.told(cell)}", wider, 1 << cell))
-            for words, when, taken in changes:
-                if taken:
-                    changed = [*entries[:index], {**entry, "when": when}, *entries[index + 1 :]]
-                    yield Mutant(table.id, entry["id"], words, {**document, "rules": changed}, {**box, name: taken})
+    file = advisor.catalog.base.tables[table.id]
+    for index, rule in enumerate(file.rules):
+        remaining = file.rules[:index] + file.rules[index + 1 :]
+        if remaining:
+            rules = tuple(_without_override(other, rule.id) for other in remaining)
+            yield Mutant(table.id, rule.id, "deleted", replace(file, rules=rules), None)
+        box = box_of(rule, advisor.axes)
+        for name, change, when, added in _widened(rule, box, advisor.axes):
+            rules = (*file.rules[:index], replace(rule, when=when), *file.rules[index + 1 :])
+            yield Mutant(table.id, rule.id, change, replace(file, rules=rules), {**box, name: added})
+
+
+def _without_override(rule: Rule, overridden: str) -> Rule:
+    return replace(rule, overrides=tuple(other for other in rule.overrides if other != overridden))
+
+
+def _widened(
+    rule: Rule, box: Box, axes: Mapping[str, Axis]
+) -> Iterator[tuple[str, str, Mapping[str, tuple[str | Range, ...]], int]]:
+    """Yield each widening of a condition: the fact, the change in words, the conditions, the cells that are added."""
+    for name, condition in rule.when.items():
+        axis = axes[name]
+        without = {key: value for key, value in rule.when.items() if key != name}
+        added = axis.every & ~box[name]
+        if added:
+            yield name, f"without {name}", without, added
+        for cell in _beside(box[name], axis):
+            wider = {**rule.when, name: (*condition, _item(cell, axis))}
+            yield name, f"{name} takes in {axis.told(cell)}", wider, 1 << cell
 
 
 def _beside(mask: int, axis: Axis) -> list[int]:
@@ -89,7 +102,7 @@ def _beside(mask: int, axis: Axis) -> list[int]:
     return near + [cell for cell in others if cell == axis.unknown]
 
 
-def _item(cell: int, axis: Axis) -> Any:
+def _item(cell: int, axis: Axis) -> str | Range:
     if cell == axis.unknown:
         return "unknown"
     if axis.words is not None:
@@ -97,7 +110,7 @@ def _item(cell: int, axis: Axis) -> Any:
     left, right = axis.bounds(cell)
     point = left == right
     low = None if left == float("-inf") else left
-    return [low, point, None if right == float("inf") else right, point]
+    return Range(low, point, None if right == float("inf") else right, point)
 
 
 def hunt(advisor: CompiledRules, cases: Sequence[Case]) -> Hunt:
@@ -149,23 +162,23 @@ def suggested(advisor: CompiledRules, survivors: Sequence[Survivor]) -> Iterator
         point = _point(chain, table, box, against)
         assert point is not None
         fire = sorted(rule.id for rule in table.matching(point))
-        yield {"table": table.id, "given": written(point, advisor, table), "fire": fire}
+        yield Case(table=table.id, given=written(point, advisor, table), fire=tuple(fire))
 
 
 def _noticed(advisor: CompiledRules, table: Table, cases: Sequence[Case]) -> bool:
     if any(finding.kind != UNPROVEN for finding in findings(table, advisor.axes)):
         return True
     if table.kind == "adjust":
-        steps = [(r.id, r.at, box_of(r, advisor.axes), r.then["steps"]) for r in table.rules]
+        steps = [(r.id, r.at, box_of(r, advisor.axes), r.steps) for r in table.rules]
         if next(conflicts(steps, advisor.axes, table.id), None) is not None:
             return True
     for case in cases:
-        if case["table"] == table.id:
+        if case.table == table.id:
             try:
-                found = table.matching(placed(advisor, table, case["given"]))
+                found = table.matching(placed(advisor, table, case.given))
             except RuleFileError:
                 return True
-            if sorted(rule.id for rule in found) != sorted(case["fire"]):
+            if sorted(rule.id for rule in found) != sorted(case.fire):
                 return True
     return any(example(advisor, table, rule, test)[1] is not None for rule in rows(table) for test in rule.tests)
 

@@ -7,7 +7,7 @@ arithmetic is not looked into: a size and a limit may press in any of its ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from msgspec import Struct
@@ -16,10 +16,12 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import read_card_facts
 from optadvise.advice.hyperparameters import is_table_read
 from optadvise.advice.schedule_choice import restrict_schedule
-from optadvise.core.records import Optimizer, Scheduler, Situation
+from optadvise.core.cards import Optimizer, Scheduler
+from optadvise.core.records import Situation
 from optadvise.rulebase.proofs import winning
+from optadvise.rulebase.records import Condition, Rule
 from optadvise.rulebase.regions import Box, Point, lowest, meet, uncovered
-from optadvise.rulebase.tables import Rule, Table
+from optadvise.rulebase.tables import Table
 
 _UNNAMED = Situation()  # where no GPU was named
 
@@ -38,19 +40,19 @@ class Chain:
         """Work out what no situation can be."""
         self.advisor = advisor
         self.axes = advisor.axes
-        conditions = [row["when"] for row in advisor.catalog.documents["contradictions"]]
+        conditions = [row.when for row in advisor.catalog.base.contradictions]
         told = [self._box(when) for when in conditions]
         self._never = [*self._assumed(), *self._derived(), *(box for box in told if "optimizer" not in box)]
         self._never_asked = [box for box in told if "optimizer" in box]
 
-    def _box(self, when: dict[str, list[object]]) -> dict[str, int]:
+    def _box(self, when: Mapping[str, Condition]) -> dict[str, int]:
         return {name: self.axes[name].accepted(condition) for name, condition in when.items()}
 
     def _assumed(self) -> Iterator[dict[str, int]]:
         """What is assumed is never unknown."""
-        for row in self.advisor.catalog.documents["assume"]:
-            axis = self.axes[row["fact"]]
-            yield {**self._box(row.get("when", {})), row["fact"]: 1 << axis.unknown}
+        for row in self.advisor.catalog.base.assume:
+            axis = self.axes[row.fact]
+            yield {**self._box(row.when), row.fact: 1 << axis.unknown}
 
     def _derived(self) -> Iterator[dict[str, int]]:
         """What the memory arithmetic says hangs on what is known (`Advisor.pressure`, `Advisor._add_fit`)."""
@@ -96,7 +98,7 @@ class Chain:
         """Where each concern decides."""
         (everything,), found = self.start, []
         for rule, link in reversed(list(self._rows(self.advisor.tables["concern"]))):  # the ordinary one first
-            own = {**link.box, "concern": 1 << self.axes["concern"].cell(rule.then["concern"])}
+            own = {**link.box, "concern": 1 << self.axes["concern"].cell(rule.derived["concern"])}
             joined = self._joined(everything, Link(own, link.against))
             if joined is not None:
                 found.append((rule, joined))
@@ -118,7 +120,7 @@ class Chain:
         """Where each optimizer is taken, chosen or asked for, with the facts of its card."""
         found = []
         for rule, link in self.choices:
-            card = self.advisor.catalog.optimizer(rule.then["optimizer"])
+            card = self.advisor.catalog.optimizer(rule.choice.chosen)
             found += [self._joined(link, own) for own in self._card(card, asked_for=False)]
         for name in self.advisor.catalog.optimizer_ids:
             for own in self._card(self.advisor.catalog.optimizer(name), asked_for=True):
@@ -144,7 +146,7 @@ class Chain:
             for rule, link in rows:
                 box = meet(before.box, link.box)
                 if box is not None:
-                    taken = restrict_schedule(advisor, card, rule.then["scheduler"])
+                    taken = restrict_schedule(advisor, card, rule.choice.chosen)
                     box["schedule"] = 1 << axis.cell(taken.family)
                     yield rule, Link(box, (*before.against, *link.against)), taken
 

@@ -11,10 +11,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import SITUATION_DEFAULTS
 from optadvise.rulebase.hyperparameters import set_by
+from optadvise.rulebase.records import Case, Example, Rule
 from optadvise.rulebase.regions import Point
-from optadvise.rulebase.tables import Rule, Table
-
-Case = Mapping[str, Any]  # table, given, fire (ids), layer, at
+from optadvise.rulebase.tables import Table
 
 
 class Failure(Struct, frozen=True):
@@ -77,15 +76,15 @@ def run(advisor: CompiledRules, cases: Sequence[Case] = ()) -> Tested:
     untested = []
     for table in advisor.tables.values():
         layers = {rule.id: rule.layer for rule in rows(table)}
-        own = [case for case in cases if case["table"] == table.id]
+        own = [case for case in cases if case.table == table.id]
         for case in own:
             ran += 1
             found, text = _case(advisor, table, case)
             fired |= set(found)
             if text is not None:
-                above = _above(case["layer"], {*found, *case["fire"]}, layers, advisor)
+                above = _above(case.layer, {*found, *case.fire}, layers, advisor)
                 overruled += above
-                failures += [] if above else [Failure(table.id, case["at"], text)]
+                failures += [] if above else [Failure(table.id, case.at, text)]
         for rule in rows(table):
             for test in rule.tests:
                 ran += 1
@@ -94,15 +93,15 @@ def run(advisor: CompiledRules, cases: Sequence[Case] = ()) -> Tested:
                 if text is not None:
                     above = _above(rule.layer, set(found), layers, advisor)
                     overruled += above
-                    failures += [] if above else [Failure(rule.id, test.get("at", rule.at), text)]
-            if not any(test["expect"].get("fires", True) for test in rule.tests):
+                    failures += [] if above else [Failure(rule.id, test.at or rule.at, text)]
+            if not any(test.expect.get("fires", True) for test in rule.tests):
                 untested.append(rule.id)
     everything = [rule for table in advisor.tables.values() for rule in rows(table)]
     silent = [rule.id for rule in everything if rule.id not in fired and rule.layer == everything[0].layer]
     known = set(advisor.tables)
     failures += [
-        Failure(case["table"], case["at"], f"there is no table {case['table']!r}")
-        for case in cases if case["table"] not in known
+        Failure(case.table, case.at, f"there is no table {case.table!r}")
+        for case in cases if case.table not in known
     ]  # fmt: skip
     return Tested(ran, tuple(failures), overruled, tuple(untested), tuple(silent))
 
@@ -114,9 +113,9 @@ def _above(layer: str, names: Iterable[str], layers: Mapping[str, str], advisor:
     return any(order.get(layers.get(name, "\0"), len(order)) > own for name in names)
 
 
-def example(advisor: CompiledRules, table: Table, rule: Rule, test: Mapping[str, Any]) -> tuple[list[str], str | None]:
+def example(advisor: CompiledRules, table: Table, rule: Rule, test: Example) -> tuple[list[str], str | None]:
     """Run one example of a row; return the rows that fired and what is wrong, None where nothing is."""
-    given, expect = test["given"], test["expect"]
+    given, expect = test.given, test.expect
     try:
         found = table.matching(placed(advisor, table, given))
     except RuleFileError as error:
@@ -127,7 +126,7 @@ def example(advisor: CompiledRules, table: Table, rule: Rule, test: Mapping[str,
         return names, None if fires == expect["fires"] else f"{rule.id} {'fires' if fires else 'does not fire'}"
     if names != [rule.id]:
         return names, f"{rule.id} should decide, but {' and '.join(names) or 'nothing'} does"
-    got = dict(rule.then)
+    got = rule.outcome
     if table.kind == "set":
         got["value"] = set_by(rule, str(table.gives), given).value
     wrong = [f"{name} is {got.get(name)!r}, not {value!r}" for name, value in expect.items() if got.get(name) != value]
@@ -136,12 +135,12 @@ def example(advisor: CompiledRules, table: Table, rule: Rule, test: Mapping[str,
 
 def _case(advisor: CompiledRules, table: Table, case: Case) -> tuple[list[str], str | None]:
     try:
-        found = sorted(row.id for row in table.matching(placed(advisor, table, case["given"])))
+        found = sorted(row.id for row in table.matching(placed(advisor, table, case.given)))
     except RuleFileError as error:
         return [], str(error)
-    if found == sorted(case["fire"]):
+    if found == sorted(case.fire):
         return found, None
-    said, got = ", ".join(sorted(case["fire"])) or "none", ", ".join(found) or "none"
+    said, got = ", ".join(sorted(case.fire)) or "none", ", ".join(found) or "none"
     return found, f"{said} should decide, but {got} does"
 
 
@@ -168,8 +167,8 @@ def written(point: Point, advisor: CompiledRules, table: Table) -> dict[str, Any
 def lines(cases: Iterable[Case]) -> Iterator[str]:
     """Yield cases as lines of a file under `rules/cases/`."""
     for case in cases:
-        facts = ", ".join(f"{name}: {_plain(value)}" for name, value in case["given"].items())
-        yield f"  - {{given: {{{facts}}}, fire: [{', '.join(case['fire'])}]}}"
+        facts = ", ".join(f"{name}: {_plain(value)}" for name, value in case.given.items())
+        yield f"  - {{given: {{{facts}}}, fire: [{', '.join(case.fire)}]}}"
 
 
 def _plain(value: Any) -> str:

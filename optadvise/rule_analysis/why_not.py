@@ -82,7 +82,7 @@ def why_not(advisor: CompiledRules, said: Mapping[str, Any], optimizer: str) -> 
     situation = complete_situation(advisor, said)
     decision = decide(advisor, situation)
     cells, taken, choice = decision.cells, decision.optimizer, decision.rules.optimizer
-    naming = [rule for rule in rows(advisor.tables["choose_optimizer"]) if rule.then["optimizer"] == optimizer]
+    naming = [rule for rule in rows(advisor.tables["choose_optimizer"]) if rule.choice.chosen == optimizer]
     near = sorted((missed(rule, cells, advisor.axes, choice) for rule in naming), key=lambda miss: len(miss.missed))
     fits = None
     if situation.params is not None and situation.vram_bytes is not None:
@@ -95,7 +95,7 @@ def why_not(advisor: CompiledRules, said: Mapping[str, Any], optimizer: str) -> 
         fits=fits,
         rows=tuple(near[:_MOST_TOLD]),
         concerns=_concerns(advisor, cells, near[:_MOST_TOLD], decision.rules.concern.id),
-        beside=choice.then.get("alternatives", {}).get(optimizer),
+        beside=choice.choice.alternatives.get(optimizer),
         changes=changes,
     )
 
@@ -121,7 +121,7 @@ def _concerns(
     }  # fmt: skip
     found: dict[str, NearMiss] = {}
     for rule in rows(table):
-        word = rule.then["concern"]
+        word = rule.derived["concern"]
         if word in wanted:
             miss = missed(rule, cells, advisor.axes, winner)
             if word not in found or len(miss.missed) < len(found[word].missed):
@@ -146,7 +146,7 @@ def _changes(advisor: CompiledRules, said: Mapping[str, Any], optimizer: str) ->
     for count in range(1, _MOST_FACTS + 1):
         found: list[Change] = []
         for names in combinations(facts, count):
-            effort = sum(_EFFORT[advisor.catalog.facts[name].get("change", "fixed")] for name in names)
+            effort = sum(_EFFORT[advisor.catalog.facts[name].change] for name in names)
             sides = set()  # of an edge that is solved for, only the nearest is told
             for words, answers in _tried(advisor, said, names, optimizer):
                 side = tuple((n, w.split(" ", 2)[0] if n in _SOLVED else w) for n, w in words.items())
@@ -162,7 +162,7 @@ def _changeable(advisor: CompiledRules, situation: Situation) -> Iterator[str]:
     """Yield the facts that may change the answer and that a person can change, or has not said."""
     for name, fact in advisor.catalog.facts.items():
         decides = name in advisor.deciding_facts or name in _SOLVED
-        if decides and "flag" in fact and is_changeable(advisor, name, situation):
+        if decides and fact.flag is not None and is_changeable(advisor, name, situation):
             yield name
 
 

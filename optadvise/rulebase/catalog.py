@@ -1,4 +1,4 @@
-"""The catalogue: what `rules/` says, found, validated and made into objects."""
+"""The catalog: what the rule files say, and every spelling that finds it."""
 
 from __future__ import annotations
 
@@ -6,97 +6,109 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from optadvise.core.errors import InputError, nearest
-from optadvise.core.records import (
+from msgspec.structs import replace
+
+from optadvise.core.cards import (
     SHIPPED,
     Claim,
     Framework,
     Gpu,
-    Hyperparameter,
-    Implementation,
-    NamedOptimizer,
-    NamedSchedule,
-    Note,
     Optimizer,
-    Phase,
-    Reason,
     Scheduler,
     Source,
-    StateTensor,
-    Step,
     Surface,
-    Trial,
+    SurfaceFile,
 )
-from optadvise.rulebase.loading import Documents, Later, Memo, is_base, load_documents, shipped_rules
-
-_T = TypeVar("_T")
-
-
-def spelling(name: str) -> str:
-    """Return a name with the differences dropped that people do not make: case, `-`, `_`, `+`, `.` and spaces."""
-    return "".join(c for c in name.lower() if c not in "-_+. ")
+from optadvise.core.errors import InputError, nearest
+from optadvise.core.text import spelling
+from optadvise.rulebase.cache import DiskCache
+from optadvise.rulebase.loading import LazyFiles, load_rule_base
+from optadvise.rulebase.records import Fact, Flowchart, MemoryRules, Rule, RuleBase, TableFile
+from optadvise.rulebase.rule_paths import is_base, shipped_rules
 
 
 class Catalog:
-    """Everything that is known, from one or more layers of rule files."""
+    """Everything that the rules say, from one or more layers of rule files."""
 
-    def __init__(self, documents: Documents, fingerprint: str, layers: Sequence[str],
-                 later: Later | None = None, folders: Sequence[tuple[str, Path]] = ()) -> None:  # fmt: skip
-        """Wrap documents that are valid already; use `load` to get one."""
-        self.documents = documents
-        self._later = later or Later()
+    def __init__(self, base: RuleBase, fingerprint: str, layers: Sequence[str],
+                 later: LazyFiles | None = None, folders: Sequence[tuple[str, Path]] = ()) -> None:  # fmt: skip
+        """Wrap rules that are valid already; use `load` to get a catalog."""
+        self.base = base
+        self.later = later or LazyFiles()
         self.fingerprint = fingerprint
         self.layers = tuple(layers)
         self.folders = tuple(folders)  # each layer's name and folder
-        self.facts: dict[str, Mapping[str, Any]] = documents["facts"]
-        self._optimizers: dict[str, Optimizer] = {}
-        self._schedulers: dict[str, Scheduler] = {}
 
-    @cached_property
-    def sources(self) -> dict[str, Source]:
+    def with_table(self, table: TableFile) -> Catalog:
+        """Return the catalog with one table replaced."""
+        return self.with_base(replace(self.base, tables={**self.base.tables, table.table: table}))
+
+    def with_base(self, base: RuleBase) -> Catalog:
+        """Return the catalog with other rules, for proofs and comparisons."""
+        return Catalog(base, self.fingerprint, self.layers, self.later, self.folders)
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        """Every fact of a situation by its id."""
+        return self.base.facts
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
         """Every source by its id."""
-        return {key: Source(id=key, **values) for key, values in self.documents["sources"].items()}
+        return self.base.sources
 
-    @cached_property
+    @property
     def gpus(self) -> tuple[Gpu, ...]:
         """Every GPU that is known."""
-        return tuple(_build(Gpu, entry) for entry in self.documents["gpus"])
+        return self.base.gpus
+
+    @property
+    def memory(self) -> MemoryRules:
+        """What a GPU loses beside tensors, and how sure the estimate is."""
+        assert self.base.memory is not None, "the shipped rules have it"
+        return self.base.memory
+
+    @property
+    def flowchart(self) -> Flowchart:
+        """The guide's flowchart."""
+        assert self.base.flowchart is not None, "the shipped rules have it"
+        return self.base.flowchart
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:
         """Every surface that optimizers can be watched on, by its id."""
-        return {entry["id"]: _build(Surface, entry) for entry in self._surfaces["surfaces"]}
+        return {surface.id: surface for surface in self._surface_file.surfaces}
 
     @cached_property
-    def _surfaces(self) -> Documents:
-        return self._later.surfaces(self.documents)
+    def _surface_file(self) -> SurfaceFile:
+        return self.later.surfaces(self.base)
 
     @property
     def walkers(self) -> list[str]:
         """The optimizers that are watched where none is named."""
-        return [name for name in self._surfaces["walkers"] if name in self.optimizer_ids]
+        return [name for name in self._surface_file.walkers if name in self.optimizer_ids]
 
     @cached_property
-    def figures(self) -> Memo:
+    def figures(self) -> DiskCache:
         """Figures that follow from the networks alone, kept beside the cache."""
-        return self._later.figures()
+        return self.later.figures()
 
     @cached_property
-    def networks(self) -> Documents:
+    def networks(self) -> dict[str, Any]:
         """Every family of networks by its id, read when it is first asked for."""
-        return self._later.networks()
+        return self.later.networks()
 
     @cached_property
     def frameworks(self) -> dict[str, Framework]:
         """Every framework that code is written for by its id, read when it is first asked for."""
-        return {name: framework_from(entry) for name, entry in self._later.frameworks(self.documents).items()}
+        return self.later.frameworks(self.base)
 
     @cached_property
     def claims(self) -> dict[str, Claim]:
         """Every claim that an experiment can refute by its id, read when it is first asked for."""
-        return {name: _claim(entry) for name, entry in self._later.claims(self.documents).items()}
+        return self.later.claims(self.base)
 
     def read_all(self) -> None:
         """Read also what is otherwise read when it is first asked for.
@@ -104,7 +116,7 @@ class Catalog:
         Raises:
             RuleFileError: A file is invalid.
         """
-        _ = self.networks, self.frameworks, self._surfaces, self.claims
+        _ = self.networks, self.frameworks, self._surface_file, self.claims
 
     @cached_property
     def shapes(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -148,26 +160,20 @@ class Catalog:
     @property
     def optimizer_ids(self) -> list[str]:
         """The canonical ids of what no layer rules out, sorted."""
-        return sorted(self.documents["optimizers"].keys() - self.documents["disabled"].keys())
+        return sorted(self.base.optimizers.keys() - self.base.disabled.keys())
 
     @property
     def scheduler_ids(self) -> list[str]:
         """The canonical ids, sorted."""
-        return sorted(self.documents["schedulers"])
+        return sorted(self.base.schedulers)
 
     def optimizer(self, name: str) -> Optimizer:
         """Return an optimizer's card by its canonical id."""
-        card = self._optimizers.get(name)
-        if card is None:
-            card = self._optimizers[name] = _optimizer(self.documents["optimizers"][name])
-        return card
+        return self.base.optimizers[name]
 
     def scheduler(self, name: str) -> Scheduler:
         """Return a schedule's card by its canonical id."""
-        card = self._schedulers.get(name)
-        if card is None:
-            card = self._schedulers[name] = _scheduler(self.documents["schedulers"][name])
-        return card
+        return self.base.schedulers[name]
 
     def find_optimizer(self, name: str, flag: str = "optimizer") -> str:
         """Return the canonical id of any spelling: id, alias, class name, in any case and with any dashes.
@@ -179,11 +185,11 @@ class Catalog:
         Raises:
             InputError: Nothing is called so; the nearest names are given.
         """
-        found = self._find(self._optimizer_names, name, flag, "optadvise list shows all")
-        ruled_out = self.documents["disabled"].get(found)
-        if ruled_out is not None:
-            raise InputError(f"{flag} {name!r}: {ruled_out['layer']} rules it out: {ruled_out['because']}")
-        return found
+        optimizer = self._find(self._optimizer_names, name, flag, "optadvise list shows all")
+        disabling = self.base.disabled.get(optimizer)
+        if disabling is not None:
+            raise InputError(f"{flag} {name!r}: {disabling.layer} rules it out: {disabling.because}")
+        return optimizer
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:
         """Return the canonical id of any spelling of a schedule."""
@@ -206,24 +212,20 @@ class Catalog:
             f"{name!r}: no optimizer, schedule or rule; " + (f"{guess} " if guess else "") + "see optadvise list"
         )
 
-    def rule(self, name: str) -> Mapping[str, Any] | None:
-        """Return a rule's document by its id, with the table it is in; None where there is none."""
+    def rule(self, name: str) -> Rule | None:
+        """Return a rule by its id; None where there is none."""
         return self._rules.get(name.strip().upper())
 
     @cached_property
-    def _rules(self) -> dict[str, Mapping[str, Any]]:
-        return {
-            row["id"].upper(): {"table": table["table"], **row}
-            for table in self.documents["tables"].values()
-            for row in (*table["rules"], *([table["otherwise"]] if "otherwise" in table else []))
-        }
+    def _rules(self) -> dict[str, Rule]:
+        return {rule.id.upper(): rule for table in self.base.tables.values() for rule in table.all_rules}
 
     def find_gpu(self, name: str) -> Gpu:
         """Return a GPU by its id, name or alias in any spelling."""
         names: dict[str, str] = {}
-        for entry in self.documents["gpus"]:
-            for word in (entry["id"], entry["name"], *entry.get("aliases", [])):
-                names.setdefault(spelling(word), entry["id"])
+        for gpu in self.gpus:
+            for name_of_gpu in (gpu.id, gpu.name, *gpu.aliases):
+                names.setdefault(spelling(name_of_gpu), gpu.id)
         found = self._with_memory(names, name) or self._find(
             names, name, "--gpu", "say --vram instead if yours is not listed"
         )
@@ -255,11 +257,11 @@ class Catalog:
 
     @cached_property
     def _optimizer_names(self) -> dict[str, str]:
-        return _names(self.documents["optimizers"].values())
+        return _optimizer_names(self.base.optimizers.values())
 
     @cached_property
     def _scheduler_names(self) -> dict[str, str]:
-        return _names(self.documents["schedulers"].values())
+        return _card_names(self.base.schedulers.values())
 
 
 def load(extra: Sequence[Path] = ()) -> Catalog:
@@ -278,96 +280,25 @@ def load(extra: Sequence[Path] = ()) -> Catalog:
     """
     layers, names = [shipped_rules(), *extra], [SHIPPED, *map(str, extra)]
     first = max(number for number, layer in enumerate(layers) if number == 0 or is_base(layer))
-    documents, fingerprint, later = load_documents(layers[first:], names[first:])
+    base, fingerprint, later = load_rule_base(layers[first:], names[first:])
     folders = list(zip(names[first:], layers[first:], strict=True))
-    return Catalog(documents, fingerprint, names[first:], later, folders)
+    return Catalog(base, fingerprint, names[first:], later, folders)
 
 
-def _names(cards: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for card in cards:
-        classes = [i["import"].rsplit(".", 1)[1] for i in card.get("implementations", ()) if not i.get("kwargs")]
-        for word in (card["id"], card["name"], *card.get("aliases", ())):
-            names[spelling(word)] = card["id"]
-        for word in classes:  # a class name never hides an id or an alias
-            names.setdefault(spelling(word), card["id"])
-    for card in cards:
-        names[spelling(card["id"])] = card["id"]
-    return names
+def _card_names(cards: Iterable[Optimizer | Scheduler]) -> dict[str, str]:
+    """Return the id of every id, name and alias of cards, in the spelling that names are compared in."""
+    cards = list(cards)
+    names = {spelling(name): card.id for card in cards for name in (card.id, card.name, *card.aliases)}
+    return names | {spelling(card.id): card.id for card in cards}
 
 
-def _build(kind: type[_T], values: Mapping[str, Any], **changes: Any) -> _T:
-    """Make a record from a document, lists as tuples where the record holds no plain value."""
-    names = kind.__struct_fields__  # type: ignore[attr-defined]
-    given = {**values, **changes}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names})
-
-
-def step_from(entry: Mapping[str, Any]) -> Step:
-    """Make an adjustment step from its document."""
-    op = "scale" if "scale" in entry else "clamp"
-    return _build(Step, entry, op=op, parameter=entry[op])
-
-
-def _state(entries: Iterable[Mapping[str, Any]]) -> tuple[StateTensor, ...]:
-    return tuple(_build(StateTensor, entry) for entry in entries)
-
-
-def _implementation(entry: Mapping[str, Any]) -> Implementation:
-    state = _state(entry["state"]) if "state" in entry else None
-    return _build(Implementation, entry, path=entry["import"], state=state)
-
-
-def _hyperparameter(entry: Mapping[str, Any]) -> Hyperparameter:
-    return Hyperparameter(**entry)
-
-
-def _notes(entries: Iterable[Mapping[str, Any]]) -> tuple[Note, ...]:
-    return tuple(_build(Note, entry) for entry in entries)
-
-
-def _optimizer(entry: Mapping[str, Any]) -> Optimizer:
-    return _build(
-        Optimizer,
-        {
-            "aliases": [],
-            "companion": None,
-            "schedules": None,
-            "clips_update": False,
-            "paged": False,
-            "wide_embeddings": False,
-            **entry,
-        },
-        hyperparameters=tuple(_hyperparameter(h) for h in entry["hyperparameters"]),
-        adjust=tuple(step_from(s) for s in entry.get("adjust", ())),
-        state=_state(entry["state"]),
-        implementations=tuple(_implementation(i) for i in entry["implementations"]),
-        not_offered=tuple(_implementation(i) for i in entry.get("not_offered", ())),
-        use_when=tuple(Reason(**reason) for reason in entry["use_when"]),
-        avoid_when=tuple(Reason(**reason) for reason in entry["avoid_when"]),
-        notes=_notes(entry.get("notes", ())),
-    )
-
-
-def _claim(entry: Mapping[str, Any]) -> Claim:
-    return _build(Claim, entry, trials=tuple(_build(Trial, trial) for trial in entry.get("trials", ())))
-
-
-def framework_from(entry: Mapping[str, Any]) -> Framework:
-    """Make a framework from its document."""
-    return _build(
-        Framework,
-        entry,
-        arguments={name: tuple(own) for name, own in entry.get("arguments", {}).items()},
-        optimizers={name: _build(NamedOptimizer, own) for name, own in entry.get("optimizers", {}).items()},
-        schedules={name: _build(NamedSchedule, own) for name, own in entry.get("schedules", {}).items()},
-    )
-
-
-def _scheduler(entry: Mapping[str, Any]) -> Scheduler:
-    return _build(
-        Scheduler,
-        {"aliases": [], "floor": 0.0, "decay_fraction": 0.0, "milestones": [], **entry},
-        phases=tuple(Phase(p["shape"], p["import"], p["kwargs"]) for p in entry["phases"]),
-        notes=_notes(entry.get("notes", ())),
-    )
+def _optimizer_names(cards: Iterable[Optimizer]) -> dict[str, str]:
+    """Return the id of every name of optimizers; a class name never hides an id or an alias."""
+    cards = list(cards)
+    classes = {
+        spelling(implementation.path.rsplit(".", 1)[1]): card.id
+        for card in reversed(cards)
+        for implementation in reversed(card.implementations)
+        if not implementation.kwargs
+    }
+    return classes | _card_names(cards)

@@ -1,115 +1,117 @@
 """The condition language of rules: equal, any of, comparisons and intervals. Nothing is evaluated.
 
-A condition becomes plain data. On a choice: the list of accepted words. On a number: a list of
-`[low, low_closed, high, high_closed]`, with `null` for no bound, or the word `unknown`.
+A condition becomes a tuple of what is accepted: values of a choice, ranges of a number, or `unknown`.
 """
 
 from __future__ import annotations
 
 import re
 from math import isfinite
-from typing import Any
 
 import yaml
 
+from optadvise.core.cards import EXPERIMENTS, UNKNOWN, FactValue, Range
 from optadvise.core.errors import nearest
-from optadvise.core.records import UNKNOWN
-from optadvise.core.yaml_reader import Context, shaped, text
+from optadvise.core.yaml_reader import Context, one_of, text
+from optadvise.core.yaml_records import register_reader
+from optadvise.rulebase.records import ANY_NUMBER, Fact
 
 KNOWN = "known"
 
 _NUM = r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
 _COMPARISON = re.compile(r"(<=|>=|<|>|=)?\s*" + _NUM)
 _INTERVAL = re.compile(r"([\[(])\s*" + _NUM + r"\s*\.\.\s*" + _NUM + r"\s*([\])])")
-_EVERYTHING = [None, False, None, False]
+
+register_reader("experiment")(one_of(*EXPERIMENTS))
 
 
-@shaped({"$ref": "#/$defs/when"})
-def when(node: yaml.Node, context: Context) -> dict[str, list[Any]]:
+@register_reader("when")
+def read_when(node: yaml.Node, context: Context) -> dict[str, tuple[str | Range, ...]]:
     """Read a `when:` mapping of facts to conditions against the facts that are declared."""
     if not isinstance(node, yaml.MappingNode):
         context.fail(node, "expected a mapping of facts to conditions, as in {model: cnn}")
-    conditions: dict[str, list[Any]] = {}
+    conditions: dict[str, tuple[str | Range, ...]] = {}
     for key_node, value_node in node.value:
         name = text(key_node, context)
         if name not in context.facts:
             context.fail(key_node, f"unknown fact {name!r}; {nearest(name, context.facts)}")
         if name in conditions:
             context.fail(key_node, f"fact {name!r} appears twice; write a list")
-        conditions[name] = _condition(value_node, context, name)
+        conditions[name] = tuple(_condition(value_node, context, context.facts[name]))
     return conditions
 
 
-@shaped({"$ref": "#/$defs/given"})
-def given(node: yaml.Node, context: Context) -> dict[str, Any]:
+@register_reader("given")
+def read_given(node: yaml.Node, context: Context) -> dict[str, FactValue]:
     """Read a `given:` mapping of facts to single values, as the tests beside rules use."""
-    values: dict[str, Any] = {}
-    for name, accepted in when(node, context).items():
+    values: dict[str, FactValue] = {}
+    for name, accepted in read_when(node, context).items():
         if len(accepted) != 1:
             context.fail(node, f"a test gives {name!r} one value, not several")
-        value = accepted[0]
-        if isinstance(value, list):
-            if value[0] is None or value[0] != value[2]:
+        item = accepted[0]
+        if isinstance(item, Range):
+            if item.low is None or item.low != item.high:
                 context.fail(node, f"a test gives {name!r} one number, not a range")
-            value = value[0]
-        values[name] = None if value == UNKNOWN else value
+            values[name] = item.low
+        else:
+            values[name] = None if item == UNKNOWN else item
     return values
 
 
-def _condition(node: yaml.Node, context: Context, name: str) -> list[Any]:
+def _condition(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]:
     items = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not items:
-        context.fail(node, f"an empty list never matches; leave {name!r} out to accept any value")
-    fact = context.facts[name]
-    read = _word if fact["type"] in ("choice", "flag") else _range
-    return [accepted for item in items for accepted in read(item, context, name, fact)]
+        context.fail(node, f"an empty list never matches; leave {fact.id!r} out to accept any value")
+    read = _choices if fact.type in ("choice", "flag") else _numbers
+    return [accepted for item in items for accepted in read(item, context, fact)]
 
 
-def _word(node: yaml.Node, context: Context, name: str, fact: Any) -> list[Any]:
+def _choices(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]:
     value = text(node, context)
-    if value == UNKNOWN and fact.get("unknown"):
+    if value == UNKNOWN and fact.unknown:
         return [UNKNOWN]
-    values = list(fact["values"])
-    if value == KNOWN and fact.get("unknown"):
-        return values
+    values = list(fact.values or ())
+    if value == KNOWN and fact.unknown:
+        return [*values]
     if value not in values:
-        options = [*values, UNKNOWN] if fact.get("unknown") else values
-        context.fail(node, f"{value!r} is no value of {name!r}; {nearest(value, options)}")
+        options = [*values, UNKNOWN] if fact.unknown else values
+        context.fail(node, f"{value!r} is no value of {fact.id!r}; {nearest(value, options)}")
     return [value]
 
 
-def _range(node: yaml.Node, context: Context, name: str, fact: Any) -> list[Any]:
+def _numbers(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]:
     value = text(node, context)
     if value in (UNKNOWN, KNOWN):
-        if not fact.get("unknown"):
-            context.fail(node, f"{name!r} is always known; leave it out to accept any value")
-        return [UNKNOWN] if value == UNKNOWN else [_EVERYTHING]
-    return [_bounds(node, context, f" for {name!r}")]
+        if not fact.unknown:
+            context.fail(node, f"{fact.id!r} is always known; leave it out to accept any value")
+        return [UNKNOWN] if value == UNKNOWN else [ANY_NUMBER]
+    return [_range(node, context, f" for {fact.id!r}")]
 
 
-@shaped({"type": ["number", "string"]})
-def span(node: yaml.Node, context: Context) -> list[Any]:
+@register_reader("range")
+def read_range(node: yaml.Node, context: Context) -> Range:
     """Read the numbers that are accepted: one, a comparison, or an interval."""
-    return _bounds(node, context)
+    return _range(node, context)
 
 
-def _bounds(node: yaml.Node, context: Context, whose: str = "") -> list[Any]:
+def _range(node: yaml.Node, context: Context, whose: str = "") -> Range:
     value = text(node, context)
     if len(value) > 100 or any(not isfinite(float(number)) for number in re.findall(_NUM, value)):
         context.fail(node, "is no number that a computer holds; write a smaller one")
     if match := _COMPARISON.fullmatch(value):
         bound = float(match[2])
+        exact = Range(bound, True, bound, True)
         return {
-            "<": [None, False, bound, False],
-            "<=": [None, False, bound, True],
-            ">": [bound, False, None, False],
-            ">=": [bound, True, None, False],
-        }.get(match[1] or "=", [bound, True, bound, True])
+            "<": Range(None, False, bound, False),
+            "<=": Range(None, False, bound, True),
+            ">": Range(bound, False, None, False),
+            ">=": Range(bound, True, None, False),
+        }.get(match[1] or "=", exact)
     if match := _INTERVAL.fullmatch(value):
         low, high = float(match[2]), float(match[3])
         if low > high:
             context.fail(node, f"empty interval: {low:g} is above {high:g}")
-        return [low, match[1] == "[", high, match[4] == "]"]
+        return Range(low, match[1] == "[", high, match[4] == "]")
     return context.fail(
         node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)'{whose}"
     )

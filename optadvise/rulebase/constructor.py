@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optadvise.core.records import Implementation, Value
+from optadvise.core.cards import Implementation, Value
 
 
 def argument_name(implementation: Implementation, hyperparameter: str) -> str:

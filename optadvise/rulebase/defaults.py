@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from optadvise.core.errors import InputError
 from optadvise.core.records import SITUATION_DEFAULTS, Situation
+from optadvise.rulebase.records import Assumption, Condition, Contradiction, Fact
 from optadvise.rulebase.tables import Axis
 
 # Facts that may stay unknown; the rest are assumed where nobody said.
@@ -26,8 +27,8 @@ class Answers(Protocol):
 class Completer:
     """The assumptions and contradictions of the rules, compiled."""
 
-    def __init__(self, assume: Sequence[Mapping[str, Any]], contradictions: Sequence[Mapping[str, Any]],
-                 facts: Mapping[str, Mapping[str, Any]], axes: Mapping[str, Axis]) -> None:  # fmt: skip
+    def __init__(self, assume: Sequence[Assumption], contradictions: Sequence[Contradiction],
+                 facts: Mapping[str, Fact], axes: Mapping[str, Axis]) -> None:  # fmt: skip
         """Compile.
 
         Args:
@@ -37,10 +38,10 @@ class Completer:
             axes: Every fact's axis.
         """
         self._axes = axes
-        from_gpu = {name: "--gpu" for name, fact in facts.items() if fact.get("derived") == "gpu"}
-        self._flags = {name: fact.get("flag", f"--{name}") for name, fact in facts.items()} | from_gpu
-        self._assume = [(row["fact"], row["value"], self._mask(row.get("when", {}))) for row in assume]
-        self._contradictions = [(self._mask(row["when"]), row) for row in contradictions]
+        from_gpu = {name: "--gpu" for name, fact in facts.items() if fact.derived == "gpu"}
+        self._flags = {name: fact.flag or f"--{name}" for name, fact in facts.items()} | from_gpu
+        self._assume = [(row.fact, row.value, self._mask(row.when)) for row in assume]
+        self._contradictions = [(self._mask(row.when), row) for row in contradictions]
         self._assumable = frozenset(name for name, _, _ in self._assume)
         # Facts whose answer other assumptions hang on.
         self.triggers = frozenset(name for _, _, masks in self._assume for name, _ in masks)
@@ -48,7 +49,7 @@ class Completer:
         self.reads = frozenset(name for masks in conditions for name, _ in masks)
         self._moves: dict[str, tuple[Any, tuple[_Masks, ...]]] = {}  # of the facts that were asked for
 
-    def _mask(self, when: Mapping[str, Sequence[Any]]) -> _Masks:
+    def _mask(self, when: Mapping[str, Condition]) -> _Masks:
         return tuple((name, self._axes[name].accepted(condition)) for name, condition in when.items())
 
     def _followers(self, name: str) -> tuple[tuple[str, list[tuple[Any, _Masks]]], ...]:
@@ -64,7 +65,7 @@ class Completer:
     def _watched(self, name: str) -> tuple[_Masks, ...]:
         """Return the contradictions that a change of a fact, or of what follows from it, may run into."""
         moved = {name, *(fact for fact, _ in self._followers(name))}
-        return tuple(masks for masks, row in self._contradictions if not moved.isdisjoint(row["when"]))
+        return tuple(masks for masks, row in self._contradictions if not moved.isdisjoint(row.when))
 
     def _applies(self, masks: _Masks, answers: Answers) -> bool:
         for name, mask in masks:  # noqa: SIM110, a generator costs a third more, and this is the innermost loop
@@ -80,7 +81,7 @@ class Completer:
                 filled[name] = value
         return filled
 
-    def contradiction(self, filled: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def contradiction(self, filled: Mapping[str, Any]) -> Contradiction | None:
         """Return the first contradiction that a filled situation runs into."""
         for masks, row in self._contradictions:
             if self._applies(masks, filled):
@@ -131,8 +132,8 @@ class Completer:
         filled = self.fill(answers)
         found = self.contradiction(filled)
         if found is not None:
-            said = " ".join(self._said(name, filled) for name in found["when"] if filled.get(name) is not None)
-            raise InputError(f"{said}: {found['say']}; {found['instead']}")
+            said = " ".join(self._said(name, filled) for name in found.when if filled.get(name) is not None)
+            raise InputError(f"{said}: {found.say}; {found.instead}")
         micro, batch, gpus = filled.get("micro_batch"), filled.get("batch_size"), filled["gpus"]
         if batch is not None and batch % gpus:
             raise InputError(

@@ -7,9 +7,10 @@ from itertools import pairwise
 from math import exp, floor, log, log10
 from typing import Any
 
-from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep, Step, Value
+from optadvise.core.cards import Step, Value
+from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep
 from optadvise.core.units import show_number
-from optadvise.rulebase.tables import Rule
+from optadvise.rulebase.records import Rule
 
 
 class Draft:
@@ -72,16 +73,12 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, Any]) -> Draft:
         name: The hyperparameter.
         facts: The situation's facts, for a value that lies along one.
     """
-    then = rule.then
-    value: Any
-    low: float | None
-    high: float | None
-    if "points" in then:
-        value = two_digits(interpolate(then["points"], facts[then["along"]]))
-        spread = then.get("spread", 1)
-        low, high = two_digits(value / spread), two_digits(value * spread)
-    else:
-        value, low, high = then["value"], then.get("low"), then.get("high")
+    then = rule.number
+    value: Any = then.value
+    low, high = then.low, then.high
+    if then.along is not None:
+        value = two_digits(interpolate(then.points, facts[then.along]))
+        low, high = two_digits(value / then.spread), two_digits(value * then.spread)
     entry = HyperparameterStep(f"set {written(value)}", value, rule.id, rule.because, rule.cite, rule.layer)
     return Draft(name, value, low, high, entry)
 

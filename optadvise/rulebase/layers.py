@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
+from msgspec.structs import replace
+
+from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.core.errors import RuleFileError, nearest
+from optadvise.rulebase.records import (
+    Amendment,
+    Assumption,
+    Choice,
+    Contradiction,
+    Disabling,
+    Fact,
+    FixRule,
+    Flowchart,
+    MemoryRules,
+    Policy,
+    Rule,
+    RuleBase,
+    TableFile,
+)
 
-Documents = dict[str, Any]
-Row = dict[str, Any]
+
+class Draft:
+    """The rule base while the files of its layers are read."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.facts: dict[str, Fact] = {}
+        self.sources: dict[str, Source] = {}
+        self.gpus: list[Gpu] = []
+        self.optimizers: dict[str, Optimizer] = {}
+        self.schedulers: dict[str, Scheduler] = {}
+        self.assume: list[Assumption] = []
+        self.contradictions: list[Contradiction] = []
+        self.tables: dict[str, TableFile] = {}
+        self.memory: MemoryRules | None = None
+        self.fixes: list[FixRule] = []
+        self.flowchart: Flowchart | None = None
+        self.disabled: dict[str, Disabling] = {}
+        self.disabled_rules: list[str] = []
+
+    def finish(self) -> RuleBase:
+        """Return the rule base."""
+        return RuleBase(
+            facts=self.facts, sources=self.sources, gpus=tuple(self.gpus), optimizers=self.optimizers,
+            schedulers=self.schedulers, assume=tuple(self.assume), contradictions=tuple(self.contradictions),
+            tables=self.tables, memory=self.memory, fixes=tuple(self.fixes), flowchart=self.flowchart,
+            disabled=self.disabled, disabled_rules=tuple(self.disabled_rules),
+        )  # fmt: skip
+
+    def locate(self, rule_id: str, at: str) -> tuple[TableFile, int]:
+        """Return the table of a rule, and the rule's place in it.
+
+        Raises:
+            RuleFileError: There is no such rule; `at` is where it is named.
+        """
+        for table in self.tables.values():
+            for index, rule in enumerate(table.rules):
+                if rule.id == rule_id:
+                    return table, index
+        hint = nearest(rule_id, [rule.id for table in self.tables.values() for rule in table.rules])
+        raise RuleFileError(f"no rule {rule_id!r} to change; {hint}".rstrip("; "), at)
 
 
-def merge_table(existing: Row, new: Row, layer: str) -> None:
+def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:
     """Add a layer's rows to a table: one with a known id replaces the row of that id, others are added.
 
     Args:
-        existing: The table so far; changed in place.
+        existing: The table so far.
         new: The same table as a later layer has it.
         layer: The later layer's name.
 
@@ -23,115 +79,116 @@ def merge_table(existing: Row, new: Row, layer: str) -> None:
         RuleFileError: The two say different things about the table, or a new row has no place in an ordered one.
     """
     for key in ("kind", "hit", "gives"):
-        if key in new and new[key] != existing.get(key):
-            message = f"table {existing['table']!r} has `{key}: {existing.get(key)}`, which a layer cannot change"
-            raise RuleFileError(message, new["at"])
-    rows: list[Row] = existing["rules"]
-    for row in new["rules"]:
-        position = {known["id"]: number for number, known in enumerate(rows)}
-        before = row.pop("before", None)
-        if before is not None and before not in position:
-            raise RuleFileError(f"`before` names {before!r}; {nearest(before, position)}", row["at"])
-        if row["id"] in position:
-            at = position[row["id"]]
-            if rows[at]["layer"] == layer:
-                raise RuleFileError(f"rule id {row['id']!r} is used twice, first at {rows[at]['at']}", row["at"])
-            rows[at] = row
-        elif existing["hit"] == "first":
-            if before is None:
-                message = f"table {existing['table']!r} is ordered: say `before: ID` the row that {row['id']} precedes"
-                raise RuleFileError(message, row["at"])
-            rows.insert(position[before], row)
-        else:
-            rows.append(row)
-    if "otherwise" in new:
-        existing["otherwise"] = new["otherwise"]
+        if getattr(new, key) != getattr(existing, key):
+            message = f"table {existing.table!r} has `{key}: {getattr(existing, key)}`, which a layer cannot change"
+            raise RuleFileError(message, new.at)
+    rules = list(existing.rules)
+    for rule in new.rules:
+        _place_rule(rules, rule, existing, layer)
+    return replace(existing, rules=tuple(rules), otherwise=new.otherwise or existing.otherwise)
 
 
-def apply_policy(documents: Documents, policies: list[tuple[int, str, Row]]) -> None:
+def _place_rule(rules: list[Rule], rule: Rule, table: TableFile, layer: str) -> None:
+    """Put a layer's row where it belongs, in place."""
+    position = {other.id: number for number, other in enumerate(rules)}
+    before, rule = rule.before, replace(rule, before=None)
+    if before is not None and before not in position:
+        raise RuleFileError(f"`before` names {before!r}; {nearest(before, position)}", rule.at)
+    if rule.id in position:
+        index = position[rule.id]
+        if rules[index].layer == layer:
+            raise RuleFileError(f"rule id {rule.id!r} is used twice, first at {rules[index].at}", rule.at)
+        rules[index] = rule
+    elif table.hit != "first":
+        rules.append(rule)
+    elif before is None:
+        message = f"table {table.table!r} is ordered: say `before: ID` the row that {rule.id} precedes"
+        raise RuleFileError(message, rule.at)
+    else:
+        rules.insert(position[before], rule)
+
+
+def apply_policy(draft: Draft, policies: list[tuple[int, str, Policy]]) -> None:
     """Carry out what layers amend and rule out, the lowest layer first.
 
     Args:
-        documents: Everything that was read; changed in place.
+        draft: Everything that was read; changed in place.
         policies: Number and name of a layer, and what its policy says.
 
     Raises:
         RuleFileError: Something is named that is not there, or nothing is left to choose.
     """
     for _, layer, policy in sorted(policies, key=lambda entry: entry[0]):
-        for entry in policy.get("amend", []):
-            _amend(documents, entry, layer)
-        for entry in policy.get("disable", []):
-            _disable(documents, entry, layer)
+        for amendment in policy.amend:
+            _amend(draft, amendment, layer)
+        for disabling in policy.disable:
+            _disable(draft, replace(disabling, layer=layer))
 
 
-def _rows(documents: Documents) -> Iterator[tuple[Row, Row]]:
-    for table in documents["tables"].values():
-        for row in table["rules"]:
-            yield table, row
+def _amend(draft: Draft, entry: Amendment, layer: str) -> None:
+    table, index = draft.locate(entry.rule, entry.at)
+    rule = table.rules[index]
+    amended = replace(
+        rule, when={**rule.when, **entry.when}, because=entry.because, tests=entry.tests, cite=entry.cite or rule.cite,
+        layer=layer, at=entry.at,
+    )  # fmt: skip
+    draft.tables[table.table] = replace(table, rules=(*table.rules[:index], amended, *table.rules[index + 1 :]))
 
 
-def _found(documents: Documents, name: str, at: str) -> tuple[Row, Row]:
-    found = next(((table, row) for table, row in _rows(documents) if row["id"] == name), None)
-    if found is None:
-        known = nearest(name, [row["id"] for _, row in _rows(documents)])
-        raise RuleFileError(f"no rule {name!r} to change; {known}".rstrip("; "), at)
-    return found
+def _disable(draft: Draft, entry: Disabling) -> None:
+    if (entry.rule is None) == (entry.optimizer is None):
+        raise RuleFileError("say either `rule: ID` or `optimizer: ID`", entry.at)
+    if entry.rule is not None:
+        _disable_rule(draft, entry.rule, entry.at)
+    elif entry.optimizer is not None:
+        _disable_optimizer(draft, entry.optimizer, entry)
 
 
-def _amend(documents: Documents, entry: Row, layer: str) -> None:
-    _, row = _found(documents, entry["rule"], entry["at"])
-    row["when"] = {**row["when"], **entry["when"]}
-    row["because"] = entry["because"]
-    row["tests"] = entry["tests"]
-    row["cite"] = entry.get("cite", row["cite"])
-    row |= {"layer": layer, "at": entry["at"]}
+def _disable_rule(draft: Draft, rule_id: str, at: str) -> None:
+    draft.locate(rule_id, at)
+    draft.disabled_rules.append(rule_id)
+    for name, table in draft.tables.items():
+        rules = (
+            replace(rule, overrides=tuple(other for other in rule.overrides if other != rule_id))
+            for rule in table.rules
+            if rule.id != rule_id
+        )
+        draft.tables[name] = replace(table, rules=tuple(rules))
 
 
-def _disable(documents: Documents, entry: Row, layer: str) -> None:
-    kinds = [kind for kind in ("rule", "optimizer") if kind in entry]
-    if len(kinds) != 1:
-        raise RuleFileError("say either `rule: ID` or `optimizer: ID`", entry["at"])
-    if kinds == ["rule"]:
-        table, row = _found(documents, entry["rule"], entry["at"])
-        table["rules"].remove(row)
-        documents["disabled_rules"].append(entry["rule"])
-        for _, other in _rows(documents):
-            if entry["rule"] in other.get("overrides", ()):
-                other["overrides"] = [name for name in other["overrides"] if name != entry["rule"]]
-        return
-    name = entry["optimizer"]
-    if name not in documents["optimizers"]:
-        raise RuleFileError(f"no optimizer {name!r} to rule out; {nearest(name, documents['optimizers'])}", entry["at"])
-    documents["disabled"][name] = {"because": entry["because"], "layer": layer, "at": entry["at"]}
-    for card in documents["optimizers"].values():
-        needs = card.get("companion", {}).get("optimizer")
-        if needs in documents["disabled"] and card["id"] not in documents["disabled"]:
-            raise RuleFileError(f"{card['id']} needs {needs} beside it; rule out both", entry["at"])
-    documents["fixes"] = [
-        fix for fix in documents["fixes"] if fix["change"].get("optimizer") not in documents["disabled"]
-    ]
-    for table in documents["tables"].values():
-        if table["kind"] == "choose":
-            for row in (*table["rules"], *([table["otherwise"]] if "otherwise" in table else [])):
-                _choose_another(row, documents["disabled"], entry, layer)
+def _disable_optimizer(draft: Draft, optimizer: str, entry: Disabling) -> None:
+    if optimizer not in draft.optimizers:
+        message = f"no optimizer {optimizer!r} to rule out; {nearest(optimizer, draft.optimizers)}"
+        raise RuleFileError(message, entry.at)
+    draft.disabled[optimizer] = entry
+    for card in draft.optimizers.values():
+        needs = None if card.companion is None else card.companion.optimizer
+        if needs in draft.disabled and card.id not in draft.disabled:
+            raise RuleFileError(f"{card.id} needs {needs} beside it; rule out both", entry.at)
+    draft.fixes = [fix for fix in draft.fixes if fix.change.get("optimizer") not in draft.disabled]
+    for name, table in draft.tables.items():
+        if table.kind == "choose":
+            rules = tuple(_choose_another(rule, draft.disabled, entry) for rule in table.rules)
+            otherwise = table.otherwise and _choose_another(table.otherwise, draft.disabled, entry)
+            draft.tables[name] = replace(table, rules=rules, otherwise=otherwise)
 
 
-def _choose_another(row: Row, disabled: Mapping[str, Row], entry: Row, layer: str) -> None:
+def _choose_another(rule: Rule, disabled: Mapping[str, Disabling], entry: Disabling) -> Rule:
     """Let a row name the first of its alternatives that is still allowed."""
-    then = row["then"]
-    left = {name: why for name, why in then.get("alternatives", {}).items() if name not in disabled}
-    chosen = then.get("optimizer")
-    if chosen in disabled:
-        if not left:
-            message = f"{row['id']} chooses {chosen} and names no alternative; replace the row in this layer"
-            raise RuleFileError(message, entry["at"])
-        other, why = next(iter(left.items()))
-        del left[other]
-        for test in row["tests"]:
-            if test["expect"].get("optimizer") == chosen:
-                test["expect"]["optimizer"] = other
-        row["because"] = f"{why}; {chosen} would come first, but {layer} rules it out: {disabled[chosen]['because']}"
-        row["layer"] = layer
-        then = {**then, "optimizer": other}
-    row["then"] = {**then, "alternatives": left} if left else {k: v for k, v in then.items() if k != "alternatives"}
+    choice = rule.choice
+    allowed = {name: why for name, why in choice.alternatives.items() if name not in disabled}
+    chosen = choice.optimizer
+    if chosen not in disabled or chosen is None:
+        return replace(rule, then=replace(choice, alternatives=allowed))
+    if not allowed:
+        message = f"{rule.id} chooses {chosen} and names no alternative; replace the row in this layer"
+        raise RuleFileError(message, entry.at)
+    other, why = next(iter(allowed.items()))
+    del allowed[other]
+    tests = tuple(
+        replace(test, expect={**test.expect, "optimizer": other}) if test.expect.get("optimizer") == chosen else test
+        for test in rule.tests
+    )
+    because = f"{why}; {chosen} would come first, but {entry.layer} rules it out: {disabled[chosen].because}"
+    then = Choice(optimizer=other, alternatives=allowed)
+    return replace(rule, then=then, because=because, tests=tests, layer=entry.layer)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from optadvise.rulebase.records import Rule
 from optadvise.rulebase.regions import box_of
-from optadvise.rulebase.tables import Axis, Rule, Table
+from optadvise.rulebase.tables import Axis, Table
 
 
 class NearMiss(Struct, frozen=True):

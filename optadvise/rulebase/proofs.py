@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import prod
-from typing import Any
 
 from msgspec import Struct
 
+from optadvise.core.cards import Step
+from optadvise.rulebase.records import Rule
 from optadvise.rulebase.regions import (
     Box,
     Point,
@@ -25,7 +26,7 @@ from optadvise.rulebase.regions import (
     touches,
     uncovered,
 )
-from optadvise.rulebase.tables import Axis, Rule, Table
+from optadvise.rulebase.tables import Axis, Table
 
 GAP, OVERLAP, SHADOWED, OVERRIDE, UNREACHABLE, CONFLICT, DOMAIN = (
     "gap", "overlap", "shadowed", "override", "unreachable", "conflict", "domain",
@@ -201,7 +202,7 @@ def census(table: Table, axes: Mapping[str, Axis]) -> Census:
 
 
 def conflicts(
-    sources: Sequence[tuple[str, str, Box, Sequence[Mapping[str, Any]]]], axes: Mapping[str, Axis], table: str
+    sources: Sequence[tuple[str, str, Box, Sequence[Step]]], axes: Mapping[str, Axis], table: str
 ) -> Iterator[Finding]:
     """Yield pairs of adjustments that set one number differently where both apply.
 
@@ -225,17 +226,16 @@ def conflicts(
                     yield Finding(CONFLICT, table, (b, a), at, f"{a} and {b} meet and {why}", point)
 
 
-def _clash(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
-    infinite = float("inf")
-    if "clamp" in first and first["clamp"] == second.get("clamp"):
-        low = max(step.get("low", -infinite) for step in (first, second))
-        high = min(step.get("high", infinite) for step in (first, second))
-        return f"clamp {first['clamp']} into ranges that share nothing" if low > high else None
-    if "scale" in first and first["scale"] == second.get("scale"):
-        if first.get("by") is not None and first.get("by") == second.get("by"):
-            return f"both scale {first['scale']} with {first['by']}"
-        if all("low" in step and "high" in step for step in (first, second)):
-            return f"both set the range of {first['scale']}"
+def _clash(first: Step, second: Step) -> str | None:
+    if first.clamp is not None and first.clamp == second.clamp:
+        low = max(float("-inf") if step.low is None else step.low for step in (first, second))
+        high = min(float("inf") if step.high is None else step.high for step in (first, second))
+        return f"clamp {first.clamp} into ranges that share nothing" if low > high else None
+    if first.scale is not None and first.scale == second.scale:
+        if first.by is not None and first.by == second.by:
+            return f"both scale {first.scale} with {first.by}"
+        if all(step.low is not None and step.high is not None for step in (first, second)):
+            return f"both set the range of {first.scale}"
     return None
 
 

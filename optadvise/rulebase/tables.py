@@ -7,47 +7,30 @@ and "which rules apply" is one AND per column. What holds for the cells holds fo
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from msgspec import Struct
-
+from optadvise.core.cards import UNKNOWN, Range
 from optadvise.core.errors import RuleFileError
-from optadvise.core.records import SHIPPED, UNKNOWN
-
-
-class Rule(Struct, frozen=True):
-    """One row of a table."""
-
-    id: str
-    name: str
-    table: str
-    when: Mapping[str, Sequence[Any]]
-    then: Mapping[str, Any]
-    because: str
-    cite: tuple[str, ...]
-    overrides: tuple[str, ...]
-    tests: tuple[Mapping[str, Any], ...]
-    at: str
-    layer: str = SHIPPED
+from optadvise.rulebase.records import Condition, Fact, Rule, TableFile
 
 
 class Axis:
     """A fact cut into cells: its words, or the points and open intervals between its thresholds; last, not known."""
 
-    def __init__(self, fact: Mapping[str, Any], conditions: Iterable[Sequence[Any]]) -> None:
+    def __init__(self, fact: Fact, conditions: Iterable[Condition]) -> None:
         """Cut the axis.
 
         Args:
             fact: The fact's declaration.
             conditions: Every condition that a rule puts on it.
         """
-        self.name: str = fact["id"]
-        self.words: tuple[str, ...] | None = tuple(fact["values"]) if "values" in fact else None
-        bounds = {b for c in conditions for r in c if isinstance(r, list) for b in (r[0], r[2]) if b is not None}
-        self.cuts: list[float] = sorted(bounds)
+        self.name = fact.id
+        self.words: tuple[str, ...] | None = None if fact.values is None else tuple(fact.values)
+        ranges = [item for condition in conditions for item in condition if isinstance(item, Range)]
+        self.cuts = sorted({bound for item in ranges for bound in (item.low, item.high) if bound is not None})
         self.unknown = len(self.words) if self.words is not None else 2 * len(self.cuts) + 1
-        self.every = self._every(bool(fact.get("unknown")))
+        self.every = self._every(fact.unknown)
         self._index = {word: i for i, word in enumerate(self.words or ())}
         self._cell_of: dict[Any, int] = {**self._index, None: self.unknown}
         if self.words == ("true", "false"):
@@ -73,22 +56,23 @@ class Axis:
         position = bisect_left(self.cuts, value)
         return 2 * position + (position < len(self.cuts) and self.cuts[position] == value)
 
-    def accepted(self, condition: Sequence[Any]) -> int:
+    def accepted(self, condition: Condition) -> int:
         """Return the cells that a condition accepts, as a bit mask."""
         mask = 0
         for item in condition:
             if item == UNKNOWN:
                 mask |= 1 << self.unknown
-            elif isinstance(item, list):
-                mask |= self._between(*item)
+            elif isinstance(item, Range):
+                mask |= self._between(item)
             else:
                 mask |= 1 << self._index[item]
         return mask
 
-    def _between(self, low: float | None, low_closed: bool, high: float | None, high_closed: bool) -> int:
+    def _between(self, accepted: Range) -> int:
         """Return the cells of an interval whose ends are cuts."""
-        first = 0 if low is None else 2 * bisect_left(self.cuts, low) + (1 if low_closed else 2)
-        last = 2 * len(self.cuts) if high is None else 2 * bisect_left(self.cuts, high) + (1 if high_closed else 0)
+        low, high = accepted.low, accepted.high
+        first = 0 if low is None else 2 * bisect_left(self.cuts, low) + (1 if accepted.low_closed else 2)
+        last = 2 * len(self.cuts) if high is None else 2 * bisect_left(self.cuts, high) + accepted.high_closed
         return (1 << last + 1) - (1 << first) if first <= last else 0
 
     def bounds(self, cell: int) -> tuple[float, float]:
@@ -129,20 +113,20 @@ class Axis:
 class Table:
     """A decision table, compiled."""
 
-    def __init__(self, document: Mapping[str, Any], axes: Mapping[str, Axis]) -> None:
+    def __init__(self, table: TableFile, axes: Mapping[str, Axis]) -> None:
         """Compile a table read from the rules.
 
         Args:
-            document: The table as the catalogue read it.
+            table: The table as the catalog has it.
             axes: Every fact's axis.
         """
-        self.id: str = document["table"]
-        self.kind: str = document["kind"]
-        self.hit: str = document["hit"]
-        self.gives: str | None = document.get("gives")
-        self.about: str = document["about"]
-        self.rules = tuple(_rule(entry, self.id) for entry in document["rules"])
-        self.otherwise = _rule(document["otherwise"], self.id) if "otherwise" in document else None
+        self.id = table.table
+        self.kind = table.kind
+        self.hit = table.hit
+        self.gives = table.gives
+        self.about = table.about
+        self.rules = table.rules
+        self.otherwise = table.otherwise
         self.columns = tuple(sorted({fact for rule in self.rules for fact in rule.when}))
         self._axes = axes
         self._masks = {column: self._column(column) for column in self.columns}
@@ -227,32 +211,14 @@ class Table:
         return self.matching(cells)[0]
 
 
-def _rule(entry: Mapping[str, Any], table: str) -> Rule:
-    return Rule(
-        id=entry["id"],
-        name=entry.get("name", "otherwise"),
-        table=table,
-        when=entry.get("when", {}),
-        then=entry["then"],
-        because=entry.get("because") or entry["then"].get("text", ""),
-        cite=tuple(entry["cite"]),
-        overrides=tuple(entry.get("overrides", ())),
-        tests=tuple(entry.get("tests", ())),
-        at=entry["at"],
-        layer=entry.get("layer", SHIPPED),
-    )
-
-
-def cut_axes(
-    facts: Mapping[str, Mapping[str, Any]], conditions: Iterable[Mapping[str, Sequence[Any]]]
-) -> dict[str, Axis]:
+def cut_axes(facts: Mapping[str, Fact], conditions: Iterable[Mapping[str, Condition]]) -> dict[str, Axis]:
     """Cut every fact's axis at the thresholds of all conditions.
 
     Args:
         facts: The declared facts.
         conditions: Every `when` there is.
     """
-    used: dict[str, list[Sequence[Any]]] = {name: [] for name in facts}
+    used: dict[str, list[Condition]] = {name: [] for name in facts}
     for when in conditions:
         for name, condition in when.items():
             used[name].append(condition)

@@ -135,7 +135,7 @@ def _make_result(
         path=implementation.path,
         package=implementation.package,
         offered=entry.offered,
-        note=implementation.deviates["in"] if implementation.deviates else note,
+        note=implementation.deviates.in_ if implementation.deviates else note,
         verdict=verdict,
         why=why,
         expected=expected,

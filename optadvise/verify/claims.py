@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, astuple, replace
 
 from optadvise.benchmark import plan
 from optadvise.benchmark.records import Interval
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import mean_ci
+from optadvise.core.cards import EXPERIMENTS, Claim, Optimizer, Surface, Trial, Value
 from optadvise.core.errors import InputError, RuleFileError, nearest
 from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED, ClaimOutcome, ClaimVerdict, TestedImplementation
-from optadvise.core.records import EXPERIMENTS, Claim, Optimizer, Surface, Trial, Value
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.records import (
     ArmAtRate,
@@ -200,7 +200,8 @@ def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) 
 
 def _locate(claim: Claim, figure: float) -> str:
     """Return whether a figure lies below, inside or above the claimed range."""
-    low, low_closed, high, high_closed = claim.holds
+    assert claim.holds is not None, "a claim with an experiment has a range"
+    low, low_closed, high, high_closed = astuple(claim.holds)
     if low is not None and (figure < low or (figure == low and not low_closed)):
         return "below"
     if high is not None and (figure > high or (figure == high and not high_closed)):
@@ -210,7 +211,8 @@ def _locate(claim: Claim, figure: float) -> str:
 
 def format_range(claim: Claim) -> str:
     """Return the claimed range of the figure, as claims are written."""
-    low, low_closed, high, high_closed = claim.holds
+    assert claim.holds is not None, "a claim with an experiment has a range"
+    low, low_closed, high, high_closed = astuple(claim.holds)
     if low is None:
         return f"{'<=' if high_closed else '<'} {high:g}"
     if high is None:

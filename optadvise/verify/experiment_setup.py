@@ -9,7 +9,7 @@ from statistics import fmean
 from msgspec import Struct
 
 from optadvise.benchmark.spec import Arm
-from optadvise.core.records import Surface
+from optadvise.core.cards import Surface
 from optadvise.verify.records import Side
 from optadvise.verify.training import Setting, TrainingCache
 

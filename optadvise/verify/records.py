@@ -9,8 +9,8 @@ from msgspec import Meta, Struct, field
 
 from optadvise.benchmark.records import Machine
 from optadvise.benchmark.spec import Arm
+from optadvise.core.cards import Implementation, Surface, Value
 from optadvise.core.findings import AuditVerdict, ClaimOutcome
-from optadvise.core.records import Implementation, Surface, Value
 from optadvise.core.version import __version__
 
 # Names of two checks that other modules look for.

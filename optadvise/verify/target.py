@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from optadvise.core.records import Implementation, Optimizer
+from optadvise.core.cards import Implementation, Optimizer
 from optadvise.memory import DTYPE_BITS, state_bytes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.records import AuditTarget
@@ -25,7 +25,7 @@ def make_target(catalog: Catalog, card: Optimizer, implementation: Implementatio
         card: The optimizer.
         implementation: One of the card's, or not offered by it.
     """
-    allowance = implementation.audit or {}
+    allowance = implementation.audit
     return AuditTarget(
         optimizer=card.id,
         implementation=implementation,
@@ -34,8 +34,8 @@ def make_target(catalog: Catalog, card: Optimizer, implementation: Implementatio
         ancestors=find_ancestors(catalog, card),
         takes_sparse_gradients=card.sparse_gradients,
         bits={name: _find_narrowest_bits(card, implementation, shape) for name, shape in SHAPES.items()},
-        rounding_share=float(allowance.get("rounding", 0.0)),
-        skipped=tuple(allowance.get("leaves_out", ())),
+        rounding_share=0.0 if allowance is None else allowance.rounding or 0.0,
+        skipped=() if allowance is None else allowance.leaves_out,
     )
 
 
@@ -47,7 +47,9 @@ def describe_user_class(card: Optimizer, path: str) -> Implementation:
         path: Import path of the class.
     """
     first = card.implementations[0]
-    return Implementation(path.rpartition(".")[2], path, None, first.devices, tensors=first.tensors)
+    return Implementation(
+        id=path.rpartition(".")[2], path=path, package=None, devices=first.devices, tensors=first.tensors
+    )
 
 
 def find_ancestors(catalog: Catalog, card: Optimizer) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, plan
 from optadvise.benchmark.spec import Arm
+from optadvise.core.cards import Optimizer, Surface
 from optadvise.core.errors import OptadviseError, RuleFileError, nearest
-from optadvise.core.records import Optimizer, Surface
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.trajectory_records import (
     Point,
@@ -94,14 +94,18 @@ def sample_grid(surface: Surface, count: int) -> Grid:
 def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
     """Return the learning rate of an optimizer on a surface: its own there, or that of its class."""
     own = surface.optimizers.get(card.id)
-    entry = own or surface.rates[card.rates]
+    entry = own or surface.rates.by_class(card.rates)
     hyperparameter = card.hyperparameter("lr")
     default = 1.0 if hyperparameter is None else hyperparameter.default
-    lr = entry["lr"] if "lr" in entry else entry["times"] * (default if isinstance(default, (int, float)) else 1.0)
-    because, cite = entry["because"], entry["cite"]
+    lr = (
+        entry.lr
+        if entry.lr is not None
+        else (entry.times or 1.0) * (default if isinstance(default, (int, float)) else 1.0)
+    )
+    because, cite = entry.because, entry.cite
     family = None if own else surface.families.get(card.family)
     if family is not None:
-        lr, because, cite = lr * family["factor"], f"{because}; {family['because']}", [*cite, *family["cite"]]
+        lr, because, cite = lr * family.factor, f"{because}; {family.because}", (*cite, *family.cite)
     return LearningRate(float(f"{lr:.6g}"), because, tuple(dict.fromkeys(cite)))
 
 
@@ -201,7 +205,7 @@ def _is_drawn(point: Point, surface: Surface) -> bool:
 
 def find_goal_step(points: Sequence[Point], surface: Surface) -> int | None:
     """Return the first step at the surface's goal, None if it was not reached."""
-    goal = surface.goal["at_most"]
+    goal = surface.goal.at_most
     return next((step for step, point in enumerate(points) if point.value <= goal), None)
 
 

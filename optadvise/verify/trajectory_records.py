@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from optadvise.core.records import Surface
+from optadvise.core.cards import Surface
 
 Pair = tuple[float, float]
 
@@ -81,5 +81,5 @@ def summarize_surface(surface: Surface) -> SurfaceSummary:
     """Return the parts of a surface that results have."""
     return SurfaceSummary(
         id=surface.id, name=surface.name, formula=surface.formula, x=surface.x, y=surface.y, start=surface.start,
-        minimum=surface.minimum, goal=Goal(surface.goal["at_most"], surface.goal["say"]), cite=surface.cite,
+        minimum=surface.minimum, goal=Goal(surface.goal.at_most, surface.goal.say), cite=surface.cite,
     )  # fmt: skip

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from optadvise.core.records import SHIPPED, MemoryAnswer, MemoryEstimate, Recommendation, Source
+from optadvise.core.cards import SHIPPED, Source
+from optadvise.core.records import MemoryAnswer, MemoryEstimate, Recommendation
 from optadvise.core.schedules import rate
 from optadvise.core.units import show_bytes, show_count, show_number
 from optadvise.render import evidence
@@ -44,7 +45,7 @@ class Sources:
     def cite(self, keys: Iterable[str]) -> list[CitedSource]:
         """Return numbered sources."""
         for key in keys:
-            source = self._catalog.sources.get(key) or Source(key, key, "")
+            source = self._catalog.sources.get(key) or Source(id=key, title=key, url="")
             self.cited.setdefault(key, CitedSource(len(self.cited) + 1, source))
         return [self.cited[key] for key in keys]
 
@@ -169,7 +170,7 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
     rows += [
         _describe_fact(advice, catalog, name)
         for name, fact in catalog.facts.items()
-        if name in stated and name not in implied and "flag" in fact
+        if name in stated and name not in implied and fact.flag is not None
     ]
     if "optimizer" in stated and situation.optimizer is not None:
         rows.append(FactRow("--optimizer", situation.optimizer, "taken instead of choosing"))
@@ -177,9 +178,9 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
 
 
 def _describe_fact(advice: Recommendation, catalog: Catalog, name: str) -> FactRow:
-    value, fact = getattr(advice.situation, name), catalog.facts.get(name, {})
+    value, fact = getattr(advice.situation, name), catalog.facts.get(name)
     text = format_fact(advice.situation, name)
     if name == "vram_bytes" and value is not None:
         text = show_bytes(value)
-    meaning = fact["values"].get(value, "") if isinstance(fact.get("values"), dict) else ""
+    meaning = (fact.values or {}).get(value, "") if fact is not None and isinstance(value, str) else ""
     return FactRow(format_flag(catalog, name), text, str(meaning))

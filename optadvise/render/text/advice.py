@@ -5,7 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.records import SHIPPED, AdviceWarning, HyperparameterStep, MemoryAnswer, Recommendation, TraceEntry
+from optadvise.core.cards import SHIPPED
+from optadvise.core.records import (
+    AdviceWarning,
+    HyperparameterStep,
+    MemoryAnswer,
+    Recommendation,
+    TraceEntry,
+)
 from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence
@@ -76,7 +83,7 @@ def _print_answer(out: Console, advice: Recommendation) -> None:
     if deviation is not None:
         print_paragraph(out, f"[bold]{escape(deviation)}[/bold]")
     if optimizer.companion and advice.companion:
-        settings, reason = format_settings(advice.companion.kwargs), optimizer.companion["for"]
+        settings, reason = format_settings(advice.companion.kwargs), optimizer.companion.tensors
         path = advice.companion.implementation.path
         print_paragraph(out, escape(f"with {path} ({settings}) beside it for {reason}"))
     memory = advice.memory

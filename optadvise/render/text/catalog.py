@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
+from optadvise.core.cards import Claim, Implementation, Optimizer, Scheduler, StateTensor, Value
 from optadvise.core.findings import Evidence
-from optadvise.core.records import Claim, Implementation, Optimizer, Scheduler, StateTensor, Value
 from optadvise.memory import state_bytes_per_parameter
 from optadvise.render import evidence
 from optadvise.render.catalog import name_in_frameworks
@@ -96,7 +96,7 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         print_bullets(out, "Called so, and not offered", withheld)
         print_bullets(out, evidence.HEADING, evidence.list_sentences(measured))
         if card.companion:
-            out.print(f"\nNeeds {card.companion['optimizer']} beside it for {escape(card.companion['for'])}.")
+            out.print(f"\nNeeds {card.companion.optimizer} beside it for {escape(card.companion.tensors)}.")
         if card.schedules:
             out.print(f"\nRuns under these schedules only: {', '.join(card.schedules)}.")
         print_bullets(out, "Use when", (reason.text for reason in card.use_when))
@@ -158,7 +158,7 @@ def _print_implementation(out: Console, implementation: Implementation) -> None:
         ("note", implementation.note or ""),
     ]
     if implementation.deviates:
-        rows[-2] = (rows[-2][0], f"{implementation.deviates.get('by')}: {implementation.deviates['in']}")
+        rows[-2] = (rows[-2][0], f"{implementation.deviates.by}: {implementation.deviates.in_}")
     cells = [(label, escape(text)) for label, text in rows if text]
     print_section(out, f"{implementation.id}: {implementation.path}", cells, "left", "wrap")
 

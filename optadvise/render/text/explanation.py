@@ -12,7 +12,7 @@ from optadvise.render.explanation import Explanation, build_why_not, describe_mi
 from optadvise.render.labels import format_option
 from optadvise.render.text.console import format_heading, print_rows
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.tables import Rule
+from optadvise.rulebase.records import Rule
 
 
 def print_near_misses(out: Console, explanation: Explanation) -> None:
@@ -30,7 +30,7 @@ def print_near_misses(out: Console, explanation: Explanation) -> None:
 
 def _format_outcome(rule: Rule) -> str:
     """Return what a rule would have decided."""
-    return next((str(rule.then[key]) for key in rule.then if key in ("concern", "optimizer", "scheduler")), "")
+    return next((str(value) for key, value in rule.outcome.items() if key in ("concern", "optimizer", "scheduler")), "")
 
 
 def print_why_not(out: Console, explanation: Explanation, catalog: Catalog) -> None:

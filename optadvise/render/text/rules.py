@@ -13,7 +13,8 @@ from optadvise.core.errors import near
 from optadvise.render.text.console import Page, format_heading, make_table
 from optadvise.rule_analysis.check import Report, Told
 from optadvise.rule_analysis.mutants import Hunt
-from optadvise.rule_analysis.rule_tests import Case, Tested, lines
+from optadvise.rule_analysis.rule_tests import Tested, lines
+from optadvise.rulebase.records import Case
 
 
 def report(found: Report, *, as_json: bool) -> None:
@@ -98,9 +99,9 @@ def _hunted(out: Any, hunt: Hunt, suggested: Sequence[Case]) -> None:
     )
     if suggested:
         out.print(format_heading("Cases that would notice them, for rules/cases/"))
-        for table in sorted({case["table"] for case in suggested}):
+        for table in sorted({case.table for case in suggested}):
             out.print(f"table: {escape(table)}\ncases:", soft_wrap=True)
-            for line in lines(case for case in suggested if case["table"] == table):
+            for line in lines(case for case in suggested if case.table == table):
                 out.print(escape(line), soft_wrap=True)
 
 

@@ -1,0 +1,502 @@
+"""Immutable records of what the rule files declare: optimizers, schedules, frameworks, GPUs, surfaces and claims.
+
+They are the only declaration of these files' keys (see `core.yaml_types`); tables and facts are in `rulebase.records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+from msgspec import field as struct_field
+
+from optadvise.core.yaml_types import (
+    Cites,
+    Distribution,
+    FactId,
+    Identifier,
+    ImportPath,
+    Internal,
+    ModelId,
+    OptimizerId,
+    Plain,
+    Point,
+    RuleId,
+    SchedulerId,
+    Setting,
+    Version,
+    Word,
+)
+
+Scalar: TypeAlias = float | int | bool | str | None
+Value: TypeAlias = Scalar | list[Scalar]
+FactValue: TypeAlias = "str | int | float | bool | None"
+
+# Words in the names of matrices that are not hidden, which matrix optimizers leave to their companion.
+NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe")
+FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
+Family: TypeAlias = Literal["sgd", "adaptive", "sign", "layerwise", "matrix", "free"]
+# Over several ranks: DDP, ZeroRedundancyOptimizer, FSDP2.
+Sharding = Annotated[str, Meta(pattern="^(none|zero1|fsdp)$", description="one of none, zero1, fsdp")]
+Variant = Annotated[
+    str, Meta(pattern="^(fused|foreach|for-loop|triton)$", description="one of fused, foreach, for-loop, triton")
+]
+SHARDINGS = ("none", "zero1", "fsdp")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "broadcast")
+AGREES = "agrees"  # what an implementation does over several ranks where it computes what one process does
+SHIPPED = "shipped"  # the layer of the rules that come with the program
+MOST_STEPS = 10_000  # of a trajectory on a surface, which has a point for each
+UNKNOWN = "unknown"  # how a condition accepts a fact that is not specified
+
+
+class ExperimentDesign(Struct, frozen=True):
+    """What an experiment needs, and how its figures spread."""
+
+    sides: int  # optimizers that run
+    setting: tuple[str, ...]  # required keys of the claim's `setting`
+    rates: bool = False  # each side has learning rates to try
+    ratio: bool = True  # its figures are above zero and spread by factors; else they may have any sign
+
+
+_TRAINING = ("network", "batch_size", "steps")
+_SPIKE = (*_TRAINING, "spike_at", "spike_steps", "spike_times", "after")
+EXPERIMENTS: Mapping[str, ExperimentDesign] = {  # that a claim may name
+    "state-ratio": ExperimentDesign(2, ("shape",)),
+    "state-buffers": ExperimentDesign(1, ("shape",)),
+    "path-distance": ExperimentDesign(2, ("shape", "steps")),
+    "first-step-ratio": ExperimentDesign(1, ("shape", "steps")),
+    "decay-evenness": ExperimentDesign(1, ("elements", "steps", "scales")),
+    "goal-steps-ratio": ExperimentDesign(2, ("surface", "steps")),
+    "step-time-ratio": ExperimentDesign(2, ("params", "steps")),
+    "curve-distance": ExperimentDesign(2, (*_TRAINING, "smooth")),
+    "final-loss-ratio": ExperimentDesign(2, (*_TRAINING, "last")),
+    "damage-ratio": ExperimentDesign(2, _SPIKE, ratio=False),
+    "best-rate-ratio": ExperimentDesign(2, (*_TRAINING, "last"), rates=True),
+    "best-loss-ratio": ExperimentDesign(2, (*_TRAINING, "last"), rates=True),
+    "rate-width-ratio": ExperimentDesign(2, (*_TRAINING, "last", "within"), rates=True),
+    "rate-growth-ratio": ExperimentDesign(2, (*_TRAINING, "last", "times"), rates=True),
+}
+
+
+class Range(Struct, frozen=True, array_like=True):
+    """An interval of accepted numbers; None is no bound."""
+
+    low: float | None
+    low_closed: bool
+    high: float | None
+    high_closed: bool
+
+
+class CardRecord(Struct, frozen=True, kw_only=True):
+    """A record that is read from a rule file."""
+
+
+class Source(CardRecord, frozen=True, kw_only=True):
+    """What a cite refers to."""
+
+    id: Internal = ""
+    title: str
+    url: str
+    authors: str | None = None
+    year: int | None = None
+
+
+class Note(CardRecord, frozen=True, kw_only=True):
+    """A sentence with its sources."""
+
+    text: str
+    cite: Cites
+
+
+class Reason(CardRecord, frozen=True, kw_only=True):
+    """A sentence for or against an optimizer, and the claim that it rests on, if it does on one."""
+
+    __shorthand__: ClassVar[str] = "text"
+
+    text: str
+    claim: Word | None = None
+
+
+class Step(CardRecord, frozen=True, kw_only=True):
+    """One adjustment of one hyperparameter: a `scale` by a factor or a power of a fact, or a `clamp`."""
+
+    scale: str | None = None  # the hyperparameter
+    clamp: str | None = None  # the hyperparameter
+    because: str
+    cite: Cites
+    factor: float | None = None
+    by: FactId | None = None  # the fact whose ratio to `reference` is raised to `exponent`
+    reference: float | None = None
+    exponent: float = 1.0
+    upto: float | None = None  # the fact counts no further than this
+    low: float | None = None
+    high: float | None = None
+    at: Internal = ""
+
+    @property
+    def op(self) -> Literal["scale", "clamp"]:
+        """Which of the two it is."""
+        return "clamp" if self.scale is None else "scale"
+
+    @property
+    def parameter(self) -> str:
+        """The hyperparameter that it adjusts."""
+        return str(self.scale or self.clamp)
+
+
+class StateTensor(CardRecord, frozen=True, kw_only=True):
+    """One tensor that an optimizer keeps, and for which weights."""
+
+    name: str
+    per: Literal["element", "tensor", "block", "row", "column", "row-square", "column-square", "optimizer"]
+    # `parameter` follows the weight.
+    dtype: Literal["parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4", "int64"]
+    block: int = 1  # elements per block
+    elements: int = 1  # elements per tensor or per optimizer
+    min_elements: int = 0
+    max_elements: int | None = None
+    min_ndim: int = 0
+    max_ndim: int | None = None
+    max_side: int | None = None  # longest axis that gets a square
+    weights: Literal["half"] | None = None  # `half`: only beside 16-bit weights
+
+
+class Hyperparameter(CardRecord, frozen=True, kw_only=True):
+    """A constructor argument that a person may set."""
+
+    name: Identifier
+    default: Plain
+    advised: bool  # the rules choose it; otherwise the default is the advice
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Deviation(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
+    """In what an implementation deviates from its paper."""
+
+    in_: str = struct_field(name="in")
+    cite: Cites
+    by: Plain = None
+
+
+class AuditAllowance(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
+    """What an audit has to know of an implementation."""
+
+    because: str
+    rounding: float | None = None  # the share that its own arithmetic costs
+    leaves_out: tuple[str, ...] = ()  # scenarios that have several right answers
+
+
+class Implementation(CardRecord, frozen=True, kw_only=True):
+    """One installable class that computes an optimizer."""
+
+    id: Word
+    path: ImportPath = struct_field(name="import")
+    package: Distribution | None  # on PyPI; None where it has to be built from source
+    devices: Annotated[tuple[Literal["cpu", "cuda", "mps"], ...], Meta(min_length=1)]
+    min_version: Version | None = None
+    kwargs: Mapping[Identifier, Plain] = {}  # always passed
+    on_cpu: Mapping[Identifier, Plain] = {}  # passed besides where there is no GPU
+    arguments: Mapping[Identifier, Identifier] = {}  # our name -> the constructor's
+    variants: Mapping[Variant, Mapping[Identifier, Plain]] = {}
+    tensors: Literal["matrix"] | None = None  # `matrix`: takes 2-D weights only
+    needs_train_mode: bool = False
+    state: tuple[StateTensor, ...] | None = None  # where it differs from the card's
+    # Copies that one step makes while it runs, in items of the weights: of all tensors at once (foreach), or of the
+    # largest, where tensors are stepped one by one.
+    scratch_all: float = 0.0
+    scratch_largest: float = 0.0
+    compiled: bool = False  # its step is compiled where there is a GPU, and then makes no copies
+    deviates: Deviation | None = None
+    note: str | None = None
+    # What becomes of its step over several ranks: `agrees` with one process, or what goes wrong.
+    sharding: Mapping[Sharding, str] = {}
+    on_shard: Mapping[Sharding, Mapping[Identifier, Plain]] = {}  # passed besides, so that it does agree
+    audit: AuditAllowance | None = None
+
+    @property
+    def fused(self) -> Mapping[str, Value]:
+        """The arguments that put its step into one kernel, none where it has no such kernel."""
+        return self.variants.get("fused", {})
+
+
+class Companion(CardRecord, frozen=True, kw_only=True):
+    """The optimizer of the tensors that another does not take."""
+
+    optimizer: OptimizerId
+    tensors: str = struct_field(name="for")
+
+
+class Optimizer(CardRecord, frozen=True, kw_only=True):
+    """An optimizer's card."""
+
+    id: Word
+    name: str
+    aliases: tuple[str, ...] = ()
+    family: Family
+    parents: tuple[OptimizerId, ...]
+    year: int
+    summary: str
+    equation: Annotated[tuple[str, ...], Meta(min_length=1)]
+    effort: Literal["low", "medium", "high"]
+    rates: Literal["adam", "sgd", "own"]  # whose learning rates it takes
+    decay: Literal["decoupled", "coupled", "none"]
+    sparse_gradients: bool
+    suits: tuple[ModelId, ...]
+    hyperparameters: Annotated[tuple[Hyperparameter, ...], Meta(min_length=1)]
+    adjust: tuple[Step, ...] = ()
+    state: tuple[StateTensor, ...]
+    implementations: Annotated[tuple[Implementation, ...], Meta(min_length=1)]
+    # That are called so, and why they are not taken.
+    not_offered: Annotated[tuple[Implementation, ...], Meta(min_length=1)] = ()
+    companion: Companion | None = None
+    # The only ones it may run under.
+    schedules: Annotated[tuple[SchedulerId, ...], Meta(min_length=1)] | None = None
+    clips_update: bool = False  # needs no gradient clipping
+    paged: bool = False  # state may leave the GPU
+    wide_embeddings: bool = False  # transformers' Trainer keeps the state of embeddings in 32 bits
+    use_when: Annotated[tuple[Reason, ...], Meta(min_length=1)]
+    avoid_when: Annotated[tuple[Reason, ...], Meta(min_length=1)]
+    notes: tuple[Note, ...] = ()
+    cite: Cites
+    at: Internal = ""
+    layer: Internal = SHIPPED
+
+    def hyperparameter(self, name: str) -> Hyperparameter | None:
+        """Return the hyperparameter of a name, or None."""
+        return next((h for h in self.hyperparameters if h.name == name), None)
+
+
+PhaseShape = Annotated[
+    str,
+    Meta(
+        pattern="^(linear|cosine|constant|inverse-sqrt|step|one-cycle)$",
+        description="one of linear, cosine, constant, inverse-sqrt, step, one-cycle",
+    ),
+]
+
+
+class Phase(CardRecord, frozen=True, kw_only=True):
+    """One leg of a schedule, as a torch class and its arguments; `$names` stand for quantities of the run."""
+
+    shape: PhaseShape
+    path: ImportPath = struct_field(name="import")
+    kwargs: Mapping[Identifier, Plain]
+
+
+class ScheduleParameter(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
+    """A parameter of a schedule, for its card."""
+
+    name: str
+    meaning: str
+    default: Plain = None
+
+
+class Scheduler(CardRecord, frozen=True, kw_only=True):
+    """A schedule's card."""
+
+    id: Word
+    name: str
+    aliases: tuple[str, ...] = ()
+    family: Literal["hold", "anneal", "step", "cycle", "inverse", "wsd"]
+    warmup: bool
+    shape: str
+    summary: str
+    parameters: tuple[ScheduleParameter, ...]
+    phases: Annotated[tuple[Phase, ...], Meta(min_length=1)]
+    floor: float = 0.0  # share of the peak at the end
+    decay_fraction: float = 0.0  # share of the run that decays, where a plateau comes before
+    milestones: tuple[float, ...] = ()  # shares of the run
+    use_when: Annotated[tuple[str, ...], Meta(min_length=1)]
+    avoid_when: Annotated[tuple[str, ...], Meta(min_length=1)]
+    notes: tuple[Note, ...] = ()
+    cite: Cites
+    at: Internal = ""
+    layer: Internal = SHIPPED
+
+
+class NamedOptimizer(CardRecord, frozen=True, kw_only=True):
+    """What a framework builds by a name."""
+
+    name: str
+    takes: Annotated[tuple[Identifier, ...], Meta(min_length=1)]  # the hyperparameters that it lets one set
+    leaves: Mapping[Identifier, Plain] = {}  # what others are then
+    settings: Mapping[Identifier, Setting] = {}  # always given
+
+
+class NamedSchedule(CardRecord, frozen=True, kw_only=True):
+    """A framework's own schedule; `$names` in its settings stand for quantities of the run."""
+
+    name: str
+    settings: Mapping[Identifier, Setting] = {}
+    differs: str | None = None  # in what, from ours
+
+
+class Framework(CardRecord, frozen=True, kw_only=True):
+    """What people train with, how it is told of an optimizer, and what it cannot express."""
+
+    id: Word
+    name: str
+    package: Distribution | None
+    writes: Literal["python", "yaml", "json"]
+    about: str
+    cite: Cites
+    any_class: bool = False  # takes any optimizer's class
+    two_optimizers: tuple[str, ...] = ()  # the precisions under which it steps two over one network
+    carries: tuple[FactId, ...] = ()  # facts of the run that its text can say, beside the optimizer's and schedule's
+    client: str | None = None  # how it takes an optimizer that was built elsewhere
+    decays_all: str | None = None  # how it has one parameter group, so that biases and norms decay too
+    instead: Mapping[str, str] = {}  # what it does in the place of a word that it lacks, such as a precision
+    targets: Mapping[str, Identifier] = {}  # layers that take adapters one by one, where not all do
+    launch: str | None = None  # what starts it on several GPUs; {gpus} is their number
+    torch_classes: bool = False  # builds any class of torch.optim by its name
+    # Ours -> its own, a pair taken apart.
+    arguments: Mapping[Identifier, Annotated[tuple[Identifier, ...], Meta(min_length=1)]] = {}
+    optimizers: Mapping[OptimizerId, NamedOptimizer] = {}
+    schedules: Mapping[SchedulerId, NamedSchedule] = {}
+    at: Internal = ""
+
+    def by_name(self, card: Optimizer) -> NamedOptimizer | None:
+        """Return what it builds by a name for an optimizer; None where it has no name.
+
+        Args:
+            card: The optimizer.
+        """
+        implementation = card.implementations[0]
+        module, _, name = implementation.path.rpartition(".")
+        if card.id in self.optimizers or not self.torch_classes or module != "torch.optim":
+            return self.optimizers.get(card.id)
+        takes = tuple(hyperparameter.name for hyperparameter in card.hyperparameters)
+        return NamedOptimizer(name=name, takes=takes, settings=implementation.kwargs)
+
+
+class Gpu(CardRecord, frozen=True, kw_only=True):
+    """A GPU as sold."""
+
+    id: str
+    name: str
+    aliases: tuple[str, ...] = ()
+    memory_gib: float
+    bandwidth_gb_s: float
+    vendor: str
+    cite: str
+    bf16: bool = True  # computes in bf16
+    usual: bool = False  # shown where no GPU is named
+
+    @property
+    def memory_bytes(self) -> int:
+        """Its memory in bytes."""
+        return round(self.memory_gib * 2**30)
+
+
+class SurfaceGoal(CardRecord, frozen=True, kw_only=True):
+    """The value of a surface that counts as having arrived."""
+
+    at_most: float
+    say: str  # what that means
+
+
+class SurfaceRate(CardRecord, frozen=True, kw_only=True):
+    """A learning rate on a surface: itself, or a multiple of the card's default."""
+
+    because: str
+    cite: Cites
+    lr: float | None = None
+    times: float | None = None
+    at: Internal = ""
+
+
+class SurfaceRates(CardRecord, frozen=True, kw_only=True):
+    """The learning rates of each class of optimizers."""
+
+    adam: SurfaceRate
+    sgd: SurfaceRate
+    own: SurfaceRate
+
+    def by_class(self, rates: str) -> SurfaceRate:
+        """Return the learning rate of a class, as cards name it."""
+        rate: SurfaceRate = getattr(self, rates)
+        return rate
+
+
+class FamilyFactor(CardRecord, frozen=True, kw_only=True):
+    """A factor on the learning rate of a family's class."""
+
+    factor: float
+    because: str
+    cite: Cites
+    at: Internal = ""
+
+
+class Surface(CardRecord, frozen=True, kw_only=True):
+    """A loss of two weights, on which optimizers are watched."""
+
+    id: Word
+    name: str
+    formula: str
+    x: Point  # what is drawn of it
+    y: Point
+    start: Point
+    steps: int
+    minimum: Point | None
+    goal: SurfaceGoal
+    rates: SurfaceRates
+    cite: Cites
+    families: Mapping[Family, FamilyFactor] = {}  # a factor on its class's rate
+    optimizers: Mapping[OptimizerId, SurfaceRate] = {}  # a rate of its own, before its class's
+    at: Internal = ""
+
+
+class SurfaceFile(CardRecord, frozen=True, kw_only=True):
+    """`surfaces.yaml`."""
+
+    surfaces: Annotated[tuple[Surface, ...], Meta(min_length=1)] = ()
+    walkers: Annotated[tuple[OptimizerId, ...], Meta(min_length=1)] = ()  # watched where none is named
+
+
+class Trial(CardRecord, frozen=True, kw_only=True):
+    """One side of an experiment: an optimizer and how it is run."""
+
+    optimizer: OptimizerId
+    implementation: Word | None = None  # None: the best that is here
+    numbers: Mapping[Identifier, Plain] = {}  # hyperparameters; others have the card's defaults
+    rates: Annotated[tuple[float, ...], Meta(min_length=2)] = ()  # learning rates that are tried
+    warmup: int = 0  # steps
+    max_grad_norm: float | None = None
+
+
+class Claim(CardRecord, frozen=True, kw_only=True):
+    """A sentence that an experiment can refute. Its figure is a ratio or a share, so it has no unit."""
+
+    id: Word
+    claim: str  # in our words
+    cite: Cites
+    says: str | None = None  # the source's own words
+    experiment: Annotated[str, Meta(extra={"reader": "experiment"})] | None = None  # None: see `needs`
+    trials: Annotated[tuple[Trial, ...], Meta(min_length=1)] = ()
+    setting: Mapping[Identifier, Plain] = {}
+    measures: str | None = None  # what the figure is
+    # Where the figure lies if the claim is true.
+    holds: (
+        Annotated[Range, Meta(extra={"reader": "range"}, extra_json_schema={"type": ["number", "string"]})] | None
+    ) = None
+    seeds: int = 1  # from 0 on
+    devices: Annotated[tuple[Literal["cpu", "cuda"], ...], Meta(min_length=1)] = ("cpu",)  # the first that is here
+    limits: str | None = None  # what the experiment cannot say
+    needs: str | None = None  # what no experiment of a minute can be made without
+    supports: tuple[RuleId, ...] = ()  # rules that repeat it as advice
+    about: Annotated[tuple[OptimizerId, ...], Meta(min_length=1)] = ()  # optimizers, where none runs
+    at: Internal = ""
+
+    @property
+    def optimizers(self) -> tuple[str, ...]:
+        """The optimizers that it names, each once; the first is the one that it is about."""
+        return tuple(dict.fromkeys((*self.about, *(trial.optimizer for trial in self.trials))))
+
+
+class ClaimFile(CardRecord, frozen=True, kw_only=True):
+    """`claims.yaml`."""
+
+    claims: Annotated[tuple[Claim, ...], Meta(min_length=1)]

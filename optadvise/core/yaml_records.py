@@ -1,0 +1,221 @@
+"""Read YAML into typed records: the record's field types drive the reading, and every error has its position.
+
+A record is a frozen `msgspec.Struct`. Its fields are the accepted keys, those without a default the required ones;
+`core.yaml_types` has the types that need more than Python's own. A field `at` receives the record's
+`file:line:column`. A record with `__shorthand__` may be written as that one field's value.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+
+import yaml
+from msgspec import Meta, Struct, UnsetType
+from msgspec.structs import fields
+
+from optadvise.core import yaml_reader as primitive
+from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.yaml_reader import Context, is_null, pairs_of
+
+Reader: TypeAlias = Callable[[yaml.Node, Context], Any]
+_RecordT = TypeVar("_RecordT", bound=Struct)
+_POSITION = "at"
+_BY_NAME: dict[str, Reader] = {}  # readers of types that say `extra={"reader": name}`
+_SCALARS: dict[Any, Reader] = {
+    str: primitive.text, int: primitive.whole_number, float: primitive.decimal, bool: primitive.flag,
+}  # fmt: skip
+
+
+def register_reader(name: str) -> Callable[[Reader], Reader]:
+    """Register a function that reads the types with `Meta(extra={"reader": name})`.
+
+    Args:
+        name: The name in the types' metadata.
+    """
+
+    def register(read: Reader) -> Reader:
+        _BY_NAME[name] = read
+        return read
+
+    return register
+
+
+def read_record(kind: type[_RecordT], node: yaml.Node, context: Context) -> _RecordT:
+    """Read a node into a record.
+
+    Args:
+        kind: The record's type.
+        node: A mapping, or a scalar where the record has a shorthand.
+        context: The file that is read; references are added to it.
+
+    Raises:
+        RuleFileError: The node does not fit the type; the message names the position.
+    """
+    record: _RecordT = reader_of(kind)(node, context)
+    return record
+
+
+def read_file(
+    kind: type[_RecordT], content: bytes, path: str, known_ids: Mapping[str, Iterable[str]]
+) -> tuple[_RecordT, yaml.Node, Context]:
+    """Read one file into a record, and look up all that it refers to.
+
+    Args:
+        kind: The record's type.
+        content: The file's bytes.
+        path: How errors name the file.
+        known_ids: The ids that it may refer to, by their kind.
+
+    Returns:
+        The record, the root node and the context, for errors that are found later.
+
+    Raises:
+        RuleFileError: The file is invalid, or refers to what is not there.
+    """
+    node, context = primitive.parse(decode_text(content, path), path)
+    record = read_record(kind, node, context)
+    primitive.refer([context], known_ids)
+    return record, node, context
+
+
+def decode_text(content: bytes, path: str) -> str:
+    """Return a file's content as text.
+
+    Raises:
+        RuleFileError: It is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RuleFileError("not UTF-8 text; save the file as UTF-8", path) from error
+
+
+@cache
+def reader_of(kind: Any) -> Reader:
+    """Return the function that reads values of a type.
+
+    Args:
+        kind: A record, a scalar, `Literal`, `tuple[X, ...]`, `Mapping[K, V]`, `X | None`, or one of these annotated.
+
+    Raises:
+        TypeError: No YAML value has the type.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _annotated(arguments[0], [meta for meta in arguments[1:] if isinstance(meta, Meta)])
+    if origin in (Union, types.UnionType):
+        return _optional(tuple(member for member in arguments if member is not UnsetType))
+    if origin is Literal:
+        return primitive.one_of(*arguments)
+    if origin is tuple:
+        return _sequence(reader_of(arguments[0]), 0)
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping(reader_of(arguments[0]), reader_of(arguments[1]))
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _record(kind)
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    raise TypeError(f"{kind!r} cannot be read from YAML")
+
+
+def _annotated(kind: Any, metas: list[Meta]) -> Reader:
+    extra: dict[str, Any] = {}
+    for meta in metas:
+        extra |= meta.extra or {}
+    if "reader" in extra:
+        return _BY_NAME[extra["reader"]]
+    if "refers_to" in extra:
+        return primitive.reference(extra["refers_to"])
+    for meta in metas:
+        if meta.pattern is not None:
+            return primitive.matching(meta.pattern.removeprefix("^").removesuffix("$"), meta.description or "a text")
+        if meta.min_length is not None and get_origin(kind) is tuple:
+            return _sequence(reader_of(get_args(kind)[0]), meta.min_length)
+    return reader_of(kind)
+
+
+def _optional(members: tuple[Any, ...]) -> Reader:
+    """Read a union of one type with None; a union of several types has a reader by name."""
+    others = [member for member in members if member is not type(None)]
+    if len(others) != 1:
+        raise TypeError(f"a union of {others!r} cannot be read from YAML")
+    read = reader_of(others[0])
+    if len(others) == len(members):
+        return read
+    return lambda node, context: None if is_null(node) else read(node, context)
+
+
+def _sequence(read_item: Reader, minimum: int) -> Reader:
+    read = primitive.many(read_item, minimum)
+    return lambda node, context: tuple(read(node, context))
+
+
+def _mapping(read_key: Reader, read_value: Reader) -> Reader:
+    def read(node: yaml.Node, context: Context) -> dict[Any, Any]:
+        return {read_key(key, context): read_value(value, context) for key, _, value in pairs_of(node, context)}
+
+    return read
+
+
+def _record(kind: type[Struct]) -> Reader:
+    accepted = {field.encode_name: field for field in fields(kind) if not is_internal(field.type)}
+    required = [name for name, field in accepted.items() if field.required]
+    has_position = _POSITION in kind.__struct_fields__
+    readers: dict[str, Reader] = {}  # made when a key is first met, as records may hold themselves
+
+    def read(node: yaml.Node, context: Context) -> Struct:
+        values: dict[str, Any] = {_POSITION: context.where(node)} if has_position else {}
+        for key_node, key, value_node in pairs_of(node, context):
+            field = accepted.get(key)
+            if field is None:
+                hint = nearest(key, accepted) or "accepted: " + ", ".join(accepted)
+                context.fail(key_node, f"unknown key {key!r}; {hint}")
+            if key not in readers:
+                readers[key] = reader_of(field.type)
+            values[field.name] = readers[key](value_node, context)
+        missing = [name for name in required if accepted[name].name not in values]
+        if missing:
+            context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+        return kind(**values)
+
+    shorthand: str | None = getattr(kind, "__shorthand__", None)
+    if shorthand is None:
+        return read
+    read_short = reader_of(accepted[shorthand].type)
+    return lambda node, context: (
+        read(node, context) if isinstance(node, yaml.MappingNode) else kind(**{shorthand: read_short(node, context)})
+    )
+
+
+def is_internal(kind: Any) -> bool:
+    """Return whether a field is set by the program and not read from a file.
+
+    Args:
+        kind: The field's type.
+    """
+    metas = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return any(isinstance(meta, Meta) and (meta.extra or {}).get("internal") for meta in metas)
+
+
+@register_reader("plain")
+def _plain(node: yaml.Node, context: Context) -> Any:
+    return primitive.plain(node, context)
+
+
+@register_reader("setting")
+def _setting(node: yaml.Node, context: Context) -> Any:
+    if not isinstance(node, yaml.MappingNode):
+        return primitive.plain(node, context)
+    read_key = primitive.matching(r"[A-Za-z_][A-Za-z0-9_]*", "a name as Python takes it")
+    return {read_key(key, context): _setting(value, context) for key, _, value in pairs_of(node, context)}
+
+
+@register_reader("point")
+def _point(node: yaml.Node, context: Context) -> tuple[float, float]:
+    numbers = primitive.many(primitive.decimal, 2)(node, context)
+    if len(numbers) != 2:
+        context.fail(node, f"expected a pair of numbers, not {len(numbers)}")
+    return numbers[0], numbers[1]

@@ -1,0 +1,101 @@
+"""Find the rule files of a folder, and read their bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from optadvise.core.errors import InputError, RuleFileError
+
+_HERE = Path(__file__).parent
+NETWORKS, FRAMEWORKS = _FOLDERS_APART = ("networks", "frameworks")  # read when a shape or code is asked for
+SURFACES, CLAIMS = _FILES_APART = ("surfaces", "claims")  # read when a picture or an audit is asked for
+_SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
+_FOLDERS = ("optimizers", "schedulers", "decide")
+_TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
+_BASE = "facts.yaml"  # a folder that has it is complete by itself
+_LARGEST_FILE, _LARGEST_LAYER = 2**20, 4 * 2**20  # bytes; the shipped rules have a third of one
+
+
+def shipped_rules() -> Path:
+    """Return the folder of the rules that belong to this installation.
+
+    An installed wheel carries its own copy beside the code; a checkout has the live folder beside the package.
+    """
+    packaged = _HERE.parent / "_rules"
+    return packaged if packaged.is_dir() else _HERE.parent.parent / "rules"
+
+
+def rule_files(layer: Path) -> list[Path]:
+    """Return a layer's YAML files in reading order, but for what is read apart.
+
+    Raises:
+        InputError: The folder does not exist, cannot be read or holds no rule file.
+        RuleFileError: It holds a YAML file in a place that nothing reads.
+    """
+    try:
+        is_folder = layer.is_dir()
+    except (OSError, ValueError):
+        is_folder = False
+    if not is_folder:
+        raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
+    files = yaml_files(layer)
+    known = [*_SINGLE_FILES, *_TABLE_FILES, *_FILES_APART]
+    for file in files:
+        if file.stem not in known:
+            names = ", ".join(f"{name}.yaml" for name in known)
+            raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
+    apart = [file for file in files if file.stem in _FILES_APART]
+    files = [file for file in files if file not in apart]
+    for name in _FOLDERS:
+        files += yaml_files(layer / name)
+    if not files and not apart and not any(yaml_files(layer / name) for name in _FOLDERS_APART):
+        places = ", ".join(f"{name}/" for name in (*_FOLDERS, *_FOLDERS_APART))
+        raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
+    return files
+
+
+def yaml_files(folder: Path) -> list[Path]:
+    """Return a folder's YAML files by name, none where there is no folder."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".yaml", ".yml")) and not entry.is_dir():
+                    if not entry.is_file():
+                        raise RuleFileError("is no regular file; put a YAML file here", entry.path)
+                    found.append(Path(entry.path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(error.filename or folder)) from error
+    return sorted(found)
+
+
+def is_base(layer: Path) -> bool:
+    """Is a folder of rules complete by itself, instead of a layer over others?"""
+    return (layer / _BASE).is_file()
+
+
+def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> list[tuple[int, Path, bytes]]:
+    """Return layer number, path and bytes of every file."""
+    found = []
+    for index, layer in enumerate(layers):
+        whole = 0
+        for file in files(layer):
+            try:
+                with file.open("rb") as opened:
+                    content = opened.read(_LARGEST_FILE + 1)
+            except OSError as error:
+                raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(file)) from error
+            whole += len(content)
+            if len(content) > _LARGEST_FILE or whole > _LARGEST_LAYER:
+                raise RuleFileError("is larger than any rules are; at most 1 MiB a file and 4 MiB a folder", str(file))
+            found.append((index, file, content))
+    return found
+
+
+def files_named(layer: Path, stem: str) -> list[Path]:
+    """Return a layer's YAML files of a name, at most one for each ending."""
+    return [file for file in yaml_files(layer) if file.stem == stem]

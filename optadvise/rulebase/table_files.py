@@ -1,0 +1,82 @@
+"""Read a table's file: what a row's `then` holds goes by the table's kind, which a layer need not repeat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from msgspec.structs import asdict, fields
+
+from optadvise.core.errors import nearest
+from optadvise.core.yaml_reader import Context
+from optadvise.core.yaml_records import read_record, reader_of, register_reader
+from optadvise.rulebase.records import (
+    FREE_KEYS,
+    OUTCOMES,
+    OtherwiseEntry,
+    Outcome,
+    Rule,
+    RuleEntry,
+    TableEntry,
+    TableFile,
+    WarningText,
+)
+
+_NATURE = ("kind", "hit", "about")  # what the first layer with a table has to say of it
+
+
+@register_reader("outcome")
+def read_outcome(node: yaml.Node, context: Context) -> Outcome:
+    """Read a row's `then`, as the kind of the table that is read has it."""
+    kind = OUTCOMES[context.table_kind]
+    if context.table_kind not in FREE_KEYS:
+        return read_record(kind, node, context)
+    values = next(field for field in fields(kind) if field.name == "values")
+    keywords: dict[str, Any] = {"values": reader_of(values.type)(node, context)}
+    return kind(**keywords)
+
+
+def read_table(node: yaml.Node, context: Context, existing: TableFile | None, layer: str) -> TableFile:
+    """Read a table.
+
+    Args:
+        node: The file's root.
+        context: The file.
+        existing: The table as earlier layers have it, None where they have none.
+        layer: The name of the file's layer.
+
+    Returns:
+        The table with the rows of this file alone.
+
+    Raises:
+        RuleFileError: The file is invalid, or contradicts the earlier layers.
+    """
+    context.table_kind = peek(node, "kind") or (existing.kind if existing else "")
+    if context.table_kind not in OUTCOMES:
+        context.fail(node, f"a table needs a `kind`; {nearest(context.table_kind, OUTCOMES)}")
+    entry = read_record(TableEntry, node, context)
+    if existing is None:
+        missing = [key for key in _NATURE if getattr(entry, key) is None]
+        if missing:
+            context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+    nature: dict[str, Any] = {
+        key: getattr(entry, key) if getattr(entry, key) is not None else getattr(existing, key)
+        for key in (*_NATURE, "gives")
+        if existing is not None or getattr(entry, key) is not None
+    }
+    otherwise = None if entry.otherwise is None else _rule(entry.otherwise, entry.table, layer)
+    rules = tuple(_rule(row, entry.table, layer) for row in entry.rules)
+    return TableFile(**nature, table=entry.table, rules=rules, otherwise=otherwise, at=entry.at)
+
+
+def _rule(entry: RuleEntry | OtherwiseEntry, table: str, layer: str) -> Rule:
+    values = asdict(entry)
+    if not entry.because and isinstance(entry.then, WarningText):
+        values["because"] = entry.then.text
+    return Rule(**values, table=table, layer=layer)
+
+
+def peek(node: yaml.Node, key: str) -> str:
+    """Return a key's scalar before the file is read, nothing where there is none."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((str(v.value) for k, v in pairs if k.value == key and isinstance(v, yaml.ScalarNode)), "")
