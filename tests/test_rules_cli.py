@@ -12,11 +12,12 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from referencing import Registry, Resource
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.rule_analysis import graph
-from optadvise.rule_analysis.json_schema import editor_line, kind_of, schemas
+from optadvise.rule_analysis.json_schema import DEFINITIONS, editor_line, kind_of, schemas
 from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -39,6 +40,12 @@ _Yaml12.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf"))
 
 
+def _validator(catalog: Catalog, kind: str) -> jsonschema.Draft202012Validator:
+    known = schemas(catalog)
+    shared = Resource.from_contents(known[DEFINITIONS])
+    return jsonschema.Draft202012Validator(known[kind], registry=Registry().with_resource("definitions.json", shared))
+
+
 def _kind(file: Path, root: Path = RULES) -> tuple[PurePosixPath, str]:
     inside = PurePosixPath(file.relative_to(root).as_posix())
     return inside, kind_of(inside)
@@ -50,7 +57,7 @@ def test_a_shipped_file_names_its_schema_and_passes_it(file: Path, catalog: Cata
     text = file.read_text(encoding="utf-8")
     assert text.splitlines()[0] == editor_line(inside, kind)
     assert (file.parent / text.split("$schema=")[1].splitlines()[0]).is_file()
-    jsonschema.Draft202012Validator(schemas(catalog)[kind]).validate(yaml.load(text, _Yaml12))
+    _validator(catalog, kind).validate(yaml.load(text, _Yaml12))
 
 
 def test_the_schemas_are_fresh(catalog: Catalog) -> None:
@@ -72,7 +79,7 @@ def test_the_schemas_are_fresh(catalog: Catalog) -> None:
 def test_a_schema_refuses_what_the_reader_refuses(catalog: Catalog, kind: str, document: dict[str, Any]) -> None:
     if kind == "table" and "kind" not in document:  # a layer's table: its nature is known only to the base
         document = {**document, "kind": "warn"}
-    assert list(jsonschema.Draft202012Validator(schemas(catalog)[kind]).iter_errors(document))
+    assert list(_validator(catalog, kind).iter_errors(document))
 
 
 def test_the_page_of_rules_is_fresh() -> None:

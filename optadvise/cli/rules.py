@@ -125,20 +125,18 @@ def schema(
     rules: opt.Rules = None,
 ) -> None:
     """Print the JSON Schema of rule files, by which editors complete and check them."""
-    import json
-
     from optadvise.core.errors import nearest
     from optadvise.rule_analysis import rule_folders
-    from optadvise.rule_analysis.json_schema import schemas
+    from optadvise.rule_analysis.json_schema import dump_schema, schemas
 
     documents = schemas(rule_folders.load_catalog(rules))
     if kind is not None and kind not in documents:
         raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, documents)}, of {', '.join(documents)}")
     if out is None:
-        typer.echo(json.dumps(documents if kind is None else documents[kind], indent=1, ensure_ascii=False))
+        typer.echo(dump_schema(documents if kind is None else documents[kind]), nl=False)
         return
     for name in documents if kind is None else [kind]:
-        _write(json.dumps(documents[name], indent=1, ensure_ascii=False) + "\n", out / f"{name}.json")
+        _write(dump_schema(documents[name]), out / f"{name}.json")
 
 
 def docs(out: _Out = None, rules: opt.Rules = None) -> None:

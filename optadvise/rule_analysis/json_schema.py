@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -39,7 +41,9 @@ _KINDS: Mapping[str, type[Struct]] = {
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Struct)
 }
+DEFINITIONS = "definitions"  # the schema that the others refer to
 FOLDER = "schema"  # below the rules
+_LINE_LENGTH = 110
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -53,24 +57,35 @@ _TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors guess types
 
 
 def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
-    """Return the schema of every kind of rule file by its name.
+    """Return the schema of every kind of rule file by its name, and the definitions that they share.
 
     Args:
         catalog: Whose facts and ids editors should offer.
     """
-    definitions = _id_definitions(catalog)
-    schemas = {name: _file_schema(name, *_record_schema(kind), definitions) for name, kind in _RECORDS.items()}
-    schemas["table"] = _file_schema("table", *_table_schema(), definitions)
+    schemas = {DEFINITIONS: {"$schema": _DRAFT, "title": "optadvise: definitions", "$defs": _id_definitions(catalog)}}
+    schemas |= {name: _file_schema(name, *_record_schema(kind)) for name, kind in _RECORDS.items()}
+    schemas["table"] = _file_schema("table", *_table_schema())
     for name, shape in (("network", network_files.family_file), ("parts", network_files.parts_file)):
         schemas[name] = {"$schema": _DRAFT, "title": f"optadvise: {name}", **shape.schema}
     return schemas
 
 
-def _file_schema(
-    name: str, root: Mapping[str, Any], components: Mapping[str, Any], ids: Mapping[str, Any]
-) -> dict[str, Any]:
-    known = {**ids, **components}
-    definitions = {key: known[key] for key in sorted(_references(root, known))}
+def dump_schema(schema: Mapping[str, Any]) -> str:
+    """Return a schema as JSON text, what is short on one line."""
+    text = json.dumps(schema, indent=1, ensure_ascii=False)
+    for inside in (r"\[\n([^\[\]{}]*?)\n\s*\]", r"\{\n([^{}]*?)\n\s*\}", r"\{\n((?:[^{}]|\{[^{}\n]*\})*?)\n\s*\}"):
+        text = re.sub(inside, _joined, text)
+    return text + "\n"
+
+
+def _joined(match: re.Match[str]) -> str:
+    """Return the lines of a list or an object as one, where that is short or a list of plain values."""
+    line = f"{match[0][0]}{' '.join(match[1].split())}{match[0][-1]}"
+    return line if len(line) <= _LINE_LENGTH or line[0] == "[" else match[0]
+
+
+def _file_schema(name: str, root: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
+    definitions = {key: components[key] for key in sorted(_references(root, components))}
     return {"$schema": _DRAFT, "title": f"optadvise: {name}", **root, **({"$defs": definitions} if definitions else {})}
 
 
@@ -88,7 +103,10 @@ def _as_read(schema: Any, kind: type[Struct] | None = None) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     if "$ref" in schema:  # a type beside it says how the record is written
-        return {"type": schema["type"]} if isinstance(schema.get("type"), list) else {"$ref": schema["$ref"]}
+        if isinstance(schema.get("type"), list):
+            return {"type": schema["type"]}
+        name = str(schema["$ref"]).rsplit("/", 1)[1]
+        return {"$ref": schema["$ref"] if name in _KINDS else f"{DEFINITIONS}.json#/$defs/{name}"}
     if set(schema) <= {"type", "default", "description"} and schema.get("type") == "string":
         return dict(_TEXT)
     result = {key: _as_read(value) for key, value in schema.items() if key not in ("default", "title")}
@@ -105,45 +123,34 @@ def _as_read(schema: Any, kind: type[Struct] | None = None) -> Any:
     return result
 
 
-def _references(schema: Any, known: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> set[str]:
-    """Return the definitions that a schema refers to, directly or through others."""
+def _references(schema: Any, components: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> set[str]:
+    """Return the records that a schema refers to, directly or through others."""
     names: set[str] = set()
     if isinstance(schema, Mapping):
-        if "$ref" in schema:
-            name = str(schema["$ref"]).rsplit("/", 1)[1]
-            names.add(name)
-            if name not in seen:
-                names |= _references(known[name], known, seen | {name})
+        name = str(schema.get("$ref", "")).rsplit("/", 1)[-1]
+        if name in components and name not in seen:
+            names |= {name} | _references(components[name], components, seen | {name})
         for value in schema.values():
-            names |= _references(value, known, seen)
+            names |= _references(value, components, seen)
     elif isinstance(schema, Sequence) and not isinstance(schema, str):
         for value in schema:
-            names |= _references(value, known, seen)
+            names |= _references(value, components, seen)
     return names
 
 
 def _table_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of a table: what a row holds goes by the table's kind, which a layer need not repeat."""
     root, components = _record_schema(TableEntry)
-    row, otherwise = components.pop("RuleEntry"), components.pop("OtherwiseEntry")
+    for name in ("RuleEntry", "OtherwiseEntry"):
+        components[name]["properties"]["then"] = {}
     ways = []
     for kind, outcome in OUTCOMES.items():
         then, inner = _record_schema(outcome)
         components |= inner
-        held = then["properties"]["values"] if kind in FREE_KEYS else then
-        properties = {
-            name: _with_outcome(entry, held, several=name == "rules")
-            for name, entry in (("rules", row), ("otherwise", otherwise))
-        }
+        row = {"properties": {"then": then["properties"]["values"] if kind in FREE_KEYS else then}}
         condition = {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
-        ways.append({"if": condition, "then": {"properties": properties}})
-    accepted = {**root["properties"], "rules": {}, "otherwise": {}}
-    return {**root, "properties": accepted, "allOf": ways}, components
-
-
-def _with_outcome(entry: Mapping[str, Any], outcome: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
-    schema = {**entry, "properties": {**entry["properties"], "then": outcome}}
-    return {"type": "array", "items": schema, "minItems": 1} if several else schema
+        ways.append({"if": condition, "then": {"properties": {"rules": {"items": row}, "otherwise": row}}})
+    return {**root, "allOf": ways}, components
 
 
 def _id_definitions(catalog: Catalog) -> dict[str, Any]:
