@@ -126,17 +126,18 @@ def schema(
 ) -> None:
     """Print the JSON Schema of rule files, by which editors complete and check them."""
     from optadvise.core.errors import nearest
+    from optadvise.core.result_schema import format_schema
     from optadvise.rule_analysis import rule_folders
-    from optadvise.rule_analysis.json_schema import dump_schema, schemas
+    from optadvise.rule_analysis.json_schema import schemas
 
     documents = schemas(rule_folders.load_catalog(rules))
     if kind is not None and kind not in documents:
         raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, documents)}, of {', '.join(documents)}")
     if out is None:
-        typer.echo(dump_schema(documents if kind is None else documents[kind]), nl=False)
+        typer.echo(format_schema(documents if kind is None else documents[kind]), nl=False)
         return
     for name in documents if kind is None else [kind]:
-        _write(dump_schema(documents[name]), out / f"{name}.json")
+        _write(format_schema(documents[name]), out / f"{name}.json")
 
 
 def docs(out: _Out = None, rules: opt.Rules = None) -> None:

@@ -17,7 +17,12 @@ def result_schema(record: type[msgspec.Struct], title: str) -> str:
         record: The record of a whole result; its docstring becomes the description.
         title: Title of the schema.
     """
-    return _format({"$schema": _DRAFT, "title": title, **msgspec.json.schema(record)}) + "\n"
+    return format_schema({"$schema": _DRAFT, "title": title, **msgspec.json.schema(record)})
+
+
+def format_schema(schema: dict[str, object]) -> str:
+    """Return a schema as JSON text in which whatever fits on one line stands on one."""
+    return _format(schema) + "\n"
 
 
 def _format(value: object, indent: int = 0) -> str:

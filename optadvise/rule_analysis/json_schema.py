@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -43,7 +41,6 @@ _KINDS: Mapping[str, type[Struct]] = {
 }
 DEFINITIONS = "definitions"  # the schema that the others refer to
 FOLDER = "schema"  # below the rules
-_LINE_LENGTH = 110
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -68,20 +65,6 @@ def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
     for name, shape in (("network", network_files.family_file), ("parts", network_files.parts_file)):
         schemas[name] = {"$schema": _DRAFT, "title": f"optadvise: {name}", **shape.schema}
     return schemas
-
-
-def dump_schema(schema: Mapping[str, Any]) -> str:
-    """Return a schema as JSON text, what is short on one line."""
-    text = json.dumps(schema, indent=1, ensure_ascii=False)
-    for inside in (r"\[\n([^\[\]{}]*?)\n\s*\]", r"\{\n([^{}]*?)\n\s*\}", r"\{\n((?:[^{}]|\{[^{}\n]*\})*?)\n\s*\}"):
-        text = re.sub(inside, _joined, text)
-    return text + "\n"
-
-
-def _joined(match: re.Match[str]) -> str:
-    """Return the lines of a list or an object as one, where that is short or a list of plain values."""
-    line = f"{match[0][0]}{' '.join(match[1].split())}{match[0][-1]}"
-    return line if len(line) <= _LINE_LENGTH or line[0] == "[" else match[0]
 
 
 def _file_schema(name: str, root: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
