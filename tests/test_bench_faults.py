@@ -76,7 +76,7 @@ def test_a_worker_that_does_all_is_ok() -> None:
         ("print('null', flush=True)", "the worker answered with garbage: 'null'"),
         ("print('{\"samples\": 1}', flush=True)", "the worker answered with garbage: '{\"samples\": 1}'"),
         ("os.write(1, bytes([255, 254, 10]))", "the worker answered with garbage: '\ufffd\ufffd'"),
-        ("say('other')", "the worker answered 'other' where "),
+        ("say('other')", "the worker answered with garbage: '{\"event\": \"other\"}'"),
         ("print('one\\ntwo: boom', file=sys.stderr); sys.exit(3)", "the worker ended with exit code 3: two: boom"),
         ("sys.exit(0)", "the worker ended with exit code 0"),
         ("os.kill(os.getpid(), 9)", "the worker was killed by SIGKILL, as the kernel does when memory runs out"),

@@ -212,7 +212,7 @@ def test_ranks_end_when_the_one_that_asked_is_gone(catalog: Catalog) -> None:
     assert ranks._process is not None
     pids = [int(file.read_text(encoding="ascii")) for file in ranks._folder.glob("*.pid")]
     assert len(pids) == 2
-    ranks._process.send_signal(signal.SIGKILL)  # the launcher, which can tell nobody
+    os.kill(ranks._process.pid, signal.SIGKILL)  # the launcher, which can tell nobody
     assert ended(pids, seconds=20)
     with pytest.raises(ArmFailedError, match="the launcher ended"):
         ranks.measure_round()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,13 @@ from optadvise.benchmark.distributed import rank_files
 from optadvise.benchmark.measurement import ArmCommand, ArmCounts, Parity
 from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Arm, Spec
-from optadvise.benchmark.worker_arm import WorkerArm, fail, raise_failure
+from optadvise.benchmark.worker_arm import WorkerArm, fail, make_error
+from optadvise.core.errors import InputError
+from optadvise.core.worker import WorkerError, module_command
 
 
 class RankedArm(WorkerArm):
-    """An arm in a process for each rank. The first rank speaks; a failure is told of the rank that began it."""
+    """An arm in a process for each rank. The first rank answers; failures are those of the rank that failed first."""
 
     def __init__(self, spec: Spec, arm: Arm, *, timeout: float, command: Sequence[str] | None = None) -> None:
         """Prepare; the processes start with `start`.
@@ -28,9 +29,9 @@ class RankedArm(WorkerArm):
             spec: The shared conditions, with the number of processes.
             arm: The optimizer under test.
             timeout: Seconds that any one answer may take.
-            command: The launcher's command line, for tests of its faults.
+            command: The launcher's command line; tests pass others.
         """
-        launcher = [sys.executable, "-m", "optadvise.benchmark.distributed.launch", str(spec.nproc)]
+        launcher = module_command("optadvise.benchmark.distributed.launch", str(spec.nproc))
         super().__init__(spec, arm, timeout=timeout, command=command or launcher)
         self._folder: Path | None = None
 
@@ -45,29 +46,28 @@ class RankedArm(WorkerArm):
 
     def parity(self) -> float:
         """Return the distance of the ranks from one process after the steps of `start`; see `communication.parity`."""
-        self._send(ArmCommand("parity"))
-        return self._receive("parity", Parity).distance
+        return self._request(ArmCommand("parity"), Parity).distance
 
     def stop(self) -> None:
-        """End all ranks and the launcher; calling it twice is fine."""
+        """End all ranks and the launcher; may be called again."""
         super().stop()
         if self._folder is not None:
+            rank_files.end_ranks(self._folder)  # one that did not even join ends when its launcher is gone
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _end_rest(self) -> None:
-        """End the ranks; one that did not even join sees that its launcher is gone."""
-        if self._folder is not None:
-            rank_files.end_ranks(self._folder)
-
-    def _late(self) -> ArmFailedError:
+    def _describe_timeout(self) -> ArmFailedError:
         assert self._folder is not None
         slowest = rank_files.describe_slowest_rank(self._folder, self._spec.nproc)
         return fail(f"no answer within {self._timeout:g} s: {slowest}; raise --timeout")
 
-    def _ended(self) -> ArmFailedError:
+    def _describe_end(self, error: WorkerError) -> InputError | ArmFailedError:
         assert self._folder is not None
+        assert self._process is not None
+        if error.exit_code is None:  # the launcher still runs
+            return super()._describe_end(error)
         failure = rank_files.find_root_cause(self._folder, self._spec.nproc)
         if failure.error == rank_files.LAUNCHER_ENDED and not rank_files.read_exit_codes(self._folder):
-            failure = replace(failure, error=f"{failure.error}{self._last_words()}")
-        raise_failure(failure)
+            last_line = self._process.read_last_line()
+            failure = replace(failure, error=f"{failure.error}{last_line and f': {last_line}'}")
+        return make_error(failure)

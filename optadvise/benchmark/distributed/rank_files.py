@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from optadvise.benchmark.measurement import ArmFailure
+from optadvise.core.files import replace_file
 
 # Environment variables of the launcher and the ranks; the last two hold process ids.
 FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"
@@ -92,7 +93,7 @@ def describe_slowest_rank(folder: Path, count: int) -> str:
 def join() -> None:
     """Write this rank's process id, and end with the launcher, whatever this process is doing then."""
     folder, rank = Path(os.environ[FOLDER]), os.environ["RANK"]
-    (folder / f"{rank}.pid").write_text(str(os.getpid()), encoding="ascii")
+    replace_file(folder / f"{rank}.pid", str(os.getpid()))
     end_with(int(os.environ[LAUNCHER]), lambda: None)
 
 
@@ -122,7 +123,7 @@ def end_ranks(folder: Path) -> None:
 
 def write_exit_codes(folder: Path, codes: Mapping[int, int]) -> None:
     """Write the exit codes of ranks; negative ones are signals."""
-    (folder / _EXITS).write_bytes(msgspec.json.encode(codes))
+    replace_file(folder / _EXITS, msgspec.json.encode(codes))
 
 
 def read_exit_codes(folder: Path) -> dict[int, int]:
@@ -135,7 +136,7 @@ def read_exit_codes(folder: Path) -> dict[int, int]:
 
 def write_failure(folder: Path, rank: int, failure: ArmFailure) -> None:
     """Write what ended a rank, with the current time."""
-    (folder / f"{rank}.failure").write_bytes(msgspec.json.encode(RankFailure(failure, time.time())))
+    replace_file(folder / f"{rank}.failure", msgspec.json.encode(RankFailure(failure, time.time())))
 
 
 def _read_failure(folder: Path, rank: int) -> RankFailure | None:
