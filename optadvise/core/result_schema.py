@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import msgspec
 
@@ -20,15 +21,16 @@ def result_schema(record: type[msgspec.Struct], title: str) -> str:
     return format_schema({"$schema": _DRAFT, "title": title, **msgspec.json.schema(record)})
 
 
-def format_schema(schema: dict[str, object]) -> str:
+def format_schema(schema: Mapping[str, object]) -> str:
     """Return a schema as JSON text in which whatever fits on one line stands on one."""
-    return _format(schema) + "\n"
+    return _format(dict(schema)) + "\n"
 
 
 def _format(value: object, indent: int = 0) -> str:
-    """Return JSON text in which whatever fits on one line stands on one."""
+    """Return JSON text in which whatever fits on one line stands on one, and every list of plain values."""
     line = json.dumps(value, ensure_ascii=False)
-    if len(line) + indent <= _WIDTH or not isinstance(value, (dict, list)):
+    is_plain_list = isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value)
+    if len(line) + indent <= _WIDTH or not isinstance(value, (dict, list)) or is_plain_list:
         return line
     if isinstance(value, dict):
         parts = [f"{json.dumps(key)}: {_format(inner, indent + 1)}" for key, inner in value.items()]
