@@ -25,7 +25,7 @@ from optadvise.benchmark.records import Figure
 from optadvise.benchmark.requirements import parse_requirement
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.statistics import ratio_ci
-from optadvise.benchmark.worker_arm import WorkerArm
+from optadvise.benchmark.worker_arm import WORKER, WorkerArm
 from optadvise.memory import shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
 
@@ -35,7 +35,10 @@ ADVISOR = CompiledRules(load())
 
 def measured(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> list[ArmMeasurement]:
     """Run some arms, each with its own worker command."""
-    workers = [WorkerArm(spec, arm, timeout=300, command=command) for arm, command in zip(arms, commands, strict=True)]
+    workers = [
+        WorkerArm(spec, arm, timeout=300, command=command or WORKER)
+        for arm, command in zip(arms, commands, strict=True)
+    ]
     return runner.run_arms(workers, spec.rounds, progress=lambda *_: None, save=lambda _: None)
 
 

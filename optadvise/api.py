@@ -211,9 +211,9 @@ def recommend(**run: Unpack[Run]) -> Advice:
         >>> recommend(model="cnn", batch_size=16384).optimizer.name
         'LAMB'
     """
-    folders, said = _read(run, "recommend")
+    folders, stated = _read(run, "recommend")
     advisor = _advisor(folders)
-    advice = apply.apply_evidence(advise(advisor, said), advisor.catalog)
+    advice = apply.apply_evidence(advise(advisor, stated), advisor.catalog)
     return _with_rules(Advice, advice, folders)
 
 
@@ -232,9 +232,9 @@ def estimate(**run: Unpack[Run]) -> Estimate:
         >>> answer.memory.fits
         False
     """
-    folders, said = _read(run, "estimate")
+    folders, stated = _read(run, "estimate")
     advisor = _advisor(folders)
-    situation = complete_situation(advisor, said)
+    situation = complete_situation(advisor, stated)
     inputs.require_size(situation)
     return _with_rules(Estimate, answer_memory(advisor, situation), folders)
 
@@ -286,8 +286,8 @@ def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict
     return folders, inputs.parse_inputs(catalog, typed)
 
 
-def _known(given: Mapping[str, Any], options: Any, function: str) -> None:
-    for name in given:
+def _known(arguments: Mapping[str, Any], options: Any, function: str) -> None:
+    for name in arguments:
         if name not in options.__annotations__:
             raise InputError(f"{function}: no option {name!r}; {nearest(name, options.__annotations__)}")
 

@@ -62,9 +62,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """
     import difflib  # only needed once something is wrong
 
-    known = list(choices)
-    lowered = {choice.lower(): choice for choice in known}
+    candidates = list(choices)
+    lowered = {choice.lower(): choice for choice in candidates}
     close = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.55)
     guess = f"did you mean {' or '.join(repr(lowered[c]) for c in close)}?" if close else ""
-    accepted = f"accepted: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    accepted = f"accepted: {', '.join(candidates)}" if 0 < len(candidates) <= 12 else ""
     return "; ".join(part for part in (accepted, guess) if part)

@@ -67,9 +67,9 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     except (subprocess.SubprocessError, OSError, ValueError) as error:
-        said = getattr(error, "stdout", None)  # where it failed, as with a driver of another version
-        words = said.strip().split("\n")[0][:200] if isinstance(said, str) else ""
-        raise CannotRunHereError(f"nvidia-smi gave no answer{': ' if words else ''}{words}") from error
+        output = getattr(error, "stdout", None)  # where it failed, as with a driver of another version
+        reason = output.strip().split("\n")[0][:200] if isinstance(output, str) else ""
+        raise CannotRunHereError(f"nvidia-smi gave no answer{': ' if reason else ''}{reason}") from error
     rows = [[cell.strip() for cell in line.rsplit(",", len(fields) - 1)] for line in done.stdout.splitlines() if line]
     return [row for row in rows if len(row) == len(fields)]
 

@@ -44,7 +44,7 @@ def quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: f
         "warmup_fraction": warmup_fraction,
         "decay_steps": decay,
         "stable_steps": max(0, steps - warmup - decay),
-        "milestones": [round(share * steps) for share in scheduler.milestones],
+        "milestones": [round(fraction * steps) for fraction in scheduler.milestones],
     }
 
 
@@ -127,8 +127,8 @@ def _one_cycle(kwargs: Mapping[str, Any], step: int, _: float) -> float:
     return _eased(1.0, last, (step - turn) / (end - turn))
 
 
-def _eased(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+def _eased(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def _inverse_sqrt(kwargs: Mapping[str, Any], step: int, _: float) -> float:

@@ -197,8 +197,8 @@ def _scalar(node: yaml.Node, context: Context, wanted: str) -> str:
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         context.fail(node, f"expected {wanted}, found {kind}")
     value = str(node.value)
-    if found := _UNPRINTABLE.search(value):
-        context.fail(node, f"holds the control character {found[0]!r}; write plain text")
+    if control := _UNPRINTABLE.search(value):
+        context.fail(node, f"holds the control character {control[0]!r}; write plain text")
     return value
 
 

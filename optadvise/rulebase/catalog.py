@@ -146,8 +146,8 @@ class Catalog:
         names: dict[str, str] = {}
         for key, (_, shape) in self.shapes.items():
             for word in (key, *shape.get("aliases", ())):
-                found = spelling(word)
-                names[found] = key if names.get(found, key) == key else ""
+                key_name = spelling(word)
+                names[key_name] = key if names.get(key_name, key) == key else ""
         for key, (_, shape) in self.shapes.items():
             names.update({word.lower(): key for word in (key, *shape.get("aliases", ()))})
         return {word: key for word, key in names.items() if key}
@@ -226,34 +226,34 @@ class Catalog:
         for gpu in self.gpus:
             for name_of_gpu in (gpu.id, gpu.name, *gpu.aliases):
                 names.setdefault(spelling(name_of_gpu), gpu.id)
-        found = self._with_memory(names, name) or self._find(
+        gpu_id = self._with_memory(names, name) or self._find(
             names, name, "--gpu", "say --vram instead if yours is not listed"
         )
-        return next(gpu for gpu in self.gpus if gpu.id == found)
+        return next(gpu for gpu in self.gpus if gpu.id == gpu_id)
 
     def _with_memory(self, names: Mapping[str, str], name: str) -> str | None:
         """Return the GPU of a name with its memory behind it, as in `3060 12gb`."""
         match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)(\d+)gi?b", spelling(name))
         if match is None or spelling(name) in names:
             return None
-        own = {key for word, key in names.items() if word.endswith(match[1]) or word.startswith(match[1])}
-        fitting = [gpu for gpu in self.gpus if gpu.id in own and abs(gpu.memory_gib / int(match[2]) - 1) < 0.1]
+        similar = {key for word, key in names.items() if word.endswith(match[1]) or word.startswith(match[1])}
+        fitting = [gpu for gpu in self.gpus if gpu.id in similar and abs(gpu.memory_gib / int(match[2]) - 1) < 0.1]
         exact = [gpu for gpu in fitting if names.get(match[1]) == gpu.id] or fitting
         return exact[0].id if exact else None
 
     @staticmethod
     def _find(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:
         # As it is written; in any spelling; the class of an import path.
-        words = (name.strip().lower(), spelling(name), spelling(name.rsplit(".", 1)[-1]))
-        found = next((names[word] for word in words if word in names), None)
-        if found is None:
+        spellings = (name.strip().lower(), spelling(name), spelling(name.rsplit(".", 1)[-1]))
+        meaning = next((names[word] for word in spellings if word in names), None)
+        if meaning is None:
             guess = nearest(name, sorted({*names.values()}))
             raise InputError(
                 f"{flag} {name!r}: not known; "
                 + (f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else "")
                 + otherwise
             )
-        return found
+        return meaning
 
     @cached_property
     def _optimizer_names(self) -> dict[str, str]:

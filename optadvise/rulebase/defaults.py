@@ -54,13 +54,13 @@ class Completer:
 
     def _followers(self, name: str) -> tuple[tuple[str, list[tuple[Any, _Masks]]], ...]:
         """Return the assumptions that may change with a fact, directly or through one another."""
-        moved, found = {name}, []
+        moved, followers = {name}, []
         for fact in dict.fromkeys(fact for fact, _, _ in self._assume):
             rows = [(value, masks) for f, value, masks in self._assume if f == fact]
             if fact != name and any(condition in moved for _, masks in rows for condition, _ in masks):
                 moved.add(fact)
-                found.append((fact, rows))
-        return tuple(found)
+                followers.append((fact, rows))
+        return tuple(followers)
 
     def _watched(self, name: str) -> tuple[_Masks, ...]:
         """Return the contradictions that a change of a fact, or of what follows from it, may run into."""
@@ -130,10 +130,10 @@ class Completer:
             InputError: Two answers contradict each other.
         """
         filled = self.fill(answers)
-        found = self.contradiction(filled)
-        if found is not None:
-            said = " ".join(self._said(name, filled) for name in found.when if filled.get(name) is not None)
-            raise InputError(f"{said}: {found.say}; {found.instead}")
+        contradiction = self.contradiction(filled)
+        if contradiction is not None:
+            options = " ".join(self._said(name, filled) for name in contradiction.when if filled.get(name) is not None)
+            raise InputError(f"{options}: {contradiction.say}; {contradiction.instead}")
         micro, batch, gpus = filled.get("micro_batch"), filled.get("batch_size"), filled["gpus"]
         if batch is not None and batch % gpus:
             raise InputError(

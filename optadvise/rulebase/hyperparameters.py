@@ -60,8 +60,8 @@ def interpolate(points: Sequence[Sequence[float]], at: float) -> float:
         return points[0][1]
     for (x0, y0), (x1, y1) in pairwise(points):
         if at <= x1:
-            share = log(at / x0) / log(x1 / x0)
-            return exp(log(y0) + share * (log(y1) - log(y0)))
+            fraction = log(at / x0) / log(x1 / x0)
+            return exp(log(y0) + fraction * (log(y1) - log(y0)))
     return points[-1][1]
 
 
@@ -96,15 +96,15 @@ def apply(drafts: Mapping[str, Draft], steps: Iterable[tuple[str, str, Step]], f
         draft = drafts[step.parameter]
         if not isinstance(draft.value, (int, float)):
             continue
-        words = _scale(draft, step, facts) if step.op == "scale" else _clamp(draft, step)
-        if words:
-            draft.derivation.append(HyperparameterStep(words, draft.value, rule, step.because, step.cite, layer))
+        change = _scale(draft, step, facts) if step.op == "scale" else _clamp(draft, step)
+        if change:
+            draft.derivation.append(HyperparameterStep(change, draft.value, rule, step.because, step.cite, layer))
 
 
 def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:
     assert isinstance(draft.value, (int, float))
     if step.by is None:
-        factor, words = step.factor or 1.0, f"× {show_number(step.factor or 1.0)}"
+        factor, change = step.factor or 1.0, f"× {show_number(step.factor or 1.0)}"
     else:
         fact, reference = facts[step.by], step.reference or 1.0
         if fact is None:
@@ -112,13 +112,13 @@ def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:
         counted = min(fact, step.upto) if step.upto else fact
         factor = (counted / reference) ** step.exponent
         power = "" if step.exponent == 1 else f"^{step.exponent:g}"
-        words = f"× ({counted:g} / {reference:g}){power}"
+        change = f"× ({counted:g} / {reference:g}){power}"
     draft.low = None if draft.low is None else two_digits(draft.low * factor)
     draft.high = None if draft.high is None else two_digits(draft.high * factor)
     if step.low is not None and step.high is not None:
         draft.low, draft.high = two_digits(draft.value * step.low), two_digits(draft.value * step.high)
     draft.value = two_digits(draft.value * factor)
-    return words
+    return change
 
 
 def _clamp(draft: Draft, step: Step) -> str | None:

@@ -29,12 +29,12 @@ def near_misses(table: Table, cells: Mapping[str, int], axes: Mapping[str, Axis]
         most: How many to return.
     """
     winner = table.winner(cells)
-    found = [
+    misses = [
         missed(rule, cells, axes, winner)
         for rule in table.rules
         if rule.id != winner.id and rule.then != winner.then
     ]  # fmt: skip
-    return sorted(found, key=lambda miss: len(miss.missed))[:most]
+    return sorted(misses, key=lambda miss: len(miss.missed))[:most]
 
 
 def missed(rule: Rule, cells: Mapping[str, int], axes: Mapping[str, Axis], winner: Rule) -> NearMiss:

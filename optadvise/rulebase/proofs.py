@@ -100,15 +100,15 @@ def _overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
     for i, j in combinations(range(len(boxes)), 2):
         if table.beats[i] >> j & 1 or table.beats[j] >> i & 1 or not touches(boxes[i], boxes[j]):
             continue
-        both = meet(boxes[i], boxes[j])
-        if both is None:
+        common = meet(boxes[i], boxes[j])
+        if common is None:
             continue
         # Others that override both may settle it, together where none does alone.
         over_both = [boxes[k] for k, beaten in enumerate(table.beats) if beaten >> i & beaten >> j & 1]
         first, second = table.rules[i], table.rules[j]
         pair = (second.id, first.id)
         try:
-            point = uncovered(both, over_both, axes)
+            point = uncovered(common, over_both, axes)
         except TooLargeError:
             yield Finding(UNPROVEN, table.id, pair, second.at, f"whether {first.id} and {second.id} meet unsettled")
             continue
@@ -215,14 +215,14 @@ def conflicts(
         table: Their table.
     """
     for (a, _, box, steps), (b, at, other, more) in combinations(sources, 2):
-        both = meet(box, other)
-        if both is None or any(not mask & axes[name].every for name, mask in both.items()):
+        common = meet(box, other)
+        if common is None or any(not mask & axes[name].every for name, mask in common.items()):
             continue
         for first in steps:
             for second in more:
                 why = _clash(first, second)
                 if why:
-                    point = uncovered(both, [], axes)
+                    point = uncovered(common, [], axes)
                     yield Finding(CONFLICT, table, (b, a), at, f"{a} and {b} meet and {why}", point)
 
 

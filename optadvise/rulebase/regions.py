@@ -45,13 +45,13 @@ def meet(a: Box, b: Box) -> dict[str, int] | None:
         >>> meet({"model": 0b011}, {"model": 0b110, "task": 0b1})
         {'model': 2, 'task': 1}
     """
-    both = dict(a)
+    common = dict(a)
     for name, mask in b.items():
-        shared = mask & both.get(name, mask)
+        shared = mask & common.get(name, mask)
         if not shared:
             return None
-        both[name] = shared
-    return both
+        common[name] = shared
+    return common
 
 
 def touches(a: Box, b: Box) -> bool:
@@ -84,8 +84,8 @@ def uncovered(box: Box, others: Iterable[Box], axes: Axes, prefer: Mapping[str, 
     cells = {name: mask & axes[name].every for name, mask in box.items()}
     if not all(cells.values()):
         return None
-    found = _Search(axes, prefer or {}).within(cells, list(others))
-    return None if found is None else {name: _pick(mask, name, prefer or {}) for name, mask in found.items()}
+    point = _Search(axes, prefer or {}).within(cells, list(others))
+    return None if point is None else {name: _pick(mask, name, prefer or {}) for name, mask in point.items()}
 
 
 class _Search:
@@ -130,9 +130,9 @@ class _Search:
         name, mask = ways[0]
         here = box.get(name, self._axes[name].every)
         for part in (here & ~mask, here & mask):
-            found = self.within({**box, name: part}, others)
-            if found is not None:
-                return found
+            inside = self.within({**box, name: part}, others)
+            if inside is not None:
+                return inside
         return None
 
     def _ways_out(self, box: Box, other: Box) -> list[tuple[str, int]] | None:
@@ -174,14 +174,14 @@ def columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], ax
         tell_apart: For a fact and a cell, what makes it differ from other cells.
         axes: Every fact's axis.
     """
-    found = []
+    result = []
     for name in names:
         groups: dict[Hashable, int] = {}
         for cell in cells_of(axes[name].every):
             key = tell_apart(name, cell)
             groups[key] = groups.get(key, 0) | 1 << cell
-        found.append(Column(name, tuple((lowest(mask), mask) for mask in groups.values())))
-    return found
+        result.append(Column(name, tuple((lowest(mask), mask) for mask in groups.values())))
+    return result
 
 
 def cells_of(mask: int) -> list[int]:
@@ -208,9 +208,9 @@ def counted(
         for state, (count, point) in states.items():
             for cell, mask in column.groups:
                 new = step(state, number, cell)
-                known = after.get(new)
+                counts = after.get(new)
                 many = count * mask.bit_count()
-                after[new] = (many, {**point, column.name: cell}) if known is None else (known[0] + many, known[1])
+                after[new] = (many, {**point, column.name: cell}) if counts is None else (counts[0] + many, counts[1])
         if len(after) > BUDGET:
             raise TooLargeError
         states = after
@@ -236,26 +236,26 @@ def boxes(
 
     def below(number: int, state: _State) -> dict[Hashable, list[dict[str, int]]]:
         if number == len(swept):
-            found = answer(state)
-            return {} if found is None else {found: [{}]}
-        known = memo.get((number, state))
-        if known is not None:
-            return known
+            outcomes = answer(state)
+            return {} if outcomes is None else {outcomes: [{}]}
+        cached = memo.get((number, state))
+        if cached is not None:
+            return cached
         if len(memo) > BUDGET:
             raise TooLargeError
         column = swept[number]
         joined: dict[int, tuple[int, dict[Hashable, list[dict[str, int]]]]] = {}
         for cell, mask in column.groups:
-            rest = below(number + 1, step(state, number, cell))
-            held, _ = joined.get(id(rest), (0, rest))
-            joined[id(rest)] = held | mask, rest
+            remaining = below(number + 1, step(state, number, cell))
+            held, _ = joined.get(id(remaining), (0, remaining))
+            joined[id(remaining)] = held | mask, remaining
         result: dict[Hashable, list[dict[str, int]]] = {}
         whole = sum(mask for _, mask in column.groups)
-        for mask, rest in joined.values():
-            for found, parts in rest.items():
+        for mask, remaining in joined.values():
+            for outcomes, parts in remaining.items():
                 part = {} if mask == whole else {column.name: mask}
-                result.setdefault(found, []).extend({**part, **other} for other in parts)
-        memo[number, state] = {found: merged(parts) for found, parts in result.items()}
+                result.setdefault(outcomes, []).extend({**part, **other} for other in parts)
+        memo[number, state] = {outcomes: merged(parts) for outcomes, parts in result.items()}
         return memo[number, state]
 
     return below(0, start)

@@ -41,10 +41,10 @@ def rule_files(layer: Path) -> list[Path]:
     if not is_folder:
         raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
     files = yaml_files(layer)
-    known = [*_SINGLE_FILES, *_TABLE_FILES, *_FILES_APART]
+    accepted = [*_SINGLE_FILES, *_TABLE_FILES, *_FILES_APART]
     for file in files:
-        if file.stem not in known:
-            names = ", ".join(f"{name}.yaml" for name in known)
+        if file.stem not in accepted:
+            names = ", ".join(f"{name}.yaml" for name in accepted)
             raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
     apart = [file for file in files if file.stem in _FILES_APART]
     files = [file for file in files if file not in apart]
@@ -58,19 +58,19 @@ def rule_files(layer: Path) -> list[Path]:
 
 def yaml_files(folder: Path) -> list[Path]:
     """Return a folder's YAML files by name, none where there is no folder."""
-    found = []
+    files = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.endswith((".yaml", ".yml")) and not entry.is_dir():
                     if not entry.is_file():
                         raise RuleFileError("is no regular file; put a YAML file here", entry.path)
-                    found.append(Path(entry.path))
+                    files.append(Path(entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(error.filename or folder)) from error
-    return sorted(found)
+    return sorted(files)
 
 
 def is_base(layer: Path) -> bool:
@@ -80,7 +80,7 @@ def is_base(layer: Path) -> bool:
 
 def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> list[tuple[int, Path, bytes]]:
     """Return layer number, path and bytes of every file."""
-    found = []
+    read = []
     for index, layer in enumerate(layers):
         whole = 0
         for file in files(layer):
@@ -92,8 +92,8 @@ def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> lis
             whole += len(content)
             if len(content) > _LARGEST_FILE or whole > _LARGEST_LAYER:
                 raise RuleFileError("is larger than any rules are; at most 1 MiB a file and 4 MiB a folder", str(file))
-            found.append((index, file, content))
-    return found
+            read.append((index, file, content))
+    return read
 
 
 def files_named(layer: Path, stem: str) -> list[Path]:

@@ -38,9 +38,9 @@ class Axis:
 
     def _every(self, may_be_unknown: bool) -> int:
         """Return the cells that a situation can lie in; between thresholds such as 8 and 9 there is no count."""
-        words = self.words is not None
-        known = sum(1 << cell for cell in range(self.unknown) if words or self.holds_a_count(cell))
-        return known | may_be_unknown << self.unknown
+        is_choice = self.words is not None
+        cells = sum(1 << cell for cell in range(self.unknown) if is_choice or self.holds_a_count(cell))
+        return cells | may_be_unknown << self.unknown
 
     def holds_a_count(self, cell: int) -> bool:
         """Does a numeric cell hold a whole number above zero? All numeric facts are counts."""
@@ -157,7 +157,7 @@ class Table:
         """Return, for each rule, the rules it overrides, directly or through others."""
         number = {rule.id: i for i, rule in enumerate(self.rules)}
         direct = [[number[name] for name in rule.overrides if name in number] for rule in self.rules]
-        found = []
+        beaten = []
         for start in direct:
             seen, todo = 0, list(start)
             while todo:
@@ -165,8 +165,8 @@ class Table:
                 if not seen >> other & 1:
                     seen |= 1 << other
                     todo += direct[other]
-            found.append(seen)
-        return found
+            beaten.append(seen)
+        return beaten
 
     def column(self, name: str) -> list[int]:
         """Return, for each cell of a fact, the rules that accept it as a bit mask."""
@@ -187,22 +187,22 @@ class Table:
             lowest = mask & -mask
             if self.hit == "first" or lowest == mask:  # the usual case needs no list
                 return self._alone[lowest.bit_length() - 1]
-        found = []
+        matches = []
         while mask:  # of thousands of rows few apply
             last = mask & -mask
-            found.append(last.bit_length() - 1)
+            matches.append(last.bit_length() - 1)
             mask ^= last
         if self.hit == "collect":
-            return tuple(self.rules[i] for i in found)
-        if not found:
+            return tuple(self.rules[i] for i in matches)
+        if not matches:
             if self.otherwise is None:
                 raise RuleFileError(f"table {self.id!r} has no row for this situation and no `otherwise`")
             return (self.otherwise,)
-        if self.hit == "first" or len(found) == 1:
-            return (self.rules[found[0]],)
-        winners = [i for i in found if all(i == j or self.beats[i] >> j & 1 for j in found)]
+        if self.hit == "first" or len(matches) == 1:
+            return (self.rules[matches[0]],)
+        winners = [i for i in matches if all(i == j or self.beats[i] >> j & 1 for j in matches)]
         if len(winners) != 1:
-            names = " and ".join(self.rules[i].id for i in found)
+            names = " and ".join(self.rules[i].id for i in matches)
             raise RuleFileError(f"rules {names} of table {self.id!r} both apply; let one override the other")
         return (self.rules[winners[0]],)
 

@@ -209,22 +209,22 @@ def _check_number(rule: Rule, draft: Draft) -> None:
 
 def _check_choice(rule: Rule, gives: str, draft: Draft) -> None:
     by_kind: dict[str, Mapping[str, Any]] = {"optimizer": draft.optimizers, "scheduler": draft.schedulers}
-    known = by_kind.get(gives)
-    if known is None:
+    ids = by_kind.get(gives)
+    if ids is None:
         raise RuleFileError(f"a table that chooses `gives: optimizer` or `scheduler`, not {gives!r}", rule.at)
     chosen = rule.choice.optimizer if gives == "optimizer" else rule.choice.scheduler
     for name in (chosen, *rule.choice.alternatives):
-        if name not in known:
-            raise RuleFileError(f"unknown {gives} {name!r}; {nearest(str(name), known)}", rule.at)
+        if name not in ids:
+            raise RuleFileError(f"unknown {gives} {name!r}; {nearest(str(name), ids)}", rule.at)
 
 
 def _check_references(contexts: Iterable[Context], draft: Draft) -> None:
-    known: dict[str, Iterable[str]] = {
+    ids: dict[str, Iterable[str]] = {
         "source": draft.sources, "optimizer": draft.optimizers, "scheduler": draft.schedulers, "fact": draft.facts,
         "rule": [rule.id for table in draft.tables.values() for rule in table.rules],
         "model": draft.facts["model"].values or {},
     }  # fmt: skip
-    refer(contexts, known)
+    refer(contexts, ids)
 
 
 def _check_names(draft: Draft) -> None:
