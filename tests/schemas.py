@@ -10,6 +10,8 @@ from optadvise.benchmark.comparison.records import Comparison
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.sweep_records import SweepResult
 from optadvise.core.result_schema import result_schema
+from optadvise.verify.records import VerifyResult
+from optadvise.verify.trajectory_records import TrajectoriesResult
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "schema"
@@ -18,6 +20,8 @@ RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "bench": ("optadvise bench --json", BenchmarkResult),
     "comparison": ("optadvise compare --json", Comparison),
     "sweep": ("optadvise sweep --json", SweepResult),
+    "trajectories": ("optadvise trajectories --json", TrajectoriesResult),
+    "verify": ("optadvise verify --json", VerifyResult),
 }
 
 

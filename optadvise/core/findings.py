@@ -7,9 +7,9 @@ made with, None for a package that was not installed; `date` is as in 2026-11-26
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 # Verdicts of audits, and of claims.
 CONFORMS: Final = "conforms"
@@ -54,24 +54,24 @@ class ClaimOutcome(Struct, frozen=True, kw_only=True):
 
     id: str
     claim: str
-    says: str | None  # the words of the source
+    says: Annotated[str | None, Meta(description="The source's own words.")]
     cite: tuple[str, ...]
     optimizers: tuple[str, ...]  # the first is the one that the claim is about
     experiment: str | None
     setting: Mapping[str, Any]  # arguments of the experiment, which checks them
-    measures: str | None
-    holds: str | None  # the range of the figure if the claim is true
+    measures: Annotated[str | None, Meta(description="What the figure is; it has no unit.")]
+    holds: Annotated[str | None, Meta(description="Range of the figure if the claim is true.")]
     seeds: tuple[int, ...]
-    limits: str | None  # what the experiment cannot show
-    supports: tuple[str, ...]  # rules that repeat the claim as advice
+    limits: Annotated[str | None, Meta(description="What the experiment cannot show.")]
+    supports: Annotated[tuple[str, ...], Meta(description="Rules that repeat the claim as advice.")]
     device: str | None
     implementations: tuple[TestedImplementation, ...]
     seconds: float | None
     verdict: ClaimVerdict
-    why: str | None
+    why: Annotated[str | None, Meta(description="What keeps the claim from being decided.")]
     measured: float | None
     ci95: ConfidenceInterval | None
-    figures: tuple[float, ...]  # one for each seed
+    figures: Annotated[tuple[float, ...], Meta(description="One for each seed.")]
 
 
 class ClaimFinding(ClaimOutcome, frozen=True, kw_only=True):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import asdict, astuple, replace
+from msgspec.structs import asdict, replace
 
 from optadvise.benchmark import plan
 from optadvise.benchmark.records import Interval
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import mean_ci
-from optadvise.core.cards import EXPERIMENTS, Claim, Optimizer, Surface, Trial, Value
+from optadvise.core.cards import EXPERIMENTS, Claim, Optimizer, Range, Surface, Trial, Value
 from optadvise.core.errors import InputError, RuleFileError, nearest
 from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED, ClaimOutcome, ClaimVerdict, TestedImplementation
 from optadvise.rulebase.catalog import Catalog
@@ -184,40 +184,38 @@ def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) 
     """
     design = EXPERIMENTS.get(claim.experiment or "")
     mean = mean_ci(figures, ratio=design.ratio) if design and figures else None
-    verdict: ClaimVerdict = UNDECIDED
-    if why is None and mean is not None:
-        ends = mean.interval or Interval(mean.value, mean.value)
-        sides = {_locate(claim, ends.low), _locate(claim, ends.high)}
-        is_outside = _locate(claim, ends.low) == "above" or _locate(claim, ends.high) == "below"
-        verdict = CONFIRMED if sides == {"inside"} else REFUTED if is_outside else UNDECIDED
-        if verdict == UNDECIDED:
-            why = "the interval reaches over the edge of what is claimed"
     if mean is None:
-        return Verdict(verdict, why, figures=tuple(figures))
+        return Verdict(UNDECIDED, why, figures=tuple(figures))
+    verdict: ClaimVerdict = UNDECIDED
+    if why is None and claim.holds is not None:
+        ends = mean.interval or Interval(mean.value, mean.value)
+        low, high = _locate(ends.low, claim.holds), _locate(ends.high, claim.holds)
+        if low == high == "inside":
+            verdict = CONFIRMED
+        elif low == "above" or high == "below":
+            verdict = REFUTED
+        else:
+            why = "the interval reaches over the edge of what is claimed"
     ci95 = None if mean.interval is None else (mean.interval.low, mean.interval.high)
     return Verdict(verdict, why, mean.value, ci95, tuple(figures))
 
 
-def _locate(claim: Claim, figure: float) -> str:
+def _locate(figure: float, span: Range) -> str:
     """Return whether a figure lies below, inside or above the claimed range."""
-    assert claim.holds is not None, "a claim with an experiment has a range"
-    low, low_closed, high, high_closed = astuple(claim.holds)
-    if low is not None and (figure < low or (figure == low and not low_closed)):
+    if span.low is not None and (figure < span.low or (figure == span.low and not span.low_closed)):
         return "below"
-    if high is not None and (figure > high or (figure == high and not high_closed)):
+    if span.high is not None and (figure > span.high or (figure == span.high and not span.high_closed)):
         return "above"
     return "inside"
 
 
-def format_range(claim: Claim) -> str:
-    """Return the claimed range of the figure, as claims are written."""
-    assert claim.holds is not None, "a claim with an experiment has a range"
-    low, low_closed, high, high_closed = astuple(claim.holds)
-    if low is None:
-        return f"{'<=' if high_closed else '<'} {high:g}"
-    if high is None:
-        return f"{'>=' if low_closed else '>'} {low:g}"
-    return f"{'[' if low_closed else '('}{low:g} .. {high:g}{']' if high_closed else ')'}"
+def format_range(span: Range) -> str:
+    """Return a range as claims are written: `< 1`, `>= 2` or `[0.4 .. 0.6)`."""
+    if span.low is None:
+        return f"{'<=' if span.high_closed else '<'} {span.high:g}"
+    if span.high is None:
+        return f"{'>=' if span.low_closed else '>'} {span.low:g}"
+    return f"{'[' if span.low_closed else '('}{span.low:g} .. {span.high:g}{']' if span.high_closed else ')'}"
 
 
 def _make_outcome(
@@ -236,7 +234,7 @@ def _make_outcome(
         experiment=claim.experiment,
         setting=claim.setting,
         measures=claim.measures,
-        holds=format_range(claim) if claim.holds else None,
+        holds=None if claim.holds is None else format_range(claim.holds),
         seeds=tuple(range(claim.seeds)) if claim.experiment else (),
         limits=claim.limits,
         supports=claim.supports,

@@ -11,7 +11,6 @@ from optadvise.benchmark.records import Machine
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import Implementation, Surface, Value
 from optadvise.core.findings import AuditVerdict, ClaimOutcome
-from optadvise.core.version import __version__
 
 # Names of two checks that other modules look for.
 RESUMED, RESUMED_ELSEWHERE = "saving and loading", "saving and loading in another process"
@@ -93,7 +92,7 @@ class ScenarioResult(Struct, frozen=True, kw_only=True):
     step: int | None  # after which it is largest
     allowed: float  # deviation that is still the same method
     bits: int  # of the narrowest state
-    error: str | None = None
+    error: str | None
 
     @property
     def deviates(self) -> bool:
@@ -169,12 +168,12 @@ class AuditResult(Struct, frozen=True, kw_only=True):
     worst: Annotated[
         float | None,
         Meta(description="Largest deviation from the reference in fp32, as a share of the way that it went."),
-    ] = None
-    scenarios: tuple[ScenarioResult, ...] = field(name="scenes", default=())
-    checks: tuple[CheckResult, ...] = ()
+    ]
+    scenarios: tuple[ScenarioResult, ...] = field(name="scenes")
+    checks: tuple[CheckResult, ...]
     known_deviation: Annotated[
         str | None, Meta(description="The known deviation that explains every scenario that deviates.")
-    ] = field(name="suspect", default=None)
+    ] = field(name="suspect")
 
 
 class VerifyEnvironment(Machine, frozen=True, kw_only=True):
@@ -184,12 +183,12 @@ class VerifyEnvironment(Machine, frozen=True, kw_only=True):
 
 
 class VerifyResult(Struct, frozen=True, kw_only=True):
-    """The JSON of `optadvise verify`."""
+    """Schema version 1. Keys may be added, never renamed."""
 
-    schema_version: Literal[1] = 1
-    kind: Literal["verify"] = "verify"
-    optadvise: str = __version__
-    date: str  # 2026-11-26
+    schema_version: Literal[1]
+    kind: Literal["verify"]
+    optadvise: Annotated[str, Meta(description="Version.")]
+    date: Annotated[str, Meta(description="As in 2026-11-26.")]
     environment: VerifyEnvironment
     audits: tuple[AuditResult, ...]
     claims: tuple[ClaimOutcome, ...]

@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 
 from optadvise.benchmark.environment import read_machine
 from optadvise.core.findings import ClaimOutcome
+from optadvise.core.version import __version__
 from optadvise.verify.records import AuditResult, VerifyEnvironment, VerifyResult
 
 
@@ -18,6 +19,9 @@ def make_result(audits: Sequence[AuditResult], claims: Sequence[ClaimOutcome] = 
     tested = (implementation.package for claim in claims for implementation in claim.implementations)
     packages = (*(audit.package for audit in audits), *tested)
     return VerifyResult(
+        schema_version=1,
+        kind="verify",
+        optadvise=__version__,
         date=datetime.now(timezone.utc).date().isoformat(),
         environment=VerifyEnvironment(**asdict(read_machine()), packages=_read_versions(packages)),
         audits=tuple(audits),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-from msgspec import Struct
+from msgspec import Struct, convert
 from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, plan
@@ -21,7 +21,6 @@ from optadvise.verify.trajectory_records import (
     SurfaceSummary,
     TrajectoriesResult,
     Trajectory,
-    summarize_surface,
 )
 
 End: TypeAlias = Literal["steps", "outside", "not-finite"]  # see `Trajectory.end`
@@ -93,17 +92,14 @@ def sample_grid(surface: Surface, count: int) -> Grid:
 
 def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
     """Return the learning rate of an optimizer on a surface: its own there, or that of its class."""
-    own = surface.optimizers.get(card.id)
-    entry = own or surface.rates.by_class(card.rates)
-    hyperparameter = card.hyperparameter("lr")
-    default = 1.0 if hyperparameter is None else hyperparameter.default
-    lr = (
-        entry.lr
-        if entry.lr is not None
-        else (entry.times or 1.0) * (default if isinstance(default, (int, float)) else 1.0)
-    )
-    because, cite = entry.because, entry.cite
-    family = None if own else surface.families.get(card.family)
+    special = surface.optimizers.get(card.id)
+    rate = special or surface.rates.by_class(card.rates)
+    lr, because, cite = rate.lr, rate.because, rate.cite
+    if lr is None:
+        hyperparameter = card.hyperparameter("lr")
+        default = 1.0 if hyperparameter is None else hyperparameter.default
+        lr = (rate.times or 1.0) * (default if isinstance(default, (int, float)) else 1.0)
+    family = None if special else surface.families.get(card.family)
     if family is not None:
         lr, because, cite = lr * family.factor, f"{because}; {family.because}", (*cite, *family.cite)
     return LearningRate(float(f"{lr:.6g}"), because, tuple(dict.fromkeys(cite)))
@@ -134,8 +130,9 @@ def compute_trajectories(
         else:
             skipped.append(result)
     return TrajectoriesResult(
-        surface=summarize_surface(surface), steps=steps, trajectories=tuple(computed), skipped=tuple(skipped)
-    )
+        schema_version=1, kind="trajectories", surface=convert(surface, SurfaceSummary, from_attributes=True),
+        steps=steps, trajectories=tuple(computed), skipped=tuple(skipped),
+    )  # fmt: skip
 
 
 def _compute_trajectory(

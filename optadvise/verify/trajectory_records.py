@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from optadvise.core.cards import Surface
+from optadvise.core.cards import SurfaceGoal
 
 Pair = tuple[float, float]
 
@@ -20,13 +20,6 @@ class Point(Struct, frozen=True, array_like=True):
     value: float
 
 
-class Goal(Struct, frozen=True):
-    """The value from which on an optimizer has arrived, and what that means."""
-
-    at_most: float
-    say: str
-
-
 class SurfaceSummary(Struct, frozen=True, kw_only=True):
     """A loss of two weights."""
 
@@ -37,7 +30,7 @@ class SurfaceSummary(Struct, frozen=True, kw_only=True):
     y: Pair
     start: Pair
     minimum: Pair | None
-    goal: Goal
+    goal: SurfaceGoal
     cite: tuple[str, ...]
 
 
@@ -67,19 +60,11 @@ class SkippedOptimizer(Struct, frozen=True, kw_only=True):
 
 
 class TrajectoriesResult(Struct, frozen=True, kw_only=True):
-    """The JSON of `optadvise trajectories`. Schema version 1: keys may be added, never renamed."""
+    """Schema version 1. Keys may be added, never renamed."""
 
-    schema_version: Literal[1] = 1
-    kind: Literal["trajectories"] = "trajectories"
+    schema_version: Literal[1]
+    kind: Literal["trajectories"]
     surface: SurfaceSummary
     steps: int
     trajectories: tuple[Trajectory, ...] = field(name="walks")
     skipped: tuple[SkippedOptimizer, ...] = field(name="left_out")
-
-
-def summarize_surface(surface: Surface) -> SurfaceSummary:
-    """Return the parts of a surface that results have."""
-    return SurfaceSummary(
-        id=surface.id, name=surface.name, formula=surface.formula, x=surface.x, y=surface.y, start=surface.start,
-        minimum=surface.minimum, goal=Goal(surface.goal.at_most, surface.goal.say), cite=surface.cite,
-    )  # fmt: skip
