@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from optadvise.verify import audit_run, scenarios, target
 from optadvise.verify.audit import audit
 from optadvise.verify.records import AuditResult
 from optadvise.verify.reference import METHODS, run_method
+from tests.bench import ended, started
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -284,3 +287,34 @@ def test_a_worker_that_dies_does_not_take_the_others_with_it() -> None:
     results = list(audit_run.run_audits(entries, command=(sys.executable, "-c", "raise SystemExit(3)")))
     assert [result.verdict for result in results] == [findings.FAILS] * len(entries)
     assert all("code 3" in str(result.why) for result in results)
+
+
+FORKS = """
+import os, subprocess, time, torch
+class Forks(torch.optim.AdamW):
+    def step(self, closure=None):
+        child = subprocess.Popen(["sleep", "600"])
+        with open("pids.tmp", "w") as file:
+            print(os.getpid(), child.pid, file=file)
+        os.rename("pids.tmp", "pids")
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("timeout", ["20", "600"], ids=["timeout", "kill -9"])
+def test_no_process_outlives_an_audit(tmp_path: Path, timeout: str) -> None:
+    """Neither the worker nor what the class under audit has started."""
+    (tmp_path / "mine.py").write_text(FORKS, encoding="utf-8")
+    process = started("verify", "--import", "mine.Forks", "--as", "adamw", "--timeout", timeout, folder=tmp_path,
+                      PYTHONPATH=os.pathsep.join((str(ROOT), str(tmp_path))))  # fmt: skip
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "pids").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        if timeout == "600":
+            process.kill()
+        process.communicate(timeout=60)
+        assert ended([int(pid) for pid in (tmp_path / "pids").read_text("utf-8").split()])
+    finally:
+        process.kill()
+        process.communicate()

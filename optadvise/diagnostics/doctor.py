@@ -28,7 +28,7 @@ _CUDA_BUILD = "a CUDA build of torch is at https://pytorch.org/get-started"
 
 
 class Machine(Struct, frozen=True):
-    """What decides whether an optimizer runs on this machine."""
+    """Properties of this machine that decide whether an optimizer runs on it."""
 
     torch_error: str | None
     import_errors: Mapping[str, str | None]  # by import path

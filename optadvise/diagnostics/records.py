@@ -86,7 +86,7 @@ class Device(Struct, frozen=True, kw_only=True):
 
 
 class OptimizerSupport(Struct, frozen=True):
-    """Whether an optimizer of the catalogue runs on this machine."""
+    """Support of one optimizer of the catalogue on this machine."""
 
     id: str
     runs: bool

@@ -113,7 +113,7 @@ def _dropout(function: Any) -> Any:
 
 
 def _attention(function: Any) -> Any:
-    """CUDA's kernels draw the dropout again in the backward pass; for it, the CPU would write out the scores."""
+    """Ignore dropout: CUDA's kernels draw it again in the backward pass, and the CPU would write out the scores."""
 
     def attention(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *args: Any, **kw: Any

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias
 
 from msgspec import Struct
+
+from optadvise.core.cards import Value
 
 # -- result -----------------------------------------------------------------------------------------------------------
 
@@ -50,7 +53,7 @@ class StepFigures(Struct, frozen=True, kw_only=True, tag_field="answer", tag="st
 
 
 class OptimizerFigures(Struct, frozen=True):
-    """What an optimizer keeps and allocates; computed with fake tensors on the CPU on every machine."""
+    """Bytes that an optimizer keeps and allocates; computed with fake tensors on the CPU on every machine."""
 
     state_bytes: int  # kept between steps
     step_peak_bytes: int  # everything alive at the peak of its second step
@@ -86,12 +89,12 @@ class OptimizerRequest(Struct, frozen=True):
 
     id: str
     path: str  # import path
-    kwargs: dict[str, Any]
+    kwargs: Mapping[str, Value]
     package: str | None = None  # to install if it is missing; None: the first part of the path
 
 
 class StepRequest(Struct, frozen=True):
-    """What to step."""
+    """The module and the optimizers to step."""
 
     spec: str  # package.module:function
     precision: str  # fp32, bf16, amp-bf16 or amp-fp16
@@ -101,7 +104,7 @@ class StepRequest(Struct, frozen=True):
 
 
 class Activity(Struct, frozen=True, tag_field="answer", tag="activity"):
-    """What the worker does next, sent before anything that may hang or crash."""
+    """The next thing that the worker does, sent before anything that may hang or crash."""
 
     text: str
 

@@ -227,7 +227,9 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
     """
     deadline = time.monotonic() + budget
     build = resolve(request.path, request.package or request.path.split(".")[0])
-    kwargs = {key: tuple(value) if isinstance(value, list) else value for key, value in request.kwargs.items()}
+    kwargs: dict[str, object] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in request.kwargs.items()
+    }
     if "triton" in inspect.signature(build).parameters:  # its kernels would run on memory that is not there
         kwargs.setdefault("triton", False)
     tracker = Tracker("cpu", deadline=deadline)

@@ -1,1 +1,1 @@
-"""Does an optimizer do what its name says? Installed implementations against float64 references of their papers."""
+"""Audits of installed implementations against float64 references of their papers, claims, and trajectories."""

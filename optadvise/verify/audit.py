@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from optadvise.core.cards import Value
 from optadvise.verify import usage
 from optadvise.verify.builder import OptimizerBuilder, describe_error, silence_libraries
 from optadvise.verify.known_deviations import find_match, list_known_deviations
@@ -114,7 +114,7 @@ class Auditor:
         bounded = [step for step in COMPARED_STEPS if float(other[step - 1].norm()) < bound]
         return all(measure_deviation(path, other, start, step) <= limit for step in bounded or COMPARED_STEPS[:1])
 
-    def _hyperparameters(self, scenario: Scenario) -> dict[str, Any]:
+    def _hyperparameters(self, scenario: Scenario) -> dict[str, Value]:
         """Return the hyperparameters in a scenario, by the card's names."""
         values = self._target.hyperparameters
         decay = {"weight_decay": scenario.weight_decay} if "weight_decay" in values else {}

@@ -52,7 +52,7 @@ class OptimizerBuilder:
         implementation = self.target.implementation
         values = {**self.target.hyperparameters, **changes}
         accepted = {name: value for name, value in values.items() if name not in self.rejected}
-        kwargs: dict[str, Any] = {
+        kwargs: dict[str, object] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in constructor_kwargs(implementation, accepted, device="cpu").items()
         }

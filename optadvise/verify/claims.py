@@ -52,7 +52,7 @@ class _Devices(Struct, frozen=True):
 
 
 class _Evaluation(Struct, frozen=True):
-    """What claims are evaluated with."""
+    """The rules, the worker and the limits that claims are evaluated with."""
 
     catalog: Catalog
     worker: AuditWorker

@@ -1,4 +1,4 @@
-"""What an experiment runs on, and the search for the best learning rate that several share. Imports torch."""
+"""Setup of an experiment, and the search for the best learning rate that several experiments share. Imports torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import Surface
-from optadvise.verify.records import Side
-from optadvise.verify.training import Setting, TrainingCache
+from optadvise.verify.records import Setting, Side
+from optadvise.verify.training import TrainingCache
 
 
 class UndecidableError(Exception):
@@ -19,7 +19,7 @@ class UndecidableError(Exception):
 
 
 class ExperimentSetup(Struct, frozen=True):
-    """What an experiment runs on."""
+    """Arms, arguments and device of an experiment."""
 
     sides: Sequence[Side]  # one or two; a ratio is the first over the second
     setting: Setting  # arguments of the experiment

@@ -12,6 +12,8 @@ from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import Implementation, Surface, Value
 from optadvise.core.findings import AuditVerdict, ClaimOutcome
 
+Setting: TypeAlias = Mapping[str, Any]  # arguments of an experiment, which its function checks
+
 # Names of two checks that other modules look for.
 RESUMED, RESUMED_ELSEWHERE = "saving and loading", "saving and loading in another process"
 
@@ -71,7 +73,7 @@ class ExperimentRequest(Struct, frozen=True, kw_only=True, tag_field="request", 
     """Run an experiment once."""
 
     experiment: str
-    setting: Mapping[str, Any]  # arguments of the experiment
+    setting: Setting
     device: str  # cpu or cuda
     sides: tuple[Side, ...]
     surface: Surface | None  # the one that the setting names
@@ -84,7 +86,7 @@ Request: TypeAlias = AuditRequest | ResumeRequest | DevicesRequest | ExperimentR
 
 
 class ScenarioResult(Struct, frozen=True, kw_only=True):
-    """How far an implementation is from its reference in one scenario."""
+    """Deviation of an implementation from its reference in one scenario."""
 
     name: str = field(name="scene")
     description: str = field(name="words")

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Hyperparameters = dict[str, Any]
+from optadvise.core.cards import Value
+
+Hyperparameters = dict[str, Any]  # values by the card's names: mostly numbers, betas a list
 Gradients = Callable[[Tensor, int], Tensor]
 Trajectory = Generator[Tensor, Tensor, None]  # yields the parameter, is sent the gradient there
 Method = Callable[[Tensor, Hyperparameters], Trajectory]
@@ -330,7 +332,7 @@ def schedule_free_adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def run_method(
-    method: Method, start: Tensor, gradients: Gradients, steps: int, hyperparameters: Mapping[str, Any],
+    method: Method, start: Tensor, gradients: Gradients, steps: int, hyperparameters: Mapping[str, Value],
     lr: Callable[[int], float] | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """Return the parameter after each step of a method, in float64.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Scenario(Struct, frozen=True):
-    """Where the weights start, and how they are stepped."""
+    """Shape and start of the weights, and how they are stepped."""
 
     name: str
     description: str

@@ -1,4 +1,4 @@
-"""What is audited, from a card. Imports no torch."""
+"""Audit targets, from cards. Imports no torch."""
 
 from __future__ import annotations
 

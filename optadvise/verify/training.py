@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from msgspec import to_builtins
@@ -15,12 +14,11 @@ from optadvise.benchmark import optimizer_builder, workloads
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.workload_data import VOCABULARY, language_loss, text_batches
 from optadvise.verify.builder import silence_libraries
+from optadvise.verify.records import Setting
 
 _WARMUP_START = 0.01  # share of the learning rate at the first step of a warmup
 _SIZE = ("network", "params", "width", "depth", "batch_size", "seq_len", "steps")
 _SPIKE = ("spike_at", "spike_steps", "spike_times")
-
-Setting = Mapping[str, Any]  # arguments of an experiment, which its claim declares
 
 
 class _PostNorm(nn.Module):  # type: ignore[misc]

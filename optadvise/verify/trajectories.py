@@ -211,10 +211,10 @@ def clip_points(trajectory: Trajectory, surface: SurfaceSummary) -> tuple[Point,
     if trajectory.end != "outside":
         return trajectory.points
     before, last = trajectory.points[-2:]
-    share = 1.0
+    fraction = 1.0
     for start, end, (low, high) in ((before.x, last.x, surface.x), (before.y, last.y, surface.y)):
         if not low <= end <= high:
-            share = min(share, ((low if end < low else high) - start) / (end - start))
-    x, y = before.x + share * (last.x - before.x), before.y + share * (last.y - before.y)
+            fraction = min(fraction, ((low if end < low else high) - start) / (end - start))
+    x, y = before.x + fraction * (last.x - before.x), before.y + fraction * (last.y - before.y)
     value = FUNCTIONS[surface.id](torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))
     return (*trajectory.points[:-1], Point(x, y, float(value)))

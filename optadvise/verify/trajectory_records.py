@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from optadvise.core.cards import SurfaceGoal
+from optadvise.core.cards import SurfaceGoal, Value
 
 Pair = tuple[float, float]
 
@@ -40,7 +40,7 @@ class Trajectory(Struct, frozen=True, kw_only=True):
     optimizer: str = field(name="id")
     name: str
     path: Annotated[str, Meta(description="Class that was stepped.")] = field(name="import")
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, Value]
     lr: float
     because: Annotated[str, Meta(description="Reason for the learning rate.")]
     cite: tuple[str, ...]
