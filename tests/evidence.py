@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from optadvise.core.hardware import nvidia_gpus
-from optadvise.render.text.verify import audits_markdown, claims_markdown
+from optadvise.render.text.verify import list_audit_lines, list_claim_lines
 from optadvise.verify.records import VerifyResult
 from tests.conftest import ROOT
 
@@ -86,7 +86,7 @@ def page(result: VerifyResult) -> str:
             finding.lines,
             "```",
         ]
-    lines += ["", "## Claims", *_lower(claims_markdown(result)), "", "## Audits", *_lower(audits_markdown(result))]
+    lines += ["", "## Claims", *_lower(list_claim_lines(result)), "", "## Audits", *_lower(list_audit_lines(result))]
     return "\n".join(lines) + "\n"
 
 

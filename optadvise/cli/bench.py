@@ -110,16 +110,16 @@ class _Writer(Struct, frozen=True):
         if self.shown.json == "-":
             typer.echo(encode_json(result), nl=False)
             return
-        from optadvise.render.text.benchmark import text
+        from optadvise.render.text.benchmark import print_benchmark
 
-        text(result)
+        print_benchmark(result)
 
 
 def _make_writer(shown: BenchOutputs, typed: Mapping[str, object]) -> _Writer:
     """Check that every file can be written, before anything is measured."""
     from optadvise.benchmark.saved_results import prepare_saved_result
     from optadvise.cli import outputs, pictures
-    from optadvise.render.text import benchmark as render
+    from optadvise.render import benchmark_files
 
     named = {
         "--json": None if shown.json == "-" else shown.json, "--csv": shown.csv, "--markdown": shown.markdown,
@@ -131,8 +131,9 @@ def _make_writer(shown: BenchOutputs, typed: Mapping[str, object]) -> _Writer:
     pictures.check(shown.plot)
     line = outputs.command(bench, typed, BenchOutputs.__struct_fields__)
     encoders: dict[str, Callable[[BenchmarkResult], str]] = {
-        "--json": encode_json, "--save": encode_json, "--csv": render.as_csv, "--markdown": render.as_markdown,
-        "--dashboard": render.as_dashboard, "--report": lambda result: outputs.page(result, line),
+        "--json": encode_json, "--save": encode_json, "--csv": benchmark_files.encode_csv,
+        "--markdown": benchmark_files.render_markdown, "--dashboard": benchmark_files.encode_dashboard,
+        "--report": lambda result: outputs.page(result, line),
     }  # fmt: skip
     return _Writer({path: encoders[flag] for flag, path in files.items()}, shown)
 
@@ -190,7 +191,7 @@ def _draw(result: BenchmarkResult, file: Path, code: int) -> None:
     from optadvise.cli.pictures import draw
     from optadvise.render.plots import measurements
 
-    draw(lambda: measurements.bench(result, file), code)
+    draw(lambda: measurements.draw_benchmark(result, file), code)
 
 
 def _exit_code(result: BenchmarkResult) -> int:

@@ -52,7 +52,7 @@ def compare(
     from optadvise.benchmark.requirements import parse_requirement
     from optadvise.benchmark.saved_results import read_result
     from optadvise.cli import outputs, pictures
-    from optadvise.render.text import comparison as render
+    from optadvise.render.text.comparison import print_comparison, render_markdown
 
     if json_ == "-" and markdown == "-":
         raise InputError("--json - and --markdown -: stdout has room for one; write the other to a file")
@@ -65,9 +65,9 @@ def compare(
     for warning in comparison.warnings:
         typer.echo(f"optadvise: warning: {warning}", err=True)
     _write(json_, encode_json, comparison)
-    _write(markdown, render.as_markdown, comparison)
+    _write(markdown, render_markdown, comparison)
     if "-" not in named.values():
-        render.text(comparison)
+        print_comparison(comparison)
     code = _VERDICT_CODES.get(comparison.verdict or "", 0)
     if plot is not None:
         _draw(before, after, (base, new), plot, code)
@@ -88,4 +88,4 @@ def _draw(before: BenchmarkResult, after: BenchmarkResult, names: tuple[str, str
     from optadvise.cli import pictures
     from optadvise.render.plots import measurements
 
-    pictures.draw(lambda: measurements.comparison(before, after, names, plot), code)
+    pictures.draw(lambda: measurements.draw_comparison(before, after, names, plot), code)

@@ -7,7 +7,9 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from optadvise.core.errors import InputError
 from optadvise.core.version import __version__
@@ -15,6 +17,8 @@ from optadvise.core.version import __version__
 if TYPE_CHECKING:
     from optadvise.benchmark.records import BenchmarkResult
     from optadvise.render.html.page import PageOrigin
+
+_Result = TypeVar("_Result")
 
 
 def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
@@ -41,24 +45,32 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
     return files
 
 
-def shown(render: Any, result: Any, files: Mapping[str, Path], *, as_json: bool) -> None:
+class ResultFormats(Struct, Generic[_Result], frozen=True):
+    """How a command encodes, renders and prints its result."""
+
+    encode_json: Callable[[_Result], str]
+    render_markdown: Callable[[_Result], str]
+    print_text: Callable[[_Result], None]
+
+
+def show_result(result: _Result, formats: ResultFormats[_Result], files: Mapping[str, Path], *, as_json: bool) -> None:
     """Write a result to the files that options name, and print it.
 
     Args:
-        render: The module that makes `as_json`, `as_markdown` and `text` of such results.
-        result: What was found.
+        result: The result.
+        formats: Its formats.
         files: By `--json` and `--markdown`.
         as_json: Print JSON instead of text.
     """
     from optadvise.core.files import write_output
 
-    made = {"--json": render.as_json, "--markdown": render.as_markdown}
+    encoders = {"--json": formats.encode_json, "--markdown": formats.render_markdown}
     for flag, path in files.items():
-        write_output(path, made[flag](result))
+        write_output(path, encoders[flag](result))
     if as_json:
-        sys.stdout.write(render.as_json(result))
+        sys.stdout.write(formats.encode_json(result))
     else:
-        render.text(result)
+        formats.print_text(result)
 
 
 def kept(keep: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.core.errors import InputError
+from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
     from optadvise.benchmark.sweep_records import Cell, SweepResult
@@ -45,7 +46,7 @@ def sweep(
     from optadvise.benchmark import sweep as benchmark_sweep
     from optadvise.benchmark.sweep_file import read_sweep
     from optadvise.cli import outputs, pictures
-    from optadvise.render.text import sweep as render
+    from optadvise.render.text.sweep import print_sweep, render_markdown
     from optadvise.rule_analysis import rule_folders
 
     if launcher not in ("local", "slurm"):
@@ -67,7 +68,8 @@ def sweep(
     else:
         outcomes = list(benchmark_sweep.run_sweep(advisor, folder, cells, _announcer(len(cells))))
     result = benchmark_sweep.make_sweep_result(outcomes)
-    outputs.shown(render, result, files, as_json=json_ == "-")
+    formats = outputs.ResultFormats(encode_json, render_markdown, print_sweep)
+    outputs.show_result(result, formats, files, as_json=json_ == "-")
     if plot is not None:
         _draw(result, plot)
     raise typer.Exit(_exit_code(result))
@@ -77,7 +79,7 @@ def _draw(result: SweepResult, plot: Path) -> None:
     from optadvise.cli.pictures import draw
     from optadvise.render.plots import measurements
 
-    draw(lambda: measurements.sweep(result, plot), 0)
+    draw(lambda: measurements.draw_sweep(result, plot), 0)
 
 
 def _exit_code(result: SweepResult) -> int:

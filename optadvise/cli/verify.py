@@ -62,7 +62,7 @@ def verify(
     """
     from optadvise.cli import outputs
     from optadvise.evidence import store
-    from optadvise.render.text import verify as render
+    from optadvise.render.text.verify import encode_result, print_verification, render_markdown
     from optadvise.rule_analysis import rule_folders
     from optadvise.verify import audit_run
     from optadvise.verify.claims import select_claims
@@ -89,7 +89,8 @@ def verify(
     result = make_result(outcomes.audits, outcomes.claims)
     if import_ is None:
         outputs.kept(lambda: store.save_verified(to_builtins(result), catalog.claims))
-    outputs.shown(render, result, files, as_json=json_ == "-")
+    formats = outputs.ResultFormats(encode_result, render_markdown, print_verification)
+    outputs.show_result(result, formats, files, as_json=json_ == "-")
     if outcomes.interrupted:
         raise KeyboardInterrupt
     raise typer.Exit(_judge_claims(outcomes.claims) if claim else _judge_audits(outcomes.audits))

@@ -1,4 +1,4 @@
-"""Recommendation as Markdown, and the tables and escaping of every Markdown output."""
+"""Recommendation as Markdown."""
 
 from __future__ import annotations
 
@@ -10,29 +10,13 @@ from optadvise.core.units import show_bytes
 from optadvise.core.version import __version__
 from optadvise.render import evidence
 from optadvise.render.labels import format_option, format_range, format_size
+from optadvise.render.markdown_table import format_table
 from optadvise.render.recommendation import list_flips, sort_warnings
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written
 
 
-def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int | None = None) -> list[str]:
-    """Return the lines of a table.
-
-    Args:
-        headers: Headers of the columns.
-        rows: Cells, in which only `|` and line breaks are escaped.
-        numbers_from: First of the columns that are aligned to the right, to the last; None for none.
-    """
-    marks = ["---" if numbers_from is None or n < numbers_from else "--:" for n in range(len(headers))]
-    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)
-    return [
-        f"| {' | '.join(headers)} |",
-        "|" + "|".join(marks) + "|",
-        *(f"| {' | '.join(row)} |" for row in cells),
-    ]
-
-
-def escape(text: str) -> str:
+def _escape(text: str) -> str:
     """Return a text in one line that Markdown shows as it is: no HTML, links or images of its own."""
     return re.sub(r"([<>\[\]`*_\\])", r"\\\1", " ".join(text.split()))
 
@@ -46,19 +30,19 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         fit: Changes after which it fits, where it does not for certain.
     """
     warnings = (
-        f"{'**!** ' if warning.level == 'warning' else ''}{escape(warning.text)} {_cite(warning.cite, catalog)}"
+        f"{'**!** ' if warning.level == 'warning' else ''}{_escape(warning.text)} {_cite(warning.cite, catalog)}"
         for warning in sort_warnings(advice)
     )
-    why = (f"**{entry.rule}** {escape(entry.because)} {_cite(entry.cite, catalog)}" for entry in advice.trace)
-    alternatives = (f"**{other.id}**: {escape(other.because)}" for other in advice.alternatives)
+    why = (f"**{entry.rule}** {_escape(entry.because)} {_cite(entry.cite, catalog)}" for entry in advice.trace)
+    alternatives = (f"**{other.id}**: {_escape(other.because)}" for other in advice.alternatives)
     flips = (f"{_code(option)} → {optimizer}" for option, optimizer in list_flips(advice, catalog))
     assumed = ", ".join(advice.situation.assumed) or "nothing"
     blocks = [
-        [f"## {escape(advice.optimizer.name)}, {advice.schedule.id}"],
+        [f"## {_escape(advice.optimizer.name)}, {advice.schedule.id}"],
         [_describe_source(advice)],
         _table_numbers(advice),
         _section("Why", why),
-        _section(evidence.HEADING, map(escape, evidence.list_sentences(advice.evidence))),
+        _section(evidence.HEADING, map(_escape, evidence.list_sentences(advice.evidence))),
         _section_memory(advice),
         [] if fit is None else _section_fixes(fit, catalog),
         _section("Alternatives", alternatives),
@@ -73,7 +57,7 @@ def _describe_source(advice: Recommendation) -> str:
     implementation = advice.implementation
     install = f", `pip install {implementation.package}`" if implementation.package else ""
     deviation = evidence.describe_deviation(implementation, advice.evidence)
-    return f"`{implementation.path}`{install}" + ("" if deviation is None else f"; {escape(deviation)}")
+    return f"`{implementation.path}`{install}" + ("" if deviation is None else f"; {_escape(deviation)}")
 
 
 def _table_numbers(advice: Recommendation) -> list[str]:
@@ -102,7 +86,7 @@ def _section_fixes(fit: MemoryAnswer, catalog: Catalog) -> list[str]:
     chains = []
     for chain in fit.fixes:
         options = (_code(format_option(catalog, *change)) for fix in chain for change in fix.change.items())
-        chains.append(f"{' and '.join(options)}: {'; '.join(escape(fix.costs) for fix in chain)}")
+        chains.append(f"{' and '.join(options)}: {'; '.join(_escape(fix.costs) for fix in chain)}")
     return _section("What would make it fit", chains)
 
 
@@ -112,7 +96,7 @@ def _section(title: str, items: Iterable[str]) -> list[str]:
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return format_table(headers, ([*map(escape, row)] for row in rows))
+    return format_table(headers, ([*map(_escape, row)] for row in rows))
 
 
 def _code(text: str) -> str:
@@ -125,5 +109,5 @@ def _cite(cites: Iterable[str], catalog: Catalog) -> str:
     for cite in cites:
         url = catalog.sources[cite].url if cite in catalog.sources else ""
         is_safe = url.startswith(("https://", "http://")) and not re.search(r"[\s()<>]", url)
-        links.append(f"[{escape(cite)}]({url})" if is_safe else escape(cite))
+        links.append(f"[{_escape(cite)}]({url})" if is_safe else _escape(cite))
     return f"({', '.join(links)})"

@@ -78,7 +78,7 @@ def front(points: Sequence[Point], better: float) -> list[Point]:
     return found
 
 
-def bench(result: BenchmarkResult, file: Path) -> None:
+def draw_benchmark(result: BenchmarkResult, file: Path) -> None:
     """Draw a result of `optadvise bench`.
 
     Args:
@@ -92,7 +92,7 @@ def bench(result: BenchmarkResult, file: Path) -> None:
     _draw_arms(_list_ok(result), _Conditions.of(result), missing, file)
 
 
-def sweep(result: SweepResult, file: Path) -> None:
+def draw_sweep(result: SweepResult, file: Path) -> None:
     """Draw the cells of a sweep that ran, each by its optimizer and the options that vary.
 
     Args:
@@ -155,7 +155,7 @@ def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequ
     figures.save_figure(picture, file)
 
 
-def comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str], file: Path) -> None:
+def draw_comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str], file: Path) -> None:
     """Draw two results of `optadvise bench`: where each arm was, hollow, and where it is now.
 
     Args:

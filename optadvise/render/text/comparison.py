@@ -1,17 +1,17 @@
-"""A comparison as a table for people, and as Markdown for a pull request."""
+"""Comparison of two benchmark results as text, and as Markdown for a pull request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
 
-from msgspec import Struct
-from msgspec.structs import astuple
 from rich.console import Console
 from rich.markup import escape
 
 from optadvise.benchmark.comparison.records import ComparedRatio, Comparison, ComparisonRequirement
 from optadvise.core.units import show_bytes
+from optadvise.render.benchmark import describe_workload
+from optadvise.render.markdown_table import format_table
+from optadvise.render.text.benchmark import print_requirements
 from optadvise.render.text.console import Page, format_heading, make_table
 
 _NAMES = {
@@ -23,138 +23,106 @@ _NAMES = {
     "state_bytes_per_parameter": "state B/param",
     "peak_memory": "peak memory",
 }
-_HOW = (
+_HEADERS = ("", "base", "new", "new/base", "vs control", "95 % interval")
+_WIDTHS = (13, 11, 11, 8, 10, 15)  # the same in every table, so that they line up
+_METHOD = (
     "vs control: (new / its control) / (base / its control), as the runs were made at different times. The interval "
     "is this ratio's where there is one, and otherwise that of new/base, which also carries the drift between the "
     "runs. Memory is exact."
 )
 
 
-class _Row(Struct, frozen=True):
-    """One figure of one arm in both runs, as it is shown."""
-
-    name: str
-    base: str
-    new: str
-    plain: str
-    relative: str
-    interval: str
-
-
-def text(comparison: Comparison) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Print a comparison."""
     with Page() as out:
-        _sides(out, comparison)
-        for label, rows in _rows(comparison):
+        _print_results(out, comparison)
+        for label, rows in _list_arms(comparison):
+            table = make_table(*((header, "right" if header else "left") for header in _HEADERS))
+            for column, width in zip(table.columns[1:], _WIDTHS, strict=True):
+                column.min_width = width
+            for row in rows:
+                table.add_row("", *map(escape, row))
             out.print(format_heading(escape(label)))
-            out.print(_table(rows))
-        if any(entry.relative_to_control for entry in comparison.ratios):
-            out.print(f"\n{_HOW}")
+            out.print(table)
+        if any(ratio.relative_to_control for ratio in comparison.ratios):
+            out.print(f"\n{_METHOD}")
         elif comparison.ratios:
             out.print("\nThe intervals know nothing of the machine's drift between the two runs. Memory is exact.")
-        _requirements(out, comparison)
+        requirements = ((one.verdict, _describe_requirement(one)) for one in comparison.requirements)
+        print_requirements(out, requirements, comparison.verdict)
 
 
-def _sides(out: Console, comparison: Comparison) -> None:
-    for side, compared in (("base", comparison.base), ("new", comparison.new)):
-        environment = compared.environment
-        versions = [f"{name} {version}" for name, version in environment.packages.items()]
-        suffix = "" if compared.complete else "; interrupted"
-        about = ", ".join([f"optadvise {environment.optadvise}", *versions]) + suffix
-        out.print(f"{side:<5} {escape(compared.name)}: {escape(about)}")
+def _print_results(out: Console, comparison: Comparison) -> None:
+    for role, result in (("base", comparison.base), ("new", comparison.new)):
+        versions = [f"{name} {version}" for name, version in result.environment.packages.items()]
+        software = ", ".join([f"optadvise {result.environment.optadvise}", *versions])
+        interrupted = "" if result.complete else "; interrupted"
+        out.print(f"{role:<5} {escape(result.name)}: {escape(software + interrupted)}")
     spec, environment = comparison.new.spec, comparison.new.environment
-    name = "step() on given shapes" if spec.optimizer_only else spec.workload
     device = environment.device_name or environment.processor or spec.device
-    out.print(escape(f"{name}, {spec.dtype}; {device}"))
+    out.print(escape(f"{describe_workload(spec)}, {spec.dtype}; {device}"))
 
 
-def _table(rows: Iterable[_Row]) -> Any:
-    columns = [("", 13), ("base", 11), ("new", 11), ("new/base", 8), ("vs control", 10), ("95 % interval", 15)]
-    table = make_table(*((title, "right" if title else "left") for title, _ in columns))
-    for column, (_, width) in zip(table.columns[1:], columns, strict=True):
-        column.min_width = width  # the same in every table, so that they line up
-    for row in rows:
-        table.add_row("", *(escape(cell) for cell in astuple(row)))
-    return table
-
-
-def _rows(comparison: Comparison) -> Iterable[tuple[str, list[_Row]]]:
-    """Return for each arm its figures, one line each: the ratio to control and the plain one side by side."""
+def _list_arms(comparison: Comparison) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield each arm with the cells of its metrics: the ratio to control and the plain one side by side."""
     arms: dict[str, dict[str, list[ComparedRatio]]] = {}
-    for entry in comparison.ratios:
-        arms.setdefault(entry.label, {}).setdefault(entry.metric, []).append(entry)
+    for ratio in comparison.ratios:
+        arms.setdefault(ratio.label, {}).setdefault(ratio.metric, []).append(ratio)
     for label, metrics in arms.items():
-        yield label, [_row(metric, entries) for metric, entries in metrics.items()]
+        yield label, [_list_cells(metric, ratios) for metric, ratios in metrics.items()]
 
 
-def _row(metric: str, entries: list[ComparedRatio]) -> _Row:
-    judged, plain = entries[0], entries[-1]
-    name = _NAMES.get(metric, judged.unit)
-    relative = _times(judged.ratio) if judged.relative_to_control else ""
-    ci = judged.ci95
-    interval = "" if ci is None else f"{_digits(ci.low)} … {_digits(ci.high)}"
-    show = _SHOW.get(judged.unit, _rate)
-    return _Row(name, show(plain.base), show(plain.new), _times(plain.ratio), relative, interval)
+def _list_cells(metric: str, ratios: list[ComparedRatio]) -> list[str]:
+    """Return the cells of a metric; of its ratios the first is judged, and the last is the plain one."""
+    judged, plain = ratios[0], ratios[-1]
+    return [
+        _NAMES.get(metric, judged.unit),
+        _format_value(plain.base, judged.unit),
+        _format_value(plain.new, judged.unit),
+        _format_ratio(plain.ratio),
+        _format_ratio(judged.ratio) if judged.relative_to_control else "",
+        "" if judged.ci95 is None else f"{_format_digits(judged.ci95.low)} … {_format_digits(judged.ci95.high)}",
+    ]
 
 
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{_digits(ratio)}x"
+def _format_ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{_format_digits(ratio)}x"
 
 
-def _digits(ratio: float) -> str:
+def _format_digits(ratio: float) -> str:
     if 0.001 <= ratio < 100:
         return f"{ratio:.3f}"
     return f"{ratio:,.0f}" if 100 <= ratio < 10_000 else f"{ratio:.0e}"
 
 
-def _time(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:,.3f} {unit}"
-    return f"{seconds * 1e6:.3f} µs"
+def _format_value(value: float, unit: str) -> str:
+    if unit == "s":
+        scale, name = next(
+            ((scale, name) for scale, name in ((1.0, "s"), (1e-3, "ms")) if value >= scale), (1e-6, "µs")
+        )
+        return f"{value / scale:,.3f} {name}"
+    if unit == "bytes":
+        return show_bytes(value)
+    if unit == "bytes/parameter":
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def _rate(count: float) -> str:
-    return f"{count:,.0f}" if count >= 1000 else f"{count:.4g}"
+def _describe_requirement(requirement: ComparisonRequirement) -> str:
+    measured = "not measured" if requirement.measured is None else f"{requirement.measured:.4g}"
+    interval = f" ({requirement.ci95.low:.4g} … {requirement.ci95.high:.4g})" if requirement.ci95 else ""
+    return f"{requirement.text}: {requirement.label} {measured}{interval}"
 
 
-_SHOW = {"s": _time, "bytes": show_bytes, "bytes/parameter": "{:.3f}".format}
-
-
-def _requirements(out: Console, comparison: Comparison) -> None:
-    if not comparison.requirements:
-        return
-    out.print(format_heading("Requirements"))
-    table = make_table("left", "wrap")
-    for found in comparison.requirements:
-        table.add_row("", f"[bold]{found.verdict}[/bold]", escape(_judged(found)))
-    out.print(table)
-    out.print(f"\nVerdict: [bold]{comparison.verdict}[/bold]")
-
-
-def _judged(found: ComparisonRequirement) -> str:
-    measured = "not measured" if found.measured is None else f"{found.measured:.4g}"
-    ends = f" ({found.ci95.low:.4g} … {found.ci95.high:.4g})" if found.ci95 else ""
-    return f"{found.text}: {found.label} {measured}{ends}"
-
-
-def as_markdown(comparison: Comparison) -> str:
-    """Return a table for a pull request, with what a reader has to know under it."""
-    lines = [
-        "| optimizer | | base | new | new/base | vs control | 95 % interval |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for label, rows in _rows(comparison):
-        lines += ["| " + " | ".join(_cell(cell) for cell in (label, *astuple(row))) + " |" for row in rows]
-    if any(entry.relative_to_control for entry in comparison.ratios):
-        lines += ["", _HOW]
+def render_markdown(comparison: Comparison) -> str:
+    """Return a table for a pull request, with the method and the warnings below it."""
+    rows = [(label, *row) for label, metrics in _list_arms(comparison) for row in metrics]
+    lines = format_table(("optimizer", *_HEADERS), rows, numbers_from=2)
+    if any(ratio.relative_to_control for ratio in comparison.ratios):
+        lines += ["", _METHOD]
     if comparison.requirements:
         lines += ["", f"Verdict: **{comparison.verdict}**", ""]
-        lines += [f"- {found.verdict}: {_judged(found)}" for found in comparison.requirements]
+        lines += [f"- {one.verdict}: {_describe_requirement(one)}" for one in comparison.requirements]
     if comparison.warnings:
         lines += ["", *(f"- warning: {warning}" for warning in comparison.warnings)]
     return "\n".join(lines) + "\n"
-
-
-def _cell(words: str) -> str:
-    return words.replace("|", "\\|")

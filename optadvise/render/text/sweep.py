@@ -1,4 +1,4 @@
-"""A sweep as one table, as Markdown and as JSON."""
+"""Sweep as one table, as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,71 +6,49 @@ from rich.markup import escape
 
 from optadvise.benchmark.metrics import metric_value
 from optadvise.benchmark.sweep_records import SweepCell, SweepResult
-from optadvise.core.json_text import encode_json
-from optadvise.render.text.benchmark import figure
-from optadvise.render.text.console import Page, make_table
+from optadvise.render.benchmark import format_figure
+from optadvise.render.labels import DASH
+from optadvise.render.markdown_table import format_table
+from optadvise.render.text.console import Page, print_rows
 
 _FIGURES = (("step() ms", "optimizer_seconds", 1e3), ("whole ms", "step_seconds", 1e3),
-            ("B/param", "state_bytes_per_parameter", 1.0), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
-
-_STATE = 2  # which of them is the state, told to two places as everywhere
+            ("B/param", "state_bytes_per_parameter", None), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
 
 
-def as_json(result: SweepResult) -> str:
-    """Return a sweep as one JSON object."""
-    return encode_json(result)
-
-
-def text(result: SweepResult) -> None:
+def print_sweep(result: SweepResult) -> None:
     """Print a sweep."""
-    varied = _varied(result)
+    varied = _list_varied(result)
+    columns = [("", "fold"), *((name, "left") for name in varied), *((title, "right") for title, *_ in _FIGURES)]
     with Page() as out:
-        table = make_table(
-            ("", "fold"), *((name, "left") for name in varied), *((name, "right") for name, _, _ in _FIGURES)
-        )
+        print_rows(out, [[*map(escape, _list_cells(cell, varied))] for cell in result.cells], *columns)
         for cell in result.cells:
-            table.add_row("", *map(escape, _cells(cell, varied)))
-        out.print(table)
-        for cell in result.cells:
-            why = _why(cell)
-            if why is not None:
-                out.print(escape(f"{_name(cell)}: {why}"))
+            reason = cell.why if cell.arm is None else None if cell.arm.status == "ok" else cell.arm.error
+            if cell.arm is None or reason is not None:
+                options = (f"{name} {value}" for name, value in cell.options.items())
+                out.print(escape(f"{', '.join([cell.optimizer, *options])}: {reason}"))
         if not result.complete:
             out.print("\nNot all is measured yet; the same line goes on.")
 
 
-def as_markdown(result: SweepResult) -> str:
+def render_markdown(result: SweepResult) -> str:
     """Return a table for a pull request."""
-    varied = _varied(result)
-    heads = ["optimizer", *varied, *(name for name, _, _ in _FIGURES)]
-    rules = ["---"] * (1 + len(varied)) + ["--:"] * len(_FIGURES)
-    rows = [heads, rules, *(_cells(cell, varied) for cell in result.cells)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    varied = _list_varied(result)
+    headers = ["optimizer", *varied, *(title for title, *_ in _FIGURES)]
+    rows = (_list_cells(cell, varied) for cell in result.cells)
+    return "\n".join(format_table(headers, rows, numbers_from=1 + len(varied))) + "\n"
 
 
-def _varied(result: SweepResult) -> list[str]:
+def _list_varied(result: SweepResult) -> list[str]:
+    """Return the options that vary."""
     return list(result.cells[0].options) if result.cells else []
 
 
-def _cells(cell: SweepCell, varied: list[str]) -> list[str]:
+def _list_cells(cell: SweepCell, varied: list[str]) -> list[str]:
     arm = cell.arm
-    figures = [""] * len(_FIGURES)
-    if arm is None:
-        figures[0] = "–"
-    elif arm.status != "ok":
-        figures[0] = arm.status
-    else:
-        figures = [figure(metric_value(arm, metric), scale) for _, metric, scale in _FIGURES]
-        figures[_STATE] = f"{arm.state_bytes_per_parameter:.2f}"
+    figures = [DASH if arm is None else arm.status, *[""] * (len(_FIGURES) - 1)]
+    if arm is not None and arm.status == "ok":
+        figures = [
+            f"{arm.state_bytes_per_parameter:.2f}" if scale is None else format_figure(metric_value(arm, metric), scale)
+            for _, metric, scale in _FIGURES
+        ]
     return [cell.optimizer, *(cell.options[name] for name in varied), *figures]
-
-
-def _why(cell: SweepCell) -> str | None:
-    """Return why a cell has no figures."""
-    if cell.arm is None:
-        return str(cell.why)
-    return None if cell.arm.status == "ok" else str(cell.arm.error)
-
-
-def _name(cell: SweepCell) -> str:
-    return ", ".join([cell.optimizer, *(f"{name} {value}" for name, value in cell.options.items())])

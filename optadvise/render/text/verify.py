@@ -1,9 +1,9 @@
-"""The result of `optadvise verify` as tables, Markdown and JSON."""
+"""Result of `optadvise verify` as text, Markdown and JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 from rich.markup import escape
@@ -11,6 +11,8 @@ from rich.markup import escape
 from optadvise.core.findings import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFUTED, UNDECIDED, ClaimOutcome
 from optadvise.core.units import show_share
 from optadvise.evidence.apply import format_figure
+from optadvise.render.labels import DASH
+from optadvise.render.markdown_table import format_table
 from optadvise.render.text.console import Page, print_section
 from optadvise.verify.records import AuditResult, VerifyResult
 
@@ -23,13 +25,13 @@ _NOT_HERE = "Not here"
 _FURTHEST = "Furthest off: after 1, 5 and 12 steps in fp32, as a share of the way that the reference in float64 went."
 
 
-def as_json(result: VerifyResult) -> str:
+def encode_result(result: VerifyResult) -> str:
     """Return the result as one JSON object; figures that JSON has no number for are null."""
     data = msgspec.json.decode(msgspec.json.encode(result))
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def text(result: VerifyResult) -> None:
+def print_verification(result: VerifyResult) -> None:
     """Print audits and claims as tables."""
     with Page() as out:
         for title, audits in _group_audits(result.audits):
@@ -72,7 +74,7 @@ def _choose_title(audit: AuditResult) -> str:
 
 def _format_deviation(deviation: float | None) -> str:
     if deviation is None:
-        return "–"
+        return DASH
     return "< 0.01 %" if deviation < 1e-4 else show_share(deviation)
 
 
@@ -107,7 +109,7 @@ def _describe_claim(claim: ClaimOutcome) -> str:
 
 def _format_measured(claim: ClaimOutcome) -> str:
     if claim.measured is None:
-        return "–"
+        return DASH
     count = len(claim.figures)
     seeds = "" if count == 1 else f" over seeds 0 to {count - 1}"
     return f"{format_figure(claim.measured, claim.ci95)}{seeds} on {claim.device}"
@@ -133,43 +135,37 @@ def _capitalize(sentence: str) -> str:
 # -- Markdown ---------------------------------------------------------------------------------------------------------
 
 
-def as_markdown(result: VerifyResult) -> str:
+def render_markdown(result: VerifyResult) -> str:
     """Return the result as a page of Markdown."""
     where = result.environment
     machine = where.processor or where.platform
     packages = ", ".join(f"{name} {version}" for name, version in where.packages.items() if version)
     title = "Audit of installed optimizers" if result.audits else "Claims, tested"
     about = f"optadvise {result.optadvise} on {machine}, {where.cores} cores, {result.date}, with {packages}."
-    return "\n".join([f"# {title}", "", about, *audits_markdown(result), *claims_markdown(result)]) + "\n"
+    return "\n".join([f"# {title}", "", about, *list_audit_lines(result), *list_claim_lines(result)]) + "\n"
 
 
-def audits_markdown(result: VerifyResult) -> list[str]:
+def list_audit_lines(result: VerifyResult) -> list[str]:
     """Return the Markdown lines of the audits, none without audits."""
     lines: list[str] = []
     for title, audits in _group_audits(result.audits):
-        lines += ["", f"## {title}", "", "| optimizer | implementation | furthest off | what was found |",
-                  "|---|---|---|---|"]  # fmt: skip
-        lines += [
-            _join_cells(
-                f"`{audit.optimizer}`", f"`{audit.path}`", _format_deviation(audit.worst), _describe_audit(audit)
-            )
+        rows = (
+            (f"`{audit.optimizer}`", f"`{audit.path}`", _format_deviation(audit.worst), _describe_audit(audit))
             for audit in audits
-        ]
+        )
+        headers = ("optimizer", "implementation", "furthest off", "what was found")
+        lines += ["", f"## {title}", "", *format_table(headers, rows)]
     return [*lines, "", _FURTHEST] if lines else []
 
 
-def claims_markdown(result: VerifyResult) -> list[str]:
+def list_claim_lines(result: VerifyResult) -> list[str]:
     """Return the Markdown lines of the claims, none without claims."""
     lines: list[str] = []
     for verdict, claims in _group_claims(result.claims):
-        lines += ["", f"## {verdict.capitalize()}", "", "| claim | measured | claimed | |", "|---|---|---|---|"]
+        rows = []
         for claim in claims:
             measures = f"{_capitalize(claim.measures)}. " if claim.measures else ""
             source = f"{_list_remarks(claim)} `{claim.id}`, from {', '.join(claim.cite)}".strip()
-            lines.append(_join_cells(claim.claim, _format_measured(claim), claim.holds or "–", measures + source))
+            rows.append((claim.claim, _format_measured(claim), claim.holds or DASH, measures + source))
+        lines += ["", f"## {verdict.capitalize()}", "", *format_table(("claim", "measured", "claimed", ""), rows)]
     return lines
-
-
-def _join_cells(*cells: str) -> str:
-    escaped: Sequence[str] = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"

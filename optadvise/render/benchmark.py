@@ -1,0 +1,149 @@
+"""Figures and sentences of a benchmark result that its text, Markdown, CSV and HTML share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optadvise.benchmark.metrics import METRICS
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, RequirementResult
+from optadvise.benchmark.spec import Spec
+from optadvise.core.units import show_bytes, show_count
+from optadvise.render.labels import SHARDING_LABELS
+
+
+def format_figure(value: float | None, scale: float = 1.0) -> str:
+    """Return three digits of a scaled figure, empty where there is none.
+
+    Example:
+        >>> format_figure(0.01234, 1e3), format_figure(123456.0)
+        ('12.3', '123,456')
+    """
+    if value is None:
+        return ""
+    return f"{value * scale:,.3g}" if value * scale < 1000 else f"{value * scale:,.0f}"
+
+
+def format_milliseconds(seconds: float | None) -> str:
+    """Return a time in milliseconds, empty where there is none."""
+    return "" if seconds is None else f"{format_figure(seconds, 1e3)} ms"
+
+
+def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str, *, with_interval: bool = True) -> str:
+    """Return an arm's ratio to the control, with half the width of its interval; empty where there is none."""
+    if arm.role == "control":
+        return "1"
+    ratio = result.find_ratio(arm.label, metric)
+    if ratio is None:
+        return ""
+    text = f"{format_figure(ratio.ratio)}x"
+    if ratio.ci95 is None or not with_interval:
+        return text
+    half = (ratio.ci95.high - ratio.ci95.low) / 2
+    return f"{text} ±{half:.2g}" if half < ratio.ratio else f"{text} ±?"  # an interval wider than the ratio itself
+
+
+def format_implementation(arm: ArmResult) -> str:
+    """Return the class that computed an optimizer, and its variant."""
+    variant = arm.implementation.variant
+    return arm.implementation.path + (f", {variant}" if variant else "")
+
+
+def describe_workload(spec: Spec) -> str:
+    """Return what was measured."""
+    return "step() on given shapes" if spec.optimizer_only else spec.workload
+
+
+def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
+    """Return what was measured, and on what."""
+    spec, environment = result.spec, result.environment
+    arm = next((arm for arm in result.arms if arm.parameters), None)
+    size = f", {show_count(arm.parameters or 0)} parameters in {arm.tensors} tensors" if arm else ""
+    name = describe_workload(spec)
+    if not spec.user and not spec.optimizer_only and spec.params is None:
+        name += f" {spec.size}"
+    device = environment.device_name or environment.processor or spec.device
+    threads = f", {environment.threads} threads" if environment.threads and spec.device == "cpu" else ""
+    versions = ", ".join(f"{package} {version}" for package, version in environment.packages.items())
+    machine = (f"{device}{threads}", f"{spec.rounds} rounds of {spec.steps} steps in turn", versions)
+    processes = "" if spec.nproc == 1 else f", {spec.nproc} processes, {SHARDING_LABELS[spec.shard]}"
+    return f"{name}{size}, {spec.dtype}{processes}", "; ".join(filter(None, machine))
+
+
+def list_details(arm: ArmResult, spec: Spec) -> Iterator[str]:
+    """Yield sentences about an arm, or about its failure."""
+    if arm.status == "ok":
+        yield _describe_speed(arm)
+        yield from _describe_loss(arm)
+        yield from _describe_ranks(arm)
+        yield from _describe_bandwidth(arm)
+        if arm.deviates:
+            yield f"its update deviates from the paper's: optadvise show {arm.optimizer} says by how much"
+        return
+    yield f"{arm.status}: {arm.error}"
+    if arm.status == "oom":
+        smaller = "smaller --params" if spec.optimizer_only else "a smaller --model-size or --batch-size"
+        smaller = "a smaller network or batch" if spec.user else smaller
+        yield f"try {smaller}, or an optimizer with less state (optadvise list)"
+
+
+def _describe_speed(arm: ArmResult) -> str:
+    parts = []
+    if arm.optimizer_share is not None and arm.optimizer_share < 1:
+        parts.append(f"the optimizer is {arm.optimizer_share:.0%} of a step")
+    if arm.throughput.value is not None:
+        parts.append(f"{arm.throughput.value:,.4g} {arm.throughput.unit}")
+    if arm.first_step_seconds is not None:
+        parts.append(f"first step {arm.first_step_seconds:.2g} s")
+    return "; ".join(parts) or "not measured"
+
+
+def _describe_loss(arm: ArmResult) -> Iterator[str]:
+    loss = arm.loss
+    if loss.first is not None and loss.last is not None:
+        yield f"loss {loss.first:.3f} → {loss.last:.3f}" + ("" if loss.finite else ", not finite throughout")
+    elif loss.finite is False:
+        yield "the weights did not stay finite"
+
+
+def _describe_ranks(arm: ArmResult) -> Iterator[str]:
+    """Yield a sentence about all ranks and one about each; nothing for one process."""
+    if not arm.ranks:
+        return
+    parts = [f"{len(arm.ranks)} ranks: {show_bytes(arm.total_state_bytes or 0)} of state in all",
+             f"{arm.communication_share:.0%} of a step in communication, which may overlap with computing"]  # fmt: skip
+    if arm.scaling_efficiency is not None:
+        parts.append(f"{arm.scaling_efficiency:.0%} of the speed of as many processes by themselves")
+    yield "; ".join(parts)
+    for rank in arm.ranks:
+        allocated, process = rank.peak_memory_bytes.allocated, rank.peak_memory_bytes.process
+        peak = allocated if allocated is not None else process
+        at_peak = "" if peak is None else f", {show_bytes(peak)} at the peak"
+        yield (
+            f"rank {rank.rank}: {show_bytes(rank.state_bytes)} of state, {show_bytes(rank.parameter_bytes)} "
+            f"of weights{at_peak}, step() {format_milliseconds(rank.optimizer_seconds)}"
+        )
+
+
+def _describe_bandwidth(arm: ArmResult) -> Iterator[str]:
+    bandwidth = arm.bandwidth
+    if bandwidth.achieved is not None and bandwidth.device is not None:
+        bound = f"; {bandwidth.bound}" if bandwidth.bound else ""
+        yield (
+            f"must move {show_bytes(bandwidth.bytes_per_step or 0)} a step: {bandwidth.achieved / 1e9:.3g} GB/s, "
+            f"{bandwidth.fraction:.0%} of a copy's {bandwidth.device / 1e9:.3g} GB/s here{bound}"
+        )
+
+
+def format_measured(requirement: RequirementResult) -> str:
+    """Return the figure of a requirement in its unit, with its interval."""
+
+    def format_value(value: float) -> str:
+        if requirement.relative:
+            return f"{value:.4g}x"
+        quantity = METRICS[requirement.metric].quantity
+        return {"bytes": show_bytes, "seconds": format_milliseconds}.get(quantity, "{:.4g}".format)(value)
+
+    if requirement.measured is None:
+        return "not measured"
+    text, interval = format_value(requirement.measured), requirement.ci95
+    return text if interval is None else f"{text} ({format_value(interval.low)} … {format_value(interval.high)})"

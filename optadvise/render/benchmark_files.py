@@ -1,0 +1,76 @@
+"""Benchmark result as CSV, as Markdown and for dashboards."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from optadvise.benchmark.metrics import METRICS, metric_figure, metric_value, peak_memory
+from optadvise.benchmark.records import ArmResult, BenchmarkResult
+from optadvise.core.json_text import encode_json
+from optadvise.core.units import show_bytes
+from optadvise.render.benchmark import format_milliseconds, format_ratio
+from optadvise.render.markdown_table import format_table
+
+_COLUMNS = (
+    "optimizer", "label", "role", "status", "parameters", "state_bytes", "state_bytes_per_parameter", "peak_memory",
+    "step_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds", "first_step_seconds", "throughput",
+    "bandwidth_fraction", "loss_last",
+)  # fmt: skip
+_DASHBOARD = (
+    ("optimizer_seconds", "ms", 1e3),
+    ("step_seconds", "ms", 1e3),
+    ("state_bytes_per_parameter", "B/param", 1.0),
+)
+
+
+def encode_csv(result: BenchmarkResult) -> str:
+    """Return a line for each arm; an empty field was not measured."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for arm in result.arms:
+        values = (metric_value(arm, name) if name in METRICS else getattr(arm, name) for name in _COLUMNS)
+        writer.writerow(["" if value is None else value for value in values])
+    return out.getvalue()
+
+
+def render_markdown(result: BenchmarkResult) -> str:
+    """Return a table for a pull request."""
+    headers = ("optimizer", "step()", "vs control", "whole step", "vs control", "state B/param", "peak", "loss")
+    lines = format_table(headers, (_list_cells(result, arm) for arm in result.arms), numbers_from=1)
+    if result.requirements:
+        lines += ["", *(f"- {one.verdict}: `{one.text}` ({one.label})" for one in result.requirements)]
+    return "\n".join(lines) + "\n"
+
+
+def _list_cells(result: BenchmarkResult, arm: ArmResult) -> list[str]:
+    if arm.status != "ok":
+        return [arm.label, f"{arm.status}: {arm.error}", *[""] * 6]
+    peak, loss, state = peak_memory(arm), arm.loss.last, arm.state_bytes_per_parameter
+    times = [
+        text for metric in ("optimizer_seconds", "step_seconds")
+        for text in (format_milliseconds(metric_value(arm, metric)), format_ratio(result, arm, metric))
+    ]  # fmt: skip
+    return [
+        arm.label,
+        *times,
+        "" if state is None else f"{state:.3f}",
+        "" if peak is None else show_bytes(peak),
+        "" if loss is None else f"{loss:.4g}",
+    ]
+
+
+def encode_dashboard(result: BenchmarkResult) -> str:
+    """Return the `customSmallerIsBetter` list that github-action-benchmark reads."""
+    entries = []
+    for arm in result.arms:
+        for metric, unit, scale in _DASHBOARD if arm.status == "ok" else ():
+            figure = metric_figure(arm, metric)
+            if figure is not None:
+                entry = {"name": f"{arm.label} {metric}", "unit": unit, "value": figure.value * scale}
+                if figure.interval is not None:
+                    half = (figure.interval.high - figure.interval.low) / 2 * scale
+                    entry["range"] = f"± {half:.3g}"
+                entries.append(entry)
+    return encode_json(entries, indent=2)

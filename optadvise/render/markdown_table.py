@@ -1,0 +1,22 @@
+"""Tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int | None = None) -> list[str]:
+    """Return the lines of a table.
+
+    Args:
+        headers: Headers of the columns.
+        rows: Cells, in which only `|` and line breaks are escaped.
+        numbers_from: First of the columns that are aligned to the right, to the last; None for none.
+    """
+    marks = ["---" if numbers_from is None or n < numbers_from else "--:" for n in range(len(headers))]
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)
+    return [
+        f"| {' | '.join(headers)} |",
+        "|" + "|".join(marks) + "|",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
