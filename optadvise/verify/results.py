@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 
 from msgspec.structs import asdict
 
 from optadvise.benchmark.environment import read_machine
 from optadvise.core.findings import ClaimOutcome
 from optadvise.core.version import __version__
+from optadvise.evidence.versions import find_versions
 from optadvise.verify.records import AuditResult, VerifyEnvironment, VerifyResult
 
 
@@ -23,18 +23,7 @@ def make_result(audits: Sequence[AuditResult], claims: Sequence[ClaimOutcome] = 
         kind="verify",
         optadvise=__version__,
         date=datetime.now(timezone.utc).date().isoformat(),
-        environment=VerifyEnvironment(**asdict(read_machine()), packages=_read_versions(packages)),
+        environment=VerifyEnvironment(**asdict(read_machine()), packages=find_versions(packages)),
         audits=tuple(audits),
         claims=tuple(claims),
     )
-
-
-def _read_versions(packages: Iterable[str | None]) -> dict[str, str | None]:
-    """Return the versions of torch and of further packages, None for one that is not installed."""
-    versions: dict[str, str | None] = {}
-    for package in sorted({"torch", *(name for name in packages if name)}):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
