@@ -88,6 +88,11 @@ class Range(Struct, frozen=True, array_like=True):
     high_closed: bool
 
 
+# Of lists that may be left out but not be empty; msgspec's own limit would reject the default in the cache.
+NOT_EMPTY = Meta(extra={"min_items": 1}, extra_json_schema={"minItems": 1})
+SEVERAL = Meta(extra={"min_items": 2}, extra_json_schema={"minItems": 2})
+
+
 class CardRecord(Struct, frozen=True, kw_only=True):
     """A record that is read from a rule file."""
 
@@ -250,7 +255,7 @@ class Optimizer(CardRecord, frozen=True, kw_only=True):
     state: tuple[StateTensor, ...]
     implementations: Annotated[tuple[Implementation, ...], Meta(min_length=1)]
     # That are called so, and why they are not taken.
-    not_offered: Annotated[tuple[Implementation, ...], Meta(min_length=1)] = ()
+    not_offered: Annotated[tuple[Implementation, ...], NOT_EMPTY] = ()
     companion: Companion | None = None
     # The only ones it may run under.
     schedules: Annotated[tuple[SchedulerId, ...], Meta(min_length=1)] | None = None
@@ -452,8 +457,8 @@ class Surface(CardRecord, frozen=True, kw_only=True):
 class SurfaceFile(CardRecord, frozen=True, kw_only=True):
     """`surfaces.yaml`."""
 
-    surfaces: Annotated[tuple[Surface, ...], Meta(min_length=1)] = ()
-    walkers: Annotated[tuple[OptimizerId, ...], Meta(min_length=1)] = ()  # watched where none is named
+    surfaces: Annotated[tuple[Surface, ...], NOT_EMPTY] = ()
+    walkers: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # watched where none is named
 
 
 class Trial(CardRecord, frozen=True, kw_only=True):
@@ -462,7 +467,7 @@ class Trial(CardRecord, frozen=True, kw_only=True):
     optimizer: OptimizerId
     implementation: Word | None = None  # None: the best that is here
     numbers: Mapping[Identifier, Plain] = {}  # hyperparameters; others have the card's defaults
-    rates: Annotated[tuple[float, ...], Meta(min_length=2)] = ()  # learning rates that are tried
+    rates: Annotated[tuple[float, ...], SEVERAL] = ()  # learning rates that are tried
     warmup: int = 0  # steps
     max_grad_norm: float | None = None
 
@@ -475,7 +480,7 @@ class Claim(CardRecord, frozen=True, kw_only=True):
     cite: Cites
     says: str | None = None  # the source's own words
     experiment: Annotated[str, Meta(extra={"reader": "experiment"})] | None = None  # None: see `needs`
-    trials: Annotated[tuple[Trial, ...], Meta(min_length=1)] = ()
+    trials: Annotated[tuple[Trial, ...], NOT_EMPTY] = ()
     setting: Mapping[Identifier, Plain] = {}
     measures: str | None = None  # what the figure is
     # Where the figure lies if the claim is true.
@@ -487,7 +492,7 @@ class Claim(CardRecord, frozen=True, kw_only=True):
     limits: str | None = None  # what the experiment cannot say
     needs: str | None = None  # what no experiment of a minute can be made without
     supports: tuple[RuleId, ...] = ()  # rules that repeat it as advice
-    about: Annotated[tuple[OptimizerId, ...], Meta(min_length=1)] = ()  # optimizers, where none runs
+    about: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # optimizers, where none runs
     at: Internal = ""
 
     @property

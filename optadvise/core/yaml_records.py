@@ -127,6 +127,8 @@ def _annotated(kind: Any, metas: list[Meta]) -> Reader:
         extra |= meta.extra or {}
     if "reader" in extra:
         return _BY_NAME[extra["reader"]]
+    if "min_items" in extra:
+        return _sequence(reader_of(get_args(kind)[0]), extra["min_items"])
     if "refers_to" in extra:
         return primitive.reference(extra["refers_to"])
     for meta in metas:
