@@ -15,7 +15,7 @@ from optadvise.advice.decide import choose_optimizer, decide
 from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
-from optadvise.rule_analysis.why_not import why_not
+from optadvise.rule_analysis.why_not import explain_why_not
 
 # Few sizes, so that the arithmetic of memory is done once for each; none lies near a threshold of memory pressure.
 NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), "batch_size": (64, 256, 2048, 16384)}
@@ -103,7 +103,7 @@ def test_the_smallest_changes_are_what_trying_every_pair_finds(advisor: Compiled
     random = Random(seed)
     for said in situations(advisor, seed):
         target = random.choice(["adamw", "lamb", "lion", "sgd-momentum", "adam", "stable-adamw", "ranger", "adagrad"])
-        why = why_not(advisor, said, target)
+        why = explain_why_not(advisor, said, target)
         if why.answer == target:
             assert why.changes == ()
             continue
@@ -138,10 +138,10 @@ def quickly(advisor: CompiledRules, said: dict[str, Any]) -> str | None:
 
 def test_what_is_told_as_missed_is_missed(advisor: CompiledRules) -> None:
     for said in situations(advisor, 4):
-        why = why_not(advisor, said, "lion")
+        why = explain_why_not(advisor, said, "lion")
         cells = decide(advisor, complete_situation(advisor, said)).cells
         for miss in (*why.rows, *why.concerns.values()):
             assert miss.missed or miss.beaten_by is not None
-            for name, mask, cell in miss.missed:
-                assert cells[name] == cell
-                assert not mask >> cell & 1
+            for condition in miss.missed:
+                assert cells[condition.fact] == condition.cell
+                assert not condition.accepted >> condition.cell & 1

@@ -24,10 +24,12 @@ from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.rule_analysis import rule_folders
-from optadvise.rule_analysis.check import Told, check
-from optadvise.rule_analysis.diff import Change, compare
-from optadvise.rule_analysis.mutants import hunt, mutants
-from optadvise.rule_analysis.reachability import Chain
+from optadvise.rule_analysis.check import prove_rules
+from optadvise.rule_analysis.diff import compare_catalogs
+from optadvise.rule_analysis.diff_records import RuleChange
+from optadvise.rule_analysis.mutants import list_mutants, try_mutants
+from optadvise.rule_analysis.reachability import find_read
+from optadvise.rule_analysis.witnesses import ReportedFinding
 from optadvise.rulebase import regions
 from optadvise.rulebase.case_files import read_cases
 from optadvise.rulebase.catalog import Catalog, load
@@ -125,7 +127,7 @@ class Sown:
         return CompiledRules(load([self.folder]))
 
 
-def rules_of(told: Sequence[Told]) -> list[tuple[str, tuple[str, ...]]]:
+def rules_of(told: Sequence[ReportedFinding]) -> list[tuple[str, tuple[str, ...]]]:
     return [(each.finding.kind, each.finding.rules) for each in told]
 
 
@@ -307,7 +309,7 @@ DEFECTS = (
 )  # fmt: skip
 
 
-def _matches(told: Told, defect: Defect) -> bool:
+def _matches(told: ReportedFinding, defect: Defect) -> bool:
     """Is a finding the one that was sown? An empty name stands for any row."""
     found, wanted = told.finding.rules, defect.rules
     same = len(found) == len(wanted) and all(not name or name == row for name, row in zip(wanted, found, strict=True))
@@ -319,7 +321,7 @@ def _matches(told: Told, defect: Defect) -> bool:
 def test_a_defect_is_found_at_its_line_with_its_rows_and_where_people_meet_it(folder: Path, defect: Defect) -> None:
     sown = Sown(folder)
     defect.sow(sown)
-    report = check(sown.advisor(), (str(folder),))
+    report = prove_rules(sown.advisor(), (str(folder),))
     assert not report.sound
     assert report.proven
     matching = [told for told in report.findings if _matches(told, defect)]
@@ -355,7 +357,7 @@ def test_sound_rows_in_the_places_of_defects_are_not_found_wrong(folder: Path) -
     step = {"clamp": "eps", "low": 1e-12, "high": 1e-11, "because": "sown", "cite": ["measured"]}
     sown.add("adjust.yaml", {"id": "ADJ951", "when": {"optimizer": "rmsprop", "rates": "sgd", "model": "rl"},
                              "then": {"steps": [step]}})  # fmt: skip
-    report = check(sown.advisor())
+    report = prove_rules(sown.advisor())
     assert rules_of(report.findings) == [(UNREACHABLE, ("ADJ951",))]
 
 
@@ -375,7 +377,7 @@ def test_a_gap_is_shown_where_people_meet_it(folder: Path) -> None:
     sown = Sown(folder)
     sown.drop(OPTIMIZER, "otherwise")
     sown.drop(OPTIMIZER, "OPT122")
-    (gap,) = (told for told in check(sown.advisor()).findings if told.finding.kind == GAP)
+    (gap,) = (told for told in prove_rules(sown.advisor()).findings if told.finding.kind == GAP)
     with pytest.raises(RuleFileError, match="has no row"):  # as it is with nothing said but convolutions
         choose_optimizer(sown.advisor(), complete_situation(sown.advisor(), {"model": "cnn"}))
     assert gap.witness is not None, gap
@@ -386,7 +388,7 @@ def test_an_override_from_outside_is_shown_where_people_meet_it(folder: Path) ->
     sown = Sown(folder)
     sown.when(SCHEDULE, "SCH033", '{model: [cnn, recsys], batch_size: ["< 1024", unknown], concern: [small-batch, '
                                   "ordinary], optimizer: [sgd, sgd-momentum, sgd-nesterov, rmsprop]}")  # fmt: skip
-    found = [told for told in check(sown.advisor()).findings if told.finding.kind == OVERRIDE]
+    found = [told for told in prove_rules(sown.advisor()).findings if told.finding.kind == OVERRIDE]
     assert [told.finding.rules for told in found] == [("SCH033", "SCH030")]
     assert found[0].witness is not None, found[0]
 
@@ -406,7 +408,7 @@ def test_a_number_for_optimizers_that_bring_their_own_can_never_be_reached(
     first = re.search(r"^  - id: (\w+)$", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)
     assert first is not None
     sown.add(file, {"id": "OWN950", **row}, after=first[1])
-    assert (UNREACHABLE, ("OWN950",)) in rules_of(check(sown.advisor()).findings)
+    assert (UNREACHABLE, ("OWN950",)) in rules_of(prove_rules(sown.advisor()).findings)
 
 
 # -- defects that reading finds ------------------------------------------------------------------------------------
@@ -511,7 +513,7 @@ def asked(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
     return found
 
 
-def _meets(told: Told, advisor: CompiledRules, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
+def _meets(told: ReportedFinding, advisor: CompiledRules, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
     """Does any of these points show what was found wrong with a table?"""
     rules = told.finding.rules
     for point in points:
@@ -532,7 +534,7 @@ def _meets(told: Told, advisor: CompiledRules, table: Table, points: Iterable[tu
     return False
 
 
-def _shows(told: Told, said: Said) -> bool:
+def _shows(told: ReportedFinding, said: Said) -> bool:
     kind, table, rules = told.finding.kind, told.finding.table, told.finding.rules
     if kind == GAP:
         return refused_for(said, f"{table!r} has no row")
@@ -547,12 +549,12 @@ def _shows(told: Told, said: Said) -> bool:
 def test_every_witness_of_a_changed_row_leads_to_what_was_found(
     advisor: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    changes = [mutant for table in advisor.tables.values() for mutant in mutants(advisor, table)]
+    changes = [mutant for table in advisor.tables.values() for mutant in list_mutants(advisor, table)]
     followed = 0
     for mutant in Random(seed).sample(changes, 40):
-        changed = CompiledRules(with_rows(advisor.catalog, mutant.document))
+        changed = CompiledRules(advisor.catalog.with_table(mutant.file))
         answer_by(changed, monkeypatch)
-        for told in check(changed).findings:
+        for told in prove_rules(changed).findings:
             if told.witness is not None:
                 case = (mutant.rule, mutant.change, told)
                 assert _shows(told, follow(told.witness)), case
@@ -564,12 +566,12 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
     advisor: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no command line was found that leads there, that is all there is to say."""
-    changes = [mutant for name in asked for mutant in mutants(advisor, advisor.tables[name])]
+    changes = [mutant for name in asked for mutant in list_mutants(advisor, advisor.tables[name])]
     met = 0
     for mutant in Random(3).sample(changes, 35):
-        changed = CompiledRules(with_rows(advisor.catalog, mutant.document))
-        table = Table(mutant.document, advisor.axes)
-        found = [told for told in check(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
+        changed = CompiledRules(advisor.catalog.with_table(mutant.file))
+        table = Table(mutant.file, advisor.axes)
+        found = [told for told in prove_rules(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
         found = [told for told in found if told.finding.point is not None]
         meets = [told for told in found if _meets(told, advisor, table, asked[mutant.table])]
         met += len(meets)
@@ -590,7 +592,7 @@ def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advis
         for row in document["rules"]
     ]
     changed = CompiledRules(with_rows(advisor.catalog, {**document, "rules": rows}))
-    assert (OVERLAP, ("OPT031", "OPT030")) in rules_of(check(changed).findings)
+    assert (OVERLAP, ("OPT031", "OPT030")) in rules_of(prove_rules(changed).findings)
 
 
 def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
@@ -600,7 +602,7 @@ def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
     (row,) = document["rules"]
     rows = [row, {**row, "id": "EPS950", "when": {"bf16": ["false"]}}]
     changed = CompiledRules(with_rows(advisor.catalog, {**document, "rules": rows}))
-    (told,) = check(changed).findings
+    (told,) = prove_rules(changed).findings
     assert told.finding.kind == OVERLAP
     assert told.witness is not None
     answer_by(changed, monkeypatch)
@@ -635,19 +637,18 @@ def test_no_place_that_a_situation_leads_to_is_taken_for_unreachable(
 ) -> None:
     """Whatever a table was asked while answers were made, the chain of regions has to know as reachable."""
     assert set(asked) >= set(advisor.tables) - {"memory_notation"}
-    chain = Chain(advisor)
     for name, points in asked.items():
         for point in sorted(points):
             box = {fact: 1 << cell for fact, cell in zip(advisor.tables[name].columns, point, strict=True)}
-            assert chain.reading(name, box) is not None, (name, box)
+            assert find_read(advisor, name, box) is not None, (name, box)
 
 
 def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(advisor: CompiledRules) -> None:
-    report = check(advisor)
+    report = prove_rules(advisor)
     assert report.sound
-    found = hunt(advisor, read_cases(advisor.catalog.folders, advisor.catalog.facts))
+    found = try_mutants(advisor, read_cases(advisor.catalog.folders, advisor.catalog.facts))
     assert found.tried >= 2000
-    assert found.tried == found.killed + found.alike + len(found.survivors)
+    assert found.tried == found.killed + found.equivalent + len(found.survivors)
     assert found.share >= 0.95, [(survivor.rule, survivor.change) for survivor in found.survivors]
 
 
@@ -667,7 +668,7 @@ def test_what_takes_too_long_is_said_to_be_not_proven(monkeypatch: pytest.Monkey
     (concern,) = (table for table in data["tables"] if table["table"] == "concern")
     assert budget == 20 or concern["otherwise"] is None  # that few states are not enough to count it
     with pytest.raises(InputError, match="more places than can be listed"):
-        compare(load(), load())
+        compare_catalogs(load(), load())
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 20])
@@ -679,7 +680,7 @@ def test_defects_are_told_where_looking_for_their_witness_takes_too_long(
     _number_outside_its_range(sown)
     advisor = sown.advisor()
     monkeypatch.setattr(regions, "BUDGET", budget)
-    report = check(advisor)
+    report = prove_rules(advisor)
     kinds = {told.finding.kind for told in report.findings}
     assert DOMAIN in kinds
     assert kinds & {OVERLAP, UNPROVEN}
@@ -818,7 +819,7 @@ def _deciding_values(advisor: CompiledRules, random: Random) -> Iterator[tuple[b
 
 def _leads_there(advisor: CompiledRules, values: Mapping[str, Any]) -> bool:
     box = {name: 1 << advisor.axes[name].cell(value) for name, value in values.items()}
-    return Chain(advisor).reading("concern", box) is not None
+    return find_read(advisor, "concern", box) is not None
 
 
 def _optimizer_by(advisor: CompiledRules, witness: str, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -837,10 +838,10 @@ def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.Monkey
     for _ in range(3):
         old = load()
         new = with_rows(old, _one_row_changed(random, old))
-        difference = compare(old, new)
+        difference = compare_catalogs(old, new)
         assert difference.cards == ()
         assert {section.title for section in difference.sections} <= {"The optimizer"}
-        changes: Sequence[Change] = [change for section in difference.sections for change in section.changes]
+        changes: Sequence[RuleChange] = [change for section in difference.sections for change in section.changes]
         before, after = CompiledRules(old), CompiledRules(new)
         for typed, values in _deciding_values(before, random):
             ends = answered(_documents(old), values), answered(_documents(new), values)
@@ -879,7 +880,7 @@ def _rows_at(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     return {name: whole[name] for name in found or ()}
 
 
-def _told_at(change: Change) -> tuple[str, str]:
+def _told_at(change: RuleChange) -> tuple[str, str]:
     """Return the ids of the rows before and after."""
     before, after = (re.sub(r".*\[(\w+)\]$", r"\1", end) for end in (change.old, change.new))
     return before, after
@@ -889,18 +890,18 @@ def _told_at(change: Change) -> tuple[str, str]:
 def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(advisor: CompiledRules, seed: int) -> None:
     random = Random(seed)
     names = sorted({*advisor.tables} - {"concern", "choose_optimizer", "memory_notation"})
-    changes = [mutant for name in names for mutant in mutants(advisor, advisor.tables[name])]
+    changes = [mutant for name in names for mutant in list_mutants(advisor, advisor.tables[name])]
     met = 0
     for mutant in random.sample(changes, 12):
         old = load()
-        new = old.with_table(mutant.document)
+        new = old.with_table(mutant.file)
         documents = [table_data(catalog.base.tables[mutant.table]) for catalog in (old, new)]
         rows = [row for document in documents for row in document["rules"] if row["id"] == mutant.rule]
-        sections = compare(old, new).sections
+        sections = compare_catalogs(old, new).sections
         assert all(section.title.endswith(f"({mutant.table})") for section in sections)
         told = [change for section in sections for change in section.changes]
         read = sorted({name for document in documents for each in document["rules"] for name in each["when"]})
-        chains = [Chain(CompiledRules(catalog)) for catalog in (old, new)]
+        compiled = [CompiledRules(catalog) for catalog in (old, new)]
         for _ in range(120):
             row = random.choice(rows)
             values = {name: _near(random, row, name, fact_data(old.facts[name])) for name in read}
@@ -915,9 +916,9 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(adviso
             met += bool(there)
             if there != sorted(wanted):
                 assert there == [], (mutant.rule, mutant.change, values, wanted)
-                for chain in chains:
-                    box = {name: 1 << chain.axes[name].cell(value) for name, value in values.items()}
-                    assert chain.reading(mutant.table, box) is None, (mutant.rule, mutant.change, values, wanted)
+                for rules in compiled:
+                    box = {name: 1 << rules.axes[name].cell(value) for name, value in values.items()}
+                    assert find_read(rules, mutant.table, box) is None, (mutant.rule, mutant.change, values, wanted)
     assert met >= 50
 
 

@@ -6,21 +6,21 @@ import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.memory import state_bytes_per_parameter
-from optadvise.rule_analysis.check import check
-from optadvise.rule_analysis.rule_tests import run
+from optadvise.rule_analysis.check import prove_rules
+from optadvise.rule_analysis.rule_tests import run_tests
 from optadvise.rulebase.case_files import read_cases
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.rule_paths import shipped_rules
 
 
 def test_the_shipped_rules_are_sound(advisor: CompiledRules) -> None:
-    report = check(advisor)
+    report = prove_rules(advisor)
     assert report.findings == ()
     assert report.proven
 
 
 def test_the_shipped_rules_pass_their_own_tests(advisor: CompiledRules) -> None:
-    tested = run(advisor, read_cases([("shipped", shipped_rules())], advisor.catalog.facts))
+    tested = run_tests(advisor, read_cases([("shipped", shipped_rules())], advisor.catalog.facts))
     assert tested.failures == ()
     assert tested.passed
     assert tested.ran >= 600

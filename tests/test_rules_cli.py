@@ -89,11 +89,11 @@ def test_the_page_of_rules_is_fresh() -> None:
 
 
 def test_the_rules_agree_with_the_guides_flowchart(advisor: CompiledRules) -> None:
-    found = graph.leaves(advisor)
-    assert len(found) == 8
-    for facts, names in found:
-        advice = advise(advisor, facts)
-        assert advice.optimizer.id in names, facts
+    leaves = graph.list_leaves(advisor)
+    assert len(leaves) == 8
+    for leaf in leaves:
+        advice, names = advise(advisor, leaf.inputs), leaf.names
+        assert advice.optimizer.id in names, leaf.inputs
         assert all(name in (advice.optimizer.id, advice.schedule.id) for name in names if name == "cosine")
 
 

@@ -139,9 +139,9 @@ def test_tests_that_fail_or_are_not_there_are_a_no(tmp_path: Path) -> None:
 def _follow(advisor: CompiledRules, random: Random) -> tuple[Interview, int]:
     """Answer at random until nothing is asked any more."""
     interview, asked = Interview(advisor, {}), 0
-    while (name := interview.question()) is not None:
+    while (name := interview.choose_question()) is not None:
         asked += 1
-        before = interview.possible()
+        before = interview.list_possible()
         values: list[Any] = [10**8, 7 * 10**9] if name == "params" else [8 * 2**30, 80 * 2**30]
         axis = advisor.axes[name]
         if axis.words is not None:
@@ -149,10 +149,10 @@ def _follow(advisor: CompiledRules, random: Random) -> tuple[Interview, int]:
         elif name == "batch_size":
             values = [64, 2048, 16384]
         try:
-            interview.tell({name: random.choice(values)}) if random.random() < 0.6 else interview.leave(name)
+            interview.add_inputs({name: random.choice(values)}) if random.random() < 0.6 else interview.skip(name)
         except InputError:
-            interview.leave(name)
-        assert interview.possible() <= before
+            interview.skip(name)
+        assert interview.list_possible() <= before
     return interview, asked
 
 
@@ -160,8 +160,8 @@ def test_questions_end_with_what_is_recommended(advisor: CompiledRules) -> None:
     random = Random(0)
     for _ in range(60):
         interview, asked = _follow(advisor, random)
-        chosen = advise(advisor, interview.said).optimizer.id
-        assert chosen in interview.possible()
+        chosen = advise(advisor, interview.inputs).optimizer.id
+        assert chosen in interview.list_possible()
         assert asked <= 12
 
 

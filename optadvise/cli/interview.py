@@ -10,7 +10,7 @@ from optadvise.advice import inputs
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError
 from optadvise.core.text import make_printable
-from optadvise.rule_analysis.describe import command
+from optadvise.rule_analysis.inputs_of_point import format_command
 from optadvise.rule_analysis.interview import Interview
 
 _OPTION_NAMES = {"vram_bytes": "vram"}  # facts whose option has another name
@@ -27,13 +27,13 @@ def ask_facts(advisor: CompiledRules, stated: Mapping[str, Any], folders: tuple[
     """
     interview = Interview(advisor, stated)
     _print(_describe_candidates(interview))
-    while (name := interview.question()) is not None:
+    while (name := interview.choose_question()) is not None:
         if not _ask_fact(interview, name):
             _print("no more answers: the rest is assumed")
             break
         _print(_describe_candidates(interview))
-    _print(f"the same without questions: {command(advisor, interview.said, folders)}")
-    return interview.said
+    _print(f"the same without questions: {format_command(advisor, interview.inputs, folders)}")
+    return interview.inputs
 
 
 def _print(message: str) -> None:
@@ -41,7 +41,7 @@ def _print(message: str) -> None:
 
 
 def _describe_candidates(interview: Interview) -> str:
-    candidates = sorted(interview.possible())
+    candidates = sorted(interview.list_possible())
     if len(candidates) == 1:
         return f"  settled: {candidates[0]}"
     listed = ", ".join(candidates[:_MAX_LISTED]) + (" …" if len(candidates) > _MAX_LISTED else "")
@@ -50,8 +50,8 @@ def _describe_candidates(interview: Interview) -> str:
 
 def _ask_fact(interview: Interview, name: str) -> bool:
     """Ask about one fact until it is answered or skipped; return False at the end of input."""
-    fact = interview.advisor.catalog.facts[name]
-    assumed = interview.advisor.completer.fill(interview.said).get(name)
+    fact = interview.rules.catalog.facts[name]
+    assumed = interview.rules.completer.fill(interview.inputs).get(name)
     _print(f"\n{fact.ask}")
     if fact.type == "flag":
         _print("  yes or no")
@@ -69,10 +69,10 @@ def _ask_fact(interview: Interview, name: str) -> bool:
             return False
         text = line.strip()
         if not text:
-            interview.leave(name)
+            interview.skip(name)
             return True
         try:
-            interview.tell(_parse_answer(interview.advisor, name, text))
+            interview.add_inputs(_parse_answer(interview.rules, name, text))
             return True
         except InputError as error:
             _print(f"  {make_printable(str(error))}")

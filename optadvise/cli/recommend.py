@@ -120,12 +120,12 @@ def recommend(
     explanation = None
     if explain or other is not None:
         from optadvise.render.explanation import Explanation
-        from optadvise.rule_analysis import why_not as reasons
+        from optadvise.rule_analysis.why_not import explain_decisions, explain_why_not
 
         explanation = Explanation(
             advisor.axes,
-            reasons.decisions(advisor, situation) if explain else (),
-            None if other is None else reasons.why_not(advisor, said, other),
+            explain_decisions(advisor, situation) if explain else (),
+            None if other is None else explain_why_not(advisor, said, other),
         )
     text = _written(advisor, advice, shape, fit, explanation, plain=output is not None)
     if report is not None:
@@ -206,9 +206,9 @@ def _render_document(
 def _command(typed: dict[str, Any], situation: Situation, advisor: CompiledRules, asked: dict[str, Any]) -> str:
     """Return the command line that gives this advice anywhere: with what was asked and what was found here."""
     from optadvise.cli import outputs
-    from optadvise.rule_analysis import describe
+    from optadvise.rule_analysis.inputs_of_point import format_command, format_memory
 
     if str(typed["vram"]).strip().lower() == "auto" and situation.vram_bytes is not None:
-        typed = {**typed, "vram": describe.size(situation.vram_bytes)}
+        typed = {**typed, "vram": format_memory(situation.vram_bytes)}
     line = outputs.command(recommend, typed, _SHOWN)
-    return line + describe.command(advisor, asked).removeprefix("optadvise recommend")
+    return line + format_command(advisor, asked).removeprefix("optadvise recommend")

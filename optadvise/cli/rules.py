@@ -42,11 +42,11 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.render.text.rules import report
     from optadvise.rule_analysis import rule_folders
-    from optadvise.rule_analysis.check import check as prove
+    from optadvise.rule_analysis.check import prove_rules
 
     advisor = CompiledRules(rule_folders.load_catalog(rules))
     advisor.catalog.read_all()
-    proofs = prove(advisor, tuple(map(str, rules or ())))
+    proofs = prove_rules(advisor, tuple(map(str, rules or ())))
     report(proofs, as_json=json_)
     raise typer.Exit(0 if proofs.sound else 1)
 
@@ -66,16 +66,16 @@ def run_tests(
         raise InputError("--suggest: only mutants need cases; say --mutants too")
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.render.text.rules import tested
-    from optadvise.rule_analysis import mutants as mutation
     from optadvise.rule_analysis import rule_folders, rule_tests
+    from optadvise.rule_analysis.mutants import suggest_cases, try_mutants
     from optadvise.rulebase.case_files import read_cases
 
     catalog = rule_folders.load_catalog(rules)
     advisor = CompiledRules(catalog)
     cases = read_cases(catalog.folders, catalog.facts)
-    results = rule_tests.run(advisor, cases)
-    hunt = mutation.hunt(advisor, cases) if mutants else None
-    cases_for = list(mutation.suggested(advisor, hunt.survivors)) if hunt is not None and suggest else []
+    results = rule_tests.run_tests(advisor, cases)
+    hunt = try_mutants(advisor, cases) if mutants else None
+    cases_for = list(suggest_cases(advisor, hunt.survivors)) if hunt is not None and suggest else []
     tested(results, hunt, cases_for, as_json=json_)
     raise typer.Exit(0 if results.passed and (hunt is None or not hunt.survivors) else 1)
 
@@ -91,12 +91,12 @@ def diff(
     rules alone.
     """
     from optadvise.rule_analysis import rule_folders
-    from optadvise.rule_analysis.diff import compare, markdown
+    from optadvise.rule_analysis.diff import compare_catalogs, format_markdown
     from optadvise.rulebase.catalog import load
 
     before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
     rule_folders.remember_folders([*before, *after])
-    _write(markdown(compare(load(before), load(after))), out)
+    _write(format_markdown(compare_catalogs(load(before), load(after))), out)
 
 
 def graph(
@@ -105,12 +105,12 @@ def graph(
 ) -> None:
     """Draw the chain of tables and the guide's flowchart: as Mermaid text, or with --out as a picture."""
     from optadvise.rule_analysis import rule_folders
-    from optadvise.rule_analysis.graph import chain, flowchart, mermaid
+    from optadvise.rule_analysis.graph import draw_flowchart, draw_tables, format_mermaid
 
     advisor = rule_folders.load_rules(rules)
-    graphs = [chain(advisor), flowchart(advisor)]
+    graphs = [draw_tables(advisor), draw_flowchart(advisor)]
     if out is None:
-        typer.echo("\n".join(f"%% {graph.title}\n{mermaid(graph)}" for graph in graphs), nl=False)
+        typer.echo("\n".join(f"%% {graph.title}\n{format_mermaid(graph)}" for graph in graphs), nl=False)
         return
     from optadvise.render.plots.graph import draw_graphs
 
@@ -143,17 +143,17 @@ def schema(
 def docs(out: _Out = None, rules: opt.Rules = None) -> None:
     """Print every rule in words, as a page of Markdown."""
     from optadvise.rule_analysis import rule_folders
-    from optadvise.rule_analysis.docs_page import markdown
+    from optadvise.rule_analysis.docs_page import format_rules_page
 
-    _write(markdown(rule_folders.load_rules(rules)), out)
+    _write(format_rules_page(rule_folders.load_rules(rules)), out)
 
 
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]) -> None:
     """Write a commented folder of rules to begin with, which passes every check."""
-    from optadvise.rule_analysis.starter import write
+    from optadvise.rule_analysis.starter import write_starter
     from optadvise.rulebase.catalog import load
 
-    files = write(folder, load())
+    files = write_starter(folder, load())
     for file in files:
         typer.echo(file)
     typer.echo(f"next: optadvise rules check --rules {folder}")

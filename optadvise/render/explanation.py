@@ -15,8 +15,8 @@ from optadvise.render.documents import (
     RecommendationDocument,
     WhyNotDocument,
 )
-from optadvise.rule_analysis.describe import told
-from optadvise.rule_analysis.why_not import Decision, WhyNot
+from optadvise.rule_analysis.describe import describe_cells
+from optadvise.rule_analysis.why_not import TableDecision, WhyNot
 from optadvise.rulebase.near_misses import NearMiss
 from optadvise.rulebase.tables import Axis
 
@@ -25,17 +25,25 @@ class Explanation(Struct, frozen=True):
     """What `--explain` and `--why-not` add to a recommendation."""
 
     axes: Mapping[str, Axis]
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[TableDecision, ...] = ()
     why_not: WhyNot | None = None
 
 
 def describe_miss(miss: NearMiss, axes: Mapping[str, Axis]) -> MissDocument:
     """Return a rule that did not decide, with its conditions in words."""
     missed = tuple(
-        MissedDocument(fact, *(told(fact, cells, axes[fact]).removeprefix(f"{fact} ") for cells in (mask, 1 << cell)))
-        for fact, mask, cell in miss.missed
+        MissedDocument(
+            condition.fact,
+            _describe_values(condition.fact, condition.accepted, axes),
+            _describe_values(condition.fact, 1 << condition.cell, axes),
+        )
+        for condition in miss.missed
     )
     return MissDocument(miss.rule.id, missed, miss.beaten_by)
+
+
+def _describe_values(fact: str, mask: int, axes: Mapping[str, Axis]) -> str:
+    return describe_cells(fact, mask, axes[fact]).removeprefix(f"{fact} ")
 
 
 def build_why_not(explanation: Explanation) -> WhyNotDocument | None:

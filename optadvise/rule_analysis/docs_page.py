@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.core.cards import Step
-from optadvise.rule_analysis import describe, graph
-from optadvise.rule_analysis.rule_tests import rows
+from optadvise.core.cards import Source, Step
+from optadvise.rule_analysis.describe import describe_box
+from optadvise.rule_analysis.graph import Graph, draw_flowchart, draw_tables, format_mermaid
 from optadvise.rulebase.hyperparameters import written
 from optadvise.rulebase.proofs import census
 from optadvise.rulebase.records import Rule, WarningText
@@ -21,71 +21,67 @@ _HIT = {
 }
 
 
-def markdown(advisor: CompiledRules) -> str:
-    """Return the page.
-
-    Args:
-        advisor: The rules.
-    """
+def format_rules_page(rules: CompiledRules) -> str:
+    """Return the page as Markdown."""
     lines = [
         "# The rules",
         "",
         "Made by `optadvise rules docs` from the files under `rules/`; a test holds it fresh.",
         "",
-        "```mermaid",
-        graph.mermaid(graph.chain(advisor)).rstrip(),
-        "```",
-        "",
+        *_format_graph(draw_tables(rules)),
         "The guide's flowchart, and what the rules answer at its leaves:",
         "",
-        "```mermaid",
-        graph.mermaid(graph.flowchart(advisor)).rstrip(),
-        "```",
-        "",
+        *_format_graph(draw_flowchart(rules)),
     ]
-    for table in advisor.tables.values():
-        lines += _table(table, advisor)
-    lines += ["## Sources", ""]
-    for source in advisor.catalog.sources.values():
-        by = f"{source.authors}, " if source.authors else ""
-        year = f", {source.year}" if source.year else ""
-        where = f"<{source.url}>" if source.url.startswith("https://") else source.url
-        lines.append(f"- **{source.id}**: {by}{_plain(source.title)}{year}, {where}")
+    for table in rules.tables.values():
+        lines += _format_table(rules, table)
+    lines += ["## Sources", "", *(_format_source(source) for source in rules.catalog.sources.values())]
     return "\n".join(lines) + "\n"
 
 
-def _table(table: Table, advisor: CompiledRules) -> Iterator[str]:
-    counted = census(table, advisor.axes)
+def _format_graph(graph: Graph) -> list[str]:
+    return ["```mermaid", format_mermaid(graph).rstrip(), "```", ""]
+
+
+def _format_source(source: Source) -> str:
+    authors = f"{source.authors}, " if source.authors else ""
+    year = f", {source.year}" if source.year else ""
+    url = f"<{source.url}>" if source.url.startswith("https://") else source.url
+    return f"- **{source.id}**: {authors}{_escape(source.title)}{year}, {url}"
+
+
+def _format_table(rules: CompiledRules, table: Table) -> Iterator[str]:
+    counts = census(table, rules.axes)
+    through = "" if counts.otherwise is None else f", of which {counts.otherwise:,} fall through to the last row"
     yield f"## {table.id}"
     yield ""
-    yield f"{_plain(table.about)} *{table.hit}*: {_HIT[table.hit]}."
-    through = "" if counted.otherwise is None else f", of which {counted.otherwise:,} fall through to the last row"
-    yield f"{counted.rows} rows over {counted.cells:,} cells{through}."
+    yield f"{_escape(table.about)} *{table.hit}*: {_HIT[table.hit]}."
+    yield f"{counts.rows} rows over {counts.cells:,} cells{through}."
     yield ""
     yield "| rule | when | then | because |"
     yield "|---|---|---|---|"
-    for rule in rows(table):
-        when = describe.region(box_of(rule, advisor.axes), advisor.axes) if rule.when else "nothing else applies"
-        over = f"; overrides {', '.join(rule.overrides)}" if rule.overrides else ""
-        cites = ", ".join(rule.cite)
-        cells = (rule.name, when + over, "; ".join(says(rule)), f"{_because(rule)} [{cites}]".lstrip())
-        yield f"| **{rule.id}** {' | '.join(_plain(cell) for cell in cells)} |"
+    for rule in table.all_rules:
+        cells = (rule.name, _describe_when(rules, rule), "; ".join(_describe_outcome(rule)), _describe_reason(rule))
+        yield f"| **{rule.id}** {' | '.join(_escape(cell) for cell in cells)} |"
     yield ""
 
 
-def _because(rule: Rule) -> str:
-    return "" if isinstance(rule.then, WarningText) else rule.because
+def _describe_when(rules: CompiledRules, rule: Rule) -> str:
+    when = describe_box(box_of(rule, rules.axes), rules.axes) if rule.when else "nothing else applies"
+    return when + (f"; overrides {', '.join(rule.overrides)}" if rule.overrides else "")
 
 
-def says(rule: Rule) -> Iterator[str]:
-    """Yield what a row gives, in words.
+def _describe_reason(rule: Rule) -> str:
+    """Return a rule's reason and sources; a warning's text is its reason."""
+    because = "" if isinstance(rule.then, WarningText) else rule.because
+    return f"{because} [{', '.join(rule.cite)}]".lstrip()
 
-    Args:
-        rule: The row.
-    """
+
+def _describe_outcome(rule: Rule) -> Iterator[str]:
+    """Yield what a row gives, in words."""
     for name, value in rule.outcome.items():
         if name == "steps":
-            yield from (_step(step) for step in rule.steps)
+            yield from (_describe_step(step) for step in rule.steps)
         elif name == "points":
             yield f"{', '.join(f'{written(y)} at {written(x)}' for x, y in value)}"
         elif isinstance(value, Mapping):
@@ -94,17 +90,17 @@ def says(rule: Rule) -> Iterator[str]:
             yield f"{name} {written(value)}"
 
 
-def _step(step: Step) -> str:
+def _describe_step(step: Step) -> str:
     if step.clamp is not None:
         ends = [f"{word} {written(end)}" for end, word in ((step.low, "from"), (step.high, "to")) if end is not None]
         return f"clamp {step.clamp} {' '.join(ends)}"
     if step.by is not None:
         power = "" if step.exponent == 1 else f" to the power of {written(step.exponent)}"
-        upto = "" if step.upto is None else f", up to {written(step.upto)}"
-        return f"scale {step.scale} by {step.by} / {written(step.reference)}{power}{upto}"
+        limit = "" if step.upto is None else f", up to {written(step.upto)}"
+        return f"scale {step.scale} by {step.by} / {written(step.reference)}{power}{limit}"
     return f"scale {step.scale} by {written(step.factor)}"
 
 
-def _plain(text: str) -> str:
+def _escape(text: str) -> str:
     """Return a text that Markdown shows as it is."""
     return "".join(f"\\{c}" if c in "|<>*_`[" else c for c in text)

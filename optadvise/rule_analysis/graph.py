@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
+from optadvise.rulebase.records import FlowchartAnswer
+from optadvise.rulebase.tables import Table
 
 
 class Node(Struct, frozen=True):
@@ -35,110 +37,123 @@ class Graph(Struct, frozen=True):
     edges: tuple[Edge, ...]
 
 
-# What passes from one step of the advisor to the next (`Advisor.recommend`).
+# What passes from one step of `advice.recommend` to the next.
 _STEPS = (
     ("memory", "concern"), ("concern", "choose_optimizer"), ("choose_optimizer", "card"), ("card", "choose_schedule"),
     ("card", "numbers"), ("choose_schedule", "numbers"), ("numbers", "adjust"), ("adjust", "warn"),
 )  # fmt: skip
+_LINE_LENGTH = 44
 
 
-def chain(advisor: CompiledRules) -> Graph:
-    """Return the chain of tables, from what a person says to what is told."""
-    tables = advisor.tables
-    numbers = [table for table in tables.values() if table.kind == "set"]
+def draw_tables(rules: CompiledRules) -> Graph:
+    """Return the chain of tables as a graph, from the facts to the warnings."""
+    numbers = [table for table in rules.tables.values() if table.kind == "set"]
+    counts = ", ".join(f"{table.gives} ({len(table.rules)})" for table in numbers)
+    nodes = (
+        Node(id="facts", text=("what is said and assumed",), kind="fact"),
+        Node(id="memory", text=("memory", "does the state fit?"), kind="fact"),
+        _draw_table(rules.tables["concern"]),
+        _draw_table(rules.tables["choose_optimizer"]),
+        Node(id="card", text=("the optimizer's card",), kind="fact"),
+        _draw_table(rules.tables["choose_schedule"]),
+        Node(id="numbers", text=("numbers", *_wrap(counts)), kind="table"),
+        _draw_table(rules.tables["adjust"]),
+        _draw_table(rules.tables["warn"]),
+    )
+    steps = (("facts", "memory"), ("facts", "concern"), *_STEPS)
+    edges = tuple(Edge(start=start, end=end) for start, end in steps)
+    return Graph(title="How an answer is made", nodes=nodes, edges=edges)
 
-    def node(name: str) -> Node:
-        table = tables[name]
-        return Node(name, (name, f"{len(table.rules)} rows, {table.hit}"), "table")
 
-    counted = ", ".join(f"{table.gives} ({len(table.rules)})" for table in numbers)
-    found = [
-        Node("facts", ("what is said and assumed",), "fact"), Node("memory", ("memory", "does the state fit?"), "fact"),
-        node("concern"), node("choose_optimizer"), Node("card", ("the optimizer's card",), "fact"),
-        node("choose_schedule"), Node("numbers", ("numbers", *_folded(counted)), "table"), node("adjust"), node("warn"),
-    ]  # fmt: skip
-    edges = [Edge("facts", "memory"), Edge("facts", "concern"), *(Edge(a, b) for a, b in _STEPS)]
-    return Graph("How an answer is made", tuple(found), tuple(edges))
+def _draw_table(table: Table) -> Node:
+    return Node(id=table.id, text=(table.id, f"{len(table.rules)} rows, {table.hit}"), kind="table")
 
 
-def _folded(text: str, width: int = 44) -> list[str]:
+def _wrap(text: str) -> list[str]:
+    """Return a list of items in lines."""
     lines = [""]
     for part in text.split(", "):
         joined = f"{lines[-1]}, {part}" if lines[-1] else part
-        if len(joined) > width:
+        if len(joined) > _LINE_LENGTH:
             lines.append(part)
         else:
             lines[-1] = joined
     return lines
 
 
-def flowchart(advisor: CompiledRules) -> Graph:
-    """Return the guide's flowchart with what the rules answer at each of its leaves."""
-    chart = advisor.catalog.flowchart
-    nodes: dict[str, Node] = {}
-    edges: list[Edge] = []
-
-    def walk(name: str, said: dict[str, Any], path: str) -> str:
-        question = chart.questions[name]
-        own = f"{name}{path}"
-        nodes[own] = Node(own, (question.ask,), "question")
-        for answer in question.answers:
-            facts = {**said, **_whole(answer.given)}
-            way = f"{path}_{answer.say}"
-            if answer.to is not None:
-                edges.append(Edge(own, walk(answer.to, facts, way), answer.say))
-                continue
-            advice = advise(advisor, facts)
-            leaf = f"leaf{way}"
-            guide = f"guide: {' or '.join(answer.names)}"
-            nodes[leaf] = Node(leaf, (f"{advice.optimizer.id}, {advice.schedule.id}", guide), "answer")
-            edges.append(Edge(own, leaf, answer.say))
-        return own
-
-    walk(chart.start, {}, "")
-    return Graph("The guide's flowchart, and what the rules answer", tuple(nodes.values()), tuple(edges))
+def draw_flowchart(rules: CompiledRules) -> Graph:
+    """Return the guide's flowchart as a graph, with what the rules answer at each of its leaves."""
+    parts = list(_walk_question(rules, rules.catalog.flowchart.start, {}, ""))
+    nodes = tuple(part for part in parts if isinstance(part, Node))
+    edges = tuple(part for part in parts if isinstance(part, Edge))
+    return Graph(title="The guide's flowchart, and what the rules answer", nodes=nodes, edges=edges)
 
 
-def leaves(advisor: CompiledRules) -> list[tuple[dict[str, Any], list[str]]]:
-    """Return for each leaf of the guide's flowchart the facts that lead there and what the guide names."""
-    chart = advisor.catalog.flowchart
-    found: list[tuple[dict[str, Any], list[str]]] = []
-
-    def walk(name: str, said: dict[str, Any]) -> None:
-        for answer in chart.questions[name].answers:
-            facts = {**said, **_whole(answer.given)}
-            if answer.to is not None:
-                walk(answer.to, facts)
-            else:
-                found.append((facts, list(answer.names)))
-
-    walk(chart.start, {})
-    return found
-
-
-def _whole(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: int(value) if isinstance(value, float) else value for name, value in given.items()}
-
-
-_SHAPES = {"fact": ("([", "])"), "table": ("[", "]"), "question": ("{", "}"), "answer": ("[[", "]]")}
-
-
-def mermaid(graph: Graph) -> str:
-    """Return a graph as Mermaid text.
+def _walk_question(rules: CompiledRules, name: str, inputs: Mapping[str, Any], path: str) -> Iterator[Node | Edge]:
+    """Yield a question's node, and the nodes and edges of everything below it.
 
     Args:
-        graph: What to draw.
+        rules: The compiled rules.
+        name: The question.
+        inputs: What the answers before have stated.
+        path: These answers, for the ids of nodes.
     """
+    question = rules.catalog.flowchart.questions[name]
+    start = f"{name}{path}"
+    yield Node(id=start, text=(question.ask,), kind="question")
+    for answer in question.answers:
+        stated, below = {**inputs, **_read_inputs(answer)}, f"{path}_{answer.say}"
+        if answer.to is not None:
+            yield from _walk_question(rules, answer.to, stated, below)
+            yield Edge(start=start, end=f"{answer.to}{below}", text=answer.say)
+        else:
+            advice, leaf = advise(rules, stated), f"leaf{below}"
+            lines = (f"{advice.optimizer.id}, {advice.schedule.id}", f"guide: {' or '.join(answer.names)}")
+            yield Node(id=leaf, text=lines, kind="answer")
+            yield Edge(start=start, end=leaf, text=answer.say)
+
+
+class Leaf(Struct, frozen=True):
+    """A leaf of the guide's flowchart."""
+
+    inputs: Mapping[str, Any]  # that lead there
+    names: tuple[str, ...]  # optimizers and schedules that the guide names
+
+
+def list_leaves(rules: CompiledRules) -> list[Leaf]:
+    """Return the leaves of the guide's flowchart."""
+    return list(_walk_leaves(rules, rules.catalog.flowchart.start, {}))
+
+
+def _walk_leaves(rules: CompiledRules, name: str, inputs: Mapping[str, Any]) -> Iterator[Leaf]:
+    for answer in rules.catalog.flowchart.questions[name].answers:
+        stated = {**inputs, **_read_inputs(answer)}
+        if answer.to is not None:
+            yield from _walk_leaves(rules, answer.to, stated)
+        else:
+            yield Leaf(inputs=stated, names=answer.names)
+
+
+def _read_inputs(answer: FlowchartAnswer) -> dict[str, Any]:
+    """Return the inputs of an answer; numeric facts are counts."""
+    return {name: int(value) if isinstance(value, float) else value for name, value in answer.given.items()}
+
+
+_SHAPES = {"fact": "([{}])", "table": "[{}]", "question": "{{{}}}", "answer": "[[{}]]"}
+
+
+def format_mermaid(graph: Graph) -> str:
+    """Return a graph as Mermaid text."""
     lines = ["graph TD"]
     for node in graph.nodes:
-        left, right = _SHAPES[node.kind]
-        text = "<br/>".join(_quoted(line) for line in node.text)
-        lines.append(f'    {node.id}{left}"{text}"{right}')
+        text = "<br/>".join(_escape(line) for line in node.text)
+        quoted = f'"{text}"'
+        lines.append(f"    {node.id}{_SHAPES[node.kind].format(quoted)}")
     for edge in graph.edges:
-        label = f"|{_quoted(edge.text)}|" if edge.text else ""
+        label = f"|{_escape(edge.text)}|" if edge.text else ""
         lines.append(f"    {edge.start} -->{label} {edge.end}")
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

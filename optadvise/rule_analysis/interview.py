@@ -1,4 +1,4 @@
-"""Which question to ask next: the one that splits the answers that are still possible best."""
+"""The next question of an interview: the one that leaves the fewest possible optimizers."""
 
 from __future__ import annotations
 
@@ -8,127 +8,129 @@ from typing import Any
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_pressure import classify_pressure
-from optadvise.advice.probes import find_equivalent_ranges
-from optadvise.rule_analysis.reachability import Chain
-from optadvise.rulebase.regions import meet, uncovered
+from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges
+from optadvise.rule_analysis.table_regions import list_choice_regions
+from optadvise.rulebase.regions import Box, meet, uncovered
+
+_TOLERANCE = 1e-9  # of equally good questions the first is asked
+_WITHOUT_SIZE = ("unlimited", "limited")  # memory pressures of which a size is no part
 
 
 class Interview:
-    """What was said so far, and which optimizers are still possible.
+    """The inputs so far, and the optimizers that are still possible.
 
     Example:
         >>> from optadvise.rulebase.catalog import load
-        >>> interview = Interview(CompiledRules(load()), {"model": "cnn", "tuning": "high", "batch_size": 128})
-        >>> "lamb" in interview.possible()
+        >>> inputs = {"model": "cnn", "tuning": "high", "batch_size": 128}
+        >>> "lamb" in Interview(CompiledRules(load()), inputs).list_possible()
         False
     """
 
-    def __init__(self, advisor: CompiledRules, said: Mapping[str, Any]) -> None:
-        """Start with what was said already.
+    def __init__(self, rules: CompiledRules, inputs: Mapping[str, Any]) -> None:
+        """Start with what was stated already.
 
         Args:
-            advisor: The rules.
-            said: Facts by name.
+            rules: The compiled rules.
+            inputs: Values by fact.
         """
-        self.advisor = advisor
-        self.said = dict(said)
-        self._chain = Chain(advisor)
-        self._passed: set[str] = set()  # asked, and left to what is assumed
+        self.rules = rules
+        self.inputs = dict(inputs)
+        self._skipped: set[str] = set()  # facts that were left to their defaults
 
-    def possible(self, more: Mapping[str, int] | None = None) -> frozenset[str]:
+    def list_possible(self, box: Box | None = None) -> frozenset[str]:
         """Return the optimizers that the rules may still choose.
 
         Args:
-            more: Cells of further facts, as masks.
+            box: Cells of further facts.
         """
-        known = meet(self._known(), more or {})
+        known = meet(self._locate_inputs(), box or {})
         if known is None:
             return frozenset()
-        found = set()
-        for rule, link in self._chain.choices:
-            name = rule.choice.chosen
-            if name in found:
+        possible = set()
+        for entry in list_choice_regions(self.rules):
+            name = entry.rule.choice.chosen
+            if name in possible:
                 continue
-            box = meet(link.box, known)
-            if box is not None and uncovered(box, link.against, self.advisor.axes) is not None:
-                found.add(name)
-        return frozenset(found)
+            shared = meet(entry.region.box, known)
+            if shared is not None and uncovered(shared, entry.region.excluded, self.rules.axes) is not None:
+                possible.add(name)
+        return frozenset(possible)
 
-    def _known(self) -> dict[str, int]:
-        axes, filled = self.advisor.axes, self.advisor.completer.fill(self.said)
-        settled = {name: filled.get(name) for name in self._passed}
-        box = {name: 1 << axes[name].cell(value) for name, value in {**settled, **self.said}.items() if name in axes}
-        box.setdefault("vendor", 1 << axes["vendor"].cell(filled.get("vendor", "nvidia")))
-        sized = {"params", "vram_bytes"} <= self.said.keys()
-        if sized:  # the arithmetic can be done
-            box["memory"] = 1 << axes["memory"].cell(
-                classify_pressure(self.advisor, complete_situation(self.advisor, self.said))
-            )
+    def _locate_inputs(self) -> dict[str, int]:
+        """Return the cells of the inputs, of skipped facts, and of the memory pressure where it can be computed."""
+        axes, defaults = self.rules.axes, self.rules.completer.fill(self.inputs)
+        values = {**{name: defaults.get(name) for name in self._skipped}, **self.inputs}
+        box = {name: 1 << axes[name].cell(value) for name, value in values.items() if name in axes}
+        box.setdefault("vendor", 1 << axes["vendor"].cell(defaults.get("vendor", "nvidia")))
+        if self.inputs.keys() >= set(MEMORY_FACTS):
+            pressure = classify_pressure(self.rules, complete_situation(self.rules, self.inputs))
+            box["memory"] = 1 << axes["memory"].cell(pressure)
         return box
 
-    def question(self) -> str | None:
-        """Return the fact to ask for next: of those that rule something out, the one that leaves the fewest answers.
+    def choose_question(self) -> str | None:
+        """Return the fact to ask for next: of those that exclude something, the one that leaves the fewest optimizers.
 
         Returns:
-            None where nothing that could be said would change the answer.
+            None where no answer would change the optimizer.
         """
-        now = len(self.possible())
-        if now <= 1:
+        possible = len(self.list_possible())
+        if possible <= 1:
             return None
-        best: tuple[float, str] | None = None
-        for name in self._askable():
-            left = [len(answers) for answers in self._splits(name) if answers]
-            expected = sum(left) / len(left) if left else float(now)
-            if expected < now and (best is None or expected < best[0] - 1e-9):
-                best = expected, name
-        return None if best is None else best[1]
+        best, fewest = None, float(possible)
+        for name in self._list_askable():
+            counts = [len(answers) for answers in self._list_answers(name) if answers]
+            expected = sum(counts) / len(counts) if counts else float(possible)
+            if expected < (fewest if best is None else fewest - _TOLERANCE):
+                best, fewest = name, expected
+        return best
 
-    def _askable(self) -> Iterator[str]:
-        """Yield what may be asked, in the order of the guide's flowchart and then of the facts."""
-        facts = self.advisor.catalog.facts
-        order = [*self.advisor.catalog.flowchart.order, *facts]
-        for name in dict.fromkeys(order):
-            decides = name in self.advisor.deciding_facts or name in ("params", "vram_bytes")
-            if decides and facts[name].flag is not None and name not in self.said and name not in self._passed:
+    def _list_askable(self) -> Iterator[str]:
+        """Yield the facts that may be asked for, in the order of the guide's flowchart and then of the facts."""
+        facts = self.rules.catalog.facts
+        for name in dict.fromkeys((*self.rules.catalog.flowchart.order, *facts)):
+            is_deciding = name in self.rules.deciding_facts or name in MEMORY_FACTS
+            is_open = name not in self.inputs and name not in self._skipped
+            if is_deciding and is_open and facts[name].flag is not None:
                 yield name
 
-    def _splits(self, name: str) -> Iterator[frozenset[str]]:
-        """Yield what each answer would leave."""
-        axis = self.advisor.axes[name]
-        if name == "params":
-            if "vram_bytes" not in self.said:
-                return
-            for word in self._pressures():
-                yield self.possible(self._pressed(word))
-        elif name == "vram_bytes":
-            for word in ("unlimited", *(self._pressures() if "params" in self.said else ("limited",))):
-                yield self.possible(self._pressed(word))
+    def _list_answers(self, fact: str) -> Iterator[frozenset[str]]:
+        """Yield the optimizers that each answer to a question would leave."""
+        for box in self._list_boxes(fact):
+            yield self.list_possible(box)
+
+    def _list_boxes(self, fact: str) -> Iterator[Box]:
+        """Yield the box of each answer that the deciding tables distinguish."""
+        memory, axis = self.rules.axes["memory"], self.rules.axes[fact]
+        if fact in MEMORY_FACTS:
+            for pressure in self._list_pressures(fact):
+                yield {"memory": 1 << memory.cell(pressure)}
         elif axis.words is not None:
             for cell in range(len(axis.words)):
-                yield self.possible({name: 1 << cell})
+                yield {fact: 1 << cell}
         else:
-            for cells in find_equivalent_ranges(self.advisor, name):
-                yield self.possible({name: (1 << cells.stop) - (1 << cells.start)})
+            for cells in find_equivalent_ranges(self.rules, fact):
+                yield {fact: (1 << cells.stop) - (1 << cells.start)}
 
-    def _pressures(self) -> list[str]:
-        """Return how a limit can press where the size is known."""
-        return [word for word in self.advisor.axes["memory"].words or () if word not in ("unlimited", "limited")]
+    def _list_pressures(self, fact: str) -> list[str]:
+        """Return the memory pressures that a size or a limit may lead to."""
+        words = self.rules.axes["memory"].words or ()
+        sized = [word for word in words if word not in _WITHOUT_SIZE]
+        if fact == "params":
+            return sized if "vram_bytes" in self.inputs else []
+        return ["unlimited", *(sized if "params" in self.inputs else ["limited"])]
 
-    def _pressed(self, word: str) -> dict[str, int]:
-        return {"memory": 1 << self.advisor.axes["memory"].cell(word)}
-
-    def tell(self, answers: Mapping[str, Any]) -> None:
-        """Take an answer.
+    def add_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Add the inputs of an answer.
 
         Args:
-            answers: Facts by name; one answer may settle several, as a GPU does.
+            inputs: Values by fact; one answer may state several, as a GPU does.
 
         Raises:
-            InputError: It contradicts what was said before.
+            InputError: The inputs contradict earlier ones.
         """
-        complete_situation(self.advisor, {**self.said, **answers})
-        self.said |= answers
+        complete_situation(self.rules, {**self.inputs, **inputs})
+        self.inputs |= inputs
 
-    def leave(self, name: str) -> None:
-        """Leave a question to what is assumed."""
-        self._passed.add(name)
+    def skip(self, fact: str) -> None:
+        """Leave a fact to its default."""
+        self._skipped.add(fact)

@@ -1,20 +1,18 @@
-"""How much do the proofs and tests notice? Rules with one thing changed, each of which should be found out."""
+"""Mutation tests of the rules: do the proofs and tests notice a deleted row or a widened condition?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.cards import Range
-from optadvise.core.errors import RuleFileError
-from optadvise.rule_analysis.reachability import Chain
-from optadvise.rule_analysis.rule_tests import example, placed, rows, written
-from optadvise.rulebase.proofs import UNPROVEN, conflicts, findings, rivals
-from optadvise.rulebase.records import Case, Rule
+from optadvise.rule_analysis.reachability import find_read
+from optadvise.rule_analysis.rule_tests import list_facts, locate_facts, run_case, run_example
+from optadvise.rulebase.proofs import UNPROVEN, Adjuster, conflicts, findings, rivals
+from optadvise.rulebase.records import Case, Condition, Rule, TableFile
 from optadvise.rulebase.regions import Box, Point, box_of, cells_of, meet
 from optadvise.rulebase.tables import Axis, Table
 
@@ -25,168 +23,190 @@ class Mutant(Struct, frozen=True):
     table: str
     rule: str
     change: str
-    document: Any
-    added: dict[str, int] | None  # the box that a widened row takes in besides; None for a deletion
+    file: TableFile  # with the change
+    added: Box | None  # that the widened row takes in; None for a deletion
 
 
 class Survivor(Struct, frozen=True):
-    """A change that nothing noticed."""
+    """A mutant that nothing noticed."""
 
     table: str
     rule: str
     change: str
-    box: Box  # where it decides otherwise
-    against: tuple[Box, ...]  # but not here
+    box: Box  # where it decides differently
+    excluded: tuple[Box, ...]  # parts of the box where it does not
 
 
-class Hunt(Struct, frozen=True):
+class MutationReport(Struct, frozen=True):
     """The outcome of trying every mutant."""
 
     tried: int
     killed: int
-    alike: int  # no situation tells them from the original, so there is nothing to notice
+    equivalent: int  # no situation distinguishes them from the original
     survivors: tuple[Survivor, ...]
 
     @property
     def share(self) -> float:
-        """Of the mutants that differ, how many were found out."""
-        return self.killed / (self.killed + len(self.survivors)) if self.tried > self.alike else 1.0
+        """Return the share of the mutants that were noticed, of those that are not equivalent."""
+        different = self.killed + len(self.survivors)
+        return self.killed / different if different else 1.0
 
 
-def mutants(advisor: CompiledRules, table: Table) -> Iterator[Mutant]:
-    """Yield a table with each row deleted, and each condition widened by every value next to it.
+class _Widening(Struct, frozen=True):
+    """A widened condition of a row."""
+
+    fact: str
+    change: str
+    when: Mapping[str, Condition]
+    added: int  # cells of the fact
+
+
+def list_mutants(rules: CompiledRules, table: Table) -> Iterator[Mutant]:
+    """Yield a table with each row deleted, and with each condition widened by every adjacent value.
 
     Args:
-        advisor: The rules.
+        rules: The compiled rules.
         table: A compiled table.
     """
-    file = advisor.catalog.base.tables[table.id]
+    file = rules.catalog.base.tables[table.id]
     for index, rule in enumerate(file.rules):
-        remaining = file.rules[:index] + file.rules[index + 1 :]
-        if remaining:
-            rules = tuple(_without_override(other, rule.id) for other in remaining)
-            yield Mutant(table.id, rule.id, "deleted", replace(file, rules=rules), None)
-        box = box_of(rule, advisor.axes)
-        for name, change, when, added in _widened(rule, box, advisor.axes):
-            rules = (*file.rules[:index], replace(rule, when=when), *file.rules[index + 1 :])
-            yield Mutant(table.id, rule.id, change, replace(file, rules=rules), {**box, name: added})
+        before, after = file.rules[:index], file.rules[index + 1 :]
+        if before or after:
+            remaining = tuple(_without_override(other, rule.id) for other in (*before, *after))
+            changed = replace(file, rules=remaining)
+            yield Mutant(table=table.id, rule=rule.id, change="deleted", file=changed, added=None)
+        box = box_of(rule, rules.axes)
+        for widening in _list_widenings(rule, box, rules.axes):
+            changed = replace(file, rules=(*before, replace(rule, when=widening.when), *after))
+            added = {**box, widening.fact: widening.added}
+            yield Mutant(table=table.id, rule=rule.id, change=widening.change, file=changed, added=added)
 
 
 def _without_override(rule: Rule, overridden: str) -> Rule:
     return replace(rule, overrides=tuple(other for other in rule.overrides if other != overridden))
 
 
-def _widened(
-    rule: Rule, box: Box, axes: Mapping[str, Axis]
-) -> Iterator[tuple[str, str, Mapping[str, tuple[str | Range, ...]], int]]:
-    """Yield each widening of a condition: the fact, the change in words, the conditions, the cells that are added."""
+def _list_widenings(rule: Rule, box: Box, axes: Mapping[str, Axis]) -> Iterator[_Widening]:
+    """Yield each condition dropped, and widened by one cell."""
     for name, condition in rule.when.items():
         axis = axes[name]
-        without = {key: value for key, value in rule.when.items() if key != name}
         added = axis.every & ~box[name]
         if added:
-            yield name, f"without {name}", without, added
-        for cell in _beside(box[name], axis):
-            wider = {**rule.when, name: (*condition, _item(cell, axis))}
-            yield name, f"{name} takes in {axis.told(cell)}", wider, 1 << cell
+            remaining = {key: value for key, value in rule.when.items() if key != name}
+            yield _Widening(fact=name, change=f"without {name}", when=remaining, added=added)
+        for cell in _list_adjacent(box[name], axis):
+            wider = {**rule.when, name: (*condition, _make_condition(cell, axis))}
+            yield _Widening(fact=name, change=f"{name} takes in {axis.told(cell)}", when=wider, added=1 << cell)
 
 
-def _beside(mask: int, axis: Axis) -> list[int]:
-    """Return the cells by which a condition can be widened: every other word, the next stretch of a number."""
+def _list_adjacent(mask: int, axis: Axis) -> list[int]:
+    """Return the cells that a condition can be widened by: every other word, the next cell of a number, unknown."""
     others = cells_of(axis.every & ~mask)
     if axis.words is not None:
         return others
-    near = [
-        cell for cell in others if cell != axis.unknown and (mask >> cell + 1 & 1 or (cell and mask >> cell - 1 & 1))
-    ]
-    return near + [cell for cell in others if cell == axis.unknown]
+    numbers = [cell for cell in others if cell != axis.unknown]
+    adjacent = [cell for cell in numbers if mask >> cell + 1 & 1 or (cell and mask >> cell - 1 & 1)]
+    return adjacent + [cell for cell in others if cell == axis.unknown]
 
 
-def _item(cell: int, axis: Axis) -> str | Range:
+def _make_condition(cell: int, axis: Axis) -> str | Range:
+    """Return the condition that accepts one cell."""
     if cell == axis.unknown:
         return "unknown"
     if axis.words is not None:
         return axis.words[cell]
     left, right = axis.bounds(cell)
-    point = left == right
+    is_point = left == right
     low = None if left == float("-inf") else left
-    return Range(low, point, None if right == float("inf") else right, point)
+    return Range(low, is_point, None if right == float("inf") else right, is_point)
 
 
-def hunt(advisor: CompiledRules, cases: Sequence[Case]) -> Hunt:
+# -- trying them -------------------------------------------------------------------------------------------------------
+
+
+def try_mutants(rules: CompiledRules, cases: Sequence[Case]) -> MutationReport:
     """Try every mutant against the proofs and the tests.
 
     Args:
-        advisor: The rules.
-        cases: Cases of tables.
+        rules: The compiled rules.
+        cases: The cases of tables.
     """
-    chain = Chain(advisor)
-    tried = killed = alike = 0
+    tried = killed = 0
     survivors: list[Survivor] = []
-    for table in advisor.tables.values():
-        boxes = [box_of(rule, advisor.axes) for rule in table.rules]
-        for mutant in mutants(advisor, table):
+    for table in rules.tables.values():
+        for mutant in list_mutants(rules, table):
             tried += 1
-            if _noticed(advisor, Table(mutant.document, advisor.axes), cases):
+            if _is_noticed(rules, Table(mutant.file, rules.axes), cases):
                 killed += 1
                 continue
-            index = next(i for i, rule in enumerate(table.rules) if rule.id == mutant.rule)
-            box = boxes[index] if mutant.added is None else mutant.added
-            # What comes before the row in an ordered table, or overrides it, still does.
-            over = tuple(boxes[i] for i in rivals(table, index, [*boxes[:index], box, *boxes[index + 1 :]]))
-            if _point(chain, table, box, over) is None:
-                alike += 1
-            else:
-                survivors.append(Survivor(table.id, mutant.rule, mutant.change, box, over))
-    return Hunt(tried, killed, alike, tuple(survivors))
+            survivor = _locate_change(rules, table, mutant)
+            if _find_point(rules, table, survivor.box, survivor.excluded) is not None:
+                survivors.append(survivor)
+    equivalent = tried - killed - len(survivors)
+    return MutationReport(tried=tried, killed=killed, equivalent=equivalent, survivors=tuple(survivors))
 
 
-def suggested(advisor: CompiledRules, survivors: Sequence[Survivor]) -> Iterator[Case]:
-    """Yield cases that would notice the survivors, each as many as it can.
-
-    Args:
-        advisor: The rules.
-        survivors: What nothing noticed.
-    """
-    chain, left = Chain(advisor), list(survivors)
-    while left:
-        first, *others = left
-        table, box, against = advisor.tables[first.table], first.box, first.against
-        left = []
-        for other in others:
-            both = meet(box, other.box) if other.table == table.id else None
-            if both is None or _point(chain, table, both, (*against, *other.against)) is None:
-                left.append(other)
-            else:
-                box, against = both, (*against, *other.against)
-        point = _point(chain, table, box, against)
-        assert point is not None
-        fire = sorted(rule.id for rule in table.matching(point))
-        yield Case(table=table.id, given=written(point, advisor, table), fire=tuple(fire))
+def _locate_change(rules: CompiledRules, table: Table, mutant: Mutant) -> Survivor:
+    """Return a mutant with the region where it decides differently."""
+    boxes: list[Box] = [box_of(rule, rules.axes) for rule in table.rules]
+    index = next(i for i, rule in enumerate(table.rules) if rule.id == mutant.rule)
+    box = boxes[index] if mutant.added is None else mutant.added
+    # Rows that come before the changed one, or override it, still do.
+    winning = rivals(table, index, [*boxes[:index], box, *boxes[index + 1 :]])
+    excluded = tuple(boxes[i] for i in winning)
+    return Survivor(table=table.id, rule=mutant.rule, change=mutant.change, box=box, excluded=excluded)
 
 
-def _noticed(advisor: CompiledRules, table: Table, cases: Sequence[Case]) -> bool:
-    if any(finding.kind != UNPROVEN for finding in findings(table, advisor.axes)):
+def _is_noticed(rules: CompiledRules, table: Table, cases: Sequence[Case]) -> bool:
+    """Return whether a proof or a test fails with a changed table."""
+    if any(finding.kind != UNPROVEN for finding in findings(table, rules.axes)) or _has_conflict(rules, table):
         return True
-    if table.kind == "adjust":
-        steps = [(r.id, r.at, box_of(r, advisor.axes), r.steps) for r in table.rules]
-        if next(conflicts(steps, advisor.axes, table.id), None) is not None:
-            return True
-    for case in cases:
-        if case.table == table.id:
-            try:
-                found = table.matching(placed(advisor, table, case.given))
-            except RuleFileError:
-                return True
-            if sorted(rule.id for rule in found) != sorted(case.fire):
-                return True
-    return any(example(advisor, table, rule, test)[1] is not None for rule in rows(table) for test in rule.tests)
+    if any(run_case(rules, table, case).problem is not None for case in cases if case.table == table.id):
+        return True
+    return any(
+        run_example(rules, table, rule, example).problem is not None
+        for rule in table.all_rules for example in rule.tests
+    )  # fmt: skip
 
 
-def _point(chain: Chain, table: Table, box: Box, against: Sequence[Box]) -> Point | None:
-    """Return a point of the table's grid in a region that a situation leads to."""
-    point = chain.reading(table.id, box, against)
+def _has_conflict(rules: CompiledRules, table: Table) -> bool:
+    if table.kind != "adjust":
+        return False
+    adjusters = [
+        Adjuster(id=rule.id, at=rule.at, box=box_of(rule, rules.axes), steps=rule.steps) for rule in table.rules
+    ]
+    return next(conflicts(adjusters, rules.axes, table.id), None) is not None
+
+
+def _find_point(rules: CompiledRules, table: Table, box: Box, excluded: Sequence[Box]) -> Point | None:
+    """Return a point of a table's grid in a region that a situation leads to; None where there is none."""
+    point = find_read(rules, table.id, box, excluded)
     if point is None:
         return None
-    usual = placed(chain.advisor, table, {})
+    usual = locate_facts(rules, table, {})
     return {name: point.get(name, usual[name]) for name in table.columns}
+
+
+def suggest_cases(rules: CompiledRules, survivors: Sequence[Survivor]) -> Iterator[Case]:
+    """Yield cases that would notice the survivors, each as many as possible.
+
+    Args:
+        rules: The compiled rules.
+        survivors: The mutants that nothing noticed.
+    """
+    remaining = list(survivors)
+    while remaining:
+        first, *others = remaining
+        table, box, excluded = rules.tables[first.table], first.box, first.excluded
+        remaining = []
+        for other in others:
+            shared = meet(box, other.box) if other.table == table.id else None
+            both_excluded = (*excluded, *other.excluded)
+            if shared is None or _find_point(rules, table, shared, both_excluded) is None:
+                remaining.append(other)
+            else:
+                box, excluded = shared, both_excluded
+        point = _find_point(rules, table, box, excluded)
+        assert point is not None
+        fire = tuple(sorted(rule.id for rule in table.matching(point)))
+        yield Case(table=table.id, given=list_facts(rules, table, point), fire=fire)

@@ -1,4 +1,4 @@
-"""The tests beside the rules: the examples in each row, and the cases of each table."""
+"""The tests beside the rules: the examples of each row, and the cases of each table."""
 
 from __future__ import annotations
 
@@ -24,153 +24,184 @@ class Failure(Struct, frozen=True):
     text: str
 
 
-class Tested(Struct, frozen=True):
-    """The outcome of running the tests."""
+class RuleTestReport(Struct, frozen=True):
+    """The outcome of all tests."""
 
     ran: int
     failures: tuple[Failure, ...]
-    overruled: int  # tests of a lower layer that a higher one changes on purpose
+    overruled: int  # tests of a layer that a later layer changes on purpose
     untested: tuple[str, ...]  # rows without an example in which they fire
     silent: tuple[str, ...]  # rows that fired in no test
 
     @property
     def passed(self) -> bool:
-        """Did tests run, and did all hold?"""
+        """Return whether tests ran, and all hold."""
         return bool(self.ran) and not (self.failures or self.untested or self.silent)
 
 
-def rows(table: Table) -> tuple[Rule, ...]:
-    """Return a table's rules, what it says otherwise included."""
-    return table.rules if table.otherwise is None else (*table.rules, table.otherwise)
+class Outcome(Struct, frozen=True):
+    """The outcome of one test."""
+
+    fired: tuple[str, ...]  # the ids of rows
+    problem: str | None  # None where the test holds
 
 
-def placed(advisor: CompiledRules, table: Table, given: Mapping[str, Any]) -> Point:
-    """Place a test's facts on a table's grid; what it leaves out is what a person would be assumed to mean.
+class _Test(Struct, frozen=True):
+    """A test that ran."""
+
+    rule: str  # or the table, for a case
+    at: str
+    layer: str  # that the test is from
+    rules: frozenset[str]  # that fired or should have
+    outcome: Outcome
+
+
+def run_tests(rules: CompiledRules, cases: Sequence[Case] = ()) -> RuleTestReport:
+    """Run every test beside the rules.
 
     Args:
-        advisor: The rules.
-        table: The table.
-        given: Facts by name.
+        rules: The compiled rules.
+        cases: The cases of tables.
     """
-    filled = advisor.completer.fill({name: value for name, value in given.items() if value is not None})
+    tests = [test for table in rules.tables.values() for test in _run_table(rules, table, cases)]
+    layers = {rule.id: rule.layer for table in rules.tables.values() for rule in table.all_rules}
+    broken = [test for test in tests if test.outcome.problem is not None]
+    failing = [test for test in broken if not _is_overruled(rules, test, layers)]
+    failures = [Failure(rule=test.rule, at=test.at, text=test.outcome.problem or "") for test in failing]
+    failures += [
+        Failure(rule=case.table, at=case.at, text=f"there is no table {case.table!r}")
+        for case in cases if case.table not in rules.tables
+    ]  # fmt: skip
+    fired = {rule for test in tests for rule in test.outcome.fired}
+    everything = [rule for table in rules.tables.values() for rule in table.all_rules]
+    return RuleTestReport(
+        ran=len(tests),
+        failures=tuple(failures),
+        overruled=len(broken) - len(failing),
+        untested=tuple(rule.id for rule in everything if not _has_firing_example(rule)),
+        silent=tuple(rule.id for rule in everything if rule.id not in fired and rule.layer == everything[0].layer),
+    )
+
+
+def _has_firing_example(rule: Rule) -> bool:
+    return any(test.expect.get("fires", True) for test in rule.tests)
+
+
+def _run_table(rules: CompiledRules, table: Table, cases: Iterable[Case]) -> Iterator[_Test]:
+    """Run the cases of a table, then the examples of its rows."""
+    for case in cases:
+        if case.table == table.id:
+            outcome = run_case(rules, table, case)
+            involved = frozenset((*outcome.fired, *case.fire))
+            yield _Test(rule=table.id, at=case.at, layer=case.layer, rules=involved, outcome=outcome)
+    for rule in table.all_rules:
+        for example in rule.tests:
+            outcome = run_example(rules, table, rule, example)
+            at, involved = example.at or rule.at, frozenset(outcome.fired)
+            yield _Test(rule=rule.id, at=at, layer=rule.layer, rules=involved, outcome=outcome)
+
+
+def _is_overruled(rules: CompiledRules, test: _Test, layers: Mapping[str, str]) -> bool:
+    """Return whether a rule of a later layer is involved in a test, or one that a later layer removed."""
+    order = {name: number for number, name in enumerate(rules.catalog.layers)}
+    numbers = (order.get(layers.get(rule, ""), len(order)) for rule in test.rules)
+    return any(number > order.get(test.layer, 0) for number in numbers)
+
+
+def run_example(rules: CompiledRules, table: Table, rule: Rule, example: Example) -> Outcome:
+    """Run an example of a row.
+
+    Args:
+        rules: The compiled rules.
+        table: The row's table, which may be a changed one.
+        rule: The row.
+        example: The example.
+    """
+    try:
+        matching = table.matching(locate_facts(rules, table, example.given))
+    except RuleFileError as error:
+        return Outcome(fired=(), problem=str(error))
+    fired = tuple(row.id for row in matching)
+    return Outcome(fired=fired, problem=_compare(table, rule, example, fired))
+
+
+def _compare(table: Table, rule: Rule, example: Example, fired: Sequence[str]) -> str | None:
+    """Return how the rows that fired differ from what an example expects; None where they do not."""
+    if "fires" in example.expect:
+        fires = rule.id in fired
+        return None if fires == example.expect["fires"] else f"{rule.id} {'fires' if fires else 'does not fire'}"
+    if list(fired) != [rule.id]:
+        return f"{rule.id} should decide, but {' and '.join(fired) or 'nothing'} does"
+    values = rule.outcome
+    if table.kind == "set":
+        values["value"] = set_by(rule, str(table.gives), example.given).value
+    wrong = [
+        f"{name} is {values.get(name)!r}, not {value!r}"
+        for name, value in example.expect.items() if values.get(name) != value
+    ]  # fmt: skip
+    return "; ".join(wrong) or None
+
+
+def run_case(rules: CompiledRules, table: Table, case: Case) -> Outcome:
+    """Run a case of a table, which may be a changed one."""
+    try:
+        fired = sorted(rule.id for rule in table.matching(locate_facts(rules, table, case.given)))
+    except RuleFileError as error:
+        return Outcome(fired=(), problem=str(error))
+    if fired == sorted(case.fire):
+        return Outcome(fired=tuple(fired), problem=None)
+    expected, actual = ", ".join(sorted(case.fire)) or "none", ", ".join(fired) or "none"
+    return Outcome(fired=tuple(fired), problem=f"{expected} should decide, but {actual} does")
+
+
+def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, Any]) -> Point:
+    """Return the point of a table's grid at which a test's facts lie, with the defaults of the others.
+
+    Args:
+        rules: The compiled rules.
+        table: The table.
+        facts: Values by fact, None for unknown.
+    """
+    completed = rules.completer.fill({name: value for name, value in facts.items() if value is not None})
     point = {}
     for name in table.columns:
-        axis = advisor.axes[name]
-        value = given.get(name, filled.get(name, SITUATION_DEFAULTS.get(name)))
-        if value is None and name not in given and axis.words and not axis.every >> axis.unknown & 1:
+        axis = rules.axes[name]
+        value = facts.get(name, completed.get(name, SITUATION_DEFAULTS.get(name)))
+        if value is None and name not in facts and axis.words and not axis.every >> axis.unknown & 1:
             value = "false" if "false" in axis.words else axis.words[0]
         point[name] = axis.cell(value)
     return point
 
 
-def run(advisor: CompiledRules, cases: Sequence[Case] = ()) -> Tested:
-    """Run every test that stands beside the rules.
+def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, Any]:
+    """Return the facts that a case has to give to lie at a point, without those that are assumed anyway.
 
     Args:
-        advisor: The rules.
-        cases: Cases of tables, from `catalog.cases`.
-    """
-    ran, overruled = 0, 0
-    failures: list[Failure] = []
-    fired: set[str] = set()
-    untested = []
-    for table in advisor.tables.values():
-        layers = {rule.id: rule.layer for rule in rows(table)}
-        own = [case for case in cases if case.table == table.id]
-        for case in own:
-            ran += 1
-            found, text = _case(advisor, table, case)
-            fired |= set(found)
-            if text is not None:
-                above = _above(case.layer, {*found, *case.fire}, layers, advisor)
-                overruled += above
-                failures += [] if above else [Failure(table.id, case.at, text)]
-        for rule in rows(table):
-            for test in rule.tests:
-                ran += 1
-                found, text = example(advisor, table, rule, test)
-                fired |= set(found)
-                if text is not None:
-                    above = _above(rule.layer, set(found), layers, advisor)
-                    overruled += above
-                    failures += [] if above else [Failure(rule.id, test.at or rule.at, text)]
-            if not any(test.expect.get("fires", True) for test in rule.tests):
-                untested.append(rule.id)
-    everything = [rule for table in advisor.tables.values() for rule in rows(table)]
-    silent = [rule.id for rule in everything if rule.id not in fired and rule.layer == everything[0].layer]
-    known = set(advisor.tables)
-    failures += [
-        Failure(case.table, case.at, f"there is no table {case.table!r}")
-        for case in cases if case.table not in known
-    ]  # fmt: skip
-    return Tested(ran, tuple(failures), overruled, tuple(untested), tuple(silent))
-
-
-def _above(layer: str, names: Iterable[str], layers: Mapping[str, str], advisor: CompiledRules) -> bool:
-    """Is a rule of a later layer involved, or one that a later layer took away?"""
-    order = {name: number for number, name in enumerate(advisor.catalog.layers)}
-    own = order.get(layer, 0)
-    return any(order.get(layers.get(name, "\0"), len(order)) > own for name in names)
-
-
-def example(advisor: CompiledRules, table: Table, rule: Rule, test: Example) -> tuple[list[str], str | None]:
-    """Run one example of a row; return the rows that fired and what is wrong, None where nothing is."""
-    given, expect = test.given, test.expect
-    try:
-        found = table.matching(placed(advisor, table, given))
-    except RuleFileError as error:
-        return [], str(error)
-    names = [row.id for row in found]
-    if "fires" in expect:
-        fires = rule.id in names
-        return names, None if fires == expect["fires"] else f"{rule.id} {'fires' if fires else 'does not fire'}"
-    if names != [rule.id]:
-        return names, f"{rule.id} should decide, but {' and '.join(names) or 'nothing'} does"
-    got = rule.outcome
-    if table.kind == "set":
-        got["value"] = set_by(rule, str(table.gives), given).value
-    wrong = [f"{name} is {got.get(name)!r}, not {value!r}" for name, value in expect.items() if got.get(name) != value]
-    return names, "; ".join(wrong) or None
-
-
-def _case(advisor: CompiledRules, table: Table, case: Case) -> tuple[list[str], str | None]:
-    try:
-        found = sorted(row.id for row in table.matching(placed(advisor, table, case.given)))
-    except RuleFileError as error:
-        return [], str(error)
-    if found == sorted(case.fire):
-        return found, None
-    said, got = ", ".join(sorted(case.fire)) or "none", ", ".join(found) or "none"
-    return found, f"{said} should decide, but {got} does"
-
-
-def written(point: Point, advisor: CompiledRules, table: Table) -> dict[str, Any]:
-    """Return the facts that a case has to give to be at a point, without those that are assumed anyway.
-
-    Args:
-        point: A cell for every column of the table.
-        advisor: The rules.
+        rules: The compiled rules.
         table: The table.
+        point: A cell for each column of the table.
     """
-    given: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name, cell in point.items():
-        axis = advisor.axes[name]
-        unknown = cell == axis.unknown
-        given[name] = None if unknown else int(axis.inside(cell)) if axis.words is None else axis.words[cell]
-    for name in tuple(given):
-        fewer = {key: value for key, value in given.items() if key != name}
-        if placed(advisor, table, fewer) == point:
-            given = fewer
-    return given
+        axis = rules.axes[name]
+        if cell == axis.unknown:
+            facts[name] = None
+        else:
+            facts[name] = int(axis.inside(cell)) if axis.words is None else axis.words[cell]
+    for name in tuple(facts):
+        fewer = {key: value for key, value in facts.items() if key != name}
+        if locate_facts(rules, table, fewer) == point:
+            facts = fewer
+    return facts
 
 
-def lines(cases: Iterable[Case]) -> Iterator[str]:
+def format_cases(cases: Iterable[Case]) -> Iterator[str]:
     """Yield cases as lines of a file under `rules/cases/`."""
     for case in cases:
-        facts = ", ".join(f"{name}: {_plain(value)}" for name, value in case.given.items())
+        facts = ", ".join(f"{name}: {_format_value(value)}" for name, value in case.given.items())
         yield f"  - {{given: {{{facts}}}, fire: [{', '.join(case.fire)}]}}"
 
 
-def _plain(value: Any) -> str:
-    # Elsewhere YAML takes these for booleans, which the reader of rules does not.
+def _format_value(value: Any) -> str:
+    # Other readers of YAML take "yes" and "no" for booleans.
     return "unknown" if value is None else f'"{value}"' if value in ("yes", "no") else str(value)

@@ -55,7 +55,7 @@ FILES = {"policy.yaml": _POLICY, "assume.yaml": _ASSUME, "warn.yaml": _WARN, "so
 _KINDS = {"policy.yaml": "policy", "assume.yaml": "assume", "warn.yaml": "table", "sources.yaml": "sources"}
 
 
-def write(folder: Path, catalog: Catalog) -> list[Path]:
+def write_starter(folder: Path, catalog: Catalog) -> list[Path]:
     """Write the starter into a folder that is not there yet, or is empty.
 
     Args:

@@ -7,7 +7,7 @@ that would take too long is reported as not proven; nothing is passed over in si
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from math import prod
 
 from msgspec import Struct
@@ -43,6 +43,15 @@ class Finding(Struct, frozen=True):
     at: str  # file:line:column of the first
     text: str
     point: Point | None = None  # where it shows; None where it shows nowhere
+
+
+class Adjuster(Struct, frozen=True):
+    """A rule or a card that adjusts hyperparameters."""
+
+    id: str
+    at: str  # file:line:column
+    box: Box  # where it adjusts
+    steps: Sequence[Step]
 
 
 class Census(Struct, frozen=True):
@@ -201,29 +210,29 @@ def census(table: Table, axes: Mapping[str, Axis]) -> Census:
     return Census(table.id, len(table.rules), cells, ends[0][0] if 0 in ends else 0)
 
 
-def conflicts(
-    sources: Sequence[tuple[str, str, Box, Sequence[Step]]], axes: Mapping[str, Axis], table: str
-) -> Iterator[Finding]:
+def conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: str) -> Iterator[Finding]:
     """Yield pairs of adjustments that set one number differently where both apply.
 
     Scales by constants commute and may add up. Two clamps whose ranges do not meet do not, nor do two ranges of one
     number, and to follow one fact twice counts it twice.
 
     Args:
-        sources: Id, `file:line:column`, box and steps of everything that adjusts.
+        adjusters: Everything that adjusts.
         axes: Every fact's axis.
         table: Their table.
     """
-    for (a, _, box, steps), (b, at, other, more) in combinations(sources, 2):
-        common = meet(box, other)
-        if common is None or any(not mask & axes[name].every for name, mask in common.items()):
+    for first, second in combinations(adjusters, 2):
+        overlap = meet(first.box, second.box)
+        if overlap is None or any(not mask & axes[name].every for name, mask in overlap.items()):
             continue
-        for first in steps:
-            for second in more:
-                why = _clash(first, second)
-                if why:
-                    point = uncovered(common, [], axes)
-                    yield Finding(CONFLICT, table, (b, a), at, f"{a} and {b} meet and {why}", point)
+        for step, other in product(first.steps, second.steps):
+            why = _clash(step, other)
+            if why:
+                text = f"{first.id} and {second.id} meet and {why}"
+                point = uncovered(overlap, [], axes)
+                yield Finding(
+                    kind=CONFLICT, table=table, rules=(second.id, first.id), at=second.at, text=text, point=point
+                )
 
 
 def _clash(first: Step, second: Step) -> str | None:

@@ -135,6 +135,11 @@ class Table:
         self._alone = [(rule,) for rule in self.rules]
         self.beats = self._precedence()
 
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """Return the rows, and the row that decides where none applies."""
+        return self.rules if self.otherwise is None else (*self.rules, self.otherwise)
+
     def _column(self, column: str) -> list[int]:
         axis = self._axes[column]
         masks = [0] * (axis.unknown + 1)

@@ -11,13 +11,14 @@ from rich.markup import escape
 
 from optadvise.core.errors import near
 from optadvise.render.text.console import Page, format_heading, make_table
-from optadvise.rule_analysis.check import Report, Told
-from optadvise.rule_analysis.mutants import Hunt
-from optadvise.rule_analysis.rule_tests import Tested, lines
+from optadvise.rule_analysis.check import ProofReport
+from optadvise.rule_analysis.mutants import MutationReport
+from optadvise.rule_analysis.rule_tests import RuleTestReport, format_cases
+from optadvise.rule_analysis.witnesses import ReportedFinding
 from optadvise.rulebase.records import Case
 
 
-def report(found: Report, *, as_json: bool) -> None:
+def report(found: ProofReport, *, as_json: bool) -> None:
     """Print what was proven."""
     if as_json:
         _json({"kind": "rules-check", "proven": found.proven, "sound": found.sound,
@@ -54,13 +55,13 @@ def report(found: Report, *, as_json: bool) -> None:
             out.print("[bold]Not proven[/bold]: a question was too large; the rest is as above.")
 
 
-def _finding(told: Told) -> dict[str, Any]:
+def _finding(told: ReportedFinding) -> dict[str, Any]:
     finding = told.finding
     return {"kind": finding.kind, "table": finding.table, "rules": list(finding.rules), "at": near(finding.at),
             "text": finding.text, "where": told.where, "witness": told.witness}  # fmt: skip
 
 
-def tested(found: Tested, hunt: Hunt | None, suggested: Sequence[Case], *, as_json: bool) -> None:
+def tested(found: RuleTestReport, hunt: MutationReport | None, suggested: Sequence[Case], *, as_json: bool) -> None:
     """Print how the tests went."""
     if as_json:
         failures = [{**asdict(failure), "at": near(failure.at)} for failure in found.failures]
@@ -70,7 +71,7 @@ def tested(found: Tested, hunt: Hunt | None, suggested: Sequence[Case], *, as_js
         }  # fmt: skip
         if hunt is not None:
             data["mutants"] = {
-                "tried": hunt.tried, "killed": hunt.killed, "alike": hunt.alike, "share": hunt.share,
+                "tried": hunt.tried, "killed": hunt.killed, "alike": hunt.equivalent, "share": hunt.share,
                 "survivors": [{"table": s.table, "rule": s.rule, "change": s.change} for s in hunt.survivors],
             }  # fmt: skip
         _json(data)
@@ -90,18 +91,18 @@ def tested(found: Tested, hunt: Hunt | None, suggested: Sequence[Case], *, as_js
             _hunted(out, hunt, suggested)
 
 
-def _hunted(out: Any, hunt: Hunt, suggested: Sequence[Case]) -> None:
+def _hunted(out: Any, hunt: MutationReport, suggested: Sequence[Case]) -> None:
     for survivor in hunt.survivors:
         out.print(f"[bold]not noticed[/bold]  {escape(survivor.rule)} {escape(survivor.change)}", soft_wrap=True)
     out.print(
         f"{hunt.share:.1%} of {hunt.killed + len(hunt.survivors):,} changes to one row were noticed; "
-        f"{hunt.alike} more change no answer"
+        f"{hunt.equivalent} more change no answer"
     )
     if suggested:
         out.print(format_heading("Cases that would notice them, for rules/cases/"))
         for table in sorted({case.table for case in suggested}):
             out.print(f"table: {escape(table)}\ncases:", soft_wrap=True)
-            for line in lines(case for case in suggested if case.table == table):
+            for line in format_cases(case for case in suggested if case.table == table):
                 out.print(escape(line), soft_wrap=True)
 
 

@@ -1,0 +1,73 @@
+"""Changes of cards, defaults, contradictions, fixes and GPUs between two sets of rules, as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct, to_builtins
+
+from optadvise.rulebase.catalog import Catalog
+
+_POSITIONS = ("at", "layer")  # where an entry stands
+
+
+def list_card_changes(old: Catalog, new: Catalog) -> Iterator[str]:
+    """Yield a sentence for each change beside the tables.
+
+    Args:
+        old: The rules before.
+        new: The rules after.
+    """
+    yield from _compare_cards("optimizer", old.base.optimizers, new.base.optimizers)
+    yield from _compare_cards("scheduler", old.base.schedulers, new.base.schedulers)
+    for before, after in zip(_name_entries(old), _name_entries(new), strict=True):
+        yield from _compare_entries(before, after)
+    for name in sorted(new.base.disabled.keys() - old.base.disabled.keys()):
+        yield f"optimizer {name} is ruled out: {new.base.disabled[name].because}"
+
+
+def _compare_cards(kind: str, before: Mapping[str, Struct], after: Mapping[str, Struct]) -> Iterator[str]:
+    for name in sorted({*before, *after}):
+        if name not in before:
+            yield f"{kind} {name} is new"
+        elif name not in after:
+            yield f"{kind} {name} is gone"
+        else:
+            old, new = _strip_positions(before[name]), _strip_positions(after[name])
+            keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+            if keys:
+                yield f"{kind} {name}: {', '.join(keys)}"
+
+
+def _compare_entries(before: Mapping[str, Struct], after: Mapping[str, Struct]) -> Iterator[str]:
+    for name in dict.fromkeys((*before, *after)):
+        if name not in before:
+            yield f"{name} is new"
+        elif name not in after:
+            yield f"{name} is gone"
+        elif _strip_positions(before[name]) != _strip_positions(after[name]):
+            yield f"{name} is another"
+
+
+def _name_entries(catalog: Catalog) -> list[dict[str, Struct]]:
+    """Return the entries of each list beside the tables, by what they are called in a sentence."""
+    base = catalog.base
+    return [
+        {f"assumption of {row.fact} {row.value} ({row.because})": row for row in base.assume},
+        {f"refusal {row.say}": row for row in base.contradictions},
+        {f"change that may make a run fit, {row.id}": row for row in base.fixes},
+        {f"GPU {gpu.id}": gpu for gpu in base.gpus},
+    ]
+
+
+def _strip_positions(entry: Struct) -> dict[str, Any]:
+    """Return a record as plain data, without positions and layers."""
+    data: dict[str, Any] = _strip(to_builtins(entry))
+    return data
+
+
+def _strip(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strip(inner) for key, inner in value.items() if key not in _POSITIONS}
+    return [_strip(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,67 @@
+"""Records of what two sets of rules answer differently."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.rule_analysis.describe import describe_box
+from optadvise.rule_analysis.inputs_of_point import find_inputs, format_command
+from optadvise.rule_analysis.reachability import find_read
+from optadvise.rulebase.regions import Box
+
+NO_ROW = "no row"  # in the place of an answer
+
+
+class RuleChange(Struct, frozen=True):
+    """Situations that are answered differently."""
+
+    where: str  # the situations in words
+    old: str
+    new: str
+    witness: str | None  # a command line that shows the change; None where only a requested optimizer shows it
+
+
+class Section(Struct, frozen=True):
+    """The changes of one kind of answer."""
+
+    title: str
+    changes: tuple[RuleChange, ...]
+
+
+class Difference(Struct, frozen=True):
+    """Everything that two sets of rules answer differently."""
+
+    sections: tuple[Section, ...]
+    cards: tuple[str, ...]  # sentences about what was added, removed or changed beside the tables
+
+    @property
+    def same(self) -> bool:
+        """Return whether both answer every situation alike."""
+        return not self.sections and not self.cards
+
+
+class RulePair(Struct, frozen=True):
+    """Two sets of rules with the same axes."""
+
+    before: CompiledRules
+    after: CompiledRules
+
+
+def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> RuleChange | None:
+    """Return a change with its witness; None where neither set of rules leads to its situations.
+
+    Args:
+        pair: The rules.
+        table: The table that is read.
+        box: The situations.
+        old: The answer before.
+        new: The answer after.
+    """
+    for rules in (pair.after, pair.before):
+        point = find_read(rules, table, box)
+        if point is not None:
+            inputs = find_inputs(rules, point)
+            witness = None if inputs is None else format_command(rules, inputs)
+            return RuleChange(where=describe_box(box, rules.axes), old=old, new=new, witness=witness)
+    return None

@@ -1,0 +1,238 @@
+"""Changes of decision tables between two sets of rules: the exact situations, merged into boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.rule_analysis.describe import describe_box
+from optadvise.rule_analysis.diff_records import NO_ROW, RuleChange, RulePair, make_change
+from optadvise.rulebase.records import Rule
+from optadvise.rulebase.regions import Axes, Box, box_of, boxes, columns, merged
+from optadvise.rulebase.tables import Table
+
+
+class Answers(Struct, frozen=True):
+    """Two answers that differ."""
+
+    old: str
+    new: str
+
+
+class _Alive(Struct, frozen=True):
+    """The rows of two tables that may still decide, as bit masks."""
+
+    old: int
+    new: int
+
+
+class _ChainAlive(Struct, frozen=True):
+    """The rows of the tables of one set of rules that may still decide, as bit masks."""
+
+    concern: int
+    choice: int
+
+
+class _PairAlive(Struct, frozen=True):
+    """The rows of two sets of rules that may still decide."""
+
+    before: _ChainAlive
+    after: _ChainAlive
+
+
+def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
+    """Yield where a table of two sets of rules decides differently.
+
+    Args:
+        pair: The rules.
+        name: The table's id.
+
+    Raises:
+        TooLargeError: There are too many different cells to list.
+    """
+    old, new = pair.before.tables.get(name), pair.after.tables.get(name)
+    if old is None or new is None:
+        yield RuleChange(
+            where="any situation",
+            old=NO_ROW if old is None else name,
+            new=NO_ROW if new is None else name,
+            witness=None,
+        )
+    elif new.hit == "collect":
+        yield from _compare_collected(pair, old, new)
+    else:
+        yield from _compare_decided(pair, old, new)
+
+
+def find_winner(table: Table, alive: int) -> Rule | None:
+    """Return the row that decides among those that apply; None where none does or two contradict each other."""
+    applying = [number for number in range(len(table.rules)) if alive >> number & 1]
+    if not applying:
+        return table.otherwise
+    if table.hit == "first":
+        return table.rules[applying[0]]
+    for number in applying:
+        if all(number == other or table.beats[number] >> other & 1 for other in applying):
+            return table.rules[number]
+    return None
+
+
+def _all_rows(table: Table) -> int:
+    return (1 << len(table.rules)) - 1
+
+
+# -- the optimizer -----------------------------------------------------------------------------------------------------
+
+
+def list_optimizer_changes(pair: RulePair) -> Iterator[RuleChange]:
+    """Yield where the chain of concern and optimizer ends at another optimizer.
+
+    Raises:
+        TooLargeError: There are too many different cells to list.
+    """
+    names = sorted({*pair.before.deciding_facts, *pair.after.deciding_facts})
+    swept = columns(names, lambda name, cell: _read_columns(pair, name, cell), pair.after.axes)
+
+    def step(alive: _PairAlive, number: int, cell: int) -> _PairAlive:
+        name = swept[number].name
+        return _PairAlive(
+            before=_narrow(pair.before, alive.before, name, cell), after=_narrow(pair.after, alive.after, name, cell)
+        )
+
+    def answer(alive: _PairAlive) -> Answers | None:
+        old, new = _end_chain(pair.before, alive.before), _end_chain(pair.after, alive.after)
+        return None if old == new else Answers(old=old, new=new)
+
+    start = _PairAlive(before=_start_chain(pair.before), after=_start_chain(pair.after))
+    yield from _make_changes(pair, "concern", boxes(swept, start, step, answer))
+
+
+def _read_columns(pair: RulePair, name: str, cell: int) -> Hashable:
+    """Return the rows of all four tables that accept a cell."""
+    tables = (*pair.before.deciding_tables, *pair.after.deciding_tables)
+    return tuple(table.column(name)[cell] if name in table.columns else None for table in tables)
+
+
+def _start_chain(rules: CompiledRules) -> _ChainAlive:
+    concern, choice = rules.deciding_tables
+    return _ChainAlive(concern=_all_rows(concern), choice=_all_rows(choice))
+
+
+def _narrow(rules: CompiledRules, alive: _ChainAlive, fact: str, cell: int) -> _ChainAlive:
+    """Return the rows that may still decide once the cell of a fact is known."""
+    concern, choice = rules.deciding_tables
+    return _ChainAlive(
+        concern=alive.concern & _read_column(concern, fact, cell),
+        choice=alive.choice & _read_column(choice, fact, cell),
+    )
+
+
+def _read_column(table: Table, fact: str, cell: int) -> int:
+    """Return the rows of a table that accept a cell; all where no row reads the fact."""
+    return table.column(fact)[cell] if fact in table.columns else -1
+
+
+def _end_chain(rules: CompiledRules, alive: _ChainAlive) -> str:
+    """Return the optimizer that the remaining rows choose."""
+    concern_table, choice_table = rules.deciding_tables
+    concern = find_winner(concern_table, alive.concern)
+    if concern is None:
+        return NO_ROW
+    cell = rules.axes["concern"].cell(concern.derived["concern"])
+    rule = find_winner(choice_table, alive.choice & choice_table.column("concern")[cell])
+    return NO_ROW if rule is None else rule.choice.chosen
+
+
+def _make_changes(pair: RulePair, table: str, found: Mapping[Hashable, Sequence[Box]]) -> Iterator[RuleChange]:
+    """Yield the changes that situations lead to, of the boxes by their answers."""
+    for answers, parts in found.items():
+        assert isinstance(answers, Answers)
+        for box in parts:
+            change = make_change(pair, table, box, answers.old, answers.new)
+            if change is not None:
+                yield change
+
+
+# -- other tables ------------------------------------------------------------------------------------------------------
+
+
+def _compare_decided(pair: RulePair, old: Table, new: Table) -> Iterator[RuleChange]:
+    """Yield where another row of a table decides, with another outcome."""
+    swept = columns(
+        sorted({*old.columns, *new.columns}),
+        lambda name, cell: (_read_column(old, name, cell), _read_column(new, name, cell)),
+        pair.after.axes,
+    )
+
+    def step(alive: _Alive, number: int, cell: int) -> _Alive:
+        name = swept[number].name
+        return _Alive(old=alive.old & _read_column(old, name, cell), new=alive.new & _read_column(new, name, cell))
+
+    def answer(alive: _Alive) -> Answers | None:
+        return _compare_rules(find_winner(old, alive.old), find_winner(new, alive.new))
+
+    start = _Alive(old=_all_rows(old), new=_all_rows(new))
+    yield from _make_changes(pair, new.id, boxes(swept, start, step, answer))
+
+
+def _compare_rules(old: Rule | None, new: Rule | None) -> Answers | None:
+    """Return how the outcomes of two rules differ; None where they do not."""
+    if old is None or new is None:
+        return None if old is new else Answers(old=_describe_rule(old), new=_describe_rule(new))
+    return None if old.outcome == new.outcome else Answers(old=_describe_rule(old), new=_describe_rule(new))
+
+
+def _describe_rule(rule: Rule | None) -> str:
+    """Return what a rule gives, with its id."""
+    if rule is None:
+        return NO_ROW
+    outcome = rule.outcome
+    value = outcome.get("scheduler") or outcome.get("optimizer")
+    if value is None and "points" in outcome:
+        value = f"along {outcome['along']}"
+    if value is None:
+        value = ", ".join(f"{key} {item}" for key, item in outcome.items() if not isinstance(item, dict))
+    return f"{value} [{rule.id}]"
+
+
+def _compare_collected(pair: RulePair, old: Table, new: Table) -> Iterator[RuleChange]:
+    """Yield where a row of a table that collects rows applies in only one set of rules, or has another outcome."""
+    olds, news = ({rule.id: rule for rule in table.rules} for table in (old, new))
+    for name in dict.fromkeys((*olds, *news)):
+        before, after = olds.get(name), news.get(name)
+        if before is not None and after is not None and before.outcome != after.outcome:
+            where = describe_box(box_of(after, pair.after.axes), pair.after.axes)
+            yield RuleChange(where=where, old=f"{name} as it was", new=f"{name}, changed", witness=None)
+        else:
+            yield from _compare_boxes(pair, new.id, name, before, after)
+
+
+def _compare_boxes(
+    pair: RulePair, table: str, name: str, before: Rule | None, after: Rule | None
+) -> Iterator[RuleChange]:
+    """Yield where a row applies after the change alone, then where it applied before alone."""
+    axes = pair.after.axes
+    old, new = (None if rule is None else box_of(rule, axes) for rule in (before, after))
+    for part in [] if new is None else _subtract(new, old, axes):
+        if (change := make_change(pair, table, part, NO_ROW, name)) is not None:
+            yield change
+    for part in [] if old is None else _subtract(old, new, axes):
+        if (change := make_change(pair, table, part, name, NO_ROW)) is not None:
+            yield change
+
+
+def _subtract(box: Box, other: Box | None, axes: Axes) -> list[dict[str, int]]:
+    """Return the parts of a box that lie outside another one."""
+    if other is None:
+        return [dict(box)]
+    parts, remaining = [], dict(box)
+    for name, mask in other.items():
+        cells = remaining.get(name, axes[name].every)
+        if cells & ~mask:
+            parts.append({**remaining, name: cells & ~mask})
+        if not cells & mask:
+            return [dict(box)]
+        remaining[name] = cells & mask
+    return merged(parts)

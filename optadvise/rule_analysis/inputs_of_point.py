@@ -1,0 +1,159 @@
+"""Inputs that lead to a point of the grid of facts, and the command line that states them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.decide import locate
+from optadvise.core.errors import InputError
+from optadvise.core.records import Situation
+from optadvise.rulebase.regions import Point
+
+_MODEL_SIZES = (10**6, 10**7, 10**8, 5 * 10**8, 2 * 10**9, 7 * 10**9, 7 * 10**10, 10**12)  # parameters to try
+_GPU_FACTS = ("vendor", "bf16")  # stated by a GPU's name
+_GPU_BYTES = tuple(2**30 * gib for gib in (24, 80, 8, 2, 640))  # to try
+_GPU_GIB_STEPS = range(1, 400, 3)  # to try, where none of these leads to the point
+
+
+def find_inputs(rules: CompiledRules, point: Point) -> dict[str, Any] | None:
+    """Return inputs that lead to a point, without those that are assumed anyway; None where none is found.
+
+    Args:
+        rules: The compiled rules.
+        point: Cells of facts, derived ones included.
+    """
+    inputs = _read_inputs(rules, point)
+    inputs.pop("vram_bytes", None)  # any will do, or one that leads to the memory pressure
+    gpus = _list_gpus(rules, inputs)
+    for extra in _list_sizes(rules, point, inputs, gpus):
+        candidate = {**inputs, **extra}
+        if _leads_to(rules, candidate, point):
+            return _drop_assumed(rules, candidate, point)
+    return None
+
+
+def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, Any]:
+    """Return a value inside each cell, of the facts that can be stated, in the order of the questions."""
+    inputs: dict[str, Any] = {}
+    for name, fact in rules.catalog.facts.items():
+        axis = rules.axes[name]
+        if name not in point or point[name] == axis.unknown or (fact.flag is None and fact.derived != "gpu"):
+            continue
+        value = axis.inside(point[name]) if axis.words is None else axis.words[point[name]]
+        inputs[name] = int(value) if axis.words is None else value == "true" if fact.type == "flag" else value
+    if point.get("asked_for") == rules.axes["asked_for"].cell(True):
+        inputs["optimizer"] = (rules.axes["optimizer"].words or ())[point["optimizer"]]
+    return inputs
+
+
+def _list_gpus(rules: CompiledRules, inputs: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Move out of the inputs what only a GPU's name states; return what such GPUs state, None where none is needed."""
+    stated = {name: inputs.pop(name) for name in _GPU_FACTS if name in inputs}
+    unnamed = Situation()
+    if all(value == getattr(unnamed, name) for name, value in stated.items()):
+        return None
+    return [
+        {"gpu": gpu.name, "vram_bytes": gpu.memory_bytes, "vendor": gpu.vendor, "bf16": gpu.bf16}
+        for gpu in rules.catalog.gpus
+        if stated.get("vendor", gpu.vendor) == gpu.vendor and stated.get("bf16", gpu.bf16) == gpu.bf16
+    ]
+
+
+def _list_sizes(
+    rules: CompiledRules, point: Point, inputs: Mapping[str, Any], gpus: list[dict[str, Any]] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield model sizes and memory limits to try, where the point has a memory pressure or a GPU.
+
+    Args:
+        rules: The compiled rules.
+        point: The point.
+        inputs: The other inputs.
+        gpus: What the GPUs state that may be named; None where none has to be named.
+    """
+    axes = rules.axes
+    pressure = (axes["memory"].words or ())[point["memory"]] if "memory" in point else None
+    limits = gpus if gpus is not None else [{"vram_bytes": limit} for limit in _GPU_BYTES]
+    is_limited = point.get("vram_bytes", axes["vram_bytes"].unknown) != axes["vram_bytes"].unknown
+    if gpus is None and (pressure == "unlimited" or (pressure is None and not is_limited)):
+        yield {}
+        return
+    if pressure in (None, "limited"):
+        yield from limits
+        return
+    sizes = [inputs["params"]] if "params" in inputs else _MODEL_SIZES
+    sizes = [size for size in sizes if "params" not in point or axes["params"].cell(size) == point["params"]]
+    for params, limit in product(sizes, limits):
+        yield {"params": params, **limit}
+    if gpus is None:  # close to where the pressure changes
+        for params, gib in product(sizes, _GPU_GIB_STEPS):
+            yield {"params": params, "vram_bytes": gib * 2**30}
+
+
+def _leads_to(rules: CompiledRules, inputs: Mapping[str, Any], point: Point) -> bool:
+    """Return whether inputs are accepted and lead to a point, as far as its facts are read from the situation."""
+    try:
+        situation = complete_situation(rules, inputs)
+    except InputError:
+        return False
+    cells = locate(rules, situation)
+    # Values that are derived from others were unknown when the tables were read.
+    derived = {name for name, cell in point.items() if cell == rules.axes[name].unknown and name in situation.assumed}
+    read = cells.keys() - derived - {"optimizer"}
+    return all(cells[name] == cell for name, cell in point.items() if name in read)
+
+
+def _drop_assumed(rules: CompiledRules, inputs: dict[str, Any], point: Point) -> dict[str, Any]:
+    """Return inputs without those that are assumed anyway."""
+    stated_together = {"gpu", "vram_bytes", *_GPU_FACTS} if "gpu" in inputs else set()
+    for name in tuple(inputs):
+        if name not in stated_together and name != "optimizer":
+            fewer = {key: value for key, value in inputs.items() if key != name}
+            if _leads_to(rules, fewer, point):
+                inputs = fewer
+    return inputs
+
+
+def format_command(rules: CompiledRules, inputs: Mapping[str, Any], layers: tuple[str, ...] = ()) -> str:
+    """Return the command line that states inputs.
+
+    Args:
+        rules: The compiled rules.
+        inputs: Values by fact.
+        layers: Folders of further rules to name.
+
+    Example:
+        >>> from optadvise.rulebase.catalog import load
+        >>> rules = CompiledRules(load())
+        >>> format_command(rules, {"model": "cnn", "vram_bytes": 24 * 2**30, "sparse_gradients": True})
+        'optadvise recommend --model cnn --vram 24GB --sparse-gradients'
+    """
+    words = ["optadvise", "recommend"]
+    for name, value in inputs.items():
+        words += _format_option(rules, name, value, names_gpu="gpu" in inputs)
+    for folder in layers:
+        words += ["--rules", folder]
+    return shlex.join(words)
+
+
+def _format_option(rules: CompiledRules, name: str, value: Any, *, names_gpu: bool) -> list[str]:
+    if name == "gpu":
+        return ["--gpu", value]
+    if name == "vram_bytes":
+        return [] if names_gpu else ["--vram", format_memory(value)]
+    if name in _GPU_FACTS or value is None or value is False:
+        return []
+    flag = rules.catalog.facts[name].flag or f"--{name}"
+    return [flag] if value is True else [flag, str(value)]
+
+
+def format_memory(size_bytes: int) -> str:
+    """Return the memory of a GPU as `--vram` reads it."""
+    for unit, factor in (("GB", 2**30), ("MB", 2**20)):
+        if size_bytes % factor == 0:
+            return f"{size_bytes // factor}{unit}"
+    return f"{size_bytes}B"

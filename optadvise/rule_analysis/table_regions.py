@@ -1,0 +1,189 @@
+"""Regions of the chain of tables: where in the space of situations each rule decides.
+
+The chain is concern → optimizer → its card → schedule → numbers and warnings. A region is a box of facts without
+further boxes: rows that come before, contradictions, inputs that always have a default. The memory arithmetic is not
+modelled: a size and a limit may lead to any memory pressure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.decide import read_card_facts
+from optadvise.advice.schedule_choice import restrict_schedule
+from optadvise.core.cards import Optimizer, Scheduler
+from optadvise.core.records import Situation
+from optadvise.rulebase.proofs import winning
+from optadvise.rulebase.records import Condition, Rule
+from optadvise.rulebase.regions import Box, lowest, meet, uncovered
+from optadvise.rulebase.tables import Table
+
+_NO_GPU = Situation()  # with the vendor and the precisions that are assumed where no GPU is named
+
+
+class Region(Struct, frozen=True):
+    """A part of the space of situations."""
+
+    box: Box
+    excluded: tuple[Box, ...]  # parts of the box that do not belong to the region
+
+
+class RuleRegion(Struct, frozen=True):
+    """Where a rule decides."""
+
+    rule: Rule
+    region: Region
+
+
+class ScheduleRegion(Struct, frozen=True):
+    """Where a rule decides about the schedule, and the schedule that is taken there."""
+
+    rule: Rule
+    region: Region
+    scheduler: Scheduler
+
+
+def list_rule_regions(rules: CompiledRules, table: Table) -> list[RuleRegion]:
+    """Return where each row of a table wins by its own table, the `otherwise` row included."""
+    regions = []
+    for rule in table.all_rules:
+        box, excluded = winning(table, rule, rules.axes)
+        regions.append(RuleRegion(rule=rule, region=Region(box=box, excluded=tuple(excluded))))
+    return regions
+
+
+def intersect(rules: CompiledRules, first: Region, second: Region) -> Region | None:
+    """Return where both of two regions are; None where they have nothing in common."""
+    box = meet(first.box, second.box)
+    if box is None:
+        return None
+    excluded = (*first.excluded, *second.excluded)
+    return None if uncovered(box, excluded, rules.axes) is None else Region(box=box, excluded=excluded)
+
+
+# -- what no situation can be ------------------------------------------------------------------------------------------
+
+
+@cached_by_rules()
+def find_possible(rules: CompiledRules) -> Region:
+    """Return the region of all situations that inputs can describe."""
+    contradictions = (box for box in _list_contradictions(rules) if "optimizer" not in box)
+    impossible = (*_list_defaults(rules), *_list_derived(rules), *contradictions)
+    return Region(box={}, excluded=impossible)
+
+
+def _list_contradictions(rules: CompiledRules) -> Iterator[dict[str, int]]:
+    for row in rules.catalog.base.contradictions:
+        yield _make_box(rules, row.when)
+
+
+def _make_box(rules: CompiledRules, when: Mapping[str, Condition]) -> dict[str, int]:
+    return {name: rules.axes[name].accepted(condition) for name, condition in when.items()}
+
+
+def _list_defaults(rules: CompiledRules) -> Iterator[dict[str, int]]:
+    """Yield the boxes in which a fact with a default would be unknown."""
+    for row in rules.catalog.base.assume:
+        yield {**_make_box(rules, row.when), row.fact: 1 << rules.axes[row.fact].unknown}
+
+
+def _list_derived(rules: CompiledRules) -> Iterator[dict[str, int]]:
+    """Yield the boxes in which a derived fact would contradict the facts that it is derived from.
+
+    See `classify_pressure` and `locate_estimate`; a GPU that is named states its memory, vendor and precisions.
+    """
+    axes = rules.axes
+    memory, fits, share = axes["memory"], axes["fits"], axes["state_share"]
+    no_limit, no_size = 1 << axes["vram_bytes"].unknown, 1 << axes["params"].unknown
+    limit, size = axes["vram_bytes"].every & ~no_limit, axes["params"].every & ~no_size
+    unlimited, limited = 1 << memory.cell("unlimited"), 1 << memory.cell("limited")
+    no_fit, no_share = 1 << fits.unknown, 1 << share.unknown
+    yield {"vram_bytes": no_limit, "memory": memory.every & ~unlimited}
+    yield {"vram_bytes": limit, "memory": unlimited}
+    yield {"params": size, "memory": limited}
+    yield {"params": no_size, "memory": memory.every & ~unlimited & ~limited}
+    yield {"params": no_size, "fits": fits.every & ~no_fit}
+    yield {"vram_bytes": no_limit, "fits": fits.every & ~no_fit}
+    yield {"params": size, "vram_bytes": limit, "fits": no_fit}
+    yield {"params": no_size, "state_share": share.every & ~no_share}
+    for name in ("vendor", "bf16"):
+        usual = 1 << axes[name].cell(getattr(_NO_GPU, name))
+        yield {name: axes[name].every & ~usual, "vram_bytes": no_limit}
+
+
+# -- the chain ---------------------------------------------------------------------------------------------------------
+
+
+@cached_by_rules()
+def list_concern_regions(rules: CompiledRules) -> list[RuleRegion]:
+    """Return where each rule of the concern decides, the ordinary concern first."""
+    possible, found = find_possible(rules), []
+    for entry in reversed(list_rule_regions(rules, rules.tables["concern"])):
+        concern = 1 << rules.axes["concern"].cell(entry.rule.derived["concern"])
+        own = Region(box={**entry.region.box, "concern": concern}, excluded=entry.region.excluded)
+        region = intersect(rules, possible, own)
+        if region is not None:
+            found.append(RuleRegion(rule=entry.rule, region=region))
+    return found
+
+
+@cached_by_rules()
+def list_choice_regions(rules: CompiledRules) -> list[RuleRegion]:
+    """Return where each row of the optimizer's table decides, without the facts of the card that it chooses."""
+    rows = list_rule_regions(rules, rules.tables["choose_optimizer"])
+    return [
+        RuleRegion(rule=entry.rule, region=region)
+        for concern in list_concern_regions(rules)
+        for entry in rows
+        if (region := intersect(rules, concern.region, entry.region)) is not None
+    ]
+
+
+@cached_by_rules()
+def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
+    """Return where each optimizer is taken, chosen or requested, with the facts of its card."""
+    regions = []
+    for choice in list_choice_regions(rules):
+        card = rules.catalog.optimizer(choice.rule.choice.chosen)
+        regions += [intersect(rules, choice.region, own) for own in _list_card_regions(rules, card, is_requested=False)]
+    for name in rules.catalog.optimizer_ids:
+        for own in _list_card_regions(rules, rules.catalog.optimizer(name), is_requested=True):
+            regions += [intersect(rules, concern.region, own) for concern in list_concern_regions(rules)]
+    return [region for region in regions if region is not None]
+
+
+def _list_card_regions(rules: CompiledRules, card: Optimizer, *, is_requested: bool) -> Iterator[Region]:
+    """Yield the regions of a card's facts: of the models that it suits, and of the others."""
+    model = rules.axes["model"]
+    suited = sum(1 << model.cell(kind) for kind in card.suits)
+    facts = {**read_card_facts(card, card.implementations[0], rules.axes), "asked_for": is_requested}
+    excluded = tuple(box for box in _list_contradictions(rules) if "optimizer" in box) if is_requested else ()
+    for is_suited, models in ((True, suited), (False, model.every & ~suited)):
+        cells = {name: 1 << rules.axes[name].cell(value) for name, value in {**facts, "suited": is_suited}.items()}
+        if models:
+            yield Region(box={**cells, "model": models}, excluded=excluded)
+
+
+def find_card(rules: CompiledRules, region: Region) -> Optimizer:
+    """Return the optimizer that is taken in a region of `list_optimizer_regions`."""
+    names = rules.axes["optimizer"].words or ()
+    return rules.catalog.optimizer(names[lowest(region.box["optimizer"])])
+
+
+@cached_by_rules()
+def list_schedule_regions(rules: CompiledRules) -> list[ScheduleRegion]:
+    """Return where each row of the schedule's table is read, with the schedule that is taken; some may be empty."""
+    rows, regions = list_rule_regions(rules, rules.tables["choose_schedule"]), []
+    for before in list_optimizer_regions(rules):
+        card = find_card(rules, before)
+        for entry in rows:
+            box = meet(before.box, entry.region.box)
+            if box is not None:
+                scheduler = restrict_schedule(rules, card, entry.rule.choice.chosen)
+                box["schedule"] = 1 << rules.axes["schedule"].cell(scheduler.family)
+                region = Region(box=box, excluded=(*before.excluded, *entry.region.excluded))
+                regions.append(ScheduleRegion(rule=entry.rule, region=region, scheduler=scheduler))
+    return regions
