@@ -157,7 +157,8 @@ assert optadvise.__version__
 
 def test_a_measurement_from_a_program() -> None:
     advice = optadvise.recommend(model="transformer", optimizer="lion", steps=1000)
-    result = optadvise.bench(advice, control="none", rounds=2, steps=2, device="cpu", require=["loss_last <= 99"])
+    quick: dict[str, Any] = {"rounds": 2, "steps": 2, "batch_size": 2, "seq_len": 16, "threads": 1}
+    result = optadvise.bench(advice, control="none", device="cpu", require=["loss_last <= 99"], **quick)
     arm = result["arms"][0]
     assert (arm["optimizer"], arm["status"], result["verdict"]) == ("lion", "ok", "pass")
     with pytest.raises(InputError, match="names its optimizer"):

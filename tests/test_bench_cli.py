@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from optadvise.benchmark import runner
 from optadvise.core.units import parse_count
-from tests.bench import one_line, result_in
+from tests.bench import MINE, one_line, result_in
 from tests.cli import Said, optadvise
 
 # A little network of the test's own, as fast as torch starts.
@@ -48,6 +49,30 @@ def test_a_candidate_against_its_control() -> None:
     assert {(r["optimizer"], r["versus"]) for r in found["ratios"]} == {("adamw8bit", "adamw")}
 
 
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return what one real run of `bench adam` measures, for gates to judge."""
+    folder, recordings, real = tmp_path_factory.mktemp("recorded"), [], runner.run_arms
+    (folder / "mine.py").write_text(MINE, encoding="utf-8")
+
+    def record(*arguments: Any, **options: Any) -> Any:
+        recordings.append(real(*arguments, **options))
+        return recordings[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(runner, "run_arms", record)
+        assert optadvise("bench", "adam", *QUICK).code == 0
+    return recordings[0]
+
+
+@pytest.fixture
+def _replayed(recording: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Return the recording instead of measuring."""
+    monkeypatch.setattr(runner, "run_arms", lambda *_, **__: recording)
+
+
+@pytest.mark.usefixtures("_replayed")
 @pytest.mark.parametrize(
     ("requirements", "code", "verdict"),
     [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import optadvise as library
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -36,9 +39,16 @@ def test_a_console_block_prints_what_it_says(command: str, output: str) -> None:
     assert re.search(r"(?s)" + ".*?".join(wanted), actual), actual
 
 
-def test_the_readmes_program_runs() -> None:
+def test_the_readmes_program_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    quick: dict[str, Any] = {
+        "steps": 1,
+        "batch_size": 2,
+        "seq_len": 16,
+        "threads": 1,
+    }  # what a person waits for takes a minute
+    monkeypatch.setattr(library, "bench", partial(library.bench, **quick))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"model": torch.nn.Linear(4, 2)}
