@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,30 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(_cores):
         os.sched_setaffinity(0, {_cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_cores)]})
-# Before any module reads the rules, and gone after the last has written its figures.
+# Before any module reads the rules. The processes of a run share a cache, so that rules are proven once; whichever
+# started first removes it.
+if "OPTADVISE_TESTS_DIR" not in os.environ:
+    os.environ["OPTADVISE_TESTS_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")
+    atexit.register(shutil.rmtree, os.environ["OPTADVISE_TESTS_DIR"], ignore_errors=True)
 for _name in ("CACHE", "DATA"):
-    os.environ[f"OPTADVISE_{_name}_DIR"] = tempfile.mkdtemp(prefix="optadvise-tests-")
-    atexit.register(shutil.rmtree, os.environ[f"OPTADVISE_{_name}_DIR"], ignore_errors=True)
+    os.environ[f"OPTADVISE_{_name}_DIR"] = f"{os.environ['OPTADVISE_TESTS_DIR']}/{_name.lower()}"
+# The day that `rotated` chooses by, set here so that all processes of a run agree at midnight.
+os.environ.setdefault("OPTADVISE_TESTS_DAY", str(date.today().toordinal()))
 # A shell without job control hands on that SIGINT is ignored, to what tests start as well; a person's shell does not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fork_server.install()
-DATA, _COUNT = os.environ["OPTADVISE_DATA_DIR"], itertools.count()
+DATA, _COUNT = f"{os.environ['OPTADVISE_DATA_DIR']}/{os.getpid()}", itertools.count()
+
+
+def pytest_report_header() -> str:
+    return f"tests that take turns: those of OPTADVISE_TESTS_DAY={os.environ['OPTADVISE_TESTS_DAY']}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests an hour, where the others have what pyproject.toml says."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,6 +72,14 @@ def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def few(count: int, values: Sequence[Any]) -> list[Any]:
     """Return values to go through, all but a few of which are left to `pytest -m slow`."""
     return [*values[:count], *(pytest.param(value, marks=pytest.mark.slow) for value in values[count:])]
+
+
+def rotated(count: int, values: Sequence[Any]) -> list[Any]:
+    """Return values to go through, `count` of which have their turn today; `pytest -m slow` has the others."""
+    start = int(os.environ["OPTADVISE_TESTS_DAY"]) * count
+    today = {(start + number) % len(values) for number in range(count)}
+    slow = pytest.mark.slow
+    return [v if number in today else pytest.param(v, marks=slow) for number, v in enumerate(values)]
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,8 @@ def findings() -> list[Finding]:
 
 def shown(finding: Finding) -> str | None:
     """Return what is wrong with the lines of a finding, None where they show it."""
-    ran = subprocess.run([sys.executable, "-c", finding.lines], capture_output=True, text=True, timeout=TIMEOUT)
+    command = [sys.executable, "-m", "tests.program", finding.lines]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     return None if ran.returncode == 0 else ran.stderr.strip().splitlines()[-1]
 
 

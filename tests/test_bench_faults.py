@@ -165,7 +165,9 @@ runpy.run_module("optadvise.benchmark.worker", run_name="__main__")
 def test_an_allocation_that_fails_is_a_result_with_the_peak_reached(advisor: CompiledRules) -> None:
     spec = replace(SPEC, optimizer_only=True, params=10**11)
     (big,) = plan.plan_arms(advisor, ["adamw"], spec, control=None, implementation=None)
-    (found,) = measured(WorkerArm(spec, big, timeout=60, command=(sys.executable, "-c", SMALL_MACHINE)))
+    (found,) = measured(
+        WorkerArm(spec, big, timeout=60, command=(sys.executable, "-m", "tests.program", SMALL_MACHINE))
+    )
     assert found.failure is not None
     assert found.failure.status == "oom"
     assert "allocate" in found.failure.error
