@@ -186,7 +186,7 @@ def test_the_probe_ends_with_its_parent(tmp_path: Path) -> None:
         [sys.executable, "-m", "optadvise.diagnostics.probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    out, _ = process.communicate(b"[]\n", timeout=30)
+    out, _ = process.communicate(b'{"paths": []}\n', timeout=30)
     assert (process.returncode, out) == (0, b"")
 
 
