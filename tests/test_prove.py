@@ -719,7 +719,7 @@ def test_a_proof_by_an_older_prover_is_not_trusted(tmp_path: Path) -> None:
            "then": {"optimizer": "lion"}, "because": "ours", "cite": ["measured"],
            "tests": [{"given": {}, "expect": {}}]}  # fmt: skip
     layer.write_text(json.dumps({"table": "choose_optimizer", "rules": [row]}), encoding="utf-8")
-    prover = tmp_path / "optadvise" / "engine" / "prove.py"
+    prover = tmp_path / "optadvise" / "rulebase" / "proofs.py"
     right = prover.read_text(encoding="utf-8")
     older = f"{right}\n\ndef findings(table, axes):\n    return iter(())\n"
     codes = []
