@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from optadvise.memory.estimator import Sizing
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.defaults import Completer
+from optadvise.rulebase.defaults import CompiledDefaults
 from optadvise.rulebase.records import Adjustment, Condition, NumberSetting
 from optadvise.rulebase.tables import Axis, Table, cut_axes
 
@@ -39,9 +39,8 @@ class CompiledRules:
                 cells.
         """
         self.catalog = catalog
-        assume, contradictions = catalog.base.assume, catalog.base.contradictions
         self.axes: dict[str, Axis] = cut_axes(catalog.facts, [*list_conditions(catalog), *extra_conditions])
-        self.completer = Completer(assume, contradictions, catalog.facts, self.axes)
+        self.defaults = CompiledDefaults(catalog.base.assume, catalog.base.contradictions, self.axes)
         with_ = catalog.facts["memory"].with_
         self.reference_optimizer: str = with_["reference"]  # memory pressure compares its state
         self.compact_optimizer: str = with_["compact"]  # with the smaller state of this one
@@ -66,7 +65,7 @@ class CompiledRules:
     @cached_property
     def input_axes(self) -> list[tuple[str, Axis]]:
         """Return the facts of a situation that a condition reads, with their axes."""
-        read = {name for table in self.tables.values() for name in table.columns} | self.completer.reads
+        read = {name for table in self.tables.values() for name in table.columns} | self.defaults.reads
         return [(name, self.axes[name]) for name in (*INPUT_FACTS, "optimizer") if name in read]
 
     @cached_property

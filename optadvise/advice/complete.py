@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
+
+_MAY_BE_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # facts without a default
 
 
 def complete_situation(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situation:
@@ -23,8 +26,56 @@ def complete_situation(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situa
     """
     if "shape" in inputs:
         inputs = {**inputs, "params": rules.sizing.params(inputs["shape"])}
-    situation = rules.completer.complete(inputs)
+    filled = rules.defaults.fill(inputs)
+    _reject_contradictions(rules, filled)
+    _reject_uneven_batch(filled)
+    unknown = [name for name in _MAY_BE_UNKNOWN if name not in filled]
+    situation = Situation(
+        **filled,
+        stated=tuple(name for name, value in inputs.items() if value is not None),
+        defaults=(*unknown, *(name for name in filled if name not in inputs)),
+    )
     return situation if situation.params is None else rules.sizing.completed(situation)
+
+
+def _reject_contradictions(rules: CompiledRules, inputs: Mapping[str, Any]) -> None:
+    contradiction = rules.defaults.find_contradiction(inputs)
+    if contradiction is not None:
+        options = _format_options(rules, inputs, contradiction.when)
+        raise InputError(f"{options}: {contradiction.say}; {contradiction.instead}")
+
+
+def _format_options(rules: CompiledRules, inputs: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Return the options of the facts that have a value; `--gpu` states what is derived from it."""
+    options = []
+    for name in names:
+        fact, value = rules.catalog.facts[name], inputs.get(name)
+        if value is not None:
+            flag = "--gpu" if fact.derived == "gpu" else fact.flag or f"--{name}"
+            options.append(flag if value is True else f"{flag} {value}")
+    return " ".join(options)
+
+
+def _reject_uneven_batch(inputs: Mapping[str, Any]) -> None:
+    """Reject a batch that GPUs and micro-batches cannot share equally."""
+    micro_batch, batch_size, gpus = inputs.get("micro_batch"), inputs.get("batch_size"), inputs["gpus"]
+    if batch_size is not None and batch_size % gpus:
+        raise InputError(
+            f"--batch-size {batch_size} --gpus {gpus}: GPUs take equal shares of a batch; say a multiple of {gpus}"
+        )
+    if micro_batch is None:
+        return
+    if inputs.get("gradient_release") and (batch_size or 1) > micro_batch * gpus:
+        raise InputError(
+            f"--gradient-release --batch-size {batch_size} --micro-batch {micro_batch}: gradients that are let go "
+            "cannot add up over passes; leave one of them out"
+        )
+    if batch_size is not None and batch_size % (micro_batch * gpus):
+        per_pass = f"{micro_batch} × {gpus} GPU{'s' if gpus > 1 else ''}"
+        raise InputError(
+            f"--batch-size {batch_size}: must be a multiple of --micro-batch {per_pass} = {micro_batch * gpus}, "
+            "as it counts all GPUs and accumulation"
+        )
 
 
 def change_situation(rules: CompiledRules, situation: Situation, changes: Mapping[str, Any]) -> Situation:

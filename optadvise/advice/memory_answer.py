@@ -90,7 +90,7 @@ def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
 
 def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
     """Return whether the rules reject an optimizer together with the stated inputs."""
-    return rules.completer.contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
+    return rules.defaults.find_contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
 
 
 def _is_sound(rules: CompiledRules, run: Situation, optimizer: str) -> bool:

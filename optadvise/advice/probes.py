@@ -44,7 +44,7 @@ def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
 
 def _is_probed(rules: CompiledRules, fact: str) -> bool:
     """Return whether a fact can be stated and rules distinguish its values; `estimate` shows the effect on memory."""
-    is_read = is_deciding(rules, fact) or fact in INPUTS or fact in rules.completer.triggers
+    is_read = is_deciding(rules, fact) or fact in INPUTS or fact in rules.defaults.triggers
     axis = rules.axes[fact]
     has_values = axis.words is not None or bool(axis.cuts) or fact in MEMORY_FACTS
     return rules.catalog.facts[fact].flag is not None and is_read and has_values

@@ -61,7 +61,7 @@ def _start(rules: CompiledRules, situation: Situation, decision: Decision) -> Ba
 @cached_by_rules()
 def _list_read_facts(rules: CompiledRules) -> tuple[str, ...]:
     """Return the facts that the deciding tables, the defaults and the contradictions read."""
-    return tuple(sorted({*rules.deciding_facts, *rules.completer.reads}))
+    return tuple(sorted({*rules.deciding_facts, *rules.defaults.reads}))
 
 
 @cached_by_rules(key=lambda baseline: baseline.key, limit=4096)
@@ -143,7 +143,7 @@ def _search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> I
 
 def _choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: Any, cell: int) -> str | None:
     """Return the optimizer after one change; None where the change contradicts another input."""
-    changes = rules.completer.follow(baseline.situation, fact, value)
+    changes = rules.defaults.follow_change(baseline.situation, fact, value)
     if changes is None:
         return None
     point, positions = list(baseline.point), _find_positions(rules)
@@ -195,7 +195,7 @@ class Threshold(Struct, frozen=True):
 def _search_thresholds(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
     """Yield the nearest values above and below at which memory pressure leads to another optimizer."""
     fact, situation = probe.fact, baseline.situation
-    is_triggering = fact in rules.completer.triggers
+    is_triggering = fact in rules.defaults.triggers
     if situation.method != "full" or not (is_triggering or _depends_on_memory(rules, baseline.point)):
         return
     if fact == "params" and situation.shape is not None:

@@ -51,7 +51,7 @@ def _describe_candidates(interview: Interview) -> str:
 def _ask_fact(interview: Interview, name: str) -> bool:
     """Ask about one fact until it is answered or skipped; return False at the end of input."""
     fact = interview.rules.catalog.facts[name]
-    assumed = interview.rules.completer.fill(interview.inputs).get(name)
+    assumed = interview.rules.defaults.fill(interview.inputs).get(name)
     _print(f"\n{fact.ask}")
     if fact.type == "flag":
         _print("  yes or no")

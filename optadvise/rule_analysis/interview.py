@@ -58,7 +58,7 @@ class Interview:
 
     def _locate_inputs(self) -> dict[str, int]:
         """Return the cells of the inputs, of skipped facts, and of the memory pressure where it can be computed."""
-        axes, defaults = self.rules.axes, self.rules.completer.fill(self.inputs)
+        axes, defaults = self.rules.axes, self.rules.defaults.fill(self.inputs)
         values = {**{name: defaults.get(name) for name in self._skipped}, **self.inputs}
         box = {name: 1 << axes[name].cell(value) for name, value in values.items() if name in axes}
         box.setdefault("vendor", 1 << axes["vendor"].cell(defaults.get("vendor", "nvidia")))

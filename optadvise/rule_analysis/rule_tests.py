@@ -162,7 +162,7 @@ def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, Any]) -
         table: The table.
         facts: Values by fact, None for unknown.
     """
-    completed = rules.completer.fill({name: value for name, value in facts.items() if value is not None})
+    completed = rules.defaults.fill({name: value for name, value in facts.items() if value is not None})
     point = {}
     for name in table.columns:
         axis = rules.axes[name]
