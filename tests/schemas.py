@@ -9,7 +9,10 @@ import msgspec
 from optadvise.benchmark.comparison.records import Comparison
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.sweep_records import SweepResult
+from optadvise.core.json_text import Document
 from optadvise.core.result_schema import result_schema
+from optadvise.render.documents import EstimateDocument, RecommendationDocument
+from optadvise.render.schedule import SchedulesDocument
 from optadvise.verify.records import VerifyResult
 from optadvise.verify.trajectory_records import TrajectoriesResult
 from tests.conftest import ROOT
@@ -17,6 +20,9 @@ from tests.conftest import ROOT
 FOLDER = ROOT / "docs" / "schema"
 # The command whose --json prints the record, by the name of the schema's file.
 RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
+    "recommendation": ("optadvise recommend --json", RecommendationDocument),
+    "estimate": ("optadvise estimate --json", EstimateDocument),
+    "schedule": ("optadvise schedule --json", SchedulesDocument),
     "bench": ("optadvise bench --json", BenchmarkResult),
     "comparison": ("optadvise compare --json", Comparison),
     "sweep": ("optadvise sweep --json", SweepResult),
@@ -33,7 +39,7 @@ def schema_file(name: str) -> Path:
 def make_schema(name: str) -> str:
     """Return the text of a schema's file."""
     title, record = RECORDS[name]
-    return result_schema(record, title)
+    return result_schema(record, title, require_defaults=issubclass(record, Document))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from optadvise.api import recommend
 from tests import schemas
 from tests.results import result
 
@@ -54,5 +55,34 @@ def test_a_schema_rejects_what_is_wrong(place: tuple[Any, ...], value: Any) -> N
 def test_a_schema_requires_what_every_result_has(key: str) -> None:
     schema = json.loads(schemas.schema_file("bench").read_text(encoding="utf-8"))
     data = {name: value for name, value in result().items() if name != key}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, schema)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("kind",), "estimate"),
+        (("hyperparameters",), []),
+        (("memory", "shape"), "guessed"),
+        (("situation", "gpus"), 0),
+        (("situation", "assumed"), None),
+        (("optimizer", "import"), "Adam W"),
+        (("scheduler", "warmup_steps"), -1),
+        (("trace", 0, "cite"), "guide"),
+    ],
+    ids=str,
+)
+def test_the_schema_of_recommendations_rejects_what_is_wrong(place: tuple[Any, ...], value: Any) -> None:
+    schema = json.loads(schemas.schema_file("recommendation").read_text(encoding="utf-8"))
+    data = recommend(model="mlp").data()
+    jsonschema.validate(data, schema)
+    at: Any = data
+    for key in place[:-1]:
+        at = at[key]
+    del at[place[-1]]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, schema)
+    at[place[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, schema)

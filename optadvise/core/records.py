@@ -7,13 +7,16 @@ declare is in `core.cards`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 from msgspec.structs import asdict, replace
 
 from optadvise.core.cards import SHIPPED, Implementation, Optimizer, Phase, Value
 from optadvise.core.findings import Evidence
+
+Positive: TypeAlias = Annotated[int, Meta(gt=0)]
+Bytes: TypeAlias = Annotated[int, Meta(ge=0)]
 
 _NOTHING: Mapping[str, Any] = {}  # a plain one, as records are pickled and copied
 _SHARDED_BY = {"none": "none", "zero1": "zero1", "zero2": "fsdp", "zero3": "fsdp"}
@@ -39,32 +42,32 @@ class Situation(Struct, frozen=True):
     model: str | None = None
     task: str = "pretrain"
     method: str = "full"
-    params: int | None = None  # of the whole model
+    params: Positive | None = None  # of the whole model
     shape: NetworkShape | None = None
-    lora_rank: int | None = None  # of adapters, where there are any
+    lora_rank: Positive | None = None  # of adapters, where there are any
     lora_targets: str = "all"  # linear layers with adapters, by their short names, joined by commas
-    vram_bytes: int | None = None  # of one GPU
+    vram_bytes: Positive | None = None  # of one GPU
     gpu: str | None = None
     bf16: bool = True  # the GPU computes in bf16
     vendor: str = "nvidia"  # of the GPU
-    gpus: int = 1
-    batch_size: int | None = None  # samples per optimizer step, over all GPUs and accumulation
-    micro_batch: int | None = None  # samples per forward pass on one GPU
+    gpus: Positive = 1
+    batch_size: Positive | None = None  # samples per optimizer step, over all GPUs and accumulation
+    micro_batch: Positive | None = None  # samples per forward pass on one GPU
     precision: str = "amp-bf16"
     stability: str = "stable"
     tuning: str = "low"
     priority: str = "balanced"
     sparse_gradients: bool = False
     shard: str = "none"
-    seq_len: int | None = None  # tokens of a sample
-    image_size: int | None = None  # pixels of an image's side
+    seq_len: Positive | None = None  # tokens of a sample
+    image_size: Positive | None = None  # pixels of an image's side
     checkpointing: str = "none"
     attention: str = "flash"
     loss: str = "whole"  # or chunked: logits are never there as a whole
     gradient_release: bool = False
     clipping: bool = False  # the global gradient norm is clipped; False is not said
     offload: bool = False  # optimizer state on the host
-    steps: int = 100_000  # optimizer steps of the whole run
+    steps: Positive = 100_000  # optimizer steps of the whole run
     optimizer: str | None = None  # taken instead of choosing
     stated: tuple[str, ...] = ()  # names of the facts that the user stated
     defaults: tuple[str, ...] = ()  # of those that were not stated: they have a rule's default, or stay unknown
@@ -132,18 +135,18 @@ class AdvisedHyperparameter(Struct, frozen=True):
 class Interval(Struct, frozen=True):
     """A figure that is not certain, in bytes."""
 
-    low: int
-    expected: int
-    high: int
+    low: Bytes
+    expected: Bytes
+    high: Bytes
 
 
 class MemoryLine(Struct, frozen=True):
     """One line of the memory ledger."""
 
     part: str
-    bytes: int | None  # all of it, whenever it is there
+    bytes: Bytes | None  # all of it, whenever it is there
     how: str  # the arithmetic in words
-    at_peak: int | None = field(default=None, name="at_peak_bytes")  # what of it is there at the highest moment
+    at_peak: Bytes | None = field(default=None, name="at_peak_bytes")  # what of it is there at the highest moment
     interval: Interval | None = None  # of what is there at the highest moment
 
 
@@ -182,7 +185,7 @@ class Alternative(Struct, frozen=True):
 
     id: str
     because: str
-    optimizer_bytes: int | None
+    optimizer_bytes: Bytes | None
     state_bytes_per_parameter: float
     fits: bool | None
 
@@ -191,7 +194,7 @@ class AdviceWarning(Struct, frozen=True):
     """Something to know before starting."""
 
     id: str
-    level: str  # info or warning
+    level: Literal["info", "warning"]
     text: str
     cite: tuple[str, ...]
     layer: str = SHIPPED
@@ -265,9 +268,9 @@ class Fit(Struct, frozen=True):
     """One optimizer in a run's place."""
 
     id: str
-    optimizer_bytes: int | None
-    total: int | None = field(name="total_bytes")
-    known: int | None = field(name="known_bytes")
+    optimizer_bytes: Bytes | None
+    total: Bytes | None = field(name="total_bytes")
+    known: Bytes | None = field(name="known_bytes")
     fits: bool | None
     largest_pass: int | None = field(name="largest_micro_batch")  # samples of one pass that fit
     longest: int | None = field(name="longest_seq_len")  # tokens of a sample that fit
@@ -295,15 +298,15 @@ class Collective(Struct, frozen=True):
     operation: str  # all-reduce, all-gather, reduce-scatter or broadcast
     of: str  # weights, updated (those that are trained) or gradients
     when: str
-    bytes: int  # of what is reduced or gathered, all GPUs' parts of it
+    bytes: Bytes  # of what is reduced or gathered, all GPUs' parts of it
     times: int  # in one optimizer step
-    sent: int = field(name="sent_bytes")  # bytes by each GPU in one optimizer step, by a ring
+    sent: Bytes = field(name="sent_bytes")  # bytes by each GPU in one optimizer step, by a ring
 
 
 class Traffic(Struct, frozen=True):
     """What each GPU sends to the others in an optimizer step."""
 
-    sent: int = field(name="sent_bytes")  # bytes
+    sent: Bytes = field(name="sent_bytes")  # bytes
     passes: int  # forward and backward passes of the step
     collectives: tuple[Collective, ...]
     note: str | None  # what another engine does otherwise
@@ -314,13 +317,13 @@ class Scale(Struct, frozen=True):
     """The same run on another number of GPUs."""
 
     gpus: int
-    optimizer_bytes: int  # of state on one GPU
-    master_bytes: int = field(name="master_copy_bytes")  # of the fp32 copy of the weights that is sharded with it
-    total: int | None = field(name="total_bytes")
+    optimizer_bytes: Bytes  # of state on one GPU
+    master_bytes: Bytes = field(name="master_copy_bytes")  # of the fp32 copy of the weights that is sharded with it
+    total: Bytes | None = field(name="total_bytes")
     fits: bool | None
     micro_batch: int
     largest_pass: int | None = field(name="largest_micro_batch")
-    sent: int = field(name="sent_bytes")  # bytes by each GPU in an optimizer step
+    sent: Bytes = field(name="sent_bytes")  # bytes by each GPU in an optimizer step
 
 
 class Scaling(Struct, frozen=True):

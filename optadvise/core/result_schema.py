@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -11,14 +12,36 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _WIDTH = 120  # columns that a part of a schema may take on one line
 
 
-def result_schema(record: type[msgspec.Struct], title: str) -> str:
+def result_schema(record: type[msgspec.Struct], title: str, *, require_defaults: bool = False) -> str:
     """Return the JSON Schema of a record as JSON text.
 
     Args:
         record: The record of a whole result; its docstring becomes the description.
         title: Title of the schema.
+        require_defaults: Require fields with a default as well, as every result has them; only what may be unset is
+            left out. For results that are not read back from files of earlier versions.
     """
-    return format_schema({"$schema": _DRAFT, "title": title, **msgspec.json.schema(record)})
+    schema = msgspec.json.schema(record, schema_hook=_describe_unset)
+    if require_defaults:
+        for definition in schema["$defs"].values():
+            _require_defaults(definition)
+    return format_schema({"$schema": _DRAFT, "title": title, **schema})
+
+
+def _describe_unset(kind: type) -> dict[str, object]:
+    """Return the schema of a field that is never set."""
+    if kind is msgspec.UnsetType:
+        return {"not": {}}
+    raise NotImplementedError(kind)
+
+
+def _require_defaults(definition: dict[str, Any]) -> None:
+    required = set(definition.get("required", ()))
+    for name, field in definition.get("properties", {}).items():
+        if "default" in field:
+            del field["default"]
+            required.add(name)
+    definition["required"] = [name for name in definition["properties"] if name in required]
 
 
 def format_schema(schema: Mapping[str, object]) -> str:

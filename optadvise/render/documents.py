@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType, convert, field
+from msgspec import UNSET, Meta, Struct, UnsetType, convert, field
 from msgspec.structs import asdict, replace
 
 from optadvise.core.cards import Implementation, Phase, Value
@@ -15,6 +15,7 @@ from optadvise.core.records import (
     AdviceWarning,
     AdvisedHyperparameter,
     Alternative,
+    Bytes,
     Fit,
     Fix,
     MaxModelSize,
@@ -22,6 +23,7 @@ from optadvise.core.records import (
     MemoryEstimate,
     MemoryLine,
     NetworkShape,
+    Positive,
     Recommendation,
     Scaling,
     ScheduleAdvice,
@@ -30,8 +32,14 @@ from optadvise.core.records import (
     TraceEntry,
     Traffic,
 )
+from optadvise.core.yaml_types import ImportPath
 from optadvise.evidence.apply import find_deviation
 from optadvise.rulebase.catalog import Catalog
+
+Chains: TypeAlias = Annotated[
+    tuple[Annotated[tuple[Fix, ...], Meta(min_length=1)], ...],
+    Meta(description="Chains of changes after which the run is expected to fit, the cheapest first."),
+]
 
 
 class ShapeDocument(NetworkShape, frozen=True):
@@ -53,28 +61,28 @@ class SituationDocument(Situation, frozen=True, kw_only=True):
 class RangeDocument(Struct, frozen=True):
     """Ends of an interval in bytes."""
 
-    low: int
-    high: int
+    low: Bytes
+    high: Bytes
 
 
 class MemoryDocument(Struct, frozen=True, kw_only=True):
     """Memory of one GPU. The total is the peak, so it is not the sum of the figures above it."""
 
-    weights: int | None = field(name="weights_bytes")
-    gradients: int | None = field(name="gradients_bytes")
-    optimizer: int | None = field(name="optimizer_bytes")
-    activations: int | None = field(name="activations_bytes")
-    overhead: int | None = field(name="overhead_bytes")
-    total: int | None = field(name="total_bytes")
-    available: int | None = field(name="available_bytes")
+    weights: Bytes | None = field(name="weights_bytes")
+    gradients: Bytes | None = field(name="gradients_bytes")
+    optimizer: Bytes | None = field(name="optimizer_bytes")
+    activations: Bytes | None = field(name="activations_bytes")
+    overhead: Bytes | None = field(name="overhead_bytes")
+    total: Bytes | None = field(name="total_bytes")
+    available: Bytes | None = field(name="available_bytes")
     fits: bool | None
-    known: int | None = field(name="known_bytes")
-    allocated: int | None = field(name="allocated_bytes")
-    reserved: int | None = field(name="reserved_bytes")
-    pages: int = field(name="pageable_bytes")
+    known: Bytes | None = field(name="known_bytes")
+    allocated: Bytes | None = field(name="allocated_bytes")
+    reserved: Bytes | None = field(name="reserved_bytes")
+    pages: Bytes = field(name="pageable_bytes")
     ranges: Mapping[str, RangeDocument] | None = field(name="interval", default=None)
     source: Literal["derived", "measured"] = field(name="basis", default="derived")
-    basis: str = field(name="shape")
+    basis: Literal["exact", "typical", "measured", "card", "none"] = field(name="shape")
     peak: str | None
     ledger: tuple[MemoryLine, ...]
 
@@ -83,7 +91,7 @@ class RulesDocument(Struct, frozen=True):
     """The rules that gave an answer."""
 
     fingerprint: str
-    layers: tuple[str, ...]
+    layers: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 class EstimateDocument(Document, frozen=True, kw_only=True):
@@ -99,7 +107,7 @@ class EstimateDocument(Document, frozen=True, kw_only=True):
     communication: Traffic | None
     scaling: Scaling | None
     optimizers: tuple[Fit, ...]
-    fixes: tuple[tuple[Fix, ...], ...]
+    fixes: Chains
     rules: RulesDocument
 
 
@@ -108,7 +116,7 @@ class OptimizerDocument(Struct, frozen=True):
 
     id: str
     name: str
-    path: str = field(name="import")
+    path: ImportPath = field(name="import")
     package: str | None
     kwargs: Mapping[str, Value]
 
@@ -116,7 +124,7 @@ class OptimizerDocument(Struct, frozen=True):
 class CompanionDocument(Struct, frozen=True):
     """The optimizer of the tensors that the first does not take."""
 
-    path: str = field(name="import")
+    path: ImportPath = field(name="import")
     kwargs: Mapping[str, Value]
 
 
@@ -133,10 +141,10 @@ class SchedulerDocument(Struct, frozen=True, kw_only=True):
     id: str
     path: str = field(name="import")
     kwargs: Mapping[str, Value]
-    phases: tuple[Phase, ...]
-    total_steps: int
-    warmup_steps: int
-    floor_lr: float
+    phases: Annotated[tuple[Phase, ...], Meta(min_length=1)]
+    total_steps: Positive
+    warmup_steps: Annotated[int, Meta(ge=0)]
+    floor_lr: Annotated[float, Meta(ge=0)]
     milestones: tuple[int, ...] | UnsetType = UNSET
     alternatives: tuple[ReasonDocument, ...]
 
@@ -208,14 +216,16 @@ class RecommendationDocument(Document, frozen=True, kw_only=True):
     optimizer: OptimizerDocument
     companion: CompanionDocument | None
     scheduler: SchedulerDocument
-    hyperparameters: tuple[AdvisedHyperparameter, ...]
+    hyperparameters: Annotated[tuple[AdvisedHyperparameter, ...], Meta(min_length=1)]
     memory: MemoryDocument
-    fixes: tuple[tuple[Fix, ...], ...]
-    fixes_optimizer: str | None
+    fixes: Chains
+    fixes_optimizer: Annotated[
+        str | None, Meta(description="Optimizer of the fixes' figures, unless a fix changes it; null without fixes.")
+    ]
     bands: tuple[MaxModelSize, ...]
     alternatives: tuple[Alternative, ...]
     warnings: tuple[AdviceWarning, ...]
-    trace: tuple[TraceEntry, ...]
+    trace: Annotated[tuple[TraceEntry, ...], Meta(min_length=3)]
     flips: tuple[Sensitivity, ...]
     evidence: EvidenceDocument
     rules: RulesDocument

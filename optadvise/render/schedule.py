@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from optadvise.core import schedules
 from optadvise.core.cards import Phase, Scheduler, Value
 from optadvise.core.json_text import Document
-from optadvise.core.records import ScheduleAdvice
+from optadvise.core.records import Positive, ScheduleAdvice
 
 _POINTS = 200  # of the JSON, beside the corners
 
@@ -48,18 +48,21 @@ class ScheduleDocument(Struct, frozen=True):
     id: str
     path: str = field(name="import")
     kwargs: Mapping[str, Value]
-    phases: tuple[Phase, ...]
-    total_steps: int
-    warmup_steps: int
-    lr: float
-    points: tuple[tuple[int, float], ...]
+    phases: Annotated[tuple[Phase, ...], Meta(min_length=1)]
+    total_steps: Positive
+    warmup_steps: Annotated[int, Meta(ge=0, description="0 where the schedule has no warmup.")]
+    lr: Annotated[float, Meta(gt=0, description="Peak learning rate, with which the optimizer is built.")]
+    points: Annotated[
+        tuple[tuple[Annotated[int, Meta(ge=0)], Annotated[float, Meta(ge=0)]], ...],
+        Meta(min_length=1, description="Steps from 0 on with their learning rates, more of them where a phase ends."),
+    ]
 
 
 class SchedulesDocument(Document, frozen=True, kw_only=True):
     """`optadvise schedule --json`: learning rates over a run."""
 
     kind: Literal["schedule"] = "schedule"
-    schedules: tuple[ScheduleDocument, ...]
+    schedules: Annotated[tuple[ScheduleDocument, ...], Meta(min_length=1)]
 
 
 def build_schedules(runs: Iterable[ScheduleRun]) -> SchedulesDocument:
