@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from optadvise.benchmark.spec import Arm
-from optadvise.core.cards import NOT_HIDDEN, Phase, Value
+from optadvise.core.cards import NOT_HIDDEN, Phase
 from optadvise.core.errors import CannotRunHereError
+from optadvise.rulebase.constructor import convert_lists
 
 NamedTensors: TypeAlias = "Sequence[tuple[str, Tensor]]"
 ParameterGroup: TypeAlias = "dict[str, Any]"  # as torch takes it: `params` and arguments of any type
@@ -59,13 +60,13 @@ def build_optimizers(
     """
     optimizer_class = wrap_class(resolve(arm.path, arm.package))
     if not (arm.matrices_only and arm.companion is not None):
-        return [optimizer_class(group_parameters(named, arm.decay_argument), **_to_arguments(arm.kwargs))]
+        return [optimizer_class(group_parameters(named, arm.decay_argument), **convert_lists(arm.kwargs))]
     hidden, others = _split_hidden_matrices(named, module)
-    optimizers = [optimizer_class([p for _, p in hidden], **_to_arguments(arm.kwargs))] if hidden else []
+    optimizers = [optimizer_class([p for _, p in hidden], **convert_lists(arm.kwargs))] if hidden else []
     if others:
         companion_class = wrap_class(resolve(arm.companion.path, arm.companion.package))
         groups = group_parameters(others, "weight_decay")
-        optimizers.append(companion_class(groups, **_to_arguments(arm.companion.kwargs)))
+        optimizers.append(companion_class(groups, **convert_lists(arm.companion.kwargs)))
     return optimizers
 
 
@@ -90,11 +91,6 @@ def group_parameters(named: NamedTensors, decay_argument: str | None) -> list[Pa
     if vectors:
         groups.append({"params": vectors, **({decay_argument: 0.0} if decay_argument else {})})
     return groups
-
-
-def _to_arguments(kwargs: Mapping[str, Value]) -> dict[str, Any]:
-    """Return arguments with lists as tuples, which some constructors require."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}
 
 
 def build_scheduler(arm: Arm, optimizer: Any) -> Any:

@@ -38,6 +38,7 @@ from optadvise.fake_tensors.records import (
 )
 from optadvise.fake_tensors.tracker import OutOfTime, Tracker
 from optadvise.fake_tensors.values import KeptValues, allow_fake_modules
+from optadvise.rulebase.constructor import convert_lists
 
 _AUTOCAST_DTYPES = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 
@@ -227,9 +228,7 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
     """
     deadline = time.monotonic() + budget
     build = resolve(request.path, request.package or request.path.split(".")[0])
-    kwargs: dict[str, object] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in request.kwargs.items()
-    }
+    kwargs = convert_lists(request.kwargs)
     if "triton" in inspect.signature(build).parameters:  # its kernels would run on memory that is not there
         kwargs.setdefault("triton", False)
     tracker = Tracker("cpu", deadline=deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from optadvise.core.cards import Implementation, Value
 
@@ -42,3 +43,8 @@ def runtime_kwargs(implementation: Implementation, *, device: str | None, shardi
     """Return the arguments that depend on where the class runs. Parameters are those of `constructor_kwargs`."""
     on_device = implementation.on_cpu if device == "cpu" else {}
     return {**on_device, **implementation.on_shard.get(sharding or "", {})}
+
+
+def convert_lists(kwargs: Mapping[str, Value]) -> dict[str, Any]:
+    """Return arguments with lists as tuples, which some constructors require."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}

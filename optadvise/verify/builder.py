@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from optadvise.rulebase.constructor import constructor_kwargs
+from optadvise.rulebase.constructor import constructor_kwargs, convert_lists
 from optadvise.verify.records import AuditTarget
 
 
@@ -52,10 +52,7 @@ class OptimizerBuilder:
         implementation = self.target.implementation
         values = {**self.target.hyperparameters, **changes}
         accepted = {name: value for name, value in values.items() if name not in self.rejected}
-        kwargs: dict[str, object] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in constructor_kwargs(implementation, accepted, device="cpu").items()
-        }
+        kwargs = convert_lists(constructor_kwargs(implementation, accepted, device="cpu"))
         with silence_libraries():
             optimizer: Any = self._class(parameters, **kwargs)
             if implementation.needs_train_mode:
