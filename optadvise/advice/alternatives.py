@@ -22,10 +22,18 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
     for name, because in _list_candidates(rules, situation, decision):
         bytes_per_parameter = count_state_bytes(rules, name, dtype)
         if situation.params is None:
-            yield Alternative(name, because, None, bytes_per_parameter, None)
+            yield Alternative(
+                id=name, because=because, optimizer_bytes=None, state_bytes_per_parameter=bytes_per_parameter, fits=None
+            )
             continue
         estimate = rules.sizing.estimate(situation, name)
-        yield Alternative(name, because, estimate.optimizer, bytes_per_parameter, estimate.fits)
+        yield Alternative(
+            id=name,
+            because=because,
+            optimizer_bytes=estimate.optimizer,
+            state_bytes_per_parameter=bytes_per_parameter,
+            fits=estimate.fits,
+        )
 
 
 def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from optadvise.rulebase.records import Rule
 from optadvise.rulebase.tables import Axis
 
 
-class Choice(Struct, frozen=True):
+class DecidingRules(Struct, frozen=True):
     """The rules that decide about the optimizer."""
 
     concern: Rule
@@ -26,7 +26,7 @@ class Decision(Struct, frozen=True):
     """The optimizer of a situation, the rules that decided, and the cells of the facts that are known then."""
 
     cells: Mapping[str, int]
-    rules: Choice
+    rules: DecidingRules
     optimizer: Optimizer  # the requested one, otherwise the one that the rules choose
 
     @property
@@ -46,7 +46,7 @@ def decide(rules: CompiledRules, situation: Situation) -> Decision:
     cells["concern"] = rules.axes["concern"].cell(choice.concern.derived["concern"])
     optimizer = rules.catalog.optimizer(situation.optimizer or choice.optimizer.choice.chosen)
     cells.update(locate_card(rules, optimizer, optimizer.implementations[0], situation))
-    return Decision(cells, choice, optimizer)
+    return Decision(cells=cells, rules=choice, optimizer=optimizer)
 
 
 def locate(rules: CompiledRules, situation: Situation) -> dict[str, int]:
@@ -57,7 +57,7 @@ def locate(rules: CompiledRules, situation: Situation) -> dict[str, int]:
 
 
 @cached_by_rules()
-def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> Choice:
+def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
     """Return the rules that decide at a point.
 
     Args:
@@ -68,7 +68,7 @@ def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> Choice:
     cells = dict(zip(rules.deciding_facts, point, strict=True))
     concern = concern_table.winner(cells)
     cells["concern"] = rules.axes["concern"].cell(concern.derived["concern"])
-    return Choice(concern, optimizer_table.winner(cells))
+    return DecidingRules(concern=concern, optimizer=optimizer_table.winner(cells))
 
 
 def choose_optimizer(rules: CompiledRules, situation: Situation) -> str:
@@ -123,7 +123,7 @@ def is_sound_when_sharded(optimizer: Optimizer, situation: Situation) -> bool:
 
 def trace_rule(rule: Rule) -> TraceEntry:
     """Return a rule that decided as an entry of the trace."""
-    return TraceEntry(rule.table, rule.id, rule.because, rule.cite, rule.layer)
+    return TraceEntry(table=rule.table, rule=rule.id, because=rule.because, cite=rule.cite, layer=rule.layer)
 
 
 def trace_decision(decision: Decision) -> tuple[TraceEntry, TraceEntry]:
@@ -132,7 +132,7 @@ def trace_decision(decision: Decision) -> tuple[TraceEntry, TraceEntry]:
     choice = trace_rule(rule)
     if decision.is_overruled:
         because = f"asked for; the rules would take {rule.choice.chosen}: {rule.because}"
-        choice = TraceEntry(rule.table, rule.id, because, rule.cite, rule.layer)
+        choice = TraceEntry(table=rule.table, rule=rule.id, because=because, cite=rule.cite, layer=rule.layer)
     return trace_rule(decision.rules.concern), choice
 
 

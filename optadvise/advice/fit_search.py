@@ -14,7 +14,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import is_sound_when_sharded
 from optadvise.advice.fix_chains import (
     AppliedChain,
-    FixRule,
+    CompiledFix,
     apply_chain,
     can_apply,
     compile_fixes,
@@ -54,7 +54,9 @@ def find_fixes(rules: CompiledRules, situation: Situation, estimate: MemoryEstim
     return [_explain_chain(rules, situation, chain) for chain in sorted(chains, key=lambda chain: chain.effort)]
 
 
-def _search_without_gpus(rules: CompiledRules, situation: Situation, fixes: Sequence[FixRule]) -> list[AppliedChain]:
+def _search_without_gpus(
+    rules: CompiledRules, situation: Situation, fixes: Sequence[CompiledFix]
+) -> list[AppliedChain]:
     """Return the chains after which the run fits, the cheapest first, without those that contain another."""
     fitting: list[AppliedChain] = []
     chains = list_chains(fixes, _MAX_CHAIN)
@@ -69,7 +71,7 @@ def _search_without_gpus(rules: CompiledRules, situation: Situation, fixes: Sequ
 
 
 def _search_with_gpus(
-    rules: CompiledRules, situation: Situation, fixes: Sequence[FixRule], fitting: Sequence[AppliedChain]
+    rules: CompiledRules, situation: Situation, fixes: Sequence[CompiledFix], fitting: Sequence[AppliedChain]
 ) -> AppliedChain | None:
     """Return the cheapest chain that adds GPUs; None where none makes the run fit.
 
@@ -91,7 +93,7 @@ def _search_with_gpus(
 
 
 def _double_gpus(
-    rules: CompiledRules, situation: Situation, chain: Sequence[FixRule], cheapest: AppliedChain | None
+    rules: CompiledRules, situation: Situation, chain: Sequence[CompiledFix], cheapest: AppliedChain | None
 ) -> AppliedChain | None:
     """Return a chain with the fewest GPUs that fit; None where none do, or not with less effort than the cheapest."""
     for doublings in range(1, _MAX_DOUBLINGS + 1):
@@ -103,7 +105,7 @@ def _double_gpus(
     return None
 
 
-def _with_sound_optimizer(rules: CompiledRules, situation: Situation, growth: FixRule) -> FixRule:
+def _with_sound_optimizer(rules: CompiledRules, situation: Situation, growth: CompiledFix) -> CompiledFix:
     """Return a change to more GPUs, with the reference optimizer where the run's own would break on them."""
     shard = growth.changes.get("shard", situation.shard)
     after = replace(situation, gpus=2 * situation.gpus, shard=shard)

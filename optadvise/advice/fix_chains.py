@@ -19,7 +19,7 @@ _EFFORT_OF_DOUBLING = 4  # the number of GPUs
 _EFFORT_OF_OVERRULING = 10  # an input: these are changed last
 
 
-class FixRule(Struct, frozen=True):
+class CompiledFix(Struct, frozen=True):
     """One change that may make a run fit."""
 
     id: str
@@ -38,7 +38,7 @@ class FixRule(Struct, frozen=True):
 class AppliedChain(Struct, frozen=True):
     """A chain of changes, applied to a run."""
 
-    fixes: tuple[FixRule, ...]
+    fixes: tuple[CompiledFix, ...]
     changes: tuple[Mapping[str, Any], ...]  # what each rule sets, with numbers for `less` and `more`
     effort: int
     situation: Situation  # the run afterwards, with its micro-batch
@@ -50,25 +50,25 @@ class AppliedChain(Struct, frozen=True):
 
 
 @cached_by_rules()
-def compile_fixes(rules: CompiledRules) -> tuple[FixRule, ...]:
+def compile_fixes(rules: CompiledRules) -> tuple[CompiledFix, ...]:
     """Return the changes in the order of the rules."""
     return tuple(
-        FixRule(
-            row.id, {name: rules.axes[name].accepted(condition) for name, condition in row.when.items()},
-            row.change, row.effort, row.costs, row.cite,
+        CompiledFix(
+            id=row.id, box={name: rules.axes[name].accepted(condition) for name, condition in row.when.items()},
+            changes=row.change, effort=row.effort, costs=row.costs, cite=row.cite,
         )
         for row in rules.catalog.base.fixes
     )  # fmt: skip
 
 
-def can_apply(rules: CompiledRules, situation: Situation, fix: FixRule) -> bool:
+def can_apply(rules: CompiledRules, situation: Situation, fix: CompiledFix) -> bool:
     """Return whether a change's conditions hold; a micro-batch that was not specified is as large as fits already."""
     if "micro_batch" in fix.changes and ("micro_batch" in situation.assumed or situation.micro_batch in (None, 1)):
         return False
     return all(mask >> rules.axes[name].cell(getattr(situation, name)) & 1 for name, mask in fix.box.items())
 
 
-def list_chains(fixes: Sequence[FixRule], max_length: int) -> list[tuple[FixRule, ...]]:
+def list_chains(fixes: Sequence[CompiledFix], max_length: int) -> list[tuple[CompiledFix, ...]]:
     """Return the combinations of changes that set no fact twice, the shortest first."""
     return [
         chain
@@ -78,7 +78,7 @@ def list_chains(fixes: Sequence[FixRule], max_length: int) -> list[tuple[FixRule
     ]
 
 
-def rate_effort(situation: Situation, chain: Iterable[FixRule]) -> int:
+def rate_effort(situation: Situation, chain: Iterable[CompiledFix]) -> int:
     """Return the effort of a chain, without that of more GPUs."""
     return sum(fix.effort + _EFFORT_OF_OVERRULING * bool(find_overruled(situation, fix.changes)) for fix in chain)
 
@@ -94,7 +94,7 @@ def find_overruled(situation: Situation, changes: Mapping[str, Any]) -> dict[str
 
 
 def apply_chain(
-    rules: CompiledRules, situation: Situation, chain: Sequence[FixRule], gpus: int = 0
+    rules: CompiledRules, situation: Situation, chain: Sequence[CompiledFix], gpus: int = 0
 ) -> AppliedChain | None:
     """Apply a chain of changes to a run; None where the rules reject the result.
 
@@ -121,7 +121,11 @@ def apply_chain(
         after = _shrink_micro_batch(rules, inputs, shrinking)
     else:
         after = _complete(rules, inputs)
-    return None if after is None else AppliedChain(tuple(chain), tuple(changes), effort, after)
+    return (
+        None
+        if after is None
+        else AppliedChain(fixes=tuple(chain), changes=tuple(changes), effort=effort, situation=after)
+    )
 
 
 def _spread(inputs: Mapping[str, Any], gpus: int) -> dict[str, int]:

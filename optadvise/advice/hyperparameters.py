@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import locate_card
-from optadvise.core.cards import Hyperparameter, Implementation, Optimizer, Scheduler, Step, Value
+from optadvise.core.cards import Hyperparameter, Implementation, Optimizer, Scheduler, Value
 from optadvise.core.records import AdvisedHyperparameter, CompanionAdvice, HyperparameterStep, Situation
 from optadvise.rulebase.constructor import constructor_kwargs
-from optadvise.rulebase.hyperparameters import Draft, apply, set_by, written
+from optadvise.rulebase.hyperparameters import Draft, RuleStep, apply, set_by, written
 
 # The table that sets each hyperparameter: those of the optimizer's constructor, and those of the run.
 _OPTIMIZER_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
@@ -63,19 +63,24 @@ def choose_hyperparameters(
 
 def _draft_default(optimizer: Optimizer, parameter: Hyperparameter) -> Draft:
     default, because = f"set {written(parameter.default)}", f"default of {optimizer.name}"
-    step = HyperparameterStep(default, parameter.default, optimizer.id, because, optimizer.cite, optimizer.layer)
+    step = HyperparameterStep(
+        step=default,
+        value=parameter.default,
+        rule=optimizer.id,
+        because=because,
+        cite=optimizer.cite,
+        layer=optimizer.layer,
+    )
     return Draft(parameter.name, parameter.default, parameter.low, parameter.high, step)
 
 
-def _list_adjustments(
-    rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]
-) -> Iterator[tuple[str, str, Step]]:
-    """Yield the adjusting steps, each after its rule and layer; those of the optimizer's card come first."""
+def _list_adjustments(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[RuleStep]:
+    """Yield the adjusting steps, those of the optimizer's card first."""
     for step in optimizer.adjust:
-        yield optimizer.id, optimizer.layer, step
+        yield RuleStep(rule=optimizer.id, layer=optimizer.layer, step=step)
     for rule in rules.tables["adjust"].matching(cells):
         for step in rule.steps:
-            yield rule.id, rule.layer, step
+            yield RuleStep(rule=rule.id, layer=rule.layer, step=step)
 
 
 def build_companion(

@@ -53,10 +53,20 @@ def _is_probed(rules: CompiledRules, fact: str) -> bool:
 def _make_probe(rules: CompiledRules, fact: str) -> Probe:
     axis = rules.axes[fact]
     if axis.words is None:
-        candidates = [Candidate(cells, int(axis.inside(cells[0]))) for cells in find_equivalent_ranges(rules, fact)]
+        candidates = [
+            Candidate(cells=cells, value=int(axis.inside(cells[0]))) for cells in find_equivalent_ranges(rules, fact)
+        ]
     else:
-        candidates = [Candidate(range(cell, cell + 1), parse_word(axis, word)) for cell, word in enumerate(axis.words)]
-    return Probe(fact, axis, is_deciding(rules, fact), fact in INPUTS, tuple(candidates))
+        candidates = [
+            Candidate(cells=range(cell, cell + 1), value=parse_word(axis, word)) for cell, word in enumerate(axis.words)
+        ]
+    return Probe(
+        fact=fact,
+        axis=axis,
+        is_deciding=is_deciding(rules, fact),
+        affects_memory=fact in INPUTS,
+        candidates=tuple(candidates),
+    )
 
 
 def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool:

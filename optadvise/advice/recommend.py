@@ -87,4 +87,6 @@ def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> Mem
 
 def _list_warnings(rules: CompiledRules, cells: Mapping[str, int]) -> Iterator[AdviceWarning]:
     for rule in rules.tables["warn"].matching(cells):
-        yield AdviceWarning(rule.id, rule.warning.level, rule.warning.text, rule.cite, rule.layer)
+        yield AdviceWarning(
+            id=rule.id, level=rule.warning.level, text=rule.warning.text, cite=rule.cite, layer=rule.layer
+        )

@@ -35,10 +35,12 @@ def choose_schedule(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[s
     chosen = rule.choice.chosen
     scheduler = restrict_schedule(rules, optimizer, chosen)
     if scheduler.id == chosen:
-        return ScheduleChoice(scheduler, rule, trace_rule(rule))
+        return ScheduleChoice(scheduler=scheduler, rule=rule, trace=trace_rule(rule))
     because = f"{optimizer.name} runs under {', '.join(optimizer.schedules or ())} only, so {chosen} is not taken"
-    trace = TraceEntry("choose_schedule", optimizer.id, because, optimizer.cite, optimizer.layer)
-    return ScheduleChoice(scheduler, rule, trace)
+    trace = TraceEntry(
+        table="choose_schedule", rule=optimizer.id, because=because, cite=optimizer.cite, layer=optimizer.layer
+    )
+    return ScheduleChoice(scheduler=scheduler, rule=rule, trace=trace)
 
 
 def restrict_schedule(rules: CompiledRules, optimizer: Optimizer, chosen: str) -> Scheduler:

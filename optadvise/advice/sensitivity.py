@@ -229,13 +229,19 @@ def _list_thresholds(rules: CompiledRules, situation: Situation, fact: str) -> l
     if fact == "vram_bytes":
         required = find_required_bytes(rules, situation)
         if not required and situation.vram_bytes is None:
-            return [Threshold(2, "", "any limit")]
-        thresholds = [Threshold(n, f"at least {show_bytes(n)}", f"under {show_bytes(n)}") for n in required]
+            return [Threshold(value=2, above="", below="any limit")]
+        thresholds = [
+            Threshold(value=n, above=f"at least {show_bytes(n)}", below=f"under {show_bytes(n)}") for n in required
+        ]
     else:
         cuts = [int(cut) for cut in rules.axes[fact].cuts]
-        thresholds = [Threshold(n, f"at least {show_count(n)}", f"under {show_count(n)}") for n in cuts]
+        thresholds = [
+            Threshold(value=n, above=f"at least {show_count(n)}", below=f"under {show_count(n)}") for n in cuts
+        ]
         sizes = [n for n in find_largest_sizes(rules, situation) if n > 0]
-        thresholds += [Threshold(n + 1, f"over {show_count(n)}", f"up to {show_count(n)}") for n in sizes]
+        thresholds += [
+            Threshold(value=n + 1, above=f"over {show_count(n)}", below=f"up to {show_count(n)}") for n in sizes
+        ]
     return sorted(thresholds, key=lambda threshold: threshold.value)
 
 

@@ -119,7 +119,7 @@ class Evidence(Struct, frozen=True):
     refuted: tuple[ClaimFinding, ...] = ()  # claims about any optimizer
 
 
-class Deviation(Struct, frozen=True):
+class DeviationFinding(Struct, frozen=True):
     """How an implementation deviates from its paper, and who found that."""
 
     basis: str  # audit, or card

@@ -8,7 +8,7 @@ from typing import TypeAlias, TypeVar
 from msgspec.structs import replace
 
 from optadvise.core.cards import Implementation
-from optadvise.core.findings import DEVIATES, FAILS, REFUTED, ClaimFinding, Deviation, Evidence
+from optadvise.core.findings import DEVIATES, FAILS, REFUTED, ClaimFinding, DeviationFinding, Evidence
 from optadvise.core.records import AdviceWarning, HyperparameterStep, Recommendation, TraceEntry
 from optadvise.evidence.store import find_evidence
 from optadvise.rulebase.catalog import Catalog
@@ -62,7 +62,7 @@ def _warn_of_refuted_choices(advice: Recommendation, refuted: _Refuted) -> Itera
         text = f"{rule} chose {choice} for what was refuted here: {claim.claim}"
         if choice == _OPTIMIZER and advice.alternatives:
             text += f" --optimizer {advice.alternatives[0].id} takes the first alternative instead."
-        yield AdviceWarning(f"{REFUTED_CHOICE}{claim.id}", "warning", text, claim.cite)
+        yield AdviceWarning(id=f"{REFUTED_CHOICE}{claim.id}", level="warning", text=text, cite=claim.cite)
 
 
 def _select_claims(advice: Recommendation, evidence: Evidence) -> Iterator[ClaimFinding]:
@@ -78,7 +78,7 @@ def _select_claims(advice: Recommendation, evidence: Evidence) -> Iterator[Claim
             yield claim
 
 
-def find_deviation(implementation: Implementation, evidence: Evidence) -> Deviation | None:
+def find_deviation(implementation: Implementation, evidence: Evidence) -> DeviationFinding | None:
     """Return how an implementation deviates from its paper: by an audit on this machine, otherwise by its card.
 
     Args:
@@ -87,11 +87,15 @@ def find_deviation(implementation: Implementation, evidence: Evidence) -> Deviat
     """
     audit = next((audit for audit in evidence.audits if audit.path == implementation.path), None)
     if audit is not None:
-        return Deviation("audit", audit.date, audit.why) if audit.verdict in (DEVIATES, FAILS) else None
+        return (
+            DeviationFinding(basis="audit", date=audit.date, why=audit.why)
+            if audit.verdict in (DEVIATES, FAILS)
+            else None
+        )
     if implementation.deviates is None:
         return None
     why = f"{implementation.deviates.by or ''}: {implementation.deviates.in_}".lstrip(": ")
-    return Deviation("card", None, why)
+    return DeviationFinding(basis="card", date=None, why=why)
 
 
 def _correct_entry(entry: _Entry, refuted: _Refuted) -> _Entry:

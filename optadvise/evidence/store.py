@@ -101,13 +101,13 @@ def save_verified(result: _Json, claims: Mapping[str, Claim]) -> None:
     for audit in result["audits"]:
         if audit["scenes"]:  # otherwise the implementation is not installed, or did not answer in time
             audited = _make_finding(AuditFinding, audit, result["date"], [audit["package"]])
-            _save(AUDITS, f"{audited.optimizer}@{audited.path}", _StoredAudit(__version__, audited))
+            _save(AUDITS, f"{audited.optimizer}@{audited.path}", _StoredAudit(optadvise=__version__, finding=audited))
     for claim in result["claims"]:
         if claim["verdict"] != UNDECIDED:  # an interrupted run does not replace an earlier decision
             packages = [implementation["package"] for implementation in claim["implementations"]]
             finding = _make_finding(ClaimFinding, claim, result["date"], packages)
             definition = _describe_experiment(claims[finding.id])
-            _save(CLAIMS, finding.id, _StoredClaim(__version__, definition, finding))
+            _save(CLAIMS, finding.id, _StoredClaim(optadvise=__version__, definition=definition, finding=finding))
 
 
 def save_benchmark(result: _Json, date: str) -> None:
@@ -128,7 +128,7 @@ def save_benchmark(result: _Json, date: str) -> None:
             values = _describe_arm(result, arm)
             finding = _make_finding(BenchmarkFinding, values, date, [arm["implementation"]["package"]])
             name = f"{finding.optimizer}@{spec['device'].split(':')[0]}"
-            _save(BENCHMARKS, name, _StoredBenchmark(__version__, finding))
+            _save(BENCHMARKS, name, _StoredBenchmark(optadvise=__version__, finding=finding))
 
 
 def _describe_arm(result: _Json, arm: _Json) -> dict[str, Any]:

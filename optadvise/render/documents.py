@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, convert, field
 from msgspec.structs import asdict, replace
 
 from optadvise.core.cards import Implementation, Phase, Value
-from optadvise.core.findings import AuditFinding, BenchmarkFinding, ClaimFinding, Deviation, Evidence
+from optadvise.core.findings import AuditFinding, BenchmarkFinding, ClaimFinding, DeviationFinding, Evidence
 from optadvise.core.json_text import Document
 from optadvise.core.records import (
     AdviceWarning,
@@ -152,7 +152,7 @@ class SchedulerDocument(Struct, frozen=True, kw_only=True):
 class EvidenceDocument(Struct, frozen=True):
     """What was measured on this machine."""
 
-    deviates: Deviation | None
+    deviates: DeviationFinding | None
     audits: tuple[AuditFinding, ...]
     claims: tuple[ClaimFinding, ...]
     benches: tuple[BenchmarkFinding, ...]

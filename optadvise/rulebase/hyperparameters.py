@@ -7,10 +7,20 @@ from itertools import pairwise
 from math import exp, floor, log, log10
 from typing import Any
 
+from msgspec import Struct
+
 from optadvise.core.cards import Step, Value
 from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep
 from optadvise.core.units import show_number
 from optadvise.rulebase.records import Rule
+
+
+class RuleStep(Struct, frozen=True):
+    """A step that adjusts a hyperparameter, and whose it is."""
+
+    rule: str  # or the optimizer, for a step of its card
+    layer: str
+    step: Step
 
 
 class Draft:
@@ -30,7 +40,9 @@ class Draft:
 
     def finished(self) -> AdvisedHyperparameter:
         """Return the frozen result."""
-        return AdvisedHyperparameter(self.name, self.value, self.low, self.high, tuple(self.derivation))
+        return AdvisedHyperparameter(
+            name=self.name, value=self.value, low=self.low, high=self.high, derivation=tuple(self.derivation)
+        )
 
 
 def two_digits(value: float) -> float:
@@ -79,26 +91,37 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, Any]) -> Draft:
     if then.along is not None:
         value = two_digits(interpolate(then.points, facts[then.along]))
         low, high = two_digits(value / then.spread), two_digits(value * then.spread)
-    entry = HyperparameterStep(f"set {written(value)}", value, rule.id, rule.because, rule.cite, rule.layer)
+    entry = HyperparameterStep(
+        step=f"set {written(value)}", value=value, rule=rule.id, because=rule.because, cite=rule.cite, layer=rule.layer
+    )
     return Draft(name, value, low, high, entry)
 
 
-def apply(drafts: Mapping[str, Draft], steps: Iterable[tuple[str, str, Step]], facts: Mapping[str, Any]) -> None:
+def apply(drafts: Mapping[str, Draft], steps: Iterable[RuleStep], facts: Mapping[str, Any]) -> None:
     """Apply adjustments in place, scales before clamps.
 
     Args:
         drafts: Hyperparameters by name; steps for others are passed over.
-        steps: Rule id, its layer, and a step.
+        steps: The adjustments.
         facts: The situation's facts, for steps that follow one.
     """
-    wanted = [entry for entry in steps if entry[2].parameter in drafts]
-    for rule, layer, step in (*(w for w in wanted if w[2].op == "scale"), *(w for w in wanted if w[2].op == "clamp")):
-        draft = drafts[step.parameter]
+    relevant = [adjustment for adjustment in steps if adjustment.step.parameter in drafts]
+    for adjustment in sorted(relevant, key=lambda adjustment: adjustment.step.op == "clamp"):
+        step, draft = adjustment.step, drafts[adjustment.step.parameter]
         if not isinstance(draft.value, (int, float)):
             continue
         change = _scale(draft, step, facts) if step.op == "scale" else _clamp(draft, step)
         if change:
-            draft.derivation.append(HyperparameterStep(change, draft.value, rule, step.because, step.cite, layer))
+            draft.derivation.append(
+                HyperparameterStep(
+                    step=change,
+                    value=draft.value,
+                    rule=adjustment.rule,
+                    because=step.because,
+                    cite=step.cite,
+                    layer=adjustment.layer,
+                )
+            )
 
 
 def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:
