@@ -26,7 +26,7 @@ from optadvise.benchmark.requirements import parse_requirement
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.statistics import ratio_ci
 from optadvise.benchmark.worker_arm import WORKER, WorkerArm
-from optadvise.memory import shared_state_bytes, state_bytes
+from optadvise.memory.optimizer_state import shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
 
 ALTERED = [sys.executable, str(Path(__file__).with_name("altered_worker.py"))]

@@ -31,7 +31,9 @@ from fake_peak import ATTENTION, auto_class, fake_peak, register_attention  # no
 
 from optadvise.advice.compiled_rules import CompiledRules  # noqa: E402
 from optadvise.advice.complete import complete_situation  # noqa: E402
-from optadvise.memory import architectures  # noqa: E402
+from optadvise.memory import estimator  # noqa: E402
+from optadvise.memory.architectures import named_shape  # noqa: E402
+from optadvise.memory.hf_config import shape_from_config  # noqa: E402
 from optadvise.rulebase.catalog import load  # noqa: E402
 from tests import convnets  # noqa: E402
 
@@ -178,14 +180,15 @@ class _WithLoss(torch.nn.Module):  # type: ignore[misc,unused-ignore]
 
 def predicted(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
     """Return the low, expected and high bytes of tensors."""
+    rules = advisor.memory_rules
     if case.network in CONVNETS:
-        shape = architectures.named(advisor.catalog, case.network)
+        shape = named_shape(rules.networks, case.network)
     else:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "config.json"
             file.write_text(json.dumps(_config(case).to_dict(), default=str), encoding="utf-8")
-            shape = architectures.from_config(advisor.catalog, file)
-    model = advisor.catalog.networks[shape.family]["model"]
+            shape = shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
+    model = rules.networks.family_of(shape).model
     answers = {
         "shape": shape, "model": model, "precision": case.precision, "micro_batch": case.samples,
         "batch_size": case.samples * case.accumulation, "checkpointing": case.checkpointing,
@@ -195,7 +198,7 @@ def predicted(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
         answers["attention"] = case.attention
     if case.lora:
         answers |= {"method": "lora", "lora_rank": RANK, "lora_targets": case.lora}
-    memory = advisor.sizing.estimate(complete_situation(advisor, answers), case.optimizer)
+    memory = estimator.estimate(rules, complete_situation(advisor, answers), case.optimizer)
     spans = [line.interval for line in memory.ledger[:-2] if line.interval is not None]
     assert memory.allocated is not None
     return sum(span.low for span in spans), memory.allocated, sum(span.high for span in spans)

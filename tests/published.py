@@ -15,7 +15,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.core.errors import InputError
 from optadvise.core.records import Interval, NetworkShape
-from optadvise.memory import architectures
+from optadvise.memory import estimator
+from optadvise.memory.architectures import named_shape
+from optadvise.memory.hf_config import shape_from_config
 from tests.conftest import ROOT
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
@@ -74,7 +76,7 @@ def advisor() -> CompiledRules:
 
 def _named(figure: dict[str, Any]) -> NetworkShape | None:
     try:
-        return architectures.named(advisor().catalog, figure["given"].get("arch", ""))
+        return named_shape(advisor().memory_rules.networks, figure["given"].get("arch", ""))
     except InputError:
         return None
 
@@ -93,7 +95,8 @@ def _shape(figure: dict[str, Any]) -> NetworkShape | None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        return architectures.from_config(advisor().catalog, file)
+        rules = advisor().memory_rules
+        return shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
 
 
 def table() -> list[str]:
@@ -129,7 +132,7 @@ def compare(figure: dict[str, Any]) -> Compared:
     if shape is None:
         answers["params"] = given["params"]
     else:
-        answers |= {"shape": shape, "model": advisor().catalog.networks[shape.family]["model"]}
+        answers |= {"shape": shape, "model": advisor().memory_rules.networks.family_of(shape).model}
     answers.pop("seq_len" if answers["model"] in ("cnn", "vit") else "image_size", None)
     if answers["model"] == "cnn":
         answers.pop("attention", None)
@@ -143,7 +146,7 @@ def compare(figure: dict[str, Any]) -> Compared:
         answers["batch_size"] = given["accumulation"] * given["micro_batch"] * given.get("gpus", 1)
     situation = complete_situation(advisor(), answers)
     name = {"adam8bit": "adamw8bit"}.get(given.get("optimizer", "adamw"), given.get("optimizer", "adamw"))
-    memory = advisor().sizing.estimate(situation, advisor().catalog.find_optimizer(name))
+    memory = estimator.estimate(advisor().memory_rules, situation, advisor().catalog.find_optimizer(name))
     assert memory.total is not None, figure["id"]
     assert memory.allocated is not None, figure["id"]
     assert memory.reserved is not None, figure["id"]

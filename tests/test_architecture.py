@@ -29,7 +29,6 @@ THIRD_PARTY = {
 FACES = {
     ("optadvise", "optadvise.api"),
     ("optadvise", "optadvise.core.version"),
-    ("optadvise.rulebase.network_files", "optadvise.memory.operations"),
 }
 DRAWING = ("matplotlib", "PIL", "mpl_toolkits")
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")

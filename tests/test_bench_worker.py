@@ -24,7 +24,7 @@ from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.cards import StateTensor
 from optadvise.core.json_text import encode_json
-from optadvise.memory import shared_state_bytes, state_bytes
+from optadvise.memory.optimizer_state import shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import few
 from tests.results import MACHINE

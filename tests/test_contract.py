@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from optadvise.core.cards import Implementation, Optimizer, StateTensor, Value
-from optadvise.memory import DTYPE_BITS, shared_state_bytes, state_bytes
+from optadvise.memory.optimizer_state import DTYPE_BITS, shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
 from optadvise.verify.reference import METHODS, run_method
 from optadvise.verify.scenarios import SCENARIOS, Scenario, compute_gradient, make_start

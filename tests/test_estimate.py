@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.memory.estimator import largest
+from optadvise.memory.search import search_largest
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -142,7 +142,7 @@ def test_largest_finds_the_edge() -> None:
         def needs(n: int, base: int = base, slope: int = slope, bend: int = bend) -> int:
             return base + slope * n + bend * n * n
 
-        found = largest(needs, room, limit, start)
+        found = search_largest(needs, room, limit, start)
         assert found == 0 or needs(found) <= room
         assert found == limit or needs(found + 1) > room
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from msgspec.structs import replace
 from torch import nn
 
 from optadvise.core.records import Situation
-from optadvise.memory.block_program import compiled, run
-from optadvise.memory.breakdown import mode
-from optadvise.memory.network import Block, Network, step, weights
-from optadvise.memory.operations import Tape
-from optadvise.memory.records import LEARNING_INPUTS, Batch, Mode
+from optadvise.memory.backward import simulate_backward
+from optadvise.memory.inputs import compute_mode, memory_inputs
+from optadvise.memory.network import Block, Network, count_weights
+from optadvise.memory.records import LEARNING_INPUTS, ComputeMode, MicroBatch
+from optadvise.memory.training_step import StepSettings, simulate_step
+from tests.programs import program, simulate
 
 SAMPLES, LENGTH, WIDTH, RANK = 2, 8, 32, 4
 # Precision, whether autocast is on, and whether the layer's input gets a gradient.
@@ -36,20 +35,21 @@ class Adapted(nn.Module):  # type: ignore[misc,unused-ignore]
         return (result + self.b(self.a(x)) * 2.0).to(result.dtype)  # type: ignore[no-any-return,unused-ignore]
 
 
-def how(precision: str) -> Mode:
+def how(precision: str) -> ComputeMode:
     situation = Situation(
         precision={"amp": "amp-bf16"}.get(precision, precision), method="lora", lora_rank=RANK, lora_targets="a,b"
     )
-    return mode(situation, frozenset({"silu"}))
+    return compute_mode(memory_inputs(situation), frozenset({"silu"}))
 
 
-def kept_by_tape(lines: list[dict[str, Any]], precision: str, grad: bool) -> int:
-    """Bytes beyond the input and the output, for which others answer."""
-    tape = Tape(how(precision), {})
-    item = 4 if precision == "fp32" else 2
-    out = run(compiled(lines), tape, {"x": tape.given((SAMPLES, LENGTH, WIDTH), item, grad, True)})
-    tape.drop(out)
-    return tape.alive - (out.elements * out.item if tape.keeps(out) else 0)
+def kept_by_simulation(lines: list[str], precision: str, grad: bool) -> int:
+    """Bytes beyond the input and the output, which other layers save."""
+    itemsize = 4 if precision == "fp32" else 2
+    graph, out = simulate(
+        *lines, mode=how(precision), shape=(SAMPLES, LENGTH, WIDTH), itemsize=itemsize, requires_grad=grad
+    )
+    graph.release(out)
+    return graph.live_bytes - (out.nbytes if graph.is_saved(out) else 0)
 
 
 def kept_by_torch(model: nn.Module, precision: str, grad: bool) -> int:
@@ -86,9 +86,8 @@ def modules(precision: str, *layers: tuple[int, int, bool]) -> nn.Module:
     return nn.Sequential(*made)
 
 
-def line(out: str, op: str, x: str, width: int = 0, target: str = "") -> dict[str, Any]:
-    numbers, words = {"numbers": {"out": str(width), "bias": "1"}}, {"words": {"target": target}}
-    return {"out": out, "op": op, "in": [x]} | (numbers if width else {}) | (words if target else {})
+def linear(out: str, x: str, width: int, target: str = "") -> str:
+    return f"{out} = linear {x} out={width} bias=1" + (f" target={target}" if target else "")
 
 
 @pytest.mark.parametrize(("precision", "grad"), RUNS)
@@ -98,10 +97,10 @@ def test_a_frozen_layer_keeps_no_input_and_its_adapter_does(
 ) -> None:
     model = modules(precision, (WIDTH, 48, adapted[0]), (48, WIDTH, adapted[1]))
     lines = [
-        line("u", "linear", "x", 48, "a" if adapted[0] else "other"), line("s", "silu", "u"),
-        line("d", "linear", "s", WIDTH, "b" if adapted[1] else "other"), line("y", "silu", "d"),
+        linear("u", "x", 48, "a" if adapted[0] else "other"), "s = silu u",
+        linear("d", "s", WIDTH, "b" if adapted[1] else "other"), "y = silu d",
     ]  # fmt: skip
-    assert kept_by_tape(lines, precision, grad) == kept_by_torch(model, precision, grad)
+    assert kept_by_simulation(lines, precision, grad) == kept_by_torch(model, precision, grad)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "amp"])
@@ -115,9 +114,8 @@ def test_layers_that_share_an_input_share_what_they_keep_but_for_autocast(precis
             x = nn.functional.silu(x)
             return self.a(x) + self.b(x)  # type: ignore[no-any-return,unused-ignore]
 
-    add = {"out": "y", "op": "add", "in": ["p", "q"]}
-    lines = [line("n", "silu", "x"), line("p", "linear", "n", WIDTH, "a"), line("q", "linear", "n", WIDTH, "b"), add]
-    kept = kept_by_tape(lines, precision, True)
+    lines = ["n = silu x", linear("p", "n", WIDTH, "a"), linear("q", "n", WIDTH, "b"), "y = add p q"]
+    kept = kept_by_simulation(lines, precision, True)
     assert kept == kept_by_torch(Both(), precision, True)
     size = SAMPLES * LENGTH * WIDTH * (4 if precision == "fp32" else 2)
     low = SAMPLES * LENGTH * RANK * (4 if precision == "fp32" else 2)
@@ -125,62 +123,60 @@ def test_layers_that_share_an_input_share_what_they_keep_but_for_autocast(precis
 
 
 def network(layers: int) -> Network:
-    embed = compiled([{"out": "x", "op": "embedding", "in": ["input"], "numbers": {"rows": "50", "width": "32"}}])
-    layer = compiled([
-        line("s", "silu", "x"), line("d", "linear", "s", WIDTH, "a"), {"out": "y", "op": "add", "in": ["x", "d"]},
-    ])  # fmt: skip
-    blocks = (Block("embed", embed, 1, {}, takes="input"), Block("layer", layer, layers, {}, checkpointed=True))
+    embed = program("x = embedding input rows=50 width=32")
+    layer = program("s = silu x", linear("d", "s", WIDTH, "a"), "y = add x d")
+    blocks = (Block("embed", embed, 1, {}, input="input"), Block("layer", layer, layers, {}, checkpointed=True))
     return Network("adapted", blocks, images=False, flags=frozenset())
 
 
 def test_only_the_first_layer_keeps_nothing_for_the_frozen_embedding() -> None:
     how_ = how("fp32")
-    kept = [step(network(n), how_, Batch(SAMPLES, LENGTH)).activations for n in (1, 2, 3)]
+    kept = [simulate_step(network(n), how_, MicroBatch(SAMPLES, LENGTH)).activations for n in (1, 2, 3)]
     first, size = kept[0], SAMPLES * LENGTH * WIDTH * 4
     # SiLU keeps its input where that gets a gradient, and the adapter SiLU's output and its own low-rank one.
     assert first == size + SAMPLES * LENGTH * RANK * 4
     assert kept[1] - kept[0] == kept[2] - kept[1] == first + size
-    assert sum(weights(network(3), how_).values()) == 1 + 3 * 4
+    assert sum(count_weights(network(3), how_).values()) == 1 + 3 * 4
 
 
 def test_checkpointing_gives_the_embedding_a_gradient() -> None:
     size = SAMPLES * LENGTH * WIDTH * 4
-    lines = [{"out": "x", "op": "embedding", "in": ["input"], "numbers": {"rows": "50", "width": "32"}},
-             line("y", "silu", "x")]  # fmt: skip
     found = []
     for flags in (frozenset[str](), frozenset({LEARNING_INPUTS})):
-        tape = Tape(replace(how("fp32"), flags=flags), {})
-        out = run(compiled(lines), tape, {"input": tape.given((SAMPLES, LENGTH), 4, False, True)})
-        tape.drop(out)
-        found.append((tape.alive, out.grad))
+        graph, out = simulate(
+            "x = embedding input rows=50 width=32", "y = silu x", mode=replace(how("fp32"), flags=flags),
+            shape=(SAMPLES, LENGTH), requires_grad=False, name="input",
+        )  # fmt: skip
+        graph.release(out)
+        found.append((graph.live_bytes, out.requires_grad))
     assert found == [(0, False), (size, True)]
     learning = replace(how("fp32"), flags=frozenset({LEARNING_INPUTS}))
-    assert step(network(3), learning, Batch(SAMPLES, LENGTH), checkpoint=True).activations == 3 * size
+    batch, settings = MicroBatch(SAMPLES, LENGTH), StepSettings(checkpoint=True)
+    assert simulate_step(network(3), learning, batch, settings).activations == 3 * size
 
 
 def test_a_sum_of_two_products_gradients_is_not_made_in_place() -> None:
-    adds = [{"out": "s", "op": "add", "in": ["p", "q"]}, {"out": "y", "op": "add", "in": ["s", "r"]}]
     size = SAMPLES * LENGTH * WIDTH * 4
     found = []
-    for other in ("linear", "silu"):
-        third = line("r", other, "x", WIDTH if other == "linear" else 0)
-        lines = [line("p", "linear", "x", WIDTH), line("q", "linear", "x", WIDTH), third, *adds]
-        tape = Tape(how("fp32"), {})
-        out = run(compiled(lines), tape, {"x": tape.given((SAMPLES, LENGTH, WIDTH), 4, True, True)})
-        found.append(tape.backward(out).working)
+    for third in (linear("r", "x", WIDTH), "r = silu x"):
+        lines = [linear("p", "x", WIDTH), linear("q", "x", WIDTH), third, "s = add p q", "y = add s r"]
+        graph, out = simulate(*lines, mode=how("fp32"), shape=(SAMPLES, LENGTH, WIDTH))
+        found.append(simulate_backward(graph, out).working)
     assert found == [4 * size, 3 * size]
 
 
 def test_a_head_in_chunks_holds_three_gradients_of_its_weight() -> None:
-    lines = [{"out": "y", "op": "chunked_loss", "in": ["x"], "numbers": {"out": "5000"}}]
-    tape = Tape(Mode(), {})
-    out = run(compiled(lines), tape, {"x": tape.given((SAMPLES, LENGTH, WIDTH), 4, True, True)})
-    moment, weight = tape.backward(out), 5000 * WIDTH * 4
-    assert 3 * weight <= moment.total <= 3 * weight + 3 * SAMPLES * LENGTH * WIDTH * 4
+    graph, out = simulate("y = chunked_cross_entropy x out=5000", shape=(SAMPLES, LENGTH, WIDTH))
+    peak, weight = simulate_backward(graph, out), 5000 * WIDTH * 4
+    assert 3 * weight <= peak.total <= 3 * weight + 3 * SAMPLES * LENGTH * WIDTH * 4
+
+
+def flags_of(situation: Situation) -> frozenset[str]:
+    return compute_mode(memory_inputs(situation), frozenset()).flags
 
 
 def test_flags_of_a_checkpointed_run() -> None:
     frozen = Situation(method="lora", lora_rank=RANK, checkpointing="full")
-    assert LEARNING_INPUTS in mode(frozen, frozenset()).flags
-    assert LEARNING_INPUTS not in mode(replace(frozen, checkpointing="none"), frozenset()).flags
-    assert LEARNING_INPUTS not in mode(Situation(checkpointing="full"), frozenset()).flags
+    assert LEARNING_INPUTS in flags_of(frozen)
+    assert LEARNING_INPUTS not in flags_of(replace(frozen, checkpointing="none"))
+    assert LEARNING_INPUTS not in flags_of(Situation(checkpointing="full"))

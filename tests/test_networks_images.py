@@ -18,13 +18,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from optadvise.core.errors import InputError, RuleFileError
-from optadvise.memory import architectures
-from optadvise.memory.block_program import compiled, run
-from optadvise.memory.network import Network, step, weights
-from optadvise.memory.operations import Tape
-from optadvise.memory.records import Batch, Mode
+from optadvise.memory.architectures import build_network, check_image_size, named_shape
+from optadvise.memory.autograd import AutogradGraph, SizedTensor
+from optadvise.memory.backward import simulate_backward
+from optadvise.memory.network import Network, count_weights
+from optadvise.memory.network_families import NamedShape
+from optadvise.memory.network_files import read_networks
+from optadvise.memory.networks import load_networks
+from optadvise.memory.records import ComputeMode, MicroBatch
+from optadvise.memory.training_step import simulate_step
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.network_files import read_networks
 from tests.conftest import ROOT
 from tests.convnets import (
     convnext,
@@ -37,11 +40,12 @@ from tests.convnets import (
     vgg,
     wide_resnet,
 )
+from tests.programs import simulate
 
 MODES = {
-    "fp32": Mode(),
-    "amp": Mode(compute=2, autocast=True),
-    "bf16": Mode(weights=2, compute=2),
+    "fp32": ComputeMode(),
+    "amp": ComputeMode(compute_itemsize=2, autocast=True),
+    "bf16": ComputeMode(weight_itemsize=2, compute_itemsize=2),
 }
 
 
@@ -61,12 +65,13 @@ PUBLISHED = {  # counts of torchvision's pages and, for those of CIFAR, of the u
 
 
 def network_of(catalog: Catalog, name: str) -> Network:
-    return architectures.network(catalog, architectures.named(catalog, name))
+    networks = load_networks(catalog)
+    return build_network(networks, named_shape(networks, name))
 
 
-def fake_peak(build: Callable[[], nn.Module], mode: Mode, batch: Batch) -> int:
+def fake_peak(build: Callable[[], nn.Module], mode: ComputeMode, batch: MicroBatch) -> int:
     """Return the peak of the second training step, with nothing allocated."""
-    dtype = torch.bfloat16 if mode.weights == 2 else torch.float32
+    dtype = torch.bfloat16 if mode.weight_itemsize == 2 else torch.float32
     with FakeTensorMode():
         torch.set_default_dtype(dtype)  # as fake weights cannot be cast
         try:
@@ -85,7 +90,9 @@ def fake_peak(build: Callable[[], nn.Module], mode: Mode, batch: Batch) -> int:
         return int(peak["Total"])
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, mode: Mode) -> None:
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, mode: ComputeMode
+) -> None:
     if mode.autocast:  # by hand, as the context manager asks for a device
         torch.set_autocast_enabled("cpu", True)
         torch.set_autocast_dtype("cpu", torch.bfloat16)
@@ -102,24 +109,25 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, la
     optimizer.zero_grad()
 
 
-def predicted_peak(network: Network, mode: Mode, batch: Batch) -> int:
+def predicted_peak(network: Network, mode: ComputeMode, batch: MicroBatch) -> int:
     """Return what the arithmetic says, with SGD's momentum, less the statistics of normalisations."""
-    found = step(network, replace(mode, flags=network.flags), batch)
-    return 2 * count(network) * mode.weights + found.batch + found.peak.total
+    step = simulate_step(network, replace(mode, flags=network.flags), batch)
+    return 2 * count(network) * mode.weight_itemsize + step.input_bytes + step.peak.total
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
 def count(network: Network) -> int:
-    return sum(number * math.prod(weight.shape) for weight, number in weights(network).items())
+    return sum(number * math.prod(weight.shape) for weight, number in count_weights(network).items())
 
 
-def image_shapes(catalog: Catalog) -> dict[str, Any]:
+def image_shapes(catalog: Catalog) -> dict[str, NamedShape]:
+    networks = load_networks(catalog)
     return {
         name: shape
-        for name, (family, shape) in catalog.shapes.items()
-        if catalog.networks[family]["input"] == "images" and "stages" in shape
+        for name, shape in networks.shapes.items()
+        if networks.families[shape.family].takes_images and shape.stages is not None
     }
 
 
@@ -130,15 +138,16 @@ def test_a_published_count_is_met_to_the_parameter(catalog: Catalog, name: str) 
 
 def test_every_shape_has_the_parameters_that_its_file_says(catalog: Catalog) -> None:
     found = {name: count(network_of(catalog, name)) for name in image_shapes(catalog)}
-    assert found == {name: shape["parameters"] for name, shape in image_shapes(catalog).items()}
+    assert found == {name: shape.parameters for name, shape in image_shapes(catalog).items()}
     assert set(PUBLISHED) <= set(found)
 
 
 def test_no_two_names_read_the_same(catalog: Catalog) -> None:
+    networks = load_networks(catalog)
     # 1.6gf and 16gf would, as a name is read without its punctuation.
-    names = [*image_shapes(catalog), *(a for s in image_shapes(catalog).values() for a in s.get("aliases", ()))]
-    assert len({catalog.find_shape(name) for name in image_shapes(catalog)}) == len(image_shapes(catalog))
-    assert all(catalog.find_shape(name) in image_shapes(catalog) for name in names)
+    names = [*image_shapes(catalog), *(a for s in image_shapes(catalog).values() for a in s.aliases)]
+    assert len({networks.find_shape(name) for name in image_shapes(catalog)}) == len(image_shapes(catalog))
+    assert all(networks.find_shape(name) in image_shapes(catalog) for name in names)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +171,7 @@ def test_tensors_are_those_of_transformers(catalog: Catalog, name: str, kind: st
         with torch.device("meta"):
             model = getattr(transformers, f"{kind}ForImageClassification")(config)
     found: Counter[tuple[int, ...]] = Counter()
-    for weight, number in weights(network_of(catalog, name)).items():
+    for weight, number in count_weights(network_of(catalog, name)).items():
         found[weight.shape] += number
     assert found == Counter(tuple(parameter.shape) for parameter in model.parameters())
 
@@ -193,13 +202,13 @@ PAIRS = [
 
 @pytest.mark.parametrize(("name", "mode"), PAIRS)
 def test_the_peak_of_a_step_is_that_of_fake_tensors(catalog: Catalog, name: str, mode: str) -> None:
-    batch = Batch(32, image_shapes(catalog)[name]["length"])
+    batch = MicroBatch(32, image_shapes(catalog)[name].length or 0)
     real = fake_peak(BUILDS[name], MODES[mode], batch)
     assert predicted_peak(network_of(catalog, name), MODES[mode], batch) == pytest.approx(real, rel=0.01)
 
 
 def test_the_first_half_of_a_densenet_is_that_of_fake_tensors(catalog: Catalog) -> None:
-    network, batch = network_of(catalog, "densenet121"), Batch(32, 224)
+    network, batch = network_of(catalog, "densenet121"), MicroBatch(32, 224)
     blocks = network.blocks
     half = replace(network, blocks=(*blocks[: 1 + 6 + 1 + 12], blocks[-1]))  # the whole takes a quarter of a minute
     real = fake_peak(lambda: densenet((6, 12)), MODES["amp"], batch)
@@ -209,32 +218,29 @@ def test_the_first_half_of_a_densenet_is_that_of_fake_tensors(catalog: Catalog) 
 def test_a_batch_twice_as_large_holds_twice_as_much(catalog: Catalog) -> None:
     for name in image_shapes(catalog):
         network = network_of(catalog, name)
-        small, large = (step(network, replace(MODES["amp"], flags=network.flags), Batch(n, 224)) for n in (8, 16))
+        small, large = (
+            simulate_step(network, replace(MODES["amp"], flags=network.flags), MicroBatch(n, 224)) for n in (8, 16)
+        )
         assert large.activations == 2 * small.activations
-        assert large.copies == small.copies
-        assert large.gradients == small.gradients == 4 * count(network)
+        assert large.weight_copies == small.weight_copies
+        assert large.weight_gradients == small.weight_gradients == 4 * count(network)
 
 
 # -- operations, on paper ----------------------------------------------------------------------------------------------
 
 
-def ran(lines: list[str], mode: Mode, shape: tuple[int, ...], item: int) -> tuple[Tape, Any]:
-    """Run lines on an input that needs a gradient and that somebody else keeps."""
-    program = []
-    for line in lines:
-        out, _, op, *rest = line.split()
-        numbers = dict(word.split("=") for word in rest if "=" in word)
-        inputs = [word for word in rest if "=" not in word]
-        program.append({"out": out, "op": op, "in": inputs, "numbers": numbers})
-    tape = Tape(mode, {})
-    last = run(compiled(program), tape, {"x": tape.given(shape, item, True, True)})
-    tape.drop(last)
-    return tape, last
+def ran(
+    lines: list[str], mode: ComputeMode, shape: tuple[int, ...], itemsize: int
+) -> tuple[AutogradGraph, SizedTensor]:
+    """Run lines on an input that needs a gradient and that another block saves."""
+    graph, out = simulate(*lines, mode=mode, shape=shape, itemsize=itemsize)
+    graph.release(out)
+    return graph, out
 
 
 def kept(lines: list[str], mode: str = "fp32", shape: tuple[int, ...] = (2, 8, 16, 16), item: int = 4) -> int:
     """Return how many bytes are left for the backward pass."""
-    return ran(lines, MODES[mode], shape, item)[0].alive
+    return ran(lines, MODES[mode], shape, item)[0].live_bytes
 
 
 PLACES = 2 * 16 * 16  # of two images
@@ -250,16 +256,16 @@ def test_a_convolution_keeps_its_input_and_not_its_output() -> None:
 @pytest.mark.parametrize(
     ("line", "shape"),
     [
-        ("y = conv x out=4 k=7 stride=2", (2, 4, 8, 8)),
-        ("y = conv x out=4 k=3 stride=2 groups=2", (2, 4, 8, 8)),
-        ("y = conv x out=4 k=4 stride=4 pad=0", (2, 4, 4, 4)),
-        ("y = pool x k=3 stride=2 pad=1", (2, 8, 8, 8)),
-        ("y = average_pool x k=2 stride=2", (2, 8, 8, 8)),
-        ("y = resize_pool x side=7", (2, 8, 7, 7)),
-        ("y = thin x out=24 stride=2", (2, 24, 8, 8)),
+        ("y = conv x out=4 kernel=7 stride=2", (2, 4, 8, 8)),
+        ("y = conv x out=4 kernel=3 stride=2 groups=2", (2, 4, 8, 8)),
+        ("y = conv x out=4 kernel=4 stride=4 padding=0", (2, 4, 4, 4)),
+        ("y = max_pool x kernel=3 stride=2 padding=1", (2, 8, 8, 8)),
+        ("y = avg_pool x kernel=2 stride=2", (2, 8, 8, 8)),
+        ("y = adaptive_avg_pool x side=7", (2, 8, 7, 7)),
+        ("y = strided_shortcut x out=24 stride=2", (2, 24, 8, 8)),
         ("y = concat x x", (2, 16, 16, 16)),
         ("y = channels_last x", (2, 16, 16, 8)),
-        ("y = average x", (2, 8)),
+        ("y = mean x", (2, 8)),
     ],
 )
 def test_what_comes_out_has_pytorchs_shape(line: str, shape: tuple[int, ...]) -> None:
@@ -267,14 +273,14 @@ def test_what_comes_out_has_pytorchs_shape(line: str, shape: tuple[int, ...]) ->
 
 
 def test_a_grouped_convolution_has_a_groups_weights() -> None:
-    tape, _ = ran(["y = conv x out=8 k=3 groups=8 bias=1"], MODES["fp32"], (2, 8, 16, 16), 4)
-    assert [weight.shape for weight in tape.weights] == [(8, 1, 3, 3), (8,)]
+    graph, _ = ran(["y = conv x out=8 kernel=3 groups=8 bias=1"], MODES["fp32"], (2, 8, 16, 16), 4)
+    assert [weight.shape for weight in graph.weights] == [(8, 1, 3, 3), (8,)]
 
 
 def test_normalising_a_batch_keeps_its_input_in_its_precision() -> None:
     assert kept(["b = batch_norm x", "y = batch_norm b"]) == PLACES * 8 * 4
-    tape, out = ran(["c = conv x out=8", "y = batch_norm c"], MODES["amp"], (2, 8, 16, 16), 2)
-    assert (tape.alive, out.item) == (PLACES * 8 * 2, 2)
+    graph, out = ran(["c = conv x out=8", "y = batch_norm c"], MODES["amp"], (2, 8, 16, 16), 2)
+    assert (graph.live_bytes, out.itemsize) == (PLACES * 8 * 2, 2)
 
 
 def test_relu_in_place_shares_its_inputs_storage() -> None:
@@ -289,33 +295,33 @@ def test_relu_in_place_shares_its_inputs_storage() -> None:
 
 
 def test_a_residual_block_keeps_two_tensors_for_each_convolution() -> None:
-    block = ["c = conv x out=8 k=3", "b = batch_norm c", "r = relu_ b", "d = conv r out=8 k=3", "e = batch_norm d",
-             "s = add_ e x", "y = relu_ s"]  # fmt: skip
+    block = ["c = conv x out=8 kernel=3", "b = batch_norm c", "r = relu_ b", "d = conv r out=8 kernel=3",
+             "e = batch_norm d", "s = add_ e x", "y = relu_ s"]  # fmt: skip
     assert kept(block) == 4 * PLACES * 8 * 4
 
 
 def test_pooling_keeps_its_input_and_eight_bytes_for_each_maximum() -> None:
-    assert kept(["y = pool x k=2 stride=2"]) == PLACES // 4 * 8 * 8
-    assert kept(["c = conv x out=8", "y = pool c k=2 stride=2"]) == PLACES * 8 * 4 + PLACES // 4 * 8 * 8
-    assert kept(["c = conv x out=8", "y = average c"]) == 0
-    assert kept(["c = conv x out=8", "y = resize_pool c side=7"]) == PLACES * 8 * 4
-    assert kept(["c = conv x out=8", "y = resize_pool c side=1"]) == 0
+    assert kept(["y = max_pool x kernel=2 stride=2"]) == PLACES // 4 * 8 * 8
+    assert kept(["c = conv x out=8", "y = max_pool c kernel=2 stride=2"]) == PLACES * 8 * 4 + PLACES // 4 * 8 * 8
+    assert kept(["c = conv x out=8", "y = mean c"]) == 0
+    assert kept(["c = conv x out=8", "y = adaptive_avg_pool c side=7"]) == PLACES * 8 * 4
+    assert kept(["c = conv x out=8", "y = adaptive_avg_pool c side=1"]) == 0
 
 
 def test_gradients_flow_through_a_normalisation_over_channels() -> None:
-    tape, out = ran(["c = conv x out=4", "y = channel_norm c"], MODES["fp32"], (2, 8, 16, 16), 4)
-    tape.backward(out)
-    assert tape.gradients == 4 * (4 * 8 + 2 * 4)
-    assert tape.alive == 0
+    graph, out = ran(["c = conv x out=4", "y = layer_norm_channels c"], MODES["fp32"], (2, 8, 16, 16), 4)
+    simulate_backward(graph, out)
+    assert graph.weight_gradients == 4 * (4 * 8 + 2 * 4)
+    assert graph.live_bytes == 0
 
 
 def test_a_half_copys_gradient_is_cast_once_the_copy_is_gone() -> None:
     shape, rows = (2, 1000), 2 * 1000
-    tape, out = ran(["y = linear x out=1000"], MODES["amp"], shape, 2)
-    assert tape.copies == 2 * 10**6
-    high = tape.backward(out)
+    graph, out = ran(["y = linear x out=1000"], MODES["amp"], shape, 2)
+    assert graph.weight_copies == 2 * 10**6
+    high = simulate_backward(graph, out)
     assert high.total == 2 * rows + 2 * 10**6 + 4 * 10**6  # the input's gradient, the copy's, and the weight's
-    assert (tape.copies, tape.alive) == (0, 0)
+    assert (graph.weight_copies, graph.live_bytes) == (0, 0)
 
 
 # -- images that are too small -----------------------------------------------------------------------------------------
@@ -327,11 +333,11 @@ def test_a_half_copys_gradient_is_cast_once_the_copy_is_gone() -> None:
 def test_an_image_too_small_is_refused_with_the_smallest(catalog: Catalog, name: str, smallest: int) -> None:
     network = network_of(catalog, name)
     with pytest.raises(InputError, match=rf"--image-size 16 is too small for {name}, whose smallest is {smallest}"):
-        architectures.check_image(network, 16, "--image-size")
+        check_image_size(network, 16, "--image-size")
     with pytest.raises(InputError, match="too small"):
-        step(network, MODES["fp32"], Batch(1, smallest - 1))
-    architectures.check_image(network, smallest, "--image-size")
-    assert step(network, MODES["fp32"], Batch(1, smallest)).activations > 0
+        simulate_step(network, MODES["fp32"], MicroBatch(1, smallest - 1))
+    check_image_size(network, smallest, "--image-size")
+    assert simulate_step(network, MODES["fp32"], MicroBatch(1, smallest)).activations > 0
 
 
 def test_a_stage_must_set_what_its_block_asks_for() -> None:

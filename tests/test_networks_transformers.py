@@ -14,12 +14,20 @@ import pytest
 import torch
 
 from optadvise.core.errors import InputError
-from optadvise.memory import architectures
-from optadvise.memory.block_program import compiled, product, run
-from optadvise.memory.network import Block, Network, step, weights
-from optadvise.memory.operations import Tape
-from optadvise.memory.records import Batch, Mode
+from optadvise.core.records import NetworkShape
+from optadvise.memory.architectures import build_network, named_shape
+from optadvise.memory.autograd import NO_COST, AutogradGraph, SizedTensor
+from optadvise.memory.backward import simulate_backward
+from optadvise.memory.hf_config import shape_from_config
+from optadvise.memory.network import Block, Network, count_weights
+from optadvise.memory.networks import Networks
+from optadvise.memory.operations import OPERATIONS
+from optadvise.memory.programs import evaluate_product
+from optadvise.memory.records import ComputeMode, MicroBatch
+from optadvise.memory.rules import MemoryRules
+from optadvise.memory.training_step import StepSettings, simulate_step
 from optadvise.rulebase.catalog import Catalog
+from tests.programs import program, simulate
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 needs_transformers = pytest.mark.skipif(
@@ -78,6 +86,16 @@ FULL_SIZE = [
 ]
 
 
+@pytest.fixture(scope="module")
+def networks(catalog: Catalog) -> Networks:
+    return MemoryRules(catalog).networks
+
+
+def read_config(catalog: Catalog, file: Path) -> NetworkShape:
+    rules = MemoryRules(catalog)
+    return shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
+
+
 def model_of(config: Any) -> Any:
     import transformers
 
@@ -100,7 +118,7 @@ def written(folder: Path, document: Any) -> Path:
 
 def shapes_of(network: Network) -> Counter[tuple[int, ...]]:
     found: Counter[tuple[int, ...]] = Counter()
-    for weight, count in weights(network).items():
+    for weight, count in count_weights(network).items():
         found[weight.shape] += count
     return found
 
@@ -112,13 +130,13 @@ def shapes_of(network: Network) -> Counter[tuple[int, ...]]:
 @needs_transformers
 @pytest.mark.parametrize(("kind", "arguments"), [*TINY, *FULL_SIZE])
 def test_weights_equal_those_of_hugging_face(
-    catalog: Catalog, tmp_path: Path, kind: str, arguments: dict[str, Any]
+    catalog: Catalog, networks: Networks, tmp_path: Path, kind: str, arguments: dict[str, Any]
 ) -> None:
     config = config_of(kind, arguments)
     with torch.device("meta"):
         model = model_of(config)
-    shape = architectures.from_config(catalog, written(tmp_path, config.to_dict()))
-    assert shapes_of(architectures.network(catalog, shape)) == Counter(tuple(p.shape) for p in model.parameters())
+    shape = read_config(catalog, written(tmp_path, config.to_dict()))
+    assert shapes_of(build_network(networks, shape)) == Counter(tuple(p.shape) for p in model.parameters())
 
 
 PUBLISHED = {  # counts of the checkpoints themselves
@@ -135,20 +153,20 @@ PUBLISHED = {  # counts of the checkpoints themselves
 }  # fmt: skip
 
 
-def test_every_named_shape_has_the_count_that_it_states(catalog: Catalog) -> None:
-    names = [n for n, (f, _) in catalog.shapes.items() if "model_types" in catalog.networks[f]]
+def test_every_named_shape_has_the_count_that_it_states(networks: Networks) -> None:
+    names = [name for name, shape in networks.shapes.items() if networks.families[shape.family].model_types]
     assert len(names) >= 130
     wrong = {}
     for name in names:
-        shape = architectures.named(catalog, name)
-        count = sum(n * math.prod(w.shape) for w, n in weights(architectures.network(catalog, shape)).items())
-        if count != catalog.shapes[name][1]["parameters"]:
+        shape = named_shape(networks, name)
+        count = sum(n * math.prod(w.shape) for w, n in count_weights(build_network(networks, shape)).items())
+        if count != networks.shapes[name].parameters:
             wrong[name] = count
     assert not wrong
 
 
-def test_published_counts(catalog: Catalog) -> None:
-    assert {name: catalog.shapes[name][1]["parameters"] for name in PUBLISHED} == PUBLISHED
+def test_published_counts(networks: Networks) -> None:
+    assert {name: networks.shapes[name].parameters for name in PUBLISHED} == PUBLISHED
 
 
 # -- what autograd keeps -----------------------------------------------------------------------------------------------
@@ -183,7 +201,7 @@ def saved_bytes(model: Any, batch: dict[str, Any]) -> int:
     ],
 )
 def test_a_layer_keeps_what_autograd_keeps(
-    catalog: Catalog, tmp_path: Path, kind: str, arguments: dict[str, Any]
+    catalog: Catalog, networks: Networks, tmp_path: Path, kind: str, arguments: dict[str, Any]
 ) -> None:
     """The difference of three layers and one is what two layers keep, and nothing else."""
     found, told = [], []
@@ -194,10 +212,8 @@ def test_a_layer_keeps_what_autograd_keeps(
         config.use_cache = False
         tokens = torch.randint(1, 90, (2, 40))
         found.append(saved_bytes(model_of(config).train(), {"input_ids": tokens, "labels": tokens.clone()}))
-        network = architectures.network(
-            catalog, architectures.from_config(catalog, written(tmp_path, config.to_dict()))
-        )
-        told.append(step(network, Mode(flags=network.flags | {"eager"}), Batch(2, 40)).activations)
+        network = build_network(networks, read_config(catalog, written(tmp_path, config.to_dict())))
+        told.append(simulate_step(network, ComputeMode(flags=network.flags | {"eager"}), MicroBatch(2, 40)).activations)
     layer, predicted = (found[1] - found[0]) / 2, (told[1] - told[0]) / 2
     # A few numbers per row, such as the inverse root of a variance, are kept that programs do not name.
     assert predicted == pytest.approx(layer, rel=0.01)
@@ -206,147 +222,144 @@ def test_a_layer_keeps_what_autograd_keeps(
 # -- programs that can be worked out on paper --------------------------------------------------------------------------
 
 
-def line(text: str) -> dict[str, Any]:
-    """Read a program's line as the loader does, with whole numbers alone."""
-    out, _, name, *rest = text.split()
-    given = dict(word.split("=") for word in rest if "=" in word)
-    condition = given.pop("if", None)
-    return {"out": out, "op": name, "in": [w for w in rest if "=" not in w], "numbers": given, "words": {},
-            "if": condition}  # fmt: skip
+def run_lines(
+    *lines: str, mode: ComputeMode | None = None, shape: tuple[int, ...] = (1, 10, 8)
+) -> tuple[AutogradGraph, SizedTensor]:
+    return simulate(*lines, mode=mode, dims={"wide": 16, "eight": 8}, shape=shape, saved_elsewhere=False)
 
 
-def taped(*lines: str, mode: Mode | None = None, shape: tuple[int, ...] = (1, 10, 8)) -> tuple[Tape, Any]:
-    tape = Tape(mode or Mode(), {"wide": 16, "eight": 8})
-    out = run(compiled([line(text) for text in lines]), tape, {"x": tape.given(shape, 4, True, False)})
-    return tape, out
-
-
-def test_product() -> None:
+def test_products() -> None:
     dims = {"heads": 4, "head_dim": 16, "hidden": 60}
-    assert product("heads", dims) == 4
-    assert product("7", dims) == 7
-    assert product("heads*head_dim", dims) == 64
-    assert product("8*hidden/3", dims) == 160
-    assert product("heads/2*head_dim", dims) == 32
+    assert evaluate_product("heads", dims) == 4
+    assert evaluate_product("7", dims) == 7
+    assert evaluate_product("heads*head_dim", dims) == 64
+    assert evaluate_product("8*hidden/3", dims) == 160
+    assert evaluate_product("heads/2*head_dim", dims) == 32
     with pytest.raises(KeyError, match="nowhere"):
-        product("2*nowhere", dims)
+        evaluate_product("2*nowhere", dims)
 
 
 def test_a_tensor_lives_until_its_last_use() -> None:
     # x is 320 bytes. scale makes another, then x goes; the next makes a third, and the second goes.
-    tape, _ = taped("a = scale x", "b = scale a", "y = scale b")
-    assert tape.peak.total == 640
-    assert tape.alive == 320
+    graph, _ = run_lines("a = scale x", "b = scale a", "y = scale b")
+    assert graph.peak.total == 640
+    assert graph.live_bytes == 320
     # Used at the end once more, x stays.
-    tape, _ = taped("a = scale x", "b = scale a", "c = scale b", "y = add c x")
-    assert tape.peak.total == 320 * 3
-    assert tape.alive == 320
+    graph, _ = run_lines("a = scale x", "b = scale a", "c = scale b", "y = add c x")
+    assert graph.peak.total == 320 * 3
+    assert graph.live_bytes == 320
 
 
 def test_a_product_keeps_its_input() -> None:
-    tape, out = taped("y = linear x out=wide")
-    assert tape.alive == 320 + 640  # x, kept, and the output
-    tape.drop(out)
-    assert tape.alive == 320
-    backward = tape.backward(out)
+    graph, out = run_lines("y = linear x out=wide")
+    assert graph.live_bytes == 320 + 640  # x, kept, and the output
+    graph.release(out)
+    assert graph.live_bytes == 320
+    backward = simulate_backward(graph, out)
     # The output's gradient, the input's, the weight's 16 × 8, and x.
-    assert (backward.activations, backward.working, backward.gradients) == (320, 640 + 320, 512)
-    assert tape.alive == 0
+    assert (backward.activations, backward.working, backward.weight_gradients) == (320, 640 + 320, 512)
+    assert graph.live_bytes == 0
 
 
 def test_autocast_keeps_the_copy_and_lets_the_original_go() -> None:
-    tape, out = taped("y = linear x out=wide", mode=Mode(compute=2, autocast=True))
-    assert tape.peak.total == 320 + 160 + 320 + 16 * 8 * 2  # x, its copy, the output, the weight's copy
-    tape.drop(out)
-    assert (tape.alive, tape.copies) == (160, 256)
+    graph, out = run_lines("y = linear x out=wide", mode=ComputeMode(compute_itemsize=2, autocast=True))
+    assert graph.peak.total == 320 + 160 + 320 + 16 * 8 * 2  # x, its copy, the output, the weight's copy
+    graph.release(out)
+    assert (graph.live_bytes, graph.weight_copies) == (160, 256)
 
 
 def test_a_storage_that_two_keep_counts_once() -> None:
-    one, _ = taped("y = linear x out=eight")
-    two, out = taped("a = linear x out=eight", "b = linear x out=eight", "y = add a b")
-    two.drop(out)
-    assert (one.alive - 320, two.alive) == (320, 320)
+    one, _ = run_lines("y = linear x out=eight")
+    two, out = run_lines("a = linear x out=eight", "b = linear x out=eight", "y = add a b")
+    two.release(out)
+    assert (one.live_bytes - 320, two.live_bytes) == (320, 320)
 
 
 def test_the_gradient_of_a_sum_is_handed_on() -> None:
-    tape, out = taped("a = scale x", "y = add a x")
+    graph, out = run_lines("a = scale x", "y = add a x")
     # At its highest: the sum's gradient, which is also x's and a's, and what scale makes of it.
-    assert tape.backward(out).working == 640
+    assert simulate_backward(graph, out).working == 640
 
 
 def test_a_view_holds_the_whole() -> None:
-    tape, out = taped("a = linear x out=wide", "h = part a of=2", "y = gelu h")
-    tape.drop(out)
-    assert tape.alive == 320 + 640
+    graph, out = run_lines("a = linear x out=wide", "h = chunk_view a of=2", "y = gelu h")
+    graph.release(out)
+    assert graph.live_bytes == 320 + 640
 
 
 def test_a_line_without_its_flag_hands_on_its_first_input() -> None:
-    on, _ = taped("a = scale x", "y = gelu a if=chosen&!other", mode=Mode(flags=frozenset({"chosen"})))
+    on, _ = run_lines("a = scale x", "y = gelu a if=chosen&!other", mode=ComputeMode(flags=frozenset({"chosen"})))
     for flags in ((), ("chosen", "other"), ("other",)):
-        off, _ = taped("a = scale x", "y = gelu a if=chosen&!other", mode=Mode(flags=frozenset(flags)))
-        assert off.alive == 320
-    assert on.alive == 640
+        off, _ = run_lines("a = scale x", "y = gelu a if=chosen&!other", mode=ComputeMode(flags=frozenset(flags)))
+        assert off.live_bytes == 320
+    assert on.live_bytes == 640
 
 
 def test_dropout_keeps_a_byte_for_each_element() -> None:
-    tape, out = taped("y = dropout x")
-    tape.drop(out)
-    assert tape.alive == 80
+    graph, out = run_lines("y = dropout x")
+    graph.release(out)
+    assert graph.live_bytes == 80
 
 
 def test_what_is_frozen_keeps_nothing() -> None:
-    tape, out = taped("y = linear x out=wide", mode=Mode(frozen=True))
-    tape.drop(out)
-    assert tape.alive == 0
+    graph, out = run_lines("y = linear x out=wide", mode=ComputeMode(frozen=True))
+    graph.release(out)
+    assert graph.live_bytes == 0
 
 
 def test_a_layer_more_costs_what_a_layer_keeps() -> None:
-    program = compiled([line("a = linear x out=eight"), line("y = gelu a")])
+    layer = program("a = linear x out=eight", "y = gelu a")
 
     def peak(layers: int) -> int:
-        start = Block("embed", compiled([line("x = embedding input rows=5 width=eight")]), 1, {"eight": 8}, "input")
-        block = Block("layer", program, layers, {"eight": 8})
-        return step(Network("paper", (start, block), False, frozenset()), Mode(), Batch(1, 10)).activations
+        embed = Block("embed", program("x = embedding input rows=5 width=eight"), 1, {"eight": 8}, "input")
+        blocks = (embed, Block("layer", layer, layers, {"eight": 8}))
+        network = Network("paper", blocks, images=False, flags=frozenset())
+        return simulate_step(network, ComputeMode(), MicroBatch(1, 10)).activations
 
     assert peak(3) - peak(2) == peak(2) - peak(1) == 640  # the product's input and the GELU's
 
 
-def test_dropping_a_saved_tensor_changes_the_prediction(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropping_a_saved_tensor_changes_the_prediction(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutation: every operation that keeps something is one that the prediction hangs on."""
-    network = architectures.network(catalog, architectures.named(catalog, "tinyllama-1.1b"))
-    mode = Mode(compute=2, autocast=True, flags=network.flags | {"eager"})
-    before = step(network, mode, Batch(8, 256)).peak.total
-    done = Tape._done
-    for name in ("linear", "mul", "softmax", "mix", "scores", "silu", "gain", "loss"):
-        original = getattr(Tape, name)
+    network = build_network(networks, named_shape(networks, "tinyllama-1.1b"))
+    mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | {"eager"})
+    batch = MicroBatch(8, 256)
+    before = simulate_step(network, mode, batch).peak.total
+    record = AutogradGraph.record
 
-        def keep_nothing(self: Tape, out: Any, inputs: Any, saved: Any = (), **kwargs: Any) -> Any:
-            result = done(self, out, inputs, **kwargs)
-            for tensor in saved:
-                if tensor.storage != out.storage:
-                    self._forget(tensor)
-            return result
+    def save_nothing(
+        graph: AutogradGraph, out: SizedTensor, inputs: Any, saved: Any = (), cost: Any = NO_COST
+    ) -> SizedTensor:
+        result = record(graph, out, inputs, (), cost)
+        for tensor in saved:
+            if tensor.storage != out.storage:
+                graph.free_unused(tensor)
+        return result
 
-        def forgetful(self: Tape, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
+    for name in ("linear", "mul", "softmax_fp32", "weighted_values", "attention_scores", "silu", "mul_weight",
+                 "cross_entropy_fp32"):  # fmt: skip
+        original = OPERATIONS[name]
+
+        def forgetful(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
             with monkeypatch.context() as patch:
-                patch.setattr(Tape, "_done", keep_nothing)
-                return _original(self, *args, **kwargs)
+                patch.setattr(AutogradGraph, "record", save_nothing)
+                return _original(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Tape, name, forgetful)
-            assert step(network, mode, Batch(8, 256)).peak.total < before, name
+            patch.setitem(OPERATIONS, name, forgetful)
+            assert simulate_step(network, mode, batch).peak.total < before, name
 
 
 # -- switches ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2", "bert-base-uncased", "t5-small", "gemma-2-2b", "phi-4-mini"])
-def test_switches_save_what_they_promise(catalog: Catalog, name: str) -> None:
-    network = architectures.network(catalog, architectures.named(catalog, name))
+def test_switches_save_what_they_promise(networks: Networks, name: str) -> None:
+    network = build_network(networks, named_shape(networks, name))
 
     def kept(*flags: str, checkpoint: bool = False) -> tuple[int, int]:
-        mode = Mode(compute=2, autocast=True, flags=network.flags | set(flags))
-        result = step(network, mode, Batch(32, 512), checkpoint=checkpoint)
+        mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | set(flags))
+        result = simulate_step(network, mode, MicroBatch(32, 512), StepSettings(checkpoint))
         return result.activations, result.peak.total
 
     eager, selective, flash, full = (
@@ -362,10 +375,10 @@ def test_switches_save_what_they_promise(catalog: Catalog, name: str) -> None:
     assert chunked[1] < whole[1]
 
 
-def test_chunked_loss_has_the_same_weights(catalog: Catalog) -> None:
+def test_chunked_loss_has_the_same_count_weights(networks: Networks) -> None:
     for name in ("llama-3.2-1b", "tinyllama-1.1b", "phi-2", "bert-base-uncased"):
-        network = architectures.network(catalog, architectures.named(catalog, name))
-        assert weights(network) == weights(network, Mode(flags=network.flags | {"chunked"}))
+        network = build_network(networks, named_shape(networks, name))
+        assert count_weights(network) == count_weights(network, ComputeMode(flags=network.flags | {"chunked"}))
 
 
 # -- configurations gone wrong -----------------------------------------------------------------------------------------
@@ -406,7 +419,7 @@ GOOD = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_a
 )
 def test_bad_configurations_name_the_key(catalog: Catalog, tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        architectures.from_config(catalog, written(tmp_path, {**GOOD, **change}))
+        read_config(catalog, written(tmp_path, {**GOOD, **change}))
 
 
 @pytest.mark.parametrize(
@@ -425,17 +438,17 @@ def test_files_that_are_no_configuration(catalog: Catalog, tmp_path: Path, conte
     file = tmp_path / "config.json"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=says):
-        architectures.from_config(catalog, file)
+        read_config(catalog, file)
 
 
 def test_a_missing_file(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        architectures.from_config(catalog, tmp_path / "config.json")
+        read_config(catalog, tmp_path / "config.json")
 
 
 def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) -> None:
     def dims_of(kind: str) -> tuple[dict[str, int], tuple[str, ...]]:
-        shape = architectures.from_config(catalog, written(tmp_path, {**GOOD, "num_attention_heads": 16,
+        shape = read_config(catalog, written(tmp_path, {**GOOD, "num_attention_heads": 16,
                                                                      "model_type": kind}))  # fmt: skip
         return dict(shape.dims), shape.flags
 
@@ -447,22 +460,22 @@ def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) 
     assert "out_bias" not in dims_of("qwen2")[1]
 
 
-def test_gemma_3_reads_its_text_part(catalog: Catalog, tmp_path: Path) -> None:
+def test_gemma_3_reads_its_text_part(catalog: Catalog, networks: Networks, tmp_path: Path) -> None:
     text = {"hidden_size": 2560, "num_hidden_layers": 34, "intermediate_size": 10240, "model_type": "gemma3_text"}
-    shape = architectures.from_config(catalog, written(tmp_path, {"model_type": "gemma3", "text_config": text}))
+    shape = read_config(catalog, written(tmp_path, {"model_type": "gemma3", "text_config": text}))
     assert dict(shape.dims)["heads"] == 8
-    named = architectures.named(catalog, "gemma-3-4b")
+    named = named_shape(networks, "gemma-3-4b")
     assert dict(shape.dims) == dict(named.dims)
 
 
-def test_tied_embeddings_learn_as_others_do(catalog: Catalog, tmp_path: Path) -> None:
+def test_tied_embeddings_learn_as_others_do(catalog: Catalog, networks: Networks, tmp_path: Path) -> None:
     """What layers keep does not hang on whose weight the head takes, and a weight has one gradient."""
     results = []
     for tied in (False, True):
-        shape = architectures.from_config(catalog, written(tmp_path, {**GOOD, "tie_word_embeddings": tied}))
-        network = architectures.network(catalog, shape)
-        results.append(step(network, Mode(flags=network.flags), Batch(2, 40)))
+        shape = read_config(catalog, written(tmp_path, {**GOOD, "tie_word_embeddings": tied}))
+        network = build_network(networks, shape)
+        results.append(simulate_step(network, ComputeMode(flags=network.flags), MicroBatch(2, 40)))
     assert results[0].activations == results[1].activations
-    assert results[0].gradients - results[1].gradients == 64 * 101 * 4
-    network = architectures.network(catalog, architectures.named(catalog, "t5-small"))
-    assert step(network, Mode(flags=network.flags), Batch(1, 8)).gradients == 60_506_624 * 4
+    assert results[0].weight_gradients - results[1].weight_gradients == 64 * 101 * 4
+    network = build_network(networks, named_shape(networks, "t5-small"))
+    assert simulate_step(network, ComputeMode(flags=network.flags), MicroBatch(1, 8)).weight_gradients == 60_506_624 * 4

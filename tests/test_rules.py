@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.memory import state_bytes_per_parameter
+from optadvise.memory.optimizer_state import state_bytes_per_parameter
 from optadvise.rule_analysis.check import prove_rules
 from optadvise.rule_analysis.rule_tests import run_tests
 from optadvise.rulebase.case_files import read_cases

@@ -13,9 +13,12 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.core.records import Situation
 from optadvise.core.units import show_bytes
-from optadvise.memory import own_state, state_bytes
+from optadvise.memory import estimator
+from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.network_size import network_size
+from optadvise.memory.optimizer_state import state_bytes, state_tensors
 from optadvise.memory.records import Weight
-from optadvise.memory.sharding import cut, elements, handed_out
+from optadvise.memory.sharding import assign_whole_weights, count_elements, rows_of_rank
 from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
 from tests.held import measured
@@ -39,10 +42,10 @@ def situation(advisor: CompiledRules, words: str) -> Situation:
 
 def tensors(advisor: CompiledRules) -> Counter[Weight]:
     """Return the weights of that network."""
-    size = advisor.sizing.size(situation(advisor, ODD))
+    size = network_size(advisor.memory_rules, memory_inputs(situation(advisor, ODD)))
     assert size is not None
-    assert size.tensors is not None
-    return size.tensors
+    assert size.trained_weights is not None
+    return size.trained_weights
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +64,8 @@ def line(data: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("nproc", "name"), [*((2, name) for name in FSDP), (4, FEWER[0])])
 def test_every_rank_holds_its_rows(every: dict[int, Any], nproc: int, name: str, advisor: CompiledRules) -> None:
-    state = own_state(advisor.catalog.optimizer(name))
-    pieces = [cut(tensors(advisor), nproc, rank) for rank in range(nproc)]
+    state = state_tensors(advisor.catalog.optimizer(name))
+    pieces = [rows_of_rank(tensors(advisor), nproc, rank) for rank in range(nproc)]
     expected = [sum(n * state_bytes(state, w.shape) for w, n in mine.items()) for mine in pieces]
     assert every[nproc]["fsdp"]["state"][name] == expected
     data = estimate(f"{ODD} --gpus {nproc} --shard zero3 --optimizer {name}")
@@ -87,7 +90,7 @@ def test_state_is_even_or_handed_out_by_whole_tensors(every: dict[int, Any], npr
 @pytest.mark.parametrize("nproc", [2, 4])
 def test_collectives_are_those_of_the_engine(every: dict[int, Any], nproc: int, advisor: CompiledRules) -> None:
     """To the element, with the rows that fill up pieces under FSDP2."""
-    whole = elements(tensors(advisor))
+    whole = count_elements(tensors(advisor))
     told = {}
     for shard in ("none", "zero1", "zero3"):
         told[shard] = Counter[str]()
@@ -162,13 +165,14 @@ def test_where_more_gpus_do_not_pay_every_doubling_frees_less_than_a_sample(run:
     found = estimate(run)["scaling"]
     enough, sample = found["enough_gpus"], found["sample_bytes"]
     start = situation(advisor, run)
-    few, more = (advisor.sizing.estimate(replace(start, batch_size=None, micro_batch=n), "adamw") for n in (8, 9))
+    runs = (replace(start, batch_size=None, micro_batch=n) for n in (8, 9))
+    few, more = (estimator.estimate(advisor.memory_rules, run, "adamw") for run in runs)
     assert few.activations is not None
     assert more.activations is not None
     assert sample == pytest.approx(more.activations - few.activations, rel=0.01)
 
     def state(gpus: int) -> int:
-        lines = advisor.sizing.estimate(replace(start, gpus=gpus), start.optimizer or "adamw").ledger
+        lines = estimator.estimate(advisor.memory_rules, replace(start, gpus=gpus), start.optimizer or "adamw").ledger
         return sum(one.bytes or 0 for one in lines if one.part in ("optimizer state", "master copy"))
 
     frees = {2**n: state(2**n) - state(2 ** (n + 1)) for n in range(20)}
@@ -252,11 +256,11 @@ def test_usual_gpus_are_told_where_no_limit_is_said(catalog: Catalog) -> None:
 @pytest.mark.parametrize("ranks", [1, 3, 7, 500])
 def test_ranks_hold_every_element_once(ranks: int, advisor: CompiledRules) -> None:
     network = tensors(advisor)
-    rows = [elements(cut(network, ranks, rank)) for rank in range(ranks)]
-    assert sum(rows) == elements(network)
+    rows = [count_elements(rows_of_rank(network, ranks, rank)) for rank in range(ranks)]
+    assert sum(rows) == count_elements(network)
     assert rows == sorted(rows, reverse=True)
-    whole = [elements(given) for given in handed_out(network, ranks)]
-    assert sum(whole) == elements(network)
+    whole = [count_elements(given) for given in assign_whole_weights(network, ranks)]
+    assert sum(whole) == count_elements(network)
     assert len(whole) == min(ranks, network.total())
     assert max(whole) - min(whole) <= max(prod(weight.shape) for weight in network)
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.advice.decide import Decision, is_sound_when_sharded
 from optadvise.core.records import Alternative, MaxModelSize, Situation
-from optadvise.memory import own_state, state_bytes_per_parameter
+from optadvise.memory.estimator import estimate
+from optadvise.memory.optimizer_state import state_bytes_per_parameter, state_tensors
+from optadvise.memory.search import max_model_size
 
 
 def list_alternatives(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[Alternative]:
@@ -26,13 +28,13 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
                 id=name, because=because, optimizer_bytes=None, state_bytes_per_parameter=bytes_per_parameter, fits=None
             )
             continue
-        estimate = rules.sizing.estimate(situation, name)
+        memory = estimate(rules.memory_rules, situation, name)
         yield Alternative(
             id=name,
             because=because,
-            optimizer_bytes=estimate.optimizer,
+            optimizer_bytes=memory.optimizer,
             state_bytes_per_parameter=bytes_per_parameter,
-            fits=estimate.fits,
+            fits=memory.fits,
         )
 
 
@@ -51,7 +53,7 @@ def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: D
         return
     names = [decision.optimizer.id, *(name for name, _ in _list_candidates(rules, situation, decision))]
     for name in dict.fromkeys(names):
-        size = rules.sizing.band(situation, name)
+        size = max_model_size(rules.memory_rules, situation, name)
         if size is not None:
             yield size
 
@@ -65,4 +67,4 @@ def count_state_bytes(rules: CompiledRules, optimizer: str, dtype: str) -> float
         optimizer: Its id.
         dtype: Of the parameters: float32 or bfloat16.
     """
-    return state_bytes_per_parameter(own_state(rules.catalog.optimizer(optimizer)), dtype)
+    return state_bytes_per_parameter(state_tensors(rules.catalog.optimizer(optimizer)), dtype)

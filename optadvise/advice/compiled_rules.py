@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property, wraps
 from typing import Any, TypeVar, cast
 
-from optadvise.memory.estimator import Sizing
+from optadvise.memory.rules import MemoryRules
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.defaults import CompiledDefaults
 from optadvise.rulebase.records import Adjustment, Condition, NumberSetting
@@ -79,9 +79,9 @@ class CompiledRules:
         return tuple(name for name in INPUT_FACTS if name in names)
 
     @cached_property
-    def sizing(self) -> Sizing:
-        """Return the memory estimator over the catalog's networks and optimizers."""
-        return Sizing(self.catalog)
+    def memory_rules(self) -> MemoryRules:
+        """Return what the memory estimate reads of the catalog, with its caches."""
+        return MemoryRules(self.catalog)
 
 
 def list_conditions(catalog: Catalog) -> Iterator[Mapping[str, Condition]]:

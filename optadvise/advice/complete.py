@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
+from optadvise.memory.estimator import change, complete_length
+from optadvise.memory.network_size import count_parameters
 
 _MAY_BE_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # facts without a default
 
@@ -25,7 +27,7 @@ def complete_situation(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situa
         InputError: Two inputs contradict each other.
     """
     if "shape" in inputs:
-        inputs = {**inputs, "params": rules.sizing.params(inputs["shape"])}
+        inputs = {**inputs, "params": count_parameters(rules.memory_rules, inputs["shape"])}
     filled = rules.defaults.fill(inputs)
     _reject_contradictions(rules, filled)
     _reject_uneven_batch(filled)
@@ -35,7 +37,7 @@ def complete_situation(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situa
         stated=tuple(name for name, value in inputs.items() if value is not None),
         defaults=(*unknown, *(name for name in filled if name not in inputs)),
     )
-    return situation if situation.params is None else rules.sizing.completed(situation)
+    return situation if situation.params is None else complete_length(rules.memory_rules, situation)
 
 
 def _reject_contradictions(rules: CompiledRules, inputs: Mapping[str, Any]) -> None:
@@ -88,4 +90,4 @@ def change_situation(rules: CompiledRules, situation: Situation, changes: Mappin
     """
     if situation.params is None and changes.get("params") is None:
         return replace(situation, **changes)
-    return rules.sizing.changed(situation, changes)
+    return change(rules.memory_rules, situation, changes)

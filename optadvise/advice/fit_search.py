@@ -23,6 +23,8 @@ from optadvise.advice.fix_chains import (
     rate_effort,
 )
 from optadvise.core.records import Fix, MemoryEstimate, Situation
+from optadvise.memory import estimator
+from optadvise.memory.inputs import memory_inputs
 
 _MAX_CHAIN = 4  # changes; a longer chain is no advice
 _MAX_BESIDE_GPUS = 2  # changes beside more GPUs
@@ -120,7 +122,7 @@ def _is_sound(rules: CompiledRules, optimizer: str, situation: Situation) -> boo
 
 
 def _fits(rules: CompiledRules, situation: Situation) -> bool:
-    return rules.sizing.fits(situation, situation.optimizer or "")
+    return estimator.fits(rules.memory_rules, situation, situation.optimizer or "")
 
 
 def _is_solved(rules: CompiledRules, before: Situation, after: Situation) -> bool:
@@ -133,7 +135,7 @@ def _explain_chain(rules: CompiledRules, situation: Situation, chain: AppliedCha
     """Return each change of a chain with what the chain would require without it, and what it costs."""
     after = chain.situation
     required_bytes = _require(rules, after)
-    pageable_bytes = rules.sizing.estimate(after, after.optimizer or "").pages
+    pageable_bytes = estimator.estimate(rules.memory_rules, after, after.optimizer or "").pages
     fixes = []
     for index, (fix, change) in enumerate(zip(chain.fixes, chain.changes, strict=True)):
         shorter = apply_chain(rules, situation, [*chain.fixes[:index], *chain.fixes[index + 1 :]], after.gpus)
@@ -149,4 +151,4 @@ def _explain_chain(rules: CompiledRules, situation: Situation, chain: AppliedCha
 
 def _require(rules: CompiledRules, situation: Situation) -> int:
     """Return the bytes that a run requires of a GPU; 0 where its size is not known."""
-    return rules.sizing.demand(situation, situation.optimizer or "") or 0
+    return estimator.required_bytes(rules.memory_rules, memory_inputs(situation), situation.optimizer or "") or 0

@@ -12,7 +12,8 @@ from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.advice.complete import complete_situation
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
-from optadvise.memory.estimator import divisors
+from optadvise.memory.estimator import fits
+from optadvise.memory.search import divisors, with_micro_batch
 from optadvise.rulebase.regions import Box
 
 _EFFORT_OF_DOUBLING = 4  # the number of GPUs
@@ -156,7 +157,7 @@ def _shrink_micro_batch(rules: CompiledRules, inputs: Mapping[str, Any], change:
         if after is None:
             return None
         change.update(micro_batch=size, batch_size=batch_size)
-        if rules.sizing.fits(after, after.optimizer or ""):
+        if fits(rules.memory_rules, after, after.optimizer or ""):
             break
     return after
 
@@ -168,4 +169,4 @@ def _complete(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situation | No
         situation = complete_situation(rules, without_size)
     except InputError:
         return None
-    return rules.sizing.placed(situation, situation.optimizer or "")
+    return with_micro_batch(rules.memory_rules, situation, situation.optimizer or "")

@@ -8,6 +8,11 @@ from typing import Any
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import NetworkShape, Situation
 from optadvise.core.units import parse_bytes, parse_count
+from optadvise.memory.architectures import named_shape, shape_from_dimensions
+from optadvise.memory.hf_config import shape_from_config
+from optadvise.memory.inputs import FUSED_TARGETS
+from optadvise.memory.networks import load_networks
+from optadvise.memory.rules import MemoryRules
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Fact
 
@@ -75,19 +80,18 @@ def _shape(catalog: Catalog, typed: Mapping[str, Any], answers: Mapping[str, Any
         raise InputError(f"{' '.join(given)}: each describes the whole network; give one of them")
     if not given:
         return None
-    from optadvise.memory import architectures
-
+    rules = MemoryRules(catalog)
     if typed.get("arch") is not None:
-        return architectures.named(catalog, typed["arch"])
+        return named_shape(rules.networks, typed["arch"])
     if typed.get("hf_config") is not None:
-        return architectures.from_config(catalog, typed["hf_config"])
+        return shape_from_config(rules.networks, rules.settings.unsupported_heads, typed["hf_config"])
     numbers = {name: parse_count(value, f"--{name.replace('_', '-')}") for name, value in dims.items()}
-    return architectures.from_dimensions(catalog, answers.get("model"), numbers)
+    return shape_from_dimensions(rules.networks, rules.settings.default_families, answers.get("model"), numbers)
 
 
 def _settle(catalog: Catalog, shape: NetworkShape, answers: dict[str, Any]) -> None:
     """Take over what a shape says: the kind of model; and refuse what it contradicts."""
-    model = catalog.networks[shape.family]["model"]
+    model = load_networks(catalog).family_of(shape).model
     if answers.get("model", model) != model:
         raise InputError(f"--model {answers['model']}: {shape.name} is a {model}; leave --model out")
     if "params" in answers:
@@ -96,11 +100,8 @@ def _settle(catalog: Catalog, shape: NetworkShape, answers: dict[str, Any]) -> N
 
 
 def _targets(catalog: Catalog, value: str, shape: NetworkShape | None) -> str:
-    from optadvise.memory import architectures
-    from optadvise.memory.breakdown import FUSED
-
-    known = architectures.targets(catalog, shape)
-    known |= {part for fused, parts in FUSED.items() if fused in known for part in parts}
+    known = load_networks(catalog).adapter_targets(shape)
+    known |= {part for fused, parts in FUSED_TARGETS.items() if fused in known for part in parts}
     words = [word.strip().lower().removesuffix("_proj") for word in value.split(",")]
     if words == ["all"] or words == ["all-linear"]:
         return "all"

@@ -8,7 +8,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import is_sound_when_sharded
 from optadvise.advice.fit_search import find_fixes
 from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Recommendation, Situation
-from optadvise.memory.scaling import scaling
+from optadvise.memory import estimator, search
+from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.scaling import scale_run
 
 
 def answer_memory(rules: CompiledRules, situation: Situation) -> MemoryAnswer:
@@ -27,11 +29,11 @@ def answer_memory(rules: CompiledRules, situation: Situation) -> MemoryAnswer:
         False
     """
     run = _plan_run(rules, situation, rules.reference_optimizer)
-    sizing, optimizer = rules.sizing, run.optimizer or ""
+    memory, optimizer = rules.memory_rules, run.optimizer or ""
     return replace(
-        _answer_run(rules, run, sizing.estimate(run, optimizer)),
+        _answer_run(rules, run, estimator.estimate(memory, run, optimizer)),
         optimizers=tuple(rank_optimizers(rules, run)),
-        scaling=scaling(sizing, run, optimizer),
+        scaling=scale_run(memory, run, optimizer),
         passes={} if run.vram_bytes is not None else _size_micro_batches(rules, run),
     )
 
@@ -53,32 +55,32 @@ def _plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Sit
     """Return a situation with an optimizer, the given one if none was requested, and with its micro-batch."""
     if situation.optimizer is None:
         situation = situation.derive(optimizer=optimizer)
-    return rules.sizing.placed(situation, situation.optimizer or optimizer)
+    return search.with_micro_batch(rules.memory_rules, situation, situation.optimizer or optimizer)
 
 
 def _answer_run(rules: CompiledRules, run: Situation, estimate: MemoryEstimate) -> MemoryAnswer:
     """Return the memory of a run with its micro-batch, and what would make it fit."""
-    sizing, optimizer = rules.sizing, run.optimizer or ""
+    memory, optimizer = rules.memory_rules, run.optimizer or ""
     return MemoryAnswer(
         situation=run,
         optimizer=optimizer,
         memory=estimate,
-        largest_pass=sizing.largest_pass(run, optimizer),
-        longest=sizing.longest(run, optimizer),
+        largest_micro_batch=search.largest_micro_batch(memory, run, optimizer),
+        longest_sequence=search.longest_sequence(memory, run, optimizer),
         optimizers=(),
         fixes=tuple(find_fixes(rules, run, estimate)),
-        traffic=sizing.traffic(run),
+        traffic=estimator.traffic(memory, memory_inputs(run)),
     )
 
 
 def _size_micro_batches(rules: CompiledRules, run: Situation) -> dict[str, int]:
     """Return the largest micro-batch of a run by the ids of the usual GPUs; empty where activations are not known."""
-    sizing, optimizer = rules.sizing, run.optimizer or ""
-    if not sizing.knows_activations(run):
+    memory, optimizer = rules.memory_rules, run.optimizer or ""
+    if not estimator.knows_activations(memory, memory_inputs(run)):
         return {}
     gpus = sorted((gpu for gpu in rules.catalog.gpus if gpu.usual), key=lambda gpu: gpu.memory_gib)
     limited = {gpu.id: replace(run, vram_bytes=gpu.memory_bytes) for gpu in gpus}
-    return {gpu: sizing.largest_pass(on_gpu, optimizer) or 0 for gpu, on_gpu in limited.items()}
+    return {gpu: search.largest_micro_batch(memory, on_gpu, optimizer) or 0 for gpu, on_gpu in limited.items()}
 
 
 def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
@@ -99,11 +101,11 @@ def _is_sound(rules: CompiledRules, run: Situation, optimizer: str) -> bool:
 
 def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:
     """Return the memory of an optimizer in a run's place; the largest micro-batch and length where there is a limit."""
-    sizing = rules.sizing
     if run.vram_bytes is None:
-        return sizing.unlimited(run, optimizer)
-    memory = sizing.estimate(run, optimizer)
+        return estimator.estimate_total(rules.memory_rules, memory_inputs(run), optimizer)
+    memory = estimator.estimate(rules.memory_rules, run, optimizer)
     return Fit(
         id=optimizer, optimizer_bytes=memory.optimizer, total=memory.total, known=memory.known, fits=memory.fits,
-        largest_pass=sizing.largest_pass(run, optimizer), longest=sizing.longest(run, optimizer),
+        largest_micro_batch=search.largest_micro_batch(rules.memory_rules, run, optimizer),
+        longest_sequence=search.longest_sequence(rules.memory_rules, run, optimizer),
     )  # fmt: skip

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.core.records import MemoryEstimate, Situation
+from optadvise.memory import estimator
+from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.optimizer_memory import optimizer_memory
+from optadvise.memory.search import max_model_size
 
 MINOR_SHARE = 0.05  # of the required memory: smaller savings of optimizer state do not count
 
@@ -17,34 +21,35 @@ def classify_pressure(rules: CompiledRules, situation: Situation) -> str:
 
 @cached_by_rules()
 def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
-    sizing, reference = rules.sizing, rules.reference_optimizer
-    if sizing.fits(situation, reference):
+    memory, inputs, reference = rules.memory_rules, memory_inputs(situation), rules.reference_optimizer
+    if estimator.fits(memory, situation, reference):
         return "fits"
-    required_bytes = sizing.demand(situation, reference)
+    required_bytes = estimator.required_bytes(memory, inputs, reference)
     is_state_minor = required_bytes is not None and saved_state_bytes(rules, situation) < MINOR_SHARE * required_bytes
-    if is_state_minor and sizing.knows_activations(situation):
+    if is_state_minor and estimator.knows_activations(memory, inputs):
         return "activations"
-    return "tight" if sizing.fits(situation, rules.compact_optimizer) else "too-small"
+    return "tight" if estimator.fits(memory, situation, rules.compact_optimizer) else "too-small"
 
 
 def saved_state_bytes(rules: CompiledRules, situation: Situation) -> int:
     """Return the bytes that the compact optimizer's state saves against the reference optimizer's."""
-    sizing = rules.sizing
-    reference = sizing.adds(rules.reference_optimizer, situation).state
-    return reference - sizing.adds(rules.compact_optimizer, situation).state
+    memory, inputs = rules.memory_rules, memory_inputs(situation)
+    reference = optimizer_memory(memory, inputs, rules.reference_optimizer).state
+    return reference - optimizer_memory(memory, inputs, rules.compact_optimizer).state
 
 
 def find_required_bytes(rules: CompiledRules, situation: Situation) -> list[int]:
     """Return the limits at which the reference and the compact optimizer begin to fit; empty for an unknown size."""
     names = (rules.reference_optimizer, rules.compact_optimizer)
-    required = [rules.sizing.demand(situation, name) for name in names]
+    inputs = memory_inputs(situation)
+    required = [estimator.required_bytes(rules.memory_rules, inputs, name) for name in names]
     return [required_bytes for required_bytes in required if required_bytes is not None]
 
 
 def find_largest_sizes(rules: CompiledRules, situation: Situation) -> list[int]:
     """Return the parameters up to which the reference and the compact optimizer fit; empty without a limit."""
     names = (rules.reference_optimizer, rules.compact_optimizer)
-    sizes = [rules.sizing.band(situation, name) for name in names]
+    sizes = [max_model_size(rules.memory_rules, situation, name) for name in names]
     return [size.max_params for size in sizes if size is not None]
 
 
@@ -65,6 +70,6 @@ def _classify_fit(rules: CompiledRules, estimate: MemoryEstimate) -> str | None:
         return None
     if estimate.fits is False:
         return "no"
-    usable_bytes = estimate.available * (1 - rules.sizing.headroom)
+    usable_bytes = estimate.available * (1 - rules.memory_rules.settings.headroom)
     is_certain = estimate.fits if estimate.total is not None else estimate.known <= usable_bytes
     return "yes" if is_certain else "close"

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.core.records import Situation
-from optadvise.memory import INPUTS
+from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.rulebase.tables import Axis
 
 MEMORY_FACTS = ("params", "vram_bytes")  # memory pressure has thresholds in these, the deciding tables have none
@@ -44,7 +44,7 @@ def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
 
 def _is_probed(rules: CompiledRules, fact: str) -> bool:
     """Return whether a fact can be stated and rules distinguish its values; `estimate` shows the effect on memory."""
-    is_read = is_deciding(rules, fact) or fact in INPUTS or fact in rules.defaults.triggers
+    is_read = is_deciding(rules, fact) or fact in ESTIMATE_FACTS or fact in rules.defaults.triggers
     axis = rules.axes[fact]
     has_values = axis.words is not None or bool(axis.cuts) or fact in MEMORY_FACTS
     return rules.catalog.facts[fact].flag is not None and is_read and has_values
@@ -64,7 +64,7 @@ def _make_probe(rules: CompiledRules, fact: str) -> Probe:
         fact=fact,
         axis=axis,
         is_deciding=is_deciding(rules, fact),
-        affects_memory=fact in INPUTS,
+        affects_memory=fact in ESTIMATE_FACTS,
         candidates=tuple(candidates),
     )
 

@@ -14,7 +14,9 @@ from optadvise.advice.memory_pressure import locate_estimate
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
 from optadvise.core.records import AdviceWarning, MemoryEstimate, Recommendation, Situation
-from optadvise.memory import unsized
+from optadvise.memory.breakdown import unknown_size_estimate
+from optadvise.memory.estimator import estimate
+from optadvise.memory.search import with_micro_batch
 
 
 def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
@@ -77,12 +79,14 @@ def advise(rules: CompiledRules, inputs: Mapping[str, Any]) -> Recommendation:
 
 def place_micro_batch(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
     """Return a situation with the largest micro-batch that fits, where its size is known and none was stated."""
-    return situation if situation.params is None else rules.sizing.placed(situation, optimizer)
+    return with_micro_batch(rules.memory_rules, situation, optimizer)
 
 
 def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> MemoryEstimate:
     """Return the memory of a run with its micro-batch; without figures where its size is not known."""
-    return unsized(run.vram_bytes) if run.params is None else rules.sizing.estimate(run, optimizer)
+    if run.params is None:
+        return unknown_size_estimate(run.vram_bytes)
+    return estimate(rules.memory_rules, run, optimizer)
 
 
 def _list_warnings(rules: CompiledRules, cells: Mapping[str, int]) -> Iterator[AdviceWarning]:

@@ -19,7 +19,7 @@ from optadvise.advice.memory_pressure import classify_pressure, find_largest_siz
 from optadvise.advice.probes import MEMORY_FACTS, Probe, is_changeable, list_probes
 from optadvise.core.records import Sensitivity, Situation
 from optadvise.core.units import show_bytes, show_count
-from optadvise.memory import INPUTS
+from optadvise.memory.inputs import ESTIMATE_FACTS
 
 
 class Baseline(Struct, frozen=True):
@@ -151,7 +151,7 @@ def _choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: An
         if name in positions:
             point[positions[name]] = cell if name == fact else rules.axes[name].cell(new)
     can_compute = baseline.is_sized or fact in MEMORY_FACTS
-    if can_compute and not INPUTS.isdisjoint(changes) and _depends_on_memory(rules, point):
+    if can_compute and not ESTIMATE_FACTS.isdisjoint(changes) and _depends_on_memory(rules, point):
         pressure = classify_pressure(rules, change_situation(rules, baseline.situation, changes))
         point[positions["memory"]] = rules.axes["memory"].cell(pressure)
     return str(decide_at(rules, tuple(point)).optimizer.choice.chosen)

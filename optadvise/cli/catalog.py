@@ -36,7 +36,7 @@ def list_(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the catalogue: optimizers with their state and effort, schedules, or claims."""
-    from optadvise.memory import state_bytes_per_parameter
+    from optadvise.memory.optimizer_state import state_bytes_per_parameter
     from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
     from optadvise.rule_analysis import rule_folders

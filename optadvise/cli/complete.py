@@ -57,7 +57,9 @@ def _list_values(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
     if source == "gpus":
         return [(gpu.id, f"{gpu.name}, {gpu.memory_gib:g} GiB") for gpu in catalog.gpus]
     if source == "shapes":
-        return [(name, family) for name, (family, _) in catalog.shapes.items()]
+        from optadvise.memory.networks import load_networks
+
+        return [(name, shape.family) for name, shape in load_networks(catalog).shapes.items()]
     if source == "surfaces":
         return [(name, surface.formula) for name, surface in catalog.surfaces.items()]
     if source == "claims":

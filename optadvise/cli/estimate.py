@@ -106,6 +106,8 @@ def estimate(
 
 def _ledgers(advisor: Any, answer: Any, *, everything: bool) -> dict[str, Any]:
     """Return the ledgers to draw by optimizer; those of a module of one's own were measured with one alone."""
+    from optadvise.memory import estimator
+
     ids = [fit.id for fit in answer.optimizers] if everything else []
-    others = {name: advisor.sizing.estimate(answer.situation, name) for name in ids}
+    others = {name: estimator.estimate(advisor.memory_rules, answer.situation, name) for name in ids}
     return {**others, answer.optimizer: answer.memory}

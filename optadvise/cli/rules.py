@@ -40,11 +40,13 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     Every finding names its line, and the situation in which it shows as a command line.
     """
     from optadvise.advice.compiled_rules import CompiledRules
+    from optadvise.memory.networks import load_networks
     from optadvise.render.text.rules import report
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.check import prove_rules
 
     advisor = CompiledRules(rule_folders.load_catalog(rules))
+    load_networks(advisor.catalog)
     advisor.catalog.read_all()
     proofs = prove_rules(advisor, tuple(map(str, rules or ())))
     report(proofs, as_json=json_)

@@ -272,8 +272,8 @@ class Fit(Struct, frozen=True):
     total: Bytes | None = field(name="total_bytes")
     known: Bytes | None = field(name="known_bytes")
     fits: bool | None
-    largest_pass: int | None = field(name="largest_micro_batch")  # samples of one pass that fit
-    longest: int | None = field(name="longest_seq_len")  # tokens of a sample that fit
+    largest_micro_batch: int | None  # samples that fit
+    longest_sequence: int | None = field(name="longest_seq_len")  # tokens of a sample that fit
     basis: str = "derived"  # or measured, or card where fake tensors cannot step it
     # It is known to fail, or to compute something else, where the run is sharded.
     breaks: bool = field(default=False, name="breaks_sharded")
@@ -322,7 +322,7 @@ class Scale(Struct, frozen=True):
     total: Bytes | None = field(name="total_bytes")
     fits: bool | None
     micro_batch: int
-    largest_pass: int | None = field(name="largest_micro_batch")
+    largest_micro_batch: int | None
     sent: Bytes = field(name="sent_bytes")  # bytes by each GPU in an optimizer step
 
 
@@ -341,8 +341,8 @@ class MemoryAnswer(Struct, frozen=True):
     situation: Situation
     optimizer: str
     memory: MemoryEstimate
-    largest_pass: int | None
-    longest: int | None
+    largest_micro_batch: int | None  # samples that fit
+    longest_sequence: int | None  # tokens of a sample that fit
     optimizers: tuple[Fit, ...]  # the least memory first
     fixes: tuple[tuple[Fix, ...], ...]  # the cheapest chain first
     measured: float | None = None  # seconds that measuring took; None where all is derived

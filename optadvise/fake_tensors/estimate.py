@@ -7,14 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import is_rejected
 from optadvise.core.errors import InputError
-from optadvise.core.records import Fit, Interval, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
+from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
 from optadvise.fake_tensors.client import trace_step
 from optadvise.fake_tensors.records import OptimizerRequest, OptimizerStep, StepFigures
-from optadvise.memory.breakdown import Size, fits, fitting, intervals
+from optadvise.memory.breakdown import with_limit
+from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.interpolation import NetworkCounts
+from optadvise.memory.intervals import add_overhead, breakdown_line, spread, summarise
+from optadvise.memory.network_size import NetworkSize
+from optadvise.memory.optimizer_memory import optimizer_memory_for
 from optadvise.memory.records import Weight
 from optadvise.rulebase.constructor import constructor_kwargs
 
@@ -53,7 +61,8 @@ def estimate_module(advisor: CompiledRules, spec: str, stated: Mapping[str, Any]
         if name not in rejected
     ]
     return MemoryAnswer(
-        situation=situation, optimizer=chosen, memory=estimates[chosen], largest_pass=None, longest=None,
+        situation=situation, optimizer=chosen, memory=estimates[chosen],
+        largest_micro_batch=None, longest_sequence=None,
         optimizers=tuple(sorted(ranking, key=lambda fit: (fit.total or 0, fit.id))), fixes=(), measured=step.seconds,
     )  # fmt: skip
 
@@ -85,59 +94,110 @@ def request_optimizers(advisor: CompiledRules, ids: Sequence[str], *, fused: boo
         yield OptimizerRequest(name, first.path, kwargs, first.package)
 
 
-def _describe_size(step: StepFigures) -> Size:
-    """Return the module's size as cards need it; which of its matrices are embeddings is not known."""
-    tensors = Counter(
+def _describe_size(step: StepFigures) -> NetworkSize:
+    """Return the module's size; which of its matrices are embeddings is not known."""
+    weights = Counter(
         {Weight(s.shape, "matrix" if len(s.shape) > 1 else "vector"): s.tensors for s in step.shapes if s.is_trained}
     )
-    matrices = sum(prod(w.shape) * n for w, n in tensors.items() if w.kind == "matrix")
-    largest = max((prod(w.shape) for w in tensors), default=0)
     trained = step.trainable_parameters
-    adapters = trained if trained < step.parameters else 0
-    return Size(step.parameters, adapters, matrices, largest, 1, 0, tensors, None, "measured")
+    counts = NetworkCounts(
+        params=step.parameters,
+        adapter_params=trained if trained < step.parameters else 0,
+        matrix_params=sum(prod(weight.shape) * n for weight, n in weights.items() if weight.kind == "matrix"),
+        largest_tensor=max((prod(weight.shape) for weight in weights), default=0),
+        layers=1,
+        params_outside_layers=0,
+    )
+    return NetworkSize(counts, step=None, basis="measured", trained_weights=weights)
+
+
+class _OptimizerBytes(Struct, frozen=True):
+    """An optimizer's bytes: as its step was measured, or as its card declares them."""
+
+    state: int
+    scratch: int
+    pages: int  # of state that may leave the GPU
+    explanation: str
+
+
+def _optimizer_bytes(
+    advisor: CompiledRules, situation: Situation, size: NetworkSize, entry: OptimizerStep
+) -> _OptimizerBytes:
+    declared = optimizer_memory_for(advisor.memory_rules, memory_inputs(situation), entry.id, size)
+    state, scratch = declared.state, declared.scratch.bytes
+    explanation = f"{declared.state_explanation}, by its card"
+    if entry.figures is not None:
+        state, scratch = entry.figures.state_bytes, entry.figures.temporary_bytes
+        explanation = "measured, as its step made it"
+    return _OptimizerBytes(state, scratch, state if declared.is_paged else 0, explanation)
 
 
 def _estimate_optimizer(
-    advisor: CompiledRules, situation: Situation, step: StepFigures, size: Size, optimizer: OptimizerStep
+    advisor: CompiledRules, situation: Situation, step: StepFigures, size: NetworkSize, entry: OptimizerStep
 ) -> MemoryEstimate:
-    """Return the breakdown with one optimizer: as it was stepped, or by its card."""
-    settings = advisor.sizing.settings
-    adds = advisor.sizing.adding(optimizer.id, situation, size)
-    state, scratch, how = adds.state, adds.scratch, f"{adds.how_state}, by its card"
-    if optimizer.figures is not None:
-        state, scratch = optimizer.figures.state_bytes, optimizer.figures.temporary_bytes
-        how = "measured, as its step made it"
-    fused = ", fused" if advisor.catalog.optimizer(optimizer.id).implementations[0].fused else ""
-    at = step.peak
-    stepping = step.weights_bytes + step.buffers_bytes + step.batch_bytes + step.gradients_bytes + scratch
-    at_step = stepping > at.total
-    rows: list[tuple[str, int, int, str]] = [
-        ("weights", step.weights_bytes, step.weights_bytes, f"of {step.parameters:,} parameters"),
-        ("gradients", step.gradients_bytes, step.gradients_bytes if at_step else at.gradients,
-         f"of {step.trainable_parameters:,} trained parameters"),
-        ("optimizer state", state, state, how),
-        ("activations", at.activations, 0 if at_step else at.activations, "what the forward pass made and kept"),
-        ("temporaries", scratch if at_step else at.temporaries, scratch if at_step else at.temporaries,
-         f"of the optimizer's step{fused}" if at_step else "of the backward pass"),
-        ("buffers and batch", at.other, step.buffers_bytes + step.batch_bytes if at_step else at.other, "and the rest"),
-    ]  # fmt: skip
-    low, high = settings.measured
-    lines = [
-        MemoryLine(part, whole, words, now, Interval(round(now * low), now, round(now * high)))
-        for part, whole, now, words in rows
-    ]
-    total, lines = fitting(lines, settings)
-    tensors = sum(line.at_peak or 0 for line in lines[:-2])
-    known = step.weights_bytes + step.gradients_bytes + state
-    peak = "the optimizer's step" if at_step else "the forward or backward pass"
-    pages = state if adds.paged else 0
-    kept = Interval(round(at.activations * low), at.activations, round(at.activations * high))
-    figures = intervals(lines, [MemoryLine("activations", at.activations, "", None, kept)], step.gradients_bytes)
-    return MemoryEstimate(
-        weights=step.weights_bytes, gradients=step.gradients_bytes, optimizer=state, activations=at.activations,
-        overhead=figures["overhead"].expected, total=total.expected, known=known,
-        available=situation.vram_bytes, fits=fits(total, pages, situation.vram_bytes), ledger=tuple(lines),
-        interval=total, allocated=tensors - pages, reserved=tensors - pages + (lines[-2].at_peak or 0), peak=peak,
-        basis="card" if optimizer.figures is None else "measured", pages=pages,
+    """Return the breakdown with one optimizer."""
+    settings = advisor.memory_rules.settings
+    factors = settings.activation_factors.measured
+    optimizer = _optimizer_bytes(advisor, situation, size, entry)
+    is_fused = bool(advisor.catalog.optimizer(entry.id).implementations[0].fused)
+    fixed = step.weights_bytes + step.buffers_bytes + step.batch_bytes
+    in_step = fixed + step.gradients_bytes + optimizer.scratch > step.peak.total
+    tensor_lines = _lines_in_step(step, optimizer, is_fused) if in_step else _lines_in_passes(step, optimizer)
+    tensors = sum(line.at_peak or 0 for line in tensor_lines)
+    spread_lines = [replace(line, interval=spread(line.at_peak or 0, factors)) for line in tensor_lines]
+    total, lines = add_overhead(spread_lines, settings)
+    saved = step.peak.activations
+    figures = summarise(
+        lines, [breakdown_line("activations", saved, saved, "", spread(saved, factors))], step.gradients_bytes
+    )
+    unlimited = MemoryEstimate(
+        weights=step.weights_bytes, gradients=step.gradients_bytes, optimizer=optimizer.state, activations=saved,
+        overhead=figures["overhead"].expected, total=total.expected,
+        known=step.weights_bytes + step.gradients_bytes + optimizer.state, available=None, fits=None,
+        ledger=tuple(lines), interval=total, allocated=tensors - optimizer.pages,
+        reserved=tensors - optimizer.pages + (lines[-2].at_peak or 0),
+        peak="the optimizer's step" if in_step else "the forward or backward pass",
+        basis="card" if entry.figures is None else "measured", pages=optimizer.pages,
         intervals={**figures, "total": total},
     )  # fmt: skip
+    return with_limit(unlimited, situation.vram_bytes)
+
+
+def _lines_in_step(step: StepFigures, optimizer: _OptimizerBytes, is_fused: bool) -> list[MemoryLine]:
+    """Return the lines of tensors where the peak is in the optimizer's step."""
+    temporaries = f"of the optimizer's step{', fused' if is_fused else ''}"
+    buffers = step.buffers_bytes + step.batch_bytes
+    return _lines(step, optimizer, step.gradients_bytes, 0, (optimizer.scratch, temporaries), buffers)
+
+
+def _lines_in_passes(step: StepFigures, optimizer: _OptimizerBytes) -> list[MemoryLine]:
+    """Return the lines of tensors where the peak is in the forward or backward pass."""
+    peak = step.peak
+    temporaries = (peak.temporaries, "of the backward pass")
+    return _lines(step, optimizer, peak.gradients, peak.activations, temporaries, peak.other)
+
+
+def _lines(
+    step: StepFigures, optimizer: _OptimizerBytes, gradients: int, activations: int, temporaries: tuple[int, str],
+    buffers: int,
+) -> list[MemoryLine]:  # fmt: skip
+    """Return the lines of tensors.
+
+    Args:
+        step: The measured step.
+        optimizer: The optimizer's bytes.
+        gradients: Bytes at the peak.
+        activations: Bytes at the peak.
+        temporaries: Bytes, and their explanation.
+        buffers: Bytes of buffers and the batch at the peak.
+    """
+    weights, scratch = step.weights_bytes, temporaries[0]
+    trained = f"of {step.trainable_parameters:,} trained parameters"
+    return [
+        breakdown_line("weights", weights, weights, f"of {step.parameters:,} parameters"),
+        breakdown_line("gradients", step.gradients_bytes, gradients, trained),
+        breakdown_line("optimizer state", optimizer.state, optimizer.state, optimizer.explanation),
+        breakdown_line("activations", step.peak.activations, activations, "what the forward pass made and kept"),
+        breakdown_line("temporaries", scratch, scratch, temporaries[1]),
+        breakdown_line("buffers and batch", step.peak.other, buffers, "and the rest"),
+    ]

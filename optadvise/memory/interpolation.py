@@ -1,69 +1,97 @@
-"""Networks of which only the size is known: between two that are known, or beyond them. Pure."""
+"""Networks of which only the size is known: interpolated between two reference shapes, or extrapolated from one."""
 
 from __future__ import annotations
 
-from msgspec.structs import astuple, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
-from optadvise.memory.breakdown import Size
-from optadvise.memory.records import Moment
+from optadvise.memory.records import LiveMemory, StepMemory
+
+
+class NetworkCounts(Struct, frozen=True):
+    """Counts of a network's parameters."""
+
+    params: int  # without adapters
+    adapter_params: int
+    matrix_params: int  # of linear layers and convolutions, without the head
+    largest_tensor: int  # elements of the largest tensor that is trained
+    layers: int  # blocks that repeat, of which some are gathered at a time
+    params_outside_layers: int
+
+    @classmethod
+    def of_unknown_shape(cls, params: int, adapters: int) -> NetworkCounts:
+        """Return the counts of a network of which only the size is known."""
+        return cls(params, adapters, matrix_params=params, largest_tensor=0, layers=1, params_outside_layers=0)
+
+
+class ReferenceSize(Struct, frozen=True):
+    """A reference shape: its counts, and the memory of one step."""
+
+    counts: NetworkCounts
+    step: StepMemory
 
 
 def typical_adapters(params: int, rank: int) -> int:
-    """Return how many parameters LoRA adds to a network of unknown shape, taken as a decoder of that size.
+    """Return the parameters that LoRA adds to a network of unknown shape, taken as a decoder of that size.
 
-    Derived from the shape most decoders have: layers ≈ width / 128 and 12 · width² weights a layer, of which
+    Derived from the shape most decoders have: layers ≈ width / 128 and 12 · width² weights a layer, to which
     rank · 19 · width are added (four attention and three feed-forward matrices, the latter 2.7 times as wide).
     """
     width = float((params * 128 / 12) ** (1 / 3))
     return round(rank * 19 * width * width / 128)
 
 
-def mixed(first: Size, second: Size, params: int) -> Size:
-    """Return the size between two.
+def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> ReferenceSize:
+    """Return the size between two references, linear in the number of parameters.
 
     Args:
-        first: The smaller.
-        second: The larger.
-        params: Of what lies between.
+        smaller: The reference below.
+        larger: The reference above, whose input and phase of the peak are taken.
+        params: Of the network.
     """
-    share = (params - first.params) / (second.params - first.params)
+    fraction = (params - smaller.counts.params) / (larger.counts.params - smaller.counts.params)
 
-    def between(a: int, b: int) -> int:
-        return round(a + (b - a) * share)
+    def mix(low: Struct, high: Struct, names: tuple[str, ...]) -> dict[str, int]:
+        ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
+        return {name: round(first + (last - first) * fraction) for name, (first, last) in ends.items()}
 
-    assert first.step is not None
-    assert second.step is not None
-    peak = Moment(*map(between, astuple(first.step.peak), astuple(second.step.peak)))
-    other = second.step
-    step = replace(other, peak=peak, activations=between(first.step.activations, other.activations),
-        logits=between(first.step.logits, other.logits), copies=between(first.step.copies, other.copies),
-        gradients=between(first.step.gradients, other.gradients),
-    )  # fmt: skip
-    return Size(
-        params, between(first.adapters, second.adapters), between(first.matrices, second.matrices),
-        between(first.largest, second.largest), between(first.layers, second.layers),
-        between(first.outside, second.outside), None, step, "typical",
-    )  # fmt: skip
+    peak = LiveMemory(**mix(smaller.step.peak, larger.step.peak, LiveMemory.__struct_fields__))
+    step = replace(larger.step, peak=peak, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
+    counts = NetworkCounts(**mix(smaller.counts, larger.counts, NetworkCounts.__struct_fields__))
+    return ReferenceSize(replace(counts, params=params), step)
 
 
-def scaled(size: Size, params: int) -> Size:
-    """Return a size beyond the known ones: weights by their number, activations by its power of two thirds.
+_SCALED_STEP_FIELDS = ("activations", "logits", "weight_copies", "weight_gradients")
 
-    Width and depth grow alike, so that activations, which go with width times depth, grow more slowly than weights.
+
+def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
+    """Return a size beyond the references: weights in proportion, activations by the power of two thirds.
+
+    Width and depth grow alike, so that activations, which grow with width times depth, grow more slowly than weights.
+
+    Args:
+        reference: The smallest or the largest reference.
+        params: Of the network.
     """
-    ratio = params / size.params
+    ratio = params / reference.counts.params
     slow = ratio ** (2 / 3)
-    assert size.step is not None
-    at = size.step.peak
-    peak = Moment(
-        round(at.activations * slow), round(at.copies * ratio), round(at.working * slow), round(at.gradients * ratio)
+    step, counts = reference.step, reference.counts
+    peak = LiveMemory(
+        activations=round(step.peak.activations * slow),
+        weight_copies=round(step.peak.weight_copies * ratio),
+        working=round(step.peak.working * slow),
+        weight_gradients=round(step.peak.weight_gradients * ratio),
     )
     step = replace(
-        size.step, peak=peak, activations=round(size.step.activations * slow),
-        logits=round(size.step.logits * slow),
-        copies=round(size.step.copies * ratio), gradients=round(size.step.gradients * ratio),
+        step, peak=peak, activations=round(step.activations * slow), logits=round(step.logits * slow),
+        weight_copies=round(step.weight_copies * ratio), weight_gradients=round(step.weight_gradients * ratio),
     )  # fmt: skip
-    return Size(
-        params, round(size.adapters * slow), round(size.matrices * ratio), round(size.largest * ratio), size.layers,
-        round(size.outside * slow), None, step, "typical",
-    )  # fmt: skip
+    counts = NetworkCounts(
+        params=params,
+        adapter_params=round(counts.adapter_params * slow),
+        matrix_params=round(counts.matrix_params * ratio),
+        largest_tensor=round(counts.largest_tensor * ratio),
+        layers=counts.layers,
+        params_outside_layers=round(counts.params_outside_layers * slow),
+    )
+    return ReferenceSize(counts, step)

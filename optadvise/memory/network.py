@@ -1,34 +1,34 @@
-"""A network as blocks of operations with dimensions: its weights, tensor by tensor, and what one training step holds.
+"""A network of known shape as blocks of operations, and its weights, tensor by tensor.
 
-The descriptions are data (`rules/networks/`). Identical blocks are walked once and counted as often as they repeat.
+Identical blocks are simulated once and counted as often as they repeat.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from math import prod
 
 from msgspec import Struct
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
-from optadvise.memory.block_program import run
-from optadvise.memory.operations import Tape
-from optadvise.memory.records import FULL, Batch, Mode, Moment, Shape, StepMemory, Weight
+from optadvise.memory.autograd import AutogradGraph, SizedTensor
+from optadvise.memory.backward import simulate_backward
+from optadvise.memory.programs import ProgramLine, run_program
+from optadvise.memory.records import FULL, SELECTIVE, ComputeMode, LiveMemory, MicroBatch, Shape, Weight
 
-SELECTIVE = "selective"  # the flag with which checkpointed blocks keep what their matrix products gave
-_INDEX = 8  # bytes of a token's index, and of its label
+_LENGTH_OF_WEIGHTS = {True: 224, False: 8}  # pixels or tokens of a sample that only serves to list the weights
 
 
 class Block(Struct, frozen=True):
     """A stretch of a network that may repeat."""
 
     name: str
-    program: tuple[Any, ...]
+    program: tuple[ProgramLine, ...]
     repeat: int
     dims: Mapping[str, int]  # the network's, with the block's own
-    takes: str = "x"  # what its program calls what comes in: x, or input for the batch itself
-    gives: str | None = None  # the name under which later blocks may look at its output
+    input: str = "x"  # the variable that holds the block's input; `input` is the batch itself
+    output: str | None = None  # the variable under which later blocks may use its output
     checkpointed: bool = False  # checkpointing recomputes it
     head: bool = False
 
@@ -42,88 +42,109 @@ class Network(Struct, frozen=True):
     flags: frozenset[str]  # of its configuration
 
 
-class _Incoming(Struct, frozen=True):
-    """What flows from block to block."""
+class BlockInput(Struct, frozen=True):
+    """A tensor that one block hands to the next."""
 
     shape: Shape
-    item: int
-    grad: bool
-    kept: bool  # its maker keeps it
+    itemsize: int
+    requires_grad: bool
+    is_saved: bool  # the block that computes it saves it
 
     @property
-    def bytes(self) -> int:
-        size = self.item
-        for side in self.shape:
-            size *= side
-        return size
+    def nbytes(self) -> int:
+        """Its bytes."""
+        return prod(self.shape) * self.itemsize
+
+    def is_like(self, other: BlockInput) -> bool:
+        """Whether two tensors have the same effect on a block, whatever their shapes."""
+        mine = (self.itemsize, self.requires_grad, self.is_saved)
+        return mine == (other.itemsize, other.requires_grad, other.is_saved)
 
 
-class _Profile(Struct, frozen=True):
-    """What a block does to memory, apart from what was there before."""
+class BlockMemory(Struct, frozen=True):
+    """Bytes of a block, beside those that are live before it."""
 
-    kept: int
-    copies: int
-    forward: Moment
-    backward: Moment
-    gradients: int
-    out: _Incoming
+    saved: int  # activations at the end of its forward
+    weight_copies: int
+    forward_peak: LiveMemory
+    backward_peak: LiveMemory
+    weight_gradients: int
+    out: BlockInput
     weights: tuple[Weight, ...]
 
 
-def _profile(block: Block, mode: Mode, start: Mapping[str, _Incoming], *, checkpoint: bool, release: bool) -> _Profile:
-    """Walk one block; what comes in and is kept elsewhere weighs nothing here."""
+def simulate_blocks(
+    network: Network, mode: ComputeMode, batch: MicroBatch, *, checkpoint: bool, release: bool
+) -> list[tuple[Block, BlockMemory]]:
+    """Return each block with its memory, in order.
 
-    def walk(record: bool) -> tuple[Tape, Any]:
-        tape = Tape(mode, block.dims, record=record)
-        variables = {name: tape.given(given.shape, given.item, given.grad, given.kept) for name, given in start.items()}
-        return tape, run(block.program, tape, variables)
+    Args:
+        network: The network.
+        mode: Precision, adapters and switches.
+        batch: The input.
+        checkpoint: Save only the input of each checkpointed block.
+        release: Each weight is stepped as soon as it has its gradient.
 
-    tape, out = walk(record=True)
-    forward, copies = tape.peak, tape.copies
-    tape.drop(out)
-    kept, keeps_output = tape.alive, tape.keeps(out)
-    backward = tape.backward(out, release=release)
-    if checkpoint:
-        coming = next(iter(start.values()))
-        again = replace(forward, working=forward.working + out.elements * out.item)
-        backward = max(backward, again, key=lambda moment: moment.total)
-        forward = walk(record=False)[0].peak
-        kept, keeps_output = 0 if coming.kept else coming.bytes, False
-        kept += tape.products if SELECTIVE in mode.flags else 0
-    going = _Incoming(out.shape, out.item, out.grad, keeps_output)
-    return _Profile(kept, copies, forward, backward, tape.gradients, going, tuple(tape.weights))
-
-
-def walk(
-    network: Network, mode: Mode, batch: Batch, *, checkpoint: bool, release: bool
-) -> list[tuple[Block, _Profile]]:
-    """Return each block with its profile, in order; a first repeat that takes something else than the rest is split."""
+    Returns:
+        Blocks whose first repetition has another input than the later ones are split.
+    """
     side = batch.length
-    entering = _Incoming((batch.samples, 3, side, side) if network.images else (batch.samples, side), FULL, False, True)
-    shared: dict[str, _Incoming] = {}
-    flowing, found = entering, []
+    batch_shape = (batch.samples, 3, side, side) if network.images else (batch.samples, side)
+    entering = BlockInput(batch_shape, FULL, requires_grad=False, is_saved=True)
+    outputs: dict[str, BlockInput] = {}  # that later blocks may use, by name
+    current, simulated = entering, []
     for block in network.blocks:
-        coming, left = entering if block.takes == "input" else flowing, block.repeat
-        while left:
-            profile = _profile(
-                block, mode, {block.takes: coming, **shared}, checkpoint=checkpoint and block.checkpointed,
-                release=release,
-            )  # fmt: skip
-            flowing = profile.out
-            # Frozen weights give no gradient to what comes in, so that the first repeat keeps less.
-            alike = astuple(flowing)[1:] == astuple(coming)[1:] or block.takes == "input"
-            times = left if alike else 1
-            found.append((replace(block, repeat=times), profile))
-            coming, left = flowing, left - times
-        if block.gives is not None:
-            flowing = shared[block.gives] = replace(flowing, kept=True)
-    return found
+        block_input, remaining = entering if block.input == "input" else current, block.repeat
+        while remaining:
+            inputs = {block.input: block_input, **outputs}
+            memory = _simulate_block(block, mode, inputs, checkpoint=checkpoint and block.checkpointed, release=release)
+            current = memory.out
+            # Frozen weights give no gradient to the first repetition's input, so that it saves less.
+            times = remaining if current.is_like(block_input) or block.input == "input" else 1
+            simulated.append((replace(block, repeat=times), memory))
+            block_input, remaining = current, remaining - times
+        if block.output is not None:
+            current = outputs[block.output] = replace(current, is_saved=True)
+    return simulated
 
 
-def weights(
-    network: Network, mode: Mode | None = None, only: Callable[[Block], bool] = lambda _: True
+def _simulate_block(
+    block: Block, mode: ComputeMode, inputs: Mapping[str, BlockInput], *, checkpoint: bool, release: bool
+) -> BlockMemory:
+    """Simulate one block; an input that another block saves takes no bytes here."""
+    graph, out = _run_forward(block, mode, inputs, record=True)
+    forward_peak, weight_copies = graph.peak, graph.weight_copies
+    graph.release(out)
+    saved, output_is_saved = graph.live_bytes, graph.is_saved(out)
+    backward_peak = simulate_backward(graph, out, release=release)
+    if checkpoint:
+        recomputed = replace(forward_peak, working=forward_peak.working + out.nbytes)
+        backward_peak = max(backward_peak, recomputed, key=lambda live: live.total)
+        forward_peak = _run_forward(block, mode, inputs, record=False)[0].peak
+        block_input = next(iter(inputs.values()))
+        saved, output_is_saved = 0 if block_input.is_saved else block_input.nbytes, False
+        saved += graph.product_bytes if SELECTIVE in mode.flags else 0
+    output = BlockInput(out.shape, out.itemsize, out.requires_grad, output_is_saved)
+    return BlockMemory(
+        saved, weight_copies, forward_peak, backward_peak, graph.weight_gradients, output, tuple(graph.weights)
+    )
+
+
+def _run_forward(
+    block: Block, mode: ComputeMode, inputs: Mapping[str, BlockInput], *, record: bool
+) -> tuple[AutogradGraph, SizedTensor]:
+    graph = AutogradGraph(mode, block.dims, record=record)
+    variables = {
+        name: graph.add_input(x.shape, x.itemsize, x.requires_grad, counted_elsewhere=x.is_saved)
+        for name, x in inputs.items()
+    }
+    return graph, run_program(block.program, graph, variables)
+
+
+def count_weights(
+    network: Network, mode: ComputeMode | None = None, only: Callable[[Block], bool] = lambda _: True
 ) -> Counter[Weight]:
-    """Return every weight tensor of a network with how often it is there.
+    """Return every weight tensor of a network with the number of its occurrences.
 
     Args:
         network: The network.
@@ -131,65 +152,9 @@ def weights(
         only: Which blocks count.
     """
     counts: Counter[Weight] = Counter()
-    length = 224 if network.images else 8
-    mode = mode or Mode(flags=network.flags)
-    for block, profile in walk(network, mode, Batch(1, length), checkpoint=False, release=False):
-        for weight in profile.weights if only(block) else ():
+    batch = MicroBatch(1, _LENGTH_OF_WEIGHTS[network.images])
+    mode = mode or ComputeMode(flags=network.flags)
+    for block, memory in simulate_blocks(network, mode, batch, checkpoint=False, release=False):
+        for weight in memory.weights if only(block) else ():
             counts[weight] += block.repeat
     return counts
-
-
-def step(network: Network, mode: Mode, batch: Batch, *, checkpoint: bool = False, release: bool = False,
-         accumulated: bool = False, split: int = 1) -> StepMemory:  # fmt: skip
-    """Return what one forward and backward pass holds at its highest moment.
-
-    Args:
-        network: The network.
-        mode: Precision, method and switches.
-        batch: Samples of one pass, and their length.
-        checkpoint: Keep only each checkpointed block's input, and recompute the rest.
-        release: Step each weight as soon as it has its gradient (optimizer in backward).
-        accumulated: Gradients of earlier passes are there already.
-        split: Over how many GPUs the gradients are, of which this one keeps a share.
-
-    Example:
-        See `tests/test_networks_transformers.py`, which holds this against fake tensors.
-    """
-    both = walk(network, mode, batch, checkpoint=checkpoint, release=release)
-    total = sum(p.gradients * b.repeat for b, p in both)
-    there = total // split if accumulated else 0
-    best, phase, in_head = Moment(), "forward", False
-
-    def consider(moment: Moment, kept: int, copies: int, gradients: int, name: str, head: bool) -> None:
-        nonlocal best, phase, in_head
-        moment = moment.plus(kept, copies)
-        made = (moment.gradients + gradients) // split
-        moment = replace(moment, gradients=there if accumulated else made)
-        if moment.total > best.total:
-            best, phase, in_head = moment, name, head
-
-    kept = copies = 0
-    for block, profile in both:
-        for earlier in {0, block.repeat - 1}:
-            consider(
-                profile.forward, kept + profile.kept * earlier, copies + profile.copies * earlier, 0, "forward",
-                block.head,
-            )  # fmt: skip
-        kept += profile.kept * block.repeat
-        copies += profile.copies * block.repeat
-    body = sum(p.kept * b.repeat for b, p in both if not b.head)
-    logits, held, later = kept - body, copies, 0
-    for block, profile in reversed(both):
-        kept -= profile.kept * block.repeat
-        # A recomputed block makes its half-precision weights anew; the first ones went when autocast ended.
-        thrown = checkpoint and mode.autocast
-        copies = 0 if thrown else copies - profile.copies * block.repeat
-        for done in {0, block.repeat - 1}:
-            left = block.repeat - 1 - done
-            consider(
-                profile.backward, kept + profile.kept * left, copies + (0 if thrown else profile.copies * left),
-                later + (0 if release else profile.gradients * done), "backward", block.head,
-            )  # fmt: skip
-        later += 0 if release else profile.gradients * block.repeat
-    size = batch.samples * (batch.length**2 * 3 * FULL if network.images else batch.length * 2 * _INDEX)
-    return StepMemory(best, phase, in_head, body, logits, held, total, size)

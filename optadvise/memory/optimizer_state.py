@@ -1,4 +1,4 @@
-"""Bytes of an optimizer's state, tensor by tensor, as its card says. Pure."""
+"""Bytes of an optimizer's state, tensor by tensor, as its card declares them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from math import prod
 
 from optadvise.core.cards import Optimizer, StateTensor
-from optadvise.core.records import MemoryEstimate, MemoryLine
 
 DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "uint8": 8, "int8": 8, "uint4": 4, "int64": 64}
 
@@ -26,35 +25,49 @@ def state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str =
         Bytes, without what is kept once per optimizer.
 
     Example:
-        >>> from optadvise.core.records import MemoryEstimate, MemoryLine, Optimizer, StateTensor
-        >>> state_bytes([StateTensor("exp_avg", "element", "parameter")], (64, 64))
+        >>> from optadvise.core.cards import StateTensor
+        >>> state_bytes([StateTensor(name="exp_avg", per="element", dtype="parameter")], (64, 64))
         16384
     """
+    return sum(
+        _count_elements(tensor, shape) * _itemsize_bits(tensor, dtype) // 8
+        for tensor in state
+        if _is_kept(tensor, shape, dtype)
+    )
+
+
+def _is_kept(tensor: StateTensor, shape: Sequence[int], dtype: str) -> bool:
+    """Whether an optimizer keeps a state tensor for a weight."""
     elements, ndim = prod(shape), len(shape)
-    total = 0
-    for tensor in state:
-        if not tensor.min_elements <= elements <= (tensor.max_elements or elements):
-            continue
-        if tensor.weights == "half" and DTYPE_BITS[dtype] != 16:
-            continue
-        if not tensor.min_ndim <= ndim <= (tensor.max_ndim if tensor.max_ndim is not None else ndim):
-            continue
-        count = {
-            "element": elements,
-            "tensor": tensor.elements,
-            "block": -(-elements // tensor.block),
-            "row": elements // shape[-1] if ndim else 1,
-            "column": elements // shape[-2] if ndim > 1 else 1,
-            "row-square": _square(shape[:1], tensor),
-            "column-square": sum(_square((side,), tensor) for side in shape[1:]),
-            "optimizer": 0,
-        }[tensor.per]
-        total += count * DTYPE_BITS[dtype if tensor.dtype == "parameter" else tensor.dtype] // 8
-    return total
+    if tensor.weights == "half" and DTYPE_BITS[dtype] != 16:
+        return False
+    if not tensor.min_elements <= elements <= (tensor.max_elements or elements):
+        return False
+    return tensor.min_ndim <= ndim <= (tensor.max_ndim if tensor.max_ndim is not None else ndim)
 
 
-def _square(side: Sequence[int], tensor: StateTensor) -> int:
-    return int(side[0]) ** 2 if side and (tensor.max_side is None or side[0] <= tensor.max_side) else 0
+def _itemsize_bits(tensor: StateTensor, dtype: str) -> int:
+    return DTYPE_BITS[dtype if tensor.dtype == "parameter" else tensor.dtype]
+
+
+def _count_elements(tensor: StateTensor, shape: Sequence[int]) -> int:
+    """Return the elements of the state that one weight causes."""
+    elements, ndim = prod(shape), len(shape)
+    return {
+        "element": elements,
+        "tensor": tensor.elements,
+        "block": -(-elements // tensor.block),
+        "row": elements // shape[-1] if ndim else 1,
+        "column": elements // shape[-2] if ndim > 1 else 1,
+        "row-square": sum(_square(side, tensor) for side in shape[:1]),
+        "column-square": sum(_square(side, tensor) for side in shape[1:]),
+        "optimizer": 0,
+    }[tensor.per]
+
+
+def _square(side: int, tensor: StateTensor) -> int:
+    """Return the elements of a square over an axis, none where the axis is too long for it."""
+    return side**2 if tensor.max_side is None or side <= tensor.max_side else 0
 
 
 def shared_state_bytes(state: Iterable[StateTensor]) -> int:
@@ -72,17 +85,7 @@ def state_bytes_per_parameter(state: Iterable[StateTensor], dtype: str = "float3
     return state_bytes(state, REFERENCE_SHAPE, dtype) / prod(REFERENCE_SHAPE)
 
 
-def own_state(card: Optimizer) -> tuple[StateTensor, ...]:
-    """Return the state tensors that an optimizer's first implementation keeps."""
+def state_tensors(card: Optimizer) -> tuple[StateTensor, ...]:
+    """Return the state tensors of an optimizer's first implementation."""
     state = card.implementations[0].state
     return card.state if state is None else state
-
-
-def unsized(available: int | None) -> MemoryEstimate:
-    """Return the estimate for a network of which not even the number of parameters is known."""
-    names = ("weights", "gradients", "optimizer state")
-    ledger = tuple(MemoryLine(name, None, "the number of parameters is not known") for name in names)
-    return MemoryEstimate(
-        weights=None, gradients=None, optimizer=None, activations=None, overhead=None, total=None, known=None,
-        available=available, fits=None, ledger=ledger,
-    )  # fmt: skip

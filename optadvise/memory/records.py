@@ -1,4 +1,4 @@
-"""What the memory arithmetic passes around."""
+"""Records of the memory estimate: how operations are computed, weights, bytes at one moment, one training step."""
 
 from __future__ import annotations
 
@@ -6,67 +6,62 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-FULL, HALF = 4, 2  # bytes of an item
+FULL, HALF = 4, 2  # bytes of an element
 LEARNING_INPUTS = "learning_inputs"  # the flag with which the tokens' embeddings get a gradient, though frozen
+SELECTIVE = "selective"  # the flag with which checkpointed blocks save the outputs of their matrix products
 Shape: TypeAlias = "tuple[int, ...]"
 
 
-class Mode(Struct, frozen=True):
-    """How the operations are computed."""
+class ComputeMode(Struct, frozen=True):
+    """How a network's operations are computed."""
 
-    weights: int = FULL  # bytes of a trained or frozen weight's item
-    compute: int = FULL  # bytes of an item that matrix products take and give
+    weight_itemsize: int = FULL  # bytes of an element of the network's own weights
+    compute_itemsize: int = FULL  # bytes of an element that matrix products read and write
     autocast: bool = False
     frozen: bool = False  # the network's own weights get no gradients
-    quantised: bool = False  # its linear layers are held in 4 bits and unpacked for each use
-    rank: int = 0  # of adapters
-    targets: frozenset[str] | None = None  # which linear layers get them; None is every one
-    adapters: int = FULL  # bytes of an adapter's item
-    flags: frozenset[str] = frozenset()  # switches that a program's operations may depend on
+    quantised: bool = False  # linear layers are held in 4 bits and dequantised for each use
+    lora_rank: int = 0
+    lora_targets: frozenset[str] | None = None  # the linear layers with adapters; None is every one
+    adapter_itemsize: int = FULL  # bytes of an element of an adapter
+    flags: frozenset[str] = frozenset()  # switches that the lines of a network's blocks may depend on
 
 
 class Weight(Struct, frozen=True):
     """A weight tensor."""
 
     shape: Shape
-    kind: str  # matrix, head (the last linear layer), embedding, vector, adapter
+    kind: str  # matrix, head (the last linear layer), embedding, vector or adapter
 
 
-class Moment(Struct, frozen=True):
-    """Bytes that are alive at one moment beyond weights and optimizer state."""
+class LiveMemory(Struct, frozen=True):
+    """Bytes that are live at one moment, beside weights and optimizer state."""
 
     activations: int = 0
-    copies: int = 0  # half-precision copies of weights under autocast
-    working: int = 0  # gradients of activations, and what an operation needs while it runs
-    gradients: int = 0  # of weights
+    weight_copies: int = 0  # half-precision copies of weights that autocast caches
+    working: int = 0  # gradients of activations, and temporaries of the running operation
+    weight_gradients: int = 0
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return self.activations + self.copies + self.working + self.gradients
-
-    def plus(self, activations: int = 0, copies: int = 0, working: int = 0, gradients: int = 0) -> Moment:
-        """Return the moment with more alive."""
-        return Moment(
-            self.activations + activations, self.copies + copies, self.working + working, self.gradients + gradients
-        )
+        """The sum of all kinds."""
+        return self.activations + self.weight_copies + self.working + self.weight_gradients
 
 
-class Batch(Struct, frozen=True):
-    """One forward pass's input."""
+class MicroBatch(Struct, frozen=True):
+    """The input of one forward pass."""
 
     samples: int
     length: int  # tokens of a sample, or pixels of an image's side
 
 
 class StepMemory(Struct, frozen=True):
-    """What one forward and backward pass holds beyond weights and optimizer state."""
+    """Bytes of one forward and backward pass, beside weights and optimizer state."""
 
-    peak: Moment  # the highest moment
-    phase: str  # in which pass it lies: forward or backward
-    head: bool  # in the head: logits and loss
-    activations: int  # kept at the end of the forward pass, without the head
-    logits: int  # kept by the head
-    copies: int  # half-precision weights at that time
-    gradients: int  # of all weights
-    batch: int  # bytes of the input
+    peak: LiveMemory
+    peak_phase: str  # forward or backward
+    peak_in_head: bool  # the peak is in the head: logits and loss
+    activations: int  # saved at the end of the forward pass, without the head's
+    logits: int  # saved by the head
+    weight_copies: int  # half-precision copies of weights at that time
+    weight_gradients: int  # of all weights
+    input_bytes: int

@@ -1,75 +1,79 @@
-"""What more GPUs would pay: the same run on fewer and on more of them, where its optimizer's state is sharded."""
+"""The same run on other numbers of GPUs, where its optimizer's state is sharded."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
 from optadvise.core.records import MemoryEstimate, Scale, Scaling, Situation
-from optadvise.memory.breakdown import shards
-from optadvise.memory.estimator import Sizing
+from optadvise.memory.estimator import estimate, traffic
+from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.rules import MemoryRules
+from optadvise.memory.search import largest_micro_batch, with_micro_batch
 
-_AROUND = (4, 2, 1)  # how many times fewer GPUs are told; as many times more
-_MOST = 10**6  # GPUs; nobody has more
+_FACTORS = (4, 2, 1)  # how many times fewer GPUs are shown, and how many times more
+_MOST_GPUS = 10**6
 
 
-def scaling(sizing: Sizing, situation: Situation, optimizer: str) -> Scaling | None:
-    """Return what a run needs on other numbers of GPUs, None where its state is not sharded.
+def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scaling | None:
+    """Return what a run needs on other numbers of GPUs; None where its state is not sharded.
 
     Args:
-        sizing: The arithmetic.
-        situation: The run, placed.
+        rules: Settings, networks and optimizers.
+        situation: The run, with its micro-batch.
         optimizer: Its optimizer's id.
     """
-    if situation.gpus == 1 or shards(situation)[2] == 1:
+    if memory_inputs(situation).state_shards == 1:
         return None
-    here = sizing.estimate(situation, optimizer)
-    sample = None if here.activations is None else here.activations // (situation.micro_batch or 1)
-    enough = _enough(sizing, situation, optimizer, sample) if sample is not None and any(_sharded(here)) else None
-    counts = {situation.gpus // n for n in _AROUND if situation.gpus % n == 0} | {situation.gpus * n for n in _AROUND}
-    counts |= {enough} if enough is not None else set()
-    told = sorted(n for n in counts if 1 < n <= _MOST and _shares(situation, n))
-    return Scaling(sample, enough, tuple(_scale(sizing, _on(situation, n), optimizer) for n in told))
+    current = estimate(rules, situation, optimizer)
+    sample, enough = None, None
+    if current.activations is not None:
+        sample = current.activations // (situation.micro_batch or 1)
+        if any(_sharded_bytes(current)):
+            enough = _enough_gpus(rules, situation, optimizer, sample)
+    counts = {situation.gpus // n for n in _FACTORS if situation.gpus % n == 0}
+    counts |= {situation.gpus * n for n in _FACTORS} | ({enough} if enough is not None else set())
+    shown = sorted(n for n in counts if 1 < n <= _MOST_GPUS and _divides_batch(situation, n))
+    return Scaling(sample, enough, tuple(_scale(rules, _on_gpus(situation, n), optimizer) for n in shown))
 
 
-def _on(situation: Situation, gpus: int) -> Situation:
-    """Return the run on another number of GPUs, its passes still to be placed where nobody said how large they are."""
+def _on_gpus(situation: Situation, gpus: int) -> Situation:
+    """Return the run on another number of GPUs, without a micro-batch where that was assumed."""
     return replace(situation.withdraw("micro_batch"), gpus=gpus)
 
 
-def _shares(situation: Situation, gpus: int) -> bool:
-    """Can so many GPUs take equal shares of the batch, in passes as large as was said?"""
+def _divides_batch(situation: Situation, gpus: int) -> bool:
+    """Return whether so many GPUs get equal shares of the batch, in micro-batches of the size that is specified."""
     if situation.batch_size is None:
         return True
-    micro = 1 if "micro_batch" in situation.assumed else situation.micro_batch or 1
-    return situation.batch_size % (gpus * micro) == 0
+    micro_batch = 1 if "micro_batch" in situation.assumed else situation.micro_batch or 1
+    return situation.batch_size % (gpus * micro_batch) == 0
 
 
-def _sharded(memory: MemoryEstimate) -> list[int]:
-    """Return the bytes on one GPU of state, and of the fp32 copy of the weights where that is sharded with it."""
+def _sharded_bytes(memory: MemoryEstimate) -> tuple[int, int]:
+    """Return the bytes on one GPU of state, and of the fp32 copy of the weights that is sharded with it."""
     parts = {line.part: line.bytes or 0 for line in memory.ledger}
-    return [parts.get(part, 0) for part in ("optimizer state", "master copy")]
+    return parts.get("optimizer state", 0), parts.get("master copy", 0)
 
 
-def _enough(sizing: Sizing, situation: Situation, optimizer: str, sample: int) -> int:
-    """Return the smallest power of two of GPUs from which on every doubling frees less than a sample keeps."""
+def _enough_gpus(rules: MemoryRules, situation: Situation, optimizer: str, sample: int) -> int:
+    """Return the smallest power of two of GPUs from which every doubling frees fewer bytes than a sample needs."""
 
-    def there(gpus: int) -> int:
-        return sum(_sharded(sizing.estimate(replace(situation, gpus=gpus), optimizer)))
+    def sharded_on(gpus: int) -> int:
+        return sum(_sharded_bytes(estimate(rules, replace(situation, gpus=gpus), optimizer)))
 
-    found = 1 << _MOST.bit_length()
-    more = there(found)
-    while found > 1 and (less := there(found // 2)) - more < sample:
-        found, more = found // 2, less
-    return found
+    enough = 1 << _MOST_GPUS.bit_length()
+    sharded = sharded_on(enough)
+    while enough > 1 and (on_half := sharded_on(enough // 2)) - sharded < sample:
+        enough, sharded = enough // 2, on_half
+    return enough
 
 
-def _scale(sizing: Sizing, situation: Situation, optimizer: str) -> Scale:
-    placed = sizing.placed(situation, optimizer)
-    memory = sizing.estimate(placed, optimizer)
-    sent = sizing.traffic(placed)
-    state, master = _sharded(memory)
+def _scale(rules: MemoryRules, situation: Situation, optimizer: str) -> Scale:
+    run = with_micro_batch(rules, situation, optimizer)
+    memory, sent = estimate(rules, run, optimizer), traffic(rules, memory_inputs(run))
+    state, master = _sharded_bytes(memory)
     return Scale(
-        gpus=placed.gpus, optimizer_bytes=state, master_bytes=master, total=memory.total, fits=memory.fits,
-        micro_batch=placed.micro_batch or 1, largest_pass=sizing.largest_pass(placed, optimizer),
+        gpus=run.gpus, optimizer_bytes=state, master_bytes=master, total=memory.total, fits=memory.fits,
+        micro_batch=run.micro_batch or 1, largest_micro_batch=largest_micro_batch(rules, run, optimizer),
         sent=0 if sent is None else sent.sent,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from optadvise.core.cards import (
 )
 from optadvise.core.findings import Evidence
 from optadvise.core.json_text import Document
-from optadvise.memory import state_bytes_per_parameter
+from optadvise.memory.optimizer_state import state_bytes_per_parameter
 from optadvise.render.documents import EvidenceDocument, build_evidence
 from optadvise.rulebase.catalog import Catalog
 

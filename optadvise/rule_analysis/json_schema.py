@@ -13,7 +13,9 @@ from msgspec.structs import fields
 from optadvise.core import cards
 from optadvise.core.cards import UNKNOWN, ClaimFile, Framework, Optimizer, Scheduler, SurfaceFile
 from optadvise.core.yaml_records import is_internal
-from optadvise.rulebase import network_files, records
+from optadvise.memory import network_families
+from optadvise.memory.network_families import NetworkFamily, PartsFile
+from optadvise.rulebase import records
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import (
     FREE_KEYS,
@@ -35,7 +37,7 @@ _TAGGED = tuple(OUTCOMES.values())
 # Every record by its name, as the schemas' components are called.
 _KINDS: Mapping[str, type[Struct]] = {
     name: kind
-    for module in (cards, records)
+    for module in (cards, records, network_families)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Struct)
 }
@@ -49,6 +51,7 @@ _RECORDS: Mapping[str, type[Struct]] = {
     "facts": FactFile, "sources": SourceFile, "gpus": GpuFile, "memory": MemoryFile, "optimizer": Optimizer,
     "scheduler": Scheduler, "assume": AssumptionFile, "fixes": FixFile, "flowchart": FlowchartFile,
     "surfaces": SurfaceFile, "claims": ClaimFile, "policy": PolicyFile, "cases": CaseFile, "framework": Framework,
+    "network": NetworkFamily, "parts": PartsFile,
 }  # fmt: skip
 _TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors guess types, which the reader does not
 
@@ -62,8 +65,6 @@ def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
     schemas = {DEFINITIONS: {"$schema": _DRAFT, "title": "optadvise: definitions", "$defs": _id_definitions(catalog)}}
     schemas |= {name: _file_schema(name, *_record_schema(kind)) for name, kind in _RECORDS.items()}
     schemas["table"] = _file_schema("table", *_table_schema())
-    for name, shape in (("network", network_files.family_file), ("parts", network_files.parts_file)):
-        schemas[name] = {"$schema": _DRAFT, "title": f"optadvise: {name}", **shape.schema}
     return schemas
 
 

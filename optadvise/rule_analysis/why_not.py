@@ -12,6 +12,8 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import Decision, decide
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
+from optadvise.memory.estimator import fits
+from optadvise.memory.search import with_micro_batch
 from optadvise.rule_analysis.smallest_changes import InputChange, find_smallest_changes
 from optadvise.rulebase.near_misses import NearMiss, explain_miss, list_near_misses, sort_misses
 
@@ -92,7 +94,8 @@ def _list_rows(rules: CompiledRules, decision: Decision, optimizer: str) -> list
 def _fits(rules: CompiledRules, situation: Situation, optimizer: str) -> bool | None:
     if situation.params is None or situation.vram_bytes is None:
         return None
-    return rules.sizing.fits(rules.sizing.placed(situation, optimizer), optimizer)
+    run = with_micro_batch(rules.memory_rules, situation, optimizer)
+    return fits(rules.memory_rules, run, optimizer)
 
 
 def _find_rejection(rules: CompiledRules, inputs: Mapping[str, Any], optimizer: str) -> str | None:

@@ -85,7 +85,7 @@ def digest_of(*files: Path) -> str:
 
 def code_digest() -> bytes:
     """Return a digest of the code that decides what the cache holds."""
-    files = sorted(file for package in _READING for file in (_PACKAGE / package).glob("*.py"))
+    files = sorted(file for package in _READING for file in (_PACKAGE / package).rglob("*.py"))
     return bytes.fromhex(digest_of(*files))
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -25,8 +24,32 @@ from optadvise.core.errors import InputError, nearest
 from optadvise.core.text import spelling
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
-from optadvise.rulebase.records import Fact, Flowchart, MemoryRules, Rule, RuleBase, TableFile
+from optadvise.rulebase.records import Fact, Flowchart, MemorySettings, Rule, RuleBase, TableFile
 from optadvise.rulebase.rule_paths import is_base, shipped_rules
+
+
+def look_up(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:
+    """Return the id of a name as it is written, in any spelling, or as the class of an import path.
+
+    Args:
+        names: Ids by spelling.
+        name: As it was typed.
+        flag: The option, for the message.
+        otherwise: What to do where no name is near, for the message.
+
+    Raises:
+        InputError: No id has this name; the message has the nearest names.
+    """
+    spellings = (name.strip().lower(), spelling(name), spelling(name.rsplit(".", 1)[-1]))
+    key = next((names[variant] for variant in spellings if variant in names), None)
+    if key is None:
+        guess = nearest(name, sorted({*names.values()}))
+        raise InputError(
+            f"{flag} {name!r}: not known; "
+            + (f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else "")
+            + otherwise
+        )
+    return key
 
 
 class Catalog:
@@ -65,7 +88,7 @@ class Catalog:
         return self.base.gpus
 
     @property
-    def memory(self) -> MemoryRules:
+    def memory(self) -> MemorySettings:
         """What a GPU loses beside tensors, and how sure the estimate is."""
         assert self.base.memory is not None, "the shipped rules have it"
         return self.base.memory
@@ -96,11 +119,6 @@ class Catalog:
         return self.later.figures()
 
     @cached_property
-    def networks(self) -> dict[str, Any]:
-        """Every family of networks by its id, read when it is first asked for."""
-        return self.later.networks()
-
-    @cached_property
     def frameworks(self) -> dict[str, Framework]:
         """Every framework that code is written for by its id, read when it is first asked for."""
         return self.later.frameworks(self.base)
@@ -116,41 +134,7 @@ class Catalog:
         Raises:
             RuleFileError: A file is invalid.
         """
-        _ = self.networks, self.frameworks, self._surface_file, self.claims
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
-        """Every well-known shape by its name: its family's id, and what it sets."""
-        return {
-            name: (family["family"], shape)
-            for family in self.networks.values()
-            for name, shape in family.get("shapes", {}).items()
-        }
-
-    def find_shape(self, name: str, flag: str = "--arch") -> str:
-        """Return the name of a well-known shape in any spelling.
-
-        Raises:
-            InputError: Nothing is called so; the nearest names are given.
-        """
-        return self._find(
-            self._shape_names,
-            name.rsplit("/", 1)[-1] if name.count("/") == 1 and name[-1].isalnum() else name,
-            flag,
-            "say --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab",
-        )
-
-    @cached_property
-    def _shape_names(self) -> dict[str, str]:
-        """Every spelling that means one shape only: without its dot, opt-1.3b would be opt-13b."""
-        names: dict[str, str] = {}
-        for key, (_, shape) in self.shapes.items():
-            for word in (key, *shape.get("aliases", ())):
-                key_name = spelling(word)
-                names[key_name] = key if names.get(key_name, key) == key else ""
-        for key, (_, shape) in self.shapes.items():
-            names.update({word.lower(): key for word in (key, *shape.get("aliases", ()))})
-        return {word: key for word, key in names.items() if key}
+        _ = self.frameworks, self._surface_file, self.claims
 
     @property
     def shipped(self) -> bool:
@@ -185,7 +169,7 @@ class Catalog:
         Raises:
             InputError: Nothing is called so; the nearest names are given.
         """
-        optimizer = self._find(self._optimizer_names, name, flag, "optadvise list shows all")
+        optimizer = look_up(self._optimizer_names, name, flag, "optadvise list shows all")
         disabling = self.base.disabled.get(optimizer)
         if disabling is not None:
             raise InputError(f"{flag} {name!r}: {disabling.layer} rules it out: {disabling.because}")
@@ -193,7 +177,7 @@ class Catalog:
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:
         """Return the canonical id of any spelling of a schedule."""
-        return self._find(self._scheduler_names, name, flag, "optadvise list --schedules shows all")
+        return look_up(self._scheduler_names, name, flag, "optadvise list --schedules shows all")
 
     def find(self, name: str) -> tuple[str, str]:
         """Return what a name means and its canonical id: an optimizer first, then a schedule.
@@ -226,7 +210,7 @@ class Catalog:
         for gpu in self.gpus:
             for name_of_gpu in (gpu.id, gpu.name, *gpu.aliases):
                 names.setdefault(spelling(name_of_gpu), gpu.id)
-        gpu_id = self._with_memory(names, name) or self._find(
+        gpu_id = self._with_memory(names, name) or look_up(
             names, name, "--gpu", "say --vram instead if yours is not listed"
         )
         return next(gpu for gpu in self.gpus if gpu.id == gpu_id)
@@ -240,20 +224,6 @@ class Catalog:
         fitting = [gpu for gpu in self.gpus if gpu.id in similar and abs(gpu.memory_gib / int(match[2]) - 1) < 0.1]
         exact = [gpu for gpu in fitting if names.get(match[1]) == gpu.id] or fitting
         return exact[0].id if exact else None
-
-    @staticmethod
-    def _find(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:
-        # As it is written; in any spelling; the class of an import path.
-        spellings = (name.strip().lower(), spelling(name), spelling(name.rsplit(".", 1)[-1]))
-        meaning = next((names[word] for word in spellings if word in names), None)
-        if meaning is None:
-            guess = nearest(name, sorted({*names.values()}))
-            raise InputError(
-                f"{flag} {name!r}: not known; "
-                + (f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else "")
-                + otherwise
-            )
-        return meaning
 
     @cached_property
     def _optimizer_names(self) -> dict[str, str]:

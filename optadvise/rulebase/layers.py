@@ -17,7 +17,7 @@ from optadvise.rulebase.records import (
     Fact,
     FixRule,
     Flowchart,
-    MemoryRules,
+    MemorySettings,
     Policy,
     Rule,
     RuleBase,
@@ -38,7 +38,7 @@ class Draft:
         self.assume: list[Assumption] = []
         self.contradictions: list[Contradiction] = []
         self.tables: dict[str, TableFile] = {}
-        self.memory: MemoryRules | None = None
+        self.memory: MemorySettings | None = None
         self.fixes: list[FixRule] = []
         self.flowchart: Flowchart | None = None
         self.disabled: dict[str, Disabling] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -57,34 +56,29 @@ class LazyFiles:
         """Remember where they are, and beside which rules."""
         self._layers = layers
         self._fingerprint = fingerprint
+        self._folders: dict[str, tuple[Contents, str]] = {}
 
     def _keyed(self, files: Callable[[Path], list[Path]], beside: bytes = b"") -> tuple[Contents, str]:
         read = contents(self._layers, files)
         digest = _digest(read, self._layers) + beside
         return read, str(blake2b(digest + code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
 
-    @cached_property
-    def _networks(self) -> tuple[Contents, str]:
-        return self._keyed(lambda layer: yaml_files(layer / NETWORKS))
+    def folder(self, name: str) -> tuple[Contents, str]:
+        """Return the files of a folder in every layer, and the cache key of what follows from them alone.
 
-    def networks(self) -> dict[str, Any]:
-        """Return every family of networks by its id.
+        Args:
+            name: Below a layer.
 
         Raises:
-            RuleFileError: A file is invalid.
+            RuleFileError: A file cannot be read.
         """
-        read, key = self._networks
-
-        def read_families() -> dict[str, Any]:
-            from optadvise.rulebase.network_files import read_networks
-
-            return read_networks([(file, content) for _, file, content in read])
-
-        return cached(f"networks-{key}", dict[str, Any], read_families)
+        if name not in self._folders:
+            self._folders[name] = self._keyed(lambda layer: yaml_files(layer / name))
+        return self._folders[name]
 
     def figures(self) -> DiskCache:
-        """Return the figures that are kept for these networks."""
-        return DiskCache(f"figures-{self._networks[1]}" if self._layers else "")
+        """Return the figures that are kept for the networks of these layers."""
+        return DiskCache(f"figures-{self.folder(NETWORKS)[1]}" if self._layers else "")
 
     def frameworks(self, base: RuleBase) -> dict[str, Framework]:
         """Return every framework by its id.

@@ -317,79 +317,87 @@ class CitedRange(RuleRecord, frozen=True, kw_only=True):
     cite: Cites
 
 
+class FactorRange(RuleRecord, frozen=True, kw_only=True):
+    """Factors on an expected figure that give the ends of its interval."""
+
+    low: float
+    high: float
+
+
 class ActivationFactors(RuleRecord, frozen=True, kw_only=True):
-    """Low and high factors on activations, by how the network is known."""
+    """Factors on activations, by how the network's shape is known."""
 
-    known: Pair
-    typical: Pair
-    measured: Pair
+    exact: FactorRange
+    typical: FactorRange  # typical of the network's size
+    measured: FactorRange  # measured with fake tensors
 
 
-class ExtraFactors(RuleRecord, frozen=True, kw_only=True):
-    """Factors of what implementations keep beyond the estimate."""
+class HighFactors(RuleRecord, frozen=True, kw_only=True):
+    """High factors on what some implementations save in further copies."""
 
     logits: float
-    adapters: float
+    adapters: float  # on activations under adapters, whose dropout saves copies
 
 
-class CollectiveRule(RuleRecord, frozen=True, kw_only=True):
-    """One collective operation of a way of sharding."""
+class CollectiveSpec(RuleRecord, frozen=True, kw_only=True):
+    """A collective operation of a way of sharding."""
 
     operation: Literal["all-reduce", "all-gather", "reduce-scatter", "broadcast"]
-    of: Literal["weights", "updated", "gradients"]
-    each: Literal["pass", "step"]
+    of: Literal["weights", "updated", "gradients"]  # `updated` are the weights that are trained
+    per: Literal["micro-batch", "step"]
     when: str
 
 
-class TrafficRule(RuleRecord, frozen=True, kw_only=True):
-    """What one way of sharding sends."""
+class ShardingStrategy(RuleRecord, frozen=True, kw_only=True):
+    """How a way of sharding is implemented."""
 
     cite: Cites
-    collectives: Annotated[tuple[CollectiveRule, ...], Meta(min_length=1)]
-    note: str | None = None
+    collectives: Annotated[tuple[CollectiveSpec, ...], Meta(min_length=1)]
+    note: str | None = None  # how another implementation differs
 
 
-class TrafficRules(RuleRecord, frozen=True, kw_only=True):
-    """What each way of sharding sends."""
+class ShardingStrategies(RuleRecord, frozen=True, kw_only=True):
+    """How each way of sharding is implemented."""
 
-    none: TrafficRule
-    zero1: TrafficRule
-    zero2: TrafficRule
-    zero3: TrafficRule
+    none: ShardingStrategy
+    zero1: ShardingStrategy
+    zero2: ShardingStrategy
+    zero3: ShardingStrategy
 
-    def by_shard(self) -> dict[str, TrafficRule]:
-        """Return the rules by the values of `--shard`."""
-        return {name: getattr(self, name) for name in self.__struct_fields__}
+    def get(self, shard: str) -> ShardingStrategy:
+        """Return the strategy of a value of `shard`."""
+        strategy: ShardingStrategy = getattr(self, shard)
+        return strategy
 
 
-class TypicalNetworks(RuleRecord, frozen=True, kw_only=True):
-    """Between which named shapes a size alone is placed, and how long its samples are."""
+class ReferenceSizes(RuleRecord, frozen=True, kw_only=True):
+    """The well-known shapes between which a size alone is interpolated, and the usual length of a sample."""
 
-    between: Annotated[tuple[str, ...], Meta(min_length=2)]
+    shapes: Annotated[tuple[str, ...], Meta(min_length=2)]  # the smallest first
     seq_len: int | None = None
     image_size: int | None = None
 
 
-class MemoryRules(RuleRecord, frozen=True, kw_only=True):
-    """What a GPU loses beside tensors, and how sure the estimate is."""
+class MemorySettings(RuleRecord, frozen=True, kw_only=True):
+    """Memory of a GPU beside tensors, and the uncertainty of the estimate."""
 
-    headroom: float  # share of a GPU
-    context: CitedRange  # GiB
+    headroom: float  # share of a GPU that stays free where activations are not known
+    context: CitedRange  # GiB of one GPU
     fragmentation: CitedRange  # share of the tensors
-    activations: ActivationFactors
-    more: ExtraFactors
-    bucket_elements: int
-    gathered_layers: int
-    traffic: TrafficRules
-    typical: Mapping[ModelId, TypicalNetworks]
-    other_heads: tuple[str, ...]
-    plain: Mapping[ModelId, str]  # the family that stands for dimensions
+    activation_factors: ActivationFactors
+    high_factors: HighFactors
+    bucket_elements: int  # of one bucket of gradients
+    gathered_layers: int  # that are whole at a time under FSDP
+    communication: ShardingStrategies
+    reference_sizes: Mapping[ModelId, ReferenceSizes]  # the first is for an unknown kind of model
+    unsupported_heads: tuple[str, ...]  # endings of architectures whose head no family describes
+    default_families: Mapping[ModelId, str]  # for dimensions alone
 
 
 class MemoryFile(RuleRecord, frozen=True, kw_only=True):
     """`memory.yaml`."""
 
-    memory: MemoryRules
+    memory: MemorySettings
 
 
 # -- fixes, flowchart, policy ------------------------------------------------------------------------------------------
@@ -509,7 +517,7 @@ class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):
     assume: tuple[Assumption, ...]
     contradictions: tuple[Contradiction, ...]
     tables: Mapping[str, TableFile]
-    memory: MemoryRules | None
+    memory: MemorySettings | None
     fixes: tuple[FixRule, ...]
     flowchart: Flowchart | None
     disabled: Mapping[str, Disabling] = {}  # optimizers that a layer rules out

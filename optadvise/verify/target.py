@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from optadvise.core.cards import Implementation, Optimizer
-from optadvise.memory import DTYPE_BITS, state_bytes
+from optadvise.memory.optimizer_state import DTYPE_BITS, state_bytes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.records import AuditTarget
 

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from optadvise.core.cards import Claim, Implementation, Optimizer, Scheduler, StateTensor, Value
 from optadvise.core.findings import Evidence
-from optadvise.memory import state_bytes_per_parameter
+from optadvise.memory.optimizer_state import state_bytes_per_parameter
 from optadvise.render import evidence
 from optadvise.render.catalog import name_in_frameworks
 from optadvise.render.labels import SHARDING_LABELS, format_range, format_state_bytes

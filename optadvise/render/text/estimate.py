@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes, show_count
-from optadvise.memory import INPUTS
+from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.render.labels import FIT_LABELS, format_count, format_options, format_size
 from optadvise.render.memory import describe_allocator, describe_fit, has_fixes, list_breakdown
 from optadvise.render.text.console import Page, format_heading, print_paragraph, print_rows, print_section
@@ -37,7 +37,7 @@ def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) 
         print_scaling(out, answer)
         print_fixes(out, answer, catalog)
         _print_ranking(out, answer, everything=everything)
-        print_assumptions(out, answer.situation, catalog, only={*INPUTS, "optimizer", "task"})
+        print_assumptions(out, answer.situation, catalog, only={*ESTIMATE_FACTS, "optimizer", "task"})
 
 
 def _print_title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
@@ -92,12 +92,12 @@ def format_bar(fraction: float, columns: int = _BAR_COLUMNS) -> str:
 def _print_largest(out: Console, answer: MemoryAnswer) -> None:
     if answer.passes:
         _print_gpus(out, answer.passes)
-    largest = answer.largest_pass
+    largest = answer.largest_micro_batch
     if largest is None:
         return
     text = f"{largest:,} sample{'s' if largest > 1 else ''} in one pass" if largest else "not even one sample in a pass"
-    if answer.longest:
-        text += f", or samples of {answer.longest:,} tokens in passes of {answer.situation.micro_batch or 1}"
+    if answer.longest_sequence:
+        text += f", or samples of {answer.longest_sequence:,} tokens in passes of {answer.situation.micro_batch or 1}"
     out.print(format_heading("Largest that fits, by what is expected"))
     print_paragraph(out, text)
 
@@ -148,10 +148,10 @@ def _print_ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> N
         total = fit.total if fit.total is not None else fit.known
         row = [names, format_size(fit.optimizer_bytes), "not known" if total is None else show_bytes(total)]
         if is_limited:
-            row += [FIT_LABELS[fit.fits] + (", breaks" if fit.breaks else ""), format_count(fit.largest_pass)]
+            row += [FIT_LABELS[fit.fits] + (", breaks" if fit.breaks else ""), format_count(fit.largest_micro_batch)]
         else:
             row += ["breaks" if fit.breaks else ""]
-        rows.append(row + ([format_count(fit.longest)] if is_limited and has_tokens else []))
+        rows.append(row + ([format_count(fit.longest_sequence)] if is_limited and has_tokens else []))
     out.print(
         format_heading(
             "Every optimizer in its place" if everything else "Optimizers in its place, those alike on one line"
@@ -167,7 +167,11 @@ def _group_fits(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fi
 
     def key(fit: Fit) -> tuple[object, ...]:
         sizes = (None if size is None else show_bytes(size) for size in (fit.optimizer_bytes, fit.total, fit.known))
-        return (fit.id,) if everything else (*sizes, fit.fits, fit.largest_pass, fit.longest, fit.basis, fit.breaks)
+        return (
+            (fit.id,)
+            if everything
+            else (*sizes, fit.fits, fit.largest_micro_batch, fit.longest_sequence, fit.basis, fit.breaks)
+        )
 
     for _, group in groupby(fits, key=key):
         members = list(group)

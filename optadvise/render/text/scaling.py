@@ -50,7 +50,7 @@ def _print_scales(out: Console, scaling: Scaling, situation: Situation) -> None:
         row = [f"{scale.gpus:,}", show_bytes(scale.optimizer_bytes)]
         row += [show_bytes(scale.master_bytes)] if has_copy else []
         row += [show_bytes(scale.total or 0)] if has_shape else []
-        row += [FIT_LABELS[scale.fits], format_count(scale.largest_pass)] if is_limited else []
+        row += [FIT_LABELS[scale.fits], format_count(scale.largest_micro_batch)] if is_limited else []
         row += [f"{scale.micro_batch:,}", show_bytes(scale.sent)]
         rows.append([f"[bold]{cell}[/bold]" if scale.gpus == situation.gpus else cell for cell in row])
     title = "On other numbers of GPUs, what is expected of each"

@@ -1,0 +1,100 @@
+"""Simulation of a block's backward pass: gradients are allocated and freed, saved tensors are released."""
+
+from __future__ import annotations
+
+from optadvise.memory.autograd import AutogradGraph, Node, SizedTensor
+from optadvise.memory.records import LiveMemory
+
+
+def simulate_backward(graph: AutogradGraph, out: SizedTensor, *, release: bool = False) -> LiveMemory:
+    """Run the backward pass of a graph and return the bytes at its peak.
+
+    Args:
+        graph: The recorded forward pass; its saved tensors are released and its weights' gradients counted.
+        out: The block's output, whose gradient exists already.
+        release: Each weight is stepped, and its gradient freed, as soon as it is computed.
+
+    Returns:
+        Bytes by kind; the gradients of weights are those of this block.
+    """
+    backward = _BackwardPass(graph, out)
+    for node in reversed(graph.nodes):
+        backward.run(node, release=release)
+    return backward.peak
+
+
+class _BackwardPass:
+    """The gradients of activations that are live while the graph is traversed in reverse order."""
+
+    def __init__(self, graph: AutogradGraph, out: SizedTensor) -> None:
+        self.peak = LiveMemory()
+        self._graph = graph
+        self._gradients = {id(out): 0}  # number of its gradient by tensor
+        self._sizes, self._references = [out.nbytes], [1]  # by gradient
+        self._views: set[int] = set()  # gradients that are views of products
+        self._working = out.nbytes  # bytes of all live gradients of activations
+
+    def run(self, node: Node, *, release: bool) -> None:
+        """Run one operation's backward, if its output has a gradient."""
+        gradient = self._gradients.pop(id(node.out), None)
+        if gradient is None:
+            return
+        cost = node.cost
+        computed = [(tensor, self._input_gradient(node, tensor, gradient)) for tensor in node.inputs]
+        # The gradient of a half-precision copy is cast to the weight's type after the saved tensors are released.
+        casts = bool(cost.weight_copies and cost.weight_gradient)
+        self._update_peak(cost.backward_scratch + cost.weight_gradient_scratch, 0 if casts else cost.weight_gradient)
+        summed = self._accumulate(node, computed)
+        self._graph.weight_copies -= cost.weight_copies
+        for storage in node.saved:
+            self._graph.release_storage(storage)
+        self._working -= self._released(gradient)
+        if summed:
+            self._update_peak(summed, cost.weight_gradient)
+            self._working -= summed
+        if casts:
+            self._update_peak(cost.weight_gradient_scratch, cost.weight_gradient)
+        if not release:
+            self._graph.weight_gradients += cost.weight_gradient
+
+    def _input_gradient(self, node: Node, tensor: SizedTensor, gradient: int) -> int:
+        """Return the number of an input's gradient: the output's where it is handed on, else a new one."""
+        if node.cost.reuses_gradient and self._sizes[gradient] == tensor.nbytes:
+            self._references[gradient] += 1
+            return gradient
+        self._sizes.append(tensor.nbytes)
+        self._references.append(1)
+        self._working += tensor.nbytes
+        return len(self._sizes) - 1
+
+    def _accumulate(self, node: Node, computed: list[tuple[SizedTensor, int]]) -> int:
+        """Add gradients to those that tensors have already, and return the bytes of a sum that needs a new tensor.
+
+        A sum is written into one of its terms that is no view.
+        """
+        summed = 0
+        for tensor, gradient in computed:
+            key = id(tensor)
+            if node.cost.gradient_is_view:
+                self._views.add(gradient)
+            if key not in self._gradients:
+                self._gradients[key] = gradient
+                continue
+            if gradient in self._views and self._gradients[key] in self._views:
+                summed = self._sizes[gradient]
+                self._views.discard(self._gradients[key])
+            self._working -= 0 if summed else self._released(gradient)
+        return summed
+
+    def _released(self, gradient: int) -> int:
+        """Discount a reference to a gradient and return the bytes that this frees."""
+        self._references[gradient] -= 1
+        return 0 if self._references[gradient] else self._sizes[gradient]
+
+    def _update_peak(self, scratch: int, weight_gradient: int) -> None:
+        graph = self._graph
+        live = LiveMemory(
+            graph.live_bytes, graph.weight_copies, self._working + scratch, graph.weight_gradients + weight_gradient
+        )
+        if live.total > self.peak.total:
+            self.peak = live

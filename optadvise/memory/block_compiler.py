@@ -1,0 +1,172 @@
+"""Compilation of a family's blocks: parts are expanded, and every name is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from optadvise.core.errors import RuleFileError, nearest
+from optadvise.memory.network_families import BlockDescription, NamedShape, NetworkFamily, Part, Stage
+from optadvise.memory.operations import signatures
+from optadvise.memory.programs import ProgramLine, product_names, with_last_uses
+
+RUN_FLAGS = {"eager", "selective", "chunked", "masked"}  # flags that the run sets, not the configuration
+_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+class _Names(Struct, frozen=True):
+    """The names that the lines of a family's blocks may use."""
+
+    dims: Collection[str]
+    flags: Collection[str]
+
+
+def compile_family(family: NetworkFamily, parts: Mapping[str, Part]) -> NetworkFamily:
+    """Return a family whose blocks name operations alone; in a block every variable is computed once, and used.
+
+    Args:
+        family: As its file has it.
+        parts: What lines may name beside operations.
+
+    Raises:
+        RuleFileError: A line or a stage is wrong; the message has its place.
+    """
+    stages = [(shape, stage) for shape in family.shapes.values() for stage in shape.stages or ()]
+    stage_dims = {name for _, stage in stages for name in stage.dims}
+    dims = {*family.dims, *family.derived, *family.flags}
+    names = _Names(dims | stage_dims, _list_flags(family, parts))
+    blocks: dict[str, BlockDescription] = {}
+    for block in family.blocks:
+        outputs = {earlier.output for earlier in blocks.values() if earlier.output}
+        lines = _compile_block(block, parts, names, {block.input, *outputs})
+        blocks[block.block] = replace(block, lines=lines)
+    for shape, stage in stages:
+        _check_stage(shape, stage, blocks, dims - stage_dims)
+    shapes = {name: replace(shape, family=family.family) for name, shape in family.shapes.items()}
+    return replace(family, blocks=tuple(blocks.values()), shapes=shapes)
+
+
+def _list_flags(family: NetworkFamily, parts: Mapping[str, Part]) -> set[str]:
+    """Return every flag that a condition in a family's blocks may name."""
+    chosen = {flag for choice in family.choices.values() for flag in choice.values.values()}
+    in_parts = {flag for part in parts.values() for line in part.lines for flag in line.flags()}
+    return {*family.flags, *chosen, *in_parts, *RUN_FLAGS}
+
+
+def _check_stage(
+    shape: NamedShape, stage: Stage, blocks: Mapping[str, BlockDescription], family_dims: set[str]
+) -> None:
+    """Check that a stage names a block, and sets exactly the dimensions that the family does not have."""
+    if stage.block not in blocks:
+        raise RuleFileError(f"no block is called {stage.block!r}; {nearest(stage.block, blocks)}", shape.at)
+    needed = blocks[stage.block].dims() - family_dims
+    for name in sorted(needed ^ set(stage.dims)):
+        what = "needs" if name in needed else "does not ask for"
+        raise RuleFileError(f"a stage of {stage.block!r} {what} {name}=number", shape.at)
+
+
+def _fail(line: ProgramLine, message: str) -> NoReturn:
+    raise RuleFileError(message, line.at, line.source)
+
+
+def _compile_block(
+    block: BlockDescription, parts: Mapping[str, Part], names: _Names, variables: Collection[str]
+) -> tuple[ProgramLine, ...]:
+    """Return a block's lines, checked, with the last use of each variable.
+
+    Args:
+        block: As the file has it.
+        parts: What lines may name beside operations.
+        names: What lines may name in products and conditions.
+        variables: Those that exist before the first line.
+    """
+    lines = _expand_parts(block.lines, parts)
+    computed = set(variables)
+    for line in lines:
+        _check_names(line, names, computed)
+        computed.add(line.out)
+    used = {*block.kept_alive, *(name for line in lines for name in line.inputs)}
+    for line in lines[:-1]:
+        if line.out not in used:
+            _fail(line, f"{line.out!r} is never used")
+    return with_last_uses([replace(line, at="", source="") for line in lines], block.kept_alive)
+
+
+def _check_names(line: ProgramLine, names: _Names, computed: Collection[str]) -> None:
+    """Check the variables, flags and dimensions that a line names."""
+    for name in line.inputs:
+        if name not in computed:
+            _fail(line, f"nothing before this line is called {name!r}; {nearest(name, computed)}")
+    if line.out in computed and line.out != "x":
+        _fail(line, f"{line.out!r} is made twice")
+    for flag in line.flags():
+        if flag not in names.flags:
+            _fail(line, f"no flag is called {flag!r}; {nearest(flag, names.flags)}")
+    for number in line.numbers.values():
+        for name in product_names(number):
+            if name not in names.dims:
+                _fail(line, f"no dimension is called {name!r}; {nearest(name, names.dims)}")
+
+
+def _expand_parts(lines: Sequence[ProgramLine], parts: Mapping[str, Part]) -> list[ProgramLine]:
+    """Return lines with every part replaced by its own lines, whose variables get unique names."""
+    expanded: list[ProgramLine] = []
+    for line in lines:
+        if line.operation in parts:
+            expanded += _expand_parts(_part_lines(line, parts[line.operation]), parts)
+        else:
+            _check_operation(line, parts)
+            expanded.append(line)
+    return expanded
+
+
+def _part_lines(call: ProgramLine, part: Part) -> list[ProgramLine]:
+    """Return a part's lines for one call."""
+    header = part.part
+    if len(call.inputs) != len(header.tensors):
+        _fail(call, f"{header.name} takes {len(header.tensors)} tensors: {', '.join(header.tensors)}")
+    _check_arguments(call, header.numbers)
+    variables = dict(zip(header.tensors, call.inputs, strict=True))
+    lines = []
+    for line in part.lines:
+        out = call.out if line is part.lines[-1] else f"{call.out}.{line.out}"
+        unknown = next((name for name in line.inputs if name not in variables), None)
+        if unknown is not None:
+            _fail(line, f"nothing before this line is called {unknown!r}")
+        lines.append(
+            replace(
+                line,
+                out=out,
+                inputs=tuple(variables[name] for name in line.inputs),
+                numbers={name: _substitute(number, call.numbers) for name, number in line.numbers.items()},
+                required_flags=call.required_flags | line.required_flags,
+                excluded_flags=call.excluded_flags | line.excluded_flags,
+            )
+        )
+        variables[line.out] = out
+    return lines
+
+
+def _substitute(product: str, numbers: Mapping[str, str]) -> str:
+    """Replace the names of a part's numbers in a product by the values of a call."""
+    return _NAME.sub(lambda name: numbers.get(name[0], name[0]), product)
+
+
+def _check_operation(line: ProgramLine, parts: Mapping[str, Part]) -> None:
+    """Check that a line names an operation, with the inputs and arguments that it takes."""
+    signature = signatures().get(line.operation)
+    if signature is None:
+        _fail(line, f"unknown operation {line.operation!r}; {nearest(line.operation, [*signatures(), *parts])}")
+    if len(line.inputs) != signature.tensors:
+        _fail(line, f"{line.operation} takes {signature.tensors} tensors, found {len(line.inputs)}")
+    _check_arguments(line, (*signature.numbers, *signature.words))
+
+
+def _check_arguments(line: ProgramLine, accepted: Collection[str]) -> None:
+    wrong = next((name for name in (*line.numbers, *line.words) if name not in accepted), None)
+    if wrong is not None:
+        _fail(line, f"{line.operation} takes no {wrong}; {nearest(wrong, accepted)}")

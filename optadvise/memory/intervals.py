@@ -1,0 +1,102 @@
+"""Intervals of uncertain figures: sums, and the total of a breakdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from optadvise.core.records import Interval, MemoryLine
+from optadvise.core.units import GIB
+from optadvise.rulebase.records import CitedRange, FactorRange, MemorySettings
+
+
+def certain(value: int) -> Interval:
+    """Return the interval of a figure that is certain."""
+    return Interval(value, value, value)
+
+
+def spread(value: int, factors: FactorRange) -> Interval:
+    """Return the interval around an expected figure."""
+    return Interval(round(value * factors.low), value, round(value * factors.high))
+
+
+def add_intervals(intervals: Iterable[Interval]) -> Interval:
+    """Return the sum of intervals, whose ends are taken to occur together."""
+    terms = list(intervals)
+    return Interval(
+        sum(term.low for term in terms), sum(term.expected for term in terms), sum(term.high for term in terms)
+    )
+
+
+def breakdown_line(
+    part: str, value: int, at_peak: int, explanation: str, interval: Interval | None = None
+) -> MemoryLine:
+    """Return a line of a breakdown.
+
+    Args:
+        part: What takes the memory.
+        value: Bytes, whenever they are in use.
+        at_peak: Bytes at the peak.
+        explanation: The arithmetic as text.
+        interval: Of the bytes at the peak; None where they are certain.
+    """
+    return MemoryLine(part, value, explanation, at_peak, interval or certain(at_peak))
+
+
+def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple[Interval, list[MemoryLine]]:
+    """Return the total of a breakdown, and its lines with what a GPU takes beside tensors.
+
+    Args:
+        lines: Of tensors.
+        settings: Of the estimate.
+    """
+    tensors = _add_lines(lines)
+    fractions = settings.fragmentation
+    fragmentation = Interval(
+        round(tensors.low * fractions.low),
+        round(tensors.expected * fractions.expected),
+        round(tensors.high * fractions.high),
+    )
+    context = context_bytes(settings.context)
+    explanation = f"{fractions.expected:.0%} of the above; {fractions.low:.0%} to {fractions.high:.0%}"
+    return add_intervals((tensors, fragmentation, context)), [
+        *lines,
+        breakdown_line("fragmentation", fragmentation.expected, fragmentation.expected, explanation, fragmentation),
+        breakdown_line("device context", context.expected, context.expected, "libraries, as people report it", context),
+    ]
+
+
+def context_bytes(context: CitedRange) -> Interval:
+    """Return the bytes of a device context that is given in GiB."""
+    return Interval(round(context.low * GIB), round(context.expected * GIB), round(context.high * GIB))
+
+
+def summarise(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradients: int) -> Mapping[str, Interval]:
+    """Return the intervals of an estimate's figures, without the total.
+
+    Args:
+        lines: Of the breakdown.
+        saved: What is saved for backward, whenever it is in use.
+        gradients: Bytes of all gradients.
+    """
+    by_figure: dict[str, list[MemoryLine]] = {"weights": [], "optimizer": [], "overhead": []}
+    for line in lines:
+        figure = _FIGURES.get(line.part, "overhead")
+        if figure in by_figure:
+            by_figure[figure].append(line)
+    return {
+        "weights": _add_lines(by_figure["weights"]),
+        "gradients": certain(gradients),
+        "optimizer": _add_lines(by_figure["optimizer"]),
+        "activations": _add_lines(saved),
+        "overhead": _add_lines(by_figure["overhead"]),
+    }
+
+
+_FIGURES = {
+    "weights": "weights", "master copy": "weights", "gradients": "gradients", "optimizer state": "optimizer",
+    "activations": "activations", "logits and loss": "activations",
+}  # fmt: skip
+
+
+def _add_lines(lines: Iterable[MemoryLine]) -> Interval:
+    return add_intervals(line.interval for line in lines if line.interval is not None)

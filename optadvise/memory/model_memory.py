@@ -1,0 +1,173 @@
+"""Bytes of weights, gradients and communication buffers on one GPU.
+
+fp32 is 4 bytes of weights and 4 of gradients. AMP keeps fp32 weights and, while autocast lasts, half-precision copies
+of the matrices. Pure bf16 is 2 and 2. Sharded mixed precision is ZeRO's: half-precision weights and gradients, and an
+fp32 master copy that is sharded with the state.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from optadvise.core.units import show_bytes, show_count
+from optadvise.memory.inputs import MemoryInputs
+from optadvise.memory.network_size import NetworkSize
+from optadvise.memory.records import FULL, HALF
+from optadvise.rulebase.records import MemorySettings
+
+# NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (QLoRA, section 3).
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+
+
+class _Weights(Struct, frozen=True):
+    """Weights on one GPU."""
+
+    bytes: int
+    bytes_high: int
+    itemsize: int  # of the trained weights, and of their gradients
+    frozen_bytes: int  # on all GPUs
+    explanation: str
+
+
+class Buffers(Struct, frozen=True):
+    """Communication buffers on one GPU."""
+
+    bytes: int
+    bytes_high: int
+    explanation: str
+
+
+class ModelMemory(Struct, frozen=True):
+    """Bytes on one GPU, beside the optimizer and activations."""
+
+    weights: int
+    weights_high: int
+    weights_explanation: str
+    master: int  # the fp32 copy of the weights that is sharded with the state
+    master_explanation: str
+    gradients: int
+    gradients_explanation: str
+    buffers: Buffers
+    unsharded_weights: int  # on all GPUs together
+    unsharded_trained: int  # the trained ones of these, and as many bytes of gradients
+
+
+def model_memory(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings) -> ModelMemory:
+    """Return the bytes of weights, gradients and buffers on one GPU.
+
+    Args:
+        inputs: The run.
+        size: Its network.
+        settings: Of the estimate.
+    """
+    weights = _all_weights(inputs, size) if inputs.method == "full" else _frozen_weights(inputs, size)
+    has_master, state_shards = inputs.has_sharded_master, inputs.state_shards
+    trained = size.padded_params(inputs.weight_shards) * weights.itemsize
+    gradient_shards = inputs.gradient_shards
+    return ModelMemory(
+        weights=weights.bytes,
+        weights_high=weights.bytes_high,
+        weights_explanation=weights.explanation,
+        master=size.largest_shard(state_shards) * FULL if has_master else 0,
+        master_explanation=(
+            f"{FULL} B fp32 × {explain_shard(size, state_shards)} (ZeRO's accounting)" if has_master else ""
+        ),
+        gradients=size.largest_shard(gradient_shards) * weights.itemsize,
+        gradients_explanation=f"{weights.itemsize} B × {explain_shard(size, gradient_shards)}",
+        buffers=_communication_buffers(inputs, size, settings, weights.itemsize),
+        unsharded_weights=weights.frozen_bytes + trained,
+        unsharded_trained=trained,
+    )
+
+
+def _all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
+    """Return the weights of a run that trains all of them."""
+    is_half = inputs.precision == "bf16" or inputs.has_sharded_master
+    itemsize, shards = HALF if is_half else FULL, inputs.weight_shards
+    total = size.largest_shard(shards) * itemsize
+    dtype = "half precision" if inputs.has_sharded_master else "bf16" if is_half else "fp32"
+    return _Weights(total, total, itemsize, 0, f"{itemsize} B {dtype} × {explain_shard(size, shards)}")
+
+
+def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
+    """Return the weights of a run that trains adapters."""
+    shards = inputs.weight_shards
+    itemsize = FULL if inputs.precision == "fp32" else HALF
+    quantised = size.counts.matrix_params if inputs.method == "qlora" else 0
+    # What is not quantised is often cast to fp32 in preparation (norms, embeddings, the head), and under autocast some
+    # hold the whole base in fp32.
+    itemsize_high = FULL if quantised or inputs.precision.startswith("amp") else itemsize
+    frozen = round(quantised * NF4_BYTES) + (size.params - quantised) * itemsize
+    frozen_high = round(quantised * NF4_BYTES) + (size.params - quantised) * itemsize_high
+    if size.shard_params is not None:
+        frozen, frozen_high = (n * size.shard_params * shards // size.params for n in (frozen, frozen_high))
+    adapters = size.largest_shard(shards) * inputs.adapter_itemsize
+    explanation = f"{itemsize} B × {show_count(size.params)} frozen"
+    if quantised:
+        explanation = f"0.516 B NF4 × {show_count(quantised)} in linear layers"
+        explanation += f" + {itemsize} B × {show_count(size.params - quantised)} of the rest"
+    explanation += f" + {inputs.adapter_itemsize} B × {show_count(size.counts.adapter_params)} of adapters"
+    return _Weights(
+        frozen // shards + adapters, frozen_high // shards + adapters, inputs.adapter_itemsize, frozen,
+        explanation + explain_division(shards),
+    )  # fmt: skip
+
+
+def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int) -> Buffers:
+    """Return the buffers that a way of sharding needs.
+
+    Args:
+        inputs: The run.
+        size: Its network.
+        settings: Of the estimate.
+        itemsize: Bytes of a gradient's element.
+    """
+    if inputs.gpus == 1:
+        return Buffers(0, 0, "")
+    trained = size.trained_params
+    if inputs.shard == "none":
+        explanation = f"DDP's buckets: {itemsize} B × {show_count(trained)}, beside the gradients"
+        return Buffers(trained * itemsize, trained * itemsize, explanation)
+    bucket = min(settings.bucket_elements, trained) * itemsize
+    if inputs.shard != "zero3":
+        return Buffers(bucket, bucket, f"one bucket of gradients: {itemsize} B × {show_count(bucket // itemsize)}")
+    return _gathered_layers(inputs, size, settings, itemsize, bucket)
+
+
+def _gathered_layers(
+    inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int, bucket: int
+) -> Buffers:
+    """Return the weights that FSDP gathers at a time, and one layer's gradients, at most one bucket."""
+    compute_itemsize = FULL if inputs.precision == "fp32" else HALF
+    layer = size.params // max(size.counts.layers, 1)
+    gathered = min(settings.gathered_layers * layer, size.params) * compute_itemsize
+    gradients = min(bucket, layer * itemsize)
+    # Where the root module is a unit of its own, it is gathered in all passes, its gradients whole until the last.
+    root_itemsize = compute_itemsize + (0 if size.counts.adapter_params else itemsize)
+    root = size.counts.params_outside_layers * root_itemsize
+    explanation = (
+        f"{settings.gathered_layers} gathered layers: {compute_itemsize} B × {show_count(gathered // compute_itemsize)}"
+        f", and one layer's gradients: {itemsize} B × {show_count(gradients // itemsize)}"
+    )
+    if root:
+        explanation += f"; {show_bytes(root)} more where all outside the layers is one unit"
+    return Buffers(gathered + gradients, gathered + gradients + root, explanation)
+
+
+def explain_division(shards: int) -> str:
+    """Return a division by a number of GPUs as text, empty for one GPU."""
+    return f" / {shards} GPUs" if shards > 1 else ""
+
+
+def explain_shard(size: NetworkSize, shards: int) -> str:
+    """Return the trained parameters over GPUs as text; where weights do not divide evenly, the largest share.
+
+    Args:
+        size: The network.
+        shards: The number of GPUs.
+    """
+    shard = size.largest_shard(shards)
+    if shard * shards > 1.01 * size.trained_params:
+        even = show_count(size.trained_params // shards)
+        return f"{show_count(shard)}, the fullest of {shards} GPUs (evenly {even})"
+    return f"{show_count(size.trained_params)}{explain_division(shards)}"

@@ -1,0 +1,206 @@
+"""A run's network as the estimate reads it: exact where its shape is known, interpolated where its size alone is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+from msgspec import Struct, convert, to_builtins
+from msgspec.structs import replace
+
+from optadvise.core.caching import cached
+from optadvise.core.errors import InputError
+from optadvise.core.records import NetworkShape
+from optadvise.memory.architectures import build_network, named_shape, usual_length
+from optadvise.memory.inputs import MemoryInputs, compute_mode
+from optadvise.memory.interpolation import NetworkCounts, ReferenceSize, extrapolate, interpolate, typical_adapters
+from optadvise.memory.network import Network, count_weights
+from optadvise.memory.records import ComputeMode, MicroBatch, StepMemory, Weight
+from optadvise.memory.rules import MemoryRules
+from optadvise.memory.sharding import count_elements, rows_of_rank
+from optadvise.memory.training_step import StepSettings, simulate_step
+from optadvise.rulebase.records import ReferenceSizes
+
+
+class NetworkTensors(Struct, frozen=True):
+    """A shape's network and weights."""
+
+    network: Network
+    weights: Counter[Weight]
+    params: int
+    matrix_params: int
+    params_outside_layers: int
+    usual_length: int  # tokens of a sample, or pixels of an image's side
+
+
+class NetworkSize(Struct, frozen=True):
+    """A network as the estimate reads it."""
+
+    counts: NetworkCounts
+    step: StepMemory | None  # of one micro-batch; None where the shape is not known
+    basis: str  # exact, typical of the size, measured, or none
+    trained_weights: Counter[Weight] | None = None  # None where only the size is known
+    trained_shard: Counter[Weight] | None = None  # on the GPU that has most, where weights are cut by rows
+    shard_params: int | None = None  # on that GPU, frozen ones among them
+
+    @property
+    def params(self) -> int:
+        """All parameters, without adapters."""
+        return self.counts.params
+
+    @property
+    def trained_params(self) -> int:
+        """The parameters that get gradients and state."""
+        return self.counts.adapter_params or self.counts.params
+
+    def largest_shard(self, shards: int) -> int:
+        """Return the trained parameters on the GPU that has most, where they are split over so many GPUs."""
+        if shards == 1:
+            return self.trained_params
+        return self.trained_params // shards if self.trained_shard is None else count_elements(self.trained_shard)
+
+    def padded_params(self, shards: int) -> int:
+        """Return the trained parameters on all GPUs together, with the padding of GPUs that have fewer."""
+        return self.trained_params if self.trained_shard is None else shards * self.largest_shard(shards)
+
+
+@cached(256)
+def network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTensors:
+    """Return a shape's network and weights."""
+    network = build_network(rules.networks, shape)
+    weights = count_weights(network)
+    matrices = Counter({weight: n for weight, n in weights.items() if weight.kind == "matrix"})
+    outside = count_weights(network, only=lambda block: not block.checkpointed)
+    return NetworkTensors(
+        network, weights, count_elements(weights), count_elements(matrices), count_elements(outside),
+        usual_length(rules.networks, shape),
+    )  # fmt: skip
+
+
+def count_parameters(rules: MemoryRules, shape: NetworkShape) -> int:
+    """Return the parameters of a shape; a test compares those of well-known shapes with their weights."""
+    known = rules.networks.named_shape(shape)
+    return network_tensors(rules, shape).params if known is None else known.parameters
+
+
+@cached(64)
+def trained_weights(rules: MemoryRules, shape: NetworkShape, mode: ComputeMode) -> Counter[Weight]:
+    """Return the weights that get gradients: all of a shape's, or its adapters."""
+    tensors = network_tensors(rules, shape)
+    if not mode.lora_rank:
+        return tensors.weights
+    weights = count_weights(tensors.network, mode)
+    return Counter({weight: n for weight, n in weights.items() if weight.kind == "adapter"})
+
+
+@cached(8192)
+def network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize | None:
+    """Return a run's network; None where neither its shape nor its size is known.
+
+    Raises:
+        InputError: A run with adapters names no layer that the network has.
+    """
+    if inputs.shape is not None:
+        return _exact_size(rules, inputs.shape, inputs)
+    if inputs.params is None:
+        return None
+    references = reference_sizes(rules, inputs.model)
+    if references is None:
+        adapters = typical_adapters(inputs.params, inputs.lora_rank) if inputs.lora_rank else 0
+        return NetworkSize(NetworkCounts.of_unknown_shape(inputs.params, adapters), step=None, basis="none")
+    size = _size_between(rules, references.shapes, inputs, inputs.params)
+    return NetworkSize(size.counts, size.step, "typical")
+
+
+def reference_sizes(rules: MemoryRules, model: str | None) -> ReferenceSizes | None:
+    """Return the shapes that are typical of a kind of model; None where there are none."""
+    references = rules.settings.reference_sizes
+    return references.get(next(iter(references)) if model is None else model)
+
+
+# -- a size alone --------------------------------------------------------------------------------------------------
+
+
+def _size_between(rules: MemoryRules, names: tuple[str, ...], inputs: MemoryInputs, params: int) -> ReferenceSize:
+    """Interpolate between the reference shapes around a size."""
+    counts = _reference_parameters(rules, names)
+    above = next((index for index, count in enumerate(counts) if count >= params), len(counts) - 1)
+    larger = reference_size(rules, names[above], replace(inputs, params=None))
+    if above == 0 or params > counts[-1]:
+        return extrapolate(larger, params)
+    smaller = reference_size(rules, names[above - 1], replace(inputs, params=None))
+    return interpolate(smaller, larger, params)
+
+
+@cached(64)
+def _reference_parameters(rules: MemoryRules, names: tuple[str, ...]) -> list[int]:
+    """Return the parameters of shapes, from the disk cache where it has them, so that networks are not read."""
+    key = f"parameters of {' '.join(names)}"
+    return rules.catalog.figures.get(key, lambda: [rules.networks.shapes[name].parameters for name in names])
+
+
+@cached(4096)
+def reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> ReferenceSize:
+    """Return a named shape's counts and step under a run, from the disk cache where it has them."""
+
+    def simulate() -> list[object]:
+        size = _exact_size(rules, named_shape(rules.networks, name), inputs)
+        assert size.step is not None
+        return [to_builtins(ReferenceSize(size.counts, size.step))]
+
+    key = " ".join(str(getattr(inputs, field)) for field in inputs.__struct_fields__)
+    return convert(rules.catalog.figures.get(f"{name} {key}", simulate)[0], ReferenceSize)
+
+
+# -- a known shape -------------------------------------------------------------------------------------------------
+
+
+def _exact_size(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> NetworkSize:
+    """Return the network of a shape, tensor by tensor."""
+    tensors = network_tensors(rules, shape)
+    mode = compute_mode(inputs, tensors.network.flags)
+    trained = trained_weights(rules, shape, mode)
+    if mode.lora_rank and not trained:
+        _reject_targets(rules, shape, inputs)
+    counts = NetworkCounts(
+        params=tensors.params,
+        adapter_params=count_elements(trained) if mode.lora_rank else 0,
+        matrix_params=tensors.matrix_params,
+        largest_tensor=max((prod(weight.shape) for weight in trained), default=0),
+        layers=sum(block.repeat for block in tensors.network.blocks if block.checkpointed),
+        params_outside_layers=tensors.params_outside_layers,
+    )
+    size = NetworkSize(counts, _simulate_micro_batch(rules, shape, mode, inputs), "exact", trained)
+    if inputs.weight_shards == 1:
+        return size
+    shard_params = count_elements(rows_of_rank(tensors.weights, inputs.gpus))
+    return replace(size, trained_shard=rows_of_rank(trained, inputs.gpus), shard_params=shard_params)
+
+
+def _simulate_micro_batch(
+    rules: MemoryRules, shape: NetworkShape, mode: ComputeMode, inputs: MemoryInputs
+) -> StepMemory:
+    tensors = network_tensors(rules, shape)
+    length = inputs.image_size if tensors.network.images else inputs.seq_len
+    batch = MicroBatch(inputs.micro_batch or 1, length or tensors.usual_length)
+    settings = StepSettings(
+        inputs.checkpointing != "none", inputs.gradient_release, inputs.accumulates, inputs.gradient_shards
+    )
+    return _simulate_step(rules, shape, mode, batch, settings)
+
+
+@cached(8192)
+def _simulate_step(
+    rules: MemoryRules, shape: NetworkShape, mode: ComputeMode, batch: MicroBatch, settings: StepSettings
+) -> StepMemory:
+    return simulate_step(network_tensors(rules, shape).network, mode, batch, settings)
+
+
+def _reject_targets(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> None:
+    """Raise the error of a run whose adapters have no layer."""
+    layers = ", ".join(sorted(rules.networks.family_of(shape).adapter_targets()))
+    remedy = f"its layers are {layers}" if layers else "use --method full"
+    targets = "" if inputs.lora_targets == "all" else f" --lora-targets {inputs.lora_targets}"
+    raise InputError(
+        f"--method {inputs.method}{targets}: {shape.name} has no linear layer that could have such adapters; {remedy}"
+    )

@@ -1,0 +1,91 @@
+"""The networks that a catalogue's rule files describe, found by family and by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+
+from optadvise.core.records import NetworkShape
+from optadvise.core.text import spelling
+from optadvise.memory.network_families import NamedShape, NetworkFamily
+from optadvise.memory.network_files import read_networks
+from optadvise.rulebase.cache import cached
+from optadvise.rulebase.catalog import Catalog, look_up
+from optadvise.rulebase.loading import LazyFiles
+from optadvise.rulebase.rule_paths import NETWORKS
+
+
+class Networks:
+    """Families of networks by their ids, and their well-known shapes by their names."""
+
+    def __init__(self, families: Mapping[str, NetworkFamily]) -> None:
+        """Index families.
+
+        Args:
+            families: By id.
+        """
+        self.families = families
+        self.shapes: dict[str, NamedShape] = {
+            name: shape for family in families.values() for name, shape in family.shapes.items()
+        }
+
+    def family_of(self, shape: NetworkShape) -> NetworkFamily:
+        """Return a shape's family."""
+        return self.families[shape.family]
+
+    def named_shape(self, shape: NetworkShape) -> NamedShape | None:
+        """Return what is known of a well-known shape; None for a shape that was described otherwise."""
+        return self.shapes[shape.name] if shape.basis == "named" else None
+
+    def adapter_targets(self, shape: NetworkShape | None) -> set[str]:
+        """Return the short names of the linear layers that may have adapters; without a shape, of every family."""
+        families = self.families.values() if shape is None else [self.family_of(shape)]
+        return {target for family in families for target in family.adapter_targets()}
+
+    def find_shape(self, name: str, flag: str = "--arch") -> str:
+        """Return the name of a well-known shape in any spelling.
+
+        Args:
+            name: As it was typed, such as `meta-llama/Llama-3.1-8B`.
+            flag: The option, for the message.
+
+        Raises:
+            InputError: No shape has this name; the message has the nearest names.
+        """
+        return look_up(
+            self._spellings,
+            name.rsplit("/", 1)[-1] if name.count("/") == 1 and name[-1].isalnum() else name,
+            flag,
+            "say --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab",
+        )
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        """Every spelling that means one shape only: without its dot, opt-1.3b would be opt-13b."""
+        names: dict[str, str] = {}
+        aliases = {key: (key, *shape.aliases) for key, shape in self.shapes.items()}
+        for key, spellings in aliases.items():
+            for alias in map(spelling, spellings):
+                names[alias] = key if names.get(alias, key) == key else ""
+        for key, spellings in aliases.items():
+            names.update({alias.lower(): key for alias in spellings})
+        return {alias: key for alias, key in names.items() if key}
+
+
+def load_networks(catalog: Catalog) -> Networks:
+    """Return the networks of a catalog's layers, read once.
+
+    Args:
+        catalog: The rules.
+
+    Raises:
+        RuleFileError: A file is invalid.
+    """
+    return _load(catalog.later)
+
+
+@lru_cache(maxsize=8)
+def _load(files: LazyFiles) -> Networks:
+    contents, key = files.folder(NETWORKS)
+    networks = [(file, content) for _, file, content in contents]
+    return Networks(cached(f"networks-{key}", dict[str, NetworkFamily], lambda: read_networks(networks)))

@@ -1,0 +1,132 @@
+"""Matrix products with weights: linear layers, their adapters, convolutions."""
+
+from __future__ import annotations
+
+from math import prod
+
+from optadvise.memory.autograd import AutogradGraph, OperationCost, SizedTensor
+from optadvise.memory.operations.elementwise import add, cast, cast_for_product, scale
+from optadvise.memory.operations.pooling import output_side
+from optadvise.memory.operations.registry import operation
+from optadvise.memory.records import HALF, Weight
+
+
+@operation()
+def linear(
+    graph: AutogradGraph, x: SizedTensor, *, out: int, bias: int = 0, tied: int = 0, transposed: int = 0,
+    target: str = "",
+) -> SizedTensor:  # fmt: skip
+    """Multiply the last axis by a weight, and add a bias.
+
+    Args:
+        graph: The graph.
+        x: The input.
+        out: Width of the output.
+        bias: It has a bias.
+        tied: The weight is the embedding's.
+        transposed: The weight is stored as (input, output).
+        target: The short name by which adapters select this layer; none marks a head.
+    """
+    mode, width = graph.mode, x.shape[-1]
+    sides = (width, out) if transposed else (out, width)
+    gradient = _linear_gradient(graph, sides, out, bias, tied, "matrix" if target else "head")
+    caches_copy = mode.autocast and mode.weight_itemsize != mode.compute_itemsize
+    copies = out * width * mode.compute_itemsize if caches_copy else 0
+    product_input = cast_for_product(graph, x)
+    y = graph.allocate_product((*x.shape[:-1], out), mode.compute_itemsize if mode.autocast else x.itemsize)
+    unpacked = out * width * HALF if mode.quantised and target else 0
+    saved = (product_input,) if gradient else ()
+    cost = OperationCost(
+        scratch=unpacked, backward_scratch=unpacked, weight_copies=copies, weight_gradient=gradient,
+        weight_gradient_scratch=copies if gradient else 0,
+        gradient_is_view=product_input is x and len(x.shape) > 2,
+    )  # fmt: skip
+    y = graph.record(y, (x,), saved, cost)
+    if not saved and product_input is not x:
+        graph.free_unused(product_input)
+    return _add_adapter(graph, x, y, target) if mode.lora_rank and target else y
+
+
+def _linear_gradient(graph: AutogradGraph, sides: tuple[int, int], out: int, bias: int, tied: int, kind: str) -> int:
+    """Register a linear layer's weights and return the bytes of their gradients."""
+    mode = graph.mode
+    if not tied:
+        return graph.add_weight(sides, kind)[0] + (graph.add_weight((out,), "vector")[0] if bias else 0)
+    bias_gradient = graph.add_weight((out,), "vector")[0] if bias else 0
+    # The gradient of a tied weight is counted where the embedding computes its own and adds it.
+    return bias_gradient if mode.frozen else prod(sides) * mode.weight_itemsize
+
+
+@operation()
+def linear_qkv(graph: AutogradGraph, x: SizedTensor, *, q: int, kv: int, target: str = "") -> SizedTensor:
+    """Compute queries, keys and values in one product."""
+    return linear(graph, x, out=q + 2 * kv, target=target)
+
+
+@operation()
+def project(graph: AutogradGraph, x: SizedTensor, *, out: int) -> SizedTensor:
+    """Multiply to another width; the tensor itself where it has that width already."""
+    return x if x.shape[-1] == out else linear(graph, x, out=out, target="project")
+
+
+@operation()
+def conv(
+    graph: AutogradGraph, x: SizedTensor, *, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
+    bias: int = 0, padding: int = -1,
+) -> SizedTensor:  # fmt: skip
+    """Apply a square convolution; saves its input.
+
+    Args:
+        graph: The graph.
+        x: An image, channels first.
+        out: Channels of the output.
+        kernel: Pixels of the kernel's side.
+        stride: Pixels between the kernel's places.
+        groups: Groups of channels.
+        bias: It has a bias.
+        padding: Pixels on each side; -1 keeps the size at stride 1.
+    """
+    mode, (batch, channels, height, width) = graph.mode, x.shape
+    gradient, size = graph.add_weight((out, channels // groups, kernel, kernel), "matrix")
+    gradient += graph.add_weight((out,), "vector")[0] if bias else 0
+    rim = kernel // 2 if padding < 0 else padding
+    sides = output_side(height, kernel, stride, rim), output_side(width, kernel, stride, rim)
+    product_input = cast_for_product(graph, x)
+    y = graph.allocate_product((batch, out, *sides), mode.compute_itemsize if mode.autocast else x.itemsize)
+    caches_copy = mode.autocast and mode.weight_itemsize != mode.compute_itemsize
+    copies = size * mode.compute_itemsize // mode.weight_itemsize if caches_copy else 0
+    cost = OperationCost(
+        weight_copies=copies, weight_gradient=gradient, weight_gradient_scratch=copies if gradient else 0
+    )
+    return graph.record(y, (x,), (product_input,), cost)
+
+
+def _add_adapter(graph: AutogradGraph, x: SizedTensor, y: SizedTensor, target: str) -> SizedTensor:
+    """Add a low-rank adapter's output, as PEFT does: its input in its own precision, scaled, then summed."""
+    mode = graph.mode
+    if mode.lora_targets is not None and target not in mode.lora_targets:
+        return y
+    out, width, rank = y.shape[-1], x.shape[-1], mode.lora_rank
+    graph.weights += [Weight((rank, width), "adapter"), Weight((out, rank), "adapter")]
+    # The layer holds its input in the adapter's precision until it returns; autocast then casts that anew.
+    adapter_input = cast(graph, x, mode.adapter_itemsize)
+    graph.retain(adapter_input)
+    itemsize = mode.compute_itemsize if mode.autocast else mode.adapter_itemsize
+    low_rank = _adapter_product(graph, adapter_input, rank, itemsize)
+    update = scale(graph, _adapter_product(graph, low_rank, out, itemsize))
+    summed = cast(graph, add(graph, y, update), y.itemsize)
+    graph.release(adapter_input)
+    return summed
+
+
+def _adapter_product(graph: AutogradGraph, x: SizedTensor, out: int, itemsize: int) -> SizedTensor:
+    """Multiply with one of an adapter's matrices; saves its input."""
+    mode, size = graph.mode, x.shape[-1] * out
+    product_input = cast(graph, x, itemsize)
+    copies = size * itemsize if mode.autocast and mode.adapter_itemsize != itemsize else 0
+    cost = OperationCost(
+        weight_copies=copies, weight_gradient=size * mode.adapter_itemsize, weight_gradient_scratch=copies,
+        gradient_is_view=len(x.shape) > 2,
+    )  # fmt: skip
+    y = graph.allocate((*x.shape[:-1], out), itemsize)
+    return graph.record(y, (product_input,), (product_input,), cost)

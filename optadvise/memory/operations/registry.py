@@ -1,0 +1,62 @@
+"""Registry of the operations that a network's description may name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TypeVar
+
+from msgspec import Struct
+
+from optadvise.memory.autograd import SizedTensor
+
+OperationFunction = Callable[..., SizedTensor]
+_F = TypeVar("_F", bound=OperationFunction)
+
+# Every operation takes the graph, then its input tensors by position, then named numbers and words; it records itself
+# and returns its output.
+OPERATIONS: dict[str, OperationFunction] = {}
+
+
+class OperationSignature(Struct, frozen=True):
+    """The arguments of an operation beside the graph."""
+
+    tensors: int  # number of input tensors
+    numbers: tuple[str, ...]  # names of arguments that are products of dimensions
+    words: tuple[str, ...]  # names of arguments that are text
+
+
+def operation(*names: str) -> Callable[[_F], _F]:
+    """Register a function as an operation.
+
+    Args:
+        names: What descriptions call it; none is the function's own name.
+    """
+
+    def register(function: _F) -> _F:
+        for name in names or (function.__name__,):
+            OPERATIONS[name] = function
+        return function
+
+    return register
+
+
+@cache
+def signatures() -> Mapping[str, OperationSignature]:
+    """Return the signature of every operation by its name."""
+    return {name: _signature(function) for name, function in OPERATIONS.items()}
+
+
+@cache
+def word_arguments() -> frozenset[str]:
+    """Return the names of arguments that are text; all others are numbers."""
+    return frozenset(name for signature in signatures().values() for name in signature.words)
+
+
+def _signature(function: OperationFunction) -> OperationSignature:
+    _, *parameters = inspect.signature(function).parameters.values()  # the first is the graph
+    named = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    words = tuple(parameter.name for parameter in named if parameter.annotation == "str")
+    numbers = tuple(parameter.name for parameter in named if parameter.name not in words)
+    return OperationSignature(len(parameters) - len(named), numbers, words)

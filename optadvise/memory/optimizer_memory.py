@@ -1,0 +1,229 @@
+"""What an optimizer adds on one GPU: its state, and the temporaries of its step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from math import prod
+
+from msgspec import Struct
+
+from optadvise.core.caching import cached
+from optadvise.core.cards import Implementation, Optimizer, StateTensor
+from optadvise.core.records import NetworkShape
+from optadvise.core.units import show_bytes, show_count
+from optadvise.memory.inputs import MemoryInputs, compute_mode
+from optadvise.memory.model_memory import explain_division, explain_shard
+from optadvise.memory.network_size import NetworkSize, network_size, network_tensors, trained_weights
+from optadvise.memory.optimizer_state import (
+    shared_state_bytes,
+    state_bytes,
+    state_bytes_per_parameter,
+    state_tensors,
+)
+from optadvise.memory.records import FULL, HALF, ComputeMode, Weight
+from optadvise.memory.rules import MemoryRules
+from optadvise.memory.sharding import assign_whole_weights, count_elements
+
+
+class _State(Struct, frozen=True):
+    """Bytes of optimizer state on one GPU."""
+
+    bytes: int
+    bytes_high: int
+    explanation: str
+
+
+class Scratch(Struct, frozen=True):
+    """Bytes that one step allocates while it runs."""
+
+    bytes: int
+    bytes_high: int
+    explanation: str
+
+
+class OptimizerMemory(Struct, frozen=True):
+    """Bytes that an optimizer adds on one GPU."""
+
+    state: int  # wherever it is
+    state_high: int
+    state_explanation: str
+    scratch: Scratch
+    is_paged: bool  # state may leave the GPU
+
+
+@cached(8192)
+def optimizer_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> OptimizerMemory:
+    """Return what an optimizer adds on one GPU.
+
+    Args:
+        rules: Settings, networks and optimizers.
+        inputs: The run, whose size is known.
+        optimizer: Its id.
+    """
+    size = network_size(rules, inputs)
+    assert size is not None, "an optimizer's memory needs a size"
+    return optimizer_memory_for(rules, inputs, optimizer, size)
+
+
+def optimizer_memory_for(
+    rules: MemoryRules, inputs: MemoryInputs, optimizer: str, size: NetworkSize
+) -> OptimizerMemory:
+    """Return what an optimizer adds to a given network on one GPU.
+
+    Args:
+        rules: Settings, networks and optimizers.
+        inputs: The run.
+        optimizer: Its id.
+        size: The network.
+    """
+    card = rules.optimizer(optimizer)
+    weights = size.trained_weights if size.trained_shard is None else size.trained_shard
+    if weights is None:
+        state = _state_by_count(rules, inputs, card, size)
+    else:
+        state = _state_by_weight(rules, inputs, card, size, weights)
+    place = ", on the host" if inputs.offload else ", which may be paged out to the host" if card.paged else ""
+    return OptimizerMemory(
+        state.bytes, state.bytes_high, state.explanation + place, _scratch(card.implementations[0], inputs, size),
+        card.paged,
+    )  # fmt: skip
+
+
+def _dtype(inputs: MemoryInputs) -> str:
+    return "bfloat16" if inputs.precision == "bf16" else "float32"
+
+
+# -- state ---------------------------------------------------------------------------------------------------------
+
+
+def _state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize) -> _State:
+    """Return the state of a network of which only counts of parameters are known."""
+    dtype, shards = _dtype(inputs), inputs.state_shards
+    per_parameter = state_bytes_per_parameter(state_tensors(card), dtype)
+    total = round(per_parameter * size.trained_params)
+    companion = _companion(rules, card)
+    if companion is not None and not size.counts.adapter_params:
+        other = state_bytes_per_parameter(state_tensors(companion), dtype)
+        matrices = size.counts.matrix_params
+        total = round(per_parameter * matrices + other * (size.params - matrices))
+    trained = f"{show_count(size.trained_params)} trained{explain_division(shards)}"
+    return _State(total // shards, total // shards, f"{per_parameter:.2f} B × {trained}")
+
+
+def _state_by_weight(
+    rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize, weights: Counter[Weight]
+) -> _State:
+    """Return the state of trained weights, tensor by tensor."""
+    dtype, shards = _dtype(inputs), inputs.state_shards
+    total = sum(n * state_bytes(_state_of(rules, card, w), w.shape, dtype) for w, n in weights.items())
+    total += shared_state_bytes(state_tensors(card))
+    high = total + _wide_embeddings(rules, card, weights, dtype)
+    per_parameter = total / max(count_elements(weights), 1)
+    explanation = f"{per_parameter:.2f} B × {explain_shard(size, shards)} trained, tensor by tensor"
+    if size.trained_shard is None:
+        total, high = total // shards, high // shards
+    if shards > 1 and inputs.gradient_shards == 1 and inputs.shape is not None:  # the state alone is sharded
+        mode = compute_mode(inputs, network_tensors(rules, inputs.shape).network.flags)
+        largest = max_rank_state(rules, card.id, inputs.shape, mode, shards, dtype)
+        high = max(high, largest)
+        explanation += f"; {show_bytes(largest)} where whole tensors are handed out (ZeroRedundancyOptimizer)"
+    return _State(total, high, explanation)
+
+
+def _companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:
+    """Return the optimizer of the weights that a card does not take; None where it takes all."""
+    if card.companion is None or card.implementations[0].tensors != "matrix":
+        return None
+    return rules.optimizer(card.companion.optimizer)
+
+
+def _state_of(rules: MemoryRules, card: Optimizer, weight: Weight) -> tuple[StateTensor, ...]:
+    """Return the state tensors of one weight: the companion's, where the optimizer takes hidden matrices only."""
+    companion = None if weight.kind in ("matrix", "adapter") else _companion(rules, card)
+    return state_tensors(card if companion is None else companion)
+
+
+def _wide_embeddings(rules: MemoryRules, card: Optimizer, weights: Counter[Weight], dtype: str) -> int:
+    """Return the bytes that embeddings take more with the 32-bit state of the optimizer that a card descends from."""
+    if not card.wide_embeddings:
+        return 0
+    wide = card
+    while wide.wide_embeddings:
+        wide = rules.optimizer(wide.parents[0])
+    states = state_tensors(wide), state_tensors(card)
+    more = (
+        n * (state_bytes(states[0], w.shape, dtype) - state_bytes(states[1], w.shape, dtype))
+        for w, n in weights.items()
+        if w.kind == "embedding"
+    )
+    return sum(more)
+
+
+@cached(1024)
+def max_rank_state(
+    rules: MemoryRules, optimizer: str, shape: NetworkShape, mode: ComputeMode, ranks: int, dtype: str
+) -> int:
+    """Return the state of the rank that has most under ZeroRedundancyOptimizer, which assigns whole weights.
+
+    Args:
+        rules: Settings, networks and optimizers.
+        optimizer: Its id; a companion assigns its weights by itself.
+        shape: The network.
+        mode: With which adapters, if any.
+        ranks: Number of ranks.
+        dtype: Of the weights.
+    """
+    card = rules.optimizer(optimizer)
+    states = {weight: _state_of(rules, card, weight) for weight in trained_weights(rules, shape, mode)}
+    costs = {weight: state_bytes(state, weight.shape, dtype) for weight, state in states.items()}
+    own = frozenset(weight.kind for weight, state in states.items() if state == state_tensors(card))
+    others = frozenset(weight.kind for weight in states) - own
+    totals: Counter[int] = Counter()
+    for kinds in (own, others):
+        for rank, weights in enumerate(_weights_by_rank(rules, shape, mode, ranks, kinds)):
+            totals[rank] += sum(n * costs[weight] for weight, n in weights.items())
+    return max(totals.values()) + shared_state_bytes(state_tensors(card))
+
+
+@cached(64)
+def _weights_by_rank(
+    rules: MemoryRules, shape: NetworkShape, mode: ComputeMode, ranks: int, kinds: frozenset[str]
+) -> list[Counter[Weight]]:
+    trained = trained_weights(rules, shape, mode)
+    return assign_whole_weights(Counter({w: n for w, n in trained.items() if w.kind in kinds}), ranks)
+
+
+# -- the step ------------------------------------------------------------------------------------------------------
+
+
+def _scratch(implementation: Implementation, inputs: MemoryInputs, size: NetworkSize) -> Scratch:
+    """Return the temporaries of an implementation's step: of all weights at once, or of one after the other."""
+    itemsize = HALF if inputs.precision == "bf16" else FULL
+    if not implementation.scratch_all:
+        return _scratch_of_largest(implementation, inputs, size, itemsize)
+    shard = size.largest_shard(inputs.state_shards)
+    copies = round(implementation.scratch_all * itemsize * shard)
+    each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
+    explanation = f"{each}, all tensors stepped at once (foreach)"
+    if implementation.fused:
+        return Scratch(0, copies, f"none with fused=True; PyTorch's default takes {explanation}")
+    return Scratch(copies, copies, explanation)
+
+
+def _scratch_of_largest(
+    implementation: Implementation, inputs: MemoryInputs, size: NetworkSize, itemsize: int
+) -> Scratch:
+    largest = (size.counts.largest_tensor or size.trained_params // 100) // inputs.state_shards
+    if size.trained_shard is not None:
+        largest = _largest_elements(size.trained_shard)
+    copies = round(implementation.scratch_largest * itemsize * largest)
+    each = f"{implementation.scratch_largest * itemsize:g} B per element"
+    explanation = f"{each} of the largest tensor, which is stepped alone"
+    if implementation.compiled:
+        return Scratch(0, copies, f"none once it is compiled, as on a GPU; else {explanation}")
+    return Scratch(copies, copies, explanation)
+
+
+def _largest_elements(weights: Iterable[Weight]) -> int:
+    return max((prod(weight.shape) for weight in weights), default=0)

@@ -1,0 +1,69 @@
+"""The moment of a training step at which most memory is in use, and the total then."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from optadvise.core.units import GIB
+from optadvise.memory.inputs import MemoryInputs
+from optadvise.memory.model_memory import ModelMemory
+from optadvise.memory.optimizer_memory import OptimizerMemory
+from optadvise.memory.records import StepMemory
+from optadvise.rulebase.records import MemorySettings
+
+OPTIMIZER_STEP = "the optimizer's step"
+
+
+class PeakMoment(Struct, frozen=True):
+    """Bytes at the peak, beside those that are always in use."""
+
+    name: str
+    gradients: int
+    activations: int
+    logits: int
+    weight_copies: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """The sum of all kinds."""
+        return self.gradients + self.activations + self.logits + self.weight_copies + self.temporaries
+
+
+def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory) -> PeakMoment:
+    """Return the peak: the optimizer's step, the loss, or a moment of the forward or backward pass.
+
+    Args:
+        inputs: The run.
+        step: Its forward and backward pass.
+        model: Its weights and gradients.
+        optimizer: Its optimizer.
+    """
+    live = step.peak
+    if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > live.total:
+        return PeakMoment(OPTIMIZER_STEP, model.gradients, 0, 0, 0, optimizer.scratch.bytes)
+    if step.peak_in_head:
+        activations = min(live.activations, step.activations)
+        logits = live.activations - activations + live.working
+        name = "the loss and its gradient"
+        return PeakMoment(name, live.weight_gradients, activations, logits, live.weight_copies, 0)
+    name = f"the {step.peak_phase} pass"
+    return PeakMoment(name, live.weight_gradients, live.activations, 0, live.weight_copies, live.working)
+
+
+def expected_total(
+    inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory, settings: MemorySettings
+) -> int:
+    """Return the expected bytes of one GPU at the peak, without a breakdown.
+
+    Args:
+        inputs: The run.
+        step: Its forward and backward pass.
+        model: Its weights and gradients.
+        optimizer: Its optimizer.
+        settings: Of the estimate.
+    """
+    tensors = model.weights + model.buffers.bytes + step.input_bytes
+    tensors += 0 if inputs.offload else model.master + optimizer.state
+    tensors += find_peak(inputs, step, model, optimizer).total
+    return tensors + round(tensors * settings.fragmentation.expected) + round(settings.context.expected * GIB)

@@ -1,0 +1,162 @@
+"""Searches for the largest micro-batch, the longest sequence and the largest model that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from optadvise.core.caching import cached
+from optadvise.core.records import MaxModelSize, Situation
+from optadvise.memory.architectures import max_positions
+from optadvise.memory.estimator import complete_length, fits, knows_activations, required_bytes
+from optadvise.memory.inputs import MemoryInputs, memory_inputs
+from optadvise.memory.rules import MemoryRules
+
+_LARGEST_MODEL = 10**14  # parameters
+_USUAL_BYTES = 16  # of a parameter in training, from which the search for the largest model starts
+_LARGEST_INPUT = 2**22  # samples, or tokens
+
+
+def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> Situation:
+    """Return a situation with a micro-batch, assumed where none is specified: as many samples of the batch as fit.
+
+    A micro-batch is a whole divisor of each GPU's share of the batch; without a batch it is one sample.
+
+    Args:
+        rules: Settings, networks and optimizers.
+        situation: The run.
+        optimizer: Its optimizer's id.
+    """
+    if situation.micro_batch is not None or situation.params is None:
+        return situation
+    share = _share_of_batch(situation)
+    whole = situation.derive(micro_batch=share)
+    if situation.gradient_release or fits(rules, whole, optimizer):
+        return whole
+    inputs = memory_inputs(whole)
+    most = search_largest(_required_by(rules, inputs, "micro_batch", optimizer), situation.vram_bytes or 0, share)
+    return replace(whole, micro_batch=max((n for n in divisors(share) if n <= most), default=1))
+
+
+def largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
+    """Return the most samples of a micro-batch that fit; None where that is not known or nothing limits it.
+
+    Gradients stay between micro-batches, so that a batch may fit at once where half of it does not.
+
+    Args:
+        rules: Settings, networks and optimizers.
+        situation: The run.
+        optimizer: Its optimizer's id.
+    """
+    share = _share_of_batch(situation)
+    at_once = replace(situation, batch_size=None)
+    if situation.batch_size is None or fits(rules, replace(at_once, micro_batch=share), optimizer):
+        return _search(rules, at_once, "micro_batch", optimizer, _LARGEST_INPUT)
+    return _search(rules, situation, "micro_batch", optimizer, max(share - 1, 1))
+
+
+def longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
+    """Return the most tokens of a sample that fit; None where that is not known or nothing limits it.
+
+    Args:
+        rules: Settings, networks and optimizers.
+        situation: The run.
+        optimizer: Its optimizer's id.
+    """
+    if situation.seq_len is None:
+        return None
+    limit = None if situation.shape is None else max_positions(rules.networks, situation.shape)
+    return _search(rules, situation, "seq_len", optimizer, limit or _LARGEST_INPUT)
+
+
+def max_model_size(rules: MemoryRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
+    """Return up to which size a model of unknown shape fits; None where the shape is known or nothing limits it.
+
+    Args:
+        rules: Settings, networks and optimizers.
+        situation: The run.
+        optimizer: Its optimizer's id.
+    """
+    if situation.vram_bytes is None or situation.shape is not None:
+        return None
+    inputs = replace(memory_inputs(complete_length(rules, situation)), params=None)
+    return _max_model_size(rules, inputs, situation.vram_bytes, optimizer)
+
+
+@cached(1024)
+def _max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: int, optimizer: str) -> MaxModelSize:
+    required = _required_by(rules, inputs, "params", optimizer)
+    most = search_largest(required, available, _LARGEST_MODEL, available // _USUAL_BYTES)
+    return MaxModelSize(optimizer, required(most) / most if most else 0.0, most)
+
+
+def _share_of_batch(situation: Situation) -> int:
+    """Return the samples of a batch on one GPU; 1 where the batch is not known."""
+    return max((situation.batch_size or 1) // situation.gpus, 1)
+
+
+def _required_by(rules: MemoryRules, inputs: MemoryInputs, fact: str, optimizer: str) -> Callable[[int], int]:
+    """Return a function from a fact's value to the bytes that the run needs with it."""
+    return lambda value: required_bytes(rules, replace(inputs, **{fact: value}), optimizer) or 0
+
+
+def _search(rules: MemoryRules, situation: Situation, fact: str, optimizer: str, limit: int) -> int | None:
+    """Return the largest value of a fact that fits; None where activations are not known or nothing limits them."""
+    inputs = memory_inputs(situation)
+    if situation.vram_bytes is None or not knows_activations(rules, inputs):
+        return None
+    return search_largest(_required_by(rules, inputs, fact, optimizer), situation.vram_bytes, limit)
+
+
+def search_largest(required: Callable[[int], int], available: int, limit: int, start: int = 1) -> int:
+    """Return the largest number up to a limit whose required bytes are available, 0 where there is none.
+
+    The required bytes must grow with the number. They are nearly linear here, so that a line through the ends of the
+    bracket finds the edge in a few steps; every other step halves the bracket, for where they are not.
+
+    Args:
+        required: The bytes by the number.
+        available: The bytes that there are.
+        limit: The largest number.
+        start: The first number to try.
+
+    Example:
+        >>> search_largest(lambda n: 3 * n + 10, 100, 1000)
+        30
+    """
+    low, low_bytes = 0, 0
+    high = min(max(start, 1), limit)
+    high_bytes = required(high)
+    while high_bytes <= available:
+        if high >= limit:
+            return limit
+        low, low_bytes = high, high_bytes
+        high = min(high * 2, limit)
+        high_bytes = required(high)
+    while low == 0 and high > 1:
+        middle = max(high // 2, 1)
+        middle_bytes = required(middle)
+        if middle_bytes <= available:
+            low, low_bytes = middle, middle_bytes
+        else:
+            high, high_bytes = middle, middle_bytes
+    straight = True
+    while high - low > 1:
+        guess = low + (available - low_bytes) * (high - low) // max(high_bytes - low_bytes, 1)
+        middle = min(max(guess, low + 1), high - 1) if straight else (low + high) // 2
+        middle_bytes = required(middle)
+        if middle_bytes > available:
+            high, high_bytes = middle, middle_bytes
+        elif high - middle > 1 and straight and required(middle + 1) > available:
+            return middle
+        else:
+            low, low_bytes = middle, middle_bytes
+        straight = not straight
+    return low
+
+
+def divisors(number: int) -> list[int]:
+    """Return the whole numbers that divide a number."""
+    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+    return [*small, *(number // n for n in small)]

@@ -1,0 +1,43 @@
+"""What one GPU sends to the others in an optimizer step: the collectives, how often, and of how many bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optadvise.core.cards import COLLECTIVES
+from optadvise.core.records import Collective, Traffic
+from optadvise.memory.inputs import MemoryInputs
+from optadvise.memory.model_memory import ModelMemory
+from optadvise.rulebase.records import ShardingStrategy
+
+# How often a ring sends each element, less the share that a GPU has itself: an all-reduce is a reduce-scatter and an
+# all-gather (ZeRO, section 7.1).
+_ROUNDS = dict(zip(COLLECTIVES, (2, 1, 1, 1), strict=True))
+
+
+def step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: ShardingStrategy) -> Traffic | None:
+    """Return what one GPU sends in an optimizer step; None where there is no other GPU.
+
+    Args:
+        inputs: The run.
+        model: Its weights and gradients.
+        strategy: Its way of sharding.
+    """
+    if inputs.gpus == 1:
+        return None
+    sizes = {
+        "weights": model.unsharded_weights, "updated": model.unsharded_trained, "gradients": model.unsharded_trained,
+    }  # fmt: skip
+    collectives = tuple(_collectives(inputs, sizes, strategy))
+    sent = sum(collective.sent for collective in collectives)
+    return Traffic(sent, inputs.micro_batches, collectives, strategy.note, strategy.cite)
+
+
+def _collectives(inputs: MemoryInputs, sizes: Mapping[str, int], strategy: ShardingStrategy) -> list[Collective]:
+    """Return a strategy's collectives with the bytes that each GPU sends by a ring."""
+    collectives = []
+    for spec in strategy.collectives:
+        times = inputs.micro_batches if spec.per == "micro-batch" else 1
+        sent = sizes[spec.of] * times * _ROUNDS[spec.operation] * (inputs.gpus - 1) // inputs.gpus
+        collectives.append(Collective(spec.operation, spec.of, spec.when, sizes[spec.of], times, sent))
+    return collectives

@@ -1,0 +1,117 @@
+"""Simulation of one training step of a network: the bytes at its peak, and of what is saved for backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from optadvise.memory.network import Block, BlockMemory, Network, simulate_blocks
+from optadvise.memory.records import FULL, ComputeMode, LiveMemory, MicroBatch, StepMemory
+
+_INDEX_BYTES = 8  # of a token's index, and of its label
+
+
+class StepSettings(Struct, frozen=True):
+    """How one micro-batch is run, beside its precision."""
+
+    checkpoint: bool = False  # save only each checkpointed block's input, and recompute its other activations
+    release: bool = False  # step each weight as soon as it has its gradient (optimizer in backward)
+    accumulated: bool = False  # gradients of earlier micro-batches exist already
+    gradient_shards: int = 1  # GPUs over which gradients are split, of which this one keeps a share
+
+
+_DEFAULT_SETTINGS = StepSettings()
+
+
+class _Moment(Struct, frozen=True):
+    """A moment of a step that may be its peak."""
+
+    live: LiveMemory
+    phase: str  # forward or backward
+    in_head: bool
+
+
+def simulate_step(
+    network: Network, mode: ComputeMode, batch: MicroBatch, settings: StepSettings = _DEFAULT_SETTINGS
+) -> StepMemory:
+    """Return the bytes of one forward and backward pass.
+
+    Args:
+        network: The network.
+        mode: Precision, method and switches.
+        batch: The micro-batch.
+        settings: How it is run.
+
+    Example:
+        See `tests/test_networks_transformers.py`, which compares it with fake tensors.
+    """
+    blocks = simulate_blocks(network, mode, batch, checkpoint=settings.checkpoint, release=settings.release)
+    gradients = sum(memory.weight_gradients * block.repeat for block, memory in blocks)
+    body = sum(memory.saved * block.repeat for block, memory in blocks if not block.head)
+    saved = sum(memory.saved * block.repeat for block, memory in blocks)
+    copies = sum(memory.weight_copies * block.repeat for block, memory in blocks)
+    # Recomputed blocks cast their weights anew; the first copies were freed when autocast ended.
+    drops_copies = settings.checkpoint and mode.autocast
+    moments = [*_forward_moments(blocks), *_backward_moments(blocks, saved, copies, settings, drops_copies)]
+    peak = _Moment(LiveMemory(), "forward", in_head=False)
+    for moment in moments:
+        live = _with_own_gradients(moment.live, gradients, settings)
+        if live.total > peak.live.total:
+            peak = replace(moment, live=live)
+    sample = batch.length**2 * 3 * FULL if network.images else batch.length * 2 * _INDEX_BYTES
+    return StepMemory(
+        peak.live, peak.phase, peak.in_head, body, saved - body, copies, gradients, batch.samples * sample
+    )
+
+
+def _with_own_gradients(live: LiveMemory, all_gradients: int, settings: StepSettings) -> LiveMemory:
+    """Replace the gradients of weights by this GPU's share of those that are live."""
+    gradients = all_gradients if settings.accumulated else live.weight_gradients
+    return replace(live, weight_gradients=gradients // settings.gradient_shards)
+
+
+def _add(live: LiveMemory, activations: int, copies: int, gradients: int = 0) -> LiveMemory:
+    return LiveMemory(
+        live.activations + activations, live.weight_copies + copies, live.working, live.weight_gradients + gradients
+    )
+
+
+def _forward_moments(blocks: Sequence[tuple[Block, BlockMemory]]) -> Iterator[_Moment]:
+    """Yield the moments of the forward pass: the first and the last repetition of every block."""
+    saved = copies = 0
+    for block, memory in blocks:
+        for earlier in {0, block.repeat - 1}:
+            live = _add(memory.forward_peak, saved + memory.saved * earlier, copies + memory.weight_copies * earlier)
+            yield _Moment(live, "forward", block.head)
+        saved += memory.saved * block.repeat
+        copies += memory.weight_copies * block.repeat
+
+
+def _backward_moments(
+    blocks: Sequence[tuple[Block, BlockMemory]], saved: int, copies: int, settings: StepSettings, drops_copies: bool
+) -> Iterator[_Moment]:
+    """Yield the moments of the backward pass: the first and the last repetition of every block.
+
+    Args:
+        blocks: In the order of the forward pass.
+        saved: Bytes of all activations that are saved for it.
+        copies: Bytes of all half-precision copies of weights.
+        settings: How the micro-batch is run.
+        drops_copies: No copies are left of the forward pass.
+    """
+    gradients = 0
+    for block, memory in reversed(blocks):
+        block_copies = 0 if drops_copies else memory.weight_copies
+        block_gradients = 0 if settings.release else memory.weight_gradients
+        saved -= memory.saved * block.repeat
+        copies = 0 if drops_copies else copies - memory.weight_copies * block.repeat
+        for done in {0, block.repeat - 1}:
+            left = block.repeat - 1 - done
+            live = _add(
+                memory.backward_peak, saved + memory.saved * left, copies + block_copies * left,
+                gradients + block_gradients * done,
+            )  # fmt: skip
+            yield _Moment(live, "backward", block.head)
+        gradients += block_gradients * block.repeat
