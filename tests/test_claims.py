@@ -21,7 +21,12 @@ import optadvise as library
 from optadvise.benchmark import plan
 from optadvise.core import findings
 from optadvise.core.cards import EXPERIMENTS as KNOWN
-from optadvise.core.cards import Claim, Range
+from optadvise.core.cards import (
+    Range,
+)
+from optadvise.core.claim_cards import (
+    Claim,
+)
 from optadvise.evidence import store, versions
 from optadvise.rulebase.catalog import Catalog, load
 from optadvise.verify import claims, training

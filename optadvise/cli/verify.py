@@ -16,7 +16,9 @@ from optadvise.core.errors import InputError
 from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
-    from optadvise.core.cards import Claim
+    from optadvise.core.claim_cards import (
+        Claim,
+    )
     from optadvise.core.findings import ClaimOutcome
     from optadvise.rulebase.catalog import Catalog
     from optadvise.verify.audit_run import AuditEntry

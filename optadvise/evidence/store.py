@@ -15,7 +15,13 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
-from optadvise.core.cards import Claim, Implementation, Optimizer
+from optadvise.core.cards import (
+    Implementation,
+    Optimizer,
+)
+from optadvise.core.claim_cards import (
+    Claim,
+)
 from optadvise.core.files import replace_file
 from optadvise.core.findings import (
     REFUTED,

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optadvise.core.records import Interval, MemoryLine
 from optadvise.core.units import GIB
-from optadvise.rulebase.records import CitedRange, FactorRange, MemorySettings
+from optadvise.rulebase.memory_rules import (
+    CitedRange,
+    FactorRange,
+    MemorySettings,
+)
 
 
 def certain(value: int) -> Interval:

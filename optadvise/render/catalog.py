@@ -9,13 +9,15 @@ from msgspec import Struct, convert
 from msgspec.structs import asdict, replace
 
 from optadvise.core.cards import (
-    Claim,
     Hyperparameter,
     Implementation,
     Note,
     Optimizer,
     Scheduler,
     StateTensor,
+)
+from optadvise.core.claim_cards import (
+    Claim,
 )
 from optadvise.core.findings import Evidence
 from optadvise.core.json_text import Document

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from msgspec import Meta
 from msgspec.structs import replace
 
+from optadvise.core.cards import SHIPPED
 from optadvise.core.yaml_reader import parse
 from optadvise.core.yaml_records import decode_text, read_record
-from optadvise.rulebase.records import Case, CaseFile, Fact
+from optadvise.core.yaml_types import Internal
+from optadvise.rulebase.records import (
+    Fact,
+    GivenFacts,
+    RuleRecord,
+)
 from optadvise.rulebase.rule_paths import contents, yaml_files
 
 FOLDER = "cases"
+
+
+class Case(RuleRecord, frozen=True, kw_only=True):
+    """At these facts, exactly these rows of a table decide."""
+
+    given: GivenFacts
+    fire: tuple[str, ...]
+    table: Internal = ""
+    at: Internal = ""
+    layer: Internal = SHIPPED
+
+
+class CaseFile(RuleRecord, frozen=True, kw_only=True):
+    """A file under `cases/`."""
+
+    table: str
+    cases: Annotated[tuple[Case, ...], Meta(min_length=1)]
 
 
 def read_cases(layers: Sequence[tuple[str, Path]], facts: Mapping[str, Fact]) -> list[Case]:

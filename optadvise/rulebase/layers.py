@@ -8,6 +8,9 @@ from msgspec.structs import replace
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.core.errors import RuleFileError, nearest
+from optadvise.rulebase.memory_rules import (
+    MemorySettings,
+)
 from optadvise.rulebase.records import (
     Amendment,
     Assumption,
@@ -17,11 +20,12 @@ from optadvise.rulebase.records import (
     Fact,
     FixRule,
     Flowchart,
-    MemorySettings,
     Policy,
     Rule,
-    RuleBase,
     TableFile,
+)
+from optadvise.rulebase.rule_base import (
+    RuleBase,
 )
 
 

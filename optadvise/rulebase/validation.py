@@ -18,6 +18,9 @@ from optadvise.core.yaml_reader import Context, parse, refer
 from optadvise.core.yaml_records import decode_text, read_record
 from optadvise.rulebase import conditions, table_files
 from optadvise.rulebase.layers import Draft, apply_policy, merge_table
+from optadvise.rulebase.memory_rules import (
+    MemoryFile,
+)
 from optadvise.rulebase.records import (
     Assumption,
     AssumptionFile,
@@ -27,13 +30,14 @@ from optadvise.rulebase.records import (
     FixRule,
     FlowchartFile,
     GpuFile,
-    MemoryFile,
     Policy,
     PolicyFile,
     Rule,
-    RuleBase,
     SourceFile,
     TableFile,
+)
+from optadvise.rulebase.rule_base import (
+    RuleBase,
 )
 
 assert conditions  # registers the readers of conditions

@@ -9,7 +9,9 @@ from statistics import fmean
 from msgspec import Struct
 
 from optadvise.benchmark.spec import Arm
-from optadvise.core.cards import Surface
+from optadvise.core.surface_cards import (
+    Surface,
+)
 from optadvise.verify.records import Setting, Side
 from optadvise.verify.training import TrainingCache
 

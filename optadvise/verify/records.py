@@ -9,8 +9,14 @@ from msgspec import Meta, Struct, field
 
 from optadvise.benchmark.records import Machine
 from optadvise.benchmark.spec import Arm
-from optadvise.core.cards import Implementation, Surface, Value
+from optadvise.core.cards import (
+    Implementation,
+    Value,
+)
 from optadvise.core.findings import AuditVerdict, ClaimOutcome
+from optadvise.core.surface_cards import (
+    Surface,
+)
 
 Setting: TypeAlias = Mapping[str, Any]  # arguments of an experiment, which its function checks
 

@@ -12,8 +12,13 @@ from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, plan
 from optadvise.benchmark.spec import Arm
-from optadvise.core.cards import Optimizer, Surface
+from optadvise.core.cards import (
+    Optimizer,
+)
 from optadvise.core.errors import OptadviseError, RuleFileError, nearest
+from optadvise.core.surface_cards import (
+    Surface,
+)
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.trajectory_records import (
     Point,

@@ -15,7 +15,9 @@ from optadvise.rule_analysis.check import ProofReport
 from optadvise.rule_analysis.mutants import MutationReport
 from optadvise.rule_analysis.rule_tests import RuleTestReport, format_cases
 from optadvise.rule_analysis.witnesses import ReportedFinding
-from optadvise.rulebase.records import Case
+from optadvise.rulebase.case_files import (
+    Case,
+)
 
 
 def report(found: ProofReport, *, as_json: bool) -> None:

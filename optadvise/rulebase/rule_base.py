@@ -1,0 +1,29 @@
+"""The rule base: everything that the rule files of all layers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
+from optadvise.rulebase.memory_rules import MemorySettings
+from optadvise.rulebase.records import Assumption, Contradiction, Disabling, Fact, FixRule, Flowchart, TableFile
+
+
+class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that the rule files of all layers say, but for what is read apart."""
+
+    facts: Mapping[str, Fact]
+    sources: Mapping[str, Source]
+    gpus: tuple[Gpu, ...]
+    optimizers: Mapping[str, Optimizer]
+    schedulers: Mapping[str, Scheduler]
+    assume: tuple[Assumption, ...]
+    contradictions: tuple[Contradiction, ...]
+    tables: Mapping[str, TableFile]
+    memory: MemorySettings | None
+    fixes: tuple[FixRule, ...]
+    flowchart: Flowchart | None
+    disabled: Mapping[str, Disabling] = {}  # optimizers that a layer rules out
+    disabled_rules: tuple[str, ...] = ()
