@@ -16,7 +16,7 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers_
     marks = ["---" if numbers_from is None or n < numbers_from else "--:" for n in range(len(headers))]
     cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)
     return [
-        f"| {' | '.join(headers)} |",
+        "|" + "".join(f" {header} |" if header else " |" for header in headers),
         "|" + "|".join(marks) + "|",
         *(f"| {' | '.join(row)} |" for row in cells),
     ]
