@@ -199,19 +199,22 @@ def _serve(server: socket.socket) -> NoReturn:
         middle = os.fork()
         if middle == 0:
             # The worker's parent ends at once, so that the process that asked becomes its parent.
+            first_parent = os.getpid()
             if os.fork() == 0:
                 server.close()
-                _run(json.loads(data), *fds)
+                _run(json.loads(data), first_parent, *fds)
             os._exit(0)
         os.waitpid(middle, 0)
         for fd in fds:
             os.close(fd)
 
 
-def _run(request: Mapping[str, Any], reply: int, *streams: int) -> NoReturn:
-    """Become the process that was requested."""
-    while os.getppid() != request["parent"]:
+def _run(request: Mapping[str, Any], first_parent: int, reply: int, *streams: int) -> NoReturn:
+    """Become the process that was requested; end if the one that asked is gone, whose pipes would be held open."""
+    while (parent := os.getppid()) == first_parent:
         time.sleep(0.0005)
+    if parent != request["parent"]:
+        os._exit(1)
     if request["group"] is None:
         os.setsid()
     else:
