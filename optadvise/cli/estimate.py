@@ -105,7 +105,7 @@ def estimate(
 
 
 def _ledgers(advisor: Any, answer: Any, *, everything: bool) -> dict[str, Any]:
-    """Return the ledgers to draw by optimizer; those of a module of one's own were measured with one alone."""
+    """Return the breakdowns to draw by optimizer; a user's module was measured with one optimizer only."""
     from optadvise.memory import estimator
 
     ids = [fit.id for fit in answer.optimizers] if everything else []

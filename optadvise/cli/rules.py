@@ -134,7 +134,9 @@ def schema(
 
     documents = schemas(rule_folders.load_catalog(rules))
     if kind is not None and kind not in documents:
-        raise InputError(f"{kind!r}: no kind of rule file; {nearest(kind, documents)}, of {', '.join(documents)}")
+        hint = nearest(kind, documents)
+        accepted = ", ".join(documents)
+        raise InputError(f"{kind!r}: not a kind of rule file; {f'{hint} ' if hint else ''}accepted: {accepted}")
     if out is None:
         typer.echo(format_schema(documents if kind is None else documents[kind]), nl=False)
         return

@@ -141,7 +141,7 @@ class Interval(Struct, frozen=True):
 
 
 class MemoryLine(Struct, frozen=True):
-    """One line of the memory ledger."""
+    """One line of the memory breakdown."""
 
     part: str
     bytes: Bytes | None  # all of it, whenever it is there
