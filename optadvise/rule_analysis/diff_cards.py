@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
+from optadvise.rule_analysis.diff_records import omit_positions
 from optadvise.rulebase.catalog import Catalog
-
-_POSITIONS = ("at", "layer")  # where an entry stands
 
 
 def list_card_changes(old: Catalog, new: Catalog) -> Iterator[str]:
@@ -34,7 +32,7 @@ def _compare_cards(kind: str, before: Mapping[str, Struct], after: Mapping[str, 
         elif name not in after:
             yield f"{kind} {name} is gone"
         else:
-            old, new = _strip_positions(before[name]), _strip_positions(after[name])
+            old, new = omit_positions(before[name]), omit_positions(after[name])
             keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
             if keys:
                 yield f"{kind} {name}: {', '.join(keys)}"
@@ -46,7 +44,7 @@ def _compare_entries(before: Mapping[str, Struct], after: Mapping[str, Struct]) 
             yield f"{name} is new"
         elif name not in after:
             yield f"{name} is gone"
-        elif _strip_positions(before[name]) != _strip_positions(after[name]):
+        elif omit_positions(before[name]) != omit_positions(after[name]):
             yield f"{name} is another"
 
 
@@ -59,15 +57,3 @@ def _name_entries(catalog: Catalog) -> list[dict[str, Struct]]:
         {f"change that may make a run fit, {row.id}": row for row in base.fixes},
         {f"GPU {gpu.id}": gpu for gpu in base.gpus},
     ]
-
-
-def _strip_positions(entry: Struct) -> dict[str, Any]:
-    """Return a record as plain data, without positions and layers."""
-    data: dict[str, Any] = _strip(to_builtins(entry))
-    return data
-
-
-def _strip(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strip(inner) for key, inner in value.items() if key not in _POSITIONS}
-    return [_strip(inner) for inner in value] if isinstance(value, list) else value

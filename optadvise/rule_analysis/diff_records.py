@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rule_analysis.describe import describe_box
@@ -11,6 +13,7 @@ from optadvise.rule_analysis.reachability import find_read
 from optadvise.rulebase.regions import Box
 
 NO_ROW = "no row"  # in the place of an answer
+_POSITIONS = ("at", "layer")  # where an entry stands, which is no difference
 
 
 class RuleChange(Struct, frozen=True):
@@ -65,3 +68,19 @@ def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> Rul
             witness = None if inputs is None else format_command(rules, inputs)
             return RuleChange(where=describe_box(box, rules.axes), old=old, new=new, witness=witness)
     return None
+
+
+def omit_positions(entry: Struct) -> dict[str, Any]:
+    """Return a record as plain data without positions and layers, to compare it with one from another folder.
+
+    Args:
+        entry: A rule, a card or another record of rule files.
+    """
+    data: dict[str, Any] = _omit_positions(to_builtins(entry))
+    return data
+
+
+def _omit_positions(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _omit_positions(inner) for key, inner in value.items() if key not in _POSITIONS}
+    return [_omit_positions(inner) for inner in value] if isinstance(value, list | tuple) else value

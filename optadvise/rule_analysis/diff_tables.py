@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rule_analysis.describe import describe_box
-from optadvise.rule_analysis.diff_records import NO_ROW, RuleChange, RulePair, make_change
+from optadvise.rule_analysis.diff_records import NO_ROW, RuleChange, RulePair, make_change, omit_positions
 from optadvise.rulebase.records import Rule
 from optadvise.rulebase.regions import Axes, Box, box_of, boxes, columns, merged
 from optadvise.rulebase.tables import Table
@@ -181,7 +181,11 @@ def _compare_rules(old: Rule | None, new: Rule | None) -> Answers | None:
     """Return how the outcomes of two rules differ; None where they do not."""
     if old is None or new is None:
         return None if old is new else Answers(old=_describe_rule(old), new=_describe_rule(new))
-    return None if old.outcome == new.outcome else Answers(old=_describe_rule(old), new=_describe_rule(new))
+    return Answers(old=_describe_rule(old), new=_describe_rule(new)) if _have_other_outcomes(old, new) else None
+
+
+def _have_other_outcomes(old: Rule, new: Rule) -> bool:
+    return omit_positions(old.then) != omit_positions(new.then)
 
 
 def _describe_rule(rule: Rule | None) -> str:
@@ -202,7 +206,7 @@ def _compare_collected(pair: RulePair, old: Table, new: Table) -> Iterator[RuleC
     olds, news = ({rule.id: rule for rule in table.rules} for table in (old, new))
     for name in dict.fromkeys((*olds, *news)):
         before, after = olds.get(name), news.get(name)
-        if before is not None and after is not None and before.outcome != after.outcome:
+        if before is not None and after is not None and _have_other_outcomes(before, after):
             where = describe_box(box_of(after, pair.after.axes), pair.after.axes)
             yield RuleChange(where=where, old=f"{name} as it was", new=f"{name}, changed", witness=None)
         else:

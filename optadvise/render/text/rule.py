@@ -19,6 +19,8 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written
 from optadvise.rulebase.records import Rule, WarningText
 
+_STEP_REASONS = ("because", "cite", "at")  # not part of what a step computes
+
 
 def find_reason(rule: Rule, claims: Sequence[ClaimFinding]) -> str | None:
     """Return why a rule holds, or what was measured where that was refuted here; None: its outcome says why."""
@@ -81,8 +83,18 @@ def _list_outcomes(outcomes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             for number, (key, text) in enumerate(value.items()):
                 yield "" if number else name, escape(f"{key}: {text}")
+        elif name == "steps":
+            for number, step in enumerate(value):
+                yield "" if number else name, escape(_format_step(step))
         else:
             yield name, escape(str(value))
+
+
+def _format_step(step: Mapping[str, Any]) -> str:
+    """Return an adjustment as its file has it, without its reason and sources."""
+    return ", ".join(
+        f"{key}: {written(value)}" for key, value in step.items() if value is not None and key not in _STEP_REASONS
+    )
 
 
 def _format_condition(condition: Iterable[str | Range]) -> str:
