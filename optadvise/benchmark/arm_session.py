@@ -50,10 +50,6 @@ def serve(
     """Build an arm, take its first steps, and obey commands until the end.
 
     Args:
-        spec: The conditions.
-        arm: The optimizer.
-        receive: Returns the next command.
-        answer: Called with each answer.
         ranks: This process among several, None for one process.
     """
     processes_here = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])

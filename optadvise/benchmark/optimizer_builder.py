@@ -24,7 +24,6 @@ def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer, 
 
     Args:
         path: `package.module.Class`.
-        package: Package to install where it is missing.
         kind: Base class that is required; nothing else that a card may name is run.
         remedy: What to do where the class is missing, if it is not on a card.
 
@@ -53,8 +52,6 @@ def build_optimizers(
     """Return the arm's optimizer over the parameters, and its companion where it takes only matrices.
 
     Args:
-        arm: The arm.
-        named: Trained parameters with their names.
         module: The network they belong to, whose embeddings are no hidden matrices whatever they are called.
         wrap_class: Makes the constructor from an optimizer's class, where something wraps it.
     """

@@ -35,9 +35,7 @@ def plan_arms(
     """Return the arms for some optimizers and their control.
 
     Args:
-        rules: Gives each optimizer its hyperparameters for the workload.
         names: Canonical ids.
-        spec: Shared conditions.
         control: Canonical id of the control, None for none.
         implementation: What `--implementation` names; None takes the best for the device.
 
@@ -74,9 +72,7 @@ def plan_defaults(
     """Return an optimizer with its card's own defaults, without schedule and clipping.
 
     Args:
-        card: The optimizer's card.
         changes: Hyperparameters that differ from the defaults, by the card's names.
-        device: cpu or cuda.
         implementation: One of its card's; None takes the best that is installed.
 
     Raises:
@@ -95,9 +91,7 @@ def plan_advice(advice: Recommendation, *, fused: bool = True, device: str = "cp
     """Return the arm that builds a recommendation.
 
     Args:
-        advice: The recommendation.
         fused: Step in one kernel where its implementation can.
-        device: Device of the weights.
     """
     choice = Choice(advice.implementation, "fused" if fused and advice.fused else None)
     return _plan_arm(advice, choice, Spec(device=device), advice.optimizer.id, "candidate")

@@ -75,9 +75,7 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
     """Return the arm that a recommendation describes, and its control.
 
     Args:
-        rules: Knows the cards and gives the control its hyperparameters.
         data: Output of `optadvise recommend --json`.
-        spec: Shared conditions.
         control: Canonical id of the control, None for none.
 
     Raises:

@@ -53,9 +53,7 @@ def prepare_request(
     """Check the options of `optadvise bench` and plan its arms.
 
     Args:
-        rules: The rules that plan the arms.
         names: Optimizers in any spelling.
-        options: The options as they are typed.
         recommendation: Output of `recommend --json`, instead of names.
 
     Raises:
@@ -175,7 +173,6 @@ def measure(
     """Measure all arms of a request.
 
     Args:
-        request: The measurement.
         progress: Called before each round and each other part of an arm.
         keep: Called with the incomplete result after every round.
 

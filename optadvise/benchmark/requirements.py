@@ -89,7 +89,6 @@ def judge(requirement: Requirement, figure: Figure | None) -> Verdict:
     """Return `pass`, `fail`, or `inconclusive` where the noise is larger than the question.
 
     Args:
-        requirement: The bound.
         figure: The figure in the bound's unit: the ratio to the control where the bound is relative. None where it was
             not measured. Without an interval its value decides if it is exact (bytes, a loss, the one first step); a
             repeated timing without an interval (too few samples) is inconclusive.

@@ -45,10 +45,7 @@ def make_result(
     """Return the result of a measurement.
 
     Args:
-        spec: Shared conditions.
-        measurements: What was collected of each arm.
         requirements: Bounds of `--require`, judged for every candidate.
-        machine: The parent's environment.
         complete: Whether the measurement ran to its end; there is no verdict otherwise.
     """
     device_bandwidth = _best_device_bandwidth(measurements)

@@ -53,8 +53,6 @@ def run_arms(
     """Measure arms in interleaved rounds, every other round in reverse, so that drift affects all alike.
 
     Args:
-        arms: The arms to measure.
-        rounds: Number of rounds.
         progress: Called before each thing that happens.
         save: Called with everything so far after each round, and at the end.
 

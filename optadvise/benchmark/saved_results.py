@@ -58,10 +58,6 @@ def read_result(name: str) -> BenchmarkResult:
 def decode_result(content: bytes, where: str) -> BenchmarkResult:
     """Decode the JSON of a result, which may have been written by hand, or cut off.
 
-    Args:
-        content: JSON text.
-        where: File that errors name.
-
     Raises:
         RuleFileError: It is not JSON, or not a whole result.
     """

@@ -24,7 +24,6 @@ def submit_cells(
 
     Args:
         folder: Folder of the sweep, which all machines see.
-        cells: The cells.
         parameters: submitit's parameters of each job: slurm_partition, timeout_min, gpus_per_node …
         rules: Folders of further rules.
         cluster: submitit's name of the cluster.
@@ -49,13 +48,7 @@ def submit_cells(
 
 
 def measure_in_job(folder: str, cell: Cell, rules: Sequence[str]) -> str | None:
-    """Measure a cell in a job, and return the reason why there is no result, None where there is one.
-
-    Args:
-        folder: Folder of the sweep.
-        cell: The cell.
-        rules: Folders of further rules.
-    """
+    """Measure a cell in a job, and return the reason why there is no result, None where there is one."""
     return measure_cell(CompiledRules(load(tuple(map(Path, rules)))), Path(folder), cell).reason
 
 

@@ -30,7 +30,6 @@ def median_ci(samples: Sequence[float], *, seed: int = 0, resamples: int = 2000)
     Args:
         samples: Finite figures in any one unit; their order does not matter.
         seed: Of the resampling: the same samples and seed give the same interval.
-        resamples: Bootstrap replicates.
 
     Raises:
         ValueError: There are no samples, or one of them is not finite.

@@ -35,7 +35,6 @@ def make_cells(rules: CompiledRules, optimizers: Sequence[str], grid: Mapping[st
     """Return the cells of a grid, checked as far as is possible before measuring.
 
     Args:
-        rules: Knows the optimizers.
         optimizers: Optimizers in any spelling.
         grid: Values of each option, as they are typed.
 
@@ -85,12 +84,7 @@ def _parse_options(cell: Cell) -> dict[str, str | int | float | bool]:
 
 
 def read_cell(folder: Path, cell: Cell) -> BenchmarkResult | None:
-    """Return a cell's result; None where there is none with these options, or it has to be measured again.
-
-    Args:
-        folder: Folder of the sweep.
-        cell: The cell.
-    """
+    """Return a cell's result; None where there is none with these options, or it has to be measured again."""
     try:
         file = msgspec.json.decode(_cell_path(folder, cell).read_bytes(), type=CellFile)
     except (OSError, ValueError):
@@ -104,14 +98,7 @@ def _cell_path(folder: Path, cell: Cell) -> Path:
 
 
 def measure_cell(rules: CompiledRules, folder: Path, cell: Cell, progress: Progress | None = None) -> Outcome:
-    """Measure a cell and write it, unless it is there already or another process measures it.
-
-    Args:
-        rules: Plans the measurement.
-        folder: Folder of the sweep.
-        cell: The cell.
-        progress: Called before every round.
-    """
+    """Measure a cell and write it, unless it is there already or another process measures it."""
     result = read_cell(folder, cell)
     if result is not None:
         return Outcome(cell, result)
@@ -152,9 +139,6 @@ def run_sweep(
     """Measure the cells that have no result, one after the other, and yield the outcome of each cell.
 
     Args:
-        rules: Plans the measurements.
-        folder: Folder of the sweep.
-        cells: The cells.
         announce: Called with each cell and the number of cells before it.
     """
     for number, cell in enumerate(cells):
@@ -164,11 +148,7 @@ def run_sweep(
 
 
 def make_sweep_result(outcomes: Sequence[Outcome]) -> SweepResult:
-    """Return the result of a sweep.
-
-    Args:
-        outcomes: Outcomes of all cells.
-    """
+    """Return the result of a sweep."""
     first = next((outcome.result for outcome in outcomes if outcome.result is not None), None)
     options = outcomes[0].cell.options if outcomes else {}
     return SweepResult(

@@ -37,7 +37,6 @@ def read_sweep(file: Path, options: Iterable[str]) -> Grid:
     """Read a sweep file.
 
     Args:
-        file: The file.
         options: Names of the options that it may have, without dashes.
 
     Raises:

@@ -28,8 +28,6 @@ class Training:
         """Build the workload and the optimizer; nothing is stepped yet.
 
         Args:
-            spec: The conditions.
-            arm: The optimizer.
             ranks: This process among several that train together, None for one process.
         """
         self.spec, self.arm, self.ranks = spec, arm, ranks

@@ -74,8 +74,6 @@ def call_user_function(
     """Import and call the user's function, check what it returned and take the first batch.
 
     Args:
-        spec: As for `load_user`.
-        seed: As for `load_user`.
         flag: Option that named the spec, for messages.
         call_context: Context of the call; importing and taking batches are outside it.
         announce: Called with what begins.
@@ -114,7 +112,6 @@ def run_guarded(name: str, what: str, action: Callable[[], Any]) -> Any:
     Args:
         name: Option that named the code.
         what: What is done, for the message.
-        action: The user's code.
 
     Raises:
         InputError: The code raised something; running out of memory is a result and passes through.

@@ -40,8 +40,6 @@ class WorkerArm:
         """Prepare; the process starts with `start`.
 
         Args:
-            spec: The shared conditions.
-            arm: The optimizer under test.
             timeout: Seconds that any one answer may take.
             command: The worker's command line; tests pass others.
         """

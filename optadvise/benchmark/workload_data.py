@@ -39,10 +39,7 @@ def text_batches(batch: int, seq_len: int, seed: int, device: str) -> Iterator[T
     """Return endless (batch, seq_len + 1) windows of text: the last token of each is only a target.
 
     Args:
-        batch: Sequences in each.
         seq_len: Tokens, which are bytes.
-        seed: Of the places that they are taken from.
-        device: Where they go.
 
     Raises:
         InputError: A sequence is longer than the text.
@@ -96,15 +93,7 @@ def _draw(image_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def image_batches(batch: int, image_size: int, seed: int, device: str, dtype: torch.dtype) -> Iterator[Any]:
-    """Yield endless pairs of images (batch, 1, side, side) and labels (batch,).
-
-    Args:
-        batch: Images in each.
-        image_size: Side in pixels.
-        seed: Of the drawing and of the choice.
-        device: Where they go.
-        dtype: Of the images.
-    """
+    """Yield endless pairs of images (batch, 1, side, side) and labels (batch,)."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = _draw(image_size, generator)
     while True:

@@ -124,8 +124,6 @@ def fit(name: str, params: int, extent: int) -> tuple[int, int]:
     """Return the width and the depth that give a network its number of parameters.
 
     Args:
-        name: One of `NETWORKS`.
-        params: Parameters wanted.
         extent: Sequence length or image side.
 
     Raises:
@@ -148,9 +146,7 @@ def nearest_shape(
     """Return the (width, depth) of usual proportions among those within 5 % of `params`, else the nearest in size.
 
     Args:
-        params: Parameters wanted.
         count: Parameters that a width and a depth give.
-        depths: Which may be chosen.
         aspect: Width over depth that is usual.
     """
 

@@ -78,7 +78,6 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
     """Return what a program inserts.
 
     Args:
-        plan: The advice as the framework can take it.
         modules: What the program imports besides the modules of the classes that it constructs.
         fused: The framework can run a step that is one kernel.
         from_class: The optimizer is constructed from its class, and not by the framework from a name.

@@ -62,11 +62,6 @@ class Plan(Struct, frozen=True):
 def make_plan(advisor: CompiledRules, requested: Recommendation, framework: Framework) -> Plan:
     """Return a recommendation as a framework can take it, with the nearest optimizer and schedule that it has.
 
-    Args:
-        advisor: The rules, which advise the nearest optimizer where the framework cannot run the recommended one.
-        requested: The recommendation.
-        framework: What code is written for.
-
     Raises:
         RuleFileError: The framework can run no optimizer.
     """

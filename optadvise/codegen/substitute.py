@@ -14,9 +14,6 @@ def choose_substitute(
     """Return the nearest optimizer that a framework can run; None where it can run this one.
 
     Args:
-        advisor: The rules.
-        card: The recommended optimizer.
-        framework: What code is written for.
         run: The situation, whose precision limits which frameworks step two optimizers.
 
     Raises:

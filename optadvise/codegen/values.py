@@ -101,7 +101,6 @@ def repeat_for_each(line: str, has_several_optimizers: bool) -> str:
 
     Args:
         line: The indented line with its line break.
-        has_several_optimizers: The program has lists of them.
     """
     if not has_several_optimizers:
         return line

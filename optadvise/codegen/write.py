@@ -37,8 +37,6 @@ def write_code(advisor: CompiledRules, advice: Recommendation, framework: str) -
     """Return a recommendation as the code or configuration of a framework.
 
     Args:
-        advisor: The rules that it came from.
-        advice: The recommendation.
         framework: One of `FRAMEWORKS`.
 
     Raises:

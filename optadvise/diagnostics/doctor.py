@@ -42,7 +42,6 @@ def examine_machine(
     """Return the report of `optadvise doctor`.
 
     Args:
-        catalog: The optimizers to look for.
         command: The probe's command line; tests pass others.
         timeout: Seconds that one probe may take.
     """

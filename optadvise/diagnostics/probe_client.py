@@ -22,7 +22,6 @@ def probe_imports(
     If a package hangs or ends the probe, its classes get that as their error, and another probe tries the others.
 
     Args:
-        paths: Import paths of classes.
         command: The probe's command line; tests pass others.
         timeout: Seconds that one probe may take.
     """

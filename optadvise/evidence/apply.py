@@ -25,10 +25,6 @@ def apply_evidence(advice: Recommendation, catalog: Catalog) -> Recommendation:
 
     The choice remains that of the rules, so that it is the same on every machine. A sentence that rests on a refuted
     claim is replaced by the measurement, and a choice whose reason was refuted gets a warning.
-
-    Args:
-        advice: The recommendation.
-        catalog: The rules, for the claims as they are written now.
     """
     evidence = find_evidence(catalog, advice.optimizer, advice.implementation)
     refuted = {rule: claim for claim in evidence.refuted for rule in claim.supports}
@@ -79,12 +75,7 @@ def _select_claims(advice: Recommendation, evidence: Evidence) -> Iterator[Claim
 
 
 def find_deviation(implementation: Implementation, evidence: Evidence) -> DeviationFinding | None:
-    """Return how an implementation deviates from its paper: by an audit on this machine, otherwise by its card.
-
-    Args:
-        implementation: The implementation.
-        evidence: The findings on this machine.
-    """
+    """Return how an implementation deviates from its paper: by an audit on this machine, otherwise by its card."""
     audit = next((audit for audit in evidence.audits if audit.path == implementation.path), None)
     if audit is not None:
         return (

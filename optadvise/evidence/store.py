@@ -176,8 +176,6 @@ def find_evidence(catalog: Catalog, card: Optimizer, implementation: Implementat
     """Return what was found of an optimizer on this machine, and every claim that was refuted here.
 
     Args:
-        catalog: The rules, for the claims as they are written now.
-        card: The optimizer.
         implementation: The implementation in question; None for all.
     """
     implementations = [*card.implementations, *card.not_offered] if implementation is None else [implementation]

@@ -64,9 +64,7 @@ def trace_step(
         spec: `package.module:function`, imported with the current directory on `sys.path`; `user_workload` documents
             what it returns. It is called under fake tensors, so that a model of any size takes no memory.
         precision: `fp32`, `bf16`, `amp-bf16` or `amp-fp16`.
-        optimizers: The optimizers to step.
         timeout: Seconds for everything together.
-        seed: Seed of torch's and Python's generators.
         budget: Seconds for each optimizer.
         command: The worker's command line; tests pass others.
 

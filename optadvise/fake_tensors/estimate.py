@@ -34,7 +34,6 @@ def estimate_module(advisor: CompiledRules, spec: str, stated: Mapping[str, Any]
     """Measure one training step of the user's module, with every optimizer.
 
     Args:
-        advisor: The rules.
         spec: `package.module:function`, as `bench --workload` takes it.
         stated: Facts about the GPU, the precision and the optimizer.
         timeout: Seconds for everything.
@@ -81,8 +80,6 @@ def request_optimizers(advisor: CompiledRules, ids: Sequence[str], *, fused: boo
     """Yield what a worker needs to step optimizers, with the defaults of their cards.
 
     Args:
-        advisor: The rules.
-        ids: The optimizers.
         fused: Choose the fused variant if the implementation has one, as estimates of described networks do.
     """
     for name in ids:
@@ -184,8 +181,6 @@ def _lines(
     """Return the lines of tensors.
 
     Args:
-        step: The measured step.
-        optimizer: The optimizer's bytes.
         gradients: Bytes at the peak.
         activations: Bytes at the peak.
         temporaries: Bytes, and their explanation.

@@ -69,9 +69,7 @@ def take_step(
     Args:
         spec: `package.module:function`, as for `user_workload`.
         precision: `fp32`, `bf16`, `amp-bf16` or `amp-fp16`.
-        seed: Seed of torch's and Python's generators.
         device: Device type of the fake tensors; None for the GPU if torch can use one.
-        report: Is called with what begins.
 
     Raises:
         InputError: The function, its result or its step is wrong, or needs the values of tensors.
@@ -196,8 +194,6 @@ def step_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget: fl
     """Step a new optimizer twice on the same gradients, and return what it keeps and what its second step adds.
 
     Args:
-        request: The optimizer.
-        stepped: The module whose weights and gradients it takes.
         budget: Seconds that it may take.
     """
     figures, reason = None, None
@@ -218,8 +214,6 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
     """Step a new optimizer twice on the same gradients.
 
     Args:
-        request: The optimizer.
-        stepped: The module whose weights and gradients it takes.
         budget: Seconds that it may take.
 
     Raises:

@@ -53,7 +53,6 @@ class KeptValues(TorchDispatchMode):  # type: ignore[misc]
         """Keep the fake mode.
 
         Args:
-            mode: The mode under which operations run.
             guess: Return 1 or False where a value is read back, instead of raising.
         """
         super().__init__()

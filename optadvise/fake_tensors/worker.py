@@ -64,12 +64,7 @@ def _return_model(model: Any = None, **_: Any) -> Any:
 
 
 def explain_error(spec: str, error: InputError) -> str:
-    """Return an error with the line of the user's code, and with advice if fake tensors are the reason.
-
-    Args:
-        spec: `package.module:function`.
-        error: From `take_step`.
-    """
+    """Return an error with the line of the user's code, and with advice if fake tensors are the reason."""
     cause = error.__cause__
     if cause is None or isinstance(cause, InputError):
         return str(error)

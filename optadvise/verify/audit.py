@@ -43,12 +43,7 @@ class Auditor:
     """An implementation beside its reference."""
 
     def __init__(self, target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> None:
-        """Prepare to build the implementation.
-
-        Args:
-            target: What the class should be.
-            optimizer_class: The class.
-        """
+        """Prepare to build the implementation."""
         self.builder = OptimizerBuilder(target, optimizer_class)
         self._target = target
 
@@ -169,12 +164,7 @@ def _allowed_deviation(bits: int, scenario: Scenario) -> float:
 
 
 def audit(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> AuditAnswer:
-    """Audit an implementation.
-
-    Args:
-        target: What the class should be.
-        optimizer_class: The class.
-    """
+    """Audit an implementation."""
     auditor = Auditor(target, optimizer_class)
     results: list[ScenarioResult] = []
     deviating: dict[str, Path] = {}
@@ -198,8 +188,6 @@ def resume(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer], sa
     """Continue a run that another process saved.
 
     Args:
-        target: What the class should be.
-        optimizer_class: The class.
         saved_run: From `audit`.
     """
     run = base64.b64decode(saved_run)

@@ -37,12 +37,7 @@ class AuditEntry(Struct, frozen=True):
 
 
 def list_entries(catalog: Catalog, names: Iterable[str]) -> list[AuditEntry]:
-    """Return every implementation of some optimizers, with those that the cards do not offer.
-
-    Args:
-        catalog: The cards.
-        names: Canonical ids.
-    """
+    """Return every implementation of some optimizers, with those that the cards do not offer."""
     return [
         AuditEntry(make_target(catalog, card, each), each in card.implementations)
         for card in map(catalog.optimizer, names)
@@ -60,8 +55,6 @@ def run_audits(
     """Yield the result of each audit as soon as it is known. A worker that hangs or dies is replaced.
 
     Args:
-        entries: What to audit.
-        progress: Is called before each audit.
         command: The worker's command line; tests pass others.
         timeout: Seconds of one audit.
     """

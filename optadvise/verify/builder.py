@@ -19,12 +19,7 @@ class OptimizerBuilder:
     """The class under audit, and what it is built with."""
 
     def __init__(self, target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> None:
-        """Find the hyperparameters that the constructor does not take.
-
-        Args:
-            target: What the class should be.
-            optimizer_class: The class.
-        """
+        """Find the hyperparameters that the constructor does not take."""
         self.target = target
         self._class = optimizer_class
         signature = inspect.signature(optimizer_class.__init__).parameters
@@ -46,7 +41,6 @@ class OptimizerBuilder:
         """Return an optimizer with the card's defaults.
 
         Args:
-            parameters: Parameters or parameter groups.
             **changes: Hyperparameters with other values, by the card's names.
         """
         implementation = self.target.implementation

@@ -77,7 +77,6 @@ def select_claims(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterabl
     """Return the claims that are named, or those about some optimizers, or all.
 
     Args:
-        catalog: The rules.
         ids: Ids of claims; empty for those about the optimizers.
         optimizers: Canonical ids; None for all claims.
 
@@ -107,9 +106,6 @@ def evaluate_claims(
     """Yield the outcome of each claim as soon as it is known.
 
     Args:
-        catalog: Cards and surfaces that claims name.
-        claims: The claims to test.
-        progress: Is called with the claim and the seed before each run.
         command: The worker's command line; tests pass others.
         timeout: Seconds of one claim, all seeds together.
 
@@ -190,7 +186,6 @@ def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) 
     """Return the verdict on figures.
 
     Args:
-        claim: The claim.
         figures: One for each seed.
         why: What kept further figures from being measured; then nothing is decided.
     """

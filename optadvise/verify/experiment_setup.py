@@ -35,8 +35,6 @@ class ExperimentSetup(Struct, frozen=True):
         """Return the losses of a side's training.
 
         Args:
-            side: The side.
-            seed: Seed of the weights and of the batches.
             arm: One of the side's at another learning rate; None for its own.
             setting: Other arguments; None for those of the experiment.
             spiked: Apply the spike, if the setting has one.

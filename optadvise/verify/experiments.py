@@ -249,11 +249,6 @@ EXPERIMENTS: Mapping[str, Callable[[ExperimentSetup, int], float]] = {
 def run_experiment(name: str, setup: ExperimentSetup, seed: int) -> float:
     """Return the figure of an experiment.
 
-    Args:
-        name: One of `EXPERIMENTS`.
-        setup: What it runs on.
-        seed: The run.
-
     Raises:
         UndecidableError: It has no figure.
     """

@@ -130,7 +130,6 @@ def list_known_deviations(optimizer: str, decay: str, ancestors: Sequence[str]) 
     """Yield what an implementation may compute instead of its card's equation.
 
     Args:
-        optimizer: The card's id.
         decay: How weights decay by the card: decoupled, coupled or none.
         ancestors: Ids of the optimizers that it came from, the nearest first.
     """
@@ -155,9 +154,7 @@ def find_match(
     """Return the description of the first deviation that matches in every scenario, None if none does.
 
     Args:
-        scenarios: Names of the scenarios that deviate.
         candidates: Deviations, the likeliest first.
-        matches: Returns whether a method matches what the implementation did in a scenario.
     """
     for candidate in candidates:
         try:

@@ -338,10 +338,7 @@ def run_method(
     """Return the parameter after each step of a method, in float64.
 
     Args:
-        method: One of `METHODS`, or one with a known deviation.
-        start: The parameter before the first step.
         gradients: Returns the gradient at a parameter and a step, from 1.
-        steps: Number of steps.
         hyperparameters: Values by the card's names.
         lr: Returns the learning rate at a step; None if it is constant. Methods read it at every step.
     """

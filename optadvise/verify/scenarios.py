@@ -51,7 +51,6 @@ def compute_gradient(scenario: Scenario, theta: Tensor, step: int) -> Tensor:
     """Return the gradient of a noisy quadratic with one spike, which triggers every kind of clipping.
 
     Args:
-        scenario: The scenario.
         theta: The weights, in float64.
         step: The step, from 1.
     """
@@ -88,14 +87,7 @@ def measure_deviation(path: Sequence[Tensor], reference: Sequence[Tensor], start
 
 
 def estimate_rounding(scenario: Scenario, reference: Sequence[Tensor], start: Tensor, step: int) -> float:
-    """Return the deviation that rounding of the weights alone may cause: four times what independent roundings add to.
-
-    Args:
-        scenario: The scenario, whose dtype rounds.
-        reference: Weights after each step in float64.
-        start: Weights before the first step.
-        step: The step, from 1.
-    """
+    """Return the deviation that rounding of weights alone may cause: four times what independent roundings add to."""
     unit = 2.0**-24 if scenario.dtype == "float32" else 2.0**-9
     way = float((reference[step - 1] - start).norm()) or 1.0
     length = max(float(start.norm()), float(reference[step - 1].norm()))

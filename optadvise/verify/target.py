@@ -18,13 +18,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
 
 
 def make_target(catalog: Catalog, card: Optimizer, implementation: Implementation) -> AuditTarget:
-    """Return the audit target of an implementation on a card.
-
-    Args:
-        catalog: The rules, to look up ancestors.
-        card: The optimizer.
-        implementation: One of the card's, or not offered by it.
-    """
+    """Return the audit target of an implementation on a card."""
     allowance = implementation.audit
     return AuditTarget(
         optimizer=card.id,
@@ -40,12 +34,7 @@ def make_target(catalog: Catalog, card: Optimizer, implementation: Implementatio
 
 
 def describe_user_class(card: Optimizer, path: str) -> Implementation:
-    """Return a user's class as an implementation of a card's optimizer.
-
-    Args:
-        card: The optimizer.
-        path: Import path of the class.
-    """
+    """Return a user's class as an implementation of a card's optimizer."""
     first = card.implementations[0]
     return Implementation(
         id=path.rpartition(".")[2], path=path, package=None, devices=first.devices, tensors=first.tensors

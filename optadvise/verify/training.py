@@ -65,11 +65,9 @@ class TrainingCache:
         """Return the loss of every step; after a run diverged, that of the first step, as it learned nothing.
 
         Args:
-            arm: The optimizer.
             setting: `network` with its size, `batch_size` and `steps`; optionally `spike_at` and `spike_steps`, in
                 which gradients are `spike_times` as large.
             seed: Seed of the weights and of the batches.
-            device: cpu or cuda.
             warmup: Steps over which the learning rate rises.
             spiked: Apply the spike.
         """
@@ -124,7 +122,6 @@ def cap_losses(losses: Sequence[float], steps: int) -> list[float]:
 
     Args:
         losses: As measured, up to the first that is not finite.
-        steps: Number of steps.
 
     Example:
         >>> cap_losses([5.0, 4.0, 900.0, float("nan")], 5)

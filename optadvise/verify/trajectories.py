@@ -116,9 +116,6 @@ def compute_trajectories(
     """Step optimizers on a surface, without weight decay, so that only the surface moves the weights.
 
     Args:
-        surface: The surface.
-        cards: The optimizers' cards.
-        steps: Steps of each.
         lr: One learning rate for all; None for the surface's.
 
     Raises:
@@ -163,13 +160,7 @@ def _compute_trajectory(
 
 
 def compute_points(arm: Arm, surface: Surface, steps: int) -> tuple[tuple[Point, ...], End]:
-    """Return the start and the point after each step, and how the trajectory ended.
-
-    Args:
-        arm: The optimizer.
-        surface: The surface.
-        steps: Number of steps, unless it ends before.
-    """
+    """Return the start and the point after each step, and how the trajectory ended."""
     function = find_function(surface)
     with silence_libraries():
         weights = torch.nn.Parameter(torch.tensor(surface.start, dtype=torch.float32))

@@ -29,13 +29,7 @@ def run_checks(builder: OptimizerBuilder) -> list[CheckResult]:
 
 
 def run_check(name: str, builder: OptimizerBuilder, check: Check) -> CheckResult:
-    """Return the result of a check; an exception is a failure.
-
-    Args:
-        name: What is checked.
-        builder: The implementation.
-        check: Returns what is wrong, None if nothing is.
-    """
+    """Return the result of a check; an exception is a failure."""
     try:
         problem = check(builder)
     except Exception as error:  # libraries raise errors of any type
@@ -61,7 +55,6 @@ def compare_resumed(builder: OptimizerBuilder, run: bytes) -> str | None:
     """Continue a saved run, and return how it differs from one that did not stop; None if it does not.
 
     Args:
-        builder: The implementation.
         run: From `save_run`, here or in another process.
     """
     saved = torch.load(io.BytesIO(run), weights_only=False)

@@ -37,12 +37,7 @@ def main() -> None:
 
 
 def answer(request: Request, trainings: TrainingCache) -> Answer:
-    """Return the answer to a request.
-
-    Args:
-        request: What to do.
-        trainings: Trainings of earlier requests.
-    """
+    """Return the answer to a request."""
     if isinstance(request, DevicesRequest):
         return DevicesAnswer(("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
     if isinstance(request, ExperimentRequest):

@@ -34,7 +34,6 @@ class AuditWorker:
         """Return the worker's answer.
 
         Args:
-            request: What to do.
             timeout: Seconds that it may take.
 
         Raises:

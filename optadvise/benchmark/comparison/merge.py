@@ -27,7 +27,6 @@ def merge_results(results: Sequence[NamedResult], control: str) -> BenchmarkResu
     The ratios have no interval: what was measured at different times shares no drift that could cancel.
 
     Args:
-        results: At least one result.
         control: Optimizer that the others are compared with, where it is among them.
 
     Raises:

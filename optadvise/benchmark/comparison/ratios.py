@@ -51,10 +51,7 @@ def compare(
     """Compare two results of `optadvise bench`.
 
     Args:
-        base: The result to compare with.
-        new: The result in question.
         requirements: Bounds that NEW's candidates must keep; a relative one multiplies BASE's figure.
-        names: Names of the two for the reader.
         force: Compare even what was measured under different conditions.
 
     Raises:

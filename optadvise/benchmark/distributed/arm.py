@@ -23,14 +23,7 @@ class RankedArm(WorkerArm):
     """An arm in a process for each rank. The first rank answers; failures are those of the rank that failed first."""
 
     def __init__(self, spec: Spec, arm: Arm, *, timeout: float, command: Sequence[str] | None = None) -> None:
-        """Prepare; the processes start with `start`.
-
-        Args:
-            spec: The shared conditions, with the number of processes.
-            arm: The optimizer under test.
-            timeout: Seconds that any one answer may take.
-            command: The launcher's command line; tests pass others.
-        """
+        """Prepare; the processes start with `start`."""
         launcher = module_command("optadvise.benchmark.distributed.launch", str(spec.nproc))
         super().__init__(spec, arm, timeout=timeout, command=command or launcher)
         self._folder: Path | None = None

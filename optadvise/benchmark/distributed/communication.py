@@ -53,12 +53,7 @@ def union_length(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def independent_step_seconds(spec: Spec, arm: Arm) -> float | None:
-    """Return the median seconds of a step of one independent process with its share of the batch; None if it fails.
-
-    Args:
-        spec: The conditions of all ranks.
-        arm: The optimizer.
-    """
+    """Return the median seconds of a step of one independent process with its share of the batch; None if it fails."""
     try:
         training = Training(spec, arm)
         for _ in range(1 + spec.warmup):
@@ -72,10 +67,6 @@ def parity(training: Training, ranks: Ranks) -> float:
     """Return the distance of the ranks' weights from those of one process that saw all their batches.
 
     It is a share of the distance that the one process moved. Every rank calls this, after the steps to compare.
-
-    Args:
-        training: This rank's.
-        ranks: This rank among the others.
     """
     weights = torch.cat([wrapping.gather_tensor(p).double().flatten() for _, p in training.named])
     distance = 0.0

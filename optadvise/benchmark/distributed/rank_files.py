@@ -49,10 +49,6 @@ def find_root_cause(folder: Path, count: int) -> ArmFailure:
 
     A rank that loses the others fails too, and the launcher ends the others with SIGTERM; so a rank that failed by
     itself or was killed by something else counts before these.
-
-    Args:
-        folder: Folder of the ranks' files.
-        count: Number of ranks.
     """
     reports = {rank: _read_failure(folder, rank) for rank in range(count)}
     failures = {rank: report for rank, report in reports.items() if report is not None}
@@ -77,12 +73,7 @@ def _describe_exit(folder: Path, rank: int, code: int) -> str:
 
 
 def describe_slowest_rank(folder: Path, count: int) -> str:
-    """Return which rank the others wait for, and the step that it is in.
-
-    Args:
-        folder: Folder of the ranks' files.
-        count: Number of ranks.
-    """
+    """Return which rank the others wait for, and the step that it is in."""
     steps = {rank: _read_step(folder, rank) for rank in range(count)}
     rank = min(steps, key=lambda each: steps[each])
     if count > 1 and len(set(steps.values())) == 1:
@@ -98,12 +89,7 @@ def join() -> None:
 
 
 def end_with(parent: int, before: Callable[[], None]) -> None:
-    """End this process when its parent is gone; at once, if it is gone already.
-
-    Args:
-        parent: Process id of the parent.
-        before: Called before the end.
-    """
+    """End this process when its parent is gone; at once, if it is gone already."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -48,10 +48,6 @@ class RankArguments(Struct, frozen=True):
 def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
     """Parse the command line of a rank.
 
-    Args:
-        arguments: The words after the module's name.
-        nproc: Number of ranks.
-
     Raises:
         InputError: An option is not known or has no value, or there is no --json.
     """
@@ -78,11 +74,7 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure as one of the ranks and return the exit code; the first rank writes the result.
-
-    Args:
-        arguments: The words after the module's name.
-    """
+    """Measure as one of the ranks and return the exit code; the first rank writes the result."""
     count, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     try:
         parsed = parse_arguments(arguments, count)

@@ -18,8 +18,6 @@ def wrap(module: nn.Module, shard: str, device: str) -> Any:
 
     Args:
         module: The same on every rank; `fsdp` shards its weights in place.
-        shard: none, zero1 or fsdp.
-        device: cpu or cuda.
     """
     if shard != "fsdp":
         return _StrictDDP(module)
@@ -62,11 +60,7 @@ def broadcast_module(module: nn.Module) -> None:
 
 
 def optimizer_wrapper(shard: str) -> Callable[[Any], Any]:
-    """Return a function that makes a constructor of an optimizer's class.
-
-    Args:
-        shard: none, zero1 or fsdp.
-    """
+    """Return a function that makes a constructor of an optimizer's class."""
     if shard != "zero1":
         return lambda optimizer_class: optimizer_class
     from torch.distributed.optim import ZeroRedundancyOptimizer
