@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasurement, ArmSummary, RoundSamples
@@ -68,17 +69,23 @@ def run_arms(
     try:
         for arm, measurement in pairs:
             progress("start", measurement.arm.label, 0)
-            _attempt(_start, arm, measurement)
+            if measurement.arm.unsupported is not None:
+                measurement.failure = ArmFailure(status="unsupported", error=measurement.arm.unsupported)
+                continue
+            with _keep_failure(arm, measurement):
+                measurement.counts = arm.start()
         for number in range(rounds):
             for arm, measurement in pairs if number % 2 == 0 else reversed(pairs):
                 if measurement.failure is None:
                     progress("round", measurement.arm.label, number + 1)
-                    _attempt(_measure_round, arm, measurement)
+                    with _keep_failure(arm, measurement):
+                        measurement.rounds.append(arm.measure_round().samples)
             save(measurements)
         for arm, measurement in pairs:
             if measurement.failure is None:
                 progress("finish", measurement.arm.label, rounds)
-                _attempt(_finish, arm, measurement)
+                with _keep_failure(arm, measurement):
+                    measurement.summary = arm.finish()
             arm.stop()
     except KeyboardInterrupt:
         save(measurements)
@@ -90,27 +97,11 @@ def run_arms(
     return measurements
 
 
-def _start(arm: MeasurableArm, measurement: ArmMeasurement) -> None:
-    measurement.counts = arm.start()
-
-
-def _measure_round(arm: MeasurableArm, measurement: ArmMeasurement) -> None:
-    measurement.rounds.append(arm.measure_round().samples)
-
-
-def _finish(arm: MeasurableArm, measurement: ArmMeasurement) -> None:
-    measurement.summary = arm.finish()
-
-
-def _attempt(
-    action: Callable[[MeasurableArm, ArmMeasurement], None], arm: MeasurableArm, measurement: ArmMeasurement
-) -> None:
-    """Run one part of an arm's measurement; a failure is kept and ends the arm."""
-    if measurement.arm.unsupported is not None:
-        measurement.failure = ArmFailure(status="unsupported", error=measurement.arm.unsupported)
-        return
+@contextlib.contextmanager
+def _keep_failure(arm: MeasurableArm, measurement: ArmMeasurement) -> Iterator[None]:
+    """End an arm that fails in the context, and keep its failure in the measurement."""
     try:
-        action(arm, measurement)
+        yield
     except ArmFailedError as error:
         measurement.failure = error.failure
         arm.stop()  # one that hangs would slow the others down
