@@ -91,9 +91,9 @@ def test_bf16_and_a_given_batch(name: str) -> None:
 
 def test_lengths_and_sides() -> None:
     assert next(build("transformer", seq_len=40, batch_size=3).batches).shape == (3, 41)
-    images, labels = next(build("cnn", image_size=48, batch_size=3).batches)
-    assert (images.shape, labels.shape) == ((3, 1, 48, 48), (3,))
-    assert train(build("cnn", image_size=16, batch_size=1), 1)
+    images, labels = next(build("cnn", batch_size=3).batches)
+    assert (images.shape, labels.shape) == ((3, 1, 32, 32), (3,))
+    assert train(build("cnn", batch_size=1), 1)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,7 @@ def test_lengths_and_sides() -> None:
         ("mlp", {"dtype": "fp16"}, "--dtype"),
         ("mlp", {"batch_size": 0}, "--batch-size 0: must be at least 1"),
         ("mlp", {"seq_len": 64}, "--seq-len: the mlp workload has none"),
-        ("cnn", {"image_size": 8}, "--image-size 8: must be at least 16"),
-        ("transformer", {"image_size": 32}, "--image-size"),
+        ("transformer", {"seq_len": 8}, "--seq-len 8: must be at least 16"),
         ("transformer", {"seq_len": 10**8}, "--seq-len.*write less"),
         ("transformer", {"params": 1000}, "--params 1000: no transformer.*the nearest has"),
         ("cnn", {"params": 150_000}, "--params 150000: no cnn.*the nearest has"),

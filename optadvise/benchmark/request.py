@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from msgspec import Struct
 
@@ -21,7 +20,7 @@ from optadvise.benchmark.requirements import Requirement, parse_requirement
 from optadvise.benchmark.results import make_result
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
-from optadvise.core.errors import CannotRunHereError, InputError, nearest
+from optadvise.core.errors import CannotRunHereError, InputError, check_choice, nearest
 from optadvise.core.hardware import gpu_here
 from optadvise.core.signals import interrupt_on_sigterm
 from optadvise.core.units import parse_count
@@ -75,11 +74,11 @@ def _make_spec(options: BenchOptions) -> Spec:
     return Spec(
         workload=options.workload,
         user=":" in options.workload,
-        size=_check_choice(options.model_size, "--model-size", MODEL_SIZES),
+        size=check_choice("--model-size", options.model_size, MODEL_SIZES),
         params=_parse_optional_count(options.params, "--params"),
         batch_size=_parse_optional_count(options.batch_size, "--batch-size"),
         seq_len=_parse_optional_count(options.seq_len, "--seq-len"),
-        dtype=_check_choice(options.dtype, "--dtype", DTYPES),
+        dtype=check_choice("--dtype", options.dtype, DTYPES),
         device=_resolve_device(options.device),
         steps=parse_count(options.steps, "--steps"),
         rounds=parse_count(options.rounds, "--rounds"),
@@ -88,19 +87,12 @@ def _make_spec(options: BenchOptions) -> Spec:
         compile=options.compile,
         optimizer_only=options.optimizer_only,
         nproc=parse_count(options.nproc, "--nproc"),
-        shard=_check_choice(options.shard, "--shard", SHARDINGS),
+        shard=check_choice("--shard", options.shard, SHARDINGS),
     )
 
 
 def _parse_optional_count(text: str | None, flag: str) -> int | None:
     return None if text is None else parse_count(text, flag)
-
-
-def _check_choice(value: str, flag: str, accepted: Sequence[str]) -> Any:
-    """Return a value that is among those accepted, as the type that lists them."""
-    if value not in accepted:
-        raise InputError(f"{flag} {value!r}: not known; {nearest(value, accepted)}")
-    return value
 
 
 def _check_processes(spec: Spec) -> None:
@@ -121,11 +113,9 @@ def _check_processes(spec: Spec) -> None:
 def _plan_arms(
     rules: CompiledRules, names: Sequence[str], options: BenchOptions, spec: Spec, recommendation: ForeignJson | None
 ) -> list[Arm]:
-    if spec.workload not in WORKLOADS and not spec.user:
-        accepted = (*WORKLOADS, "package.module:function")
-        raise InputError(f"--workload {spec.workload!r}: not known; {nearest(spec.workload, accepted)}")
-    is_alone = options.control == "none"
-    control = None if is_alone else rules.catalog.find_optimizer(options.control, "--control")
+    if not spec.user:
+        check_choice("--workload", spec.workload, (*WORKLOADS, "package.module:function"))
+    control = None if options.control == "none" else rules.catalog.find_optimizer(options.control, "--control")
     if recommendation is not None:
         if options.implementation is not None:
             raise InputError("--implementation: a recommendation names its own; leave it out")
@@ -167,7 +157,7 @@ def _resolve_device(device: str) -> str:
 def measure(
     request: Request,
     *,
-    progress: runner.Progress | None = None,
+    progress: runner.Progress = runner.ignore_progress,
     keep: Callable[[BenchmarkResult], None] | None = None,
 ) -> BenchmarkResult:
     """Measure all arms of a request.
@@ -194,9 +184,7 @@ def measure(
     workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     try:
         with interrupt_on_sigterm():
-            measurements = runner.run_arms(
-                workers, request.spec.rounds, progress=progress or runner.ignore_progress, save=save
-            )
+            measurements = runner.run_arms(workers, request.spec.rounds, progress=progress, save=save)
     except KeyboardInterrupt:
         raise InterruptedMeasurementError(summarize(last, complete=False)) from None
     return summarize(measurements, complete=True)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import default_loss
-from optadvise.benchmark.workloads import Loss, Workload, check_choice, weights_dtype
-from optadvise.core.errors import InputError, nearest
+from optadvise.benchmark.workloads import Loss, Workload, weights_dtype
+from optadvise.core.errors import InputError, check_choice, nearest
 
 
 class UserWorkload(Struct, frozen=True):

@@ -5,7 +5,7 @@ Take `next(batches)` outside of what is timed: it moves a batch to the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import VOCABULARY, default_loss, image_batches, language_loss, text_batches
 from optadvise.benchmark.workload_networks import NETWORKS, fit, nearest_shape
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, check_choice
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -48,8 +48,7 @@ SIZES: dict[str, dict[str, _Size]] = {
     "cnn": {"tiny": _Size(32, 2, 32, 32), "small": _Size(128, 2, 16, 32), "medium": _Size(320, 2, 16, 32)},
     "mlp": {"tiny": _Size(512, 3, 64, 16), "small": _Size(1792, 4, 64, 16), "medium": _Size(4096, 4, 64, 16)},
 }
-_EXTENT_FLAG = {"transformer": "--seq-len", "cnn": "--image-size", "mlp": "--image-size"}
-_MIN_EXTENT = 16  # three strides of 2 leave a 2x2 image, which batch norm needs for a batch of one
+_MIN_EXTENT = 16  # tokens of a sequence
 
 
 def build(
@@ -59,7 +58,6 @@ def build(
     params: int | None = None,
     batch_size: int | None = None,
     seq_len: int | None = None,
-    image_size: int | None = None,
     seed: int = 0,
     rank: int = 0,
     device: str = "cpu",
@@ -73,7 +71,6 @@ def build(
         params: Parameters wanted; chooses width and depth, to within 10 %.
         batch_size: Samples per step: sequences or images.
         seq_len: Tokens per sequence (one token is one byte); only for `transformer`.
-        image_size: Side of an image in pixels; not for `transformer`.
         seed: Of the weights and of the batches.
         rank: Of this process among several, each of which has batches of its own.
         device: Where the module and the batches go.
@@ -82,12 +79,13 @@ def build(
     Raises:
         InputError: A name is unknown, a number is out of range, or an option does not belong to the workload.
     """
-    check_choice("--workload", name, SIZES)
-    check_choice("--model-size", size, SIZES[name])
+    sizes = SIZES[check_choice("--workload", name, SIZES)]
+    shape = sizes[check_choice("--model-size", size, sizes)]
     check_choice("--dtype", dtype, DTYPES)
-    shape = SIZES[name][size]
     batch = _check_minimum(1, batch_size, shape.batch, "--batch-size")
-    extent = _extent(name, shape.extent, seq_len, image_size)
+    if name != "transformer" and seq_len is not None:
+        raise InputError(f"--seq-len: the {name} workload has none; leave it out")
+    extent = _check_minimum(_MIN_EXTENT, seq_len, shape.extent, "--seq-len")
     width, depth = (shape.width, shape.depth) if params is None else fit(name, params, extent)
     if name == "transformer":
         batches, loss = text_batches(batch, extent, seed + rank, device), language_loss
@@ -100,30 +98,11 @@ def build(
     return Workload(name, module, batches, loss, batch, "samples/s")
 
 
-def check_choice(flag: str, value: str, accepted: Iterable[str]) -> None:
-    """Reject a value that is not accepted.
-
-    Raises:
-        InputError: The value is not among those accepted.
-    """
-    if value not in accepted:
-        raise InputError(f"{flag} {value!r}: not known; {nearest(value, accepted)}")
-
-
 def _check_minimum(minimum: int, value: int | None, default: int, flag: str) -> int:
     """Return a value, or the default where it is None."""
     if value is not None and value < minimum:
         raise InputError(f"{flag} {value}: must be at least {minimum}")
     return default if value is None else value
-
-
-def _extent(name: str, default: int, seq_len: int | None, image_size: int | None) -> int:
-    extents = {"--seq-len": seq_len, "--image-size": image_size}
-    flag = _EXTENT_FLAG[name]
-    for other, value in extents.items():
-        if other != flag and value is not None:
-            raise InputError(f"{other}: the {name} workload has none; it takes {flag}")
-    return _check_minimum(_MIN_EXTENT, extents[flag], default, flag)
 
 
 def weights_dtype(dtype: str) -> torch.dtype:

@@ -9,7 +9,7 @@ import typer
 
 from optadvise.cli.complete import among, of
 from optadvise.core.cards import FAMILIES
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import check_choice
 from optadvise.core.json_text import encode_json
 from optadvise.rulebase.records import Rule
 
@@ -43,10 +43,10 @@ def list_(
 
     catalog = rule_folders.load_catalog(rules)
     models = catalog.facts["model"].values or {}
-    if family is not None and family not in FAMILIES:
-        raise InputError(f"--family {family!r}: not known; {nearest(family, FAMILIES)}")
-    if suits is not None and suits not in models:
-        raise InputError(f"--for {suits!r}: not known; {nearest(suits, models)}")
+    if family is not None:
+        check_choice("--family", family, FAMILIES)
+    if suits is not None:
+        check_choice("--for", suits, models)
     if schedules:
         schedulers = [catalog.scheduler(name) for name in catalog.scheduler_ids]
         if json_:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from optadvise.core.text import make_printable
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class OptadviseError(Exception):
@@ -68,3 +71,16 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     guess = f"did you mean {' or '.join(repr(lowered[c]) for c in close)}?" if close else ""
     accepted = f"accepted: {', '.join(candidates)}" if 0 < len(candidates) <= 12 else ""
     return "; ".join(part for part in (accepted, guess) if part)
+
+
+def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
+    """Return a value that is among those accepted.
+
+    Raises:
+        InputError: The value is not accepted.
+    """
+    choices = list(accepted)
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise InputError(f"{flag} {value!r}: not known; {nearest(value, choices)}")
