@@ -30,6 +30,7 @@ from optadvise.benchmark.records import PeakMemory, RankResult
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.training_loop import Training
 from optadvise.core.errors import CannotRunHereError, InputError
+from optadvise.core.hardware import count_cores
 
 Answer: TypeAlias = "ArmCounts | RoundSamples | ArmSummary | Parity | ArmFailure"
 
@@ -53,7 +54,7 @@ def serve(
         ranks: This process among several, None for one process.
     """
     processes_here = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(spec.threads or max(1, _count_cores() // processes_here))
+    torch.set_num_threads(spec.threads or max(1, (count_cores() or 1) // processes_here))
     training = Training(spec, arm, ranks)
     begin = time.perf_counter()
     training.step()
@@ -161,10 +162,6 @@ def _read_environment(spec: Spec, arm: Arm) -> WorkerEnvironment:
             packages[arm.package] = "unknown"
     name = torch.cuda.get_device_name() if spec.device.startswith("cuda") else None
     return WorkerEnvironment(device=spec.device, device_name=name, threads=torch.get_num_threads(), packages=packages)
-
-
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_failure(error: BaseException) -> ArmFailure:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from optadvise.benchmark.records import Machine
-from optadvise.core.hardware import processor
+from optadvise.core.hardware import count_cores, processor
 from optadvise.core.version import __version__
 
 
@@ -19,7 +19,7 @@ def read_machine() -> Machine:
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores=count_cores(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         executable=Path(sys.executable).name,
     )

@@ -84,6 +84,11 @@ def processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+def count_cores() -> int | None:
+    """Return the number of cores that this process may use; None where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def main_memory() -> int | None:
     """Return the bytes of main memory that this process may use; None where the system does not tell."""
     try:
