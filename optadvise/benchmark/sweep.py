@@ -19,7 +19,6 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark.options import BenchOptions, option_types
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.request import Request, measure, prepare_request
-from optadvise.benchmark.runner import Progress
 from optadvise.benchmark.sweep_records import Cell, CellFile, Outcome, SweepCell, SweepResult
 from optadvise.core.errors import InputError, OptadviseError
 from optadvise.core.files import write_output
@@ -86,18 +85,14 @@ def _parse_options(cell: Cell) -> dict[str, str | int | float | bool]:
 def read_cell(folder: Path, cell: Cell) -> BenchmarkResult | None:
     """Return a cell's result; None where there is none with these options, or it has to be measured again."""
     try:
-        file = msgspec.json.decode(_cell_path(folder, cell).read_bytes(), type=CellFile)
+        file = msgspec.json.decode((folder / f"{cell.name}.json").read_bytes(), type=CellFile)
     except (OSError, ValueError):
         return None
     is_current = file.options == cell.options and file.result.complete
     return file.result if is_current and file.result.arms[0].status != RETRIED else None
 
 
-def _cell_path(folder: Path, cell: Cell) -> Path:
-    return folder / f"{cell.name}.json"
-
-
-def measure_cell(rules: CompiledRules, folder: Path, cell: Cell, progress: Progress | None = None) -> Outcome:
+def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
     """Measure a cell and write it, unless it is there already or another process measures it."""
     result = read_cell(folder, cell)
     if result is not None:
@@ -109,10 +104,10 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell, progress: Progr
         if result is not None:
             return Outcome(cell, result)
         try:
-            result = measure(_prepare(rules, cell), progress=progress)
+            result = measure(_prepare(rules, cell))
         except OptadviseError as error:
             return Outcome(cell, None, str(error))
-        write_output(_cell_path(folder, cell), encode_json(CellFile(cell.options, result)))
+        write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)))
         return Outcome(cell, result)
 
 
@@ -134,7 +129,7 @@ def _lock(file: Path) -> Iterator[bool]:
 
 
 def run_sweep(
-    rules: CompiledRules, folder: Path, cells: Sequence[Cell], announce: Callable[[Cell, int], None] | None = None
+    rules: CompiledRules, folder: Path, cells: Sequence[Cell], announce: Callable[[Cell, int], None]
 ) -> Iterator[Outcome]:
     """Measure the cells that have no result, one after the other, and yield the outcome of each cell.
 
@@ -142,8 +137,7 @@ def run_sweep(
         announce: Called with each cell and the number of cells before it.
     """
     for number, cell in enumerate(cells):
-        if announce is not None:
-            announce(cell, number)
+        announce(cell, number)
         yield measure_cell(rules, folder, cell)
 
 

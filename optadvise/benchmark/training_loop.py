@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +18,15 @@ from optadvise.benchmark.measurement import ArmCounts, RoundSamples
 from optadvise.benchmark.spec import Arm, Spec
 
 _AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+
+
+def build_part(spec: Spec, rank: int) -> workloads.Workload:
+    """Return the built-in workload of a measurement, with one rank's share of its batches."""
+    batch_size = None if spec.batch_size is None else spec.batch_size // spec.nproc
+    return workloads.build(
+        spec.workload, size=spec.size, params=spec.params, batch_size=batch_size, seq_len=spec.seq_len, seed=spec.seed,
+        rank=rank, device=spec.device, dtype=spec.dtype,
+    )  # fmt: skip
 
 
 class Training:
@@ -46,35 +54,24 @@ class Training:
         self._enter_train_mode()
         schedulers = [optimizer_builder.build_scheduler(arm, optimizer) for optimizer in self.optimizers]
         self.schedulers = [scheduler for scheduler in schedulers if scheduler is not None]
-        self._steps = [self._compile(o.step) if arm.variant == "compiled" else o.step for o in self.optimizers]
+        self._steps = [torch.compile(o.step) if arm.variant == "compiled" else o.step for o in self.optimizers]
         is_scaled = spec.dtype == "amp-fp16" and spec.device.startswith("cuda")
         self._scaler = torch.amp.GradScaler("cuda") if is_scaled else None
         self._forward = self._forward_module()
 
     def _build_workload(self) -> workloads.Workload:
-        spec = self.spec
+        spec, rank = self.spec, 0 if self.ranks is None else self.ranks.number
         if not spec.user:
-            return workloads.build(**self.shape)
-        seed = spec.seed if self.ranks is None else spec.seed + self.ranks.number  # different batches on each rank
-        workload = user_workload.load_user(spec.workload, seed=seed, device=spec.device, dtype=spec.dtype)
+            return build_part(spec, rank)
+        # The seed gives each rank batches of its own.
+        workload = user_workload.load_user(spec.workload, seed=spec.seed + rank, device=spec.device, dtype=spec.dtype)
         if self.ranks is not None:
             wrapping.broadcast_module(workload.module)
         return workload
 
-    @property
-    def shape(self) -> dict[str, Any]:
-        """Return the arguments of the built-in workload, with this process's share of the batch."""
-        spec = self.spec
-        batch = spec.batch_size if spec.batch_size is None else spec.batch_size // spec.nproc
-        rank = 0 if self.ranks is None else self.ranks.number
-        return {
-            "name": spec.workload, "size": spec.size, "params": spec.params, "batch_size": batch,
-            "seq_len": spec.seq_len, "seed": spec.seed, "rank": rank, "device": spec.device, "dtype": spec.dtype,
-        }  # fmt: skip
-
     def _make_shapes(self) -> list[tuple[str, Tensor]]:
         """Return weights of a decoder's shapes with random gradients, for timing `step()` alone."""
-        dtype = torch.bfloat16 if self.spec.dtype == "bf16" else torch.float32
+        dtype = workloads.weights_dtype(self.spec.dtype)
         named, shapes = [], workloads.parameter_shapes(self.spec.params or 1_000_000)
         ends = {0: "embed", len(shapes) - 1: "head"}  # the optimizers that take matrices leave these to others
         for number, shape in enumerate(shapes):
@@ -88,10 +85,6 @@ class Training:
             for optimizer in map(wrapping.inner, self.optimizers):
                 if hasattr(optimizer, "train"):
                     optimizer.train()
-
-    def _compile(self, step: Callable[[], Any]) -> Callable[[], Any]:
-        compiled: Callable[[], Any] = torch.compile(step)
-        return compiled
 
     def _forward_module(self) -> Any:
         """Return what the loss calls: the network over all ranks, compiled, or as it is."""

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from optadvise.benchmark import workloads
 from optadvise.benchmark.distributed import wrapping
 from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.spec import Arm, Spec
-from optadvise.benchmark.training_loop import Training
+from optadvise.benchmark.training_loop import Training, build_part
 
 _PROFILED_STEPS = 3
 
@@ -74,7 +73,7 @@ def parity(training: Training, ranks: Ranks) -> float:
         reference = Training(training.spec, training.arm)
         assert reference.workload is not None
         initial = _flatten_weights(reference)
-        parts = [workloads.build(**{**training.shape, "rank": rank}).batches for rank in range(ranks.count)]
+        parts = [build_part(training.spec, rank).batches for rank in range(ranks.count)]
         reference.workload.batches = map(_concatenate, zip(*parts, strict=True))
         for _ in training.losses:
             reference.step()
