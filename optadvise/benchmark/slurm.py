@@ -9,6 +9,7 @@ from typing import Any
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark.sweep import measure_cell, read_cell
 from optadvise.benchmark.sweep_records import Cell, Outcome
+from optadvise.core.cards import Value
 from optadvise.core.errors import CannotRunHereError
 from optadvise.rulebase.catalog import load
 
@@ -16,7 +17,7 @@ from optadvise.rulebase.catalog import load
 def submit_cells(
     folder: Path,
     cells: Sequence[Cell],
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Value],
     rules: Sequence[str],
     cluster: str = "slurm",
 ) -> list[Outcome]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from msgspec import Struct
 
-from optadvise.core.errors import InputError, RuleFileError
-from optadvise.core.yaml_reader import Context, checked, many, mapping, matching, plain, record, shaped, text
-from optadvise.core.yaml_types import NAME_PATTERN
+from optadvise.core.cards import Value
+from optadvise.core.errors import InputError, RuleFileError, nearest
+from optadvise.core.yaml_reader import Context, many, pairs_of, parse, text
+from optadvise.core.yaml_records import decode_text, reader_of
+from optadvise.core.yaml_types import Identifier, Plain
 
 _MAX_CELLS = 10_000
 
@@ -21,16 +22,15 @@ class Grid(Struct, frozen=True):
 
     optimizers: list[str]  # in any spelling
     options: dict[str, list[str]]  # values of each option, as they are typed
-    job_parameters: Mapping[str, Any]  # of submitit, which checks them
+    job_parameters: Mapping[str, Value]  # of submitit, which checks them
 
 
-@shaped({"type": ["string", "number", "boolean", "array"]})
-def _values(node: yaml.Node, context: Context) -> list[str]:
+def _read_values(node: yaml.Node, context: Context) -> list[str]:
     """Read one value or several, each as it would be typed."""
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not nodes:
         context.fail(node, "an empty list measures nothing; leave the option out")
-    return [str(text(each, context)) for each in nodes]
+    return [text(each, context) for each in nodes]
 
 
 def read_sweep(file: Path, options: Iterable[str]) -> Grid:
@@ -43,22 +43,34 @@ def read_sweep(file: Path, options: Iterable[str]) -> Grid:
         InputError: The file cannot be read.
         RuleFileError: It is invalid; the message names the place.
     """
-    accepted = list(options)
-    shape = record(
-        {"optimizers": many(text, 1)},
-        {
-            **dict.fromkeys(accepted, _values),
-            "slurm": mapping(matching(NAME_PATTERN, "a name as Python takes it"), plain),
-        },
-    )
     try:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"{str(file)!r}: cannot be read ({error.strerror}); name a sweep, as in sweep.yaml") from error
-    data, _, _ = checked(shape, content, str(file), {})
-    grid = Grid(data["optimizers"], {name: data[name] for name in accepted if name in data}, data.get("slurm", {}))
+    node, context = parse(decode_text(content, str(file)), str(file))
+    grid = _read_grid(node, context, list(options))
     _check_grid(grid, str(file))
     return grid
+
+
+def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Grid:
+    optimizers: list[str] = []
+    values: dict[str, list[str]] = {}
+    job_parameters: Mapping[str, Value] = {}
+    accepted = ("optimizers", *options, "slurm")
+    for key_node, key, value_node in pairs_of(node, context):
+        if key == "optimizers":
+            optimizers = many(text, 1)(value_node, context)
+        elif key == "slurm":
+            job_parameters = reader_of(Mapping[Identifier, Plain])(value_node, context)
+        elif key in options:
+            values[key] = _read_values(value_node, context)
+        else:
+            hint = nearest(key, accepted) or f"accepted: {', '.join(accepted)}"
+            context.fail(key_node, f"unknown key {key!r}; {hint}")
+    if not optimizers:
+        context.fail(node, "missing key: optimizers")
+    return Grid(optimizers, {name: values[name] for name in options if name in values}, job_parameters)
 
 
 def _check_grid(grid: Grid, file: str) -> None:

@@ -1,7 +1,7 @@
-"""YAML text to plain values, read against a declared shape, every error at its line.
+"""YAML text to plain values of an expected type, every error at its line.
 
-The shape drives the reading, so YAML's own guesses never count: `1e-4` is a number because a number is expected there,
-`no` is a word because a word is, and `017` or a second equal key is an error where PyYAML would stay silent.
+The expected type drives the reading, so YAML's own guesses never count: `1e-4` is a number because a number is expected
+there, `no` is a word because a word is, and `017` or a second equal key is an error where PyYAML would stay silent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
@@ -48,31 +48,7 @@ class Context:
         raise RuleFileError(message, self.where(node), self.line(node))
 
 
-class Shape:
-    """How a node is read, and the JSON Schema of what is accepted, for editors."""
-
-    __slots__ = ("read", "schema")
-
-    def __init__(self, read: Callable[[yaml.Node, Context], Any], schema: Mapping[str, Any]) -> None:
-        """Join the two."""
-        self.read = read
-        self.schema = schema
-
-    def __call__(self, node: yaml.Node, context: Context) -> Any:
-        """Read a node."""
-        return self.read(node, context)
-
-
-def shaped(schema: Mapping[str, Any]) -> Callable[[Callable[[yaml.Node, Context], Any]], Shape]:
-    """Make a shape of a function that reads a node.
-
-    Args:
-        schema: The JSON Schema of what it accepts.
-    """
-    return lambda read: Shape(read, schema)
-
-
-_WORD = {"type": ["string", "number", "boolean", "null"]}  # editors guess types, which the reader does not
+Reader: TypeAlias = Callable[[yaml.Node, Context], Any]  # of one type of values
 
 
 def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
@@ -100,29 +76,6 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     if node is None:
         raise RuleFileError("the file is empty", path)
     return node, context
-
-
-def checked(
-    shape: Shape, content: bytes, path: str, known: Mapping[str, Iterable[str]]
-) -> tuple[Any, yaml.Node, Context]:
-    """Read one file by its shape, and look up all that it refers to.
-
-    Args:
-        shape: Of the whole file.
-        content: Its bytes.
-        path: How errors name it.
-        known: The ids that it may refer to, by their kind.
-
-    Raises:
-        RuleFileError: The file is invalid, or refers to what is not there.
-    """
-    try:
-        node, context = parse(content.decode("utf-8"), path)
-    except UnicodeDecodeError as error:
-        raise RuleFileError("not UTF-8 text; save the file as UTF-8", path) from error
-    read = shape(node, context)
-    refer([context], known)
-    return read, node, context
 
 
 def refer(contexts: Iterable[Context], known: Mapping[str, Iterable[str]]) -> None:
@@ -206,7 +159,6 @@ def _quoted(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">")
 
 
-@shaped(_WORD)
 def text(node: yaml.Node, context: Context) -> str:
     """Read a non-empty text; `no`, `on` and `1e-4` stay the words they are."""
     value = _scalar(node, context, "a text").strip()
@@ -215,7 +167,6 @@ def text(node: yaml.Node, context: Context) -> str:
     return value
 
 
-@shaped({"type": "number"})
 def number(node: yaml.Node, context: Context) -> float | int:
     """Read a number; `1e-4` is one, `017` is an error."""
     value = _scalar(node, context, "a number")
@@ -240,7 +191,6 @@ def decimal(node: yaml.Node, context: Context) -> float:
     return float(number(node, context))
 
 
-@shaped({"type": "boolean"})
 def flag(node: yaml.Node, context: Context) -> bool:
     """Read `true` or `false`, and no other spelling."""
     value = _scalar(node, context, "true or false")
@@ -249,7 +199,6 @@ def flag(node: yaml.Node, context: Context) -> bool:
     return value == "true"
 
 
-@shaped({"type": ["string", "number", "boolean", "null", "array"]})
 def plain(node: yaml.Node, context: Context) -> Any:
     """Read a value of any plain type: number, flag, text, null or a list of them."""
     if isinstance(node, yaml.SequenceNode):
@@ -268,7 +217,7 @@ def plain(node: yaml.Node, context: Context) -> Any:
     return value
 
 
-def matching(pattern: str, wanted: str) -> Shape:
+def matching(pattern: str, wanted: str) -> Reader:
     """Read a text of a given form: what ends up in programs and command lines is not any text.
 
     Args:
@@ -278,15 +227,15 @@ def matching(pattern: str, wanted: str) -> Shape:
     form = re.compile(pattern)
 
     def read(node: yaml.Node, context: Context) -> str:
-        value = str(text(node, context))
+        value = text(node, context)
         if not form.fullmatch(value):
             context.fail(node, f"expected {wanted}, found {value!r}")
         return value
 
-    return Shape(read, {"type": "string", "pattern": f"^({pattern})$"})
+    return read
 
 
-def one_of(*choices: str) -> Shape:
+def one_of(*choices: str) -> Reader:
     """Read one word of a closed list."""
 
     def read(node: yaml.Node, context: Context) -> str:
@@ -295,21 +244,21 @@ def one_of(*choices: str) -> Shape:
             context.fail(node, f"unknown value {value!r}; {nearest(value, choices)}")
         return value
 
-    return Shape(read, {"enum": [*choices]})
+    return read
 
 
-def reference(kind: str) -> Shape:
+def reference(kind: str) -> Reader:
     """Read an id of something that is defined elsewhere; checked once everything is read."""
 
     def read(node: yaml.Node, context: Context) -> str:
-        value = str(text(node, context))
+        value = text(node, context)
         context.references.append((kind, value, context.where(node), context.line(node)))
         return value
 
-    return Shape(read, {"$ref": f"#/$defs/{kind}"})
+    return read
 
 
-def many(item: Callable[[yaml.Node, Context], Any], minimum: int = 0, schema: Mapping[str, Any] | None = None) -> Shape:
+def many(item: Reader, minimum: int = 0) -> Callable[[yaml.Node, Context], list[Any]]:
     """Read a list."""
 
     def read(node: yaml.Node, context: Context) -> list[Any]:
@@ -319,21 +268,12 @@ def many(item: Callable[[yaml.Node, Context], Any], minimum: int = 0, schema: Ma
             context.fail(node, f"expected at least {minimum} item{'s' if minimum > 1 else ''} here")
         return [item(child, context) for child in node.value]
 
-    return Shape(read, {"type": "array", "items": schema or getattr(item, "schema", {}), "minItems": minimum})
+    return read
 
 
 def is_null(node: yaml.Node) -> bool:
     """Return whether a node is an unquoted `null`, `~` or nothing."""
     return isinstance(node, yaml.ScalarNode) and not _quoted(node) and node.value in ("null", "~", "")
-
-
-def maybe(shape: Shape) -> Shape:
-    """Read `null`, or the shape."""
-
-    def read(node: yaml.Node, context: Context) -> Any:
-        return None if is_null(node) else shape(node, context)
-
-    return Shape(read, {"anyOf": [shape.schema, {"type": "null"}]})
 
 
 def pairs_of(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
@@ -349,43 +289,3 @@ def pairs_of(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, ya
         seen.add(key)
         pairs.append((key_node, key, value_node))
     return pairs
-
-
-def mapping(key: Shape, value: Shape) -> Shape:
-    """Read a mapping with free keys."""
-
-    def read(node: yaml.Node, context: Context) -> dict[str, Any]:
-        return {key(k, context): value(v, context) for k, _, v in pairs_of(node, context)}
-
-    return Shape(read, {"type": "object", "additionalProperties": value.schema})
-
-
-def record(
-    required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None, *, located: bool = False
-) -> Shape:
-    """Read a mapping with a closed set of keys.
-
-    Args:
-        required: Keys that must be there.
-        optional: Keys that may be.
-        located: Add `at`, the record's `file:line:column`.
-    """
-    shapes = {**required, **(optional or {})}
-
-    def read(node: yaml.Node, context: Context) -> dict[str, Any]:
-        values: dict[str, Any] = {"at": context.where(node)} if located else {}
-        for key_node, key, value_node in pairs_of(node, context):
-            if key not in shapes:
-                context.fail(
-                    key_node, f"unknown key {key!r}; {nearest(key, shapes) or 'accepted: ' + ', '.join(shapes)}"
-                )
-            values[key] = shapes[key](value_node, context)
-        missing = [key for key in required if key not in values]
-        if missing:
-            context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
-        return values
-
-    properties = {key: shape.schema for key, shape in shapes.items()}
-    return Shape(
-        read, {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from msgspec import Meta, Struct, UnsetType
@@ -18,9 +18,8 @@ from msgspec.structs import fields
 
 from optadvise.core import yaml_reader as primitive
 from optadvise.core.errors import RuleFileError, nearest
-from optadvise.core.yaml_reader import Context, is_null, pairs_of
+from optadvise.core.yaml_reader import Context, Reader, is_null, pairs_of
 
-Reader: TypeAlias = Callable[[yaml.Node, Context], Any]
 _RecordT = TypeVar("_RecordT", bound=Struct)
 _POSITION = "at"
 _BY_NAME: dict[str, Reader] = {}  # readers of types that say `extra={"reader": name}`
