@@ -31,6 +31,7 @@ from fake_peak import ATTENTION, auto_class, fake_peak, register_attention  # no
 
 from optadvise.advice.compiled_rules import CompiledRules  # noqa: E402
 from optadvise.advice.complete import complete_situation  # noqa: E402
+from optadvise.core.records import InputValue  # noqa: E402
 from optadvise.memory import estimator  # noqa: E402
 from optadvise.memory.architectures import named_shape  # noqa: E402
 from optadvise.memory.hf_config import shape_from_config  # noqa: E402
@@ -189,7 +190,7 @@ def predicted(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
             file.write_text(json.dumps(_config(case).to_dict(), default=str), encoding="utf-8")
             shape = shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
     model = rules.networks.family_of(shape).model
-    answers = {
+    answers: dict[str, InputValue] = {
         "shape": shape, "model": model, "precision": case.precision, "micro_batch": case.samples,
         "batch_size": case.samples * case.accumulation, "checkpointing": case.checkpointing,
         "image_size" if model in ("vit", "cnn") else "seq_len": case.length,

@@ -74,8 +74,10 @@ def test_the_numbers_are_the_advisors_for_this_very_measurement(
 ) -> None:
     spec = Spec(workload="cnn", steps=20, rounds=5)
     (arm,) = plan.plan_arms(advisor, [name], spec, control=None, implementation=None)
-    facts = {"optimizer": name, "model": "cnn", "params": 1_000_000, "precision": "fp32", "steps": spec.total_steps}
-    advice = advise(advisor, facts)
+    advice = advise(
+        advisor,
+        {"optimizer": name, "model": "cnn", "params": 1_000_000, "precision": "fp32", "steps": spec.total_steps},
+    )
     made = next(i for i in catalog.optimizer(name).implementations if i.path == arm.path)
     for number in advice.hyperparameters:
         if catalog.optimizer(name).hyperparameter(number.name):

@@ -13,6 +13,7 @@ import pytest
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.core.errors import InputError, RuleFileError
+from optadvise.core.records import FactValues
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load
 from optadvise.rulebase.loading import load_rule_base
@@ -91,7 +92,7 @@ rules:
         encoding="utf-8",
     )
     advisor = CompiledRules(load([layer]))
-    answers = {"model": "cnn", "tuning": "high", "batch_size": 2048}
+    answers: FactValues = {"model": "cnn", "tuning": "high", "batch_size": 2048}
     assert advise(advisor, answers).optimizer.id == "sgd-turbo"
     advice = advise(advisor, {**answers, "batch_size": 512})
     assert advice.optimizer.id == "sgd-momentum"

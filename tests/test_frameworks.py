@@ -22,7 +22,7 @@ from optadvise.advice.recommend import advise
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
-from optadvise.core.records import Recommendation
+from optadvise.core.records import FactValues, Recommendation
 from optadvise.core.schedules import rate
 from optadvise.rulebase.catalog import load
 from tests import frameworks
@@ -352,7 +352,13 @@ def test_another_optimizer_is_never_taken_silently(advisor: CompiledRules, frame
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: CompiledRules, framework: str) -> None:
-    said = {"gpus": 8, "shard": "zero2", "checkpointing": "selective", "loss": "chunked", "attention": "eager"}
+    said: FactValues = {
+        "gpus": 8,
+        "shard": "zero2",
+        "checkpointing": "selective",
+        "loss": "chunked",
+        "attention": "eager",
+    }
     code = write_code(advisor, advise(advisor, {**said, "model": "transformer"}), framework)
     known = CATALOG.frameworks[framework]
     note = " ".join(code.notes)

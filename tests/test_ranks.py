@@ -374,8 +374,8 @@ def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: CompiledRul
             fit = find_remedies(advisor, advice)
             changes = [{k: v for fix in chain for k, v in fix.change.items()} for chain in (fit.fixes if fit else ())]
             for change in changes:
-                after = SHARDED.get(change.get("shard", shard), "none")
-                made = advisor.catalog.optimizer(change.get("optimizer", advice.optimizer.id)).implementations[0]
+                after = SHARDED.get(str(change.get("shard", shard)), "none")
+                made = advisor.catalog.optimizer(str(change.get("optimizer", advice.optimizer.id))).implementations[0]
                 assert made.sharding.get(after, AGREES) == AGREES, (said, change)
             assert not any(name in advice.fused for name in advice.implementation.on_shard.get(kind, {}))
             seen.add((advice.trace[1].rule, kind))

@@ -17,7 +17,7 @@ from optadvise import __version__
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.records import BenchmarkResult
-from optadvise.core.records import Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
+from optadvise.core.records import FactValues, Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
 from optadvise.core.schedules import rate
 from optadvise.core.units import show_bytes
 from optadvise.render.html import charts
@@ -251,7 +251,7 @@ def scheduled(advisor: CompiledRules, name: str, steps: int) -> ScheduleAdvice:
 
 
 def test_the_bar_holds_what_the_ledger_holds(advisor: CompiledRules) -> None:
-    said = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
+    said: FactValues = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
     memory = advise(advisor, said).memory
     bar = charts.layout_bar(memory)
     assert bar is not None

@@ -30,7 +30,7 @@ class CompiledRules:
         'adamw'
     """
 
-    def __init__(self, catalog: Catalog, extra_conditions: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, catalog: Catalog, extra_conditions: Iterable[Mapping[str, Condition]] = ()) -> None:
         """Compile a catalog.
 
         Args:

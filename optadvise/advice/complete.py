@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError
-from optadvise.core.records import Situation
+from optadvise.core.records import FactValues, NetworkShape, Situation
 from optadvise.memory.estimator import change, complete_length
 from optadvise.memory.network_size import count_parameters
 
+_NOTHING_STATED = Situation()
 _MAY_BE_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # facts without a default
 
 
-def complete_situation(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situation:
+def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
     """Return the complete situation that stated inputs describe.
 
     Args:
@@ -26,28 +26,30 @@ def complete_situation(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situa
     Raises:
         InputError: Two inputs contradict each other.
     """
-    if "shape" in inputs:
-        inputs = {**inputs, "params": count_parameters(rules.memory_rules, inputs["shape"])}
+    shape = inputs.get("shape")
+    if isinstance(shape, NetworkShape):
+        inputs = {**inputs, "params": count_parameters(rules.memory_rules, shape)}
     filled = rules.defaults.fill(inputs)
     _reject_contradictions(rules, filled)
-    _reject_uneven_batch(filled)
     unknown = [name for name in _MAY_BE_UNKNOWN if name not in filled]
-    situation = Situation(
+    situation = replace(
+        _NOTHING_STATED,
         **filled,
         stated=tuple(name for name, value in inputs.items() if value is not None),
         defaults=(*unknown, *(name for name in filled if name not in inputs)),
     )
+    _reject_uneven_batch(situation)
     return situation if situation.params is None else complete_length(rules.memory_rules, situation)
 
 
-def _reject_contradictions(rules: CompiledRules, inputs: Mapping[str, Any]) -> None:
+def _reject_contradictions(rules: CompiledRules, inputs: FactValues) -> None:
     contradiction = rules.defaults.find_contradiction(inputs)
     if contradiction is not None:
         options = _format_options(rules, inputs, contradiction.when)
         raise InputError(f"{options}: {contradiction.say}; {contradiction.instead}")
 
 
-def _format_options(rules: CompiledRules, inputs: Mapping[str, Any], names: Iterable[str]) -> str:
+def _format_options(rules: CompiledRules, inputs: FactValues, names: Iterable[str]) -> str:
     """Return the options of the facts that have a value; `--gpu` states what is derived from it."""
     options = []
     for name in names:
@@ -58,16 +60,16 @@ def _format_options(rules: CompiledRules, inputs: Mapping[str, Any], names: Iter
     return " ".join(options)
 
 
-def _reject_uneven_batch(inputs: Mapping[str, Any]) -> None:
+def _reject_uneven_batch(situation: Situation) -> None:
     """Reject a batch that GPUs and micro-batches cannot share equally."""
-    micro_batch, batch_size, gpus = inputs.get("micro_batch"), inputs.get("batch_size"), inputs["gpus"]
+    micro_batch, batch_size, gpus = situation.micro_batch, situation.batch_size, situation.gpus
     if batch_size is not None and batch_size % gpus:
         raise InputError(
             f"--batch-size {batch_size} --gpus {gpus}: GPUs take equal shares of a batch; say a multiple of {gpus}"
         )
     if micro_batch is None:
         return
-    if inputs.get("gradient_release") and (batch_size or 1) > micro_batch * gpus:
+    if situation.gradient_release and (batch_size or 1) > micro_batch * gpus:
         raise InputError(
             f"--gradient-release --batch-size {batch_size} --micro-batch {micro_batch}: gradients that are let go "
             "cannot add up over passes; leave one of them out"
@@ -80,7 +82,7 @@ def _reject_uneven_batch(inputs: Mapping[str, Any]) -> None:
         )
 
 
-def change_situation(rules: CompiledRules, situation: Situation, changes: Mapping[str, Any]) -> Situation:
+def change_situation(rules: CompiledRules, situation: Situation, changes: FactValues) -> Situation:
     """Return a complete situation after changes.
 
     Args:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.advice.memory_pressure import classify_pressure
-from optadvise.core.cards import AGREES, Implementation, Optimizer
+from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer
 from optadvise.core.records import Situation, TraceEntry
 from optadvise.rulebase.records import Rule
 from optadvise.rulebase.tables import Axis
@@ -89,7 +88,9 @@ def locate_card(
     return {name: rules.axes[name].cell(value) for name, value in facts.items()}
 
 
-def read_card_facts(optimizer: Optimizer, implementation: Implementation, axes: Mapping[str, Axis]) -> dict[str, Any]:
+def read_card_facts(
+    optimizer: Optimizer, implementation: Implementation, axes: Mapping[str, Axis]
+) -> dict[str, FactValue]:
     """Return the facts that a card adds for the tables after the choice of an optimizer.
 
     Args:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
 from optadvise.advice.complete import complete_situation
+from optadvise.core.cards import FactValue
 from optadvise.core.errors import InputError
-from optadvise.core.records import Situation
+from optadvise.core.records import FactValues, Situation, read_count
 from optadvise.memory.estimator import fits
 from optadvise.memory.search import divisors, with_micro_batch
 from optadvise.rulebase.regions import Box
@@ -25,7 +25,7 @@ class CompiledFix(Struct, frozen=True):
 
     id: str
     box: Box  # where it can be made
-    changes: Mapping[str, Any]  # by fact; `less` and `more` stand for a smaller micro-batch and for more GPUs
+    changes: Mapping[str, FactValue]  # by fact; `less` and `more` stand for a smaller micro-batch and for more GPUs
     effort: int
     costs: str
     cite: tuple[str, ...]
@@ -40,7 +40,7 @@ class AppliedChain(Struct, frozen=True):
     """A chain of changes, applied to a run."""
 
     fixes: tuple[CompiledFix, ...]
-    changes: tuple[Mapping[str, Any], ...]  # what each rule sets, with numbers for `less` and `more`
+    changes: tuple[Mapping[str, FactValue], ...]  # what each rule sets, with numbers for `less` and `more`
     effort: int
     situation: Situation  # the run afterwards, with its micro-batch
 
@@ -84,14 +84,12 @@ def rate_effort(situation: Situation, chain: Iterable[CompiledFix]) -> int:
     return sum(fix.effort + _EFFORT_OF_OVERRULING * bool(find_overruled(situation, fix.changes)) for fix in chain)
 
 
-def find_overruled(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:
+def find_overruled(situation: Situation, changes: Mapping[str, FactValue]) -> dict[str, FactValue]:
     """Return the stated inputs that changes overrule; a smaller micro-batch and more GPUs overrule nothing."""
-    stated = situation.stated_inputs
-    return {
-        name: stated[name]
-        for name, value in changes.items()
-        if name in stated and stated[name] != value and name not in ("micro_batch", "gpus")
-    }
+    overruling = [
+        name for name, value in changes.items() if name in situation.stated and getattr(situation, name) != value
+    ]
+    return {name: getattr(situation, name) for name in overruling if name not in ("micro_batch", "gpus")}
 
 
 def apply_chain(
@@ -118,7 +116,7 @@ def apply_chain(
             continue
         inputs |= change
     if shrinking is not None:
-        inputs.setdefault("batch_size", inputs["micro_batch"] * situation.gpus)
+        inputs.setdefault("batch_size", read_count(inputs, "micro_batch") * situation.gpus)
         after = _shrink_micro_batch(rules, inputs, shrinking)
     else:
         after = _complete(rules, inputs)
@@ -129,16 +127,17 @@ def apply_chain(
     )
 
 
-def _spread(inputs: Mapping[str, Any], gpus: int) -> dict[str, int]:
+def _spread(inputs: FactValues, gpus: int) -> dict[str, int]:
     """Return the change to more GPUs, with a smaller micro-batch where the batch requires it."""
-    batch_size, micro_batch = inputs.get("batch_size"), inputs.get("micro_batch")
-    if batch_size is None or micro_batch is None or batch_size % gpus:
+    if inputs.get("batch_size") is None or inputs.get("micro_batch") is None:
         return {"gpus": gpus}
-    largest = max(size for size in divisors(batch_size // gpus) if size <= micro_batch)
-    return {"gpus": gpus, "micro_batch": largest} if largest < micro_batch else {"gpus": gpus}
+    batch_size, micro_batch = read_count(inputs, "batch_size"), read_count(inputs, "micro_batch")
+    largest = max((size for size in divisors(batch_size // gpus) if size <= micro_batch), default=micro_batch)
+    is_smaller = not batch_size % gpus and largest < micro_batch
+    return {"gpus": gpus, "micro_batch": largest} if is_smaller else {"gpus": gpus}
 
 
-def _shrink_micro_batch(rules: CompiledRules, inputs: Mapping[str, Any], change: dict[str, Any]) -> Situation | None:
+def _shrink_micro_batch(rules: CompiledRules, inputs: FactValues, change: dict[str, FactValue]) -> Situation | None:
     """Set the largest smaller micro-batch that fits, and keep the batch by gradient accumulation.
 
     Args:
@@ -149,7 +148,8 @@ def _shrink_micro_batch(rules: CompiledRules, inputs: Mapping[str, Any], change:
     Returns:
         The run afterwards; the one with the smallest micro-batch where none fits; None where the rules reject it.
     """
-    batch_size, micro_batch, gpus = inputs["batch_size"], inputs["micro_batch"], inputs.get("gpus", 1)
+    batch_size, micro_batch = read_count(inputs, "batch_size"), read_count(inputs, "micro_batch")
+    gpus = read_count(inputs, "gpus") if "gpus" in inputs else 1
     sizes = [] if batch_size % gpus else divisors(batch_size // gpus)
     after = None
     for size in sorted((size for size in sizes if size < micro_batch), reverse=True):
@@ -162,7 +162,7 @@ def _shrink_micro_batch(rules: CompiledRules, inputs: Mapping[str, Any], change:
     return after
 
 
-def _complete(rules: CompiledRules, inputs: Mapping[str, Any]) -> Situation | None:
+def _complete(rules: CompiledRules, inputs: FactValues) -> Situation | None:
     """Return the run that inputs describe, with its micro-batch; None where they contradict each other."""
     without_size = {name: value for name, value in inputs.items() if name != "params" or "shape" not in inputs}
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from optadvise.advice.alternatives import find_max_model_sizes, list_alternatives
 from optadvise.advice.compiled_rules import CompiledRules
@@ -13,7 +12,7 @@ from optadvise.advice.hyperparameters import build_arguments, build_companion, c
 from optadvise.advice.memory_pressure import locate_estimate
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
-from optadvise.core.records import AdviceWarning, MemoryEstimate, Recommendation, Situation
+from optadvise.core.records import AdviceWarning, FactValues, MemoryEstimate, Recommendation, Situation
 from optadvise.memory.breakdown import unknown_size_estimate
 from optadvise.memory.estimator import estimate
 from optadvise.memory.search import with_micro_batch
@@ -58,7 +57,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
     )
 
 
-def advise(rules: CompiledRules, inputs: Mapping[str, Any]) -> Recommendation:
+def advise(rules: CompiledRules, inputs: FactValues) -> Recommendation:
     """Return the advice for stated inputs.
 
     Args:

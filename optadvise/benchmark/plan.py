@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
-from optadvise.core.cards import AGREES, Implementation, Optimizer, Phase, Value
+from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Phase, Value
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import Recommendation
 from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
@@ -99,7 +99,7 @@ def plan_advice(advice: Recommendation, *, fused: bool = True, device: str = "cp
 
 def _advise(rules: CompiledRules, name: str, spec: Spec) -> Recommendation:
     """Return the advice for an optimizer on the workload, over the steps of the measurement."""
-    facts: dict[str, Value] = {
+    facts: dict[str, FactValue] = {
         "optimizer": name,
         "steps": spec.total_steps,
         "params": spec.params or _NOMINAL_PARAMETERS[spec.size],

@@ -81,10 +81,11 @@ def _print_json(record: object) -> None:
 
 def _show_rule(rule: Rule, catalog: Catalog, claims: list[ClaimFinding], *, as_json: bool) -> None:
     """Show a rule with the claims that it repeats and that were decided here."""
-    from optadvise.render.text.rule import print_rule, rule_data
+    from optadvise.render.rules import build_rule
+    from optadvise.render.text.rule import print_rule
 
     if as_json:
-        _print_json(rule_data(rule, claims))
+        _print_json(build_rule(rule, claims))
     else:
         print_rule(rule, catalog, claims)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from optadvise.advice import inputs
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError
+from optadvise.core.records import FactValues, InputValue
 from optadvise.core.text import make_printable
 from optadvise.rule_analysis.inputs_of_point import format_command
 from optadvise.rule_analysis.interview import Interview
@@ -17,7 +16,7 @@ _OPTION_NAMES = {"vram_bytes": "vram"}  # facts whose option has another name
 _MAX_LISTED = 6
 
 
-def ask_facts(advisor: CompiledRules, stated: Mapping[str, Any], folders: tuple[str, ...]) -> dict[str, Any]:
+def ask_facts(advisor: CompiledRules, stated: FactValues, folders: tuple[str, ...]) -> dict[str, InputValue]:
     """Ask until the optimizer is settled, and return all stated facts.
 
     Args:
@@ -78,7 +77,7 @@ def _ask_fact(interview: Interview, name: str) -> bool:
             _print(f"  {make_printable(str(error))}")
 
 
-def _parse_answer(advisor: CompiledRules, name: str, text: str) -> dict[str, Any]:
+def _parse_answer(advisor: CompiledRules, name: str, text: str) -> dict[str, InputValue]:
     catalog = advisor.catalog
     fact = catalog.facts[name]
     if fact.type == "flag":

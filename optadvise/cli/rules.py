@@ -10,6 +10,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.help import GroupedCommand, format_epilog
 from optadvise.core.errors import InputError
+from optadvise.core.json_text import encode_json
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)]
@@ -41,7 +42,8 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     """
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.memory.networks import load_networks
-    from optadvise.render.text.rules import report
+    from optadvise.render.rules import build_check
+    from optadvise.render.text.rules import print_proofs
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.check import prove_rules
 
@@ -49,7 +51,10 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     load_networks(advisor.catalog)
     advisor.catalog.read_all()
     proofs = prove_rules(advisor, tuple(map(str, rules or ())))
-    report(proofs, as_json=json_)
+    if json_:
+        typer.echo(encode_json(build_check(proofs), indent=2), nl=False)
+    else:
+        print_proofs(proofs)
     raise typer.Exit(0 if proofs.sound else 1)
 
 
@@ -67,7 +72,8 @@ def run_tests(
     if suggest and not mutants:
         raise InputError("--suggest: only mutants need cases; say --mutants too")
     from optadvise.advice.compiled_rules import CompiledRules
-    from optadvise.render.text.rules import tested
+    from optadvise.render.rules import build_test
+    from optadvise.render.text.rules import print_tests
     from optadvise.rule_analysis import rule_folders, rule_tests
     from optadvise.rule_analysis.mutants import suggest_cases, try_mutants
     from optadvise.rulebase.case_files import read_cases
@@ -78,7 +84,10 @@ def run_tests(
     results = rule_tests.run_tests(advisor, cases)
     hunt = try_mutants(advisor, cases) if mutants else None
     cases_for = list(suggest_cases(advisor, hunt.survivors)) if hunt is not None and suggest else []
-    tested(results, hunt, cases_for, as_json=json_)
+    if json_:
+        typer.echo(encode_json(build_test(results, hunt), indent=2), nl=False)
+    else:
+        print_tests(results, hunt, cases_for)
     raise typer.Exit(0 if results.passed and (hunt is None or not hunt.survivors) else 1)
 
 

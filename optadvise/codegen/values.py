@@ -56,7 +56,7 @@ def check_path(text: str, at: str = "") -> str:
     return text
 
 
-def format_keywords(kwargs: Mapping[str, Any]) -> str:
+def format_keywords(kwargs: Mapping[str, object]) -> str:
     """Return keyword arguments on one line.
 
     Example:

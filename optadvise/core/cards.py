@@ -29,7 +29,7 @@ from optadvise.core.yaml_types import (
 
 Scalar: TypeAlias = float | int | bool | str | None
 Value: TypeAlias = Scalar | list[Scalar]
-FactValue: TypeAlias = "str | int | float | bool | None"
+FactValue: TypeAlias = str | int | float | bool | None
 
 # Words in the names of matrices that are not hidden, which matrix optimizers leave to their companion.
 NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe")

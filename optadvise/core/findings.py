@@ -24,6 +24,7 @@ AuditVerdict: TypeAlias = Literal["conforms", "within quantisation", "deviates",
 ClaimVerdict: TypeAlias = Literal["confirmed", "refuted", "not decidable here"]
 
 Versions: TypeAlias = Mapping[str, str | None]
+ExperimentSetting: TypeAlias = Mapping[str, Any]  # arguments of an experiment, which checks them
 ConfidenceInterval: TypeAlias = tuple[float, float]  # low and high end at 95 %
 
 
@@ -58,7 +59,7 @@ class ClaimOutcome(Struct, frozen=True, kw_only=True):
     cite: tuple[str, ...]
     optimizers: tuple[str, ...]  # the first is the one that the claim is about
     experiment: str | None
-    setting: Mapping[str, Any]  # arguments of the experiment, which checks them
+    setting: ExperimentSetting
     measures: Annotated[str | None, Meta(description="What the figure is; it has no unit.")]
     holds: Annotated[str | None, Meta(description="Range of the figure if the claim is true.")]
     seeds: tuple[int, ...]

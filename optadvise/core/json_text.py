@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+
+JsonObject: TypeAlias = dict[str, Any]  # decoded JSON whose keys are not declared, or plain data to be encoded
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +29,7 @@ def encode_json(record: object, indent: int | None = 1) -> str:
     return json.dumps(msgspec.to_builtins(record), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_json_object(record: msgspec.Struct) -> dict[str, Any]:
+def to_json_object(record: msgspec.Struct) -> JsonObject:
     """Return a record as `json.loads` returns its text."""
-    data: dict[str, Any] = json.loads(encode_json(record))
+    data: JsonObject = json.loads(encode_json(record))
     return data

@@ -12,13 +12,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct, field
 from msgspec.structs import asdict, replace
 
-from optadvise.core.cards import SHIPPED, Implementation, Optimizer, Phase, Value
+from optadvise.core.cards import SHIPPED, FactValue, Implementation, Optimizer, Phase, Value
 from optadvise.core.findings import Evidence
 
 Positive: TypeAlias = Annotated[int, Meta(gt=0)]
 Bytes: TypeAlias = Annotated[int, Meta(ge=0)]
 
-_NOTHING: Mapping[str, Any] = {}  # a plain one, as records are pickled and copied
 _SHARDED_BY = {"none": "none", "zero1": "zero1", "zero2": "fsdp", "zero3": "fsdp"}
 
 
@@ -30,6 +29,17 @@ class NetworkShape(Struct, frozen=True):
     basis: str  # config, named, dimensions, or typical of its size
     dims: tuple[tuple[str, int], ...]
     flags: tuple[str, ...]
+
+
+InputValue: TypeAlias = FactValue | NetworkShape  # None is unknown
+FactValues: TypeAlias = Mapping[str, InputValue]  # by fact, as they are stated or assumed; `shape` is a network's
+
+
+def read_count(facts: FactValues, name: str) -> int:
+    """Return the value of a numeric fact that is known."""
+    count = facts[name]
+    assert isinstance(count, int), f"{name} is a count"
+    return count
 
 
 class Situation(Struct, frozen=True):
@@ -79,7 +89,7 @@ class Situation(Struct, frozen=True):
         return (*self.defaults, *self.derived)
 
     @property
-    def stated_inputs(self) -> dict[str, Any]:
+    def stated_inputs(self) -> dict[str, InputValue]:
         """The values that the user stated, by fact."""
         return {name: getattr(self, name) for name in self.stated}
 
@@ -107,7 +117,7 @@ class Situation(Struct, frozen=True):
         return _SHARDED_BY[self.shard] if self.gpus > 1 else None
 
 
-SITUATION_DEFAULTS: Mapping[str, Any] = asdict(Situation())
+SITUATION_DEFAULTS: FactValues = asdict(Situation())
 
 
 class HyperparameterStep(Struct, frozen=True):
@@ -164,7 +174,7 @@ class MemoryEstimate(Struct, frozen=True):
     fits: bool | None  # True and False are certain within the interval
     ledger: tuple[MemoryLine, ...]
     interval: Interval | None = None  # of the total
-    intervals: Mapping[str, Interval] = _NOTHING  # of each figure above, by its name
+    intervals: Mapping[str, Interval] = {}  # of each figure above, by its name
     allocated: int | None = None  # what torch.cuda.max_memory_allocated would say
     reserved: int | None = None  # what torch.cuda.max_memory_reserved would say
     peak: str | None = None  # when the highest moment is
@@ -259,9 +269,9 @@ class Recommendation(Struct, frozen=True):
     @property
     def fused(self) -> Mapping[str, Value]:
         """The arguments that put a step into one kernel; none for sparse gradients or cut tensors that it refuses."""
-        besides = self.implementation.on_shard.get(self.situation.sharding or "", _NOTHING)
+        besides = self.implementation.on_shard.get(self.situation.sharding or "", {})
         refused = self.situation.sparse_gradients or any(name in besides for name in self.implementation.fused)
-        return _NOTHING if refused else self.implementation.fused
+        return {} if refused else self.implementation.fused
 
 
 class Fit(Struct, frozen=True):
@@ -283,11 +293,11 @@ class Fix(Struct, frozen=True):
     """One step of a chain of changes after which a run fits."""
 
     rule: str
-    change: Mapping[str, Any]
+    change: Mapping[str, FactValue]
     saves: int = field(name="saves_bytes")  # bytes: what the chain would need more without this step
     needs: int = field(name="needs_bytes")  # bytes that the whole chain needs of a GPU
     pages: int = field(name="pageable_bytes")  # bytes of state that may leave it besides
-    instead: Mapping[str, Any]  # of what was said
+    instead: Mapping[str, FactValue]  # of what was said
     costs: str
     cite: tuple[str, ...]
 
@@ -348,4 +358,4 @@ class MemoryAnswer(Struct, frozen=True):
     measured: float | None = None  # seconds that measuring took; None where all is derived
     traffic: Traffic | None = None  # None on one GPU
     scaling: Scaling | None = None  # None where nothing is sharded
-    passes: Mapping[str, int] = _NOTHING  # samples of one pass by the usual GPUs' ids, where no limit was said
+    passes: Mapping[str, int] = {}  # samples of one pass by the usual GPUs' ids, where no limit was said

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
+
+from optadvise.core.json_text import JsonObject
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _WIDTH = 120  # columns that a part of a schema may take on one line
@@ -35,7 +36,7 @@ def _describe_unset(kind: type) -> dict[str, object]:
     raise NotImplementedError(kind)
 
 
-def _require_defaults(definition: dict[str, Any]) -> None:
+def _require_defaults(definition: JsonObject) -> None:
     required = set(definition.get("required", ()))
     for name, field in definition.get("properties", {}).items():
         if "default" in field:

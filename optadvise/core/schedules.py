@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
@@ -104,21 +104,24 @@ def _list(value: Value) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _linear(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+PhaseArguments: TypeAlias = Mapping[str, Any]  # of a torch class by their names: numbers, and a list of milestones
+
+
+def _linear(kwargs: PhaseArguments, step: int, _: float) -> float:
     start, end, length = kwargs["start_factor"], kwargs["end_factor"], kwargs["total_iters"]
     return float(start + (end - start) * min(step, length) / length) if length else float(end)
 
 
-def _cosine(kwargs: Mapping[str, Any], step: int, peak: float) -> float:
+def _cosine(kwargs: PhaseArguments, step: int, peak: float) -> float:
     floor = kwargs.get("eta_min", 0.0) / peak if peak else 0.0
     return float(floor + (1 - floor) * (1 + math.cos(math.pi * step / kwargs["T_max"])) / 2)
 
 
-def _falling(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+def _falling(kwargs: PhaseArguments, step: int, _: float) -> float:
     return float(kwargs["gamma"] ** sum(step >= milestone for milestone in kwargs["milestones"]))
 
 
-def _one_cycle(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+def _one_cycle(kwargs: PhaseArguments, step: int, _: float) -> float:
     """The factors of torch.optim.lr_scheduler.OneCycleLR with its `div_factor` 25 and `final_div_factor` 10,000."""
     start, last = 1 / 25, 1 / 25 / 1e4
     turn, end = kwargs["pct_start"] * kwargs["total_steps"] - 1, kwargs["total_steps"] - 1
@@ -131,13 +134,13 @@ def _eased(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
-def _inverse_sqrt(kwargs: Mapping[str, Any], step: int, _: float) -> float:
+def _inverse_sqrt(kwargs: PhaseArguments, step: int, _: float) -> float:
     warmup = max(1, kwargs["warmup_steps"])
     return float(min((step + 1) / warmup, math.sqrt(warmup / (step + 1))))
 
 
 # What each torch class makes of the peak at a step of its own leg; held against the classes by tests/test_schedules.py.
-_FACTORS: Mapping[str, Callable[[Mapping[str, Any], int, float], float]] = {
+_FACTORS: Mapping[str, Callable[[PhaseArguments, int, float], float]] = {
     "linear": _linear,
     "constant": lambda kwargs, step, peak: 1.0,
     "cosine": _cosine,

@@ -121,9 +121,7 @@ def reader_of(kind: Any) -> Reader:
 
 
 def _annotated(kind: Any, metas: list[Meta]) -> Reader:
-    extra: dict[str, Any] = {}
-    for meta in metas:
-        extra |= meta.extra or {}
+    extra = {key: value for meta in metas for key, value in (meta.extra or {}).items()}
     if "reader" in extra:
         return _BY_NAME[extra["reader"]]
     if "min_items" in extra:
@@ -168,7 +166,7 @@ def _record(kind: type[Struct]) -> Reader:
     readers: dict[str, Reader] = {}  # made when a key is first met, as records may hold themselves
 
     def read(node: yaml.Node, context: Context) -> Struct:
-        values: dict[str, Any] = {_POSITION: context.where(node)} if has_position else {}
+        values: dict[str, object] = {_POSITION: context.where(node)} if has_position else {}
         for key_node, key, value_node in pairs_of(node, context):
             field = accepted.get(key)
             if field is None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,7 +13,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import is_rejected
 from optadvise.core.errors import InputError
-from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
+from optadvise.core.records import FactValues, Fit, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
 from optadvise.fake_tensors.client import trace_step
 from optadvise.fake_tensors.records import OptimizerRequest, OptimizerStep, StepFigures
 from optadvise.memory.breakdown import with_limit
@@ -30,7 +29,7 @@ from optadvise.rulebase.constructor import constructor_kwargs
 ACCEPTED_FACTS = frozenset({"vram_bytes", "gpu", "bf16", "vendor", "precision", "optimizer", "model", "task"})
 
 
-def estimate_module(advisor: CompiledRules, spec: str, stated: Mapping[str, Any], timeout: float) -> MemoryAnswer:
+def estimate_module(advisor: CompiledRules, spec: str, stated: FactValues, timeout: float) -> MemoryAnswer:
     """Measure one training step of the user's module, with every optimizer.
 
     Args:
@@ -66,7 +65,7 @@ def estimate_module(advisor: CompiledRules, spec: str, stated: Mapping[str, Any]
     )  # fmt: skip
 
 
-def _check_input(spec: str, stated: Mapping[str, Any]) -> None:
+def _check_input(spec: str, stated: FactValues) -> None:
     extra = sorted(set(stated) - ACCEPTED_FACTS)
     if extra:
         flag = "--arch, --hf-config or --hidden" if extra[0] == "shape" else "--" + extra[0].replace("_", "-")

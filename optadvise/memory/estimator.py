@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from msgspec.structs import replace
 
 from optadvise.core.caching import cached
-from optadvise.core.records import Fit, MemoryEstimate, Situation, Traffic
+from optadvise.core.records import FactValues, Fit, MemoryEstimate, Situation, Traffic
 from optadvise.memory.architectures import check_image_size, check_sequence_length
 from optadvise.memory.breakdown import RunMemory, estimate_with_step, estimate_without_shape, with_limit
 from optadvise.memory.inputs import MemoryInputs, memory_inputs
@@ -42,7 +39,7 @@ def complete_length(rules: MemoryRules, situation: Situation) -> Situation:
     return situation.derive(**lengths)
 
 
-def change(rules: MemoryRules, situation: Situation, changes: Mapping[str, Any]) -> Situation:
+def change(rules: MemoryRules, situation: Situation, changes: FactValues) -> Situation:
     """Return a complete situation after changes; another kind of network gets the usual length of its samples.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from msgspec import Struct, convert
 from msgspec.structs import asdict, replace
@@ -150,7 +150,7 @@ def build_optimizer(
     )
 
 
-def _list_fields(card: Optimizer) -> dict[str, Any]:
+def _list_fields(card: Optimizer) -> dict[str, object]:
     """Return a card's fields by their names, for `convert`."""
     return {**asdict(card), "state_bytes_per_parameter": round(state_bytes_per_parameter(card.state), 4)}
 

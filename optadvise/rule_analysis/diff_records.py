@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.json_text import JsonObject
 from optadvise.rule_analysis.describe import describe_box
 from optadvise.rule_analysis.inputs_of_point import find_inputs, format_command
 from optadvise.rule_analysis.reachability import find_read
@@ -70,13 +71,13 @@ def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> Rul
     return None
 
 
-def omit_positions(entry: Struct) -> dict[str, Any]:
+def omit_positions(entry: Struct) -> JsonObject:
     """Return a record as plain data without positions and layers, to compare it with one from another folder.
 
     Args:
         entry: A rule, a card or another record of rule files.
     """
-    data: dict[str, Any] = _omit_positions(to_builtins(entry))
+    data: JsonObject = _omit_positions(to_builtins(entry))
     return data
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
+from optadvise.core.cards import FactValue
+from optadvise.core.records import FactValues
 from optadvise.rulebase.records import FlowchartAnswer
 from optadvise.rulebase.tables import Table
 
@@ -89,7 +90,7 @@ def draw_flowchart(rules: CompiledRules) -> Graph:
     return Graph(title="The guide's flowchart, and what the rules answer", nodes=nodes, edges=edges)
 
 
-def _walk_question(rules: CompiledRules, name: str, inputs: Mapping[str, Any], path: str) -> Iterator[Node | Edge]:
+def _walk_question(rules: CompiledRules, name: str, inputs: FactValues, path: str) -> Iterator[Node | Edge]:
     """Yield a question's node, and the nodes and edges of everything below it.
 
     Args:
@@ -116,7 +117,7 @@ def _walk_question(rules: CompiledRules, name: str, inputs: Mapping[str, Any], p
 class Leaf(Struct, frozen=True):
     """A leaf of the guide's flowchart."""
 
-    inputs: Mapping[str, Any]  # that lead there
+    inputs: FactValues  # that lead there
     names: tuple[str, ...]  # optimizers and schedules that the guide names
 
 
@@ -125,7 +126,7 @@ def list_leaves(rules: CompiledRules) -> list[Leaf]:
     return list(_walk_leaves(rules, rules.catalog.flowchart.start, {}))
 
 
-def _walk_leaves(rules: CompiledRules, name: str, inputs: Mapping[str, Any]) -> Iterator[Leaf]:
+def _walk_leaves(rules: CompiledRules, name: str, inputs: FactValues) -> Iterator[Leaf]:
     for answer in rules.catalog.flowchart.questions[name].answers:
         stated = {**inputs, **_read_inputs(answer)}
         if answer.to is not None:
@@ -134,7 +135,7 @@ def _walk_leaves(rules: CompiledRules, name: str, inputs: Mapping[str, Any]) -> 
             yield Leaf(inputs=stated, names=answer.names)
 
 
-def _read_inputs(answer: FlowchartAnswer) -> dict[str, Any]:
+def _read_inputs(answer: FlowchartAnswer) -> dict[str, FactValue]:
     """Return the inputs of an answer; numeric facts are counts."""
     return {name: int(value) if isinstance(value, float) else value for name, value in answer.given.items()}
 

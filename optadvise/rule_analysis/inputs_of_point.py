@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import locate
+from optadvise.core.cards import FactValue
 from optadvise.core.errors import InputError
-from optadvise.core.records import Situation
+from optadvise.core.records import FactValues, InputValue, Situation
 from optadvise.rulebase.regions import Point
 
 _MODEL_SIZES = (10**6, 10**7, 10**8, 5 * 10**8, 2 * 10**9, 7 * 10**9, 7 * 10**10, 10**12)  # parameters to try
@@ -20,7 +20,7 @@ _GPU_BYTES = tuple(2**30 * gib for gib in (24, 80, 8, 2, 640))  # to try
 _GPU_GIB_STEPS = range(1, 400, 3)  # to try, where none of these leads to the point
 
 
-def find_inputs(rules: CompiledRules, point: Point) -> dict[str, Any] | None:
+def find_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue] | None:
     """Return inputs that lead to a point, without those that are assumed anyway; None where none is found.
 
     Args:
@@ -37,9 +37,9 @@ def find_inputs(rules: CompiledRules, point: Point) -> dict[str, Any] | None:
     return None
 
 
-def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, Any]:
+def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue]:
     """Return a value inside each cell, of the facts that can be stated, in the order of the questions."""
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, FactValue] = {}
     for name, fact in rules.catalog.facts.items():
         axis = rules.axes[name]
         if name not in point or point[name] == axis.unknown or (fact.flag is None and fact.derived != "gpu"):
@@ -51,7 +51,7 @@ def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, Any]:
     return inputs
 
 
-def _list_gpus(rules: CompiledRules, inputs: dict[str, Any]) -> list[dict[str, Any]] | None:
+def _list_gpus(rules: CompiledRules, inputs: dict[str, FactValue]) -> list[dict[str, FactValue]] | None:
     """Move out of the inputs what only a GPU's name states; return what such GPUs state, None where none is needed."""
     stated = {name: inputs.pop(name) for name in _GPU_FACTS if name in inputs}
     unnamed = Situation()
@@ -65,8 +65,8 @@ def _list_gpus(rules: CompiledRules, inputs: dict[str, Any]) -> list[dict[str, A
 
 
 def _list_sizes(
-    rules: CompiledRules, point: Point, inputs: Mapping[str, Any], gpus: list[dict[str, Any]] | None
-) -> Iterator[dict[str, Any]]:
+    rules: CompiledRules, point: Point, inputs: Mapping[str, FactValue], gpus: list[dict[str, FactValue]] | None
+) -> Iterator[dict[str, FactValue]]:
     """Yield model sizes and memory limits to try, where the point has a memory pressure or a GPU.
 
     Args:
@@ -77,7 +77,8 @@ def _list_sizes(
     """
     axes = rules.axes
     pressure = (axes["memory"].words or ())[point["memory"]] if "memory" in point else None
-    limits = gpus if gpus is not None else [{"vram_bytes": limit} for limit in _GPU_BYTES]
+    sizes_alone: list[dict[str, FactValue]] = [{"vram_bytes": size_bytes} for size_bytes in _GPU_BYTES]
+    limits = sizes_alone if gpus is None else gpus
     is_limited = point.get("vram_bytes", axes["vram_bytes"].unknown) != axes["vram_bytes"].unknown
     if gpus is None and (pressure == "unlimited" or (pressure is None and not is_limited)):
         yield {}
@@ -94,7 +95,7 @@ def _list_sizes(
             yield {"params": params, "vram_bytes": gib * 2**30}
 
 
-def _leads_to(rules: CompiledRules, inputs: Mapping[str, Any], point: Point) -> bool:
+def _leads_to(rules: CompiledRules, inputs: FactValues, point: Point) -> bool:
     """Return whether inputs are accepted and lead to a point, as far as its facts are read from the situation."""
     try:
         situation = complete_situation(rules, inputs)
@@ -107,7 +108,7 @@ def _leads_to(rules: CompiledRules, inputs: Mapping[str, Any], point: Point) -> 
     return all(cells[name] == cell for name, cell in point.items() if name in read)
 
 
-def _drop_assumed(rules: CompiledRules, inputs: dict[str, Any], point: Point) -> dict[str, Any]:
+def _drop_assumed(rules: CompiledRules, inputs: dict[str, FactValue], point: Point) -> dict[str, FactValue]:
     """Return inputs without those that are assumed anyway."""
     stated_together = {"gpu", "vram_bytes", *_GPU_FACTS} if "gpu" in inputs else set()
     for name in tuple(inputs):
@@ -118,7 +119,7 @@ def _drop_assumed(rules: CompiledRules, inputs: dict[str, Any], point: Point) ->
     return inputs
 
 
-def format_command(rules: CompiledRules, inputs: Mapping[str, Any], layers: tuple[str, ...] = ()) -> str:
+def format_command(rules: CompiledRules, inputs: FactValues, layers: tuple[str, ...] = ()) -> str:
     """Return the command line that states inputs.
 
     Args:
@@ -140,10 +141,10 @@ def format_command(rules: CompiledRules, inputs: Mapping[str, Any], layers: tupl
     return shlex.join(words)
 
 
-def _format_option(rules: CompiledRules, name: str, value: Any, *, names_gpu: bool) -> list[str]:
+def _format_option(rules: CompiledRules, name: str, value: InputValue, *, names_gpu: bool) -> list[str]:
     if name == "gpu":
-        return ["--gpu", value]
-    if name == "vram_bytes":
+        return ["--gpu", str(value)]
+    if name == "vram_bytes" and isinstance(value, int):
         return [] if names_gpu else ["--vram", format_memory(value)]
     if name in _GPU_FACTS or value is None or value is False:
         return []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges
+from optadvise.core.records import FactValues
 from optadvise.rule_analysis.table_regions import list_choice_regions
 from optadvise.rulebase.regions import Box, meet, uncovered
 
@@ -26,7 +26,7 @@ class Interview:
         False
     """
 
-    def __init__(self, rules: CompiledRules, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, rules: CompiledRules, inputs: FactValues) -> None:
         """Start with what was stated already.
 
         Args:
@@ -119,7 +119,7 @@ class Interview:
             return sized if "vram_bytes" in self.inputs else []
         return ["unlimited", *(sized if "params" in self.inputs else ["limited"])]
 
-    def add_inputs(self, inputs: Mapping[str, Any]) -> None:
+    def add_inputs(self, inputs: FactValues) -> None:
         """Add the inputs of an answer.
 
         Args:

@@ -20,6 +20,7 @@ from optadvise.core.cards import (
 from optadvise.core.claim_cards import (
     ClaimFile,
 )
+from optadvise.core.json_text import JsonObject
 from optadvise.core.surface_cards import (
     SurfaceFile,
 )
@@ -71,7 +72,7 @@ _RECORDS: Mapping[str, type[Struct]] = {
 _TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors guess types, which the reader does not
 
 
-def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
+def schemas(catalog: Catalog) -> dict[str, JsonObject]:
     """Return the schema of every kind of rule file by its name, and the definitions that they share.
 
     Args:
@@ -83,12 +84,12 @@ def schemas(catalog: Catalog) -> dict[str, dict[str, Any]]:
     return schemas
 
 
-def _file_schema(name: str, root: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
+def _file_schema(name: str, root: JsonObject, components: JsonObject) -> JsonObject:
     definitions = {key: components[key] for key in sorted(_references(root, components))}
     return {"$schema": _DRAFT, "title": f"optadvise: {name}", **root, **({"$defs": definitions} if definitions else {})}
 
 
-def _record_schema(kind: type[Struct]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _record_schema(kind: type[Struct]) -> tuple[JsonObject, JsonObject]:
     """Return the schema of a record, and those of the records inside it by their names."""
     _, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     described = {name: _as_read(component, _KINDS.get(name)) for name, component in components.items()}
@@ -122,7 +123,7 @@ def _as_read(schema: Any, kind: type[Struct] | None = None) -> Any:
     return result
 
 
-def _references(schema: Any, components: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> set[str]:
+def _references(schema: Any, components: JsonObject, seen: frozenset[str] = frozenset()) -> set[str]:
     """Return the records that a schema refers to, directly or through others."""
     names: set[str] = set()
     if isinstance(schema, Mapping):
@@ -137,7 +138,7 @@ def _references(schema: Any, components: Mapping[str, Any], seen: frozenset[str]
     return names
 
 
-def _table_schema() -> tuple[dict[str, Any], dict[str, Any]]:
+def _table_schema() -> tuple[JsonObject, JsonObject]:
     """Return the schema of a table: what a row holds goes by the table's kind, which a layer need not repeat."""
     root, components = _record_schema(TableEntry)
     for name in ("RuleEntry", "OtherwiseEntry"):
@@ -152,7 +153,7 @@ def _table_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     return {**root, "allOf": ways}, components
 
 
-def _id_definitions(catalog: Catalog) -> dict[str, Any]:
+def _id_definitions(catalog: Catalog) -> JsonObject:
     """Return what ids and conditions editors offer."""
     base = catalog.base
     names: dict[str, Sequence[str]] = {
@@ -161,7 +162,7 @@ def _id_definitions(catalog: Catalog) -> dict[str, Any]:
         "model": list(catalog.facts["model"].values or ()),
     }  # fmt: skip
     # Layers add names of their own, so what is known is offered and nothing else is refused.
-    definitions: dict[str, Any] = {kind: {"anyOf": [{"enum": ids}, {"type": "string"}]} for kind, ids in names.items()}
+    definitions: JsonObject = {kind: {"anyOf": [{"enum": ids}, {"type": "string"}]} for kind, ids in names.items()}
     conditions = {name: _condition(fact, several=True) for name, fact in catalog.facts.items()}
     values = {name: _condition(fact, several=False) for name, fact in catalog.facts.items()}
     definitions["when"] = {"type": "object", "properties": conditions, "additionalProperties": False}
@@ -169,12 +170,12 @@ def _id_definitions(catalog: Catalog) -> dict[str, Any]:
     return definitions
 
 
-def _condition(fact: Fact, *, several: bool) -> dict[str, Any]:
+def _condition(fact: Fact, *, several: bool) -> JsonObject:
     if fact.values is not None:
         accepted: list[Any] = list(fact.values)
         accepted += [UNKNOWN, "known"] if fact.unknown else []
         accepted += [True, False] if fact.type == "flag" else []
-        one: dict[str, Any] = {"enum": accepted}
+        one: JsonObject = {"enum": accepted}
         if fact.values_from:
             one = {"anyOf": [one, {"type": "string"}]}
     else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.cards import FactValue
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import SITUATION_DEFAULTS
 from optadvise.rulebase.case_files import (
@@ -160,7 +160,7 @@ def run_case(rules: CompiledRules, table: Table, case: Case) -> Outcome:
     return Outcome(fired=tuple(fired), problem=f"{expected} should decide, but {actual} does")
 
 
-def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, Any]) -> Point:
+def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, FactValue]) -> Point:
     """Return the point of a table's grid at which a test's facts lie, with the defaults of the others.
 
     Args:
@@ -179,7 +179,7 @@ def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, Any]) -
     return point
 
 
-def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, Any]:
+def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, FactValue]:
     """Return the facts that a case has to give to lie at a point, without those that are assumed anyway.
 
     Args:
@@ -187,7 +187,7 @@ def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, An
         table: The table.
         point: A cell for each column of the table.
     """
-    facts: dict[str, Any] = {}
+    facts: dict[str, FactValue] = {}
     for name, cell in point.items():
         axis = rules.axes[name]
         if cell == axis.unknown:
@@ -208,6 +208,6 @@ def format_cases(cases: Iterable[Case]) -> Iterator[str]:
         yield f"  - {{given: {{{facts}}}, fire: [{', '.join(case.fire)}]}}"
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: FactValue) -> str:
     # Other readers of YAML take "yes" and "no" for booleans.
     return "unknown" if value is None else f'"{value}"' if value in ("yes", "no") else str(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
-from typing import Any
 
 from msgspec import Struct
 
@@ -14,7 +13,7 @@ from optadvise.advice.decide import choose_optimizer
 from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
 from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges, is_changeable, parse_word
 from optadvise.core.errors import InputError
-from optadvise.core.records import Situation
+from optadvise.core.records import FactValues, InputValue, Situation
 from optadvise.rule_analysis.inputs_of_point import format_memory
 
 _EFFORT = {"free": 1, "cheap": 2, "costly": 5, "fixed": 20}  # of changing a fact, as rules/facts.yaml rates it
@@ -27,18 +26,18 @@ class InputChange(Struct, frozen=True):
     """Inputs to change together, after which the rules choose an optimizer."""
 
     facts: Mapping[str, str]  # the conditions on the new values
-    answers: Mapping[str, Any]  # all inputs afterwards
+    answers: FactValues  # all inputs afterwards
     effort: int
 
 
 class _Value(Struct, frozen=True):
     """A value to try, and the condition that describes its range."""
 
-    value: Any
+    value: InputValue
     condition: str
 
 
-def find_smallest_changes(rules: CompiledRules, inputs: Mapping[str, Any], optimizer: str) -> tuple[InputChange, ...]:
+def find_smallest_changes(rules: CompiledRules, inputs: FactValues, optimizer: str) -> tuple[InputChange, ...]:
     """Return the changes of the fewest facts after which the rules choose an optimizer, the easiest first.
 
     Args:
@@ -69,7 +68,7 @@ def _list_changeable(rules: CompiledRules, situation: Situation) -> list[str]:
 
 
 def _list_changes(
-    rules: CompiledRules, inputs: Mapping[str, Any], names: Sequence[str], optimizer: str
+    rules: CompiledRules, inputs: FactValues, names: Sequence[str], optimizer: str
 ) -> Iterator[InputChange]:
     """Yield the changes of some facts that lead to an optimizer; of a computed threshold only the nearest."""
     effort = sum(_EFFORT[rules.catalog.facts[name].change] for name in names)
@@ -85,7 +84,7 @@ def _list_changes(
 
 
 def _try_values(
-    rules: CompiledRules, inputs: Mapping[str, Any], names: Sequence[str], optimizer: str, effort: int
+    rules: CompiledRules, inputs: FactValues, names: Sequence[str], optimizer: str, effort: int
 ) -> Iterator[InputChange]:
     """Yield the values of some facts that lead to an optimizer, one for each range that the tables distinguish."""
     computed = [name for name in names if name in MEMORY_FACTS]
@@ -102,7 +101,7 @@ def _try_values(
                 yield InputChange(facts=conditions, answers=answers, effort=effort)
 
 
-def _leads_to(rules: CompiledRules, inputs: Mapping[str, Any], optimizer: str) -> bool:
+def _leads_to(rules: CompiledRules, inputs: FactValues, optimizer: str) -> bool:
     try:
         return choose_optimizer(rules, complete_situation(rules, inputs)) == optimizer
     except InputError:
@@ -128,7 +127,7 @@ def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Itera
             yield _Value(value=max(1, int(edge)), condition=condition)
 
 
-def _list_limits(rules: CompiledRules, inputs: Mapping[str, Any], fact: str) -> Iterator[_Value]:
+def _list_limits(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterator[_Value]:
     """Yield the values of a size or a limit on both sides of each threshold of memory pressure, the nearest first."""
     try:
         situation = complete_situation(rules, inputs)

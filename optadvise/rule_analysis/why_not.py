@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -11,7 +10,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import Decision, decide
 from optadvise.core.errors import InputError
-from optadvise.core.records import Situation
+from optadvise.core.records import FactValues, Situation
 from optadvise.memory.estimator import fits
 from optadvise.memory.search import with_micro_batch
 from optadvise.rule_analysis.smallest_changes import InputChange, find_smallest_changes
@@ -60,7 +59,7 @@ def explain_decisions(rules: CompiledRules, situation: Situation) -> tuple[Table
     )
 
 
-def explain_why_not(rules: CompiledRules, inputs: Mapping[str, Any], optimizer: str) -> WhyNot:
+def explain_why_not(rules: CompiledRules, inputs: FactValues, optimizer: str) -> WhyNot:
     """Return what keeps the rules from choosing an optimizer.
 
     Args:
@@ -98,7 +97,7 @@ def _fits(rules: CompiledRules, situation: Situation, optimizer: str) -> bool | 
     return fits(rules.memory_rules, run, optimizer)
 
 
-def _find_rejection(rules: CompiledRules, inputs: Mapping[str, Any], optimizer: str) -> str | None:
+def _find_rejection(rules: CompiledRules, inputs: FactValues, optimizer: str) -> str | None:
     """Return why the rules reject an optimizer together with inputs; None where they accept it."""
     try:
         complete_situation(rules, {**inputs, "optimizer": optimizer})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from optadvise.core.cards import Implementation, Value
 
@@ -45,6 +44,6 @@ def runtime_kwargs(implementation: Implementation, *, device: str | None, shardi
     return {**on_device, **implementation.on_shard.get(sharding or "", {})}
 
 
-def convert_lists(kwargs: Mapping[str, Value]) -> dict[str, Any]:
+def convert_lists(kwargs: Mapping[str, Value]) -> dict[str, object]:
     """Return arguments with lists as tuples, which some constructors require."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from optadvise.core.records import SITUATION_DEFAULTS, Situation
+from optadvise.core.records import SITUATION_DEFAULTS, FactValues, InputValue, Situation
 from optadvise.rulebase.records import Assumption, Condition, Contradiction
 from optadvise.rulebase.regions import Box
 from optadvise.rulebase.tables import Axis
@@ -24,7 +24,7 @@ class _Default(Struct, frozen=True):
     """A value that a fact has where it is not stated."""
 
     fact: str
-    value: Any
+    value: InputValue
     box: Box  # where the value applies
 
 
@@ -72,7 +72,7 @@ class CompiledDefaults:
                 return False
         return True
 
-    def fill(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def fill(self, inputs: FactValues) -> dict[str, InputValue]:
         """Return inputs with every default added."""
         filled = dict(inputs)
         for row in self._defaults:
@@ -80,11 +80,11 @@ class CompiledDefaults:
                 filled[row.fact] = row.value
         return filled
 
-    def find_contradiction(self, inputs: Mapping[str, Any]) -> Contradiction | None:
+    def find_contradiction(self, inputs: FactValues) -> Contradiction | None:
         """Return the first contradiction of filled inputs; None where there is none."""
         return next((row.rule for row in self._rejections if self._applies(row.box, inputs)), None)
 
-    def follow_change(self, situation: Situation, fact: str, value: Any) -> dict[str, Any] | None:
+    def follow_change(self, situation: Situation, fact: str, value: InputValue) -> dict[str, InputValue] | None:
         """Return what a change of one input changes in all, with the defaults that depend on it.
 
         Args:
@@ -95,7 +95,7 @@ class CompiledDefaults:
         Returns:
             The new values by fact, or None where the change contradicts a stated input.
         """
-        changes: dict[str, Any] = {fact: value}
+        changes: dict[str, InputValue] = {fact: value}
         effects = self._find_effects(fact)
         if not effects.defaults and not effects.rejections:
             return changes
@@ -131,7 +131,7 @@ class CompiledDefaults:
 class _Overlay:
     """A situation's facts with some changed, as conditions read them."""
 
-    def __init__(self, situation: Situation, changes: dict[str, Any]) -> None:
+    def __init__(self, situation: Situation, changes: dict[str, InputValue]) -> None:
         self._situation = situation
         self.changes = changes
 

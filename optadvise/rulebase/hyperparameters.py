@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import exp, floor, log, log10
-from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
-from optadvise.core.cards import Step, Value
+from optadvise.core.cards import FactValue, Step, Value
 from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep
 from optadvise.core.units import show_number
 from optadvise.rulebase.records import Rule
@@ -77,7 +76,7 @@ def interpolate(points: Sequence[Sequence[float]], at: float) -> float:
     return points[-1][1]
 
 
-def set_by(rule: Rule, name: str, facts: Mapping[str, Any]) -> Draft:
+def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> Draft:
     """Start a hyperparameter from a rule of a `set` table.
 
     Args:
@@ -86,18 +85,20 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, Any]) -> Draft:
         facts: The situation's facts, for a value that lies along one.
     """
     then = rule.number
-    value: Any = then.value
+    value: Value = None if then.value is UNSET else then.value
     low, high = then.low, then.high
     if then.along is not None:
-        value = two_digits(interpolate(then.points, facts[then.along]))
-        low, high = two_digits(value / then.spread), two_digits(value * then.spread)
+        at = facts[then.along]
+        assert isinstance(at, (int, float)), "validated"
+        value = middle = two_digits(interpolate(then.points, at))
+        low, high = two_digits(middle / then.spread), two_digits(middle * then.spread)
     entry = HyperparameterStep(
         step=f"set {written(value)}", value=value, rule=rule.id, because=rule.because, cite=rule.cite, layer=rule.layer
     )
     return Draft(name, value, low, high, entry)
 
 
-def apply(drafts: Mapping[str, Draft], steps: Iterable[RuleStep], facts: Mapping[str, Any]) -> None:
+def apply(drafts: Mapping[str, Draft], steps: Iterable[RuleStep], facts: Mapping[str, FactValue]) -> None:
     """Apply adjustments in place, scales before clamps.
 
     Args:
@@ -124,7 +125,7 @@ def apply(drafts: Mapping[str, Draft], steps: Iterable[RuleStep], facts: Mapping
             )
 
 
-def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:
+def _scale(draft: Draft, step: Step, facts: Mapping[str, FactValue]) -> str | None:
     assert isinstance(draft.value, (int, float))
     if step.by is None:
         factor, change = step.factor or 1.0, f"× {show_number(step.factor or 1.0)}"
@@ -132,6 +133,7 @@ def _scale(draft: Draft, step: Step, facts: Mapping[str, Any]) -> str | None:
         fact, reference = facts[step.by], step.reference or 1.0
         if fact is None:
             return None
+        assert isinstance(fact, (int, float)), "validated"
         counted = min(fact, step.upto) if step.upto else fact
         factor = (counted / reference) ** step.exponent
         power = "" if step.exponent == 1 else f"^{step.exponent:g}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from optadvise.core.cards import (
     SHIPPED,
@@ -130,7 +129,7 @@ class LazyFiles:
         return cached(f"claims-{key}", dict[str, Claim], lambda: read_claims(read, ids, base.optimizers))
 
 
-def known_ids(base: RuleBase) -> dict[str, Mapping[str, Any]]:
+def known_ids(base: RuleBase) -> dict[str, Mapping[str, object]]:
     """Return what files may refer to, by kind."""
     return {
         "source": base.sources, "optimizer": base.optimizers, "scheduler": base.schedulers, "fact": base.facts,

@@ -7,7 +7,7 @@ and claims are in `core.records`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 from msgspec import field as struct_field
@@ -21,6 +21,7 @@ from optadvise.core.cards import (
     Step,
     Value,
 )
+from optadvise.core.json_text import JsonObject
 from optadvise.core.yaml_types import (
     Cites,
     FactId,
@@ -277,9 +278,9 @@ class Rule(RuleRecord, frozen=True, kw_only=True):
         return self.then.values
 
     @property
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self) -> JsonObject:
         """The outcome as plain data with the keys of the rule file, for what prints any kind of rule."""
-        data: dict[str, Any] = to_builtins(self.then)
+        data: JsonObject = to_builtins(self.then)
         data.pop("type")
         return dict(data["values"]) if isinstance(self.then, (Derivation, Notation)) else data
 

@@ -31,9 +31,8 @@ def read_outcome(node: yaml.Node, context: Context) -> Outcome:
     kind = OUTCOMES[context.table_kind]
     if context.table_kind not in FREE_KEYS:
         return read_record(kind, node, context)
-    values = next(field for field in fields(kind) if field.name == "values")
-    keywords: dict[str, Any] = {"values": reader_of(values.type)(node, context)}
-    return kind(**keywords)
+    (values,) = fields(kind)
+    return kind(**{values.name: reader_of(values.type)(node, context)})
 
 
 def read_table(node: yaml.Node, context: Context, existing: TableFile | None, layer: str) -> TableFile:
@@ -55,18 +54,20 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
     if context.table_kind not in OUTCOMES:
         context.fail(node, f"a table needs a `kind`; {nearest(context.table_kind, OUTCOMES)}")
     entry = read_record(TableEntry, node, context)
-    if existing is None:
-        missing = [key for key in _NATURE if getattr(entry, key) is None]
-        if missing:
-            context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
-    nature: dict[str, Any] = {
-        key: getattr(entry, key) if getattr(entry, key) is not None else getattr(existing, key)
-        for key in (*_NATURE, "gives")
-        if existing is not None or getattr(entry, key) is not None
-    }
+
+    def inherit(key: str) -> Any:
+        value = getattr(entry, key)
+        return getattr(existing, key, None) if value is None else value
+
+    missing = [key for key in _NATURE if inherit(key) is None]
+    if missing:
+        context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
     otherwise = None if entry.otherwise is None else _rule(entry.otherwise, entry.table, layer)
     rules = tuple(_rule(row, entry.table, layer) for row in entry.rules)
-    return TableFile(**nature, table=entry.table, rules=rules, otherwise=otherwise, at=entry.at)
+    return TableFile(
+        table=entry.table, kind=inherit("kind"), hit=inherit("hit"), about=inherit("about"), gives=inherit("gives"),
+        rules=rules, otherwise=otherwise, at=entry.at,
+    )  # fmt: skip
 
 
 def _rule(entry: RuleEntry | OtherwiseEntry, table: str, layer: str) -> Rule:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import yaml
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from optadvise.core.cards import SHIPPED, UNKNOWN, Gpu, Optimizer, Scheduler, Source, Step
+from optadvise.core.cards import SHIPPED, UNKNOWN, FactValue, Gpu, Optimizer, Scheduler, Source, Step
 from optadvise.core.errors import InputError, RuleFileError, nearest
 from optadvise.core.text import spelling
 from optadvise.core.units import parse_bytes, parse_count
@@ -40,6 +40,7 @@ from optadvise.rulebase.rule_base import (
     RuleBase,
 )
 
+_T = TypeVar("_T")
 assert conditions  # registers the readers of conditions
 _MOST_ROWS = 2000  # of a table; the proofs look at pairs of rows
 _ADJUSTABLE = ("lr", "weight_decay", "warmup_fraction", "max_grad_norm", "eps")
@@ -55,7 +56,7 @@ class _Reading:
         self.policies: list[tuple[int, str, Policy]] = []
         self.draft = Draft()
 
-    def add(self, kind: str, target: dict[str, Any], key: str, value: Any, index: int, where: str) -> None:
+    def add(self, kind: str, target: dict[str, _T], key: str, value: _T, index: int, where: str) -> None:
         """Add a thing by its id; a later layer replaces what an earlier one has."""
         if self.owners.setdefault((kind, key), index) == index and key in target:
             first = getattr(target[key], "at", "") or "an earlier file"
@@ -212,7 +213,7 @@ def _check_number(rule: Rule, draft: Draft) -> None:
 
 
 def _check_choice(rule: Rule, gives: str, draft: Draft) -> None:
-    by_kind: dict[str, Mapping[str, Any]] = {"optimizer": draft.optimizers, "scheduler": draft.schedulers}
+    by_kind: dict[str, Mapping[str, object]] = {"optimizer": draft.optimizers, "scheduler": draft.schedulers}
     ids = by_kind.get(gives)
     if ids is None:
         raise RuleFileError(f"a table that chooses `gives: optimizer` or `scheduler`, not {gives!r}", rule.at)
@@ -277,7 +278,7 @@ def _read_assumptions(node: yaml.Node, context: Context, reading: _Reading, inde
     draft.contradictions += read.contradictions
 
 
-def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> Any:
+def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
     """Return an assumed value as its fact's type has it."""
     fact, value = facts.get(row.fact), row.value
     if fact is None:

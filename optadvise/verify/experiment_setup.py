@@ -9,10 +9,11 @@ from statistics import fmean
 from msgspec import Struct
 
 from optadvise.benchmark.spec import Arm
+from optadvise.core.findings import ExperimentSetting
 from optadvise.core.surface_cards import (
     Surface,
 )
-from optadvise.verify.records import Setting, Side
+from optadvise.verify.records import Side
 from optadvise.verify.training import TrainingCache
 
 
@@ -24,13 +25,19 @@ class ExperimentSetup(Struct, frozen=True):
     """Arms, arguments and device of an experiment."""
 
     sides: Sequence[Side]  # one or two; a ratio is the first over the second
-    setting: Setting  # arguments of the experiment
+    setting: ExperimentSetting  # arguments of the experiment
     device: str  # cpu or cuda
     trainings: TrainingCache
     surface: Surface | None = None  # the one that the setting names
 
     def train(
-        self, side: Side, seed: int, *, arm: Arm | None = None, setting: Setting | None = None, spiked: bool = True
+        self,
+        side: Side,
+        seed: int,
+        *,
+        arm: Arm | None = None,
+        setting: ExperimentSetting | None = None,
+        spiked: bool = True,
     ) -> list[float]:
         """Return the losses of a side's training.
 

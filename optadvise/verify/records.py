@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
@@ -13,12 +13,10 @@ from optadvise.core.cards import (
     Implementation,
     Value,
 )
-from optadvise.core.findings import AuditVerdict, ClaimOutcome
+from optadvise.core.findings import AuditVerdict, ClaimOutcome, ExperimentSetting
 from optadvise.core.surface_cards import (
     Surface,
 )
-
-Setting: TypeAlias = Mapping[str, Any]  # arguments of an experiment, which its function checks
 
 # Names of two checks that other modules look for.
 RESUMED, RESUMED_ELSEWHERE = "saving and loading", "saving and loading in another process"
@@ -79,7 +77,7 @@ class ExperimentRequest(Struct, frozen=True, kw_only=True, tag_field="request", 
     """Run an experiment once."""
 
     experiment: str
-    setting: Setting
+    setting: ExperimentSetting
     device: str  # cpu or cuda
     sides: tuple[Side, ...]
     surface: Surface | None  # the one that the setting names

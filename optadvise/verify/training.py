@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from optadvise.benchmark import optimizer_builder, workloads
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.workload_data import VOCABULARY, language_loss, text_batches
+from optadvise.core.findings import ExperimentSetting
 from optadvise.verify.builder import silence_libraries
-from optadvise.verify.records import Setting
 
 _WARMUP_START = 0.01  # share of the learning rate at the first step of a warmup
 _SIZE = ("network", "params", "width", "depth", "batch_size", "seq_len", "steps")
@@ -37,14 +37,14 @@ class _PostNorm(nn.Module):  # type: ignore[misc]
         return self.head(self.blocks(x, mask=self.mask, is_causal=True))
 
 
-def _build_post_norm(setting: Setting, seed: int, device: str) -> workloads.Workload:
+def _build_post_norm(setting: ExperimentSetting, seed: int, device: str) -> workloads.Workload:
     torch.manual_seed(seed)
     module = _PostNorm(setting["width"], setting["depth"], setting["seq_len"]).to(device)
     batches = text_batches(setting["batch_size"], setting["seq_len"], seed, device)
     return workloads.Workload("post-norm", module, batches, language_loss, setting["batch_size"], "samples/s")
 
 
-def _build_workload(setting: Setting, seed: int, device: str) -> workloads.Workload:
+def _build_workload(setting: ExperimentSetting, seed: int, device: str) -> workloads.Workload:
     sizes = {name: setting[name] for name in ("params", "batch_size", "seq_len") if name in setting}
     return workloads.build(setting["network"], seed=seed, device=device, **sizes)
 
@@ -60,7 +60,7 @@ class TrainingCache:
         self._losses: dict[str, list[float]] = {}
 
     def get_losses(
-        self, arm: Arm, setting: Setting, seed: int, device: str, *, warmup: int = 0, spiked: bool = True
+        self, arm: Arm, setting: ExperimentSetting, seed: int, device: str, *, warmup: int = 0, spiked: bool = True
     ) -> list[float]:
         """Return the loss of every step; after a run diverged, that of the first step, as it learned nothing.
 
@@ -80,7 +80,7 @@ class TrainingCache:
         return self._losses[key]
 
 
-def train(arm: Arm, setting: Setting, seed: int, device: str, warmup: int) -> list[float]:
+def train(arm: Arm, setting: ExperimentSetting, seed: int, device: str, warmup: int) -> list[float]:
     """Train a network and return the loss of every step. Arguments are those of `TrainingCache.get_losses`."""
     workload = NETWORKS[setting["network"]](setting, seed, device)
     named = list(workload.module.named_parameters())
@@ -109,7 +109,7 @@ def train(arm: Arm, setting: Setting, seed: int, device: str, warmup: int) -> li
     return cap_losses(losses, setting["steps"])
 
 
-def _scale_spike(weights: Sequence[nn.Parameter], setting: Setting, step: int) -> None:
+def _scale_spike(weights: Sequence[nn.Parameter], setting: ExperimentSetting, step: int) -> None:
     """Multiply the gradients, if the step lies in the spike."""
     if 0 <= step - setting.get("spike_at", setting["steps"]) < setting.get("spike_steps", 0):
         for weight in weights:

@@ -42,7 +42,7 @@ def link(url: str | None) -> str | None:
     return url if url is not None and _WEB_ADDRESS.fullmatch(url) else None
 
 
-def render_page(template: str, context: Mapping[str, Any]) -> str:
+def render_page(template: str, context: Mapping[str, object]) -> str:
     """Return a template's page; the context is what the template names."""
     return _environment().get_template(template).render(context)
 

@@ -68,7 +68,7 @@ def _sizes_of(memory: MemoryEstimate) -> dict[str, int]:
     return {row.part: row.size_bytes or 0 for row in list_breakdown(memory)}
 
 
-def _choose_styles(breakdowns: Mapping[str, MemoryEstimate]) -> dict[str, dict[str, Any]]:
+def _choose_styles(breakdowns: Mapping[str, MemoryEstimate]) -> dict[str, dict[str, object]]:
     """Return colour and hatch of each visible part, in the order of the breakdowns; the others are one part."""
     longest = max(map(_end_of, breakdowns.values()))
     sizes = [_sizes_of(memory) for memory in breakdowns.values()]
@@ -85,7 +85,7 @@ def _choose_styles(breakdowns: Mapping[str, MemoryEstimate]) -> dict[str, dict[s
     return styles
 
 
-def _style_of(part: str) -> dict[str, Any]:
+def _style_of(part: str) -> dict[str, object]:
     if part not in _PARTS:
         return {"color": figures.PALE, "hatch": "||"}
     number = _PARTS.index(part)
@@ -97,7 +97,7 @@ def _end_of(memory: MemoryEstimate) -> int:
     return max(memory.interval.high if memory.interval is not None else 0, memory.total or memory.known or 0)
 
 
-def _draw_bar(axes: Any, row: int, memory: MemoryEstimate, styles: Mapping[str, Mapping[str, Any]]) -> None:
+def _draw_bar(axes: Any, row: int, memory: MemoryEstimate, styles: Mapping[str, Mapping[str, object]]) -> None:
     sizes = _sizes_of(memory)
     sizes[_OTHERS] = sum(size for part, size in sizes.items() if part not in styles)
     labels = {str(label) for label in axes.get_legend_handles_labels()[1]}

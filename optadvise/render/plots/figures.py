@@ -23,7 +23,7 @@ _FRAMES_PER_SECOND = 12
 _NEARLY_WHITE = 248
 
 
-def line_style(number: int) -> dict[str, Any]:
+def line_style(number: int) -> dict[str, object]:
     """Return colour, dashes and marker of a line; one of them repeats long before all three do."""
     return {
         "color": COLOURS[number % len(COLOURS)],

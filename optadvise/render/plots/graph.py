@@ -80,7 +80,7 @@ def _draw(axes: Any, graph: Graph, positions: Positions) -> None:
     axes.set_ylim(-max(ys) - 0.5, 0.5)
 
 
-def _draw_arrow(axes: Any, edge: Edge, positions: Positions, boxes: Mapping[str, Any]) -> None:
+def _draw_arrow(axes: Any, edge: Edge, positions: Positions, boxes: Mapping[str, object]) -> None:
     (x0, y0), (x1, y1) = positions[edge.start], positions[edge.end]
     bend = 0.0 if y1 - y0 == 1 else _DETOUR
     arrow = {"arrowstyle": "-|>", "color": _LINE, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 2, "shrinkB": 2,

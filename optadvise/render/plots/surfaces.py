@@ -33,7 +33,7 @@ class _Heights:
 class _Path:
     """One optimizer's path in both views."""
 
-    def __init__(self, solid: Any, flat: Any, points: Sequence[Point], style: Mapping[str, Any], label: str) -> None:
+    def __init__(self, solid: Any, flat: Any, points: Sequence[Point], style: Mapping[str, object], label: str) -> None:
         self._points = points
         line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 2.2}
         tip = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "markersize": 9,

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-from msgspec import to_builtins
 from rich.markup import escape
 
-from optadvise.core.cards import SHIPPED, Range
+from optadvise.core.cards import SHIPPED, Range, Value
 from optadvise.core.errors import near
-from optadvise.core.findings import REFUTED, ClaimFinding, Evidence
-from optadvise.evidence.apply import describe_refutation
+from optadvise.core.findings import ClaimFinding, Evidence
+from optadvise.core.json_text import JsonObject
 from optadvise.render import evidence
+from optadvise.render.rules import find_reason
 from optadvise.render.text.catalog import print_bullets, print_sources
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written
-from optadvise.rulebase.records import Rule, WarningText
+from optadvise.rulebase.records import Rule
 
 _STEP_REASONS = ("because", "cite", "at")  # not part of what a step computes
-
-
-def find_reason(rule: Rule, claims: Sequence[ClaimFinding]) -> str | None:
-    """Return why a rule holds, or what was measured where that was refuted here; None: its outcome says why."""
-    if isinstance(rule.then, WarningText):
-        return None
-    refuted = next((claim for claim in claims if claim.verdict == REFUTED), None)
-    return rule.because if refuted is None else describe_refutation(refuted)
-
-
-def rule_data(rule: Rule, claims: Sequence[ClaimFinding]) -> dict[str, Any]:
-    """Return a rule as its JSON has it: the keys of its file, its table, layer and position, and what was tested here.
-
-    Args:
-        rule: The rule.
-        claims: Claims that the rule repeats and that were decided here.
-    """
-    data: dict[str, Any] = {"layer": rule.layer, **to_builtins(rule), "then": rule.outcome}
-    reason = find_reason(rule, claims)
-    data.pop("because")
-    data |= {} if reason is None else {"because": reason}
-    return {"schema_version": 1, "kind": "rule", **data, "claims": claims}
 
 
 def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> None:
@@ -78,7 +55,7 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
         print_sources(out, rule.cite, catalog)
 
 
-def _list_outcomes(outcomes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_outcomes(outcomes: JsonObject) -> Iterator[tuple[str, str]]:
     for name, value in outcomes.items():
         if isinstance(value, Mapping):
             for number, (key, text) in enumerate(value.items()):
@@ -90,7 +67,7 @@ def _list_outcomes(outcomes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, escape(str(value))
 
 
-def _format_step(step: Mapping[str, Any]) -> str:
+def _format_step(step: Mapping[str, Value]) -> str:
     """Return an adjustment as its file has it, without its reason and sources."""
     return ", ".join(
         f"{key}: {written(value)}" for key, value in step.items() if value is not None and key not in _STEP_REASONS
@@ -112,5 +89,5 @@ def _format_range(item: Range) -> str:
     return f"{'[' if item.low_closed else '('}{low:g} .. {high:g}{']' if item.high_closed else ')'}"
 
 
-def _format_facts(facts: Mapping[str, Any]) -> str:
+def _format_facts(facts: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {'unknown' if value is None else written(value)}" for name, value in facts.items())

@@ -1,0 +1,158 @@
+"""JSON records of `rules check`, `rules test` and `show` of a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import asdict, replace
+
+from optadvise.core.cards import Range
+from optadvise.core.errors import near
+from optadvise.core.findings import REFUTED, ClaimFinding
+from optadvise.core.json_text import Document, JsonObject
+from optadvise.evidence.apply import describe_refutation
+from optadvise.rule_analysis.check import ProofReport
+from optadvise.rule_analysis.mutants import MutationReport, Survivor
+from optadvise.rule_analysis.rule_tests import Failure, RuleTestReport
+from optadvise.rule_analysis.witnesses import ReportedFinding
+from optadvise.rulebase.proofs import Census
+from optadvise.rulebase.records import Example, Rule, WarningText
+
+
+class FindingDocument(Struct, frozen=True, kw_only=True):
+    """Something that is wrong with the rules."""
+
+    kind: str
+    table: str
+    rules: tuple[str, ...]  # the ids of the offending rows
+    at: str  # file:line:column
+    text: str
+    where: str | None  # the facts at which it shows
+    witness: str | None  # a command line that leads there
+
+
+class RulesCheckDocument(Document, frozen=True, kw_only=True):
+    """`optadvise rules check --json`: what is proven."""
+
+    kind: Literal["rules-check"] = "rules-check"
+    proven: bool
+    sound: bool
+    findings: tuple[FindingDocument, ...]
+    more_findings: int
+    tables: tuple[Census, ...]
+
+
+class SurvivorDocument(Struct, frozen=True):
+    """A change of one row that nothing noticed."""
+
+    table: str
+    rule: str
+    change: str
+
+
+class MutantsDocument(Struct, frozen=True, kw_only=True):
+    """The outcome of trying every mutant."""
+
+    tried: int
+    killed: int
+    alike: int  # no situation distinguishes them from the original
+    share: float  # that was noticed, of those that are not alike
+    survivors: tuple[SurvivorDocument, ...]
+
+
+class RulesTestDocument(Document, frozen=True, kw_only=True):
+    """`optadvise rules test --json`: the outcome of the tests beside the rules."""
+
+    kind: Literal["rules-test"] = "rules-test"
+    passed: bool
+    ran: int
+    overruled: int
+    failures: tuple[Failure, ...]
+    untested: tuple[str, ...]
+    silent: tuple[str, ...]
+    mutants: MutantsDocument | UnsetType = UNSET
+
+
+class RuleDocument(Document, frozen=True, kw_only=True):
+    """`optadvise show --json` of a rule: the keys of its file, its position, and what was tested here."""
+
+    kind: Literal["rule"] = "rule"
+    table: str
+    layer: str
+    at: str
+    id: str
+    name: str
+    when: Mapping[str, tuple[str | Range, ...]]
+    then: JsonObject  # as the kind of its table has it
+    because: str | UnsetType  # unset where the outcome is a text that gives the reason
+    cite: tuple[str, ...]
+    tests: tuple[Example, ...]
+    overrides: tuple[str, ...]
+    before: str | None
+    claims: tuple[ClaimFinding, ...]  # that the rule repeats, decided here
+
+
+def build_check(report: ProofReport) -> RulesCheckDocument:
+    """Return the JSON of what was proven."""
+    return RulesCheckDocument(
+        proven=report.proven,
+        sound=report.sound,
+        findings=tuple(_build_finding(finding) for finding in report.findings),
+        more_findings=report.more,
+        tables=report.tables,
+    )
+
+
+def _build_finding(reported: ReportedFinding) -> FindingDocument:
+    finding = reported.finding
+    return FindingDocument(
+        kind=finding.kind, table=finding.table, rules=finding.rules, at=near(finding.at), text=finding.text,
+        where=reported.where, witness=reported.witness,
+    )  # fmt: skip
+
+
+def build_test(report: RuleTestReport, mutants: MutationReport | None) -> RulesTestDocument:
+    """Return the JSON of the tests' outcome, and of the mutants' where they were tried."""
+    return RulesTestDocument(
+        passed=report.passed,
+        ran=report.ran,
+        overruled=report.overruled,
+        failures=tuple(replace(failure, at=near(failure.at)) for failure in report.failures),
+        untested=report.untested,
+        silent=report.silent,
+        mutants=UNSET if mutants is None else _build_mutants(mutants),
+    )
+
+
+def _build_mutants(report: MutationReport) -> MutantsDocument:
+    return MutantsDocument(
+        tried=report.tried, killed=report.killed, alike=report.equivalent, share=report.share,
+        survivors=tuple(_build_survivor(survivor) for survivor in report.survivors),
+    )  # fmt: skip
+
+
+def _build_survivor(survivor: Survivor) -> SurvivorDocument:
+    return SurvivorDocument(survivor.table, survivor.rule, survivor.change)
+
+
+def build_rule(rule: Rule, claims: Sequence[ClaimFinding]) -> RuleDocument:
+    """Return a rule's JSON.
+
+    Args:
+        rule: The rule.
+        claims: Claims that the rule repeats and that were decided here.
+    """
+    reason = find_reason(rule, claims)
+    return RuleDocument(
+        **{**asdict(rule), "then": rule.outcome, "because": UNSET if reason is None else reason, "claims": (*claims,)}
+    )
+
+
+def find_reason(rule: Rule, claims: Sequence[ClaimFinding]) -> str | None:
+    """Return why a rule holds, or what was measured where that was refuted here; None: its outcome says why."""
+    if isinstance(rule.then, WarningText):
+        return None
+    refuted = next((claim for claim in claims if claim.verdict == REFUTED), None)
+    return rule.because if refuted is None else describe_refutation(refuted)
