@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from optadvise.benchmark.comparison.comparability import list_differences, list_warnings
@@ -105,56 +104,38 @@ def _compare_arms(base: LoadedResult, new: LoadedResult) -> Iterator[ComparedRat
         if before is None or {arm.status, before.status} != {"ok"}:
             continue
         for metric, unit in COMPARED.items():
-            pair = _pair_figures(before, arm, metric)
-            if pair is None:
+            figures = _pair_figures(before, arm, metric)
+            if figures is None:
                 continue
-            compared = _Compared(arm, metric, unit or arm.throughput.unit, pair)
+            base_figure, figure = figures
+            ratios: list[tuple[Figure | None, str | None]] = [(quotient(figure, base_figure), None)]
             if control is not None and arm.role != "control":
                 relative = _ratio_to_control(base, new, label, metric)
                 if relative is not None:
-                    yield compared.to_record(relative, control.optimizer)
-            yield compared.to_record(quotient(pair.new, pair.base), None)
+                    ratios.insert(0, (relative, control.optimizer))
+            for ratio, versus in ratios:
+                yield ComparedRatio(
+                    optimizer=arm.optimizer,
+                    label=label,
+                    metric=metric,  # type: ignore[arg-type]  # a key of COMPARED
+                    unit=unit or arm.throughput.unit,
+                    base=base_figure.value,
+                    new=figure.value,
+                    ratio=None if ratio is None else ratio.value,
+                    ci95=None if ratio is None else ratio.interval,
+                    relative_to_control=versus is not None,
+                    versus=versus,
+                )
 
 
-class _Pair(Struct, frozen=True):
-    """A metric's figures in both results."""
-
-    base: Figure
-    new: Figure
-
-
-class _Compared(Struct, frozen=True):
-    """A metric of an arm in both results, without its ratio."""
-
-    arm: ArmResult
-    metric: str
-    unit: str
-    pair: _Pair
-
-    def to_record(self, ratio: Figure | None, versus: str | None) -> ComparedRatio:
-        """Return the entry of the comparison; `versus` is the control's optimizer, None for a plain ratio."""
-        return ComparedRatio(
-            optimizer=self.arm.optimizer,
-            label=self.arm.label,
-            metric=self.metric,  # type: ignore[arg-type]  # a key of COMPARED
-            unit=self.unit,
-            base=self.pair.base.value,
-            new=self.pair.new.value,
-            ratio=None if ratio is None else ratio.value,
-            ci95=None if ratio is None else ratio.interval,
-            relative_to_control=versus is not None,
-            versus=versus,
-        )
-
-
-def _pair_figures(before: ArmResult, arm: ArmResult, metric: str) -> _Pair | None:
+def _pair_figures(before: ArmResult, arm: ArmResult, metric: str) -> tuple[Figure, Figure] | None:
     """Return both figures of a metric; None where one is missing or they were counted in different ways."""
     if metric == "peak_memory" and peak_source(before) != peak_source(arm):
         return None
     if metric == "throughput" and before.throughput.unit != arm.throughput.unit:
         return None
     base, new = metric_figure(before, metric), metric_figure(arm, metric)
-    return None if base is None or new is None else _Pair(base, new)
+    return None if base is None or new is None else (base, new)
 
 
 def _ratio_to_control(base: LoadedResult, new: LoadedResult, label: str, metric: str) -> Figure | None:
