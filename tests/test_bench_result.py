@@ -100,7 +100,7 @@ def test_ratios_are_against_the_control_and_drift_that_both_share_cancels() -> N
 def broken(whole: ArmMeasurement) -> ArmMeasurement:
     """Return an arm that was killed in its fourth round."""
     failure = ArmFailure(status="error", error="killed")
-    return replace(whole, rounds=whole.rounds[:3], summary=None, failure=failure)
+    return replace(whole, rounds=whole.rounds[:3], summary=ArmSummary(), failure=failure)
 
 
 def test_a_ratio_pairs_the_rounds_that_both_have() -> None:

@@ -60,7 +60,7 @@ class Fake:
 
 def kept(records: Sequence[ArmMeasurement]) -> list[tuple[str, int, bool]]:
     """Return each arm's label, how many rounds it has, and whether it was finished."""
-    return [(r.arm.label, len(r.rounds), r.summary is not None) for r in records]
+    return [(r.arm.label, len(r.rounds), r.summary != ArmSummary()) for r in records]
 
 
 def silent(what: str, label: str, number: int) -> None:

@@ -87,5 +87,5 @@ class ArmMeasurement(Struct, kw_only=True):
     arm: Arm
     counts: ArmCounts = ArmCounts()
     rounds: list[dict[str, list[float]]] = field(default_factory=list)  # samples of each round, by the part of the step
-    summary: ArmSummary | None = None
+    summary: ArmSummary = ArmSummary()  # empty until the arm has finished
     failure: ArmFailure | None = None

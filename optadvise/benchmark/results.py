@@ -48,7 +48,8 @@ def make_result(
         requirements: Bounds of `--require`, judged for every candidate.
         complete: Whether the measurement ran to its end; there is no verdict otherwise.
     """
-    device_bandwidth = _best_device_bandwidth(measurements)
+    bandwidths = (measurement.summary.device_bandwidth for measurement in measurements)
+    device_bandwidth = max((bandwidth for bandwidth in bandwidths if bandwidth), default=None)
     arms = tuple(_arm_result(measurement, device_bandwidth) for measurement in measurements)
     ratios = tuple(_ratios(measurements, arms))
     judged = tuple(
@@ -76,18 +77,11 @@ def _merge_environments(machine: Machine, measurements: Iterable[ArmMeasurement]
     return Environment(**asdict(machine), **device)
 
 
-def _best_device_bandwidth(measurements: Iterable[ArmMeasurement]) -> float | None:
-    """Return the largest copy bandwidth that any worker measured, in bytes per second."""
-    summaries = [measurement.summary for measurement in measurements if measurement.summary is not None]
-    return max((summary.device_bandwidth for summary in summaries if summary.device_bandwidth), default=None)
-
-
 def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> ArmResult:
     arm, counts, summary, failure = measurement.arm, measurement.counts, measurement.summary, measurement.failure
     timings = {part: _timing(measurement, part) for part in PARTS}
     step, optimizer_step = timings["step"], timings["optimizer"]
-    peak = summary.peak_memory_bytes if summary else failure.peak_memory_bytes if failure else None
-    losses = summary.losses if summary else []
+    peak = summary.peak_memory_bytes if failure is None else failure.peak_memory_bytes or PeakMemory()
     return ArmResult(
         optimizer=arm.optimizer,
         label=arm.label,
@@ -104,12 +98,13 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
         state_bytes=counts.state_bytes,
         state_bytes_per_parameter=counts.state_bytes_per_parameter,
         tensors=counts.tensors,
-        peak_memory_bytes=peak or PeakMemory(),
-        transient_bytes=summary.transient_bytes if summary else None,
-        ranks=summary.ranks if summary else None,
+        peak_memory_bytes=peak,
+        transient_bytes=summary.transient_bytes,
+        ranks=summary.ranks,
         total_state_bytes=counts.total_state_bytes,
-        communication_share=_communication_share(measurement),
-        scaling_efficiency=_scaling_efficiency(measurement, step),
+        communication_share=max((rank.communication_share for rank in summary.ranks or ()), default=None),
+        # Throughput counts the samples of all ranks, so this is its ratio to that of as many independent processes.
+        scaling_efficiency=_divide(summary.independent_step_seconds or None, step.median),
         step_seconds=step,
         forward_seconds=timings["forward"],
         backward_seconds=timings["backward"],
@@ -119,9 +114,9 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
         throughput=_throughput(counts, step),
         bandwidth=_bandwidth(counts, optimizer_step, device_bandwidth),
         loss=Loss(
-            first=losses[0] if losses else None,
-            last=losses[-1] if losses else None,
-            finite=summary.finite if summary else None,
+            first=summary.losses[0] if summary.losses else None,
+            last=summary.losses[-1] if summary.losses else None,
+            finite=summary.finite,
         ),
     )
 
@@ -141,22 +136,6 @@ def _divide(numerator: float | None, denominator: float | None) -> float | None:
 def _timing(measurement: ArmMeasurement, part: str) -> Timing:
     samples = [seconds for samples in measurement.rounds for seconds in samples.get(part, ())]
     return median_ci(samples) if samples else Timing()
-
-
-def _communication_share(measurement: ArmMeasurement) -> float | None:
-    """Return the share of a step that the rank with most communication spends on it; None for one process."""
-    ranks = measurement.summary.ranks if measurement.summary else None
-    return max(rank.communication_share for rank in ranks) if ranks else None
-
-
-def _scaling_efficiency(measurement: ArmMeasurement, step: Timing) -> float | None:
-    """Return the step time of an independent process over that of a rank; None for one process.
-
-    Throughput counts the samples of all ranks, so this is its ratio to that of as many independent processes.
-    """
-    if measurement.summary is None or measurement.summary.ranks is None:
-        return None
-    return _divide(measurement.summary.independent_step_seconds or None, step.median)
 
 
 def _throughput(counts: ArmCounts, step: Timing) -> Throughput:
