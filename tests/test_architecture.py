@@ -22,7 +22,7 @@ PACKAGES = (
 THIRD_PARTY = {
     "yaml": ("core", "rulebase", "memory", "rule_analysis", "codegen", "render", "benchmark"),
     "rich": ("render",),
-    "jinja2": ("render", "codegen"),
+    "jinja2": ("core", "render", "codegen"),
     "typer": ("cli",),
 }
 # What people import names the library that stands above it, and loads it when it is called.

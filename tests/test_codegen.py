@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.codegen import FRAMEWORKS
-from optadvise.codegen.templating import FILTERS, FOLDER, create_environment
+from optadvise.codegen.templating import FILTERS, FOLDER, program_environment
 from optadvise.codegen.write import write_code
 from optadvise.core.cards import Phase
 from optadvise.core.errors import RuleFileError
@@ -141,7 +141,7 @@ def test_names_from_rules_have_to_be_names(advisor: CompiledRules, framework: st
 @pytest.mark.parametrize("expression", ["text", "number", "texts[0]", "[text, number]", "unset"])
 def test_a_template_inserts_nothing_but_source(expression: str) -> None:
     """Without a filter that makes source, a value is an error, as is a name that the record does not have."""
-    template = create_environment().from_string
+    template = program_environment().from_string
     values = {"text": EVIL, "number": 1, "texts": [EVIL], "unset": None}
     with pytest.raises(TypeError, match="without a filter"):
         template("x = {{ " + expression + " }}").render(values)
@@ -156,7 +156,7 @@ def test_a_template_inserts_nothing_but_source(expression: str) -> None:
 @pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.jinja")), ids=lambda file: file.name)
 def test_a_template_joins_no_texts(file: Path) -> None:
     """What jinja2 joins counts as source, whatever it was; what a filter makes last is checked."""
-    tree = create_environment().parse(file.read_text(encoding="utf-8"))
+    tree = program_environment().parse(file.read_text(encoding="utf-8"))
     assert not [*tree.find_all((nodes.Concat, nodes.Add, nodes.Mod))]
     for node in (node for output in tree.find_all(nodes.Output) for node in output.nodes):
         is_source = isinstance(node, nodes.Filter) and node.name in FILTERS

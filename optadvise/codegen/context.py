@@ -12,7 +12,7 @@ from optadvise.codegen.values import check_path
 from optadvise.core.cards import NOT_HIDDEN, Implementation, Value
 from optadvise.core.records import Recommendation, ScheduleAdvice, Situation
 from optadvise.core.version import __version__
-from optadvise.rulebase.constructor import argument_name
+from optadvise.rulebase.constructor import argument_name, convert_lists
 
 _FIRST_BATCHES = 20  # micro-batches of the first run, which is two steps at least
 _PHASE_VARIABLES = {"constant": "plateau", "linear": "fall"}
@@ -145,15 +145,6 @@ def _build_construction(implementation: Implementation, kwargs: Mapping[str, Val
         decay if decay in kwargs else None,
         implementation.needs_train_mode,
     )
-
-
-def convert_lists(kwargs: Mapping[str, Value]) -> Mapping[str, object]:
-    """Return arguments with flat lists, such as betas, as tuples."""
-    return {name: _convert_list(value) for name, value in kwargs.items()}
-
-
-def _convert_list(value: Value) -> object:
-    return tuple(value) if isinstance(value, list) and value and not isinstance(value[0], list) else value
 
 
 def _build_schedule(schedule: ScheduleAdvice) -> tuple[list[Phase], Sequence | None]:

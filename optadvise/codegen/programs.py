@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from optadvise.codegen.context import build_program, convert_lists
+from optadvise.codegen.context import build_program
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.templating import render
+from optadvise.rulebase.constructor import convert_lists
 
 
 class TrainerOptions(Struct, frozen=True):

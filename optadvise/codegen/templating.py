@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from optadvise.codegen import values
+from optadvise.core.templates import create_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -38,13 +39,12 @@ def render(template: str, *records: msgspec.Struct) -> str:
         RuleFileError: A value that has to be a name or an import path is not.
     """
     context = {name: value for record in records for name, value in msgspec.structs.asdict(record).items()}
-    return create_environment().get_template(template).render(context)
+    return program_environment().get_template(template).render(context)
 
 
 @functools.cache
-def create_environment() -> Environment:
+def program_environment() -> Environment:
     """Return the environment of all templates, in which `{{ value }}` without a filter is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     def mark(function: Callable[..., str]) -> Callable[..., str]:
@@ -56,14 +56,6 @@ def create_environment() -> Environment:
             raise TypeError(f"{value!r} is inserted without a filter")
         return value
 
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        undefined=StrictUndefined,
-        autoescape=True,
-        finalize=require_source,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = create_environment(FOLDER, require_source)
     environment.filters |= {name: mark(function) for name, function in FILTERS.items()}
     return environment

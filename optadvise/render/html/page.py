@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from optadvise.core.templates import create_environment
 from optadvise.core.text import make_printable
 from optadvise.core.units import show_bytes, show_count
 from optadvise.render.labels import format_range, format_settings
@@ -49,17 +50,7 @@ def render_page(template: str, context: Mapping[str, object]) -> str:
 
 @functools.cache  # a benchmark writes its page after each round
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = create_environment(_TEMPLATES, _finalize)
     environment.filters |= {"link": link, "bytes": show_bytes, "count": show_count, "value": written,
                             "settings": format_settings}  # fmt: skip
     environment.globals["typical_range"] = format_range
