@@ -24,13 +24,14 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
+from optadvise.benchmark.evidence import save_findings
 from optadvise.benchmark.options import BenchOptions
 from optadvise.benchmark.plan import plan_advice
 from optadvise.benchmark.request import measure, prepare_request
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import to_json_object
 from optadvise.core.records import MemoryAnswer, Recommendation
-from optadvise.evidence import apply, store
+from optadvise.evidence import apply
 from optadvise.rule_analysis import rule_folders
 
 if TYPE_CHECKING:
@@ -269,10 +270,10 @@ def bench(
     names = [each for each in optimizers if isinstance(each, str)]
     recommendation = advice.data() if isinstance(advice, Advice) else advice
     request = prepare_request(_advisor(_folders(rules)), names, BenchOptions(**options), recommendation)
-    result = to_json_object(measure(request))
-    with contextlib.suppress(OSError):  # the finding is for later answers alone
-        store.save_benchmark(result, datetime.now(timezone.utc).date().isoformat())
-    return result
+    result = measure(request)
+    with contextlib.suppress(OSError):  # the findings are for later answers alone
+        save_findings(result, datetime.now(timezone.utc).date().isoformat())
+    return to_json_object(result)
 
 
 def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict[str, Any]]:

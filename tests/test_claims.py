@@ -14,11 +14,13 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from msgspec import to_builtins
+from msgspec import convert
 from msgspec.structs import replace
 
 import optadvise as library
 from optadvise.benchmark import plan
+from optadvise.benchmark.evidence import save_findings
+from optadvise.benchmark.records import BenchmarkResult
 from optadvise.core import findings
 from optadvise.core.cards import EXPERIMENTS as KNOWN
 from optadvise.core.cards import (
@@ -29,7 +31,7 @@ from optadvise.core.claim_cards import (
 )
 from optadvise.evidence import store, versions
 from optadvise.rulebase.catalog import Catalog, load
-from optadvise.verify import claims, training
+from optadvise.verify import claims, results, training
 from optadvise.verify.experiment_setup import ExperimentSetup, UndecidableError, exp_of_minimum
 from optadvise.verify.experiments import EXPERIMENTS, run_experiment
 from optadvise.verify.records import ArmAtRate, Side
@@ -482,9 +484,9 @@ def keep(name: str, verdict: str, figures: Sequence[float] = (0.9, 1.0, 1.1), **
     catalog = load()
     claim = catalog.claims[name]
     judged = replace(claims.judge_claim(claim, figures), verdict=verdict)
-    outcome = to_builtins(claims._make_outcome(claim, judged, "cpu", seconds=1.0))
-    written = {name: replace(claim, **changes)}
-    store.save_verified({"audits": [], "claims": [outcome], "date": "2026-11-26"}, written)
+    outcome = claims._make_outcome(claim, judged, "cpu", seconds=1.0)
+    result = replace(results.make_result((), (outcome,)), date="2026-11-26")
+    results.save_findings(result, {name: replace(claim, **changes)})
 
 
 def test_only_what_was_found_here_and_now_is_quoted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -525,9 +527,9 @@ def test_an_audit_is_quoted_and_a_deviation_always(home: Path) -> None:
 def test_a_bench_is_quoted_with_its_date(home: Path) -> None:
     from tests.results import result
 
-    data = result(2.2)
-    name = data["arms"][0]["optimizer"]
-    store.save_benchmark(data, "2026-11-25")
+    measured = convert(result(2.2), BenchmarkResult)
+    name = measured.arms[0].optimizer
+    save_findings(measured, "2026-11-25")
     shown = json.loads(optadvise("show", name, "--json").out)["evidence"]["benches"]
     assert [bench["date"] for bench in shown] == ["2026-11-25"]
     assert "(bench of 2026-11-25)" in " ".join(optadvise("show", name).out.split())
@@ -573,6 +575,6 @@ def test_an_arm_of_its_own_is_not_kept_for_the_optimizer(home: Path) -> None:
 
     data = result(2.2)
     data["arms"][0]["label"] += ":foreach"
-    store.save_benchmark(data, "2026-11-25")
+    save_findings(convert(data, BenchmarkResult), "2026-11-25")
     files = {file.name for file in (store.find_folder() / store.BENCHMARKS).glob("*.json")}
     assert not any(name.startswith(f"{data['arms'][0]['optimizer']}@") for name in files)

@@ -26,6 +26,11 @@ class Interval(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
     low: float
     high: float
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Return low and high."""
+        return self.low, self.high
+
     def contains(self, value: float) -> bool:
         """Return whether a figure lies in the interval."""
         return self.low <= value <= self.high

@@ -95,7 +95,7 @@ def judge(requirement: Requirement, figure: Figure | None) -> Verdict:
     """
     if figure is None or (figure.interval is None and METRICS[requirement.metric].is_repeated):
         return "inconclusive"
-    ends = (figure.value,) if figure.interval is None else (figure.interval.low, figure.interval.high)
+    ends = (figure.value,) if figure.interval is None else figure.interval.ends
     if not all(math.isfinite(end) for end in (figure.value, *ends)):
         return "inconclusive"
     is_met = [requirement.is_met_by(end) for end in ends]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from optadvise.benchmark.options import BenchOptions, Option
@@ -167,9 +167,9 @@ def _read_recommendation(path: Path | None) -> ForeignJson:
 
 def _measure(request: Request, writer: _Writer) -> BenchmarkResult:
     """Measure with progress, write the result and save it as evidence; an interrupted one is written and printed."""
+    from optadvise.benchmark.evidence import save_findings
     from optadvise.benchmark.request import InterruptedMeasurementError, measure
     from optadvise.cli.outputs import kept
-    from optadvise.evidence import store
     from optadvise.render.text.progress import progress
 
     with interrupt_on_sigterm(), progress(len(request.arms), request.spec.rounds) as report_progress:
@@ -183,7 +183,7 @@ def _measure(request: Request, writer: _Writer) -> BenchmarkResult:
                 typer.echo(f"optadvise: {message}", err=True)
             raise KeyboardInterrupt from None
     writer.write(result)
-    kept(lambda: store.save_benchmark(to_builtins(result), datetime.now(timezone.utc).date().isoformat()))
+    kept(lambda: save_findings(result, datetime.now(timezone.utc).date().isoformat()))
     return result
 
 

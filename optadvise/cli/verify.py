@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from msgspec import Struct, field, to_builtins
+from msgspec import Struct, field
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
@@ -16,9 +16,7 @@ from optadvise.core.errors import InputError
 from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
-    from optadvise.core.claim_cards import (
-        Claim,
-    )
+    from optadvise.core.claim_cards import Claim
     from optadvise.core.findings import ClaimOutcome
     from optadvise.rulebase.catalog import Catalog
     from optadvise.verify.audit_run import AuditEntry
@@ -63,34 +61,24 @@ def verify(
     named so is not decidable here.
     """
     from optadvise.cli import outputs
-    from optadvise.evidence import store
     from optadvise.render.text.verify import encode_result, print_verification, render_markdown
     from optadvise.rule_analysis import rule_folders
-    from optadvise.verify import audit_run
-    from optadvise.verify.claims import select_claims
-    from optadvise.verify.results import make_result
+    from optadvise.verify import audit_run, claims, results
 
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
-    if not 0 < timeout < float("inf"):
-        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
+    targets = {"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_}
+    _check_options(targets, as_, timeout)
     catalog = rule_folders.load_catalog(rules)
-    _reject_several({"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_})
-    if (import_ is None) != (as_ is None):
-        raise InputError("--import and --as belong together: --import my_package.MyAdamW --as adamw")
-    claims: list[Claim] = []
-    if claim or optimizer or all_:
-        about = _find_ids(catalog, optimizer, "--optimizer") if optimizer else None
-        claims = select_claims(catalog, claim or (), about)
-    entries: list[AuditEntry] = []
+    ids = _find_ids(catalog, optimizer, "--optimizer") or _find_ids(catalog, names, "verify")
+    tested = claims.select_claims(catalog, claim or (), ids) if claim or optimizer or all_ else []
     if import_ is not None:
-        entries = [_enter_user_class(catalog, import_, str(as_))]
-    elif not claim:
-        ids = _find_ids(catalog, optimizer or names, "verify") or catalog.optimizer_ids
-        entries = audit_run.list_entries(catalog, ids)
-    outcomes = _run(catalog, entries, claims, timeout)
-    result = make_result(outcomes.audits, outcomes.claims)
+        entries = [audit_run.enter_user_class(catalog, import_, str(as_))]
+    else:
+        entries = [] if claim else audit_run.list_entries(catalog, ids)
+    outcomes = _run(catalog, entries, tested, timeout)
+    result = results.make_result(outcomes.audits, outcomes.claims)
     if import_ is None:
-        outputs.kept(lambda: store.save_verified(to_builtins(result), catalog.claims))
+        outputs.kept(lambda: results.save_findings(result, catalog.claims))
     formats = outputs.ResultFormats(encode_result, render_markdown, print_verification)
     outputs.show_result(result, formats, files, as_json=json_ == "-")
     if outcomes.interrupted:
@@ -125,11 +113,15 @@ def _run(catalog: Catalog, entries: list[AuditEntry], claims: list[Claim], timeo
     return outcomes
 
 
-def _reject_several(options: Mapping[str, object]) -> None:
-    """Raise an error if more than one of several options is used."""
-    used = [name for name, value in options.items() if value]
+def _check_options(targets: Mapping[str, object], as_: str | None, timeout: float) -> None:
+    """Reject a timeout that is no time, several targets, and --import without --as."""
+    if not 0 < timeout < float("inf"):
+        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
+    used = [name for name, value in targets.items() if value]
     if len(used) > 1:
         raise InputError(f"{used[0]} and {used[1]}: each says what is looked at; leave one of them out")
+    if (targets["--import"] is None) != (as_ is None):
+        raise InputError("--import and --as belong together: --import my_package.MyAdamW --as adamw")
 
 
 def _judge_audits(audits: Sequence[AuditResult]) -> int:
@@ -154,20 +146,9 @@ def _judge_claims(outcomes: Sequence[ClaimOutcome]) -> int:
     return 4 if all(outcome.seconds is None for outcome in outcomes) else 5  # none was started, or some were
 
 
-def _find_ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str]:
-    return list(dict.fromkeys(catalog.find_optimizer(name, flag) for name in names or ()))
-
-
-def _enter_user_class(catalog: Catalog, path: str, name: str) -> AuditEntry:
-    """Return the audit of a user's class against the card of the optimizer that it implements."""
-    from optadvise.verify.audit_run import AuditEntry
-    from optadvise.verify.target import describe_user_class, make_target
-
-    if "." not in path or not all(part.isidentifier() for part in path.split(".")):
-        raise InputError(f"--import {path!r}: is no import path; write my_package.module.MyAdamW")
-    card = catalog.optimizer(catalog.find_optimizer(name, "--as"))
-    target = make_target(catalog, card, describe_user_class(card, path))
-    return AuditEntry(target, remedy="install its package, or run this in the folder that holds it")
+def _find_ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str] | None:
+    """Return the canonical ids of optimizers; None where none are named."""
+    return list(dict.fromkeys(catalog.find_optimizer(name, flag) for name in names)) if names else None
 
 
 class _Progress:

@@ -8,33 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from optadvise.core.cards import (
-    Implementation,
-    Optimizer,
-)
-from optadvise.core.claim_cards import (
-    Claim,
-)
+from optadvise.core.cards import Implementation, Optimizer
+from optadvise.core.claim_cards import Claim
 from optadvise.core.files import replace_file
-from optadvise.core.findings import (
-    REFUTED,
-    UNDECIDED,
-    AuditFinding,
-    BenchmarkFinding,
-    ClaimFinding,
-    Evidence,
-    Versions,
-)
+from optadvise.core.findings import REFUTED, AuditFinding, BenchmarkFinding, ClaimFinding, Evidence
 from optadvise.core.paths import data_folder
 from optadvise.core.version import __version__
-from optadvise.evidence.versions import find_version, find_versions
+from optadvise.evidence.versions import find_version
 from optadvise.rulebase.catalog import Catalog
 
 _PROCESSOR, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")  # the latter has a folder for each GPU
@@ -42,25 +28,15 @@ _UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))
 AUDITS, CLAIMS, BENCHMARKS = "audits", "claims", "benches"  # the folders
 
 
-class _StoredAudit(Struct, frozen=True):
-    optadvise: str  # version
-    finding: AuditFinding
-
-
-class _StoredBenchmark(Struct, frozen=True):
-    optadvise: str
-    finding: BenchmarkFinding
-
-
-class _StoredClaim(Struct, frozen=True):
-    optadvise: str
-    definition: str  # of the experiment that was run, which may have changed since
-    finding: ClaimFinding
-
-
-_Json: TypeAlias = "Mapping[str, Any]"  # results as `verify` and `bench` write them
 _Finding = TypeVar("_Finding", AuditFinding, BenchmarkFinding, ClaimFinding)
-_Stored = TypeVar("_Stored", _StoredAudit, _StoredBenchmark, _StoredClaim)
+
+
+class _Stored(Struct, Generic[_Finding], frozen=True, omit_defaults=True):
+    """A finding as its file holds it."""
+
+    optadvise: str  # version
+    finding: _Finding
+    definition: str | None = None  # of a claim's experiment, which may have changed since
 
 
 def find_folder() -> Path:
@@ -94,67 +70,31 @@ def _read_value(file: Path, key: str) -> str:
 # -- saving ----------------------------------------------------------------------------------------------------------
 
 
-def save_verified(result: _Json, claims: Mapping[str, Claim]) -> None:
-    """Save what `verify` found, in the place of earlier findings on the same implementations and claims.
-
-    Args:
-        result: The JSON of `optadvise verify`.
-        claims: The claims as they are written, so that one that changes later is not taken for what was tested.
+def save_audit(audit: AuditFinding) -> None:
+    """Save an audit in the place of an earlier one of the same implementation.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    for audit in result["audits"]:
-        if audit["scenes"]:  # otherwise the implementation is not installed, or did not answer in time
-            audited = _make_finding(AuditFinding, audit, result["date"], [audit["package"]])
-            _save(AUDITS, f"{audited.optimizer}@{audited.path}", _StoredAudit(optadvise=__version__, finding=audited))
-    for claim in result["claims"]:
-        if claim["verdict"] != UNDECIDED:  # an interrupted run does not replace an earlier decision
-            packages = [implementation["package"] for implementation in claim["implementations"]]
-            finding = _make_finding(ClaimFinding, claim, result["date"], packages)
-            definition = _describe_experiment(claims[finding.id])
-            _save(CLAIMS, finding.id, _StoredClaim(optadvise=__version__, definition=definition, finding=finding))
+    _save(AUDITS, f"{audit.optimizer}@{audit.path}", _Stored(__version__, audit))
 
 
-def save_benchmark(result: _Json, date: str) -> None:
-    """Save what `bench` measured of each optimizer that ran with its default implementation and variant.
-
-    Args:
-        result: The JSON of `optadvise bench`.
-        date: Of today, as 2026-11-26.
+def save_claim(finding: ClaimFinding, claim: Claim) -> None:
+    """Save the outcome of a claim, with its definition, so that a claim that changes later does not count as tested.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    spec = result["spec"]
-    if spec.get("nproc", 1) > 1:
-        return  # the memory and time of a rank say little about a single process
-    for arm in result["arms"]:
-        if arm["status"] == "ok" and arm["label"] in (arm["optimizer"], f"{arm['optimizer']} (control)"):
-            values = _describe_arm(result, arm)
-            finding = _make_finding(BenchmarkFinding, values, date, [arm["implementation"]["package"]])
-            name = f"{finding.optimizer}@{spec['device'].split(':')[0]}"
-            _save(BENCHMARKS, name, _StoredBenchmark(optadvise=__version__, finding=finding))
+    _save(CLAIMS, finding.id, _Stored(__version__, finding, _describe_experiment(claim)))
 
 
-def _describe_arm(result: _Json, arm: _Json) -> dict[str, Any]:
-    """Return the fields of a benchmark finding, but for those that every finding has."""
-    spec, environment, implementation = result["spec"], result["environment"], arm["implementation"]
-    ratio: _Json = next((ratio for ratio in result["ratios"]
-                  if ratio["label"] == arm["label"] and ratio["metric"] == "optimizer_seconds"), {})  # fmt: skip
-    copied = ("optimizer", "parameters", "state_bytes_per_parameter", "peak_memory_bytes", "throughput")
-    return {
-        **{name: arm[name] for name in copied}, "import": implementation["import"],
-        "variant": implementation["variant"], "workload": spec["workload"], "dtype": spec["dtype"],
-        "device": environment.get("device_name") or environment.get("processor") or spec["device"],
-        "optimizer_seconds": arm["optimizer_seconds"]["median"],
-        **{name: ratio.get(name) for name in ("versus", "ratio", "ci95")},
-    }  # fmt: skip
+def save_benchmark(benchmark: BenchmarkFinding, device_type: str) -> None:
+    """Save the benchmark of an optimizer on a type of device, cpu or cuda.
 
-
-def _make_finding(kind: type[_Finding], values: _Json, date: str, packages: Iterable[str | None]) -> _Finding:
-    """Return a finding made today with the installed versions; values that it does not record are left out."""
-    return msgspec.convert({**values, "date": date, "packages": find_versions(packages)}, kind)
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    _save(BENCHMARKS, f"{benchmark.optimizer}@{device_type}", _Stored(__version__, benchmark))
 
 
 def _save(folder: str, name: str, entry: Struct) -> None:
@@ -181,9 +121,9 @@ def find_evidence(catalog: Catalog, card: Optimizer, implementation: Implementat
     implementations = [*card.implementations, *card.not_offered] if implementation is None else [implementation]
     names = [f"{card.id}@{one.path}.json".translate(_UNSAFE) for one in implementations]
     claims = find_decided_claims(catalog)
-    benchmarks = (entry.finding for entry in _read_all(BENCHMARKS, f"{card.id}@*.json", _StoredBenchmark))
+    benchmarks = (entry.finding for entry in _read_all(BENCHMARKS, f"{card.id}@*.json", _Stored[BenchmarkFinding]))
     return Evidence(
-        audits=tuple(entry.finding for name in names for entry in _read_all(AUDITS, name, _StoredAudit)),
+        audits=tuple(entry.finding for name in names for entry in _read_all(AUDITS, name, _Stored[AuditFinding])),
         claims=tuple(claim for claim in claims if claim.optimizers[:1] == (card.id,)),
         benchmarks=tuple(one for one in benchmarks if implementation is None or one.path == implementation.path),
         refuted=tuple(claim for claim in claims if claim.verdict == REFUTED),
@@ -198,13 +138,13 @@ def find_decided_claims(catalog: Catalog) -> list[ClaimFinding]:
     """
     return [
         entry.finding
-        for entry in _read_all(CLAIMS, "*.json", _StoredClaim)
+        for entry in _read_all(CLAIMS, "*.json", _Stored[ClaimFinding])
         if entry.finding.id in catalog.claims
         and entry.definition == _describe_experiment(catalog.claims[entry.finding.id])
     ]
 
 
-def _read_all(folder: str, pattern: str, kind: type[_Stored]) -> list[_Stored]:
+def _read_all(folder: str, pattern: str, kind: type[_Stored[_Finding]]) -> list[_Stored[_Finding]]:
     """Return the entries of a folder that count with the versions that are installed now."""
     try:
         files = sorted((find_folder() / folder).glob(pattern))
@@ -213,7 +153,7 @@ def _read_all(folder: str, pattern: str, kind: type[_Stored]) -> list[_Stored]:
     return [entry for file in files if (entry := _read(file, kind)) is not None]
 
 
-def _read(file: Path, kind: type[_Stored]) -> _Stored | None:
+def _read(file: Path, kind: type[_Stored[_Finding]]) -> _Stored[_Finding] | None:
     """Return a stored finding; None where it is invalid, or other versions are installed now."""
     try:
         if not file.is_file():  # reading a pipe would block
@@ -221,9 +161,6 @@ def _read(file: Path, kind: type[_Stored]) -> _Stored | None:
         entry = msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError, RecursionError):  # by another version, or edited
         return None
-    return entry if entry.optadvise == __version__ and _is_current(entry.finding.packages) else None
-
-
-def _is_current(packages: Versions) -> bool:
-    """Return whether the packages that a finding was made with are installed in the same versions."""
-    return all(version is not None and find_version(package) == version for package, version in packages.items())
+    packages = entry.finding.packages
+    is_current = all(version is not None and find_version(package) == version for package, version in packages.items())
+    return entry if is_current and entry.optadvise == __version__ else None

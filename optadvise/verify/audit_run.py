@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
+from optadvise.core.errors import InputError
 from optadvise.core.findings import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED, AuditVerdict
 from optadvise.core.units import show_share
 from optadvise.rulebase.catalog import Catalog
@@ -21,7 +22,7 @@ from optadvise.verify.records import (
     ResumeRequest,
     ScenarioResult,
 )
-from optadvise.verify.target import make_target
+from optadvise.verify.target import describe_user_class, make_target
 from optadvise.verify.worker_client import WORKER, AuditWorker, NoAnswerError
 
 _EXACT = 1e-3  # deviation beyond which quantisation shows
@@ -36,13 +37,26 @@ class AuditEntry(Struct, frozen=True):
     remedy: str | None = None  # advice if it cannot be imported; None: that of the card
 
 
-def list_entries(catalog: Catalog, names: Iterable[str]) -> list[AuditEntry]:
-    """Return every implementation of some optimizers, with those that the cards do not offer."""
+def list_entries(catalog: Catalog, ids: Iterable[str] | None) -> list[AuditEntry]:
+    """Return every implementation of some optimizers, None for all, with those that the cards do not offer."""
     return [
         AuditEntry(make_target(catalog, card, each), each in card.implementations)
-        for card in map(catalog.optimizer, names)
+        for card in map(catalog.optimizer, catalog.optimizer_ids if ids is None else ids)
         for each in (*card.implementations, *card.not_offered)
     ]
+
+
+def enter_user_class(catalog: Catalog, path: str, name: str) -> AuditEntry:
+    """Return the audit of a user's class against the card of the optimizer that it implements.
+
+    Raises:
+        InputError: The path is not the import path of a class, or there is no such optimizer.
+    """
+    if "." not in path or not all(part.isidentifier() for part in path.split(".")):
+        raise InputError(f"--import {path!r}: is no import path; write my_package.module.MyAdamW")
+    card = catalog.optimizer(catalog.find_optimizer(name, "--as"))
+    target = make_target(catalog, card, describe_user_class(card, path))
+    return AuditEntry(target, remedy="install its package, or run this in the folder that holds it")
 
 
 def run_audits(

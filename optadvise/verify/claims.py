@@ -203,7 +203,7 @@ def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) 
             verdict = REFUTED
         else:
             why = "the interval reaches over the edge of what is claimed"
-    ci95 = None if mean.interval is None else (mean.interval.low, mean.interval.high)
+    ci95 = None if mean.interval is None else mean.interval.ends
     return Verdict(verdict, why, mean.value, ci95, tuple(figures))
 
 

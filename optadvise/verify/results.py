@@ -1,15 +1,17 @@
-"""The result of `optadvise verify`. Imports no torch."""
+"""The result of `optadvise verify`, and what it leaves as evidence for later advice. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 from msgspec.structs import asdict
 
 from optadvise.benchmark.environment import read_machine
-from optadvise.core.findings import ClaimOutcome
+from optadvise.core.claim_cards import Claim
+from optadvise.core.findings import UNDECIDED, AuditFinding, ClaimFinding, ClaimOutcome
 from optadvise.core.version import __version__
+from optadvise.evidence import store
 from optadvise.evidence.versions import find_versions
 from optadvise.verify.records import AuditResult, VerifyEnvironment, VerifyResult
 
@@ -27,3 +29,33 @@ def make_result(audits: Sequence[AuditResult], claims: Sequence[ClaimOutcome] = 
         audits=tuple(audits),
         claims=tuple(claims),
     )
+
+
+def save_findings(result: VerifyResult, claims: Mapping[str, Claim]) -> None:
+    """Save a result in the place of earlier findings on the same implementations and claims.
+
+    Args:
+        claims: The definitions of the claims by their ids.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    for audit in result.audits:
+        if audit.scenarios:  # otherwise the implementation is not installed, or did not answer in time
+            store.save_audit(
+                AuditFinding(
+                    optimizer=audit.optimizer,
+                    path=audit.path,
+                    package=audit.package,
+                    verdict=audit.verdict,
+                    why=audit.why,
+                    worst=audit.worst,
+                    date=result.date,
+                    packages=find_versions([audit.package]),
+                )
+            )
+    for claim in result.claims:
+        if claim.verdict != UNDECIDED:  # an interrupted run does not replace an earlier decision
+            packages = find_versions(implementation.package for implementation in claim.implementations)
+            finding = ClaimFinding(**asdict(claim), date=result.date, packages=packages)
+            store.save_claim(finding, claims[claim.id])

@@ -1,0 +1,53 @@
+"""Evidence of a measurement, which later advice quotes."""
+
+from __future__ import annotations
+
+from msgspec.structs import asdict
+
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, Interval
+from optadvise.core.findings import BenchmarkFinding, Throughput
+from optadvise.evidence import store
+from optadvise.evidence.versions import find_versions
+
+
+def save_findings(result: BenchmarkResult, date: str) -> None:
+    """Save what a measurement found of each optimizer that ran with its default implementation and variant.
+
+    Args:
+        date: Of today, as 2026-11-26.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if result.spec.nproc > 1:
+        return  # the memory and time of a rank say little about a single process
+    for arm in result.arms:
+        if arm.status == "ok" and arm.label in (arm.optimizer, f"{arm.optimizer} (control)"):
+            store.save_benchmark(_make_finding(result, arm, date), result.spec.device_type)
+
+
+def _make_finding(result: BenchmarkResult, arm: ArmResult, date: str) -> BenchmarkFinding:
+    spec, environment, throughput = result.spec, result.environment, arm.throughput
+    ratio = result.find_ratio(arm.label, "optimizer_seconds")
+    return BenchmarkFinding(
+        optimizer=arm.optimizer,
+        path=arm.implementation.path,
+        variant=arm.implementation.variant,
+        device=environment.device_name or environment.processor or spec.device,
+        workload=spec.workload,
+        parameters=arm.parameters,
+        dtype=spec.dtype,
+        state_bytes_per_parameter=arm.state_bytes_per_parameter,
+        optimizer_seconds=arm.optimizer_seconds.median,
+        peak_memory_bytes=asdict(arm.peak_memory_bytes),
+        throughput=Throughput(value=throughput.value, unit=throughput.unit, ci95=_find_ends(throughput.ci95)),
+        versus=None if ratio is None else ratio.versus,
+        ratio=None if ratio is None else ratio.ratio,
+        ci95=None if ratio is None else _find_ends(ratio.ci95),
+        date=date,
+        packages=find_versions([arm.implementation.package]),
+    )
+
+
+def _find_ends(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else interval.ends
