@@ -362,11 +362,7 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     at: Internal = ""
 
     def by_name(self, card: Optimizer) -> NamedOptimizer | None:
-        """Return what it builds by a name for an optimizer; None where it has no name.
-
-        Args:
-            card: The optimizer.
-        """
+        """Return what it builds by a name for an optimizer; None where it has no name."""
         implementation = card.implementations[0]
         module, _, name = implementation.path.rpartition(".")
         if card.id in self.optimizers or not self.torch_classes or module != "torch.optim":

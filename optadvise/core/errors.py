@@ -57,7 +57,6 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a did-you-mean clause for `word`, or the whole list where it is short.
 
     Args:
-        word: What was typed.
         choices: What is accepted.
 
     Returns:

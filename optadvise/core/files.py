@@ -35,7 +35,6 @@ def write_output(path: Path, content: str | bytes) -> None:
     """Write a file that the user named; links are followed.
 
     Args:
-        path: The file.
         content: Text, which is encoded as UTF-8, or bytes.
 
     Raises:
@@ -50,10 +49,6 @@ def write_output(path: Path, content: str | bytes) -> None:
 
 def check_writable(path: Path, flag: str) -> None:
     """Check that a file can be written, before an hour of measuring.
-
-    Args:
-        path: File that will be written.
-        flag: Option that names it, for the error.
 
     Raises:
         InputError: The folder is missing, read-only or full, or the path is a folder, a device or a pipe.

@@ -18,7 +18,6 @@ def result_schema(record: type[msgspec.Struct], title: str, *, require_defaults:
 
     Args:
         record: The record of a whole result; its docstring becomes the description.
-        title: Title of the schema.
         require_defaults: Require fields with a default as well, as every result has them; only what may be unset is
             left out. For results that are not read back from files of earlier versions.
     """

@@ -22,9 +22,6 @@ def quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: f
     """Return the named quantities that a card's phases refer to.
 
     Args:
-        scheduler: The schedule's card.
-        peak: Peak learning rate.
-        steps: Optimizer steps of the whole run.
         warmup_fraction: Share of the run that ramps up, where the schedule does.
     """
     warmup = max(1, round(warmup_fraction * steps)) if scheduler.warmup and steps > 1 else 0
@@ -58,9 +55,6 @@ def resolve_schedule(
     """Return the schedule with the numbers of this run.
 
     Args:
-        scheduler: The schedule's card.
-        peak: Peak learning rate.
-        steps: Optimizer steps of the whole run.
         warmup_fraction: Share of the run that ramps up, where the schedule does.
         alternatives: Other schedules, each with a reason.
     """
@@ -83,7 +77,6 @@ def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
     """Return the learning rate that a schedule gives an optimizer step.
 
     Args:
-        schedule: The schedule with the numbers of a run.
         peak: Peak learning rate, the one that the optimizer is built with.
         step: Which optimizer step, from 0.
 

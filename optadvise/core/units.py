@@ -23,7 +23,6 @@ def parse_bytes(text: str, flag: str) -> int:
 
     Args:
         text: A number with a unit: `24GB` and `24GiB` are both 24 · 2^30 bytes, as GPU makers count.
-        flag: The option it was given to, named in the error.
 
     Raises:
         InputError: The text is no size, or is not above zero.
@@ -44,7 +43,6 @@ def parse_count(text: str, flag: str) -> int:
 
     Args:
         text: A plain number, or one with K (1000), M, B or T: `7B`, `350M`, `124e6`, `8K` is 8000.
-        flag: The option it was given to, named in the error.
 
     Raises:
         InputError: The text is no count, not whole, or not above zero.

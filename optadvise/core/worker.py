@@ -107,7 +107,6 @@ class WorkerProcess:
         """Start the process.
 
         Args:
-            command: The command line, usually from `module_command`.
             environment: The worker's environment; None for this process's own.
 
         Raises:

@@ -55,7 +55,6 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     """Compose one YAML document and keep its positions.
 
     Args:
-        text: The file's content.
         path: How errors name the file.
 
     Raises:

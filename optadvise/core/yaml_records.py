@@ -46,7 +46,6 @@ def read_record(kind: type[_RecordT], node: yaml.Node, context: Context) -> _Rec
     """Read a node into a record.
 
     Args:
-        kind: The record's type.
         node: A mapping, or a scalar where the record has a shorthand.
         context: The file that is read; references are added to it.
 
@@ -63,8 +62,6 @@ def read_file(
     """Read one file into a record, and look up all that it refers to.
 
     Args:
-        kind: The record's type.
-        content: The file's bytes.
         path: How errors name the file.
         known_ids: The ids that it may refer to, by their kind.
 
@@ -190,11 +187,7 @@ def _record(kind: type[Struct]) -> Reader:
 
 
 def is_internal(kind: Any) -> bool:
-    """Return whether a field is set by the program and not read from a file.
-
-    Args:
-        kind: The field's type.
-    """
+    """Return whether a field is set by the program and not read from a file."""
     metas = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
     return any(isinstance(meta, Meta) and (meta.extra or {}).get("internal") for meta in metas)
 

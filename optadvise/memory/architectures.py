@@ -23,7 +23,6 @@ def named_shape(networks: Networks, name: str) -> NetworkShape:
     """Return a well-known shape.
 
     Args:
-        networks: The known families.
         name: In any spelling.
 
     Raises:
@@ -41,10 +40,8 @@ def shape_from_dimensions(
     """Return a network with given dimensions.
 
     Args:
-        networks: The known families.
         default_families: The family that stands for each kind of model.
         model: The kind; None is the first that has a default family.
-        dims: Dimensions by name.
 
     Raises:
         InputError: A dimension is missing or does not go with another, or the kind of model has no default family.
@@ -70,7 +67,6 @@ def check_dimension(value: object, key: str, shown: str, where: str) -> int:
         value: The number, as it was read.
         key: Its name, for the message.
         shown: The value, for the message.
-        where: The option, for the message.
 
     Raises:
         InputError: It is none.
@@ -87,13 +83,10 @@ def complete_shape(
     """Return a shape with default and derived dimensions filled in.
 
     Args:
-        family: The network's family.
         dims: The dimensions that are given.
         flags: Those that are on; `!flag` switches one off.
         choices: The texts of choices that are given, by choice.
-        name: Of the network.
         basis: config, named or dimensions.
-        where: The option, for messages.
 
     Raises:
         InputError: A dimension is out of range, or does not divide another that must be a multiple.
@@ -146,12 +139,7 @@ def _evaluate_exactly(expression: str, dims: Mapping[str, int], name: str, where
 
 
 def build_network(networks: Networks, shape: NetworkShape) -> Network:
-    """Return the blocks of a shape.
-
-    Args:
-        networks: The known families.
-        shape: The network.
-    """
+    """Return the blocks of a shape."""
     family = networks.family_of(shape)
     dims = {**{name: int(name in shape.flags) for name in family.flags}, **dict(shape.dims)}
     known = networks.named_shape(shape)
@@ -189,7 +177,6 @@ def check_image_size(network: Network, side: int, where: str) -> None:
     Args:
         network: The network; one of tokens takes any length.
         side: Pixels of an image's side.
-        where: The option, for the message.
 
     Raises:
         InputError: The image is too small; the message has the smallest size that is not.
@@ -215,10 +202,7 @@ def check_sequence_length(networks: Networks, shape: NetworkShape, length: int, 
     """Check that a network has learned positions for all tokens of a sample.
 
     Args:
-        networks: The known families.
-        shape: The network.
         length: Tokens of a sample.
-        where: The option, for the message.
 
     Raises:
         InputError: It has fewer positions.

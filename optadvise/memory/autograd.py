@@ -26,8 +26,6 @@ class SizedTensor:
 
         Args:
             storage: Its number in the graph.
-            shape: Of the view.
-            itemsize: Bytes of an element.
             requires_grad: Backward computes a gradient for it.
         """
         self.storage, self.shape, self.itemsize, self.requires_grad = storage, shape, itemsize, requires_grad
@@ -98,8 +96,6 @@ class AutogradGraph:
         """Return a tensor that exists before the block.
 
         Args:
-            shape: Of the tensor.
-            itemsize: Bytes of an element.
             requires_grad: Backward computes a gradient for it.
             counted_elsewhere: Another block saves it, so that it takes no bytes here.
         """
@@ -169,7 +165,6 @@ class AutogradGraph:
         """Add an operation to the graph and return its output.
 
         Args:
-            out: The output.
             inputs: The tensors that get a gradient from it.
             saved: The tensors that its backward needs.
             cost: The further bytes that it takes.

@@ -29,7 +29,6 @@ def compile_family(family: NetworkFamily, parts: Mapping[str, Part]) -> NetworkF
     """Return a family whose blocks name operations alone; in a block every variable is computed once, and used.
 
     Args:
-        family: As its file has it.
         parts: What lines may name beside operations.
 
     Raises:
@@ -79,7 +78,6 @@ def _compile_block(
     """Return a block's lines, checked, with the last use of each variable.
 
     Args:
-        block: As the file has it.
         parts: What lines may name beside operations.
         names: What lines may name in products and conditions.
         variables: Those that exist before the first line.

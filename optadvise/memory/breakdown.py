@@ -111,7 +111,6 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
         run: The parts of its memory.
         step: One micro-batch.
         basis: How the network's shape is known: exact or typical.
-        settings: Of the estimate.
     """
     inputs, model = run.inputs, run.model
     peak = find_peak(inputs, step, model, run.optimizer)

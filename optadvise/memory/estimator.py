@@ -25,10 +25,6 @@ _LENGTHS = ("seq_len", "image_size")  # the facts that are the length of a sampl
 def complete_length(rules: MemoryRules, situation: Situation) -> Situation:
     """Return a situation with the usual length of a sample, assumed where none is specified.
 
-    Args:
-        rules: Settings, networks and optimizers.
-        situation: The run.
-
     Raises:
         InputError: The length that is specified does not suit the network.
     """
@@ -40,13 +36,7 @@ def complete_length(rules: MemoryRules, situation: Situation) -> Situation:
 
 
 def change(rules: MemoryRules, situation: Situation, changes: FactValues) -> Situation:
-    """Return a complete situation after changes; another kind of network gets the usual length of its samples.
-
-    Args:
-        rules: Settings, networks and optimizers.
-        situation: The run.
-        changes: Values of facts by name.
-    """
+    """Return a complete situation after changes; another kind of network gets the usual length of its samples."""
     if "model" in changes:
         situation = situation.withdraw(*_LENGTHS)
     after = replace(situation, **changes)
@@ -85,9 +75,7 @@ def estimate(rules: MemoryRules, situation: Situation, optimizer: str) -> Memory
     """Return the breakdown of one GPU's memory, and whether it fits.
 
     Args:
-        rules: Settings, networks and optimizers.
         situation: The run, whose size is known.
-        optimizer: Its optimizer's id.
     """
     return with_limit(estimate_unlimited(rules, memory_inputs(situation), optimizer), situation.vram_bytes)
 
@@ -97,9 +85,7 @@ def estimate_unlimited(rules: MemoryRules, inputs: MemoryInputs, optimizer: str)
     """Return the breakdown of one GPU's memory, whatever its limit.
 
     Args:
-        rules: Settings, networks and optimizers.
         inputs: The run, whose size is known.
-        optimizer: Its optimizer's id.
     """
     size, run = _known_size(rules, inputs), _run_memory(rules, inputs, optimizer)
     if size.step is None:
@@ -119,11 +105,6 @@ def required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
 
     Without a micro-batch, the better of two is taken: single samples, between which gradients stay, or the whole batch
     at once. Where the shape is not known, the headroom stays free for activations.
-
-    Args:
-        rules: Settings, networks and optimizers.
-        inputs: The run.
-        optimizer: Its optimizer's id.
     """
     if inputs.micro_batch is not None or inputs.batch_size is None:
         return _required_bytes(rules, inputs, optimizer)
@@ -156,7 +137,6 @@ def traffic(rules: MemoryRules, inputs: MemoryInputs) -> Traffic | None:
     """Return what one GPU sends to the others in an optimizer step; None where there is no other.
 
     Args:
-        rules: Settings, networks and optimizers.
         inputs: The run, whose size is known.
     """
     model = _model_memory(rules, inputs)

@@ -30,7 +30,6 @@ def shape_from_config(networks: Networks, unsupported_heads: Sequence[str], path
     """Return the shape that a `config.json` describes.
 
     Args:
-        networks: The known families.
         unsupported_heads: Endings of architectures whose head no family describes.
         path: The file, or its folder; nothing is downloaded.
 

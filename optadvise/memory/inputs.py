@@ -87,7 +87,6 @@ def compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeMode:
     """Return how a run's operations are computed.
 
     Args:
-        inputs: The run.
         flags: Of the network's configuration.
     """
     weight_itemsize, compute_itemsize, autocast = _precision(inputs)

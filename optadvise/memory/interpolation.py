@@ -45,9 +45,7 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
     """Return the size between two references, linear in the number of parameters.
 
     Args:
-        smaller: The reference below.
         larger: The reference above, whose input and phase of the peak are taken.
-        params: Of the network.
     """
     fraction = (params - smaller.counts.params) / (larger.counts.params - smaller.counts.params)
 
@@ -71,7 +69,6 @@ def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
 
     Args:
         reference: The smallest or the largest reference.
-        params: Of the network.
     """
     ratio = params / reference.counts.params
     slow = ratio ** (2 / 3)

@@ -37,7 +37,6 @@ def breakdown_line(
     """Return a line of a breakdown.
 
     Args:
-        part: What takes the memory.
         value: Bytes, whenever they are in use.
         at_peak: Bytes at the peak.
         explanation: The arithmetic as text.
@@ -47,12 +46,7 @@ def breakdown_line(
 
 
 def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple[Interval, list[MemoryLine]]:
-    """Return the total of a breakdown, and its lines with what a GPU takes beside tensors.
-
-    Args:
-        lines: Of tensors.
-        settings: Of the estimate.
-    """
+    """Return the total of a breakdown, and its lines with what a GPU takes beside tensors."""
     tensors = _add_lines(lines)
     fractions = settings.fragmentation
     fragmentation = Interval(
@@ -78,9 +72,7 @@ def summarise(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradient
     """Return the intervals of an estimate's figures, without the total.
 
     Args:
-        lines: Of the breakdown.
         saved: What is saved for backward, whenever it is in use.
-        gradients: Bytes of all gradients.
     """
     by_figure: dict[str, list[MemoryLine]] = {"weights": [], "optimizer": [], "overhead": []}
     for line in lines:

@@ -55,13 +55,7 @@ class ModelMemory(Struct, frozen=True):
 
 
 def model_memory(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings) -> ModelMemory:
-    """Return the bytes of weights, gradients and buffers on one GPU.
-
-    Args:
-        inputs: The run.
-        size: Its network.
-        settings: Of the estimate.
-    """
+    """Return the bytes of weights, gradients and buffers on one GPU."""
     weights = _all_weights(inputs, size) if inputs.method == "full" else _frozen_weights(inputs, size)
     has_master, state_shards = inputs.has_sharded_master, inputs.state_shards
     trained = size.padded_params(inputs.weight_shards) * weights.itemsize
@@ -119,9 +113,6 @@ def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: Me
     """Return the buffers that a way of sharding needs.
 
     Args:
-        inputs: The run.
-        size: Its network.
-        settings: Of the estimate.
         itemsize: Bytes of a gradient's element.
     """
     if inputs.gpus == 1:
@@ -162,12 +153,7 @@ def explain_division(shards: int) -> str:
 
 
 def explain_shard(size: NetworkSize, shards: int) -> str:
-    """Return the trained parameters over GPUs as text; where weights do not divide evenly, the largest share.
-
-    Args:
-        size: The network.
-        shards: The number of GPUs.
-    """
+    """Return the trained parameters over GPUs as text; where weights do not divide evenly, the largest share."""
     shard = size.largest_shard(shards)
     if shard * shards > 1.01 * size.trained_params:
         even = show_count(size.trained_params // shards)

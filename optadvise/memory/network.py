@@ -79,9 +79,7 @@ def simulate_blocks(
     """Return each block with its memory, in order.
 
     Args:
-        network: The network.
         mode: Precision, adapters and switches.
-        batch: The input.
         checkpoint: Save only the input of each checkpointed block.
         release: Each weight is stepped as soon as it has its gradient.
 
@@ -147,8 +145,6 @@ def count_weights(
     """Return every weight tensor of a network with the number of its occurrences.
 
     Args:
-        network: The network.
-        mode: With which adapters, if any.
         only: Which blocks count.
     """
     counts: Counter[Weight] = Counter()

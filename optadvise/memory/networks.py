@@ -47,7 +47,6 @@ class Networks:
 
         Args:
             name: As it was typed, such as `meta-llama/Llama-3.1-8B`.
-            flag: The option, for the message.
 
         Raises:
             InputError: No shape has this name; the message has the nearest names.
@@ -74,9 +73,6 @@ class Networks:
 
 def load_networks(catalog: Catalog) -> Networks:
     """Return the networks of a catalog's layers, read once.
-
-    Args:
-        catalog: The rules.
 
     Raises:
         RuleFileError: A file is invalid.

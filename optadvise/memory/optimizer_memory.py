@@ -57,9 +57,7 @@ def optimizer_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -
     """Return what an optimizer adds on one GPU.
 
     Args:
-        rules: Settings, networks and optimizers.
         inputs: The run, whose size is known.
-        optimizer: Its id.
     """
     size = network_size(rules, inputs)
     assert size is not None, "an optimizer's memory needs a size"
@@ -69,14 +67,7 @@ def optimizer_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -
 def optimizer_memory_for(
     rules: MemoryRules, inputs: MemoryInputs, optimizer: str, size: NetworkSize
 ) -> OptimizerMemory:
-    """Return what an optimizer adds to a given network on one GPU.
-
-    Args:
-        rules: Settings, networks and optimizers.
-        inputs: The run.
-        optimizer: Its id.
-        size: The network.
-    """
+    """Return what an optimizer adds to a given network on one GPU."""
     card = rules.optimizer(optimizer)
     weights = size.trained_weights if size.trained_shard is None else size.trained_shard
     if weights is None:
@@ -167,11 +158,7 @@ def max_rank_state(
     """Return the state of the rank that has most under ZeroRedundancyOptimizer, which assigns whole weights.
 
     Args:
-        rules: Settings, networks and optimizers.
         optimizer: Its id; a companion assigns its weights by itself.
-        shape: The network.
-        mode: With which adapters, if any.
-        ranks: Number of ranks.
         dtype: Of the weights.
     """
     card = rules.optimizer(optimizer)

@@ -17,8 +17,6 @@ def state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str =
     """Return the bytes of optimizer state that one weight tensor causes.
 
     Args:
-        state: The state tensors of a card.
-        shape: The weight's shape.
         dtype: The weight's type, which states of dtype `parameter` follow.
 
     Returns:
@@ -76,12 +74,7 @@ def shared_state_bytes(state: Iterable[StateTensor]) -> int:
 
 
 def state_bytes_per_parameter(state: Iterable[StateTensor], dtype: str = "float32") -> float:
-    """Return bytes of state per parameter, taken on a 4096 × 4096 matrix.
-
-    Args:
-        state: The state tensors of a card.
-        dtype: The weights' type.
-    """
+    """Return bytes of state per parameter, taken on a 4096 × 4096 matrix."""
     return state_bytes(state, REFERENCE_SHAPE, dtype) / prod(REFERENCE_SHAPE)
 
 

@@ -33,14 +33,7 @@ class PeakMoment(Struct, frozen=True):
 
 
 def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory) -> PeakMoment:
-    """Return the peak: the optimizer's step, the loss, or a moment of the forward or backward pass.
-
-    Args:
-        inputs: The run.
-        step: Its forward and backward pass.
-        model: Its weights and gradients.
-        optimizer: Its optimizer.
-    """
+    """Return the peak: the optimizer's step, the loss, or a moment of the forward or backward pass."""
     live = step.peak
     if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > live.total:
         return PeakMoment(OPTIMIZER_STEP, model.gradients, 0, 0, 0, optimizer.scratch.bytes)
@@ -56,15 +49,7 @@ def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimi
 def expected_total(
     inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory, settings: MemorySettings
 ) -> int:
-    """Return the expected bytes of one GPU at the peak, without a breakdown.
-
-    Args:
-        inputs: The run.
-        step: Its forward and backward pass.
-        model: Its weights and gradients.
-        optimizer: Its optimizer.
-        settings: Of the estimate.
-    """
+    """Return the expected bytes of one GPU at the peak, without a breakdown."""
     tensors = model.weights + model.buffers.bytes + step.input_bytes
     tensors += 0 if inputs.offload else model.master + optimizer.state
     tensors += find_peak(inputs, step, model, optimizer).total

@@ -40,7 +40,6 @@ def evaluate_product(expression: str, dims: Mapping[str, int]) -> int:
 
     Args:
         expression: Factors joined by `*` and `/`, evaluated from left to right.
-        dims: Values by name.
 
     Raises:
         KeyError: A name is no dimension.
@@ -67,7 +66,6 @@ def run_program(program: Sequence[ProgramLine], graph: AutogradGraph, inputs: Ma
     """Run a program and return its last variable.
 
     Args:
-        program: Its lines.
         graph: Records the operations.
         inputs: Variables that exist before the first line.
     """
@@ -95,7 +93,6 @@ def with_last_uses(lines: Sequence[ProgramLine], kept_alive: Sequence[str] = ())
     """Return a program whose lines name the variables that no later line uses.
 
     Args:
-        lines: The program.
         kept_alive: Variables that stay alive until its end.
     """
     last_line = {name: index for index, line in enumerate(lines) for name in line.inputs}

@@ -15,11 +15,7 @@ class MemoryRules:
     """Settings, networks and optimizers, and the caches of the functions that take them."""
 
     def __init__(self, catalog: Catalog) -> None:
-        """Read the settings; networks are read when one is needed.
-
-        Args:
-            catalog: The rules.
-        """
+        """Read the settings; networks are read when one is needed."""
         self.catalog = catalog
         self.settings = catalog.memory
         self.caches: dict[Callable[..., Any], Callable[..., Any]] = {}

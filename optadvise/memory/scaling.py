@@ -18,9 +18,7 @@ def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scali
     """Return what a run needs on other numbers of GPUs; None where its state is not sharded.
 
     Args:
-        rules: Settings, networks and optimizers.
         situation: The run, with its micro-batch.
-        optimizer: Its optimizer's id.
     """
     if memory_inputs(situation).state_shards == 1:
         return None

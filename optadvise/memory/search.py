@@ -22,11 +22,6 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
     """Return a situation with a micro-batch, assumed where none is specified: as many samples of the batch as fit.
 
     A micro-batch is a whole divisor of each GPU's share of the batch; without a batch it is one sample.
-
-    Args:
-        rules: Settings, networks and optimizers.
-        situation: The run.
-        optimizer: Its optimizer's id.
     """
     if situation.micro_batch is not None or situation.params is None:
         return situation
@@ -43,11 +38,6 @@ def largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str
     """Return the most samples of a micro-batch that fit; None where that is not known or nothing limits it.
 
     Gradients stay between micro-batches, so that a batch may fit at once where half of it does not.
-
-    Args:
-        rules: Settings, networks and optimizers.
-        situation: The run.
-        optimizer: Its optimizer's id.
     """
     share = _share_of_batch(situation)
     at_once = replace(situation, batch_size=None)
@@ -57,13 +47,7 @@ def largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str
 
 
 def longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
-    """Return the most tokens of a sample that fit; None where that is not known or nothing limits it.
-
-    Args:
-        rules: Settings, networks and optimizers.
-        situation: The run.
-        optimizer: Its optimizer's id.
-    """
+    """Return the most tokens of a sample that fit; None where that is not known or nothing limits it."""
     if situation.seq_len is None:
         return None
     limit = None if situation.shape is None else max_positions(rules.networks, situation.shape)
@@ -71,13 +55,7 @@ def longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -
 
 
 def max_model_size(rules: MemoryRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
-    """Return up to which size a model of unknown shape fits; None where the shape is known or nothing limits it.
-
-    Args:
-        rules: Settings, networks and optimizers.
-        situation: The run.
-        optimizer: Its optimizer's id.
-    """
+    """Return up to which size a model of unknown shape fits; None where the shape is known or nothing limits it."""
     if situation.vram_bytes is None or situation.shape is not None:
         return None
     inputs = replace(memory_inputs(complete_length(rules, situation)), params=None)
@@ -117,8 +95,6 @@ def search_largest(required: Callable[[int], int], available: int, limit: int, s
 
     Args:
         required: The bytes by the number.
-        available: The bytes that there are.
-        limit: The largest number.
         start: The first number to try.
 
     Example:

@@ -18,8 +18,6 @@ def rows_of_rank(weights: Counter[Weight], ranks: int, rank: int = 0) -> Counter
 
     Args:
         weights: All that are cut.
-        ranks: Number of ranks.
-        rank: The rank.
 
     Example:
         >>> weight = Weight((10, 4), "matrix")
@@ -43,7 +41,6 @@ def assign_whole_weights(weights: Counter[Weight], ranks: int) -> list[Counter[W
 
     Args:
         weights: All whose state is sharded.
-        ranks: Number of ranks.
     """
     assigned: list[Counter[Weight]] = [Counter() for _ in range(min(ranks, weights.total()))]
     loads = [(0, rank) for rank in range(len(assigned))]  # a heap of elements and rank

@@ -21,8 +21,6 @@ def step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: ShardingStr
     """Return what one GPU sends in an optimizer step; None where there is no other GPU.
 
     Args:
-        inputs: The run.
-        model: Its weights and gradients.
         strategy: Its way of sharding.
     """
     if inputs.gpus == 1:

@@ -39,9 +39,7 @@ def simulate_step(
     """Return the bytes of one forward and backward pass.
 
     Args:
-        network: The network.
         mode: Precision, method and switches.
-        batch: The micro-batch.
         settings: How it is run.
 
     Example:

@@ -128,10 +128,8 @@ def build_optimizer(
     """Return an optimizer's card.
 
     Args:
-        card: The optimizer.
         catalog: Source of the frameworks.
         guide_buffers: State per parameter by the guide, None where it gives none.
-        evidence: What was measured of the optimizer on this machine.
     """
     names = name_in_frameworks(catalog, card)
     return convert(

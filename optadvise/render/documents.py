@@ -237,7 +237,6 @@ def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None
     """Return a recommendation's JSON.
 
     Args:
-        advice: The recommendation.
         fit: Changes after which it fits, where it does not for certain.
     """
     optimizer, implementation = advice.optimizer, advice.implementation
@@ -307,7 +306,6 @@ def build_evidence(implementation: Implementation | None, evidence: Evidence) ->
 
     Args:
         implementation: The implementation whose deviation is reported, None for none.
-        evidence: What was measured.
     """
     deviates = None if implementation is None else find_deviation(implementation, evidence)
     return EvidenceDocument(deviates, evidence.audits, evidence.claims, evidence.benchmarks)

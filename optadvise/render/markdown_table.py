@@ -9,7 +9,6 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers_
     """Return the lines of a table.
 
     Args:
-        headers: Headers of the columns.
         rows: Cells, in which only `|` and line breaks are escaped.
         numbers_from: First of the columns that are aligned to the right, to the last; None for none.
     """

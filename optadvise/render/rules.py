@@ -141,7 +141,6 @@ def build_rule(rule: Rule, claims: Sequence[ClaimFinding]) -> RuleDocument:
     """Return a rule's JSON.
 
     Args:
-        rule: The rule.
         claims: Claims that the rule repeats and that were decided here.
     """
     reason = find_reason(rule, claims)

@@ -67,7 +67,6 @@ def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int =
     """Prove what can be proven of a set of rules.
 
     Args:
-        rules: The compiled rules.
         layers: Folders of further rules, for the command lines that lead to what is wrong.
         limit: Number of findings to report.
     """

@@ -23,11 +23,6 @@ def describe_box(box: Box, axes: Mapping[str, Axis]) -> str:
 def describe_cells(fact: str, mask: int, axis: Axis) -> str:
     """Return which values of a fact cells are.
 
-    Args:
-        fact: The fact.
-        mask: The cells.
-        axis: The fact's axis.
-
     Returns:
         Text such as `model cnn or vit`, `batch_size > 8192`, `params unknown`.
     """

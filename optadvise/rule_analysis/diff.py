@@ -18,10 +18,6 @@ from optadvise.rulebase.regions import TooLargeError
 def compare_catalogs(old: Catalog, new: Catalog) -> Difference:
     """Return what two sets of rules answer differently.
 
-    Args:
-        old: The rules before.
-        new: The rules after.
-
     Raises:
         InputError: There are too many different cells to list.
     """

@@ -11,12 +11,7 @@ from optadvise.rulebase.catalog import Catalog
 
 
 def list_card_changes(old: Catalog, new: Catalog) -> Iterator[str]:
-    """Yield a sentence for each change beside the tables.
-
-    Args:
-        old: The rules before.
-        new: The rules after.
-    """
+    """Yield a sentence for each change beside the tables."""
     yield from _compare_cards("optimizer", old.base.optimizers, new.base.optimizers)
     yield from _compare_cards("scheduler", old.base.schedulers, new.base.schedulers)
     for before, after in zip(_name_entries(old), _name_entries(new), strict=True):

@@ -56,11 +56,7 @@ def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> Rul
     """Return a change with its witness; None where neither set of rules leads to its situations.
 
     Args:
-        pair: The rules.
         table: The table that is read.
-        box: The situations.
-        old: The answer before.
-        new: The answer after.
     """
     for rules in (pair.after, pair.before):
         point = find_read(rules, table, box)

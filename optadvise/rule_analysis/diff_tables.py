@@ -45,10 +45,6 @@ class _PairAlive(Struct, frozen=True):
 def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
     """Yield where a table of two sets of rules decides differently.
 
-    Args:
-        pair: The rules.
-        name: The table's id.
-
     Raises:
         TooLargeError: There are too many different cells to list.
     """

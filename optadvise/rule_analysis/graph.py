@@ -94,8 +94,6 @@ def _walk_question(rules: CompiledRules, name: str, inputs: FactValues, path: st
     """Yield a question's node, and the nodes and edges of everything below it.
 
     Args:
-        rules: The compiled rules.
-        name: The question.
         inputs: What the answers before have stated.
         path: These answers, for the ids of nodes.
     """

@@ -24,7 +24,6 @@ def find_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue] | No
     """Return inputs that lead to a point, without those that are assumed anyway; None where none is found.
 
     Args:
-        rules: The compiled rules.
         point: Cells of facts, derived ones included.
     """
     inputs = _read_inputs(rules, point)
@@ -70,9 +69,6 @@ def _list_sizes(
     """Yield model sizes and memory limits to try, where the point has a memory pressure or a GPU.
 
     Args:
-        rules: The compiled rules.
-        point: The point.
-        inputs: The other inputs.
         gpus: What the GPUs state that may be named; None where none has to be named.
     """
     axes = rules.axes
@@ -123,8 +119,6 @@ def format_command(rules: CompiledRules, inputs: FactValues, layers: tuple[str, 
     """Return the command line that states inputs.
 
     Args:
-        rules: The compiled rules.
-        inputs: Values by fact.
         layers: Folders of further rules to name.
 
     Example:

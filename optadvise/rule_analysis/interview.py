@@ -27,12 +27,7 @@ class Interview:
     """
 
     def __init__(self, rules: CompiledRules, inputs: FactValues) -> None:
-        """Start with what was stated already.
-
-        Args:
-            rules: The compiled rules.
-            inputs: Values by fact.
-        """
+        """Start with what was stated already."""
         self.rules = rules
         self.inputs = dict(inputs)
         self._skipped: set[str] = set()  # facts that were left to their defaults

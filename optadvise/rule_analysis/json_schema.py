@@ -189,7 +189,6 @@ def editor_line(file: PurePosixPath, kind: str) -> str:
 
     Args:
         file: The file, from the folder of the rules.
-        kind: The schema's name.
     """
     up = "../" * (len(file.parts) - 1)
     return f"# yaml-language-server: $schema={up or './'}{FOLDER}/{kind}.json"

@@ -69,12 +69,7 @@ class _Widening(Struct, frozen=True):
 
 
 def list_mutants(rules: CompiledRules, table: Table) -> Iterator[Mutant]:
-    """Yield a table with each row deleted, and with each condition widened by every adjacent value.
-
-    Args:
-        rules: The compiled rules.
-        table: A compiled table.
-    """
+    """Yield a table with each row deleted, and with each condition widened by every adjacent value."""
     file = rules.catalog.base.tables[table.id]
     for index, rule in enumerate(file.rules):
         before, after = file.rules[:index], file.rules[index + 1 :]
@@ -132,12 +127,7 @@ def _make_condition(cell: int, axis: Axis) -> str | Range:
 
 
 def try_mutants(rules: CompiledRules, cases: Sequence[Case]) -> MutationReport:
-    """Try every mutant against the proofs and the tests.
-
-    Args:
-        rules: The compiled rules.
-        cases: The cases of tables.
-    """
+    """Try every mutant against the proofs and the tests."""
     tried = killed = 0
     survivors: list[Survivor] = []
     for table in rules.tables.values():
@@ -195,12 +185,7 @@ def _find_point(rules: CompiledRules, table: Table, box: Box, excluded: Sequence
 
 
 def suggest_cases(rules: CompiledRules, survivors: Sequence[Survivor]) -> Iterator[Case]:
-    """Yield cases that would notice the survivors, each as many as possible.
-
-    Args:
-        rules: The compiled rules.
-        survivors: The mutants that nothing noticed.
-    """
+    """Yield cases that would notice the survivors, each as many as possible."""
     remaining = list(survivors)
     while remaining:
         first, *others = remaining

@@ -24,13 +24,7 @@ UNCHAINED_TABLES = ("memory_notation",)  # read by `show` for any optimizer, not
 
 
 def find_reachable(rules: CompiledRules, box: Box, excluded: Iterable[Box] = ()) -> Point | None:
-    """Return a point of a box that a situation leads to at the end of the chain; None where there is none.
-
-    Args:
-        rules: The compiled rules.
-        box: Where to look.
-        excluded: Boxes to avoid.
-    """
+    """Return a point of a box that a situation leads to at the end of the chain; None where there is none."""
     excluded = tuple(excluded)
     if any("schedule" in region for region in (box, *excluded)):
         return _search(rules, (entry.region for entry in list_schedule_regions(rules)), box, excluded)
@@ -38,14 +32,7 @@ def find_reachable(rules: CompiledRules, box: Box, excluded: Iterable[Box] = ())
 
 
 def find_read(rules: CompiledRules, table: str, box: Box, excluded: Iterable[Box] = ()) -> Point | None:
-    """Return a point of a box that a situation leads to when a table is read; None where there is none.
-
-    Args:
-        rules: The compiled rules.
-        table: The table's id.
-        box: Where to look.
-        excluded: Boxes to avoid.
-    """
+    """Return a point of a box that a situation leads to when a table is read; None where there is none."""
     excluded = tuple(excluded)
     if table in UNCHAINED_TABLES:
         return uncovered(box, excluded, rules.axes)

@@ -63,12 +63,7 @@ class _Test(Struct, frozen=True):
 
 
 def run_tests(rules: CompiledRules, cases: Sequence[Case] = ()) -> RuleTestReport:
-    """Run every test beside the rules.
-
-    Args:
-        rules: The compiled rules.
-        cases: The cases of tables.
-    """
+    """Run every test beside the rules."""
     tests = [test for table in rules.tables.values() for test in _run_table(rules, table, cases)]
     layers = {rule.id: rule.layer for table in rules.tables.values() for rule in table.all_rules}
     broken = [test for test in tests if test.outcome.problem is not None]
@@ -118,10 +113,7 @@ def run_example(rules: CompiledRules, table: Table, rule: Rule, example: Example
     """Run an example of a row.
 
     Args:
-        rules: The compiled rules.
         table: The row's table, which may be a changed one.
-        rule: The row.
-        example: The example.
     """
     try:
         matching = table.matching(locate_facts(rules, table, example.given))
@@ -164,8 +156,6 @@ def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, FactVal
     """Return the point of a table's grid at which a test's facts lie, with the defaults of the others.
 
     Args:
-        rules: The compiled rules.
-        table: The table.
         facts: Values by fact, None for unknown.
     """
     completed = rules.defaults.fill({name: value for name, value in facts.items() if value is not None})
@@ -183,8 +173,6 @@ def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, Fa
     """Return the facts that a case has to give to lie at a point, without those that are assumed anyway.
 
     Args:
-        rules: The compiled rules.
-        table: The table.
         point: A cell for each column of the table.
     """
     facts: dict[str, FactValue] = {}

@@ -40,11 +40,6 @@ class _Value(Struct, frozen=True):
 def find_smallest_changes(rules: CompiledRules, inputs: FactValues, optimizer: str) -> tuple[InputChange, ...]:
     """Return the changes of the fewest facts after which the rules choose an optimizer, the easiest first.
 
-    Args:
-        rules: The compiled rules.
-        inputs: The stated inputs.
-        optimizer: Its canonical id.
-
     Returns:
         Changes that were tried; none where no change of a few facts leads to the optimizer.
     """

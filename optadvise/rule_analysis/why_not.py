@@ -42,12 +42,7 @@ class WhyNot(Struct, frozen=True):
 
 
 def explain_decisions(rules: CompiledRules, situation: Situation) -> tuple[TableDecision, ...]:
-    """Return for each table of the chain the row that decided and its nearest losers.
-
-    Args:
-        rules: The compiled rules.
-        situation: A complete situation.
-    """
+    """Return for each table of the chain the row that decided and its nearest losers."""
     cells = decide(rules, situation).cells
     return tuple(
         TableDecision(
@@ -60,13 +55,7 @@ def explain_decisions(rules: CompiledRules, situation: Situation) -> tuple[Table
 
 
 def explain_why_not(rules: CompiledRules, inputs: FactValues, optimizer: str) -> WhyNot:
-    """Return what keeps the rules from choosing an optimizer.
-
-    Args:
-        rules: The compiled rules.
-        inputs: The stated inputs.
-        optimizer: Its canonical id.
-    """
+    """Return what keeps the rules from choosing an optimizer."""
     situation = complete_situation(rules, inputs)
     decision = decide(rules, situation)
     is_answer = decision.optimizer.id == optimizer

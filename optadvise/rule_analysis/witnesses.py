@@ -25,8 +25,6 @@ def report_finding(rules: CompiledRules, finding: Finding, layers: tuple[str, ..
     """Return a finding with its witness; without one where the search takes too long.
 
     Args:
-        rules: The compiled rules.
-        finding: What is wrong.
         layers: Folders of further rules, for the command line.
     """
     if finding.point is None:

@@ -24,13 +24,7 @@ _MOST_ENTRIES = 30  # files, the latest
 
 
 def cached(key: str, kind: type[_EntryT], read: Callable[[], _EntryT]) -> _EntryT:
-    """Return an entry of the cache, read anew where there is none.
-
-    Args:
-        key: The entry's name.
-        kind: The type of what is stored.
-        read: Reads it.
-    """
+    """Return an entry of the cache, read anew where there is none."""
     stored = _read_entry(key, kind)
     if stored is None:
         stored = read()

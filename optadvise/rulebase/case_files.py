@@ -45,7 +45,6 @@ def read_cases(layers: Sequence[tuple[str, Path]], facts: Mapping[str, Fact]) ->
 
     Args:
         layers: Their names and folders.
-        facts: The facts that are declared.
 
     Raises:
         RuleFileError: A file is invalid.

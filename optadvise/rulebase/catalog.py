@@ -49,7 +49,6 @@ def look_up(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> s
     Args:
         names: Ids by spelling.
         name: As it was typed.
-        flag: The option, for the message.
         otherwise: What to do where no name is near, for the message.
 
     Raises:
@@ -178,7 +177,6 @@ class Catalog:
         """Return the canonical id of any spelling: id, alias, class name, in any case and with any dashes.
 
         Args:
-            name: What was typed.
             flag: Where, for the message.
 
         Raises:

@@ -23,7 +23,6 @@ def constructor_kwargs(
     """Return the arguments that an implementation's class is built with.
 
     Args:
-        implementation: From an optimizer's card.
         values: Hyperparameters by the card's names.
         device: cpu or cuda, with a number or without; None where the program that takes the arguments tells them apart.
         sharding: none, zero1 or fsdp over several processes; None for one process.

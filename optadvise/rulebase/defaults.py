@@ -52,8 +52,6 @@ class CompiledDefaults:
 
         Args:
             assumptions: Rows of `rules/assume.yaml`; the first that applies to a fact counts.
-            contradictions: Inputs that are rejected.
-            axes: Every fact's axis.
         """
         self._axes = axes
         self._defaults = [_Default(fact=row.fact, value=row.value, box=self._make_box(row.when)) for row in assumptions]
@@ -86,11 +84,6 @@ class CompiledDefaults:
 
     def follow_change(self, situation: Situation, fact: str, value: InputValue) -> dict[str, InputValue] | None:
         """Return what a change of one input changes in all, with the defaults that depend on it.
-
-        Args:
-            situation: The situation before.
-            fact: The fact that is changed.
-            value: Its new value.
 
         Returns:
             The new values by fact, or None where the change contradicts a stated input.

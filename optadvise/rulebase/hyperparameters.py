@@ -80,8 +80,6 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> Draft:
     """Start a hyperparameter from a rule of a `set` table.
 
     Args:
-        rule: The rule that won.
-        name: The hyperparameter.
         facts: The situation's facts, for a value that lies along one.
     """
     then = rule.number
@@ -103,7 +101,6 @@ def apply(drafts: Mapping[str, Draft], steps: Iterable[RuleStep], facts: Mapping
 
     Args:
         drafts: Hyperparameters by name; steps for others are passed over.
-        steps: The adjustments.
         facts: The situation's facts, for steps that follow one.
     """
     relevant = [adjustment for adjustment in steps if adjustment.step.parameter in drafts]

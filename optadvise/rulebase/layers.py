@@ -75,9 +75,7 @@ def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:
     """Add a layer's rows to a table: one with a known id replaces the row of that id, others are added.
 
     Args:
-        existing: The table so far.
         new: The same table as a later layer has it.
-        layer: The later layer's name.
 
     Raises:
         RuleFileError: The two say different things about the table, or a new row has no place in an ordered one.

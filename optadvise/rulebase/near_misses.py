@@ -34,8 +34,6 @@ def list_near_misses(
 
     Args:
         table: A table in which one row decides.
-        cells: The situation.
-        axes: Every fact's axis.
         limit: Number of rows to return.
     """
     winner = table.winner(cells)
@@ -49,14 +47,7 @@ def sort_misses(misses: Iterable[NearMiss]) -> list[NearMiss]:
 
 
 def explain_miss(rule: Rule, cells: Mapping[str, int], axes: Mapping[str, Axis], winner: Rule) -> NearMiss:
-    """Return what kept a row from deciding.
-
-    Args:
-        rule: The row.
-        cells: The situation.
-        axes: Every fact's axis.
-        winner: The row that decides.
-    """
+    """Return what kept a row from deciding."""
     missed = tuple(
         MissedCondition(fact=name, accepted=mask, cell=cells[name])
         for name, mask in box_of(rule, axes).items()

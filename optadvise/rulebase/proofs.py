@@ -64,12 +64,7 @@ class Census(Struct, frozen=True):
 
 
 def findings(table: Table, axes: Mapping[str, Axis]) -> Iterator[Finding]:
-    """Yield what is wrong with a table, taken by itself.
-
-    Args:
-        table: A compiled table.
-        axes: Every fact's axis.
-    """
+    """Yield what is wrong with a table, taken by itself."""
     boxes = [box_of(rule, axes) for rule in table.rules]
     for rule, box in zip(table.rules, boxes, strict=True):
         empty = [name for name, mask in box.items() if not mask & axes[name].every]
@@ -179,12 +174,7 @@ def _gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Itera
 
 
 def census(table: Table, axes: Mapping[str, Axis]) -> Census:
-    """Count a table's cells, and those that fall through to what it says otherwise.
-
-    Args:
-        table: A compiled table.
-        axes: Every fact's axis.
-    """
+    """Count a table's cells, and those that fall through to what it says otherwise."""
     cells = prod(axes[name].every.bit_count() for name in table.columns)
     if table.otherwise is None:
         return Census(table.id, len(table.rules), cells, None)
@@ -218,8 +208,6 @@ def conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: st
 
     Args:
         adjusters: Everything that adjusts.
-        axes: Every fact's axis.
-        table: Their table.
     """
     for first, second in combinations(adjusters, 2):
         overlap = meet(first.box, second.box)
@@ -256,9 +244,7 @@ def winning(table: Table, rule: Rule, axes: Mapping[str, Axis]) -> tuple[Box, li
     """Return where a row may win: its box, and the boxes of the rows that win over it.
 
     Args:
-        table: Its table.
         rule: The row, or what the table says otherwise.
-        axes: Every fact's axis.
     """
     boxes: list[dict[str, int]] = [box_of(row, axes) for row in table.rules]
     if rule is table.otherwise:

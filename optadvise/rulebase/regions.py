@@ -70,9 +70,7 @@ def uncovered(box: Box, others: Iterable[Box], axes: Axes, prefer: Mapping[str, 
     """Return a point of a box that lies in none of the others; None where together they cover it.
 
     Args:
-        box: Where to look.
         others: What to avoid.
-        axes: Every fact's axis.
         prefer: Cells to take where any would do.
 
     Returns:
@@ -172,7 +170,6 @@ def columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], ax
     Args:
         names: The facts, in the order to sweep them.
         tell_apart: For a fact and a cell, what makes it differ from other cells.
-        axes: Every fact's axis.
     """
     result = []
     for name in names:
@@ -195,7 +192,6 @@ def counted(
     """Return every state in which a sweep over all cells can end, with how many cells do and one of them.
 
     Args:
-        swept: The columns.
         start: The state before the first.
         step: From a state, a column's number and a cell to the next state.
 
@@ -224,7 +220,6 @@ def boxes(
     """Return for every answer the boxes of cells that lead to it; the boxes of all answers are disjoint.
 
     Args:
-        swept: The columns.
         start: The state before the first.
         step: From a state, a column's number and a cell to the next state.
         answer: What a final state means; None for states that are of no interest.

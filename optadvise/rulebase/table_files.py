@@ -39,10 +39,7 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
     """Read a table.
 
     Args:
-        node: The file's root.
-        context: The file.
         existing: The table as earlier layers have it, None where they have none.
-        layer: The name of the file's layer.
 
     Returns:
         The table with the rows of this file alone.

@@ -22,7 +22,6 @@ class Axis:
         """Cut the axis.
 
         Args:
-            fact: The fact's declaration.
             conditions: Every condition that a rule puts on it.
         """
         self.name = fact.id
@@ -118,7 +117,6 @@ class Table:
 
         Args:
             table: The table as the catalog has it.
-            axes: Every fact's axis.
         """
         self.id = table.table
         self.kind = table.kind
@@ -217,12 +215,7 @@ class Table:
 
 
 def cut_axes(facts: Mapping[str, Fact], conditions: Iterable[Mapping[str, Condition]]) -> dict[str, Axis]:
-    """Cut every fact's axis at the thresholds of all conditions.
-
-    Args:
-        facts: The declared facts.
-        conditions: Every `when` there is.
-    """
+    """Cut every fact's axis at the thresholds of all conditions."""
     used: dict[str, list[Condition]] = {name: [] for name in facts}
     for when in conditions:
         for name, condition in when.items():

@@ -73,7 +73,6 @@ def read_rule_base(contents: Sequence[tuple[int, Path, bytes]], layers: Sequence
 
     Args:
         contents: Layer number, path and bytes of each file.
-        layers: The layers' names.
 
     Raises:
         RuleFileError: A file is invalid, or two disagree.

@@ -14,8 +14,6 @@ def embedding(
     """Look up a row for each index; the weight's gradient is dense.
 
     Args:
-        graph: The graph.
-        x: The indices.
         rows: Of the weight.
         width: Of a row.
         extra: Further rows.

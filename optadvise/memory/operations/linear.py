@@ -19,10 +19,6 @@ def linear(
     """Multiply the last axis by a weight, and add a bias.
 
     Args:
-        graph: The graph.
-        x: The input.
-        out: Width of the output.
-        bias: It has a bias.
         tied: The weight is the embedding's.
         transposed: The weight is stored as (input, output).
         target: The short name by which adapters select this layer; none marks a head.
@@ -77,13 +73,9 @@ def conv(
     """Apply a square convolution; saves its input.
 
     Args:
-        graph: The graph.
         x: An image, channels first.
-        out: Channels of the output.
         kernel: Pixels of the kernel's side.
         stride: Pixels between the kernel's places.
-        groups: Groups of channels.
-        bias: It has a bias.
         padding: Pixels on each side; -1 keeps the size at stride 1.
     """
     mode, (batch, channels, height, width) = graph.mode, x.shape

@@ -33,11 +33,9 @@ def chunked_cross_entropy(
     """Compute logits and their cross-entropy one chunk of the sequence at a time, and again in backward.
 
     Args:
-        graph: The graph.
         x: The last layer's output, which is saved.
         out: Classes, such as tokens of the vocabulary.
         tied: The weight is the embedding's.
-        bias: The head has a bias.
         chunks: Number of chunks.
     """
     mode, width = graph.mode, x.shape[-1]

@@ -14,11 +14,8 @@ def layer_norm(graph: AutogradGraph, x: SizedTensor, *, bias: int = 1, width: in
     """Normalise the last axis, in full precision under autocast; saves its input.
 
     Args:
-        graph: The graph.
-        x: The input.
         bias: It has a bias, where it is affine.
         width: Elements that are normalised together; 0 is the last axis.
-        affine: It has weights.
     """
     count = width or x.shape[-1]
     gradient = graph.add_weight((count,), "vector")[0] if affine else 0

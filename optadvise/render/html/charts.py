@@ -156,7 +156,6 @@ def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], 
     """Return results by a figure and their memory; None where no result has both.
 
     Args:
-        arms: The results.
         format_across: Format of the figure across.
     """
     points = [(arm, arm.across, arm.up) for arm in arms if arm.across is not None and arm.up is not None]

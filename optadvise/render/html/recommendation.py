@@ -75,9 +75,7 @@ def render_recommendation(
     """Return a recommendation as a page.
 
     Args:
-        advice: The recommendation.
         catalog: Source of cites, facts and names.
-        origin: How the page was made.
         fit: Changes after which it fits, where it does not for certain.
     """
     memory = advice.memory

@@ -26,9 +26,7 @@ def draw_breakdowns(answer: MemoryAnswer, breakdowns: Mapping[str, MemoryEstimat
     """Draw the memory of a run with one optimizer, or with several.
 
     Args:
-        answer: The run.
         breakdowns: Memory by the optimizers' ids.
-        file: Where to.
     """
     rows = sorted(breakdowns.items(), key=lambda item: -(item[1].total or item[1].known or 0))
     figure = figures.make_figure(10, 2.6 + 0.36 * len(rows))

@@ -35,11 +35,6 @@ def line_style(number: int) -> dict[str, object]:
 def check_picture(file: Path, flag: str, formats: Sequence[str] = PICTURES) -> None:
     """Fail before anything is computed where drawing would fail after it.
 
-    Args:
-        file: The picture's file.
-        flag: The option that named it.
-        formats: Endings that are accepted.
-
     Raises:
         InputError: The ending is another, or the file cannot be written.
         CannotRunHereError: matplotlib is not installed.
@@ -103,10 +98,7 @@ def save_animation(
     """Write an animation.
 
     Args:
-        figure: The figure.
         draw: Draws a frame into it, by number.
-        frames: The numbers, in order.
-        file: A GIF.
         dpi: Dots per inch, fewer than a picture's as there are many frames.
     """
     from matplotlib.animation import PillowWriter

@@ -81,10 +81,6 @@ def front(points: Sequence[Point], better: float) -> list[Point]:
 def draw_benchmark(result: BenchmarkResult, file: Path) -> None:
     """Draw a result of `optadvise bench`.
 
-    Args:
-        result: The result.
-        file: Picture to write.
-
     Raises:
         CannotRunHereError: Nothing of it can be drawn.
     """
@@ -97,7 +93,6 @@ def draw_sweep(result: SweepResult, file: Path) -> None:
 
     Args:
         result: Result of `optadvise sweep`.
-        file: Picture to write.
 
     Raises:
         CannotRunHereError: There is nothing to draw.
@@ -162,7 +157,6 @@ def draw_comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[st
         base: The result to compare with.
         new: The result in question.
         names: Files of the two.
-        file: Picture to write.
 
     Raises:
         CannotRunHereError: Nothing of them can be drawn.

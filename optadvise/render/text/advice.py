@@ -39,7 +39,6 @@ def render_text(
     """Return a recommendation as text for a terminal.
 
     Args:
-        advice: The recommendation.
         catalog: Source of flags.
         fit: Changes after which it fits, where it does not for certain.
         explanation: Why this answer, and why not another.

@@ -83,10 +83,8 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
     """Print an optimizer's card.
 
     Args:
-        card: The optimizer.
         catalog: Source of cites and frameworks.
         guide_buffers: State per parameter by the guide in fp32 numbers, None where it gives none.
-        measured: What was measured of the optimizer on this machine.
     """
     with Page() as out:
         lineage = f", from {' and '.join(card.parents)}" if card.parents else ""

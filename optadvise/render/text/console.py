@@ -135,7 +135,6 @@ def print_rows(out: Console, rows: Iterable[Sequence[RenderableType]], *columns:
     """Print a table.
 
     Args:
-        out: Console to print on.
         rows: Cells of each row, as markup.
         columns: As in `make_table`.
         indent: Blanks before the first column.

@@ -25,7 +25,6 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
     """Print a rule.
 
     Args:
-        rule: The rule.
         catalog: Source of cites and of the rules beside it.
         claims: Claims that the rule repeats and that were decided here.
     """

@@ -58,7 +58,6 @@ def print_tests(report: RuleTestReport, mutants: MutationReport | None, suggeste
     """Print the outcome of the tests beside the rules.
 
     Args:
-        report: The tests.
         mutants: The mutants; None where they were not tried.
         suggested: Cases that would notice the mutants that survived.
     """
