@@ -15,9 +15,7 @@ from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
 
 if TYPE_CHECKING:
-    from optadvise.core.surface_cards import (
-        Surface,
-    )
+    from optadvise.core.surface_cards import Surface
     from optadvise.verify.trajectory_records import TrajectoriesResult
 
 

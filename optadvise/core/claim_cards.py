@@ -8,15 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from optadvise.core.cards import NOT_EMPTY, SEVERAL, CardRecord, Range
-from optadvise.core.yaml_types import (
-    Cites,
-    Identifier,
-    Internal,
-    OptimizerId,
-    Plain,
-    RuleId,
-    Word,
-)
+from optadvise.core.yaml_types import Cites, Identifier, Internal, OptimizerId, Plain, RuleId, Word
 
 
 class Trial(CardRecord, frozen=True, kw_only=True):

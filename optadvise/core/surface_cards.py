@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from optadvise.core.cards import NOT_EMPTY, CardRecord, Family
-from optadvise.core.yaml_types import (
-    Cites,
-    Internal,
-    OptimizerId,
-    Point,
-    Word,
-)
+from optadvise.core.yaml_types import Cites, Internal, OptimizerId, Point, Word
 
 
 class SurfaceGoal(CardRecord, frozen=True, kw_only=True):

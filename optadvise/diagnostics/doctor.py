@@ -13,14 +13,7 @@ from optadvise.core import hardware
 from optadvise.core.cards import Implementation, Optimizer
 from optadvise.core.errors import CannotRunHereError
 from optadvise.diagnostics.probe_client import PROBE, TIMEOUT_SECONDS, is_missing, probe_imports
-from optadvise.diagnostics.records import (
-    Device,
-    DoctorReport,
-    OptimizerSupport,
-    TorchDevice,
-    TorchFacts,
-    TorchReport,
-)
+from optadvise.diagnostics.records import Device, DoctorReport, OptimizerSupport, TorchDevice, TorchFacts, TorchReport
 from optadvise.rulebase.catalog import Catalog
 
 _OPTIONAL_PACKAGES = ("matplotlib",)  # beside those of the optimizers

@@ -19,10 +19,7 @@ from optadvise.memory.model_memory import ModelMemory
 from optadvise.memory.optimizer_memory import OptimizerMemory
 from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_peak
 from optadvise.memory.records import StepMemory
-from optadvise.rulebase.memory_rules import (
-    FactorRange,
-    MemorySettings,
-)
+from optadvise.rulebase.memory_rules import FactorRange, MemorySettings
 
 
 class RunMemory(Struct, frozen=True):

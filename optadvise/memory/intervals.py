@@ -6,11 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optadvise.core.records import Interval, MemoryLine
 from optadvise.core.units import GIB
-from optadvise.rulebase.memory_rules import (
-    CitedRange,
-    FactorRange,
-    MemorySettings,
-)
+from optadvise.rulebase.memory_rules import CitedRange, FactorRange, MemorySettings
 
 
 def certain(value: int) -> Interval:

@@ -13,9 +13,7 @@ from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import MemoryInputs
 from optadvise.memory.network_size import NetworkSize
 from optadvise.memory.records import FULL, HALF
-from optadvise.rulebase.memory_rules import (
-    MemorySettings,
-)
+from optadvise.rulebase.memory_rules import MemorySettings
 
 # NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (QLoRA, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8

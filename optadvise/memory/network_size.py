@@ -19,9 +19,7 @@ from optadvise.memory.records import ComputeMode, MicroBatch, StepMemory, Weight
 from optadvise.memory.rules import MemoryRules
 from optadvise.memory.sharding import count_elements, rows_of_rank
 from optadvise.memory.training_step import StepSettings, simulate_step
-from optadvise.rulebase.memory_rules import (
-    ReferenceSizes,
-)
+from optadvise.rulebase.memory_rules import ReferenceSizes
 
 
 class NetworkTensors(Struct, frozen=True):

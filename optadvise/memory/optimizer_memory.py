@@ -15,12 +15,7 @@ from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import MemoryInputs, compute_mode
 from optadvise.memory.model_memory import explain_division, explain_shard
 from optadvise.memory.network_size import NetworkSize, network_size, network_tensors, trained_weights
-from optadvise.memory.optimizer_state import (
-    shared_state_bytes,
-    state_bytes,
-    state_bytes_per_parameter,
-    state_tensors,
-)
+from optadvise.memory.optimizer_state import shared_state_bytes, state_bytes, state_bytes_per_parameter, state_tensors
 from optadvise.memory.records import FULL, HALF, ComputeMode, Weight
 from optadvise.memory.rules import MemoryRules
 from optadvise.memory.sharding import assign_whole_weights, count_elements

@@ -9,9 +9,7 @@ from optadvise.memory.inputs import MemoryInputs
 from optadvise.memory.model_memory import ModelMemory
 from optadvise.memory.optimizer_memory import OptimizerMemory
 from optadvise.memory.records import StepMemory
-from optadvise.rulebase.memory_rules import (
-    MemorySettings,
-)
+from optadvise.rulebase.memory_rules import MemorySettings
 
 OPTIMIZER_STEP = "the optimizer's step"
 

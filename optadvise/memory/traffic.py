@@ -8,9 +8,7 @@ from optadvise.core.cards import COLLECTIVES
 from optadvise.core.records import Collective, Traffic
 from optadvise.memory.inputs import MemoryInputs
 from optadvise.memory.model_memory import ModelMemory
-from optadvise.rulebase.memory_rules import (
-    ShardingStrategy,
-)
+from optadvise.rulebase.memory_rules import ShardingStrategy
 
 # How often a ring sends each element, less the share that a GPU has itself: an all-reduce is a reduce-scatter and an
 # all-gather (ZeRO, section 7.1).

@@ -8,17 +8,8 @@ from typing import Literal, TypeVar
 from msgspec import Struct, convert
 from msgspec.structs import asdict, replace
 
-from optadvise.core.cards import (
-    Hyperparameter,
-    Implementation,
-    Note,
-    Optimizer,
-    Scheduler,
-    StateTensor,
-)
-from optadvise.core.claim_cards import (
-    Claim,
-)
+from optadvise.core.cards import Hyperparameter, Implementation, Note, Optimizer, Scheduler, StateTensor
+from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
 from optadvise.core.json_text import Document
 from optadvise.memory.optimizer_state import state_bytes_per_parameter

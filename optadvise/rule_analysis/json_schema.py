@@ -11,30 +11,17 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from optadvise.core import cards, claim_cards, surface_cards
-from optadvise.core.cards import (
-    UNKNOWN,
-    Framework,
-    Optimizer,
-    Scheduler,
-)
-from optadvise.core.claim_cards import (
-    ClaimFile,
-)
+from optadvise.core.cards import UNKNOWN, Framework, Optimizer, Scheduler
+from optadvise.core.claim_cards import ClaimFile
 from optadvise.core.json_text import JsonObject
-from optadvise.core.surface_cards import (
-    SurfaceFile,
-)
+from optadvise.core.surface_cards import SurfaceFile
 from optadvise.core.yaml_records import is_internal
 from optadvise.memory import network_families
 from optadvise.memory.network_families import NetworkFamily, PartsFile
 from optadvise.rulebase import case_files, memory_rules, records
-from optadvise.rulebase.case_files import (
-    CaseFile,
-)
+from optadvise.rulebase.case_files import CaseFile
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.memory_rules import (
-    MemoryFile,
-)
+from optadvise.rulebase.memory_rules import MemoryFile
 from optadvise.rulebase.records import (
     FREE_KEYS,
     OUTCOMES,

@@ -11,15 +11,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.cards import Range
 from optadvise.rule_analysis.reachability import find_read
 from optadvise.rule_analysis.rule_tests import list_facts, locate_facts, run_case, run_example
-from optadvise.rulebase.case_files import (
-    Case,
-)
+from optadvise.rulebase.case_files import Case
 from optadvise.rulebase.proofs import UNPROVEN, Adjuster, conflicts, findings, rivals
-from optadvise.rulebase.records import (
-    Condition,
-    Rule,
-    TableFile,
-)
+from optadvise.rulebase.records import Condition, Rule, TableFile
 from optadvise.rulebase.regions import Box, Point, box_of, cells_of, meet
 from optadvise.rulebase.tables import Axis, Table
 

@@ -10,14 +10,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.cards import FactValue
 from optadvise.core.errors import RuleFileError
 from optadvise.core.records import SITUATION_DEFAULTS
-from optadvise.rulebase.case_files import (
-    Case,
-)
+from optadvise.rulebase.case_files import Case
 from optadvise.rulebase.hyperparameters import set_by
-from optadvise.rulebase.records import (
-    Example,
-    Rule,
-)
+from optadvise.rulebase.records import Example, Rule
 from optadvise.rulebase.regions import Point
 from optadvise.rulebase.tables import Table
 

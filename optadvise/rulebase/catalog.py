@@ -9,37 +9,16 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from optadvise.core.cards import (
-    SHIPPED,
-    Framework,
-    Gpu,
-    Optimizer,
-    Scheduler,
-    Source,
-)
-from optadvise.core.claim_cards import (
-    Claim,
-)
+from optadvise.core.cards import SHIPPED, Framework, Gpu, Optimizer, Scheduler, Source
+from optadvise.core.claim_cards import Claim
 from optadvise.core.errors import InputError, nearest
-from optadvise.core.surface_cards import (
-    Surface,
-    SurfaceFile,
-)
+from optadvise.core.surface_cards import Surface, SurfaceFile
 from optadvise.core.text import spelling
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
-from optadvise.rulebase.memory_rules import (
-    MemorySettings,
-)
-from optadvise.rulebase.records import (
-    Fact,
-    Flowchart,
-    Rule,
-    TableFile,
-)
-from optadvise.rulebase.rule_base import (
-    RuleBase,
-)
+from optadvise.rulebase.memory_rules import MemorySettings
+from optadvise.rulebase.records import Fact, Flowchart, Rule, TableFile
+from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import is_base, shipped_rules
 
 

@@ -8,15 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from optadvise.core.cards import (
-    EXPERIMENTS,
-    Optimizer,
-)
-from optadvise.core.claim_cards import (
-    Claim,
-    ClaimFile,
-    Trial,
-)
+from optadvise.core.cards import EXPERIMENTS, Optimizer
+from optadvise.core.claim_cards import Claim, ClaimFile, Trial
 from optadvise.core.errors import RuleFileError, nearest
 from optadvise.core.yaml_records import read_file
 

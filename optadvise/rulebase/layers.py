@@ -8,9 +8,7 @@ from msgspec.structs import replace
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.core.errors import RuleFileError, nearest
-from optadvise.rulebase.memory_rules import (
-    MemorySettings,
-)
+from optadvise.rulebase.memory_rules import MemorySettings
 from optadvise.rulebase.records import (
     Amendment,
     Assumption,
@@ -24,9 +22,7 @@ from optadvise.rulebase.records import (
     Rule,
     TableFile,
 )
-from optadvise.rulebase.rule_base import (
-    RuleBase,
-)
+from optadvise.rulebase.rule_base import RuleBase
 
 
 class Draft:

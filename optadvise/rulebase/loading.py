@@ -6,22 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from optadvise.core.cards import (
-    SHIPPED,
-    Framework,
-)
-from optadvise.core.claim_cards import (
-    Claim,
-)
-from optadvise.core.surface_cards import (
-    SurfaceFile,
-)
+from optadvise.core.cards import SHIPPED, Framework
+from optadvise.core.claim_cards import Claim
+from optadvise.core.surface_cards import SurfaceFile
 from optadvise.rulebase.cache import DiskCache, cached, code_digest
 from optadvise.rulebase.claim_files import read_claims
 from optadvise.rulebase.framework_files import read_frameworks
-from optadvise.rulebase.rule_base import (
-    RuleBase,
-)
+from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import (
     CLAIMS,
     FRAMEWORKS,

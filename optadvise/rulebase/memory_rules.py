@@ -7,10 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from optadvise.core.yaml_types import (
-    Cites,
-    ModelId,
-)
+from optadvise.core.yaml_types import Cites, ModelId
 from optadvise.rulebase.records import RuleRecord
 
 

@@ -12,15 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 from msgspec import field as struct_field
 
-from optadvise.core.cards import (
-    SHIPPED,
-    FactValue,
-    Gpu,
-    Range,
-    Source,
-    Step,
-    Value,
-)
+from optadvise.core.cards import SHIPPED, FactValue, Gpu, Range, Source, Step, Value
 from optadvise.core.json_text import JsonObject
 from optadvise.core.yaml_types import (
     Cites,

@@ -8,14 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from optadvise.core.cards import (
-    MOST_STEPS,
-)
+from optadvise.core.cards import MOST_STEPS
 from optadvise.core.errors import RuleFileError
-from optadvise.core.surface_cards import (
-    Surface,
-    SurfaceFile,
-)
+from optadvise.core.surface_cards import Surface, SurfaceFile
 from optadvise.core.yaml_records import read_file
 
 

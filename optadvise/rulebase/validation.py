@@ -18,9 +18,7 @@ from optadvise.core.yaml_reader import Context, parse, refer
 from optadvise.core.yaml_records import decode_text, read_record
 from optadvise.rulebase import conditions, table_files
 from optadvise.rulebase.layers import Draft, apply_policy, merge_table
-from optadvise.rulebase.memory_rules import (
-    MemoryFile,
-)
+from optadvise.rulebase.memory_rules import MemoryFile
 from optadvise.rulebase.records import (
     Assumption,
     AssumptionFile,
@@ -36,9 +34,7 @@ from optadvise.rulebase.records import (
     SourceFile,
     TableFile,
 )
-from optadvise.rulebase.rule_base import (
-    RuleBase,
-)
+from optadvise.rulebase.rule_base import RuleBase
 
 _T = TypeVar("_T")
 assert conditions  # registers the readers of conditions

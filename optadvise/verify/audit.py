@@ -12,14 +12,7 @@ from optadvise.core.cards import Value
 from optadvise.verify import usage
 from optadvise.verify.builder import OptimizerBuilder, describe_error, silence_libraries
 from optadvise.verify.known_deviations import find_match, list_known_deviations
-from optadvise.verify.records import (
-    RESUMED,
-    RESUMED_ELSEWHERE,
-    AuditAnswer,
-    AuditTarget,
-    CheckResult,
-    ScenarioResult,
-)
+from optadvise.verify.records import RESUMED, RESUMED_ELSEWHERE, AuditAnswer, AuditTarget, CheckResult, ScenarioResult
 from optadvise.verify.reference import METHODS, Method, run_method
 from optadvise.verify.scenarios import (
     COMPARED_STEPS,

@@ -13,21 +13,11 @@ from optadvise.benchmark import plan
 from optadvise.benchmark.records import Interval
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import mean_ci
-from optadvise.core.cards import (
-    EXPERIMENTS,
-    Optimizer,
-    Range,
-    Value,
-)
-from optadvise.core.claim_cards import (
-    Claim,
-    Trial,
-)
+from optadvise.core.cards import EXPERIMENTS, Optimizer, Range, Value
+from optadvise.core.claim_cards import Claim, Trial
 from optadvise.core.errors import InputError, RuleFileError, nearest
 from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED, ClaimOutcome, ClaimVerdict, TestedImplementation
-from optadvise.core.surface_cards import (
-    Surface,
-)
+from optadvise.core.surface_cards import Surface
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.records import (
     ArmAtRate,

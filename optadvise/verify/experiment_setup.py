@@ -10,9 +10,7 @@ from msgspec import Struct
 
 from optadvise.benchmark.spec import Arm
 from optadvise.core.findings import ExperimentSetting
-from optadvise.core.surface_cards import (
-    Surface,
-)
+from optadvise.core.surface_cards import Surface
 from optadvise.verify.records import Side
 from optadvise.verify.training import TrainingCache
 

@@ -9,14 +9,9 @@ from msgspec import Meta, Struct, field
 
 from optadvise.benchmark.records import Machine
 from optadvise.benchmark.spec import Arm
-from optadvise.core.cards import (
-    Implementation,
-    Value,
-)
+from optadvise.core.cards import Implementation, Value
 from optadvise.core.findings import AuditVerdict, ClaimOutcome, ExperimentSetting
-from optadvise.core.surface_cards import (
-    Surface,
-)
+from optadvise.core.surface_cards import Surface
 
 # Names of two checks that other modules look for.
 RESUMED, RESUMED_ELSEWHERE = "saving and loading", "saving and loading in another process"

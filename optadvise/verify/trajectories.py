@@ -12,21 +12,11 @@ from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, plan
 from optadvise.benchmark.spec import Arm
-from optadvise.core.cards import (
-    Optimizer,
-)
+from optadvise.core.cards import Optimizer
 from optadvise.core.errors import OptadviseError, RuleFileError, nearest
-from optadvise.core.surface_cards import (
-    Surface,
-)
+from optadvise.core.surface_cards import Surface
 from optadvise.verify.builder import silence_libraries
-from optadvise.verify.trajectory_records import (
-    Point,
-    SkippedOptimizer,
-    SurfaceSummary,
-    TrajectoriesResult,
-    Trajectory,
-)
+from optadvise.verify.trajectory_records import Point, SkippedOptimizer, SurfaceSummary, TrajectoriesResult, Trajectory
 
 End: TypeAlias = Literal["steps", "outside", "not-finite"]  # see `Trajectory.end`
 SurfaceFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]

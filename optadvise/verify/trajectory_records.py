@@ -7,12 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from optadvise.core.cards import (
-    Value,
-)
-from optadvise.core.surface_cards import (
-    SurfaceGoal,
-)
+from optadvise.core.cards import Value
+from optadvise.core.surface_cards import SurfaceGoal
 
 Pair = tuple[float, float]
 

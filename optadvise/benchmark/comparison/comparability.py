@@ -6,11 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import asdict
 
-from optadvise.benchmark.comparison.loaded_result import (
-    LoadedResult,
-    find_common_control,
-    has_same_implementation,
-)
+from optadvise.benchmark.comparison.loaded_result import LoadedResult, find_common_control, has_same_implementation
 from optadvise.benchmark.records import ArmResult, Environment
 from optadvise.benchmark.spec import Spec
 

@@ -15,14 +15,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from optadvise.benchmark.distributed.rank_files import (
-    FOLDER,
-    LAUNCHER,
-    PARENT,
-    end_ranks,
-    end_with,
-    write_exit_codes,
-)
+from optadvise.benchmark.distributed.rank_files import FOLDER, LAUNCHER, PARENT, end_ranks, end_with, write_exit_codes
 
 
 def main() -> int:

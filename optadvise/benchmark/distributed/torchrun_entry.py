@@ -18,13 +18,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import arm_session
 from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.environment import read_machine
-from optadvise.benchmark.measurement import (
-    ArmCommand,
-    ArmCounts,
-    ArmMeasurement,
-    ArmSummary,
-    RoundSamples,
-)
+from optadvise.benchmark.measurement import ArmCommand, ArmCounts, ArmMeasurement, ArmSummary, RoundSamples
 from optadvise.benchmark.options import BenchOptions
 from optadvise.benchmark.request import Request, prepare_request
 from optadvise.benchmark.results import make_result

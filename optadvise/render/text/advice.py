@@ -6,13 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.cards import SHIPPED
-from optadvise.core.records import (
-    AdviceWarning,
-    HyperparameterStep,
-    MemoryAnswer,
-    Recommendation,
-    TraceEntry,
-)
+from optadvise.core.records import AdviceWarning, HyperparameterStep, MemoryAnswer, Recommendation, TraceEntry
 from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence

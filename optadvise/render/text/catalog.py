@@ -8,16 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from optadvise.core.cards import (
-    Implementation,
-    Optimizer,
-    Scheduler,
-    StateTensor,
-    Value,
-)
-from optadvise.core.claim_cards import (
-    Claim,
-)
+from optadvise.core.cards import Implementation, Optimizer, Scheduler, StateTensor, Value
+from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
 from optadvise.memory.optimizer_state import state_bytes_per_parameter
 from optadvise.render import evidence
