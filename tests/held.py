@@ -18,6 +18,7 @@ from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
 from optadvise.benchmark import plan
+from optadvise.benchmark.spec import Sharding
 from optadvise.rulebase.catalog import Catalog
 from tests.conftest import ROOT
 from tests.sharding import companion
@@ -61,7 +62,7 @@ def measured(weights: Sequence[tuple[Sequence[int], str]], wanted: dict[str, lis
     return found
 
 
-def _rank(weights: list[tuple[list[int], str]], arms: dict[str, dict[str, Any]], out: Path) -> None:
+def _rank(weights: list[tuple[list[int], str]], arms: dict[Sharding, dict[str, Any]], out: Path) -> None:
     import torch
     from torch import distributed
     from torch.profiler import ProfilerActivity, profile

@@ -23,6 +23,7 @@ def rates_of_torch(advice: Recommendation, steps: int) -> list[float]:
     peak = advice.kwargs["lr"]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=float(str(peak)))
     made = build_scheduler(plan_advice(advice), optimizer)
+    assert made is not None
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])

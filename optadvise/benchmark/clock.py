@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ class Clock:
     def __init__(self, device: str) -> None:
         """Choose the clock of a device."""
         self._is_cuda = device.startswith("cuda")
-        self._events: list[Any] = []
+        self._events: list[torch.cuda.Event] = []
         self._times: list[float] = []
 
     def start(self) -> None:

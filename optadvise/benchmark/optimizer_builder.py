@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import NOT_HIDDEN, Phase
@@ -16,10 +17,10 @@ from optadvise.core.errors import CannotRunHereError
 from optadvise.rulebase.constructor import convert_lists
 
 NamedTensors: TypeAlias = "Sequence[tuple[str, Tensor]]"
-ParameterGroup: TypeAlias = "dict[str, Any]"  # as torch takes it: `params` and arguments of any type
+ParameterGroup: TypeAlias = "dict[str, object]"  # as torch takes it: `params` and arguments of any type
 
 
-def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer, remedy: str | None = None) -> Any:
+def resolve(path: str, package: str | None, kind: type = Optimizer, remedy: str | None = None) -> type[Any]:
     """Return the class at an import path.
 
     Args:
@@ -42,13 +43,12 @@ def resolve(path: str, package: str | None, kind: type = torch.optim.Optimizer, 
     return resolved
 
 
-def _keep_class(optimizer_class: Any) -> Any:
-    return optimizer_class
-
-
 def build_optimizers(
-    arm: Arm, named: NamedTensors, module: Any = None, wrap_class: Callable[[Any], Any] = _keep_class
-) -> list[Any]:
+    arm: Arm,
+    named: NamedTensors,
+    module: nn.Module | None = None,
+    wrap_class: Callable[[type[Optimizer]], Callable[..., Optimizer]] = lambda optimizer_class: optimizer_class,
+) -> list[Optimizer]:
     """Return the arm's optimizer over the parameters, and its companion where it takes only matrices.
 
     Args:
@@ -67,9 +67,9 @@ def build_optimizers(
     return optimizers
 
 
-def _split_hidden_matrices(named: NamedTensors, module: Any) -> tuple[NamedTensors, NamedTensors]:
+def _split_hidden_matrices(named: NamedTensors, module: nn.Module | None) -> tuple[NamedTensors, NamedTensors]:
     """Return the hidden matrices, and all other parameters."""
-    embeddings = () if module is None else (m for m in module.modules() if isinstance(m, torch.nn.Embedding))
+    embeddings = () if module is None else (m for m in module.modules() if isinstance(m, nn.Embedding))
     tables = {id(weight) for embedding in embeddings for weight in embedding.parameters()}
     hidden = [(name, p) for name, p in named if p.ndim == 2 and id(p) not in tables and not _is_named_as_end(name)]
     chosen = {id(p) for _, p in hidden}
@@ -90,29 +90,27 @@ def group_parameters(named: NamedTensors, decay_argument: str | None) -> list[Pa
     return groups
 
 
-def build_scheduler(arm: Arm, optimizer: Any) -> Any:
+def build_scheduler(arm: Arm, optimizer: Optimizer) -> LRScheduler | None:
     """Return the arm's schedule over an optimizer, None where it has none."""
     phases = [_build_phase(phase, optimizer, is_only=len(arm.phases) == 1) for phase in arm.phases]
     if not phases:
         return None
     if len(phases) == 1:
         return phases[0]
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, phases, milestones=list(arm.milestones))
+    return SequentialLR(optimizer, phases, milestones=list(arm.milestones))
 
 
-def _build_phase(phase: Phase, optimizer: Any, *, is_only: bool) -> Any:
-    kwargs: dict[str, Any] = dict(phase.kwargs)
+def _build_phase(phase: Phase, optimizer: Optimizer, *, is_only: bool) -> LRScheduler:
+    kwargs = dict(phase.kwargs)
     if phase.shape == "inverse-sqrt":
-        warmup = max(1, kwargs["warmup_steps"])
-        return torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
-        )
+        warmup = max(1.0, float(str(kwargs["warmup_steps"])))
+        return LambdaLR(optimizer, lambda step: min((step + 1) / warmup, math.sqrt(warmup / (step + 1))))
     if phase.shape == "constant" and not is_only:
         kwargs["total_iters"] = 0
-    return resolve(phase.path, "torch", torch.optim.lr_scheduler.LRScheduler)(optimizer, **kwargs)
+    return resolve(phase.path, "torch", LRScheduler)(optimizer, **kwargs)
 
 
-def iterate_tensors(state: Any) -> Iterable[Tensor]:
+def iterate_tensors(state: object) -> Iterable[Tensor]:
     """Yield every plain tensor inside a state: in lists and dictionaries, and inside tensor subclasses."""
     if isinstance(state, Mapping):
         for value in state.values():
@@ -129,7 +127,7 @@ def iterate_tensors(state: Any) -> Iterable[Tensor]:
             yield state
 
 
-def count_state_bytes(optimizers: Iterable[Any]) -> int:
+def count_state_bytes(optimizers: Iterable[Optimizer]) -> int:
     """Return the bytes of all state tensors, one that several parameters share counted once."""
     sizes: dict[tuple[int, int], int] = {}
     for optimizer in optimizers:

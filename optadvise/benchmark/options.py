@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_type_hints
+from types import NoneType
+from typing import Annotated, get_args, get_type_hints
 
 from msgspec import Struct
 
@@ -69,10 +70,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
 
 def option_types() -> Mapping[str, type]:
     """Return the type of every option by its name, optional ones without None."""
-    hints = get_type_hints(BenchOptions)
-    return {name: _drop_none(hint) for name, hint in hints.items()}
-
-
-def _drop_none(hint: Any) -> Any:
-    """Return the type that a hint such as `str | None` allows beside None."""
-    return next(kind for kind in (*get_args(hint), hint) if kind is not type(None))
+    return {
+        name: next(kind for kind in (*get_args(hint), hint) if kind is not NoneType)
+        for name, hint in get_type_hints(BenchOptions).items()
+    }

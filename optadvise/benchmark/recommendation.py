@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
@@ -16,7 +16,7 @@ from optadvise.core.cards import Implementation, Optimizer, Phase, Value
 from optadvise.core.errors import InputError
 from optadvise.rulebase.constructor import runtime_kwargs
 
-ForeignJson: TypeAlias = "Mapping[str, Any]"  # a user's file, which has not been checked yet
+ForeignJson: TypeAlias = "Mapping[str, object]"  # a user's file, which has not been checked yet
 
 
 class _BuiltClass(Struct, frozen=True):

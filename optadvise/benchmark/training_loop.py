@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optadvise.benchmark import optimizer_builder, user_workload, workloads
 from optadvise.benchmark.clock import Clock
@@ -86,7 +85,7 @@ class Training:
                 if hasattr(optimizer, "train"):
                     optimizer.train()
 
-    def _forward_module(self) -> Any:
+    def _forward_module(self) -> nn.Module | None:
         """Return what the loss calls: the network over all ranks, compiled, or as it is."""
         if self.workload is None or self._wrapped is not None:
             return self._wrapped
@@ -132,7 +131,7 @@ class Training:
         total = forward + backward + clip + stepping
         return {"step": total, "forward": forward, "backward": backward, "optimizer": stepping}
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> AbstractContextManager[None]:
         dtype = _AUTOCAST.get(self.spec.dtype)
         return torch.autocast(self.spec.device_type, dtype=dtype) if dtype else nullcontext()
 

@@ -7,10 +7,10 @@ import itertools
 import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from msgspec import Struct
@@ -20,6 +20,8 @@ from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import default_loss
 from optadvise.benchmark.workloads import Loss, Workload, weights_dtype
 from optadvise.core.errors import InputError, check_choice, nearest
+
+Result = TypeVar("Result")
 
 
 class UserWorkload(Struct, frozen=True):
@@ -87,7 +89,7 @@ def call_user_function(
     torch.manual_seed(seed)
     random.seed(seed)
 
-    def call() -> Any:
+    def call() -> object:
         with call_context():
             return function()
 
@@ -106,7 +108,7 @@ def _reject(name: str, problem: str) -> InputError:
     return InputError(f"{name}: {' '.join(problem.split())}")
 
 
-def run_guarded(name: str, what: str, action: Callable[[], Any]) -> Any:
+def run_guarded(name: str, what: str, action: Callable[[], Result]) -> Result:
     """Run the user's code and turn what it raises into an InputError of one line.
 
     Args:
@@ -140,7 +142,7 @@ def _import_function(name: str, spec: str, announce: Callable[[str], None]) -> C
     return function  # type: ignore[no-any-return]
 
 
-def _unpack(name: str, returned: Any) -> tuple[nn.Module, Iterable[Any], Loss]:
+def _unpack(name: str, returned: object) -> tuple[nn.Module, Iterable[Any], Loss]:
     expected = "return (module, batches) or (module, batches, loss)"
     if not isinstance(returned, tuple) or len(returned) not in (2, 3):
         raise _reject(name, f"it returned {type(returned).__name__}; {expected}")
@@ -172,7 +174,7 @@ def _repeat(name: str, batches: Iterable[Any]) -> Iterator[Any]:
             raise _reject(name, f"batches ended after {count}; return a list, a data loader or an endless generator")
 
 
-def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(batch: object, change: Callable[[Tensor], Tensor]) -> Any:
     """Return a batch with every tensor changed, also those inside tuples, lists and dicts."""
     if isinstance(batch, Tensor):
         return change(batch)
@@ -189,15 +191,15 @@ def move_tensor(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
     return tensor.to(device, dtype if dtype == torch.bfloat16 and tensor.is_floating_point() else None)
 
 
-def _count_samples(batch: Any) -> int | None:
+def _count_samples(batch: object) -> int | None:
     if isinstance(batch, Tensor):
         return batch.shape[0] if batch.dim() else None
-    parts: Sequence[Any] = list(batch.values()) if isinstance(batch, Mapping) else batch
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
     counts = (_count_samples(part) for part in parts) if isinstance(parts, (list, tuple)) else iter(())
     return next((count for count in counts if count), None)
 
 
-def _check_scalar(name: str, loss: Loss, module: nn.Module, batch: Any) -> Tensor:
+def _check_scalar(name: str, loss: Loss, module: nn.Module, batch: object) -> Tensor:
     try:
         value = loss(module, batch)
     except InputError as error:  # the default loss knows of no spec

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +91,9 @@ def _draw(image_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return (images - images.mean()) / images.std(), labels
 
 
-def image_batches(batch: int, image_size: int, seed: int, device: str, dtype: torch.dtype) -> Iterator[Any]:
+def image_batches(
+    batch: int, image_size: int, seed: int, device: str, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield endless pairs of images (batch, 1, side, side) and labels (batch,)."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = _draw(image_size, generator)
@@ -101,7 +102,7 @@ def image_batches(batch: int, image_size: int, seed: int, device: str, dtype: to
         yield images[chosen].to(device, dtype), labels[chosen].to(device)
 
 
-def default_loss(module: nn.Module, batch: Any) -> Tensor:
+def default_loss(module: nn.Module, batch: object) -> Tensor:
     """Return the cross-entropy or squared error of (inputs, targets); what the module itself reports for a dict."""
     if isinstance(batch, Mapping):
         return getattr(module(**batch), "loss", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import yaml
 
@@ -11,7 +11,7 @@ from optadvise.codegen.context import list_header
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import wrap_comment
 
-Document: TypeAlias = dict[str, Any]  # a file in the framework's own format, only to be dumped
+Document: TypeAlias = dict[str, object]  # a file in the framework's own format, only to be dumped
 _AUTO = "auto"  # what Trainer, Accelerate and Lightning fill in
 
 
@@ -106,11 +106,10 @@ def write_deepspeed(plan: Plan) -> str:
 def _deepspeed_zero(plan: Plan) -> Document:
     run = plan.advice.situation
     stage = 1 if run.shard == "none" else int(run.shard.removeprefix("zero"))
-    document: Document = {"zero_optimization": {"stage": stage}}
-    if run.offload:
-        document["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        if plan.named_optimizer is None:
-            document["zero_force_ds_cpu_optimizer"] = False  # it accepts no optimizer but its own otherwise
+    offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}} if run.offload else {}
+    document: Document = {"zero_optimization": {"stage": stage, **offload}}
+    if run.offload and plan.named_optimizer is None:
+        document["zero_force_ds_cpu_optimizer"] = False  # it accepts no optimizer but its own otherwise
     if plan.advice.optimizer.id not in plan.framework.optimizers:
         document["zero_allow_untested_optimizer"] = True
     return document

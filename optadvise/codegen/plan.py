@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -126,7 +125,7 @@ def _choose_schedule(
     return replace(schedule, settings=_fill_settings(schedule.settings, quantities))
 
 
-def _fill_settings(settings: Any, quantities: Mapping[str, Value]) -> Any:
+def _fill_settings(settings: object, quantities: Mapping[str, Value]) -> object:
     """Return settings with the run's numbers in the place of `$names`."""
     if isinstance(settings, Mapping):
         return {key: _fill_settings(value, quantities) for key, value in settings.items()}

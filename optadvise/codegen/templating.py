@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -50,7 +50,7 @@ def program_environment() -> Environment:
     def mark(function: Callable[..., str]) -> Callable[..., str]:
         return lambda value, *options: Markup(function(str(value) if isinstance(value, Markup) else value, *options))
 
-    def require_source(value: Any) -> Markup:
+    def require_source(value: object) -> Markup:
         """Return what a filter or a macro made; with `autoescape`, jinja2 marks the results of macros."""
         if not isinstance(value, Markup):
             raise TypeError(f"{value!r} is inserted without a filter")

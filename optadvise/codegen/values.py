@@ -5,14 +5,13 @@ from __future__ import annotations
 import keyword
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 from optadvise.core.errors import RuleFileError
 
 WIDTH = 110  # columns of a generated line
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     r"""Return a value as Python source, a string in double quotes where nothing in it needs escaping.
 
     Args:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F  # noqa: N812, as everyone calls it
 from torch.optim import optimizer as optimizers
 
-IsActive = Callable[[], bool]
+IsActive: TypeAlias = Callable[[], bool]
+Function: TypeAlias = Callable[..., Any]  # of torch
 # What autocast computes in fp32 on CUDA and not, or not always, on the CPU: torch's documentation of torch.amp.
 _FP32 = [
     "__pow__", "__rpow__", "__rtruediv__", "acos", "asin", "binary_cross_entropy_with_logits", "cdist", "cosh",
@@ -53,7 +55,7 @@ def emulate_cuda(is_active: IsActive) -> Iterator[None]:
         yield
 
 
-def _replace(stack: contextlib.ExitStack, owner: Any, name: str, change: Callable[[Any], Any]) -> None:
+def _replace(stack: contextlib.ExitStack, owner: object, name: str, change: Callable[[Function], Function]) -> None:
     if hasattr(owner, name):
         is_inherited = name not in vars(owner)  # then it must be deleted again, not copied into the owner
         original = getattr(owner, name)
@@ -61,11 +63,11 @@ def _replace(stack: contextlib.ExitStack, owner: Any, name: str, change: Callabl
         stack.callback(delattr, owner, name) if is_inherited else stack.callback(setattr, owner, name, original)
 
 
-def _in_fp32(function: Any, is_active: IsActive) -> Any:
-    def change(value: Any) -> Any:
+def _in_fp32(function: Function, is_active: IsActive) -> Function:
+    def change(value: object) -> object:
         return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: object, **kwargs: object) -> object:
         if not (torch.is_autocast_enabled("cpu") and is_active()):
             return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
@@ -74,8 +76,8 @@ def _in_fp32(function: Any, is_active: IsActive) -> Any:
     return wrapped
 
 
-def _to_fp32(function: Any, is_active: IsActive) -> Any:
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+def _to_fp32(function: Function, is_active: IsActive) -> Function:
+    def wrapped(*args: object, **kwargs: object) -> object:
         first = args[0] if args else kwargs.get("input")
         has_dtype = "dtype" in kwargs or any(isinstance(value, torch.dtype) for value in args)
         is_half = getattr(first, "dtype", None) in _HALF
@@ -86,10 +88,10 @@ def _to_fp32(function: Any, is_active: IsActive) -> Any:
     return wrapped
 
 
-def _cross_entropy(function: Any, is_active: IsActive) -> Any:
+def _cross_entropy(function: Function, is_active: IsActive) -> Function:
     """Keep the logarithms in half precision and in fp32, as CUDA's autocast does; the CPU's keeps them in fp32."""
 
-    def cross_entropy(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def cross_entropy(input: Tensor, target: Tensor, *args: object, **kwargs: Any) -> Tensor:
         plain = not args and not target.is_floating_point() and not kwargs.get("label_smoothing")
         if not (plain and input.dtype in _HALF and torch.is_autocast_enabled("cpu") and is_active()):
             return function(input, target, *args, **kwargs)
@@ -101,10 +103,10 @@ def _cross_entropy(function: Any, is_active: IsActive) -> Any:
     return cross_entropy
 
 
-def _dropout(function: Any) -> Any:
+def _dropout(function: Function) -> Function:
     """Keep a mask of one byte an element, as CUDA does; the CPU's has the input's type."""
 
-    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if training and 0 < p < 1 and not inplace and input.numel():
             return torch.native_dropout(input, p, True)[0]
         return function(input, p, training, **({"inplace": True} if inplace else {}))
@@ -112,13 +114,14 @@ def _dropout(function: Any) -> Any:
     return dropout
 
 
-def _attention(function: Any) -> Any:
+def _attention(function: Function) -> Function:
     """Ignore dropout: CUDA's kernels draw it again in the backward pass, and the CPU would write out the scores."""
 
     def attention(
-        query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *args: Any, **kw: Any
-    ) -> Any:
-        return function(query, key, value, attn_mask, 0.0, *args, **kw)
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        *args: object, **kwargs: object,
+    ) -> Tensor:  # fmt: skip
+        return function(query, key, value, attn_mask, 0.0, *args, **kwargs)
 
     return attention
 
@@ -129,8 +132,10 @@ def _has_fused_rms_norm() -> bool:
     return operation is not None and len(operation.default._schema.returns) == 2
 
 
-def _rms_norm(function: Any, is_active: IsActive) -> Any:
-    def rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+def _rms_norm(function: Function, is_active: IsActive) -> Function:
+    def rms_norm(
+        input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+    ) -> Tensor:
         if not is_active():
             return function(input, normalized_shape, weight, eps)
         return _RmsNorm.apply(input, weight, len(normalized_shape))
@@ -142,13 +147,13 @@ class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
     """Keep the input and one number a row, as CUDA does; the CPU keeps several tensors of the input's size."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor | None, dimensions: int) -> Tensor:
+    def forward(ctx: FunctionCtx, input: Tensor, weight: Tensor | None, dimensions: int) -> Tensor:
         rows = [*input.shape[: input.dim() - dimensions], *[1] * dimensions]
         ctx.save_for_backward(input, weight, input.new_empty(rows, dtype=torch.float32))
         return torch.empty_like(input)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         input, weight, _ = ctx.saved_tensors
         return torch.empty_like(input), None if weight is None else torch.empty_like(weight), None
 

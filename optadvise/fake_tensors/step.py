@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from msgspec import Struct
@@ -138,7 +137,7 @@ def _measure_step(stepper: _Stepper, workload: user_workload.UserWorkload) -> St
     return SteppedModule(figures, mode, trained, tracker.total)
 
 
-def _prepare(stepper: _Stepper, module: nn.Module, batch: Any) -> Any:
+def _prepare(stepper: _Stepper, module: nn.Module, batch: object) -> object:
     """Make the module's and the batch's tensors fake, move them to the device, and return the batch."""
     half = torch.bfloat16 if stepper.precision == "bf16" else None
     for part in module.modules():
@@ -156,7 +155,7 @@ def _make_fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     return tensor if isinstance(tensor, FakeTensor) else mode.from_tensor(tensor)
 
 
-def _step_twice(stepper: _Stepper, workload: user_workload.UserWorkload, batch: Any) -> None:
+def _step_twice(stepper: _Stepper, workload: user_workload.UserWorkload, batch: object) -> None:
     """Run the forward and the backward pass twice; the tracker keeps the second's peak."""
     tracker = stepper.tracker
     dtype = _AUTOCAST_DTYPES.get(stepper.precision)

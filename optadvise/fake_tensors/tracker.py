@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KINDS = ("weights", "gradients", "activations", "temporaries", "other")
@@ -35,7 +35,7 @@ class _Storage:
 
     kind: str
     size: int  # bytes
-    reference: weakref.ref[Any]  # removes it when it is freed
+    reference: weakref.ref[UntypedStorage]  # removes it when it is freed
 
 
 class Tracker(TorchDispatchMode):  # type: ignore[misc]
@@ -76,7 +76,9 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             self._count(storage, kind, recount=True) for tensor in tensors for storage in self._find_storages(tensor)
         )
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
         """Run an operation and count the storages that it touched."""
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise OutOfTime
@@ -96,7 +98,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             self.reset_peak()
         return result
 
-    def _find_storages(self, tensor: Tensor) -> Iterator[Any]:
+    def _find_storages(self, tensor: Tensor) -> Iterator[UntypedStorage]:
         if hasattr(tensor, "__tensor_flatten__"):  # a wrapper, whose storage has a size but no memory
             for name in tensor.__tensor_flatten__()[0]:
                 yield from self._find_storages(getattr(tensor, name))
@@ -108,7 +110,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             yield tensor._indices().untyped_storage()
             yield tensor._values().untyped_storage()
 
-    def _count(self, storage: Any, kind: str, *, recount: bool = False) -> int:
+    def _count(self, storage: UntypedStorage, kind: str, *, recount: bool = False) -> int:
         """Count a storage, and return its bytes if it was not counted before."""
         key = storage._cdata
         counted = self._storages.get(key)
@@ -124,14 +126,14 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         self.total += size
         return size
 
-    def _remove(self, key: int, _: Any) -> None:
+    def _remove(self, key: int, _: object) -> None:
         """Stop counting a storage that was freed."""
         freed = self._storages.pop(key)
         self.bytes[freed.kind] -= freed.size
         self.total -= freed.size
 
 
-def _find_tensors(values: Any) -> Iterator[Tensor]:
+def _find_tensors(values: Iterable[object]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value

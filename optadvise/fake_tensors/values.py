@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +25,7 @@ def allow_fake_modules() -> Iterator[None]:
     """Patch torch so that networks can be built and moved under fake tensors, while the context lasts."""
     with contextlib.ExitStack() as stack:
 
-        def patch(owner: Any, name: str, value: Any) -> None:
+        def patch(owner: object, name: str, value: object) -> None:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
 
@@ -38,7 +39,7 @@ def allow_fake_modules() -> Iterator[None]:
         yield
 
 
-def _return_tensor(tensor: Any, *_: Any, **__: Any) -> Any:
+def _return_tensor(tensor: Tensor, *_: object, **__: object) -> Tensor:
     return tensor
 
 
@@ -59,7 +60,9 @@ class KeptValues(TorchDispatchMode):  # type: ignore[misc]
         self._mode = mode
         self._guess = guess
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
         """Run an operation, with its values if it creates a range."""
         try:
             result = func(*args, **kwargs or {})

@@ -12,7 +12,6 @@ import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch._subclasses import fake_tensor
@@ -58,7 +57,7 @@ def answer_request(request: StepRequest, send: Callable[[Answer], None]) -> None
         send(step_optimizer(optimizer, stepped, request.budget))
 
 
-def _return_model(model: Any = None, **_: Any) -> Any:
+def _return_model(model: object = None, **_: object) -> object:
     """Stand in for `torch.compile`, which would compile code for tensors that do not exist."""
     return model if model is not None else _return_model
 

@@ -6,11 +6,11 @@ import contextlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 
+from optadvise.core.cards import Value
 from optadvise.rulebase.constructor import constructor_kwargs, convert_lists
 from optadvise.verify.records import AuditTarget
 
@@ -37,7 +37,7 @@ class OptimizerBuilder:
         assert isinstance(lr, (int, float))
         return lr
 
-    def build(self, parameters: Any, **changes: Any) -> Any:
+    def build(self, parameters: Iterable[object], **changes: Value) -> torch.optim.Optimizer:
         """Return an optimizer with the card's defaults.
 
         Args:
@@ -48,7 +48,7 @@ class OptimizerBuilder:
         accepted = {name: value for name, value in values.items() if name not in self.rejected}
         kwargs = convert_lists(constructor_kwargs(implementation, accepted, device="cpu"))
         with silence_libraries():
-            optimizer: Any = self._class(parameters, **kwargs)
+            optimizer = self._class(parameters, **kwargs)
             if implementation.needs_train_mode:
                 optimizer.train()
         return optimizer

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
-from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -150,7 +149,7 @@ def _time_step(setup: ExperimentSetup, side: Side, shapes: Sequence[tuple[int, .
     return median(seconds[1:])  # the first allocates the state
 
 
-def _time_optimizers(optimizers: Sequence[Any], device: str) -> float:
+def _time_optimizers(optimizers: Sequence[torch.optim.Optimizer], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     begin = time.perf_counter()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any
 
 import torch
 from msgspec import Struct
@@ -73,7 +72,7 @@ def _momentum(*, dampening: float = 0.0, ahead: bool = False, lr_inside: bool = 
     return method
 
 
-def _with_changes(method: Method, **changes: Callable[[Hyperparameters], Any]) -> Method:
+def _with_changes(method: Method, **changes: Callable[[Hyperparameters], object]) -> Method:
     """Return a method with other values of some hyperparameters, computed from all."""
 
     def changed(theta: Tensor, h: Hyperparameters) -> Trajectory:
@@ -144,7 +143,7 @@ def list_known_deviations(optimizer: str, decay: str, ancestors: Sequence[str]) 
             yield KnownDeviation(f"computes {other}'s step", METHODS[other])
 
 
-def _swap_betas(h: Hyperparameters) -> Any:
+def _swap_betas(h: Hyperparameters) -> list[float] | None:
     return [*reversed(h["betas"])] if "betas" in h else None
 
 

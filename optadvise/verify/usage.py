@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -74,7 +73,7 @@ def _make_weights(count: int) -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.randn(24, 32, generator=generator)) for _ in range(count)]
 
 
-def _take_step(optimizer: Any, weights: list[torch.nn.Parameter], step: int) -> None:
+def _take_step(optimizer: torch.optim.Optimizer, weights: list[torch.nn.Parameter], step: int) -> None:
     generator = torch.Generator().manual_seed(100 + step)
     for weight in weights:
         weight.grad = 0.1 * weight.detach() + 0.05 * torch.randn(weight.shape, generator=generator)

@@ -87,7 +87,7 @@ def _flatten_weights(training: Training) -> Tensor:
     return torch.cat([p.detach().double().flatten() for _, p in training.named])
 
 
-def _concatenate(batches: Sequence[Any]) -> Any:
+def _concatenate(batches: Sequence[Any]) -> Tensor | tuple[object, ...]:
     """Return the batches of all ranks as one."""
     if isinstance(batches[0], Tensor):
         return torch.cat(list(batches))

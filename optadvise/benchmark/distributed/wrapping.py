@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from optadvise.benchmark.spec import Sharding
 
 
-def wrap(module: nn.Module, shard: str, device: str) -> Any:
+def wrap(module: nn.Module, shard: Sharding, device: str) -> nn.Module:
     """Return a network over all ranks.
 
     Args:
@@ -33,7 +35,7 @@ def wrap(module: nn.Module, shard: str, device: str) -> Any:
 class _StrictDDP(nn.parallel.DistributedDataParallel):  # type: ignore[misc]
     """DDP that explains why it has none of the network's own methods: they would bypass its gradient hooks."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -59,7 +61,7 @@ def broadcast_module(module: nn.Module) -> None:
         torch.distributed.broadcast(tensor.detach(), src=0)
 
 
-def optimizer_wrapper(shard: str) -> Callable[[Any], Any]:
+def optimizer_wrapper(shard: Sharding) -> Callable[[type[Optimizer]], Callable[..., Optimizer]]:
     """Return a function that makes a constructor of an optimizer's class."""
     if shard != "zero1":
         return lambda optimizer_class: optimizer_class
@@ -68,7 +70,7 @@ def optimizer_wrapper(shard: str) -> Callable[[Any], Any]:
     return lambda optimizer_class: functools.partial(ZeroRedundancyOptimizer, optimizer_class=optimizer_class)
 
 
-def inner(optimizer: Any) -> Any:
+def inner(optimizer: Optimizer) -> Optimizer:
     """Return the optimizer that holds this rank's state: the one that ZeRO-1 wraps, else itself."""
     return getattr(optimizer, "optim", optimizer)
 
