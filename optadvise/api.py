@@ -10,11 +10,11 @@ Example:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -25,11 +25,14 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.evidence import save_findings
-from optadvise.benchmark.options import BenchOptions
+from optadvise.benchmark.options import BenchOptions, list_counts
 from optadvise.benchmark.plan import plan_advice
 from optadvise.benchmark.request import measure, prepare_request
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import to_json_object
+from optadvise.core.option_types import Folders
+from optadvise.core.option_types import Measurement as Measurement
+from optadvise.core.option_types import Run as Run
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.evidence import apply
 from optadvise.rule_analysis import rule_folders
@@ -38,74 +41,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _AnswerT = TypeVar("_AnswerT", bound=Struct)
-_BENCH_COUNTS = ("params", "batch_size", "seq_len", "steps", "rounds", "threads", "nproc")  # options of `bench`
-Count = str | int | float  # 256, 7e9, "7B", "8K"
-Folders = str | PathLike[str] | Sequence[str | PathLike[str]]
-
-
-class Run(TypedDict, total=False):
-    """What is known of a training run: the options of `optadvise recommend`, whose help describes each."""
-
-    model: str | None  # transformer, vit, cnn, rnn, mlp, gnn, gan, diffusion, rl, recsys
-    task: str | None  # pretrain, finetune
-    method: str | None  # full, lora, qlora
-    lora_rank: Count | None
-    lora_targets: str | Sequence[str] | None
-    vram: str | int | None  # of one GPU: "24GB", or bytes
-    gpu: str | None
-    gpus: Count | None
-    batch_size: Count | None  # samples per optimizer step, over all GPUs and accumulation
-    micro_batch: Count | None
-    precision: str | None  # fp32, amp-bf16, amp-fp16, bf16
-    shard: str | None  # none, zero1, zero2, zero3
-    stability: str | None  # stable, spikes
-    tuning: str | None  # low, high
-    priority: str | None  # balanced, accuracy, memory, speed
-    sparse_gradients: bool | None
-    steps: Count | None  # optimizer steps of the whole run
-    optimizer: str | None  # take this one instead of choosing
-    params: Count | None
-    arch: str | None
-    hf_config: str | PathLike[str] | None
-    hidden: Count | None
-    layers: Count | None
-    heads: Count | None
-    kv_heads: Count | None
-    ffn: Count | None
-    vocab: Count | None
-    seq_len: Count | None
-    image_size: Count | None
-    checkpointing: str | None  # none, selective, full
-    attention: str | None  # flash, eager
-    loss: str | None  # whole, chunked
-    gradient_release: bool | None
-    clipping: bool | None
-    offload: bool | None
-    rules: Folders  # of further rules
-
-
-class Measurement(TypedDict, total=False):
-    """Options of `bench`: those of `optadvise bench`, whose help describes each."""
-
-    control: str
-    implementation: str
-    workload: str  # transformer, cnn, mlp, or package.module:function
-    model_size: str  # tiny, small, medium
-    params: Count
-    batch_size: Count
-    seq_len: Count
-    dtype: str  # fp32, bf16, amp-bf16, amp-fp16
-    device: str  # cpu, cuda, auto
-    steps: Count
-    rounds: Count
-    seed: int
-    threads: Count
-    compile: bool
-    optimizer_only: bool
-    nproc: Count  # processes that train together
-    shard: str  # none, zero1, fsdp
-    require: Sequence[str]
-    timeout: float
 
 
 def _with_rules(kind: type[_AnswerT], answer: Struct, folders: tuple[Path, ...]) -> _AnswerT:
@@ -260,9 +195,8 @@ def bench(
         CannotRunHereError: There is no such device, or torch is not installed.
     """
     _known(how, Measurement, "bench")
-    options: dict[str, Any] = {
-        name: _typed(name, value) if name in _BENCH_COUNTS else value for name, value in how.items()
-    }
+    counts = list_counts()
+    options: dict[str, Any] = {name: _typed(name, value) if name in counts else value for name, value in how.items()}
     recommendations = [each for each in optimizers if not isinstance(each, str)]
     if recommendations and len(optimizers) > 1:
         raise InputError("bench: a recommendation names its optimizer; leave the others out")

@@ -19,7 +19,7 @@ import optadvise
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.schedules import rate
 from optadvise.rulebase.catalog import load
-from tests import frameworks
+from tests import frameworks, option_types
 from tests.cli import optadvise as command
 from tests.conftest import ROOT
 
@@ -76,12 +76,11 @@ def test_an_unknown_option_is_told_with_the_nearest() -> None:
 def test_options_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     import inspect
 
-    from optadvise.api import Measurement, Run
+    from optadvise import Measurement
     from optadvise.benchmark.options import BenchOptions
     from optadvise.cli.bench import BenchOutputs, bench
-    from optadvise.cli.recommend import _SHOWN, recommend
 
-    assert {*Run.__annotations__} == {*inspect.signature(recommend).parameters} - {*_SHOWN}
+    assert option_types.FILE.read_text(encoding="utf-8") == option_types.generate(), "python -m tests.option_types"
     shown = {"names", "from_", "rules", "merge", *BenchOutputs.__struct_fields__}
     asked = {*inspect.signature(bench).parameters} - shown
     assert asked == {*BenchOptions.__struct_fields__} == {*Measurement.__annotations__}

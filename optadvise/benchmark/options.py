@@ -21,51 +21,65 @@ class Option(Struct, frozen=True):
 
     help: str
     group: str
-    choices: tuple[str, ...] = ()  # that the shell offers
+    choices: tuple[str, ...] = ()
+    is_open: bool = False  # takes other values than the choices, too
+    is_count: bool = False  # a number as 50M or 8K
     catalog: str | None = None  # whose names the shell offers instead, such as optimizers
+
+
+def _count(help_: str, group: str) -> Option:
+    return Option(help_, group, is_count=True)
 
 
 class BenchOptions(Struct, frozen=True, kw_only=True):
     """Options as they are typed; counts are text, such as 50M."""
 
     control: Annotated[
-        str, Option("What to compare with; adamw unless said, none for nothing.", _RUNS, catalog="optimizers")
+        str, Option("Optimizer to compare with, or none (default: adamw).", _RUNS, catalog="optimizers")
     ] = "adamw"
     implementation: Annotated[
         str | None,
         Option(
-            "fused, foreach, for-loop, compiled, a package, or all; the fastest unless said.",
-            _RUNS,
-            ("fused", "foreach", "for-loop", "compiled", "all"),
+            "fused, foreach, for-loop, compiled, a package's name, or all (default: the fastest).", _RUNS,
+            ("fused", "foreach", "for-loop", "compiled", "all"), is_open=True,
         ),
-    ] = None
+    ] = None  # fmt: skip
     workload: Annotated[
         str,
-        Option("transformer, cnn, mlp, or package.module:function returning a module and batches.", _RUNS, WORKLOADS),
-    ] = "transformer"
-    model_size: Annotated[str, Option("tiny, small or medium.", _RUNS, MODEL_SIZES)] = "tiny"
-    params: Annotated[str | None, Option("Size of the network instead: 50M.", _RUNS)] = None
-    batch_size: Annotated[str | None, Option("Samples per step.", _RUNS)] = None
-    seq_len: Annotated[str | None, Option("Tokens per sample, for transformer.", _RUNS)] = None
-    dtype: Annotated[str, Option("fp32, bf16, amp-bf16 or amp-fp16.", _RUNS, DTYPES)] = "fp32"
-    device: Annotated[str, Option("cpu, cuda or auto.", _MEASURED, DEVICES)] = "auto"
-    steps: Annotated[str, Option("Measured steps a round; 10 unless said.", _MEASURED)] = "10"
-    rounds: Annotated[str, Option("Rounds, in turn between the optimizers; 7 unless said.", _MEASURED)] = "7"
-    seed: Annotated[int, Option("Of weights and data.", _MEASURED)] = 0
-    threads: Annotated[str | None, Option("Of torch on the CPU; all that it may use unless said.", _MEASURED)] = None
+        Option(
+            "transformer, cnn, mlp, or package.module:function that returns (module, batches) (default: transformer).",
+            _RUNS, WORKLOADS, is_open=True,
+        ),
+    ] = "transformer"  # fmt: skip
+    model_size: Annotated[str, Option("Size of the network (default: tiny).", _RUNS, MODEL_SIZES)] = "tiny"
+    params: Annotated[str | None, _count("Parameters of the network, in the place of --model-size: 50M.", _RUNS)] = None
+    batch_size: Annotated[str | None, _count("Samples per step.", _RUNS)] = None
+    seq_len: Annotated[str | None, _count("Tokens per sample, for --workload transformer.", _RUNS)] = None
+    dtype: Annotated[str, Option("Training precision (default: fp32).", _RUNS, DTYPES)] = "fp32"
+    device: Annotated[str, Option("Device to measure on (default: auto).", _MEASURED, DEVICES)] = "auto"
+    steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASURED)] = "10"
+    rounds: Annotated[str, _count("Rounds, alternating between the optimizers (default: 7).", _MEASURED)] = "7"
+    seed: Annotated[int, Option("Seed of weights and data (default: 0).", _MEASURED)] = 0
+    threads: Annotated[str | None, _count("CPU threads of torch (default: all cores).", _MEASURED)] = None
     compile: Annotated[bool, Option("Compile the network.", _RUNS)] = False
     optimizer_only: Annotated[bool, Option("Time step() alone on --params worth of shapes.", _RUNS)] = False
-    nproc: Annotated[str, Option("Processes that train together, by torchrun; 1 unless said.", _PROCESSES)] = "1"
+    nproc: Annotated[str, _count("Processes that train together, started by torchrun (default: 1).", _PROCESSES)] = "1"
     shard: Annotated[
-        str, Option("What they share out: none (DDP), zero1 (states) or fsdp (all).", _PROCESSES, SHARDINGS)
+        str, Option("Shard nothing (DDP), optimizer state (zero1) or everything (fsdp).", _PROCESSES, SHARDINGS)
     ] = "none"
     require: Annotated[
         tuple[str, ...],
-        Option("A gate: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.", _MEASURED),
+        Option("Requirement: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.", _MEASURED),
     ] = ()
     timeout: Annotated[  # seconds
-        float, Option("Seconds that one answer of a worker may take; 300 unless said.", _MEASURED)
+        float, Option("Seconds that a worker may take for one answer (default: 300).", _MEASURED)
     ] = 300.0
+
+
+def list_counts() -> list[str]:
+    """Return the names of the options that are numbers such as 50M."""
+    hints = get_type_hints(BenchOptions, include_extras=True)
+    return [name for name, hint in hints.items() if get_args(hint)[1].is_count]
 
 
 def option_types() -> Mapping[str, type]:

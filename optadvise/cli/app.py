@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Annotated
 
@@ -14,6 +12,7 @@ import typer
 from msgspec import Struct
 
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
+from optadvise.cli.run_options import add_run_options
 from optadvise.core.errors import OptadviseError, RuleFileError
 from optadvise.core.text import make_printable
 from optadvise.core.version import __version__
@@ -63,8 +62,7 @@ COMMANDS = {
     "rules": Command("rules", "group", _KNOWLEDGE, ("optadvise rules check",)),
 }  # fmt: skip
 _GROUPS = ("rules",)  # commands that have subcommands
-# Commands without arguments, of whose many options only those that were typed are built.
-_OPTIONS_ONLY = ("recommend", "estimate")
+_RUN_COMMANDS = ("recommend", "estimate")  # commands that a run is described to
 
 
 def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",)) -> typer.Typer:
@@ -93,37 +91,10 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
         if name in _GROUPS:
             app.add_typer(command(), name=name, epilog=text, rich_help_panel=heading, cls=GroupedGroup)
             continue
-        if name in _OPTIONS_ONLY:
-            command = _keep_typed_options(command, typed)
+        if name in _RUN_COMMANDS:
+            command = add_run_options(command, typed)
         app.command(name, cls=GroupedCommand, epilog=text, rich_help_panel=heading)(command)
     return app
-
-
-def _keep_typed_options(command: Callable[..., None], typed: Sequence[str]) -> Callable[..., None]:
-    """Return a command with the options that were typed; the others keep their defaults.
-
-    Each option that typer reads costs a fifth of a millisecond. Every option is spelled like its parameter, as a
-    test checks; if anything else was typed, all options are built, so that help and errors know them.
-    """
-    signature = inspect.signature(command)
-    flags = {f"--{name.rstrip('_').replace('_', '-')}": name for name in signature.parameters}
-    typed_flags = [argument.partition("=")[0] for argument in typed if argument.startswith("-")]
-    if not all(flag in flags for flag in typed_flags):
-        return command
-    names = {flags[flag] for flag in typed_flags}
-
-    @functools.wraps(command)
-    def call(**values: object) -> None:
-        command(**values)
-
-    parameters = [
-        parameter.replace(annotation=eval(parameter.annotation, command.__globals__))
-        for name, parameter in signature.parameters.items()
-        if name in names
-    ]
-    call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
-    call.__annotations__ = {}
-    return call
 
 
 def _show_version(value: bool) -> None:
@@ -173,8 +144,8 @@ def run(arguments: list[str]) -> int:
         arguments: The arguments after the program's name.
     """
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
-    app = build([first], arguments) if first in COMMANDS else build()
     try:
+        app = build([first], arguments) if first in COMMANDS else build()
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # typer prints nothing when it is interrupted

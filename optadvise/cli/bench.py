@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,6 +67,7 @@ def bench(
     Each runs in a process of its own, in rounds that alternate. Exit code 1: a requirement failed; 4: nothing could
     run; 5: the noise is larger than the question.
     """
+    from optadvise.cli import outputs
     from optadvise.rule_analysis import rule_folders
 
     advisor = rule_folders.load_rules(rules)
@@ -78,8 +79,10 @@ def bench(
 
         recommendation = None if from_ is None and names != ["-"] else _read_recommendation(from_)
         request = prepare_request(advisor, names or [], options, recommendation)
-    typed = {"names": names, "from_": from_, "merge": merge, "rules": rules, **asdict(options), **asdict(shown)}
-    writer = _make_writer(shown, typed)
+    defaults = asdict(BenchOptions())
+    changed = {name: value for name, value in asdict(options).items() if value != defaults[name]}
+    typed = {"names": names or (), "from": from_, **changed, "merge": merge, "rules": rules}
+    writer = _make_writer(shown, outputs.command("bench", typed))
     if request is None:
         result = _merge(names or [], advisor.catalog, options.control)
         writer.write(result)
@@ -115,7 +118,7 @@ class _Writer(Struct, frozen=True):
         print_benchmark(result)
 
 
-def _make_writer(shown: BenchOutputs, typed: Mapping[str, object]) -> _Writer:
+def _make_writer(shown: BenchOutputs, command: str) -> _Writer:
     """Check that every file can be written, before anything is measured."""
     from optadvise.benchmark.saved_results import prepare_saved_result
     from optadvise.cli import outputs, pictures
@@ -129,11 +132,10 @@ def _make_writer(shown: BenchOutputs, typed: Mapping[str, object]) -> _Writer:
     files = outputs.places(named)
     files.pop("--plot", None)  # drawn at the end
     pictures.check(shown.plot)
-    line = outputs.command(bench, typed, BenchOutputs.__struct_fields__)
     encoders: dict[str, Callable[[BenchmarkResult], str]] = {
         "--json": encode_json, "--save": encode_json, "--csv": benchmark_files.encode_csv,
         "--markdown": benchmark_files.render_markdown, "--dashboard": benchmark_files.encode_dashboard,
-        "--report": lambda result: outputs.page(result, line),
+        "--report": lambda result: outputs.page(result, command),
     }  # fmt: skip
     return _Writer({path: encoders[flag] for flag, path in files.items()}, shown)
 

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from optadvise.cli import options as opt
-from optadvise.cli.complete import of
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
 
 
 def estimate(
-    model: opt.Model = None,
-    task: opt.Task = None,
-    method: opt.Method = None,
-    lora_rank: opt.LoraRank = None,
-    lora_targets: opt.LoraTargets = None,
-    vram: opt.Vram = None,
-    gpu: opt.Gpu = None,
-    gpus: opt.Gpus = None,
-    batch_size: opt.BatchSize = None,
-    micro_batch: opt.MicroBatch = None,
-    precision: opt.Precision = None,
-    shard: opt.Shard = None,
-    optimizer: Annotated[
-        str | None, opt.option("The ledger of this one; AdamW unless said.", words=of("optimizers"))
-    ] = None,
-    params: opt.Params = None,
-    arch: opt.Arch = None,
-    hf_config: opt.HfConfig = None,
-    hidden: opt.Hidden = None,
-    layers: opt.Layers = None,
-    heads: opt.Heads = None,
-    kv_heads: opt.KvHeads = None,
-    ffn: opt.Ffn = None,
-    vocab: opt.Vocab = None,
+    run: Mapping[str, Any],
     from_: Annotated[
         str | None,
         opt.option(
@@ -47,14 +24,6 @@ def estimate(
         ),
     ] = None,
     timeout: Annotated[str, opt.option("Seconds that --from may take; 300 unless said.", group="The network")] = "300",
-    seq_len: opt.SeqLen = None,
-    image_size: opt.ImageSize = None,
-    checkpointing: opt.Checkpointing = None,
-    attention: opt.Attention = None,
-    loss: opt.Loss = None,
-    gradient_release: opt.GradientRelease = False,
-    clipping: opt.Clipping = False,
-    offload: opt.Offload = False,
     rules: opt.Rules = None,
     all_: Annotated[bool, opt.option("Every optimizer on a line of its own.", "--all", group="Output")] = False,
     plot: Annotated[
@@ -67,8 +36,6 @@ def estimate(
 
     The network is a name, a config.json, dimensions, a size alone (which widens the interval), or your own module.
     """
-    typed = dict(locals())
-
     from optadvise.advice.complete import complete_situation
     from optadvise.advice.inputs import parse_inputs, require_size
     from optadvise.advice.memory_answer import answer_memory
@@ -80,7 +47,7 @@ def estimate(
         figures.check_picture(plot, "--plot")
     seconds = parse_count(timeout, "--timeout")
     advisor = rule_folders.load_rules(rules)
-    stated = parse_inputs(advisor.catalog, typed)
+    stated = parse_inputs(advisor.catalog, run)
     if from_ is not None:
         from optadvise.fake_tensors.estimate import estimate_module
 

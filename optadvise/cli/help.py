@@ -11,6 +11,9 @@ EXIT_CODES = (
     "invalid; 4 could not run here; 5 inconclusive; 130 interrupted."
 )
 
+_METAVARS = {"<str>": "TEXT", "<path>": "FILE", "<int>": "N", "<float>": "NUMBER"}  # in the place of typer's own
+_MAX_WIDTH = 26  # of an option's spelling; the help of longer ones begins on the next line
+
 
 def format_epilog(*examples: str) -> str:
     """Return the text below a help page: examples, then the exit codes.
@@ -69,7 +72,8 @@ def group_by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]
         spelling, help_ = record
         default = "Arguments" if parameter.param_type_name == "argument" else "Options"
         heading = getattr(parameter, "rich_help_panel", None) or default
-        spelling = spelling.replace(" <str>", " TEXT").replace(" <path>", " FILE")
+        for kind, metavar in _METAVARS.items():
+            spelling = spelling.replace(f" {kind}", f" {metavar}")
         sections.setdefault(heading, []).append((spelling, help_))
     return sections
 
@@ -79,4 +83,4 @@ def _write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) 
     for heading, rows in sections.items():
         with formatter.section(heading):
             # One width for all sections, so that their columns are aligned.
-            formatter.write_dl([(name.ljust(min(widest, 28)), help_) for name, help_ in rows])
+            formatter.write_dl([(name.ljust(min(widest, _MAX_WIDTH)), help_) for name, help_ in rows], _MAX_WIDTH)

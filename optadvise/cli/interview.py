@@ -12,7 +12,6 @@ from optadvise.core.text import make_printable
 from optadvise.rule_analysis.inputs_of_point import format_command
 from optadvise.rule_analysis.interview import Interview
 
-_OPTION_NAMES = {"vram_bytes": "vram"}  # facts whose option has another name
 _MAX_LISTED = 6
 
 
@@ -86,4 +85,4 @@ def _parse_answer(advisor: CompiledRules, name: str, text: str) -> dict[str, Inp
         return {name: text.lower() in ("y", "yes", "true")}
     if name == "vram_bytes" and not text[0].isdigit():
         return inputs.parse_inputs(catalog, {"gpu": text})
-    return inputs.parse_inputs(catalog, {_OPTION_NAMES.get(name, name): text})
+    return inputs.parse_inputs(catalog, {fact.name: text})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -98,28 +97,22 @@ def origin(command: str, code: str | None = None, said: Iterable[str] = ()) -> P
     return PageOrigin(__version__, command, code, tuple(said))
 
 
-def command(function: Callable[..., None], typed: Mapping[str, Any], without: Collection[str]) -> str:
-    """Return the command line that was typed, without what only says how and where to show the answer.
+def command(name: str, typed: Mapping[str, Any]) -> str:
+    """Return the command line that was typed.
 
     Args:
-        function: The command.
-        typed: The values of its parameters.
-        without: Parameters that are left out.
+        name: The command.
+        typed: Its arguments as `names`, and the values of options by their spelling; None, False or empty is left out.
 
     Example:
-        >>> def recommend(gpu: str | None = None, clipping: bool = False, report: str | None = None) -> None: ...
-        >>> command(recommend, {"gpu": "rtx 4090", "clipping": True, "report": "a.html"}, ("report",))
+        >>> command("recommend", {"gpu": "rtx 4090", "clipping": True, "rules": None})
         "optadvise recommend --gpu 'rtx 4090' --clipping"
     """
-    words = ["optadvise", function.__name__]
-    for name, parameter in inspect.signature(function).parameters.items():
-        value = typed[name]
-        if name in without or value in (None, (), []) or value == parameter.default:
+    words = ["optadvise", name, *typed.get("names", ())]
+    for option, value in typed.items():
+        if option == "names" or value is False or value in (None, (), []):
             continue
-        if name == "names":  # an argument and no option
-            words += value
-            continue
-        flag = f"--{name.rstrip('_').replace('_', '-')}"  # as every option is spelt
+        flag = f"--{option.rstrip('_').replace('_', '-')}"  # as every option is spelled
         for one in value if isinstance(value, (list, tuple)) else [value]:
             words += [flag] if one is True else [flag, f"{one:g}" if isinstance(one, float) else str(one)]
     return shlex.join(words)

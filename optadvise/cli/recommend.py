@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,54 +16,16 @@ from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.core.records import MemoryAnswer, Recommendation, Situation
     from optadvise.render.explanation import Explanation
 
 _FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)
 _EXPLAINED = ("text", "json", "yaml")
-# How and where the answer is told.
-_SHOWN = ("format_", "json_", "output", "report", "explain", "why_not", "interactive")
 
 
 def recommend(
-    model: opt.Model = None,
-    task: opt.Task = None,
-    method: opt.Method = None,
-    lora_rank: opt.LoraRank = None,
-    lora_targets: opt.LoraTargets = None,
-    vram: opt.Vram = None,
-    gpu: opt.Gpu = None,
-    gpus: opt.Gpus = None,
-    batch_size: opt.BatchSize = None,
-    micro_batch: opt.MicroBatch = None,
-    precision: opt.Precision = None,
-    shard: opt.Shard = None,
-    stability: Annotated[str | None, opt.option("stable, or spikes if the loss spikes.", words=of("stability"))] = None,
-    tuning: Annotated[str | None, opt.option("low or high: how much tuning is affordable.", words=of("tuning"))] = None,
-    priority: Annotated[str | None, opt.option("balanced, accuracy, memory or speed.", words=of("priority"))] = None,
-    sparse_gradients: Annotated[bool, opt.option("Embeddings give sparse gradients.", "--sparse-gradients")] = False,
-    steps: Annotated[str | None, opt.option("Optimizer steps of the whole run: 100K.")] = None,
-    optimizer: opt.Optimizer = None,
-    params: opt.Params = None,
-    arch: opt.Arch = None,
-    hf_config: opt.HfConfig = None,
-    hidden: opt.Hidden = None,
-    layers: opt.Layers = None,
-    heads: opt.Heads = None,
-    kv_heads: opt.KvHeads = None,
-    ffn: opt.Ffn = None,
-    vocab: opt.Vocab = None,
-    seq_len: opt.SeqLen = None,
-    image_size: opt.ImageSize = None,
-    checkpointing: opt.Checkpointing = None,
-    attention: opt.Attention = None,
-    loss: opt.Loss = None,
-    gradient_release: opt.GradientRelease = False,
-    clipping: opt.Clipping = False,
-    offload: opt.Offload = False,
+    run: Mapping[str, Any],
     rules: opt.Rules = None,
     format_: Annotated[
         str, opt.option(f"{', '.join(_FORMATS)}.", "--format", group="Output", words=among(_FORMATS))
@@ -84,7 +47,6 @@ def recommend(
 
     What is not said is assumed, listed, and the answer tells where it would change.
     """
-    typed = dict(locals())
     shape = format_.strip().lower()
     if json_ and shape not in ("text", "json"):
         raise InputError(f"--json --format {format_}: both say how to print; give one of them")
@@ -108,7 +70,7 @@ def recommend(
     from optadvise.rule_analysis import rule_folders
 
     advisor = rule_folders.load_rules(rules)
-    told = said = parse_inputs(advisor.catalog, typed)
+    told = said = parse_inputs(advisor.catalog, run)
     other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
     if interactive:
         from optadvise.cli.interview import ask_facts
@@ -130,6 +92,7 @@ def recommend(
     text = _written(advisor, advice, shape, fit, explanation, plain=output is not None)
     if report is not None:
         asked = {name: value for name, value in said.items() if name not in told}
+        typed = {**run, "rules": rules}
         _page(report, _command(typed, situation, advisor, asked), advisor, advice, fit, said)
     if output is None:
         sys.stdout.write(text)
@@ -208,7 +171,7 @@ def _command(typed: dict[str, Any], situation: Situation, advisor: CompiledRules
     from optadvise.cli import outputs
     from optadvise.rule_analysis.inputs_of_point import format_command, format_memory
 
-    if str(typed["vram"]).strip().lower() == "auto" and situation.vram_bytes is not None:
+    if str(typed.get("vram")).strip().lower() == "auto" and situation.vram_bytes is not None:
         typed = {**typed, "vram": format_memory(situation.vram_bytes)}
-    line = outputs.command(recommend, typed, _SHOWN)
+    line = outputs.command("recommend", typed)
     return line + format_command(advisor, asked).removeprefix("optadvise recommend")

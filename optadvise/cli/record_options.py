@@ -46,7 +46,15 @@ def _make_parameters(record: type[Struct]) -> Iterator[inspect.Parameter]:
         kind, declared = get_args(hints[field.name])
         is_repeated = get_origin(kind) is tuple
         flag = f"--{field.name.replace('_', '-')}"
-        shown = option(declared.help, flag, group=declared.group, words=_offer(declared))
+        choices = () if declared.is_open else declared.choices
+        shown = option(
+            declared.help,
+            flag,
+            group=declared.group,
+            words=_offer(declared),
+            choices=choices,
+            metavar="N" if declared.is_count else None,
+        )
         yield inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,

@@ -17,7 +17,7 @@ from optadvise.core.text import spelling
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import Fact, Flowchart, Rule, TableFile
+from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, Rule, RunInput, TableFile
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import is_base, shipped_rules
 
@@ -69,6 +69,13 @@ class Catalog:
     def facts(self) -> Mapping[str, Fact]:
         """Every fact of a situation by its id."""
         return self.base.facts
+
+    @cached_property
+    def options(self) -> tuple[Fact | RunInput, ...]:
+        """The options that describe a run, by their headings in the help."""
+        options: list[Fact | RunInput] = [*self.base.facts.values(), *self.base.inputs.values()]
+        options = [option for option in options if option.flag]
+        return tuple(sorted(options, key=lambda option: OPTION_GROUPS.index(option.group)))
 
     @property
     def sources(self) -> Mapping[str, Source]:

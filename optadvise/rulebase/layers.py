@@ -20,6 +20,7 @@ from optadvise.rulebase.records import (
     Flowchart,
     Policy,
     Rule,
+    RunInput,
     TableFile,
 )
 from optadvise.rulebase.rule_base import RuleBase
@@ -31,6 +32,7 @@ class Draft:
     def __init__(self) -> None:
         """Start with nothing."""
         self.facts: dict[str, Fact] = {}
+        self.inputs: dict[str, RunInput] = {}
         self.sources: dict[str, Source] = {}
         self.gpus: list[Gpu] = []
         self.optimizers: dict[str, Optimizer] = {}
@@ -47,9 +49,10 @@ class Draft:
     def finish(self) -> RuleBase:
         """Return the rule base."""
         return RuleBase(
-            facts=self.facts, sources=self.sources, gpus=tuple(self.gpus), optimizers=self.optimizers,
-            schedulers=self.schedulers, assume=tuple(self.assume), contradictions=tuple(self.contradictions),
-            tables=self.tables, memory=self.memory, fixes=tuple(self.fixes), flowchart=self.flowchart,
+            facts=self.facts, inputs=self.inputs, sources=self.sources, gpus=tuple(self.gpus),
+            optimizers=self.optimizers, schedulers=self.schedulers, assume=tuple(self.assume),
+            contradictions=tuple(self.contradictions), tables=self.tables, memory=self.memory,
+            fixes=tuple(self.fixes), flowchart=self.flowchart,
             disabled=self.disabled, disabled_rules=tuple(self.disabled_rules),
         )  # fmt: skip
 

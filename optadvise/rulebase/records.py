@@ -7,7 +7,7 @@ and claims are in `core.records`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 from msgspec import field as struct_field
@@ -43,7 +43,26 @@ class RuleRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A record that is read from a rule file; as plain data it has the keys that the file gives."""
 
 
-class Fact(RuleRecord, frozen=True, kw_only=True):
+OptionGroup: TypeAlias = Literal["The run", "Hardware", "The network", "Memory"]  # headings, in the help's order
+OPTION_GROUPS: tuple[OptionGroup, ...] = get_args(OptionGroup)
+
+
+class RunOption(RuleRecord, frozen=True, kw_only=True):
+    """An option of `recommend` and `estimate`, and a keyword argument of the library."""
+
+    flag: str | None = None  # None: no option, the value is derived
+    help: str = ""
+    group: OptionGroup = "The run"
+    max_value: int | None = None  # of a number
+    commands: tuple[Literal["recommend", "estimate"], ...] = ("recommend", "estimate")
+
+    @property
+    def name(self) -> str:
+        """The name as a keyword argument."""
+        return (self.flag or "").removeprefix("--").replace("-", "_")
+
+
+class Fact(RunOption, frozen=True, kw_only=True):
     """What a situation is made of: a question to the user, or a value derived from other facts."""
 
     id: str
@@ -56,7 +75,15 @@ class Fact(RuleRecord, frozen=True, kw_only=True):
     derived: str | None = None  # by which function or table
     with_: Mapping[str, Plain] = struct_field(name="with", default_factory=dict)
     change: Literal["free", "cheap", "costly", "fixed"] = "fixed"  # what it costs the user to change
-    flag: str | None = None  # the command-line option
+    at: Internal = ""
+
+
+class RunInput(RunOption, frozen=True, kw_only=True):
+    """An input that no rule reads: a name that stands for facts, or a part of the network's shape."""
+
+    id: str
+    type: Literal["text", "number", "file"]
+    names: Literal["optimizers", "gpus", "shapes"] | None = None  # whose names it takes, in any spelling
     at: Internal = ""
 
 
@@ -64,6 +91,7 @@ class FactFile(RuleRecord, frozen=True, kw_only=True):
     """`facts.yaml`."""
 
     facts: Annotated[tuple[Fact, ...], Meta(min_length=1)]
+    inputs: tuple[RunInput, ...] = ()
 
 
 class SourceFile(RuleRecord, frozen=True, kw_only=True):

@@ -8,13 +8,23 @@ from msgspec import Struct
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import Assumption, Contradiction, Disabling, Fact, FixRule, Flowchart, TableFile
+from optadvise.rulebase.records import (
+    Assumption,
+    Contradiction,
+    Disabling,
+    Fact,
+    FixRule,
+    Flowchart,
+    RunInput,
+    TableFile,
+)
 
 
 class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything that the rule files of all layers say, but for what is read apart."""
 
     facts: Mapping[str, Fact]
+    inputs: Mapping[str, RunInput]
     sources: Mapping[str, Source]
     gpus: tuple[Gpu, ...]
     optimizers: Mapping[str, Optimizer]

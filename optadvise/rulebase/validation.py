@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -31,6 +32,7 @@ from optadvise.rulebase.records import (
     Policy,
     PolicyFile,
     Rule,
+    RunInput,
     SourceFile,
     TableFile,
 )
@@ -95,12 +97,27 @@ def _kind(file: Path) -> str:
 def _read_facts(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
     if index:
         raise RuleFileError("the facts belong to the program; a layer cannot add any", str(file))
-    for fact in read_record(FactFile, node, context).facts:
+    read = read_record(FactFile, node, context)
+    for fact in read.facts:
         if fact.type == "flag":
             fact = replace(fact, values={"true": "yes", "false": "no"})
         if fact.type == "choice" and fact.values is None and fact.values_from is None:
             raise RuleFileError(f"choice {fact.id!r} has no `values`", fact.at)
+        _check_option(fact)
         reading.add("fact", reading.draft.facts, fact.id, fact, index, fact.at)
+    for entry in read.inputs:
+        _check_option(entry)
+        reading.add("input", reading.draft.inputs, entry.id, entry, index, entry.at)
+
+
+def _check_option(option: Fact | RunInput) -> None:
+    """Reject an option that is not spelled as one, or that the help cannot describe."""
+    if option.flag is None:
+        return
+    if not re.fullmatch(r"--[a-z]+(-[a-z]+)*", option.flag):
+        raise RuleFileError(f"flag {option.flag!r} must be spelled like --batch-size", option.at)
+    if not option.help:
+        raise RuleFileError(f"{option.id!r} has a `flag` and needs a line of `help`", option.at)
 
 
 def _read_sources(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:

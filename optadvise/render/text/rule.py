@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.markup import escape
 
-from optadvise.core.cards import SHIPPED, Range, Value
+from optadvise.core.cards import SHIPPED, Value
 from optadvise.core.errors import near
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import JsonObject
@@ -15,6 +15,7 @@ from optadvise.render.rules import find_reason
 from optadvise.render.text.catalog import print_bullets, print_sources
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.hyperparameters import written
 from optadvise.rulebase.records import Rule
 
@@ -37,7 +38,7 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
         out.print(f"[dim]{escape(near(rule.at) + layer)}[/dim]")
         out.print(format_heading("When"))
         if rule.when:
-            conditions = [(fact, escape(_format_condition(condition))) for fact, condition in rule.when.items()]
+            conditions = [(fact, escape(format_condition(condition))) for fact, condition in rule.when.items()]
             print_rows(out, conditions, "left", "wrap")
         else:
             out.print("  nothing else applies")
@@ -71,21 +72,6 @@ def _format_step(step: Mapping[str, Value]) -> str:
     return ", ".join(
         f"{key}: {written(value)}" for key, value in step.items() if value is not None and key not in _STEP_REASONS
     )
-
-
-def _format_condition(condition: Iterable[str | Range]) -> str:
-    return ", ".join(_format_range(item) if isinstance(item, Range) else item for item in condition)
-
-
-def _format_range(item: Range) -> str:
-    low, high = item.low, item.high
-    if low is None:
-        return "known" if high is None else f"{'<=' if item.high_closed else '<'} {high:g}"
-    if high is None:
-        return f"{'>=' if item.low_closed else '>'} {low:g}"
-    if low == high:
-        return f"{low:g}"
-    return f"{'[' if item.low_closed else '('}{low:g} .. {high:g}{']' if item.high_closed else ')'}"
 
 
 def _format_facts(facts: Mapping[str, Value]) -> str:

@@ -1,0 +1,109 @@
+"""The options that describe a training run, built from `rules/facts.yaml`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optadvise.cli.complete import of
+from optadvise.rulebase.catalog import Catalog, load
+from optadvise.rulebase.condition_text import format_condition
+from optadvise.rulebase.records import Assumption, Fact, RunInput
+
+_METAVARS = {"number": "N", "bytes": "SIZE", "text": "TEXT", "file": "FILE"}
+
+
+def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Callable[..., None]:
+    """Return a command that takes the options of a run in the place of its parameter `run`.
+
+    Only the options that were typed are built, as each costs a fifth of a millisecond. Where anything else was typed,
+    such as `--help`, all are built, so that help and errors know them.
+
+    Args:
+        command: Its first parameter is a mapping of option names to what was typed. Its other parameters are options
+            that are spelled like them.
+        typed: The arguments of the command line.
+    """
+    catalog = load()  # a layer of rules cannot add facts
+    options = {option.flag: option for option in catalog.options if command.__name__ in option.commands}
+    own = {
+        f"--{name.rstrip('_').replace('_', '-')}": parameter
+        for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
+        if name != "run"
+    }
+    flags = {argument.partition("=")[0] for argument in typed if argument.startswith("-")}
+    builds_all = not flags <= {*options, *own}
+    parameters = [
+        *(_make_parameter(option, catalog, is_described=builds_all) for flag, option in options.items()
+          if builds_all or flag in flags),
+        *(parameter for flag, parameter in own.items() if builds_all or flag in flags),
+    ]  # fmt: skip
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        run = {option.name: values.pop(option.name) for option in options.values() if option.name in values}
+        command(run, **values)
+
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    call.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    call.__annotations__ = {}
+    return call
+
+
+def _make_parameter(option: Fact | RunInput, catalog: Catalog, *, is_described: bool) -> inspect.Parameter:
+    """Return the parameter of one option; its help is left out where nobody reads it."""
+    is_flag = option.type == "flag"
+    declared = typer.Option(
+        option.flag,
+        help=_describe(option, catalog) if is_described else None,
+        metavar=None if is_flag else _format_metavar(option),
+        rich_help_panel=option.group,
+        show_default=False,
+        autocompletion=_offer(option),
+    )
+    kind: Any = bool if is_flag else (Path if option.type == "file" else str) | None
+    default = False if is_flag else None
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
+    )
+
+
+def _format_metavar(option: Fact | RunInput) -> str:
+    if isinstance(option, Fact) and option.values is not None:
+        return f"[{'|'.join(option.values)}]"
+    return "NAME" if isinstance(option, RunInput) and option.names else _METAVARS[option.type]
+
+
+def _offer(option: Fact | RunInput) -> Callable[[str], list[tuple[str, str]]] | None:
+    """Return what the shell completes an option's value from; None for nothing."""
+    if isinstance(option, RunInput):
+        return of(option.names) if option.names else None
+    return of(option.id) if option.type == "choice" else None
+
+
+def _describe(option: Fact | RunInput, catalog: Catalog) -> str:
+    """Return an option's help with its default."""
+    default = "; ".join(_list_defaults([row for row in catalog.base.assume if row.fact == option.id], catalog.facts))
+    return f"{option.help.rstrip('.')} (default: {default})." if default and option.type != "flag" else option.help
+
+
+def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Iterator[str]:
+    """Yield the value of the last row, which applies where no other does, then the others with their conditions."""
+    if not rows:
+        return
+    *special, general = rows
+    if len(rows) == 1 or not general.when:
+        yield str(general.value)
+    else:
+        special = [*rows]
+    for row in special:
+        if all(facts[name].flag for name in row.when):
+            conditions = [
+                f"{facts[name].flag} {format_condition(accepted, ' or ')}" for name, accepted in row.when.items()
+            ]
+            yield f"{row.value} with {' and '.join(conditions)}"

@@ -1,0 +1,29 @@
+"""Conditions as rule files write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from optadvise.core.cards import Range
+from optadvise.rulebase.hyperparameters import written
+
+
+def format_condition(condition: Iterable[str | Range], joint: str = ", ") -> str:
+    """Return what a condition accepts.
+
+    Example:
+        >>> format_condition(["cnn", Range(256, None, True, False)])
+        'cnn, >= 256'
+    """
+    return joint.join(_format_range(item) if isinstance(item, Range) else item for item in condition)
+
+
+def _format_range(item: Range) -> str:
+    low, high = item.low, item.high
+    if low is None:
+        return "known" if high is None else f"{'<=' if item.high_closed else '<'} {written(high)}"
+    if high is None:
+        return f"{'>=' if item.low_closed else '>'} {written(low)}"
+    if low == high:
+        return f"{written(low)}"
+    return f"{'[' if item.low_closed else '('}{written(low)} .. {written(high)}{']' if item.high_closed else ')'}"
