@@ -20,7 +20,6 @@ from optadvise.fake_tensors.records import (
 )
 
 WORKER = module_command("optadvise.fake_tensors.worker")
-BUDGET_SECONDS = 30.0  # for one optimizer; for 7B parameters the slowest took half of that on two cores
 
 
 class _Answers:
@@ -54,8 +53,6 @@ def trace_step(
     optimizers: Sequence[OptimizerRequest],
     *,
     timeout: float,
-    seed: int = 0,
-    budget: float = BUDGET_SECONDS,
     command: Sequence[str] = WORKER,
 ) -> TracedStep:
     """Run one training step of the user's module under fake tensors, and step optimizers on its gradients.
@@ -65,7 +62,6 @@ def trace_step(
             what it returns. It is called under fake tensors, so that a model of any size takes no memory.
         precision: `fp32`, `bf16`, `amp-bf16` or `amp-fp16`.
         timeout: Seconds for everything together.
-        budget: Seconds for each optimizer.
         command: The worker's command line; tests pass others.
 
     Raises:
@@ -74,11 +70,15 @@ def trace_step(
     """
     if find_spec("torch") is None:
         raise CannotRunHereError("torch cannot be imported (No module named 'torch'); pip install torch")
-    request = StepRequest(spec, precision, seed, budget, tuple(optimizers))
+    request = StepRequest(spec, precision, tuple(optimizers))
     answers = _Answers()
     reason = ""
+    deadline = time.monotonic() + timeout
     try:
-        _collect_answers(answers, request, command, timeout)
+        with WorkerProcess(command) as process:
+            process.send(request)
+            while answers.figures is None or len(answers.optimizers) < len(optimizers):
+                answers.add(process.receive(Answer, deadline - time.monotonic()))
     except WorkerError as error:
         is_late = isinstance(error, WorkerTimeoutError)
         problem = f"no end within {timeout:g} s; raise --timeout" if is_late else f"the process {error}"
@@ -89,19 +89,3 @@ def trace_step(
     assert answers.figures is not None
     steps = (answers.optimizers.get(each.id) or OptimizerStep(each.id, None, reason) for each in optimizers)
     return TracedStep(answers.figures, tuple(steps))
-
-
-def _collect_answers(answers: _Answers, request: StepRequest, command: Sequence[str], timeout: float) -> None:
-    """Run a worker until it has answered everything.
-
-    Raises:
-        WorkerError: It ended before.
-        WorkerTimeoutError: It took too long.
-        InputError: The user's function is at fault.
-        CannotRunHereError: The machine is.
-    """
-    deadline = time.monotonic() + timeout
-    with WorkerProcess(command) as process:
-        process.send(request)
-        while answers.figures is None or len(answers.optimizers) < len(request.optimizers):
-            answers.add(process.receive(Answer, deadline - time.monotonic()))

@@ -31,7 +31,6 @@ class ParameterShape(Struct, frozen=True):
     """Parameters that are alike."""
 
     shape: tuple[int, ...]
-    dtype: str  # without `torch.`
     is_trained: bool
     tensors: int  # how many
 
@@ -39,7 +38,6 @@ class ParameterShape(Struct, frozen=True):
 class StepFigures(Struct, frozen=True, kw_only=True, tag_field="answer", tag="step"):
     """Figures of a forward and a backward pass, without an optimizer."""
 
-    device: str  # cuda, or cpu with CUDA emulated
     parameters: int
     trainable_parameters: int
     weights_bytes: int  # trained and frozen
@@ -56,8 +54,7 @@ class OptimizerFigures(Struct, frozen=True):
     """Bytes that an optimizer keeps and allocates; computed with fake tensors on the CPU on every machine."""
 
     state_bytes: int  # kept between steps
-    step_peak_bytes: int  # everything alive at the peak of its second step
-    temporary_bytes: int  # of which live only during the step
+    temporary_bytes: int  # at the peak of its second step
 
 
 class OptimizerStep(Struct, frozen=True, tag_field="answer", tag="optimizer"):
@@ -73,12 +70,6 @@ class TracedStep(Struct, frozen=True):
 
     figures: StepFigures
     optimizers: tuple[OptimizerStep, ...]  # in the order of the request
-
-    def training_peak(self, optimizer: OptimizerStep) -> int | None:
-        """Return the bytes that training needs with an optimizer; None if it could not be stepped."""
-        if optimizer.figures is None:
-            return None
-        return max(self.figures.peak.total + optimizer.figures.state_bytes, optimizer.figures.step_peak_bytes)
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
@@ -98,8 +89,6 @@ class StepRequest(Struct, frozen=True):
 
     spec: str  # package.module:function
     precision: str  # fp32, bf16, amp-bf16 or amp-fp16
-    seed: int  # of torch's and Python's generators
-    budget: float  # seconds for each optimizer
     optimizers: tuple[OptimizerRequest, ...]
 
 

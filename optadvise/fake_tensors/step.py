@@ -48,7 +48,6 @@ class SteppedModule(Struct, frozen=True):
     figures: StepFigures
     mode: FakeTensorMode
     weights: list[nn.Parameter]  # those trained, with their gradients
-    resident_bytes: int  # alive between the backward pass and the optimizer's step
 
 
 class _Stepper(Struct, frozen=True):
@@ -60,9 +59,7 @@ class _Stepper(Struct, frozen=True):
     precision: str
 
 
-def take_step(
-    spec: str, *, precision: str, seed: int, device: str | None = None, report: Callable[[str], None]
-) -> SteppedModule:
+def take_step(spec: str, *, precision: str, device: str | None = None, report: Callable[[str], None]) -> SteppedModule:
     """Run the user's function and two steps of its module; the second is counted, as memory is steady from there on.
 
     Args:
@@ -80,7 +77,7 @@ def take_step(
         if device == "cpu":  # before the user's module is imported, which may import functions of torch by name
             stack.enter_context(emulate_cuda(lambda: not tracker.is_running))
         workload = user_workload.call_user_function(
-            spec, seed=seed, flag="--from", call_context=partial(_fake_context, mode, Tracker(device)), announce=report
+            spec, flag="--from", call_context=partial(_fake_context, mode, Tracker(device)), announce=report
         )
         report("its training step")
         stepper = _Stepper(mode, tracker, device, precision)
@@ -122,7 +119,6 @@ def _measure_step(stepper: _Stepper, workload: user_workload.UserWorkload) -> St
         _step_twice(stepper, workload, batch)
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     figures = StepFigures(
-        device=stepper.device,
         parameters=sum(weight.numel() for weight in module.parameters()),
         trainable_parameters=sum(weight.numel() for weight in trained),
         weights_bytes=weights_bytes,
@@ -134,7 +130,7 @@ def _measure_step(stepper: _Stepper, workload: user_workload.UserWorkload) -> St
         shapes=_count_shapes(module),
         seconds=time.perf_counter() - begin,
     )
-    return SteppedModule(figures, mode, trained, tracker.total)
+    return SteppedModule(figures, mode, trained)
 
 
 def _prepare(stepper: _Stepper, module: nn.Module, batch: object) -> object:
@@ -180,9 +176,7 @@ def _track_gradient(tracker: Tracker, weight: Tensor) -> None:
 
 
 def _count_shapes(module: nn.Module) -> tuple[ParameterShape, ...]:
-    counts = Counter(
-        (tuple(w.shape), str(w.dtype).removeprefix("torch."), w.requires_grad) for w in module.parameters()
-    )
+    counts = Counter((tuple(weight.shape), weight.requires_grad) for weight in module.parameters())
     return tuple(ParameterShape(*parameter, count) for parameter, count in counts.items())
 
 
@@ -242,7 +236,7 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
         gc.collect()
         state = tracker.total - base
         peak = max(tracker.peak - base, state)
-    return OptimizerFigures(state, stepped.resident_bytes + peak, peak - state)
+    return OptimizerFigures(state, peak - state)
 
 
 def _copy_to_cpu(weights: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[Tensor | None]]:
