@@ -12,12 +12,6 @@ from optadvise.rulebase.defaults import CompiledDefaults
 from optadvise.rulebase.records import Adjustment, Condition, NumberSetting
 from optadvise.rulebase.tables import Axis, Table, cut_axes
 
-# Facts of a situation that conditions may name, and that are questions to the user.
-INPUT_FACTS = (
-    "model", "task", "method", "params", "lora_rank", "vram_bytes", "gpus", "batch_size", "precision", "stability",
-    "tuning", "priority", "sparse_gradients", "shard", "steps", "bf16", "vendor", "checkpointing", "attention", "loss",
-    "gradient_release", "clipping", "offload", "micro_batch", "seq_len", "image_size",
-)  # fmt: skip
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -63,10 +57,15 @@ class CompiledRules:
         return tuple(sorted(columns - {"concern"}))
 
     @cached_property
+    def input_facts(self) -> tuple[str, ...]:
+        """Return the facts that a user states."""
+        return tuple(fact.id for fact in self.catalog.facts.values() if fact.is_input)
+
+    @cached_property
     def input_axes(self) -> list[tuple[str, Axis]]:
         """Return the facts of a situation that a condition reads, with their axes."""
         read = {name for table in self.tables.values() for name in table.columns} | self.defaults.reads
-        return [(name, self.axes[name]) for name in (*INPUT_FACTS, "optimizer") if name in read]
+        return [(name, self.axes[name]) for name in (*self.input_facts, "optimizer") if name in read]
 
     @cached_property
     def scaling_facts(self) -> tuple[str, ...]:
@@ -76,7 +75,7 @@ class CompiledRules:
         steps += [step for card in self.catalog.base.optimizers.values() for step in card.adjust]
         names = {rule.number.along for rule in rules if isinstance(rule.then, NumberSetting)}
         names |= {step.by for step in steps}
-        return tuple(name for name in INPUT_FACTS if name in names)
+        return tuple(name for name in self.input_facts if name in names)
 
     @cached_property
     def memory_rules(self) -> MemoryRules:

@@ -41,7 +41,7 @@ def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue]:
     inputs: dict[str, FactValue] = {}
     for name, fact in rules.catalog.facts.items():
         axis = rules.axes[name]
-        if name not in point or point[name] == axis.unknown or (fact.flag is None and fact.derived != "gpu"):
+        if name not in point or point[name] == axis.unknown or (not fact.is_input):
             continue
         value = axis.inside(point[name]) if axis.words is None else axis.words[point[name]]
         inputs[name] = int(value) if axis.words is None else value == "true" if fact.type == "flag" else value

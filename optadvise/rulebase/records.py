@@ -77,6 +77,11 @@ class Fact(RunOption, frozen=True, kw_only=True):
     change: Literal["free", "cheap", "costly", "fixed"] = "fixed"  # what it costs the user to change
     at: Internal = ""
 
+    @property
+    def is_input(self) -> bool:
+        """Return whether the user states the fact, by its own option or by the name of a GPU."""
+        return self.flag is not None or self.derived == "gpu"
+
 
 class RunInput(RunOption, frozen=True, kw_only=True):
     """An input that no rule reads: a name that stands for facts, or a part of the network's shape."""

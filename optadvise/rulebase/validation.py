@@ -295,7 +295,7 @@ def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
     fact, value = facts.get(row.fact), row.value
     if fact is None:
         raise RuleFileError(f"unknown fact {row.fact!r}; {nearest(row.fact, facts)}", row.at)
-    if fact.flag is None and fact.derived != "gpu":
+    if not fact.is_input:
         raise RuleFileError(f"nobody says {fact.id!r}, so nothing can be assumed of it", row.at)
     if isinstance(value, list) or value is None:
         raise RuleFileError(f"one value of {fact.id!r} is assumed, not {value!r}", row.at)
