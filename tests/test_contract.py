@@ -26,8 +26,9 @@ from torch import Tensor
 from optadvise.core.cards import Implementation, Optimizer, StateTensor, Value
 from optadvise.memory.optimizer_state import DTYPE_BITS, shared_state_bytes, state_bytes
 from optadvise.rulebase.catalog import load
+from optadvise.verify.audit import compute_gradient, make_start
 from optadvise.verify.reference import METHODS, run_method
-from optadvise.verify.scenarios import SCENARIOS, Scenario, compute_gradient, make_start
+from optadvise.verify.scenarios import SCENARIOS, Scenario
 
 pytestmark = [
     # bitsandbytes says at every step that there is nothing to page on a CPU, which is so.

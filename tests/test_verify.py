@@ -17,7 +17,7 @@ import torch
 
 from optadvise.core import findings
 from optadvise.rulebase.catalog import load
-from optadvise.verify import audit_run, scenarios, target
+from optadvise.verify import audit_run, target
 from optadvise.verify.audit import audit
 from optadvise.verify.records import AuditResult
 from optadvise.verify.reference import METHODS, run_method
@@ -65,10 +65,6 @@ def test_the_reference_is_what_can_be_worked_out_by_hand() -> None:
     # LAMB steps by lr times the weight's own norm; LARS by its coefficient times that.
     assert walked("lamb", [5.0], start=2.0, lr=0.1, eps=0.0) == pytest.approx([1.8])
     assert walked("lars", [5.0], start=2.0, lr=1.0, momentum=0.0, trust_coefficient=0.01) == pytest.approx([1.98])
-
-
-def test_the_shapes_of_the_scenes_are_those_that_bits_are_counted_for() -> None:
-    assert {scenario.name: scenario.shape for scenario in scenarios.SCENARIOS} == dict(target.SHAPES)
 
 
 # -- planted mistakes ------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,22 +16,72 @@ from optadvise.verify.builder import OptimizerBuilder, describe_error, silence_l
 from optadvise.verify.known_deviations import find_match, list_known_deviations
 from optadvise.verify.records import RESUMED, RESUMED_ELSEWHERE, AuditAnswer, AuditTarget, CheckResult, ScenarioResult
 from optadvise.verify.reference import METHODS, Method, run_method
-from optadvise.verify.scenarios import (
-    COMPARED_STEPS,
-    SCENARIOS,
-    Scenario,
-    choose_lr,
-    compute_gradient,
-    estimate_rounding,
-    make_start,
-    measure_deviation,
-)
+from optadvise.verify.scenarios import COMPARED_STEPS, SCENARIOS, Scenario
 
 _SAME_METHOD = 1e-4  # deviation below which two fp32 paths are the same method; measured: at most 3e-5 beside rounding
 _KNOWN_DEVIATION = 2e-3  # the same for a known deviation, whose details may differ beside the mistake
 _BY_NAME: Mapping[str, Scenario] = {scenario.name: scenario for scenario in SCENARIOS}
 
 Path = list[Tensor]  # weights after each step, in float64
+
+
+# -- a scenario step by step -------------------------------------------------------------------------------------------
+
+
+def make_start(scenario: Scenario) -> Tensor:
+    """Return the weights before the first step, in fp32."""
+    weights = scenario.spread * torch.randn(scenario.shape, generator=torch.Generator().manual_seed(0))
+    return weights.to(getattr(torch, scenario.dtype)).float()
+
+
+def compute_gradient(scenario: Scenario, theta: Tensor, step: int) -> Tensor:
+    """Return the gradient of a noisy quadratic with one spike, which triggers every kind of clipping.
+
+    Args:
+        theta: The weights, in float64.
+        step: The step, from 1.
+    """
+    spike = 4.0 if step == 4 else 1.0
+    if scenario.has_even_gradients:
+        return torch.full_like(theta, 0.1 * spike * (1 + 0.1 * step))
+    fixed, fresh = (torch.Generator().manual_seed(seed) for seed in (1, 1000 + step))
+    target = 0.1 * torch.randn(scenario.shape, generator=fixed, dtype=torch.float64)
+    curvature = 0.5 + 1.5 * torch.rand(scenario.shape, generator=fixed, dtype=torch.float64)
+    noise = 0.05 * torch.randn(scenario.shape, generator=fresh, dtype=torch.float64)
+    gradient = spike * (curvature * (theta - target) + noise)
+    return gradient.to(getattr(torch, scenario.dtype)).double()  # rounded as the implementation gets it
+
+
+def choose_lr(scenario: Scenario, lr: float, step: int) -> float:
+    """Return the learning rate at a step, from 1."""
+    return lr / 2 if scenario.halves_lr and step >= 6 else lr
+
+
+def measure_deviation(path: Sequence[Tensor], reference: Sequence[Tensor], start: Tensor, step: int) -> float:
+    """Return the distance of a path from the reference after a step, as a share of the way that the reference went.
+
+    Args:
+        path: Weights after each step.
+        reference: Weights of the reference after each step.
+        start: Weights before the first step.
+        step: The step, from 1.
+    """
+    way = float((reference[step - 1] - start).norm())
+    distance = float((path[step - 1] - reference[step - 1]).norm())
+    if not math.isfinite(distance):
+        return math.inf
+    return distance / way if way else (0.0 if distance == 0 else math.inf)
+
+
+def estimate_rounding(scenario: Scenario, reference: Sequence[Tensor], start: Tensor, step: int) -> float:
+    """Return the deviation that rounding of weights alone may cause: four times what independent roundings add to."""
+    unit = 2.0**-24 if scenario.dtype == "float32" else 2.0**-9
+    way = float((reference[step - 1] - start).norm()) or 1.0
+    length = max(float(start.norm()), float(reference[step - 1].norm()))
+    return min(0.05, 4 * unit * math.sqrt(step) * length / way)
+
+
+# -- the audit ---------------------------------------------------------------------------------------------------------
 
 
 class Auditor:
@@ -57,11 +109,13 @@ class Auditor:
     def measure_scenario(self, scenario: Scenario) -> tuple[ScenarioResult, Path | None]:
         """Return how far the implementation is from its reference, and its path; None if it raised."""
         bits = 32 if scenario.has_even_gradients else self._target.bits.get(scenario.name, 32)
-        start, reference = make_start(scenario).double(), self._run_reference(scenario, self._target.optimizer)
+        make_result = partial(ScenarioResult, name=scenario.name, description=scenario.description, bits=bits)
+        start = make_start(scenario).double()
+        reference = self._run_method(scenario, METHODS[self._target.optimizer])
         try:
             path = self._run_implementation(scenario)
         except Exception as error:  # libraries raise errors of any type
-            return _make_result(scenario, None, None, 0.0, bits, describe_error(error)), None
+            return make_result(deviation=None, step=None, allowed=0.0, error=describe_error(error)), None
         worst, worst_step, worst_limit = 0.0, COMPARED_STEPS[0], 0.0
         for step in COMPARED_STEPS:
             rounding = estimate_rounding(scenario, reference, start, step)
@@ -69,7 +123,7 @@ class Auditor:
             deviation = measure_deviation(path, reference, start, step)
             if step == COMPARED_STEPS[0] or deviation / limit > worst / worst_limit:
                 worst, worst_step, worst_limit = deviation, step, limit
-        return _make_result(scenario, worst, worst_step, worst_limit, bits, None), path
+        return make_result(deviation=worst, step=worst_step, allowed=worst_limit, error=None), path
 
     def explain(self, paths: Mapping[str, Path]) -> str | None:
         """Return the known deviation that explains the paths that deviate, None if there is none.
@@ -122,9 +176,6 @@ class Auditor:
             path.append(weights.detach().double().clone())
         return path
 
-    def _run_reference(self, scenario: Scenario, optimizer: str) -> Path:
-        return self._run_method(scenario, METHODS[optimizer])
-
     def _run_method(self, scenario: Scenario, method: Method) -> Path:
         lr = self.builder.lr
         return run_method(
@@ -135,15 +186,6 @@ class Auditor:
             self._hyperparameters(scenario),
             (lambda step: choose_lr(scenario, lr, step)) if scenario.halves_lr else None,
         )
-
-
-def _make_result(
-    scenario: Scenario, deviation: float | None, step: int | None, allowed: float, bits: int, error: str | None
-) -> ScenarioResult:
-    return ScenarioResult(
-        name=scenario.name, description=scenario.description, deviation=deviation, step=step, allowed=allowed,
-        bits=bits, error=error,
-    )  # fmt: skip
 
 
 def _allowed_deviation(bits: int, scenario: Scenario) -> float:

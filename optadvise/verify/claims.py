@@ -46,19 +46,12 @@ class Verdict(Struct, frozen=True):
     figures: tuple[float, ...] = ()  # one for each seed
 
 
-class _Devices(Struct, frozen=True):
-    """The devices that experiments can run on."""
-
-    devices: tuple[str, ...] = ()
-    problem: str | None = None  # why they are not known
-
-
 class _Evaluation(Struct, frozen=True):
     """The rules, the worker and the limits that claims are evaluated with."""
 
     catalog: Catalog
     worker: AuditWorker
-    devices: _Devices
+    devices: DevicesAnswer | UndecidedAnswer  # that experiments can run on, or why they are not known
     progress: Progress
     timeout: float  # seconds of one claim
 
@@ -109,20 +102,19 @@ def evaluate_claims(
             yield _evaluate_claim(evaluation, claim, surface)
 
 
-def _request_devices(worker: AuditWorker) -> _Devices:
+def _request_devices(worker: AuditWorker) -> DevicesAnswer | UndecidedAnswer:
     try:
         answer = worker.request(DevicesRequest(), _START_SECONDS)
     except NoAnswerError as error:
-        return _Devices(problem=f"the worker {error}; optadvise doctor says why")
+        return UndecidedAnswer(f"the worker {error}; optadvise doctor says why")
     assert isinstance(answer, DevicesAnswer)
-    return _Devices(answer.devices)
+    return answer
 
 
 def _evaluate_claim(evaluation: _Evaluation, claim: Claim, surface: Surface | None) -> ClaimOutcome:
-    reason = _explain_untestable(evaluation, claim)
-    if reason is not None:
-        return _make_outcome(claim, Verdict(UNDECIDED, reason))
-    device = next(device for device in claim.devices if device in evaluation.devices.devices)
+    device = _choose_device(evaluation, claim)
+    if isinstance(device, UndecidedAnswer):
+        return _make_outcome(claim, Verdict(UNDECIDED, device.reason))
     sides = [_make_side(evaluation.catalog.optimizer(trial.optimizer), trial, device) for trial in claim.trials]
     unsupported = [side.arm.unsupported for side in sides if side.arm.unsupported]
     if unsupported:
@@ -136,18 +128,18 @@ def _evaluate_claim(evaluation: _Evaluation, claim: Claim, surface: Surface | No
     return _make_outcome(claim, judge_claim(claim, figures, why), device, sides, seconds)
 
 
-def _explain_untestable(evaluation: _Evaluation, claim: Claim) -> str | None:
-    """Return why a claim cannot be tested here; None if it can."""
+def _choose_device(evaluation: _Evaluation, claim: Claim) -> str | UndecidedAnswer:
+    """Return the device that a claim is tested on, or why it cannot be tested here."""
     if claim.needs is not None:
-        return f"needs {claim.needs}"
+        return UndecidedAnswer(f"needs {claim.needs}")
     disabled = [name for name in claim.optimizers if name not in evaluation.catalog.optimizer_ids]
     if disabled:
-        return f"a layer of rules rules {disabled[0]} out"
-    if evaluation.devices.problem is not None:
-        return evaluation.devices.problem
-    if not {*claim.devices} & {*evaluation.devices.devices}:
-        return f"needs {' or '.join(claim.devices)}, which torch does not find here"
-    return None
+        return UndecidedAnswer(f"a layer of rules rules {disabled[0]} out")
+    if isinstance(evaluation.devices, UndecidedAnswer):
+        return evaluation.devices
+    reason = f"needs {' or '.join(claim.devices)}, which torch does not find here"
+    usable = (device for device in claim.devices if device in evaluation.devices.devices)
+    return next(usable, UndecidedAnswer(reason))
 
 
 def _run_seeds(evaluation: _Evaluation, claim: Claim, request: ExperimentRequest) -> tuple[list[float], str | None]:

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 import torch
@@ -21,6 +21,12 @@ from optadvise.verify import trajectories
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.experiment_setup import ExperimentSetup, UndecidableError, find_inner_minimum
 from optadvise.verify.records import Side
+
+
+def _first_over_second(figures: Iterable[float]) -> float:
+    first, second = figures
+    return first / second
+
 
 # -- state and steps --------------------------------------------------------------------------------------------------
 
@@ -39,8 +45,7 @@ def _measure_state(setup: ExperimentSetup, side: Side) -> tuple[int, int]:
 
 def state_ratio(setup: ExperimentSetup, seed: int) -> float:
     """Return the first's state over the second's, for one matrix of a `shape` and `dtype`."""
-    first, second = (_measure_state(setup, side)[0] for side in setup.sides)
-    return first / second
+    return _first_over_second(_measure_state(setup, side)[0] for side in setup.sides)
 
 
 def state_buffers(setup: ExperimentSetup, seed: int) -> float:
@@ -120,22 +125,19 @@ def goal_steps_ratio(setup: ExperimentSetup, seed: int) -> float:
         if count is None:
             raise UndecidableError(f"{side.arm.optimizer} does not reach the goal in {setup.setting['steps']} steps")
         counts.append(count)
-    return counts[0] / counts[1]
+    return _first_over_second(counts)
 
 
 def step_time_ratio(setup: ExperimentSetup, seed: int) -> float:
     """Return the median seconds of a step on the shapes of a decoder with `params`, the first's over the second's."""
     shapes = workloads.parameter_shapes(setup.setting["params"])
     torch.set_num_threads(os.cpu_count() or 1)  # as in a training; every other experiment uses one
+    order = (0, 1) if seed % 2 == 0 else (1, 0)
     try:
-        first, second = setup.sides
-        if seed % 2 == 0:
-            first_seconds, second_seconds = (_time_step(setup, side, shapes) for side in (first, second))
-        else:
-            second_seconds, first_seconds = (_time_step(setup, side, shapes) for side in (second, first))
+        seconds = {number: _time_step(setup, setup.sides[number], shapes) for number in order}
     finally:
         torch.set_num_threads(1)
-    return first_seconds / second_seconds
+    return seconds[0] / seconds[1]
 
 
 def _time_step(setup: ExperimentSetup, side: Side, shapes: Sequence[tuple[int, ...]]) -> float:
@@ -176,8 +178,7 @@ def curve_distance(setup: ExperimentSetup, seed: int) -> float:
 
 def final_loss_ratio(setup: ExperimentSetup, seed: int) -> float:
     """Return the mean loss of the `last` steps, the first's over the second's."""
-    first, second = (setup.mean_last(setup.train(side, seed)) for side in setup.sides)
-    return first / second
+    return _first_over_second(setup.mean_last(setup.train(side, seed)) for side in setup.sides)
 
 
 def damage_ratio(setup: ExperimentSetup, seed: int) -> float:
@@ -190,13 +191,12 @@ def damage_ratio(setup: ExperimentSetup, seed: int) -> float:
         costs.append(fmean(spiked) - fmean(calm))
     if costs[1] <= 0:
         raise UndecidableError(f"the spike cost {setup.sides[1].arm.optimizer} nothing")
-    return costs[0] / costs[1]
+    return _first_over_second(costs)
 
 
 def best_rate_ratio(setup: ExperimentSetup, seed: int) -> float:
     """Return the learning rate with the lowest last loss, the first's over the second's."""
-    first, second = (setup.find_best_rate(side, seed) for side in setup.sides)
-    return first / second
+    return _first_over_second(setup.find_best_rate(side, seed) for side in setup.sides)
 
 
 def best_loss_ratio(setup: ExperimentSetup, seed: int) -> float:
@@ -205,13 +205,12 @@ def best_loss_ratio(setup: ExperimentSetup, seed: int) -> float:
     for side in setup.sides:
         losses = setup.losses_by_rate(side, seed)
         lowest.append(losses[find_inner_minimum(side, losses)])
-    return lowest[0] / lowest[1]
+    return _first_over_second(lowest)
 
 
 def rate_width_ratio(setup: ExperimentSetup, seed: int) -> float:
     """Return how many learning rates around the best lose at most `within` more, the first's over the second's."""
-    first, second = (_count_good_rates(setup, side, seed) for side in setup.sides)
-    return first / second
+    return _first_over_second(_count_good_rates(setup, side, seed) for side in setup.sides)
 
 
 def _count_good_rates(setup: ExperimentSetup, side: Side, seed: int) -> int:
@@ -232,8 +231,9 @@ def rate_growth_ratio(setup: ExperimentSetup, seed: int) -> float:
     """Return the best rate's growth with `times` the batch and as many samples, the first's over the second's."""
     times = setup.setting["times"]
     large = {"batch_size": setup.setting["batch_size"] * times, "steps": setup.setting["steps"] // times}
-    growth = [setup.find_best_rate(side, seed, **large) / setup.find_best_rate(side, seed) for side in setup.sides]
-    return growth[0] / growth[1]
+    return _first_over_second(
+        setup.find_best_rate(side, seed, **large) / setup.find_best_rate(side, seed) for side in setup.sides
+    )
 
 
 EXPERIMENTS: Mapping[str, Callable[[ExperimentSetup, int], float]] = {

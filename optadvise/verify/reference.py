@@ -355,31 +355,13 @@ def run_method(
 
 # By the ids of cards.
 METHODS: dict[str, Method] = {
-    "adadelta": adadelta,
-    "adafactor": adafactor,
-    "adagrad": adagrad,
-    "adam": adam,
-    "adamw": adamw,
-    "adamw4bit": adamw,
-    "adamw8bit": adamw,
-    "adan": adan,
-    "ademamix": ademamix,
-    "lamb": lamb,
-    "lars": lars,
-    "lion": lion,
+    **{
+        method.__name__.replace("_", "-"): method
+        for method in (
+            adadelta, adafactor, adagrad, adam, adamw, adan, ademamix, lamb, lars, lion, muon, nadam, prodigy, radam,
+            ranger, rmsprop, schedule_free_adamw, sgd, sgd_momentum, sgd_nesterov, soap, stable_adamw,
+        )
+    },
+    **dict.fromkeys(("adamw4bit", "adamw8bit", "paged-adamw32bit", "paged-adamw8bit"), adamw),
     "lion8bit": lion,
-    "muon": muon,
-    "nadam": nadam,
-    "paged-adamw32bit": adamw,
-    "paged-adamw8bit": adamw,
-    "prodigy": prodigy,
-    "radam": radam,
-    "ranger": ranger,
-    "rmsprop": rmsprop,
-    "schedule-free-adamw": schedule_free_adamw,
-    "sgd": sgd,
-    "sgd-momentum": sgd_momentum,
-    "sgd-nesterov": sgd_nesterov,
-    "soap": soap,
-    "stable-adamw": stable_adamw,
-}
+}  # fmt: skip

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from optadvise.core.cards import Implementation, Optimizer
 from optadvise.memory.optimizer_state import DTYPE_BITS, state_bytes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.records import AuditTarget
-
-# Shapes of the scenarios, which `scenarios.py` declares with torch; a test compares the two.
-SHAPES: Mapping[str, tuple[int, ...]] = {
-    "plain": (64, 64), "decay": (64, 64), "zero": (64, 64), "tall": (128, 32), "vector": (1000,), "scalar": (),
-    "filter": (16, 8, 3, 3), "falling": (64, 64), "half": (64, 64), "even": (64, 64),
-}  # fmt: skip
+from optadvise.verify.scenarios import SCENARIOS
 
 
 def make_target(catalog: Catalog, card: Optimizer, implementation: Implementation) -> AuditTarget:
@@ -27,7 +21,7 @@ def make_target(catalog: Catalog, card: Optimizer, implementation: Implementatio
         decay=card.decay,
         ancestors=find_ancestors(catalog, card),
         takes_sparse_gradients=card.sparse_gradients,
-        bits={name: _find_narrowest_bits(card, implementation, shape) for name, shape in SHAPES.items()},
+        bits={each.name: _find_narrowest_bits(card, implementation, each.shape) for each in SCENARIOS},
         rounding_share=0.0 if allowance is None else allowance.rounding or 0.0,
         skipped=() if allowance is None else allowance.leaves_out,
     )
