@@ -47,7 +47,7 @@ def measured(weights: Sequence[tuple[Sequence[int], str]], wanted: dict[str, lis
     for shard, names in wanted.items():
         for name in names:
             card = catalog.optimizer(name)
-            besides = card.implementations[0].on_shard.get(shard, {})
+            besides = card.implementations[0].sharding_kwargs.get(shard, {})
             arm = plan.plan_defaults(card, {})
             arms.setdefault(shard, {})[name] = to_builtins(
                 replace(arm, kwargs={**arm.kwargs, **besides}, companion=companion(catalog, card))

@@ -59,7 +59,7 @@ def test_every_way_of_computing_an_optimizer_has_its_own_label_and_its_cards_arg
     for arm in (arm for arm in arms if arm.optimizer == name):
         made = next(i for i in card.implementations if i.path == arm.path)
         own = {made.arguments.get(h.name, h.name) for h in card.hyperparameters}
-        fixed = {**made.kwargs, **(made.variants[arm.variant] if arm.variant else {}), **made.on_cpu}
+        fixed = {**made.kwargs, **(made.variants[arm.variant] if arm.variant else {}), **made.cpu_kwargs}
         assert set(arm.kwargs) == own | set(fixed)
         assert {key: arm.kwargs[key] for key in fixed} == fixed
         assert (arm.package, arm.matrices_only) == (made.package, made.tensors == "matrix")
@@ -184,7 +184,7 @@ def test_a_recommendation_runs_as_it_is(advisor: CompiledRules, name: str | None
     arm, against = plan_recommendation(advisor, data, SPEC, control="adamw")
     assert (arm.optimizer, arm.path, arm.role) == (data["optimizer"]["id"], data["optimizer"]["import"], "candidate")
     made = next(i for i in advisor.catalog.optimizer(arm.optimizer).implementations if i.path == arm.path)
-    assert arm.kwargs == {**data["optimizer"]["kwargs"], **made.on_cpu}
+    assert arm.kwargs == {**data["optimizer"]["kwargs"], **made.cpu_kwargs}
     (onto_gpu, *_) = plan_recommendation(advisor, data, replace(SPEC, device="cuda"), control=None)
     assert onto_gpu.kwargs == data["optimizer"]["kwargs"]
     phases = [{"shape": phase.shape, "import": phase.path, "kwargs": phase.kwargs} for phase in arm.phases]

@@ -31,10 +31,10 @@ year: 2026
 summary: Momentum that is twice as sure of itself.
 equation: [m ← momentum·m + g, θ ← θ − 2·lr·m]
 effort: high
-rates: sgd
+lr_scale: sgd
 decay: coupled
 sparse_gradients: false
-suits: [cnn]
+model_types: [cnn]
 hyperparameters:
   - {name: lr, default: 1e-1, low: 1e-3, high: 1.0, advised: true, meaning: Step size.}
   - {name: momentum, default: 0.9, advised: false, meaning: Share of the velocity that survives.}
@@ -76,18 +76,18 @@ def test_a_layer_adds_rules_to_a_table(layer: Path) -> None:
         """\
 table: choose_optimizer
 kind: choose
-gives: optimizer
-hit: unique
+output: optimizer
+hit_policy: unique
 about: Ours.
 rules:
   - id: OUR001
     name: our-convolutions
-    when: {concern: tunable, model: cnn, batch_size: "> 1000"}
+    when: {concern: tuning_budget, model: cnn, batch_size: "> 1000"}
     then: {optimizer: sgd-turbo}
     because: ours
     cite: [measured]
     overrides: [OPT090]
-    tests: [{given: {concern: tunable, model: cnn, batch_size: 2048}, expect: {optimizer: sgd-turbo}}]
+    tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: sgd-turbo}}]
 """,
         encoding="utf-8",
     )
@@ -107,7 +107,7 @@ BROKEN = [
     ("a yes for a flag", "sparse_gradients: false", "sparse_gradients: no", 12, "true or false"),
     ("an unknown family", "family: sgd", "family: sdg", 4, "did you mean 'sgd'"),
     ("an unknown parent", "parents: [sgd-momentum]", "parents: [sgd-momentun]", 5, "did you mean 'sgd-momentum'"),
-    ("an unknown model", "suits: [cnn]", "suits: [cmn]", 13, "'cnn'"),
+    ("an unknown model", "model_types: [cnn]", "model_types: [cmn]", 13, "'cnn'"),
     ("a cite without a source", "cite: [measured]\n", "cite: [mesured]\n", 25, "did you mean 'measured'"),
     ("no cite", "avoid_when: [It is not a test.]\ncite: [measured]", "avoid_when: [It is not a test.]\ncite: []", 25,
      "at least 1"),
@@ -143,18 +143,18 @@ def test_a_broken_card_is_an_error_at_its_line(
 RULE = """\
 table: choose_optimizer
 kind: choose
-gives: optimizer
-hit: unique
+output: optimizer
+hit_policy: unique
 about: Ours.
 rules:
   - id: OUR001
     name: ours
-    when: {concern: tunable, model: cnn, batch_size: "> 1000"}
+    when: {concern: tuning_budget, model: cnn, batch_size: "> 1000"}
     then: {optimizer: adamw}
     because: ours
     cite: [measured]
     overrides: [OPT090]
-    tests: [{given: {concern: tunable, model: cnn, batch_size: 2048}, expect: {optimizer: adamw}}]
+    tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: adamw}}]
 """
 
 
@@ -163,7 +163,10 @@ rules:
     [
         ("model: cnn, batch_size: \"> 1000\"", "modle: cnn", 9, "did you mean 'model'"),
         ("model: cnn, batch_size: \"> 1000\"", "model: cmn", 9, "'cnn'"),
-        ("when: {concern: tunable, model: cnn, batch_size: \"> 1000\"}", "when:\n      params: > 1000", 10, "quote"),
+        (
+            "when: {concern: tuning_budget, model: cnn, batch_size: \"> 1000\"}",
+            "when:\n      params: > 1000", 10, "quote",
+        ),
         ("\"> 1000\"", "\"~ 1000\"", 9, "comparison"),
         ("\"> 1000\"", "\"[9..3]\"", 9, "empty interval"),
         ("\"> 1000\"", "[]", 9, "never matches"),

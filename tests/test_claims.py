@@ -78,7 +78,7 @@ def test_every_shipped_claim_can_be_run_or_says_what_it_needs(catalog: Catalog) 
     catalog.read_all()  # references to rules, sources and optimizers are looked up, those of cards too
     for claim in catalog.claims.values():
         assert (claim.experiment is None) is (claim.needs is not None), claim.id
-        assert claim.says or not claim.cite[0].startswith("guide#"), f"{claim.id}: the guide's own words are missing"
+        assert claim.quote or not claim.cite[0].startswith("guide#"), f"{claim.id}: the guide's own words are missing"
 
 
 def test_the_issue_s_claims_are_all_there(catalog: Catalog) -> None:
@@ -93,21 +93,27 @@ def test_the_issue_s_claims_are_all_there(catalog: Catalog) -> None:
     ("change", "message"),
     [
         ("experiment: state-ration", "unknown value 'state-ration'; did you mean 'state-ratio'"),
-        ("holds: about a half", "expected a number, a comparison such as '> 8192' or an interval"),
+        ("expected_range: about a half", "expected a number, a comparison such as '> 8192' or an interval"),
         ("trials: [{optimizer: lion}]", "the experiment state-ratio needs 2 trials and a setting with shape"),
         ("seeds: 0", "`seeds` is a whole number from 1 to 20"),
         ("supports: [OPT999]", "unknown rule 'OPT999'"),
         ("trials: [{optimizer: lion, implementation: nope}, {optimizer: adamw}]", "lion has no implementation 'nope'"),
-        ("trials: [{optimizer: lion, numbers: {lrr: 1}}, {optimizer: adamw}]", "lion has no hyperparameter 'lrr'"),
-        ("trials: [{optimizer: lion, rates: [1, 2]}, {optimizer: adamw}]", "takes no `rates` in each trial"),
+        (
+            "trials: [{optimizer: lion, hyperparameters: {lrr: 1}}, {optimizer: adamw}]",
+            "lion has no hyperparameter 'lrr'",
+        ),
+        (
+            "trials: [{optimizer: lion, learning_rates: [1, 2]}, {optimizer: adamw}]",
+            "takes no `learning_rates` in each trial",
+        ),
         ("setting: {shape: [64, 64], last: ten}", "`last` is a number above zero"),
-        ("needs: a month", "a claim has experiment, trials, measures, holds, or else `needs`"),
+        ("needs: a month", "a claim has experiment, trials, measures, expected_range, or else `needs`"),
     ],
 )
 def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, message: str, tmp_path: Path) -> None:
     lines = {"id": "ours", "claim": "Ours.", "cite": "[measured]", "experiment": "state-ratio",
              "trials": "[{optimizer: lion}, {optimizer: adamw}]", "setting": "{shape: [64, 64]}", "measures": "state",
-             "holds": '"> 2"'}  # fmt: skip
+             "expected_range": '"> 2"'}  # fmt: skip
     key, _, value = change.partition(": ")
     text = "\n    ".join(f"{name}: {told}" for name, told in {**lines, key: value}.items())
     (tmp_path / "claims.yaml").write_text(f"claims:\n  - {text}\n", encoding="utf-8")
@@ -121,7 +127,7 @@ def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, m
 
 
 @pytest.mark.parametrize(
-    ("holds", "figures", "verdict"),
+    ("span", "figures", "verdict"),
     [
         ((0.4, True, 0.6, True), [0.5], findings.CONFIRMED),
         ((0.4, True, 0.6, True), [0.7], findings.REFUTED),
@@ -135,14 +141,14 @@ def test_a_claim_that_is_written_wrong_is_one_line_with_its_place(change: str, m
         ((1.0, True, None, False), [1.0, 1.0, 1.0], findings.CONFIRMED),
     ],
 )
-def test_a_verdict_needs_the_whole_interval_on_one_side(holds: Any, figures: list[float], verdict: str) -> None:
-    claim = Claim(id="x", claim="X.", cite=("measured",), experiment="state-ratio", holds=Range(*holds))
+def test_a_verdict_needs_the_whole_interval_on_one_side(span: Any, figures: list[float], verdict: str) -> None:
+    claim = Claim(id="x", claim="X.", cite=("measured",), experiment="state-ratio", expected_range=Range(*span))
     assert claims.judge_claim(claim, figures).verdict == verdict
 
 
 def test_what_could_not_be_measured_decides_nothing() -> None:
     claim = Claim(
-        id="x", claim="X.", cite=("measured",), experiment="state-ratio", holds=Range(None, False, 1.0, False)
+        id="x", claim="X.", cite=("measured",), experiment="state-ratio", expected_range=Range(None, False, 1.0, False)
     )
     verdict = claims.judge_claim(claim, [0.1, 0.1], "2 of 5 seeds in 60 seconds")
     assert (verdict.verdict, verdict.why) == (findings.UNDECIDED, "2 of 5 seeds in 60 seconds")
@@ -245,13 +251,13 @@ def rules_with(folder: Path, *entries: str) -> str:
     return str(folder)
 
 
-TRUE = 'claim: Ours holds.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    holds: "< 1"'
+TRUE = 'claim: Ours holds.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    expected_range: "< 1"'
 FALSE = (
-    'claim: Ours does not.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    holds: "> 1"\n'
-    "    says: Lion is larger.\n    supports: [OPT070, WRN020]"
+    'claim: Ours does not.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    expected_range: "> 1"\n'
+    "    quote: Lion is larger.\n    supports: [OPT070, WRN020]"
 )
 ELSEWHERE = (
-    'claim: Ours needs a GPU.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    holds: "< 1"\n'
+    'claim: Ours needs a GPU.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    expected_range: "< 1"\n'
     "    devices: [cuda]"
 )
 

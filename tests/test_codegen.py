@@ -114,7 +114,7 @@ def test_values_from_rules_cannot_become_code(advisor: CompiledRules, framework:
     hostile = replace(advice, kwargs={**advice.kwargs, "eps": EVIL}, hyperparameters=numbers, trace=trace,
                               optimizer=replace(advice.optimizer, name=line), fingerprint=line)  # fmt: skip
     text = write_code(advisor, hostile, framework).text
-    if CATALOG.frameworks[framework].writes != "python":
+    if CATALOG.frameworks[framework].output_format != "python":
         told = json.loads(text) if framework == "deepspeed" else yaml.safe_load(text)
         assert EVIL in json.dumps(told)
         assert "import os" not in json.dumps(told).replace(EVIL, "")
@@ -126,7 +126,7 @@ def test_values_from_rules_cannot_become_code(advisor: CompiledRules, framework:
     assert EVIL in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
 
 
-@pytest.mark.parametrize("framework", [f for f in FRAMEWORKS if CATALOG.frameworks[f].writes == "python"])
+@pytest.mark.parametrize("framework", [f for f in FRAMEWORKS if CATALOG.frameworks[f].output_format == "python"])
 def test_names_from_rules_have_to_be_names(advisor: CompiledRules, framework: str) -> None:
     advice = advise(advisor, {"optimizer": "adan"})
     for broken in (

@@ -28,7 +28,7 @@ SPEC, MARK = Spec(), {"marked": True}
 FULL = Implementation(
     id="full", path="a.B", package=None, devices=("cpu", "cuda"),
     kwargs={"x": 1, "y": 1, "z": 1, "w": 1}, arguments={"lr": "rate"},
-    variants={"fused": {"x": 2, "y": 2, "z": 2}}, on_cpu={"y": 3, "z": 3}, on_shard={"fsdp": {"z": 4}},
+    variants={"fused": {"x": 2, "y": 2, "z": 2}}, cpu_kwargs={"y": 3, "z": 3}, sharding_kwargs={"fsdp": {"z": 4}},
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> CompiledRules:
 
     def optimizer(self: Catalog, name: str) -> Optimizer:
         card = read_card(self, name)
-        implementations = tuple(replace(each, on_cpu={**each.on_cpu, **MARK}) for each in card.implementations)
+        implementations = tuple(replace(each, cpu_kwargs={**each.cpu_kwargs, **MARK}) for each in card.implementations)
         return replace(card, implementations=implementations)
 
     monkeypatch.setattr(Catalog, "optimizer", optimizer)

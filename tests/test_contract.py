@@ -84,7 +84,7 @@ class Case(NamedTuple):
         """Return what the constructor gets, as `optadvise` prints it: lists are tuples."""
         renamed = {self.implementation.arguments.get(name, name): value for name, value in hyperparameters.items()}
         variant = self.implementation.variants[self.variant] if self.variant else {}
-        own = self.implementation.on_cpu if self.device == "cpu" else {}
+        own = self.implementation.cpu_kwargs if self.device == "cpu" else {}
         given = {**renamed, **self.implementation.kwargs, **own, **variant}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 

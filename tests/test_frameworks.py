@@ -247,7 +247,7 @@ def test_transformers_own_schedules_differ_where_we_say_so(advisor: CompiledRule
     ours = [rate(schedule, 0.1, step) for step in range(steps)]
     same = ours == pytest.approx(rates, rel=1e-6, abs=1e-12)
     assert same == taken.is_schedule_exact
-    if "ramp starts at 0" in (nearest.differs or ""):
+    if "ramp starts at 0" in (nearest.difference or ""):
         assert rates[0] == 0.0
         assert ours[20:] == pytest.approx(rates[20:], rel=0.12)
 
@@ -363,15 +363,15 @@ def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: CompiledRul
     known = CATALOG.frameworks[framework]
     note = " ".join(code.notes)
     for name in said:
-        if name not in known.carries:
+        if name not in known.supported_facts:
             assert f"--{name}" in note
-    if "checkpointing" in known.carries:
+    if "checkpointing" in known.supported_facts:
         assert "all activations or none" in note
-    if known.launch is not None and known.writes != "json":
+    if known.launch is not None and known.output_format != "json":
         assert "On 8 GPUs: " in note
         assert "On 8 GPUs: " in code.text.replace("\n# ", " ")
     released = write_code(advisor, advise(advisor, {"gradient_release": True}), framework)
-    assert ("gradient_release" in known.carries) != any("after the backward pass" in n for n in released.notes)
+    assert ("gradient_release" in known.supported_facts) != any("after the backward pass" in n for n in released.notes)
 
 
 @pytest.mark.parametrize(

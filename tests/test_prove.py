@@ -189,7 +189,7 @@ def _overlap_of_choices(sown: Sown) -> None:
 
 def _overlap_of_numbers(sown: Sown) -> None:
     sown.add("decide/learning-rate.yaml",
-             {"id": "LRA950", "when": {"rates": "adam", "model": "gan"}, "then": {"value": 1e-3}},
+             {"id": "LRA950", "when": {"lr_scale": "adam", "model": "gan"}, "then": {"value": 1e-3}},
              after="LRA043")  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def _points_that_fall(sown: Sown) -> None:
 
 
 def _warning_that_no_card_leads_to(sown: Sown) -> None:
-    sown.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "rates": "sgd"},
+    sown.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "lr_scale": "sgd"},
                            "then": {"level": "info", "text": "Sown."}})  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def _clamps_that_share_nothing(sown: Sown) -> None:
 
 def _followed_twice(sown: Sown) -> None:
     step = {"scale": "lr", "by": "batch_size", "reference": 256, "exponent": 0.5, "because": "x", "cite": ["measured"]}
-    when = {"rates": "sgd", "model": "cnn", "batch_size": ">= 4096"}
+    when = {"lr_scale": "sgd", "model": "cnn", "batch_size": ">= 4096"}
     sown.add("adjust.yaml", {"id": "ADJ950", "when": when, "then": {"steps": [step]}})
 
 
@@ -347,7 +347,7 @@ def test_a_defect_is_found_at_its_line_with_its_rows_and_where_people_meet_it(fo
 
 def test_sound_rows_in_the_places_of_defects_are_not_found_wrong(folder: Path) -> None:
     sown = Sown(folder)
-    sown.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "rates": "adam"},
+    sown.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "lr_scale": "adam"},
                            "then": {"level": "info", "text": "Sown."}})  # fmt: skip
     step = {"clamp": "eps", "low": 0.01, "high": 1, "because": "sown", "cite": ["measured"]}
     sown.add(
@@ -355,7 +355,7 @@ def test_sound_rows_in_the_places_of_defects_are_not_found_wrong(folder: Path) -
     )
     # It would contradict the one before, but no card leads to both.
     step = {"clamp": "eps", "low": 1e-12, "high": 1e-11, "because": "sown", "cite": ["measured"]}
-    sown.add("adjust.yaml", {"id": "ADJ951", "when": {"optimizer": "rmsprop", "rates": "sgd", "model": "rl"},
+    sown.add("adjust.yaml", {"id": "ADJ951", "when": {"optimizer": "rmsprop", "lr_scale": "sgd", "model": "rl"},
                              "then": {"steps": [step]}})  # fmt: skip
     report = prove_rules(sown.advisor())
     assert rules_of(report.findings) == [(UNREACHABLE, ("ADJ951",))]
@@ -396,7 +396,7 @@ def test_an_override_from_outside_is_shown_where_people_meet_it(folder: Path) ->
 @pytest.mark.parametrize(
     ("file", "row"),
     [
-        ("decide/learning-rate.yaml", {"when": {"rates": "own"}, "then": {"value": 0.1}}),
+        ("decide/learning-rate.yaml", {"when": {"lr_scale": "custom"}, "then": {"value": 0.1}}),
         ("decide/betas.yaml", {"when": {"betas_advised": "false", "model": "unknown"}, "then": {"value": [0.9, 0.9]}}),
     ],
 )

@@ -377,7 +377,7 @@ def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: CompiledRul
                 after = SHARDED.get(str(change.get("shard", shard)), "none")
                 made = advisor.catalog.optimizer(str(change.get("optimizer", advice.optimizer.id))).implementations[0]
                 assert made.sharding.get(after, AGREES) == AGREES, (said, change)
-            assert not any(name in advice.fused for name in advice.implementation.on_shard.get(kind, {}))
+            assert not any(name in advice.fused for name in advice.implementation.sharding_kwargs.get(kind, {}))
             seen.add((advice.trace[1].rule, kind))
     assert len(seen) > 30
     assert {("OPT046", "fsdp"), ("OPT023", "fsdp"), ("OPT032", "fsdp")} <= seen

@@ -46,7 +46,7 @@ def _reject_contradictions(rules: CompiledRules, inputs: FactValues) -> None:
     contradiction = rules.defaults.find_contradiction(inputs)
     if contradiction is not None:
         options = _format_options(rules, inputs, contradiction.when)
-        raise InputError(f"{options}: {contradiction.say}; {contradiction.instead}")
+        raise InputError(f"{options}: {contradiction.problem}; {contradiction.remedy}")
 
 
 def _format_options(rules: CompiledRules, inputs: FactValues, names: Iterable[str]) -> str:

@@ -83,7 +83,7 @@ def locate_card(
     facts = {
         **read_card_facts(optimizer, implementation, rules.axes),
         "asked_for": situation.optimizer is not None,
-        "suited": situation.model in optimizer.suits,
+        "suited": situation.model in optimizer.model_types,
     }
     return {name: rules.axes[name].cell(value) for name, value in facts.items()}
 
@@ -101,12 +101,12 @@ def read_card_facts(
     betas = optimizer.hyperparameter("betas")
     is_named_package = implementation.package in (axes["package"].words or ())
     return {
-        "optimizer": optimizer.id, "rates": optimizer.rates, "decay": optimizer.decay, "family": optimizer.family,
+        "optimizer": optimizer.id, "lr_scale": optimizer.lr_scale, "decay": optimizer.decay, "family": optimizer.family,
         "package": implementation.package if is_named_package else "other", "clips_update": optimizer.clips_update,
         "deviates": implementation.deviates is not None, "steps_sparse": optimizer.sparse_gradients,
         "over_zero1": _describe_sharding(implementation, "zero1"),
         "over_fsdp": _describe_sharding(implementation, "fsdp"),
-        "betas_advised": betas is not None and betas.advised and optimizer.rates != "own",
+        "betas_advised": betas is not None and betas.advised and optimizer.lr_scale != "custom",
     }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def is_table_read(table: str, optimizer: Optimizer, scheduler: Scheduler | None 
     """
     if table in _PARAMETERS:
         parameter = optimizer.hyperparameter(_PARAMETERS[table])
-        return parameter is not None and parameter.advised and optimizer.rates != "own"
+        return parameter is not None and parameter.advised and optimizer.lr_scale != "custom"
     return table != _RUN_TABLES["warmup_fraction"] or scheduler is None or scheduler.warmup
 
 

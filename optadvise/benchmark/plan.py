@@ -169,7 +169,7 @@ def runs_sharded(choice: Choice, spec: Spec) -> bool:
     """Return whether the variant's arguments are compatible with those that sharding requires."""
     if spec.sharding is None:
         return True
-    required = choice.implementation.on_shard.get(spec.sharding, {})
+    required = choice.implementation.sharding_kwargs.get(spec.sharding, {})
     variant = choice.implementation.variants.get(choice.variant or "", {})
     return all(required.get(name, value) == value for name, value in variant.items())
 

@@ -64,7 +64,7 @@ def list_(
         card
         for card in (catalog.optimizer(name) for name in catalog.optimizer_ids)
         if (family is None or card.family == family)
-        and (suits is None or suits in card.suits)
+        and (suits is None or suits in card.model_types)
         and (max_state_bytes is None or state_bytes_per_parameter(card.state) <= max_state_bytes)
     ]
     if tree:

@@ -95,7 +95,7 @@ def _compute(
     count = chosen.steps if steps is None else parse_count(steps, "--steps")
     if count > MOST_STEPS:
         raise InputError(f"--steps {steps!r}: at most {MOST_STEPS:,}")
-    ids = [catalog.find_optimizer(name, "trajectories") for name in names] or catalog.walkers
+    ids = [catalog.find_optimizer(name, "trajectories") for name in names] or catalog.default_trajectory_optimizers
     try:
         from optadvise.verify import trajectories
     except ImportError as error:

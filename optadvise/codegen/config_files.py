@@ -62,7 +62,7 @@ def write_axolotl(plan: Plan) -> str:
     run, named, schedule = plan.advice.situation, plan.named_optimizer, plan.nearest_schedule
     document: Document = {}
     if named is not None:
-        document |= {"optimizer": named.name, **plan.framework_arguments(named.takes)}
+        document |= {"optimizer": named.name, **plan.framework_arguments(named.settable)}
     if schedule is not None:
         document |= {"lr_scheduler": schedule.name, **schedule.settings}
     document |= {
@@ -94,7 +94,7 @@ def write_deepspeed(plan: Plan) -> str:
         "fp16": {"enabled": run.precision == "amp-fp16"},
     }
     if named is not None:
-        arguments = {**plan.framework_arguments(named.takes), **named.settings}
+        arguments = {**plan.framework_arguments(named.settable), **named.settings}
         document["optimizer"] = {"type": named.name, "params": arguments}
         if schedule is not None:
             document["scheduler"] = {"type": schedule.name, "params": schedule.settings}

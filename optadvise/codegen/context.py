@@ -141,7 +141,7 @@ def _build_construction(implementation: Implementation, kwargs: Mapping[str, Val
     return Construction(
         implementation.path,
         convert_lists(kwargs),
-        convert_lists(implementation.on_cpu),
+        convert_lists(implementation.cpu_kwargs),
         decay if decay in kwargs else None,
         implementation.needs_train_mode,
     )

@@ -21,8 +21,8 @@ def list_notes(plan: Plan) -> Iterator[str]:
     if framework.decays_all and plan.hyperparameters.get("weight_decay"):
         yield f"{framework.name} {framework.decays_all}."
     for value in (run.precision, run.checkpointing):
-        if value in framework.instead:
-            yield f"{framework.name} {framework.instead[value]}."
+        if value in framework.substitutes:
+            yield f"{framework.name} {framework.substitutes[value]}."
     if run.gradient_release and not plan.gradient_release:
         yield f"{framework.name} steps weights after the backward pass, when all gradients are there at once."
     yield from _notes_of_adapters(run, framework)
@@ -48,7 +48,7 @@ def _notes_of_optimizer(plan: Plan) -> Iterator[str]:
             f"{framework.name} has no {optimizer.name} by name. Pass the one that --format python builds: "
             f"{framework.client}."
         )
-    if framework.writes == "json" and (run.batch_size is None or plan.micro_batch is None):
+    if framework.output_format == "json" and (run.batch_size is None or plan.micro_batch is None):
         yield (
             'The batch is not known: Trainer, Accelerate and Lightning fill in "auto"; for deepspeed.initialize say '
             "--batch-size and --micro-batch."
@@ -57,14 +57,14 @@ def _notes_of_optimizer(plan: Plan) -> Iterator[str]:
 
 def _notes_of_schedule(plan: Plan) -> Iterator[str]:
     framework, schedule = plan.framework, plan.nearest_schedule
-    if framework.writes == "python" or plan.is_schedule_exact:
+    if framework.output_format == "python" or plan.is_schedule_exact:
         return
     lacks = f"{framework.name} has no schedule such as {plan.advice.schedule.id}"
     if schedule is None:
         otherwise = "pass the one that --format python builds" if framework.client else "the rate stays where it is"
         yield f"{lacks}, so none is named here; {otherwise}."
     elif plan.advice.schedule.id in framework.schedules:
-        yield f"{plan.advice.schedule.id} as {framework.name} has it: {schedule.differs}."
+        yield f"{plan.advice.schedule.id} as {framework.name} has it: {schedule.difference}."
     else:
         yield f"{lacks}; {schedule.name} comes nearest."
 
@@ -91,7 +91,7 @@ def _notes_of_adapters(run: Situation, framework: Framework) -> Iterator[str]:
 
 
 def _notes_of_facts(run: Situation, framework: Framework) -> Iterator[str]:
-    facts = {name: getattr(run, name) for name in _FACTS if name not in framework.carries}
+    facts = {name: getattr(run, name) for name in _FACTS if name not in framework.supported_facts}
     flags = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
         for name, value in facts.items()

@@ -71,8 +71,8 @@ def make_plan(advisor: CompiledRules, requested: Recommendation, framework: Fram
     run = advice.situation
     hyperparameters = {number.name: number.value for number in advice.hyperparameters}
     schedule = _choose_schedule(advisor, advice, framework, hyperparameters)
-    is_exact = schedule is not None and advice.schedule.id in framework.schedules and schedule.differs is None
-    release = run.gradient_release and "gradient_release" in framework.carries
+    is_exact = schedule is not None and advice.schedule.id in framework.schedules and schedule.difference is None
+    release = run.gradient_release and "gradient_release" in framework.supported_facts
     return Plan(
         framework=framework,
         requested=requested,
@@ -102,7 +102,7 @@ def _choose_name(
     if named is None:
         return None
     for name in (number.name for number in advice.optimizer.hyperparameters):
-        if name not in named.takes and (name not in named.leaves or named.leaves[name] != hyperparameters[name]):
+        if name not in named.settable and (name not in named.fixed or named.fixed[name] != hyperparameters[name]):
             return None
     return named
 

@@ -54,14 +54,14 @@ def write_lightning(plan: Plan) -> str:
 def write_trainer(plan: Plan) -> str:
     """Return TrainingArguments and a Trainer of transformers."""
     schedule, named = plan.nearest_schedule, plan.named_optimizer
-    settings = plan.framework_arguments(("lr", "weight_decay") if named is None else named.takes)
-    differs = f"; {schedule.differs}" if schedule is not None and schedule.differs else ""
+    settings = plan.framework_arguments(("lr", "weight_decay") if named is None else named.settable)
+    difference = f"; {schedule.difference}" if schedule is not None and schedule.difference else ""
     options = TrainerOptions(
         optimizer_settings=convert_lists(settings if named is None else {"optim": named.name, **settings}),
         passes_class=named is None,
         schedule_settings={} if schedule is None else {"lr_scheduler_type": schedule.name, **schedule.settings},
         is_schedule_exact=plan.is_schedule_exact,
-        nearest_schedule=f"Trainer's own that comes nearest{differs}:",
+        nearest_schedule=f"Trainer's own that comes nearest{difference}:",
         has_checkpointing=plan.advice.situation.checkpointing != "none",
     )
     return render("hf.py.jinja", build_program(plan, from_class=named is None), options)

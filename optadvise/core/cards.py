@@ -53,7 +53,7 @@ class ExperimentDesign(Struct, frozen=True):
 
     sides: int  # optimizers that run
     setting: tuple[str, ...]  # required keys of the claim's `setting`
-    rates: bool = False  # each side has learning rates to try
+    sweeps_lr: bool = False  # each side has learning rates to try
     ratio: bool = True  # its figures are above zero and spread by factors; else they may have any sign
 
 
@@ -70,10 +70,10 @@ EXPERIMENTS: Mapping[str, ExperimentDesign] = {  # that a claim may name
     "curve-distance": ExperimentDesign(2, (*_TRAINING, "smooth")),
     "final-loss-ratio": ExperimentDesign(2, (*_TRAINING, "last")),
     "damage-ratio": ExperimentDesign(2, _SPIKE, ratio=False),
-    "best-rate-ratio": ExperimentDesign(2, (*_TRAINING, "last"), rates=True),
-    "best-loss-ratio": ExperimentDesign(2, (*_TRAINING, "last"), rates=True),
-    "rate-width-ratio": ExperimentDesign(2, (*_TRAINING, "last", "within"), rates=True),
-    "rate-growth-ratio": ExperimentDesign(2, (*_TRAINING, "last", "times"), rates=True),
+    "best-rate-ratio": ExperimentDesign(2, (*_TRAINING, "last"), sweeps_lr=True),
+    "best-loss-ratio": ExperimentDesign(2, (*_TRAINING, "last"), sweeps_lr=True),
+    "rate-width-ratio": ExperimentDesign(2, (*_TRAINING, "last", "within"), sweeps_lr=True),
+    "rate-growth-ratio": ExperimentDesign(2, (*_TRAINING, "last", "times"), sweeps_lr=True),
 }
 
 
@@ -132,7 +132,7 @@ class Step(CardRecord, frozen=True, kw_only=True):
     by: FactId | None = None  # the fact whose ratio to `reference` is raised to `exponent`
     reference: float | None = None
     exponent: float = 1.0
-    upto: float | None = None  # the fact counts no further than this
+    max_value: float | None = None  # of the fact; larger values count as this one
     low: float | None = None
     high: float | None = None
     at: Internal = ""
@@ -201,7 +201,7 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     devices: Annotated[tuple[Literal["cpu", "cuda", "mps"], ...], Meta(min_length=1)]
     min_version: Version | None = None
     kwargs: Mapping[Identifier, Plain] = {}  # always passed
-    on_cpu: Mapping[Identifier, Plain] = {}  # passed besides where there is no GPU
+    cpu_kwargs: Mapping[Identifier, Plain] = {}  # passed besides where there is no GPU
     arguments: Mapping[Identifier, Identifier] = {}  # our name -> the constructor's
     variants: Mapping[Variant, Mapping[Identifier, Plain]] = {}
     tensors: Literal["matrix"] | None = None  # `matrix`: takes 2-D weights only
@@ -216,7 +216,7 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     note: str | None = None
     # What becomes of its step over several ranks: `agrees` with one process, or what goes wrong.
     sharding: Mapping[Sharding, str] = {}
-    on_shard: Mapping[Sharding, Mapping[Identifier, Plain]] = {}  # passed besides, so that it does agree
+    sharding_kwargs: Mapping[Sharding, Mapping[Identifier, Plain]] = {}  # passed besides, so that it does agree
     audit: AuditAllowance | None = None
 
     @property
@@ -244,10 +244,10 @@ class Optimizer(CardRecord, frozen=True, kw_only=True):
     summary: str
     equation: Annotated[tuple[str, ...], Meta(min_length=1)]
     effort: Literal["low", "medium", "high"]
-    rates: Literal["adam", "sgd", "own"]  # whose learning rates it takes
+    lr_scale: Literal["adam", "sgd", "custom"]  # custom: the card's own defaults are the learning rates
     decay: Literal["decoupled", "coupled", "none"]
     sparse_gradients: bool
-    suits: tuple[ModelId, ...]
+    model_types: tuple[ModelId, ...]  # that it suits
     hyperparameters: Annotated[tuple[Hyperparameter, ...], Meta(min_length=1)]
     adjust: tuple[Step, ...] = ()
     state: tuple[StateTensor, ...]
@@ -324,8 +324,8 @@ class NamedOptimizer(CardRecord, frozen=True, kw_only=True):
     """What a framework builds by a name."""
 
     name: str
-    takes: Annotated[tuple[Identifier, ...], Meta(min_length=1)]  # the hyperparameters that it lets one set
-    leaves: Mapping[Identifier, Plain] = {}  # what others are then
+    settable: Annotated[tuple[Identifier, ...], Meta(min_length=1)]  # hyperparameters
+    fixed: Mapping[Identifier, Plain] = {}  # values of the hyperparameters that cannot be set
     settings: Mapping[Identifier, Setting] = {}  # always given
 
 
@@ -334,7 +334,7 @@ class NamedSchedule(CardRecord, frozen=True, kw_only=True):
 
     name: str
     settings: Mapping[Identifier, Setting] = {}
-    differs: str | None = None  # in what, from ours
+    difference: str | None = None  # from our schedule
 
 
 class Framework(CardRecord, frozen=True, kw_only=True):
@@ -343,15 +343,15 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     id: Word
     name: str
     package: Distribution | None
-    writes: Literal["python", "yaml", "json"]
+    output_format: Literal["python", "yaml", "json"]
     about: str
     cite: Cites
     any_class: bool = False  # takes any optimizer's class
     two_optimizers: tuple[str, ...] = ()  # the precisions under which it steps two over one network
-    carries: tuple[FactId, ...] = ()  # facts of the run that its text can say, beside the optimizer's and schedule's
+    supported_facts: tuple[FactId, ...] = ()  # facts of the run that its program or file sets, beside the optimizer's
     client: str | None = None  # how it takes an optimizer that was built elsewhere
     decays_all: str | None = None  # how it has one parameter group, so that biases and norms decay too
-    instead: Mapping[str, str] = {}  # what it does in the place of a word that it lacks, such as a precision
+    substitutes: Mapping[str, str] = {}  # value that it lacks, such as a precision -> what it does instead
     targets: Mapping[str, Identifier] = {}  # layers that take adapters one by one, where not all do
     launch: str | None = None  # what starts it on several GPUs; {gpus} is their number
     torch_classes: bool = False  # builds any class of torch.optim by its name
@@ -367,8 +367,8 @@ class Framework(CardRecord, frozen=True, kw_only=True):
         module, _, name = implementation.path.rpartition(".")
         if card.id in self.optimizers or not self.torch_classes or module != "torch.optim":
             return self.optimizers.get(card.id)
-        takes = tuple(hyperparameter.name for hyperparameter in card.hyperparameters)
-        return NamedOptimizer(name=name, takes=takes, settings=implementation.kwargs)
+        settable = tuple(hyperparameter.name for hyperparameter in card.hyperparameters)
+        return NamedOptimizer(name=name, settable=settable, settings=implementation.kwargs)
 
 
 class Gpu(CardRecord, frozen=True, kw_only=True):

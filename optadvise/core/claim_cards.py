@@ -16,9 +16,9 @@ class Trial(CardRecord, frozen=True, kw_only=True):
 
     optimizer: OptimizerId
     implementation: Word | None = None  # None: the best that is here
-    numbers: Mapping[Identifier, Plain] = {}  # hyperparameters; others have the card's defaults
-    rates: Annotated[tuple[float, ...], SEVERAL] = ()  # learning rates that are tried
-    warmup: int = 0  # steps
+    hyperparameters: Mapping[Identifier, Plain] = {}  # others have the card's defaults
+    learning_rates: Annotated[tuple[float, ...], SEVERAL] = ()  # that are tried
+    warmup_steps: int = 0
     max_grad_norm: float | None = None
 
 
@@ -28,13 +28,13 @@ class Claim(CardRecord, frozen=True, kw_only=True):
     id: Word
     claim: str  # in our words
     cite: Cites
-    says: str | None = None  # the source's own words
+    quote: str | None = None  # the source's own words
     experiment: Annotated[str, Meta(extra={"reader": "experiment"})] | None = None  # None: see `needs`
     trials: Annotated[tuple[Trial, ...], NOT_EMPTY] = ()
     setting: Mapping[Identifier, Plain] = {}
     measures: str | None = None  # what the figure is
     # Where the figure lies if the claim is true.
-    holds: (
+    expected_range: (
         Annotated[Range, Meta(extra={"reader": "range"}, extra_json_schema={"type": ["number", "string"]})] | None
     ) = None
     seeds: int = 1  # from 0 on

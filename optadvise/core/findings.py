@@ -55,13 +55,15 @@ class ClaimOutcome(Struct, frozen=True, kw_only=True):
 
     id: str
     claim: str
-    says: Annotated[str | None, Meta(description="The source's own words.")]
+    quote: Annotated[str | None, Meta(description="The source's own words.")] = field(name="says")
     cite: tuple[str, ...]
     optimizers: tuple[str, ...]  # the first is the one that the claim is about
     experiment: str | None
     setting: ExperimentSetting
     measures: Annotated[str | None, Meta(description="What the figure is; it has no unit.")]
-    holds: Annotated[str | None, Meta(description="Range of the figure if the claim is true.")]
+    expected_range: Annotated[str | None, Meta(description="Range of the figure if the claim is true.")] = field(
+        name="holds"
+    )
     seeds: tuple[int, ...]
     limits: Annotated[str | None, Meta(description="What the experiment cannot show.")]
     supports: Annotated[tuple[str, ...], Meta(description="Rules that repeat the claim as advice.")]

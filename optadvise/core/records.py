@@ -269,7 +269,7 @@ class Recommendation(Struct, frozen=True):
     @property
     def fused(self) -> Mapping[str, Value]:
         """The arguments that put a step into one kernel; none for sparse gradients or cut tensors that it refuses."""
-        besides = self.implementation.on_shard.get(self.situation.sharding or "", {})
+        besides = self.implementation.sharding_kwargs.get(self.situation.sharding or "", {})
         refused = self.situation.sparse_gradients or any(name in besides for name in self.implementation.fused)
         return {} if refused else self.implementation.fused
 

@@ -31,11 +31,11 @@ class SurfaceRates(CardRecord, frozen=True, kw_only=True):
 
     adam: SurfaceRate
     sgd: SurfaceRate
-    own: SurfaceRate
+    custom: SurfaceRate
 
-    def by_class(self, rates: str) -> SurfaceRate:
-        """Return the learning rate of a class, as cards name it."""
-        rate: SurfaceRate = getattr(self, rates)
+    def by_scale(self, lr_scale: str) -> SurfaceRate:
+        """Return the learning rate of optimizers whose cards have this `lr_scale`."""
+        rate: SurfaceRate = getattr(self, lr_scale)
         return rate
 
 
@@ -60,7 +60,7 @@ class Surface(CardRecord, frozen=True, kw_only=True):
     steps: int
     minimum: Point | None
     goal: SurfaceGoal
-    rates: SurfaceRates
+    learning_rates: SurfaceRates
     cite: Cites
     families: Mapping[Family, FamilyFactor] = {}  # a factor on its class's rate
     optimizers: Mapping[OptimizerId, SurfaceRate] = {}  # a rate of its own, before its class's
@@ -71,4 +71,4 @@ class SurfaceFile(CardRecord, frozen=True, kw_only=True):
     """`surfaces.yaml`."""
 
     surfaces: Annotated[tuple[Surface, ...], NOT_EMPTY] = ()
-    walkers: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # watched where none is named
+    default_optimizers: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # where none is named

@@ -111,7 +111,7 @@ def describe_refutation(claim: ClaimFinding) -> str:
 def describe_measurement(claim: ClaimFinding) -> str:
     """Return a claim's measurement as a sentence: `State: 0.5 on cpu, claimed < 0.4`."""
     measures, figure = claim.measures or "", format_figure(claim.measured or 0.0, claim.ci95)
-    return f"{measures[:1].upper()}{measures[1:]}: {figure} on {claim.device}, claimed {claim.holds}."
+    return f"{measures[:1].upper()}{measures[1:]}: {figure} on {claim.device}, claimed {claim.expected_range}."
 
 
 def format_figure(value: float, ci95: tuple[float, float] | None) -> str:

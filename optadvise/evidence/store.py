@@ -105,7 +105,7 @@ def _save(folder: str, name: str, entry: Struct) -> None:
 
 def _describe_experiment(claim: Claim) -> str:
     """Return everything that the verdict on a claim depends on."""
-    parts = [claim.experiment, claim.trials, claim.setting, claim.holds, claim.seeds]
+    parts = [claim.experiment, claim.trials, claim.setting, claim.expected_range, claim.seeds]
     return msgspec.json.encode(parts).decode()
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeVar
 
-from msgspec import Struct, convert
+from msgspec import Struct, convert, field
 from msgspec.structs import asdict, replace
 
-from optadvise.core.cards import Hyperparameter, Implementation, Note, Optimizer, Scheduler, StateTensor
+from optadvise.core.cards import (
+    Companion,
+    Hyperparameter,
+    Implementation,
+    Note,
+    Optimizer,
+    Scheduler,
+    StateTensor,
+    Value,
+)
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
 from optadvise.core.json_text import Document
@@ -30,8 +39,15 @@ class OptimizerEntry(Struct, frozen=True, kw_only=True):
     year: int
     summary: str
     effort: str
-    suits: tuple[str, ...]
+    model_types: tuple[str, ...] = field(name="suits")
     state_bytes_per_parameter: float  # of a large fp32 matrix
+
+
+class ImplementationEntry(Implementation, frozen=True, kw_only=True):
+    """An implementation of an optimizer; keys are never renamed, so that some differ from those of rule files."""
+
+    cpu_kwargs: Mapping[str, Value] = field(name="on_cpu")
+    sharding_kwargs: Mapping[str, Mapping[str, Value]] = field(name="on_shard")
 
 
 class OptimizerList(Document, frozen=True, kw_only=True):
@@ -51,11 +67,11 @@ class OptimizerCard(OptimizerEntry, frozen=True, kw_only=True):
     equation: tuple[str, ...]
     hyperparameters: tuple[Hyperparameter, ...]
     state: tuple[StateTensor, ...]
-    implementations: tuple[Implementation, ...]
-    not_offered: tuple[Implementation, ...]
+    implementations: tuple[ImplementationEntry, ...]
+    not_offered: tuple[ImplementationEntry, ...]
     huggingface: str | None
     frameworks: Mapping[str, str | None]
-    companion: Mapping[str, str] | None
+    companion: Companion | None
     schedules: tuple[str, ...] | None
     use_when: tuple[str, ...]
     avoid_when: tuple[str, ...]
@@ -85,12 +101,12 @@ class ScheduleCard(ScheduleEntry, frozen=True, kw_only=True):
     kind: Literal["schedule"] = "schedule"
 
 
-class ClaimEntry(Struct, frozen=True):
+class ClaimEntry(Struct, frozen=True, kw_only=True):
     """A claim in the list."""
 
     id: str
     claim: str
-    says: str | None
+    quote: str | None = field(name="says")
     experiment: str | None
     measures: str | None
     seeds: int
@@ -129,19 +145,20 @@ def build_optimizer(
             "guide_buffers": guide_buffers,
             "huggingface": names.get(_HUGGING_FACE),
             "frameworks": names,
-            "companion": card.companion or None,
             "schedules": card.schedules or None,
             "use_when": tuple(reason.text for reason in card.use_when),
             "avoid_when": tuple(reason.text for reason in card.avoid_when),
             "evidence": build_evidence(None, evidence),
         },
         OptimizerCard,
+        from_attributes=True,
     )
 
 
 def _list_fields(card: Optimizer) -> dict[str, object]:
-    """Return a card's fields by their names, for `convert`."""
-    return {**asdict(card), "state_bytes_per_parameter": round(state_bytes_per_parameter(card.state), 4)}
+    """Return a card's fields by their JSON keys, for `convert`."""
+    state_bytes = round(state_bytes_per_parameter(card.state), 4)
+    return {**asdict(card), "suits": card.model_types, "state_bytes_per_parameter": state_bytes}
 
 
 def list_schedules(cards: Iterable[Scheduler], catalog: Catalog) -> ScheduleList:

@@ -57,5 +57,5 @@ def _describe_claim(claim: ClaimFinding) -> str:
     if claim.verdict != REFUTED:
         figure = format_figure(claim.measured or 0.0, claim.ci95)
         return f"confirmed: {claim.claim} {figure} on {claim.device} (tested on {claim.date})"
-    quote = f" {claim.cite[0]} says: “{claim.says}”" if claim.says else ""
+    quote = f" {claim.cite[0]} says: “{claim.quote}”" if claim.quote else ""
     return f"refuted: {claim.claim} {describe_measurement(claim)}{quote} (tested on {claim.date})"

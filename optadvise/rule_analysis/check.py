@@ -173,7 +173,7 @@ def _check_numbers(table: Table) -> Iterator[Finding]:
         return
     for rule in table.all_rules:
         for problem in _describe_problems(rule.number):
-            text = f"{rule.id} sets {table.gives} {problem}"
+            text = f"{rule.id} sets {table.output} {problem}"
             yield Finding(kind=DOMAIN, table=table.id, rules=(rule.id,), at=rule.at, text=text)
 
 

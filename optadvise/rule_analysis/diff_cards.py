@@ -48,7 +48,7 @@ def _name_entries(catalog: Catalog) -> list[dict[str, Struct]]:
     base = catalog.base
     return [
         {f"assumption of {row.fact} {row.value} ({row.because})": row for row in base.assume},
-        {f"refusal {row.say}": row for row in base.contradictions},
+        {f"refusal {row.problem}": row for row in base.contradictions},
         {f"change that may make a run fit, {row.id}": row for row in base.fixes},
         {f"GPU {gpu.id}": gpu for gpu in base.gpus},
     ]

@@ -56,7 +56,7 @@ def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
             new=NO_ROW if new is None else name,
             witness=None,
         )
-    elif new.hit == "collect":
+    elif new.hit_policy == "collect":
         yield from _compare_collected(pair, old, new)
     else:
         yield from _compare_decided(pair, old, new)
@@ -67,7 +67,7 @@ def find_winner(table: Table, alive: int) -> Rule | None:
     applying = [number for number in range(len(table.rules)) if alive >> number & 1]
     if not applying:
         return table.otherwise
-    if table.hit == "first":
+    if table.hit_policy == "first":
         return table.rules[applying[0]]
     for number in applying:
         if all(number == other or table.beats[number] >> other & 1 for other in applying):

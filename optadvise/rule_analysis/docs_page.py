@@ -55,7 +55,7 @@ def _format_table(rules: CompiledRules, table: Table) -> Iterator[str]:
     through = "" if counts.otherwise is None else f", of which {counts.otherwise:,} fall through to the last row"
     yield f"## {table.id}"
     yield ""
-    yield f"{_escape(table.about)} *{table.hit}*: {_HIT[table.hit]}."
+    yield f"{_escape(table.about)} *{table.hit_policy}*: {_HIT[table.hit_policy]}."
     yield f"{counts.rows} rows over {counts.cells:,} cells{through}."
     yield ""
     yield "| rule | when | then | because |"
@@ -96,7 +96,7 @@ def _describe_step(step: Step) -> str:
         return f"clamp {step.clamp} {' '.join(ends)}"
     if step.by is not None:
         power = "" if step.exponent == 1 else f" to the power of {written(step.exponent)}"
-        limit = "" if step.upto is None else f", up to {written(step.upto)}"
+        limit = "" if step.max_value is None else f", up to {written(step.max_value)}"
         return f"scale {step.scale} by {step.by} / {written(step.reference)}{power}{limit}"
     return f"scale {step.scale} by {written(step.factor)}"
 

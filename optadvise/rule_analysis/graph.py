@@ -49,7 +49,7 @@ _LINE_LENGTH = 44
 def draw_tables(rules: CompiledRules) -> Graph:
     """Return the chain of tables as a graph, from the facts to the warnings."""
     numbers = [table for table in rules.tables.values() if table.kind == "set"]
-    counts = ", ".join(f"{table.gives} ({len(table.rules)})" for table in numbers)
+    counts = ", ".join(f"{table.output} ({len(table.rules)})" for table in numbers)
     nodes = (
         Node(id="facts", text=("what is said and assumed",), kind="fact"),
         Node(id="memory", text=("memory", "does the state fit?"), kind="fact"),
@@ -67,7 +67,7 @@ def draw_tables(rules: CompiledRules) -> Graph:
 
 
 def _draw_table(table: Table) -> Node:
-    return Node(id=table.id, text=(table.id, f"{len(table.rules)} rows, {table.hit}"), kind="table")
+    return Node(id=table.id, text=(table.id, f"{len(table.rules)} rows, {table.hit_policy}"), kind="table")
 
 
 def _wrap(text: str) -> list[str]:
@@ -101,15 +101,15 @@ def _walk_question(rules: CompiledRules, name: str, inputs: FactValues, path: st
     start = f"{name}{path}"
     yield Node(id=start, text=(question.ask,), kind="question")
     for answer in question.answers:
-        stated, below = {**inputs, **_read_inputs(answer)}, f"{path}_{answer.say}"
-        if answer.to is not None:
-            yield from _walk_question(rules, answer.to, stated, below)
-            yield Edge(start=start, end=f"{answer.to}{below}", text=answer.say)
+        stated, below = {**inputs, **_read_inputs(answer)}, f"{path}_{answer.label}"
+        if answer.next is not None:
+            yield from _walk_question(rules, answer.next, stated, below)
+            yield Edge(start=start, end=f"{answer.next}{below}", text=answer.label)
         else:
             advice, leaf = advise(rules, stated), f"leaf{below}"
-            lines = (f"{advice.optimizer.id}, {advice.schedule.id}", f"guide: {' or '.join(answer.names)}")
+            lines = (f"{advice.optimizer.id}, {advice.schedule.id}", f"guide: {' or '.join(answer.recommends)}")
             yield Node(id=leaf, text=lines, kind="answer")
-            yield Edge(start=start, end=leaf, text=answer.say)
+            yield Edge(start=start, end=leaf, text=answer.label)
 
 
 class Leaf(Struct, frozen=True):
@@ -127,10 +127,10 @@ def list_leaves(rules: CompiledRules) -> list[Leaf]:
 def _walk_leaves(rules: CompiledRules, name: str, inputs: FactValues) -> Iterator[Leaf]:
     for answer in rules.catalog.flowchart.questions[name].answers:
         stated = {**inputs, **_read_inputs(answer)}
-        if answer.to is not None:
-            yield from _walk_leaves(rules, answer.to, stated)
+        if answer.next is not None:
+            yield from _walk_leaves(rules, answer.next, stated)
         else:
-            yield Leaf(inputs=stated, names=answer.names)
+            yield Leaf(inputs=stated, names=answer.recommends)
 
 
 def _read_inputs(answer: FlowchartAnswer) -> dict[str, FactValue]:

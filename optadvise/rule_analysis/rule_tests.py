@@ -127,7 +127,7 @@ def _compare(table: Table, rule: Rule, example: Example, fired: Sequence[str]) -
         return f"{rule.id} should decide, but {' and '.join(fired) or 'nothing'} does"
     values = rule.outcome
     if table.kind == "set":
-        values["value"] = set_by(rule, str(table.gives), example.given).value
+        values["value"] = set_by(rule, str(table.output), example.given).value
     wrong = [
         f"{name} is {values.get(name)!r}, not {value!r}"
         for name, value in example.expect.items() if values.get(name) != value

@@ -158,7 +158,7 @@ def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
 def _list_card_regions(rules: CompiledRules, card: Optimizer, *, is_requested: bool) -> Iterator[Region]:
     """Yield the regions of a card's facts: of the models that it suits, and of the others."""
     model = rules.axes["model"]
-    suited = sum(1 << model.cell(kind) for kind in card.suits)
+    suited = sum(1 << model.cell(kind) for kind in card.model_types)
     facts = {**read_card_facts(card, card.implementations[0], rules.axes), "asked_for": is_requested}
     excluded = tuple(box for box in _list_contradictions(rules) if "optimizer" in box) if is_requested else ()
     for is_suited, models in ((True, suited), (False, model.every & ~suited)):

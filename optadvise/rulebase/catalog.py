@@ -109,9 +109,9 @@ class Catalog:
         return self.later.surfaces(self.base)
 
     @property
-    def walkers(self) -> list[str]:
+    def default_trajectory_optimizers(self) -> list[str]:
         """The optimizers that are watched where none is named."""
-        return [name for name in self._surface_file.walkers if name in self.optimizer_ids]
+        return [name for name in self._surface_file.default_optimizers if name in self.optimizer_ids]
 
     @cached_property
     def figures(self) -> DiskCache:

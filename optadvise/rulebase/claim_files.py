@@ -15,7 +15,7 @@ from optadvise.core.yaml_records import read_file
 
 _MOST_SEEDS = 20
 _NOT_NUMBERS = ("network", "surface", "dtype", "shape", "scales")  # keys of a setting
-_TOGETHER = ("experiment", "trials", "measures", "holds")
+_TOGETHER = ("experiment", "trials", "measures", "expected_range")
 
 
 def read_claims(
@@ -72,9 +72,9 @@ def _check_experiment(claim: Claim, experiment: str) -> None:
     if len(claim.trials) != design.sides or missing:
         needs = f"{design.sides} trial{'s' if design.sides > 1 else ''} and a setting with {', '.join(design.setting)}"
         raise RuleFileError(f"the experiment {experiment} needs {needs}", claim.at)
-    if any(bool(trial.rates) != design.rates for trial in claim.trials):
-        verb = "needs" if design.rates else "takes no"
-        raise RuleFileError(f"the experiment {experiment} {verb} `rates` in each trial", claim.at)
+    if any(bool(trial.learning_rates) != design.sweeps_lr for trial in claim.trials):
+        verb = "needs" if design.sweeps_lr else "takes no"
+        raise RuleFileError(f"the experiment {experiment} {verb} `learning_rates` in each trial", claim.at)
     if setting.get("last", 0) > setting.get("steps", 0) // setting.get("times", 1):
         raise RuleFileError("`last` is longer than the shortest training", claim.at)
 
@@ -88,9 +88,9 @@ def _check_trial(trial: Trial, card: Optimizer, at: str) -> None:
     implementations = [implementation.id for implementation in card.implementations]
     numbers = [hyperparameter.name for hyperparameter in card.hyperparameters]
     named = [("implementation", trial.implementation or implementations[0], implementations)]
-    named += [("hyperparameter", name, numbers) for name in trial.numbers]
+    named += [("hyperparameter", name, numbers) for name in trial.hyperparameters]
     for kind, name, accepted in named:
         if name not in accepted:
             raise RuleFileError(f"{card.id} has no {kind} {name!r}; {nearest(name, accepted)}", at)
-    if trial.warmup < 0 or not all(rate > 0 for rate in trial.rates):
-        raise RuleFileError("rates are above zero, and `warmup` is a number of steps", at)
+    if trial.warmup_steps < 0 or not all(rate > 0 for rate in trial.learning_rates):
+        raise RuleFileError("`learning_rates` are above zero, and `warmup_steps` is not negative", at)

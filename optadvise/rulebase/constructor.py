@@ -39,8 +39,8 @@ def constructor_kwargs(
 
 def runtime_kwargs(implementation: Implementation, *, device: str | None, sharding: str | None) -> dict[str, Value]:
     """Return the arguments that depend on where the class runs. Parameters are those of `constructor_kwargs`."""
-    on_device = implementation.on_cpu if device == "cpu" else {}
-    return {**on_device, **implementation.on_shard.get(sharding or "", {})}
+    on_device = implementation.cpu_kwargs if device == "cpu" else {}
+    return {**on_device, **implementation.sharding_kwargs.get(sharding or "", {})}
 
 
 def convert_lists(kwargs: Mapping[str, Value]) -> dict[str, object]:

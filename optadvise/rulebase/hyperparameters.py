@@ -131,7 +131,7 @@ def _scale(draft: Draft, step: Step, facts: Mapping[str, FactValue]) -> str | No
         if fact is None:
             return None
         assert isinstance(fact, (int, float)), "validated"
-        counted = min(fact, step.upto) if step.upto else fact
+        counted = min(fact, step.max_value) if step.max_value else fact
         factor = (counted / reference) ** step.exponent
         power = "" if step.exponent == 1 else f"^{step.exponent:g}"
         change = f"× ({counted:g} / {reference:g}){power}"

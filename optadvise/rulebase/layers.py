@@ -79,7 +79,7 @@ def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:
     Raises:
         RuleFileError: The two say different things about the table, or a new row has no place in an ordered one.
     """
-    for key in ("kind", "hit", "gives"):
+    for key in ("kind", "hit_policy", "output"):
         if getattr(new, key) != getattr(existing, key):
             message = f"table {existing.table!r} has `{key}: {getattr(existing, key)}`, which a layer cannot change"
             raise RuleFileError(message, new.at)
@@ -100,7 +100,7 @@ def _place_rule(rules: list[Rule], rule: Rule, table: TableFile, layer: str) -> 
         if rules[index].layer == layer:
             raise RuleFileError(f"rule id {rule.id!r} is used twice, first at {rules[index].at}", rule.at)
         rules[index] = rule
-    elif table.hit != "first":
+    elif table.hit_policy != "first":
         rules.append(rule)
     elif before is None:
         message = f"table {table.table!r} is ordered: say `before: ID` the row that {rule.id} precedes"

@@ -72,9 +72,9 @@ def findings(table: Table, axes: Mapping[str, Axis]) -> Iterator[Finding]:
             text = f"{rule.id} can never apply: no {empty[0]} is accepted by its condition"
             yield Finding(SHADOWED, table.id, (rule.id,), rule.at, text)
     yield from _overrides(table, boxes, axes)
-    if table.hit == "collect":
+    if table.hit_policy == "collect":
         return
-    if table.hit == "unique":
+    if table.hit_policy == "unique":
         yield from _overlaps(table, boxes, axes)
     yield from _shadowed(table, boxes, axes)
     if table.otherwise is None:
@@ -88,8 +88,8 @@ def _overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> 
             if name not in number:
                 text = f"{rule.id} overrides {name}, which is not in its table"
                 yield Finding(OVERRIDE, table.id, (rule.id,), rule.at, text)
-            elif table.hit != "unique":
-                text = f"{rule.id} overrides {name}, but in a table with `hit: {table.hit}` that means nothing"
+            elif table.hit_policy != "unique":
+                text = f"{rule.id} overrides {name}, which has no effect with `hit_policy: {table.hit_policy}`"
                 yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
             elif name == rule.id or table.beats[number[name]] >> i & 1:
                 text = f"{rule.id} overrides itself through {name}"
@@ -123,12 +123,13 @@ def _overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
 
 def rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
     """Return the rows that win over a row where both apply."""
-    if table.hit == "collect":
+    if table.hit_policy == "collect":
         return []
-    before = range(index) if table.hit == "first" else range(len(boxes))
+    is_ordered = table.hit_policy == "first"
+    before = range(index) if is_ordered else range(len(boxes))
     return [
         i for i in before
-        if i != index and (table.hit == "first" or table.beats[i] >> index & 1) and touches(boxes[i], boxes[index])
+        if i != index and (is_ordered or table.beats[i] >> index & 1) and touches(boxes[i], boxes[index])
     ]  # fmt: skip
 
 

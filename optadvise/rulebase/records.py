@@ -126,8 +126,8 @@ class Contradiction(RuleRecord, frozen=True, kw_only=True):
     """Facts that exclude each other."""
 
     when: When
-    say: str
-    instead: str
+    problem: str
+    remedy: str
     at: Internal = ""
 
 
@@ -243,9 +243,9 @@ class TableEntry(RuleRecord, frozen=True, kw_only=True):
     table: str
     rules: Annotated[tuple[RuleEntry, ...], Meta(min_length=1)]
     kind: str | None = None
-    hit: Literal["unique", "first", "collect"] | None = None
+    hit_policy: Literal["unique", "first", "collect"] | None = None
     about: str | None = None
-    gives: str | None = None
+    output: str | None = None
     otherwise: OtherwiseEntry | None = None
     at: Internal = ""
 
@@ -315,10 +315,10 @@ class TableFile(RuleRecord, frozen=True, kw_only=True):
 
     table: str
     kind: Literal["derive", "choose", "set", "adjust", "warn", "note"]
-    hit: Literal["unique", "first", "collect"]
+    hit_policy: Literal["unique", "first", "collect"]
     about: str
     rules: tuple[Rule, ...]
-    gives: str | None = None  # the fact or hyperparameter that the rows give
+    output: str | None = None  # the fact or hyperparameter that the rows give
     otherwise: Rule | None = None
     at: str = ""
 
@@ -353,10 +353,10 @@ class FixFile(RuleRecord, frozen=True, kw_only=True):
 class FlowchartAnswer(RuleRecord, frozen=True, kw_only=True):
     """An answer to a question of the flowchart: it leads on, or names optimizers."""
 
-    say: str
+    label: str
     given: GivenFacts
-    to: str | None = None
-    names: Annotated[tuple[str, ...], Meta(min_length=1)] = ()
+    next: str | None = None  # id of the next question
+    recommends: Annotated[tuple[str, ...], Meta(min_length=1)] = ()
     at: Internal = ""
 
 

@@ -25,15 +25,15 @@ def read_surfaces(contents: Sequence[tuple[int, Path, bytes]], known_ids: Mappin
         RuleFileError: A file is invalid; the message says where.
     """
     surfaces: dict[str, Surface] = {}
-    walkers: tuple[str, ...] = ()
+    default_optimizers: tuple[str, ...] = ()
     for _, file, content in contents:
         read, _, _ = read_file(SurfaceFile, content, str(file), known_ids)
         for surface in read.surfaces:
             _check_surface(surface)
             surfaces.pop(surface.id, None)
             surfaces[surface.id] = surface
-        walkers = read.walkers or walkers
-    return SurfaceFile(surfaces=tuple(surfaces.values()), walkers=walkers)
+        default_optimizers = read.default_optimizers or default_optimizers
+    return SurfaceFile(surfaces=tuple(surfaces.values()), default_optimizers=default_optimizers)
 
 
 def _check_surface(surface: Surface) -> None:
@@ -44,8 +44,8 @@ def _check_surface(surface: Surface) -> None:
                 raise RuleFileError(f"{value:g} lies outside of `{name}`, {low:g} to {high:g}", surface.at)
     if not 0 < surface.steps <= MOST_STEPS:
         raise RuleFileError(f"`steps` is a whole number from 1 to {MOST_STEPS:,}", surface.at)
-    rates = surface.rates
-    for rate in (rates.adam, rates.sgd, rates.own, *surface.optimizers.values()):
+    rates = surface.learning_rates
+    for rate in (rates.adam, rates.sgd, rates.custom, *surface.optimizers.values()):
         values = [value for value in (rate.lr, rate.times) if value is not None]
         if len(values) != 1 or not values[0] > 0:
             raise RuleFileError("a rate has either `lr` or `times`, above zero", rate.at)

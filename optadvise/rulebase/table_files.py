@@ -22,7 +22,7 @@ from optadvise.rulebase.records import (
     WarningText,
 )
 
-_NATURE = ("kind", "hit", "about")  # what the first layer with a table has to say of it
+_NATURE = ("kind", "hit_policy", "about")  # what the first layer with a table has to say of it
 
 
 @register_reader("outcome")
@@ -62,7 +62,8 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
     otherwise = None if entry.otherwise is None else _rule(entry.otherwise, entry.table, layer)
     rules = tuple(_rule(row, entry.table, layer) for row in entry.rules)
     return TableFile(
-        table=entry.table, kind=inherit("kind"), hit=inherit("hit"), about=inherit("about"), gives=inherit("gives"),
+        table=entry.table, kind=inherit("kind"), hit_policy=inherit("hit_policy"), about=inherit("about"),
+        output=inherit("output"),
         rules=rules, otherwise=otherwise, at=entry.at,
     )  # fmt: skip
 

@@ -120,8 +120,8 @@ class Table:
         """
         self.id = table.table
         self.kind = table.kind
-        self.hit = table.hit
-        self.gives = table.gives
+        self.hit_policy = table.hit_policy
+        self.output = table.output
         self.about = table.about
         self.rules = table.rules
         self.otherwise = table.otherwise
@@ -186,22 +186,22 @@ class Table:
         mask = self._all
         for column, masks in self._in_order:
             mask &= masks[cells[column]]
-        if mask and self.hit != "collect":
+        if mask and self.hit_policy != "collect":
             lowest = mask & -mask
-            if self.hit == "first" or lowest == mask:  # the usual case needs no list
+            if self.hit_policy == "first" or lowest == mask:  # the usual case needs no list
                 return self._alone[lowest.bit_length() - 1]
         matches = []
         while mask:  # of thousands of rows few apply
             last = mask & -mask
             matches.append(last.bit_length() - 1)
             mask ^= last
-        if self.hit == "collect":
+        if self.hit_policy == "collect":
             return tuple(self.rules[i] for i in matches)
         if not matches:
             if self.otherwise is None:
                 raise RuleFileError(f"table {self.id!r} has no row for this situation and no `otherwise`")
             return (self.otherwise,)
-        if self.hit == "first" or len(matches) == 1:
+        if self.hit_policy == "first" or len(matches) == 1:
             return (self.rules[matches[0]],)
         winners = [i for i in matches if all(i == j or self.beats[i] >> j & 1 for j in matches)]
         if len(winners) != 1:

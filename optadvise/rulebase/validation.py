@@ -191,13 +191,13 @@ def _check_rule(rule: Rule, table: TableFile, draft: Draft) -> None:
     if table.kind != "warn" and not rule.because:
         raise RuleFileError(f"rule {rule.id!r} has no `because`", rule.at)
     if table.kind == "derive":
-        fact = draft.facts.get(table.gives or "")
+        fact = draft.facts.get(table.output or "")
         values = (fact.values or {}) if fact else {}
-        derived = rule.derived.get(table.gives or "")
+        derived = rule.derived.get(table.output or "")
         if derived not in values:
             raise RuleFileError(f"`then` gives {derived!r}; {nearest(str(derived), values)}", rule.at)
     elif table.kind == "choose":
-        _check_choice(rule, str(table.gives), draft)
+        _check_choice(rule, str(table.output), draft)
     elif table.kind == "set":
         _check_number(rule, draft)
     elif table.kind == "adjust":
@@ -224,15 +224,15 @@ def _check_number(rule: Rule, draft: Draft) -> None:
         raise RuleFileError("`points` are pairs of numbers above zero, and `spread` is one", at)
 
 
-def _check_choice(rule: Rule, gives: str, draft: Draft) -> None:
+def _check_choice(rule: Rule, output: str, draft: Draft) -> None:
     by_kind: dict[str, Mapping[str, object]] = {"optimizer": draft.optimizers, "scheduler": draft.schedulers}
-    ids = by_kind.get(gives)
+    ids = by_kind.get(output)
     if ids is None:
-        raise RuleFileError(f"a table that chooses `gives: optimizer` or `scheduler`, not {gives!r}", rule.at)
-    chosen = rule.choice.optimizer if gives == "optimizer" else rule.choice.scheduler
+        raise RuleFileError(f"a table that chooses `output: optimizer` or `scheduler`, not {output!r}", rule.at)
+    chosen = rule.choice.optimizer if output == "optimizer" else rule.choice.scheduler
     for name in (chosen, *rule.choice.alternatives):
         if name not in ids:
-            raise RuleFileError(f"unknown {gives} {name!r}; {nearest(str(name), ids)}", rule.at)
+            raise RuleFileError(f"unknown {output} {name!r}; {nearest(str(name), ids)}", rule.at)
 
 
 def _check_references(contexts: Iterable[Context], draft: Draft) -> None:
@@ -315,10 +315,10 @@ def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
 def _read_flowchart(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
     chart = read_record(FlowchartFile, node, context).flowchart
     for answer in (answer for question in chart.questions.values() for answer in question.answers):
-        if (answer.to is not None) == bool(answer.names):
+        if (answer.next is not None) == bool(answer.recommends):
             raise RuleFileError("an answer leads either `to` a question, or `names` what to take", answer.at)
-        if answer.to is not None and answer.to not in chart.questions:
-            raise RuleFileError(f"no question {answer.to!r}; {nearest(answer.to, chart.questions)}", answer.at)
+        if answer.next is not None and answer.next not in chart.questions:
+            raise RuleFileError(f"no question {answer.next!r}; {nearest(answer.next, chart.questions)}", answer.at)
     if chart.start not in chart.questions:
         raise RuleFileError(f"no question {chart.start!r}; {nearest(chart.start, chart.questions)}", chart.at)
     reading.draft.flowchart = chart

@@ -176,9 +176,9 @@ def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) 
     if mean is None:
         return Verdict(UNDECIDED, why, figures=tuple(figures))
     verdict: ClaimVerdict = UNDECIDED
-    if why is None and claim.holds is not None:
+    if why is None and claim.expected_range is not None:
         ends = mean.interval or Interval(mean.value, mean.value)
-        low, high = _locate(ends.low, claim.holds), _locate(ends.high, claim.holds)
+        low, high = _locate(ends.low, claim.expected_range), _locate(ends.high, claim.expected_range)
         if low == high == "inside":
             verdict = CONFIRMED
         elif low == "above" or high == "below":
@@ -217,13 +217,13 @@ def _make_outcome(
     return ClaimOutcome(
         id=claim.id,
         claim=claim.claim,
-        says=claim.says,
+        quote=claim.quote,
         cite=claim.cite,
         optimizers=claim.optimizers,
         experiment=claim.experiment,
         setting=claim.setting,
         measures=claim.measures,
-        holds=None if claim.holds is None else format_range(claim.holds),
+        expected_range=None if claim.expected_range is None else format_range(claim.expected_range),
         seeds=tuple(range(claim.seeds)) if claim.experiment else (),
         limits=claim.limits,
         supports=claim.supports,
@@ -240,10 +240,11 @@ def _describe_implementation(arm: Arm) -> TestedImplementation:
 
 def _make_side(card: Optimizer, trial: Trial, device: str) -> Side:
     def make_arm(**changes: Value) -> Arm:
-        arm = plan.plan_defaults(card, {**trial.numbers, **changes}, device, trial.implementation)
+        arm = plan.plan_defaults(card, {**trial.hyperparameters, **changes}, device, trial.implementation)
         return replace(arm, max_grad_norm=trial.max_grad_norm)
 
-    return Side(make_arm(), tuple(ArmAtRate(rate, make_arm(lr=rate)) for rate in trial.rates), trial.warmup)
+    arms = tuple(ArmAtRate(lr, make_arm(lr=lr)) for lr in trial.learning_rates)
+    return Side(make_arm(), arms, trial.warmup_steps)
 
 
 def _find_surface(catalog: Catalog, claim: Claim) -> Surface | None:

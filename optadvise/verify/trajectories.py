@@ -88,7 +88,7 @@ def sample_grid(surface: Surface, count: int) -> Grid:
 def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
     """Return the learning rate of an optimizer on a surface: its own there, or that of its class."""
     special = surface.optimizers.get(card.id)
-    rate = special or surface.rates.by_class(card.rates)
+    rate = special or surface.learning_rates.by_scale(card.lr_scale)
     lr, because, cite = rate.lr, rate.because, rate.cite
     if lr is None:
         hyperparameter = card.hyperparameter("lr")

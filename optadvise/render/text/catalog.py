@@ -101,7 +101,7 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         print_bullets(out, "Use when", (reason.text for reason in card.use_when))
         print_bullets(out, "Avoid when", (reason.text for reason in card.avoid_when))
         print_bullets(out, "Notes", (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
-        suits = ", ".join(card.suits) or "nothing in particular"
+        suits = ", ".join(card.model_types) or "nothing in particular"
         rows = [("effort to tune", card.effort), ("suits", suits), *_list_names(catalog, card)]
         print_section(out, "Elsewhere", rows, "left", "wrap")
         print_sources(out, card.cite, catalog)
@@ -145,7 +145,7 @@ def _print_implementation(out: Console, implementation: Implementation) -> None:
     sharded = [f"{SHARDING_LABELS[shard]} {result}" for shard, result in implementation.sharding.items()]
     sharded += [
         f"{SHARDING_LABELS[shard]} with {_format_arguments(kwargs)}"
-        for shard, kwargs in implementation.on_shard.items()
+        for shard, kwargs in implementation.sharding_kwargs.items()
     ]
     rows = [
         ("package", source),

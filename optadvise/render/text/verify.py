@@ -103,7 +103,7 @@ def _describe_claim(claim: ClaimOutcome) -> str:
     """Return the figure of a claim, and remarks on it."""
     if claim.measured is None:
         return _list_remarks(claim)
-    measured = f"{_capitalize(claim.measures or '')}: {_format_measured(claim)}, claimed {claim.holds}."
+    measured = f"{_capitalize(claim.measures or '')}: {_format_measured(claim)}, claimed {claim.expected_range}."
     return f"{measured} {_list_remarks(claim)}"
 
 
@@ -122,8 +122,8 @@ def _list_remarks(claim: ClaimOutcome) -> str:
         deviating = (each.path for each in claim.implementations if each.deviates)
         sentences += [f"Run with {path}, which deviates." for path in deviating]
         sentences += [claim.limits] if claim.limits else []
-    if claim.verdict == REFUTED and claim.says:
-        sentences.append(f"{claim.cite[0]} says: “{claim.says}”")
+    if claim.verdict == REFUTED and claim.quote:
+        sentences.append(f"{claim.cite[0]} says: “{claim.quote}”")
     return " ".join(sentences)
 
 
@@ -166,6 +166,6 @@ def list_claim_lines(result: VerifyResult) -> list[str]:
         for claim in claims:
             measures = f"{_capitalize(claim.measures)}. " if claim.measures else ""
             source = f"{_list_remarks(claim)} `{claim.id}`, from {', '.join(claim.cite)}".strip()
-            rows.append((claim.claim, _format_measured(claim), claim.holds or DASH, measures + source))
+            rows.append((claim.claim, _format_measured(claim), claim.expected_range or DASH, measures + source))
         lines += ["", f"## {verdict.capitalize()}", "", *format_table(("claim", "measured", "claimed", ""), rows)]
     return lines
