@@ -48,14 +48,11 @@ def plan_arms(
     advice = _advise(rules, control, spec)
     choice = _choose(advice.optimizer, spec, None)[0]
     control_arm = _plan_arm(advice, choice, spec, f"{control} (control)", "control")
-    same = [arm for arm in candidates if _is_same(arm, control_arm)]
+    built = (control_arm.optimizer, control_arm.path, control_arm.variant)
+    same = [arm for arm in candidates if (arm.optimizer, arm.path, arm.variant) == built]
     if same and len(candidates) > 1:  # the control is measured anyway
         return [replace(arm, role="control") if arm is same[0] else arm for arm in candidates]
     return [*candidates, control_arm]
-
-
-def _is_same(arm: Arm, other: Arm) -> bool:
-    return (arm.optimizer, arm.path, arm.variant) == (other.optimizer, other.path, other.variant)
 
 
 def _plan_candidates(rules: CompiledRules, name: str, spec: Spec, implementation: str | None) -> list[Arm]:
@@ -122,7 +119,14 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
         return choices
     if implementation == COMPILED:
         return [Choice(choices[0].implementation, COMPILED)]
-    named = next((c for c in _all_choices(card.implementations, spec) if _is_called(c, implementation)), None)
+    named = next(
+        (
+            choice
+            for choice in _all_choices(card.implementations, spec)
+            if implementation in (choice.variant, choice.implementation.id, choice.implementation.package)
+        ),
+        None,
+    )
     if named is None:
         variants = {choice.variant for choice in choices if choice.variant}
         accepted = {COMPILED, "all", *(each.id for each in card.implementations), *variants}
@@ -135,10 +139,6 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
             f"take {', '.join(others) or 'another optimizer'}"
         )
     return [named]
-
-
-def _is_called(choice: Choice, name: str) -> bool:
-    return name in (choice.variant, choice.implementation.id, choice.implementation.package)
 
 
 def _list_choices(card: Optimizer, spec: Spec) -> list[Choice]:
@@ -223,7 +223,7 @@ def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: 
         matrices_only=implementation.tensors == "matrix",
         train_mode=implementation.needs_train_mode,
         unsupported=_explain_unsupported(card, implementation, spec.device_type),
-        deviates=None if deviation is None else f"{deviation.by or ''}: {deviation.in_}".lstrip(": "),
+        deviates=None if deviation is None else deviation.text,
     )
 
 

@@ -95,11 +95,9 @@ def ratio_ci(candidate: Sequence[Sequence[float]], control: Sequence[Sequence[fl
     if not medians or not all(0 < value < math.inf for pair in medians for value in pair):
         raise ValueError("ratio_ci needs a round with samples of both arms, finite and above zero")
     logs = [math.log(value) - math.log(control_value) for value, control_value in medians]
-    center = fmean(logs)
-    if len(logs) < MIN_ROUNDS:
-        return Figure(math.exp(center))
-    reach = _t975(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
-    return Figure(math.exp(center), Interval(math.exp(center - reach), math.exp(center + reach)))
+    mean = _student_mean(logs)
+    interval = None if mean.interval is None else Interval(math.exp(mean.interval.low), math.exp(mean.interval.high))
+    return Figure(math.exp(mean.value), interval)
 
 
 def mean_ci(figures: Sequence[float], *, ratio: bool) -> Figure:
@@ -120,6 +118,11 @@ def mean_ci(figures: Sequence[float], *, ratio: bool) -> Figure:
         raise ValueError("mean_ci needs at least one figure, and finite ones")
     if ratio:
         return ratio_ci([[figure] for figure in figures], [[1.0] for _ in figures])
+    return _student_mean(figures)
+
+
+def _student_mean(figures: Sequence[float]) -> Figure:
+    """Return the mean with Student's t 95 % interval; no interval for one figure."""
     center = fmean(figures)
     if len(figures) < MIN_ROUNDS:
         return Figure(center)

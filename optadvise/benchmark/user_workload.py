@@ -58,8 +58,9 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
     loaded = call_user_function(spec, seed=seed)
     module = loaded.module
     module.to(device=device, dtype=weights_dtype(dtype) if dtype == "bf16" else None)
-    name = _name_option("--workload", spec)
-    run_guarded(name, "counting its parameters", lambda: [weight.numel() for weight in module.parameters()])
+    run_guarded(
+        f"--workload {spec!r}", "counting its parameters", lambda: [weight.numel() for weight in module.parameters()]
+    )
     move_batch = partial(map_tensors, change=partial(move_tensor, device=device, dtype=weights_dtype(dtype)))
     unit = "samples/s" if loaded.samples else "batches/s"  # a batch without tensors has no samples to count
     return Workload(spec, module, map(move_batch, loaded.batches), loaded.loss, loaded.samples or 1, unit)
@@ -83,7 +84,7 @@ def call_user_function(
     Raises:
         InputError: As for `load_user`.
     """
-    name = _name_option(flag, spec)
+    name = f"{flag} {spec!r}"
     function = _import_function(name, spec, announce)
     # For the whole process, not for the call alone: a data loader or a generator draws from them later.
     torch.manual_seed(seed)
@@ -96,12 +97,10 @@ def call_user_function(
     announce("calling it")
     module, batches, loss = _unpack(name, run_guarded(name, "calling it", call))
     announce("taking the first batch")
-    first, endless = run_guarded(name, "taking the first batch", lambda: _peek(name, batches))
-    return UserWorkload(module, endless, partial(_check_scalar, name, loss), _count_samples(first))
-
-
-def _name_option(flag: str, spec: str) -> str:
-    return f"{flag} {spec!r}"
+    repeated = _repeat(name, batches)
+    first = run_guarded(name, "taking the first batch", lambda: next(repeated))
+    loss = partial(_check_scalar, name, loss)
+    return UserWorkload(module, itertools.chain([first], repeated), loss, _count_samples(first))
 
 
 def _reject(name: str, problem: str) -> InputError:
@@ -154,12 +153,6 @@ def _unpack(name: str, returned: object) -> tuple[nn.Module, Iterable[Any], Loss
     if not callable(loss):
         raise _reject(name, f"loss is a {type(loss).__name__}; return a function of (module, batch)")
     return module, batches, loss
-
-
-def _peek(name: str, batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
-    endless = _repeat(name, batches)
-    first = next(endless)
-    return first, itertools.chain([first], endless)
 
 
 def _repeat(name: str, batches: Iterable[Any]) -> Iterator[Any]:

@@ -183,6 +183,11 @@ class Deviation(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
     cite: Cites
     by: Plain = None
 
+    @property
+    def text(self) -> str:
+        """Return the deviation behind its size, where the card has that."""
+        return f"{self.by}: {self.in_}" if self.by else self.in_
+
 
 class AuditAllowance(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
     """What an audit has to know of an implementation."""

@@ -78,15 +78,11 @@ def find_deviation(implementation: Implementation, evidence: Evidence) -> Deviat
     """Return how an implementation deviates from its paper: by an audit on this machine, otherwise by its card."""
     audit = next((audit for audit in evidence.audits if audit.path == implementation.path), None)
     if audit is not None:
-        return (
-            DeviationFinding(basis="audit", date=audit.date, why=audit.why)
-            if audit.verdict in (DEVIATES, FAILS)
-            else None
-        )
+        has_deviated = audit.verdict in (DEVIATES, FAILS)
+        return DeviationFinding(basis="audit", date=audit.date, why=audit.why) if has_deviated else None
     if implementation.deviates is None:
         return None
-    why = f"{implementation.deviates.by or ''}: {implementation.deviates.in_}".lstrip(": ")
-    return DeviationFinding(basis="card", date=None, why=why)
+    return DeviationFinding(basis="card", date=None, why=implementation.deviates.text)
 
 
 def _correct_entry(entry: _Entry, refuted: _Refuted) -> _Entry:

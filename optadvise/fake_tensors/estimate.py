@@ -15,7 +15,7 @@ from optadvise.advice.memory_answer import is_rejected
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Fit, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
 from optadvise.fake_tensors.client import trace_step
-from optadvise.fake_tensors.records import OptimizerRequest, OptimizerStep, StepFigures
+from optadvise.fake_tensors.records import OptimizerRequest, OptimizerStep, PeakBytes, StepFigures
 from optadvise.memory.breakdown import with_limit
 from optadvise.memory.inputs import memory_inputs
 from optadvise.memory.interpolation import NetworkCounts
@@ -136,9 +136,19 @@ def _estimate_optimizer(
     factors = settings.activation_factors.measured
     optimizer = _optimizer_bytes(advisor, situation, size, entry)
     is_fused = bool(advisor.catalog.optimizer(entry.id).implementations[0].fused)
-    fixed = step.weights_bytes + step.buffers_bytes + step.batch_bytes
-    in_step = fixed + step.gradients_bytes + optimizer.scratch > step.peak.total
-    tensor_lines = _lines_in_step(step, optimizer, is_fused) if in_step else _lines_in_passes(step, optimizer)
+    step_peak = PeakBytes(
+        weights=step.weights_bytes,
+        gradients=step.gradients_bytes,
+        activations=0,
+        temporaries=optimizer.scratch,
+        other=step.buffers_bytes + step.batch_bytes,
+    )
+    in_step = step_peak.total > step.peak.total
+    if in_step:
+        origin = f"of the optimizer's step{', fused' if is_fused else ''}"
+        tensor_lines = _list_lines(step, optimizer, step_peak, origin)
+    else:
+        tensor_lines = _list_lines(step, optimizer, step.peak, "of the backward pass")
     tensors = sum(line.at_peak or 0 for line in tensor_lines)
     spread_lines = [replace(line, interval=spread(line.at_peak or 0, factors)) for line in tensor_lines]
     total, lines = add_overhead(spread_lines, settings)
@@ -159,39 +169,20 @@ def _estimate_optimizer(
     return with_limit(unlimited, situation.vram_bytes)
 
 
-def _lines_in_step(step: StepFigures, optimizer: _OptimizerBytes, is_fused: bool) -> list[MemoryLine]:
-    """Return the lines of tensors where the peak is in the optimizer's step."""
-    temporaries = f"of the optimizer's step{', fused' if is_fused else ''}"
-    buffers = step.buffers_bytes + step.batch_bytes
-    return _lines(step, optimizer, step.gradients_bytes, 0, (optimizer.scratch, temporaries), buffers)
-
-
-def _lines_in_passes(step: StepFigures, optimizer: _OptimizerBytes) -> list[MemoryLine]:
-    """Return the lines of tensors where the peak is in the forward or backward pass."""
-    peak = step.peak
-    temporaries = (peak.temporaries, "of the backward pass")
-    return _lines(step, optimizer, peak.gradients, peak.activations, temporaries, peak.other)
-
-
-def _lines(
-    step: StepFigures, optimizer: _OptimizerBytes, gradients: int, activations: int, temporaries: tuple[int, str],
-    buffers: int,
-) -> list[MemoryLine]:  # fmt: skip
+def _list_lines(step: StepFigures, optimizer: _OptimizerBytes, peak: PeakBytes, origin: str) -> list[MemoryLine]:
     """Return the lines of tensors.
 
     Args:
-        gradients: Bytes at the peak.
-        activations: Bytes at the peak.
-        temporaries: Bytes, and their explanation.
-        buffers: Bytes of buffers and the batch at the peak.
+        peak: Bytes at the peak, without the optimizer's state.
+        origin: Of the temporaries, as in `of the backward pass`.
     """
-    weights, scratch = step.weights_bytes, temporaries[0]
+    weights = step.weights_bytes
     trained = f"of {step.trainable_parameters:,} trained parameters"
     return [
         breakdown_line("weights", weights, weights, f"of {step.parameters:,} parameters"),
-        breakdown_line("gradients", step.gradients_bytes, gradients, trained),
+        breakdown_line("gradients", step.gradients_bytes, peak.gradients, trained),
         breakdown_line("optimizer state", optimizer.state, optimizer.state, optimizer.explanation),
-        breakdown_line("activations", step.peak.activations, activations, "what the forward pass made and kept"),
-        breakdown_line("temporaries", scratch, scratch, temporaries[1]),
-        breakdown_line("buffers and batch", step.peak.other, buffers, "and the rest"),
+        breakdown_line("activations", step.peak.activations, peak.activations, "what the forward pass made and kept"),
+        breakdown_line("temporaries", peak.temporaries, peak.temporaries, origin),
+        breakdown_line("buffers and batch", step.peak.other, peak.other, "and the rest"),
     ]

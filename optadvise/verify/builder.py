@@ -71,8 +71,3 @@ def silence_libraries() -> Iterator[None]:
         warnings.simplefilter("ignore")
         with torch.compiler.set_stance("force_eager"):
             yield
-
-
-def use_one_thread() -> None:
-    """Limit torch to one thread: on small tensors further threads only wait for each other."""
-    torch.set_num_threads(1)

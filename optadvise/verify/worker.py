@@ -8,7 +8,7 @@ from optadvise.benchmark.optimizer_builder import resolve
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.worker import ParentConnection
 from optadvise.verify.audit import audit, resume
-from optadvise.verify.builder import describe_error, use_one_thread
+from optadvise.verify.builder import describe_error
 from optadvise.verify.experiment_setup import ExperimentSetup, UndecidableError
 from optadvise.verify.experiments import run_experiment
 from optadvise.verify.records import (
@@ -30,7 +30,7 @@ from optadvise.verify.training import TrainingCache
 def main() -> None:
     """Answer requests until the parent is gone."""
     parent = ParentConnection()
-    use_one_thread()
+    torch.set_num_threads(1)  # on small tensors further threads only wait for each other
     trainings = TrainingCache()
     while True:
         parent.send(answer(parent.receive(Request), trainings))

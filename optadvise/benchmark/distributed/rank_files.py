@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +31,7 @@ _LOST_CONNECTION = (
     "timed out waiting",
 )  # fmt: skip
 _LAST_LINES = 3
+Content = TypeVar("Content")
 
 
 class RankFailure(Struct, frozen=True):
@@ -50,7 +52,7 @@ def find_root_cause(folder: Path, count: int) -> ArmFailure:
     A rank that loses the others fails too, and the launcher ends the others with SIGTERM; so a rank that failed by
     itself or was killed by something else counts before these.
     """
-    reports = {rank: _read_failure(folder, rank) for rank in range(count)}
+    reports = {rank: _read_json(folder / f"{rank}.failure", RankFailure) for rank in range(count)}
     failures = {rank: report for rank, report in reports.items() if report is not None}
     causes = {rank: report for rank, report in failures.items() if not report.is_lost_connection}
     if causes:
@@ -114,10 +116,7 @@ def write_exit_codes(folder: Path, codes: Mapping[int, int]) -> None:
 
 def read_exit_codes(folder: Path) -> dict[int, int]:
     """Return the exit codes of ranks, as far as the launcher saw them end."""
-    try:
-        return msgspec.json.decode((folder / _EXITS).read_bytes(), type=dict[int, int])
-    except (OSError, ValueError):
-        return {}
+    return _read_json(folder / _EXITS, dict[int, int]) or {}
 
 
 def write_failure(folder: Path, rank: int, failure: ArmFailure) -> None:
@@ -125,9 +124,10 @@ def write_failure(folder: Path, rank: int, failure: ArmFailure) -> None:
     replace_file(folder / f"{rank}.failure", msgspec.json.encode(RankFailure(failure, time.time())))
 
 
-def _read_failure(folder: Path, rank: int) -> RankFailure | None:
+def _read_json(file: Path, kind: type[Content]) -> Content | None:
+    """Return the content of a file; None where there is no such file, or it is incomplete."""
     try:
-        return msgspec.json.decode((folder / f"{rank}.failure").read_bytes(), type=RankFailure)
+        return msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, ValueError):
         return None
 
