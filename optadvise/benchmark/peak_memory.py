@@ -18,6 +18,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 _COPIED_BYTES = 2**28  # large enough that no cache holds it
+_COPIES = 6
 
 
 def transient_bytes(training: Training) -> int | None:
@@ -65,13 +66,13 @@ def peak_rss() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def device_bandwidth(device: str, repeats: int = 5) -> float:
+def device_bandwidth(device: str) -> float:
     """Return the bytes a second that a large copy moves on this device, reading and writing counted."""
     source = torch.zeros(_COPIED_BYTES // 4, device=device)
     target = torch.empty_like(source)
     clock = Clock(device)
     best = float("inf")
-    for _ in range(repeats + 1):
+    for _ in range(_COPIES):
         clock.start()
         target.copy_(source)
         clock.mark()

@@ -63,7 +63,7 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
     )
     move_batch = partial(map_tensors, change=partial(move_tensor, device=device, dtype=weights_dtype(dtype)))
     unit = "samples/s" if loaded.samples else "batches/s"  # a batch without tensors has no samples to count
-    return Workload(spec, module, map(move_batch, loaded.batches), loaded.loss, loaded.samples or 1, unit)
+    return Workload(module, map(move_batch, loaded.batches), loaded.loss, loaded.samples or 1, unit)
 
 
 def call_user_function(

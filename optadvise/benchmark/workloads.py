@@ -25,7 +25,6 @@ Loss = Callable[[nn.Module, Any], Tensor]
 class Workload:
     """A network, its data and its loss."""
 
-    name: str
     module: nn.Module
     batches: Iterator[Any]  # endless, on the module's device; the same for the same seed
     loss: Loss  # loss(module, batch), a scalar; takes the module, so that a compiled one can be passed
@@ -95,7 +94,7 @@ def build(
         torch.manual_seed(seed)
         module = NETWORKS[name](width, depth, extent)
     module.to(device=device, dtype=weights_dtype(dtype))
-    return Workload(name, module, batches, loss, batch, "samples/s")
+    return Workload(module, batches, loss, batch, "samples/s")
 
 
 def _check_minimum(minimum: int, value: int | None, default: int, flag: str) -> int:

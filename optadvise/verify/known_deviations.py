@@ -72,8 +72,14 @@ def _momentum(*, dampening: float = 0.0, ahead: bool = False, lr_inside: bool = 
     return method
 
 
-def _with_changes(method: Method, **changes: Callable[[Hyperparameters], object]) -> Method:
-    """Return a method with other values of some hyperparameters, computed from all."""
+def _with_changes(
+    method: Method, *, couples_decay: bool = False, **changes: Callable[[Hyperparameters], object]
+) -> Method:
+    """Return a method with other values of some hyperparameters, computed from all.
+
+    Args:
+        couples_decay: Add the weight decay to the gradient.
+    """
 
     def changed(theta: Tensor, h: Hyperparameters) -> Trajectory:
         values = {**h, **{name: change(h) for name, change in changes.items()}}
@@ -82,22 +88,9 @@ def _with_changes(method: Method, **changes: Callable[[Hyperparameters], object]
         while True:
             g = yield theta
             values["lr"] = h["lr"]
-            theta = trajectory.send(g)
+            theta = trajectory.send(g + h["weight_decay"] * theta if couples_decay else g)
 
     return changed
-
-
-def _with_coupled_decay(method: Method) -> Method:
-    """Return a method whose weight decay is added to the gradient."""
-    plain = _with_changes(method, weight_decay=lambda h: 0.0)
-
-    def coupled(theta: Tensor, h: Hyperparameters) -> Trajectory:
-        trajectory = plain(theta, h)
-        theta = next(trajectory)
-        while True:
-            theta = trajectory.send((yield theta) + h["weight_decay"] * theta)
-
-    return coupled
 
 
 def _list_adam_deviations(decay: str) -> KnownDeviations:
@@ -134,7 +127,8 @@ def list_known_deviations(optimizer: str, decay: str, ancestors: Sequence[str]) 
     """
     method = METHODS[optimizer]
     yield KnownDeviation("ignores the weight decay", _with_changes(method, weight_decay=lambda h: 0.0))
-    yield KnownDeviation("couples the decay: it goes through the gradient", _with_coupled_decay(method))
+    coupled = _with_changes(method, couples_decay=True, weight_decay=lambda h: 0.0)
+    yield KnownDeviation("couples the decay: it goes through the gradient", coupled)
     yield KnownDeviation("swaps the betas", _with_changes(method, betas=_swap_betas))
     if method in _BY_METHOD:
         yield from _BY_METHOD[method](decay)

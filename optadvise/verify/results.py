@@ -16,7 +16,7 @@ from optadvise.evidence.versions import find_versions
 from optadvise.verify.records import AuditResult, VerifyEnvironment, VerifyResult
 
 
-def make_result(audits: Sequence[AuditResult], claims: Sequence[ClaimOutcome] = ()) -> VerifyResult:
+def make_result(audits: Sequence[AuditResult], claims: Sequence[ClaimOutcome]) -> VerifyResult:
     """Return the result of `optadvise verify`, with the date and the versions of the packages that ran."""
     tested = (implementation.package for claim in claims for implementation in claim.implementations)
     packages = (*(audit.package for audit in audits), *tested)

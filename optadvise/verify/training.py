@@ -41,7 +41,7 @@ def _build_post_norm(setting: ExperimentSetting, seed: int, device: str) -> work
     torch.manual_seed(seed)
     module = _PostNorm(setting["width"], setting["depth"], setting["seq_len"]).to(device)
     batches = text_batches(setting["batch_size"], setting["seq_len"], seed, device)
-    return workloads.Workload("post-norm", module, batches, language_loss, setting["batch_size"], "samples/s")
+    return workloads.Workload(module, batches, language_loss, setting["batch_size"], "samples/s")
 
 
 def _build_workload(setting: ExperimentSetting, seed: int, device: str) -> workloads.Workload:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -22,10 +21,10 @@ from optadvise.core.worker import WorkerError, module_command
 class RankedArm(WorkerArm):
     """An arm in a process for each rank. The first rank answers; failures are those of the rank that failed first."""
 
-    def __init__(self, spec: Spec, arm: Arm, *, timeout: float, command: Sequence[str] | None = None) -> None:
+    def __init__(self, spec: Spec, arm: Arm, *, timeout: float) -> None:
         """Prepare; the processes start with `start`."""
         launcher = module_command("optadvise.benchmark.distributed.launch", str(spec.nproc))
-        super().__init__(spec, arm, timeout=timeout, command=command or launcher)
+        super().__init__(spec, arm, timeout=timeout, command=launcher)
         self._folder: Path | None = None
 
     def start(self) -> ArmCounts:
