@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import Decision, is_sound_when_sharded
+from optadvise.core.caching import cached
 from optadvise.core.records import Alternative, MaxModelSize, Situation
 from optadvise.memory.estimator import estimate
 from optadvise.memory.optimizer_state import state_bytes_per_parameter, state_tensors
@@ -58,7 +59,7 @@ def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: D
             yield size
 
 
-@cached_by_rules()
+@cached(8192)
 def count_state_bytes(rules: CompiledRules, optimizer: str, dtype: str) -> float:
     """Return the bytes of state that an optimizer keeps for each parameter that it trains.
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from functools import cached_property, wraps
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
 
 from optadvise.memory.rules import MemoryRules
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.defaults import CompiledDefaults
 from optadvise.rulebase.records import Adjustment, Condition, NumberSetting
 from optadvise.rulebase.tables import Axis, Table, cut_axes
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class CompiledRules:
@@ -38,7 +36,7 @@ class CompiledRules:
         with_ = catalog.facts["memory"].with_
         self.reference_optimizer: str = with_["reference"]  # memory pressure compares its state
         self.compact_optimizer: str = with_["compact"]  # with the smaller state of this one
-        self.caches: dict[Hashable, dict[Hashable, Any]] = {}  # by function, see `cached_by_rules`
+        self.caches: dict[Callable[..., Any], Callable[..., Any]] = {}  # see `core.caching`
 
     @cached_property
     def tables(self) -> dict[str, Table]:
@@ -90,30 +88,3 @@ def list_conditions(catalog: Catalog) -> Iterator[Mapping[str, Condition]]:
         yield from (rule.when for rule in table.rules)
     yield from (row.when for row in base.assume)
     yield from (row.when for row in base.contradictions)
-
-
-def cached_by_rules(key: Callable[..., Hashable] | None = None, limit: int = 8192) -> Callable[[_Function], _Function]:
-    """Cache a function of compiled rules, in the rules so that both are freed together.
-
-    Args:
-        key: Returns what the result depends on, from the arguments after the rules; default: these arguments.
-        limit: Entries; beyond, the oldest is dropped.
-    """
-
-    def decorate(function: _Function) -> _Function:
-        @wraps(function)
-        def cached(rules: CompiledRules, *args: Any) -> Any:
-            cache = rules.caches.get(function)
-            if cache is None:
-                cache = rules.caches[function] = {}
-            entry = args if key is None else key(*args)
-            if entry not in cache:
-                result = function(rules, *args)
-                if len(cache) >= limit:
-                    del cache[next(iter(cache))]
-                cache[entry] = result
-            return cache[entry]
-
-        return cast(_Function, cached)
-
-    return decorate

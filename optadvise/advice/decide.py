@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.memory_pressure import classify_pressure
+from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer
 from optadvise.core.records import Situation, TraceEntry
 from optadvise.rulebase.records import Rule
@@ -55,7 +56,7 @@ def locate(rules: CompiledRules, situation: Situation) -> dict[str, int]:
     return cells
 
 
-@cached_by_rules()
+@cached(8192)
 def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
     """Return the rules that decide at a point.
 

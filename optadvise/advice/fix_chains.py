@@ -7,8 +7,9 @@ from itertools import combinations
 
 from msgspec import Struct
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
+from optadvise.core.caching import cached
 from optadvise.core.cards import FactValue
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Situation, read_count
@@ -50,7 +51,7 @@ class AppliedChain(Struct, frozen=True):
         return {fix.id for fix in self.fixes}
 
 
-@cached_by_rules()
+@cached(1)
 def compile_fixes(rules: CompiledRules) -> tuple[CompiledFix, ...]:
     """Return the changes in the order of the rules."""
     return tuple(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.caching import cached
 from optadvise.core.records import MemoryEstimate, Situation
 from optadvise.memory import estimator
 from optadvise.memory.inputs import memory_inputs
@@ -19,7 +20,7 @@ def classify_pressure(rules: CompiledRules, situation: Situation) -> str:
     return "limited" if situation.params is None else _classify_sized(rules, situation)
 
 
-@cached_by_rules()
+@cached(8192)
 def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
     memory, inputs, reference = rules.memory_rules, memory_inputs(situation), rules.reference_optimizer
     if estimator.fits(memory, situation, reference):

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.caching import cached
 from optadvise.core.records import Situation
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.rulebase.tables import Axis
@@ -34,7 +35,7 @@ class Probe(Struct, frozen=True):
     candidates: tuple[Candidate, ...]
 
 
-@cached_by_rules()
+@cached(1)
 def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
     """Return the facts to change, those that are easiest to change first."""
     facts = rules.catalog.facts
@@ -85,7 +86,7 @@ def parse_word(axis: Axis, word: str) -> str | bool:
     return word == "true" if axis.words == ("true", "false") else word
 
 
-@cached_by_rules()
+@cached(8192)
 def find_equivalent_ranges(rules: CompiledRules, fact: str) -> list[range]:
     """Return the ranges of a numeric fact's cells that the deciding tables do not distinguish."""
     axis = rules.axes[fact]

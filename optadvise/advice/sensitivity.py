@@ -12,23 +12,32 @@ from typing import Any
 
 from msgspec import Struct
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import change_situation
 from optadvise.advice.decide import Decision, decide_at
 from optadvise.advice.memory_pressure import classify_pressure, find_largest_sizes, find_required_bytes
 from optadvise.advice.probes import MEMORY_FACTS, Probe, is_changeable, list_probes
+from optadvise.core.caching import cached
 from optadvise.core.records import Sensitivity, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import ESTIMATE_FACTS
 
 
-class Baseline(Struct, frozen=True):
-    """The decision that changes are compared with."""
+class Baseline(Struct, frozen=True, eq=False):
+    """The decision that changes are compared with; baselines of one key share the results of functions."""
 
     situation: Situation
     optimizer: str
     point: tuple[int, ...]  # the cells of `CompiledRules.deciding_facts`
     key: Hashable  # what changes depend on that do not affect memory
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether changes that do not affect memory have the same effect."""
+        return isinstance(other, Baseline) and self.key == other.key
+
+    def __hash__(self) -> int:
+        """Return the hash of the key."""
+        return hash(self.key)
 
     @property
     def is_sized(self) -> bool:
@@ -58,13 +67,13 @@ def _start(rules: CompiledRules, situation: Situation, decision: Decision) -> Ba
     return Baseline(situation=situation, optimizer=optimizer, point=point, key=key)
 
 
-@cached_by_rules()
+@cached(1)
 def _list_read_facts(rules: CompiledRules) -> tuple[str, ...]:
     """Return the facts that the deciding tables, the defaults and the contradictions read."""
     return tuple(sorted({*rules.deciding_facts, *rules.defaults.reads}))
 
 
-@cached_by_rules(key=lambda baseline: baseline.key, limit=4096)
+@cached(4096)
 def _search_unsized(rules: CompiledRules, baseline: Baseline) -> tuple[Sensitivity, ...]:
     """Search where neither a size nor a limit is known, so that every change depends on cells alone."""
     return tuple(_search(rules, baseline))
@@ -84,7 +93,7 @@ def _search(rules: CompiledRules, baseline: Baseline) -> Iterator[Sensitivity]:
             yield from by_cells.get(probe.fact, ())
 
 
-@cached_by_rules(key=lambda baseline: baseline.key, limit=4096)
+@cached(4096)
 def _search_by_cells(rules: CompiledRules, baseline: Baseline) -> dict[str, tuple[Sensitivity, ...]]:
     """Return the sensitivities by fact, of the facts whose change does not need the memory arithmetic."""
     return {
@@ -157,7 +166,7 @@ def _choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: An
     return str(decide_at(rules, tuple(point)).optimizer.choice.chosen)
 
 
-@cached_by_rules()
+@cached(1)
 def _find_positions(rules: CompiledRules) -> dict[str, int]:
     """Return the index of each deciding fact in a point."""
     return {name: index for index, name in enumerate(rules.deciding_facts)}
@@ -171,7 +180,7 @@ def _depends_on_memory(rules: CompiledRules, point: Sequence[int]) -> bool:
     return _count_optimizers(rules, (*point[:position], 0, *point[position + 1 :]), position) > 1
 
 
-@cached_by_rules()
+@cached(8192)
 def _count_optimizers(rules: CompiledRules, point: tuple[int, ...], position: int) -> int:
     """Count the optimizers that the values of one fact lead to, those of the others being equal."""
     fact = rules.deciding_facts[position]

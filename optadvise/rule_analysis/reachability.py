@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.hyperparameters import is_table_read
+from optadvise.core.caching import cached
 from optadvise.rule_analysis.table_regions import (
     Region,
     find_card,
@@ -66,7 +67,7 @@ def _search(rules: CompiledRules, regions: Iterable[Region], box: Box, excluded:
     return None
 
 
-@cached_by_rules()
+@cached(1)
 def _find_usual_point(rules: CompiledRules) -> dict[str, int]:
     """Return the cells of a situation without inputs, unknown where no default is."""
     defaults = rules.defaults.fill({})

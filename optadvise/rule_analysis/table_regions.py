@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from optadvise.advice.compiled_rules import CompiledRules, cached_by_rules
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import read_card_facts
 from optadvise.advice.schedule_choice import restrict_schedule
+from optadvise.core.caching import cached
 from optadvise.core.cards import Optimizer, Scheduler
 from optadvise.core.records import Situation
 from optadvise.rulebase.proofs import winning
@@ -67,7 +68,7 @@ def intersect(rules: CompiledRules, first: Region, second: Region) -> Region | N
 # -- what no situation can be ------------------------------------------------------------------------------------------
 
 
-@cached_by_rules()
+@cached(1)
 def find_possible(rules: CompiledRules) -> Region:
     """Return the region of all situations that inputs can describe."""
     contradictions = (box for box in _list_contradictions(rules) if "optimizer" not in box)
@@ -117,7 +118,7 @@ def _list_derived(rules: CompiledRules) -> Iterator[dict[str, int]]:
 # -- the chain ---------------------------------------------------------------------------------------------------------
 
 
-@cached_by_rules()
+@cached(1)
 def list_concern_regions(rules: CompiledRules) -> list[RuleRegion]:
     """Return where each rule of the concern decides, the ordinary concern first."""
     possible, found = find_possible(rules), []
@@ -130,7 +131,7 @@ def list_concern_regions(rules: CompiledRules) -> list[RuleRegion]:
     return found
 
 
-@cached_by_rules()
+@cached(1)
 def list_choice_regions(rules: CompiledRules) -> list[RuleRegion]:
     """Return where each row of the optimizer's table decides, without the facts of the card that it chooses."""
     rows = list_rule_regions(rules, rules.tables["choose_optimizer"])
@@ -142,7 +143,7 @@ def list_choice_regions(rules: CompiledRules) -> list[RuleRegion]:
     ]
 
 
-@cached_by_rules()
+@cached(1)
 def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
     """Return where each optimizer is taken, chosen or requested, with the facts of its card."""
     regions = []
@@ -173,7 +174,7 @@ def find_card(rules: CompiledRules, region: Region) -> Optimizer:
     return rules.catalog.optimizer(names[lowest(region.box["optimizer"])])
 
 
-@cached_by_rules()
+@cached(1)
 def list_schedule_regions(rules: CompiledRules) -> list[ScheduleRegion]:
     """Return where each row of the schedule's table is read, with the schedule that is taken; some may be empty."""
     rows, regions = list_rule_regions(rules, rules.tables["choose_schedule"]), []
