@@ -73,4 +73,9 @@ def _plain(item: str | Range) -> Any:
 
 def with_rows(catalog: Catalog, document: Mapping[str, Any]) -> Catalog:
     """Return a catalog with one table replaced, given as plain data."""
-    return catalog.with_table(table_of(document))
+    return with_table(catalog, table_of(document))
+
+
+def with_table(catalog: Catalog, table: TableFile) -> Catalog:
+    """Return a catalog with one table replaced."""
+    return catalog.with_base(replace(catalog.base, tables={**catalog.base.tables, table.table: table}))

@@ -48,7 +48,7 @@ from optadvise.rulebase.regions import box_of
 from optadvise.rulebase.tables import Table, cut_axes
 from tests.cli import Said, optadvise
 from tests.conftest import ROOT, few
-from tests.documents import fact_data, facts_of, table_data, table_of, with_rows
+from tests.documents import fact_data, facts_of, table_data, table_of, with_rows, with_table
 from tests.test_oracle import accepts, applies, beaten, decided
 
 OPTIMIZER, CONCERN, SCHEDULE = "decide/optimizer.yaml", "decide/concern.yaml", "decide/schedule.yaml"
@@ -552,7 +552,7 @@ def test_every_witness_of_a_changed_row_leads_to_what_was_found(
     changes = [mutant for table in advisor.tables.values() for mutant in list_mutants(advisor, table)]
     followed = 0
     for mutant in Random(seed).sample(changes, 40):
-        changed = CompiledRules(advisor.catalog.with_table(mutant.file))
+        changed = CompiledRules(with_table(advisor.catalog, mutant.file))
         answer_by(changed, monkeypatch)
         for told in prove_rules(changed).findings:
             if told.witness is not None:
@@ -569,7 +569,7 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
     changes = [mutant for name in asked for mutant in list_mutants(advisor, advisor.tables[name])]
     met = 0
     for mutant in Random(3).sample(changes, 35):
-        changed = CompiledRules(advisor.catalog.with_table(mutant.file))
+        changed = CompiledRules(with_table(advisor.catalog, mutant.file))
         table = Table(mutant.file, advisor.axes)
         found = [told for told in prove_rules(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
         found = [told for told in found if told.finding.point is not None]
@@ -894,7 +894,7 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(adviso
     met = 0
     for mutant in random.sample(changes, 12):
         old = load()
-        new = old.with_table(mutant.file)
+        new = with_table(old, mutant.file)
         documents = [table_data(catalog.base.tables[mutant.table]) for catalog in (old, new)]
         rows = [row for document in documents for row in document["rules"] if row["id"] == mutant.rule]
         sections = compare_catalogs(old, new).sections

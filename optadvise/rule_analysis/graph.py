@@ -112,27 +112,6 @@ def _walk_question(rules: CompiledRules, name: str, inputs: FactValues, path: st
             yield Edge(start=start, end=leaf, text=answer.label)
 
 
-class Leaf(Struct, frozen=True):
-    """A leaf of the guide's flowchart."""
-
-    inputs: FactValues  # that lead there
-    names: tuple[str, ...]  # optimizers and schedules that the guide names
-
-
-def list_leaves(rules: CompiledRules) -> list[Leaf]:
-    """Return the leaves of the guide's flowchart."""
-    return list(_walk_leaves(rules, rules.catalog.flowchart.start, {}))
-
-
-def _walk_leaves(rules: CompiledRules, name: str, inputs: FactValues) -> Iterator[Leaf]:
-    for answer in rules.catalog.flowchart.questions[name].answers:
-        stated = {**inputs, **_read_inputs(answer)}
-        if answer.next is not None:
-            yield from _walk_leaves(rules, answer.next, stated)
-        else:
-            yield Leaf(inputs=stated, names=answer.recommends)
-
-
 def _read_inputs(answer: FlowchartAnswer) -> dict[str, FactValue]:
     """Return the inputs of an answer; numeric facts are counts."""
     return {name: int(value) if isinstance(value, float) else value for name, value in answer.given.items()}

@@ -179,17 +179,3 @@ def editor_line(file: PurePosixPath, kind: str) -> str:
     """
     up = "../" * (len(file.parts) - 1)
     return f"# yaml-language-server: $schema={up or './'}{FOLDER}/{kind}.json"
-
-
-def kind_of(file: PurePosixPath) -> str:
-    """Return which schema describes a rule file.
-
-    Args:
-        file: The file, from the folder of the rules.
-    """
-    folder = file.parts[0] if len(file.parts) > 1 else ""
-    by_folder = {"optimizers": "optimizer", "schedulers": "scheduler", "decide": "table", "cases": "cases",
-                 "frameworks": "framework"}  # fmt: skip
-    if folder == "networks":
-        return file.stem if file.stem in ("parts", "sources") else "network"
-    return by_folder.get(folder) or {"adjust": "table", "warn": "table"}.get(file.stem, file.stem)

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from optadvise.core.cards import SHIPPED, Framework, Gpu, Optimizer, Scheduler, Source
 from optadvise.core.claim_cards import Claim
 from optadvise.core.errors import InputError, nearest
@@ -17,7 +15,7 @@ from optadvise.core.text import spelling
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, Rule, RunInput, TableFile
+from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, Rule, RunInput
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import is_base, shipped_rules
 
@@ -56,10 +54,6 @@ class Catalog:
         self.fingerprint = fingerprint
         self.layers = tuple(layers)
         self.folders = tuple(folders)  # each layer's name and folder
-
-    def with_table(self, table: TableFile) -> Catalog:
-        """Return the catalog with one table replaced."""
-        return self.with_base(replace(self.base, tables={**self.base.tables, table.table: table}))
 
     def with_base(self, base: RuleBase) -> Catalog:
         """Return the catalog with other rules, for proofs and comparisons."""
