@@ -171,8 +171,7 @@ class Auditor:
             if scenario.halves_lr:
                 for group in optimizer.param_groups:
                     group["lr"] = choose_lr(scenario, self.builder.lr, step)
-            with silence_libraries():
-                optimizer.step()
+            optimizer.step()
             path.append(weights.detach().double().clone())
         return path
 
@@ -198,6 +197,7 @@ def _allowed_deviation(bits: int, scenario: Scenario) -> float:
     return max(by_state, 0.25) if scenario.dtype != "float32" else by_state
 
 
+@silence_libraries()
 def audit(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> AuditAnswer:
     """Audit an implementation."""
     auditor = Auditor(target, optimizer_class)
@@ -219,6 +219,7 @@ def audit(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> 
     )
 
 
+@silence_libraries()
 def resume(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer], saved_run: str) -> CheckResult:
     """Continue a run that another process saved.
 

@@ -47,10 +47,9 @@ class OptimizerBuilder:
         values = {**self.target.hyperparameters, **changes}
         accepted = {name: value for name, value in values.items() if name not in self.rejected}
         kwargs = convert_lists(constructor_kwargs(implementation, accepted, device="cpu"))
-        with silence_libraries():
-            optimizer = self._class(parameters, **kwargs)
-            if implementation.needs_train_mode:
-                optimizer.train()
+        optimizer = self._class(parameters, **kwargs)
+        if implementation.needs_train_mode:
+            optimizer.train()
         return optimizer
 
 

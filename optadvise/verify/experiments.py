@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
@@ -17,6 +16,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, workloads
+from optadvise.benchmark.clock import Clock
 from optadvise.verify import trajectories
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.experiment_setup import ExperimentSetup, UndecidableError, find_inner_minimum
@@ -147,19 +147,13 @@ def _time_step(setup: ExperimentSetup, side: Side, shapes: Sequence[tuple[int, .
         optimizers = optimizer_builder.build_optimizers(side.arm, named)
         for weight in weights:
             weight.grad = torch.full_like(weight, 1e-3)
-        seconds = [_time_optimizers(optimizers, setup.device) for _ in range(1 + setup.setting["steps"])]
-    return median(seconds[1:])  # the first allocates the state
-
-
-def _time_optimizers(optimizers: Sequence[torch.optim.Optimizer], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for optimizer in optimizers:
-        optimizer.step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+        clock = Clock(setup.device)
+        clock.start()
+        for _ in range(1 + setup.setting["steps"]):
+            for optimizer in optimizers:
+                optimizer.step()
+            clock.mark()
+    return median(clock.seconds()[1:])  # the first step allocates the state
 
 
 # -- trainings --------------------------------------------------------------------------------------------------------
