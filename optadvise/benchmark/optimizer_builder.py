@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 
+from optadvise.benchmark.distributed.wrapping import inner
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import NOT_HIDDEN, Phase
 from optadvise.core.errors import CannotRunHereError
@@ -49,21 +50,28 @@ def build_optimizers(
     module: nn.Module | None = None,
     wrap_class: Callable[[type[Optimizer]], Callable[..., Optimizer]] = lambda optimizer_class: optimizer_class,
 ) -> list[Optimizer]:
-    """Return the arm's optimizer over the parameters, and its companion where it takes only matrices.
+    """Return the arm's optimizer over the parameters, and its companion where it takes only matrices, in train mode.
 
     Args:
         module: The network they belong to, whose embeddings are no hidden matrices whatever they are called.
         wrap_class: Makes the constructor from an optimizer's class, where something wraps it.
     """
     optimizer_class = wrap_class(resolve(arm.path, arm.package))
-    if not (arm.matrices_only and arm.companion is not None):
-        return [optimizer_class(group_parameters(named, arm.decay_argument), **convert_lists(arm.kwargs))]
-    hidden, others = _split_hidden_matrices(named, module)
-    optimizers = [optimizer_class([p for _, p in hidden], **convert_lists(arm.kwargs))] if hidden else []
-    if others:
-        companion_class = wrap_class(resolve(arm.companion.path, arm.companion.package))
-        groups = group_parameters(others, "weight_decay")
-        optimizers.append(companion_class(groups, **convert_lists(arm.companion.kwargs)))
+    optimizers: list[Optimizer] = []
+    if arm.matrices_only and arm.companion is not None:
+        hidden, others = _split_hidden_matrices(named, module)
+        if hidden:
+            optimizers.append(optimizer_class([p for _, p in hidden], **convert_lists(arm.kwargs)))
+        if others:
+            companion_class = wrap_class(resolve(arm.companion.path, arm.companion.package))
+            groups = group_parameters(others, "weight_decay")
+            optimizers.append(companion_class(groups, **convert_lists(arm.companion.kwargs)))
+    else:
+        groups = group_parameters(named, arm.decay_argument)
+        optimizers.append(optimizer_class(groups, **convert_lists(arm.kwargs)))
+    for optimizer in map(inner, optimizers):
+        if arm.train_mode and hasattr(optimizer, "train"):
+            optimizer.train()
     return optimizers
 
 

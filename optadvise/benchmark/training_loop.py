@@ -50,7 +50,6 @@ class Training:
         wrap_class = wrapping.optimizer_wrapper(spec.shard if ranks is not None else "none")
         module = self.workload and self.workload.module
         self.optimizers = optimizer_builder.build_optimizers(arm, self.named, module, wrap_class)
-        self._enter_train_mode()
         schedulers = [optimizer_builder.build_scheduler(arm, optimizer) for optimizer in self.optimizers]
         self.schedulers = [scheduler for scheduler in schedulers if scheduler is not None]
         self._steps = [torch.compile(o.step) if arm.variant == "compiled" else o.step for o in self.optimizers]
@@ -78,12 +77,6 @@ class Training:
             weight.grad = torch.randn_like(weight) * 1e-3
             named.append((ends.get(number, f"weight{number}"), weight))
         return named
-
-    def _enter_train_mode(self) -> None:
-        if self.arm.train_mode:
-            for optimizer in map(wrapping.inner, self.optimizers):
-                if hasattr(optimizer, "train"):
-                    optimizer.train()
 
     def _forward_module(self) -> nn.Module | None:
         """Return what the loss calls: the network over all ranks, compiled, or as it is."""

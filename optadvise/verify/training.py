@@ -86,9 +86,6 @@ def train(arm: Arm, setting: ExperimentSetting, seed: int, device: str, warmup: 
     named = list(workload.module.named_parameters())
     weights = [weight for _, weight in named]
     optimizers = optimizer_builder.build_optimizers(arm, named, workload.module)
-    for optimizer in optimizers:
-        if arm.train_mode:
-            optimizer.train()
     schedulers = [
         torch.optim.lr_scheduler.LinearLR(optimizer, _WARMUP_START, 1.0, warmup) for optimizer in optimizers if warmup
     ]

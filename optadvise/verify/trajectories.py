@@ -155,9 +155,6 @@ def compute_points(arm: Arm, surface: Surface, steps: int) -> tuple[tuple[Point,
     with silence_libraries():
         weights = torch.nn.Parameter(torch.tensor(surface.start, dtype=torch.float32))
         optimizers = optimizer_builder.build_optimizers(arm, [("weights", weights)])
-        for optimizer in optimizers:
-            if arm.train_mode:
-                optimizer.train()
         points = [_evaluate(function, weights)]
         for _ in range(steps):
             loss = function(weights[0], weights[1])
