@@ -22,31 +22,6 @@ from optadvise.fake_tensors.records import (
 WORKER = module_command("optadvise.fake_tensors.worker")
 
 
-class _Answers:
-    """The answers of a worker so far."""
-
-    def __init__(self) -> None:
-        self.activity = "importing torch"
-        self.figures: StepFigures | None = None
-        self.optimizers: dict[str, OptimizerStep] = {}
-
-    def add(self, answer: Answer) -> None:
-        """Keep an answer.
-
-        Raises:
-            InputError: The user's function is at fault.
-            CannotRunHereError: The machine is.
-        """
-        if isinstance(answer, Failure):
-            raise (InputError if answer.is_input else CannotRunHereError)(answer.text)
-        if isinstance(answer, Activity):
-            self.activity = answer.text
-        elif isinstance(answer, StepFigures):
-            self.figures = answer
-        else:
-            self.optimizers[answer.id] = answer
-
-
 def trace_step(
     spec: str,
     precision: str,
@@ -70,22 +45,29 @@ def trace_step(
     """
     if find_spec("torch") is None:
         raise CannotRunHereError("torch cannot be imported (No module named 'torch'); pip install torch")
-    request = StepRequest(spec, precision, tuple(optimizers))
-    answers = _Answers()
-    reason = ""
+    activity, reason = "importing torch", ""
+    figures: StepFigures | None = None
+    steps: dict[str, OptimizerStep] = {}
     deadline = time.monotonic() + timeout
     try:
         with WorkerProcess(command) as process:
-            process.send(request)
-            while answers.figures is None or len(answers.optimizers) < len(optimizers):
-                answers.add(process.receive(Answer, deadline - time.monotonic()))
+            process.send(StepRequest(spec, precision, tuple(optimizers)))
+            while figures is None or len(steps) < len(optimizers):
+                answer: Answer = process.receive(Answer, deadline - time.monotonic())
+                if isinstance(answer, Failure):
+                    raise (InputError if answer.is_input else CannotRunHereError)(answer.text)
+                if isinstance(answer, Activity):
+                    activity = answer.text
+                elif isinstance(answer, StepFigures):
+                    figures = answer
+                else:
+                    steps[answer.id] = answer
     except WorkerError as error:
         is_late = isinstance(error, WorkerTimeoutError)
         problem = f"no end within {timeout:g} s; raise --timeout" if is_late else f"the process {error}"
-        reason = f"{answers.activity}: {problem}"
-        if answers.figures is None:
+        reason = f"{activity}: {problem}"
+        if figures is None:
             kind = InputError if is_late else CannotRunHereError
             raise kind(f"--from {spec!r}: {reason}") from error
-    assert answers.figures is not None
-    steps = (answers.optimizers.get(each.id) or OptimizerStep(each.id, None, reason) for each in optimizers)
-    return TracedStep(answers.figures, tuple(steps))
+    assert figures is not None
+    return TracedStep(figures, tuple(steps.get(each.id) or OptimizerStep(each.id, None, reason) for each in optimizers))

@@ -220,7 +220,8 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
         kwargs.setdefault("triton", False)
     tracker = Tracker("cpu", deadline=deadline)
     with stepped.mode, emulate_foreach(FakeTensor):
-        weights, gradients = _copy_to_cpu(stepped.weights)
+        weights = [nn.Parameter(weight.detach().to("cpu")) for weight in stepped.weights]
+        gradients = [None if weight.grad is None else weight.grad.to("cpu") for weight in stepped.weights]
         tracker.add(weights, "weights")
         tracker.add((gradient for gradient in gradients if gradient is not None), "gradients")
         base = tracker.total
@@ -237,8 +238,3 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
         state = tracker.total - base
         peak = max(tracker.peak - base, state)
     return OptimizerFigures(state, peak - state)
-
-
-def _copy_to_cpu(weights: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[Tensor | None]]:
-    copies = [nn.Parameter(weight.detach().to("cpu")) for weight in weights]
-    return copies, [None if weight.grad is None else weight.grad.to("cpu") for weight in weights]
