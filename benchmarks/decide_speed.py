@@ -72,7 +72,7 @@ def ordered(rows: int, random: Random) -> dict[str, Any]:
     for number in range(rows):
         names = random.sample(sorted(FACTS), random.randint(3, 5))
         made.append(rule(number, {name: condition(name, random) for name in names}))
-    return {"table": "t", "kind": "set", "gives": "x", "hit": "first", "about": "A.", "rules": made,
+    return {"table": "t", "kind": "set", "output": "x", "hit_policy": "first", "about": "A.", "rules": made,
             "otherwise": rule(rows, {})}  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def apart(rows: int, random: Random) -> dict[str, Any]:
         if not any(row["overrides"] == [f"R{under}"] for row in made):
             narrower = {**regions[under], name: parts(regions[under], name)[:1]}
             made.append(rule(len(made), narrower, [f"R{under}"]))
-    return {"table": "t", "kind": "set", "gives": "x", "hit": "unique", "about": "A.", "rules": made,
+    return {"table": "t", "kind": "set", "output": "x", "hit_policy": "unique", "about": "A.", "rules": made,
             "otherwise": rule(rows, {})}  # fmt: skip
 
 
@@ -166,16 +166,16 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: i
 
 
 def shipped(rounds: int) -> Iterator[Row]:
-    advisor = CompiledRules(load())
-    table = advisor.tables["choose_optimizer"]
-    facts = {name: fact_data(fact) for name, fact in advisor.catalog.facts.items()}
-    document = table_data(advisor.catalog.base.tables["choose_optimizer"])
+    rules = CompiledRules(load())
+    table = rules.tables["choose_optimizer"]
+    facts = {name: fact_data(fact) for name, fact in rules.catalog.facts.items()}
+    document = table_data(rules.catalog.base.tables["choose_optimizer"])
     values = [[*facts[name]["values"], *([None] if facts[name].get("unknown") else [])] for name in table.columns]
     points: list[Values] = [dict(zip(table.columns, each, strict=True)) for each in product(*values)]
     zen = theirs(document, facts, points)
     for words, run, least in (
-        ("from plain values", ours(table, advisor.axes, points), 5),
-        ("from facts that are placed already", in_cells(table, advisor.axes, points), None),
+        ("from plain values", ours(table, rules.axes, points), 5),
+        ("from facts that are placed already", in_cells(table, rules.axes, points), None),
     ):
         assert run() == zen()
         slow, fast = in_turn(zen, run, rounds)

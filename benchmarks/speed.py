@@ -85,9 +85,9 @@ def main() -> None:
     print(f"estimate --all --json / recommend   {against_advice:6.2f}  at most 1.00, both for --params 7B")
     print(f"recommend --json / import torch     {against_torch:6.3f}  at most 0.125 (torch {torch:.2f} s)")
 
-    advisor = CompiledRules(load())
-    complete = [complete_situation(advisor, answers) for answers in SITUATIONS]
-    each = best(lambda: [recommend(advisor, s) for s in complete for _ in range(200)], 5) / (200 * len(complete))
+    rules = CompiledRules(load())
+    complete = [complete_situation(rules, answers) for answers in SITUATIONS]
+    each = best(lambda: [recommend(rules, s) for s in complete for _ in range(200)], 5) / (200 * len(complete))
     print(f"recommendations a second            {1 / each:6.0f}  at least 5000")
 
     os.environ["OPTADVISE_NO_CACHE"] = "1"

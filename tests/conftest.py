@@ -88,7 +88,7 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture(scope="session")
-def advisor(catalog: Catalog) -> CompiledRules:
+def rules(catalog: Catalog) -> CompiledRules:
     return CompiledRules(catalog)
 
 

@@ -44,11 +44,11 @@ def importable(made: Implementation) -> bool:
     return True
 
 
-def advised(advisor: CompiledRules, framework: str, answers: dict[str, Any]) -> tuple[Recommendation, str]:
+def advised(rules: CompiledRules, framework: str, answers: dict[str, Any]) -> tuple[Recommendation, str]:
     """Return what of the advice a framework can take, and the program."""
-    advice = advise(advisor, {"steps": STEPS, **answers})
-    taken = make_plan(advisor, advice, advisor.catalog.frameworks[framework]).advice
-    return taken, write_code(advisor, advice, framework).text
+    advice = advise(rules, {"steps": STEPS, **answers})
+    taken = make_plan(rules, advice, rules.catalog.frameworks[framework]).advice
+    return taken, write_code(rules, advice, framework).text
 
 
 def loaded(text: str, folder: Path) -> Any:
@@ -212,22 +212,22 @@ def page_cells() -> dict[tuple[str, str], str]:
     return {(row[0].strip("`"), head): cell for row in rows[2:] for head, cell in zip(heads, row[1:], strict=True)}
 
 
-def seen(advisor: CompiledRules, framework: str, name: str, folder: Path) -> str:
+def seen(rules: CompiledRules, framework: str, name: str, folder: Path) -> str:
     """Run one optimizer in one framework, or write its configuration, and say what came of it."""
     from optadvise.codegen.write import write_code
 
     answers = {"model": "transformer", "optimizer": name}
-    code = write_code(advisor, advise(advisor, {"steps": STEPS, **answers}), framework)
+    code = write_code(rules, advise(rules, {"steps": STEPS, **answers}), framework)
     if code.optimizer != name:
         return f"no; {code.optimizer}"
     if framework not in _RUNNERS:
-        made = advisor.catalog.optimizer(name).implementations[0]
-        if advisor.catalog.frameworks[framework].any_class and not importable(made):
+        made = rules.catalog.optimizer(name).implementations[0]
+        if rules.catalog.frameworks[framework].any_class and not importable(made):
             return f"not here: {made.package}"
-        by_name = make_plan(advisor, advise(advisor, answers), advisor.catalog.frameworks[framework]).named_optimizer
-        client = advisor.catalog.frameworks[framework].client
+        by_name = make_plan(rules, advise(rules, answers), rules.catalog.frameworks[framework]).named_optimizer
+        client = rules.catalog.frameworks[framework].client
         return "writes, passed from code" if client and by_name is None else "writes"
-    taken, text = advised(advisor, framework, answers)
+    taken, text = advised(rules, framework, answers)
     if not importable(taken.implementation):
         return f"not here: {taken.implementation.package}"
     ran = run(framework, text, folder)
@@ -246,14 +246,14 @@ def main() -> None:
     from optadvise.codegen import FRAMEWORKS
     from optadvise.rulebase.catalog import load
 
-    advisor = CompiledRules(load())
+    rules = CompiledRules(load())
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     lines = [f"| | {' | '.join(f'`{name}`' for name in FRAMEWORKS)} |", "|---" * (len(FRAMEWORKS) + 1) + "|"]
-    for name in advisor.catalog.optimizer_ids:
+    for name in rules.catalog.optimizer_ids:
         cells = []
         for framework in FRAMEWORKS:
             with tempfile.TemporaryDirectory() as folder:
-                cells.append(seen(advisor, framework, name, Path(folder)))
+                cells.append(seen(rules, framework, name, Path(folder)))
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- seen -->\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,20 +64,16 @@ def cannot(figure: dict[str, Any]) -> str | None:
     return None
 
 
-_ADVISOR: list[CompiledRules] = []
+@cache
+def compiled_rules() -> CompiledRules:
+    from optadvise.rulebase.catalog import load
 
-
-def advisor() -> CompiledRules:
-    if not _ADVISOR:
-        from optadvise.rulebase.catalog import load
-
-        _ADVISOR.append(CompiledRules(load()))
-    return _ADVISOR[0]
+    return CompiledRules(load())
 
 
 def _named(figure: dict[str, Any]) -> NetworkShape | None:
     try:
-        return named_shape(advisor().memory_rules.networks, figure["given"].get("arch", ""))
+        return named_shape(compiled_rules().memory_rules.networks, figure["given"].get("arch", ""))
     except InputError:
         return None
 
@@ -95,7 +92,7 @@ def _shape(figure: dict[str, Any]) -> NetworkShape | None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        rules = advisor().memory_rules
+        rules = compiled_rules().memory_rules
         return shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
 
 
@@ -132,7 +129,7 @@ def compare(figure: dict[str, Any]) -> Compared:
     if shape is None:
         answers["params"] = given["params"]
     else:
-        answers |= {"shape": shape, "model": advisor().memory_rules.networks.family_of(shape).model}
+        answers |= {"shape": shape, "model": compiled_rules().memory_rules.networks.family_of(shape).model}
     answers.pop("seq_len" if answers["model"] in ("cnn", "vit") else "image_size", None)
     if answers["model"] == "cnn":
         answers.pop("attention", None)
@@ -144,9 +141,9 @@ def compare(figure: dict[str, Any]) -> Compared:
     answers["loss"] = "chunked" if given.get("fused_loss") else "whole"
     if given.get("accumulation", 1) > 1:
         answers["batch_size"] = given["accumulation"] * given["micro_batch"] * given.get("gpus", 1)
-    situation = complete_situation(advisor(), answers)
+    situation = complete_situation(compiled_rules(), answers)
     name = {"adam8bit": "adamw8bit"}.get(given.get("optimizer", "adamw"), given.get("optimizer", "adamw"))
-    memory = estimator.estimate(advisor().memory_rules, situation, advisor().catalog.find_optimizer(name))
+    memory = estimator.estimate(compiled_rules().memory_rules, situation, compiled_rules().catalog.find_optimizer(name))
     assert memory.total is not None, figure["id"]
     assert memory.allocated is not None, figure["id"]
     assert memory.reserved is not None, figure["id"]

@@ -136,9 +136,9 @@ def test_an_answer_that_never_comes_is_not_waited_for_at_the_end() -> None:
     assert time.monotonic() - begin < 1
 
 
-def test_a_real_worker_that_is_killed_in_the_middle_of_a_round(advisor: CompiledRules, mine: Path) -> None:
+def test_a_real_worker_that_is_killed_in_the_middle_of_a_round(rules: CompiledRules, mine: Path) -> None:
     spec = replace(SPEC, workload="mine:slow", user=True, steps=6)
-    arms = plan.plan_arms(advisor, ["sgd", "adam"], spec, control="adamw", implementation=None)
+    arms = plan.plan_arms(rules, ["sgd", "adam"], spec, control="adamw", implementation=None)
 
     def kill(what: str, label: str, number: int) -> None:
         if (what, label, number) == ("round", "adam", 2):
@@ -162,9 +162,9 @@ runpy.run_module("optadvise.benchmark.worker", run_name="__main__")
 """
 
 
-def test_an_allocation_that_fails_is_a_result_with_the_peak_reached(advisor: CompiledRules) -> None:
+def test_an_allocation_that_fails_is_a_result_with_the_peak_reached(rules: CompiledRules) -> None:
     spec = replace(SPEC, optimizer_only=True, params=10**11)
-    (big,) = plan.plan_arms(advisor, ["adamw"], spec, control=None, implementation=None)
+    (big,) = plan.plan_arms(rules, ["adamw"], spec, control=None, implementation=None)
     (found,) = measured(
         WorkerArm(spec, big, timeout=60, command=(sys.executable, "-m", "tests.program", SMALL_MACHINE))
     )

@@ -92,11 +92,9 @@ def test_an_interruption_still_writes_to_stdout_what_was_to_go_there(mine: Path)
     assert result_in(out)["complete"] is False
 
 
-def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(
-    advisor: CompiledRules, mine: Path
-) -> None:
+def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(rules: CompiledRules, mine: Path) -> None:
     options = BenchOptions(workload="mine:plain", rounds="500", steps="2", threads="1")
-    asked = request.prepare_request(advisor, ["lion"], options)
+    asked = request.prepare_request(rules, ["lion"], options)
     pids = []
 
     def terminate(what: str, label: str, number: int) -> None:

@@ -52,8 +52,8 @@ def measured(spec: Spec, arm: Arm) -> dict[str, Any]:
     return data
 
 
-def only(advisor: CompiledRules, name: str, spec: Spec) -> Arm:
-    (arm,) = plan.plan_arms(advisor, [name], spec, control=None, implementation=None)
+def only(rules: CompiledRules, name: str, spec: Spec) -> Arm:
+    (arm,) = plan.plan_arms(rules, [name], spec, control=None, implementation=None)
     return arm
 
 
@@ -120,8 +120,8 @@ _KINDS = ["muon", "schedule-free-adamw", "adamw8bit", "paged-adamw8bit", "adamw4
 
 
 @pytest.mark.parametrize("name", few(len(_KINDS), sorted(load().optimizer_ids, key=lambda n: n not in _KINDS)))
-def test_every_optimizer_trains_the_transformer(advisor: CompiledRules, catalog: Catalog, name: str) -> None:
-    arm = only(advisor, name, QUICK)
+def test_every_optimizer_trains_the_transformer(rules: CompiledRules, catalog: Catalog, name: str) -> None:
+    arm = only(rules, name, QUICK)
     found = measured(QUICK, arm)
     card = catalog.optimizer(name)
     if card.paged:
@@ -135,15 +135,15 @@ def test_every_optimizer_trains_the_transformer(advisor: CompiledRules, catalog:
 
 
 @pytest.mark.parametrize("workload", [n for n in WORKLOADS if n != "transformer"])
-def test_every_network_is_trained(advisor: CompiledRules, catalog: Catalog, workload: str) -> None:
+def test_every_network_is_trained(rules: CompiledRules, catalog: Catalog, workload: str) -> None:
     spec = replace(QUICK, workload=workload, seq_len=None)
-    arm = only(advisor, "adamw", spec)
+    arm = only(rules, "adamw", spec)
     check(measured(spec, arm), catalog, arm, spec)
 
 
-def test_steps_alone_on_given_shapes(advisor: CompiledRules, catalog: Catalog) -> None:
+def test_steps_alone_on_given_shapes(rules: CompiledRules, catalog: Catalog) -> None:
     spec = replace(QUICK, optimizer_only=True, params=200_000)
-    arm = only(advisor, "adamw", spec)
+    arm = only(rules, "adamw", spec)
     found = measured(spec, arm)
     shapes = workloads.parameter_shapes(200_000)
     elements = sum(math.prod(shape) for shape in shapes)
@@ -154,9 +154,9 @@ def test_steps_alone_on_given_shapes(advisor: CompiledRules, catalog: Catalog) -
     assert (found["throughput"]["value"], found["loss"]["first"], found["loss"]["finite"]) == (None, None, True)
 
 
-def test_low_precision_weights_have_their_bytes(advisor: CompiledRules, catalog: Catalog) -> None:
+def test_low_precision_weights_have_their_bytes(rules: CompiledRules, catalog: Catalog) -> None:
     spec = replace(QUICK, dtype="bf16")
-    arm = only(advisor, "adamw", spec)
+    arm = only(rules, "adamw", spec)
     found = measured(spec, arm)
     weights = list(network("transformer").parameters())
     assert (found["status"], found["parameter_bytes"]) == ("ok", 2 * found["parameters"])
@@ -164,7 +164,7 @@ def test_low_precision_weights_have_their_bytes(advisor: CompiledRules, catalog:
     assert found["state_bytes"] == sum(said)
 
 
-def test_the_same_seed_gives_the_same_losses(advisor: CompiledRules) -> None:
+def test_the_same_seed_gives_the_same_losses(rules: CompiledRules) -> None:
     spec = replace(QUICK, seed=3)
-    losses = [measured(spec, only(advisor, "adamw", spec))["loss"] for _ in range(2)]
+    losses = [measured(spec, only(rules, "adamw", spec))["loss"] for _ in range(2)]
     assert losses[0] == losses[1]

@@ -91,10 +91,10 @@ rules:
 """,
         encoding="utf-8",
     )
-    advisor = CompiledRules(load([layer]))
+    rules = CompiledRules(load([layer]))
     answers: FactValues = {"model": "cnn", "tuning": "high", "batch_size": 2048}
-    assert advise(advisor, answers).optimizer.id == "sgd-turbo"
-    advice = advise(advisor, {**answers, "batch_size": 512})
+    assert advise(rules, answers).optimizer.id == "sgd-turbo"
+    advice = advise(rules, {**answers, "batch_size": 512})
     assert advice.optimizer.id == "sgd-momentum"
     assert ({"batch_size": "> 1000"}, "sgd-turbo") in [(dict(f.change), f.optimizer) for f in advice.sensitivities]
 

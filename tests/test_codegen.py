@@ -39,8 +39,8 @@ SITUATIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def plain_torch(advisor: CompiledRules, advice: Recommendation) -> str:
-    return write_code(advisor, advice, "python").text
+def plain_torch(rules: CompiledRules, advice: Recommendation) -> str:
+    return write_code(rules, advice, "python").text
 
 
 def execute(code: str, folder: Path) -> dict[str, Any]:
@@ -55,12 +55,12 @@ def execute(code: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("answers", SITUATIONS, ids=str)
-def test_the_snippet_runs_in_every_situation(advisor: CompiledRules, tmp_path: Path, answers: dict[str, Any]) -> None:
-    execute(plain_torch(advisor, advise(advisor, answers)), tmp_path)
+def test_the_snippet_runs_in_every_situation(rules: CompiledRules, tmp_path: Path, answers: dict[str, Any]) -> None:
+    execute(plain_torch(rules, advise(rules, answers)), tmp_path)
 
 
-def test_biases_and_norms_get_no_decay(advisor: CompiledRules, tmp_path: Path) -> None:
-    names = execute(plain_torch(advisor, advise(advisor, {"model": "transformer"})), tmp_path)
+def test_biases_and_norms_get_no_decay(rules: CompiledRules, tmp_path: Path) -> None:
+    names = execute(plain_torch(rules, advise(rules, {"model": "transformer"})), tmp_path)
     model, _ = names["stand_in"]()
     optimizer, _ = names["configure"](model)
     decayed, free = optimizer.param_groups
@@ -73,12 +73,12 @@ def test_biases_and_norms_get_no_decay(advisor: CompiledRules, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", CATALOG.scheduler_ids)
 def test_every_schedule_runs_to_its_end_and_never_above_its_peak(
-    advisor: CompiledRules, tmp_path: Path, name: str
+    rules: CompiledRules, tmp_path: Path, name: str
 ) -> None:
-    advice = advise(advisor, {"model": "transformer", "optimizer": "sgd", "precision": "fp32"})
+    advice = advise(rules, {"model": "transformer", "optimizer": "sgd", "precision": "fp32"})
     schedule = resolve_schedule(CATALOG.scheduler(name), 0.1, 20, 0.2, {})
     names = execute(
-        plain_torch(advisor, replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.1})), tmp_path
+        plain_torch(rules, replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.1})), tmp_path
     )
     import torch
 
@@ -105,15 +105,15 @@ EVIL = "1); import os; os.abort("
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_values_from_rules_cannot_become_code(advisor: CompiledRules, framework: str) -> None:
+def test_values_from_rules_cannot_become_code(rules: CompiledRules, framework: str) -> None:
     """What a rules file says ends up in strings, in comments of one line, or in an error."""
-    advice = advise(advisor, {"optimizer": "adamw"})
+    advice = advise(rules, {"optimizer": "adamw"})
     line = "x\nimport os\r\u2028import os\x0cimport os {{ undefined }} {% raw %}"
     numbers = tuple(replace(h, value=EVIL) if h.name == "eps" else h for h in advice.hyperparameters)
     trace = tuple(replace(entry, because=line) for entry in advice.trace)
     hostile = replace(advice, kwargs={**advice.kwargs, "eps": EVIL}, hyperparameters=numbers, trace=trace,
                               optimizer=replace(advice.optimizer, name=line), fingerprint=line)  # fmt: skip
-    text = write_code(advisor, hostile, framework).text
+    text = write_code(rules, hostile, framework).text
     if CATALOG.frameworks[framework].output_format != "python":
         told = json.loads(text) if framework == "deepspeed" else yaml.safe_load(text)
         assert EVIL in json.dumps(told)
@@ -127,15 +127,15 @@ def test_values_from_rules_cannot_become_code(advisor: CompiledRules, framework:
 
 
 @pytest.mark.parametrize("framework", [f for f in FRAMEWORKS if CATALOG.frameworks[f].output_format == "python"])
-def test_names_from_rules_have_to_be_names(advisor: CompiledRules, framework: str) -> None:
-    advice = advise(advisor, {"optimizer": "adan"})
+def test_names_from_rules_have_to_be_names(rules: CompiledRules, framework: str) -> None:
+    advice = advise(rules, {"optimizer": "adan"})
     for broken in (
         replace(advice, kwargs={**advice.kwargs, "x=1); import os #": 1}),
         replace(advice, implementation=replace(advice.implementation, path="os; import sys.x")),
         replace(advice, schedule=replace(advice.schedule, phases=(Phase(shape="linear", path="os;x.y", kwargs={}),))),
     ):
         with pytest.raises(RuleFileError):
-            write_code(advisor, broken, framework)
+            write_code(rules, broken, framework)
 
 
 @pytest.mark.parametrize("expression", ["text", "number", "texts[0]", "[text, number]", "unset"])
@@ -187,8 +187,8 @@ def test_yaml_says_what_json_says() -> None:
     assert yaml.safe_load(optadvise(*line, "--format", "yaml").out) == json.loads(optadvise(*line, "--json").out)
 
 
-def test_markdown_has_every_number_reason_and_warning_and_no_markup_of_the_rules(advisor: CompiledRules) -> None:
-    advice = advise(advisor, {"model": "transformer", "params": 10**9, "vram_bytes": 24 * 2**30})
+def test_markdown_has_every_number_reason_and_warning_and_no_markup_of_the_rules(rules: CompiledRules) -> None:
+    advice = advise(rules, {"model": "transformer", "params": 10**9, "vram_bytes": 24 * 2**30})
     trace = (replace(advice.trace[0], because="<script>x</script> [y](javascript:z)\n# h | a"), *advice.trace[1:])
     text = render_recommendation(replace(advice, trace=trace), CATALOG)
     for number in advice.hyperparameters:

@@ -42,8 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def steps(folder: Path) -> dict[str, TracedStep]:
-    advisor = CompiledRules(load())
-    asked = list(request_optimizers(advisor, advisor.catalog.optimizer_ids, fused=False))
+    rules = CompiledRules(load())
+    asked = list(request_optimizers(rules, rules.catalog.optimizer_ids, fused=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return {
@@ -56,14 +56,14 @@ def steps(folder: Path) -> dict[str, TracedStep]:
 def test_cards_keep_and_copy_what_the_implementation_does(
     steps: dict[str, TracedStep], name: str, precision: str
 ) -> None:
-    advisor = CompiledRules(load())
+    rules = CompiledRules(load())
     step = next(entry for entry in steps[precision].optimizers if entry.id == name)
     if step.figures is None:
         pytest.skip(f"fake tensors cannot step it: {step.reason}")
-    card = count_state_bytes(advisor, name, "bfloat16" if precision == "bf16" else "float32")
+    card = count_state_bytes(rules, name, "bfloat16" if precision == "bf16" else "float32")
     shared = 64 * 1024  # quantisation maps and counters
     assert abs(step.figures.state_bytes - card * PARAMETERS) <= shared + 0.01 * PARAMETERS
-    made = advisor.catalog.optimizer(name).implementations[0]
+    made = rules.catalog.optimizer(name).implementations[0]
     item = 2 if precision == "bf16" else 4
     copies = (made.scratch_all * PARAMETERS + made.scratch_largest * SQUARE * SQUARE) * item
     # Within a copy of one tensor: what libraries compute in 32 bits beside 16-bit weights is that much more.

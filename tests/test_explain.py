@@ -22,26 +22,26 @@ NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), 
 SITUATIONS = 200
 
 
-def situations(advisor: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:
+def situations(rules: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:
     random = Random(seed)
-    facts = [name for name in advisor.deciding_facts if advisor.catalog.facts[name].flag is not None]
+    facts = [name for name in rules.deciding_facts if rules.catalog.facts[name].flag is not None]
     found = 0
     while found < SITUATIONS:
         said: dict[str, Any] = {}
         for name in (*facts, "params", "vram_bytes"):
             if random.random() < (0.2 if name in ("params", "vram_bytes", "sparse_gradients") else 0.35):
-                said[name] = random.choice(NUMBERS.get(name) or list(values(advisor, name)))
+                said[name] = random.choice(NUMBERS.get(name) or list(values(rules, name)))
         try:
-            complete_situation(advisor, said)
+            complete_situation(rules, said)
         except InputError:
             continue
         found += 1
         yield said
 
 
-def values(advisor: CompiledRules, name: str) -> Iterator[Any]:
+def values(rules: CompiledRules, name: str) -> Iterator[Any]:
     """Yield a value in every cell of a fact that the user may state."""
-    axis = advisor.axes[name]
+    axis = rules.axes[name]
     if axis.words is not None:
         yield from (word == "true" for word in axis.words) if axis.words == ("true", "false") else axis.words
         return
@@ -50,44 +50,44 @@ def values(advisor: CompiledRules, name: str) -> Iterator[Any]:
             yield int(axis.inside(cell))
 
 
-def chosen(advisor: CompiledRules, said: dict[str, Any]) -> str | None:
+def chosen(rules: CompiledRules, said: dict[str, Any]) -> str | None:
     try:
-        return advise(advisor, said).optimizer.id
+        return advise(rules, said).optimizer.id
     except InputError:
         return None
 
 
-def changeable(advisor: CompiledRules, situation: Situation) -> list[str]:
+def changeable(rules: CompiledRules, situation: Situation) -> list[str]:
     """Return the facts whose change is told: not those that nobody changes, unless nobody said them."""
-    facts = advisor.catalog.facts
+    facts = rules.catalog.facts
     return [
-        name for name in advisor.deciding_facts
+        name for name in rules.deciding_facts
         if facts[name].flag is not None
         and (facts[name].change != "fixed" or name in situation.assumed or name == "stability")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_flips_are_what_trying_every_value_of_every_fact_finds(advisor: CompiledRules, seed: int) -> None:
-    for said in situations(advisor, seed):
-        situation = complete_situation(advisor, said)
-        advice = recommend(advisor, situation)
+def test_flips_are_what_trying_every_value_of_every_fact_finds(rules: CompiledRules, seed: int) -> None:
+    for said in situations(rules, seed):
+        situation = complete_situation(rules, said)
+        advice = recommend(rules, situation)
         told = {
             (name, flip.optimizer)
             for flip in advice.sensitivities
             for name in flip.change
-            if name in advisor.deciding_facts
+            if name in rules.deciding_facts
         }
         found: set[tuple[str, str]] = set()
-        for name in changeable(advisor, situation):
-            words = advisor.axes[name].words is not None
-            ends: list[str | None] = [chosen(advisor, {**said, name: value}) for value in values(advisor, name)]
+        for name in changeable(rules, situation):
+            words = rules.axes[name].words is not None
+            ends: list[str | None] = [chosen(rules, {**said, name: value}) for value in values(rules, name)]
             if words:
                 found |= {(name, end) for end in ends if end is not None and end != advice.optimizer.id}
                 continue
             # Of a number the nearest other answer on each side is told.
             here = getattr(situation, name)
-            tried = list(values(advisor, name))
+            tried = list(values(rules, name))
             below = [end for value, end in zip(tried, ends, strict=True) if here is not None and value < here]
             above = [end for value, end in zip(tried, ends, strict=True) if here is not None and value > here]
             for side in (below[::-1], above) if here is not None else ():
@@ -99,18 +99,18 @@ def test_flips_are_what_trying_every_value_of_every_fact_finds(advisor: Compiled
 
 
 @pytest.mark.parametrize("seed", [3])
-def test_the_smallest_changes_are_what_trying_every_pair_finds(advisor: CompiledRules, seed: int) -> None:
+def test_the_smallest_changes_are_what_trying_every_pair_finds(rules: CompiledRules, seed: int) -> None:
     random = Random(seed)
-    for said in situations(advisor, seed):
+    for said in situations(rules, seed):
         target = random.choice(["adamw", "lamb", "lion", "sgd-momentum", "adam", "stable-adamw", "ranger", "adagrad"])
-        why = explain_why_not(advisor, said, target)
+        why = explain_why_not(rules, said, target)
         if why.answer == target:
             assert why.changes == ()
             continue
         for change in why.changes:  # each leads there, and says what it changes
-            assert chosen(advisor, dict(change.answers)) == target, (said, change)
+            assert chosen(rules, dict(change.answers)) == target, (said, change)
             assert {n for n, v in change.answers.items() if said.get(n) != v} == set(change.facts)
-        found = fewest(advisor, said, target)
+        found = fewest(rules, said, target)
         if found is not None:
             assert why.changes, (said, target)
             assert len(why.changes[0].facts) <= found, (said, target, why.changes)
@@ -118,28 +118,28 @@ def test_the_smallest_changes_are_what_trying_every_pair_finds(advisor: Compiled
             assert found == len(why.changes[0].facts), (said, target, why.changes)
 
 
-def fewest(advisor: CompiledRules, said: dict[str, Any], target: str) -> int | None:
+def fewest(rules: CompiledRules, said: dict[str, Any], target: str) -> int | None:
     """Return how many facts have to change, at most two; None where two are not enough."""
-    names = changeable(advisor, complete_situation(advisor, said))
+    names = changeable(rules, complete_situation(rules, said))
     for count in (1, 2):
         for some in combinations(names, count):
-            for tried in product(*(list(values(advisor, name)) for name in some)):
-                if quickly(advisor, {**said, **dict(zip(some, tried, strict=True))}) == target:
+            for tried in product(*(list(values(rules, name)) for name in some)):
+                if quickly(rules, {**said, **dict(zip(some, tried, strict=True))}) == target:
                     return count
     return None
 
 
-def quickly(advisor: CompiledRules, said: dict[str, Any]) -> str | None:
+def quickly(rules: CompiledRules, said: dict[str, Any]) -> str | None:
     try:
-        return choose_optimizer(advisor, complete_situation(advisor, said))
+        return choose_optimizer(rules, complete_situation(rules, said))
     except InputError:
         return None
 
 
-def test_what_is_told_as_missed_is_missed(advisor: CompiledRules) -> None:
-    for said in situations(advisor, 4):
-        why = explain_why_not(advisor, said, "lion")
-        cells = decide(advisor, complete_situation(advisor, said)).cells
+def test_what_is_told_as_missed_is_missed(rules: CompiledRules) -> None:
+    for said in situations(rules, 4):
+        why = explain_why_not(rules, said, "lion")
+        cells = decide(rules, complete_situation(rules, said)).cells
         for miss in (*why.rows, *why.concerns.values()):
             assert miss.missed or miss.beaten_by is not None
             for condition in miss.missed:

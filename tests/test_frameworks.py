@@ -55,10 +55,10 @@ def needs(framework: str) -> None:
         pytest.skip(f"{package} is not installed: pip install {package}")
 
 
-def holds(advisor: CompiledRules, framework: str, answers: dict[str, Any], folder: Path) -> tuple[Recommendation, bool]:
+def holds(rules: CompiledRules, framework: str, answers: dict[str, Any], folder: Path) -> tuple[Recommendation, bool]:
     """Train, and check that the loss falls, each step has its rate, and an interrupted run ends where the whole did."""
     needs(framework)
-    taken, text = advised(advisor, framework, answers)
+    taken, text = advised(rules, framework, answers)
     if not importable(taken.implementation):
         made = taken.implementation
         pytest.skip(f"{made.path} cannot be imported here: pip install {made.package}")
@@ -80,10 +80,10 @@ def holds(advisor: CompiledRules, framework: str, answers: dict[str, Any], folde
 @pytest.mark.parametrize("name", CATALOG.optimizer_ids)
 @pytest.mark.parametrize("framework", PYTHON)
 def test_every_optimizer_trains_in_every_framework(
-    advisor: CompiledRules, framework: str, name: str, tmp_path: Path
+    rules: CompiledRules, framework: str, name: str, tmp_path: Path
 ) -> None:
     told = frameworks.page_cells()[name, framework]
-    taken, continued = holds(advisor, framework, {"model": "transformer", "optimizer": name}, tmp_path)
+    taken, continued = holds(rules, framework, {"model": "transformer", "optimizer": name}, tmp_path)
     runs = frameworks.RUNS if continued else f"{frameworks.RUNS}, not continued"
     assert told == (runs if taken.optimizer.id == name else f"no; {taken.optimizer.id}")
 
@@ -103,16 +103,16 @@ def test_what_is_printed_runs_as_it_stands(framework: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("answers", RUNS, ids=str)
 @pytest.mark.parametrize("framework", PYTHON)
 def test_every_kind_of_run_trains_in_every_framework(
-    advisor: CompiledRules, framework: str, answers: dict[str, Any], tmp_path: Path
+    rules: CompiledRules, framework: str, answers: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert holds(advisor, framework, {"model": "transformer", "optimizer": "adamw", **answers}, tmp_path)[1]
+    assert holds(rules, framework, {"model": "transformer", "optimizer": "adamw", **answers}, tmp_path)[1]
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
-def test_weights_are_stepped_while_gradients_are_made(advisor: CompiledRules, tmp_path: Path, name: str) -> None:
+def test_weights_are_stepped_while_gradients_are_made(rules: CompiledRules, tmp_path: Path, name: str) -> None:
     answers = {"model": "transformer", "optimizer": name, "gradient_release": True}
-    assert holds(advisor, "python", answers, tmp_path)[1]
-    taken, text = advised(advisor, "python", answers)
+    assert holds(rules, "python", answers, tmp_path)[1]
+    taken, text = advised(rules, "python", answers)
     module = frameworks.loaded(text, tmp_path)
     model, batches = module.stand_in()
     module.configure(model)
@@ -122,9 +122,9 @@ def test_weights_are_stepped_while_gradients_are_made(advisor: CompiledRules, tm
     assert taken.optimizer.id == name
 
 
-def test_a_run_goes_on_over_a_shuffled_epoch_where_it_was(advisor: CompiledRules, tmp_path: Path) -> None:
+def test_a_run_goes_on_over_a_shuffled_epoch_where_it_was(rules: CompiledRules, tmp_path: Path) -> None:
     """Seven batches an epoch, with dropout, stopped in the middle of the second one."""
-    _, text = advised(advisor, "python", {"model": "transformer", "optimizer": "adamw"})
+    _, text = advised(rules, "python", {"model": "transformer", "optimizer": "adamw"})
     module = frameworks.loaded(text, tmp_path)
     module.save_to = str(tmp_path / "saved.pt")
     seen: list[float] = []
@@ -152,10 +152,10 @@ def test_a_run_goes_on_over_a_shuffled_epoch_where_it_was(advisor: CompiledRules
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again[0].parameters(), strict=True))
 
 
-def test_batches_that_run_out_are_told(advisor: CompiledRules, tmp_path: Path) -> None:
+def test_batches_that_run_out_are_told(rules: CompiledRules, tmp_path: Path) -> None:
     for framework in ("python", "accelerate"):
         needs(framework)
-        _, text = advised(advisor, framework, {"model": "transformer", "optimizer": "sgd"})
+        _, text = advised(rules, framework, {"model": "transformer", "optimizer": "sgd"})
         module = frameworks.loaded(text, tmp_path)
         module.save_to = str(tmp_path / framework)
         model, _ = module.stand_in()
@@ -163,9 +163,9 @@ def test_batches_that_run_out_are_told(advisor: CompiledRules, tmp_path: Path) -
             module.train(model, torch.utils.data.DataLoader([]) if framework == "accelerate" else iter(()))
 
 
-def test_sparse_gradients_are_stepped(advisor: CompiledRules, tmp_path: Path) -> None:
+def test_sparse_gradients_are_stepped(rules: CompiledRules, tmp_path: Path) -> None:
     """No step in one kernel takes them."""
-    _, text = advised(advisor, "python", {"model": "recsys", "sparse_gradients": True, "precision": "fp32"})
+    _, text = advised(rules, "python", {"model": "recsys", "sparse_gradients": True, "precision": "fp32"})
     module = frameworks.loaded(text, tmp_path)
     table = torch.nn.Embedding(50, 8, sparse=True)
     optimizer, _ = module.configure(table)
@@ -175,14 +175,14 @@ def test_sparse_gradients_are_stepped(advisor: CompiledRules, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("model", [torch.nn.Embedding(5, 4), torch.nn.Conv2d(1, 2, 3), torch.nn.Linear(3, 3, False)])
-def test_a_pair_whose_model_has_nothing_for_one_of_them(advisor: CompiledRules, tmp_path: Path, model: Any) -> None:
-    _, text = advised(advisor, "python", {"model": "transformer", "optimizer": "muon"})
+def test_a_pair_whose_model_has_nothing_for_one_of_them(rules: CompiledRules, tmp_path: Path, model: Any) -> None:
+    _, text = advised(rules, "python", {"model": "transformer", "optimizer": "muon"})
     optimizers, schedules = frameworks.loaded(text, tmp_path).configure(model)
     assert len(optimizers) == len(schedules) == 1
 
 
-def test_heads_are_known_by_whole_words(advisor: CompiledRules, tmp_path: Path) -> None:
-    _, text = advised(advisor, "python", {"model": "transformer", "optimizer": "muon"})
+def test_heads_are_known_by_whole_words(rules: CompiledRules, tmp_path: Path) -> None:
+    _, text = advised(rules, "python", {"model": "transformer", "optimizer": "muon"})
     layer = torch.nn.TransformerDecoderLayer(16, 2, 32)
     model = torch.nn.ModuleDict({"layers": layer, "lm_head": torch.nn.Linear(16, 4)})
     optimizers, _ = frameworks.loaded(text, tmp_path).configure(model)
@@ -191,9 +191,9 @@ def test_heads_are_known_by_whole_words(advisor: CompiledRules, tmp_path: Path) 
     assert id(model["lm_head"].weight) not in hidden
 
 
-def test_trainer_spares_every_norm(advisor: CompiledRules, tmp_path: Path) -> None:
+def test_trainer_spares_every_norm(rules: CompiledRules, tmp_path: Path) -> None:
     """Trainer itself goes by names, and a convnet's `normalization` is none of them."""
-    _, text = advised(advisor, "hf", {"model": "cnn"})
+    _, text = advised(rules, "hf", {"model": "cnn"})
     module = frameworks.loaded(text, tmp_path)
     model = torch.nn.ModuleDict({"normalization": torch.nn.BatchNorm2d(4), "convolution": torch.nn.Conv2d(1, 4, 3)})
     trainer = module.AdvisedTrainer(model=model, args=module.arguments(str(tmp_path), use_cpu=True))
@@ -201,9 +201,9 @@ def test_trainer_spares_every_norm(advisor: CompiledRules, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG.frameworks["hf"].optimizers))
-def test_what_trainer_builds_by_a_name_is_what_was_advised(advisor: CompiledRules, name: str, tmp_path: Path) -> None:
+def test_what_trainer_builds_by_a_name_is_what_was_advised(rules: CompiledRules, name: str, tmp_path: Path) -> None:
     """Trainer fills in what it is not told, Lion's second beta among it."""
-    taken, text = advised(advisor, "hf", {"model": "transformer", "optimizer": name})
+    taken, text = advised(rules, "hf", {"model": "transformer", "optimizer": name})
     if not importable(taken.implementation):
         pytest.skip(f"{taken.implementation.path} cannot be imported here")
     module = frameworks.loaded(text, tmp_path)
@@ -221,16 +221,16 @@ def test_what_trainer_builds_by_a_name_is_what_was_advised(advisor: CompiledRule
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG.frameworks["hf"].schedules))
-def test_transformers_own_schedules_differ_where_we_say_so(advisor: CompiledRules, name: str) -> None:
+def test_transformers_own_schedules_differ_where_we_say_so(rules: CompiledRules, name: str) -> None:
     from transformers import get_scheduler
 
     from optadvise.core.schedules import resolve_schedule
 
     steps = 100
-    advice = advise(advisor, {"optimizer": "sgd", "steps": steps})
+    advice = advise(rules, {"optimizer": "sgd", "steps": steps})
     schedule = resolve_schedule(CATALOG.scheduler(name), 0.1, steps, 0.1, {})
     numbers = tuple(replace(h, value=0.1) if h.name in ("lr", "warmup_fraction") else h for h in advice.hyperparameters)
-    taken = make_plan(advisor, replace(advice, schedule=schedule, hyperparameters=numbers), CATALOG.frameworks["hf"])
+    taken = make_plan(rules, replace(advice, schedule=schedule, hyperparameters=numbers), CATALOG.frameworks["hf"])
     nearest = taken.nearest_schedule
     assert nearest is not None
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -265,12 +265,12 @@ SITUATIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("answers", SITUATIONS, ids=str)
-def test_axolotl_is_told_only_what_its_schema_knows(advisor: CompiledRules, answers: dict[str, Any]) -> None:
+def test_axolotl_is_told_only_what_its_schema_knows(rules: CompiledRules, answers: dict[str, Any]) -> None:
     """The keys and names of the schema that `rules/frameworks/axolotl.yaml` cites, and of transformers that it uses."""
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    code = write_code(advisor, advise(advisor, answers), "axolotl")
+    code = write_code(rules, advise(rules, answers), "axolotl")
     data = yaml.safe_load(code.text)
     known = {
         "optimizer", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler",
@@ -283,14 +283,14 @@ def test_axolotl_is_told_only_what_its_schema_knows(advisor: CompiledRules, answ
     assert data["optimizer"] in {name.value for name in OptimizerNames} | own
     assert data["lr_scheduler"] in {kind.value for kind in SchedulerType} | {"one_cycle", "rex"}
     assert isinstance(data["learning_rate"], float)
-    taken = advisor.catalog.frameworks["axolotl"].optimizers[code.optimizer]
+    taken = rules.catalog.frameworks["axolotl"].optimizers[code.optimizer]
     assert data["optimizer"] == taken.name
 
 
 @pytest.mark.parametrize("answers", SITUATIONS, ids=str)
-def test_torchtune_can_build_what_its_recipe_is_told(advisor: CompiledRules, answers: dict[str, Any]) -> None:
+def test_torchtune_can_build_what_its_recipe_is_told(rules: CompiledRules, answers: dict[str, Any]) -> None:
     """Its `_component_` is an import path, whose arguments have to bind, as its own `tune validate` checks."""
-    code = write_code(advisor, advise(advisor, answers), "torchtune")
+    code = write_code(rules, advise(rules, answers), "torchtune")
     data = yaml.safe_load(code.text)
     told = dict(data["optimizer"])
     module, name = told.pop("_component_").rsplit(".", 1)
@@ -311,8 +311,8 @@ def test_torchtune_can_build_what_its_recipe_is_told(advisor: CompiledRules, ans
 
 
 @pytest.mark.parametrize("answers", SITUATIONS, ids=str)
-def test_deepspeed_reads_its_configuration(advisor: CompiledRules, answers: dict[str, Any]) -> None:
-    code = write_code(advisor, advise(advisor, answers), "deepspeed")
+def test_deepspeed_reads_its_configuration(rules: CompiledRules, answers: dict[str, Any]) -> None:
+    code = write_code(rules, advise(rules, answers), "deepspeed")
     data = json.loads(code.text)
     named = data.get("optimizer")
     framework = CATALOG.frameworks["deepspeed"]
@@ -339,19 +339,19 @@ def test_deepspeed_reads_its_configuration(advisor: CompiledRules, answers: dict
 
 @pytest.mark.parametrize("name", CATALOG.optimizer_ids)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_another_optimizer_is_never_taken_silently(advisor: CompiledRules, framework: str, name: str) -> None:
-    advice = advise(advisor, {"model": "transformer", "optimizer": name})
-    code = write_code(advisor, advice, framework)
+def test_another_optimizer_is_never_taken_silently(rules: CompiledRules, framework: str, name: str) -> None:
+    advice = advise(rules, {"model": "transformer", "optimizer": name})
+    code = write_code(rules, advice, framework)
     if code.optimizer != name:
         other = CATALOG.optimizer(code.optimizer)
         assert any(CATALOG.optimizer(name).name in note and other.name in note for note in code.notes)
-        assert advise(advisor, {"model": "transformer", "optimizer": other.id}).optimizer == other
+        assert advise(rules, {"model": "transformer", "optimizer": other.id}).optimizer == other
     told = frameworks.page_cells()[name, framework]
     assert told.startswith(("no;", "not here") if code.optimizer != name else (frameworks.RUNS, "writes", "not here"))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: CompiledRules, framework: str) -> None:
+def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(rules: CompiledRules, framework: str) -> None:
     said: FactValues = {
         "gpus": 8,
         "shard": "zero2",
@@ -359,7 +359,7 @@ def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: CompiledRul
         "loss": "chunked",
         "attention": "eager",
     }
-    code = write_code(advisor, advise(advisor, {**said, "model": "transformer"}), framework)
+    code = write_code(rules, advise(rules, {**said, "model": "transformer"}), framework)
     known = CATALOG.frameworks[framework]
     note = " ".join(code.notes)
     for name in said:
@@ -370,7 +370,7 @@ def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: CompiledRul
     if known.launch is not None and known.output_format != "json":
         assert "On 8 GPUs: " in note
         assert "On 8 GPUs: " in code.text.replace("\n# ", " ")
-    released = write_code(advisor, advise(advisor, {"gradient_release": True}), framework)
+    released = write_code(rules, advise(rules, {"gradient_release": True}), framework)
     assert ("gradient_release" in known.supported_facts) != any("after the backward pass" in n for n in released.notes)
 
 
@@ -381,10 +381,10 @@ def test_what_was_said_of_a_run_is_in_the_text_or_in_a_note(advisor: CompiledRul
      ("all", ["q_proj", "k_proj", "v_proj", "output_proj"], True)],
 )  # fmt: skip
 def test_torchtune_adapts_what_was_asked_or_says_so(
-    advisor: CompiledRules, targets: str, attention: list[str], mlp: bool
+    rules: CompiledRules, targets: str, attention: list[str], mlp: bool
 ) -> None:
     said = {"task": "finetune", "method": "lora", "model": "transformer", "lora_targets": targets}
-    code = write_code(advisor, advise(advisor, said), "torchtune")
+    code = write_code(rules, advise(rules, said), "torchtune")
     model = yaml.safe_load(code.text)["model"]
     assert (sorted(model["lora_attn_modules"]), model["apply_lora_to_mlp"]) == (sorted(attention), mlp)
     assert any("feed-forward" in note for note in code.notes) == (targets in ("q,gate", "gate,up"))

@@ -58,7 +58,14 @@ def made(random: Random, hit: str | None = None) -> Made:
         random.shuffle(rows)
     if random.random() < 0.2 and len(rows) > 1:
         rows.pop(random.randrange(len(rows)))  # and what overrides it names nothing
-    document: dict[str, Any] = {"table": "t", "kind": "set", "gives": "x", "hit": hit, "about": "A.", "rules": rows}
+    document: dict[str, Any] = {
+        "table": "t",
+        "kind": "set",
+        "output": "x",
+        "hit_policy": hit,
+        "about": "A.",
+        "rules": rows,
+    }
     if hit != "collect" and random.random() < 0.5:
         document["otherwise"] = {key: value for key, value in _row("R99", {}, []).items() if key != "when"}
     elsewhere = [_when(random, facts) for _ in range(random.randint(0, 2))]
@@ -203,11 +210,11 @@ def beaten(rows: Sequence[Row]) -> dict[str, set[str]]:
 
 def decided(document: Mapping[str, Any], beats: Mapping[str, set[str]], found: Sequence[str]) -> list[str] | None:
     """Return the rows that decide where some rows apply; None where that is an error."""
-    if document["hit"] == "collect":
+    if document["hit_policy"] == "collect":
         return list(found)
     if not found:
         return [document["otherwise"]["id"]] if "otherwise" in document else None
-    if document["hit"] == "first":
+    if document["hit_policy"] == "first":
         return [found[0]]
     winners = [name for name in found if all(other in beats[name] for other in found if other != name)]
     return winners if len(winners) == 1 else None
@@ -217,7 +224,7 @@ def in_lines(table: Made) -> str:
     """Write a table in lines, for whoever has to see what is wrong with it."""
     document = table.document
     rows = [f"{row['id']} {row['when']} overrides {row['overrides']}" for row in document["rules"]]
-    return "\n".join([f"{document['hit']}, otherwise {document.get('otherwise', {}).get('id')}", *rows,
+    return "\n".join([f"{document['hit_policy']}, otherwise {document.get('otherwise', {}).get('id')}", *rows,
                       *(f"elsewhere {when}" for when in table.elsewhere), *map(str, table.facts.values())])  # fmt: skip
 
 
@@ -362,7 +369,7 @@ def test_the_number_that_stands_for_a_cell_lies_in_it() -> None:
 def _wrong(oracle: Oracle) -> Counter[tuple[str, tuple[str, ...]]]:
     """Return what is wrong with a table by trying every value: kind and rows, of what hides a row only that one."""
     document, rows, where, beats = oracle.document, oracle.rows, oracle.where, oracle.beats
-    hit, ids = document["hit"], [row["id"] for row in rows]
+    hit, ids = document["hit_policy"], [row["id"] for row in rows]
     found: list[tuple[str, tuple[str, ...]]] = [(SHADOWED, (name,)) for name in ids if not where[name]]
     for row in rows:
         for name in row["overrides"]:
@@ -456,7 +463,7 @@ def test_rows_that_differ_only_where_there_is_no_count_lie_inside_one_another() 
     fact = {"id": "a", "type": "number"}
     rows = [_row("R0", {"a": [[8.0, True, 8.0, True], [9.0, True, 9.0, True]]}, []),
             _row("R1", {"a": [[8.0, True, 9.0, True]]}, ["R0"])]  # fmt: skip
-    table = Made({"a": fact}, {"table": "t", "kind": "set", "hit": "unique", "about": "A.", "rules": rows}, [])
+    table = Made({"a": fact}, {"table": "t", "kind": "set", "hit_policy": "unique", "about": "A.", "rules": rows}, [])
     ours, axes = compiled(table)
     assert OVERRIDE not in {finding.kind for finding in findings(ours, axes)}
 
@@ -466,7 +473,7 @@ def test_a_long_chain_of_overrides_is_followed_to_its_end() -> None:
     rows = [
         _row(f"R{n}", {"a": [[None, False, float(2000 - n), False]]}, [f"R{n - 1}"] if n else []) for n in range(1500)
     ]
-    document = {"table": "t", "kind": "set", "hit": "unique", "about": "A.", "rules": rows}
+    document = {"table": "t", "kind": "set", "hit_policy": "unique", "about": "A.", "rules": rows}
     ours, axes = compiled(Made({"a": {"id": "a", "type": "number"}}, document, []))
     assert ours.winner({"a": axes["a"].cell(1)}).id == "R1499"
 
@@ -578,7 +585,7 @@ def _check_boxes(random: Random, table: Made) -> None:
 def _check_winning(table: Made) -> None:
     oracle = Oracle(table)
     ours, axes = compiled(table)
-    if table.document["hit"] == "collect" or any(True for _ in findings(ours, axes)):
+    if table.document["hit_policy"] == "collect" or any(True for _ in findings(ours, axes)):
         return
     at = [decided(table.document, oracle.beats, names) for names in oracle.applying]
     for rule in (*ours.rules, *((ours.otherwise,) if ours.otherwise else ())):
@@ -672,7 +679,9 @@ def _check_against_zen(table: Made, points: Sequence[Values]) -> None:
     every = zen_decision(rows, table.facts, "collect")
     # zen-engine has no `unique`: rows that override others come first, which is the same where nothing overlaps.
     ordered = (
-        sorted(rows, key=lambda row: -len(beats[row["id"]] - {row["id"]})) if document["hit"] == "unique" else rows
+        sorted(rows, key=lambda row: -len(beats[row["id"]] - {row["id"]}))
+        if document["hit_policy"] == "unique"
+        else rows
     )
     first = zen_decision(ordered, table.facts, "first", otherwise)
     for point in points:
@@ -681,13 +690,16 @@ def _check_against_zen(table: Made, points: Sequence[Values]) -> None:
             got: list[str] | None = [rule.id for rule in ours.matching({n: axes[n].cell(v) for n, v in point.items()})]
         except RuleFileError:
             got = None
-        if document["hit"] == "collect":
+        if document["hit_policy"] == "collect":
             assert got == applying, (in_lines(table), point)
         elif got is None:  # a gap, or two rows that both apply
-            assert applying == [] or (document["hit"] == "unique" and len(applying) > 1), (in_lines(table), point)
+            assert applying == [] or (document["hit_policy"] == "unique" and len(applying) > 1), (
+                in_lines(table),
+                point,
+            )
         else:
             assert got == first(point), (in_lines(table), point)
-            assert len(applying) < 2 or document["hit"] == "first" or beats[got[0]] >= {*applying} - {*got}
+            assert len(applying) < 2 or document["hit_policy"] == "first" or beats[got[0]] >= {*applying} - {*got}
 
 
 @pytest.mark.parametrize("hit", ["first", "unique", "collect"])
@@ -700,10 +712,10 @@ def test_zen_engine_decides_generated_tables_alike(hit: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["choose_optimizer", "concern", "choose_schedule", "adjust", "learning_rate"])
-def test_zen_engine_decides_the_shipped_tables_alike(advisor: CompiledRules, name: str) -> None:
-    document = table_data(advisor.catalog.base.tables[name])
+def test_zen_engine_decides_the_shipped_tables_alike(rules: CompiledRules, name: str) -> None:
+    document = table_data(rules.catalog.base.tables[name])
     read = sorted({fact for row in document["rules"] for fact in row["when"]})
-    facts = {fact: fact_data(advisor.catalog.facts[fact]) for fact in read}
+    facts = {fact: fact_data(rules.catalog.facts[fact]) for fact in read}
     table = Made(facts, document | {"rules": [{"overrides": [], **row} for row in document["rules"]]}, [])
     values = {fact: _worth_trying(fact, facts[fact], document["rules"]) for fact in read}
     whole = [dict(zip(read, each, strict=True)) for each in product(*values.values())] if len(read) < 5 else None

@@ -123,7 +123,7 @@ class Sown:
         before = text[: text.index(word)]
         return f"{self.folder / file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
-    def advisor(self) -> CompiledRules:
+    def rules(self) -> CompiledRules:
         return CompiledRules(load([self.folder]))
 
 
@@ -134,13 +134,13 @@ def rules_of(told: Sequence[ReportedFinding]) -> list[tuple[str, tuple[str, ...]
 @pytest.fixture
 def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rules answer that are known to be wrong, to see where a witness leads."""
-    monkeypatch.setattr(rule_folders, "require_proof", lambda advisor: advisor)
+    monkeypatch.setattr(rule_folders, "require_proof", lambda rules: rules)
 
 
-def answer_by(advisor: CompiledRules, patch: pytest.MonkeyPatch) -> None:
+def answer_by(rules: CompiledRules, patch: pytest.MonkeyPatch) -> None:
     """Let command lines answer by these rules, whatever folders they name."""
-    patch.setattr(rule_folders, "load_rules", lambda option: advisor)
-    patch.setattr(rule_folders, "load_catalog", lambda option: advisor.catalog)
+    patch.setattr(rule_folders, "load_rules", lambda option: rules)
+    patch.setattr(rule_folders, "load_catalog", lambda option: rules.catalog)
 
 
 def follow(witness: str) -> Said:
@@ -321,7 +321,7 @@ def _matches(told: ReportedFinding, defect: Defect) -> bool:
 def test_a_defect_is_found_at_its_line_with_its_rows_and_where_people_meet_it(folder: Path, defect: Defect) -> None:
     sown = Sown(folder)
     defect.sow(sown)
-    report = prove_rules(sown.advisor(), (str(folder),))
+    report = prove_rules(sown.rules(), (str(folder),))
     assert not report.sound
     assert report.proven
     matching = [told for told in report.findings if _matches(told, defect)]
@@ -357,17 +357,17 @@ def test_sound_rows_in_the_places_of_defects_are_not_found_wrong(folder: Path) -
     step = {"clamp": "eps", "low": 1e-12, "high": 1e-11, "because": "sown", "cite": ["measured"]}
     sown.add("adjust.yaml", {"id": "ADJ951", "when": {"optimizer": "rmsprop", "lr_scale": "sgd", "model": "rl"},
                              "then": {"steps": [step]}})  # fmt: skip
-    report = prove_rules(sown.advisor())
+    report = prove_rules(sown.rules())
     assert rules_of(report.findings) == [(UNREACHABLE, ("ADJ951",))]
 
 
 def test_a_row_that_two_others_shadow_together_decides_in_no_situation(folder: Path) -> None:
     sown = Sown(folder)
     _shadowed_by_two(sown)
-    advisor = sown.advisor()
+    rules = sown.rules()
     met = set()
-    for answers in _situations(Random(1), advisor, 600):
-        met.add(decide(advisor, complete_situation(advisor, answers)).rules.concern.id)
+    for answers in _situations(Random(1), rules, 600):
+        met.add(decide(rules, complete_situation(rules, answers)).rules.concern.id)
     assert {"CON020", "CON030", "CON070"} <= met
     assert "CON950" not in met
 
@@ -377,9 +377,9 @@ def test_a_gap_is_shown_where_people_meet_it(folder: Path) -> None:
     sown = Sown(folder)
     sown.drop(OPTIMIZER, "otherwise")
     sown.drop(OPTIMIZER, "OPT122")
-    (gap,) = (told for told in prove_rules(sown.advisor()).findings if told.finding.kind == GAP)
+    (gap,) = (told for told in prove_rules(sown.rules()).findings if told.finding.kind == GAP)
     with pytest.raises(RuleFileError, match="has no row"):  # as it is with nothing said but convolutions
-        choose_optimizer(sown.advisor(), complete_situation(sown.advisor(), {"model": "cnn"}))
+        choose_optimizer(sown.rules(), complete_situation(sown.rules(), {"model": "cnn"}))
     assert gap.witness is not None, gap
 
 
@@ -388,7 +388,7 @@ def test_an_override_from_outside_is_shown_where_people_meet_it(folder: Path) ->
     sown = Sown(folder)
     sown.when(SCHEDULE, "SCH033", '{model: [cnn, recsys], batch_size: ["< 1024", unknown], concern: [small-batch, '
                                   "ordinary], optimizer: [sgd, sgd-momentum, sgd-nesterov, rmsprop]}")  # fmt: skip
-    found = [told for told in prove_rules(sown.advisor()).findings if told.finding.kind == OVERRIDE]
+    found = [told for told in prove_rules(sown.rules()).findings if told.finding.kind == OVERRIDE]
     assert [told.finding.rules for told in found] == [("SCH033", "SCH030")]
     assert found[0].witness is not None, found[0]
 
@@ -408,7 +408,7 @@ def test_a_number_for_optimizers_that_bring_their_own_can_never_be_reached(
     first = re.search(r"^  - id: (\w+)$", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)
     assert first is not None
     sown.add(file, {"id": "OWN950", **row}, after=first[1])
-    assert (UNREACHABLE, ("OWN950",)) in rules_of(prove_rules(sown.advisor()).findings)
+    assert (UNREACHABLE, ("OWN950",)) in rules_of(prove_rules(sown.rules()).findings)
 
 
 # -- defects that reading finds ------------------------------------------------------------------------------------
@@ -502,34 +502,34 @@ def asked(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
         found.setdefault(table.id, set()).add(tuple(cells[name] for name in table.columns))
         return matching(table, cells)
 
-    advisor = CompiledRules(catalog)
+    rules = CompiledRules(catalog)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Table, "matching", noted)
         patch.setattr(
             "optadvise.advice.recommend.find_sensitivities", lambda *_: ()
         )  # they try what no command line says
-        for answers in _situations(Random(2), advisor, 800):
-            advise(advisor, answers)
+        for answers in _situations(Random(2), rules, 800):
+            advise(rules, answers)
     return found
 
 
-def _meets(told: ReportedFinding, advisor: CompiledRules, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
+def _meets(told: ReportedFinding, rules: CompiledRules, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
     """Does any of these points show what was found wrong with a table?"""
-    rules = told.finding.rules
+    rule_ids = told.finding.rules
     for point in points:
-        cells = dict(zip(advisor.tables[table.id].columns, point, strict=True))
+        cells = dict(zip(rules.tables[table.id].columns, point, strict=True))
         if not all(name in cells for name in table.columns):  # what a widened row reads beside was not asked for
             return False
         try:
             names = {rule.id for rule in table.matching(cells)}
         except RuleFileError as error:
             names = {*re.findall(r"\b[A-Z]{3}\d{3}\b", str(error))}
-            if told.finding.kind == (OVERLAP if names else GAP) and names >= set(rules):
+            if told.finding.kind == (OVERLAP if names else GAP) and names >= set(rule_ids):
                 return True
             continue
-        boxes = {rule.id: box_of(rule, advisor.axes) for rule in table.rules if rule.id in rules}
+        boxes = {rule.id: box_of(rule, rules.axes) for rule in table.rules if rule.id in rule_ids}
         inside = [name for name, box in boxes.items() if all(mask >> cells[fact] & 1 for fact, mask in box.items())]
-        if told.finding.kind == OVERRIDE and inside == [rules[0]] and rules[0] in names:
+        if told.finding.kind == OVERRIDE and inside == [rule_ids[0]] and rule_ids[0] in names:
             return True
     return False
 
@@ -547,12 +547,12 @@ def _shows(told: ReportedFinding, said: Said) -> bool:
 
 @pytest.mark.parametrize("seed", few(1, range(4)))
 def test_every_witness_of_a_changed_row_leads_to_what_was_found(
-    advisor: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
+    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    changes = [mutant for table in advisor.tables.values() for mutant in list_mutants(advisor, table)]
+    changes = [mutant for table in rules.tables.values() for mutant in list_mutants(rules, table)]
     followed = 0
     for mutant in Random(seed).sample(changes, 40):
-        changed = CompiledRules(with_table(advisor.catalog, mutant.file))
+        changed = CompiledRules(with_table(rules.catalog, mutant.file))
         answer_by(changed, monkeypatch)
         for told in prove_rules(changed).findings:
             if told.witness is not None:
@@ -563,17 +563,17 @@ def test_every_witness_of_a_changed_row_leads_to_what_was_found(
 
 
 def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
-    advisor: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
+    rules: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no command line was found that leads there, that is all there is to say."""
-    changes = [mutant for name in asked for mutant in list_mutants(advisor, advisor.tables[name])]
+    changes = [mutant for name in asked for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
     for mutant in Random(3).sample(changes, 35):
-        changed = CompiledRules(with_table(advisor.catalog, mutant.file))
-        table = Table(mutant.file, advisor.axes)
+        changed = CompiledRules(with_table(rules.catalog, mutant.file))
+        table = Table(mutant.file, rules.axes)
         found = [told for told in prove_rules(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
         found = [told for told in found if told.finding.point is not None]
-        meets = [told for told in found if _meets(told, advisor, table, asked[mutant.table])]
+        meets = [told for told in found if _meets(told, rules, table, asked[mutant.table])]
         met += len(meets)
         if len(meets) == len(found) and any(told.witness is None for told in meets):
             answer_by(changed, monkeypatch)
@@ -582,26 +582,26 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
     assert met >= 8
 
 
-def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(advisor: CompiledRules) -> None:
+def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(rules: CompiledRules) -> None:
     """What shows only there has no command line, as `--gpu` knows none of its GPUs."""
-    unlisted = {*(advisor.catalog.facts["vendor"].values or ())} - {gpu.vendor for gpu in advisor.catalog.gpus}
+    unlisted = {*(rules.catalog.facts["vendor"].values or ())} - {gpu.vendor for gpu in rules.catalog.gpus}
     assert unlisted == {"intel"}
-    document = table_data(advisor.catalog.base.tables["choose_optimizer"])
+    document = table_data(rules.catalog.base.tables["choose_optimizer"])
     rows = [
         {**row, "when": {**row["when"], "vendor": [*row["when"]["vendor"], "intel"]}} if row["id"] == "OPT030" else row
         for row in document["rules"]
     ]
-    changed = CompiledRules(with_rows(advisor.catalog, {**document, "rules": rows}))
+    changed = CompiledRules(with_rows(rules.catalog, {**document, "rules": rows}))
     assert (OVERLAP, ("OPT031", "OPT030")) in rules_of(prove_rules(changed).findings)
 
 
 def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
-    advisor: CompiledRules, monkeypatch: pytest.MonkeyPatch
+    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = table_data(advisor.catalog.base.tables["eps"])
+    document = table_data(rules.catalog.base.tables["eps"])
     (row,) = document["rules"]
     rows = [row, {**row, "id": "EPS950", "when": {"bf16": ["false"]}}]
-    changed = CompiledRules(with_rows(advisor.catalog, {**document, "rules": rows}))
+    changed = CompiledRules(with_rows(rules.catalog, {**document, "rules": rows}))
     (told,) = prove_rules(changed).findings
     assert told.finding.kind == OVERLAP
     assert told.witness is not None
@@ -609,9 +609,9 @@ def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
     assert _shows(told, follow(told.witness)), told
 
 
-def _situations(random: Random, advisor: CompiledRules, wanted: int) -> Iterator[dict[str, Any]]:
+def _situations(random: Random, rules: CompiledRules, wanted: int) -> Iterator[dict[str, Any]]:
     """Yield what people may say, without what contradicts itself."""
-    facts = {name: fact_data(fact) for name, fact in advisor.catalog.facts.items() if fact.flag is not None}
+    facts = {name: fact_data(fact) for name, fact in rules.catalog.facts.items() if fact.flag is not None}
     while wanted:
         answers: dict[str, Any] = {}
         for name, fact in facts.items():
@@ -619,13 +619,13 @@ def _situations(random: Random, advisor: CompiledRules, wanted: int) -> Iterator
                 words = (True, False) if fact["type"] == "flag" else tuple(fact.get("values", ())) or NUMBERS[name]
                 answers[name] = random.choice(words)
         if random.random() < 0.3:
-            answers["optimizer"] = random.choice(advisor.catalog.optimizer_ids)
+            answers["optimizer"] = random.choice(rules.catalog.optimizer_ids)
         if random.random() < 0.3:
-            gpu = random.choice(advisor.catalog.gpus)
+            gpu = random.choice(rules.catalog.gpus)
             answers |= {"gpu": gpu.name, "vendor": gpu.vendor, "vram_bytes": round(gpu.memory_gib * 2**30)}
             answers |= {} if gpu.bf16 else {"bf16": False}
         try:
-            complete_situation(advisor, answers)
+            complete_situation(rules, answers)
         except InputError:
             continue
         wanted -= 1
@@ -633,20 +633,20 @@ def _situations(random: Random, advisor: CompiledRules, wanted: int) -> Iterator
 
 
 def test_no_place_that_a_situation_leads_to_is_taken_for_unreachable(
-    advisor: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]]
+    rules: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]]
 ) -> None:
     """Whatever a table was asked while answers were made, the chain of regions has to know as reachable."""
-    assert set(asked) >= set(advisor.tables) - {"memory_notation"}
+    assert set(asked) >= set(rules.tables) - {"memory_notation"}
     for name, points in asked.items():
         for point in sorted(points):
-            box = {fact: 1 << cell for fact, cell in zip(advisor.tables[name].columns, point, strict=True)}
-            assert find_read(advisor, name, box) is not None, (name, box)
+            box = {fact: 1 << cell for fact, cell in zip(rules.tables[name].columns, point, strict=True)}
+            assert find_read(rules, name, box) is not None, (name, box)
 
 
-def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(advisor: CompiledRules) -> None:
-    report = prove_rules(advisor)
+def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(rules: CompiledRules) -> None:
+    report = prove_rules(rules)
     assert report.sound
-    found = try_mutants(advisor, read_cases(advisor.catalog.folders, advisor.catalog.facts))
+    found = try_mutants(rules, read_cases(rules.catalog.folders, rules.catalog.facts))
     assert found.tried >= 2000
     assert found.tried == found.killed + found.equivalent + len(found.survivors)
     assert found.share >= 0.95, [(survivor.rule, survivor.change) for survivor in found.survivors]
@@ -678,9 +678,9 @@ def test_defects_are_told_where_looking_for_their_witness_takes_too_long(
     sown = Sown(folder)
     _overlap_of_choices(sown)
     _number_outside_its_range(sown)
-    advisor = sown.advisor()
+    rules = sown.rules()
     monkeypatch.setattr(regions, "BUDGET", budget)
-    report = prove_rules(advisor)
+    report = prove_rules(rules)
     kinds = {told.finding.kind for told in report.findings}
     assert DOMAIN in kinds
     assert kinds & {OVERLAP, UNPROVEN}
@@ -701,7 +701,7 @@ def test_whether_anything_is_left_for_otherwise_is_not_passed_over_in_silence(
 ) -> None:
     row = {"id": "R1", "name": "r", "when": {"a": ["x"]}, "then": {}, "because": "b", "cite": [], "at": "t.yaml:1:1"}
     facts = {"a": {"id": "a", "type": "choice", "values": {"x": "", "y": ""}}}
-    document = {"table": "t", "kind": "set", "hit": "first", "about": "A.", "rules": [row],
+    document = {"table": "t", "kind": "set", "hit_policy": "first", "about": "A.", "rules": [row],
                 "otherwise": {**row, "id": "R2", "at": "t.yaml:2:1"}}  # fmt: skip
     axes = cut_axes(facts_of(facts), [{"a": ["x"]}])
     assert list(findings(Table(table_of(document), axes), axes)) == []
@@ -800,30 +800,30 @@ def _one_row_changed(random: Random, catalog: Catalog) -> Mapping[str, Any]:
     return {**document, "rules": rows}
 
 
-def _deciding_values(advisor: CompiledRules, random: Random) -> Iterator[tuple[bool, dict[str, Any]]]:
+def _deciding_values(rules: CompiledRules, random: Random) -> Iterator[tuple[bool, dict[str, Any]]]:
     """Yield points of the deciding facts, and then, with true, what situations that people can type come to."""
-    facts = {name: fact_data(fact) for name, fact in advisor.catalog.facts.items()}
+    facts = {name: fact_data(fact) for name, fact in rules.catalog.facts.items()}
     batches = [None, *(edge + step for edge in (100, 300, 512, 1024, 4096, 8192, 10_000) for step in (-1, 0, 1))]
     for _ in range(400):
         point: dict[str, Any] = {}
-        for name in advisor.deciding_facts:
+        for name in rules.deciding_facts:
             fact = facts[name]
             words: list[Any] = [True, False] if fact["type"] == "flag" else [*fact.get("values", ())]
             point[name] = random.choice(words + ([None] if fact.get("unknown") else []) if words else batches)
         yield False, point
-    for answers in _situations(random, advisor, 150):
-        situation = complete_situation(advisor, answers)
-        values = {n: getattr(situation, n, None) for n in advisor.deciding_facts}
-        yield True, {**values, "memory": classify_pressure(advisor, situation)}
+    for answers in _situations(random, rules, 150):
+        situation = complete_situation(rules, answers)
+        values = {n: getattr(situation, n, None) for n in rules.deciding_facts}
+        yield True, {**values, "memory": classify_pressure(rules, situation)}
 
 
-def _leads_there(advisor: CompiledRules, values: Mapping[str, Any]) -> bool:
-    box = {name: 1 << advisor.axes[name].cell(value) for name, value in values.items()}
-    return find_read(advisor, "concern", box) is not None
+def _leads_there(rules: CompiledRules, values: Mapping[str, Any]) -> bool:
+    box = {name: 1 << rules.axes[name].cell(value) for name, value in values.items()}
+    return find_read(rules, "concern", box) is not None
 
 
-def _optimizer_by(advisor: CompiledRules, witness: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    answer_by(advisor, monkeypatch)
+def _optimizer_by(rules: CompiledRules, witness: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    answer_by(rules, monkeypatch)
     said = follow(witness)
     if said.code == 3:
         return "no row"
@@ -857,8 +857,8 @@ def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.Monkey
                 met[there[0].witness is not None] += 1
         for change in changes:
             if change.witness is not None:
-                for advisor, end in ((before, change.old), (after, change.new)):
-                    assert _optimizer_by(advisor, change.witness, monkeypatch) == end, change
+                for rules, end in ((before, change.old), (after, change.new)):
+                    assert _optimizer_by(rules, change.witness, monkeypatch) == end, change
     # What takes a size, a limit and more that nobody tried together has no command, and is rare.
     assert met[False] * 5 <= met[True], met
 
@@ -887,10 +887,10 @@ def _told_at(change: RuleChange) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("seed", few(1, range(4)))
-def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(advisor: CompiledRules, seed: int) -> None:
+def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(rules: CompiledRules, seed: int) -> None:
     random = Random(seed)
-    names = sorted({*advisor.tables} - {"concern", "choose_optimizer", "memory_notation"})
-    changes = [mutant for name in names for mutant in list_mutants(advisor, advisor.tables[name])]
+    names = sorted({*rules.tables} - {"concern", "choose_optimizer", "memory_notation"})
+    changes = [mutant for name in names for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
     for mutant in random.sample(changes, 12):
         old = load()
@@ -906,7 +906,7 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(adviso
             row = random.choice(rows)
             values = {name: _near(random, row, name, fact_data(old.facts[name])) for name in read}
             before, after = (_rows_at(document, values) for document in documents)
-            if documents[0]["hit"] == "collect":
+            if documents[0]["hit_policy"] == "collect":
                 gone = [(name, "no row") for name in before if name not in after]
                 wanted = gone + [("no row", name) for name in after if name not in before]
             else:
@@ -916,9 +916,14 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(adviso
             met += bool(there)
             if there != sorted(wanted):
                 assert there == [], (mutant.rule, mutant.change, values, wanted)
-                for rules in compiled:
-                    box = {name: 1 << rules.axes[name].cell(value) for name, value in values.items()}
-                    assert find_read(rules, mutant.table, box) is None, (mutant.rule, mutant.change, values, wanted)
+                for compiled_rules in compiled:
+                    box = {name: 1 << compiled_rules.axes[name].cell(value) for name, value in values.items()}
+                    assert find_read(compiled_rules, mutant.table, box) is None, (
+                        mutant.rule,
+                        mutant.change,
+                        values,
+                        wanted,
+                    )
     assert met >= 50
 
 

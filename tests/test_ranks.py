@@ -354,28 +354,28 @@ def test_what_several_processes_cannot_do_is_one_line(arguments: str, message: s
 # -- what survives sharding -------------------------------------------------------------------------------------------
 
 
-def test_advice_for_a_sharded_run_names_nothing_that_breaks(advisor: CompiledRules) -> None:
+def test_advice_for_a_sharded_run_names_nothing_that_breaks(rules: CompiledRules) -> None:
     """Whatever concern decides, the optimizer and its alternatives compute over cut tensors what one process does."""
     seen = set()
-    for row in advisor.tables["choose_optimizer"].rules:
+    for row in rules.tables["choose_optimizer"].rules:
         given = row.tests[0].given if row.tests else {}
         for shard, run in itertools.product(("zero1", "zero2", "zero3"), RUNS):
             said = {**run, "gpus": 8, "shard": shard}
             said |= {name: value for name, value in given.items() if name in ASKABLE}
             try:
-                advice = advise(advisor, said)
+                advice = advise(rules, said)
             except InputError:  # two of these contradict each other
                 continue
             kind = advice.situation.sharding
             assert kind in ("zero1", "fsdp")
             for name in (advice.optimizer.id, *(other.id for other in advice.alternatives)):
-                made = advisor.catalog.optimizer(name).implementations[0]
+                made = rules.catalog.optimizer(name).implementations[0]
                 assert made.sharding.get(kind, AGREES) == AGREES, (said, name)
-            fit = find_remedies(advisor, advice)
+            fit = find_remedies(rules, advice)
             changes = [{k: v for fix in chain for k, v in fix.change.items()} for chain in (fit.fixes if fit else ())]
             for change in changes:
                 after = SHARDED.get(str(change.get("shard", shard)), "none")
-                made = advisor.catalog.optimizer(str(change.get("optimizer", advice.optimizer.id))).implementations[0]
+                made = rules.catalog.optimizer(str(change.get("optimizer", advice.optimizer.id))).implementations[0]
                 assert made.sharding.get(after, AGREES) == AGREES, (said, change)
             assert not any(name in advice.fused for name in advice.implementation.sharding_kwargs.get(kind, {}))
             seen.add((advice.trace[1].rule, kind))
@@ -413,11 +413,11 @@ def test_one_that_breaks_and_was_asked_for_is_warned_of() -> None:
         assert {one["id"]: one["breaks_sharded"] for one in ranked}["adamw8bit"] is breaking
 
 
-def test_bench_takes_what_agrees_over_several_ranks(advisor: CompiledRules) -> None:
+def test_bench_takes_what_agrees_over_several_ranks(rules: CompiledRules) -> None:
     spec = Spec(nproc=2, shard="fsdp")
-    (sgd,) = plan.plan_arms(advisor, ["sgd"], spec, control=None, implementation=None)
+    (sgd,) = plan.plan_arms(rules, ["sgd"], spec, control=None, implementation=None)
     assert (sgd.path, sgd.variant) == ("torch.optim.SGD", "foreach")
-    (alone,) = plan.plan_arms(advisor, ["sgd"], Spec(), control=None, implementation=None)
+    (alone,) = plan.plan_arms(rules, ["sgd"], Spec(), control=None, implementation=None)
     assert alone.variant == "fused"
 
 

@@ -1,4 +1,4 @@
-"""The advisor against published recipes: how near does it come to what people really trained with?
+"""The rules against published recipes: how near does it come to what people really trained with?
 
 Four points a recipe: its optimizer is the answer or among the alternatives; the peak learning rate and the weight
 decay that are advised *for the recipe's optimizer* lie within a factor of three (no decay matches only no decay); the
@@ -38,14 +38,14 @@ def _within(ours: float, theirs: float) -> bool:
     return max(ours / theirs, theirs / ours) <= 3.0 + 1e-9
 
 
-def score(advisor: CompiledRules, recipe: dict[str, Any]) -> dict[str, bool]:
+def score(rules: CompiledRules, recipe: dict[str, Any]) -> dict[str, bool]:
     """Return which points a recipe earns."""
     typed = {k: str(v) for k, v in recipe["situation"].items()}
-    stated = inputs.parse_inputs(advisor.catalog, typed)
-    free = advise(advisor, stated)
+    stated = inputs.parse_inputs(rules.catalog, typed)
+    free = advise(rules, stated)
     named = {free.optimizer.id, *(a.id for a in free.alternatives)}
     points = {"optimizer": recipe["optimizer"] in named}
-    pinned = advise(advisor, {**stated, "optimizer": recipe["optimizer"]})
+    pinned = advise(rules, {**stated, "optimizer": recipe["optimizer"]})
     numbers = {n.name: n.value for n in pinned.hyperparameters}
     rate, decay = numbers["lr"], numbers.get("weight_decay", 0.0)
     assert isinstance(rate, (int, float))
@@ -54,7 +54,7 @@ def score(advisor: CompiledRules, recipe: dict[str, Any]) -> dict[str, bool]:
         points["lr"] = _within(rate, recipe["lr"])
     if recipe.get("weight_decay") is not None:
         points["weight_decay"] = _within(decay, recipe["weight_decay"])
-    family = {name: advisor.catalog.scheduler(name).family for name in advisor.catalog.scheduler_ids}
+    family = {name: rules.catalog.scheduler(name).family for name in rules.catalog.scheduler_ids}
     if "schedule" in recipe:
         points["schedule"] = family[pinned.schedule.id] == family[recipe["schedule"]]
     return points
@@ -70,12 +70,12 @@ def test_every_recipe_is_cited_and_new() -> None:
 
 
 @pytest.mark.parametrize("which", FLOORS)
-def test_the_advisor_earns_its_points(advisor: CompiledRules, capsys: pytest.CaptureFixture[str], which: str) -> None:
+def test_the_advisor_earns_its_points(rules: CompiledRules, capsys: pytest.CaptureFixture[str], which: str) -> None:
     won: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     missed = []
     for recipe in recipes(which):
-        points = score(advisor, recipe)
+        points = score(rules, recipe)
         for name, earned in points.items():
             asked[name] += 1
             won[name] += earned
@@ -86,11 +86,11 @@ def test_the_advisor_earns_its_points(advisor: CompiledRules, capsys: pytest.Cap
     assert won.total() >= FLOORS[which] * asked.total(), "\n".join(missed)
 
 
-def test_no_rule_names_one_model(advisor: CompiledRules) -> None:
+def test_no_rule_names_one_model(rules: CompiledRules) -> None:
     """A rule that knew a recipe by name would earn points and help nobody."""
-    facts = {fact for table in advisor.tables.values() for rule in table.rules for fact in rule.when}
-    assert facts <= set(advisor.catalog.facts)
-    for table in advisor.tables.values():
+    facts = {fact for table in rules.tables.values() for rule in table.rules for fact in rule.when}
+    assert facts <= set(rules.catalog.facts)
+    for table in rules.tables.values():
         for rule in table.rules:
             for condition in rule.when.get("params", ()):  # sizes are ranges, never one model's count
                 point = isinstance(condition, list) and condition[0] is not None and condition[0] == condition[2]

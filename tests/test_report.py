@@ -231,10 +231,10 @@ def test_only_addresses_of_the_web_become_links(url: str, linked: bool) -> None:
     assert link(url) == (url if linked else None)
 
 
-def test_the_curve_is_the_schedule(advisor: CompiledRules) -> None:
+def test_the_curve_is_the_schedule(rules: CompiledRules) -> None:
     """Every rate can be read off the polyline, the corners of a schedule included."""
-    for name in advisor.catalog.scheduler_ids:
-        schedule = scheduled(advisor, name, steps=1000)
+    for name in rules.catalog.scheduler_ids:
+        schedule = scheduled(rules, name, steps=1000)
         points = charts.layout_curve(schedule, 0.5, 1000).points.split()
         drawn = [tuple(map(float, point.split(","))) for point in points]
         top = max(rate(schedule, 0.5, step) for step in range(1000))
@@ -244,15 +244,15 @@ def test_the_curve_is_the_schedule(advisor: CompiledRules) -> None:
         assert [drawn[0][0], drawn[-1][0]] == [0, 1000]
 
 
-def scheduled(advisor: CompiledRules, name: str, steps: int) -> ScheduleAdvice:
+def scheduled(rules: CompiledRules, name: str, steps: int) -> ScheduleAdvice:
     from optadvise.core import schedules
 
-    return schedules.resolve_schedule(advisor.catalog.scheduler(name), 0.5, steps, 0.1, {})
+    return schedules.resolve_schedule(rules.catalog.scheduler(name), 0.5, steps, 0.1, {})
 
 
-def test_the_bar_holds_what_the_ledger_holds(advisor: CompiledRules) -> None:
+def test_the_bar_holds_what_the_ledger_holds(rules: CompiledRules) -> None:
     said: FactValues = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
-    memory = advise(advisor, said).memory
+    memory = advise(rules, said).memory
     bar = charts.layout_bar(memory)
     assert bar is not None
     assert bar.limit is not None

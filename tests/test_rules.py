@@ -13,31 +13,31 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.rule_paths import shipped_rules
 
 
-def test_the_shipped_rules_are_sound(advisor: CompiledRules) -> None:
-    report = prove_rules(advisor)
+def test_the_shipped_rules_are_sound(rules: CompiledRules) -> None:
+    report = prove_rules(rules)
     assert report.findings == ()
     assert report.proven
 
 
-def test_the_shipped_rules_pass_their_own_tests(advisor: CompiledRules) -> None:
-    tested = run_tests(advisor, read_cases([("shipped", shipped_rules())], advisor.catalog.facts))
+def test_the_shipped_rules_pass_their_own_tests(rules: CompiledRules) -> None:
+    tested = run_tests(rules, read_cases([("shipped", shipped_rules())], rules.catalog.facts))
     assert tested.failures == ()
     assert tested.passed
     assert tested.ran >= 600
 
 
-def test_the_memory_notation_of_the_guide_agrees_with_the_cards(advisor: CompiledRules) -> None:
-    table = advisor.tables["memory_notation"]
+def test_the_memory_notation_of_the_guide_agrees_with_the_cards(rules: CompiledRules) -> None:
+    table = rules.tables["memory_notation"]
     stated = {}
-    for name in advisor.catalog.optimizer_ids:
-        rule = table.winner({"optimizer": advisor.axes["optimizer"].cell(name)})
+    for name in rules.catalog.optimizer_ids:
+        rule = table.winner({"optimizer": rules.axes["optimizer"].cell(name)})
         if rule.notation["buffers"] is not None:
             stated[name] = float(str(rule.notation["buffers"]))
     assert stated == {
         "sgd-momentum": 1, "adam": 2, "adamw": 2, "adamw8bit": 0.5, "lion": 1, "lamb": 2, "stable-adamw": 2,
     }  # fmt: skip
     for name, buffers in stated.items():
-        measured = state_bytes_per_parameter(advisor.catalog.optimizer(name).state) / 4
+        measured = state_bytes_per_parameter(rules.catalog.optimizer(name).state) / 4
         assert measured == pytest.approx(buffers, rel=0.02), name  # block scales are the two percent
 
 

@@ -109,11 +109,11 @@ def _walk_leaves(
             yield from _walk_leaves(chart, answer.next, {**inputs, **given})
 
 
-def test_the_rules_agree_with_the_guides_flowchart(advisor: CompiledRules) -> None:
-    leaves = list(_walk_leaves(advisor.catalog.flowchart, advisor.catalog.flowchart.start, {}))
+def test_the_rules_agree_with_the_guides_flowchart(rules: CompiledRules) -> None:
+    leaves = list(_walk_leaves(rules.catalog.flowchart, rules.catalog.flowchart.start, {}))
     assert len(leaves) == 8
     for inputs, names in leaves:
-        advice = advise(advisor, inputs)
+        advice = advise(rules, inputs)
         assert advice.optimizer.id in names, inputs
         assert all(name in (advice.optimizer.id, advice.schedule.id) for name in names if name == "cosine")
 

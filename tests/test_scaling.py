@@ -31,31 +31,31 @@ FSDP = ["adamw", "lion", "sgd-momentum", "adan"]
 FEWER = ["adamw", "sgd-momentum", "adafactor", "muon"]
 
 
-def situation(advisor: CompiledRules, words: str) -> Situation:
+def situation(rules: CompiledRules, words: str) -> Situation:
     """Return what a command line's options say."""
     from optadvise.advice.inputs import parse_inputs
 
     said = words.split()
     stated = {flag[2:].replace("-", "_"): value for flag, value in zip(said[::2], said[1::2], strict=True)}
-    return complete_situation(advisor, parse_inputs(advisor.catalog, stated))
+    return complete_situation(rules, parse_inputs(rules.catalog, stated))
 
 
-def tensors(advisor: CompiledRules) -> Counter[Weight]:
+def tensors(rules: CompiledRules) -> Counter[Weight]:
     """Return the weights of that network."""
-    size = network_size(advisor.memory_rules, memory_inputs(situation(advisor, ODD)))
+    size = network_size(rules.memory_rules, memory_inputs(situation(rules, ODD)))
     assert size is not None
     assert size.trained_weights is not None
     return size.trained_weights
 
 
 @pytest.fixture(scope="module")
-def every(advisor: CompiledRules, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+def every(rules: CompiledRules, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """What two and four ranks hold and send."""
-    weights = [(weight.shape, weight.kind) for weight in tensors(advisor).elements()]
+    weights = [(weight.shape, weight.kind) for weight in tensors(rules).elements()]
     wanted = {"none": ["adamw"], "zero1": ZERO1, "fsdp": FSDP}
     fewer = {"none": ["adamw"], "zero1": FEWER, "fsdp": FEWER[:1]}  # four that import little, on two cores
     folder = tmp_path_factory.mktemp("held")
-    return {nproc: measured(weights, some, nproc, folder, advisor.catalog) for nproc, some in ((2, wanted), (4, fewer))}
+    return {nproc: measured(weights, some, nproc, folder, rules.catalog) for nproc, some in ((2, wanted), (4, fewer))}
 
 
 def line(data: dict[str, Any]) -> dict[str, Any]:
@@ -63,9 +63,9 @@ def line(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("nproc", "name"), [*((2, name) for name in FSDP), (4, FEWER[0])])
-def test_every_rank_holds_its_rows(every: dict[int, Any], nproc: int, name: str, advisor: CompiledRules) -> None:
-    state = state_tensors(advisor.catalog.optimizer(name))
-    pieces = [rows_of_rank(tensors(advisor), nproc, rank) for rank in range(nproc)]
+def test_every_rank_holds_its_rows(every: dict[int, Any], nproc: int, name: str, rules: CompiledRules) -> None:
+    state = state_tensors(rules.catalog.optimizer(name))
+    pieces = [rows_of_rank(tensors(rules), nproc, rank) for rank in range(nproc)]
     expected = [sum(n * state_bytes(state, w.shape) for w, n in mine.items()) for mine in pieces]
     assert every[nproc]["fsdp"]["state"][name] == expected
     data = estimate(f"{ODD} --gpus {nproc} --shard zero3 --optimizer {name}")
@@ -88,9 +88,9 @@ def test_state_is_even_or_handed_out_by_whole_tensors(every: dict[int, Any], npr
 
 
 @pytest.mark.parametrize("nproc", [2, 4])
-def test_collectives_are_those_of_the_engine(every: dict[int, Any], nproc: int, advisor: CompiledRules) -> None:
+def test_collectives_are_those_of_the_engine(every: dict[int, Any], nproc: int, rules: CompiledRules) -> None:
     """To the element, with the rows that fill up pieces under FSDP2."""
-    whole = count_elements(tensors(advisor))
+    whole = count_elements(tensors(rules))
     told = {}
     for shard in ("none", "zero1", "zero3"):
         told[shard] = Counter[str]()
@@ -161,18 +161,18 @@ def test_one_gpu_sends_nothing() -> None:
         "--arch pythia-160m --shard zero3 --optimizer soap --precision bf16 --checkpointing full --gpus 8",
     ],
 )
-def test_where_more_gpus_do_not_pay_every_doubling_frees_less_than_a_sample(run: str, advisor: CompiledRules) -> None:
+def test_where_more_gpus_do_not_pay_every_doubling_frees_less_than_a_sample(run: str, rules: CompiledRules) -> None:
     found = estimate(run)["scaling"]
     enough, sample = found["enough_gpus"], found["sample_bytes"]
-    start = situation(advisor, run)
+    start = situation(rules, run)
     runs = (replace(start, batch_size=None, micro_batch=n) for n in (8, 9))
-    few, more = (estimator.estimate(advisor.memory_rules, run, "adamw") for run in runs)
+    few, more = (estimator.estimate(rules.memory_rules, run, "adamw") for run in runs)
     assert few.activations is not None
     assert more.activations is not None
     assert sample == pytest.approx(more.activations - few.activations, rel=0.01)
 
     def state(gpus: int) -> int:
-        lines = estimator.estimate(advisor.memory_rules, replace(start, gpus=gpus), start.optimizer or "adamw").ledger
+        lines = estimator.estimate(rules.memory_rules, replace(start, gpus=gpus), start.optimizer or "adamw").ledger
         return sum(one.bytes or 0 for one in lines if one.part in ("optimizer state", "master copy"))
 
     frees = {2**n: state(2**n) - state(2 ** (n + 1)) for n in range(20)}
@@ -254,8 +254,8 @@ def test_usual_gpus_are_told_where_no_limit_is_said(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 7, 500])
-def test_ranks_hold_every_element_once(ranks: int, advisor: CompiledRules) -> None:
-    network = tensors(advisor)
+def test_ranks_hold_every_element_once(ranks: int, rules: CompiledRules) -> None:
+    network = tensors(rules)
     rows = [count_elements(rows_of_rank(network, ranks, rank)) for rank in range(ranks)]
     assert sum(rows) == count_elements(network)
     assert rows == sorted(rows, reverse=True)

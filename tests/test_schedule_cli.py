@@ -35,11 +35,11 @@ def data(*arguments: str) -> list[dict[str, Any]]:
     return entries
 
 
-def test_the_rates_are_those_of_the_arithmetic(advisor: CompiledRules) -> None:
-    first, *others = advisor.catalog.scheduler_ids
+def test_the_rates_are_those_of_the_arithmetic(rules: CompiledRules) -> None:
+    first, *others = rules.catalog.scheduler_ids
     flags = [word for name in others for word in ("--compare", name)]
     for entry in data(first, *flags, "--steps", "5K", "--warmup", "4%", "--lr", "0.02"):
-        advice = schedules.resolve_schedule(advisor.catalog.scheduler(entry["id"]), 0.02, 5000, 0.04, {})
+        advice = schedules.resolve_schedule(rules.catalog.scheduler(entry["id"]), 0.02, 5000, 0.04, {})
         assert (entry["import"], entry["kwargs"]) == (advice.path, advice.kwargs)
         steps = [step for step, _ in entry["points"]]
         assert (steps[0], steps[-1], steps) == (0, 4999, sorted(set(steps)))
@@ -60,8 +60,8 @@ def test_steps_and_percent_are_the_same_warmup_and_zero_is_the_least() -> None:
     assert data("wsd", "--warmup", "0")[0]["warmup_steps"] <= 1
 
 
-def test_the_warmup_is_the_rules_where_nobody_said(advisor: CompiledRules) -> None:
-    rule = find_default_warmup(advisor, advisor.catalog.scheduler("one-cycle"))
+def test_the_warmup_is_the_rules_where_nobody_said(rules: CompiledRules) -> None:
+    rule = find_default_warmup(rules, rules.catalog.scheduler("one-cycle"))
     assert data("one-cycle", "--steps", "1000")[0]["warmup_steps"] == float(str(rule.number.value)) * 1000
     assert f"({rule.id}: " in " ".join(optadvise("schedule", "one-cycle").out.split())
 
@@ -126,8 +126,8 @@ def test_an_ascii_terminal_gets_ascii_within_80_columns(tmp_path: Path) -> None:
     assert all(mark in curves for mark in "*o+")
 
 
-def test_all_schedules_beside_each_other_keep_to_80_columns(advisor: CompiledRules) -> None:
-    first, *others = advisor.catalog.scheduler_ids
+def test_all_schedules_beside_each_other_keep_to_80_columns(rules: CompiledRules) -> None:
+    first, *others = rules.catalog.scheduler_ids
     said = optadvise("schedule", first, *[word for name in others[:8] for word in ("--compare", name)])
     assert max(map(len, said.out.splitlines())) <= 80
 

@@ -36,9 +36,9 @@ def rates_of_torch(advice: Recommendation, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 97])
 @pytest.mark.parametrize("name", CATALOG.scheduler_ids)
-def test_rates_equal_those_of_torch(advisor: CompiledRules, name: str, steps: int) -> None:
+def test_rates_equal_those_of_torch(rules: CompiledRules, name: str, steps: int) -> None:
     schedule = resolve_schedule(CATALOG.scheduler(name), 0.3, steps, 0.2, {})
-    advice = advise(advisor, {"optimizer": "sgd"})
+    advice = advise(rules, {"optimizer": "sgd"})
     advice = replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.3})
     assert [rate(schedule, 0.3, step) for step in range(steps)] == pytest.approx(
         rates_of_torch(advice, steps), rel=1e-6, abs=1e-12

@@ -41,9 +41,9 @@ def grid(tmp_path: Path) -> Path:
     return file
 
 
-def cells(file: Path, advisor: CompiledRules) -> list[Cell]:
+def cells(file: Path, rules: CompiledRules) -> list[Cell]:
     content = read_sweep(file, sweep.OPTIONS)
-    return sweep.make_cells(advisor, content.optimizers, content.options)
+    return sweep.make_cells(rules, content.optimizers, content.options)
 
 
 def started(file: Path) -> subprocess.Popen[str]:
@@ -51,8 +51,8 @@ def started(file: Path) -> subprocess.Popen[str]:
                             stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
 
 
-def test_a_grid_is_every_combination_in_its_order(grid: Path, advisor: CompiledRules) -> None:
-    found = cells(grid, advisor)
+def test_a_grid_is_every_combination_in_its_order(grid: Path, rules: CompiledRules) -> None:
+    found = cells(grid, rules)
     assert [cell.name for cell in found[:3]] == [
         "adamw_dtype-fp32", "adamw_dtype-bf16", "lion_dtype-fp32"]  # fmt: skip
     assert len(found) == len({cell.name for cell in found}) == 4
@@ -94,18 +94,18 @@ def test_two_sweeps_on_one_folder_share_the_work(grid: Path) -> None:
     assert optadvise("sweep", str(grid)).code == 0
 
 
-def test_a_cell_that_another_process_measures_is_left_to_it(grid: Path, advisor: CompiledRules, tmp_path: Path) -> None:
-    (cell, *_) = cells(grid, advisor)
+def test_a_cell_that_another_process_measures_is_left_to_it(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
+    (cell, *_) = cells(grid, rules)
     with (tmp_path / f".{cell.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sweep.measure_cell(advisor, tmp_path, cell).reason == "another process measures it"
+        assert sweep.measure_cell(rules, tmp_path, cell).reason == "another process measures it"
     assert not (tmp_path / f"{cell.name}.json").exists()
 
 
 def test_what_was_an_accident_or_another_question_is_measured_again(
-    grid: Path, advisor: CompiledRules, tmp_path: Path
+    grid: Path, rules: CompiledRules, tmp_path: Path
 ) -> None:
-    (cell, *_) = cells(grid, advisor)
+    (cell, *_) = cells(grid, rules)
 
     def kept(status: str, **options: str) -> Any:
         measured = result()
@@ -144,9 +144,9 @@ def test_a_cell_that_cannot_run_is_told_and_the_others_go_on(tmp_path: Path) -> 
     assert "paged state needs CUDA" in " ".join(said.out.split())
 
 
-def test_cells_as_jobs(grid: Path, advisor: CompiledRules, tmp_path: Path) -> None:
+def test_cells_as_jobs(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
     """submitit's own executor on this machine stands for a cluster."""
-    asked = cells(grid, advisor)[:2]
+    asked = cells(grid, rules)[:2]
     outcomes = submit_cells(tmp_path, asked, {"timeout_min": 5}, (), cluster="local")
     assert [outcome.reason for outcome in outcomes] == [None, None]
     assert all(outcome.result is not None for outcome in outcomes)

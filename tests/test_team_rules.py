@@ -136,14 +136,14 @@ def test_tests_that_fail_or_are_not_there_are_a_no(tmp_path: Path) -> None:
     assert "OUR010 fired in no test" not in said.out
 
 
-def _follow(advisor: CompiledRules, random: Random) -> tuple[Interview, int]:
+def _follow(rules: CompiledRules, random: Random) -> tuple[Interview, int]:
     """Answer at random until nothing is asked any more."""
-    interview, asked = Interview(advisor, {}), 0
+    interview, asked = Interview(rules, {}), 0
     while (name := interview.choose_question()) is not None:
         asked += 1
         before = interview.list_possible()
         values: list[Any] = [10**8, 7 * 10**9] if name == "params" else [8 * 2**30, 80 * 2**30]
-        axis = advisor.axes[name]
+        axis = rules.axes[name]
         if axis.words is not None:
             values = [word == "true" if axis.words == ("true", "false") else word for word in axis.words]
         elif name == "batch_size":
@@ -156,11 +156,11 @@ def _follow(advisor: CompiledRules, random: Random) -> tuple[Interview, int]:
     return interview, asked
 
 
-def test_questions_end_with_what_is_recommended(advisor: CompiledRules) -> None:
+def test_questions_end_with_what_is_recommended(rules: CompiledRules) -> None:
     random = Random(0)
     for _ in range(60):
-        interview, asked = _follow(advisor, random)
-        chosen = advise(advisor, interview.inputs).optimizer.id
+        interview, asked = _follow(rules, random)
+        chosen = advise(rules, interview.inputs).optimizer.id
         assert chosen in interview.list_possible()
         assert asked <= 12
 

@@ -70,7 +70,7 @@ def bench(
     from optadvise.cli import outputs
     from optadvise.rule_analysis import rule_folders
 
-    advisor = rule_folders.load_rules(rules)
+    compiled = rule_folders.load_rules(rules)
     if merge and options.require:
         raise InputError("--require: judges what is measured; optadvise compare judges files")
     request = None
@@ -78,13 +78,13 @@ def bench(
         from optadvise.benchmark.request import prepare_request
 
         recommendation = None if from_ is None and names != ["-"] else _read_recommendation(from_)
-        request = prepare_request(advisor, names or [], options, recommendation)
+        request = prepare_request(compiled, names or [], options, recommendation)
     defaults = asdict(BenchOptions())
     changed = {name: value for name, value in asdict(options).items() if value != defaults[name]}
     typed = {"names": names or (), "from": from_, **changed, "merge": merge, "rules": rules}
     writer = _make_writer(shown, outputs.command("bench", typed))
     if request is None:
-        result = _merge(names or [], advisor.catalog, options.control)
+        result = _merge(names or [], compiled.catalog, options.control)
         writer.write(result)
     else:
         result = _measure(request, writer)

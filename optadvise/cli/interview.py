@@ -15,22 +15,22 @@ from optadvise.rule_analysis.interview import Interview
 _MAX_LISTED = 6
 
 
-def ask_facts(advisor: CompiledRules, stated: FactValues, folders: tuple[str, ...]) -> dict[str, InputValue]:
+def ask_facts(rules: CompiledRules, stated: FactValues, folders: tuple[str, ...]) -> dict[str, InputValue]:
     """Ask until the optimizer is settled, and return all stated facts.
 
     Args:
-        advisor: The rules.
+        rules: The rules.
         stated: Facts that are known before the first question.
         folders: Folders of further rules, for the command line printed at the end.
     """
-    interview = Interview(advisor, stated)
+    interview = Interview(rules, stated)
     _print(_describe_candidates(interview))
     while (name := interview.choose_question()) is not None:
         if not _ask_fact(interview, name):
             _print("no more answers: the rest is assumed")
             break
         _print(_describe_candidates(interview))
-    _print(f"the same without questions: {format_command(advisor, interview.inputs, folders)}")
+    _print(f"the same without questions: {format_command(rules, interview.inputs, folders)}")
     return interview.inputs
 
 
@@ -76,8 +76,8 @@ def _ask_fact(interview: Interview, name: str) -> bool:
             _print(f"  {make_printable(str(error))}")
 
 
-def _parse_answer(advisor: CompiledRules, name: str, text: str) -> dict[str, InputValue]:
-    catalog = advisor.catalog
+def _parse_answer(rules: CompiledRules, name: str, text: str) -> dict[str, InputValue]:
+    catalog = rules.catalog
     fact = catalog.facts[name]
     if fact.type == "flag":
         if text.lower() not in ("y", "yes", "true", "n", "no", "false"):

@@ -47,10 +47,10 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.check import prove_rules
 
-    advisor = CompiledRules(rule_folders.load_catalog(rules))
-    load_networks(advisor.catalog)
-    advisor.catalog.read_all()
-    proofs = prove_rules(advisor, tuple(map(str, rules or ())))
+    compiled = CompiledRules(rule_folders.load_catalog(rules))
+    load_networks(compiled.catalog)
+    compiled.catalog.read_all()
+    proofs = prove_rules(compiled, tuple(map(str, rules or ())))
     if json_:
         typer.echo(encode_json(build_check(proofs), indent=2), nl=False)
     else:
@@ -79,11 +79,11 @@ def run_tests(
     from optadvise.rulebase.case_files import read_cases
 
     catalog = rule_folders.load_catalog(rules)
-    advisor = CompiledRules(catalog)
+    compiled = CompiledRules(catalog)
     cases = read_cases(catalog.folders, catalog.facts)
-    results = rule_tests.run_tests(advisor, cases)
-    hunt = try_mutants(advisor, cases) if mutants else None
-    cases_for = list(suggest_cases(advisor, hunt.survivors)) if hunt is not None and suggest else []
+    results = rule_tests.run_tests(compiled, cases)
+    hunt = try_mutants(compiled, cases) if mutants else None
+    cases_for = list(suggest_cases(compiled, hunt.survivors)) if hunt is not None and suggest else []
     if json_:
         typer.echo(encode_json(build_test(results, hunt), indent=2), nl=False)
     else:
@@ -118,8 +118,8 @@ def graph(
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.graph import draw_flowchart, draw_tables, format_mermaid
 
-    advisor = rule_folders.load_rules(rules)
-    graphs = [draw_tables(advisor), draw_flowchart(advisor)]
+    compiled = rule_folders.load_rules(rules)
+    graphs = [draw_tables(compiled), draw_flowchart(compiled)]
     if out is None:
         typer.echo("\n".join(f"%% {graph.title}\n{format_mermaid(graph)}" for graph in graphs), nl=False)
         return

@@ -49,16 +49,16 @@ def schedule(
         raise InputError(f"--steps {steps!r}: at most {_MOST:,}")
     if not 1e-30 <= lr <= 1e6:
         raise InputError(f"--lr {lr:g}: must be between 1e-30 and 1e6")
-    advisor = rule_folders.load_rules(rules)
-    ids = [advisor.catalog.find_scheduler(name, "schedule")]
-    ids += [advisor.catalog.find_scheduler(other, "--compare") for other in compare or ()]
-    cards = [advisor.catalog.scheduler(found) for found in dict.fromkeys(ids)]
+    compiled = rule_folders.load_rules(rules)
+    ids = [compiled.catalog.find_scheduler(name, "schedule")]
+    ids += [compiled.catalog.find_scheduler(other, "--compare") for other in compare or ()]
+    cards = [compiled.catalog.scheduler(found) for found in dict.fromkeys(ids)]
     share = None if warmup is None else _share(warmup, total)
     if share and not any(card.warmup for card in cards):
         raise InputError(
             f"--warmup {warmup!r}: {cards[0].id} has none; leave it out, or take another of list --schedules"
         )
-    planned = [_planned(advisor, card, lr, total, share) for card in cards]
+    planned = [_planned(compiled, card, lr, total, share) for card in cards]
     if json_:
         from optadvise.render.schedule import build_schedules
 
@@ -97,7 +97,7 @@ def _share(text: str, steps: int) -> float:
     return share
 
 
-def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None) -> Any:
+def _planned(rules: Any, card: Any, lr: float, steps: int, share: float | None) -> Any:
     """Return a schedule over the run, its warmup by the rules where nothing was said."""
     from optadvise.advice.schedule_choice import find_default_warmup
     from optadvise.core import schedules
@@ -105,7 +105,7 @@ def _planned(advisor: Any, card: Any, lr: float, steps: int, share: float | None
 
     why = "as said"
     if share is None:
-        rule = find_default_warmup(advisor, card)
+        rule = find_default_warmup(rules, card)
         share, why = float(str(rule.number.value)), f"{rule.id}: {rule.because}"
     elif not share and card.warmup:
         why = "0 was said, and it has one at least"

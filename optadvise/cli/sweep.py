@@ -55,9 +55,9 @@ def sweep(
     outputs.places({"--plot": plot})
     pictures.check(plot)
     grid = read_sweep(file, benchmark_sweep.OPTIONS)
-    advisor = rule_folders.load_rules(rules)
+    compiled = rule_folders.load_rules(rules)
     try:
-        cells = benchmark_sweep.make_cells(advisor, grid.optimizers, grid.options)
+        cells = benchmark_sweep.make_cells(compiled, grid.optimizers, grid.options)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     folder = _make_folder(file, out)
@@ -66,7 +66,7 @@ def sweep(
 
         outcomes = submit_cells(folder, cells, grid.job_parameters, tuple(map(str, rules or ())))
     else:
-        outcomes = list(benchmark_sweep.run_sweep(advisor, folder, cells, _announcer(len(cells))))
+        outcomes = list(benchmark_sweep.run_sweep(compiled, folder, cells, _announcer(len(cells))))
     result = benchmark_sweep.make_sweep_result(outcomes)
     formats = outputs.ResultFormats(encode_json, render_markdown, print_sweep)
     outputs.show_result(result, formats, files, as_json=json_ == "-")

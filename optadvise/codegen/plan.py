@@ -58,19 +58,19 @@ class Plan(Struct, frozen=True):
         return arguments
 
 
-def make_plan(advisor: CompiledRules, requested: Recommendation, framework: Framework) -> Plan:
+def make_plan(rules: CompiledRules, requested: Recommendation, framework: Framework) -> Plan:
     """Return a recommendation as a framework can take it, with the nearest optimizer and schedule that it has.
 
     Raises:
         RuleFileError: The framework can run no optimizer.
     """
-    substitute = choose_substitute(advisor, requested.optimizer, framework, requested.situation)
+    substitute = choose_substitute(rules, requested.optimizer, framework, requested.situation)
     advice = requested
     if substitute is not None:
-        advice = recommend(advisor, replace(requested.situation, optimizer=substitute.id))
+        advice = recommend(rules, replace(requested.situation, optimizer=substitute.id))
     run = advice.situation
     hyperparameters = {number.name: number.value for number in advice.hyperparameters}
-    schedule = _choose_schedule(advisor, advice, framework, hyperparameters)
+    schedule = _choose_schedule(rules, advice, framework, hyperparameters)
     is_exact = schedule is not None and advice.schedule.id in framework.schedules and schedule.difference is None
     release = run.gradient_release and "gradient_release" in framework.supported_facts
     return Plan(
@@ -108,10 +108,10 @@ def _choose_name(
 
 
 def _choose_schedule(
-    advisor: CompiledRules, advice: Recommendation, framework: Framework, hyperparameters: Mapping[str, Value]
+    rules: CompiledRules, advice: Recommendation, framework: Framework, hyperparameters: Mapping[str, Value]
 ) -> NamedSchedule | None:
     """Return the framework's schedule that comes nearest to the advised one, with this run's numbers."""
-    catalog, card = advisor.catalog, advisor.catalog.scheduler(advice.schedule.id)
+    catalog, card = rules.catalog, rules.catalog.scheduler(advice.schedule.id)
     nearest = card.id if card.id in framework.schedules else None
     for name in framework.schedules:
         if nearest is None and name in catalog.scheduler_ids:

@@ -8,9 +8,7 @@ from optadvise.core.errors import RuleFileError
 from optadvise.core.records import Situation
 
 
-def choose_substitute(
-    advisor: CompiledRules, card: Optimizer, framework: Framework, run: Situation
-) -> Optimizer | None:
+def choose_substitute(rules: CompiledRules, card: Optimizer, framework: Framework, run: Situation) -> Optimizer | None:
     """Return the nearest optimizer that a framework can run; None where it can run this one.
 
     Args:
@@ -21,12 +19,12 @@ def choose_substitute(
     """
     if can_run(card, framework, run):
         return None
-    catalog = advisor.catalog
+    catalog = rules.catalog
     if card.companion is not None:
         companion = catalog.optimizer(card.companion.optimizer)
         if can_run(companion, framework, run):
             return companion
-    default = catalog.optimizer(advisor.reference_optimizer)
+    default = catalog.optimizer(rules.reference_optimizer)
     candidates = [default, *(catalog.optimizer(name) for name in catalog.optimizer_ids)]
     runnable = [other for other in candidates if can_run(other, framework, run)]
     if not runnable:

@@ -33,7 +33,7 @@ class Code(Struct, frozen=True):
     optimizer: str  # id of the one in the text: another than recommended where the notes say so
 
 
-def write_code(advisor: CompiledRules, advice: Recommendation, framework: str) -> Code:
+def write_code(rules: CompiledRules, advice: Recommendation, framework: str) -> Code:
     """Return a recommendation as the code or configuration of a framework.
 
     Args:
@@ -45,13 +45,13 @@ def write_code(advisor: CompiledRules, advice: Recommendation, framework: str) -
 
     Example:
         >>> from optadvise.rulebase.catalog import load
-        >>> advisor = CompiledRules(load())
-        >>> "torch.optim.AdamW(" in write_code(advisor, advise(advisor, {}), "python").text
+        >>> rules = CompiledRules(load())
+        >>> "torch.optim.AdamW(" in write_code(rules, advise(rules, {}), "python").text
         True
     """
-    if framework not in advisor.catalog.frameworks or framework not in _WRITERS:
+    if framework not in rules.catalog.frameworks or framework not in _WRITERS:
         raise InputError(f"no code is written for {framework!r}; {nearest(framework, FRAMEWORKS)}")
-    plan = make_plan(advisor, advice, advisor.catalog.frameworks[framework])
+    plan = make_plan(rules, advice, rules.catalog.frameworks[framework])
     return Code(write_plan(plan), tuple(list_notes(plan)), plan.advice.optimizer.id)
 
 

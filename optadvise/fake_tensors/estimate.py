@@ -29,7 +29,7 @@ from optadvise.rulebase.constructor import constructor_kwargs
 ACCEPTED_FACTS = frozenset({"vram_bytes", "gpu", "bf16", "vendor", "precision", "optimizer", "model", "task"})
 
 
-def estimate_module(advisor: CompiledRules, spec: str, stated: FactValues, timeout: float) -> MemoryAnswer:
+def estimate_module(rules: CompiledRules, spec: str, stated: FactValues, timeout: float) -> MemoryAnswer:
     """Measure one training step of the user's module, with every optimizer.
 
     Args:
@@ -42,17 +42,17 @@ def estimate_module(advisor: CompiledRules, spec: str, stated: FactValues, timeo
         CannotRunHereError: torch is missing, or the process that steps crashed.
     """
     _check_input(spec, stated)
-    situation = complete_situation(advisor, stated)
-    ids = advisor.catalog.optimizer_ids
-    traced = trace_step(spec, situation.precision, list(request_optimizers(advisor, ids)), timeout=timeout)
+    situation = complete_situation(rules, stated)
+    ids = rules.catalog.optimizer_ids
+    traced = trace_step(spec, situation.precision, list(request_optimizers(rules, ids)), timeout=timeout)
     step = traced.figures
     situation = situation.state(params=step.parameters, micro_batch=step.samples)
-    chosen = situation.optimizer or advisor.reference_optimizer
+    chosen = situation.optimizer or rules.reference_optimizer
     if situation.optimizer is None:
         situation = situation.derive(optimizer=chosen)
     size = _describe_size(step)
-    estimates = {each.id: _estimate_optimizer(advisor, situation, step, size, each) for each in traced.optimizers}
-    rejected = {name for name in ids if is_rejected(advisor, situation, name)}
+    estimates = {each.id: _estimate_optimizer(rules, situation, step, size, each) for each in traced.optimizers}
+    rejected = {name for name in ids if is_rejected(rules, situation, name)}
     ranking = [
         Fit(name, memory.optimizer, memory.total, memory.known, memory.fits, None, None, memory.basis)
         for name, memory in estimates.items()
@@ -75,14 +75,14 @@ def _check_input(spec: str, stated: FactValues) -> None:
         raise InputError(f"--from {spec!r}: not package.module:function, such as mypackage.train:workload")
 
 
-def request_optimizers(advisor: CompiledRules, ids: Sequence[str], *, fused: bool = True) -> Iterator[OptimizerRequest]:
+def request_optimizers(rules: CompiledRules, ids: Sequence[str], *, fused: bool = True) -> Iterator[OptimizerRequest]:
     """Yield what a worker needs to step optimizers, with the defaults of their cards.
 
     Args:
         fused: Choose the fused variant if the implementation has one, as estimates of described networks do.
     """
     for name in ids:
-        card = advisor.catalog.optimizer(name)
+        card = rules.catalog.optimizer(name)
         first = card.implementations[0]
         defaults = {h.name: h.default for h in card.hyperparameters}
         # The worker steps optimizers on the CPU.
@@ -117,9 +117,9 @@ class _OptimizerBytes(Struct, frozen=True):
 
 
 def _optimizer_bytes(
-    advisor: CompiledRules, situation: Situation, size: NetworkSize, entry: OptimizerStep
+    rules: CompiledRules, situation: Situation, size: NetworkSize, entry: OptimizerStep
 ) -> _OptimizerBytes:
-    declared = optimizer_memory_for(advisor.memory_rules, memory_inputs(situation), entry.id, size)
+    declared = optimizer_memory_for(rules.memory_rules, memory_inputs(situation), entry.id, size)
     state, scratch = declared.state, declared.scratch.bytes
     explanation = f"{declared.state_explanation}, by its card"
     if entry.figures is not None:
@@ -129,13 +129,13 @@ def _optimizer_bytes(
 
 
 def _estimate_optimizer(
-    advisor: CompiledRules, situation: Situation, step: StepFigures, size: NetworkSize, entry: OptimizerStep
+    rules: CompiledRules, situation: Situation, step: StepFigures, size: NetworkSize, entry: OptimizerStep
 ) -> MemoryEstimate:
     """Return the breakdown with one optimizer."""
-    settings = advisor.memory_rules.settings
+    settings = rules.memory_rules.settings
     factors = settings.activation_factors.measured
-    optimizer = _optimizer_bytes(advisor, situation, size, entry)
-    is_fused = bool(advisor.catalog.optimizer(entry.id).implementations[0].fused)
+    optimizer = _optimizer_bytes(rules, situation, size, entry)
+    is_fused = bool(rules.catalog.optimizer(entry.id).implementations[0].fused)
     step_peak = PeakBytes(
         weights=step.weights_bytes,
         gradients=step.gradients_bytes,
