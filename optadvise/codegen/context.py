@@ -1,4 +1,4 @@
-"""What the templates of Python programs insert, from a plan."""
+"""Records that the templates of Python programs insert, built from a plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PHASE_VARIABLES = {"constant": "plateau", "linear": "fall"}
 
 
 class Construction(Struct, frozen=True):
-    """How one optimizer is constructed."""
+    """Constructor call of one optimizer."""
 
     path: str  # import path of its class
     kwargs: Mapping[str, object]
@@ -53,7 +53,7 @@ class Adapters(Struct, frozen=True):
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """What every program is made of."""
+    """Parts of every program."""
 
     header: list[str]  # sentences of the comment at its top
     modules: list[str]  # of the classes that it constructs, and torch

@@ -1,4 +1,4 @@
-"""What a framework cannot express of a recommendation, or does otherwise."""
+"""Notes about the parts of a recommendation that a framework cannot express, or does otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a recommendation a framework can express: its names for the optimizer, the schedule and the run."""
+"""Plan of a recommendation for a framework: its names for the optimizer, the schedule and the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plan(Struct, frozen=True):
 
     @property
     def clip(self) -> float | None:
-        """The norm that gradients are clipped at; None where they are not."""
+        """Return the norm that gradients are clipped at; None where they are not."""
         value = self.hyperparameters.get("max_grad_norm")
         return None if value is None or self.gradient_release else float(str(value))
 

@@ -13,7 +13,7 @@ from optadvise.rulebase.constructor import convert_lists
 
 
 class TrainerOptions(Struct, frozen=True):
-    """What a program for Trainer inserts besides."""
+    """Further parts of a program for Trainer."""
 
     optimizer_settings: Mapping[str, object]  # arguments of TrainingArguments
     passes_class: bool  # no name builds the optimizer, so that its class is passed to Trainer
@@ -24,7 +24,7 @@ class TrainerOptions(Struct, frozen=True):
 
 
 class LightningOptions(Struct, frozen=True):
-    """What a program for Lightning inserts besides."""
+    """Further parts of a program for Lightning."""
 
     devices: int
     overrides_clipping: bool  # Lightning refuses to clip, and the program does it

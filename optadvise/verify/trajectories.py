@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from msgspec import Struct, convert
@@ -17,6 +17,10 @@ from optadvise.core.errors import OptadviseError, RuleFileError, nearest
 from optadvise.core.surface_cards import Surface
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.trajectory_records import Point, SkippedOptimizer, SurfaceSummary, TrajectoriesResult, Trajectory
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
 
 End: TypeAlias = Literal["steps", "outside", "not-finite"]  # see `Trajectory.end`
 SurfaceFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -31,12 +35,12 @@ class LearningRate(Struct, frozen=True):
 
 
 class Grid(Struct, frozen=True):
-    """A surface on a square grid, as numpy arrays."""
+    """A surface on a square grid."""
 
-    x: Any
-    y: Any
-    values: Any
-    logarithms: Any  # log10(1 + value)
+    x: NDArray[float64]
+    y: NDArray[float64]
+    values: NDArray[float64]
+    logarithms: NDArray[float64]  # log10(1 + value)
 
 
 # -- surfaces ---------------------------------------------------------------------------------------------------------
