@@ -33,6 +33,12 @@ def peak_memory(arm: ArmResult) -> int | None:
     return peak.allocated if peak.allocated is not None else peak.process
 
 
+def peak_source(arm: ArmResult) -> Literal["allocated", "process"] | None:
+    """Return which counter the peak memory of an arm comes from; None where it was not measured."""
+    peak = arm.peak_memory_bytes
+    return "allocated" if peak.allocated is not None else "process" if peak.process is not None else None
+
+
 def _bandwidth_interval(arm: ArmResult) -> Interval | None:
     """Return the interval of the share of the device's bandwidth, which is as sure as the step's time."""
     fraction, timing = arm.bandwidth.fraction, arm.optimizer_seconds

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
-from optadvise.benchmark.comparison.loaded_result import LoadedResult, find_common_control, has_same_implementation
-from optadvise.benchmark.records import ArmResult, Environment
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, Environment
 from optadvise.benchmark.spec import Spec
 
+Side = Literal["BASE", "NEW"]
 # How much was measured: it changes the width of the intervals, not what they are about.
 _AMOUNT = ("steps", "rounds", "warmup", "seed", "threads")
 # Compared elsewhere, or without influence on the figures.
 _NOT_COMPARED = {"load", "packages", "executable", "device"}
 _REPORTED_BY_WORKERS = {"device", "device_name", "threads"}
 _LOAD_DIFFERENCE = 1.5  # load average that a run's own earlier work leaves behind
+
+
+class LoadedResult(Struct, frozen=True):
+    """A result, and how it is called in a comparison."""
+
+    side: Side
+    name: str  # as typed
+    result: BenchmarkResult
+
+    @property
+    def spec(self) -> Spec:
+        """Return the conditions of the measurement."""
+        return self.result.spec
+
+    @property
+    def environment(self) -> Environment:
+        """Return the machine and software of the measurement."""
+        return self.result.environment
+
+    @property
+    def arms(self) -> Mapping[str, ArmResult]:
+        """Return the arms by their labels."""
+        return {arm.label: arm for arm in self.result.arms}
+
+    @property
+    def control(self) -> ArmResult | None:
+        """Return the arm that the ratios of this result refer to; None where there is none."""
+        return next((arm for arm in self.result.arms if arm.role == "control"), None)
 
 
 def list_differences(base: LoadedResult, new: LoadedResult) -> list[str]:
@@ -115,3 +145,17 @@ def _compare_implementations(common: Iterable[tuple[ArmResult, ArmResult]]) -> I
 def _show_implementation(arm: ArmResult) -> str:
     used = arm.implementation
     return f"{used.path} ({used.variant})" if used.variant else used.path
+
+
+def has_same_implementation(arm: ArmResult, other: ArmResult) -> bool:
+    """Return whether two arms ran the same class in the same variant."""
+    used, other_used = arm.implementation, other.implementation
+    return (used.path, used.variant) == (other_used.path, other_used.variant)
+
+
+def find_common_control(base: LoadedResult, new: LoadedResult) -> ArmResult | None:
+    """Return NEW's control if BASE has the same optimizer in the same implementation as its control."""
+    control, base_control = new.control, base.control
+    if control is None or base_control is None or control.optimizer != base_control.optimizer:
+        return None
+    return control if has_same_implementation(control, base_control) else None

@@ -12,10 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from optadvise.benchmark.comparison.comparability import list_differences, list_warnings
-from optadvise.benchmark.comparison.loaded_result import LoadedResult, find_common_control, peak_source
+from optadvise.benchmark.comparison.comparability import (
+    LoadedResult,
+    find_common_control,
+    list_differences,
+    list_warnings,
+)
 from optadvise.benchmark.comparison.records import ComparedRatio, ComparedResult, Comparison, ComparisonRequirement
-from optadvise.benchmark.metrics import METRICS, metric_figure
+from optadvise.benchmark.metrics import METRICS, metric_figure, peak_source
 from optadvise.benchmark.records import SCHEMA_VERSION, ArmResult, BenchmarkResult, Figure, Interval, Verdict
 from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
 from optadvise.core.errors import InputError

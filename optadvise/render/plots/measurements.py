@@ -10,8 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from optadvise.benchmark.comparison.loaded_result import peak_source
-from optadvise.benchmark.metrics import metric_figure, metric_value
+from optadvise.benchmark.metrics import metric_figure, metric_value, peak_source
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure
 from optadvise.benchmark.sweep_records import SweepResult
 from optadvise.core.errors import CannotRunHereError
