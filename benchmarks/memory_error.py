@@ -200,7 +200,7 @@ def predicted(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
     if case.lora:
         answers |= {"method": "lora", "lora_rank": RANK, "lora_targets": case.lora}
     memory = estimator.estimate(rules, complete_situation(advisor, answers), case.optimizer)
-    spans = [line.interval for line in memory.ledger[:-2] if line.interval is not None]
+    spans = [line.interval for line in memory.breakdown[:-2] if line.interval is not None]
     assert memory.allocated is not None
     return sum(span.low for span in spans), memory.allocated, sum(span.high for span in spans)
 

@@ -195,7 +195,7 @@ def test_markdown_has_every_number_reason_and_warning_and_no_markup_of_the_rules
         assert number.value is None or number.name.replace("_", "\\_") in text
     for rule in (*(entry.rule for entry in advice.trace), *(other.id for other in advice.alternatives)):
         assert f"**{rule}**" in text
-    assert text.count("\n| ") > len(advice.memory.ledger)
+    assert text.count("\n| ") > len(advice.memory.breakdown)
     assert "<script>" not in text
     assert "[y](javascript" not in text
     assert "\n# h" not in text

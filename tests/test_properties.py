@@ -81,11 +81,11 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
     memory = advice.memory
     if memory.total is not None and memory.interval is not None:
         assert memory.interval.low <= memory.total <= memory.interval.high
-        assert all((line.at_peak or 0) >= 0 for line in memory.ledger)
-        assert memory.total == sum(line.at_peak or 0 for line in memory.ledger)
-    elif memory.known is not None and not situation.offload:
+        assert all((line.at_peak or 0) >= 0 for line in memory.breakdown)
+        assert memory.total == sum(line.at_peak or 0 for line in memory.breakdown)
+    elif memory.model_states is not None and not situation.offload:
         assert (memory.fits is False) == (
-            memory.available is not None and memory.known - memory.pages > memory.available
+            memory.available is not None and memory.model_states - memory.pages > memory.available
         )
 
 

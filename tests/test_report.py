@@ -260,14 +260,14 @@ def test_the_bar_holds_what_the_ledger_holds(rules: CompiledRules) -> None:
     held = sum(part.width for part in bar.segments) / 100 * memory.interval.high
     assert held == pytest.approx(memory.total, rel=1e-3)
     assert bar.limit.at == pytest.approx(100 * 24 * 2**30 / memory.interval.high, abs=0.01)
-    assert all(part.text == show_bytes(memory.ledger[part.number - 1].at_peak or 0) for part in bar.segments)
+    assert all(part.text == show_bytes(memory.breakdown[part.number - 1].at_peak or 0) for part in bar.segments)
 
 
 def test_what_is_not_known_is_not_drawn() -> None:
     lines = (MemoryLine("weights", 2**30, "4 B"), MemoryLine("activations", None, "need the shape"))
     nothing = MemoryEstimate(None, None, None, None, None, None, None, None, None, lines)
     assert charts.layout_bar(nothing) is None
-    known = charts.layout_bar(replace(nothing, known=2**30))
+    known = charts.layout_bar(replace(nothing, model_states=2**30))
     assert known is not None
     assert (known.limit, known.span, [part.name for part in known.segments]) == (None, None, ["weights"])
     half = [charts.ScatterArm(1, "a", False, None, 1.0, None), charts.ScatterArm(2, "b", True, 1.0, None, None)]
@@ -275,7 +275,7 @@ def test_what_is_not_known_is_not_drawn() -> None:
     same = charts.layout_scatter([charts.ScatterArm(n, "a", False, 5.0, 0.0, None) for n in range(9)], str)
     assert same is not None
     assert len({dot.line for dot in same.dots}) == 9
-    whole = replace(nothing, known=1, total=1, interval=Interval(1, 1, 2), ledger=())
+    whole = replace(nothing, model_states=1, total=1, interval=Interval(1, 1, 2), breakdown=())
     assert charts.layout_bar(whole) is None
 
 

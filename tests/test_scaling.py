@@ -172,7 +172,7 @@ def test_where_more_gpus_do_not_pay_every_doubling_frees_less_than_a_sample(run:
     assert sample == pytest.approx(more.activations - few.activations, rel=0.01)
 
     def state(gpus: int) -> int:
-        lines = estimator.estimate(rules.memory_rules, replace(start, gpus=gpus), start.optimizer or "adamw").ledger
+        lines = estimator.estimate(rules.memory_rules, replace(start, gpus=gpus), start.optimizer or "adamw").breakdown
         return sum(one.bytes or 0 for one in lines if one.part in ("optimizer state", "master copy"))
 
     frees = {2**n: state(2**n) - state(2 ** (n + 1)) for n in range(20)}

@@ -41,7 +41,7 @@ def find_fixes(rules: CompiledRules, situation: Situation, estimate: MemoryEstim
         situation: The run, with its optimizer and micro-batch.
         estimate: Its memory.
     """
-    if situation.vram_bytes is None or estimate.known is None:
+    if situation.vram_bytes is None or estimate.model_states is None:
         return []
     if estimate.fits is not False and _fits(rules, situation):
         return []

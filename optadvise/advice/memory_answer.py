@@ -87,7 +87,7 @@ def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
     """Return the memory of every optimizer in a run's place, the least first; without those that the rules reject."""
     names = [name for name in rules.catalog.optimizer_ids if not is_rejected(rules, run, name)]
     fits = [replace(_fit_optimizer(rules, run, name), breaks=not _is_sound(rules, run, name)) for name in names]
-    return sorted(fits, key=lambda fit: (fit.total or fit.known or 0, fit.id))
+    return sorted(fits, key=lambda fit: (fit.total or fit.model_states or 0, fit.id))
 
 
 def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
@@ -105,7 +105,8 @@ def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:
         return estimator.estimate_total(rules.memory_rules, memory_inputs(run), optimizer)
     memory = estimator.estimate(rules.memory_rules, run, optimizer)
     return Fit(
-        id=optimizer, optimizer_bytes=memory.optimizer, total=memory.total, known=memory.known, fits=memory.fits,
+        id=optimizer, optimizer_bytes=memory.optimizer, total=memory.total,
+        model_states=memory.model_states, fits=memory.fits,
         largest_micro_batch=search.largest_micro_batch(rules.memory_rules, run, optimizer),
         longest_sequence=search.longest_sequence(rules.memory_rules, run, optimizer),
     )  # fmt: skip

@@ -67,10 +67,10 @@ def locate_estimate(rules: CompiledRules, situation: Situation, estimate: Memory
 
 def _classify_fit(rules: CompiledRules, estimate: MemoryEstimate) -> str | None:
     """Return whether a run fits: no, close or yes; None where its size or the limit is unknown."""
-    if estimate.known is None or estimate.available is None:
+    if estimate.model_states is None or estimate.available is None:
         return None
     if estimate.fits is False:
         return "no"
     usable_bytes = estimate.available * (1 - rules.memory_rules.settings.headroom)
-    is_certain = estimate.fits if estimate.total is not None else estimate.known <= usable_bytes
+    is_certain = estimate.fits if estimate.total is not None else estimate.model_states <= usable_bytes
     return "yes" if is_certain else "close"

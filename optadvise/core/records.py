@@ -161,7 +161,7 @@ class MemoryLine(Struct, frozen=True):
 
 
 class MemoryEstimate(Struct, frozen=True):
-    """Bytes on one GPU. `total` is the highest moment, None where the shape is not known; `known` needs no shape."""
+    """Bytes on one GPU. `total` is the peak, None for an unknown shape; `model_states` needs no shape."""
 
     weights: int | None  # with the fp32 copy that sharded mixed precision keeps
     gradients: int | None
@@ -169,10 +169,10 @@ class MemoryEstimate(Struct, frozen=True):
     activations: int | None  # kept for the backward pass, with the logits
     overhead: int | None  # at the highest moment: copies, temporaries, communication, the batch and beside tensors
     total: int | None
-    known: int | None  # weights, gradients and state
+    model_states: int | None  # weights, gradients and optimizer state
     available: int | None
     fits: bool | None  # True and False are certain within the interval
-    ledger: tuple[MemoryLine, ...]
+    breakdown: tuple[MemoryLine, ...]
     interval: Interval | None = None  # of the total
     intervals: Mapping[str, Interval] = {}  # of each figure above, by its name
     allocated: int | None = None  # what torch.cuda.max_memory_allocated would say
@@ -280,7 +280,7 @@ class Fit(Struct, frozen=True):
     id: str
     optimizer_bytes: Bytes | None
     total: Bytes | None = field(name="total_bytes")
-    known: Bytes | None = field(name="known_bytes")
+    model_states: Bytes | None = field(name="known_bytes")  # weights, gradients and optimizer state
     fits: bool | None
     largest_micro_batch: int | None  # samples that fit
     longest_sequence: int | None = field(name="longest_seq_len")  # tokens of a sample that fit

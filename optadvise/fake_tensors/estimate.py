@@ -54,7 +54,7 @@ def estimate_module(rules: CompiledRules, spec: str, stated: FactValues, timeout
     estimates = {each.id: _estimate_optimizer(rules, situation, step, size, each) for each in traced.optimizers}
     rejected = {name for name in ids if is_rejected(rules, situation, name)}
     ranking = [
-        Fit(name, memory.optimizer, memory.total, memory.known, memory.fits, None, None, memory.basis)
+        Fit(name, memory.optimizer, memory.total, memory.model_states, memory.fits, None, None, memory.basis)
         for name, memory in estimates.items()
         if name not in rejected
     ]
@@ -159,8 +159,8 @@ def _estimate_optimizer(
     unlimited = MemoryEstimate(
         weights=step.weights_bytes, gradients=step.gradients_bytes, optimizer=optimizer.state, activations=saved,
         overhead=figures["overhead"].expected, total=total.expected,
-        known=step.weights_bytes + step.gradients_bytes + optimizer.state, available=None, fits=None,
-        ledger=tuple(lines), interval=total, allocated=tensors - optimizer.pages,
+        model_states=step.weights_bytes + step.gradients_bytes + optimizer.state, available=None, fits=None,
+        breakdown=tuple(lines), interval=total, allocated=tensors - optimizer.pages,
         reserved=tensors - optimizer.pages + (lines[-2].at_peak or 0),
         peak="the optimizer's step" if in_step else "the forward or backward pass",
         basis="card" if entry.figures is None else "measured", pages=optimizer.pages,

@@ -40,7 +40,7 @@ class RunMemory(Struct, frozen=True):
         return 0 if self.inputs.offload else self.model.master
 
     @property
-    def known(self) -> int:
+    def model_states(self) -> int:
         """Bytes of weights, gradients and state, which are known without the network's shape."""
         return self.model.weights + self.master + self.model.gradients + self.state
 
@@ -59,8 +59,8 @@ def unknown_size_estimate(available: int | None) -> MemoryEstimate:
     names = ("weights", "gradients", "optimizer state")
     lines = tuple(MemoryLine(name, None, "the number of parameters is not known") for name in names)
     return MemoryEstimate(
-        weights=None, gradients=None, optimizer=None, activations=None, overhead=None, total=None, known=None,
-        available=available, fits=None, ledger=lines,
+        weights=None, gradients=None, optimizer=None, activations=None, overhead=None, total=None, model_states=None,
+        available=available, fits=None, breakdown=lines,
     )  # fmt: skip
 
 
@@ -79,7 +79,11 @@ def with_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstimat
     if available is not None and estimate.interval is not None:
         could_fit = estimate.interval.low - estimate.pages <= available
         fits = True if estimate.interval.high - estimate.pages <= available else None if could_fit else False
-    elif available is not None and estimate.known is not None and estimate.known - estimate.pages > available:
+    elif (
+        available is not None
+        and estimate.model_states is not None
+        and estimate.model_states - estimate.pages > available
+    ):
         fits = False
     return replace(estimate, available=available, fits=fits)
 
@@ -97,7 +101,8 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     ]
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state, activations=None,
-        overhead=None, total=None, known=run.known, available=None, fits=None, ledger=tuple(lines), pages=run.pages,
+        overhead=None, total=None, model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines),
+        pages=run.pages,
     )  # fmt: skip
 
 
@@ -121,7 +126,7 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state,
         activations=figures["activations"].expected, overhead=figures["overhead"].expected, total=total.expected,
-        known=run.known, available=None, fits=None, ledger=tuple(lines), interval=total,
+        model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines), interval=total,
         allocated=total.expected - context - fragmentation - run.pages,
         reserved=total.expected - context - run.pages, peak=peak.name, basis=basis, pages=run.pages,
         intervals={**figures, "total": total},

@@ -97,7 +97,9 @@ def estimate_total(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
     """Return the bytes of state, of what is known without a shape, and in total, without a breakdown or a limit."""
     size, run = _known_size(rules, inputs), _run_memory(rules, inputs, optimizer)
     total = _total(rules, size, run)
-    return Fit(optimizer, run.state, total, run.known, fits=None, largest_micro_batch=None, longest_sequence=None)
+    return Fit(
+        optimizer, run.state, total, run.model_states, fits=None, largest_micro_batch=None, longest_sequence=None
+    )
 
 
 def required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int | None:
@@ -122,7 +124,7 @@ def _required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) ->
     total = _total(rules, size, run)
     if total is not None:
         return total - run.pages
-    return -int(-(run.known - run.pages) // (1 - rules.settings.headroom))
+    return -int(-(run.model_states - run.pages) // (1 - rules.settings.headroom))
 
 
 def fits(rules: MemoryRules, situation: Situation, optimizer: str) -> bool:

@@ -49,7 +49,7 @@ def _divides_batch(situation: Situation, gpus: int) -> bool:
 
 def _sharded_bytes(memory: MemoryEstimate) -> tuple[int, int]:
     """Return the bytes on one GPU of state, and of the fp32 copy of the weights that is sharded with it."""
-    parts = {line.part: line.bytes or 0 for line in memory.ledger}
+    parts = {line.part: line.bytes or 0 for line in memory.breakdown}
     return parts.get("optimizer state", 0), parts.get("master copy", 0)
 
 

@@ -76,7 +76,7 @@ class MemoryDocument(Struct, frozen=True, kw_only=True):
     total: Bytes | None = field(name="total_bytes")
     available: Bytes | None = field(name="available_bytes")
     fits: bool | None
-    known: Bytes | None = field(name="known_bytes")
+    model_states: Bytes | None = field(name="known_bytes")
     allocated: Bytes | None = field(name="allocated_bytes")
     reserved: Bytes | None = field(name="reserved_bytes")
     pages: Bytes = field(name="pageable_bytes")
@@ -84,7 +84,7 @@ class MemoryDocument(Struct, frozen=True, kw_only=True):
     source: Literal["derived", "measured"] = field(name="basis", default="derived")
     basis: Literal["exact", "typical", "measured", "card", "none"] = field(name="shape")
     peak: str | None
-    ledger: tuple[MemoryLine, ...]
+    breakdown: tuple[MemoryLine, ...] = field(name="ledger")
 
 
 class RulesDocument(Struct, frozen=True):

@@ -72,12 +72,12 @@ def _table_numbers(advice: Recommendation) -> list[str]:
 
 def _section_memory(advice: Recommendation) -> list[str]:
     memory = advice.memory
-    if memory.total is None and memory.known is None:
+    if memory.total is None and memory.model_states is None:
         return []
     verdict = {True: "fits", False: "does not fit", None: "may fit"}[memory.fits]
     limit = "" if memory.available is None else f" of {show_bytes(memory.available)}: {verdict}"
-    total = f"{show_bytes(memory.total or memory.known or 0)} needed{limit} (derived)."
-    rows = ((line.part, format_size(line.at_peak), line.how) for line in memory.ledger)
+    total = f"{show_bytes(memory.total or memory.model_states or 0)} needed{limit} (derived)."
+    rows = ((line.part, format_size(line.at_peak), line.how) for line in memory.breakdown)
     return ["### Memory of one GPU", "", total, "", *_table(("", "at the peak", ""), rows)]
 
 

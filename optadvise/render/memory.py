@@ -21,9 +21,9 @@ class BreakdownRow(Struct, frozen=True):
 def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
     """Return the rows of a breakdown; a part that is not there at the peak notes its whole size."""
     if memory.total is None:
-        return [BreakdownRow(line.part, line.bytes, line.how) for line in memory.ledger]
+        return [BreakdownRow(line.part, line.bytes, line.how) for line in memory.breakdown]
     rows = []
-    for line in memory.ledger:
+    for line in memory.breakdown:
         is_elsewhere = not line.at_peak and line.bytes
         note = f"{show_bytes(line.bytes or 0)} in all: {line.how}" if is_elsewhere else line.how
         rows.append(BreakdownRow(line.part, line.at_peak or 0, note))
@@ -39,7 +39,7 @@ def describe_allocator(memory: MemoryEstimate) -> str:
 def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
     """Return whether a run fits, in a sentence."""
     if memory.total is None or memory.interval is None:
-        needed = show_bytes(memory.known or 0)
+        needed = show_bytes(memory.model_states or 0)
         if memory.fits is False:
             limit = show_bytes(memory.available or 0)
             return _emphasize("*Does not fit*", f" {limit}: weights, gradients and state alone are {needed}.")
@@ -65,6 +65,6 @@ def _emphasize(*parts: str) -> Text:
 
 def has_fixes(answer: MemoryAnswer) -> bool:
     """Return whether there is something to say of what would make a run fit."""
-    if answer.situation.vram_bytes is None or answer.memory.known is None or answer.memory.fits is True:
+    if answer.situation.vram_bytes is None or answer.memory.model_states is None or answer.memory.fits is True:
         return False
     return bool(answer.fixes) or answer.memory.fits is False

@@ -130,7 +130,7 @@ def layout_curve(schedule: ScheduleAdvice, peak: float, steps: int) -> Curve:
 def layout_bar(memory: MemoryEstimate) -> Bar | None:
     """Return a bar of what a GPU holds: at the peak, or weights, gradients and state; None where no size is known."""
     rows = list_breakdown(memory)
-    if memory.known is None or not any(row.size_bytes for row in rows):
+    if memory.model_states is None or not any(row.size_bytes for row in rows):
         return None
     interval = memory.interval if memory.total is not None else None
     held = sum(row.size_bytes or 0 for row in rows)

@@ -91,7 +91,7 @@ def render_recommendation(
         "schedule_text": describe_schedule(advice),
         "rates": _list_rates(advice),
         "curve": _draw_curve(advice),
-        "verdict": None if memory.known is None else describe_fit(memory, advice.situation).plain,
+        "verdict": None if memory.model_states is None else describe_fit(memory, advice.situation).plain,
         "bar": charts.layout_bar(memory),
         "memory_rows": _list_memory(memory),
         "allocator": describe_allocator(memory),
@@ -148,7 +148,7 @@ def _list_rates(advice: Recommendation) -> list[tuple[str, str, str, str]]:
 
 def _list_memory(memory: MemoryEstimate) -> list[MemoryRow]:
     rows = []
-    for number, (row, line) in enumerate(zip(list_breakdown(memory), memory.ledger, strict=True), 1):
+    for number, (row, line) in enumerate(zip(list_breakdown(memory), memory.breakdown, strict=True), 1):
         size = "not known" if row.size_bytes is None else show_bytes(row.size_bytes) if row.size_bytes else DASH
         is_uncertain = row.size_bytes and line.interval is not None and line.interval.low != line.interval.high
         interval = format_interval(line.interval) if is_uncertain and line.interval is not None else ""

@@ -28,7 +28,7 @@ def draw_breakdowns(answer: MemoryAnswer, breakdowns: Mapping[str, MemoryEstimat
     Args:
         breakdowns: Memory by the optimizers' ids.
     """
-    rows = sorted(breakdowns.items(), key=lambda item: -(item[1].total or item[1].known or 0))
+    rows = sorted(breakdowns.items(), key=lambda item: -(item[1].total or item[1].model_states or 0))
     figure = figures.make_figure(10, 2.6 + 0.36 * len(rows))
     axes = figure.add_subplot()
     styles = _choose_styles(breakdowns)
@@ -92,7 +92,7 @@ def _style_of(part: str) -> dict[str, object]:
 
 def _end_of(memory: MemoryEstimate) -> int:
     """Return the bytes at which a bar, or the interval of its total, ends."""
-    return max(memory.interval.high if memory.interval is not None else 0, memory.total or memory.known or 0)
+    return max(memory.interval.high if memory.interval is not None else 0, memory.total or memory.model_states or 0)
 
 
 def _draw_bar(axes: Any, row: int, memory: MemoryEstimate, styles: Mapping[str, Mapping[str, object]]) -> None:

@@ -81,7 +81,7 @@ def _print_answer(out: Console, advice: Recommendation) -> None:
         print_paragraph(out, escape(f"with {path} ({settings}) beside it for {reason}"))
     memory = advice.memory
     if memory.fits is False:
-        needed, available = show_bytes(memory.total or memory.known or 0), show_bytes(memory.available or 0)
+        needed, available = show_bytes(memory.total or memory.model_states or 0), show_bytes(memory.available or 0)
         out.print(f"  [bold]Does not fit[/bold]: {needed} needed of {available}; see below")
     out.print()
     _print_numbers(out, advice)
@@ -118,7 +118,7 @@ def _print_derivations(out: Console, advice: Recommendation) -> None:
 
 def _print_memory(out: Console, advice: Recommendation) -> None:
     memory = advice.memory
-    if memory.known is not None:
+    if memory.model_states is not None:
         print_breakdown(out, memory)
         print_paragraph(out, describe_fit(memory, advice.situation))
     else:

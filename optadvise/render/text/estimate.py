@@ -142,7 +142,7 @@ def _print_ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> N
     columns += [("longest", "right")] if is_limited and has_tokens else []
     rows = []
     for names, fit in _group_fits(answer.optimizers, everything):
-        total = fit.total if fit.total is not None else fit.known
+        total = fit.total if fit.total is not None else fit.model_states
         row = [names, format_size(fit.optimizer_bytes), "not known" if total is None else show_bytes(total)]
         if is_limited:
             row += [FIT_LABELS[fit.fits] + (", breaks" if fit.breaks else ""), format_count(fit.largest_micro_batch)]
@@ -163,7 +163,9 @@ def _group_fits(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fi
     """Yield the names and one fit of each run of optimizers whose rows read alike."""
 
     def key(fit: Fit) -> tuple[object, ...]:
-        sizes = (None if size is None else show_bytes(size) for size in (fit.optimizer_bytes, fit.total, fit.known))
+        sizes = (
+            None if size is None else show_bytes(size) for size in (fit.optimizer_bytes, fit.total, fit.model_states)
+        )
         return (
             (fit.id,)
             if everything
