@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.core.errors import InputError
 from optadvise.core.findings import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED, AuditVerdict
@@ -19,7 +20,6 @@ from optadvise.verify.records import (
     CheckResult,
     MissingAnswer,
     ResumeAnswer,
-    ResumeRequest,
     ScenarioResult,
 )
 from optadvise.verify.target import describe_user_class, make_target
@@ -91,21 +91,18 @@ def _request_audit(
     Raises:
         NoAnswerError: The audit ended the process, or took too long.
     """
-    answer = auditor.request(AuditRequest(target=entry.target, remedy=entry.remedy), timeout)
+    request = AuditRequest(target=entry.target, remedy=entry.remedy)
+    answer = auditor.request(request, timeout)
     assert isinstance(answer, (AuditAnswer, MissingAnswer))
     if isinstance(answer, MissingAnswer) or answer.saved_run is None:
         return answer
-    request = ResumeRequest(target=entry.target, remedy=entry.remedy, saved_run=answer.saved_run)
     try:
-        resumed = resumer.request(request, timeout)
+        resumed = resumer.request(replace(request, saved_run=answer.saved_run), timeout)
         assert isinstance(resumed, ResumeAnswer)
         check = resumed.check
     except NoAnswerError as error:
         check = CheckResult(RESUMED_ELSEWHERE, "fails", str(error))
-    return AuditAnswer(
-        scenarios=answer.scenarios, checks=(*answer.checks, check), known_deviation=answer.known_deviation,
-        rejected=answer.rejected, saved_run=None,
-    )  # fmt: skip
+    return replace(answer, checks=(*answer.checks, check), saved_run=None)
 
 
 # -- verdict ----------------------------------------------------------------------------------------------------------

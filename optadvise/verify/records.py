@@ -35,18 +35,11 @@ class AuditTarget(Struct, frozen=True, kw_only=True):
 
 
 class AuditRequest(Struct, frozen=True, kw_only=True, tag_field="request", tag="audit"):
-    """Audit an implementation."""
+    """Audit an implementation, or continue a run of it that another worker saved."""
 
     target: AuditTarget
     remedy: str | None  # advice if it cannot be imported; None: install the package
-
-
-class ResumeRequest(Struct, frozen=True, kw_only=True, tag_field="request", tag="resume"):
-    """Continue a run that another worker saved."""
-
-    target: AuditTarget
-    remedy: str | None
-    saved_run: str  # base64
+    saved_run: str | None = None  # base64, of `AuditAnswer`
 
 
 class DevicesRequest(Struct, frozen=True, tag_field="request", tag="devices"):
@@ -79,7 +72,7 @@ class ExperimentRequest(Struct, frozen=True, kw_only=True, tag_field="request", 
     seed: int = 0
 
 
-Request: TypeAlias = AuditRequest | ResumeRequest | DevicesRequest | ExperimentRequest
+Request: TypeAlias = AuditRequest | DevicesRequest | ExperimentRequest
 
 # -- answers ----------------------------------------------------------------------------------------------------------
 

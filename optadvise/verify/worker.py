@@ -21,7 +21,6 @@ from optadvise.verify.records import (
     MissingAnswer,
     Request,
     ResumeAnswer,
-    ResumeRequest,
     UndecidedAnswer,
 )
 from optadvise.verify.training import TrainingCache
@@ -45,7 +44,7 @@ def answer(request: Request, trainings: TrainingCache) -> Answer:
     return _answer_audit(request)
 
 
-def _answer_audit(request: AuditRequest | ResumeRequest) -> Answer:
+def _answer_audit(request: AuditRequest) -> Answer:
     target, path = request.target, request.target.implementation.path
     try:
         optimizer_class = resolve(path, target.implementation.package, remedy=request.remedy)
@@ -53,7 +52,7 @@ def _answer_audit(request: AuditRequest | ResumeRequest) -> Answer:
         return MissingAnswer(str(error))
     except Exception as error:  # an import may raise any error
         return MissingAnswer(f"{path} cannot be imported ({type(error).__name__}: {str(error)[:120]})")
-    if isinstance(request, ResumeRequest):
+    if request.saved_run is not None:
         return ResumeAnswer(resume(target, optimizer_class, request.saved_run))
     return audit(target, optimizer_class)
 
