@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
-from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Phase, Value
+from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Value
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.records import Recommendation
 from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
@@ -231,7 +231,9 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
     """Return an arm with the hyperparameters and the schedule of an advice."""
     values = {number.name: number.value for number in advice.hyperparameters}
     phases = () if spec.optimizer_only else advice.schedule.phases
-    clip_norm = values.get("max_grad_norm")
+    milestones = advice.schedule.kwargs["milestones"] if len(phases) > 1 else []
+    assert isinstance(milestones, list)
+    clip_norm, companion = values.get("max_grad_norm"), advice.companion
     return replace(
         describe_arm(advice.optimizer, choice, spec, label, role),
         kwargs=constructor_kwargs(
@@ -241,26 +243,14 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
             sharding=spec.sharding,
             variant=choice.variant,
         ),
-        companion=_plan_companion(advice, spec),
+        companion=None if companion is None else make_companion(companion.implementation, companion.kwargs, spec),
         max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
-        phases=tuple(Phase(shape=phase.shape, path=phase.path, kwargs=dict(phase.kwargs)) for phase in phases),
-        milestones=_read_milestones(advice) if len(phases) > 1 else (),
+        phases=phases,
+        milestones=tuple(int(str(end)) for end in milestones),
     )
-
-
-def _plan_companion(advice: Recommendation, spec: Spec) -> Companion | None:
-    if advice.companion is None:
-        return None
-    return make_companion(advice.companion.implementation, advice.companion.kwargs, spec)
 
 
 def make_companion(implementation: Implementation, kwargs: Mapping[str, Value], spec: Spec) -> Companion:
     """Return a companion with what its implementation needs on the device and over several processes."""
     besides = runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding)
     return Companion(implementation.path, implementation.package, {**kwargs, **besides})
-
-
-def _read_milestones(advice: Recommendation) -> tuple[int, ...]:
-    ends = advice.schedule.kwargs["milestones"]
-    assert isinstance(ends, list)
-    return tuple(int(str(end)) for end in ends)
