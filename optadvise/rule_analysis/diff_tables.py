@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -19,27 +19,6 @@ class Answers(Struct, frozen=True):
 
     old: str
     new: str
-
-
-class _Alive(Struct, frozen=True):
-    """The rows of two tables that may still decide, as bit masks."""
-
-    old: int
-    new: int
-
-
-class _ChainAlive(Struct, frozen=True):
-    """The rows of the tables of one set of rules that may still decide, as bit masks."""
-
-    concern: int
-    choice: int
-
-
-class _PairAlive(Struct, frozen=True):
-    """The rows of two sets of rules that may still decide."""
-
-    before: _ChainAlive
-    after: _ChainAlive
 
 
 def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
@@ -75,10 +54,6 @@ def find_winner(table: Table, alive: int) -> Rule | None:
     return None
 
 
-def _all_rows(table: Table) -> int:
-    return (1 << len(table.rules)) - 1
-
-
 # -- the optimizer -----------------------------------------------------------------------------------------------------
 
 
@@ -89,40 +64,33 @@ def list_optimizer_changes(pair: RulePair) -> Iterator[RuleChange]:
         TooLargeError: There are too many different cells to list.
     """
     names = sorted({*pair.before.deciding_facts, *pair.after.deciding_facts})
-    swept = columns(names, lambda name, cell: _read_columns(pair, name, cell), pair.after.axes)
+    tables = (*pair.before.deciding_tables, *pair.after.deciding_tables)
 
-    def step(alive: _PairAlive, number: int, cell: int) -> _PairAlive:
-        name = swept[number].name
-        return _PairAlive(
-            before=_narrow(pair.before, alive.before, name, cell), after=_narrow(pair.after, alive.after, name, cell)
-        )
-
-    def answer(alive: _PairAlive) -> Answers | None:
-        old, new = _end_chain(pair.before, alive.before), _end_chain(pair.after, alive.after)
+    def answer(alive: tuple[int, ...]) -> Answers | None:
+        old, new = _end_chain(pair.before, *alive[:2]), _end_chain(pair.after, *alive[2:])
         return None if old == new else Answers(old=old, new=new)
 
-    start = _PairAlive(before=_start_chain(pair.before), after=_start_chain(pair.after))
-    yield from _make_changes(pair, "concern", boxes(swept, start, step, answer))
+    yield from _make_changes(pair, "concern", _sweep(names, tables, pair.after.axes, answer))
 
 
-def _read_columns(pair: RulePair, name: str, cell: int) -> Hashable:
-    """Return the rows of all four tables that accept a cell."""
-    tables = (*pair.before.deciding_tables, *pair.after.deciding_tables)
-    return tuple(table.column(name)[cell] if name in table.columns else None for table in tables)
+def _sweep(
+    names: Sequence[str], tables: Sequence[Table], axes: Axes, answer: Callable[[tuple[int, ...]], Answers | None]
+) -> Mapping[Answers, Sequence[Box]]:
+    """Return the boxes of each answer.
 
+    Args:
+        names: The facts to sweep.
+        tables: The tables that the answer reads.
+        axes: Every fact's axis.
+        answer: From the rows of each table that may still decide, as bit masks; None where it is of no interest.
+    """
+    swept = columns(names, lambda name, cell: tuple(_read_column(table, name, cell) for table in tables), axes)
 
-def _start_chain(rules: CompiledRules) -> _ChainAlive:
-    concern, choice = rules.deciding_tables
-    return _ChainAlive(concern=_all_rows(concern), choice=_all_rows(choice))
+    def step(alive: tuple[int, ...], number: int, cell: int) -> tuple[int, ...]:
+        name = swept[number].name
+        return tuple(rows & _read_column(table, name, cell) for rows, table in zip(alive, tables, strict=True))
 
-
-def _narrow(rules: CompiledRules, alive: _ChainAlive, fact: str, cell: int) -> _ChainAlive:
-    """Return the rows that may still decide once the cell of a fact is known."""
-    concern, choice = rules.deciding_tables
-    return _ChainAlive(
-        concern=alive.concern & _read_column(concern, fact, cell),
-        choice=alive.choice & _read_column(choice, fact, cell),
-    )
+    return boxes(swept, tuple((1 << len(table.rules)) - 1 for table in tables), step, answer)
 
 
 def _read_column(table: Table, fact: str, cell: int) -> int:
@@ -130,21 +98,20 @@ def _read_column(table: Table, fact: str, cell: int) -> int:
     return table.column(fact)[cell] if fact in table.columns else -1
 
 
-def _end_chain(rules: CompiledRules, alive: _ChainAlive) -> str:
-    """Return the optimizer that the remaining rows choose."""
+def _end_chain(rules: CompiledRules, concerns: int, choices: int) -> str:
+    """Return the optimizer that the remaining rows of concerns and choices lead to."""
     concern_table, choice_table = rules.deciding_tables
-    concern = find_winner(concern_table, alive.concern)
+    concern = find_winner(concern_table, concerns)
     if concern is None:
         return NO_ROW
     cell = rules.axes["concern"].cell(concern.derived["concern"])
-    rule = find_winner(choice_table, alive.choice & choice_table.column("concern")[cell])
+    rule = find_winner(choice_table, choices & choice_table.column("concern")[cell])
     return NO_ROW if rule is None else rule.choice.chosen
 
 
-def _make_changes(pair: RulePair, table: str, found: Mapping[Hashable, Sequence[Box]]) -> Iterator[RuleChange]:
+def _make_changes(pair: RulePair, table: str, boxes_by_answer: Mapping[Answers, Sequence[Box]]) -> Iterator[RuleChange]:
     """Yield the changes that situations lead to, of the boxes by their answers."""
-    for answers, parts in found.items():
-        assert isinstance(answers, Answers)
+    for answers, parts in boxes_by_answer.items():
         for box in parts:
             change = make_change(pair, table, box, answers.old, answers.new)
             if change is not None:
@@ -156,21 +123,12 @@ def _make_changes(pair: RulePair, table: str, found: Mapping[Hashable, Sequence[
 
 def _compare_decided(pair: RulePair, old: Table, new: Table) -> Iterator[RuleChange]:
     """Yield where another row of a table decides, with another outcome."""
-    swept = columns(
-        sorted({*old.columns, *new.columns}),
-        lambda name, cell: (_read_column(old, name, cell), _read_column(new, name, cell)),
-        pair.after.axes,
-    )
 
-    def step(alive: _Alive, number: int, cell: int) -> _Alive:
-        name = swept[number].name
-        return _Alive(old=alive.old & _read_column(old, name, cell), new=alive.new & _read_column(new, name, cell))
+    def answer(alive: tuple[int, ...]) -> Answers | None:
+        return _compare_rules(find_winner(old, alive[0]), find_winner(new, alive[1]))
 
-    def answer(alive: _Alive) -> Answers | None:
-        return _compare_rules(find_winner(old, alive.old), find_winner(new, alive.new))
-
-    start = _Alive(old=_all_rows(old), new=_all_rows(new))
-    yield from _make_changes(pair, new.id, boxes(swept, start, step, answer))
+    names = sorted({*old.columns, *new.columns})
+    yield from _make_changes(pair, new.id, _sweep(names, (old, new), pair.after.axes, answer))
 
 
 def _compare_rules(old: Rule | None, new: Rule | None) -> Answers | None:

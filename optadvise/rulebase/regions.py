@@ -19,6 +19,7 @@ Box: TypeAlias = "Mapping[str, int]"
 Point: TypeAlias = "dict[str, int]"
 Axes: TypeAlias = "Mapping[str, Axis]"
 _State = TypeVar("_State", bound=Hashable)
+_Answer = TypeVar("_Answer", bound=Hashable)
 
 BUDGET = 100_000  # steps of one search, or states of one sweep
 
@@ -215,8 +216,8 @@ def counted(
 
 def boxes(
     swept: Sequence[Column], start: _State, step: Callable[[_State, int, int], _State],
-    answer: Callable[[_State], Hashable],
-) -> dict[Hashable, list[dict[str, int]]]:  # fmt: skip
+    answer: Callable[[_State], _Answer | None],
+) -> dict[_Answer, list[dict[str, int]]]:  # fmt: skip
     """Return for every answer the boxes of cells that lead to it; the boxes of all answers are disjoint.
 
     Args:
@@ -227,9 +228,9 @@ def boxes(
     Raises:
         TooLargeError: There are too many states.
     """
-    memo: dict[tuple[int, _State], dict[Hashable, list[dict[str, int]]]] = {}
+    memo: dict[tuple[int, _State], dict[_Answer, list[dict[str, int]]]] = {}
 
-    def below(number: int, state: _State) -> dict[Hashable, list[dict[str, int]]]:
+    def below(number: int, state: _State) -> dict[_Answer, list[dict[str, int]]]:
         if number == len(swept):
             outcomes = answer(state)
             return {} if outcomes is None else {outcomes: [{}]}
@@ -239,12 +240,12 @@ def boxes(
         if len(memo) > BUDGET:
             raise TooLargeError
         column = swept[number]
-        joined: dict[int, tuple[int, dict[Hashable, list[dict[str, int]]]]] = {}
+        joined: dict[int, tuple[int, dict[_Answer, list[dict[str, int]]]]] = {}
         for cell, mask in column.groups:
             remaining = below(number + 1, step(state, number, cell))
             held, _ = joined.get(id(remaining), (0, remaining))
             joined[id(remaining)] = held | mask, remaining
-        result: dict[Hashable, list[dict[str, int]]] = {}
+        result: dict[_Answer, list[dict[str, int]]] = {}
         whole = sum(mask for _, mask in column.groups)
         for mask, remaining in joined.values():
             for outcomes, parts in remaining.items():
