@@ -15,13 +15,7 @@ def data_folder() -> Path:
     """
     if override := os.environ.get("OPTADVISE_DATA_DIR"):
         return Path(override)
-    home = Path.home()
-    platform_folders = {
-        "win32": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
-        "darwin": home / "Library" / "Application Support",
-    }
-    linux = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return platform_folders.get(sys.platform, linux) / "optadvise"
+    return _user_folder("Application Support", "XDG_DATA_HOME", ".local/share")
 
 
 def cache_folder() -> Path | None:
@@ -34,10 +28,21 @@ def cache_folder() -> Path | None:
         return None
     if override := os.environ.get("OPTADVISE_CACHE_DIR"):
         return Path(override)
+    return _user_folder("Caches", "XDG_CACHE_HOME", ".cache")
+
+
+def _user_folder(library: str, variable: str, default: str) -> Path:
+    """Return the program's folder in the place that the platform has for a kind of files.
+
+    Args:
+        library: The place below ~/Library on macOS.
+        variable: The environment variable that names the place on Linux.
+        default: The place below the home folder where the variable is not set.
+    """
     home = Path.home()
     platform_folders = {
         "win32": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
-        "darwin": home / "Library" / "Caches",
+        "darwin": home / "Library" / library,
     }
-    linux = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    linux = Path(os.environ.get(variable) or home / default)
     return platform_folders.get(sys.platform, linux) / "optadvise"

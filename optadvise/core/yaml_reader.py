@@ -48,6 +48,7 @@ class Context:
         raise RuleFileError(message, self.where(node), self.line(node))
 
 
+KnownIds: TypeAlias = Mapping[str, Iterable[str]]  # that a file may refer to, by their kind
 Reader: TypeAlias = Callable[[yaml.Node, Context], Any]  # of one type of values
 
 
@@ -77,7 +78,7 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     return node, context
 
 
-def refer(contexts: Iterable[Context], known: Mapping[str, Iterable[str]]) -> None:
+def refer(contexts: Iterable[Context], known_ids: KnownIds) -> None:
     """Look up all that files refer to.
 
     Raises:
@@ -85,8 +86,8 @@ def refer(contexts: Iterable[Context], known: Mapping[str, Iterable[str]]) -> No
     """
     for context in contexts:
         for kind, name, where, source in context.references:
-            if name not in known[kind]:
-                message = f"unknown {kind} {name!r}; {nearest(name, known[kind])}".rstrip("; ")
+            if name not in known_ids[kind]:
+                message = f"unknown {kind} {name!r}; {nearest(name, known_ids[kind])}".rstrip("; ")
                 raise RuleFileError(message, where, source)
 
 

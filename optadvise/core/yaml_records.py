@@ -8,7 +8,7 @@ A record is a frozen `msgspec.Struct`. Its fields are the accepted keys, those w
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -18,7 +18,7 @@ from msgspec.structs import fields
 
 from optadvise.core import yaml_reader as primitive
 from optadvise.core.errors import RuleFileError, nearest
-from optadvise.core.yaml_reader import Context, Reader, is_null, pairs_of
+from optadvise.core.yaml_reader import Context, KnownIds, Reader, is_null, pairs_of
 
 _RecordT = TypeVar("_RecordT", bound=Struct)
 _POSITION = "at"
@@ -57,13 +57,12 @@ def read_record(kind: type[_RecordT], node: yaml.Node, context: Context) -> _Rec
 
 
 def read_file(
-    kind: type[_RecordT], content: bytes, path: str, known_ids: Mapping[str, Iterable[str]]
+    kind: type[_RecordT], content: bytes, path: str, known_ids: KnownIds
 ) -> tuple[_RecordT, yaml.Node, Context]:
     """Read one file into a record, and look up all that it refers to.
 
     Args:
         path: How errors name the file.
-        known_ids: The ids that it may refer to, by their kind.
 
     Returns:
         The record, the root node and the context, for errors that are found later.

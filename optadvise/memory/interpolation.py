@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from optadvise.memory.records import LiveMemory, StepMemory
+
+_SCALED_STEP_FIELDS = ("activations", "logits", "weight_copies", "weight_gradients")
+_SCALED_COUNTS = ("adapter_params", "matrix_params", "largest_tensor", "params_outside_layers")
+# Fields that grow with width times depth, the others with the number of parameters.
+_SLOW_FIELDS = ("activations", "working", "logits", "adapter_params", "params_outside_layers")
 
 
 class NetworkCounts(Struct, frozen=True):
@@ -59,9 +66,6 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
     return ReferenceSize(replace(counts, params=params), step)
 
 
-_SCALED_STEP_FIELDS = ("activations", "logits", "weight_copies", "weight_gradients")
-
-
 def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
     """Return a size beyond the references: weights in proportion, activations by the power of two thirds.
 
@@ -71,24 +75,12 @@ def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
         reference: The smallest or the largest reference.
     """
     ratio = params / reference.counts.params
-    slow = ratio ** (2 / 3)
-    step, counts = reference.step, reference.counts
-    peak = LiveMemory(
-        activations=round(step.peak.activations * slow),
-        weight_copies=round(step.peak.weight_copies * ratio),
-        working=round(step.peak.working * slow),
-        weight_gradients=round(step.peak.weight_gradients * ratio),
-    )
-    step = replace(
-        step, peak=peak, activations=round(step.activations * slow), logits=round(step.logits * slow),
-        weight_copies=round(step.weight_copies * ratio), weight_gradients=round(step.weight_gradients * ratio),
-    )  # fmt: skip
-    counts = NetworkCounts(
-        params=params,
-        adapter_params=round(counts.adapter_params * slow),
-        matrix_params=round(counts.matrix_params * ratio),
-        largest_tensor=round(counts.largest_tensor * ratio),
-        layers=counts.layers,
-        params_outside_layers=round(counts.params_outside_layers * slow),
-    )
-    return ReferenceSize(counts, step)
+
+    def scale(record: Struct, names: Iterable[str]) -> dict[str, int]:
+        factors = {name: ratio ** (2 / 3) if name in _SLOW_FIELDS else ratio for name in names}
+        return {name: round(getattr(record, name) * factor) for name, factor in factors.items()}
+
+    peak = LiveMemory(**scale(reference.step.peak, LiveMemory.__struct_fields__))
+    step = replace(reference.step, peak=peak, **scale(reference.step, _SCALED_STEP_FIELDS))
+    counts = replace(reference.counts, **scale(reference.counts, _SCALED_COUNTS))
+    return ReferenceSize(replace(counts, params=params), step)

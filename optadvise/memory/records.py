@@ -25,6 +25,15 @@ class ComputeMode(Struct, frozen=True):
     adapter_itemsize: int = FULL  # bytes of an element of an adapter
     flags: frozenset[str] = frozenset()  # switches that the lines of a network's blocks may depend on
 
+    @property
+    def caches_copies(self) -> bool:
+        """Return whether autocast caches half-precision copies of weights."""
+        return self.autocast and self.weight_itemsize != self.compute_itemsize
+
+    def product_itemsize(self, itemsize: int) -> int:
+        """Return the bytes of an element of a matrix product, whose input has elements of `itemsize` bytes."""
+        return self.compute_itemsize if self.autocast else itemsize
+
 
 class Weight(Struct, frozen=True):
     """A weight tensor."""

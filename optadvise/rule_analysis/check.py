@@ -26,9 +26,10 @@ from optadvise.rulebase.proofs import (
     census,
     conflicts,
     findings,
+    list_adjusters,
 )
 from optadvise.rulebase.records import NumberSetting
-from optadvise.rulebase.regions import TooLargeError, box_of, meet
+from optadvise.rulebase.regions import TooLargeError, meet
 from optadvise.rulebase.tables import Table
 
 _PROVERS = (
@@ -148,10 +149,7 @@ def _find_conflicts(rules: CompiledRules) -> Iterator[Finding]:
     for table in rules.tables.values():
         if table.kind != "adjust":
             continue
-        adjusters = [*_list_adjusting_cards(rules)]
-        adjusters += [
-            Adjuster(id=rule.id, at=rule.at, box=box_of(rule, axes), steps=rule.steps) for rule in table.rules
-        ]
+        adjusters = [*_list_adjusting_cards(rules), *list_adjusters(table, axes)]
         boxes = {adjuster.id: adjuster.box for adjuster in adjusters}
         for finding in conflicts(adjusters, axes, table.id):
             first, second = finding.rules

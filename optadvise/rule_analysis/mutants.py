@@ -12,7 +12,7 @@ from optadvise.core.cards import Range
 from optadvise.rule_analysis.reachability import find_read
 from optadvise.rule_analysis.rule_tests import list_facts, locate_facts, run_case, run_example
 from optadvise.rulebase.case_files import Case
-from optadvise.rulebase.proofs import UNPROVEN, Adjuster, conflicts, findings, rivals
+from optadvise.rulebase.proofs import UNPROVEN, conflicts, findings, list_adjusters, rivals
 from optadvise.rulebase.records import Condition, Rule, TableFile
 from optadvise.rulebase.regions import Box, Point, box_of, cells_of, meet
 from optadvise.rulebase.tables import Axis, Table
@@ -163,10 +163,7 @@ def _is_noticed(rules: CompiledRules, table: Table, cases: Sequence[Case]) -> bo
 def _has_conflict(rules: CompiledRules, table: Table) -> bool:
     if table.kind != "adjust":
         return False
-    adjusters = [
-        Adjuster(id=rule.id, at=rule.at, box=box_of(rule, rules.axes), steps=rule.steps) for rule in table.rules
-    ]
-    return next(conflicts(adjusters, rules.axes, table.id), None) is not None
+    return next(conflicts(list_adjusters(table, rules.axes), rules.axes, table.id), None) is not None
 
 
 def _find_point(rules: CompiledRules, table: Table, box: Box, excluded: Sequence[Box]) -> Point | None:

@@ -5,13 +5,14 @@ Apart from the other rules and with a cache entry of its own, as only `verify` a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 from optadvise.core.cards import EXPERIMENTS, Optimizer
 from optadvise.core.claim_cards import Claim, ClaimFile, Trial
 from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.yaml_reader import KnownIds
 from optadvise.core.yaml_records import read_file
+from optadvise.rulebase.rule_paths import Contents
 
 _MOST_SEEDS = 20
 _NOT_NUMBERS = ("network", "surface", "dtype", "shape", "scales")  # keys of a setting
@@ -19,15 +20,13 @@ _TOGETHER = ("experiment", "trials", "measures", "expected_range")
 
 
 def read_claims(
-    contents: Sequence[tuple[int, Path, bytes]],
-    known_ids: Mapping[str, Iterable[str]],
+    contents: Contents,
+    known_ids: KnownIds,
     optimizers: Mapping[str, Optimizer],
 ) -> dict[str, Claim]:
     """Return every claim by its id; a later layer's replaces an earlier one's.
 
     Args:
-        contents: Layer number, path and bytes of each file.
-        known_ids: The ids that a file may refer to, by their kind.
         optimizers: The cards, whose implementations and hyperparameters trials name.
 
     Raises:

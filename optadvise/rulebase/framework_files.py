@@ -5,23 +5,18 @@ Apart from the other rules and with a cache entry of its own, as only code gener
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 from optadvise.core.cards import Framework
 from optadvise.core.errors import RuleFileError, nearest
 from optadvise.core.schedules import QUANTITIES
+from optadvise.core.yaml_reader import KnownIds
 from optadvise.core.yaml_records import read_file
+from optadvise.rulebase.rule_paths import Contents
 
 
-def read_frameworks(
-    contents: Sequence[tuple[int, Path, bytes]], known_ids: Mapping[str, Iterable[str]]
-) -> dict[str, Framework]:
+def read_frameworks(contents: Contents, known_ids: KnownIds) -> dict[str, Framework]:
     """Return every framework by its id; a later layer's replaces an earlier one's.
-
-    Args:
-        contents: Layer number, path and bytes of each file.
-        known_ids: The ids that a file may refer to, by their kind.
 
     Raises:
         RuleFileError: A file is invalid; the message says where.

@@ -18,6 +18,7 @@ from optadvise.rulebase.rule_paths import (
     FRAMEWORKS,
     NETWORKS,
     SURFACES,
+    Contents,
     contents,
     files_named,
     rule_files,
@@ -25,8 +26,6 @@ from optadvise.rulebase.rule_paths import (
 )
 from optadvise.rulebase.surface_files import read_surfaces
 from optadvise.rulebase.validation import read_rule_base
-
-Contents = list[tuple[int, Path, bytes]]  # layer number, path and bytes of each file
 
 
 def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) -> tuple[RuleBase, str, LazyFiles]:
@@ -82,10 +81,7 @@ class LazyFiles:
         return DiskCache(f"figures-{self.folder(NETWORKS)[1]}" if self._layers else "")
 
     def frameworks(self, base: RuleBase) -> dict[str, Framework]:
-        """Return every framework by its id.
-
-        Args:
-            base: The rules, whose sources, optimizers and schedules the files refer to.
+        """Return every framework by its id; the files refer to the rules of `base`.
 
         Raises:
             RuleFileError: A file is invalid.
@@ -94,10 +90,7 @@ class LazyFiles:
         return cached(f"frameworks-{key}", dict[str, Framework], lambda: read_frameworks(read, known_ids(base)))
 
     def surfaces(self, base: RuleBase) -> SurfaceFile:
-        """Return the surfaces, and the optimizers that are watched on them.
-
-        Args:
-            base: The rules, whose sources and optimizers the file refers to.
+        """Return the surfaces, and the optimizers that are watched on them; the file refers to the rules of `base`.
 
         Raises:
             RuleFileError: The file is invalid.
@@ -106,10 +99,7 @@ class LazyFiles:
         return cached(f"surfaces-{key}", SurfaceFile, lambda: read_surfaces(read, known_ids(base)))
 
     def claims(self, base: RuleBase) -> dict[str, Claim]:
-        """Return every claim by its id.
-
-        Args:
-            base: The rules, whose sources, optimizers and rules the file refers to.
+        """Return every claim by its id; the file refers to the rules of `base`.
 
         Raises:
             RuleFileError: The file is invalid.

@@ -201,6 +201,11 @@ def census(table: Table, axes: Mapping[str, Axis]) -> Census:
     return Census(table.id, len(table.rules), cells, ends[0][0] if 0 in ends else 0)
 
 
+def list_adjusters(table: Table, axes: Mapping[str, Axis]) -> list[Adjuster]:
+    """Return the rows of a table of adjustments."""
+    return [Adjuster(id=rule.id, at=rule.at, box=box_of(rule, axes), steps=rule.steps) for rule in table.rules]
+
+
 def conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: str) -> Iterator[Finding]:
     """Yield pairs of adjustments that set one number differently where both apply.
 

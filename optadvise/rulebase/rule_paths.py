@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from optadvise.core.errors import InputError, RuleFileError
+
+Contents: TypeAlias = list[tuple[int, Path, bytes]]  # layer number, path and bytes of each file
 
 _HERE = Path(__file__).parent
 NETWORKS, FRAMEWORKS = _FOLDERS_APART = ("networks", "frameworks")  # read when a shape or code is asked for
@@ -78,7 +81,7 @@ def is_base(layer: Path) -> bool:
     return (layer / _BASE).is_file()
 
 
-def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> list[tuple[int, Path, bytes]]:
+def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> Contents:
     """Return layer number, path and bytes of every file."""
     read = []
     for index, layer in enumerate(layers):

@@ -5,21 +5,16 @@ Apart from the other rules and with a cache entry of its own, as only pictures n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-
 from optadvise.core.cards import MOST_STEPS
 from optadvise.core.errors import RuleFileError
 from optadvise.core.surface_cards import Surface, SurfaceFile
+from optadvise.core.yaml_reader import KnownIds
 from optadvise.core.yaml_records import read_file
+from optadvise.rulebase.rule_paths import Contents
 
 
-def read_surfaces(contents: Sequence[tuple[int, Path, bytes]], known_ids: Mapping[str, Iterable[str]]) -> SurfaceFile:
+def read_surfaces(contents: Contents, known_ids: KnownIds) -> SurfaceFile:
     """Return the surfaces, and the optimizers that are watched where none is named; later layers change earlier ones.
-
-    Args:
-        contents: Layer number, path and bytes of each file.
-        known_ids: The ids that a file may refer to, by their kind.
 
     Raises:
         RuleFileError: A file is invalid; the message says where.

@@ -37,6 +37,7 @@ from optadvise.rulebase.records import (
     TableFile,
 )
 from optadvise.rulebase.rule_base import RuleBase
+from optadvise.rulebase.rule_paths import Contents
 
 _T = TypeVar("_T")
 assert conditions  # registers the readers of conditions
@@ -66,11 +67,8 @@ class _Reading:
 _FileReader: TypeAlias = Callable[[yaml.Node, Context, _Reading, int, Path], None]
 
 
-def read_rule_base(contents: Sequence[tuple[int, Path, bytes]], layers: Sequence[str] = (SHIPPED,)) -> RuleBase:
+def read_rule_base(contents: Contents, layers: Sequence[str] = (SHIPPED,)) -> RuleBase:
     """Return what every file says.
-
-    Args:
-        contents: Layer number, path and bytes of each file.
 
     Raises:
         RuleFileError: A file is invalid, or two disagree.

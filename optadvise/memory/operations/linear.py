@@ -26,10 +26,9 @@ def linear(
     mode, width = graph.mode, x.shape[-1]
     sides = (width, out) if transposed else (out, width)
     gradient = _linear_gradient(graph, sides, out, bias, tied, "matrix" if target else "head")
-    caches_copy = mode.autocast and mode.weight_itemsize != mode.compute_itemsize
-    copies = out * width * mode.compute_itemsize if caches_copy else 0
+    copies = out * width * mode.compute_itemsize if mode.caches_copies else 0
     product_input = cast_for_product(graph, x)
-    y = graph.allocate_product((*x.shape[:-1], out), mode.compute_itemsize if mode.autocast else x.itemsize)
+    y = graph.allocate_product((*x.shape[:-1], out), mode.product_itemsize(x.itemsize))
     unpacked = out * width * HALF if mode.quantised and target else 0
     saved = (product_input,) if gradient else ()
     cost = OperationCost(
@@ -84,9 +83,8 @@ def conv(
     rim = kernel // 2 if padding < 0 else padding
     sides = output_side(height, kernel, stride, rim), output_side(width, kernel, stride, rim)
     product_input = cast_for_product(graph, x)
-    y = graph.allocate_product((batch, out, *sides), mode.compute_itemsize if mode.autocast else x.itemsize)
-    caches_copy = mode.autocast and mode.weight_itemsize != mode.compute_itemsize
-    copies = size * mode.compute_itemsize // mode.weight_itemsize if caches_copy else 0
+    y = graph.allocate_product((batch, out, *sides), mode.product_itemsize(x.itemsize))
+    copies = size * mode.compute_itemsize // mode.weight_itemsize if mode.caches_copies else 0
     cost = OperationCost(
         weight_copies=copies, weight_gradient=gradient, weight_gradient_scratch=copies if gradient else 0
     )
@@ -103,7 +101,7 @@ def _add_adapter(graph: AutogradGraph, x: SizedTensor, y: SizedTensor, target: s
     # The layer holds its input in the adapter's precision until it returns; autocast then casts that anew.
     adapter_input = cast(graph, x, mode.adapter_itemsize)
     graph.retain(adapter_input)
-    itemsize = mode.compute_itemsize if mode.autocast else mode.adapter_itemsize
+    itemsize = mode.product_itemsize(mode.adapter_itemsize)
     low_rank = _adapter_product(graph, adapter_input, rank, itemsize)
     update = scale(graph, _adapter_product(graph, low_rank, out, itemsize))
     summed = cast(graph, add(graph, y, update), y.itemsize)

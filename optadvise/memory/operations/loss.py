@@ -43,16 +43,15 @@ def chunked_cross_entropy(
     if tied:
         graph.weights.pop()
     gradient += graph.add_weight((out,), "vector")[0] if bias else 0
-    caches_copy = mode.autocast and mode.weight_itemsize != mode.compute_itemsize
-    itemsize = mode.compute_itemsize if mode.autocast else x.itemsize
+    itemsize = mode.product_itemsize(x.itemsize)
     rows = x.elements // width // chunks
     logits, logits_fp32 = rows * out * itemsize, rows * out * FULL
     # A chunk's log-softmax and two gradients; or its gradient of the weight, the sum of the others', and the new sum,
     # which is not written in place. Under autocast a copy of the weight is live instead.
-    backward = 3 * logits_fp32 + (rows * width * itemsize if caches_copy else 0)
+    backward = 3 * logits_fp32 + (rows * width * itemsize if mode.caches_copies else 0)
     if gradient:
-        backward = max(backward, out * width * itemsize + (logits if caches_copy else gradient))
-    copies = out * width * mode.compute_itemsize if caches_copy else 0
+        backward = max(backward, out * width * itemsize + (logits if mode.caches_copies else gradient))
+    copies = out * width * mode.compute_itemsize if mode.caches_copies else 0
     cost = OperationCost(
         scratch=logits + logits_fp32 * (2 if itemsize != FULL else 1), backward_scratch=backward, weight_copies=copies,
         weight_gradient=gradient, weight_gradient_scratch=copies if gradient else 0,
