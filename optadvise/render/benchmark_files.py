@@ -8,9 +8,9 @@ import io
 from optadvise.benchmark.metrics import METRICS, metric_figure, metric_value, peak_memory
 from optadvise.benchmark.records import ArmResult, BenchmarkResult
 from optadvise.core.json_text import encode_json
+from optadvise.core.markdown_table import format_table
 from optadvise.core.units import show_bytes
 from optadvise.render.benchmark import format_milliseconds, format_ratio
-from optadvise.render.markdown_table import format_table
 
 _COLUMNS = (
     "optimizer", "label", "role", "status", "parameters", "state_bytes", "state_bytes_per_parameter", "peak_memory",

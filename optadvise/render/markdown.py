@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from optadvise.core.markdown_table import format_table
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.core.units import show_bytes
 from optadvise.core.version import __version__
 from optadvise.render import evidence
 from optadvise.render.labels import format_option, format_range, format_size
-from optadvise.render.markdown_table import format_table
 from optadvise.render.recommendation import list_flips, sort_warnings
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import written

@@ -8,8 +8,9 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules, list_conditions
 from optadvise.core.errors import InputError
+from optadvise.core.markdown_table import format_table
 from optadvise.rule_analysis.diff_cards import list_card_changes
-from optadvise.rule_analysis.diff_records import Difference, RuleChange, RulePair, Section
+from optadvise.rule_analysis.diff_records import Difference, RulePair, Section
 from optadvise.rule_analysis.diff_tables import list_changes, list_optimizer_changes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.regions import TooLargeError
@@ -59,18 +60,13 @@ def format_markdown(difference: Difference) -> str:
         return "The two sets of rules answer every situation alike.\n"
     lines = []
     for section in difference.sections:
-        lines += [f"### {section.title}", "", "| situations | before | after | try |", "|---|---|---|---|"]
-        lines += [_format_row(change) for change in section.changes]
-        lines.append("")
+        rows = ((change.where, change.old, change.new, _quote(change.witness)) for change in section.changes)
+        lines += [f"### {section.title}", "", *format_table(("situations", "before", "after", "try"), rows), ""]
     if difference.cards:
-        lines += ["### Cards", "", *(f"- {_escape(card)}" for card in difference.cards), ""]
+        cards = (card.replace("|", "\\|") for card in difference.cards)
+        lines += ["### Cards", "", *(f"- {card}" for card in cards), ""]
     return "\n".join(lines)
 
 
-def _format_row(change: RuleChange) -> str:
-    witness = f"`{change.witness}`" if change.witness else ""
-    return f"| {' | '.join(_escape(text) for text in (change.where, change.old, change.new, witness))} |"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+def _quote(command: str | None) -> str:
+    return f"`{command}`" if command else ""

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.benchmark.comparison.records import ComparedRatio, Comparison, ComparisonRequirement
+from optadvise.core.markdown_table import format_table
 from optadvise.core.units import show_bytes
 from optadvise.render.benchmark import describe_workload
-from optadvise.render.markdown_table import format_table
 from optadvise.render.text.benchmark import print_requirements
 from optadvise.render.text.console import Page, format_heading, make_table
 

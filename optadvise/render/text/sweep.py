@@ -6,9 +6,9 @@ from rich.markup import escape
 
 from optadvise.benchmark.metrics import metric_value
 from optadvise.benchmark.sweep_records import SweepCell, SweepResult
+from optadvise.core.markdown_table import format_table
 from optadvise.render.benchmark import format_figure
 from optadvise.render.labels import DASH
-from optadvise.render.markdown_table import format_table
 from optadvise.render.text.console import Page, print_rows
 
 _FIGURES = (("step() ms", "optimizer_seconds", 1e3), ("whole ms", "step_seconds", 1e3),

@@ -9,10 +9,10 @@ import msgspec
 from rich.markup import escape
 
 from optadvise.core.findings import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFUTED, UNDECIDED, ClaimOutcome
+from optadvise.core.markdown_table import format_table
 from optadvise.core.units import show_share
 from optadvise.evidence.apply import format_figure
 from optadvise.render.labels import DASH
-from optadvise.render.markdown_table import format_table
 from optadvise.render.text.console import Page, print_section
 from optadvise.verify.records import AuditResult, VerifyResult
 
