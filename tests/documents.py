@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from optadvise.core.cards import Range
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.records import FREE_KEYS, OUTCOMES, Fact, Rule, TableFile
+from optadvise.rulebase.records import Fact
+from optadvise.rulebase.table_records import FREE_KEYS, OUTCOMES, Rule, TableFile
 
 
 def fact_of(data: Mapping[str, Any]) -> Fact:

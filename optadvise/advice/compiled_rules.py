@@ -9,7 +9,8 @@ from typing import Any
 from optadvise.memory.rules import MemoryRules
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.defaults import CompiledDefaults
-from optadvise.rulebase.records import Adjustment, Condition, NumberSetting
+from optadvise.rulebase.records import Condition
+from optadvise.rulebase.table_records import Adjustment, NumberSetting
 from optadvise.rulebase.tables import Axis, Table, cut_axes
 
 

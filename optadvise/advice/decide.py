@@ -11,7 +11,7 @@ from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer
 from optadvise.core.records import Situation, TraceEntry
-from optadvise.rulebase.records import Rule
+from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis
 
 

@@ -12,7 +12,7 @@ from optadvise.advice.decide import locate, trace_rule
 from optadvise.core import schedules
 from optadvise.core.cards import Optimizer, Scheduler
 from optadvise.core.records import AdvisedHyperparameter, ScheduleAdvice, Situation, TraceEntry
-from optadvise.rulebase.records import Rule
+from optadvise.rulebase.table_records import Rule
 
 
 class ScheduleChoice(Struct, frozen=True):

@@ -11,7 +11,7 @@ from optadvise.cli.complete import among, of
 from optadvise.core.cards import FAMILIES
 from optadvise.core.errors import check_choice
 from optadvise.core.json_text import encode_json
-from optadvise.rulebase.records import Rule
+from optadvise.rulebase.table_records import Rule
 
 if TYPE_CHECKING:
     from optadvise.core.findings import ClaimFinding

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optadvise.codegen.plan import Plan, count_micro_batches
-from optadvise.core.cards import Framework
+from optadvise.core.framework_cards import Framework
 from optadvise.core.records import SITUATION_DEFAULTS, Situation
 
 # Facts of a run that change what has to be written where they are not at their default.

@@ -11,8 +11,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import recommend
 from optadvise.codegen.substitute import choose_substitute
 from optadvise.core import schedules
-from optadvise.core.cards import Framework, NamedOptimizer, NamedSchedule, Value
+from optadvise.core.cards import Value
 from optadvise.core.errors import RuleFileError
+from optadvise.core.framework_cards import Framework, NamedOptimizer, NamedSchedule
 from optadvise.core.records import Recommendation, Situation
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.core.cards import Framework, Optimizer
+from optadvise.core.cards import Optimizer
 from optadvise.core.errors import RuleFileError
+from optadvise.core.framework_cards import Framework
 from optadvise.core.records import Situation
 
 

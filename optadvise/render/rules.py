@@ -18,7 +18,7 @@ from optadvise.rule_analysis.mutants import MutationReport, Survivor
 from optadvise.rule_analysis.rule_tests import Failure, RuleTestReport
 from optadvise.rule_analysis.witnesses import ReportedFinding
 from optadvise.rulebase.proofs import Census
-from optadvise.rulebase.records import Example, Rule, WarningText
+from optadvise.rulebase.table_records import Example, Rule, WarningText
 
 
 class FindingDocument(Struct, frozen=True, kw_only=True):

@@ -28,8 +28,8 @@ from optadvise.rulebase.proofs import (
     findings,
     list_adjusters,
 )
-from optadvise.rulebase.records import NumberSetting
 from optadvise.rulebase.regions import TooLargeError, meet
+from optadvise.rulebase.table_records import NumberSetting
 from optadvise.rulebase.tables import Table
 
 _PROVERS = (

@@ -9,8 +9,8 @@ from msgspec import Struct
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rule_analysis.describe import describe_box
 from optadvise.rule_analysis.diff_records import NO_ROW, RuleChange, RulePair, make_change, omit_positions
-from optadvise.rulebase.records import Rule
 from optadvise.rulebase.regions import Axes, Box, box_of, boxes, columns, merged
+from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
 

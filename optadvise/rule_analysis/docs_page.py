@@ -10,8 +10,8 @@ from optadvise.rule_analysis.describe import describe_box
 from optadvise.rule_analysis.graph import Graph, draw_flowchart, draw_tables, format_mermaid
 from optadvise.rulebase.hyperparameters import written
 from optadvise.rulebase.proofs import census
-from optadvise.rulebase.records import Rule, WarningText
 from optadvise.rulebase.regions import box_of
+from optadvise.rulebase.table_records import Rule, WarningText
 from optadvise.rulebase.tables import Table
 
 _HIT = {

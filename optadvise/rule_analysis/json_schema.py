@@ -10,37 +10,31 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from optadvise.core import cards, claim_cards, surface_cards
-from optadvise.core.cards import UNKNOWN, Framework, Optimizer, Scheduler
+from optadvise.core import cards, claim_cards, framework_cards, surface_cards
+from optadvise.core.cards import UNKNOWN, Optimizer, Scheduler
 from optadvise.core.claim_cards import ClaimFile
+from optadvise.core.framework_cards import Framework
 from optadvise.core.json_text import JsonObject
 from optadvise.core.surface_cards import SurfaceFile
 from optadvise.core.yaml_records import is_internal
 from optadvise.memory import network_families
 from optadvise.memory.network_families import NetworkFamily, PartsFile
-from optadvise.rulebase import case_files, memory_rules, records
+from optadvise.rulebase import case_files, memory_rules, records, table_records
 from optadvise.rulebase.case_files import CaseFile
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.memory_rules import MemoryFile
-from optadvise.rulebase.records import (
-    FREE_KEYS,
-    OUTCOMES,
-    AssumptionFile,
-    Fact,
-    FactFile,
-    FixFile,
-    FlowchartFile,
-    GpuFile,
-    PolicyFile,
-    SourceFile,
-    TableEntry,
-)
+from optadvise.rulebase.records import AssumptionFile, Fact, FactFile, FixFile, FlowchartFile, GpuFile, SourceFile
+from optadvise.rulebase.table_records import FREE_KEYS, OUTCOMES, PolicyFile, TableEntry
 
 _TAGGED = tuple(OUTCOMES.values())
+_MODULES = (
+    cards, claim_cards, framework_cards, surface_cards, case_files, records, table_records, memory_rules,
+    network_families,
+)  # fmt: skip
 # Every record by its name, as the schemas' components are called.
 _KINDS: Mapping[str, type[Struct]] = {
     name: kind
-    for module in (cards, claim_cards, surface_cards, case_files, records, memory_rules, network_families)
+    for module in _MODULES
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Struct)
 }

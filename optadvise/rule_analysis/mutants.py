@@ -13,8 +13,9 @@ from optadvise.rule_analysis.reachability import find_read
 from optadvise.rule_analysis.rule_tests import list_facts, locate_facts, run_case, run_example
 from optadvise.rulebase.case_files import Case
 from optadvise.rulebase.proofs import UNPROVEN, conflicts, findings, list_adjusters, rivals
-from optadvise.rulebase.records import Condition, Rule, TableFile
+from optadvise.rulebase.records import Condition
 from optadvise.rulebase.regions import Box, Point, box_of, cells_of, meet
+from optadvise.rulebase.table_records import Rule, TableFile
 from optadvise.rulebase.tables import Axis, Table
 
 

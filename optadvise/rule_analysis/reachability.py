@@ -17,8 +17,8 @@ from optadvise.rule_analysis.table_regions import (
     list_rule_regions,
     list_schedule_regions,
 )
-from optadvise.rulebase.records import Rule
 from optadvise.rulebase.regions import Box, Point, meet, uncovered
+from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
 UNCHAINED_TABLES = ("memory_notation",)  # read by `show` for any optimizer, not in the chain

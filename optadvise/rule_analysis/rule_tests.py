@@ -12,8 +12,8 @@ from optadvise.core.errors import RuleFileError
 from optadvise.core.records import SITUATION_DEFAULTS
 from optadvise.rulebase.case_files import Case
 from optadvise.rulebase.hyperparameters import set_by
-from optadvise.rulebase.records import Example, Rule
 from optadvise.rulebase.regions import Point
+from optadvise.rulebase.table_records import Example, Rule
 from optadvise.rulebase.tables import Table
 
 

@@ -18,8 +18,9 @@ from optadvise.core.caching import cached
 from optadvise.core.cards import Optimizer, Scheduler
 from optadvise.core.records import Situation
 from optadvise.rulebase.proofs import winning
-from optadvise.rulebase.records import Condition, Rule
+from optadvise.rulebase.records import Condition
 from optadvise.rulebase.regions import Box, lowest, meet, uncovered
+from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
 _NO_GPU = Situation()  # with the vendor and the precisions that are assumed where no GPU is named

@@ -7,17 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from optadvise.core.cards import SHIPPED, Framework, Gpu, Optimizer, Scheduler, Source
+from optadvise.core.cards import SHIPPED, Gpu, Optimizer, Scheduler, Source
 from optadvise.core.claim_cards import Claim
 from optadvise.core.errors import InputError, nearest
+from optadvise.core.framework_cards import Framework
 from optadvise.core.surface_cards import Surface, SurfaceFile
 from optadvise.core.text import spelling
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, Rule, RunInput
+from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, RunInput
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import is_base, shipped_rules
+from optadvise.rulebase.table_records import Rule
 
 
 def look_up(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from optadvise.core.cards import Framework
 from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.framework_cards import Framework
 from optadvise.core.schedules import QUANTITIES
 from optadvise.core.yaml_reader import KnownIds
 from optadvise.core.yaml_records import read_file

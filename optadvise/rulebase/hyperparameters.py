@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct
 from optadvise.core.cards import FactValue, Step, Value
 from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep
 from optadvise.core.units import show_number
-from optadvise.rulebase.records import Rule
+from optadvise.rulebase.table_records import Rule
 
 
 class RuleStep(Struct, frozen=True):

@@ -9,21 +9,9 @@ from msgspec.structs import replace
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.core.errors import RuleFileError, nearest
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import (
-    Amendment,
-    Assumption,
-    Choice,
-    Contradiction,
-    Disabling,
-    Fact,
-    FixRule,
-    Flowchart,
-    Policy,
-    Rule,
-    RunInput,
-    TableFile,
-)
+from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput
 from optadvise.rulebase.rule_base import RuleBase
+from optadvise.rulebase.table_records import Amendment, Choice, Disabling, Policy, Rule, TableFile
 
 
 class Draft:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from optadvise.core.cards import SHIPPED, Framework
+from optadvise.core.cards import SHIPPED
 from optadvise.core.claim_cards import Claim
+from optadvise.core.framework_cards import Framework
 from optadvise.core.surface_cards import SurfaceFile
 from optadvise.rulebase.cache import DiskCache, cached, code_digest
 from optadvise.rulebase.claim_files import read_claims

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from optadvise.rulebase.records import Rule
 from optadvise.rulebase.regions import box_of
+from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis, Table
 
 

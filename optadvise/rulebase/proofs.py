@@ -13,7 +13,6 @@ from math import prod
 from msgspec import Struct
 
 from optadvise.core.cards import Step
-from optadvise.rulebase.records import Rule
 from optadvise.rulebase.regions import (
     Box,
     Point,
@@ -26,6 +25,7 @@ from optadvise.rulebase.regions import (
     touches,
     uncovered,
 )
+from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis, Table
 
 GAP, OVERLAP, SHADOWED, OVERRIDE, UNREACHABLE, CONFLICT, DOMAIN = (

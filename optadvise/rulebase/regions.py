@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 from msgspec import Struct
 
 from optadvise.core.errors import OptadviseError
-from optadvise.rulebase.records import Rule
+from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis
 
 Box: TypeAlias = "Mapping[str, int]"

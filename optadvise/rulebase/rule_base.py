@@ -8,16 +8,8 @@ from msgspec import Struct
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import (
-    Assumption,
-    Contradiction,
-    Disabling,
-    Fact,
-    FixRule,
-    Flowchart,
-    RunInput,
-    TableFile,
-)
+from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput
+from optadvise.rulebase.table_records import Disabling, TableFile
 
 
 class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):

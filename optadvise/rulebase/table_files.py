@@ -10,7 +10,7 @@ from msgspec.structs import asdict, fields
 from optadvise.core.errors import nearest
 from optadvise.core.yaml_reader import Context
 from optadvise.core.yaml_records import read_record, reader_of, register_reader
-from optadvise.rulebase.records import (
+from optadvise.rulebase.table_records import (
     FREE_KEYS,
     OUTCOMES,
     OtherwiseEntry,

@@ -12,7 +12,8 @@ from typing import Any
 
 from optadvise.core.cards import UNKNOWN, Range
 from optadvise.core.errors import RuleFileError
-from optadvise.rulebase.records import Condition, Fact, Rule, TableFile
+from optadvise.rulebase.records import Condition, Fact
+from optadvise.rulebase.table_records import Rule, TableFile
 
 
 class Axis:

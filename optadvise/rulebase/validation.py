@@ -29,15 +29,12 @@ from optadvise.rulebase.records import (
     FixRule,
     FlowchartFile,
     GpuFile,
-    Policy,
-    PolicyFile,
-    Rule,
     RunInput,
     SourceFile,
-    TableFile,
 )
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import Contents
+from optadvise.rulebase.table_records import Policy, PolicyFile, Rule, TableFile
 
 _T = TypeVar("_T")
 assert conditions  # registers the readers of conditions

@@ -12,7 +12,7 @@ from optadvise.render.explanation import Explanation, build_why_not, describe_mi
 from optadvise.render.labels import format_option
 from optadvise.render.text.console import format_heading, print_rows
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.records import Rule
+from optadvise.rulebase.table_records import Rule
 
 
 def print_near_misses(out: Console, explanation: Explanation) -> None:

@@ -17,7 +17,7 @@ from optadvise.render.text.console import Page, format_heading, print_rows, prin
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.hyperparameters import written
-from optadvise.rulebase.records import Rule
+from optadvise.rulebase.table_records import Rule
 
 _STEP_REASONS = ("because", "cite", "at")  # not part of what a step computes
 

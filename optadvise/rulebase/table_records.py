@@ -1,0 +1,247 @@
+"""Immutable records of decision tables, and of what a layer changes in the rules before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import UNSET, Meta, UnsetType, to_builtins
+
+from optadvise.core.cards import SHIPPED, Range, Step, Value
+from optadvise.core.json_text import JsonObject
+from optadvise.core.yaml_types import (
+    Cites,
+    FactId,
+    Internal,
+    OptimizerId,
+    Pair,
+    Plain,
+    RuleId,
+    SchedulerId,
+    Word,
+)
+from optadvise.rulebase.records import GivenFacts, RuleRecord, When
+
+
+class Derivation(RuleRecord, frozen=True, kw_only=True, tag="derive"):
+    """A rule's outcome in a table that derives a fact."""
+
+    values: Mapping[str, str]
+
+
+class Choice(RuleRecord, frozen=True, kw_only=True, tag="choose"):
+    """A rule's outcome in a table that chooses an optimizer or a schedule."""
+
+    optimizer: OptimizerId | None = None
+    scheduler: SchedulerId | None = None
+    alternatives: Mapping[str, str] = {}
+
+    @property
+    def chosen(self) -> str:
+        """The id of what is chosen."""
+        chosen = self.optimizer or self.scheduler
+        assert chosen is not None, "validated"
+        return chosen
+
+
+class NumberSetting(RuleRecord, frozen=True, kw_only=True, tag="set"):
+    """A rule's outcome in a table that sets a hyperparameter: a value, or points along a fact (log-log)."""
+
+    value: Plain | UnsetType = UNSET
+    along: FactId | None = None
+    points: Annotated[tuple[Pair, ...], Meta(min_length=2)] = ()
+    spread: float = 1.0  # the typical range is value / spread to value × spread
+    low: float | None = None
+    high: float | None = None
+
+
+class Adjustment(RuleRecord, frozen=True, kw_only=True, tag="adjust"):
+    """A rule's outcome in a table that adjusts hyperparameters."""
+
+    steps: Annotated[tuple[Step, ...], Meta(min_length=1)]
+
+
+class WarningText(RuleRecord, frozen=True, kw_only=True, tag="warn"):
+    """A rule's outcome in a table of warnings."""
+
+    level: Literal["info", "warning"]
+    text: str
+
+
+class Notation(RuleRecord, frozen=True, kw_only=True, tag="note"):
+    """A rule's outcome in a table that only repeats figures of a source."""
+
+    values: Mapping[str, Plain]
+
+
+Outcome: TypeAlias = Derivation | Choice | NumberSetting | Adjustment | WarningText | Notation
+OUTCOMES: Mapping[str, type[Outcome]] = {
+    "derive": Derivation, "choose": Choice, "set": NumberSetting, "adjust": Adjustment, "warn": WarningText,
+    "note": Notation,
+}  # fmt: skip
+FREE_KEYS = ("derive", "note")  # kinds whose `then` is a mapping of free keys
+
+
+class Example(RuleRecord, frozen=True, kw_only=True):
+    """A test beside a rule: at these facts the rule decides, with these values."""
+
+    given: GivenFacts
+    expect: Mapping[str, Plain]
+    at: Internal = ""
+
+
+OutcomeEntry = Annotated[Outcome, Meta(extra={"reader": "outcome"})]  # read as the table's kind has it
+
+
+class RuleEntry(RuleRecord, frozen=True, kw_only=True):
+    """One row of a table, as its file has it."""
+
+    id: Word
+    name: str
+    when: When
+    then: OutcomeEntry
+    because: str = ""  # a warning's text speaks for itself
+    cite: Cites
+    tests: Annotated[tuple[Example, ...], Meta(min_length=1)]
+    overrides: tuple[RuleId, ...] = ()
+    before: str | None = None  # the row of an ordered table that a layer's row precedes
+    at: Internal = ""
+
+
+class OtherwiseEntry(RuleRecord, frozen=True, kw_only=True):
+    """The row that decides where no other applies, as its file has it."""
+
+    id: Word
+    then: OutcomeEntry
+    because: str
+    cite: Cites
+    tests: Annotated[tuple[Example, ...], Meta(min_length=1)]
+    at: Internal = ""
+
+
+class TableEntry(RuleRecord, frozen=True, kw_only=True):
+    """A table's file; a layer leaves out what an earlier one has said."""
+
+    table: str
+    rules: Annotated[tuple[RuleEntry, ...], Meta(min_length=1)]
+    kind: str | None = None
+    hit_policy: Literal["unique", "first", "collect"] | None = None
+    about: str | None = None
+    output: str | None = None
+    otherwise: OtherwiseEntry | None = None
+    at: Internal = ""
+
+
+class Rule(RuleRecord, frozen=True, kw_only=True):
+    """One row of a table."""
+
+    id: str
+    table: str
+    name: str = "otherwise"
+    when: Mapping[str, tuple[str | Range, ...]] = {}
+    then: Outcome
+    because: str
+    cite: tuple[str, ...]
+    tests: tuple[Example, ...] = ()
+    overrides: tuple[str, ...] = ()
+    before: str | None = None  # the row of an ordered table that a layer's row precedes
+    at: str
+    layer: str = SHIPPED
+
+    @property
+    def derived(self) -> Mapping[str, str]:
+        """The derived facts' values by their names; for tables of kind `derive`."""
+        assert isinstance(self.then, Derivation)
+        return self.then.values
+
+    @property
+    def choice(self) -> Choice:
+        """What is chosen; for tables of kind `choose`."""
+        assert isinstance(self.then, Choice)
+        return self.then
+
+    @property
+    def number(self) -> NumberSetting:
+        """How a hyperparameter is set; for tables of kind `set`."""
+        assert isinstance(self.then, NumberSetting)
+        return self.then
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The adjustments; for tables of kind `adjust`."""
+        assert isinstance(self.then, Adjustment)
+        return self.then.steps
+
+    @property
+    def warning(self) -> WarningText:
+        """The warning; for tables of kind `warn`."""
+        assert isinstance(self.then, WarningText)
+        return self.then
+
+    @property
+    def notation(self) -> Mapping[str, Value]:
+        """The repeated figures; for tables of kind `note`."""
+        assert isinstance(self.then, Notation)
+        return self.then.values
+
+    @property
+    def outcome(self) -> JsonObject:
+        """The outcome as plain data with the keys of the rule file, for what prints any kind of rule."""
+        data: JsonObject = to_builtins(self.then)
+        data.pop("type")
+        return dict(data["values"]) if isinstance(self.then, (Derivation, Notation)) else data
+
+
+class TableFile(RuleRecord, frozen=True, kw_only=True):
+    """A decision table, from the files of all layers."""
+
+    table: str
+    kind: Literal["derive", "choose", "set", "adjust", "warn", "note"]
+    hit_policy: Literal["unique", "first", "collect"]
+    about: str
+    rules: tuple[Rule, ...]
+    output: str | None = None  # the fact or hyperparameter that the rows give
+    otherwise: Rule | None = None
+    at: str = ""
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """The rows, and the row that decides where none applies."""
+        return (*self.rules, *(() if self.otherwise is None else (self.otherwise,)))
+
+
+# -- policies of layers -----------------------------------------------------------------------------------------------
+
+
+class Disabling(RuleRecord, frozen=True, kw_only=True):
+    """A rule or an optimizer that a layer rules out."""
+
+    because: str
+    rule: str | None = None
+    optimizer: str | None = None
+    at: Internal = ""
+    layer: Internal = SHIPPED
+
+
+class Amendment(RuleRecord, frozen=True, kw_only=True):
+    """A change of a rule's conditions by a layer."""
+
+    rule: str
+    when: When
+    because: str
+    tests: Annotated[tuple[Example, ...], Meta(min_length=1)]
+    cite: Cites | None = None
+    at: Internal = ""
+
+
+class Policy(RuleRecord, frozen=True, kw_only=True):
+    """What a layer amends and rules out."""
+
+    disable: Annotated[tuple[Disabling, ...], Meta(min_length=1)] = ()
+    amend: Annotated[tuple[Amendment, ...], Meta(min_length=1)] = ()
+
+
+class PolicyFile(RuleRecord, frozen=True, kw_only=True):
+    """`policy.yaml`."""
+
+    policy: Policy
