@@ -72,19 +72,16 @@ def take_step(spec: str, *, precision: str, device: str | None = None, report: C
     """
     device = device or _choose_device()
     mode, tracker = FakeTensorMode(allow_non_fake_inputs=True), Tracker(device)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(allow_fake_modules())
-        if device == "cpu":  # before the user's module is imported, which may import functions of torch by name
-            stack.enter_context(emulate_cuda(lambda: not tracker.is_running))
+    emulation = emulate_cuda(lambda: not tracker.is_running) if device == "cpu" else contextlib.nullcontext()
+    with allow_fake_modules(), emulation:  # before the user's module imports functions of torch by name
         workload = user_workload.call_user_function(
             spec, flag="--from", call_context=partial(_fake_context, mode, Tracker(device)), announce=report
         )
         report("its training step")
         stepper = _Stepper(mode, tracker, device, precision)
-        stepped: SteppedModule = user_workload.run_guarded(
+        return user_workload.run_guarded(
             f"--from {spec!r}", "its training step", lambda: _measure_step(stepper, workload)
         )
-    return stepped
 
 
 def _choose_device() -> str:
