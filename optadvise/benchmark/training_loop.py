@@ -16,8 +16,6 @@ from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.measurement import ArmCounts, RoundSamples
 from optadvise.benchmark.spec import Arm, Spec
 
-_AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
-
 
 def build_part(spec: Spec, rank: int) -> workloads.Workload:
     """Return the built-in workload of a measurement, with one rank's share of its batches."""
@@ -125,7 +123,7 @@ class Training:
         return {"step": total, "forward": forward, "backward": backward, "optimizer": stepping}
 
     def _autocast(self) -> AbstractContextManager[None]:
-        dtype = _AUTOCAST.get(self.spec.dtype)
+        dtype = workloads.AUTOCAST_DTYPES.get(self.spec.dtype)
         return torch.autocast(self.spec.device_type, dtype=dtype) if dtype else nullcontext()
 
     def _mark_progress(self, part: int) -> None:

@@ -47,6 +47,7 @@ SIZES: dict[str, dict[str, _Size]] = {
     "cnn": {"tiny": _Size(32, 2, 32, 32), "small": _Size(128, 2, 16, 32), "medium": _Size(320, 2, 16, 32)},
     "mlp": {"tiny": _Size(512, 3, 64, 16), "small": _Size(1792, 4, 64, 16), "medium": _Size(4096, 4, 64, 16)},
 }
+AUTOCAST_DTYPES = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 _MIN_EXTENT = 16  # tokens of a sequence
 
 

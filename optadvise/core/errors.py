@@ -83,3 +83,9 @@ def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
         if choice == value:
             return choice
     raise InputError(f"{flag} {value!r}: not known; {nearest(value, choices)}")
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type of another package's error and the first line of its text, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

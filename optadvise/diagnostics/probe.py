@@ -10,6 +10,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from optadvise.core.errors import describe_error
 from optadvise.core.worker import ParentConnection
 from optadvise.diagnostics.records import ImportResult, ProbeRequest, TorchDevice, TorchFacts
 
@@ -38,7 +39,7 @@ def try_import(path: str) -> str | None:
     try:
         getattr(importlib.import_module(module), name)
     except BaseException as error:  # a library may raise anything, SystemExit too
-        return _first_line(error)
+        return describe_error(error)
     return None
 
 
@@ -59,7 +60,7 @@ def describe_torch() -> TorchFacts:
             why_no_cuda=None if has_cuda else _explain_no_cuda(torch),
         )
     except BaseException as error:  # as above
-        return TorchFacts(imports=False, error=_first_line(error))
+        return TorchFacts(imports=False, error=describe_error(error))
 
 
 def _list_cuda_devices(torch: ModuleType) -> list[TorchDevice]:
@@ -81,7 +82,7 @@ def _describe_cuda_device(torch: ModuleType, number: int) -> TorchDevice:
             why_not=try_device(device),
         )
     except Exception as error:  # a device that is listed but not usable is a result
-        return TorchDevice(device=device, kind="cuda", why_not=_first_line(error))
+        return TorchDevice(device=device, kind="cuda", why_not=describe_error(error))
 
 
 def _list_mps_devices(torch: ModuleType) -> list[TorchDevice]:
@@ -103,7 +104,7 @@ def try_device(device: str) -> str | None:
     try:
         torch.ones(8, device=device).sum().item()
     except Exception as error:  # the driver and the allocator raise errors of many types
-        return _first_line(error)
+        return describe_error(error)
     return None
 
 
@@ -113,13 +114,8 @@ def _explain_no_cuda(torch: ModuleType) -> str:
     try:
         torch.cuda.init()
     except Exception as error:  # its message is the answer
-        return _first_line(error)
+        return describe_error(error)
     return "torch sees no device"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 if __name__ == "__main__":

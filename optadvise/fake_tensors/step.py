@@ -25,7 +25,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from optadvise.benchmark import user_workload
 from optadvise.benchmark.optimizer_builder import resolve
-from optadvise.core.errors import CannotRunHereError
+from optadvise.benchmark.workloads import AUTOCAST_DTYPES
+from optadvise.core.errors import CannotRunHereError, describe_error
 from optadvise.fake_tensors.cuda_emulation import emulate_cuda, emulate_foreach
 from optadvise.fake_tensors.records import (
     OptimizerFigures,
@@ -38,8 +39,6 @@ from optadvise.fake_tensors.records import (
 from optadvise.fake_tensors.tracker import OutOfTime, Tracker
 from optadvise.fake_tensors.values import KeptValues, allow_fake_modules
 from optadvise.rulebase.constructor import convert_lists
-
-_AUTOCAST_DTYPES = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 
 
 class SteppedModule(Struct, frozen=True):
@@ -151,7 +150,7 @@ def _make_fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
 def _step_twice(stepper: _Stepper, workload: user_workload.UserWorkload, batch: object) -> None:
     """Run the forward and the backward pass twice; the tracker keeps the second's peak."""
     tracker = stepper.tracker
-    dtype = _AUTOCAST_DTYPES.get(stepper.precision)
+    dtype = AUTOCAST_DTYPES.get(stepper.precision)
     for weight in workload.module.parameters():
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(partial(_track_gradient, tracker))
@@ -194,8 +193,7 @@ def step_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget: fl
     except OutOfTime:
         reason = f"no answer within {budget:g} s"
     except (Exception, SystemExit) as error:
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        reason = describe_error(error)
     gc.collect()  # what it left in cycles would count for the next
     return OptimizerStep(request.id, figures, reason)
 
