@@ -18,7 +18,7 @@ def parse_line(text: str) -> ProgramLine:
     inputs = tuple(term for term in terms if "=" not in term)
     required, excluded = condition
     return ProgramLine(
-        out=out, operation=operation, inputs=inputs, numbers=arguments, words=words, required_flags=required,
+        out=out, operation=operation, inputs=inputs, numbers=arguments, text_arguments=words, required_flags=required,
         excluded_flags=excluded,
     )  # fmt: skip
 

@@ -42,12 +42,12 @@ def situations(rules: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:
 def values(rules: CompiledRules, name: str) -> Iterator[Any]:
     """Yield a value in every cell of a fact that the user may state."""
     axis = rules.axes[name]
-    if axis.words is not None:
-        yield from (word == "true" for word in axis.words) if axis.words == ("true", "false") else axis.words
+    if axis.choices is not None:
+        yield from (word == "true" for word in axis.choices) if axis.choices == ("true", "false") else axis.choices
         return
     for cell in range(axis.unknown):
         if axis.every >> cell & 1:
-            yield int(axis.inside(cell))
+            yield int(axis.sample_value(cell))
 
 
 def chosen(rules: CompiledRules, said: dict[str, Any]) -> str | None:
@@ -80,7 +80,7 @@ def test_flips_are_what_trying_every_value_of_every_fact_finds(rules: CompiledRu
         }
         found: set[tuple[str, str]] = set()
         for name in changeable(rules, situation):
-            words = rules.axes[name].words is not None
+            words = rules.axes[name].choices is not None
             ends: list[str | None] = [chosen(rules, {**said, name: value}) for value in values(rules, name)]
             if words:
                 found |= {(name, end) for end in ends if end is not None and end != advice.optimizer.id}

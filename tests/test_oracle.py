@@ -359,8 +359,8 @@ def test_the_number_that_stands_for_a_cell_lies_in_it() -> None:
             [ranges_of(_condition(random, {**fact, "unknown": False})) for _ in range(random.randint(1, 4))],
         )
         for cell in (cell for cell in range(axis.unknown) if axis.every >> cell & 1):
-            assert axis.cell(int(axis.told(cell))) == cell, (axis.cuts, cell)
-            assert axis.cell(int(axis.inside(cell))) == cell, (axis.cuts, cell)
+            assert axis.cell(int(axis.format_cell(cell))) == cell, (axis.cuts, cell)
+            assert axis.cell(int(axis.sample_value(cell))) == cell, (axis.cuts, cell)
 
 
 # -- what is wrong -------------------------------------------------------------------------------------------------

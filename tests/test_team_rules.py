@@ -144,8 +144,8 @@ def _follow(rules: CompiledRules, random: Random) -> tuple[Interview, int]:
         before = interview.list_possible()
         values: list[Any] = [10**8, 7 * 10**9] if name == "params" else [8 * 2**30, 80 * 2**30]
         axis = rules.axes[name]
-        if axis.words is not None:
-            values = [word == "true" if axis.words == ("true", "false") else word for word in axis.words]
+        if axis.choices is not None:
+            values = [word == "true" if axis.choices == ("true", "false") else word for word in axis.choices]
         elif name == "batch_size":
             values = [64, 2048, 16384]
         try:

@@ -100,7 +100,7 @@ def read_card_facts(
         axes: Every fact's axis, which knows the packages that rules distinguish.
     """
     betas = optimizer.hyperparameter("betas")
-    is_named_package = implementation.package in (axes["package"].words or ())
+    is_named_package = implementation.package in (axes["package"].choices or ())
     return {
         "optimizer": optimizer.id, "lr_scale": optimizer.lr_scale, "decay": optimizer.decay, "family": optimizer.family,
         "package": implementation.package if is_named_package else "other", "clips_update": optimizer.clips_update,

@@ -56,12 +56,12 @@ def find_largest_sizes(rules: CompiledRules, situation: Situation) -> list[int]:
 
 def locate_estimate(rules: CompiledRules, situation: Situation, estimate: MemoryEstimate) -> dict[str, int]:
     """Return the cells of the facts that a memory estimate adds: `fits` and `state_share`."""
-    share = None
+    state_share = None
     if estimate.total is not None:
-        share = "minor" if saved_state_bytes(rules, situation) < MINOR_SHARE * estimate.total else "notable"
+        state_share = "minor" if saved_state_bytes(rules, situation) < MINOR_SHARE * estimate.total else "notable"
     return {
         "fits": rules.axes["fits"].cell(_classify_fit(rules, estimate)),
-        "state_share": rules.axes["state_share"].cell(share),
+        "state_share": rules.axes["state_share"].cell(state_share),
     }
 
 

@@ -47,19 +47,21 @@ def _is_probed(rules: CompiledRules, fact: str) -> bool:
     """Return whether a fact can be stated and rules distinguish its values; `estimate` shows the effect on memory."""
     is_read = is_deciding(rules, fact) or fact in ESTIMATE_FACTS or fact in rules.defaults.triggers
     axis = rules.axes[fact]
-    has_values = axis.words is not None or bool(axis.cuts) or fact in MEMORY_FACTS
+    has_values = axis.choices is not None or bool(axis.cuts) or fact in MEMORY_FACTS
     return rules.catalog.facts[fact].flag is not None and is_read and has_values
 
 
 def _make_probe(rules: CompiledRules, fact: str) -> Probe:
     axis = rules.axes[fact]
-    if axis.words is None:
+    if axis.choices is None:
         candidates = [
-            Candidate(cells=cells, value=int(axis.inside(cells[0]))) for cells in find_equivalent_ranges(rules, fact)
+            Candidate(cells=cells, value=int(axis.sample_value(cells[0])))
+            for cells in find_equivalent_ranges(rules, fact)
         ]
     else:
         candidates = [
-            Candidate(cells=range(cell, cell + 1), value=parse_word(axis, word)) for cell, word in enumerate(axis.words)
+            Candidate(cells=range(cell, cell + 1), value=parse_choice(axis, word))
+            for cell, word in enumerate(axis.choices)
         ]
     return Probe(
         fact=fact,
@@ -81,9 +83,9 @@ def is_deciding(rules: CompiledRules, fact: str) -> bool:
     return any(fact in table.columns for table in rules.deciding_tables)
 
 
-def parse_word(axis: Axis, word: str) -> str | bool:
+def parse_choice(axis: Axis, word: str) -> str | bool:
     """Return the value of a word of an axis: a flag's as a boolean."""
-    return word == "true" if axis.words == ("true", "false") else word
+    return word == "true" if axis.choices == ("true", "false") else word
 
 
 @cached(8192)

@@ -110,21 +110,21 @@ def _search_by_cells(rules: CompiledRules, baseline: Baseline) -> dict[str, tupl
 
 def _search_probe(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
     """Yield the changes of one fact that lead to another optimizer."""
-    return (_search_numbers if probe.axis.words is None else _search_words)(rules, baseline, probe)
+    return (_search_numbers if probe.axis.choices is None else _search_choices)(rules, baseline, probe)
 
 
-def _search_words(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
-    """Yield for each other optimizer the words that lead to it, joined by commas."""
+def _search_choices(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
+    """Yield for each other optimizer the choices that lead to it, joined by commas."""
     current = probe.axis.cell(getattr(baseline.situation, probe.fact))
     by_optimizer: dict[str, list[str]] = {}
-    for cell, (word, candidate) in enumerate(zip(probe.axis.words or (), probe.candidates, strict=True)):
+    for cell, (choice, candidate) in enumerate(zip(probe.axis.choices or (), probe.candidates, strict=True)):
         if cell == current:
             continue
         optimizer = _choose_after(rules, baseline, probe.fact, candidate.value, cell)
         if optimizer is not None and optimizer != baseline.optimizer:
-            by_optimizer.setdefault(optimizer, []).append(word)
-    for optimizer, words in by_optimizer.items():
-        yield Sensitivity(change={probe.fact: ", ".join(words)}, optimizer=optimizer)
+            by_optimizer.setdefault(optimizer, []).append(choice)
+    for optimizer, choices in by_optimizer.items():
+        yield Sensitivity(change={probe.fact: ", ".join(choices)}, optimizer=optimizer)
 
 
 def _search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
@@ -145,9 +145,13 @@ def _search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> I
         below = [i for i in differing if i < current]
         above = [i for i in differing if i > current]
     if below:
-        yield Sensitivity(change={probe.fact: axis.upper(ranges[below[-1]][-1])}, optimizer=optimizers[below[-1]])
+        yield Sensitivity(
+            change={probe.fact: axis.format_upper_bound(ranges[below[-1]][-1])}, optimizer=optimizers[below[-1]]
+        )
     if above:
-        yield Sensitivity(change={probe.fact: axis.lower(ranges[above[0]][0])}, optimizer=optimizers[above[0]])
+        yield Sensitivity(
+            change={probe.fact: axis.format_lower_bound(ranges[above[0]][0])}, optimizer=optimizers[above[0]]
+        )
 
 
 def _choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: Any, cell: int) -> str | None:

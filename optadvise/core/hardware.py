@@ -65,12 +65,13 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
         raise CannotRunHereError("no NVIDIA driver (nvidia-smi) on this machine")
     query = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
+        process = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     except (subprocess.SubprocessError, OSError, ValueError) as error:
         output = getattr(error, "stdout", None)  # where it failed, as with a driver of another version
         reason = output.strip().split("\n")[0][:200] if isinstance(output, str) else ""
         raise CannotRunHereError(f"nvidia-smi gave no answer{': ' if reason else ''}{reason}") from error
-    rows = [[cell.strip() for cell in line.rsplit(",", len(fields) - 1)] for line in done.stdout.splitlines() if line]
+    lines = process.stdout.splitlines()
+    rows = [[cell.strip() for cell in line.rsplit(",", len(fields) - 1)] for line in lines if line]
     return [row for row in rows if len(row) == len(fields)]
 
 
@@ -92,10 +93,10 @@ def count_cores() -> int | None:
 def main_memory() -> int | None:
     """Return the bytes of main memory that this process may use; None where the system does not tell."""
     try:
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
     try:
-        return min(whole, int(_CGROUP.read_text(encoding="ascii")))  # of a container
+        return min(total, int(_CGROUP.read_text(encoding="ascii")))  # of a container
     except (OSError, ValueError):  # no limit, which is the word max
-        return whole
+        return total

@@ -107,9 +107,9 @@ class Situation(Struct, frozen=True):
 
     def withdraw(self, *names: str) -> Situation:
         """Return the situation without some of its derived values; others are left as they are."""
-        gone = [name for name in names if name in self.derived]
-        derived = tuple(name for name in self.derived if name not in gone)
-        return replace(self, **dict.fromkeys(gone), derived=derived)
+        withdrawn = [name for name in names if name in self.derived]
+        derived = tuple(name for name in self.derived if name not in withdrawn)
+        return replace(self, **dict.fromkeys(withdrawn), derived=derived)
 
     @property
     def sharding(self) -> str | None:

@@ -145,10 +145,10 @@ def _at(event: Any) -> yaml.Node:
     return yaml.ScalarNode("", "", event.start_mark, event.end_mark)
 
 
-def _scalar(node: yaml.Node, context: Context, wanted: str) -> str:
+def _scalar(node: yaml.Node, context: Context, expected: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
-        context.fail(node, f"expected {wanted}, found {kind}")
+        context.fail(node, f"expected {expected}, found {kind}")
     value = str(node.value)
     if control := _UNPRINTABLE.search(value):
         context.fail(node, f"holds the control character {control[0]!r}; write plain text")
@@ -217,19 +217,19 @@ def plain(node: yaml.Node, context: Context) -> Any:
     return value
 
 
-def matching(pattern: str, wanted: str) -> Reader:
+def matching(pattern: str, expected: str) -> Reader:
     """Read a text of a given form: what ends up in programs and command lines is not any text.
 
     Args:
         pattern: A regular expression for the whole.
-        wanted: What that is, for the message.
+        expected: What that is, for the message.
     """
     form = re.compile(pattern)
 
     def read(node: yaml.Node, context: Context) -> str:
         value = text(node, context)
         if not form.fullmatch(value):
-            context.fail(node, f"expected {wanted}, found {value!r}")
+            context.fail(node, f"expected {expected}, found {value!r}")
         return value
 
     return read
@@ -280,12 +280,12 @@ def pairs_of(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, ya
     """Return the key nodes, keys and value nodes of a mapping, in which no key appears twice."""
     if not isinstance(node, yaml.MappingNode):
         context.fail(node, "expected a mapping: key: value")
-    seen: set[str] = set()
+    keys: set[str] = set()
     pairs = []
     for key_node, value_node in node.value:
         key = _scalar(key_node, context, "a key")
-        if key in seen:
+        if key in keys:
             context.fail(key_node, f"key {key!r} appears twice; keep one")
-        seen.add(key)
+        keys.add(key)
         pairs.append((key_node, key, value_node))
     return pairs

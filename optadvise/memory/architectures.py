@@ -142,8 +142,8 @@ def build_network(networks: Networks, shape: NetworkShape) -> Network:
     """Return the blocks of a shape."""
     family = networks.family_of(shape)
     dims = {**{name: int(name in shape.flags) for name in family.flags}, **dict(shape.dims)}
-    known = networks.named_shape(shape)
-    stages = None if known is None else known.stages
+    named = networks.named_shape(shape)
+    stages = None if named is None else named.stages
     is_staged = stages is not None
     blocks = [
         block
@@ -220,7 +220,7 @@ def max_positions(networks: Networks, shape: NetworkShape) -> int | None:
 
 def usual_length(networks: Networks, shape: NetworkShape) -> int:
     """Return the tokens, or pixels of an image's side, that a shape is usually trained at."""
-    known = networks.named_shape(shape)
-    if known is not None and known.length is not None:
-        return known.length
+    named = networks.named_shape(shape)
+    if named is not None and named.length is not None:
+        return named.length
     return evaluate_product(networks.family_of(shape).default_length, dict(shape.dims))

@@ -161,10 +161,10 @@ def _check_operation(line: ProgramLine, parts: Mapping[str, Part]) -> None:
         _fail(line, f"unknown operation {line.operation!r}; {nearest(line.operation, [*signatures(), *parts])}")
     if len(line.inputs) != signature.tensors:
         _fail(line, f"{line.operation} takes {signature.tensors} tensors, found {len(line.inputs)}")
-    _check_arguments(line, (*signature.numbers, *signature.words))
+    _check_arguments(line, (*signature.numbers, *signature.text_arguments))
 
 
 def _check_arguments(line: ProgramLine, accepted: Collection[str]) -> None:
-    wrong = next((name for name in (*line.numbers, *line.words) if name not in accepted), None)
+    wrong = next((name for name in (*line.numbers, *line.text_arguments) if name not in accepted), None)
     if wrong is not None:
         _fail(line, f"{line.operation} takes no {wrong}; {nearest(wrong, accepted)}")

@@ -110,8 +110,9 @@ def required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
     """
     if inputs.micro_batch is not None or inputs.batch_size is None:
         return _required_bytes(rules, inputs, optimizer)
-    share = max(inputs.batch_size // inputs.gpus, 1)
-    required = [_required_bytes(rules, replace(inputs, micro_batch=samples), optimizer) for samples in {1, share}]
+    batch_per_gpu = max(inputs.batch_size // inputs.gpus, 1)
+    runs = [replace(inputs, micro_batch=samples) for samples in {1, batch_per_gpu}]
+    required = [_required_bytes(rules, run, optimizer) for run in runs]
     return min((needed for needed in required if needed is not None), default=None)
 
 

@@ -130,13 +130,13 @@ def _read_flag(value: object, flag: ConfigFlag, where: str) -> bool:
     reference = flag.differs_from if flag.equals is None else flag.equals
     types: tuple[type, ...]
     if reference is None or isinstance(reference, bool):
-        wanted, types = "true or false", (bool,)
+        expected, types = "true or false", (bool,)
     elif type(reference) in (int, float):
-        wanted, types = "a number", (int, float)
+        expected, types = "a number", (int, float)
     else:
-        wanted, types = "a text", (str,)
+        expected, types = "a text", (str,)
     if type(value) not in types or value != value:
-        raise InputError(f"{where}: {flag.key} {_excerpt(value)} is not {wanted}")
+        raise InputError(f"{where}: {flag.key} {_excerpt(value)} is not {expected}")
     return bool(value) if reference is None else (value == reference) is (flag.equals is not None)
 
 

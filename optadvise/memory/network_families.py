@@ -131,7 +131,7 @@ class NetworkFamily(NetworkRecord, frozen=True, kw_only=True):
     def adapter_targets(self) -> set[str]:
         """Return the short names of the linear layers that may have adapters."""
         lines = (line for block in self.blocks for line in block.lines)
-        return {line.words["target"] for line in lines if "target" in line.words}
+        return {line.text_arguments["target"] for line in lines if "target" in line.text_arguments}
 
 
 class PartHeader(NetworkRecord, frozen=True, kw_only=True):

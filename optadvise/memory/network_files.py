@@ -13,7 +13,7 @@ from optadvise.core.yaml_reader import Context, flag, text
 from optadvise.core.yaml_records import read_file, register_reader
 from optadvise.memory.block_compiler import compile_family
 from optadvise.memory.network_families import NetworkFamily, Part, PartHeader, PartsFile, Stage
-from optadvise.memory.operations import word_arguments
+from optadvise.memory.operations import list_text_arguments
 from optadvise.memory.programs import ProgramLine, parse_condition
 
 PARTS, SOURCES = "parts", "sources"  # the files of what families share
@@ -70,8 +70,8 @@ def _read_line(node: yaml.Node, context: Context) -> ProgramLine:
         out=terms[0],
         operation=terms[2],
         inputs=tuple(term for term in terms[3:] if "=" not in term),
-        numbers={name: value for name, value in arguments.items() if name not in word_arguments()},
-        words={name: value for name, value in arguments.items() if name in word_arguments()},
+        numbers={name: value for name, value in arguments.items() if name not in list_text_arguments()},
+        text_arguments={name: value for name, value in arguments.items() if name in list_text_arguments()},
         required_flags=required,
         excluded_flags=excluded,
         at=context.where(node),

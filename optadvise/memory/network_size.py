@@ -79,8 +79,8 @@ def network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTensors:
 
 def count_parameters(rules: MemoryRules, shape: NetworkShape) -> int:
     """Return the parameters of a shape; a test compares those of well-known shapes with their weights."""
-    known = rules.networks.named_shape(shape)
-    return network_tensors(rules, shape).params if known is None else known.parameters
+    named = rules.networks.named_shape(shape)
+    return network_tensors(rules, shape).params if named is None else named.parameters
 
 
 @cached(64)

@@ -159,10 +159,10 @@ def max_rank_state(
     card = rules.optimizer(optimizer)
     states = {weight: _state_of(rules, card, weight) for weight in trained_weights(rules, shape, mode)}
     costs = {weight: state_bytes(state, weight.shape, dtype) for weight, state in states.items()}
-    own = frozenset(weight.kind for weight, state in states.items() if state == state_tensors(card))
-    others = frozenset(weight.kind for weight in states) - own
+    by_card = frozenset(weight.kind for weight, state in states.items() if state == state_tensors(card))
+    others = frozenset(weight.kind for weight in states) - by_card
     totals: Counter[int] = Counter()
-    for kinds in (own, others):
+    for kinds in (by_card, others):
         for rank, weights in enumerate(_weights_by_rank(rules, shape, mode, ranks, kinds)):
             totals[rank] += sum(n * costs[weight] for weight, n in weights.items())
     return max(totals.values()) + shared_state_bytes(state_tensors(card))
@@ -186,8 +186,8 @@ def _scratch(implementation: Implementation, inputs: MemoryInputs, size: Network
         return _scratch_of_largest(implementation, inputs, size, itemsize)
     shard = size.largest_shard(inputs.state_shards)
     copies = round(implementation.scratch_all * itemsize * shard)
-    each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
-    explanation = f"{each}, all tensors stepped at once (foreach)"
+    bytes_each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
+    explanation = f"{bytes_each}, all tensors stepped at once (foreach)"
     if implementation.fused:
         return Scratch(0, copies, f"none with fused=True; PyTorch's default takes {explanation}")
     return Scratch(copies, copies, explanation)
@@ -200,8 +200,8 @@ def _scratch_of_largest(
     if size.trained_shard is not None:
         largest = _largest_elements(size.trained_shard)
     copies = round(implementation.scratch_largest * itemsize * largest)
-    each = f"{implementation.scratch_largest * itemsize:g} B per element"
-    explanation = f"{each} of the largest tensor, which is stepped alone"
+    bytes_each = f"{implementation.scratch_largest * itemsize:g} B per element"
+    explanation = f"{bytes_each} of the largest tensor, which is stepped alone"
     if implementation.compiled:
         return Scratch(0, copies, f"none once it is compiled, as on a GPU; else {explanation}")
     return Scratch(copies, copies, explanation)

@@ -19,7 +19,7 @@ class ProgramLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     operation: str
     inputs: tuple[str, ...]  # variables
     numbers: Mapping[str, str] = {}  # arguments that are products of dimensions
-    words: Mapping[str, str] = {}  # arguments that are text
+    text_arguments: Mapping[str, str] = {}  # by name
     required_flags: frozenset[str] = frozenset()  # without all of which the line is skipped, and its first input is out
     excluded_flags: frozenset[str] = frozenset()  # with any of which it is skipped
     last_uses: tuple[str, ...] = ()  # variables that no later line names
@@ -77,7 +77,7 @@ def run_program(program: Sequence[ProgramLine], graph: AutogradGraph, inputs: Ma
         tensors = [variables[name] for name in line.inputs]
         if line.runs_with(graph.mode.flags):
             numbers = {name: evaluate_product(value, graph.dims) for name, value in line.numbers.items()}
-            result = OPERATIONS[line.operation](graph, *tensors, **numbers, **line.words)
+            result = OPERATIONS[line.operation](graph, *tensors, **numbers, **line.text_arguments)
         else:
             result = tensors[0]
         graph.retain(result)

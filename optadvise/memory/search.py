@@ -21,17 +21,18 @@ _LARGEST_INPUT = 2**22  # samples, or tokens
 def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> Situation:
     """Return a situation with a micro-batch, assumed where none is specified: as many samples of the batch as fit.
 
-    A micro-batch is a whole divisor of each GPU's share of the batch; without a batch it is one sample.
+    A micro-batch is a divisor of each GPU's share of the batch; without a batch it is one sample.
     """
     if situation.micro_batch is not None or situation.params is None:
         return situation
-    share = _share_of_batch(situation)
-    whole = situation.derive(micro_batch=share)
-    if situation.gradient_release or fits(rules, whole, optimizer):
-        return whole
-    inputs = memory_inputs(whole)
-    most = search_largest(_required_by(rules, inputs, "micro_batch", optimizer), situation.vram_bytes or 0, share)
-    return replace(whole, micro_batch=max((n for n in divisors(share) if n <= most), default=1))
+    batch_per_gpu = _batch_per_gpu(situation)
+    at_once = situation.derive(micro_batch=batch_per_gpu)
+    if situation.gradient_release or fits(rules, at_once, optimizer):
+        return at_once
+    inputs = memory_inputs(at_once)
+    required = _required_by(rules, inputs, "micro_batch", optimizer)
+    most = search_largest(required, situation.vram_bytes or 0, batch_per_gpu)
+    return replace(at_once, micro_batch=max((n for n in divisors(batch_per_gpu) if n <= most), default=1))
 
 
 def largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
@@ -39,11 +40,11 @@ def largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str
 
     Gradients stay between micro-batches, so that a batch may fit at once where half of it does not.
     """
-    share = _share_of_batch(situation)
+    batch_per_gpu = _batch_per_gpu(situation)
     at_once = replace(situation, batch_size=None)
-    if situation.batch_size is None or fits(rules, replace(at_once, micro_batch=share), optimizer):
+    if situation.batch_size is None or fits(rules, replace(at_once, micro_batch=batch_per_gpu), optimizer):
         return _search(rules, at_once, "micro_batch", optimizer, _LARGEST_INPUT)
-    return _search(rules, situation, "micro_batch", optimizer, max(share - 1, 1))
+    return _search(rules, situation, "micro_batch", optimizer, max(batch_per_gpu - 1, 1))
 
 
 def longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
@@ -69,7 +70,7 @@ def _max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: int, op
     return MaxModelSize(optimizer, required(most) / most if most else 0.0, most)
 
 
-def _share_of_batch(situation: Situation) -> int:
+def _batch_per_gpu(situation: Situation) -> int:
     """Return the samples of a batch on one GPU; 1 where the batch is not known."""
     return max((situation.batch_size or 1) // situation.gpus, 1)
 

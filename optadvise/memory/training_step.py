@@ -105,11 +105,11 @@ def _backward_moments(
         block_gradients = 0 if settings.release else memory.weight_gradients
         saved -= memory.saved * block.repeat
         copies = 0 if drops_copies else copies - memory.weight_copies * block.repeat
-        for done in {0, block.repeat - 1}:
-            left = block.repeat - 1 - done
+        for finished in {0, block.repeat - 1}:
+            remaining = block.repeat - 1 - finished
             live = _add(
-                memory.backward_peak, saved + memory.saved * left, copies + block_copies * left,
-                gradients + block_gradients * done,
+                memory.backward_peak, saved + memory.saved * remaining, copies + block_copies * remaining,
+                gradients + block_gradients * finished,
             )  # fmt: skip
             yield _Moment(live, "backward", block.head)
         gradients += block_gradients * block.repeat

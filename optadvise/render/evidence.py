@@ -43,8 +43,8 @@ def _describe_benchmark(benchmark: BenchmarkFinding) -> str:
         parts.append(f"its step took {1e3 * benchmark.optimizer_seconds:.3g} ms")
     if benchmark.state_bytes_per_parameter is not None:
         parts.append(f"{benchmark.state_bytes_per_parameter:.2f} bytes of state per parameter")
-    peaks = ((benchmark.peak_memory_bytes.get(name), words) for name, words in _PEAKS.items())
-    parts += [show_bytes(peak) + words for peak, words in peaks if peak is not None][:1]
+    peaks = ((benchmark.peak_memory_bytes.get(name), label) for name, label in _PEAKS.items())
+    parts += [show_bytes(peak) + label for peak, label in peaks if peak is not None][:1]
     size = "" if benchmark.parameters is None else f" of {show_count(benchmark.parameters)} parameters"
     return (
         f"{', '.join(parts)}: {benchmark.workload}{size}, {benchmark.dtype}, {benchmark.device} "

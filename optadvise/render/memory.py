@@ -44,8 +44,8 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
             limit = show_bytes(memory.available or 0)
             return _emphasize("*Does not fit*", f" {limit}: weights, gradients and state alone are {needed}.")
         return Text(f"Weights, gradients and state are {needed}; activations need the shape.")
-    each = " of each GPU" if situation.gpus > 1 else ""
-    needs = ("needs about ", f"*{show_bytes(memory.total)}*", f" ({format_interval(memory.interval)}){each}")
+    per_gpu = " of each GPU" if situation.gpus > 1 else ""
+    needs = ("needs about ", f"*{show_bytes(memory.total)}*", f" ({format_interval(memory.interval)}){per_gpu}")
     if memory.available is None:
         return _emphasize("It ", *needs, "; --gpu or --vram tells whether it fits.")
     limit = show_bytes(memory.available)

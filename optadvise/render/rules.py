@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import asdict, replace
 
 from optadvise.core.cards import Range
@@ -58,7 +58,7 @@ class MutantsDocument(Struct, frozen=True, kw_only=True):
     tried: int
     killed: int
     alike: int  # no situation distinguishes them from the original
-    share: float  # that was noticed, of those that are not alike
+    noticed_share: float = field(name="share")  # of those that are not alike
     survivors: tuple[SurvivorDocument, ...]
 
 
@@ -128,7 +128,7 @@ def build_test(report: RuleTestReport, mutants: MutationReport | None) -> RulesT
 
 def _build_mutants(report: MutationReport) -> MutantsDocument:
     return MutantsDocument(
-        tried=report.tried, killed=report.killed, alike=report.equivalent, share=report.share,
+        tried=report.tried, killed=report.killed, alike=report.equivalent, noticed_share=report.noticed_share,
         survivors=tuple(_build_survivor(survivor) for survivor in report.survivors),
     )  # fmt: skip
 

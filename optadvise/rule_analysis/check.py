@@ -71,12 +71,12 @@ def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int =
         layers: Folders of further rules, for the command lines that lead to what is wrong.
         limit: Number of findings to report.
     """
-    found = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
+    unintended = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
     return ProofReport(
-        findings=tuple(report_finding(rules, finding, layers) for finding in found[:limit]),
+        findings=tuple(report_finding(rules, finding, layers) for finding in unintended[:limit]),
         tables=tuple(census(table, rules.axes) for table in rules.tables.values()),
-        proven=all(finding.kind != UNPROVEN for finding in found),
-        more=max(len(found) - limit, 0),
+        proven=all(finding.kind != UNPROVEN for finding in unintended),
+        more=max(len(unintended) - limit, 0),
     )
 
 
@@ -111,16 +111,16 @@ def _list_failures(rules: CompiledRules) -> list[ProofFailure]:
 
 
 def _collect_findings(rules: CompiledRules) -> list[Finding]:
-    found: list[Finding] = []
+    collected: list[Finding] = []
     for table in rules.tables.values():
-        found += findings(table, rules.axes)
-        found += _check_numbers(table)
+        collected += findings(table, rules.axes)
+        collected += _check_numbers(table)
     try:
-        found += _find_conflicts(rules)
-        found += _find_unreachable(rules, {finding.rules[0] for finding in found if finding.rules})
+        collected += _find_conflicts(rules)
+        collected += _find_unreachable(rules, {finding.rules[0] for finding in collected if finding.rules})
     except TooLargeError:
-        found.append(Finding(kind=UNPROVEN, table="", rules=(), at="", text="whether every row can be reached"))
-    return found
+        collected.append(Finding(kind=UNPROVEN, table="", rules=(), at="", text="whether every row can be reached"))
+    return collected
 
 
 def _is_intended(rules: CompiledRules, finding: Finding) -> bool:

@@ -27,18 +27,18 @@ def describe_cells(fact: str, mask: int, axis: Axis) -> str:
         Text such as `model cnn or vit`, `batch_size > 8192`, `params unknown`.
     """
     mask &= axis.every
-    if axis.words is not None:
-        return f"{fact} {_describe_words(mask, axis)}"
+    if axis.choices is not None:
+        return f"{fact} {_describe_choices(mask, axis)}"
     parts = [_describe_range(cells, axis) for cells in _list_ranges(mask & ~(1 << axis.unknown), axis)]
     parts += [UNKNOWN] if mask >> axis.unknown & 1 else []
     return f"{fact} {' or '.join(parts)}"
 
 
-def _describe_words(mask: int, axis: Axis) -> str:
-    """Return the words of cells, or `not` with the other words where these are fewer."""
-    words = (*(axis.words or ()), UNKNOWN)
-    accepted = [words[cell] for cell in cells_of(mask)]
-    others = [words[cell] for cell in cells_of(axis.every & ~mask)]
+def _describe_choices(mask: int, axis: Axis) -> str:
+    """Return the choices of cells, or `not` with the other choices where these are fewer."""
+    choices = (*(axis.choices or ()), UNKNOWN)
+    accepted = [choices[cell] for cell in cells_of(mask)]
+    others = [choices[cell] for cell in cells_of(axis.every & ~mask)]
     return " or ".join(accepted) if len(accepted) <= len(others) + 1 else f"not {' or '.join(others)}"
 
 

@@ -43,10 +43,10 @@ def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue]:
         axis = rules.axes[name]
         if name not in point or point[name] == axis.unknown or (not fact.is_input):
             continue
-        value = axis.inside(point[name]) if axis.words is None else axis.words[point[name]]
-        inputs[name] = int(value) if axis.words is None else value == "true" if fact.type == "flag" else value
+        value = axis.sample_value(point[name]) if axis.choices is None else axis.choices[point[name]]
+        inputs[name] = int(value) if axis.choices is None else value == "true" if fact.type == "flag" else value
     if point.get("asked_for") == rules.axes["asked_for"].cell(True):
-        inputs["optimizer"] = (rules.axes["optimizer"].words or ())[point["optimizer"]]
+        inputs["optimizer"] = (rules.axes["optimizer"].choices or ())[point["optimizer"]]
     return inputs
 
 
@@ -72,7 +72,7 @@ def _list_sizes(
         gpus: What the GPUs state that may be named; None where none has to be named.
     """
     axes = rules.axes
-    pressure = (axes["memory"].words or ())[point["memory"]] if "memory" in point else None
+    pressure = (axes["memory"].choices or ())[point["memory"]] if "memory" in point else None
     sizes_alone: list[dict[str, FactValue]] = [{"vram_bytes": size_bytes} for size_bytes in _GPU_BYTES]
     limits = sizes_alone if gpus is None else gpus
     is_limited = point.get("vram_bytes", axes["vram_bytes"].unknown) != axes["vram_bytes"].unknown
@@ -127,12 +127,12 @@ def format_command(rules: CompiledRules, inputs: FactValues, layers: tuple[str, 
         >>> format_command(rules, {"model": "cnn", "vram_bytes": 24 * 2**30, "sparse_gradients": True})
         'optadvise recommend --model cnn --vram 24GB --sparse-gradients'
     """
-    words = ["optadvise", "recommend"]
+    arguments = ["optadvise", "recommend"]
     for name, value in inputs.items():
-        words += _format_option(rules, name, value, names_gpu="gpu" in inputs)
+        arguments += _format_option(rules, name, value, names_gpu="gpu" in inputs)
     for folder in layers:
-        words += ["--rules", folder]
-    return shlex.join(words)
+        arguments += ["--rules", folder]
+    return shlex.join(arguments)
 
 
 def _format_option(rules: CompiledRules, name: str, value: InputValue, *, names_gpu: bool) -> list[str]:

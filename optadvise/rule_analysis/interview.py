@@ -38,15 +38,15 @@ class Interview:
         Args:
             box: Cells of further facts.
         """
-        known = meet(self._locate_inputs(), box or {})
-        if known is None:
+        inputs_box = meet(self._locate_inputs(), box or {})
+        if inputs_box is None:
             return frozenset()
         possible = set()
         for entry in list_choice_regions(self.rules):
             name = entry.rule.choice.chosen
             if name in possible:
                 continue
-            shared = meet(entry.region.box, known)
+            shared = meet(entry.region.box, inputs_box)
             if shared is not None and uncovered(shared, entry.region.excluded, self.rules.axes) is not None:
                 possible.add(name)
         return frozenset(possible)
@@ -99,8 +99,8 @@ class Interview:
         if fact in MEMORY_FACTS:
             for pressure in self._list_pressures(fact):
                 yield {"memory": 1 << memory.cell(pressure)}
-        elif axis.words is not None:
-            for cell in range(len(axis.words)):
+        elif axis.choices is not None:
+            for cell in range(len(axis.choices)):
                 yield {fact: 1 << cell}
         else:
             for cells in find_equivalent_ranges(self.rules, fact):
@@ -108,8 +108,8 @@ class Interview:
 
     def _list_pressures(self, fact: str) -> list[str]:
         """Return the memory pressures that a size or a limit may lead to."""
-        words = self.rules.axes["memory"].words or ()
-        sized = [word for word in words if word not in _WITHOUT_SIZE]
+        pressures = self.rules.axes["memory"].choices or ()
+        sized = [pressure for pressure in pressures if pressure not in _WITHOUT_SIZE]
         if fact == "params":
             return sized if "vram_bytes" in self.inputs else []
         return ["unlimited", *(sized if "params" in self.inputs else ["limited"])]

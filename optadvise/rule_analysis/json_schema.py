@@ -104,18 +104,18 @@ def _as_read(schema: Any, kind: type[Struct] | None = None) -> Any:
     return result
 
 
-def _references(schema: Any, components: JsonObject, seen: frozenset[str] = frozenset()) -> set[str]:
+def _references(schema: Any, components: JsonObject, visited: frozenset[str] = frozenset()) -> set[str]:
     """Return the records that a schema refers to, directly or through others."""
     names: set[str] = set()
     if isinstance(schema, Mapping):
         name = str(schema.get("$ref", "")).rsplit("/", 1)[-1]
-        if name in components and name not in seen:
-            names |= {name} | _references(components[name], components, seen | {name})
+        if name in components and name not in visited:
+            names |= {name} | _references(components[name], components, visited | {name})
         for value in schema.values():
-            names |= _references(value, components, seen)
+            names |= _references(value, components, visited)
     elif isinstance(schema, Sequence) and not isinstance(schema, str):
         for value in schema:
-            names |= _references(value, components, seen)
+            names |= _references(value, components, visited)
     return names
 
 
@@ -156,13 +156,13 @@ def _condition(fact: Fact, *, several: bool) -> JsonObject:
         accepted: list[Any] = list(fact.values)
         accepted += [UNKNOWN, "known"] if fact.unknown else []
         accepted += [True, False] if fact.type == "flag" else []
-        one: JsonObject = {"enum": accepted}
+        single: JsonObject = {"enum": accepted}
         if fact.values_from:
-            one = {"anyOf": [one, {"type": "string"}]}
+            single = {"anyOf": [single, {"type": "string"}]}
     else:
-        one = {"type": ["number", "string"]}
-    one = {"description": fact.ask, **one}
-    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]} if several else one
+        single = {"type": ["number", "string"]}
+    single = {"description": fact.ask, **single}
+    return {"anyOf": [single, {"type": "array", "items": single, "minItems": 1}]} if several else single
 
 
 def editor_line(file: PurePosixPath, kind: str) -> str:

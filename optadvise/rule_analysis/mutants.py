@@ -48,7 +48,7 @@ class MutationReport(Struct, frozen=True):
     survivors: tuple[Survivor, ...]
 
     @property
-    def share(self) -> float:
+    def noticed_share(self) -> float:
         """Return the share of the mutants that were noticed, of those that are not equivalent."""
         different = self.killed + len(self.survivors)
         return self.killed / different if different else 1.0
@@ -93,13 +93,13 @@ def _list_widenings(rule: Rule, box: Box, axes: Mapping[str, Axis]) -> Iterator[
             yield _Widening(fact=name, change=f"without {name}", when=remaining, added=added)
         for cell in _list_adjacent(box[name], axis):
             wider = {**rule.when, name: (*condition, _make_condition(cell, axis))}
-            yield _Widening(fact=name, change=f"{name} takes in {axis.told(cell)}", when=wider, added=1 << cell)
+            yield _Widening(fact=name, change=f"{name} takes in {axis.format_cell(cell)}", when=wider, added=1 << cell)
 
 
 def _list_adjacent(mask: int, axis: Axis) -> list[int]:
     """Return the cells that a condition can be widened by: every other word, the next cell of a number, unknown."""
     others = cells_of(axis.every & ~mask)
-    if axis.words is not None:
+    if axis.choices is not None:
         return others
     numbers = [cell for cell in others if cell != axis.unknown]
     adjacent = [cell for cell in numbers if mask >> cell + 1 & 1 or (cell and mask >> cell - 1 & 1)]
@@ -110,8 +110,8 @@ def _make_condition(cell: int, axis: Axis) -> str | Range:
     """Return the condition that accepts one cell."""
     if cell == axis.unknown:
         return "unknown"
-    if axis.words is not None:
-        return axis.words[cell]
+    if axis.choices is not None:
+        return axis.choices[cell]
     left, right = axis.bounds(cell)
     is_point = left == right
     low = None if left == float("-inf") else left

@@ -158,8 +158,8 @@ def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, FactVal
     for name in table.columns:
         axis = rules.axes[name]
         value = facts.get(name, completed.get(name, SITUATION_DEFAULTS.get(name)))
-        if value is None and name not in facts and axis.words and not axis.every >> axis.unknown & 1:
-            value = "false" if "false" in axis.words else axis.words[0]
+        if value is None and name not in facts and axis.choices and not axis.every >> axis.unknown & 1:
+            value = "false" if "false" in axis.choices else axis.choices[0]
         point[name] = axis.cell(value)
     return point
 
@@ -176,7 +176,7 @@ def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, Fa
         if cell == axis.unknown:
             facts[name] = None
         else:
-            facts[name] = int(axis.inside(cell)) if axis.words is None else axis.words[cell]
+            facts[name] = int(axis.sample_value(cell)) if axis.choices is None else axis.choices[cell]
     for name in tuple(facts):
         fewer = {key: value for key, value in facts.items() if key != name}
         if locate_facts(rules, table, fewer) == point:

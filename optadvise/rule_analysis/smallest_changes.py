@@ -11,7 +11,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import choose_optimizer
 from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
-from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges, is_changeable, parse_word
+from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges, is_changeable, parse_choice
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, InputValue, Situation
 from optadvise.rule_analysis.inputs_of_point import format_memory
@@ -107,10 +107,10 @@ def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Itera
     """Yield a value of each range of a fact that the deciding tables distinguish, without the present one."""
     axis = rules.axes[fact]
     current = axis.cell(getattr(situation, fact))
-    if axis.words is not None:
-        for cell, word in enumerate(axis.words):
+    if axis.choices is not None:
+        for cell, word in enumerate(axis.choices):
             if cell != current:
-                yield _Value(value=parse_word(axis, word), condition=word)
+                yield _Value(value=parse_choice(axis, word), condition=word)
         return
     for cells in find_equivalent_ranges(rules, fact):
         if current not in cells:
@@ -118,7 +118,7 @@ def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Itera
             is_above = first > current or (current == axis.unknown and axis.bounds(last)[1] == float("inf"))
             left, right = axis.bounds(first if is_above else last)
             edge = left if left == right else left + 1 if is_above else right - 1
-            condition = axis.lower(first) if is_above else axis.upper(last)
+            condition = axis.format_lower_bound(first) if is_above else axis.format_upper_bound(last)
             yield _Value(value=max(1, int(edge)), condition=condition)
 
 

@@ -98,11 +98,11 @@ def _list_derived(rules: CompiledRules) -> Iterator[dict[str, int]]:
     See `classify_pressure` and `locate_estimate`; a GPU that is named states its memory, vendor and precisions.
     """
     axes = rules.axes
-    memory, fits, share = axes["memory"], axes["fits"], axes["state_share"]
+    memory, fits, state_share = axes["memory"], axes["fits"], axes["state_share"]
     no_limit, no_size = 1 << axes["vram_bytes"].unknown, 1 << axes["params"].unknown
     limit, size = axes["vram_bytes"].every & ~no_limit, axes["params"].every & ~no_size
     unlimited, limited = 1 << memory.cell("unlimited"), 1 << memory.cell("limited")
-    no_fit, no_share = 1 << fits.unknown, 1 << share.unknown
+    no_fit, no_share = 1 << fits.unknown, 1 << state_share.unknown
     yield {"vram_bytes": no_limit, "memory": memory.every & ~unlimited}
     yield {"vram_bytes": limit, "memory": unlimited}
     yield {"params": size, "memory": limited}
@@ -110,7 +110,7 @@ def _list_derived(rules: CompiledRules) -> Iterator[dict[str, int]]:
     yield {"params": no_size, "fits": fits.every & ~no_fit}
     yield {"vram_bytes": no_limit, "fits": fits.every & ~no_fit}
     yield {"params": size, "vram_bytes": limit, "fits": no_fit}
-    yield {"params": no_size, "state_share": share.every & ~no_share}
+    yield {"params": no_size, "state_share": state_share.every & ~no_share}
     for name in ("vendor", "bf16"):
         usual = 1 << axes[name].cell(getattr(_NO_GPU, name))
         yield {name: axes[name].every & ~usual, "vram_bytes": no_limit}
@@ -122,14 +122,14 @@ def _list_derived(rules: CompiledRules) -> Iterator[dict[str, int]]:
 @cached(1)
 def list_concern_regions(rules: CompiledRules) -> list[RuleRegion]:
     """Return where each rule of the concern decides, the ordinary concern first."""
-    possible, found = find_possible(rules), []
+    possible, regions = find_possible(rules), []
     for entry in reversed(list_rule_regions(rules, rules.tables["concern"])):
         concern = 1 << rules.axes["concern"].cell(entry.rule.derived["concern"])
-        own = Region(box={**entry.region.box, "concern": concern}, excluded=entry.region.excluded)
-        region = intersect(rules, possible, own)
+        concern_region = Region(box={**entry.region.box, "concern": concern}, excluded=entry.region.excluded)
+        region = intersect(rules, possible, concern_region)
         if region is not None:
-            found.append(RuleRegion(rule=entry.rule, region=region))
-    return found
+            regions.append(RuleRegion(rule=entry.rule, region=region))
+    return regions
 
 
 @cached(1)
@@ -150,10 +150,11 @@ def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
     regions = []
     for choice in list_choice_regions(rules):
         card = rules.catalog.optimizer(choice.rule.choice.chosen)
-        regions += [intersect(rules, choice.region, own) for own in _list_card_regions(rules, card, is_requested=False)]
+        for card_region in _list_card_regions(rules, card, is_requested=False):
+            regions.append(intersect(rules, choice.region, card_region))
     for name in rules.catalog.optimizer_ids:
-        for own in _list_card_regions(rules, rules.catalog.optimizer(name), is_requested=True):
-            regions += [intersect(rules, concern.region, own) for concern in list_concern_regions(rules)]
+        for card_region in _list_card_regions(rules, rules.catalog.optimizer(name), is_requested=True):
+            regions += [intersect(rules, concern.region, card_region) for concern in list_concern_regions(rules)]
     return [region for region in regions if region is not None]
 
 
@@ -171,7 +172,7 @@ def _list_card_regions(rules: CompiledRules, card: Optimizer, *, is_requested: b
 
 def find_card(rules: CompiledRules, region: Region) -> Optimizer:
     """Return the optimizer that is taken in a region of `list_optimizer_regions`."""
-    names = rules.axes["optimizer"].words or ()
+    names = rules.axes["optimizer"].choices or ()
     return rules.catalog.optimizer(names[lowest(region.box["optimizer"])])
 
 

@@ -31,7 +31,7 @@ def report_finding(rules: CompiledRules, finding: Finding, layers: tuple[str, ..
         return ReportedFinding(finding=finding, where=None, witness=None)
     where = describe_point(finding.point, rules.axes)
     if finding.table in UNCHAINED_TABLES:
-        names = rules.axes["optimizer"].words or ()
+        names = rules.axes["optimizer"].choices or ()
         witness = f"optadvise show {names[finding.point['optimizer']]}"
         return ReportedFinding(finding=finding, where=where, witness=witness)
     try:

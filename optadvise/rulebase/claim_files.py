@@ -34,11 +34,11 @@ def read_claims(
     """
     claims: dict[str, Claim] = {}
     for _, file, content in contents:
-        seen: set[str] = set()
+        names: set[str] = set()
         for claim in read_file(ClaimFile, content, str(file), known_ids)[0].claims:
-            if claim.id in seen:
+            if claim.id in names:
                 raise RuleFileError(f"the claim {claim.id!r} appears twice; keep one", claim.at)
-            seen.add(claim.id)
+            names.add(claim.id)
             _check_claim(claim)
             for trial in claim.trials:
                 _check_trial(trial, optimizers[trial.optimizer], claim.at)

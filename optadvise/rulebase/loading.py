@@ -119,8 +119,8 @@ def known_ids(base: RuleBase) -> dict[str, Mapping[str, object]]:
 
 
 def _digest(read: Contents, layers: Sequence[Path]) -> bytes:
-    whole = blake2b()
+    digest = blake2b()
     for index, file, content in read:
-        whole.update(f"{index}/{file.relative_to(layers[index])}\0{len(content)}\0".encode())
-        whole.update(content)
-    return bytes(whole.digest())
+        digest.update(f"{index}/{file.relative_to(layers[index])}\0{len(content)}\0".encode())
+        digest.update(content)
+    return bytes(digest.digest())

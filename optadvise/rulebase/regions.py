@@ -103,7 +103,7 @@ class _Search:
         forced = True
         while forced:
             forced = False
-            left: list[Box] = []
+            unresolved: list[Box] = []
             ways: list[tuple[str, int]] = []  # out of the box that is hardest to avoid
             for other in others:
                 out = self._ways_out(box, other)
@@ -116,10 +116,10 @@ class _Search:
                     box = {**box, name: box.get(name, self._axes[name].every) & ~mask}
                     forced = True
                 else:
-                    left.append(other)
+                    unresolved.append(other)
                     if not ways or len(out) < len(ways):
                         ways = out
-            others = left
+            others = unresolved
         if not others:
             return box
         point = {name: 1 << _pick(box.get(name, self._axes[name].every), name, self._prefer)
@@ -127,8 +127,8 @@ class _Search:
         if not any(touches(other, point) for other in others):
             return point
         name, mask = ways[0]
-        here = box.get(name, self._axes[name].every)
-        for part in (here & ~mask, here & mask):
+        cells = box.get(name, self._axes[name].every)
+        for part in (cells & ~mask, cells & mask):
             inside = self.within({**box, name: part}, others)
             if inside is not None:
                 return inside
@@ -138,19 +138,19 @@ class _Search:
         """Return the facts by which a box sticks out of another and the cells shared; None where they are apart."""
         out = []
         for name, mask in other.items():
-            here = box.get(name)
-            if here is None:
-                here = self._axes[name].every
-            if not here & mask:
+            cells = box.get(name)
+            if cells is None:
+                cells = self._axes[name].every
+            if not cells & mask:
                 return None
-            if here & ~mask:
+            if cells & ~mask:
                 out.append((name, mask))
         return out
 
 
 def _pick(mask: int, name: str, prefer: Mapping[str, int]) -> int:
-    wanted = prefer.get(name)
-    return wanted if wanted is not None and mask >> wanted & 1 else lowest(mask)
+    preferred = prefer.get(name)
+    return preferred if preferred is not None and mask >> preferred & 1 else lowest(mask)
 
 
 def lowest(mask: int) -> int:
@@ -246,10 +246,10 @@ def boxes(
             held, _ = joined.get(id(remaining), (0, remaining))
             joined[id(remaining)] = held | mask, remaining
         result: dict[_Answer, list[dict[str, int]]] = {}
-        whole = sum(mask for _, mask in column.groups)
+        all_cells = sum(mask for _, mask in column.groups)
         for mask, remaining in joined.values():
             for outcomes, parts in remaining.items():
-                part = {} if mask == whole else {column.name: mask}
+                part = {} if mask == all_cells else {column.name: mask}
                 result.setdefault(outcomes, []).extend({**part, **other} for other in parts)
         memo[number, state] = {outcomes: merged(parts) for outcomes, parts in result.items()}
         return memo[number, state]

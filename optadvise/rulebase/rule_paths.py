@@ -85,15 +85,15 @@ def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> Con
     """Return layer number, path and bytes of every file."""
     read = []
     for index, layer in enumerate(layers):
-        whole = 0
+        total = 0
         for file in files(layer):
             try:
                 with file.open("rb") as opened:
                     content = opened.read(_LARGEST_FILE + 1)
             except OSError as error:
                 raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(file)) from error
-            whole += len(content)
-            if len(content) > _LARGEST_FILE or whole > _LARGEST_LAYER:
+            total += len(content)
+            if len(content) > _LARGEST_FILE or total > _LARGEST_LAYER:
                 raise RuleFileError("is larger than any rules are; at most 1 MiB a file and 4 MiB a folder", str(file))
             read.append((index, file, content))
     return read

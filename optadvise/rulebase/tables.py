@@ -17,7 +17,7 @@ from optadvise.rulebase.table_records import Rule, TableFile
 
 
 class Axis:
-    """A fact cut into cells: its words, or the points and open intervals between its thresholds; last, not known."""
+    """A fact cut into cells: its choices, or the points and open intervals between its thresholds; last, not known."""
 
     def __init__(self, fact: Fact, conditions: Iterable[Condition]) -> None:
         """Cut the axis.
@@ -26,24 +26,24 @@ class Axis:
             conditions: Every condition that a rule puts on it.
         """
         self.name = fact.id
-        self.words: tuple[str, ...] | None = None if fact.values is None else tuple(fact.values)
+        self.choices: tuple[str, ...] | None = None if fact.values is None else tuple(fact.values)
         ranges = [item for condition in conditions for item in condition if isinstance(item, Range)]
         self.cuts = sorted({bound for item in ranges for bound in (item.low, item.high) if bound is not None})
-        self.unknown = len(self.words) if self.words is not None else 2 * len(self.cuts) + 1
+        self.unknown = len(self.choices) if self.choices is not None else 2 * len(self.cuts) + 1
         self.every = self._every(fact.unknown)
-        self._index = {word: i for i, word in enumerate(self.words or ())}
+        self._index = {choice: i for i, choice in enumerate(self.choices or ())}
         self._cell_of: dict[Any, int] = {**self._index, None: self.unknown}
-        if self.words == ("true", "false"):
+        if self.choices == ("true", "false"):
             self._cell_of |= {True: 0, False: 1}
 
     def _every(self, may_be_unknown: bool) -> int:
         """Return the cells that a situation can lie in; between thresholds such as 8 and 9 there is no count."""
-        is_choice = self.words is not None
-        cells = sum(1 << cell for cell in range(self.unknown) if is_choice or self.holds_a_count(cell))
+        is_choice = self.choices is not None
+        cells = sum(1 << cell for cell in range(self.unknown) if is_choice or self.has_whole_number(cell))
         return cells | may_be_unknown << self.unknown
 
-    def holds_a_count(self, cell: int) -> bool:
-        """Does a numeric cell hold a whole number above zero? All numeric facts are counts."""
+    def has_whole_number(self, cell: int) -> bool:
+        """Return whether a numeric cell contains a whole number above zero, as all numeric facts are counts."""
         left, right = self.bounds(cell)
         if left == right:
             return left >= 1 and left == int(left)
@@ -51,7 +51,7 @@ class Axis:
 
     def cell(self, value: Any) -> int:
         """Return the cell that a value lies in; None lies in the last."""
-        if self.words is not None or value is None:
+        if self.choices is not None or value is None:
             return self._cell_of[value]
         position = bisect_left(self.cuts, value)
         return 2 * position + (position < len(self.cuts) and self.cuts[position] == value)
@@ -84,7 +84,7 @@ class Axis:
         right = self.cuts[position] if position < len(self.cuts) else float("inf")
         return left, right
 
-    def inside(self, cell: int) -> float:
+    def sample_value(self, cell: int) -> float:
         """Return a value that lies in a numeric cell."""
         left, right = self.bounds(cell)
         if left == float("-inf"):
@@ -93,18 +93,18 @@ class Axis:
             return left
         return left // 1 + 1 if right == float("inf") else max((left + right) // 2, left // 1 + 1)
 
-    def told(self, cell: int) -> str:
-        """Write a cell as a value: a word, a number inside it, or `unknown`."""
+    def format_cell(self, cell: int) -> str:
+        """Write a cell as a value: a choice, a number inside it, or `unknown`."""
         if cell == self.unknown:
             return UNKNOWN
-        return f"{self.inside(cell):.0f}" if self.words is None else self.words[cell]
+        return f"{self.sample_value(cell):.0f}" if self.choices is None else self.choices[cell]
 
-    def upper(self, cell: int) -> str:
+    def format_upper_bound(self, cell: int) -> str:
         """Write everything up to the end of a numeric cell as a condition."""
         left, right = self.bounds(cell)
         return f"<= {right:g}" if left == right else f"< {right:g}"
 
-    def lower(self, cell: int) -> str:
+    def format_lower_bound(self, cell: int) -> str:
         """Write everything from the start of a numeric cell as a condition."""
         left, right = self.bounds(cell)
         return f">= {left:g}" if left == right else f"> {left:g}"
@@ -163,13 +163,13 @@ class Table:
         direct = [[number[name] for name in rule.overrides if name in number] for rule in self.rules]
         beaten = []
         for start in direct:
-            seen, todo = 0, list(start)
+            visited, todo = 0, list(start)
             while todo:
                 other = todo.pop()
-                if not seen >> other & 1:
-                    seen |= 1 << other
+                if not visited >> other & 1:
+                    visited |= 1 << other
                     todo += direct[other]
-            beaten.append(seen)
+            beaten.append(visited)
         return beaten
 
     def column(self, name: str) -> list[int]:

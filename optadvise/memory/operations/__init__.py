@@ -16,9 +16,20 @@ from optadvise.memory.operations import (
     normalization,
     pooling,
 )
-from optadvise.memory.operations.registry import OPERATIONS, OperationSignature, signatures, word_arguments
+from optadvise.memory.operations.registry import OPERATIONS, OperationSignature, list_text_arguments, signatures
 
 __all__ = [
-    "OPERATIONS", "OperationSignature", "attention", "elementwise", "embedding", "experts", "layout", "linear", "loss",
-    "normalization", "pooling", "signatures", "word_arguments",
+    "OPERATIONS",
+    "OperationSignature",
+    "attention",
+    "elementwise",
+    "embedding",
+    "experts",
+    "layout",
+    "linear",
+    "list_text_arguments",
+    "loss",
+    "normalization",
+    "pooling",
+    "signatures",
 ]  # fmt: skip

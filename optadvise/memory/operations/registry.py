@@ -14,7 +14,7 @@ from optadvise.memory.autograd import SizedTensor
 OperationFunction = Callable[..., SizedTensor]
 _F = TypeVar("_F", bound=OperationFunction)
 
-# Every operation takes the graph, then its input tensors by position, then named numbers and words; it records itself
+# Every operation takes the graph, then its input tensors by position, then named numbers and texts; it records itself
 # and returns its output.
 OPERATIONS: dict[str, OperationFunction] = {}
 
@@ -24,7 +24,7 @@ class OperationSignature(Struct, frozen=True):
 
     tensors: int  # number of input tensors
     numbers: tuple[str, ...]  # names of arguments that are products of dimensions
-    words: tuple[str, ...]  # names of arguments that are text
+    text_arguments: tuple[str, ...]  # names
 
 
 def operation(*names: str) -> Callable[[_F], _F]:
@@ -49,14 +49,14 @@ def signatures() -> Mapping[str, OperationSignature]:
 
 
 @cache
-def word_arguments() -> frozenset[str]:
+def list_text_arguments() -> frozenset[str]:
     """Return the names of arguments that are text; all others are numbers."""
-    return frozenset(name for signature in signatures().values() for name in signature.words)
+    return frozenset(name for signature in signatures().values() for name in signature.text_arguments)
 
 
 def _signature(function: OperationFunction) -> OperationSignature:
     _, *parameters = inspect.signature(function).parameters.values()  # the first is the graph
     named = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    words = tuple(parameter.name for parameter in named if parameter.annotation == "str")
-    numbers = tuple(parameter.name for parameter in named if parameter.name not in words)
-    return OperationSignature(len(parameters) - len(named), numbers, words)
+    text_arguments = tuple(parameter.name for parameter in named if parameter.annotation == "str")
+    numbers = tuple(parameter.name for parameter in named if parameter.name not in text_arguments)
+    return OperationSignature(len(parameters) - len(named), numbers, text_arguments)

@@ -134,21 +134,21 @@ def layout_bar(memory: MemoryEstimate) -> Bar | None:
         return None
     interval = memory.interval if memory.total is not None else None
     held = sum(row.size_bytes or 0 for row in rows)
-    whole = max(held, memory.available or 0, interval.high if interval else 0)
+    width_bytes = max(held, memory.available or 0, interval.high if interval else 0)
     segments, left = [], 0.0
     for number, row in enumerate(rows, 1):
         if row.size_bytes:
-            width = _percent(row.size_bytes, 0, whole)
+            width = _percent(row.size_bytes, 0, width_bytes)
             is_labelled = width >= _LABELLED
             size = show_bytes(row.size_bytes)
             segments.append(Segment(round(left, 2), width, tone_of(number), number, is_labelled, row.part, size))
             left += width
     limit = None
     if memory.available is not None:
-        limit = Tick(_percent(memory.available, 0, whole), f"the GPU has {show_bytes(memory.available)}")
+        limit = Tick(_percent(memory.available, 0, width_bytes), f"the GPU has {show_bytes(memory.available)}")
     if interval is None:
         return Bar(tuple(segments), limit)
-    span = (_percent(interval.low, 0, whole), _percent(interval.high, 0, whole))
+    span = (_percent(interval.low, 0, width_bytes), _percent(interval.high, 0, width_bytes))
     return Bar(tuple(segments), limit, span, format_interval(interval))
 
 
@@ -165,11 +165,11 @@ def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], 
     y_low, y_high = _axis_range([y for *_, y in points])
     unit = GIB if y_high >= GIB else 2**20 if y_high >= 2**20 else 1
     places = [(_percent(x, x_low, x_high), 100 - _percent(y, y_low, y_high)) for _, x, y in points]
-    taken = list(places)  # by dots, then by their numbers
+    occupied = list(places)  # by dots, then by their numbers
     dots: list[Dot] = []
     for (arm, *_), (x, y) in zip(points, places, strict=True):
-        line = next(n for n in _iterate_lines() if not _is_taken(x, y + _LINE_HEIGHT * n, taken))
-        taken.append((x, y + _LINE_HEIGHT * line))
+        line = next(n for n in _iterate_lines() if not _is_taken(x, y + _LINE_HEIGHT * n, occupied))
+        occupied.append((x, y + _LINE_HEIGHT * line))
         low, high = (_percent(end, x_low, x_high) for end in arm.interval) if arm.interval else (None, None)
         dots.append(Dot(arm.number, arm.name, arm.control, x, y, low, high, line))
     return Scatter(
@@ -188,8 +188,8 @@ def _iterate_lines() -> Iterator[int]:
         yield from (-distance, distance)
 
 
-def _is_taken(x: float, y: float, taken: Iterable[tuple[float, float]]) -> bool:
-    return any(abs(other_x - x) < _DOT_WIDTH and abs(other_y - y) < _LINE_HEIGHT * 0.9 for other_x, other_y in taken)
+def _is_taken(x: float, y: float, occupied: Iterable[tuple[float, float]]) -> bool:
+    return any(abs(other_x - x) < _DOT_WIDTH and abs(other_y - y) < _LINE_HEIGHT * 0.9 for other_x, other_y in occupied)
 
 
 def _axis_range(values: Sequence[float]) -> tuple[float, float]:

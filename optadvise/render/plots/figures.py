@@ -80,12 +80,13 @@ def _reduce_colours(png: io.BytesIO) -> bytes:
     from PIL import Image
 
     image = Image.open(png).convert("RGB")
-    kept = [int(colour[at : at + 2], 16) for colour in (*COLOURS, INK, "#ffffff") for at in (1, 3, 5)]
-    areas = image.quantize(256 - len(kept) // 3, dither=Image.Dither.NONE).getpalette() or []
-    shades = [areas[at : at + 3] for at in range(0, 768 - len(kept), 3)]
+    line_colours = [int(colour[at : at + 2], 16) for colour in (*COLOURS, INK, "#ffffff") for at in (1, 3, 5)]
+    areas = image.quantize(256 - len(line_colours) // 3, dither=Image.Dither.NONE).getpalette() or []
+    shades = [areas[at : at + 3] for at in range(0, 768 - len(line_colours), 3)]
     palette = Image.new("P", (1, 1))
     # Pillow takes the first colour that is near, so nothing nearly white may stand beside white.
-    palette.putpalette(kept + [part for shade in shades if min(shade, default=255) < _NEARLY_WHITE for part in shade])
+    dark_shades = [shade for shade in shades if min(shade, default=255) < _NEARLY_WHITE]
+    palette.putpalette(line_colours + [part for shade in dark_shades for part in shade])
     out = io.BytesIO()
     reduced = image.quantize(palette=palette, dither=Image.Dither.NONE)
     reduced.save(out, format="png", optimize=True, dpi=(DPI, DPI))
@@ -105,12 +106,12 @@ def save_animation(
 
     writer = PillowWriter(fps=_FRAMES_PER_SECOND)
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "animation.gif"
-        with writer.saving(figure, str(whole), dpi):
+        animation = Path(folder) / "animation.gif"
+        with writer.saving(figure, str(animation), dpi):
             for number in frames:
                 draw(number)
                 writer.grab_frame()
-        replace_file(file, whole.read_bytes())
+        replace_file(file, animation.read_bytes())
 
 
 def label_axes(axes: Any, x: str, y: str) -> None:

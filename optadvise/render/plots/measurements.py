@@ -70,11 +70,11 @@ def front(points: Sequence[Point], better: float) -> list[Point]:
         points: All of them.
         better: 1 where more speed is a larger figure, -1 where it is a smaller one.
     """
-    found: list[Point] = []
+    best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.memory, -better * p.speed.value)):
-        if not found or better * point.speed.value > better * found[-1].speed.value:
-            found.append(point)
-    return found
+        if not best or better * point.speed.value > better * best[-1].speed.value:
+            best.append(point)
+    return best
 
 
 def draw_benchmark(result: BenchmarkResult, file: Path) -> None:
@@ -170,11 +170,11 @@ def draw_comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[st
     xs = [point.memory for point in pairs]  # as it is: a shift would look like a change
     _front(plot, pairs[1::2], xs[1::2], axes)
     for number in range(len(shared)):
-        (old, here), (x0, x1) = pairs[2 * number : 2 * number + 2], xs[2 * number : 2 * number + 2]
-        _place(plot, old, x0, number, hollow=True)
-        _place(plot, here, x1, number)
+        (before_point, after_point), (x0, x1) = pairs[2 * number : 2 * number + 2], xs[2 * number : 2 * number + 2]
+        _place(plot, before_point, x0, number, hollow=True)
+        _place(plot, after_point, x1, number)
         arrow = {"arrowstyle": "->", "color": figures.line_style(number)["color"], "linewidth": 1.2, "linestyle": ":"}
-        plot.annotate("", (x1, here.speed.value), (x0, old.speed.value), arrowprops=arrow)
+        plot.annotate("", (x1, after_point.speed.value), (x0, before_point.speed.value), arrowprops=arrow)
     labels = dict.fromkeys(arm.label for result in (base, new) for arm in result.arms)
     missing = [label for label in labels if label not in shared]
     _finish(plot, axes, pairs, _describe_pair(base, new, names), missing)
@@ -217,11 +217,11 @@ def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
 def _apart(points: Sequence[Point]) -> list[float]:
     """Return where each point is drawn: those of the same memory side by side, so that every interval is seen."""
     span = max(p.memory for p in points) - min(p.memory for p in points) or max(p.memory for p in points) or 1.0
-    found = []
+    xs = []
     for number, point in enumerate(points):
         alike = [n for n, other in enumerate(points) if abs(other.memory - point.memory) < _ALIKE * span]
-        found.append(point.memory + alike.index(number) * _APART * span)
-    return found
+        xs.append(point.memory + alike.index(number) * _APART * span)
+    return xs
 
 
 def _front(plot: Any, points: Sequence[Point], places: Sequence[float], axes: Axes) -> None:
@@ -229,8 +229,8 @@ def _front(plot: Any, points: Sequence[Point], places: Sequence[float], axes: Ax
     best = front(points, axes.better)
     most = max(p.memory for p in points)
     xs, ys = [*(p.memory for p in best), most], [p.speed.value for p in (*best, best[-1])]
-    words = f"Pareto front: {best[0].label}" if len(best) == 1 else "Pareto front"
-    plot.step(xs, ys, where="post", color="#7c8894", linewidth=1.3, linestyle=(0, (4, 3)), zorder=1, label=words)
+    label = f"Pareto front: {best[0].label}" if len(best) == 1 else "Pareto front"
+    plot.step(xs, ys, where="post", color="#7c8894", linewidth=1.3, linestyle=(0, (4, 3)), zorder=1, label=label)
     for point, x in zip(points, places, strict=True):
         if point in best:
             plot.plot([x], [point.speed.value], marker="o", markersize=19, color="#7c8894", fillstyle="none", zorder=1)
@@ -265,6 +265,6 @@ def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing:
     plot.set_ylim(bottom=max(0.0, plot.get_ylim()[0]))
     figures.add_legend(plot)
     if missing:
-        words = fill(f"not drawn: {', '.join(missing)}", 110)
-        plot.annotate(words, (0, 0), (0, -46), xycoords="axes fraction", ha="left", va="top",
+        note = fill(f"not drawn: {', '.join(missing)}", 110)
+        plot.annotate(note, (0, 0), (0, -46), xycoords="axes fraction", ha="left", va="top",
                       textcoords="offset points", fontsize=9, color="#55606c")  # fmt: skip

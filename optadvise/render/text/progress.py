@@ -37,8 +37,8 @@ def progress(arms: int, rounds: int) -> Iterator[Callable[[str, str, int], None]
         task = bar.add_task("", total=arms * (rounds + 2))
 
         def move(what: str, label: str, number: int) -> None:
-            words = f"round {number}: {label}" if what == "round" else f"{_WORDS[what]} {label}"
-            bar.update(task, description=words)
+            status = f"round {number}: {label}" if what == "round" else f"{_WORDS[what]} {label}"
+            bar.update(task, description=status)
             bar.advance(task)
 
         yield move

@@ -80,7 +80,7 @@ def _print_mutants(out: Console, report: MutationReport, suggested: Sequence[Cas
     for survivor in report.survivors:
         out.print(f"[bold]not noticed[/bold]  {escape(survivor.rule)} {escape(survivor.change)}", soft_wrap=True)
     out.print(
-        f"{report.share:.1%} of {report.killed + len(report.survivors):,} changes to one row were noticed; "
+        f"{report.noticed_share:.1%} of {report.killed + len(report.survivors):,} changes to one row were noticed; "
         f"{report.equivalent} more change no answer"
     )
     if suggested:
