@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from optadvise.cli.complete import of
-from optadvise.rulebase.catalog import Catalog, load
+from optadvise.rulebase.catalog import Catalog, load_shipped
 from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.records import Assumption, Fact, RunInput
 
@@ -29,7 +29,7 @@ def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Calla
             that are spelled like them.
         typed: The arguments of the command line.
     """
-    catalog = load()  # a layer of rules cannot add facts
+    catalog = load_shipped()  # a layer of rules cannot add facts
     options = {option.flag: option for option in catalog.options if command.__name__ in option.commands}
     own = {
         f"--{name.rstrip('_').replace('_', '-')}": parameter

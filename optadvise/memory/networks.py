@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 from optadvise.core.records import NetworkShape
 from optadvise.core.text import spelling
 from optadvise.memory.network_families import NamedShape, NetworkFamily
-from optadvise.memory.network_files import read_networks
 from optadvise.rulebase.cache import cached
 from optadvise.rulebase.catalog import Catalog, look_up
 from optadvise.rulebase.loading import LazyFiles
@@ -83,5 +82,10 @@ def load_networks(catalog: Catalog) -> Networks:
 @lru_cache(maxsize=8)
 def _load(files: LazyFiles) -> Networks:
     contents, key = files.folder(NETWORKS)
-    networks = [(file, content) for _, file, content in contents]
-    return Networks(cached(f"networks-{key}", dict[str, NetworkFamily], lambda: read_networks(networks)))
+
+    def read_files() -> dict[str, NetworkFamily]:
+        from optadvise.memory.network_files import read_networks  # imports PyYAML, a tenth of a start
+
+        return read_networks([(file, content) for _, file, content in contents])
+
+    return Networks(cached(f"networks-{key}", dict[str, NetworkFamily], read_files))

@@ -11,7 +11,7 @@ from typing import Any
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError, nearest
 from optadvise.rule_analysis.check import require_proof
-from optadvise.rulebase.catalog import Catalog, load
+from optadvise.rulebase.catalog import Catalog, load, load_shipped
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,7 +55,8 @@ def load_catalog(option: Sequence[Path] | None) -> Catalog:
     Args:
         option: The folders that `--rules` named.
     """
-    return load(list_folders(option))
+    folders = list_folders(option)
+    return load(folders) if folders else load_shipped()
 
 
 def load_rules(option: Sequence[Path] | None) -> CompiledRules:

@@ -7,6 +7,7 @@ the YAML is read.
 from __future__ import annotations
 
 import atexit
+import functools
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -77,6 +78,7 @@ def digest_of(*files: Path) -> str:
     return str(digest.hexdigest())
 
 
+@functools.cache
 def code_digest() -> bytes:
     """Return a digest of the code that decides what the cache holds."""
     files = sorted(file for package in _READING for file in (_PACKAGE / package).rglob("*.py"))

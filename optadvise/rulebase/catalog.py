@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from optadvise.core.cards import SHIPPED, Gpu, Optimizer, Scheduler, Source
@@ -248,6 +248,12 @@ def load(extra: Sequence[Path] = ()) -> Catalog:
     base, fingerprint, later = load_rule_base(layers[first:], names[first:])
     folders = list(zip(names[first:], layers[first:], strict=True))
     return Catalog(base, fingerprint, names[first:], later, folders)
+
+
+@cache
+def load_shipped() -> Catalog:
+    """Return the shipped rules alone, read once by a process."""
+    return load()
 
 
 def _card_names(cards: Iterable[Optimizer | Scheduler]) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Load the rule files of all layers: read, validated and cached."""
+"""Load the rule files of all layers: read, validated and cached.
+
+What reads YAML is imported where the cache has nothing, as PyYAML takes a tenth of a start.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from optadvise.core.claim_cards import Claim
 from optadvise.core.framework_cards import Framework
 from optadvise.core.surface_cards import SurfaceFile
 from optadvise.rulebase.cache import DiskCache, cached, code_digest
-from optadvise.rulebase.claim_files import read_claims
-from optadvise.rulebase.framework_files import read_frameworks
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import (
     CLAIMS,
@@ -25,8 +26,6 @@ from optadvise.rulebase.rule_paths import (
     rule_files,
     yaml_files,
 )
-from optadvise.rulebase.surface_files import read_surfaces
-from optadvise.rulebase.validation import read_rule_base
 
 
 def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) -> tuple[RuleBase, str, LazyFiles]:
@@ -46,7 +45,13 @@ def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) ->
     read = contents(layers, rule_files)
     fingerprint = _digest(read, layers)
     key = blake2b(fingerprint + code_digest() + "\0".join([*map(str, layers), *names]).encode()).hexdigest()
-    base = cached(f"rules-{key}", RuleBase, lambda: read_rule_base(read, names))
+
+    def read_files() -> RuleBase:
+        from optadvise.rulebase.validation import read_rule_base
+
+        return read_rule_base(read, names)
+
+    base = cached(f"rules-{key}", RuleBase, read_files)
     return base, fingerprint.hex()[:12], LazyFiles(layers, fingerprint)
 
 
@@ -88,7 +93,13 @@ class LazyFiles:
             RuleFileError: A file is invalid.
         """
         read, key = self._keyed(lambda layer: yaml_files(layer / FRAMEWORKS), self._fingerprint)
-        return cached(f"frameworks-{key}", dict[str, Framework], lambda: read_frameworks(read, known_ids(base)))
+
+        def read_files() -> dict[str, Framework]:
+            from optadvise.rulebase.framework_files import read_frameworks
+
+            return read_frameworks(read, known_ids(base))
+
+        return cached(f"frameworks-{key}", dict[str, Framework], read_files)
 
     def surfaces(self, base: RuleBase) -> SurfaceFile:
         """Return the surfaces, and the optimizers that are watched on them; the file refers to the rules of `base`.
@@ -97,7 +108,13 @@ class LazyFiles:
             RuleFileError: The file is invalid.
         """
         read, key = self._keyed(lambda layer: files_named(layer, SURFACES), self._fingerprint)
-        return cached(f"surfaces-{key}", SurfaceFile, lambda: read_surfaces(read, known_ids(base)))
+
+        def read_files() -> SurfaceFile:
+            from optadvise.rulebase.surface_files import read_surfaces
+
+            return read_surfaces(read, known_ids(base))
+
+        return cached(f"surfaces-{key}", SurfaceFile, read_files)
 
     def claims(self, base: RuleBase) -> dict[str, Claim]:
         """Return every claim by its id; the file refers to the rules of `base`.
@@ -108,7 +125,13 @@ class LazyFiles:
         read, key = self._keyed(lambda layer: files_named(layer, CLAIMS), self._fingerprint)
         rules = [rule.id for table in base.tables.values() for rule in table.rules]
         ids = {**known_ids(base), "rule": [*rules, *base.disabled_rules]}
-        return cached(f"claims-{key}", dict[str, Claim], lambda: read_claims(read, ids, base.optimizers))
+
+        def read_files() -> dict[str, Claim]:
+            from optadvise.rulebase.claim_files import read_claims
+
+            return read_claims(read, ids, base.optimizers)
+
+        return cached(f"claims-{key}", dict[str, Claim], read_files)
 
 
 def known_ids(base: RuleBase) -> dict[str, Mapping[str, object]]:
