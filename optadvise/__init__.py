@@ -1,4 +1,4 @@
-"""Which optimizer, with which numbers, will it fit, and what does it cost here?"""
+"""Optimizer advice for PyTorch: recommendations, memory estimates and measurements."""
 
 from typing import TYPE_CHECKING, Any
 

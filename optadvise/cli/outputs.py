@@ -1,4 +1,4 @@
-"""Where results are written, and the command line that gives them again."""
+"""Output files of results, and the command line that reproduces a result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
 
 
 class ResultFormats(Struct, Generic[_Result], frozen=True):
-    """How a command encodes, renders and prints its result."""
+    """Functions with which a command encodes, renders and prints its result."""
 
     encode_json: Callable[[_Result], str]
     render_markdown: Callable[[_Result], str]

@@ -49,7 +49,7 @@ UNKNOWN = "unknown"  # how a condition accepts a fact that is not specified
 
 
 class ExperimentDesign(Struct, frozen=True):
-    """What an experiment needs, and how its figures spread."""
+    """The requirements of an experiment, and the distribution of its figures."""
 
     sides: int  # optimizers that run
     setting: tuple[str, ...]  # required keys of the claim's `setting`
@@ -96,7 +96,7 @@ class CardRecord(Struct, frozen=True, kw_only=True):
 
 
 class Source(CardRecord, frozen=True, kw_only=True):
-    """What a cite refers to."""
+    """A publication, documentation page or measurement that entries cite."""
 
     id: Internal = ""
     title: str
@@ -139,12 +139,12 @@ class Step(CardRecord, frozen=True, kw_only=True):
 
     @property
     def op(self) -> Literal["scale", "clamp"]:
-        """Which of the two it is."""
+        """Return the kind of the step."""
         return "clamp" if self.scale is None else "scale"
 
     @property
     def parameter(self) -> str:
-        """The hyperparameter that it adjusts."""
+        """Return the hyperparameter that the step adjusts."""
         return str(self.scale or self.clamp)
 
 
@@ -190,7 +190,7 @@ class Deviation(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AuditAllowance(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
-    """What an audit has to know of an implementation."""
+    """Exceptions that an audit makes for an implementation."""
 
     because: str
     rounding: float | None = None  # the share that its own arithmetic costs
@@ -226,7 +226,7 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """The arguments that put its step into one kernel, none where it has no such kernel."""
+        """Return the arguments of the fused variant, empty where there is none."""
         return self.variants.get("fused", {})
 
 
@@ -340,5 +340,5 @@ class Gpu(CardRecord, frozen=True, kw_only=True):
 
     @property
     def memory_bytes(self) -> int:
-        """Its memory in bytes."""
+        """Return the memory in bytes."""
         return round(self.memory_gib * 2**30)

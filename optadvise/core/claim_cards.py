@@ -47,7 +47,7 @@ class Claim(CardRecord, frozen=True, kw_only=True):
 
     @property
     def optimizers(self) -> tuple[str, ...]:
-        """The optimizers that it names, each once; the first is the one that it is about."""
+        """Return the optimizers of the claim, each once; the first is the subject."""
         return tuple(dict.fromkeys((*self.about, *(trial.optimizer for trial in self.trials))))
 
 

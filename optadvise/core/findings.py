@@ -29,7 +29,7 @@ ConfidenceInterval: TypeAlias = tuple[float, float]  # low and high end at 95 %
 
 
 class AuditFinding(Struct, frozen=True, kw_only=True):
-    """How an implementation compares with a float64 reference of its paper."""
+    """Comparison of an implementation with a float64 reference of its paper."""
 
     optimizer: str
     path: str = field(name="import")
@@ -93,7 +93,7 @@ class Throughput(Struct, frozen=True, kw_only=True):
 
 
 class BenchmarkFinding(Struct, frozen=True, kw_only=True):
-    """What an optimizer cost in a benchmark."""
+    """Time and memory of an optimizer in a benchmark."""
 
     optimizer: str
     path: str = field(name="import")
@@ -123,7 +123,7 @@ class Evidence(Struct, frozen=True):
 
 
 class DeviationFinding(Struct, frozen=True):
-    """How an implementation deviates from its paper, and who found that."""
+    """Deviation of an implementation from its paper, and its source."""
 
     basis: str  # audit, or card
     date: str | None  # of the audit

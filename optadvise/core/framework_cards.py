@@ -23,7 +23,7 @@ from optadvise.core.yaml_types import (
 
 
 class NamedOptimizer(CardRecord, frozen=True, kw_only=True):
-    """What a framework builds by a name."""
+    """An optimizer that a framework builds by a name."""
 
     name: str
     settable: Annotated[tuple[Identifier, ...], Meta(min_length=1)]  # hyperparameters
@@ -40,7 +40,7 @@ class NamedSchedule(CardRecord, frozen=True, kw_only=True):
 
 
 class Framework(CardRecord, frozen=True, kw_only=True):
-    """What people train with, how it is told of an optimizer, and what it cannot express."""
+    """A training framework: its names and options for optimizers and schedules, and what it cannot express."""
 
     id: Word
     name: str

@@ -1,4 +1,4 @@
-"""What this machine has, read without torch."""
+"""GPU, processor, cores and memory of this machine, read without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the program keeps its files: the cache, and the user's data."""
+"""Folders of the cache and of the user's data."""
 
 from __future__ import annotations
 

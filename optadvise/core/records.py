@@ -43,7 +43,7 @@ def read_count(facts: FactValues, name: str) -> int:
 
 
 class Situation(Struct, frozen=True):
-    """What is known about a training run. None is not known.
+    """A training run, as far as it is known; None is an unknown value.
 
     A value is stated by the user, a default of the rules, or derived from the others. Every value has its default here
     where no rule gives one. `state`, `derive` and `withdraw` keep account of that.
@@ -85,12 +85,12 @@ class Situation(Struct, frozen=True):
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """The names of the facts that were not stated: those with a default or unknown, then those derived."""
+        """Return the facts that were not stated: those with a default or unknown, then those derived."""
         return (*self.defaults, *self.derived)
 
     @property
     def stated_inputs(self) -> dict[str, InputValue]:
-        """The values that the user stated, by fact."""
+        """Return the values that the user stated, by fact."""
         return {name: getattr(self, name) for name in self.stated}
 
     def state(self, **values: Any) -> Situation:
@@ -113,7 +113,7 @@ class Situation(Struct, frozen=True):
 
     @property
     def sharding(self) -> str | None:
-        """How PyTorch does what is sharded, one of SHARDINGS; None on one GPU."""
+        """Return how PyTorch shards the run, one of SHARDINGS; None on one GPU."""
         return _SHARDED_BY[self.shard] if self.gpus > 1 else None
 
 
@@ -268,7 +268,7 @@ class Recommendation(Struct, frozen=True):
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """The arguments that put a step into one kernel; none for sparse gradients or cut tensors that it refuses."""
+        """Return the arguments of the fused variant; empty where it supports no sparse gradients or sharded tensors."""
         besides = self.implementation.sharding_kwargs.get(self.situation.sharding or "", {})
         refused = self.situation.sparse_gradients or any(name in besides for name in self.implementation.fused)
         return {} if refused else self.implementation.fused
@@ -303,7 +303,7 @@ class Fix(Struct, frozen=True):
 
 
 class Collective(Struct, frozen=True):
-    """What all GPUs do together, some times in an optimizer step."""
+    """A collective operation of all GPUs, and its number in an optimizer step."""
 
     operation: str  # all-reduce, all-gather, reduce-scatter or broadcast
     of: str  # weights, updated (those that are trained) or gradients
@@ -314,7 +314,7 @@ class Collective(Struct, frozen=True):
 
 
 class Traffic(Struct, frozen=True):
-    """What each GPU sends to the others in an optimizer step."""
+    """Bytes that each GPU sends to the others in an optimizer step."""
 
     sent: Bytes = field(name="sent_bytes")  # bytes
     passes: int  # forward and backward passes of the step
@@ -337,7 +337,7 @@ class Scale(Struct, frozen=True):
 
 
 class Scaling(Struct, frozen=True):
-    """What more GPUs would pay."""
+    """Effect of more GPUs on memory and communication."""
 
     sample_bytes: int | None  # what one more sample of a pass keeps for its backward
     # GPUs from which on every doubling frees less of state and copy; None where neither is there.
@@ -346,7 +346,7 @@ class Scaling(Struct, frozen=True):
 
 
 class MemoryAnswer(Struct, frozen=True):
-    """Will it fit?"""
+    """Whether a run fits one GPU, the largest inputs that fit, and changes after which it fits."""
 
     situation: Situation
     optimizer: str

@@ -115,7 +115,7 @@ def _falling(kwargs: PhaseArguments, step: int, _: float) -> float:
 
 
 def _one_cycle(kwargs: PhaseArguments, step: int, _: float) -> float:
-    """The factors of torch.optim.lr_scheduler.OneCycleLR with its `div_factor` 25 and `final_div_factor` 10,000."""
+    """Return the lr of torch.optim.lr_scheduler.OneCycleLR with `div_factor` 25 and `final_div_factor` 10,000."""
     start, last = 1 / 25, 1 / 25 / 1e4
     turn, end = kwargs["pct_start"] * kwargs["total_steps"] - 1, kwargs["total_steps"] - 1
     if step <= turn:

@@ -26,7 +26,7 @@ _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is abou
 
 @dataclass
 class Context:
-    """What is known while one file is read."""
+    """State of reading one file."""
 
     path: str
     lines: list[str]

@@ -32,12 +32,12 @@ class SizedTensor:
 
     @property
     def elements(self) -> int:
-        """The number of elements."""
+        """Return the number of elements."""
         return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all elements."""
+        """Return the bytes of all elements."""
         return prod(self.shape) * self.itemsize
 
 
@@ -150,7 +150,7 @@ class AutogradGraph:
         self._saved.add(tensor.storage)
 
     def is_saved(self, tensor: SizedTensor) -> bool:
-        """Whether backward needs this tensor."""
+        """Return whether backward needs a tensor."""
         return tensor.storage in self._saved
 
     # -- operations ------------------------------------------------------------------------------------------------

@@ -31,22 +31,22 @@ class RunMemory(Struct, frozen=True):
 
     @property
     def state(self) -> int:
-        """Bytes of optimizer state on the GPU."""
+        """Return the bytes of optimizer state on the GPU."""
         return 0 if self.inputs.offload else self.optimizer.state
 
     @property
     def master(self) -> int:
-        """Bytes of the fp32 copy of the weights on the GPU."""
+        """Return the bytes of the fp32 copy of the weights on the GPU."""
         return 0 if self.inputs.offload else self.model.master
 
     @property
     def model_states(self) -> int:
-        """Bytes of weights, gradients and state, which are known without the network's shape."""
+        """Return the bytes of weights, gradients and optimizer state, which need no shape of the network."""
         return self.model.weights + self.master + self.model.gradients + self.state
 
     @property
     def pages(self) -> int:
-        """Bytes of state that may leave the GPU."""
+        """Return the bytes of state that may leave the GPU."""
         return self.state if self.optimizer.is_paged else 0
 
 

@@ -40,37 +40,37 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
 
     @property
     def weight_shards(self) -> int:
-        """The GPUs over which weights are split."""
+        """Return the number of GPUs over which weights are sharded."""
         return self.gpus if self.shard == "zero3" else 1
 
     @property
     def gradient_shards(self) -> int:
-        """The GPUs over which gradients are split."""
+        """Return the number of GPUs over which gradients are sharded."""
         return self.gpus if _SHARDING_LEVELS[self.shard] >= 2 else 1
 
     @property
     def state_shards(self) -> int:
-        """The GPUs over which optimizer state is split."""
+        """Return the number of GPUs over which optimizer state is sharded."""
         return self.gpus if _SHARDING_LEVELS[self.shard] >= 1 else 1
 
     @property
     def micro_batches(self) -> int:
-        """The micro-batches of an optimizer step on one GPU; those of unknown size are taken as the smallest."""
+        """Return the micro-batches of an optimizer step on one GPU; an unknown micro-batch is one sample."""
         return -(-(self.batch_size or 1) // ((self.micro_batch or 1) * self.gpus))
 
     @property
     def accumulates(self) -> bool:
-        """Whether an optimizer step takes several micro-batches, between which gradients stay."""
+        """Return whether an optimizer step accumulates the gradients of several micro-batches."""
         return self.micro_batches > 1
 
     @property
     def has_sharded_master(self) -> bool:
-        """Whether an fp32 copy of the weights is sharded with the state, as ZeRO and FSDP do in mixed precision."""
+        """Return whether an fp32 copy of the weights is sharded with the state (ZeRO, FSDP in mixed precision)."""
         return self.method == "full" and self.shard != "none" and self.precision.startswith("amp")
 
     @property
     def adapter_itemsize(self) -> int:
-        """The bytes of an element of an adapter."""
+        """Return the bytes of an element of an adapter."""
         return HALF if self.precision == "bf16" else FULL
 
 

@@ -52,11 +52,11 @@ class BlockInput(Struct, frozen=True):
 
     @property
     def nbytes(self) -> int:
-        """Its bytes."""
+        """Return the bytes of the tensor."""
         return prod(self.shape) * self.itemsize
 
     def is_like(self, other: BlockInput) -> bool:
-        """Whether two tensors have the same effect on a block, whatever their shapes."""
+        """Return whether two tensors have the same effect on a block, whatever their shapes."""
         mine = (self.itemsize, self.requires_grad, self.is_saved)
         return mine == (other.itemsize, other.requires_grad, other.is_saved)
 

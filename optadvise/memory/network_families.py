@@ -121,7 +121,7 @@ class NetworkFamily(NetworkRecord, frozen=True, kw_only=True):
 
     @property
     def takes_images(self) -> bool:
-        """Whether its input is images of three channels; otherwise it is tokens."""
+        """Return whether the input is images of three channels; otherwise it is tokens."""
         return self.input == "images"
 
     def block(self, name: str) -> BlockDescription:

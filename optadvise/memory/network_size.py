@@ -45,12 +45,12 @@ class NetworkSize(Struct, frozen=True):
 
     @property
     def params(self) -> int:
-        """All parameters, without adapters."""
+        """Return the number of parameters without adapters."""
         return self.counts.params
 
     @property
     def trained_params(self) -> int:
-        """The parameters that get gradients and state."""
+        """Return the number of parameters that get gradients and optimizer state."""
         return self.counts.adapter_params or self.counts.params
 
     def largest_shard(self, shards: int) -> int:

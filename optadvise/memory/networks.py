@@ -59,7 +59,7 @@ class Networks:
 
     @cached_property
     def _spellings(self) -> dict[str, str]:
-        """Every spelling that means one shape only: without its dot, opt-1.3b would be opt-13b."""
+        """Return the shape of each unambiguous spelling: without its dot, opt-1.3b would be opt-13b."""
         names: dict[str, str] = {}
         aliases = {key: (key, *shape.aliases) for key, shape in self.shapes.items()}
         for key, spellings in aliases.items():

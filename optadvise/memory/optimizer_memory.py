@@ -1,4 +1,4 @@
-"""What an optimizer adds on one GPU: its state, and the temporaries of its step."""
+"""Memory of an optimizer on one GPU: its state, and the temporaries of its step."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str =
 
 
 def _is_kept(tensor: StateTensor, shape: Sequence[int], dtype: str) -> bool:
-    """Whether an optimizer keeps a state tensor for a weight."""
+    """Return whether an optimizer keeps a state tensor for a weight."""
     elements, ndim = prod(shape), len(shape)
     if tensor.weights == "half" and DTYPE_BITS[dtype] != 16:
         return False

@@ -26,7 +26,7 @@ class PeakMoment(Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """The sum of all kinds."""
+        """Return the sum of all kinds."""
         return self.gradients + self.activations + self.logits + self.weight_copies + self.temporaries
 
 

@@ -31,7 +31,7 @@ class ProgramLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.required_flags | self.excluded_flags
 
     def runs_with(self, flags: frozenset[str]) -> bool:
-        """Whether the line runs under these flags."""
+        """Return whether the line runs under these flags."""
         return self.required_flags <= flags and not self.excluded_flags & flags
 
 

@@ -13,7 +13,7 @@ Shape: TypeAlias = "tuple[int, ...]"
 
 
 class ComputeMode(Struct, frozen=True):
-    """How a network's operations are computed."""
+    """Precision, adapters and switches with which a network's operations are computed."""
 
     weight_itemsize: int = FULL  # bytes of an element of the network's own weights
     compute_itemsize: int = FULL  # bytes of an element that matrix products read and write
@@ -52,7 +52,7 @@ class LiveMemory(Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """The sum of all kinds."""
+        """Return the sum of all kinds."""
         return self.activations + self.weight_copies + self.working + self.weight_gradients
 
 

@@ -1,4 +1,4 @@
-"""What the memory estimate takes from rule files, with the results that follow from them."""
+"""Settings, networks and optimizers of the memory estimate, with cached results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MemoryRules:
 
     @cached_property
     def networks(self) -> Networks:
-        """The networks that rule files describe."""
+        """Return the networks that rule files describe."""
         return load_networks(self.catalog)
 
     def optimizer(self, name: str) -> Optimizer:

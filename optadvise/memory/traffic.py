@@ -1,4 +1,4 @@
-"""What one GPU sends to the others in an optimizer step: the collectives, how often, and of how many bytes."""
+"""Communication of one GPU in an optimizer step: its collectives, their number and their bytes."""
 
 from __future__ import annotations
 

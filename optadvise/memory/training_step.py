@@ -14,7 +14,7 @@ _INDEX_BYTES = 8  # of a token's index, and of its label
 
 
 class StepSettings(Struct, frozen=True):
-    """How one micro-batch is run, beside its precision."""
+    """Settings of one micro-batch, beside its precision."""
 
     checkpoint: bool = False  # save only each checkpointed block's input, and recompute its other activations
     release: bool = False  # step each weight as soon as it has its gradient (optimizer in backward)

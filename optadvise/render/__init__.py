@@ -1,1 +1,1 @@
-"""From results to text, tables and JSON."""
+"""Results as text, tables, pages, pictures and JSON."""

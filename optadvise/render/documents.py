@@ -49,7 +49,7 @@ class ShapeDocument(NetworkShape, frozen=True):
 
 
 class SituationDocument(Situation, frozen=True, kw_only=True):
-    """What is known of a run; `assumed` are the facts that were not stated."""
+    """A training run; `assumed` are the facts that were not stated."""
 
     shape: ShapeDocument | None = None
     assumed: tuple[str, ...]
@@ -150,7 +150,7 @@ class SchedulerDocument(Struct, frozen=True, kw_only=True):
 
 
 class EvidenceDocument(Struct, frozen=True):
-    """What was measured on this machine."""
+    """Measurements of the optimizer on this machine."""
 
     deviates: DeviationFinding | None
     audits: tuple[AuditFinding, ...]
@@ -196,7 +196,7 @@ class ChangeDocument(Struct, frozen=True):
 
 
 class WhyNotDocument(Struct, frozen=True):
-    """What keeps an optimizer from being recommended."""
+    """Reasons why an optimizer is not recommended."""
 
     optimizer: str
     answer: str

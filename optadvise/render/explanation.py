@@ -22,7 +22,7 @@ from optadvise.rulebase.tables import Axis
 
 
 class Explanation(Struct, frozen=True):
-    """What `--explain` and `--why-not` add to a recommendation."""
+    """The parts that `--explain` and `--why-not` add to a recommendation."""
 
     axes: Mapping[str, Axis]
     decisions: tuple[TableDecision, ...] = ()

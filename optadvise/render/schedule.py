@@ -26,7 +26,7 @@ class ScheduleRun(Struct, frozen=True):
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of the warmup."""
+        """Return the warmup steps."""
         return int(str(self.advice.quantities["warmup_steps"]))
 
     def rate_at(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""What two sets of rules answer differently, and its text for a pull request."""
+"""Differences between the answers of two sets of rules, and their text for a pull request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutation tests of the rules: do the proofs and tests notice a deleted row or a widened condition?"""
+"""Mutation tests of the rules: deleted rows and widened conditions that proofs and tests have to notice."""
 
 from __future__ import annotations
 

@@ -34,14 +34,14 @@ class Region(Struct, frozen=True):
 
 
 class RuleRegion(Struct, frozen=True):
-    """Where a rule decides."""
+    """A rule, and the region in which it decides."""
 
     rule: Rule
     region: Region
 
 
 class ScheduleRegion(Struct, frozen=True):
-    """Where a rule decides about the schedule, and the schedule that is taken there."""
+    """A rule about the schedule, the region in which it decides, and the schedule chosen there."""
 
     rule: Rule
     region: Region

@@ -29,7 +29,7 @@ class TableDecision(Struct, frozen=True):
 
 
 class WhyNot(Struct, frozen=True):
-    """What keeps the rules from choosing an optimizer."""
+    """Reasons why the rules do not choose an optimizer."""
 
     optimizer: str
     answer: str  # the optimizer that is taken instead

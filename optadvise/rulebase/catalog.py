@@ -63,41 +63,41 @@ class Catalog:
 
     @property
     def facts(self) -> Mapping[str, Fact]:
-        """Every fact of a situation by its id."""
+        """Return every fact of a situation by its id."""
         return self.base.facts
 
     @cached_property
     def options(self) -> tuple[Fact | RunInput, ...]:
-        """The options that describe a run, by their headings in the help."""
+        """Return the options that describe a run, by their headings in the help."""
         options: list[Fact | RunInput] = [*self.base.facts.values(), *self.base.inputs.values()]
         options = [option for option in options if option.flag]
         return tuple(sorted(options, key=lambda option: OPTION_GROUPS.index(option.group)))
 
     @property
     def sources(self) -> Mapping[str, Source]:
-        """Every source by its id."""
+        """Return every source by its id."""
         return self.base.sources
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
-        """Every GPU that is known."""
+        """Return every GPU of the rule files."""
         return self.base.gpus
 
     @property
     def memory(self) -> MemorySettings:
-        """What a GPU loses beside tensors, and how sure the estimate is."""
+        """Return the settings of the memory estimate."""
         assert self.base.memory is not None, "the shipped rules have it"
         return self.base.memory
 
     @property
     def flowchart(self) -> Flowchart:
-        """The guide's flowchart."""
+        """Return the guide's flowchart."""
         assert self.base.flowchart is not None, "the shipped rules have it"
         return self.base.flowchart
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:
-        """Every surface that optimizers can be watched on, by its id."""
+        """Return every surface of `trajectories` by its id."""
         return {surface.id: surface for surface in self._surface_file.surfaces}
 
     @cached_property
@@ -106,22 +106,22 @@ class Catalog:
 
     @property
     def default_trajectory_optimizers(self) -> list[str]:
-        """The optimizers that are watched where none is named."""
+        """Return the optimizers of `trajectories` where none is named."""
         return [name for name in self._surface_file.default_optimizers if name in self.optimizer_ids]
 
     @cached_property
     def figures(self) -> DiskCache:
-        """Figures that follow from the networks alone, kept beside the cache."""
+        """Return figures that follow from the networks alone, kept beside the cache."""
         return self.later.figures()
 
     @cached_property
     def frameworks(self) -> dict[str, Framework]:
-        """Every framework that code is written for by its id, read when it is first asked for."""
+        """Return every framework by its id, read at the first access."""
         return self.later.frameworks(self.base)
 
     @cached_property
     def claims(self) -> dict[str, Claim]:
-        """Every claim that an experiment can refute by its id, read when it is first asked for."""
+        """Return every claim by its id, read at the first access."""
         return self.later.claims(self.base)
 
     def read_all(self) -> None:
@@ -134,17 +134,17 @@ class Catalog:
 
     @property
     def shipped(self) -> bool:
-        """Are the rules at the bottom those that come with the program?"""
+        """Return whether the lowest layer is the shipped rules."""
         return self.layers[0] == SHIPPED
 
     @property
     def optimizer_ids(self) -> list[str]:
-        """The canonical ids of what no layer rules out, sorted."""
+        """Return the ids of the optimizers that no layer disables, sorted."""
         return sorted(self.base.optimizers.keys() - self.base.disabled.keys())
 
     @property
     def scheduler_ids(self) -> list[str]:
-        """The canonical ids, sorted."""
+        """Return the ids of the schedules, sorted."""
         return sorted(self.base.schedulers)
 
     def optimizer(self, name: str) -> Optimizer:

@@ -36,7 +36,7 @@ class _Rejection(Struct, frozen=True):
 
 
 class _Effects(Struct, frozen=True):
-    """What a change of one fact may affect."""
+    """Effects of changing one fact."""
 
     defaults: Mapping[str, tuple[_Default, ...]]  # of other facts, directly or through one another
     rejections: tuple[Box, ...]

@@ -52,7 +52,7 @@ class CollectiveSpec(RuleRecord, frozen=True, kw_only=True):
 
 
 class ShardingStrategy(RuleRecord, frozen=True, kw_only=True):
-    """How a way of sharding is implemented."""
+    """Implementation of a way of sharding."""
 
     cite: Cites
     collectives: Annotated[tuple[CollectiveSpec, ...], Meta(min_length=1)]
@@ -60,7 +60,7 @@ class ShardingStrategy(RuleRecord, frozen=True, kw_only=True):
 
 
 class ShardingStrategies(RuleRecord, frozen=True, kw_only=True):
-    """How each way of sharding is implemented."""
+    """Implementation of each way of sharding."""
 
     none: ShardingStrategy
     zero1: ShardingStrategy

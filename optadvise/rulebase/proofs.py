@@ -1,4 +1,4 @@
-"""What can be shown about tables without trying situations: gaps, contradictions, and rows that never win.
+"""Proofs about tables without trying situations: gaps, contradictions, and rows that never win.
 
 Every statement is exact over the grid that the thresholds of all rules cut, so it holds for every number. A question
 that would take too long is reported as not proven; nothing is passed over in silence.
@@ -55,7 +55,7 @@ class Adjuster(Struct, frozen=True):
 
 
 class Census(Struct, frozen=True):
-    """How many cells of a table's own grid there are, and how many fall through to what it says otherwise."""
+    """The number of cells of a table's own grid, and of those that only the `otherwise` row decides."""
 
     table: str
     rows: int

@@ -52,12 +52,12 @@ class RunOption(RuleRecord, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The name as a keyword argument."""
+        """Return the name as a keyword argument."""
         return (self.flag or "").removeprefix("--").replace("-", "_")
 
 
 class Fact(RunOption, frozen=True, kw_only=True):
-    """What a situation is made of: a question to the user, or a value derived from other facts."""
+    """A part of a situation: a question to the user, or a value derived from other facts."""
 
     id: str
     type: Literal["choice", "number", "bytes", "flag"]

@@ -56,12 +56,12 @@ def meet(a: Box, b: Box) -> dict[str, int] | None:
 
 
 def touches(a: Box, b: Box) -> bool:
-    """Do two boxes share a cell?"""
+    """Return whether two boxes share a cell."""
     return all(mask & b[name] for name, mask in a.items() if name in b)
 
 
 def inside(inner: Box, outer: Box, axes: Axes) -> bool:
-    """Does one box lie wholly in another? An empty one does."""
+    """Return whether one box lies wholly in another; an empty one does."""
     return any(not mask & axes[name].every for name, mask in inner.items()) or all(
         not inner.get(name, -1) & axes[name].every & ~mask for name, mask in outer.items()
     )

@@ -77,7 +77,7 @@ def yaml_files(folder: Path) -> list[Path]:
 
 
 def is_base(layer: Path) -> bool:
-    """Is a folder of rules complete by itself, instead of a layer over others?"""
+    """Return whether a folder of rules is complete by itself, instead of a layer over others."""
     return (layer / _BASE).is_file()
 
 

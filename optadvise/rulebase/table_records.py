@@ -38,7 +38,7 @@ class Choice(RuleRecord, frozen=True, kw_only=True, tag="choose"):
 
     @property
     def chosen(self) -> str:
-        """The id of what is chosen."""
+        """Return the id of the chosen optimizer or schedule."""
         chosen = self.optimizer or self.scheduler
         assert chosen is not None, "validated"
         return chosen
@@ -150,43 +150,43 @@ class Rule(RuleRecord, frozen=True, kw_only=True):
 
     @property
     def derived(self) -> Mapping[str, str]:
-        """The derived facts' values by their names; for tables of kind `derive`."""
+        """Return the values of the derived facts by name; for tables of kind `derive`."""
         assert isinstance(self.then, Derivation)
         return self.then.values
 
     @property
     def choice(self) -> Choice:
-        """What is chosen; for tables of kind `choose`."""
+        """Return the choice; for tables of kind `choose`."""
         assert isinstance(self.then, Choice)
         return self.then
 
     @property
     def number(self) -> NumberSetting:
-        """How a hyperparameter is set; for tables of kind `set`."""
+        """Return the setting of a hyperparameter; for tables of kind `set`."""
         assert isinstance(self.then, NumberSetting)
         return self.then
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The adjustments; for tables of kind `adjust`."""
+        """Return the adjustments; for tables of kind `adjust`."""
         assert isinstance(self.then, Adjustment)
         return self.then.steps
 
     @property
     def warning(self) -> WarningText:
-        """The warning; for tables of kind `warn`."""
+        """Return the warning; for tables of kind `warn`."""
         assert isinstance(self.then, WarningText)
         return self.then
 
     @property
     def notation(self) -> Mapping[str, Value]:
-        """The repeated figures; for tables of kind `note`."""
+        """Return the repeated figures; for tables of kind `note`."""
         assert isinstance(self.then, Notation)
         return self.then.values
 
     @property
     def outcome(self) -> JsonObject:
-        """The outcome as plain data with the keys of the rule file, for what prints any kind of rule."""
+        """Return the outcome as plain data with the keys of the rule file, for printing any kind of rule."""
         data: JsonObject = to_builtins(self.then)
         data.pop("type")
         return dict(data["values"]) if isinstance(self.then, (Derivation, Notation)) else data
@@ -206,7 +206,7 @@ class TableFile(RuleRecord, frozen=True, kw_only=True):
 
     @property
     def all_rules(self) -> tuple[Rule, ...]:
-        """The rows, and the row that decides where none applies."""
+        """Return the rows, and the row that decides where none applies."""
         return (*self.rules, *(() if self.otherwise is None else (self.otherwise,)))
 
 
@@ -235,7 +235,7 @@ class Amendment(RuleRecord, frozen=True, kw_only=True):
 
 
 class Policy(RuleRecord, frozen=True, kw_only=True):
-    """What a layer amends and rules out."""
+    """Rules that a layer amends, and rules and optimizers that it disables."""
 
     disable: Annotated[tuple[Disabling, ...], Meta(min_length=1)] = ()
     amend: Annotated[tuple[Amendment, ...], Meta(min_length=1)] = ()

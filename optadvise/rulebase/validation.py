@@ -44,7 +44,7 @@ _RUN_FACTS = ("number", "bytes")  # types of facts that a number may follow
 
 
 class _Reading:
-    """What is known while all files are read."""
+    """Records of all files read so far."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         self.layers = layers

@@ -25,7 +25,7 @@ _WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
 
 
 class PageOrigin(Struct, frozen=True):
-    """How a page was made."""
+    """Origin of a page: command, version, date and rules."""
 
     version: str
     command: str  # command line that prints the same result

@@ -1,4 +1,4 @@
-"""What was measured, as a picture: memory against speed, with intervals and the arms that no other beats in both."""
+"""Pictures of measurements: memory against speed, with intervals and the Pareto front."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Point(Struct, frozen=True):
 
 
 class Axes(Struct, frozen=True):
-    """Which figures are drawn: those that every arm has, counted in the same way."""
+    """The metrics that are drawn: those that every arm has, counted in the same way."""
 
     memory: str  # a metric
     speed: str
@@ -37,7 +37,7 @@ class Axes(Struct, frozen=True):
 
     @property
     def better(self) -> float:
-        """1 where more speed is a larger figure, -1 where it is a smaller one."""
+        """Return the sign of an improvement: 1 if larger figures are faster, otherwise -1."""
         return 1.0 if self.speed == "throughput" else -1.0
 
 
