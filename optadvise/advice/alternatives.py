@@ -44,7 +44,7 @@ def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decis
     rule = decision.rules.optimizer
     candidates = {rule.choice.chosen: rule.because, **rule.choice.alternatives}
     for name, because in candidates.items():
-        if name != decision.optimizer.id and is_sound_when_sharded(rules.catalog.optimizer(name), situation):
+        if name != decision.optimizer.id and is_sound_when_sharded(rules, situation, name):
             yield name, because
 
 

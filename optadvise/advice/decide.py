@@ -117,9 +117,9 @@ def _describe_sharding(implementation: Implementation, sharding: str) -> str:
     return "unmeasured" if outcome is None else AGREES if outcome == AGREES else "breaks"
 
 
-def is_sound_when_sharded(optimizer: Optimizer, situation: Situation) -> bool:
+def is_sound_when_sharded(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
     """Return whether an optimizer's first implementation is not known to break where a situation is sharded."""
-    sharding = optimizer.implementations[0].sharding
+    sharding = rules.catalog.optimizer(optimizer).implementations[0].sharding
     return sharding.get(situation.sharding or "", AGREES) == AGREES
 
 

@@ -112,13 +112,11 @@ def _with_sound_optimizer(rules: CompiledRules, situation: Situation, growth: Co
     shard = growth.changes.get("shard", situation.shard)
     after = replace(situation, gpus=2 * situation.gpus, shard=shard)
     reference = rules.reference_optimizer
-    if _is_sound(rules, situation.optimizer or "", after) or not _is_sound(rules, reference, after):
+    if is_sound_when_sharded(rules, after, situation.optimizer or ""):
+        return growth
+    if not is_sound_when_sharded(rules, after, reference):
         return growth
     return replace(growth, changes={**growth.changes, "optimizer": reference})
-
-
-def _is_sound(rules: CompiledRules, optimizer: str, situation: Situation) -> bool:
-    return is_sound_when_sharded(rules.catalog.optimizer(optimizer), situation)
 
 
 def _fits(rules: CompiledRules, situation: Situation) -> bool:
@@ -128,7 +126,7 @@ def _fits(rules: CompiledRules, situation: Situation) -> bool:
 def _is_solved(rules: CompiledRules, before: Situation, after: Situation) -> bool:
     """Return whether a run fits after changes, without an optimizer that the changes made break."""
     is_as_requested = (after.optimizer, after.sharding) == (before.optimizer, before.sharding)
-    return (is_as_requested or _is_sound(rules, after.optimizer or "", after)) and _fits(rules, after)
+    return (is_as_requested or is_sound_when_sharded(rules, after, after.optimizer or "")) and _fits(rules, after)
 
 
 def _explain_chain(rules: CompiledRules, situation: Situation, chain: AppliedChain) -> tuple[Fix, ...]:

@@ -86,17 +86,15 @@ def _size_micro_batches(rules: CompiledRules, run: Situation) -> dict[str, int]:
 def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
     """Return the memory of every optimizer in a run's place, the least first; without those that the rules reject."""
     names = [name for name in rules.catalog.optimizer_ids if not is_rejected(rules, run, name)]
-    fits = [replace(_fit_optimizer(rules, run, name), breaks=not _is_sound(rules, run, name)) for name in names]
+    fits = [
+        replace(_fit_optimizer(rules, run, name), breaks=not is_sound_when_sharded(rules, run, name)) for name in names
+    ]
     return sorted(fits, key=lambda fit: (fit.total or fit.model_states or 0, fit.id))
 
 
 def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
     """Return whether the rules reject an optimizer together with the stated inputs."""
     return rules.defaults.find_contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
-
-
-def _is_sound(rules: CompiledRules, run: Situation, optimizer: str) -> bool:
-    return is_sound_when_sharded(rules.catalog.optimizer(optimizer), run)
 
 
 def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:

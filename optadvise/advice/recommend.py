@@ -30,7 +30,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
     """
     decision = decide(rules, situation)
     optimizer = decision.optimizer
-    run = place_micro_batch(rules, situation, optimizer.id)
+    run = with_micro_batch(rules.memory_rules, situation, optimizer.id)
     estimate = estimate_memory(rules, run, optimizer.id)
     cells = {**decision.cells, **locate_estimate(rules, run, estimate)}
     schedule = choose_schedule(rules, optimizer, cells)
@@ -74,11 +74,6 @@ def advise(rules: CompiledRules, inputs: FactValues) -> Recommendation:
         'adamw'
     """
     return recommend(rules, complete_situation(rules, inputs))
-
-
-def place_micro_batch(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
-    """Return a situation with the largest micro-batch that fits, where its size is known and none was stated."""
-    return with_micro_batch(rules.memory_rules, situation, optimizer)
 
 
 def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> MemoryEstimate:

@@ -191,9 +191,7 @@ def is_internal(kind: Any) -> bool:
     return any(isinstance(meta, Meta) and (meta.extra or {}).get("internal") for meta in metas)
 
 
-@register_reader("plain")
-def _plain(node: yaml.Node, context: Context) -> Any:
-    return primitive.plain(node, context)
+register_reader("plain")(primitive.plain)
 
 
 @register_reader("setting")

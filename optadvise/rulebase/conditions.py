@@ -22,8 +22,6 @@ _NUM = r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
 _COMPARISON = re.compile(r"(<=|>=|<|>|=)?\s*" + _NUM)
 _INTERVAL = re.compile(r"([\[(])\s*" + _NUM + r"\s*\.\.\s*" + _NUM + r"\s*([\])])")
 
-register_reader("experiment")(one_of(*EXPERIMENTS))
-
 
 @register_reader("when")
 def read_when(node: yaml.Node, context: Context) -> dict[str, tuple[str | Range, ...]]:
@@ -85,16 +83,11 @@ def _numbers(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]
         if not fact.unknown:
             context.fail(node, f"{fact.id!r} is always known; leave it out to accept any value")
         return [UNKNOWN] if value == UNKNOWN else [ANY_NUMBER]
-    return [_range(node, context, f" for {fact.id!r}")]
+    return [read_range(node, context, f" for {fact.id!r}")]
 
 
-@register_reader("range")
-def read_range(node: yaml.Node, context: Context) -> Range:
+def read_range(node: yaml.Node, context: Context, whose: str = "") -> Range:
     """Read the numbers that are accepted: one, a comparison, or an interval."""
-    return _range(node, context)
-
-
-def _range(node: yaml.Node, context: Context, whose: str = "") -> Range:
     value = text(node, context)
     if len(value) > 100 or any(not isfinite(float(number)) for number in re.findall(_NUM, value)):
         context.fail(node, "is no number that a computer holds; write a smaller one")
@@ -115,3 +108,7 @@ def _range(node: yaml.Node, context: Context, whose: str = "") -> Range:
     return context.fail(
         node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)'{whose}"
     )
+
+
+register_reader("range")(read_range)
+register_reader("experiment")(one_of(*EXPERIMENTS))
