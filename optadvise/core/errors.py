@@ -56,9 +56,6 @@ def near(where: str) -> str:
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a did-you-mean clause for `word`, or the whole list where it is short.
 
-    Args:
-        choices: What is accepted.
-
     Returns:
         Text such as `did you mean 'transformer'?`, empty when nothing is close and the list is long.
     """

@@ -20,7 +20,6 @@ def encode_json(record: object, indent: int | None = 1) -> str:
     """Return a record as JSON text that ends with a newline.
 
     Args:
-        record: A record, or a container of records.
         indent: Spaces per level; None for a single line.
 
     Raises:

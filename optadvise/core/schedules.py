@@ -56,7 +56,6 @@ def resolve_schedule(
 
     Args:
         warmup_fraction: Share of the run that ramps up, where the schedule does.
-        alternatives: Other schedules, each with a reason.
     """
     named = quantities(scheduler, peak, steps, warmup_fraction)
     phases = tuple(replace(phase, kwargs=_resolved(phase.kwargs, named)) for phase in scheduler.phases)

@@ -14,7 +14,6 @@ def create_environment(folder: Path, finalize: Callable[[Any], object]) -> Envir
     """Return an environment that escapes what it inserts, and rejects names that the context of a template lacks.
 
     Args:
-        folder: Folder of the templates.
         finalize: Returns what is inserted for a value, after its filters.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

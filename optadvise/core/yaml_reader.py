@@ -221,7 +221,6 @@ def matching(pattern: str, expected: str) -> Reader:
     """Read a text of a given form: what ends up in programs and command lines is not any text.
 
     Args:
-        pattern: A regular expression for the whole.
         expected: What that is, for the message.
     """
     form = re.compile(pattern)

@@ -29,11 +29,7 @@ _SCALARS: dict[Any, Reader] = {
 
 
 def register_reader(name: str) -> Callable[[Reader], Reader]:
-    """Register a function that reads the types with `Meta(extra={"reader": name})`.
-
-    Args:
-        name: The name in the types' metadata.
-    """
+    """Register a function that reads the types with `Meta(extra={"reader": name})`."""
 
     def register(read: Reader) -> Reader:
         _BY_NAME[name] = read

@@ -65,7 +65,6 @@ def check_dimension(value: object, key: str, shown: str, where: str) -> int:
 
     Args:
         value: The number, as it was read.
-        key: Its name, for the message.
         shown: The value, for the message.
 
     Raises:
@@ -85,7 +84,6 @@ def complete_shape(
     Args:
         dims: The dimensions that are given.
         flags: Those that are on; `!flag` switches one off.
-        choices: The texts of choices that are given, by choice.
         basis: config, named or dimensions.
 
     Raises:

@@ -25,7 +25,6 @@ class SizedTensor:
         """View a storage.
 
         Args:
-            storage: Its number in the graph.
             requires_grad: Backward computes a gradient for it.
         """
         self.storage, self.shape, self.itemsize, self.requires_grad = storage, shape, itemsize, requires_grad
@@ -73,8 +72,6 @@ class AutogradGraph:
         """Start an empty graph.
 
         Args:
-            mode: Precision and switches.
-            dims: The network's dimensions by name.
             record: Save tensors for backward; the first forward pass of a checkpointed block does not.
         """
         self.mode, self.dims = mode, dims
@@ -166,8 +163,6 @@ class AutogradGraph:
 
         Args:
             inputs: The tensors that get a gradient from it.
-            saved: The tensors that its backward needs.
-            cost: The further bytes that it takes.
         """
         self.weight_copies += cost.weight_copies
         self._update_peak(cost.scratch)

@@ -28,9 +28,6 @@ class _Names(Struct, frozen=True):
 def compile_family(family: NetworkFamily, parts: Mapping[str, Part]) -> NetworkFamily:
     """Return a family whose blocks name operations alone; in a block every variable is computed once, and used.
 
-    Args:
-        parts: What lines may name beside operations.
-
     Raises:
         RuleFileError: A line or a stage is wrong; the message has its place.
     """
@@ -78,7 +75,6 @@ def _compile_block(
     """Return a block's lines, checked, with the last use of each variable.
 
     Args:
-        parts: What lines may name beside operations.
         names: What lines may name in products and conditions.
         variables: Those that exist before the first line.
     """

@@ -68,7 +68,6 @@ def with_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstimat
     """Return an estimate with the verdict whether it fits.
 
     Args:
-        estimate: Of one GPU.
         available: Bytes of the GPU; None where nothing limits it.
 
     Returns:
@@ -110,8 +109,6 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     """Return the estimate of a run whose forward and backward pass is known.
 
     Args:
-        run: The parts of its memory.
-        step: One micro-batch.
         basis: How the network's shape is known: exact or typical.
     """
     inputs, model = run.inputs, run.model

@@ -84,11 +84,7 @@ def memory_inputs(situation: Situation) -> MemoryInputs:
 
 
 def compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeMode:
-    """Return how a run's operations are computed.
-
-    Args:
-        flags: Of the network's configuration.
-    """
+    """Return how a run's operations are computed."""
     weight_itemsize, compute_itemsize, autocast = _precision(inputs)
     flags = flags | _run_flags(inputs)
     if inputs.method == "full":

@@ -70,9 +70,6 @@ def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
     """Return a size beyond the references: weights in proportion, activations by the power of two thirds.
 
     Width and depth grow alike, so that activations, which grow with width times depth, grow more slowly than weights.
-
-    Args:
-        reference: The smallest or the largest reference.
     """
     ratio = params / reference.counts.params
 

@@ -35,7 +35,6 @@ def breakdown_line(
     Args:
         value: Bytes, whenever they are in use.
         at_peak: Bytes at the peak.
-        explanation: The arithmetic as text.
         interval: Of the bytes at the peak; None where they are certain.
     """
     return MemoryLine(part, value, explanation, at_peak, interval or certain(at_peak))

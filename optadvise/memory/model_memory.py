@@ -108,11 +108,7 @@ def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
 
 
 def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int) -> Buffers:
-    """Return the buffers that a way of sharding needs.
-
-    Args:
-        itemsize: Bytes of a gradient's element.
-    """
+    """Return the buffers that a way of sharding needs."""
     if inputs.gpus == 1:
         return Buffers(0, 0, "")
     trained = size.trained_params

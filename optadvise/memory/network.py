@@ -79,7 +79,6 @@ def simulate_blocks(
     """Return each block with its memory, in order.
 
     Args:
-        mode: Precision, adapters and switches.
         checkpoint: Save only the input of each checkpointed block.
         release: Each weight is stepped as soon as it has its gradient.
 
@@ -142,11 +141,7 @@ def _run_forward(
 def count_weights(
     network: Network, mode: ComputeMode | None = None, only: Callable[[Block], bool] = lambda _: True
 ) -> Counter[Weight]:
-    """Return every weight tensor of a network with the number of its occurrences.
-
-    Args:
-        only: Which blocks count.
-    """
+    """Return every weight tensor of a network with the number of its occurrences."""
     counts: Counter[Weight] = Counter()
     batch = MicroBatch(1, _LENGTH_OF_WEIGHTS[network.images])
     mode = mode or ComputeMode(flags=network.flags)

@@ -18,11 +18,7 @@ class Networks:
     """Families of networks by their ids, and their well-known shapes by their names."""
 
     def __init__(self, families: Mapping[str, NetworkFamily]) -> None:
-        """Index families.
-
-        Args:
-            families: By id.
-        """
+        """Index families."""
         self.families = families
         self.shapes: dict[str, NamedShape] = {
             name: shape for family in families.values() for name, shape in family.shapes.items()

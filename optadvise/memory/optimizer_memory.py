@@ -154,7 +154,6 @@ def max_rank_state(
 
     Args:
         optimizer: Its id; a companion assigns its weights by itself.
-        dtype: Of the weights.
     """
     card = rules.optimizer(optimizer)
     states = {weight: _state_of(rules, card, weight) for weight in trained_weights(rules, shape, mode)}

@@ -66,7 +66,6 @@ def run_program(program: Sequence[ProgramLine], graph: AutogradGraph, inputs: Ma
     """Run a program and return its last variable.
 
     Args:
-        graph: Records the operations.
         inputs: Variables that exist before the first line.
     """
     variables = dict(inputs)

@@ -96,7 +96,6 @@ def search_largest(required: Callable[[int], int], available: int, limit: int, s
 
     Args:
         required: The bytes by the number.
-        start: The first number to try.
 
     Example:
         >>> search_largest(lambda n: 3 * n + 10, 100, 1000)

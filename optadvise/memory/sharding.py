@@ -16,9 +16,6 @@ def rows_of_rank(weights: Counter[Weight], ranks: int, rank: int = 0) -> Counter
 
     All shards have one length until the rows end, so that the first rank holds most.
 
-    Args:
-        weights: All that are cut.
-
     Example:
         >>> weight = Weight((10, 4), "matrix")
         >>> [sorted(w.shape for w in rows_of_rank(Counter({weight: 1}), 3, rank)) for rank in range(3)]

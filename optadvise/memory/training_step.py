@@ -38,10 +38,6 @@ def simulate_step(
 ) -> StepMemory:
     """Return the bytes of one forward and backward pass.
 
-    Args:
-        mode: Precision, method and switches.
-        settings: How it is run.
-
     Example:
         See `tests/test_networks_transformers.py`, which compares it with fake tensors.
     """
@@ -96,7 +92,6 @@ def _backward_moments(
         blocks: In the order of the forward pass.
         saved: Bytes of all activations that are saved for it.
         copies: Bytes of all half-precision copies of weights.
-        settings: How the micro-batch is run.
         drops_copies: No copies are left of the forward pass.
     """
     gradients = 0

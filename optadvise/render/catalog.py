@@ -135,7 +135,6 @@ def build_optimizer(
     """Return an optimizer's card.
 
     Args:
-        catalog: Source of the frameworks.
         guide_buffers: State per parameter by the guide, None where it gives none.
     """
     names = name_in_frameworks(catalog, card)

@@ -25,7 +25,6 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
     """Return a recommendation as Markdown.
 
     Args:
-        catalog: Source of cites and flags.
         fit: Changes after which it fits, where it does not for certain.
     """
     warnings = (

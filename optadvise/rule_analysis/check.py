@@ -69,7 +69,6 @@ def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int =
 
     Args:
         layers: Folders of further rules, for the command lines that lead to what is wrong.
-        limit: Number of findings to report.
     """
     unintended = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
     return ProofReport(
@@ -82,9 +81,6 @@ def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int =
 
 def require_proof(rules: CompiledRules) -> CompiledRules:
     """Return rules that were proven, now or by an earlier process.
-
-    Args:
-        rules: The compiled rules, with further layers.
 
     Raises:
         RuleFileError: Something is wrong with the rules, or could not be proven.

@@ -53,11 +53,7 @@ class RulePair(Struct, frozen=True):
 
 
 def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> RuleChange | None:
-    """Return a change with its witness; None where neither set of rules leads to its situations.
-
-    Args:
-        table: The table that is read.
-    """
+    """Return a change with its witness; None where neither set of rules leads to its situations."""
     for rules in (pair.after, pair.before):
         point = find_read(rules, table, box)
         if point is not None:
@@ -68,11 +64,7 @@ def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> Rul
 
 
 def omit_positions(entry: Struct) -> JsonObject:
-    """Return a record as plain data without positions and layers, to compare it with one from another folder.
-
-    Args:
-        entry: A rule, a card or another record of rule files.
-    """
+    """Return a record as plain data without positions and layers, to compare it with one from another folder."""
     data: JsonObject = _omit_positions(to_builtins(entry))
     return data
 

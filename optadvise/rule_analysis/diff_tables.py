@@ -79,9 +79,6 @@ def _sweep(
     """Return the boxes of each answer.
 
     Args:
-        names: The facts to sweep.
-        tables: The tables that the answer reads.
-        axes: Every fact's axis.
         answer: From the rows of each table that may still decide, as bit masks; None where it is of no interest.
     """
     swept = columns(names, lambda name, cell: tuple(_read_column(table, name, cell) for table in tables), axes)

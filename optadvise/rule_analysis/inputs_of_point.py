@@ -118,9 +118,6 @@ def _drop_assumed(rules: CompiledRules, inputs: dict[str, FactValue], point: Poi
 def format_command(rules: CompiledRules, inputs: FactValues, layers: tuple[str, ...] = ()) -> str:
     """Return the command line that states inputs.
 
-    Args:
-        layers: Folders of further rules to name.
-
     Example:
         >>> from optadvise.rulebase.catalog import load
         >>> rules = CompiledRules(load())

@@ -33,11 +33,7 @@ class Interview:
         self._skipped: set[str] = set()  # facts that were left to their defaults
 
     def list_possible(self, box: Box | None = None) -> frozenset[str]:
-        """Return the optimizers that the rules may still choose.
-
-        Args:
-            box: Cells of further facts.
-        """
+        """Return the optimizers that the rules may still choose."""
         inputs_box = meet(self._locate_inputs(), box or {})
         if inputs_box is None:
             return frozenset()

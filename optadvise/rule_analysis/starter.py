@@ -18,7 +18,6 @@ def write_starter(folder: Path, catalog: Catalog) -> list[Path]:
     """Write the starter into a folder that is not there yet, or is empty.
 
     Args:
-        folder: Where.
         catalog: The rules that it goes over, whose names the schemas offer.
 
     Returns:

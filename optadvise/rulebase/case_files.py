@@ -39,9 +39,6 @@ class CaseFile(RuleRecord, frozen=True, kw_only=True):
 def read_cases(layers: Sequence[tuple[str, Path]], facts: Mapping[str, Fact]) -> list[Case]:
     """Return every case of some layers, with its table and layer.
 
-    Args:
-        layers: Their names and folders.
-
     Raises:
         RuleFileError: A file is invalid.
     """

@@ -27,7 +27,6 @@ def look_up(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> s
 
     Args:
         names: Ids by spelling.
-        name: As it was typed.
         otherwise: What to do where no name is near, for the message.
 
     Raises:
@@ -157,9 +156,6 @@ class Catalog:
 
     def find_optimizer(self, name: str, flag: str = "optimizer") -> str:
         """Return the canonical id of any spelling: id, alias, class name, in any case and with any dashes.
-
-        Args:
-            flag: Where, for the message.
 
         Raises:
             InputError: Nothing is called so; the nearest names are given.

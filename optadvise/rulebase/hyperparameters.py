@@ -61,7 +61,6 @@ def interpolate(points: Sequence[Sequence[float]], at: float) -> float:
 
     Args:
         points: Pairs of x and y, both above zero, by rising x.
-        at: Where.
 
     Example:
         >>> round(interpolate([[1, 1], [100, 10]], 10), 3)

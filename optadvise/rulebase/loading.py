@@ -72,9 +72,6 @@ class LazyFiles:
     def folder(self, name: str) -> tuple[Contents, str]:
         """Return the files of a folder in every layer, and the cache key of what follows from them alone.
 
-        Args:
-            name: Below a layer.
-
         Raises:
             RuleFileError: A file cannot be read.
         """

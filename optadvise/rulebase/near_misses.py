@@ -34,7 +34,6 @@ def list_near_misses(
 
     Args:
         table: A table in which one row decides.
-        limit: Number of rows to return.
     """
     winner = table.winner(cells)
     others = (rule for rule in table.rules if rule.id != winner.id and rule.then != winner.then)

@@ -211,9 +211,6 @@ def conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: st
 
     Scales by constants commute and may add up. Two clamps whose ranges do not meet do not, nor do two ranges of one
     number, and to follow one fact twice counts it twice.
-
-    Args:
-        adjusters: Everything that adjusts.
     """
     for first, second in combinations(adjusters, 2):
         overlap = meet(first.box, second.box)

@@ -114,11 +114,7 @@ class Table:
     """A decision table, compiled."""
 
     def __init__(self, table: TableFile, axes: Mapping[str, Axis]) -> None:
-        """Compile a table read from the rules.
-
-        Args:
-            table: The table as the catalog has it.
-        """
+        """Compile a table read from the rules."""
         self.id = table.table
         self.kind = table.kind
         self.hit_policy = table.hit_policy

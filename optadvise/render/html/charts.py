@@ -153,11 +153,7 @@ def layout_bar(memory: MemoryEstimate) -> Bar | None:
 
 
 def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], str]) -> Scatter | None:
-    """Return results by a figure and their memory; None where no result has both.
-
-    Args:
-        format_across: Format of the figure across.
-    """
+    """Return results by a figure and their memory; None where no result has both."""
     points = [(arm, arm.across, arm.up) for arm in arms if arm.across is not None and arm.up is not None]
     if not points:
         return None

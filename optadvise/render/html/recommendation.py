@@ -75,7 +75,6 @@ def render_recommendation(
     """Return a recommendation as a page.
 
     Args:
-        catalog: Source of cites, facts and names.
         fit: Changes after which it fits, where it does not for certain.
     """
     memory = advice.memory

@@ -23,11 +23,7 @@ _OTHERS = "smaller parts"
 
 
 def draw_breakdowns(answer: MemoryAnswer, breakdowns: Mapping[str, MemoryEstimate], file: Path) -> None:
-    """Draw the memory of a run with one optimizer, or with several.
-
-    Args:
-        breakdowns: Memory by the optimizers' ids.
-    """
+    """Draw the memory of a run with one optimizer, or with several."""
     rows = sorted(breakdowns.items(), key=lambda item: -(item[1].total or item[1].model_states or 0))
     figure = figures.make_figure(10, 2.6 + 0.36 * len(rows))
     axes = figure.add_subplot()

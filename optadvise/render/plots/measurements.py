@@ -48,7 +48,6 @@ def axes_of(arms: Sequence[ArmResult], *, alone: bool = False) -> Axes | None:
     the former the state is drawn, which is counted exactly.
 
     Args:
-        arms: Those that ran.
         alone: Only step() was measured.
     """
     if not arms:
@@ -67,7 +66,6 @@ def front(points: Sequence[Point], better: float) -> list[Point]:
     """Return the points that no other beats: in memory, in speed or in both; the least memory first.
 
     Args:
-        points: All of them.
         better: 1 where more speed is a larger figure, -1 where it is a smaller one.
     """
     best: list[Point] = []
@@ -89,9 +87,6 @@ def draw_benchmark(result: BenchmarkResult, file: Path) -> None:
 
 def draw_sweep(result: SweepResult, file: Path) -> None:
     """Draw the cells of a sweep that ran, each by its optimizer and the options that vary.
-
-    Args:
-        result: Result of `optadvise sweep`.
 
     Raises:
         CannotRunHereError: There is nothing to draw.
@@ -151,11 +146,6 @@ def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequ
 
 def draw_comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str], file: Path) -> None:
     """Draw two results of `optadvise bench`: where each arm was, hollow, and where it is now.
-
-    Args:
-        base: The result to compare with.
-        new: The result in question.
-        names: Files of the two.
 
     Raises:
         CannotRunHereError: Nothing of them can be drawn.

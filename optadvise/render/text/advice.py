@@ -33,9 +33,7 @@ def render_text(
     """Return a recommendation as text for a terminal.
 
     Args:
-        catalog: Source of flags.
         fit: Changes after which it fits, where it does not for certain.
-        explanation: Why this answer, and why not another.
         plain: Use no colours, for a file.
     """
     page = Page(keep=True, plain=plain)

@@ -75,7 +75,6 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
     """Print an optimizer's card.
 
     Args:
-        catalog: Source of cites and frameworks.
         guide_buffers: State per parameter by the guide in fp32 numbers, None where it gives none.
     """
     with Page() as out:

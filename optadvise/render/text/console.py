@@ -136,7 +136,6 @@ def print_rows(out: Console, rows: Iterable[Sequence[RenderableType]], *columns:
 
     Args:
         rows: Cells of each row, as markup.
-        columns: As in `make_table`.
         indent: Blanks before the first column.
     """
     table = make_table(*columns, indent=indent)

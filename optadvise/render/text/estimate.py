@@ -26,7 +26,6 @@ def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) 
     """Print an estimate.
 
     Args:
-        catalog: Source of names and flags.
         everything: Print each optimizer on a line of its own.
     """
     with Page() as out:
@@ -111,7 +110,6 @@ def print_fixes(out: Console, answer: MemoryAnswer, catalog: Catalog, *, name_op
     """Print the changes after which a run fits, the cheapest first.
 
     Args:
-        catalog: Source of flags.
         name_optimizer: Name the optimizer of the figures, as another command may choose another.
     """
     if not has_fixes(answer):

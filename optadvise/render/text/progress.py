@@ -11,12 +11,7 @@ _WORDS = {"start": "starting", "round": "round", "finish": "reading memory of"}
 
 @contextlib.contextmanager
 def progress(arms: int, rounds: int) -> Iterator[Callable[[str, str, int], None]]:
-    """Yield a function that is told what happens, to which arm, in which round.
-
-    Args:
-        arms: How many arms there are.
-        rounds: How many rounds each runs.
-    """
+    """Yield a function that is told what happens, to which arm, in which round."""
     if not sys.stderr.isatty():
         done: set[tuple[str, int]] = set()
 

@@ -26,7 +26,6 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
     """Print a rule.
 
     Args:
-        catalog: Source of cites and of the rules beside it.
         claims: Claims that the rule repeats and that were decided here.
     """
     overriding = [other.id for other in catalog.base.tables[rule.table].rules if rule.id in other.overrides]

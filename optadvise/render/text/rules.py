@@ -55,12 +55,7 @@ def _print_finding(out: Console, reported: ReportedFinding) -> None:
 
 
 def print_tests(report: RuleTestReport, mutants: MutationReport | None, suggested: Sequence[Case]) -> None:
-    """Print the outcome of the tests beside the rules.
-
-    Args:
-        mutants: The mutants; None where they were not tried.
-        suggested: Cases that would notice the mutants that survived.
-    """
+    """Print the outcome of the tests beside the rules."""
     with Page() as out:
         for failure in report.failures:
             out.print(f"[bold]failed[/bold]  {escape(near(failure.at))}", soft_wrap=True)

@@ -46,9 +46,7 @@ def draw_plot(lines: Sequence[Line], x: Axis, y: Axis, *, braille: bool = True, 
     Args:
         lines: The curves, at most as many as there are marks.
         x: Axis that the values are spread along.
-        y: Axis of the values.
         braille: Whether the output can hold more than ASCII.
-        width: Columns in all.
     """
     marks = MARKS if braille else ASCII_MARKS
     side, tick, corner, bottom = _FRAME if braille else _ASCII_FRAME
