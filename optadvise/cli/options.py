@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from optadvise.cli.complete import Offer
+from optadvise.cli.complete import Offer, among
 
 
 def option(
     help_: str,
     *names: str,
     group: str = "The run",
-    words: Offer | None = None,
+    completer: Offer | None = None,
     choices: Iterable[str] = (),
     metavar: str | None = None,
 ) -> Any:
@@ -25,7 +25,7 @@ def option(
         help_: Its line of help.
         names: Its spellings, where they are not the parameter's own.
         group: Under which heading the help shows it.
-        words: What the shell offers for it.
+        completer: What the shell offers; the choices where there are any.
         choices: All its values.
         metavar: What stands for its value in the help; the choices where there are any.
     """
@@ -35,7 +35,7 @@ def option(
         metavar=f"[{'|'.join(choices)}]" if choices else metavar,
         rich_help_panel=group,
         show_default=False,
-        autocompletion=words,
+        autocompletion=completer or (among(choices) if choices else None),
     )
 
 

@@ -84,17 +84,17 @@ def kept(keep: Callable[[], None]) -> None:
         print(f"optadvise: not kept for later answers ({error.strerror}); set OPTADVISE_DATA_DIR", file=sys.stderr)
 
 
-def origin(command: str, code: str | None = None, said: Iterable[str] = ()) -> PageOrigin:
+def origin(command: str, code: str | None = None, stated: Iterable[str] = ()) -> PageOrigin:
     """Return what a page says of its own making.
 
     Args:
         command: The command line that gives the same again.
         code: A program that does what is advised.
-        said: The facts that were stated.
+        stated: The facts that were stated.
     """
     from optadvise.render.html.page import PageOrigin
 
-    return PageOrigin(__version__, command, code, tuple(said))
+    return PageOrigin(__version__, command, code, tuple(stated))
 
 
 def command(name: str, typed: Mapping[str, Any]) -> str:
@@ -108,14 +108,14 @@ def command(name: str, typed: Mapping[str, Any]) -> str:
         >>> command("recommend", {"gpu": "rtx 4090", "clipping": True, "rules": None})
         "optadvise recommend --gpu 'rtx 4090' --clipping"
     """
-    words = ["optadvise", name, *typed.get("names", ())]
+    arguments = ["optadvise", name, *typed.get("names", ())]
     for option, value in typed.items():
         if option == "names" or value is False or value in (None, (), []):
             continue
         flag = f"--{option.rstrip('_').replace('_', '-')}"  # as every option is spelled
         for one in value if isinstance(value, (list, tuple)) else [value]:
-            words += [flag] if one is True else [flag, f"{one:g}" if isinstance(one, float) else str(one)]
-    return shlex.join(words)
+            arguments += [flag] if one is True else [flag, f"{one:g}" if isinstance(one, float) else str(one)]
+    return shlex.join(arguments)
 
 
 def page(result: BenchmarkResult, line: str) -> str:

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from optadvise.cli import options as opt
-from optadvise.cli.complete import among, of
+from optadvise.cli.complete import of
 from optadvise.codegen import FRAMEWORKS
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
     from optadvise.advice.compiled_rules import CompiledRules
-    from optadvise.core.records import MemoryAnswer, Recommendation, Situation
+    from optadvise.core.records import FactValues, MemoryAnswer, Recommendation, Situation
     from optadvise.render.explanation import Explanation
 
 _FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)
@@ -28,35 +29,28 @@ def recommend(
     run: Mapping[str, Any],
     rules: opt.Rules = None,
     format_: Annotated[
-        str, opt.option(f"{', '.join(_FORMATS)}.", "--format", group="Output", words=among(_FORMATS))
+        str, opt.option("Format of the answer (default: text).", "--format", group="Output", choices=_FORMATS)
     ] = "text",
     json_: opt.Json = False,
     output: Annotated[Path | None, opt.option("Write to this file instead.", "--output", "-o", group="Output")] = None,
     report: opt.Report = None,
     explain: Annotated[
-        bool, opt.option("Show what came nearest, and how each number came to be.", "--explain", group="Output")
+        bool,
+        opt.option("Show the nearest rules, and how each number is computed.", "--explain", group="Output"),
     ] = False,
     why_not: Annotated[
-        str | None, opt.option("What keeps this one from being the answer?", group="Output", words=of("optimizers"))
+        str | None,
+        opt.option("Explain why it does not recommend this one.", group="Output", completer=of("optimizers")),
     ] = None,
     interactive: Annotated[
-        bool, opt.option("Ask what would still change the answer.", "--interactive", group="Output")
+        bool, opt.option("Ask for the facts that would still change the answer.", "--interactive", group="Output")
     ] = False,
 ) -> None:
     """Recommend an optimizer and a schedule, with numbers, reasons and sources.
 
-    What is not said is assumed, listed, and the answer tells where it would change.
+    What is not specified has a default; the answer lists these, and which other values would change it.
     """
-    shape = format_.strip().lower()
-    if json_ and shape not in ("text", "json"):
-        raise InputError(f"--json --format {format_}: both say how to print; give one of them")
-    shape = "json" if json_ else shape
-    if shape not in _FORMATS:
-        raise InputError(f"--format {format_!r}: not known; {nearest(shape, _FORMATS)}")
-    if (explain or why_not is not None) and shape not in _EXPLAINED:
-        flag = "--explain" if explain else "--why-not"
-        raise InputError(f"{flag} --format {shape}: only {', '.join(_EXPLAINED)} explain; leave one of them out")
-
+    target = _parse_format(format_, as_json=json_, explained_by=_find_explaining_option(explain, why_not))
     if output is not None or report is not None:
         from optadvise.cli import outputs
 
@@ -69,31 +63,25 @@ def recommend(
     from optadvise.evidence.apply import apply_evidence
     from optadvise.rule_analysis import rule_folders
 
-    advisor = rule_folders.load_rules(rules)
-    told = said = parse_inputs(advisor.catalog, run)
-    other = None if why_not is None else advisor.catalog.find_optimizer(why_not, "--why-not")
+    compiled = rule_folders.load_rules(rules)
+    typed = inputs = parse_inputs(compiled.catalog, run)
+    other = None if why_not is None else compiled.catalog.find_optimizer(why_not, "--why-not")
     if interactive:
         from optadvise.cli.interview import ask_facts
 
-        said = ask_facts(advisor, said, tuple(map(str, rules or ())))
-    situation = complete_situation(advisor, said)
-    advice = apply_evidence(advise(advisor, situation), advisor.catalog)
-    fit = find_remedies(advisor, advice)
-    explanation = None
-    if explain or other is not None:
-        from optadvise.render.explanation import Explanation
-        from optadvise.rule_analysis.why_not import explain_decisions, explain_why_not
-
-        explanation = Explanation(
-            advisor.axes,
-            explain_decisions(advisor, situation) if explain else (),
-            None if other is None else explain_why_not(advisor, said, other),
-        )
-    text = _written(advisor, advice, shape, fit, explanation, plain=output is not None)
+        inputs = ask_facts(compiled, inputs, tuple(map(str, rules or ())))
+    situation = complete_situation(compiled, inputs)
+    advice = apply_evidence(advise(compiled, situation), compiled.catalog)
+    answer = _Answer(
+        rules=compiled,
+        advice=advice,
+        memory=find_remedies(compiled, advice),
+        explanation=_explain(compiled, situation, inputs, other, tables=explain),
+    )
+    text = _format_answer(answer, target, plain=output is not None)
     if report is not None:
-        asked = {name: value for name, value in said.items() if name not in told}
-        typed = {**run, "rules": rules}
-        _page(report, _command(typed, situation, advisor, asked), advisor, advice, fit, said)
+        added = {name: value for name, value in inputs.items() if name not in typed}
+        _write_report(report, answer, _format_command({**run, "rules": rules}, answer, added), inputs)
     if output is None:
         sys.stdout.write(text)
     else:
@@ -102,76 +90,125 @@ def recommend(
         write_output(output, text)
 
 
-def _page(
-    file: Path,
-    command: str,
-    advisor: CompiledRules,
-    advice: Recommendation,
-    fit: MemoryAnswer | None,
-    said: Mapping[str, Any],
-) -> None:
-    """Write the advice as a page of HTML, with the program that does what is advised."""
-    from optadvise.cli import outputs
-    from optadvise.codegen.write import write_code
-    from optadvise.core.files import write_output
-    from optadvise.render.html.recommendation import render_recommendation
+class _Answer(Struct, frozen=True):
+    """A recommendation with everything that a format may print."""
 
-    origin = outputs.origin(command, write_code(advisor, advice, "python").text, said)
-    write_output(file, render_recommendation(advice, advisor.catalog, origin, fit))
+    rules: CompiledRules
+    advice: Recommendation
+    memory: MemoryAnswer | None
+    explanation: Explanation | None
 
 
-def _written(
-    advisor: CompiledRules,
-    advice: Recommendation,
-    shape: str,
-    fit: MemoryAnswer | None,
-    explanation: Explanation | None,
-    *,
-    plain: bool,
-) -> str:
-    """Return the advice in a format; what a framework cannot express is told on stderr."""
-    if shape in FRAMEWORKS:
+def _find_explaining_option(explain: bool, why_not: str | None) -> str | None:
+    return "--explain" if explain else None if why_not is None else "--why-not"
+
+
+def _parse_format(text: str, *, as_json: bool, explained_by: str | None) -> str:
+    """Return the format of the answer.
+
+    Args:
+        text: The value of `--format`.
+        as_json: Whether `--json` was given.
+        explained_by: The option that asks for an explanation, which not every format has.
+    """
+    target = text.strip().lower()
+    if as_json and target not in ("text", "json"):
+        raise InputError(f"--json --format {text}: both say how to print; give one of them")
+    target = "json" if as_json else target
+    if target not in _FORMATS:
+        raise InputError(f"--format {text!r}: not known; {nearest(target, _FORMATS)}")
+    if explained_by is not None and target not in _EXPLAINED:
+        raise InputError(
+            f"{explained_by} --format {target}: only {', '.join(_EXPLAINED)} explain; leave one of them out"
+        )
+    return target
+
+
+def _explain(
+    rules: CompiledRules, situation: Situation, inputs: FactValues, other: str | None, *, tables: bool
+) -> Explanation | None:
+    """Return what explains the answer; None where nothing was asked for.
+
+    Args:
+        rules: The compiled rules.
+        situation: The complete situation.
+        inputs: The stated facts.
+        other: The optimizer of `--why-not`.
+        tables: Whether the decisions of all tables are explained.
+    """
+    if other is None and not tables:
+        return None
+    from optadvise.render.explanation import Explanation
+    from optadvise.rule_analysis.why_not import explain_decisions, explain_why_not
+
+    return Explanation(
+        axes=rules.axes,
+        decisions=explain_decisions(rules, situation) if tables else (),
+        why_not=None if other is None else explain_why_not(rules, inputs, other),
+    )
+
+
+def _format_answer(answer: _Answer, target: str, *, plain: bool) -> str:
+    """Return the answer in a format; what a framework cannot express is printed on stderr."""
+    advice, catalog = answer.advice, answer.rules.catalog
+    if target in FRAMEWORKS:
         from optadvise.codegen.write import write_code
 
-        code = write_code(advisor, advice, shape)
+        code = write_code(answer.rules, advice, target)
         for note in code.notes:
             typer.echo(f"optadvise: note: {note}", err=True)
         return code.text
-    if shape in ("json", "yaml"):
-        return _render_document(advice, shape, fit, explanation)
-    if shape == "markdown":
+    if target in ("json", "yaml"):
+        return _format_document(answer, target)
+    if target == "markdown":
         from optadvise.render import markdown
 
-        return markdown.render_recommendation(advice, advisor.catalog, fit)
+        return markdown.render_recommendation(advice, catalog, answer.memory)
     from optadvise.render.text.advice import render_text
 
-    return render_text(advice, advisor.catalog, fit, explanation, plain=plain)
+    return render_text(advice, catalog, answer.memory, answer.explanation, plain=plain)
 
 
-def _render_document(
-    advice: Recommendation, shape: str, fit: MemoryAnswer | None, explanation: Explanation | None
-) -> str:
-    """Return the advice as JSON or YAML."""
+def _format_document(answer: _Answer, target: str) -> str:
+    """Return the answer as JSON or YAML."""
     from optadvise.render.documents import build_recommendation
 
-    document = build_recommendation(advice, fit)
-    if explanation is not None:
+    document = build_recommendation(answer.advice, answer.memory)
+    if answer.explanation is not None:
         from optadvise.render.explanation import explain
 
-        document = explain(document, explanation)
-    if shape == "json":
+        document = explain(document, answer.explanation)
+    if target == "json":
         return encode_json(document, indent=2)
     from optadvise.render.yaml import render_yaml
 
     return render_yaml(document)
 
 
-def _command(typed: dict[str, Any], situation: Situation, advisor: CompiledRules, asked: dict[str, Any]) -> str:
-    """Return the command line that gives this advice anywhere: with what was asked and what was found here."""
+def _format_command(typed: Mapping[str, Any], answer: _Answer, added: FactValues) -> str:
+    """Return the command line that gives this answer on any machine.
+
+    Args:
+        typed: Option values as they were typed.
+        answer: The answer, which has the memory that `--vram auto` found.
+        added: Facts that were stated to questions.
+    """
     from optadvise.cli import outputs
     from optadvise.rule_analysis.inputs_of_point import format_command, format_memory
 
-    if str(typed.get("vram")).strip().lower() == "auto" and situation.vram_bytes is not None:
-        typed = {**typed, "vram": format_memory(situation.vram_bytes)}
+    vram_bytes = answer.advice.situation.vram_bytes
+    if str(typed.get("vram")).strip().lower() == "auto" and vram_bytes is not None:
+        typed = {**typed, "vram": format_memory(vram_bytes)}
     line = outputs.command("recommend", typed)
-    return line + format_command(advisor, asked).removeprefix("optadvise recommend")
+    return line + format_command(answer.rules, added).removeprefix("optadvise recommend")
+
+
+def _write_report(file: Path, answer: _Answer, command: str, inputs: FactValues) -> None:
+    """Write the answer as a page of HTML, with the program that does what is advised."""
+    from optadvise.cli import outputs
+    from optadvise.codegen.write import write_code
+    from optadvise.core.files import write_output
+    from optadvise.render.html.recommendation import render_recommendation
+
+    origin = outputs.origin(command, write_code(answer.rules, answer.advice, "python").text, inputs)
+    write_output(file, render_recommendation(answer.advice, answer.rules.catalog, origin, answer.memory))

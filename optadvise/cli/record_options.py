@@ -51,7 +51,7 @@ def _make_parameters(record: type[Struct]) -> Iterator[inspect.Parameter]:
             declared.help,
             flag,
             group=declared.group,
-            words=_offer(declared),
+            completer=_offer(declared),
             choices=choices,
             metavar="N" if declared.is_count else None,
         )

@@ -130,7 +130,7 @@ def graph(
 
 def schema(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="table, optimizer, policy …; all unless said.")
+        str | None, typer.Argument(metavar="[KIND]", help="table, optimizer, policy … (default: all).")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder to write one file each into.")] = None,
     rules: opt.Rules = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,11 @@ from optadvise.cli.complete import of
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
+
+if TYPE_CHECKING:
+    from optadvise.advice.compiled_rules import CompiledRules
+    from optadvise.core.cards import Scheduler
+    from optadvise.render.schedule import ScheduleRun
 
 _MOST = 10**12  # steps of a run
 
@@ -23,16 +28,16 @@ def schedule(
             help="A schedule, in any spelling; optadvise list --schedules shows all.", autocompletion=of("schedules")
         ),
     ],
-    steps: Annotated[str, opt.option("Optimizer steps of the run: 100K.")] = "100K",
+    steps: Annotated[str, opt.option("Optimizer steps of the run (default: 100K).", metavar="N")] = "100K",
     warmup: Annotated[
-        str | None, opt.option("Steps of the ramp, or a share such as 3%; by the rules unless said.")
+        str | None, opt.option("Warmup steps, or a part of the run such as 3% (default: by the rules).", metavar="N")
     ] = None,
-    lr: Annotated[float, opt.option("The highest rate; 1e-3 unless said.")] = 1e-3,
+    lr: Annotated[float, opt.option("Peak learning rate (default: 1e-3).")] = 1e-3,
     compare: Annotated[
-        list[str] | None, opt.option("Another schedule beside it; may repeat.", words=of("schedules"))
+        list[str] | None, opt.option("Schedule to compare it with; may repeat.", completer=of("schedules"))
     ] = None,
     out: Annotated[
-        Path | None, opt.option("A picture too: lr.png, .svg or .pdf.", "--out", "-o", group="Output")
+        Path | None, opt.option("Draw it to this file: lr.png, .svg or .pdf.", "--out", "-o", group="Output")
     ] = None,
     rules: opt.Rules = None,
     json_: Annotated[bool, opt.option("Print JSON.", "--json", group="Output")] = False,
@@ -52,13 +57,13 @@ def schedule(
     compiled = rule_folders.load_rules(rules)
     ids = [compiled.catalog.find_scheduler(name, "schedule")]
     ids += [compiled.catalog.find_scheduler(other, "--compare") for other in compare or ()]
-    cards = [compiled.catalog.scheduler(found) for found in dict.fromkeys(ids)]
-    share = None if warmup is None else _share(warmup, total)
-    if share and not any(card.warmup for card in cards):
+    cards = [compiled.catalog.scheduler(key) for key in dict.fromkeys(ids)]
+    fraction = None if warmup is None else _parse_warmup(warmup, total)
+    if fraction and not any(card.warmup for card in cards):
         raise InputError(
             f"--warmup {warmup!r}: {cards[0].id} has none; leave it out, or take another of list --schedules"
         )
-    planned = [_planned(compiled, card, lr, total, share) for card in cards]
+    planned = [_plan_run(compiled, card, lr, total, fraction) for card in cards]
     if json_:
         from optadvise.render.schedule import build_schedules
 
@@ -74,11 +79,11 @@ def schedule(
         typer.echo(f"wrote {out}", err=True)
 
 
-def _share(text: str, steps: int) -> float:
-    """Return the share of a run that ramps up.
+def _parse_warmup(text: str, steps: int) -> float:
+    """Return the fraction of a run that is warmup.
 
     Args:
-        text: What was typed: steps, or percent.
+        text: The value of `--warmup`: steps, or percent.
         steps: Of the whole run.
 
     Raises:
@@ -87,34 +92,42 @@ def _share(text: str, steps: int) -> float:
     if text.strip() in ("0", "0%"):
         return 0.0
     try:
-        share = float(text.strip()[:-1]) / 100 if text.strip().endswith("%") else parse_count(text, "--warmup") / steps
+        is_percent = text.strip().endswith("%")
+        fraction = float(text.strip()[:-1]) / 100 if is_percent else parse_count(text, "--warmup") / steps
     except ValueError as error:
         raise InputError(f"--warmup {text!r}: neither steps nor a share; write 2000 or 3%") from error
-    if not share >= 0:
+    if not fraction >= 0:
         raise InputError(f"--warmup {text!r}: must be 0 or more")
-    if share >= 1:
+    if fraction >= 1:
         raise InputError(f"--warmup {text!r}: must be shorter than the run of {steps:,} steps")
-    return share
+    return fraction
 
 
-def _planned(rules: Any, card: Any, lr: float, steps: int, share: float | None) -> Any:
-    """Return a schedule over the run, its warmup by the rules where nothing was said."""
+def _plan_run(rules: CompiledRules, card: Scheduler, lr: float, steps: int, warmup: float | None) -> ScheduleRun:
+    """Return a schedule over a run.
+
+    Args:
+        rules: The compiled rules.
+        card: The schedule.
+        lr: The peak learning rate.
+        steps: Of the whole run.
+        warmup: The fraction of the run that is warmup; None for the default of the rules.
+    """
     from optadvise.advice.schedule_choice import find_default_warmup
     from optadvise.core import schedules
     from optadvise.render.schedule import ScheduleRun
 
-    why = "as said"
-    if share is None:
+    reason = "as said"
+    if warmup is None:
         rule = find_default_warmup(rules, card)
-        share, why = float(str(rule.number.value)), f"{rule.id}: {rule.because}"
-    elif not share and card.warmup:
-        why = "0 was said, and it has one at least"
-    advice = schedules.resolve_schedule(card, lr, steps, share, {})
-    found = ScheduleRun(card, advice, lr, steps, why)
+        warmup, reason = float(str(rule.number.value)), f"{rule.id}: {rule.because}"
+    elif not warmup and card.warmup:
+        reason = "0 was said, and it has one at least"
+    run = ScheduleRun(card, schedules.resolve_schedule(card, lr, steps, warmup, {}), lr, steps, reason)
     try:
-        found.list_points()
+        run.list_points()
     except (ZeroDivisionError, ValueError) as error:  # as torch's own classes do
         raise InputError(
             f"--steps {steps}: too short for {card.id} with this --warmup; say more of one of them"
         ) from error
-    return found
+    return run

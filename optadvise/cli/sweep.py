@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 _File = Annotated[Path, typer.Argument(help="The grid: optimizers, and options of bench as values or lists.")]
-_Out = Annotated[
-    Path | None, opt.option("Folder of the cells; the file's name without its ending unless said.", group="Output")
-]
+_Out = Annotated[Path | None, opt.option("Folder of the cells (default: named after the file).", group="Output")]
 _Launcher = Annotated[
     str, opt.option("local (one cell after the other) or slurm (a job for each, by submitit).", group="How it runs")
 ]

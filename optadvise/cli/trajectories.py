@@ -21,19 +21,17 @@ if TYPE_CHECKING:
 
 def trajectories(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Optimizers; a handful unless said.", autocompletion=of("optimizers"))
+        list[str] | None, typer.Argument(help="Optimizers (default: a selection).", autocompletion=of("optimizers"))
     ] = None,
-    surface: Annotated[
-        str, opt.option("saddle, rosenbrock, beale or rastrigin; saddle unless said.", words=of("surfaces"))
-    ] = "saddle",
-    steps: Annotated[str | None, opt.option("Steps of each; the surface's own unless said.")] = None,
+    surface: Annotated[str, opt.option("Surface (default: saddle).", completer=of("surfaces"))] = "saddle",
+    steps: Annotated[str | None, opt.option("Steps of each optimizer (default: by the surface).")] = None,
     lr: Annotated[float | None, opt.option("One learning rate for all, instead of the surface's for each.")] = None,
     out: Annotated[Path | None, opt.option("A picture: walk.png, .svg or .pdf.", "--out", "-o", group="Output")] = None,
     animate: Annotated[Path | None, opt.option("An animation: walk.gif.", group="Output")] = None,
     json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
     rules: opt.Rules = None,
 ) -> None:
-    """Watch installed optimizers walk on a loss of two weights, the saddle unless said.
+    """Watch installed optimizers walk on a loss of two weights (default: the saddle).
 
     Each path is computed by the optimizer's own class. Exit code 4: none of them can walk here, or a picture was asked
     for without matplotlib.

@@ -28,17 +28,17 @@ _USER_CLASS, _CLAIMS, _EXECUTION = "Your own", "Claims", "How it is done"
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Optimizers to audit; all unless said.", autocompletion=of("optimizers")),
+        typer.Argument(help="Optimizers to audit (default: all).", autocompletion=of("optimizers")),
     ] = None,
     claim: Annotated[
         list[str] | None,
-        opt.option("Test this claim instead; may repeat.", "--claim", group=_CLAIMS, words=of("claims")),
+        opt.option("Test this claim instead; may repeat.", "--claim", group=_CLAIMS, completer=of("claims")),
     ] = None,
     optimizer: Annotated[
         list[str] | None,
         opt.option(
             "Audit this one and test the claims about it; may repeat.", "--optimizer", group=_CLAIMS,
-            words=of("optimizers"),
+            completer=of("optimizers"),
         ),
     ] = None,
     all_: Annotated[bool, opt.option("Audit all and test every claim: some minutes.", "--all", group=_CLAIMS)] = False,
@@ -46,9 +46,9 @@ def verify(
         str | None, opt.option("Your own class instead: my_package.MyAdamW.", "--import", group=_USER_CLASS)
     ] = None,
     as_: Annotated[
-        str | None, opt.option("Which optimizer it says it is.", "--as", group=_USER_CLASS, words=of("optimizers"))
+        str | None, opt.option("Which optimizer it says it is.", "--as", group=_USER_CLASS, completer=of("optimizers"))
     ] = None,
-    timeout: Annotated[float, opt.option("Seconds of one audit or claim; 60 unless said.", group=_EXECUTION)] = 60.0,
+    timeout: Annotated[float, opt.option("Seconds of one audit or claim (default: 60).", group=_EXECUTION)] = 60.0,
     json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
     markdown: Annotated[Path | None, opt.option("Write a Markdown page to this file.", group="Output")] = None,
     rules: opt.Rules = None,
