@@ -71,15 +71,19 @@ def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def few(count: int, values: Sequence[Any]) -> list[Any]:
     """Return values to go through, all but a few of which are left to `pytest -m slow`."""
-    return [*values[:count], *(pytest.param(value, marks=pytest.mark.slow) for value in values[count:])]
+    return [*values[:count], *map(_slow, values[count:])]
 
 
 def rotated(count: int, values: Sequence[Any]) -> list[Any]:
     """Return values to go through, `count` of which have their turn today; `pytest -m slow` has the others."""
     start = int(os.environ["OPTADVISE_TESTS_DAY"]) * count
     today = {(start + number) % len(values) for number in range(count)}
-    slow = pytest.mark.slow
-    return [v if number in today else pytest.param(v, marks=slow) for number, v in enumerate(values)]
+    return [value if number in today else _slow(value) for number, value in enumerate(values)]
+
+
+def _slow(value: Any) -> Any:
+    """Mark a value as slow; a tuple has the values of several parameters."""
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

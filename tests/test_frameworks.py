@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -27,16 +28,18 @@ from optadvise.core.schedules import rate
 from optadvise.rulebase.catalog import load
 from tests import frameworks
 from tests.cli import optadvise
+from tests.conftest import rotated
 from tests.frameworks import PYTHON, advised, importable, run
 
 CATALOG = load()
 # Not ours: what frameworks and their packages deprecate, and what they say of a CPU.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
+OTHERS = [framework for framework in PYTHON if framework != "python"]  # take turns on each push
 RUNS: list[dict[str, Any]] = [
     {"precision": "fp32"}, {"precision": "bf16"}, {"precision": "amp-fp16"},
     {"batch_size": 64, "micro_batch": 8, "steps": 2},
-    {"task": "finetune", "method": "lora"}, {"task": "finetune", "method": "qlora"},
+    {"task": "finetune", "method": "lora", "steps": 8}, {"task": "finetune", "method": "qlora", "steps": 8},
     {"task": "finetune", "method": "lora", "optimizer": "adamw8bit", "batch_size": 32, "micro_batch": 8, "steps": 2},
     {"optimizer": "muon", "batch_size": 64, "micro_batch": 8, "steps": 2},
 ]  # fmt: skip
@@ -77,8 +80,15 @@ def holds(rules: CompiledRules, framework: str, answers: dict[str, Any], folder:
     return taken, ran.again is not None
 
 
-@pytest.mark.parametrize("name", CATALOG.optimizer_ids)
-@pytest.mark.parametrize("framework", PYTHON)
+@pytest.mark.parametrize(
+    ("framework", "name"),
+    [
+        *(("python", name) for name in CATALOG.optimizer_ids),
+        *itertools.chain.from_iterable(
+            rotated(2, [(framework, name) for name in CATALOG.optimizer_ids]) for framework in OTHERS
+        ),
+    ],
+)
 def test_every_optimizer_trains_in_every_framework(
     rules: CompiledRules, framework: str, name: str, tmp_path: Path
 ) -> None:
@@ -88,7 +98,7 @@ def test_every_optimizer_trains_in_every_framework(
     assert told == (runs if taken.optimizer.id == name else f"no; {taken.optimizer.id}")
 
 
-@pytest.mark.parametrize("framework", PYTHON)
+@pytest.mark.parametrize("framework", ["python", *rotated(1, OTHERS)])
 def test_what_is_printed_runs_as_it_stands(framework: str, tmp_path: Path) -> None:
     needs(framework)
     file = tmp_path / "train_setup.py"
@@ -100,8 +110,14 @@ def test_what_is_printed_runs_as_it_stands(framework: str, tmp_path: Path) -> No
         assert (tmp_path / ("checkpoint.pt" if framework == "python" else "checkpoint")).exists()
 
 
-@pytest.mark.parametrize("answers", RUNS, ids=str)
-@pytest.mark.parametrize("framework", PYTHON)
+@pytest.mark.parametrize(
+    ("framework", "answers"),
+    [
+        *(("python", answers) for answers in RUNS),
+        *itertools.chain.from_iterable(rotated(1, [(framework, answers) for answers in RUNS]) for framework in OTHERS),
+    ],
+    ids=str,
+)
 def test_every_kind_of_run_trains_in_every_framework(
     rules: CompiledRules, framework: str, answers: dict[str, Any], tmp_path: Path
 ) -> None:

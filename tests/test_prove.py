@@ -59,6 +59,8 @@ NUMBERS = {
 }  # fmt: skip
 
 
+DECIDING = (("concern", "concern"), ("choose_optimizer", "optimizer"))  # tables and what their rows give
+
 # -- sowing --------------------------------------------------------------------------------------------------------
 
 
@@ -767,22 +769,22 @@ def _span_holds(span: str, value: float | None) -> bool:
     return True
 
 
-def answered(tables: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """Return the optimizer by reading the rows of both tables, `no row` where none or two apply."""
-    facts = dict(values)
-    for name, gives in (("concern", "concern"), ("choose_optimizer", "optimizer")):
-        table = tables[name]
-        rows = [{"overrides": [], **row} for row in table["rules"]]
-        found = decided(table, beaten(rows), [row["id"] for row in rows if applies(row, facts)])
-        if found is None:
-            return "no row"
-        row = next(row for row in (*rows, table.get("otherwise", {})) if row.get("id") == found[0])
-        facts[gives] = row["then"][gives]
-    return str(facts["optimizer"])
+def reader(catalog: Catalog) -> Callable[[Mapping[str, Any]], str]:
+    """Return what reads the rows of both deciding tables: the optimizer, `no row` where none or two apply."""
+    tables = [(table_data(catalog.base.tables[name]), gives) for name, gives in DECIDING]
+    read = [(table, gives, [*table["rules"]], beaten(table["rules"])) for table, gives in tables]
 
+    def answer(values: Mapping[str, Any]) -> str:
+        facts = dict(values)
+        for table, gives, rows, overridden in read:
+            found = decided(table, overridden, [row["id"] for row in rows if applies(row, facts)])
+            if found is None:
+                return "no row"
+            row = next(row for row in (*rows, table.get("otherwise", {})) if row.get("id") == found[0])
+            facts[gives] = row["then"][gives]
+        return str(facts["optimizer"])
 
-def _documents(catalog: Catalog) -> dict[str, Any]:
-    return {name: table_data(table) for name, table in catalog.base.tables.items()}
+    return answer
 
 
 def _one_row_changed(random: Random, catalog: Catalog) -> Mapping[str, Any]:
@@ -843,8 +845,9 @@ def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.Monkey
         assert {section.title for section in difference.sections} <= {"The optimizer"}
         changes: Sequence[RuleChange] = [change for section in difference.sections for change in section.changes]
         before, after = CompiledRules(old), CompiledRules(new)
+        readers = reader(old), reader(new)
         for typed, values in _deciding_values(before, random):
-            ends = answered(_documents(old), values), answered(_documents(new), values)
+            ends = readers[0](values), readers[1](values)
             there = [change for change in changes if holds(change.where, values)]
             told = [(change.old, change.new) for change in there]
             if ends[0] == ends[1]:
