@@ -11,7 +11,7 @@ import typer
 from msgspec import Struct
 
 from optadvise.cli import options as opt
-from optadvise.cli.complete import of
+from optadvise.cli.complete import among, of
 from optadvise.codegen import FRAMEWORKS
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import encode_json
@@ -29,7 +29,11 @@ def recommend(
     run: Mapping[str, Any],
     rules: opt.Rules = None,
     format_: Annotated[
-        str, opt.option("Format of the answer (default: text).", "--format", group="Output", choices=_FORMATS)
+        str,
+        opt.option(
+            f"{', '.join(_FORMATS)} (default: text).", "--format", group="Output", metavar="FORMAT",
+            completer=among(_FORMATS),
+        ),
     ] = "text",
     json_: opt.Json = False,
     output: Annotated[Path | None, opt.option("Write to this file instead.", "--output", "-o", group="Output")] = None,
@@ -45,7 +49,7 @@ def recommend(
     interactive: Annotated[
         bool, opt.option("Ask for the facts that would still change the answer.", "--interactive", group="Output")
     ] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Recommend an optimizer and a schedule, with numbers, reasons and sources.
 
     What is not specified has a default; the answer lists these, and which other values would change it.
