@@ -28,6 +28,7 @@ from optadvise.benchmark.evidence import save_findings
 from optadvise.benchmark.options import BenchOptions, list_counts
 from optadvise.benchmark.plan import plan_advice
 from optadvise.benchmark.request import measure, prepare_request
+from optadvise.codegen.write import write_code
 from optadvise.core.errors import InputError, nearest
 from optadvise.core.json_text import to_json_object
 from optadvise.core.option_types import Folders
@@ -35,6 +36,7 @@ from optadvise.core.option_types import Measurement as Measurement
 from optadvise.core.option_types import Run as Run
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.evidence import apply
+from optadvise.render.documents import build_estimate, build_recommendation
 from optadvise.rule_analysis import rule_folders
 
 if TYPE_CHECKING:
@@ -105,14 +107,10 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         Raises:
             InputError: There is no such framework.
         """
-        from optadvise.codegen.write import write_code
-
         return write_code(self.advisor, self, str(framework)).text
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise recommend --json` prints, for `json.dump` and for `bench`."""
-        from optadvise.render.documents import build_recommendation
-
         return to_json_object(build_recommendation(self, find_remedies(self.advisor, self)))
 
 
@@ -128,8 +126,6 @@ class Estimate(MemoryAnswer, frozen=True, kw_only=True):
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise estimate --json` prints."""
-        from optadvise.render.documents import build_estimate
-
         return to_json_object(build_estimate(self, self.advisor.catalog))
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 PACKAGE, CLI = "optadvise", "optadvise.cli"
 ENTRY_MODULES = {"__init__", "__main__", "__about__", "_version", "api"}  # may stand at the package's top level
 # Slow to import, or absent from a plain installation: a function may import them.
-HEAVY = set("bitsandbytes jinja2 lion_pytorch matplotlib numpy optimi rich torch transformers yaml".split())
+HEAVY = set(
+    "PIL bitsandbytes jinja2 lion_pytorch markupsafe matplotlib numpy optimi rich submitit torch transformers yaml".split()
+)
+# What reads YAML, where the cache has nothing: PyYAML takes a tenth of a start.
+READERS = ("_files", ".validation")
 TOP_LEVEL = "(top level)"
 
 
@@ -89,6 +93,8 @@ def classify_import(item: Import) -> str:
     """Return the reason for an import inside a function."""
     if item.target.split(".")[0] in HEAVY:
         return "heavy third party"
+    if item.target.endswith(READERS) and item.importer.name.endswith((".loading", ".networks")):
+        return "reads YAML where nothing is cached"
     if not item.importer.name.startswith(CLI):
         return "other"
     return "command loads its module" if item.target.split(".")[0] == PACKAGE else "other in cli"
