@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -276,3 +278,15 @@ def test_every_source_is_used_and_every_guide_section_has_the_guides_address() -
     for name, source in catalog.sources.items():
         assert name in text, name
         assert source.url.startswith("https://") or name == "measured"
+
+
+def test_each_kind_of_file_is_read_in_a_process_that_took_the_rules_from_the_cache(tmp_path: Path) -> None:
+    environment = {**os.environ, "OPTADVISE_CACHE_DIR": str(tmp_path)}
+    readers = (
+        "from optadvise.rulebase.catalog import load; load()",
+        "from optadvise.rulebase.catalog import load; load().read_all()",
+        "from optadvise.rulebase.catalog import load; from optadvise.rulebase.case_files import read_cases; "
+        "rules = load(); assert read_cases(rules.folders, rules.facts)",
+    )
+    for reader in readers:
+        subprocess.run([sys.executable, "-c", reader], env=environment, check=True)

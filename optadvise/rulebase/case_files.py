@@ -13,8 +13,11 @@ from optadvise.core.cards import SHIPPED
 from optadvise.core.yaml_reader import parse
 from optadvise.core.yaml_records import decode_text, read_record
 from optadvise.core.yaml_types import Internal
+from optadvise.rulebase import conditions
 from optadvise.rulebase.records import Fact, GivenFacts, RuleRecord
 from optadvise.rulebase.rule_paths import contents, yaml_files
+
+assert conditions  # registers the reader of facts
 
 FOLDER = "cases"
 

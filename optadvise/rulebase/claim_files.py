@@ -12,7 +12,10 @@ from optadvise.core.claim_cards import Claim, ClaimFile, Trial
 from optadvise.core.errors import RuleFileError, nearest
 from optadvise.core.yaml_reader import KnownIds
 from optadvise.core.yaml_records import read_file
+from optadvise.rulebase import conditions
 from optadvise.rulebase.rule_paths import Contents
+
+assert conditions  # registers the readers of experiments and ranges
 
 _MOST_SEEDS = 20
 _NOT_NUMBERS = ("network", "surface", "dtype", "shape", "scales")  # keys of a setting
