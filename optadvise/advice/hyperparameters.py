@@ -10,7 +10,7 @@ from optadvise.advice.decide import locate_card
 from optadvise.core.cards import Hyperparameter, Implementation, Optimizer, Scheduler, Value
 from optadvise.core.records import AdvisedHyperparameter, CompanionAdvice, HyperparameterStep, Situation
 from optadvise.rulebase.constructor import constructor_kwargs
-from optadvise.rulebase.hyperparameters import Draft, RuleStep, apply, set_by, written
+from optadvise.rulebase.hyperparameters import RuleStep, adjust_all, set_by, written
 
 # The table that sets each hyperparameter: those of the optimizer's constructor, and those of the run.
 _OPTIMIZER_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
@@ -47,31 +47,26 @@ def choose_hyperparameters(
         cells: The cells of all facts.
     """
     facts = {name: getattr(situation, name) for name in rules.scaling_facts}
-    drafts = {}
+    numbers = {}
     for parameter in optimizer.hyperparameters:
         table = _OPTIMIZER_TABLES.get(parameter.name)
         if table is not None and is_table_read(table, optimizer):
-            drafts[parameter.name] = set_by(rules.tables[table].winner(cells), parameter.name, facts)
+            numbers[parameter.name] = set_by(rules.tables[table].winner(cells), parameter.name, facts)
         else:
-            drafts[parameter.name] = _draft_default(optimizer, parameter)
+            numbers[parameter.name] = _take_default(optimizer, parameter)
     for name, table in _RUN_TABLES.items():
         if is_table_read(table, optimizer, scheduler):
-            drafts[name] = set_by(rules.tables[table].winner(cells), name, facts)
-    apply(drafts, _list_adjustments(rules, optimizer, cells), facts)
-    return {name: draft.finished() for name, draft in drafts.items()}
+            numbers[name] = set_by(rules.tables[table].winner(cells), name, facts)
+    return adjust_all(numbers, _list_adjustments(rules, optimizer, cells), facts)
 
 
-def _draft_default(optimizer: Optimizer, parameter: Hyperparameter) -> Draft:
-    default, because = f"set {written(parameter.default)}", f"default of {optimizer.name}"
-    step = HyperparameterStep(
-        step=default,
-        value=parameter.default,
-        rule=optimizer.id,
-        because=because,
-        cite=optimizer.cite,
-        layer=optimizer.layer,
-    )
-    return Draft(parameter.name, parameter.default, parameter.low, parameter.high, step)
+def _take_default(optimizer: Optimizer, parameter: Hyperparameter) -> AdvisedHyperparameter:
+    value = parameter.default
+    entry = HyperparameterStep(
+        step=f"set {written(value)}", value=value, rule=optimizer.id, because=f"default of {optimizer.name}",
+        cite=optimizer.cite, layer=optimizer.layer,
+    )  # fmt: skip
+    return AdvisedHyperparameter(parameter.name, value, parameter.low, parameter.high, (entry,))
 
 
 def _list_adjustments(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[RuleStep]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 
 from optadvise.core.cards import UNKNOWN
-from optadvise.rulebase.regions import Box, Point, cells_of
-from optadvise.rulebase.tables import Axis
+from optadvise.rulebase.regions import Box, Point
+from optadvise.rulebase.tables import Axis, cells_of
 
 
 def describe_point(point: Point, axes: Mapping[str, Axis]) -> str:
@@ -44,15 +45,11 @@ def _describe_choices(mask: int, axis: Axis) -> str:
 
 def _list_ranges(mask: int, axis: Axis) -> Iterator[range]:
     """Yield the ranges of adjacent cells; a cell that holds no count interrupts none."""
-    cells: list[int] = []
-    for cell in cells_of(axis.every & ~(1 << axis.unknown)):
-        if mask >> cell & 1:
-            cells.append(cell)
-        elif cells:
-            yield range(cells[0], cells[-1] + 1)
-            cells = []
-    if cells:
-        yield range(cells[0], cells[-1] + 1)
+    counts = cells_of(axis.every & ~(1 << axis.unknown))
+    for is_accepted, group in groupby(counts, key=lambda cell: mask >> cell & 1):
+        if is_accepted:
+            first, *others = group
+            yield range(first, (others or [first])[-1] + 1)
 
 
 def _describe_range(cells: range, axis: Axis) -> str:

@@ -14,9 +14,9 @@ from optadvise.rule_analysis.rule_tests import list_facts, locate_facts, run_cas
 from optadvise.rulebase.case_files import Case
 from optadvise.rulebase.proofs import UNPROVEN, conflicts, findings, list_adjusters, rivals
 from optadvise.rulebase.records import Condition
-from optadvise.rulebase.regions import Box, Point, box_of, cells_of, meet
+from optadvise.rulebase.regions import Box, Point, box_of, meet
 from optadvise.rulebase.table_records import Rule, TableFile
-from optadvise.rulebase.tables import Axis, Table
+from optadvise.rulebase.tables import Axis, Table, cells_of
 
 
 class Mutant(Struct, frozen=True):

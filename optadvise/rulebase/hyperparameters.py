@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import exp, floor, log, log10
 
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from optadvise.core.cards import FactValue, Step, Value
 from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep
@@ -20,28 +21,6 @@ class RuleStep(Struct, frozen=True):
     rule: str  # or the optimizer, for a step of its card
     layer: str
     step: Step
-
-
-class Draft:
-    """A hyperparameter in the making."""
-
-    __slots__ = ("derivation", "high", "low", "name", "value")
-
-    def __init__(
-        self, name: str, value: Value, low: float | None, high: float | None, first: HyperparameterStep
-    ) -> None:
-        """Start with a value and how it came to be."""
-        self.name = name
-        self.value = value
-        self.low = low
-        self.high = high
-        self.derivation = [first]
-
-    def finished(self) -> AdvisedHyperparameter:
-        """Return the frozen result."""
-        return AdvisedHyperparameter(
-            name=self.name, value=self.value, low=self.low, high=self.high, derivation=tuple(self.derivation)
-        )
 
 
 def two_digits(value: float) -> float:
@@ -75,8 +54,8 @@ def interpolate(points: Sequence[Sequence[float]], at: float) -> float:
     return points[-1][1]
 
 
-def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> Draft:
-    """Start a hyperparameter from a rule of a `set` table.
+def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHyperparameter:
+    """Return the value that a rule of a `set` table gives a hyperparameter.
 
     Args:
         facts: The situation's facts, for a value that lies along one.
@@ -92,67 +71,67 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> Draft:
     entry = HyperparameterStep(
         step=f"set {written(value)}", value=value, rule=rule.id, because=rule.because, cite=rule.cite, layer=rule.layer
     )
-    return Draft(name, value, low, high, entry)
+    return AdvisedHyperparameter(name, value, low, high, (entry,))
 
 
-def apply(drafts: Mapping[str, Draft], steps: Iterable[RuleStep], facts: Mapping[str, FactValue]) -> None:
-    """Apply adjustments in place, scales before clamps.
+def adjust_all(
+    numbers: Mapping[str, AdvisedHyperparameter], steps: Iterable[RuleStep], facts: Mapping[str, FactValue]
+) -> dict[str, AdvisedHyperparameter]:
+    """Return hyperparameters after adjustments, scales before clamps.
 
     Args:
-        drafts: Hyperparameters by name; steps for others are passed over.
+        numbers: Hyperparameters by name; steps for others are passed over.
         facts: The situation's facts, for steps that follow one.
     """
-    relevant = [adjustment for adjustment in steps if adjustment.step.parameter in drafts]
-    for adjustment in sorted(relevant, key=lambda adjustment: adjustment.step.op == "clamp"):
-        step, draft = adjustment.step, drafts[adjustment.step.parameter]
-        if not isinstance(draft.value, (int, float)):
-            continue
-        change = _scale(draft, step, facts) if step.op == "scale" else _clamp(draft, step)
-        if change:
-            draft.derivation.append(
-                HyperparameterStep(
-                    step=change,
-                    value=draft.value,
-                    rule=adjustment.rule,
-                    because=step.because,
-                    cite=step.cite,
-                    layer=adjustment.layer,
-                )
-            )
+    adjusted = dict(numbers)
+    for adjustment in sorted(steps, key=lambda adjustment: adjustment.step.op == "clamp"):
+        number = adjusted.get(adjustment.step.parameter)
+        if number is not None and isinstance(number.value, (int, float)):
+            adjusted[number.name] = _adjust(number, number.value, adjustment, facts)
+    return adjusted
 
 
-def _scale(draft: Draft, step: Step, facts: Mapping[str, FactValue]) -> str | None:
-    assert isinstance(draft.value, (int, float))
+def _adjust(
+    number: AdvisedHyperparameter, value: float, adjustment: RuleStep, facts: Mapping[str, FactValue]
+) -> AdvisedHyperparameter:
+    step = adjustment.step
+    changed, text = _scale(number, value, step, facts) if step.op == "scale" else _clamp(number, value, step)
+    if text is None:
+        return changed
+    entry = HyperparameterStep(text, changed.value, adjustment.rule, step.because, step.cite, adjustment.layer)
+    return replace(changed, derivation=(*changed.derivation, entry))
+
+
+def _scale(
+    number: AdvisedHyperparameter, value: float, step: Step, facts: Mapping[str, FactValue]
+) -> tuple[AdvisedHyperparameter, str | None]:
+    """Return a scaled hyperparameter, and the factor as text; None where the fact that it follows is unknown."""
     if step.by is None:
-        factor, change = step.factor or 1.0, f"× {show_number(step.factor or 1.0)}"
+        factor, text = step.factor or 1.0, f"× {show_number(step.factor or 1.0)}"
     else:
         fact, reference = facts[step.by], step.reference or 1.0
         if fact is None:
-            return None
+            return number, None
         assert isinstance(fact, (int, float)), "validated"
         counted = min(fact, step.max_value) if step.max_value else fact
         factor = (counted / reference) ** step.exponent
         power = "" if step.exponent == 1 else f"^{step.exponent:g}"
-        change = f"× ({counted:g} / {reference:g}){power}"
-    draft.low = None if draft.low is None else two_digits(draft.low * factor)
-    draft.high = None if draft.high is None else two_digits(draft.high * factor)
+        text = f"× ({counted:g} / {reference:g}){power}"
+    low, high = (None if end is None else two_digits(end * factor) for end in (number.low, number.high))
     if step.low is not None and step.high is not None:
-        draft.low, draft.high = two_digits(draft.value * step.low), two_digits(draft.value * step.high)
-    draft.value = two_digits(draft.value * factor)
-    return change
+        low, high = two_digits(value * step.low), two_digits(value * step.high)
+    return replace(number, value=two_digits(value * factor), low=low, high=high), text
 
 
-def _clamp(draft: Draft, step: Step) -> str | None:
-    assert isinstance(draft.value, (int, float))
-    low = step.low if step.low is not None else draft.value
-    high = step.high if step.high is not None else draft.value
-    value = min(max(draft.value, low), high)
-    draft.low = None if draft.low is None else min(max(draft.low, low), high)
-    draft.high = None if draft.high is None else min(max(draft.high, low), high)
-    if value == draft.value:
-        return None
-    draft.value = value
-    return f"clamped to {show_number(low)} … {show_number(high)}"
+def _clamp(number: AdvisedHyperparameter, value: float, step: Step) -> tuple[AdvisedHyperparameter, str | None]:
+    """Return a hyperparameter within the ends of a step, and these as text; None where the value lies within them."""
+    low, high = (value if end is None else end for end in (step.low, step.high))
+    ends = [None if end is None else min(max(end, low), high) for end in (number.low, number.high)]
+    clamped = min(max(value, low), high)
+    changed = replace(number, low=ends[0], high=ends[1])
+    if clamped == value:
+        return changed, None
+    return replace(changed, value=clamped), f"clamped to {show_number(low)} … {show_number(high)}"
 
 
 def written(value: Value) -> str:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from optadvise.core.errors import OptadviseError
 from optadvise.rulebase.table_records import Rule
-from optadvise.rulebase.tables import Axis
+from optadvise.rulebase.tables import Axis, cells_of
 
 Box: TypeAlias = "Mapping[str, int]"
 Point: TypeAlias = "dict[str, int]"
@@ -180,11 +180,6 @@ def columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], ax
             groups[key] = groups.get(key, 0) | 1 << cell
         result.append(Column(name, tuple((lowest(mask), mask) for mask in groups.values())))
     return result
-
-
-def cells_of(mask: int) -> list[int]:
-    """Return the numbers of the bits that are set."""
-    return [cell for cell in range(mask.bit_length()) if mask >> cell & 1]
 
 
 def counted(

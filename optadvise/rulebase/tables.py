@@ -16,6 +16,11 @@ from optadvise.rulebase.records import Condition, Fact
 from optadvise.rulebase.table_records import Rule, TableFile
 
 
+def cells_of(mask: int) -> list[int]:
+    """Return the numbers of the bits that are set."""
+    return [cell for cell in range(mask.bit_length()) if mask >> cell & 1]
+
+
 class Axis:
     """A fact cut into cells: its choices, or the points and open intervals between its thresholds; last, not known."""
 
@@ -144,13 +149,8 @@ class Table:
             if condition is None:
                 always |= 1 << number
                 continue
-            accepted, cell = axis.accepted(condition), 0
-            while accepted:
-                skip = (accepted & -accepted).bit_length() - 1
-                cell += skip
+            for cell in cells_of(axis.accepted(condition)):
                 masks[cell] |= 1 << number
-                accepted >>= skip + 1
-                cell += 1
         return [mask | always for mask in masks]
 
     def _precedence(self) -> list[int]:
