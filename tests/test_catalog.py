@@ -246,6 +246,11 @@ def test_a_damaged_cache_is_read_past(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load_rule_base([shipped_rules()])[0] == expected
 
 
+def test_the_card_of_an_optimizer_with_a_companion_is_json() -> None:
+    said = optadvise("show", "muon", "--json")
+    assert (said.code, json.loads(said.out)["companion"].keys()) == (0, {"optimizer", "for"}), said.err
+
+
 def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "file" / "below"))
