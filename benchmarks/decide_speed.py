@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT)]
 
 from optadvise.advice.compiled_rules import CompiledRules  # noqa: E402
 from optadvise.rulebase.catalog import load  # noqa: E402
-from optadvise.rulebase.proofs import UNPROVEN, census, findings  # noqa: E402
+from optadvise.rulebase.proofs import UNPROVEN, check_table, count_cells  # noqa: E402
 from optadvise.rulebase.tables import Axis, Table, cut_axes  # noqa: E402
 from tests.test_oracle import Values, zen_decision  # noqa: E402
 
@@ -215,7 +215,7 @@ def proving(rounds: int) -> Iterator[Row]:
     ):
         table, axes = compiled(document)
         start = time.perf_counter()
-        found, counted = list(findings(table, axes)), census(table, axes)
+        found, counted = list(check_table(table, axes)), count_cells(table, axes)
         took = time.perf_counter() - start
         unproven = sum(finding.kind == UNPROVEN for finding in found)
         yield Row(

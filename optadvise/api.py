@@ -29,7 +29,7 @@ from optadvise.benchmark.options import BenchOptions, list_counts
 from optadvise.benchmark.plan import plan_advice
 from optadvise.benchmark.request import measure, prepare_request
 from optadvise.codegen.write import write_code
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.json_text import to_json_object
 from optadvise.core.option_types import Folders
 from optadvise.core.option_types import Measurement as Measurement
@@ -220,7 +220,7 @@ def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict
 def _known(arguments: Mapping[str, Any], options: Any, function: str) -> None:
     for name in arguments:
         if name not in options.__annotations__:
-            raise InputError(f"{function}: no option {name!r}; {nearest(name, options.__annotations__)}")
+            raise InputError(f"{function}: no option {name!r}; {suggest_name(name, options.__annotations__)}")
 
 
 def _folders(rules: Folders) -> tuple[Path, ...]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from optadvise.core.hardware import nvidia_gpus
+from optadvise.core.hardware import list_nvidia_gpus
 from optadvise.render.text.verify import list_audit_lines, list_claim_lines
 from optadvise.verify.records import VerifyResult
 from tests.conftest import ROOT
@@ -64,7 +64,7 @@ def page(result: VerifyResult) -> str:
     """
     where = result.environment
     packages = ", ".join(f"{name} {version}" for name, version in where.packages.items() if version)
-    gpus = ", ".join(gpu.name for gpu in nvidia_gpus()) or "no GPU"
+    gpus = ", ".join(gpu.name for gpu in list_nvidia_gpus()) or "no GPU"
     machine = f"{where.processor}, {where.cores} cores, {gpus}"
     lines = [
         INTRODUCTION, "", f"optadvise {result.optadvise} on {machine}, {result.date}, with {packages}.", "",

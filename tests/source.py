@@ -8,7 +8,8 @@ PACKAGE, CLI = "optadvise", "optadvise.cli"
 ENTRY_MODULES = {"__init__", "__main__", "__about__", "_version", "api"}  # may stand at the package's top level
 # Slow to import, or absent from a plain installation: a function may import them.
 HEAVY = set(
-    "PIL bitsandbytes jinja2 lion_pytorch markupsafe matplotlib numpy optimi rich submitit torch transformers yaml".split()
+    "PIL bitsandbytes jinja2 lion_pytorch markupsafe matplotlib numpy optimi rich submitit torch transformers"
+    " yaml".split()
 )
 # What reads YAML, where the cache has nothing: PyYAML takes a tenth of a start.
 READERS = ("_files", ".validation")

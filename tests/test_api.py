@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 import optadvise
 from optadvise.core.errors import InputError, RuleFileError
-from optadvise.core.schedules import rate
+from optadvise.core.schedules import compute_lr
 from optadvise.rulebase.catalog import load
 from tests import frameworks, option_types
 from tests.cli import optadvise as command
@@ -124,7 +124,7 @@ def test_what_is_built_is_what_generated_code_builds(name: str, tmp_path: Path) 
     optimizer = built[0] if pair else built
     peak = float(str(advice.kwargs["lr"]))
     for step in range(20):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate(advice.schedule, peak, step), rel=1e-6)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(compute_lr(advice.schedule, peak, step), rel=1e-6)
         model(torch.randint(20, (8, 4))).sum().backward()
         for one in built if pair else [built]:
             one.step()

@@ -19,7 +19,7 @@ from optadvise.core.records import FactValues
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load
 from optadvise.rulebase.loading import load_rule_base
-from optadvise.rulebase.rule_paths import shipped_rules
+from optadvise.rulebase.rule_paths import find_shipped_rules
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -225,7 +225,7 @@ def test_a_pipe_among_the_rules_does_not_hang(tmp_path: Path) -> None:
 def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "cache"))
     rules = tmp_path / "rules"
-    shutil.copytree(shipped_rules(), rules)
+    shutil.copytree(find_shipped_rules(), rules)
     first, fingerprint, _ = load_rule_base([rules])
     assert load_rule_base([rules])[:2] == (first, fingerprint)  # from the cache
     card = rules / "optimizers" / "adamw.yaml"
@@ -240,10 +240,10 @@ def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": "other", "documents": {}}'])
 def test_a_damaged_cache_is_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
-    expected, *_ = load_rule_base([shipped_rules()])
+    expected, *_ = load_rule_base([find_shipped_rules()])
     (entry,) = tmp_path.glob("rules-*.json")
     entry.write_text(damage, encoding="utf-8")
-    assert load_rule_base([shipped_rules()])[0] == expected
+    assert load_rule_base([find_shipped_rules()])[0] == expected
 
 
 def test_the_card_of_an_optimizer_with_a_companion_is_json() -> None:
@@ -254,7 +254,7 @@ def test_the_card_of_an_optimizer_with_a_companion_is_json() -> None:
 def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "file" / "below"))
-    assert load_rule_base([shipped_rules()])[0].facts
+    assert load_rule_base([find_shipped_rules()])[0].facts
 
 
 def test_only_the_latest_figures_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_a_missing_folder_is_an_input_error() -> None:
 
 
 def test_the_checkout_reads_its_live_rules() -> None:
-    assert shipped_rules() == ROOT / "rules"
+    assert find_shipped_rules() == ROOT / "rules"
 
 
 def test_every_source_is_used_and_every_guide_section_has_the_guides_address() -> None:

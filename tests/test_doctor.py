@@ -270,8 +270,8 @@ def test_a_driver_that_does_not_answer_is_said(
 
 
 def test_memory_and_name_of_this_machine() -> None:
-    assert hardware.processor()
-    memory = hardware.main_memory()
+    assert hardware.name_processor()
+    memory = hardware.read_main_memory()
     assert memory is not None
     assert memory > 2**28
 

@@ -24,7 +24,7 @@ from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
 from optadvise.core.records import FactValues, Recommendation
-from optadvise.core.schedules import rate
+from optadvise.core.schedules import compute_lr
 from optadvise.rulebase.catalog import load
 from tests import frameworks
 from tests.cli import optadvise
@@ -71,7 +71,7 @@ def holds(rules: CompiledRules, framework: str, answers: dict[str, Any], folder:
     peaks = [float(str(taken.kwargs["lr"]))]
     if taken.companion is not None:
         peaks.append(float(str(taken.companion.kwargs["lr"])))
-    wanted = [[rate(taken.schedule, peak, step) for step in range(steps)] for peak in peaks]
+    wanted = [[compute_lr(taken.schedule, peak, step) for step in range(steps)] for peak in peaks]
     assert len(ran.rates) in (len(peaks), 6)  # six weights, each with an optimizer of its own
     for each in ran.rates:
         assert any(each == pytest.approx(one, rel=1e-6) for one in wanted)
@@ -260,7 +260,7 @@ def test_transformers_own_schedules_differ_where_we_say_so(rules: CompiledRules,
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         theirs.step()
-    ours = [rate(schedule, 0.1, step) for step in range(steps)]
+    ours = [compute_lr(schedule, 0.1, step) for step in range(steps)]
     same = ours == pytest.approx(rates, rel=1e-6, abs=1e-12)
     assert same == taken.is_schedule_exact
     if "ramp starts at 0" in (nearest.difference or ""):

@@ -24,8 +24,8 @@ from optadvise.core.errors import CannotRunHereError, InputError, RuleFileError
 from optadvise.rulebase.catalog import load
 from optadvise.rulebase.claim_files import read_claims
 from optadvise.rulebase.framework_files import read_frameworks
-from optadvise.rulebase.loading import known_ids
-from optadvise.rulebase.rule_paths import shipped_rules
+from optadvise.rulebase.loading import collect_ids
+from optadvise.rulebase.rule_paths import find_shipped_rules
 from optadvise.rulebase.surface_files import read_surfaces
 from optadvise.rulebase.validation import read_rule_base
 from tests.cli import optadvise
@@ -134,7 +134,7 @@ def test_markup_and_formats_are_shown_as_they_are(tmp_path: Path) -> None:
 
 
 def test_an_import_path_is_text_until_somebody_measures_it(tmp_path: Path) -> None:
-    card = (shipped_rules() / "optimizers" / "adamw.yaml").read_text(encoding="utf-8")
+    card = (find_shipped_rules() / "optimizers" / "adamw.yaml").read_text(encoding="utf-8")
     (tmp_path / "optimizers").mkdir()
     file = tmp_path / "optimizers" / "adamw.yaml"
     for path in ("os.system", "os; print(1)", "a.b\\nimport os", "x.__import__('os')"):
@@ -151,7 +151,7 @@ def test_an_import_path_is_text_until_somebody_measures_it(tmp_path: Path) -> No
     "missing", ["memory.yaml", "assume.yaml", "flowchart.yaml", "adjust.yaml", "decide/betas.yaml"]
 )
 def test_a_whole_set_of_rules_that_lacks_a_part_is_refused_in_one_line(missing: str, tmp_path: Path) -> None:
-    shutil.copytree(shipped_rules(), tmp_path / "rules")
+    shutil.copytree(find_shipped_rules(), tmp_path / "rules")
     (tmp_path / "rules" / missing).unlink()
     said = optadvise("rules", "docs", "--rules", str(tmp_path / "rules"))
     assert (said.code, said.out, len(said.err.splitlines())) == (3, "", 1), said
@@ -163,7 +163,7 @@ def test_nothing_but_an_optimizer_is_run() -> None:
         resolve("os.system", None)
 
 
-FILES = [file for file in sorted(shipped_rules().rglob("*.yaml")) if file.parent.name not in ("networks", "cases")]
+FILES = [file for file in sorted(find_shipped_rules().rglob("*.yaml")) if file.parent.name not in ("networks", "cases")]
 APART = [file for file in FILES if file.parent.name == "frameworks"]
 SURFACES = [file for file in FILES if file.stem == "surfaces"]
 CLAIMS = [file for file in FILES if file.stem == "claims"]
@@ -183,7 +183,7 @@ def test_a_damaged_file_is_a_rule_file_error_and_nothing_else(seed: int) -> None
 @given(st.integers(0, 2**32), st.sampled_from(["adamw", "lion", "muon", "rmsprop"]))
 def test_damaged_words_of_frameworks_are_a_rule_file_error_or_write_something(seed: int, name: str) -> None:
     base = ADVISOR.catalog.base
-    known = known_ids(base)
+    known = collect_ids(base)
     advice = advise(ADVISOR, {"optimizer": name, "model": "transformer"})
     for damaged in damage(APART, Random(seed), 2):
         with contextlib.suppress(RuleFileError, InputError):

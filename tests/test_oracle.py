@@ -19,8 +19,24 @@ from hypothesis import strategies as st
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.cards import UNKNOWN
 from optadvise.core.errors import RuleFileError
-from optadvise.rulebase.proofs import GAP, OVERLAP, OVERRIDE, SHADOWED, Finding, census, findings, winning
-from optadvise.rulebase.regions import box_of, boxes, columns, counted, merged, uncovered
+from optadvise.rulebase.proofs import (
+    GAP,
+    OVERLAP,
+    OVERRIDE,
+    SHADOWED,
+    Finding,
+    check_table,
+    count_cells,
+    find_winning_boxes,
+)
+from optadvise.rulebase.regions import (
+    count_end_states,
+    enumerate_boxes,
+    find_uncovered,
+    list_columns,
+    make_box,
+    merge_boxes,
+)
 from optadvise.rulebase.tables import Axis, Table, cut_axes
 from tests.conftest import few
 from tests.documents import fact_data, fact_of, facts_of, ranges_of, table_data, table_of
@@ -405,7 +421,7 @@ def _unsettled(oracle: Oracle, first: str, second: str) -> set[int]:
 def _check_findings(table: Made) -> Counter[str]:
     oracle = Oracle(table)
     ours, axes = compiled(table)
-    told = list(findings(ours, axes))
+    told = list(check_table(ours, axes))
     got = Counter((f.kind, f.rules[:1] if f.kind == SHADOWED else f.rules) for f in told)
     assert got == _wrong(oracle), in_lines(table)
     for finding in told:
@@ -465,7 +481,7 @@ def test_rows_that_differ_only_where_there_is_no_count_lie_inside_one_another() 
             _row("R1", {"a": [[8.0, True, 9.0, True]]}, ["R0"])]  # fmt: skip
     table = Made({"a": fact}, {"table": "t", "kind": "set", "hit_policy": "unique", "about": "A.", "rules": rows}, [])
     ours, axes = compiled(table)
-    assert OVERRIDE not in {finding.kind for finding in findings(ours, axes)}
+    assert OVERRIDE not in {finding.kind for finding in check_table(ours, axes)}
 
 
 def test_a_long_chain_of_overrides_is_followed_to_its_end() -> None:
@@ -484,7 +500,7 @@ def test_a_long_chain_of_overrides_is_followed_to_its_end() -> None:
 def _check_census(table: Made) -> None:
     oracle = Oracle(table)
     ours, axes = compiled(table)
-    got = census(ours, axes)
+    got = count_cells(ours, axes)
     columns_read = sorted({name for row in oracle.rows for name in row["when"]})
     seen: dict[tuple[Any, ...], bool] = {}
     for point, names in zip(oracle.points, oracle.applying, strict=True):
@@ -508,7 +524,7 @@ def _sweep(
         for cell, value in cells.items()
     }
     names = list(oracle.values)
-    swept = columns(names, lambda name, cell: alive[name, cell], axes)
+    swept = list_columns(names, lambda name, cell: alive[name, cell], axes)
 
     def step(state: frozenset[str], number: int, cell: int) -> frozenset[str]:
         return state & alive[names[number], cell]
@@ -520,7 +536,7 @@ def _check_sweeps(table: Made) -> None:
     oracle = Oracle(table)
     _, axes = compiled(table)
     swept, start, step = _sweep(oracle, axes)
-    ends = counted(swept, start, step)
+    ends = count_end_states(swept, start, step)
     wanted = Counter(frozenset(names) for names in oracle.applying)
     assert {state: count for state, (count, _) in ends.items()} == wanted, in_lines(table)
     for state, (_, point) in ends.items():
@@ -535,7 +551,7 @@ def _check_sweeps(table: Made) -> None:
         found = decided(table.document, oracle.beats, [name for name in order if name in state])
         return None if not found else int(found[0][1:]) % 3
 
-    divided = boxes(swept, start, step, answer)
+    divided = enumerate_boxes(swept, start, step, answer)
     assert None not in divided
     seen: list[list[Hashable]] = [[] for _ in oracle.points]
     for end, parts in divided.items():
@@ -565,17 +581,17 @@ def _check_boxes(random: Random, table: Made) -> None:
     oracle = Oracle(table)
     ours, axes = compiled(table)
     box = _random_box(random, axes)
-    others = [box_of(rule, axes) for rule in ours.rules] + [_random_box(random, axes) for _ in range(3)]
+    others = [make_box(rule, axes) for rule in ours.rules] + [_random_box(random, axes) for _ in range(3)]
     prefer = {name: random.randrange(axis.unknown + 1) for name, axis in axes.items() if random.random() < 0.5}
     left = oracle.within(box, axes).difference(*(oracle.within(other, axes) for other in others))
     for wanted in (None, prefer):
-        point = uncovered(box, others, axes, wanted)
+        point = find_uncovered(box, others, axes, wanted)
         assert (point is not None) == bool(left), (in_lines(table), box, others)
         if point is not None:
             shown = oracle.at(point, axes)
             assert shown, (in_lines(table), box, others, point)
             assert shown <= left, (in_lines(table), box, others, point)
-    joined = merged(others)
+    joined = merge_boxes(others)
     assert set().union(*(oracle.within(part, axes) for part in joined)) == set().union(
         *(oracle.within(part, axes) for part in others)
     ), (in_lines(table), others)
@@ -585,11 +601,11 @@ def _check_boxes(random: Random, table: Made) -> None:
 def _check_winning(table: Made) -> None:
     oracle = Oracle(table)
     ours, axes = compiled(table)
-    if table.document["hit_policy"] == "collect" or any(True for _ in findings(ours, axes)):
+    if table.document["hit_policy"] == "collect" or any(True for _ in check_table(ours, axes)):
         return
     at = [decided(table.document, oracle.beats, names) for names in oracle.applying]
     for rule in (*ours.rules, *((ours.otherwise,) if ours.otherwise else ())):
-        box, over = winning(ours, rule, axes)
+        box, over = find_winning_boxes(ours, rule, axes)
         region = oracle.within(box, axes).difference(*(oracle.within(other, axes) for other in over))
         assert region == {number for number, names in enumerate(at) if names == [rule.id]}, (in_lines(table), rule.id)
 

@@ -42,9 +42,9 @@ from optadvise.rulebase.proofs import (
     SHADOWED,
     UNPROVEN,
     UNREACHABLE,
-    findings,
+    check_table,
 )
-from optadvise.rulebase.regions import box_of
+from optadvise.rulebase.regions import make_box
 from optadvise.rulebase.tables import Table, cut_axes
 from tests.cli import Said, optadvise
 from tests.conftest import ROOT, few
@@ -529,7 +529,7 @@ def _meets(told: ReportedFinding, rules: CompiledRules, table: Table, points: It
             if told.finding.kind == (OVERLAP if names else GAP) and names >= set(rule_ids):
                 return True
             continue
-        boxes = {rule.id: box_of(rule, rules.axes) for rule in table.rules if rule.id in rule_ids}
+        boxes = {rule.id: make_box(rule, rules.axes) for rule in table.rules if rule.id in rule_ids}
         inside = [name for name, box in boxes.items() if all(mask >> cells[fact] & 1 for fact, mask in box.items())]
         if told.finding.kind == OVERRIDE and inside == [rule_ids[0]] and rule_ids[0] in names:
             return True
@@ -706,9 +706,9 @@ def test_whether_anything_is_left_for_otherwise_is_not_passed_over_in_silence(
     document = {"table": "t", "kind": "set", "hit_policy": "first", "about": "A.", "rules": [row],
                 "otherwise": {**row, "id": "R2", "at": "t.yaml:2:1"}}  # fmt: skip
     axes = cut_axes(facts_of(facts), [{"a": ["x"]}])
-    assert list(findings(Table(table_of(document), axes), axes)) == []
+    assert list(check_table(Table(table_of(document), axes), axes)) == []
     monkeypatch.setattr(regions, "BUDGET", 0)
-    assert [finding.kind for finding in findings(Table(table_of(document), axes), axes)] == [UNPROVEN]
+    assert [finding.kind for finding in check_table(Table(table_of(document), axes), axes)] == [UNPROVEN]
 
 
 def test_a_proof_by_an_older_prover_is_not_trusted(tmp_path: Path) -> None:
@@ -723,7 +723,7 @@ def test_a_proof_by_an_older_prover_is_not_trusted(tmp_path: Path) -> None:
     layer.write_text(json.dumps({"table": "choose_optimizer", "rules": [row]}), encoding="utf-8")
     prover = tmp_path / "optadvise" / "rulebase" / "proofs.py"
     right = prover.read_text(encoding="utf-8")
-    older = f"{right}\n\ndef findings(table, axes):\n    return iter(())\n"
+    older = f"{right}\n\ndef check_table(table, axes):\n    return iter(())\n"
     codes = []
     for text in (older, right):
         prover.write_text(text, encoding="utf-8")

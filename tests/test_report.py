@@ -18,13 +18,13 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.core.records import FactValues, Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
-from optadvise.core.schedules import rate
+from optadvise.core.schedules import compute_lr
 from optadvise.core.units import show_bytes
 from optadvise.render.html import charts
 from optadvise.render.html.benchmark import render_benchmark
 from optadvise.render.html.page import PageOrigin, link
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 from tests import chromium, results
 from tests.cli import optadvise
 from tests.pages import Page
@@ -80,7 +80,7 @@ def test_a_page_says_what_the_advice_says(written_run: tuple[dict[str, Any], Pag
                   data["rules"]["fingerprint"]):  # fmt: skip
         assert page.says(words), words
     for number in data["hyperparameters"]:
-        assert page.says(f"{number['name']} = {written(number['value'])}")
+        assert page.says(f"{number['name']} = {format_value(number['value'])}")
         for step in number["ledger"]:
             assert page.says(f"{step['step']} {step['rule']}: {step['because']}")
     for told in (*data["trace"], *data["alternatives"]):
@@ -237,10 +237,10 @@ def test_the_curve_is_the_schedule(rules: CompiledRules) -> None:
         schedule = scheduled(rules, name, steps=1000)
         points = charts.layout_curve(schedule, 0.5, 1000).points.split()
         drawn = [tuple(map(float, point.split(","))) for point in points]
-        top = max(rate(schedule, 0.5, step) for step in range(1000))
+        top = max(compute_lr(schedule, 0.5, step) for step in range(1000))
         for x, y in drawn:
             step = round(x * 999 / 1000)
-            assert (1 - y / 1000) * top == pytest.approx(rate(schedule, 0.5, step), abs=2e-5)
+            assert (1 - y / 1000) * top == pytest.approx(compute_lr(schedule, 0.5, step), abs=2e-5)
         assert [drawn[0][0], drawn[-1][0]] == [0, 1000]
 
 

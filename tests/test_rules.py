@@ -10,7 +10,7 @@ from optadvise.rule_analysis.check import prove_rules
 from optadvise.rule_analysis.rule_tests import run_tests
 from optadvise.rulebase.case_files import read_cases
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.rule_paths import shipped_rules
+from optadvise.rulebase.rule_paths import find_shipped_rules
 
 
 def test_the_shipped_rules_are_sound(rules: CompiledRules) -> None:
@@ -20,7 +20,7 @@ def test_the_shipped_rules_are_sound(rules: CompiledRules) -> None:
 
 
 def test_the_shipped_rules_pass_their_own_tests(rules: CompiledRules) -> None:
-    tested = run_tests(rules, read_cases([("shipped", shipped_rules())], rules.catalog.facts))
+    tested = run_tests(rules, read_cases([("shipped", find_shipped_rules())], rules.catalog.facts))
     assert tested.failures == ()
     assert tested.passed
     assert tested.ran >= 600

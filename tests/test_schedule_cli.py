@@ -43,7 +43,7 @@ def test_the_rates_are_those_of_the_arithmetic(rules: CompiledRules) -> None:
         assert (entry["import"], entry["kwargs"]) == (advice.path, advice.kwargs)
         steps = [step for step, _ in entry["points"]]
         assert (steps[0], steps[-1], steps) == (0, 4999, sorted(set(steps)))
-        assert [rate for _, rate in entry["points"]] == [schedules.rate(advice, 0.02, step) for step in steps]
+        assert [rate for _, rate in entry["points"]] == [schedules.compute_lr(advice, 0.02, step) for step in steps]
 
 
 def test_warmup_and_cosine_are_what_one_writes_by_hand() -> None:

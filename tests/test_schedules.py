@@ -13,7 +13,7 @@ from optadvise.advice.recommend import advise
 from optadvise.benchmark.optimizer_builder import build_scheduler
 from optadvise.benchmark.plan import plan_advice
 from optadvise.core.records import Recommendation
-from optadvise.core.schedules import rate, resolve_schedule
+from optadvise.core.schedules import compute_lr, resolve_schedule
 from optadvise.rulebase.catalog import load
 
 CATALOG = load()
@@ -40,6 +40,6 @@ def test_rates_equal_those_of_torch(rules: CompiledRules, name: str, steps: int)
     schedule = resolve_schedule(CATALOG.scheduler(name), 0.3, steps, 0.2, {})
     advice = advise(rules, {"optimizer": "sgd"})
     advice = replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.3})
-    assert [rate(schedule, 0.3, step) for step in range(steps)] == pytest.approx(
+    assert [compute_lr(schedule, 0.3, step) for step in range(steps)] == pytest.approx(
         rates_of_torch(advice, steps), rel=1e-6, abs=1e-12
     )

@@ -39,9 +39,9 @@ def test_an_installed_wheel_reads_its_own_rules_from_anywhere(wheel: Path, tmp_p
     elsewhere.mkdir()
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import optadvise\nfrom optadvise.rulebase.rule_paths import shipped_rules\n"
+        "import optadvise\nfrom optadvise.rulebase.rule_paths import find_shipped_rules\n"
         f"assert optadvise.__file__.startswith({str(site)!r}), optadvise.__file__\n"
-        f"assert str(shipped_rules()).startswith({str(site)!r})\n"
+        f"assert str(find_shipped_rules()).startswith({str(site)!r})\n"
         "from optadvise.cli.app import run\n"
         "raise SystemExit(run(sys.argv[1:]))\n"
     )

@@ -10,7 +10,7 @@ from optadvise.advice.decide import locate_card
 from optadvise.core.cards import Hyperparameter, Implementation, Optimizer, Scheduler, Value
 from optadvise.core.records import AdvisedHyperparameter, CompanionAdvice, HyperparameterStep, Situation
 from optadvise.rulebase.constructor import constructor_kwargs
-from optadvise.rulebase.hyperparameters import RuleStep, adjust_all, set_by, written
+from optadvise.rulebase.hyperparameters import RuleStep, adjust_all, format_value, set_by
 
 # The table that sets each hyperparameter: those of the optimizer's constructor, and those of the run.
 _OPTIMIZER_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
@@ -63,7 +63,7 @@ def choose_hyperparameters(
 def _take_default(optimizer: Optimizer, parameter: Hyperparameter) -> AdvisedHyperparameter:
     value = parameter.default
     entry = HyperparameterStep(
-        step=f"set {written(value)}", value=value, rule=optimizer.id, because=f"default of {optimizer.name}",
+        step=f"set {format_value(value)}", value=value, rule=optimizer.id, because=f"default of {optimizer.name}",
         cite=optimizer.cite, layer=optimizer.layer,
     )  # fmt: skip
     return AdvisedHyperparameter(parameter.name, value, parameter.low, parameter.high, (entry,))

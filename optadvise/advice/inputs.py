@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optadvise.core.errors import InputError, nearest
-from optadvise.core.hardware import gpu_here
+from optadvise.core.errors import InputError, suggest_name
+from optadvise.core.hardware import find_gpu
 from optadvise.core.records import NetworkShape, Situation
 from optadvise.core.units import parse_bytes, parse_count
 from optadvise.memory.architectures import named_shape, shape_from_dimensions
@@ -96,7 +96,7 @@ def _parse_targets(catalog: Catalog, text: str, shape: NetworkShape | None) -> s
         return "all"
     for target in targets:
         if target not in accepted:
-            hint = nearest(target, sorted(accepted))
+            hint = suggest_name(target, sorted(accepted))
             raise InputError(f"--lora-targets {target!r}: no linear layer is called so; {hint}")
     return ",".join(sorted(set(targets)))
 
@@ -119,7 +119,7 @@ def _parse_choice(text: str, fact: Fact) -> str:
     values = fact.values or {}
     if choice not in values:
         kind = next((kind for kind, aliases in fact.also.items() if choice in aliases), None)
-        hint = f"that is a kind of {kind!r}" if kind else nearest(choice, values)
+        hint = f"that is a kind of {kind!r}" if kind else suggest_name(choice, values)
         raise InputError(f"{fact.flag} {text!r}: not known; {hint}")
     return choice
 
@@ -134,6 +134,6 @@ def _parse_memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[s
     if vram is None:
         return {}
     if vram.strip().lower() == "auto":
-        name, size = gpu_here()
+        name, size = find_gpu()
         return {"gpu": name, "vram_bytes": size}
     return {"vram_bytes": parse_bytes(vram, "--vram")}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from optadvise.benchmark.records import Machine
-from optadvise.core.hardware import count_cores, processor
+from optadvise.core.hardware import count_cores, name_processor
 from optadvise.core.version import __version__
 
 
@@ -18,7 +18,7 @@ def read_machine() -> Machine:
         optadvise=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
-        processor=processor(),
+        processor=name_processor(),
         cores=count_cores(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         executable=Path(sys.executable).name,

@@ -12,7 +12,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Value
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.records import Recommendation
 from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
 
@@ -130,7 +130,7 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
     if named is None:
         variants = {choice.variant for choice in choices if choice.variant}
         accepted = {COMPILED, "all", *(each.id for each in card.implementations), *variants}
-        hint = nearest(implementation, sorted(accepted))
+        hint = suggest_name(implementation, sorted(accepted))
         raise InputError(f"--implementation {implementation!r}: {card.id} has none; {hint}")
     if not runs_sharded(named, spec):
         others = [c.variant for c in choices if c.variant and c.implementation is named.implementation]

@@ -20,8 +20,8 @@ from optadvise.benchmark.requirements import Requirement, parse_requirement
 from optadvise.benchmark.results import make_result
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
-from optadvise.core.errors import CannotRunHereError, InputError, check_choice, nearest
-from optadvise.core.hardware import gpu_here
+from optadvise.core.errors import CannotRunHereError, InputError, check_choice, suggest_name
+from optadvise.core.hardware import find_gpu
 from optadvise.core.signals import interrupt_on_sigterm
 from optadvise.core.units import parse_count
 
@@ -136,7 +136,7 @@ def _resolve_device(device: str) -> str:
         CannotRunHereError: torch is not installed, or is built without CUDA where CUDA is named.
     """
     if device.split(":")[0] not in DEVICES:
-        raise InputError(f"--device {device!r}: not known; {nearest(device, ('cpu', 'cuda', 'auto'))}")
+        raise InputError(f"--device {device!r}: not known; {suggest_name(device, ('cpu', 'cuda', 'auto'))}")
     try:
         torch_version = version("torch")
     except PackageNotFoundError as error:
@@ -148,7 +148,7 @@ def _resolve_device(device: str) -> str:
     if device != "auto":
         return device
     try:
-        gpu_here()
+        find_gpu()
     except CannotRunHereError:
         return "cpu"
     return "cpu" if "+cpu" in torch_version else "cuda"

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from optadvise.benchmark.metrics import METRICS, Metric
 from optadvise.benchmark.records import Figure, Verdict
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.units import parse_bytes
 
 _REQUIREMENT = re.compile(r"([A-Za-z_-]+)\s*(<=|>=|<|>)\s*(\S(?:.*\S)?)", re.DOTALL)
@@ -56,7 +56,7 @@ def parse_requirement(text: str) -> Requirement:
         raise InputError(f"--require {text!r}: not a requirement; {_ACCEPTED}; OP is one of <= < >= >")
     name = match[1].lower().replace("-", "_")
     if name not in METRICS:
-        raise InputError(f"--require {text!r}: no metric {match[1]!r}; {nearest(name, METRICS)}")
+        raise InputError(f"--require {text!r}: no metric {match[1]!r}; {suggest_name(name, METRICS)}")
     bound, relative = _parse_bound(match[3], METRICS[name], text)
     if relative and not METRICS[name].has_ratio:
         others = ", ".join(other for other, metric in METRICS.items() if metric.has_ratio)

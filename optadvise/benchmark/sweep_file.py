@@ -9,7 +9,7 @@ import yaml
 from msgspec import Struct
 
 from optadvise.core.cards import Value
-from optadvise.core.errors import InputError, RuleFileError, nearest
+from optadvise.core.errors import InputError, RuleFileError, suggest_name
 from optadvise.core.yaml_reader import Context, many, pairs_of, parse, text
 from optadvise.core.yaml_records import decode_text, reader_of
 from optadvise.core.yaml_types import Identifier, Plain
@@ -66,7 +66,7 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
         elif key in options:
             values[key] = _read_values(value_node, context)
         else:
-            hint = nearest(key, accepted) or f"accepted: {', '.join(accepted)}"
+            hint = suggest_name(key, accepted) or f"accepted: {', '.join(accepted)}"
             context.fail(key_node, f"unknown key {key!r}; {hint}")
     if not optimizers:
         context.fail(node, "missing key: optimizers")

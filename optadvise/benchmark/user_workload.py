@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import default_loss
 from optadvise.benchmark.workloads import Loss, Workload, weights_dtype
-from optadvise.core.errors import InputError, check_choice, nearest
+from optadvise.core.errors import InputError, check_choice, suggest_name
 
 Result = TypeVar("Result")
 
@@ -136,7 +136,7 @@ def _import_function(name: str, spec: str, announce: Callable[[str], None]) -> C
     function = getattr(module, attribute, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        guess = nearest(attribute, functions) or "check the name"
+        guess = suggest_name(attribute, functions) or "check the name"
         raise _reject(name, f"{path} has no function {attribute!r}; {guess}")
     return function  # type: ignore[no-any-return]
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from optadvise.cli import options as opt
 from optadvise.cli.complete import among, of
 from optadvise.codegen import FRAMEWORKS
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _parse_format(text: str, *, as_json: bool, explained_by: str | None) -> str:
         raise InputError(f"--json --format {text}: both say how to print; give one of them")
     target = "json" if as_json else target
     if target not in _FORMATS:
-        raise InputError(f"--format {text!r}: not known; {nearest(target, _FORMATS)}")
+        raise InputError(f"--format {text!r}: not known; {suggest_name(target, _FORMATS)}")
     if explained_by is not None and target not in _EXPLAINED:
         raise InputError(
             f"{explained_by} --format {target}: only {', '.join(_EXPLAINED)} explain; leave one of them out"

@@ -136,14 +136,14 @@ def schema(
     rules: opt.Rules = None,
 ) -> None:
     """Print the JSON Schema of rule files, by which editors complete and check them."""
-    from optadvise.core.errors import nearest
+    from optadvise.core.errors import suggest_name
     from optadvise.core.result_schema import format_schema
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.json_schema import schemas
 
     documents = schemas(rule_folders.load_catalog(rules))
     if kind is not None and kind not in documents:
-        hint = nearest(kind, documents)
+        hint = suggest_name(kind, documents)
         accepted = ", ".join(documents)
         raise InputError(f"{kind!r}: not a kind of rule file; {f'{hint} ' if hint else ''}accepted: {accepted}")
     if out is None:

@@ -10,7 +10,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.core.cards import MOST_STEPS
-from optadvise.core.errors import CannotRunHereError, InputError, nearest
+from optadvise.core.errors import CannotRunHereError, InputError, suggest_name
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
 
@@ -88,7 +88,7 @@ def _compute(
 
     catalog = rule_folders.load_catalog(rules)
     if surface.lower() not in catalog.surfaces:
-        raise InputError(f"--surface {surface!r}: not known; {nearest(surface, catalog.surfaces)}")
+        raise InputError(f"--surface {surface!r}: not known; {suggest_name(surface, catalog.surfaces)}")
     chosen = catalog.surfaces[surface.lower()]
     count = chosen.steps if steps is None else parse_count(steps, "--steps")
     if count > MOST_STEPS:

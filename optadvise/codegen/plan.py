@@ -121,7 +121,7 @@ def _choose_schedule(
     if nearest is None:
         return None
     fraction = float(str(hyperparameters.get("warmup_fraction") or 0.0))
-    quantities = schedules.quantities(card, float(str(hyperparameters["lr"])), advice.situation.steps, fraction)
+    quantities = schedules.list_quantities(card, float(str(hyperparameters["lr"])), advice.situation.steps, fraction)
     schedule = framework.schedules[nearest]
     return replace(schedule, settings=_fill_settings(schedule.settings, quantities))
 

@@ -10,7 +10,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.codegen import FRAMEWORKS, config_files, programs
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan, make_plan
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.records import Recommendation
 
 # Each framework's writer. What a framework can express is in `rules/frameworks/`; how its text is laid out is here.
@@ -50,7 +50,7 @@ def write_code(rules: CompiledRules, advice: Recommendation, framework: str) -> 
         True
     """
     if framework not in rules.catalog.frameworks or framework not in _WRITERS:
-        raise InputError(f"no code is written for {framework!r}; {nearest(framework, FRAMEWORKS)}")
+        raise InputError(f"no code is written for {framework!r}; {suggest_name(framework, FRAMEWORKS)}")
     plan = make_plan(rules, advice, rules.catalog.frameworks[framework])
     return Code(write_plan(plan), tuple(list_notes(plan)), plan.advice.optimizer.id)
 

@@ -37,7 +37,7 @@ class RuleFileError(OptadviseError):
             where: `file:line:column`, or a file or folder where there is no line.
             source: The offending line of the file, stripped.
         """
-        head = f"{near(where)}: " if where else ""
+        head = f"{shorten_location(where)}: " if where else ""
         tail = f"  [{source[:100]}{'…' if len(source) > 100 else ''}]" if source else ""
         super().__init__(make_printable(f"{head}{message}{tail}"))
 
@@ -48,12 +48,12 @@ class CannotRunHereError(OptadviseError):
     exit_code = 4
 
 
-def near(where: str) -> str:
+def shorten_location(where: str) -> str:
     """Return `file:line:column` with the file as it is called from the working folder, where it lies below it."""
     return where.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def suggest_name(word: str, choices: Iterable[str]) -> str:
     """Return a did-you-mean clause for `word`, or the whole list where it is short.
 
     Returns:
@@ -79,7 +79,7 @@ def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
     for choice in choices:
         if choice == value:
             return choice
-    raise InputError(f"{flag} {value!r}: not known; {nearest(value, choices)}")
+    raise InputError(f"{flag} {value!r}: not known; {suggest_name(value, choices)}")
 
 
 def describe_error(error: BaseException) -> str:

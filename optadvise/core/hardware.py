@@ -26,7 +26,7 @@ class NvidiaGpu(Struct, frozen=True):
     uuid: str
 
 
-def gpu_here() -> tuple[str, int]:
+def find_gpu() -> tuple[str, int]:
     """Return the name and the memory in bytes of this machine's smallest NVIDIA GPU.
 
     Raises:
@@ -44,7 +44,7 @@ def gpu_here() -> tuple[str, int]:
     return sizes[0][1], sizes[0][0]
 
 
-def nvidia_gpus() -> list[NvidiaGpu]:
+def list_nvidia_gpus() -> list[NvidiaGpu]:
     """Return the GPUs that the NVIDIA driver lists, whether torch can use them or not; none where there is no driver.
 
     Raises:
@@ -75,7 +75,7 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
     return [row for row in rows if len(row) == len(fields)]
 
 
-def processor() -> str:
+def name_processor() -> str:
     """Return the processor's name, its architecture where the system tells no more."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -90,7 +90,7 @@ def count_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def main_memory() -> int | None:
+def read_main_memory() -> int | None:
     """Return the bytes of main memory that this process may use; None where the system does not tell."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

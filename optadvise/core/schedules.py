@@ -18,7 +18,7 @@ QUANTITIES = ("lr", "floor_lr", "floor_share", "start_factor", "start_lr", "tota
 START_FACTOR = 0.01  # the ramp starts at one percent of the peak (guide, Warmup)
 
 
-def quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: float) -> dict[str, Value]:
+def list_quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: float) -> dict[str, Value]:
     """Return the named quantities that a card's phases refer to.
 
     Args:
@@ -57,7 +57,7 @@ def resolve_schedule(
     Args:
         warmup_fraction: Share of the run that ramps up, where the schedule does.
     """
-    named = quantities(scheduler, peak, steps, warmup_fraction)
+    named = list_quantities(scheduler, peak, steps, warmup_fraction)
     phases = tuple(replace(phase, kwargs=_resolved(phase.kwargs, named)) for phase in scheduler.phases)
     if len(phases) == 1:
         path, kwargs = phases[0].path, phases[0].kwargs
@@ -72,7 +72,7 @@ def resolve_schedule(
     return ScheduleAdvice(scheduler.id, path, kwargs, phases, shown, alternatives)
 
 
-def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
+def compute_lr(schedule: ScheduleAdvice, peak: float, step: int) -> float:
     """Return the learning rate that a schedule gives an optimizer step.
 
     Args:
@@ -83,7 +83,7 @@ def rate(schedule: ScheduleAdvice, peak: float, step: int) -> float:
         >>> from optadvise.core.records import Phase
         >>> leg = Phase(shape="constant", path="", kwargs={"factor": 1.0})
         >>> constant = ScheduleAdvice("constant", "", {}, (leg,), {}, {})
-        >>> rate(constant, 0.1, 7)
+        >>> compute_lr(constant, 0.1, 7)
         0.1
     """
     ends = [int(end) for end in _list(schedule.kwargs.get("milestones"))] if len(schedule.phases) > 1 else []

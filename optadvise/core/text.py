@@ -13,11 +13,11 @@ def make_printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def spelling(name: str) -> str:
+def normalize_spelling(name: str) -> str:
     """Return a name without the differences that people do not make: case, `-`, `_`, `+`, `.` and spaces.
 
     Example:
-        >>> spelling("AdamW_8bit") == spelling("adamw-8bit")
+        >>> normalize_spelling("AdamW_8bit") == normalize_spelling("adamw-8bit")
         True
     """
     return "".join(c for c in name.lower() if c not in "-_+. ")

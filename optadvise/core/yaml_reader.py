@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
-from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.errors import RuleFileError, suggest_name
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _LONGEST_NUMBER = 40  # characters
@@ -87,7 +87,7 @@ def refer(contexts: Iterable[Context], known_ids: KnownIds) -> None:
     for context in contexts:
         for kind, name, where, source in context.references:
             if name not in known_ids[kind]:
-                message = f"unknown {kind} {name!r}; {nearest(name, known_ids[kind])}".rstrip("; ")
+                message = f"unknown {kind} {name!r}; {suggest_name(name, known_ids[kind])}".rstrip("; ")
                 raise RuleFileError(message, where, source)
 
 
@@ -240,7 +240,7 @@ def one_of(*choices: str) -> Reader:
     def read(node: yaml.Node, context: Context) -> str:
         value = _scalar(node, context, f"one of {', '.join(choices)}")
         if value not in choices:
-            context.fail(node, f"unknown value {value!r}; {nearest(value, choices)}")
+            context.fail(node, f"unknown value {value!r}; {suggest_name(value, choices)}")
         return value
 
     return read

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct, UnsetType
 from msgspec.structs import fields
 
 from optadvise.core import yaml_reader as primitive
-from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.yaml_reader import Context, KnownIds, Reader, is_null, pairs_of
 
 _RecordT = TypeVar("_RecordT", bound=Struct)
@@ -162,7 +162,7 @@ def _record(kind: type[Struct]) -> Reader:
         for key_node, key, value_node in pairs_of(node, context):
             field = accepted.get(key)
             if field is None:
-                hint = nearest(key, accepted) or "accepted: " + ", ".join(accepted)
+                hint = suggest_name(key, accepted) or "accepted: " + ", ".join(accepted)
                 context.fail(key_node, f"unknown key {key!r}; {hint}")
             if key not in readers:
                 readers[key] = reader_of(field.type)

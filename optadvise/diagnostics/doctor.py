@@ -76,7 +76,7 @@ def _list_devices(torch: TorchFacts) -> tuple[list[Device], str | None]:
     gpus: list[hardware.NvidiaGpu] = []
     problem = None
     try:
-        gpus = hardware.nvidia_gpus()
+        gpus = hardware.list_nvidia_gpus()
     except CannotRunHereError as error:
         problem = str(error)
     driver = gpus[0].driver if gpus else None  # one driver serves all
@@ -88,8 +88,8 @@ def _describe_cpu(torch: TorchFacts) -> Device:
     return Device(
         device="cpu",
         kind="cpu",
-        name=hardware.processor(),
-        memory_bytes=hardware.main_memory(),
+        name=hardware.name_processor(),
+        memory_bytes=hardware.read_main_memory(),
         threads=torch.threads,
         usable=torch.imports,
         why_not=None if torch.imports else "torch cannot be imported",

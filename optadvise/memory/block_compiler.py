@@ -9,7 +9,7 @@ from typing import NoReturn
 from msgspec import Struct
 from msgspec.structs import replace
 
-from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.memory.network_families import BlockDescription, NamedShape, NetworkFamily, Part, Stage
 from optadvise.memory.operations import signatures
 from optadvise.memory.programs import ProgramLine, product_names, with_last_uses
@@ -58,7 +58,7 @@ def _check_stage(
 ) -> None:
     """Check that a stage names a block, and sets exactly the dimensions that the family does not have."""
     if stage.block not in blocks:
-        raise RuleFileError(f"no block is called {stage.block!r}; {nearest(stage.block, blocks)}", shape.at)
+        raise RuleFileError(f"no block is called {stage.block!r}; {suggest_name(stage.block, blocks)}", shape.at)
     needed = blocks[stage.block].dims() - family_dims
     for name in sorted(needed ^ set(stage.dims)):
         what = "needs" if name in needed else "does not ask for"
@@ -94,16 +94,16 @@ def _check_names(line: ProgramLine, names: _Names, computed: Collection[str]) ->
     """Check the variables, flags and dimensions that a line names."""
     for name in line.inputs:
         if name not in computed:
-            _fail(line, f"nothing before this line is called {name!r}; {nearest(name, computed)}")
+            _fail(line, f"nothing before this line is called {name!r}; {suggest_name(name, computed)}")
     if line.out in computed and line.out != "x":
         _fail(line, f"{line.out!r} is made twice")
     for flag in line.flags():
         if flag not in names.flags:
-            _fail(line, f"no flag is called {flag!r}; {nearest(flag, names.flags)}")
+            _fail(line, f"no flag is called {flag!r}; {suggest_name(flag, names.flags)}")
     for number in line.numbers.values():
         for name in product_names(number):
             if name not in names.dims:
-                _fail(line, f"no dimension is called {name!r}; {nearest(name, names.dims)}")
+                _fail(line, f"no dimension is called {name!r}; {suggest_name(name, names.dims)}")
 
 
 def _expand_parts(lines: Sequence[ProgramLine], parts: Mapping[str, Part]) -> list[ProgramLine]:
@@ -154,7 +154,7 @@ def _check_operation(line: ProgramLine, parts: Mapping[str, Part]) -> None:
     """Check that a line names an operation, with the inputs and arguments that it takes."""
     signature = signatures().get(line.operation)
     if signature is None:
-        _fail(line, f"unknown operation {line.operation!r}; {nearest(line.operation, [*signatures(), *parts])}")
+        _fail(line, f"unknown operation {line.operation!r}; {suggest_name(line.operation, [*signatures(), *parts])}")
     if len(line.inputs) != signature.tensors:
         _fail(line, f"{line.operation} takes {signature.tensors} tensors, found {len(line.inputs)}")
     _check_arguments(line, (*signature.numbers, *signature.text_arguments))
@@ -163,4 +163,4 @@ def _check_operation(line: ProgramLine, parts: Mapping[str, Part]) -> None:
 def _check_arguments(line: ProgramLine, accepted: Collection[str]) -> None:
     wrong = next((name for name in (*line.numbers, *line.text_arguments) if name not in accepted), None)
     if wrong is not None:
-        _fail(line, f"{line.operation} takes no {wrong}; {nearest(wrong, accepted)}")
+        _fail(line, f"{line.operation} takes no {wrong}; {suggest_name(wrong, accepted)}")

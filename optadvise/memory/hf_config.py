@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.records import NetworkShape
 from optadvise.memory.architectures import check_dimension, complete_shape
 from optadvise.memory.network_families import ConfigFlag, NetworkFamily
@@ -64,7 +64,7 @@ def _find_family(networks: Networks, config: ConfigJson, where: str) -> tuple[st
         what = f"is {_excerpt(model_type)}" if "model_type" in config else "is missing"
         raise InputError(f"{where}: key 'model_type' {what}; it names the family, such as \"llama\"")
     if model_type not in families:
-        guess = nearest(model_type, sorted(families))
+        guess = suggest_name(model_type, sorted(families))
         raise InputError(f"{where}: model_type {model_type!r} is not known; {guess + ' ' if guess else ''}"
                          "give --hidden, --layers and --heads, or --from package.module:function")  # fmt: skip
     return model_type, families[model_type]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 
 from optadvise.core.records import NetworkShape
-from optadvise.core.text import spelling
+from optadvise.core.text import normalize_spelling
 from optadvise.memory.network_families import NamedShape, NetworkFamily
 from optadvise.rulebase.cache import cached
 from optadvise.rulebase.catalog import Catalog, look_up
@@ -59,7 +59,7 @@ class Networks:
         names: dict[str, str] = {}
         aliases = {key: (key, *shape.aliases) for key, shape in self.shapes.items()}
         for key, spellings in aliases.items():
-            for alias in map(spelling, spellings):
+            for alias in map(normalize_spelling, spellings):
                 names[alias] = key if names.get(alias, key) == key else ""
         for key, spellings in aliases.items():
             names.update({alias.lower(): key for alias in spellings})

@@ -8,7 +8,7 @@ from optadvise.core.cards import Value
 from optadvise.core.records import Interval, Situation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 
 DASH = "–"  # for 0 and for what is not known
 SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
@@ -54,7 +54,7 @@ def format_state_bytes(bytes_per_parameter: float, zero: str = "0") -> str:
 
 def format_settings(settings: Mapping[str, Value]) -> str:
     """Return hyperparameters with their values, such as `lr 3e-4, betas (0.9, 0.95)`."""
-    return ", ".join(f"{name} {written(value)}" for name, value in settings.items())
+    return ", ".join(f"{name} {format_value(value)}" for name, value in settings.items())
 
 
 def format_flag(catalog: Catalog, fact: str) -> str:

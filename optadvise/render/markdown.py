@@ -13,7 +13,7 @@ from optadvise.render import evidence
 from optadvise.render.labels import format_option, format_range, format_size
 from optadvise.render.recommendation import list_flips, sort_warnings
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 
 
 def _escape(text: str) -> str:
@@ -63,7 +63,7 @@ def _table_numbers(advice: Recommendation) -> list[str]:
     for number in advice.hyperparameters:
         if number.value is not None:
             steps = "; ".join(f"{entry.step} ({entry.rule}: {entry.because})" for entry in number.derivation)
-            rows.append((number.name, written(number.value), format_range(number.low, number.high), steps))
+            rows.append((number.name, format_value(number.value), format_range(number.low, number.high), steps))
     total, warmup = (advice.schedule.quantities[name] for name in ("total_steps", "warmup_steps"))
     rows.append(("schedule", advice.schedule.id, "", f"{total:,} steps, {warmup:,} of them up"))
     return _table(("", "value", "usual", "how it came to be"), rows)

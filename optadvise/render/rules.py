@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import asdict, replace
 
 from optadvise.core.cards import Range
-from optadvise.core.errors import near
+from optadvise.core.errors import shorten_location
 from optadvise.core.findings import REFUTED, ClaimFinding
 from optadvise.core.json_text import Document, JsonObject
 from optadvise.evidence.apply import describe_refutation
@@ -108,7 +108,7 @@ def build_check(report: ProofReport) -> RulesCheckDocument:
 def _build_finding(reported: ReportedFinding) -> FindingDocument:
     finding = reported.finding
     return FindingDocument(
-        kind=finding.kind, table=finding.table, rules=finding.rules, at=near(finding.at), text=finding.text,
+        kind=finding.kind, table=finding.table, rules=finding.rules, at=shorten_location(finding.at), text=finding.text,
         where=reported.where, witness=reported.witness,
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ def build_test(report: RuleTestReport, mutants: MutationReport | None) -> RulesT
         passed=report.passed,
         ran=report.ran,
         overruled=report.overruled,
-        failures=tuple(replace(failure, at=near(failure.at)) for failure in report.failures),
+        failures=tuple(replace(failure, at=shorten_location(failure.at)) for failure in report.failures),
         untested=report.untested,
         silent=report.silent,
         mutants=UNSET if mutants is None else _build_mutants(mutants),

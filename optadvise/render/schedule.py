@@ -31,7 +31,7 @@ class ScheduleRun(Struct, frozen=True):
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate at a step."""
-        return schedules.rate(self.advice, self.lr, step)
+        return schedules.compute_lr(self.advice, self.lr, step)
 
     def step_at(self, fraction: float) -> int:
         """Return the step at a fraction of the run; 1.0 is its last step."""

@@ -14,7 +14,7 @@ from optadvise.advice.decide import read_card_facts
 from optadvise.core.errors import RuleFileError
 from optadvise.rule_analysis.reachability import UNCHAINED_TABLES, find_reachable, list_unreachable
 from optadvise.rule_analysis.witnesses import ReportedFinding, report_finding
-from optadvise.rulebase.cache import digest_of
+from optadvise.rulebase.cache import digest_contents
 from optadvise.rulebase.proofs import (
     DOMAIN,
     SHADOWED,
@@ -23,12 +23,12 @@ from optadvise.rulebase.proofs import (
     Adjuster,
     Census,
     Finding,
-    census,
-    conflicts,
-    findings,
+    check_table,
+    count_cells,
+    find_conflicts,
     list_adjusters,
 )
-from optadvise.rulebase.regions import TooLargeError, meet
+from optadvise.rulebase.regions import TooLargeError, intersect_boxes
 from optadvise.rulebase.table_records import NumberSetting
 from optadvise.rulebase.tables import Table
 
@@ -73,7 +73,7 @@ def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int =
     unintended = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
     return ProofReport(
         findings=tuple(report_finding(rules, finding, layers) for finding in unintended[:limit]),
-        tables=tuple(census(table, rules.axes) for table in rules.tables.values()),
+        tables=tuple(count_cells(table, rules.axes) for table in rules.tables.values()),
         proven=all(finding.kind != UNPROVEN for finding in unintended),
         more=max(len(unintended) - limit, 0),
     )
@@ -86,7 +86,7 @@ def require_proof(rules: CompiledRules) -> CompiledRules:
         RuleFileError: Something is wrong with the rules, or could not be proven.
     """
     # A proof holds for these rules, and by this prover.
-    prover = digest_of(*(Path(str(import_module(name).__file__)) for name in _PROVERS))
+    prover = digest_contents(*(Path(str(import_module(name).__file__)) for name in _PROVERS))
     key = f"proof of {rules.catalog.fingerprint} by {prover}"
     cached = rules.catalog.figures.get(key, lambda: msgspec.to_builtins(_list_failures(rules)))
     for failure in msgspec.convert(cached, list[ProofFailure]):
@@ -109,7 +109,7 @@ def _list_failures(rules: CompiledRules) -> list[ProofFailure]:
 def _collect_findings(rules: CompiledRules) -> list[Finding]:
     collected: list[Finding] = []
     for table in rules.tables.values():
-        collected += findings(table, rules.axes)
+        collected += check_table(table, rules.axes)
         collected += _check_numbers(table)
     try:
         collected += _find_conflicts(rules)
@@ -147,9 +147,9 @@ def _find_conflicts(rules: CompiledRules) -> Iterator[Finding]:
             continue
         adjusters = [*_list_adjusting_cards(rules), *list_adjusters(table, axes)]
         boxes = {adjuster.id: adjuster.box for adjuster in adjusters}
-        for finding in conflicts(adjusters, axes, table.id):
+        for finding in find_conflicts(adjusters, axes, table.id):
             first, second = finding.rules
-            if find_reachable(rules, meet(boxes[first], boxes[second]) or {}) is not None:
+            if find_reachable(rules, intersect_boxes(boxes[first], boxes[second]) or {}) is not None:
                 yield finding
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from optadvise.core.cards import UNKNOWN
 from optadvise.rulebase.regions import Box, Point
-from optadvise.rulebase.tables import Axis, cells_of
+from optadvise.rulebase.tables import Axis, list_cells
 
 
 def describe_point(point: Point, axes: Mapping[str, Axis]) -> str:
@@ -38,14 +38,14 @@ def describe_cells(fact: str, mask: int, axis: Axis) -> str:
 def _describe_choices(mask: int, axis: Axis) -> str:
     """Return the choices of cells, or `not` with the other choices where these are fewer."""
     choices = (*(axis.choices or ()), UNKNOWN)
-    accepted = [choices[cell] for cell in cells_of(mask)]
-    others = [choices[cell] for cell in cells_of(axis.every & ~mask)]
+    accepted = [choices[cell] for cell in list_cells(mask)]
+    others = [choices[cell] for cell in list_cells(axis.every & ~mask)]
     return " or ".join(accepted) if len(accepted) <= len(others) + 1 else f"not {' or '.join(others)}"
 
 
 def _list_ranges(mask: int, axis: Axis) -> Iterator[range]:
     """Yield the ranges of adjacent cells; a cell that holds no count interrupts none."""
-    counts = cells_of(axis.every & ~(1 << axis.unknown))
+    counts = list_cells(axis.every & ~(1 << axis.unknown))
     for is_accepted, group in groupby(counts, key=lambda cell: mask >> cell & 1):
         if is_accepted:
             first, *others = group

@@ -9,7 +9,7 @@ from msgspec import Struct
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rule_analysis.describe import describe_box
 from optadvise.rule_analysis.diff_records import NO_ROW, RuleChange, RulePair, make_change, omit_positions
-from optadvise.rulebase.regions import Axes, Box, box_of, boxes, columns, merged
+from optadvise.rulebase.regions import Axes, Box, enumerate_boxes, list_columns, make_box, merge_boxes
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
@@ -81,13 +81,13 @@ def _sweep(
     Args:
         answer: From the rows of each table that may still decide, as bit masks; None where it is of no interest.
     """
-    swept = columns(names, lambda name, cell: tuple(_read_column(table, name, cell) for table in tables), axes)
+    swept = list_columns(names, lambda name, cell: tuple(_read_column(table, name, cell) for table in tables), axes)
 
     def step(alive: tuple[int, ...], number: int, cell: int) -> tuple[int, ...]:
         name = swept[number].name
         return tuple(rows & _read_column(table, name, cell) for rows, table in zip(alive, tables, strict=True))
 
-    return boxes(swept, tuple((1 << len(table.rules)) - 1 for table in tables), step, answer)
+    return enumerate_boxes(swept, tuple((1 << len(table.rules)) - 1 for table in tables), step, answer)
 
 
 def _read_column(table: Table, fact: str, cell: int) -> int:
@@ -158,7 +158,7 @@ def _compare_collected(pair: RulePair, old: Table, new: Table) -> Iterator[RuleC
     for name in dict.fromkeys((*olds, *news)):
         before, after = olds.get(name), news.get(name)
         if before is not None and after is not None and _have_other_outcomes(before, after):
-            where = describe_box(box_of(after, pair.after.axes), pair.after.axes)
+            where = describe_box(make_box(after, pair.after.axes), pair.after.axes)
             yield RuleChange(where=where, old=f"{name} as it was", new=f"{name}, changed", witness=None)
         else:
             yield from _compare_boxes(pair, new.id, name, before, after)
@@ -169,7 +169,7 @@ def _compare_boxes(
 ) -> Iterator[RuleChange]:
     """Yield where a row applies after the change alone, then where it applied before alone."""
     axes = pair.after.axes
-    old, new = (None if rule is None else box_of(rule, axes) for rule in (before, after))
+    old, new = (None if rule is None else make_box(rule, axes) for rule in (before, after))
     for part in [] if new is None else _subtract(new, old, axes):
         if (change := make_change(pair, table, part, NO_ROW, name)) is not None:
             yield change
@@ -190,4 +190,4 @@ def _subtract(box: Box, other: Box | None, axes: Axes) -> list[dict[str, int]]:
         if not cells & mask:
             return [dict(box)]
         remaining[name] = cells & mask
-    return merged(parts)
+    return merge_boxes(parts)

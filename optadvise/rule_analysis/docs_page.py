@@ -8,9 +8,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.cards import Source, Step
 from optadvise.rule_analysis.describe import describe_box
 from optadvise.rule_analysis.graph import Graph, draw_flowchart, draw_tables, format_mermaid
-from optadvise.rulebase.hyperparameters import written
-from optadvise.rulebase.proofs import census
-from optadvise.rulebase.regions import box_of
+from optadvise.rulebase.hyperparameters import format_value
+from optadvise.rulebase.proofs import count_cells
+from optadvise.rulebase.regions import make_box
 from optadvise.rulebase.table_records import Rule, WarningText
 from optadvise.rulebase.tables import Table
 
@@ -51,7 +51,7 @@ def _format_source(source: Source) -> str:
 
 
 def _format_table(rules: CompiledRules, table: Table) -> Iterator[str]:
-    counts = census(table, rules.axes)
+    counts = count_cells(table, rules.axes)
     through = "" if counts.otherwise is None else f", of which {counts.otherwise:,} fall through to the last row"
     yield f"## {table.id}"
     yield ""
@@ -67,7 +67,7 @@ def _format_table(rules: CompiledRules, table: Table) -> Iterator[str]:
 
 
 def _describe_when(rules: CompiledRules, rule: Rule) -> str:
-    when = describe_box(box_of(rule, rules.axes), rules.axes) if rule.when else "nothing else applies"
+    when = describe_box(make_box(rule, rules.axes), rules.axes) if rule.when else "nothing else applies"
     return when + (f"; overrides {', '.join(rule.overrides)}" if rule.overrides else "")
 
 
@@ -83,22 +83,24 @@ def _describe_outcome(rule: Rule) -> Iterator[str]:
         if name == "steps":
             yield from (_describe_step(step) for step in rule.steps)
         elif name == "points":
-            yield f"{', '.join(f'{written(y)} at {written(x)}' for x, y in value)}"
+            yield f"{', '.join(f'{format_value(y)} at {format_value(x)}' for x, y in value)}"
         elif isinstance(value, Mapping):
             yield f"or {', '.join(value)}"
         else:
-            yield f"{name} {written(value)}"
+            yield f"{name} {format_value(value)}"
 
 
 def _describe_step(step: Step) -> str:
     if step.clamp is not None:
-        ends = [f"{word} {written(end)}" for end, word in ((step.low, "from"), (step.high, "to")) if end is not None]
+        ends = [
+            f"{word} {format_value(end)}" for end, word in ((step.low, "from"), (step.high, "to")) if end is not None
+        ]
         return f"clamp {step.clamp} {' '.join(ends)}"
     if step.by is not None:
-        power = "" if step.exponent == 1 else f" to the power of {written(step.exponent)}"
-        limit = "" if step.max_value is None else f", up to {written(step.max_value)}"
-        return f"scale {step.scale} by {step.by} / {written(step.reference)}{power}{limit}"
-    return f"scale {step.scale} by {written(step.factor)}"
+        power = "" if step.exponent == 1 else f" to the power of {format_value(step.exponent)}"
+        limit = "" if step.max_value is None else f", up to {format_value(step.max_value)}"
+        return f"scale {step.scale} by {step.by} / {format_value(step.reference)}{power}{limit}"
+    return f"scale {step.scale} by {format_value(step.factor)}"
 
 
 def _escape(text: str) -> str:

@@ -10,7 +10,7 @@ from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges
 from optadvise.core.records import FactValues
 from optadvise.rule_analysis.table_regions import list_choice_regions
-from optadvise.rulebase.regions import Box, meet, uncovered
+from optadvise.rulebase.regions import Box, find_uncovered, intersect_boxes
 
 _TOLERANCE = 1e-9  # of equally good questions the first is asked
 _WITHOUT_SIZE = ("unlimited", "limited")  # memory pressures of which a size is no part
@@ -34,7 +34,7 @@ class Interview:
 
     def list_possible(self, box: Box | None = None) -> frozenset[str]:
         """Return the optimizers that the rules may still choose."""
-        inputs_box = meet(self._locate_inputs(), box or {})
+        inputs_box = intersect_boxes(self._locate_inputs(), box or {})
         if inputs_box is None:
             return frozenset()
         possible = set()
@@ -42,8 +42,8 @@ class Interview:
             name = entry.rule.choice.chosen
             if name in possible:
                 continue
-            shared = meet(entry.region.box, inputs_box)
-            if shared is not None and uncovered(shared, entry.region.excluded, self.rules.axes) is not None:
+            shared = intersect_boxes(entry.region.box, inputs_box)
+            if shared is not None and find_uncovered(shared, entry.region.excluded, self.rules.axes) is not None:
                 possible.add(name)
         return frozenset(possible)
 

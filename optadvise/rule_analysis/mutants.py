@@ -12,11 +12,11 @@ from optadvise.core.cards import Range
 from optadvise.rule_analysis.reachability import find_read
 from optadvise.rule_analysis.rule_tests import list_facts, locate_facts, run_case, run_example
 from optadvise.rulebase.case_files import Case
-from optadvise.rulebase.proofs import UNPROVEN, conflicts, findings, list_adjusters, rivals
+from optadvise.rulebase.proofs import UNPROVEN, check_table, find_conflicts, find_rivals, list_adjusters
 from optadvise.rulebase.records import Condition
-from optadvise.rulebase.regions import Box, Point, box_of, meet
+from optadvise.rulebase.regions import Box, Point, intersect_boxes, make_box
 from optadvise.rulebase.table_records import Rule, TableFile
-from optadvise.rulebase.tables import Axis, Table, cells_of
+from optadvise.rulebase.tables import Axis, Table, list_cells
 
 
 class Mutant(Struct, frozen=True):
@@ -72,7 +72,7 @@ def list_mutants(rules: CompiledRules, table: Table) -> Iterator[Mutant]:
             remaining = tuple(_without_override(other, rule.id) for other in (*before, *after))
             changed = replace(file, rules=remaining)
             yield Mutant(table=table.id, rule=rule.id, change="deleted", file=changed, added=None)
-        box = box_of(rule, rules.axes)
+        box = make_box(rule, rules.axes)
         for widening in _list_widenings(rule, box, rules.axes):
             changed = replace(file, rules=(*before, replace(rule, when=widening.when), *after))
             added = {**box, widening.fact: widening.added}
@@ -98,7 +98,7 @@ def _list_widenings(rule: Rule, box: Box, axes: Mapping[str, Axis]) -> Iterator[
 
 def _list_adjacent(mask: int, axis: Axis) -> list[int]:
     """Return the cells that a condition can be widened by: every other word, the next cell of a number, unknown."""
-    others = cells_of(axis.every & ~mask)
+    others = list_cells(axis.every & ~mask)
     if axis.choices is not None:
         return others
     numbers = [cell for cell in others if cell != axis.unknown]
@@ -140,18 +140,18 @@ def try_mutants(rules: CompiledRules, cases: Sequence[Case]) -> MutationReport:
 
 def _locate_change(rules: CompiledRules, table: Table, mutant: Mutant) -> Survivor:
     """Return a mutant with the region where it decides differently."""
-    boxes: list[Box] = [box_of(rule, rules.axes) for rule in table.rules]
+    boxes: list[Box] = [make_box(rule, rules.axes) for rule in table.rules]
     index = next(i for i, rule in enumerate(table.rules) if rule.id == mutant.rule)
     box = boxes[index] if mutant.added is None else mutant.added
     # Rows that come before the changed one, or override it, still do.
-    winning = rivals(table, index, [*boxes[:index], box, *boxes[index + 1 :]])
+    winning = find_rivals(table, index, [*boxes[:index], box, *boxes[index + 1 :]])
     excluded = tuple(boxes[i] for i in winning)
     return Survivor(table=table.id, rule=mutant.rule, change=mutant.change, box=box, excluded=excluded)
 
 
 def _is_noticed(rules: CompiledRules, table: Table, cases: Sequence[Case]) -> bool:
     """Return whether a proof or a test fails with a changed table."""
-    if any(finding.kind != UNPROVEN for finding in findings(table, rules.axes)) or _has_conflict(rules, table):
+    if any(finding.kind != UNPROVEN for finding in check_table(table, rules.axes)) or _has_conflict(rules, table):
         return True
     if any(run_case(rules, table, case).problem is not None for case in cases if case.table == table.id):
         return True
@@ -164,7 +164,7 @@ def _is_noticed(rules: CompiledRules, table: Table, cases: Sequence[Case]) -> bo
 def _has_conflict(rules: CompiledRules, table: Table) -> bool:
     if table.kind != "adjust":
         return False
-    return next(conflicts(list_adjusters(table, rules.axes), rules.axes, table.id), None) is not None
+    return next(find_conflicts(list_adjusters(table, rules.axes), rules.axes, table.id), None) is not None
 
 
 def _find_point(rules: CompiledRules, table: Table, box: Box, excluded: Sequence[Box]) -> Point | None:
@@ -184,7 +184,7 @@ def suggest_cases(rules: CompiledRules, survivors: Sequence[Survivor]) -> Iterat
         table, box, excluded = rules.tables[first.table], first.box, first.excluded
         remaining = []
         for other in others:
-            shared = meet(box, other.box) if other.table == table.id else None
+            shared = intersect_boxes(box, other.box) if other.table == table.id else None
             both_excluded = (*excluded, *other.excluded)
             if shared is None or _find_point(rules, table, shared, both_excluded) is None:
                 remaining.append(other)

@@ -17,7 +17,7 @@ from optadvise.rule_analysis.table_regions import (
     list_rule_regions,
     list_schedule_regions,
 )
-from optadvise.rulebase.regions import Box, Point, meet, uncovered
+from optadvise.rulebase.regions import Box, Point, find_uncovered, intersect_boxes
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
@@ -36,7 +36,7 @@ def find_read(rules: CompiledRules, table: str, box: Box, excluded: Iterable[Box
     """Return a point of a box that a situation leads to when a table is read; None where there is none."""
     excluded = tuple(excluded)
     if table in UNCHAINED_TABLES:
-        return uncovered(box, excluded, rules.axes)
+        return find_uncovered(box, excluded, rules.axes)
     needs_schedule = table == "warmup" or any("schedule" in region for region in (box, *excluded))
     return _search(rules, _list_read_regions(rules, table, needs_schedule=needs_schedule), box, excluded)
 
@@ -59,9 +59,9 @@ def _search(rules: CompiledRules, regions: Iterable[Region], box: Box, excluded:
     """Return a point in a box and one of several regions, the usual values first; None where there is none."""
     usual = _find_usual_point(rules)
     for region in regions:
-        shared = meet(region.box, box)
+        shared = intersect_boxes(region.box, box)
         if shared is not None:
-            point = uncovered(shared, (*region.excluded, *excluded), rules.axes, usual)
+            point = find_uncovered(shared, (*region.excluded, *excluded), rules.axes, usual)
             if point is not None:
                 return point
     return None

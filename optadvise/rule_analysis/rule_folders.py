@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.rule_analysis.check import require_proof
 from optadvise.rulebase.catalog import Catalog, load, load_shipped
 
@@ -96,7 +96,7 @@ def _parse_project(file: Path, content: bytes) -> list[Path]:
         raise InputError(f"{file}: not valid TOML ({error}); mend it, or run elsewhere") from error
     for key in section:
         if key not in _KEYS:
-            raise InputError(f"{file}: [{_SECTION}] has no key {key!r}; {nearest(key, _KEYS)}")
+            raise InputError(f"{file}: [{_SECTION}] has no key {key!r}; {suggest_name(key, _KEYS)}")
     names = section.get("rules", [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise InputError(f'{file}: [{_SECTION}] `rules` takes a list of folders, as in rules = ["team-rules"]')

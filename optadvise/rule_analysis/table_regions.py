@@ -17,9 +17,9 @@ from optadvise.advice.schedule_choice import restrict_schedule
 from optadvise.core.caching import cached
 from optadvise.core.cards import Optimizer, Scheduler
 from optadvise.core.records import Situation
-from optadvise.rulebase.proofs import winning
+from optadvise.rulebase.proofs import find_winning_boxes
 from optadvise.rulebase.records import Condition
-from optadvise.rulebase.regions import Box, lowest, meet, uncovered
+from optadvise.rulebase.regions import Box, find_lowest_bit, find_uncovered, intersect_boxes
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
@@ -52,18 +52,18 @@ def list_rule_regions(rules: CompiledRules, table: Table) -> list[RuleRegion]:
     """Return where each row of a table wins by its own table, the `otherwise` row included."""
     regions = []
     for rule in table.all_rules:
-        box, excluded = winning(table, rule, rules.axes)
+        box, excluded = find_winning_boxes(table, rule, rules.axes)
         regions.append(RuleRegion(rule=rule, region=Region(box=box, excluded=tuple(excluded))))
     return regions
 
 
 def intersect(rules: CompiledRules, first: Region, second: Region) -> Region | None:
     """Return where both of two regions are; None where they have nothing in common."""
-    box = meet(first.box, second.box)
+    box = intersect_boxes(first.box, second.box)
     if box is None:
         return None
     excluded = (*first.excluded, *second.excluded)
-    return None if uncovered(box, excluded, rules.axes) is None else Region(box=box, excluded=excluded)
+    return None if find_uncovered(box, excluded, rules.axes) is None else Region(box=box, excluded=excluded)
 
 
 # -- what no situation can be ------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _list_card_regions(rules: CompiledRules, card: Optimizer, *, is_requested: b
 def find_card(rules: CompiledRules, region: Region) -> Optimizer:
     """Return the optimizer that is taken in a region of `list_optimizer_regions`."""
     names = rules.axes["optimizer"].choices or ()
-    return rules.catalog.optimizer(names[lowest(region.box["optimizer"])])
+    return rules.catalog.optimizer(names[find_lowest_bit(region.box["optimizer"])])
 
 
 @cached(1)
@@ -183,7 +183,7 @@ def list_schedule_regions(rules: CompiledRules) -> list[ScheduleRegion]:
     for before in list_optimizer_regions(rules):
         card = find_card(rules, before)
         for entry in rows:
-            box = meet(before.box, entry.region.box)
+            box = intersect_boxes(before.box, entry.region.box)
             if box is not None:
                 scheduler = restrict_schedule(rules, card, entry.rule.choice.chosen)
                 box["schedule"] = 1 << rules.axes["schedule"].cell(scheduler.family)

@@ -9,7 +9,7 @@ from optadvise.rule_analysis.describe import describe_point
 from optadvise.rule_analysis.inputs_of_point import find_inputs, format_command
 from optadvise.rule_analysis.reachability import UNCHAINED_TABLES, find_read
 from optadvise.rulebase.proofs import GAP, OVERLAP, OVERRIDE, Finding
-from optadvise.rulebase.regions import Box, Point, TooLargeError, box_of, meet
+from optadvise.rulebase.regions import Box, Point, TooLargeError, intersect_boxes, make_box
 from optadvise.rulebase.tables import Table
 
 
@@ -49,7 +49,7 @@ def report_finding(rules: CompiledRules, finding: Finding, layers: tuple[str, ..
 def _find_point(rules: CompiledRules, finding: Finding) -> Point | None:
     """Return a point of the whole chain where a finding shows; None where no situation leads there."""
     table = rules.tables[finding.table]
-    boxes = {rule.id: box_of(rule, rules.axes) for rule in table.rules}
+    boxes = {rule.id: make_box(rule, rules.axes) for rule in table.rules}
     if finding.kind == GAP:
         return find_read(rules, table.id, {}, boxes.values())
     if finding.kind == OVERRIDE:
@@ -57,7 +57,7 @@ def _find_point(rules: CompiledRules, finding: Finding) -> Point | None:
         return find_read(rules, table.id, boxes[inner], [boxes[outer]])
     if finding.kind == OVERLAP:
         first, second = finding.rules
-        overlap = meet(boxes[first], boxes[second])
+        overlap = intersect_boxes(boxes[first], boxes[second])
         settled = [boxes[rule] for rule in _list_overriding(table, finding.rules)]
         return None if overlap is None else find_read(rules, table.id, overlap, settled)
     box: Box = {name: 1 << cell for name, cell in (finding.point or {}).items()}

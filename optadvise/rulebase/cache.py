@@ -70,7 +70,7 @@ class DiskCache:
         _write_entry(self._key, dict(latest))
 
 
-def digest_of(*files: Path) -> str:
+def digest_contents(*files: Path) -> str:
     """Return a digest of the content of files, in hexadecimal."""
     digest = blake2b()
     for file in files:
@@ -82,7 +82,7 @@ def digest_of(*files: Path) -> str:
 def code_digest() -> bytes:
     """Return a digest of the code that decides what the cache holds."""
     files = sorted(file for package in _READING for file in (_PACKAGE / package).rglob("*.py"))
-    return bytes.fromhex(digest_of(*files))
+    return bytes.fromhex(digest_contents(*files))
 
 
 def _entry_file(key: str) -> Path | None:

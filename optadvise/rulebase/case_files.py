@@ -15,7 +15,7 @@ from optadvise.core.yaml_records import decode_text, read_record
 from optadvise.core.yaml_types import Internal
 from optadvise.rulebase import conditions
 from optadvise.rulebase.records import Fact, GivenFacts, RuleRecord
-from optadvise.rulebase.rule_paths import contents, yaml_files
+from optadvise.rulebase.rule_paths import list_yaml_files, read_contents
 
 assert conditions  # registers the reader of facts
 
@@ -47,7 +47,7 @@ def read_cases(layers: Sequence[tuple[str, Path]], facts: Mapping[str, Fact]) ->
     """
     cases = []
     folders = [folder for _, folder in layers]
-    for index, file, content in contents(folders, lambda layer: yaml_files(layer / FOLDER)):
+    for index, file, content in read_contents(folders, lambda layer: list_yaml_files(layer / FOLDER)):
         node, context = parse(decode_text(content, str(file)), str(file))
         context.facts = facts
         read = read_record(CaseFile, node, context)

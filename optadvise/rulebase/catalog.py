@@ -9,16 +9,16 @@ from pathlib import Path
 
 from optadvise.core.cards import SHIPPED, Gpu, Optimizer, Scheduler, Source
 from optadvise.core.claim_cards import Claim
-from optadvise.core.errors import InputError, nearest
+from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.framework_cards import Framework
 from optadvise.core.surface_cards import Surface, SurfaceFile
-from optadvise.core.text import spelling
+from optadvise.core.text import normalize_spelling
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
 from optadvise.rulebase.memory_rules import MemorySettings
 from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, RunInput
 from optadvise.rulebase.rule_base import RuleBase
-from optadvise.rulebase.rule_paths import is_base, shipped_rules
+from optadvise.rulebase.rule_paths import find_shipped_rules, is_base
 from optadvise.rulebase.table_records import Rule
 
 
@@ -32,10 +32,10 @@ def look_up(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> s
     Raises:
         InputError: No id has this name; the message has the nearest names.
     """
-    spellings = (name.strip().lower(), spelling(name), spelling(name.rsplit(".", 1)[-1]))
+    spellings = (name.strip().lower(), normalize_spelling(name), normalize_spelling(name.rsplit(".", 1)[-1]))
     key = next((names[variant] for variant in spellings if variant in names), None)
     if key is None:
-        guess = nearest(name, sorted({*names.values()}))
+        guess = suggest_name(name, sorted({*names.values()}))
         raise InputError(
             f"{flag} {name!r}: not known; "
             + (f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else "")
@@ -176,13 +176,13 @@ class Catalog:
         Raises:
             InputError: Nothing is called so; the nearest names are given.
         """
-        word = spelling(name)
+        word = normalize_spelling(name)
         if word in self._optimizer_names:
             return "optimizer", self._optimizer_names[word]
         if word in self._scheduler_names:
             return "schedule", self._scheduler_names[word]
         everything = [*self.optimizer_ids, *self.scheduler_ids, *self._rules]
-        guess = nearest(name, everything)
+        guess = suggest_name(name, everything)
         raise InputError(
             f"{name!r}: no optimizer, schedule or rule; " + (f"{guess} " if guess else "") + "see optadvise list"
         )
@@ -200,7 +200,7 @@ class Catalog:
         names: dict[str, str] = {}
         for gpu in self.gpus:
             for name_of_gpu in (gpu.id, gpu.name, *gpu.aliases):
-                names.setdefault(spelling(name_of_gpu), gpu.id)
+                names.setdefault(normalize_spelling(name_of_gpu), gpu.id)
         gpu_id = self._with_memory(names, name) or look_up(
             names, name, "--gpu", "say --vram instead if yours is not listed"
         )
@@ -208,8 +208,8 @@ class Catalog:
 
     def _with_memory(self, names: Mapping[str, str], name: str) -> str | None:
         """Return the GPU of a name with its memory behind it, as in `3060 12gb`."""
-        match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)(\d+)gi?b", spelling(name))
-        if match is None or spelling(name) in names:
+        match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)(\d+)gi?b", normalize_spelling(name))
+        if match is None or normalize_spelling(name) in names:
             return None
         similar = {key for word, key in names.items() if word.endswith(match[1]) or word.startswith(match[1])}
         fitting = [gpu for gpu in self.gpus if gpu.id in similar and abs(gpu.memory_gib / int(match[2]) - 1) < 0.1]
@@ -239,7 +239,7 @@ def load(extra: Sequence[Path] = ()) -> Catalog:
         >>> load().optimizer("adamw").name
         'AdamW'
     """
-    layers, names = [shipped_rules(), *extra], [SHIPPED, *map(str, extra)]
+    layers, names = [find_shipped_rules(), *extra], [SHIPPED, *map(str, extra)]
     first = max(number for number, layer in enumerate(layers) if number == 0 or is_base(layer))
     base, fingerprint, later = load_rule_base(layers[first:], names[first:])
     folders = list(zip(names[first:], layers[first:], strict=True))
@@ -255,15 +255,15 @@ def load_shipped() -> Catalog:
 def _card_names(cards: Iterable[Optimizer | Scheduler]) -> dict[str, str]:
     """Return the id of every id, name and alias of cards, in the spelling that names are compared in."""
     cards = list(cards)
-    names = {spelling(name): card.id for card in cards for name in (card.id, card.name, *card.aliases)}
-    return names | {spelling(card.id): card.id for card in cards}
+    names = {normalize_spelling(name): card.id for card in cards for name in (card.id, card.name, *card.aliases)}
+    return names | {normalize_spelling(card.id): card.id for card in cards}
 
 
 def _optimizer_names(cards: Iterable[Optimizer]) -> dict[str, str]:
     """Return the id of every name of optimizers; a class name never hides an id or an alias."""
     cards = list(cards)
     classes = {
-        spelling(implementation.path.rsplit(".", 1)[1]): card.id
+        normalize_spelling(implementation.path.rsplit(".", 1)[1]): card.id
         for card in reversed(cards)
         for implementation in reversed(card.implementations)
         if not implementation.kwargs

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from optadvise.core.cards import EXPERIMENTS, Optimizer
 from optadvise.core.claim_cards import Claim, ClaimFile, Trial
-from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.yaml_reader import KnownIds
 from optadvise.core.yaml_records import read_file
 from optadvise.rulebase import conditions
@@ -49,7 +49,9 @@ def read_claims(
     for card in optimizers.values():
         for reason in (*card.use_when, *card.avoid_when):
             if reason.claim is not None and reason.claim not in claims:
-                message = f"rests on the claim {reason.claim!r}, which is not there; {nearest(reason.claim, claims)}"
+                message = (
+                    f"rests on the claim {reason.claim!r}, which is not there; {suggest_name(reason.claim, claims)}"
+                )
                 raise RuleFileError(message, card.at)
     return claims
 
@@ -93,6 +95,6 @@ def _check_trial(trial: Trial, card: Optimizer, at: str) -> None:
     named += [("hyperparameter", name, numbers) for name in trial.hyperparameters]
     for kind, name, accepted in named:
         if name not in accepted:
-            raise RuleFileError(f"{card.id} has no {kind} {name!r}; {nearest(name, accepted)}", at)
+            raise RuleFileError(f"{card.id} has no {kind} {name!r}; {suggest_name(name, accepted)}", at)
     if trial.warmup_steps < 0 or not all(rate > 0 for rate in trial.learning_rates):
         raise RuleFileError("`learning_rates` are above zero, and `warmup_steps` is not negative", at)

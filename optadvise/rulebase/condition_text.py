@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optadvise.core.cards import Range
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 
 
 def format_condition(condition: Iterable[str | Range], joint: str = ", ") -> str:
@@ -21,9 +21,10 @@ def format_condition(condition: Iterable[str | Range], joint: str = ", ") -> str
 def _format_range(item: Range) -> str:
     low, high = item.low, item.high
     if low is None:
-        return "known" if high is None else f"{'<=' if item.high_closed else '<'} {written(high)}"
+        return "known" if high is None else f"{'<=' if item.high_closed else '<'} {format_value(high)}"
     if high is None:
-        return f"{'>=' if item.low_closed else '>'} {written(low)}"
+        return f"{'>=' if item.low_closed else '>'} {format_value(low)}"
     if low == high:
-        return f"{written(low)}"
-    return f"{'[' if item.low_closed else '('}{written(low)} .. {written(high)}{']' if item.high_closed else ')'}"
+        return f"{format_value(low)}"
+    opening, closing = "[" if item.low_closed else "(", "]" if item.high_closed else ")"
+    return f"{opening}{format_value(low)} .. {format_value(high)}{closing}"

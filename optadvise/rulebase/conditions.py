@@ -11,7 +11,7 @@ from math import isfinite
 import yaml
 
 from optadvise.core.cards import EXPERIMENTS, UNKNOWN, FactValue, Range
-from optadvise.core.errors import nearest
+from optadvise.core.errors import suggest_name
 from optadvise.core.yaml_reader import Context, one_of, text
 from optadvise.core.yaml_records import register_reader
 from optadvise.rulebase.records import ANY_NUMBER, Fact
@@ -32,7 +32,7 @@ def read_when(node: yaml.Node, context: Context) -> dict[str, tuple[str | Range,
     for key_node, value_node in node.value:
         name = text(key_node, context)
         if name not in context.facts:
-            context.fail(key_node, f"unknown fact {name!r}; {nearest(name, context.facts)}")
+            context.fail(key_node, f"unknown fact {name!r}; {suggest_name(name, context.facts)}")
         if name in conditions:
             context.fail(key_node, f"fact {name!r} appears twice; write a list")
         conditions[name] = tuple(_condition(value_node, context, context.facts[name]))
@@ -73,7 +73,7 @@ def _choices(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]
         return [*values]
     if value not in values:
         options = [*values, UNKNOWN] if fact.unknown else values
-        context.fail(node, f"{value!r} is no value of {fact.id!r}; {nearest(value, options)}")
+        context.fail(node, f"{value!r} is no value of {fact.id!r}; {suggest_name(value, options)}")
     return [value]
 
 

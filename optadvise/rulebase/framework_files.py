@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.framework_cards import Framework
 from optadvise.core.schedules import QUANTITIES
 from optadvise.core.yaml_reader import KnownIds
@@ -29,9 +29,8 @@ def read_frameworks(contents: Contents, known_ids: KnownIds) -> dict[str, Framew
         for name, schedule in framework.schedules.items():
             for quantity in _quantities(schedule.settings):
                 if quantity not in QUANTITIES:
-                    message = (
-                        f"schedule {name!r} asks for ${quantity}, which no run has; {nearest(quantity, QUANTITIES)}"
-                    )
+                    hint = suggest_name(quantity, QUANTITIES)
+                    message = f"schedule {name!r} asks for ${quantity}, which no run has; {hint}"
                     raise RuleFileError(message, framework.at)
         frameworks[framework.id] = framework
     return frameworks

@@ -23,11 +23,11 @@ class RuleStep(Struct, frozen=True):
     step: Step
 
 
-def two_digits(value: float) -> float:
+def round_two_digits(value: float) -> float:
     """Round to two significant digits, as rates are written.
 
     Example:
-        >>> two_digits(0.00023712)
+        >>> round_two_digits(0.00023712)
         0.00024
     """
     if value == 0:
@@ -66,10 +66,15 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHype
     if then.along is not None:
         at = facts[then.along]
         assert isinstance(at, (int, float)), "validated"
-        value = middle = two_digits(interpolate(then.points, at))
-        low, high = two_digits(middle / then.spread), two_digits(middle * then.spread)
+        value = middle = round_two_digits(interpolate(then.points, at))
+        low, high = round_two_digits(middle / then.spread), round_two_digits(middle * then.spread)
     entry = HyperparameterStep(
-        step=f"set {written(value)}", value=value, rule=rule.id, because=rule.because, cite=rule.cite, layer=rule.layer
+        step=f"set {format_value(value)}",
+        value=value,
+        rule=rule.id,
+        because=rule.because,
+        cite=rule.cite,
+        layer=rule.layer,
     )
     return AdvisedHyperparameter(name, value, low, high, (entry,))
 
@@ -117,10 +122,10 @@ def _scale(
         factor = (counted / reference) ** step.exponent
         power = "" if step.exponent == 1 else f"^{step.exponent:g}"
         text = f"× ({counted:g} / {reference:g}){power}"
-    low, high = (None if end is None else two_digits(end * factor) for end in (number.low, number.high))
+    low, high = (None if end is None else round_two_digits(end * factor) for end in (number.low, number.high))
     if step.low is not None and step.high is not None:
-        low, high = two_digits(value * step.low), two_digits(value * step.high)
-    return replace(number, value=two_digits(value * factor), low=low, high=high), text
+        low, high = round_two_digits(value * step.low), round_two_digits(value * step.high)
+    return replace(number, value=round_two_digits(value * factor), low=low, high=high), text
 
 
 def _clamp(number: AdvisedHyperparameter, value: float, step: Step) -> tuple[AdvisedHyperparameter, str | None]:
@@ -134,12 +139,12 @@ def _clamp(number: AdvisedHyperparameter, value: float, step: Step) -> tuple[Adv
     return replace(changed, value=clamped), f"clamped to {show_number(low)} … {show_number(high)}"
 
 
-def written(value: Value) -> str:
+def format_value(value: Value) -> str:
     """Render a hyperparameter's value."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, (int, float)):
         return show_number(value)
     if isinstance(value, list):
-        return f"({', '.join(written(v) for v in value)})"
+        return f"({', '.join(format_value(v) for v in value)})"
     return str(value)

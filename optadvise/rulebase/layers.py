@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
-from optadvise.core.errors import RuleFileError, nearest
+from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.rulebase.memory_rules import MemorySettings
 from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput
 from optadvise.rulebase.rule_base import RuleBase
@@ -54,7 +54,7 @@ class Draft:
             for index, rule in enumerate(table.rules):
                 if rule.id == rule_id:
                     return table, index
-        hint = nearest(rule_id, [rule.id for table in self.tables.values() for rule in table.rules])
+        hint = suggest_name(rule_id, [rule.id for table in self.tables.values() for rule in table.rules])
         raise RuleFileError(f"no rule {rule_id!r} to change; {hint}".rstrip("; "), at)
 
 
@@ -82,7 +82,7 @@ def _place_rule(rules: list[Rule], rule: Rule, table: TableFile, layer: str) -> 
     position = {other.id: number for number, other in enumerate(rules)}
     before, rule = rule.before, replace(rule, before=None)
     if before is not None and before not in position:
-        raise RuleFileError(f"`before` names {before!r}; {nearest(before, position)}", rule.at)
+        raise RuleFileError(f"`before` names {before!r}; {suggest_name(before, position)}", rule.at)
     if rule.id in position:
         index = position[rule.id]
         if rules[index].layer == layer:
@@ -147,7 +147,7 @@ def _disable_rule(draft: Draft, rule_id: str, at: str) -> None:
 
 def _disable_optimizer(draft: Draft, optimizer: str, entry: Disabling) -> None:
     if optimizer not in draft.optimizers:
-        message = f"no optimizer {optimizer!r} to rule out; {nearest(optimizer, draft.optimizers)}"
+        message = f"no optimizer {optimizer!r} to rule out; {suggest_name(optimizer, draft.optimizers)}"
         raise RuleFileError(message, entry.at)
     draft.disabled[optimizer] = entry
     for card in draft.optimizers.values():

@@ -21,10 +21,10 @@ from optadvise.rulebase.rule_paths import (
     NETWORKS,
     SURFACES,
     Contents,
-    contents,
-    files_named,
-    rule_files,
-    yaml_files,
+    find_files_named,
+    list_rule_files,
+    list_yaml_files,
+    read_contents,
 )
 
 
@@ -42,7 +42,7 @@ def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) ->
         InputError: A folder is missing or empty.
         RuleFileError: A file is invalid or cannot be read.
     """
-    read = contents(layers, rule_files)
+    read = read_contents(layers, list_rule_files)
     fingerprint = _digest(read, layers)
     key = blake2b(fingerprint + code_digest() + "\0".join([*map(str, layers), *names]).encode()).hexdigest()
 
@@ -65,7 +65,7 @@ class LazyFiles:
         self._folders: dict[str, tuple[Contents, str]] = {}
 
     def _keyed(self, files: Callable[[Path], list[Path]], beside: bytes = b"") -> tuple[Contents, str]:
-        read = contents(self._layers, files)
+        read = read_contents(self._layers, files)
         digest = _digest(read, self._layers) + beside
         return read, str(blake2b(digest + code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
 
@@ -76,7 +76,7 @@ class LazyFiles:
             RuleFileError: A file cannot be read.
         """
         if name not in self._folders:
-            self._folders[name] = self._keyed(lambda layer: yaml_files(layer / name))
+            self._folders[name] = self._keyed(lambda layer: list_yaml_files(layer / name))
         return self._folders[name]
 
     def figures(self) -> DiskCache:
@@ -89,12 +89,12 @@ class LazyFiles:
         Raises:
             RuleFileError: A file is invalid.
         """
-        read, key = self._keyed(lambda layer: yaml_files(layer / FRAMEWORKS), self._fingerprint)
+        read, key = self._keyed(lambda layer: list_yaml_files(layer / FRAMEWORKS), self._fingerprint)
 
         def read_files() -> dict[str, Framework]:
             from optadvise.rulebase.framework_files import read_frameworks
 
-            return read_frameworks(read, known_ids(base))
+            return read_frameworks(read, collect_ids(base))
 
         return cached(f"frameworks-{key}", dict[str, Framework], read_files)
 
@@ -104,12 +104,12 @@ class LazyFiles:
         Raises:
             RuleFileError: The file is invalid.
         """
-        read, key = self._keyed(lambda layer: files_named(layer, SURFACES), self._fingerprint)
+        read, key = self._keyed(lambda layer: find_files_named(layer, SURFACES), self._fingerprint)
 
         def read_files() -> SurfaceFile:
             from optadvise.rulebase.surface_files import read_surfaces
 
-            return read_surfaces(read, known_ids(base))
+            return read_surfaces(read, collect_ids(base))
 
         return cached(f"surfaces-{key}", SurfaceFile, read_files)
 
@@ -119,9 +119,9 @@ class LazyFiles:
         Raises:
             RuleFileError: The file is invalid.
         """
-        read, key = self._keyed(lambda layer: files_named(layer, CLAIMS), self._fingerprint)
+        read, key = self._keyed(lambda layer: find_files_named(layer, CLAIMS), self._fingerprint)
         rules = [rule.id for table in base.tables.values() for rule in table.rules]
-        ids = {**known_ids(base), "rule": [*rules, *base.disabled_rules]}
+        ids = {**collect_ids(base), "rule": [*rules, *base.disabled_rules]}
 
         def read_files() -> dict[str, Claim]:
             from optadvise.rulebase.claim_files import read_claims
@@ -131,7 +131,7 @@ class LazyFiles:
         return cached(f"claims-{key}", dict[str, Claim], read_files)
 
 
-def known_ids(base: RuleBase) -> dict[str, Mapping[str, object]]:
+def collect_ids(base: RuleBase) -> dict[str, Mapping[str, object]]:
     """Return what files may refer to, by kind."""
     return {
         "source": base.sources, "optimizer": base.optimizers, "scheduler": base.schedulers, "fact": base.facts,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from optadvise.rulebase.regions import box_of
+from optadvise.rulebase.regions import make_box
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis, Table
 
@@ -49,7 +49,7 @@ def explain_miss(rule: Rule, cells: Mapping[str, int], axes: Mapping[str, Axis],
     """Return what kept a row from deciding."""
     missed = tuple(
         MissedCondition(fact=name, accepted=mask, cell=cells[name])
-        for name, mask in box_of(rule, axes).items()
+        for name, mask in make_box(rule, axes).items()
         if not mask >> cells[name] & 1
     )
     return NearMiss(rule=rule, missed=missed, beaten_by=None if missed else winner.id)

@@ -17,13 +17,13 @@ from optadvise.rulebase.regions import (
     Box,
     Point,
     TooLargeError,
-    box_of,
-    columns,
-    counted,
-    inside,
-    meet,
+    count_end_states,
+    find_uncovered,
+    intersect_boxes,
+    is_inside,
+    list_columns,
+    make_box,
     touches,
-    uncovered,
 )
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis, Table
@@ -63,25 +63,25 @@ class Census(Struct, frozen=True):
     otherwise: int | None  # None where there were too many to count, or nothing falls through by design
 
 
-def findings(table: Table, axes: Mapping[str, Axis]) -> Iterator[Finding]:
+def check_table(table: Table, axes: Mapping[str, Axis]) -> Iterator[Finding]:
     """Yield what is wrong with a table, taken by itself."""
-    boxes = [box_of(rule, axes) for rule in table.rules]
+    boxes = [make_box(rule, axes) for rule in table.rules]
     for rule, box in zip(table.rules, boxes, strict=True):
         empty = [name for name, mask in box.items() if not mask & axes[name].every]
         if empty:
             text = f"{rule.id} can never apply: no {empty[0]} is accepted by its condition"
             yield Finding(SHADOWED, table.id, (rule.id,), rule.at, text)
-    yield from _overrides(table, boxes, axes)
+    yield from _check_overrides(table, boxes, axes)
     if table.hit_policy == "collect":
         return
     if table.hit_policy == "unique":
-        yield from _overlaps(table, boxes, axes)
-    yield from _shadowed(table, boxes, axes)
+        yield from _find_overlaps(table, boxes, axes)
+    yield from _find_shadowed(table, boxes, axes)
     if table.otherwise is None:
-        yield from _gaps(table, boxes, axes)
+        yield from _find_gaps(table, boxes, axes)
 
 
-def _overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+def _check_overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
     number = {rule.id: i for i, rule in enumerate(table.rules)}
     for i, rule in enumerate(table.rules):
         for name in rule.overrides:
@@ -94,17 +94,17 @@ def _overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> 
             elif name == rule.id or table.beats[number[name]] >> i & 1:
                 text = f"{rule.id} overrides itself through {name}"
                 yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
-            elif not inside(boxes[i], boxes[number[name]], axes):
-                outside = uncovered(boxes[i], [boxes[number[name]]], axes)
+            elif not is_inside(boxes[i], boxes[number[name]], axes):
+                outside = find_uncovered(boxes[i], [boxes[number[name]]], axes)
                 text = f"{rule.id} overrides {name} but is not inside it"
                 yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text, outside)
 
 
-def _overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+def _find_overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
     for i, j in combinations(range(len(boxes)), 2):
         if table.beats[i] >> j & 1 or table.beats[j] >> i & 1 or not touches(boxes[i], boxes[j]):
             continue
-        common = meet(boxes[i], boxes[j])
+        common = intersect_boxes(boxes[i], boxes[j])
         if common is None:
             continue
         # Others that override both may settle it, together where none does alone.
@@ -112,7 +112,7 @@ def _overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
         first, second = table.rules[i], table.rules[j]
         pair = (second.id, first.id)
         try:
-            point = uncovered(common, over_both, axes)
+            point = find_uncovered(common, over_both, axes)
         except TooLargeError:
             yield Finding(UNPROVEN, table.id, pair, second.at, f"whether {first.id} and {second.id} meet unsettled")
             continue
@@ -121,7 +121,7 @@ def _overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
             yield Finding(OVERLAP, table.id, pair, second.at, text, point)
 
 
-def rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
+def find_rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
     """Return the rows that win over a row where both apply."""
     if table.hit_policy == "collect":
         return []
@@ -133,11 +133,11 @@ def rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
     ]  # fmt: skip
 
 
-def _shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+def _find_shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
     for index, rule in enumerate(table.rules):
-        over = rivals(table, index, boxes)
+        over = find_rivals(table, index, boxes)
         try:
-            if not over or uncovered(boxes[index], [boxes[i] for i in over], axes) is not None:
+            if not over or find_uncovered(boxes[index], [boxes[i] for i in over], axes) is not None:
                 continue
         except TooLargeError:
             yield Finding(UNPROVEN, table.id, (rule.id,), rule.at, f"whether {rule.id} can ever win")
@@ -146,7 +146,7 @@ def _shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
             continue  # told already
         for i in tuple(over):  # leave only what it takes
             fewer = [boxes[k] for k in over if k != i]
-            if uncovered(boxes[index], fewer, axes) is None:
+            if find_uncovered(boxes[index], fewer, axes) is None:
                 over.remove(i)
         names = tuple(table.rules[i].id for i in over)
         text = f"{rule.id} can never win: {_list(names)} {'come' if len(names) > 1 else 'comes'} before it everywhere"
@@ -154,7 +154,7 @@ def _shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
     if table.otherwise is not None:
         last = table.otherwise
         try:
-            reached = uncovered({}, boxes, axes) is not None
+            reached = find_uncovered({}, boxes, axes) is not None
         except TooLargeError:
             yield Finding(UNPROVEN, table.id, (last.id,), last.at, f"whether anything is left to {last.id}")
             return
@@ -163,10 +163,10 @@ def _shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> I
             yield Finding(SHADOWED, table.id, (last.id,), last.at, text)
 
 
-def _gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
+def _find_gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
     at = table.rules[-1].at
     try:
-        point = uncovered({}, boxes, axes)
+        point = find_uncovered({}, boxes, axes)
     except TooLargeError:
         yield Finding(UNPROVEN, table.id, (), at, f"whether {table.id} answers every situation")
         return
@@ -174,7 +174,7 @@ def _gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Itera
         yield Finding(GAP, table.id, (), at, f"{table.id} has no row for this situation and no `otherwise`", point)
 
 
-def census(table: Table, axes: Mapping[str, Axis]) -> Census:
+def count_cells(table: Table, axes: Mapping[str, Axis]) -> Census:
     """Count a table's cells, and those that fall through to what it says otherwise."""
     cells = prod(axes[name].every.bit_count() for name in table.columns)
     if table.otherwise is None:
@@ -193,9 +193,9 @@ def census(table: Table, axes: Mapping[str, Axis]) -> Census:
         alive &= masks[number][cell]
         return -1 if alive & ~later[number] else alive
 
-    swept = columns(table.columns, lambda name, cell: table.column(name)[cell], axes)
+    swept = list_columns(table.columns, lambda name, cell: table.column(name)[cell], axes)
     try:
-        ends = counted(swept, (1 << len(table.rules)) - 1, step)
+        ends = count_end_states(swept, (1 << len(table.rules)) - 1, step)
     except TooLargeError:
         return Census(table.id, len(table.rules), cells, None)
     return Census(table.id, len(table.rules), cells, ends[0][0] if 0 in ends else 0)
@@ -203,30 +203,30 @@ def census(table: Table, axes: Mapping[str, Axis]) -> Census:
 
 def list_adjusters(table: Table, axes: Mapping[str, Axis]) -> list[Adjuster]:
     """Return the rows of a table of adjustments."""
-    return [Adjuster(id=rule.id, at=rule.at, box=box_of(rule, axes), steps=rule.steps) for rule in table.rules]
+    return [Adjuster(id=rule.id, at=rule.at, box=make_box(rule, axes), steps=rule.steps) for rule in table.rules]
 
 
-def conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: str) -> Iterator[Finding]:
+def find_conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: str) -> Iterator[Finding]:
     """Yield pairs of adjustments that set one number differently where both apply.
 
     Scales by constants commute and may add up. Two clamps whose ranges do not meet do not, nor do two ranges of one
     number, and to follow one fact twice counts it twice.
     """
     for first, second in combinations(adjusters, 2):
-        overlap = meet(first.box, second.box)
+        overlap = intersect_boxes(first.box, second.box)
         if overlap is None or any(not mask & axes[name].every for name, mask in overlap.items()):
             continue
         for step, other in product(first.steps, second.steps):
-            why = _clash(step, other)
+            why = _describe_clash(step, other)
             if why:
                 text = f"{first.id} and {second.id} meet and {why}"
-                point = uncovered(overlap, [], axes)
+                point = find_uncovered(overlap, [], axes)
                 yield Finding(
                     kind=CONFLICT, table=table, rules=(second.id, first.id), at=second.at, text=text, point=point
                 )
 
 
-def _clash(first: Step, second: Step) -> str | None:
+def _describe_clash(first: Step, second: Step) -> str | None:
     if first.clamp is not None and first.clamp == second.clamp:
         low = max(float("-inf") if step.low is None else step.low for step in (first, second))
         high = min(float("inf") if step.high is None else step.high for step in (first, second))
@@ -243,14 +243,14 @@ def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} together"
 
 
-def winning(table: Table, rule: Rule, axes: Mapping[str, Axis]) -> tuple[Box, list[dict[str, int]]]:
+def find_winning_boxes(table: Table, rule: Rule, axes: Mapping[str, Axis]) -> tuple[Box, list[dict[str, int]]]:
     """Return where a row may win: its box, and the boxes of the rows that win over it.
 
     Args:
         rule: The row, or what the table says otherwise.
     """
-    boxes: list[dict[str, int]] = [box_of(row, axes) for row in table.rules]
+    boxes: list[dict[str, int]] = [make_box(row, axes) for row in table.rules]
     if rule is table.otherwise:
         return {}, boxes
     index = next(i for i, row in enumerate(table.rules) if row.id == rule.id)
-    return boxes[index], [boxes[i] for i in rivals(table, index, boxes)]
+    return boxes[index], [boxes[i] for i in find_rivals(table, index, boxes)]

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from optadvise.core.errors import OptadviseError
 from optadvise.rulebase.table_records import Rule
-from optadvise.rulebase.tables import Axis, cells_of
+from optadvise.rulebase.tables import Axis, list_cells
 
 Box: TypeAlias = "Mapping[str, int]"
 Point: TypeAlias = "dict[str, int]"
@@ -34,16 +34,16 @@ class TooLargeError(OptadviseError):
         super().__init__("a question about the rules takes too many steps; nothing is proven, split its tables")
 
 
-def box_of(rule: Rule, axes: Axes) -> dict[str, int]:
+def make_box(rule: Rule, axes: Axes) -> dict[str, int]:
     """Return the cells that a rule accepts."""
     return {name: axes[name].accepted(condition) for name, condition in rule.when.items()}
 
 
-def meet(a: Box, b: Box) -> dict[str, int] | None:
+def intersect_boxes(a: Box, b: Box) -> dict[str, int] | None:
     """Return what two boxes share; None where they share nothing.
 
     Example:
-        >>> meet({"model": 0b011}, {"model": 0b110, "task": 0b1})
+        >>> intersect_boxes({"model": 0b011}, {"model": 0b110, "task": 0b1})
         {'model': 2, 'task': 1}
     """
     common = dict(a)
@@ -60,14 +60,16 @@ def touches(a: Box, b: Box) -> bool:
     return all(mask & b[name] for name, mask in a.items() if name in b)
 
 
-def inside(inner: Box, outer: Box, axes: Axes) -> bool:
+def is_inside(inner: Box, outer: Box, axes: Axes) -> bool:
     """Return whether one box lies wholly in another; an empty one does."""
     return any(not mask & axes[name].every for name, mask in inner.items()) or all(
         not inner.get(name, -1) & axes[name].every & ~mask for name, mask in outer.items()
     )
 
 
-def uncovered(box: Box, others: Iterable[Box], axes: Axes, prefer: Mapping[str, int] | None = None) -> Point | None:
+def find_uncovered(
+    box: Box, others: Iterable[Box], axes: Axes, prefer: Mapping[str, int] | None = None
+) -> Point | None:
     """Return a point of a box that lies in none of the others; None where together they cover it.
 
     Args:
@@ -150,10 +152,10 @@ class _Search:
 
 def _pick(mask: int, name: str, prefer: Mapping[str, int]) -> int:
     preferred = prefer.get(name)
-    return preferred if preferred is not None and mask >> preferred & 1 else lowest(mask)
+    return preferred if preferred is not None and mask >> preferred & 1 else find_lowest_bit(mask)
 
 
-def lowest(mask: int) -> int:
+def find_lowest_bit(mask: int) -> int:
     """Return the number of the lowest bit that is set."""
     return (mask & -mask).bit_length() - 1
 
@@ -165,7 +167,7 @@ class Column(Struct, frozen=True):
     groups: tuple[tuple[int, int], ...]  # an example cell and the mask of all
 
 
-def columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], axes: Axes) -> list[Column]:
+def list_columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], axes: Axes) -> list[Column]:
     """Return the columns of a sweep.
 
     Args:
@@ -175,14 +177,14 @@ def columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], ax
     result = []
     for name in names:
         groups: dict[Hashable, int] = {}
-        for cell in cells_of(axes[name].every):
+        for cell in list_cells(axes[name].every):
             key = tell_apart(name, cell)
             groups[key] = groups.get(key, 0) | 1 << cell
-        result.append(Column(name, tuple((lowest(mask), mask) for mask in groups.values())))
+        result.append(Column(name, tuple((find_lowest_bit(mask), mask) for mask in groups.values())))
     return result
 
 
-def counted(
+def count_end_states(
     swept: Sequence[Column], start: _State, step: Callable[[_State, int, int], _State]
 ) -> dict[_State, tuple[int, Point]]:
     """Return every state in which a sweep over all cells can end, with how many cells do and one of them.
@@ -209,7 +211,7 @@ def counted(
     return states
 
 
-def boxes(
+def enumerate_boxes(
     swept: Sequence[Column], start: _State, step: Callable[[_State, int, int], _State],
     answer: Callable[[_State], _Answer | None],
 ) -> dict[_Answer, list[dict[str, int]]]:  # fmt: skip
@@ -246,13 +248,13 @@ def boxes(
             for outcomes, parts in remaining.items():
                 part = {} if mask == all_cells else {column.name: mask}
                 result.setdefault(outcomes, []).extend({**part, **other} for other in parts)
-        memo[number, state] = {outcomes: merged(parts) for outcomes, parts in result.items()}
+        memo[number, state] = {outcomes: merge_boxes(parts) for outcomes, parts in result.items()}
         return memo[number, state]
 
     return below(0, start)
 
 
-def merged(parts: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
+def merge_boxes(parts: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
     """Join boxes that differ in one fact alone, until none do."""
     todo = [dict(part) for part in parts]
     changed = True

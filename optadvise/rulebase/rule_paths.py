@@ -21,7 +21,7 @@ _BASE = "facts.yaml"  # a folder that has it is complete by itself
 _LARGEST_FILE, _LARGEST_LAYER = 2**20, 4 * 2**20  # bytes; the shipped rules have a third of one
 
 
-def shipped_rules() -> Path:
+def find_shipped_rules() -> Path:
     """Return the folder of the rules that belong to this installation.
 
     An installed wheel carries its own copy beside the code; a checkout has the live folder beside the package.
@@ -30,7 +30,7 @@ def shipped_rules() -> Path:
     return packaged if packaged.is_dir() else _HERE.parent.parent / "rules"
 
 
-def rule_files(layer: Path) -> list[Path]:
+def list_rule_files(layer: Path) -> list[Path]:
     """Return a layer's YAML files in reading order, but for what is read apart.
 
     Raises:
@@ -43,7 +43,7 @@ def rule_files(layer: Path) -> list[Path]:
         is_folder = False
     if not is_folder:
         raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
-    files = yaml_files(layer)
+    files = list_yaml_files(layer)
     accepted = [*_SINGLE_FILES, *_TABLE_FILES, *_FILES_APART]
     for file in files:
         if file.stem not in accepted:
@@ -52,14 +52,14 @@ def rule_files(layer: Path) -> list[Path]:
     apart = [file for file in files if file.stem in _FILES_APART]
     files = [file for file in files if file not in apart]
     for name in _FOLDERS:
-        files += yaml_files(layer / name)
-    if not files and not apart and not any(yaml_files(layer / name) for name in _FOLDERS_APART):
+        files += list_yaml_files(layer / name)
+    if not files and not apart and not any(list_yaml_files(layer / name) for name in _FOLDERS_APART):
         places = ", ".join(f"{name}/" for name in (*_FOLDERS, *_FOLDERS_APART))
         raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
     return files
 
 
-def yaml_files(folder: Path) -> list[Path]:
+def list_yaml_files(folder: Path) -> list[Path]:
     """Return a folder's YAML files by name, none where there is no folder."""
     files = []
     try:
@@ -81,7 +81,7 @@ def is_base(layer: Path) -> bool:
     return (layer / _BASE).is_file()
 
 
-def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> Contents:
+def read_contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> Contents:
     """Return layer number, path and bytes of every file."""
     read = []
     for index, layer in enumerate(layers):
@@ -99,6 +99,6 @@ def contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> Con
     return read
 
 
-def files_named(layer: Path, stem: str) -> list[Path]:
+def find_files_named(layer: Path, stem: str) -> list[Path]:
     """Return a layer's YAML files of a name, at most one for each ending."""
-    return [file for file in yaml_files(layer) if file.stem == stem]
+    return [file for file in list_yaml_files(layer) if file.stem == stem]

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from msgspec.structs import asdict, fields
 
-from optadvise.core.errors import nearest
+from optadvise.core.errors import suggest_name
 from optadvise.core.yaml_reader import Context
 from optadvise.core.yaml_records import read_record, reader_of, register_reader
 from optadvise.rulebase.table_records import (
@@ -49,7 +49,7 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
     """
     context.table_kind = peek(node, "kind") or (existing.kind if existing else "")
     if context.table_kind not in OUTCOMES:
-        context.fail(node, f"a table needs a `kind`; {nearest(context.table_kind, OUTCOMES)}")
+        context.fail(node, f"a table needs a `kind`; {suggest_name(context.table_kind, OUTCOMES)}")
     entry = read_record(TableEntry, node, context)
 
     def inherit(key: str) -> Any:

@@ -16,7 +16,7 @@ from optadvise.rulebase.records import Condition, Fact
 from optadvise.rulebase.table_records import Rule, TableFile
 
 
-def cells_of(mask: int) -> list[int]:
+def list_cells(mask: int) -> list[int]:
     """Return the numbers of the bits that are set."""
     return [cell for cell in range(mask.bit_length()) if mask >> cell & 1]
 
@@ -149,7 +149,7 @@ class Table:
             if condition is None:
                 always |= 1 << number
                 continue
-            for cell in cells_of(axis.accepted(condition)):
+            for cell in list_cells(axis.accepted(condition)):
                 masks[cell] |= 1 << number
         return [mask | always for mask in masks]
 

@@ -12,8 +12,8 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from optadvise.core.cards import SHIPPED, UNKNOWN, FactValue, Gpu, Optimizer, Scheduler, Source, Step
-from optadvise.core.errors import InputError, RuleFileError, nearest
-from optadvise.core.text import spelling
+from optadvise.core.errors import InputError, RuleFileError, suggest_name
+from optadvise.core.text import normalize_spelling
 from optadvise.core.units import parse_bytes, parse_count
 from optadvise.core.yaml_reader import Context, parse, refer
 from optadvise.core.yaml_records import decode_text, read_record
@@ -166,7 +166,7 @@ def _check_step(step: Step, names: Iterable[str]) -> None:
     if (step.scale is None) == (step.clamp is None):
         raise RuleFileError("a step has either `scale: PARAMETER` or `clamp: PARAMETER`", step.at)
     if step.parameter not in names:
-        raise RuleFileError(f"a step names {step.parameter!r}; {nearest(step.parameter, names)}", step.at)
+        raise RuleFileError(f"a step names {step.parameter!r}; {suggest_name(step.parameter, names)}", step.at)
     if step.scale is not None and (step.factor is None) == (step.by is None):
         raise RuleFileError("a scale step has either `factor`, or `by`, `reference` and `exponent`", step.at)
 
@@ -190,7 +190,7 @@ def _check_rule(rule: Rule, table: TableFile, draft: Draft) -> None:
         values = (fact.values or {}) if fact else {}
         derived = rule.derived.get(table.output or "")
         if derived not in values:
-            raise RuleFileError(f"`then` gives {derived!r}; {nearest(str(derived), values)}", rule.at)
+            raise RuleFileError(f"`then` gives {derived!r}; {suggest_name(str(derived), values)}", rule.at)
     elif table.kind == "choose":
         _check_choice(rule, str(table.output), draft)
     elif table.kind == "set":
@@ -227,7 +227,7 @@ def _check_choice(rule: Rule, output: str, draft: Draft) -> None:
     chosen = rule.choice.optimizer if output == "optimizer" else rule.choice.scheduler
     for name in (chosen, *rule.choice.alternatives):
         if name not in ids:
-            raise RuleFileError(f"unknown {output} {name!r}; {nearest(str(name), ids)}", rule.at)
+            raise RuleFileError(f"unknown {output} {name!r}; {suggest_name(str(name), ids)}", rule.at)
 
 
 def _check_references(contexts: Iterable[Context], draft: Draft) -> None:
@@ -249,7 +249,7 @@ def _check_names(draft: Draft) -> None:
     for cards in (draft.optimizers, draft.schedulers):
         meanings: dict[str, str] = {}
         for card in cards.values():
-            for name in {spelling(name) for name in (card.id, card.name, *card.aliases)}:
+            for name in {normalize_spelling(name) for name in (card.id, card.name, *card.aliases)}:
                 if name in meanings:
                     raise RuleFileError(f"the name {name!r} means {meanings[name]!r} already", card.at)
                 meanings[name] = card.id
@@ -265,10 +265,10 @@ def _read_fixes(node: yaml.Node, context: Context, reading: _Reading, index: int
 def _check_fix(fix: FixRule, facts: Mapping[str, Fact]) -> None:
     for name, value in fix.change.items():
         if name not in facts:
-            raise RuleFileError(f"`change` sets {name!r}, which is no fact; {nearest(name, facts)}", fix.at)
+            raise RuleFileError(f"`change` sets {name!r}, which is no fact; {suggest_name(name, facts)}", fix.at)
         accepted = [accepted.lower() for accepted in facts[name].values or ()]
         if accepted and str(value).lower() not in accepted:
-            raise RuleFileError(f"`change` gives {value!r}; {nearest(str(value), accepted)}", fix.at)
+            raise RuleFileError(f"`change` gives {value!r}; {suggest_name(str(value), accepted)}", fix.at)
 
 
 def _read_memory(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
@@ -289,7 +289,7 @@ def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
     """Return an assumed value as its fact's type has it."""
     fact, value = facts.get(row.fact), row.value
     if fact is None:
-        raise RuleFileError(f"unknown fact {row.fact!r}; {nearest(row.fact, facts)}", row.at)
+        raise RuleFileError(f"unknown fact {row.fact!r}; {suggest_name(row.fact, facts)}", row.at)
     if not fact.is_input:
         raise RuleFileError(f"nobody says {fact.id!r}, so nothing can be assumed of it", row.at)
     if isinstance(value, list) or value is None:
@@ -297,7 +297,7 @@ def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
     if fact.values is not None:
         word = str(value).lower() if isinstance(value, bool) else value
         if word not in fact.values:
-            hint = nearest(str(value), fact.values)
+            hint = suggest_name(str(value), fact.values)
             raise RuleFileError(f"{value!r} is no value of {fact.id!r}; {hint}", row.at)
         return word == "true" if fact.type == "flag" else word
     try:
@@ -311,11 +311,11 @@ def _read_flowchart(node: yaml.Node, context: Context, reading: _Reading, index:
     chart = read_record(FlowchartFile, node, context).flowchart
     for answer in (answer for question in chart.questions.values() for answer in question.answers):
         if (answer.next is not None) == bool(answer.recommends):
-            raise RuleFileError("an answer leads either `to` a question, or `names` what to take", answer.at)
+            raise RuleFileError("an answer has either `next`, a question, or `recommends`", answer.at)
         if answer.next is not None and answer.next not in chart.questions:
-            raise RuleFileError(f"no question {answer.next!r}; {nearest(answer.next, chart.questions)}", answer.at)
+            raise RuleFileError(f"no question {answer.next!r}; {suggest_name(answer.next, chart.questions)}", answer.at)
     if chart.start not in chart.questions:
-        raise RuleFileError(f"no question {chart.start!r}; {nearest(chart.start, chart.questions)}", chart.at)
+        raise RuleFileError(f"no question {chart.start!r}; {suggest_name(chart.start, chart.questions)}", chart.at)
     reading.draft.flowchart = chart
 
 

@@ -15,7 +15,7 @@ from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import mean_ci
 from optadvise.core.cards import EXPERIMENTS, Optimizer, Range, Value
 from optadvise.core.claim_cards import Claim, Trial
-from optadvise.core.errors import InputError, RuleFileError, nearest
+from optadvise.core.errors import InputError, RuleFileError, suggest_name
 from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED, ClaimOutcome, ClaimVerdict, TestedImplementation
 from optadvise.core.surface_cards import Surface
 from optadvise.rulebase.catalog import Catalog
@@ -70,7 +70,8 @@ def select_claims(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterabl
     for name in named:
         if name not in catalog.claims:
             raise InputError(
-                f"--claim {name!r}: no such claim; {nearest(name, catalog.claims)}; optadvise list --claims shows all"
+                f"--claim {name!r}: no such claim; {suggest_name(name, catalog.claims)}; "
+                "optadvise list --claims shows all"
             )
     if named:
         return [catalog.claims[name] for name in named]
@@ -257,5 +258,5 @@ def _find_surface(catalog: Catalog, claim: Claim) -> Surface | None:
     if name is None:
         return None
     if name not in catalog.surfaces:
-        raise RuleFileError(f"no surface is called {name!r}; {nearest(name, catalog.surfaces)}", claim.at)
+        raise RuleFileError(f"no surface is called {name!r}; {suggest_name(name, catalog.surfaces)}", claim.at)
     return catalog.surfaces[name]

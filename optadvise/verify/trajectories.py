@@ -13,7 +13,7 @@ from torch import Tensor
 from optadvise.benchmark import optimizer_builder, plan
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import Optimizer
-from optadvise.core.errors import OptadviseError, RuleFileError, nearest
+from optadvise.core.errors import OptadviseError, RuleFileError, suggest_name
 from optadvise.core.surface_cards import Surface
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.trajectory_records import Point, SkippedOptimizer, SurfaceSummary, TrajectoriesResult, Trajectory
@@ -74,7 +74,7 @@ def find_function(surface: Surface) -> SurfaceFunction:
         RuleFileError: No function has the surface's id.
     """
     if surface.id not in FUNCTIONS:
-        raise RuleFileError(f"no function is called {surface.id!r}; {nearest(surface.id, FUNCTIONS)}", surface.at)
+        raise RuleFileError(f"no function is called {surface.id!r}; {suggest_name(surface.id, FUNCTIONS)}", surface.at)
     return FUNCTIONS[surface.id]
 
 

@@ -22,7 +22,7 @@ from optadvise.benchmark.measurement import ArmCommand, ArmCounts, ArmMeasuremen
 from optadvise.benchmark.options import BenchOptions
 from optadvise.benchmark.request import Request, prepare_request
 from optadvise.benchmark.results import make_result
-from optadvise.core.errors import InputError, OptadviseError, nearest
+from optadvise.core.errors import InputError, OptadviseError, suggest_name
 from optadvise.core.files import check_writable, write_output
 from optadvise.core.json_text import encode_json
 from optadvise.rulebase.catalog import load
@@ -56,7 +56,7 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
         name = flag[2:].replace("-", "_")
         if name not in (*_RANK_OPTIONS, "json"):
             flags = [f"--{option.replace('_', '-')}" for option in (*_RANK_OPTIONS, "json")]
-            raise InputError(f"{flag}: no option of a rank; {nearest(flag, flags)}")
+            raise InputError(f"{flag}: no option of a rank; {suggest_name(flag, flags)}")
         value = value or next(remaining, "")
         if not value:
             raise InputError(f"{flag}: needs a value")

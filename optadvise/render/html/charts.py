@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from optadvise.core.records import MemoryEstimate, ScheduleAdvice
-from optadvise.core.schedules import rate
+from optadvise.core.schedules import compute_lr
 from optadvise.core.units import GIB, show_bytes, show_count, show_number
 from optadvise.render.labels import format_interval
 from optadvise.render.memory import list_breakdown
@@ -115,7 +115,7 @@ def tone_of(number: int) -> int:
 def layout_curve(schedule: ScheduleAdvice, peak: float, steps: int) -> Curve:
     """Return the curve of a schedule whose highest rate is `peak`, over a run of `steps` optimizer steps."""
     last = max(steps - 1, 0) or 1
-    rates = [(step, rate(schedule, peak, step)) for step in sample_steps(schedule, steps, _SAMPLES)]
+    rates = [(step, compute_lr(schedule, peak, step)) for step in sample_steps(schedule, steps, _SAMPLES)]
     top = max((value for _, value in rates), default=0.0) or 1.0
     points = [(1000 * step / last, 1000 - 1000 * value / top) for step, value in rates]
     if len(points) == 1:

@@ -14,7 +14,7 @@ from optadvise.core.templates import create_environment
 from optadvise.core.text import make_printable
 from optadvise.core.units import show_bytes, show_count
 from optadvise.render.labels import format_range, format_settings
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -51,7 +51,7 @@ def render_page(template: str, context: Mapping[str, object]) -> str:
 @functools.cache  # a benchmark writes its page after each round
 def _environment() -> Environment:
     environment = create_environment(_TEMPLATES, _finalize)
-    environment.filters |= {"link": link, "bytes": show_bytes, "count": show_count, "value": written,
+    environment.filters |= {"link": link, "bytes": show_bytes, "count": show_count, "value": format_value,
                             "settings": format_settings}  # fmt: skip
     environment.globals["typical_range"] = format_range
     return environment

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from optadvise.core.cards import SHIPPED, Source
 from optadvise.core.records import MemoryAnswer, MemoryEstimate, Recommendation
-from optadvise.core.schedules import rate
+from optadvise.core.schedules import compute_lr
 from optadvise.core.units import show_bytes, show_count, show_number
 from optadvise.render import evidence
 from optadvise.render.html import charts
@@ -139,7 +139,7 @@ def _list_rates(advice: Recommendation) -> list[tuple[str, str, str, str]]:
     places = {**fractions, **corners, **places, steps - 1: "last"}
     rows = []
     for step in sorted(step for step in places if 0 <= step < steps):
-        value = rate(advice.schedule, peak, step)
+        value = compute_lr(advice.schedule, peak, step)
         fraction = f"{value / peak:.1%}" if peak else "not known"
         rows.append((places[step], f"{step:,}", show_number(float(f"{value:.4g}")), fraction))
     return rows

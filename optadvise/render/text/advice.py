@@ -19,7 +19,7 @@ from optadvise.render.text.estimate import print_breakdown, print_fixes
 from optadvise.render.text.explanation import print_near_misses, print_why_not
 from optadvise.render.text.situation import print_assumptions
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 
 
 def render_text(
@@ -90,7 +90,7 @@ def _print_numbers(out: Console, advice: Recommendation) -> None:
     for number in advice.hyperparameters:
         if number.value is not None:
             typical = format_range(number.low, number.high)
-            value = f"[bold]{escape(written(number.value))}[/bold]"
+            value = f"[bold]{escape(format_value(number.value))}[/bold]"
             rows.append((number.name, value, typical and f"usual {typical}"))
     schedule = ("schedule", f"[bold]{advice.schedule.id}[/bold]", describe_schedule(advice))
     print_rows(out, [*rows, schedule], "left", "left", "wrap")
@@ -109,7 +109,7 @@ def _format_sources(entry: TraceEntry | HyperparameterStep | AdviceWarning) -> s
 def _print_derivations(out: Console, advice: Recommendation) -> None:
     out.print(format_heading("How each number came to be"))
     for number in advice.hyperparameters:
-        out.print(f"  {number.name} = {written(number.value)}")
+        out.print(f"  {number.name} = {format_value(number.value)}")
         rows = [(f"  {entry.rule}", escape(entry.step), _format_reason(entry)) for entry in number.derivation]
         print_rows(out, rows, "left", "left", "wrap")
 

@@ -17,7 +17,7 @@ from optadvise.render.catalog import name_in_frameworks
 from optadvise.render.labels import SHARDING_LABELS, format_range, format_state_bytes
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 
 
 def print_optimizers(cards: Sequence[Optimizer]) -> None:
@@ -108,7 +108,12 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
 
 def _print_hyperparameters(out: Console, card: Optimizer) -> None:
     rows = [
-        (number.name, escape(written(number.default)), format_range(number.low, number.high), escape(number.meaning))
+        (
+            number.name,
+            escape(format_value(number.default)),
+            format_range(number.low, number.high),
+            escape(number.meaning),
+        )
         for number in card.hyperparameters
     ]
     out.print(format_heading("Hyperparameters"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.markup import escape
 
 from optadvise.core.cards import SHIPPED, Value
-from optadvise.core.errors import near
+from optadvise.core.errors import shorten_location
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import JsonObject
 from optadvise.render import evidence
@@ -16,7 +16,7 @@ from optadvise.render.text.catalog import print_bullets, print_sources
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.condition_text import format_condition
-from optadvise.rulebase.hyperparameters import written
+from optadvise.rulebase.hyperparameters import format_value
 from optadvise.rulebase.table_records import Rule
 
 _STEP_REASONS = ("because", "cite", "at")  # not part of what a step computes
@@ -34,7 +34,7 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
     with Page() as out:
         out.print(f"[bold]{rule.id}[/bold]  {rule.name}, in table {rule.table}")
         layer = "" if rule.layer == SHIPPED else f", from {rule.layer}"
-        out.print(f"[dim]{escape(near(rule.at) + layer)}[/dim]")
+        out.print(f"[dim]{escape(shorten_location(rule.at) + layer)}[/dim]")
         out.print(format_heading("When"))
         if rule.when:
             conditions = [(fact, escape(format_condition(condition))) for fact, condition in rule.when.items()]
@@ -69,9 +69,9 @@ def _list_outcomes(outcomes: JsonObject) -> Iterator[tuple[str, str]]:
 def _format_step(step: Mapping[str, Value]) -> str:
     """Return an adjustment as its file has it, without its reason and sources."""
     return ", ".join(
-        f"{key}: {written(value)}" for key, value in step.items() if value is not None and key not in _STEP_REASONS
+        f"{key}: {format_value(value)}" for key, value in step.items() if value is not None and key not in _STEP_REASONS
     )
 
 
 def _format_facts(facts: Mapping[str, Value]) -> str:
-    return ", ".join(f"{name} {'unknown' if value is None else written(value)}" for name, value in facts.items())
+    return ", ".join(f"{name} {'unknown' if value is None else format_value(value)}" for name, value in facts.items())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.errors import near
+from optadvise.core.errors import shorten_location
 from optadvise.render.labels import DASH
 from optadvise.render.text.console import Page, format_heading, make_table
 from optadvise.rule_analysis.check import ProofReport
@@ -41,7 +41,7 @@ def print_proofs(report: ProofReport) -> None:
 
 def _print_finding(out: Console, reported: ReportedFinding) -> None:
     finding = reported.finding
-    out.print(f"[bold]{finding.kind}[/bold]  {escape(near(finding.at))}", soft_wrap=True)
+    out.print(f"[bold]{finding.kind}[/bold]  {escape(shorten_location(finding.at))}", soft_wrap=True)
     table = make_table("wrap")
     table.add_row("", escape(finding.text))
     if reported.where:
@@ -58,7 +58,7 @@ def print_tests(report: RuleTestReport, mutants: MutationReport | None, suggeste
     """Print the outcome of the tests beside the rules."""
     with Page() as out:
         for failure in report.failures:
-            out.print(f"[bold]failed[/bold]  {escape(near(failure.at))}", soft_wrap=True)
+            out.print(f"[bold]failed[/bold]  {escape(shorten_location(failure.at))}", soft_wrap=True)
             out.print(f"  {escape(failure.text)}", soft_wrap=True)
         for name in report.untested:
             out.print(f"[bold]untested[/bold]  {escape(name)} has no example in which it fires")
