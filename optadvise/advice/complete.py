@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.core.errors import InputError
+from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.records import FactValues, NetworkShape, Situation
 from optadvise.memory.estimator import change, complete_length
 from optadvise.memory.network_size import count_parameters
@@ -25,11 +25,14 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
 
     Raises:
         InputError: Two inputs contradict each other.
+        RuleFileError: The rules have no default for the number of GPUs.
     """
     shape = inputs.get("shape")
     if isinstance(shape, NetworkShape):
         inputs = {**inputs, "params": count_parameters(rules.memory_rules, shape)}
     filled = rules.defaults.fill(inputs)
+    if "gpus" not in filled:
+        raise RuleFileError("the rules have no default for `gpus`; add one to assume.yaml")
     _reject_contradictions(rules, filled)
     unknown = [name for name in _MAY_BE_UNKNOWN if name not in filled]
     situation = replace(
