@@ -26,8 +26,6 @@ from optadvise.rulebase.catalog import Catalog
 _PROCESSOR, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")  # the latter has a folder for each GPU
 _UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))
 AUDITS, CLAIMS, BENCHMARKS = "audits", "claims", "benches"  # the folders
-
-
 _Finding = TypeVar("_Finding", AuditFinding, BenchmarkFinding, ClaimFinding)
 
 
