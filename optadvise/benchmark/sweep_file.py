@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from optadvise.core.cards import Value
 from optadvise.core.errors import InputError, RuleFileError, suggest_name
-from optadvise.core.yaml_reader import Context, many, pairs_of, parse, text
-from optadvise.core.yaml_records import decode_text, reader_of
+from optadvise.core.yaml_reader import Context, list_pairs, make_list_reader, parse, read_text
+from optadvise.core.yaml_records import decode_text, find_reader
 from optadvise.core.yaml_types import Identifier, Plain
 
 _MAX_CELLS = 10_000
@@ -30,7 +30,7 @@ def _read_values(node: yaml.Node, context: Context) -> list[str]:
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not nodes:
         context.fail(node, "an empty list measures nothing; leave the option out")
-    return [text(each, context) for each in nodes]
+    return [read_text(each, context) for each in nodes]
 
 
 def read_sweep(file: Path, options: Iterable[str]) -> Grid:
@@ -58,11 +58,11 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
     values: dict[str, list[str]] = {}
     job_parameters: Mapping[str, Value] = {}
     accepted = ("optimizers", *options, "slurm")
-    for key_node, key, value_node in pairs_of(node, context):
+    for key_node, key, value_node in list_pairs(node, context):
         if key == "optimizers":
-            optimizers = many(text, 1)(value_node, context)
+            optimizers = make_list_reader(read_text, 1)(value_node, context)
         elif key == "slurm":
-            job_parameters = reader_of(Mapping[Identifier, Plain])(value_node, context)
+            job_parameters = find_reader(Mapping[Identifier, Plain])(value_node, context)
         elif key in options:
             values[key] = _read_values(value_node, context)
         else:

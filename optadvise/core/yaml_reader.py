@@ -63,7 +63,7 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     """
     context = Context(path, text.splitlines())
     try:
-        node = _composed(text, context)
+        node = _compose(text, context)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         number = mark.line if mark else 0
@@ -78,7 +78,7 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     return node, context
 
 
-def refer(contexts: Iterable[Context], known_ids: KnownIds) -> None:
+def resolve_references(contexts: Iterable[Context], known_ids: KnownIds) -> None:
     """Look up all that files refer to.
 
     Raises:
@@ -91,7 +91,7 @@ def refer(contexts: Iterable[Context], known_ids: KnownIds) -> None:
                 raise RuleFileError(message, where, source)
 
 
-def _composed(text: str, context: Context) -> yaml.Node | None:
+def _compose(text: str, context: Context) -> yaml.Node | None:
     """Make nodes of a text's events, and refuse what a rule file has no use for and an attacker has.
 
     Aliases of aliases grow beyond any memory, tags ask for code, and nesting without end breaks what reads it.
@@ -111,9 +111,9 @@ def _composed(text: str, context: Context) -> yaml.Node | None:
             open_.pop()
             continue
         elif kind is yaml.AliasEvent:
-            context.fail(_at(event), "anchors and aliases are not read; write the value out")
+            context.fail(_locate(event), "anchors and aliases are not read; write the value out")
         elif kind is yaml.DocumentStartEvent and root is not None:
-            context.fail(_at(event), "a second document begins; one file holds one")
+            context.fail(_locate(event), "a second document begins; one file holds one")
         else:
             continue
         if event.anchor is not None:
@@ -141,11 +141,11 @@ def _composed(text: str, context: Context) -> yaml.Node | None:
 _NO_KEY = yaml.Node("", None, None, None)
 
 
-def _at(event: Any) -> yaml.Node:
+def _locate(event: Any) -> yaml.Node:
     return yaml.ScalarNode("", "", event.start_mark, event.end_mark)
 
 
-def _scalar(node: yaml.Node, context: Context, expected: str) -> str:
+def _read_scalar(node: yaml.Node, context: Context, expected: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         context.fail(node, f"expected {expected}, found {kind}")
@@ -155,21 +155,21 @@ def _scalar(node: yaml.Node, context: Context, expected: str) -> str:
     return value
 
 
-def _quoted(node: yaml.Node) -> bool:
+def _is_quoted(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">")
 
 
-def text(node: yaml.Node, context: Context) -> str:
+def read_text(node: yaml.Node, context: Context) -> str:
     """Read a non-empty text; `no`, `on` and `1e-4` stay the words they are."""
-    value = _scalar(node, context, "a text").strip()
+    value = _read_scalar(node, context, "a text").strip()
     if not value:
         context.fail(node, "expected a text, found nothing; quote a text that holds a comma inside {…}")
     return value
 
 
-def number(node: yaml.Node, context: Context) -> float | int:
+def read_number(node: yaml.Node, context: Context) -> float | int:
     """Read a number; `1e-4` is one, `017` is an error."""
-    value = _scalar(node, context, "a number")
+    value = _read_scalar(node, context, "a number")
     if not _NUMBER.fullmatch(value):
         hint = "; drop the leading zero" if re.fullmatch(r"0\d+", value) else ""
         context.fail(node, f"expected a number, found {value!r}{hint}")
@@ -178,33 +178,33 @@ def number(node: yaml.Node, context: Context) -> float | int:
     return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
 
 
-def whole_number(node: yaml.Node, context: Context) -> int:
+def read_whole_number(node: yaml.Node, context: Context) -> int:
     """Read a number without a fraction; `5.0e+8` is one."""
-    value = number(node, context)
+    value = read_number(node, context)
     if value != int(value):
         context.fail(node, f"expected a whole number, found {value!r}")
     return int(value)
 
 
-def decimal(node: yaml.Node, context: Context) -> float:
+def read_decimal(node: yaml.Node, context: Context) -> float:
     """Read a number."""
-    return float(number(node, context))
+    return float(read_number(node, context))
 
 
-def flag(node: yaml.Node, context: Context) -> bool:
+def read_flag(node: yaml.Node, context: Context) -> bool:
     """Read `true` or `false`, and no other spelling."""
-    value = _scalar(node, context, "true or false")
+    value = _read_scalar(node, context, "true or false")
     if value not in ("true", "false"):
         context.fail(node, f"expected true or false, found {value!r}")
     return value == "true"
 
 
-def plain(node: yaml.Node, context: Context) -> Any:
+def read_plain(node: yaml.Node, context: Context) -> Any:
     """Read a value of any plain type: number, flag, text, null or a list of them."""
     if isinstance(node, yaml.SequenceNode):
-        return [plain(item, context) for item in node.value]
-    value = _scalar(node, context, "a plain value")
-    if _quoted(node):
+        return [read_plain(item, context) for item in node.value]
+    value = _read_scalar(node, context, "a plain value")
+    if _is_quoted(node):
         return value
     if value in ("null", "~", ""):
         return None
@@ -213,11 +213,11 @@ def plain(node: yaml.Node, context: Context) -> Any:
     if value.lower() in ("yes", "no", "on", "off", "true", "false"):
         context.fail(node, f"{value!r} is read differently by different YAML tools; write true, false or a quoted word")
     if value[0] in "+-.0123456789" and re.fullmatch(r"[\d.eE+-]+", value):
-        return number(node, context)
+        return read_number(node, context)
     return value
 
 
-def matching(pattern: str, expected: str) -> Reader:
+def make_pattern_reader(pattern: str, expected: str) -> Reader:
     """Read a text of a given form: what ends up in programs and command lines is not any text.
 
     Args:
@@ -226,7 +226,7 @@ def matching(pattern: str, expected: str) -> Reader:
     form = re.compile(pattern)
 
     def read(node: yaml.Node, context: Context) -> str:
-        value = text(node, context)
+        value = read_text(node, context)
         if not form.fullmatch(value):
             context.fail(node, f"expected {expected}, found {value!r}")
         return value
@@ -234,11 +234,11 @@ def matching(pattern: str, expected: str) -> Reader:
     return read
 
 
-def one_of(*choices: str) -> Reader:
+def make_choice_reader(*choices: str) -> Reader:
     """Read one word of a closed list."""
 
     def read(node: yaml.Node, context: Context) -> str:
-        value = _scalar(node, context, f"one of {', '.join(choices)}")
+        value = _read_scalar(node, context, f"one of {', '.join(choices)}")
         if value not in choices:
             context.fail(node, f"unknown value {value!r}; {suggest_name(value, choices)}")
         return value
@@ -246,18 +246,18 @@ def one_of(*choices: str) -> Reader:
     return read
 
 
-def reference(kind: str) -> Reader:
+def make_reference_reader(kind: str) -> Reader:
     """Read an id of something that is defined elsewhere; checked once everything is read."""
 
     def read(node: yaml.Node, context: Context) -> str:
-        value = text(node, context)
+        value = read_text(node, context)
         context.references.append((kind, value, context.where(node), context.line(node)))
         return value
 
     return read
 
 
-def many(item: Reader, minimum: int = 0) -> Callable[[yaml.Node, Context], list[Any]]:
+def make_list_reader(item: Reader, minimum: int = 0) -> Callable[[yaml.Node, Context], list[Any]]:
     """Read a list."""
 
     def read(node: yaml.Node, context: Context) -> list[Any]:
@@ -272,17 +272,17 @@ def many(item: Reader, minimum: int = 0) -> Callable[[yaml.Node, Context], list[
 
 def is_null(node: yaml.Node) -> bool:
     """Return whether a node is an unquoted `null`, `~` or nothing."""
-    return isinstance(node, yaml.ScalarNode) and not _quoted(node) and node.value in ("null", "~", "")
+    return isinstance(node, yaml.ScalarNode) and not _is_quoted(node) and node.value in ("null", "~", "")
 
 
-def pairs_of(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
+def list_pairs(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
     """Return the key nodes, keys and value nodes of a mapping, in which no key appears twice."""
     if not isinstance(node, yaml.MappingNode):
         context.fail(node, "expected a mapping: key: value")
     keys: set[str] = set()
     pairs = []
     for key_node, value_node in node.value:
-        key = _scalar(key_node, context, "a key")
+        key = _read_scalar(key_node, context, "a key")
         if key in keys:
             context.fail(key_node, f"key {key!r} appears twice; keep one")
         keys.add(key)

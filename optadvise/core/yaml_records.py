@@ -16,16 +16,19 @@ import yaml
 from msgspec import Meta, Struct, UnsetType
 from msgspec.structs import fields
 
-from optadvise.core import yaml_reader as primitive
+from optadvise.core import yaml_reader
 from optadvise.core.errors import RuleFileError, suggest_name
-from optadvise.core.yaml_reader import Context, KnownIds, Reader, is_null, pairs_of
+from optadvise.core.yaml_reader import Context, KnownIds, Reader, is_null, list_pairs
 
 _RecordT = TypeVar("_RecordT", bound=Struct)
 _POSITION = "at"
-_BY_NAME: dict[str, Reader] = {}  # readers of types that say `extra={"reader": name}`
+_BY_NAME: dict[str, Reader] = {}  # readers of types with `extra={"reader": name}`
 _SCALARS: dict[Any, Reader] = {
-    str: primitive.text, int: primitive.whole_number, float: primitive.decimal, bool: primitive.flag,
-}  # fmt: skip
+    str: yaml_reader.read_text,
+    int: yaml_reader.read_whole_number,
+    float: yaml_reader.read_decimal,
+    bool: yaml_reader.read_flag,
+}
 
 
 def register_reader(name: str) -> Callable[[Reader], Reader]:
@@ -48,7 +51,7 @@ def read_record(kind: type[_RecordT], node: yaml.Node, context: Context) -> _Rec
     Raises:
         RuleFileError: The node does not fit the type; the message names the position.
     """
-    record: _RecordT = reader_of(kind)(node, context)
+    record: _RecordT = find_reader(kind)(node, context)
     return record
 
 
@@ -66,9 +69,9 @@ def read_file(
     Raises:
         RuleFileError: The file is invalid, or refers to what is not there.
     """
-    node, context = primitive.parse(decode_text(content, path), path)
+    node, context = yaml_reader.parse(decode_text(content, path), path)
     record = read_record(kind, node, context)
-    primitive.refer([context], known_ids)
+    yaml_reader.resolve_references([context], known_ids)
     return record, node, context
 
 
@@ -85,7 +88,7 @@ def decode_text(content: bytes, path: str) -> str:
 
 
 @cache
-def reader_of(kind: Any) -> Reader:
+def find_reader(kind: Any) -> Reader:
     """Return the function that reads values of a type.
 
     Args:
@@ -96,62 +99,63 @@ def reader_of(kind: Any) -> Reader:
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _annotated(arguments[0], [meta for meta in arguments[1:] if isinstance(meta, Meta)])
+        return _find_annotated_reader(arguments[0], [meta for meta in arguments[1:] if isinstance(meta, Meta)])
     if origin in (Union, types.UnionType):
-        return _optional(tuple(member for member in arguments if member is not UnsetType))
+        return _make_optional_reader(tuple(member for member in arguments if member is not UnsetType))
     if origin is Literal:
-        return primitive.one_of(*arguments)
+        return yaml_reader.make_choice_reader(*arguments)
     if origin is tuple:
-        return _sequence(reader_of(arguments[0]), 0)
+        return _make_sequence_reader(find_reader(arguments[0]), 0)
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(reader_of(arguments[0]), reader_of(arguments[1]))
+        return _make_mapping_reader(find_reader(arguments[0]), find_reader(arguments[1]))
     if isinstance(kind, type) and issubclass(kind, Struct):
-        return _record(kind)
+        return _make_record_reader(kind)
     if kind in _SCALARS:
         return _SCALARS[kind]
     raise TypeError(f"{kind!r} cannot be read from YAML")
 
 
-def _annotated(kind: Any, metas: list[Meta]) -> Reader:
+def _find_annotated_reader(kind: Any, metas: list[Meta]) -> Reader:
     extra = {key: value for meta in metas for key, value in (meta.extra or {}).items()}
     if "reader" in extra:
         return _BY_NAME[extra["reader"]]
     if "min_items" in extra:
-        return _sequence(reader_of(get_args(kind)[0]), extra["min_items"])
+        return _make_sequence_reader(find_reader(get_args(kind)[0]), extra["min_items"])
     if "refers_to" in extra:
-        return primitive.reference(extra["refers_to"])
+        return yaml_reader.make_reference_reader(extra["refers_to"])
     for meta in metas:
         if meta.pattern is not None:
-            return primitive.matching(meta.pattern.removeprefix("^").removesuffix("$"), meta.description or "a text")
+            pattern = meta.pattern.removeprefix("^").removesuffix("$")
+            return yaml_reader.make_pattern_reader(pattern, meta.description or "a text")
         if meta.min_length is not None and get_origin(kind) is tuple:
-            return _sequence(reader_of(get_args(kind)[0]), meta.min_length)
-    return reader_of(kind)
+            return _make_sequence_reader(find_reader(get_args(kind)[0]), meta.min_length)
+    return find_reader(kind)
 
 
-def _optional(members: tuple[Any, ...]) -> Reader:
+def _make_optional_reader(members: tuple[Any, ...]) -> Reader:
     """Read a union of one type with None; a union of several types has a reader by name."""
     others = [member for member in members if member is not type(None)]
     if len(others) != 1:
         raise TypeError(f"a union of {others!r} cannot be read from YAML")
-    read = reader_of(others[0])
+    read = find_reader(others[0])
     if len(others) == len(members):
         return read
     return lambda node, context: None if is_null(node) else read(node, context)
 
 
-def _sequence(read_item: Reader, minimum: int) -> Reader:
-    read = primitive.many(read_item, minimum)
+def _make_sequence_reader(read_item: Reader, minimum: int) -> Reader:
+    read = yaml_reader.make_list_reader(read_item, minimum)
     return lambda node, context: tuple(read(node, context))
 
 
-def _mapping(read_key: Reader, read_value: Reader) -> Reader:
+def _make_mapping_reader(read_key: Reader, read_value: Reader) -> Reader:
     def read(node: yaml.Node, context: Context) -> dict[Any, Any]:
-        return {read_key(key, context): read_value(value, context) for key, _, value in pairs_of(node, context)}
+        return {read_key(key, context): read_value(value, context) for key, _, value in list_pairs(node, context)}
 
     return read
 
 
-def _record(kind: type[Struct]) -> Reader:
+def _make_record_reader(kind: type[Struct]) -> Reader:
     accepted = {field.encode_name: field for field in fields(kind) if not is_internal(field.type)}
     required = [name for name, field in accepted.items() if field.required]
     has_position = _POSITION in kind.__struct_fields__
@@ -159,13 +163,13 @@ def _record(kind: type[Struct]) -> Reader:
 
     def read(node: yaml.Node, context: Context) -> Struct:
         values: dict[str, object] = {_POSITION: context.where(node)} if has_position else {}
-        for key_node, key, value_node in pairs_of(node, context):
+        for key_node, key, value_node in list_pairs(node, context):
             field = accepted.get(key)
             if field is None:
                 hint = suggest_name(key, accepted) or "accepted: " + ", ".join(accepted)
                 context.fail(key_node, f"unknown key {key!r}; {hint}")
             if key not in readers:
-                readers[key] = reader_of(field.type)
+                readers[key] = find_reader(field.type)
             values[field.name] = readers[key](value_node, context)
         missing = [name for name in required if accepted[name].name not in values]
         if missing:
@@ -175,7 +179,7 @@ def _record(kind: type[Struct]) -> Reader:
     shorthand: str | None = getattr(kind, "__shorthand__", None)
     if shorthand is None:
         return read
-    read_short = reader_of(accepted[shorthand].type)
+    read_short = find_reader(accepted[shorthand].type)
     return lambda node, context: (
         read(node, context) if isinstance(node, yaml.MappingNode) else kind(**{shorthand: read_short(node, context)})
     )
@@ -187,20 +191,20 @@ def is_internal(kind: Any) -> bool:
     return any(isinstance(meta, Meta) and (meta.extra or {}).get("internal") for meta in metas)
 
 
-register_reader("plain")(primitive.plain)
+register_reader("plain")(yaml_reader.read_plain)
 
 
 @register_reader("setting")
-def _setting(node: yaml.Node, context: Context) -> Any:
+def _read_setting(node: yaml.Node, context: Context) -> Any:
     if not isinstance(node, yaml.MappingNode):
-        return primitive.plain(node, context)
-    read_key = primitive.matching(r"[A-Za-z_][A-Za-z0-9_]*", "a name as Python takes it")
-    return {read_key(key, context): _setting(value, context) for key, _, value in pairs_of(node, context)}
+        return yaml_reader.read_plain(node, context)
+    read_key = yaml_reader.make_pattern_reader(r"[A-Za-z_][A-Za-z0-9_]*", "a name as Python takes it")
+    return {read_key(key, context): _read_setting(value, context) for key, _, value in list_pairs(node, context)}
 
 
 @register_reader("point")
-def _point(node: yaml.Node, context: Context) -> tuple[float, float]:
-    numbers = primitive.many(primitive.decimal, 2)(node, context)
+def _read_point(node: yaml.Node, context: Context) -> tuple[float, float]:
+    numbers = yaml_reader.make_list_reader(yaml_reader.read_decimal, 2)(node, context)
     if len(numbers) != 2:
         context.fail(node, f"expected a pair of numbers, not {len(numbers)}")
     return numbers[0], numbers[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from optadvise.core.errors import RuleFileError
-from optadvise.core.yaml_reader import Context, flag, text
+from optadvise.core.yaml_reader import Context, read_flag, read_text
 from optadvise.core.yaml_records import read_file, register_reader
 from optadvise.memory.block_compiler import compile_family
 from optadvise.memory.network_families import NetworkFamily, Part, PartHeader, PartsFile, Stage
@@ -47,7 +47,7 @@ def read_networks(files: Sequence[tuple[Path, bytes]]) -> dict[str, NetworkFamil
 
 @register_reader("product")
 def _read_product(node: yaml.Node, context: Context) -> str:
-    value = str(text(node, context))
+    value = str(read_text(node, context))
     if not _PRODUCT.fullmatch(value):
         context.fail(node, f"expected a product of names and whole numbers, such as heads*head_dim, found {value!r}")
     return value
@@ -55,13 +55,13 @@ def _read_product(node: yaml.Node, context: Context) -> str:
 
 @register_reader("flag-or-product")
 def _read_flag_or_product(node: yaml.Node, context: Context) -> bool | str:
-    return bool(flag(node, context)) if node.value in ("true", "false") else _read_product(node, context)
+    return bool(read_flag(node, context)) if node.value in ("true", "false") else _read_product(node, context)
 
 
 @register_reader("program-line")
 def _read_line(node: yaml.Node, context: Context) -> ProgramLine:
     """Read one line of a program: `name = operation inputs… number=product word=name if=flag`."""
-    terms = text(node, context).split()
+    terms = read_text(node, context).split()
     if len(terms) < 3 or terms[1] != "=" or not _VARIABLE.fullmatch(terms[0]):
         context.fail(node, "expected `name = operation inputs… key=value…`")
     arguments = dict(term.split("=", 1) for term in terms[3:] if "=" in term)
@@ -82,7 +82,7 @@ def _read_line(node: yaml.Node, context: Context) -> ProgramLine:
 @register_reader("part-header")
 def _read_part_header(node: yaml.Node, context: Context) -> PartHeader:
     """Read a part's first line: its name, the tensors that it takes, and its numbers as `name=default`."""
-    name, *terms = text(node, context).split()
+    name, *terms = read_text(node, context).split()
     tensors = tuple(term for term in terms if "=" not in term)
     return PartHeader(name=name, tensors=tensors, numbers=tuple(term.split("=")[0] for term in terms if "=" in term))
 
@@ -90,7 +90,7 @@ def _read_part_header(node: yaml.Node, context: Context) -> PartHeader:
 @register_reader("stage")
 def _read_stage(node: yaml.Node, context: Context) -> Stage:
     """Read one stage of a shape: `block*repeat name=number…`."""
-    first, *terms = text(node, context).split()
+    first, *terms = read_text(node, context).split()
     name, _, repeat = first.partition("*")
     pairs = [term.partition("=") for term in terms]
     if (repeat and not repeat.isdigit()) or not all(value.isdigit() for _, _, value in pairs):

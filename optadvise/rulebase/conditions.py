@@ -12,7 +12,7 @@ import yaml
 
 from optadvise.core.cards import EXPERIMENTS, UNKNOWN, FactValue, Range
 from optadvise.core.errors import suggest_name
-from optadvise.core.yaml_reader import Context, one_of, text
+from optadvise.core.yaml_reader import Context, make_choice_reader, read_text
 from optadvise.core.yaml_records import register_reader
 from optadvise.rulebase.records import ANY_NUMBER, Fact
 
@@ -30,7 +30,7 @@ def read_when(node: yaml.Node, context: Context) -> dict[str, tuple[str | Range,
         context.fail(node, "expected a mapping of facts to conditions, as in {model: cnn}")
     conditions: dict[str, tuple[str | Range, ...]] = {}
     for key_node, value_node in node.value:
-        name = text(key_node, context)
+        name = read_text(key_node, context)
         if name not in context.facts:
             context.fail(key_node, f"unknown fact {name!r}; {suggest_name(name, context.facts)}")
         if name in conditions:
@@ -65,7 +65,7 @@ def _condition(node: yaml.Node, context: Context, fact: Fact) -> list[str | Rang
 
 
 def _choices(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]:
-    value = text(node, context)
+    value = read_text(node, context)
     if value == UNKNOWN and fact.unknown:
         return [UNKNOWN]
     values = list(fact.values or ())
@@ -78,7 +78,7 @@ def _choices(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]
 
 
 def _numbers(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]:
-    value = text(node, context)
+    value = read_text(node, context)
     if value in (UNKNOWN, KNOWN):
         if not fact.unknown:
             context.fail(node, f"{fact.id!r} is always known; leave it out to accept any value")
@@ -88,7 +88,7 @@ def _numbers(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]
 
 def read_range(node: yaml.Node, context: Context, whose: str = "") -> Range:
     """Read the numbers that are accepted: one, a comparison, or an interval."""
-    value = text(node, context)
+    value = read_text(node, context)
     if len(value) > 100 or any(not isfinite(float(number)) for number in re.findall(_NUM, value)):
         context.fail(node, "is no number that a computer holds; write a smaller one")
     if match := _COMPARISON.fullmatch(value):
@@ -111,4 +111,4 @@ def read_range(node: yaml.Node, context: Context, whose: str = "") -> Range:
 
 
 register_reader("range")(read_range)
-register_reader("experiment")(one_of(*EXPERIMENTS))
+register_reader("experiment")(make_choice_reader(*EXPERIMENTS))

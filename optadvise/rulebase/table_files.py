@@ -9,7 +9,7 @@ from msgspec.structs import asdict, fields
 
 from optadvise.core.errors import suggest_name
 from optadvise.core.yaml_reader import Context
-from optadvise.core.yaml_records import read_record, reader_of, register_reader
+from optadvise.core.yaml_records import find_reader, read_record, register_reader
 from optadvise.rulebase.table_records import (
     FREE_KEYS,
     OUTCOMES,
@@ -32,7 +32,7 @@ def read_outcome(node: yaml.Node, context: Context) -> Outcome:
     if context.table_kind not in FREE_KEYS:
         return read_record(kind, node, context)
     (values,) = fields(kind)
-    return kind(**{values.name: reader_of(values.type)(node, context)})
+    return kind(**{values.name: find_reader(values.type)(node, context)})
 
 
 def read_table(node: yaml.Node, context: Context, existing: TableFile | None, layer: str) -> TableFile:

@@ -15,7 +15,7 @@ from optadvise.core.cards import SHIPPED, UNKNOWN, FactValue, Gpu, Optimizer, Sc
 from optadvise.core.errors import InputError, RuleFileError, suggest_name
 from optadvise.core.text import normalize_spelling
 from optadvise.core.units import parse_bytes, parse_count
-from optadvise.core.yaml_reader import Context, parse, refer
+from optadvise.core.yaml_reader import Context, parse, resolve_references
 from optadvise.core.yaml_records import decode_text, read_record
 from optadvise.rulebase import conditions, table_files
 from optadvise.rulebase.layers import Draft, apply_policy, merge_table
@@ -236,7 +236,7 @@ def _check_references(contexts: Iterable[Context], draft: Draft) -> None:
         "rule": [rule.id for table in draft.tables.values() for rule in table.rules],
         "model": draft.facts["model"].values or {},
     }  # fmt: skip
-    refer(contexts, ids)
+    resolve_references(contexts, ids)
 
 
 def _check_names(draft: Draft) -> None:
