@@ -32,7 +32,8 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
         inputs = {**inputs, "params": count_parameters(rules.memory_rules, shape)}
     filled = rules.defaults.fill(inputs)
     if "gpus" not in filled:
-        raise RuleFileError("the rules have no default for `gpus`; add one to assume.yaml")
+        folder = next((str(folder) for _, folder in rules.catalog.folders), "")
+        raise RuleFileError("the rules have no default for `gpus`; add one to assume.yaml", folder)
     _reject_contradictions(rules, filled)
     unknown = [name for name in _MAY_BE_UNKNOWN if name not in filled]
     situation = replace(
