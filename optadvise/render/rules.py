@@ -14,7 +14,7 @@ from optadvise.core.findings import REFUTED, ClaimFinding
 from optadvise.core.json_text import Document, JsonObject
 from optadvise.evidence.apply import describe_refutation
 from optadvise.rule_analysis.check import ProofReport
-from optadvise.rule_analysis.mutants import MutationReport, Survivor
+from optadvise.rule_analysis.mutants import MutationReport
 from optadvise.rule_analysis.rule_tests import Failure, RuleTestReport
 from optadvise.rule_analysis.witnesses import ReportedFinding
 from optadvise.rulebase.proofs import Census
@@ -129,12 +129,8 @@ def build_test(report: RuleTestReport, mutants: MutationReport | None) -> RulesT
 def _build_mutants(report: MutationReport) -> MutantsDocument:
     return MutantsDocument(
         tried=report.tried, killed=report.killed, alike=report.equivalent, noticed_share=report.noticed_share,
-        survivors=tuple(_build_survivor(survivor) for survivor in report.survivors),
+        survivors=tuple(SurvivorDocument(each.table, each.rule, each.change) for each in report.survivors),
     )  # fmt: skip
-
-
-def _build_survivor(survivor: Survivor) -> SurvivorDocument:
-    return SurvivorDocument(survivor.table, survivor.rule, survivor.change)
 
 
 def build_rule(rule: Rule, claims: Sequence[ClaimFinding]) -> RuleDocument:

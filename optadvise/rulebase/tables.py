@@ -127,6 +127,7 @@ class Table:
         self.about = table.about
         self.rules = table.rules
         self.otherwise = table.otherwise
+        self.all_rules = table.all_rules
         self.columns = tuple(sorted({fact for rule in self.rules for fact in rule.when}))
         self._axes = axes
         self._masks = {column: self._column(column) for column in self.columns}
@@ -134,11 +135,6 @@ class Table:
         self._all = (1 << len(self.rules)) - 1
         self._alone = [(rule,) for rule in self.rules]
         self.beats = self._precedence()
-
-    @property
-    def all_rules(self) -> tuple[Rule, ...]:
-        """Return the rows, and the row that decides where none applies."""
-        return self.rules if self.otherwise is None else (*self.rules, self.otherwise)
 
     def _column(self, column: str) -> list[int]:
         axis = self._axes[column]
