@@ -81,9 +81,14 @@ def rotated(count: int, values: Sequence[Any]) -> list[Any]:
     return [value if number in today else _slow(value) for number, value in enumerate(values)]
 
 
+def examples(whole: int) -> int:
+    """Return how many examples to try: a quarter, but all of them where OPTADVISE_TESTS_WHOLE is set."""
+    return whole if os.environ.get("OPTADVISE_TESTS_WHOLE") else max(1, whole // 4)
+
+
 def _slow(value: Any) -> Any:
     """Mark a value as slow; a tuple has the values of several parameters."""
-    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+    return pytest.param(*(value if type(value) is tuple else (value,)), marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

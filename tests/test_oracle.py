@@ -38,7 +38,7 @@ from optadvise.rulebase.regions import (
     merge_boxes,
 )
 from optadvise.rulebase.tables import Axis, Table, cut_axes
-from tests.conftest import few
+from tests.conftest import examples, few
 from tests.documents import fact_data, fact_of, facts_of, ranges_of, table_data, table_of
 
 # Thresholds that touch, that have no whole number between them, that are no whole number, and that bound nothing.
@@ -330,14 +330,14 @@ def _check_what_decides(table: Made) -> None:
             assert got == wanted, (in_lines(table), point)
 
 
-@pytest.mark.parametrize("seed", few(2, range(4)))
+@pytest.mark.parametrize("seed", few(1, range(4)))
 def test_the_row_that_decides_is_the_one_that_reading_the_rows_finds(seed: int) -> None:
     random = Random(seed)
     for _ in range(2500):
         _check_what_decides(made(random))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_decides_in_a_table_that_hypothesis_makes_small(random: Random) -> None:
     _check_what_decides(made(random))
@@ -458,7 +458,7 @@ def _check_witness(finding: Finding, oracle: Oracle, axes: Mapping[str, Axis]) -
         assert shown <= where[finding.rules[0]] - where[finding.rules[1]], told
 
 
-@pytest.mark.parametrize("seed", few(2, range(4)))
+@pytest.mark.parametrize("seed", few(1, range(4)))
 def test_what_is_found_wrong_is_exactly_what_trying_every_value_shows(seed: int) -> None:
     random = Random(100 + seed)
     seen: Counter[str] = Counter()
@@ -468,7 +468,7 @@ def test_what_is_found_wrong_is_exactly_what_trying_every_value_shows(seed: int)
     assert min(seen[kind] for kind in (GAP, OVERLAP, SHADOWED, OVERRIDE, "sound")) >= 100, seen
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_is_found_wrong_with_a_table_that_hypothesis_makes_small(random: Random) -> None:
     _check_findings(made(random))
@@ -610,7 +610,7 @@ def _check_winning(table: Made) -> None:
         assert region == {number for number, names in enumerate(at) if names == [rule.id]}, (in_lines(table), rule.id)
 
 
-@pytest.mark.parametrize("seed", few(2, range(4)))
+@pytest.mark.parametrize("seed", few(1, range(4)))
 def test_counts_boxes_and_searches_agree_with_trying_every_value(seed: int) -> None:
     random = Random(200 + seed)
     for _ in range(1000):

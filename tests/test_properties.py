@@ -22,6 +22,7 @@ from optadvise.core.units import parse_bytes, parse_count
 from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
+from tests.conftest import examples
 from tests.test_cli import SCHEMA
 
 ADVISOR = CompiledRules(load())
@@ -58,7 +59,7 @@ def _inside(number: AdvisedHyperparameter) -> bool:
     return number.low <= number.value <= number.high
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(ANSWERS, st.none() | st.sampled_from(ADVISOR.catalog.optimizer_ids))
 def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
     answers: dict[str, Any], pinned: str | None
@@ -89,7 +90,7 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
         )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(ANSWERS)
 @example({"params": 1, "vram_bytes": 2**20})  # another kind of network has samples of another length
 def test_a_flip_is_true_when_it_is_followed(answers: dict[str, Any]) -> None:
@@ -131,7 +132,7 @@ def _whole(figure: str) -> str:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(ANSWERS)
 def test_the_answer_does_not_depend_on_what_was_asked_before(answers: dict[str, Any]) -> None:
     situation = _complete(answers)
@@ -143,7 +144,7 @@ def test_the_answer_does_not_depend_on_what_was_asked_before(answers: dict[str, 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.sampled_from(["--" + name.replace("_", "-") for name in FACTS if FACTS[name].type != "flag"]), WORDS)
 def test_any_text_for_any_flag_is_read_or_refused_in_one_line(flag: str, word: str) -> None:
     flag = {"--vram-bytes": "--vram"}.get(flag, flag)
@@ -158,7 +159,7 @@ def test_any_text_for_any_flag_is_read_or_refused_in_one_line(flag: str, word: s
         json.loads(said.out)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.text(max_size=12))
 def test_units_return_a_whole_positive_number_or_an_input_error(text: str) -> None:
     for parse in (parse_bytes, parse_count):

@@ -47,7 +47,7 @@ from optadvise.rulebase.proofs import (
 from optadvise.rulebase.regions import make_box
 from optadvise.rulebase.tables import Table, cut_axes
 from tests.cli import Said, optadvise
-from tests.conftest import ROOT, few
+from tests.conftest import ROOT, few, rotated
 from tests.documents import fact_data, facts_of, table_data, table_of, with_rows, with_table
 from tests.test_oracle import accepts, applies, beaten, decided
 
@@ -320,10 +320,14 @@ def _matches(told: ReportedFinding, defect: Defect) -> bool:
 
 @pytest.mark.usefixtures("unproven")
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.sow.__name__.strip("_"))
-def test_a_defect_is_found_at_its_line_with_its_rows_and_where_people_meet_it(folder: Path, defect: Defect) -> None:
+def test_a_defect_is_found_at_its_line_with_its_rows_and_where_people_meet_it(
+    folder: Path, defect: Defect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sown = Sown(folder)
     defect.sow(sown)
-    report = prove_rules(sown.rules(), (str(folder),))
+    rules = sown.rules()
+    report = prove_rules(rules, (str(folder),))
+    answer_by(rules, monkeypatch)
     assert not report.sound
     assert report.proven
     matching = [told for told in report.findings if _matches(told, defect)]
@@ -340,11 +344,22 @@ def test_a_defect_is_found_at_its_line_with_its_rows_and_where_people_meet_it(fo
             assert told.witness is not None, told
             assert told.witness.endswith(f" --rules {folder}")
             assert defect.shows(follow(told.witness)), told
+
+
+@pytest.mark.usefixtures("unproven")
+@pytest.mark.parametrize("defect", rotated(4, DEFECTS), ids=lambda defect: defect.sow.__name__.strip("_"))
+def test_the_command_tells_a_defect_and_its_witness_reads_the_folder(folder: Path, defect: Defect) -> None:
+    defect.sow(Sown(folder))
     said = optadvise("rules", "check", "--rules", str(folder), "--json")
     data = json.loads(said.out)
     assert (said.code, data["sound"], data["proven"]) == (1, False, True)
+    told = prove_rules(CompiledRules(load([folder])), (str(folder),)).findings
+    matching = [each for each in told if _matches(each, defect)]
+    assert matching
     listed = {(finding["kind"], tuple(finding["rules"]), finding["at"]) for finding in data["findings"]}
-    assert {(defect.kind, told.finding.rules, told.finding.at) for told in matching} <= listed
+    assert {(defect.kind, each.finding.rules, each.finding.at) for each in matching} <= listed
+    for each in matching:
+        assert each.witness is None or (defect.shows is not None and defect.shows(follow(each.witness)))
 
 
 def test_sound_rows_in_the_places_of_defects_are_not_found_wrong(folder: Path) -> None:
@@ -510,7 +525,7 @@ def asked(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
         patch.setattr(
             "optadvise.advice.recommend.find_sensitivities", lambda *_: ()
         )  # they try what no command line says
-        for answers in _situations(Random(2), rules, 800):
+        for answers in _situations(Random(2), rules, 400):
             advise(rules, answers)
     return found
 
@@ -547,13 +562,13 @@ def _shows(told: ReportedFinding, said: Said) -> bool:
     return refused_for(said, rules[0]) or rules[0] in decided_by(said)
 
 
-@pytest.mark.parametrize("seed", few(1, range(4)))
+@pytest.mark.parametrize("seed", few(1, range(12)))
 def test_every_witness_of_a_changed_row_leads_to_what_was_found(
     rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     changes = [mutant for table in rules.tables.values() for mutant in list_mutants(rules, table)]
     followed = 0
-    for mutant in Random(seed).sample(changes, 40):
+    for mutant in Random(seed).sample(changes, 14):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         answer_by(changed, monkeypatch)
         for told in prove_rules(changed).findings:
@@ -561,16 +576,17 @@ def test_every_witness_of_a_changed_row_leads_to_what_was_found(
                 case = (mutant.rule, mutant.change, told)
                 assert _shows(told, follow(told.witness)), case
                 followed += 1
-    assert followed >= 10
+    assert followed >= 3
 
 
+@pytest.mark.parametrize("seed", few(1, range(3, 6)))
 def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
-    rules: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
+    rules: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Where no command line was found that leads there, that is all there is to say."""
     changes = [mutant for name in asked for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
-    for mutant in Random(3).sample(changes, 35):
+    for mutant in Random(seed).sample(changes, 12):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         table = Table(mutant.file, rules.axes)
         found = [told for told in prove_rules(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
@@ -581,7 +597,7 @@ def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
             answer_by(changed, monkeypatch)
             said = optadvise("rules", "check")
             assert "no situation leads there" not in said.out, [told for told in meets if told.witness is None]
-    assert met >= 8
+    assert met >= 3
 
 
 def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(rules: CompiledRules) -> None:
@@ -833,7 +849,7 @@ def _optimizer_by(rules: CompiledRules, witness: str, monkeypatch: pytest.Monkey
     return str(json.loads(said.out)["optimizer"]["id"])
 
 
-@pytest.mark.parametrize("seed", few(3, range(8)))
+@pytest.mark.parametrize("seed", few(1, range(8)))
 def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     random = Random(seed)
     met: Counter[bool] = Counter()

@@ -16,12 +16,14 @@ from optadvise.cli.app import COMMANDS
 from optadvise.cli.rules import _EXAMPLES as RULES
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rotated
 
 CATALOG = load()
 BIN = Path(sys.executable).parent
 EXAMPLES = [line for command in COMMANDS.values() for line in command.examples]
 EXAMPLES += [line for lines in RULES.values() for line in lines]
+RUN = [line for line in EXAMPLES if not re.search(" (bench|compare|sweep) ", line)]
+LONG = [line for line in RUN if re.search("verify adamw lamb|--surface|--mutants", line)]  # seconds; they take turns
 PAGES = [[name] for name in COMMANDS] + [["rules", name] for name in RULES] + [[]]
 
 
@@ -101,7 +103,7 @@ def test_rules_that_are_broken_offer_nothing_and_say_nothing(tmp_path: Path, mon
     assert offered("optadvise bench ad") == []
 
 
-@pytest.mark.parametrize("line", [line for line in EXAMPLES if not re.search(" (bench|compare|sweep) ", line)])
+@pytest.mark.parametrize("line", [*(line for line in RUN if line not in LONG), *rotated(1, LONG)])
 def test_examples_of_help_pages_work(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("rules", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
