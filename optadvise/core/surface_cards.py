@@ -13,7 +13,7 @@ class SurfaceGoal(CardRecord, frozen=True, kw_only=True):
     """The value of a surface that counts as having arrived."""
 
     at_most: float
-    say: str  # what that means
+    meaning: str  # of a value that low, such as "leaves the saddle"
 
 
 class SurfaceRate(CardRecord, frozen=True, kw_only=True):

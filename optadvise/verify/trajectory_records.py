@@ -21,6 +21,12 @@ class Point(Struct, frozen=True, array_like=True):
     value: float
 
 
+class GoalSummary(SurfaceGoal, frozen=True, kw_only=True):
+    """The value of a surface at which its goal is reached."""
+
+    meaning: str = field(name="say")
+
+
 class SurfaceSummary(Struct, frozen=True, kw_only=True):
     """A loss of two weights."""
 
@@ -31,7 +37,7 @@ class SurfaceSummary(Struct, frozen=True, kw_only=True):
     y: Pair
     start: Pair
     minimum: Pair | None
-    goal: SurfaceGoal
+    goal: GoalSummary
     cite: tuple[str, ...]
 
 

@@ -38,7 +38,7 @@ def _print_surface(out: Console, result: TrajectoriesResult) -> None:
     has_one_rate = result.trajectories and not any(trajectory.cite for trajectory in result.trajectories)
     rates = "all at one learning rate" if has_one_rate else "each optimizer at its own learning rate"
     out.print(f"  {result.steps:,} steps from ({x}, {y}), {rates}")
-    goal = f"it {surface.goal.say}, f at most {show_number(surface.goal.at_most)}"
+    goal = f"it {surface.goal.meaning}, f at most {show_number(surface.goal.at_most)}"
     out.print(f"  arrives: the first step at which {escape(goal)}")
     out.print("  out: it left what is drawn, and was stopped there")
     out.print()
