@@ -93,8 +93,6 @@ class Advice(Recommendation, frozen=True, kw_only=True):
             raise InputError("build: nothing in this model needs a gradient")
         arm = plan_advice(self, fused=fused, device=named[0][1].device.type)
         built = optimizer_builder.build_optimizers(arm, named, model)
-        if arm.train_mode:
-            built[0].train()
         schedules = [optimizer_builder.build_scheduler(arm, optimizer) for optimizer in built]
         return (built[0], schedules[0]) if self.companion is None else (built, schedules)
 
