@@ -66,7 +66,9 @@ def _take_default(optimizer: Optimizer, parameter: Hyperparameter) -> AdvisedHyp
         step=f"set {format_value(value)}", value=value, rule=optimizer.id, because=f"default of {optimizer.name}",
         cite=optimizer.cite, layer=optimizer.layer,
     )  # fmt: skip
-    return AdvisedHyperparameter(parameter.name, value, parameter.low, parameter.high, (entry,))
+    return AdvisedHyperparameter(
+        name=parameter.name, value=value, low=parameter.low, high=parameter.high, derivation=(entry,)
+    )
 
 
 def _list_adjustments(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[RuleStep]:

@@ -48,7 +48,9 @@ def _bandwidth_interval(arm: ArmResult) -> Interval | None:
 
 
 def _timing_metric(part: str) -> Metric:
-    return Metric("seconds", lambda arm: arm.timing(part).median, lambda arm: arm.timing(part).ci95)
+    return Metric(
+        quantity="seconds", value=lambda arm: arm.timing(part).median, interval=lambda arm: arm.timing(part).ci95
+    )
 
 
 METRICS: Mapping[str, Metric] = {
@@ -59,9 +61,13 @@ METRICS: Mapping[str, Metric] = {
     "optimizer_seconds": _timing_metric("optimizer"),
     "forward_seconds": _timing_metric("forward"),
     "backward_seconds": _timing_metric("backward"),
-    "throughput": Metric("number", lambda arm: arm.throughput.value, lambda arm: arm.throughput.ci95),
+    "throughput": Metric(
+        quantity="number", value=lambda arm: arm.throughput.value, interval=lambda arm: arm.throughput.ci95
+    ),
     "first_step_seconds": Metric("seconds", lambda arm: arm.first_step_seconds, has_ratio=False),
-    "bandwidth_fraction": Metric("number", lambda arm: arm.bandwidth.fraction, _bandwidth_interval, has_ratio=False),
+    "bandwidth_fraction": Metric(
+        quantity="number", value=lambda arm: arm.bandwidth.fraction, interval=_bandwidth_interval, has_ratio=False
+    ),
     "loss_last": Metric("signed", lambda arm: arm.loss.last, has_ratio=False),
 }
 # Metrics that a result has ratios of, in its order.

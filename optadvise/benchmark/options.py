@@ -40,23 +40,27 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     implementation: Annotated[
         str | None,
         Option(
-            "fused, foreach, for-loop, compiled, a package's name, or all (default: the fastest).", _RUNS,
-            ("fused", "foreach", "for-loop", "compiled", "all"), is_open=True,
+            help="fused, foreach, for-loop, compiled, a package's name, or all (default: the fastest).", group=_RUNS,
+            choices=("fused", "foreach", "for-loop", "compiled", "all"), is_open=True,
         ),
     ] = None  # fmt: skip
     workload: Annotated[
         str,
         Option(
-            "transformer, cnn, mlp, or package.module:function that returns (module, batches) (default: transformer).",
-            _RUNS, WORKLOADS, is_open=True,
+            help="transformer (default), cnn, mlp, or package.module:function that returns (module, batches).",
+            group=_RUNS, choices=WORKLOADS, is_open=True,
         ),
     ] = "transformer"  # fmt: skip
-    model_size: Annotated[str, Option("Size of the network (default: tiny).", _RUNS, MODEL_SIZES)] = "tiny"
+    model_size: Annotated[
+        str, Option(help="Size of the network (default: tiny).", group=_RUNS, choices=MODEL_SIZES)
+    ] = "tiny"
     params: Annotated[str | None, _count("Parameters of the network, in the place of --model-size: 50M.", _RUNS)] = None
     batch_size: Annotated[str | None, _count("Samples per step.", _RUNS)] = None
     seq_len: Annotated[str | None, _count("Tokens per sample, for --workload transformer.", _RUNS)] = None
-    dtype: Annotated[str, Option("Training precision (default: fp32).", _RUNS, DTYPES)] = "fp32"
-    device: Annotated[str, Option("Device to measure on (default: auto).", _MEASURED, DEVICES)] = "auto"
+    dtype: Annotated[str, Option(help="Training precision (default: fp32).", group=_RUNS, choices=DTYPES)] = "fp32"
+    device: Annotated[str, Option(help="Device to measure on (default: auto).", group=_MEASURED, choices=DEVICES)] = (
+        "auto"
+    )
     steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASURED)] = "10"
     rounds: Annotated[str, _count("Rounds, alternating between the optimizers (default: 7).", _MEASURED)] = "7"
     seed: Annotated[int, Option("Seed of weights and data (default: 0).", _MEASURED)] = 0
@@ -65,7 +69,12 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     optimizer_only: Annotated[bool, Option("Time step() alone on --params worth of shapes.", _RUNS)] = False
     nproc: Annotated[str, _count("Processes that train together, started by torchrun (default: 1).", _PROCESSES)] = "1"
     shard: Annotated[
-        str, Option("Shard nothing (DDP), optimizer state (zero1) or everything (fsdp).", _PROCESSES, SHARDINGS)
+        str,
+        Option(
+            help="Shard nothing (DDP), optimizer state (zero1) or everything (fsdp).",
+            group=_PROCESSES,
+            choices=SHARDINGS,
+        ),
     ] = "none"
     require: Annotated[
         tuple[str, ...],

@@ -253,4 +253,4 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
 def make_companion(implementation: Implementation, kwargs: Mapping[str, Value], spec: Spec) -> Companion:
     """Return a companion with what its implementation needs on the device and over several processes."""
     besides = runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding)
-    return Companion(implementation.path, implementation.package, {**kwargs, **besides})
+    return Companion(path=implementation.path, package=implementation.package, kwargs={**kwargs, **besides})

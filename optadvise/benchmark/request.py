@@ -67,7 +67,7 @@ def prepare_request(
     if not options.timeout > 0:
         raise InputError(f"--timeout {options.timeout:g}: must be above 0 seconds")
     arms = _plan_arms(rules, names, options, spec, recommendation)
-    return Request(spec, tuple(arms), requirements, options.timeout)
+    return Request(spec=spec, arms=tuple(arms), requirements=requirements, timeout=options.timeout)
 
 
 def _make_spec(options: BenchOptions) -> Spec:

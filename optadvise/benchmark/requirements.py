@@ -61,7 +61,7 @@ def parse_requirement(text: str) -> Requirement:
     if relative and not METRICS[name].has_ratio:
         others = ", ".join(other for other, metric in METRICS.items() if metric.has_ratio)
         raise InputError(f"--require {text!r}: {name} has no ratio; give an absolute bound, or take one of {others}")
-    return Requirement(text.strip(), name, match[2], bound, relative)
+    return Requirement(text=text.strip(), metric=name, op=match[2], bound=bound, relative=relative)
 
 
 def _parse_bound(text: str, metric: Metric, requirement: str) -> tuple[float, bool]:

@@ -45,7 +45,7 @@ def submit_cells(
     with executor.batch():
         jobs = [executor.submit(measure_in_job, str(folder), cell, list(rules)) for cell in waiting]
     reasons = {cell.name: _wait_for(job) for cell, job in zip(waiting, jobs, strict=True)}
-    return [Outcome(cell, read_cell(folder, cell), reasons.get(cell.name)) for cell in cells]
+    return [Outcome(cell=cell, result=read_cell(folder, cell), reason=reasons.get(cell.name)) for cell in cells]
 
 
 def measure_in_job(folder: str, cell: Cell, rules: Sequence[str]) -> str | None:

@@ -47,7 +47,7 @@ def make_cells(rules: CompiledRules, optimizers: Sequence[str], grid: Mapping[st
         options = dict(zip(grid, values, strict=True))
         varied = {name: options[name] for name in varying}
         name = "_".join([optimizer, *(f"{key}-{value}" for key, value in varied.items())])
-        cell = Cell(re.sub(r"[^\w.+-]", "-", name), optimizer, options, varied)
+        cell = Cell(name=re.sub(r"[^\w.+-]", "-", name), optimizer=optimizer, options=options, varied=varied)
         _prepare(rules, cell)
         cells.append(cell)
     names = [cell.name for cell in cells]
@@ -99,14 +99,14 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
         return Outcome(cell, result)
     with _lock(folder / f".{cell.name}.lock") as is_locked:
         if not is_locked:
-            return Outcome(cell, None, "another process measures it")
+            return Outcome(cell=cell, result=None, reason="another process measures it")
         result = read_cell(folder, cell)  # another process may have written it meanwhile
         if result is not None:
             return Outcome(cell, result)
         try:
             result = measure(_prepare(rules, cell))
         except OptadviseError as error:
-            return Outcome(cell, None, str(error))
+            return Outcome(cell=cell, result=None, reason=str(error))
         write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)))
         return Outcome(cell, result)
 

@@ -70,7 +70,11 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
             context.fail(key_node, f"unknown key {key!r}; {hint}")
     if not optimizers:
         context.fail(node, "missing key: optimizers")
-    return Grid(optimizers, {name: values[name] for name in options if name in values}, job_parameters)
+    return Grid(
+        optimizers=optimizers,
+        options={name: values[name] for name in options if name in values},
+        job_parameters=job_parameters,
+    )
 
 
 def _check_grid(grid: Grid, file: str) -> None:

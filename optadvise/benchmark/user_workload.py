@@ -100,7 +100,9 @@ def call_user_function(
     repeated = _repeat(name, batches)
     first = run_guarded(name, "taking the first batch", lambda: next(repeated))
     loss = partial(_check_scalar, name, loss)
-    return UserWorkload(module, itertools.chain([first], repeated), loss, _count_samples(first))
+    return UserWorkload(
+        module=module, batches=itertools.chain([first], repeated), loss=loss, samples=_count_samples(first)
+    )
 
 
 def _reject(name: str, problem: str) -> InputError:

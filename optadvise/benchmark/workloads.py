@@ -43,9 +43,21 @@ class _Size(Struct, frozen=True):
 
 # Parameters: transformer 0.83 M, 10.8 M, 85.4 M; cnn 0.69 M, 11.1 M, 69.3 M; mlp 0.66 M, 10.1 M, 51.5 M.
 SIZES: dict[str, dict[str, _Size]] = {
-    "transformer": {"tiny": _Size(128, 4, 8, 64), "small": _Size(384, 6, 4, 128), "medium": _Size(768, 12, 4, 256)},
-    "cnn": {"tiny": _Size(32, 2, 32, 32), "small": _Size(128, 2, 16, 32), "medium": _Size(320, 2, 16, 32)},
-    "mlp": {"tiny": _Size(512, 3, 64, 16), "small": _Size(1792, 4, 64, 16), "medium": _Size(4096, 4, 64, 16)},
+    "transformer": {
+        "tiny": _Size(width=128, depth=4, batch=8, extent=64),
+        "small": _Size(width=384, depth=6, batch=4, extent=128),
+        "medium": _Size(width=768, depth=12, batch=4, extent=256),
+    },
+    "cnn": {
+        "tiny": _Size(width=32, depth=2, batch=32, extent=32),
+        "small": _Size(width=128, depth=2, batch=16, extent=32),
+        "medium": _Size(width=320, depth=2, batch=16, extent=32),
+    },
+    "mlp": {
+        "tiny": _Size(width=512, depth=3, batch=64, extent=16),
+        "small": _Size(width=1792, depth=4, batch=64, extent=16),
+        "medium": _Size(width=4096, depth=4, batch=64, extent=16),
+    },
 }
 AUTOCAST_DTYPES = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 _MIN_EXTENT = 16  # tokens of a sequence

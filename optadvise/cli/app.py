@@ -31,35 +31,35 @@ _ADVICE, _MEASUREMENT, _KNOWLEDGE = "Advice", "Measured here", "What it rests on
 
 # Only the command that a command line names is imported and built, as every option that typer reads costs time.
 COMMANDS = {
-    "recommend": Command("recommend", "recommend", _ADVICE, (
+    "recommend": Command(module="recommend", function="recommend", heading=_ADVICE, examples=(
         "optadvise recommend --model transformer --vram 24GB",
         "optadvise recommend --arch llama-3-8b --task finetune --method qlora",
         "optadvise recommend --model transformer --params 124M --format hf -o hf.py")),
-    "estimate": Command("estimate", "estimate", _ADVICE, (
+    "estimate": Command(module="estimate", function="estimate", heading=_ADVICE, examples=(
         'optadvise estimate --params 7B --gpu "rtx 4090" --task finetune',
         "optadvise estimate --arch resnet50 --vram 8GB --batch-size 256 --all")),
-    "schedule": Command("schedule", "schedule", _ADVICE, (
+    "schedule": Command(module="schedule", function="schedule", heading=_ADVICE, examples=(
         "optadvise schedule warmup-cosine --steps 100K --warmup 1K",
         "optadvise schedule wsd --compare one-cycle --out lr.png")),
-    "bench": Command("bench", "bench", _MEASUREMENT, (
+    "bench": Command(module="bench", function="bench", heading=_MEASUREMENT, examples=(
         "optadvise bench adamw8bit",
         "optadvise bench lion --require 'optimizer_seconds <= 1.3x'",
         "optadvise recommend --model transformer --json | optadvise bench -")),
-    "compare": Command("compare", "compare", _MEASUREMENT, (
+    "compare": Command(module="compare", function="compare", heading=_MEASUREMENT, examples=(
         "optadvise compare old.json new.json --require 'step_seconds <= 1.05x'",)),
-    "sweep": Command("sweep", "sweep", _MEASUREMENT, (
+    "sweep": Command(module="sweep", function="sweep", heading=_MEASUREMENT, examples=(
         "optadvise sweep examples/sweep.yaml --out cells --plot sweep.png",)),
-    "trajectories": Command("trajectories", "trajectories", _MEASUREMENT, (
+    "trajectories": Command(module="trajectories", function="trajectories", heading=_MEASUREMENT, examples=(
         "optadvise trajectories --surface rosenbrock",
         "optadvise trajectories adamw lion sgd-momentum --out saddle.png")),
-    "verify": Command("verify", "verify", _MEASUREMENT, (
+    "verify": Command(module="verify", function="verify", heading=_MEASUREMENT, examples=(
         "optadvise verify adamw lamb", "optadvise verify --import torch.optim.AdamW --as adamw")),
-    "doctor": Command("doctor", "doctor", _MEASUREMENT, ("optadvise doctor",)),
-    "list": Command("catalog", "list_", _KNOWLEDGE, (
+    "doctor": Command(module="doctor", function="doctor", heading=_MEASUREMENT, examples=("optadvise doctor",)),
+    "list": Command(module="catalog", function="list_", heading=_KNOWLEDGE, examples=(
         "optadvise list --for transformer --max-state-bytes 4",)),
-    "show": Command("catalog", "show", _KNOWLEDGE, (
+    "show": Command(module="catalog", function="show", heading=_KNOWLEDGE, examples=(
         "optadvise show adamw8bit", "optadvise show OPT060")),
-    "rules": Command("rules", "group", _KNOWLEDGE, ("optadvise rules check",)),
+    "rules": Command(module="rules", function="group", heading=_KNOWLEDGE, examples=("optadvise rules check",)),
 }  # fmt: skip
 _GROUPS = ("rules",)  # commands that have subcommands
 _RUN_COMMANDS = ("recommend", "estimate")  # commands that a run is described to

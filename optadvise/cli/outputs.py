@@ -94,7 +94,7 @@ def origin(command: str, code: str | None = None, stated: Iterable[str] = ()) ->
     """
     from optadvise.render.html.page import PageOrigin
 
-    return PageOrigin(__version__, command, code, tuple(stated))
+    return PageOrigin(version=__version__, command=command, code=code, stated=tuple(stated))
 
 
 def command(name: str, typed: Mapping[str, Any]) -> str:

@@ -123,7 +123,13 @@ def _plan_run(rules: CompiledRules, card: Scheduler, lr: float, steps: int, warm
         warmup, reason = float(str(rule.number.value)), f"{rule.id}: {rule.because}"
     elif not warmup and card.warmup:
         reason = "0 was said, and it has one at least"
-    run = ScheduleRun(card, schedules.resolve_schedule(card, lr, steps, warmup, {}), lr, steps, reason)
+    run = ScheduleRun(
+        card=card,
+        advice=schedules.resolve_schedule(card, lr, steps, warmup, {}),
+        lr=lr,
+        steps=steps,
+        warmup_source=reason,
+    )
     try:
         run.list_points()
     except (ZeroDivisionError, ValueError) as error:  # as torch's own classes do

@@ -66,7 +66,7 @@ def sweep(
     else:
         outcomes = list(benchmark_sweep.run_sweep(compiled, folder, cells, _announcer(len(cells))))
     result = benchmark_sweep.make_sweep_result(outcomes)
-    formats = outputs.ResultFormats(encode_json, render_markdown, print_sweep)
+    formats = outputs.ResultFormats(encode_json=encode_json, render_markdown=render_markdown, print_text=print_sweep)
     outputs.show_result(result, formats, files, as_json=json_ == "-")
     if plot is not None:
         _draw(result, plot)

@@ -79,7 +79,9 @@ def verify(
     result = results.make_result(outcomes.audits, outcomes.claims)
     if import_ is None:
         outputs.kept(lambda: results.save_findings(result, catalog.claims))
-    formats = outputs.ResultFormats(encode_result, render_markdown, print_verification)
+    formats = outputs.ResultFormats(
+        encode_json=encode_result, render_markdown=render_markdown, print_text=print_verification
+    )
     outputs.show_result(result, formats, files, as_json=json_ == "-")
     if outcomes.interrupted:
         raise KeyboardInterrupt

@@ -139,11 +139,11 @@ def _list_modules(advice: Recommendation, from_class: bool) -> set[str]:
 def _build_construction(implementation: Implementation, kwargs: Mapping[str, Value]) -> Construction:
     decay = argument_name(implementation, "weight_decay")
     return Construction(
-        implementation.path,
-        convert_lists(kwargs),
-        convert_lists(implementation.cpu_kwargs),
-        decay if decay in kwargs else None,
-        implementation.needs_train_mode,
+        path=implementation.path,
+        kwargs=convert_lists(kwargs),
+        cpu_kwargs=convert_lists(implementation.cpu_kwargs),
+        decay=decay if decay in kwargs else None,
+        needs_train_mode=implementation.needs_train_mode,
     )
 
 
@@ -157,7 +157,7 @@ def _build_schedule(schedule: ScheduleAdvice) -> tuple[list[Phase], Sequence | N
         variable = _PHASE_VARIABLES.get(shape, shape.replace("-", "_")) if phases else "warmup"
         if variable in {other.variable for other in phases}:
             variable += f"_{len(phases)}"
-        phases.append(Phase(variable, shape, phase.path, kwargs))
+        phases.append(Phase(variable=variable, shape=shape, path=phase.path, kwargs=kwargs))
     return phases, Sequence(schedule.path, schedule.kwargs["milestones"]) if phases[1:] else None
 
 
@@ -165,4 +165,4 @@ def _build_adapters(run: Situation) -> Adapters | None:
     if run.method == "full":
         return None
     targets = "all-linear" if run.lora_targets == "all" else [f"{name}_proj" for name in run.lora_targets.split(",")]
-    return Adapters(run.lora_rank or 16, targets, run.method == "qlora")
+    return Adapters(rank=run.lora_rank or 16, targets=targets, quantized=run.method == "qlora")

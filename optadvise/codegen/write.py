@@ -52,7 +52,7 @@ def write_code(rules: CompiledRules, advice: Recommendation, framework: str) -> 
     if framework not in rules.catalog.frameworks or framework not in _WRITERS:
         raise InputError(f"no code is written for {framework!r}; {suggest_name(framework, FRAMEWORKS)}")
     plan = make_plan(rules, advice, rules.catalog.frameworks[framework])
-    return Code(write_plan(plan), tuple(list_notes(plan)), plan.advice.optimizer.id)
+    return Code(text=write_plan(plan), notes=tuple(list_notes(plan)), optimizer=plan.advice.optimizer.id)
 
 
 def write_plan(plan: Plan) -> str:

@@ -54,7 +54,7 @@ def list_nvidia_gpus() -> list[NvidiaGpu]:
         return []
     rows = _nvidia_smi("name", "memory.total", "driver_version", "uuid")
     return [
-        NvidiaGpu(name, int(size) * 2**20 if size.isdigit() else None, driver, uuid)
+        NvidiaGpu(name=name, memory_bytes=int(size) * 2**20 if size.isdigit() else None, driver=driver, uuid=uuid)
         for name, size, driver, uuid in rows
     ]
 

@@ -94,7 +94,7 @@ class Measurement(TypedDict, total=False):
     control: str
     # fused, foreach, for-loop, compiled, a package's name, or all (default: the fastest).
     implementation: str
-    # transformer, cnn, mlp, or package.module:function that returns (module, batches) (default: transformer).
+    # transformer (default), cnn, mlp, or package.module:function that returns (module, batches).
     workload: str
     # Size of the network (default: tiny).
     model_size: Literal["tiny", "small", "medium"]

@@ -69,7 +69,9 @@ def resolve_schedule(
     shown = {k: named[k] for k in ("total_steps", "warmup_steps", "floor_lr")}
     if scheduler.milestones:
         shown["milestones"] = named["milestones"]
-    return ScheduleAdvice(scheduler.id, path, kwargs, phases, shown, alternatives)
+    return ScheduleAdvice(
+        id=scheduler.id, path=path, kwargs=kwargs, phases=phases, quantities=shown, alternatives=alternatives
+    )
 
 
 def compute_lr(schedule: ScheduleAdvice, peak: float, step: int) -> float:

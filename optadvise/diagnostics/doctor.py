@@ -46,12 +46,23 @@ def examine_machine(
     versions = _read_versions(["torch", *sorted(packages)])
     versions["torch"] = torch.version or versions["torch"]
     devices, driver_problem = _list_devices(torch)
-    machine = Machine(torch.error, probed.errors, {device.kind for device in devices if device.usable}, versions)
+    machine = Machine(
+        torch_error=torch.error,
+        import_errors=probed.errors,
+        device_kinds={device.kind for device in devices if device.usable},
+        versions=versions,
+    )
     return DoctorReport(
         python=platform.python_version(),
         platform=platform.platform(),
         packages=versions,
-        torch=TorchReport(torch.imports, torch.error, torch.built_for, torch.threads, torch.why_no_cuda),
+        torch=TorchReport(
+            imports=torch.imports,
+            error=torch.error,
+            built_for=torch.built_for,
+            threads=torch.threads,
+            why_no_cuda=torch.why_no_cuda,
+        ),
         devices=tuple(devices),
         driver_problem=driver_problem,
         optimizers=tuple(_check_optimizer(card, machine) for card in cards),
@@ -148,10 +159,10 @@ def _check_optimizer(card: Optimizer, machine: Machine) -> OptimizerSupport:
         if reason is None:
             first = card.implementations[0].path
             note = f"{implementation.path} stands in for {first}: {reasons[0]}" if reasons else None
-            return OptimizerSupport(card.id, True, implementation.path, None, note)
+            return OptimizerSupport(id=card.id, runs=True, implementation=implementation.path, why_not=None, note=note)
         reasons.append(reason)
     curable = next((reason for reason in reasons if "pip install" in reason), reasons[0])
-    return OptimizerSupport(card.id, False, None, curable, None)
+    return OptimizerSupport(id=card.id, runs=False, implementation=None, why_not=curable, note=None)
 
 
 def _explain_unusable(card: Optimizer, implementation: Implementation, machine: Machine) -> str | None:

@@ -83,7 +83,7 @@ def save_claim(finding: ClaimFinding, claim: Claim) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    _save(CLAIMS, finding.id, _Stored(__version__, finding, _describe_experiment(claim)))
+    _save(CLAIMS, finding.id, _Stored(optadvise=__version__, finding=finding, definition=_describe_experiment(claim)))
 
 
 def save_benchmark(benchmark: BenchmarkFinding, device_type: str) -> None:

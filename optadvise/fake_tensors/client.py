@@ -51,7 +51,7 @@ def trace_step(
     deadline = time.monotonic() + timeout
     try:
         with WorkerProcess(command) as process:
-            process.send(StepRequest(spec, precision, tuple(optimizers)))
+            process.send(StepRequest(spec=spec, precision=precision, optimizers=tuple(optimizers)))
             while figures is None or len(steps) < len(optimizers):
                 answer: Answer = process.receive(Answer, deadline - time.monotonic())
                 if isinstance(answer, Failure):
@@ -70,4 +70,7 @@ def trace_step(
             kind = InputError if is_late else CannotRunHereError
             raise kind(f"--from {spec!r}: {reason}") from error
     assert figures is not None
-    return TracedStep(figures, tuple(steps.get(each.id) or OptimizerStep(each.id, None, reason) for each in optimizers))
+    return TracedStep(
+        figures,
+        tuple(steps.get(each.id) or OptimizerStep(id=each.id, figures=None, reason=reason) for each in optimizers),
+    )

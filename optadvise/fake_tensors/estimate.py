@@ -54,7 +54,16 @@ def estimate_module(rules: CompiledRules, spec: str, stated: FactValues, timeout
     estimates = {each.id: _estimate_optimizer(rules, situation, step, size, each) for each in traced.optimizers}
     rejected = {name for name in ids if is_rejected(rules, situation, name)}
     ranking = [
-        Fit(name, memory.optimizer, memory.total, memory.model_states, memory.fits, None, None, memory.basis)
+        Fit(
+            id=name,
+            optimizer_bytes=memory.optimizer,
+            total=memory.total,
+            model_states=memory.model_states,
+            fits=memory.fits,
+            largest_micro_batch=None,
+            longest_sequence=None,
+            basis=memory.basis,
+        )
         for name, memory in estimates.items()
         if name not in rejected
     ]
@@ -87,7 +96,7 @@ def request_optimizers(rules: CompiledRules, ids: Sequence[str], *, fused: bool 
         defaults = {h.name: h.default for h in card.hyperparameters}
         # The worker steps optimizers on the CPU.
         kwargs = constructor_kwargs(first, defaults, device="cpu", variant="fused" if fused else None)
-        yield OptimizerRequest(name, first.path, kwargs, first.package)
+        yield OptimizerRequest(id=name, path=first.path, kwargs=kwargs, package=first.package)
 
 
 def _describe_size(step: StepFigures) -> NetworkSize:
@@ -125,7 +134,9 @@ def _optimizer_bytes(
     if entry.figures is not None:
         state, scratch = entry.figures.state_bytes, entry.figures.temporary_bytes
         explanation = "measured, as its step made it"
-    return _OptimizerBytes(state, scratch, state if declared.is_paged else 0, explanation)
+    return _OptimizerBytes(
+        state=state, scratch=scratch, pages=state if declared.is_paged else 0, explanation=explanation
+    )
 
 
 def _estimate_optimizer(

@@ -77,7 +77,7 @@ def take_step(spec: str, *, precision: str, device: str | None = None, report: C
             spec, flag="--from", call_context=partial(_fake_context, mode, Tracker(device)), announce=report
         )
         report("its training step")
-        stepper = _Stepper(mode, tracker, device, precision)
+        stepper = _Stepper(mode=mode, tracker=tracker, device=device, precision=precision)
         return user_workload.run_guarded(
             f"--from {spec!r}", "its training step", lambda: _measure_step(stepper, workload)
         )
@@ -126,7 +126,7 @@ def _measure_step(stepper: _Stepper, workload: user_workload.UserWorkload) -> St
         shapes=_count_shapes(module),
         seconds=time.perf_counter() - begin,
     )
-    return SteppedModule(figures, mode, trained)
+    return SteppedModule(figures=figures, mode=mode, weights=trained)
 
 
 def _prepare(stepper: _Stepper, module: nn.Module, batch: object) -> object:
@@ -195,7 +195,7 @@ def step_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget: fl
     except (Exception, SystemExit) as error:
         reason = describe_error(error)
     gc.collect()  # what it left in cycles would count for the next
-    return OptimizerStep(request.id, figures, reason)
+    return OptimizerStep(id=request.id, figures=figures, reason=reason)
 
 
 def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget: float) -> OptimizerFigures:

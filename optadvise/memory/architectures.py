@@ -94,7 +94,13 @@ def complete_shape(
     chosen = {choice.values[choices.get(key, choice.default)] for key, choice in family.choices.items()}
     on = {*(key for key, flag in family.flags.items() if flag.default), *flags}
     on = {flag for flag in on if flag[0] != "!" and f"!{flag}" not in flags}
-    return NetworkShape(family.family, name, basis, tuple(sorted(complete.items())), tuple(sorted(on | chosen)))
+    return NetworkShape(
+        family=family.family,
+        name=name,
+        basis=basis,
+        dims=tuple(sorted(complete.items())),
+        flags=tuple(sorted(on | chosen)),
+    )
 
 
 def _complete_dimensions(family: NetworkFamily, dims: Mapping[str, int], where: str) -> dict[str, int]:
@@ -148,7 +154,7 @@ def build_network(networks: Networks, shape: NetworkShape) -> Network:
         for stage in stages or [Stage(block=block.block, repeat=block.repeat) for block in family.blocks]
         for block in _build_blocks(family.block(stage.block), stage, dims, is_staged=is_staged)
     ]
-    return Network(shape.name, tuple(blocks), family.takes_images, frozenset(shape.flags))
+    return Network(name=shape.name, blocks=tuple(blocks), images=family.takes_images, flags=frozenset(shape.flags))
 
 
 def _build_blocks(
@@ -162,7 +168,14 @@ def _build_blocks(
     repeat = evaluate_product(stage.repeat, own_dims)
     for count in [1] * repeat if block.widens else [1, repeat - 1] if is_staged and repeat > 1 else [repeat]:
         yield Block(
-            block.block, block.lines, count, own_dims, block.input, block.output, block.checkpointed, block.head
+            name=block.block,
+            program=block.lines,
+            repeat=count,
+            dims=own_dims,
+            input=block.input,
+            output=block.output,
+            checkpointed=block.checkpointed,
+            head=block.head,
         )
 
 

@@ -173,7 +173,9 @@ class AutogradGraph:
                 self.retain(tensor)
                 self.save(tensor)
             learning = tuple(tensor for tensor in inputs if tensor.requires_grad)
-            self.nodes.append(Node(out, learning, tuple(tensor.storage for tensor in saved), cost))
+            self.nodes.append(
+                Node(out=out, inputs=learning, saved=tuple(tensor.storage for tensor in saved), cost=cost)
+            )
         for tensor in (*inputs, *saved):
             if tensor.storage != out.storage:
                 self.free_unused(tensor)
@@ -181,4 +183,4 @@ class AutogradGraph:
 
     def _update_peak(self, scratch: int) -> None:
         if self.live_bytes + self.weight_copies + scratch > self.peak.total:
-            self.peak = LiveMemory(self.live_bytes, self.weight_copies, scratch)
+            self.peak = LiveMemory(activations=self.live_bytes, weight_copies=self.weight_copies, working=scratch)

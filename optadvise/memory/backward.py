@@ -94,7 +94,10 @@ class _BackwardPass:
     def _update_peak(self, scratch: int, weight_gradient: int) -> None:
         graph = self._graph
         live = LiveMemory(
-            graph.live_bytes, graph.weight_copies, self._working + scratch, graph.weight_gradients + weight_gradient
+            activations=graph.live_bytes,
+            weight_copies=graph.weight_copies,
+            working=self._working + scratch,
+            weight_gradients=graph.weight_gradients + weight_gradient,
         )
         if live.total > self.peak.total:
             self.peak = live

@@ -57,7 +57,7 @@ def unknown_size_estimate(available: int | None) -> MemoryEstimate:
         available: Bytes of the GPU; None where it is not known.
     """
     names = ("weights", "gradients", "optimizer state")
-    lines = tuple(MemoryLine(name, None, "the number of parameters is not known") for name in names)
+    lines = tuple(MemoryLine(part=name, bytes=None, how="the number of parameters is not known") for name in names)
     return MemoryEstimate(
         weights=None, gradients=None, optimizer=None, activations=None, overhead=None, total=None, model_states=None,
         available=available, fits=None, breakdown=lines,
@@ -96,7 +96,7 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     lines += [
         breakdown_line("gradients", model.gradients, model.gradients, model.gradients_explanation),
         breakdown_line("optimizer state", run.state, run.state, optimizer.state_explanation),
-        MemoryLine("activations", None, "not known without the network's shape"),
+        MemoryLine(part="activations", bytes=None, how="not known without the network's shape"),
     ]
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state, activations=None,
@@ -155,18 +155,18 @@ def _lines(
     yield _temporaries_line(run, peak, _factors(basis, settings))
     if model.buffers.bytes:
         buffers = model.buffers
-        interval = Interval(buffers.bytes, buffers.bytes, buffers.bytes_high)
+        interval = Interval(low=buffers.bytes, expected=buffers.bytes, high=buffers.bytes_high)
         yield breakdown_line("communication", buffers.bytes, buffers.bytes, buffers.explanation, interval)
     yield breakdown_line("input", step.input_bytes, step.input_bytes, "one batch")
 
 
 def _weights_line(model: ModelMemory) -> MemoryLine:
-    interval = Interval(model.weights, model.weights, model.weights_high)
+    interval = Interval(low=model.weights, expected=model.weights, high=model.weights_high)
     return breakdown_line("weights", model.weights, model.weights, model.weights_explanation, interval)
 
 
 def _state_line(run: RunMemory) -> MemoryLine:
-    interval = Interval(run.state, run.state, 0 if run.inputs.offload else run.optimizer.state_high)
+    interval = Interval(low=run.state, expected=run.state, high=0 if run.inputs.offload else run.optimizer.state_high)
     return breakdown_line("optimizer state", run.state, run.state, run.optimizer.state_explanation, interval)
 
 

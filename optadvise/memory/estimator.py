@@ -98,7 +98,13 @@ def estimate_total(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
     size, run = _known_size(rules, inputs), _run_memory(rules, inputs, optimizer)
     total = _total(rules, size, run)
     return Fit(
-        optimizer, run.state, total, run.model_states, fits=None, largest_micro_batch=None, longest_sequence=None
+        id=optimizer,
+        optimizer_bytes=run.state,
+        total=total,
+        model_states=run.model_states,
+        fits=None,
+        largest_micro_batch=None,
+        longest_sequence=None,
     )
 
 
@@ -158,7 +164,9 @@ def _model_memory(rules: MemoryRules, inputs: MemoryInputs) -> ModelMemory:
 
 
 def _run_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> RunMemory:
-    return RunMemory(inputs, _model_memory(rules, inputs), optimizer_memory(rules, inputs, optimizer))
+    return RunMemory(
+        inputs=inputs, model=_model_memory(rules, inputs), optimizer=optimizer_memory(rules, inputs, optimizer)
+    )
 
 
 def _total(rules: MemoryRules, size: NetworkSize, run: RunMemory) -> int | None:

@@ -88,7 +88,9 @@ def compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeMode:
     weight_itemsize, compute_itemsize, autocast = _precision(inputs)
     flags = flags | _run_flags(inputs)
     if inputs.method == "full":
-        return ComputeMode(weight_itemsize, compute_itemsize, autocast, flags=flags)
+        return ComputeMode(
+            weight_itemsize=weight_itemsize, compute_itemsize=compute_itemsize, autocast=autocast, flags=flags
+        )
     return ComputeMode(
         weight_itemsize=FULL if inputs.precision == "fp32" else HALF, compute_itemsize=compute_itemsize,
         autocast=autocast, frozen=True, quantised=inputs.method == "qlora", lora_rank=inputs.lora_rank or 0,

@@ -11,19 +11,21 @@ from optadvise.rulebase.memory_rules import CitedRange, FactorRange, MemorySetti
 
 def certain(value: int) -> Interval:
     """Return the interval of a figure that is certain."""
-    return Interval(value, value, value)
+    return Interval(low=value, expected=value, high=value)
 
 
 def spread(value: int, factors: FactorRange) -> Interval:
     """Return the interval around an expected figure."""
-    return Interval(round(value * factors.low), value, round(value * factors.high))
+    return Interval(low=round(value * factors.low), expected=value, high=round(value * factors.high))
 
 
 def add_intervals(intervals: Iterable[Interval]) -> Interval:
     """Return the sum of intervals, whose ends are taken to occur together."""
     terms = list(intervals)
     return Interval(
-        sum(term.low for term in terms), sum(term.expected for term in terms), sum(term.high for term in terms)
+        low=sum(term.low for term in terms),
+        expected=sum(term.expected for term in terms),
+        high=sum(term.high for term in terms),
     )
 
 
@@ -37,7 +39,7 @@ def breakdown_line(
         at_peak: Bytes at the peak.
         interval: Of the bytes at the peak; None where they are certain.
     """
-    return MemoryLine(part, value, explanation, at_peak, interval or certain(at_peak))
+    return MemoryLine(part=part, bytes=value, how=explanation, at_peak=at_peak, interval=interval or certain(at_peak))
 
 
 def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple[Interval, list[MemoryLine]]:
@@ -45,9 +47,9 @@ def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple
     tensors = _add_lines(lines)
     fractions = settings.fragmentation
     fragmentation = Interval(
-        round(tensors.low * fractions.low),
-        round(tensors.expected * fractions.expected),
-        round(tensors.high * fractions.high),
+        low=round(tensors.low * fractions.low),
+        expected=round(tensors.expected * fractions.expected),
+        high=round(tensors.high * fractions.high),
     )
     context = context_bytes(settings.context)
     explanation = f"{fractions.expected:.0%} of the above; {fractions.low:.0%} to {fractions.high:.0%}"
@@ -60,7 +62,9 @@ def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple
 
 def context_bytes(context: CitedRange) -> Interval:
     """Return the bytes of a device context that is given in GiB."""
-    return Interval(round(context.low * GIB), round(context.expected * GIB), round(context.high * GIB))
+    return Interval(
+        low=round(context.low * GIB), expected=round(context.expected * GIB), high=round(context.high * GIB)
+    )
 
 
 def summarise(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradients: int) -> Mapping[str, Interval]:

@@ -80,7 +80,13 @@ def _all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     itemsize, shards = HALF if is_half else FULL, inputs.weight_shards
     total = size.largest_shard(shards) * itemsize
     dtype = "half precision" if inputs.has_sharded_master else "bf16" if is_half else "fp32"
-    return _Weights(total, total, itemsize, 0, f"{itemsize} B {dtype} × {explain_shard(size, shards)}")
+    return _Weights(
+        bytes=total,
+        bytes_high=total,
+        itemsize=itemsize,
+        frozen_bytes=0,
+        explanation=f"{itemsize} B {dtype} × {explain_shard(size, shards)}",
+    )
 
 
 def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
@@ -102,22 +108,27 @@ def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
         explanation += f" + {itemsize} B × {show_count(size.params - quantised)} of the rest"
     explanation += f" + {inputs.adapter_itemsize} B × {show_count(size.counts.adapter_params)} of adapters"
     return _Weights(
-        frozen // shards + adapters, frozen_high // shards + adapters, inputs.adapter_itemsize, frozen,
-        explanation + explain_division(shards),
+        bytes=frozen // shards + adapters, bytes_high=frozen_high // shards + adapters,
+        itemsize=inputs.adapter_itemsize, frozen_bytes=frozen,
+        explanation=explanation + explain_division(shards),
     )  # fmt: skip
 
 
 def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int) -> Buffers:
     """Return the buffers that a way of sharding needs."""
     if inputs.gpus == 1:
-        return Buffers(0, 0, "")
+        return Buffers(bytes=0, bytes_high=0, explanation="")
     trained = size.trained_params
     if inputs.shard == "none":
         explanation = f"DDP's buckets: {itemsize} B × {show_count(trained)}, beside the gradients"
-        return Buffers(trained * itemsize, trained * itemsize, explanation)
+        return Buffers(bytes=trained * itemsize, bytes_high=trained * itemsize, explanation=explanation)
     bucket = min(settings.bucket_elements, trained) * itemsize
     if inputs.shard != "zero3":
-        return Buffers(bucket, bucket, f"one bucket of gradients: {itemsize} B × {show_count(bucket // itemsize)}")
+        return Buffers(
+            bytes=bucket,
+            bytes_high=bucket,
+            explanation=f"one bucket of gradients: {itemsize} B × {show_count(bucket // itemsize)}",
+        )
     return _gathered_layers(inputs, size, settings, itemsize, bucket)
 
 
@@ -138,7 +149,7 @@ def _gathered_layers(
     )
     if root:
         explanation += f"; {show_bytes(root)} more where all outside the layers is one unit"
-    return Buffers(gathered + gradients, gathered + gradients + root, explanation)
+    return Buffers(bytes=gathered + gradients, bytes_high=gathered + gradients + root, explanation=explanation)
 
 
 def explain_division(shards: int) -> str:

@@ -121,9 +121,17 @@ def _simulate_block(
         block_input = next(iter(inputs.values()))
         saved, output_is_saved = 0 if block_input.is_saved else block_input.nbytes, False
         saved += graph.product_bytes if SELECTIVE in mode.flags else 0
-    output = BlockInput(out.shape, out.itemsize, out.requires_grad, output_is_saved)
+    output = BlockInput(
+        shape=out.shape, itemsize=out.itemsize, requires_grad=out.requires_grad, is_saved=output_is_saved
+    )
     return BlockMemory(
-        saved, weight_copies, forward_peak, backward_peak, graph.weight_gradients, output, tuple(graph.weights)
+        saved=saved,
+        weight_copies=weight_copies,
+        forward_peak=forward_peak,
+        backward_peak=backward_peak,
+        weight_gradients=graph.weight_gradients,
+        out=output,
+        weights=tuple(graph.weights),
     )
 
 

@@ -72,8 +72,9 @@ def network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTensors:
     matrices = Counter({weight: n for weight, n in weights.items() if weight.kind == "matrix"})
     outside = count_weights(network, only=lambda block: not block.checkpointed)
     return NetworkTensors(
-        network, weights, count_elements(weights), count_elements(matrices), count_elements(outside),
-        usual_length(rules.networks, shape),
+        network=network, weights=weights, params=count_elements(weights),
+        matrix_params=count_elements(matrices), params_outside_layers=count_elements(outside),
+        usual_length=usual_length(rules.networks, shape),
     )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize | None
         adapters = typical_adapters(inputs.params, inputs.lora_rank) if inputs.lora_rank else 0
         return NetworkSize(NetworkCounts.of_unknown_shape(inputs.params, adapters), step=None, basis="none")
     size = _size_between(rules, references.shapes, inputs, inputs.params)
-    return NetworkSize(size.counts, size.step, "typical")
+    return NetworkSize(counts=size.counts, step=size.step, basis="typical")
 
 
 def reference_sizes(rules: MemoryRules, model: str | None) -> ReferenceSizes | None:
@@ -170,7 +171,9 @@ def _exact_size(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -
         layers=sum(block.repeat for block in tensors.network.blocks if block.checkpointed),
         params_outside_layers=tensors.params_outside_layers,
     )
-    size = NetworkSize(counts, _simulate_micro_batch(rules, shape, mode, inputs), "exact", trained)
+    size = NetworkSize(
+        counts=counts, step=_simulate_micro_batch(rules, shape, mode, inputs), basis="exact", trained_weights=trained
+    )
     if inputs.weight_shards == 1:
         return size
     shard_params = count_elements(rows_of_rank(tensors.weights, inputs.gpus))
@@ -184,7 +187,10 @@ def _simulate_micro_batch(
     length = inputs.image_size if tensors.network.images else inputs.seq_len
     batch = MicroBatch(inputs.micro_batch or 1, length or tensors.usual_length)
     settings = StepSettings(
-        inputs.checkpointing != "none", inputs.gradient_release, inputs.accumulates, inputs.gradient_shards
+        checkpoint=inputs.checkpointing != "none",
+        release=inputs.gradient_release,
+        accumulated=inputs.accumulates,
+        gradient_shards=inputs.gradient_shards,
     )
     return _simulate_step(rules, shape, mode, batch, settings)
 

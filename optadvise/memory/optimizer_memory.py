@@ -71,8 +71,8 @@ def optimizer_memory_for(
         state = _state_by_weight(rules, inputs, card, size, weights)
     place = ", on the host" if inputs.offload else ", which may be paged out to the host" if card.paged else ""
     return OptimizerMemory(
-        state.bytes, state.bytes_high, state.explanation + place, _scratch(card.implementations[0], inputs, size),
-        card.paged,
+        state=state.bytes, state_high=state.bytes_high, state_explanation=state.explanation + place,
+        scratch=_scratch(card.implementations[0], inputs, size), is_paged=card.paged,
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def _state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, s
         matrices = size.counts.matrix_params
         total = round(per_parameter * matrices + other * (size.params - matrices))
     trained = f"{show_count(size.trained_params)} trained{explain_division(shards)}"
-    return _State(total // shards, total // shards, f"{per_parameter:.2f} B × {trained}")
+    return _State(bytes=total // shards, bytes_high=total // shards, explanation=f"{per_parameter:.2f} B × {trained}")
 
 
 def _state_by_weight(
@@ -114,7 +114,7 @@ def _state_by_weight(
         largest = max_rank_state(rules, card.id, inputs.shape, mode, shards, dtype)
         high = max(high, largest)
         explanation += f"; {show_bytes(largest)} where whole tensors are handed out (ZeroRedundancyOptimizer)"
-    return _State(total, high, explanation)
+    return _State(bytes=total, bytes_high=high, explanation=explanation)
 
 
 def _companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:
@@ -188,8 +188,10 @@ def _scratch(implementation: Implementation, inputs: MemoryInputs, size: Network
     bytes_each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
     explanation = f"{bytes_each}, all tensors stepped at once (foreach)"
     if implementation.fused:
-        return Scratch(0, copies, f"none with fused=True; PyTorch's default takes {explanation}")
-    return Scratch(copies, copies, explanation)
+        return Scratch(
+            bytes=0, bytes_high=copies, explanation=f"none with fused=True; PyTorch's default takes {explanation}"
+        )
+    return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
 
 
 def _scratch_of_largest(
@@ -202,8 +204,10 @@ def _scratch_of_largest(
     bytes_each = f"{implementation.scratch_largest * itemsize:g} B per element"
     explanation = f"{bytes_each} of the largest tensor, which is stepped alone"
     if implementation.compiled:
-        return Scratch(0, copies, f"none once it is compiled, as on a GPU; else {explanation}")
-    return Scratch(copies, copies, explanation)
+        return Scratch(
+            bytes=0, bytes_high=copies, explanation=f"none once it is compiled, as on a GPU; else {explanation}"
+        )
+    return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
 
 
 def _largest_elements(weights: Iterable[Weight]) -> int:

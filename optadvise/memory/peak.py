@@ -34,14 +34,35 @@ def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimi
     """Return the peak: the optimizer's step, the loss, or a moment of the forward or backward pass."""
     live = step.peak
     if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > live.total:
-        return PeakMoment(OPTIMIZER_STEP, model.gradients, 0, 0, 0, optimizer.scratch.bytes)
+        return PeakMoment(
+            name=OPTIMIZER_STEP,
+            gradients=model.gradients,
+            activations=0,
+            logits=0,
+            weight_copies=0,
+            temporaries=optimizer.scratch.bytes,
+        )
     if step.peak_in_head:
         activations = min(live.activations, step.activations)
         logits = live.activations - activations + live.working
         name = "the loss and its gradient"
-        return PeakMoment(name, live.weight_gradients, activations, logits, live.weight_copies, 0)
+        return PeakMoment(
+            name=name,
+            gradients=live.weight_gradients,
+            activations=activations,
+            logits=logits,
+            weight_copies=live.weight_copies,
+            temporaries=0,
+        )
     name = f"the {step.peak_phase} pass"
-    return PeakMoment(name, live.weight_gradients, live.activations, 0, live.weight_copies, live.working)
+    return PeakMoment(
+        name=name,
+        gradients=live.weight_gradients,
+        activations=live.activations,
+        logits=0,
+        weight_copies=live.weight_copies,
+        temporaries=live.working,
+    )
 
 
 def expected_total(

@@ -31,7 +31,11 @@ def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scali
     counts = {situation.gpus // n for n in _FACTORS if situation.gpus % n == 0}
     counts |= {situation.gpus * n for n in _FACTORS} | ({enough} if enough is not None else set())
     shown = sorted(n for n in counts if 1 < n <= _MOST_GPUS and _divides_batch(situation, n))
-    return Scaling(sample, enough, tuple(_scale(rules, _on_gpus(situation, n), optimizer) for n in shown))
+    return Scaling(
+        sample_bytes=sample,
+        enough=enough,
+        scales=tuple(_scale(rules, _on_gpus(situation, n), optimizer) for n in shown),
+    )
 
 
 def _on_gpus(situation: Situation, gpus: int) -> Situation:

@@ -67,7 +67,9 @@ def max_model_size(rules: MemoryRules, situation: Situation, optimizer: str) -> 
 def _max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: int, optimizer: str) -> MaxModelSize:
     required = _required_by(rules, inputs, "params", optimizer)
     most = search_largest(required, available, _LARGEST_MODEL, available // _USUAL_BYTES)
-    return MaxModelSize(optimizer, required(most) / most if most else 0.0, most)
+    return MaxModelSize(
+        optimizer=optimizer, bytes_per_parameter=required(most) / most if most else 0.0, max_params=most
+    )
 
 
 def _batch_per_gpu(situation: Situation) -> int:

@@ -24,7 +24,9 @@ def step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: ShardingStr
     }  # fmt: skip
     collectives = tuple(_collectives(inputs, sizes, strategy))
     sent = sum(collective.sent for collective in collectives)
-    return Traffic(sent, inputs.micro_batches, collectives, strategy.note, strategy.cite)
+    return Traffic(
+        sent=sent, passes=inputs.micro_batches, collectives=collectives, note=strategy.note, cite=strategy.cite
+    )
 
 
 def _collectives(inputs: MemoryInputs, sizes: Mapping[str, int], strategy: ShardingStrategy) -> list[Collective]:
@@ -33,5 +35,9 @@ def _collectives(inputs: MemoryInputs, sizes: Mapping[str, int], strategy: Shard
     for spec in strategy.collectives:
         times = inputs.micro_batches if spec.per == "micro-batch" else 1
         sent = sizes[spec.of] * times * _ROUNDS[spec.operation] * (inputs.gpus - 1) // inputs.gpus
-        collectives.append(Collective(spec.operation, spec.of, spec.when, sizes[spec.of], times, sent))
+        collectives.append(
+            Collective(
+                operation=spec.operation, of=spec.of, when=spec.when, bytes=sizes[spec.of], times=times, sent=sent
+            )
+        )
     return collectives

@@ -56,7 +56,14 @@ def simulate_step(
             peak = replace(moment, live=live)
     sample = batch.length**2 * 3 * FULL if network.images else batch.length * 2 * _INDEX_BYTES
     return StepMemory(
-        peak.live, peak.phase, peak.in_head, body, saved - body, copies, gradients, batch.samples * sample
+        peak=peak.live,
+        peak_phase=peak.phase,
+        peak_in_head=peak.in_head,
+        activations=body,
+        logits=saved - body,
+        weight_copies=copies,
+        weight_gradients=gradients,
+        input_bytes=batch.samples * sample,
     )
 
 
@@ -68,7 +75,10 @@ def _with_own_gradients(live: LiveMemory, all_gradients: int, settings: StepSett
 
 def _add(live: LiveMemory, activations: int, copies: int, gradients: int = 0) -> LiveMemory:
     return LiveMemory(
-        live.activations + activations, live.weight_copies + copies, live.working, live.weight_gradients + gradients
+        activations=live.activations + activations,
+        weight_copies=live.weight_copies + copies,
+        working=live.working,
+        weight_gradients=live.weight_gradients + gradients,
     )
 
 
@@ -78,7 +88,7 @@ def _forward_moments(blocks: Sequence[tuple[Block, BlockMemory]]) -> Iterator[_M
     for block, memory in blocks:
         for earlier in {0, block.repeat - 1}:
             live = _add(memory.forward_peak, saved + memory.saved * earlier, copies + memory.weight_copies * earlier)
-            yield _Moment(live, "forward", block.head)
+            yield _Moment(live=live, phase="forward", in_head=block.head)
         saved += memory.saved * block.repeat
         copies += memory.weight_copies * block.repeat
 
@@ -106,5 +116,5 @@ def _backward_moments(
                 memory.backward_peak, saved + memory.saved * remaining, copies + block_copies * remaining,
                 gradients + block_gradients * finished,
             )  # fmt: skip
-            yield _Moment(live, "backward", block.head)
+            yield _Moment(live=live, phase="backward", in_head=block.head)
         gradients += block_gradients * block.repeat

@@ -245,7 +245,11 @@ def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None
     return RecommendationDocument(
         situation=build_situation(advice.situation),
         optimizer=OptimizerDocument(
-            optimizer.id, optimizer.name, implementation.path, implementation.package, advice.kwargs
+            id=optimizer.id,
+            name=optimizer.name,
+            path=implementation.path,
+            package=implementation.package,
+            kwargs=advice.kwargs,
         ),
         companion=None if companion is None else CompanionDocument(companion.implementation.path, companion.kwargs),
         scheduler=_build_scheduler(advice.schedule),
@@ -289,7 +293,9 @@ def build_situation(situation: Situation) -> SituationDocument:
     """Return a situation's JSON."""
     shape = situation.shape
     if shape is not None:
-        shape = ShapeDocument(shape.family, shape.name, shape.basis, dict(shape.dims), shape.flags)
+        shape = ShapeDocument(
+            family=shape.family, name=shape.name, basis=shape.basis, dims=dict(shape.dims), flags=shape.flags
+        )
     unset = dict.fromkeys(("stated", "defaults", "derived"), UNSET)
     return SituationDocument(**{**asdict(situation), **unset, "shape": shape, "assumed": situation.assumed})
 
@@ -308,7 +314,9 @@ def build_evidence(implementation: Implementation | None, evidence: Evidence) ->
         implementation: The implementation whose deviation is reported, None for none.
     """
     deviates = None if implementation is None else find_deviation(implementation, evidence)
-    return EvidenceDocument(deviates, evidence.audits, evidence.claims, evidence.benchmarks)
+    return EvidenceDocument(
+        deviates=deviates, audits=evidence.audits, claims=evidence.claims, benches=evidence.benchmarks
+    )
 
 
 def _build_scheduler(schedule: ScheduleAdvice) -> SchedulerDocument:

@@ -33,13 +33,13 @@ def describe_miss(miss: NearMiss, axes: Mapping[str, Axis]) -> MissDocument:
     """Return a rule that did not decide, with its conditions in words."""
     missed = tuple(
         MissedDocument(
-            condition.fact,
-            _describe_values(condition.fact, condition.accepted, axes),
-            _describe_values(condition.fact, 1 << condition.cell, axes),
+            fact=condition.fact,
+            asks=_describe_values(condition.fact, condition.accepted, axes),
+            actual=_describe_values(condition.fact, 1 << condition.cell, axes),
         )
         for condition in miss.missed
     )
-    return MissDocument(miss.rule.id, missed, miss.beaten_by)
+    return MissDocument(rule=miss.rule.id, missed=missed, beaten_by=miss.beaten_by)
 
 
 def _describe_values(fact: str, mask: int, axes: Mapping[str, Axis]) -> str:
@@ -66,7 +66,9 @@ def build_why_not(explanation: Explanation) -> WhyNotDocument | None:
 def explain(document: RecommendationDocument, explanation: Explanation) -> RecommendationDocument:
     """Return a recommendation's JSON with its explanation, as far as that was requested."""
     decisions = tuple(
-        DecisionDocument(row.table, row.rule, tuple(describe_miss(miss, explanation.axes) for miss in row.near))
+        DecisionDocument(
+            table=row.table, rule=row.rule, near=tuple(describe_miss(miss, explanation.axes) for miss in row.near)
+        )
         for row in explanation.decisions
     )
     return replace(document, explain=decisions or UNSET, why_not=build_why_not(explanation) or UNSET)

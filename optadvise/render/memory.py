@@ -21,12 +21,12 @@ class BreakdownRow(Struct, frozen=True):
 def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
     """Return the rows of a breakdown; a part that is not there at the peak notes its whole size."""
     if memory.total is None:
-        return [BreakdownRow(line.part, line.bytes, line.how) for line in memory.breakdown]
+        return [BreakdownRow(part=line.part, size_bytes=line.bytes, note=line.how) for line in memory.breakdown]
     rows = []
     for line in memory.breakdown:
         is_elsewhere = not line.at_peak and line.bytes
         note = f"{show_bytes(line.bytes or 0)} in all: {line.how}" if is_elsewhere else line.how
-        rows.append(BreakdownRow(line.part, line.at_peak or 0, note))
+        rows.append(BreakdownRow(part=line.part, size_bytes=line.at_peak or 0, note=note))
     return rows
 
 

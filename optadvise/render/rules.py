@@ -129,7 +129,9 @@ def build_test(report: RuleTestReport, mutants: MutationReport | None) -> RulesT
 def _build_mutants(report: MutationReport) -> MutantsDocument:
     return MutantsDocument(
         tried=report.tried, killed=report.killed, alike=report.equivalent, noticed_share=report.noticed_share,
-        survivors=tuple(SurvivorDocument(each.table, each.rule, each.change) for each in report.survivors),
+        survivors=tuple(
+            SurvivorDocument(table=each.table, rule=each.rule, change=each.change) for each in report.survivors
+        ),
     )  # fmt: skip
 
 

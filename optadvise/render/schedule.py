@@ -70,14 +70,14 @@ def build_schedules(runs: Iterable[ScheduleRun]) -> SchedulesDocument:
     return SchedulesDocument(
         schedules=tuple(
             ScheduleDocument(
-                run.card.id,
-                run.advice.path,
-                run.advice.kwargs,
-                run.advice.phases,
-                run.steps,
-                run.warmup_steps,
-                run.lr,
-                tuple(run.list_points()),
+                id=run.card.id,
+                path=run.advice.path,
+                kwargs=run.advice.kwargs,
+                phases=run.advice.phases,
+                total_steps=run.steps,
+                warmup_steps=run.warmup_steps,
+                lr=run.lr,
+                points=tuple(run.list_points()),
             )
             for run in runs
         )

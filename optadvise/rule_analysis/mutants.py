@@ -115,7 +115,7 @@ def _make_condition(cell: int, axis: Axis) -> str | Range:
     left, right = axis.bounds(cell)
     is_point = left == right
     low = None if left == float("-inf") else left
-    return Range(low, is_point, None if right == float("inf") else right, is_point)
+    return Range(low=low, low_closed=is_point, high=None if right == float("inf") else right, high_closed=is_point)
 
 
 # -- trying them -------------------------------------------------------------------------------------------------------

@@ -93,18 +93,18 @@ def read_range(node: yaml.Node, context: Context, whose: str = "") -> Range:
         context.fail(node, "is no number that a computer holds; write a smaller one")
     if match := _COMPARISON.fullmatch(value):
         bound = float(match[2])
-        exact = Range(bound, True, bound, True)
+        exact = Range(low=bound, low_closed=True, high=bound, high_closed=True)
         return {
-            "<": Range(None, False, bound, False),
-            "<=": Range(None, False, bound, True),
-            ">": Range(bound, False, None, False),
-            ">=": Range(bound, True, None, False),
+            "<": Range(low=None, low_closed=False, high=bound, high_closed=False),
+            "<=": Range(low=None, low_closed=False, high=bound, high_closed=True),
+            ">": Range(low=bound, low_closed=False, high=None, high_closed=False),
+            ">=": Range(low=bound, low_closed=True, high=None, high_closed=False),
         }.get(match[1] or "=", exact)
     if match := _INTERVAL.fullmatch(value):
         low, high = float(match[2]), float(match[3])
         if low > high:
             context.fail(node, f"empty interval: {low:g} is above {high:g}")
-        return Range(low, match[1] == "[", high, match[4] == "]")
+        return Range(low=low, low_closed=match[1] == "[", high=high, high_closed=match[4] == "]")
     return context.fail(
         node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)'{whose}"
     )

@@ -76,7 +76,7 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHype
         cite=rule.cite,
         layer=rule.layer,
     )
-    return AdvisedHyperparameter(name, value, low, high, (entry,))
+    return AdvisedHyperparameter(name=name, value=value, low=low, high=high, derivation=(entry,))
 
 
 def adjust_all(
@@ -103,7 +103,14 @@ def _adjust(
     changed, text = _scale(number, value, step, facts) if step.op == "scale" else _clamp(number, value, step)
     if text is None:
         return changed
-    entry = HyperparameterStep(text, changed.value, adjustment.rule, step.because, step.cite, adjustment.layer)
+    entry = HyperparameterStep(
+        step=text,
+        value=changed.value,
+        rule=adjustment.rule,
+        because=step.because,
+        cite=step.cite,
+        layer=adjustment.layer,
+    )
     return replace(changed, derivation=(*changed.derivation, entry))
 
 

@@ -70,7 +70,7 @@ def check_table(table: Table, axes: Mapping[str, Axis]) -> Iterator[Finding]:
         empty = [name for name, mask in box.items() if not mask & axes[name].every]
         if empty:
             text = f"{rule.id} can never apply: no {empty[0]} is accepted by its condition"
-            yield Finding(SHADOWED, table.id, (rule.id,), rule.at, text)
+            yield Finding(kind=SHADOWED, table=table.id, rules=(rule.id,), at=rule.at, text=text)
     yield from _check_overrides(table, boxes, axes)
     if table.hit_policy == "collect":
         return
@@ -87,17 +87,19 @@ def _check_overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis
         for name in rule.overrides:
             if name not in number:
                 text = f"{rule.id} overrides {name}, which is not in its table"
-                yield Finding(OVERRIDE, table.id, (rule.id,), rule.at, text)
+                yield Finding(kind=OVERRIDE, table=table.id, rules=(rule.id,), at=rule.at, text=text)
             elif table.hit_policy != "unique":
                 text = f"{rule.id} overrides {name}, which has no effect with `hit_policy: {table.hit_policy}`"
-                yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
+                yield Finding(kind=OVERRIDE, table=table.id, rules=(rule.id, name), at=rule.at, text=text)
             elif name == rule.id or table.beats[number[name]] >> i & 1:
                 text = f"{rule.id} overrides itself through {name}"
-                yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text)
+                yield Finding(kind=OVERRIDE, table=table.id, rules=(rule.id, name), at=rule.at, text=text)
             elif not is_inside(boxes[i], boxes[number[name]], axes):
                 outside = find_uncovered(boxes[i], [boxes[number[name]]], axes)
                 text = f"{rule.id} overrides {name} but is not inside it"
-                yield Finding(OVERRIDE, table.id, (rule.id, name), rule.at, text, outside)
+                yield Finding(
+                    kind=OVERRIDE, table=table.id, rules=(rule.id, name), at=rule.at, text=text, point=outside
+                )
 
 
 def _find_overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
@@ -114,11 +116,17 @@ def _find_overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis])
         try:
             point = find_uncovered(common, over_both, axes)
         except TooLargeError:
-            yield Finding(UNPROVEN, table.id, pair, second.at, f"whether {first.id} and {second.id} meet unsettled")
+            yield Finding(
+                kind=UNPROVEN,
+                table=table.id,
+                rules=pair,
+                at=second.at,
+                text=f"whether {first.id} and {second.id} meet unsettled",
+            )
             continue
         if point is not None:
             text = f"{first.id} and {second.id} meet and neither overrides the other"
-            yield Finding(OVERLAP, table.id, pair, second.at, text, point)
+            yield Finding(kind=OVERLAP, table=table.id, rules=pair, at=second.at, text=text, point=point)
 
 
 def find_rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
@@ -140,7 +148,9 @@ def _find_shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis])
             if not over or find_uncovered(boxes[index], [boxes[i] for i in over], axes) is not None:
                 continue
         except TooLargeError:
-            yield Finding(UNPROVEN, table.id, (rule.id,), rule.at, f"whether {rule.id} can ever win")
+            yield Finding(
+                kind=UNPROVEN, table=table.id, rules=(rule.id,), at=rule.at, text=f"whether {rule.id} can ever win"
+            )
             continue
         if not all(mask & axes[name].every for name, mask in boxes[index].items()):
             continue  # told already
@@ -150,17 +160,23 @@ def _find_shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis])
                 over.remove(i)
         names = tuple(table.rules[i].id for i in over)
         text = f"{rule.id} can never win: {_list(names)} {'come' if len(names) > 1 else 'comes'} before it everywhere"
-        yield Finding(SHADOWED, table.id, (rule.id, *names), rule.at, text)
+        yield Finding(kind=SHADOWED, table=table.id, rules=(rule.id, *names), at=rule.at, text=text)
     if table.otherwise is not None:
         last = table.otherwise
         try:
             reached = find_uncovered({}, boxes, axes) is not None
         except TooLargeError:
-            yield Finding(UNPROVEN, table.id, (last.id,), last.at, f"whether anything is left to {last.id}")
+            yield Finding(
+                kind=UNPROVEN,
+                table=table.id,
+                rules=(last.id,),
+                at=last.at,
+                text=f"whether anything is left to {last.id}",
+            )
             return
         if not reached:
             text = f"{last.id} can never win: the rows leave nothing to it; drop `otherwise`"
-            yield Finding(SHADOWED, table.id, (last.id,), last.at, text)
+            yield Finding(kind=SHADOWED, table=table.id, rules=(last.id,), at=last.at, text=text)
 
 
 def _find_gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> Iterator[Finding]:
@@ -168,17 +184,26 @@ def _find_gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> 
     try:
         point = find_uncovered({}, boxes, axes)
     except TooLargeError:
-        yield Finding(UNPROVEN, table.id, (), at, f"whether {table.id} answers every situation")
+        yield Finding(
+            kind=UNPROVEN, table=table.id, rules=(), at=at, text=f"whether {table.id} answers every situation"
+        )
         return
     if point is not None:
-        yield Finding(GAP, table.id, (), at, f"{table.id} has no row for this situation and no `otherwise`", point)
+        yield Finding(
+            kind=GAP,
+            table=table.id,
+            rules=(),
+            at=at,
+            text=f"{table.id} has no row for this situation and no `otherwise`",
+            point=point,
+        )
 
 
 def count_cells(table: Table, axes: Mapping[str, Axis]) -> Census:
     """Count a table's cells, and those that fall through to what it says otherwise."""
     cells = prod(axes[name].every.bit_count() for name in table.columns)
     if table.otherwise is None:
-        return Census(table.id, len(table.rules), cells, None)
+        return Census(table=table.id, rows=len(table.rules), cells=cells, otherwise=None)
     masks = [table.column(name) for name in table.columns]
     # A row that no later column can exclude applies whatever follows: nothing falls through any more.
     later, still = [], 0
@@ -197,8 +222,8 @@ def count_cells(table: Table, axes: Mapping[str, Axis]) -> Census:
     try:
         ends = count_end_states(swept, (1 << len(table.rules)) - 1, step)
     except TooLargeError:
-        return Census(table.id, len(table.rules), cells, None)
-    return Census(table.id, len(table.rules), cells, ends[0][0] if 0 in ends else 0)
+        return Census(table=table.id, rows=len(table.rules), cells=cells, otherwise=None)
+    return Census(table=table.id, rows=len(table.rules), cells=cells, otherwise=ends[0][0] if 0 in ends else 0)
 
 
 def list_adjusters(table: Table, axes: Mapping[str, Axis]) -> list[Adjuster]:

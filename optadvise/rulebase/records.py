@@ -21,7 +21,7 @@ from optadvise.core.yaml_types import (
     SourceId,
 )
 
-ANY_NUMBER = Range(None, False, None, False)
+ANY_NUMBER = Range(low=None, low_closed=False, high=None, high_closed=False)
 Condition: TypeAlias = Sequence[str | Range]  # what is accepted: values of a choice, ranges of a number, `unknown`
 When = Annotated[
     Mapping[str, tuple[str | Range, ...]],

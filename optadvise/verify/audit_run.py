@@ -101,7 +101,7 @@ def _request_audit(
         assert isinstance(resumed, ResumeAnswer)
         check = resumed.check
     except NoAnswerError as error:
-        check = CheckResult(RESUMED_ELSEWHERE, "fails", str(error))
+        check = CheckResult(name=RESUMED_ELSEWHERE, verdict="fails", description=str(error))
     return replace(answer, checks=(*answer.checks, check), saved_run=None)
 
 

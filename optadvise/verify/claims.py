@@ -98,7 +98,9 @@ def evaluate_claims(
     """
     surfaces = [_find_surface(catalog, claim) for claim in claims]  # report errors before anything runs
     with AuditWorker(command) as worker:
-        evaluation = _Evaluation(catalog, worker, _request_devices(worker), progress, timeout)
+        evaluation = _Evaluation(
+            catalog=catalog, worker=worker, devices=_request_devices(worker), progress=progress, timeout=timeout
+        )
         for claim, surface in zip(claims, surfaces, strict=True):
             yield _evaluate_claim(evaluation, claim, surface)
 
@@ -187,7 +189,7 @@ def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) 
         else:
             why = "the interval reaches over the edge of what is claimed"
     ci95 = None if mean.interval is None else mean.interval.ends
-    return Verdict(verdict, why, mean.value, ci95, tuple(figures))
+    return Verdict(verdict=verdict, why=why, measured=mean.value, ci95=ci95, figures=tuple(figures))
 
 
 def _locate(figure: float, span: Range) -> str:
@@ -245,7 +247,7 @@ def _make_side(card: Optimizer, trial: Trial, device: str) -> Side:
         return replace(arm, max_grad_norm=trial.max_grad_norm)
 
     arms = tuple(ArmAtRate(lr, make_arm(lr=lr)) for lr in trial.learning_rates)
-    return Side(make_arm(), arms, trial.warmup_steps)
+    return Side(arm=make_arm(), arms_by_rate=arms, warmup=trial.warmup_steps)
 
 
 def _find_surface(catalog: Catalog, claim: Claim) -> Surface | None:

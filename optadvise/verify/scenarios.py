@@ -22,15 +22,26 @@ class Scenario(Struct, frozen=True):
 # first scenario, 25.6 in the second and 0 in the zero start. A tall matrix distinguishes rows from columns. If all
 # elements of a block are equal, quantisation loses nothing, and the method itself shows.
 SCENARIOS = (
-    Scenario("plain", "a matrix", (64, 64), 0.05),
-    Scenario("decay", "a long matrix under weight decay", (64, 64), 0.4, 0.5),
-    Scenario("zero", "a start at zero", (64, 64), 0.0),
-    Scenario("tall", "a tall matrix", (128, 32), 0.05, 0.5),
-    Scenario("vector", "a vector", (1000,), 0.05, 0.5),
-    Scenario("scalar", "a scalar", (), 0.5),
-    Scenario("filter", "convolution filters", (16, 8, 3, 3), 0.05, 0.5),
-    Scenario("falling", "a learning rate that changes", (64, 64), 0.05, halves_lr=True),
-    Scenario("half", "bf16 weights", (64, 64), 0.0, dtype="bfloat16"),  # from zero, where rounding costs the least
-    Scenario("even", "gradients that lose nothing to quantisation", (64, 64), 0.4, 0.5, has_even_gradients=True),
+    Scenario(name="plain", description="a matrix", shape=(64, 64), spread=0.05),
+    Scenario(
+        name="decay", description="a long matrix under weight decay", shape=(64, 64), spread=0.4, weight_decay=0.5
+    ),
+    Scenario(name="zero", description="a start at zero", shape=(64, 64), spread=0.0),
+    Scenario(name="tall", description="a tall matrix", shape=(128, 32), spread=0.05, weight_decay=0.5),
+    Scenario(name="vector", description="a vector", shape=(1000,), spread=0.05, weight_decay=0.5),
+    Scenario(name="scalar", description="a scalar", shape=(), spread=0.5),
+    Scenario(name="filter", description="convolution filters", shape=(16, 8, 3, 3), spread=0.05, weight_decay=0.5),
+    Scenario(name="falling", description="a learning rate that changes", shape=(64, 64), spread=0.05, halves_lr=True),
+    Scenario(
+        name="half", description="bf16 weights", shape=(64, 64), spread=0.0, dtype="bfloat16"
+    ),  # from zero, where rounding costs the least
+    Scenario(
+        name="even",
+        description="gradients that lose nothing to quantisation",
+        shape=(64, 64),
+        spread=0.4,
+        weight_decay=0.5,
+        has_even_gradients=True,
+    ),
 )
 COMPARED_STEPS = (1, 5, 12)  # the twelfth is after Lookahead's pull and SOAP's refresh

@@ -83,7 +83,9 @@ def sample_grid(surface: Surface, count: int) -> Grid:
     xs, ys = (torch.linspace(low, high, count, dtype=torch.float64) for low, high in (surface.x, surface.y))
     x, y = torch.meshgrid(xs, ys, indexing="xy")
     values = find_function(surface)(x, y)
-    return Grid(x.numpy(), y.numpy(), values.numpy(), torch.log10(1 + values.clamp(min=0)).numpy())
+    return Grid(
+        x=x.numpy(), y=y.numpy(), values=values.numpy(), logarithms=torch.log10(1 + values.clamp(min=0)).numpy()
+    )
 
 
 # -- trajectories -----------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
     family = None if special else surface.families.get(card.family)
     if family is not None:
         lr, because, cite = lr * family.factor, f"{because}; {family.because}", (*cite, *family.cite)
-    return LearningRate(float(f"{lr:.6g}"), because, tuple(dict.fromkeys(cite)))
+    return LearningRate(lr=float(f"{lr:.6g}"), because=because, cite=tuple(dict.fromkeys(cite)))
 
 
 def compute_trajectories(
@@ -119,7 +121,7 @@ def compute_trajectories(
     computed: list[Trajectory] = []
     skipped: list[SkippedOptimizer] = []
     for card in cards:
-        rate = choose_lr(surface, card) if lr is None else LearningRate(lr, "as said by --lr", ())
+        rate = choose_lr(surface, card) if lr is None else LearningRate(lr=lr, because="as said by --lr", cite=())
         result = _compute_trajectory(surface, card, steps, rate)
         if isinstance(result, Trajectory):
             computed.append(result)
@@ -178,7 +180,7 @@ def compute_points(arm: Arm, surface: Surface, steps: int) -> tuple[tuple[Point,
 def _evaluate(function: SurfaceFunction, weights: Tensor) -> Point:
     with torch.no_grad():
         x, y = weights.detach().double()
-        return Point(float(x), float(y), float(function(x, y)))
+        return Point(x=float(x), y=float(y), value=float(function(x, y)))
 
 
 def _is_drawn(point: Point, surface: Surface) -> bool:
@@ -204,4 +206,4 @@ def clip_points(trajectory: Trajectory, surface: SurfaceSummary) -> tuple[Point,
             fraction = min(fraction, ((low if end < low else high) - start) / (end - start))
     x, y = before.x + fraction * (last.x - before.x), before.y + fraction * (last.y - before.y)
     value = FUNCTIONS[surface.id](torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))
-    return (*trajectory.points[:-1], Point(x, y, float(value)))
+    return (*trajectory.points[:-1], Point(x=x, y=y, value=float(value)))

@@ -32,8 +32,8 @@ def run_check(name: str, builder: OptimizerBuilder, check: Check) -> CheckResult
     try:
         problem = check(builder)
     except Exception as error:  # libraries raise errors of any type
-        return CheckResult(name, "fails", describe_error(error))
-    return CheckResult(name, "ok" if problem is None else "differs", problem or "works")
+        return CheckResult(name=name, verdict="fails", description=describe_error(error))
+    return CheckResult(name=name, verdict="ok" if problem is None else "differs", description=problem or "works")
 
 
 def save_run(builder: OptimizerBuilder) -> bytes:

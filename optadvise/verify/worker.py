@@ -58,7 +58,13 @@ def _answer_audit(request: AuditRequest) -> Answer:
 
 
 def _answer_experiment(request: ExperimentRequest, trainings: TrainingCache) -> Answer:
-    setup = ExperimentSetup(request.sides, request.setting, request.device, trainings, request.surface)
+    setup = ExperimentSetup(
+        sides=request.sides,
+        setting=request.setting,
+        device=request.device,
+        trainings=trainings,
+        surface=request.surface,
+    )
     try:
         return FigureAnswer(run_experiment(request.experiment, setup, request.seed))
     except (UndecidableError, CannotRunHereError) as error:

@@ -60,7 +60,10 @@ def compare(
     Raises:
         InputError: The conditions differ, or no arm is in both.
     """
-    before, after = LoadedResult("BASE", names[0], base), LoadedResult("NEW", names[1], new)
+    before, after = (
+        LoadedResult(side="BASE", name=names[0], result=base),
+        LoadedResult(side="NEW", name=names[1], result=new),
+    )
     differences = list_differences(before, after)
     if differences and not force:
         raise InputError(f"BASE and NEW are not comparable: {'; '.join(differences)}; measure alike, or say --force")

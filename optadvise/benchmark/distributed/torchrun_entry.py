@@ -64,7 +64,9 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
     if "json" not in values:
         raise InputError("--json FILE: say where the first rank writes the result")
     file = Path(str(values.pop("json")))
-    return RankArguments(names, convert({"control": "none", "nproc": str(nproc), **values}, BenchOptions), file)
+    return RankArguments(
+        names=names, options=convert({"control": "none", "nproc": str(nproc), **values}, BenchOptions), file=file
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -59,4 +59,4 @@ def _signature(function: OperationFunction) -> OperationSignature:
     named = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     text_arguments = tuple(parameter.name for parameter in named if parameter.annotation == "str")
     numbers = tuple(parameter.name for parameter in named if parameter.name not in text_arguments)
-    return OperationSignature(len(parameters) - len(named), numbers, text_arguments)
+    return OperationSignature(tensors=len(parameters) - len(named), numbers=numbers, text_arguments=text_arguments)

@@ -87,7 +87,14 @@ def _list_rows(result: BenchmarkResult) -> Iterator[ArmRow]:
             )
             state_text = None if state is None else f"{state:.2f}"
             peak_text = None if peak is None else show_bytes(peak)
-            yield ArmRow(number, arm.label, arm.role == "control", cells, state_text, peak_text)
+            yield ArmRow(
+                number=number,
+                label=arm.label,
+                is_control=arm.role == "control",
+                cells=cells,
+                state=state_text,
+                peak=peak_text,
+            )
 
 
 def _make_cell(figure: Figure | None, scale: float, unit: str = "") -> Cell | None:
@@ -125,12 +132,21 @@ def _make_figure(result: BenchmarkResult) -> ScatterFigure:
         figure, memory = metric_figure(arm, speed), metric_value(arm, "peak_memory" if has_peak else "state_bytes")
         interval = None if figure is None or figure.interval is None else (figure.interval.low, figure.interval.high)
         across = None if figure is None else figure.value
-        points.append(charts.ScatterArm(number, arm.label, arm.role == "control", across, memory, interval))
+        points.append(
+            charts.ScatterArm(
+                number=number,
+                name=arm.label,
+                control=arm.role == "control",
+                across=across,
+                up=memory,
+                interval=interval,
+            )
+        )
     return ScatterFigure(
-        charts.layout_scatter(points, lambda value: format_figure(value, scale)),
-        "peak memory" if has_peak else "optimizer state",
-        f"throughput, {unit}: more is better" if has_throughput else "step() in ms: less is better",
-        tuple(point.name for point in points if point.across is None or point.up is None),
+        scatter=charts.layout_scatter(points, lambda value: format_figure(value, scale)),
+        up="peak memory" if has_peak else "optimizer state",
+        across=f"throughput, {unit}: more is better" if has_throughput else "step() in ms: less is better",
+        missing=tuple(point.name for point in points if point.across is None or point.up is None),
     )
 
 

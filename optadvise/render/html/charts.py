@@ -121,9 +121,11 @@ def layout_curve(schedule: ScheduleAdvice, peak: float, steps: int) -> Curve:
     if len(points) == 1:
         points.append((1000.0, points[0][1]))
     return Curve(
-        " ".join(f"{x:.6g},{y:.6g}" for x, y in points),
-        tuple(Tick(_percent(step, 0, last), show_count(step)) for step in list_ticks(0, steps)),
-        tuple(Tick(100 - _percent(value, 0, top), show_number(float(f"{value:.3g}"))) for value in list_ticks(0, top)),
+        points=" ".join(f"{x:.6g},{y:.6g}" for x, y in points),
+        across=tuple(Tick(_percent(step, 0, last), show_count(step)) for step in list_ticks(0, steps)),
+        up=tuple(
+            Tick(100 - _percent(value, 0, top), show_number(float(f"{value:.3g}"))) for value in list_ticks(0, top)
+        ),
     )
 
 
@@ -141,7 +143,17 @@ def layout_bar(memory: MemoryEstimate) -> Bar | None:
             width = _percent(row.size_bytes, 0, width_bytes)
             is_labelled = width >= _LABELLED
             size = show_bytes(row.size_bytes)
-            segments.append(Segment(round(left, 2), width, tone_of(number), number, is_labelled, row.part, size))
+            segments.append(
+                Segment(
+                    left=round(left, 2),
+                    width=width,
+                    tone=tone_of(number),
+                    number=number,
+                    shown=is_labelled,
+                    name=row.part,
+                    text=size,
+                )
+            )
             left += width
     limit = None
     if memory.available is not None:
@@ -149,7 +161,7 @@ def layout_bar(memory: MemoryEstimate) -> Bar | None:
     if interval is None:
         return Bar(tuple(segments), limit)
     span = (_percent(interval.low, 0, width_bytes), _percent(interval.high, 0, width_bytes))
-    return Bar(tuple(segments), limit, span, format_interval(interval))
+    return Bar(segments=tuple(segments), limit=limit, span=span, span_text=format_interval(interval))
 
 
 def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], str]) -> Scatter | None:
@@ -167,11 +179,15 @@ def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], 
         line = next(n for n in _iterate_lines() if not _is_taken(x, y + _LINE_HEIGHT * n, occupied))
         occupied.append((x, y + _LINE_HEIGHT * line))
         low, high = (_percent(end, x_low, x_high) for end in arm.interval) if arm.interval else (None, None)
-        dots.append(Dot(arm.number, arm.name, arm.control, x, y, low, high, line))
+        dots.append(
+            Dot(number=arm.number, name=arm.name, control=arm.control, across=x, up=y, low=low, high=high, line=line)
+        )
     return Scatter(
-        tuple(dots),
-        tuple(Tick(_percent(value, x_low, x_high), format_across(value)) for value in list_ticks(x_low, x_high, 3)),
-        tuple(
+        dots=tuple(dots),
+        across=tuple(
+            Tick(_percent(value, x_low, x_high), format_across(value)) for value in list_ticks(x_low, x_high, 3)
+        ),
+        up=tuple(
             Tick(100 - _percent(value * unit, y_low, y_high), show_bytes(value * unit))
             for value in list_ticks(y_low / unit, y_high / unit)
         ),

@@ -152,7 +152,7 @@ def _list_memory(memory: MemoryEstimate) -> list[MemoryRow]:
         is_uncertain = row.size_bytes and line.interval is not None and line.interval.low != line.interval.high
         interval = format_interval(line.interval) if is_uncertain and line.interval is not None else ""
         tone = charts.tone_of(number) if row.size_bytes else None
-        rows.append(MemoryRow(number, tone, row.part, size, interval, row.note))
+        rows.append(MemoryRow(number=number, tone=tone, part=row.part, size=size, interval=interval, note=row.note))
     return rows
 
 
@@ -160,7 +160,11 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
     """Return the facts that were stated, with what their values mean."""
     situation, rows = advice.situation, []
     if "shape" in stated and situation.shape is not None:
-        rows.append(FactRow("network", situation.shape.name, f"{show_count(situation.params or 0)} parameters"))
+        rows.append(
+            FactRow(
+                flag="network", value=situation.shape.name, meaning=f"{show_count(situation.params or 0)} parameters"
+            )
+        )
     if "gpu" in stated and situation.gpu is not None:
         rows.append(FactRow("--gpu", situation.gpu))
     implied = ("model",) if "shape" in stated else ()  # a network's shape implies its kind of model
@@ -170,7 +174,7 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
         if name in stated and name not in implied and fact.flag is not None
     ]
     if "optimizer" in stated and situation.optimizer is not None:
-        rows.append(FactRow("--optimizer", situation.optimizer, "taken instead of choosing"))
+        rows.append(FactRow(flag="--optimizer", value=situation.optimizer, meaning="taken instead of choosing"))
     return rows
 
 
@@ -180,4 +184,4 @@ def _describe_fact(advice: Recommendation, catalog: Catalog, name: str) -> FactR
     if name == "vram_bytes" and value is not None:
         text = show_bytes(value)
     meaning = (fact.values or {}).get(value, "") if fact is not None and isinstance(value, str) else ""
-    return FactRow(format_flag(catalog, name), text, str(meaning))
+    return FactRow(flag=format_flag(catalog, name), value=text, meaning=str(meaning))

@@ -58,7 +58,7 @@ def axes_of(arms: Sequence[ArmResult], *, alone: bool = False) -> Axes | None:
     for memory in ("peak_memory",) * allocated + ("state_bytes",):
         for speed in ("throughput",) * (len(units) == 1) + times:
             if all(metric_figure(arm, memory) and metric_figure(arm, speed) for arm in arms):
-                return Axes(memory, speed, arms[0].throughput.unit)
+                return Axes(memory=memory, speed=speed, unit=arms[0].throughput.unit)
     return None
 
 
@@ -200,7 +200,7 @@ def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
         speed, memory = metric_figure(arm, axes.speed), metric_value(arm, axes.memory)
         if speed is not None and memory is not None:
             interval = None if speed.interval is None else speed.interval.scaled(scale)
-            points.append(Point(arm.label, memory, Figure(speed.value * scale, interval)))
+            points.append(Point(label=arm.label, memory=memory, speed=Figure(speed.value * scale, interval)))
     return points
 
 

@@ -76,7 +76,7 @@ def _make_views(result: TrajectoriesResult, grid: Grid) -> tuple[Any, list[_Path
     figure.suptitle(f"{surface.name}: {surface.formula}", x=0.02, ha="left", fontsize=14, fontweight="bold")
     paths = []
     for number, trajectory in enumerate(result.trajectories):
-        points = [Point(p.x, p.y, heights.height_of(p.value)) for p in clip_points(trajectory, surface)]
+        points = [Point(x=p.x, y=p.y, value=heights.height_of(p.value)) for p in clip_points(trajectory, surface)]
         paths.append(_Path(solid, flat, points, figures.line_style(number), _format_label(trajectory)))
     _draw_landmarks(solid, flat, surface, heights.height_of(result.trajectories[0].points[0].value))
     figure.legend(handles=[path.handle for path in paths], loc="outside lower center", ncols=min(3, len(paths)),

@@ -41,8 +41,8 @@ def print_schedules(runs: Sequence[ScheduleRun]) -> None:
 def _print_curves(out: Console, runs: Sequence[ScheduleRun]) -> None:
     fractions = [n / (_CURVE_POINTS - 1) for n in range(_CURVE_POINTS)]
     lines = [Line(run.card.id, [run.rate_at(run.step_at(fraction)) for fraction in fractions]) for run in runs]
-    x = Axis("step", 0, runs[0].steps - 1, _format_step)
-    y = Axis("learning rate", 0.0, max(max(line.values) for line in lines), _format_rate)
+    x = Axis(title="step", low=0, high=runs[0].steps - 1, show=_format_step)
+    y = Axis(title="learning rate", low=0.0, high=max(max(line.values) for line in lines), show=_format_rate)
     encoding = sys.stdout.encoding
     for row in draw_plot(lines, x, y, braille=has_braille(encoding), width=min(_PLOT_COLUMNS, out.width)):
         out.print(escape(row), no_wrap=True, soft_wrap=True)
