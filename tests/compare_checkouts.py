@@ -75,10 +75,20 @@ def join_keys(path: tuple[str, ...]) -> str:
     return ".".join(part for part in path if not part.isdecimal())
 
 
-def read_table() -> tuple[list[Command], list[str]]:
-    """Read the command lines and the patterns of volatile paths."""
+@dataclass(frozen=True)
+class Table:
+    """What is compared: the command lines, the patterns of volatile paths, and ids that were renamed on purpose."""
+
+    commands: list[Command]
+    volatile: list[str]
+    renamed: dict[str, str]
+
+
+def read_table() -> Table:
+    """Read the table."""
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return [Command(line, kind) for kind in ("json", "text", "exit") for line in table[kind]], list(table["volatile"])
+    commands = [Command(line, kind) for kind in ("json", "text", "exit") for line in table[kind]]
+    return Table(commands, list(table["volatile"]), dict(table["renamed"]))
 
 
 def prepare_checkout(root: Path, work: Path) -> Checkout:
@@ -129,11 +139,11 @@ def run_command(checkout: Checkout, command: Command) -> Outcome:
     return Outcome(run.returncode, *texts)
 
 
-def compare_outcomes(command: Command, old: Outcome, new: Outcome, volatile: list[str]) -> Iterator[Difference]:
+def compare_outcomes(command: Command, old: Outcome, new: Outcome, table: Table) -> Iterator[Difference]:
     """Yield the differences of two runs of a command line."""
     yield from compare_scalars(old.exit_code, new.exit_code, ("exit code",))
     if command.comparison == "json":
-        yield from compare_json_texts(old, new, volatile)
+        yield from compare_json_texts(old, new, table)
     elif command.comparison == "text":
         yield from compare_lines(old.stdout.splitlines(), new.stdout.splitlines())
     else:
@@ -142,17 +152,20 @@ def compare_outcomes(command: Command, old: Outcome, new: Outcome, volatile: lis
         yield from compare_scalars(one_line[0], one_line[1], ("at most one line on stderr",))
 
 
-def compare_json_texts(old: Outcome, new: Outcome, volatile: list[str]) -> Iterator[Difference]:
+def compare_json_texts(old: Outcome, new: Outcome, table: Table) -> Iterator[Difference]:
     """Yield the differences of two outputs that should be JSON."""
     values: list[Json] = []
-    for name, outcome in (("old", old), ("new", new)):
+    expected = old.stdout
+    for before, after in table.renamed.items():
+        expected = expected.replace(f'"{before}"', f'"{after}"')
+    for name, outcome, text in (("old", old, expected), ("new", new, new.stdout)):
         try:
-            values.append(json.loads(outcome.stdout))
+            values.append(json.loads(text))
         except ValueError:
             yield Difference("changed", ("stdout",), f"{name} is not JSON; stderr: {shorten(outcome.stderr)}")
             return
     kind = values[0].get("kind") if isinstance(values[0], dict) else None
-    yield from compare_values(values[0], values[1], (str(kind),), volatile)
+    yield from compare_values(values[0], values[1], (str(kind),), table.volatile)
 
 
 def compare_values(old: Json, new: Json, path: tuple[str, ...], volatile: list[str]) -> Iterator[Difference]:
@@ -179,7 +192,8 @@ def compare_scalars(old: Json, new: Json, path: tuple[str, ...]) -> Iterator[Dif
     """Yield a difference unless two values are equal; floats may differ by rounding."""
     if isinstance(old, float) and isinstance(new, float) and math.isclose(old, new, rel_tol=1e-9):
         return
-    if type(old) is not type(new) or old != new:
+    # JSON has one kind of number, and Python takes True for 1.
+    if isinstance(old, bool) is not isinstance(new, bool) or old != new:
         yield Difference("changed", path, f"{shorten(old)} -> {shorten(new)}")
 
 
@@ -207,13 +221,13 @@ def format_differences(command: Command, differences: list[Difference]) -> str:
 
 def compare_checkouts(old: Checkout, new: Checkout, only: str) -> list[Difference]:
     """Run the command lines that contain a text in two checkouts; print and return their differences."""
-    commands, volatile = read_table()
+    table = read_table()
     differences: list[Difference] = []
     with ThreadPoolExecutor(2) as pool:
-        for command in commands:
+        for command in table.commands:
             if only in command.line:
                 before, after = pool.map(run_command, (old, new), (command, command))
-                compared = list(compare_outcomes(command, before, after, volatile))
+                compared = list(compare_outcomes(command, before, after, table))
                 print(format_differences(command, compared), flush=True)
                 differences += compared
     return differences
