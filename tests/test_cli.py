@@ -249,6 +249,16 @@ def test_json_is_all_there_is_on_stdout_and_a_pipe_may_close_early() -> None:
     assert done.stdout.startswith("{")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_stream_that_the_shell_has_closed_is_as_one_without_content(closed: str) -> None:
+    for line, code in (("recommend --interactive --json", 0), ("recommend --model cnnn", 2), ("bench -", 2)):
+        command = f"{sys.executable} -m optadvise {line} {'' if '<' in closed else '< /dev/null'} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+        assert done.stdout == "" or json.loads(done.stdout)["optimizer"]["id"] == "adamw"
+
+
 def test_a_terminal_without_unicode_gets_no_traceback() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "optadvise", "show", "adamw"]
