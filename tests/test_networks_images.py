@@ -353,3 +353,22 @@ def test_a_stage_must_set_what_its_block_asks_for() -> None:
         content = text.replace("first out=64", wrong, 1).encode()
         with pytest.raises(RuleFileError, match=message):
             read_networks([(parts, parts.read_bytes()), (file, content)])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("hidden: 2048", "hiden: 2048", "the family has no dimension 'hiden'; .*did you mean 'hidden'"),
+        ("hidden: 2048, ", "", "a shape needs a number for hidden"),
+        ("flags: [tied]", "flags: [teid]", "the family has no flag 'teid'; .*did you mean 'tied'"),
+        ("flags: [tied]", "choices: {active: gelu}", "the family has no choice 'active'"),
+        (", parameters: 1176764416", "", "exact count of `parameters`"),
+    ],
+)
+def test_a_shape_gives_what_its_family_asks_for(right: str, wrong: str, message: str) -> None:
+    text = (ROOT / "rules/networks/olmo.yaml").read_text(encoding="utf-8")
+    parts = ROOT / "rules/networks/parts.yaml"
+    assert right in text
+    content = text.replace(right, wrong, 1).encode()
+    with pytest.raises(RuleFileError, match=message):
+        read_networks([(parts, parts.read_bytes()), (Path("olmo.yaml"), content)])

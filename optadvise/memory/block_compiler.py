@@ -40,6 +40,8 @@ def compile_family(family: NetworkFamily, parts: Mapping[str, Part]) -> NetworkF
         outputs = {earlier.output for earlier in blocks.values() if earlier.output}
         lines = _compile_block(block, parts, names, {block.input, *outputs})
         blocks[block.block] = replace(block, lines=lines)
+    for shape in family.shapes.values():
+        _check_shape(shape, family)
     for shape, stage in stages:
         _check_stage(shape, stage, blocks, dims - stage_dims)
     shapes = {name: replace(shape, family=family.family) for name, shape in family.shapes.items()}
@@ -51,6 +53,24 @@ def _list_flags(family: NetworkFamily, parts: Mapping[str, Part]) -> set[str]:
     chosen = {flag for choice in family.choices.values() for flag in choice.values.values()}
     in_parts = {flag for part in parts.values() for line in part.lines for flag in line.flags()}
     return {*family.flags, *chosen, *in_parts, *RUN_FLAGS}
+
+
+def _check_shape(shape: NamedShape, family: NetworkFamily) -> None:
+    """Check that a well-known shape states its parameters, and gives the family's dimensions, flags and choices."""
+    kinds = {
+        "dimension": (shape.dims, [*family.dims, *family.derived]),
+        "flag": ([flag.removeprefix("!") for flag in shape.flags], list(family.flags)),
+        "choice": (shape.choices, list(family.choices)),
+    }
+    for kind, (given, accepted) in kinds.items():
+        for name in given:
+            if name not in accepted:
+                raise RuleFileError(f"the family has no {kind} {name!r}; {suggest_name(name, accepted)}", shape.at)
+    missing = [name for name, dim in family.dims.items() if dim.default is None and name not in shape.dims]
+    if missing and shape.stages is None:
+        raise RuleFileError(f"a shape needs a number for {', '.join(missing)}", shape.at)
+    if not shape.parameters:
+        raise RuleFileError("a shape needs its exact count of `parameters`", shape.at)
 
 
 def _check_stage(
@@ -94,16 +114,16 @@ def _check_names(line: ProgramLine, names: _Names, computed: Collection[str]) ->
     """Check the variables, flags and dimensions that a line names."""
     for name in line.inputs:
         if name not in computed:
-            _fail(line, f"nothing before this line is called {name!r}; {suggest_name(name, computed)}")
+            _fail(line, f"nothing before this line is called {name!r}; {suggest_name(name, sorted(computed))}")
     if line.out in computed and line.out != "x":
         _fail(line, f"{line.out!r} is made twice")
     for flag in line.flags():
         if flag not in names.flags:
-            _fail(line, f"no flag is called {flag!r}; {suggest_name(flag, names.flags)}")
+            _fail(line, f"no flag is called {flag!r}; {suggest_name(flag, sorted(names.flags))}")
     for number in line.numbers.values():
         for name in product_names(number):
             if name not in names.dims:
-                _fail(line, f"no dimension is called {name!r}; {suggest_name(name, names.dims)}")
+                _fail(line, f"no dimension is called {name!r}; {suggest_name(name, sorted(names.dims))}")
 
 
 def _expand_parts(lines: Sequence[ProgramLine], parts: Mapping[str, Part]) -> list[ProgramLine]:
