@@ -97,6 +97,16 @@ def test_what_no_rule_holds_is_refused_in_one_line(what: str, tmp_path: Path) ->
     assert "Traceback" not in said.err
 
 
+def test_a_fact_that_a_situation_cannot_hold_is_refused(tmp_path: Path) -> None:
+    text = (find_shipped_rules() / "facts.yaml").read_text(encoding="utf-8")
+    dropout = (
+        "  - {id: dropout, type: number, ask: How much?, flag: --dropout, help: Share in percent., unknown: true}\n"
+    )
+    content = text.replace("facts:\n", f"facts:\n{dropout}", 1).encode()
+    with pytest.raises(RuleFileError, match="fact 'dropout' has no field in `Situation`"):
+        read_rule_base([(0, Path("facts.yaml"), content)])
+
+
 def _large(folder: Path) -> None:
     with (folder / "warn.yaml").open("wb") as file:
         file.truncate(100 * 2**20)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from optadvise.core.cards import SHIPPED, UNKNOWN, FactValue, Gpu, Optimizer, Scheduler, Source, Step
 from optadvise.core.errors import InputError, RuleFileError, suggest_name
+from optadvise.core.records import Situation
 from optadvise.core.text import normalize_spelling
 from optadvise.core.units import parse_bytes, parse_count
 from optadvise.core.yaml_reader import Context, parse, resolve_references
@@ -99,6 +100,8 @@ def _read_facts(node: yaml.Node, context: Context, reading: _Reading, index: int
         if fact.type == "choice" and fact.values is None and fact.values_from is None:
             raise RuleFileError(f"choice {fact.id!r} has no `values`", fact.at)
         _check_option(fact)
+        if fact.is_input and fact.id not in Situation.__struct_fields__:
+            raise RuleFileError(f"fact {fact.id!r} has no field in `Situation` of optadvise/core/records.py", fact.at)
         reading.add("fact", reading.draft.facts, fact.id, fact, index, fact.at)
     for entry in read.inputs:
         _check_option(entry)
