@@ -24,6 +24,7 @@ from optadvise.verify.reference import METHODS, run_method
 from tests.bench import ended, started
 from tests.cli import optadvise
 from tests.conftest import ROOT
+from tests.test_catalog import CARD
 
 CATALOG = load()
 
@@ -276,6 +277,15 @@ def test_what_cannot_be_is_one_line(line: str, words: str) -> None:
     said = optadvise("verify", *line.split())
     assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
     assert words in said.err
+
+
+def test_an_optimizer_without_a_reference_is_not_accused(tmp_path: Path) -> None:
+    (tmp_path / "optimizers").mkdir()
+    (tmp_path / "optimizers" / "sgd-turbo.yaml").write_text(CARD, encoding="utf-8")
+    said = optadvise("verify", "turbo", "--rules", str(tmp_path))
+    assert said.code == 4, said.err
+    assert "sgd-turbo has no reference to be compared with" in said.out
+    assert "Not what its name says" not in said.out
 
 
 def test_a_worker_that_dies_does_not_take_the_others_with_it() -> None:

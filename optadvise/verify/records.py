@@ -119,7 +119,7 @@ class ResumeAnswer(Struct, frozen=True, tag_field="answer", tag="resume"):
 
 
 class MissingAnswer(Struct, frozen=True, tag_field="answer", tag="missing"):
-    """An implementation cannot be imported."""
+    """An implementation cannot be imported, or its optimizer has no reference."""
 
     reason: str
 

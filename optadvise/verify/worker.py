@@ -23,6 +23,7 @@ from optadvise.verify.records import (
     ResumeAnswer,
     UndecidedAnswer,
 )
+from optadvise.verify.reference import METHODS
 from optadvise.verify.training import TrainingCache
 
 
@@ -46,6 +47,8 @@ def answer(request: Request, trainings: TrainingCache) -> Answer:
 
 def _answer_audit(request: AuditRequest) -> Answer:
     target, path = request.target, request.target.implementation.path
+    if target.optimizer not in METHODS:
+        return MissingAnswer(f"{target.optimizer} has no reference to be compared with (optadvise/verify/reference.py)")
     try:
         optimizer_class = resolve(path, target.implementation.package, remedy=request.remedy)
     except CannotRunHereError as error:
