@@ -71,7 +71,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     shard: Annotated[
         str,
         Option(
-            help="Shard nothing (DDP), optimizer state (zero1) or everything (fsdp).",
+            help="Shard nothing (DDP), optimizer state (zero1) or everything (fsdp) (default: none).",
             group=_PROCESSES,
             choices=SHARDINGS,
         ),

@@ -32,7 +32,9 @@ def list_(
     tree: Annotated[bool, typer.Option("--tree", help="As a family tree.")] = False,
     schedules: Annotated[bool, typer.Option("--schedules", help="The schedules instead.")] = False,
     claims: Annotated[bool, typer.Option("--claims", help="What optadvise verify can test, instead.")] = False,
-    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    rules: Annotated[
+        list[Path] | None, typer.Option("--rules", metavar="DIR", help="A folder of further rules; may repeat.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the catalogue: optimizers with their state and effort, schedules, or claims."""
@@ -98,7 +100,9 @@ def show(
             autocompletion=of("optimizers", "schedules", "rules"),
         ),
     ],
-    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    rules: Annotated[
+        list[Path] | None, typer.Option("--rules", metavar="DIR", help="A folder of further rules; may repeat.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show one optimizer's card, one schedule's, or one rule with its source and examples."""

@@ -12,7 +12,9 @@ from optadvise.core.json_text import encode_json
 
 
 def doctor(
-    rules: Annotated[list[Path] | None, typer.Option("--rules", help="A folder of further rules; may repeat.")] = None,
+    rules: Annotated[
+        list[Path] | None, typer.Option("--rules", metavar="DIR", help="A folder of further rules; may repeat.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Tell what is installed and usable here, and what is not and why.

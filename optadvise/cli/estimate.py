@@ -27,7 +27,9 @@ def estimate(
             group="The network",
         ),
     ] = None,
-    timeout: Annotated[str, opt.option("Seconds that --from may take (default: 300).", group="The network")] = "300",
+    timeout: Annotated[
+        str, opt.option("Seconds that --from may take (default: 300).", group="The network", metavar="N")
+    ] = "300",
     rules: opt.Rules = None,
     all_: Annotated[bool, opt.option("Print every optimizer on its own line.", "--all", group="Output")] = False,
     plot: Annotated[

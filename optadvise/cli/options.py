@@ -39,6 +39,8 @@ def option(
     )
 
 
-Rules = Annotated[list[Path] | None, option("A folder of further rules; may repeat.", "--rules", group="Output")]
+Rules = Annotated[
+    list[Path] | None, option("A folder of further rules; may repeat.", "--rules", group="Output", metavar="DIR")
+]
 Json = Annotated[bool, option("Short for --format json.", "--json", group="Output")]
 Report = Annotated[Path | None, option("Write a page of HTML to this file, too.", "--report", group="Output")]

@@ -44,7 +44,9 @@ def recommend(
     ] = False,
     why_not: Annotated[
         str | None,
-        opt.option("Explain why it does not recommend this one.", group="Output", completer=of("optimizers")),
+        opt.option(
+            "Explain why it does not recommend this one.", group="Output", metavar="NAME", completer=of("optimizers")
+        ),
     ] = None,
     interactive: Annotated[
         bool, opt.option("Ask for the facts that would still change the answer.", "--interactive", group="Output")
@@ -63,7 +65,7 @@ def recommend(
     from optadvise.advice.complete import complete_situation
     from optadvise.advice.inputs import parse_inputs
     from optadvise.advice.memory_answer import find_remedies
-    from optadvise.advice.recommend import recommend as advise
+    from optadvise.advice.recommend import recommend as recommend_situation
     from optadvise.evidence.apply import apply_evidence
     from optadvise.rule_analysis import rule_folders
 
@@ -75,7 +77,7 @@ def recommend(
 
         inputs = ask_facts(compiled, inputs, tuple(map(str, rules or ())))
     situation = complete_situation(compiled, inputs)
-    advice = apply_evidence(advise(compiled, situation), compiled.catalog)
+    advice = apply_evidence(recommend_situation(compiled, situation), compiled.catalog)
     answer = _Answer(
         rules=compiled,
         advice=advice,

@@ -53,7 +53,7 @@ def _make_parameters(record: type[Struct]) -> Iterator[inspect.Parameter]:
             group=declared.group,
             completer=_offer(declared),
             choices=choices,
-            metavar="N" if declared.is_count else None,
+            metavar="N" if declared.is_count else "NAME" if declared.catalog else None,
         )
         yield inspect.Parameter(
             field.name,

@@ -122,7 +122,7 @@ class Measurement(TypedDict, total=False):
     optimizer_only: bool
     # Processes that train together, started by torchrun (default: 1).
     nproc: Count
-    # Shard nothing (DDP), optimizer state (zero1) or everything (fsdp).
+    # Shard nothing (DDP), optimizer state (zero1) or everything (fsdp) (default: none).
     shard: Literal["none", "zero1", "fsdp"]
     # Requirement: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.
     require: Sequence[str]
