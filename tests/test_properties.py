@@ -86,7 +86,7 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
         assert memory.total == sum(line.at_peak or 0 for line in memory.breakdown)
     elif memory.model_states is not None and not situation.offload:
         assert (memory.fits is False) == (
-            memory.available is not None and memory.model_states - memory.pages > memory.available
+            memory.available is not None and memory.model_states - memory.pageable > memory.available
         )
 
 

@@ -133,15 +133,15 @@ def _explain_chain(rules: CompiledRules, situation: Situation, chain: AppliedCha
     """Return each change of a chain with what the chain would require without it, and what it costs."""
     after = chain.situation
     required_bytes = _require(rules, after)
-    pageable_bytes = estimator.estimate(rules.memory_rules, after, after.optimizer or "").pages
+    pageable_bytes = estimator.estimate(rules.memory_rules, after, after.optimizer or "").pageable
     fixes = []
     for index, (fix, change) in enumerate(zip(chain.fixes, chain.changes, strict=True)):
         shorter = apply_chain(rules, situation, [*chain.fixes[:index], *chain.fixes[index + 1 :]], after.gpus)
         without = _require(rules, situation if shorter is None else shorter.situation)
         fixes.append(
             Fix(
-                rule=fix.id, change=change, saves=without - required_bytes, needs=required_bytes, pages=pageable_bytes,
-                instead=find_overruled(situation, change), costs=fix.costs, cite=fix.cite,
+                rule=fix.id, change=change, saves=without - required_bytes, needs=required_bytes,
+                pageable=pageable_bytes, instead=find_overruled(situation, change), costs=fix.costs, cite=fix.cite,
             )
         )  # fmt: skip
     return tuple(fixes)

@@ -34,7 +34,7 @@ def answer_memory(rules: CompiledRules, situation: Situation) -> MemoryAnswer:
         _answer_run(rules, run, estimator.estimate(memory, run, optimizer)),
         optimizers=tuple(rank_optimizers(rules, run)),
         scaling=scale_run(memory, run, optimizer),
-        passes={} if run.vram_bytes is not None else _size_micro_batches(rules, run),
+        largest_micro_batch_by_gpu={} if run.vram_bytes is not None else _size_micro_batches(rules, run),
     )
 
 

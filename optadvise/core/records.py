@@ -179,7 +179,7 @@ class MemoryEstimate(Struct, frozen=True):
     reserved: int | None = None  # what torch.cuda.max_memory_reserved would say
     peak: str | None = None  # when the highest moment is
     basis: str = "none"  # exact shape, typical of the size, or none
-    pages: int = 0  # bytes of state that may leave the GPU
+    pageable: int = 0  # bytes of state that may leave the GPU
 
 
 class MaxModelSize(Struct, frozen=True):
@@ -296,7 +296,7 @@ class Fix(Struct, frozen=True):
     change: Mapping[str, FactValue]
     saves: int = field(name="saves_bytes")  # bytes: what the chain would need more without this step
     needs: int = field(name="needs_bytes")  # bytes that the whole chain needs of a GPU
-    pages: int = field(name="pageable_bytes")  # bytes of state that may leave it besides
+    pageable: int = field(name="pageable_bytes")  # bytes of state that may leave it besides
     instead: Mapping[str, FactValue]  # of what was said
     costs: str
     cite: tuple[str, ...]
@@ -358,4 +358,4 @@ class MemoryAnswer(Struct, frozen=True):
     measured: float | None = None  # seconds that measuring took; None where all is derived
     traffic: Traffic | None = None  # None on one GPU
     scaling: Scaling | None = None  # None where nothing is sharded
-    passes: Mapping[str, int] = {}  # samples of one pass by the usual GPUs' ids, where no limit was said
+    largest_micro_batch_by_gpu: Mapping[str, int] = {}  # by the ids of the usual GPUs; empty where a limit was said

@@ -121,7 +121,7 @@ class _OptimizerBytes(Struct, frozen=True):
 
     state: int
     scratch: int
-    pages: int  # of state that may leave the GPU
+    pageable: int  # of state that may leave the GPU
     explanation: str
 
 
@@ -135,7 +135,7 @@ def _optimizer_bytes(
         state, scratch = entry.figures.state_bytes, entry.figures.temporary_bytes
         explanation = "measured, as its step made it"
     return _OptimizerBytes(
-        state=state, scratch=scratch, pages=state if declared.is_paged else 0, explanation=explanation
+        state=state, scratch=scratch, pageable=state if declared.is_paged else 0, explanation=explanation
     )
 
 
@@ -171,10 +171,10 @@ def _estimate_optimizer(
         weights=step.weights_bytes, gradients=step.gradients_bytes, optimizer=optimizer.state, activations=saved,
         overhead=figures["overhead"].expected, total=total.expected,
         model_states=step.weights_bytes + step.gradients_bytes + optimizer.state, available=None, fits=None,
-        breakdown=tuple(lines), interval=total, allocated=tensors - optimizer.pages,
-        reserved=tensors - optimizer.pages + (lines[-2].at_peak or 0),
+        breakdown=tuple(lines), interval=total, allocated=tensors - optimizer.pageable,
+        reserved=tensors - optimizer.pageable + (lines[-2].at_peak or 0),
         peak="the optimizer's step" if in_step else "the forward or backward pass",
-        basis="card" if entry.figures is None else "measured", pages=optimizer.pages,
+        basis="card" if entry.figures is None else "measured", pageable=optimizer.pageable,
         intervals={**figures, "total": total},
     )  # fmt: skip
     return with_limit(unlimited, situation.vram_bytes)

@@ -45,7 +45,7 @@ class RunMemory(Struct, frozen=True):
         return self.model.weights + self.master + self.model.gradients + self.state
 
     @property
-    def pages(self) -> int:
+    def pageable(self) -> int:
         """Return the bytes of state that may leave the GPU."""
         return self.state if self.optimizer.is_paged else 0
 
@@ -76,12 +76,12 @@ def with_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstimat
     """
     fits = None
     if available is not None and estimate.interval is not None:
-        could_fit = estimate.interval.low - estimate.pages <= available
-        fits = True if estimate.interval.high - estimate.pages <= available else None if could_fit else False
+        could_fit = estimate.interval.low - estimate.pageable <= available
+        fits = True if estimate.interval.high - estimate.pageable <= available else None if could_fit else False
     elif (
         available is not None
         and estimate.model_states is not None
-        and estimate.model_states - estimate.pages > available
+        and estimate.model_states - estimate.pageable > available
     ):
         fits = False
     return replace(estimate, available=available, fits=fits)
@@ -101,7 +101,7 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state, activations=None,
         overhead=None, total=None, model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines),
-        pages=run.pages,
+        pageable=run.pageable,
     )  # fmt: skip
 
 
@@ -124,8 +124,8 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state,
         activations=figures["activations"].expected, overhead=figures["overhead"].expected, total=total.expected,
         model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines), interval=total,
-        allocated=total.expected - context - fragmentation - run.pages,
-        reserved=total.expected - context - run.pages, peak=peak.name, basis=basis, pages=run.pages,
+        allocated=total.expected - context - fragmentation - run.pageable,
+        reserved=total.expected - context - run.pageable, peak=peak.name, basis=basis, pageable=run.pageable,
         intervals={**figures, "total": total},
     )  # fmt: skip
 

@@ -130,8 +130,8 @@ def _required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) ->
     run = _run_memory(rules, inputs, optimizer)
     total = _total(rules, size, run)
     if total is not None:
-        return total - run.pages
-    return -int(-(run.model_states - run.pages) // (1 - rules.settings.headroom))
+        return total - run.pageable
+    return -int(-(run.model_states - run.pageable) // (1 - rules.settings.headroom))
 
 
 def fits(rules: MemoryRules, situation: Situation, optimizer: str) -> bool:

@@ -79,7 +79,7 @@ class MemoryDocument(Struct, frozen=True, kw_only=True):
     model_states: Bytes | None = field(name="known_bytes")
     allocated: Bytes | None = field(name="allocated_bytes")
     reserved: Bytes | None = field(name="reserved_bytes")
-    pages: Bytes = field(name="pageable_bytes")
+    pageable: Bytes = field(name="pageable_bytes")
     ranges: Mapping[str, RangeDocument] | None = field(name="interval", default=None)
     source: Literal["derived", "measured"] = field(name="basis", default="derived")
     basis: Literal["exact", "typical", "measured", "card", "none"] = field(name="shape")
@@ -280,7 +280,7 @@ def build_estimate(answer: MemoryAnswer, catalog: Catalog) -> EstimateDocument:
         memory=build_memory(answer.memory),
         largest_micro_batch=answer.largest_micro_batch,
         longest_seq_len=answer.longest_sequence,
-        largest_micro_batch_by_gpu=answer.passes,
+        largest_micro_batch_by_gpu=answer.largest_micro_batch_by_gpu,
         communication=answer.traffic,
         scaling=answer.scaling,
         optimizers=answer.optimizers,

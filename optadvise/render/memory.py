@@ -52,7 +52,7 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
     where = f"{situation.gpu}, {limit}" if situation.gpu else limit
     if memory.fits is False:
         return _emphasize("*Does not fit*", f" {where}: it ", *needs, ".")
-    is_likely = memory.total - memory.pages <= memory.available
+    is_likely = memory.total - memory.pageable <= memory.available
     verdict = "Fits" if memory.fits else "Probably fits" if is_likely else "Probably does not fit"
     paging = " by paging state out to the host" if is_likely and memory.total > memory.available else ""
     return _emphasize(f"*{verdict}*", f" {where}{paging}: it ", *needs, ".")

@@ -88,8 +88,8 @@ def format_bar(fraction: float, columns: int = _BAR_COLUMNS) -> str:
 
 
 def _print_largest(out: Console, answer: MemoryAnswer) -> None:
-    if answer.passes:
-        _print_gpus(out, answer.passes)
+    if answer.largest_micro_batch_by_gpu:
+        _print_gpus(out, answer.largest_micro_batch_by_gpu)
     largest = answer.largest_micro_batch
     if largest is None:
         return
@@ -122,7 +122,7 @@ def print_fixes(out: Console, answer: MemoryAnswer, catalog: Catalog, *, name_op
     elif "optimizer" in answer.situation.assumed and name_optimizer:
         out.print(f"  Each with --optimizer {answer.optimizer}, unless it names another.")
     for number, chain in enumerate(answer.fixes, 1):
-        paged = f", and {show_bytes(chain[-1].pages)} that may be paged out," if chain[-1].pages else ""
+        paged = f", and {show_bytes(chain[-1].pageable)} that may be paged out," if chain[-1].pageable else ""
         out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold]{paged} with")
         rows = []
         for fix in chain:
