@@ -7,7 +7,7 @@ import sys
 import warnings
 
 from optadvise.benchmark import arm_session
-from optadvise.benchmark.distributed.rank_files import DEVICE, FOLDER, join
+from optadvise.benchmark.distributed.rank_files import DEVICE, FOLDER, register_rank
 from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.measurement import ArmCommand, StartArm
 from optadvise.core.worker import ParentConnection
@@ -26,7 +26,7 @@ def main() -> None:
     ranks: Ranks | None = None
     try:
         if has_ranks:
-            join()
+            register_rank()
             ranks = Ranks(os.environ.get(DEVICE, "cpu"))
         _serve(connection, ranks)
     except BaseException as error:  # whatever ends an arm is its result

@@ -79,7 +79,7 @@ def make_plan(rules: CompiledRules, requested: Recommendation, framework: Framew
         requested=requested,
         advice=advice,
         hyperparameters=hyperparameters,
-        named_optimizer=_choose_name(advice, framework, hyperparameters),
+        named_optimizer=_find_named_optimizer(advice, framework, hyperparameters),
         nearest_schedule=schedule,
         is_schedule_exact=is_exact,
         accumulation=1 if release else count_micro_batches(run),
@@ -95,7 +95,7 @@ def count_micro_batches(run: Situation) -> int:
     return max(1, -(-run.batch_size // (run.micro_batch * run.gpus)))
 
 
-def _choose_name(
+def _find_named_optimizer(
     advice: Recommendation, framework: Framework, hyperparameters: Mapping[str, Value]
 ) -> NamedOptimizer | None:
     """Return what a framework builds by a name, where that is the optimizer with all of its advised numbers."""

@@ -73,7 +73,7 @@ def intersect(rules: CompiledRules, first: Region, second: Region) -> Region | N
 def find_possible(rules: CompiledRules) -> Region:
     """Return the region of all situations that inputs can describe."""
     contradictions = (box for box in _list_contradictions(rules) if "optimizer" not in box)
-    impossible = (*_list_defaults(rules), *_list_derived(rules), *contradictions)
+    impossible = (*_list_missing_defaults(rules), *_list_false_derivations(rules), *contradictions)
     return Region(box={}, excluded=impossible)
 
 
@@ -86,13 +86,13 @@ def _make_box(rules: CompiledRules, when: Mapping[str, Condition]) -> dict[str, 
     return {name: rules.axes[name].accepted(condition) for name, condition in when.items()}
 
 
-def _list_defaults(rules: CompiledRules) -> Iterator[dict[str, int]]:
+def _list_missing_defaults(rules: CompiledRules) -> Iterator[dict[str, int]]:
     """Yield the boxes in which a fact with a default would be unknown."""
     for row in rules.catalog.base.assume:
         yield {**_make_box(rules, row.when), row.fact: 1 << rules.axes[row.fact].unknown}
 
 
-def _list_derived(rules: CompiledRules) -> Iterator[dict[str, int]]:
+def _list_false_derivations(rules: CompiledRules) -> Iterator[dict[str, int]]:
     """Yield the boxes in which a derived fact would contradict the facts that it is derived from.
 
     See `classify_pressure` and `locate_estimate`; a GPU that is named states its memory, vendor and precisions.

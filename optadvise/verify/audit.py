@@ -22,7 +22,7 @@ _SAME_METHOD = 1e-4  # deviation below which two fp32 paths are the same method;
 _KNOWN_DEVIATION = 2e-3  # the same for a known deviation, whose details may differ beside the mistake
 _BY_NAME: Mapping[str, Scenario] = {scenario.name: scenario for scenario in SCENARIOS}
 
-Path = list[Tensor]  # weights after each step, in float64
+WeightPath = list[Tensor]  # weights after each step, in float64
 
 
 # -- a scenario step by step -------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Auditor:
             and (not scenario.has_even_gradients or is_quantised)
         ]
 
-    def measure_scenario(self, scenario: Scenario) -> tuple[ScenarioResult, Path | None]:
+    def measure_scenario(self, scenario: Scenario) -> tuple[ScenarioResult, WeightPath | None]:
         """Return how far the implementation is from its reference, and its path; None if it raised."""
         bits = 32 if scenario.has_even_gradients else self._target.bits.get(scenario.name, 32)
         make_result = partial(ScenarioResult, name=scenario.name, description=scenario.description, bits=bits)
@@ -125,7 +125,7 @@ class Auditor:
                 worst, worst_step, worst_limit = deviation, step, limit
         return make_result(deviation=worst, step=worst_step, allowed=worst_limit, error=None), path
 
-    def explain(self, paths: Mapping[str, Path]) -> str | None:
+    def explain(self, paths: Mapping[str, WeightPath]) -> str | None:
         """Return the known deviation that explains the paths that deviate, None if there is none.
 
         Args:
@@ -138,7 +138,7 @@ class Auditor:
         explanation = self._find_known_deviation(quantised)
         return None if explanation is None else f"{explanation}, where its state is quantised"
 
-    def _find_known_deviation(self, paths: Mapping[str, Path]) -> str | None:
+    def _find_known_deviation(self, paths: Mapping[str, WeightPath]) -> str | None:
         target = self._target
         candidates = list_known_deviations(target.optimizer, target.decay, target.ancestors)
 
@@ -147,7 +147,7 @@ class Auditor:
 
         return find_match(list(paths), candidates, matches)
 
-    def _is_close(self, scenario: Scenario, path: Path, other: Path) -> bool:
+    def _is_close(self, scenario: Scenario, path: WeightPath, other: WeightPath) -> bool:
         start = make_start(scenario).double()
         allowed = max(_KNOWN_DEVIATION, _allowed_deviation(self._target.bits.get(scenario.name, 32), scenario))
         limit = allowed + estimate_rounding(scenario, other, start, COMPARED_STEPS[-1])
@@ -162,7 +162,7 @@ class Auditor:
         decay = {"weight_decay": scenario.weight_decay} if "weight_decay" in values else {}
         return {**values, **decay}
 
-    def _run_implementation(self, scenario: Scenario) -> Path:
+    def _run_implementation(self, scenario: Scenario) -> WeightPath:
         weights = torch.nn.Parameter(make_start(scenario).to(getattr(torch, scenario.dtype)))
         optimizer = self.builder.build([weights], **self._hyperparameters(scenario))
         path = []
@@ -175,7 +175,7 @@ class Auditor:
             path.append(weights.detach().double().clone())
         return path
 
-    def _run_method(self, scenario: Scenario, method: Method) -> Path:
+    def _run_method(self, scenario: Scenario, method: Method) -> WeightPath:
         lr = self.builder.lr
         return run_method(
             method,
@@ -202,7 +202,7 @@ def audit(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> 
     """Audit an implementation."""
     auditor = Auditor(target, optimizer_class)
     results: list[ScenarioResult] = []
-    deviating: dict[str, Path] = {}
+    deviating: dict[str, WeightPath] = {}
     for scenario in auditor.list_scenarios():
         result, path = auditor.measure_scenario(scenario)
         results.append(result)

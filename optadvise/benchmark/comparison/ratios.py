@@ -150,15 +150,15 @@ def _ratio_to_control(base: LoadedResult, new: LoadedResult, label: str, metric:
     if not METRICS[metric].is_repeated:
         return None
     name = "step_seconds" if metric == "throughput" else metric
-    below, above = base.result.find_ratio(label, name), new.result.find_ratio(label, name)
-    if below is None or above is None:
+    base_ratio, new_ratio = base.result.find_ratio(label, name), new.result.find_ratio(label, name)
+    if base_ratio is None or new_ratio is None:
         return None
-    base_figure, new_figure = Figure(below.ratio, below.ci95), Figure(above.ratio, above.ci95)
+    base_figure, new_figure = Figure(base_ratio.ratio, base_ratio.ci95), Figure(new_ratio.ratio, new_ratio.ci95)
     return quotient(base_figure, new_figure) if metric == "throughput" else quotient(new_figure, base_figure)
 
 
 def quotient(above: Figure, below: Figure) -> Figure | None:
-    """Return the ratio of two independent figures; None where it has no value, as of 1 over 0.
+    """Return one figure over another, both independent; None where the ratio has no value, as of 1 over 0.
 
     Its interval's reach to each side is the root of the sum of squares of the reaches that push it there, on the log
     scale (MOVER: Zou and Donner 2008). There is none where one of the two has none.

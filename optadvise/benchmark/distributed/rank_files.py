@@ -83,7 +83,7 @@ def describe_slowest_rank(folder: Path, count: int) -> str:
     return f"rank {rank} hangs in step {steps[rank] // MARKS + 1}{_read_log_end(folder, rank)}"
 
 
-def join() -> None:
+def register_rank() -> None:
     """Write this rank's process id, and end with the launcher, whatever this process is doing then."""
     folder, rank = Path(os.environ[FOLDER]), os.environ["RANK"]
     replace_file(folder / f"{rank}.pid", str(os.getpid()))
