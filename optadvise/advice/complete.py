@@ -13,7 +13,7 @@ from optadvise.memory.estimator import change, complete_length
 from optadvise.memory.network_size import count_parameters
 
 _NOTHING_STATED = Situation()
-_MAY_BE_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # facts without a default
+_LISTED_AS_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # others may stay unknown, too
 
 
 def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
@@ -35,7 +35,7 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
         folder = next((str(folder) for _, folder in rules.catalog.folders), "")
         raise RuleFileError("the rules have no default for `gpus`; add one to assume.yaml", folder)
     _reject_contradictions(rules, filled)
-    unknown = [name for name in _MAY_BE_UNKNOWN if name not in filled]
+    unknown = [name for name in _LISTED_AS_UNKNOWN if name not in filled]
     situation = replace(
         _NOTHING_STATED,
         **filled,
