@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from optadvise.cli.app import COMMANDS
+from optadvise.cli.help import group_by_heading
 from optadvise.cli.rules import _EXAMPLES as RULES
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
@@ -176,3 +178,20 @@ def test_the_version_is_told() -> None:
     from optadvise import __version__
 
     assert optadvise("--version").out == f"optadvise {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "spelling"),
+    [
+        ("option", "--claim <str>", "--claim TEXT"),
+        ("option", "--claim <list[str]>", "--claim TEXT"),  # since typer 0.29
+        ("option", "-o, --out <list[Path]>", "-o, --out FILE"),
+        ("option", "--task [pretrain|finetune]", "--task [pretrain|finetune]"),
+        ("argument", "names...", "names..."),
+        ("argument", "names... <list[str]>", "names..."),
+    ],
+)
+def test_help_spells_types_alike_with_every_typer(kind: str, record: str, spelling: str) -> None:
+    parameter = SimpleNamespace(param_type_name=kind, get_help_record=lambda ctx: (record, "Help."))
+    command = SimpleNamespace(get_params=lambda ctx: [parameter])
+    assert group_by_heading(command, None) == {f"{kind.capitalize()}s": [(spelling, "Help.")]}

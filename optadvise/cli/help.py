@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -11,7 +12,8 @@ EXIT_CODES = (
     "invalid; 4 could not run here; 5 inconclusive; 130 interrupted."
 )
 
-_METAVARS = {"<str>": "TEXT", "<path>": "FILE", "<int>": "N", "<float>": "NUMBER"}  # in the place of typer's own
+_METAVARS = {"str": "TEXT", "path": "FILE", "int": "N", "float": "NUMBER"}  # in the place of typer's own
+_TYPE = re.compile(r"<(?:list\[)?(\w+)\]?>")  # as typer writes it, from 0.29 on also for options that may repeat
 _MAX_WIDTH = 26  # of an option's spelling; the help of longer ones begins on the next line
 
 
@@ -70,10 +72,10 @@ def group_by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]
         if record is None:
             continue
         spelling, help_ = record
-        default = "Arguments" if parameter.param_type_name == "argument" else "Options"
-        heading = getattr(parameter, "rich_help_panel", None) or default
-        for kind, metavar in _METAVARS.items():
-            spelling = spelling.replace(f" {kind}", f" {metavar}")
+        is_argument = parameter.param_type_name == "argument"
+        heading = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
+        spelling = _TYPE.sub(lambda match: _METAVARS.get(match[1].lower(), match[0]), spelling)
+        spelling = spelling.split()[0] if is_argument else spelling  # typer 0.29 adds the type to an argument
         sections.setdefault(heading, []).append((spelling, help_))
     return sections
 
