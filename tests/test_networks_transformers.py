@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from optadvise.core.errors import InputError
 from optadvise.core.records import NetworkShape
@@ -27,6 +28,7 @@ from optadvise.memory.records import ComputeMode, MicroBatch
 from optadvise.memory.rules import MemoryRules
 from optadvise.memory.training_step import StepSettings, simulate_step
 from optadvise.rulebase.catalog import Catalog
+from tests.conftest import ROOT
 from tests.programs import program, simulate
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -163,6 +165,22 @@ def test_every_named_shape_has_the_count_that_it_states(networks: Networks) -> N
         if count != networks.shapes[name].parameters:
             wrong[name] = count
     assert not wrong
+
+
+def test_names_of_networks_are_given_once_and_their_cites_have_sources() -> None:
+    folder = ROOT / "rules" / "networks"
+    files = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in folder.glob("*.yaml")}
+    general = yaml.safe_load((ROOT / "rules" / "sources.yaml").read_text(encoding="utf-8"))
+    sources = {*general["sources"], *files.pop("sources")["sources"]}
+    cited = {cite for part in files.pop("parts")["parts"] for cite in part["cite"]}
+    names: Counter[str] = Counter()
+    for stem, family in files.items():
+        assert family["family"] == stem
+        shapes = family.get("shapes", {})
+        cited |= {cite for described in (family, *shapes.values()) for cite in described.get("cite", ())}
+        names.update([*shapes, *(f"model type {kind}" for kind in family.get("model_types", ()))])
+    assert cited - sources == set()
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_published_counts(networks: Networks) -> None:
