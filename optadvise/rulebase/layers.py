@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
-from optadvise.core.errors import RuleFileError, suggest_name
+from optadvise.core.errors import RuleFileError, shorten_location, suggest_name
 from optadvise.rulebase.memory_rules import MemorySettings
 from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput
 from optadvise.rulebase.rule_base import RuleBase
@@ -86,7 +86,9 @@ def _place_rule(rules: list[Rule], rule: Rule, table: TableFile, layer: str) -> 
     if rule.id in position:
         index = position[rule.id]
         if rules[index].layer == layer:
-            raise RuleFileError(f"rule id {rule.id!r} is used twice, first at {rules[index].at}", rule.at)
+            raise RuleFileError(
+                f"rule id {rule.id!r} is used twice, first at {shorten_location(rules[index].at)}", rule.at
+            )
         rules[index] = rule
     elif table.hit_policy != "first":
         rules.append(rule)

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from optadvise.core.cards import SHIPPED, UNKNOWN, FactValue, Gpu, Optimizer, Scheduler, Source, Step
-from optadvise.core.errors import InputError, RuleFileError, suggest_name
+from optadvise.core.errors import InputError, RuleFileError, shorten_location, suggest_name
 from optadvise.core.records import Situation
 from optadvise.core.text import normalize_spelling
 from optadvise.core.units import parse_bytes, parse_count
@@ -57,7 +57,9 @@ class _Reading:
         """Add a thing by its id; a later layer replaces what an earlier one has."""
         if self.owners.setdefault((kind, key), index) == index and key in target:
             first = getattr(target[key], "at", "") or "an earlier file"
-            raise RuleFileError(f"{kind} {key!r} is defined twice, first at {first}; rename or remove one", where)
+            raise RuleFileError(
+                f"{kind} {key!r} is defined twice, first at {shorten_location(first)}; rename or remove one", where
+            )
         self.owners[kind, key] = index
         target[key] = value
 
@@ -247,7 +249,9 @@ def _check_names(draft: Draft) -> None:
     for table in draft.tables.values():
         for rule in table.all_rules:
             if rule.id in positions:
-                raise RuleFileError(f"rule id {rule.id!r} is used twice, first at {positions[rule.id]}", rule.at)
+                raise RuleFileError(
+                    f"rule id {rule.id!r} is used twice, first at {shorten_location(positions[rule.id])}", rule.at
+                )
             positions[rule.id] = rule.at
     for cards in (draft.optimizers, draft.schedulers):
         meanings: dict[str, str] = {}
