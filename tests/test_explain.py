@@ -46,7 +46,7 @@ def values(rules: CompiledRules, name: str) -> Iterator[Any]:
     if axis.choices is not None:
         yield from (word == "true" for word in axis.choices) if axis.choices == ("true", "false") else axis.choices
         return
-    for cell in range(axis.unknown):
+    for cell in range(axis.unknown_cell):
         if axis.every >> cell & 1:
             yield int(axis.sample_value(cell))
 

@@ -362,7 +362,7 @@ def test_every_cell_that_counts_is_one_that_a_whole_number_lies_in() -> None:
             [ranges_of(_condition(random, {**fact, "unknown": False})) for _ in range(random.randint(1, 4))],
         )
         counts = {axis.cell(count) for count in range(1, _MOST + 1)}
-        assert counts == {cell for cell in range(axis.unknown + 1) if axis.every >> cell & 1}
+        assert counts == {cell for cell in range(axis.unknown_cell + 1) if axis.every >> cell & 1}
 
 
 def test_the_number_that_stands_for_a_cell_lies_in_it() -> None:
@@ -374,7 +374,7 @@ def test_the_number_that_stands_for_a_cell_lies_in_it() -> None:
             fact_of(fact),
             [ranges_of(_condition(random, {**fact, "unknown": False})) for _ in range(random.randint(1, 4))],
         )
-        for cell in (cell for cell in range(axis.unknown) if axis.every >> cell & 1):
+        for cell in (cell for cell in range(axis.unknown_cell) if axis.every >> cell & 1):
             assert axis.cell(int(axis.format_cell(cell))) == cell, (axis.cuts, cell)
             assert axis.cell(int(axis.sample_value(cell))) == cell, (axis.cuts, cell)
 
@@ -573,7 +573,7 @@ def _check_joined(parts: Sequence[Mapping[str, int]]) -> None:
 
 def _random_box(random: Random, axes: Mapping[str, Axis]) -> dict[str, int]:
     named = random.sample(sorted(axes), random.randint(0, len(axes)))
-    return {name: random.randrange(1, 2 << axes[name].unknown) for name in named}
+    return {name: random.randrange(1, 2 << axes[name].unknown_cell) for name in named}
 
 
 def _check_boxes(random: Random, table: Made) -> None:
@@ -582,7 +582,7 @@ def _check_boxes(random: Random, table: Made) -> None:
     ours, axes = compiled(table)
     box = _random_box(random, axes)
     others = [make_box(rule, axes) for rule in ours.rules] + [_random_box(random, axes) for _ in range(3)]
-    prefer = {name: random.randrange(axis.unknown + 1) for name, axis in axes.items() if random.random() < 0.5}
+    prefer = {name: random.randrange(axis.unknown_cell + 1) for name, axis in axes.items() if random.random() < 0.5}
     left = oracle.within(box, axes).difference(*(oracle.within(other, axes) for other in others))
     for wanted in (None, prefer):
         point = find_uncovered(box, others, axes, wanted)

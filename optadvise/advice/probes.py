@@ -93,5 +93,5 @@ def find_equivalent_ranges(rules: CompiledRules, fact: str) -> list[range]:
     """Return the ranges of a numeric fact's cells that the deciding tables do not distinguish."""
     axis = rules.axes[fact]
     columns = [table.column(fact) for table in rules.deciding_tables if fact in table.columns]
-    cuts = [cell for cell in range(1, axis.unknown) if any(column[cell] != column[cell - 1] for column in columns)]
-    return [range(first, end) for first, end in pairwise([0, *cuts, axis.unknown])]
+    cuts = [cell for cell in range(1, axis.unknown_cell) if any(column[cell] != column[cell - 1] for column in columns)]
+    return [range(first, end) for first, end in pairwise([0, *cuts, axis.unknown_cell])]

@@ -190,7 +190,7 @@ def _count_optimizers(rules: CompiledRules, point: tuple[int, ...], position: in
     fact = rules.deciding_facts[position]
     return len({
         decide_at(rules, (*point[:position], cell, *point[position + 1 :])).optimizer.choice.chosen
-        for cell in range(rules.axes[fact].unknown)
+        for cell in range(rules.axes[fact].unknown_cell)
     })  # fmt: skip
 
 

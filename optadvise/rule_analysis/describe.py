@@ -30,8 +30,8 @@ def describe_cells(fact: str, mask: int, axis: Axis) -> str:
     mask &= axis.every
     if axis.choices is not None:
         return f"{fact} {_describe_choices(mask, axis)}"
-    parts = [_describe_range(cells, axis) for cells in _list_ranges(mask & ~(1 << axis.unknown), axis)]
-    parts += [UNKNOWN] if mask >> axis.unknown & 1 else []
+    parts = [_describe_range(cells, axis) for cells in _list_ranges(mask & ~(1 << axis.unknown_cell), axis)]
+    parts += [UNKNOWN] if mask >> axis.unknown_cell & 1 else []
     return f"{fact} {' or '.join(parts)}"
 
 
@@ -45,7 +45,7 @@ def _describe_choices(mask: int, axis: Axis) -> str:
 
 def _list_ranges(mask: int, axis: Axis) -> Iterator[range]:
     """Yield the ranges of adjacent cells; a cell that holds no count interrupts none."""
-    counts = list_cells(axis.every & ~(1 << axis.unknown))
+    counts = list_cells(axis.every & ~(1 << axis.unknown_cell))
     for is_accepted, group in groupby(counts, key=lambda cell: mask >> cell & 1):
         if is_accepted:
             first, *others = group

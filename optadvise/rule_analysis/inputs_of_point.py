@@ -41,7 +41,7 @@ def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue]:
     inputs: dict[str, FactValue] = {}
     for name, fact in rules.catalog.facts.items():
         axis = rules.axes[name]
-        if name not in point or point[name] == axis.unknown or (not fact.is_input):
+        if name not in point or point[name] == axis.unknown_cell or (not fact.is_input):
             continue
         value = axis.sample_value(point[name]) if axis.choices is None else axis.choices[point[name]]
         inputs[name] = int(value) if axis.choices is None else value == "true" if fact.type == "flag" else value
@@ -75,7 +75,7 @@ def _list_sizes(
     pressure = (axes["memory"].choices or ())[point["memory"]] if "memory" in point else None
     sizes_alone: list[dict[str, FactValue]] = [{"vram_bytes": size_bytes} for size_bytes in _GPU_BYTES]
     limits = sizes_alone if gpus is None else gpus
-    is_limited = point.get("vram_bytes", axes["vram_bytes"].unknown) != axes["vram_bytes"].unknown
+    is_limited = point.get("vram_bytes", axes["vram_bytes"].unknown_cell) != axes["vram_bytes"].unknown_cell
     if gpus is None and (pressure == "unlimited" or (pressure is None and not is_limited)):
         yield {}
         return
@@ -99,7 +99,9 @@ def _leads_to(rules: CompiledRules, inputs: FactValues, point: Point) -> bool:
         return False
     cells = locate(rules, situation)
     # Values that are derived from others were unknown when the tables were read.
-    derived = {name for name, cell in point.items() if cell == rules.axes[name].unknown and name in situation.assumed}
+    derived = {
+        name for name, cell in point.items() if cell == rules.axes[name].unknown_cell and name in situation.assumed
+    }
     read = cells.keys() - derived - {"optimizer"}
     return all(cells[name] == cell for name, cell in point.items() if name in read)
 

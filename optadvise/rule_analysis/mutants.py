@@ -101,14 +101,14 @@ def _list_adjacent(mask: int, axis: Axis) -> list[int]:
     others = list_cells(axis.every & ~mask)
     if axis.choices is not None:
         return others
-    numbers = [cell for cell in others if cell != axis.unknown]
+    numbers = [cell for cell in others if cell != axis.unknown_cell]
     adjacent = [cell for cell in numbers if mask >> cell + 1 & 1 or (cell and mask >> cell - 1 & 1)]
-    return adjacent + [cell for cell in others if cell == axis.unknown]
+    return adjacent + [cell for cell in others if cell == axis.unknown_cell]
 
 
 def _make_condition(cell: int, axis: Axis) -> str | Range:
     """Return the condition that accepts one cell."""
-    if cell == axis.unknown:
+    if cell == axis.unknown_cell:
         return "unknown"
     if axis.choices is not None:
         return axis.choices[cell]

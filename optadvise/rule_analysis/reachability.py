@@ -71,7 +71,9 @@ def _search(rules: CompiledRules, regions: Iterable[Region], box: Box, excluded:
 def _find_usual_point(rules: CompiledRules) -> dict[str, int]:
     """Return the cells of a situation without inputs, unknown where no default is."""
     defaults = rules.defaults.fill({})
-    cells = {name: axis.cell(defaults[name]) if name in defaults else axis.unknown for name, axis in rules.axes.items()}
+    cells = {
+        name: axis.cell(defaults[name]) if name in defaults else axis.unknown_cell for name, axis in rules.axes.items()
+    }
     return {**cells, "memory": rules.axes["memory"].cell("unlimited")}
 
 

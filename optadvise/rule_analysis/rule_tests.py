@@ -158,7 +158,7 @@ def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, FactVal
     for name in table.columns:
         axis = rules.axes[name]
         value = facts.get(name, completed.get(name, SITUATION_DEFAULTS.get(name)))
-        if value is None and name not in facts and axis.choices and not axis.every >> axis.unknown & 1:
+        if value is None and name not in facts and axis.choices and not axis.every >> axis.unknown_cell & 1:
             value = "false" if "false" in axis.choices else axis.choices[0]
         point[name] = axis.cell(value)
     return point
@@ -173,7 +173,7 @@ def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, Fa
     facts: dict[str, FactValue] = {}
     for name, cell in point.items():
         axis = rules.axes[name]
-        if cell == axis.unknown:
+        if cell == axis.unknown_cell:
             facts[name] = None
         else:
             facts[name] = int(axis.sample_value(cell)) if axis.choices is None else axis.choices[cell]

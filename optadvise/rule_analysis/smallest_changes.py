@@ -115,7 +115,7 @@ def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Itera
     for cells in find_equivalent_ranges(rules, fact):
         if current not in cells:
             first, last = cells[0], cells[-1]
-            is_above = first > current or (current == axis.unknown and axis.bounds(last)[1] == float("inf"))
+            is_above = first > current or (current == axis.unknown_cell and axis.bounds(last)[1] == float("inf"))
             left, right = axis.bounds(first if is_above else last)
             edge = left if left == right else left + 1 if is_above else right - 1
             condition = axis.format_lower_bound(first) if is_above else axis.format_upper_bound(last)

@@ -89,7 +89,7 @@ def _make_box(rules: CompiledRules, when: Mapping[str, Condition]) -> dict[str, 
 def _list_missing_defaults(rules: CompiledRules) -> Iterator[dict[str, int]]:
     """Yield the boxes in which a fact with a default would be unknown."""
     for row in rules.catalog.base.assume:
-        yield {**_make_box(rules, row.when), row.fact: 1 << rules.axes[row.fact].unknown}
+        yield {**_make_box(rules, row.when), row.fact: 1 << rules.axes[row.fact].unknown_cell}
 
 
 def _list_false_derivations(rules: CompiledRules) -> Iterator[dict[str, int]]:
@@ -99,10 +99,10 @@ def _list_false_derivations(rules: CompiledRules) -> Iterator[dict[str, int]]:
     """
     axes = rules.axes
     memory, fits, state_share = axes["memory"], axes["fits"], axes["state_share"]
-    no_limit, no_size = 1 << axes["vram_bytes"].unknown, 1 << axes["params"].unknown
+    no_limit, no_size = 1 << axes["vram_bytes"].unknown_cell, 1 << axes["params"].unknown_cell
     limit, size = axes["vram_bytes"].every & ~no_limit, axes["params"].every & ~no_size
     unlimited, limited = 1 << memory.cell("unlimited"), 1 << memory.cell("limited")
-    no_fit, no_share = 1 << fits.unknown, 1 << state_share.unknown
+    no_fit, no_share = 1 << fits.unknown_cell, 1 << state_share.unknown_cell
     yield {"vram_bytes": no_limit, "memory": memory.every & ~unlimited}
     yield {"vram_bytes": limit, "memory": unlimited}
     yield {"params": size, "memory": limited}

@@ -34,18 +34,18 @@ class Axis:
         self.choices: tuple[str, ...] | None = None if fact.values is None else tuple(fact.values)
         ranges = [item for condition in conditions for item in condition if isinstance(item, Range)]
         self.cuts = sorted({bound for item in ranges for bound in (item.low, item.high) if bound is not None})
-        self.unknown = len(self.choices) if self.choices is not None else 2 * len(self.cuts) + 1
-        self.every = self._every(fact.unknown)
+        self.unknown_cell = len(self.choices) if self.choices is not None else 2 * len(self.cuts) + 1
+        self.every = self._every(fact.unknown)  # a mask
         self._index = {choice: i for i, choice in enumerate(self.choices or ())}
-        self._cell_of: dict[Any, int] = {**self._index, None: self.unknown}
+        self._cell_of: dict[Any, int] = {**self._index, None: self.unknown_cell}
         if self.choices == ("true", "false"):
             self._cell_of |= {True: 0, False: 1}
 
     def _every(self, may_be_unknown: bool) -> int:
         """Return the cells that a situation can lie in; between thresholds such as 8 and 9 there is no count."""
         is_choice = self.choices is not None
-        cells = sum(1 << cell for cell in range(self.unknown) if is_choice or self.has_whole_number(cell))
-        return cells | may_be_unknown << self.unknown
+        cells = sum(1 << cell for cell in range(self.unknown_cell) if is_choice or self.has_whole_number(cell))
+        return cells | may_be_unknown << self.unknown_cell
 
     def has_whole_number(self, cell: int) -> bool:
         """Return whether a numeric cell contains a whole number above zero, as all numeric facts are counts."""
@@ -66,7 +66,7 @@ class Axis:
         mask = 0
         for item in condition:
             if item == UNKNOWN:
-                mask |= 1 << self.unknown
+                mask |= 1 << self.unknown_cell
             elif isinstance(item, Range):
                 mask |= self._between(item)
             else:
@@ -100,7 +100,7 @@ class Axis:
 
     def format_cell(self, cell: int) -> str:
         """Write a cell as a value: a choice, a number inside it, or `unknown`."""
-        if cell == self.unknown:
+        if cell == self.unknown_cell:
             return UNKNOWN
         return f"{self.sample_value(cell):.0f}" if self.choices is None else self.choices[cell]
 
@@ -138,7 +138,7 @@ class Table:
 
     def _column(self, column: str) -> list[int]:
         axis = self._axes[column]
-        masks = [0] * (axis.unknown + 1)
+        masks = [0] * (axis.unknown_cell + 1)
         always = 0
         for number, rule in enumerate(self.rules):
             condition = rule.when.get(column)
