@@ -206,3 +206,9 @@ def test_nothing_to_train_is_told() -> None:
 
 def test_the_library_lists_what_it_offers() -> None:
     assert {"recommend", "estimate", "bench", "Advice"} <= {*dir(optadvise)}
+
+
+def test_an_error_without_a_suggestion_ends_with_the_problem() -> None:
+    options: dict[str, Any] = {"qqqq": 1}
+    with pytest.raises(InputError, match=r"no option 'qqqq'$"):
+        optadvise.bench("adamw", **options)

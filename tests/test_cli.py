@@ -249,6 +249,23 @@ def test_json_is_all_there_is_on_stdout_and_a_pipe_may_close_early() -> None:
     assert done.stdout.startswith("{")
 
 
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("rules diff rules", "; see optadvise rules diff --help"),
+        ("rules nosuch", "; see optadvise rules --help"),
+        ("recommend --nosuch", "; see optadvise recommend --help"),
+        ("nosuch", "; see optadvise --help"),
+        ("verify --claim zzzzzz", "no such claim; optadvise list --claims shows all"),
+        ("bench zzzzzz", "optadvise list shows all"),
+    ],
+)
+def test_an_error_ends_with_what_helps(line: str, end: str) -> None:
+    said = optadvise(*line.split())
+    assert said.code == 2
+    assert said.err.endswith(f"{end}\n")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_a_stream_that_the_shell_has_closed_is_as_one_without_content(closed: str) -> None:
     for line, code in (("recommend --interactive --json", 0), ("recommend --model cnnn", 2), ("bench -", 2)):

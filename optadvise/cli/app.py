@@ -168,7 +168,7 @@ def run(arguments: list[str]) -> int:
             sys.stdout.write(f"{error}\n")
             return 0
         message = getattr(error, "format_message", error.__str__)()
-        return _fail(f"{message.rstrip('.')}; see optadvise {_name_command(error)}--help", 2)
+        return _fail(f"{message.rstrip('.')}; see {_name_command(error)} --help", 2)
     except Exception as error:
         if "optadvise.rule_analysis.rule_folders" not in sys.modules:
             raise
@@ -192,9 +192,8 @@ def _report_rule_error(error: Exception) -> int:
 
 
 def _name_command(error: Exception) -> str:
-    context = getattr(error, "ctx", None)
-    name = getattr(context, "info_name", None)
-    return f"{name} " if name and name not in ("optadvise", "root") else ""
+    """Return the command whose help describes a wrong command line, such as `optadvise rules diff`."""
+    return getattr(getattr(error, "ctx", None), "command_path", None) or "optadvise"
 
 
 def _fail(message: str, code: int) -> int:

@@ -17,6 +17,10 @@ class OptadviseError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: str = "") -> None:
+        """Compose the message; where nothing is near what was typed, no suggestion follows the last semicolon."""
+        super().__init__(message.removesuffix("; "))
+
 
 class InputError(OptadviseError):
     """The command line or an input file is wrong."""
@@ -39,7 +43,7 @@ class RuleFileError(OptadviseError):
         """
         head = f"{shorten_location(where)}: " if where else ""
         tail = f"  [{source[:100]}{'…' if len(source) > 100 else ''}]" if source else ""
-        super().__init__(make_printable(f"{head}{message}{tail}"))
+        super().__init__(make_printable(f"{head}{message.removesuffix('; ')}{tail}"))
 
 
 class CannotRunHereError(OptadviseError):

@@ -87,7 +87,7 @@ def resolve_references(contexts: Iterable[Context], known_ids: KnownIds) -> None
     for context in contexts:
         for kind, name, where, source in context.references:
             if name not in known_ids[kind]:
-                message = f"unknown {kind} {name!r}; {suggest_name(name, known_ids[kind])}".rstrip("; ")
+                message = f"unknown {kind} {name!r}; {suggest_name(name, known_ids[kind])}"
                 raise RuleFileError(message, where, source)
 
 

@@ -55,7 +55,7 @@ class Draft:
                 if rule.id == rule_id:
                     return table, index
         hint = suggest_name(rule_id, [rule.id for table in self.tables.values() for rule in table.rules])
-        raise RuleFileError(f"no rule {rule_id!r} to change; {hint}".rstrip("; "), at)
+        raise RuleFileError(f"no rule {rule_id!r} to change; {hint}", at)
 
 
 def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:

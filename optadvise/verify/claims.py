@@ -69,10 +69,8 @@ def select_claims(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterabl
     named = list(dict.fromkeys(ids))
     for name in named:
         if name not in catalog.claims:
-            raise InputError(
-                f"--claim {name!r}: no such claim; {suggest_name(name, catalog.claims)}; "
-                "optadvise list --claims shows all"
-            )
+            hints = filter(None, (suggest_name(name, catalog.claims), "optadvise list --claims shows all"))
+            raise InputError(f"--claim {name!r}: no such claim; {'; '.join(hints)}")
     if named:
         return [catalog.claims[name] for name in named]
     selected = None if optimizers is None else {*optimizers}
