@@ -362,7 +362,7 @@ def test_a_stage_must_set_what_its_block_asks_for() -> None:
         ("hidden: 2048, ", "", "a shape needs a number for hidden"),
         ("flags: [tied]", "flags: [teid]", "the family has no flag 'teid'; .*did you mean 'tied'"),
         ("flags: [tied]", "choices: {active: gelu}", "the family has no choice 'active'"),
-        (", parameters: 1176764416", "", "exact count of `parameters`"),
+        (", parameters: 1176764416", "", "missing key: parameters"),
     ],
 )
 def test_a_shape_gives_what_its_family_asks_for(right: str, wrong: str, message: str) -> None:

@@ -56,7 +56,7 @@ def _list_flags(family: NetworkFamily, parts: Mapping[str, Part]) -> set[str]:
 
 
 def _check_shape(shape: NamedShape, family: NetworkFamily) -> None:
-    """Check that a well-known shape states its parameters, and gives the family's dimensions, flags and choices."""
+    """Check that a well-known shape has the dimensions that its family needs, and only what the family declares."""
     kinds = {
         "dimension": (shape.dims, [*family.dims, *family.derived]),
         "flag": ([flag.removeprefix("!") for flag in shape.flags], list(family.flags)),
@@ -69,8 +69,6 @@ def _check_shape(shape: NamedShape, family: NetworkFamily) -> None:
     missing = [name for name, dim in family.dims.items() if dim.default is None and name not in shape.dims]
     if missing and shape.stages is None:
         raise RuleFileError(f"a shape needs a number for {', '.join(missing)}", shape.at)
-    if not shape.parameters:
-        raise RuleFileError("a shape needs its exact count of `parameters`", shape.at)
 
 
 def _check_stage(

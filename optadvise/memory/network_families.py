@@ -70,7 +70,7 @@ class NamedShape(NetworkRecord, frozen=True, kw_only=True):
         ]
         | None
     ) = None  # None: every block of the family, in its order
-    parameters: int = 0
+    parameters: Annotated[int, Meta(gt=0)]  # exactly
     aliases: tuple[str, ...] = ()
     length: int | None = None  # tokens of a sample, or pixels of an image's side
     cite: Cites = ()
