@@ -56,9 +56,9 @@ class Advice(Recommendation, frozen=True, kw_only=True):
     folders: tuple[Path, ...] = ()  # of further rules
 
     @property
-    def advisor(self) -> CompiledRules:
+    def compiled_rules(self) -> CompiledRules:
         """The rules, ready to answer."""
-        return _advisor(self.folders)
+        return _compile_rules(self.folders)
 
     def build(self, model: Any, *, fused: bool = True) -> tuple[Any, Any]:
         """Return the optimizer over a model's parameters, and its schedule. Imports torch.
@@ -105,11 +105,11 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         Raises:
             InputError: There is no such framework.
         """
-        return write_code(self.advisor, self, str(framework)).text
+        return write_code(self.compiled_rules, self, str(framework)).text
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise recommend --json` prints, for `json.dump` and for `bench`."""
-        return to_json_object(build_recommendation(self, find_remedies(self.advisor, self)))
+        return to_json_object(build_recommendation(self, find_remedies(self.compiled_rules, self)))
 
 
 class Estimate(MemoryAnswer, frozen=True, kw_only=True):
@@ -118,13 +118,13 @@ class Estimate(MemoryAnswer, frozen=True, kw_only=True):
     folders: tuple[Path, ...] = ()  # of further rules
 
     @property
-    def advisor(self) -> CompiledRules:
+    def compiled_rules(self) -> CompiledRules:
         """The rules, ready to answer."""
-        return _advisor(self.folders)
+        return _compile_rules(self.folders)
 
     def data(self) -> dict[str, Any]:
         """Return the object that `optadvise estimate --json` prints."""
-        return to_json_object(build_estimate(self, self.advisor.catalog))
+        return to_json_object(build_estimate(self, self.compiled_rules.catalog))
 
 
 def recommend(**run: Unpack[Run]) -> Advice:
@@ -142,8 +142,8 @@ def recommend(**run: Unpack[Run]) -> Advice:
         'LAMB'
     """
     folders, stated = _read(run, "recommend")
-    advisor = _advisor(folders)
-    advice = apply.apply_evidence(advise(advisor, stated), advisor.catalog)
+    rules = _compile_rules(folders)
+    advice = apply.apply_evidence(advise(rules, stated), rules.catalog)
     return _with_rules(Advice, advice, folders)
 
 
@@ -163,10 +163,10 @@ def estimate(**run: Unpack[Run]) -> Estimate:
         False
     """
     folders, stated = _read(run, "estimate")
-    advisor = _advisor(folders)
-    situation = complete_situation(advisor, stated)
+    rules = _compile_rules(folders)
+    situation = complete_situation(rules, stated)
     inputs.require_size(situation)
-    return _with_rules(Estimate, answer_memory(advisor, situation), folders)
+    return _with_rules(Estimate, answer_memory(rules, situation), folders)
 
 
 def bench(
@@ -188,7 +188,7 @@ def bench(
         InputError: A value is not accepted.
         CannotRunHereError: There is no such device, or torch is not installed.
     """
-    _known(how, Measurement, "bench")
+    _reject_unknown(how, Measurement, "bench")
     counts = list_counts()
     options: dict[str, Any] = {name: _typed(name, value) if name in counts else value for name, value in how.items()}
     recommendations = [each for each in optimizers if not isinstance(each, str)]
@@ -197,7 +197,7 @@ def bench(
     advice = recommendations[0] if recommendations else None
     names = [each for each in optimizers if isinstance(each, str)]
     recommendation = advice.data() if isinstance(advice, Advice) else advice
-    request = prepare_request(_advisor(_folders(rules)), names, BenchOptions(**options), recommendation)
+    request = prepare_request(_compile_rules(_folders(rules)), names, BenchOptions(**options), recommendation)
     result = measure(request)
     with contextlib.suppress(OSError):  # the findings are for later answers alone
         save_findings(result, datetime.now(timezone.utc).date().isoformat())
@@ -206,16 +206,16 @@ def bench(
 
 def _read(run: Mapping[str, Any], function: str) -> tuple[tuple[Path, ...], dict[str, Any]]:
     """Return the folders of further rules, and the facts that were stated."""
-    _known(run, Run, function)
+    _reject_unknown(run, Run, function)
     folders = _folders(run.get("rules") or ())
-    catalog = _advisor(folders).catalog
+    catalog = _compile_rules(folders).catalog
     flags = {name for name, fact in catalog.facts.items() if fact.type == "flag"}
     typed = {name: _flag(name, value) if name in flags else _typed(name, value) for name, value in run.items()
              if name != "rules"}  # fmt: skip
     return folders, inputs.parse_inputs(catalog, typed)
 
 
-def _known(arguments: Mapping[str, Any], options: Any, function: str) -> None:
+def _reject_unknown(arguments: Mapping[str, Any], options: Any, function: str) -> None:
     for name in arguments:
         if name not in options.__annotations__:
             raise InputError(f"{function}: no option {name!r}; {suggest_name(name, options.__annotations__)}")
@@ -225,17 +225,17 @@ def _folders(rules: Folders) -> tuple[Path, ...]:
     return (Path(rules),) if isinstance(rules, (str, PathLike)) else tuple(Path(folder) for folder in rules)
 
 
-def _advisor(folders: tuple[Path, ...]) -> CompiledRules:
-    """Return an advisor over the rules that count, one for all answers over the same files."""
+def _compile_rules(folders: tuple[Path, ...]) -> CompiledRules:
+    """Return the rules that count, compiled once for all answers over the same files."""
     key: tuple[str | Path, ...] = (rule_folders.load_catalog(folders).fingerprint, *rule_folders.list_folders(folders))
-    if key not in _advisors:
-        _advisors.clear()
-        _advisors[key] = rule_folders.load_rules(folders)
-    return _advisors[key]
+    if key not in _compiled:
+        _compiled.clear()
+        _compiled[key] = rule_folders.load_rules(folders)
+    return _compiled[key]
 
 
-# The latest, by the fingerprint of its rules and its folders, as claims and surfaces are no part of the fingerprint.
-_advisors: dict[tuple[str | Path, ...], CompiledRules] = {}
+# The latest alone, by the fingerprint of its rules and its folders, as claims and surfaces are no part of the fingerprint.
+_compiled: dict[tuple[str | Path, ...], CompiledRules] = {}
 
 
 def _flag(name: str, value: Any) -> bool | None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.records import FactValues, NetworkShape, Situation
-from optadvise.memory.estimator import change, complete_length
+from optadvise.memory.estimator import change_sized_run, complete_length
 from optadvise.memory.network_size import count_parameters
 
 _NOTHING_STATED = Situation()
@@ -96,4 +96,4 @@ def change_situation(rules: CompiledRules, situation: Situation, changes: FactVa
     """
     if situation.params is None and changes.get("params") is None:
         return replace(situation, **changes)
-    return change(rules.memory_rules, situation, changes)
+    return change_sized_run(rules.memory_rules, situation, changes)

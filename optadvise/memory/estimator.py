@@ -35,8 +35,8 @@ def complete_length(rules: MemoryRules, situation: Situation) -> Situation:
     return situation.derive(**lengths)
 
 
-def change(rules: MemoryRules, situation: Situation, changes: FactValues) -> Situation:
-    """Return a complete situation after changes; another kind of network gets the usual length of its samples."""
+def change_sized_run(rules: MemoryRules, situation: Situation, changes: FactValues) -> Situation:
+    """Return a run of known size after changes; another kind of network gets the usual length of its samples."""
     if "model" in changes:
         situation = situation.withdraw(*_LENGTHS)
     after = replace(situation, **changes)
