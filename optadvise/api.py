@@ -234,7 +234,7 @@ def _compile_rules(folders: tuple[Path, ...]) -> CompiledRules:
     return _compiled[key]
 
 
-# The latest alone, by the fingerprint of its rules and its folders, as claims and surfaces are no part of the fingerprint.
+# The latest, by the fingerprint of its rules and its folders, as claims and surfaces are no part of the fingerprint.
 _compiled: dict[tuple[str | Path, ...], CompiledRules] = {}
 
 
