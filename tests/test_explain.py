@@ -16,11 +16,11 @@ from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
 from optadvise.rule_analysis.why_not import explain_why_not
-from tests.conftest import few
+from tests.conftest import examples, few
 
 # Few sizes, so that the arithmetic of memory is done once for each; none lies near a threshold of memory pressure.
 NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), "batch_size": (64, 256, 2048, 16384)}
-SITUATIONS = 200
+SITUATIONS = examples(400)
 
 
 def situations(rules: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:

@@ -31,6 +31,7 @@ from optadvise.fake_tensors.step import SteppedModule, measure_optimizer, step_o
 from optadvise.fake_tensors.tracker import KINDS, Tracker
 from optadvise.fake_tensors.worker import explain_error
 from tests.bench import ended
+from tests.conftest import rotated
 
 # What torch and the libraries warn about is theirs, and the process says none of it.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -257,7 +258,7 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda e: f"{e.path} {e.kwargs}")
+@pytest.mark.parametrize("optimizer", rotated(4, OPTIMIZERS), ids=lambda e: f"{e.path} {e.kwargs}")
 def test_an_optimizer_takes_of_fake_tensors_what_it_takes_of_real_ones(optimizer: OptimizerRequest) -> None:
     fake = taken("wide")
     weights = [nn.Parameter(torch.randn(shape.shape)) for shape in fake.figures.shapes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -29,7 +30,7 @@ FILES = sorted(RULES.rglob("*.yaml"))
 TEAM = ROOT / "examples" / "team-rules"
 
 
-class _Yaml12(yaml.SafeLoader):
+class _Yaml12(yaml.CSafeLoader):
     """Guesses types as editors do, by YAML 1.2: `1e-4` is a number, `no` a word."""
 
 
@@ -42,6 +43,7 @@ _Yaml12.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf"))
 
 
+@functools.cache
 def _validator(catalog: Catalog, kind: str) -> jsonschema.Draft202012Validator:
     known = schemas(catalog)
     shared = Resource.from_contents(known[DEFINITIONS])

@@ -47,7 +47,7 @@ def offered(typed: str, shell: str = "bash") -> list[str]:
 
 @pytest.mark.parametrize(
     ("typed", "wanted"),
-    [
+    rotated(6, [
         ("optadvise ben", ["bench"]),
         ("optadvise recommend --opti", ["--optimizer"]),
         ("optadvise recommend --optimizer lio", ["lion", "lion8bit"]),
@@ -64,8 +64,8 @@ def offered(typed: str, shell: str = "bash") -> list[str]:
         ("optadvise trajectories --surface r", ["rosenbrock", "rastrigin"]),
         ("optadvise list --family lay", ["layerwise"]),
         ("optadvise rules ch", ["check"]),
-    ],
-)
+    ]),
+)  # fmt: skip
 def test_tab_offers_names(typed: str, wanted: list[str]) -> None:
     assert offered(typed) == wanted
 
