@@ -173,6 +173,16 @@ def test_a_whole_set_of_rules_that_lacks_a_part_is_refused_in_one_line(missing: 
     assert str(tmp_path / "rules") in said.err
 
 
+def test_an_option_that_the_rules_in_use_lack_is_rejected(tmp_path: Path) -> None:
+    shutil.copytree(find_shipped_rules(), tmp_path / "rules")
+    facts = tmp_path / "rules" / "facts.yaml"
+    kept = facts.read_text(encoding="utf-8").partition("\ninputs:")[0]
+    facts.write_text(kept, encoding="utf-8")
+    said = optadvise("recommend", "--hidden", "64", "--layers", "2", "--rules", str(tmp_path / "rules"))
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("optadvise: --hidden: the facts.yaml of the rules in use has no such option")
+
+
 def test_nothing_but_an_optimizer_is_run() -> None:
     with pytest.raises(CannotRunHereError, match="is no Optimizer of torch"):
         resolve("os.system", None)

@@ -30,6 +30,11 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: A value is not accepted.
     """
+    options = {option.name for option in catalog.options}
+    for name, value in typed.items():
+        if value is not None and value is not False and name not in options:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag}: the facts.yaml of the rules in use has no such option; leave it out")
     stated: dict[str, Any] = {}
     for fact in catalog.facts.values():
         value = typed.get(fact.name) if fact.flag else None
