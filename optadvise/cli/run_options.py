@@ -56,7 +56,7 @@ def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Calla
 
 
 def _make_parameter(option: Fact | RunInput, catalog: Catalog, *, is_described: bool) -> inspect.Parameter:
-    """Return the parameter of one option; its help is left out where nobody reads it."""
+    """Return the parameter of one option; without its help unless `is_described`."""
     is_flag = option.type == "flag"
     declared = typer.Option(
         option.flag,

@@ -116,7 +116,7 @@ def _run(catalog: Catalog, entries: list[AuditEntry], claims: list[Claim], timeo
 
 
 def _check_options(targets: Mapping[str, object], as_: str | None, timeout: float) -> None:
-    """Reject a timeout that is no time, several targets, and --import without --as."""
+    """Reject a timeout outside its range, several targets, and --import without --as."""
     if not 0 < timeout < float("inf"):
         raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
     used = [name for name, value in targets.items() if value]

@@ -206,7 +206,7 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     devices: Annotated[tuple[Literal["cpu", "cuda", "mps"], ...], Meta(min_length=1)]
     min_version: Version | None = None
     kwargs: Mapping[Identifier, Plain] = {}  # always passed
-    cpu_kwargs: Mapping[Identifier, Plain] = {}  # passed besides where there is no GPU
+    cpu_kwargs: Mapping[Identifier, Plain] = {}  # additional arguments on a machine without a GPU
     arguments: Mapping[Identifier, Identifier] = {}  # our name -> the constructor's
     variants: Mapping[Variant, Mapping[Identifier, Plain]] = {}
     tensors: Literal["matrix"] | None = None  # `matrix`: takes 2-D weights only
@@ -221,7 +221,7 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     note: str | None = None
     # What becomes of its step over several ranks: `agrees` with one process, or what goes wrong.
     sharding: Mapping[Sharding, str] = {}
-    sharding_kwargs: Mapping[Sharding, Mapping[Identifier, Plain]] = {}  # passed besides, so that it does agree
+    sharding_kwargs: Mapping[Sharding, Mapping[Identifier, Plain]] = {}  # additional arguments under sharding
     audit: AuditAllowance | None = None
 
     @property
