@@ -13,11 +13,6 @@ from optadvise.core.errors import InputError, suggest_name
 from optadvise.rule_analysis.check import require_proof
 from optadvise.rulebase.catalog import Catalog, load, load_shipped
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 VARIABLE = "OPTADVISE_RULES"
 _SECTION = "tool.optadvise"
 _KEYS = ("rules",)
@@ -90,6 +85,11 @@ def _read_project() -> list[Path]:
 
 
 def _parse_project(file: Path, content: bytes) -> list[Path]:
+    if sys.version_info >= (3, 11):  # imported here, as few projects name folders of rules
+        import tomllib
+    else:
+        import tomli as tomllib
+
     try:
         section: Any = tomllib.loads(content.decode("utf-8"))["tool"]["optadvise"]
     except (ValueError, KeyError) as error:
