@@ -9,6 +9,7 @@ import msgspec
 from optadvise.benchmark.comparison.records import Comparison
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.sweep_records import SweepResult
+from optadvise.cli.failures import Failure
 from optadvise.core.json_text import Document
 from optadvise.core.result_schema import result_schema
 from optadvise.render.documents import EstimateDocument, RecommendationDocument
@@ -27,6 +28,7 @@ RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "comparison": ("optadvise compare --json", Comparison),
     "sweep": ("optadvise sweep --json", SweepResult),
     "trajectories": ("optadvise trajectories --json", TrajectoriesResult),
+    "error": ("any command with --json that fails", Failure),
     "verify": ("optadvise verify --json", VerifyResult),
 }
 

@@ -15,7 +15,7 @@ import pytest
 from optadvise.benchmark import runner
 from optadvise.core.units import parse_count
 from tests.bench import MINE, one_line, result_in
-from tests.cli import Said, optadvise
+from tests.cli import CommandResult, optadvise
 
 # A little network of the test's own, as fast as torch starts.
 QUICK = ("--workload", "mine:plain", "--rounds", "2", "--steps", "2", "--threads", "1")
@@ -229,7 +229,7 @@ def test_the_table_is_readable_in_a_log(mine: Path) -> None:
 def test_bad_options_are_one_line(mine: Path, arguments: str, line: str) -> None:
     for name, content in {"text": b"adamw", "list": b"[]", "rec": b'{"kind": "bench"}', "bytes": b"\xff\xfe"}.items():
         (mine / f"{name}.json").write_bytes(content)
-    said: Said = optadvise("bench", *arguments.split())
+    said: CommandResult = optadvise("bench", *arguments.split())
     assert said.code == 2, said
     assert said.out == ""
     assert one_line(said.err).startswith(line)

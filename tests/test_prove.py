@@ -46,7 +46,7 @@ from optadvise.rulebase.proofs import (
 )
 from optadvise.rulebase.regions import make_box
 from optadvise.rulebase.tables import Table, cut_axes
-from tests.cli import Said, optadvise
+from tests.cli import CommandResult, optadvise
 from tests.conftest import ROOT, few, rotated
 from tests.documents import fact_data, facts_of, table_data, table_of, with_rows, with_table
 from tests.test_oracle import accepts, applies, beaten, decided
@@ -145,7 +145,7 @@ def answer_by(rules: CompiledRules, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rule_folders, "load_catalog", lambda option: rules.catalog)
 
 
-def follow(witness: str) -> Said:
+def follow(witness: str) -> CommandResult:
     """Run a witness in this process, as JSON."""
     words = shlex.split(witness)
     assert words[0] == "optadvise"
@@ -153,7 +153,7 @@ def follow(witness: str) -> Said:
     return optadvise(*words[1:], "--json")
 
 
-def decided_by(said: Said) -> set[str]:
+def decided_by(said: CommandResult) -> set[str]:
     """Return every row that had a part in an answer."""
     assert said.code == 0, said.err
     data = json.loads(said.out)
@@ -162,7 +162,7 @@ def decided_by(said: Said) -> set[str]:
     return found | {entry["rule"] for number in numbers for entry in number["ledger"]}
 
 
-def refused_for(said: Said, *names: str) -> bool:
+def refused_for(said: CommandResult, *names: str) -> bool:
     """Was there no answer, because of these?"""
     return said.code == 3 and len(said.err.splitlines()) == 1 and all(name in said.err for name in names)
 
@@ -277,7 +277,7 @@ class Defect(NamedTuple):
     kind: str
     rules: tuple[str, ...]
     at: tuple[str, str]  # file and row
-    shows: Callable[[Said], bool] | None  # at the end of its witness; None where it shows nowhere
+    shows: Callable[[CommandResult], bool] | None  # at the end of its witness; None where it shows nowhere
 
 
 DEFECTS = (
@@ -551,7 +551,7 @@ def _meets(told: ReportedFinding, rules: CompiledRules, table: Table, points: It
     return False
 
 
-def _shows(told: ReportedFinding, said: Said) -> bool:
+def _shows(told: ReportedFinding, said: CommandResult) -> bool:
     kind, table, rules = told.finding.kind, told.finding.table, told.finding.rules
     if kind == GAP:
         return refused_for(said, f"{table!r} has no row")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Annotated
 
 import typer
 from msgspec import Struct
 
+from optadvise.cli.failures import Failure, classify_error, report_failure
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
 from optadvise.cli.run_options import add_run_options
-from optadvise.core.errors import OptadviseError, RuleFileError
-from optadvise.core.text import make_printable
 from optadvise.core.version import __version__
 
 
@@ -123,10 +122,6 @@ def root(
         os.environ["OPTADVISE_DEBUG"] = "1"
 
 
-# typer has its own copy of click since 0.26, so its errors are named through what it exports.
-_USAGE_ERRORS: type[Exception] = typer.BadParameter.__mro__[2]
-
-
 def main() -> None:
     """Run the command line and exit."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -138,11 +133,12 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] = report_failure) -> int:
     """Run one command line and return its exit code.
 
     Args:
         arguments: The arguments after the program's name.
+        report: Prints a failure.
     """
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
@@ -150,57 +146,21 @@ def run(arguments: list[str]) -> int:
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # typer prints nothing when it is interrupted
-            print("optadvise: interrupted", file=sys.stderr)
-    except OptadviseError as error:
-        return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+            report(classify_error(KeyboardInterrupt()), arguments)
     except BrokenPipeError:  # the reader of a pipe has exited, as in `| head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        _close_stdout()
         return 0
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        return _fail(f"the output cannot be written ({error.strerror}); send it elsewhere", 4)
-    except _USAGE_ERRORS as error:
+    except (Exception, KeyboardInterrupt) as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stdout.write(f"{error}\n")
             return 0
-        message = getattr(error, "format_message", error.__str__)()
-        return _fail(f"{message.rstrip('.')}; see {_name_command(error)} --help", 2)
-    except Exception as error:
-        if "optadvise.rule_analysis.rule_folders" not in sys.modules:
-            raise
-        return _report_rule_error(error)
+        failure = classify_error(error)
+        if isinstance(error, OSError):
+            _close_stdout()
+        report(failure, arguments)
+        return failure.exit_code
     return code if isinstance(code, int) else 0
 
 
-def _report_rule_error(error: Exception) -> int:
-    """Report an unexpected error as one of the further rules in use; raise it if there are none, as a bug.
-
-    Such rules are checked against schemas and proven, but not every value is known to make sense.
-    """
-    from optadvise.rule_analysis.rule_folders import get_folders_in_use
-
-    folders = get_folders_in_use()
-    if not folders:
-        raise error
-    cause = f"{type(error).__name__}: {error}"[:200]
-    message = f"{', '.join(folders)}: these rules lead to an error ({cause}); optadvise --debug shows where"
-    return _fail(message, RuleFileError.exit_code)
-
-
-def _name_command(error: Exception) -> str:
-    """Return the command whose help describes a wrong command line, such as `optadvise rules diff`."""
-    return getattr(getattr(error, "ctx", None), "command_path", None) or "optadvise"
-
-
-def _fail(message: str, code: int) -> int:
-    if os.environ.get("OPTADVISE_DEBUG"):
-        import traceback
-
-        traceback.print_exc()
-    line = make_printable(" ".join(message.split("\n")))
-    print(f"optadvise: {line}", file=sys.stderr)
-    return code
+def _close_stdout() -> None:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

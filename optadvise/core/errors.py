@@ -7,47 +7,68 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.text import make_printable
 
 Choice = TypeVar("Choice", bound=str)
 
 
 class OptadviseError(Exception):
-    """Base of all expected errors: what is wrong, where, and what to do instead, in one line."""
+    """Base of all expected errors: what is wrong, what is accepted and what to do, in one line.
+
+    Attributes:
+        exit_code: Exit code of the command line.
+        code: Stable code; `docs/errors.md` lists all.
+        option: Option that the error is about, such as `--vram`; empty where there is none.
+        value: Value that was rejected; None where there is none.
+    """
 
     exit_code = 2
 
-    def __init__(self, message: str = "") -> None:
-        """Compose the message; where nothing is near what was typed, no suggestion follows the last semicolon."""
+    def __init__(
+        self, message: str = "", *, code: ErrorCode = ErrorCode.INTERNAL, option: str = "", value: object = None
+    ) -> None:
+        """Store the message without the empty suggestion that may follow its last semicolon."""
         super().__init__(message.removesuffix("; "))
+        self.code = code
+        self.option = option
+        self.value = value
 
 
 class InputError(OptadviseError):
-    """The command line or an input file is wrong."""
+    """The command line or an input file is invalid."""
 
     exit_code = 2
 
 
 class RuleFileError(OptadviseError):
-    """A rules file is invalid; carries `file:line:column` and the offending source line."""
+    """A rule file is invalid.
+
+    Attributes:
+        where: `file:line:column`, or a file or folder where there is no line.
+    """
 
     exit_code = 3
 
-    def __init__(self, message: str, where: str = "", source: str = "") -> None:
+    def __init__(
+        self, message: str, where: str = "", source: str = "", *, code: ErrorCode = ErrorCode.INTERNAL
+    ) -> None:
         """Compose the one-line message.
 
         Args:
             message: What is wrong and what is accepted.
             where: `file:line:column`, or a file or folder where there is no line.
             source: The offending line of the file, stripped.
+            code: Stable code.
         """
         head = f"{shorten_location(where)}: " if where else ""
         tail = f"  [{source[:100]}{'…' if len(source) > 100 else ''}]" if source else ""
-        super().__init__(make_printable(f"{head}{message.removesuffix('; ')}{tail}"))
+        super().__init__(make_printable(f"{head}{message.removesuffix('; ')}{tail}"), code=code)
+        self.where = where
 
 
 class CannotRunHereError(OptadviseError):
-    """A package or a device that the command needs is not on this machine."""
+    """This machine lacks a package or a device that the command needs."""
 
     exit_code = 4
 

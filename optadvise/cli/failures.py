@@ -1,0 +1,127 @@
+"""Errors as a record with a stable code, and the line and JSON object that report them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import typer
+
+from optadvise.core.error_codes import ErrorCode
+from optadvise.core.errors import OptadviseError, RuleFileError
+from optadvise.core.json_text import Document, encode_json
+from optadvise.core.text import make_printable
+
+# typer has had its own copy of click since 0.26, so click's errors are reached through what typer exports.
+USAGE_ERRORS: type[Exception] = typer.BadParameter.__mro__[2]
+_USAGE_CODES = {
+    "NoSuchOption": ErrorCode.UNKNOWN_OPTION,
+    "NoSuchCommand": ErrorCode.UNKNOWN_OPTION,
+    "MissingParameter": ErrorCode.MISSING_OPTION,
+    "BadOptionUsage": ErrorCode.MISSING_OPTION,
+    "BadArgumentUsage": ErrorCode.MISSING_OPTION,
+}
+
+
+class Failure(Document, frozen=True, kw_only=True):
+    """Why a command failed.
+
+    Attributes:
+        code: Stable code; `docs/errors.md` lists all.
+        exit_code: Exit code of the process.
+        message: What is wrong, what is accepted and what to do, in one line.
+        option: Option that the error is about; None where there is none.
+        value: Value that was rejected; None where there is none.
+        where: `file:line:column` of an invalid file; None for other errors.
+    """
+
+    kind: Literal["error"] = "error"
+    code: str
+    exit_code: int
+    message: str
+    option: str | None = None
+    value: str | None = None
+    where: str | None = None
+
+
+def classify_error(error: BaseException) -> Failure:
+    """Return what a command reports for an error.
+
+    Raises:
+        BaseException: The error itself, where it is unexpected: a bug.
+    """
+    if isinstance(error, OptadviseError):
+        value = None if error.value is None else str(error.value)
+        where = error.where if isinstance(error, RuleFileError) else None
+        return Failure(
+            code=error.code.value, exit_code=error.exit_code, message=str(error),
+            option=error.option or None, value=value, where=where or None,
+        )  # fmt: skip
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return Failure(code=ErrorCode.INTERRUPTED.value, exit_code=130, message="interrupted")
+    if isinstance(error, OSError) and error.filename is None:
+        message = f"the output cannot be written ({error.strerror}); write it to another place"
+        return Failure(code=ErrorCode.FILE_NOT_WRITABLE.value, exit_code=4, message=message)
+    if isinstance(error, USAGE_ERRORS):
+        return _classify_usage_error(error)
+    if isinstance(error, Exception) and "optadvise.rule_analysis.rule_folders" in sys.modules:
+        return _classify_rule_error(error)
+    raise error
+
+
+def report_failure(failure: Failure, arguments: Sequence[str]) -> None:
+    """Print a failure: one line on stderr, and where the command was to print JSON, the JSON object on stdout.
+
+    Args:
+        failure: What is reported.
+        arguments: The command line, which decides about JSON.
+    """
+    code = ""
+    if os.environ.get("OPTADVISE_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+        code = f" [{failure.code}]"
+    line = make_printable(" ".join(failure.message.split("\n")))
+    print(f"optadvise: {line}{code}", file=sys.stderr)
+    if prints_json(arguments):
+        sys.stdout.write(encode_json(failure))
+
+
+def prints_json(arguments: Sequence[str]) -> bool:
+    """Return whether a command line asks for JSON on stdout."""
+    if "--json" in arguments:
+        target = arguments[arguments.index("--json") + 1 :][:1]  # bench and others take a file
+        return not (target and target[0].endswith(".json"))
+    return bool({"--json=-", "--format=json"} & {*arguments}) or ("--format", "json") in pairwise(arguments)
+
+
+def _classify_usage_error(error: Exception) -> Failure:
+    message = getattr(error, "format_message", error.__str__)()
+    command = getattr(getattr(error, "ctx", None), "command_path", None) or "optadvise"
+    names = [kind.__name__ for kind in type(error).__mro__]
+    code = next((_USAGE_CODES[name] for name in names if name in _USAGE_CODES), ErrorCode.INVALID_VALUE)
+    parameter = getattr(error, "option_name", None) or next(
+        iter(getattr(getattr(error, "param", None), "opts", ())), None
+    )
+    return Failure(
+        code=code.value, exit_code=2, message=f"{message.rstrip('.')}; see {command} --help", option=parameter
+    )
+
+
+def _classify_rule_error(error: Exception) -> Failure:
+    """Return an unexpected error as one of the rule layers in use; raise it where there are none, as a bug.
+
+    Layers are checked against schemas and proven, but not every value is known to make sense.
+    """
+    from optadvise.rule_analysis.rule_folders import get_folders_in_use
+
+    folders = get_folders_in_use()
+    if not folders:
+        raise error
+    cause = f"{type(error).__name__}: {error}"[:200]
+    message = f"{', '.join(folders)}: these rules cause an error ({cause}); optadvise --debug shows where"
+    return Failure(code=ErrorCode.INVALID_ENTRY.value, exit_code=RuleFileError.exit_code, message=message)
