@@ -13,6 +13,7 @@ from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasuremen
 from optadvise.benchmark.records import PeakMemory
 from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Arm
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 BROKEN = ArmFailedError(ArmFailure(status="error", error="broken"))
@@ -143,7 +144,7 @@ def test_an_unsupported_arm_is_never_started() -> None:
     records = measured(log, Fake("a", log, unsupported="needs CUDA"), Fake("b", log))
     assert set(log[: log.index("stop a")]).isdisjoint({"start a", "round1 a"})
     assert {line for line in log if line.endswith(" a")} == {"stop a"}
-    assert records[0].failure == ArmFailure(status="unsupported", error="needs CUDA")
+    assert records[0].failure == ArmFailure(status="unsupported", error="needs CUDA", code=ErrorCode.UNSUPPORTED)
     assert kept(records) == [("a", 0, False), ("b", 3, True)]
 
 

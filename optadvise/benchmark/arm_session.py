@@ -29,6 +29,7 @@ from optadvise.benchmark.peak_memory import device_bandwidth, peak_memory, trans
 from optadvise.benchmark.records import PeakMemory, RankResult
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.training_loop import Training
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.core.hardware import count_cores
 
@@ -170,13 +171,17 @@ def describe_failure(error: BaseException) -> ArmFailure:
     kind, lowered = type(error).__name__, text.lower()
     is_out_of_memory = kind == "OutOfMemoryError" or isinstance(error, MemoryError)
     if is_out_of_memory or any(phrase in lowered for phrase in _OUT_OF_MEMORY):
-        return ArmFailure(status="oom", error=text[:300], peak_memory_bytes=_read_peak())
+        code = ErrorCode.OUT_OF_MEMORY
+        return ArmFailure(status="oom", error=text[:300], code=code, peak_memory_bytes=_read_peak())
     if isinstance(error, CannotRunHereError):
-        return ArmFailure(status="unsupported", error=text)
+        return ArmFailure(status="unsupported", error=text, code=error.code)
     if isinstance(error, InputError):
-        return ArmFailure(status="input", error=text)
-    is_unsupported = _UNSUPPORTED.search(lowered) is not None
-    return ArmFailure(status="unsupported" if is_unsupported else "error", error=f"{kind}: {text[:300]}")
+        value = None if error.value is None else str(error.value)
+        return ArmFailure(status="input", error=text, code=error.code, option=error.option, value=value)
+    message = f"{kind}: {text[:300]}"
+    if _UNSUPPORTED.search(lowered):
+        return ArmFailure(status="unsupported", error=message, code=ErrorCode.UNSUPPORTED)
+    return ArmFailure(status="error", error=message, code=ErrorCode.LIBRARY_ERROR)
 
 
 def _read_peak() -> PeakMemory | None:

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 from optadvise.benchmark.records import PeakMemory, RankResult, Status
 from optadvise.benchmark.spec import Arm, Spec
+from optadvise.core.error_codes import ErrorCode
 
 
 class StartArm(Struct, frozen=True):
@@ -76,8 +77,11 @@ class Parity(Struct, frozen=True, tag="parity", tag_field="event"):
 class ArmFailure(Struct, frozen=True, kw_only=True, tag="failed", tag_field="event"):
     """Answer to anything: the arm ended early."""
 
-    status: Status | Literal["input"]  # input: the workload is wrong, which ends the whole run
+    status: Status | Literal["input"]  # input: the workload is invalid, which ends the whole run
     error: str
+    code: ErrorCode = ErrorCode.INTERNAL
+    option: str = ""  # that an invalid input is about
+    value: str | None = None  # of the option
     peak_memory_bytes: PeakMemory | None = None  # where the worker could still read it
 
 

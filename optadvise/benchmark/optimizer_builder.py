@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 from optadvise.benchmark.distributed.wrapping import inner
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import NOT_HIDDEN, Phase
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 from optadvise.rulebase.constructor import convert_lists
 
@@ -33,14 +34,19 @@ def resolve(path: str, package: str | None, kind: type = Optimizer, remedy: str 
         CannotRunHereError: The class cannot be imported; the message says how to install it.
     """
     module, name = path.rsplit(".", 1)
-    by_card = f"pip install {package}" if package else "build it from source; optadvise show has the note"
+    by_card = f"pip install {package}" if package else "build it from source; see optadvise show"
     try:
         resolved = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CannotRunHereError(f"{path} cannot be imported ({reason}); {remedy or by_card}") from error
+        raise CannotRunHereError(
+            f"{path} cannot be imported ({reason}); {remedy or by_card}", code=ErrorCode.MISSING_PACKAGE, value=path
+        ) from error
     if not (isinstance(resolved, type) and issubclass(resolved, kind)):
-        raise CannotRunHereError(f"{path} is no {kind.__name__} of torch, and nothing else is run; mend the card")
+        raise CannotRunHereError(
+            f"{path} is not a subclass of torch's {kind.__name__}; correct the optimizer's card",
+            code=ErrorCode.INVALID_ENTRY, value=path,
+        )  # fmt: skip
     return resolved
 
 

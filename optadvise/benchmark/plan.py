@@ -12,6 +12,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Value
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.records import Recommendation
 from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
@@ -131,13 +132,17 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
         variants = {choice.variant for choice in choices if choice.variant}
         accepted = {COMPILED, "all", *(each.id for each in card.implementations), *variants}
         hint = suggest_name(implementation, sorted(accepted))
-        raise InputError(f"--implementation {implementation!r}: {card.id} has none; {hint}")
+        raise InputError(
+            f"--implementation {implementation!r}: not available for {card.id}; {hint}",
+            code=ErrorCode.UNKNOWN_CHOICE, option="--implementation", value=implementation,
+        )  # fmt: skip
     if not runs_sharded(named, spec):
         others = [c.variant for c in choices if c.variant and c.implementation is named.implementation]
         raise InputError(
-            f"--implementation {implementation!r}: {card.id}'s fails with --shard {spec.shard}; "
-            f"take {', '.join(others) or 'another optimizer'}"
-        )
+            f"--implementation {implementation!r}: does not work with --shard {spec.shard} for {card.id}; "
+            f"use {' or '.join(others) or 'another optimizer'}",
+            code=ErrorCode.OPTION_CONFLICT, option="--implementation", value=implementation,
+        )  # fmt: skip
     return [named]
 
 
@@ -190,27 +195,34 @@ def is_importable(implementation: Implementation) -> bool:
         return False
 
 
-def _explain_unsupported(card: Optimizer, implementation: Implementation, device_type: str) -> str | None:
-    """Return why an implementation cannot run on a device here, with a remedy; None where it can."""
+def _explain_unsupported(
+    card: Optimizer, implementation: Implementation, device_type: str
+) -> tuple[str, ErrorCode] | None:
+    """Return why an implementation cannot run on a device here and what to do, with a code; None where it can."""
     if card.paged and device_type != "cuda":
-        unpaged = f"; optadvise bench {card.parents[0]} is the plain one" if card.parents else ""
-        return f"paged state needs CUDA; on {device_type} it is not paged{unpaged}"
+        unpaged = f"; on {device_type} use {card.parents[0]}" if card.parents else ""
+        return f"paged state requires CUDA{unpaged}", ErrorCode.UNSUPPORTED
     if device_type not in implementation.devices:
-        return f"{implementation.path} runs on {', '.join(implementation.devices)}, not on {device_type}"
+        devices = " or ".join(implementation.devices)
+        return f"{implementation.path} requires {devices} and does not run on {device_type}", ErrorCode.UNSUPPORTED
     if is_importable(implementation):
         return None
     by_pip = f"pip install {implementation.package}" if implementation.package else None
-    remedy = by_pip or "build it from source; optadvise show has the note"
+    remedy = by_pip or f"build it from source (see optadvise show {card.id})"
     usable = (each for each in card.implementations if device_type in each.devices and is_importable(each))
     other = next(usable, None)
-    instead = f"; optadvise bench {card.id} takes {other.path} instead" if other else ""
-    return f"{implementation.path} is not installed; {remedy}{instead}"
+    instead = f", or use --implementation {other.id} ({other.path})" if other else ""
+    return f"{implementation.path} is not installed; {remedy}{instead}", ErrorCode.MISSING_PACKAGE
 
 
 def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: Role) -> Arm:
     """Return an arm without arguments, schedule and companion."""
     implementation, deviation = choice.implementation, choice.implementation.deviates
     decays = card.hyperparameter("weight_decay") is not None
+    unsupported, unsupported_code = _explain_unsupported(card, implementation, spec.device_type) or (
+        None,
+        ErrorCode.UNSUPPORTED,
+    )
     return Arm(
         optimizer=card.id,
         label=label,
@@ -222,7 +234,8 @@ def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: 
         decay_argument=argument_name(implementation, "weight_decay") if decays else None,
         matrices_only=implementation.tensors == "matrix",
         train_mode=implementation.needs_train_mode,
-        unsupported=_explain_unsupported(card, implementation, spec.device_type),
+        unsupported=unsupported,
+        unsupported_code=unsupported_code,
         deviates=None if deviation is None else deviation.text,
     )
 

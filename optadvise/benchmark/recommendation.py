@@ -13,6 +13,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark.plan import Choice, describe_arm, make_companion, plan_arms
 from optadvise.benchmark.spec import Arm, Companion, Spec
 from optadvise.core.cards import Implementation, Optimizer, Phase, Value
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.rulebase.constructor import runtime_kwargs
 
@@ -63,12 +64,18 @@ def read_recommendation(data: ForeignJson) -> RecommendedRun:
     """
     try:
         if data["kind"] != "recommendation" or data["schema_version"] != 1:
-            raise InputError("this is no recommendation of schema version 1; make one with optadvise recommend --json")
+            raise _reject("kind must be 'recommendation' and schema_version 1")
         return msgspec.convert(data, RecommendedRun)
     except KeyError as error:
-        raise InputError(f"--from: not a recommendation ({error!r} is missing or wrong)") from error
+        raise _reject(f"missing key {error}") from error
     except msgspec.ValidationError as error:
-        raise InputError(f"--from: not a recommendation ({error})") from error
+        raise _reject(str(error)) from error
+
+
+def _reject(problem: str) -> InputError:
+    """Return the error for JSON that is not a recommendation."""
+    message = f"--from: not a recommendation ({problem}); create it with optadvise recommend --json"
+    return InputError(message, code=ErrorCode.INVALID_RECOMMENDATION, option="--from")
 
 
 def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, control: str | None) -> list[Arm]:
@@ -104,7 +111,7 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
 def _find_implementation(card: Optimizer, path: str) -> Implementation:
     implementation = next((each for each in card.implementations if each.path == path), None)
     if implementation is None:
-        raise InputError(f"--from: not a recommendation ({path} is no implementation of {card.id})")
+        raise _reject(f"{path} is not an implementation of {card.id}")
     return implementation
 
 
@@ -112,7 +119,7 @@ def _plan_companion(rules: CompiledRules, card: Optimizer, built: _BuiltClass | 
     if built is None:
         return None
     if card.companion is None:
-        raise InputError(f"--from: not a recommendation ({card.id} has no companion)")
+        raise _reject(f"{card.id} has no companion optimizer")
     companion_card = rules.catalog.optimizer(card.companion.optimizer)
     return make_companion(_find_implementation(companion_card, built.path), built.kwargs, spec)
 
@@ -123,5 +130,5 @@ def _read_milestones(schedule: _Schedule) -> tuple[int, ...]:
     if len(schedule.phases) == 1:
         return ()
     if not isinstance(ends, list) or not all(isinstance(end, int) for end in ends):
-        raise InputError("--from: not a recommendation (its milestones are no list of steps)")
+        raise _reject("milestones must be a list of steps")
     return tuple(end for end in ends if isinstance(end, int))

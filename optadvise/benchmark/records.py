@@ -170,6 +170,9 @@ class ArmResult(Struct, frozen=True, kw_only=True):
     role: Role
     status: Status
     error: str | None
+    error_code: Annotated[
+        str | None, Meta(description="Stable code of the error, such as out-of-memory or worker-timeout.")
+    ] = None
     implementation: UsedImplementation
     deviates: Annotated[str | None, Meta(description="How its update differs from the paper's.")]
     parameters: NonNegativeInt | None

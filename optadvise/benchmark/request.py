@@ -20,12 +20,13 @@ from optadvise.benchmark.requirements import Requirement, parse_requirement
 from optadvise.benchmark.results import make_result
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError, check_choice, suggest_name
 from optadvise.core.hardware import find_gpu
 from optadvise.core.signals import interrupt_on_sigterm
 from optadvise.core.units import parse_count
 
-_NO_NAMES = "bench: name at least one optimizer, as in optadvise bench adamw8bit; optadvise list shows all"
+_NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example (optadvise list shows all)"
 
 
 class Request(Struct, frozen=True):
@@ -63,9 +64,11 @@ def prepare_request(
     spec = _make_spec(options)
     _check_processes(spec)
     if not 0 <= options.seed < 2**63:
-        raise InputError(f"--seed {options.seed}: must be at least 0 and below 2^63")
+        message = f"--seed {options.seed}: must be at least 0 and below 2^63"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--seed", value=options.seed)
     if not options.timeout > 0:
-        raise InputError(f"--timeout {options.timeout:g}: must be above 0 seconds")
+        message = f"--timeout {options.timeout:g}: must be above 0 seconds"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--timeout", value=options.timeout)
     arms = _plan_arms(rules, names, options, spec, recommendation)
     return Request(spec=spec, arms=tuple(arms), requirements=requirements, timeout=options.timeout)
 
@@ -99,15 +102,24 @@ def _check_processes(spec: Spec) -> None:
     """Reject what several processes cannot do."""
     if spec.nproc == 1:
         if spec.shard != "none":
-            raise InputError(f"--shard {spec.shard}: one process has nobody to share with; say --nproc 2")
+            raise _conflict("--shard", spec.shard, "requires at least two processes; add --nproc 2")
         return
     if ":" in spec.device:
-        raise InputError(f"--device {spec.device}: each process takes a GPU of its own; say --device cuda")
+        raise _conflict("--device", spec.device, "--nproc uses one GPU per process; use --device cuda")
     for flag, is_set in (("--optimizer-only", spec.optimizer_only), ("--compile", spec.compile)):
         if is_set:
-            raise InputError(f"{flag}: measures one process; leave --nproc out")
+            raise _conflict(flag, None, "supports a single process; remove --nproc")
     if spec.batch_size is not None and spec.batch_size % spec.nproc:
-        raise InputError(f"--batch-size {spec.batch_size}: {spec.nproc} processes cannot share it evenly")
+        raise InputError(
+            f"--batch-size {spec.batch_size}: must be divisible by --nproc {spec.nproc}",
+            code=ErrorCode.NOT_DIVISIBLE, option="--batch-size", value=spec.batch_size,
+        )  # fmt: skip
+
+
+def _conflict(option: str, value: str | None, problem: str) -> InputError:
+    """Return the error for an option that another option excludes or requires."""
+    head = option if value is None else f"{option} {value}"
+    return InputError(f"{head}: {problem}", code=ErrorCode.OPTION_CONFLICT, option=option, value=value)
 
 
 def _plan_arms(
@@ -118,12 +130,13 @@ def _plan_arms(
     control = None if options.control == "none" else rules.catalog.find_optimizer(options.control, "--control")
     if recommendation is not None:
         if options.implementation is not None:
-            raise InputError("--implementation: a recommendation names its own; leave it out")
+            problem = "the recommendation specifies the implementation; remove --implementation"
+            raise _conflict("--implementation", options.implementation, problem)
         if any(name != "-" for name in names):
-            raise InputError("--from: it names the optimizer already; leave the others out")
+            raise _conflict("--from", None, "the recommendation specifies the optimizer; remove the optimizer names")
         return plan_recommendation(rules, recommendation, spec, control=control)
     if not names:
-        raise InputError(_NO_NAMES)
+        raise InputError(_NO_NAMES, code=ErrorCode.MISSING_OPTION)
     ids = [rules.catalog.find_optimizer(name, "bench") for name in names]
     return plan_arms(rules, ids, spec, control=control, implementation=options.implementation)
 
@@ -136,15 +149,20 @@ def _resolve_device(device: str) -> str:
         CannotRunHereError: torch is not installed, or is built without CUDA where CUDA is named.
     """
     if device.split(":")[0] not in DEVICES:
-        raise InputError(f"--device {device!r}: not known; {suggest_name(device, ('cpu', 'cuda', 'auto'))}")
+        raise InputError(
+            f"--device {device!r}: unknown device; {suggest_name(device, DEVICES)}",
+            code=ErrorCode.UNKNOWN_CHOICE, option="--device", value=device,
+        )  # fmt: skip
     try:
         torch_version = version("torch")
     except PackageNotFoundError as error:
-        raise CannotRunHereError("bench: torch is not installed; pip install torch") from error
+        message = "bench requires torch, which is not installed; pip install torch"
+        raise CannotRunHereError(message, code=ErrorCode.MISSING_PACKAGE, value="torch") from error
     if device.startswith("cuda") and "+cpu" in torch_version:
         raise CannotRunHereError(
-            f"--device {device}: torch {torch_version} is built without CUDA; see optadvise doctor"
-        )
+            f"--device {device}: torch {torch_version} is built without CUDA; see optadvise doctor",
+            code=ErrorCode.UNSUPPORTED, option="--device", value=device,
+        )  # fmt: skip
     if device != "auto":
         return device
     try:

@@ -11,13 +11,14 @@ from msgspec import Struct
 
 from optadvise.benchmark.metrics import METRICS, Metric
 from optadvise.benchmark.records import Figure, Verdict
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.units import parse_bytes
 
 _REQUIREMENT = re.compile(r"([A-Za-z_-]+)\s*(<=|>=|<|>)\s*(\S(?:.*\S)?)", re.DOTALL)
 _BOUND = re.compile(r"(-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([a-zµμ×]*)", re.IGNORECASE | re.ASCII)
 _TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6}
-_ACCEPTED = "write METRIC OP BOUND, such as 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'"
+_EXAMPLES = "'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'"
 _COMPARISONS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
 
 
@@ -53,14 +54,17 @@ def parse_requirement(text: str) -> Requirement:
     """
     match = _REQUIREMENT.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"--require {text!r}: not a requirement; {_ACCEPTED}; OP is one of <= < >= >")
+        raise _reject(text, f"must be METRIC OP BOUND with OP one of <= < >= >, such as {_EXAMPLES}")
     name = match[1].lower().replace("-", "_")
     if name not in METRICS:
-        raise InputError(f"--require {text!r}: no metric {match[1]!r}; {suggest_name(name, METRICS)}")
+        raise InputError(
+            f"--require {text!r}: unknown metric {match[1]!r}; {suggest_name(name, METRICS)}",
+            code=ErrorCode.UNKNOWN_CHOICE, option="--require", value=match[1],
+        )  # fmt: skip
     bound, relative = _parse_bound(match[3], METRICS[name], text)
     if relative and not METRICS[name].has_ratio:
         others = ", ".join(other for other, metric in METRICS.items() if metric.has_ratio)
-        raise InputError(f"--require {text!r}: {name} has no ratio; give an absolute bound, or take one of {others}")
+        raise _reject(text, f"{name} requires an absolute bound; multiples such as 1.3x are for {others}")
     return Requirement(text=text.strip(), metric=name, op=match[2], bound=bound, relative=relative)
 
 
@@ -78,11 +82,17 @@ def _parse_bound(text: str, metric: Metric, requirement: str) -> tuple[float, bo
             return value * _TIME_UNITS[unit], False
         if metric.quantity == "bytes" and unit not in ("x", "×"):
             return float(parse_bytes(text, "--require")), False
-    units = {"bytes": ", or with a unit (800MB, 2GB)", "seconds": ", or with a unit (5ms, 200us, 1.5s)"}
-    raise InputError(
-        f"--require {requirement!r}: no bound {text!r}; write a number{units.get(metric.quantity, '')}, "
-        "or a multiple of the control (1.3x)"
-    )
+    units = {"bytes": " or a size such as 800MB", "seconds": " or a time such as 5ms, 200us or 1.5s"}
+    accepted = f"a number{units.get(metric.quantity, '')}"
+    if metric.has_ratio:
+        accepted += ", or a multiple of the control such as 1.3x"
+    raise _reject(requirement, f"invalid bound {text!r}; use {accepted}")
+
+
+def _reject(text: str, problem: str) -> InputError:
+    """Return the error for a text that is not a requirement."""
+    message = f"--require {text!r}: {problem}"
+    return InputError(message, code=ErrorCode.INVALID_REQUIREMENT, option="--require", value=text)
 
 
 def judge(requirement: Requirement, figure: Figure | None) -> Verdict:

@@ -88,6 +88,7 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
         role=arm.role,
         status=_arm_status(failure),
         error=failure.error if failure else None,
+        error_code=failure.code.value if failure else None,
         implementation=UsedImplementation(
             path=arm.path, package=arm.package, variant=arm.variant, kwargs=dict(arm.kwargs)
         ),

@@ -70,7 +70,11 @@ def run_arms(
         for arm, measurement in pairs:
             progress("start", measurement.arm.label, 0)
             if measurement.arm.unsupported is not None:
-                measurement.failure = ArmFailure(status="unsupported", error=measurement.arm.unsupported)
+                measurement.failure = ArmFailure(
+                    status="unsupported",
+                    error=measurement.arm.unsupported,
+                    code=measurement.arm.unsupported_code,
+                )
                 continue
             with _keep_failure(arm, measurement):
                 measurement.counts = arm.start()

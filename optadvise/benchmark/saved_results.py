@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from optadvise.benchmark.records import SCHEMA_VERSION, BenchmarkResult
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.paths import data_folder
 
@@ -19,7 +20,10 @@ def saved_result_path(name: str) -> Path:
         InputError: The name cannot be the name of a file.
     """
     if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
-        raise InputError(f"--save {name!r}: a name has letters, digits, '-', '_' and '.', as in main-2024")
+        message = (
+            "must be 1 to 100 letters, digits, '-', '_' or '.', and not start with '.'; use a name such as main-2024"
+        )
+        raise InputError(f"--save {name!r}: {message}", code=ErrorCode.INVALID_VALUE, option="--save", value=name)
     return data_folder() / "results" / f"{name}.json"
 
 
@@ -33,8 +37,10 @@ def prepare_saved_result(name: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"{str(path.parent)!r} cannot be made ({error.strerror}); set OPTADVISE_DATA_DIR"
-        raise InputError(f"--save {name!r}: {message}") from error
+        problem = f"folder {str(path.parent)!r} cannot be created ({error.strerror}); set OPTADVISE_DATA_DIR"
+        raise InputError(
+            f"--save {name!r}: {problem}", code=ErrorCode.FILE_NOT_WRITABLE, option="--save", value=path.parent
+        ) from error
     return path
 
 
@@ -51,7 +57,9 @@ def read_result(name: str) -> BenchmarkResult:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{name!r}: no such result ({error.strerror}); name a file, or a --save name") from error
+        code = ErrorCode.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorCode.FILE_UNREADABLE
+        message = f"{name!r}: cannot be read ({error.strerror}); use a result file or a name given to bench --save"
+        raise InputError(message, code=code, value=name) from error
     return decode_result(content, str(path))
 
 
@@ -64,9 +72,10 @@ def decode_result(content: bytes, where: str) -> BenchmarkResult:
     try:
         return msgspec.json.decode(content, type=BenchmarkResult)
     except msgspec.ValidationError as error:
-        raise RuleFileError(_explain(content, error), where) from error
+        raise _explain_invalid(content, error, where) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RuleFileError(f"no JSON ({error}); make it with optadvise bench --json FILE", where) from error
+        message = f"not valid JSON ({error}); create the file with optadvise bench --json FILE"
+        raise RuleFileError(message, where, code=ErrorCode.INVALID_SYNTAX) from error
 
 
 class _Header(msgspec.Struct):
@@ -77,14 +86,17 @@ class _Header(msgspec.Struct):
     arms: object = None
 
 
-def _explain(content: bytes, error: msgspec.ValidationError) -> str:
-    """Return what is wrong with a file that is JSON but no whole result."""
+def _explain_invalid(content: bytes, error: msgspec.ValidationError, where: str) -> RuleFileError:
+    """Return the error for a file that is valid JSON but not a complete result."""
     try:
         header = msgspec.json.decode(content, type=_Header)
     except msgspec.ValidationError:  # no object
         header = _Header()
     if header.kind != "bench" or not isinstance(header.arms, list):
-        return "no result of optadvise bench; make it with optadvise bench --json FILE"
+        message = "not a result of optadvise bench; create the file with optadvise bench --json FILE"
+        return RuleFileError(message, where, code=ErrorCode.WRONG_FILE_TYPE)
     if header.schema_version != SCHEMA_VERSION:
-        return f"schema version {header.schema_version!r} is not known here"
-    return f"no whole result of optadvise bench ({error}); measure again"
+        message = f"schema_version {header.schema_version!r} is not supported; must be {SCHEMA_VERSION}"
+        return RuleFileError(message, where, code=ErrorCode.INVALID_ENTRY)
+    message = f"not a complete result of optadvise bench ({error}); run the benchmark again"
+    return RuleFileError(message, where, code=ErrorCode.INVALID_ENTRY)

@@ -10,6 +10,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark.sweep import measure_cell, read_cell
 from optadvise.benchmark.sweep_records import Cell, Outcome
 from optadvise.core.cards import Value
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 from optadvise.rulebase.catalog import load
 
@@ -35,12 +36,18 @@ def submit_cells(
     try:
         import submitit
     except ImportError as error:
-        raise CannotRunHereError("--launcher slurm: submitit is not installed; pip install submitit") from error
+        raise CannotRunHereError(
+            "--launcher slurm: submitit is not installed; pip install submitit",
+            code=ErrorCode.MISSING_PACKAGE, option="--launcher", value="slurm",
+        ) from error  # fmt: skip
     try:
         executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, ValueError) as error:
-        raise CannotRunHereError(f"--launcher {cluster}: {' '.join(str(error).split())[:200]}") from error
+        raise CannotRunHereError(
+            f"--launcher {cluster}: {' '.join(str(error).split())[:200]}",
+            code=ErrorCode.UNSUPPORTED, option="--launcher", value=cluster,
+        ) from error  # fmt: skip
     waiting = [cell for cell in cells if read_cell(folder, cell) is None]
     with executor.batch():
         jobs = [executor.submit(measure_in_job, str(folder), cell, list(rules)) for cell in waiting]

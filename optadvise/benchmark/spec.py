@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from optadvise.core.cards import Phase, Value
+from optadvise.core.error_codes import ErrorCode
 
 ModelSize = Literal["tiny", "small", "medium"]
 DType = Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
@@ -81,5 +82,6 @@ class Arm(Struct, frozen=True):
     max_grad_norm: float | None = None
     phases: tuple[Phase, ...] = ()  # of the schedule
     milestones: tuple[int, ...] = ()  # steps at which the next phase begins
-    unsupported: str | None = None  # why it cannot run here, if that is known before trying
+    unsupported: str | None = None  # why it cannot run here, where this is known before it starts
+    unsupported_code: ErrorCode = ErrorCode.UNSUPPORTED  # code of this reason
     deviates: str | None = None  # how its update differs from the paper's

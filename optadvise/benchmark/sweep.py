@@ -20,6 +20,7 @@ from optadvise.benchmark.options import BenchOptions, option_types
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.request import Request, measure, prepare_request
 from optadvise.benchmark.sweep_records import Cell, CellFile, Outcome, SweepCell, SweepResult
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseError
 from optadvise.core.files import write_output
 from optadvise.core.json_text import encode_json
@@ -53,7 +54,9 @@ def make_cells(rules: CompiledRules, optimizers: Sequence[str], grid: Mapping[st
     names = [cell.name for cell in cells]
     duplicate = next((name for name in names if names.count(name) > 1), None)
     if duplicate is not None:
-        raise InputError(f"sweep: two cells are both {duplicate}; an optimizer is named twice")
+        raise InputError(
+            f"optimizers: {duplicate} is listed twice; remove one", code=ErrorCode.DUPLICATE_ENTRY, value=duplicate
+        )
     return cells
 
 
@@ -62,7 +65,7 @@ def _prepare(rules: CompiledRules, cell: Cell) -> Request:
     try:
         return prepare_request(rules, [cell.optimizer], options)
     except InputError as error:
-        raise InputError(f"{cell.name}: {error}") from error
+        raise InputError(f"{cell.name}: {error}", code=error.code, option=error.option, value=error.value) from error
 
 
 def _parse_options(cell: Cell) -> dict[str, str | int | float | bool]:
@@ -72,14 +75,20 @@ def _parse_options(cell: Cell) -> dict[str, str | int | float | bool]:
     for name, value in cell.options.items():
         if types[name] is bool:
             if value not in ("true", "false"):
-                raise InputError(f"{cell.name}: `{name}` is true or false, not {value}")
+                raise _reject_value(cell, name, value, "true or false", ErrorCode.INVALID_VALUE)
             values[name] = value == "true"
             continue
         try:
             values[name] = types[name](value)
         except ValueError as error:
-            raise InputError(f"{cell.name}: `{name}` is a number, not {value}") from error
+            raise _reject_value(cell, name, value, "a number", ErrorCode.INVALID_NUMBER) from error
     return values
+
+
+def _reject_value(cell: Cell, name: str, value: str, expected: str, code: ErrorCode) -> InputError:
+    """Return the error for an option's value of the wrong type."""
+    message = f"{cell.name}: {name} must be {expected}, not {value!r}"
+    return InputError(message, code=code, option=f"--{name.replace('_', '-')}", value=value)
 
 
 def read_cell(folder: Path, cell: Cell) -> BenchmarkResult | None:

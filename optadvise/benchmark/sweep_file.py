@@ -9,6 +9,7 @@ import yaml
 from msgspec import Struct
 
 from optadvise.core.cards import Value
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError, suggest_name
 from optadvise.core.yaml_reader import Context, list_pairs, make_list_reader, parse, read_text
 from optadvise.core.yaml_records import decode_text, find_reader
@@ -29,7 +30,7 @@ def _read_values(node: yaml.Node, context: Context) -> list[str]:
     """Read one value or several, each as it would be typed."""
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not nodes:
-        context.fail(node, "an empty list measures nothing; leave the option out")
+        context.fail(node, "empty list; add a value or remove the key")
     return [read_text(each, context) for each in nodes]
 
 
@@ -46,7 +47,9 @@ def read_sweep(file: Path, options: Iterable[str]) -> Grid:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise InputError(f"{str(file)!r}: cannot be read ({error.strerror}); name a sweep, as in sweep.yaml") from error
+        code = ErrorCode.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorCode.FILE_UNREADABLE
+        message = f"{str(file)!r}: cannot be read ({error.strerror}); use a sweep file such as sweep.yaml"
+        raise InputError(message, code=code, value=file) from error
     node, context = parse(decode_text(content, str(file)), str(file))
     grid = _read_grid(node, context, list(options))
     _check_grid(grid, str(file))
@@ -83,8 +86,10 @@ def _check_grid(grid: Grid, file: str) -> None:
     for name, values in {"optimizers": grid.optimizers, **grid.options}.items():
         duplicates = [value for value in values if values.count(value) > 1]
         if duplicates:
-            raise RuleFileError(f"`{name}` has {duplicates[0]} twice; keep one", file)
+            message = f"{name}: {duplicates[0]} is listed twice; remove one"
+            raise RuleFileError(message, file, code=ErrorCode.DUPLICATE_ENTRY)
     for values in grid.options.values():
         count *= len(values)
     if count > _MAX_CELLS:
-        raise RuleFileError(f"{count:,} cells; at most {_MAX_CELLS:,} make a sweep", file)
+        message = f"{count:,} combinations: must be at most {_MAX_CELLS:,}; remove values"
+        raise RuleFileError(message, file, code=ErrorCode.OUT_OF_RANGE)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import default_loss
 from optadvise.benchmark.workloads import Loss, Workload, weights_dtype
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, check_choice, suggest_name
 
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
     module = loaded.module
     module.to(device=device, dtype=weights_dtype(dtype) if dtype == "bf16" else None)
     run_guarded(
-        f"--workload {spec!r}", "counting its parameters", lambda: [weight.numel() for weight in module.parameters()]
+        f"--workload {spec!r}", "counting parameters", lambda: [weight.numel() for weight in module.parameters()]
     )
     move_batch = partial(map_tensors, change=partial(move_tensor, device=device, dtype=weights_dtype(dtype)))
     unit = "samples/s" if loaded.samples else "batches/s"  # a batch without tensors has no samples to count
@@ -94,11 +95,11 @@ def call_user_function(
         with call_context():
             return function()
 
-    announce("calling it")
-    module, batches, loss = _unpack(name, run_guarded(name, "calling it", call))
-    announce("taking the first batch")
+    announce("calling the function")
+    module, batches, loss = _unpack(name, run_guarded(name, "the function", call))
+    announce("reading the first batch")
     repeated = _repeat(name, batches)
-    first = run_guarded(name, "taking the first batch", lambda: next(repeated))
+    first = run_guarded(name, "reading the first batch", lambda: next(repeated))
     loss = partial(_check_scalar, name, loss)
     return UserWorkload(
         module=module, batches=itertools.chain([first], repeated), loss=loss, samples=_count_samples(first)
@@ -106,7 +107,9 @@ def call_user_function(
 
 
 def _reject(name: str, problem: str) -> InputError:
-    return InputError(f"{name}: {' '.join(problem.split())}")
+    option, _, spec = name.partition(" ")
+    message = f"{name}: {' '.join(problem.split())}"
+    return InputError(message, code=ErrorCode.INVALID_WORKLOAD, option=option, value=spec.strip("'\""))
 
 
 def run_guarded(name: str, what: str, action: Callable[[], Result]) -> Result:
@@ -130,7 +133,9 @@ def run_guarded(name: str, what: str, action: Callable[[], Result]) -> Result:
 def _import_function(name: str, spec: str, announce: Callable[[str], None]) -> Callable[[], Any]:
     path, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*path.split("."), attribute)):
-        raise _reject(name, "not package.module:function, such as mypackage.train:workload; it is no path to a file")
+        raise _reject(
+            name, "must be package.module:function, such as mypackage.train:workload; file paths are not supported"
+        )
     if os.getcwd() not in sys.path:  # noqa: PTH109  # sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     announce(f"importing {path}")
@@ -138,22 +143,22 @@ def _import_function(name: str, spec: str, announce: Callable[[str], None]) -> C
     function = getattr(module, attribute, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        guess = suggest_name(attribute, functions) or "check the name"
-        raise _reject(name, f"{path} has no function {attribute!r}; {guess}")
+        hint = suggest_name(attribute, functions) or "check the name"
+        raise _reject(name, f"module {path} has no function {attribute!r}; {hint}")
     return function  # type: ignore[no-any-return]
 
 
 def _unpack(name: str, returned: object) -> tuple[nn.Module, Iterable[Any], Loss]:
     expected = "return (module, batches) or (module, batches, loss)"
     if not isinstance(returned, tuple) or len(returned) not in (2, 3):
-        raise _reject(name, f"it returned {type(returned).__name__}; {expected}")
+        raise _reject(name, f"the function returned {type(returned).__name__}; {expected}")
     module, batches, loss = returned if len(returned) == 3 else (*returned, default_loss)
     if not isinstance(module, nn.Module) or not any(weight.requires_grad for weight in module.parameters()):
-        raise _reject(name, f"the first of what it returned is no torch.nn.Module with parameters to train; {expected}")
+        raise _reject(name, f"module must be a torch.nn.Module with trainable parameters; {expected}")
     if not isinstance(batches, Iterable) or isinstance(batches, (str, Tensor, Mapping)):
-        raise _reject(name, f"batches is a {type(batches).__name__}; return a list, a data loader or a generator")
+        raise _reject(name, f"batches must be a list, a data loader or a generator, not {type(batches).__name__}")
     if not callable(loss):
-        raise _reject(name, f"loss is a {type(loss).__name__}; return a function of (module, batch)")
+        raise _reject(name, f"loss must be a function of (module, batch), not {type(loss).__name__}")
     return module, batches, loss
 
 
@@ -166,7 +171,7 @@ def _repeat(name: str, batches: Iterable[Any]) -> Iterator[Any]:
             count += 1
             yield batch
         if count == before:
-            raise _reject(name, f"batches ended after {count}; return a list, a data loader or an endless generator")
+            raise _reject(name, f"batches ended after {count}; return a list, a data loader or an infinite generator")
 
 
 def map_tensors(batch: object, change: Callable[[Tensor], Tensor]) -> Any:
@@ -201,5 +206,5 @@ def _check_scalar(name: str, loss: Loss, module: nn.Module, batch: object) -> Te
         raise _reject(name, str(error).removeprefix("--workload: ")) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         returned = f"{value.numel()} elements" if isinstance(value, Tensor) else type(value).__name__
-        raise _reject(name, f"its loss returned {returned}; return a tensor with one element")
+        raise _reject(name, f"loss must return a tensor with one element, not {returned}")
     return value

@@ -16,6 +16,7 @@ from optadvise.benchmark.measurement import (
 )
 from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Arm, Spec
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, module_command
 
@@ -23,14 +24,16 @@ WORKER = module_command("optadvise.benchmark.worker")
 Answer = TypeVar("Answer", ArmCounts, RoundSamples, ArmSummary, Parity)
 
 
-def fail(error: str) -> ArmFailedError:
-    """Return the failure of an arm that ended with an error."""
-    return ArmFailedError(ArmFailure(status="error", error=error))
+def fail(error: str, code: ErrorCode = ErrorCode.WORKER_FAILED) -> ArmFailedError:
+    """Return the failure of an arm whose worker crashed or did not answer."""
+    return ArmFailedError(ArmFailure(status="error", error=error, code=code))
 
 
 def make_error(failure: ArmFailure) -> InputError | ArmFailedError:
-    """Return the error for a worker's report: a wrong workload ends the whole run, everything else the arm alone."""
-    return InputError(failure.error) if failure.status == "input" else ArmFailedError(failure)
+    """Return the exception for a worker's failure: an invalid workload ends the run, any other failure only the arm."""
+    if failure.status == "input":
+        return InputError(failure.error, code=failure.code, option=failure.option, value=failure.value)
+    return ArmFailedError(failure)
 
 
 class WorkerArm:
@@ -62,7 +65,7 @@ class WorkerArm:
         """Measure one round."""
         answer = self._request(ArmCommand("round"), RoundSamples)
         if not answer.samples:
-            raise fail("the worker answered a round without samples")
+            raise fail("the worker returned a round without samples")
         return answer
 
     def finish(self) -> ArmSummary:
@@ -95,7 +98,8 @@ class WorkerArm:
         return answer
 
     def _describe_timeout(self) -> ArmFailedError:
-        return fail(f"no answer within {self._timeout:g} s; raise --timeout")
+        message = f"the worker did not answer within {self._timeout:g} s; increase --timeout"
+        return fail(message, ErrorCode.WORKER_TIMEOUT)
 
     def _describe_end(self, error: WorkerError) -> InputError | ArmFailedError:
         return fail(f"the worker {error}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
 
 CLASSES, VOCABULARY = 10, 256  # the digits; the values of a byte
@@ -29,8 +30,9 @@ def _text() -> Tensor:
     data = "".join(sources).encode()
     if not data:
         raise CannotRunHereError(
-            "the transformer workload reads the standard library's source, and this Python has none"
-        )
+            "--workload transformer: this Python has no standard library source to train on; use --workload cnn",
+            code=ErrorCode.UNSUPPORTED, option="--workload", value="transformer",
+        )  # fmt: skip
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
@@ -46,7 +48,10 @@ def text_batches(batch: int, seq_len: int, seed: int, device: str) -> Iterator[T
     """
     text = _text()
     if seq_len >= len(text):
-        raise InputError(f"--seq-len {seq_len}: the text has {len(text)} bytes; write less")
+        raise InputError(
+            f"--seq-len {seq_len}: must be below {len(text)}, the length of the training text in bytes",
+            code=ErrorCode.OUT_OF_RANGE, option="--seq-len", value=seq_len,
+        )  # fmt: skip
     return _windows(text, batch, seq_len, torch.Generator().manual_seed(seed), device)
 
 
@@ -107,7 +112,10 @@ def default_loss(module: nn.Module, batch: object) -> Tensor:
     if isinstance(batch, Mapping):
         return getattr(module(**batch), "loss", None)
     if not isinstance(batch, (list, tuple)) or len(batch) != 2:
-        raise InputError("--workload: a batch is not (inputs, targets) nor a dict; return (module, batches, loss)")
+        raise InputError(
+            "--workload: a batch must be (inputs, targets) or a dict; otherwise return (module, batches, loss)",
+            code=ErrorCode.INVALID_WORKLOAD, option="--workload",
+        )  # fmt: skip
     inputs, targets = batch
     outputs = module(inputs).float()  # losses are taken in fp32 whatever the weights are
     if targets.is_floating_point():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from optadvise.benchmark.workload_data import CLASSES, VOCABULARY
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 
@@ -136,7 +137,10 @@ def fit(name: str, params: int, extent: int) -> tuple[int, int]:
     width, depth = nearest_shape(params, count, _DEPTHS[name], _ASPECT[name])
     reached = count(width, depth)
     if abs(reached / params - 1) > 0.1:
-        raise InputError(f"--params {params}: no {name} comes within 10 % of it; the nearest has {reached} parameters")
+        raise InputError(
+            f"--params {params}: no {name} size is within 10 %; the nearest has {reached} parameters",
+            code=ErrorCode.OUT_OF_RANGE, option="--params", value=params,
+        )  # fmt: skip
     return width, depth
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import VOCABULARY, default_loss, image_batches, language_loss, text_batches
 from optadvise.benchmark.workload_networks import NETWORKS, fit, nearest_shape
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, check_choice
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -96,7 +97,10 @@ def build(
     check_choice("--dtype", dtype, DTYPES)
     batch = _check_minimum(1, batch_size, shape.batch, "--batch-size")
     if name != "transformer" and seq_len is not None:
-        raise InputError(f"--seq-len: the {name} workload has none; leave it out")
+        raise InputError(
+            f"--seq-len {seq_len}: not supported by --workload {name}; remove it",
+            code=ErrorCode.OPTION_CONFLICT, option="--seq-len", value=seq_len,
+        )  # fmt: skip
     extent = _check_minimum(_MIN_EXTENT, seq_len, shape.extent, "--seq-len")
     width, depth = (shape.width, shape.depth) if params is None else fit(name, params, extent)
     if name == "transformer":
@@ -113,7 +117,8 @@ def build(
 def _check_minimum(minimum: int, value: int | None, default: int, flag: str) -> int:
     """Return a value, or the default where it is None."""
     if value is not None and value < minimum:
-        raise InputError(f"{flag} {value}: must be at least {minimum}")
+        message = f"{flag} {value}: must be at least {minimum}"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option=flag, value=value)
     return default if value is None else value
 
 
@@ -139,6 +144,9 @@ def parameter_shapes(params: int) -> list[tuple[int, ...]]:
 
     width, depth = nearest_shape(params, count, range(1, 129), 96) if params > 0 else (16, 1)
     if not params or abs(count(width, depth) / params - 1) > 0.05:
-        raise InputError(f"--params {params}: no decoder of that size; write from 100K to 300B")
+        raise InputError(
+            f"--params {params}: must be between 100K and 300B with --optimizer-only",
+            code=ErrorCode.OUT_OF_RANGE, option="--params", value=params,
+        )  # fmt: skip
     layer = [(width,), (3 * width, width), (width, width), (width,), (4 * width, width), (width, 4 * width)]
     return [(vocabulary, width), *layer * depth, (width,), (vocabulary, width)]

@@ -63,6 +63,8 @@ class ErrorCode(str, Enum):
     )
     MISSING_DEVICE = "missing-device", "This machine lacks the device or driver."
     UNSUPPORTED = "unsupported", "The combination cannot run on this machine or with these versions."
+    OUT_OF_MEMORY = "out-of-memory", "The device or the machine has too little memory."
+    LIBRARY_ERROR = "library-error", "An optimizer, a model or another library raised an exception."
     WORKER_FAILED = "worker-failed", "A worker process crashed or returned something unreadable."
     WORKER_TIMEOUT = "worker-timeout", "A worker process did not answer in time."
     NOTHING_MEASURED = "nothing-measured", "No optimizer could be measured, or nothing is left to draw."

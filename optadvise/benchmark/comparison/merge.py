@@ -11,6 +11,7 @@ from optadvise.benchmark.comparison.comparability import hardware_field
 from optadvise.benchmark.metrics import EXACT_RATIOS, TIMED_RATIOS
 from optadvise.benchmark.records import ArmResult, BenchmarkResult
 from optadvise.benchmark.results import exact_ratios
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 
@@ -57,16 +58,22 @@ def _check_conditions(base: NamedResult, other: NamedResult) -> None:
     spec, other_spec = asdict(base.result.spec), asdict(other.result.spec)
     name = next((name for name, value in spec.items() if other_spec[name] != value), None)
     if name is not None:
-        raise InputError(
-            f"--merge {other.name}: has {name} {other_spec[name]} where {base.name} has {spec[name]}; "
-            "merge what is alike"
+        raise _reject_merge(
+            other.name,
+            f"{name} is {other_spec[name]}, but {spec[name]} in {base.name}; merge results of equal settings",
         )
     field = hardware_field(base.result.spec)
     hardware, other_hardware = (getattr(each.result.environment, field) for each in (base, other))
     if hardware != other_hardware:
-        raise InputError(
-            f"--merge {other.name}: was measured on {other_hardware} and {base.name} on {hardware}; merge what is alike"
+        raise _reject_merge(
+            other.name,
+            f"measured on {other_hardware}, but {base.name} on {hardware}; merge results of the same hardware",
         )
+
+
+def _reject_merge(name: str, problem: str, code: ErrorCode = ErrorCode.NOT_COMPARABLE) -> InputError:
+    """Return the error for a result that cannot be merged with the others."""
+    return InputError(f"--merge {name}: {problem}", code=code, option="--merge", value=name)
 
 
 def _merge_arms(results: Sequence[NamedResult], control: str) -> Iterator[ArmResult]:
@@ -75,6 +82,7 @@ def _merge_arms(results: Sequence[NamedResult], control: str) -> Iterator[ArmRes
     for named in results:
         for arm in named.result.arms:
             if arm.label in labels:
-                raise InputError(f"--merge {named.name}: has {arm.label} again; leave one of them out")
+                problem = f"{arm.label} is already in another result; remove one of them"
+                raise _reject_merge(named.name, problem, ErrorCode.DUPLICATE_ENTRY)
             labels.add(arm.label)
             yield replace(arm, role="control" if arm.optimizer == control else "candidate")

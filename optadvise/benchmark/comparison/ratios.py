@@ -22,6 +22,7 @@ from optadvise.benchmark.comparison.records import ComparedRatio, ComparedResult
 from optadvise.benchmark.metrics import METRICS, metric_figure, peak_source
 from optadvise.benchmark.records import SCHEMA_VERSION, ArmResult, BenchmarkResult, Figure, Interval, Verdict
 from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 # Compared metrics with their units; throughput has the workload's.
@@ -66,9 +67,15 @@ def compare(
     )
     differences = list_differences(before, after)
     if differences and not force:
-        raise InputError(f"BASE and NEW are not comparable: {'; '.join(differences)}; measure alike, or say --force")
+        raise InputError(
+            f"BASE and NEW are not comparable: {'; '.join(differences)}; use equal settings or add --force",
+            code=ErrorCode.NOT_COMPARABLE,
+        )
     if not set(before.arms) & set(after.arms):
-        raise InputError(f"no optimizer is in both: {', '.join(before.arms)} in BASE, {', '.join(after.arms)} in NEW")
+        raise InputError(
+            f"BASE ({', '.join(before.arms)}) and NEW ({', '.join(after.arms)}) have no optimizer in common",
+            code=ErrorCode.NOT_COMPARABLE,
+        )
     ratios = tuple(_compare_arms(before, after))
     labels = [arm.label for loaded in (after, before) for arm in loaded.arms.values() if arm.role == "candidate"]
     judged = tuple(

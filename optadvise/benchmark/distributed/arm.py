@@ -14,6 +14,7 @@ from optadvise.benchmark.measurement import ArmCommand, ArmCounts, Parity
 from optadvise.benchmark.runner import ArmFailedError
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm, fail, make_error
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.worker import WorkerError, module_command
 
@@ -51,7 +52,8 @@ class RankedArm(WorkerArm):
     def _describe_timeout(self) -> ArmFailedError:
         assert self._folder is not None
         slowest = rank_files.describe_slowest_rank(self._folder, self._spec.nproc)
-        return fail(f"no answer within {self._timeout:g} s: {slowest}; raise --timeout")
+        message = f"no answer within {self._timeout:g} s: {slowest}; increase --timeout"
+        return fail(message, ErrorCode.WORKER_TIMEOUT)
 
     def _describe_end(self, error: WorkerError) -> InputError | ArmFailedError:
         assert self._folder is not None

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from optadvise.benchmark.measurement import ArmFailure
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.files import replace_file
 
 # Environment variables of the launcher and the ranks; the last two hold process ids.
@@ -64,8 +65,9 @@ def find_root_cause(folder: Path, count: int) -> ArmFailure:
     killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
     ended = [*killed, *(rank for rank in codes if rank not in failures), *codes]
     if not ended:
-        return ArmFailure(status="error", error=LAUNCHER_ENDED)
-    return ArmFailure(status="error", error=_describe_exit(folder, ended[0], codes[ended[0]]))
+        return ArmFailure(status="error", error=LAUNCHER_ENDED, code=ErrorCode.WORKER_FAILED)
+    error = _describe_exit(folder, ended[0], codes[ended[0]])
+    return ArmFailure(status="error", error=error, code=ErrorCode.WORKER_FAILED)
 
 
 def _describe_exit(folder: Path, rank: int, code: int) -> str:

@@ -16,6 +16,7 @@ from torch import distributed
 
 from optadvise.benchmark.distributed.rank_files import FOLDER, STEP, write_failure
 from optadvise.benchmark.measurement import ArmFailure
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 
 T = TypeVar("T")
@@ -38,7 +39,10 @@ class Ranks:
         if device.startswith("cuda"):
             local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
             if local_rank >= gpus:
-                raise CannotRunHereError(f"rank {self.number} has no GPU of its own, as {gpus} are here; ask for fewer")
+                raise CannotRunHereError(
+                    f"rank {self.number} has no GPU: this machine has {gpus}; use at most {gpus} processes per machine",
+                    code=ErrorCode.MISSING_DEVICE, option="--nproc", value=os.environ.get("LOCAL_WORLD_SIZE"),
+                )  # fmt: skip
             torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend, timeout=timeout)

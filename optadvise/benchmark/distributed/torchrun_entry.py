@@ -22,6 +22,7 @@ from optadvise.benchmark.measurement import ArmCommand, ArmCounts, ArmMeasuremen
 from optadvise.benchmark.options import BenchOptions
 from optadvise.benchmark.request import Request, prepare_request
 from optadvise.benchmark.results import make_result
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseError, suggest_name
 from optadvise.core.files import check_writable, write_output
 from optadvise.core.json_text import encode_json
@@ -56,13 +57,16 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
         name = flag[2:].replace("-", "_")
         if name not in (*_RANK_OPTIONS, "json"):
             flags = [f"--{option.replace('_', '-')}" for option in (*_RANK_OPTIONS, "json")]
-            raise InputError(f"{flag}: no option of a rank; {suggest_name(flag, flags)}")
+            raise InputError(
+                f"{flag}: unknown option; {suggest_name(flag, flags)}", code=ErrorCode.UNKNOWN_OPTION, option=flag
+            )
         value = value or next(remaining, "")
         if not value:
-            raise InputError(f"{flag}: needs a value")
+            raise InputError(f"{flag}: requires a value", code=ErrorCode.MISSING_OPTION, option=flag)
         values[name] = int(value) if name == "seed" and value.isdigit() else value
     if "json" not in values:
-        raise InputError("--json FILE: say where the first rank writes the result")
+        message = "--json is missing; add --json FILE, which rank 0 writes the result to"
+        raise InputError(message, code=ErrorCode.MISSING_OPTION, option="--json")
     file = Path(str(values.pop("json")))
     return RankArguments(
         names=names, options=convert({"control": "none", "nproc": str(nproc), **values}, BenchOptions), file=file
@@ -90,7 +94,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _prepare(parsed: RankArguments) -> Request:
     if len(parsed.names) != 1:
-        raise InputError("name one optimizer: each start measures one, so that the peaks are its own")
+        raise InputError(
+            f"{len(parsed.names)} optimizers: torchrun measures one optimizer per launch; use exactly one name",
+            code=ErrorCode.INVALID_VALUE, value=" ".join(parsed.names),
+        )  # fmt: skip
     check_writable(parsed.file, "--json")
     return prepare_request(CompiledRules(load()), parsed.names, parsed.options)
 
