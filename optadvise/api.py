@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -25,7 +25,7 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.evidence import save_findings
-from optadvise.benchmark.options import BenchOptions, list_counts
+from optadvise.benchmark.options import ALIASES, BenchOptions, list_counts
 from optadvise.benchmark.plan import plan_advice
 from optadvise.benchmark.request import measure, prepare_request
 from optadvise.codegen.write import write_code
@@ -188,6 +188,7 @@ def bench(
         InputError: A value is not accepted.
         CannotRunHereError: There is no such device, or torch is not installed.
     """
+    how = cast("Measurement", {ALIASES.get(name, name): value for name, value in how.items()})
     _reject_unknown(how, Measurement, "bench")
     counts = list_counts()
     options: dict[str, Any] = {name: _typed(name, value) if name in counts else value for name, value in how.items()}
@@ -245,7 +246,7 @@ def _flag(name: str, value: Any) -> bool | None:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """Return a value as it would be typed: numbers as their digits, memory in bytes, several words with commas."""
+    """Return a value as it would be typed: numbers as their digits, several words with commas."""
     if value is None:
         return None
     if name == "hf_config":
@@ -254,4 +255,4 @@ def _typed(name: str, value: Any) -> Any:
         return ",".join(map(str, value))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return f"{value}B" if name == "vram" and not isinstance(value, str) else str(value)
+    return str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.hardware import find_gpu
 from optadvise.core.records import NetworkShape, Situation
@@ -61,8 +62,16 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse_number(text: str, option: Fact | RunInput) -> int:
     number = parse_count(text, str(option.flag))
+    if option.min_value is not None and number < option.min_value:
+        raise InputError(
+            f"{option.flag} {text}: must be at least {option.min_value:,}; add a unit, such as 7B or 350M",
+            code=ErrorCode.OUT_OF_RANGE, option=str(option.flag), value=text,
+        )  # fmt: skip
     if option.max_value is not None and number > option.max_value:
-        raise InputError(f"{option.flag} {text}: must be at most {option.max_value:,}")
+        raise InputError(
+            f"{option.flag} {text}: must be at most {option.max_value:,}",
+            code=ErrorCode.OUT_OF_RANGE, option=str(option.flag), value=text,
+        )  # fmt: skip
     return number
 
 
@@ -120,12 +129,17 @@ def require_size(situation: Situation) -> None:
 
 
 def _parse_choice(text: str, fact: Fact) -> str:
-    choice = text.strip().lower().replace("_", "-")
+    spelled = text.strip().lower().replace("_", "-")
     values = fact.values or {}
+    choice = next((value for value, spellings in fact.also.items() if spelled in spellings), spelled)
     if choice not in values:
-        kind = next((kind for kind, aliases in fact.also.items() if choice in aliases), None)
-        hint = f"that is a kind of {kind!r}" if kind else suggest_name(choice, values)
-        raise InputError(f"{fact.flag} {text!r}: not known; {hint}")
+        hint = suggest_name(spelled, values)
+        raise InputError(
+            f"{fact.flag} {text!r} is not supported; {hint}",
+            code=ErrorCode.UNKNOWN_CHOICE,
+            option=str(fact.flag),
+            value=text,
+        )
     return choice
 
 

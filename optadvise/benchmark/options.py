@@ -12,6 +12,7 @@ from optadvise.benchmark.spec import DType, ModelSize, Sharding
 
 WORKLOADS = ("transformer", "cnn", "mlp")  # built-in
 MODEL_SIZES, DTYPES, SHARDINGS = (tuple(get_args(kind)) for kind in (ModelSize, DType, Sharding))
+ALIASES: Mapping[str, str] = {"dtype": "precision"}  # former names, which sweep files and the library still accept
 DEVICES = ("auto", "cpu", "cuda")
 _RUNS, _MEASURED, _PROCESSES = "What runs", "How it is measured", "Several processes"
 
@@ -57,7 +58,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     params: Annotated[str | None, _count("Parameters of the network, in the place of --model-size: 50M.", _RUNS)] = None
     batch_size: Annotated[str | None, _count("Samples per step.", _RUNS)] = None
     seq_len: Annotated[str | None, _count("Tokens per sample, for --workload transformer.", _RUNS)] = None
-    dtype: Annotated[str, Option(help="Training precision (default: fp32).", group=_RUNS, choices=DTYPES)] = "fp32"
+    precision: Annotated[str, Option(help="Training precision (default: fp32).", group=_RUNS, choices=DTYPES)] = "fp32"
     device: Annotated[str, Option(help="Device to measure on (default: auto).", group=_MEASURED, choices=DEVICES)] = (
         "auto"
     )

@@ -81,7 +81,7 @@ def _make_spec(options: BenchOptions) -> Spec:
         params=_parse_optional_count(options.params, "--params"),
         batch_size=_parse_optional_count(options.batch_size, "--batch-size"),
         seq_len=_parse_optional_count(options.seq_len, "--seq-len"),
-        dtype=check_choice("--dtype", options.dtype, DTYPES),
+        dtype=check_choice("--precision", options.precision, DTYPES),
         device=_resolve_device(options.device),
         steps=parse_count(options.steps, "--steps"),
         rounds=parse_count(options.rounds, "--rounds"),

@@ -16,7 +16,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.benchmark.options import BenchOptions, option_types
+from optadvise.benchmark.options import ALIASES, BenchOptions, option_types
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.request import Request, measure, prepare_request
 from optadvise.benchmark.sweep_records import Cell, CellFile, Outcome, SweepCell, SweepResult
@@ -26,7 +26,7 @@ from optadvise.core.files import write_output
 from optadvise.core.json_text import encode_json
 
 _NOT_SWEPT = ("control", "require")  # options of `bench`
-OPTIONS = tuple(name for name in BenchOptions.__struct_fields__ if name not in _NOT_SWEPT)
+OPTIONS = (*(name for name in BenchOptions.__struct_fields__ if name not in _NOT_SWEPT), *ALIASES)
 # Status of what is measured again: it may have been an accident, as running out of memory is not.
 RETRIED = "error"
 
@@ -72,7 +72,12 @@ def _parse_options(cell: Cell) -> dict[str, str | int | float | bool]:
     """Return a cell's options with flags and numbers parsed; text stays as it is."""
     types = option_types()
     values: dict[str, str | int | float | bool] = {}
-    for name, value in cell.options.items():
+    for written, value in cell.options.items():
+        name = ALIASES.get(written, written)
+        if name in values:
+            raise InputError(
+                f"{cell.name}: `{written}` and `{name}` are the same option; keep one", code=ErrorCode.DUPLICATE_ENTRY
+            )
         if types[name] is bool:
             if value not in ("true", "false"):
                 raise _reject_value(cell, name, value, "true or false", ErrorCode.INVALID_VALUE)

@@ -41,7 +41,7 @@ class Run(TypedDict, total=False):
     lora_targets: str | Sequence[str] | None
     # Use this optimizer; without it recommend chooses one, and estimate takes AdamW.
     optimizer: str | None
-    # Memory of one GPU: 24GB (24 GiB, as GPU makers count), 800MB, or auto for the GPU of this machine.
+    # Memory of one GPU: 24GB (24 GiB, as GPU makers count), 24, 800MB, or auto for the GPU of this machine.
     vram: str | int | None
     # Number of GPUs.
     gpus: Count | None
@@ -105,7 +105,7 @@ class Measurement(TypedDict, total=False):
     # Tokens per sample, for --workload transformer.
     seq_len: Count
     # Training precision (default: fp32).
-    dtype: Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
+    precision: Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
     # Device to measure on (default: auto).
     device: Literal["auto", "cpu", "cuda"]
     # Measured steps per round (default: 10).

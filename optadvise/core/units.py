@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 GIB = 2**30
 
 # GPU makers print GB and mean GiB, so both spellings of a memory size are binary.
-_MEMORY_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+_MEMORY_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 _COUNT_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 _NUMBER = r"(\d+(?:_\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)"
-_MEMORY = re.compile(_NUMBER + r"\s*(B|[KMGT](?:I?B)?)", re.IGNORECASE)
+_MEMORY = re.compile(_NUMBER + r"\s*(B|[KMGT](?:I?B)?|)", re.IGNORECASE)
 _COUNT = re.compile(_NUMBER + r"\s*([KMBGT]?)", re.IGNORECASE)
 _LARGEST = 10**18
 
@@ -22,7 +23,8 @@ def parse_bytes(text: str, flag: str) -> int:
     """Return a memory size in bytes.
 
     Args:
-        text: A number with a unit: `24GB` and `24GiB` are both 24 · 2^30 bytes, as GPU makers count.
+        text: A number with a unit: `24GB` and `24GiB` are both 24 · 2^30 bytes, as GPU makers count. Without a unit,
+            numbers up to 1024 are GiB, and numbers from 1,048,576 on are bytes.
 
     Raises:
         InputError: The text is no size, or is not above zero.
@@ -32,10 +34,14 @@ def parse_bytes(text: str, flag: str) -> int:
         25769803776
     """
     match = _MEMORY.fullmatch(text.strip())
-    if match is None:
-        raise InputError(f"{flag} {text!r}: not a memory size; write a number and a unit, such as 24GB, 24GiB or 800MB")
-    value = float(match[1].replace("_", "")) * _MEMORY_UNITS[match[2][0].upper()]
-    return _positive(value, text, flag)
+    number = 0.0 if match is None else float(match[1].replace("_", ""))
+    if match is None or (not match[2] and 1024 < number < 2**20):
+        raise InputError(
+            f"{flag} {text!r} must be a number with a unit, such as 24GB, 24GiB or 800MB",
+            code=ErrorCode.INVALID_NUMBER, option=flag, value=text,
+        )  # fmt: skip
+    default = "G" if number <= 1024 else "B"
+    return _positive(number * _MEMORY_UNITS[(match[2] or default)[0].upper()], text, flag)
 
 
 def parse_count(text: str, flag: str) -> int:
@@ -53,16 +59,21 @@ def parse_count(text: str, flag: str) -> int:
     """
     match = _COUNT.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"{flag} {text!r}: not a count; write a number above zero, such as 256, 8K, 350M, 7B or 124e6")
+        raise InputError(
+            f"{flag} {text!r} must be a number above 0, such as 256, 8K, 350M, 7B or 124e6",
+            code=ErrorCode.INVALID_NUMBER, option=flag, value=text,
+        )  # fmt: skip
     value = float(match[1].replace("_", "")) * _COUNT_UNITS[match[2].upper()]
     return _positive(value, text, flag)
 
 
 def _positive(value: float, text: str, flag: str) -> int:
     if not 0 < value <= _LARGEST:
-        raise InputError(f"{flag} {text!r}: must be above 0 and at most 1e18")
+        message = f"{flag} {text!r}: must be above 0 and at most 1e18"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option=flag, value=text)
     if abs(value - round(value)) > 1e-6 * value:
-        raise InputError(f"{flag} {text!r}: must be a whole number")
+        message = f"{flag} {text!r}: must be a whole number"
+        raise InputError(message, code=ErrorCode.INVALID_NUMBER, option=flag, value=text)
     return round(value)
 
 

@@ -47,7 +47,8 @@ class RunOption(RuleRecord, frozen=True, kw_only=True):
     flag: str | None = None  # None: no option, the value is derived
     help: str = ""
     group: OptionGroup = "The run"
-    max_value: int | None = None  # of a number
+    min_value: int | None = None  # of a number
+    max_value: int | None = None
     commands: tuple[Literal["recommend", "estimate"], ...] = ("recommend", "estimate")
 
     @property
@@ -64,7 +65,7 @@ class Fact(RunOption, frozen=True, kw_only=True):
     ask: str  # the question, as a person is asked
     values: Mapping[str, str] | None = None  # of a choice, with their meanings
     values_from: Literal["optimizers"] | None = None
-    also: Mapping[str, tuple[str, ...]] = {}  # value -> what people type instead, for the hint
+    also: Mapping[str, tuple[str, ...]] = {}  # value -> other spellings that are accepted for it
     unknown: bool = False  # may stay unknown
     derived: str | None = None  # by which function or table
     with_: Mapping[str, Plain] = struct_field(name="with", default_factory=dict)

@@ -19,7 +19,7 @@ from optadvise.benchmark import arm_session
 from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.environment import read_machine
 from optadvise.benchmark.measurement import ArmCommand, ArmCounts, ArmMeasurement, ArmSummary, RoundSamples
-from optadvise.benchmark.options import BenchOptions
+from optadvise.benchmark.options import ALIASES, BenchOptions
 from optadvise.benchmark.request import Request, prepare_request
 from optadvise.benchmark.results import make_result
 from optadvise.core.error_codes import ErrorCode
@@ -55,6 +55,7 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
             continue
         flag, _, value = word.partition("=")
         name = flag[2:].replace("-", "_")
+        name = ALIASES.get(name, name)
         if name not in (*_RANK_OPTIONS, "json"):
             flags = [f"--{option.replace('_', '-')}" for option in (*_RANK_OPTIONS, "json")]
             raise InputError(
