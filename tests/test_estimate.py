@@ -298,49 +298,57 @@ def test_a_resnet_at_batch_256_needs_a_dozen_gibibytes() -> None:
 
 # -- bad input ----------------------------------------------------------------------------------------------------
 
-REFUSED = {
-    "": "nothing says how large",
-    "--params 7B --gpu quantum9": "--gpu 'quantum9'",
-    "--arch resnet5000": "--arch 'resnet5000'",
-    "--arch gpt2 --params 7B": "leave --params out",
-    "--arch gpt2 --hidden 64": "give one of them",
-    "--arch gpt2 --model cnn": "gpt2 is a transformer",
-    "--arch gpt2 --image-size 224": "--image-size 224",
-    "--arch resnet50 --seq-len 128": "images are not said in tokens",
-    "--arch vgg16 --image-size 16": "smallest is 32",
-    "--hidden 64": "--layers --heads --ffn --vocab missing",
-    "--hidden 100 --layers 2 --heads 3 --ffn 400 --vocab 1000": "no multiple",
-    "--hidden 64 --layers 1e6 --heads 2 --ffn 64 --vocab 100": "more than any network has",
-    "--params 7B --gradient-release --clipping": "cannot be clipped",
-    "--params 7B --gradient-release --batch-size 8 --micro-batch 2": "cannot add up over passes",
-    "--params 7B --gradient-release --precision amp-fp16": "loss scaler",
-    "--arch resnet50 --method qlora": "QLoRA",
-    "--params 7B --optimizer paged-adamw8bit --gpu mi300x": "managed memory",
-    "--params 7B --method lora --lora-targets zz": "no linear layer is called so",
-    "--hf-config /nowhere/config.json": "cannot be read",
-    "--params 7B --checkpointing some": "--checkpointing 'some'",
-    "--params 7B --shard zero3": "more than one GPU",
-    "--from nothing:there --seq-len 5": "leave --seq-len out",
-    "--from junk": "not package.module:function",
-    "--from a:b --arch gpt2": "--arch",
-    "--params 7B --timeout soon": "--timeout",
-    "--params 7B --lora-targets q": "only adapters have targets",
-    "--params 7B --method lora --lora-rank 100000": "--lora-rank",
-    "--params 7B --gpus 1e9": "--gpus",
-    "--arch gpt2 --seq-len 4096": "learned positions for 1024 tokens",
-    "--hf-config /dev/null": "no regular file",
-    "--params 7B --gpus 8 --shard zero2 --gradient-release": "reduced over the GPUs",
-    "--arch resnet50 --method lora": "--method lora: resnet50",
+# Command line -> code and option of its error.
+REJECTED = {
+    "": ("network-unknown", None),
+    "--params 7B --gpu quantum9": ("unknown-name", "--gpu"),
+    "--arch resnet5000": ("unknown-name", "--arch"),
+    "--arch gpt2 --params 7B": ("network-conflict", "--params"),
+    "--arch gpt2 --hidden 64": ("option-conflict", "--hidden"),
+    "--arch gpt2 --model cnn": ("network-conflict", "--model"),
+    "--arch gpt2 --image-size 224": ("option-conflict", "--image-size"),
+    "--arch resnet50 --seq-len 128": ("option-conflict", "--seq-len"),
+    "--arch vgg16 --image-size 16": ("out-of-range", "--image-size"),
+    "--hidden 64": ("missing-option", "--layers"),
+    "--hidden 100 --layers 2 --heads 3 --ffn 400 --vocab 1000": ("not-divisible", "--hidden"),
+    "--hidden 64 --layers 1e6 --heads 2 --ffn 64 --vocab 100": ("out-of-range", "--layers"),
+    "--hidden 64 --layers 2 --heads 2 --ffn 64 --vocab 100 --model cnn": ("option-conflict", "--model"),
+    "--params 7B --gpus 3 --batch-size 64": ("not-divisible", "--gpus"),
+    "--params 7B --gpus 2 --batch-size 64 --micro-batch 3": ("not-divisible", "--micro-batch"),
+    "--params 7B --vram 24GB --gpu a100": ("option-conflict", "--vram"),
+    "--params 7B --gradient-release --clipping": ("option-conflict", "--gradient-release"),
+    "--params 7B --gradient-release --batch-size 8 --micro-batch 2": ("option-conflict", "--gradient-release"),
+    "--params 7B --gradient-release --precision amp-fp16": ("option-conflict", "--gradient-release"),
+    "--arch resnet50 --method qlora": ("option-conflict", "--method"),
+    "--params 7B --optimizer paged-adamw8bit --gpu mi300x": ("option-conflict", "--optimizer"),
+    "--params 7B --method lora --lora-targets zz": ("unknown-name", "--lora-targets"),
+    "--hf-config /nowhere/config.json": ("file-not-found", "--hf-config"),
+    "--params 7B --checkpointing some": ("unknown-choice", "--checkpointing"),
+    "--params 7B --shard zero3": ("option-conflict", "--shard"),
+    "--workload nothing:there --seq-len 5": ("option-conflict", "--seq-len"),
+    "--workload junk": ("invalid-value", "--workload"),
+    "--workload a:b --arch gpt2": ("option-conflict", "--arch"),
+    "--params 7B --timeout soon": ("invalid-number", "--timeout"),
+    "--params 7B --lora-targets q": ("option-conflict", "--lora-targets"),
+    "--params 7B --method lora --lora-rank 100000": ("out-of-range", "--lora-rank"),
+    "--params 7B --gpus 1e9": ("out-of-range", "--gpus"),
+    "--params 7B --seq-len 0": ("out-of-range", "--seq-len"),
+    "--arch gpt2 --seq-len 4096": ("out-of-range", "--seq-len"),
+    "--hf-config /dev/null": ("file-unreadable", "--hf-config"),
+    "--params 7B --gpus 8 --shard zero2 --gradient-release": ("option-conflict", "--gradient-release"),
+    "--arch resnet50 --method lora": ("network-conflict", "--method"),
+    "--arch gpt2 --method lora --lora-targets gate": ("unknown-name", "--lora-targets"),
 }
 
 
-@pytest.mark.parametrize("line", REFUSED)
-def test_bad_input_is_one_line_that_names_it(line: str) -> None:
-    said = optadvise("estimate", *line.split())
-    assert (said.code, said.out) == (2, "")
-    assert len(said.err.splitlines()) == 1
-    assert REFUSED[line] in said.err
-    assert "Traceback" not in said.err
+@pytest.mark.parametrize("line", REJECTED)
+def test_invalid_input_is_reported_in_one_line(line: str) -> None:
+    result = optadvise("estimate", *line.split())
+    assert (result.code, result.out) == (2, "")
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.option) == REJECTED[line]
+    assert len(result.err.splitlines()) == 1
+    assert "Traceback" not in result.err
 
 
 def test_eight_bits_that_would_not_help_are_said_to() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import NetworkShape
 from optadvise.memory.architectures import build_network, named_shape
@@ -406,62 +408,68 @@ GOOD = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_a
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "key", "code"),
     [
-        ({"hidden_size": None}, "hidden_size"),
-        ({"vocab_size": True}, "vocab_size"),
-        ({"vocab_size": "101"}, "vocab_size"),
-        ({"vocab_size": 101.5}, "vocab_size"),
-        ({"vocab_size": [101]}, "vocab_size"),
-        ({"vocab_size": {}}, "vocab_size"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers"),
-        ({"num_hidden_layers": 100_000}, "layers"),
-        ({"num_attention_heads": 10**12}, "num_attention_heads"),
-        ({"num_attention_heads": 5}, "no multiple of heads"),
-        ({"num_key_value_heads": 3}, "no multiple of kv_heads"),
-        ({"hidden_size": math.nan}, "hidden_size"),
-        ({"attention_dropout": math.nan}, "attention_dropout"),
-        ({"attention_dropout": "some"}, "attention_dropout"),
-        ({"attention_dropout": True}, "attention_dropout"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
-        ({"hidden_act": "xielu"}, "hidden_act"),
-        ({"hidden_act": ["silu"]}, "hidden_act"),
-        ({"model_type": "lama"}, "did you mean 'llama'"),
-        ({"model_type": None}, "model_type"),
-        ({"model_type": ["llama"]}, "model_type"),
-        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "decoder_sparse_step"),
-        ({"model_type": "qwen3_moe", "mlp_only_layers": [1]}, "mlp_only_layers"),
-        ({"model_type": "olmo", "clip_qkv": 8.0}, "clip_qkv"),
+        ({"hidden_size": None}, "hidden_size", ErrorCode.INVALID_NETWORK),
+        ({"vocab_size": True}, "vocab_size", ErrorCode.INVALID_NETWORK),
+        ({"vocab_size": "101"}, "vocab_size", ErrorCode.INVALID_NETWORK),
+        ({"vocab_size": 101.5}, "vocab_size", ErrorCode.INVALID_NETWORK),
+        ({"vocab_size": [101]}, "vocab_size", ErrorCode.INVALID_NETWORK),
+        ({"vocab_size": {}}, "vocab_size", ErrorCode.INVALID_NETWORK),
+        ({"num_hidden_layers": -1}, "num_hidden_layers", ErrorCode.OUT_OF_RANGE),
+        ({"num_hidden_layers": 0}, "num_hidden_layers", ErrorCode.OUT_OF_RANGE),
+        ({"num_hidden_layers": 100_000}, "layers", ErrorCode.OUT_OF_RANGE),
+        ({"num_attention_heads": 10**12}, "num_attention_heads", ErrorCode.OUT_OF_RANGE),
+        ({"num_attention_heads": 5}, "heads", ErrorCode.NOT_DIVISIBLE),
+        ({"num_key_value_heads": 3}, "kv_heads", ErrorCode.NOT_DIVISIBLE),
+        ({"hidden_size": math.nan}, "hidden_size", ErrorCode.INVALID_NETWORK),
+        ({"attention_dropout": math.nan}, "attention_dropout", ErrorCode.INVALID_NETWORK),
+        ({"attention_dropout": "some"}, "attention_dropout", ErrorCode.INVALID_NETWORK),
+        ({"attention_dropout": True}, "attention_dropout", ErrorCode.INVALID_NETWORK),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings", ErrorCode.INVALID_NETWORK),
+        ({"hidden_act": "xielu"}, "hidden_act", ErrorCode.INVALID_NETWORK),
+        ({"hidden_act": ["silu"]}, "hidden_act", ErrorCode.INVALID_NETWORK),
+        ({"model_type": "lama"}, "model_type", ErrorCode.INVALID_NETWORK),
+        ({"model_type": None}, "model_type", ErrorCode.INVALID_NETWORK),
+        ({"model_type": ["llama"]}, "model_type", ErrorCode.INVALID_NETWORK),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "decoder_sparse_step", ErrorCode.INVALID_NETWORK),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [1]}, "mlp_only_layers", ErrorCode.INVALID_NETWORK),
+        ({"model_type": "olmo", "clip_qkv": 8.0}, "clip_qkv", ErrorCode.INVALID_NETWORK),
     ],
 )
-def test_bad_configurations_name_the_key(catalog: Catalog, tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_config_values_are_rejected(
+    catalog: Catalog, tmp_path: Path, change: dict[str, Any], key: str, code: ErrorCode
+) -> None:
+    with pytest.raises(InputError) as caught:
         read_config(catalog, written(tmp_path, {**GOOD, **change}))
+    assert (caught.value.code, caught.value.option) == (code, "--hf-config")
+    assert re.search(rf"\b{key}\b", str(caught.value))
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "code"),
     [
-        (json.dumps(GOOD)[:-9], "is no JSON.*cut off"),
-        ("", "is no JSON"),
-        ("[1, 2]", "holds \\[1, 2\\], not the object"),
-        ("[" * 100_000, "is no JSON"),
-        (" " * 40 * 2**20, "40 MiB is no config.json"),
-        ("\udcff", "is no JSON"),
+        (json.dumps(GOOD)[:-9], ErrorCode.INVALID_SYNTAX),
+        ("", ErrorCode.INVALID_SYNTAX),
+        ("[1, 2]", ErrorCode.INVALID_NETWORK),
+        ("[" * 100_000, ErrorCode.INVALID_SYNTAX),
+        (" " * 40 * 2**20, ErrorCode.FILE_UNREADABLE),
+        ("\udcff", ErrorCode.INVALID_SYNTAX),
     ],
     ids=["truncated", "empty", "list", "deep", "large", "bytes"],
 )
-def test_files_that_are_no_configuration(catalog: Catalog, tmp_path: Path, content: str, says: str) -> None:
+def test_invalid_config_files_are_rejected(catalog: Catalog, tmp_path: Path, content: str, code: ErrorCode) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError) as caught:
         read_config(catalog, file)
+    assert (caught.value.code, caught.value.option, caught.value.value) == (code, "--hf-config", str(file))
 
 
-def test_a_missing_file(catalog: Catalog, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+def test_missing_config_file_is_rejected(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
         read_config(catalog, tmp_path / "config.json")
+    assert caught.value.code is ErrorCode.FILE_NOT_FOUND
 
 
 def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
-from optadvise.core.records import FactValues, NetworkShape, Situation
+from optadvise.core.records import FactValues, InputValue, NetworkShape, Situation
 from optadvise.memory.estimator import change_sized_run, complete_length
 from optadvise.memory.network_size import count_parameters
+from optadvise.memory.search import divisors
 
 _NOTHING_STATED = Situation()
 _LISTED_AS_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # others may stay unknown, too
@@ -33,7 +35,9 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
     filled = rules.defaults.fill(inputs)
     if "gpus" not in filled:
         folder = next((str(folder) for _, folder in rules.catalog.folders), "")
-        raise RuleFileError("the rules have no default for `gpus`; add one to assume.yaml", folder)
+        raise RuleFileError(
+            "the rules have no default for `gpus`; add one to assume.yaml", folder, code=ErrorCode.RULE_GAP
+        )
     _reject_contradictions(rules, filled)
     unknown = [name for name in _LISTED_AS_UNKNOWN if name not in filled]
     situation = replace(
@@ -49,41 +53,65 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
 def _reject_contradictions(rules: CompiledRules, inputs: FactValues) -> None:
     contradiction = rules.defaults.find_contradiction(inputs)
     if contradiction is not None:
-        options = _format_options(rules, inputs, contradiction.when)
-        raise InputError(f"{options}: {contradiction.problem}; {contradiction.remedy}")
+        options = _list_options(rules, inputs, contradiction.when)
+        shown = " ".join(option if value is True else f"{option} {value}" for option, value in options.items())
+        option, value = next(iter(options.items()), ("", None))
+        raise InputError(
+            f"{shown}: {contradiction.problem}; {contradiction.remedy}",
+            code=ErrorCode.OPTION_CONFLICT, option=option, value=value,
+        )  # fmt: skip
 
 
-def _format_options(rules: CompiledRules, inputs: FactValues, names: Iterable[str]) -> str:
-    """Return the options of the facts that have a value; `--gpu` states what is derived from it."""
-    options = []
+def _list_options(rules: CompiledRules, inputs: FactValues, names: Iterable[str]) -> dict[str, InputValue]:
+    """Return the values of facts by the option that sets each; facts that are derived from the GPU have `--gpu`."""
+    options = {}
     for name in names:
         fact, value = rules.catalog.facts[name], inputs.get(name)
         if value is not None:
-            flag = "--gpu" if fact.derived == "gpu" else fact.flag or f"--{name}"
-            options.append(flag if value is True else f"{flag} {value}")
-    return " ".join(options)
+            is_of_gpu = fact.derived == "gpu"
+            options["--gpu" if is_of_gpu else fact.flag or f"--{name}"] = (
+                inputs.get("gpu", value) if is_of_gpu else value
+            )
+    return options
 
 
 def _reject_uneven_batch(situation: Situation) -> None:
-    """Reject a batch that GPUs and micro-batches cannot share equally."""
+    """Reject a batch that is not divisible by the number of GPUs and the micro-batch."""
     micro_batch, batch_size, gpus = situation.micro_batch, situation.batch_size, situation.gpus
     if batch_size is not None and batch_size % gpus:
         raise InputError(
-            f"--batch-size {batch_size} --gpus {gpus}: GPUs take equal shares of a batch; say a multiple of {gpus}"
-        )
+            f"--gpus {gpus}: --batch-size {batch_size} must be divisible by --gpus; "
+            f"use {_format_nearest_divisors(batch_size, gpus)}",
+            code=ErrorCode.NOT_DIVISIBLE, option="--gpus", value=gpus,
+        )  # fmt: skip
     if micro_batch is None:
         return
     if situation.gradient_release and (batch_size or 1) > micro_batch * gpus:
         raise InputError(
-            f"--gradient-release --batch-size {batch_size} --micro-batch {micro_batch}: gradients that are let go "
-            "cannot add up over passes; leave one of them out"
-        )
+            f"--gradient-release: requires one micro-batch per step, but --batch-size {batch_size} with --micro-batch "
+            f"{micro_batch} accumulates gradients; remove --gradient-release or --micro-batch",
+            code=ErrorCode.OPTION_CONFLICT, option="--gradient-release", value=True,
+        )  # fmt: skip
     if batch_size is not None and batch_size % (micro_batch * gpus):
-        per_pass = f"{micro_batch} × {gpus} GPU{'s' if gpus > 1 else ''}"
+        factors = f"--micro-batch × --gpus ({micro_batch} × {gpus})" if gpus > 1 else "--micro-batch"
         raise InputError(
-            f"--batch-size {batch_size}: must be a multiple of --micro-batch {per_pass} = {micro_batch * gpus}, "
-            "as it counts all GPUs and accumulation"
-        )
+            f"--micro-batch {micro_batch}: --batch-size {batch_size} must be divisible by {factors}; "
+            f"use {_format_nearest_divisors(batch_size // gpus, micro_batch)}",
+            code=ErrorCode.NOT_DIVISIBLE, option="--micro-batch", value=micro_batch,
+        )  # fmt: skip
+
+
+def _format_nearest_divisors(number: int, rejected: int) -> str:
+    """Return the nearest divisors of a number below and above a rejected one, as text.
+
+    Example:
+        >>> _format_nearest_divisors(64, 3)
+        '2 or 4'
+    """
+    accepted = divisors(number)
+    below = max((n for n in accepted if n < rejected), default=None)
+    above = min((n for n in accepted if n > rejected), default=None)
+    return " or ".join(str(n) for n in (below, above) if n is not None)
 
 
 def change_situation(rules: CompiledRules, situation: Situation, changes: FactValues) -> Situation:

@@ -1,4 +1,4 @@
-"""Parse the options of a run into facts; every error has the flag, what is accepted and the nearest guess."""
+"""Parsing of a run's options into facts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in typed.items():
         if value is not None and value is not False and name not in options:
             flag = name.replace("_", "-")
-            raise InputError(f"--{flag}: the facts.yaml of the rules in use has no such option; leave it out")
+            raise InputError(
+                f"--{flag}: facts.yaml of the rules in use does not declare this option; remove it",
+                code=ErrorCode.UNKNOWN_OPTION, option=f"--{flag}", value=value,
+            )  # fmt: skip
     stated: dict[str, Any] = {}
     for fact in catalog.facts.values():
         value = typed.get(fact.name) if fact.flag else None
@@ -55,7 +58,10 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
         _add_shape(catalog, shape, stated)
     if typed.get("lora_targets") is not None:
         if stated.get("method", "full") == "full":
-            raise InputError("--lora-targets: only adapters have targets; say --method lora or qlora, or leave it out")
+            raise InputError(
+                "--lora-targets: requires --method lora or --method qlora",
+                code=ErrorCode.OPTION_CONFLICT, option="--lora-targets", value=typed["lora_targets"],
+            )  # fmt: skip
         stated["lora_targets"] = _parse_targets(catalog, typed["lora_targets"], shape)
     return stated
 
@@ -79,8 +85,11 @@ def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], stated: Mapping[str
     dims = {name: typed[name] for name in _DIMENSIONS if typed.get(name) is not None}
     descriptions = [name for name in ("arch", "hf_config") if typed.get(name) is not None] + [*dims][:1]
     if len(descriptions) > 1:
-        flags = " ".join(str(catalog.base.inputs[name].flag) for name in descriptions)
-        raise InputError(f"{flags}: each describes the whole network; give one of them")
+        flags = [str(catalog.base.inputs[name].flag) for name in descriptions]
+        raise InputError(
+            f"{' '.join(flags)}: each describes the whole network; use one of them",
+            code=ErrorCode.OPTION_CONFLICT, option=flags[-1], value=typed[descriptions[-1]],
+        )  # fmt: skip
     if not descriptions:
         return None
     rules = MemoryRules(catalog)
@@ -96,9 +105,15 @@ def _add_shape(catalog: Catalog, shape: NetworkShape, stated: dict[str, Any]) ->
     """Add a shape and its kind of model to the stated facts; reject facts that it contradicts."""
     model = load_networks(catalog).family_of(shape).model
     if stated.get("model", model) != model:
-        raise InputError(f"--model {stated['model']}: {shape.name} is a {model}; leave --model out")
+        raise InputError(
+            f"--model {stated['model']}: {shape.name} is a {model}; remove --model",
+            code=ErrorCode.NETWORK_CONFLICT, option="--model", value=stated["model"],
+        )  # fmt: skip
     if "params" in stated:
-        raise InputError(f"--params {stated['params']:,}: the size follows from {shape.name}; leave --params out")
+        raise InputError(
+            f"--params {stated['params']:,}: {shape.name} determines the number of parameters; remove --params",
+            code=ErrorCode.NETWORK_CONFLICT, option="--params", value=stated["params"],
+        )  # fmt: skip
     stated.update(model=model, shape=shape)
 
 
@@ -111,20 +126,24 @@ def _parse_targets(catalog: Catalog, text: str, shape: NetworkShape | None) -> s
     for target in targets:
         if target not in accepted:
             hint = suggest_name(target, sorted(accepted))
-            raise InputError(f"--lora-targets {target!r}: no linear layer is called so; {hint}")
+            raise InputError(
+                f"--lora-targets {target!r}: no linear layer has this name; {hint}",
+                code=ErrorCode.UNKNOWN_NAME, option="--lora-targets", value=target,
+            )  # fmt: skip
     return ",".join(sorted(set(targets)))
 
 
 def require_size(situation: Situation) -> None:
-    """Refuse a situation that says nothing of the network's size.
+    """Check that the options determine the network's size.
 
     Raises:
-        InputError: Nothing was said.
+        InputError: They do not.
     """
     if situation.params is None:
         raise InputError(
-            "nothing says how large the network is; give --arch NAME, --hf-config FILE, --params 7B, --hidden with "
-            "--layers and --heads, or --from package.module:function"
+            "the size of the network is not specified; use --arch NAME, --hf-config FILE, --params 7B, --hidden with "
+            "--layers, --heads, --ffn and --vocab, or --workload package.module:function",
+            code=ErrorCode.NETWORK_UNKNOWN,
         )
 
 
@@ -133,19 +152,19 @@ def _parse_choice(text: str, fact: Fact) -> str:
     values = fact.values or {}
     choice = next((value for value, spellings in fact.also.items() if spelled in spellings), spelled)
     if choice not in values:
-        hint = suggest_name(spelled, values)
         raise InputError(
-            f"{fact.flag} {text!r} is not supported; {hint}",
-            code=ErrorCode.UNKNOWN_CHOICE,
-            option=str(fact.flag),
-            value=text,
-        )
+            f"{fact.flag} {text!r}: not an accepted value; {suggest_name(spelled, values)}",
+            code=ErrorCode.UNKNOWN_CHOICE, option=str(fact.flag), value=text,
+        )  # fmt: skip
     return choice
 
 
 def _parse_memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[str, Any]:
     if vram is not None and gpu is not None:
-        raise InputError(f"--vram {vram} --gpu {gpu!r}: both state the memory; give one of them")
+        raise InputError(
+            f"--vram {vram} --gpu {gpu!r}: both set the GPU's memory; use one of them",
+            code=ErrorCode.OPTION_CONFLICT, option="--vram", value=vram,
+        )  # fmt: skip
     if gpu is not None:
         card = catalog.find_gpu(gpu)
         memory = {"gpu": card.name, "vram_bytes": card.memory_bytes, "vendor": card.vendor}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import NetworkShape
 from optadvise.memory.network import Block, Network, simulate_blocks
@@ -49,12 +50,18 @@ def shape_from_dimensions(
     where = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in dims.items())
     name = next(iter(default_families.values())) if model is None else default_families.get(model)
     if name is None:
-        raise InputError(f"{where}: a {model} is not described by these; give --arch NAME, --params or --from")
+        raise InputError(
+            f"{where}: --model {model} cannot be described by dimensions; use --arch NAME, --params or --workload",
+            code=ErrorCode.OPTION_CONFLICT, option="--model", value=model,
+        )  # fmt: skip
     family = networks.families[name]
     missing = [n for n, dimension in family.dims.items() if n not in dims and dimension.default is None]
     if missing:
-        flags = " ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise InputError(f"{where}: {flags} missing, without which there is no shape")
+        flags = [f"--{name.replace('_', '-')}" for name in missing]
+        raise InputError(
+            f"{where}: the network needs more dimensions; add {' '.join(flags)}",
+            code=ErrorCode.MISSING_OPTION, option=flags[0],
+        )  # fmt: skip
     for key, value in dims.items():
         check_dimension(value, key, str(value), where)
     return complete_shape(family, dims, (), {}, "these dimensions", "dimensions", where)
@@ -68,11 +75,22 @@ def check_dimension(value: object, key: str, shown: str, where: str) -> int:
         shown: The value, for the message.
 
     Raises:
-        InputError: It is none.
+        InputError: The value is not a whole number, or out of range.
     """
     if type(value) is not int or not 1 <= value <= LARGEST_DIMENSION:
-        raise InputError(f"{where}: {key} {shown} must be a whole number from 1 to {LARGEST_DIMENSION:,}")
+        raise InputError(
+            f"{where}: {key} {shown} must be a whole number from 1 to {LARGEST_DIMENSION:,}",
+            code=ErrorCode.OUT_OF_RANGE if type(value) is int else ErrorCode.INVALID_NETWORK,
+            option=_find_option(where, key), value=value,
+        )  # fmt: skip
     return value
+
+
+def _find_option(where: str, dimension: str) -> str:
+    """Return the option that sets a dimension: its own, or the one that describes the whole network."""
+    options = where.split()
+    own = f"--{dimension.replace('_', '-')}"
+    return own if own in options else options[0]
 
 
 def complete_shape(
@@ -115,27 +133,36 @@ def _complete_dimensions(family: NetworkFamily, dims: Mapping[str, int], where: 
 def _check_bounds(family: NetworkFamily, dims: Mapping[str, int], where: str) -> None:
     for name, largest in _LARGEST_COUNTS.items():
         if dims.get(name, 1) > largest:
-            raise InputError(f"{where}: {name} {dims[name]:,} is more than any network has ({largest:,})")
+            raise InputError(
+                f"{where}: {name} {dims[name]:,} must be at most {largest:,}",
+                code=ErrorCode.OUT_OF_RANGE, option=_find_option(where, name), value=dims[name],
+            )  # fmt: skip
     for name, bound in family.upper_bounds.items():
         if dims[name] > dims[bound]:
             key, bound_key = (family.dims[dim].key or dim for dim in (name, bound))
-            raise InputError(f"{where}: {key} {dims[name]} is more than {bound_key} {dims[bound]}; check both")
+            raise InputError(
+                f"{where}: {key} {dims[name]} must be at most {bound_key} {dims[bound]}; change one of them",
+                code=ErrorCode.INVALID_NETWORK, option=_find_option(where, name), value=dims[name],
+            )  # fmt: skip
 
 
 def _evaluate_exactly(expression: str, dims: Mapping[str, int], name: str, where: str) -> int:
-    """Return the value of a product whose divisions leave no remainder."""
+    """Return the value of the product that defines a dimension; a division with a remainder is an error."""
     dividend, *divisors = expression.split("/")
     value = evaluate_product(dividend, dims)
     for divisor in divisors:
         by = evaluate_product(divisor, dims)
         if value % by:
             raise InputError(
-                f"{where}: {dividend} {value} is no multiple of {divisor} {by}, so {name.replace('_', ' ')} is no "
-                "whole number; check both"
-            )
+                f"{where}: {dividend} {value} must be divisible by {divisor} {by}; change one of them",
+                code=ErrorCode.NOT_DIVISIBLE, option=_find_option(where, dividend), value=value,
+            )  # fmt: skip
         value //= by
     if value < 1:
-        raise InputError(f"{where}: {name} {value} must be at least 1")
+        raise InputError(
+            f"{where}: {name} {value} must be at least 1",
+            code=ErrorCode.OUT_OF_RANGE, option=_find_option(where, name), value=value,
+        )  # fmt: skip
     return value
 
 
@@ -190,14 +217,17 @@ def check_image_size(network: Network, side: int, where: str) -> None:
         side: Pixels of an image's side.
 
     Raises:
-        InputError: The image is too small; the message has the smallest size that is not.
+        InputError: The image is too small; the message has the smallest accepted size.
     """
     if not network.images or _accepts_image(network, side):
         return
     smallest = side + 1
     while not _accepts_image(network, smallest):
         smallest += 1
-    raise InputError(f"{where} {side} is too small for {network.name}, whose smallest is {smallest}")
+    raise InputError(
+        f"{where} {side}: must be at least {smallest} for {network.name}",
+        code=ErrorCode.OUT_OF_RANGE, option=where, value=side,
+    )  # fmt: skip
 
 
 def _accepts_image(network: Network, side: int) -> bool:
@@ -220,7 +250,10 @@ def check_sequence_length(networks: Networks, shape: NetworkShape, length: int, 
     """
     most = max_positions(networks, shape)
     if most is not None and length > most:
-        raise InputError(f"{where} {length}: {shape.name} has learned positions for {most} tokens; shorten the samples")
+        raise InputError(
+            f"{where} {length}: must be at most {most}, the number of position embeddings of {shape.name}",
+            code=ErrorCode.OUT_OF_RANGE, option=where, value=length,
+        )  # fmt: skip
 
 
 def max_positions(networks: Networks, shape: NetworkShape) -> int | None:

@@ -9,6 +9,7 @@ from typing import NoReturn
 from msgspec import Struct
 from msgspec.structs import replace
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.memory.network_families import BlockDescription, NamedShape, NetworkFamily, Part, Stage
 from optadvise.memory.operations import signatures
@@ -62,13 +63,16 @@ def _check_shape(shape: NamedShape, family: NetworkFamily) -> None:
         "flag": ([flag.removeprefix("!") for flag in shape.flags], list(family.flags)),
         "choice": (shape.choices, list(family.choices)),
     }
-    for kind, (given, accepted) in kinds.items():
-        for name in given:
+    for kind, (names, accepted) in kinds.items():
+        for name in names:
             if name not in accepted:
-                raise RuleFileError(f"the family has no {kind} {name!r}; {suggest_name(name, accepted)}", shape.at)
+                raise RuleFileError(
+                    f"family {family.family!r} has no {kind} {name!r}; {suggest_name(name, accepted)}",
+                    shape.at, code=ErrorCode.UNKNOWN_REFERENCE,
+                )  # fmt: skip
     missing = [name for name, dim in family.dims.items() if dim.default is None and name not in shape.dims]
     if missing and shape.stages is None:
-        raise RuleFileError(f"a shape needs a number for {', '.join(missing)}", shape.at)
+        raise RuleFileError(f"the shape lacks dimensions: {', '.join(missing)}", shape.at, code=ErrorCode.MISSING_KEY)
 
 
 def _check_stage(
@@ -76,15 +80,21 @@ def _check_stage(
 ) -> None:
     """Check that a stage names a block, and sets exactly the dimensions that the family does not have."""
     if stage.block not in blocks:
-        raise RuleFileError(f"no block is called {stage.block!r}; {suggest_name(stage.block, blocks)}", shape.at)
-    needed = blocks[stage.block].dims() - family_dims
-    for name in sorted(needed ^ set(stage.dims)):
-        what = "needs" if name in needed else "does not ask for"
-        raise RuleFileError(f"a stage of {stage.block!r} {what} {name}=number", shape.at)
+        raise RuleFileError(
+            f"block {stage.block!r} does not exist; {suggest_name(stage.block, blocks)}",
+            shape.at, code=ErrorCode.UNKNOWN_REFERENCE,
+        )  # fmt: skip
+    required = blocks[stage.block].dims() - family_dims
+    for name in sorted(required ^ set(stage.dims)):
+        is_missing = name in required
+        raise RuleFileError(
+            f"a stage of block {stage.block!r} {'requires' if is_missing else 'does not accept'} {name}=NUMBER",
+            shape.at, code=ErrorCode.MISSING_KEY if is_missing else ErrorCode.UNKNOWN_KEY,
+        )  # fmt: skip
 
 
-def _fail(line: ProgramLine, message: str) -> NoReturn:
-    raise RuleFileError(message, line.at, line.source)
+def _fail(line: ProgramLine, message: str, code: ErrorCode) -> NoReturn:
+    raise RuleFileError(message, line.at, line.source, code=code)
 
 
 def _compile_block(
@@ -104,7 +114,7 @@ def _compile_block(
     used = {*block.kept_alive, *(name for line in lines for name in line.inputs)}
     for line in lines[:-1]:
         if line.out not in used:
-            _fail(line, f"{line.out!r} is never used")
+            _fail(line, f"variable {line.out!r} is never used", ErrorCode.INVALID_ENTRY)
     return with_last_uses([replace(line, at="", source="") for line in lines], block.kept_alive)
 
 
@@ -112,16 +122,19 @@ def _check_names(line: ProgramLine, names: _Names, computed: Collection[str]) ->
     """Check the variables, flags and dimensions that a line names."""
     for name in line.inputs:
         if name not in computed:
-            _fail(line, f"nothing before this line is called {name!r}; {suggest_name(name, sorted(computed))}")
+            hint = suggest_name(name, sorted(computed))
+            _fail(line, f"no earlier line computes variable {name!r}; {hint}", ErrorCode.UNKNOWN_REFERENCE)
     if line.out in computed and line.out != "x":
-        _fail(line, f"{line.out!r} is made twice")
+        _fail(line, f"variable {line.out!r} is computed twice; only x can be reassigned", ErrorCode.DUPLICATE_ENTRY)
     for flag in line.flags():
         if flag not in names.flags:
-            _fail(line, f"no flag is called {flag!r}; {suggest_name(flag, sorted(names.flags))}")
+            hint = suggest_name(flag, sorted(names.flags))
+            _fail(line, f"flag {flag!r} does not exist; {hint}", ErrorCode.UNKNOWN_REFERENCE)
     for number in line.numbers.values():
         for name in product_names(number):
             if name not in names.dims:
-                _fail(line, f"no dimension is called {name!r}; {suggest_name(name, sorted(names.dims))}")
+                hint = suggest_name(name, sorted(names.dims))
+                _fail(line, f"dimension {name!r} does not exist; {hint}", ErrorCode.UNKNOWN_REFERENCE)
 
 
 def _expand_parts(lines: Sequence[ProgramLine], parts: Mapping[str, Part]) -> list[ProgramLine]:
@@ -140,7 +153,8 @@ def _part_lines(call: ProgramLine, part: Part) -> list[ProgramLine]:
     """Return a part's lines for one call."""
     header = part.part
     if len(call.inputs) != len(header.tensors):
-        _fail(call, f"{header.name} takes {len(header.tensors)} tensors: {', '.join(header.tensors)}")
+        accepted = f"{len(header.tensors)} tensors ({', '.join(header.tensors)})"
+        _fail(call, f"{header.name} takes {accepted}, found {len(call.inputs)}", ErrorCode.INVALID_ENTRY)
     _check_arguments(call, header.numbers)
     variables = dict(zip(header.tensors, call.inputs, strict=True))
     lines = []
@@ -148,7 +162,7 @@ def _part_lines(call: ProgramLine, part: Part) -> list[ProgramLine]:
         out = call.out if line is part.lines[-1] else f"{call.out}.{line.out}"
         unknown = next((name for name in line.inputs if name not in variables), None)
         if unknown is not None:
-            _fail(line, f"nothing before this line is called {unknown!r}")
+            _fail(line, f"no earlier line computes variable {unknown!r}", ErrorCode.UNKNOWN_REFERENCE)
         lines.append(
             replace(
                 line,
@@ -172,13 +186,17 @@ def _check_operation(line: ProgramLine, parts: Mapping[str, Part]) -> None:
     """Check that a line names an operation, with the inputs and arguments that it takes."""
     signature = signatures().get(line.operation)
     if signature is None:
-        _fail(line, f"unknown operation {line.operation!r}; {suggest_name(line.operation, [*signatures(), *parts])}")
+        hint = suggest_name(line.operation, [*signatures(), *parts])
+        _fail(line, f"operation {line.operation!r} does not exist; {hint}", ErrorCode.UNKNOWN_REFERENCE)
     if len(line.inputs) != signature.tensors:
-        _fail(line, f"{line.operation} takes {signature.tensors} tensors, found {len(line.inputs)}")
+        problem = f"{line.operation} takes {signature.tensors} tensors, found {len(line.inputs)}"
+        _fail(line, problem, ErrorCode.INVALID_ENTRY)
     _check_arguments(line, (*signature.numbers, *signature.text_arguments))
 
 
 def _check_arguments(line: ProgramLine, accepted: Collection[str]) -> None:
-    wrong = next((name for name in (*line.numbers, *line.text_arguments) if name not in accepted), None)
-    if wrong is not None:
-        _fail(line, f"{line.operation} takes no {wrong}; {suggest_name(wrong, accepted)}")
+    """Check that a line passes only arguments that its operation or part accepts."""
+    unknown = next((name for name in (*line.numbers, *line.text_arguments) if name not in accepted), None)
+    if unknown is not None:
+        hint = suggest_name(unknown, accepted)
+        _fail(line, f"{line.operation} has no argument {unknown!r}; {hint}", ErrorCode.UNKNOWN_KEY)

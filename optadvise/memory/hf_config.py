@@ -1,6 +1,6 @@
 """Shapes of networks from Hugging Face's `config.json`.
 
-Nothing is guessed silently: a key that is missing, a value that is not modelled or an unknown family is an error.
+A missing key, a value that the estimate does not support and an unknown model type are errors; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.records import NetworkShape
 from optadvise.memory.architectures import check_dimension, complete_shape
@@ -17,13 +18,16 @@ from optadvise.memory.network_families import ConfigFlag, NetworkFamily
 from optadvise.memory.networks import Networks
 
 _LARGEST_FILE = 4 * 2**20  # bytes; a config.json has a few kilobytes
-_LABELS = "id2label"  # whose entries are counted
+_OPTION = "--hf-config"
+_LABELS = "id2label"  # the number of its entries is the number of classes
 _UNSUPPORTED_KEYS = {
-    "quantization_config": "holds a quantised checkpoint, which is not what is trained; give the base model's config",
-    "vision_config": "describes a second tower, which is not modelled; use --from package.module:function",
+    "quantization_config": "describes a quantized checkpoint; use the config.json of the base model",
+    "vision_config": "describes a second network, which is not supported; use --workload package.module:function",
 }
 
-ConfigJson: TypeAlias = "Mapping[str, Any]"  # foreign JSON, whose values are checked one by one
+_SYNTAX = ErrorCode.INVALID_SYNTAX
+
+ConfigJson: TypeAlias = "Mapping[str, Any]"  # JSON of unknown content; each value is checked when it is read
 
 
 def shape_from_config(networks: Networks, unsupported_heads: Sequence[str], path: Path) -> NetworkShape:
@@ -34,16 +38,16 @@ def shape_from_config(networks: Networks, unsupported_heads: Sequence[str], path
         path: The file, or its folder; nothing is downloaded.
 
     Raises:
-        InputError: The file is missing, no JSON object, of an unknown family, or a key is missing, out of range or not
-            modelled.
+        InputError: The file does not exist or is not a JSON object, its model type is unknown, or a key is missing, out
+            of range or not supported.
     """
-    where = f"--hf-config {str(path)!r}"
+    where = f"{_OPTION} {str(path)!r}"
     config = _read(path, where)
     model_type, family = _find_family(networks, config, where)
     _check_head(config, family, unsupported_heads, where)
     for key, why in _UNSUPPORTED_KEYS.items():
         if config.get(key) is not None:
-            raise InputError(f"{where}: {key} {why}")
+            raise _invalid(f"{where}: {key} {why}", key)
     if family.nested_config is not None and isinstance(config.get(family.nested_config), dict):
         config = config[family.nested_config]
     _check_supported(config, family, model_type, where)
@@ -56,17 +60,27 @@ def shape_from_config(networks: Networks, unsupported_heads: Sequence[str], path
     return complete_shape(family, dims, flags, choices, shown, "config", where)
 
 
+def _invalid(message: str, value: object, code: ErrorCode = ErrorCode.INVALID_NETWORK) -> InputError:
+    """Return the error for a config that is invalid or not supported."""
+    return InputError(message, code=code, option=_OPTION, value=value)
+
+
 def _find_family(networks: Networks, config: ConfigJson, where: str) -> tuple[str, NetworkFamily]:
     """Return a config's model type and the family that has it."""
     families = {name: family for family in networks.families.values() for name in family.model_types}
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        what = f"is {_excerpt(model_type)}" if "model_type" in config else "is missing"
-        raise InputError(f"{where}: key 'model_type' {what}; it names the family, such as \"llama\"")
+        problem = f"must be a string, found {_excerpt(model_type)}" if "model_type" in config else "is missing"
+        raise _invalid(
+            f"{where}: key 'model_type' {problem}; set it to the architecture, such as \"llama\"", model_type
+        )
     if model_type not in families:
         guess = suggest_name(model_type, sorted(families))
-        raise InputError(f"{where}: model_type {model_type!r} is not known; {guess + ' ' if guess else ''}"
-                         "give --hidden, --layers and --heads, or --from package.module:function")  # fmt: skip
+        raise _invalid(
+            f"{where}: model_type {model_type!r} is not supported; {guess + ' ' if guess else ''}"
+            "use --hidden, --layers, --heads, --ffn and --vocab, or --workload package.module:function",
+            model_type,
+        )
     return model_type, families[model_type]
 
 
@@ -75,18 +89,20 @@ def _check_head(config: ConfigJson, family: NetworkFamily, unsupported_heads: Se
     architectures = config.get("architectures")
     for name in architectures if isinstance(architectures, list) else ():
         if str(name).endswith(tuple(unsupported_heads)):
-            raise InputError(
-                f"{where}: architectures {_excerpt(name)} has a head that is not described; measure it with --from "
-                f"package.module:function, or leave the key out to count {family.name}"
+            raise _invalid(
+                f"{where}: the head of architecture {_excerpt(name)} is not supported; use --workload "
+                f"package.module:function, or remove 'architectures' to estimate {family.name}",
+                name,
             )
 
 
 def _check_supported(config: ConfigJson, family: NetworkFamily, model_type: str, where: str) -> None:
     for key, accepted in family.supported_values.items():
         if config.get(key, accepted[0]) not in accepted:
-            raise InputError(
-                f"{where}: {key} {_excerpt(config[key])} is not modelled for {model_type}; use --from "
-                "package.module:function"
+            raise _invalid(
+                f"{where}: {key} {_excerpt(config[key])} is not supported for {model_type}; use --workload "
+                "package.module:function",
+                config[key],
             )
 
 
@@ -103,14 +119,14 @@ def _read_dimensions(config: ConfigJson, family: NetworkFamily, model_type: str,
         if value is not None:
             dims[name] = _read_dimension(value, dimension.key or name, where)
         elif dimension.default is None:
-            raise InputError(f"{where}: key {dimension.key!r} is missing, without which a {model_type} has no shape")
+            raise _invalid(f"{where}: key {dimension.key!r} is missing; {model_type} requires it", None)
     return dims
 
 
 def _read_dimension(value: object, key: str, where: str) -> int:
     if key == _LABELS:
         if not isinstance(value, dict):
-            raise InputError(f"{where}: {key} {_excerpt(value)} must be an object with a name for each class")
+            raise _invalid(f"{where}: {key} {_excerpt(value)} must be an object with one entry per class", value)
         value = len(value)
     return check_dimension(value, key, _excerpt(value), where)
 
@@ -134,9 +150,9 @@ def _read_flag(value: object, flag: ConfigFlag, where: str) -> bool:
     elif type(reference) in (int, float):
         expected, types = "a number", (int, float)
     else:
-        expected, types = "a text", (str,)
+        expected, types = "a string", (str,)
     if type(value) not in types or value != value:
-        raise InputError(f"{where}: {flag.key} {_excerpt(value)} is not {expected}")
+        raise _invalid(f"{where}: {flag.key} {_excerpt(value)} must be {expected}", value)
     return bool(value) if reference is None else (value == reference) is (flag.equals is not None)
 
 
@@ -147,7 +163,7 @@ def _read_choices(config: ConfigJson, family: NetworkFamily, where: str) -> Iter
             continue
         if not isinstance(value, str) or value not in choice.values:
             accepted = ", ".join(choice.values)
-            raise InputError(f"{where}: {choice.key} {_excerpt(value)} is not modelled; known are {accepted}")
+            raise _invalid(f"{where}: {choice.key} {_excerpt(value)} is not supported; accepted: {accepted}", value)
         yield name, value
 
 
@@ -155,27 +171,42 @@ def _read(path: Path, where: str) -> ConfigJson:
     try:
         data = json.loads(_config_file(path, where).read_bytes(), object_pairs_hook=_reject_duplicates)
     except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror}); give a model's config.json") from error
+        is_missing = isinstance(error, FileNotFoundError)
+        code = ErrorCode.FILE_NOT_FOUND if is_missing else ErrorCode.FILE_UNREADABLE
+        problem = "the file does not exist" if is_missing else f"cannot read the file ({error.strerror})"
+        raise _invalid(f"{where}: {problem}; use a model's config.json", str(path), code) from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: is no JSON (line {error.lineno}: {error.msg}); is it cut off?") from error
+        problem = f"invalid JSON in line {error.lineno} ({error.msg})"
+        raise _invalid(f"{where}: {problem}; check that the file is complete", str(path), _SYNTAX) from error
     except (ValueError, RecursionError) as error:
         first_line = str(error).split("\n")[0][:80]
-        raise InputError(f"{where}: is no JSON ({first_line}); give a model's config.json") from error
+        raise _invalid(
+            f"{where}: invalid JSON ({first_line}); use a model's config.json", str(path), _SYNTAX
+        ) from error
     if not isinstance(data, dict):
-        raise InputError(f"{where}: holds {_excerpt(data)}, not the object that a config.json is")
+        raise _invalid(f"{where}: the file must contain a JSON object, found {_excerpt(data)}", str(path))
     return data
 
 
 def _config_file(path: Path, where: str) -> Path:
-    """Return the file that a path means, which is no larger than any config is."""
+    """Return the config file at a path, which may be its folder.
+
+    Raises:
+        InputError: The path is not a regular file of at most 4 MiB.
+        OSError: The file does not exist or cannot be read.
+    """
     if path.is_dir():
         path = path / "config.json"
         if not path.exists():
-            raise InputError(f"{where}: the folder holds no config.json; name the file")
+            problem = "the folder contains no config.json"
+            raise _invalid(f"{where}: {problem}; use the path of the file", str(path), ErrorCode.FILE_NOT_FOUND)
     if path.exists() and not path.is_file():
-        raise InputError(f"{where}: is no regular file; give a model's config.json")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise InputError(f"{where}: {path.stat().st_size / 2**20:.0f} MiB is no config.json; those have kilobytes")
+        problem = "not a regular file"
+        raise _invalid(f"{where}: {problem}; use a model's config.json", str(path), ErrorCode.FILE_UNREADABLE)
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        problem = f"the file has {size / 2**20:.0f} MiB, a config.json at most {_LARGEST_FILE / 2**20:.0f} MiB"
+        raise _invalid(f"{where}: {problem}", str(path), ErrorCode.FILE_UNREADABLE)
     return path
 
 
@@ -183,7 +214,7 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"key {key!r} appears twice")
+            raise ValueError(f"duplicate key {key!r}")
         values[key] = value
     return values
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.core.yaml_reader import Context, read_flag, read_text
 from optadvise.core.yaml_records import read_file, register_reader
@@ -40,7 +41,7 @@ def read_networks(files: Sequence[tuple[Path, bytes]]) -> dict[str, NetworkFamil
             continue
         family, _, _ = read_file(NetworkFamily, content, str(file), {})
         if family.family in families:
-            raise RuleFileError(f"family {family.family!r} is there twice", family.at)
+            raise RuleFileError(f"family {family.family!r} is defined twice", family.at, code=ErrorCode.DUPLICATE_ENTRY)
         families[family.family] = compile_family(family, parts)
     return families
 

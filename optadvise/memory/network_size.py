@@ -9,6 +9,7 @@ from msgspec import Struct, convert, to_builtins
 from msgspec.structs import replace
 
 from optadvise.core.caching import cached
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import NetworkShape
 from optadvise.memory.architectures import build_network, named_shape, usual_length
@@ -203,10 +204,12 @@ def _simulate_step(
 
 
 def _reject_targets(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> None:
-    """Raise the error of a run whose adapters have no layer."""
+    """Raise the error for adapters whose targets match no linear layer of the network."""
     layers = ", ".join(sorted(rules.networks.family_of(shape).adapter_targets()))
-    remedy = f"its layers are {layers}" if layers else "use --method full"
-    targets = "" if inputs.lora_targets == "all" else f" --lora-targets {inputs.lora_targets}"
+    is_targeted = inputs.lora_targets != "all"
+    option, value = ("--lora-targets", inputs.lora_targets) if is_targeted else ("--method", inputs.method)
+    problem = f"{shape.name} has no {'such ' if layers else ''}linear layer for adapters"
+    remedy = f"use {layers}" if layers else "use --method full"
     raise InputError(
-        f"--method {inputs.method}{targets}: {shape.name} has no linear layer that could have such adapters; {remedy}"
+        f"{option} {value}: {problem}; {remedy}", code=ErrorCode.NETWORK_CONFLICT, option=option, value=value
     )

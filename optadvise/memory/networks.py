@@ -50,7 +50,7 @@ class Networks:
             self._spellings,
             name.rsplit("/", 1)[-1] if name.count("/") == 1 and name[-1].isalnum() else name,
             flag,
-            "say --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab",
+            "use --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab",
         )
 
     @cached_property

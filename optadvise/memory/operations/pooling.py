@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.memory.autograd import AutogradGraph, SizedTensor
 from optadvise.memory.operations.registry import operation
@@ -14,7 +15,10 @@ def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
         InputError: The padded image is smaller than the kernel.
     """
     if side + 2 * padding < kernel:
-        raise InputError(f"the image is too small: a window of {kernel} is laid on {side} with a rim of {padding}")
+        raise InputError(
+            f"the image is too small: side {side} with padding {padding} is smaller than the {kernel}-pixel kernel",
+            code=ErrorCode.OUT_OF_RANGE, option="--image-size",
+        )  # fmt: skip
     return (side + 2 * padding - kernel) // stride + 1
 
 
