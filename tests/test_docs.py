@@ -1,4 +1,4 @@
-"""What the documents say is true: their commands run, their output is what comes out, their files exist."""
+"""Documents agree with the package: commands print the output shown, files exist, generated pages are current."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from typing import Any
 import pytest
 
 import optadvise as library
+from optadvise.core.error_codes import ErrorCode
 from optadvise.memory.networks import load_networks
 from optadvise.rulebase.catalog import load
+from tests import error_table
 from tests.cli import optadvise
 from tests.conftest import ROOT
+from tests.source import read_modules
 from tests.test_catalog import CARD
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(kind: str) -> list[tuple[str, str]]:
-    found = []
+def list_console_blocks() -> list[tuple[str, str]]:
+    """Return each command of a console block and the output shown for it."""
+    blocks = []
     for file in DOCUMENTS:
-        for match in re.finditer(rf"```{kind}\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
+        for match in re.finditer(r"```console\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
             for part in re.split(r"(?m)^\$ ", match[1])[1:]:
                 command, _, output = part.partition("\n")
-                found.append((command, output))
-    return found
+                blocks.append((command, output))
+    return blocks
 
 
-@pytest.mark.parametrize(("command", "output"), blocks("console"), ids=lambda text: text[:60])
-def test_a_console_block_prints_what_it_says(command: str, output: str) -> None:
-    words = shlex.split(command)
-    assert words[0] == "optadvise"
-    said = optadvise(*words[1:])
-    actual = said.out + said.err
-    wanted = [re.escape(part.strip("\n")) for part in output.split("…\n")]
-    assert re.search(r"(?s)" + ".*?".join(wanted), actual), actual
+@pytest.mark.parametrize(("command", "output"), list_console_blocks(), ids=lambda text: text[:60])
+def test_a_console_block_shows_the_commands_output(command: str, output: str) -> None:
+    program, *arguments = shlex.split(command)
+    assert program == "optadvise"
+    result = optadvise(*arguments)
+    printed = result.out + result.err
+    expected = [re.escape(part.strip("\n")) for part in output.split("…\n")]
+    assert re.search(r"(?s)" + ".*?".join(expected), printed), printed
 
 
-def test_the_readmes_program_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     quick: dict[str, Any] = {
@@ -48,7 +52,7 @@ def test_the_readmes_program_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         "batch_size": 2,
         "seq_len": 16,
         "threads": 1,
-    }  # what a person waits for takes a minute
+    }  # the README's call takes a minute
     monkeypatch.setattr(library, "bench", partial(library.bench, **quick))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -96,3 +100,16 @@ def test_the_figures_in_the_documents_are_the_catalogues() -> None:
     assert f"{len(catalog.optimizer_ids)} optimizers, {len(catalog.scheduler_ids)} schedules" in text
     assert len(catalog.gpus) > 100
     assert f"{len(load_networks(catalog).shapes)} well-known networks" in text
+
+
+def test_the_page_of_error_codes_is_current() -> None:
+    """`python -m tests.error_table` writes it."""
+    assert error_table.PAGE.read_text(encoding="utf-8") == error_table.format_page()
+    assert [code for _, codes in error_table.list_groups() for code in codes] == list(ErrorCode)
+
+
+def test_every_error_has_a_code_and_every_code_is_used() -> None:
+    modules = read_modules(ROOT)
+    assert error_table.list_errors_without_code(modules) == []
+    default = ErrorCode.INTERNAL.name
+    assert sorted(error_table.collect_uses(modules).keys() | {default}) == sorted(code.name for code in ErrorCode)
