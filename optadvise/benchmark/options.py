@@ -25,6 +25,7 @@ class Option(Struct, frozen=True):
     choices: tuple[str, ...] = ()
     is_open: bool = False  # takes other values than the choices, too
     is_count: bool = False  # a number as 50M or 8K
+    metavar: str | None = None  # placeholder of the value
     catalog: str | None = None  # whose names the shell offers instead, such as optimizers
 
 

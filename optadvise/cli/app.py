@@ -1,4 +1,4 @@
-"""The command line: its commands, and the one place where errors become exit codes."""
+"""Commands of the command line, and the conversion of errors into exit codes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from msgspec import Struct
 from optadvise.cli.failures import Failure, classify_error, report_failure
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
 from optadvise.cli.run_options import add_run_options
+from optadvise.cli.spellings import normalize_arguments
 from optadvise.core.version import __version__
 
 
 class Command(Struct, frozen=True):
-    """Where a command is defined, and its heading and examples in the help."""
+    """Definition of a command: its function, and its heading and examples in the help."""
 
     module: str
     function: str
@@ -26,7 +27,7 @@ class Command(Struct, frozen=True):
     examples: tuple[str, ...]
 
 
-_ADVICE, _MEASUREMENT, _KNOWLEDGE = "Advice", "Measured here", "What it rests on"
+_ADVICE, _MEASUREMENT, _KNOWLEDGE = "Advice", "Measurement", "Knowledge base"
 
 # Only the command that a command line names is imported and built, as every option that typer reads costs time.
 COMMANDS = {
@@ -39,7 +40,7 @@ COMMANDS = {
         "optadvise estimate --arch resnet50 --vram 8GB --batch-size 256 --all")),
     "schedule": Command(module="schedule", function="schedule", heading=_ADVICE, examples=(
         "optadvise schedule warmup-cosine --steps 100K --warmup 1K",
-        "optadvise schedule wsd --compare one-cycle --out lr.png")),
+        "optadvise schedule wsd --compare one-cycle --plot lr.png")),
     "bench": Command(module="bench", function="bench", heading=_MEASUREMENT, examples=(
         "optadvise bench adamw8bit",
         "optadvise bench lion --require 'optimizer_seconds <= 1.3x'",
@@ -47,10 +48,10 @@ COMMANDS = {
     "compare": Command(module="compare", function="compare", heading=_MEASUREMENT, examples=(
         "optadvise compare old.json new.json --require 'step_seconds <= 1.05x'",)),
     "sweep": Command(module="sweep", function="sweep", heading=_MEASUREMENT, examples=(
-        "optadvise sweep examples/sweep.yaml --out cells --plot sweep.png",)),
+        "optadvise sweep examples/sweep.yaml --folder cells --plot sweep.png",)),
     "trajectories": Command(module="trajectories", function="trajectories", heading=_MEASUREMENT, examples=(
         "optadvise trajectories --surface rosenbrock",
-        "optadvise trajectories adamw lion sgd-momentum --out saddle.png")),
+        "optadvise trajectories adamw lion sgd-momentum --plot saddle.png")),
     "verify": Command(module="verify", function="verify", heading=_MEASUREMENT, examples=(
         "optadvise verify adamw lamb", "optadvise verify --import torch.optim.AdamW --as adamw")),
     "doctor": Command(module="doctor", function="doctor", heading=_MEASUREMENT, examples=("optadvise doctor",)),
@@ -61,7 +62,7 @@ COMMANDS = {
     "rules": Command(module="rules", function="group", heading=_KNOWLEDGE, examples=("optadvise rules check",)),
 }  # fmt: skip
 _GROUPS = ("rules",)  # commands that have subcommands
-_RUN_COMMANDS = ("recommend", "estimate")  # commands that a run is described to
+_RUN_COMMANDS = ("recommend", "estimate")  # commands whose options describe a training run
 
 
 def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",)) -> typer.Typer:
@@ -74,7 +75,7 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
     app = typer.Typer(
         name="optadvise",
         cls=GroupedGroup,
-        help="Which optimizer, with which numbers, will it fit, and what does it cost here?",
+        help="Recommend an optimizer and a schedule, estimate memory, and measure optimizers on this machine.",
         epilog=format_epilog(),
         no_args_is_help=True,
         add_completion=len(names) == len(COMMANDS),
@@ -111,15 +112,15 @@ def _show_manual(value: bool) -> None:
 
 
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the error code and the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
     man: Annotated[
         bool, typer.Option("--man", callback=_show_manual, is_eager=True, help="Print the man page.")
     ] = False,
 ) -> None:
-    """Which optimizer, with which numbers, will it fit, and what does it cost here?"""
-    if debug:
-        os.environ["OPTADVISE_DEBUG"] = "1"
+    """Recommend an optimizer and a schedule, estimate memory, and measure optimizers on this machine."""
 
 
 def main() -> None:
@@ -140,8 +141,11 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
         arguments: The arguments after the program's name.
         report: Prints a failure.
     """
+    if "--debug" in arguments:
+        os.environ["OPTADVISE_DEBUG"] = "1"
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
+        arguments = normalize_arguments(arguments)
         app = build([first], arguments) if first in COMMANDS else build()
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()

@@ -17,6 +17,7 @@ from optadvise.benchmark.options import BenchOptions, Option
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.cli.record_options import with_options
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
 from optadvise.core.signals import interrupt_on_sigterm
@@ -32,24 +33,26 @@ _OUT = "Output"
 
 
 class BenchOutputs(Struct, frozen=True, kw_only=True):
-    """Options that name where a result goes."""
+    """Output files of a result."""
 
-    json: Annotated[str | None, Option("Write JSON to this file; - for stdout.", _OUT)] = None
+    json: Annotated[str | None, Option("Print JSON, or write it to FILE.", _OUT, metavar="[FILE]")] = None
     csv: Annotated[Path | None, Option("Write CSV to this file.", _OUT)] = None
     markdown: Annotated[Path | None, Option("Write a Markdown table to this file.", _OUT)] = None
-    dashboard: Annotated[Path | None, Option("Write what github-action-benchmark reads to this file.", _OUT)] = None
-    report: Annotated[Path | None, Option("Write a page of HTML to this file.", _OUT)] = None
-    plot: Annotated[Path | None, Option("Draw memory against speed: cost.png, .svg or .pdf.", _OUT)] = None
-    save: Annotated[str | None, Option("Keep the result under this name, for optadvise compare.", _OUT)] = None
+    dashboard: Annotated[Path | None, Option("Write the input of github-action-benchmark to this file.", _OUT)] = None
+    report: Annotated[Path | None, Option("Write an HTML report to this file.", _OUT)] = None
+    plot: Annotated[Path | None, Option("Plot memory against speed to this file: cost.png, .svg or .pdf.", _OUT)] = None
+    save: Annotated[str | None, Option("Save the result under this name for optadvise compare.", _OUT)] = None
 
 
 _Names = Annotated[
     list[str] | None,
-    typer.Argument(help="Optimizers; - reads a recommendation's JSON.", autocompletion=of("optimizers")),
+    typer.Argument(help="Optimizers; - reads a recommendation from stdin (JSON).", autocompletion=of("optimizers")),
 ]
-_From = Annotated[Path | None, opt.option("Run exactly this recommendation (JSON).", "--from", group="What runs")]
-_MERGE = "The names are result files of ranks that torchrun started: make one of them."
-_Merge = Annotated[bool, opt.option(_MERGE, "--merge", group="Several processes")]
+_From = Annotated[
+    Path | None, opt.option("Benchmark this recommendation (JSON of optadvise recommend).", "--from", group="Training")
+]
+_MERGE = "Merge result files of ranks that torchrun started; the names are these files."
+_Merge = Annotated[bool, opt.option(_MERGE, "--merge", group="Processes")]
 
 
 @with_options(options=BenchOptions, shown=BenchOutputs)
@@ -62,17 +65,18 @@ def bench(
     shown: BenchOutputs,
     rules: opt.Rules = None,
 ) -> None:
-    """Measure what optimizers cost here: time, memory and loss on a small network, against a control.
+    """Benchmark optimizers on this machine: step time, memory and loss of a small network, against a control.
 
-    Each runs in a process of its own, in rounds that alternate. Exit code 1: a requirement failed; 4: nothing could
-    run; 5: the noise is larger than the question.
+    Each optimizer runs in its own process; rounds alternate between them. Exit code 1: a requirement failed; 4: no
+    optimizer could run; 5: inconclusive, as the noise is too large.
     """
     from optadvise.cli import outputs
     from optadvise.rule_analysis import rule_folders
 
     compiled = rule_folders.load_rules(rules)
     if merge and options.require:
-        raise InputError("--require: judges what is measured; optadvise compare judges files")
+        message = "--require and --merge exclude each other; use optadvise compare --require for result files"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--require")
     request = None
     if not merge:
         from optadvise.benchmark.request import prepare_request
@@ -96,13 +100,13 @@ def bench(
 
 
 class _Writer(Struct, frozen=True):
-    """Files that a result is written to, each with its format."""
+    """Output files with their formats."""
 
     files: dict[Path, Callable[[BenchmarkResult], str]]
     shown: BenchOutputs
 
     def write(self, result: BenchmarkResult) -> None:
-        """Write every file that an option names, but the picture."""
+        """Write every output file except the picture."""
         from optadvise.core.files import write_output
 
         for path, encode in self.files.items():
@@ -141,12 +145,13 @@ def _make_writer(shown: BenchOutputs, command: str) -> _Writer:
 
 
 def _merge(names: list[str], catalog: Catalog, control: str) -> BenchmarkResult:
-    """Return one result of several files."""
+    """Merge several result files into one result."""
     from optadvise.benchmark.comparison.merge import NamedResult, merge_results
     from optadvise.benchmark.saved_results import read_result
 
     if len(names) < 2:
-        raise InputError("--merge: name two result files or more, as in optadvise bench --merge adamw.json lion.json")
+        message = "--merge requires at least two result files, as in optadvise bench --merge adamw.json lion.json"
+        raise InputError(message, code=ErrorCode.MISSING_OPTION, option="--merge")
     control_id = control if control == "none" else catalog.find_optimizer(control, "--control")
     return merge_results([NamedResult(name, read_result(name)) for name in names], control_id)
 
@@ -157,21 +162,24 @@ def _read_recommendation(path: Path | None) -> ForeignJson:
         text = sys.stdin.read() if path is None or str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"--from {str(path or '-')!r}: cannot be read ({reason})") from error
+        message = f"--from {str(path or '-')!r} cannot be read ({reason})"
+        raise InputError(message, code=ErrorCode.FILE_UNREADABLE, option="--from", value=path) from error
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise InputError(f"--from: no JSON ({error}); pipe optadvise recommend --json into it") from error
+        message = f"--from: invalid JSON ({error}); use the output of optadvise recommend --json"
+        raise InputError(message, code=ErrorCode.INVALID_SYNTAX, option="--from") from error
     if not isinstance(data, dict):
-        raise InputError("--from: not a recommendation; pipe optadvise recommend --json into it")
+        message = "--from: the JSON is not a recommendation; use the output of optadvise recommend --json"
+        raise InputError(message, code=ErrorCode.INVALID_RECOMMENDATION, option="--from")
     return data
 
 
 def _measure(request: Request, writer: _Writer) -> BenchmarkResult:
-    """Measure with progress, write the result and save it as evidence; an interrupted one is written and printed."""
+    """Measure with a progress line, write the result and store it as evidence; write an interrupted result, too."""
     from optadvise.benchmark.evidence import save_findings
     from optadvise.benchmark.request import InterruptedMeasurementError, measure
-    from optadvise.cli.outputs import kept
+    from optadvise.cli.outputs import save_evidence
     from optadvise.render.text.progress import progress
 
     with interrupt_on_sigterm(), progress(len(request.arms), request.spec.rounds) as report_progress:
@@ -181,11 +189,11 @@ def _measure(request: Request, writer: _Writer) -> BenchmarkResult:
             writer.write(interruption.result)
             writer.show(interruption.result)
             if writer.shown.plot is not None:
-                message = f"--plot {writer.shown.plot}: not drawn, as the measurement was interrupted"
+                message = f"warning: --plot {writer.shown.plot} is not drawn, as the measurement was interrupted"
                 typer.echo(f"optadvise: {message}", err=True)
             raise KeyboardInterrupt from None
     writer.write(result)
-    kept(lambda: save_findings(result, datetime.now(timezone.utc).date().isoformat()))
+    save_evidence(lambda: save_findings(result, datetime.now(timezone.utc).date().isoformat()))
     return result
 
 

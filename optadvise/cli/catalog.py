@@ -2,139 +2,217 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optadvise.cli.complete import among, of
+from optadvise.cli import options as opt
+from optadvise.cli.complete import of
+from optadvise.cli.outputs import redirect_to
 from optadvise.core.cards import FAMILIES
-from optadvise.core.errors import check_choice
+from optadvise.core.error_codes import ErrorCode
+from optadvise.core.errors import InputError, check_choice
 from optadvise.core.json_text import encode_json
-from optadvise.rulebase.table_records import Rule
 
 if TYPE_CHECKING:
-    from optadvise.core.findings import ClaimFinding
+    from optadvise.core.cards import Optimizer
     from optadvise.rulebase.catalog import Catalog
+    from optadvise.rulebase.table_records import Rule
+
+_FILTERS, _LISTS = "Filters", "Other lists"
 
 
 def list_(
     family: Annotated[
-        str | None, typer.Option(help="sgd, adaptive, sign, layerwise, matrix or free.", autocompletion=among(FAMILIES))
+        str | None, opt.option("Optimizers of this family.", "--family", group=_FILTERS, choices=FAMILIES)
     ] = None,
     max_state_bytes: Annotated[
-        float | None, typer.Option(min=0, help="At most so many bytes of state per fp32 parameter.")
+        float | None,
+        typer.Option(
+            min=0, help="At most this many bytes of optimizer state per fp32 parameter.", metavar="N",
+            rich_help_panel=_FILTERS,
+        ),
     ] = None,
     suits: Annotated[
         str | None,
-        typer.Option("--for", help="Suits this kind of model: transformer, cnn …", autocompletion=of("model")),
+        opt.option(
+            "Optimizers for this kind of model: transformer, cnn …", "--for", group=_FILTERS, metavar="MODEL",
+            completer=of("model"),
+        ),
     ] = None,
-    tree: Annotated[bool, typer.Option("--tree", help="As a family tree.")] = False,
-    schedules: Annotated[bool, typer.Option("--schedules", help="The schedules instead.")] = False,
-    claims: Annotated[bool, typer.Option("--claims", help="What optadvise verify can test, instead.")] = False,
-    rules: Annotated[
-        list[Path] | None, typer.Option("--rules", metavar="DIR", help="A folder of further rules; may repeat.")
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
-    """List the catalogue: optimizers with their state and effort, schedules, or claims."""
-    from optadvise.memory.optimizer_state import state_bytes_per_parameter
-    from optadvise.render import catalog as records
-    from optadvise.render.text import catalog as render
+    tree: Annotated[bool, opt.option("Print the optimizers as a family tree.", "--tree", group="Output")] = False,
+    schedules: Annotated[bool, opt.option("List schedules.", "--schedules", group=_LISTS)] = False,
+    claims: Annotated[
+        bool, opt.option("List claims that optadvise verify can test.", "--claims", group=_LISTS)
+    ] = False,
+    gpus: Annotated[bool, opt.option("List GPUs for --gpu.", "--gpus", group=_LISTS)] = False,
+    archs: Annotated[bool, opt.option("List networks for --arch.", "--archs", group=_LISTS)] = False,
+    rules: opt.Rules = None,
+    json_: opt.Json = False,
+    output: opt.Output = None,
+) -> None:  # fmt: skip
+    """List optimizers with their state and tuning effort; or schedules, claims, GPUs or networks."""
     from optadvise.rule_analysis import rule_folders
 
+    others = {"--schedules": schedules, "--claims": claims, "--gpus": gpus, "--archs": archs}
+    chosen = [flag for flag, is_set in others.items() if is_set]
+    if len(chosen) > 1:
+        message = f"{' and '.join(chosen)} exclude each other; use one of them"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=chosen[1])
     catalog = rule_folders.load_catalog(rules)
-    models = catalog.facts["model"].values or {}
     if family is not None:
         check_choice("--family", family, FAMILIES)
     if suits is not None:
-        check_choice("--for", suits, models)
-    if schedules:
-        schedulers = [catalog.scheduler(name) for name in catalog.scheduler_ids]
-        if json_:
-            _print_json(records.list_schedules(schedulers, catalog))
-        else:
-            render.print_schedules(schedulers)
-        return
-    if claims:
-        if json_:
-            _print_json(records.list_claims(catalog.claims.values()))
-        else:
-            render.print_claims(catalog.claims.values())
-        return
-    cards = [
+        check_choice("--for", suits, catalog.facts["model"].values or {})
+    with redirect_to(output):
+        if chosen:
+            _OTHER_LISTS[chosen[0]](catalog, json_)
+            return
+        _print_optimizers(_filter_cards(catalog, family, suits, max_state_bytes), as_tree=tree, as_json=json_)
+
+
+def _filter_cards(
+    catalog: Catalog, family: str | None, suits: str | None, max_state_bytes: float | None
+) -> list[Optimizer]:
+    from optadvise.memory.optimizer_state import state_bytes_per_parameter
+
+    return [
         card
         for card in (catalog.optimizer(name) for name in catalog.optimizer_ids)
         if (family is None or card.family == family)
         and (suits is None or suits in card.model_types)
         and (max_state_bytes is None or state_bytes_per_parameter(card.state) <= max_state_bytes)
     ]
-    if tree:
+
+
+def _print_optimizers(cards: list[Optimizer], *, as_tree: bool, as_json: bool) -> None:
+    from optadvise.render import catalog as records
+    from optadvise.render.text import catalog as render
+
+    if as_tree:
         render.print_tree(cards)
-    elif json_:
+    elif as_json:
         _print_json(records.list_optimizers(cards))
     else:
         render.print_optimizers(cards)
+
+
+def _print_schedules(catalog: Catalog, as_json: bool) -> None:
+    from optadvise.render import catalog as records
+    from optadvise.render.text import catalog as render
+
+    schedulers = [catalog.scheduler(name) for name in catalog.scheduler_ids]
+    if as_json:
+        _print_json(records.list_schedules(schedulers, catalog))
+    else:
+        render.print_schedules(schedulers)
+
+
+def _print_claims(catalog: Catalog, as_json: bool) -> None:
+    from optadvise.render import catalog as records
+    from optadvise.render.text import catalog as render
+
+    if as_json:
+        _print_json(records.list_claims(catalog.claims.values()))
+    else:
+        render.print_claims(catalog.claims.values())
+
+
+def _print_gpus(catalog: Catalog, as_json: bool) -> None:
+    from optadvise.render.inventory import list_gpus
+    from optadvise.render.text.inventory import print_gpus
+
+    gpus = list_gpus(catalog)
+    if as_json:
+        _print_json(gpus)
+    else:
+        print_gpus(gpus)
+
+
+def _print_networks(catalog: Catalog, as_json: bool) -> None:
+    from optadvise.render.inventory import list_networks
+    from optadvise.render.text.inventory import print_networks
+
+    networks = list_networks(catalog)
+    if as_json:
+        _print_json(networks)
+    else:
+        print_networks(networks)
+
+
+_OTHER_LISTS: dict[str, Callable[[Catalog, bool], None]] = {
+    "--schedules": _print_schedules, "--claims": _print_claims, "--gpus": _print_gpus, "--archs": _print_networks,
+}  # fmt: skip
 
 
 def _print_json(record: object) -> None:
     typer.echo(encode_json(record, indent=2), nl=False)
 
 
-def _show_rule(rule: Rule, catalog: Catalog, claims: list[ClaimFinding], *, as_json: bool) -> None:
-    """Show a rule with the claims that it repeats and that were decided here."""
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Optimizer, schedule or rule, in any spelling.",
+            autocompletion=of("optimizers", "schedules", "rules"),
+        ),
+    ],
+    rules: opt.Rules = None,
+    json_: opt.Json = False,
+    output: opt.Output = None,
+) -> None:
+    """Print the card of an optimizer or schedule, or a rule with its source and tests."""
+    from optadvise.rule_analysis import rule_folders
+
+    catalog = rule_folders.load_catalog(rules)
+    rule = catalog.rule(name)
+    kind, key = ("rule", "") if rule is not None else catalog.find(name)
+    with redirect_to(output):
+        if rule is not None:
+            _show_rule(rule, catalog, as_json=json_)
+        elif kind == "optimizer":
+            _show_optimizer(key, catalog, as_json=json_)
+        else:
+            _show_schedule(key, catalog, as_json=json_)
+
+
+def _show_rule(rule: Rule, catalog: Catalog, *, as_json: bool) -> None:
+    """Print a rule with the claims that support it and that were tested on this machine."""
+    from optadvise.evidence import store
     from optadvise.render.rules import build_rule
     from optadvise.render.text.rule import print_rule
 
+    claims = [claim for claim in store.find_decided_claims(catalog) if rule.id in claim.supports]
     if as_json:
         _print_json(build_rule(rule, claims))
     else:
         print_rule(rule, catalog, claims)
 
 
-def show(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="An optimizer, a schedule or a rule, in any spelling.",
-            autocompletion=of("optimizers", "schedules", "rules"),
-        ),
-    ],
-    rules: Annotated[
-        list[Path] | None, typer.Option("--rules", metavar="DIR", help="A folder of further rules; may repeat.")
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
-    """Show one optimizer's card, one schedule's, or one rule with its source and examples."""
+def _show_optimizer(name: str, catalog: Catalog, *, as_json: bool) -> None:
+    from optadvise.advice.compiled_rules import CompiledRules
+    from optadvise.advice.decide import find_guide_buffers
+    from optadvise.evidence import store
     from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
-    from optadvise.rule_analysis import rule_folders
 
-    catalog = rule_folders.load_catalog(rules)
-    rule = catalog.rule(name)
-    if rule is not None:
-        from optadvise.evidence import store
+    buffers = find_guide_buffers(CompiledRules(catalog), name)
+    card = catalog.optimizer(name)
+    evidence = store.find_evidence(catalog, card)
+    card = records.drop_refuted_reasons(card, evidence)
+    if as_json:
+        _print_json(records.build_optimizer(card, catalog, buffers, evidence))
+    else:
+        render.print_optimizer(card, catalog, buffers, evidence)
 
-        tested = [claim for claim in store.find_decided_claims(catalog) if rule.id in claim.supports]
-        _show_rule(rule, catalog, tested, as_json=json_)
-        return
-    kind, found = catalog.find(name)
-    if kind == "optimizer":
-        from optadvise.advice.compiled_rules import CompiledRules
-        from optadvise.advice.decide import find_guide_buffers
-        from optadvise.evidence import store
 
-        buffers = find_guide_buffers(CompiledRules(catalog), found)
-        card = catalog.optimizer(found)
-        evidence = store.find_evidence(catalog, card)
-        card = records.drop_refuted_reasons(card, evidence)
-        if json_:
-            _print_json(records.build_optimizer(card, catalog, buffers, evidence))
-        else:
-            render.print_optimizer(card, catalog, buffers, evidence)
-        return
-    scheduler = catalog.scheduler(found)
-    if json_:
+def _show_schedule(name: str, catalog: Catalog, *, as_json: bool) -> None:
+    from optadvise.render import catalog as records
+    from optadvise.render.text import catalog as render
+
+    scheduler = catalog.scheduler(name)
+    if as_json:
         _print_json(records.build_schedule(scheduler, catalog))
     else:
         render.print_schedule(scheduler, catalog)

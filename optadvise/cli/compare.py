@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from optadvise.cli import options as opt
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
 
@@ -19,34 +21,33 @@ _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 
 def _option(help_: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_, show_default=False)
+    return opt.option(help_, *names, group="Options")
 
 
-_Base = Annotated[str, typer.Argument(help="The result to compare with: a file, or a name given to bench --save.")]
-_New = Annotated[str, typer.Argument(help="The result in question, likewise.")]
-_REQUIRE = "A gate on NEW: 'state_bytes <= 1x', 'optimizer_seconds <= 1.05x' (x: times BASE's); may repeat."
+_Base = Annotated[str, typer.Argument(help="Reference result: a file, or a name from bench --save.")]
+_New = Annotated[str, typer.Argument(help="Result to judge: a file, or a name from bench --save.")]
+_REQUIRE = "Requirement for NEW: 'state_bytes <= 1x', 'optimizer_seconds <= 1.05x' (x: times BASE); repeatable."
 _Require = Annotated[list[str] | None, _option(_REQUIRE)]
-_Json = Annotated[str | None, _option("Write JSON to this file; - for stdout.", "--json")]
-_Markdown = Annotated[str | None, _option("Write a table for a pull request to this file; - for stdout.", "--markdown")]
+_Markdown = Annotated[str | None, _option("Write a Markdown table to this file; - for stdout.", "--markdown")]
 _Plot = Annotated[
-    Path | None, _option("Draw memory against speed, before and after: delta.png, .svg or .pdf.", "--plot")
+    Path | None, _option("Plot memory against speed of both results to this file: delta.png, .svg or .pdf.", "--plot")
 ]
-_Force = Annotated[bool, _option("Compare even what was measured on other devices or other workloads.", "--force")]
+_Force = Annotated[bool, _option("Compare results of different devices or workloads anyway.", "--force")]
 
 
 def compare(
     base: _Base,
     new: _New,
     require: _Require = None,
-    json_: _Json = None,
+    json_: opt.JsonFile = None,
     markdown: _Markdown = None,
     plot: _Plot = None,
     force: _Force = False,
 ) -> None:
-    """Set two results of optadvise bench against each other: what became slower, faster, larger or smaller.
+    """Compare two results of optadvise bench: step time, memory and loss.
 
-    Times are held against each run's own control, since the runs were made at different times. Exit code 1: a
-    requirement failed; 2: the two are not comparable; 5: the noise is larger than the question.
+    Times are compared relative to each run's own control, as the runs were made at different times. Exit code 1: a
+    requirement failed; 2: the results are not comparable; 5: inconclusive, as the noise is too large.
     """
     from optadvise.benchmark.comparison.ratios import compare as compare_results
     from optadvise.benchmark.requirements import parse_requirement
@@ -55,7 +56,8 @@ def compare(
     from optadvise.render.text.comparison import print_comparison, render_markdown
 
     if json_ == "-" and markdown == "-":
-        raise InputError("--json - and --markdown -: stdout has room for one; write the other to a file")
+        message = "--json - and --markdown - both write to stdout; use a file for one of them"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--markdown", value="-")
     requirements = [parse_requirement(text) for text in require or ()]
     named = {"--json": json_, "--markdown": markdown}
     outputs.places({"--plot": plot, **{flag: path for flag, path in named.items() if path != "-"}})
@@ -75,7 +77,7 @@ def compare(
 
 
 def _write(path: str | None, encode: Callable[[Comparison], str], comparison: Comparison) -> None:
-    """Write a comparison to a file, to stdout for `-`, nowhere for None."""
+    """Write a comparison to a file, or to stdout for `-`; do nothing for None."""
     from optadvise.core.files import write_output
 
     if path == "-":

@@ -1,4 +1,4 @@
-"""Shell completion: the names and values that the rules define."""
+"""Shell completion of the names and values that the rules define."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Offer = Callable[[str], list[tuple[str, str]]]
 
 
 def of(*sources: str) -> Offer:
-    """Return a completer that offers the values of some sources that begin with the typed text.
+    """Return a completer for the values of sources.
 
     Args:
-        *sources: optimizers, schedules, gpus, shapes, rules, surfaces, claims, or a fact's name.
+        *sources: `optimizers`, `schedules`, `gpus`, `shapes`, `rules`, `surfaces`, `claims`, or the name of a fact.
     """
 
     def offer(incomplete: str) -> list[tuple[str, str]]:
@@ -31,7 +31,7 @@ def of(*sources: str) -> Offer:
         except OptadviseError:  # the command itself will report it
             return []
         typed = incomplete.lower().replace("_", "-")
-        # Longer help is wrapped on its way to the shell, which then completes its second line as a value.
+        # The shell would complete the second line of a wrapped help text as a value.
         matches = [(value, help_) for value, help_ in pairs if value.lower().startswith(typed)]
         return [(value, shorten(help_, 60, placeholder=" …")) for value, help_ in matches]
 
@@ -39,17 +39,17 @@ def of(*sources: str) -> Offer:
 
 
 def among(choices: Iterable[str]) -> Offer:
-    """Return a completer that offers fixed values.
+    """Return a completer for fixed values.
 
     Args:
-        choices: All values.
+        choices: The values.
     """
     values = list(choices)
     return lambda incomplete: [(value, "") for value in values if value.startswith(incomplete)]
 
 
 def _list_values(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
-    """Return the values of a source, each with a line of help."""
+    """Return the values of a source with their help."""
     if source == "optimizers":
         return [(name, catalog.optimizer(name).summary) for name in catalog.optimizer_ids]
     if source == "schedules":

@@ -19,7 +19,6 @@ from optadvise.core.text import make_printable
 USAGE_ERRORS: type[Exception] = typer.BadParameter.__mro__[2]
 _USAGE_CODES = {
     "NoSuchOption": ErrorCode.UNKNOWN_OPTION,
-    "NoSuchCommand": ErrorCode.UNKNOWN_OPTION,
     "MissingParameter": ErrorCode.MISSING_OPTION,
     "BadOptionUsage": ErrorCode.MISSING_OPTION,
     "BadArgumentUsage": ErrorCode.MISSING_OPTION,
@@ -103,7 +102,8 @@ def _classify_usage_error(error: Exception) -> Failure:
     message = getattr(error, "format_message", error.__str__)()
     command = getattr(getattr(error, "ctx", None), "command_path", None) or "optadvise"
     names = [kind.__name__ for kind in type(error).__mro__]
-    code = next((_USAGE_CODES[name] for name in names if name in _USAGE_CODES), ErrorCode.INVALID_VALUE)
+    unnamed = ErrorCode.UNKNOWN_OPTION if message.startswith("No such command") else ErrorCode.INVALID_VALUE
+    code = next((_USAGE_CODES[name] for name in names if name in _USAGE_CODES), unnamed)
     parameter = getattr(error, "option_name", None) or next(
         iter(getattr(getattr(error, "param", None), "opts", ())), None
     )

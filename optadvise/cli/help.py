@@ -1,4 +1,4 @@
-"""Help pages: options and commands under headings, examples below them, nothing cut short."""
+"""Help pages: options and commands by heading, then examples; nothing is truncated."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 a check said no; 2 the command line or an input is wrong; 3 rule or result files are "
-    "invalid; 4 could not run here; 5 inconclusive; 130 interrupted."
+    "Exit codes: 0 success; 1 a check failed; 2 invalid command line or input; 3 invalid rule or result file; 4 cannot "
+    "run on this machine; 5 inconclusive; 130 interrupted."
 )
 
-_METAVARS = {"str": "TEXT", "path": "FILE", "int": "N", "float": "NUMBER"}  # in the place of typer's own
+_METAVARS = {"str": "TEXT", "path": "FILE", "int": "N", "float": "NUMBER"}  # instead of typer's own
 _TYPE = re.compile(r"<(?:list\[)?(\w+)\]?>")  # as typer writes it, from 0.29 on also for options that may repeat
 _MAX_WIDTH = 26  # of an option's spelling; the help of longer ones begins on the next line
 
@@ -28,7 +28,7 @@ def format_epilog(*examples: str) -> str:
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose options stand under headings."""
+    """Command whose help groups its options by heading."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options by heading."""
@@ -36,7 +36,7 @@ class GroupedCommand(TyperCommand):
 
 
 class GroupedGroup(TyperGroup):
-    """A group of commands that stand under headings, each with its whole first sentence."""
+    """Group whose help lists its commands by heading, each with its whole first sentence."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, then the commands."""

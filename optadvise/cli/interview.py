@@ -1,4 +1,4 @@
-"""`recommend --interactive`: questions about the facts that still change the answer."""
+"""`recommend --interactive`: questions about the facts that can still change the answer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 from optadvise.advice import inputs
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, InputValue
 from optadvise.core.text import make_printable
@@ -16,21 +17,21 @@ _MAX_LISTED = 6
 
 
 def ask_facts(rules: CompiledRules, stated: FactValues, folders: tuple[str, ...]) -> dict[str, InputValue]:
-    """Ask until the optimizer is settled, and return all stated facts.
+    """Ask questions until one optimizer remains, and return all specified facts.
 
     Args:
         rules: The rules.
-        stated: Facts that are known before the first question.
-        folders: Folders of further rules, for the command line printed at the end.
+        stated: Facts specified on the command line.
+        folders: Folders of rule layers, for the command line printed at the end.
     """
     interview = Interview(rules, stated)
     _print(_describe_candidates(interview))
     while (name := interview.choose_question()) is not None:
         if not _ask_fact(interview, name):
-            _print("no more answers: the rest is assumed")
+            _print("end of input: defaults are used for the remaining facts")
             break
         _print(_describe_candidates(interview))
-    _print(f"the same without questions: {format_command(rules, interview.inputs, folders)}")
+    _print(f"equivalent command: {format_command(rules, interview.inputs, folders)}")
     return interview.inputs
 
 
@@ -41,13 +42,13 @@ def _print(message: str) -> None:
 def _describe_candidates(interview: Interview) -> str:
     candidates = sorted(interview.list_possible())
     if len(candidates) == 1:
-        return f"  settled: {candidates[0]}"
+        return f"  decided: {candidates[0]}"
     listed = ", ".join(candidates[:_MAX_LISTED]) + (" …" if len(candidates) > _MAX_LISTED else "")
-    return f"  {len(candidates)} still possible: {listed}"
+    return f"  {len(candidates)} optimizers possible: {listed}"
 
 
 def _ask_fact(interview: Interview, name: str) -> bool:
-    """Ask about one fact until it is answered or skipped; return False at the end of input."""
+    """Ask for one fact until the answer is valid or skipped; return False at the end of input."""
     fact = interview.rules.catalog.facts[name]
     assumed = interview.rules.defaults.fill(interview.inputs).get(name)
     _print(f"\n{fact.ask}")
@@ -57,8 +58,8 @@ def _ask_fact(interview: Interview, name: str) -> bool:
         for value, meaning in (fact.values or {}).items():
             _print(f"  {value:<12} {meaning}")
     if name == "vram_bytes":
-        _print('  24GB, or a GPU\'s name such as "rtx 4090"')
-    default = "not known" if assumed is None else str(assumed).lower()
+        _print('  a size such as 24GB, or a GPU such as "rtx 4090"')
+    default = "unknown" if assumed is None else str(assumed).lower()
     while True:
         print(f"{fact.flag} [Enter: {default}] ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
@@ -81,7 +82,9 @@ def _parse_answer(rules: CompiledRules, name: str, text: str) -> dict[str, Input
     fact = catalog.facts[name]
     if fact.type == "flag":
         if text.lower() not in ("y", "yes", "true", "n", "no", "false"):
-            raise InputError(f"{fact.flag} {text!r}: say yes or no")
+            raise InputError(
+                f"{text!r} must be yes or no", code=ErrorCode.INVALID_VALUE, option=str(fact.flag), value=text
+            )
         return {name: text.lower() in ("y", "yes", "true")}
     if name == "vram_bytes" and not text[0].isdigit():
         return inputs.parse_inputs(catalog, {"gpu": text})

@@ -1,4 +1,4 @@
-"""The man page, from the same help that `--help` prints."""
+"""Man page, built from the texts of `--help`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from optadvise.cli.help import group_by_heading
 from optadvise.core.version import __version__
 
 _ENVIRONMENT = (
-    ("OPTADVISE_RULES", "Folders of further rules, separated as in PATH."),
-    ("OPTADVISE_CACHE_DIR", "Where what was read of the rules is kept; OPTADVISE_NO_CACHE=1 keeps nothing."),
-    ("OPTADVISE_DATA_DIR", "Where bench --save keeps results."),
-    ("NO_COLOR, CLICOLOR_FORCE", "No colours anywhere; colours even where the output is no terminal."),
-    ("COLUMNS", "The width where the output is no terminal."),
+    ("OPTADVISE_RULES", "Folders of rule layers, separated as in PATH."),
+    ("OPTADVISE_CACHE_DIR", "Folder of the cache of rule files; OPTADVISE_NO_CACHE=1 disables the cache."),
+    ("OPTADVISE_DATA_DIR", "Folder of results of bench --save, and of findings that later answers quote."),
+    ("NO_COLOR, CLICOLOR_FORCE", "Disable colors; enable colors where the output is not a terminal."),
+    ("COLUMNS", "Width of the output where it is not a terminal."),
 )
 
 
@@ -28,7 +28,7 @@ def format_man_page(program: Any) -> str:
     lines = [
         f'.TH OPTADVISE 1 "" "optadvise {__version__}" "User Commands"',
         ".SH NAME",
-        f"optadvise \\- {_escape(_first_paragraph(program).rstrip('?').lower())}",
+        f"optadvise \\- {_escape(_first_paragraph(program).rstrip('.').lower())}",
         ".SH SYNOPSIS",
         ".B optadvise",
         "COMMAND [OPTIONS] [ARGUMENTS]",

@@ -1,4 +1,4 @@
-"""The options that several commands take, each declared once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def option(
     choices: Iterable[str] = (),
     metavar: str | None = None,
 ) -> Any:
-    """Return an option that shows its choices, and no default beside those that its help has.
+    """Return an option whose help shows its choices; its default is part of the help text.
 
     Args:
-        help_: Its line of help.
-        names: Its spellings, where they are not the parameter's own.
-        group: Under which heading the help shows it.
-        completer: What the shell offers; the choices where there are any.
-        choices: All its values.
-        metavar: What stands for its value in the help; the choices where there are any.
+        help_: Line of help.
+        names: Spellings (default: the name of the parameter).
+        group: Heading in the help.
+        completer: Values that the shell offers (default: the choices).
+        choices: All accepted values.
+        metavar: Placeholder of the value in the help (default: the choices).
     """
     return typer.Option(
         *names,
@@ -40,7 +40,11 @@ def option(
 
 
 Rules = Annotated[
-    list[Path] | None, option("A folder of further rules; may repeat.", "--rules", group="Output", metavar="DIR")
+    list[Path] | None, option("Folder of a rule layer; repeatable.", "--rules", group="Rules", metavar="DIR")
 ]
-Json = Annotated[bool, option("Short for --format json.", "--json", group="Output")]
-Report = Annotated[Path | None, option("Write a page of HTML to this file, too.", "--report", group="Output")]
+Json = Annotated[bool, option("Print JSON.", "--json", group="Output")]
+JsonFile = Annotated[str | None, option("Print JSON, or write it to FILE.", "--json", group="Output", metavar="[FILE]")]
+Output = Annotated[
+    Path | None, option("Write the output to this file instead of stdout.", "--output", "-o", group="Output")
+]
+Report = Annotated[Path | None, option("Also write an HTML report to this file.", "--report", group="Output")]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.version import __version__
 
@@ -21,27 +24,51 @@ _Result = TypeVar("_Result")
 
 
 def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
-    """Return the files that options name, found to be writable before anything is worked out.
+    """Return the output files, after checking that each can be written.
 
     Args:
-        named: Each option and the file that it names; None where it was left out.
+        named: File by option; None where the option is not given.
 
     Raises:
-        InputError: A file cannot be written, is stdout, or is named twice.
+        InputError: A file cannot be written, is stdout, or belongs to two options.
     """
     from optadvise.core.files import check_writable
 
     files = {flag: Path(path) for flag, path in named.items() if path is not None}
     for flag, path in files.items():
         if str(path) == "-":
-            raise InputError(f"{flag} -: only JSON goes to stdout; name a file")
+            message = f"{flag} - is not supported, as only JSON can be written to stdout; use a file name"
+            raise InputError(message, code=ErrorCode.INVALID_VALUE, option=flag, value="-")
         if flag == "--report" and path.suffix.lower() not in (".html", ".htm"):
-            raise InputError(f"{flag} {str(path)!r}: is a page of HTML; name a file that ends in .html")
+            message = f"{flag} {str(path)!r} must end in .html"
+            raise InputError(message, code=ErrorCode.WRONG_FILE_TYPE, option=flag, value=path)
         check_writable(path, flag)
         same = [other for other in files if other != flag and files[other].resolve() == path.resolve()]
         if same:
-            raise InputError(f"{flag} {str(path)!r}: {same[0]} names the same file; give each its own")
+            message = f"{flag} {str(path)!r}: {same[0]} writes to the same file; use different files"
+            raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=flag, value=path)
     return files
+
+
+@contextlib.contextmanager
+def redirect_to(file: Path | None) -> Iterator[None]:
+    """Write everything that is printed to a file; print it where the file is None.
+
+    Args:
+        file: File of `--output`, checked before anything is computed.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    if file is None:
+        yield
+        return
+    from optadvise.core.files import write_output
+
+    places({"--output": file})
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        yield
+    write_output(file, text.getvalue())
 
 
 class ResultFormats(Struct, Generic[_Result], frozen=True):
@@ -72,25 +99,28 @@ def show_result(result: _Result, formats: ResultFormats[_Result], files: Mapping
         formats.print_text(result)
 
 
-def kept(keep: Callable[[], None]) -> None:
-    """Keep what was found for later answers; where that cannot be, say so, as the result itself is not lost.
+def save_evidence(save: Callable[[], None]) -> None:
+    """Store findings for later answers; print a warning where that fails, as the result itself is not lost.
 
     Args:
-        keep: Writes it.
+        save: Writes the findings.
     """
     try:
-        keep()
+        save()
     except OSError as error:
-        print(f"optadvise: not kept for later answers ({error.strerror}); set OPTADVISE_DATA_DIR", file=sys.stderr)
+        print(
+            f"optadvise: warning: the result is not stored ({error.strerror}); set OPTADVISE_DATA_DIR",
+            file=sys.stderr,
+        )
 
 
 def origin(command: str, code: str | None = None, stated: Iterable[str] = ()) -> PageOrigin:
-    """Return what a page says of its own making.
+    """Return the origin of an HTML report.
 
     Args:
-        command: The command line that gives the same again.
-        code: A program that does what is advised.
-        stated: The facts that were stated.
+        command: Command line that reproduces it.
+        code: Program that follows the recommendation.
+        stated: Names of the specified facts.
     """
     from optadvise.render.html.page import PageOrigin
 
@@ -102,7 +132,7 @@ def command(name: str, typed: Mapping[str, Any]) -> str:
 
     Args:
         name: The command.
-        typed: Its arguments as `names`, and the values of options by their spelling; None, False or empty is left out.
+        typed: Arguments under `names`, and values of options by name; None, False and empty values are omitted.
 
     Example:
         >>> command("recommend", {"gpu": "rtx 4090", "clipping": True, "rules": None})
@@ -119,11 +149,11 @@ def command(name: str, typed: Mapping[str, Any]) -> str:
 
 
 def page(result: BenchmarkResult, line: str) -> str:
-    """Return a measurement as a page of HTML.
+    """Return a measurement as an HTML page.
 
     Args:
         result: The result of `optadvise bench`.
-        line: The command line that measures it again.
+        line: Command line that repeats the measurement.
     """
     from optadvise.render.html.benchmark import render_benchmark
 

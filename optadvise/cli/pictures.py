@@ -1,4 +1,4 @@
-"""Pictures that a command draws besides its answer."""
+"""Pictures that commands draw beside their output."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def check(plot: Path | None) -> None:
     """Check that a picture can be drawn to a file, before anything is measured.
 
     Args:
-        plot: File of `--plot`, None where none is named.
+        plot: File of `--plot`; None for no picture.
 
     Raises:
-        InputError: Its name has no ending that is drawn.
+        InputError: The ending of the file is not supported.
         CannotRunHereError: matplotlib is not installed.
     """
     if plot is not None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from optadvise.cli import options as opt
 from optadvise.cli.complete import among, of
 from optadvise.codegen import FRAMEWORKS
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.json_text import encode_json
 
@@ -31,30 +32,33 @@ def recommend(
     format_: Annotated[
         str,
         opt.option(
-            f"{', '.join(_FORMATS)} (default: text).", "--format", group="Output", metavar="FORMAT",
+            f"Output format: {', '.join(_FORMATS)} (default: text).", "--format", group="Output", metavar="FORMAT",
             completer=among(_FORMATS),
         ),
     ] = "text",
     json_: opt.Json = False,
-    output: Annotated[Path | None, opt.option("Write to this file instead.", "--output", "-o", group="Output")] = None,
+    output: opt.Output = None,
     report: opt.Report = None,
     explain: Annotated[
         bool,
-        opt.option("Show the nearest rules, and how each number is computed.", "--explain", group="Output"),
+        opt.option(
+            "Print everything: rules, sources, alternatives, memory, and the derivation of each number.", "--explain",
+            group="Output",
+        ),
     ] = False,
     why_not: Annotated[
         str | None,
         opt.option(
-            "Explain why it does not recommend this one.", group="Output", metavar="NAME", completer=of("optimizers")
+            "Explain why this optimizer is not recommended.", group="Output", metavar="NAME", completer=of("optimizers")
         ),
     ] = None,
     interactive: Annotated[
-        bool, opt.option("Ask for the facts that would still change the answer.", "--interactive", group="Output")
+        bool, opt.option("Ask for the facts that can still change the answer.", "--interactive", group="Output")
     ] = False,
 ) -> None:  # fmt: skip
     """Recommend an optimizer and a schedule, with numbers, reasons and sources.
 
-    What is not specified has a default; the answer lists these, and which other values would change it.
+    Options that are not specified have defaults. The answer lists them, and the changes that would alter it.
     """
     target = _parse_format(format_, as_json=json_, explained_by=_find_explaining_option(explain, why_not))
     if output is not None or report is not None:
@@ -97,7 +101,7 @@ def recommend(
 
 
 class _Answer(Struct, frozen=True):
-    """A recommendation with everything that a format may print."""
+    """Recommendation with its memory and explanation."""
 
     rules: CompiledRules
     advice: Recommendation
@@ -114,33 +118,34 @@ def _parse_format(text: str, *, as_json: bool, explained_by: str | None) -> str:
 
     Args:
         text: The value of `--format`.
-        as_json: Whether `--json` was given.
-        explained_by: The option that asks for an explanation, which not every format has.
+        as_json: Whether `--json` is set.
+        explained_by: Option that requires a format with explanations; None where there is none.
     """
     target = text.strip().lower()
     if as_json and target not in ("text", "json"):
-        raise InputError(f"--json --format {text}: both say how to print; give one of them")
+        message = f"--json and --format {text} exclude each other; use one of them"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--format", value=text)
     target = "json" if as_json else target
     if target not in _FORMATS:
-        raise InputError(f"--format {text!r}: not known; {suggest_name(target, _FORMATS)}")
+        message = f"--format {text!r} is not supported; {suggest_name(target, _FORMATS)}"
+        raise InputError(message, code=ErrorCode.UNKNOWN_CHOICE, option="--format", value=text)
     if explained_by is not None and target not in _EXPLAINED:
-        raise InputError(
-            f"{explained_by} --format {target}: only {', '.join(_EXPLAINED)} explain; leave one of them out"
-        )
+        message = f"{explained_by} requires --format {' or '.join(_EXPLAINED)}, not {target}; remove one of the options"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=explained_by, value=target)
     return target
 
 
 def _explain(
     rules: CompiledRules, situation: Situation, inputs: FactValues, other: str | None, *, tables: bool
 ) -> Explanation | None:
-    """Return what explains the answer; None where nothing was asked for.
+    """Return the explanation of the answer; None without --explain and --why-not.
 
     Args:
         rules: The compiled rules.
         situation: The complete situation.
-        inputs: The stated facts.
+        inputs: The specified facts.
         other: The optimizer of `--why-not`.
-        tables: Whether the decisions of all tables are explained.
+        tables: Whether to explain the decisions of all tables.
     """
     if other is None and not tables:
         return None
@@ -155,7 +160,7 @@ def _explain(
 
 
 def _format_answer(answer: _Answer, target: str, *, plain: bool) -> str:
-    """Return the answer in a format; what a framework cannot express is printed on stderr."""
+    """Return the answer in a format; print what a framework cannot express as notes on stderr."""
     advice, catalog = answer.advice, answer.rules.catalog
     if target in FRAMEWORKS:
         from optadvise.codegen.write import write_code
@@ -192,12 +197,12 @@ def _format_document(answer: _Answer, target: str) -> str:
 
 
 def _format_command(typed: Mapping[str, Any], answer: _Answer, added: FactValues) -> str:
-    """Return the command line that gives this answer on any machine.
+    """Return the command line that reproduces this answer on any machine.
 
     Args:
-        typed: Option values as they were typed.
-        answer: The answer, which has the memory that `--vram auto` found.
-        added: Facts that were stated to questions.
+        typed: Option values as typed.
+        answer: The answer, with the memory size that `--vram auto` detected.
+        added: Facts from the questions of --interactive.
     """
     from optadvise.cli import outputs
     from optadvise.rule_analysis.inputs_of_point import format_command, format_memory
@@ -210,7 +215,7 @@ def _format_command(typed: Mapping[str, Any], answer: _Answer, added: FactValues
 
 
 def _write_report(file: Path, answer: _Answer, command: str, inputs: FactValues) -> None:
-    """Write the answer as a page of HTML, with the program that does what is advised."""
+    """Write the answer as an HTML report, with a program that follows it."""
     from optadvise.cli import outputs
     from optadvise.codegen.write import write_code
     from optadvise.core.files import write_output

@@ -1,4 +1,4 @@
-"""Command-line options made of records, whose fields are annotated with `Option`."""
+"""Command-line options from records whose fields are annotated with `Option`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from optadvise.cli.options import option
 
 
 def with_options(**records: type[Struct]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command the options of records in the place of parameters.
+    """Return a decorator that replaces parameters of a command by the options of records.
 
     Args:
-        **records: The record of each parameter that is replaced by its fields. All fields have defaults.
+        **records: Record by parameter; all its fields have defaults.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +53,7 @@ def _make_parameters(record: type[Struct]) -> Iterator[inspect.Parameter]:
             group=declared.group,
             completer=_offer(declared),
             choices=choices,
-            metavar="N" if declared.is_count else "NAME" if declared.catalog else None,
+            metavar=declared.metavar or ("N" if declared.is_count else "NAME" if declared.catalog else None),
         )
         yield inspect.Parameter(
             field.name,
@@ -64,19 +64,19 @@ def _make_parameters(record: type[Struct]) -> Iterator[inspect.Parameter]:
 
 
 def _offer(declared: Option) -> Callable[[str], list[tuple[str, str]]] | None:
-    """Return what the shell offers for an option; None for nothing."""
+    """Return the completer of an option; None where the shell completes nothing."""
     if declared.catalog is not None:
         return of(declared.catalog)
     return among(declared.choices) if declared.choices else None
 
 
 def _fill_record(record: type[Struct], values: dict[str, Any]) -> Struct:
-    """Return a record of its fields' values, which are taken out of `values`."""
+    """Return a record filled from `values`, and remove these from `values`."""
     fields = {field.name: values.pop(field.name) for field in structs.fields(record)}
     defaults: Mapping[str, Any] = {field.name: field.default for field in structs.fields(record)}
     return record(**{name: _to_field(value, defaults[name]) for name, value in fields.items()})
 
 
 def _to_field(value: Any, default: Any) -> Any:
-    """Return the value of a field: of an option that may repeat, a tuple."""
+    """Return the value of a field; a repeatable option gives a tuple."""
     return tuple(value or ()) if isinstance(default, tuple) else value

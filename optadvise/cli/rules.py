@@ -1,4 +1,4 @@
-"""`optadvise rules`: the rule base itself."""
+"""`optadvise rules`: prove, test, compare and describe the rule base."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.help import GroupedCommand, format_epilog
+from optadvise.cli.outputs import redirect_to
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
 
-_Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
-_Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)]
 _EXAMPLES = {
     "check": ("optadvise rules check --rules examples/team-rules",),
     "test": ("optadvise rules test --mutants",),
     "diff": ("optadvise rules diff rules examples/team-rules",),
-    "graph": ("optadvise rules graph --out flow.svg",),
-    "schema": ("optadvise rules schema --out rules/schema",),
-    "docs": ("optadvise rules docs --out docs/rules.md",),
+    "graph": ("optadvise rules graph --plot flow.svg",),
+    "schema": ("optadvise rules schema --output rules/schema",),
+    "docs": ("optadvise rules docs --output docs/rules.md",),
     "init": ("optadvise rules init our-rules",),
 }
 
 
 def group() -> typer.Typer:
     """Return the command group."""
-    app = typer.Typer(help="The rule base itself: prove, test, compare and describe it.", no_args_is_help=True,
+    app = typer.Typer(help="Prove, test, compare and describe the rules.", no_args_is_help=True,
                       rich_markup_mode=None)  # fmt: skip
     for command in (check, run_tests, diff, graph, schema, docs, init):
         name = "test" if command is run_tests else command.__name__
@@ -35,10 +35,10 @@ def group() -> typer.Typer:
     return app
 
 
-def check(rules: opt.Rules = None, json_: _Json = False) -> None:
-    """Prove the rules: no gaps, no contradictions, no row that never wins. Exit code 1 if not.
+def check(rules: opt.Rules = None, json_: opt.Json = False, output: opt.Output = None) -> None:
+    """Prove that the rules have no gaps, no conflicts and no unreachable rows. Exit code 1: the proof fails.
 
-    Every finding names its line, and the situation in which it shows as a command line.
+    Each finding has its file and line, and a command line that shows it.
     """
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.memory.networks import load_networks
@@ -51,26 +51,30 @@ def check(rules: opt.Rules = None, json_: _Json = False) -> None:
     load_networks(compiled.catalog)
     compiled.catalog.read_all()
     proofs = prove_rules(compiled, tuple(map(str, rules or ())))
-    if json_:
-        typer.echo(encode_json(build_check(proofs), indent=2), nl=False)
-    else:
-        print_proofs(proofs)
+    with redirect_to(output):
+        if json_:
+            typer.echo(encode_json(build_check(proofs), indent=2), nl=False)
+        else:
+            print_proofs(proofs)
     raise typer.Exit(0 if proofs.sound else 1)
 
 
 def run_tests(
     rules: opt.Rules = None,
-    mutants: Annotated[bool, typer.Option("--mutants", help="Also change each row, which should be noticed.")] = False,
-    suggest: Annotated[bool, typer.Option("--suggest", help="Print cases for what was not noticed.")] = False,
-    json_: _Json = False,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Also change each rule, and require that a test fails.")
+    ] = False,
+    suggest: Annotated[bool, typer.Option("--suggest", help="Print test cases for surviving mutants.")] = False,
+    json_: opt.Json = False,
+    output: opt.Output = None,
 ) -> None:
-    """Run the tests that stand beside the rules. Exit code 1 if one fails, or a rule has none.
+    """Run the tests in the rule files. Exit code 1: a test fails, or a rule has no test.
 
-    Examples are in each row, cases of whole tables under cases/. With --mutants, rows are deleted and conditions
-    widened one at a time, and what neither proofs nor tests notice is told.
+    Each rule has tests in its row; tests of whole answers are under cases/. --mutants deletes rules and widens
+    conditions one at a time, and lists the changes that neither the proofs nor the tests detect.
     """
     if suggest and not mutants:
-        raise InputError("--suggest: only mutants need cases; say --mutants too")
+        raise InputError("--suggest requires --mutants", code=ErrorCode.MISSING_OPTION, option="--suggest")
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.render.rules import build_test
     from optadvise.render.text.rules import print_tests
@@ -84,22 +88,26 @@ def run_tests(
     results = rule_tests.run_tests(compiled, cases)
     hunt = try_mutants(compiled, cases) if mutants else None
     cases_for = list(suggest_cases(compiled, hunt.survivors)) if hunt is not None and suggest else []
-    if json_:
-        typer.echo(encode_json(build_test(results, hunt), indent=2), nl=False)
-    else:
-        print_tests(results, hunt, cases_for)
+    with redirect_to(output):
+        if json_:
+            typer.echo(encode_json(build_test(results, hunt), indent=2), nl=False)
+        else:
+            print_tests(results, hunt, cases_for)
     raise typer.Exit(0 if results.passed and (hunt is None or not hunt.survivors) else 1)
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="A folder of rules.", show_default=False)],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another.", show_default=False)],
-    out: _Out = None,
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD", help="Folder of rules; - for the shipped rules.", show_default=False)
+    ],
+    new: Annotated[
+        Path, typer.Argument(metavar="NEW", help="Folder of rules; - for the shipped rules.", show_default=False)
+    ],
+    output: opt.Output = None,
 ) -> None:
-    """Tell exactly which situations two sets of rules answer differently, as Markdown.
+    """Print the situations that two sets of rules answer differently, as Markdown.
 
-    A folder with a facts.yaml is a whole set of rules, any other a layer over those that are shipped; - is the shipped
-    rules alone.
+    A folder with a facts.yaml is a complete set of rules; any other folder is a layer over the shipped rules.
     """
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.diff import compare_catalogs, format_markdown
@@ -107,35 +115,38 @@ def diff(
 
     before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
     rule_folders.remember_folders([*before, *after])
-    _write(format_markdown(compare_catalogs(load(before), load(after))), out)
+    _write(format_markdown(compare_catalogs(load(before), load(after))), output)
 
 
 def graph(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A picture: flow.svg, .png or .pdf.")] = None,
+    plot: Annotated[Path | None, opt.option("Draw to this file: flow.svg, .png or .pdf.", group="Output")] = None,
     rules: opt.Rules = None,
 ) -> None:
-    """Draw the chain of tables and the guide's flowchart: as Mermaid text, or with --out as a picture."""
+    """Print the decision tables and the guide's flowchart as Mermaid text, or draw them with --plot."""
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.graph import draw_flowchart, draw_tables, format_mermaid
 
     compiled = rule_folders.load_rules(rules)
     graphs = [draw_tables(compiled), draw_flowchart(compiled)]
-    if out is None:
+    if plot is None:
         typer.echo("\n".join(f"%% {graph.title}\n{format_mermaid(graph)}" for graph in graphs), nl=False)
         return
     from optadvise.render.plots.graph import draw_graphs
 
-    draw_graphs(graphs, out)
+    draw_graphs(graphs, plot)
 
 
 def schema(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="table, optimizer, policy … (default: all).")
+        str | None, typer.Argument(metavar="[KIND]", help="Kind of file: table, optimizer, policy … (default: all).")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder to write one file each into.")] = None,
+    output: Annotated[
+        Path | None,
+        opt.option("Write one file per kind to this folder.", "--output", "-o", group="Output", metavar="DIR"),
+    ] = None,
     rules: opt.Rules = None,
 ) -> None:
-    """Print the JSON Schema of rule files, by which editors complete and check them."""
+    """Print the JSON Schemas of rule files, for completion and checks in editors."""
     from optadvise.core.errors import suggest_name
     from optadvise.core.result_schema import format_schema
     from optadvise.rule_analysis import rule_folders
@@ -145,40 +156,42 @@ def schema(
     if kind is not None and kind not in documents:
         hint = suggest_name(kind, documents)
         accepted = ", ".join(documents)
-        raise InputError(f"{kind!r}: not a kind of rule file; {f'{hint} ' if hint else ''}accepted: {accepted}")
-    if out is None:
+        message = f"{kind!r} is not a kind of rule file; {f'{hint} ' if hint else ''}accepted: {accepted}"
+        raise InputError(message, code=ErrorCode.UNKNOWN_CHOICE, value=kind)
+    if output is None:
         typer.echo(format_schema(documents if kind is None else documents[kind]), nl=False)
         return
     for name in documents if kind is None else [kind]:
-        _write(format_schema(documents[name]), out / f"{name}.json")
+        _write(format_schema(documents[name]), output / f"{name}.json")
 
 
-def docs(out: _Out = None, rules: opt.Rules = None) -> None:
-    """Print every rule in words, as a page of Markdown."""
+def docs(output: opt.Output = None, rules: opt.Rules = None) -> None:
+    """Print all rules as a Markdown page."""
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.docs_page import format_rules_page
 
-    _write(format_rules_page(rule_folders.load_rules(rules)), out)
+    _write(format_rules_page(rule_folders.load_rules(rules)), output)
 
 
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]) -> None:
-    """Write a commented folder of rules to begin with, which passes every check."""
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.", show_default=False)]) -> None:
+    """Write a commented rule layer to start from, which passes all checks."""
     from optadvise.rule_analysis.starter import write_starter
     from optadvise.rulebase.catalog import load
 
     files = write_starter(folder, load())
     for file in files:
         typer.echo(file)
-    typer.echo(f"next: optadvise rules check --rules {folder}")
+    typer.echo(f"Next: optadvise rules check --rules {folder}")
 
 
-def _write(text: str, out: Path | None) -> None:
-    """Write a text to a file in a folder that is made if need be, or to stdout."""
-    if out is None:
+def _write(text: str, file: Path | None) -> None:
+    """Write a text to a file, creating its folder, or to stdout."""
+    if file is None:
         typer.echo(text, nl=False)
         return
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--out {str(out)!r}: cannot be written ({error.strerror}); name another file") from error
+        message = f"--output {str(file)!r} cannot be written ({error.strerror}); use another file"
+        raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option="--output", value=file) from error

@@ -1,4 +1,4 @@
-"""The options that describe a training run, built from `rules/facts.yaml`."""
+"""Options that describe a training run, built from `rules/facts.yaml`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _METAVARS = {"number": "N", "bytes": "SIZE", "text": "TEXT", "file": "FILE"}
 
 
 def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Callable[..., None]:
-    """Return a command that takes the options of a run in the place of its parameter `run`.
+    """Return a command with the options of a run instead of its parameter `run`.
 
-    Only the options that were typed are built, as each costs a fifth of a millisecond. Where anything else was typed,
-    such as `--help`, all are built, so that help and errors know them.
+    Only options on the command line are built, as each costs a fifth of a millisecond. Any other option, such as
+    `--help`, builds all of them, so that help and error messages list them.
 
     Args:
-        command: Its first parameter is a mapping of option names to what was typed. Its other parameters are options
-            that are spelled like them.
+        command: Function whose first parameter maps option names to the typed text. Its other parameters are options of
+            the same name.
         typed: The arguments of the command line.
     """
-    catalog = load_shipped()  # a layer of rules cannot add facts
+    catalog = load_shipped()  # a rule layer cannot add facts
     options = {option.flag: option for option in catalog.options if command.__name__ in option.commands}
     own = {
         f"--{name.rstrip('_').replace('_', '-')}": parameter
@@ -56,7 +56,7 @@ def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Calla
 
 
 def _make_parameter(option: Fact | RunInput, catalog: Catalog, *, is_described: bool) -> inspect.Parameter:
-    """Return the parameter of one option; without its help unless `is_described`."""
+    """Return the parameter of one option; its help is omitted unless `is_described`."""
     is_flag = option.type == "flag"
     declared = typer.Option(
         option.flag,
@@ -80,7 +80,7 @@ def _format_metavar(option: Fact | RunInput) -> str:
 
 
 def _offer(option: Fact | RunInput) -> Callable[[str], list[tuple[str, str]]] | None:
-    """Return what the shell completes an option's value from; None for nothing."""
+    """Return the completer of an option's value; None where the shell completes nothing."""
     if isinstance(option, RunInput):
         return of(option.names) if option.names else None
     return of(option.id) if option.type == "choice" else None
@@ -93,7 +93,7 @@ def _describe(option: Fact | RunInput, catalog: Catalog) -> str:
 
 
 def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Iterator[str]:
-    """Yield the value of the last row, which applies where no other does, then the others with their conditions."""
+    """Yield the general default, then the other defaults with their conditions."""
     if not rows:
         return
     *special, general = rows

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
 
@@ -17,29 +18,38 @@ if TYPE_CHECKING:
     from optadvise.benchmark.sweep_records import Cell, SweepResult
 
 
-_File = Annotated[Path, typer.Argument(help="The grid: optimizers, and options of bench as values or lists.")]
-_Out = Annotated[Path | None, opt.option("Folder of the cells (default: named after the file).", group="Output")]
-_Launcher = Annotated[
-    str, opt.option("local (one cell after the other) or slurm (a job for each, by submitit).", group="How it runs")
+_File = Annotated[Path, typer.Argument(help="YAML file with optimizers, and options of bench as values or lists.")]
+_Folder = Annotated[
+    Path | None,
+    opt.option("Folder of the results (default: the name of FILE without its ending).", group="Output", metavar="DIR"),
 ]
-_Json = Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")]
+_Launcher = Annotated[
+    str,
+    opt.option(
+        "Run the cells one after the other (local), or as Slurm jobs through submitit (slurm) (default: local).",
+        group="Execution",
+        choices=("local", "slurm"),
+    ),
+]
 _Markdown = Annotated[Path | None, opt.option("Write a Markdown table to this file.", group="Output")]
-_Plot = Annotated[Path | None, opt.option("Draw memory against speed: sweep.png, .svg or .pdf.", group="Output")]
+_Plot = Annotated[
+    Path | None, opt.option("Plot memory against speed to this file: sweep.png, .svg or .pdf.", group="Output")
+]
 
 
 def sweep(
     file: _File,
-    out: _Out = None,
+    folder: _Folder = None,
     launcher: _Launcher = "local",
-    json_: _Json = None,
+    json_: opt.JsonFile = None,
     markdown: _Markdown = None,
     plot: _Plot = None,
     rules: opt.Rules = None,
 ) -> None:
-    """Measure a grid of optimizers, sizes, types and whatever else bench takes, and take up what is left.
+    """Benchmark a grid of optimizers, sizes, precisions and other options of bench; resume an interrupted sweep.
 
-    Each finished cell is written at once: the same line, said again, goes on where it was stopped, and several may work
-    on one folder. Exit code 4: nothing could run; 5: cells are still missing.
+    Each finished cell is written at once. The same command line resumes a sweep, and several processes can work on one
+    folder. Exit code 4: no cell could run; 5: cells are still missing.
     """
     from optadvise.benchmark import sweep as benchmark_sweep
     from optadvise.benchmark.sweep_file import read_sweep
@@ -48,7 +58,8 @@ def sweep(
     from optadvise.rule_analysis import rule_folders
 
     if launcher not in ("local", "slurm"):
-        raise InputError(f"--launcher {launcher!r}: is local or slurm")
+        message = f"--launcher {launcher!r} must be local or slurm"
+        raise InputError(message, code=ErrorCode.UNKNOWN_CHOICE, option="--launcher", value=launcher)
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     outputs.places({"--plot": plot})
     pictures.check(plot)
@@ -57,14 +68,14 @@ def sweep(
     try:
         cells = benchmark_sweep.make_cells(compiled, grid.optimizers, grid.options)
     except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    folder = _make_folder(file, out)
+        raise InputError(f"{file}: {error}", code=error.code, option=error.option, value=error.value) from error
+    cell_folder = _make_folder(file, folder)
     if launcher == "slurm":
         from optadvise.benchmark.slurm import submit_cells
 
-        outcomes = submit_cells(folder, cells, grid.job_parameters, tuple(map(str, rules or ())))
+        outcomes = submit_cells(cell_folder, cells, grid.job_parameters, tuple(map(str, rules or ())))
     else:
-        outcomes = list(benchmark_sweep.run_sweep(compiled, folder, cells, _announcer(len(cells))))
+        outcomes = list(benchmark_sweep.run_sweep(compiled, cell_folder, cells, _announcer(len(cells))))
     result = benchmark_sweep.make_sweep_result(outcomes)
     formats = outputs.ResultFormats(encode_json=encode_json, render_markdown=render_markdown, print_text=print_sweep)
     outputs.show_result(result, formats, files, as_json=json_ == "-")
@@ -87,19 +98,21 @@ def _exit_code(result: SweepResult) -> int:
     return 0 if any(arm.status == "ok" for arm in arms) else 4
 
 
-def _make_folder(file: Path, out: Path | None) -> Path:
-    folder = file.with_suffix("") if out is None else out
+def _make_folder(file: Path, chosen: Path | None) -> Path:
+    folder = file.with_suffix("") if chosen is None else chosen
     if folder == file:
-        raise InputError(f"{str(file)!r}: has no ending, so that its folder would have its name; say --out FOLDER")
+        message = f"{str(file)!r} has no ending, so the default folder would have its name; add --folder DIR"
+        raise InputError(message, code=ErrorCode.MISSING_OPTION, option="--folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {str(folder)!r}: cannot be made ({error.strerror}); name another place") from error
+        message = f"--folder {str(folder)!r} cannot be created ({error.strerror}); use another folder"
+        raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option="--folder", value=folder) from error
     return folder
 
 
 def _announcer(count: int) -> Callable[[Cell, int], None]:
-    """Return a function that prints which of the cells is measured next."""
+    """Return a function that prints which cell is measured next."""
 
     def announce(cell: Cell, number: int) -> None:
         print(f"{number + 1} of {count}: {cell.name}", file=sys.stderr, flush=True)

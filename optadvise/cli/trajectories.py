@@ -10,6 +10,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.core.cards import MOST_STEPS
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError, suggest_name
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
@@ -23,22 +24,27 @@ def trajectories(
     names: Annotated[
         list[str] | None, typer.Argument(help="Optimizers (default: a selection).", autocompletion=of("optimizers"))
     ] = None,
-    surface: Annotated[str, opt.option("Surface (default: saddle).", completer=of("surfaces"))] = "saddle",
-    steps: Annotated[str | None, opt.option("Steps of each optimizer (default: by the surface).")] = None,
-    lr: Annotated[float | None, opt.option("One learning rate for all, instead of the surface's for each.")] = None,
-    out: Annotated[Path | None, opt.option("A picture: walk.png, .svg or .pdf.", "--out", "-o", group="Output")] = None,
-    animate: Annotated[Path | None, opt.option("An animation: walk.gif.", group="Output")] = None,
-    json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
+    surface: Annotated[
+        str, opt.option("Loss surface of two weights (default: saddle).", completer=of("surfaces"))
+    ] = "saddle",
+    steps: Annotated[
+        str | None, opt.option("Steps of each optimizer (default: set by the surface).", metavar="N")
+    ] = None,
+    lr: Annotated[float | None, opt.option("Learning rate of all optimizers (default: set by the surface).")] = None,
+    plot: Annotated[Path | None, opt.option("Plot to this file: saddle.png, .svg or .pdf.", group="Output")] = None,
+    animate: Annotated[Path | None, opt.option("Write an animation to this file: saddle.gif.", group="Output")] = None,
+    json_: opt.JsonFile = None,
     rules: opt.Rules = None,
 ) -> None:
-    """Watch installed optimizers walk on a loss of two weights (default: the saddle).
+    """Compute the trajectories of installed optimizers on a loss surface of two weights (default: a saddle).
 
-    Each path is computed by the optimizer's own class. Exit code 4: none of them can walk here, or a picture was asked
-    for without matplotlib.
+    Each trajectory is computed by the optimizer's own class. Exit code 4: no optimizer can run on this machine, or a
+    plot requires matplotlib.
     """
-    files = _check_files(out, animate, json_)
+    files = _check_files(plot, animate, json_)
     if lr is not None and not 0 < lr <= 1e6:
-        raise InputError(f"--lr {lr:g}: must be above 0 and at most 1e6")
+        message = f"--lr {lr:g}: must be above 0 and at most 1e6"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--lr", value=lr)
     chosen, result = _compute(names or [], surface, steps, lr, rules)
     if json_ is not None:
         json_text = encode_json(result)
@@ -53,50 +59,54 @@ def trajectories(
 
         print_trajectories(result)
     if not result.trajectories:
-        raise CannotRunHereError(f"none of these can walk here; {result.skipped[0].because}")
-    if out is not None or animate is not None:
+        message = f"no optimizer can run on this machine; {result.skipped[0].because}"
+        raise CannotRunHereError(message, code=ErrorCode.NOTHING_MEASURED)
+    if plot is not None or animate is not None:
         from optadvise.render.plots import surfaces
         from optadvise.verify.trajectories import sample_grid
 
         grid = sample_grid(chosen, 121)
-        if out is not None:
-            surfaces.draw_paths(result, grid, out)
+        if plot is not None:
+            surfaces.draw_paths(result, grid, plot)
         if animate is not None:
             surfaces.animate_paths(result, grid, animate)
     for file in files:
         typer.echo(f"wrote {file}", err=True)
 
 
-def _check_files(out: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
-    """Return the files that will be written, each found to be writable."""
+def _check_files(plot: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
+    """Return the output files, after checking that each can be written."""
     from optadvise.cli import outputs
     from optadvise.render.plots import figures
 
-    if out is not None:
-        figures.check_picture(out, "--out")
+    if plot is not None:
+        figures.check_picture(plot, "--plot")
     if animate is not None:
         figures.check_picture(animate, "--animate", figures.ANIMATIONS)
-    named = {"--out": out, "--animate": animate, "--json": None if json_ == "-" else json_}
+    named = {"--plot": plot, "--animate": animate, "--json": None if json_ == "-" else json_}
     return list(outputs.places(named).values())
 
 
 def _compute(
     names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None
 ) -> tuple[Surface, TrajectoriesResult]:
-    """Return the surface and the trajectories; torch is imported only after the options were checked."""
+    """Return the surface and the trajectories; check the options before torch is imported."""
     from optadvise.rule_analysis import rule_folders
 
     catalog = rule_folders.load_catalog(rules)
     if surface.lower() not in catalog.surfaces:
-        raise InputError(f"--surface {surface!r}: not known; {suggest_name(surface, catalog.surfaces)}")
+        message = f"--surface {surface!r} does not exist; {suggest_name(surface, catalog.surfaces)}"
+        raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option="--surface", value=surface)
     chosen = catalog.surfaces[surface.lower()]
     count = chosen.steps if steps is None else parse_count(steps, "--steps")
     if count > MOST_STEPS:
-        raise InputError(f"--steps {steps!r}: at most {MOST_STEPS:,}")
+        message = f"--steps {steps!r}: must be at most {MOST_STEPS:,}"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--steps", value=steps)
     ids = [catalog.find_optimizer(name, "trajectories") for name in names] or catalog.default_trajectory_optimizers
     try:
         from optadvise.verify import trajectories
     except ImportError as error:
-        raise CannotRunHereError("trajectories: torch cannot be imported; pip install torch") from error
+        message = "trajectories requires torch; pip install torch"
+        raise CannotRunHereError(message, code=ErrorCode.MISSING_PACKAGE) from error
     cards = [catalog.optimizer(name) for name in dict.fromkeys(ids)]
     return chosen, trajectories.compute_trajectories(chosen, cards, count, lr)

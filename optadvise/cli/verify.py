@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.signals import interrupt_on_sigterm
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from optadvise.verify.audit_run import AuditEntry
     from optadvise.verify.records import AuditResult
 
-_USER_CLASS, _CLAIMS, _EXECUTION = "Your own", "Claims", "How it is done"
+_USER_CLASS, _CLAIMS, _EXECUTION = "Your own class", "Claims", "Execution"
 
 
 def verify(
@@ -32,33 +33,33 @@ def verify(
     ] = None,
     claim: Annotated[
         list[str] | None,
-        opt.option("Test this claim instead; may repeat.", "--claim", group=_CLAIMS, completer=of("claims")),
+        opt.option("Test this claim instead; repeatable.", "--claim", group=_CLAIMS, completer=of("claims")),
     ] = None,
     optimizer: Annotated[
         list[str] | None,
         opt.option(
-            "Audit this one and test the claims about it; may repeat.", "--optimizer", group=_CLAIMS,
+            "Audit this optimizer and test the claims about it; repeatable.", "--optimizer", group=_CLAIMS,
             completer=of("optimizers"),
         ),
     ] = None,
-    all_: Annotated[bool, opt.option("Audit all and test every claim: some minutes.", "--all", group=_CLAIMS)] = False,
+    all_: Annotated[bool, opt.option("Audit all and test all claims (minutes).", "--all", group=_CLAIMS)] = False,
     import_: Annotated[
-        str | None, opt.option("Your own class instead: my_package.MyAdamW.", "--import", group=_USER_CLASS)
+        str | None, opt.option("Audit your own class: my_package.MyAdamW.", "--import", group=_USER_CLASS)
     ] = None,
     as_: Annotated[
-        str | None, opt.option("Which optimizer it says it is.", "--as", group=_USER_CLASS, completer=of("optimizers"))
+        str | None, opt.option("Optimizer that it implements.", "--as", group=_USER_CLASS, completer=of("optimizers"))
     ] = None,
-    timeout: Annotated[float, opt.option("Seconds of one audit or claim (default: 60).", group=_EXECUTION)] = 60.0,
-    json_: Annotated[str | None, opt.option("Write JSON to this file; - for stdout.", "--json", group="Output")] = None,
+    timeout: Annotated[float, opt.option("Seconds per audit or claim (default: 60).", group=_EXECUTION)] = 60.0,
+    json_: opt.JsonFile = None,
     markdown: Annotated[Path | None, opt.option("Write a Markdown page to this file.", group="Output")] = None,
     rules: opt.Rules = None,
 ) -> None:  # fmt: skip
-    """Audit installed optimizers, and test what is claimed of them, on this machine.
+    """Audit the installed optimizers against references, and test claims about them on this machine.
 
-    An audit steps each beside a float64 reference of its paper, over shapes, starts, decays, rates and dtypes, and uses
-    it as trainings do. A claim is an experiment with fixed seeds (optadvise list --claims shows all). Exit code 1: an
-    optimizer deviates that its card does not tell of, your own does, or a claim named by --claim is refuted; 5: one
-    named so is not decidable here.
+    An audit compares each step with a float64 reference of the paper over shapes, initial weights, weight decays,
+    learning rates and dtypes, and checks the API that training loops use. A claim is an experiment with fixed seeds
+    (optadvise list --claims lists all). Exit code 1: an unexpected deviation, or a claim of --claim is refuted; 5: a
+    claim of --claim is undecided.
     """
     from optadvise.cli import outputs
     from optadvise.render.text.verify import encode_result, print_verification, render_markdown
@@ -78,7 +79,7 @@ def verify(
     outcomes = _run(catalog, entries, tested, timeout)
     result = results.make_result(outcomes.audits, outcomes.claims)
     if import_ is None:
-        outputs.kept(lambda: results.save_findings(result, catalog.claims))
+        outputs.save_evidence(lambda: results.save_findings(result, catalog.claims))
     formats = outputs.ResultFormats(
         encode_json=encode_result, render_markdown=render_markdown, print_text=print_verification
     )
@@ -89,7 +90,7 @@ def verify(
 
 
 class _Outcomes(Struct):
-    """Results as they come in, so that an interrupt loses none."""
+    """Results so far; an interrupt loses none."""
 
     audits: list[AuditResult] = field(default_factory=list)
     claims: list[ClaimOutcome] = field(default_factory=list)
@@ -118,12 +119,15 @@ def _run(catalog: Catalog, entries: list[AuditEntry], claims: list[Claim], timeo
 def _check_options(targets: Mapping[str, object], as_: str | None, timeout: float) -> None:
     """Reject a timeout outside its range, several targets, and --import without --as."""
     if not 0 < timeout < float("inf"):
-        raise InputError(f"--timeout {timeout:g}: must be above 0 seconds, and a number")
+        message = f"--timeout {timeout:g}: must be a number of seconds above 0"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--timeout", value=timeout)
     used = [name for name, value in targets.items() if value]
     if len(used) > 1:
-        raise InputError(f"{used[0]} and {used[1]}: each says what is looked at; leave one of them out")
+        message = f"{used[0]} and {used[1]} exclude each other; use one of them"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=used[1])
     if (targets["--import"] is None) != (as_ is None):
-        raise InputError("--import and --as belong together: --import my_package.MyAdamW --as adamw")
+        message = "--import and --as require each other, as in --import my_package.MyAdamW --as adamw"
+        raise InputError(message, code=ErrorCode.MISSING_OPTION, option="--as" if as_ is None else "--import")
 
 
 def _judge_audits(audits: Sequence[AuditResult]) -> int:
@@ -149,7 +153,7 @@ def _judge_claims(outcomes: Sequence[ClaimOutcome]) -> int:
 
 
 def _find_ids(catalog: Catalog, names: Sequence[str] | None, flag: str) -> list[str] | None:
-    """Return the canonical ids of optimizers; None where none are named."""
+    """Return the canonical ids of optimizers; None for no names."""
     return list(dict.fromkeys(catalog.find_optimizer(name, flag) for name in names)) if names else None
 
 

@@ -1,0 +1,145 @@
+"""Other spellings of options: former names, names from other tools, and answers to options that do not exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from optadvise.core.error_codes import ErrorCode
+from optadvise.core.errors import InputError
+
+_RUN_COMMANDS = ("recommend", "estimate")
+_JSON_FILE_COMMANDS = ("bench", "compare", "sweep", "trajectories", "verify")  # their --json takes a file
+
+# Option of a run -> options in its place. The first group are names from other tools, the second single words.
+_RUN_ALIASES: Mapping[str, Sequence[str]] = {
+    "--batch": ["--batch-size"],
+    "--bs": ["--batch-size"],
+    "--global-batch-size": ["--batch-size"],
+    "--micro-batch-size": ["--micro-batch"],
+    "--per-device-train-batch-size": ["--micro-batch"],
+    "--seqlen": ["--seq-len"],
+    "--seq-length": ["--seq-len"],
+    "--max-seq-length": ["--seq-len"],
+    "--context-length": ["--seq-len"],
+    "--num-gpus": ["--gpus"],
+    "--ngpus": ["--gpus"],
+    "--nproc": ["--gpus"],
+    "--memory": ["--vram"],
+    "--parameters": ["--params"],
+    "--num-params": ["--params"],
+    "--model-size": ["--params"],
+    "--max-steps": ["--steps"],
+    "--optim": ["--optimizer"],
+    "--dtype": ["--precision"],
+    "--rank": ["--lora-rank"],
+    "--lora-r": ["--lora-rank"],
+    "--attn-implementation": ["--attention"],
+    "--fp16": ["--precision", "amp-fp16"],
+    "--bf16": ["--precision", "amp-bf16"],
+    "--fp32": ["--precision", "fp32"],
+    "--gradient-checkpointing": ["--checkpointing", "full"],
+    "--lora": ["--method", "lora"],
+    "--qlora": ["--method", "qlora"],
+    "--finetune": ["--task", "finetune"],
+    "--fsdp": ["--shard", "zero3"],
+    "--ddp": ["--shard", "none"],
+}
+_ALIASES: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "recommend": _RUN_ALIASES,
+    "estimate": {**_RUN_ALIASES, "--from": ["--workload"]},
+    "bench": {"--dtype": ["--precision"], "--batch": ["--batch-size"], "--bs": ["--batch-size"]},
+    "schedule": {"--out": ["--plot"], "-o": ["--plot"]},
+    "trajectories": {"--out": ["--plot"], "-o": ["--plot"]},
+    "sweep": {"--out": ["--folder"]},
+    "rules graph": {"--out": ["--plot"], "-o": ["--plot"]},
+    "rules diff": {"--out": ["--output"]},
+    "rules docs": {"--out": ["--output"]},
+    "rules schema": {"--out": ["--output"]},
+}
+_BARE_VALUES = {"--checkpointing": "full"}  # option -> its value where none was typed
+_LEARNING_RATE = "is computed; optadvise schedule NAME --lr 1e-3 shows a schedule with a given peak"
+_LENGTH = "is not an option; use --steps, as in samples × epochs / batch size"
+_ACCUMULATION = "follows from --batch-size, --micro-batch and --gpus"
+_HINTS: Mapping[str, str] = {
+    "--lr": _LEARNING_RATE,
+    "--learning-rate": _LEARNING_RATE,
+    "--weight-decay": "is computed; the answer has its typical range",
+    "--warmup": "is computed; optadvise schedule NAME --warmup 2% shows a schedule with a given warmup",
+    "--schedule": "is chosen by recommend; optadvise schedule NAME shows one",
+    "--scheduler": "is chosen by recommend; optadvise schedule NAME shows one",
+    "--epochs": _LENGTH,
+    "--tokens": "is not an option; use --steps, as in tokens / (batch size × sequence length)",
+    "--samples": _LENGTH,
+    "--grad-accum": _ACCUMULATION,
+    "--gradient-accumulation-steps": _ACCUMULATION,
+}
+_GPUS = re.compile(r"(\d+)\s*[x×*]\s*(\S.*)", re.IGNORECASE)  # as in 8xH100
+
+
+def normalize_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with the spellings that the commands declare.
+
+    Args:
+        arguments: The arguments after the program's name.
+
+    Raises:
+        InputError: An option does not exist, but people often try it.
+
+    Example:
+        >>> normalize_arguments(["recommend", "--batch", "32", "--gpus", "8xH100"])
+        ['recommend', '--batch-size', '32', '--gpus', '8', '--gpu', 'H100']
+    """
+    command = _find_command(arguments)
+    return list(_normalize(command, arguments))
+
+
+def _find_command(arguments: Sequence[str]) -> str:
+    words = [argument for argument in arguments if not argument.startswith("-")][:2]
+    return " ".join(words) if words[:1] == ["rules"] else (words or [""])[0]
+
+
+def _normalize(command: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments; `--flag=value` is split where the value is rewritten."""
+    aliases, is_run = _ALIASES.get(command, {}), command in _RUN_COMMANDS
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        flag, equals, value = argument.partition("=") if argument.startswith("--") else (argument, "", "")
+        flag = flag.lower().replace("_", "-") if argument.startswith("--") else flag
+        is_bare = not equals and (not remaining or (remaining[0].startswith("-") and remaining[0] != "-"))
+        if is_run and flag in _HINTS:
+            raise InputError(f"{flag} {_HINTS[flag]}", code=ErrorCode.UNKNOWN_OPTION, option=flag)
+        name, *values = aliases.get(flag, [flag])
+        if name == "--gpus" and is_run and not is_bare:
+            yield from _split_gpus(value if equals else remaining.pop(0))
+        elif name == "--json" and not equals:
+            yield from _place_json(command, remaining, is_bare=is_bare)
+        else:
+            yield f"{name}={value}" if equals else name
+            yield from values
+            if is_bare and is_run and name in _BARE_VALUES and not values:
+                yield _BARE_VALUES[name]
+
+
+def _split_gpus(value: str) -> Sequence[str]:
+    """Return the options of `--gpus`, whose value may have the name of the GPU."""
+    match = _GPUS.fullmatch(value.strip())
+    return ["--gpus", value] if match is None else ["--gpus", match[1], "--gpu", match[2]]
+
+
+def _place_json(command: str, remaining: list[str], *, is_bare: bool) -> Sequence[str]:
+    """Return the options of `--json`, which may have a file: alone it prints to stdout in every command.
+
+    Args:
+        command: The command.
+        remaining: The arguments behind it; the file is removed.
+        is_bare: Whether an option or nothing follows.
+    """
+    if command in _JSON_FILE_COMMANDS:
+        return ["--json", "-"] if is_bare else ["--json", remaining.pop(0)]
+    if not is_bare and remaining[0] == "-":
+        remaining.pop(0)
+    elif not is_bare and remaining[0].endswith(".json"):
+        return ["--json", "--output", remaining.pop(0)]
+    return ["--json"]
