@@ -173,12 +173,6 @@ class MissDocument(Struct, frozen=True):
     missed: tuple[MissedDocument, ...]
     beaten_by: str | None
 
-    def __str__(self) -> str:
-        """Return why the rule did not decide."""
-        if self.beaten_by is not None:
-            return f"applies, but {self.beaten_by} comes before it"
-        return "asks for " + " and ".join(f"{miss.fact} {miss.asks}, here {miss.actual}" for miss in self.missed)
-
 
 class DecisionDocument(Struct, frozen=True):
     """A rule that decided a table, with the rules that came nearest to deciding it."""

@@ -1,23 +1,54 @@
-"""Sentences about findings on this machine, shared by all renderers."""
+"""Sentences about measurements on this machine, shared by all renderers."""
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from optadvise.core.cards import Implementation
-from optadvise.core.findings import QUANTISED, REFUTED, AuditFinding, BenchmarkFinding, ClaimFinding, Evidence
+from optadvise.core.findings import (
+    DEVIATES,
+    FAILS,
+    QUANTISED,
+    REFUTED,
+    AuditFinding,
+    BenchmarkFinding,
+    ClaimFinding,
+    Evidence,
+)
+from optadvise.core.records import Recommendation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import describe_measurement, find_deviation, format_figure
 
-HEADING = "Found on this machine"
-_PEAKS = {"allocated": " at the peak", "process": " of the whole process"}  # the most precise first
+_PEAKS = {"allocated": "peak memory", "process": "peak memory of the process"}  # the most precise first
+_COMPARABLE_SIZE = 10  # factor between parameter counts up to which a benchmark says something about a run
 
 
 def describe_deviation(implementation: Implementation, evidence: Evidence) -> str | None:
-    """Return how an implementation deviates, and who says so; None where it is not known to."""
+    """Return how an implementation deviates from its paper, with the source; None without a known deviation."""
     deviation = find_deviation(implementation, evidence)
     if deviation is None:
         return None
-    who = "as its card tells" if deviation.basis == "card" else f"as an audit here found on {deviation.date}"
-    return f"deviates, {who}: {deviation.why}"
+    source = "known" if deviation.basis == "card" else f"audit of {deviation.date}"
+    return f"Deviates from its paper ({source}): {deviation.why}"
+
+
+def select_relevant(advice: Recommendation) -> Evidence:
+    """Return the evidence that concerns this run: failed audits and claims, and benchmarks of a comparable model."""
+    evidence, path = advice.evidence, advice.implementation.path
+    return replace(
+        evidence,
+        audits=tuple(audit for audit in evidence.audits if audit.path == path and audit.verdict in (DEVIATES, FAILS)),
+        claims=tuple(claim for claim in evidence.claims if claim.verdict == REFUTED),
+        benchmarks=tuple(benchmark for benchmark in evidence.benchmarks if _is_comparable(benchmark, advice)),
+    )
+
+
+def _is_comparable(benchmark: BenchmarkFinding, advice: Recommendation) -> bool:
+    """Return whether a benchmark trained this kind of model in a size within a factor of ten."""
+    params, measured = advice.situation.params, benchmark.parameters
+    if params is None or measured is None or benchmark.workload != advice.situation.model:
+        return False
+    return measured <= params * _COMPARABLE_SIZE and params <= measured * _COMPARABLE_SIZE
 
 
 def list_sentences(evidence: Evidence) -> list[str]:
@@ -32,23 +63,25 @@ def list_sentences(evidence: Evidence) -> list[str]:
 def _describe_audit(audit: AuditFinding) -> str:
     why = f": {audit.why}" if audit.why else ""
     verdict = audit.verdict if audit.verdict != QUANTISED else f"conforms {QUANTISED}"
-    return f"{audit.path} {verdict}{why} (audit of {audit.date})"
+    return f"{audit.path} {verdict}{why} (audit of {audit.date})."
 
 
 def _describe_benchmark(benchmark: BenchmarkFinding) -> str:
     parts = []
     if benchmark.ratio is not None:
-        parts.append(f"its step took {format_figure(benchmark.ratio, benchmark.ci95)} times {benchmark.versus}'s")
+        parts.append(
+            f"step() took {format_figure(benchmark.ratio, benchmark.ci95)} times as long as {benchmark.versus}"
+        )
     elif benchmark.optimizer_seconds is not None:
-        parts.append(f"its step took {1e3 * benchmark.optimizer_seconds:.3g} ms")
+        parts.append(f"step() took {1e3 * benchmark.optimizer_seconds:.3g} ms")
     if benchmark.state_bytes_per_parameter is not None:
-        parts.append(f"{benchmark.state_bytes_per_parameter:.2f} bytes of state per parameter")
+        parts.append(f"state {benchmark.state_bytes_per_parameter:.2f} B/param")
     peaks = ((benchmark.peak_memory_bytes.get(name), label) for name, label in _PEAKS.items())
-    parts += [show_bytes(peak) + label for peak, label in peaks if peak is not None][:1]
-    size = "" if benchmark.parameters is None else f" of {show_count(benchmark.parameters)} parameters"
+    parts += [f"{label} {show_bytes(peak)}" for peak, label in peaks if peak is not None][:1]
+    size = "" if benchmark.parameters is None else f" with {show_count(benchmark.parameters)} parameters"
     return (
-        f"{', '.join(parts)}: {benchmark.workload}{size}, {benchmark.dtype}, {benchmark.device} "
-        f"(bench of {benchmark.date})"
+        f"{benchmark.workload}{size}, {benchmark.dtype}, {benchmark.device}: {', '.join(parts)} "
+        f"(bench of {benchmark.date})."
     )
 
 
@@ -56,6 +89,6 @@ def _describe_claim(claim: ClaimFinding) -> str:
     """Return a confirmed claim with its figure; a refuted one also with the quote of its source."""
     if claim.verdict != REFUTED:
         figure = format_figure(claim.measured or 0.0, claim.ci95)
-        return f"confirmed: {claim.claim} {figure} on {claim.device} (tested on {claim.date})"
-    quote = f" {claim.cite[0]} says: “{claim.quote}”" if claim.quote else ""
-    return f"refuted: {claim.claim} {describe_measurement(claim)}{quote} (tested on {claim.date})"
+        return f"Confirmed: {claim.claim} {figure} on {claim.device} (tested on {claim.date})."
+    quote = f" {claim.cite[0]}: “{claim.quote}”" if claim.quote else ""
+    return f"Refuted: {claim.claim} {describe_measurement(claim)}{quote} (tested on {claim.date})."

@@ -10,7 +10,7 @@ from optadvise.core.units import show_bytes, show_number
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
-DASH = "–"  # for 0 and for what is not known
+DASH = "–"  # for 0 and for unknown values
 SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
 FIT_LABELS: Mapping[bool | None, str] = {True: "yes", False: "no", None: "perhaps"}
 
@@ -30,14 +30,27 @@ def format_range(low: float | None, high: float | None) -> str:
 
     Example:
         >>> format_range(6e-5, 1e-3)
-        '6e-5 … 1e-3'
+        '6e-5 to 1e-3'
     """
-    return "" if low is None or high is None else f"{show_number(low)} … {show_number(high)}"
+    return "" if low is None or high is None else f"{show_number(low)} to {show_number(high)}"
+
+
+def format_typical_range(low: float | None, high: float | None) -> str:
+    """Return a typical range with its label, empty where an end is not known."""
+    typical = format_range(low, high)
+    return typical and f"typical range {typical}"
 
 
 def format_interval(interval: Interval) -> str:
-    """Return both ends of an interval in bytes."""
-    return f"{show_bytes(interval.low)} to {show_bytes(interval.high)}"
+    """Return both ends of an interval in bytes, with one unit if both have the same.
+
+    Example:
+        >>> format_interval(Interval(low=2**30, expected=2**30, high=2**31))
+        '1 to 2 GiB'
+    """
+    low, high = show_bytes(interval.low), show_bytes(interval.high)
+    unit = high.rpartition(" ")[2]
+    return f"{low.removesuffix(f' {unit}')} to {high}"
 
 
 def format_state_bytes(bytes_per_parameter: float, zero: str = "0") -> str:
@@ -52,32 +65,51 @@ def format_state_bytes(bytes_per_parameter: float, zero: str = "0") -> str:
     return "< 0.01" if bytes_per_parameter < 0.01 else f"{bytes_per_parameter:.2f}"
 
 
+def format_sentence(text: str) -> str:
+    """Return a text with a capital letter and a final period; a first word with a dot or an underscore stays as it is.
+
+    Example:
+        >>> format_sentence("8-bit state is smaller"), format_sentence("state is smaller.")
+        ('8-bit state is smaller.', 'State is smaller.')
+        >>> format_sentence("torch.optim.AdamW conforms")
+        'torch.optim.AdamW conforms.'
+    """
+    text = capitalize(text.strip())
+    return text if not text or text.endswith((".", "!", "?", "”")) else f"{text}."
+
+
+def capitalize(text: str) -> str:
+    """Return a text with a capital letter, unless its first word is a name from code."""
+    first_word = text.split(" ", 1)[0].rstrip(".,:;")
+    return text if "." in first_word or "_" in first_word else f"{text[:1].upper()}{text[1:]}"
+
+
 def format_settings(settings: Mapping[str, Value]) -> str:
     """Return hyperparameters with their values, such as `lr 3e-4, betas (0.9, 0.95)`."""
     return ", ".join(f"{name} {format_value(value)}" for name, value in settings.items())
 
 
 def format_flag(catalog: Catalog, fact: str) -> str:
-    """Return the option that states a fact."""
+    """Return the option that sets a fact."""
     declared = catalog.facts.get(fact)
     flag = None if declared is None else declared.flag
     return flag or f"--{fact.replace('_', '-')}"
 
 
 def format_option(catalog: Catalog, fact: str, value: object) -> str:
-    """Return a fact as it is typed, such as `--micro-batch 4`; a flag that is set has no value."""
+    """Return the option for a fact and its value, such as `--micro-batch 4`; a flag has no value."""
     flag = format_flag(catalog, fact)
     return flag if value is True or value == "true" else f"{flag} {value}"
 
 
 def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:
-    """Return facts as they are typed on one command line."""
+    """Return the options for several facts, as on a command line."""
     return " ".join(format_option(catalog, fact, value) for fact, value in facts.items())
 
 
 def format_fact(situation: Situation, fact: str) -> str:
-    """Return a fact's value in a situation."""
+    """Return a fact's value in a situation, `unknown` for None."""
     value = getattr(situation, fact)
     if value is None:
-        return "not known"
+        return "unknown"
     return f"{value:,}" if type(value) is int else str(value).lower()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from msgspec import Struct
 from rich.text import Text
 
-from optadvise.core.records import MemoryAnswer, MemoryEstimate, Situation
+from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes
 from optadvise.render.labels import format_interval
 
 
 class BreakdownRow(Struct, frozen=True):
-    """One part of the breakdown: bytes at the peak where the peak is known, else all of them (None: not known)."""
+    """One part of the breakdown: bytes at the peak if the peak is known, otherwise its whole size (None: unknown)."""
 
     part: str
     size_bytes: int | None
@@ -19,13 +19,13 @@ class BreakdownRow(Struct, frozen=True):
 
 
 def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
-    """Return the rows of a breakdown; a part that is not there at the peak notes its whole size."""
+    """Return the rows of a breakdown; the note of a part that is not allocated at the peak has its whole size."""
     if memory.total is None:
         return [BreakdownRow(part=line.part, size_bytes=line.bytes, note=line.how) for line in memory.breakdown]
     rows = []
     for line in memory.breakdown:
         is_elsewhere = not line.at_peak and line.bytes
-        note = f"{show_bytes(line.bytes or 0)} in all: {line.how}" if is_elsewhere else line.how
+        note = f"{show_bytes(line.bytes or 0)} outside the peak: {line.how}" if is_elsewhere else line.how
         rows.append(BreakdownRow(part=line.part, size_bytes=line.at_peak or 0, note=note))
     return rows
 
@@ -33,29 +33,42 @@ def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
 def describe_allocator(memory: MemoryEstimate) -> str:
     """Return what torch and nvidia-smi show of the total."""
     allocated, reserved = show_bytes(memory.allocated or 0), show_bytes(memory.reserved or 0)
-    return f"torch allocates {allocated} and reserves {reserved}; nvidia-smi shows the total"
+    return f"shown by nvidia-smi; torch allocates {allocated} and reserves {reserved}"
+
+
+def is_tight(memory: MemoryEstimate) -> bool:
+    """Return whether the interval of the estimate crosses the limit."""
+    return memory.available is not None and memory.total is not None and memory.fits is None
 
 
 def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
-    """Return whether a run fits, in a sentence."""
+    """Return whether a run fits, in a sentence; the size of the model is known."""
+    limit = _describe_limit(memory, situation)
     if memory.total is None or memory.interval is None:
-        needed = show_bytes(memory.model_states or 0)
+        size = show_bytes(memory.model_states or 0)
         if memory.fits is False:
-            limit = show_bytes(memory.available or 0)
-            return _emphasize("*Does not fit*", f" {limit}: weights, gradients and state alone are {needed}.")
-        return Text(f"Weights, gradients and state are {needed}; activations need the shape.")
-    per_gpu = " of each GPU" if situation.gpus > 1 else ""
-    needs = ("needs about ", f"*{show_bytes(memory.total)}*", f" ({format_interval(memory.interval)}){per_gpu}")
+            return _emphasize(
+                "*Does not fit*", f": weights, gradients and optimizer state alone are {size} of {limit}."
+            )
+        of_limit = "" if memory.available is None else f" of {limit}"
+        unknown = "activations are unknown without the network's dimensions"
+        return Text(f"Weights, gradients and optimizer state: {size}{of_limit}; {unknown}.")
+    total, interval = f"*{show_bytes(memory.total)}*", f" ({format_interval(memory.interval)})"
+    per_gpu = " on each GPU" if situation.gpus > 1 else ""
     if memory.available is None:
-        return _emphasize("It ", *needs, "; --gpu or --vram tells whether it fits.")
-    limit = show_bytes(memory.available)
-    where = f"{situation.gpu}, {limit}" if situation.gpu else limit
-    if memory.fits is False:
-        return _emphasize("*Does not fit*", f" {where}: it ", *needs, ".")
+        return _emphasize("Requires about ", total, f"{interval}{per_gpu}; add --gpu or --vram to check the fit.")
     is_likely = memory.total - memory.pageable <= memory.available
-    verdict = "Fits" if memory.fits else "Probably fits" if is_likely else "Probably does not fit"
-    paging = " by paging state out to the host" if is_likely and memory.total > memory.available else ""
-    return _emphasize(f"*{verdict}*", f" {where}{paging}: it ", *needs, ".")
+    if memory.fits or (memory.fits is None and is_likely):
+        paging = ", with optimizer state paged to the host" if memory.total > memory.available else ""
+        verdict = "*Fits*" if memory.fits else "*Probably fits*"
+        return _emphasize(verdict, ": ", total, f" of {limit}{interval}{per_gpu}{paging}.")
+    verdict = "*Does not fit*" if memory.fits is False else "*Probably does not fit*"
+    return _emphasize(verdict, ": requires ", total, f"{interval}{per_gpu}, available {limit}.")
+
+
+def _describe_limit(memory: MemoryEstimate, situation: Situation) -> str:
+    limit = show_bytes(memory.available or 0)
+    return f"{limit} on {situation.gpu}" if situation.gpu else limit
 
 
 def _emphasize(*parts: str) -> Text:
@@ -64,7 +77,15 @@ def _emphasize(*parts: str) -> Text:
 
 
 def has_fixes(answer: MemoryAnswer) -> bool:
-    """Return whether there is something to say of what would make a run fit."""
+    """Return whether a run does not fit for certain, so that its fixes, or the lack of fixes, are printed."""
     if answer.situation.vram_bytes is None or answer.memory.model_states is None or answer.memory.fits is True:
         return False
     return bool(answer.fixes) or answer.memory.fits is False
+
+
+def describe_chain(chain: tuple[Fix, ...]) -> str:
+    """Return what a chain of fixes leads to: `19.8 GiB (plus 13.2 GiB pageable) with all three`."""
+    end = chain[-1]
+    pageable = f" (plus {show_bytes(end.pageable)} pageable)" if end.pageable else ""
+    count = {1: "", 2: " both", 3: " all three", 4: " all four", 5: " all five"}.get(len(chain), f" all {len(chain)}")
+    return f"{show_bytes(end.needs)}{pageable} with{count}"

@@ -2,25 +2,135 @@
 
 from __future__ import annotations
 
-from optadvise.core.records import AdviceWarning, Alternative, Recommendation
+from collections.abc import Mapping
+
+from optadvise.core.cards import Implementation, Phase, Value
+from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, Recommendation, Sensitivity
 from optadvise.core.units import show_bytes, show_number
-from optadvise.render.labels import format_option, format_state_bytes
+from optadvise.render.labels import format_option, format_range, format_state_bytes
 from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.constructor import argument_name
+from optadvise.rulebase.hyperparameters import format_value
+
+_DECREASES = ("under ", "up to ", "<")  # how the conditions of sensitivities to smaller values begin
+_SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+
+
+# -- numbers and schedule ---------------------------------------------------------------------------------------------
+
+
+def format_call(advice: Recommendation) -> str:
+    """Return the constructor call with all arguments; `…` stands for a value that the table of numbers shows."""
+    ranged = _list_ranged_arguments(advice)
+    values = {name: None if name in ranged else value for name, value in advice.kwargs.items()}
+    return _format_call(advice.implementation, values)
+
+
+def format_companion_call(advice: Recommendation) -> str:
+    """Return the constructor call of the companion optimizer with all values; empty without a companion."""
+    companion = advice.companion
+    return "" if companion is None else _format_call(companion.implementation, companion.kwargs)
+
+
+def list_table_numbers(advice: Recommendation) -> list[AdvisedHyperparameter]:
+    """Return the hyperparameters with a value, without those that the constructor call shows."""
+    arguments = {name for name in advice.kwargs if name not in _list_ranged_arguments(advice)}
+    implementation = advice.implementation
+    return [
+        number
+        for number in advice.hyperparameters
+        if number.value is not None and argument_name(implementation, number.name) not in arguments
+    ]
+
+
+def _list_ranged_arguments(advice: Recommendation) -> set[str]:
+    """Return the arguments that have a typical range."""
+    return {
+        argument_name(advice.implementation, number.name)
+        for number in advice.hyperparameters
+        if number.value is not None and format_range(number.low, number.high)
+    }
+
+
+def _format_call(implementation: Implementation, kwargs: Mapping[str, Value]) -> str:
+    arguments = (f"{name}={'…' if value is None else _format_argument(value)}" for name, value in kwargs.items())
+    return f"{implementation.path}({', '.join(['params', *arguments])})"
+
+
+def _format_argument(value: Value) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return repr(value) if isinstance(value, bool) else format_value(value)
 
 
 def describe_schedule(advice: Recommendation) -> str:
-    """Return what the schedule does over the run."""
-    quantities = advice.schedule.quantities
-    total, warmup, floor = quantities["total_steps"], quantities["warmup_steps"], quantities["floor_lr"]
-    text = f"over {total:,} steps"
-    if warmup:
-        text += f", {warmup:,} of them up"
-    if isinstance(floor, float) and floor > 0:
-        text += f", down to {show_number(floor)}"
-    milestones = quantities.get("milestones")
-    if isinstance(milestones, list) and milestones:
-        text += f", a tenth after each of {', '.join(f'{step:,}' for step in milestones)}"
-    return text
+    """Return what the schedule does over the run: `100,000 steps: 1,000 warmup, then cosine decay to 3e-5`."""
+    schedule = advice.schedule
+    quantities = schedule.quantities
+    warmup = int(str(quantities["warmup_steps"]))
+    floor = quantities["floor_lr"]
+    phases = [f"{warmup:,} warmup"] if warmup else []
+    ends = schedule.kwargs.get("milestones")
+    for number, phase in enumerate(schedule.phases):
+        text = _describe_phase(phase, floor if isinstance(floor, float) else 0.0)
+        if text == _CONSTANT and number < len(schedule.phases) - 1 and isinstance(ends, list):
+            text += f" to step {ends[number]:,}"
+        phases += [text] if text else []
+    steps = f"{int(str(quantities['total_steps'])):,} steps"
+    if phases == [_CONSTANT]:
+        return steps
+    text = ", then ".join(filter(None, [", ".join(phases[:-1]), *phases[-1:]]))
+    return f"{steps}: {text}"
+
+
+_CONSTANT = "constant"
+
+
+def _describe_phase(phase: Phase, floor: float) -> str:
+    """Return what a phase does with the learning rate; empty for a warmup."""
+    kwargs = phase.kwargs
+    if phase.shape == "linear":
+        return "" if kwargs["end_factor"] else "linear decay to 0"
+    if phase.shape == "cosine":
+        return f"cosine decay to {show_number(floor)}"
+    if phase.shape == "step":
+        milestones = kwargs["milestones"]
+        steps = [f"{step:,}" for step in milestones] if isinstance(milestones, list) else []
+        joined = " and ".join(filter(None, [", ".join(steps[:-1]), *steps[-1:]]))
+        return f"×{kwargs['gamma']} at steps {joined}"
+    return {"one-cycle": "cosine decay to almost 0", "inverse-sqrt": "decay with 1/√step"}.get(phase.shape, _CONSTANT)
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def describe_run(advice: Recommendation) -> str:
+    """Return how to run the training: precision, batch, and what saves memory."""
+    situation = advice.situation
+    parts = [situation.precision, _describe_batch(advice)]
+    parts += [f"{situation.checkpointing} activation checkpointing"] * (situation.checkpointing != "none")
+    parts += [_SHARDING.get(situation.shard, situation.shard)] * (situation.shard != "none" and situation.gpus > 1)
+    parts += ["optimizer state in host memory"] * situation.offload
+    parts += ["gradient release"] * situation.gradient_release
+    parts += ["chunked loss"] * (situation.loss == "chunked")
+    return ", ".join(filter(None, parts))
+
+
+def _describe_batch(advice: Recommendation) -> str:
+    """Return micro-batch × accumulation × GPUs = effective batch, as far as they are known."""
+    situation = advice.situation
+    micro_batch, batch, gpus = situation.micro_batch, situation.batch_size, situation.gpus
+    gpu_text = f"{gpus:,} GPU{'s' if gpus > 1 else ''}"
+    if micro_batch is None:
+        return gpu_text if batch is None else f"effective batch {batch:,} on {gpu_text}"
+    if batch is None:
+        return f"micro-batch {micro_batch:,} on {f'each of {gpu_text}' if gpus > 1 else gpu_text}"
+    accumulation = max(1, batch // (micro_batch * gpus))
+    steps = f"{accumulation:,} accumulation step{'s' if accumulation > 1 else ''}"
+    return f"micro-batch {micro_batch:,} × {steps} × {gpu_text} = effective batch {micro_batch * accumulation * gpus:,}"
+
+
+# -- warnings, alternatives and sensitivities -------------------------------------------------------------------------
 
 
 def sort_warnings(advice: Recommendation) -> list[AdviceWarning]:
@@ -33,13 +143,30 @@ def format_state(alternative: Alternative) -> str:
     if alternative.optimizer_bytes is not None:
         return show_bytes(alternative.optimizer_bytes)
     per_parameter = alternative.state_bytes_per_parameter
-    return "none" if per_parameter == 0 else f"{format_state_bytes(per_parameter)} B/p"
+    return "none" if per_parameter == 0 else f"{format_state_bytes(per_parameter)} B/param"
 
 
-def list_flips(advice: Recommendation, catalog: Catalog) -> list[tuple[str, str]]:
-    """Return each option that would change the answer, with the optimizer that it leads to."""
+def list_changes(advice: Recommendation, catalog: Catalog) -> list[tuple[str, str]]:
+    """Return each option that would change the answer, with the optimizer that it leads to.
+
+    Changes that the rules do not suggest for this kind of model are left out.
+    """
     return [
-        (format_option(catalog, fact, value), flip.optimizer)
-        for flip in advice.sensitivities
-        for fact, value in flip.change.items()
+        (format_option(catalog, fact, value), sensitivity.optimizer)
+        for sensitivity in advice.sensitivities
+        if _is_suggested(sensitivity, advice.situation.model, catalog)
+        for fact, value in sensitivity.change.items()
     ]
+
+
+def _is_suggested(sensitivity: Sensitivity, model: str | None, catalog: Catalog) -> bool:
+    return all(
+        is_relevant(fact, model, catalog) and (catalog.facts[fact].suggest_less or not value.startswith(_DECREASES))
+        for fact, value in sensitivity.change.items()
+    )
+
+
+def is_relevant(fact: str, model: str | None, catalog: Catalog) -> bool:
+    """Return whether another value of a fact makes sense for a kind of model."""
+    declared = catalog.facts.get(fact)
+    return declared is None or declared.suggest_for is None or model in declared.suggest_for

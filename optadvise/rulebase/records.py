@@ -70,6 +70,8 @@ class Fact(RunOption, frozen=True, kw_only=True):
     derived: str | None = None  # by which function or table
     with_: Mapping[str, Plain] = struct_field(name="with", default_factory=dict)
     change: Literal["free", "cheap", "costly", "fixed"] = "fixed"  # what it costs the user to change
+    suggest_for: tuple[str, ...] | None = None  # models for which answers suggest another value; None: all
+    suggest_less: bool = True  # answers suggest smaller values too
     at: Internal = ""
 
     @property

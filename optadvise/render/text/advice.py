@@ -1,4 +1,4 @@
-"""Recommendation as text: the answer first, then reasons, memory, alternatives and warnings."""
+"""Recommendation as text: a short answer, or with --explain every rule, source and derivation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,37 @@ from optadvise.core.cards import SHIPPED
 from optadvise.core.records import AdviceWarning, HyperparameterStep, MemoryAnswer, Recommendation, TraceEntry
 from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import REFUTED_CHOICE
-from optadvise.render import evidence
+from optadvise.render import evidence, headings
 from optadvise.render.explanation import Explanation
-from optadvise.render.labels import format_range, format_settings
+from optadvise.render.labels import format_sentence, format_typical_range
 from optadvise.render.memory import describe_fit
-from optadvise.render.recommendation import describe_schedule, format_state, list_flips, sort_warnings
-from optadvise.render.text.console import Page, format_heading, print_paragraph, print_rows, print_section
+from optadvise.render.recommendation import (
+    describe_run,
+    describe_schedule,
+    format_call,
+    format_companion_call,
+    format_state,
+    list_changes,
+    list_table_numbers,
+    sort_warnings,
+)
+from optadvise.render.text.console import (
+    NO_BREAK,
+    Page,
+    format_heading,
+    print_call,
+    print_paragraph,
+    print_rows,
+    print_section,
+)
 from optadvise.render.text.estimate import print_breakdown, print_fixes
 from optadvise.render.text.explanation import print_near_misses, print_why_not
+from optadvise.render.text.short_advice import print_short_sections
 from optadvise.render.text.situation import print_assumptions
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
+
+_WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
 
 
 def render_text(
@@ -30,84 +50,100 @@ def render_text(
     *,
     plain: bool = False,
 ) -> str:
-    """Return a recommendation as text for a terminal.
+    """Return a recommendation as text for a terminal; without explained decisions, the short answer.
 
     Args:
         fit: Changes after which it fits, where it does not for certain.
         plain: Use no colours, for a file.
     """
+    is_short = explanation is None or not explanation.decisions
     page = Page(keep=True, plain=plain)
     with page as out:
-        _print_answer(out, advice)
-        print_section(out, "Why", [(entry.rule, _format_reason(entry)) for entry in advice.trace], "left", "wrap")
-        lines = [("·", escape(line)) for line in evidence.list_sentences(advice.evidence)]
-        print_section(out, evidence.HEADING, lines, "left", "wrap")
+        _print_optimizer(out, advice)
+        _print_numbers(out, advice, is_short=is_short)
         if explanation is not None:
             print_why_not(out, explanation, catalog)
-            print_near_misses(out, explanation)
-            if explanation.decisions:
-                _print_derivations(out, advice)
-        _print_memory(out, advice)
-        if fit is not None:
-            print_fixes(out, fit, catalog, name_optimizer=True)
-        _print_alternatives(out, advice)
-        flips = [(escape(option), f"→ {optimizer}") for option, optimizer in list_flips(advice, catalog)]
-        print_section(out, "Would change with", flips, "left", "left")
-        _print_warnings(out, advice)
-        print_assumptions(out, advice.situation, catalog)
-        out.print(format_heading("Next"))
-        out.print(f"  optadvise bench {advice.optimizer.id}")
-        out.print("  the same line with --json | optadvise bench - measures exactly this advice")
+        if explanation is None or is_short:
+            print_short_sections(out, advice, catalog, fit)
+        else:
+            _print_explained_sections(out, advice, catalog, fit, explanation)
     return page.text
 
 
-def _print_answer(out: Console, advice: Recommendation) -> None:
+def _print_optimizer(out: Console, advice: Recommendation) -> None:
+    """Print the optimizer, its constructor call and what is known against it."""
     optimizer, implementation = advice.optimizer, advice.implementation
     out.print(f"[bold]{escape(optimizer.name)}[/bold]  ({optimizer.id})")
-    is_installed_with_torch = implementation.package in (None, "", "torch")
-    source = "" if is_installed_with_torch else f", from pip install {implementation.package}"
-    out.print(f"  {escape(implementation.path + source)}", soft_wrap=True)
+    if advice.memory.fits is False:
+        print_paragraph(out, describe_fit(advice.memory, advice.situation))
     for warning in advice.warnings:
         if warning.id.startswith(REFUTED_CHOICE):
             print_rows(out, [("[bold]![/bold]", escape(warning.text))], "left", "wrap")
     deviation = evidence.describe_deviation(implementation, advice.evidence)
     if deviation is not None:
-        print_paragraph(out, f"[bold]{escape(deviation)}[/bold]")
+        print_paragraph(out, f"[bold]{escape(format_sentence(deviation))}[/bold]")
+    print_call(out, format_call(advice))
     if optimizer.companion and advice.companion:
-        settings, reason = format_settings(advice.companion.kwargs), optimizer.companion.tensors
-        path = advice.companion.implementation.path
-        print_paragraph(out, escape(f"with {path} ({settings}) beside it for {reason}"))
-    memory = advice.memory
-    if memory.fits is False:
-        needed, available = show_bytes(memory.total or memory.model_states or 0), show_bytes(memory.available or 0)
-        out.print(f"  [bold]Does not fit[/bold]: {needed} needed of {available}; see below")
+        print_paragraph(out, escape(f"and for {optimizer.companion.tensors}:"))
+        print_call(out, format_companion_call(advice))
+    if implementation.package not in (None, "", "torch"):
+        out.print(f"  pip install {implementation.package}")
     out.print()
-    _print_numbers(out, advice)
 
 
-def _print_numbers(out: Console, advice: Recommendation) -> None:
-    rows = []
-    for number in advice.hyperparameters:
-        if number.value is not None:
-            typical = format_range(number.low, number.high)
-            value = f"[bold]{escape(format_value(number.value))}[/bold]"
-            rows.append((number.name, value, typical and f"usual {typical}"))
-    schedule = ("schedule", f"[bold]{advice.schedule.id}[/bold]", describe_schedule(advice))
-    print_rows(out, [*rows, schedule], "left", "left", "wrap")
+def _print_numbers(out: Console, advice: Recommendation, *, is_short: bool) -> None:
+    numbers = [
+        (number.name, format_value(number.value), format_typical_range(number.low, number.high))
+        for number in list_table_numbers(advice)
+        if not (is_short and number.name == _WARMUP and advice.schedule.quantities["warmup_steps"])
+    ]
+    width = max((len(value) for _, value, _ in numbers), default=0)
+    rows = [
+        (name, f"[bold]{escape(value)}[/bold]{NO_BREAK * (width - len(value) + 2)}{typical}")
+        for name, value, typical in numbers
+    ]
+    rows.append(("schedule", f"[bold]{advice.schedule.id}[/bold], {describe_schedule(advice)}"))
+    rows.append(("run", escape(describe_run(advice))))
+    print_rows(out, rows, "left", "wrap")
+
+
+# -- with --explain ---------------------------------------------------------------------------------------------------
+
+
+def _print_explained_sections(
+    out: Console, advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None, explanation: Explanation
+) -> None:
+    reasons = [(entry.rule, _format_reason(entry)) for entry in advice.trace]
+    print_section(out, headings.RULES_APPLIED, reasons, "left", "wrap")
+    print_near_misses(out, explanation)
+    _print_derivations(out, advice)
+    findings = [("·", escape(sentence)) for sentence in evidence.list_sentences(advice.evidence)]
+    print_section(out, headings.MEASURED, findings, "left", "wrap")
+    _print_memory(out, advice)
+    if fit is not None:
+        print_fixes(out, fit, catalog, name_optimizer=True)
+    _print_alternatives(out, advice)
+    changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
+    print_section(out, headings.CHANGES, changes, "left", "left")
+    _print_warnings(out, advice)
+    print_assumptions(out, advice.situation, catalog)
+    out.print(format_heading(headings.NEXT))
+    out.print(f"  optadvise bench {advice.optimizer.id}")
+    print_paragraph(out, "or measure exactly these numbers: the same command with --json | optadvise bench -")
 
 
 def _format_reason(entry: TraceEntry | HyperparameterStep) -> str:
-    return f"{escape(entry.because)}{_format_sources(entry)}"
+    return f"{escape(format_sentence(entry.because))}{_format_sources(entry)}"
 
 
 def _format_sources(entry: TraceEntry | HyperparameterStep | AdviceWarning) -> str:
-    """Return what an entry cites, and the layer of its rule where it is not a shipped one."""
+    """Return, as markup, the sources of an entry, and the layer of its rule unless it is a shipped one."""
     layer = "" if entry.layer == SHIPPED else f", from {entry.layer}"
     return f" [dim]\\[{escape(', '.join(entry.cite) + layer)}][/dim]"
 
 
 def _print_derivations(out: Console, advice: Recommendation) -> None:
-    out.print(format_heading("How each number came to be"))
+    out.print(format_heading(headings.DERIVATIONS))
     for number in advice.hyperparameters:
         out.print(f"  {number.name} = {format_value(number.value)}")
         rows = [(f"  {entry.rule}", escape(entry.step), _format_reason(entry)) for entry in number.derivation]
@@ -119,36 +155,29 @@ def _print_memory(out: Console, advice: Recommendation) -> None:
     if memory.model_states is not None:
         print_breakdown(out, memory)
         print_paragraph(out, describe_fit(memory, advice.situation))
-    else:
-        out.print(format_heading("Memory"))
-        if not advice.max_model_sizes:
-            hint = "" if memory.available is not None else "; --vram or --gpu tells what would fit"
-            out.print(f"  Not known without --params{hint}.")
-    if advice.max_model_sizes:
-        size = show_bytes(memory.available or 0)
-        out.print(f"  Up to which model size each is expected to fit {size} (derived, typical shapes):")
-        rows = []
-        for band in sorted(advice.max_model_sizes, key=lambda band: -band.max_params):
-            each = f"{band.bytes_per_parameter:.2f} B per parameter in all" if band.max_params else "no size"
-            rows.append((band.optimizer, show_count(band.max_params), each))
-        print_rows(out, rows, "left", "right", "wrap", indent=4)
+    elif not advice.max_model_sizes:
+        hint = "" if memory.available is not None else "; add --vram or --gpu to get the largest model that fits"
+        print_section(out, headings.MEMORY, [(f"Unknown without --params{hint}.",)], "wrap")
+    rows = []
+    for band in sorted(advice.max_model_sizes, key=lambda band: -band.max_params):
+        size = show_count(band.max_params) if band.max_params else "none"
+        rows.append((band.optimizer, size, f"{band.bytes_per_parameter:.2f} B/param in total"))
+    title = f"{headings.MODEL_SIZES} {show_bytes(memory.available or 0)} (estimated, typical shapes)"
+    print_section(out, title, rows, ("", "left"), ("parameters", "right"), ("", "wrap"))
 
 
 def _print_alternatives(out: Console, advice: Recommendation) -> None:
     rows = []
     for other in advice.alternatives:
-        verdict = "[bold]does not fit[/bold]; " if other.fits is False else ""
-        rows.append((other.id, format_state(other), verdict + escape(other.because)))
-    print_section(out, "Alternatives", rows, ("", "left"), ("state", "right"), ("", "wrap"))
+        verdict = "[bold]Does not fit.[/bold] " if other.fits is False else ""
+        rows.append((other.id, format_state(other), verdict + escape(format_sentence(other.because))))
+    print_section(out, headings.ALTERNATIVES, rows, ("", "left"), ("state", "right"), ("", "wrap"))
 
 
 def _print_warnings(out: Console, advice: Recommendation) -> None:
-    if not advice.warnings:
-        return
     rows = []
     for warning in sort_warnings(advice):
         if not warning.id.startswith(REFUTED_CHOICE):  # printed below the optimizer's name
             mark = "[bold]![/bold]" if warning.level == "warning" else "·"
             rows.append((mark, f"{escape(warning.text)}{_format_sources(warning)}"))
-    out.print(format_heading("Know before you start"))
-    print_rows(out, rows, "left", "wrap")
+    print_section(out, headings.NOTES, rows, "left", "wrap")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 # Kind of a table's column, alone or after the column's header: `left`, `right`, `wrap` (takes the remaining width and
 # wraps) or `fold` (as wide as its text, wraps only where the terminal is too narrow for the other columns).
 Column: TypeAlias = "str | tuple[str, str]"
 
+NO_BREAK = "\u00a0"  # a blank at which no line ends; printed as a plain one
 WIDTH = 80  # where stdout is not a terminal and COLUMNS is not set
 _MAX_WIDTH = 100
 _MIN_WIDTH = 40
@@ -47,7 +51,7 @@ class _WideTableConsole(Console):
 
 
 class Page:
-    """Output of one command, written at once and without blanks at line ends."""
+    """Output of one command, written at once and without trailing blanks."""
 
     def __init__(self, *, keep: bool = False, plain: bool = False) -> None:
         """Start an empty page, as wide as the terminal but at most 100 columns.
@@ -80,7 +84,7 @@ class Page:
         """Write the page, unless an error ended it."""
         self._capture.__exit__(None, None, None)
         if error is None:
-            lines = self._capture.get().replace("\u00a0", " ").split("\n")
+            lines = self._capture.get().replace(NO_BREAK, " ").split("\n")
             self.text = "\n".join(line.rstrip() for line in lines)
             if not can_encode(self.text, sys.stdout.encoding):
                 self.text = self.text.translate(_ASCII)
@@ -103,7 +107,7 @@ def format_heading(title: str) -> str:
 
 
 def make_table(*columns: Column, indent: int = 2) -> Table:
-    """Build a borderless table; the first cell of each row is the empty one of the indent.
+    """Build a borderless table; the first cell of each row is the empty one of the indent, if there is an indent.
 
     Args:
         columns: Kinds of the columns, with headers where the table has a header line.
@@ -117,7 +121,8 @@ def make_table(*columns: Column, indent: int = 2) -> Table:
         pad_edge=False,
         show_edge=False,
     )
-    table.add_column(width=indent - 2)
+    if indent:
+        table.add_column(width=indent - 2)
     for column in columns:
         header, kind = column if isinstance(column, tuple) else ("", column)
         table.add_column(
@@ -140,8 +145,13 @@ def print_rows(out: Console, rows: Iterable[Sequence[RenderableType]], *columns:
     """
     table = make_table(*columns, indent=indent)
     for row in rows:
-        table.add_row("", *row)
+        table.add_row(*[""] * (indent > 0), *row)
     out.print(table)
+
+
+def print_labelled(out: Console, rows: Iterable[tuple[str, RenderableType]]) -> None:
+    """Print one-line sections: a bold label with its text beside it."""
+    print_rows(out, [(f"[bold]{label}[/bold]", text) for label, text in rows], "left", "wrap", indent=0)
 
 
 def print_section(out: Console, title: str, rows: Iterable[Sequence[RenderableType]], *columns: Column) -> None:
@@ -155,3 +165,14 @@ def print_section(out: Console, title: str, rows: Iterable[Sequence[RenderableTy
 def print_paragraph(out: Console, text: RenderableType) -> None:
     """Print markup as a paragraph, every line indented alike."""
     print_rows(out, [(text,)], "wrap")
+
+
+def print_call(out: Console, call: str) -> None:
+    """Print a constructor call; a long one continues indented, and no argument is broken."""
+    name, _, arguments = call.partition("(")
+    unbroken = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", NO_BREAK), arguments)
+    lines = textwrap.wrap(
+        f"{name}({unbroken}", out.width, initial_indent="  ", subsequent_indent="      ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    out.print(escape("\n".join(lines)), soft_wrap=True)

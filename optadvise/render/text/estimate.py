@@ -1,32 +1,43 @@
-"""Memory estimate as text: fit, breakdown with bars, fixes, and every optimizer in the run's place."""
+"""Memory estimate as text: fit, breakdown with bars, fixes, and every optimizer for the same run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import groupby
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Situation
+from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import ESTIMATE_FACTS
+from optadvise.render import headings
 from optadvise.render.labels import FIT_LABELS, format_count, format_options, format_size
-from optadvise.render.memory import describe_allocator, describe_fit, has_fixes, list_breakdown
-from optadvise.render.text.console import Page, format_heading, print_paragraph, print_rows, print_section
+from optadvise.render.memory import describe_allocator, describe_chain, describe_fit, has_fixes, list_breakdown
+from optadvise.render.text.console import (
+    Page,
+    format_heading,
+    print_labelled,
+    print_paragraph,
+    print_rows,
+    print_section,
+)
 from optadvise.render.text.scaling import print_scaling
 from optadvise.render.text.situation import print_assumptions
 from optadvise.rulebase.catalog import Catalog
 
 _BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_VISIBLE_SHARE = 0.1  # of the largest part; smaller parts are left out of a compact breakdown
+_SHORT_CHAINS = 2  # of fixes in the short answer
+_NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
+_BREAKS = "breaks: fails or computes something else with this sharding; see optadvise show NAME."
 
 
 def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
     """Print an estimate.
 
     Args:
-        everything: Print each optimizer on a line of its own.
+        everything: Print a table of all optimizers too.
     """
     with Page() as out:
         _print_title(out, answer, catalog)
@@ -34,8 +45,11 @@ def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) 
         _print_largest(out, answer)
         print_scaling(out, answer)
         print_fixes(out, answer, catalog)
-        _print_ranking(out, answer, everything=everything)
+        if everything:
+            _print_optimizers(out, answer)
         print_assumptions(out, answer.situation, catalog, only={*ESTIMATE_FACTS, "optimizer", "task"})
+        if not everything and answer.optimizers:
+            out.print("\nAdd --all for other optimizers.")
 
 
 def _print_title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
@@ -50,23 +64,25 @@ def _print_title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
 
 def _describe_run(situation: Situation) -> str:
     precision = situation.precision if situation.method == "full" else f"{situation.method} in {situation.precision}"
-    size = situation.seq_len or situation.image_size
-    parts = [precision, f"passes of {situation.micro_batch or 1}" + (f" × {size}" if size else "")]
+    size = ""
+    if situation.seq_len:
+        size = f" × {situation.seq_len:,} tokens"
+    elif situation.image_size:
+        size = f" × {situation.image_size:,} px"
+    parts = [precision, f"micro-batch {situation.micro_batch or 1:,}{size}"]
     if situation.gpus > 1:
         parts.append(f"{situation.gpus} GPUs" + ("" if situation.shard == "none" else f", {situation.shard}"))
     return ", ".join(parts)
 
 
 def print_breakdown(out: Console, memory: MemoryEstimate) -> None:
-    """Print what the memory of one GPU is made of."""
+    """Print the parts of the memory of one GPU, each with its arithmetic."""
     rows = list_breakdown(memory)
     if memory.total is None:
-        sizes = ((row.part, "not known" if row.size_bytes is None else show_bytes(row.size_bytes)) for row in rows)
-        out.print(format_heading("Memory of one GPU, derived"))
-        cells = [(*size, row.note) for size, row in zip(sizes, rows, strict=True)]
-        print_rows(out, cells, "left", "right", "wrap")
+        cells = [(row.part, _format_known(row.size_bytes), escape(row.note)) for row in rows]
+        print_section(out, f"{headings.MEMORY} (estimated)", cells, "left", "right", "wrap")
         return
-    out.print(format_heading(f"Memory of one GPU, derived; highest in {memory.peak}"))
+    out.print(format_heading(f"{headings.MEMORY} (estimated), peak in {memory.peak}"))
     largest = max((row.size_bytes or 0 for row in rows), default=1) or 1
     table = [
         (row.part, format_size(row.size_bytes), format_bar((row.size_bytes or 0) / largest), escape(row.note))
@@ -74,6 +90,22 @@ def print_breakdown(out: Console, memory: MemoryEstimate) -> None:
     ]
     total = ("[bold]total[/bold]", f"[bold]{show_bytes(memory.total)}[/bold]", "", describe_allocator(memory))
     print_rows(out, [*table, total], ("", "left"), ("at the peak", "right"), ("", "left"), ("", "wrap"))
+
+
+def print_compact_breakdown(out: Console, memory: MemoryEstimate) -> None:
+    """Print the large parts of the memory of one GPU, without their arithmetic."""
+    rows = list_breakdown(memory)
+    largest = max((row.size_bytes or 0 for row in rows), default=0)
+    cells = [
+        (row.part, show_bytes(row.size_bytes), format_bar(row.size_bytes / largest))
+        for row in rows
+        if row.size_bytes and row.size_bytes >= _VISIBLE_SHARE * largest
+    ]
+    print_rows(out, cells, "left", "right", "left")
+
+
+def _format_known(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else show_bytes(size_bytes)
 
 
 def format_bar(fraction: float, columns: int = _BAR_COLUMNS) -> str:
@@ -93,83 +125,75 @@ def _print_largest(out: Console, answer: MemoryAnswer) -> None:
     largest = answer.largest_micro_batch
     if largest is None:
         return
-    text = f"{largest:,} sample{'s' if largest > 1 else ''} in one pass" if largest else "not even one sample in a pass"
+    rows = [("Largest micro-batch", f"{largest:,}" if largest else "none, not even 1 fits")]
     if answer.longest_sequence:
-        text += f", or samples of {answer.longest_sequence:,} tokens in passes of {answer.situation.micro_batch or 1}"
-    out.print(format_heading("Largest that fits, by what is expected"))
-    print_paragraph(out, text)
+        micro_batch = answer.situation.micro_batch or 1
+        rows.append(("Longest sequence", f"{answer.longest_sequence:,} tokens at micro-batch {micro_batch:,}"))
+    out.print()
+    print_labelled(out, rows)
 
 
 def _print_gpus(out: Console, micro_batches: Mapping[str, int]) -> None:
     cells = [format_count(largest) for largest in micro_batches.values()]
     columns = [(gpu, "right") for gpu in micro_batches]
-    print_section(out, "Samples in one pass on usual GPUs, by what is expected", [cells], *columns)
+    print_section(out, "Largest micro-batch by GPU", [cells], *columns)
 
 
-def print_fixes(out: Console, answer: MemoryAnswer, catalog: Catalog, *, name_optimizer: bool = False) -> None:
+def print_fixes(
+    out: Console, answer: MemoryAnswer, catalog: Catalog, *, name_optimizer: bool = False, is_short: bool = False
+) -> None:
     """Print the changes after which a run fits, the cheapest first.
 
     Args:
         name_optimizer: Name the optimizer of the figures, as another command may choose another.
+        is_short: Print the first two chains alone, and of each change its main cost.
     """
     if not has_fixes(answer):
         return
-    out.print(format_heading("What would make it fit, the cheapest first"))
+    out.print(format_heading(headings.FIXES))
     if not answer.fixes:
-        print_paragraph(
-            out, "Nothing among the changes that are known here; a smaller network, or GPUs with more memory."
-        )
+        print_paragraph(out, _NO_FIX)
     elif "optimizer" in answer.situation.assumed and name_optimizer:
-        out.print(f"  Each with --optimizer {answer.optimizer}, unless it names another.")
-    for number, chain in enumerate(answer.fixes, 1):
-        paged = f", and {show_bytes(chain[-1].pageable)} that may be paged out," if chain[-1].pageable else ""
-        out.print(f"  {number}. [bold]{show_bytes(chain[-1].needs)}[/bold]{paged} with")
-        rows = []
-        for fix in chain:
-            replaced = f"instead of {format_options(catalog, fix.instead)}; " if fix.instead else ""
-            effect = escape(f"{replaced}saves {show_bytes(fix.saves)}; costs {fix.costs}")
-            change = escape(format_options(catalog, fix.change))
-            rows.append((change, f"{effect} [dim]\\[{', '.join(fix.cite)}][/dim]"))
+        print_paragraph(out, f"With --optimizer {answer.optimizer}, unless an option sets another.")
+    chains = answer.fixes[:_SHORT_CHAINS] if is_short else answer.fixes
+    for number, chain in enumerate(chains, 1):
+        out.print(f"  [bold]{number}.[/bold] {describe_chain(chain)}:")
+        describe = _describe_cost if is_short else _describe_fix
+        rows = [(escape(format_options(catalog, fix.change)), describe(fix, catalog)) for fix in chain]
         print_rows(out, rows, "left", "wrap", indent=5)
+    if len(answer.fixes) > len(chains):
+        out.print(f"  and {len(answer.fixes) - len(chains)} more with --explain")
 
 
-def _print_ranking(out: Console, answer: MemoryAnswer, *, everything: bool) -> None:
+def _describe_fix(fix: Fix, catalog: Catalog) -> str:
+    """Return, as markup, what a fix replaces, saves and costs, with its sources."""
+    replaced = f"instead of {format_options(catalog, fix.instead)}; " if fix.instead else ""
+    effect = f"{replaced}saves {show_bytes(fix.saves)}; cost: {fix.costs.rstrip('.')}"
+    return f"{escape(effect)} [dim]\\[{', '.join(fix.cite)}][/dim]"
+
+
+def _describe_cost(fix: Fix, catalog: Catalog) -> str:
+    """Return, as markup, what a fix replaces, and the first clause of its cost."""
+    replaced = f"instead of {format_options(catalog, fix.instead)}; " if fix.instead else ""
+    return escape(f"{replaced}cost: {fix.costs.split(';')[0].rstrip('.')}")
+
+
+def _print_optimizers(out: Console, answer: MemoryAnswer) -> None:
     is_limited, has_tokens = answer.situation.vram_bytes is not None, answer.situation.seq_len is not None
     columns = [("", "fold"), ("state", "right"), ("total", "right")]
-    columns += [("fits", "left"), ("largest pass", "right")] if is_limited else [("", "left")]
-    columns += [("longest", "right")] if is_limited and has_tokens else []
+    columns += [("fits", "left"), ("micro-batch", "right")] if is_limited else [("", "left")]
+    columns += [("tokens", "right")] if is_limited and has_tokens else []
     rows = []
-    for names, fit in _group_fits(answer.optimizers, everything):
+    for fit in answer.optimizers:
         total = fit.total if fit.total is not None else fit.model_states
-        row = [names, format_size(fit.optimizer_bytes), "not known" if total is None else show_bytes(total)]
+        row = [fit.id, format_size(fit.optimizer_bytes), _format_known(total)]
         if is_limited:
             row += [FIT_LABELS[fit.fits] + (", breaks" if fit.breaks else ""), format_count(fit.largest_micro_batch)]
         else:
             row += ["breaks" if fit.breaks else ""]
         rows.append(row + ([format_count(fit.longest_sequence)] if is_limited and has_tokens else []))
-    out.print(
-        format_heading(
-            "Every optimizer in its place" if everything else "Optimizers in its place, those alike on one line"
-        )
-    )
+    limits = "largest micro-batch and longest sequence that fit" if has_tokens else "largest micro-batch that fits"
+    out.print(format_heading(headings.OPTIMIZERS + (f" ({limits})" if is_limited else "")))
     print_rows(out, rows, *columns)
     if any(fit.breaks for fit in answer.optimizers):
-        print_paragraph(out, "breaks: fails or computes something else where it is sharded so; optadvise show says how")
-
-
-def _group_fits(fits: Iterable[Fit], everything: bool) -> Iterable[tuple[str, Fit]]:
-    """Yield the names and one fit of each run of optimizers whose rows read alike."""
-
-    def key(fit: Fit) -> tuple[object, ...]:
-        sizes = (
-            None if size is None else show_bytes(size) for size in (fit.optimizer_bytes, fit.total, fit.model_states)
-        )
-        return (
-            (fit.id,)
-            if everything
-            else (*sizes, fit.fits, fit.largest_micro_batch, fit.longest_sequence, fit.basis, fit.breaks)
-        )
-
-    for _, group in groupby(fits, key=key):
-        members = list(group)
-        yield ", ".join(fit.id for fit in members), members[0]
+        print_paragraph(out, _BREAKS)

@@ -7,30 +7,35 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.render.documents import WhyNotDocument
+from optadvise.render import headings
+from optadvise.render.documents import MissDocument, WhyNotDocument
 from optadvise.render.explanation import Explanation, build_why_not, describe_miss
 from optadvise.render.labels import format_option
-from optadvise.render.text.console import format_heading, print_rows
+from optadvise.render.text.console import format_heading, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.table_records import Rule
 
 
 def print_near_misses(out: Console, explanation: Explanation) -> None:
-    """Print the rules that came nearest to deciding and what each missed; nothing where not requested."""
-    if not explanation.decisions:
-        return
-    out.print(format_heading("What came nearest"))
+    """Print the rules that came closest to deciding, with the conditions that they missed."""
     rows = [
-        (miss.rule.id, escape(f"{_format_outcome(miss.rule)}: {describe_miss(miss, explanation.axes)}"))
+        (miss.rule.id, escape(f"{_format_outcome(miss.rule)}: {_format_miss(describe_miss(miss, explanation.axes))}"))
         for decision in explanation.decisions
         for miss in decision.near
     ]
-    print_rows(out, rows, "left", "wrap")
+    print_section(out, headings.CLOSEST_RULES, rows, "left", "wrap")
 
 
 def _format_outcome(rule: Rule) -> str:
     """Return what a rule would have decided."""
     return next((str(value) for key, value in rule.outcome.items() if key in ("concern", "optimizer", "scheduler")), "")
+
+
+def _format_miss(miss: MissDocument) -> str:
+    """Return why a rule did not decide."""
+    if miss.beaten_by is not None:
+        return f"applies, but {miss.beaten_by} takes precedence"
+    return "requires " + " and ".join(f"{miss.fact} {miss.asks} (here {miss.actual})" for miss in miss.missed)
 
 
 def print_why_not(out: Console, explanation: Explanation, catalog: Catalog) -> None:
@@ -39,27 +44,27 @@ def print_why_not(out: Console, explanation: Explanation, catalog: Catalog) -> N
     if result is not None:
         out.print(format_heading(f"Why not {result.optimizer}"))
         is_answer = result.answer == result.optimizer
-        lines = ["It is the answer."] if is_answer else _list_obstacles(result, catalog)
+        lines = ["It is the recommended optimizer."] if is_answer else _list_obstacles(result, catalog)
         print_rows(out, [(line,) for line in lines], "wrap")
 
 
 def _list_obstacles(result: WhyNotDocument, catalog: Catalog) -> Iterator[str]:
     """Yield, as markup, a sentence for each thing that keeps the optimizer from being recommended."""
     if result.refused is not None:
-        yield f"It is refused here: {escape(result.refused)}."
+        yield f"The rules exclude it here: {escape(result.refused.rstrip('.'))}."
     if result.fits is False:
         yield "Training with it is not expected to fit."
     if result.beside is not None:
-        yield f"It is named beside {result.answer}: {escape(result.beside)}."
+        yield f"It is an alternative to {result.answer}: {escape(result.beside.rstrip('.'))}."
     if not result.rows:
-        yield "No rule names it first; it is taken when it is asked for."
+        yield "No rule recommends it first; --optimizer selects it."
     for miss in result.rows:
-        yield f"{miss.rule} names it, {escape(str(miss))}."
+        yield f"{miss.rule} recommends it: {escape(_format_miss(miss))}."
     for concern, miss in result.concerns.items():
-        yield f"The concern {concern} decides by {miss.rule}, which {escape(str(miss))}."
+        yield f"{miss.rule} would make {concern} the deciding concern: {escape(_format_miss(miss))}."
     for change in result.changes:
-        options = " and ".join(format_option(catalog, fact, value) for fact, value in change.change.items())
-        yield f"The answer with [bold]{escape(options)}[/bold], which was tried."
+        options = " ".join(format_option(catalog, fact, value) for fact, value in change.change.items())
+        yield f"Recommended with [bold]{escape(options)}[/bold] (verified)."
     if not result.changes:
-        yield "No change of up to three facts makes it the answer."
-    yield f"Taken anyway with --optimizer {result.optimizer}."
+        yield "No combination of up to three option changes recommends it."
+    yield f"Force it with --optimizer {result.optimizer}."

@@ -1,4 +1,4 @@
-"""Communication of several GPUs, and the same run on other numbers of GPUs, as text."""
+"""Communication between GPUs, and the same run on other numbers of GPUs, as text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from rich.markup import escape
 
 from optadvise.core.records import MemoryAnswer, Scaling, Situation, Traffic
 from optadvise.core.units import show_bytes
-from optadvise.render.labels import FIT_LABELS, format_count
+from optadvise.render.labels import FIT_LABELS, format_count, format_sentence
 from optadvise.render.text.console import print_paragraph, print_section
 
 _CONTENTS = {"weights": "weights", "updated": "updated weights", "gradients": "gradients"}
 
 
 def print_scaling(out: Console, answer: MemoryAnswer) -> None:
-    """Print what a run over several GPUs sends, and other numbers of GPUs; nothing for one GPU."""
+    """Print the communication of a run over several GPUs, and other numbers of GPUs; nothing for one GPU."""
     if answer.traffic is not None:
         _print_traffic(out, answer.traffic)
     if answer.scaling is not None:
@@ -22,19 +22,19 @@ def print_scaling(out: Console, answer: MemoryAnswer) -> None:
 
 
 def _print_traffic(out: Console, traffic: Traffic) -> None:
-    passes = "1 pass" if traffic.passes == 1 else f"{traffic.passes:,} passes"
     rows = []
     for collective in traffic.collectives:
         times = "once" if collective.times == 1 else f"{collective.times:,} ×"
         contents = f"{show_bytes(collective.bytes)} of {_CONTENTS[collective.of]}"
         rows.append((show_bytes(collective.sent), times, f"{collective.operation} of {contents} {collective.when}"))
-    title = f"Between GPUs, derived: each sends {show_bytes(traffic.sent)} in a step of {passes}"
-    print_section(out, title, rows, "right", "right", "wrap")
+    micro_batches = "1 micro-batch" if traffic.passes == 1 else f"{traffic.passes:,} micro-batches"
+    sent = f"each GPU sends {show_bytes(traffic.sent)} per step of {micro_batches}"
+    print_section(out, f"Communication (estimated): {sent}", rows, "right", "right", "wrap")
     is_reducing = any(collective.operation == "all-reduce" for collective in traffic.collectives)
-    rings = "By rings, in which each GPU sends all but its own share" + (
-        ", an all-reduce twice." if is_reducing else "."
+    rings = "Ring algorithms: each GPU sends all but its own shard" + (
+        ", in an all-reduce twice." if is_reducing else "."
     )
-    note = f" {traffic.note}." if traffic.note else ""
+    note = f" {format_sentence(traffic.note)}" if traffic.note else ""
     print_paragraph(out, f"{escape(rings + note)} [dim]\\[{', '.join(traffic.cite)}][/dim]")
 
 
@@ -44,22 +44,22 @@ def _print_scales(out: Console, scaling: Scaling, situation: Situation) -> None:
     has_copy = any(scale.master_bytes for scale in scaling.scales)
     columns = [("GPUs", "right"), ("state", "right"), *([("master copy", "right")] if has_copy else [])]
     columns += [("total", "right")] if has_shape else []
-    columns += [("fits", "left"), ("largest", "right")] if is_limited else []
+    columns += [("fits", "left")] if is_limited else []
+    columns += [("micro-batch", "right"), *([("largest", "right")] if is_limited else []), ("sends", "right")]
     rows = []
     for scale in scaling.scales:
         row = [f"{scale.gpus:,}", show_bytes(scale.optimizer_bytes)]
         row += [show_bytes(scale.master_bytes)] if has_copy else []
         row += [show_bytes(scale.total or 0)] if has_shape else []
-        row += [FIT_LABELS[scale.fits], format_count(scale.largest_micro_batch)] if is_limited else []
-        row += [f"{scale.micro_batch:,}", show_bytes(scale.sent)]
+        row += [FIT_LABELS[scale.fits]] if is_limited else []
+        row += [f"{scale.micro_batch:,}", *([format_count(scale.largest_micro_batch)] if is_limited else [])]
+        row += [show_bytes(scale.sent)]
         rows.append([f"[bold]{cell}[/bold]" if scale.gpus == situation.gpus else cell for cell in row])
-    title = "On other numbers of GPUs, what is expected of each"
-    print_section(out, title, rows, *columns, ("pass", "right"), ("sends", "right"))
+    print_section(out, "Other numbers of GPUs (estimated)", rows, *columns)
     if scaling.enough is not None:
-        contents = "state and master copy" if has_copy else "state"
-        begin = "More GPUs never" if scaling.enough == 1 else f"From {scaling.enough:,} GPUs on, more of them do not"
+        contents = "state and master copy" if has_copy else "optimizer state"
+        begin = "More GPUs never" if scaling.enough == 1 else f"Beyond {scaling.enough:,} GPUs, more GPUs do not"
+        sample = show_bytes(scaling.sample_bytes or 0)
         print_paragraph(
-            out,
-            f"{begin} pay for optimizer state: doubling them frees less of {contents} than the "
-            f"{show_bytes(scaling.sample_bytes or 0)} that one more sample of a pass keeps.",
+            out, f"{begin} pay off for {contents}: doubling them frees less than one more sample needs ({sample})."
         )

@@ -1,0 +1,29 @@
+"""Headings that the text, Markdown and HTML of a result share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Recommendations.
+WHY: Final = "Why"
+RULES_APPLIED: Final = "Rules applied"
+CLOSEST_RULES: Final = "Closest rules that did not apply"
+DERIVATIONS: Final = "How each number is computed"
+SCHEDULES: Final = "Other schedules"
+ALTERNATIVES: Final = "Alternatives"
+CHANGES: Final = "What would change this answer"
+NOTES: Final = "Notes"
+ASSUMED: Final = "Assumed (not specified)"
+SPECIFIED: Final = "Specified"
+NEXT: Final = "Next"
+
+# Memory.
+MEMORY: Final = "Memory of one GPU"
+FIXES: Final = "What would make it fit (cheapest first)"
+MODEL_SIZES: Final = "Largest model that fits"
+OPTIMIZERS: Final = "All optimizers"
+
+# Evidence and cards.
+MEASURED: Final = "Measured on this machine"
+SOURCES: Final = "Sources"
+REQUIREMENTS: Final = "Requirements"

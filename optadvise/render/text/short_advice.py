@@ -1,0 +1,93 @@
+"""Sections of the short answer to `recommend`: reasons, memory, changes and notes, without rule ids and sources."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from optadvise.core.records import MemoryAnswer, Recommendation
+from optadvise.core.units import show_bytes, show_count
+from optadvise.evidence.apply import REFUTED_CHOICE
+from optadvise.render import evidence, headings
+from optadvise.render.labels import format_sentence
+from optadvise.render.memory import describe_fit, is_tight
+from optadvise.render.recommendation import list_changes, sort_warnings
+from optadvise.render.text.console import format_heading, print_labelled, print_section
+from optadvise.render.text.estimate import print_compact_breakdown, print_fixes
+from optadvise.render.text.situation import print_short_assumptions
+from optadvise.rulebase.catalog import Catalog
+
+_CHANGES = 4  # at most so many suggested changes
+_REASONS, _NOTES = 3, 3  # at most so many of each, and one less if the run does not fit, which takes more lines
+_HINT = "Add --explain for rules, sources, alternatives and how numbers are computed."
+
+
+def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) -> None:
+    """Print what follows the numbers in the short answer.
+
+    Args:
+        fit: Changes after which it fits, where it does not for certain.
+    """
+    is_misfit = advice.memory.fits is False
+    reasons = [("·", escape(format_sentence(entry.because))) for entry in advice.trace[: _REASONS - is_misfit]]
+    print_section(out, headings.WHY, reasons, "left", "wrap")
+    findings = [("·", escape(text)) for text in evidence.list_sentences(evidence.select_relevant(advice))]
+    print_section(out, headings.MEASURED, findings, "left", "wrap")
+    _print_memory(out, advice, catalog, fit)
+    changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
+    print_section(out, headings.CHANGES, changes[:_CHANGES], "left", "left")
+    _print_notes(out, advice)
+    print_short_assumptions(out, advice.situation, catalog)
+    out.print()
+    print_labelled(out, [(headings.NEXT, f"optadvise bench {advice.optimizer.id}")])
+    out.print(_HINT)
+
+
+def _print_memory(out: Console, advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) -> None:
+    """Print a line about memory and one about alternatives; breakdown and fixes if it does not fit for certain."""
+    memory = advice.memory
+    others = ", ".join(other.id for other in advice.alternatives if other.fits is not False)
+    lines: list[tuple[str, Text | str]] = [(headings.ALTERNATIVES, others)] if others else []
+    if memory.fits is False:
+        out.print(format_heading(headings.MEMORY))  # the verdict is below the optimizer's name
+    else:
+        is_sized = memory.model_states is not None
+        text = describe_fit(memory, advice.situation) if is_sized else _describe_largest_model(advice)
+        lines = [("Memory", text), *lines]
+    if is_tight(memory):
+        out.print()
+        print_labelled(out, lines[:1])
+    if memory.fits is False or is_tight(memory):
+        print_compact_breakdown(out, memory)
+        if fit is not None:
+            print_fixes(out, fit, catalog, name_optimizer=True, is_short=True)
+        lines = lines[is_tight(memory) :]
+    if lines:
+        out.print()
+        print_labelled(out, lines)
+
+
+def _describe_largest_model(advice: Recommendation) -> str:
+    """Return up to which model size the optimizer fits, if a limit is known; the model's size is not."""
+    available = advice.memory.available
+    if available is None:
+        return "Unknown without --params; add --vram or --gpu to check the fit."
+    limit = show_bytes(available)
+    largest = next((size for size in advice.max_model_sizes if size.optimizer == advice.optimizer.id), None)
+    if largest is None:
+        return f"Unknown without --params; the limit is {limit}."
+    if not largest.max_params:
+        return f"Not expected to fit {limit} at any model size."
+    return f"Expected to fit up to {show_count(largest.max_params)} parameters in {limit}."
+
+
+def _print_notes(out: Console, advice: Recommendation) -> None:
+    """Print the first notes; if the run does not fit, only warnings."""
+    is_misfit = advice.memory.fits is False
+    notes = [note for note in sort_warnings(advice) if not note.id.startswith(REFUTED_CHOICE)]
+    shown = [note for note in notes if note.level == "warning" or not is_misfit][: _NOTES - is_misfit]
+    rows = [("[bold]![/bold]" if note.level == "warning" else "·", escape(note.text)) for note in shown]
+    if rows and len(notes) > len(shown):
+        rows.append(("", f"and {len(notes) - len(shown)} more with --explain"))
+    print_section(out, headings.NOTES, rows, "left", "wrap")
