@@ -26,7 +26,7 @@ from optadvise.benchmark.requirements import parse_requirement
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.statistics import ratio_ci
 from optadvise.benchmark.worker_arm import WORKER, WorkerArm
-from optadvise.memory.optimizer_state import shared_state_bytes, state_bytes
+from optadvise.memory.optimizer_state import compute_shared_state_bytes, compute_state_bytes
 from optadvise.rulebase.catalog import load
 
 ALTERED = [sys.executable, str(Path(__file__).with_name("altered_worker.py"))]
@@ -84,7 +84,7 @@ def exact_states() -> tuple[int, list[str]]:
         card = ADVISOR.catalog.optimizer(name)
         made = next(i for i in card.implementations if i.path == arm.path)
         state = card.state if made.state is None else made.state
-        wanted = sum(state_bytes(state, shape) for shape in shapes) + shared_state_bytes(state)
+        wanted = sum(compute_state_bytes(state, shape) for shape in shapes) + compute_shared_state_bytes(state)
         counted += 1
         if record.counts.state_bytes != wanted:
             differing.append(f"{name}: {record.counts.state_bytes} against {wanted} {record.failure}")

@@ -33,8 +33,8 @@ from optadvise.advice.compiled_rules import CompiledRules  # noqa: E402
 from optadvise.advice.complete import complete_situation  # noqa: E402
 from optadvise.core.records import InputValue  # noqa: E402
 from optadvise.memory import estimator  # noqa: E402
-from optadvise.memory.architectures import named_shape  # noqa: E402
-from optadvise.memory.hf_config import shape_from_config  # noqa: E402
+from optadvise.memory.architectures import build_named_shape  # noqa: E402
+from optadvise.memory.hf_config import read_hf_config  # noqa: E402
 from optadvise.rulebase.catalog import load  # noqa: E402
 from tests import convnets  # noqa: E402
 
@@ -183,13 +183,13 @@ def predicted(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
     """Return the low, expected and high bytes of tensors."""
     rules = advisor.memory_rules
     if case.network in CONVNETS:
-        shape = named_shape(rules.networks, case.network)
+        shape = build_named_shape(rules.networks, case.network)
     else:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "config.json"
             file.write_text(json.dumps(_config(case).to_dict(), default=str), encoding="utf-8")
-            shape = shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
-    model = rules.networks.family_of(shape).model
+            shape = read_hf_config(rules.networks, rules.settings.unsupported_heads, file)
+    model = rules.networks.find_family(shape).model
     answers: dict[str, InputValue] = {
         "shape": shape, "model": model, "precision": case.precision, "micro_batch": case.samples,
         "batch_size": case.samples * case.accumulation, "checkpointing": case.checkpointing,

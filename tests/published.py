@@ -17,8 +17,8 @@ from optadvise.advice.complete import complete_situation
 from optadvise.core.errors import InputError
 from optadvise.core.records import Interval, NetworkShape
 from optadvise.memory import estimator
-from optadvise.memory.architectures import named_shape
-from optadvise.memory.hf_config import shape_from_config
+from optadvise.memory.architectures import build_named_shape
+from optadvise.memory.hf_config import read_hf_config
 from tests.conftest import ROOT
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
@@ -73,7 +73,7 @@ def compiled_rules() -> CompiledRules:
 
 def _named(figure: dict[str, Any]) -> NetworkShape | None:
     try:
-        return named_shape(compiled_rules().memory_rules.networks, figure["given"].get("arch", ""))
+        return build_named_shape(compiled_rules().memory_rules.networks, figure["given"].get("arch", ""))
     except InputError:
         return None
 
@@ -93,7 +93,7 @@ def _shape(figure: dict[str, Any]) -> NetworkShape | None:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
         rules = compiled_rules().memory_rules
-        return shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
+        return read_hf_config(rules.networks, rules.settings.unsupported_heads, file)
 
 
 def table() -> list[str]:
@@ -129,7 +129,7 @@ def compare(figure: dict[str, Any]) -> Compared:
     if shape is None:
         answers["params"] = given["params"]
     else:
-        answers |= {"shape": shape, "model": compiled_rules().memory_rules.networks.family_of(shape).model}
+        answers |= {"shape": shape, "model": compiled_rules().memory_rules.networks.find_family(shape).model}
     answers.pop("seq_len" if answers["model"] in ("cnn", "vit") else "image_size", None)
     if answers["model"] == "cnn":
         answers.pop("attention", None)

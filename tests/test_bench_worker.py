@@ -24,7 +24,7 @@ from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.cards import StateTensor
 from optadvise.core.json_text import encode_json
-from optadvise.memory.optimizer_state import shared_state_bytes, state_bytes
+from optadvise.memory.optimizer_state import compute_shared_state_bytes, compute_state_bytes
 from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import few
 from tests.results import MACHINE
@@ -88,7 +88,7 @@ def _state(catalog: Catalog, name: str, path: str) -> tuple[StateTensor, ...]:
 
 
 def _bytes(state: tuple[StateTensor, ...], weights: list[nn.Parameter]) -> int:
-    return sum(state_bytes(state, tuple(w.shape)) for w in weights) + shared_state_bytes(state)
+    return sum(compute_state_bytes(state, tuple(w.shape)) for w in weights) + compute_shared_state_bytes(state)
 
 
 def check(found: dict[str, Any], catalog: Catalog, arm: Arm, spec: Spec) -> None:
@@ -148,7 +148,9 @@ def test_steps_alone_on_given_shapes(rules: CompiledRules, catalog: Catalog) -> 
     shapes = workloads.parameter_shapes(200_000)
     elements = sum(math.prod(shape) for shape in shapes)
     assert (found["status"], found["parameters"], found["tensors"]) == ("ok", elements, len(shapes))
-    assert found["state_bytes"] == sum(state_bytes(_state(catalog, "adamw", arm.path), shape) for shape in shapes)
+    assert found["state_bytes"] == sum(
+        compute_state_bytes(_state(catalog, "adamw", arm.path), shape) for shape in shapes
+    )
     assert found["optimizer_seconds"] == found["step_seconds"]
     assert found["forward_seconds"] == {"median": None, "ci95": None, "samples": []}
     assert (found["throughput"]["value"], found["loss"]["first"], found["loss"]["finite"]) == (None, None, True)
@@ -160,7 +162,7 @@ def test_low_precision_weights_have_their_bytes(rules: CompiledRules, catalog: C
     found = measured(spec, arm)
     weights = list(network("transformer").parameters())
     assert (found["status"], found["parameter_bytes"]) == ("ok", 2 * found["parameters"])
-    said = (state_bytes(_state(catalog, "adamw", arm.path), tuple(w.shape), "bfloat16") for w in weights)
+    said = (compute_state_bytes(_state(catalog, "adamw", arm.path), tuple(w.shape), "bfloat16") for w in weights)
     assert found["state_bytes"] == sum(said)
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from optadvise.core.cards import Implementation, Optimizer, StateTensor, Value
-from optadvise.memory.optimizer_state import DTYPE_BITS, shared_state_bytes, state_bytes
+from optadvise.memory.optimizer_state import DTYPE_BITS, compute_shared_state_bytes, compute_state_bytes
 from optadvise.rulebase.catalog import load
 from optadvise.verify.audit import compute_gradient, make_start
 from optadvise.verify.reference import METHODS, run_method
@@ -170,7 +170,7 @@ def _scenarios() -> Iterator[Any]:
 
 def _narrowest(case: Case, shape: tuple[int, ...]) -> int:
     """Return the bits per element of what the card quantises most, for a weight of this shape."""
-    kept = (t for t in case.state if t.per == "element" and state_bytes([t], shape))
+    kept = (t for t in case.state if t.per == "element" and compute_state_bytes([t], shape))
     return min((DTYPE_BITS["float32" if t.dtype == "parameter" else t.dtype] for t in kept), default=32)
 
 
@@ -325,10 +325,13 @@ def test_state_bytes(case: Case, dtype: str) -> None:
         optimizer.step()
     held = {weight.shape: sum(t.nbytes for t in _tensors(optimizer.state[weight])) for weight in weights}
     distinct = {(t.data_ptr(), t.nbytes): t.nbytes for weight in weights for t in _tensors(optimizer.state[weight])}
-    said = {shape: state_bytes(case.state, shape, dtype) for shape in shapes}
+    said = {shape: compute_state_bytes(case.state, shape, dtype) for shape in shapes}
     # optimi's Triton kernels take a tensor of one byte where an fp32 weight has no Kahan compensation.
     stand_ins = len(shapes) if case.variant == "triton" and dtype == "float32" else 0
-    assert sum(distinct.values()) == sum(said.values()) + shared_state_bytes(case.state) + stand_ins, (held, said)
+    assert sum(distinct.values()) == sum(said.values()) + compute_shared_state_bytes(case.state) + stand_ins, (
+        held,
+        said,
+    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from optadvise.core.records import Situation
 from optadvise.memory.backward import simulate_backward
-from optadvise.memory.inputs import compute_mode, memory_inputs
+from optadvise.memory.inputs import derive_compute_mode, select_memory_inputs
 from optadvise.memory.network import Block, Network, count_weights
 from optadvise.memory.records import LEARNING_INPUTS, ComputeMode, MicroBatch
 from optadvise.memory.training_step import StepSettings, simulate_step
@@ -39,7 +39,7 @@ def how(precision: str) -> ComputeMode:
     situation = Situation(
         precision={"amp": "amp-bf16"}.get(precision, precision), method="lora", lora_rank=RANK, lora_targets="a,b"
     )
-    return compute_mode(memory_inputs(situation), frozenset({"silu"}))
+    return derive_compute_mode(select_memory_inputs(situation), frozenset({"silu"}))
 
 
 def kept_by_simulation(lines: list[str], precision: str, grad: bool) -> int:
@@ -172,7 +172,7 @@ def test_a_head_in_chunks_holds_three_gradients_of_its_weight() -> None:
 
 
 def flags_of(situation: Situation) -> frozenset[str]:
-    return compute_mode(memory_inputs(situation), frozenset()).flags
+    return derive_compute_mode(select_memory_inputs(situation), frozenset()).flags
 
 
 def test_flags_of_a_checkpointed_run() -> None:

@@ -19,7 +19,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
-from optadvise.memory.architectures import build_network, check_image_size, named_shape
+from optadvise.memory.architectures import build_named_shape, build_network, check_image_size
 from optadvise.memory.autograd import AutogradGraph, SizedTensor
 from optadvise.memory.backward import simulate_backward
 from optadvise.memory.network import Network, count_weights
@@ -67,7 +67,7 @@ PUBLISHED = {  # counts of torchvision's pages and, for those of CIFAR, of the u
 
 def network_of(catalog: Catalog, name: str) -> Network:
     networks = load_networks(catalog)
-    return build_network(networks, named_shape(networks, name))
+    return build_network(networks, build_named_shape(networks, name))
 
 
 def fake_peak(build: Callable[[], nn.Module], mode: ComputeMode, batch: MicroBatch) -> int:

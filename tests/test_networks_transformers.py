@@ -18,10 +18,10 @@ import yaml
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import NetworkShape
-from optadvise.memory.architectures import build_network, named_shape
+from optadvise.memory.architectures import build_named_shape, build_network
 from optadvise.memory.autograd import NO_COST, AutogradGraph, SizedTensor
 from optadvise.memory.backward import simulate_backward
-from optadvise.memory.hf_config import shape_from_config
+from optadvise.memory.hf_config import read_hf_config
 from optadvise.memory.network import Block, Network, count_weights
 from optadvise.memory.networks import Networks
 from optadvise.memory.operations import OPERATIONS
@@ -97,7 +97,7 @@ def networks(catalog: Catalog) -> Networks:
 
 def read_config(catalog: Catalog, file: Path) -> NetworkShape:
     rules = MemoryRules(catalog)
-    return shape_from_config(rules.networks, rules.settings.unsupported_heads, file)
+    return read_hf_config(rules.networks, rules.settings.unsupported_heads, file)
 
 
 def model_of(config: Any) -> Any:
@@ -162,7 +162,7 @@ def test_every_named_shape_has_the_count_that_it_states(networks: Networks) -> N
     assert len(names) >= 130
     wrong = {}
     for name in names:
-        shape = named_shape(networks, name)
+        shape = build_named_shape(networks, name)
         count = sum(n * math.prod(w.shape) for w, n in count_weights(build_network(networks, shape)).items())
         if count != networks.shapes[name].parameters:
             wrong[name] = count
@@ -341,7 +341,7 @@ def test_a_layer_more_costs_what_a_layer_keeps() -> None:
 
 def test_dropping_a_saved_tensor_changes_the_prediction(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutation: every operation that keeps something is one that the prediction hangs on."""
-    network = build_network(networks, named_shape(networks, "tinyllama-1.1b"))
+    network = build_network(networks, build_named_shape(networks, "tinyllama-1.1b"))
     mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | {"eager"})
     batch = MicroBatch(8, 256)
     before = simulate_step(network, mode, batch).peak.total
@@ -375,7 +375,7 @@ def test_dropping_a_saved_tensor_changes_the_prediction(networks: Networks, monk
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2", "bert-base-uncased", "t5-small", "gemma-2-2b", "phi-4-mini"])
 def test_switches_save_what_they_promise(networks: Networks, name: str) -> None:
-    network = build_network(networks, named_shape(networks, name))
+    network = build_network(networks, build_named_shape(networks, name))
 
     def kept(*flags: str, checkpoint: bool = False) -> tuple[int, int]:
         mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | set(flags))
@@ -397,7 +397,7 @@ def test_switches_save_what_they_promise(networks: Networks, name: str) -> None:
 
 def test_chunked_loss_has_the_same_count_weights(networks: Networks) -> None:
     for name in ("llama-3.2-1b", "tinyllama-1.1b", "phi-2", "bert-base-uncased"):
-        network = build_network(networks, named_shape(networks, name))
+        network = build_network(networks, build_named_shape(networks, name))
         assert count_weights(network) == count_weights(network, ComputeMode(flags=network.flags | {"chunked"}))
 
 
@@ -490,7 +490,7 @@ def test_gemma_3_reads_its_text_part(catalog: Catalog, networks: Networks, tmp_p
     text = {"hidden_size": 2560, "num_hidden_layers": 34, "intermediate_size": 10240, "model_type": "gemma3_text"}
     shape = read_config(catalog, written(tmp_path, {"model_type": "gemma3", "text_config": text}))
     assert dict(shape.dims)["heads"] == 8
-    named = named_shape(networks, "gemma-3-4b")
+    named = build_named_shape(networks, "gemma-3-4b")
     assert dict(shape.dims) == dict(named.dims)
 
 
@@ -503,5 +503,5 @@ def test_tied_embeddings_learn_as_others_do(catalog: Catalog, networks: Networks
         results.append(simulate_step(network, ComputeMode(flags=network.flags), MicroBatch(2, 40)))
     assert results[0].activations == results[1].activations
     assert results[0].weight_gradients - results[1].weight_gradients == 64 * 101 * 4
-    network = build_network(networks, named_shape(networks, "t5-small"))
+    network = build_network(networks, build_named_shape(networks, "t5-small"))
     assert simulate_step(network, ComputeMode(flags=network.flags), MicroBatch(1, 8)).weight_gradients == 60_506_624 * 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.memory.optimizer_state import state_bytes_per_parameter
+from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.rule_analysis.check import prove_rules
 from optadvise.rule_analysis.rule_tests import run_tests
 from optadvise.rulebase.case_files import read_cases
@@ -37,7 +37,7 @@ def test_the_memory_notation_of_the_guide_agrees_with_the_cards(rules: CompiledR
         "sgd-momentum": 1, "adam": 2, "adamw": 2, "adamw8bit": 0.5, "lion": 1, "lamb": 2, "stable-adamw": 2,
     }  # fmt: skip
     for name, buffers in stated.items():
-        measured = state_bytes_per_parameter(rules.catalog.optimizer(name).state) / 4
+        measured = compute_state_bytes_per_parameter(rules.catalog.optimizer(name).state) / 4
         assert measured == pytest.approx(buffers, rel=0.02), name  # block scales are the two percent
 
 

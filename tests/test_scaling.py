@@ -14,11 +14,11 @@ from optadvise.advice.complete import complete_situation
 from optadvise.core.records import Situation
 from optadvise.core.units import show_bytes
 from optadvise.memory import estimator
-from optadvise.memory.inputs import memory_inputs
-from optadvise.memory.network_size import network_size
-from optadvise.memory.optimizer_state import state_bytes, state_tensors
+from optadvise.memory.inputs import select_memory_inputs
+from optadvise.memory.network_size import find_network_size
+from optadvise.memory.optimizer_state import compute_state_bytes, list_state_tensors
 from optadvise.memory.records import Weight
-from optadvise.memory.sharding import assign_whole_weights, count_elements, rows_of_rank
+from optadvise.memory.sharding import assign_whole_weights, count_elements, shard_rows
 from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
 from tests.held import measured
@@ -42,7 +42,7 @@ def situation(rules: CompiledRules, words: str) -> Situation:
 
 def tensors(rules: CompiledRules) -> Counter[Weight]:
     """Return the weights of that network."""
-    size = network_size(rules.memory_rules, memory_inputs(situation(rules, ODD)))
+    size = find_network_size(rules.memory_rules, select_memory_inputs(situation(rules, ODD)))
     assert size is not None
     assert size.trained_weights is not None
     return size.trained_weights
@@ -64,9 +64,9 @@ def line(data: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("nproc", "name"), [*((2, name) for name in FSDP), (4, FEWER[0])])
 def test_every_rank_holds_its_rows(every: dict[int, Any], nproc: int, name: str, rules: CompiledRules) -> None:
-    state = state_tensors(rules.catalog.optimizer(name))
-    pieces = [rows_of_rank(tensors(rules), nproc, rank) for rank in range(nproc)]
-    expected = [sum(n * state_bytes(state, w.shape) for w, n in mine.items()) for mine in pieces]
+    state = list_state_tensors(rules.catalog.optimizer(name))
+    pieces = [shard_rows(tensors(rules), nproc, rank) for rank in range(nproc)]
+    expected = [sum(n * compute_state_bytes(state, w.shape) for w, n in mine.items()) for mine in pieces]
     assert every[nproc]["fsdp"]["state"][name] == expected
     data = estimate(f"{ODD} --gpus {nproc} --shard zero3 --optimizer {name}")
     assert line(data)["bytes"] == max(expected) > min(expected)
@@ -256,7 +256,7 @@ def test_usual_gpus_are_told_where_no_limit_is_said(catalog: Catalog) -> None:
 @pytest.mark.parametrize("ranks", [1, 3, 7, 500])
 def test_ranks_hold_every_element_once(ranks: int, rules: CompiledRules) -> None:
     network = tensors(rules)
-    rows = [count_elements(rows_of_rank(network, ranks, rank)) for rank in range(ranks)]
+    rows = [count_elements(shard_rows(network, ranks, rank)) for rank in range(ranks)]
     assert sum(rows) == count_elements(network)
     assert rows == sorted(rows, reverse=True)
     whole = [count_elements(given) for given in assign_whole_weights(network, ranks)]

@@ -9,8 +9,8 @@ from optadvise.advice.decide import Decision, is_sound_when_sharded
 from optadvise.core.caching import cached
 from optadvise.core.records import Alternative, MaxModelSize, Situation
 from optadvise.memory.estimator import estimate
-from optadvise.memory.optimizer_state import state_bytes_per_parameter, state_tensors
-from optadvise.memory.search import max_model_size
+from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter, list_state_tensors
+from optadvise.memory.search import find_max_model_size
 
 
 def list_alternatives(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[Alternative]:
@@ -54,7 +54,7 @@ def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: D
         return
     names = [decision.optimizer.id, *(name for name, _ in _list_candidates(rules, situation, decision))]
     for name in dict.fromkeys(names):
-        size = max_model_size(rules.memory_rules, situation, name)
+        size = find_max_model_size(rules.memory_rules, situation, name)
         if size is not None:
             yield size
 
@@ -68,4 +68,4 @@ def count_state_bytes(rules: CompiledRules, optimizer: str, dtype: str) -> float
         optimizer: Its id.
         dtype: Of the parameters: float32 or bfloat16.
     """
-    return state_bytes_per_parameter(state_tensors(rules.catalog.optimizer(optimizer)), dtype)
+    return compute_state_bytes_per_parameter(list_state_tensors(rules.catalog.optimizer(optimizer)), dtype)

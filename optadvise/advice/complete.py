@@ -12,7 +12,7 @@ from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.records import FactValues, InputValue, NetworkShape, Situation
 from optadvise.memory.estimator import change_sized_run, complete_length
 from optadvise.memory.network_size import count_parameters
-from optadvise.memory.search import divisors
+from optadvise.memory.search import list_divisors
 
 _NOTHING_STATED = Situation()
 _LISTED_AS_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # others may stay unknown, too
@@ -108,7 +108,7 @@ def _format_nearest_divisors(number: int, rejected: int) -> str:
         >>> _format_nearest_divisors(64, 3)
         '2 or 4'
     """
-    accepted = divisors(number)
+    accepted = list_divisors(number)
     below = max((n for n in accepted if n < rejected), default=None)
     above = min((n for n in accepted if n > rejected), default=None)
     return " or ".join(str(n) for n in (below, above) if n is not None)

@@ -24,7 +24,7 @@ from optadvise.advice.fix_chains import (
 )
 from optadvise.core.records import Fix, MemoryEstimate, Situation
 from optadvise.memory import estimator
-from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.inputs import select_memory_inputs
 
 _MAX_CHAIN = 4  # changes; a longer chain is no advice
 _MAX_BESIDE_GPUS = 2  # changes beside more GPUs
@@ -149,4 +149,7 @@ def _explain_chain(rules: CompiledRules, situation: Situation, chain: AppliedCha
 
 def _require(rules: CompiledRules, situation: Situation) -> int:
     """Return the bytes that a run requires of a GPU; 0 where its size is not known."""
-    return estimator.required_bytes(rules.memory_rules, memory_inputs(situation), situation.optimizer or "") or 0
+    return (
+        estimator.compute_required_bytes(rules.memory_rules, select_memory_inputs(situation), situation.optimizer or "")
+        or 0
+    )

@@ -14,7 +14,7 @@ from optadvise.core.cards import FactValue
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Situation, read_count
 from optadvise.memory.estimator import fits
-from optadvise.memory.search import divisors, with_micro_batch
+from optadvise.memory.search import list_divisors, with_micro_batch
 from optadvise.rulebase.regions import Box
 
 _EFFORT_OF_DOUBLING = 4  # the number of GPUs
@@ -133,7 +133,7 @@ def _spread(inputs: FactValues, gpus: int) -> dict[str, int]:
     if inputs.get("batch_size") is None or inputs.get("micro_batch") is None:
         return {"gpus": gpus}
     batch_size, micro_batch = read_count(inputs, "batch_size"), read_count(inputs, "micro_batch")
-    largest = max((size for size in divisors(batch_size // gpus) if size <= micro_batch), default=micro_batch)
+    largest = max((size for size in list_divisors(batch_size // gpus) if size <= micro_batch), default=micro_batch)
     is_smaller = not batch_size % gpus and largest < micro_batch
     return {"gpus": gpus, "micro_batch": largest} if is_smaller else {"gpus": gpus}
 
@@ -151,7 +151,7 @@ def _shrink_micro_batch(rules: CompiledRules, inputs: FactValues, change: dict[s
     """
     batch_size, micro_batch = read_count(inputs, "batch_size"), read_count(inputs, "micro_batch")
     gpus = read_count(inputs, "gpus") if "gpus" in inputs else 1
-    sizes = [] if batch_size % gpus else divisors(batch_size // gpus)
+    sizes = [] if batch_size % gpus else list_divisors(batch_size // gpus)
     after = None
     for size in sorted((size for size in sizes if size < micro_batch), reverse=True):
         after = _complete(rules, {**inputs, "micro_batch": size})

@@ -10,8 +10,8 @@ from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.hardware import find_gpu
 from optadvise.core.records import NetworkShape, Situation
 from optadvise.core.units import parse_bytes, parse_count
-from optadvise.memory.architectures import named_shape, shape_from_dimensions
-from optadvise.memory.hf_config import shape_from_config
+from optadvise.memory.architectures import build_named_shape, build_shape_from_dimensions
+from optadvise.memory.hf_config import read_hf_config
 from optadvise.memory.inputs import FUSED_TARGETS
 from optadvise.memory.networks import load_networks
 from optadvise.memory.rules import MemoryRules
@@ -94,16 +94,16 @@ def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], stated: Mapping[str
         return None
     rules = MemoryRules(catalog)
     if typed.get("arch") is not None:
-        return named_shape(rules.networks, typed["arch"])
+        return build_named_shape(rules.networks, typed["arch"])
     if typed.get("hf_config") is not None:
-        return shape_from_config(rules.networks, rules.settings.unsupported_heads, typed["hf_config"])
+        return read_hf_config(rules.networks, rules.settings.unsupported_heads, typed["hf_config"])
     numbers = {name: _parse_number(value, catalog.base.inputs[name]) for name, value in dims.items()}
-    return shape_from_dimensions(rules.networks, rules.settings.default_families, stated.get("model"), numbers)
+    return build_shape_from_dimensions(rules.networks, rules.settings.default_families, stated.get("model"), numbers)
 
 
 def _add_shape(catalog: Catalog, shape: NetworkShape, stated: dict[str, Any]) -> None:
     """Add a shape and its kind of model to the stated facts; reject facts that it contradicts."""
-    model = load_networks(catalog).family_of(shape).model
+    model = load_networks(catalog).find_family(shape).model
     if stated.get("model", model) != model:
         raise InputError(
             f"--model {stated['model']}: {shape.name} is a {model}; remove --model",
@@ -118,7 +118,7 @@ def _add_shape(catalog: Catalog, shape: NetworkShape, stated: dict[str, Any]) ->
 
 
 def _parse_targets(catalog: Catalog, text: str, shape: NetworkShape | None) -> str:
-    accepted = load_networks(catalog).adapter_targets(shape)
+    accepted = load_networks(catalog).list_adapter_targets(shape)
     accepted |= {part for fused, parts in FUSED_TARGETS.items() if fused in accepted for part in parts}
     targets = [target.strip().lower().removesuffix("_proj") for target in text.split(",")]
     if targets == ["all"] or targets == ["all-linear"]:

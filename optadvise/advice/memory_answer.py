@@ -9,7 +9,7 @@ from optadvise.advice.decide import is_sound_when_sharded
 from optadvise.advice.fit_search import find_fixes
 from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Recommendation, Situation
 from optadvise.memory import estimator, search
-from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.scaling import scale_run
 
 
@@ -65,22 +65,22 @@ def _answer_run(rules: CompiledRules, run: Situation, estimate: MemoryEstimate) 
         situation=run,
         optimizer=optimizer,
         memory=estimate,
-        largest_micro_batch=search.largest_micro_batch(memory, run, optimizer),
-        longest_sequence=search.longest_sequence(memory, run, optimizer),
+        largest_micro_batch=search.find_largest_micro_batch(memory, run, optimizer),
+        longest_sequence=search.find_longest_sequence(memory, run, optimizer),
         optimizers=(),
         fixes=tuple(find_fixes(rules, run, estimate)),
-        traffic=estimator.traffic(memory, memory_inputs(run)),
+        traffic=estimator.estimate_traffic(memory, select_memory_inputs(run)),
     )
 
 
 def _size_micro_batches(rules: CompiledRules, run: Situation) -> dict[str, int]:
     """Return the largest micro-batch of a run by the ids of the usual GPUs; empty where activations are not known."""
     memory, optimizer = rules.memory_rules, run.optimizer or ""
-    if not estimator.knows_activations(memory, memory_inputs(run)):
+    if not estimator.knows_activations(memory, select_memory_inputs(run)):
         return {}
     gpus = sorted((gpu for gpu in rules.catalog.gpus if gpu.usual), key=lambda gpu: gpu.memory_gib)
     limited = {gpu.id: replace(run, vram_bytes=gpu.memory_bytes) for gpu in gpus}
-    return {gpu: search.largest_micro_batch(memory, on_gpu, optimizer) or 0 for gpu, on_gpu in limited.items()}
+    return {gpu: search.find_largest_micro_batch(memory, on_gpu, optimizer) or 0 for gpu, on_gpu in limited.items()}
 
 
 def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
@@ -100,11 +100,11 @@ def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> b
 def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:
     """Return the memory of an optimizer in a run's place; the largest micro-batch and length where there is a limit."""
     if run.vram_bytes is None:
-        return estimator.estimate_total(rules.memory_rules, memory_inputs(run), optimizer)
+        return estimator.estimate_total(rules.memory_rules, select_memory_inputs(run), optimizer)
     memory = estimator.estimate(rules.memory_rules, run, optimizer)
     return Fit(
         id=optimizer, optimizer_bytes=memory.optimizer, total=memory.total,
         model_states=memory.model_states, fits=memory.fits,
-        largest_micro_batch=search.largest_micro_batch(rules.memory_rules, run, optimizer),
-        longest_sequence=search.longest_sequence(rules.memory_rules, run, optimizer),
+        largest_micro_batch=search.find_largest_micro_batch(rules.memory_rules, run, optimizer),
+        longest_sequence=search.find_longest_sequence(rules.memory_rules, run, optimizer),
     )  # fmt: skip

@@ -6,9 +6,9 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.caching import cached
 from optadvise.core.records import MemoryEstimate, Situation
 from optadvise.memory import estimator
-from optadvise.memory.inputs import memory_inputs
-from optadvise.memory.optimizer_memory import optimizer_memory
-from optadvise.memory.search import max_model_size
+from optadvise.memory.inputs import select_memory_inputs
+from optadvise.memory.optimizer_memory import estimate_optimizer_memory
+from optadvise.memory.search import find_max_model_size
 
 MINOR_SHARE = 0.05  # of the required memory: smaller savings of optimizer state do not count
 
@@ -22,10 +22,10 @@ def classify_pressure(rules: CompiledRules, situation: Situation) -> str:
 
 @cached(8192)
 def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
-    memory, inputs, reference = rules.memory_rules, memory_inputs(situation), rules.reference_optimizer
+    memory, inputs, reference = rules.memory_rules, select_memory_inputs(situation), rules.reference_optimizer
     if estimator.fits(memory, situation, reference):
         return "fits"
-    required_bytes = estimator.required_bytes(memory, inputs, reference)
+    required_bytes = estimator.compute_required_bytes(memory, inputs, reference)
     is_state_minor = required_bytes is not None and saved_state_bytes(rules, situation) < MINOR_SHARE * required_bytes
     if is_state_minor and estimator.knows_activations(memory, inputs):
         return "activations"
@@ -34,23 +34,23 @@ def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
 
 def saved_state_bytes(rules: CompiledRules, situation: Situation) -> int:
     """Return the bytes that the compact optimizer's state saves against the reference optimizer's."""
-    memory, inputs = rules.memory_rules, memory_inputs(situation)
-    reference = optimizer_memory(memory, inputs, rules.reference_optimizer).state
-    return reference - optimizer_memory(memory, inputs, rules.compact_optimizer).state
+    memory, inputs = rules.memory_rules, select_memory_inputs(situation)
+    reference = estimate_optimizer_memory(memory, inputs, rules.reference_optimizer).state
+    return reference - estimate_optimizer_memory(memory, inputs, rules.compact_optimizer).state
 
 
 def find_required_bytes(rules: CompiledRules, situation: Situation) -> list[int]:
     """Return the limits at which the reference and the compact optimizer begin to fit; empty for an unknown size."""
     names = (rules.reference_optimizer, rules.compact_optimizer)
-    inputs = memory_inputs(situation)
-    required = [estimator.required_bytes(rules.memory_rules, inputs, name) for name in names]
+    inputs = select_memory_inputs(situation)
+    required = [estimator.compute_required_bytes(rules.memory_rules, inputs, name) for name in names]
     return [required_bytes for required_bytes in required if required_bytes is not None]
 
 
 def find_largest_sizes(rules: CompiledRules, situation: Situation) -> list[int]:
     """Return the parameters up to which the reference and the compact optimizer fit; empty without a limit."""
     names = (rules.reference_optimizer, rules.compact_optimizer)
-    sizes = [max_model_size(rules.memory_rules, situation, name) for name in names]
+    sizes = [find_max_model_size(rules.memory_rules, situation, name) for name in names]
     return [size.max_params for size in sizes if size is not None]
 
 

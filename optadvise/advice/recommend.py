@@ -13,7 +13,7 @@ from optadvise.advice.memory_pressure import locate_estimate
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
 from optadvise.core.records import AdviceWarning, FactValues, MemoryEstimate, Recommendation, Situation
-from optadvise.memory.breakdown import unknown_size_estimate
+from optadvise.memory.breakdown import estimate_unknown_size
 from optadvise.memory.estimator import estimate
 from optadvise.memory.search import with_micro_batch
 
@@ -79,7 +79,7 @@ def advise(rules: CompiledRules, inputs: FactValues) -> Recommendation:
 def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> MemoryEstimate:
     """Return the memory of a run with its micro-batch; without figures where its size is not known."""
     if run.params is None:
-        return unknown_size_estimate(run.vram_bytes)
+        return estimate_unknown_size(run.vram_bytes)
     return estimate(rules.memory_rules, run, optimizer)
 
 

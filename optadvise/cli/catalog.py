@@ -75,14 +75,14 @@ def list_(
 def _filter_cards(
     catalog: Catalog, family: str | None, suits: str | None, max_state_bytes: float | None
 ) -> list[Optimizer]:
-    from optadvise.memory.optimizer_state import state_bytes_per_parameter
+    from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 
     return [
         card
         for card in (catalog.optimizer(name) for name in catalog.optimizer_ids)
         if (family is None or card.family == family)
         and (suits is None or suits in card.model_types)
-        and (max_state_bytes is None or state_bytes_per_parameter(card.state) <= max_state_bytes)
+        and (max_state_bytes is None or compute_state_bytes_per_parameter(card.state) <= max_state_bytes)
     ]
 
 

@@ -16,12 +16,12 @@ from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Fit, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
 from optadvise.fake_tensors.client import trace_step
 from optadvise.fake_tensors.records import OptimizerRequest, OptimizerStep, PeakBytes, StepFigures
-from optadvise.memory.breakdown import with_limit
-from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.breakdown import apply_limit
+from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.interpolation import NetworkCounts
-from optadvise.memory.intervals import add_overhead, breakdown_line, spread, summarise
+from optadvise.memory.intervals import add_overhead, make_breakdown_line, make_interval, summarize_lines
 from optadvise.memory.network_size import NetworkSize
-from optadvise.memory.optimizer_memory import optimizer_memory_for
+from optadvise.memory.optimizer_memory import estimate_optimizer_on_network
 from optadvise.memory.records import Weight
 from optadvise.rulebase.constructor import constructor_kwargs
 
@@ -128,7 +128,7 @@ class _OptimizerBytes(Struct, frozen=True):
 def _optimizer_bytes(
     rules: CompiledRules, situation: Situation, size: NetworkSize, entry: OptimizerStep
 ) -> _OptimizerBytes:
-    declared = optimizer_memory_for(rules.memory_rules, memory_inputs(situation), entry.id, size)
+    declared = estimate_optimizer_on_network(rules.memory_rules, select_memory_inputs(situation), entry.id, size)
     state, scratch = declared.state, declared.scratch.bytes
     explanation = f"{declared.state_explanation}, by its card"
     if entry.figures is not None:
@@ -161,11 +161,13 @@ def _estimate_optimizer(
     else:
         tensor_lines = _list_lines(step, optimizer, step.peak, "of the backward pass")
     tensors = sum(line.at_peak or 0 for line in tensor_lines)
-    spread_lines = [replace(line, interval=spread(line.at_peak or 0, factors)) for line in tensor_lines]
+    spread_lines = [replace(line, interval=make_interval(line.at_peak or 0, factors)) for line in tensor_lines]
     total, lines = add_overhead(spread_lines, settings)
     saved = step.peak.activations
-    figures = summarise(
-        lines, [breakdown_line("activations", saved, saved, "", spread(saved, factors))], step.gradients_bytes
+    figures = summarize_lines(
+        lines,
+        [make_breakdown_line("activations", saved, saved, "", make_interval(saved, factors))],
+        step.gradients_bytes,
     )
     unlimited = MemoryEstimate(
         weights=step.weights_bytes, gradients=step.gradients_bytes, optimizer=optimizer.state, activations=saved,
@@ -177,7 +179,7 @@ def _estimate_optimizer(
         basis="card" if entry.figures is None else "measured", pageable=optimizer.pageable,
         intervals={**figures, "total": total},
     )  # fmt: skip
-    return with_limit(unlimited, situation.vram_bytes)
+    return apply_limit(unlimited, situation.vram_bytes)
 
 
 def _list_lines(step: StepFigures, optimizer: _OptimizerBytes, peak: PeakBytes, origin: str) -> list[MemoryLine]:
@@ -190,10 +192,12 @@ def _list_lines(step: StepFigures, optimizer: _OptimizerBytes, peak: PeakBytes, 
     weights = step.weights_bytes
     trained = f"of {step.trainable_parameters:,} trained parameters"
     return [
-        breakdown_line("weights", weights, weights, f"of {step.parameters:,} parameters"),
-        breakdown_line("gradients", step.gradients_bytes, peak.gradients, trained),
-        breakdown_line("optimizer state", optimizer.state, optimizer.state, optimizer.explanation),
-        breakdown_line("activations", step.peak.activations, peak.activations, "what the forward pass made and kept"),
-        breakdown_line("temporaries", peak.temporaries, peak.temporaries, origin),
-        breakdown_line("buffers and batch", step.peak.other, peak.other, "and the rest"),
+        make_breakdown_line("weights", weights, weights, f"of {step.parameters:,} parameters"),
+        make_breakdown_line("gradients", step.gradients_bytes, peak.gradients, trained),
+        make_breakdown_line("optimizer state", optimizer.state, optimizer.state, optimizer.explanation),
+        make_breakdown_line(
+            "activations", step.peak.activations, peak.activations, "what the forward pass made and kept"
+        ),
+        make_breakdown_line("temporaries", peak.temporaries, peak.temporaries, origin),
+        make_breakdown_line("buffers and batch", step.peak.other, peak.other, "and the rest"),
     ]

@@ -20,7 +20,7 @@ LARGEST_DIMENSION = 10**7  # vocabularies end at about 10^6
 _LARGEST_COUNTS = {"layers": 4096, "heads": 4096}  # of a network, and of a layer
 
 
-def named_shape(networks: Networks, name: str) -> NetworkShape:
+def build_named_shape(networks: Networks, name: str) -> NetworkShape:
     """Return a well-known shape.
 
     Args:
@@ -35,7 +35,7 @@ def named_shape(networks: Networks, name: str) -> NetworkShape:
     return complete_shape(family, shape.dims, shape.flags, shape.choices, key, "named", f"--arch {name!r}")
 
 
-def shape_from_dimensions(
+def build_shape_from_dimensions(
     networks: Networks, default_families: Mapping[str, str], model: str | None, dims: Mapping[str, int]
 ) -> NetworkShape:
     """Return a network with given dimensions.
@@ -171,9 +171,9 @@ def _evaluate_exactly(expression: str, dims: Mapping[str, int], name: str, where
 
 def build_network(networks: Networks, shape: NetworkShape) -> Network:
     """Return the blocks of a shape."""
-    family = networks.family_of(shape)
+    family = networks.find_family(shape)
     dims = {**{name: int(name in shape.flags) for name in family.flags}, **dict(shape.dims)}
-    named = networks.named_shape(shape)
+    named = networks.find_named_shape(shape)
     stages = None if named is None else named.stages
     is_staged = stages is not None
     blocks = [
@@ -248,7 +248,7 @@ def check_sequence_length(networks: Networks, shape: NetworkShape, length: int, 
     Raises:
         InputError: It has fewer positions.
     """
-    most = max_positions(networks, shape)
+    most = find_max_positions(networks, shape)
     if most is not None and length > most:
         raise InputError(
             f"{where} {length}: must be at most {most}, the number of position embeddings of {shape.name}",
@@ -256,15 +256,15 @@ def check_sequence_length(networks: Networks, shape: NetworkShape, length: int, 
         )  # fmt: skip
 
 
-def max_positions(networks: Networks, shape: NetworkShape) -> int | None:
+def find_max_positions(networks: Networks, shape: NetworkShape) -> int | None:
     """Return the tokens that a network has learned positions for; None where nothing limits them."""
-    positions = networks.family_of(shape).max_positions
+    positions = networks.find_family(shape).max_positions
     return None if positions is None else evaluate_product(positions, dict(shape.dims))
 
 
-def usual_length(networks: Networks, shape: NetworkShape) -> int:
+def find_usual_length(networks: Networks, shape: NetworkShape) -> int:
     """Return the tokens, or pixels of an image's side, that a shape is usually trained at."""
-    named = networks.named_shape(shape)
+    named = networks.find_named_shape(shape)
     if named is not None and named.length is not None:
         return named.length
-    return evaluate_product(networks.family_of(shape).default_length, dict(shape.dims))
+    return evaluate_product(networks.find_family(shape).default_length, dict(shape.dims))

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.memory.network_families import BlockDescription, NamedShape, NetworkFamily, Part, Stage
-from optadvise.memory.operations import signatures
-from optadvise.memory.programs import ProgramLine, product_names, with_last_uses
+from optadvise.memory.operations import list_signatures
+from optadvise.memory.programs import ProgramLine, list_dimensions, with_last_uses
 
 RUN_FLAGS = {"eager", "selective", "chunked", "masked"}  # flags that the run sets, not the configuration
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
@@ -131,7 +131,7 @@ def _check_names(line: ProgramLine, names: _Names, computed: Collection[str]) ->
             hint = suggest_name(flag, sorted(names.flags))
             _fail(line, f"flag {flag!r} does not exist; {hint}", ErrorCode.UNKNOWN_REFERENCE)
     for number in line.numbers.values():
-        for name in product_names(number):
+        for name in list_dimensions(number):
             if name not in names.dims:
                 hint = suggest_name(name, sorted(names.dims))
                 _fail(line, f"dimension {name!r} does not exist; {hint}", ErrorCode.UNKNOWN_REFERENCE)
@@ -184,9 +184,9 @@ def _substitute(product: str, numbers: Mapping[str, str]) -> str:
 
 def _check_operation(line: ProgramLine, parts: Mapping[str, Part]) -> None:
     """Check that a line names an operation, with the inputs and arguments that it takes."""
-    signature = signatures().get(line.operation)
+    signature = list_signatures().get(line.operation)
     if signature is None:
-        hint = suggest_name(line.operation, [*signatures(), *parts])
+        hint = suggest_name(line.operation, [*list_signatures(), *parts])
         _fail(line, f"operation {line.operation!r} does not exist; {hint}", ErrorCode.UNKNOWN_REFERENCE)
     if len(line.inputs) != signature.tensors:
         problem = f"{line.operation} takes {signature.tensors} tensors, found {len(line.inputs)}"

@@ -14,7 +14,13 @@ from msgspec.structs import replace
 
 from optadvise.core.records import Interval, MemoryEstimate, MemoryLine
 from optadvise.memory.inputs import MemoryInputs
-from optadvise.memory.intervals import add_overhead, breakdown_line, context_bytes, spread, summarise
+from optadvise.memory.intervals import (
+    add_overhead,
+    make_breakdown_line,
+    make_context_interval,
+    make_interval,
+    summarize_lines,
+)
 from optadvise.memory.model_memory import ModelMemory
 from optadvise.memory.optimizer_memory import OptimizerMemory
 from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_peak
@@ -50,7 +56,7 @@ class RunMemory(Struct, frozen=True):
         return self.state if self.optimizer.is_paged else 0
 
 
-def unknown_size_estimate(available: int | None) -> MemoryEstimate:
+def estimate_unknown_size(available: int | None) -> MemoryEstimate:
     """Return the estimate for a network of which not even the size is known.
 
     Args:
@@ -64,7 +70,7 @@ def unknown_size_estimate(available: int | None) -> MemoryEstimate:
     )  # fmt: skip
 
 
-def with_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstimate:
+def apply_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstimate:
     """Return an estimate with the verdict whether it fits.
 
     Args:
@@ -92,10 +98,10 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     model, optimizer = run.model, run.optimizer
     lines = [_weights_line(model)]
     if run.master:
-        lines.append(breakdown_line("master copy", run.master, run.master, model.master_explanation))
+        lines.append(make_breakdown_line("master copy", run.master, run.master, model.master_explanation))
     lines += [
-        breakdown_line("gradients", model.gradients, model.gradients, model.gradients_explanation),
-        breakdown_line("optimizer state", run.state, run.state, optimizer.state_explanation),
+        make_breakdown_line("gradients", model.gradients, model.gradients, model.gradients_explanation),
+        make_breakdown_line("optimizer state", run.state, run.state, optimizer.state_explanation),
         MemoryLine(part="activations", bytes=None, how="not known without the network's shape"),
     ]
     return MemoryEstimate(
@@ -114,12 +120,12 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     inputs, model = run.inputs, run.model
     peak = find_peak(inputs, step, model, run.optimizer)
     total, lines = add_overhead(list(_lines(run, step, peak, basis, settings)), settings)
-    fragmentation, context = lines[-2].at_peak or 0, context_bytes(settings.context).expected
+    fragmentation, context = lines[-2].at_peak or 0, make_context_interval(settings.context).expected
     saved = [
         _spread_line("activations", step.activations, step.activations, "", inputs, basis, settings),
         _spread_line("logits and loss", step.logits, step.logits, "", inputs, basis, settings),
     ]
-    figures = summarise(lines, saved, model.gradients)
+    figures = summarize_lines(lines, saved, model.gradients)
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state,
         activations=figures["activations"].expected, overhead=figures["overhead"].expected, total=total.expected,
@@ -140,12 +146,12 @@ def _lines(
     inputs, model = run.inputs, run.model
     yield _weights_line(model)
     if run.master:
-        yield breakdown_line("master copy", model.master, model.master, model.master_explanation)
+        yield make_breakdown_line("master copy", model.master, model.master, model.master_explanation)
     elif step.weight_copies:
         explanation = "2 B of each matrix, which autocast keeps from its first use to the end of backward"
-        yield breakdown_line("half copies", step.weight_copies, peak.weight_copies, explanation)
+        yield make_breakdown_line("half copies", step.weight_copies, peak.weight_copies, explanation)
     explanation = f"{model.gradients_explanation}; {_gradients_lifetime(inputs)}"
-    yield breakdown_line("gradients", model.gradients, peak.gradients, explanation)
+    yield make_breakdown_line("gradients", model.gradients, peak.gradients, explanation)
     yield _state_line(run)
     explanation = _explain_activations(inputs)
     yield _spread_line("activations", step.activations, peak.activations, explanation, inputs, basis, settings)
@@ -156,23 +162,23 @@ def _lines(
     if model.buffers.bytes:
         buffers = model.buffers
         interval = Interval(low=buffers.bytes, expected=buffers.bytes, high=buffers.bytes_high)
-        yield breakdown_line("communication", buffers.bytes, buffers.bytes, buffers.explanation, interval)
-    yield breakdown_line("input", step.input_bytes, step.input_bytes, "one batch")
+        yield make_breakdown_line("communication", buffers.bytes, buffers.bytes, buffers.explanation, interval)
+    yield make_breakdown_line("input", step.input_bytes, step.input_bytes, "one batch")
 
 
 def _weights_line(model: ModelMemory) -> MemoryLine:
     interval = Interval(low=model.weights, expected=model.weights, high=model.weights_high)
-    return breakdown_line("weights", model.weights, model.weights, model.weights_explanation, interval)
+    return make_breakdown_line("weights", model.weights, model.weights, model.weights_explanation, interval)
 
 
 def _state_line(run: RunMemory) -> MemoryLine:
     interval = Interval(low=run.state, expected=run.state, high=0 if run.inputs.offload else run.optimizer.state_high)
-    return breakdown_line("optimizer state", run.state, run.state, run.optimizer.state_explanation, interval)
+    return make_breakdown_line("optimizer state", run.state, run.state, run.optimizer.state_explanation, interval)
 
 
 def _temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) -> MemoryLine:
     """Return the temporaries at the peak; the high end is that of the optimizer's step, where it needs more."""
-    interval, scratch = spread(peak.temporaries, factors), run.optimizer.scratch
+    interval, scratch = make_interval(peak.temporaries, factors), run.optimizer.scratch
     if peak.name == OPTIMIZER_STEP:
         explanation = f"of the step: {scratch.explanation}"
         if scratch.bytes_high > peak.temporaries:
@@ -183,7 +189,7 @@ def _temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) ->
         if more > 0:
             explanation += f"; the step's: {scratch.explanation}"
             interval = replace(interval, high=peak.temporaries + more)
-    return breakdown_line("temporaries", peak.temporaries, peak.temporaries, explanation, interval)
+    return make_breakdown_line("temporaries", peak.temporaries, peak.temporaries, explanation, interval)
 
 
 def _spread_line(
@@ -195,7 +201,7 @@ def _spread_line(
         factors = replace(factors, high=max(factors.high, settings.high_factors.logits))
     elif inputs.method != "full":
         factors = replace(factors, high=max(factors.high, settings.high_factors.adapters))
-    return breakdown_line(part, value, at_peak, explanation, spread(at_peak, factors))
+    return make_breakdown_line(part, value, at_peak, explanation, make_interval(at_peak, factors))
 
 
 def _factors(basis: str, settings: MemorySettings) -> FactorRange:

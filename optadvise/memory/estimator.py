@@ -7,14 +7,14 @@ from msgspec.structs import replace
 from optadvise.core.caching import cached
 from optadvise.core.records import FactValues, Fit, MemoryEstimate, Situation, Traffic
 from optadvise.memory.architectures import check_image_size, check_sequence_length
-from optadvise.memory.breakdown import RunMemory, estimate_with_step, estimate_without_shape, with_limit
-from optadvise.memory.inputs import MemoryInputs, memory_inputs
-from optadvise.memory.model_memory import ModelMemory, model_memory
-from optadvise.memory.network_size import NetworkSize, network_size, network_tensors, reference_sizes
-from optadvise.memory.optimizer_memory import optimizer_memory
-from optadvise.memory.peak import expected_total
+from optadvise.memory.breakdown import RunMemory, apply_limit, estimate_with_step, estimate_without_shape
+from optadvise.memory.inputs import MemoryInputs, select_memory_inputs
+from optadvise.memory.model_memory import ModelMemory, estimate_model_memory
+from optadvise.memory.network_size import NetworkSize, build_network_tensors, find_network_size, find_reference_sizes
+from optadvise.memory.optimizer_memory import estimate_optimizer_memory
+from optadvise.memory.peak import compute_expected_total
 from optadvise.memory.rules import MemoryRules
-from optadvise.memory.traffic import step_traffic
+from optadvise.memory.traffic import estimate_step_traffic
 
 _LENGTHS = ("seq_len", "image_size")  # the facts that are the length of a sample
 
@@ -46,7 +46,7 @@ def change_sized_run(rules: MemoryRules, situation: Situation, changes: FactValu
 
 def _check_length(rules: MemoryRules, situation: Situation) -> None:
     if situation.shape is not None and situation.image_size is not None:
-        network = network_tensors(rules, situation.shape).network
+        network = build_network_tensors(rules, situation.shape).network
         check_image_size(network, situation.image_size, "--image-size")
     if situation.shape is not None and situation.seq_len is not None:
         check_sequence_length(rules.networks, situation.shape, situation.seq_len, "--seq-len")
@@ -55,9 +55,9 @@ def _check_length(rules: MemoryRules, situation: Situation) -> None:
 def _usual_lengths(rules: MemoryRules, situation: Situation) -> dict[str, int]:
     """Return the usual length of a network's samples by the fact that it is, empty where it is not known."""
     if situation.shape is not None:
-        tensors = network_tensors(rules, situation.shape)
+        tensors = build_network_tensors(rules, situation.shape)
         return {"image_size" if tensors.network.images else "seq_len": tensors.usual_length}
-    references = reference_sizes(rules, situation.model)
+    references = find_reference_sizes(rules, situation.model)
     lengths = {} if references is None else {"seq_len": references.seq_len, "image_size": references.image_size}
     return {name: length for name, length in lengths.items() if length is not None}
 
@@ -67,7 +67,7 @@ def _usual_lengths(rules: MemoryRules, situation: Situation) -> dict[str, int]:
 
 def knows_activations(rules: MemoryRules, inputs: MemoryInputs) -> bool:
     """Return whether the bytes that a step saves for its backward pass are known."""
-    size = network_size(rules, inputs)
+    size = find_network_size(rules, inputs)
     return size is not None and size.step is not None
 
 
@@ -77,7 +77,7 @@ def estimate(rules: MemoryRules, situation: Situation, optimizer: str) -> Memory
     Args:
         situation: The run, whose size is known.
     """
-    return with_limit(estimate_unlimited(rules, memory_inputs(situation), optimizer), situation.vram_bytes)
+    return apply_limit(estimate_unlimited(rules, select_memory_inputs(situation), optimizer), situation.vram_bytes)
 
 
 @cached(8192)
@@ -108,7 +108,7 @@ def estimate_total(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
     )
 
 
-def required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int | None:
+def compute_required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int | None:
     """Return the bytes of a GPU on which a run is expected to fit; None where its size is not known.
 
     Without a micro-batch, the better of two is taken: single samples, between which gradients stay, or the whole batch
@@ -124,7 +124,7 @@ def required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
 
 @cached(8192)
 def _required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int | None:
-    size = network_size(rules, inputs)
+    size = find_network_size(rules, inputs)
     if size is None:
         return None
     run = _run_memory(rules, inputs, optimizer)
@@ -138,39 +138,41 @@ def fits(rules: MemoryRules, situation: Situation, optimizer: str) -> bool:
     """Return whether a run is expected to fit, True where nothing limits it or its size is not known."""
     if situation.vram_bytes is None:
         return True
-    required = required_bytes(rules, memory_inputs(situation), optimizer)
+    required = compute_required_bytes(rules, select_memory_inputs(situation), optimizer)
     return required is None or required <= situation.vram_bytes
 
 
-def traffic(rules: MemoryRules, inputs: MemoryInputs) -> Traffic | None:
+def estimate_traffic(rules: MemoryRules, inputs: MemoryInputs) -> Traffic | None:
     """Return what one GPU sends to the others in an optimizer step; None where there is no other.
 
     Args:
         inputs: The run, whose size is known.
     """
     model = _model_memory(rules, inputs)
-    return step_traffic(inputs, model, rules.settings.communication.get(inputs.shard))
+    return estimate_step_traffic(inputs, model, rules.settings.communication.get(inputs.shard))
 
 
 def _known_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize:
-    size = network_size(rules, inputs)
+    size = find_network_size(rules, inputs)
     assert size is not None, "an estimate needs a size"
     return size
 
 
 @cached(8192)
 def _model_memory(rules: MemoryRules, inputs: MemoryInputs) -> ModelMemory:
-    return model_memory(inputs, _known_size(rules, inputs), rules.settings)
+    return estimate_model_memory(inputs, _known_size(rules, inputs), rules.settings)
 
 
 def _run_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> RunMemory:
     return RunMemory(
-        inputs=inputs, model=_model_memory(rules, inputs), optimizer=optimizer_memory(rules, inputs, optimizer)
+        inputs=inputs, model=_model_memory(rules, inputs), optimizer=estimate_optimizer_memory(rules, inputs, optimizer)
     )
 
 
 def _total(rules: MemoryRules, size: NetworkSize, run: RunMemory) -> int | None:
     """Return the total that a breakdown would have; None where the shape is not known."""
     return (
-        None if size.step is None else expected_total(run.inputs, size.step, run.model, run.optimizer, rules.settings)
+        None
+        if size.step is None
+        else compute_expected_total(run.inputs, size.step, run.model, run.optimizer, rules.settings)
     )

@@ -30,7 +30,7 @@ _SYNTAX = ErrorCode.INVALID_SYNTAX
 ConfigJson: TypeAlias = "Mapping[str, Any]"  # JSON of unknown content; each value is checked when it is read
 
 
-def shape_from_config(networks: Networks, unsupported_heads: Sequence[str], path: Path) -> NetworkShape:
+def read_hf_config(networks: Networks, unsupported_heads: Sequence[str], path: Path) -> NetworkShape:
     """Return the shape that a `config.json` describes.
 
     Args:

@@ -78,12 +78,12 @@ ESTIMATE_FACTS = frozenset({*MemoryInputs.__struct_fields__, "vram_bytes"})
 _facts_of = attrgetter(*MemoryInputs.__struct_fields__)  # the fastest way to copy fields of one name, in their order
 
 
-def memory_inputs(situation: Situation) -> MemoryInputs:
+def select_memory_inputs(situation: Situation) -> MemoryInputs:
     """Return the facts of a situation that the estimate reads."""
     return MemoryInputs(*_facts_of(situation))
 
 
-def compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeMode:
+def derive_compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeMode:
     """Return how a run's operations are computed."""
     weight_itemsize, compute_itemsize, autocast = _precision(inputs)
     flags = flags | _run_flags(inputs)

@@ -38,7 +38,7 @@ class ReferenceSize(Struct, frozen=True):
     step: StepMemory
 
 
-def typical_adapters(params: int, rank: int) -> int:
+def estimate_adapter_params(params: int, rank: int) -> int:
     """Return the parameters that LoRA adds to a network of unknown shape, taken as a decoder of that size.
 
     Derived from the shape most decoders have: layers ≈ width / 128 and 12 · width² weights a layer, to which

@@ -9,12 +9,12 @@ from optadvise.core.units import GIB
 from optadvise.rulebase.memory_rules import CitedRange, FactorRange, MemorySettings
 
 
-def certain(value: int) -> Interval:
+def make_exact_interval(value: int) -> Interval:
     """Return the interval of a figure that is certain."""
     return Interval(low=value, expected=value, high=value)
 
 
-def spread(value: int, factors: FactorRange) -> Interval:
+def make_interval(value: int, factors: FactorRange) -> Interval:
     """Return the interval around an expected figure."""
     return Interval(low=round(value * factors.low), expected=value, high=round(value * factors.high))
 
@@ -29,7 +29,7 @@ def add_intervals(intervals: Iterable[Interval]) -> Interval:
     )
 
 
-def breakdown_line(
+def make_breakdown_line(
     part: str, value: int, at_peak: int, explanation: str, interval: Interval | None = None
 ) -> MemoryLine:
     """Return a line of a breakdown.
@@ -39,7 +39,9 @@ def breakdown_line(
         at_peak: Bytes at the peak.
         interval: Of the bytes at the peak; None where they are certain.
     """
-    return MemoryLine(part=part, bytes=value, how=explanation, at_peak=at_peak, interval=interval or certain(at_peak))
+    return MemoryLine(
+        part=part, bytes=value, how=explanation, at_peak=at_peak, interval=interval or make_exact_interval(at_peak)
+    )
 
 
 def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple[Interval, list[MemoryLine]]:
@@ -51,23 +53,27 @@ def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple
         expected=round(tensors.expected * fractions.expected),
         high=round(tensors.high * fractions.high),
     )
-    context = context_bytes(settings.context)
+    context = make_context_interval(settings.context)
     explanation = f"{fractions.expected:.0%} of the above; {fractions.low:.0%} to {fractions.high:.0%}"
     return add_intervals((tensors, fragmentation, context)), [
         *lines,
-        breakdown_line("fragmentation", fragmentation.expected, fragmentation.expected, explanation, fragmentation),
-        breakdown_line("device context", context.expected, context.expected, "libraries, as people report it", context),
+        make_breakdown_line(
+            "fragmentation", fragmentation.expected, fragmentation.expected, explanation, fragmentation
+        ),
+        make_breakdown_line(
+            "device context", context.expected, context.expected, "libraries, as people report it", context
+        ),
     ]
 
 
-def context_bytes(context: CitedRange) -> Interval:
+def make_context_interval(context: CitedRange) -> Interval:
     """Return the bytes of a device context that is given in GiB."""
     return Interval(
         low=round(context.low * GIB), expected=round(context.expected * GIB), high=round(context.high * GIB)
     )
 
 
-def summarise(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradients: int) -> Mapping[str, Interval]:
+def summarize_lines(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradients: int) -> Mapping[str, Interval]:
     """Return the intervals of an estimate's figures, without the total.
 
     Args:
@@ -80,7 +86,7 @@ def summarise(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradient
             by_figure[figure].append(line)
     return {
         "weights": _add_lines(by_figure["weights"]),
-        "gradients": certain(gradients),
+        "gradients": make_exact_interval(gradients),
         "optimizer": _add_lines(by_figure["optimizer"]),
         "activations": _add_lines(saved),
         "overhead": _add_lines(by_figure["overhead"]),

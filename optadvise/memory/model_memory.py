@@ -52,21 +52,21 @@ class ModelMemory(Struct, frozen=True):
     unsharded_trained: int  # the trained ones of these, and as many bytes of gradients
 
 
-def model_memory(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings) -> ModelMemory:
+def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings) -> ModelMemory:
     """Return the bytes of weights, gradients and buffers on one GPU."""
     weights = _all_weights(inputs, size) if inputs.method == "full" else _frozen_weights(inputs, size)
     has_master, state_shards = inputs.has_sharded_master, inputs.state_shards
-    trained = size.padded_params(inputs.weight_shards) * weights.itemsize
+    trained = size.count_padded_params(inputs.weight_shards) * weights.itemsize
     gradient_shards = inputs.gradient_shards
     return ModelMemory(
         weights=weights.bytes,
         weights_high=weights.bytes_high,
         weights_explanation=weights.explanation,
-        master=size.largest_shard(state_shards) * FULL if has_master else 0,
+        master=size.count_largest_shard(state_shards) * FULL if has_master else 0,
         master_explanation=(
             f"{FULL} B fp32 × {explain_shard(size, state_shards)} (ZeRO's accounting)" if has_master else ""
         ),
-        gradients=size.largest_shard(gradient_shards) * weights.itemsize,
+        gradients=size.count_largest_shard(gradient_shards) * weights.itemsize,
         gradients_explanation=f"{weights.itemsize} B × {explain_shard(size, gradient_shards)}",
         buffers=_communication_buffers(inputs, size, settings, weights.itemsize),
         unsharded_weights=weights.frozen_bytes + trained,
@@ -78,7 +78,7 @@ def _all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     """Return the weights of a run that trains all of them."""
     is_half = inputs.precision == "bf16" or inputs.has_sharded_master
     itemsize, shards = HALF if is_half else FULL, inputs.weight_shards
-    total = size.largest_shard(shards) * itemsize
+    total = size.count_largest_shard(shards) * itemsize
     dtype = "half precision" if inputs.has_sharded_master else "bf16" if is_half else "fp32"
     return _Weights(
         bytes=total,
@@ -101,7 +101,7 @@ def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     frozen_high = round(quantised * NF4_BYTES) + (size.params - quantised) * itemsize_high
     if size.shard_params is not None:
         frozen, frozen_high = (n * size.shard_params * shards // size.params for n in (frozen, frozen_high))
-    adapters = size.largest_shard(shards) * inputs.adapter_itemsize
+    adapters = size.count_largest_shard(shards) * inputs.adapter_itemsize
     explanation = f"{itemsize} B × {show_count(size.params)} frozen"
     if quantised:
         explanation = f"0.516 B NF4 × {show_count(quantised)} in linear layers"
@@ -159,7 +159,7 @@ def explain_division(shards: int) -> str:
 
 def explain_shard(size: NetworkSize, shards: int) -> str:
     """Return the trained parameters over GPUs as text; where weights do not divide evenly, the largest share."""
-    shard = size.largest_shard(shards)
+    shard = size.count_largest_shard(shards)
     if shard * shards > 1.01 * size.trained_params:
         even = show_count(size.trained_params // shards)
         return f"{show_count(shard)}, the fullest of {shards} GPUs (evenly {even})"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from optadvise.core.yaml_types import Internal, Plain
-from optadvise.memory.programs import ProgramLine, product_names
+from optadvise.memory.programs import ProgramLine, list_dimensions
 
 _PRODUCT_SCHEMA = {"type": ["string", "integer", "boolean"]}
 Product = Annotated[str, Meta(extra={"reader": "product"}, extra_json_schema=_PRODUCT_SCHEMA)]
@@ -92,7 +92,7 @@ class BlockDescription(NetworkRecord, frozen=True, kw_only=True):
     def dims(self) -> set[str]:
         """Return the dimensions that its lines name."""
         numbers = (number for line in self.lines for number in line.numbers.values())
-        return {name for number in numbers for name in product_names(number)}
+        return {name for number in numbers for name in list_dimensions(number)}
 
 
 class NetworkFamily(NetworkRecord, frozen=True, kw_only=True):
@@ -128,7 +128,7 @@ class NetworkFamily(NetworkRecord, frozen=True, kw_only=True):
         """Return the block of a name."""
         return next(block for block in self.blocks if block.block == name)
 
-    def adapter_targets(self) -> set[str]:
+    def list_adapter_targets(self) -> set[str]:
         """Return the short names of the linear layers that may have adapters."""
         lines = (line for block in self.blocks for line in block.lines)
         return {line.text_arguments["target"] for line in lines if "target" in line.text_arguments}

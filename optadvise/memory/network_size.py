@@ -12,13 +12,19 @@ from optadvise.core.caching import cached
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import NetworkShape
-from optadvise.memory.architectures import build_network, named_shape, usual_length
-from optadvise.memory.inputs import MemoryInputs, compute_mode
-from optadvise.memory.interpolation import NetworkCounts, ReferenceSize, extrapolate, interpolate, typical_adapters
+from optadvise.memory.architectures import build_named_shape, build_network, find_usual_length
+from optadvise.memory.inputs import MemoryInputs, derive_compute_mode
+from optadvise.memory.interpolation import (
+    NetworkCounts,
+    ReferenceSize,
+    estimate_adapter_params,
+    extrapolate,
+    interpolate,
+)
 from optadvise.memory.network import Network, count_weights
 from optadvise.memory.records import ComputeMode, MicroBatch, StepMemory, Weight
 from optadvise.memory.rules import MemoryRules
-from optadvise.memory.sharding import count_elements, rows_of_rank
+from optadvise.memory.sharding import count_elements, shard_rows
 from optadvise.memory.training_step import StepSettings, simulate_step
 from optadvise.rulebase.memory_rules import ReferenceSizes
 
@@ -54,19 +60,19 @@ class NetworkSize(Struct, frozen=True):
         """Return the number of parameters that get gradients and optimizer state."""
         return self.counts.adapter_params or self.counts.params
 
-    def largest_shard(self, shards: int) -> int:
+    def count_largest_shard(self, shards: int) -> int:
         """Return the trained parameters on the GPU that has most, where they are split over so many GPUs."""
         if shards == 1:
             return self.trained_params
         return self.trained_params // shards if self.trained_shard is None else count_elements(self.trained_shard)
 
-    def padded_params(self, shards: int) -> int:
+    def count_padded_params(self, shards: int) -> int:
         """Return the trained parameters on all GPUs together, with the padding of GPUs that have fewer."""
-        return self.trained_params if self.trained_shard is None else shards * self.largest_shard(shards)
+        return self.trained_params if self.trained_shard is None else shards * self.count_largest_shard(shards)
 
 
 @cached(256)
-def network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTensors:
+def build_network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTensors:
     """Return a shape's network and weights."""
     network = build_network(rules.networks, shape)
     weights = count_weights(network)
@@ -75,20 +81,20 @@ def network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTensors:
     return NetworkTensors(
         network=network, weights=weights, params=count_elements(weights),
         matrix_params=count_elements(matrices), params_outside_layers=count_elements(outside),
-        usual_length=usual_length(rules.networks, shape),
+        usual_length=find_usual_length(rules.networks, shape),
     )  # fmt: skip
 
 
 def count_parameters(rules: MemoryRules, shape: NetworkShape) -> int:
     """Return the parameters of a shape; a test compares those of well-known shapes with their weights."""
-    named = rules.networks.named_shape(shape)
-    return network_tensors(rules, shape).params if named is None else named.parameters
+    named = rules.networks.find_named_shape(shape)
+    return build_network_tensors(rules, shape).params if named is None else named.parameters
 
 
 @cached(64)
-def trained_weights(rules: MemoryRules, shape: NetworkShape, mode: ComputeMode) -> Counter[Weight]:
+def list_trained_weights(rules: MemoryRules, shape: NetworkShape, mode: ComputeMode) -> Counter[Weight]:
     """Return the weights that get gradients: all of a shape's, or its adapters."""
-    tensors = network_tensors(rules, shape)
+    tensors = build_network_tensors(rules, shape)
     if not mode.lora_rank:
         return tensors.weights
     weights = count_weights(tensors.network, mode)
@@ -96,7 +102,7 @@ def trained_weights(rules: MemoryRules, shape: NetworkShape, mode: ComputeMode) 
 
 
 @cached(8192)
-def network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize | None:
+def find_network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize | None:
     """Return a run's network; None where neither its shape nor its size is known.
 
     Raises:
@@ -106,15 +112,15 @@ def network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize | None
         return _exact_size(rules, inputs.shape, inputs)
     if inputs.params is None:
         return None
-    references = reference_sizes(rules, inputs.model)
+    references = find_reference_sizes(rules, inputs.model)
     if references is None:
-        adapters = typical_adapters(inputs.params, inputs.lora_rank) if inputs.lora_rank else 0
+        adapters = estimate_adapter_params(inputs.params, inputs.lora_rank) if inputs.lora_rank else 0
         return NetworkSize(NetworkCounts.of_unknown_shape(inputs.params, adapters), step=None, basis="none")
     size = _size_between(rules, references.shapes, inputs, inputs.params)
     return NetworkSize(counts=size.counts, step=size.step, basis="typical")
 
 
-def reference_sizes(rules: MemoryRules, model: str | None) -> ReferenceSizes | None:
+def find_reference_sizes(rules: MemoryRules, model: str | None) -> ReferenceSizes | None:
     """Return the shapes that are typical of a kind of model; None where there are none."""
     references = rules.settings.reference_sizes
     return references.get(next(iter(references)) if model is None else model)
@@ -127,10 +133,10 @@ def _size_between(rules: MemoryRules, names: tuple[str, ...], inputs: MemoryInpu
     """Interpolate between the reference shapes around a size."""
     counts = _reference_parameters(rules, names)
     above = next((index for index, count in enumerate(counts) if count >= params), len(counts) - 1)
-    larger = reference_size(rules, names[above], replace(inputs, params=None))
+    larger = load_reference_size(rules, names[above], replace(inputs, params=None))
     if above == 0 or params > counts[-1]:
         return extrapolate(larger, params)
-    smaller = reference_size(rules, names[above - 1], replace(inputs, params=None))
+    smaller = load_reference_size(rules, names[above - 1], replace(inputs, params=None))
     return interpolate(smaller, larger, params)
 
 
@@ -142,11 +148,11 @@ def _reference_parameters(rules: MemoryRules, names: tuple[str, ...]) -> list[in
 
 
 @cached(4096)
-def reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> ReferenceSize:
+def load_reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> ReferenceSize:
     """Return a named shape's counts and step under a run, from the disk cache where it has them."""
 
     def simulate() -> list[object]:
-        size = _exact_size(rules, named_shape(rules.networks, name), inputs)
+        size = _exact_size(rules, build_named_shape(rules.networks, name), inputs)
         assert size.step is not None
         return [to_builtins(ReferenceSize(size.counts, size.step))]
 
@@ -159,9 +165,9 @@ def reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> Refer
 
 def _exact_size(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> NetworkSize:
     """Return the network of a shape, tensor by tensor."""
-    tensors = network_tensors(rules, shape)
-    mode = compute_mode(inputs, tensors.network.flags)
-    trained = trained_weights(rules, shape, mode)
+    tensors = build_network_tensors(rules, shape)
+    mode = derive_compute_mode(inputs, tensors.network.flags)
+    trained = list_trained_weights(rules, shape, mode)
     if mode.lora_rank and not trained:
         _reject_targets(rules, shape, inputs)
     counts = NetworkCounts(
@@ -177,14 +183,14 @@ def _exact_size(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -
     )
     if inputs.weight_shards == 1:
         return size
-    shard_params = count_elements(rows_of_rank(tensors.weights, inputs.gpus))
-    return replace(size, trained_shard=rows_of_rank(trained, inputs.gpus), shard_params=shard_params)
+    shard_params = count_elements(shard_rows(tensors.weights, inputs.gpus))
+    return replace(size, trained_shard=shard_rows(trained, inputs.gpus), shard_params=shard_params)
 
 
 def _simulate_micro_batch(
     rules: MemoryRules, shape: NetworkShape, mode: ComputeMode, inputs: MemoryInputs
 ) -> StepMemory:
-    tensors = network_tensors(rules, shape)
+    tensors = build_network_tensors(rules, shape)
     length = inputs.image_size if tensors.network.images else inputs.seq_len
     batch = MicroBatch(inputs.micro_batch or 1, length or tensors.usual_length)
     settings = StepSettings(
@@ -200,12 +206,12 @@ def _simulate_micro_batch(
 def _simulate_step(
     rules: MemoryRules, shape: NetworkShape, mode: ComputeMode, batch: MicroBatch, settings: StepSettings
 ) -> StepMemory:
-    return simulate_step(network_tensors(rules, shape).network, mode, batch, settings)
+    return simulate_step(build_network_tensors(rules, shape).network, mode, batch, settings)
 
 
 def _reject_targets(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> None:
     """Raise the error for adapters whose targets match no linear layer of the network."""
-    layers = ", ".join(sorted(rules.networks.family_of(shape).adapter_targets()))
+    layers = ", ".join(sorted(rules.networks.find_family(shape).list_adapter_targets()))
     is_targeted = inputs.lora_targets != "all"
     option, value = ("--lora-targets", inputs.lora_targets) if is_targeted else ("--method", inputs.method)
     problem = f"{shape.name} has no {'such ' if layers else ''}linear layer for adapters"

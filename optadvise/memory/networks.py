@@ -24,18 +24,18 @@ class Networks:
             name: shape for family in families.values() for name, shape in family.shapes.items()
         }
 
-    def family_of(self, shape: NetworkShape) -> NetworkFamily:
+    def find_family(self, shape: NetworkShape) -> NetworkFamily:
         """Return a shape's family."""
         return self.families[shape.family]
 
-    def named_shape(self, shape: NetworkShape) -> NamedShape | None:
+    def find_named_shape(self, shape: NetworkShape) -> NamedShape | None:
         """Return what is known of a well-known shape; None for a shape that was described otherwise."""
         return self.shapes[shape.name] if shape.basis == "named" else None
 
-    def adapter_targets(self, shape: NetworkShape | None) -> set[str]:
+    def list_adapter_targets(self, shape: NetworkShape | None) -> set[str]:
         """Return the short names of the linear layers that may have adapters; without a shape, of every family."""
-        families = self.families.values() if shape is None else [self.family_of(shape)]
-        return {target for family in families for target in family.adapter_targets()}
+        families = self.families.values() if shape is None else [self.find_family(shape)]
+        return {target for family in families for target in family.list_adapter_targets()}
 
     def find_shape(self, name: str, flag: str = "--arch") -> str:
         """Return the name of a well-known shape in any spelling.

@@ -12,10 +12,15 @@ from optadvise.core.caching import cached
 from optadvise.core.cards import Implementation, Optimizer, StateTensor
 from optadvise.core.records import NetworkShape
 from optadvise.core.units import show_bytes, show_count
-from optadvise.memory.inputs import MemoryInputs, compute_mode
+from optadvise.memory.inputs import MemoryInputs, derive_compute_mode
 from optadvise.memory.model_memory import explain_division, explain_shard
-from optadvise.memory.network_size import NetworkSize, network_size, network_tensors, trained_weights
-from optadvise.memory.optimizer_state import shared_state_bytes, state_bytes, state_bytes_per_parameter, state_tensors
+from optadvise.memory.network_size import NetworkSize, build_network_tensors, find_network_size, list_trained_weights
+from optadvise.memory.optimizer_state import (
+    compute_shared_state_bytes,
+    compute_state_bytes,
+    compute_state_bytes_per_parameter,
+    list_state_tensors,
+)
 from optadvise.memory.records import FULL, HALF, ComputeMode, Weight
 from optadvise.memory.rules import MemoryRules
 from optadvise.memory.sharding import assign_whole_weights, count_elements
@@ -48,18 +53,18 @@ class OptimizerMemory(Struct, frozen=True):
 
 
 @cached(8192)
-def optimizer_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> OptimizerMemory:
+def estimate_optimizer_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> OptimizerMemory:
     """Return what an optimizer adds on one GPU.
 
     Args:
         inputs: The run, whose size is known.
     """
-    size = network_size(rules, inputs)
+    size = find_network_size(rules, inputs)
     assert size is not None, "an optimizer's memory needs a size"
-    return optimizer_memory_for(rules, inputs, optimizer, size)
+    return estimate_optimizer_on_network(rules, inputs, optimizer, size)
 
 
-def optimizer_memory_for(
+def estimate_optimizer_on_network(
     rules: MemoryRules, inputs: MemoryInputs, optimizer: str, size: NetworkSize
 ) -> OptimizerMemory:
     """Return what an optimizer adds to a given network on one GPU."""
@@ -86,11 +91,11 @@ def _dtype(inputs: MemoryInputs) -> str:
 def _state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize) -> _State:
     """Return the state of a network of which only counts of parameters are known."""
     dtype, shards = _dtype(inputs), inputs.state_shards
-    per_parameter = state_bytes_per_parameter(state_tensors(card), dtype)
+    per_parameter = compute_state_bytes_per_parameter(list_state_tensors(card), dtype)
     total = round(per_parameter * size.trained_params)
     companion = _companion(rules, card)
     if companion is not None and not size.counts.adapter_params:
-        other = state_bytes_per_parameter(state_tensors(companion), dtype)
+        other = compute_state_bytes_per_parameter(list_state_tensors(companion), dtype)
         matrices = size.counts.matrix_params
         total = round(per_parameter * matrices + other * (size.params - matrices))
     trained = f"{show_count(size.trained_params)} trained{explain_division(shards)}"
@@ -102,16 +107,16 @@ def _state_by_weight(
 ) -> _State:
     """Return the state of trained weights, tensor by tensor."""
     dtype, shards = _dtype(inputs), inputs.state_shards
-    total = sum(n * state_bytes(_state_of(rules, card, w), w.shape, dtype) for w, n in weights.items())
-    total += shared_state_bytes(state_tensors(card))
+    total = sum(n * compute_state_bytes(_state_of(rules, card, w), w.shape, dtype) for w, n in weights.items())
+    total += compute_shared_state_bytes(list_state_tensors(card))
     high = total + _wide_embeddings(rules, card, weights, dtype)
     per_parameter = total / max(count_elements(weights), 1)
     explanation = f"{per_parameter:.2f} B × {explain_shard(size, shards)} trained, tensor by tensor"
     if size.trained_shard is None:
         total, high = total // shards, high // shards
     if shards > 1 and inputs.gradient_shards == 1 and inputs.shape is not None:  # the state alone is sharded
-        mode = compute_mode(inputs, network_tensors(rules, inputs.shape).network.flags)
-        largest = max_rank_state(rules, card.id, inputs.shape, mode, shards, dtype)
+        mode = derive_compute_mode(inputs, build_network_tensors(rules, inputs.shape).network.flags)
+        largest = compute_max_rank_state(rules, card.id, inputs.shape, mode, shards, dtype)
         high = max(high, largest)
         explanation += f"; {show_bytes(largest)} where whole tensors are handed out (ZeroRedundancyOptimizer)"
     return _State(bytes=total, bytes_high=high, explanation=explanation)
@@ -127,7 +132,7 @@ def _companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:
 def _state_of(rules: MemoryRules, card: Optimizer, weight: Weight) -> tuple[StateTensor, ...]:
     """Return the state tensors of one weight: the companion's, where the optimizer takes hidden matrices only."""
     companion = None if weight.kind in ("matrix", "adapter") else _companion(rules, card)
-    return state_tensors(card if companion is None else companion)
+    return list_state_tensors(card if companion is None else companion)
 
 
 def _wide_embeddings(rules: MemoryRules, card: Optimizer, weights: Counter[Weight], dtype: str) -> int:
@@ -137,9 +142,9 @@ def _wide_embeddings(rules: MemoryRules, card: Optimizer, weights: Counter[Weigh
     wide = card
     while wide.wide_embeddings:
         wide = rules.optimizer(wide.parents[0])
-    states = state_tensors(wide), state_tensors(card)
+    states = list_state_tensors(wide), list_state_tensors(card)
     more = (
-        n * (state_bytes(states[0], w.shape, dtype) - state_bytes(states[1], w.shape, dtype))
+        n * (compute_state_bytes(states[0], w.shape, dtype) - compute_state_bytes(states[1], w.shape, dtype))
         for w, n in weights.items()
         if w.kind == "embedding"
     )
@@ -147,7 +152,7 @@ def _wide_embeddings(rules: MemoryRules, card: Optimizer, weights: Counter[Weigh
 
 
 @cached(1024)
-def max_rank_state(
+def compute_max_rank_state(
     rules: MemoryRules, optimizer: str, shape: NetworkShape, mode: ComputeMode, ranks: int, dtype: str
 ) -> int:
     """Return the state of the rank that has most under ZeroRedundancyOptimizer, which assigns whole weights.
@@ -156,22 +161,22 @@ def max_rank_state(
         optimizer: Its id; a companion assigns its weights by itself.
     """
     card = rules.optimizer(optimizer)
-    states = {weight: _state_of(rules, card, weight) for weight in trained_weights(rules, shape, mode)}
-    costs = {weight: state_bytes(state, weight.shape, dtype) for weight, state in states.items()}
-    by_card = frozenset(weight.kind for weight, state in states.items() if state == state_tensors(card))
+    states = {weight: _state_of(rules, card, weight) for weight in list_trained_weights(rules, shape, mode)}
+    costs = {weight: compute_state_bytes(state, weight.shape, dtype) for weight, state in states.items()}
+    by_card = frozenset(weight.kind for weight, state in states.items() if state == list_state_tensors(card))
     others = frozenset(weight.kind for weight in states) - by_card
     totals: Counter[int] = Counter()
     for kinds in (by_card, others):
         for rank, weights in enumerate(_weights_by_rank(rules, shape, mode, ranks, kinds)):
             totals[rank] += sum(n * costs[weight] for weight, n in weights.items())
-    return max(totals.values()) + shared_state_bytes(state_tensors(card))
+    return max(totals.values()) + compute_shared_state_bytes(list_state_tensors(card))
 
 
 @cached(64)
 def _weights_by_rank(
     rules: MemoryRules, shape: NetworkShape, mode: ComputeMode, ranks: int, kinds: frozenset[str]
 ) -> list[Counter[Weight]]:
-    trained = trained_weights(rules, shape, mode)
+    trained = list_trained_weights(rules, shape, mode)
     return assign_whole_weights(Counter({w: n for w, n in trained.items() if w.kind in kinds}), ranks)
 
 
@@ -183,7 +188,7 @@ def _scratch(implementation: Implementation, inputs: MemoryInputs, size: Network
     itemsize = HALF if inputs.precision == "bf16" else FULL
     if not implementation.scratch_all:
         return _scratch_of_largest(implementation, inputs, size, itemsize)
-    shard = size.largest_shard(inputs.state_shards)
+    shard = size.count_largest_shard(inputs.state_shards)
     copies = round(implementation.scratch_all * itemsize * shard)
     bytes_each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
     explanation = f"{bytes_each}, all tensors stepped at once (foreach)"

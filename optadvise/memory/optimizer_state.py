@@ -13,7 +13,7 @@ DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "uint8": 8, "int8": 
 REFERENCE_SHAPE = (4096, 4096)
 
 
-def state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str = "float32") -> int:
+def compute_state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str = "float32") -> int:
     """Return the bytes of optimizer state that one weight tensor causes.
 
     Args:
@@ -24,7 +24,7 @@ def state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str =
 
     Example:
         >>> from optadvise.core.cards import StateTensor
-        >>> state_bytes([StateTensor(name="exp_avg", per="element", dtype="parameter")], (64, 64))
+        >>> compute_state_bytes([StateTensor(name="exp_avg", per="element", dtype="parameter")], (64, 64))
         16384
     """
     return sum(
@@ -68,17 +68,17 @@ def _square(side: int, tensor: StateTensor) -> int:
     return side**2 if tensor.max_side is None or side <= tensor.max_side else 0
 
 
-def shared_state_bytes(state: Iterable[StateTensor]) -> int:
+def compute_shared_state_bytes(state: Iterable[StateTensor]) -> int:
     """Return the bytes that are kept once per optimizer, whatever the weights."""
     return sum(t.elements * DTYPE_BITS[t.dtype] // 8 for t in state if t.per == "optimizer")
 
 
-def state_bytes_per_parameter(state: Iterable[StateTensor], dtype: str = "float32") -> float:
+def compute_state_bytes_per_parameter(state: Iterable[StateTensor], dtype: str = "float32") -> float:
     """Return bytes of state per parameter, taken on a 4096 × 4096 matrix."""
-    return state_bytes(state, REFERENCE_SHAPE, dtype) / prod(REFERENCE_SHAPE)
+    return compute_state_bytes(state, REFERENCE_SHAPE, dtype) / prod(REFERENCE_SHAPE)
 
 
-def state_tensors(card: Optimizer) -> tuple[StateTensor, ...]:
+def list_state_tensors(card: Optimizer) -> tuple[StateTensor, ...]:
     """Return the state tensors of an optimizer's first implementation."""
     state = card.implementations[0].state
     return card.state if state is None else state

@@ -65,7 +65,7 @@ def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimi
     )
 
 
-def expected_total(
+def compute_expected_total(
     inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory, settings: MemorySettings
 ) -> int:
     """Return the expected bytes of one GPU at the peak, without a breakdown."""

@@ -55,7 +55,7 @@ def evaluate_product(expression: str, dims: Mapping[str, int]) -> int:
     return value
 
 
-def product_names(expression: str) -> Iterator[str]:
+def list_dimensions(expression: str) -> Iterator[str]:
     """Yield the dimensions that a product names."""
     for factor in re.split(r"[*/]", expression):
         if factor and not factor.isdigit():

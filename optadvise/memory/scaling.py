@@ -5,10 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from optadvise.core.records import MemoryEstimate, Scale, Scaling, Situation
-from optadvise.memory.estimator import estimate, traffic
-from optadvise.memory.inputs import memory_inputs
+from optadvise.memory.estimator import estimate, estimate_traffic
+from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.rules import MemoryRules
-from optadvise.memory.search import largest_micro_batch, with_micro_batch
+from optadvise.memory.search import find_largest_micro_batch, with_micro_batch
 
 _FACTORS = (4, 2, 1)  # how many times fewer GPUs are shown, and how many times more
 _MOST_GPUS = 10**6
@@ -20,7 +20,7 @@ def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scali
     Args:
         situation: The run, with its micro-batch.
     """
-    if memory_inputs(situation).state_shards == 1:
+    if select_memory_inputs(situation).state_shards == 1:
         return None
     current = estimate(rules, situation, optimizer)
     sample, enough = None, None
@@ -72,10 +72,10 @@ def _enough_gpus(rules: MemoryRules, situation: Situation, optimizer: str, sampl
 
 def _scale(rules: MemoryRules, situation: Situation, optimizer: str) -> Scale:
     run = with_micro_batch(rules, situation, optimizer)
-    memory, sent = estimate(rules, run, optimizer), traffic(rules, memory_inputs(run))
+    memory, sent = estimate(rules, run, optimizer), estimate_traffic(rules, select_memory_inputs(run))
     state, master = _sharded_bytes(memory)
     return Scale(
         gpus=run.gpus, optimizer_bytes=state, master_bytes=master, total=memory.total, fits=memory.fits,
-        micro_batch=run.micro_batch or 1, largest_micro_batch=largest_micro_batch(rules, run, optimizer),
+        micro_batch=run.micro_batch or 1, largest_micro_batch=find_largest_micro_batch(rules, run, optimizer),
         sent=0 if sent is None else sent.sent,
     )  # fmt: skip

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from optadvise.core.caching import cached
 from optadvise.core.records import MaxModelSize, Situation
-from optadvise.memory.architectures import max_positions
-from optadvise.memory.estimator import complete_length, fits, knows_activations, required_bytes
-from optadvise.memory.inputs import MemoryInputs, memory_inputs
+from optadvise.memory.architectures import find_max_positions
+from optadvise.memory.estimator import complete_length, compute_required_bytes, fits, knows_activations
+from optadvise.memory.inputs import MemoryInputs, select_memory_inputs
 from optadvise.memory.rules import MemoryRules
 
 _LARGEST_MODEL = 10**14  # parameters
@@ -29,13 +29,13 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
     at_once = situation.derive(micro_batch=batch_per_gpu)
     if situation.gradient_release or fits(rules, at_once, optimizer):
         return at_once
-    inputs = memory_inputs(at_once)
+    inputs = select_memory_inputs(at_once)
     required = _required_by(rules, inputs, "micro_batch", optimizer)
     most = search_largest(required, situation.vram_bytes or 0, batch_per_gpu)
-    return replace(at_once, micro_batch=max((n for n in divisors(batch_per_gpu) if n <= most), default=1))
+    return replace(at_once, micro_batch=max((n for n in list_divisors(batch_per_gpu) if n <= most), default=1))
 
 
-def largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
+def find_largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
     """Return the most samples of a micro-batch that fit; None where that is not known or nothing limits it.
 
     Gradients stay between micro-batches, so that a batch may fit at once where half of it does not.
@@ -47,19 +47,19 @@ def largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str
     return _search(rules, situation, "micro_batch", optimizer, max(batch_per_gpu - 1, 1))
 
 
-def longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
+def find_longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
     """Return the most tokens of a sample that fit; None where that is not known or nothing limits it."""
     if situation.seq_len is None:
         return None
-    limit = None if situation.shape is None else max_positions(rules.networks, situation.shape)
+    limit = None if situation.shape is None else find_max_positions(rules.networks, situation.shape)
     return _search(rules, situation, "seq_len", optimizer, limit or _LARGEST_INPUT)
 
 
-def max_model_size(rules: MemoryRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
+def find_max_model_size(rules: MemoryRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
     """Return up to which size a model of unknown shape fits; None where the shape is known or nothing limits it."""
     if situation.vram_bytes is None or situation.shape is not None:
         return None
-    inputs = replace(memory_inputs(complete_length(rules, situation)), params=None)
+    inputs = replace(select_memory_inputs(complete_length(rules, situation)), params=None)
     return _max_model_size(rules, inputs, situation.vram_bytes, optimizer)
 
 
@@ -79,12 +79,12 @@ def _batch_per_gpu(situation: Situation) -> int:
 
 def _required_by(rules: MemoryRules, inputs: MemoryInputs, fact: str, optimizer: str) -> Callable[[int], int]:
     """Return a function from a fact's value to the bytes that the run needs with it."""
-    return lambda value: required_bytes(rules, replace(inputs, **{fact: value}), optimizer) or 0
+    return lambda value: compute_required_bytes(rules, replace(inputs, **{fact: value}), optimizer) or 0
 
 
 def _search(rules: MemoryRules, situation: Situation, fact: str, optimizer: str, limit: int) -> int | None:
     """Return the largest value of a fact that fits; None where activations are not known or nothing limits them."""
-    inputs = memory_inputs(situation)
+    inputs = select_memory_inputs(situation)
     if situation.vram_bytes is None or not knows_activations(rules, inputs):
         return None
     return search_largest(_required_by(rules, inputs, fact, optimizer), situation.vram_bytes, limit)
@@ -134,7 +134,7 @@ def search_largest(required: Callable[[int], int], available: int, limit: int, s
     return low
 
 
-def divisors(number: int) -> list[int]:
+def list_divisors(number: int) -> list[int]:
     """Return the whole numbers that divide a number."""
     small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
     return [*small, *(number // n for n in small)]

@@ -11,14 +11,14 @@ from msgspec.structs import replace
 from optadvise.memory.records import Weight
 
 
-def rows_of_rank(weights: Counter[Weight], ranks: int, rank: int = 0) -> Counter[Weight]:
+def shard_rows(weights: Counter[Weight], ranks: int, rank: int = 0) -> Counter[Weight]:
     """Return a rank's shards under FSDP2, which cuts along the first dimension as `torch.chunk` does.
 
     All shards have one length until the rows end, so that the first rank holds most.
 
     Example:
         >>> weight = Weight((10, 4), "matrix")
-        >>> [sorted(w.shape for w in rows_of_rank(Counter({weight: 1}), 3, rank)) for rank in range(3)]
+        >>> [sorted(w.shape for w in shard_rows(Counter({weight: 1}), 3, rank)) for rank in range(3)]
         [[(4, 4)], [(4, 4)], [(2, 4)]]
     """
     shards: Counter[Weight] = Counter()

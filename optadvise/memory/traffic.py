@@ -15,7 +15,7 @@ from optadvise.rulebase.memory_rules import ShardingStrategy
 _ROUNDS = dict(zip(COLLECTIVES, (2, 1, 1, 1), strict=True))
 
 
-def step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: ShardingStrategy) -> Traffic | None:
+def estimate_step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: ShardingStrategy) -> Traffic | None:
     """Return what one GPU sends in an optimizer step; None where there is no other GPU."""
     if inputs.gpus == 1:
         return None

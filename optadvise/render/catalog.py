@@ -21,7 +21,7 @@ from optadvise.core.cards import (
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
 from optadvise.core.json_text import Document
-from optadvise.memory.optimizer_state import state_bytes_per_parameter
+from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render.documents import EvidenceDocument, build_evidence
 from optadvise.rulebase.catalog import Catalog
 
@@ -156,7 +156,7 @@ def build_optimizer(
 
 def _list_fields(card: Optimizer) -> dict[str, object]:
     """Return a card's fields by their JSON keys, for `convert`."""
-    state_bytes = round(state_bytes_per_parameter(card.state), 4)
+    state_bytes = round(compute_state_bytes_per_parameter(card.state), 4)
     return {**asdict(card), "suits": card.model_types, "state_bytes_per_parameter": state_bytes}
 
 

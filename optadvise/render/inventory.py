@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from optadvise.core.json_text import Document
-from optadvise.memory.architectures import named_shape
+from optadvise.memory.architectures import build_named_shape
 from optadvise.memory.network_size import count_parameters
 from optadvise.memory.networks import load_networks
 from optadvise.memory.rules import MemoryRules
@@ -69,8 +69,8 @@ def list_networks(catalog: Catalog) -> NetworkList:
     rules, networks = MemoryRules(catalog), load_networks(catalog)
     entries = []
     for name, named in networks.shapes.items():
-        shape = named_shape(networks, name)
-        family = networks.family_of(shape)
+        shape = build_named_shape(networks, name)
+        family = networks.find_family(shape)
         params = count_parameters(rules, shape)
         entries.append(
             NetworkEntry(id=name, model=family.model, family=shape.family, params=params, aliases=named.aliases)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from optadvise.core.cards import Implementation, Optimizer
-from optadvise.memory.optimizer_state import DTYPE_BITS, state_bytes
+from optadvise.memory.optimizer_state import DTYPE_BITS, compute_state_bytes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify.records import AuditTarget
 from optadvise.verify.scenarios import SCENARIOS
@@ -50,5 +50,5 @@ def find_ancestors(catalog: Catalog, card: Optimizer) -> tuple[str, ...]:
 def _find_narrowest_bits(card: Optimizer, implementation: Implementation, shape: tuple[int, ...]) -> int:
     """Return the bits per element of the most quantised state for a weight of a shape."""
     state = card.state if implementation.state is None else implementation.state
-    tensors = (t for t in state if t.per == "element" and state_bytes([t], shape or (math.prod(shape),)))
+    tensors = (t for t in state if t.per == "element" and compute_state_bytes([t], shape or (math.prod(shape),)))
     return min((DTYPE_BITS["float32" if t.dtype == "parameter" else t.dtype] for t in tensors), default=32)

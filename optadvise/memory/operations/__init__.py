@@ -16,7 +16,7 @@ from optadvise.memory.operations import (
     normalization,
     pooling,
 )
-from optadvise.memory.operations.registry import OPERATIONS, OperationSignature, list_text_arguments, signatures
+from optadvise.memory.operations.registry import OPERATIONS, OperationSignature, list_signatures, list_text_arguments
 
 __all__ = [
     "OPERATIONS",
@@ -27,9 +27,9 @@ __all__ = [
     "experts",
     "layout",
     "linear",
+    "list_signatures",
     "list_text_arguments",
     "loss",
     "normalization",
     "pooling",
-    "signatures",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from math import prod
 
 from optadvise.memory.autograd import AutogradGraph, OperationCost, SizedTensor
 from optadvise.memory.operations.elementwise import add, cast, cast_for_product, scale
-from optadvise.memory.operations.pooling import output_side
+from optadvise.memory.operations.pooling import compute_output_side
 from optadvise.memory.operations.registry import operation
 from optadvise.memory.records import HALF, Weight
 
@@ -28,7 +28,7 @@ def linear(
     gradient = _linear_gradient(graph, sides, out, bias, tied, "matrix" if target else "head")
     copies = out * width * mode.compute_itemsize if mode.caches_copies else 0
     product_input = cast_for_product(graph, x)
-    y = graph.allocate_product((*x.shape[:-1], out), mode.product_itemsize(x.itemsize))
+    y = graph.allocate_product((*x.shape[:-1], out), mode.find_product_itemsize(x.itemsize))
     unpacked = out * width * HALF if mode.quantised and target else 0
     saved = (product_input,) if gradient else ()
     cost = OperationCost(
@@ -81,9 +81,9 @@ def conv(
     gradient, size = graph.add_weight((out, channels // groups, kernel, kernel), "matrix")
     gradient += graph.add_weight((out,), "vector")[0] if bias else 0
     rim = kernel // 2 if padding < 0 else padding
-    sides = output_side(height, kernel, stride, rim), output_side(width, kernel, stride, rim)
+    sides = compute_output_side(height, kernel, stride, rim), compute_output_side(width, kernel, stride, rim)
     product_input = cast_for_product(graph, x)
-    y = graph.allocate_product((batch, out, *sides), mode.product_itemsize(x.itemsize))
+    y = graph.allocate_product((batch, out, *sides), mode.find_product_itemsize(x.itemsize))
     copies = size * mode.compute_itemsize // mode.weight_itemsize if mode.caches_copies else 0
     cost = OperationCost(
         weight_copies=copies, weight_gradient=gradient, weight_gradient_scratch=copies if gradient else 0
@@ -101,7 +101,7 @@ def _add_adapter(graph: AutogradGraph, x: SizedTensor, y: SizedTensor, target: s
     # The layer holds its input in the adapter's precision until it returns; autocast then casts that anew.
     adapter_input = cast(graph, x, mode.adapter_itemsize)
     graph.retain(adapter_input)
-    itemsize = mode.product_itemsize(mode.adapter_itemsize)
+    itemsize = mode.find_product_itemsize(mode.adapter_itemsize)
     low_rank = _adapter_product(graph, adapter_input, rank, itemsize)
     update = scale(graph, _adapter_product(graph, low_rank, out, itemsize))
     summed = cast(graph, add(graph, y, update), y.itemsize)

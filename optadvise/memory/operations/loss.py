@@ -43,7 +43,7 @@ def chunked_cross_entropy(
     if tied:
         graph.weights.pop()
     gradient += graph.add_weight((out,), "vector")[0] if bias else 0
-    itemsize = mode.product_itemsize(x.itemsize)
+    itemsize = mode.find_product_itemsize(x.itemsize)
     rows = x.elements // width // chunks
     logits, logits_fp32 = rows * out * itemsize, rows * out * FULL
     # A chunk's log-softmax and two gradients; or its gradient of the weight, the sum of the others', and the new sum,

@@ -8,7 +8,7 @@ from optadvise.memory.autograd import AutogradGraph, SizedTensor
 from optadvise.memory.operations.registry import operation
 
 
-def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
+def compute_output_side(side: int, kernel: int, stride: int, padding: int) -> int:
     """Return the pixels of an output's side.
 
     Raises:
@@ -25,7 +25,7 @@ def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
 @operation()
 def max_pool(graph: AutogradGraph, x: SizedTensor, *, kernel: int, stride: int, padding: int = 0) -> SizedTensor:
     """Apply max pooling; saves its input and the indices of the maxima."""
-    shape = (*x.shape[:2], *(output_side(side, kernel, stride, padding) for side in x.shape[2:]))
+    shape = (*x.shape[:2], *(compute_output_side(side, kernel, stride, padding) for side in x.shape[2:]))
     indices = graph.allocate(shape, 8)
     return graph.record(graph.allocate(shape, x.itemsize), (x,), (x, indices))
 
@@ -33,7 +33,7 @@ def max_pool(graph: AutogradGraph, x: SizedTensor, *, kernel: int, stride: int, 
 @operation()
 def avg_pool(graph: AutogradGraph, x: SizedTensor, *, kernel: int, stride: int) -> SizedTensor:
     """Apply average pooling; saves its input."""
-    shape = (*x.shape[:2], *(output_side(side, kernel, stride, 0) for side in x.shape[2:]))
+    shape = (*x.shape[:2], *(compute_output_side(side, kernel, stride, 0) for side in x.shape[2:]))
     return graph.record(graph.allocate(shape, x.itemsize), (x,), (x,))
 
 
@@ -46,7 +46,7 @@ def adaptive_avg_pool(graph: AutogradGraph, x: SizedTensor, *, side: int) -> Siz
 @operation()
 def strided_shortcut(graph: AutogradGraph, x: SizedTensor, *, out: int, stride: int) -> SizedTensor:
     """Take every `stride`-th pixel and pad the channels with zeros; saves nothing."""
-    shape = (x.shape[0], out, *(output_side(side, 1, stride, 0) for side in x.shape[2:]))
+    shape = (x.shape[0], out, *(compute_output_side(side, 1, stride, 0) for side in x.shape[2:]))
     return graph.record(graph.allocate(shape, x.itemsize), (x,))
 
 

@@ -43,7 +43,7 @@ def operation(*names: str) -> Callable[[_F], _F]:
 
 
 @cache
-def signatures() -> Mapping[str, OperationSignature]:
+def list_signatures() -> Mapping[str, OperationSignature]:
     """Return the signature of every operation by its name."""
     return {name: _signature(function) for name, function in OPERATIONS.items()}
 
@@ -51,7 +51,7 @@ def signatures() -> Mapping[str, OperationSignature]:
 @cache
 def list_text_arguments() -> frozenset[str]:
     """Return the names of arguments that are text; all others are numbers."""
-    return frozenset(name for signature in signatures().values() for name in signature.text_arguments)
+    return frozenset(name for signature in list_signatures().values() for name in signature.text_arguments)
 
 
 def _signature(function: OperationFunction) -> OperationSignature:

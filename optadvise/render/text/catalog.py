@@ -11,7 +11,7 @@ from rich.tree import Tree
 from optadvise.core.cards import Implementation, Optimizer, Scheduler, StateTensor, Value
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
-from optadvise.memory.optimizer_state import state_bytes_per_parameter
+from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render import evidence
 from optadvise.render.catalog import name_in_frameworks
 from optadvise.render.labels import SHARDING_LABELS, format_range, format_state_bytes
@@ -22,7 +22,7 @@ from optadvise.rulebase.hyperparameters import format_value
 
 def print_optimizers(cards: Sequence[Optimizer]) -> None:
     """Print a line for each optimizer, the least state first."""
-    state = {card.id: state_bytes_per_parameter(card.state) for card in cards}
+    state = {card.id: compute_state_bytes_per_parameter(card.state) for card in cards}
     rows = [
         (card.id, format_state_bytes(state[card.id]), card.effort, escape(card.summary))
         for card in sorted(cards, key=lambda card: (state[card.id], card.id))
@@ -121,7 +121,7 @@ def _print_hyperparameters(out: Console, card: Optimizer) -> None:
 
 
 def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> None:
-    state = format_state_bytes(state_bytes_per_parameter(card.state))
+    state = format_state_bytes(compute_state_bytes_per_parameter(card.state))
     out.print(format_heading(f"State: {state} bytes per fp32 parameter of a large matrix"))
     if card.state:
         rows = []
