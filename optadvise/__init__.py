@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the library when it is first asked for, which the command line does not."""
+    """Import `optadvise.api` on first access, to keep the start of the command line fast."""
     if name not in __all__:
         raise AttributeError(f"module 'optadvise' has no attribute {name!r}")
     from optadvise import api
@@ -20,5 +20,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what the library offers, before it is imported."""
+    """List the public names without importing `optadvise.api`."""
     return sorted({*globals(), *__all__})

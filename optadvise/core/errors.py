@@ -104,7 +104,8 @@ def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
     for choice in choices:
         if choice == value:
             return choice
-    raise InputError(f"{flag} {value!r}: not known; {suggest_name(value, choices)}")
+    message = f"{flag} {value!r} is not supported; {suggest_name(value, choices)}"
+    raise InputError(message, code=ErrorCode.UNKNOWN_CHOICE, option=flag, value=value)
 
 
 def describe_error(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 _PROBE_BYTES = 1 << 20  # a result with its samples is smaller
@@ -44,7 +45,7 @@ def write_output(path: Path, content: str | bytes) -> None:
     try:
         replace_file(path, content)
     except OSError as error:
-        raise InputError(f"{str(path)!r}: cannot be written ({error.strerror}); name another place") from error
+        raise _not_writable("", path, f"cannot be written ({error.strerror}); choose another path") from error
 
 
 def check_writable(path: Path, flag: str) -> None:
@@ -54,20 +55,25 @@ def check_writable(path: Path, flag: str) -> None:
         InputError: The folder is missing, read-only or full, or the path is a folder, a device or a pipe.
     """
     if str(path).startswith(("/dev/std", "/dev/fd/")):
-        raise InputError(f"{flag} {str(path)!r}: is no file; name one")
+        raise _not_writable(flag, path, "is not a file; choose another path")
     try:
         path = Path(os.path.realpath(path))
         if path.is_symlink():
-            raise InputError(f"{flag} {str(path)!r}: is a link to itself; name another file")
+            raise _not_writable(flag, path, "is a symbolic link to itself; choose another path")
         if path.is_dir():
-            raise InputError(f"{flag} {str(path)!r}: is a folder; name a file in it")
+            raise _not_writable(flag, path, "is a folder; add a file name")
         if path.exists() and not path.is_file():  # it would be replaced, /dev/null too
-            raise InputError(f"{flag} {str(path)!r}: is no regular file; name one")
+            raise _not_writable(flag, path, "is not a regular file; choose another path")
         if not path.parent.is_dir():
-            raise InputError(f"{flag} {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
+            raise _not_writable(flag, path, f"folder {str(path.parent)!r} does not exist; create it first")
         _write_probe(path)
     except OSError as error:
-        raise InputError(f"{flag} {str(path)!r}: cannot be written ({error.strerror}); name another place") from error
+        raise _not_writable(flag, path, f"cannot be written ({error.strerror}); choose another path") from error
+
+
+def _not_writable(flag: str, path: Path, problem: str) -> InputError:
+    message = f"{flag} {str(path)!r}: {problem}".lstrip()
+    return InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option=flag, value=path)
 
 
 def _write_probe(path: Path) -> None:

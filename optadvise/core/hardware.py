@@ -10,6 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 
 _PROGRAM = "nvidia-smi"
@@ -30,18 +31,23 @@ def find_gpu() -> tuple[str, int]:
     """Return the name and the memory in bytes of this machine's smallest NVIDIA GPU.
 
     Raises:
-        CannotRunHereError: There is none, or its driver does not answer.
+        CannotRunHereError: The machine has no NVIDIA GPU, or its driver does not respond.
     """
-    remedy = "say --vram 24GB or --gpu NAME instead"
+    remedy = "use --vram 24GB or --gpu NAME"
     try:
         sizes = sorted((int(size) * 2**20, name) for name, size in _nvidia_smi("name", "memory.total"))
     except CannotRunHereError as error:
-        raise CannotRunHereError(f"--vram auto: {error}; {remedy}") from error
+        raise _no_gpu_memory(f"{error}; {remedy}") from error
     except ValueError as error:
-        raise CannotRunHereError(f"--vram auto: nvidia-smi gave no answer; {remedy}") from error
+        raise _no_gpu_memory(f"nvidia-smi reports no memory size; {remedy}") from error
     if not sizes:
-        raise CannotRunHereError(f"--vram auto: nvidia-smi lists no GPU; {remedy}")
+        raise _no_gpu_memory(f"nvidia-smi lists no GPU; {remedy}")
     return sizes[0][1], sizes[0][0]
+
+
+def _no_gpu_memory(problem: str) -> CannotRunHereError:
+    message = f"--vram auto: {problem}"
+    return CannotRunHereError(message, code=ErrorCode.MISSING_DEVICE, option="--vram", value="auto")
 
 
 def list_nvidia_gpus() -> list[NvidiaGpu]:
@@ -62,14 +68,15 @@ def list_nvidia_gpus() -> list[NvidiaGpu]:
 def _nvidia_smi(*fields: str) -> list[list[str]]:
     program = shutil.which(_PROGRAM)
     if program is None:
-        raise CannotRunHereError("no NVIDIA driver (nvidia-smi) on this machine")
+        raise CannotRunHereError("this machine has no NVIDIA driver (nvidia-smi)", code=ErrorCode.MISSING_DEVICE)
     query = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         process = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     except (subprocess.SubprocessError, OSError, ValueError) as error:
         output = getattr(error, "stdout", None)  # where it failed, as with a driver of another version
         reason = output.strip().split("\n")[0][:200] if isinstance(output, str) else ""
-        raise CannotRunHereError(f"nvidia-smi gave no answer{': ' if reason else ''}{reason}") from error
+        message = f"nvidia-smi failed{': ' if reason else ''}{reason}"
+        raise CannotRunHereError(message, code=ErrorCode.MISSING_DEVICE) from error
     lines = process.stdout.splitlines()
     rows = [[cell.strip() for cell in line.rsplit(",", len(fields) - 1)] for line in lines if line]
     return [row for row in rows if len(row) == len(fields)]

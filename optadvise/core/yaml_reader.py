@@ -14,12 +14,13 @@ from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
-_LONGEST_NUMBER = 40  # characters
-_DEEPEST = 24  # lists and mappings inside one another; the shipped rules need ten
-# What a terminal would act on instead of showing: C0 and C1 but for blanks, and what turns the direction of writing.
+_MAX_NUMBER_LENGTH = 40  # characters
+_MAX_DEPTH = 24  # nested lists and mappings; the shipped rules need ten
+# Characters that control a terminal: C0 and C1 except tab and newline, and bidirectional control characters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
 
@@ -43,9 +44,9 @@ class Context:
         number = node.start_mark.line
         return self.lines[number].strip() if number < len(self.lines) else ""
 
-    def fail(self, node: yaml.Node, message: str) -> NoReturn:
-        """Raise the error that belongs to a node."""
-        raise RuleFileError(message, self.where(node), self.line(node))
+    def fail(self, node: yaml.Node, message: str, code: ErrorCode = ErrorCode.INVALID_ENTRY) -> NoReturn:
+        """Raise a `RuleFileError` at the position of a node."""
+        raise RuleFileError(message, self.where(node), self.line(node), code=code)
 
 
 KnownIds: TypeAlias = Mapping[str, Iterable[str]]  # that a file may refer to, by their kind
@@ -70,11 +71,12 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
         source = context.lines[number].strip() if number < len(context.lines) else ""
         hint = "; quote a comparison, as in '> 8192'" if re.search(r":\s*[><]", source) else ""
         where = f"{path}:{number + 1}:{(mark.column if mark else 0) + 1}"
-        raise RuleFileError(f"not valid YAML: {error.problem or error.context}{hint}", where, source) from error
+        message = f"invalid YAML: {error.problem or error.context}{hint}"
+        raise RuleFileError(message, where, source, code=ErrorCode.INVALID_SYNTAX) from error
     except yaml.YAMLError as error:
-        raise RuleFileError(f"not valid YAML: {error}", path) from error
+        raise RuleFileError(f"invalid YAML: {error}", path, code=ErrorCode.INVALID_SYNTAX) from error
     if node is None:
-        raise RuleFileError("the file is empty", path)
+        raise RuleFileError("the file is empty", path, code=ErrorCode.INVALID_SYNTAX)
     return node, context
 
 
@@ -88,16 +90,16 @@ def resolve_references(contexts: Iterable[Context], known_ids: KnownIds) -> None
         for kind, name, where, source in context.references:
             if name not in known_ids[kind]:
                 message = f"unknown {kind} {name!r}; {suggest_name(name, known_ids[kind])}"
-                raise RuleFileError(message, where, source)
+                raise RuleFileError(message, where, source, code=ErrorCode.UNKNOWN_REFERENCE)
 
 
 def _compose(text: str, context: Context) -> yaml.Node | None:
-    """Make nodes of a text's events, and refuse what a rule file has no use for and an attacker has.
+    """Build YAML nodes from parser events; reject aliases, tags and deep nesting.
 
-    Aliases of aliases grow beyond any memory, tags ask for code, and nesting without end breaks what reads it.
+    Nested aliases can exhaust memory, tags can run code, and deep nesting overflows the stack.
     """
     root: yaml.Node | None = None
-    open_: list[tuple[list[Any], list[yaml.Node]]] = []  # of each list and mapping: its value, and a key that waits
+    open_: list[tuple[list[Any], list[yaml.Node]]] = []  # for each open collection: its items and its pending key
     event: Any
     for event in yaml.parse(text, Loader=_FASTEST):
         kind = type(event)
@@ -111,34 +113,35 @@ def _compose(text: str, context: Context) -> yaml.Node | None:
             open_.pop()
             continue
         elif kind is yaml.AliasEvent:
-            context.fail(_locate(event), "anchors and aliases are not read; write the value out")
+            context.fail(_locate(event), _NO_ALIASES, ErrorCode.INVALID_SYNTAX)
         elif kind is yaml.DocumentStartEvent and root is not None:
-            context.fail(_locate(event), "a second document begins; one file holds one")
+            context.fail(_locate(event), "a file must contain one YAML document", ErrorCode.INVALID_SYNTAX)
         else:
             continue
         if event.anchor is not None:
-            context.fail(node, "anchors and aliases are not read; write the value out")
+            context.fail(node, _NO_ALIASES, ErrorCode.INVALID_SYNTAX)
         if event.tag is not None and event.tag != "!":
-            context.fail(node, "tags are not read; write a plain value")
+            context.fail(node, "YAML tags are not supported; write a plain value", ErrorCode.INVALID_SYNTAX)
         if root is None:
             root = node
         else:
-            values, waiting = open_[-1]
-            if not waiting:
+            values, pending_key = open_[-1]
+            if not pending_key:
                 values.append(node)
-            elif waiting[0] is _NO_KEY:
-                waiting[0] = node
+            elif pending_key[0] is _NO_KEY:
+                pending_key[0] = node
             else:
-                values.append((waiting[0], node))
-                waiting[0] = _NO_KEY
+                values.append((pending_key[0], node))
+                pending_key[0] = _NO_KEY
         if kind is not yaml.ScalarEvent:
             open_.append((node.value, [_NO_KEY] if kind is yaml.MappingStartEvent else []))
-            if len(open_) > _DEEPEST:
-                context.fail(node, f"nested deeper than {_DEEPEST} levels, which no rule is")
+            if len(open_) > _MAX_DEPTH:
+                context.fail(node, f"must not nest deeper than {_MAX_DEPTH} levels", ErrorCode.INVALID_SYNTAX)
     return root
 
 
 _NO_KEY = yaml.Node("", None, None, None)
+_NO_ALIASES = "YAML anchors and aliases are not supported; repeat the value"
 
 
 def _locate(event: Any) -> yaml.Node:
@@ -151,7 +154,7 @@ def _read_scalar(node: yaml.Node, context: Context, expected: str) -> str:
         context.fail(node, f"expected {expected}, found {kind}")
     value = str(node.value)
     if control := _UNPRINTABLE.search(value):
-        context.fail(node, f"holds the control character {control[0]!r}; write plain text")
+        context.fail(node, f"must not contain the control character {control[0]!r}")
     return value
 
 
@@ -161,9 +164,9 @@ def _is_quoted(node: yaml.Node) -> bool:
 
 def read_text(node: yaml.Node, context: Context) -> str:
     """Read a non-empty text; `no`, `on` and `1e-4` stay the words they are."""
-    value = _read_scalar(node, context, "a text").strip()
+    value = _read_scalar(node, context, "text").strip()
     if not value:
-        context.fail(node, "expected a text, found nothing; quote a text that holds a comma inside {…}")
+        context.fail(node, "expected text, found nothing; quote text that contains a comma inside {…}")
     return value
 
 
@@ -171,10 +174,10 @@ def read_number(node: yaml.Node, context: Context) -> float | int:
     """Read a number; `1e-4` is one, `017` is an error."""
     value = _read_scalar(node, context, "a number")
     if not _NUMBER.fullmatch(value):
-        hint = "; drop the leading zero" if re.fullmatch(r"0\d+", value) else ""
+        hint = "; remove the leading zero" if re.fullmatch(r"0\d+", value) else ""
         context.fail(node, f"expected a number, found {value!r}{hint}")
-    if len(value) > _LONGEST_NUMBER or not isfinite(float(value)):
-        context.fail(node, "is no number that a computer holds; write a smaller one")
+    if len(value) > _MAX_NUMBER_LENGTH or not isfinite(float(value)):
+        context.fail(node, "the number is too large")
     return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
 
 
@@ -211,7 +214,7 @@ def read_plain(node: yaml.Node, context: Context) -> Any:
     if value in ("true", "false"):
         return value == "true"
     if value.lower() in ("yes", "no", "on", "off", "true", "false"):
-        context.fail(node, f"{value!r} is read differently by different YAML tools; write true, false or a quoted word")
+        context.fail(node, f"{value!r} is ambiguous in YAML; use true, false or a quoted text")
     if value[0] in "+-.0123456789" and re.fullmatch(r"[\d.eE+-]+", value):
         return read_number(node, context)
     return value
@@ -240,7 +243,7 @@ def make_choice_reader(*choices: str) -> Reader:
     def read(node: yaml.Node, context: Context) -> str:
         value = _read_scalar(node, context, f"one of {', '.join(choices)}")
         if value not in choices:
-            context.fail(node, f"unknown value {value!r}; {suggest_name(value, choices)}")
+            context.fail(node, f"{value!r} is not supported; {suggest_name(value, choices)}")
         return value
 
     return read
@@ -264,7 +267,7 @@ def make_list_reader(item: Reader, minimum: int = 0) -> Callable[[yaml.Node, Con
         if not isinstance(node, yaml.SequenceNode):
             context.fail(node, "expected a list: [a, b]")
         if len(node.value) < minimum:
-            context.fail(node, f"expected at least {minimum} item{'s' if minimum > 1 else ''} here")
+            context.fail(node, f"expected at least {minimum} item{'s' if minimum > 1 else ''}")
         return [item(child, context) for child in node.value]
 
     return read
@@ -284,7 +287,7 @@ def list_pairs(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, 
     for key_node, value_node in node.value:
         key = _read_scalar(key_node, context, "a key")
         if key in keys:
-            context.fail(key_node, f"key {key!r} appears twice; keep one")
+            context.fail(key_node, f"key {key!r} appears twice; remove one", ErrorCode.DUPLICATE_ENTRY)
         keys.add(key)
         pairs.append((key_node, key, value_node))
     return pairs

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, UnsetType
 from msgspec.structs import fields
 
 from optadvise.core import yaml_reader
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.yaml_reader import Context, KnownIds, Reader, is_null, list_pairs
 
@@ -84,7 +85,8 @@ def decode_text(content: bytes, path: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RuleFileError("not UTF-8 text; save the file as UTF-8", path) from error
+        message = "the file is not UTF-8 text; save it as UTF-8"
+        raise RuleFileError(message, path, code=ErrorCode.INVALID_SYNTAX) from error
 
 
 @cache
@@ -167,13 +169,14 @@ def _make_record_reader(kind: type[Struct]) -> Reader:
             field = accepted.get(key)
             if field is None:
                 hint = suggest_name(key, accepted) or "accepted: " + ", ".join(accepted)
-                context.fail(key_node, f"unknown key {key!r}; {hint}")
+                context.fail(key_node, f"unknown key {key!r}; {hint}", ErrorCode.UNKNOWN_KEY)
             if key not in readers:
                 readers[key] = find_reader(field.type)
             values[field.name] = readers[key](value_node, context)
         missing = [name for name in required if accepted[name].name not in values]
         if missing:
-            context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+            message = f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
+            context.fail(node, message, ErrorCode.MISSING_KEY)
         return kind(**values)
 
     shorthand: str | None = getattr(kind, "__shorthand__", None)
@@ -198,7 +201,7 @@ register_reader("plain")(yaml_reader.read_plain)
 def _read_setting(node: yaml.Node, context: Context) -> Any:
     if not isinstance(node, yaml.MappingNode):
         return yaml_reader.read_plain(node, context)
-    read_key = yaml_reader.make_pattern_reader(r"[A-Za-z_][A-Za-z0-9_]*", "a name as Python takes it")
+    read_key = yaml_reader.make_pattern_reader(r"[A-Za-z_][A-Za-z0-9_]*", "a Python identifier")
     return {read_key(key, context): _read_setting(value, context) for key, _, value in list_pairs(node, context)}
 
 
@@ -206,5 +209,5 @@ def _read_setting(node: yaml.Node, context: Context) -> Any:
 def _read_point(node: yaml.Node, context: Context) -> tuple[float, float]:
     numbers = yaml_reader.make_list_reader(yaml_reader.read_decimal, 2)(node, context)
     if len(numbers) != 2:
-        context.fail(node, f"expected a pair of numbers, not {len(numbers)}")
+        context.fail(node, f"expected two numbers, found {len(numbers)}")
     return numbers[0], numbers[1]

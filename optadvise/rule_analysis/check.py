@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import read_card_facts
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.rule_analysis.reachability import UNCHAINED_TABLES, find_reachable, list_unreachable
 from optadvise.rule_analysis.witnesses import ReportedFinding, report_finding
@@ -92,8 +93,8 @@ def require_proof(rules: CompiledRules) -> CompiledRules:
     for failure in msgspec.convert(cached, list[ProofFailure]):
         more = f" (and {failure.others} more)" if failure.others else ""
         where = f", where {failure.where}" if failure.where else ""
-        text = f"{failure.text}{where}{more}; optadvise rules check names all, with the same --rules"
-        raise RuleFileError(text, failure.at)
+        message = f"{failure.text}{where}{more}; optadvise rules check lists all with the same --rules"
+        raise RuleFileError(message, failure.at, code=ErrorCode.RULES_NOT_PROVEN)
     return rules
 
 

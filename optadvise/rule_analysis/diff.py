@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules, list_conditions
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.markdown_table import format_table
 from optadvise.rule_analysis.diff_cards import list_card_changes
@@ -30,7 +31,8 @@ def compare_catalogs(old: Catalog, new: Catalog) -> Difference:
     try:
         sections = [section for section in _list_sections(pair) if section.changes]
     except TooLargeError:
-        raise InputError("the two differ in more places than can be listed; compare smaller steps") from None
+        message = "the two sets of rules have too many differences to list; compare intermediate versions"
+        raise InputError(message, code=ErrorCode.INCONCLUSIVE) from None
     return Difference(sections=tuple(sections), cards=tuple(list_card_changes(old, new)))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.rule_analysis.check import require_proof
 from optadvise.rulebase.catalog import Catalog, load, load_shipped
@@ -93,11 +94,14 @@ def _parse_project(file: Path, content: bytes) -> list[Path]:
     try:
         section: Any = tomllib.loads(content.decode("utf-8"))["tool"]["optadvise"]
     except (ValueError, KeyError) as error:
-        raise InputError(f"{file}: not valid TOML ({error}); mend it, or run elsewhere") from error
+        message = f"{file}: invalid TOML ({error}); correct the file or use another folder"
+        raise InputError(message, code=ErrorCode.INVALID_SYNTAX, value=file) from error
     for key in section:
         if key not in _KEYS:
-            raise InputError(f"{file}: [{_SECTION}] has no key {key!r}; {suggest_name(key, _KEYS)}")
+            message = f"{file}: unknown key {key!r} in [{_SECTION}]; {suggest_name(key, _KEYS)}"
+            raise InputError(message, code=ErrorCode.UNKNOWN_KEY, value=key)
     names = section.get("rules", [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f'{file}: [{_SECTION}] `rules` takes a list of folders, as in rules = ["team-rules"]')
+        message = f'{file}: `rules` in [{_SECTION}] must be a list of folders, such as rules = ["team-rules"]'
+        raise InputError(message, code=ErrorCode.INVALID_ENTRY, value=names)
     return [file.parent / name for name in names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.files import replace_file
 from optadvise.rule_analysis.json_schema import FOLDER, editor_line, schemas
@@ -28,7 +29,8 @@ def write_starter(folder: Path, catalog: Catalog) -> list[Path]:
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{str(folder)!r}: is there already; name a new folder")
+            message = f"{str(folder)!r} already exists and is not an empty folder; choose a new folder"
+            raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, value=folder)
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         for name, schema in schemas(catalog).items():
             if name in _KINDS.values():
@@ -38,5 +40,6 @@ def write_starter(folder: Path, catalog: Catalog) -> list[Path]:
             text = (_FILES / name).read_text(encoding="utf-8")
             replace_file(folder / name, f"{editor_line(PurePosixPath(name), kind)}\n{text}")
     except OSError as error:
-        raise InputError(f"{str(folder)!r}: cannot be written ({error.strerror}); name another folder") from error
+        message = f"{str(folder)!r} cannot be written ({error.strerror}); choose another folder"
+        raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, value=folder) from error
     return [folder / name for name in _KINDS]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optadvise.core.cards import SHIPPED, Gpu, Optimizer, Scheduler, Source
 from optadvise.core.claim_cards import Claim
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.framework_cards import Framework
 from optadvise.core.surface_cards import Surface, SurfaceFile
@@ -22,25 +23,23 @@ from optadvise.rulebase.rule_paths import find_shipped_rules, is_base
 from optadvise.rulebase.table_records import Rule
 
 
-def look_up(names: Mapping[str, str], name: str, flag: str, otherwise: str) -> str:
-    """Return the id of a name as it is written, in any spelling, or as the class of an import path.
+def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
+    """Return the id of a name in any spelling, or of the class at the end of an import path.
 
     Args:
-        names: Ids by spelling.
-        otherwise: What to do where no name is near, for the message.
+        names: Ids by normalized spelling.
+        advice: End of the error message.
 
     Raises:
-        InputError: No id has this name; the message has the nearest names.
+        InputError: The name does not exist; the message suggests similar names.
     """
     spellings = (name.strip().lower(), normalize_spelling(name), normalize_spelling(name.rsplit(".", 1)[-1]))
     key = next((names[variant] for variant in spellings if variant in names), None)
     if key is None:
         guess = suggest_name(name, sorted({*names.values()}))
-        raise InputError(
-            f"{flag} {name!r}: not known; "
-            + (f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else "")
-            + otherwise
-        )
+        hint = f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else ""
+        message = f"{flag} {name!r} does not exist; {hint}{advice}"
+        raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option=flag, value=name)
     return key
 
 
@@ -160,15 +159,16 @@ class Catalog:
         Raises:
             InputError: Nothing is called so; the nearest names are given.
         """
-        optimizer = look_up(self._optimizer_names, name, flag, "optadvise list shows all")
+        optimizer = look_up(self._optimizer_names, name, flag, "optadvise list prints all")
         disabling = self.base.disabled.get(optimizer)
         if disabling is not None:
-            raise InputError(f"{flag} {name!r}: {disabling.layer} rules it out: {disabling.because}")
+            message = f"{flag} {name!r} is disabled by {disabling.layer}: {disabling.because}"
+            raise InputError(message, code=ErrorCode.DISABLED_OPTIMIZER, option=flag, value=name)
         return optimizer
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:
         """Return the canonical id of any spelling of a schedule."""
-        return look_up(self._scheduler_names, name, flag, "optadvise list --schedules shows all")
+        return look_up(self._scheduler_names, name, flag, "optadvise list --schedules prints all")
 
     def find(self, name: str) -> tuple[str, str]:
         """Return what a name means and its canonical id: an optimizer first, then a schedule.
@@ -183,9 +183,8 @@ class Catalog:
             return "schedule", self._scheduler_names[word]
         everything = [*self.optimizer_ids, *self.scheduler_ids, *self._rules]
         guess = suggest_name(name, everything)
-        raise InputError(
-            f"{name!r}: no optimizer, schedule or rule; " + (f"{guess} " if guess else "") + "see optadvise list"
-        )
+        message = f"no optimizer, schedule or rule is named {name!r}; {f'{guess} ' if guess else ''}see optadvise list"
+        raise InputError(message, code=ErrorCode.UNKNOWN_NAME, value=name)
 
     def rule(self, name: str) -> Rule | None:
         """Return a rule by its id; None where there is none."""
@@ -202,7 +201,7 @@ class Catalog:
             for name_of_gpu in (gpu.id, gpu.name, *gpu.aliases):
                 names.setdefault(normalize_spelling(name_of_gpu), gpu.id)
         gpu_id = self._with_memory(names, name) or look_up(
-            names, name, "--gpu", "say --vram instead if yours is not listed"
+            names, name, "--gpu", "use --vram for a GPU that is not listed"
         )
         return next(gpu for gpu in self.gpus if gpu.id == gpu_id)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from optadvise.core.cards import EXPERIMENTS, Optimizer
 from optadvise.core.claim_cards import Claim, ClaimFile, Trial
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.yaml_reader import KnownIds
 from optadvise.core.yaml_records import read_file
@@ -17,9 +18,9 @@ from optadvise.rulebase.rule_paths import Contents
 
 assert conditions  # registers the readers of experiments and ranges
 
-_MOST_SEEDS = 20
-_NOT_NUMBERS = ("network", "surface", "dtype", "shape", "scales")  # keys of a setting
-_TOGETHER = ("experiment", "trials", "measures", "expected_range")
+_MAX_SEEDS = 20
+_NOT_NUMBERS = ("network", "surface", "dtype", "shape", "scales")  # keys of `setting` whose values are not numbers
+_EXPERIMENT_KEYS = ("experiment", "trials", "measures", "expected_range")  # required together
 
 
 def read_claims(
@@ -40,7 +41,8 @@ def read_claims(
         names: set[str] = set()
         for claim in read_file(ClaimFile, content, str(file), known_ids)[0].claims:
             if claim.id in names:
-                raise RuleFileError(f"the claim {claim.id!r} appears twice; keep one", claim.at)
+                message = f"claim {claim.id!r} appears twice; remove one"
+                raise RuleFileError(message, claim.at, code=ErrorCode.DUPLICATE_ENTRY)
             names.add(claim.id)
             _check_claim(claim)
             for trial in claim.trials:
@@ -49,20 +51,20 @@ def read_claims(
     for card in optimizers.values():
         for reason in (*card.use_when, *card.avoid_when):
             if reason.claim is not None and reason.claim not in claims:
-                message = (
-                    f"rests on the claim {reason.claim!r}, which is not there; {suggest_name(reason.claim, claims)}"
-                )
-                raise RuleFileError(message, card.at)
+                message = f"unknown claim {reason.claim!r}; {suggest_name(reason.claim, claims)}"
+                raise RuleFileError(message, card.at, code=ErrorCode.UNKNOWN_REFERENCE)
     return claims
 
 
 def _check_claim(claim: Claim) -> None:
     """Check that a claim has an experiment with all that belongs to it, or says what it would need."""
-    present = [key for key in _TOGETHER if getattr(claim, key) not in (None, ())]
-    if (claim.needs is not None) == bool(present) or len(present) not in (0, len(_TOGETHER)):
-        raise RuleFileError(f"a claim has {', '.join(_TOGETHER)}, or else `needs`", claim.at)
-    if not 1 <= claim.seeds <= _MOST_SEEDS:
-        raise RuleFileError(f"`seeds` is a whole number from 1 to {_MOST_SEEDS}", claim.at)
+    present = [key for key in _EXPERIMENT_KEYS if getattr(claim, key) not in (None, ())]
+    if (claim.needs is not None) == bool(present) or len(present) not in (0, len(_EXPERIMENT_KEYS)):
+        message = f"a claim must have either `needs` or all of {', '.join(_EXPERIMENT_KEYS)}"
+        raise RuleFileError(message, claim.at, code=ErrorCode.MISSING_KEY)
+    if not 1 <= claim.seeds <= _MAX_SEEDS:
+        message = f"`seeds: {claim.seeds}` must be from 1 to {_MAX_SEEDS}"
+        raise RuleFileError(message, claim.at, code=ErrorCode.INVALID_ENTRY)
     if claim.experiment is not None:
         _check_experiment(claim, claim.experiment)
 
@@ -71,16 +73,21 @@ def _check_experiment(claim: Claim, experiment: str) -> None:
     design, setting = EXPERIMENTS[experiment], claim.setting
     wrong = [name for name, value in setting.items() if name not in _NOT_NUMBERS and not _is_positive(value)]
     if wrong:
-        raise RuleFileError(f"`{wrong[0]}` is a number above zero", claim.at)
+        message = f"`{wrong[0]}: {setting[wrong[0]]}` must be a number above 0"
+        raise RuleFileError(message, claim.at, code=ErrorCode.INVALID_ENTRY)
     missing = [name for name in design.setting if name not in setting]
     if len(claim.trials) != design.sides or missing:
-        needs = f"{design.sides} trial{'s' if design.sides > 1 else ''} and a setting with {', '.join(design.setting)}"
-        raise RuleFileError(f"the experiment {experiment} needs {needs}", claim.at)
+        trials = f"{design.sides} trial{'s' if design.sides > 1 else ''}"
+        message = f"experiment {experiment} requires {trials} and a setting with {', '.join(design.setting)}"
+        raise RuleFileError(message, claim.at, code=ErrorCode.MISSING_KEY)
     if any(bool(trial.learning_rates) != design.sweeps_lr for trial in claim.trials):
-        verb = "needs" if design.sweeps_lr else "takes no"
-        raise RuleFileError(f"the experiment {experiment} {verb} `learning_rates` in each trial", claim.at)
+        verb = "requires" if design.sweeps_lr else "does not support"
+        message = f"experiment {experiment} {verb} `learning_rates` in its trials"
+        code = ErrorCode.MISSING_KEY if design.sweeps_lr else ErrorCode.INVALID_ENTRY
+        raise RuleFileError(message, claim.at, code=code)
     if setting.get("last", 0) > setting.get("steps", 0) // setting.get("times", 1):
-        raise RuleFileError("`last` is longer than the shortest training", claim.at)
+        message = f"`last: {setting['last']}` must not exceed the steps of the shortest training"
+        raise RuleFileError(message, claim.at, code=ErrorCode.INVALID_ENTRY)
 
 
 def _is_positive(value: object) -> bool:
@@ -95,6 +102,8 @@ def _check_trial(trial: Trial, card: Optimizer, at: str) -> None:
     named += [("hyperparameter", name, numbers) for name in trial.hyperparameters]
     for kind, name, accepted in named:
         if name not in accepted:
-            raise RuleFileError(f"{card.id} has no {kind} {name!r}; {suggest_name(name, accepted)}", at)
-    if trial.warmup_steps < 0 or not all(rate > 0 for rate in trial.learning_rates):
-        raise RuleFileError("`learning_rates` are above zero, and `warmup_steps` is not negative", at)
+            message = f"{card.id} has no {kind} {name!r}; {suggest_name(name, accepted)}"
+            raise RuleFileError(message, at, code=ErrorCode.UNKNOWN_REFERENCE)
+    if trial.warmup_steps < 0 or not all(lr > 0 for lr in trial.learning_rates):
+        message = "`learning_rates` must be above 0 and `warmup_steps` must not be negative"
+        raise RuleFileError(message, at, code=ErrorCode.INVALID_ENTRY)

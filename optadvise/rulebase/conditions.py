@@ -11,6 +11,7 @@ from math import isfinite
 import yaml
 
 from optadvise.core.cards import EXPERIMENTS, UNKNOWN, FactValue, Range
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import suggest_name
 from optadvise.core.yaml_reader import Context, make_choice_reader, read_text
 from optadvise.core.yaml_records import register_reader
@@ -27,14 +28,15 @@ _INTERVAL = re.compile(r"([\[(])\s*" + _NUM + r"\s*\.\.\s*" + _NUM + r"\s*([\])]
 def read_when(node: yaml.Node, context: Context) -> dict[str, tuple[str | Range, ...]]:
     """Read a `when:` mapping of facts to conditions against the facts that are declared."""
     if not isinstance(node, yaml.MappingNode):
-        context.fail(node, "expected a mapping of facts to conditions, as in {model: cnn}")
+        context.fail(node, "expected a mapping of facts to conditions, such as {model: cnn}")
     conditions: dict[str, tuple[str | Range, ...]] = {}
     for key_node, value_node in node.value:
         name = read_text(key_node, context)
         if name not in context.facts:
-            context.fail(key_node, f"unknown fact {name!r}; {suggest_name(name, context.facts)}")
+            message = f"unknown fact {name!r}; {suggest_name(name, context.facts)}"
+            context.fail(key_node, message, ErrorCode.UNKNOWN_REFERENCE)
         if name in conditions:
-            context.fail(key_node, f"fact {name!r} appears twice; write a list")
+            context.fail(key_node, f"fact {name!r} appears twice; use a list", ErrorCode.DUPLICATE_ENTRY)
         conditions[name] = tuple(_condition(value_node, context, context.facts[name]))
     return conditions
 
@@ -45,11 +47,11 @@ def read_given(node: yaml.Node, context: Context) -> dict[str, FactValue]:
     values: dict[str, FactValue] = {}
     for name, accepted in read_when(node, context).items():
         if len(accepted) != 1:
-            context.fail(node, f"a test gives {name!r} one value, not several")
+            context.fail(node, f"{name!r} must have a single value in a test")
         item = accepted[0]
         if isinstance(item, Range):
             if item.low is None or item.low != item.high:
-                context.fail(node, f"a test gives {name!r} one number, not a range")
+                context.fail(node, f"{name!r} must be a number in a test, not a range")
             values[name] = item.low
         else:
             values[name] = None if item == UNKNOWN else item
@@ -59,7 +61,7 @@ def read_given(node: yaml.Node, context: Context) -> dict[str, FactValue]:
 def _condition(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]:
     items = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not items:
-        context.fail(node, f"an empty list never matches; leave {fact.id!r} out to accept any value")
+        context.fail(node, f"an empty list never matches; remove {fact.id!r} to accept any value")
     read = _choices if fact.type in ("choice", "flag") else _numbers
     return [accepted for item in items for accepted in read(item, context, fact)]
 
@@ -73,7 +75,7 @@ def _choices(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]
         return [*values]
     if value not in values:
         options = [*values, UNKNOWN] if fact.unknown else values
-        context.fail(node, f"{value!r} is no value of {fact.id!r}; {suggest_name(value, options)}")
+        context.fail(node, f"{value!r} is not a value of {fact.id!r}; {suggest_name(value, options)}")
     return [value]
 
 
@@ -81,16 +83,20 @@ def _numbers(node: yaml.Node, context: Context, fact: Fact) -> list[str | Range]
     value = read_text(node, context)
     if value in (UNKNOWN, KNOWN):
         if not fact.unknown:
-            context.fail(node, f"{fact.id!r} is always known; leave it out to accept any value")
+            context.fail(node, f"{fact.id!r} is always known; remove it to accept any value")
         return [UNKNOWN] if value == UNKNOWN else [ANY_NUMBER]
     return [read_range(node, context, f" for {fact.id!r}")]
 
 
-def read_range(node: yaml.Node, context: Context, whose: str = "") -> Range:
-    """Read the numbers that are accepted: one, a comparison, or an interval."""
+def read_range(node: yaml.Node, context: Context, suffix: str = "") -> Range:
+    """Read a number, a comparison or an interval.
+
+    Args:
+        suffix: End of the error message.
+    """
     value = read_text(node, context)
     if len(value) > 100 or any(not isfinite(float(number)) for number in re.findall(_NUM, value)):
-        context.fail(node, "is no number that a computer holds; write a smaller one")
+        context.fail(node, "the number is too large")
     if match := _COMPARISON.fullmatch(value):
         bound = float(match[2])
         exact = Range(low=bound, low_closed=True, high=bound, high_closed=True)
@@ -103,10 +109,10 @@ def read_range(node: yaml.Node, context: Context, whose: str = "") -> Range:
     if match := _INTERVAL.fullmatch(value):
         low, high = float(match[2]), float(match[3])
         if low > high:
-            context.fail(node, f"empty interval: {low:g} is above {high:g}")
+            context.fail(node, f"the interval is empty: {low:g} is above {high:g}")
         return Range(low=low, low_closed=match[1] == "[", high=high, high_closed=match[4] == "]")
     return context.fail(
-        node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)'{whose}"
+        node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)'{suffix}"
     )
 
 

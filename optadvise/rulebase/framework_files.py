@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.framework_cards import Framework
 from optadvise.core.schedules import QUANTITIES
@@ -25,13 +26,15 @@ def read_frameworks(contents: Contents, known_ids: KnownIds) -> dict[str, Framew
     for _, file, content in contents:
         framework, node, context = read_file(Framework, content, str(file), known_ids)
         if framework.id != file.stem:
-            context.fail(node, f"the id {framework.id!r} and the file name differ; call the file {framework.id}.yaml")
+            context.fail(
+                node, f"id {framework.id!r} differs from the file name; rename the file to {framework.id}.yaml"
+            )
         for name, schedule in framework.schedules.items():
             for quantity in _quantities(schedule.settings):
                 if quantity not in QUANTITIES:
                     hint = suggest_name(quantity, QUANTITIES)
-                    message = f"schedule {name!r} asks for ${quantity}, which no run has; {hint}"
-                    raise RuleFileError(message, framework.at)
+                    message = f"schedule {name!r}: unknown quantity ${quantity}; {hint}"
+                    raise RuleFileError(message, framework.at, code=ErrorCode.UNKNOWN_REFERENCE)
         frameworks[framework.id] = framework
     return frameworks
 

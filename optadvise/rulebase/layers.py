@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, shorten_location, suggest_name
 from optadvise.rulebase.memory_rules import MemorySettings
 from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput
@@ -55,7 +56,7 @@ class Draft:
                 if rule.id == rule_id:
                     return table, index
         hint = suggest_name(rule_id, [rule.id for table in self.tables.values() for rule in table.rules])
-        raise RuleFileError(f"no rule {rule_id!r} to change; {hint}", at)
+        raise RuleFileError(f"rule {rule_id!r} does not exist; {hint}", at, code=ErrorCode.UNKNOWN_REFERENCE)
 
 
 def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:
@@ -69,8 +70,8 @@ def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:
     """
     for key in ("kind", "hit_policy", "output"):
         if getattr(new, key) != getattr(existing, key):
-            message = f"table {existing.table!r} has `{key}: {getattr(existing, key)}`, which a layer cannot change"
-            raise RuleFileError(message, new.at)
+            message = f"table {existing.table!r}: a rule layer cannot change `{key}: {getattr(existing, key)}`"
+            raise RuleFileError(message, new.at, code=ErrorCode.INVALID_ENTRY)
     rules = list(existing.rules)
     for rule in new.rules:
         _place_rule(rules, rule, existing, layer)
@@ -82,19 +83,19 @@ def _place_rule(rules: list[Rule], rule: Rule, table: TableFile, layer: str) -> 
     position = {other.id: number for number, other in enumerate(rules)}
     before, rule = rule.before, replace(rule, before=None)
     if before is not None and before not in position:
-        raise RuleFileError(f"`before` names {before!r}; {suggest_name(before, position)}", rule.at)
+        message = f"`before: {before}`: the table has no such rule; {suggest_name(before, position)}"
+        raise RuleFileError(message, rule.at, code=ErrorCode.UNKNOWN_REFERENCE)
     if rule.id in position:
         index = position[rule.id]
         if rules[index].layer == layer:
-            raise RuleFileError(
-                f"rule id {rule.id!r} is used twice, first at {shorten_location(rules[index].at)}", rule.at
-            )
+            message = f"rule id {rule.id!r} is already used at {shorten_location(rules[index].at)}"
+            raise RuleFileError(message, rule.at, code=ErrorCode.DUPLICATE_ENTRY)
         rules[index] = rule
     elif table.hit_policy != "first":
         rules.append(rule)
     elif before is None:
-        message = f"table {table.table!r} is ordered: say `before: ID` the row that {rule.id} precedes"
-        raise RuleFileError(message, rule.at)
+        message = f"rule {rule.id} needs a position in the ordered table {table.table!r}; add `before: ID`"
+        raise RuleFileError(message, rule.at, code=ErrorCode.MISSING_KEY)
     else:
         rules.insert(position[before], rule)
 
@@ -128,7 +129,8 @@ def _amend(draft: Draft, entry: Amendment, layer: str) -> None:
 
 def _disable(draft: Draft, entry: Disabling) -> None:
     if (entry.rule is None) == (entry.optimizer is None):
-        raise RuleFileError("say either `rule: ID` or `optimizer: ID`", entry.at)
+        message = "`disable` requires either `rule: ID` or `optimizer: ID`"
+        raise RuleFileError(message, entry.at, code=ErrorCode.INVALID_ENTRY)
     if entry.rule is not None:
         _disable_rule(draft, entry.rule, entry.at)
     elif entry.optimizer is not None:
@@ -149,13 +151,14 @@ def _disable_rule(draft: Draft, rule_id: str, at: str) -> None:
 
 def _disable_optimizer(draft: Draft, optimizer: str, entry: Disabling) -> None:
     if optimizer not in draft.optimizers:
-        message = f"no optimizer {optimizer!r} to rule out; {suggest_name(optimizer, draft.optimizers)}"
-        raise RuleFileError(message, entry.at)
+        message = f"unknown optimizer {optimizer!r}; {suggest_name(optimizer, draft.optimizers)}"
+        raise RuleFileError(message, entry.at, code=ErrorCode.UNKNOWN_REFERENCE)
     draft.disabled[optimizer] = entry
     for card in draft.optimizers.values():
-        needs = None if card.companion is None else card.companion.optimizer
-        if needs in draft.disabled and card.id not in draft.disabled:
-            raise RuleFileError(f"{card.id} needs {needs} beside it; rule out both", entry.at)
+        companion = None if card.companion is None else card.companion.optimizer
+        if companion in draft.disabled and card.id not in draft.disabled:
+            message = f"{card.id} requires {companion} as its companion; disable both"
+            raise RuleFileError(message, entry.at, code=ErrorCode.INVALID_ENTRY)
     draft.fixes = [fix for fix in draft.fixes if fix.change.get("optimizer") not in draft.disabled]
     for name, table in draft.tables.items():
         if table.kind == "choose":
@@ -172,8 +175,8 @@ def _choose_another(rule: Rule, disabled: Mapping[str, Disabling], entry: Disabl
     if chosen not in disabled or chosen is None:
         return replace(rule, then=replace(choice, alternatives=allowed))
     if not allowed:
-        message = f"{rule.id} chooses {chosen} and names no alternative; replace the row in this layer"
-        raise RuleFileError(message, entry.at)
+        message = f"rule {rule.id} chooses {chosen} and has no enabled alternative; replace the rule in this layer"
+        raise RuleFileError(message, entry.at, code=ErrorCode.RULE_GAP)
     other, why = next(iter(allowed.items()))
     del allowed[other]
     tests = tuple(

@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar
 
 from msgspec import Struct
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import OptadviseError
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis, list_cells
@@ -25,13 +26,14 @@ BUDGET = 100_000  # steps of one search, or states of one sweep
 
 
 class TooLargeError(OptadviseError):
-    """A question took more steps than its budget: nothing is proven."""
+    """A proof exceeds its step budget; its result is unknown."""
 
     exit_code = 5
 
     def __init__(self) -> None:
-        """Say so in one line."""
-        super().__init__("a question about the rules takes too many steps; nothing is proven, split its tables")
+        """Compose the one-line message."""
+        message = f"a proof about the rules exceeds {BUDGET:,} steps; split the tables into smaller ones"
+        super().__init__(message, code=ErrorCode.INCONCLUSIVE)
 
 
 def make_box(rule: Rule, axes: Axes) -> dict[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
 
 Contents: TypeAlias = list[tuple[int, Path, bytes]]  # layer number, path and bytes of each file
@@ -18,7 +19,7 @@ _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _FOLDERS = ("optimizers", "schedulers", "decide")
 _TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
 _BASE = "facts.yaml"  # a folder that has it is complete by itself
-_LARGEST_FILE, _LARGEST_LAYER = 2**20, 4 * 2**20  # bytes; the shipped rules have a third of one
+_MAX_FILE_BYTES, _MAX_LAYER_BYTES = 2**20, 4 * 2**20  # the shipped rules have a third of a MiB
 
 
 def find_shipped_rules() -> Path:
@@ -42,21 +43,31 @@ def list_rule_files(layer: Path) -> list[Path]:
     except (OSError, ValueError):
         is_folder = False
     if not is_folder:
-        raise InputError(f"--rules {str(layer)!r}: no such folder; name a folder laid out like rules/")
+        raise _missing_rules(layer, "the folder does not exist; create one with optadvise rules init")
     files = list_yaml_files(layer)
     accepted = [*_SINGLE_FILES, *_TABLE_FILES, *_FILES_APART]
     for file in files:
         if file.stem not in accepted:
             names = ", ".join(f"{name}.yaml" for name in accepted)
-            raise RuleFileError(f"a file of this name is not read; known here: {names}", str(file))
+            message = f"rule files with this name are not supported here; accepted: {names}"
+            raise RuleFileError(message, str(file), code=ErrorCode.WRONG_FILE_TYPE)
     apart = [file for file in files if file.stem in _FILES_APART]
     files = [file for file in files if file not in apart]
     for name in _FOLDERS:
         files += list_yaml_files(layer / name)
     if not files and not apart and not any(list_yaml_files(layer / name) for name in _FOLDERS_APART):
         places = ", ".join(f"{name}/" for name in (*_FOLDERS, *_FOLDERS_APART))
-        raise InputError(f"--rules {str(layer)!r}: holds no rule file; put YAML files into {places} or beside them")
+        raise _missing_rules(layer, f"the folder contains no rule files; add YAML files to it or to {places}")
     return files
+
+
+def _missing_rules(layer: Path, problem: str) -> InputError:
+    message = f"--rules {str(layer)!r}: {problem}"
+    return InputError(message, code=ErrorCode.FILE_NOT_FOUND, option="--rules", value=layer)
+
+
+def _unreadable(file: str, error: OSError) -> RuleFileError:
+    return RuleFileError(f"cannot be read ({error.strerror})", file, code=ErrorCode.FILE_UNREADABLE)
 
 
 def list_yaml_files(folder: Path) -> list[Path]:
@@ -67,12 +78,13 @@ def list_yaml_files(folder: Path) -> list[Path]:
             for entry in entries:
                 if entry.name.endswith((".yaml", ".yml")) and not entry.is_dir():
                     if not entry.is_file():
-                        raise RuleFileError("is no regular file; put a YAML file here", entry.path)
+                        message = "is not a regular file; remove it or replace it by a YAML file"
+                        raise RuleFileError(message, entry.path, code=ErrorCode.FILE_UNREADABLE)
                     files.append(Path(entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(error.filename or folder)) from error
+        raise _unreadable(str(error.filename or folder), error) from error
     return sorted(files)
 
 
@@ -89,12 +101,13 @@ def read_contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -
         for file in files(layer):
             try:
                 with file.open("rb") as opened:
-                    content = opened.read(_LARGEST_FILE + 1)
+                    content = opened.read(_MAX_FILE_BYTES + 1)
             except OSError as error:
-                raise RuleFileError(f"cannot be read ({error.strerror}); check it", str(file)) from error
+                raise _unreadable(str(file), error) from error
             total += len(content)
-            if len(content) > _LARGEST_FILE or total > _LARGEST_LAYER:
-                raise RuleFileError("is larger than any rules are; at most 1 MiB a file and 4 MiB a folder", str(file))
+            if len(content) > _MAX_FILE_BYTES or total > _MAX_LAYER_BYTES:
+                message = "too large; a rule file must be at most 1 MiB and a rule layer at most 4 MiB"
+                raise RuleFileError(message, str(file), code=ErrorCode.FILE_UNREADABLE)
             read.append((index, file, content))
     return read
 

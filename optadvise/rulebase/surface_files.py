@@ -6,6 +6,7 @@ Apart from the other rules and with a cache entry of its own, as only pictures n
 from __future__ import annotations
 
 from optadvise.core.cards import MOST_STEPS
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.core.surface_cards import Surface, SurfaceFile
 from optadvise.core.yaml_reader import KnownIds
@@ -36,14 +37,18 @@ def _check_surface(surface: Surface) -> None:
     for point in (surface.start, surface.minimum or surface.start):
         for value, name, (low, high) in zip(point, ("x", "y"), (surface.x, surface.y), strict=True):
             if not low < value < high:
-                raise RuleFileError(f"{value:g} lies outside of `{name}`, {low:g} to {high:g}", surface.at)
+                message = f"{value:g} is outside the range of `{name}`, {low:g} to {high:g}"
+                raise RuleFileError(message, surface.at, code=ErrorCode.INVALID_ENTRY)
     if not 0 < surface.steps <= MOST_STEPS:
-        raise RuleFileError(f"`steps` is a whole number from 1 to {MOST_STEPS:,}", surface.at)
+        message = f"`steps: {surface.steps}` must be from 1 to {MOST_STEPS:,}"
+        raise RuleFileError(message, surface.at, code=ErrorCode.INVALID_ENTRY)
     rates = surface.learning_rates
     for rate in (rates.adam, rates.sgd, rates.custom, *surface.optimizers.values()):
         values = [value for value in (rate.lr, rate.times) if value is not None]
         if len(values) != 1 or not values[0] > 0:
-            raise RuleFileError("a rate has either `lr` or `times`, above zero", rate.at)
+            message = "a learning rate requires either `lr` or `times`, above 0"
+            raise RuleFileError(message, rate.at, code=ErrorCode.INVALID_ENTRY)
     for family in surface.families.values():
         if not family.factor > 0:
-            raise RuleFileError("`factor` is above zero", family.at)
+            message = f"`factor: {family.factor:g}` must be above 0"
+            raise RuleFileError(message, family.at, code=ErrorCode.INVALID_ENTRY)

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from msgspec.structs import asdict, fields
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import suggest_name
 from optadvise.core.yaml_reader import Context
 from optadvise.core.yaml_records import find_reader, read_record, register_reader
@@ -49,7 +50,10 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
     """
     context.table_kind = peek(node, "kind") or (existing.kind if existing else "")
     if context.table_kind not in OUTCOMES:
-        context.fail(node, f"a table needs a `kind`; {suggest_name(context.table_kind, OUTCOMES)}")
+        hint = suggest_name(context.table_kind, OUTCOMES)
+        if not context.table_kind:
+            context.fail(node, f"missing key: kind; {hint}", ErrorCode.MISSING_KEY)
+        context.fail(node, f"kind {context.table_kind!r} is not supported; {hint}")
     entry = read_record(TableEntry, node, context)
 
     def inherit(key: str) -> Any:
@@ -58,7 +62,8 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
 
     missing = [key for key in _NATURE if inherit(key) is None]
     if missing:
-        context.fail(node, f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+        message = f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
+        context.fail(node, message, ErrorCode.MISSING_KEY)
     otherwise = None if entry.otherwise is None else _rule(entry.otherwise, entry.table, layer)
     rules = tuple(_rule(row, entry.table, layer) for row in entry.rules)
     return TableFile(

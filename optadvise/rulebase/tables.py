@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optadvise.core.cards import UNKNOWN, Range
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.rulebase.records import Condition, Fact
 from optadvise.rulebase.table_records import Rule, TableFile
@@ -192,14 +193,16 @@ class Table:
             return tuple(self.rules[i] for i in matches)
         if not matches:
             if self.otherwise is None:
-                raise RuleFileError(f"table {self.id!r} has no row for this situation and no `otherwise`")
+                message = f"table {self.id!r} has no rule for this situation and no `otherwise`"
+                raise RuleFileError(message, code=ErrorCode.RULE_GAP)
             return (self.otherwise,)
         if self.hit_policy == "first" or len(matches) == 1:
             return (self.rules[matches[0]],)
         winners = [i for i in matches if all(i == j or self.beats[i] >> j & 1 for j in matches)]
         if len(winners) != 1:
             names = " and ".join(self.rules[i].id for i in matches)
-            raise RuleFileError(f"rules {names} of table {self.id!r} both apply; let one override the other")
+            message = f"rules {names} of table {self.id!r} apply at the same time; add `overrides` to one"
+            raise RuleFileError(message, code=ErrorCode.RULE_CONFLICT)
         return (self.rules[winners[0]],)
 
     def winner(self, cells: Mapping[str, int]) -> Rule:

@@ -12,6 +12,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from optadvise.core.cards import SHIPPED, UNKNOWN, FactValue, Gpu, Optimizer, Scheduler, Source, Step
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError, shorten_location, suggest_name
 from optadvise.core.records import Situation
 from optadvise.core.text import normalize_spelling
@@ -39,7 +40,7 @@ from optadvise.rulebase.table_records import Policy, PolicyFile, Rule, TableFile
 
 _T = TypeVar("_T")
 assert conditions  # registers the readers of conditions
-_MOST_ROWS = 2000  # of a table; the proofs look at pairs of rows
+_MAX_RULES = 2000  # per table; the proofs compare all pairs
 _ADJUSTABLE = ("lr", "weight_decay", "warmup_fraction", "max_grad_norm", "eps")
 _RUN_FACTS = ("number", "bytes")  # types of facts that a number may follow
 
@@ -57,9 +58,8 @@ class _Reading:
         """Add a thing by its id; a later layer replaces what an earlier one has."""
         if self.owners.setdefault((kind, key), index) == index and key in target:
             first = getattr(target[key], "at", "") or "an earlier file"
-            raise RuleFileError(
-                f"{kind} {key!r} is defined twice, first at {shorten_location(first)}; rename or remove one", where
-            )
+            message = f"{kind} {key!r} is already defined at {shorten_location(first)}; rename or remove one"
+            raise RuleFileError(message, where, code=ErrorCode.DUPLICATE_ENTRY)
         self.owners[kind, key] = index
         target[key] = value
 
@@ -94,16 +94,18 @@ def _kind(file: Path) -> str:
 
 def _read_facts(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
     if index:
-        raise RuleFileError("the facts belong to the program; a layer cannot add any", str(file))
+        raise RuleFileError("a rule layer cannot define facts", str(file), code=ErrorCode.INVALID_ENTRY)
     read = read_record(FactFile, node, context)
     for fact in read.facts:
         if fact.type == "flag":
             fact = replace(fact, values={"true": "yes", "false": "no"})
         if fact.type == "choice" and fact.values is None and fact.values_from is None:
-            raise RuleFileError(f"choice {fact.id!r} has no `values`", fact.at)
+            message = f"fact {fact.id!r} of type choice requires `values`"
+            raise RuleFileError(message, fact.at, code=ErrorCode.MISSING_KEY)
         _check_option(fact)
         if fact.is_input and fact.id not in Situation.__struct_fields__:
-            raise RuleFileError(f"fact {fact.id!r} has no field in `Situation` of optadvise/core/records.py", fact.at)
+            message = f"fact {fact.id!r} has no field in `Situation` of optadvise/core/records.py"
+            raise RuleFileError(message, fact.at, code=ErrorCode.UNKNOWN_REFERENCE)
         reading.add("fact", reading.draft.facts, fact.id, fact, index, fact.at)
     for entry in read.inputs:
         _check_option(entry)
@@ -115,9 +117,11 @@ def _check_option(option: Fact | RunInput) -> None:
     if option.flag is None:
         return
     if not re.fullmatch(r"--[a-z]+(-[a-z]+)*", option.flag):
-        raise RuleFileError(f"flag {option.flag!r} must be spelled like --batch-size", option.at)
+        message = f"flag {option.flag!r} is invalid; use the form --batch-size"
+        raise RuleFileError(message, option.at, code=ErrorCode.INVALID_ENTRY)
     if not option.help:
-        raise RuleFileError(f"{option.id!r} has a `flag` and needs a line of `help`", option.at)
+        message = f"{option.id!r} has a `flag` and requires `help`"
+        raise RuleFileError(message, option.at, code=ErrorCode.MISSING_KEY)
 
 
 def _read_sources(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
@@ -151,29 +155,34 @@ def _read_scheduler(node: yaml.Node, context: Context, reading: _Reading, index:
 
 def _check_file_name(name: str, file: Path, node: yaml.Node, context: Context) -> None:
     if name != file.stem:
-        context.fail(node, f"the id {name!r} and the file name differ; call the file {name}.yaml")
+        context.fail(node, f"id {name!r} differs from the file name; rename the file to {name}.yaml")
 
 
 def _check_optimizer(card: Optimizer) -> None:
     names = [hyperparameter.name for hyperparameter in card.hyperparameters]
     if "lr" not in names:
-        raise RuleFileError(f"optimizer {card.id!r} has no hyperparameter `lr`", card.at)
+        message = f"optimizer {card.id!r} requires a hyperparameter `lr`"
+        raise RuleFileError(message, card.at, code=ErrorCode.MISSING_KEY)
     for step in card.adjust:
         _check_step(step, names)
     for hyperparameter in card.hyperparameters:
         low, high, default = hyperparameter.low, hyperparameter.high, hyperparameter.default
         has_range = isinstance(default, (int, float)) and low is not None and high is not None
         if has_range and not low <= default <= high:
-            raise RuleFileError(f"default of {hyperparameter.name!r} is outside {low:g} … {high:g}", card.at)
+            message = f"default {default:g} of {hyperparameter.name!r} is outside {low:g} to {high:g}"
+            raise RuleFileError(message, card.at, code=ErrorCode.INVALID_ENTRY)
 
 
 def _check_step(step: Step, names: Iterable[str]) -> None:
     if (step.scale is None) == (step.clamp is None):
-        raise RuleFileError("a step has either `scale: PARAMETER` or `clamp: PARAMETER`", step.at)
+        message = "a step requires either `scale: HYPERPARAMETER` or `clamp: HYPERPARAMETER`"
+        raise RuleFileError(message, step.at, code=ErrorCode.INVALID_ENTRY)
     if step.parameter not in names:
-        raise RuleFileError(f"a step names {step.parameter!r}; {suggest_name(step.parameter, names)}", step.at)
+        message = f"unknown hyperparameter {step.parameter!r}; {suggest_name(step.parameter, names)}"
+        raise RuleFileError(message, step.at, code=ErrorCode.UNKNOWN_REFERENCE)
     if step.scale is not None and (step.factor is None) == (step.by is None):
-        raise RuleFileError("a scale step has either `factor`, or `by`, `reference` and `exponent`", step.at)
+        message = "a `scale` step requires either `factor`, or `by`, `reference` and `exponent`"
+        raise RuleFileError(message, step.at, code=ErrorCode.INVALID_ENTRY)
 
 
 def _read_table(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
@@ -183,19 +192,21 @@ def _read_table(node: yaml.Node, context: Context, reading: _Reading, index: int
     for rule in table.all_rules:
         _check_rule(rule, table, draft)
     draft.tables[table.table] = table if existing is None else merge_table(existing, table, layer)
-    if len(draft.tables[table.table].rules) > _MOST_ROWS:
-        raise RuleFileError(f"table {table.table!r} has more than {_MOST_ROWS} rows; split it", str(file))
+    if len(draft.tables[table.table].rules) > _MAX_RULES:
+        message = f"table {table.table!r} has more than {_MAX_RULES} rules; split it"
+        raise RuleFileError(message, str(file), code=ErrorCode.INVALID_ENTRY)
 
 
 def _check_rule(rule: Rule, table: TableFile, draft: Draft) -> None:
     if table.kind != "warn" and not rule.because:
-        raise RuleFileError(f"rule {rule.id!r} has no `because`", rule.at)
+        raise RuleFileError(f"rule {rule.id!r} requires `because`", rule.at, code=ErrorCode.MISSING_KEY)
     if table.kind == "derive":
         fact = draft.facts.get(table.output or "")
         values = (fact.values or {}) if fact else {}
         derived = rule.derived.get(table.output or "")
         if derived not in values:
-            raise RuleFileError(f"`then` gives {derived!r}; {suggest_name(str(derived), values)}", rule.at)
+            message = f"`then: {{{table.output}: {derived}}}` is not supported; {suggest_name(str(derived), values)}"
+            raise RuleFileError(message, rule.at, code=ErrorCode.INVALID_ENTRY)
     elif table.kind == "choose":
         _check_choice(rule, str(table.output), draft)
     elif table.kind == "set":
@@ -209,30 +220,36 @@ def _check_number(rule: Rule, draft: Draft) -> None:
     """Check that a value is a number, or that points lie along a number that is known where the rule applies."""
     then, at = rule.number, rule.at
     if (then.value is not UNSET) == bool(then.points) or bool(then.points) != (then.along is not None):
-        raise RuleFileError("`then` has either a `value`, or `along` and `points`", at)
+        message = "`then` requires either `value`, or `along` and `points`"
+        raise RuleFileError(message, at, code=ErrorCode.INVALID_ENTRY)
     parts = then.value if isinstance(then.value, list) else [then.value]
     if any(isinstance(part, (str, bool, list)) for part in parts):
-        raise RuleFileError(f"`value` {then.value!r} is no number and no list of numbers", at)
+        message = f"`value` {then.value!r} must be a number or a list of numbers"
+        raise RuleFileError(message, at, code=ErrorCode.INVALID_ENTRY)
     if then.along is None:
         return
     fact = draft.facts.get(then.along)
     unknown = (UNKNOWN,) if fact is not None and fact.unknown else ()
     condition = rule.when.get(then.along, unknown)
     if fact is None or fact.type not in _RUN_FACTS or fact.flag is None or UNKNOWN in condition:
-        raise RuleFileError(f"`along` {then.along!r} is no number that is known wherever this row applies", at)
+        message = f"`along` {then.along!r} must be a numeric fact that is known wherever this rule applies"
+        raise RuleFileError(message, at, code=ErrorCode.INVALID_ENTRY)
     if any(len(pair) != 2 or min(pair) <= 0 for pair in then.points) or then.spread <= 0:
-        raise RuleFileError("`points` are pairs of numbers above zero, and `spread` is one", at)
+        message = "`points` must be pairs of numbers above 0, and `spread` a number above 0"
+        raise RuleFileError(message, at, code=ErrorCode.INVALID_ENTRY)
 
 
 def _check_choice(rule: Rule, output: str, draft: Draft) -> None:
     by_kind: dict[str, Mapping[str, object]] = {"optimizer": draft.optimizers, "scheduler": draft.schedulers}
     ids = by_kind.get(output)
     if ids is None:
-        raise RuleFileError(f"a table that chooses `output: optimizer` or `scheduler`, not {output!r}", rule.at)
+        message = f"`output: {output}` is not supported in a table of kind choose; use optimizer or scheduler"
+        raise RuleFileError(message, rule.at, code=ErrorCode.INVALID_ENTRY)
     chosen = rule.choice.optimizer if output == "optimizer" else rule.choice.scheduler
     for name in (chosen, *rule.choice.alternatives):
         if name not in ids:
-            raise RuleFileError(f"unknown {output} {name!r}; {suggest_name(str(name), ids)}", rule.at)
+            message = f"unknown {output} {name!r}; {suggest_name(str(name), ids)}"
+            raise RuleFileError(message, rule.at, code=ErrorCode.UNKNOWN_REFERENCE)
 
 
 def _check_references(contexts: Iterable[Context], draft: Draft) -> None:
@@ -249,16 +266,16 @@ def _check_names(draft: Draft) -> None:
     for table in draft.tables.values():
         for rule in table.all_rules:
             if rule.id in positions:
-                raise RuleFileError(
-                    f"rule id {rule.id!r} is used twice, first at {shorten_location(positions[rule.id])}", rule.at
-                )
+                message = f"rule id {rule.id!r} is already used at {shorten_location(positions[rule.id])}"
+                raise RuleFileError(message, rule.at, code=ErrorCode.DUPLICATE_ENTRY)
             positions[rule.id] = rule.at
     for cards in (draft.optimizers, draft.schedulers):
         meanings: dict[str, str] = {}
         for card in cards.values():
             for name in {normalize_spelling(name) for name in (card.id, card.name, *card.aliases)}:
                 if name in meanings:
-                    raise RuleFileError(f"the name {name!r} means {meanings[name]!r} already", card.at)
+                    message = f"the name {name!r} is already used by {meanings[name]!r}"
+                    raise RuleFileError(message, card.at, code=ErrorCode.DUPLICATE_ENTRY)
                 meanings[name] = card.id
 
 
@@ -272,10 +289,12 @@ def _read_fixes(node: yaml.Node, context: Context, reading: _Reading, index: int
 def _check_fix(fix: FixRule, facts: Mapping[str, Fact]) -> None:
     for name, value in fix.change.items():
         if name not in facts:
-            raise RuleFileError(f"`change` sets {name!r}, which is no fact; {suggest_name(name, facts)}", fix.at)
+            message = f"`change`: unknown fact {name!r}; {suggest_name(name, facts)}"
+            raise RuleFileError(message, fix.at, code=ErrorCode.UNKNOWN_REFERENCE)
         accepted = [accepted.lower() for accepted in facts[name].values or ()]
         if accepted and str(value).lower() not in accepted:
-            raise RuleFileError(f"`change` gives {value!r}; {suggest_name(str(value), accepted)}", fix.at)
+            message = f"`change`: {value!r} is not a value of {name!r}; {suggest_name(str(value), accepted)}"
+            raise RuleFileError(message, fix.at, code=ErrorCode.INVALID_ENTRY)
 
 
 def _read_memory(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
@@ -296,33 +315,40 @@ def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
     """Return an assumed value as its fact's type has it."""
     fact, value = facts.get(row.fact), row.value
     if fact is None:
-        raise RuleFileError(f"unknown fact {row.fact!r}; {suggest_name(row.fact, facts)}", row.at)
+        message = f"unknown fact {row.fact!r}; {suggest_name(row.fact, facts)}"
+        raise RuleFileError(message, row.at, code=ErrorCode.UNKNOWN_REFERENCE)
     if not fact.is_input:
-        raise RuleFileError(f"nobody says {fact.id!r}, so nothing can be assumed of it", row.at)
+        message = f"{fact.id!r} is not an input and cannot have a default"
+        raise RuleFileError(message, row.at, code=ErrorCode.INVALID_ENTRY)
     if isinstance(value, list) or value is None:
-        raise RuleFileError(f"one value of {fact.id!r} is assumed, not {value!r}", row.at)
+        message = f"{fact.id!r} must have a single value, not {value!r}"
+        raise RuleFileError(message, row.at, code=ErrorCode.INVALID_ENTRY)
     if fact.values is not None:
         word = str(value).lower() if isinstance(value, bool) else value
         if word not in fact.values:
             hint = suggest_name(str(value), fact.values)
-            raise RuleFileError(f"{value!r} is no value of {fact.id!r}; {hint}", row.at)
+            message = f"{value!r} is not a value of {fact.id!r}; {hint}"
+            raise RuleFileError(message, row.at, code=ErrorCode.INVALID_ENTRY)
         return word == "true" if fact.type == "flag" else word
     try:
         read = parse_bytes if fact.type == "bytes" else parse_count
         return read(str(value), f"`{fact.id}:`")
     except InputError as error:
-        raise RuleFileError(str(error), row.at) from error
+        raise RuleFileError(str(error), row.at, code=ErrorCode.INVALID_ENTRY) from error
 
 
 def _read_flowchart(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
     chart = read_record(FlowchartFile, node, context).flowchart
     for answer in (answer for question in chart.questions.values() for answer in question.answers):
         if (answer.next is not None) == bool(answer.recommends):
-            raise RuleFileError("an answer has either `next`, a question, or `recommends`", answer.at)
+            message = "an answer requires either `next` or `recommends`"
+            raise RuleFileError(message, answer.at, code=ErrorCode.INVALID_ENTRY)
         if answer.next is not None and answer.next not in chart.questions:
-            raise RuleFileError(f"no question {answer.next!r}; {suggest_name(answer.next, chart.questions)}", answer.at)
+            message = f"unknown question {answer.next!r}; {suggest_name(answer.next, chart.questions)}"
+            raise RuleFileError(message, answer.at, code=ErrorCode.UNKNOWN_REFERENCE)
     if chart.start not in chart.questions:
-        raise RuleFileError(f"no question {chart.start!r}; {suggest_name(chart.start, chart.questions)}", chart.at)
+        message = f"unknown question {chart.start!r}; {suggest_name(chart.start, chart.questions)}"
+        raise RuleFileError(message, chart.at, code=ErrorCode.UNKNOWN_REFERENCE)
     reading.draft.flowchart = chart
 
 
