@@ -1,4 +1,4 @@
-"""Rule files: what is read, what is refused and where, and layers on top of the shipped rules."""
+"""Reading rule files: accepted content, positions of errors, and layers over the shipped rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
-from optadvise.core.errors import InputError, RuleFileError
+from optadvise.core.error_codes import ErrorCode
+from optadvise.core.errors import InputError, RuleFileError, suggest_name
 from optadvise.core.records import FactValues
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load
@@ -61,9 +62,9 @@ def layer(tmp_path: Path) -> Path:
 
 def test_a_new_optimizer_is_one_file(layer: Path) -> None:
     rules = ["--rules", str(layer)]
-    said = optadvise("recommend", "--model", "cnn", "--batch-size", "256", "--optimizer", "Turbo", *rules, "--json")
-    assert said.code == 0, said.err
-    data = json.loads(said.out)
+    result = optadvise("recommend", "--model", "cnn", "--batch-size", "256", "--optimizer", "Turbo", *rules, "--json")
+    assert result.code == 0, result.err
+    data = json.loads(result.out)
     assert data["optimizer"]["id"] == "sgd-turbo"
     assert data["optimizer"]["kwargs"] == {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
     assert data["rules"]["layers"] == ["shipped", str(layer)]
@@ -101,45 +102,48 @@ rules:
     assert ({"batch_size": "> 1000"}, "sgd-turbo") in [(dict(f.change), f.optimizer) for f in advice.sensitivities]
 
 
-BROKEN = [
-    ("an unknown key", "summary:", "sumary:", 7, "did you mean 'summary'"),
-    ("a key twice", "year: 2026", "year: 2026\nyear: 2027", 7, "appears twice"),
-    ("a word for a number", "year: 2026", "year: soon", 6, "expected a number"),
-    ("an octal number", "year: 2026", "year: 017", 6, "leading zero"),
-    ("a yes for a flag", "sparse_gradients: false", "sparse_gradients: no", 12, "true or false"),
-    ("an unknown family", "family: sgd", "family: sdg", 4, "did you mean 'sgd'"),
-    ("an unknown parent", "parents: [sgd-momentum]", "parents: [sgd-momentun]", 5, "did you mean 'sgd-momentum'"),
-    ("an unknown model", "model_types: [cnn]", "model_types: [cmn]", 13, "'cnn'"),
-    ("a cite without a source", "cite: [measured]\n", "cite: [mesured]\n", 25, "did you mean 'measured'"),
-    ("no cite", "avoid_when: [It is not a test.]\ncite: [measured]", "avoid_when: [It is not a test.]\ncite: []", 25,
-     "at least 1"),
-    ("a missing key", "summary: Momentum that is twice as sure of itself.\n", "", 1, "missing key: summary"),
-    ("an empty text", "name: SGD turbo", "name:", 2, "found nothing"),
-    ("a list for a text", "name: SGD turbo", "name: [a, b]", 2, "expected a text"),
-    ("a text for a list", "aliases: [turbo]", "aliases: turbo", 3, "expected a list"),
-    ("an alias that is taken", "aliases: [turbo]", "aliases: [adam_w]", 1, "means 'adamw'"),
-    ("a scalar document", CARD, "just a text", 1, "expected a mapping"),
-    ("an unfinished list", "aliases: [turbo]", "aliases: [turbo", 4, "not valid YAML"),
-    ("a step for a stranger", "{scale: lr,", "{scale: momentun,", 19, "did you mean 'momentum'"),
-    ("a default outside its range", "default: 1e-1, low", "default: 7.0, low", 1, "outside"),
-    ("a file name that differs", "id: sgd-turbo", "id: sgd-turbos", 1, "file name"),
+BROKEN_CARDS = [
+    ("an unknown key", "summary:", "sumary:", 7, ErrorCode.UNKNOWN_KEY),
+    ("a duplicate key", "year: 2026", "year: 2026\nyear: 2027", 7, ErrorCode.DUPLICATE_ENTRY),
+    ("a word for a number", "year: 2026", "year: soon", 6, ErrorCode.INVALID_ENTRY),
+    ("an octal number", "year: 2026", "year: 017", 6, ErrorCode.INVALID_ENTRY),
+    ("no for false", "sparse_gradients: false", "sparse_gradients: no", 12, ErrorCode.INVALID_ENTRY),
+    ("an unknown family", "family: sgd", "family: sdg", 4, ErrorCode.INVALID_ENTRY),
+    ("an unknown parent", "parents: [sgd-momentum]", "parents: [sgd-momentun]", 5, ErrorCode.UNKNOWN_REFERENCE),
+    ("an unknown model", "model_types: [cnn]", "model_types: [cmn]", 13, ErrorCode.UNKNOWN_REFERENCE),
+    ("an unknown source", "cite: [measured]\n", "cite: [mesured]\n", 25, ErrorCode.UNKNOWN_REFERENCE),
+    ("an empty list", "avoid_when: [It is not a test.]\ncite: [measured]",
+     "avoid_when: [It is not a test.]\ncite: []", 25, ErrorCode.INVALID_ENTRY),
+    ("a missing key", "summary: Momentum that is twice as sure of itself.\n", "", 1, ErrorCode.MISSING_KEY),
+    ("an empty text", "name: SGD turbo", "name:", 2, ErrorCode.INVALID_ENTRY),
+    ("a list for a text", "name: SGD turbo", "name: [a, b]", 2, ErrorCode.INVALID_ENTRY),
+    ("a text for a list", "aliases: [turbo]", "aliases: turbo", 3, ErrorCode.INVALID_ENTRY),
+    ("a duplicate alias", "aliases: [turbo]", "aliases: [adam_w]", 1, ErrorCode.DUPLICATE_ENTRY),
+    ("a scalar document", CARD, "just a text", 1, ErrorCode.INVALID_ENTRY),
+    ("an unfinished list", "aliases: [turbo]", "aliases: [turbo", 4, ErrorCode.INVALID_SYNTAX),
+    ("an unknown hyperparameter", "{scale: lr,", "{scale: momentun,", 19, ErrorCode.UNKNOWN_REFERENCE),
+    ("a default outside its range", "default: 1e-1, low", "default: 7.0, low", 1, ErrorCode.INVALID_ENTRY),
+    ("a different file name", "id: sgd-turbo", "id: sgd-turbos", 1, ErrorCode.INVALID_ENTRY),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "old", "new", "line", "hint"), BROKEN, ids=[b[0] for b in BROKEN])
-def test_a_broken_card_is_an_error_at_its_line(
-    layer: Path, what: str, old: str, new: str, line: int, hint: str
-) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "line", "code"), [case[1:] for case in BROKEN_CARDS], ids=[case[0] for case in BROKEN_CARDS]
+)
+def test_an_invalid_card_is_an_error_at_its_line(layer: Path, old: str, new: str, line: int, code: ErrorCode) -> None:
     file = layer / "optimizers" / "sgd-turbo.yaml"
     assert old in CARD
-    # The last place where the text stands, so that a card's own cite is meant and not a step's.
-    head, tail = CARD.rsplit(old, 1)
+    head, tail = CARD.rsplit(old, 1)  # the last match, because steps have a `cite` as well
     file.write_text(head + new + tail, encoding="utf-8")
-    said = optadvise("list", "--rules", str(layer))
-    assert said.code == 3, said.err
-    assert len(said.err.splitlines()) == 1
-    assert f"sgd-turbo.yaml:{line}:" in said.err
-    assert hint in said.err
+    result = optadvise("list", "--rules", str(layer))
+    assert (result.code, result.error, len(result.err.splitlines())) == (3, code, 1), result.err
+    assert result.failure is not None
+    assert str(result.failure.where).startswith(f"{file}:{line}:")
+
+
+def test_a_similar_name_is_suggested() -> None:
+    assert "'sgd-momentum'" in suggest_name("sgd-momentun", load().optimizer_ids)
+    assert suggest_name("qqqq", load().optimizer_ids) == ""
 
 
 RULE = """\
@@ -161,65 +165,71 @@ rules:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "hint"),
+    ("old", "new", "line", "code"),
     [
-        ("model: cnn, batch_size: \"> 1000\"", "modle: cnn", 9, "did you mean 'model'"),
-        ("model: cnn, batch_size: \"> 1000\"", "model: cmn", 9, "'cnn'"),
+        ("model: cnn, batch_size: \"> 1000\"", "modle: cnn", 9, ErrorCode.UNKNOWN_REFERENCE),
+        ("model: cnn, batch_size: \"> 1000\"", "model: cmn", 9, ErrorCode.INVALID_ENTRY),
         (
             "when: {concern: tuning_budget, model: cnn, batch_size: \"> 1000\"}",
-            "when:\n      params: > 1000", 10, "quote",
+            "when:\n      params: > 1000", 10, ErrorCode.INVALID_SYNTAX,
         ),
-        ("\"> 1000\"", "\"~ 1000\"", 9, "comparison"),
-        ("\"> 1000\"", "\"[9..3]\"", 9, "empty interval"),
-        ("\"> 1000\"", "[]", 9, "never matches"),
-        ("model: cnn, batch", "model: [], batch", 9, "never matches"),
-        ("then: {optimizer: adamw}", "then: {optimizer: adamww}", 7, "adamw"),
-        ("overrides: [OPT090]", "overrides: [OPT09]", 13, "OPT090"),
-        ("tests: [{given", "tests: []\n    texts: [{given", 14, "at least 1"),
-        ("kind: choose", "kind: chose", 1, "'choose'"),
-        ("expect: {optimizer: adamw}", "expects: {optimizer: adamw}", 14, "expect"),
-        ("    because: ours\n", "", 7, "because"),
+        ("\"> 1000\"", "\"~ 1000\"", 9, ErrorCode.INVALID_ENTRY),
+        ("\"> 1000\"", "\"[9..3]\"", 9, ErrorCode.INVALID_ENTRY),
+        ("\"> 1000\"", "[]", 9, ErrorCode.INVALID_ENTRY),
+        ("model: cnn, batch", "model: [], batch", 9, ErrorCode.INVALID_ENTRY),
+        ("then: {optimizer: adamw}", "then: {optimizer: adamww}", 7, ErrorCode.UNKNOWN_REFERENCE),
+        ("overrides: [OPT090]", "overrides: [OPT09]", 13, ErrorCode.UNKNOWN_REFERENCE),
+        ("tests: [{given", "tests: []\n    texts: [{given", 14, ErrorCode.INVALID_ENTRY),
+        ("kind: choose", "kind: chose", 1, ErrorCode.INVALID_ENTRY),
+        ("expect: {optimizer: adamw}", "expects: {optimizer: adamw}", 14, ErrorCode.UNKNOWN_KEY),
+        ("    because: ours\n", "", 7, ErrorCode.MISSING_KEY),
     ],
 )  # fmt: skip
-def test_a_broken_rule_is_an_error_at_its_line(tmp_path: Path, old: str, new: str, line: int, hint: str) -> None:
+def test_an_invalid_rule_is_an_error_at_its_line(
+    tmp_path: Path, old: str, new: str, line: int, code: ErrorCode
+) -> None:
     (tmp_path / "decide").mkdir()
     assert old in RULE
     (tmp_path / "decide" / "ours.yaml").write_text(RULE.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(RuleFileError) as caught:
         load([tmp_path])
-    assert f"ours.yaml:{line}:" in str(caught.value)
-    assert hint in str(caught.value)
+    assert caught.value.where.startswith(f"{tmp_path}/decide/ours.yaml:{line}:")
+    assert caught.value.code is code
 
 
-def test_two_rules_that_meet_unsettled_are_an_error_when_they_do(tmp_path: Path) -> None:
+def test_two_rules_that_overlap_without_override_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "decide").mkdir()
     text = RULE.replace("    overrides: [OPT090]\n", "")
     (tmp_path / "decide" / "ours.yaml").write_text(text, encoding="utf-8")
-    said = optadvise(*f"recommend --model cnn --tuning high --batch-size 2048 --rules {tmp_path}".split())
-    assert said.code == 3
-    assert "OPT090 and OUR001" in said.err
+    result = optadvise(*f"recommend --model cnn --tuning high --batch-size 2048 --rules {tmp_path}".split())
+    assert (result.code, result.error) == (3, ErrorCode.RULES_NOT_PROVEN)
+    assert result.failure is not None
+    assert {"OPT090", "OUR001"} <= {*result.failure.message.split()}
 
 
 @pytest.mark.parametrize(
-    ("content", "hint"), [(b"", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"a: 1\n---\nb: 2\n", "second document")]
+    ("content", "where"), [(b"", "warn.yaml"), (b"\xff\xfe\x00", "warn.yaml"), (b"a: 1\n---\nb: 2\n", "warn.yaml:2:1")]
 )
-def test_files_that_are_no_document(tmp_path: Path, content: bytes, hint: str) -> None:
+def test_a_file_must_contain_one_document(tmp_path: Path, content: bytes, where: str) -> None:
     (tmp_path / "warn.yaml").write_bytes(content)
-    with pytest.raises(RuleFileError, match=hint):
+    with pytest.raises(RuleFileError) as caught:
         load([tmp_path])
+    assert (caught.value.code, caught.value.where) == (ErrorCode.INVALID_SYNTAX, str(tmp_path / where))
 
 
-def test_a_file_that_nothing_reads_is_an_error(tmp_path: Path) -> None:
+def test_a_file_with_an_unsupported_name_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "warnings.yaml").write_text("a: 1\n", encoding="utf-8")
-    with pytest.raises(RuleFileError, match=r"warn\.yaml"):
+    with pytest.raises(RuleFileError) as caught:
         load([tmp_path])
+    assert (caught.value.code, caught.value.where) == (ErrorCode.WRONG_FILE_TYPE, str(tmp_path / "warnings.yaml"))
 
 
 def test_a_pipe_among_the_rules_does_not_hang(tmp_path: Path) -> None:
     (tmp_path / "optimizers").mkdir()
     os.mkfifo(tmp_path / "optimizers" / "pipe.yaml")
-    with pytest.raises(RuleFileError, match="no regular file"):
+    with pytest.raises(RuleFileError) as caught:
         load([tmp_path])
+    assert caught.value.code is ErrorCode.FILE_UNREADABLE
 
 
 def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +248,7 @@ def test_the_cache_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": "other", "documents": {}}'])
-def test_a_damaged_cache_is_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+def test_a_damaged_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
     expected, *_ = load_rule_base([find_shipped_rules()])
     (entry,) = tmp_path.glob("rules-*.json")
@@ -247,17 +257,17 @@ def test_a_damaged_cache_is_read_past(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_card_of_an_optimizer_with_a_companion_is_json() -> None:
-    said = optadvise("show", "muon", "--json")
-    assert (said.code, json.loads(said.out)["companion"].keys()) == (0, {"optimizer", "for"}), said.err
+    result = optadvise("show", "muon", "--json")
+    assert (result.code, json.loads(result.out)["companion"].keys()) == (0, {"optimizer", "for"}), result.err
 
 
-def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / "file" / "below"))
     assert load_rule_base([find_shipped_rules()])[0].facts
 
 
-def test_only_the_latest_figures_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_cache_keeps_the_latest_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
     memo = DiskCache("figures-of-a-test")
     for number in range(1500):
@@ -269,8 +279,10 @@ def test_only_the_latest_figures_are_kept_for_the_next_process(tmp_path: Path, m
 
 
 def test_a_missing_folder_is_an_input_error() -> None:
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError) as caught:
         load([Path("/does/not/exist")])
+    assert (caught.value.code, caught.value.option) == (ErrorCode.FILE_NOT_FOUND, "--rules")
+    assert str(caught.value.value) == "/does/not/exist"
 
 
 def test_the_checkout_reads_its_live_rules() -> None:
@@ -285,7 +297,7 @@ def test_every_source_is_used_and_every_guide_section_has_the_guides_address() -
         assert source.url.startswith("https://") or name == "measured"
 
 
-def test_each_kind_of_file_is_read_in_a_process_that_took_the_rules_from_the_cache(tmp_path: Path) -> None:
+def test_each_kind_of_file_can_be_read_after_the_rules_came_from_the_cache(tmp_path: Path) -> None:
     environment = {**os.environ, "OPTADVISE_CACHE_DIR": str(tmp_path)}
     readers = (
         "from optadvise.rulebase.catalog import load; load()",

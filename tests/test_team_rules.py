@@ -14,6 +14,7 @@ import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.rule_analysis.interview import Interview
 from tests.cli import optadvise
@@ -82,7 +83,7 @@ def test_rows_are_added_replaced_ordered_and_disabled(tmp_path: Path) -> None:
     assert "WRN100" not in warnings
     assert "lion" not in {other["id"] for other in found["alternatives"]}
     refused = optadvise("recommend", "--optimizer", "Lion", "--rules", str(ours))
-    assert (refused.code, refused.out) == (2, "")
+    assert (refused.code, refused.out, refused.error) == (2, "", ErrorCode.DISABLED_OPTIMIZER)
     assert "not here" in refused.err
 
 
@@ -100,20 +101,20 @@ def test_a_layer_that_contradicts_itself_answers_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "code"),
     [
-        ("[tool.optadvise\n", "not valid TOML"), ("[tool.optadvise]\nrule = []\n", "rules"),
-        ("[tool.optadvise]\nrules = 'x'\n", "list of folders"), ("[tool.optadvise]\nrules = ['gone']\n", "no such"),
+        ("[tool.optadvise\n", ErrorCode.INVALID_SYNTAX), ("[tool.optadvise]\nrule = []\n", ErrorCode.UNKNOWN_KEY),
+        ("[tool.optadvise]\nrules = 'x'\n", ErrorCode.INVALID_ENTRY),
+        ("[tool.optadvise]\nrules = ['gone']\n", ErrorCode.FILE_NOT_FOUND),
     ],
 )  # fmt: skip
 def test_a_wrong_project_file_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, word: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, code: ErrorCode
 ) -> None:
     (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    said = optadvise("recommend")
-    assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
-    assert word in said.err
+    result = optadvise("recommend")
+    assert (result.code, result.out, len(result.err.splitlines()), result.error) == (2, "", 1, code)
 
 
 def test_what_init_writes_passes(tmp_path: Path) -> None:
