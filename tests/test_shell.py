@@ -124,7 +124,7 @@ def test_help_fits_80_columns_and_ends_in_examples_and_exit_codes(page: list[str
     said = optadvise(*page, "--help")
     assert said.code == 0
     assert all(len(line) <= 80 for line in said.out.splitlines())
-    assert "Exit codes: 0 done" in said.out
+    assert "Exit codes: 0 success" in said.out
     if page:
         example = re.search(r"Examples:\n    (optadvise .*)", said.out)
         assert example is not None
