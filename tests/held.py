@@ -90,7 +90,7 @@ def _rank(weights: list[tuple[list[int], str]], arms: dict[Sharding, dict[str, A
             layers = {f"{kind}_{number}": One(shape) for number, (shape, kind) in enumerate(weights)}
             module = torch.nn.Sequential(OrderedDict(layers))
             spread = wrapping.wrap(module, shard, "cpu")
-            through = wrapping.optimizer_wrapper(shard)
+            through = wrapping.make_optimizer_wrapper(shard)
             optimizers = optimizer_builder.build_optimizers(
                 convert(arm, Arm), list(module.named_parameters()), module, through
             )
@@ -102,8 +102,8 @@ def _rank(weights: list[tuple[list[int], str]], arms: dict[Sharding, dict[str, A
                     optimizer.zero_grad()
 
             step()
-            held = [optimizer_builder.count_state_bytes(map(wrapping.inner, optimizers)),
-                    sum(wrapping.local(weight).nbytes for weight in module.parameters())]  # fmt: skip
+            held = [optimizer_builder.count_state_bytes(map(wrapping.get_local_optimizer, optimizers)),
+                    sum(wrapping.get_local_tensor(weight).nbytes for weight in module.parameters())]  # fmt: skip
             every: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(every, held)
             found[shard]["state"][name] = [state for state, _ in every]

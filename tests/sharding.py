@@ -110,11 +110,11 @@ def rank(file: str, out: str, start: int) -> None:
             training = training_loop.Training(spec, convert(arm, Arm), ranks)
             for _ in range(STEPS):
                 training.step()
-            answer: float | str = communication.parity(training, ranks)
+            answer: float | str = communication.measure_parity(training, ranks)
         except Exception as error:  # whatever somebody else's code does
             answer = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            Path(f"{out}.{ranks.number}").write_text(answer, encoding="utf-8")
-        if ranks.number == 0:
+            Path(f"{out}.{ranks.rank}").write_text(answer, encoding="utf-8")
+        if ranks.rank == 0:
             other = Path(f"{out}.1")
             if isinstance(answer, str) and "losed by peer" in answer and other.exists():
                 answer = other.read_text(encoding="utf-8")  # this rank only lost the one that failed

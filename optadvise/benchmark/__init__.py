@@ -1,1 +1,1 @@
-"""Measure what an optimizer costs on this machine."""
+"""Benchmarks of optimizers on this machine: time, memory and loss."""

@@ -1,4 +1,4 @@
-"""One arm inside a worker: built, stepped as commanded, and summarized."""
+"""Session of one arm inside a worker: build it, run commands, summarize."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from optadvise.benchmark.measurement import (
     RoundSamples,
     WorkerEnvironment,
 )
-from optadvise.benchmark.peak_memory import device_bandwidth, peak_memory, transient_bytes
+from optadvise.benchmark.peak_memory import measure_device_bandwidth, measure_transient_bytes, read_peak_memory
 from optadvise.benchmark.records import PeakMemory, RankResult
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.training_loop import Training
@@ -35,7 +35,7 @@ from optadvise.core.hardware import count_cores
 
 Answer: TypeAlias = "ArmCounts | RoundSamples | ArmSummary | Parity | ArmFailure"
 
-# What libraries report where they do not support a device or a data type.
+# Messages of libraries that do not support a device or a data type.
 _UNSUPPORTED = re.compile(
     r"not (currently |yet )?(be )?support|unsupported|only supports? |requires? (a )?(cuda|gpu|triton)"
 )
@@ -49,22 +49,24 @@ def serve(
     answer: Callable[[Answer], None],
     ranks: Ranks | None,
 ) -> None:
-    """Build an arm, take its first steps, and obey commands until the end.
+    """Build an arm, run its warmup steps, and execute commands until `end`.
 
     Args:
-        ranks: This process among several, None for one process.
+        receive: Returns the next command.
+        answer: Sends an answer to the parent.
+        ranks: Process group of this rank; None for a single process.
     """
-    processes_here = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(spec.threads or max(1, (count_cores() or 1) // processes_here))
+    local_processes = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(spec.threads or max(1, (count_cores() or 1) // local_processes))
     training = Training(spec, arm, ranks)
     begin = time.perf_counter()
     training.step()
-    first_step_seconds = time.perf_counter() - begin  # it allocates state and compiles, so it is reported apart
+    first_step_seconds = time.perf_counter() - begin  # includes state allocation and compilation
     counts = training.counts()
     for _ in range(spec.warmup):
         training.step()
-    total = counts if ranks is None else _combine_counts(counts, ranks)
-    answer(replace(total, first_step_seconds=first_step_seconds, environment=_read_environment(spec, arm)))
+    total_counts = counts if ranks is None else _combine_counts(counts, ranks)
+    answer(replace(total_counts, first_step_seconds=first_step_seconds, environment=_read_environment(spec, arm)))
     rounds: list[RoundSamples] = []
     while (command := receive().command) != "end":
         if command == "round":
@@ -74,13 +76,13 @@ def serve(
             answer(_summarize(training, rounds, counts))
         else:
             assert ranks is not None
-            answer(Parity(communication.parity(training, ranks)))
+            answer(Parity(communication.measure_parity(training, ranks)))
 
 
 def _summarize(training: Training, rounds: Sequence[RoundSamples], counts: ArmCounts) -> ArmSummary:
-    """Return memory, losses and bandwidth at the end, and each rank's figures where there are several."""
-    peak = peak_memory(training.spec.device)
-    weights = [wrapping.local(p) for _, p in training.named]
+    """Return memory, losses and bandwidth at the end, with the figures of each rank if there are several."""
+    peak = read_peak_memory(training.spec.device)
+    weights = [wrapping.get_local_tensor(p) for _, p in training.named]
     is_finite = all(map(math.isfinite, training.losses)) and all(bool(torch.isfinite(p).all()) for p in weights)
     losses = [loss if math.isfinite(loss) else None for loss in training.losses[: training.spec.total_steps]]
     summary = ArmSummary(peak_memory_bytes=peak, losses=losses, finite=is_finite)
@@ -88,24 +90,26 @@ def _summarize(training: Training, rounds: Sequence[RoundSamples], counts: ArmCo
         return _summarize_ranks(training, training.ranks, rounds, counts, summary)
     return replace(
         summary,
-        transient_bytes=transient_bytes(training),
-        device_bandwidth=device_bandwidth(training.spec.device),
+        transient_bytes=measure_transient_bytes(training),
+        device_bandwidth=measure_device_bandwidth(training.spec.device),
     )
 
 
 def _summarize_ranks(
     training: Training, ranks: Ranks, rounds: Sequence[RoundSamples], counts: ArmCounts, summary: ArmSummary
 ) -> ArmSummary:
-    """Return the summary of all ranks; every rank calls it."""
+    """Return the summary of all ranks; every rank must call this."""
     results = ranks.gather(_summarize_rank(training, ranks, rounds, counts, summary))
-    alone = communication.independent_step_seconds(training.spec, training.arm) if ranks.number == 0 else None
-    ranks.share(None)  # the others wait, so that nothing slows the independent process
+    independent_seconds = None
+    if ranks.rank == 0:
+        independent_seconds = communication.measure_independent_step_seconds(training.spec, training.arm)
+    ranks.broadcast(None)  # the other ranks wait, so that they do not slow the independent process
     return replace(
         summary,
         finite=all(result.finite for result in results),
         peak_memory_bytes=_largest_peak([result.peak_memory_bytes for result in results]),
         ranks=tuple(results),
-        independent_step_seconds=alone,
+        independent_step_seconds=independent_seconds,
     )
 
 
@@ -116,7 +120,7 @@ def _summarize_rank(
         return statistics.median(seconds for samples in rounds for seconds in samples.samples[part])
 
     return RankResult(
-        rank=ranks.number,
+        rank=ranks.rank,
         peak_memory_bytes=summary.peak_memory_bytes,
         finite=summary.finite,
         parameter_bytes=counts.parameter_bytes or 0,
@@ -126,7 +130,7 @@ def _summarize_rank(
         forward_seconds=median("forward"),
         backward_seconds=median("backward"),
         optimizer_seconds=median("optimizer"),
-        communication_share=communication.communication_share(training),
+        communication_share=communication.measure_communication_share(training),
     )
 
 
@@ -139,17 +143,17 @@ def _largest_peak(peaks: Sequence[PeakMemory]) -> PeakMemory:
 
 
 def _combine_counts(counts: ArmCounts, ranks: Ranks) -> ArmCounts:
-    """Return the largest counts of any rank, with the state of all; every rank calls it."""
-    everyone = ranks.gather(counts)
-    state_bytes = max(each.state_bytes or 0 for each in everyone)
+    """Return the largest count of any rank and the total state; every rank must call this."""
+    rank_counts = ranks.gather(counts)
+    state_bytes = max(each.state_bytes or 0 for each in rank_counts)
     return replace(
         counts,
-        parameter_bytes=max(each.parameter_bytes or 0 for each in everyone),
-        gradient_bytes=max(each.gradient_bytes or 0 for each in everyone),
+        parameter_bytes=max(each.parameter_bytes or 0 for each in rank_counts),
+        gradient_bytes=max(each.gradient_bytes or 0 for each in rank_counts),
         state_bytes=state_bytes,
         state_bytes_per_parameter=state_bytes / (counts.parameters or 1),
-        total_state_bytes=sum(each.state_bytes or 0 for each in everyone),
-        # The traffic of a rank's step depends on how the engine shares it, and its time includes waiting for others.
+        total_state_bytes=sum(each.state_bytes or 0 for each in rank_counts),
+        # A rank's memory traffic depends on the sharding strategy, and its step time includes waiting for other ranks.
         bytes_per_step=None,
     )
 
@@ -166,7 +170,7 @@ def _read_environment(spec: Spec, arm: Arm) -> WorkerEnvironment:
 
 
 def describe_failure(error: BaseException) -> ArmFailure:
-    """Return what ended the arm: out of memory, not possible here, a wrong workload, or an error."""
+    """Return the failure of an arm: out of memory, unsupported, an invalid workload or an error."""
     text = " ".join(str(error).split()) or type(error).__name__
     kind, lowered = type(error).__name__, text.lower()
     is_out_of_memory = kind == "OutOfMemoryError" or isinstance(error, MemoryError)
@@ -185,8 +189,8 @@ def describe_failure(error: BaseException) -> ArmFailure:
 
 
 def _read_peak() -> PeakMemory | None:
-    """Return the peak memory so far; None where even that fails, as after an allocation failed nothing is certain."""
+    """Return the peak memory so far; None if it cannot be read after a failed allocation."""
     try:
-        return peak_memory("cuda" if torch.cuda.is_initialized() else "cpu")
+        return read_peak_memory("cuda" if torch.cuda.is_initialized() else "cpu")
     except Exception:
         return None

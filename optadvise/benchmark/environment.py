@@ -1,4 +1,4 @@
-"""Machine and software of this process, without torch."""
+"""Machine and software of this process. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optadvise.core.version import __version__
 
 
 def read_machine() -> Machine:
-    """Return what a reader of a result has to know about the machine."""
+    """Return the machine and software that a result depends on."""
     return Machine(
         optadvise=__version__,
         python=platform.python_version(),

@@ -1,4 +1,4 @@
-"""Evidence of a measurement, which later advice quotes."""
+"""Evidence that later recommendations take from a benchmark."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from optadvise.evidence.versions import find_versions
 
 
 def save_findings(result: BenchmarkResult, date: str) -> None:
-    """Save what a measurement found of each optimizer that ran with its default implementation and variant.
+    """Save a finding for each optimizer that ran with its default implementation and variant.
 
     Args:
-        date: Of today, as 2026-11-26.
+        date: Today's date, such as 2026-11-26.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The data folder cannot be written.
     """
     if result.spec.nproc > 1:
-        return  # the memory and time of a rank say little about a single process
+        return  # memory and time of a rank do not apply to a single process
     for arm in result.arms:
         if arm.status == "ok" and arm.label in (arm.optimizer, f"{arm.optimizer} (control)"):
             store.save_benchmark(_make_finding(result, arm, date), result.spec.device_type)

@@ -1,4 +1,4 @@
-"""Messages between a run and the worker of an arm, and what the run has collected of the arm. Imports no torch."""
+"""Messages between the runner and a worker, and the data collected for an arm. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,77 +19,77 @@ class StartArm(Struct, frozen=True):
 
 
 class ArmCommand(Struct, frozen=True):
-    """Any further message to a worker."""
+    """Later message to a worker."""
 
     command: Literal["round", "finish", "parity", "end"]
 
 
 class WorkerEnvironment(Struct, frozen=True, kw_only=True):
-    """Device and packages as a worker sees them."""
+    """Device and packages of a worker."""
 
     device: str | None = None
-    device_name: str | None = None  # of the GPU
-    threads: int | None = None  # of torch
+    device_name: str | None = None  # name of the GPU; None on the CPU
+    threads: int | None = None  # CPU threads of torch
     packages: dict[str, str] = {}  # versions
 
 
 class ArmCounts(Struct, frozen=True, kw_only=True, tag="ready", tag_field="event"):
-    """Answer to the start: counts after the first step, of the rank that holds most. None: does not apply."""
+    """Answer to `StartArm`: counts after the first step, the largest of all ranks. None: does not apply."""
 
     first_step_seconds: float | None = None
     environment: WorkerEnvironment = WorkerEnvironment()
-    parameters: int | None = None  # of the whole network
+    parameters: int | None = None  # of the whole network, not per rank
     parameter_bytes: int | None = None
     gradient_bytes: int | None = None
     tensors: int | None = None
     state_bytes: int | None = None
     state_bytes_per_parameter: float | None = None
-    total_state_bytes: int | None = None  # of all ranks; None for one process
-    bytes_per_step: int | None = None  # least traffic of one optimizer step; None for several ranks
-    samples_per_step: int | None = None  # of all ranks
+    total_state_bytes: int | None = None  # sum over ranks; None for a single process
+    bytes_per_step: int | None = None  # minimum memory traffic of one optimizer step; None for several ranks
+    samples_per_step: int | None = None  # sum over ranks
     unit: str | None = None  # of the throughput
 
 
 class RoundSamples(Struct, frozen=True, tag="round", tag_field="event"):
-    """Answer to `round`: seconds of every step, by the part of the step."""
+    """Answer to `round`: seconds of every step, by part of the step."""
 
     samples: dict[str, list[float]]
 
 
 class ArmSummary(Struct, frozen=True, kw_only=True, tag="done", tag_field="event"):
-    """Answer to `finish`: memory, losses and bandwidth at the end of an arm."""
+    """Answer to `finish`: memory, losses and bandwidth of the arm."""
 
     peak_memory_bytes: PeakMemory = PeakMemory()
-    transient_bytes: int | None = None  # None off CUDA
-    losses: list[float | None] = []  # of every step; None: not finite
-    finite: bool | None = None  # all losses and weights
+    transient_bytes: int | None = None  # None without CUDA
+    losses: list[float | None] = []  # one per step; None: not finite
+    finite: bool | None = None  # whether all losses and weights are finite
     device_bandwidth: float | None = None  # bytes per second of a large copy; None for several ranks
-    ranks: tuple[RankResult, ...] | None = None  # None for one process
-    independent_step_seconds: float | None = None  # of one process with a rank's share of the batch
+    ranks: tuple[RankResult, ...] | None = None  # None for a single process
+    independent_step_seconds: float | None = None  # of a single process with one rank's batch
 
 
 class Parity(Struct, frozen=True, tag="parity", tag_field="event"):
     """Answer to `parity`."""
 
-    distance: float  # of the ranks' weights from one process's, as a share of the distance that it moved
+    distance: float  # between the ranks' weights and a single process's, relative to the length of its update
 
 
 class ArmFailure(Struct, frozen=True, kw_only=True, tag="failed", tag_field="event"):
-    """Answer to anything: the arm ended early."""
+    """Answer to any message: the arm failed."""
 
     status: Status | Literal["input"]  # input: the workload is invalid, which ends the whole run
     error: str
     code: ErrorCode = ErrorCode.INTERNAL
     option: str = ""  # that an invalid input is about
     value: str | None = None  # of the option
-    peak_memory_bytes: PeakMemory | None = None  # where the worker could still read it
+    peak_memory_bytes: PeakMemory | None = None  # None if it could not be read
 
 
 class ArmMeasurement(Struct, kw_only=True):
-    """Data of one arm so far; the runner fills it in."""
+    """Data collected for one arm; the runner fills it in."""
 
     arm: Arm
     counts: ArmCounts = ArmCounts()
-    rounds: list[dict[str, list[float]]] = field(default_factory=list)  # samples of each round, by the part of the step
+    rounds: list[dict[str, list[float]]] = field(default_factory=list)  # seconds by part of the step
     summary: ArmSummary = ArmSummary()  # empty until the arm has finished
     failure: ArmFailure | None = None

@@ -1,4 +1,4 @@
-"""Metrics of an arm that requirements, ratios and comparisons name."""
+"""Metrics of an arm, used in requirements, ratios and comparisons."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ class Metric(Struct, frozen=True):
 
     quantity: Quantity
     value: Callable[[ArmResult], float | None]
-    # Repeated timings have an interval. Without one their value decides nothing, or a gate would flap with the noise.
+    # Repeated timings need an interval: judging their value alone would make a gate flaky.
     interval: Callable[[ArmResult], Interval | None] | None = None
-    has_ratio: bool = True  # False: taken once, or judged on its own scale
+    has_ratio: bool = True  # False: measured once, or meaningless as a multiple of the control
 
     @property
     def is_repeated(self) -> bool:
-        """Return whether the metric is measured many times and has an interval; otherwise it is exact."""
+        """Return whether the metric is measured repeatedly and has an interval; otherwise it is exact."""
         return self.interval is not None
 
 
 def peak_memory(arm: ArmResult) -> int | None:
-    """Return the peak of torch's allocator in bytes, or the process's where no allocator counts."""
+    """Return the peak of torch's allocator in bytes, or of the process on the CPU; None if not measured."""
     peak = arm.peak_memory_bytes
     return peak.allocated if peak.allocated is not None else peak.process
 
 
 def peak_source(arm: ArmResult) -> Literal["allocated", "process"] | None:
-    """Return which counter the peak memory of an arm comes from; None where it was not measured."""
+    """Return the source of `peak_memory`; None if it was not measured."""
     peak = arm.peak_memory_bytes
     return "allocated" if peak.allocated is not None else "process" if peak.process is not None else None
 
 
 def _bandwidth_interval(arm: ArmResult) -> Interval | None:
-    """Return the interval of the share of the device's bandwidth, which is as sure as the step's time."""
+    """Return the interval of the bandwidth fraction, derived from that of the optimizer's time."""
     fraction, timing = arm.bandwidth.fraction, arm.optimizer_seconds
     if fraction is None or timing.median is None or timing.ci95 is None:
         return None
@@ -70,18 +70,18 @@ METRICS: Mapping[str, Metric] = {
     ),
     "loss_last": Metric("signed", lambda arm: arm.loss.last, has_ratio=False),
 }
-# Metrics that a result has ratios of, in its order.
+# Metrics with ratios to the control, in the order of the result.
 TIMED_RATIOS = (*(f"{part}_seconds" for part in PARTS), "throughput")
 EXACT_RATIOS = ("state_bytes", "state_bytes_per_parameter", "peak_memory")
 
 
 def metric_value(arm: ArmResult, name: str) -> float | None:
-    """Return the figure of an arm that a metric names, in the metric's unit; None where it was not measured."""
+    """Return an arm's value of a metric in the metric's unit; None if it was not measured."""
     return METRICS[name].value(arm)
 
 
 def metric_figure(arm: ArmResult, name: str) -> Figure | None:
-    """Return a metric's figure with its interval; None where it was not measured."""
+    """Return an arm's value of a metric with its interval; None if it was not measured."""
     metric = METRICS[name]
     value = metric.value(arm)
     return None if value is None else Figure(value, metric.interval(arm) if metric.interval else None)

@@ -1,4 +1,4 @@
-"""Optimizers and schedules built from an arm."""
+"""Construction of an arm's optimizers and schedules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 
-from optadvise.benchmark.distributed.wrapping import inner
+from optadvise.benchmark.distributed.wrapping import get_local_optimizer
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import NOT_HIDDEN, Phase
 from optadvise.core.error_codes import ErrorCode
@@ -19,7 +19,7 @@ from optadvise.core.errors import CannotRunHereError
 from optadvise.rulebase.constructor import convert_lists
 
 NamedTensors: TypeAlias = "Sequence[tuple[str, Tensor]]"
-ParameterGroup: TypeAlias = "dict[str, object]"  # as torch takes it: `params` and arguments of any type
+ParameterGroup: TypeAlias = "dict[str, object]"  # `params` and arguments of any type
 
 
 def resolve(path: str, package: str | None, kind: type = Optimizer, remedy: str | None = None) -> type[Any]:
@@ -27,11 +27,12 @@ def resolve(path: str, package: str | None, kind: type = Optimizer, remedy: str 
 
     Args:
         path: `package.module.Class`.
-        kind: Base class that is required; nothing else that a card may name is run.
-        remedy: What to do where the class is missing, if it is not on a card.
+        package: Package to install if the import fails; None if it must be built from source.
+        kind: Required base class; other classes are rejected, because a card may come from a user.
+        remedy: Advice for a failed import; None derives it from `package`.
 
     Raises:
-        CannotRunHereError: The class cannot be imported; the message says how to install it.
+        CannotRunHereError: The class cannot be imported or is not a subclass of `kind`.
     """
     module, name = path.rsplit(".", 1)
     by_card = f"pip install {package}" if package else "build it from source; see optadvise show"
@@ -56,11 +57,12 @@ def build_optimizers(
     module: nn.Module | None = None,
     wrap_class: Callable[[type[Optimizer]], Callable[..., Optimizer]] = lambda optimizer_class: optimizer_class,
 ) -> list[Optimizer]:
-    """Return the arm's optimizer over the parameters, and its companion where it takes only matrices, in train mode.
+    """Build the arm's optimizer in train mode, and its companion if it supports only matrices.
 
     Args:
-        module: The network they belong to, whose embeddings are no hidden matrices whatever they are called.
-        wrap_class: Makes the constructor from an optimizer's class, where something wraps it.
+        named: Parameters with their names.
+        module: Network of the parameters; its embeddings are never treated as hidden matrices.
+        wrap_class: Converts an optimizer class to a constructor, such as that of ZeroRedundancyOptimizer.
     """
     optimizer_class = wrap_class(resolve(arm.path, arm.package))
     optimizers: list[Optimizer] = []
@@ -75,28 +77,34 @@ def build_optimizers(
     else:
         groups = group_parameters(named, arm.decay_argument)
         optimizers.append(optimizer_class(groups, **convert_lists(arm.kwargs)))
-    for optimizer in map(inner, optimizers):
+    for optimizer in map(get_local_optimizer, optimizers):
         if arm.train_mode and hasattr(optimizer, "train"):
             optimizer.train()
     return optimizers
 
 
 def _split_hidden_matrices(named: NamedTensors, module: nn.Module | None) -> tuple[NamedTensors, NamedTensors]:
-    """Return the hidden matrices, and all other parameters."""
+    """Split parameters into hidden matrices and all others."""
     embeddings = () if module is None else (m for m in module.modules() if isinstance(m, nn.Embedding))
-    tables = {id(weight) for embedding in embeddings for weight in embedding.parameters()}
-    hidden = [(name, p) for name, p in named if p.ndim == 2 and id(p) not in tables and not _is_named_as_end(name)]
-    chosen = {id(p) for _, p in hidden}
-    return hidden, [(name, p) for name, p in named if id(p) not in chosen]
+    embedding_ids = {id(weight) for embedding in embeddings for weight in embedding.parameters()}
+    hidden = [
+        (name, p) for name, p in named if p.ndim == 2 and id(p) not in embedding_ids and not _is_embedding_or_head(name)
+    ]
+    hidden_ids = {id(p) for _, p in hidden}
+    return hidden, [(name, p) for name, p in named if id(p) not in hidden_ids]
 
 
-def _is_named_as_end(name: str) -> bool:
-    """Return whether a parameter's name is that of an embedding or a head."""
+def _is_embedding_or_head(name: str) -> bool:
+    """Return whether a parameter is an embedding or an output head, by its name."""
     return bool({*NOT_HIDDEN} & {*name.replace("_", ".").split(".")})
 
 
 def group_parameters(named: NamedTensors, decay_argument: str | None) -> list[ParameterGroup]:
-    """Return parameter groups: matrices with weight decay, biases and norms without."""
+    """Return two parameter groups: matrices with weight decay, biases and norms without.
+
+    Args:
+        decay_argument: The constructor's name for weight decay; None if the optimizer has none.
+    """
     matrices, vectors = [p for _, p in named if p.ndim >= 2], [p for _, p in named if p.ndim < 2]
     groups: list[ParameterGroup] = [{"params": matrices}] if matrices else []
     if vectors:
@@ -105,7 +113,7 @@ def group_parameters(named: NamedTensors, decay_argument: str | None) -> list[Pa
 
 
 def build_scheduler(arm: Arm, optimizer: Optimizer) -> LRScheduler | None:
-    """Return the arm's schedule over an optimizer, None where it has none."""
+    """Build the arm's schedule for an optimizer; return None if it has none."""
     phases = [_build_phase(phase, optimizer, is_only=len(arm.phases) == 1) for phase in arm.phases]
     if not phases:
         return None
@@ -125,7 +133,7 @@ def _build_phase(phase: Phase, optimizer: Optimizer, *, is_only: bool) -> LRSche
 
 
 def iterate_tensors(state: object) -> Iterable[Tensor]:
-    """Yield every plain tensor inside a state: in lists and dictionaries, and inside tensor subclasses."""
+    """Yield every plain tensor of an optimizer state, including those in containers and tensor subclasses."""
     if isinstance(state, Mapping):
         for value in state.values():
             yield from iterate_tensors(value)
@@ -142,7 +150,7 @@ def iterate_tensors(state: object) -> Iterable[Tensor]:
 
 
 def count_state_bytes(optimizers: Iterable[Optimizer]) -> int:
-    """Return the bytes of all state tensors, one that several parameters share counted once."""
+    """Return the bytes of all state tensors; tensors shared by several parameters count once."""
     sizes: dict[tuple[int, int], int] = {}
     for optimizer in optimizers:
         for state in optimizer.state.values():

@@ -1,4 +1,4 @@
-"""Options of `optadvise bench`, declared once: the command line, the library, sweeps and torchrun read them here."""
+"""Options of `optadvise bench`, shared by the command line, the library, sweeps and torchrun."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class Option(Struct, frozen=True):
     help: str
     group: str
     choices: tuple[str, ...] = ()
-    is_open: bool = False  # takes other values than the choices, too
-    is_count: bool = False  # a number as 50M or 8K
+    aliases: tuple[tuple[str, str], ...] = ()  # other spellings of choices, each with its choice
+    is_open: bool = False  # other values than the choices are accepted
+    is_count: bool = False  # a number such as 50M or 8K
     metavar: str | None = None  # placeholder of the value
-    catalog: str | None = None  # whose names the shell offers instead, such as optimizers
+    catalog: str | None = None  # kind of catalog entries to complete, such as optimizers
 
 
 def _count(help_: str, group: str) -> Option:
@@ -34,67 +35,83 @@ def _count(help_: str, group: str) -> Option:
 
 
 class BenchOptions(Struct, frozen=True, kw_only=True):
-    """Options as they are typed; counts are text, such as 50M."""
+    """Options as typed on the command line; counts are text such as 50M."""
 
-    control: Annotated[
-        str, Option("Optimizer to compare with, or none (default: adamw).", _RUNS, catalog="optimizers")
-    ] = "adamw"
+    control: Annotated[str, Option("Baseline optimizer, or none (default: adamw).", _RUNS, catalog="optimizers")] = (
+        "adamw"
+    )
     implementation: Annotated[
         str | None,
         Option(
-            help="fused, foreach, for-loop, compiled, a package's name, or all (default: the fastest).", group=_RUNS,
+            help="fused, foreach, for-loop, compiled, a package name, or all (default: the fastest).", group=_RUNS,
             choices=("fused", "foreach", "for-loop", "compiled", "all"), is_open=True,
         ),
     ] = None  # fmt: skip
     workload: Annotated[
         str,
         Option(
-            help="transformer (default), cnn, mlp, or package.module:function that returns (module, batches).",
+            help="transformer (default), cnn, mlp, or package.module:function, which returns (module, batches).",
             group=_RUNS, choices=WORKLOADS, is_open=True,
         ),
     ] = "transformer"  # fmt: skip
     model_size: Annotated[
         str, Option(help="Size of the network (default: tiny).", group=_RUNS, choices=MODEL_SIZES)
     ] = "tiny"
-    params: Annotated[str | None, _count("Parameters of the network, in the place of --model-size: 50M.", _RUNS)] = None
+    params: Annotated[str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _RUNS)] = None
     batch_size: Annotated[str | None, _count("Samples per step.", _RUNS)] = None
-    seq_len: Annotated[str | None, _count("Tokens per sample, for --workload transformer.", _RUNS)] = None
+    seq_len: Annotated[str | None, _count("Tokens per sample; only for --workload transformer.", _RUNS)] = None
     precision: Annotated[str, Option(help="Training precision (default: fp32).", group=_RUNS, choices=DTYPES)] = "fp32"
     device: Annotated[str, Option(help="Device to measure on (default: auto).", group=_MEASURED, choices=DEVICES)] = (
         "auto"
     )
     steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASURED)] = "10"
-    rounds: Annotated[str, _count("Rounds, alternating between the optimizers (default: 7).", _MEASURED)] = "7"
+    rounds: Annotated[str, _count("Rounds; optimizers alternate within a round (default: 7).", _MEASURED)] = "7"
     seed: Annotated[int, Option("Seed of weights and data (default: 0).", _MEASURED)] = 0
     threads: Annotated[str | None, _count("CPU threads of torch (default: all cores).", _MEASURED)] = None
-    compile: Annotated[bool, Option("Compile the network.", _RUNS)] = False
-    optimizer_only: Annotated[bool, Option("Time step() alone on --params worth of shapes.", _RUNS)] = False
-    nproc: Annotated[str, _count("Processes that train together, started by torchrun (default: 1).", _PROCESSES)] = "1"
+    compile: Annotated[bool, Option("Compile the network with torch.compile.", _RUNS)] = False
+    optimizer_only: Annotated[
+        bool, Option("Time step() alone, on --params parameters with random gradients.", _RUNS)
+    ] = False
+    nproc: Annotated[str, _count("Number of processes, started with torchrun (default: 1).", _PROCESSES)] = "1"
     shard: Annotated[
         str,
         Option(
-            help="Shard nothing (DDP), optimizer state (zero1) or everything (fsdp) (default: none).",
-            group=_PROCESSES,
-            choices=SHARDINGS,
+            help="Shard nothing (none, ddp), optimizer state (zero1) or everything (fsdp, zero3) (default: none).",
+            group=_PROCESSES, choices=SHARDINGS, aliases=(("ddp", "none"), ("zero3", "fsdp")),
         ),
-    ] = "none"
+    ] = "none"  # fmt: skip
     require: Annotated[
         tuple[str, ...],
-        Option("Requirement: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.", _MEASURED),
+        Option(
+            "Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; may be repeated.",
+            _MEASURED,
+        ),
     ] = ()
     timeout: Annotated[  # seconds
-        float, Option("Seconds that a worker may take for one answer (default: 300).", _MEASURED)
+        float, Option("Maximum seconds for one answer of a worker (default: 300).", _MEASURED)
     ] = 300.0
 
 
+def resolve_alias(name: str, value: str) -> str:
+    """Return the choice that a value of an option stands for.
+
+    Example:
+        >>> resolve_alias("shard", "zero3"), resolve_alias("shard", "zero1")
+        ('fsdp', 'zero1')
+    """
+    hint = get_type_hints(BenchOptions, include_extras=True)[name]
+    aliases: Mapping[str, str] = dict(get_args(hint)[1].aliases)
+    return aliases.get(value, value)
+
+
 def list_counts() -> list[str]:
-    """Return the names of the options that are numbers such as 50M."""
+    """Return the names of the options whose value is a number such as 50M."""
     hints = get_type_hints(BenchOptions, include_extras=True)
     return [name for name, hint in hints.items() if get_args(hint)[1].is_count]
 
 
 def option_types() -> Mapping[str, type]:
-    """Return the type of every option by its name, optional ones without None."""
+    """Return the type of each option by name, without None."""
     return {
         name: next(kind for kind in (*get_args(hint), hint) if kind is not NoneType)
         for name, hint in get_type_hints(BenchOptions).items()

@@ -17,12 +17,12 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_COPIED_BYTES = 2**28  # large enough that no cache holds it
+_COPIED_BYTES = 2**28  # larger than any cache
 _COPIES = 6
 
 
-def transient_bytes(training: Training) -> int | None:
-    """Take one step and return the memory that the optimizer's step allocates and frees again; None off CUDA."""
+def measure_transient_bytes(training: Training) -> int | None:
+    """Run one step and return the bytes that `optimizer.step()` allocates temporarily; None without CUDA."""
     if not training.spec.device.startswith("cuda"):
         training.step()
         return None
@@ -36,10 +36,10 @@ def transient_bytes(training: Training) -> int | None:
     return int(torch.cuda.max_memory_allocated() - allocated)
 
 
-def peak_memory(device: str) -> PeakMemory:
-    """Return the peaks of this process so far."""
+def read_peak_memory(device: str) -> PeakMemory:
+    """Return the peak memory of this process so far."""
     if not device.startswith("cuda"):
-        return PeakMemory(process=peak_rss())
+        return PeakMemory(process=read_peak_rss())
     free, total = torch.cuda.mem_get_info()
     return PeakMemory(
         allocated=torch.cuda.max_memory_allocated(),
@@ -49,7 +49,7 @@ def peak_memory(device: str) -> PeakMemory:
 
 
 def _read_process_memory(fallback: int) -> int | None:
-    """Return this process's memory on the device as the driver counts it, paged state included."""
+    """Return this process's GPU memory in bytes as the driver reports it, including paged state."""
     with contextlib.suppress(Exception):  # NVML may be missing, or hide processes in a container
         text = torch.cuda.list_gpu_processes()
         for line in text.splitlines():
@@ -58,16 +58,16 @@ def _read_process_memory(fallback: int) -> int | None:
     return None
 
 
-def peak_rss() -> int | None:
-    """Return the largest resident set of this process so far in bytes; None where it cannot be read."""
+def read_peak_rss() -> int | None:
+    """Return the peak resident set size of this process in bytes; None if it cannot be read."""
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def device_bandwidth(device: str) -> float:
-    """Return the bytes a second that a large copy moves on this device, reading and writing counted."""
+def measure_device_bandwidth(device: str) -> float:
+    """Return the memory bandwidth of a large copy in bytes per second, counting reads and writes."""
     source = torch.zeros(_COPIED_BYTES // 4, device=device)
     target = torch.empty_like(source)
     clock = Clock(device)

@@ -1,4 +1,4 @@
-"""Arms of a measurement, from optimizer names or from a recommendation. Imports no optimizer: workers do."""
+"""Arms of a benchmark, from optimizer names or from a recommendation. Imports no optimizer: workers do."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from optadvise.rulebase.constructor import argument_name, constructor_kwargs, ru
 
 COMPILED = "compiled"
 _FASTEST_FIRST = ("fused", "foreach", "for-loop", "triton")
-# Sizes near those of the built-in networks, for learning rates that depend on size.
+# Approximate sizes of the built-in networks, for learning rates that depend on the size.
 _NOMINAL_PARAMETERS = {"tiny": 1_000_000, "small": 10_000_000, "medium": 80_000_000}
 
 
 class Choice(Struct, frozen=True):
-    """An implementation and one of its variants, None where it has none."""
+    """An implementation and one of its variants; None if it has no variants."""
 
     implementation: Implementation
     variant: str | None
@@ -33,15 +33,15 @@ class Choice(Struct, frozen=True):
 def plan_arms(
     rules: CompiledRules, names: Sequence[str], spec: Spec, *, control: str | None, implementation: str | None
 ) -> list[Arm]:
-    """Return the arms for some optimizers and their control.
+    """Return the arms of optimizers and their control.
 
     Args:
-        names: Canonical ids.
-        control: Canonical id of the control, None for none.
-        implementation: What `--implementation` names; None takes the best for the device.
+        names: Canonical ids of the optimizers.
+        control: Canonical id of the control; None for no control.
+        implementation: Value of `--implementation`; None selects the fastest on the device.
 
     Raises:
-        InputError: A card has no such implementation.
+        InputError: An optimizer has no such implementation.
     """
     candidates = [arm for name in dict.fromkeys(names) for arm in _plan_candidates(rules, name, spec, implementation)]
     if control is None:
@@ -49,10 +49,10 @@ def plan_arms(
     advice = _advise(rules, control, spec)
     choice = _choose(advice.optimizer, spec, None)[0]
     control_arm = _plan_arm(advice, choice, spec, f"{control} (control)", "control")
-    built = (control_arm.optimizer, control_arm.path, control_arm.variant)
-    same = [arm for arm in candidates if (arm.optimizer, arm.path, arm.variant) == built]
-    if same and len(candidates) > 1:  # the control is measured anyway
-        return [replace(arm, role="control") if arm is same[0] else arm for arm in candidates]
+    identity = (control_arm.optimizer, control_arm.path, control_arm.variant)
+    equal = [arm for arm in candidates if (arm.optimizer, arm.path, arm.variant) == identity]
+    if equal and len(candidates) > 1:  # a candidate is the control
+        return [replace(arm, role="control") if arm is equal[0] else arm for arm in candidates]
     return [*candidates, control_arm]
 
 
@@ -67,11 +67,11 @@ def _plan_candidates(rules: CompiledRules, name: str, spec: Spec, implementation
 def plan_defaults(
     card: Optimizer, changes: Mapping[str, Value], device: str = "cpu", implementation: str | None = None
 ) -> Arm:
-    """Return an optimizer with its card's own defaults, without schedule and clipping.
+    """Return the arm of an optimizer with its default hyperparameters, without schedule and clipping.
 
     Args:
-        changes: Hyperparameters that differ from the defaults, by the card's names.
-        implementation: One of its card's; None takes the best that is installed.
+        changes: Hyperparameters that differ from the defaults, by their names on the card.
+        implementation: Id of an implementation; None selects the best installed one.
 
     Raises:
         InputError: The card has no such implementation.
@@ -86,17 +86,17 @@ def plan_defaults(
 
 
 def plan_advice(advice: Recommendation, *, fused: bool = True, device: str = "cpu") -> Arm:
-    """Return the arm that builds a recommendation.
+    """Return the arm of a recommendation.
 
     Args:
-        fused: Step in one kernel where its implementation can.
+        fused: Use the fused variant if the implementation has one.
     """
     choice = Choice(advice.implementation, "fused" if fused and advice.fused else None)
     return _plan_arm(advice, choice, Spec(device=device), advice.optimizer.id, "candidate")
 
 
 def _advise(rules: CompiledRules, name: str, spec: Spec) -> Recommendation:
-    """Return the advice for an optimizer on the workload, over the steps of the measurement."""
+    """Return the recommended settings of an optimizer for the workload and the number of steps."""
     facts: dict[str, FactValue] = {
         "optimizer": name,
         "steps": spec.total_steps,
@@ -109,9 +109,9 @@ def _advise(rules: CompiledRules, name: str, spec: Spec) -> Recommendation:
 
 
 def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Choice]:
-    """Return the choices that `--implementation` names, best first: one, or every one for `all`.
+    """Return the choices of `--implementation`, best first: one, or all for `all`.
 
-    Over several processes, implementations that are known to agree with one process come first.
+    With several processes, implementations that agree with a single process come first.
     """
     choices = _list_choices(card, spec)
     if implementation is None:
@@ -120,7 +120,7 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
         return choices
     if implementation == COMPILED:
         return [Choice(choices[0].implementation, COMPILED)]
-    named = next(
+    selected = next(
         (
             choice
             for choice in _all_choices(card.implementations, spec)
@@ -128,7 +128,7 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
         ),
         None,
     )
-    if named is None:
+    if selected is None:
         variants = {choice.variant for choice in choices if choice.variant}
         accepted = {COMPILED, "all", *(each.id for each in card.implementations), *variants}
         hint = suggest_name(implementation, sorted(accepted))
@@ -136,18 +136,18 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
             f"--implementation {implementation!r}: not available for {card.id}; {hint}",
             code=ErrorCode.UNKNOWN_CHOICE, option="--implementation", value=implementation,
         )  # fmt: skip
-    if not runs_sharded(named, spec):
-        others = [c.variant for c in choices if c.variant and c.implementation is named.implementation]
+    if not runs_sharded(selected, spec):
+        others = [c.variant for c in choices if c.variant and c.implementation is selected.implementation]
         raise InputError(
             f"--implementation {implementation!r}: does not work with --shard {spec.shard} for {card.id}; "
             f"use {' or '.join(others) or 'another optimizer'}",
             code=ErrorCode.OPTION_CONFLICT, option="--implementation", value=implementation,
         )  # fmt: skip
-    return [named]
+    return [selected]
 
 
 def _list_choices(card: Optimizer, spec: Spec) -> list[Choice]:
-    """Return what can run here, best first; the card's first implementation where none can."""
+    """Return the choices that can run here, best first; the first implementation if none can."""
     usable = [each for each in card.implementations if spec.device_type in each.devices and is_importable(each)]
     choices = _all_choices(usable or card.implementations[:1], spec)
     if spec.sharding is None:
@@ -161,7 +161,7 @@ def _all_choices(implementations: Sequence[Implementation], spec: Spec) -> list[
 
 
 def list_variants(implementation: Implementation, device_type: str) -> list[str | None]:
-    """Return an implementation's variants, fastest first; None where it has none. Triton is for CUDA."""
+    """Return an implementation's variants, fastest first; [None] if it has none. Triton requires CUDA."""
     variants: list[str | None] = [
         name
         for name in _FASTEST_FIRST
@@ -171,7 +171,7 @@ def list_variants(implementation: Implementation, device_type: str) -> list[str 
 
 
 def runs_sharded(choice: Choice, spec: Spec) -> bool:
-    """Return whether the variant's arguments are compatible with those that sharding requires."""
+    """Return whether the variant's arguments are compatible with the arguments that sharding requires."""
     if spec.sharding is None:
         return True
     required = choice.implementation.sharding_kwargs.get(spec.sharding, {})
@@ -180,7 +180,7 @@ def runs_sharded(choice: Choice, spec: Spec) -> bool:
 
 
 def _shorten(choice: Choice, choices: Sequence[Choice]) -> str:
-    """Return the shortest name that tells a choice from the others: its variant, its package's, or both."""
+    """Return the shortest unique name of a choice: its variant, its implementation's id, or both."""
     if choice.variant is None:
         return choice.implementation.id
     is_unique = [other.variant for other in choices].count(choice.variant) == 1
@@ -216,7 +216,7 @@ def _explain_unsupported(
 
 
 def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: Role) -> Arm:
-    """Return an arm without arguments, schedule and companion."""
+    """Return an arm without arguments, schedule and companion optimizer."""
     implementation, deviation = choice.implementation, choice.implementation.deviates
     decays = card.hyperparameter("weight_decay") is not None
     unsupported, unsupported_code = _explain_unsupported(card, implementation, spec.device_type) or (
@@ -241,7 +241,7 @@ def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: 
 
 
 def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, role: Role) -> Arm:
-    """Return an arm with the hyperparameters and the schedule of an advice."""
+    """Return an arm with the hyperparameters and the schedule of a recommendation."""
     values = {number.name: number.value for number in advice.hyperparameters}
     phases = () if spec.optimizer_only else advice.schedule.phases
     milestones = advice.schedule.kwargs["milestones"] if len(phases) > 1 else []
@@ -264,6 +264,6 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
 
 
 def make_companion(implementation: Implementation, kwargs: Mapping[str, Value], spec: Spec) -> Companion:
-    """Return a companion with what its implementation needs on the device and over several processes."""
-    besides = runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding)
-    return Companion(path=implementation.path, package=implementation.package, kwargs={**kwargs, **besides})
+    """Return a companion optimizer with the arguments for the device and the sharding strategy."""
+    runtime = runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding)
+    return Companion(path=implementation.path, package=implementation.package, kwargs={**kwargs, **runtime})

@@ -1,4 +1,4 @@
-"""Arms that a recommendation's JSON describes exactly, as `optadvise bench --from` runs it."""
+"""Arms of `optadvise bench --from`, exactly as a recommendation's JSON describes them."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.rulebase.constructor import runtime_kwargs
 
-ForeignJson: TypeAlias = "Mapping[str, object]"  # a user's file, which has not been checked yet
+ForeignJson: TypeAlias = "Mapping[str, object]"  # of a user, not checked yet
 
 
-class _BuiltClass(Struct, frozen=True):
-    """A class and its arguments."""
+class _ClassCall(Struct, frozen=True):
+    """Class and its constructor arguments."""
 
     path: str = field(name="import")
     kwargs: dict[str, Value]
 
 
-class _ChosenOptimizer(_BuiltClass, frozen=True):
+class _RecommendedOptimizer(_ClassCall, frozen=True):
     id: str
 
 
-class _ScheduleLeg(_BuiltClass, frozen=True):
+class _SchedulePhase(_ClassCall, frozen=True):
     shape: str
 
 
 class _Schedule(Struct, frozen=True):
-    phases: tuple[_ScheduleLeg, ...]
+    phases: tuple[_SchedulePhase, ...]
     kwargs: dict[str, Value]
 
 
-class _Number(Struct, frozen=True):
+class _Hyperparameter(Struct, frozen=True):
     name: str
     value: Value
 
 
 class RecommendedRun(Struct, frozen=True):
-    """Those parts of `optadvise recommend --json` that a benchmark runs."""
+    """Fields of `optadvise recommend --json` that a benchmark uses."""
 
     kind: Literal["recommendation"]
     schema_version: Literal[1]
-    optimizer: _ChosenOptimizer
+    optimizer: _RecommendedOptimizer
     scheduler: _Schedule
-    hyperparameters: tuple[_Number, ...]
-    companion: _BuiltClass | None = None
+    hyperparameters: tuple[_Hyperparameter, ...]
+    companion: _ClassCall | None = None
 
 
 def read_recommendation(data: ForeignJson) -> RecommendedRun:
-    """Check a recommendation's JSON.
+    """Validate a recommendation's JSON.
 
     Raises:
         InputError: It is not a recommendation.
@@ -79,14 +79,14 @@ def _reject(problem: str) -> InputError:
 
 
 def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, control: str | None) -> list[Arm]:
-    """Return the arm that a recommendation describes, and its control.
+    """Return the arm of a recommendation and its control.
 
     Args:
         data: Output of `optadvise recommend --json`.
-        control: Canonical id of the control, None for none.
+        control: Canonical id of the control; None for no control.
 
     Raises:
-        InputError: The data is no recommendation.
+        InputError: The data is not a recommendation.
     """
     run = read_recommendation(data)
     name = rules.catalog.find_optimizer(run.optimizer.id, "--from")
@@ -102,7 +102,7 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
         },
         companion=_plan_companion(rules, card, run.companion, spec),
         max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
-        phases=tuple(Phase(shape=leg.shape, path=leg.path, kwargs=leg.kwargs) for leg in run.scheduler.phases),
+        phases=tuple(Phase(shape=each.shape, path=each.path, kwargs=each.kwargs) for each in run.scheduler.phases),
         milestones=_read_milestones(run.scheduler),
     )
     return [arm, *plan_arms(rules, [], spec, control=control, implementation=None)]
@@ -115,17 +115,17 @@ def _find_implementation(card: Optimizer, path: str) -> Implementation:
     return implementation
 
 
-def _plan_companion(rules: CompiledRules, card: Optimizer, built: _BuiltClass | None, spec: Spec) -> Companion | None:
-    if built is None:
+def _plan_companion(rules: CompiledRules, card: Optimizer, call: _ClassCall | None, spec: Spec) -> Companion | None:
+    if call is None:
         return None
     if card.companion is None:
         raise _reject(f"{card.id} has no companion optimizer")
     companion_card = rules.catalog.optimizer(card.companion.optimizer)
-    return make_companion(_find_implementation(companion_card, built.path), built.kwargs, spec)
+    return make_companion(_find_implementation(companion_card, call.path), call.kwargs, spec)
 
 
 def _read_milestones(schedule: _Schedule) -> tuple[int, ...]:
-    """Return the steps at which the next phase begins; none for a single phase."""
+    """Return the steps at which the next phase begins; empty for a single phase."""
     ends = schedule.kwargs.get("milestones", [])
     if len(schedule.phases) == 1:
         return ()

@@ -1,6 +1,6 @@
-"""Typed records of benchmark results: reading, JSON output and the JSON Schemas come from these declarations.
+"""Typed records of benchmark results, which define their JSON and its schema.
 
-Sizes are in bytes and times in seconds. None is a figure that was not measured, never 0.
+Sizes are in bytes, times in seconds. None means not measured; it is never replaced by 0.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 NonNegative = Annotated[float, Meta(ge=0)]
 
 SCHEMA_VERSION: Final = 1
-PARTS = ("step", "forward", "backward", "optimizer")  # of a training step, each timed
+PARTS = ("step", "forward", "backward", "optimizer")  # timed parts of a training step
 
 
 class Interval(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """95 % confidence interval in the unit of its figure: low, high."""
+    """95 % confidence interval (low, high) in the unit of its figure."""
 
     low: float
     high: float
@@ -32,11 +32,11 @@ class Interval(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
         return self.low, self.high
 
     def contains(self, value: float) -> bool:
-        """Return whether a figure lies in the interval."""
+        """Return whether the interval contains a value."""
         return self.low <= value <= self.high
 
     def scaled(self, factor: float) -> Interval:
-        """Return the interval of the figure times a positive factor."""
+        """Return the interval of the figure multiplied by a positive factor."""
         return Interval(self.low * factor, self.high * factor)
 
     def inverted(self, numerator: float = 1.0) -> Interval:
@@ -50,20 +50,20 @@ OptionalInterval = Annotated[
 
 
 class Figure(Struct, frozen=True):
-    """A measured figure in the unit of its metric, with its interval."""
+    """Measured value in the unit of its metric, with its interval."""
 
     value: float
     interval: Interval | None = None  # None: exact, or too few samples
 
 
 def _check_interval(value: float | None, interval: Interval | None) -> None:
-    """Reject an interval that does not contain its figure.
+    """Check that an interval contains its value.
 
     Raises:
-        ValueError: The figure is missing or lies outside the interval.
+        ValueError: The value is missing or outside the interval.
     """
     if interval is not None and (value is None or not interval.contains(value)):
-        raise ValueError(f"{value} does not lie in [{interval.low}, {interval.high}]")
+        raise ValueError(f"{value} must be within [{interval.low}, {interval.high}]")
 
 
 class Machine(Struct, frozen=True, kw_only=True):
@@ -73,42 +73,42 @@ class Machine(Struct, frozen=True, kw_only=True):
     python: str
     platform: str
     processor: str
-    cores: PositiveInt | None  # that this process may use
-    load: Annotated[NonNegative | None, Meta(description="Load average of one minute, before measuring.")]
-    executable: str | None = None  # name of the Python program
+    cores: PositiveInt | None  # available to this process
+    load: Annotated[NonNegative | None, Meta(description="One-minute load average before the benchmark.")]
+    executable: str | None = None  # file name of the Python interpreter
 
 
 class Environment(Machine, frozen=True, kw_only=True):
-    """Machine and software of a measurement. Device, threads and packages are as the workers report them."""
+    """Machine and software of a benchmark; the workers report device, threads and packages."""
 
-    packages: Annotated[dict[str, str], Meta(description="Versions; empty where no worker started.")]
+    packages: Annotated[dict[str, str], Meta(description="Versions; empty if no worker started.")]
     device: str | None = None
-    device_name: Annotated[str | None, Meta(description="Of the GPU; null on the CPU.")] = None
-    threads: PositiveInt | None = None  # of torch
+    device_name: Annotated[str | None, Meta(description="Name of the GPU; null on the CPU.")] = None
+    threads: PositiveInt | None = None  # CPU threads of torch
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """Seconds of one step, or of a part of it."""
+    """Seconds of a training step or of one part."""
 
     median: NonNegative | None = None
     ci95: OptionalInterval = None
     samples: tuple[NonNegative, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject an interval without its median."""
+        """Check that the interval contains the median."""
         _check_interval(self.median, self.ci95)
 
 
 class PeakMemory(Struct, frozen=True, kw_only=True):
-    """Largest memory so far: on the GPU where there is one, in main memory otherwise."""
+    """Peak memory so far: GPU memory with CUDA, main memory otherwise."""
 
     allocated: NonNegativeInt | None = None  # by torch's allocator
     reserved: NonNegativeInt | None = None  # by torch's allocator
-    process: NonNegativeInt | None = None  # of the whole process
+    process: NonNegativeInt | None = None  # whole process
 
 
 class UsedImplementation(Struct, frozen=True, kw_only=True):
-    """Class that computed an optimizer, and its arguments."""
+    """Class that computed an optimizer, with its constructor arguments."""
 
     path: str = field(name="import")
     package: str | None
@@ -117,25 +117,25 @@ class UsedImplementation(Struct, frozen=True, kw_only=True):
 
 
 class Throughput(Struct, frozen=True, kw_only=True):
-    """Samples or batches per second, of all processes together."""
+    """Samples or batches per second, summed over processes."""
 
     value: NonNegative | None = None
     unit: str = "samples/s"
     ci95: OptionalInterval = None
 
     def __post_init__(self) -> None:
-        """Reject an interval without its figure."""
+        """Check that the interval contains the value."""
         _check_interval(self.value, self.ci95)
 
 
 class Bandwidth(Struct, frozen=True, kw_only=True):
-    """Memory traffic of the optimizer's step, in bytes per second."""
+    """Memory bandwidth of the optimizer step, in bytes per second."""
 
-    bytes_per_step: NonNegativeInt | None  # least traffic of one step
+    bytes_per_step: NonNegativeInt | None  # minimum traffic of one step
     achieved: NonNegative | None
-    device: Annotated[NonNegative | None, Meta(description="Of a large copy on this device.")]
+    device: Annotated[NonNegative | None, Meta(description="Bandwidth of a large copy on this device.")]
     fraction: NonNegative | None  # achieved over device
-    bound: str | None  # what limits the step instead of bandwidth
+    bound: str | None  # limit other than bandwidth, such as kernel launches
 
 
 class Loss(Struct, frozen=True, kw_only=True):
@@ -143,11 +143,11 @@ class Loss(Struct, frozen=True, kw_only=True):
 
     first: float | None = None
     last: float | None = None
-    finite: bool | None = None  # all losses and weights
+    finite: bool | None = None  # whether all losses and weights are finite
 
 
 class RankResult(Struct, frozen=True, kw_only=True):
-    """Memory and times of one of several processes."""
+    """Memory and times of one rank."""
 
     rank: NonNegativeInt
     peak_memory_bytes: PeakMemory
@@ -155,18 +155,18 @@ class RankResult(Struct, frozen=True, kw_only=True):
     parameter_bytes: NonNegativeInt
     gradient_bytes: NonNegativeInt
     state_bytes: NonNegativeInt
-    step_seconds: NonNegative  # median, as all below
+    step_seconds: NonNegative  # medians
     forward_seconds: NonNegative | None = None
     backward_seconds: NonNegative | None = None
     optimizer_seconds: NonNegative
-    communication_share: NonNegative  # of a step's time
+    communication_share: NonNegative  # fraction of the step time
 
 
 class ArmResult(Struct, frozen=True, kw_only=True):
-    """Measured figures of one optimizer."""
+    """Results of one arm. `error` is text for people; `error_code` is stable, see `docs/errors.md`."""
 
     optimizer: str
-    label: Annotated[str, Meta(description="Unique in a result.")]
+    label: Annotated[str, Meta(description="Unique within the result.")]
     role: Role
     status: Status
     error: str | None
@@ -174,7 +174,7 @@ class ArmResult(Struct, frozen=True, kw_only=True):
         str | None, Meta(description="Stable code of the error, such as out-of-memory or worker-timeout.")
     ] = None
     implementation: UsedImplementation
-    deviates: Annotated[str | None, Meta(description="How its update differs from the paper's.")]
+    deviates: Annotated[str | None, Meta(description="How the update differs from the paper's.")]
     parameters: NonNegativeInt | None
     parameter_bytes: NonNegativeInt | None
     gradient_bytes: NonNegativeInt | None
@@ -182,56 +182,57 @@ class ArmResult(Struct, frozen=True, kw_only=True):
     state_bytes_per_parameter: NonNegative | None
     tensors: NonNegativeInt | None
     peak_memory_bytes: PeakMemory
-    transient_bytes: Annotated[int | None, Meta(description="What one optimizer step allocates and frees again.")]
-    ranks: Annotated[tuple[RankResult, ...] | None, Meta(description="Null for one process.")] = None
+    transient_bytes: Annotated[int | None, Meta(description="Bytes that one optimizer step allocates temporarily.")]
+    ranks: Annotated[tuple[RankResult, ...] | None, Meta(description="Null for a single process.")] = None
     total_state_bytes: Annotated[
-        NonNegativeInt | None, Meta(description="Of all ranks; state_bytes is that of the rank that holds most.")
+        NonNegativeInt | None, Meta(description="Sum over ranks; state_bytes is the maximum.")
     ] = None
     communication_share: Annotated[
-        NonNegative | None, Meta(description="Of a step, on the rank where it is largest; may overlap with computing.")
+        NonNegative | None,
+        Meta(description="Fraction of the step time, maximum over ranks; may overlap with computation."),
     ] = None
     scaling_efficiency: Annotated[
-        NonNegative | None, Meta(description="Throughput over that of as many independent processes.")
+        NonNegative | None, Meta(description="Throughput relative to that of as many independent processes.")
     ] = None
     step_seconds: Timing
     forward_seconds: Timing
     backward_seconds: Timing
     optimizer_seconds: Timing
-    optimizer_share: NonNegative | None  # of a step's time
+    optimizer_share: NonNegative | None  # fraction of the step time
     first_step_seconds: Annotated[
-        NonNegative | None, Meta(description="The step that allocates and compiles; it is in no other figure.")
+        NonNegative | None, Meta(description="Includes state allocation and compilation; not part of the other times.")
     ]
     throughput: Throughput
     bandwidth: Bandwidth
     loss: Loss
 
     def timing(self, part: str) -> Timing:
-        """Return the timing of a part of the step, one of PARTS."""
+        """Return the timing of one of PARTS."""
         timing: Timing = getattr(self, f"{part}_seconds")
         return timing
 
 
 class Ratio(Struct, frozen=True, kw_only=True):
-    """A figure of an arm over the control's, from rounds that were measured next to each other."""
+    """Ratio of an arm's figure to the control's, paired by round."""
 
     optimizer: str
     label: str
-    versus: str  # the control's optimizer
+    versus: str  # optimizer of the control
     metric: str
     ratio: NonNegative
     ci95: OptionalInterval
 
     def __post_init__(self) -> None:
-        """Reject an interval without its ratio."""
+        """Check that the interval contains the ratio."""
         _check_interval(self.ratio, self.ci95)
 
 
 class RequirementResult(Struct, frozen=True, kw_only=True):
-    """Verdict on one `--require` for one arm."""
+    """Verdict of one `--require` for one arm."""
 
     text: str  # as typed
     metric: str
-    relative: bool  # to the control
+    relative: bool  # whether the bound is a multiple of the control
     optimizer: str
     label: str
     measured: float | None
@@ -240,11 +241,11 @@ class RequirementResult(Struct, frozen=True, kw_only=True):
 
 
 class BenchmarkResult(Struct, frozen=True, kw_only=True):
-    """Schema version 1. Keys may be added, never renamed. Null means not measured, never 0. Bytes and seconds."""
+    """Schema version 1: keys may be added, never renamed. Null means not measured. Units are bytes and seconds."""
 
     schema_version: Literal[1]
     kind: Literal["bench"]
-    complete: Annotated[bool, Meta(description="False where it was interrupted.")]
+    complete: Annotated[bool, Meta(description="False if the benchmark was interrupted.")]
     environment: Environment
     spec: Spec
     arms: Annotated[tuple[ArmResult, ...], Meta(min_length=1)]
@@ -253,5 +254,5 @@ class BenchmarkResult(Struct, frozen=True, kw_only=True):
     verdict: Verdict | None
 
     def find_ratio(self, label: str, metric: str) -> Ratio | None:
-        """Return an arm's ratio to the control; None where there is none."""
+        """Return an arm's ratio to the control; None if there is no ratio."""
         return next((ratio for ratio in self.ratios if (ratio.label, ratio.metric) == (label, metric)), None)

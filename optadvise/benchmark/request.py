@@ -1,4 +1,4 @@
-"""Requests for a measurement: options checked, arms planned, and the measurement run."""
+"""Requests for a benchmark: check options, plan arms and measure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optadvise.benchmark import runner
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.environment import read_machine
 from optadvise.benchmark.measurement import ArmMeasurement
-from optadvise.benchmark.options import DEVICES, DTYPES, MODEL_SIZES, SHARDINGS, WORKLOADS, BenchOptions
+from optadvise.benchmark.options import DEVICES, DTYPES, MODEL_SIZES, SHARDINGS, WORKLOADS, BenchOptions, resolve_alias
 from optadvise.benchmark.plan import plan_arms
 from optadvise.benchmark.recommendation import ForeignJson, plan_recommendation
 from optadvise.benchmark.records import BenchmarkResult
@@ -30,19 +30,19 @@ _NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example
 
 
 class Request(Struct, frozen=True):
-    """A measurement that is ready to start."""
+    """Benchmark that is ready to start."""
 
     spec: Spec
     arms: tuple[Arm, ...]
     requirements: tuple[Requirement, ...]
-    timeout: float  # seconds that one answer of a worker may take
+    timeout: float  # maximum seconds for one answer of a worker
 
 
 class InterruptedMeasurementError(KeyboardInterrupt):
-    """A measurement was interrupted; carries what was measured so far."""
+    """The benchmark was interrupted; `result` has the figures so far."""
 
     def __init__(self, result: BenchmarkResult) -> None:
-        """Keep what was measured so far."""
+        """Store the incomplete result."""
         super().__init__()
         self.result = result
 
@@ -54,11 +54,11 @@ def prepare_request(
 
     Args:
         names: Optimizers in any spelling.
-        recommendation: Output of `recommend --json`, instead of names.
+        recommendation: Output of `recommend --json`; replaces the names.
 
     Raises:
-        InputError: A value is not accepted.
-        CannotRunHereError: There is no such device, or no torch.
+        InputError: A value is invalid or two options contradict each other.
+        CannotRunHereError: torch is missing or does not support the device.
     """
     requirements = tuple(parse_requirement(text) for text in options.require)
     spec = _make_spec(options)
@@ -90,7 +90,7 @@ def _make_spec(options: BenchOptions) -> Spec:
         compile=options.compile,
         optimizer_only=options.optimizer_only,
         nproc=parse_count(options.nproc, "--nproc"),
-        shard=check_choice("--shard", options.shard, SHARDINGS),
+        shard=check_choice("--shard", resolve_alias("shard", options.shard), SHARDINGS),
     )
 
 
@@ -99,7 +99,7 @@ def _parse_optional_count(text: str | None, flag: str) -> int | None:
 
 
 def _check_processes(spec: Spec) -> None:
-    """Reject what several processes cannot do."""
+    """Check options that several processes do not support or that require several processes."""
     if spec.nproc == 1:
         if spec.shard != "none":
             raise _conflict("--shard", spec.shard, "requires at least two processes; add --nproc 2")
@@ -142,11 +142,11 @@ def _plan_arms(
 
 
 def _resolve_device(device: str) -> str:
-    """Return the device to measure on, as far as it is known without importing torch.
+    """Return the device to measure on, without importing torch.
 
     Raises:
-        InputError: It is no kind of device that is measured.
-        CannotRunHereError: torch is not installed, or is built without CUDA where CUDA is named.
+        InputError: The device is not supported.
+        CannotRunHereError: torch is not installed, or a CUDA device is requested and torch is built without CUDA.
     """
     if device.split(":")[0] not in DEVICES:
         raise InputError(
@@ -181,20 +181,20 @@ def measure(
     """Measure all arms of a request.
 
     Args:
-        progress: Called before each round and each other part of an arm.
+        progress: Called before each start, round and end of an arm.
         keep: Called with the incomplete result after every round.
 
     Raises:
-        InterruptedMeasurementError: Ctrl-C or SIGTERM; it carries what was measured so far, and no worker is left.
+        InterruptedMeasurementError: Ctrl-C or SIGTERM; all workers have ended.
     """
     machine = read_machine()
-    last: list[ArmMeasurement] = []
+    latest: list[ArmMeasurement] = []
 
     def summarize(measurements: Sequence[ArmMeasurement], *, complete: bool) -> BenchmarkResult:
         return make_result(request.spec, measurements, request.requirements, machine=machine, complete=complete)
 
     def save(measurements: Sequence[ArmMeasurement]) -> None:
-        last[:] = measurements
+        latest[:] = measurements
         if keep is not None:
             keep(summarize(measurements, complete=False))
 
@@ -204,5 +204,5 @@ def measure(
         with interrupt_on_sigterm():
             measurements = runner.run_arms(workers, request.spec.rounds, progress=progress, save=save)
     except KeyboardInterrupt:
-        raise InterruptedMeasurementError(summarize(last, complete=False)) from None
+        raise InterruptedMeasurementError(summarize(latest, complete=False)) from None
     return summarize(measurements, complete=True)

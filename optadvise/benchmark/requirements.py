@@ -1,4 +1,4 @@
-"""Requirements on measured figures: parsing `--require`, and verdicts."""
+"""Requirements on measured figures: `--require` and its verdicts."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ _COMPARISONS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": ope
 
 
 class Requirement(Struct, frozen=True):
-    """A bound that a measured figure must keep."""
+    """Bound on a measured figure."""
 
     text: str  # as typed
     metric: str  # a key of METRICS
     op: str  # <= < >= >
-    bound: float  # bytes, seconds or a plain number; a multiple of the control's figure where relative
+    bound: float  # in the metric's unit, or a multiple of the control's figure if relative
     relative: bool
 
     def is_met_by(self, value: float) -> bool:
-        """Return whether a figure keeps the bound."""
+        """Return whether a value satisfies the bound."""
         is_met: bool = _COMPARISONS[self.op](value, self.bound)
         return is_met
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Parse the text of `--require`; it is matched, never evaluated.
+    """Parse a `--require` text; it is never evaluated as code.
 
     Args:
-        text: `METRIC OP BOUND`. A bound is a number in the metric's own unit (bytes, seconds), a number with a unit
+        text: `METRIC OP BOUND`. BOUND is a number in the metric's unit (bytes, seconds), a number with a unit
             (`2GB`, `5ms`), or a multiple of the control's figure (`1.3x`).
 
     Raises:
-        InputError: The text is no requirement, or names a metric that is not measured.
+        InputError: The text is not a requirement, or the metric is unknown.
 
     Example:
         >>> requirement = parse_requirement("optimizer_seconds <= 1.3x")
@@ -69,7 +69,7 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def _parse_bound(text: str, metric: Metric, requirement: str) -> tuple[float, bool]:
-    """Return a bound in bytes, seconds or a plain number, and whether it multiplies the control's figure."""
+    """Return a bound in the metric's unit, and whether it is a multiple of the control's figure."""
     match = _BOUND.fullmatch(text)
     value, unit = (float(match[1]), match[2].lower()) if match else (math.nan, "")
     is_signed = metric.quantity == "signed" and unit == ""
@@ -96,12 +96,12 @@ def _reject(text: str, problem: str) -> InputError:
 
 
 def judge(requirement: Requirement, figure: Figure | None) -> Verdict:
-    """Return `pass`, `fail`, or `inconclusive` where the noise is larger than the question.
+    """Return `pass` or `fail` if the whole interval is on one side of the bound, `inconclusive` otherwise.
 
     Args:
-        figure: The figure in the bound's unit: the ratio to the control where the bound is relative. None where it was
-            not measured. Without an interval its value decides if it is exact (bytes, a loss, the one first step); a
-            repeated timing without an interval (too few samples) is inconclusive.
+        figure: Value in the bound's unit, or the ratio to the control for a relative bound; None if not measured. An
+            exact metric (bytes, loss, first step) is judged by its value; a repeated timing without an interval (too
+            few samples) is inconclusive.
     """
     if figure is None or (figure.interval is None and METRICS[requirement.metric].is_repeated):
         return "inconclusive"
@@ -113,7 +113,7 @@ def judge(requirement: Requirement, figure: Figure | None) -> Verdict:
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """Return the worst of several verdicts; None where there are none."""
+    """Return the worst of several verdicts; None for no verdicts."""
     present = set(verdicts)
     order: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
     return next((verdict for verdict in order if verdict in present), None)

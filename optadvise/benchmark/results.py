@@ -1,4 +1,4 @@
-"""Benchmark results from measurements: medians with intervals, ratios to the control, requirements and a verdict."""
+"""Benchmark results: medians with intervals, ratios to the control, requirements and a verdict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
 from optadvise.benchmark.spec import Spec
 from optadvise.benchmark.statistics import median_ci, ratio_ci
 
-# What one tensor costs to launch where nothing is fused: several kernels of a few microseconds each.
+# Launch overhead per tensor without fusion: several kernels of a few microseconds each.
 _LAUNCH_SECONDS = 5e-6
 
 
@@ -42,11 +42,11 @@ def make_result(
     machine: Machine,
     complete: bool = True,
 ) -> BenchmarkResult:
-    """Return the result of a measurement.
+    """Return the result of a benchmark.
 
     Args:
         requirements: Bounds of `--require`, judged for every candidate.
-        complete: Whether the measurement ran to its end; there is no verdict otherwise.
+        complete: Whether the benchmark ran to its end; otherwise the verdict is None.
     """
     bandwidths = (measurement.summary.device_bandwidth for measurement in measurements)
     device_bandwidth = max((bandwidth for bandwidth in bandwidths if bandwidth), default=None)
@@ -69,7 +69,7 @@ def make_result(
 
 
 def _merge_environments(machine: Machine, measurements: Iterable[ArmMeasurement]) -> Environment:
-    """Return the machine with the device of the workers and the packages of all of them."""
+    """Return the machine with the device and packages that the workers reported."""
     environments = [measurement.counts.environment for measurement in measurements]
     started = [environment for environment in environments if environment.packages]
     packages = {name: version for environment in started for name, version in environment.packages.items()}
@@ -104,7 +104,7 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
         ranks=summary.ranks,
         total_state_bytes=counts.total_state_bytes,
         communication_share=max((rank.communication_share for rank in summary.ranks or ()), default=None),
-        # Throughput counts the samples of all ranks, so this is its ratio to that of as many independent processes.
+        # Each rank has its own batch, so this is the ratio of throughputs.
         scaling_efficiency=_divide(summary.independent_step_seconds or None, step.median),
         step_seconds=step,
         forward_seconds=timings["forward"],
@@ -123,14 +123,14 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
 
 
 def _arm_status(failure: ArmFailure | None) -> Status:
-    """Return an arm's status; a wrong workload never gets here, as it ends the whole run."""
+    """Return an arm's status; `input` cannot occur, because an invalid workload ends the run."""
     if failure is None:
         return "ok"
     return "error" if failure.status == "input" else failure.status
 
 
 def _divide(numerator: float | None, denominator: float | None) -> float | None:
-    """Return a quotient; None where a part is not known or the denominator is 0."""
+    """Return a quotient; None if a part is None or the denominator is 0."""
     return None if numerator is None or not denominator else numerator / denominator
 
 
@@ -162,7 +162,7 @@ def _bandwidth(counts: ArmCounts, step: Timing, device_bandwidth: float | None) 
 
 
 def _ratios(measurements: Sequence[ArmMeasurement], arms: Sequence[ArmResult]) -> Iterable[Ratio]:
-    """Yield every candidate's ratios to the first control that has samples."""
+    """Yield the ratios of each candidate to the first control with samples."""
     pairs = list(zip(measurements, arms, strict=True))
     control = next(((m, arm) for m, arm in pairs if arm.role == "control" and m.rounds), None)
     if control is None:
@@ -177,7 +177,7 @@ def _ratios(measurements: Sequence[ArmMeasurement], arms: Sequence[ArmResult]) -
 def _timed_ratios(
     measurement: ArmMeasurement, arm: ArmResult, control: ArmMeasurement, control_arm: ArmResult
 ) -> Iterable[Ratio]:
-    """Yield the ratios of an arm's times, and of its throughput after that of the whole step."""
+    """Yield the ratios of an arm's times, and of its throughput after the whole step."""
     for part in PARTS:
         figure = _paired_ratio(measurement, control, part)
         if figure is None:
@@ -189,7 +189,7 @@ def _timed_ratios(
 
 
 def exact_ratios(arm: ArmResult, control: ArmResult, metrics: Iterable[str] = EXACT_RATIOS) -> Iterable[Ratio]:
-    """Yield the quotients, without interval, of the metrics that both arms have."""
+    """Yield the ratios, without intervals, of metrics that both arms have."""
     for metric in metrics:
         value, control_value = metric_value(arm, metric), metric_value(control, metric)
         if value is not None and control_value:
@@ -209,7 +209,7 @@ def make_ratio(arm: ArmResult, control: ArmResult, metric: str, figure: Figure) 
 
 
 def _paired_ratio(measurement: ArmMeasurement, control: ArmMeasurement, part: str) -> Figure | None:
-    """Return the ratio over the rounds that both arms have; None where no round has samples of both."""
+    """Return the ratio over the rounds of both arms; None if no round has samples of both."""
     count = min(len(measurement.rounds), len(control.rounds))
     candidate_rounds = [samples.get(part, []) for samples in measurement.rounds[:count]]
     control_rounds = [samples.get(part, []) for samples in control.rounds[:count]]
@@ -217,14 +217,14 @@ def _paired_ratio(measurement: ArmMeasurement, control: ArmMeasurement, part: st
         return None
     try:
         return ratio_ci(candidate_rounds, control_rounds)
-    except ValueError:  # a part that took no measurable time
+    except ValueError:  # a median is 0
         return None
 
 
 def _judge_arm(requirement: Requirement, arm: ArmResult, ratios: Iterable[Ratio]) -> RequirementResult:
     figure = _required_figure(requirement, arm, ratios)
     verdict = judge(requirement, figure)
-    if arm.status != "ok":  # an arm that cannot run here leaves the question open; one that broke fails it
+    if arm.status != "ok":  # an unsupported arm decides nothing; a failed arm fails the requirement
         verdict = "inconclusive" if arm.status == "unsupported" else "fail"
     return RequirementResult(
         text=requirement.text,
@@ -239,9 +239,9 @@ def _judge_arm(requirement: Requirement, arm: ArmResult, ratios: Iterable[Ratio]
 
 
 def _required_figure(requirement: Requirement, arm: ArmResult, ratios: Iterable[Ratio]) -> Figure | None:
-    """Return the arm's figure in the unit of a requirement's bound; None where it was not measured."""
+    """Return the arm's figure in the unit of a requirement's bound; None if it was not measured."""
     if not requirement.relative:
         return metric_figure(arm, requirement.metric)
-    wanted = (arm.label, requirement.metric)
-    ratio = next((ratio for ratio in ratios if (ratio.label, ratio.metric) == wanted), None)
+    key = (arm.label, requirement.metric)
+    ratio = next((ratio for ratio in ratios if (ratio.label, ratio.metric) == key), None)
     return None if ratio is None else Figure(ratio.ratio, ratio.ci95)

@@ -1,4 +1,4 @@
-"""The run of a measurement: interleaved rounds of all arms, failures kept as results."""
+"""Interleaved rounds of all arms; a failed arm is a result, not an error."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from optadvise.benchmark.spec import Arm
 
 
 class ArmFailedError(Exception):
-    """An arm ended early; this is a result and no error of the program."""
+    """An arm failed, which is a result and not an error of the program."""
 
     def __init__(self, failure: ArmFailure) -> None:
-        """Keep the failure for the arm's result."""
+        """Store the failure for the arm's result."""
         super().__init__(failure.error)
         self.failure = failure
 
 
 class MeasurableArm(Protocol):
-    """An arm that can be measured: a worker process, or a fake in tests."""
+    """Arm in a worker process; tests implement it without a process."""
 
     arm: Arm
 
     def start(self) -> ArmCounts:
-        """Build the optimizer, take the first steps, and return what was counted."""
+        """Build the optimizer, run the warmup steps, and return the counts."""
 
     def measure_round(self) -> RoundSamples:
-        """Measure one round and return the samples of each part of the step."""
+        """Run one round and return the samples of each part of the step."""
 
     def finish(self) -> ArmSummary:
         """Return memory, losses and bandwidth at the end."""
 
     def stop(self) -> None:
-        """End the arm, whatever it is doing."""
+        """Terminate the arm at any time."""
 
 
-Progress = Callable[[str, str, int], None]  # what begins (start, round, finish), the arm's label, the round from 1
+Progress = Callable[[str, str, int], None]  # event (start, round, finish), label of the arm, round from 1
 
 
 def ignore_progress(event: str, label: str, number: int) -> None:
@@ -51,18 +51,18 @@ def run_arms(
     progress: Progress,
     save: Callable[[Sequence[ArmMeasurement]], None],
 ) -> list[ArmMeasurement]:
-    """Measure arms in interleaved rounds, every other round in reverse, so that drift affects all alike.
+    """Measure arms in interleaved rounds, alternating the order so that drift affects all arms equally.
 
     Args:
-        progress: Called before each thing that happens.
-        save: Called with everything so far after each round, and at the end.
+        progress: Called before each event.
+        save: Called with all measurements after each round and at the end.
 
     Returns:
-        A measurement for each arm, in their order. An arm that fails keeps what it had, and the others go on.
+        One measurement per arm, in order. A failed arm keeps its rounds, and the other arms continue.
 
     Raises:
-        KeyboardInterrupt: The run was interrupted; everything so far has been saved and no arm is left running.
-        InputError: The workload is wrong, for every arm; no arm is left running.
+        KeyboardInterrupt: The run was interrupted; `save` has been called and all arms are stopped.
+        InputError: The workload is invalid; all arms are stopped.
     """
     measurements = [ArmMeasurement(arm=arm.arm) for arm in arms]
     pairs = list(zip(arms, measurements, strict=True))
@@ -103,9 +103,9 @@ def run_arms(
 
 @contextlib.contextmanager
 def _keep_failure(arm: MeasurableArm, measurement: ArmMeasurement) -> Iterator[None]:
-    """End an arm that fails in the context, and keep its failure in the measurement."""
+    """Stop an arm that fails in the context and store its failure."""
     try:
         yield
     except ArmFailedError as error:
         measurement.failure = error.failure
-        arm.stop()  # one that hangs would slow the others down
+        arm.stop()  # a hanging arm would slow down the others

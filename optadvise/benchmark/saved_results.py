@@ -1,4 +1,4 @@
-"""Results of `bench` saved under a name, and result files in general."""
+"""Result files of `bench`, including those saved under a name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from optadvise.core.paths import data_folder
 
 
 def saved_result_path(name: str) -> Path:
-    """Return the file that holds the result saved under a name.
+    """Return the file of the result saved under a name.
 
     Raises:
-        InputError: The name cannot be the name of a file.
+        InputError: The name is invalid.
     """
     if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
         message = (
@@ -28,10 +28,10 @@ def saved_result_path(name: str) -> Path:
 
 
 def prepare_saved_result(name: str) -> Path:
-    """Return the file for a result that will be saved under a name; creates its folder.
+    """Create the folder for a result to be saved under a name, and return its file.
 
     Raises:
-        InputError: The name cannot be the name of a file, or the folder cannot be created.
+        InputError: The name is invalid, or the folder cannot be created.
     """
     path = saved_result_path(name)
     try:
@@ -45,10 +45,10 @@ def prepare_saved_result(name: str) -> Path:
 
 
 def read_result(name: str) -> BenchmarkResult:
-    """Read a result from a file, or the one saved under a name.
+    """Read a result from a file, or one saved under a name.
 
     Raises:
-        InputError: There is no such file, or it cannot be read.
+        InputError: The file does not exist or cannot be read.
         RuleFileError: The file is not a result of `optadvise bench`.
     """
     path = Path(name)
@@ -64,10 +64,10 @@ def read_result(name: str) -> BenchmarkResult:
 
 
 def decode_result(content: bytes, where: str) -> BenchmarkResult:
-    """Decode the JSON of a result, which may have been written by hand, or cut off.
+    """Decode the JSON of a result.
 
     Raises:
-        RuleFileError: It is not JSON, or not a whole result.
+        RuleFileError: The content is not valid JSON or not a complete result.
     """
     try:
         return msgspec.json.decode(content, type=BenchmarkResult)
@@ -79,7 +79,7 @@ def decode_result(content: bytes, where: str) -> BenchmarkResult:
 
 
 class _Header(msgspec.Struct):
-    """Fields that tell a result from other files."""
+    """Fields that identify a result."""
 
     kind: object = None
     schema_version: object = None
@@ -90,7 +90,7 @@ def _explain_invalid(content: bytes, error: msgspec.ValidationError, where: str)
     """Return the error for a file that is valid JSON but not a complete result."""
     try:
         header = msgspec.json.decode(content, type=_Header)
-    except msgspec.ValidationError:  # no object
+    except msgspec.ValidationError:  # not an object
         header = _Header()
     if header.kind != "bench" or not isinstance(header.arms, list):
         message = "not a result of optadvise bench; create the file with optadvise bench --json FILE"

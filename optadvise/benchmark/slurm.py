@@ -1,4 +1,4 @@
-"""A sweep's cells as jobs of a cluster, through submitit."""
+"""Sweep cells as cluster jobs, submitted with submitit."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def submit_cells(
     rules: Sequence[str],
     cluster: str = "slurm",
 ) -> list[Outcome]:
-    """Submit a job for every cell without a result, wait for all, and return the outcomes.
+    """Submit one job per cell without a result, wait for all jobs, and return the outcomes.
 
     Args:
-        folder: Folder of the sweep, which all machines see.
-        parameters: submitit's parameters of each job: slurm_partition, timeout_min, gpus_per_node …
-        rules: Folders of further rules.
-        cluster: submitit's name of the cluster.
+        folder: Folder of the sweep on a file system that all nodes share.
+        parameters: submitit's job parameters, such as slurm_partition, timeout_min and gpus_per_node.
+        rules: Folders of additional rule layers.
+        cluster: submitit's name of the cluster type.
 
     Raises:
-        CannotRunHereError: submitit is not installed, or there is no such cluster here.
+        CannotRunHereError: submitit is not installed, or the cluster is not available.
     """
     try:
         import submitit
@@ -48,21 +48,21 @@ def submit_cells(
             f"--launcher {cluster}: {' '.join(str(error).split())[:200]}",
             code=ErrorCode.UNSUPPORTED, option="--launcher", value=cluster,
         ) from error  # fmt: skip
-    waiting = [cell for cell in cells if read_cell(folder, cell) is None]
+    pending = [cell for cell in cells if read_cell(folder, cell) is None]
     with executor.batch():
-        jobs = [executor.submit(measure_in_job, str(folder), cell, list(rules)) for cell in waiting]
-    reasons = {cell.name: _wait_for(job) for cell, job in zip(waiting, jobs, strict=True)}
+        jobs = [executor.submit(measure_in_job, str(folder), cell, list(rules)) for cell in pending]
+    reasons = {cell.name: _wait_for_job(job) for cell, job in zip(pending, jobs, strict=True)}
     return [Outcome(cell=cell, result=read_cell(folder, cell), reason=reasons.get(cell.name)) for cell in cells]
 
 
 def measure_in_job(folder: str, cell: Cell, rules: Sequence[str]) -> str | None:
-    """Measure a cell in a job, and return the reason why there is no result, None where there is one."""
+    """Measure a cell in a job; return why it has no result, None on success."""
     return measure_cell(CompiledRules(load(tuple(map(Path, rules)))), Path(folder), cell).reason
 
 
-def _wait_for(job: Any) -> str | None:
+def _wait_for_job(job: Any) -> str | None:
     try:
         reason: str | None = job.result()
-    except Exception as error:  # whatever became of the job
+    except Exception as error:  # submitit raises many types
         return f"job {job.job_id} ended without a result ({' '.join(str(error).split())[-200:]})"
     return reason

@@ -1,7 +1,6 @@
-"""Sweeps: a grid of measurements, each written when it is done, so that a stopped sweep can go on at any time.
+"""Sweeps: a grid of benchmarks (cells), each saved when finished, so that a stopped sweep can be resumed.
 
-A cell that is being measured is locked by its process; the lock ends with the process. Several sweeps may work on one
-folder.
+A process locks the cell that it measures; the lock ends with the process. Several processes may share one folder.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from optadvise.core.json_text import encode_json
 
 _NOT_SWEPT = ("control", "require")  # options of `bench`
 OPTIONS = (*(name for name in BenchOptions.__struct_fields__ if name not in _NOT_SWEPT), *ALIASES)
-# Status of what is measured again: it may have been an accident, as running out of memory is not.
+# An error may be transient, so the cell is measured again; out of memory is not.
 RETRIED = "error"
 
 
 def make_cells(rules: CompiledRules, optimizers: Sequence[str], grid: Mapping[str, Sequence[str]]) -> list[Cell]:
-    """Return the cells of a grid, checked as far as is possible before measuring.
+    """Return the cells of a grid, with all options checked.
 
     Args:
         optimizers: Optimizers in any spelling.
-        grid: Values of each option, as they are typed.
+        grid: Values of each option, as typed on the command line.
 
     Raises:
-        InputError: An optimizer or a value is not accepted; the message names the cell.
+        InputError: An optimizer or a value is invalid; the message starts with the cell's name.
     """
     cells = []
     varying = [name for name, values in grid.items() if len(values) > 1]
@@ -69,14 +68,14 @@ def _prepare(rules: CompiledRules, cell: Cell) -> Request:
 
 
 def _parse_options(cell: Cell) -> dict[str, str | int | float | bool]:
-    """Return a cell's options with flags and numbers parsed; text stays as it is."""
+    """Return a cell's options by field of `BenchOptions`, with flags and numbers parsed."""
     types = option_types()
     values: dict[str, str | int | float | bool] = {}
-    for written, value in cell.options.items():
-        name = ALIASES.get(written, written)
+    for key, value in cell.options.items():
+        name = ALIASES.get(key, key)
         if name in values:
             raise InputError(
-                f"{cell.name}: `{written}` and `{name}` are the same option; keep one", code=ErrorCode.DUPLICATE_ENTRY
+                f"{cell.name}: {key} and {name} are the same option; remove one", code=ErrorCode.DUPLICATE_ENTRY
             )
         if types[name] is bool:
             if value not in ("true", "false"):
@@ -97,7 +96,7 @@ def _reject_value(cell: Cell, name: str, value: str, expected: str, code: ErrorC
 
 
 def read_cell(folder: Path, cell: Cell) -> BenchmarkResult | None:
-    """Return a cell's result; None where there is none with these options, or it has to be measured again."""
+    """Return a cell's result; None if the cell must be measured (no result with these options, or an error)."""
     try:
         file = msgspec.json.decode((folder / f"{cell.name}.json").read_bytes(), type=CellFile)
     except (OSError, ValueError):
@@ -107,14 +106,14 @@ def read_cell(folder: Path, cell: Cell) -> BenchmarkResult | None:
 
 
 def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
-    """Measure a cell and write it, unless it is there already or another process measures it."""
+    """Measure a cell and save it, unless it has a result or another process measures it."""
     result = read_cell(folder, cell)
     if result is not None:
         return Outcome(cell, result)
     with _lock(folder / f".{cell.name}.lock") as is_locked:
         if not is_locked:
-            return Outcome(cell=cell, result=None, reason="another process measures it")
-        result = read_cell(folder, cell)  # another process may have written it meanwhile
+            return Outcome(cell=cell, result=None, reason="another process is measuring this cell")
+        result = read_cell(folder, cell)  # another process may have saved it before the lock was acquired
         if result is not None:
             return Outcome(cell, result)
         try:
@@ -127,7 +126,7 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
 
 @contextlib.contextmanager
 def _lock(file: Path) -> Iterator[bool]:
-    """Hold a lock and yield True, or yield False where another process holds it."""
+    """Yield True while holding a lock, or False if another process holds it."""
     lock = FileLock(file)
     try:
         lock.acquire(blocking=False)
@@ -145,10 +144,10 @@ def _lock(file: Path) -> Iterator[bool]:
 def run_sweep(
     rules: CompiledRules, folder: Path, cells: Sequence[Cell], announce: Callable[[Cell, int], None]
 ) -> Iterator[Outcome]:
-    """Measure the cells that have no result, one after the other, and yield the outcome of each cell.
+    """Measure the cells without a result one by one, and yield the outcome of every cell.
 
     Args:
-        announce: Called with each cell and the number of cells before it.
+        announce: Called with each cell and its index before it is measured.
     """
     for number, cell in enumerate(cells):
         announce(cell, number)

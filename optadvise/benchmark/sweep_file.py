@@ -1,4 +1,4 @@
-"""Sweep files: optimizers and options of `bench`, each one value or a list."""
+"""Reader of sweep files: optimizers and options of `bench`, each a value or a list."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Grid(Struct, frozen=True):
     """Content of a sweep file."""
 
     optimizers: list[str]  # in any spelling
-    options: dict[str, list[str]]  # values of each option, as they are typed
-    job_parameters: Mapping[str, Value]  # of submitit, which checks them
+    options: dict[str, list[str]]  # values of each option, as typed on the command line
+    job_parameters: Mapping[str, Value]  # passed to submitit, which checks them
 
 
 def _read_values(node: yaml.Node, context: Context) -> list[str]:
-    """Read one value or several, each as it would be typed."""
+    """Read one value or a list, each as typed on the command line."""
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not nodes:
         context.fail(node, "empty list; add a value or remove the key")
@@ -38,11 +38,11 @@ def read_sweep(file: Path, options: Iterable[str]) -> Grid:
     """Read a sweep file.
 
     Args:
-        options: Names of the options that it may have, without dashes.
+        options: Names of the accepted options, without dashes.
 
     Raises:
         InputError: The file cannot be read.
-        RuleFileError: It is invalid; the message names the place.
+        RuleFileError: The file is invalid.
     """
     try:
         content = file.read_bytes()
@@ -81,7 +81,7 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
 
 
 def _check_grid(grid: Grid, file: str) -> None:
-    """Reject duplicate values and grids that are too large."""
+    """Reject duplicate values and grids with too many combinations."""
     count = len(grid.optimizers)
     for name, values in {"optimizers": grid.optimizers, **grid.options}.items():
         duplicates = [value for value in values if values.count(value) > 1]

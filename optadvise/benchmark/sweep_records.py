@@ -1,4 +1,4 @@
-"""Typed records of a sweep: its JSON output and its JSON Schema come from these declarations."""
+"""Typed records of a sweep, which define its JSON and its schema."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from optadvise.benchmark.records import ArmResult, BenchmarkResult, Environment
 
 
 class Cell(Struct, frozen=True):
-    """One measurement of a sweep."""
+    """One benchmark of a sweep."""
 
-    name: str  # of its file, without the ending
+    name: str  # stem of its file name
     optimizer: str
-    options: dict[str, str]  # of `bench`, as they are typed
-    varied: dict[str, str]  # those that differ between cells
+    options: dict[str, str]  # options of `bench`, as typed
+    varied: dict[str, str]  # options that differ between cells
 
 
 class CellFile(Struct, frozen=True):
-    """Content of a finished cell's file."""
+    """Content of the file of a finished cell."""
 
     options: dict[str, str]
     result: BenchmarkResult
 
 
 class Outcome(Struct, frozen=True):
-    """A cell with its result, or the reason why there is none."""
+    """Cell with its result, or the reason for having none."""
 
     cell: Cell
     result: BenchmarkResult | None
@@ -34,20 +34,20 @@ class Outcome(Struct, frozen=True):
 
 
 class SweepCell(Struct, frozen=True, kw_only=True):
-    """One measurement in the JSON of a sweep."""
+    """Cell in the JSON of a sweep."""
 
     optimizer: str
-    options: Annotated[dict[str, str], Meta(description="What differs between cells.")]
-    why: Annotated[str | None, Meta(description="Why there is no result.")]
-    arm: Annotated[ArmResult | None, Meta(description="Null where there is no result yet.")]
+    options: Annotated[dict[str, str], Meta(description="Options that differ between cells.")]
+    why: Annotated[str | None, Meta(description="Why the cell has no result.")]
+    arm: Annotated[ArmResult | None, Meta(description="Null if the cell has no result.")]
 
 
 class SweepResult(Struct, frozen=True, kw_only=True):
-    """Schema version 1. Keys may be added, never renamed."""
+    """Schema version 1: keys may be added, never renamed."""
 
     schema_version: Literal[1]
     kind: Literal["sweep"]
-    complete: Annotated[bool, Meta(description="Every cell has a result.")]
-    environment: Annotated[Environment | None, Meta(description="Of the first cell that has a result.")]
-    options: Annotated[dict[str, str], Meta(description="What all cells share, as it is typed for bench.")]
+    complete: Annotated[bool, Meta(description="Whether every cell has a result.")]
+    environment: Annotated[Environment | None, Meta(description="Environment of the first cell with a result.")]
+    options: Annotated[dict[str, str], Meta(description="Options of bench that all cells share, as typed.")]
     cells: tuple[SweepCell, ...]

@@ -1,4 +1,4 @@
-"""Training steps with their times and bytes, on one device or as one of several ranks."""
+"""Timed training steps, in a single process or as one of several ranks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from optadvise.benchmark.measurement import ArmCounts, RoundSamples
 from optadvise.benchmark.spec import Arm, Spec
 
 
-def build_part(spec: Spec, rank: int) -> workloads.Workload:
-    """Return the built-in workload of a measurement, with one rank's share of its batches."""
+def build_rank_workload(spec: Spec, rank: int) -> workloads.Workload:
+    """Return the built-in workload with the batches of one rank."""
     batch_size = None if spec.batch_size is None else spec.batch_size // spec.nproc
     return workloads.build(
         spec.workload, size=spec.size, params=spec.params, batch_size=batch_size, seq_len=spec.seq_len, seed=spec.seed,
@@ -27,13 +27,13 @@ def build_part(spec: Spec, rank: int) -> workloads.Workload:
 
 
 class Training:
-    """A network with an optimizer, stepped and timed."""
+    """Training of a network, with timed steps."""
 
     def __init__(self, spec: Spec, arm: Arm, ranks: Ranks | None = None) -> None:
-        """Build the workload and the optimizer; nothing is stepped yet.
+        """Build the workload and the optimizer without taking a step.
 
         Args:
-            ranks: This process among several that train together, None for one process.
+            ranks: Process group of this rank; None for a single process.
         """
         self.spec, self.arm, self.ranks = spec, arm, ranks
         self.clock = Clock(spec.device)
@@ -45,7 +45,7 @@ class Training:
             self._wrapped = wrapping.wrap(self.workload.module, spec.shard, spec.device)
         named = self._make_shapes() if self.workload is None else list(self.workload.module.named_parameters())
         self.named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-        wrap_class = wrapping.optimizer_wrapper(spec.shard if ranks is not None else "none")
+        wrap_class = wrapping.make_optimizer_wrapper(spec.shard if ranks is not None else "none")
         module = self.workload and self.workload.module
         self.optimizers = optimizer_builder.build_optimizers(arm, self.named, module, wrap_class)
         schedulers = [optimizer_builder.build_scheduler(arm, optimizer) for optimizer in self.optimizers]
@@ -56,34 +56,34 @@ class Training:
         self._forward = self._forward_module()
 
     def _build_workload(self) -> workloads.Workload:
-        spec, rank = self.spec, 0 if self.ranks is None else self.ranks.number
+        spec, rank = self.spec, 0 if self.ranks is None else self.ranks.rank
         if not spec.user:
-            return build_part(spec, rank)
-        # The seed gives each rank batches of its own.
+            return build_rank_workload(spec, rank)
+        # The seed makes the batches of the ranks differ.
         workload = user_workload.load_user(spec.workload, seed=spec.seed + rank, device=spec.device, dtype=spec.dtype)
         if self.ranks is not None:
             wrapping.broadcast_module(workload.module)
         return workload
 
     def _make_shapes(self) -> list[tuple[str, Tensor]]:
-        """Return weights of a decoder's shapes with random gradients, for timing `step()` alone."""
+        """Return parameters in a decoder's shapes with random gradients, for timing `step()` alone."""
         dtype = workloads.weights_dtype(self.spec.dtype)
         named, shapes = [], workloads.parameter_shapes(self.spec.params or 1_000_000)
-        ends = {0: "embed", len(shapes) - 1: "head"}  # the optimizers that take matrices leave these to others
+        end_names = {0: "embed", len(shapes) - 1: "head"}  # names by which matrix optimizers exclude them
         for number, shape in enumerate(shapes):
             weight = torch.nn.Parameter(torch.randn(shape, device=self.spec.device, dtype=dtype) * 0.02)
             weight.grad = torch.randn_like(weight) * 1e-3
-            named.append((ends.get(number, f"weight{number}"), weight))
+            named.append((end_names.get(number, f"weight{number}"), weight))
         return named
 
     def _forward_module(self) -> nn.Module | None:
-        """Return what the loss calls: the network over all ranks, compiled, or as it is."""
+        """Return the module that the loss calls: wrapped for several ranks, compiled, or the network itself."""
         if self.workload is None or self._wrapped is not None:
             return self._wrapped
         return torch.compile(self.workload.module) if self.spec.compile else self.workload.module
 
     def step(self) -> dict[str, float]:
-        """Take one step and return the seconds of its parts."""
+        """Run one training step and return the seconds of its parts."""
         parts = self._step_optimizers() if self.workload is None else self._train_step(self.workload)
         for scheduler in self.schedulers:
             scheduler.step()
@@ -127,7 +127,7 @@ class Training:
         return torch.autocast(self.spec.device_type, dtype=dtype) if dtype else nullcontext()
 
     def _mark_progress(self, part: int) -> None:
-        """Report how far this rank is in a step: 0 before its batch, 1 with it, 2 before the backward pass."""
+        """Report this rank's progress in a step: 0 before reading the batch, 1 before forward, 2 before backward."""
         if self.ranks is not None:
             self.ranks.mark_progress(MARKS * len(self.losses) + part)
 
@@ -139,7 +139,7 @@ class Training:
             torch.nn.utils.clip_grad_norm_([p for _, p in self.named], self.arm.max_grad_norm)
 
     def round(self) -> RoundSamples:
-        """Take one round of measured steps and return each part's samples."""
+        """Run one round of measured steps and return the seconds of each part."""
         samples: dict[str, list[float]] = {}
         gc.collect()
         gc.disable()
@@ -152,15 +152,15 @@ class Training:
         return RoundSamples(samples)
 
     def counts(self) -> ArmCounts:
-        """Count parameters, bytes and samples from the tensors themselves."""
-        parameters = sum(p.numel() for _, p in self.named)  # of the whole network, whatever this rank holds
-        weights = [wrapping.local(p) for _, p in self.named]
-        gradients = [wrapping.local(p.grad) for _, p in self.named if p.grad is not None]
+        """Count parameters, bytes and samples from the actual tensors."""
+        parameters = sum(p.numel() for _, p in self.named)  # of the whole network, also when sharded
+        weights = [wrapping.get_local_tensor(p) for _, p in self.named]
+        gradients = [wrapping.get_local_tensor(p.grad) for _, p in self.named if p.grad is not None]
         parameter_bytes = sum(p.numel() * p.element_size() for p in weights)
         gradient_bytes = sum(g.numel() * g.element_size() for g in gradients)
-        state_bytes = optimizer_builder.count_state_bytes(map(wrapping.inner, self.optimizers))
+        state_bytes = optimizer_builder.count_state_bytes(map(wrapping.get_local_optimizer, self.optimizers))
         samples = None if self.workload is None else self.workload.samples_per_step
-        processes = 1 if self.ranks is None else self.ranks.count
+        processes = 1 if self.ranks is None else self.ranks.world_size
         return ArmCounts(
             parameters=parameters,
             parameter_bytes=parameter_bytes,
@@ -168,7 +168,7 @@ class Training:
             tensors=len(self.named),
             state_bytes=state_bytes,
             state_bytes_per_parameter=state_bytes / parameters,
-            # Least traffic of one step: weights are read and written, gradients read, state read and written.
+            # Minimum traffic of one step: read and write weights and state, read gradients.
             bytes_per_step=2 * parameter_bytes + gradient_bytes + 2 * state_bytes,
             samples_per_step=None if samples is None else samples * processes,
             unit=None if self.workload is None else self.workload.unit,

@@ -1,4 +1,4 @@
-"""Workloads of the user, named by `--workload package.module:function`. Imports torch."""
+"""Workloads of the user, loaded from `package.module:function`. Imports torch."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ Result = TypeVar("Result")
 
 
 class UserWorkload(Struct, frozen=True):
-    """Return value of the user's function, checked."""
+    """Checked return value of the user's function."""
 
     module: nn.Module
-    batches: Iterator[Any]  # endless, as the user made them
-    loss: Loss  # raises an InputError where the user's returns no scalar
-    samples: int | None  # in the first batch; None where it holds no tensors
+    batches: Iterator[Any]  # infinite
+    loss: Loss  # raises InputError if the user's loss does not return a scalar
+    samples: int | None  # in the first batch; None if it has no tensors
 
 
 def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp32") -> Workload:
-    """Return the workload that the user's function returns.
+    """Load the workload of the user's function.
 
-    The function is called without arguments, after torch's and Python's generators have been seeded, and returns
+    The function is called without arguments, after seeding torch's and Python's generators, and must return
     `(module, batches)` or `(module, batches, loss)`:
 
-    - `module`: a `torch.nn.Module`; it is moved to the device, and made bf16 for `--dtype bf16`.
-    - `batches`: a list or a data loader, begun again when it ends, or an endless generator. Tensors in it, also inside
-      tuples, lists and dicts, are moved likewise. The first dimension of a batch's first tensor counts its samples.
-    - `loss`: `loss(module, batch)`, a scalar tensor. Without it a batch is `(inputs, targets)`, with cross-entropy for
-      integer targets and squared error for others, or a dict of arguments to a module that returns `.loss`.
+    - `module`: a `torch.nn.Module`. It is moved to the device, and converted to bf16 for `--precision bf16`.
+    - `batches`: a list or data loader, which is repeated, or an infinite generator. Tensors in a batch, including those
+      in tuples, lists and dicts, are moved to the device. The first dimension of the first tensor is the batch size.
+    - `loss`: `loss(module, batch)`, which returns a scalar tensor. Without it, a batch must be `(inputs, targets)`,
+      with cross-entropy for integer targets and squared error for others, or a dict of arguments to a module that
+      returns `.loss`.
 
     Args:
         spec: `package.module:function`, imported with the current directory on `sys.path`.
-        seed: Of torch's and Python's generators, which stay seeded so; each of several ranks gets one of its own.
-        device: Where the module and the batches go.
-        dtype: As for `workloads.build`.
+        seed: Seed of torch's and Python's generators; it differs between ranks.
+        device: Device of the module and the batches.
+        dtype: Training precision, as for `workloads.build`.
 
     Raises:
-        InputError: The spec, the import, the call or what it returned is wrong.
+        InputError: The spec, the import, the call or the return value is invalid.
     """
-    check_choice("--dtype", dtype, DTYPES)
+    check_choice("--precision", dtype, DTYPES)
     loaded = call_user_function(spec, seed=seed)
     module = loaded.module
     module.to(device=device, dtype=weights_dtype(dtype) if dtype == "bf16" else None)
@@ -63,7 +64,7 @@ def load_user(spec: str, *, seed: int = 0, device: str = "cpu", dtype: str = "fp
         f"--workload {spec!r}", "counting parameters", lambda: [weight.numel() for weight in module.parameters()]
     )
     move_batch = partial(map_tensors, change=partial(move_tensor, device=device, dtype=weights_dtype(dtype)))
-    unit = "samples/s" if loaded.samples else "batches/s"  # a batch without tensors has no samples to count
+    unit = "samples/s" if loaded.samples else "batches/s"  # samples cannot be counted without tensors
     return Workload(module, map(move_batch, loaded.batches), loaded.loss, loaded.samples or 1, unit)
 
 
@@ -75,19 +76,19 @@ def call_user_function(
     call_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     announce: Callable[[str], None] = lambda _: None,
 ) -> UserWorkload:
-    """Import and call the user's function, check what it returned and take the first batch.
+    """Import and call the user's function, check its return value and read the first batch.
 
     Args:
-        flag: Option that named the spec, for messages.
-        call_context: Context of the call; importing and taking batches are outside it.
-        announce: Called with what begins.
+        flag: Option of the spec, for error messages.
+        call_context: Context of the call; importing and reading batches are outside it.
+        announce: Called with the activity that begins.
 
     Raises:
         InputError: As for `load_user`.
     """
     name = f"{flag} {spec!r}"
     function = _import_function(name, spec, announce)
-    # For the whole process, not for the call alone: a data loader or a generator draws from them later.
+    # Not restored after the call: data loaders and generators draw from them later.
     torch.manual_seed(seed)
     random.seed(seed)
 
@@ -113,14 +114,14 @@ def _reject(name: str, problem: str) -> InputError:
 
 
 def run_guarded(name: str, what: str, action: Callable[[], Result]) -> Result:
-    """Run the user's code and turn what it raises into an InputError of one line.
+    """Run the user's code and convert its exceptions to a one-line InputError.
 
     Args:
-        name: Option that named the code.
-        what: What is done, for the message.
+        name: Option and spec of the code, such as `--workload 'mine:function'`.
+        what: Subject of the message, such as `the function`.
 
     Raises:
-        InputError: The code raised something; running out of memory is a result and passes through.
+        InputError: The code raised an exception other than an out-of-memory error, which is a result.
     """
     try:
         return action()
@@ -163,7 +164,7 @@ def _unpack(name: str, returned: object) -> tuple[nn.Module, Iterable[Any], Loss
 
 
 def _repeat(name: str, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches over and over; an InputError is raised where they end and cannot begin again."""
+    """Yield the batches repeatedly; raise InputError if they end and cannot be iterated again."""
     count = 0
     while True:
         before = count
@@ -175,7 +176,7 @@ def _repeat(name: str, batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def map_tensors(batch: object, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a batch with every tensor changed, also those inside tuples, lists and dicts."""
+    """Return a batch with a function applied to every tensor, including those in tuples, lists and dicts."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
@@ -187,7 +188,7 @@ def map_tensors(batch: object, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def move_tensor(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
-    """Return a batch's tensor on the device, and in bf16 where the weights are and it holds no integers."""
+    """Move a tensor to the device; convert floating-point tensors to bf16 if the weights are bf16."""
     return tensor.to(device, dtype if dtype == torch.bfloat16 and tensor.is_floating_point() else None)
 
 
@@ -202,7 +203,7 @@ def _count_samples(batch: object) -> int | None:
 def _check_scalar(name: str, loss: Loss, module: nn.Module, batch: object) -> Tensor:
     try:
         value = loss(module, batch)
-    except InputError as error:  # the default loss knows of no spec
+    except InputError as error:  # the default loss does not know the spec
         raise _reject(name, str(error).removeprefix("--workload: ")) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         returned = f"{value.numel()} elements" if isinstance(value, Tensor) else type(value).__name__

@@ -1,4 +1,4 @@
-"""Worker process of one arm, by itself or as one of several ranks."""
+"""Worker process of one arm, as a single process or as one of several ranks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from optadvise.core.worker import ParentConnection
 
 
 def main() -> None:
-    """Answer commands until the parent is gone. Of several ranks the first reads commands and answers for all."""
-    has_ranks = FOLDER in os.environ  # and not by RANK, which an unrelated job may have set
+    """Answer commands until the parent ends. With several ranks, rank 0 reads commands and answers for all."""
+    has_ranks = FOLDER in os.environ  # RANK may be set by an unrelated job
     connection: ParentConnection | None = None
     if not has_ranks or os.environ["RANK"] == "0":
-        # A launcher takes 0 for the end of this rank alone.
+        # For the launcher, exit code 0 would mean that only this rank has finished.
         connection = ParentConnection(exit_code=1 if has_ranks else 0)
     else:
-        os.dup2(2, 1)  # the first rank's answers go through the same stdout
+        os.dup2(2, 1)  # stdout carries rank 0's answers
         warnings.simplefilter("ignore")
     ranks: Ranks | None = None
     try:
@@ -29,10 +29,10 @@ def main() -> None:
             register_rank()
             ranks = Ranks(os.environ.get(DEVICE, "cpu"))
         _serve(connection, ranks)
-    except BaseException as error:  # whatever ends an arm is its result
+    except BaseException as error:  # every failure is the arm's result
         failure = arm_session.describe_failure(error)
         if ranks is not None:
-            ranks.report_failure(failure)  # the parent reads which rank failed first
+            ranks.report_failure(failure)  # the parent determines which rank failed first
             os._exit(1)
         if connection is not None:
             connection.send(failure)
@@ -40,11 +40,11 @@ def main() -> None:
 
 
 def _serve(connection: ParentConnection | None, ranks: Ranks | None) -> None:
-    """Serve the arm that the parent names.
+    """Serve the arm that the parent sends.
 
     Args:
-        connection: To the parent; None for all ranks but the first.
-        ranks: This process among several, None for one process.
+        connection: Connection to the parent; None for ranks other than 0.
+        ranks: Process group of this rank; None for a single process.
     """
 
     def answer(message: arm_session.Answer) -> None:
@@ -53,10 +53,10 @@ def _serve(connection: ParentConnection | None, ranks: Ranks | None) -> None:
 
     def receive_command() -> ArmCommand:
         command = connection.receive(ArmCommand) if connection is not None else ArmCommand("end")
-        return command if ranks is None else ranks.share(command)
+        return command if ranks is None else ranks.broadcast(command)
 
     start = connection.receive(StartArm) if connection is not None else None
-    start = start if ranks is None else ranks.share(start)
+    start = start if ranks is None else ranks.broadcast(start)
     assert start is not None
     arm_session.serve(start.spec, start.arm, receive_command, answer, ranks)
 

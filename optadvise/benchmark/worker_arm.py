@@ -1,4 +1,4 @@
-"""An arm in a worker process, as the runner sees it. Imports no torch."""
+"""Arm in a worker process, as the runner uses it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def make_error(failure: ArmFailure) -> InputError | ArmFailedError:
 
 
 class WorkerArm:
-    """An arm in a worker process."""
+    """Arm in a worker process."""
 
     def __init__(self, spec: Spec, arm: Arm, *, timeout: float, command: Sequence[str] = WORKER) -> None:
-        """Prepare; the process starts with `start`.
+        """Store the settings; `start` starts the process.
 
         Args:
-            timeout: Seconds that any one answer may take.
-            command: The worker's command line; tests pass others.
+            timeout: Maximum seconds for one answer.
+            command: Command line of the worker; tests replace it.
         """
         self.arm = arm
         self._spec = spec
         self._timeout = timeout
         self._command = command
-        self._environment: Mapping[str, str] | None = None  # of the worker; None: this process's own
+        self._environment: Mapping[str, str] | None = None  # of the worker; None: inherited
         self._process: WorkerProcess | None = None
 
     def start(self) -> ArmCounts:
-        """Start the process, build the arm and return what was counted."""
+        """Start the process, build the arm and return the counts."""
         try:
             self._process = WorkerProcess(self._command, self._environment)
         except WorkerError as error:
@@ -73,7 +73,7 @@ class WorkerArm:
         return self._request(ArmCommand("finish"), ArmSummary)
 
     def stop(self) -> None:
-        """End the process and everything it started; may be called again."""
+        """Terminate the process and its children; may be called repeatedly."""
         process, self._process = self._process, None
         if process is not None:
             process.stop()
@@ -82,8 +82,8 @@ class WorkerArm:
         """Send a message and return the answer.
 
         Raises:
-            ArmFailedError: The worker reports a failure, ended or hung.
-            InputError: The workload is wrong.
+            ArmFailedError: The worker reported a failure, ended or timed out.
+            InputError: The workload is invalid.
         """
         assert self._process is not None
         self._process.send(message)

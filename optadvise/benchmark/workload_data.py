@@ -1,8 +1,8 @@
-"""Text and images to train on, without a download. Imports torch.
+"""Text and image data of the built-in workloads, without a download. Imports torch.
 
-The text is the source of Python's own standard library. No image set ships with what is installed, so the images are
-drawn: ten digits from a 5x7 dot font, rotated, scaled, sheared and shifted at random, with noise. Data stays in main
-memory and a batch is moved to the device when it is asked for, as a data loader does.
+The text is the source of Python's standard library. The images are generated: ten digits of a 5x7 dot font, randomly
+rotated, scaled, sheared and shifted, with noise. The data stays in main memory; each batch is moved to the device when
+it is read, as a data loader does.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.nn import functional as F  # noqa: N812
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
 
-CLASSES, VOCABULARY = 10, 256  # the digits; the values of a byte
+CLASSES, VOCABULARY = 10, 256  # digits; byte values
 
-# No part of these is run: the loader hands over their text.
+# Only the source text of these modules is read.
 _TEXT = ("argparse", "difflib", "inspect", "statistics", "tarfile", "typing")
 
 
 def _text() -> Tensor:
-    """Return the bytes of some modules of the standard library, in a fixed order."""
+    """Return the source of some standard library modules as bytes, in a fixed order."""
     loaders = [getattr(find_spec(name), "loader", None) for name in _TEXT]
     sources = [loader.get_source(name) or "" for loader, name in zip(loaders, _TEXT, strict=True) if loader]
     data = "".join(sources).encode()
@@ -37,14 +37,14 @@ def _text() -> Tensor:
 
 
 def text_batches(batch: int, seq_len: int, seed: int, device: str) -> Iterator[Tensor]:
-    """Return endless (batch, seq_len + 1) windows of text: the last token of each is only a target.
+    """Return infinite batches of token windows of shape (batch, seq_len + 1); the last token is only a target.
 
     Args:
-        seq_len: Tokens, which are bytes.
+        seq_len: Input tokens per sequence; a token is a byte.
 
     Raises:
-        InputError: A sequence is longer than the text.
-        CannotRunHereError: This Python comes without its source.
+        InputError: The sequence is longer than the text.
+        CannotRunHereError: This Python has no standard library source.
     """
     text = _text()
     if seq_len >= len(text):
@@ -63,19 +63,19 @@ def _windows(text: Tensor, batch: int, seq_len: int, generator: torch.Generator,
 
 
 def language_loss(module: nn.Module, batch: Tensor) -> Tensor:
-    """Return the cross-entropy of each next byte."""
+    """Return the mean cross-entropy of next-byte prediction."""
     logits = module(batch[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
 
-# The ten digits in five columns, each a byte whose low bit is the top row (the usual 5x7 font of LCD modules).
+# 5x7 font of LCD modules: one byte per column, the lowest bit is the top row.
 _DIGITS = (
     "3e5149453e 00427f4000 4261514946 2141454b31 1814127f10 2745454539 3c4a494930 0171090503 3649494936 064949291e"
 )
 
 
 def _glyphs() -> Tensor:
-    """Return the digits as a (10, 1, 9, 9) tensor of zeros and ones, with a margin."""
+    """Return the digits as a (10, 1, 9, 9) tensor of zeros and ones, with a margin of one pixel or more."""
     columns = torch.tensor([list(bytes.fromhex(digit)) for digit in _DIGITS.split()])
     dots = (columns[:, None, :] >> torch.arange(7)[None, :, None]) & 1
     return F.pad(dots[:, None].float(), (2, 2, 1, 1))
@@ -83,7 +83,7 @@ def _glyphs() -> Tensor:
 
 def _draw(image_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return images (N, 1, side, side) with zero mean and their labels (N,)."""
-    count = max(64, min(2048, 2**23 // image_size**2))  # 32 MiB of them at most, but for very large ones
+    count = max(64, min(2048, 2**23 // image_size**2))  # at most 32 MiB, except for very large images
     labels = torch.randint(CLASSES, (count,), generator=generator)
     angle, scale_x, scale_y, shear, shift_x, shift_y = torch.rand(6, count, generator=generator) * 2 - 1
     angle, shear, cos = angle * 0.4, shear * 0.2, torch.cos(angle * 0.4)
@@ -99,16 +99,16 @@ def _draw(image_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def image_batches(
     batch: int, image_size: int, seed: int, device: str, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield endless pairs of images (batch, 1, side, side) and labels (batch,)."""
+    """Yield infinite pairs of images (batch, 1, side, side) and labels (batch,)."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = _draw(image_size, generator)
     while True:
-        chosen = torch.randint(len(images), (batch,), generator=generator)
-        yield images[chosen].to(device, dtype), labels[chosen].to(device)
+        indices = torch.randint(len(images), (batch,), generator=generator)
+        yield images[indices].to(device, dtype), labels[indices].to(device)
 
 
 def default_loss(module: nn.Module, batch: object) -> Tensor:
-    """Return the cross-entropy or squared error of (inputs, targets); what the module itself reports for a dict."""
+    """Return cross-entropy or squared error for (inputs, targets), or the module's own `.loss` for a dict."""
     if isinstance(batch, Mapping):
         return getattr(module(**batch), "loss", None)
     if not isinstance(batch, (list, tuple)) or len(batch) != 2:
@@ -117,7 +117,7 @@ def default_loss(module: nn.Module, batch: object) -> Tensor:
             code=ErrorCode.INVALID_WORKLOAD, option="--workload",
         )  # fmt: skip
     inputs, targets = batch
-    outputs = module(inputs).float()  # losses are taken in fp32 whatever the weights are
+    outputs = module(inputs).float()  # the loss is computed in fp32 for every precision
     if targets.is_floating_point():
         return F.mse_loss(outputs, targets.float())
     return F.cross_entropy(outputs, targets)

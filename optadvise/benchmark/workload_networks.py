@@ -1,6 +1,6 @@
-"""Small networks of every size: a decoder transformer, a residual CNN, an MLP. Imports torch.
+"""Networks of the built-in workloads: a decoder transformer, a residual CNN and an MLP. Imports torch.
 
-torch is not followed by mypy, so its classes are Any to it: hence the ignores.
+mypy does not follow torch's imports, so its classes are Any, which requires the ignores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from optadvise.core.errors import InputError
 
 
 class _Block(nn.Module):  # type: ignore[misc]
-    """Pre-norm attention and MLP."""
+    """Pre-norm transformer block: attention and MLP."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Block(nn.Module):  # type: ignore[misc]
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
         for layer in (self.qkv, self.up, self.out, self.down):
             nn.init.normal_(layer.weight, std=0.02)
-        for layer in (self.out, self.down):  # GPT-2's scaling: the residual stream keeps its size whatever the depth
+        for layer in (self.out, self.down):  # GPT-2's scaling: the residual stream's variance does not grow with depth
             layer.weight.data /= math.sqrt(2 * depth)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,31 +39,31 @@ class _Block(nn.Module):  # type: ignore[misc]
 
 
 class _Decoder(nn.Module):  # type: ignore[misc]
-    """A language model on bytes, with learned positions; the head is the embedding."""
+    """Byte-level language model with learned positions and tied embeddings."""
 
     def __init__(self, width: int, depth: int, seq_len: int) -> None:
         super().__init__()
-        self.embed, self.place = nn.Embedding(VOCABULARY, width), nn.Embedding(seq_len, width)
-        for table in (self.embed, self.place):
+        self.embed, self.position = nn.Embedding(VOCABULARY, width), nn.Embedding(seq_len, width)
+        for table in (self.embed, self.position):
             nn.init.normal_(table.weight, std=0.02)
         self.blocks = nn.Sequential(*(_Block(width, depth) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens) + self.place.weight[: tokens.shape[1]]
+        x = self.embed(tokens) + self.position.weight[: tokens.shape[1]]
         return F.linear(self.norm(self.blocks(x)), self.embed.weight)
 
 
 class _Residual(nn.Module):  # type: ignore[misc]
-    """Two 3x3 convolutions with batch norm, beside a shortcut."""
+    """Residual block: two 3x3 convolutions with batch norm and a shortcut."""
 
-    def __init__(self, before: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
-        plain = before == width and stride == 1
-        self.shortcut = nn.Identity() if plain else nn.Conv2d(before, width, 1, stride, bias=False)
+        is_identity = in_channels == width and stride == 1
+        self.shortcut = nn.Identity() if is_identity else nn.Conv2d(in_channels, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = F.relu(self.norm1(self.conv1(x)))
@@ -73,26 +73,26 @@ class _Residual(nn.Module):  # type: ignore[misc]
 def _cnn(width: int, depth: int, image_size: int) -> nn.Module:
     """Build three stages of `depth` blocks each, with 1, 2 and 4 times `width` channels."""
     layers: list[nn.Module] = [nn.Conv2d(1, width, 3, 2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    before = width
+    channels = width
     for stage, block in itertools.product(range(3), range(depth)):
-        after = width * 2**stage
-        layers.append(_Residual(before, after, 2 if stage and not block else 1))
-        before = after
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, CLASSES))
+        stage_width = width * 2**stage
+        layers.append(_Residual(channels, stage_width, 2 if stage and not block else 1))
+        channels = stage_width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
 
 
 def _mlp(width: int, depth: int, image_size: int) -> nn.Module:
-    """Build `depth` hidden layers of `width` on the flattened image."""
-    sides = [image_size**2, *[width] * depth]
-    layers = [layer for a, b in itertools.pairwise(sides) for layer in (nn.Linear(a, b), nn.GELU())]
+    """Build `depth` hidden layers of `width` units on the flattened image."""
+    widths = [image_size**2, *[width] * depth]
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.GELU())]
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, CLASSES))
 
 
-# Each takes width, depth, and sequence length or image side.
+# Constructors with arguments width, depth, and sequence length or image side.
 NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {"transformer": _Decoder, "cnn": _cnn, "mlp": _mlp}
 
 
-# --- choosing a width and a depth for a number of parameters
+# --- width and depth for a given number of parameters
 
 
 def _decoder_count(width: int, depth: int, seq_len: int) -> int:
@@ -116,29 +116,30 @@ _COUNTS: dict[str, Callable[[int, int, int], int]] = {
     "cnn": _cnn_count,
     "mlp": _mlp_count,
 }
-_ASPECT = {"transformer": 64, "cnn": 24, "mlp": 400}  # width over depth that people build
+_ASPECT = {"transformer": 64, "cnn": 24, "mlp": 400}  # typical width / depth
 _WIDTHS = (*range(16, 128, 8), *range(128, 256, 16), *range(256, 1024, 32), *range(1024, 16385, 64))
 _DEPTHS = {"transformer": range(1, 97), "cnn": range(1, 9), "mlp": range(1, 13)}
 
 
 def fit(name: str, params: int, extent: int) -> tuple[int, int]:
-    """Return the width and the depth that give a network its number of parameters.
+    """Return the width and depth of a network with about `params` parameters.
 
     Args:
+        name: Key of NETWORKS.
         extent: Sequence length or image side.
 
     Raises:
-        InputError: None comes within 10 % of it.
+        InputError: No shape is within 10 % of `params`.
     """
 
     def count(width: int, depth: int) -> int:
         return _COUNTS[name](width, depth, extent)
 
     width, depth = nearest_shape(params, count, _DEPTHS[name], _ASPECT[name])
-    reached = count(width, depth)
-    if abs(reached / params - 1) > 0.1:
+    actual = count(width, depth)
+    if abs(actual / params - 1) > 0.1:
         raise InputError(
-            f"--params {params}: no {name} size is within 10 %; the nearest has {reached} parameters",
+            f"--params {params}: no {name} size is within 10 %; the nearest has {actual} parameters",
             code=ErrorCode.OUT_OF_RANGE, option="--params", value=params,
         )  # fmt: skip
     return width, depth
@@ -147,11 +148,11 @@ def fit(name: str, params: int, extent: int) -> tuple[int, int]:
 def nearest_shape(
     params: int, count: Callable[[int, int], int], depths: Iterable[int], aspect: float
 ) -> tuple[int, int]:
-    """Return the (width, depth) of usual proportions among those within 5 % of `params`, else the nearest in size.
+    """Return the (width, depth) within 5 % of `params` that is closest to `aspect`, else the closest in size.
 
     Args:
-        count: Parameters that a width and a depth give.
-        aspect: Width over depth that is usual.
+        count: Returns the number of parameters for a width and a depth.
+        aspect: Typical width / depth.
     """
 
     def misfit(shape: tuple[int, int]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
-"""Built-in workloads: small networks that train on real data. Imports torch.
+"""Built-in workloads: small networks with training data. Imports torch.
 
-Take `next(batches)` outside of what is timed: it moves a batch to the device.
+`next(batches)` moves a batch to the device and must not be timed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 @dataclass
 class Workload:
-    """A network, its data and its loss."""
+    """Network, data and loss."""
 
     module: nn.Module
-    batches: Iterator[Any]  # endless, on the module's device; the same for the same seed
-    loss: Loss  # loss(module, batch), a scalar; takes the module, so that a compiled one can be passed
+    batches: Iterator[Any]  # infinite, on the module's device; deterministic for a seed
+    loss: Loss  # loss(module, batch) returns a scalar; the module may be compiled or wrapped
     samples_per_step: int
-    unit: str  # of the throughput
+    unit: str  # unit of throughput
 
 
 class _Size(Struct, frozen=True):
-    """Dimensions of a network and of its batches."""
+    """Dimensions of a network and its batches."""
 
     width: int
     depth: int
@@ -61,7 +61,7 @@ SIZES: dict[str, dict[str, _Size]] = {
     },
 }
 AUTOCAST_DTYPES = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
-_MIN_EXTENT = 16  # tokens of a sequence
+_MIN_EXTENT = 16  # tokens per sequence
 
 
 def build(
@@ -76,25 +76,25 @@ def build(
     device: str = "cpu",
     dtype: str = "fp32",
 ) -> Workload:
-    """Return a built-in workload; the same arguments give the same weights and batches.
+    """Return a built-in workload; equal arguments give equal weights and batches.
 
     Args:
-        name: `transformer` (bytes of text), `cnn` or `mlp` (both: ten classes of drawn digits).
+        name: `transformer` (text as bytes), `cnn` or `mlp` (images of ten digits).
         size: `tiny`, `small` or `medium`: about 0.7, 10 and 50 to 85 million parameters.
-        params: Parameters wanted; chooses width and depth, to within 10 %.
-        batch_size: Samples per step: sequences or images.
-        seq_len: Tokens per sequence (one token is one byte); only for `transformer`.
-        seed: Of the weights and of the batches.
-        rank: Of this process among several, each of which has batches of its own.
-        device: Where the module and the batches go.
-        dtype: `bf16` makes weights and images bf16; the `amp-` ones keep fp32 weights and autocast is the caller's.
+        params: Number of parameters, matched within 10 %; overrides `size`.
+        batch_size: Sequences or images per step.
+        seq_len: Tokens per sequence (a token is a byte); only for `transformer`.
+        seed: Seed of weights and batches.
+        rank: Rank of this process; ranks have equal weights and different batches.
+        device: Device of the module and the batches.
+        dtype: `bf16` converts weights and images to bf16; for `amp-*` the caller must enable autocast.
 
     Raises:
-        InputError: A name is unknown, a number is out of range, or an option does not belong to the workload.
+        InputError: A name is unknown, a number is out of range, or the workload does not support an option.
     """
     sizes = SIZES[check_choice("--workload", name, SIZES)]
     shape = sizes[check_choice("--model-size", size, sizes)]
-    check_choice("--dtype", dtype, DTYPES)
+    check_choice("--precision", dtype, DTYPES)
     batch = _check_minimum(1, batch_size, shape.batch, "--batch-size")
     if name != "transformer" and seq_len is not None:
         raise InputError(
@@ -107,7 +107,7 @@ def build(
         batches, loss = text_batches(batch, extent, seed + rank, device), language_loss
     else:
         batches, loss = image_batches(batch, extent, seed + rank, device, weights_dtype(dtype)), default_loss
-    with torch.random.fork_rng(devices=[]):  # drawn on the CPU, so that every device starts from the same weights
+    with torch.random.fork_rng(devices=[]):  # initialized on the CPU, so that all devices start from equal weights
         torch.manual_seed(seed)
         module = NETWORKS[name](width, depth, extent)
     module.to(device=device, dtype=weights_dtype(dtype))
@@ -115,7 +115,7 @@ def build(
 
 
 def _check_minimum(minimum: int, value: int | None, default: int, flag: str) -> int:
-    """Return a value, or the default where it is None."""
+    """Return a value, or the default if it is None; raise InputError below the minimum."""
     if value is not None and value < minimum:
         message = f"{flag} {value}: must be at least {minimum}"
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option=flag, value=value)
@@ -123,7 +123,7 @@ def _check_minimum(minimum: int, value: int | None, default: int, flag: str) -> 
 
 
 def weights_dtype(dtype: str) -> torch.dtype:
-    """Return the type of the weights for one of `DTYPES`."""
+    """Return the data type of the weights for a training precision."""
     return torch.bfloat16 if dtype == "bf16" else torch.float32
 
 
@@ -131,12 +131,12 @@ def parameter_shapes(params: int) -> list[tuple[int, ...]]:
     """Return the parameter shapes of a decoder transformer, for timing `step()` without a model.
 
     Args:
-        params: Parameters wanted, at least 100 000; the shapes hold this many within 5 %.
+        params: Number of parameters, matched within 5 %.
 
     Raises:
-        InputError: There are too few or too many for a decoder.
+        InputError: The number is not between 100K and 300B.
     """
-    # A large vocabulary on a small model would leave nothing but embeddings, whose shape is no model's.
+    # With a large vocabulary, a small model would consist of embeddings only.
     vocabulary = 32_000 if params >= 100_000_000 else 8_000 if params >= 10_000_000 else VOCABULARY
 
     def count(width: int, depth: int) -> int:

@@ -1,1 +1,1 @@
-"""Compare and merge benchmark results."""
+"""Comparison and merging of benchmark results."""

@@ -1,4 +1,4 @@
-"""Comparability of two results: differences that forbid a comparison, and those that a reader has to know."""
+"""Comparability of two results: differences that prevent a comparison, and warnings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from optadvise.benchmark.records import ArmResult, BenchmarkResult, Environment
 from optadvise.benchmark.spec import Spec
 
 Side = Literal["BASE", "NEW"]
-# How much was measured: it changes the width of the intervals, not what they are about.
+_LABELS = {"dtype": "precision", "size": "model size"}  # of fields whose option has another name
+# Settings that change the width of the intervals, not the measured quantity.
 _AMOUNT = ("steps", "rounds", "warmup", "seed", "threads")
-# Compared elsewhere, or without influence on the figures.
+# Compared separately, or without influence on the figures.
 _NOT_COMPARED = {"load", "packages", "executable", "device"}
 _REPORTED_BY_WORKERS = {"device", "device_name", "threads"}
-_LOAD_DIFFERENCE = 1.5  # load average that a run's own earlier work leaves behind
+_LOAD_DIFFERENCE = 1.5  # load average that a previous run can cause
 
 
 class LoadedResult(Struct, frozen=True):
-    """A result, and how it is called in a comparison."""
+    """Result with its side in a comparison."""
 
     side: Side
     name: str  # as typed
@@ -29,12 +30,12 @@ class LoadedResult(Struct, frozen=True):
 
     @property
     def spec(self) -> Spec:
-        """Return the conditions of the measurement."""
+        """Return the settings of the benchmark."""
         return self.result.spec
 
     @property
     def environment(self) -> Environment:
-        """Return the machine and software of the measurement."""
+        """Return the machine and software of the benchmark."""
         return self.result.environment
 
     @property
@@ -44,29 +45,29 @@ class LoadedResult(Struct, frozen=True):
 
     @property
     def control(self) -> ArmResult | None:
-        """Return the arm that the ratios of this result refer to; None where there is none."""
+        """Return the control arm; None if there is none."""
         return next((arm for arm in self.result.arms if arm.role == "control"), None)
 
 
 def list_differences(base: LoadedResult, new: LoadedResult) -> list[str]:
-    """Return the differences after which a ratio would not show what the optimizer does."""
+    """Return differences in settings, hardware or model size that make a comparison meaningless."""
     before, after = asdict(base.spec), asdict(new.spec)
-    conditions = [name for name in before if name not in _AMOUNT]
+    settings = [name for name in before if name not in _AMOUNT]
     return [
-        *_compare_fields(before, after, conditions),
+        *_compare_fields(before, after, settings),
         *_compare_environments(base, new, [hardware_field(new.spec)]),
         *_compare_parameters(base, new),
     ]
 
 
 def list_warnings(base: LoadedResult, new: LoadedResult) -> list[str]:
-    """Return what a reader of the ratios has to know, a line each."""
+    """Return warnings about differences that can affect the ratios, one line each."""
     hardware = hardware_field(new.spec)
     names = [name for name in Environment.__struct_fields__ if name not in {*_NOT_COMPARED, hardware}]
     amounts = [name for name in _AMOUNT if name != "threads"]
     before, after = base.environment.packages, new.environment.packages
     return [
-        *(f"{loaded.side} was interrupted: it has fewer rounds than were asked for"
+        *(f"{loaded.side} was interrupted and has fewer rounds than requested"
           for loaded in (base, new) if not loaded.result.complete),
         *_compare_environments(base, new, names),
         *_compare_fields(asdict(base.spec), asdict(new.spec), amounts),
@@ -77,12 +78,12 @@ def list_warnings(base: LoadedResult, new: LoadedResult) -> list[str]:
 
 
 def hardware_field(spec: Spec) -> str:
-    """Return which field of an environment names the hardware that was measured."""
+    """Return the field of `Environment` that identifies the measured hardware."""
     return "processor" if spec.device == "cpu" else "device_name"
 
 
 def _compare_environments(base: LoadedResult, new: LoadedResult, names: Iterable[str]) -> Iterator[str]:
-    """Yield the environment's fields that differ, without those that only workers know where none had started."""
+    """Yield the fields of the environments that differ; skip fields from workers if none had started."""
     has_workers = bool(base.environment.packages and new.environment.packages)
     comparable = [name for name in names if has_workers or name not in _REPORTED_BY_WORKERS]
     return _compare_fields(asdict(base.environment), asdict(new.environment), comparable)
@@ -91,11 +92,11 @@ def _compare_environments(base: LoadedResult, new: LoadedResult, names: Iterable
 def _compare_fields(before: Mapping[str, object], after: Mapping[str, object], names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if name in before and name in after and before[name] != after[name]:
-            yield f"{name} is {_show_value(before[name])} in BASE and {_show_value(after[name])} in NEW"
+            yield f"{_LABELS.get(name, name)}: {_show_value(before[name])} in BASE, {_show_value(after[name])} in NEW"
 
 
 def _show_value(value: object) -> str:
-    return {"None": "not said", "True": "on", "False": "off"}.get(str(value), str(value))
+    return {"None": "not specified", "True": "on", "False": "off"}.get(str(value), str(value))
 
 
 def _compare_parameters(base: LoadedResult, new: LoadedResult) -> Iterator[str]:
@@ -104,22 +105,22 @@ def _compare_parameters(base: LoadedResult, new: LoadedResult) -> Iterator[str]:
         if other is None or arm.parameters is None or other.parameters is None:
             continue
         if arm.parameters != other.parameters:
-            yield f"the parameters of {label} are {other.parameters:,} in BASE and {arm.parameters:,} in NEW"
+            yield f"parameters of {label}: {other.parameters:,} in BASE, {arm.parameters:,} in NEW"
 
 
 def _compare_load(base: Environment, new: Environment) -> Iterator[str]:
     tolerance = max(_LOAD_DIFFERENCE, (new.cores or 1) / 4)
     if base.load is not None and new.load is not None and abs(new.load - base.load) > tolerance:
-        yield f"load is {base.load:.1f} in BASE and {new.load:.1f} in NEW: other work ran beside one of them"
+        yield f"load: {base.load:.1f} in BASE, {new.load:.1f} in NEW; other processes may have slowed one run"
 
 
 def _compare_arms(base: LoadedResult, new: LoadedResult) -> Iterator[str]:
     for loaded, other in ((base, new), (new, base)):
-        missing = [label for label in loaded.arms if label not in other.arms]
-        if missing:
-            yield f"only in {loaded.side}: {', '.join(missing)}"
+        extra = [label for label in loaded.arms if label not in other.arms]
+        if extra:
+            yield f"only in {loaded.side}: {', '.join(extra)}"
         yield from (
-            f"{arm.label} is {arm.status} in {loaded.side}: {arm.error}"
+            f"{arm.label} failed in {loaded.side} ({arm.status}): {arm.error}"
             for arm in loaded.arms.values()
             if arm.status != "ok"
         )
@@ -127,19 +128,16 @@ def _compare_arms(base: LoadedResult, new: LoadedResult) -> Iterator[str]:
     yield from _compare_implementations(common)
     candidates = [arm.label for _, arm in common if arm.role == "candidate"]
     if candidates and find_common_control(base, new) is None:
-        yield (
-            f"no control that both have: the times of {', '.join(candidates)} carry whatever else changed between "
-            "the runs"
-        )
+        yield (f"no common control: the times of {', '.join(candidates)} include every other change between the runs")
 
 
 def _compare_implementations(common: Iterable[tuple[ArmResult, ArmResult]]) -> Iterator[str]:
-    """Yield which arms ran another class or other hyperparameters in NEW than in BASE."""
+    """Yield the arms whose class, variant or hyperparameters differ between BASE and NEW."""
     for before, arm in common:
         if not has_same_implementation(before, arm):
-            yield f"{arm.label} is {_show_implementation(before)} in BASE and {_show_implementation(arm)} in NEW"
+            yield f"{arm.label}: {_show_implementation(before)} in BASE, {_show_implementation(arm)} in NEW"
         elif before.implementation.kwargs != arm.implementation.kwargs:
-            yield f"{arm.label} has other hyperparameters in BASE than in NEW"
+            yield f"{arm.label}: hyperparameters differ between BASE and NEW"
 
 
 def _show_implementation(arm: ArmResult) -> str:
@@ -148,13 +146,13 @@ def _show_implementation(arm: ArmResult) -> str:
 
 
 def has_same_implementation(arm: ArmResult, other: ArmResult) -> bool:
-    """Return whether two arms ran the same class in the same variant."""
+    """Return whether two arms used the same class and variant."""
     used, other_used = arm.implementation, other.implementation
     return (used.path, used.variant) == (other_used.path, other_used.variant)
 
 
 def find_common_control(base: LoadedResult, new: LoadedResult) -> ArmResult | None:
-    """Return NEW's control if BASE has the same optimizer in the same implementation as its control."""
+    """Return NEW's control if BASE's control has the same optimizer and implementation; None otherwise."""
     control, base_control = new.control, base.control
     if control is None or base_control is None or control.optimizer != base_control.optimizer:
         return None

@@ -1,4 +1,4 @@
-"""One result of several that were measured one after the other."""
+"""Merging of results that were measured separately."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from optadvise.core.errors import InputError
 
 
 class NamedResult(Struct, frozen=True):
-    """A result and the name of its file."""
+    """Result with the name of its file."""
 
     name: str
     result: BenchmarkResult
 
 
 def merge_results(results: Sequence[NamedResult], control: str) -> BenchmarkResult:
-    """Return one result with the arms of all, and their ratios to the control among them.
+    """Return one result with all arms and their ratios to the control.
 
-    The ratios have no interval: what was measured at different times shares no drift that could cancel.
+    The ratios have no intervals, because drift between separate runs does not cancel.
 
     Args:
-        control: Optimizer that the others are compared with, where it is among them.
+        control: Id of the optimizer that becomes the control, if an arm has it.
 
     Raises:
-        InputError: Two have different conditions or hardware, or an arm of the same label.
+        InputError: Settings or hardware differ, or two arms have the same label.
     """
     base = results[0].result
     for other in results:
-        _check_conditions(results[0], other)
+        _check_settings(results[0], other)
     arms = tuple(_merge_arms(results, control))
     reference = next((arm for arm in arms if arm.role == "control" and arm.status == "ok"), None)
     compared = [arm for arm in arms if arm is not reference and arm.status == "ok"]
@@ -53,8 +53,8 @@ def merge_results(results: Sequence[NamedResult], control: str) -> BenchmarkResu
     )
 
 
-def _check_conditions(base: NamedResult, other: NamedResult) -> None:
-    """Reject a result that was measured under other conditions or on other hardware than the first."""
+def _check_settings(base: NamedResult, other: NamedResult) -> None:
+    """Check that a result has the settings and hardware of the first."""
     spec, other_spec = asdict(base.result.spec), asdict(other.result.spec)
     name = next((name for name, value in spec.items() if other_spec[name] != value), None)
     if name is not None:
@@ -77,7 +77,7 @@ def _reject_merge(name: str, problem: str, code: ErrorCode = ErrorCode.NOT_COMPA
 
 
 def _merge_arms(results: Sequence[NamedResult], control: str) -> Iterator[ArmResult]:
-    """Yield all arms in their new roles."""
+    """Yield all arms with their new roles."""
     labels: set[str] = set()
     for named in results:
         for arm in named.result.arms:

@@ -1,8 +1,7 @@
 """Comparison of two results: ratios with intervals, requirements and a verdict.
 
-The runs were made at different times, and machines drift. So times are compared through each run's own control, whose
-rounds were measured next to the candidate's: (new / its control) / (base / its control). What slows a whole run
-cancels.
+Machines drift between runs, so times are compared relative to each run's control, whose rounds alternate with the
+candidate's: (new / its control) / (base / its control). A slowdown of a whole run cancels.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
-# Compared metrics with their units; throughput has the workload's.
+# Compared metrics with their units; None: the unit of the workload's throughput.
 COMPARED: Mapping[str, str | None] = {
     "optimizer_seconds": "s",
     "step_seconds": "s",
@@ -36,10 +35,10 @@ COMPARED: Mapping[str, str | None] = {
     "state_bytes_per_parameter": "bytes/parameter",
     "peak_memory": "bytes",
 }
-_MAX_LOG_WIDTH = 100.0  # of a ratio's interval; a wider one carries no information
+_MAX_LOG_WIDTH = 100.0  # wider intervals of a ratio carry no information
 METHOD = (
-    "Times marked relative_to_control are (new / its control) / (base / its control), as the runs were made at "
-    "different times; the others are new / base and also carry the drift between the runs. Intervals are combined as "
+    "Ratios with relative_to_control are (new / its control) / (base / its control), so that drift between the runs "
+    "cancels; other ratios are new / base and include this drift. The intervals of both results are combined as "
     "independent on the log scale. Memory is compared exactly."
 )
 
@@ -55,11 +54,11 @@ def compare(
     """Compare two results of `optadvise bench`.
 
     Args:
-        requirements: Bounds that NEW's candidates must keep; a relative one multiplies BASE's figure.
-        force: Compare even what was measured under different conditions.
+        requirements: Bounds for NEW's candidates; a relative bound is a multiple of BASE's figure.
+        force: Compare in spite of different settings or hardware.
 
     Raises:
-        InputError: The conditions differ, or no arm is in both.
+        InputError: Settings or hardware differ, or the results have no arm in common.
     """
     before, after = (
         LoadedResult(side="BASE", name=names[0], result=base),
@@ -104,14 +103,14 @@ def _describe(loaded: LoadedResult) -> ComparedResult:
 
 def _list_hints(base: LoadedResult, new: LoadedResult, requirements: Sequence[Requirement]) -> Iterator[str]:
     if base.result == new.result:
-        yield "BASE and NEW are one and the same measurement: it cannot show a change"
+        yield "BASE and NEW are the same result, so no change can be detected"
     sources = {peak_source(arm) for arm in new.arms.values()}
     if "process" in sources and any(r.relative and r.metric == "peak_memory" for r in requirements):
-        yield "peak_memory is the whole process's here, which varies by a percent: leave room in its bound"
+        yield "peak_memory is that of the whole process, which varies by about 1 %; use a bound with a margin"
 
 
 def _compare_arms(base: LoadedResult, new: LoadedResult) -> Iterator[ComparedRatio]:
-    """Yield the ratios of every arm that ran in both results; a ratio to control comes before the plain one."""
+    """Yield the ratios of each arm in both results; a ratio relative to the control precedes the plain ratio."""
     control = find_common_control(base, new)
     for label, arm in new.arms.items():
         before = base.arms.get(label)
@@ -143,7 +142,7 @@ def _compare_arms(base: LoadedResult, new: LoadedResult) -> Iterator[ComparedRat
 
 
 def _pair_figures(before: ArmResult, arm: ArmResult, metric: str) -> tuple[Figure, Figure] | None:
-    """Return both figures of a metric; None where one is missing or they were counted in different ways."""
+    """Return both figures of a metric; None if one is missing or their sources or units differ."""
     if metric == "peak_memory" and peak_source(before) != peak_source(arm):
         return None
     if metric == "throughput" and before.throughput.unit != arm.throughput.unit:
@@ -153,7 +152,7 @@ def _pair_figures(before: ArmResult, arm: ArmResult, metric: str) -> tuple[Figur
 
 
 def _ratio_to_control(base: LoadedResult, new: LoadedResult, label: str, metric: str) -> Figure | None:
-    """Return the ratio of an arm's ratios to its control; for throughput that is the step's, inverted."""
+    """Return the ratio of an arm's ratios to the control; for throughput, the inverse of the step's."""
     if not METRICS[metric].is_repeated:
         return None
     name = "step_seconds" if metric == "throughput" else metric
@@ -165,10 +164,10 @@ def _ratio_to_control(base: LoadedResult, new: LoadedResult, label: str, metric:
 
 
 def quotient(above: Figure, below: Figure) -> Figure | None:
-    """Return one figure over another, both independent; None where the ratio has no value, as of 1 over 0.
+    """Return the quotient of two independent figures; None if it is undefined, such as 1 / 0.
 
-    Its interval's reach to each side is the root of the sum of squares of the reaches that push it there, on the log
-    scale (MOVER: Zou and Donner 2008). There is none where one of the two has none.
+    Each side of the interval is the root of the sum of squares of the corresponding sides of both intervals on the log
+    scale (MOVER: Zou and Donner 2008). Without both intervals the quotient has none.
     """
     if above.value == below.value == 0:
         return Figure(1.0)
@@ -191,7 +190,7 @@ def _judge_arm(
 ) -> ComparisonRequirement:
     arm, ratio = new.arms.get(label), None
     figure: Figure | None = None
-    verdict: Verdict = "inconclusive"  # nothing is known of a candidate that is not in NEW
+    verdict: Verdict = "inconclusive"  # for a candidate that is not in NEW
     if arm is not None and arm.status != "ok":
         verdict = "fail"
     elif arm is not None and requirement.relative:
@@ -214,7 +213,7 @@ def _judge_arm(
 
 
 def _judge_ratio(requirement: Requirement, ratio: ComparedRatio, figure: Figure | None) -> Verdict:
-    """Judge a relative requirement; exact metrics by their values, as BASE's may be 0, so that there is no ratio."""
+    """Judge a relative requirement; exact metrics by their values, because a ratio to a BASE of 0 is undefined."""
     if METRICS[requirement.metric].is_repeated:
         return judge(requirement, figure)
     absolute = replace(requirement, bound=requirement.bound * ratio.base, relative=False)

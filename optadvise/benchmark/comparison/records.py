@@ -1,4 +1,4 @@
-"""Typed records of a comparison: its JSON output and its JSON Schema come from these declarations."""
+"""Typed records of a comparison, which define its JSON and its schema."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from optadvise.benchmark.spec import Spec
 
 
 class ComparedResult(Struct, frozen=True, kw_only=True):
-    """Origin and conditions of one of the two results."""
+    """Name, settings and environment of one of the two results."""
 
-    name: Annotated[str, Meta(description="The file, or the name it was saved under.")]
+    name: Annotated[str, Meta(description="File, or name given to bench --save.")]
     complete: bool
     environment: Environment
     spec: Spec
 
 
 class ComparedRatio(Struct, frozen=True, kw_only=True):
-    """One metric of one arm in both results."""
+    """Ratio of one metric of one arm."""
 
     optimizer: str
     label: str
@@ -28,25 +28,25 @@ class ComparedRatio(Struct, frozen=True, kw_only=True):
         "optimizer_seconds", "step_seconds", "forward_seconds", "backward_seconds", "throughput", "state_bytes",
         "state_bytes_per_parameter", "peak_memory",
     ]  # fmt: skip
-    unit: Annotated[str, Meta(description="Of base and new.")]
+    unit: Annotated[str, Meta(description="Unit of base and new.")]
     base: NonNegative
     new: NonNegative
     ratio: Annotated[
-        NonNegative | None, Meta(description="New over base, or the ratio of the ratios to control; null: undefined.")
+        NonNegative | None, Meta(description="new / base, or the ratio of the ratios to the control; null: undefined.")
     ]
     ci95: OptionalInterval
     relative_to_control: Annotated[
         bool,
         Meta(
-            description="Whether it is (new / its control) / (base / its control). Such a ratio comes before the plain "
-            "ratio of the same metric."
+            description="Whether the ratio is (new / its control) / (base / its control); such a ratio precedes the "
+            "plain ratio of the metric."
         ),
     ]
-    versus: Annotated[str | None, Meta(description="The control's optimizer.")]
+    versus: Annotated[str | None, Meta(description="Optimizer of the control.")]
 
 
 class ComparisonRequirement(Struct, frozen=True, kw_only=True):
-    """Verdict on one `--require` for one arm of NEW."""
+    """Verdict of one `--require` for one arm of NEW."""
 
     text: str  # as typed
     optimizer: str
@@ -58,14 +58,14 @@ class ComparisonRequirement(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """Schema version 1. Keys may be added, never renamed. Null means not known, never 0. Bytes and seconds."""
+    """Schema version 1: keys may be added, never renamed. Null means not known. Units are bytes and seconds."""
 
     schema_version: Literal[1]
     kind: Literal["comparison"]
     base: ComparedResult
     new: ComparedResult
     warnings: tuple[str, ...]
-    method: Annotated[str, Meta(description="How the ratios are computed.")]
+    method: Annotated[str, Meta(description="Definition of the ratios.")]
     ratios: tuple[ComparedRatio, ...]
     requirements: tuple[ComparisonRequirement, ...]
     verdict: Verdict | None

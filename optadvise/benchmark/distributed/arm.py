@@ -1,4 +1,4 @@
-"""An arm that several ranks measure together, as the runner sees it: one worker behind torchrun's launcher."""
+"""Arm that several ranks measure together, as the runner uses it: one worker behind torchrun's launcher."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from optadvise.core.worker import WorkerError, module_command
 
 
 class RankedArm(WorkerArm):
-    """An arm in a process for each rank. The first rank answers; failures are those of the rank that failed first."""
+    """Arm with one process per rank. Rank 0 answers; the failure is that of the rank that failed first."""
 
     def __init__(self, spec: Spec, arm: Arm, *, timeout: float) -> None:
-        """Prepare; the processes start with `start`."""
+        """Store the settings; `start` starts the processes."""
         launcher = module_command("optadvise.benchmark.distributed.launch", str(spec.nproc))
         super().__init__(spec, arm, timeout=timeout, command=launcher)
         self._folder: Path | None = None
 
     def start(self) -> ArmCounts:
-        """Start the ranks, build the arm on each and return what was counted."""
+        """Start the ranks, build the arm on each and return the counts."""
         self._folder = Path(tempfile.mkdtemp(prefix="optadvise-ranks-"))
         self._environment = {
             **os.environ, rank_files.FOLDER: str(self._folder), rank_files.DEVICE: self._spec.device,
@@ -38,14 +38,14 @@ class RankedArm(WorkerArm):
         return super().start()
 
     def parity(self) -> float:
-        """Return the distance of the ranks from one process after the steps of `start`; see `communication.parity`."""
+        """Return the distance to a single process after the steps of `start`; see `communication.measure_parity`."""
         return self._request(ArmCommand("parity"), Parity).distance
 
     def stop(self) -> None:
-        """End all ranks and the launcher; may be called again."""
+        """Terminate all ranks and the launcher; may be called repeatedly."""
         super().stop()
         if self._folder is not None:
-            rank_files.end_ranks(self._folder)  # one that did not even join ends when its launcher is gone
+            rank_files.end_ranks(self._folder)  # a rank that has not registered ends with the launcher
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
@@ -58,7 +58,7 @@ class RankedArm(WorkerArm):
     def _describe_end(self, error: WorkerError) -> InputError | ArmFailedError:
         assert self._folder is not None
         assert self._process is not None
-        if error.exit_code is None:  # the launcher still runs
+        if error.exit_code is None:  # the launcher is still running
             return super()._describe_end(error)
         failure = rank_files.find_root_cause(self._folder, self._spec.nproc)
         if failure.error == rank_files.LAUNCHER_ENDED and not rank_files.read_exit_codes(self._folder):

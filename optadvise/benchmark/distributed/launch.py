@@ -1,6 +1,6 @@
-"""Start the worker once for each rank with torchrun's own launcher, on this machine: `python -m … NPROC`.
+"""Launcher of the ranks on this machine, with torchrun's launcher: `python -m … NPROC`.
 
-Ranks inherit stdin and stdout, which rank 0 alone uses; what else they print goes to a file for each.
+Ranks inherit stdin and stdout, which only rank 0 uses; stderr goes to one file per rank.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optadvise.benchmark.distributed.rank_files import FOLDER, LAUNCHER, PARENT,
 
 
 def main() -> int:
-    """Start the ranks and wait for them; when the parent is gone, end them and leave nothing behind."""
+    """Start the ranks and wait for them; if the parent ends, terminate them and remove all files."""
     folder = Path(os.environ[FOLDER])
 
     def clear() -> None:
@@ -36,12 +36,12 @@ def main() -> int:
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "optadvise.benchmark.worker")
-    except ChildFailedError as error:  # the parent reads why
+    except ChildFailedError as error:  # the parent reads the reason
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         write_exit_codes(folder, codes)
         return 1
     finally:
-        if os.getppid() != parent:  # no one will read the files
+        if os.getppid() != parent:  # the files are no longer needed
             clear()
     return 0
 

@@ -1,4 +1,4 @@
-"""Files that ranks leave for the parent: process ids, steps, failures and logs. Imports no torch."""
+"""Files that ranks write for the parent: process ids, progress, failures and logs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from optadvise.core.files import replace_file
 # Environment variables of the launcher and the ranks; the last two hold process ids.
 FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"
 PARENT, LAUNCHER = "OPTADVISE_RANK_PARENT", "OPTADVISE_RANK_LAUNCHER"
-MARKS = 3  # of each step, so that the slowest rank is told from those that wait for it
-STEP = struct.Struct("q")  # of a rank, in memory that the parent reads
+MARKS = 3  # progress marks per step, which distinguish the slowest rank from ranks that wait for it
+STEP = struct.Struct("q")  # progress of a rank, in a memory-mapped file
 LAUNCHER_ENDED = "the launcher ended"
 _EXITS = "exits.json"
-# Messages of a rank that only lost its connection to the one that failed first.
+# Messages of a rank that lost its connection because another rank failed.
 _LOST_CONNECTION = (
     "closed by peer", "connection reset", "broken pipe", "socket", "connection refused", "processgroup",
     "timed out waiting",
@@ -36,22 +36,22 @@ Content = TypeVar("Content")
 
 
 class RankFailure(Struct, frozen=True):
-    """Failure of a rank, and when it happened."""
+    """Failure of a rank with its time."""
 
     failure: ArmFailure
     time: float  # seconds since the epoch
 
     @property
     def is_lost_connection(self) -> bool:
-        """Return whether the rank failed because another one had."""
+        """Return whether the rank failed because another rank had failed."""
         return any(phrase in self.failure.error.lower() for phrase in _LOST_CONNECTION)
 
 
 def find_root_cause(folder: Path, count: int) -> ArmFailure:
     """Return the failure of the rank that failed first.
 
-    A rank that loses the others fails too, and the launcher ends the others with SIGTERM; so a rank that failed by
-    itself or was killed by something else counts before these.
+    Ranks that lose their connection fail too, and the launcher terminates the remaining ranks with SIGTERM. So an
+    exception in a rank or another signal takes precedence.
     """
     reports = {rank: _read_json(folder / f"{rank}.failure", RankFailure) for rank in range(count)}
     failures = {rank: report for rank, report in reports.items() if report is not None}
@@ -71,29 +71,29 @@ def find_root_cause(folder: Path, count: int) -> ArmFailure:
 
 
 def _describe_exit(folder: Path, rank: int, code: int) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = ", as the kernel does when memory runs out" if code == -signal.SIGKILL else ""
-    return f"rank {rank} {how}{hint}{_read_log_end(folder, rank)}"
+    outcome = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = " (possibly by the kernel: out of memory)" if code == -signal.SIGKILL else ""
+    return f"rank {rank} {outcome}{hint}{_read_log_end(folder, rank)}"
 
 
 def describe_slowest_rank(folder: Path, count: int) -> str:
-    """Return which rank the others wait for, and the step that it is in."""
+    """Describe which rank the others wait for, and in which step."""
     steps = {rank: _read_step(folder, rank) for rank in range(count)}
     rank = min(steps, key=lambda each: steps[each])
     if count > 1 and len(set(steps.values())) == 1:
         return f"all ranks are in step {steps[rank] // MARKS + 1}"
-    return f"rank {rank} hangs in step {steps[rank] // MARKS + 1}{_read_log_end(folder, rank)}"
+    return f"rank {rank} is stuck in step {steps[rank] // MARKS + 1}{_read_log_end(folder, rank)}"
 
 
 def register_rank() -> None:
-    """Write this rank's process id, and end with the launcher, whatever this process is doing then."""
+    """Write this rank's process id, and exit when the launcher ends."""
     folder, rank = Path(os.environ[FOLDER]), os.environ["RANK"]
     replace_file(folder / f"{rank}.pid", str(os.getpid()))
     end_with(int(os.environ[LAUNCHER]), lambda: None)
 
 
 def end_with(parent: int, before: Callable[[], None]) -> None:
-    """End this process when its parent is gone; at once, if it is gone already."""
+    """Call `before` and exit this process as soon as its parent ends."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -105,29 +105,29 @@ def end_with(parent: int, before: Callable[[], None]) -> None:
 
 
 def end_ranks(folder: Path) -> None:
-    """End every rank that began, and what it started: the launcher makes each the leader of a session."""
+    """Kill every registered rank and its children; the launcher makes each rank a session leader."""
     for file in folder.glob("*.pid"):
         with contextlib.suppress(OSError, ValueError):
             os.killpg(int(file.read_text(encoding="ascii")), signal.SIGKILL)
 
 
 def write_exit_codes(folder: Path, codes: Mapping[int, int]) -> None:
-    """Write the exit codes of ranks; negative ones are signals."""
+    """Write the exit codes of ranks; negative codes are signals."""
     replace_file(folder / _EXITS, msgspec.json.encode(codes))
 
 
 def read_exit_codes(folder: Path) -> dict[int, int]:
-    """Return the exit codes of ranks, as far as the launcher saw them end."""
+    """Return the exit codes of the ranks that the launcher saw fail."""
     return _read_json(folder / _EXITS, dict[int, int]) or {}
 
 
 def write_failure(folder: Path, rank: int, failure: ArmFailure) -> None:
-    """Write what ended a rank, with the current time."""
+    """Write the failure of a rank with the current time."""
     replace_file(folder / f"{rank}.failure", msgspec.json.encode(RankFailure(failure, time.time())))
 
 
 def _read_json(file: Path, kind: type[Content]) -> Content | None:
-    """Return the content of a file; None where there is no such file, or it is incomplete."""
+    """Return the content of a file; None if it does not exist or is incomplete."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, ValueError):
@@ -142,10 +142,10 @@ def _read_step(folder: Path, rank: int) -> int:
 
 
 def _read_log_end(folder: Path, rank: int) -> str:
-    """Return the last lines of a rank's log as a clause; empty if there are none."""
+    """Return the last lines of a rank's log as a clause; empty if the log is empty."""
     for log in sorted(folder.glob(f"**/{rank}/stderr.log")):
         content = log.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in content.splitlines() if line.strip()]
         if lines:
-            return f"; its log ends with: {' / '.join(line[:120] for line in lines[-_LAST_LINES:])}"
+            return f"; last log lines: {' / '.join(line[:120] for line in lines[-_LAST_LINES:])}"
     return ""

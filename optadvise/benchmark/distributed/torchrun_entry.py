@@ -1,8 +1,8 @@
-"""A measurement without a parent: every rank that torchrun started takes the same options and the same steps.
+"""Benchmark of one optimizer under torchrun, without a parent: all ranks run the same command line.
 
     torchrun --nnodes 4 --nproc-per-node 8 ... -m optadvise.benchmark.worker adamw8bit --shard fsdp --json FILE
 
-One optimizer per start, so that the peaks are its own; `optadvise bench --merge` makes one result of several.
+Each launch measures one optimizer, so that its peak memory is independent; `optadvise bench --merge` combines results.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ class RankArguments(Struct, frozen=True):
 
     names: list[str]  # optimizers in any spelling
     options: BenchOptions
-    file: Path  # where the first rank writes the result
+    file: Path  # where rank 0 writes the result
 
 
 def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
     """Parse the command line of a rank.
 
     Raises:
-        InputError: An option is not known or has no value, or there is no --json.
+        InputError: An option is unknown or has no value, or --json is missing.
     """
     names: list[str] = []
     values: dict[str, str | int] = {}
     remaining = iter(arguments)
-    for word in remaining:
-        if not word.startswith("--"):
-            names.append(word)
+    for argument in remaining:
+        if not argument.startswith("--"):
+            names.append(argument)
             continue
-        flag, _, value = word.partition("=")
+        flag, _, value = argument.partition("=")
         name = flag[2:].replace("-", "_")
         name = ALIASES.get(name, name)
         if name not in (*_RANK_OPTIONS, "json"):
@@ -75,10 +75,10 @@ def parse_arguments(arguments: Sequence[str], nproc: int = 1) -> RankArguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure as one of the ranks and return the exit code; the first rank writes the result."""
-    count, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
+    """Measure as one of the ranks and return the exit code; rank 0 writes the result."""
+    world_size, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     try:
-        parsed = parse_arguments(arguments, count)
+        parsed = parse_arguments(arguments, world_size)
         request = _prepare(parsed)
     except OptadviseError as error:
         if is_first:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         result = make_result(request.spec, [measurement], machine=read_machine(), complete=measurement.failure is None)
         write_output(parsed.file, encode_json(result, indent=2))
     if measurement.failure is not None:
-        os._exit(4)  # the others may wait for this rank for ever
+        os._exit(4)  # do not wait for the other ranks at exit
     return 0
 
 
@@ -104,7 +104,7 @@ def _prepare(parsed: RankArguments) -> Request:
 
 
 def _measure(request: Request) -> ArmMeasurement:
-    """Measure the request's one arm on this rank; a failure is kept and printed."""
+    """Measure the arm of a request on this rank; a failure is printed and stored."""
     (arm,) = request.arms
     measurement = ArmMeasurement(arm=arm)
 
@@ -120,7 +120,7 @@ def _measure(request: Request) -> ArmMeasurement:
     ranks = Ranks(request.spec.device) if "RANK" in os.environ else None
     try:
         arm_session.serve(request.spec, arm, lambda: next(commands), keep, ranks)
-    except BaseException as error:  # whatever ends an arm is its result
+    except BaseException as error:  # every failure is the arm's result
         measurement.failure = arm_session.describe_failure(error)
         print(f"optadvise: rank {os.environ.get('RANK', '0')}: {measurement.failure.error}", file=sys.stderr)
     return measurement

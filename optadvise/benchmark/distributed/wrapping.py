@@ -1,6 +1,6 @@
-"""A network and its optimizer over several ranks, by PyTorch's own means: DDP, ZeRO-1 and FSDP2.
+"""Networks and optimizers over several ranks with PyTorch's DDP, ZeroRedundancyOptimizer (ZeRO-1) and FSDP2.
 
-DDP keeps all of it on every rank, ZeRO-1 shards the state tensor by tensor, FSDP2 shards every tensor.
+DDP replicates everything, ZeRO-1 assigns the state of whole tensors to ranks, FSDP2 shards every tensor.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from optadvise.benchmark.spec import Sharding
 
 
 def wrap(module: nn.Module, shard: Sharding, device: str) -> nn.Module:
-    """Return a network over all ranks.
+    """Return a network wrapped for all ranks.
 
     Args:
-        module: The same on every rank; `fsdp` shards its weights in place.
+        module: Network with equal weights on all ranks; `fsdp` shards it in place.
     """
     if shard != "fsdp":
         return _StrictDDP(module)
@@ -33,7 +33,7 @@ def wrap(module: nn.Module, shard: Sharding, device: str) -> nn.Module:
 
 
 class _StrictDDP(nn.parallel.DistributedDataParallel):  # type: ignore[misc]
-    """DDP that explains why it has none of the network's own methods: they would bypass its gradient hooks."""
+    """DDP with a clear error for methods of the network, which would bypass the gradient hooks."""
 
     def __getattr__(self, name: str) -> object:
         try:
@@ -42,13 +42,13 @@ class _StrictDDP(nn.parallel.DistributedDataParallel):  # type: ignore[misc]
             if not hasattr(self.module, name):
                 raise
             message = (
-                f"the loss asks the module for {name!r}; over several processes it may only call the module itself"
+                f"the loss uses the module's attribute {name!r}; with several processes it may only call the module"
             )
             raise AttributeError(message) from None
 
 
 def _list_blocks(module: nn.Module) -> Iterable[nn.Module]:
-    """Yield what is gathered at a time: the members of the network's first list of layers, where it has one."""
+    """Yield the modules that FSDP2 gathers separately: the layers of the network's first module list, if any."""
     for child in module.modules():
         if isinstance(child, (nn.Sequential, nn.ModuleList)):
             yield from (layer for layer in child if any(True for _ in layer.parameters()))
@@ -56,13 +56,13 @@ def _list_blocks(module: nn.Module) -> Iterable[nn.Module]:
 
 
 def broadcast_module(module: nn.Module) -> None:
-    """Copy the first rank's weights and buffers to a network; FSDP2, unlike DDP, takes them as they are."""
+    """Copy rank 0's weights and buffers to all ranks, which DDP does but FSDP2 does not."""
     for tensor in (*module.parameters(), *module.buffers()):
         torch.distributed.broadcast(tensor.detach(), src=0)
 
 
-def optimizer_wrapper(shard: Sharding) -> Callable[[type[Optimizer]], Callable[..., Optimizer]]:
-    """Return a function that makes a constructor of an optimizer's class."""
+def make_optimizer_wrapper(shard: Sharding) -> Callable[[type[Optimizer]], Callable[..., Optimizer]]:
+    """Return a function that converts an optimizer class to a constructor for the sharding strategy."""
     if shard != "zero1":
         return lambda optimizer_class: optimizer_class
     from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -70,16 +70,16 @@ def optimizer_wrapper(shard: Sharding) -> Callable[[type[Optimizer]], Callable[.
     return lambda optimizer_class: functools.partial(ZeroRedundancyOptimizer, optimizer_class=optimizer_class)
 
 
-def inner(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer that holds this rank's state: the one that ZeRO-1 wraps, else itself."""
+def get_local_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer with this rank's state: the one that ZeroRedundancyOptimizer wraps, if any."""
     return getattr(optimizer, "optim", optimizer)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a tensor."""
+def get_local_tensor(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
-    """Return all of a tensor, gathered from all ranks where it is sharded."""
+    """Return the whole tensor, gathered from all ranks if it is sharded."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()
