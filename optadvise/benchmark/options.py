@@ -14,7 +14,7 @@ WORKLOADS = ("transformer", "cnn", "mlp")  # built-in
 MODEL_SIZES, DTYPES, SHARDINGS = (tuple(get_args(kind)) for kind in (ModelSize, DType, Sharding))
 ALIASES: Mapping[str, str] = {"dtype": "precision"}  # former names, which sweep files and the library still accept
 DEVICES = ("auto", "cpu", "cuda")
-_RUNS, _MEASURED, _PROCESSES = "What runs", "How it is measured", "Several processes"
+_TRAINING, _MEASUREMENT, _PROCESSES = "Training", "Measurement", "Processes"
 
 
 class Option(Struct, frozen=True):
@@ -37,13 +37,13 @@ def _count(help_: str, group: str) -> Option:
 class BenchOptions(Struct, frozen=True, kw_only=True):
     """Options as typed on the command line; counts are text such as 50M."""
 
-    control: Annotated[str, Option("Baseline optimizer, or none (default: adamw).", _RUNS, catalog="optimizers")] = (
-        "adamw"
-    )
+    control: Annotated[
+        str, Option("Baseline optimizer, or none (default: adamw).", _TRAINING, catalog="optimizers")
+    ] = "adamw"
     implementation: Annotated[
         str | None,
         Option(
-            help="fused, foreach, for-loop, compiled, a package name, or all (default: the fastest).", group=_RUNS,
+            help="fused, foreach, for-loop, compiled, a package name, or all (default: the fastest).", group=_TRAINING,
             choices=("fused", "foreach", "for-loop", "compiled", "all"), is_open=True,
         ),
     ] = None  # fmt: skip
@@ -51,26 +51,28 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
         str,
         Option(
             help="transformer (default), cnn, mlp, or package.module:function, which returns (module, batches).",
-            group=_RUNS, choices=WORKLOADS, is_open=True,
+            group=_TRAINING, choices=WORKLOADS, is_open=True,
         ),
     ] = "transformer"  # fmt: skip
     model_size: Annotated[
-        str, Option(help="Size of the network (default: tiny).", group=_RUNS, choices=MODEL_SIZES)
+        str, Option(help="Size of the network (default: tiny).", group=_TRAINING, choices=MODEL_SIZES)
     ] = "tiny"
-    params: Annotated[str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _RUNS)] = None
-    batch_size: Annotated[str | None, _count("Samples per step.", _RUNS)] = None
-    seq_len: Annotated[str | None, _count("Tokens per sample; only for --workload transformer.", _RUNS)] = None
-    precision: Annotated[str, Option(help="Training precision (default: fp32).", group=_RUNS, choices=DTYPES)] = "fp32"
-    device: Annotated[str, Option(help="Device to measure on (default: auto).", group=_MEASURED, choices=DEVICES)] = (
-        "auto"
+    params: Annotated[str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _TRAINING)] = None
+    batch_size: Annotated[str | None, _count("Samples per step.", _TRAINING)] = None
+    seq_len: Annotated[str | None, _count("Tokens per sample; only for --workload transformer.", _TRAINING)] = None
+    precision: Annotated[str, Option(help="Training precision (default: fp32).", group=_TRAINING, choices=DTYPES)] = (
+        "fp32"
     )
-    steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASURED)] = "10"
-    rounds: Annotated[str, _count("Rounds; optimizers alternate within a round (default: 7).", _MEASURED)] = "7"
-    seed: Annotated[int, Option("Seed of weights and data (default: 0).", _MEASURED)] = 0
-    threads: Annotated[str | None, _count("CPU threads of torch (default: all cores).", _MEASURED)] = None
-    compile: Annotated[bool, Option("Compile the network with torch.compile.", _RUNS)] = False
+    device: Annotated[
+        str, Option(help="Device to measure on (default: auto).", group=_MEASUREMENT, choices=DEVICES)
+    ] = "auto"
+    steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASUREMENT)] = "10"
+    rounds: Annotated[str, _count("Rounds; optimizers alternate within a round (default: 7).", _MEASUREMENT)] = "7"
+    seed: Annotated[int, Option("Seed of weights and data (default: 0).", _MEASUREMENT)] = 0
+    threads: Annotated[str | None, _count("CPU threads of torch (default: all cores).", _MEASUREMENT)] = None
+    compile: Annotated[bool, Option("Compile the network with torch.compile.", _TRAINING)] = False
     optimizer_only: Annotated[
-        bool, Option("Time step() alone, on --params parameters with random gradients.", _RUNS)
+        bool, Option("Time step() alone, on --params parameters with random gradients.", _TRAINING)
     ] = False
     nproc: Annotated[str, _count("Number of processes, started with torchrun (default: 1).", _PROCESSES)] = "1"
     shard: Annotated[
@@ -83,12 +85,12 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     require: Annotated[
         tuple[str, ...],
         Option(
-            "Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; may be repeated.",
-            _MEASURED,
+            "Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; repeatable.",
+            _MEASUREMENT,
         ),
     ] = ()
     timeout: Annotated[  # seconds
-        float, Option("Maximum seconds for one answer of a worker (default: 300).", _MEASURED)
+        float, Option("Maximum seconds for one answer of a worker (default: 300).", _MEASUREMENT)
     ] = 300.0
 
 

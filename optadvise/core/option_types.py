@@ -90,19 +90,19 @@ class Run(TypedDict, total=False):
 class Measurement(TypedDict, total=False):
     """Options of `optadvise bench`."""
 
-    # Optimizer to compare with, or none (default: adamw).
+    # Baseline optimizer, or none (default: adamw).
     control: str
-    # fused, foreach, for-loop, compiled, a package's name, or all (default: the fastest).
+    # fused, foreach, for-loop, compiled, a package name, or all (default: the fastest).
     implementation: str
-    # transformer (default), cnn, mlp, or package.module:function that returns (module, batches).
+    # transformer (default), cnn, mlp, or package.module:function, which returns (module, batches).
     workload: str
     # Size of the network (default: tiny).
     model_size: Literal["tiny", "small", "medium"]
-    # Parameters of the network, in the place of --model-size: 50M.
+    # Number of parameters, such as 50M; replaces --model-size.
     params: Count
     # Samples per step.
     batch_size: Count
-    # Tokens per sample, for --workload transformer.
+    # Tokens per sample; only for --workload transformer.
     seq_len: Count
     # Training precision (default: fp32).
     precision: Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
@@ -110,21 +110,21 @@ class Measurement(TypedDict, total=False):
     device: Literal["auto", "cpu", "cuda"]
     # Measured steps per round (default: 10).
     steps: Count
-    # Rounds, alternating between the optimizers (default: 7).
+    # Rounds; optimizers alternate within a round (default: 7).
     rounds: Count
     # Seed of weights and data (default: 0).
     seed: int
     # CPU threads of torch (default: all cores).
     threads: Count
-    # Compile the network.
+    # Compile the network with torch.compile.
     compile: bool
-    # Time step() alone on --params worth of shapes.
+    # Time step() alone, on --params parameters with random gradients.
     optimizer_only: bool
-    # Processes that train together, started by torchrun (default: 1).
+    # Number of processes, started with torchrun (default: 1).
     nproc: Count
-    # Shard nothing (DDP), optimizer state (zero1) or everything (fsdp) (default: none).
+    # Shard nothing (none, ddp), optimizer state (zero1) or everything (fsdp, zero3) (default: none).
     shard: Literal["none", "zero1", "fsdp"]
-    # Requirement: 'state_bytes_per_parameter <= 2.1', 'optimizer_seconds <= 1.3x'; may repeat.
+    # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; repeatable.
     require: Sequence[str]
-    # Seconds that a worker may take for one answer (default: 300).
+    # Maximum seconds for one answer of a worker (default: 300).
     timeout: float
