@@ -1,1 +1,1 @@
-"""Results as text, tables, pages, pictures and JSON."""
+"""Results as text, Markdown, HTML, plots and JSON."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optadvise.core.cards import Value
 from optadvise.core.records import Interval, Situation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.hyperparameters import format_value
 
 DASH = "–"  # for 0 and for unknown values
 SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
@@ -82,11 +80,6 @@ def capitalize(text: str) -> str:
     """Return a text with a capital letter, unless its first word is a name from code."""
     first_word = text.split(" ", 1)[0].rstrip(".,:;")
     return text if "." in first_word or "_" in first_word else f"{text[:1].upper()}{text[1:]}"
-
-
-def format_settings(settings: Mapping[str, Value]) -> str:
-    """Return hyperparameters with their values, such as `lr 3e-4, betas (0.9, 0.95)`."""
-    return ", ".join(f"{name} {format_value(value)}" for name, value in settings.items())
 
 
 def format_flag(catalog: Catalog, fact: str) -> str:

@@ -7,17 +7,24 @@ from collections.abc import Iterable, Sequence
 
 from optadvise.core.markdown_table import format_table
 from optadvise.core.records import MemoryAnswer, Recommendation
-from optadvise.core.units import show_bytes
 from optadvise.core.version import __version__
-from optadvise.render import evidence
-from optadvise.render.labels import format_option, format_range, format_size
-from optadvise.render.recommendation import list_flips, sort_warnings
+from optadvise.render import evidence, headings
+from optadvise.render.labels import format_options, format_range, format_sentence, format_size
+from optadvise.render.memory import describe_chain, describe_fit
+from optadvise.render.recommendation import (
+    describe_run,
+    describe_schedule,
+    format_call,
+    format_companion_call,
+    list_changes,
+    sort_warnings,
+)
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
 
 def _escape(text: str) -> str:
-    """Return a text in one line that Markdown shows as it is: no HTML, links or images of its own."""
+    """Return a text on one line with Markdown and HTML escaped."""
     return re.sub(r"([<>\[\]`*_\\])", r"\\\1", " ".join(text.split()))
 
 
@@ -31,31 +38,37 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         f"{'**!** ' if warning.level == 'warning' else ''}{_escape(warning.text)} {_cite(warning.cite, catalog)}"
         for warning in sort_warnings(advice)
     )
-    why = (f"**{entry.rule}** {_escape(entry.because)} {_cite(entry.cite, catalog)}" for entry in advice.trace)
-    alternatives = (f"**{other.id}**: {_escape(other.because)}" for other in advice.alternatives)
-    flips = (f"{_code(option)} → {optimizer}" for option, optimizer in list_flips(advice, catalog))
+    why = (
+        f"**{entry.rule}** {_escape(format_sentence(entry.because))} {_cite(entry.cite, catalog)}"
+        for entry in advice.trace
+    )
+    alternatives = (f"**{other.id}**: {_escape(format_sentence(other.because))}" for other in advice.alternatives)
+    changes = (f"{_code(option)} → {optimizer}" for option, optimizer in list_changes(advice, catalog))
     assumed = ", ".join(advice.situation.assumed) or "nothing"
     blocks = [
         [f"## {_escape(advice.optimizer.name)}, {advice.schedule.id}"],
         [_describe_source(advice)],
         _table_numbers(advice),
-        _section("Why", why),
-        _section(evidence.HEADING, map(_escape, evidence.list_sentences(advice.evidence))),
+        _section(headings.RULES_APPLIED, why),
+        _section(headings.MEASURED, map(_escape, evidence.list_sentences(advice.evidence))),
         _section_memory(advice),
         [] if fit is None else _section_fixes(fit, catalog),
-        _section("Alternatives", alternatives),
-        _section("Would change with", flips),
-        _section("Know before you start", warnings),
-        [f"*optadvise {__version__}, rules {advice.fingerprint}; assumed, as nobody said: {assumed}.*"],
+        _section(headings.ALTERNATIVES, alternatives),
+        _section(headings.CHANGES, changes),
+        _section(headings.NOTES, warnings),
+        [f"*optadvise {__version__}, rules {advice.fingerprint}. {headings.ASSUMED}: {assumed}.*"],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
 def _describe_source(advice: Recommendation) -> str:
     implementation = advice.implementation
-    install = f", `pip install {implementation.package}`" if implementation.package else ""
+    install = f"; `pip install {implementation.package}`" if implementation.package not in (None, "", "torch") else ""
+    companion = format_companion_call(advice)
+    tensors = advice.optimizer.companion.tensors if advice.optimizer.companion else ""
+    beside = f"; for {_escape(tensors)}: {_code(companion)}" if companion else ""
     deviation = evidence.describe_deviation(implementation, advice.evidence)
-    return f"`{implementation.path}`{install}" + ("" if deviation is None else f"; {_escape(deviation)}")
+    return _code(format_call(advice)) + beside + install + ("" if deviation is None else f". {_escape(deviation)}")
 
 
 def _table_numbers(advice: Recommendation) -> list[str]:
@@ -64,28 +77,28 @@ def _table_numbers(advice: Recommendation) -> list[str]:
         if number.value is not None:
             steps = "; ".join(f"{entry.step} ({entry.rule}: {entry.because})" for entry in number.derivation)
             rows.append((number.name, format_value(number.value), format_range(number.low, number.high), steps))
-    total, warmup = (advice.schedule.quantities[name] for name in ("total_steps", "warmup_steps"))
-    rows.append(("schedule", advice.schedule.id, "", f"{total:,} steps, {warmup:,} of them up"))
-    return _table(("", "value", "usual", "how it came to be"), rows)
+    rows.append(("schedule", advice.schedule.id, "", describe_schedule(advice)))
+    rows.append(("run", "", "", describe_run(advice)))
+    return _table(("", "value", "typical range", "derivation"), rows)
 
 
 def _section_memory(advice: Recommendation) -> list[str]:
     memory = advice.memory
     if memory.total is None and memory.model_states is None:
         return []
-    verdict = {True: "fits", False: "does not fit", None: "may fit"}[memory.fits]
-    limit = "" if memory.available is None else f" of {show_bytes(memory.available)}: {verdict}"
-    total = f"{show_bytes(memory.total or memory.model_states or 0)} needed{limit} (derived)."
+    verdict = _escape(describe_fit(memory, advice.situation).plain)
     rows = ((line.part, format_size(line.at_peak), line.how) for line in memory.breakdown)
-    return ["### Memory of one GPU", "", total, "", *_table(("", "at the peak", ""), rows)]
+    return [f"### {headings.MEMORY} (estimated)", "", verdict, "", *_table(("", "at the peak", ""), rows)]
 
 
 def _section_fixes(fit: MemoryAnswer, catalog: Catalog) -> list[str]:
     chains = []
     for chain in fit.fixes:
-        options = (_code(format_option(catalog, *change)) for fix in chain for change in fix.change.items())
-        chains.append(f"{' and '.join(options)}: {'; '.join(_escape(fix.costs) for fix in chain)}")
-    return _section("What would make it fit", chains)
+        options = (
+            f"{_code(format_options(catalog, fix.change))} (cost: {_escape(fix.costs.rstrip('.'))})" for fix in chain
+        )
+        chains.append(f"{describe_chain(chain)}: {', '.join(options)}")
+    return _section(headings.FIXES, chains)
 
 
 def _section(title: str, items: Iterable[str]) -> list[str]:
@@ -98,7 +111,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _code(text: str) -> str:
-    """Return text as code that no character in it can end."""
+    """Return text as code, without the backticks that would end it."""
     return f"`{text.replace('`', '')}`"
 
 

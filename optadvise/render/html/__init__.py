@@ -1,1 +1,1 @@
-"""Results as an HTML page that stands alone."""
+"""Results as standalone HTML pages."""

@@ -25,14 +25,14 @@ _MILLISECONDS = 1e3
 
 
 class Cell(Struct, frozen=True):
-    """A figure of the table, with its interval below it."""
+    """A figure of the table with its interval."""
 
     text: str
     interval: str
 
 
 class ArmRow(Struct, frozen=True):
-    """Figures of one optimizer; None was not measured."""
+    """Figures of one optimizer; None if not measured."""
 
     number: int
     label: str
@@ -43,7 +43,7 @@ class ArmRow(Struct, frozen=True):
 
 
 class ScatterFigure(Struct, frozen=True):
-    """The figure of memory against speed."""
+    """Data of the plot of memory against speed."""
 
     scatter: charts.Scatter | None
     up: str
@@ -67,8 +67,8 @@ def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
         "measured": format_measured,
         "figure": _make_figure(result),
         "tables": {
-            "The machine": list(_list_fields(asdict(result.environment), "not known")),
-            "What was measured": list(_list_fields(asdict(result.spec), "not said")),
+            "Environment": list(_list_fields(asdict(result.environment), "unknown")),
+            "Settings": list(_list_fields(asdict(result.spec), "not specified")),
         },
     }
     return render_page("benchmark.html", context)
@@ -104,9 +104,9 @@ def _make_cell(figure: Figure | None, scale: float, unit: str = "") -> Cell | No
 
 
 def _make_ratio(result: BenchmarkResult, arm: ArmResult, metric: str) -> Cell | None:
-    """Return a ratio to the control; None where there is none."""
+    """Return a ratio to the control; None if it was not computed."""
     if arm.role == "control":
-        return Cell("1", "the control")
+        return Cell("1", "control")
     ratio = result.find_ratio(arm.label, metric)
     return None if ratio is None else Cell(f"{format_figure(ratio.ratio)}x", _format_interval(ratio.ci95, 1))
 
@@ -118,9 +118,9 @@ def _format_interval(interval: Interval | None, scale: float) -> str:
 
 
 def _make_figure(result: BenchmarkResult) -> ScatterFigure:
-    """Return memory against throughput, or against step()'s time where no whole steps were taken.
+    """Return memory against throughput, or against the time of step() if only step() was measured.
 
-    A process's peak is mostly not the optimizer's, so that the state is the memory where no allocator counted.
+    The peak of a process is mostly not the optimizer's, so the state is drawn if the allocator's peak is unknown.
     """
     arms = {number: arm for number, arm in enumerate(result.arms, 1) if arm.status == "ok"}
     has_peak = all(arm.peak_memory_bytes.allocated for arm in arms.values())
@@ -145,13 +145,13 @@ def _make_figure(result: BenchmarkResult) -> ScatterFigure:
     return ScatterFigure(
         scatter=charts.layout_scatter(points, lambda value: format_figure(value, scale)),
         up="peak memory" if has_peak else "optimizer state",
-        across=f"throughput, {unit}: more is better" if has_throughput else "step() in ms: less is better",
+        across=f"throughput, {unit}: higher is better" if has_throughput else "step() in ms: lower is better",
         missing=tuple(point.name for point in points if point.across is None or point.up is None),
     )
 
 
 def _list_fields(record: Mapping[str, object], missing: str) -> Iterator[tuple[str, str]]:
-    """Yield names and values of a record's fields; those of a mapping one by one."""
+    """Yield names and values of a record's fields; mappings are flattened."""
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}: {key}", str(inner)) for key, inner in value.items())

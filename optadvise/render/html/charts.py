@@ -1,4 +1,4 @@
-"""Layouts of HTML figures: positions in percent, so that a figure takes any width while its letters keep their size."""
+"""Layouts of HTML figures, with positions in percent so that figures scale and text keeps its size."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from optadvise.render.memory import list_breakdown
 from optadvise.render.schedule import sample_steps
 
 _SAMPLES = 240  # points of a curve
-_TONES = 8  # colours in the page's style
-_LABELLED = 5.0  # percent of the width that a segment's number takes on a phone
-_DOT_WIDTH = 6.0  # percent across that a dot's number takes
-_LINE_HEIGHT = 5.0  # percent up that it takes
-_MARGIN = 0.12  # around dots, as a fraction of what they span
+_TONES = 8  # colors in the page's style
+_LABELLED = 5.0  # percent of the width that a segment's number needs on a phone
+_DOT_WIDTH = 6.0  # percent of the width that a dot's number needs
+_LINE_HEIGHT = 5.0  # percent of the height that it needs
+_MARGIN = 0.12  # around dots, as a fraction of their span
 
 
 class Tick(Struct, frozen=True):
-    """A line of the grid with its label."""
+    """A grid line with its label."""
 
     at: float
     text: str
 
 
 class Curve(Struct, frozen=True):
-    """Points in thousandths, for a polyline that is stretched over the figure."""
+    """Points of a polyline, in thousandths of the figure's width and height."""
 
     points: str
     across: tuple[Tick, ...]
@@ -45,22 +45,22 @@ class Segment(Struct, frozen=True):
     width: float
     tone: int
     number: int  # its row in the table below
-    shown: bool  # the number fits
+    shown: bool  # whether the number fits
     name: str
     text: str
 
 
 class Bar(Struct, frozen=True):
-    """A stacked bar with the memory that is available for it."""
+    """A stacked bar with the available memory."""
 
     segments: tuple[Segment, ...]
     limit: Tick | None
-    span: tuple[float, float] | None = None  # of the total's interval
+    span: tuple[float, float] | None = None  # interval of the total
     span_text: str = ""
 
 
 class Dot(Struct, frozen=True):
-    """A result with its interval; `line` is how many lines below the dot its number is clear of others."""
+    """A result with its interval; `line` is the offset, in lines, at which its number overlaps no other."""
 
     number: int
     name: str
@@ -81,7 +81,7 @@ class Scatter(Struct, frozen=True):
 
 
 class ScatterArm(Struct, frozen=True):
-    """A result to draw; a figure that was not measured is None."""
+    """A result to draw; None for a figure that was not measured."""
 
     number: int
     name: str
@@ -108,16 +108,16 @@ def list_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def tone_of(number: int) -> int:
-    """Return the colour of a row of the memory table, from 1."""
+    """Return the number, from 1, of a memory row's color."""
     return (number - 1) % _TONES + 1
 
 
 def layout_curve(schedule: ScheduleAdvice, peak: float, steps: int) -> Curve:
-    """Return the curve of a schedule whose highest rate is `peak`, over a run of `steps` optimizer steps."""
+    """Return the curve of a schedule with a peak learning rate over a run of `steps` optimizer steps."""
     last = max(steps - 1, 0) or 1
-    rates = [(step, compute_lr(schedule, peak, step)) for step in sample_steps(schedule, steps, _SAMPLES)]
-    top = max((value for _, value in rates), default=0.0) or 1.0
-    points = [(1000 * step / last, 1000 - 1000 * value / top) for step, value in rates]
+    values = [(step, compute_lr(schedule, peak, step)) for step in sample_steps(schedule, steps, _SAMPLES)]
+    top = max((value for _, value in values), default=0.0) or 1.0
+    points = [(1000 * step / last, 1000 - 1000 * value / top) for step, value in values]
     if len(points) == 1:
         points.append((1000.0, points[0][1]))
     return Curve(
@@ -130,7 +130,7 @@ def layout_curve(schedule: ScheduleAdvice, peak: float, steps: int) -> Curve:
 
 
 def layout_bar(memory: MemoryEstimate) -> Bar | None:
-    """Return a bar of what a GPU holds: at the peak, or weights, gradients and state; None where no size is known."""
+    """Return a bar of the memory of one GPU at the peak, or of its known parts; None if no size is known."""
     rows = list_breakdown(memory)
     if memory.model_states is None or not any(row.size_bytes for row in rows):
         return None
@@ -157,7 +157,7 @@ def layout_bar(memory: MemoryEstimate) -> Bar | None:
             left += width
     limit = None
     if memory.available is not None:
-        limit = Tick(_percent(memory.available, 0, width_bytes), f"the GPU has {show_bytes(memory.available)}")
+        limit = Tick(_percent(memory.available, 0, width_bytes), f"available: {show_bytes(memory.available)}")
     if interval is None:
         return Bar(tuple(segments), limit)
     span = (_percent(interval.low, 0, width_bytes), _percent(interval.high, 0, width_bytes))
@@ -165,7 +165,7 @@ def layout_bar(memory: MemoryEstimate) -> Bar | None:
 
 
 def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], str]) -> Scatter | None:
-    """Return results by a figure and their memory; None where no result has both."""
+    """Return results by a figure and their memory; None if no result has both."""
     points = [(arm, arm.across, arm.up) for arm in arms if arm.across is not None and arm.up is not None]
     if not points:
         return None
@@ -195,7 +195,7 @@ def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], 
 
 
 def _iterate_lines() -> Iterator[int]:
-    """Yield lines where a dot's number may stand, the nearest first: above it, below it, further above."""
+    """Yield line offsets for a dot's number, the nearest first: above the dot, below it, further above."""
     for distance in itertools.count(1):
         yield from (-distance, distance)
 

@@ -1,4 +1,4 @@
-"""Standalone HTML pages: no network, no script, every text from rules or files escaped."""
+"""Standalone HTML pages without network requests or scripts; all texts from rules and files are escaped."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from msgspec import Struct
 from optadvise.core.templates import create_environment
 from optadvise.core.text import make_printable
 from optadvise.core.units import show_bytes, show_count
-from optadvise.render.labels import format_range, format_settings
+from optadvise.render import headings
+from optadvise.render.labels import format_sentence, format_typical_range
 from optadvise.rulebase.hyperparameters import format_value
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# Stricter than the standard: anything but a plain web address is printed without a link.
+# Stricter than the standard: anything but a plain web address is shown without a link.
 _WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
 
 
@@ -34,7 +35,7 @@ class PageOrigin(Struct, frozen=True):
 
 
 def link(url: str | None) -> str | None:
-    """Return an address that a page may link to, None for any other.
+    """Return a web address that a page may link to, None for any other text.
 
     Example:
         >>> link("https://arxiv.org/abs/1711.05101"), link("javascript:alert(1)")
@@ -44,7 +45,7 @@ def link(url: str | None) -> str | None:
 
 
 def render_page(template: str, context: Mapping[str, object]) -> str:
-    """Return a template's page; the context is what the template names."""
+    """Return a template filled with its variables."""
     return _environment().get_template(template).render(context)
 
 
@@ -52,13 +53,13 @@ def render_page(template: str, context: Mapping[str, object]) -> str:
 def _environment() -> Environment:
     environment = create_environment(_TEMPLATES, _finalize)
     environment.filters |= {"link": link, "bytes": show_bytes, "count": show_count, "value": format_value,
-                            "settings": format_settings}  # fmt: skip
-    environment.globals["typical_range"] = format_range
+                            "sentence": format_sentence}  # fmt: skip
+    environment.globals |= {"typical_range": format_typical_range, "headings": headings}
     return environment
 
 
 def _finalize(value: Any) -> Any:
-    """Return what a page shows for a value: None as `not known`, control characters escaped."""
+    """Return the text of a value: None as `unknown`, control characters escaped."""
     if value is None:
-        return "not known"
+        return "unknown"
     return make_printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

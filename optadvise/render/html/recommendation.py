@@ -14,17 +14,25 @@ from optadvise.render import evidence
 from optadvise.render.html import charts
 from optadvise.render.html.page import PageOrigin, render_page
 from optadvise.render.labels import DASH, format_fact, format_flag, format_interval, format_options
-from optadvise.render.memory import describe_allocator, describe_fit, has_fixes, list_breakdown
-from optadvise.render.recommendation import describe_schedule, format_state, list_flips, sort_warnings
+from optadvise.render.memory import describe_allocator, describe_chain, describe_fit, has_fixes, list_breakdown
+from optadvise.render.recommendation import (
+    describe_run,
+    describe_schedule,
+    format_call,
+    format_companion_call,
+    format_state,
+    list_changes,
+    sort_warnings,
+)
 from optadvise.render.schedule import list_corners
 from optadvise.rulebase.catalog import Catalog
 
-# Numbers of the run rather than of an optimizer, which no card explains.
+# Hyperparameters of the run, which no optimizer's card describes.
 _RUN_MEANINGS = {
-    "warmup_fraction": "Share of the run over which the rate ramps up.",
-    "max_grad_norm": "The gradients' norm is clipped to it.",
+    "warmup_fraction": "Share of the run with a linear warmup.",
+    "max_grad_norm": "Global gradient norm above which gradients are clipped.",
 }
-_FITS = {True: "fits", False: "does not fit", None: "not known"}
+_FITS = {True: "fits", False: "does not fit", None: "unknown"}
 
 
 class CitedSource(Struct, frozen=True):
@@ -87,8 +95,11 @@ def render_recommendation(
         "evidence": evidence.list_sentences(advice.evidence),
         "meanings": {number.name: _describe_number(advice, number.name) for number in advice.hyperparameters},
         "warnings": sort_warnings(advice),
+        "call": format_call(advice),
+        "companion_call": format_companion_call(advice),
+        "run_text": describe_run(advice),
         "schedule_text": describe_schedule(advice),
-        "rates": _list_rates(advice),
+        "learning_rates": _list_lrs(advice),
         "curve": _draw_curve(advice),
         "verdict": None if memory.model_states is None else describe_fit(memory, advice.situation).plain,
         "bar": charts.layout_bar(memory),
@@ -98,8 +109,9 @@ def render_recommendation(
         "options": lambda facts: format_options(catalog, facts),
         "names": {other.id: catalog.optimizer(other.id).name for other in advice.alternatives},
         "state": format_state,
+        "chain_text": describe_chain,
         "fits": _FITS,
-        "flips": list_flips(advice, catalog),
+        "changes": list_changes(advice, catalog),
         "stated": _list_stated(advice, catalog, origin.stated),
         "assumed": [_describe_fact(advice, catalog, name) for name in advice.situation.assumed],
     }
@@ -111,8 +123,8 @@ def _describe_number(advice: Recommendation, name: str) -> str:
     return _RUN_MEANINGS.get(name, "") if card is None else card.meaning
 
 
-def _peak_rate(advice: Recommendation) -> float | None:
-    """Return the highest learning rate; None where it is the optimizer's own."""
+def _find_peak_lr(advice: Recommendation) -> float | None:
+    """Return the peak learning rate; None if the optimizer sets its own."""
     peak = next((number.value for number in advice.hyperparameters if number.name == "lr"), None)
     return peak if isinstance(peak, (int, float)) and not isinstance(peak, bool) else None
 
@@ -122,25 +134,25 @@ def _run_steps(advice: Recommendation) -> int:
 
 
 def _draw_curve(advice: Recommendation) -> charts.Curve | None:
-    peak = _peak_rate(advice)
+    peak = _find_peak_lr(advice)
     return None if peak is None else charts.layout_curve(advice.schedule, peak, _run_steps(advice))
 
 
-def _list_rates(advice: Recommendation) -> list[tuple[str, str, str, str]]:
+def _list_lrs(advice: Recommendation) -> list[tuple[str, str, str, str]]:
     """Return place, step, learning rate and its share of the peak at some steps of the run."""
-    peak, steps = _peak_rate(advice), _run_steps(advice)
+    peak, steps = _find_peak_lr(advice), _run_steps(advice)
     if peak is None:
         return []
     warmup = int(str(advice.schedule.quantities["warmup_steps"]))
-    places = {0: "first", **({warmup: "after the ramp"} if warmup else {})}
-    parts = ((0.75, "three quarters"), (0.5, "half"), (0.25, "a quarter"))
+    places = {0: "first", **({warmup: "after warmup"} if warmup else {})}
+    parts = ((0.75, "75 %"), (0.5, "50 %"), (0.25, "25 %"))
     fractions = {round(part * steps): name for part, name in parts}
-    corners = dict.fromkeys(list_corners(advice.schedule), "a corner")
+    corners = dict.fromkeys(list_corners(advice.schedule), "phase change")
     places = {**fractions, **corners, **places, steps - 1: "last"}
     rows = []
     for step in sorted(step for step in places if 0 <= step < steps):
         value = compute_lr(advice.schedule, peak, step)
-        fraction = f"{value / peak:.1%}" if peak else "not known"
+        fraction = f"{value / peak:.1%}" if peak else "unknown"
         rows.append((places[step], f"{step:,}", show_number(float(f"{value:.4g}")), fraction))
     return rows
 
@@ -148,7 +160,7 @@ def _list_rates(advice: Recommendation) -> list[tuple[str, str, str, str]]:
 def _list_memory(memory: MemoryEstimate) -> list[MemoryRow]:
     rows = []
     for number, (row, line) in enumerate(zip(list_breakdown(memory), memory.breakdown, strict=True), 1):
-        size = "not known" if row.size_bytes is None else show_bytes(row.size_bytes) if row.size_bytes else DASH
+        size = "unknown" if row.size_bytes is None else show_bytes(row.size_bytes) if row.size_bytes else DASH
         is_uncertain = row.size_bytes and line.interval is not None and line.interval.low != line.interval.high
         interval = format_interval(line.interval) if is_uncertain and line.interval is not None else ""
         tone = charts.tone_of(number) if row.size_bytes else None
@@ -157,7 +169,7 @@ def _list_memory(memory: MemoryEstimate) -> list[MemoryRow]:
 
 
 def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]) -> list[FactRow]:
-    """Return the facts that were stated, with what their values mean."""
+    """Return the facts that the user specified, with the meanings of their values."""
     situation, rows = advice.situation, []
     if "shape" in stated and situation.shape is not None:
         rows.append(
@@ -174,7 +186,7 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
         if name in stated and name not in implied and fact.flag is not None
     ]
     if "optimizer" in stated and situation.optimizer is not None:
-        rows.append(FactRow(flag="--optimizer", value=situation.optimizer, meaning="taken instead of choosing"))
+        rows.append(FactRow(flag="--optimizer", value=situation.optimizer, meaning="used instead of the rules' choice"))
     return rows
 
 

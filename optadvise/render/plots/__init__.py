@@ -1,1 +1,1 @@
-"""Results as pictures (matplotlib)."""
+"""Results as plots (matplotlib)."""

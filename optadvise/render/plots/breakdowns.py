@@ -1,4 +1,4 @@
-"""Memory breakdowns as a picture: stacked bars against the memory of the GPU."""
+"""Memory breakdowns as a plot: stacked bars against the memory of the GPU."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 from optadvise.core.records import MemoryAnswer, MemoryEstimate
 from optadvise.core.units import GIB, show_bytes, show_count
+from optadvise.render import headings
 from optadvise.render.memory import list_breakdown
 from optadvise.render.plots import figures
 
-# Hatches beside colours, for the colour-blind; hatches need light colours.
+# Hatches in addition to colors, for color-blind readers; hatches need light colors.
 _HATCHES = ("", "//", "", "", "..", "\\\\", "xx", "", "//")
 _COLOURS = (*(colour for colour in figures.COLOURS if colour != "#000000"), "#8894A0")
-# The most frequent parts of a breakdown, each of which keeps its style from picture to picture.
-_PARTS = ("weights", "half copies", "gradients", "optimizer state", "activations", "logits and loss", "temporaries",
+# The most frequent parts of a breakdown; each has the same style in every plot.
+_PARTS = ("weights", "autocast cache", "gradients", "optimizer state", "activations", "logits and loss", "temporaries",
           "fragmentation", "device context")  # fmt: skip
 _BAR_HEIGHT = 0.62  # of a row
-_VISIBLE = 0.004  # of the longest bar
+_VISIBLE = 0.004  # of the longest bar; smaller parts are drawn as one
 _OTHERS = "smaller parts"
 
 
@@ -34,12 +35,12 @@ def draw_breakdowns(answer: MemoryAnswer, breakdowns: Mapping[str, MemoryEstimat
     axes.set_ylim(-0.7, len(rows) - 0.3)
     limit = answer.situation.vram_bytes
     if limit is not None:
-        name = answer.situation.gpu or "the limit"
+        name = answer.situation.gpu or "limit"
         axes.axvline(limit / GIB, color="#B00020", linewidth=2.2, linestyle=(0, (6, 2)), zorder=4,
                      label=f"{name}, {show_bytes(limit)}")  # fmt: skip
     axes.set_xlim(0, 1.06 * max(*map(_end_of, breakdowns.values()), limit or 0) / GIB or 1.0)
-    figures.set_title(axes, "Memory of one GPU", _describe_run(answer))
-    figures.label_axes(axes, "GiB at the highest moment of a step; the line is the interval of the total", "")
+    figures.set_title(axes, headings.MEMORY, _describe_run(answer))
+    figures.label_axes(axes, "GiB at the peak of a step (error bar: interval of the total)", "")
     axes.grid(visible=False, axis="y")
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     order = [*(label for label in handles if label not in styles), *(part for part in styles if part in handles)]
@@ -53,17 +54,17 @@ def _describe_run(answer: MemoryAnswer) -> str:
     if situation.shape is not None:
         network = f"{situation.shape.name}, {network}"
     precision = situation.precision if situation.method == "full" else f"{situation.method} in {situation.precision}"
-    unknown = "; activations are not known without the shape" if answer.memory.total is None else ""
+    unknown = "; activations unknown" if answer.memory.total is None else ""
     return f"{network}, {precision}{unknown}"
 
 
 def _sizes_of(memory: MemoryEstimate) -> dict[str, int]:
-    """Return bytes by part: at the peak, or all of the part where the peak is not known."""
+    """Return bytes by part: at the peak, or the whole size if the peak is unknown."""
     return {row.part: row.size_bytes or 0 for row in list_breakdown(memory)}
 
 
 def _choose_styles(breakdowns: Mapping[str, MemoryEstimate]) -> dict[str, dict[str, object]]:
-    """Return colour and hatch of each visible part, in the order of the breakdowns; the others are one part."""
+    """Return color and hatch of each visible part in the order of the breakdowns; the other parts become one."""
     longest = max(map(_end_of, breakdowns.values()))
     sizes = [_sizes_of(memory) for memory in breakdowns.values()]
     largest: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Matplotlib figures: styles, axes and files. The one module that imports matplotlib, when a picture is drawn."""
+"""Matplotlib figures: styles, axes and files. Matplotlib is imported only when a plot is drawn."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.core.files import check_writable, replace_file
 
 PICTURES = ("png", "svg", "pdf")
 ANIMATIONS = ("gif",)
 DPI = 160
-# Okabe and Ito's colours, distinct to the colour-blind, without the yellow that is lost on white.
+# Okabe and Ito's colors, distinct for color-blind readers, without yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A", "#6A3D9A")
 DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1.2, 1.6)), (0, (3, 1.5)), (0, (8, 2, 1, 2, 1, 2)), (0, (2, 4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
@@ -24,7 +25,7 @@ _NEARLY_WHITE = 248
 
 
 def line_style(number: int) -> dict[str, object]:
-    """Return colour, dashes and marker of a line; one of them repeats long before all three do."""
+    """Return color, dashes and marker of a line; the combination repeats late."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": DASHES[number % len(DASHES)],
@@ -33,28 +34,38 @@ def line_style(number: int) -> dict[str, object]:
 
 
 def check_picture(file: Path, flag: str, formats: Sequence[str] = PICTURES) -> None:
-    """Fail before anything is computed where drawing would fail after it.
+    """Check before a computation that its plot can be drawn and written.
 
     Raises:
-        InputError: The ending is another, or the file cannot be written.
+        InputError: The file has another ending or cannot be written.
         CannotRunHereError: matplotlib is not installed.
     """
     if file.suffix.lstrip(".").lower() not in formats:
-        what = "animations" if formats == ANIMATIONS else "pictures"
-        raise InputError(f"{flag} {str(file)!r}: {what} are {', '.join(formats)}; name a file that ends so")
+        endings = ", ".join(f".{name}" for name in formats)
+        raise InputError(
+            f"{flag} {str(file)!r}: unknown file type; use a file that ends in {endings}",
+            code=ErrorCode.WRONG_FILE_TYPE,
+            option=flag,
+            value=str(file),
+        )
     try:
         import matplotlib
 
         if formats == ANIMATIONS:
             import PIL  # noqa: F401
     except ImportError as error:
-        raise CannotRunHereError(f"{flag}: pictures need matplotlib; pip install 'optadvise[plot]'") from error
-    matplotlib.rcParams["svg.hashsalt"] = "optadvise"  # the same data give the same file
+        raise CannotRunHereError(
+            f"{flag}: plots require matplotlib; pip install 'optadvise[plot]'",
+            code=ErrorCode.MISSING_PACKAGE,
+            option=flag,
+            value=str(file),
+        ) from error
+    matplotlib.rcParams["svg.hashsalt"] = "optadvise"  # the same data produce the same file
     check_writable(file, flag)
 
 
 def make_figure(width: float, height: float, **options: Any) -> Any:
-    """Return an empty figure without a window, its size in inches; `options` are those of matplotlib's Figure."""
+    """Return an empty figure without a window, sizes in inches; `options` go to matplotlib's Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,7 +75,7 @@ def make_figure(width: float, height: float, **options: Any) -> Any:
 
 
 def save_figure(figure: Any, file: Path) -> None:
-    """Write a figure, whole or not at all, in the format of the file's ending."""
+    """Write a figure atomically in the format of the file's ending."""
     kind = file.suffix.lstrip(".").lower()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     out = io.BytesIO()
@@ -73,9 +84,9 @@ def save_figure(figure: Any, file: Path) -> None:
 
 
 def _reduce_colours(png: io.BytesIO) -> bytes:
-    """Return a picture with 256 colours, which suffice for lines and areas and take a third of the bytes.
+    """Return an image with 256 colors, in a third of the bytes.
 
-    The colours of lines are kept: quantising would mix thin lines with others for the sake of large areas.
+    The colors of lines are kept exactly, as quantization would change thin lines in favor of large areas.
     """
     from PIL import Image
 
@@ -84,7 +95,7 @@ def _reduce_colours(png: io.BytesIO) -> bytes:
     areas = image.quantize(256 - len(line_colours) // 3, dither=Image.Dither.NONE).getpalette() or []
     shades = [areas[at : at + 3] for at in range(0, 768 - len(line_colours), 3)]
     palette = Image.new("P", (1, 1))
-    # Pillow takes the first colour that is near, so nothing nearly white may stand beside white.
+    # Pillow uses the first color that is close, so the palette must not have near-white colors in addition to white.
     dark_shades = [shade for shade in shades if min(shade, default=255) < _NEARLY_WHITE]
     palette.putpalette(line_colours + [part for shade in dark_shades for part in shade])
     out = io.BytesIO()
@@ -99,8 +110,8 @@ def save_animation(
     """Write an animation.
 
     Args:
-        draw: Draws a frame into it, by number.
-        dpi: Dots per inch, fewer than a picture's as there are many frames.
+        draw: Function that draws a frame by its number.
+        dpi: Dots per inch, lower than that of plots, as an animation has many frames.
     """
     from matplotlib.animation import PillowWriter
 
@@ -115,7 +126,7 @@ def save_animation(
 
 
 def label_axes(axes: Any, x: str, y: str) -> None:
-    """Label axes and hide the frame's upper and right lines."""
+    """Label axes and hide the upper and right lines of the frame."""
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.grid(color=PALE, linewidth=0.6, alpha=0.7)
@@ -125,7 +136,7 @@ def label_axes(axes: Any, x: str, y: str) -> None:
 
 
 def set_title(axes: Any, title: str, subtitle: str = "") -> None:
-    """Set a title at the left, and a smaller line below it."""
+    """Set a left-aligned title with a smaller line below it."""
     axes.set_title(title + ("\n" if subtitle else ""), loc="left", fontsize=13, fontweight="bold", color=INK)
     if subtitle:
         axes.annotate(subtitle, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9,
@@ -133,7 +144,7 @@ def set_title(axes: Any, title: str, subtitle: str = "") -> None:
 
 
 def add_legend(axes: Any, *entries: Sequence[Any], **options: Any) -> None:
-    """Add a legend at the right of the axes; `entries` are handles and labels where not all are shown."""
+    """Add a legend to the right of the axes; `entries` are handles and labels if not all are shown."""
     axes.legend(*entries, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10, **options)
 
 
@@ -146,5 +157,5 @@ def list_ticks(low: float, high: float) -> list[float]:
 
 
 def format_axis(axis: Any, format_number: Callable[[float], str]) -> None:
-    """Format an axis's numbers as the text output does."""
+    """Format the numbers of an axis as in text output."""
     axis.set_major_formatter(lambda value, position: format_number(value))

@@ -1,4 +1,4 @@
-"""Graphs of the rules as pictures."""
+"""Graphs of the rules as plots."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from optadvise.rule_analysis.graph import Edge, Graph
 
 _FILL = {"fact": "#eef2f7", "table": "#dcecff", "question": "#fff4d6", "answer": "#dff5e1"}
 _LINE, _TEXT = "#5b6b7f", "#33404f"
-_DETOUR = 0.75  # bend of an arrow around the rows that it passes
+_DETOUR = 0.75  # bend of an arrow around other rows
 Positions: TypeAlias = "dict[str, tuple[float, float]]"  # column and row of each node
 
 
 def draw_graphs(graphs: Sequence[Graph], file: Path) -> None:
-    """Draw graphs one below another into an svg, png or pdf.
+    """Draw graphs below each other into an svg, png or pdf file.
 
     Raises:
-        InputError: The ending is another, or the file cannot be written.
+        InputError: The file has another ending or cannot be written.
         CannotRunHereError: matplotlib is not installed.
     """
     figures.check_picture(file, "--out")

@@ -1,4 +1,4 @@
-"""Pictures of measurements: memory against speed, with intervals and the Pareto front."""
+"""Plots of benchmarks: memory against speed, with intervals and the Pareto front."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from msgspec.structs import replace
 from optadvise.benchmark.metrics import metric_figure, metric_value, peak_source
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure
 from optadvise.benchmark.sweep_records import SweepResult
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.units import GIB, show_count
 from optadvise.render.plots import figures
 
-_ALIKE, _APART = 0.02, 0.025  # of the span of memory: which arms would hide each other, and how far apart they go
+# Shares of the memory span: arms closer than the first overlap, and are drawn apart by the second.
+_ALIKE, _APART = 0.02, 0.025
 
 
 class Point(Struct, frozen=True):
-    """An arm's place."""
+    """Memory and speed of an arm."""
 
     label: str
     memory: float
@@ -29,7 +31,7 @@ class Point(Struct, frozen=True):
 
 
 class Axes(Struct, frozen=True):
-    """The metrics that are drawn: those that every arm has, counted in the same way."""
+    """Metrics of the axes: every arm has them, measured in the same way."""
 
     memory: str  # a metric
     speed: str
@@ -42,13 +44,13 @@ class Axes(Struct, frozen=True):
 
 
 def axes_of(arms: Sequence[ArmResult], *, alone: bool = False) -> Axes | None:
-    """Return what some arms can be compared by, None where there is nothing.
+    """Return the metrics by which arms can be compared; None if they share none.
 
-    The allocator's peak is the memory that counts, but a process's peak is mostly not the optimizer's, so that without
-    the former the state is drawn, which is counted exactly.
+    Memory is the allocator's peak. If an arm lacks it, memory is the optimizer state, as the peak of a process mostly
+    comes from other code.
 
     Args:
-        alone: Only step() was measured.
+        alone: Whether only step() was measured.
     """
     if not arms:
         return None
@@ -63,10 +65,10 @@ def axes_of(arms: Sequence[ArmResult], *, alone: bool = False) -> Axes | None:
 
 
 def front(points: Sequence[Point], better: float) -> list[Point]:
-    """Return the points that no other beats: in memory, in speed or in both; the least memory first.
+    """Return the Pareto front of memory and speed, the least memory first.
 
     Args:
-        better: 1 where more speed is a larger figure, -1 where it is a smaller one.
+        better: 1 if a larger figure is faster, -1 if a smaller figure is faster.
     """
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.memory, -better * p.speed.value)):
@@ -79,17 +81,17 @@ def draw_benchmark(result: BenchmarkResult, file: Path) -> None:
     """Draw a result of `optadvise bench`.
 
     Raises:
-        CannotRunHereError: Nothing of it can be drawn.
+        CannotRunHereError: No metric can be drawn.
     """
     missing = [arm.label for arm in result.arms if arm.status != "ok"]
     _draw_arms(_list_ok(result), _Conditions.of(result), missing, file)
 
 
 def draw_sweep(result: SweepResult, file: Path) -> None:
-    """Draw the cells of a sweep that ran, each by its optimizer and the options that vary.
+    """Draw the measured cells of a sweep, each labelled with its optimizer and its varied options.
 
     Raises:
-        CannotRunHereError: There is nothing to draw.
+        CannotRunHereError: No cell was measured.
     """
     arms = [
         replace(cell.arm, label=" ".join([cell.optimizer, *cell.options.values()]))
@@ -97,7 +99,12 @@ def draw_sweep(result: SweepResult, file: Path) -> None:
         if cell.arm is not None and cell.arm.status == "ok"
     ]
     if not arms or result.environment is None:
-        raise CannotRunHereError(f"--plot {file}: no cell ran, so that there is nothing to draw")
+        raise CannotRunHereError(
+            f"--plot {str(file)!r}: no cell of the sweep was measured, nothing to draw",
+            code=ErrorCode.NOTHING_MEASURED,
+            option="--plot",
+            value=str(file),
+        )
     options, environment = result.options, result.environment
     conditions = _Conditions(
         workload=options.get("workload", "transformer"),
@@ -109,10 +116,10 @@ def draw_sweep(result: SweepResult, file: Path) -> None:
 
 
 class _Conditions(Struct, frozen=True):
-    """Conditions that a picture names."""
+    """Conditions in the subtitle of a plot."""
 
     workload: str
-    dtype: str | None  # None where it varies
+    dtype: str | None  # None if it varies
     device: str
     optimizer_only: bool
 
@@ -125,8 +132,8 @@ class _Conditions(Struct, frozen=True):
 
     def describe(self) -> str:
         """Return the conditions as text."""
-        what = "step() alone" if self.optimizer_only else self.workload
-        return ", ".join(part for part in (what, self.dtype, self.device) if part)
+        workload = "step() only" if self.optimizer_only else self.workload
+        return ", ".join(part for part in (workload, self.dtype, self.device) if part)
 
 
 def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequence[str], file: Path) -> None:
@@ -139,16 +146,16 @@ def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequ
     for number, (point, x) in enumerate(zip(points, xs, strict=True)):
         _place(plot, point, x, number)
     is_shifted = any(x != point.memory for x, point in zip(xs, points, strict=True))
-    note = "; equal memory side by side" if is_shifted else ""
+    note = "; arms with equal memory are drawn side by side" if is_shifted else ""
     _finish(plot, axes, points, f"{conditions.describe()}{note}", missing)
     figures.save_figure(picture, file)
 
 
 def draw_comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str, str], file: Path) -> None:
-    """Draw two results of `optadvise bench`: where each arm was, hollow, and where it is now.
+    """Draw two results of `optadvise bench`: each arm hollow in the first and filled in the second.
 
     Raises:
-        CannotRunHereError: Nothing of them can be drawn.
+        CannotRunHereError: No metric can be drawn.
     """
     base_arms, new_arms = ({arm.label: arm for arm in _list_ok(result)} for result in (base, new))
     shared = [label for label in new_arms if label in base_arms]
@@ -157,7 +164,7 @@ def draw_comparison(base: BenchmarkResult, new: BenchmarkResult, names: tuple[st
     pairs = [point for pair in zip(_points(before, axes), _points(after, axes), strict=True) for point in pair]
     picture = figures.make_figure(9.5, 5.6)
     plot = picture.add_subplot()
-    xs = [point.memory for point in pairs]  # as it is: a shift would look like a change
+    xs = [point.memory for point in pairs]  # not shifted: a shift would look like a change
     _front(plot, pairs[1::2], xs[1::2], axes)
     for number in range(len(shared)):
         (before_point, after_point), (x0, x1) = pairs[2 * number : 2 * number + 2], xs[2 * number : 2 * number + 2]
@@ -176,7 +183,7 @@ def _describe_pair(base: BenchmarkResult, new: BenchmarkResult, names: tuple[str
     base_name, new_name = (Path(name).name for name in names)
     if before == after:
         return f"hollow: {base_name}, filled: {new_name}; {after}"
-    return f"not measured alike: {base_name}, hollow, {before}; {new_name}, filled, {after}"
+    return f"different conditions: hollow: {base_name}, {before}; filled: {new_name}, {after}"
 
 
 def _list_ok(result: BenchmarkResult) -> list[ArmResult]:
@@ -187,13 +194,16 @@ def _choose_axes(arms: Sequence[ArmResult], conditions: _Conditions, file: Path)
     axes = axes_of(arms, alone=conditions.optimizer_only)
     if axes is None:
         raise CannotRunHereError(
-            f"--plot {str(file)!r}: no two figures were measured of every optimizer; nothing to draw"
+            f"--plot {str(file)!r}: not all optimizers have a measured speed and memory, nothing to draw",
+            code=ErrorCode.NOTHING_MEASURED,
+            option="--plot",
+            value=str(file),
         )
     return axes
 
 
 def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
-    """Return the arms' places, times in milliseconds."""
+    """Return the points of arms, times in milliseconds."""
     scale = 1.0 if axes.speed == "throughput" else 1e3
     points = []
     for arm in arms:
@@ -205,7 +215,7 @@ def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
 
 
 def _apart(points: Sequence[Point]) -> list[float]:
-    """Return where each point is drawn: those of the same memory side by side, so that every interval is seen."""
+    """Return the x of each point: points of equal memory are drawn side by side, so that no interval is hidden."""
     span = max(p.memory for p in points) - min(p.memory for p in points) or max(p.memory for p in points) or 1.0
     xs = []
     for number, point in enumerate(points):
@@ -215,7 +225,7 @@ def _apart(points: Sequence[Point]) -> list[float]:
 
 
 def _front(plot: Any, points: Sequence[Point], places: Sequence[float], axes: Axes) -> None:
-    """Mark the points that no other beats, with the steps between them."""
+    """Draw the Pareto front."""
     best = front(points, axes.better)
     most = max(p.memory for p in points)
     xs, ys = [*(p.memory for p in best), most], [p.speed.value for p in (*best, best[-1])]
@@ -239,11 +249,11 @@ def _place(plot: Any, point: Point, x: float, number: int, *, hollow: bool = Fal
 def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing: Sequence[str]) -> None:
     most = max(p.memory for p in points)
     size, unit = next(((s, u) for s, u in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if most >= s), (1, "bytes"))
-    memory = {"peak_memory": "peak memory as the allocator counts", "state_bytes": "optimizer state"}[axes.memory]
-    speed = {"throughput": axes.unit, "step_seconds": "whole step, ms", "optimizer_seconds": "step(), ms"}[axes.speed]
+    memory = {"peak_memory": "peak memory (allocator)", "state_bytes": "optimizer state"}[axes.memory]
+    speed = {"throughput": axes.unit, "step_seconds": "full step, ms", "optimizer_seconds": "step(), ms"}[axes.speed]
     goal = "up and left is better" if axes.better > 0 else "down and left is better"
     figures.set_title(plot, "Memory against speed", f"{about}; {goal}")
-    spread = ", with 95 % interval" if any(point.speed.interval is not None for point in points) else ""
+    spread = " (95 % interval)" if any(point.speed.interval is not None for point in points) else ""
     figures.label_axes(plot, f"{memory}, {unit}", f"{speed}{spread}")
     span = most - min(p.memory for p in points) or most or 1.0
     plot.set_xlim(max(0.0, min(p.memory for p in points) - 0.1 * span), most + 0.14 * span)
@@ -255,6 +265,6 @@ def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing:
     plot.set_ylim(bottom=max(0.0, plot.get_ylim()[0]))
     figures.add_legend(plot)
     if missing:
-        note = fill(f"not drawn: {', '.join(missing)}", 110)
+        note = fill(f"Not drawn (not measured): {', '.join(missing)}", 110)
         plot.annotate(note, (0, 0), (0, -46), xycoords="axes fraction", ha="left", va="top",
                       textcoords="offset points", fontsize=9, color="#55606c")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Schedules over a run as a picture."""
+"""Schedules over a run as a plot."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def draw_schedules(runs: Sequence[ScheduleRun], file: Path) -> None:
                   markersize=5, markevery=markers, clip_on=False)  # fmt: skip
     run = runs[0]
     warmups = sorted({one.warmup_steps for one in runs if one.warmup_steps})
-    warmup = f"warmup of {' or '.join(f'{steps:,}' for steps in warmups)} steps" if warmups else "no warmup"
-    subtitle = f"peak {show_number(run.lr)}, {run.steps:,} steps, {warmup}"
+    warmup = f"{' or '.join(f'{steps:,}' for steps in warmups)} warmup steps" if warmups else "no warmup"
+    subtitle = f"peak learning rate {show_number(run.lr)}, {run.steps:,} steps, {warmup}"
     figures.set_title(axes, "Learning rate over the run", subtitle)
     figures.label_axes(axes, "optimizer step", "learning rate")
     figures.format_axis(axes.xaxis, lambda step: show_count(step) if step else "0")
-    figures.format_axis(axes.yaxis, lambda rate: show_number(float(f"{rate:.6g}")))
+    figures.format_axis(axes.yaxis, lambda lr: show_number(float(f"{lr:.6g}")))
     axes.set_xlim(0, run.steps)
     axes.set_ylim(bottom=0)
     figures.add_legend(axes, handlelength=3.5)

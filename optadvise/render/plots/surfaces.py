@@ -1,4 +1,4 @@
-"""Paths of optimizers on a surface, from the side and from above, as a picture and as an animation."""
+"""Trajectories of optimizers on a surface, from the side and from above, as a plot and as an animation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from optadvise.verify.trajectories import Grid, clip_points
 from optadvise.verify.trajectory_records import Point, SurfaceSummary, TrajectoriesResult, Trajectory
 
 _FRAMES = 48
-_LINEAR_SPAN = 100.0  # a surface whose values span more is drawn by their logarithm
+_LINEAR_SPAN = 100.0  # a surface with a larger span is drawn in logarithms
 
 
 class _Heights:
-    """Heights of a surface's values: the values, or their logarithms where they span too much."""
+    """Heights of a surface: its values, or their logarithms if they span too much."""
 
     def __init__(self, surface: SurfaceSummary, grid: Grid) -> None:
         span = float(grid.values.max() - grid.values.min())
@@ -31,7 +31,7 @@ class _Heights:
 
 
 class _Path:
-    """One optimizer's path in both views."""
+    """Trajectory of one optimizer in both views."""
 
     def __init__(self, solid: Any, flat: Any, points: Sequence[Point], style: Mapping[str, object], label: str) -> None:
         self._points = points
@@ -45,7 +45,7 @@ class _Path:
         self.handle = flat.plot([], [], **{**line, **tip, "linestyle": line["linestyle"]}, label=label)[0]
 
     def draw(self, step: int | None = None) -> None:
-        """Draw the path up to a step, None for all of it; the marker is where the optimizer is then."""
+        """Draw the trajectory up to a step (None: all steps), with a marker at its end."""
         points = self._points[: None if step is None else step + 1]
         xs, ys, zs = ([getattr(point, name) for point in points] for name in ("x", "y", "value"))
         self._flat.set_data(xs, ys)
@@ -55,7 +55,7 @@ class _Path:
 
 
 def _make_views(result: TrajectoriesResult, grid: Grid) -> tuple[Any, list[_Path]]:
-    """Return a figure with the surface from the side and from above, and its paths, which are not drawn yet."""
+    """Return a figure with the surface from the side and from above, and its trajectories, not yet drawn."""
     surface = result.surface
     heights = _Heights(surface, grid)
     x, y, z = grid.x, grid.y, heights.grid
@@ -63,7 +63,7 @@ def _make_views(result: TrajectoriesResult, grid: Grid) -> tuple[Any, list[_Path
     space = figure.add_gridspec(1, 2, width_ratios=(1.12, 1))
     solid = figure.add_subplot(space[0], projection="3d", computed_zorder=False)
     flat = figure.add_subplot(space[1])
-    # Black lies so far below the lowest height that dark lines stand out against it.
+    # Black is far below the lowest height, so that dark lines remain visible.
     shades = {"cmap": "Greys_r", "vmin": float(z.min() - 0.9 * (z.max() - z.min()))}
     solid.plot_surface(x, y, z, alpha=0.75, linewidth=0, rcount=121, ccount=121, zorder=0, **shades)
     solid.set(xlabel="x", ylabel="y", xlim=surface.x, ylim=surface.y)
@@ -85,12 +85,14 @@ def _make_views(result: TrajectoriesResult, grid: Grid) -> tuple[Any, list[_Path
 
 
 def _format_label(trajectory: Trajectory) -> str:
-    end = {"outside": f", out at step {len(trajectory.points) - 1}", "not-finite": ", diverged"}.get(trajectory.end, "")
+    end = {"outside": f", left the plot at step {len(trajectory.points) - 1}", "not-finite": ", diverged"}.get(
+        trajectory.end, ""
+    )
     return f"{trajectory.name}, lr {show_number(trajectory.lr)}{end}"
 
 
 def _draw_landmarks(solid: Any, flat: Any, surface: SurfaceSummary, height: float) -> None:
-    """Draw the start, whose height is given, and the minimum where there is one."""
+    """Draw the start at its height, and the minimum if the surface has one."""
     x, y = surface.start
     marker = {"color": figures.INK, "marker": "o", "markersize": 11, "markerfacecolor": "white",
               "markeredgewidth": 2.2, "linestyle": "none", "zorder": 7}  # fmt: skip
@@ -98,7 +100,7 @@ def _draw_landmarks(solid: Any, flat: Any, surface: SurfaceSummary, height: floa
             "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}}  # fmt: skip
     solid.plot([x], [y], [height], **marker)
     flat.plot([x], [y], **marker)
-    is_at_right = x > surface.x[1] - 0.2 * (surface.x[1] - surface.x[0])  # where the label would not fit
+    is_at_right = x > surface.x[1] - 0.2 * (surface.x[1] - surface.x[0])  # no space for the label to the right
     place = {"xytext": (-9 if is_at_right else 9, 9), "ha": "right" if is_at_right else "left"}
     flat.annotate("start", (x, y), **place, **text)
     if surface.minimum is not None:
@@ -107,7 +109,7 @@ def _draw_landmarks(solid: Any, flat: Any, surface: SurfaceSummary, height: floa
 
 
 def draw_paths(result: TrajectoriesResult, grid: Grid, file: Path) -> None:
-    """Draw paths on their surface, from the side and from above."""
+    """Draw trajectories on their surface, from the side and from above."""
     figure, paths = _make_views(result, grid)
     for path in paths:
         path.draw()
@@ -115,7 +117,7 @@ def draw_paths(result: TrajectoriesResult, grid: Grid, file: Path) -> None:
 
 
 def animate_paths(result: TrajectoriesResult, grid: Grid, file: Path) -> None:
-    """Write a GIF of the paths as they grow."""
+    """Write a GIF of the growing trajectories."""
     figure, paths = _make_views(result, grid)
     title = figure.text(0.98, 0.97, "", ha="right", va="top", fontsize=13, color=figures.INK)
 
@@ -129,6 +131,6 @@ def animate_paths(result: TrajectoriesResult, grid: Grid, file: Path) -> None:
 
 
 def list_frames(steps: int) -> list[int]:
-    """Return the steps that an animation of so many steps shows, the first and the last among them."""
+    """Return the steps shown in an animation, including the first and the last."""
     count = min(_FRAMES, steps + 1)
     return [round(n * steps / max(1, count - 1)) for n in range(count)]

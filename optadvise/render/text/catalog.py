@@ -1,4 +1,4 @@
-"""Lists, cards and the family tree of the catalogue as text."""
+"""Lists, cards and the family tree of the catalog as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optadvise.core.cards import Implementation, Optimizer, Scheduler, StateTens
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
-from optadvise.render import evidence
+from optadvise.render import evidence, headings
 from optadvise.render.catalog import name_in_frameworks
 from optadvise.render.labels import SHARDING_LABELS, format_range, format_state_bytes
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
@@ -28,8 +28,8 @@ def print_optimizers(cards: Sequence[Optimizer]) -> None:
         for card in sorted(cards, key=lambda card: (state[card.id], card.id))
     ]
     with Page() as out:
-        print_rows(out, rows, ("optimizer", "left"), ("state B/p", "right"), ("effort", "left"), ("", "wrap"))
-        out.print("\nState in bytes per fp32 parameter of a large matrix. optadvise show NAME prints a card.")
+        print_rows(out, rows, ("optimizer", "left"), ("state B/param", "right"), ("effort", "left"), ("", "wrap"))
+        out.print("\nState: bytes per fp32 parameter of a large matrix. Use optadvise show NAME for details.")
 
 
 def print_schedules(cards: Sequence[Scheduler]) -> None:
@@ -44,11 +44,11 @@ def print_claims(claims: Iterable[Claim]) -> None:
     with Page() as out:
         rows = [(claim.id, escape(f"{claim.claim} [{', '.join(claim.cite)}]")) for claim in claims]
         print_rows(out, rows, ("claim", "left"), ("", "wrap"))
-        out.print("\noptadvise verify --claim ID tests one here, --all every one.")
+        out.print("\noptadvise verify --claim ID tests one claim on this machine, verify --all tests all.")
 
 
 def print_tree(cards: Iterable[Optimizer]) -> None:
-    """Print the family tree; a card with several parents stands under the first and names the others."""
+    """Print the family tree; a card with several parents is below its first parent and lists the others."""
     waiting = sorted(cards, key=lambda card: (card.year, card.id))
     ids = {card.id for card in waiting}
     root = Tree("gradient descent")
@@ -60,10 +60,10 @@ def print_tree(cards: Iterable[Optimizer]) -> None:
             if parents and parents[0] not in nodes:
                 orphans.append(card)
                 continue
-            also = f" [dim]also from {', '.join(parents[1:])}[/dim]" if parents[1:] else ""
+            also = f" [dim]and {', '.join(parents[1:])}[/dim]" if parents[1:] else ""
             branch = nodes[parents[0]] if parents else root
             nodes[card.id] = branch.add(f"[bold]{card.id}[/bold] [dim]{card.year}[/dim]{also}")
-        if len(orphans) == len(waiting):  # a circle of parents
+        if len(orphans) == len(waiting):  # a cycle of parents
             nodes.update({card.id: root.add(card.id) for card in orphans})
             break
         waiting = orphans
@@ -75,14 +75,14 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
     """Print an optimizer's card.
 
     Args:
-        guide_buffers: State per parameter by the guide in fp32 numbers, None where it gives none.
+        guide_buffers: State per parameter by the guide in fp32 numbers, None where the guide gives no figure.
     """
     with Page() as out:
-        lineage = f", from {' and '.join(card.parents)}" if card.parents else ""
+        lineage = f", derived from {' and '.join(card.parents)}" if card.parents else ""
         out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {card.family} family, {card.year}{lineage}")
         out.print(escape(card.summary))
         if card.aliases:
-            out.print(f"[dim]also {escape(', '.join(card.aliases))}[/dim]")
+            out.print(f"[dim]Aliases: {escape(', '.join(card.aliases))}[/dim]")
         out.print(format_heading("Update"))
         for line in card.equation:
             out.print(f"  {escape(line)}")
@@ -91,18 +91,18 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         for implementation in card.implementations:
             _print_implementation(out, implementation)
         withheld = (one.path + (f": {one.note}" if one.note else "") for one in card.not_offered)
-        print_bullets(out, "Called so, and not offered", withheld)
-        print_bullets(out, evidence.HEADING, evidence.list_sentences(measured))
+        print_bullets(out, "Implementations not used", withheld)
+        print_bullets(out, headings.MEASURED, evidence.list_sentences(measured))
         if card.companion:
-            out.print(f"\nNeeds {card.companion.optimizer} beside it for {escape(card.companion.tensors)}.")
+            out.print(f"\nRequires {card.companion.optimizer} for {escape(card.companion.tensors)}.")
         if card.schedules:
-            out.print(f"\nRuns under these schedules only: {', '.join(card.schedules)}.")
+            out.print(f"\nSupported schedules: {', '.join(card.schedules)}.")
         print_bullets(out, "Use when", (reason.text for reason in card.use_when))
         print_bullets(out, "Avoid when", (reason.text for reason in card.avoid_when))
-        print_bullets(out, "Notes", (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
-        suits = ", ".join(card.model_types) or "nothing in particular"
-        rows = [("effort to tune", card.effort), ("suits", suits), *_list_names(catalog, card)]
-        print_section(out, "Elsewhere", rows, "left", "wrap")
+        print_bullets(out, headings.NOTES, (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
+        models = ", ".join(card.model_types) or "no particular kind"
+        print_section(out, "Use", [("tuning effort", card.effort), ("model types", models)], "left", "wrap")
+        print_section(out, "Names in other frameworks", _list_names(catalog, card), "left", "wrap")
         print_sources(out, card.cite, catalog)
 
 
@@ -117,7 +117,7 @@ def _print_hyperparameters(out: Console, card: Optimizer) -> None:
         for number in card.hyperparameters
     ]
     out.print(format_heading("Hyperparameters"))
-    print_rows(out, rows, ("", "left"), ("default", "left"), ("usual", "left"), ("", "wrap"))
+    print_rows(out, rows, ("", "left"), ("default", "left"), ("typical range", "left"), ("", "wrap"))
 
 
 def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> None:
@@ -126,26 +126,26 @@ def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> 
     if card.state:
         rows = []
         for tensor in card.state:
-            dtype = "as the weight" if tensor.dtype == "parameter" else tensor.dtype
+            dtype = "dtype of the weight" if tensor.dtype == "parameter" else tensor.dtype
             rows.append((tensor.name, dtype, _describe_tensor(tensor)))
         print_rows(out, rows, "left", "left", "wrap")
     else:
-        out.print("  none")
+        out.print("  No state.")
     if guide_buffers is not None:
-        out.print(f"  The guide counts {guide_buffers:g}× the parameters, of four bytes each.")
+        out.print(f"  By the guide: {guide_buffers:g}× the parameters, 4 bytes each.")
 
 
 def _describe_tensor(tensor: StateTensor) -> str:
     size = f"{tensor.elements} per optimizer" if tensor.per == "optimizer" else f"one per {tensor.per}"
     size += f" of {tensor.block}" if tensor.per == "block" else ""
-    limits = [f"from {tensor.min_elements} elements"] if tensor.min_elements else []
-    limits += [f"up to {tensor.max_elements} elements"] if tensor.max_elements is not None else []
+    limits = [f"from {tensor.min_elements:,} elements"] if tensor.min_elements else []
+    limits += [f"up to {tensor.max_elements:,} elements"] if tensor.max_elements is not None else []
     return ", ".join([size, *limits])
 
 
 def _print_implementation(out: Console, implementation: Implementation) -> None:
     source = f"pip install {implementation.package}" if implementation.package else "not on PyPI"
-    source += f", version {implementation.min_version} or later" if implementation.min_version else ""
+    source += f" (version {implementation.min_version} or later)" if implementation.min_version else ""
     sharded = [f"{SHARDING_LABELS[shard]} {result}" for shard, result in implementation.sharding.items()]
     sharded += [
         f"{SHARDING_LABELS[shard]} with {_format_arguments(kwargs)}"
@@ -154,10 +154,10 @@ def _print_implementation(out: Console, implementation: Implementation) -> None:
     rows = [
         ("package", source),
         ("devices", ", ".join(implementation.devices)),
-        ("always", _format_arguments(implementation.kwargs)),
+        ("fixed arguments", _format_arguments(implementation.kwargs)),
         ("variants", ", ".join(implementation.variants)),
-        ("sharded", "; ".join(sharded) if implementation.sharding else ""),
-        ("[bold]deviates[/bold]", ""),
+        ("sharding", "; ".join(sharded) if implementation.sharding else ""),
+        ("[bold]deviation[/bold]", ""),
         ("note", implementation.note or ""),
     ]
     if implementation.deviates:
@@ -183,29 +183,29 @@ def print_schedule(card: Scheduler, catalog: Catalog) -> None:
         print_rows(out, phases, "wrap")
         print_bullets(out, "Use when", card.use_when)
         print_bullets(out, "Avoid when", card.avoid_when)
-        out.print(format_heading("Elsewhere"))
+        out.print(format_heading("Names in other frameworks"))
         print_rows(out, _list_names(catalog, card), "left", "wrap")
         print_sources(out, card.cite, catalog)
 
 
 def _list_names(catalog: Catalog, card: Optimizer | Scheduler) -> list[tuple[str, str]]:
-    """Return each framework with its name for an optimizer or a schedule."""
+    """Return the frameworks, each with its name for an optimizer or a schedule."""
     names = name_in_frameworks(catalog, card)
-    return [(catalog.frameworks[key].name, escape(name or "not by name")) for key, name in names.items()]
+    return [(catalog.frameworks[key].name, escape(name or "not selectable by name")) for key, name in names.items()]
 
 
 def print_bullets(out: Console, title: str, lines: Iterable[str]) -> None:
-    """Print a section of plain lines; nothing where there are none."""
+    """Print a section of plain lines; nothing without lines."""
     print_section(out, title, [("·", escape(line)) for line in lines], "left", "wrap")
 
 
 def print_sources(out: Console, cites: Iterable[str], catalog: Catalog) -> None:
-    """Print the sources that cites refer to."""
+    """Print sources by their ids."""
     rows = []
     for cite in cites:
         source = catalog.sources[cite]
         authors = f"{source.authors}, " if source.authors else ""
         year = f", {source.year}" if source.year else ""
         rows.append((escape(f"{cite}: {authors}{source.title}{year}, {source.url}"),))
-    out.print(format_heading("Sources"))
+    out.print(format_heading(headings.SOURCES))
     print_rows(out, rows, "wrap")

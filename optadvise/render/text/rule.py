@@ -10,7 +10,8 @@ from optadvise.core.cards import SHIPPED, Value
 from optadvise.core.errors import shorten_location
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import JsonObject
-from optadvise.render import evidence
+from optadvise.render import evidence, headings
+from optadvise.render.labels import format_sentence
 from optadvise.render.rules import find_reason
 from optadvise.render.text.catalog import print_bullets, print_sources
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
@@ -26,13 +27,13 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
     """Print a rule.
 
     Args:
-        claims: Claims that the rule repeats and that were decided here.
+        claims: Claims that support the rule and were decided on this machine.
     """
     overriding = [other.id for other in catalog.base.tables[rule.table].rules if rule.id in other.overrides]
     tests = (f"{_format_facts(test.given)} → {_format_facts(test.expect)}" for test in rule.tests)
     reason = find_reason(rule, claims)
     with Page() as out:
-        out.print(f"[bold]{rule.id}[/bold]  {rule.name}, in table {rule.table}")
+        out.print(f"[bold]{rule.id}[/bold]  {rule.name}, table {rule.table}")
         layer = "" if rule.layer == SHIPPED else f", from {rule.layer}"
         out.print(f"[dim]{escape(shorten_location(rule.at) + layer)}[/dim]")
         out.print(format_heading("When"))
@@ -40,17 +41,17 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
             conditions = [(fact, escape(format_condition(condition))) for fact, condition in rule.when.items()]
             print_rows(out, conditions, "left", "wrap")
         else:
-            out.print("  nothing else applies")
+            out.print("  no other rule applies")
         out.print(format_heading("Then"))
         print_rows(out, _list_outcomes(rule.outcome), "left", "wrap")
         if reason is not None:
-            print_section(out, "Because", [(escape(reason),)], "wrap")
-        print_bullets(out, evidence.HEADING, evidence.list_sentences(Evidence(claims=tuple(claims))))
+            print_section(out, headings.WHY, [(escape(format_sentence(reason)),)], "wrap")
+        print_bullets(out, headings.MEASURED, evidence.list_sentences(Evidence(claims=tuple(claims))))
         if rule.overrides:
             out.print(f"\nOverrides {', '.join(rule.overrides)}.")
         if overriding:
-            out.print(f"\nOverridden by {', '.join(overriding)}, where they apply.")
-        print_bullets(out, "Example", tests)
+            out.print(f"\nOverridden by {', '.join(overriding)}.")
+        print_bullets(out, "Examples", tests)
         print_sources(out, rule.cite, catalog)
 
 
@@ -67,7 +68,7 @@ def _list_outcomes(outcomes: JsonObject) -> Iterator[tuple[str, str]]:
 
 
 def _format_step(step: Mapping[str, Value]) -> str:
-    """Return an adjustment as its file has it, without its reason and sources."""
+    """Return an adjustment as in its file, without its reason and sources."""
     return ", ".join(
         f"{key}: {format_value(value)}" for key, value in step.items() if value is not None and key not in _STEP_REASONS
     )
