@@ -31,7 +31,7 @@ aliases: [turbo]
 family: sgd
 parents: [sgd-momentum]
 year: 2026
-summary: Momentum that is twice as sure of itself.
+summary: SGD with momentum and steps of twice the length.
 equation: [m ← momentum·m + g, θ ← θ − 2·lr·m]
 effort: high
 lr_scale: sgd
@@ -40,15 +40,15 @@ sparse_gradients: false
 model_types: [cnn]
 hyperparameters:
   - {name: lr, default: 1e-1, low: 1e-3, high: 1.0, advised: true, meaning: Step size.}
-  - {name: momentum, default: 0.9, advised: false, meaning: Share of the velocity that survives.}
+  - {name: momentum, default: 0.9, advised: false, meaning: Momentum coefficient.}
   - {name: weight_decay, default: 1e-4, advised: true, meaning: L2 penalty.}
 adjust:
-  - {scale: lr, factor: 0.5, because: it goes twice as far, cite: [measured]}
+  - {scale: lr, factor: 0.5, because: each step is twice as long, cite: [measured]}
 state: [{name: momentum_buffer, per: element, dtype: parameter}]
 implementations:
   - {id: torch, import: torch.optim.SGD, package: torch, devices: [cpu]}
-use_when: [A test needs one more.]
-avoid_when: [It is not a test.]
+use_when: [A test requires another optimizer.]
+avoid_when: [Any other use.]
 cite: [measured]
 """
 
@@ -69,7 +69,7 @@ def test_a_new_optimizer_is_one_file(layer: Path) -> None:
     assert data["optimizer"]["kwargs"] == {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
     assert data["rules"]["layers"] == ["shipped", str(layer)]
     assert "sgd-turbo" in optadvise("list", "--tree", *rules).out
-    assert "twice as sure" in optadvise("show", "sgd_turbo", *rules).out
+    assert "twice the length" in optadvise("show", "sgd_turbo", *rules).out
     assert optadvise("show", "sgd-turbo").code == 2
 
 
@@ -112,9 +112,9 @@ BROKEN_CARDS = [
     ("an unknown parent", "parents: [sgd-momentum]", "parents: [sgd-momentun]", 5, ErrorCode.UNKNOWN_REFERENCE),
     ("an unknown model", "model_types: [cnn]", "model_types: [cmn]", 13, ErrorCode.UNKNOWN_REFERENCE),
     ("an unknown source", "cite: [measured]\n", "cite: [mesured]\n", 25, ErrorCode.UNKNOWN_REFERENCE),
-    ("an empty list", "avoid_when: [It is not a test.]\ncite: [measured]",
-     "avoid_when: [It is not a test.]\ncite: []", 25, ErrorCode.INVALID_ENTRY),
-    ("a missing key", "summary: Momentum that is twice as sure of itself.\n", "", 1, ErrorCode.MISSING_KEY),
+    ("an empty list", "avoid_when: [Any other use.]\ncite: [measured]",
+     "avoid_when: [Any other use.]\ncite: []", 25, ErrorCode.INVALID_ENTRY),
+    ("a missing key", "summary: SGD with momentum and steps of twice the length.\n", "", 1, ErrorCode.MISSING_KEY),
     ("an empty text", "name: SGD turbo", "name:", 2, ErrorCode.INVALID_ENTRY),
     ("a list for a text", "name: SGD turbo", "name: [a, b]", 2, ErrorCode.INVALID_ENTRY),
     ("a text for a list", "aliases: [turbo]", "aliases: turbo", 3, ErrorCode.INVALID_ENTRY),
