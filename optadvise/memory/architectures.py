@@ -1,6 +1,6 @@
-"""Shapes of networks from a name or from dimensions, and the blocks of a shape.
+"""Shapes of networks from names or dimensions, and the blocks of a shape.
 
-Nothing is guessed silently: a dimension that is missing or does not divide is an error that names it.
+A missing dimension and a division with a remainder are errors; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from optadvise.memory.networks import Networks
 from optadvise.memory.programs import evaluate_product
 from optadvise.memory.records import ComputeMode, MicroBatch
 
-LARGEST_DIMENSION = 10**7  # vocabularies end at about 10^6
-_LARGEST_COUNTS = {"layers": 4096, "heads": 4096}  # of a network, and of a layer
+LARGEST_DIMENSION = 10**7  # the largest vocabularies have about 10^6 entries
+_LARGEST_COUNTS = {"layers": 4096, "heads": 4096}  # layers of a network, heads of a layer
 
 
 def build_named_shape(networks: Networks, name: str) -> NetworkShape:
     """Return a well-known shape.
 
     Args:
-        name: In any spelling.
+        name: Name in any spelling.
 
     Raises:
         InputError: No shape has this name.
@@ -38,14 +38,15 @@ def build_named_shape(networks: Networks, name: str) -> NetworkShape:
 def build_shape_from_dimensions(
     networks: Networks, default_families: Mapping[str, str], model: str | None, dims: Mapping[str, int]
 ) -> NetworkShape:
-    """Return a network with given dimensions.
+    """Return the shape of a network with the given dimensions.
 
     Args:
-        default_families: The family that stands for each kind of model.
-        model: The kind; None is the first that has a default family.
+        default_families: Family ids by kind of model.
+        model: Kind of model; None for the first that has a default family.
+        dims: Dimensions by name.
 
     Raises:
-        InputError: A dimension is missing or does not go with another, or the kind of model has no default family.
+        InputError: A dimension is missing, two dimensions do not match, or the kind of model has no default family.
     """
     where = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in dims.items())
     name = next(iter(default_families.values())) if model is None else default_families.get(model)
@@ -68,11 +69,13 @@ def build_shape_from_dimensions(
 
 
 def check_dimension(value: object, key: str, shown: str, where: str) -> int:
-    """Return a dimension that is a whole number in range.
+    """Return a dimension if it is a whole number in range.
 
     Args:
-        value: The number, as it was read.
-        shown: The value, for the message.
+        value: Value from the command line or a config.
+        key: Name of the dimension.
+        shown: Value as text, for the error message.
+        where: Options that describe the network, for the error message.
 
     Raises:
         InputError: The value is not a whole number, or out of range.
@@ -100,12 +103,14 @@ def complete_shape(
     """Return a shape with default and derived dimensions filled in.
 
     Args:
-        dims: The dimensions that are given.
-        flags: Those that are on; `!flag` switches one off.
-        basis: config, named or dimensions.
+        dims: Specified dimensions; the others get their defaults.
+        flags: Flags that are on; `!flag` switches one off.
+        choices: Values of the family's choices.
+        basis: How the shape is described: config, named or dimensions.
+        where: Options that describe the network, for error messages.
 
     Raises:
-        InputError: A dimension is out of range, or does not divide another that must be a multiple.
+        InputError: A dimension is out of range, or a division has a remainder.
     """
     complete = _complete_dimensions(family, dims, where)
     _check_bounds(family, complete, where)
@@ -187,18 +192,19 @@ def build_network(networks: Networks, shape: NetworkShape) -> Network:
 def _build_blocks(
     block: BlockDescription, stage: Stage, dims: Mapping[str, int], *, is_staged: bool
 ) -> Iterator[Block]:
-    """Yield the blocks of one stage, equal repetitions as one.
+    """Yield the blocks of one stage; identical repetitions are one block with a count.
 
-    The first of a stage may get another size or precision than the others; where blocks widen, each gets its own.
+    The first repetition of a stage may have another input size or precision than the others; where blocks widen, every
+    repetition has another input size.
     """
-    own_dims = {**dims, **stage.dims}
-    repeat = evaluate_product(stage.repeat, own_dims)
+    stage_dims = {**dims, **stage.dims}
+    repeat = evaluate_product(stage.repeat, stage_dims)
     for count in [1] * repeat if block.widens else [1, repeat - 1] if is_staged and repeat > 1 else [repeat]:
         yield Block(
             name=block.block,
             program=block.lines,
             repeat=count,
-            dims=own_dims,
+            dims=stage_dims,
             input=block.input,
             output=block.output,
             checkpointed=block.checkpointed,
@@ -210,11 +216,12 @@ def _build_blocks(
 
 
 def check_image_size(network: Network, side: int, where: str) -> None:
-    """Check that a network's windows fit on an image.
+    """Check that an image is large enough for a network's kernels.
 
     Args:
-        network: The network; one of tokens takes any length.
-        side: Pixels of an image's side.
+        network: The network; a network of tokens accepts every size.
+        side: Side length of the image in pixels.
+        where: Option that sets the size, for the error message.
 
     Raises:
         InputError: The image is too small; the message has the smallest accepted size.
@@ -240,30 +247,31 @@ def _accepts_image(network: Network, side: int) -> bool:
 
 
 def check_sequence_length(networks: Networks, shape: NetworkShape, length: int, where: str) -> None:
-    """Check that a network has learned positions for all tokens of a sample.
+    """Check that a network has a position embedding for every token of a sample.
 
     Args:
-        length: Tokens of a sample.
+        length: Tokens per sample.
+        where: Option that sets the length, for the error message.
 
     Raises:
-        InputError: It has fewer positions.
+        InputError: The network has fewer position embeddings.
     """
-    most = find_max_positions(networks, shape)
-    if most is not None and length > most:
+    max_tokens = find_max_positions(networks, shape)
+    if max_tokens is not None and length > max_tokens:
         raise InputError(
-            f"{where} {length}: must be at most {most}, the number of position embeddings of {shape.name}",
+            f"{where} {length}: must be at most {max_tokens}, the number of position embeddings of {shape.name}",
             code=ErrorCode.OUT_OF_RANGE, option=where, value=length,
         )  # fmt: skip
 
 
 def find_max_positions(networks: Networks, shape: NetworkShape) -> int | None:
-    """Return the tokens that a network has learned positions for; None where nothing limits them."""
+    """Return the number of a network's position embeddings; None if the sequence length is not limited."""
     positions = networks.find_family(shape).max_positions
     return None if positions is None else evaluate_product(positions, dict(shape.dims))
 
 
 def find_usual_length(networks: Networks, shape: NetworkShape) -> int:
-    """Return the tokens, or pixels of an image's side, that a shape is usually trained at."""
+    """Return the typical sample length for a shape: tokens, or pixels of an image's side."""
     named = networks.find_named_shape(shape)
     if named is not None and named.length is not None:
         return named.length

@@ -1,9 +1,9 @@
-"""Simulation of PyTorch's autograd on tensors without data, to find what one training step keeps in memory.
+"""Simulation of PyTorch's autograd on tensors without data, which computes the memory of one training step.
 
-Autograd saves for the backward pass what each operation's gradient needs: a matrix product saves its input, a softmax
-its output, an addition nothing. An `AutogradGraph` records a block's operations on sizes alone, counts each storage
-once, frees a storage that no variable and no saved tensor refers to, and then simulates the backward pass in reverse
-order, so that peaks follow from the operations and not from a formula with fitted constants.
+Autograd saves the tensors that the gradient of each operation needs: a matrix product saves its input, a softmax its
+output, an addition nothing. An `AutogradGraph` records a block's operations on sizes alone, counts each storage once,
+frees a storage without references, and then simulates the backward pass in reverse order. Peaks follow from the
+operations, without fitted constants.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SizedTensor:
         """View a storage.
 
         Args:
-            requires_grad: Backward computes a gradient for it.
+            requires_grad: Whether backward computes its gradient.
         """
         self.storage, self.shape, self.itemsize, self.requires_grad = storage, shape, itemsize, requires_grad
 
@@ -41,15 +41,17 @@ class SizedTensor:
 
 
 class OperationCost(Struct, frozen=True):
-    """Bytes that an operation takes beside its inputs, its output and what it saves, and how gradients flow."""
+    """Bytes that an operation allocates beside its inputs, output and saved tensors, and how gradients flow."""
 
     scratch: int = 0  # temporaries of its forward
     backward_scratch: int = 0  # temporaries of its backward
-    weight_copies: int = 0  # half-precision copies of weights that autocast caches until its backward
+    weight_copies: int = 0  # half-precision copies of weights in the autocast cache, until its backward
     weight_gradient: int = 0
     weight_gradient_scratch: int = 0  # temporaries while the weights' gradients are computed
-    reuses_gradient: bool = False  # the output's gradient is handed to the inputs as it is
-    gradient_is_view: bool = False  # the inputs' gradient is a view of a product, into which no sum can be written
+    reuses_gradient: bool = False  # the inputs share the output's gradient
+    gradient_is_view: bool = (
+        False  # the input gradient is a view of a matrix product, to which nothing is added in place
+    )
 
 
 NO_COST = OperationCost()
@@ -72,13 +74,13 @@ class AutogradGraph:
         """Start an empty graph.
 
         Args:
-            record: Save tensors for backward; the first forward pass of a checkpointed block does not.
+            record: Whether tensors are saved for backward; the first forward pass of a checkpointed block saves none.
         """
         self.mode, self.dims = mode, dims
         self.weights: list[Weight] = []
         self.nodes: list[Node] = []
         self.live_bytes = 0
-        self.weight_copies = 0  # bytes of half-precision copies that autocast caches
+        self.weight_copies = 0  # bytes in the autocast cache
         self.weight_gradients = 0  # bytes
         self.product_bytes = 0  # of matrix products' outputs, which selective checkpointing saves
         self.peak = LiveMemory()
@@ -93,8 +95,8 @@ class AutogradGraph:
         """Return a tensor that exists before the block.
 
         Args:
-            requires_grad: Backward computes a gradient for it.
-            counted_elsewhere: Another block saves it, so that it takes no bytes here.
+            requires_grad: Whether backward computes its gradient.
+            counted_elsewhere: Whether another block saves it, so that this block does not count it.
         """
         tensor = self.allocate(shape, itemsize, requires_grad)
         if counted_elsewhere:
@@ -117,21 +119,21 @@ class AutogradGraph:
         return out
 
     def add_weight(self, shape: Shape, kind: str) -> tuple[int, int]:
-        """Register a weight and return the bytes of its gradient, 0 where it is frozen, and of the weight."""
+        """Register a weight; return the bytes of its gradient (0 if frozen) and of the weight."""
         self.weights.append(Weight(shape, kind))
         size = prod(shape) * self.mode.weight_itemsize
         return (0 if self.mode.frozen else size), size
 
     def retain(self, tensor: SizedTensor) -> None:
-        """Count a variable that refers to the tensor."""
+        """Add a reference to the tensor's storage."""
         self._references[tensor.storage] += 1
 
     def release(self, tensor: SizedTensor) -> None:
-        """Discount a variable that referred to the tensor."""
+        """Drop a reference to the tensor's storage."""
         self.release_storage(tensor.storage)
 
     def release_storage(self, storage: int) -> None:
-        """Discount a reference to a storage, and free it with the last one."""
+        """Drop a reference to a storage; the last one frees it."""
         self._references[storage] -= 1
         if not self._references[storage]:
             self.live_bytes -= self._sizes[storage]
@@ -143,11 +145,11 @@ class AutogradGraph:
             self.release_storage(tensor.storage)
 
     def save(self, tensor: SizedTensor) -> None:
-        """Mark a tensor as needed by backward, so that it is counted in this block and not in the next."""
+        """Mark a tensor as saved for backward, so that this block counts it and the next does not."""
         self._saved.add(tensor.storage)
 
     def is_saved(self, tensor: SizedTensor) -> bool:
-        """Return whether backward needs a tensor."""
+        """Return whether a tensor is saved for backward."""
         return tensor.storage in self._saved
 
     # -- operations ------------------------------------------------------------------------------------------------
@@ -162,19 +164,20 @@ class AutogradGraph:
         """Add an operation to the graph and return its output.
 
         Args:
-            inputs: The tensors that get a gradient from it.
+            inputs: Tensors whose gradient the operation computes.
+            saved: Tensors to save for backward.
         """
         self.weight_copies += cost.weight_copies
         self._update_peak(cost.scratch)
-        makes_gradient = cost.weight_gradient or cost.weight_gradient_scratch
-        out.requires_grad = bool(makes_gradient) or any(tensor.requires_grad for tensor in inputs)
+        has_weight_gradient = cost.weight_gradient or cost.weight_gradient_scratch
+        out.requires_grad = bool(has_weight_gradient) or any(tensor.requires_grad for tensor in inputs)
         if out.requires_grad and self._record:
             for tensor in saved:
                 self.retain(tensor)
                 self.save(tensor)
-            learning = tuple(tensor for tensor in inputs if tensor.requires_grad)
+            differentiable = tuple(tensor for tensor in inputs if tensor.requires_grad)
             self.nodes.append(
-                Node(out=out, inputs=learning, saved=tuple(tensor.storage for tensor in saved), cost=cost)
+                Node(out=out, inputs=differentiable, saved=tuple(tensor.storage for tensor in saved), cost=cost)
             )
         for tensor in (*inputs, *saved):
             if tensor.storage != out.storage:

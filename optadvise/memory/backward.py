@@ -11,11 +11,11 @@ def simulate_backward(graph: AutogradGraph, out: SizedTensor, *, release: bool =
 
     Args:
         graph: The recorded forward pass; its saved tensors are released and its weights' gradients counted.
-        out: The block's output, whose gradient exists already.
-        release: Each weight is stepped, and its gradient freed, as soon as it is computed.
+        out: The block's output, whose gradient already exists.
+        release: Whether each weight is updated and its gradient freed as soon as it is computed.
 
     Returns:
-        Bytes by kind; the gradients of weights are those of this block.
+        Bytes by kind, with the weight gradients of this block only.
     """
     backward = _BackwardPass(graph, out)
     for node in reversed(graph.nodes):
@@ -29,9 +29,9 @@ class _BackwardPass:
     def __init__(self, graph: AutogradGraph, out: SizedTensor) -> None:
         self.peak = LiveMemory()
         self._graph = graph
-        self._gradients = {id(out): 0}  # number of its gradient by tensor
+        self._gradients = {id(out): 0}  # index of its gradient by tensor
         self._sizes, self._references = [out.nbytes], [1]  # by gradient
-        self._views: set[int] = set()  # gradients that are views of products
+        self._views: set[int] = set()  # gradients that are views of matrix products
         self._working = out.nbytes  # bytes of all live gradients of activations
 
     def run(self, node: Node, *, release: bool) -> None:
@@ -48,7 +48,7 @@ class _BackwardPass:
         self._graph.weight_copies -= cost.weight_copies
         for storage in node.saved:
             self._graph.release_storage(storage)
-        self._working -= self._released(gradient)
+        self._working -= self._release(gradient)
         if summed:
             self._update_peak(summed, cost.weight_gradient)
             self._working -= summed
@@ -58,7 +58,7 @@ class _BackwardPass:
             self._graph.weight_gradients += cost.weight_gradient
 
     def _input_gradient(self, node: Node, tensor: SizedTensor, gradient: int) -> int:
-        """Return the number of an input's gradient: the output's where it is handed on, else a new one."""
+        """Return the index of an input's gradient: the output's if it is reused, otherwise a new one."""
         if node.cost.reuses_gradient and self._sizes[gradient] == tensor.nbytes:
             self._references[gradient] += 1
             return gradient
@@ -68,9 +68,9 @@ class _BackwardPass:
         return len(self._sizes) - 1
 
     def _accumulate(self, node: Node, computed: list[tuple[SizedTensor, int]]) -> int:
-        """Add gradients to those that tensors have already, and return the bytes of a sum that needs a new tensor.
+        """Add gradients to existing ones; return the bytes of a sum that needs a new tensor.
 
-        A sum is written into one of its terms that is no view.
+        A sum is computed in place unless both terms are views.
         """
         summed = 0
         for tensor, gradient in computed:
@@ -83,11 +83,11 @@ class _BackwardPass:
             if gradient in self._views and self._gradients[key] in self._views:
                 summed = self._sizes[gradient]
                 self._views.discard(self._gradients[key])
-            self._working -= 0 if summed else self._released(gradient)
+            self._working -= 0 if summed else self._release(gradient)
         return summed
 
-    def _released(self, gradient: int) -> int:
-        """Discount a reference to a gradient and return the bytes that this frees."""
+    def _release(self, gradient: int) -> int:
+        """Drop a reference to a gradient and return the freed bytes."""
         self._references[gradient] -= 1
         return 0 if self._references[gradient] else self._sizes[gradient]
 

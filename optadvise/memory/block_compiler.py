@@ -1,4 +1,4 @@
-"""Compilation of a family's blocks: parts are expanded, and every name is checked."""
+"""Compilation of a family's blocks: expansion of parts and validation of names."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from optadvise.memory.network_families import BlockDescription, NamedShape, Netw
 from optadvise.memory.operations import list_signatures
 from optadvise.memory.programs import ProgramLine, list_dimensions, with_last_uses
 
-RUN_FLAGS = {"eager", "selective", "chunked", "masked"}  # flags that the run sets, not the configuration
+RUN_FLAGS = {"eager", "selective", "chunked", "masked"}  # flags that the run sets, not the config
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 class _Names(Struct, frozen=True):
-    """The names that the lines of a family's blocks may use."""
+    """Names that the lines of a family's blocks can use."""
 
     dims: Collection[str]
     flags: Collection[str]
 
 
 def compile_family(family: NetworkFamily, parts: Mapping[str, Part]) -> NetworkFamily:
-    """Return a family whose blocks name operations alone; in a block every variable is computed once, and used.
+    """Return a family with compiled blocks: parts are expanded to operations, and all names are checked.
 
     Raises:
-        RuleFileError: A line or a stage is wrong; the message has its place.
+        RuleFileError: A line, shape or stage is invalid.
     """
     stages = [(shape, stage) for shape in family.shapes.values() for stage in shape.stages or ()]
     stage_dims = {name for _, stage in stages for name in stage.dims}
@@ -50,14 +50,14 @@ def compile_family(family: NetworkFamily, parts: Mapping[str, Part]) -> NetworkF
 
 
 def _list_flags(family: NetworkFamily, parts: Mapping[str, Part]) -> set[str]:
-    """Return every flag that a condition in a family's blocks may name."""
+    """Return the flags that conditions in a family's blocks can use."""
     chosen = {flag for choice in family.choices.values() for flag in choice.values.values()}
     in_parts = {flag for part in parts.values() for line in part.lines for flag in line.flags()}
     return {*family.flags, *chosen, *in_parts, *RUN_FLAGS}
 
 
 def _check_shape(shape: NamedShape, family: NetworkFamily) -> None:
-    """Check that a well-known shape has the dimensions that its family needs, and only what the family declares."""
+    """Check that a named shape sets the required dimensions, and only what its family declares."""
     kinds = {
         "dimension": (shape.dims, [*family.dims, *family.derived]),
         "flag": ([flag.removeprefix("!") for flag in shape.flags], list(family.flags)),
@@ -78,7 +78,7 @@ def _check_shape(shape: NamedShape, family: NetworkFamily) -> None:
 def _check_stage(
     shape: NamedShape, stage: Stage, blocks: Mapping[str, BlockDescription], family_dims: set[str]
 ) -> None:
-    """Check that a stage names a block, and sets exactly the dimensions that the family does not have."""
+    """Check that a stage uses an existing block and sets exactly the dimensions that the family does not set."""
     if stage.block not in blocks:
         raise RuleFileError(
             f"block {stage.block!r} does not exist; {suggest_name(stage.block, blocks)}",
@@ -100,11 +100,11 @@ def _fail(line: ProgramLine, message: str, code: ErrorCode) -> NoReturn:
 def _compile_block(
     block: BlockDescription, parts: Mapping[str, Part], names: _Names, variables: Collection[str]
 ) -> tuple[ProgramLine, ...]:
-    """Return a block's lines, checked, with the last use of each variable.
+    """Return a block's checked lines, with the last use of each variable.
 
     Args:
-        names: What lines may name in products and conditions.
-        variables: Those that exist before the first line.
+        names: Names that products and conditions can use.
+        variables: Variables that exist before the first line.
     """
     lines = _expand_parts(block.lines, parts)
     computed = set(variables)
@@ -119,7 +119,7 @@ def _compile_block(
 
 
 def _check_names(line: ProgramLine, names: _Names, computed: Collection[str]) -> None:
-    """Check the variables, flags and dimensions that a line names."""
+    """Check the variables, flags and dimensions of a line."""
     for name in line.inputs:
         if name not in computed:
             hint = suggest_name(name, sorted(computed))
@@ -138,7 +138,7 @@ def _check_names(line: ProgramLine, names: _Names, computed: Collection[str]) ->
 
 
 def _expand_parts(lines: Sequence[ProgramLine], parts: Mapping[str, Part]) -> list[ProgramLine]:
-    """Return lines with every part replaced by its own lines, whose variables get unique names."""
+    """Return lines with every part replaced by its lines, whose variables get unique names."""
     expanded: list[ProgramLine] = []
     for line in lines:
         if line.operation in parts:
@@ -183,7 +183,7 @@ def _substitute(product: str, numbers: Mapping[str, str]) -> str:
 
 
 def _check_operation(line: ProgramLine, parts: Mapping[str, Part]) -> None:
-    """Check that a line names an operation, with the inputs and arguments that it takes."""
+    """Check that a line's operation exists and accepts its inputs and arguments."""
     signature = list_signatures().get(line.operation)
     if signature is None:
         hint = suggest_name(line.operation, [*list_signatures(), *parts])

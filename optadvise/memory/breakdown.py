@@ -1,8 +1,7 @@
-"""One GPU's memory during training, line by line: the arithmetic of each, and its bytes at the peak.
+"""Memory breakdown of one GPU: bytes, arithmetic and bytes at the peak for each line.
 
-Three conventions are in use for "bytes per parameter" and they differ in what they count, so every line explains its
-own (`model_memory`). Gradients and activations are not in use at the same time in full, so the total is the peak and
-not the sum of the lines.
+Conventions for "bytes per parameter" differ, so every line shows its arithmetic (see `model_memory`). Gradients and
+activations do not reach their maxima at the same time, so the total is the peak, not the sum of the maxima.
 """
 
 from __future__ import annotations
@@ -27,9 +26,11 @@ from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_peak
 from optadvise.memory.records import StepMemory
 from optadvise.rulebase.memory_rules import FactorRange, MemorySettings
 
+AUTOCAST_CACHE = "autocast cache"  # the line of half-precision copies of weights
+
 
 class RunMemory(Struct, frozen=True):
-    """The parts of a run's memory."""
+    """Memory of a run: the model and the optimizer."""
 
     inputs: MemoryInputs
     model: ModelMemory
@@ -42,28 +43,28 @@ class RunMemory(Struct, frozen=True):
 
     @property
     def master(self) -> int:
-        """Return the bytes of the fp32 copy of the weights on the GPU."""
+        """Return the bytes of the fp32 master copy of the weights on the GPU."""
         return 0 if self.inputs.offload else self.model.master
 
     @property
     def model_states(self) -> int:
-        """Return the bytes of weights, gradients and optimizer state, which need no shape of the network."""
+        """Return the bytes of weights, gradients and optimizer state, which do not depend on the network's shape."""
         return self.model.weights + self.master + self.model.gradients + self.state
 
     @property
     def pageable(self) -> int:
-        """Return the bytes of state that may leave the GPU."""
+        """Return the bytes of state that can be paged to host memory."""
         return self.state if self.optimizer.is_paged else 0
 
 
 def estimate_unknown_size(available: int | None) -> MemoryEstimate:
-    """Return the estimate for a network of which not even the size is known.
+    """Return the estimate for a network of unknown size, without figures.
 
     Args:
-        available: Bytes of the GPU; None where it is not known.
+        available: Bytes of the GPU; None if unknown.
     """
     names = ("weights", "gradients", "optimizer state")
-    lines = tuple(MemoryLine(part=name, bytes=None, how="the number of parameters is not known") for name in names)
+    lines = tuple(MemoryLine(part=name, bytes=None, how="number of parameters unknown") for name in names)
     return MemoryEstimate(
         weights=None, gradients=None, optimizer=None, activations=None, overhead=None, total=None, model_states=None,
         available=available, fits=None, breakdown=lines,
@@ -71,14 +72,14 @@ def estimate_unknown_size(available: int | None) -> MemoryEstimate:
 
 
 def apply_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstimate:
-    """Return an estimate with the verdict whether it fits.
+    """Return an estimate with the memory limit and whether it fits.
 
     Args:
-        available: Bytes of the GPU; None where nothing limits it.
+        available: Bytes of the GPU; None without a limit.
 
     Returns:
-        `fits` is True or False where that is certain, None within the interval and where nothing limits it. Where the
-        shape is not known, the estimate cannot be known to fit.
+        `fits` is True or False if certain, None if the limit is inside the interval or unknown. For an unknown shape it
+        is False or None.
     """
     fits = None
     if available is not None and estimate.interval is not None:
@@ -94,7 +95,7 @@ def apply_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstima
 
 
 def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
-    """Return the estimate for a network of which only the size is known, without activations and a total."""
+    """Return the estimate for a network of known size but unknown shape, without activations and a total."""
     model, optimizer = run.model, run.optimizer
     lines = [_weights_line(model)]
     if run.master:
@@ -102,7 +103,7 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     lines += [
         make_breakdown_line("gradients", model.gradients, model.gradients, model.gradients_explanation),
         make_breakdown_line("optimizer state", run.state, run.state, optimizer.state_explanation),
-        MemoryLine(part="activations", bytes=None, how="not known without the network's shape"),
+        MemoryLine(part="activations", bytes=None, how="unknown without the network's shape"),
     ]
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state, activations=None,
@@ -112,9 +113,10 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
 
 
 def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: MemorySettings) -> MemoryEstimate:
-    """Return the estimate of a run whose forward and backward pass is known.
+    """Return the estimate of a run with a simulated forward and backward pass.
 
     Args:
+        step: Memory of the forward and backward pass.
         basis: How the network's shape is known: exact or typical.
     """
     inputs, model = run.inputs, run.model
@@ -148,22 +150,22 @@ def _lines(
     if run.master:
         yield make_breakdown_line("master copy", model.master, model.master, model.master_explanation)
     elif step.weight_copies:
-        explanation = "2 B of each matrix, which autocast keeps from its first use to the end of backward"
-        yield make_breakdown_line("half copies", step.weight_copies, peak.weight_copies, explanation)
+        explanation = f"{inputs.precision.removeprefix('amp-')} copies of the weight matrices"
+        yield make_breakdown_line(AUTOCAST_CACHE, step.weight_copies, peak.weight_copies, explanation)
     explanation = f"{model.gradients_explanation}; {_gradients_lifetime(inputs)}"
     yield make_breakdown_line("gradients", model.gradients, peak.gradients, explanation)
     yield _state_line(run)
     explanation = _explain_activations(inputs)
     yield _spread_line("activations", step.activations, peak.activations, explanation, inputs, basis, settings)
     if step.logits:
-        explanation = "what the head keeps, and the loss's gradients"
+        explanation = "logits and their gradients"
         yield _spread_line("logits and loss", step.logits, peak.logits, explanation, inputs, basis, settings)
     yield _temporaries_line(run, peak, _factors(basis, settings))
     if model.buffers.bytes:
         buffers = model.buffers
         interval = Interval(low=buffers.bytes, expected=buffers.bytes, high=buffers.bytes_high)
         yield make_breakdown_line("communication", buffers.bytes, buffers.bytes, buffers.explanation, interval)
-    yield make_breakdown_line("input", step.input_bytes, step.input_bytes, "one batch")
+    yield make_breakdown_line("input", step.input_bytes, step.input_bytes, "one micro-batch")
 
 
 def _weights_line(model: ModelMemory) -> MemoryLine:
@@ -177,17 +179,17 @@ def _state_line(run: RunMemory) -> MemoryLine:
 
 
 def _temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) -> MemoryLine:
-    """Return the temporaries at the peak; the high end is that of the optimizer's step, where it needs more."""
+    """Return the temporaries at the peak; the optimizer step sets the high end if it allocates more."""
     interval, scratch = make_interval(peak.temporaries, factors), run.optimizer.scratch
     if peak.name == OPTIMIZER_STEP:
-        explanation = f"of the step: {scratch.explanation}"
+        explanation = f"optimizer step: {scratch.explanation}"
         if scratch.bytes_high > peak.temporaries:
             interval = replace(interval, high=scratch.bytes_high)
     else:
         more = 0 if run.inputs.gradient_release else run.model.gradients + scratch.bytes_high - peak.total
-        explanation = "gradients of activations, and the running operation's"
+        explanation = "activation gradients and workspace of one operation"
         if more > 0:
-            explanation += f"; the step's: {scratch.explanation}"
+            explanation += f"; optimizer step: {scratch.explanation}"
             interval = replace(interval, high=peak.temporaries + more)
     return make_breakdown_line("temporaries", peak.temporaries, peak.temporaries, explanation, interval)
 
@@ -195,7 +197,7 @@ def _temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) ->
 def _spread_line(
     part: str, value: int, at_peak: int, explanation: str, inputs: MemoryInputs, basis: str, settings: MemorySettings
 ) -> MemoryLine:
-    """Return a line of activations: its interval is wider above where implementations are known to save more."""
+    """Return a line of activations; the interval's high end covers implementations that save more."""
     factors = _factors(basis, settings)
     if part == "logits and loss":
         factors = replace(factors, high=max(factors.high, settings.high_factors.logits))
@@ -210,17 +212,20 @@ def _factors(basis: str, settings: MemorySettings) -> FactorRange:
 
 def _gradients_lifetime(inputs: MemoryInputs) -> str:
     if inputs.gradient_release:
-        return "each is stepped and let go as it comes"
-    return "they stay between passes" if inputs.accumulates else "they come as activations go"
+        return "each freed after its weight is updated"
+    if inputs.accumulates:
+        return "kept between micro-batches"
+    return "allocated during backward while activations are freed"
 
 
 def _explain_activations(inputs: MemoryInputs) -> str:
     samples = inputs.micro_batch or 1
-    batch = f"{samples} × {inputs.seq_len} tokens"
-    if not inputs.seq_len:
-        batch = f"{samples} images of {inputs.image_size} pixels a side"
+    if inputs.seq_len:
+        batch = f"{samples:,} × {inputs.seq_len:,} tokens"
+    else:
+        batch = f"{samples:,} image{'s' if samples > 1 else ''} of {inputs.image_size} × {inputs.image_size} pixels"
     return {
-        "none": f"what each operation keeps for its backward, over {batch}",
-        "selective": f"each layer's input and matrix products over {batch}, the rest recomputed",
-        "full": f"each layer's input over {batch}, the rest recomputed",
+        "none": f"tensors saved for backward, {batch}",
+        "selective": f"layer inputs and matrix products, {batch}; others recomputed in backward",
+        "full": f"layer inputs, {batch}; others recomputed in backward",
     }[inputs.checkpointing]

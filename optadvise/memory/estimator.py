@@ -1,4 +1,4 @@
-"""The memory estimate of a run: does it fit, how many bytes does it need, and for what."""
+"""Memory estimate of a run: breakdown, required bytes, and whether it fits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from optadvise.memory.peak import compute_expected_total
 from optadvise.memory.rules import MemoryRules
 from optadvise.memory.traffic import estimate_step_traffic
 
-_LENGTHS = ("seq_len", "image_size")  # the facts that are the length of a sample
+_LENGTHS = ("seq_len", "image_size")  # facts that set the length of a sample
 
 
 # -- the length of a sample ----------------------------------------------------------------------------------------
 
 
 def complete_length(rules: MemoryRules, situation: Situation) -> Situation:
-    """Return a situation with the usual length of a sample, assumed where none is specified.
+    """Return a situation with a sample length; the typical length of the network is assumed if none is specified.
 
     Raises:
-        InputError: The length that is specified does not suit the network.
+        InputError: The network does not support the specified length.
     """
     _check_length(rules, situation)
     if situation.seq_len is not None or situation.image_size is not None:
@@ -36,7 +36,7 @@ def complete_length(rules: MemoryRules, situation: Situation) -> Situation:
 
 
 def change_sized_run(rules: MemoryRules, situation: Situation, changes: FactValues) -> Situation:
-    """Return a run of known size after changes; another kind of network gets the usual length of its samples."""
+    """Return a run of known size after changes; another kind of network gets its typical sample length."""
     if "model" in changes:
         situation = situation.withdraw(*_LENGTHS)
     after = replace(situation, **changes)
@@ -53,7 +53,7 @@ def _check_length(rules: MemoryRules, situation: Situation) -> None:
 
 
 def _usual_lengths(rules: MemoryRules, situation: Situation) -> dict[str, int]:
-    """Return the usual length of a network's samples by the fact that it is, empty where it is not known."""
+    """Return a network's typical sample length by the fact that sets it; empty if unknown."""
     if situation.shape is not None:
         tensors = build_network_tensors(rules, situation.shape)
         return {"image_size" if tensors.network.images else "seq_len": tensors.usual_length}
@@ -66,26 +66,26 @@ def _usual_lengths(rules: MemoryRules, situation: Situation) -> dict[str, int]:
 
 
 def knows_activations(rules: MemoryRules, inputs: MemoryInputs) -> bool:
-    """Return whether the bytes that a step saves for its backward pass are known."""
+    """Return whether the bytes of tensors saved for backward are known."""
     size = find_network_size(rules, inputs)
     return size is not None and size.step is not None
 
 
 def estimate(rules: MemoryRules, situation: Situation, optimizer: str) -> MemoryEstimate:
-    """Return the breakdown of one GPU's memory, and whether it fits.
+    """Return the memory breakdown of one GPU and whether it fits.
 
     Args:
-        situation: The run, whose size is known.
+        situation: A run of known size.
     """
     return apply_limit(estimate_unlimited(rules, select_memory_inputs(situation), optimizer), situation.vram_bytes)
 
 
 @cached(8192)
 def estimate_unlimited(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> MemoryEstimate:
-    """Return the breakdown of one GPU's memory, whatever its limit.
+    """Return the memory breakdown of one GPU without a limit.
 
     Args:
-        inputs: The run, whose size is known.
+        inputs: A run of known size.
     """
     size, run = _known_size(rules, inputs), _run_memory(rules, inputs, optimizer)
     if size.step is None:
@@ -94,7 +94,7 @@ def estimate_unlimited(rules: MemoryRules, inputs: MemoryInputs, optimizer: str)
 
 
 def estimate_total(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> Fit:
-    """Return the bytes of state, of what is known without a shape, and in total, without a breakdown or a limit."""
+    """Return the bytes of state, of model states and in total, without a breakdown and without a limit."""
     size, run = _known_size(rules, inputs), _run_memory(rules, inputs, optimizer)
     total = _total(rules, size, run)
     return Fit(
@@ -109,17 +109,17 @@ def estimate_total(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
 
 
 def compute_required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int | None:
-    """Return the bytes of a GPU on which a run is expected to fit; None where its size is not known.
+    """Return the GPU memory in bytes that a run requires; None if the size of the network is unknown.
 
-    Without a micro-batch, the better of two is taken: single samples, between which gradients stay, or the whole batch
-    at once. Where the shape is not known, the headroom stays free for activations.
+    Without a micro-batch, the smaller of two requirements counts: single samples with gradient accumulation, or the
+    whole batch at once. For an unknown shape, the headroom is reserved for activations.
     """
     if inputs.micro_batch is not None or inputs.batch_size is None:
         return _required_bytes(rules, inputs, optimizer)
     batch_per_gpu = max(inputs.batch_size // inputs.gpus, 1)
     runs = [replace(inputs, micro_batch=samples) for samples in {1, batch_per_gpu}]
     required = [_required_bytes(rules, run, optimizer) for run in runs]
-    return min((needed for needed in required if needed is not None), default=None)
+    return min((count for count in required if count is not None), default=None)
 
 
 @cached(8192)
@@ -135,7 +135,7 @@ def _required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) ->
 
 
 def fits(rules: MemoryRules, situation: Situation, optimizer: str) -> bool:
-    """Return whether a run is expected to fit, True where nothing limits it or its size is not known."""
+    """Return whether a run is expected to fit; True without a limit or with an unknown size."""
     if situation.vram_bytes is None:
         return True
     required = compute_required_bytes(rules, select_memory_inputs(situation), optimizer)
@@ -143,10 +143,10 @@ def fits(rules: MemoryRules, situation: Situation, optimizer: str) -> bool:
 
 
 def estimate_traffic(rules: MemoryRules, inputs: MemoryInputs) -> Traffic | None:
-    """Return what one GPU sends to the others in an optimizer step; None where there is no other.
+    """Return the communication of one GPU in an optimizer step; None on a single GPU.
 
     Args:
-        inputs: The run, whose size is known.
+        inputs: A run of known size.
     """
     model = _model_memory(rules, inputs)
     return estimate_step_traffic(inputs, model, rules.settings.communication.get(inputs.shard))
@@ -154,7 +154,7 @@ def estimate_traffic(rules: MemoryRules, inputs: MemoryInputs) -> Traffic | None
 
 def _known_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize:
     size = find_network_size(rules, inputs)
-    assert size is not None, "an estimate needs a size"
+    assert size is not None, "an estimate requires a known size"
     return size
 
 
@@ -170,7 +170,7 @@ def _run_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> Run
 
 
 def _total(rules: MemoryRules, size: NetworkSize, run: RunMemory) -> int | None:
-    """Return the total that a breakdown would have; None where the shape is not known."""
+    """Return the total of the breakdown; None if the shape is unknown."""
     return (
         None
         if size.step is None

@@ -1,4 +1,4 @@
-"""The facts of a situation that the memory estimate reads, and what follows from them alone."""
+"""Facts of a situation that the memory estimate reads, and figures derived from them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from optadvise.memory.records import FULL, HALF, LEARNING_INPUTS, SELECTIVE, Com
 
 _SHARDING_LEVELS = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3}
 
-# Layers that compute what others compute in several, and so get an adapter where any of these is named.
+# Fused layers by name; a fused layer gets an adapter if any of its parts is a target.
 FUSED_TARGETS = {"qkv": {"q", "k", "v"}, "gate_up": {"gate", "up"}}
 
 
 class MemoryInputs(Struct, frozen=True, cache_hash=True):
-    """The facts that the estimate reads, so that runs that differ in others only share their results."""
+    """Facts that the estimate reads; runs that differ only in other facts share cached results."""
 
     model: str | None
     params: int | None
@@ -55,7 +55,7 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
 
     @property
     def micro_batches(self) -> int:
-        """Return the micro-batches of an optimizer step on one GPU; an unknown micro-batch is one sample."""
+        """Return the micro-batches per optimizer step on one GPU; an unknown micro-batch is one sample."""
         return -(-(self.batch_size or 1) // ((self.micro_batch or 1) * self.gpus))
 
     @property
@@ -65,7 +65,7 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
 
     @property
     def has_sharded_master(self) -> bool:
-        """Return whether an fp32 copy of the weights is sharded with the state (ZeRO, FSDP in mixed precision)."""
+        """Return whether an fp32 master copy is sharded with the state (ZeRO, FSDP in mixed precision)."""
         return self.method == "full" and self.shard != "none" and self.precision.startswith("amp")
 
     @property
@@ -75,16 +75,16 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
 
 
 ESTIMATE_FACTS = frozenset({*MemoryInputs.__struct_fields__, "vram_bytes"})
-_facts_of = attrgetter(*MemoryInputs.__struct_fields__)  # the fastest way to copy fields of one name, in their order
+_get_facts = attrgetter(*MemoryInputs.__struct_fields__)  # the fastest way to copy fields of equal names
 
 
 def select_memory_inputs(situation: Situation) -> MemoryInputs:
     """Return the facts of a situation that the estimate reads."""
-    return MemoryInputs(*_facts_of(situation))
+    return MemoryInputs(*_get_facts(situation))
 
 
 def derive_compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeMode:
-    """Return how a run's operations are computed."""
+    """Return the precision, adapters and flags with which a run computes operations."""
     weight_itemsize, compute_itemsize, autocast = _precision(inputs)
     flags = flags | _run_flags(inputs)
     if inputs.method == "full":
@@ -93,14 +93,14 @@ def derive_compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeM
         )
     return ComputeMode(
         weight_itemsize=FULL if inputs.precision == "fp32" else HALF, compute_itemsize=compute_itemsize,
-        autocast=autocast, frozen=True, quantised=inputs.method == "qlora", lora_rank=inputs.lora_rank or 0,
+        autocast=autocast, frozen=True, quantized=inputs.method == "qlora", lora_rank=inputs.lora_rank or 0,
         lora_targets=None if inputs.lora_targets == "all" else _with_fused(inputs.lora_targets.split(",")),
         adapter_itemsize=inputs.adapter_itemsize, flags=flags,
     )  # fmt: skip
 
 
 def _precision(inputs: MemoryInputs) -> tuple[int, int, bool]:
-    """Return the bytes of a weight's element, of one in matrix products, and whether autocast is on."""
+    """Return the bytes per element of weights and of matrix products, and whether autocast is on."""
     if inputs.precision == "fp32":
         return FULL, FULL, False
     if inputs.precision == "bf16" or inputs.has_sharded_master:
@@ -113,7 +113,7 @@ def _run_flags(inputs: MemoryInputs) -> frozenset[str]:
         "eager": inputs.attention == "eager",
         SELECTIVE: inputs.checkpointing == "selective",
         "chunked": inputs.loss == "chunked",
-        # `enable_input_require_grads`, as everyone does who checkpoints a frozen network.
+        # Checkpointing a frozen network requires `enable_input_require_grads`.
         LEARNING_INPUTS: inputs.method != "full" and inputs.checkpointing != "none",
     }
     return frozenset(name for name, is_on in switches.items() if is_on)

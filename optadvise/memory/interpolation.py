@@ -1,4 +1,4 @@
-"""Networks of which only the size is known: interpolated between two reference shapes, or extrapolated from one."""
+"""Networks of unknown shape: interpolation between two reference shapes, extrapolation from one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optadvise.memory.records import LiveMemory, StepMemory
 
 _SCALED_STEP_FIELDS = ("activations", "logits", "weight_copies", "weight_gradients")
 _SCALED_COUNTS = ("adapter_params", "matrix_params", "largest_tensor", "params_outside_layers")
-# Fields that grow with width times depth, the others with the number of parameters.
+# These fields grow with width × depth, the others with the number of parameters.
 _SLOW_FIELDS = ("activations", "working", "logits", "adapter_params", "params_outside_layers")
 
 
@@ -21,13 +21,13 @@ class NetworkCounts(Struct, frozen=True):
     params: int  # without adapters
     adapter_params: int
     matrix_params: int  # of linear layers and convolutions, without the head
-    largest_tensor: int  # elements of the largest tensor that is trained
-    layers: int  # blocks that repeat, of which some are gathered at a time
+    largest_tensor: int  # elements of the largest trained tensor
+    layers: int  # repeated blocks; FSDP gathers a few of them at a time
     params_outside_layers: int
 
     @classmethod
     def of_unknown_shape(cls, params: int, adapters: int) -> NetworkCounts:
-        """Return the counts of a network of which only the size is known."""
+        """Return the counts of a network of unknown shape."""
         return cls(params, adapters, matrix_params=params, largest_tensor=0, layers=1, params_outside_layers=0)
 
 
@@ -39,10 +39,10 @@ class ReferenceSize(Struct, frozen=True):
 
 
 def estimate_adapter_params(params: int, rank: int) -> int:
-    """Return the parameters that LoRA adds to a network of unknown shape, taken as a decoder of that size.
+    """Return the parameters that LoRA adds to a network of unknown shape, assuming a decoder of this size.
 
-    Derived from the shape most decoders have: layers ≈ width / 128 and 12 · width² weights a layer, to which
-    rank · 19 · width are added (four attention and three feed-forward matrices, the latter 2.7 times as wide).
+    Most decoders have width / 128 layers with 12 · width² weights each. LoRA adds rank · 19 · width to a layer: four
+    attention matrices, and three feed-forward matrices of 2.7 times the width.
     """
     width = float((params * 128 / 12) ** (1 / 3))
     return round(rank * 19 * width * width / 128)
@@ -52,7 +52,9 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
     """Return the size between two references, linear in the number of parameters.
 
     Args:
-        larger: The reference above, whose input and phase of the peak are taken.
+        smaller: Reference below the size.
+        larger: Reference above the size; it also provides the input bytes and the peak's phase.
+        params: Number of parameters.
     """
     fraction = (params - smaller.counts.params) / (larger.counts.params - smaller.counts.params)
 
@@ -67,9 +69,9 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
 
 
 def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
-    """Return a size beyond the references: weights in proportion, activations by the power of two thirds.
+    """Return a size beyond the references: weights scale linearly, activations with the power 2/3.
 
-    Width and depth grow alike, so that activations, which grow with width times depth, grow more slowly than weights.
+    Width and depth grow together; weights grow with width² × depth, activations with width × depth.
     """
     ratio = params / reference.counts.params
 

@@ -1,4 +1,4 @@
-"""Intervals of uncertain figures: sums, and the total of a breakdown."""
+"""Intervals of memory figures: lines of a breakdown, overhead and sums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optadvise.rulebase.memory_rules import CitedRange, FactorRange, MemorySetti
 
 
 def make_exact_interval(value: int) -> Interval:
-    """Return the interval of a figure that is certain."""
+    """Return the interval of an exact figure."""
     return Interval(low=value, expected=value, high=value)
 
 
@@ -20,7 +20,7 @@ def make_interval(value: int, factors: FactorRange) -> Interval:
 
 
 def add_intervals(intervals: Iterable[Interval]) -> Interval:
-    """Return the sum of intervals, whose ends are taken to occur together."""
+    """Return the sum of intervals, assuming that all low ends and all high ends occur together."""
     terms = list(intervals)
     return Interval(
         low=sum(term.low for term in terms),
@@ -35,9 +35,11 @@ def make_breakdown_line(
     """Return a line of a breakdown.
 
     Args:
-        value: Bytes, whenever they are in use.
+        part: Label of the line.
+        value: Maximum bytes.
         at_peak: Bytes at the peak.
-        interval: Of the bytes at the peak; None where they are certain.
+        explanation: Arithmetic or contents.
+        interval: Interval of the bytes at the peak; None if they are exact.
     """
     return MemoryLine(
         part=part, bytes=value, how=explanation, at_peak=at_peak, interval=interval or make_exact_interval(at_peak)
@@ -45,7 +47,7 @@ def make_breakdown_line(
 
 
 def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple[Interval, list[MemoryLine]]:
-    """Return the total of a breakdown, and its lines with what a GPU takes beside tensors."""
+    """Return the total of a breakdown, and its lines with fragmentation and the CUDA context."""
     tensors = _add_lines(lines)
     fractions = settings.fragmentation
     fragmentation = Interval(
@@ -54,30 +56,30 @@ def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple
         high=round(tensors.high * fractions.high),
     )
     context = make_context_interval(settings.context)
-    explanation = f"{fractions.expected:.0%} of the above; {fractions.low:.0%} to {fractions.high:.0%}"
+    explanation = f"{fractions.expected:.0%} of the above (typical range {fractions.low:.0%} to {fractions.high:.0%})"
     return add_intervals((tensors, fragmentation, context)), [
         *lines,
         make_breakdown_line(
             "fragmentation", fragmentation.expected, fragmentation.expected, explanation, fragmentation
         ),
-        make_breakdown_line(
-            "device context", context.expected, context.expected, "libraries, as people report it", context
-        ),
+        make_breakdown_line("CUDA context", context.expected, context.expected, "CUDA libraries and kernels", context),
     ]
 
 
 def make_context_interval(context: CitedRange) -> Interval:
-    """Return the bytes of a device context that is given in GiB."""
+    """Return the bytes of the CUDA context from a range in GiB."""
     return Interval(
         low=round(context.low * GIB), expected=round(context.expected * GIB), high=round(context.high * GIB)
     )
 
 
 def summarize_lines(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradients: int) -> Mapping[str, Interval]:
-    """Return the intervals of an estimate's figures, without the total.
+    """Return the intervals of an estimate's figures by name, without the total.
 
     Args:
-        saved: What is saved for backward, whenever it is in use.
+        lines: All lines of the breakdown.
+        saved: Lines of tensors saved for backward, with their maximum.
+        gradients: Bytes of all gradients.
     """
     by_figure: dict[str, list[MemoryLine]] = {"weights": [], "optimizer": [], "overhead": []}
     for line in lines:

@@ -1,8 +1,8 @@
 """Bytes of weights, gradients and communication buffers on one GPU.
 
-fp32 is 4 bytes of weights and 4 of gradients. AMP keeps fp32 weights and, while autocast lasts, half-precision copies
-of the matrices. Pure bf16 is 2 and 2. Sharded mixed precision is ZeRO's: half-precision weights and gradients, and an
-fp32 master copy that is sharded with the state.
+fp32 has 4 bytes of weights and 4 bytes of gradients per parameter, pure bf16 has 2 and 2. AMP has fp32 weights, and
+half-precision copies of the matrices in the autocast cache. Sharded mixed precision follows ZeRO: half-precision
+weights and gradients, and an fp32 master copy that is sharded with the state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from optadvise.memory.network_size import NetworkSize
 from optadvise.memory.records import FULL, HALF
 from optadvise.rulebase.memory_rules import MemorySettings
 
-# NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (QLoRA, section 3).
+# NF4 with double quantization: 4 bits and 0.127 bits of scales per weight (QLoRA, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
@@ -38,18 +38,18 @@ class Buffers(Struct, frozen=True):
 
 
 class ModelMemory(Struct, frozen=True):
-    """Bytes on one GPU, beside the optimizer and activations."""
+    """Bytes on one GPU, without the optimizer and activations."""
 
     weights: int
     weights_high: int
     weights_explanation: str
-    master: int  # the fp32 copy of the weights that is sharded with the state
+    master: int  # fp32 master copy, sharded with the state
     master_explanation: str
     gradients: int
     gradients_explanation: str
     buffers: Buffers
     unsharded_weights: int  # on all GPUs together
-    unsharded_trained: int  # the trained ones of these, and as many bytes of gradients
+    unsharded_trained: int  # trained weights; their gradients have the same size
 
 
 def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings) -> ModelMemory:
@@ -63,9 +63,7 @@ def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: Mem
         weights_high=weights.bytes_high,
         weights_explanation=weights.explanation,
         master=size.count_largest_shard(state_shards) * FULL if has_master else 0,
-        master_explanation=(
-            f"{FULL} B fp32 × {explain_shard(size, state_shards)} (ZeRO's accounting)" if has_master else ""
-        ),
+        master_explanation=(f"{FULL} B fp32 × {explain_shard(size, state_shards)}" if has_master else ""),
         gradients=size.count_largest_shard(gradient_shards) * weights.itemsize,
         gradients_explanation=f"{weights.itemsize} B × {explain_shard(size, gradient_shards)}",
         buffers=_communication_buffers(inputs, size, settings, weights.itemsize),
@@ -75,11 +73,11 @@ def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: Mem
 
 
 def _all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
-    """Return the weights of a run that trains all of them."""
+    """Return the weights of a run that trains all weights."""
     is_half = inputs.precision == "bf16" or inputs.has_sharded_master
     itemsize, shards = HALF if is_half else FULL, inputs.weight_shards
     total = size.count_largest_shard(shards) * itemsize
-    dtype = "half precision" if inputs.has_sharded_master else "bf16" if is_half else "fp32"
+    dtype = inputs.precision.removeprefix("amp-") if is_half else "fp32"
     return _Weights(
         bytes=total,
         bytes_high=total,
@@ -93,20 +91,20 @@ def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     """Return the weights of a run that trains adapters."""
     shards = inputs.weight_shards
     itemsize = FULL if inputs.precision == "fp32" else HALF
-    quantised = size.counts.matrix_params if inputs.method == "qlora" else 0
-    # What is not quantised is often cast to fp32 in preparation (norms, embeddings, the head), and under autocast some
-    # hold the whole base in fp32.
-    itemsize_high = FULL if quantised or inputs.precision.startswith("amp") else itemsize
-    frozen = round(quantised * NF4_BYTES) + (size.params - quantised) * itemsize
-    frozen_high = round(quantised * NF4_BYTES) + (size.params - quantised) * itemsize_high
+    quantized = size.counts.matrix_params if inputs.method == "qlora" else 0
+    # Preparation for 4-bit training often casts other layers (norms, embeddings, the head) to fp32, and some programs
+    # keep the whole base in fp32 under autocast.
+    itemsize_high = FULL if quantized or inputs.precision.startswith("amp") else itemsize
+    frozen = round(quantized * NF4_BYTES) + (size.params - quantized) * itemsize
+    frozen_high = round(quantized * NF4_BYTES) + (size.params - quantized) * itemsize_high
     if size.shard_params is not None:
         frozen, frozen_high = (n * size.shard_params * shards // size.params for n in (frozen, frozen_high))
     adapters = size.count_largest_shard(shards) * inputs.adapter_itemsize
     explanation = f"{itemsize} B × {show_count(size.params)} frozen"
-    if quantised:
-        explanation = f"0.516 B NF4 × {show_count(quantised)} in linear layers"
-        explanation += f" + {itemsize} B × {show_count(size.params - quantised)} of the rest"
-    explanation += f" + {inputs.adapter_itemsize} B × {show_count(size.counts.adapter_params)} of adapters"
+    if quantized:
+        explanation = f"0.516 B NF4 × {show_count(quantized)} in linear layers"
+        explanation += f" + {itemsize} B × {show_count(size.params - quantized)} in other layers"
+    explanation += f" + {inputs.adapter_itemsize} B × {show_count(size.counts.adapter_params)} adapter parameters"
     return _Weights(
         bytes=frozen // shards + adapters, bytes_high=frozen_high // shards + adapters,
         itemsize=inputs.adapter_itemsize, frozen_bytes=frozen,
@@ -115,19 +113,19 @@ def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
 
 
 def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int) -> Buffers:
-    """Return the buffers that a way of sharding needs."""
+    """Return the communication buffers of the run's sharding."""
     if inputs.gpus == 1:
         return Buffers(bytes=0, bytes_high=0, explanation="")
     trained = size.trained_params
     if inputs.shard == "none":
-        explanation = f"DDP's buckets: {itemsize} B × {show_count(trained)}, beside the gradients"
+        explanation = f"DDP buckets: {itemsize} B × {show_count(trained)}, in addition to the gradients"
         return Buffers(bytes=trained * itemsize, bytes_high=trained * itemsize, explanation=explanation)
     bucket = min(settings.bucket_elements, trained) * itemsize
     if inputs.shard != "zero3":
         return Buffers(
             bytes=bucket,
             bytes_high=bucket,
-            explanation=f"one bucket of gradients: {itemsize} B × {show_count(bucket // itemsize)}",
+            explanation=f"one gradient bucket: {itemsize} B × {show_count(bucket // itemsize)}",
         )
     return _gathered_layers(inputs, size, settings, itemsize, bucket)
 
@@ -135,32 +133,33 @@ def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: Me
 def _gathered_layers(
     inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int, bucket: int
 ) -> Buffers:
-    """Return the weights that FSDP gathers at a time, and one layer's gradients, at most one bucket."""
+    """Return the weights that FSDP gathers at a time, and the gradients of one layer, at most one bucket."""
     compute_itemsize = FULL if inputs.precision == "fp32" else HALF
     layer = size.params // max(size.counts.layers, 1)
     gathered = min(settings.gathered_layers * layer, size.params) * compute_itemsize
     gradients = min(bucket, layer * itemsize)
-    # Where the root module is a unit of its own, it is gathered in all passes, its gradients whole until the last.
+    # If the root module is an FSDP unit, its weights stay gathered, and its gradients are not sharded until the last
+    # micro-batch.
     root_itemsize = compute_itemsize + (0 if size.counts.adapter_params else itemsize)
     root = size.counts.params_outside_layers * root_itemsize
     explanation = (
         f"{settings.gathered_layers} gathered layers: {compute_itemsize} B × {show_count(gathered // compute_itemsize)}"
-        f", and one layer's gradients: {itemsize} B × {show_count(gradients // itemsize)}"
+        f"; gradients of one layer: {itemsize} B × {show_count(gradients // itemsize)}"
     )
     if root:
-        explanation += f"; {show_bytes(root)} more where all outside the layers is one unit"
+        explanation += f"; {show_bytes(root)} more if the root module is an FSDP unit"
     return Buffers(bytes=gathered + gradients, bytes_high=gathered + gradients + root, explanation=explanation)
 
 
 def explain_division(shards: int) -> str:
-    """Return a division by a number of GPUs as text, empty for one GPU."""
+    """Return a division by the number of GPUs as text; empty for one GPU."""
     return f" / {shards} GPUs" if shards > 1 else ""
 
 
 def explain_shard(size: NetworkSize, shards: int) -> str:
-    """Return the trained parameters over GPUs as text; where weights do not divide evenly, the largest share."""
+    """Return the trained parameters per GPU as text; for an uneven split, the largest shard."""
     shard = size.count_largest_shard(shards)
     if shard * shards > 1.01 * size.trained_params:
         even = show_count(size.trained_params // shards)
-        return f"{show_count(shard)}, the fullest of {shards} GPUs (evenly {even})"
+        return f"{show_count(shard)} (largest of {shards} shards, even split: {even})"
     return f"{show_count(size.trained_params)}{explain_division(shards)}"

@@ -1,6 +1,6 @@
-"""A network of known shape as blocks of operations, and its weights, tensor by tensor.
+"""Networks of known shape as blocks of operations, and the list of their weights.
 
-Identical blocks are simulated once and counted as often as they repeat.
+Identical blocks are simulated once and multiplied by their number.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from optadvise.memory.backward import simulate_backward
 from optadvise.memory.programs import ProgramLine, run_program
 from optadvise.memory.records import FULL, SELECTIVE, ComputeMode, LiveMemory, MicroBatch, Shape, Weight
 
-_LENGTH_OF_WEIGHTS = {True: 224, False: 8}  # pixels or tokens of a sample that only serves to list the weights
+_LENGTH_OF_WEIGHTS = {True: 224, False: 8}  # any valid sample length (pixels or tokens) does
 
 
 class Block(Struct, frozen=True):
-    """A stretch of a network that may repeat."""
+    """A part of a network that can repeat."""
 
     name: str
     program: tuple[ProgramLine, ...]
     repeat: int
-    dims: Mapping[str, int]  # the network's, with the block's own
-    input: str = "x"  # the variable that holds the block's input; `input` is the batch itself
-    output: str | None = None  # the variable under which later blocks may use its output
+    dims: Mapping[str, int]  # of the network and of the block
+    input: str = "x"  # variable of the block's input; `input` is the batch
+    output: str | None = None  # variable that later blocks can use for its output
     checkpointed: bool = False  # checkpointing recomputes it
     head: bool = False
 
@@ -38,17 +38,17 @@ class Network(Struct, frozen=True):
 
     name: str
     blocks: tuple[Block, ...]
-    images: bool  # takes images of three channels; otherwise tokens
-    flags: frozenset[str]  # of its configuration
+    images: bool  # the input is images with three channels, otherwise tokens
+    flags: frozenset[str]  # of its config
 
 
 class BlockInput(Struct, frozen=True):
-    """A tensor that one block hands to the next."""
+    """A tensor that one block passes to the next."""
 
     shape: Shape
     itemsize: int
     requires_grad: bool
-    is_saved: bool  # the block that computes it saves it
+    is_saved: bool  # by the block that computes it
 
     @property
     def nbytes(self) -> int:
@@ -56,13 +56,13 @@ class BlockInput(Struct, frozen=True):
         return prod(self.shape) * self.itemsize
 
     def is_like(self, other: BlockInput) -> bool:
-        """Return whether two tensors have the same effect on a block, whatever their shapes."""
-        mine = (self.itemsize, self.requires_grad, self.is_saved)
-        return mine == (other.itemsize, other.requires_grad, other.is_saved)
+        """Return whether two tensors of any shape have the same effect on a block."""
+        properties = (self.itemsize, self.requires_grad, self.is_saved)
+        return properties == (other.itemsize, other.requires_grad, other.is_saved)
 
 
 class BlockMemory(Struct, frozen=True):
-    """Bytes of a block, beside those that are live before it."""
+    """Bytes of a block, without those that are live before it."""
 
     saved: int  # activations at the end of its forward
     weight_copies: int
@@ -76,19 +76,19 @@ class BlockMemory(Struct, frozen=True):
 def simulate_blocks(
     network: Network, mode: ComputeMode, batch: MicroBatch, *, checkpoint: bool, release: bool
 ) -> list[tuple[Block, BlockMemory]]:
-    """Return each block with its memory, in order.
+    """Simulate all blocks and return each with its memory, in order.
 
     Args:
-        checkpoint: Save only the input of each checkpointed block.
-        release: Each weight is stepped as soon as it has its gradient.
+        checkpoint: Whether only the input of each checkpointed block is saved.
+        release: Whether each weight is updated as soon as its gradient is computed.
 
     Returns:
-        Blocks whose first repetition has another input than the later ones are split.
+        Blocks with their memory; a block whose first repetition has another kind of input is split in two.
     """
     side = batch.length
     batch_shape = (batch.samples, 3, side, side) if network.images else (batch.samples, side)
     entering = BlockInput(batch_shape, FULL, requires_grad=False, is_saved=True)
-    outputs: dict[str, BlockInput] = {}  # that later blocks may use, by name
+    outputs: dict[str, BlockInput] = {}  # that later blocks can use, by name
     current, simulated = entering, []
     for block in network.blocks:
         block_input, remaining = entering if block.input == "input" else current, block.repeat
@@ -96,7 +96,7 @@ def simulate_blocks(
             inputs = {block.input: block_input, **outputs}
             memory = _simulate_block(block, mode, inputs, checkpoint=checkpoint and block.checkpointed, release=release)
             current = memory.out
-            # Frozen weights give no gradient to the first repetition's input, so that it saves less.
+            # With frozen weights, the first repetition's input requires no gradient, so it saves less.
             times = remaining if current.is_like(block_input) or block.input == "input" else 1
             simulated.append((replace(block, repeat=times), memory))
             block_input, remaining = current, remaining - times
@@ -108,7 +108,7 @@ def simulate_blocks(
 def _simulate_block(
     block: Block, mode: ComputeMode, inputs: Mapping[str, BlockInput], *, checkpoint: bool, release: bool
 ) -> BlockMemory:
-    """Simulate one block; an input that another block saves takes no bytes here."""
+    """Simulate one block; an input that another block saves is not counted."""
     graph, out = _run_forward(block, mode, inputs, record=True)
     forward_peak, weight_copies = graph.peak, graph.weight_copies
     graph.release(out)
@@ -149,7 +149,7 @@ def _run_forward(
 def count_weights(
     network: Network, mode: ComputeMode | None = None, only: Callable[[Block], bool] = lambda _: True
 ) -> Counter[Weight]:
-    """Return every weight tensor of a network with the number of its occurrences."""
+    """Return the weight tensors of a network with their numbers, of the blocks that `only` selects."""
     counts: Counter[Weight] = Counter()
     batch = MicroBatch(1, _LENGTH_OF_WEIGHTS[network.images])
     mode = mode or ComputeMode(flags=network.flags)

@@ -1,4 +1,4 @@
-"""Families of networks and their well-known shapes: the records that `rules/networks/` is read into."""
+"""Records of the files in `rules/networks/`: families of networks and their named shapes."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ Cites = Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 class NetworkRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A record that is read from a file of networks."""
+    """Base of the records."""
 
 
 class Dimension(NetworkRecord, frozen=True, kw_only=True):
-    """A dimension of a family, and where a `config.json` has it."""
+    """A dimension of a family and its key in a `config.json`."""
 
-    key: str | None = None  # of the config
+    key: str | None = None  # in config.json
     alternative_key: str | None = None
-    default: Product | None = None  # None: it must be given
+    default: Product | None = None  # None: required
 
 
 class ConfigFlag(NetworkRecord, frozen=True, kw_only=True):
-    """A switch of a family, and where a `config.json` has it."""
+    """A flag of a family and its key in a `config.json`."""
 
     key: str | None = None
     default: bool = False
-    equals: Plain = None  # the flag is on where the config has this value
-    differs_from: Plain = None  # the flag is on where the config has another value
+    equals: Plain = None  # the flag is on if the config has this value
+    differs_from: Plain = None  # the flag is on if the config has another value
 
 
 class ConfigChoice(NetworkRecord, frozen=True, kw_only=True):
-    """A flag that a text in a `config.json` chooses among several."""
+    """One of several flags, selected by a string in a `config.json`."""
 
-    values: Mapping[str, str]  # the flag by the text
+    values: Mapping[str, str]  # flag by string
     key: str | None = None
     default: str = ""
 
 
 class Stage(NetworkRecord, frozen=True, kw_only=True):
-    """A block of a shape with dimensions of its own."""
+    """A block of a named shape, with additional dimensions."""
 
     block: str
     repeat: Product = "1"
@@ -56,7 +56,7 @@ class Stage(NetworkRecord, frozen=True, kw_only=True):
 
 
 class NamedShape(NetworkRecord, frozen=True, kw_only=True):
-    """A well-known network of a family."""
+    """A named network of a family."""
 
     at: Internal = ""
     family: Internal = ""
@@ -69,28 +69,28 @@ class NamedShape(NetworkRecord, frozen=True, kw_only=True):
             Meta(min_length=1),
         ]
         | None
-    ) = None  # None: every block of the family, in its order
-    parameters: Annotated[int, Meta(gt=0)]  # exactly
+    ) = None  # None: all blocks of the family, in order
+    parameters: Annotated[int, Meta(gt=0)]  # exact number
     aliases: tuple[str, ...] = ()
     length: int | None = None  # tokens of a sample, or pixels of an image's side
     cite: Cites = ()
 
 
 class BlockDescription(NetworkRecord, frozen=True, kw_only=True):
-    """A block of a family: a stretch of the network that may repeat."""
+    """A block of a family: a part of the network that can repeat."""
 
     block: str
     lines: Lines
     repeat: Product = "1"
-    input: Literal["input", "x"] = "x"  # the variable that holds the block's input; `input` is the batch itself
-    output: str | None = None  # the variable under which later blocks may use its output
+    input: Literal["input", "x"] = "x"  # variable of the block's input; `input` is the batch
+    output: str | None = None  # variable that later blocks can use for its output
     checkpointed: bool = False  # checkpointing recomputes it
     head: bool = False
     widens: bool = False  # each repetition has another input size
-    kept_alive: tuple[str, ...] = ()  # variables that stay alive until the end of the block
+    kept_alive: tuple[str, ...] = ()  # variables that live until the end of the block
 
     def dims(self) -> set[str]:
-        """Return the dimensions that its lines name."""
+        """Return the dimensions that its lines use."""
         numbers = (number for line in self.lines for number in line.numbers.values())
         return {name for number in numbers for name in list_dimensions(number)}
 
@@ -101,35 +101,35 @@ class NetworkFamily(NetworkRecord, frozen=True, kw_only=True):
     at: Internal = ""
     family: str
     name: str
-    model: str  # the kind of model
+    model: str  # kind of model
     input: Literal["tokens", "images"]
     cite: Cites
     blocks: Annotated[tuple[BlockDescription, ...], Meta(min_length=1)]
-    model_types: tuple[str, ...] = ()  # of a `config.json`
+    model_types: tuple[str, ...] = ()  # in config.json
     dims: Mapping[str, Dimension] = {}
-    derived: Mapping[str, Product] = {}  # dimensions that follow from others
+    derived: Mapping[str, Product] = {}  # dimensions computed from others
     flags: Mapping[str, ConfigFlag] = {}
     choices: Mapping[str, ConfigChoice] = {}
     supported_values: Mapping[str, Annotated[tuple[Plain, ...], Meta(min_length=1)]] = {}  # the first is the default
-    upper_bounds: Mapping[str, str] = {}  # dimension -> the dimension that it must not exceed
+    upper_bounds: Mapping[str, str] = {}  # dimension -> dimension that it must not exceed
     shapes: Mapping[str, NamedShape] = {}
     default_length: Product = "2048"  # tokens of a sample, or pixels of an image's side
-    max_positions: Product | None = None  # tokens that it has learned positions for; None: any number
-    nested_config: str | None = None  # the key below which a `config.json` may describe the network
+    max_positions: Product | None = None  # position embeddings; None: no limit
+    nested_config: str | None = None  # key of config.json that can contain the network's description
     model_type_defaults: Mapping[str, Mapping[str, FlagOrProduct]] = {}  # flags and dimensions by model type
-    fixed_flags: Mapping[str, Mapping[str, bool]] = {}  # flags by model type, whatever the config has
+    fixed_flags: Mapping[str, Mapping[str, bool]] = {}  # flags by model type that override the config
 
     @property
     def takes_images(self) -> bool:
-        """Return whether the input is images of three channels; otherwise it is tokens."""
+        """Return whether the input is images with three channels, otherwise tokens."""
         return self.input == "images"
 
     def block(self, name: str) -> BlockDescription:
-        """Return the block of a name."""
+        """Return the block with a name."""
         return next(block for block in self.blocks if block.block == name)
 
     def list_adapter_targets(self) -> set[str]:
-        """Return the short names of the linear layers that may have adapters."""
+        """Return the short names of the linear layers that can have adapters."""
         lines = (line for block in self.blocks for line in block.lines)
         return {line.text_arguments["target"] for line in lines if "target" in line.text_arguments}
 
@@ -138,12 +138,12 @@ class PartHeader(NetworkRecord, frozen=True, kw_only=True):
     """The first line of a part: `name tensor… number=default…`."""
 
     name: str
-    tensors: tuple[str, ...]  # variables that it takes
+    tensors: tuple[str, ...]  # input variables
     numbers: tuple[str, ...]  # arguments
 
 
 class Part(NetworkRecord, frozen=True, kw_only=True):
-    """Lines that families share under a name."""
+    """Named lines that families share."""
 
     at: Internal = ""
     part: Annotated[PartHeader, Meta(extra={"reader": "part-header"}, extra_json_schema={"type": ["string"]})]
@@ -152,6 +152,6 @@ class Part(NetworkRecord, frozen=True, kw_only=True):
 
 
 class PartsFile(NetworkRecord, frozen=True, kw_only=True):
-    """`parts.yaml`: what families share."""
+    """`parts.yaml`: parts that families share."""
 
     parts: Annotated[tuple[Part, ...], Meta(min_length=1)]

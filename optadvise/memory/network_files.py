@@ -1,4 +1,4 @@
-"""Reading of `rules/networks/`: families of networks as blocks of operations, and the well-known shapes of each."""
+"""Reader of `rules/networks/`: families of networks as blocks of operations, and their named shapes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from optadvise.memory.network_families import NetworkFamily, Part, PartHeader, P
 from optadvise.memory.operations import list_text_arguments
 from optadvise.memory.programs import ProgramLine, parse_condition
 
-PARTS, SOURCES = "parts", "sources"  # the files of what families share
+PARTS, SOURCES = "parts", "sources"  # files that families share
 _VARIABLE = re.compile(r"[a-z_][a-z0-9_]*")
 _PRODUCT = re.compile(r"[a-z0-9_]+([*/][a-z0-9_]+)*")
 
 
 def read_networks(files: Sequence[tuple[Path, bytes]]) -> dict[str, NetworkFamily]:
-    """Return every family by its id from the files of a `networks/` folder, its blocks compiled.
+    """Read the files of a `networks/` folder and return the compiled families by id.
 
     Args:
-        files: Files and their content; the one called `parts.yaml` has what families share.
+        files: Paths with file contents; `parts.yaml` contains the parts that families share.
 
     Raises:
-        RuleFileError: A file is invalid; the message has its place.
+        RuleFileError: A file is invalid.
     """
     parts: dict[str, Part] = {}
     for file, content in files:
@@ -82,7 +82,7 @@ def _read_line(node: yaml.Node, context: Context) -> ProgramLine:
 
 @register_reader("part-header")
 def _read_part_header(node: yaml.Node, context: Context) -> PartHeader:
-    """Read a part's first line: its name, the tensors that it takes, and its numbers as `name=default`."""
+    """Read the header of a part: `name tensor… number=default…`."""
     name, *terms = read_text(node, context).split()
     tensors = tuple(term for term in terms if "=" not in term)
     return PartHeader(name=name, tensors=tensors, numbers=tuple(term.split("=")[0] for term in terms if "=" in term))

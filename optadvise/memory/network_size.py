@@ -1,4 +1,4 @@
-"""A run's network as the estimate reads it: exact where its shape is known, interpolated where its size alone is."""
+"""Size of a run's network: exact for a known shape, interpolated for a number of parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from optadvise.rulebase.memory_rules import ReferenceSizes
 
 
 class NetworkTensors(Struct, frozen=True):
-    """A shape's network and weights."""
+    """Network and weights of a shape."""
 
     network: Network
     weights: Counter[Weight]
@@ -41,14 +41,14 @@ class NetworkTensors(Struct, frozen=True):
 
 
 class NetworkSize(Struct, frozen=True):
-    """A network as the estimate reads it."""
+    """Parameter counts and step memory of a run's network."""
 
     counts: NetworkCounts
-    step: StepMemory | None  # of one micro-batch; None where the shape is not known
-    basis: str  # exact, typical of the size, measured, or none
-    trained_weights: Counter[Weight] | None = None  # None where only the size is known
-    trained_shard: Counter[Weight] | None = None  # on the GPU that has most, where weights are cut by rows
-    shard_params: int | None = None  # on that GPU, frozen ones among them
+    step: StepMemory | None  # of one micro-batch; None if the shape is unknown
+    basis: str  # how the shape is known: exact, typical, measured or none
+    trained_weights: Counter[Weight] | None = None  # None if the shape is unknown
+    trained_shard: Counter[Weight] | None = None  # largest shard, if weights are sharded by rows
+    shard_params: int | None = None  # parameters of that shard, with frozen ones
 
     @property
     def params(self) -> int:
@@ -57,23 +57,23 @@ class NetworkSize(Struct, frozen=True):
 
     @property
     def trained_params(self) -> int:
-        """Return the number of parameters that get gradients and optimizer state."""
+        """Return the number of parameters with gradients and optimizer state."""
         return self.counts.adapter_params or self.counts.params
 
     def count_largest_shard(self, shards: int) -> int:
-        """Return the trained parameters on the GPU that has most, where they are split over so many GPUs."""
+        """Return the trained parameters of the largest of several shards."""
         if shards == 1:
             return self.trained_params
         return self.trained_params // shards if self.trained_shard is None else count_elements(self.trained_shard)
 
     def count_padded_params(self, shards: int) -> int:
-        """Return the trained parameters on all GPUs together, with the padding of GPUs that have fewer."""
+        """Return the trained parameters of all shards, padded to the largest."""
         return self.trained_params if self.trained_shard is None else shards * self.count_largest_shard(shards)
 
 
 @cached(256)
 def build_network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTensors:
-    """Return a shape's network and weights."""
+    """Build the network of a shape and list its weights."""
     network = build_network(rules.networks, shape)
     weights = count_weights(network)
     matrices = Counter({weight: n for weight, n in weights.items() if weight.kind == "matrix"})
@@ -86,14 +86,14 @@ def build_network_tensors(rules: MemoryRules, shape: NetworkShape) -> NetworkTen
 
 
 def count_parameters(rules: MemoryRules, shape: NetworkShape) -> int:
-    """Return the parameters of a shape; a test compares those of well-known shapes with their weights."""
+    """Return the number of parameters of a shape; for named shapes the declared number, which tests verify."""
     named = rules.networks.find_named_shape(shape)
     return build_network_tensors(rules, shape).params if named is None else named.parameters
 
 
 @cached(64)
 def list_trained_weights(rules: MemoryRules, shape: NetworkShape, mode: ComputeMode) -> Counter[Weight]:
-    """Return the weights that get gradients: all of a shape's, or its adapters."""
+    """Return the trained weights of a shape: all weights, or the adapters."""
     tensors = build_network_tensors(rules, shape)
     if not mode.lora_rank:
         return tensors.weights
@@ -103,10 +103,10 @@ def list_trained_weights(rules: MemoryRules, shape: NetworkShape, mode: ComputeM
 
 @cached(8192)
 def find_network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize | None:
-    """Return a run's network; None where neither its shape nor its size is known.
+    """Return the size of a run's network; None if neither its shape nor its number of parameters is known.
 
     Raises:
-        InputError: A run with adapters names no layer that the network has.
+        InputError: No layer of the network matches the adapter targets.
     """
     if inputs.shape is not None:
         return _exact_size(rules, inputs.shape, inputs)
@@ -121,16 +121,16 @@ def find_network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize |
 
 
 def find_reference_sizes(rules: MemoryRules, model: str | None) -> ReferenceSizes | None:
-    """Return the shapes that are typical of a kind of model; None where there are none."""
+    """Return the reference shapes of a kind of model; None if it has none."""
     references = rules.settings.reference_sizes
     return references.get(next(iter(references)) if model is None else model)
 
 
-# -- a size alone --------------------------------------------------------------------------------------------------
+# -- unknown shape --------------------------------------------------------------------------------------------------
 
 
 def _size_between(rules: MemoryRules, names: tuple[str, ...], inputs: MemoryInputs, params: int) -> ReferenceSize:
-    """Interpolate between the reference shapes around a size."""
+    """Interpolate between the reference shapes below and above a size, or extrapolate."""
     counts = _reference_parameters(rules, names)
     above = next((index for index, count in enumerate(counts) if count >= params), len(counts) - 1)
     larger = load_reference_size(rules, names[above], replace(inputs, params=None))
@@ -142,14 +142,14 @@ def _size_between(rules: MemoryRules, names: tuple[str, ...], inputs: MemoryInpu
 
 @cached(64)
 def _reference_parameters(rules: MemoryRules, names: tuple[str, ...]) -> list[int]:
-    """Return the parameters of shapes, from the disk cache where it has them, so that networks are not read."""
+    """Return the parameters of shapes; the disk cache avoids reading the network files."""
     key = f"parameters of {' '.join(names)}"
     return rules.catalog.figures.get(key, lambda: [rules.networks.shapes[name].parameters for name in names])
 
 
 @cached(4096)
 def load_reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> ReferenceSize:
-    """Return a named shape's counts and step under a run, from the disk cache where it has them."""
+    """Return the counts and step memory of a named shape in a run, from the disk cache if it has them."""
 
     def simulate() -> list[object]:
         size = _exact_size(rules, build_named_shape(rules.networks, name), inputs)
@@ -160,11 +160,11 @@ def load_reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> 
     return convert(rules.catalog.figures.get(f"{name} {key}", simulate)[0], ReferenceSize)
 
 
-# -- a known shape -------------------------------------------------------------------------------------------------
+# -- known shape -------------------------------------------------------------------------------------------------
 
 
 def _exact_size(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> NetworkSize:
-    """Return the network of a shape, tensor by tensor."""
+    """Return the exact size of a network of known shape."""
     tensors = build_network_tensors(rules, shape)
     mode = derive_compute_mode(inputs, tensors.network.flags)
     trained = list_trained_weights(rules, shape, mode)

@@ -1,4 +1,4 @@
-"""The networks that a catalogue's rule files describe, found by family and by name."""
+"""Networks of a catalog, by family and by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optadvise.rulebase.rule_paths import NETWORKS
 
 
 class Networks:
-    """Families of networks by their ids, and their well-known shapes by their names."""
+    """Families of networks by id, and named shapes by name."""
 
     def __init__(self, families: Mapping[str, NetworkFamily]) -> None:
         """Index families."""
@@ -25,26 +25,27 @@ class Networks:
         }
 
     def find_family(self, shape: NetworkShape) -> NetworkFamily:
-        """Return a shape's family."""
+        """Return the family of a shape."""
         return self.families[shape.family]
 
     def find_named_shape(self, shape: NetworkShape) -> NamedShape | None:
-        """Return what is known of a well-known shape; None for a shape that was described otherwise."""
+        """Return the record of a named shape; None for a shape from a config or dimensions."""
         return self.shapes[shape.name] if shape.basis == "named" else None
 
     def list_adapter_targets(self, shape: NetworkShape | None) -> set[str]:
-        """Return the short names of the linear layers that may have adapters; without a shape, of every family."""
+        """Return the short names of the linear layers that can have adapters; without a shape, of all families."""
         families = self.families.values() if shape is None else [self.find_family(shape)]
         return {target for family in families for target in family.list_adapter_targets()}
 
     def find_shape(self, name: str, flag: str = "--arch") -> str:
-        """Return the name of a well-known shape in any spelling.
+        """Return the canonical name of a named shape.
 
         Args:
-            name: As it was typed, such as `meta-llama/Llama-3.1-8B`.
+            name: Name in any spelling, such as `meta-llama/Llama-3.1-8B`.
+            flag: Option of the name, for the error message.
 
         Raises:
-            InputError: No shape has this name; the message has the nearest names.
+            InputError: No shape has this name.
         """
         return look_up(
             self._spellings,
@@ -55,7 +56,7 @@ class Networks:
 
     @cached_property
     def _spellings(self) -> dict[str, str]:
-        """Return the shape of each unambiguous spelling: without its dot, opt-1.3b would be opt-13b."""
+        """Return the shape name by unambiguous spelling; without the dot, opt-1.3b would equal opt-13b."""
         names: dict[str, str] = {}
         aliases = {key: (key, *shape.aliases) for key, shape in self.shapes.items()}
         for key, spellings in aliases.items():
@@ -67,7 +68,7 @@ class Networks:
 
 
 def load_networks(catalog: Catalog) -> Networks:
-    """Return the networks of a catalog's layers, read once.
+    """Return the networks of a catalog; files are read once.
 
     Raises:
         RuleFileError: A file is invalid.

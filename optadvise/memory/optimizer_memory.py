@@ -1,4 +1,4 @@
-"""Memory of an optimizer on one GPU: its state, and the temporaries of its step."""
+"""Memory of an optimizer on one GPU: state, and temporaries of its step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _State(Struct, frozen=True):
 
 
 class Scratch(Struct, frozen=True):
-    """Bytes that one step allocates while it runs."""
+    """Temporary bytes of one optimizer step."""
 
     bytes: int
     bytes_high: int
@@ -45,36 +45,36 @@ class Scratch(Struct, frozen=True):
 class OptimizerMemory(Struct, frozen=True):
     """Bytes that an optimizer adds on one GPU."""
 
-    state: int  # wherever it is
+    state: int  # on the GPU or the host
     state_high: int
     state_explanation: str
     scratch: Scratch
-    is_paged: bool  # state may leave the GPU
+    is_paged: bool  # state can be paged to host memory
 
 
 @cached(8192)
 def estimate_optimizer_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> OptimizerMemory:
-    """Return what an optimizer adds on one GPU.
+    """Return the memory of an optimizer on one GPU.
 
     Args:
-        inputs: The run, whose size is known.
+        inputs: A run of known size.
     """
     size = find_network_size(rules, inputs)
-    assert size is not None, "an optimizer's memory needs a size"
+    assert size is not None, "the memory of an optimizer requires a known size"
     return estimate_optimizer_on_network(rules, inputs, optimizer, size)
 
 
 def estimate_optimizer_on_network(
     rules: MemoryRules, inputs: MemoryInputs, optimizer: str, size: NetworkSize
 ) -> OptimizerMemory:
-    """Return what an optimizer adds to a given network on one GPU."""
+    """Return the memory of an optimizer on one GPU for a network."""
     card = rules.optimizer(optimizer)
     weights = size.trained_weights if size.trained_shard is None else size.trained_shard
     if weights is None:
         state = _state_by_count(rules, inputs, card, size)
     else:
         state = _state_by_weight(rules, inputs, card, size, weights)
-    place = ", on the host" if inputs.offload else ", which may be paged out to the host" if card.paged else ""
+    place = "; in host memory" if inputs.offload else "; can be paged to host memory" if card.paged else ""
     return OptimizerMemory(
         state=state.bytes, state_high=state.bytes_high, state_explanation=state.explanation + place,
         scratch=_scratch(card.implementations[0], inputs, size), is_paged=card.paged,
@@ -89,7 +89,7 @@ def _dtype(inputs: MemoryInputs) -> str:
 
 
 def _state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize) -> _State:
-    """Return the state of a network of which only counts of parameters are known."""
+    """Return the state for a network of unknown shape."""
     dtype, shards = _dtype(inputs), inputs.state_shards
     per_parameter = compute_state_bytes_per_parameter(list_state_tensors(card), dtype)
     total = round(per_parameter * size.trained_params)
@@ -98,67 +98,67 @@ def _state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, s
         other = compute_state_bytes_per_parameter(list_state_tensors(companion), dtype)
         matrices = size.counts.matrix_params
         total = round(per_parameter * matrices + other * (size.params - matrices))
-    trained = f"{show_count(size.trained_params)} trained{explain_division(shards)}"
+    trained = f"{show_count(size.trained_params)} trained parameters{explain_division(shards)}"
     return _State(bytes=total // shards, bytes_high=total // shards, explanation=f"{per_parameter:.2f} B × {trained}")
 
 
 def _state_by_weight(
     rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize, weights: Counter[Weight]
 ) -> _State:
-    """Return the state of trained weights, tensor by tensor."""
+    """Return the state of trained weights, summed over tensors."""
     dtype, shards = _dtype(inputs), inputs.state_shards
     total = sum(n * compute_state_bytes(_state_of(rules, card, w), w.shape, dtype) for w, n in weights.items())
     total += compute_shared_state_bytes(list_state_tensors(card))
     high = total + _wide_embeddings(rules, card, weights, dtype)
     per_parameter = total / max(count_elements(weights), 1)
-    explanation = f"{per_parameter:.2f} B × {explain_shard(size, shards)} trained, tensor by tensor"
+    explanation = f"{per_parameter:.2f} B × {explain_shard(size, shards)} trained parameters"
     if size.trained_shard is None:
         total, high = total // shards, high // shards
-    if shards > 1 and inputs.gradient_shards == 1 and inputs.shape is not None:  # the state alone is sharded
+    if shards > 1 and inputs.gradient_shards == 1 and inputs.shape is not None:  # only the state is sharded
         mode = derive_compute_mode(inputs, build_network_tensors(rules, inputs.shape).network.flags)
         largest = compute_max_rank_state(rules, card.id, inputs.shape, mode, shards, dtype)
         high = max(high, largest)
-        explanation += f"; {show_bytes(largest)} where whole tensors are handed out (ZeroRedundancyOptimizer)"
+        explanation += f"; up to {show_bytes(largest)} with ZeroRedundancyOptimizer, which assigns whole tensors"
     return _State(bytes=total, bytes_high=high, explanation=explanation)
 
 
 def _companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:
-    """Return the optimizer of the weights that a card does not take; None where it takes all."""
+    """Return the optimizer for weights that a card does not support; None if it supports all."""
     if card.companion is None or card.implementations[0].tensors != "matrix":
         return None
     return rules.optimizer(card.companion.optimizer)
 
 
 def _state_of(rules: MemoryRules, card: Optimizer, weight: Weight) -> tuple[StateTensor, ...]:
-    """Return the state tensors of one weight: the companion's, where the optimizer takes hidden matrices only."""
+    """Return the state tensors of one weight: of the companion, if the optimizer supports only hidden matrices."""
     companion = None if weight.kind in ("matrix", "adapter") else _companion(rules, card)
     return list_state_tensors(card if companion is None else companion)
 
 
 def _wide_embeddings(rules: MemoryRules, card: Optimizer, weights: Counter[Weight], dtype: str) -> int:
-    """Return the bytes that embeddings take more with the 32-bit state of the optimizer that a card descends from."""
+    """Return the additional bytes of embeddings with the 32-bit state of the card's parent optimizer."""
     if not card.wide_embeddings:
         return 0
     wide = card
     while wide.wide_embeddings:
         wide = rules.optimizer(wide.parents[0])
     states = list_state_tensors(wide), list_state_tensors(card)
-    more = (
+    differences = (
         n * (compute_state_bytes(states[0], w.shape, dtype) - compute_state_bytes(states[1], w.shape, dtype))
         for w, n in weights.items()
         if w.kind == "embedding"
     )
-    return sum(more)
+    return sum(differences)
 
 
 @cached(1024)
 def compute_max_rank_state(
     rules: MemoryRules, optimizer: str, shape: NetworkShape, mode: ComputeMode, ranks: int, dtype: str
 ) -> int:
-    """Return the state of the rank that has most under ZeroRedundancyOptimizer, which assigns whole weights.
+    """Return the largest state of a rank in bytes under ZeroRedundancyOptimizer, which assigns whole weights.
 
     Args:
-        optimizer: Its id; a companion assigns its weights by itself.
+        optimizer: Id of the optimizer; a companion assigns its weights separately.
     """
     card = rules.optimizer(optimizer)
     states = {weight: _state_of(rules, card, weight) for weight in list_trained_weights(rules, shape, mode)}
@@ -184,18 +184,16 @@ def _weights_by_rank(
 
 
 def _scratch(implementation: Implementation, inputs: MemoryInputs, size: NetworkSize) -> Scratch:
-    """Return the temporaries of an implementation's step: of all weights at once, or of one after the other."""
+    """Return the temporaries of an implementation's step: for all weights at once, or for the largest."""
     itemsize = HALF if inputs.precision == "bf16" else FULL
     if not implementation.scratch_all:
         return _scratch_of_largest(implementation, inputs, size, itemsize)
     shard = size.count_largest_shard(inputs.state_shards)
     copies = round(implementation.scratch_all * itemsize * shard)
     bytes_each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
-    explanation = f"{bytes_each}, all tensors stepped at once (foreach)"
+    explanation = f"{bytes_each} (foreach, all tensors at once)"
     if implementation.fused:
-        return Scratch(
-            bytes=0, bytes_high=copies, explanation=f"none with fused=True; PyTorch's default takes {explanation}"
-        )
+        return Scratch(bytes=0, bytes_high=copies, explanation=f"none with fused=True, {explanation} by default")
     return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
 
 
@@ -207,11 +205,9 @@ def _scratch_of_largest(
         largest = _largest_elements(size.trained_shard)
     copies = round(implementation.scratch_largest * itemsize * largest)
     bytes_each = f"{implementation.scratch_largest * itemsize:g} B per element"
-    explanation = f"{bytes_each} of the largest tensor, which is stepped alone"
+    explanation = f"{bytes_each} of the largest tensor (one tensor at a time)"
     if implementation.compiled:
-        return Scratch(
-            bytes=0, bytes_high=copies, explanation=f"none once it is compiled, as on a GPU; else {explanation}"
-        )
+        return Scratch(bytes=0, bytes_high=copies, explanation=f"none if compiled, as on GPUs; otherwise {explanation}")
     return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
 
 

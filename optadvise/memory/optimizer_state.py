@@ -1,4 +1,4 @@
-"""Bytes of an optimizer's state, tensor by tensor, as its card declares them."""
+"""Bytes of optimizer state per tensor, as the optimizer's card declares it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from optadvise.core.cards import Optimizer, StateTensor
 
 DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "uint8": 8, "int8": 8, "uint4": 4, "int64": 64}
 
-# Per-parameter figures are taken on one such matrix: large enough that everything per tensor vanishes.
+# Matrix for bytes per parameter: large enough that state per tensor is negligible.
 REFERENCE_SHAPE = (4096, 4096)
 
 
 def compute_state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str = "float32") -> int:
-    """Return the bytes of optimizer state that one weight tensor causes.
+    """Return the bytes of optimizer state of one weight tensor.
 
     Args:
-        dtype: The weight's type, which states of dtype `parameter` follow.
+        state: State tensors of the optimizer's card.
+        shape: Shape of the weight.
+        dtype: Type of the weight, and of state tensors with dtype `parameter`.
 
     Returns:
-        Bytes, without what is kept once per optimizer.
+        Bytes, without state that exists once per optimizer.
 
     Example:
         >>> from optadvise.core.cards import StateTensor
@@ -35,7 +37,7 @@ def compute_state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtyp
 
 
 def _is_kept(tensor: StateTensor, shape: Sequence[int], dtype: str) -> bool:
-    """Return whether an optimizer keeps a state tensor for a weight."""
+    """Return whether an optimizer has a state tensor for a weight."""
     elements, ndim = prod(shape), len(shape)
     if tensor.weights == "half" and DTYPE_BITS[dtype] != 16:
         return False
@@ -49,7 +51,7 @@ def _itemsize_bits(tensor: StateTensor, dtype: str) -> int:
 
 
 def _count_elements(tensor: StateTensor, shape: Sequence[int]) -> int:
-    """Return the elements of the state that one weight causes."""
+    """Return the elements of a state tensor for one weight."""
     elements, ndim = prod(shape), len(shape)
     return {
         "element": elements,
@@ -64,17 +66,17 @@ def _count_elements(tensor: StateTensor, shape: Sequence[int]) -> int:
 
 
 def _square(side: int, tensor: StateTensor) -> int:
-    """Return the elements of a square over an axis, none where the axis is too long for it."""
+    """Return the elements of a square matrix over an axis; 0 if the axis is too long."""
     return side**2 if tensor.max_side is None or side <= tensor.max_side else 0
 
 
 def compute_shared_state_bytes(state: Iterable[StateTensor]) -> int:
-    """Return the bytes that are kept once per optimizer, whatever the weights."""
+    """Return the bytes of state that exists once per optimizer."""
     return sum(t.elements * DTYPE_BITS[t.dtype] // 8 for t in state if t.per == "optimizer")
 
 
 def compute_state_bytes_per_parameter(state: Iterable[StateTensor], dtype: str = "float32") -> float:
-    """Return bytes of state per parameter, taken on a 4096 × 4096 matrix."""
+    """Return the bytes of state per parameter of a 4096 × 4096 matrix."""
     return compute_state_bytes(state, REFERENCE_SHAPE, dtype) / prod(REFERENCE_SHAPE)
 
 

@@ -1,4 +1,4 @@
-"""The moment of a training step at which most memory is in use, and the total then."""
+"""Peak of a training step: its moment and its bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from optadvise.memory.optimizer_memory import OptimizerMemory
 from optadvise.memory.records import StepMemory
 from optadvise.rulebase.memory_rules import MemorySettings
 
-OPTIMIZER_STEP = "the optimizer's step"
+OPTIMIZER_STEP = "the optimizer step"
 
 
 class PeakMoment(Struct, frozen=True):
-    """Bytes at the peak, beside those that are always in use."""
+    """Bytes at the peak, without weights and optimizer state."""
 
     name: str
     gradients: int
@@ -31,7 +31,7 @@ class PeakMoment(Struct, frozen=True):
 
 
 def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory) -> PeakMoment:
-    """Return the peak: the optimizer's step, the loss, or a moment of the forward or backward pass."""
+    """Return the peak: the optimizer step, the loss, or a moment of the forward or backward pass."""
     live = step.peak
     if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > live.total:
         return PeakMoment(
@@ -68,7 +68,7 @@ def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimi
 def compute_expected_total(
     inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory, settings: MemorySettings
 ) -> int:
-    """Return the expected bytes of one GPU at the peak, without a breakdown."""
+    """Return the expected bytes of one GPU at the peak."""
     tensors = model.weights + model.buffers.bytes + step.input_bytes
     tensors += 0 if inputs.offload else model.master + optimizer.state
     tensors += find_peak(inputs, step, model, optimizer).total

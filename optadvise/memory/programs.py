@@ -1,4 +1,4 @@
-"""Programs of network blocks: lines that name operations, and running them on tensors without data."""
+"""Programs of network blocks: lines of operations, and their simulation on tensors without data."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from optadvise.memory.operations import OPERATIONS
 
 
 class ProgramLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of a block's program: a variable, and the operation or the part that computes it."""
+    """One line of a block's program: a variable, and the operation or part that computes it."""
 
     out: str
     operation: str
     inputs: tuple[str, ...]  # variables
     numbers: Mapping[str, str] = {}  # arguments that are products of dimensions
     text_arguments: Mapping[str, str] = {}  # by name
-    required_flags: frozenset[str] = frozenset()  # without all of which the line is skipped, and its first input is out
-    excluded_flags: frozenset[str] = frozenset()  # with any of which it is skipped
-    last_uses: tuple[str, ...] = ()  # variables that no later line names
+    required_flags: frozenset[str] = frozenset()  # if one is off, the line returns its first input
+    excluded_flags: frozenset[str] = frozenset()  # if one is on, the line returns its first input
+    last_uses: tuple[str, ...] = ()  # variables that no later line uses
     at: str = ""  # file:line:column, until it is compiled
     source: str = ""  # the line's text, until it is compiled
 
     def flags(self) -> frozenset[str]:
-        """Return the flags that its condition names."""
+        """Return the flags of its condition."""
         return self.required_flags | self.excluded_flags
 
     def runs_with(self, flags: frozenset[str]) -> bool:
@@ -42,7 +42,7 @@ def evaluate_product(expression: str, dims: Mapping[str, int]) -> int:
         expression: Factors joined by `*` and `/`, evaluated from left to right.
 
     Raises:
-        KeyError: A name is no dimension.
+        KeyError: A name is not a dimension.
     """
     if expression in dims:
         return dims[expression]
@@ -56,7 +56,7 @@ def evaluate_product(expression: str, dims: Mapping[str, int]) -> int:
 
 
 def list_dimensions(expression: str) -> Iterator[str]:
-    """Yield the dimensions that a product names."""
+    """Yield the dimensions of a product."""
     for factor in re.split(r"[*/]", expression):
         if factor and not factor.isdigit():
             yield factor
@@ -89,10 +89,10 @@ def run_program(program: Sequence[ProgramLine], graph: AutogradGraph, inputs: Ma
 
 
 def with_last_uses(lines: Sequence[ProgramLine], kept_alive: Sequence[str] = ()) -> tuple[ProgramLine, ...]:
-    """Return a program whose lines name the variables that no later line uses.
+    """Return a program with the last uses of variables filled in.
 
     Args:
-        kept_alive: Variables that stay alive until its end.
+        kept_alive: Variables that live until the end.
     """
     last_line = {name: index for index, line in enumerate(lines) for name in line.inputs}
     last_uses: dict[int, list[str]] = {}

@@ -7,23 +7,23 @@ from typing import TypeAlias
 from msgspec import Struct
 
 FULL, HALF = 4, 2  # bytes of an element
-LEARNING_INPUTS = "learning_inputs"  # the flag with which the tokens' embeddings get a gradient, though frozen
-SELECTIVE = "selective"  # the flag with which checkpointed blocks save the outputs of their matrix products
+LEARNING_INPUTS = "learning_inputs"  # flag: frozen token embeddings get a gradient
+SELECTIVE = "selective"  # flag: checkpointed blocks save the outputs of matrix products
 Shape: TypeAlias = "tuple[int, ...]"
 
 
 class ComputeMode(Struct, frozen=True):
-    """Precision, adapters and switches with which a network's operations are computed."""
+    """Precision, adapters and flags with which a network's operations are computed."""
 
-    weight_itemsize: int = FULL  # bytes of an element of the network's own weights
+    weight_itemsize: int = FULL  # bytes of an element of weights, except adapters
     compute_itemsize: int = FULL  # bytes of an element that matrix products read and write
     autocast: bool = False
-    frozen: bool = False  # the network's own weights get no gradients
-    quantised: bool = False  # linear layers are held in 4 bits and dequantised for each use
+    frozen: bool = False  # weights except adapters get no gradients
+    quantized: bool = False  # linear layers have 4-bit weights, dequantized at each use
     lora_rank: int = 0
-    lora_targets: frozenset[str] | None = None  # the linear layers with adapters; None is every one
+    lora_targets: frozenset[str] | None = None  # linear layers with adapters; None: all
     adapter_itemsize: int = FULL  # bytes of an element of an adapter
-    flags: frozenset[str] = frozenset()  # switches that the lines of a network's blocks may depend on
+    flags: frozenset[str] = frozenset()  # flags of the conditions in block programs
 
     @property
     def caches_copies(self) -> bool:
@@ -31,7 +31,7 @@ class ComputeMode(Struct, frozen=True):
         return self.autocast and self.weight_itemsize != self.compute_itemsize
 
     def find_product_itemsize(self, itemsize: int) -> int:
-        """Return the bytes of an element of a matrix product, whose input has elements of `itemsize` bytes."""
+        """Return the bytes per element of a matrix product whose input has `itemsize` bytes per element."""
         return self.compute_itemsize if self.autocast else itemsize
 
 
@@ -43,11 +43,11 @@ class Weight(Struct, frozen=True):
 
 
 class LiveMemory(Struct, frozen=True):
-    """Bytes that are live at one moment, beside weights and optimizer state."""
+    """Bytes that are live at one moment, without weights and optimizer state."""
 
     activations: int = 0
-    weight_copies: int = 0  # half-precision copies of weights that autocast caches
-    working: int = 0  # gradients of activations, and temporaries of the running operation
+    weight_copies: int = 0  # autocast cache
+    working: int = 0  # gradients of activations, and workspace of the running operation
     weight_gradients: int = 0
 
     @property
@@ -64,13 +64,13 @@ class MicroBatch(Struct, frozen=True):
 
 
 class StepMemory(Struct, frozen=True):
-    """Bytes of one forward and backward pass, beside weights and optimizer state."""
+    """Bytes of one forward and backward pass, without weights and optimizer state."""
 
     peak: LiveMemory
     peak_phase: str  # forward or backward
     peak_in_head: bool  # the peak is in the head: logits and loss
-    activations: int  # saved at the end of the forward pass, without the head's
+    activations: int  # saved for backward, without the head
     logits: int  # saved by the head
-    weight_copies: int  # half-precision copies of weights at that time
+    weight_copies: int  # autocast cache at the end of the forward pass
     weight_gradients: int  # of all weights
     input_bytes: int

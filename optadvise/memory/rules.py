@@ -15,14 +15,14 @@ class MemoryRules:
     """Settings, networks and optimizers, and the caches of the functions that take them."""
 
     def __init__(self, catalog: Catalog) -> None:
-        """Read the settings; networks are read when one is needed."""
+        """Wrap a catalog; networks are read on first use."""
         self.catalog = catalog
         self.settings = catalog.memory
         self.caches: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     @cached_property
     def networks(self) -> Networks:
-        """Return the networks that rule files describe."""
+        """Return the networks of the catalog."""
         return load_networks(self.catalog)
 
     def optimizer(self, name: str) -> Optimizer:

@@ -1,4 +1,4 @@
-"""The same run on other numbers of GPUs, where its optimizer's state is sharded."""
+"""Memory of a run with sharded optimizer state on other numbers of GPUs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.rules import MemoryRules
 from optadvise.memory.search import find_largest_micro_batch, with_micro_batch
 
-_FACTORS = (4, 2, 1)  # how many times fewer GPUs are shown, and how many times more
+_FACTORS = (4, 2, 1)  # by which the number of GPUs is divided and multiplied
 _MOST_GPUS = 10**6
 
 
 def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scaling | None:
-    """Return what a run needs on other numbers of GPUs; None where its state is not sharded.
+    """Return the memory of a run on other numbers of GPUs; None if its state is not sharded.
 
     Args:
-        situation: The run, with its micro-batch.
+        situation: The run with its micro-batch.
     """
     if select_memory_inputs(situation).state_shards == 1:
         return None
@@ -27,24 +27,24 @@ def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scali
     if current.activations is not None:
         sample = current.activations // (situation.micro_batch or 1)
         if any(_sharded_bytes(current)):
-            enough = _enough_gpus(rules, situation, optimizer, sample)
+            enough = _find_enough_gpus(rules, situation, optimizer, sample)
     counts = {situation.gpus // n for n in _FACTORS if situation.gpus % n == 0}
     counts |= {situation.gpus * n for n in _FACTORS} | ({enough} if enough is not None else set())
     shown = sorted(n for n in counts if 1 < n <= _MOST_GPUS and _divides_batch(situation, n))
     return Scaling(
         sample_bytes=sample,
         enough=enough,
-        scales=tuple(_scale(rules, _on_gpus(situation, n), optimizer) for n in shown),
+        scales=tuple(_estimate_scale(rules, _set_gpus(situation, n), optimizer) for n in shown),
     )
 
 
-def _on_gpus(situation: Situation, gpus: int) -> Situation:
-    """Return the run on another number of GPUs, without a micro-batch where that was assumed."""
+def _set_gpus(situation: Situation, gpus: int) -> Situation:
+    """Return the run on another number of GPUs, without an assumed micro-batch."""
     return replace(situation.withdraw("micro_batch"), gpus=gpus)
 
 
 def _divides_batch(situation: Situation, gpus: int) -> bool:
-    """Return whether so many GPUs get equal shares of the batch, in micro-batches of the size that is specified."""
+    """Return whether the batch is divisible by the number of GPUs and the specified micro-batch."""
     if situation.batch_size is None:
         return True
     micro_batch = 1 if "micro_batch" in situation.assumed else situation.micro_batch or 1
@@ -52,25 +52,25 @@ def _divides_batch(situation: Situation, gpus: int) -> bool:
 
 
 def _sharded_bytes(memory: MemoryEstimate) -> tuple[int, int]:
-    """Return the bytes on one GPU of state, and of the fp32 copy of the weights that is sharded with it."""
+    """Return the bytes of state and of the sharded fp32 master copy on one GPU."""
     parts = {line.part: line.bytes or 0 for line in memory.breakdown}
     return parts.get("optimizer state", 0), parts.get("master copy", 0)
 
 
-def _enough_gpus(rules: MemoryRules, situation: Situation, optimizer: str, sample: int) -> int:
-    """Return the smallest power of two of GPUs from which every doubling frees fewer bytes than a sample needs."""
+def _find_enough_gpus(rules: MemoryRules, situation: Situation, optimizer: str, sample: int) -> int:
+    """Return the smallest power of two of GPUs whose doubling frees fewer bytes than one sample requires."""
 
-    def sharded_on(gpus: int) -> int:
+    def count_sharded(gpus: int) -> int:
         return sum(_sharded_bytes(estimate(rules, replace(situation, gpus=gpus), optimizer)))
 
     enough = 1 << _MOST_GPUS.bit_length()
-    sharded = sharded_on(enough)
-    while enough > 1 and (on_half := sharded_on(enough // 2)) - sharded < sample:
+    sharded = count_sharded(enough)
+    while enough > 1 and (on_half := count_sharded(enough // 2)) - sharded < sample:
         enough, sharded = enough // 2, on_half
     return enough
 
 
-def _scale(rules: MemoryRules, situation: Situation, optimizer: str) -> Scale:
+def _estimate_scale(rules: MemoryRules, situation: Situation, optimizer: str) -> Scale:
     run = with_micro_batch(rules, situation, optimizer)
     memory, sent = estimate(rules, run, optimizer), estimate_traffic(rules, select_memory_inputs(run))
     state, master = _sharded_bytes(memory)

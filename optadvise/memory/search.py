@@ -14,14 +14,14 @@ from optadvise.memory.inputs import MemoryInputs, select_memory_inputs
 from optadvise.memory.rules import MemoryRules
 
 _LARGEST_MODEL = 10**14  # parameters
-_USUAL_BYTES = 16  # of a parameter in training, from which the search for the largest model starts
+_USUAL_BYTES = 16  # per trained parameter; start of the search for the largest model
 _LARGEST_INPUT = 2**22  # samples, or tokens
 
 
 def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> Situation:
-    """Return a situation with a micro-batch, assumed where none is specified: as many samples of the batch as fit.
+    """Return a situation with a micro-batch; the largest that fits is assumed if none is specified.
 
-    A micro-batch is a divisor of each GPU's share of the batch; without a batch it is one sample.
+    An assumed micro-batch divides the batch per GPU; without a batch size it is one sample.
     """
     if situation.micro_batch is not None or situation.params is None:
         return situation
@@ -31,14 +31,15 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
         return at_once
     inputs = select_memory_inputs(at_once)
     required = _required_by(rules, inputs, "micro_batch", optimizer)
-    most = search_largest(required, situation.vram_bytes or 0, batch_per_gpu)
-    return replace(at_once, micro_batch=max((n for n in list_divisors(batch_per_gpu) if n <= most), default=1))
+    largest = search_largest(required, situation.vram_bytes or 0, batch_per_gpu)
+    return replace(at_once, micro_batch=max((n for n in list_divisors(batch_per_gpu) if n <= largest), default=1))
 
 
 def find_largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
-    """Return the most samples of a micro-batch that fit; None where that is not known or nothing limits it.
+    """Return the largest micro-batch that fits, in samples; None if activations or the limit are unknown.
 
-    Gradients stay between micro-batches, so that a batch may fit at once where half of it does not.
+    Gradient accumulation keeps gradients between micro-batches, so the whole batch may fit although half of it does
+    not.
     """
     batch_per_gpu = _batch_per_gpu(situation)
     at_once = replace(situation, batch_size=None)
@@ -48,7 +49,7 @@ def find_largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer
 
 
 def find_longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
-    """Return the most tokens of a sample that fit; None where that is not known or nothing limits it."""
+    """Return the longest sequence that fits, in tokens; None if activations or the limit are unknown."""
     if situation.seq_len is None:
         return None
     limit = None if situation.shape is None else find_max_positions(rules.networks, situation.shape)
@@ -56,7 +57,7 @@ def find_longest_sequence(rules: MemoryRules, situation: Situation, optimizer: s
 
 
 def find_max_model_size(rules: MemoryRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
-    """Return up to which size a model of unknown shape fits; None where the shape is known or nothing limits it."""
+    """Return the largest size at which a model of unknown shape fits; None for a known shape or without a limit."""
     if situation.vram_bytes is None or situation.shape is not None:
         return None
     inputs = replace(select_memory_inputs(complete_length(rules, situation)), params=None)
@@ -66,24 +67,24 @@ def find_max_model_size(rules: MemoryRules, situation: Situation, optimizer: str
 @cached(1024)
 def _max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: int, optimizer: str) -> MaxModelSize:
     required = _required_by(rules, inputs, "params", optimizer)
-    most = search_largest(required, available, _LARGEST_MODEL, available // _USUAL_BYTES)
+    largest = search_largest(required, available, _LARGEST_MODEL, available // _USUAL_BYTES)
     return MaxModelSize(
-        optimizer=optimizer, bytes_per_parameter=required(most) / most if most else 0.0, max_params=most
+        optimizer=optimizer, bytes_per_parameter=required(largest) / largest if largest else 0.0, max_params=largest
     )
 
 
 def _batch_per_gpu(situation: Situation) -> int:
-    """Return the samples of a batch on one GPU; 1 where the batch is not known."""
+    """Return the samples of a batch on one GPU; 1 if the batch size is unknown."""
     return max((situation.batch_size or 1) // situation.gpus, 1)
 
 
 def _required_by(rules: MemoryRules, inputs: MemoryInputs, fact: str, optimizer: str) -> Callable[[int], int]:
-    """Return a function from a fact's value to the bytes that the run needs with it."""
+    """Return a function that computes the required bytes for a value of a fact."""
     return lambda value: compute_required_bytes(rules, replace(inputs, **{fact: value}), optimizer) or 0
 
 
 def _search(rules: MemoryRules, situation: Situation, fact: str, optimizer: str, limit: int) -> int | None:
-    """Return the largest value of a fact that fits; None where activations are not known or nothing limits them."""
+    """Return the largest value of a fact that fits; None if activations or the limit are unknown."""
     inputs = select_memory_inputs(situation)
     if situation.vram_bytes is None or not knows_activations(rules, inputs):
         return None
@@ -91,13 +92,15 @@ def _search(rules: MemoryRules, situation: Situation, fact: str, optimizer: str,
 
 
 def search_largest(required: Callable[[int], int], available: int, limit: int, start: int = 1) -> int:
-    """Return the largest number up to a limit whose required bytes are available, 0 where there is none.
+    """Return the largest number up to a limit whose required bytes are available; 0 if there is none.
 
-    The required bytes must grow with the number. They are nearly linear here, so that a line through the ends of the
-    bracket finds the edge in a few steps; every other step halves the bracket, for where they are not.
+    The search alternates between linear interpolation, as the required bytes are nearly linear, and bisection.
 
     Args:
-        required: The bytes by the number.
+        required: Function from a number to the required bytes, which must increase.
+        available: Available bytes.
+        limit: Largest number to try.
+        start: First number to try.
 
     Example:
         >>> search_largest(lambda n: 3 * n + 10, 100, 1000)
@@ -119,22 +122,22 @@ def search_largest(required: Callable[[int], int], available: int, limit: int, s
             low, low_bytes = middle, middle_bytes
         else:
             high, high_bytes = middle, middle_bytes
-    straight = True
+    interpolates = True
     while high - low > 1:
         guess = low + (available - low_bytes) * (high - low) // max(high_bytes - low_bytes, 1)
-        middle = min(max(guess, low + 1), high - 1) if straight else (low + high) // 2
+        middle = min(max(guess, low + 1), high - 1) if interpolates else (low + high) // 2
         middle_bytes = required(middle)
         if middle_bytes > available:
             high, high_bytes = middle, middle_bytes
-        elif high - middle > 1 and straight and required(middle + 1) > available:
+        elif high - middle > 1 and interpolates and required(middle + 1) > available:
             return middle
         else:
             low, low_bytes = middle, middle_bytes
-        straight = not straight
+        interpolates = not interpolates
     return low
 
 
 def list_divisors(number: int) -> list[int]:
-    """Return the whole numbers that divide a number."""
+    """Return the divisors of a number, unsorted."""
     small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
     return [*small, *(number // n for n in small)]

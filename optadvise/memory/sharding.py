@@ -1,4 +1,4 @@
-"""The weights that each of several ranks holds, as PyTorch's implementations distribute them."""
+"""Weights of each rank, as PyTorch's sharding implementations distribute them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from optadvise.memory.records import Weight
 
 
 def shard_rows(weights: Counter[Weight], ranks: int, rank: int = 0) -> Counter[Weight]:
-    """Return a rank's shards under FSDP2, which cuts along the first dimension as `torch.chunk` does.
+    """Return the shards of a rank under FSDP2, which splits the first dimension like `torch.chunk`.
 
-    All shards have one length until the rows end, so that the first rank holds most.
+    The first rank has the largest shards.
 
     Example:
         >>> weight = Weight((10, 4), "matrix")
@@ -25,22 +25,23 @@ def shard_rows(weights: Counter[Weight], ranks: int, rank: int = 0) -> Counter[W
     for weight, count in weights.items():
         rows, *other_sides = weight.shape or (1,)
         length = -(-rows // ranks)
-        own_rows = min(length, max(0, rows - rank * length))
-        shards[replace(weight, shape=(own_rows, *other_sides))] += count
+        rank_rows = min(length, max(0, rows - rank * length))
+        shards[replace(weight, shape=(rank_rows, *other_sides))] += count
     return shards
 
 
 def assign_whole_weights(weights: Counter[Weight], ranks: int) -> list[Counter[Weight]]:
-    """Return whole weights by rank, as ZeroRedundancyOptimizer assigns them; ranks that get none are left out.
+    """Return whole weights by rank, as ZeroRedundancyOptimizer assigns them; ranks without weights are omitted.
 
-    The largest comes first, each goes to the rank that has least yet. Matrices come before vectors, which are a
-    parameter group of their own, without weight decay.
+    Weights are assigned from largest to smallest, each to the rank with the fewest elements. Matrices come before
+    vectors, which form a parameter group without weight decay.
 
     Args:
-        weights: All whose state is sharded.
+        weights: Weights whose state is sharded.
+        ranks: Number of ranks.
     """
     assigned: list[Counter[Weight]] = [Counter() for _ in range(min(ranks, weights.total()))]
-    loads = [(0, rank) for rank in range(len(assigned))]  # a heap of elements and rank
+    loads = [(0, rank) for rank in range(len(assigned))]  # heap of (elements, rank)
     for weight in sorted(weights.elements(), key=lambda weight: (len(weight.shape) < 2, -prod(weight.shape))):
         load, rank = loads[0]
         assigned[rank][weight] += 1
@@ -49,5 +50,5 @@ def assign_whole_weights(weights: Counter[Weight], ranks: int) -> list[Counter[W
 
 
 def count_elements(weights: Counter[Weight]) -> int:
-    """Return the elements of all weights."""
+    """Return the number of elements of all weights."""
     return sum(prod(weight.shape) * count for weight, count in weights.items())

@@ -1,4 +1,4 @@
-"""Communication of one GPU in an optimizer step: its collectives, their number and their bytes."""
+"""Communication of one GPU in an optimizer step: collectives, their number and their bytes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from optadvise.memory.inputs import MemoryInputs
 from optadvise.memory.model_memory import ModelMemory
 from optadvise.rulebase.memory_rules import ShardingStrategy
 
-# How often a ring sends each element, less the share that a GPU has itself: an all-reduce is a reduce-scatter and an
-# all-gather (ZeRO, section 7.1).
+# Times that a ring collective sends each element, except those of the GPU's own shard: an all-reduce is a
+# reduce-scatter and an all-gather (ZeRO, section 7.1).
 _ROUNDS = dict(zip(COLLECTIVES, (2, 1, 1, 1), strict=True))
 
 
 def estimate_step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: ShardingStrategy) -> Traffic | None:
-    """Return what one GPU sends in an optimizer step; None where there is no other GPU."""
+    """Return the communication of one GPU in an optimizer step; None on a single GPU."""
     if inputs.gpus == 1:
         return None
     sizes = {
@@ -30,7 +30,7 @@ def estimate_step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: Sh
 
 
 def _collectives(inputs: MemoryInputs, sizes: Mapping[str, int], strategy: ShardingStrategy) -> list[Collective]:
-    """Return a strategy's collectives with the bytes that each GPU sends by a ring."""
+    """Return the collectives of a strategy with the bytes that each GPU sends in a ring."""
     collectives = []
     for spec in strategy.collectives:
         times = inputs.micro_batches if spec.per == "micro-batch" else 1

@@ -1,4 +1,4 @@
-"""Simulation of one training step of a network: the bytes at its peak, and of what is saved for backward."""
+"""Simulation of one training step of a network: bytes at the peak, and bytes saved for backward."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from msgspec.structs import replace
 from optadvise.memory.network import Block, BlockMemory, Network, simulate_blocks
 from optadvise.memory.records import FULL, ComputeMode, LiveMemory, MicroBatch, StepMemory
 
-_INDEX_BYTES = 8  # of a token's index, and of its label
+_INDEX_BYTES = 8  # of a token id, and of its label
 
 
 class StepSettings(Struct, frozen=True):
-    """Settings of one micro-batch, beside its precision."""
+    """Settings of one micro-batch, without its precision."""
 
-    checkpoint: bool = False  # save only each checkpointed block's input, and recompute its other activations
-    release: bool = False  # step each weight as soon as it has its gradient (optimizer in backward)
-    accumulated: bool = False  # gradients of earlier micro-batches exist already
-    gradient_shards: int = 1  # GPUs over which gradients are split, of which this one keeps a share
+    checkpoint: bool = False  # save only the input of checkpointed blocks
+    release: bool = False  # update each weight during backward
+    accumulated: bool = False  # gradients of earlier micro-batches exist
+    gradient_shards: int = 1  # GPUs over which gradients are sharded
 
 
 _DEFAULT_SETTINGS = StepSettings()
 
 
 class _Moment(Struct, frozen=True):
-    """A moment of a step that may be its peak."""
+    """A moment of a step that can be its peak."""
 
     live: LiveMemory
     phase: str  # forward or backward
@@ -36,22 +36,18 @@ class _Moment(Struct, frozen=True):
 def simulate_step(
     network: Network, mode: ComputeMode, batch: MicroBatch, settings: StepSettings = _DEFAULT_SETTINGS
 ) -> StepMemory:
-    """Return the bytes of one forward and backward pass.
-
-    Example:
-        See `tests/test_networks_transformers.py`, which compares it with fake tensors.
-    """
+    """Return the bytes of one forward and backward pass."""
     blocks = simulate_blocks(network, mode, batch, checkpoint=settings.checkpoint, release=settings.release)
     gradients = sum(memory.weight_gradients * block.repeat for block, memory in blocks)
     body = sum(memory.saved * block.repeat for block, memory in blocks if not block.head)
     saved = sum(memory.saved * block.repeat for block, memory in blocks)
     copies = sum(memory.weight_copies * block.repeat for block, memory in blocks)
-    # Recomputed blocks cast their weights anew; the first copies were freed when autocast ended.
+    # Recomputed blocks cast their weights again; the first copies are freed when autocast ends.
     drops_copies = settings.checkpoint and mode.autocast
     moments = [*_forward_moments(blocks), *_backward_moments(blocks, saved, copies, settings, drops_copies)]
     peak = _Moment(LiveMemory(), "forward", in_head=False)
     for moment in moments:
-        live = _with_own_gradients(moment.live, gradients, settings)
+        live = _shard_gradients(moment.live, gradients, settings)
         if live.total > peak.live.total:
             peak = replace(moment, live=live)
     sample = batch.length**2 * 3 * FULL if network.images else batch.length * 2 * _INDEX_BYTES
@@ -67,8 +63,8 @@ def simulate_step(
     )
 
 
-def _with_own_gradients(live: LiveMemory, all_gradients: int, settings: StepSettings) -> LiveMemory:
-    """Replace the gradients of weights by this GPU's share of those that are live."""
+def _shard_gradients(live: LiveMemory, all_gradients: int, settings: StepSettings) -> LiveMemory:
+    """Replace the weight gradients by the shard of one GPU."""
     gradients = all_gradients if settings.accumulated else live.weight_gradients
     return replace(live, weight_gradients=gradients // settings.gradient_shards)
 
@@ -99,10 +95,11 @@ def _backward_moments(
     """Yield the moments of the backward pass: the first and the last repetition of every block.
 
     Args:
-        blocks: In the order of the forward pass.
-        saved: Bytes of all activations that are saved for it.
-        copies: Bytes of all half-precision copies of weights.
-        drops_copies: No copies are left of the forward pass.
+        blocks: Blocks in the order of the forward pass.
+        saved: Bytes of all activations saved for backward.
+        copies: Bytes of the autocast cache.
+        settings: Settings of the micro-batch.
+        drops_copies: Whether the autocast cache is freed after the forward pass.
     """
     gradients = 0
     for block, memory in reversed(blocks):

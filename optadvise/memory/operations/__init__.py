@@ -1,8 +1,7 @@
-"""The operations of networks, and what PyTorch saves, allocates and computes for each.
+"""Operations of networks: tensors that PyTorch saves and allocates for each.
 
-An operation is a function that takes the graph, then tensors, then named numbers, records itself in the graph and
-returns its output tensor. Under autocast every matrix product casts its input anew, and the cast copy is what is saved;
-that is simulated as it happens.
+An operation is a function of the graph, tensors and named numbers. It records itself in the graph and returns its
+output tensor. Under autocast every matrix product casts its input and saves the copy; the simulation does the same.
 """
 
 from optadvise.memory.operations import (

@@ -29,7 +29,7 @@ def linear(
     copies = out * width * mode.compute_itemsize if mode.caches_copies else 0
     product_input = cast_for_product(graph, x)
     y = graph.allocate_product((*x.shape[:-1], out), mode.find_product_itemsize(x.itemsize))
-    unpacked = out * width * HALF if mode.quantised and target else 0
+    unpacked = out * width * HALF if mode.quantized and target else 0
     saved = (product_input,) if gradient else ()
     cost = OperationCost(
         scratch=unpacked, backward_scratch=unpacked, weight_copies=copies, weight_gradient=gradient,

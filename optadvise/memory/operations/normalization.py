@@ -15,15 +15,15 @@ def layer_norm(graph: AutogradGraph, x: SizedTensor, *, bias: int = 1, width: in
 
     Args:
         bias: It has a bias, where it is affine.
-        width: Elements that are normalised together; 0 is the last axis.
+        width: Elements that are normalized together; 0 is the last axis.
     """
     count = width or x.shape[-1]
     gradient = graph.add_weight((count,), "vector")[0] if affine else 0
     gradient += graph.add_weight((count,), "vector")[0] if affine and bias else 0
-    normalised = cast_to_fp32_by_autocast(graph, x)
+    normalized = cast_to_fp32_by_autocast(graph, x)
     statistics = graph.allocate((x.elements // count,), 2 * FULL)
-    out = graph.allocate(x.shape, normalised.itemsize)
-    return graph.record(out, (x,), (normalised, statistics), OperationCost(weight_gradient=gradient))
+    out = graph.allocate(x.shape, normalized.itemsize)
+    return graph.record(out, (x,), (normalized, statistics), OperationCost(weight_gradient=gradient))
 
 
 @operation()

@@ -17,7 +17,7 @@ _HATCHES = ("", "//", "", "", "..", "\\\\", "xx", "", "//")
 _COLOURS = (*(colour for colour in figures.COLOURS if colour != "#000000"), "#8894A0")
 # The most frequent parts of a breakdown; each has the same style in every plot.
 _PARTS = ("weights", "autocast cache", "gradients", "optimizer state", "activations", "logits and loss", "temporaries",
-          "fragmentation", "device context")  # fmt: skip
+          "fragmentation", "CUDA context")  # fmt: skip
 _BAR_HEIGHT = 0.62  # of a row
 _VISIBLE = 0.004  # of the longest bar; smaller parts are drawn as one
 _OTHERS = "smaller parts"
