@@ -67,15 +67,10 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_number(text: str, option: Fact | RunInput) -> int:
-    number = parse_count(text, str(option.flag))
+    number = parse_count(text, str(option.flag), option.max_value)
     if option.min_value is not None and number < option.min_value:
         raise InputError(
             f"{option.flag} {text}: must be at least {option.min_value:,}; add a unit, such as 7B or 350M",
-            code=ErrorCode.OUT_OF_RANGE, option=str(option.flag), value=text,
-        )  # fmt: skip
-    if option.max_value is not None and number > option.max_value:
-        raise InputError(
-            f"{option.flag} {text}: must be at most {option.max_value:,}",
             code=ErrorCode.OUT_OF_RANGE, option=str(option.flag), value=text,
         )  # fmt: skip
     return number

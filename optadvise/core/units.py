@@ -44,14 +44,16 @@ def parse_bytes(text: str, flag: str) -> int:
     return _positive(number * _MEMORY_UNITS[(match[2] or default)[0].upper()], text, flag)
 
 
-def parse_count(text: str, flag: str) -> int:
+def parse_count(text: str, flag: str, max_value: int | None = None) -> int:
     """Return a count.
 
     Args:
         text: A plain number, or one with K (1000), M, B or T: `7B`, `350M`, `124e6`, `8K` is 8000.
+        flag: Option of the value, for the error message.
+        max_value: Largest accepted value; None for 1e18.
 
     Raises:
-        InputError: The text is no count, not whole, or not above zero.
+        InputError: The text is not a number, or the number is not whole or out of range.
 
     Example:
         >>> parse_count("7B", "--params")
@@ -64,12 +66,13 @@ def parse_count(text: str, flag: str) -> int:
             code=ErrorCode.INVALID_NUMBER, option=flag, value=text,
         )  # fmt: skip
     value = float(match[1].replace("_", "")) * _COUNT_UNITS[match[2].upper()]
-    return _positive(value, text, flag)
+    return _positive(value, text, flag, max_value)
 
 
-def _positive(value: float, text: str, flag: str) -> int:
-    if not 0 < value <= _LARGEST:
-        message = f"{flag} {text!r}: must be above 0 and at most 1e18"
+def _positive(value: float, text: str, flag: str, max_value: int | None = None) -> int:
+    if not 0 < value <= (max_value or _LARGEST):
+        upper = f"{max_value:,}" if max_value else "1e18"
+        message = f"{flag} {text!r}: must be above 0 and at most {upper}"
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option=flag, value=text)
     if abs(value - round(value)) > 1e-6 * value:
         message = f"{flag} {text!r}: must be a whole number"
