@@ -388,10 +388,10 @@ def test_what_was_refuted_here_is_not_repeated_as_advice(home: Path, tmp_path: P
     text = next(entry for entry in after["trace"] if entry["rule"] == "OPT070")
     assert text["refuted"] == "ours-0"
     assert row["because"] not in json.dumps(after)
-    assert "refuted here on" in text["because"]
+    assert "refuted on this machine on" in text["because"]
     assert "State: 0.5 on cpu, claimed > 1." in text["because"]
     said = {warning["id"]: warning["text"] for warning in after["warnings"]}
-    assert said["WRN020"].startswith("Refuted here on")
+    assert said["WRN020"].startswith("Refuted on this machine on")
     assert "decay does not carry over" in said["WRN022"]  # which nothing was found against
     told = next(warning for warning in after["warnings"] if warning["id"] == "refuted:ours-0")
     assert told["level"] == "warning"
@@ -399,7 +399,7 @@ def test_what_was_refuted_here_is_not_repeated_as_advice(home: Path, tmp_path: P
     assert [claim["id"] for claim in after["evidence"]["claims"]] == ["ours-0"]
 
     page = optadvise(*LEAN, "--rules", rules).out
-    assert page.splitlines()[2].startswith("  !  OPT070 chose this optimizer for what was refuted here:")
+    assert "The reason for this optimizer was refuted on this machine:" in " ".join(page.split())
     assert "Found on this machine" in page
     assert "measured says: “Lion is larger.”" in " ".join(page.split())
     assert "Found on this machine" in optadvise(*LEAN, "--rules", rules, "--format", "markdown").out
@@ -426,13 +426,13 @@ def test_a_number_whose_reason_was_refuted_here_is_told(home: Path) -> None:
     keep("stable-adamw-replaces-clipping", "refuted")
     said = " ".join(optadvise(*line, "--explain").out.split())
     assert "takes the place of gradient clipping" not in said
-    assert "CLP010 chose no max_grad_norm for what was refuted here" in said
+    assert "The reason for no max_grad_norm was refuted on this machine" in said
     data = json.loads(optadvise(*line, "--json").out)
     clipping = next(number for number in data["hyperparameters"] if number["name"] == "max_grad_norm")
     assert [entry["refuted"] for entry in clipping["ledger"]] == ["stable-adamw-replaces-clipping"]
     shown = " ".join(optadvise("show", "CLP010").out.split())
     assert "takes the place of gradient clipping" not in shown
-    assert "refuted here on 2026-11-26: StableAdamW needs no gradient clipping." in shown
+    assert "refuted on this machine on 2026-11-26: StableAdamW needs no gradient clipping." in shown
 
 
 def test_a_run_that_decides_nothing_takes_nothing_away(home: Path) -> None:

@@ -163,9 +163,10 @@ def decided_by(said: CommandResult) -> set[str]:
     return found | {entry["rule"] for number in numbers for entry in number["ledger"]}
 
 
-def refused_for(said: CommandResult, *names: str) -> bool:
-    """Was there no answer, because of these?"""
-    return said.code == 3 and len(said.err.splitlines()) == 1 and all(name in said.err for name in names)
+def refused_for(said: CommandResult, code: ErrorCode | None, *names: str) -> bool:
+    """Return whether a command failed with a code (None for any) and a message that contains the names."""
+    is_failure = said.code == 3 and len(said.err.splitlines()) == 1 and (code is None or said.error == code)
+    return is_failure and all(name in said.err for name in names)
 
 
 # -- defects that proofs find --------------------------------------------------------------------------------------
@@ -283,20 +284,20 @@ class Defect(NamedTuple):
 
 DEFECTS = (
     Defect(_gap_in_numbers, GAP, (), ("decide/learning-rate.yaml", ""),
-           lambda said: refused_for(said, "'learning_rate' has no row")),
+           lambda said: refused_for(said, ErrorCode.RULE_GAP, "'learning_rate'")),
     Defect(_gap_in_schedules, GAP, (), (SCHEDULE, "SCH062"),
-           lambda said: refused_for(said, "'choose_schedule' has no row")),
-    Defect(_gap_in_concerns, GAP, (), (CONCERN, "CON120"), lambda said: refused_for(said, "'concern' has no row")),
+           lambda said: refused_for(said, ErrorCode.RULE_GAP, "'choose_schedule'")),
+    Defect(_gap_in_concerns, GAP, (), (CONCERN, "CON120"), lambda said: refused_for(said, ErrorCode.RULE_GAP, "'concern'")),
     Defect(_overlap_of_choices, OVERLAP, ("OPT130", "OPT080"), (OPTIMIZER, "OPT130"),
-           lambda said: refused_for(said, "'choose_optimizer' both apply", "OPT080", "OPT130")),
+           lambda said: refused_for(said, ErrorCode.RULE_CONFLICT, "'choose_optimizer'", "OPT080", "OPT130")),
     Defect(_overlap_of_numbers, OVERLAP, ("", "LRA950"), ("decide/learning-rate.yaml", ""),
-           lambda said: refused_for(said, "'learning_rate' both apply", "LRA950")),
+           lambda said: refused_for(said, ErrorCode.RULE_CONFLICT, "'learning_rate'", "LRA950")),
     Defect(_shadowed_by_two, SHADOWED, ("CON950", "CON020", "CON030"), (CONCERN, "CON950"), None),
     Defect(_shadowed_by_one, SHADOWED, ("CON950", "CON070"), (CONCERN, "CON950"), None),
     Defect(_nothing_left, SHADOWED, ("EPS001",), ("decide/eps.yaml", "EPS001"), None),
     Defect(_override_of_another_table, OVERRIDE, ("SCH021",), (SCHEDULE, "SCH021"), None),
     Defect(_override_from_outside, OVERRIDE, ("SCH013", "SCH010"), (SCHEDULE, "SCH013"),
-           lambda said: refused_for(said, "SCH013") or "SCH013" in decided_by(said)),
+           lambda said: refused_for(said, None, "SCH013") or "SCH013" in decided_by(said)),
     Defect(_override_of_itself, OVERRIDE, ("SCH010", "SCH011"), (SCHEDULE, "SCH010"), None),
     Defect(_override_in_an_ordered_table, OVERRIDE, ("CON030", "CON020"), (CONCERN, "CON030"), None),
     Defect(_number_outside_its_range, DOMAIN, ("WUP030",), ("decide/warmup.yaml", "WUP030"), None),
@@ -552,12 +553,12 @@ def _meets(told: ReportedFinding, rules: CompiledRules, table: Table, points: It
 def _shows(told: ReportedFinding, said: CommandResult) -> bool:
     kind, table, rules = told.finding.kind, told.finding.table, told.finding.rules
     if kind == GAP:
-        return refused_for(said, f"{table!r} has no row")
+        return refused_for(said, ErrorCode.RULE_GAP, repr(table))
     if kind == OVERLAP:
-        return refused_for(said, f"{table!r} both apply", *rules)
+        return refused_for(said, ErrorCode.RULE_CONFLICT, repr(table), *rules)
     if kind == CONFLICT:  # what a card does has its name in the ledger
         return set(rules) <= decided_by(said)
-    return refused_for(said, rules[0]) or rules[0] in decided_by(said)
+    return refused_for(said, None, rules[0]) or rules[0] in decided_by(said)
 
 
 @pytest.mark.parametrize("seed", few(1, range(12)))
@@ -958,7 +959,7 @@ def test_the_command_tells_the_same_differences_between_folders(folder: Path) ->
         assert json.loads(follow(witness).out)["optimizer"]["id"] == old
         assert json.loads(follow(f"{witness} --rules {folder}").out)["optimizer"]["id"] == new
     assert optadvise("rules", "diff", str(folder), str(folder)).out == (
-        "The two sets of rules answer every situation alike.\n"
+        "The two sets of rules give the same answer in every situation.\n"
     )
 
 

@@ -19,6 +19,7 @@ from referencing import Registry, Resource
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.core.cards import FactValue
+from optadvise.core.error_codes import ErrorCode
 from optadvise.rule_analysis.json_schema import DEFINITIONS, editor_line, schemas
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Flowchart
@@ -145,7 +146,7 @@ def test_checking_reads_what_other_commands_read_later(name: str, tmp_path: Path
     file.touch()
     said = optadvise("rules", "check", "--rules", str(tmp_path))
     assert (said.code, said.out) == (3, "")
-    assert said.err == f"optadvise: {file}: the file is empty\n"
+    assert (said.error, said.failure and said.failure.where) == (ErrorCode.INVALID_SYNTAX, str(file))
 
 
 def test_a_finding_names_line_rows_and_a_command_that_leads_there(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_the_example_of_a_team_passes_and_decides(tmp_path: Path) -> None:
     assert (said.code, said.out) == (0, "")
     diff = (tmp_path / "diff.md").read_text(encoding="utf-8")
     assert "batch_size >= 4,096 and <= 8,192" in diff
-    assert "paged-adamw8bit is ruled out" in diff
+    assert "optimizer paged-adamw8bit disabled" in diff
     data = json.loads(optadvise("recommend", "--batch-size", "4096", "--params", "350M", "--model", "transformer",
                                 "--rules", str(TEAM), "--json").out)  # fmt: skip
     assert data["optimizer"]["id"] == "lamb"

@@ -1,1 +1,1 @@
-"""Measurements of this machine: stored, found again, and applied to an answer."""
+"""Measurements made on this machine: storing them, and applying them to a recommendation."""

@@ -1,4 +1,4 @@
-"""Evidence in a recommendation: findings on this machine are added, reasons that were refuted here are replaced."""
+"""Evidence from this machine in a recommendation: adds findings and replaces refuted reasons."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from optadvise.evidence.store import find_evidence
 from optadvise.rulebase.catalog import Catalog
 
 _Entry = TypeVar("_Entry", TraceEntry, HyperparameterStep)
-_Refuted: TypeAlias = "Mapping[str, ClaimFinding]"  # by the id of each rule that repeats the claim
-REFUTED_CHOICE = "refuted:"  # prefix of the ids of warnings about a refuted reason
-_CHOOSES = "choose_optimizer"  # the table whose row gives the optimizer
+_Refuted: TypeAlias = "Mapping[str, ClaimFinding]"  # by the id of each rule that cites the claim as its reason
+REFUTED_CHOICE = "refuted:"  # prefix of the ids of warnings about refuted reasons
+_CHOOSES = "choose_optimizer"  # table that chooses the optimizer
 _OPTIMIZER = "this optimizer"
 
 
 def apply_evidence(advice: Recommendation, catalog: Catalog) -> Recommendation:
-    """Return a recommendation with the findings on this machine, and without reasons that were refuted here.
+    """Return a recommendation with the findings from this machine and without refuted reasons.
 
-    The choice remains that of the rules, so that it is the same on every machine. A sentence that rests on a refuted
-    claim is replaced by the measurement, and a choice whose reason was refuted gets a warning.
+    The choice does not change, so that it is the same on every machine. A reason whose claim was refuted is replaced
+    by the measurement, and a choice with a refuted reason gets a warning.
     """
     evidence = find_evidence(catalog, advice.optimizer, advice.implementation)
     refuted = {rule: claim for claim in evidence.refuted for rule in claim.supports}
@@ -41,41 +41,41 @@ def apply_evidence(advice: Recommendation, catalog: Catalog) -> Recommendation:
 
 
 def _name_choices(advice: Recommendation) -> dict[str, str]:
-    """Return what each rule chose, by its id: the optimizer or the value of a hyperparameter."""
+    """Return the choice of each rule by its id: the optimizer or the value of a hyperparameter."""
     choices = {
-        entry.rule: f"no {number.name}" if number.value is None else f"{number.name} of {number.value}"
+        entry.rule: f"no {number.name}" if number.value is None else f"{number.name} {number.value}"
         for number in advice.hyperparameters for entry in number.derivation
     }  # fmt: skip
     return choices | {entry.rule: _OPTIMIZER for entry in advice.trace if entry.table == _CHOOSES}
 
 
 def _warn_of_refuted_choices(advice: Recommendation, refuted: _Refuted) -> Iterator[AdviceWarning]:
-    """Yield a warning for each choice whose reason was refuted here."""
+    """Yield a warning for each choice whose reason was refuted on this machine."""
     for rule, choice in _name_choices(advice).items():
         if rule not in refuted:
             continue
         claim = refuted[rule]
-        text = f"{rule} chose {choice} for what was refuted here: {claim.claim}"
+        text = f"The reason for {choice} was refuted on this machine: {claim.claim}"
         if choice == _OPTIMIZER and advice.alternatives:
-            text += f" --optimizer {advice.alternatives[0].id} takes the first alternative instead."
+            text += f" Use --optimizer {advice.alternatives[0].id} for the first alternative."
         yield AdviceWarning(id=f"{REFUTED_CHOICE}{claim.id}", level="warning", text=text, cite=claim.cite)
 
 
 def _select_claims(advice: Recommendation, evidence: Evidence) -> Iterator[ClaimFinding]:
-    """Yield the claims that concern a recommendation: those refuted, then those confirmed that rules repeat in it."""
-    repeated = {
+    """Yield the claims about a recommendation: those refuted, then those confirmed that its rules cite."""
+    cited = {
         *_name_choices(advice), *(entry.rule for entry in advice.trace), *(warning.id for warning in advice.warnings)
     }  # fmt: skip
     for claim in evidence.refuted:
-        if claim in evidence.claims or not repeated.isdisjoint(claim.supports):
+        if claim in evidence.claims or not cited.isdisjoint(claim.supports):
             yield claim
     for claim in evidence.claims:
-        if claim.verdict != REFUTED and not repeated.isdisjoint(claim.supports):
+        if claim.verdict != REFUTED and not cited.isdisjoint(claim.supports):
             yield claim
 
 
 def find_deviation(implementation: Implementation, evidence: Evidence) -> DeviationFinding | None:
-    """Return how an implementation deviates from its paper: by an audit on this machine, otherwise by its card."""
+    """Return the deviation of an implementation from its paper: from an audit on this machine, else from its card."""
     audit = next((audit for audit in evidence.audits if audit.path == implementation.path), None)
     if audit is not None:
         has_deviated = audit.verdict in (DEVIATES, FAILS)
@@ -86,7 +86,7 @@ def find_deviation(implementation: Implementation, evidence: Evidence) -> Deviat
 
 
 def _correct_entry(entry: _Entry, refuted: _Refuted) -> _Entry:
-    """Return an entry of the trace or of a derivation, with the measurement instead of a refuted reason."""
+    """Return an entry of the trace or a derivation, with a refuted reason replaced by the measurement."""
     claim = refuted.get(entry.rule)
     return entry if claim is None else replace(entry, because=describe_refutation(claim), refuted=claim.id)
 
@@ -100,18 +100,18 @@ def _correct_warning(warning: AdviceWarning, refuted: _Refuted) -> AdviceWarning
 
 
 def describe_refutation(claim: ClaimFinding) -> str:
-    """Return in a sentence that a claim was refuted here, with the date and the measurement."""
-    return f"refuted here on {claim.date}: {claim.claim} {describe_measurement(claim)}"
+    """Return a sentence about a refuted claim with the date and the measurement."""
+    return f"refuted on this machine on {claim.date}: {claim.claim} {describe_measurement(claim)}"
 
 
 def describe_measurement(claim: ClaimFinding) -> str:
-    """Return a claim's measurement as a sentence: `State: 0.5 on cpu, claimed < 0.4`."""
+    """Return a claim's measurement, such as `State: 0.5 on cpu, claimed < 0.4.`."""
     measures, figure = claim.measures or "", format_figure(claim.measured or 0.0, claim.ci95)
     return f"{measures[:1].upper()}{measures[1:]}: {figure} on {claim.device}, claimed {claim.expected_range}."
 
 
 def format_figure(value: float, ci95: tuple[float, float] | None) -> str:
-    """Return a figure with its interval.
+    """Return a figure with its confidence interval.
 
     Example:
         >>> format_figure(1.2668, (1.2022, 1.335))

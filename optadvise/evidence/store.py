@@ -1,6 +1,6 @@
-"""The folder of findings on this machine: what `verify` and `bench` measured, saved and found again.
+"""Storage of the findings that `verify` and `bench` make on this machine.
 
-A finding counts on the machine where it was made, with the versions that were installed then.
+A finding is valid on the machine that made it, with the package versions installed at that time.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ _Finding = TypeVar("_Finding", AuditFinding, BenchmarkFinding, ClaimFinding)
 
 
 class _Stored(Struct, Generic[_Finding], frozen=True, omit_defaults=True):
-    """A finding as its file holds it."""
+    """Content of a finding's file."""
 
     optadvise: str  # version
     finding: _Finding
-    definition: str | None = None  # of a claim's experiment, which may have changed since
+    definition: str | None = None  # the claim's experiment, to detect later changes of it
 
 
 def find_folder() -> Path:
-    """Return the folder of this machine's findings: many may share a home, and parts of a machine be replaced.
+    """Return the folder of this machine's findings.
+
+    Its name has the host name, the processor and the GPUs, because machines can share a home folder and hardware can
+    be replaced.
 
     Raises:
-        RuntimeError: The user has no home.
+        RuntimeError: The user has no home folder.
     """
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     gpus = (_read_value(gpu / "information", "Model") for gpu in _list_gpus())
@@ -57,7 +60,7 @@ def _list_gpus() -> list[Path]:
 
 
 def _read_value(file: Path, key: str) -> str:
-    """Return the first value of a key in a file of keys and values, an empty text where there is none."""
+    """Return the first value of a key in a file of `key: value` lines, empty if there is none."""
     with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8") as lines:
         for line in lines:
             if line.startswith(key):
@@ -69,7 +72,7 @@ def _read_value(file: Path, key: str) -> str:
 
 
 def save_audit(audit: AuditFinding) -> None:
-    """Save an audit in the place of an earlier one of the same implementation.
+    """Save an audit and replace the previous one of the same implementation.
 
     Raises:
         OSError: The folder cannot be written.
@@ -78,7 +81,7 @@ def save_audit(audit: AuditFinding) -> None:
 
 
 def save_claim(finding: ClaimFinding, claim: Claim) -> None:
-    """Save the outcome of a claim, with its definition, so that a claim that changes later does not count as tested.
+    """Save the outcome of a claim with its definition, so that it becomes invalid if the claim changes.
 
     Raises:
         OSError: The folder cannot be written.
@@ -102,19 +105,19 @@ def _save(folder: str, name: str, entry: Struct) -> None:
 
 
 def _describe_experiment(claim: Claim) -> str:
-    """Return everything that the verdict on a claim depends on."""
+    """Return everything that a claim's verdict depends on."""
     parts = [claim.experiment, claim.trials, claim.setting, claim.expected_range, claim.seeds]
     return msgspec.json.encode(parts).decode()
 
 
-# -- finding again ---------------------------------------------------------------------------------------------------
+# -- loading ---------------------------------------------------------------------------------------------------------
 
 
 def find_evidence(catalog: Catalog, card: Optimizer, implementation: Implementation | None = None) -> Evidence:
-    """Return what was found of an optimizer on this machine, and every claim that was refuted here.
+    """Return the findings about an optimizer on this machine, and all claims that were refuted on it.
 
     Args:
-        implementation: The implementation in question; None for all.
+        implementation: An implementation; None for all.
     """
     implementations = [*card.implementations, *card.not_offered] if implementation is None else [implementation]
     names = [f"{card.id}@{one.path}.json".translate(_UNSAFE) for one in implementations]
@@ -129,10 +132,10 @@ def find_evidence(catalog: Catalog, card: Optimizer, implementation: Implementat
 
 
 def find_decided_claims(catalog: Catalog) -> list[ClaimFinding]:
-    """Return every claim that was confirmed or refuted here, as it is written now.
+    """Return the claims that were confirmed or refuted on this machine and have not changed since.
 
     Args:
-        catalog: The rules, whose claims are read only where some were tested.
+        catalog: The rules; their claims are read only if findings exist.
     """
     return [
         entry.finding
@@ -143,21 +146,21 @@ def find_decided_claims(catalog: Catalog) -> list[ClaimFinding]:
 
 
 def _read_all(folder: str, pattern: str, kind: type[_Stored[_Finding]]) -> list[_Stored[_Finding]]:
-    """Return the entries of a folder that count with the versions that are installed now."""
+    """Return the entries of a folder that are valid with the installed versions."""
     try:
         files = sorted((find_folder() / folder).glob(pattern))
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
         return []
     return [entry for file in files if (entry := _read(file, kind)) is not None]
 
 
 def _read(file: Path, kind: type[_Stored[_Finding]]) -> _Stored[_Finding] | None:
-    """Return a stored finding; None where it is invalid, or other versions are installed now."""
+    """Return a stored finding; None if it is invalid or other versions are installed."""
     try:
         if not file.is_file():  # reading a pipe would block
             return None
         entry = msgspec.json.decode(file.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RecursionError):  # by another version, or edited
+    except (OSError, msgspec.DecodeError, RecursionError):  # written by another version, or edited
         return None
     packages = entry.finding.packages
     is_current = all(version is not None and find_version(package) == version for package, version in packages.items())

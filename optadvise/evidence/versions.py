@@ -1,6 +1,6 @@
-"""Versions of the installed packages, read from the names of their folders.
+"""Versions of the installed packages, read from the names of their `.dist-info` folders.
 
-`importlib.metadata` knows them too, but importing it takes a fifth of the time of a whole recommendation.
+Importing `importlib.metadata` would take a fifth of the time of a recommendation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 
 
 def find_version(package: str) -> str | None:
-    """Return the version of an installed package, None where it is not installed.
+    """Return the version of a package; None if it is not installed.
 
     Example:
         >>> find_version("no-such-package") is None
@@ -23,13 +23,13 @@ def find_version(package: str) -> str | None:
 
 
 def find_versions(packages: Iterable[str | None]) -> dict[str, str | None]:
-    """Return the versions of torch and of further packages by name, None where one is not installed."""
+    """Return the versions of torch and of packages by name; None for packages that are not installed."""
     return {package: find_version(package) for package in sorted({"torch", *(name for name in packages if name)})}
 
 
 @cache
 def _list_installed(folders: tuple[str, ...]) -> dict[str, str]:
-    """Return the version of every package by its name; of two, the one that Python finds first."""
+    """Return the version of every installed package by name; the first in Python's search order counts."""
     versions: dict[str, str] = {}
     for folder in folders:
         with contextlib.suppress(OSError):

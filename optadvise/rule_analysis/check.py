@@ -1,4 +1,4 @@
-"""Everything that can be proven about a set of rules, in one report."""
+"""Proofs about a complete set of rules, and their report."""
 
 from __future__ import annotations
 
@@ -39,37 +39,38 @@ _PROVERS = (
     "optadvise.rule_analysis.witnesses", "optadvise.rule_analysis.check", "optadvise.advice.compiled_rules",
     "optadvise.advice.decide", "optadvise.advice.hyperparameters", "optadvise.advice.schedule_choice",
 )  # fmt: skip
-_MAX_REPORTED = 100  # findings with a witness, which takes longer than the finding
+_MAX_REPORTED = 100  # findings with a witness; searching for the witness is slow
 
 
 class ProofReport(Struct, frozen=True):
-    """The outcome of all proofs."""
+    """Result of all proofs."""
 
     findings: tuple[ReportedFinding, ...]
     tables: tuple[Census, ...]
-    proven: bool  # False where a question was given up
-    more: int = 0  # findings beyond those that are reported
+    proven: bool  # False if a proof exceeded its step budget
+    more: int = 0  # findings that are not listed
 
     @property
     def sound(self) -> bool:
-        """Return whether nothing is wrong, and everything is proven."""
+        """Return whether all proofs completed without a finding."""
         return self.proven and not self.findings
 
 
 class ProofFailure(Struct, frozen=True):
-    """The first finding on rules that were not proven, as it is cached."""
+    """First finding about rules that are not proven, as stored in the cache."""
 
     at: str  # file:line:column
     text: str
     where: str | None
-    others: int  # further findings
+    others: int  # number of other findings
 
 
 def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int = _MAX_REPORTED) -> ProofReport:
-    """Prove what can be proven of a set of rules.
+    """Run all proofs about a set of rules.
 
     Args:
-        layers: Folders of further rules, for the command lines that lead to what is wrong.
+        layers: Folders of rule layers, for the command lines that reproduce the findings.
+        limit: Maximum number of findings to list.
     """
     unintended = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
     return ProofReport(
@@ -81,12 +82,12 @@ def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int =
 
 
 def require_proof(rules: CompiledRules) -> CompiledRules:
-    """Return rules that were proven, now or by an earlier process.
+    """Return the rules if they are proven, now or in an earlier process.
 
     Raises:
-        RuleFileError: Something is wrong with the rules, or could not be proven.
+        RuleFileError: The rules have a defect, or a proof exceeded its step budget.
     """
-    # A proof holds for these rules, and by this prover.
+    # The cache key covers the rules and the code of the proofs.
     prover = digest_contents(*(Path(str(import_module(name).__file__)) for name in _PROVERS))
     key = f"proof of {rules.catalog.fingerprint} by {prover}"
     cached = rules.catalog.figures.get(key, lambda: msgspec.to_builtins(_list_failures(rules)))
@@ -99,7 +100,7 @@ def require_proof(rules: CompiledRules) -> CompiledRules:
 
 
 def _list_failures(rules: CompiledRules) -> list[ProofFailure]:
-    """Return the first finding, if there is one."""
+    """Return the first finding, or an empty list."""
     report = prove_rules(rules, limit=1)
     return [
         ProofFailure(at=each.finding.at, text=each.finding.text, where=each.where, others=report.more)
@@ -116,12 +117,13 @@ def _collect_findings(rules: CompiledRules) -> list[Finding]:
         collected += _find_conflicts(rules)
         collected += _find_unreachable(rules, {finding.rules[0] for finding in collected if finding.rules})
     except TooLargeError:
-        collected.append(Finding(kind=UNPROVEN, table="", rules=(), at="", text="whether every row can be reached"))
+        text = "not proven: every rule can be reached"
+        collected.append(Finding(kind=UNPROVEN, table="", rules=(), at="", text=text))
     return collected
 
 
 def _is_intended(rules: CompiledRules, finding: Finding) -> bool:
-    """Return whether a row never wins because a later layer replaces it."""
+    """Return whether a rule never decides because a later layer replaces it."""
     if finding.kind not in (UNREACHABLE, SHADOWED):
         return False
     table = rules.tables[finding.table]
@@ -130,18 +132,18 @@ def _is_intended(rules: CompiledRules, finding: Finding) -> bool:
 
 
 def _find_unreachable(rules: CompiledRules, reported: Collection[str]) -> Iterator[Finding]:
-    """Yield the rows that no situation leads to, without those that were reported already."""
+    """Yield the rules that no situation reaches, without those already reported."""
     for table in rules.tables.values():
         if table.id in UNCHAINED_TABLES:
             continue
         for rule in list_unreachable(rules, table):
             if rule.id not in reported:
-                text = f"{rule.id} can never be reached: no situation leads to what it asks for"
+                text = f"{rule.id} cannot be reached: no situation meets its conditions"
                 yield Finding(kind=UNREACHABLE, table=table.id, rules=(rule.id,), at=rule.at, text=text)
 
 
 def _find_conflicts(rules: CompiledRules) -> Iterator[Finding]:
-    """Yield the adjustments, of cards and of rules, that contradict each other where a situation leads."""
+    """Yield conflicts between adjustments of cards and rules that a situation can reach."""
     axes = rules.axes
     for table in rules.tables.values():
         if table.kind != "adjust":
@@ -163,7 +165,7 @@ def _list_adjusting_cards(rules: CompiledRules) -> Iterator[Adjuster]:
 
 
 def _check_numbers(table: Table) -> Iterator[Finding]:
-    """Yield the numbers that lie outside their own range, and the points that do not rise."""
+    """Yield values outside their range, and points that are not in ascending order."""
     if table.kind != "set":
         return
     for rule in table.all_rules:
@@ -175,7 +177,7 @@ def _check_numbers(table: Table) -> Iterator[Finding]:
 def _describe_problems(number: NumberSetting) -> Iterator[str]:
     value, low, high = number.value, number.low, number.high
     if isinstance(value, (int, float)) and low is not None and high is not None and not low <= value <= high:
-        yield f"to {value:g}, outside {low:g} … {high:g}"
+        yield f"to {value:g}, outside its range {low:g} to {high:g}"
     xs = [x for x, _ in number.points]
     if xs != sorted(set(xs)) or any(x <= 0 or y <= 0 for x, y in number.points):
-        yield "along points that do not rise above zero"
+        yield "along points that are not positive and ascending"

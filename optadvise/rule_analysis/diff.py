@@ -1,4 +1,4 @@
-"""Differences between the answers of two sets of rules, and their text for a pull request."""
+"""Differences between the answers of two sets of rules, as Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from optadvise.rulebase.regions import TooLargeError
 
 
 def compare_catalogs(old: Catalog, new: Catalog) -> Difference:
-    """Return what two sets of rules answer differently.
+    """Return the situations that two sets of rules answer differently.
 
     Raises:
-        InputError: There are too many different cells to list.
+        InputError: The sets have too many differences to list.
     """
     old, new = _add_optimizers(old, new), _add_optimizers(new, old)
     pair = RulePair(
@@ -37,7 +37,7 @@ def compare_catalogs(old: Catalog, new: Catalog) -> Difference:
 
 
 def _add_optimizers(catalog: Catalog, other: Catalog) -> Catalog:
-    """Return a catalog whose facts take the optimizers of another one too, so that both have the same axes."""
+    """Return a catalog whose facts include the optimizers of another one, so that both have the same axes."""
     facts = {
         name: replace(fact, values={**(fact.values or {}), **(other.facts[name].values or {})})
         if fact.values_from else fact
@@ -47,7 +47,7 @@ def _add_optimizers(catalog: Catalog, other: Catalog) -> Catalog:
 
 
 def _list_sections(pair: RulePair) -> Iterator[Section]:
-    yield Section(title="The optimizer", changes=tuple(list_optimizer_changes(pair)))
+    yield Section(title="Optimizer", changes=tuple(list_optimizer_changes(pair)))
     before, after = pair.before.tables, pair.after.tables
     deciding = {table.id for table in pair.after.deciding_tables}
     for name in dict.fromkeys((*before, *after)):
@@ -59,14 +59,14 @@ def _list_sections(pair: RulePair) -> Iterator[Section]:
 def format_markdown(difference: Difference) -> str:
     """Return a difference as Markdown for a pull request."""
     if difference.same:
-        return "The two sets of rules answer every situation alike.\n"
+        return "The two sets of rules give the same answer in every situation.\n"
     lines = []
     for section in difference.sections:
         rows = ((change.where, change.old, change.new, _quote(change.witness)) for change in section.changes)
-        lines += [f"### {section.title}", "", *format_table(("situations", "before", "after", "try"), rows), ""]
+        lines += [f"### {section.title}", "", *format_table(("situation", "before", "after", "example"), rows), ""]
     if difference.cards:
         cards = (card.replace("|", "\\|") for card in difference.cards)
-        lines += ["### Cards", "", *(f"- {card}" for card in cards), ""]
+        lines += ["### Cards and lists", "", *(f"- {card}" for card in cards), ""]
     return "\n".join(lines)
 
 

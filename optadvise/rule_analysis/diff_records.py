@@ -1,4 +1,4 @@
-"""Records of what two sets of rules answer differently."""
+"""Records of the differences between two sets of rules."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from optadvise.rule_analysis.inputs_of_point import find_inputs, format_command
 from optadvise.rule_analysis.reachability import find_read
 from optadvise.rulebase.regions import Box
 
-NO_ROW = "no row"  # in the place of an answer
-_POSITIONS = ("at", "layer")  # where an entry stands, which is no difference
+NO_ROW = "no row"  # answer of a table that has no matching row
+_POSITIONS = ("at", "layer")  # keys of an entry's position, which comparisons ignore
 
 
 class RuleChange(Struct, frozen=True):
-    """Situations that are answered differently."""
+    """Situations that two sets of rules answer differently."""
 
-    where: str  # the situations in words
+    where: str  # description of the situations
     old: str
     new: str
-    witness: str | None  # a command line that shows the change; None where only a requested optimizer shows it
+    witness: str | None  # command line that shows the change; None if only a requested optimizer shows it
 
 
 class Section(Struct, frozen=True):
-    """The changes of one kind of answer."""
+    """Changes of one kind of answer."""
 
     title: str
     changes: tuple[RuleChange, ...]
 
 
 class Difference(Struct, frozen=True):
-    """Everything that two sets of rules answer differently."""
+    """All differences between two sets of rules."""
 
     sections: tuple[Section, ...]
-    cards: tuple[str, ...]  # sentences about what was added, removed or changed beside the tables
+    cards: tuple[str, ...]  # lines about entries added, removed or changed outside the tables
 
     @property
     def same(self) -> bool:
-        """Return whether both answer every situation alike."""
+        """Return whether there is no difference."""
         return not self.sections and not self.cards
 
 
@@ -53,7 +53,7 @@ class RulePair(Struct, frozen=True):
 
 
 def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> RuleChange | None:
-    """Return a change with its witness; None where neither set of rules leads to its situations."""
+    """Return a change with its witness; None if no situation in the box is reachable."""
     for rules in (pair.after, pair.before):
         point = find_read(rules, table, box)
         if point is not None:
@@ -64,7 +64,7 @@ def make_change(pair: RulePair, table: str, box: Box, old: str, new: str) -> Rul
 
 
 def omit_positions(entry: Struct) -> JsonObject:
-    """Return a record as plain data without positions and layers, to compare it with one from another folder."""
+    """Return a record as plain data without positions and layers, for comparisons between folders."""
     data: JsonObject = _omit_positions(to_builtins(entry))
     return data
 

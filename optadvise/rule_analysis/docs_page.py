@@ -1,4 +1,4 @@
-"""The rules as a page: every table, row and condition in words, with the reasons and sources."""
+"""Markdown page of the rules: every table with its rules, conditions, reasons and sources."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from optadvise.rulebase.table_records import Rule, WarningText
 from optadvise.rulebase.tables import Table
 
 _HIT = {
-    "unique": "one row decides; two rows meet only where one overrides the other and lies inside it",
-    "first": "the first row that applies decides; its order is the deliberate answer where rows meet",
-    "collect": "every row that applies counts",
+    "unique": "exactly one rule decides; rules overlap only if one overrides the other",
+    "first": "the first rule that applies decides",
+    "collect": "all rules that apply are used",
 }
 
 
@@ -26,10 +26,10 @@ def format_rules_page(rules: CompiledRules) -> str:
     lines = [
         "# The rules",
         "",
-        "Made by `optadvise rules docs` from the files under `rules/`; a test holds it fresh.",
+        "Generated from `rules/` by `optadvise rules docs`; do not edit.",
         "",
         *_format_graph(draw_tables(rules)),
-        "The guide's flowchart, and what the rules answer at its leaves:",
+        "The guide's flowchart, with the recommendation at each leaf:",
         "",
         *_format_graph(draw_flowchart(rules)),
     ]
@@ -52,11 +52,11 @@ def _format_source(source: Source) -> str:
 
 def _format_table(rules: CompiledRules, table: Table) -> Iterator[str]:
     counts = count_cells(table, rules.axes)
-    through = "" if counts.otherwise is None else f", of which {counts.otherwise:,} fall through to the last row"
+    through = "" if counts.otherwise is None else f"; the last rule decides {counts.otherwise:,} of them"
     yield f"## {table.id}"
     yield ""
     yield f"{_escape(table.about)} *{table.hit_policy}*: {_HIT[table.hit_policy]}."
-    yield f"{counts.rows} rows over {counts.cells:,} cells{through}."
+    yield f"{counts.rows} rules for {counts.cells:,} combinations of values{through}."
     yield ""
     yield "| rule | when | then | because |"
     yield "|---|---|---|---|"
@@ -67,25 +67,25 @@ def _format_table(rules: CompiledRules, table: Table) -> Iterator[str]:
 
 
 def _describe_when(rules: CompiledRules, rule: Rule) -> str:
-    when = describe_box(make_box(rule, rules.axes), rules.axes) if rule.when else "nothing else applies"
+    when = describe_box(make_box(rule, rules.axes), rules.axes) if rule.when else "no other rule applies"
     return when + (f"; overrides {', '.join(rule.overrides)}" if rule.overrides else "")
 
 
 def _describe_reason(rule: Rule) -> str:
-    """Return a rule's reason and sources; a warning's text is its reason."""
+    """Return a rule's reason and sources; only the sources for a warning, whose text is the reason."""
     because = "" if isinstance(rule.then, WarningText) else rule.because
     return f"{because} [{', '.join(rule.cite)}]".lstrip()
 
 
 def _describe_outcome(rule: Rule) -> Iterator[str]:
-    """Yield what a row gives, in words."""
+    """Yield the parts of a rule's outcome as text."""
     for name, value in rule.outcome.items():
         if name == "steps":
             yield from (_describe_step(step) for step in rule.steps)
         elif name == "points":
             yield f"{', '.join(f'{format_value(y)} at {format_value(x)}' for x, y in value)}"
         elif isinstance(value, Mapping):
-            yield f"or {', '.join(value)}"
+            yield f"alternatives {', '.join(value)}"
         else:
             yield f"{name} {format_value(value)}"
 
@@ -98,11 +98,11 @@ def _describe_step(step: Step) -> str:
         return f"clamp {step.clamp} {' '.join(ends)}"
     if step.by is not None:
         power = "" if step.exponent == 1 else f" to the power of {format_value(step.exponent)}"
-        limit = "" if step.max_value is None else f", up to {format_value(step.max_value)}"
-        return f"scale {step.scale} by {step.by} / {format_value(step.reference)}{power}{limit}"
+        limit = "" if step.max_value is None else f", {step.by} at most {format_value(step.max_value)}"
+        return f"scale {step.scale} by ({step.by} / {format_value(step.reference)}){power}{limit}"
     return f"scale {step.scale} by {format_value(step.factor)}"
 
 
 def _escape(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
+    """Escape the special characters of Markdown."""
     return "".join(f"\\{c}" if c in "|<>*_`[" else c for c in text)

@@ -1,4 +1,4 @@
-"""The rules as graphs: the chain of tables, and the guide's flowchart beside what the rules answer at its leaves."""
+"""Graphs of the rules: the chain of tables, and the guide's flowchart with the recommendation at each leaf."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from optadvise.rulebase.tables import Table
 
 
 class Node(Struct, frozen=True):
-    """A box of a graph."""
+    """Node of a graph."""
 
     id: str
-    text: tuple[str, ...]  # its lines
+    text: tuple[str, ...]  # lines
     kind: str  # fact, table, question or answer
 
 
 class Edge(Struct, frozen=True):
-    """An arrow."""
+    """Directed edge of a graph."""
 
     start: str
     end: str
@@ -31,14 +31,14 @@ class Edge(Struct, frozen=True):
 
 
 class Graph(Struct, frozen=True):
-    """Nodes in the order in which they are read, and the arrows between them."""
+    """Graph with its nodes in reading order."""
 
     title: str
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
 
 
-# What passes from one step of `advice.recommend` to the next.
+# Data flow between the steps of `advice.recommend`.
 _STEPS = (
     ("memory", "concern"), ("concern", "choose_optimizer"), ("choose_optimizer", "card"), ("card", "choose_schedule"),
     ("card", "numbers"), ("choose_schedule", "numbers"), ("numbers", "adjust"), ("adjust", "warn"),
@@ -47,31 +47,31 @@ _LINE_LENGTH = 44
 
 
 def draw_tables(rules: CompiledRules) -> Graph:
-    """Return the chain of tables as a graph, from the facts to the warnings."""
+    """Return the graph of the tables, from the inputs to the warnings."""
     numbers = [table for table in rules.tables.values() if table.kind == "set"]
     counts = ", ".join(f"{table.output} ({len(table.rules)})" for table in numbers)
     nodes = (
-        Node(id="facts", text=("what is said and assumed",), kind="fact"),
-        Node(id="memory", text=("memory", "does the state fit?"), kind="fact"),
+        Node(id="facts", text=("inputs and defaults",), kind="fact"),
+        Node(id="memory", text=("memory pressure", "does the state fit?"), kind="fact"),
         _draw_table(rules.tables["concern"]),
         _draw_table(rules.tables["choose_optimizer"]),
-        Node(id="card", text=("the optimizer's card",), kind="fact"),
+        Node(id="card", text=("optimizer card",), kind="fact"),
         _draw_table(rules.tables["choose_schedule"]),
-        Node(id="numbers", text=("numbers", *_wrap(counts)), kind="table"),
+        Node(id="numbers", text=("hyperparameters", *_wrap(counts)), kind="table"),
         _draw_table(rules.tables["adjust"]),
         _draw_table(rules.tables["warn"]),
     )
     steps = (("facts", "memory"), ("facts", "concern"), *_STEPS)
     edges = tuple(Edge(start=start, end=end) for start, end in steps)
-    return Graph(title="How an answer is made", nodes=nodes, edges=edges)
+    return Graph(title="Decision tables", nodes=nodes, edges=edges)
 
 
 def _draw_table(table: Table) -> Node:
-    return Node(id=table.id, text=(table.id, f"{len(table.rules)} rows, {table.hit_policy}"), kind="table")
+    return Node(id=table.id, text=(table.id, f"{len(table.rules)} rules, {table.hit_policy}"), kind="table")
 
 
 def _wrap(text: str) -> list[str]:
-    """Return a list of items in lines."""
+    """Wrap a comma-separated list into lines."""
     lines = [""]
     for part in text.split(", "):
         joined = f"{lines[-1]}, {part}" if lines[-1] else part
@@ -83,19 +83,19 @@ def _wrap(text: str) -> list[str]:
 
 
 def draw_flowchart(rules: CompiledRules) -> Graph:
-    """Return the guide's flowchart as a graph, with what the rules answer at each of its leaves."""
+    """Return the graph of the guide's flowchart, with the recommendation at each leaf."""
     parts = list(_walk_question(rules, rules.catalog.flowchart.start, {}, ""))
     nodes = tuple(part for part in parts if isinstance(part, Node))
     edges = tuple(part for part in parts if isinstance(part, Edge))
-    return Graph(title="The guide's flowchart, and what the rules answer", nodes=nodes, edges=edges)
+    return Graph(title="The guide's flowchart with the recommendations", nodes=nodes, edges=edges)
 
 
 def _walk_question(rules: CompiledRules, name: str, inputs: FactValues, path: str) -> Iterator[Node | Edge]:
-    """Yield a question's node, and the nodes and edges of everything below it.
+    """Yield the nodes and edges of a question and everything below it.
 
     Args:
-        inputs: What the answers before have stated.
-        path: These answers, for the ids of nodes.
+        inputs: Inputs stated by the preceding answers.
+        path: Labels of the preceding answers, for the ids of nodes.
     """
     question = rules.catalog.flowchart.questions[name]
     start = f"{name}{path}"
@@ -121,7 +121,7 @@ _SHAPES = {"fact": "([{}])", "table": "[{}]", "question": "{{{}}}", "answer": "[
 
 
 def format_mermaid(graph: Graph) -> str:
-    """Return a graph as Mermaid text."""
+    """Return a graph in Mermaid syntax."""
     lines = ["graph TD"]
     for node in graph.nodes:
         text = "<br/>".join(_escape(line) for line in node.text)

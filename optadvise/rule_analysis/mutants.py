@@ -1,4 +1,4 @@
-"""Mutation tests of the rules: deleted rows and widened conditions that proofs and tests have to notice."""
+"""Mutation tests of the rules: proofs and tests must detect deleted rules and widened conditions."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ from optadvise.rulebase.tables import Axis, Table, list_cells
 
 
 class Mutant(Struct, frozen=True):
-    """A table with one row deleted or one condition widened."""
+    """A table with one rule deleted or one condition widened."""
 
     table: str
     rule: str
     change: str
-    file: TableFile  # with the change
-    added: Box | None  # that the widened row takes in; None for a deletion
+    file: TableFile  # the changed table
+    added: Box | None  # situations that the widened rule additionally accepts; None for a deletion
 
 
 class Survivor(Struct, frozen=True):
-    """A mutant that nothing noticed."""
+    """A mutant that no proof or test detects."""
 
     table: str
     rule: str
     change: str
-    box: Box  # where it decides differently
-    excluded: tuple[Box, ...]  # parts of the box where it does not
+    box: Box  # situations that it decides differently
+    excluded: tuple[Box, ...]  # parts of the box without a difference
 
 
 class MutationReport(Struct, frozen=True):
-    """The outcome of trying every mutant."""
+    """Result of the mutation tests."""
 
     tried: int
     killed: int
-    equivalent: int  # no situation distinguishes them from the original
+    equivalent: int  # mutants that decide every situation as the original does
     survivors: tuple[Survivor, ...]
 
     @property
     def noticed_share(self) -> float:
-        """Return the share of the mutants that were noticed, of those that are not equivalent."""
+        """Return the detected fraction of the mutants that are not equivalent."""
         different = self.killed + len(self.survivors)
         return self.killed / different if different else 1.0
 
 
 class _Widening(Struct, frozen=True):
-    """A widened condition of a row."""
+    """Widened condition of a rule."""
 
     fact: str
     change: str
     when: Mapping[str, Condition]
-    added: int  # cells of the fact
+    added: int  # mask of the added cells
 
 
 def list_mutants(rules: CompiledRules, table: Table) -> Iterator[Mutant]:
-    """Yield a table with each row deleted, and with each condition widened by every adjacent value."""
+    """Yield the table with each rule deleted, and with each condition widened by each adjacent value."""
     file = rules.catalog.base.tables[table.id]
     for index, rule in enumerate(file.rules):
         before, after = file.rules[:index], file.rules[index + 1 :]
@@ -84,20 +84,21 @@ def _without_override(rule: Rule, overridden: str) -> Rule:
 
 
 def _list_widenings(rule: Rule, box: Box, axes: Mapping[str, Axis]) -> Iterator[_Widening]:
-    """Yield each condition dropped, and widened by one cell."""
+    """Yield each condition removed, and widened by one cell."""
     for name, condition in rule.when.items():
         axis = axes[name]
         added = axis.every & ~box[name]
         if added:
             remaining = {key: value for key, value in rule.when.items() if key != name}
-            yield _Widening(fact=name, change=f"without {name}", when=remaining, added=added)
+            yield _Widening(fact=name, change=f"condition on {name} removed", when=remaining, added=added)
         for cell in _list_adjacent(box[name], axis):
             wider = {**rule.when, name: (*condition, _make_condition(cell, axis))}
-            yield _Widening(fact=name, change=f"{name} takes in {axis.format_cell(cell)}", when=wider, added=1 << cell)
+            change = f"{name} also accepts {axis.format_cell(cell)}"
+            yield _Widening(fact=name, change=change, when=wider, added=1 << cell)
 
 
 def _list_adjacent(mask: int, axis: Axis) -> list[int]:
-    """Return the cells that a condition can be widened by: every other word, the next cell of a number, unknown."""
+    """Return the cells that can be added to a condition: other choices, adjacent cells of a number, unknown."""
     others = list_cells(axis.every & ~mask)
     if axis.choices is not None:
         return others
@@ -122,7 +123,7 @@ def _make_condition(cell: int, axis: Axis) -> str | Range:
 
 
 def try_mutants(rules: CompiledRules, cases: Sequence[Case]) -> MutationReport:
-    """Try every mutant against the proofs and the tests."""
+    """Run the proofs and tests on every mutant."""
     tried = killed = 0
     survivors: list[Survivor] = []
     for table in rules.tables.values():
@@ -139,18 +140,18 @@ def try_mutants(rules: CompiledRules, cases: Sequence[Case]) -> MutationReport:
 
 
 def _locate_change(rules: CompiledRules, table: Table, mutant: Mutant) -> Survivor:
-    """Return a mutant with the region where it decides differently."""
+    """Return a mutant with the region that it decides differently."""
     boxes: list[Box] = [make_box(rule, rules.axes) for rule in table.rules]
     index = next(i for i, rule in enumerate(table.rules) if rule.id == mutant.rule)
     box = boxes[index] if mutant.added is None else mutant.added
-    # Rows that come before the changed one, or override it, still do.
+    # Rules that precede or override the original rule do so in the mutant as well.
     winning = find_rivals(table, index, [*boxes[:index], box, *boxes[index + 1 :]])
     excluded = tuple(boxes[i] for i in winning)
     return Survivor(table=table.id, rule=mutant.rule, change=mutant.change, box=box, excluded=excluded)
 
 
 def _is_noticed(rules: CompiledRules, table: Table, cases: Sequence[Case]) -> bool:
-    """Return whether a proof or a test fails with a changed table."""
+    """Return whether a proof or a test fails with the changed table."""
     if any(finding.kind != UNPROVEN for finding in check_table(table, rules.axes)) or _has_conflict(rules, table):
         return True
     if any(run_case(rules, table, case).problem is not None for case in cases if case.table == table.id):
@@ -168,16 +169,16 @@ def _has_conflict(rules: CompiledRules, table: Table) -> bool:
 
 
 def _find_point(rules: CompiledRules, table: Table, box: Box, excluded: Sequence[Box]) -> Point | None:
-    """Return a point of a table's grid in a region that a situation leads to; None where there is none."""
+    """Return a point of a table's grid in a region that a situation can reach; None if there is none."""
     point = find_read(rules, table.id, box, excluded)
     if point is None:
         return None
-    usual = locate_facts(rules, table, {})
-    return {name: point.get(name, usual[name]) for name in table.columns}
+    default = locate_facts(rules, table, {})
+    return {name: point.get(name, default[name]) for name in table.columns}
 
 
 def suggest_cases(rules: CompiledRules, survivors: Sequence[Survivor]) -> Iterator[Case]:
-    """Yield cases that would notice the survivors, each as many as possible."""
+    """Yield test cases that detect the survivors, each case as many as possible."""
     remaining = list(survivors)
     while remaining:
         first, *others = remaining

@@ -1,4 +1,4 @@
-"""The tests beside the rules: the examples of each row, and the cases of each table."""
+"""Tests in the rule files: the examples of each rule, and the cases of each table."""
 
 from __future__ import annotations
 
@@ -18,64 +18,64 @@ from optadvise.rulebase.tables import Table
 
 
 class Failure(Struct, frozen=True):
-    """A test that does not hold."""
+    """A failed test."""
 
-    rule: str  # or the table, for a case
-    at: str
+    rule: str  # id of the rule; for a case, the table
+    at: str  # file:line:column
     text: str
 
 
 class RuleTestReport(Struct, frozen=True):
-    """The outcome of all tests."""
+    """Result of all tests."""
 
     ran: int
     failures: tuple[Failure, ...]
-    overruled: int  # tests of a layer that a later layer changes on purpose
-    untested: tuple[str, ...]  # rows without an example in which they fire
-    silent: tuple[str, ...]  # rows that fired in no test
+    overruled: int  # failed tests of a layer whose rules a later layer changes
+    untested: tuple[str, ...]  # rules without an example in which they apply
+    silent: tuple[str, ...]  # rules that apply in no test
 
     @property
     def passed(self) -> bool:
-        """Return whether tests ran, and all hold."""
+        """Return whether tests ran and all passed."""
         return bool(self.ran) and not (self.failures or self.untested or self.silent)
 
 
 class Outcome(Struct, frozen=True):
-    """The outcome of one test."""
+    """Result of one test."""
 
-    fired: tuple[str, ...]  # the ids of rows
-    problem: str | None  # None where the test holds
+    fired: tuple[str, ...]  # ids of the rules that apply
+    problem: str | None  # None if the test passes
 
 
 class _Test(Struct, frozen=True):
-    """A test that ran."""
+    """A test with its result."""
 
-    rule: str  # or the table, for a case
-    at: str
-    layer: str  # that the test is from
-    rules: frozenset[str]  # that fired or should have
+    rule: str  # id of the rule; for a case, the table
+    at: str  # file:line:column
+    layer: str  # layer of the test
+    rules: frozenset[str]  # ids of the rules that apply or are expected to
     outcome: Outcome
 
 
 def run_tests(rules: CompiledRules, cases: Sequence[Case] = ()) -> RuleTestReport:
-    """Run every test beside the rules."""
+    """Run the examples of all rules, and cases."""
     tests = [test for table in rules.tables.values() for test in _run_table(rules, table, cases)]
     layers = {rule.id: rule.layer for table in rules.tables.values() for rule in table.all_rules}
     broken = [test for test in tests if test.outcome.problem is not None]
     failing = [test for test in broken if not _is_overruled(rules, test, layers)]
     failures = [Failure(rule=test.rule, at=test.at, text=test.outcome.problem or "") for test in failing]
     failures += [
-        Failure(rule=case.table, at=case.at, text=f"there is no table {case.table!r}")
+        Failure(rule=case.table, at=case.at, text=f"table {case.table!r} does not exist")
         for case in cases if case.table not in rules.tables
     ]  # fmt: skip
     fired = {rule for test in tests for rule in test.outcome.fired}
-    everything = [rule for table in rules.tables.values() for rule in table.all_rules]
+    all_rules = [rule for table in rules.tables.values() for rule in table.all_rules]
     return RuleTestReport(
         ran=len(tests),
         failures=tuple(failures),
         overruled=len(broken) - len(failing),
-        untested=tuple(rule.id for rule in everything if not _has_firing_example(rule)),
-        silent=tuple(rule.id for rule in everything if rule.id not in fired and rule.layer == everything[0].layer),
+        untested=tuple(rule.id for rule in all_rules if not _has_firing_example(rule)),
+        silent=tuple(rule.id for rule in all_rules if rule.id not in fired and rule.layer == all_rules[0].layer),
     )
 
 
@@ -84,7 +84,7 @@ def _has_firing_example(rule: Rule) -> bool:
 
 
 def _run_table(rules: CompiledRules, table: Table, cases: Iterable[Case]) -> Iterator[_Test]:
-    """Run the cases of a table, then the examples of its rows."""
+    """Run the cases of a table, then the examples of its rules."""
     for case in cases:
         if case.table == table.id:
             outcome = run_case(rules, table, case)
@@ -98,17 +98,17 @@ def _run_table(rules: CompiledRules, table: Table, cases: Iterable[Case]) -> Ite
 
 
 def _is_overruled(rules: CompiledRules, test: _Test, layers: Mapping[str, str]) -> bool:
-    """Return whether a rule of a later layer is involved in a test, or one that a later layer removed."""
+    """Return whether a test involves a rule that a later layer adds, changes or removes."""
     order = {name: number for number, name in enumerate(rules.catalog.layers)}
     numbers = (order.get(layers.get(rule, ""), len(order)) for rule in test.rules)
     return any(number > order.get(test.layer, 0) for number in numbers)
 
 
 def run_example(rules: CompiledRules, table: Table, rule: Rule, example: Example) -> Outcome:
-    """Run an example of a row.
+    """Run an example of a rule.
 
     Args:
-        table: The row's table, which may be a changed one.
+        table: The rule's table, or a mutant of it.
     """
     try:
         matching = table.matching(locate_facts(rules, table, example.given))
@@ -119,24 +119,25 @@ def run_example(rules: CompiledRules, table: Table, rule: Rule, example: Example
 
 
 def _compare(table: Table, rule: Rule, example: Example, fired: Sequence[str]) -> str | None:
-    """Return how the rows that fired differ from what an example expects; None where they do not."""
+    """Return how the rules that apply differ from what an example expects; None if they do not differ."""
     if "fires" in example.expect:
         fires = rule.id in fired
-        return None if fires == example.expect["fires"] else f"{rule.id} {'fires' if fires else 'does not fire'}"
+        problem = f"{rule.id} {'applies' if fires else 'does not apply'}"
+        return None if fires == example.expect["fires"] else problem
     if list(fired) != [rule.id]:
-        return f"{rule.id} should decide, but {' and '.join(fired) or 'nothing'} does"
+        return f"expected rule {rule.id}, found {' and '.join(fired) or 'none'}"
     values = rule.outcome
     if table.kind == "set":
         values["value"] = set_by(rule, str(table.output), example.given).value
     wrong = [
-        f"{name} is {values.get(name)!r}, not {value!r}"
+        f"expected {name} {value!r}, found {values.get(name)!r}"
         for name, value in example.expect.items() if values.get(name) != value
     ]  # fmt: skip
     return "; ".join(wrong) or None
 
 
 def run_case(rules: CompiledRules, table: Table, case: Case) -> Outcome:
-    """Run a case of a table, which may be a changed one."""
+    """Run a case of a table or of its mutant."""
     try:
         fired = sorted(rule.id for rule in table.matching(locate_facts(rules, table, case.given)))
     except RuleFileError as error:
@@ -144,14 +145,14 @@ def run_case(rules: CompiledRules, table: Table, case: Case) -> Outcome:
     if fired == sorted(case.fire):
         return Outcome(fired=tuple(fired), problem=None)
     expected, actual = ", ".join(sorted(case.fire)) or "none", ", ".join(fired) or "none"
-    return Outcome(fired=tuple(fired), problem=f"{expected} should decide, but {actual} does")
+    return Outcome(fired=tuple(fired), problem=f"expected {expected}, found {actual}")
 
 
 def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, FactValue]) -> Point:
-    """Return the point of a table's grid at which a test's facts lie, with the defaults of the others.
+    """Return the point of a table's grid for a test's facts and the defaults of all other facts.
 
     Args:
-        facts: Values by fact, None for unknown.
+        facts: Values by fact; None for unknown.
     """
     completed = rules.defaults.fill({name: value for name, value in facts.items() if value is not None})
     point = {}
@@ -165,7 +166,7 @@ def locate_facts(rules: CompiledRules, table: Table, facts: Mapping[str, FactVal
 
 
 def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, FactValue]:
-    """Return the facts that a case has to give to lie at a point, without those that are assumed anyway.
+    """Return the facts that a case needs to reach a point, without those that equal their defaults.
 
     Args:
         point: A cell for each column of the table.
@@ -185,12 +186,12 @@ def list_facts(rules: CompiledRules, table: Table, point: Point) -> dict[str, Fa
 
 
 def format_cases(cases: Iterable[Case]) -> Iterator[str]:
-    """Yield cases as lines of a file under `rules/cases/`."""
+    """Yield cases as lines of a file in `rules/cases/`."""
     for case in cases:
         facts = ", ".join(f"{name}: {_format_value(value)}" for name, value in case.given.items())
         yield f"  - {{given: {{{facts}}}, fire: [{', '.join(case.fire)}]}}"
 
 
 def _format_value(value: FactValue) -> str:
-    # Other readers of YAML take "yes" and "no" for booleans.
+    # Other YAML parsers read yes and no as booleans.
     return "unknown" if value is None else f'"{value}"' if value in ("yes", "no") else str(value)

@@ -1,4 +1,4 @@
-"""Hyperparameters: a value is set, then scaled, then clamped, and every step is written down."""
+"""Hyperparameter values: set, scaled and clamped by rules, with a record of every step."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from optadvise.rulebase.table_records import Rule
 
 
 class RuleStep(Struct, frozen=True):
-    """A step that adjusts a hyperparameter, and whose it is."""
+    """Adjustment of a hyperparameter with its origin."""
 
-    rule: str  # or the optimizer, for a step of its card
+    rule: str  # id of the rule; for a step of a card, the optimizer
     layer: str
     step: Step
 
 
 def round_two_digits(value: float) -> float:
-    """Round to two significant digits, as rates are written.
+    """Round to two significant digits.
 
     Example:
         >>> round_two_digits(0.00023712)
@@ -36,10 +36,10 @@ def round_two_digits(value: float) -> float:
 
 
 def interpolate(points: Sequence[Sequence[float]], at: float) -> float:
-    """Interpolate on log-log axes between points, holding the first and last value outside.
+    """Interpolate linearly on log-log axes; outside the points, return the first or last value.
 
     Args:
-        points: Pairs of x and y, both above zero, by rising x.
+        points: Pairs (x, y) above 0 in ascending order of x.
 
     Example:
         >>> round(interpolate([[1, 1], [100, 10]], 10), 3)
@@ -55,10 +55,10 @@ def interpolate(points: Sequence[Sequence[float]], at: float) -> float:
 
 
 def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHyperparameter:
-    """Return the value that a rule of a `set` table gives a hyperparameter.
+    """Return the hyperparameter with the value of a rule from a `set` table.
 
     Args:
-        facts: The situation's facts, for a value that lies along one.
+        facts: Facts of the situation, for values interpolated along a fact.
     """
     then = rule.number
     value: Value = None if then.value is UNSET else then.value
@@ -82,11 +82,11 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHype
 def adjust_all(
     numbers: Mapping[str, AdvisedHyperparameter], steps: Iterable[RuleStep], facts: Mapping[str, FactValue]
 ) -> dict[str, AdvisedHyperparameter]:
-    """Return hyperparameters after adjustments, scales before clamps.
+    """Return the hyperparameters after all scales and then all clamps.
 
     Args:
-        numbers: Hyperparameters by name; steps for others are passed over.
-        facts: The situation's facts, for steps that follow one.
+        numbers: Hyperparameters by name; steps for other names are ignored.
+        facts: Facts of the situation, for steps that scale by a fact.
     """
     adjusted = dict(numbers)
     for adjustment in sorted(steps, key=lambda adjustment: adjustment.step.op == "clamp"):
@@ -117,7 +117,7 @@ def _adjust(
 def _scale(
     number: AdvisedHyperparameter, value: float, step: Step, facts: Mapping[str, FactValue]
 ) -> tuple[AdvisedHyperparameter, str | None]:
-    """Return a scaled hyperparameter, and the factor as text; None where the fact that it follows is unknown."""
+    """Return the scaled hyperparameter and the factor as text; text None if the fact is unknown."""
     if step.by is None:
         factor, text = step.factor or 1.0, f"× {show_number(step.factor or 1.0)}"
     else:
@@ -136,18 +136,18 @@ def _scale(
 
 
 def _clamp(number: AdvisedHyperparameter, value: float, step: Step) -> tuple[AdvisedHyperparameter, str | None]:
-    """Return a hyperparameter within the ends of a step, and these as text; None where the value lies within them."""
+    """Return the clamped hyperparameter and the range as text; text None if the value is unchanged."""
     low, high = (value if end is None else end for end in (step.low, step.high))
     ends = [None if end is None else min(max(end, low), high) for end in (number.low, number.high)]
     clamped = min(max(value, low), high)
     changed = replace(number, low=ends[0], high=ends[1])
     if clamped == value:
         return changed, None
-    return replace(changed, value=clamped), f"clamped to {show_number(low)} … {show_number(high)}"
+    return replace(changed, value=clamped), f"clamped to {show_number(low)} to {show_number(high)}"
 
 
 def format_value(value: Value) -> str:
-    """Render a hyperparameter's value."""
+    """Return a hyperparameter's value as text."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""A team's own layer over the rules before it: rows that are added or replaced, amended, or ruled out with a reason."""
+"""Rule layers over the shipped rules: adding, replacing, amending and disabling rules."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from optadvise.rulebase.table_records import Amendment, Choice, Disabling, Polic
 
 
 class Draft:
-    """The rule base while the files of its layers are read."""
+    """Mutable rule base, used while the rule files are read."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Start with an empty rule base."""
         self.facts: dict[str, Fact] = {}
         self.inputs: dict[str, RunInput] = {}
         self.sources: dict[str, Source] = {}
@@ -46,10 +46,13 @@ class Draft:
         )  # fmt: skip
 
     def locate(self, rule_id: str, at: str) -> tuple[TableFile, int]:
-        """Return the table of a rule, and the rule's place in it.
+        """Return the table of a rule and the rule's index in it.
+
+        Args:
+            at: Position of the reference, for the error.
 
         Raises:
-            RuleFileError: There is no such rule; `at` is where it is named.
+            RuleFileError: The rule does not exist.
         """
         for table in self.tables.values():
             for index, rule in enumerate(table.rules):
@@ -60,13 +63,13 @@ class Draft:
 
 
 def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:
-    """Add a layer's rows to a table: one with a known id replaces the row of that id, others are added.
+    """Add a layer's rules to a table; a rule with an existing id replaces that rule.
 
     Args:
-        new: The same table as a later layer has it.
+        new: The same table in the later layer.
 
     Raises:
-        RuleFileError: The two say different things about the table, or a new row has no place in an ordered one.
+        RuleFileError: The layer changes the kind of the table, or a new rule of an ordered table has no position.
     """
     for key in ("kind", "hit_policy", "output"):
         if getattr(new, key) != getattr(existing, key):
@@ -79,7 +82,7 @@ def merge_table(existing: TableFile, new: TableFile, layer: str) -> TableFile:
 
 
 def _place_rule(rules: list[Rule], rule: Rule, table: TableFile, layer: str) -> None:
-    """Put a layer's row where it belongs, in place."""
+    """Insert or replace a layer's rule in the list."""
     position = {other.id: number for number, other in enumerate(rules)}
     before, rule = rule.before, replace(rule, before=None)
     if before is not None and before not in position:
@@ -101,14 +104,14 @@ def _place_rule(rules: list[Rule], rule: Rule, table: TableFile, layer: str) -> 
 
 
 def apply_policy(draft: Draft, policies: list[tuple[int, str, Policy]]) -> None:
-    """Carry out what layers amend and rule out, the lowest layer first.
+    """Apply the amended and disabled entries of all layers, the lowest layer first.
 
     Args:
-        draft: Everything that was read; changed in place.
-        policies: Number and name of a layer, and what its policy says.
+        draft: The rule base; changed in place.
+        policies: Number and name of each layer, and its policy.
 
     Raises:
-        RuleFileError: Something is named that is not there, or nothing is left to choose.
+        RuleFileError: A reference does not exist, or a rule has no enabled alternative.
     """
     for _, layer, policy in sorted(policies, key=lambda entry: entry[0]):
         for amendment in policy.amend:
@@ -168,7 +171,7 @@ def _disable_optimizer(draft: Draft, optimizer: str, entry: Disabling) -> None:
 
 
 def _choose_another(rule: Rule, disabled: Mapping[str, Disabling], entry: Disabling) -> Rule:
-    """Let a row name the first of its alternatives that is still allowed."""
+    """Return a rule that chooses its first enabled alternative if its choice is disabled."""
     choice = rule.choice
     allowed = {name: why for name, why in choice.alternatives.items() if name not in disabled}
     chosen = choice.optimizer
@@ -183,6 +186,6 @@ def _choose_another(rule: Rule, disabled: Mapping[str, Disabling], entry: Disabl
         replace(test, expect={**test.expect, "optimizer": other}) if test.expect.get("optimizer") == chosen else test
         for test in rule.tests
     )
-    because = f"{why}; {chosen} would come first, but {entry.layer} rules it out: {disabled[chosen].because}"
+    because = f"{why} ({chosen} is disabled by {entry.layer}: {disabled[chosen].because})"
     then = Choice(optimizer=other, alternatives=allowed)
     return replace(rule, then=then, because=because, tests=tests, layer=entry.layer)

@@ -1,7 +1,7 @@
-"""Proofs about tables without trying situations: gaps, contradictions, and rows that never win.
+"""Proofs about decision tables: gaps, overlaps, conflicts and rules that never apply.
 
-Every statement is exact over the grid that the thresholds of all rules cut, so it holds for every number. A question
-that would take too long is reported as not proven; nothing is passed over in silence.
+The proofs are exact over the grid of all thresholds, so they hold for every number. A proof that would exceed its step
+budget is reported as not proven.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ UNPROVEN = "not proven"
 
 
 class Finding(Struct, frozen=True):
-    """Something that is wrong with a table."""
+    """Defect of a table."""
 
     kind: str
     table: str
-    rules: tuple[str, ...]  # the offending rows
-    at: str  # file:line:column of the first
+    rules: tuple[str, ...]  # ids of the rules involved
+    at: str  # file:line:column of the first rule
     text: str
-    point: Point | None = None  # where it shows; None where it shows nowhere
+    point: Point | None = None  # a point with the defect; None if no situation has it
 
 
 class Adjuster(Struct, frozen=True):
-    """A rule or a card that adjusts hyperparameters."""
+    """Rule or card that adjusts hyperparameters."""
 
     id: str
     at: str  # file:line:column
-    box: Box  # where it adjusts
+    box: Box  # situations in which it applies
     steps: Sequence[Step]
 
 
 class Census(Struct, frozen=True):
-    """The number of cells of a table's own grid, and of those that only the `otherwise` row decides."""
+    """Number of cells in a table's grid, and of cells that only the `otherwise` rule decides."""
 
     table: str
     rows: int
     cells: int
-    otherwise: int | None  # None where there were too many to count, or nothing falls through by design
+    otherwise: int | None  # None if there are too many cells to count, or the table has no `otherwise`
 
 
 def check_table(table: Table, axes: Mapping[str, Axis]) -> Iterator[Finding]:
-    """Yield what is wrong with a table, taken by itself."""
+    """Yield the defects of a single table."""
     boxes = [make_box(rule, axes) for rule in table.rules]
     for rule, box in zip(table.rules, boxes, strict=True):
         empty = [name for name, mask in box.items() if not mask & axes[name].every]
         if empty:
-            text = f"{rule.id} can never apply: no {empty[0]} is accepted by its condition"
+            text = f"{rule.id} never applies: its condition on {empty[0]} accepts no value"
             yield Finding(kind=SHADOWED, table=table.id, rules=(rule.id,), at=rule.at, text=text)
     yield from _check_overrides(table, boxes, axes)
     if table.hit_policy == "collect":
@@ -86,7 +86,7 @@ def _check_overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis
     for i, rule in enumerate(table.rules):
         for name in rule.overrides:
             if name not in number:
-                text = f"{rule.id} overrides {name}, which is not in its table"
+                text = f"{rule.id} overrides {name}, which is not in the same table"
                 yield Finding(kind=OVERRIDE, table=table.id, rules=(rule.id,), at=rule.at, text=text)
             elif table.hit_policy != "unique":
                 text = f"{rule.id} overrides {name}, which has no effect with `hit_policy: {table.hit_policy}`"
@@ -96,7 +96,7 @@ def _check_overrides(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis
                 yield Finding(kind=OVERRIDE, table=table.id, rules=(rule.id, name), at=rule.at, text=text)
             elif not is_inside(boxes[i], boxes[number[name]], axes):
                 outside = find_uncovered(boxes[i], [boxes[number[name]]], axes)
-                text = f"{rule.id} overrides {name} but is not inside it"
+                text = f"{rule.id} overrides {name}, but also applies where {name} does not"
                 yield Finding(
                     kind=OVERRIDE, table=table.id, rules=(rule.id, name), at=rule.at, text=text, point=outside
                 )
@@ -109,7 +109,7 @@ def _find_overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis])
         common = intersect_boxes(boxes[i], boxes[j])
         if common is None:
             continue
-        # Others that override both may settle it, together where none does alone.
+        # Rules that override both can resolve the overlap, alone or together.
         over_both = [boxes[k] for k, beaten in enumerate(table.beats) if beaten >> i & beaten >> j & 1]
         first, second = table.rules[i], table.rules[j]
         pair = (second.id, first.id)
@@ -121,16 +121,16 @@ def _find_overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis])
                 table=table.id,
                 rules=pair,
                 at=second.at,
-                text=f"whether {first.id} and {second.id} meet unsettled",
+                text=f"not proven: {first.id} and {second.id} do not overlap without an override",
             )
             continue
         if point is not None:
-            text = f"{first.id} and {second.id} meet and neither overrides the other"
+            text = f"{first.id} and {second.id} overlap and neither overrides the other"
             yield Finding(kind=OVERLAP, table=table.id, rules=pair, at=second.at, text=text, point=point)
 
 
 def find_rivals(table: Table, index: int, boxes: Sequence[Box]) -> list[int]:
-    """Return the rows that win over a row where both apply."""
+    """Return the indices of the rules that win over a rule where both apply."""
     if table.hit_policy == "collect":
         return []
     is_ordered = table.hit_policy == "first"
@@ -148,34 +148,29 @@ def _find_shadowed(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis])
             if not over or find_uncovered(boxes[index], [boxes[i] for i in over], axes) is not None:
                 continue
         except TooLargeError:
-            yield Finding(
-                kind=UNPROVEN, table=table.id, rules=(rule.id,), at=rule.at, text=f"whether {rule.id} can ever win"
-            )
+            text = f"not proven: {rule.id} can decide"
+            yield Finding(kind=UNPROVEN, table=table.id, rules=(rule.id,), at=rule.at, text=text)
             continue
         if not all(mask & axes[name].every for name, mask in boxes[index].items()):
-            continue  # told already
-        for i in tuple(over):  # leave only what it takes
+            continue  # reported by `check_table`
+        for i in tuple(over):  # reduce to the rules that are necessary
             fewer = [boxes[k] for k in over if k != i]
             if find_uncovered(boxes[index], fewer, axes) is None:
                 over.remove(i)
         names = tuple(table.rules[i].id for i in over)
-        text = f"{rule.id} can never win: {_list(names)} {'come' if len(names) > 1 else 'comes'} before it everywhere"
+        verb = "take" if len(names) > 1 else "takes"
+        text = f"{rule.id} never decides: {_join_names(names)} {verb} precedence wherever it applies"
         yield Finding(kind=SHADOWED, table=table.id, rules=(rule.id, *names), at=rule.at, text=text)
     if table.otherwise is not None:
         last = table.otherwise
         try:
             reached = find_uncovered({}, boxes, axes) is not None
         except TooLargeError:
-            yield Finding(
-                kind=UNPROVEN,
-                table=table.id,
-                rules=(last.id,),
-                at=last.at,
-                text=f"whether anything is left to {last.id}",
-            )
+            text = f"not proven: {last.id} can decide"
+            yield Finding(kind=UNPROVEN, table=table.id, rules=(last.id,), at=last.at, text=text)
             return
         if not reached:
-            text = f"{last.id} can never win: the rows leave nothing to it; drop `otherwise`"
+            text = f"{last.id} never decides: the other rules cover every situation; remove `otherwise`"
             yield Finding(kind=SHADOWED, table=table.id, rules=(last.id,), at=last.at, text=text)
 
 
@@ -184,9 +179,8 @@ def _find_gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> 
     try:
         point = find_uncovered({}, boxes, axes)
     except TooLargeError:
-        yield Finding(
-            kind=UNPROVEN, table=table.id, rules=(), at=at, text=f"whether {table.id} answers every situation"
-        )
+        text = f"not proven: {table.id} covers every situation"
+        yield Finding(kind=UNPROVEN, table=table.id, rules=(), at=at, text=text)
         return
     if point is not None:
         yield Finding(
@@ -194,22 +188,22 @@ def _find_gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> 
             table=table.id,
             rules=(),
             at=at,
-            text=f"{table.id} has no row for this situation and no `otherwise`",
+            text=f"{table.id} has no rule for this situation and no `otherwise`",
             point=point,
         )
 
 
 def count_cells(table: Table, axes: Mapping[str, Axis]) -> Census:
-    """Count a table's cells, and those that fall through to what it says otherwise."""
+    """Count a table's cells, and the cells that only its `otherwise` rule decides."""
     cells = prod(axes[name].every.bit_count() for name in table.columns)
     if table.otherwise is None:
         return Census(table=table.id, rows=len(table.rules), cells=cells, otherwise=None)
     masks = [table.column(name) for name in table.columns]
-    # A row that no later column can exclude applies whatever follows: nothing falls through any more.
-    later, still = [], 0
+    # A rule that no later column can exclude applies to all remaining cells.
+    later, constrained = [], 0
     for name in reversed(table.columns):
-        later.append(still)
-        still |= sum(1 << i for i, rule in enumerate(table.rules) if name in rule.when)
+        later.append(constrained)
+        constrained |= sum(1 << i for i, rule in enumerate(table.rules) if name in rule.when)
     later.reverse()
 
     def step(alive: int, number: int, cell: int) -> int:
@@ -227,52 +221,52 @@ def count_cells(table: Table, axes: Mapping[str, Axis]) -> Census:
 
 
 def list_adjusters(table: Table, axes: Mapping[str, Axis]) -> list[Adjuster]:
-    """Return the rows of a table of adjustments."""
+    """Return the rules of a table of adjustments."""
     return [Adjuster(id=rule.id, at=rule.at, box=make_box(rule, axes), steps=rule.steps) for rule in table.rules]
 
 
 def find_conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: str) -> Iterator[Finding]:
-    """Yield pairs of adjustments that set one number differently where both apply.
+    """Yield pairs of adjustments that conflict where both apply.
 
-    Scales by constants commute and may add up. Two clamps whose ranges do not meet do not, nor do two ranges of one
-    number, and to follow one fact twice counts it twice.
+    Scales by constants commute and are no conflict. Conflicts are two disjoint clamps, two ranges of one
+    hyperparameter, and two scales by the same fact.
     """
     for first, second in combinations(adjusters, 2):
         overlap = intersect_boxes(first.box, second.box)
         if overlap is None or any(not mask & axes[name].every for name, mask in overlap.items()):
             continue
         for step, other in product(first.steps, second.steps):
-            why = _describe_clash(step, other)
-            if why:
-                text = f"{first.id} and {second.id} meet and {why}"
+            conflict = _describe_conflict(step, other)
+            if conflict:
+                text = f"{first.id} and {second.id} overlap and {conflict}"
                 point = find_uncovered(overlap, [], axes)
                 yield Finding(
                     kind=CONFLICT, table=table, rules=(second.id, first.id), at=second.at, text=text, point=point
                 )
 
 
-def _describe_clash(first: Step, second: Step) -> str | None:
+def _describe_conflict(first: Step, second: Step) -> str | None:
     if first.clamp is not None and first.clamp == second.clamp:
         low = max(float("-inf") if step.low is None else step.low for step in (first, second))
         high = min(float("inf") if step.high is None else step.high for step in (first, second))
-        return f"clamp {first.clamp} into ranges that share nothing" if low > high else None
+        return f"clamp {first.clamp} to disjoint ranges" if low > high else None
     if first.scale is not None and first.scale == second.scale:
         if first.by is not None and first.by == second.by:
-            return f"both scale {first.scale} with {first.by}"
+            return f"both scale {first.scale} by {first.by}"
         if all(step.low is not None and step.high is not None for step in (first, second)):
             return f"both set the range of {first.scale}"
     return None
 
 
-def _list(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} together"
 
 
 def find_winning_boxes(table: Table, rule: Rule, axes: Mapping[str, Axis]) -> tuple[Box, list[dict[str, int]]]:
-    """Return where a row may win: its box, and the boxes of the rows that win over it.
+    """Return the box in which a rule can decide, and the boxes of the rules that win over it.
 
     Args:
-        rule: The row, or what the table says otherwise.
+        rule: A rule of the table, or its `otherwise` rule.
     """
     boxes: list[dict[str, int]] = [make_box(row, axes) for row in table.rules]
     if rule is table.otherwise:
