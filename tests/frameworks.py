@@ -1,4 +1,4 @@
-"""Runs what is written for a framework: a whole run, half of one that is saved, and the other half from there."""
+"""Run generated programs: an uninterrupted run, and one that is saved half way and resumed."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ STEPS = 20
 _COUNT = itertools.count()
 
 
-class Ran(NamedTuple):
-    """What a run did."""
+class RunResult(NamedTuple):
+    """Result of an uninterrupted and a resumed run."""
 
-    before: float  # loss
-    after: float
-    rates: list[list[float]]  # of each optimizer, at each of its steps
+    loss_before: float
+    loss_after: float
+    learning_rates: list[list[float]]  # by optimizer and step
     weights: list[torch.Tensor]
-    again: list[torch.Tensor] | None  # weights of the run that was interrupted and continued; None where it cannot be
+    resumed_weights: list[torch.Tensor] | None  # None if the framework cannot resume this optimizer
 
 
-def importable(made: Implementation) -> bool:
+def is_importable(implementation: Implementation) -> bool:
     try:
-        module, name = made.path.rsplit(".", 1)
+        module, name = implementation.path.rsplit(".", 1)
         getattr(import_module(module), name)
     except (ImportError, AttributeError):
         return False
     return True
 
 
-def advised(rules: CompiledRules, framework: str, answers: dict[str, Any]) -> tuple[Recommendation, str]:
-    """Return what of the advice a framework can take, and the program."""
+def write_program(rules: CompiledRules, framework: str, answers: dict[str, Any]) -> tuple[Recommendation, str]:
+    """Return the recommendation that a framework supports, and its program."""
     advice = advise(rules, {"steps": STEPS, **answers})
-    taken = make_plan(rules, advice, rules.catalog.frameworks[framework]).advice
-    return taken, write_code(rules, advice, framework).text
+    supported = make_plan(rules, advice, rules.catalog.frameworks[framework]).advice
+    return supported, write_code(rules, advice, framework).text
 
 
-def loaded(text: str, folder: Path) -> Any:
+def load_program(text: str, folder: Path) -> Any:
     """Import a program's text as a module."""
-    file = folder / f"written_{next(_COUNT)}.py"
+    file = folder / f"program_{next(_COUNT)}.py"
     file.write_text(text, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
@@ -65,29 +65,29 @@ def loaded(text: str, folder: Path) -> Any:
 
 
 @contextmanager
-def watched() -> Iterator[dict[int, list[float]]]:
-    """Note the rate of every optimizer at each of its steps."""
-    rates: dict[int, list[float]] = {}
+def record_learning_rates() -> Iterator[dict[int, list[float]]]:
+    """Record the learning rate of every optimizer at each step."""
+    learning_rates: dict[int, list[float]] = {}
 
-    def note(optimizer: Any, *_: Any) -> None:
-        rates.setdefault(id(optimizer), []).append(float(optimizer.param_groups[0]["lr"]))
+    def record(optimizer: Any, *_: Any) -> None:
+        learning_rates.setdefault(id(optimizer), []).append(float(optimizer.param_groups[0]["lr"]))
 
-    handle = register_optimizer_step_pre_hook(note)
+    handle = register_optimizer_step_pre_hook(record)
     try:
-        yield rates
+        yield learning_rates
     finally:
         handle.remove()
 
 
-def run(framework: str, text: str, folder: Path) -> Ran:
-    """Run a program as it is told to, and again in two halves.
+def run(framework: str, text: str, folder: Path) -> RunResult:
+    """Run a program without interruption, and again in two halves.
 
     Args:
-        framework: What it was written for.
-        text: The program.
-        folder: Where checkpoints go.
+        framework: Framework of the program.
+        text: Text of the program.
+        folder: Folder for checkpoints.
     """
-    module = loaded(text, folder)
+    module = load_program(text, folder)
     return _RUNNERS[framework](module, folder, module.total_steps // 2)
 
 
@@ -98,30 +98,32 @@ def _weights(model: torch.nn.Module) -> list[torch.Tensor]:
 def _loss(module: Any, model: torch.nn.Module, batches: Any) -> float:
     dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        losses = [float(module.loss_of(model, x.to(dtype) if x.is_floating_point() else x, y)) for x, y in batches]
+        losses = [float(module.compute_loss(model, x.to(dtype) if x.is_floating_point() else x, y)) for x, y in batches]
     return sum(losses) / len(losses)
 
 
-def _loop(module: Any, folder: Path, half: int) -> Ran:
-    """Run a loop that saves itself: plain PyTorch, or Accelerate."""
-    before = _loss(module, *module.stand_in())  # of a model of its own: bitsandbytes settles on the first pass's dtype
-    model, batches = module.stand_in()
-    module.save_to = str(folder / "whole")
-    with watched() as rates:
+def _loop(module: Any, folder: Path, half: int) -> RunResult:
+    """Run a loop that saves checkpoints itself: plain PyTorch or Accelerate."""
+    before = _loss(
+        module, *module.make_example()
+    )  # of a model of its own: bitsandbytes settles on the first pass's dtype
+    model, batches = module.make_example()
+    module.checkpoint_path = str(folder / "uninterrupted")
+    with record_learning_rates() as learning_rates:
         module.train(model, batches)
     after, weights = _loss(module, model, batches), _weights(model)
 
-    module.save_to = str(folder / "half")
-    module.train(*module.stand_in(), steps=half)
-    model, batches = module.stand_in()
-    for p in model.parameters():  # nothing but the checkpoint brings the weights back
+    module.checkpoint_path = str(folder / "half")
+    module.train(*module.make_example(), steps=half)
+    model, batches = module.make_example()
+    for p in model.parameters():  # only the checkpoint restores the weights
         if p.requires_grad:
             p.data.add_(1)
-    module.train(model, batches, checkpoint=module.save_to)
-    return Ran(before, after, [*rates.values()], weights, _weights(model))
+    module.train(model, batches, checkpoint=module.checkpoint_path)
+    return RunResult(before, after, [*learning_rates.values()], weights, _weights(model))
 
 
-def _accelerate(module: Any, folder: Path, half: int) -> Ran:
+def _accelerate(module: Any, folder: Path, half: int) -> RunResult:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(True)
@@ -129,75 +131,75 @@ def _accelerate(module: Any, folder: Path, half: int) -> Ran:
 
 
 class Resumable(torch.utils.data.DataLoader):  # type: ignore[misc]
-    """Batches that go on where a checkpoint left them, as Lightning asks of a loader."""
+    """Stateful data loader, which Lightning requires to resume within an epoch."""
 
-    seen = 0
+    batches_seen = 0
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in itertools.islice(super().__iter__(), self.seen, None):
-            self.seen += 1
+        for batch in itertools.islice(super().__iter__(), self.batches_seen, None):
+            self.batches_seen += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"seen": self.seen}
+        return {"batches_seen": self.batches_seen}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.seen = state["seen"]
+        self.batches_seen = state["batches_seen"]
 
 
-def _lightning(module: Any, folder: Path, half: int) -> Ran:
+def _lightning(module: Any, folder: Path, half: int) -> RunResult:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False,
                              "default_root_dir": folder, "accelerator": "cpu"}  # fmt: skip
 
-    def fresh() -> tuple[torch.nn.Module, Resumable]:
-        model, batches = module.stand_in()
+    def make_model() -> tuple[torch.nn.Module, Resumable]:
+        model, batches = module.make_example()
         return model, Resumable(batches.dataset, batch_size=batches.batch_size)
 
-    model, batches = fresh()
+    model, batches = make_model()
     optimizers, _ = module.configure(model)
-    steps = half * (len(optimizers) if isinstance(optimizers, list) else 1)  # Lightning counts those of each
-    before = _loss(module, *module.stand_in())
+    steps = half * (len(optimizers) if isinstance(optimizers, list) else 1)  # Lightning counts the steps of both
+    before = _loss(module, *module.make_example())
     keep = ModelCheckpoint(folder, "half", every_n_train_steps=steps, save_top_k=1, monitor="step", mode="min")
-    with watched() as rates:
+    with record_learning_rates() as learning_rates:
         module.train(model, batches, callbacks=[keep], **quiet)
-    after, weights = _loss(module, model, module.stand_in()[1]), _weights(model)
-    model, batches = fresh()
+    after, weights = _loss(module, model, module.make_example()[1]), _weights(model)
+    model, batches = make_model()
     try:
         module.train(model, batches, checkpoint=folder / "half.ckpt", enable_checkpointing=False, **quiet)
-    except RuntimeError as error:  # torchao's states, as Lightning loads them
+    except RuntimeError as error:  # Lightning cannot load the optimizer state of torchao
         if "map_location" not in str(error):
             raise
-        return Ran(before, after, [*rates.values()], weights, None)
-    return Ran(before, after, [*rates.values()], weights, _weights(model))
+        return RunResult(before, after, [*learning_rates.values()], weights, None)
+    return RunResult(before, after, [*learning_rates.values()], weights, _weights(model))
 
 
-def _trainer(module: Any, folder: Path, half: int) -> Ran:
+def _trainer(module: Any, folder: Path, half: int) -> RunResult:
     quiet: dict[str, Any] = {"disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False,
                              "logging_strategy": "no", "save_steps": half}  # fmt: skip
-    model, rows = module.stand_in()
+    model, rows = module.make_example()
 
     def loss(model: torch.nn.Module) -> float:
         tokens = torch.stack([row["input_ids"] for row in rows])
         with torch.no_grad():
             return float(model(input_ids=tokens, labels=tokens).loss)
 
-    before = loss(module.stand_in()[0])
-    with watched() as rates:
+    before = loss(module.make_example()[0])
+    with record_learning_rates() as learning_rates:
         module.train(model, rows, folder=str(folder / "trained"), **quiet)
     after, weights = loss(model), _weights(model)
-    model, _ = module.stand_in()
+    model, _ = module.make_example()
     module.train(
         model, rows, folder=str(folder / "again"), checkpoint=str(folder / "trained" / f"checkpoint-{half}"), **quiet
     )
-    return Ran(before, after, [*rates.values()], weights, _weights(model))
+    return RunResult(before, after, [*learning_rates.values()], weights, _weights(model))
 
 
 _RUNNERS = {"python": _loop, "accelerate": _accelerate, "lightning": _lightning, "hf": _trainer}
 
 
-# -- the page that says what was seen --------------------------------------------------------------------------------
+# -- page with the results --------------------------------------------------------------------------------
 
 PAGE = Path(__file__).parent.parent / "docs" / "frameworks.md"
 RUNS = "runs"
@@ -205,15 +207,15 @@ PYTHON = tuple(_RUNNERS)
 
 
 def page_cells() -> dict[tuple[str, str], str]:
-    """Return what the page says of each optimizer in each framework."""
+    """Return the cells of the page by optimizer and framework."""
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
     heads = [cell.strip("`") for cell in rows[0][1:]]
     return {(row[0].strip("`"), head): cell for row in rows[2:] for head, cell in zip(heads, row[1:], strict=True)}
 
 
-def seen(rules: CompiledRules, framework: str, name: str, folder: Path) -> str:
-    """Run one optimizer in one framework, or write its configuration, and say what came of it."""
+def make_cell(rules: CompiledRules, framework: str, name: str, folder: Path) -> str:
+    """Run one optimizer in one framework, or write its configuration, and return the cell of the page."""
     from optadvise.codegen.write import write_code
 
     answers = {"model": "transformer", "optimizer": name}
@@ -221,25 +223,25 @@ def seen(rules: CompiledRules, framework: str, name: str, folder: Path) -> str:
     if code.optimizer != name:
         return f"no; {code.optimizer}"
     if framework not in _RUNNERS:
-        made = rules.catalog.optimizer(name).implementations[0]
-        if rules.catalog.frameworks[framework].any_class and not importable(made):
-            return f"not here: {made.package}"
-        by_name = make_plan(rules, advise(rules, answers), rules.catalog.frameworks[framework]).named_optimizer
+        implementation = rules.catalog.optimizer(name).implementations[0]
+        if rules.catalog.frameworks[framework].any_class and not is_importable(implementation):
+            return f"not here: {implementation.package}"
+        named = make_plan(rules, advise(rules, answers), rules.catalog.frameworks[framework]).named_optimizer
         client = rules.catalog.frameworks[framework].client
-        return "writes, passed from code" if client and by_name is None else "writes"
-    taken, text = advised(rules, framework, answers)
-    if not importable(taken.implementation):
-        return f"not here: {taken.implementation.package}"
-    ran = run(framework, text, folder)
-    assert ran.after < ran.before
-    if ran.again is None:
+        return "writes, passed from code" if client and named is None else "writes"
+    advice, text = write_program(rules, framework, answers)
+    if not is_importable(advice.implementation):
+        return f"not here: {advice.implementation.package}"
+    result = run(framework, text, folder)
+    assert result.loss_after < result.loss_before
+    if result.resumed_weights is None:
         return f"{RUNS}, not continued"
-    assert all(torch.equal(a, b) for a, b in zip(ran.weights, ran.again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(result.weights, result.resumed_weights, strict=True))
     return RUNS
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Regenerate the page."""
     import os
     import tempfile
 
@@ -253,11 +255,11 @@ def main() -> None:
         cells = []
         for framework in FRAMEWORKS:
             with tempfile.TemporaryDirectory() as folder:
-                cells.append(seen(rules, framework, name, Path(folder)))
+                cells.append(make_cell(rules, framework, name, Path(folder)))
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- seen -->\n")
-    after = rest.partition("<!-- end -->")[2]
+    before, _, table = PAGE.read_text(encoding="utf-8").partition("<!-- seen -->\n")
+    after = table.partition("<!-- end -->")[2]
     PAGE.write_text(f"{before}<!-- seen -->\n{chr(10).join(lines)}\n<!-- end -->{after}", encoding="utf-8")
 
 

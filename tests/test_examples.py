@@ -19,7 +19,7 @@ import yaml
 
 from tests.cli import optadvise
 from tests.conftest import ROOT
-from tests.frameworks import loaded
+from tests.frameworks import load_program
 from tests.results import SCHEMAS, result
 
 CI = ROOT / "examples" / "ci"
@@ -135,8 +135,8 @@ def test_a_pull_request_without_a_base_passes_and_one_with_more_state_does_not(t
 
 # -- trainings -------------------------------------------------------------------------------------------------------
 
-TRAININGS = {"byte_lm": {"stand_in", "loss_of"}, "cnn_digits": {"stand_in", "loss_of"},
-             "lora_pydoc": {"stand_in", "tiny_model", "FirstSteps"}}  # fmt: skip
+TRAININGS = {"byte_lm": {"make_example", "compute_loss"}, "cnn_digits": {"make_example", "compute_loss"},
+             "lora_pydoc": {"make_example", "make_tiny_model", "StopEarly"}}  # fmt: skip
 
 
 def parts(text: str) -> dict[str, str]:
@@ -171,7 +171,7 @@ def test_a_training_learns(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
     monkeypatch.setattr(sys, "argv", [name])
     monkeypatch.chdir(tmp_path)
-    module = loaded((ROOT / "examples" / "training" / f"{name}.py").read_text(encoding="utf-8"), tmp_path)
+    module = load_program((ROOT / "examples" / "training" / f"{name}.py").read_text(encoding="utf-8"), tmp_path)
     module.total_steps = 20  # of the Trainer's
     others: dict[str, Any] = {"disable_tqdm": True, "use_cpu": True} if name == "lora_pydoc" else {}
     before, after = module.main(steps=20, **others)

@@ -1,4 +1,4 @@
-"""Recommendations as programs and configuration files."""
+"""Code generation: recommendations as programs and configuration files."""
 
-# What code is written for; `write.py` has a writer for each, and `rules/frameworks/` says what each can express.
+# Ids of the supported frameworks; `write.py` has a writer for each, `rules/frameworks/` describes what each supports.
 FRAMEWORKS = ("python", "hf", "accelerate", "lightning", "torchtune", "axolotl", "deepspeed")

@@ -1,4 +1,4 @@
-"""Configuration files: the part that concerns the optimizer, the schedule and the run."""
+"""Configuration files: optimizer, schedule and batch settings for torchtune, Axolotl and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from optadvise.codegen.context import list_header
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import wrap_comment
 
-Document: TypeAlias = dict[str, object]  # a file in the framework's own format, only to be dumped
-_AUTO = "auto"  # what Trainer, Accelerate and Lightning fill in
+Document: TypeAlias = dict[str, object]  # contents of a configuration file in the framework's format
+_AUTO = "auto"  # Trainer, Accelerate and Lightning replace it by their own value
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists on one line."""
+    """YAML dumper that writes lists on one line."""
 
 
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
 
 
 def write_torchtune(plan: Plan) -> str:
-    """Return the part of a recipe's YAML that concerns the optimizer."""
+    """Return the optimizer, schedule and batch settings of a torchtune recipe as YAML."""
     advice, run, schedule = plan.advice, plan.advice.situation, plan.nearest_schedule
     document: Document = {"optimizer": {"_component_": advice.implementation.path, **advice.kwargs, **advice.fused}}
     if schedule is not None:
@@ -44,7 +44,7 @@ def write_torchtune(plan: Plan) -> str:
 
 
 def _torchtune_adapters(plan: Plan) -> Document:
-    """Return the arguments of a recipe's model: it has adapters on all feed-forward layers, or on none of them."""
+    """Return the adapter arguments of a recipe's model: torchtune adapts all feed-forward layers, or none."""
     run, modules = plan.advice.situation, plan.framework.targets
     targets = list(modules) if run.lora_targets == "all" else run.lora_targets.split(",")
     rank = run.lora_rank or 16
@@ -58,7 +58,7 @@ def _torchtune_adapters(plan: Plan) -> Document:
 
 
 def write_axolotl(plan: Plan) -> str:
-    """Return the part of a training's YAML that concerns the optimizer."""
+    """Return the optimizer, schedule and batch settings of an Axolotl configuration as YAML."""
     run, named, schedule = plan.advice.situation, plan.named_optimizer, plan.nearest_schedule
     document: Document = {}
     if named is not None:
@@ -83,7 +83,7 @@ def write_axolotl(plan: Plan) -> str:
 
 
 def write_deepspeed(plan: Plan) -> str:
-    """Return a configuration of DeepSpeed as JSON."""
+    """Return a DeepSpeed configuration as JSON."""
     run, named, schedule = plan.advice.situation, plan.named_optimizer, plan.nearest_schedule
     document: Document = {
         "train_batch_size": run.batch_size or _AUTO,
@@ -109,7 +109,7 @@ def _deepspeed_zero(plan: Plan) -> Document:
     offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}} if run.offload else {}
     document: Document = {"zero_optimization": {"stage": stage, **offload}}
     if run.offload and plan.named_optimizer is None:
-        document["zero_force_ds_cpu_optimizer"] = False  # it accepts no optimizer but its own otherwise
+        document["zero_force_ds_cpu_optimizer"] = False  # accept optimizers other than DeepSpeedCPUAdam
     if plan.advice.optimizer.id not in plan.framework.optimizers:
         document["zero_allow_untested_optimizer"] = True
     return document

@@ -1,4 +1,4 @@
-"""Records that the templates of Python programs insert, built from a plan."""
+"""Template variables of generated Python programs, built from a plan."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from optadvise.core.records import Recommendation, ScheduleAdvice, Situation
 from optadvise.core.version import __version__
 from optadvise.rulebase.constructor import argument_name, convert_lists
 
-_FIRST_BATCHES = 20  # micro-batches of the first run, which is two steps at least
-_PHASE_VARIABLES = {"constant": "plateau", "linear": "fall"}
+_EXAMPLE_MICRO_BATCHES = 20  # of the short test run, which has at least two steps
+_PHASE_VARIABLES = {"constant": "constant", "linear": "decay"}
 
 
 class Construction(Struct, frozen=True):
     """Constructor call of one optimizer."""
 
-    path: str  # import path of its class
+    path: str  # import path of the class
     kwargs: Mapping[str, object]
-    cpu_kwargs: Mapping[str, object]  # passed where there is no GPU
-    decay: str | None  # the constructor's name for weight decay; None if it has none
+    cpu_kwargs: Mapping[str, object]  # additional arguments on a machine without a GPU
+    decay: str | None  # name of the weight decay argument; None if weight decay is not passed
     needs_train_mode: bool
 
 
 class Phase(Struct, frozen=True):
-    """A part of the schedule: one scheduler of PyTorch."""
+    """One phase of the schedule: a PyTorch scheduler."""
 
     variable: str
     shape: str
@@ -38,30 +38,30 @@ class Phase(Struct, frozen=True):
 
 
 class Sequence(Struct, frozen=True):
-    """The scheduler that runs several phases one after another."""
+    """Scheduler that runs several phases in sequence."""
 
     path: str
-    milestones: Value  # steps at which the next phase begins
+    milestones: Value  # first steps of the second and later phases
 
 
 class Adapters(Struct, frozen=True):
-    """Adapters that are trained on a frozen model."""
+    """LoRA adapters."""
 
     rank: int
-    targets: str | list[str]  # modules that have one; `all-linear` for all
-    quantized: bool  # the frozen model has 4-bit weights
+    targets: str | list[str]  # names of the adapted modules, or `all-linear`
+    quantized: bool  # the base model has 4-bit weights
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """Parts of every program."""
+    """Template variables of every program."""
 
-    header: list[str]  # sentences of the comment at its top
-    modules: list[str]  # of the classes that it constructs, and torch
+    header: list[str]  # sentences of the comment at the top
+    modules: list[str]  # modules to import
     optimizer: Construction
-    companion: Construction | None  # of the parameters that `optimizer` does not take
-    has_several_optimizers: bool  # it holds lists of optimizers and schedules
+    companion: Construction | None  # optimizer of the parameters that `optimizer` does not train
+    has_several_optimizers: bool  # the program has lists of optimizers and schedulers
     gradient_release: bool
-    names_outside: tuple[str, ...]  # parts of the names of matrices that a companion takes
+    names_outside: tuple[str, ...]  # name parts of matrices that the companion trains
     phases: list[Phase]
     sequence: Sequence | None
     adapters: Adapters | None
@@ -70,20 +70,20 @@ class Program(Struct, frozen=True, kw_only=True):
     clip: float | None
     total_steps: int
     micro_batch: int | None
-    accumulation: int  # micro-batches of an optimizer step
-    first_steps: int  # steps of the first run, over the stand-in
+    accumulation: int  # micro-batches per optimizer step
+    example_steps: int  # steps of the short test run
 
 
 def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True, from_class: bool = True) -> Program:
-    """Return what a program inserts.
+    """Return the template variables of a program.
 
     Args:
-        modules: What the program imports besides the modules of the classes that it constructs.
-        fused: The framework can run a step that is one kernel.
-        from_class: The optimizer is constructed from its class, and not by the framework from a name.
+        modules: Modules to import in addition to those of the optimizer and scheduler classes.
+        fused: The framework supports fused optimizer steps.
+        from_class: The program constructs the optimizer from its class, not from a name of the framework.
 
     Raises:
-        RuleFileError: An import path of the rules is not one.
+        RuleFileError: The rules have an invalid import path.
     """
     advice, run = plan.advice, plan.advice.situation
     adapters = _build_adapters(run)
@@ -109,21 +109,21 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
         total_steps=run.steps,
         micro_batch=plan.micro_batch,
         accumulation=plan.accumulation,
-        first_steps=max(2, _FIRST_BATCHES // plan.accumulation),
+        example_steps=max(2, _EXAMPLE_MICRO_BATCHES // plan.accumulation),
     )
 
 
 def list_header(plan: Plan) -> Iterator[str]:
-    """Yield sentences that say what a text is, why, what it needs and what it could not express."""
+    """Yield the sentences at the top of a file: the recommendation, its reasons, required packages and notes."""
     advice = plan.advice
     name, schedule = advice.optimizer.name, advice.schedule.id
-    yield f"{name} under {schedule}, by optadvise {__version__} (rules {advice.fingerprint})."
+    yield f"{name} with schedule {schedule}, generated by optadvise {__version__} (rules {advice.fingerprint})."
     for entry in advice.trace:
-        yield f"{entry.rule}: {entry.because}"
+        yield f"Reason: {entry.because} ({entry.rule})"
     packages = {"torch", plan.framework.package, advice.implementation.package}
     packages |= {"peft"} if advice.situation.method != "full" else set()
     packages |= {advice.companion.implementation.package} if advice.companion is not None else set()
-    yield f"Needs: pip install {' '.join(sorted(name for name in packages if name))}"
+    yield f"Requirements: pip install {' '.join(sorted(name for name in packages if name))}"
     for note in list_notes(plan):
         yield f"Note: {note}"
 
@@ -148,7 +148,7 @@ def _build_construction(implementation: Implementation, kwargs: Mapping[str, Val
 
 
 def _build_schedule(schedule: ScheduleAdvice) -> tuple[list[Phase], Sequence | None]:
-    """Return the phases of the schedule, and what runs them where there are several."""
+    """Return the phases of the schedule, and the scheduler that runs them in sequence; None for a single phase."""
     phases: list[Phase] = []
     for phase in schedule.phases:
         shape, kwargs = phase.shape, phase.kwargs

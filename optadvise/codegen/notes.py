@@ -1,4 +1,4 @@
-"""Notes about the parts of a recommendation that a framework cannot express, or does otherwise."""
+"""Notes about parts of a recommendation that a framework does not support or handles differently."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from optadvise.codegen.plan import Plan, count_micro_batches
 from optadvise.core.framework_cards import Framework
 from optadvise.core.records import SITUATION_DEFAULTS, Situation
 
-# Facts of a run that change what has to be written where they are not at their default.
+# Facts that a generated file must set, or mention in a note, if they differ from their default.
 _FACTS = ("method", "gpus", "shard", "offload", "checkpointing", "attention", "loss")
 
 
 def list_notes(plan: Plan) -> Iterator[str]:
-    """Yield a sentence for everything that the framework cannot express, and how to start it on several GPUs."""
+    """Yield a sentence per setting that the framework does not support, and the command for several GPUs."""
     framework, run = plan.framework, plan.advice.situation
     yield from _notes_of_optimizer(plan)
     yield from _notes_of_schedule(plan)
@@ -24,34 +24,34 @@ def list_notes(plan: Plan) -> Iterator[str]:
         if value in framework.substitutes:
             yield f"{framework.name} {framework.substitutes[value]}."
     if run.gradient_release and not plan.gradient_release:
-        yield f"{framework.name} steps weights after the backward pass, when all gradients are there at once."
+        yield f"{framework.name} does not support gradient release; this file steps after the backward pass."
     yield from _notes_of_adapters(run, framework)
     yield from _notes_of_facts(run, framework)
     if run.gpus > 1 and framework.launch is not None:
-        yield f"On {run.gpus} GPUs: {framework.launch.replace('{gpus}', str(run.gpus))}"
+        yield f"Run on {run.gpus} GPUs: {framework.launch.replace('{gpus}', str(run.gpus))}"
 
 
 def _notes_of_optimizer(plan: Plan) -> Iterator[str]:
     framework, run, optimizer = plan.framework, plan.advice.situation, plan.advice.optimizer
     requested = plan.requested.optimizer
     if optimizer.id != requested.id:
-        lacks, needs = f"has no {requested.name}", ""
+        problem = f"does not support {requested.name}"
         if plan.requested.companion is not None:
-            lacks = "steps one optimizer" + (f" under {run.precision}" if framework.two_optimizers else "")
-            needs = f", and {requested.name} needs another beside it"
+            precision = f" with {run.precision}" if framework.two_optimizers else ""
+            problem = f"supports only one optimizer{precision}, but {requested.name} requires a second one"
         yield (
-            f"{framework.name} {lacks}{needs}. This is {optimizer.name}, the nearest that it can run, with the numbers "
-            "that are advised for it."
+            f"{framework.name} {problem}. This file uses {optimizer.name} instead, the closest supported optimizer, "
+            "with the hyperparameters recommended for it."
         )
     if plan.named_optimizer is None and framework.client:
         yield (
-            f"{framework.name} has no {optimizer.name} by name. Pass the one that --format python builds: "
+            f"{framework.name} has no name for {optimizer.name}. Build it as in --format python and pass it: "
             f"{framework.client}."
         )
     if framework.output_format == "json" and (run.batch_size is None or plan.micro_batch is None):
         yield (
-            'The batch is not known: Trainer, Accelerate and Lightning fill in "auto"; for deepspeed.initialize say '
-            "--batch-size and --micro-batch."
+            'The batch size is not specified, so it is "auto", which Trainer, Accelerate and Lightning replace. For '
+            "deepspeed.initialize, add --batch-size and --micro-batch."
         )
 
 
@@ -59,24 +59,27 @@ def _notes_of_schedule(plan: Plan) -> Iterator[str]:
     framework, schedule = plan.framework, plan.nearest_schedule
     if framework.output_format == "python" or plan.is_schedule_exact:
         return
-    lacks = f"{framework.name} has no schedule such as {plan.advice.schedule.id}"
+    name = plan.advice.schedule.id
     if schedule is None:
-        otherwise = "pass the one that --format python builds" if framework.client else "the rate stays where it is"
-        yield f"{lacks}, so none is named here; {otherwise}."
-    elif plan.advice.schedule.id in framework.schedules:
-        yield f"{plan.advice.schedule.id} as {framework.name} has it: {schedule.difference}."
+        remedy = "build it as in --format python" if framework.client else "the learning rate is constant"
+        yield f"{framework.name} has no schedule like {name}, so this file sets none; {remedy}."
+    elif name in framework.schedules:
+        yield f"{framework.name}'s schedule {schedule.name} differs from {name}: {schedule.difference}."
     else:
-        yield f"{lacks}; {schedule.name} comes nearest."
+        yield f"{framework.name} has no schedule {name}; this file uses the closest one, {schedule.name}."
 
 
 def _notes_of_gradient_release(plan: Plan) -> Iterator[str]:
     if not plan.gradient_release:
         return
-    passes = count_micro_batches(plan.advice.situation)
-    if passes > 1:
-        yield f"Nothing is accumulated: each of the {passes} passes is a step of its own."
+    micro_batches = count_micro_batches(plan.advice.situation)
+    if micro_batches > 1:
+        yield (
+            "Gradient release excludes gradient accumulation: each of the "
+            f"{micro_batches} micro-batches is an optimizer step."
+        )
     if plan.hyperparameters.get("max_grad_norm") is not None:
-        yield "No gradient is clipped: each weight is stepped before all gradients are there."
+        yield "Gradient release excludes gradient clipping: weights are stepped before all gradients are computed."
 
 
 def _notes_of_adapters(run: Situation, framework: Framework) -> Iterator[str]:
@@ -85,9 +88,12 @@ def _notes_of_adapters(run: Situation, framework: Framework) -> Iterator[str]:
     targets = run.lora_targets.split(",")
     others = [name for name in targets if name not in framework.targets]
     if others:
-        yield f"{framework.name} gives all feed-forward layers adapters or none; for {', '.join(others)}: all."
+        yield (
+            f"{framework.name} adds adapters to all feed-forward layers or none, so this file adds them to all "
+            f"(requested: {', '.join(others)})."
+        )
     if len(others) == len(targets):
-        yield f"{framework.name} needs adapters on an attention layer too; this has them on all."
+        yield f"{framework.name} requires adapters on attention layers, so this file adds them to all."
 
 
 def _notes_of_facts(run: Situation, framework: Framework) -> Iterator[str]:
@@ -98,4 +104,4 @@ def _notes_of_facts(run: Situation, framework: Framework) -> Iterator[str]:
         if value != SITUATION_DEFAULTS[name]
     ]
     if flags:
-        yield f"Not in this text, as it belongs to the model or to how the run is started: {', '.join(flags)}."
+        yield f"Not set by this file; configure it in your model or launcher: {', '.join(flags)}."

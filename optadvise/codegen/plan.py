@@ -1,4 +1,4 @@
-"""Plan of a recommendation for a framework: its names for the optimizer, the schedule and the run."""
+"""Translation of a recommendation to a framework: its optimizer, schedule and batch settings."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from optadvise.advice.recommend import recommend
 from optadvise.codegen.substitute import choose_substitute
 from optadvise.core import schedules
 from optadvise.core.cards import Value
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.core.framework_cards import Framework, NamedOptimizer, NamedSchedule
 from optadvise.core.records import Recommendation, Situation
 
 
 class Plan(Struct, frozen=True):
-    """A recommendation as one framework can take it."""
+    """Recommendation, adapted to what a framework supports."""
 
     framework: Framework
     requested: Recommendation
-    advice: Recommendation  # as requested, or for the nearest optimizer that the framework can run
-    hyperparameters: Mapping[str, Value]  # by our names, those of the run among them
-    named_optimizer: NamedOptimizer | None  # what the framework builds by a name, exactly as advised
-    nearest_schedule: NamedSchedule | None  # of the framework, its settings with this run's numbers
-    is_schedule_exact: bool  # the nearest schedule is ours at every step
-    accumulation: int  # micro-batches of an optimizer step on each GPU
+    advice: Recommendation  # as requested, or for the closest optimizer that the framework supports
+    hyperparameters: Mapping[str, Value]  # by the names of the cards, including those of the run
+    named_optimizer: NamedOptimizer | None  # name in the framework that builds exactly the recommended optimizer
+    nearest_schedule: NamedSchedule | None  # closest schedule of the framework, with the settings of this run
+    is_schedule_exact: bool  # the closest schedule equals the recommended one at every step
+    accumulation: int  # micro-batches per optimizer step on each GPU
     micro_batch: int | None
     gradient_release: bool
 
     @property
     def clip(self) -> float | None:
-        """Return the norm that gradients are clipped at; None where they are not."""
+        """Return the maximum gradient norm; None without clipping."""
         value = self.hyperparameters.get("max_grad_norm")
         return None if value is None or self.gradient_release else float(str(value))
 
     def framework_arguments(self, names: Iterable[str]) -> dict[str, Value]:
-        """Return hyperparameters by the framework's names, a pair as the two arguments that it may have for it.
+        """Return hyperparameters by the framework's argument names; a list may become several arguments.
 
         Args:
-            names: Ours.
+            names: Names of the cards.
 
         Raises:
-            RuleFileError: The framework has more or fewer arguments for a number than it has parts.
+            RuleFileError: The framework's card lists another number of arguments than the value has elements.
         """
         arguments: dict[str, Value] = {}
         for name in names:
@@ -54,16 +55,17 @@ class Plan(Struct, frozen=True):
             parts = value if isinstance(value, list) and len(keys) > 1 else [value]
             if len(parts) != len(keys):
                 where = f"frameworks/{self.framework.id}.yaml"
-                raise RuleFileError(f"takes {name!r} apart as {', '.join(keys)}, but it is {value!r}", where)
+                message = f"`arguments: {name}` must have {len(parts)} names for {value!r}, not {', '.join(keys)}"
+                raise RuleFileError(message, where, code=ErrorCode.INVALID_ENTRY)
             arguments |= zip(keys, parts, strict=True)
         return arguments
 
 
 def make_plan(rules: CompiledRules, requested: Recommendation, framework: Framework) -> Plan:
-    """Return a recommendation as a framework can take it, with the nearest optimizer and schedule that it has.
+    """Return a recommendation adapted to a framework, with its closest optimizer and schedule.
 
     Raises:
-        RuleFileError: The framework can run no optimizer.
+        RuleFileError: The framework supports no optimizer.
     """
     substitute = choose_substitute(rules, requested.optimizer, framework, requested.situation)
     advice = requested
@@ -89,7 +91,7 @@ def make_plan(rules: CompiledRules, requested: Recommendation, framework: Framew
 
 
 def count_micro_batches(run: Situation) -> int:
-    """Return the micro-batches of an optimizer step on each GPU; 1 where that is not known."""
+    """Return the micro-batches per optimizer step on each GPU; 1 if the batch size is not specified."""
     if run.batch_size is None or run.micro_batch is None:
         return 1
     return max(1, -(-run.batch_size // (run.micro_batch * run.gpus)))
@@ -98,7 +100,7 @@ def count_micro_batches(run: Situation) -> int:
 def _find_named_optimizer(
     advice: Recommendation, framework: Framework, hyperparameters: Mapping[str, Value]
 ) -> NamedOptimizer | None:
-    """Return what a framework builds by a name, where that is the optimizer with all of its advised numbers."""
+    """Return the framework's name that builds the optimizer with all recommended hyperparameters, None if none does."""
     named = framework.by_name(advice.optimizer)
     if named is None:
         return None
@@ -111,7 +113,7 @@ def _find_named_optimizer(
 def _choose_schedule(
     rules: CompiledRules, advice: Recommendation, framework: Framework, hyperparameters: Mapping[str, Value]
 ) -> NamedSchedule | None:
-    """Return the framework's schedule that comes nearest to the advised one, with this run's numbers."""
+    """Return the framework's schedule that is closest to the recommended one, with the settings of this run."""
     catalog, card = rules.catalog, rules.catalog.scheduler(advice.schedule.id)
     nearest = card.id if card.id in framework.schedules else None
     for name in framework.schedules:
@@ -127,7 +129,7 @@ def _choose_schedule(
 
 
 def _fill_settings(settings: object, quantities: Mapping[str, Value]) -> object:
-    """Return settings with the run's numbers in the place of `$names`."""
+    """Return settings with `$names` replaced by the numbers of the run."""
     if isinstance(settings, Mapping):
         return {key: _fill_settings(value, quantities) for key, value in settings.items()}
     if isinstance(settings, str) and settings.startswith("$"):

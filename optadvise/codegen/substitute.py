@@ -1,22 +1,23 @@
-"""The nearest optimizer that a framework can run, where it cannot run the recommended one."""
+"""Choice of a substitute for an optimizer that a framework does not support."""
 
 from __future__ import annotations
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.cards import Optimizer
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.core.framework_cards import Framework
 from optadvise.core.records import Situation
 
 
 def choose_substitute(rules: CompiledRules, card: Optimizer, framework: Framework, run: Situation) -> Optimizer | None:
-    """Return the nearest optimizer that a framework can run; None where it can run this one.
+    """Return the closest optimizer that a framework supports; None if it supports this one.
 
     Args:
-        run: The situation, whose precision limits which frameworks step two optimizers.
+        run: The situation; its precision limits which frameworks support two optimizers.
 
     Raises:
-        RuleFileError: The framework can run no optimizer.
+        RuleFileError: The framework supports no optimizer.
     """
     if can_run(card, framework, run):
         return None
@@ -30,19 +31,21 @@ def choose_substitute(rules: CompiledRules, card: Optimizer, framework: Framewor
     runnable = [other for other in candidates if can_run(other, framework, run)]
     if not runnable:
         where = f"frameworks/{framework.id}.yaml"
-        raise RuleFileError("can run no optimizer at all; say any_class, or name some", where)
-    return max(runnable, key=lambda other: _measure_likeness(card, other))
+        raise RuleFileError(
+            "supports no optimizer; set `any_class: true` or add `optimizers`", where, code=ErrorCode.INVALID_ENTRY
+        )
+    return max(runnable, key=lambda other: _measure_similarity(card, other))
 
 
 def can_run(card: Optimizer, framework: Framework, run: Situation) -> bool:
-    """Return whether the framework can run this optimizer, with its companion where it needs one."""
+    """Return whether the framework supports this optimizer, with its companion if it requires one."""
     if card.companion is not None and run.precision not in framework.two_optimizers:
         return False
     return framework.any_class or framework.client is not None or framework.by_name(card) is not None
 
 
-def _measure_likeness(card: Optimizer, other: Optimizer) -> tuple[float, bool]:
-    """Return how much of family and hyperparameters two optimizers share, then whether one is the other's parent."""
+def _measure_similarity(card: Optimizer, other: Optimizer) -> tuple[float, bool]:
+    """Return a similarity by family and hyperparameters, and whether one optimizer is the other's parent."""
     names, other_names = ({number.name for number in one.hyperparameters} for one in (card, other))
-    is_kin = other.id in card.parents or card.id in other.parents
-    return (card.family == other.family) + len(names & other_names) / len(names | other_names), is_kin
+    is_related = other.id in card.parents or card.id in other.parents
+    return (card.family == other.family) + len(names & other_names) / len(names | other_names), is_related

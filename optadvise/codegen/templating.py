@@ -1,4 +1,4 @@
-"""Render the templates of generated programs; only checked source text can be inserted."""
+"""Rendering of program templates; only values that a filter has converted to source can be inserted."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FILTERS: dict[str, Callable[..., str]] = {
 
 
 def render(template: str, *records: msgspec.Struct) -> str:
-    """Return a program.
+    """Return the text of a program.
 
     Args:
         template: File name in `templates/`.
-        records: What it inserts, by the names of their fields.
+        records: Records whose fields are the template's variables.
 
     Raises:
-        RuleFileError: A value that has to be a name or an import path is not.
+        RuleFileError: A value that must be a name or an import path is not.
     """
     context = {name: value for record in records for name, value in msgspec.structs.asdict(record).items()}
     return program_environment().get_template(template).render(context)
@@ -44,16 +44,16 @@ def render(template: str, *records: msgspec.Struct) -> str:
 
 @functools.cache
 def program_environment() -> Environment:
-    """Return the environment of all templates, in which `{{ value }}` without a filter is an error."""
+    """Return the environment of all templates; `{{ value }}` without a filter raises TypeError."""
     from markupsafe import Markup
 
     def mark(function: Callable[..., str]) -> Callable[..., str]:
         return lambda value, *options: Markup(function(str(value) if isinstance(value, Markup) else value, *options))
 
     def require_source(value: object) -> Markup:
-        """Return what a filter or a macro made; with `autoescape`, jinja2 marks the results of macros."""
+        """Return the output of a filter or a macro; with `autoescape`, jinja2 marks the output of macros."""
         if not isinstance(value, Markup):
-            raise TypeError(f"{value!r} is inserted without a filter")
+            raise TypeError(f"{value!r}: add a filter that converts it to source")
         return value
 
     environment = create_environment(FOLDER, require_source)

@@ -1,4 +1,4 @@
-"""Values from rules as Python source: always through `repr`, and names only where they are names."""
+"""Conversion of values from rules to Python source; values use `repr`, names are checked."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import keyword
 import textwrap
 from collections.abc import Mapping
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 
 WIDTH = 110  # columns of a generated line
 
 
 def format_value(value: object) -> str:
-    r"""Return a value as Python source, a string in double quotes where nothing in it needs escaping.
+    r"""Return a value as Python source; strings without escapes have double quotes.
 
     Args:
         value: A number, string, boolean, None, or a list, tuple or mapping of them.
@@ -29,14 +30,14 @@ def format_value(value: object) -> str:
 def check_name(text: str) -> str:
     """Return the name of an argument or a variable; raise RuleFileError for any other text."""
     if not _is_name(text):
-        raise RuleFileError(f"{text!r} is no argument name")
+        raise RuleFileError(f"{text!r}: must be a Python name", code=ErrorCode.INVALID_ENTRY)
     return text
 
 
 def check_module(text: str) -> str:
     """Return the dotted name of a module; raise RuleFileError for any other text."""
     if not all(map(_is_name, text.split("."))):
-        raise RuleFileError(f"{text!r} is no import path")
+        raise RuleFileError(f"{text!r}: must be a module name such as package.module", code=ErrorCode.INVALID_ENTRY)
     return text
 
 
@@ -45,13 +46,15 @@ def check_path(text: str, at: str = "") -> str:
 
     Args:
         text: `package.module.Class`.
-        at: Where the rules define it.
+        at: `file:line:column` of its definition, for the error.
 
     Raises:
-        RuleFileError: It is not an import path.
+        RuleFileError: The text is not an import path.
     """
     if "." not in text or not all(map(_is_name, text.split("."))):
-        raise RuleFileError(f"{text!r} is no import path", at)
+        raise RuleFileError(
+            f"{text!r}: must be an import path such as package.module.Class", at, code=ErrorCode.INVALID_ENTRY
+        )
     return text
 
 
@@ -66,28 +69,28 @@ def format_keywords(kwargs: Mapping[str, object]) -> str:
 
 
 def wrap_comment(text: str, indent: int = 0) -> str:
-    """Return a text as comment lines; no line break in the text can end the comment.
+    """Return a text as comment lines; line breaks in the text cannot end the comment.
 
     Args:
-        text: Any text; a run of white space becomes one space.
-        indent: Columns before each line.
+        text: Any text; consecutive white space becomes one space.
+        indent: Spaces before each line.
     """
     lines = textwrap.wrap(" ".join(text.split()), WIDTH - indent - 2, break_long_words=False, break_on_hyphens=False)
     return "\n".join(f"{' ' * indent}# {line}" for line in lines)
 
 
 def fit_call(text: str) -> str:
-    r"""Put a call that is written with one argument a line on one line if that is short enough.
+    r"""Return a call with one argument per line as a single line, if that is short enough.
 
     Args:
-        text: The line that opens the call, lines that each end an argument with a comma, and the line that closes it.
+        text: Opening line, one line per argument with a trailing comma, and closing line.
 
     Example:
         >>> fit_call("x = f(\n    a,\n    b=1,\n)\n")
         'x = f(a, b=1)\n'
     """
-    opening, *between, closing = text.rstrip("\n").split("\n")
-    arguments = [line.strip().removesuffix(",") for line in between if line.strip()]
+    opening, *argument_lines, closing = text.rstrip("\n").split("\n")
+    arguments = [line.strip().removesuffix(",") for line in argument_lines if line.strip()]
     line = opening + ", ".join(arguments) + closing.strip()
     if len(line) <= WIDTH:
         return f"{line}\n"
@@ -96,10 +99,10 @@ def fit_call(text: str) -> str:
 
 
 def repeat_for_each(line: str, has_several_optimizers: bool) -> str:
-    """Put a line about `optimizer` or `scheduler` into a loop over `optimizers` or `schedulers`, if there are several.
+    """Return a line about `optimizer` or `scheduler`, inside a loop over all of them if there are several.
 
     Args:
-        line: The indented line with its line break.
+        line: Indented line with its line break.
     """
     if not has_several_optimizers:
         return line

@@ -1,4 +1,4 @@
-"""A recommendation as the code or configuration of a framework."""
+"""Writers of generated code: one per framework."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.codegen import FRAMEWORKS, config_files, programs
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan, make_plan
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.records import Recommendation
 
-# Each framework's writer. What a framework can express is in `rules/frameworks/`; how its text is laid out is here.
+# What a framework supports is in `rules/frameworks/`; the layout of its file is in its writer.
 _WRITERS: dict[str, Callable[[Plan], str]] = {
     "python": programs.write_loop,
     "hf": programs.write_trainer,
@@ -26,22 +27,22 @@ _WRITERS: dict[str, Callable[[Plan], str]] = {
 
 
 class Code(Struct, frozen=True):
-    """Generated text, and what it could not express."""
+    """Generated code or configuration."""
 
     text: str
-    notes: tuple[str, ...]  # what the framework cannot express, and what replaces it
-    optimizer: str  # id of the one in the text: another than recommended where the notes say so
+    notes: tuple[str, ...]  # settings that the framework does not support, and their replacement
+    optimizer: str  # id of the optimizer in the text; differs from the recommended one if the framework lacks that
 
 
 def write_code(rules: CompiledRules, advice: Recommendation, framework: str) -> Code:
-    """Return a recommendation as the code or configuration of a framework.
+    """Return a recommendation as code or configuration of a framework.
 
     Args:
         framework: One of `FRAMEWORKS`.
 
     Raises:
-        InputError: There is no such framework.
-        RuleFileError: An import path or an argument's name in the rules is not one.
+        InputError: The framework is unknown.
+        RuleFileError: An import path or an argument name in the rules is invalid.
 
     Example:
         >>> from optadvise.rulebase.catalog import load
@@ -50,11 +51,16 @@ def write_code(rules: CompiledRules, advice: Recommendation, framework: str) -> 
         True
     """
     if framework not in rules.catalog.frameworks or framework not in _WRITERS:
-        raise InputError(f"no code is written for {framework!r}; {suggest_name(framework, FRAMEWORKS)}")
+        raise InputError(
+            f"--format {framework}: unknown framework; {suggest_name(framework, FRAMEWORKS)}",
+            code=ErrorCode.UNKNOWN_CHOICE,
+            option="--format",
+            value=framework,
+        )
     plan = make_plan(rules, advice, rules.catalog.frameworks[framework])
     return Code(text=write_plan(plan), notes=tuple(list_notes(plan)), optimizer=plan.advice.optimizer.id)
 
 
 def write_plan(plan: Plan) -> str:
-    """Return the text of a plan, in the format of its framework."""
+    """Return the text of a plan."""
     return _WRITERS[plan.framework.id](plan)
