@@ -142,11 +142,11 @@ def members(model: torch.nn.Module, optimizer: Any) -> list[list[str]]:
 @pytest.mark.parametrize("name", CATALOG.optimizer_ids)
 def test_build_equals_generated_code(name: str, tmp_path: Path) -> None:
     advice = optadvise.recommend(model="transformer", optimizer=name, steps=20)
-    if not frameworks.importable(advice.implementation):
+    if not frameworks.is_importable(advice.implementation):
         pytest.skip(f"{advice.implementation.path} cannot be imported here")
     model = Tiny()
     built, schedules = advice.build(model)
-    written, _ = frameworks.loaded(advice.code(), tmp_path).configure(model)
+    written, _ = frameworks.load_program(advice.code(), tmp_path).configure(model)
     pair = advice.companion is not None
     for ours, theirs in zip(built if pair else [built], written if pair else [written], strict=True):
         assert type(ours) is type(theirs)
