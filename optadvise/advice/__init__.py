@@ -1,1 +1,1 @@
-"""Advice: inputs, defaults, the decision, the plan of a run, and the search for a fit."""
+"""Advice: inputs, defaults, decision, hyperparameters, schedule, sensitivities, and the search for a fit."""

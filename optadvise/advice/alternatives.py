@@ -1,4 +1,4 @@
-"""Other optimizers for a run, and up to which model size each fits the memory limit."""
+"""Alternative optimizers for a run, and the largest model that fits with each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from optadvise.memory.search import find_max_model_size
 
 
 def list_alternatives(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[Alternative]:
-    """Yield the other optimizers that the rules name, with their memory in the same run.
+    """Yield the alternatives of the deciding rule, with their memory in the same run.
 
     Args:
         rules: The compiled rules.
-        situation: The run, with its micro-batch where the size is known.
-        decision: The optimizer that is taken.
+        situation: The run, with its micro-batch if the size is known.
+        decision: The chosen optimizer.
     """
     dtype = "bfloat16" if situation.precision == "bf16" else "float32"
     for name, because in _list_candidates(rules, situation, decision):
@@ -40,7 +40,7 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
 
 
 def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[tuple[str, str]]:
-    """Yield the names of other optimizers and why to take each, without those that break where a run is sharded."""
+    """Yield the ids of other optimizers with reasons, without those that break when the run is sharded."""
     rule = decision.rules.optimizer
     candidates = {rule.choice.chosen: rule.because, **rule.choice.alternatives}
     for name, because in candidates.items():
@@ -49,7 +49,7 @@ def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decis
 
 
 def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[MaxModelSize]:
-    """Yield the model sizes up to which the optimizer and its alternatives fit, where a limit but no size is known."""
+    """Yield the largest model for the optimizer and its alternatives, if a memory limit but no model size is known."""
     if situation.params is not None or situation.vram_bytes is None:
         return
     names = [decision.optimizer.id, *(name for name, _ in _list_candidates(rules, situation, decision))]
@@ -61,11 +61,11 @@ def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: D
 
 @cached(8192)
 def count_state_bytes(rules: CompiledRules, optimizer: str, dtype: str) -> float:
-    """Return the bytes of state that an optimizer keeps for each parameter that it trains.
+    """Return the bytes of optimizer state per trained parameter.
 
     Args:
         rules: The compiled rules.
-        optimizer: Its id.
-        dtype: Of the parameters: float32 or bfloat16.
+        optimizer: Id of the optimizer.
+        dtype: Type of the parameters: float32 or bfloat16.
     """
     return compute_state_bytes_per_parameter(list_state_tensors(rules.catalog.optimizer(optimizer)), dtype)

@@ -1,4 +1,4 @@
-"""The rules of a catalog, compiled: the axes of all facts, the decision tables and the defaults."""
+"""Compiled rules of a catalog: axes of all facts, decision tables and defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optadvise.rulebase.tables import Axis, Table, cut_axes
 
 
 class CompiledRules:
-    """A catalog's tables and defaults, and the caches of what was computed with them.
+    """Tables and defaults of a catalog, with the caches of functions that take them.
 
     Example:
         >>> from optadvise.rulebase.catalog import load
@@ -28,47 +28,46 @@ class CompiledRules:
 
         Args:
             catalog: The rules.
-            extra_conditions: Conditions at whose thresholds facts are cut too, so that two sets of rules have the same
-                cells.
+            extra_conditions: Conditions whose thresholds also cut the axes, so that two sets of rules have equal cells.
         """
         self.catalog = catalog
         self.axes: dict[str, Axis] = cut_axes(catalog.facts, [*list_conditions(catalog), *extra_conditions])
         self.defaults = CompiledDefaults(catalog.base.assume, catalog.base.contradictions, self.axes)
         with_ = catalog.facts["memory"].with_
-        self.reference_optimizer: str = with_["reference"]  # memory pressure compares its state
-        self.compact_optimizer: str = with_["compact"]  # with the smaller state of this one
+        self.reference_optimizer: str = with_["reference"]  # whose state defines memory pressure
+        self.compact_optimizer: str = with_["compact"]  # whose smaller state is compared with it
         self.caches: dict[Callable[..., Any], Callable[..., Any]] = {}  # see `core.caching`
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """Compile the decision tables, by id, on first use, as an estimate needs none."""
+        """Return the decision tables by id, compiled on first use (estimates need none)."""
         return {name: Table(table, self.axes) for name, table in self.catalog.base.tables.items()}
 
     @cached_property
     def deciding_tables(self) -> tuple[Table, Table]:
-        """Return the tables that decide about the optimizer: that of the concern, and that of the optimizer for it."""
+        """Return the tables that choose the optimizer: `concern` and `choose_optimizer`."""
         return self.tables["concern"], self.tables["choose_optimizer"]
 
     @cached_property
     def deciding_facts(self) -> tuple[str, ...]:
-        """Return the facts that decide about the optimizer, sorted."""
+        """Return the facts that the deciding tables read, sorted."""
         columns = {column for table in self.deciding_tables for column in table.columns}
         return tuple(sorted(columns - {"concern"}))
 
     @cached_property
     def input_facts(self) -> tuple[str, ...]:
-        """Return the facts that a user states."""
+        """Return the facts that a user can set."""
         return tuple(fact.id for fact in self.catalog.facts.values() if fact.is_input)
 
     @cached_property
     def input_axes(self) -> list[tuple[str, Axis]]:
-        """Return the facts of a situation that a condition reads, with their axes."""
+        """Return the input facts that conditions read, with their axes."""
         read = {name for table in self.tables.values() for name in table.columns} | self.defaults.reads
         return [(name, self.axes[name]) for name in (*self.input_facts, "optimizer") if name in read]
 
     @cached_property
     def scaling_facts(self) -> tuple[str, ...]:
-        """Return the facts that the value of a hyperparameter may be scaled by."""
+        """Return the facts by which hyperparameters can be scaled."""
         rules = [rule for table in self.catalog.base.tables.values() for rule in table.rules]
         steps = [step for rule in rules if isinstance(rule.then, Adjustment) for step in rule.steps]
         steps += [step for card in self.catalog.base.optimizers.values() for step in card.adjust]
@@ -78,7 +77,7 @@ class CompiledRules:
 
     @cached_property
     def memory_rules(self) -> MemoryRules:
-        """Return what the memory estimate reads of the catalog, with its caches."""
+        """Return the rules of the memory estimate."""
         return MemoryRules(self.catalog)
 
 

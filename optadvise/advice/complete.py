@@ -1,4 +1,4 @@
-"""Complete situations: the stated inputs, with the defaults of the rules and the usual sample length."""
+"""Completion of inputs: defaults of the rules, typical sample length, and checks for contradictions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from optadvise.memory.network_size import count_parameters
 from optadvise.memory.search import list_divisors
 
 _NOTHING_STATED = Situation()
-_LISTED_AS_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # others may stay unknown, too
+_LISTED_AS_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # listed with the defaults if unknown
 
 
 def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
-    """Return the complete situation that stated inputs describe.
+    """Return the complete situation for specified inputs.
 
     Args:
         rules: The compiled rules.
-        inputs: Values by fact, only what was stated; `shape` is a network's shape.
+        inputs: Specified values by fact; `shape` is a `NetworkShape`.
 
     Raises:
-        InputError: Two inputs contradict each other.
+        InputError: Inputs contradict each other, or the batch is not divisible.
         RuleFileError: The rules have no default for the number of GPUs.
     """
     shape = inputs.get("shape")
@@ -119,8 +119,8 @@ def change_situation(rules: CompiledRules, situation: Situation, changes: FactVa
 
     Args:
         rules: The compiled rules.
-        situation: The situation before.
-        changes: New values by fact, those of defaults that follow included.
+        situation: The situation before the changes.
+        changes: New values by fact, including dependent defaults.
     """
     if situation.params is None and changes.get("params") is None:
         return replace(situation, **changes)

@@ -1,4 +1,4 @@
-"""The decision about the optimizer: a situation's point on the grid of facts, and the two rules that decide there."""
+"""Choice of the optimizer: the cells of a situation's facts, and the two rules that match them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from optadvise.rulebase.tables import Axis
 
 
 class DecidingRules(Struct, frozen=True):
-    """The rules that decide about the optimizer."""
+    """Rules that choose the optimizer."""
 
     concern: Rule
     optimizer: Rule
 
 
 class Decision(Struct, frozen=True):
-    """The optimizer of a situation, the rules that decided, and the cells of the facts that are known then."""
+    """Optimizer of a situation, the rules that chose it, and the cells of the facts."""
 
     cells: Mapping[str, int]
     rules: DecidingRules
-    optimizer: Optimizer  # the requested one, otherwise the one that the rules choose
+    optimizer: Optimizer  # the requested one, otherwise the choice of the rules
 
     @property
     def is_overruled(self) -> bool:
-        """Return whether another optimizer was requested than the rules choose."""
+        """Return whether the requested optimizer differs from the choice of the rules."""
         return bool(self.optimizer.id != self.rules.optimizer.choice.chosen)
 
 
 def decide(rules: CompiledRules, situation: Situation) -> Decision:
-    """Return the optimizer of a complete situation and why.
+    """Return the optimizer of a complete situation with the deciding rules.
 
     Raises:
-        RuleFileError: The rules leave this situation open or contradict themselves.
+        RuleFileError: No rule or several rules apply.
     """
     cells = locate(rules, situation)
     choice = decide_at(rules, tuple([cells[name] for name in rules.deciding_facts]))
@@ -50,7 +50,7 @@ def decide(rules: CompiledRules, situation: Situation) -> Decision:
 
 
 def locate(rules: CompiledRules, situation: Situation) -> dict[str, int]:
-    """Return the cells of a situation's facts, the derived fact `memory` included."""
+    """Return the cells of a situation's facts, including the derived fact `memory`."""
     cells = {name: axis.cell(getattr(situation, name)) for name, axis in rules.input_axes}
     cells["memory"] = rules.axes["memory"].cell(classify_pressure(rules, situation))
     return cells
@@ -58,11 +58,11 @@ def locate(rules: CompiledRules, situation: Situation) -> dict[str, int]:
 
 @cached(8192)
 def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
-    """Return the rules that decide at a point.
+    """Return the rules that choose the optimizer for a combination of cells.
 
     Args:
         rules: The compiled rules.
-        point: The cells of `rules.deciding_facts`, in their order.
+        point: Cells of `rules.deciding_facts`, in this order.
     """
     concern_table, optimizer_table = rules.deciding_tables
     cells = dict(zip(rules.deciding_facts, point, strict=True))
@@ -72,7 +72,7 @@ def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
 
 
 def choose_optimizer(rules: CompiledRules, situation: Situation) -> str:
-    """Return the id of the optimizer that the rules choose, whatever was requested."""
+    """Return the id of the optimizer that the rules choose; a requested optimizer is ignored."""
     cells = locate(rules, situation)
     return str(decide_at(rules, tuple([cells[name] for name in rules.deciding_facts])).optimizer.choice.chosen)
 
@@ -80,7 +80,7 @@ def choose_optimizer(rules: CompiledRules, situation: Situation) -> str:
 def locate_card(
     rules: CompiledRules, optimizer: Optimizer, implementation: Implementation, situation: Situation
 ) -> dict[str, int]:
-    """Return the cells of the facts that an optimizer's card adds in a situation."""
+    """Return the cells of the facts that follow from an optimizer's card."""
     facts = {
         **read_card_facts(optimizer, implementation, rules.axes),
         "asked_for": situation.optimizer is not None,
@@ -92,12 +92,12 @@ def locate_card(
 def read_card_facts(
     optimizer: Optimizer, implementation: Implementation, axes: Mapping[str, Axis]
 ) -> dict[str, FactValue]:
-    """Return the facts that a card adds for the tables after the choice of an optimizer.
+    """Return the facts that follow from a card, for the tables after the choice of the optimizer.
 
     Args:
         optimizer: The card.
-        implementation: The implementation that is used.
-        axes: Every fact's axis, which knows the packages that rules distinguish.
+        implementation: The implementation.
+        axes: Axes by fact; packages that no rule distinguishes become `other`.
     """
     betas = optimizer.hyperparameter("betas")
     is_named_package = implementation.package in (axes["package"].choices or ())
@@ -112,34 +112,34 @@ def read_card_facts(
 
 
 def _describe_sharding(implementation: Implementation, sharding: str) -> str:
-    """Return the fact of how an implementation behaves over several ranks."""
+    """Return whether an implementation agrees or breaks with a sharding, or is unmeasured."""
     outcome = implementation.sharding.get(sharding)
     return "unmeasured" if outcome is None else AGREES if outcome == AGREES else "breaks"
 
 
 def is_sound_when_sharded(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
-    """Return whether an optimizer's first implementation is not known to break where a situation is sharded."""
+    """Return whether no measurement shows that an optimizer breaks with a situation's sharding."""
     sharding = rules.catalog.optimizer(optimizer).implementations[0].sharding
     return sharding.get(situation.sharding or "", AGREES) == AGREES
 
 
 def trace_rule(rule: Rule) -> TraceEntry:
-    """Return a rule that decided as an entry of the trace."""
+    """Return the trace entry of a rule."""
     return TraceEntry(table=rule.table, rule=rule.id, because=rule.because, cite=rule.cite, layer=rule.layer)
 
 
 def trace_decision(decision: Decision) -> tuple[TraceEntry, TraceEntry]:
-    """Return the rules of the concern and of the optimizer as entries of the trace."""
+    """Return the trace entries of the concern and of the optimizer."""
     rule = decision.rules.optimizer
     choice = trace_rule(rule)
     if decision.is_overruled:
-        because = f"asked for; the rules would take {rule.choice.chosen}: {rule.because}"
+        because = f"requested with --optimizer; the rules choose {rule.choice.chosen}: {rule.because}"
         choice = TraceEntry(table=rule.table, rule=rule.id, because=because, cite=rule.cite, layer=rule.layer)
     return trace_rule(decision.rules.concern), choice
 
 
 def find_guide_buffers(rules: CompiledRules, optimizer: str) -> float | None:
-    """Return the buffers per parameter that the guide counts for an optimizer; None where it counts none."""
+    """Return the guide's number of buffers per parameter of an optimizer; None if the guide has none."""
     cells = {"optimizer": rules.axes["optimizer"].cell(optimizer)}
     buffers = rules.tables["memory_notation"].winner(cells).notation["buffers"]
     return float(buffers) if isinstance(buffers, (int, float)) else None

@@ -1,7 +1,7 @@
-"""The cheapest changes after which a run fits.
+"""Search for the cheapest changes after which a run fits.
 
-Chains of changes are tried in the order of their effort (`rules/fixes.yaml`). Each is applied to the inputs, which are
-completed again, so that defaults follow. No chain is returned that contains a shorter one that fits.
+Chains of changes are tried in the order of their effort (`rules/fixes.yaml`). The changed inputs are completed again,
+so that defaults follow. A chain that contains a shorter fitting chain is not returned.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from optadvise.core.records import Fix, MemoryEstimate, Situation
 from optadvise.memory import estimator
 from optadvise.memory.inputs import select_memory_inputs
 
-_MAX_CHAIN = 4  # changes; a longer chain is no advice
-_MAX_BESIDE_GPUS = 2  # changes beside more GPUs
+_MAX_CHAIN = 4  # changes; longer chains are not useful
+_MAX_BESIDE_GPUS = 2  # changes in addition to more GPUs
 _MAX_DOUBLINGS = 9  # of the number of GPUs
 
 
 def find_fixes(rules: CompiledRules, situation: Situation, estimate: MemoryEstimate) -> list[tuple[Fix, ...]]:
-    """Return the cheapest chains of changes after which a run is expected to fit, the cheapest first.
+    """Return the cheapest chains of changes after which a run is expected to fit, cheapest first.
 
-    At most one for each training method, and one that adds GPUs; none where the run fits already.
+    The result has at most one chain for each training method and one that adds GPUs; it is empty if the run fits.
 
     Args:
         rules: The compiled rules.
-        situation: The run, with its optimizer and micro-batch.
-        estimate: Its memory.
+        situation: The run with its optimizer and micro-batch.
+        estimate: Memory of the run.
     """
     if situation.vram_bytes is None or estimate.model_states is None:
         return []
@@ -59,7 +59,7 @@ def find_fixes(rules: CompiledRules, situation: Situation, estimate: MemoryEstim
 def _search_without_gpus(
     rules: CompiledRules, situation: Situation, fixes: Sequence[CompiledFix]
 ) -> list[AppliedChain]:
-    """Return the chains after which the run fits, the cheapest first, without those that contain another."""
+    """Return the fitting chains without more GPUs, cheapest first, without those that contain another."""
     fitting: list[AppliedChain] = []
     chains = list_chains(fixes, _MAX_CHAIN)
     for chain in sorted(chains, key=lambda chain: (rate_effort(situation, chain), len(chain))):
@@ -75,13 +75,13 @@ def _search_without_gpus(
 def _search_with_gpus(
     rules: CompiledRules, situation: Situation, fixes: Sequence[CompiledFix], fitting: Sequence[AppliedChain]
 ) -> AppliedChain | None:
-    """Return the cheapest chain that adds GPUs; None where none makes the run fit.
+    """Return the cheapest fitting chain that adds GPUs; None if there is none.
 
     Args:
         rules: The compiled rules.
         situation: The run.
-        fixes: The changes that can be made.
-        fitting: Chains without more GPUs that fit; a chain that contains one of them is not tried.
+        fixes: Applicable changes.
+        fitting: Fitting chains without more GPUs; chains that contain one of them are skipped.
     """
     cheapest: AppliedChain | None = None
     others = [fix for fix in fixes if not fix.adds_gpus and "method" not in fix.changes]
@@ -97,7 +97,7 @@ def _search_with_gpus(
 def _double_gpus(
     rules: CompiledRules, situation: Situation, chain: Sequence[CompiledFix], cheapest: AppliedChain | None
 ) -> AppliedChain | None:
-    """Return a chain with the fewest GPUs that fit; None where none do, or not with less effort than the cheapest."""
+    """Return a chain with the fewest GPUs that fit; None if none fit with less effort than the cheapest chain."""
     for doublings in range(1, _MAX_DOUBLINGS + 1):
         applied = apply_chain(rules, situation, chain, situation.gpus * 2**doublings)
         if applied is None or (cheapest is not None and applied.effort >= cheapest.effort):
@@ -108,13 +108,13 @@ def _double_gpus(
 
 
 def _with_sound_optimizer(rules: CompiledRules, situation: Situation, growth: CompiledFix) -> CompiledFix:
-    """Return a change to more GPUs, with the reference optimizer where the run's own would break on them."""
+    """Return a change to more GPUs, with the reference optimizer if the current one would break."""
     shard = growth.changes.get("shard", situation.shard)
-    after = replace(situation, gpus=2 * situation.gpus, shard=shard)
+    sharded = replace(situation, gpus=2 * situation.gpus, shard=shard)
     reference = rules.reference_optimizer
-    if is_sound_when_sharded(rules, after, situation.optimizer or ""):
+    if is_sound_when_sharded(rules, sharded, situation.optimizer or ""):
         return growth
-    if not is_sound_when_sharded(rules, after, reference):
+    if not is_sound_when_sharded(rules, sharded, reference):
         return growth
     return replace(growth, changes={**growth.changes, "optimizer": reference})
 
@@ -124,20 +124,20 @@ def _fits(rules: CompiledRules, situation: Situation) -> bool:
 
 
 def _is_solved(rules: CompiledRules, before: Situation, after: Situation) -> bool:
-    """Return whether a run fits after changes, without an optimizer that the changes made break."""
+    """Return whether a run fits after changes and its optimizer does not break because of them."""
     is_as_requested = (after.optimizer, after.sharding) == (before.optimizer, before.sharding)
     return (is_as_requested or is_sound_when_sharded(rules, after, after.optimizer or "")) and _fits(rules, after)
 
 
 def _explain_chain(rules: CompiledRules, situation: Situation, chain: AppliedChain) -> tuple[Fix, ...]:
-    """Return each change of a chain with what the chain would require without it, and what it costs."""
+    """Return the changes of a chain with their costs and savings against the chain without them."""
     after = chain.situation
-    required_bytes = _require(rules, after)
+    required_bytes = _compute_required(rules, after)
     pageable_bytes = estimator.estimate(rules.memory_rules, after, after.optimizer or "").pageable
     fixes = []
     for index, (fix, change) in enumerate(zip(chain.fixes, chain.changes, strict=True)):
         shorter = apply_chain(rules, situation, [*chain.fixes[:index], *chain.fixes[index + 1 :]], after.gpus)
-        without = _require(rules, situation if shorter is None else shorter.situation)
+        without = _compute_required(rules, situation if shorter is None else shorter.situation)
         fixes.append(
             Fix(
                 rule=fix.id, change=change, saves=without - required_bytes, needs=required_bytes,
@@ -147,8 +147,8 @@ def _explain_chain(rules: CompiledRules, situation: Situation, chain: AppliedCha
     return tuple(fixes)
 
 
-def _require(rules: CompiledRules, situation: Situation) -> int:
-    """Return the bytes that a run requires of a GPU; 0 where its size is not known."""
+def _compute_required(rules: CompiledRules, situation: Situation) -> int:
+    """Return the GPU memory in bytes that a run requires; 0 if its size is unknown."""
     return (
         estimator.compute_required_bytes(rules.memory_rules, select_memory_inputs(situation), situation.optimizer or "")
         or 0

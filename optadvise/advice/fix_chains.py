@@ -1,4 +1,4 @@
-"""Chains of changes that may make a run fit: the changes of `rules/fixes.yaml`, compiled and applied to a run."""
+"""Chains of changes that can make a run fit: changes of `rules/fixes.yaml`, compiled and applied to a run."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from optadvise.memory.estimator import fits
 from optadvise.memory.search import list_divisors, with_micro_batch
 from optadvise.rulebase.regions import Box
 
-_EFFORT_OF_DOUBLING = 4  # the number of GPUs
-_EFFORT_OF_OVERRULING = 10  # an input: these are changed last
+_EFFORT_OF_DOUBLING = 4  # of doubling the number of GPUs
+_EFFORT_OF_OVERRULING = 10  # of changing a specified input; these are changed last
 
 
 class CompiledFix(Struct, frozen=True):
-    """One change that may make a run fit."""
+    """A change that can make a run fit."""
 
     id: str
-    box: Box  # where it can be made
-    changes: Mapping[str, FactValue]  # by fact; `less` and `more` stand for a smaller micro-batch and for more GPUs
+    box: Box  # situations where it applies
+    changes: Mapping[str, FactValue]  # by fact; `less` is a smaller micro-batch, `more` is more GPUs
     effort: int
     costs: str
     cite: tuple[str, ...]
 
     @property
     def adds_gpus(self) -> bool:
-        """Return whether the change takes more GPUs."""
+        """Return whether the change adds GPUs."""
         return "gpus" in self.changes
 
 
@@ -41,9 +41,9 @@ class AppliedChain(Struct, frozen=True):
     """A chain of changes, applied to a run."""
 
     fixes: tuple[CompiledFix, ...]
-    changes: tuple[Mapping[str, FactValue], ...]  # what each rule sets, with numbers for `less` and `more`
+    changes: tuple[Mapping[str, FactValue], ...]  # of each fix, with numbers for `less` and `more`
     effort: int
-    situation: Situation  # the run afterwards, with its micro-batch
+    situation: Situation  # the run after the changes, with its micro-batch
 
     @property
     def ids(self) -> set[str]:
@@ -64,14 +64,14 @@ def compile_fixes(rules: CompiledRules) -> tuple[CompiledFix, ...]:
 
 
 def can_apply(rules: CompiledRules, situation: Situation, fix: CompiledFix) -> bool:
-    """Return whether a change's conditions hold; a micro-batch that was not specified is as large as fits already."""
+    """Return whether a change's conditions hold; an assumed micro-batch cannot shrink."""
     if "micro_batch" in fix.changes and ("micro_batch" in situation.assumed or situation.micro_batch in (None, 1)):
         return False
     return all(mask >> rules.axes[name].cell(getattr(situation, name)) & 1 for name, mask in fix.box.items())
 
 
 def list_chains(fixes: Sequence[CompiledFix], max_length: int) -> list[tuple[CompiledFix, ...]]:
-    """Return the combinations of changes that set no fact twice, the shortest first."""
+    """Return the combinations of changes that set no fact twice, shortest first."""
     return [
         chain
         for length in range(1, max_length + 1)
@@ -81,12 +81,12 @@ def list_chains(fixes: Sequence[CompiledFix], max_length: int) -> list[tuple[Com
 
 
 def rate_effort(situation: Situation, chain: Iterable[CompiledFix]) -> int:
-    """Return the effort of a chain, without that of more GPUs."""
+    """Return the effort of a chain, without the effort of more GPUs."""
     return sum(fix.effort + _EFFORT_OF_OVERRULING * bool(find_overruled(situation, fix.changes)) for fix in chain)
 
 
 def find_overruled(situation: Situation, changes: Mapping[str, FactValue]) -> dict[str, FactValue]:
-    """Return the stated inputs that changes overrule; a smaller micro-batch and more GPUs overrule nothing."""
+    """Return the specified inputs that changes overrule; a smaller micro-batch and more GPUs overrule nothing."""
     overruling = [
         name for name, value in changes.items() if name in situation.stated and getattr(situation, name) != value
     ]
@@ -96,13 +96,13 @@ def find_overruled(situation: Situation, changes: Mapping[str, FactValue]) -> di
 def apply_chain(
     rules: CompiledRules, situation: Situation, chain: Sequence[CompiledFix], gpus: int = 0
 ) -> AppliedChain | None:
-    """Apply a chain of changes to a run; None where the rules reject the result.
+    """Apply a chain of changes to a run; return None if the rules reject the result.
 
     Args:
         rules: The compiled rules.
-        situation: The run, with its optimizer and micro-batch.
+        situation: The run with its optimizer and micro-batch.
         chain: The changes.
-        gpus: The number of GPUs that `more` stands for.
+        gpus: Number of GPUs for `more`.
     """
     inputs = {**situation.stated_inputs, "optimizer": situation.optimizer}
     changes = [dict(fix.changes) for fix in chain]
@@ -129,7 +129,7 @@ def apply_chain(
 
 
 def _spread(inputs: FactValues, gpus: int) -> dict[str, int]:
-    """Return the change to more GPUs, with a smaller micro-batch where the batch requires it."""
+    """Return the change to more GPUs, with a smaller micro-batch if the batch per GPU requires it."""
     if inputs.get("batch_size") is None or inputs.get("micro_batch") is None:
         return {"gpus": gpus}
     batch_size, micro_batch = read_count(inputs, "batch_size"), read_count(inputs, "micro_batch")
@@ -139,15 +139,15 @@ def _spread(inputs: FactValues, gpus: int) -> dict[str, int]:
 
 
 def _shrink_micro_batch(rules: CompiledRules, inputs: FactValues, change: dict[str, FactValue]) -> Situation | None:
-    """Set the largest smaller micro-batch that fits, and keep the batch by gradient accumulation.
+    """Set the largest smaller micro-batch that fits; gradient accumulation keeps the batch size.
 
     Args:
         rules: The compiled rules.
-        inputs: The inputs of the run, with its batch size and micro-batch.
-        change: Gets the micro-batch and the batch size.
+        inputs: Inputs of the run, with batch size and micro-batch.
+        change: Change to which the micro-batch and the batch size are added.
 
     Returns:
-        The run afterwards; the one with the smallest micro-batch where none fits; None where the rules reject it.
+        The run after the change; with the smallest micro-batch if none fits; None if the rules reject it.
     """
     batch_size, micro_batch = read_count(inputs, "batch_size"), read_count(inputs, "micro_batch")
     gpus = read_count(inputs, "gpus") if "gpus" in inputs else 1
@@ -164,7 +164,7 @@ def _shrink_micro_batch(rules: CompiledRules, inputs: FactValues, change: dict[s
 
 
 def _complete(rules: CompiledRules, inputs: FactValues) -> Situation | None:
-    """Return the run that inputs describe, with its micro-batch; None where they contradict each other."""
+    """Return the run for inputs, with its micro-batch; None if they contradict each other."""
     without_size = {name: value for name, value in inputs.items() if name != "params" or "shape" not in inputs}
     try:
         situation = complete_situation(rules, without_size)

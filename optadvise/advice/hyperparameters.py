@@ -1,4 +1,4 @@
-"""Hyperparameters of a run: which table sets each, which steps adjust it, and the constructor's arguments."""
+"""Hyperparameters of a run: the table that sets each, the steps that adjust it, and constructor arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optadvise.core.records import AdvisedHyperparameter, CompanionAdvice, Hyper
 from optadvise.rulebase.constructor import constructor_kwargs
 from optadvise.rulebase.hyperparameters import RuleStep, adjust_all, format_value, set_by
 
-# The table that sets each hyperparameter: those of the optimizer's constructor, and those of the run.
+# Table of each hyperparameter of the optimizer's constructor, and of each hyperparameter of the run.
 _OPTIMIZER_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
 _RUN_TABLES = {"warmup_fraction": "warmup", "max_grad_norm": "clipping"}
 _PARAMETERS = {table: name for name, table in _OPTIMIZER_TABLES.items()}
@@ -21,12 +21,12 @@ Hyperparameters: TypeAlias = "dict[str, AdvisedHyperparameter]"
 
 
 def is_table_read(table: str, optimizer: Optimizer, scheduler: Scheduler | None = None) -> bool:
-    """Return whether a table is read for an optimizer.
+    """Return whether a table is used for an optimizer.
 
     Args:
-        table: Its id.
+        table: Id of the table.
         optimizer: The card.
-        scheduler: The schedule; None where it is not chosen yet.
+        scheduler: The schedule; None if it is not chosen yet.
     """
     if table in _PARAMETERS:
         parameter = optimizer.hyperparameter(_PARAMETERS[table])
@@ -42,9 +42,9 @@ def choose_hyperparameters(
     Args:
         rules: The compiled rules.
         situation: The run.
-        optimizer: Its optimizer.
-        scheduler: Its schedule.
-        cells: The cells of all facts.
+        optimizer: Optimizer of the run.
+        scheduler: Schedule of the run.
+        cells: Cells of all facts.
     """
     facts = {name: getattr(situation, name) for name in rules.scaling_facts}
     numbers = {}
@@ -72,7 +72,7 @@ def _take_default(optimizer: Optimizer, parameter: Hyperparameter) -> AdvisedHyp
 
 
 def _list_adjustments(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]) -> Iterator[RuleStep]:
-    """Yield the adjusting steps, those of the optimizer's card first."""
+    """Yield the steps that adjust hyperparameters, those of the optimizer's card first."""
     for step in optimizer.adjust:
         yield RuleStep(rule=optimizer.id, layer=optimizer.layer, step=step)
     for rule in rules.tables["adjust"].matching(cells):
@@ -83,17 +83,17 @@ def _list_adjustments(rules: CompiledRules, optimizer: Optimizer, cells: Mapping
 def build_companion(
     rules: CompiledRules, situation: Situation, optimizer: Optimizer, scheduler: Scheduler, cells: Mapping[str, int]
 ) -> CompanionAdvice | None:
-    """Return the optimizer of the tensors that an optimizer does not take, and its constructor's arguments.
+    """Return the optimizer for tensors that an optimizer does not support, with its constructor arguments.
 
     Args:
         rules: The compiled rules.
         situation: The run.
-        optimizer: Its optimizer.
-        scheduler: Its schedule.
-        cells: The cells of all facts.
+        optimizer: Optimizer of the run.
+        scheduler: Schedule of the run.
+        cells: Cells of all facts.
 
     Returns:
-        None where the optimizer takes every tensor.
+        The companion; None if the optimizer supports all tensors.
     """
     if optimizer.companion is None:
         return None
@@ -108,7 +108,7 @@ def build_companion(
 def build_arguments(
     implementation: Implementation, optimizer: Optimizer, hyperparameters: Hyperparameters, sharding: str | None
 ) -> dict[str, Value]:
-    """Return the arguments of an implementation's constructor by their names."""
+    """Return the constructor arguments of an implementation by name."""
     values = {parameter.name: hyperparameters[parameter.name].value for parameter in optimizer.hyperparameters}
-    # A program that takes the arguments adds those for machines without a GPU where it runs.
+    # Generated programs add the arguments for machines without a GPU when they run.
     return constructor_kwargs(implementation, values, device=None, sharding=sharding)

@@ -22,14 +22,14 @@ _DIMENSIONS = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
 
 def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that were stated.
+    """Return the specified facts.
 
     Args:
-        catalog: Has the options, their accepted values, GPUs and optimizers.
-        typed: Option values by name, None where an option was left out.
+        catalog: Options with their accepted values, GPUs and optimizers.
+        typed: Option values by name; None for options without a value.
 
     Raises:
-        InputError: A value is not accepted.
+        InputError: A value is invalid, or options contradict each other.
     """
     options = {option.name for option in catalog.options}
     for name, value in typed.items():
@@ -97,7 +97,7 @@ def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], stated: Mapping[str
 
 
 def _add_shape(catalog: Catalog, shape: NetworkShape, stated: dict[str, Any]) -> None:
-    """Add a shape and its kind of model to the stated facts; reject facts that it contradicts."""
+    """Add a shape and its kind of model to the specified facts; reject facts that contradict it."""
     model = load_networks(catalog).find_family(shape).model
     if stated.get("model", model) != model:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The memory of a run, that of every other optimizer in its place, and what would make the run fit."""
+"""Memory of a run, memory with every other optimizer, and changes that make the run fit."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from optadvise.memory.scaling import scale_run
 
 
 def answer_memory(rules: CompiledRules, situation: Situation) -> MemoryAnswer:
-    """Return the memory of a run and of every optimizer in its place, and what would make it fit.
+    """Return the memory of a run, its memory with every optimizer, and changes that make it fit.
 
     Args:
         rules: The compiled rules.
-        situation: A complete situation; without an optimizer the reference optimizer is taken.
+        situation: A complete situation; without an optimizer, the reference optimizer is assumed.
 
     Example:
         >>> from optadvise.rulebase.catalog import load
@@ -39,7 +39,7 @@ def answer_memory(rules: CompiledRules, situation: Situation) -> MemoryAnswer:
 
 
 def find_remedies(rules: CompiledRules, advice: Recommendation) -> MemoryAnswer | None:
-    """Return what would make a recommended run fit; None where it certainly fits, or no limit is known.
+    """Return changes that make a recommended run fit; None if it certainly fits or no limit is known.
 
     Args:
         rules: The compiled rules.
@@ -52,14 +52,14 @@ def find_remedies(rules: CompiledRules, advice: Recommendation) -> MemoryAnswer 
 
 
 def _plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
-    """Return a situation with an optimizer, the given one if none was requested, and with its micro-batch."""
+    """Return a situation with a micro-batch and with an optimizer, if none was requested."""
     if situation.optimizer is None:
         situation = situation.derive(optimizer=optimizer)
     return search.with_micro_batch(rules.memory_rules, situation, situation.optimizer or optimizer)
 
 
 def _answer_run(rules: CompiledRules, run: Situation, estimate: MemoryEstimate) -> MemoryAnswer:
-    """Return the memory of a run with its micro-batch, and what would make it fit."""
+    """Return the memory of a run with its micro-batch, and changes that make it fit."""
     memory, optimizer = rules.memory_rules, run.optimizer or ""
     return MemoryAnswer(
         situation=run,
@@ -74,7 +74,7 @@ def _answer_run(rules: CompiledRules, run: Situation, estimate: MemoryEstimate) 
 
 
 def _size_micro_batches(rules: CompiledRules, run: Situation) -> dict[str, int]:
-    """Return the largest micro-batch of a run by the ids of the usual GPUs; empty where activations are not known."""
+    """Return the largest micro-batch of a run by id of common GPUs; empty if activations are unknown."""
     memory, optimizer = rules.memory_rules, run.optimizer or ""
     if not estimator.knows_activations(memory, select_memory_inputs(run)):
         return {}
@@ -84,7 +84,7 @@ def _size_micro_batches(rules: CompiledRules, run: Situation) -> dict[str, int]:
 
 
 def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
-    """Return the memory of every optimizer in a run's place, the least first; without those that the rules reject."""
+    """Return the memory of a run with every optimizer, least first, without those that the rules reject."""
     names = [name for name in rules.catalog.optimizer_ids if not is_rejected(rules, run, name)]
     fits = [
         replace(_fit_optimizer(rules, run, name), breaks=not is_sound_when_sharded(rules, run, name)) for name in names
@@ -93,12 +93,12 @@ def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
 
 
 def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
-    """Return whether the rules reject an optimizer together with the stated inputs."""
+    """Return whether the rules reject an optimizer for the specified inputs."""
     return rules.defaults.find_contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
 
 
 def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:
-    """Return the memory of an optimizer in a run's place; the largest micro-batch and length where there is a limit."""
+    """Return the memory of a run with an optimizer; with a limit, also the largest micro-batch and longest sequence."""
     if run.vram_bytes is None:
         return estimator.estimate_total(rules.memory_rules, select_memory_inputs(run), optimizer)
     memory = estimator.estimate(rules.memory_rules, run, optimizer)

@@ -1,4 +1,4 @@
-"""Memory pressure: whether a limit constrains the choice, and at which limits and sizes that changes."""
+"""Memory pressure: how the memory limit constrains a run, and the limits and sizes at which this changes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.optimizer_memory import estimate_optimizer_memory
 from optadvise.memory.search import find_max_model_size
 
-MINOR_SHARE = 0.05  # of the required memory: smaller savings of optimizer state do not count
+MINOR_SHARE = 0.05  # of the required memory; smaller savings of optimizer state are ignored
 
 
 def classify_pressure(rules: CompiledRules, situation: Situation) -> str:
-    """Return the derived fact `memory`: how the memory limit constrains a run."""
+    """Return the value of the derived fact `memory`."""
     if situation.vram_bytes is None:
         return "unlimited"
     return "limited" if situation.params is None else _classify_sized(rules, situation)
@@ -33,14 +33,14 @@ def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
 
 
 def saved_state_bytes(rules: CompiledRules, situation: Situation) -> int:
-    """Return the bytes that the compact optimizer's state saves against the reference optimizer's."""
+    """Return the bytes that the compact optimizer's state saves compared with the reference optimizer's."""
     memory, inputs = rules.memory_rules, select_memory_inputs(situation)
     reference = estimate_optimizer_memory(memory, inputs, rules.reference_optimizer).state
     return reference - estimate_optimizer_memory(memory, inputs, rules.compact_optimizer).state
 
 
 def find_required_bytes(rules: CompiledRules, situation: Situation) -> list[int]:
-    """Return the limits at which the reference and the compact optimizer begin to fit; empty for an unknown size."""
+    """Return the smallest limits at which the reference and the compact optimizer fit; empty for an unknown size."""
     names = (rules.reference_optimizer, rules.compact_optimizer)
     inputs = select_memory_inputs(situation)
     required = [estimator.compute_required_bytes(rules.memory_rules, inputs, name) for name in names]
@@ -48,14 +48,14 @@ def find_required_bytes(rules: CompiledRules, situation: Situation) -> list[int]
 
 
 def find_largest_sizes(rules: CompiledRules, situation: Situation) -> list[int]:
-    """Return the parameters up to which the reference and the compact optimizer fit; empty without a limit."""
+    """Return the largest models for the reference and the compact optimizer, in parameters; empty without a limit."""
     names = (rules.reference_optimizer, rules.compact_optimizer)
     sizes = [find_max_model_size(rules.memory_rules, situation, name) for name in names]
     return [size.max_params for size in sizes if size is not None]
 
 
 def locate_estimate(rules: CompiledRules, situation: Situation, estimate: MemoryEstimate) -> dict[str, int]:
-    """Return the cells of the facts that a memory estimate adds: `fits` and `state_share`."""
+    """Return the cells of the facts `fits` and `state_share`, which follow from a memory estimate."""
     state_share = None
     if estimate.total is not None:
         state_share = "minor" if saved_state_bytes(rules, situation) < MINOR_SHARE * estimate.total else "notable"
@@ -66,7 +66,7 @@ def locate_estimate(rules: CompiledRules, situation: Situation, estimate: Memory
 
 
 def _classify_fit(rules: CompiledRules, estimate: MemoryEstimate) -> str | None:
-    """Return whether a run fits: no, close or yes; None where its size or the limit is unknown."""
+    """Return whether a run fits (no, close or yes); None if its size or the limit is unknown."""
     if estimate.model_states is None or estimate.available is None:
         return None
     if estimate.fits is False:

@@ -1,4 +1,4 @@
-"""Probes: the facts that can be changed to get another optimizer, and the values of each that are worth a try."""
+"""Probes of the sensitivity analysis: facts to change, and values to try."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from optadvise.core.records import Situation
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.rulebase.tables import Axis
 
-MEMORY_FACTS = ("params", "vram_bytes")  # memory pressure has thresholds in these, the deciding tables have none
-_OBSERVED = "stability"  # nobody changes it, but people learn it, unlike other fixed facts
-_COST = {"free": 0, "cheap": 1, "costly": 2, "fixed": 3}  # of changing a fact, as rules/facts.yaml rates it
+MEMORY_FACTS = ("params", "vram_bytes")  # memory pressure has thresholds in these
+_OBSERVED = "stability"  # users cannot change it, but they observe it during training
+_COST = {"free": 0, "cheap": 1, "costly": 2, "fixed": 3}  # of changing a fact; `change` in rules/facts.yaml
 
 
 class Candidate(Struct, frozen=True):
-    """A value to try, and the cells that the deciding tables do not distinguish from its own."""
+    """A value to try, and the cells that the deciding tables do not distinguish from it."""
 
     cells: range
     value: Any
@@ -30,21 +30,21 @@ class Probe(Struct, frozen=True):
 
     fact: str
     axis: Axis
-    is_deciding: bool  # a deciding table reads it
+    is_deciding: bool  # whether a deciding table reads it
     affects_memory: bool
     candidates: tuple[Candidate, ...]
 
 
 @cached(1)
 def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
-    """Return the facts to change, those that are easiest to change first."""
+    """Return the facts to change, the easiest first."""
     facts = rules.catalog.facts
     names = sorted(facts, key=lambda name: _COST[facts[name].change])
     return tuple(_make_probe(rules, name) for name in names if _is_probed(rules, name))
 
 
 def _is_probed(rules: CompiledRules, fact: str) -> bool:
-    """Return whether a fact can be stated and rules distinguish its values; `estimate` shows the effect on memory."""
+    """Return whether users can set a fact and its values can lead to another optimizer."""
     is_read = is_deciding(rules, fact) or fact in ESTIMATE_FACTS or fact in rules.defaults.triggers
     axis = rules.axes[fact]
     has_values = axis.choices is not None or bool(axis.cuts) or fact in MEMORY_FACTS
@@ -60,8 +60,8 @@ def _make_probe(rules: CompiledRules, fact: str) -> Probe:
         ]
     else:
         candidates = [
-            Candidate(cells=range(cell, cell + 1), value=parse_choice(axis, word))
-            for cell, word in enumerate(axis.choices)
+            Candidate(cells=range(cell, cell + 1), value=parse_choice(axis, choice))
+            for cell, choice in enumerate(axis.choices)
         ]
     return Probe(
         fact=fact,
@@ -73,19 +73,19 @@ def _make_probe(rules: CompiledRules, fact: str) -> Probe:
 
 
 def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool:
-    """Return whether a fact can be changed to get another optimizer: it is not fixed, or was not specified."""
+    """Return whether a user can change a fact: it is not fixed, or its value is assumed."""
     cost = rules.catalog.facts[fact].change
     return cost != "fixed" or fact == _OBSERVED or fact in situation.assumed
 
 
 def is_deciding(rules: CompiledRules, fact: str) -> bool:
-    """Return whether a table that decides about the optimizer reads a fact."""
+    """Return whether a deciding table reads a fact."""
     return any(fact in table.columns for table in rules.deciding_tables)
 
 
-def parse_choice(axis: Axis, word: str) -> str | bool:
-    """Return the value of a word of an axis: a flag's as a boolean."""
-    return word == "true" if axis.choices == ("true", "false") else word
+def parse_choice(axis: Axis, choice: str) -> str | bool:
+    """Return the value of an axis's choice; flags become booleans."""
+    return choice == "true" if axis.choices == ("true", "false") else choice
 
 
 @cached(8192)

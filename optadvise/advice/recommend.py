@@ -1,4 +1,4 @@
-"""The recommendation for a situation: decide, estimate once, plan the schedule, set the hyperparameters, and warn."""
+"""Recommendation for a situation: optimizer, memory, schedule, hyperparameters and warnings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
 
     Args:
         rules: The compiled rules.
-        situation: The inputs, completed.
+        situation: A complete situation.
 
     Raises:
-        RuleFileError: The rules leave this situation open or contradict themselves.
+        RuleFileError: No rule or several rules apply.
     """
     decision = decide(rules, situation)
     optimizer = decision.optimizer
@@ -50,7 +50,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         alternatives=tuple(list_alternatives(rules, run, decision)),
         warnings=tuple(_list_warnings(rules, cells)),
         trace=(*trace_decision(decision), schedule.trace),
-        # Sensitivities change the inputs, from which the micro-batch follows: they start without it.
+        # The micro-batch follows from the inputs, so sensitivities start from the situation without it.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
         fingerprint=rules.catalog.fingerprint,
         layers=rules.catalog.layers,
@@ -58,15 +58,15 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
 
 
 def advise(rules: CompiledRules, inputs: FactValues) -> Recommendation:
-    """Return the advice for stated inputs.
+    """Return the advice for specified inputs.
 
     Args:
         rules: The compiled rules.
-        inputs: Values by fact, only what was stated.
+        inputs: Specified values by fact.
 
     Raises:
-        InputError: Two inputs contradict each other.
-        RuleFileError: The rules leave the situation open or contradict themselves.
+        InputError: Inputs contradict each other.
+        RuleFileError: No rule or several rules apply.
 
     Example:
         >>> from optadvise.rulebase.catalog import load
@@ -77,7 +77,7 @@ def advise(rules: CompiledRules, inputs: FactValues) -> Recommendation:
 
 
 def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> MemoryEstimate:
-    """Return the memory of a run with its micro-batch; without figures where its size is not known."""
+    """Return the memory estimate of a run; without figures if its size is unknown."""
     if run.params is None:
         return estimate_unknown_size(run.vram_bytes)
     return estimate(rules.memory_rules, run, optimizer)

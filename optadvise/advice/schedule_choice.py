@@ -1,4 +1,4 @@
-"""The choice of a schedule for an optimizer, and its numbers for a run."""
+"""Choice of a schedule for an optimizer, and its steps for a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optadvise.rulebase.table_records import Rule
 
 
 class ScheduleChoice(Struct, frozen=True):
-    """A schedule, the rule that chose it, and the reason that is traced."""
+    """A schedule, the rule that chose it, and its trace entry."""
 
     scheduler: Scheduler
     rule: Rule
@@ -24,19 +24,19 @@ class ScheduleChoice(Struct, frozen=True):
 
 
 def choose_schedule(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]) -> ScheduleChoice:
-    """Return the schedule for an optimizer: the one that the rules choose, unless its card excludes that.
+    """Return the schedule for an optimizer: the choice of the rules, unless the card excludes it.
 
     Args:
         rules: The compiled rules.
         optimizer: The card.
-        cells: The cells of all facts so far.
+        cells: Cells of all known facts.
     """
     rule = rules.tables["choose_schedule"].winner(cells)
     chosen = rule.choice.chosen
     scheduler = restrict_schedule(rules, optimizer, chosen)
     if scheduler.id == chosen:
         return ScheduleChoice(scheduler=scheduler, rule=rule, trace=trace_rule(rule))
-    because = f"{optimizer.name} runs under {', '.join(optimizer.schedules or ())} only, so {chosen} is not taken"
+    because = f"{optimizer.name} requires one of these schedules: {', '.join(optimizer.schedules or ())}"
     trace = TraceEntry(
         table="choose_schedule", rule=optimizer.id, because=because, cite=optimizer.cite, layer=optimizer.layer
     )
@@ -44,7 +44,7 @@ def choose_schedule(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[s
 
 
 def restrict_schedule(rules: CompiledRules, optimizer: Optimizer, chosen: str) -> Scheduler:
-    """Return a chosen schedule, or one that the optimizer's card allows, with a warmup if the chosen one has it."""
+    """Return a chosen schedule, or one that the optimizer's card allows, preferably with equal use of warmup."""
     scheduler = rules.catalog.scheduler(chosen)
     if optimizer.schedules is None or chosen in optimizer.schedules:
         return scheduler
@@ -53,7 +53,7 @@ def restrict_schedule(rules: CompiledRules, optimizer: Optimizer, chosen: str) -
 
 
 def find_default_warmup(rules: CompiledRules, scheduler: Scheduler) -> Rule:
-    """Return the rule for the warmup of a schedule in a run of which nothing else is known."""
+    """Return the rule that sets the warmup of a schedule for a run without other inputs."""
     cells = locate(rules, complete_situation(rules, {}))
     cells["schedule"] = rules.axes["schedule"].cell(scheduler.family)
     return rules.tables["warmup"].winner(cells)
@@ -62,12 +62,12 @@ def find_default_warmup(rules: CompiledRules, scheduler: Scheduler) -> Rule:
 def plan_schedule(
     choice: ScheduleChoice, situation: Situation, hyperparameters: Mapping[str, AdvisedHyperparameter]
 ) -> ScheduleAdvice:
-    """Return a schedule with the numbers of a run.
+    """Return a schedule with the steps and learning rates of a run.
 
     Args:
         choice: The schedule.
-        situation: The run, for its steps.
-        hyperparameters: By name; `lr`, and `warmup_fraction` where the schedule has a warmup.
+        situation: The run with its number of steps.
+        hyperparameters: `lr`, and `warmup_fraction` if the schedule has a warmup.
     """
     warmup = hyperparameters.get("warmup_fraction")
     fraction = 0.0 if warmup is None else warmup.value

@@ -1,7 +1,7 @@
 """Sensitivities: for each fact, the nearest value at which the rules choose another optimizer.
 
-One fact is changed at a time. Every range of its axis that the deciding tables distinguish is tried, so the list of
-single changes is complete. Where memory pressure decides, the thresholds are computed instead of searched.
+One fact is changed at a time. All ranges that the deciding tables distinguish are tried, so the list of single changes
+is complete. Thresholds of memory pressure are computed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from optadvise.memory.inputs import ESTIMATE_FACTS
 
 
 class Baseline(Struct, frozen=True, eq=False):
-    """The decision that changes are compared with; baselines of one key share the results of functions."""
+    """The decision that changes are compared with; baselines with equal keys share cached results."""
 
     situation: Situation
     optimizer: str
-    point: tuple[int, ...]  # the cells of `CompiledRules.deciding_facts`
-    key: Hashable  # what changes depend on that do not affect memory
+    point: tuple[int, ...]  # cells of `CompiledRules.deciding_facts`
+    key: Hashable  # inputs of changes that do not affect memory
 
     def __eq__(self, other: object) -> bool:
-        """Return whether changes that do not affect memory have the same effect."""
+        """Return whether the keys are equal."""
         return isinstance(other, Baseline) and self.key == other.key
 
     def __hash__(self) -> int:
@@ -41,7 +41,7 @@ class Baseline(Struct, frozen=True, eq=False):
 
     @property
     def is_sized(self) -> bool:
-        """Return whether the model's size and the memory limit are known, so that memory pressure can be computed."""
+        """Return whether memory pressure can be computed: the model's size and the memory limit are known."""
         return self.situation.params is not None and self.situation.vram_bytes is not None
 
 
@@ -50,8 +50,8 @@ def find_sensitivities(rules: CompiledRules, situation: Situation, decision: Dec
 
     Args:
         rules: The compiled rules.
-        situation: The situation as it was completed, without what was derived from the optimizer.
-        decision: The optimizer that the rules choose in it.
+        situation: The complete situation, without facts derived from the optimizer.
+        decision: The decision for this situation.
     """
     baseline = _start(rules, situation, decision)
     if situation.params is None and situation.vram_bytes is None:
@@ -75,12 +75,12 @@ def _list_read_facts(rules: CompiledRules) -> tuple[str, ...]:
 
 @cached(4096)
 def _search_unsized(rules: CompiledRules, baseline: Baseline) -> tuple[Sensitivity, ...]:
-    """Search where neither a size nor a limit is known, so that every change depends on cells alone."""
+    """Search without a known size and limit; changes depend on cells alone and are cached by key."""
     return tuple(_search(rules, baseline))
 
 
 def _search(rules: CompiledRules, baseline: Baseline) -> Iterator[Sensitivity]:
-    """Yield the changes that lead to another optimizer, in the order of the probes."""
+    """Yield the changes that lead to another optimizer, in order of the probes."""
     by_cells = _search_by_cells(rules, baseline)
     for probe in list_probes(rules):
         if not is_changeable(rules, probe.fact, baseline.situation):
@@ -95,7 +95,7 @@ def _search(rules: CompiledRules, baseline: Baseline) -> Iterator[Sensitivity]:
 
 @cached(4096)
 def _search_by_cells(rules: CompiledRules, baseline: Baseline) -> dict[str, tuple[Sensitivity, ...]]:
-    """Return the sensitivities by fact, of the facts whose change does not need the memory arithmetic."""
+    """Return the sensitivities by fact, for facts whose change requires no memory estimate."""
     return {
         probe.fact: tuple(_search_probe(rules, baseline, probe))
         for probe in list_probes(rules)
@@ -114,7 +114,7 @@ def _search_probe(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Ite
 
 
 def _search_choices(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
-    """Yield for each other optimizer the choices that lead to it, joined by commas."""
+    """Yield the choices that lead to each other optimizer, joined by commas."""
     current = probe.axis.cell(getattr(baseline.situation, probe.fact))
     by_optimizer: dict[str, list[str]] = {}
     for cell, (choice, candidate) in enumerate(zip(probe.axis.choices or (), probe.candidates, strict=True)):
@@ -138,7 +138,7 @@ def _search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> I
         for i, candidate in enumerate(probe.candidates)
     ]  # fmt: skip
     differing = [i for i, optimizer in enumerate(optimizers) if optimizer != baseline.optimizer]
-    if current is None:  # only the range at each end of the axis can be named
+    if current is None:  # unknown value: only ranges at the ends of the axis are conditions
         below = differing[:1] if differing[:1] == [0] else []
         above = [i for i in differing if i > 0 and set(optimizers[i:]) == {optimizers[i]}]
     else:
@@ -155,7 +155,7 @@ def _search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> I
 
 
 def _choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: Any, cell: int) -> str | None:
-    """Return the optimizer after one change; None where the change contradicts another input."""
+    """Return the optimizer after one change; None if the change contradicts another input."""
     changes = rules.defaults.follow_change(baseline.situation, fact, value)
     if changes is None:
         return None
@@ -177,7 +177,7 @@ def _find_positions(rules: CompiledRules) -> dict[str, int]:
 
 
 def _depends_on_memory(rules: CompiledRules, point: Sequence[int]) -> bool:
-    """Return whether memory pressure decides about the optimizer, all other facts being equal."""
+    """Return whether the optimizer depends on memory pressure if all other facts are fixed."""
     position = _find_positions(rules).get("memory")
     if position is None:
         return False
@@ -186,7 +186,7 @@ def _depends_on_memory(rules: CompiledRules, point: Sequence[int]) -> bool:
 
 @cached(8192)
 def _count_optimizers(rules: CompiledRules, point: tuple[int, ...], position: int) -> int:
-    """Count the optimizers that the values of one fact lead to, those of the others being equal."""
+    """Count the optimizers over all values of one fact if all other facts are fixed."""
     fact = rules.deciding_facts[position]
     return len({
         decide_at(rules, (*point[:position], cell, *point[position + 1 :])).optimizer.choice.chosen
@@ -198,11 +198,11 @@ def _count_optimizers(rules: CompiledRules, point: tuple[int, ...], position: in
 
 
 class Threshold(Struct, frozen=True):
-    """A value from which on memory pressure or a default may be another."""
+    """A value at which memory pressure or a default can change."""
 
     value: int
-    above: str  # the condition from the value on
-    below: str  # the condition up to the value
+    above: str  # condition for values at or above it
+    below: str  # condition for values below it
 
 
 def _search_thresholds(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
@@ -230,7 +230,7 @@ def _search_thresholds(rules: CompiledRules, baseline: Baseline, probe: Probe) -
 
 
 def _try_value(rules: CompiledRules, baseline: Baseline, fact: str, value: int, condition: str) -> Sensitivity | None:
-    """Return the sensitivity to a value, under the condition that names it; None where the optimizer stays."""
+    """Return the sensitivity for a value and its condition; None if the optimizer does not change."""
     optimizer = _choose_after(rules, baseline, fact, value, rules.axes[fact].cell(value))
     if optimizer is None or optimizer == baseline.optimizer:
         return None
