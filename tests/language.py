@@ -134,7 +134,7 @@ def _read_strings(modules: list[Module]) -> Iterator[Text]:
 
 
 def _read_templates() -> Iterator[Text]:
-    for file in sorted((ROOT / "optadvise").rglob("*.j2")):
+    for file in sorted(file for ending in ("jinja", "html") for file in (ROOT / "optadvise").rglob(f"*.{ending}")):
         text = re.sub(r"(?s)\{[{%#].*?[}%#]\}", lambda match: "\n" * match[0].count("\n"), file.read_text("utf-8"))
         name = file.relative_to(ROOT).as_posix()
         yield from (Text(name, number, line) for number, line in enumerate(text.splitlines(), 1))

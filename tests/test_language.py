@@ -27,7 +27,7 @@ def test_texts_of_every_kind_are_collected() -> None:
         "optadvise bench --help",
     ):
         assert file in files
-    assert any(file.endswith(".j2") for file in files)
+    assert any(file.endswith(".jinja") for file in files)
 
 
 @pytest.mark.parametrize("text", ["Assumed, as nobody said", "--gpus 3 is no count", "its rate is high", "the\nledger"])
