@@ -1,4 +1,4 @@
-"""Workloads that misbehave, and a look at processes, for the tests of the bench."""
+"""Invalid workloads and helpers for processes, for the tests of `optadvise bench`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.results import SCHEMAS
 
 _WORKER = "optadvise.benchmark.worker"
 
-# What `--workload mine:NAME` finds in the folder that a test runs in.
+# Module of the workloads `mine:NAME`, in the folder that a test runs in.
 MINE = """
 import os, pathlib, shutil, time
 import torch
@@ -69,7 +69,7 @@ def ending():
 
 
 def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start a command line in a process and a session of its own."""
+    """Start a command line in its own process and session."""
     return subprocess.Popen(
         [sys.executable, "-m", "optadvise", *arguments],
         stdout=subprocess.PIPE,
@@ -81,18 +81,18 @@ def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Pop
     )
 
 
-def workers(parent: int | None = None) -> list[int]:
-    """Return the worker processes that a process has started, the oldest first."""
+def list_workers(parent: int | None = None) -> list[int]:
+    """Return the ids of the worker processes of a process, oldest first."""
     parent = os.getpid() if parent is None else parent
-    return [pid for pid in _processes() if _about(pid) == (parent, True)]
+    return [pid for pid in _list_processes() if _describe_process(pid) == (parent, True)]
 
 
-def _processes() -> list[int]:
+def _list_processes() -> list[int]:
     return sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
-def _about(pid: int) -> tuple[int, bool]:
-    """Return a process's parent, and whether it is a worker."""
+def _describe_process(pid: int) -> tuple[int, bool]:
+    """Return the id of a process's parent, and whether the process is a worker."""
     try:
         parent = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -104,32 +104,32 @@ def _about(pid: int) -> tuple[int, bool]:
 
 
 def ended(pids: list[int], seconds: float = 3.0) -> bool:
-    """Return whether processes are gone, or only wait to be reaped, within some seconds."""
+    """Return whether all processes end, or become zombies, within some seconds."""
     until = time.monotonic() + seconds
-    while alive := [pid for pid in pids if _runs(pid)]:
+    while alive := [pid for pid in pids if _is_running(pid)]:
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
     return not alive
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def one_line(err: str) -> str:
-    """Return the only line of an error, without what progress said before it."""
-    lines = [line for line in err.splitlines() if not line.startswith(("starting ", "round ", "reading "))]
-    assert len(lines) == 1, err
-    assert lines[0].startswith("optadvise: "), err
-    return lines[0].removeprefix("optadvise: ")
+def find_error_line(err: str) -> str:
+    """Return the last line of stderr, which must be the only line of an error."""
+    *progress, line = err.splitlines()
+    assert line.startswith("optadvise: "), err
+    assert not any(each.startswith(("optadvise: ", "Traceback")) for each in progress), err
+    return line.removeprefix("optadvise: ")
 
 
-def result_in(text: str) -> dict[str, Any]:
-    """Return a result that keeps the contract."""
+def parse_result(text: str) -> dict[str, Any]:
+    """Parse a result and validate it against its schema."""
     data: dict[str, Any] = json.loads(text)
     jsonschema.validate(data, SCHEMAS["bench"])
     return data

@@ -1,4 +1,4 @@
-"""Results are written whole or not at all, and where they cannot be written is found before measuring."""
+"""Output files of bench: written atomically, and checked before measuring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optadvise.benchmark.saved_results import read_result
 from optadvise.core import files
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
-from tests.bench import one_line, result_in, workers
+from tests.bench import find_error_line, list_workers, parse_result
 from tests.cli import optadvise
 
 FLAGS = ("--json", "--csv", "--markdown", "--dashboard")
@@ -24,123 +24,127 @@ QUICK = ("--workload", "mine:plain", "--rounds", "2", "--steps", "2", "--threads
 
 
 @pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where anything is measured."""
+def _forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if anything is measured."""
 
     def run(arms: Sequence[object], rounds: int, **_: object) -> None:
-        pytest.fail("it measured")
+        pytest.fail("measured in spite of an invalid option")
 
     monkeypatch.setattr(runner, "run_arms", run)
 
 
-@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.usefixtures("_forbid_measuring")
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize(
-    ("path", "problem"),
+    "path",
     [
-        ("no/such/out", "there is no folder"),
-        ("folder", "is a folder; name a file in it"),
-        ("", "is a folder; name a file in it"),
-        ("mine.py/out", "there is no folder"),
-        ("/proc/out", "cannot be written ("),
-        ("/dev/full", "is no regular file"),
-        ("/dev/null", "is no regular file"),
-        ("pipe", "is no regular file"),
-        ("x" * 300, "cannot be written (File name too long)"),
-        ("x" * 255, "cannot be written (File name too long)"),
+        "no/such/out",
+        "folder",
+        "",
+        "mine.py/out",
+        "/proc/out",
+        "/dev/full",
+        "/dev/null",
+        "pipe",
+        "x" * 300,
+        "x" * 255,
     ],
 )
-def test_an_unwritable_path_is_found_before_measuring(mine: Path, flag: str, path: str, problem: str) -> None:
+def test_unwritable_path(mine: Path, flag: str, path: str) -> None:
     (mine / "folder").mkdir()
     os.mkfifo(mine / "pipe")
-    said = optadvise("bench", "adamw", *QUICK, flag, path)
-    assert (said.code, said.out) == (2, "")
-    line = one_line(said.err)
-    assert line.startswith(f"{flag} ")
-    assert problem in line
+    command = optadvise("bench", "adamw", *QUICK, flag, path)
+    assert command.failure is not None
+    assert (command.code, command.error) == (2, "file-not-writable")
+    assert (command.failure.option, command.failure.value) == (flag, os.path.realpath(path))
+    assert find_error_line(command.err).startswith(f"{flag} ")
     assert Path("/dev/null").is_char_device()
 
 
-@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.usefixtures("_forbid_measuring")
 @pytest.mark.parametrize("flag", FLAGS[1:])
-def test_only_json_goes_to_stdout(mine: Path, flag: str) -> None:
-    said = optadvise("bench", "adamw", *QUICK, flag, "-")
-    assert (said.code, said.out) == (2, "")
-    assert one_line(said.err) == f"{flag} -: only JSON goes to stdout; name a file"
+def test_only_json_is_printed_to_stdout(mine: Path, flag: str) -> None:
+    command = optadvise("bench", "adamw", *QUICK, flag, "-")
+    assert command.failure is not None
+    assert (command.code, command.failure.option, command.out) == (2, flag, "")
+    assert find_error_line(command.err).startswith(f"{flag} ")
 
 
-@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.usefixtures("_forbid_measuring")
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "x y", "x" * 101])
-def test_a_name_that_no_file_can_have(name: str) -> None:
-    said = optadvise("bench", "adamw", "--save", name)
-    assert said.code == 2
-    assert one_line(said.err).startswith(f"--save {name!r}: a name has letters")
+def test_invalid_name_of_a_saved_result(name: str) -> None:
+    command = optadvise("bench", "adamw", "--save", name)
+    assert command.failure is not None
+    assert (command.code, command.error) == (2, "invalid-value")
+    assert (command.failure.option, command.failure.value) == ("--save", name)
 
 
-@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.usefixtures("_forbid_measuring")
 @pytest.mark.parametrize("folder", ["/dev/null/results", "/proc/results", "mine.py"])
-def test_a_data_folder_that_cannot_be_made(mine: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_data_folder_that_cannot_be_created(mine: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     monkeypatch.setenv("OPTADVISE_DATA_DIR", folder)
-    said = optadvise("bench", "adamw", *QUICK, "--save", "main")
-    assert said.code == 2
-    assert "cannot be made (" in one_line(said.err)
+    command = optadvise("bench", "adamw", *QUICK, "--save", "main")
+    assert command.failure is not None
+    assert (command.code, command.error, command.failure.option) == (2, "file-not-writable", "--save")
+    assert str(command.failure.value).startswith(folder)
+    find_error_line(command.err)
 
 
-def test_a_full_disk_is_found_before_measuring(mine: Path) -> None:
-    """A limit on the size of files stands for the disk: writing more than 100 KiB fails."""
+def test_full_disk_is_detected_before_measuring(mine: Path) -> None:
+    """A limit of 100 KiB on file sizes simulates the full disk."""
     command = f"ulimit -f 100; exec {sys.executable} -m optadvise bench adamw --json out.json"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert one_line(done.stderr).startswith("--json '")
-    assert "cannot be written (File too large)" in done.stderr
-    assert "starting" not in done.stderr
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1  # no progress
+    assert find_error_line(process.stderr).startswith("--json '")
+    assert "(File too large)" in process.stderr
     assert not (mine / "out.json").exists()
 
 
-def test_a_folder_that_goes_away_while_measuring_is_one_line(mine: Path) -> None:
+def test_folder_removed_while_measuring(mine: Path) -> None:
     (mine / "results").mkdir()
-    said = optadvise("bench", "adamw", *QUICK, "--workload", "mine:folderless", "--json", "results/out.json")
-    assert said.code == 2
-    assert one_line(said.err).endswith("cannot be written (No such file or directory); name another place")
-    assert workers() == []
+    command = optadvise("bench", "adamw", *QUICK, "--workload", "mine:folderless", "--json", "results/out.json")
+    assert (command.code, command.error) == (2, "file-not-writable")
+    assert "results/out.json" in find_error_line(command.err)
+    assert list_workers() == []
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", ["write_bytes", "replace"])
-def test_writing_that_is_broken_off_leaves_the_old_file(
+def test_failed_write_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: str
 ) -> None:
     file = tmp_path / "out.json"
     files.write_output(file, "old")
 
-    def broken(*arguments: object) -> None:
+    def fail(*arguments: object) -> None:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, at, broken)
+        patch.setattr(Path, at, fail)
         with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt):
             files.write_output(file, "new")
     assert file.read_text("utf-8") == "old"
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_reader_never_sees_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, seen = tmp_path / "out.json", []
+def test_files_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, contents = tmp_path / "out.json", []
     files.write_output(file, "old")
     write = Path.write_bytes
 
-    def look(path: Path, content: bytes) -> None:
+    def write_and_read(path: Path, content: bytes) -> None:
         write(path, content)
-        seen.append(file.read_text("utf-8"))
+        contents.append(file.read_text("utf-8"))
 
-    monkeypatch.setattr(Path, "write_bytes", look)
+    monkeypatch.setattr(Path, "write_bytes", write_and_read)
     files.write_output(file, "new" * 10_000)
-    assert seen == ["old"]
+    assert contents == ["old"]
     assert file.read_text("utf-8") == "new" * 10_000
     assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
+def test_symbolic_link_is_kept(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     target, link = tmp_path / "there" / "out.json", tmp_path / "link.json"
     link.symlink_to(target)
@@ -150,14 +154,14 @@ def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
     assert target.read_text("utf-8") == "new"
 
 
-def test_all_files_are_written_and_nothing_else(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_requested_files_are_written(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTADVISE_DATA_DIR", str(mine / "data"))
     before = {file.name for file in mine.iterdir()}
-    said = optadvise(
+    command = optadvise(
         "bench", "adamw", *QUICK, "--json", "a.json", "--csv", "a.csv", "--markdown", "a.md", "--dashboard", "b.json",
         "--save", "main-2024",
     )  # fmt: skip
-    assert said.code == 0, said.err
+    assert command.code == 0, command.err
     assert {file.name for file in mine.iterdir()} - before - {"__pycache__"} == {
         "a.json",
         "a.csv",
@@ -165,6 +169,6 @@ def test_all_files_are_written_and_nothing_else(mine: Path, monkeypatch: pytest.
         "b.json",
         "data",
     }
-    kept = read_result("main-2024")
-    assert json.loads(encode_json(kept)) == result_in((mine / "a.json").read_text("utf-8"))
-    assert kept.complete is True
+    saved = read_result("main-2024")
+    assert json.loads(encode_json(saved)) == parse_result((mine / "a.json").read_text("utf-8"))
+    assert saved.complete is True

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and kill -9: what was measured is kept and written, and no process is left."""
+"""Ctrl-C, SIGTERM and SIGKILL: finished rounds are written, and no process is left."""
 
 from __future__ import annotations
 
@@ -17,101 +17,101 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import request
 from optadvise.benchmark.options import BenchOptions
 from optadvise.core.signals import interrupt_on_sigterm
-from tests.bench import ended, result_in, started, workers
+from tests.bench import ended, list_workers, parse_result, started
 from tests.cli import optadvise
 
 LONG = ("--workload", "mine:slow", "--rounds", "500", "--steps", "2", "--threads", "1")
 
 
 @contextlib.contextmanager
-def running(*arguments: str, folder: Path, until: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """Run a measurement until a line of its progress; yield it with its workers."""
+def run_until(*arguments: str, folder: Path, line: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Run a benchmark until a line of its progress, and yield its process and the ids of its workers."""
     process = started("bench", *arguments, folder=folder)
     try:
         assert process.stderr is not None
-        _wait_for(process.stderr, until)
-        yield process, workers(process.pid)
+        _wait_for(process.stderr, line)
+        yield process, list_workers(process.pid)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
-def _wait_for(stream: IO[str], line: str) -> None:
-    said = []
-    for found in stream:
-        said.append(found)
-        if found.startswith(line):
+def _wait_for(stream: IO[str], start: str) -> None:
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if line.startswith(start):
             return
-    pytest.fail(f"it ended before {line!r}: {''.join(said)}")
+    pytest.fail(f"the process ended before {start!r}: {''.join(lines)}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_measured_is_written_and_nothing_is_left(mine: Path, number: signal.Signals) -> None:
+def test_interrupt_writes_finished_rounds_and_ends_workers(mine: Path, number: signal.Signals) -> None:
     files = ("--json", "out.json", "--csv", "out.csv", "--markdown", "out.md", "--dashboard", "out-dashboard.json")
-    with running("lion", *LONG, *files, folder=mine, until="round 3 of 500") as (process, pids):
+    with run_until("lion", *LONG, *files, folder=mine, line="round 3 of 500") as (process, pids):
         assert len(pids) == 2
-        os.killpg(process.pid, number)  # as a terminal does
+        os.killpg(process.pid, number)  # as a terminal sends Ctrl-C
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "optadvise: interrupted"
     assert "Traceback" not in err
     assert ended(pids)
-    found = result_in((mine / "out.json").read_text("utf-8"))
-    assert (found["complete"], found["verdict"]) == (False, None)
-    for arm in found["arms"]:
+    result = parse_result((mine / "out.json").read_text("utf-8"))
+    assert (result["complete"], result["verdict"]) == (False, None)
+    for arm in result["arms"]:
         assert (arm["status"], arm["error"]) == ("ok", None)
         assert arm["state_bytes"] > 0
         assert len(arm["step_seconds"]["samples"]) >= 4
-        assert arm["loss"] == {"first": None, "last": None, "finite": None}  # told at the end only
-    assert found["ratios"]
+        assert arm["loss"] == {"first": None, "last": None, "finite": None}  # reported at the end
+    assert result["ratios"]
     assert "Interrupted" in out
     assert sorted(file.name for file in mine.iterdir() if file.name.startswith((".", "out"))) == [
         "out-dashboard.json", "out.csv", "out.json", "out.md",
     ]  # fmt: skip
 
 
-def test_an_interruption_before_anything_was_measured(mine: Path) -> None:
-    with running("lion", *LONG, "--json", "out.json", folder=mine, until="starting lion") as (process, _):
+def test_interrupt_before_the_first_round(mine: Path) -> None:
+    with run_until("lion", *LONG, "--json", "out.json", folder=mine, line="starting lion") as (process, _):
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=20)
         assert process.returncode == 130
         assert "Traceback" not in err
-    found = result_in((mine / "out.json").read_text("utf-8"))
-    assert (found["complete"], found["ratios"]) == (False, [])
-    assert {arm["step_seconds"]["median"] for arm in found["arms"]} == {None}
-    assert ended(workers(process.pid))
+    result = parse_result((mine / "out.json").read_text("utf-8"))
+    assert (result["complete"], result["ratios"]) == (False, [])
+    assert {arm["step_seconds"]["median"] for arm in result["arms"]} == {None}
+    assert ended(list_workers(process.pid))
 
 
-def test_an_interruption_still_writes_to_stdout_what_was_to_go_there(mine: Path) -> None:
-    with running("adamw", *LONG, "--json", "-", "--control", "none", folder=mine, until="round 2") as (process, pids):
+def test_interrupt_prints_json(mine: Path) -> None:
+    with run_until("adamw", *LONG, "--json", "-", "--control", "none", folder=mine, line="round 2") as (process, pids):
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert ended(pids)
-    assert result_in(out)["complete"] is False
+    assert parse_result(out)["complete"] is False
 
 
-def test_sigterm_ends_a_measurement_of_a_program_and_keeps_what_was_measured(rules: CompiledRules, mine: Path) -> None:
+def test_sigterm_in_a_program_using_the_library(rules: CompiledRules, mine: Path) -> None:
     options = BenchOptions(workload="mine:plain", rounds="500", steps="2", threads="1")
-    asked = request.prepare_request(rules, ["lion"], options)
+    prepared = request.prepare_request(rules, ["lion"], options)
     pids = []
 
-    def terminate(what: str, label: str, number: int) -> None:
-        if (what, number) == ("round", 3):
-            pids.extend(workers())
+    def terminate(event: str, label: str, number: int) -> None:
+        if (event, number) == ("round", 3):
+            pids.extend(list_workers())
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(request.InterruptedMeasurementError) as stopped:
-        request.measure(asked, progress=terminate)
+    with pytest.raises(request.InterruptedMeasurementError) as caught:
+        request.measure(prepared, progress=terminate)
     assert len(pids) == 2
     assert ended(pids)
-    assert stopped.value.result.complete is False
-    assert [len(arm.step_seconds.samples) for arm in stopped.value.result.arms] == [4, 4]
+    assert caught.value.result.complete is False
+    assert [len(arm.step_seconds.samples) for arm in caught.value.result.arms] == [4, 4]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_program_keeps_its_own_handler_of_sigterm() -> None:
+def test_sigterm_handler_of_the_program_is_kept() -> None:
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
@@ -122,19 +122,19 @@ def test_a_program_keeps_its_own_handler_of_sigterm() -> None:
     assert received == [signal.SIGTERM]
 
 
-def test_a_thread_which_cannot_handle_signals_measures_all_the_same(mine: Path) -> None:
+def test_bench_in_a_thread_which_cannot_handle_signals(mine: Path) -> None:
     codes = []
-    line = ("bench", "adamw", "--workload", "mine:plain", "--control", "none", "--rounds", "1", "--steps", "1")
-    thread = threading.Thread(target=lambda: codes.append(optadvise(*line).code))
+    arguments = ("bench", "adamw", "--workload", "mine:plain", "--control", "none", "--rounds", "1", "--steps", "1")
+    thread = threading.Thread(target=lambda: codes.append(optadvise(*arguments).code))
     thread.start()
     thread.join()
     assert codes == [0]
 
 
-def test_workers_end_by_themselves_when_their_parent_is_killed(mine: Path) -> None:
-    with running("lion", *LONG, "--json", "out.json", folder=mine, until="round 2 of 500") as (process, pids):
+def test_workers_end_when_their_parent_is_killed(mine: Path) -> None:
+    with run_until("lion", *LONG, "--json", "out.json", folder=mine, line="round 2 of 500") as (process, pids):
         assert len(pids) == 2
         process.kill()
         process.wait()
         assert ended(pids, seconds=5)
-    assert result_in((mine / "out.json").read_text("utf-8"))["complete"] is False
+    assert parse_result((mine / "out.json").read_text("utf-8"))["complete"] is False

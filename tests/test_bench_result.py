@@ -15,7 +15,7 @@ from optadvise.benchmark.requirements import parse_requirement, worst_verdict
 from optadvise.benchmark.spec import Role, Spec
 from optadvise.core.json_text import encode_json
 from tests.results import MACHINE
-from tests.test_bench_runner import arm
+from tests.test_bench_runner import make_arm
 
 COUNTS = ArmCounts(
     parameters=1000, parameter_bytes=4000, gradient_bytes=4000, tensors=2, state_bytes=8000,
@@ -46,7 +46,10 @@ def record(
     label: str, *, role: Role = "candidate", step: float = 0.02, optimizer: float = 0.004, **counts: Any
 ) -> ArmMeasurement:
     return ArmMeasurement(
-        arm=arm(label, role=role), counts=replace(COUNTS, **counts), rounds=rounds(step, optimizer), summary=SUMMARY
+        arm=make_arm(label, role=role),
+        counts=replace(COUNTS, **counts),
+        rounds=rounds(step, optimizer),
+        summary=SUMMARY,
     )
 
 
@@ -55,7 +58,9 @@ def control(**counts: Any) -> ArmMeasurement:
 
 
 def failed(label: str, status: Status = "oom", peak: PeakMemory | None = None) -> ArmMeasurement:
-    return ArmMeasurement(arm=arm(label), failure=ArmFailure(status=status, error="no room", peak_memory_bytes=peak))
+    return ArmMeasurement(
+        arm=make_arm(label), failure=ArmFailure(status=status, error="no room", peak_memory_bytes=peak)
+    )
 
 
 def made(
@@ -117,7 +122,7 @@ def test_an_arm_that_broke_keeps_its_samples_and_has_no_ratio() -> None:
 
 def test_without_a_control_there_are_no_ratios() -> None:
     assert made(record("a"), record("b"))["ratios"] == []
-    assert made(record("a"), replace(failed("base"), arm=arm("base", role="control")))["ratios"] == []
+    assert made(record("a"), replace(failed("base"), arm=make_arm("base", role="control")))["ratios"] == []
 
 
 @pytest.mark.parametrize(

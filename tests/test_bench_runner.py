@@ -1,4 +1,4 @@
-"""The order of a measurement, exactly: arms that are no processes, and no clock."""
+"""Order of events in a benchmark, with arms that are not processes and without a clock."""
 
 from __future__ import annotations
 
@@ -16,147 +16,151 @@ from optadvise.benchmark.spec import Arm
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
-BROKEN = ArmFailedError(ArmFailure(status="error", error="broken"))
+BROKEN = ArmFailedError(ArmFailure(status="error", error="broken", code=ErrorCode.LIBRARY_ERROR))
 
 
-def arm(label: str, **changes: Any) -> Arm:
+def make_arm(label: str, **changes: Any) -> Arm:
     return replace(Arm(
         optimizer=label, label=label, role="candidate", path="a.B", package=None, variant=None, kwargs={},
         decay_argument=None,
     ), **changes)  # fmt: skip
 
 
-class Fake:
-    """An arm that answers at once, says in a shared log what it was asked, and fails where it is told to."""
+class FakeArm:
+    """Arm without a process, which writes calls to a shared log and raises given exceptions."""
 
     def __init__(
-        self, label: str, log: list[str], fails: dict[str, BaseException] | None = None, **changes: Any
+        self, label: str, log: list[str], errors: dict[str, BaseException] | None = None, **changes: Any
     ) -> None:
-        self.arm = arm(label, **changes)
+        self.arm = make_arm(label, **changes)
         self._log = log
-        self._fails = fails or {}
+        self._errors = errors or {}
         self._rounds = 0
 
-    def _do(self, what: str) -> None:
-        self._log.append(f"{what} {self.arm.label}")
-        if what in self._fails:
-            raise self._fails[what]
+    def _record(self, call: str) -> None:
+        self._log.append(f"{call} {self.arm.label}")
+        if call in self._errors:
+            raise self._errors[call]
 
     def start(self) -> ArmCounts:
-        self._do("start")
+        self._record("start")
         return ArmCounts(parameters=7)
 
     def measure_round(self) -> RoundSamples:
         self._rounds += 1
-        self._do(f"round{self._rounds}")
+        self._record(f"round{self._rounds}")
         return RoundSamples({"step": [float(self._rounds)]})
 
     def finish(self) -> ArmSummary:
-        self._do("finish")
+        self._record("finish")
         return ArmSummary(finite=True)
 
     def stop(self) -> None:
         self._log.append(f"stop {self.arm.label}")
 
 
-def kept(records: Sequence[ArmMeasurement]) -> list[tuple[str, int, bool]]:
-    """Return each arm's label, how many rounds it has, and whether it was finished."""
+def summarize(records: Sequence[ArmMeasurement]) -> list[tuple[str, int, bool]]:
+    """Return each arm's label, number of rounds, and whether it has finished."""
     return [(r.arm.label, len(r.rounds), r.summary != ArmSummary()) for r in records]
 
 
-def silent(what: str, label: str, number: int) -> None:
+def ignore_event(event: str, label: str, number: int) -> None:
     pass
 
 
-def nothing(records: Sequence[ArmMeasurement]) -> None:
+def ignore_records(records: Sequence[ArmMeasurement]) -> None:
     pass
 
 
-def measured(
-    log: list[str], *arms: Fake, rounds: int = 3, save: Callable[[Sequence[ArmMeasurement]], None] = nothing
+def measure(
+    log: list[str], *arms: FakeArm, rounds: int = 3, save: Callable[[Sequence[ArmMeasurement]], None] = ignore_records
 ) -> list[ArmMeasurement]:
-    return runner.run_arms(arms, rounds, progress=silent, save=save)
+    return runner.run_arms(arms, rounds, progress=ignore_event, save=save)
 
 
-def test_rounds_alternate_their_order() -> None:
+def test_order_alternates_between_rounds() -> None:
     log: list[str] = []
-    measured(log, Fake("a", log), Fake("b", log), Fake("c", log))
+    measure(log, FakeArm("a", log), FakeArm("b", log), FakeArm("c", log))
     assert log[:12] == [
         "start a", "start b", "start c",
         "round1 a", "round1 b", "round1 c",
         "round2 c", "round2 b", "round2 a",
         "round3 a", "round3 b", "round3 c",
     ]  # fmt: skip
-    # Each is ended before the next is finished: what one frees at its end is not in the next one's figures.
+    # Each arm is stopped before the next finishes, so that freeing its memory does not affect the next.
     assert log[12:18] == ["finish a", "stop a", "finish b", "stop b", "finish c", "stop c"]
     assert log[18:] == ["stop a", "stop b", "stop c"]
 
 
-def test_a_record_holds_what_the_arm_gave_in_the_order_of_the_arms() -> None:
+def test_measurements_are_in_the_order_of_the_arms() -> None:
     log: list[str] = []
-    first, second = measured(log, Fake("a", log), Fake("b", log), rounds=2)
+    first, second = measure(log, FakeArm("a", log), FakeArm("b", log), rounds=2)
     assert (first.arm.label, second.arm.label) == ("a", "b")
     assert second == ArmMeasurement(
-        arm=arm("b"), counts=ArmCounts(parameters=7), rounds=[{"step": [1.0]}, {"step": [2.0]}],
+        arm=make_arm("b"), counts=ArmCounts(parameters=7), rounds=[{"step": [1.0]}, {"step": [2.0]}],
         summary=ArmSummary(finite=True),
     )  # fmt: skip
 
 
-def test_progress_is_told_before_each_thing_happens() -> None:
+def test_progress_is_called_before_each_event() -> None:
     log: list[str] = []
     runner.run_arms(
-        [Fake("a", log), Fake("b", log)], 2, progress=lambda *told: log.append(f"told {told}"), save=nothing
-    )  # fmt: skip
+        [FakeArm("a", log), FakeArm("b", log)],
+        2,
+        progress=lambda *event: log.append(f"progress {event}"),
+        save=ignore_records,
+    )
     for number, line in enumerate(log):
-        what, label = line.split()[:2]
-        if what.startswith(("start", "round", "finish")):
-            word = what.rstrip("12")
-            assert log[number - 1].startswith(f"told ('{word}', '{label}', "), line
+        call, label = line.split()[:2]
+        if call.startswith(("start", "round", "finish")):
+            event = call.rstrip("12")
+            assert log[number - 1].startswith(f"progress ('{event}', '{label}', "), line
     assert [line for line in log if "'round'" in line] == [
-        "told ('round', 'a', 1)", "told ('round', 'b', 1)", "told ('round', 'b', 2)", "told ('round', 'a', 2)",
+        "progress ('round', 'a', 1)", "progress ('round', 'b', 1)",
+        "progress ('round', 'b', 2)", "progress ('round', 'a', 2)",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("where", "rounds"), [("start", 0), ("round1", 0), ("round3", 2), ("finish", 3)])
-def test_a_failed_arm_keeps_what_it_had_and_the_others_go_on(where: str, rounds: int) -> None:
+def test_failed_arm_keeps_its_rounds_and_others_continue(where: str, rounds: int) -> None:
     log: list[str] = []
     failure = ArmFailure(status="oom", error="no room", peak_memory_bytes=PeakMemory(process=5))
-    fails: dict[str, BaseException] = {where: ArmFailedError(failure)}
-    records = measured(log, Fake("a", log), Fake("b", log, fails), Fake("c", log))
-    assert kept(records) == [("a", 3, True), ("b", rounds, False), ("c", 3, True)]
+    errors: dict[str, BaseException] = {where: ArmFailedError(failure)}
+    records = measure(log, FakeArm("a", log), FakeArm("b", log, errors), FakeArm("c", log))
+    assert summarize(records) == [("a", 3, True), ("b", rounds, False), ("c", 3, True)]
     assert [record.failure for record in records] == [None, failure, None]
-    # It is ended at once, so that one that hangs does not slow the others down, and not asked again.
+    # It is stopped at once, so that a hanging arm does not slow down the others, and not called again.
     at = log.index(f"{where} b")
     assert log[at + 1] == "stop b"
     assert {line for line in log[at + 1 :] if line.endswith(" b")} == {"stop b"}
 
 
-def test_when_all_fail_all_are_stopped_and_nothing_else_is_asked() -> None:
+def test_all_arms_fail() -> None:
     log: list[str] = []
-    fakes = [Fake(label, log, {"start": BROKEN}) for label in "ab"]
-    records = measured(log, *fakes)
+    fakes = [FakeArm(label, log, {"start": BROKEN}) for label in "ab"]
+    records = measure(log, *fakes)
     assert [r.failure and r.failure.status for r in records] == ["error", "error"]
     assert set(log) == {"start a", "stop a", "start b", "stop b"}
 
 
-def test_an_unsupported_arm_is_never_started() -> None:
+def test_unsupported_arm_is_never_started() -> None:
     log: list[str] = []
-    records = measured(log, Fake("a", log, unsupported="needs CUDA"), Fake("b", log))
+    records = measure(log, FakeArm("a", log, unsupported="needs CUDA"), FakeArm("b", log))
     assert set(log[: log.index("stop a")]).isdisjoint({"start a", "round1 a"})
     assert {line for line in log if line.endswith(" a")} == {"stop a"}
     assert records[0].failure == ArmFailure(status="unsupported", error="needs CUDA", code=ErrorCode.UNSUPPORTED)
-    assert kept(records) == [("a", 0, False), ("b", 3, True)]
+    assert summarize(records) == [("a", 0, False), ("b", 3, True)]
 
 
-def test_everything_so_far_is_saved_after_each_round_and_at_the_end() -> None:
+def test_save_is_called_after_each_round_and_at_the_end() -> None:
     log: list[str] = []
     saved: list[list[tuple[str, int, bool]]] = []
 
     def save(records: Sequence[ArmMeasurement]) -> None:
-        saved.append(kept(records))
+        saved.append(summarize(records))
         log.append("save")
 
-    measured(log, Fake("a", log), Fake("b", log, {"round2": BROKEN}), save=save)
+    measure(log, FakeArm("a", log), FakeArm("b", log, {"round2": BROKEN}), save=save)
     assert saved == [
         [("a", 1, False), ("b", 1, False)],
         [("a", 2, False), ("b", 1, False)],
@@ -169,35 +173,37 @@ def test_everything_so_far_is_saved_after_each_round_and_at_the_end() -> None:
 
 @pytest.mark.parametrize("where", ["start", "round1", "round2", "round3", "finish"])
 @pytest.mark.parametrize("label", ["a", "b", "c"])
-def test_an_interruption_saves_what_is_there_and_leaves_no_arm_running(where: str, label: str) -> None:
+def test_interrupt_saves_and_stops_all_arms(where: str, label: str) -> None:
     log: list[str] = []
     saved: list[list[tuple[str, int, bool]]] = []
-    fakes = [Fake(name, log, {where: KeyboardInterrupt()} if name == label else None) for name in "abc"]
+    fakes = [FakeArm(name, log, {where: KeyboardInterrupt()} if name == label else None) for name in "abc"]
     with pytest.raises(KeyboardInterrupt):
-        measured(log, *fakes, save=lambda records: saved.append(kept(records)))
+        measure(log, *fakes, save=lambda records: saved.append(summarize(records)))
     at = log.index(f"{where} {label}")
     assert log[at + 1 :] == ["stop a", "stop b", "stop c"]
-    done = [
+    expected = [
         (name, sum(f"round{n} {name}" in log[:at] for n in (1, 2, 3)), f"finish {name}" in log[:at]) for name in "abc"
     ]
-    assert saved[-1] == done
+    assert saved[-1] == expected
 
 
-def test_the_arms_are_stopped_even_where_saving_fails() -> None:
+def test_arms_are_stopped_if_saving_fails() -> None:
     log: list[str] = []
 
     def save(records: Sequence[ArmMeasurement]) -> None:
         raise InputError("the disk is full")
 
     with pytest.raises(InputError):
-        measured(log, Fake("a", log), Fake("b", log), save=save)
+        measure(log, FakeArm("a", log), FakeArm("b", log), save=save)
     assert log[-2:] == ["stop a", "stop b"]
 
 
-def test_a_wrong_workload_ends_the_run_at_once_and_writes_nothing() -> None:
+def test_invalid_workload_ends_the_run_without_saving() -> None:
     log: list[str] = []
     saved: list[object] = []
-    with pytest.raises(InputError, match="no module"):
-        measured(log, Fake("a", log, {"start": InputError("no module")}), Fake("b", log), save=saved.append)
+    error = InputError("no module", code=ErrorCode.INVALID_WORKLOAD)
+    with pytest.raises(InputError) as caught:
+        measure(log, FakeArm("a", log, {"start": error}), FakeArm("b", log), save=saved.append)
+    assert caught.value is error
     assert log == ["start a", "stop a", "stop b"]
     assert not saved

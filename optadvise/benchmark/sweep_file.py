@@ -70,9 +70,9 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
             values[key] = _read_values(value_node, context)
         else:
             hint = suggest_name(key, accepted) or f"accepted: {', '.join(accepted)}"
-            context.fail(key_node, f"unknown key {key!r}; {hint}")
+            context.fail(key_node, f"unknown key {key!r}; {hint}", ErrorCode.UNKNOWN_KEY)
     if not optimizers:
-        context.fail(node, "missing key: optimizers")
+        context.fail(node, "missing key: optimizers", ErrorCode.MISSING_KEY)
     return Grid(
         optimizers=optimizers,
         options={name: values[name] for name in options if name in values},
