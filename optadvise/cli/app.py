@@ -150,7 +150,7 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # typer prints nothing when it is interrupted
-            report(classify_error(KeyboardInterrupt()), arguments)
+            report(classify_error(KeyboardInterrupt()), ())  # no JSON: bench has printed its incomplete result
     except BrokenPipeError:  # the reader of a pipe has exited, as in `| head`
         _close_stdout()
         return 0
