@@ -1,1 +1,1 @@
-"""Errors, units, records, files and other ground that every package stands on."""
+"""Errors, units, records, files and other modules that all packages use."""

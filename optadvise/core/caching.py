@@ -1,4 +1,4 @@
-"""Caching of functions on an object that holds what their results depend on beside the arguments."""
+"""Caches of function results, stored on the object that is the function's first argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 
 class CacheOwner(Protocol):
-    """An object whose functions are cached, as long as it lives."""
+    """Object that stores the caches of functions for its lifetime."""
 
     caches: dict[Callable[..., Any], Callable[..., Any]]
 
@@ -19,10 +19,10 @@ _R = TypeVar("_R")
 
 
 def cached(size: int) -> Callable[[Callable[Concatenate[_Owner, _P], _R]], Callable[Concatenate[_Owner, _P], _R]]:
-    """Cache the results of a function of an owner and hashable arguments.
+    """Cache the results of a function whose first argument is the owner and whose other arguments are hashable.
 
     Args:
-        size: Results that are kept for each owner, the latest.
+        size: Maximum number of cached results per owner.
     """
 
     def decorate(function: Callable[Concatenate[_Owner, _P], _R]) -> Callable[Concatenate[_Owner, _P], _R]:

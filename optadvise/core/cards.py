@@ -1,7 +1,7 @@
-"""Immutable records of what the rule files declare: optimizers, schedules, GPUs and sources.
+"""Immutable records of the rule files for optimizers, schedules, GPUs and sources.
 
-They are the only declaration of these files' keys (see `core.yaml_types`); frameworks, surfaces and claims are in
-the modules beside this one, tables and facts in `rulebase`.
+The records declare the keys of these files (see `core.yaml_types`). Frameworks, surfaces and claims have their own
+modules in `core`; tables and facts are in `rulebase`.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ Scalar: TypeAlias = float | int | bool | str | None
 Value: TypeAlias = Scalar | list[Scalar]
 FactValue: TypeAlias = str | int | float | bool | None
 
-# Words in the names of matrices that are not hidden, which matrix optimizers leave to their companion.
+# Words in the names of matrices that are not hidden layers; the companion of a matrix optimizer trains these.
 NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe")
-FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # of optimizers
+FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # optimizer families
 Family: TypeAlias = Literal["sgd", "adaptive", "sign", "layerwise", "matrix", "free"]
-# Over several ranks: DDP, ZeroRedundancyOptimizer, FSDP2.
+# Sharding over several ranks: DDP, ZeroRedundancyOptimizer, FSDP2.
 Sharding = Annotated[str, Meta(pattern="^(none|zero1|fsdp)$", description="one of none, zero1, fsdp")]
 Variant = Annotated[
     str, Meta(pattern="^(fused|foreach|for-loop|triton)$", description="one of fused, foreach, for-loop, triton")
 ]
 SHARDINGS = ("none", "zero1", "fsdp")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "broadcast")
-AGREES = "agrees"  # what an implementation does over several ranks where it computes what one process does
-SHIPPED = "shipped"  # the layer of the rules that come with the program
-MOST_STEPS = 10_000  # of a trajectory on a surface, which has a point for each
-UNKNOWN = "unknown"  # how a condition accepts a fact that is not specified
+AGREES = "agrees"  # an implementation on several ranks computes the same result as on one process
+SHIPPED = "shipped"  # name of the rule layer that comes with the package
+MOST_STEPS = 10_000  # maximum length of a trajectory
+UNKNOWN = "unknown"  # value of a condition that accepts a fact without a value
 
 
 class ExperimentDesign(Struct, frozen=True):
-    """The requirements of an experiment, and the distribution of its figures."""
+    """Requirements of an experiment, and the distribution of its results."""
 
-    sides: int  # optimizers that run
+    sides: int  # number of optimizers
     setting: tuple[str, ...]  # required keys of the claim's `setting`
-    sweeps_lr: bool = False  # each side has learning rates to try
-    ratio: bool = True  # its figures are above zero and spread by factors; else they may have any sign
+    sweeps_lr: bool = False  # each optimizer runs with several learning rates
+    ratio: bool = True  # results are positive and log-normal; otherwise they can be negative
 
 
 _TRAINING = ("network", "batch_size", "steps")
 _SPIKE = (*_TRAINING, "spike_at", "spike_steps", "spike_times", "after")
-EXPERIMENTS: Mapping[str, ExperimentDesign] = {  # that a claim may name
+EXPERIMENTS: Mapping[str, ExperimentDesign] = {  # by the name that claims refer to
     "state-ratio": ExperimentDesign(2, ("shape",)),
     "state-buffers": ExperimentDesign(1, ("shape",)),
     "path-distance": ExperimentDesign(2, ("shape", "steps")),
@@ -78,7 +78,7 @@ EXPERIMENTS: Mapping[str, ExperimentDesign] = {  # that a claim may name
 
 
 class Range(Struct, frozen=True, array_like=True):
-    """An interval of accepted numbers; None is no bound."""
+    """Interval of numbers; None for no bound."""
 
     low: float | None
     low_closed: bool
@@ -86,17 +86,17 @@ class Range(Struct, frozen=True, array_like=True):
     high_closed: bool
 
 
-# Of lists that may be left out but not be empty; msgspec's own limit would reject the default in the cache.
+# For optional lists that must not be empty; msgspec's own limit would reject the default value in the cache.
 NOT_EMPTY = Meta(extra={"min_items": 1}, extra_json_schema={"minItems": 1})
 SEVERAL = Meta(extra={"min_items": 2}, extra_json_schema={"minItems": 2})
 
 
 class CardRecord(Struct, frozen=True, kw_only=True):
-    """A record that is read from a rule file."""
+    """Record that is read from a rule file."""
 
 
 class Source(CardRecord, frozen=True, kw_only=True):
-    """A publication, documentation page or measurement that entries cite."""
+    """Publication, documentation page or measurement that entries cite."""
 
     id: Internal = ""
     title: str
@@ -106,14 +106,14 @@ class Source(CardRecord, frozen=True, kw_only=True):
 
 
 class Note(CardRecord, frozen=True, kw_only=True):
-    """A sentence with its sources."""
+    """Sentence with its sources."""
 
     text: str
     cite: Cites
 
 
 class Reason(CardRecord, frozen=True, kw_only=True):
-    """A sentence for or against an optimizer, and the claim that it rests on, if it does on one."""
+    """Reason for or against an optimizer, and optionally the id of the claim that tests it."""
 
     __shorthand__: ClassVar[str] = "text"
 
@@ -122,17 +122,17 @@ class Reason(CardRecord, frozen=True, kw_only=True):
 
 
 class Step(CardRecord, frozen=True, kw_only=True):
-    """One adjustment of one hyperparameter: a `scale` by a factor or a power of a fact, or a `clamp`."""
+    """Adjustment of a hyperparameter: `scale` by a factor or by a power of a fact, or `clamp` to a range."""
 
-    scale: str | None = None  # the hyperparameter
-    clamp: str | None = None  # the hyperparameter
+    scale: str | None = None  # hyperparameter
+    clamp: str | None = None  # hyperparameter
     because: str
     cite: Cites
     factor: float | None = None
-    by: FactId | None = None  # the fact whose ratio to `reference` is raised to `exponent`
+    by: FactId | None = None  # scale by (fact / reference) ** exponent
     reference: float | None = None
     exponent: float = 1.0
-    max_value: float | None = None  # of the fact; larger values count as this one
+    max_value: float | None = None  # upper limit of the fact
     low: float | None = None
     high: float | None = None
     at: Internal = ""
@@ -149,11 +149,11 @@ class Step(CardRecord, frozen=True, kw_only=True):
 
 
 class StateTensor(CardRecord, frozen=True, kw_only=True):
-    """One tensor that an optimizer keeps, and for which weights."""
+    """Tensor of the optimizer state, and the weights that have it."""
 
     name: str
     per: Literal["element", "tensor", "block", "row", "column", "row-square", "column-square", "optimizer"]
-    # `parameter` follows the weight.
+    # `parameter`: the dtype of the weight.
     dtype: Literal["parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4", "int64"]
     block: int = 1  # elements per block
     elements: int = 1  # elements per tensor or per optimizer
@@ -161,23 +161,23 @@ class StateTensor(CardRecord, frozen=True, kw_only=True):
     max_elements: int | None = None
     min_ndim: int = 0
     max_ndim: int | None = None
-    max_side: int | None = None  # longest axis that gets a square
-    weights: Literal["half"] | None = None  # `half`: only beside 16-bit weights
+    max_side: int | None = None  # longest axis that has a square matrix
+    weights: Literal["half"] | None = None  # `half`: only with 16-bit weights
 
 
 class Hyperparameter(CardRecord, frozen=True, kw_only=True):
-    """A constructor argument that a person may set."""
+    """Hyperparameter of an optimizer."""
 
     name: Identifier
     default: Plain
-    advised: bool  # the rules choose it; otherwise the default is the advice
+    advised: bool  # whether the rules choose the value; otherwise the default is recommended
     meaning: str
     low: float | None = None
     high: float | None = None
 
 
 class Deviation(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
-    """In what an implementation deviates from its paper."""
+    """Deviation of an implementation from its paper."""
 
     in_: str = struct_field(name="in")
     cite: Cites
@@ -185,60 +185,60 @@ class Deviation(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def text(self) -> str:
-        """Return the deviation behind its size, where the card has that."""
+        """Return the deviation, preceded by its size if the card has one."""
         return f"{self.by}: {self.in_}" if self.by else self.in_
 
 
 class AuditAllowance(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
-    """Exceptions that an audit makes for an implementation."""
+    """Exceptions for an implementation in audits."""
 
     because: str
-    rounding: float | None = None  # the share that its own arithmetic costs
-    leaves_out: tuple[str, ...] = ()  # scenarios that have several right answers
+    rounding: float | None = None  # relative error of its own arithmetic
+    leaves_out: tuple[str, ...] = ()  # scenarios with several correct results
 
 
 class Implementation(CardRecord, frozen=True, kw_only=True):
-    """One installable class that computes an optimizer."""
+    """Installable class that implements an optimizer."""
 
     id: Word
     path: ImportPath = struct_field(name="import")
-    package: Distribution | None  # on PyPI; None where it has to be built from source
+    package: Distribution | None  # on PyPI; None if it must be built from source
     devices: Annotated[tuple[Literal["cpu", "cuda", "mps"], ...], Meta(min_length=1)]
     min_version: Version | None = None
-    kwargs: Mapping[Identifier, Plain] = {}  # always passed
+    kwargs: Mapping[Identifier, Plain] = {}  # constructor arguments on every device
     cpu_kwargs: Mapping[Identifier, Plain] = {}  # additional arguments on a machine without a GPU
-    arguments: Mapping[Identifier, Identifier] = {}  # our name -> the constructor's
+    arguments: Mapping[Identifier, Identifier] = {}  # hyperparameter of the card -> constructor argument
     variants: Mapping[Variant, Mapping[Identifier, Plain]] = {}
-    tensors: Literal["matrix"] | None = None  # `matrix`: takes 2-D weights only
+    tensors: Literal["matrix"] | None = None  # `matrix`: supports 2-D weights only
     needs_train_mode: bool = False
-    state: tuple[StateTensor, ...] | None = None  # where it differs from the card's
-    # Copies that one step makes while it runs, in items of the weights: of all tensors at once (foreach), or of the
-    # largest, where tensors are stepped one by one.
+    state: tuple[StateTensor, ...] | None = None  # None: the state of the card
+    # Temporary memory during a step, in copies of the weights: of all tensors at once (foreach), or of the largest
+    # tensor (for-loop).
     scratch_all: float = 0.0
     scratch_largest: float = 0.0
-    compiled: bool = False  # its step is compiled where there is a GPU, and then makes no copies
+    compiled: bool = False  # the step is compiled on a GPU and then needs no temporary copies
     deviates: Deviation | None = None
     note: str | None = None
-    # What becomes of its step over several ranks: `agrees` with one process, or what goes wrong.
+    # Result of a step on several ranks: `agrees` with one process, or a description of the error.
     sharding: Mapping[Sharding, str] = {}
-    sharding_kwargs: Mapping[Sharding, Mapping[Identifier, Plain]] = {}  # additional arguments under sharding
+    sharding_kwargs: Mapping[Sharding, Mapping[Identifier, Plain]] = {}  # additional arguments with sharding
     audit: AuditAllowance | None = None
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """Return the arguments of the fused variant, empty where there is none."""
+        """Return the arguments of the fused variant, empty if there is none."""
         return self.variants.get("fused", {})
 
 
 class Companion(CardRecord, frozen=True, kw_only=True):
-    """The optimizer of the tensors that another does not take."""
+    """Optimizer of the tensors that the main optimizer does not support."""
 
     optimizer: OptimizerId
     tensors: str = struct_field(name="for")
 
 
 class Optimizer(CardRecord, frozen=True, kw_only=True):
-    """An optimizer's card."""
+    """Card of an optimizer."""
 
     id: Word
     name: str
@@ -249,22 +249,22 @@ class Optimizer(CardRecord, frozen=True, kw_only=True):
     summary: str
     equation: Annotated[tuple[str, ...], Meta(min_length=1)]
     effort: Literal["low", "medium", "high"]
-    lr_scale: Literal["adam", "sgd", "custom"]  # custom: the card's own defaults are the learning rates
+    lr_scale: Literal["adam", "sgd", "custom"]  # custom: the card's default is the learning rate
     decay: Literal["decoupled", "coupled", "none"]
     sparse_gradients: bool
-    model_types: tuple[ModelId, ...]  # that it suits
+    model_types: tuple[ModelId, ...]  # suitable kinds of model
     hyperparameters: Annotated[tuple[Hyperparameter, ...], Meta(min_length=1)]
     adjust: tuple[Step, ...] = ()
     state: tuple[StateTensor, ...]
     implementations: Annotated[tuple[Implementation, ...], Meta(min_length=1)]
-    # That are called so, and why they are not taken.
+    # Implementations with the same name that are not offered; `note` has the reason.
     not_offered: Annotated[tuple[Implementation, ...], NOT_EMPTY] = ()
     companion: Companion | None = None
-    # The only ones it may run under.
+    # Supported schedules; None for all.
     schedules: Annotated[tuple[SchedulerId, ...], Meta(min_length=1)] | None = None
-    clips_update: bool = False  # needs no gradient clipping
-    paged: bool = False  # state may leave the GPU
-    wide_embeddings: bool = False  # transformers' Trainer keeps the state of embeddings in 32 bits
+    clips_update: bool = False  # whether it makes gradient clipping unnecessary
+    paged: bool = False  # whether the state can be paged to host memory
+    wide_embeddings: bool = False  # whether the transformers Trainer uses 32-bit state for embeddings
     use_when: Annotated[tuple[Reason, ...], Meta(min_length=1)]
     avoid_when: Annotated[tuple[Reason, ...], Meta(min_length=1)]
     notes: tuple[Note, ...] = ()
@@ -273,7 +273,7 @@ class Optimizer(CardRecord, frozen=True, kw_only=True):
     layer: Internal = SHIPPED
 
     def hyperparameter(self, name: str) -> Hyperparameter | None:
-        """Return the hyperparameter of a name, or None."""
+        """Return the hyperparameter with this name, or None."""
         return next((h for h in self.hyperparameters if h.name == name), None)
 
 
@@ -287,7 +287,7 @@ PhaseShape = Annotated[
 
 
 class Phase(CardRecord, frozen=True, kw_only=True):
-    """One leg of a schedule, as a torch class and its arguments; `$names` stand for quantities of the run."""
+    """Phase of a schedule: a torch class and its arguments; `$names` stand for quantities of the run."""
 
     shape: PhaseShape
     path: ImportPath = struct_field(name="import")
@@ -295,7 +295,7 @@ class Phase(CardRecord, frozen=True, kw_only=True):
 
 
 class ScheduleParameter(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
-    """A parameter of a schedule, for its card."""
+    """Parameter of a schedule."""
 
     name: str
     meaning: str
@@ -303,7 +303,7 @@ class ScheduleParameter(CardRecord, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Scheduler(CardRecord, frozen=True, kw_only=True):
-    """A schedule's card."""
+    """Card of a schedule."""
 
     id: Word
     name: str
@@ -314,9 +314,9 @@ class Scheduler(CardRecord, frozen=True, kw_only=True):
     summary: str
     parameters: tuple[ScheduleParameter, ...]
     phases: Annotated[tuple[Phase, ...], Meta(min_length=1)]
-    floor: float = 0.0  # share of the peak at the end
-    decay_fraction: float = 0.0  # share of the run that decays, where a plateau comes before
-    milestones: tuple[float, ...] = ()  # shares of the run
+    floor: float = 0.0  # final learning rate as a fraction of the peak
+    decay_fraction: float = 0.0  # fraction of the run that decays after a plateau
+    milestones: tuple[float, ...] = ()  # fractions of the run
     use_when: Annotated[tuple[str, ...], Meta(min_length=1)]
     avoid_when: Annotated[tuple[str, ...], Meta(min_length=1)]
     notes: tuple[Note, ...] = ()
@@ -326,7 +326,7 @@ class Scheduler(CardRecord, frozen=True, kw_only=True):
 
 
 class Gpu(CardRecord, frozen=True, kw_only=True):
-    """A GPU as sold."""
+    """GPU model."""
 
     id: str
     name: str
@@ -335,8 +335,8 @@ class Gpu(CardRecord, frozen=True, kw_only=True):
     bandwidth_gb_s: float
     vendor: str
     cite: str
-    bf16: bool = True  # computes in bf16
-    usual: bool = False  # shown where no GPU is named
+    bf16: bool = True  # whether it supports bf16
+    usual: bool = False  # whether estimates list it if no GPU is specified
 
     @property
     def memory_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Immutable records of `claims.yaml`: sentences that an experiment can refute."""
+"""Immutable records of `claims.yaml`: claims about optimizers and the experiments that test them."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from optadvise.core.yaml_types import Cites, Identifier, Internal, OptimizerId, 
 
 
 class Trial(CardRecord, frozen=True, kw_only=True):
-    """One side of an experiment: an optimizer and how it is run."""
+    """An optimizer in an experiment, and its settings."""
 
     optimizer: OptimizerId
-    implementation: Word | None = None  # None: the best that is here
-    hyperparameters: Mapping[Identifier, Plain] = {}  # others have the card's defaults
-    learning_rates: Annotated[tuple[float, ...], SEVERAL] = ()  # that are tried
+    implementation: Word | None = None  # None: the first that is installed
+    hyperparameters: Mapping[Identifier, Plain] = {}  # values that differ from the card's defaults
+    learning_rates: Annotated[tuple[float, ...], SEVERAL] = ()  # learning rates of a sweep
     warmup_steps: int = 0
     max_grad_norm: float | None = None
 
 
 class Claim(CardRecord, frozen=True, kw_only=True):
-    """A sentence that an experiment can refute. Its figure is a ratio or a share, so it has no unit."""
+    """Claim with an experiment that can refute it. The measured quantity is a ratio or fraction without a unit."""
 
     id: Word
-    claim: str  # in our words
+    claim: str
     cite: Cites
-    quote: str | None = None  # the source's own words
+    quote: str | None = None  # quotation from the source
     experiment: Annotated[str, Meta(extra={"reader": "experiment"})] | None = None  # None: see `needs`
     trials: Annotated[tuple[Trial, ...], NOT_EMPTY] = ()
     setting: Mapping[Identifier, Plain] = {}
-    measures: str | None = None  # what the figure is
-    # Where the figure lies if the claim is true.
+    measures: str | None = None  # description of the measured quantity
+    # Range of the measured quantity if the claim is true.
     expected_range: (
         Annotated[Range, Meta(extra={"reader": "range"}, extra_json_schema={"type": ["number", "string"]})] | None
     ) = None
-    seeds: int = 1  # from 0 on
-    devices: Annotated[tuple[Literal["cpu", "cuda"], ...], Meta(min_length=1)] = ("cpu",)  # the first that is here
-    limits: str | None = None  # what the experiment cannot say
-    needs: str | None = None  # what no experiment of a minute can be made without
-    supports: tuple[RuleId, ...] = ()  # rules that repeat it as advice
-    about: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # optimizers, where none runs
+    seeds: int = 1  # number of seeds, starting at 0
+    devices: Annotated[tuple[Literal["cpu", "cuda"], ...], Meta(min_length=1)] = ("cpu",)  # in order of preference
+    limits: str | None = None  # what the experiment cannot show
+    needs: str | None = None  # what a test of the claim would require, if there is no experiment
+    supports: tuple[RuleId, ...] = ()  # rules whose reason is this claim
+    about: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # optimizers, if there is no experiment
     at: Internal = ""
 
     @property
     def optimizers(self) -> tuple[str, ...]:
-        """Return the optimizers of the claim, each once; the first is the subject."""
+        """Return the optimizers of the claim without duplicates; the claim is about the first."""
         return tuple(dict.fromkeys((*self.about, *(trial.optimizer for trial in self.trials))))
 
 

@@ -1,4 +1,4 @@
-"""Every error owns its message and its exit code; `cli.app` is the one place that prints them."""
+"""Expected errors, with their exit codes and messages; `cli.app` prints them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OptadviseError(Exception):
     def __init__(
         self, message: str = "", *, code: ErrorCode = ErrorCode.INTERNAL, option: str = "", value: object = None
     ) -> None:
-        """Store the message without the empty suggestion that may follow its last semicolon."""
+        """Store the message, without a trailing semicolon if the suggestion after it is empty."""
         super().__init__(message.removesuffix("; "))
         self.code = code
         self.option = option
@@ -45,7 +45,7 @@ class RuleFileError(OptadviseError):
     """A rule file is invalid.
 
     Attributes:
-        where: `file:line:column`, or a file or folder where there is no line.
+        where: `file:line:column`, or a file or folder.
     """
 
     exit_code = 3
@@ -57,8 +57,8 @@ class RuleFileError(OptadviseError):
 
         Args:
             message: What is wrong and what is accepted.
-            where: `file:line:column`, or a file or folder where there is no line.
-            source: The offending line of the file, stripped.
+            where: `file:line:column`, or a file or folder.
+            source: The invalid line of the file, stripped.
             code: Stable code.
         """
         head = f"{shorten_location(where)}: " if where else ""
@@ -74,17 +74,17 @@ class CannotRunHereError(OptadviseError):
 
 
 def shorten_location(where: str) -> str:
-    """Return `file:line:column` with the file as it is called from the working folder, where it lies below it."""
+    """Return `file:line:column` with a path relative to the working folder if the file is in it."""
     return where.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
 def suggest_name(word: str, choices: Iterable[str]) -> str:
-    """Return a did-you-mean clause for `word`, or the whole list where it is short.
+    """Return the accepted names if the list is short, and similar names.
 
     Returns:
-        Text such as `did you mean 'transformer'?`, empty when nothing is close and the list is long.
+        Text such as `did you mean 'transformer'?`; empty if no name is similar and the list is long.
     """
-    import difflib  # only needed once something is wrong
+    import difflib  # only needed for errors
 
     candidates = list(choices)
     lowered = {choice.lower(): choice for choice in candidates}
@@ -95,7 +95,7 @@ def suggest_name(word: str, choices: Iterable[str]) -> str:
 
 
 def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
-    """Return a value that is among those accepted.
+    """Return the value if it is one of the accepted values.
 
     Raises:
         InputError: The value is not accepted.
@@ -109,6 +109,6 @@ def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the type of another package's error and the first line of its text, at most 200 characters."""
+    """Return an exception's type and the first line of its text, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

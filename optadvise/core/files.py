@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and output files are checked before the work begins."""
+"""Atomic writes of files, and checks that output files are writable."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
-_PROBE_BYTES = 1 << 20  # a result with its samples is smaller
+_PROBE_BYTES = 1 << 20  # upper limit for the size of results
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part.
+    """Write a file atomically: readers see either the old or the new content.
 
     Args:
-        path: The file; its folder exists. A link is replaced.
-        content: Text, which is encoded as UTF-8, or bytes.
+        path: The file, in an existing folder. A symbolic link is replaced.
+        content: Bytes, or text to encode as UTF-8.
 
     Raises:
-        OSError: The file cannot be written; the old content is still there.
+        OSError: The file cannot be written; the old content is unchanged.
     """
     temporary = _temporary_file(path)
     try:
@@ -33,13 +33,13 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """Write a file that the user named; links are followed.
+    """Write an output file; symbolic links are followed.
 
     Args:
-        content: Text, which is encoded as UTF-8, or bytes.
+        content: Bytes, or text to encode as UTF-8.
 
     Raises:
-        InputError: The disk filled up since `check_writable`, or the folder was removed.
+        InputError: The file cannot be written, for example because the disk is full.
     """
     path = Path(os.path.realpath(path))
     try:
@@ -49,10 +49,10 @@ def write_output(path: Path, content: str | bytes) -> None:
 
 
 def check_writable(path: Path, flag: str) -> None:
-    """Check that a file can be written, before an hour of measuring.
+    """Check that an output file can be written, before a long computation.
 
     Raises:
-        InputError: The folder is missing, read-only or full, or the path is a folder, a device or a pipe.
+        InputError: The folder does not exist, is read-only or full, or the path is a folder, a device or a pipe.
     """
     if str(path).startswith(("/dev/std", "/dev/fd/")):
         raise _not_writable(flag, path, "is not a file; choose another path")
@@ -62,7 +62,7 @@ def check_writable(path: Path, flag: str) -> None:
             raise _not_writable(flag, path, "is a symbolic link to itself; choose another path")
         if path.is_dir():
             raise _not_writable(flag, path, "is a folder; add a file name")
-        if path.exists() and not path.is_file():  # it would be replaced, /dev/null too
+        if path.exists() and not path.is_file():  # `replace_file` would replace a device such as /dev/null
             raise _not_writable(flag, path, "is not a regular file; choose another path")
         if not path.parent.is_dir():
             raise _not_writable(flag, path, f"folder {str(path.parent)!r} does not exist; create it first")
@@ -77,18 +77,18 @@ def _not_writable(flag: str, path: Path, problem: str) -> InputError:
 
 
 def _write_probe(path: Path) -> None:
-    """Write and remove a file beside one that will be written, as large as a result may be."""
+    """Write and remove a temporary file in the same folder, of the maximum size of a result."""
     temporary = _temporary_file(path)
     try:
         with temporary.open("wb") as probe:
             probe.write(b"\0" * _PROBE_BYTES)
             probe.flush()
-            os.fsync(probe.fileno())  # some file systems report a full disk only now
+            os.fsync(probe.fileno())  # some file systems report a full disk only here
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def _temporary_file(path: Path) -> Path:
-    """Return a path beside a file that nothing else uses; hidden, so that no pattern for results matches it."""
+    """Return an unused path in the same folder; hidden, so that patterns for result files do not match it."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}")

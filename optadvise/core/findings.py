@@ -1,7 +1,7 @@
-"""Records of what was measured on this machine: audits, claims and benchmarks.
+"""Immutable records of findings on this machine: audits, claims and benchmarks.
 
-Their JSON is part of recommendations, and what the data folder keeps. `packages` are the versions that a finding was
-made with, None for a package that was not installed; `date` is as in 2026-11-26.
+Recommendations include them as JSON, and the data folder stores them. `packages` has the versions of the packages at
+the time of the finding, None for a package that was not installed; `date` has the form 2026-11-26.
 """
 
 from __future__ import annotations
@@ -36,49 +36,49 @@ class AuditFinding(Struct, frozen=True, kw_only=True):
     package: str | None
     verdict: AuditVerdict
     why: str | None
-    worst: float | None  # largest error, as a share of the steps' length; None where nothing was computed
+    worst: float | None  # largest error relative to the length of the update; None if nothing was computed
     date: str
     packages: Versions
 
 
 class TestedImplementation(Struct, frozen=True, kw_only=True):
-    """An implementation that ran in an experiment."""
+    """Implementation used in an experiment."""
 
     optimizer: str
     path: str = field(name="import")
     package: str | None
-    deviates: str | None  # how its update differs from the paper's
+    deviates: str | None  # deviation of its update from the paper
 
 
 class ClaimOutcome(Struct, frozen=True, kw_only=True):
-    """A claim and the result of its experiment."""
+    """Claim with the result of its experiment."""
 
     id: str
     claim: str
-    quote: Annotated[str | None, Meta(description="The source's own words.")] = field(name="says")
+    quote: Annotated[str | None, Meta(description="Quotation from the source.")] = field(name="says")
     cite: tuple[str, ...]
-    optimizers: tuple[str, ...]  # the first is the one that the claim is about
+    optimizers: tuple[str, ...]  # the claim is about the first
     experiment: str | None
     setting: ExperimentSetting
-    measures: Annotated[str | None, Meta(description="What the figure is; it has no unit.")]
-    expected_range: Annotated[str | None, Meta(description="Range of the figure if the claim is true.")] = field(
-        name="holds"
+    measures: Annotated[str | None, Meta(description="Description of the measured quantity; it has no unit.")]
+    expected_range: Annotated[str | None, Meta(description="Range of the measured quantity if the claim is true.")] = (
+        field(name="holds")
     )
     seeds: tuple[int, ...]
     limits: Annotated[str | None, Meta(description="What the experiment cannot show.")]
-    supports: Annotated[tuple[str, ...], Meta(description="Rules that repeat the claim as advice.")]
+    supports: Annotated[tuple[str, ...], Meta(description="Rules whose reason is this claim.")]
     device: str | None
     implementations: tuple[TestedImplementation, ...]
     seconds: float | None
     verdict: ClaimVerdict
-    why: Annotated[str | None, Meta(description="What keeps the claim from being decided.")]
+    why: Annotated[str | None, Meta(description="Why the claim could not be decided.")]
     measured: float | None
     ci95: ConfidenceInterval | None
-    figures: Annotated[tuple[float, ...], Meta(description="One for each seed.")]
+    figures: Annotated[tuple[float, ...], Meta(description="Measured values, one per seed.")]
 
 
 class ClaimFinding(ClaimOutcome, frozen=True, kw_only=True):
-    """A claim that was confirmed or refuted here."""
+    """Claim that was confirmed or refuted on this machine."""
 
     date: str
     packages: Versions
@@ -88,7 +88,7 @@ class Throughput(Struct, frozen=True, kw_only=True):
     """Work per second."""
 
     value: float | None
-    unit: str  # as in samples/s
+    unit: str  # such as samples/s
     ci95: ConfidenceInterval | None
 
 
@@ -97,34 +97,34 @@ class BenchmarkFinding(Struct, frozen=True, kw_only=True):
 
     optimizer: str
     path: str = field(name="import")
-    variant: str | None  # fused, foreach ...
-    device: str  # the name of the GPU or of the processor
+    variant: str | None  # such as fused or foreach
+    device: str  # name of the GPU or processor
     workload: str
     parameters: int | None
     dtype: str
     state_bytes_per_parameter: float | None
     optimizer_seconds: float | None
-    peak_memory_bytes: Mapping[str, int | None]  # by allocated, reserved and process
+    peak_memory_bytes: Mapping[str, int | None]  # keys: allocated, reserved and process
     throughput: Throughput
-    versus: str | None  # the control
-    ratio: float | None  # of the optimizer seconds to the control's
-    ci95: ConfidenceInterval | None  # of the ratio
+    versus: str | None  # control
+    ratio: float | None  # `optimizer_seconds` relative to the control
+    ci95: ConfidenceInterval | None  # 95 % confidence interval of the ratio
     date: str
     packages: Versions
 
 
 class Evidence(Struct, frozen=True):
-    """The findings on one optimizer on this machine."""
+    """Findings about an optimizer on this machine."""
 
     audits: tuple[AuditFinding, ...] = ()
-    claims: tuple[ClaimFinding, ...] = ()  # about the optimizer
+    claims: tuple[ClaimFinding, ...] = ()  # about this optimizer
     benchmarks: tuple[BenchmarkFinding, ...] = ()
-    refuted: tuple[ClaimFinding, ...] = ()  # claims about any optimizer
+    refuted: tuple[ClaimFinding, ...] = ()  # refuted claims about all optimizers
 
 
 class DeviationFinding(Struct, frozen=True):
-    """Deviation of an implementation from its paper, and its source."""
+    """Deviation of an implementation from its paper, and where it is known from."""
 
-    basis: str  # audit, or card
-    date: str | None  # of the audit
+    basis: str  # audit or card
+    date: str | None  # date of the audit
     why: str | None

@@ -1,4 +1,4 @@
-"""Immutable records of `rules/frameworks/`: what each framework calls optimizers and schedules."""
+"""Immutable records of `rules/frameworks/`: names and options of optimizers and schedules in each framework."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from optadvise.core.yaml_types import (
 
 
 class NamedOptimizer(CardRecord, frozen=True, kw_only=True):
-    """An optimizer that a framework builds by a name."""
+    """Optimizer that a framework builds by name."""
 
     name: str
-    settable: Annotated[tuple[Identifier, ...], Meta(min_length=1)]  # hyperparameters
-    fixed: Mapping[Identifier, Plain] = {}  # values of the hyperparameters that cannot be set
-    settings: Mapping[Identifier, Setting] = {}  # always given
+    settable: Annotated[tuple[Identifier, ...], Meta(min_length=1)]  # hyperparameters that can be set
+    fixed: Mapping[Identifier, Plain] = {}  # values of hyperparameters that cannot be set
+    settings: Mapping[Identifier, Setting] = {}  # additional settings
 
 
 class NamedSchedule(CardRecord, frozen=True, kw_only=True):
-    """A framework's own schedule; `$names` in its settings stand for quantities of the run."""
+    """Schedule that a framework builds by name; `$names` in its settings stand for quantities of the run."""
 
     name: str
     settings: Mapping[Identifier, Setting] = {}
-    difference: str | None = None  # from our schedule
+    difference: str | None = None  # how it differs from the recommended schedule
 
 
 class Framework(CardRecord, frozen=True, kw_only=True):
-    """A training framework: its names and options for optimizers and schedules, and what it cannot express."""
+    """Training framework: its names and options for optimizers and schedules, and its limitations."""
 
     id: Word
     name: str
@@ -48,23 +48,23 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     output_format: Literal["python", "yaml", "json"]
     about: str
     cite: Cites
-    any_class: bool = False  # takes any optimizer's class
-    two_optimizers: tuple[str, ...] = ()  # the precisions under which it steps two over one network
-    supported_facts: tuple[FactId, ...] = ()  # facts of the run that its program or file sets, beside the optimizer's
-    client: str | None = None  # how it takes an optimizer that was built elsewhere
-    decays_all: str | None = None  # how it has one parameter group, so that biases and norms decay too
-    substitutes: Mapping[str, str] = {}  # value that it lacks, such as a precision -> what it does instead
-    targets: Mapping[str, Identifier] = {}  # layers that take adapters one by one, where not all do
-    launch: str | None = None  # what starts it on several GPUs; {gpus} is their number
-    torch_classes: bool = False  # builds any class of torch.optim by its name
-    # Ours -> its own, a pair taken apart.
+    any_class: bool = False  # whether it accepts any optimizer class
+    two_optimizers: tuple[str, ...] = ()  # precisions that support two optimizers for one network
+    supported_facts: tuple[FactId, ...] = ()  # facts that its program or file sets besides the optimizer
+    client: str | None = None  # how to pass an optimizer object
+    decays_all: str | None = None  # why weight decay also applies to biases and norms
+    substitutes: Mapping[str, str] = {}  # unsupported value, such as a precision -> substitute
+    targets: Mapping[str, Identifier] = {}  # layers with adapters -> the framework's names, if not all are supported
+    launch: str | None = None  # launch command for several GPUs; {gpus} is their number
+    torch_classes: bool = False  # whether it builds any torch.optim class by name
+    # Hyperparameter -> arguments of the framework; several for a pair such as betas.
     arguments: Mapping[Identifier, Annotated[tuple[Identifier, ...], Meta(min_length=1)]] = {}
     optimizers: Mapping[OptimizerId, NamedOptimizer] = {}
     schedules: Mapping[SchedulerId, NamedSchedule] = {}
     at: Internal = ""
 
     def by_name(self, card: Optimizer) -> NamedOptimizer | None:
-        """Return what it builds by a name for an optimizer; None where it has no name."""
+        """Return the framework's entry for an optimizer; None if it cannot build it by name."""
         implementation = card.implementations[0]
         module, _, name = implementation.path.rpartition(".")
         if card.id in self.optimizers or not self.torch_classes or module != "torch.optim":

@@ -1,4 +1,4 @@
-"""GPU, processor, cores and memory of this machine, read without torch."""
+"""Detection of this machine's GPU, processor, cores and memory, without torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 
 _PROGRAM = "nvidia-smi"
-_TIMEOUT = 10.0  # seconds that nvidia-smi gets; it hangs where a driver does
+_TIMEOUT = 10.0  # seconds; nvidia-smi hangs if the driver does
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 class NvidiaGpu(Struct, frozen=True):
-    """A GPU that the NVIDIA driver lists."""
+    """GPU that the NVIDIA driver lists."""
 
     name: str
-    memory_bytes: int | None  # None where it shares the main memory
+    memory_bytes: int | None  # None for a GPU that shares the main memory
     driver: str
     uuid: str
 
@@ -51,10 +51,10 @@ def _no_gpu_memory(problem: str) -> CannotRunHereError:
 
 
 def list_nvidia_gpus() -> list[NvidiaGpu]:
-    """Return the GPUs that the NVIDIA driver lists, whether torch can use them or not; none where there is no driver.
+    """Return the GPUs that the NVIDIA driver lists, including those that torch cannot use; empty without a driver.
 
     Raises:
-        CannotRunHereError: The driver does not answer.
+        CannotRunHereError: The driver does not respond.
     """
     if shutil.which(_PROGRAM) is None:
         return []
@@ -73,7 +73,7 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
     try:
         process = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     except (subprocess.SubprocessError, OSError, ValueError) as error:
-        output = getattr(error, "stdout", None)  # where it failed, as with a driver of another version
+        output = getattr(error, "stdout", None)  # nvidia-smi prints errors such as a driver mismatch to stdout
         reason = output.strip().split("\n")[0][:200] if isinstance(output, str) else ""
         message = f"nvidia-smi failed{': ' if reason else ''}{reason}"
         raise CannotRunHereError(message, code=ErrorCode.MISSING_DEVICE) from error
@@ -83,7 +83,7 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
 
 
 def name_processor() -> str:
-    """Return the processor's name, its architecture where the system tells no more."""
+    """Return the processor's name, or its architecture if the name is not available."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -93,17 +93,17 @@ def name_processor() -> str:
 
 
 def count_cores() -> int | None:
-    """Return the number of cores that this process may use; None where the system does not tell."""
+    """Return the number of cores that this process may use; None if unknown."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def read_main_memory() -> int | None:
-    """Return the bytes of main memory that this process may use; None where the system does not tell."""
+    """Return the bytes of main memory that this process may use; None if unknown."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
     try:
-        return min(total, int(_CGROUP.read_text(encoding="ascii")))  # of a container
-    except (OSError, ValueError):  # no limit, which is the word max
+        return min(total, int(_CGROUP.read_text(encoding="ascii")))  # limit of a container
+    except (OSError, ValueError):  # no limit: the file contains "max"
         return total

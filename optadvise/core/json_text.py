@@ -1,4 +1,4 @@
-"""JSON text of records, as the commands print and write it."""
+"""JSON text of records, as printed and written by the commands."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-JsonObject: TypeAlias = dict[str, Any]  # decoded JSON whose keys are not declared, or plain data to be encoded
+JsonObject: TypeAlias = dict[str, Any]  # decoded JSON without a declared schema, or plain data to encode
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A JSON output with its header. Keys may be added, never renamed."""
+    """JSON output with a schema version. Keys may be added, but not renamed."""
 
     schema_version: Literal[1] = 1
 
@@ -23,12 +23,12 @@ def encode_json(record: object, indent: int | None = 1) -> str:
         indent: Spaces per level; None for a single line.
 
     Raises:
-        ValueError: It holds NaN or an infinity, which JSON does not have.
+        ValueError: The record contains NaN or infinity, which JSON does not support.
     """
     return json.dumps(msgspec.to_builtins(record), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_json_object(record: msgspec.Struct) -> JsonObject:
-    """Return a record as `json.loads` returns its text."""
+    """Return a record as the plain data that `json.loads` would return."""
     data: JsonObject = json.loads(encode_json(record))
     return data

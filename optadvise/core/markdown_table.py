@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Markdown tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers_
     """Return the lines of a table.
 
     Args:
-        rows: Cells, in which only `|` and line breaks are escaped.
-        numbers_from: First of the columns that are aligned to the right, to the last; None for none.
+        rows: Cells in Markdown; `|` is escaped and line breaks become spaces.
+        numbers_from: First column that is aligned to the right, with all columns after it; None for none.
     """
     marks = ["---" if numbers_from is None or n < numbers_from else "--:" for n in range(len(headers))]
     cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)

@@ -1,4 +1,4 @@
-"""Folders of the cache and of the user's data."""
+"""Folders of the cache and of user data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def data_folder() -> Path:
-    """Return the folder of saved results and of this machine's evidence.
+    """Return the folder of saved results and of evidence from this machine.
 
     Raises:
         RuntimeError: The user has no home folder.
@@ -19,7 +19,7 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of the cache, None where `OPTADVISE_NO_CACHE` turns it off.
+    """Return the folder of the cache; None if `OPTADVISE_NO_CACHE` disables it.
 
     Raises:
         RuntimeError: The user has no home folder.
@@ -32,12 +32,12 @@ def cache_folder() -> Path | None:
 
 
 def _user_folder(library: str, variable: str, default: str) -> Path:
-    """Return the program's folder in the place that the platform has for a kind of files.
+    """Return optadvise's folder in the platform's standard location.
 
     Args:
-        library: The place below ~/Library on macOS.
-        variable: The environment variable that names the place on Linux.
-        default: The place below the home folder where the variable is not set.
+        library: Folder in ~/Library on macOS.
+        variable: Environment variable with the location on Linux.
+        default: Location in the home folder if the variable is not set.
     """
     home = Path.home()
     platform_folders = {

@@ -1,4 +1,4 @@
-"""Immutable records of `surfaces.yaml`: losses of two weights on which optimizers are watched."""
+"""Immutable records of `surfaces.yaml`: two-dimensional test functions for optimizer trajectories."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from optadvise.core.yaml_types import Cites, Internal, OptimizerId, Point, Word
 
 
 class SurfaceGoal(CardRecord, frozen=True, kw_only=True):
-    """The value of a surface that counts as having arrived."""
+    """Loss at which a trajectory reaches its goal."""
 
     at_most: float
-    meaning: str  # of a value that low, such as "leaves the saddle"
+    meaning: str  # description of reaching the goal, such as "leaves the saddle"
 
 
 class SurfaceRate(CardRecord, frozen=True, kw_only=True):
-    """A learning rate on a surface: itself, or a multiple of the card's default."""
+    """Learning rate on a surface: a value, or a multiple of the card's default."""
 
     because: str
     cite: Cites
@@ -27,7 +27,7 @@ class SurfaceRate(CardRecord, frozen=True, kw_only=True):
 
 
 class SurfaceRates(CardRecord, frozen=True, kw_only=True):
-    """The learning rates of each class of optimizers."""
+    """Learning rates by the optimizers' `lr_scale`."""
 
     adam: SurfaceRate
     sgd: SurfaceRate
@@ -40,7 +40,7 @@ class SurfaceRates(CardRecord, frozen=True, kw_only=True):
 
 
 class FamilyFactor(CardRecord, frozen=True, kw_only=True):
-    """A factor on the learning rate of a family's class."""
+    """Factor on the learning rate of an optimizer family."""
 
     factor: float
     because: str
@@ -49,12 +49,12 @@ class FamilyFactor(CardRecord, frozen=True, kw_only=True):
 
 
 class Surface(CardRecord, frozen=True, kw_only=True):
-    """A loss of two weights, on which optimizers are watched."""
+    """Two-dimensional test function."""
 
     id: Word
     name: str
     formula: str
-    x: Point  # what is drawn of it
+    x: Point  # range of the plot
     y: Point
     start: Point
     steps: int
@@ -62,8 +62,8 @@ class Surface(CardRecord, frozen=True, kw_only=True):
     goal: SurfaceGoal
     learning_rates: SurfaceRates
     cite: Cites
-    families: Mapping[Family, FamilyFactor] = {}  # a factor on its class's rate
-    optimizers: Mapping[OptimizerId, SurfaceRate] = {}  # a rate of its own, before its class's
+    families: Mapping[Family, FamilyFactor] = {}  # factors on `learning_rates`
+    optimizers: Mapping[OptimizerId, SurfaceRate] = {}  # learning rates that replace `learning_rates`
     at: Internal = ""
 
 
@@ -71,4 +71,4 @@ class SurfaceFile(CardRecord, frozen=True, kw_only=True):
     """`surfaces.yaml`."""
 
     surfaces: Annotated[tuple[Surface, ...], NOT_EMPTY] = ()
-    default_optimizers: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # where none is named
+    default_optimizers: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # used if none is specified
