@@ -1,8 +1,8 @@
-"""Makes `docs/evidence.md` of a full run, and shows each finding again.
+"""Write `docs/evidence.md` from a full run, and reproduce each finding.
 
 Usage: optadvise verify --all --json full.json; python -m tests.evidence full.json
 
-The lines that show a finding are the files under `tests/findings/`, whose docstrings are the words about them.
+A finding is a file under `tests/findings/`: its docstring describes a bug, its code reproduces it.
 """
 
 from __future__ import annotations
@@ -23,77 +23,80 @@ from tests.conftest import ROOT
 PAGE = ROOT / "docs" / "evidence.md"
 INTRODUCTION = """# Evidence
 
-What `optadvise verify --all` found of installed optimizers and of what the guide and the cards claim, and what is wrong
-in packages of others. The same command says what is so on yours."""
-TIMEOUT = 300.0  # seconds of one finding, most of them its imports
+Results of `optadvise verify --all`: audits of installed optimizers, tests of the claims of the guide and the cards, and
+bugs in other packages. Run the same command for results on your machine."""
+TIMEOUT = 300.0  # seconds per finding, mostly for imports
 
 
 class Finding(NamedTuple):
-    """What is wrong in a package of others."""
+    """A bug in another package."""
 
     name: str
     title: str
-    words: str
-    lines: str  # that show it: they fail where it is mended
+    description: str
+    code: str  # reproduces the bug; fails once it is fixed
 
 
-def findings() -> list[Finding]:
+def list_findings() -> list[Finding]:
     """Return every finding."""
-    found = []
+    findings = []
     for file in sorted((ROOT / "tests" / "findings").glob("*.py")):
         text = file.read_text(encoding="utf-8")
         tree = ast.parse(text)
-        title, _, words = (ast.get_docstring(tree) or "").partition("\n")
+        title, _, description = (ast.get_docstring(tree) or "").partition("\n")
         end = tree.body[0].end_lineno or 0
-        found.append(Finding(file.stem, title, words.strip(), "\n".join(text.splitlines()[end:]).strip()))
-    return found
+        findings.append(Finding(file.stem, title, description.strip(), "\n".join(text.splitlines()[end:]).strip()))
+    return findings
 
 
-def shown(finding: Finding) -> str | None:
-    """Return what is wrong with the lines of a finding, None where they show it."""
-    command = [sys.executable, "-m", "tests.program", finding.lines]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
-    return None if ran.returncode == 0 else ran.stderr.strip().splitlines()[-1]
+def reproduce(finding: Finding) -> str | None:
+    """Return the last line of the error of a finding's code; None if it reproduces the bug."""
+    command = [sys.executable, "-m", "tests.program", finding.code]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    return None if process.returncode == 0 else process.stderr.strip().splitlines()[-1]
 
 
-def page(result: VerifyResult) -> str:
+def format_page(result: VerifyResult) -> str:
     """Return the page.
 
     Args:
-        result: Of a full run on this machine.
+        result: Result of a full run on this machine.
     """
-    where = result.environment
-    packages = ", ".join(f"{name} {version}" for name, version in where.packages.items() if version)
+    environment = result.environment
+    packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items() if version)
     gpus = ", ".join(gpu.name for gpu in list_nvidia_gpus()) or "no GPU"
-    machine = f"{where.processor}, {where.cores} cores, {gpus}"
+    machine = f"{environment.processor}, {environment.cores} cores, {gpus}"
     lines = [
         INTRODUCTION, "", f"optadvise {result.optadvise} on {machine}, {result.date}, with {packages}.", "",
-        "- [Findings](#findings) in packages of others, each in lines that show it.",
-        "- [Claims](#claims), each an experiment with its figure, the interval over its seeds, and its source.",
-        "- [Audits](#audits) of every implementation on the cards.", "",
+        "- [Findings](#findings): bugs in other packages, each with a reproduction.",
+        "- [Claims](#claims): experiments with the measured figure, its interval over seeds, and the source.",
+        "- [Audits](#audits): every implementation on the cards, compared with a float64 reference.", "",
         "## Findings", "",
-        "Each block runs by itself. An assertion that fails there says that the finding is mended.",
+        "Each block is a complete program. A failing assertion means that the bug is fixed.",
     ]  # fmt: skip
-    for finding in findings():
-        wrong = shown(finding)
-        here = "" if wrong is None else f"\n\nNot shown on this machine: `{wrong}`"
+    for finding in list_findings():
+        error = reproduce(finding)
+        note = "" if error is None else f"\n\nNot reproduced on this machine: `{error}`"
         lines += [
             "",
             f"### {finding.title}",
             "",
-            f"{finding.words}{here}".strip(),
+            f"{finding.description}{note}".strip(),
             "",
             "```python",
-            finding.lines,
+            finding.code,
             "```",
         ]
-    lines += ["", "## Claims", *_lower(list_claim_lines(result)), "", "## Audits", *_lower(list_audit_lines(result))]
+    lines += ["", "## Claims", *_nest(list_claim_lines(result)), "", "## Audits", *_nest(list_audit_lines(result))]
     return "\n".join(lines) + "\n"
 
 
-def _lower(lines: list[str]) -> list[str]:
+def _nest(lines: list[str]) -> list[str]:
+    """Return lines with headings of the third level instead of the second."""
     return [f"#{line}" if line.startswith("## ") else line for line in lines]
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=VerifyResult)), encoding="utf-8")
+    PAGE.write_text(
+        format_page(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=VerifyResult)), encoding="utf-8"
+    )

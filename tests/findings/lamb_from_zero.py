@@ -1,7 +1,7 @@
-"""bitsandbytes 0.50.2: `LAMB` never moves a weight that starts at zero
+"""bitsandbytes 0.50.2: `LAMB` never changes a weight that is initialized with zeros
 
-It bounds the update by a share of the weight's norm, and a share of zero is zero. LAMB's authors leave such a tensor
-unscaled (arXiv:1904.00962, whose code takes a ratio of 1 there). Biases and LoRA's B matrices start at zero.
+It limits the update to a fraction of the weight norm, which is zero. LAMB's authors do not scale such a tensor
+(arXiv:1904.00962, whose code uses a ratio of 1). Biases and LoRA's B matrices are initialized with zeros.
 """
 
 import torch, bitsandbytes as bnb

@@ -1,7 +1,7 @@
-"""pytorch-optimizer 4.1.0: `Prodigy` takes one learning rate for all groups
+"""pytorch-optimizer 4.1.0: `Prodigy` uses one learning rate for all groups
 
-As its authors' code does: the largest rate of all groups counts for each. A rate per layer, or one for the head alone,
-has no effect.
+Like the authors' code, it applies the largest learning rate of all groups to every group. A learning rate per layer, or
+for the head alone, has no effect.
 """
 
 import torch
