@@ -1,4 +1,4 @@
-"""From names, or a recommendation, to arms: what runs is what was said, with the card's arguments."""
+"""Planned arms, from optimizer names and from recommendations."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from optadvise.advice.recommend import advise
 from optadvise.benchmark import plan
 from optadvise.benchmark.recommendation import plan_recommendation
 from optadvise.benchmark.spec import Arm, Spec
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.rulebase.catalog import Catalog, load
 from tests.cli import optadvise
@@ -24,74 +25,83 @@ IDS = load().optimizer_ids
 SPEC = Spec()
 
 
-def planned(
+def plan_arms(
     rules: CompiledRules, *names: str, control: str | None = None, implementation: str | None = None, **spec: Any
 ) -> list[Arm]:
     return plan.plan_arms(rules, names, Spec(**spec), control=control, implementation=implementation)
 
 
-def roles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+def list_roles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     return [(arm.label, arm.role) for arm in arms]
 
 
-def test_the_control_runs_beside_the_candidates_even_where_it_is_the_same(rules: CompiledRules) -> None:
-    assert roles(planned(rules, "lion", control="adamw")) == [("lion", "candidate"), ("adamw (control)", "control")]
-    assert roles(planned(rules, "adamw", control="adamw")) == [("adamw", "candidate"), ("adamw (control)", "control")]
-    assert roles(planned(rules, "lion", control=None)) == [("lion", "candidate")]
+def test_control_is_added_even_if_it_equals_the_candidate(rules: CompiledRules) -> None:
+    assert list_roles(plan_arms(rules, "lion", control="adamw")) == [
+        ("lion", "candidate"),
+        ("adamw (control)", "control"),
+    ]
+    assert list_roles(plan_arms(rules, "adamw", control="adamw")) == [
+        ("adamw", "candidate"),
+        ("adamw (control)", "control"),
+    ]
+    assert list_roles(plan_arms(rules, "lion", control=None)) == [("lion", "candidate")]
 
 
-def test_a_control_that_is_measured_anyway_is_measured_once(rules: CompiledRules) -> None:
-    assert roles(planned(rules, "lion", "adamw", control="adamw")) == [("lion", "candidate"), ("adamw", "control")]
+def test_control_among_several_candidates_runs_once(rules: CompiledRules) -> None:
+    assert list_roles(plan_arms(rules, "lion", "adamw", control="adamw")) == [
+        ("lion", "candidate"),
+        ("adamw", "control"),
+    ]
 
 
-def test_a_name_given_twice_runs_once(rules: CompiledRules) -> None:
-    assert roles(planned(rules, "lion", "lion")) == [("lion", "candidate")]
+def test_repeated_name_runs_once(rules: CompiledRules) -> None:
+    assert list_roles(plan_arms(rules, "lion", "lion")) == [("lion", "candidate")]
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_every_way_of_computing_an_optimizer_has_its_own_label_and_its_cards_arguments(
+def test_every_implementation_has_a_unique_label_and_its_arguments(
     rules: CompiledRules, catalog: Catalog, name: str
 ) -> None:
     card = catalog.optimizer(name)
-    arms = planned(rules, name, control="adamw", implementation="all")
+    arms = plan_arms(rules, name, control="adamw", implementation="all")
     assert len({arm.label for arm in arms}) == len(arms)
     assert sum(arm.role == "control" for arm in arms) == 1
     for arm in (arm for arm in arms if arm.optimizer == name):
-        made = next(i for i in card.implementations if i.path == arm.path)
-        own = {made.arguments.get(h.name, h.name) for h in card.hyperparameters}
-        fixed = {**made.kwargs, **(made.variants[arm.variant] if arm.variant else {}), **made.cpu_kwargs}
-        assert set(arm.kwargs) == own | set(fixed)
+        implementation = next(i for i in card.implementations if i.path == arm.path)
+        hyperparameters = {implementation.arguments.get(h.name, h.name) for h in card.hyperparameters}
+        variant_kwargs = implementation.variants[arm.variant] if arm.variant else {}
+        fixed = {**implementation.kwargs, **variant_kwargs, **implementation.cpu_kwargs}
+        assert set(arm.kwargs) == hyperparameters | set(fixed)
         assert {key: arm.kwargs[key] for key in fixed} == fixed
-        assert (arm.package, arm.matrices_only) == (made.package, made.tensors == "matrix")
+        assert (arm.package, arm.matrices_only) == (implementation.package, implementation.tensors == "matrix")
         decays = card.hyperparameter("weight_decay") is not None
-        assert arm.decay_argument == (made.arguments.get("weight_decay", "weight_decay") if decays else None)
+        decay_argument = implementation.arguments.get("weight_decay", "weight_decay") if decays else None
+        assert arm.decay_argument == decay_argument
         assert json.loads(json.dumps(arm.kwargs)) == dict(arm.kwargs)
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_the_numbers_are_the_advisors_for_this_very_measurement(
-    rules: CompiledRules, catalog: Catalog, name: str
-) -> None:
+def test_hyperparameters_are_recommended_for_the_workload(rules: CompiledRules, catalog: Catalog, name: str) -> None:
     spec = Spec(workload="cnn", steps=20, rounds=5)
     (arm,) = plan.plan_arms(rules, [name], spec, control=None, implementation=None)
     advice = advise(
         rules,
         {"optimizer": name, "model": "cnn", "params": 1_000_000, "precision": "fp32", "steps": spec.total_steps},
     )
-    made = next(i for i in catalog.optimizer(name).implementations if i.path == arm.path)
+    implementation = next(i for i in catalog.optimizer(name).implementations if i.path == arm.path)
     for number in advice.hyperparameters:
         if catalog.optimizer(name).hyperparameter(number.name):
-            assert arm.kwargs[made.arguments.get(number.name, number.name)] == number.value
+            assert arm.kwargs[implementation.arguments.get(number.name, number.name)] == number.value
     assert [phase.kwargs for phase in arm.phases] == [phase.kwargs for phase in advice.schedule.phases]
 
 
-def test_steps_alone_have_no_schedule(rules: CompiledRules) -> None:
-    (arm,) = planned(rules, "adamw", optimizer_only=True)
+def test_optimizer_only_has_no_schedule(rules: CompiledRules) -> None:
+    (arm,) = plan_arms(rules, "adamw", optimizer_only=True)
     assert (arm.phases, arm.milestones) == ((), ())
 
 
 @pytest.mark.parametrize(
-    ("wanted", "label", "path", "variant"),
+    ("implementation", "label", "path", "variant"),
     [
         (None, "adamw", "torch.optim.AdamW", "fused"),
         ("foreach", "adamw:foreach", "torch.optim.AdamW", "foreach"),
@@ -102,89 +112,92 @@ def test_steps_alone_have_no_schedule(rules: CompiledRules) -> None:
         ("optimi", "adamw:foreach", "optimi.AdamW", "foreach"),
     ],
 )
-def test_an_implementation_is_chosen(
-    rules: CompiledRules, wanted: str | None, label: str, path: str, variant: str
+def test_implementation_option(
+    rules: CompiledRules, implementation: str | None, label: str, path: str, variant: str
 ) -> None:  # fmt: skip
-    (arm,) = planned(rules, "adamw", implementation=wanted)
+    (arm,) = plan_arms(rules, "adamw", implementation=implementation)
     assert (arm.label, arm.path, arm.variant, arm.unsupported) == (label, path, variant, None)
 
 
-def test_all_implementations_and_the_fastest_is_the_control(rules: CompiledRules) -> None:
-    arms = planned(rules, "adamw", control="adamw", implementation="all")
-    assert roles(arms) == [
+def test_all_implementations_with_the_fastest_as_control(rules: CompiledRules) -> None:
+    arms = plan_arms(rules, "adamw", control="adamw", implementation="all")
+    assert list_roles(arms) == [
         ("adamw:fused", "control"), ("adamw:torch-foreach", "candidate"), ("adamw:torch-for-loop", "candidate"),
         ("adamw:optimi-foreach", "candidate"), ("adamw:optimi-for-loop", "candidate"),
     ]  # fmt: skip
 
 
-def test_an_implementation_that_a_card_lacks_is_refused_with_what_it_has(rules: CompiledRules) -> None:
-    with pytest.raises(InputError, match="adamw has none; accepted: all, compiled, for-loop, foreach, fused"):
-        planned(rules, "adamw", implementation="rust")
+def test_unknown_implementation(rules: CompiledRules) -> None:
+    with pytest.raises(InputError) as caught:
+        plan_arms(rules, "adamw", implementation="rust")
+    assert caught.value.code is ErrorCode.UNKNOWN_CHOICE
+    assert (caught.value.option, caught.value.value) == ("--implementation", "rust")
+    for accepted in ("all", "compiled", "for-loop", "foreach", "fused"):
+        assert accepted in str(caught.value)
 
 
-def test_triton_is_for_cuda(rules: CompiledRules) -> None:
-    here = {arm.variant for arm in planned(rules, "adamw", implementation="all")}
-    there = {arm.variant for arm in planned(rules, "adamw", implementation="all", device="cuda")}
-    assert there - here == {"triton"}
+def test_triton_requires_cuda(rules: CompiledRules) -> None:
+    on_cpu = {arm.variant for arm in plan_arms(rules, "adamw", implementation="all")}
+    on_cuda = {arm.variant for arm in plan_arms(rules, "adamw", implementation="all", device="cuda")}
+    assert on_cuda - on_cpu == {"triton"}
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_paged_state_is_unsupported_on_a_cpu_and_only_there(rules: CompiledRules, catalog: Catalog, name: str) -> None:
+def test_paged_state_requires_cuda(rules: CompiledRules, catalog: Catalog, name: str) -> None:
     paged = catalog.optimizer(name).paged
-    (arm,) = planned(rules, name)
-    assert ("paged state needs CUDA" in (arm.unsupported or "")) is paged
-    (arm,) = planned(rules, name, device="cuda")
+    (arm,) = plan_arms(rules, name)
+    assert ("paged" in (arm.unsupported or "")) is paged
+    if paged:
+        assert arm.unsupported_code is ErrorCode.UNSUPPORTED
+    (arm,) = plan_arms(rules, name, device="cuda")
     assert "paged" not in (arm.unsupported or "")
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_what_is_not_installed_is_unsupported_with_the_pip_line(
+def test_missing_package_is_unsupported(
     rules: CompiledRules, catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "find_spec", lambda module: None)
     card = catalog.optimizer(name)
-    for made in card.implementations:
-        (arm,) = planned(rules, name, implementation=made.id)
+    for implementation in card.implementations:
+        (arm,) = plan_arms(rules, name, implementation=implementation.id)
         assert arm.unsupported
-        if card.paged:
-            assert "paged" in arm.unsupported
-        elif "cpu" not in made.devices:
-            assert arm.unsupported == f"{made.path} runs on {', '.join(made.devices)}, not on cpu"
-        elif made.package:
-            assert str(arm.unsupported).startswith(f"{made.path} is not installed; pip install {made.package}")
+        if card.paged or "cpu" not in implementation.devices:
+            assert arm.unsupported_code is ErrorCode.UNSUPPORTED
+            assert ("paged" if card.paged else implementation.path) in arm.unsupported
         else:
-            assert "build it from source" in arm.unsupported
+            assert arm.unsupported_code is ErrorCode.MISSING_PACKAGE
+            assert arm.unsupported.startswith(f"{implementation.path} ")
+            assert (f"pip install {implementation.package}" in arm.unsupported) is bool(implementation.package)
 
 
-def test_the_next_implementation_is_taken_where_the_first_is_not_installed(
-    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_first_installed_implementation_is_used(rules: CompiledRules, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_torch(module: str) -> ModuleSpec | None:
         return None if module == "torch" else find_spec(module)
 
     monkeypatch.setattr(plan, "find_spec", without_torch)
-    (arm,) = planned(rules, "adamw")
+    (arm,) = plan_arms(rules, "adamw")
     assert (arm.path, arm.unsupported) == ("optimi.AdamW", None)
 
 
-def recommended(*options: str) -> dict[str, Any]:
-    said = optadvise("recommend", "--json", *options)
-    assert said.code == 0, said.err
-    data: dict[str, Any] = json.loads(said.out)
+def recommend_json(*options: str) -> dict[str, Any]:
+    command = optadvise("recommend", "--json", *options)
+    assert command.code == 0, command.err
+    data: dict[str, Any] = json.loads(command.out)
     return data
 
 
 @pytest.mark.parametrize("name", [None, *IDS])
-def test_a_recommendation_runs_as_it_is(rules: CompiledRules, name: str | None) -> None:
-    data = recommended(
+def test_recommendation_runs_unchanged(rules: CompiledRules, name: str | None) -> None:
+    data = recommend_json(
         "--model", "transformer", "--params", "1.5B", "--vram", "24GB", *(("--optimizer", name) if name else ())
     )
-    arm, against = plan_recommendation(rules, data, SPEC, control="adamw")
+    arm, control = plan_recommendation(rules, data, SPEC, control="adamw")
     assert (arm.optimizer, arm.path, arm.role) == (data["optimizer"]["id"], data["optimizer"]["import"], "candidate")
-    made = next(i for i in rules.catalog.optimizer(arm.optimizer).implementations if i.path == arm.path)
-    assert arm.kwargs == {**data["optimizer"]["kwargs"], **made.cpu_kwargs}
-    (onto_gpu, *_) = plan_recommendation(rules, data, replace(SPEC, device="cuda"), control=None)
-    assert onto_gpu.kwargs == data["optimizer"]["kwargs"]
+    implementation = next(i for i in rules.catalog.optimizer(arm.optimizer).implementations if i.path == arm.path)
+    assert arm.kwargs == {**data["optimizer"]["kwargs"], **implementation.cpu_kwargs}
+    (cuda_arm, *_) = plan_recommendation(rules, data, replace(SPEC, device="cuda"), control=None)
+    assert cuda_arm.kwargs == data["optimizer"]["kwargs"]
     phases = [{"shape": phase.shape, "import": phase.path, "kwargs": phase.kwargs} for phase in arm.phases]
     assert phases == data["scheduler"]["phases"]
     if len(arm.phases) > 1:
@@ -195,11 +208,11 @@ def test_a_recommendation_runs_as_it_is(rules: CompiledRules, name: str | None) 
     if arm.companion is not None:
         assert arm.companion.kwargs == data["companion"]["kwargs"]
         assert arm.companion.path == data["companion"]["import"]
-    assert (against.optimizer, against.role) == ("adamw", "control")
+    assert (control.optimizer, control.role) == ("adamw", "control")
 
 
-def test_numbers_changed_by_hand_are_kept(rules: CompiledRules) -> None:
-    data = recommended("--model", "transformer", "--optimizer", "lion")
+def test_edited_hyperparameters_are_used(rules: CompiledRules) -> None:
+    data = recommend_json("--model", "transformer", "--optimizer", "lion")
     data["optimizer"]["kwargs"]["lr"] = 0.123
     (arm,) = plan_recommendation(rules, data, SPEC, control=None)
     assert arm.kwargs["lr"] == 0.123
@@ -207,18 +220,21 @@ def test_numbers_changed_by_hand_are_kept(rules: CompiledRules) -> None:
 
 @pytest.mark.parametrize("key", ["kind", "schema_version", "optimizer", "scheduler", "hyperparameters"])
 @pytest.mark.parametrize("value", [None, [], "nonsense", 3])
-def test_what_is_no_recommendation_is_refused(rules: CompiledRules, key: str, value: object) -> None:
-    data = recommended("--model", "transformer")
+def test_invalid_recommendation(rules: CompiledRules, key: str, value: object) -> None:
+    data = recommend_json("--model", "transformer")
     for changed in ({**data, key: value}, {k: v for k, v in data.items() if k != key}):
         if key == "hyperparameters" and changed.get(key) == []:
-            continue  # a recommendation without numbers is one
-        with pytest.raises(InputError):
+            continue  # a recommendation without hyperparameters is valid
+        with pytest.raises(InputError) as caught:
             plan_recommendation(rules, changed, SPEC, control=None)
+        assert caught.value.code is ErrorCode.INVALID_RECOMMENDATION
+        assert caught.value.option == "--from"
 
 
 @pytest.mark.parametrize("value", [None, 3, "lr", ["lr"], [1]])
-def test_arguments_that_are_none_are_refused(rules: CompiledRules, value: object) -> None:
-    data = recommended("--model", "transformer")
+def test_invalid_arguments_in_a_recommendation(rules: CompiledRules, value: object) -> None:
+    data = recommend_json("--model", "transformer")
     data["optimizer"]["kwargs"] = value
-    with pytest.raises(InputError, match="not a recommendation"):
+    with pytest.raises(InputError) as caught:
         plan_recommendation(rules, data, SPEC, control=None)
+    assert caught.value.code is ErrorCode.INVALID_RECOMMENDATION

@@ -1,7 +1,7 @@
-"""The real worker: every optimizer of the catalogue trains the transformer, and every network is trained.
+"""Real workers: every optimizer of the catalog trains the transformer, and every built-in network is trained.
 
-The cases come from the catalogue, so a new card is tested by being there. State is compared, to the byte, with the
-card's arithmetic over the shapes of the network.
+The cases come from the catalog, so new cards are tested automatically. State bytes must equal those computed from the
+card and the shapes of the network.
 """
 
 from __future__ import annotations
@@ -29,144 +29,144 @@ from optadvise.rulebase.catalog import Catalog, load
 from tests.conftest import few
 from tests.results import MACHINE
 
-# Two short sentences a step: what an optimizer does is the same, and the network takes no time.
+# Two short sequences per step, so that the network takes little time.
 QUICK = Spec(steps=2, rounds=1, warmup=1, threads=1, batch_size=2, seq_len=16)
 TIMEOUT = 120.0
 
 
 @pytest.fixture(autouse=True)
 def _not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turn torch.compile off in the workers: torchao compiles its step anew for every shape, for 40 s in all."""
+    """Disable torch.compile in the workers: torchao compiles its step for every shape, which takes 40 s."""
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
 
 
-def measured(spec: Spec, arm: Arm) -> dict[str, Any]:
-    """Return what one arm of a real run gave, as in the result's JSON."""
-    told: list[str] = []
+def measure(spec: Spec, arm: Arm) -> dict[str, Any]:
+    """Measure one arm in a real worker and return its JSON."""
     worker = WorkerArm(spec, arm, timeout=TIMEOUT)
-    records = runner.run_arms(
-        [worker], spec.rounds, progress=lambda what, *_: told.append(what), save=lambda _: None
-    )  # fmt: skip
-    (found,) = results.make_result(spec, records, machine=MACHINE).arms
-    data: dict[str, Any] = json.loads(encode_json(found))
+    records = runner.run_arms([worker], spec.rounds, progress=runner.ignore_progress, save=lambda _: None)
+    (result,) = results.make_result(spec, records, machine=MACHINE).arms
+    data: dict[str, Any] = json.loads(encode_json(result))
     return data
 
 
-def only(rules: CompiledRules, name: str, spec: Spec) -> Arm:
+def plan_arm(rules: CompiledRules, name: str, spec: Spec) -> Arm:
     (arm,) = plan.plan_arms(rules, [name], spec, control=None, implementation=None)
     return arm
 
 
 @cache
-def network(workload: str) -> nn.Module:
+def build_network(workload: str) -> nn.Module:
     seq_len = QUICK.seq_len if workload == "transformer" else None
     return workloads.build(workload, batch_size=QUICK.batch_size, seq_len=seq_len).module
 
 
-def expected_state(catalog: Catalog, arm: Arm, workload: str) -> int:
-    """Return the bytes of state that the cards say the network's weights cause."""
-    module = network(workload)
+def compute_expected_state(catalog: Catalog, arm: Arm, workload: str) -> int:
+    """Return the state bytes of the network's weights according to the cards."""
+    module = build_network(workload)
     weights = dict(module.named_parameters())
-    own = _state(catalog, arm.optimizer, arm.path)
+    state = _find_state(catalog, arm.optimizer, arm.path)
     if arm.companion is None:
-        return _bytes(own, list(weights.values()))
-    # The linear layers between the embeddings and the head are its own, everything else is the companion's.
+        return _sum_bytes(state, list(weights.values()))
+    # The optimizer has the linear layers except the head; the companion has all other parameters.
     linear = {
         f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear) and name != "head"
     }
     companion = catalog.optimizer(arm.optimizer).companion
     assert companion is not None
-    other = companion.optimizer
-    theirs = [weight for name, weight in weights.items() if name not in linear]
-    return _bytes(own, [weights[name] for name in linear]) + _bytes(_state(catalog, other, arm.companion.path), theirs)
+    companion_state = _find_state(catalog, companion.optimizer, arm.companion.path)
+    companion_weights = [weight for name, weight in weights.items() if name not in linear]
+    return _sum_bytes(state, [weights[name] for name in linear]) + _sum_bytes(companion_state, companion_weights)
 
 
-def _state(catalog: Catalog, name: str, path: str) -> tuple[StateTensor, ...]:
+def _find_state(catalog: Catalog, name: str, path: str) -> tuple[StateTensor, ...]:
     card = catalog.optimizer(name)
-    made = next(i for i in card.implementations if i.path == path)
-    return card.state if made.state is None else made.state
+    implementation = next(i for i in card.implementations if i.path == path)
+    return card.state if implementation.state is None else implementation.state
 
 
-def _bytes(state: tuple[StateTensor, ...], weights: list[nn.Parameter]) -> int:
+def _sum_bytes(state: tuple[StateTensor, ...], weights: list[nn.Parameter]) -> int:
     return sum(compute_state_bytes(state, tuple(w.shape)) for w in weights) + compute_shared_state_bytes(state)
 
 
-def check(found: dict[str, Any], catalog: Catalog, arm: Arm, spec: Spec) -> None:
-    assert (found["status"], found["error"]) == ("ok", None)
-    elements = sum(w.numel() for w in network(spec.workload).parameters())
-    assert (found["parameters"], found["parameter_bytes"], found["gradient_bytes"]) == (elements, *[4 * elements] * 2)
-    assert found["state_bytes"] == expected_state(catalog, arm, spec.workload)
-    assert found["state_bytes_per_parameter"] == found["state_bytes"] / elements
-    assert found["tensors"] == len(list(network(spec.workload).parameters()))
+def check_arm(result: dict[str, Any], catalog: Catalog, arm: Arm, spec: Spec) -> None:
+    assert (result["status"], result["error"]) == ("ok", None)
+    elements = sum(w.numel() for w in build_network(spec.workload).parameters())
+    assert (result["parameters"], result["parameter_bytes"], result["gradient_bytes"]) == (
+        elements,
+        *[4 * elements] * 2,
+    )
+    assert result["state_bytes"] == compute_expected_state(catalog, arm, spec.workload)
+    assert result["state_bytes_per_parameter"] == result["state_bytes"] / elements
+    assert result["tensors"] == len(list(build_network(spec.workload).parameters()))
     for part in PARTS:
-        samples = found[f"{part}_seconds"]["samples"]
+        samples = result[f"{part}_seconds"]["samples"]
         assert len(samples) == spec.steps * spec.rounds
         assert all(0 < s < TIMEOUT for s in samples)
-    assert 0 < found["optimizer_share"] < 1
-    assert found["first_step_seconds"] > 0
-    assert found["loss"]["finite"] is True
-    assert all(math.isfinite(found["loss"][end]) for end in ("first", "last"))
-    assert found["loss"]["first"] == pytest.approx(math.log(256 if spec.workload == "transformer" else 10), rel=0.3)
-    assert found["throughput"]["value"] == pytest.approx(spec.batch_size / found["step_seconds"]["median"])
-    peak = found["peak_memory_bytes"]
-    assert (peak["allocated"], peak["reserved"], found["transient_bytes"]) == (None, None, None)  # of a CPU
+    assert 0 < result["optimizer_share"] < 1
+    assert result["first_step_seconds"] > 0
+    assert result["loss"]["finite"] is True
+    assert all(math.isfinite(result["loss"][end]) for end in ("first", "last"))
+    assert result["loss"]["first"] == pytest.approx(math.log(256 if spec.workload == "transformer" else 10), rel=0.3)
+    assert result["throughput"]["value"] == pytest.approx(spec.batch_size / result["step_seconds"]["median"])
+    peak = result["peak_memory_bytes"]
+    assert (peak["allocated"], peak["reserved"], result["transient_bytes"]) == (None, None, None)  # on the CPU
     assert peak["process"] > 2**26
-    assert found["bandwidth"]["device"] > 1e8
-    assert found["bandwidth"]["bytes_per_step"] == 12 * elements + 2 * found["state_bytes"]
+    assert result["bandwidth"]["device"] > 1e8
+    assert result["bandwidth"]["bytes_per_step"] == 12 * elements + 2 * result["state_bytes"]
 
 
-# A companion, a mode of training, quantised state, paged state, a package that is missing, and none of these.
+# Companion optimizer, train mode, quantized state, paged state, missing package, and the plain case.
 _KINDS = ["muon", "schedule-free-adamw", "adamw8bit", "paged-adamw8bit", "adamw4bit", "adamw"]
 
 
 @pytest.mark.parametrize("name", few(len(_KINDS), sorted(load().optimizer_ids, key=lambda n: n not in _KINDS)))
 def test_every_optimizer_trains_the_transformer(rules: CompiledRules, catalog: Catalog, name: str) -> None:
-    arm = only(rules, name, QUICK)
-    found = measured(QUICK, arm)
+    arm = plan_arm(rules, name, QUICK)
+    result = measure(QUICK, arm)
     card = catalog.optimizer(name)
     if card.paged:
-        assert found["status"] == "unsupported"
-        assert found["error"].startswith("paged state needs CUDA")
+        assert (result["status"], result["error_code"]) == ("unsupported", "unsupported")
     elif all(find_spec(i.path.split(".")[0]) is None for i in card.implementations if "cpu" in i.devices):
-        assert found["status"] == "unsupported"
-        assert "pip install" in found["error"]
+        assert (result["status"], result["error_code"]) == ("unsupported", "missing-package")
     else:
-        check(found, catalog, arm, QUICK)
+        check_arm(result, catalog, arm, QUICK)
 
 
 @pytest.mark.parametrize("workload", [n for n in WORKLOADS if n != "transformer"])
-def test_every_network_is_trained(rules: CompiledRules, catalog: Catalog, workload: str) -> None:
+def test_every_network_trains(rules: CompiledRules, catalog: Catalog, workload: str) -> None:
     spec = replace(QUICK, workload=workload, seq_len=None)
-    arm = only(rules, "adamw", spec)
-    check(measured(spec, arm), catalog, arm, spec)
+    arm = plan_arm(rules, "adamw", spec)
+    check_arm(measure(spec, arm), catalog, arm, spec)
 
 
-def test_steps_alone_on_given_shapes(rules: CompiledRules, catalog: Catalog) -> None:
+def test_optimizer_only(rules: CompiledRules, catalog: Catalog) -> None:
     spec = replace(QUICK, optimizer_only=True, params=200_000)
-    arm = only(rules, "adamw", spec)
-    found = measured(spec, arm)
+    arm = plan_arm(rules, "adamw", spec)
+    result = measure(spec, arm)
     shapes = workloads.parameter_shapes(200_000)
     elements = sum(math.prod(shape) for shape in shapes)
-    assert (found["status"], found["parameters"], found["tensors"]) == ("ok", elements, len(shapes))
-    assert found["state_bytes"] == sum(
-        compute_state_bytes(_state(catalog, "adamw", arm.path), shape) for shape in shapes
+    assert (result["status"], result["parameters"], result["tensors"]) == ("ok", elements, len(shapes))
+    assert result["state_bytes"] == sum(
+        compute_state_bytes(_find_state(catalog, "adamw", arm.path), shape) for shape in shapes
     )
-    assert found["optimizer_seconds"] == found["step_seconds"]
-    assert found["forward_seconds"] == {"median": None, "ci95": None, "samples": []}
-    assert (found["throughput"]["value"], found["loss"]["first"], found["loss"]["finite"]) == (None, None, True)
+    assert result["optimizer_seconds"] == result["step_seconds"]
+    assert result["forward_seconds"] == {"median": None, "ci95": None, "samples": []}
+    assert (result["throughput"]["value"], result["loss"]["first"], result["loss"]["finite"]) == (None, None, True)
 
 
-def test_low_precision_weights_have_their_bytes(rules: CompiledRules, catalog: Catalog) -> None:
+def test_bytes_of_bf16_weights(rules: CompiledRules, catalog: Catalog) -> None:
     spec = replace(QUICK, dtype="bf16")
-    arm = only(rules, "adamw", spec)
-    found = measured(spec, arm)
-    weights = list(network("transformer").parameters())
-    assert (found["status"], found["parameter_bytes"]) == ("ok", 2 * found["parameters"])
-    said = (compute_state_bytes(_state(catalog, "adamw", arm.path), tuple(w.shape), "bfloat16") for w in weights)
-    assert found["state_bytes"] == sum(said)
+    arm = plan_arm(rules, "adamw", spec)
+    result = measure(spec, arm)
+    weights = list(build_network("transformer").parameters())
+    assert (result["status"], result["parameter_bytes"]) == ("ok", 2 * result["parameters"])
+    expected = (
+        compute_state_bytes(_find_state(catalog, "adamw", arm.path), tuple(w.shape), "bfloat16") for w in weights
+    )
+    assert result["state_bytes"] == sum(expected)
 
 
-def test_the_same_seed_gives_the_same_losses(rules: CompiledRules) -> None:
+def test_losses_are_deterministic_for_a_seed(rules: CompiledRules) -> None:
     spec = replace(QUICK, seed=3)
-    losses = [measured(spec, only(rules, "adamw", spec))["loss"] for _ in range(2)]
+    losses = [measure(spec, plan_arm(rules, "adamw", spec))["loss"] for _ in range(2)]
     assert losses[0] == losses[1]
