@@ -144,9 +144,9 @@ HANGS = "import time; time.sleep(60)"
     [
         ([sys.executable, "-c", HANGS], "no answer within 0.5 s"),
         (["sh", "-c", "sleep 60 & wait"], "no answer within 0.5 s"),
-        (["sh", "-c", "echo hello"], "answered with garbage: 'hello'"),
-        (["sh", "-c", "echo 17"], "answered with garbage"),
-        (["sh", "-c", "echo '\"torch\"'"], "answered with garbage"),
+        (["sh", "-c", "echo hello"], "sent an invalid message: 'hello'"),
+        (["sh", "-c", "echo 17"], "sent an invalid message"),
+        (["sh", "-c", "echo '\"torch\"'"], "sent an invalid message"),
         (["sh", "-c", "echo last words >&2; exit 9"], "exit code 9: last words"),
         (["sh", "-c", "true"], "exit code 0"),
         (["/nowhere/python"], "cannot be started"),

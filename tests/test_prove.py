@@ -685,8 +685,9 @@ def test_what_takes_too_long_is_said_to_be_not_proven(monkeypatch: pytest.Monkey
     assert {finding["kind"] for finding in data["findings"]} == {UNPROVEN}
     (concern,) = (table for table in data["tables"] if table["table"] == "concern")
     assert budget == 20 or concern["otherwise"] is None  # that few states are not enough to count it
-    with pytest.raises(InputError, match="more places than can be listed"):
+    with pytest.raises(InputError) as caught:
         compare_catalogs(load(), load())
+    assert caught.value.code is ErrorCode.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 20])
@@ -858,7 +859,7 @@ def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.Monkey
         new = with_rows(old, _one_row_changed(random, old))
         difference = compare_catalogs(old, new)
         assert difference.cards == ()
-        assert {section.title for section in difference.sections} <= {"The optimizer"}
+        assert {section.title for section in difference.sections} <= {"Optimizer"}
         changes: Sequence[RuleChange] = [change for section in difference.sections for change in section.changes]
         before, after = CompiledRules(old), CompiledRules(new)
         readers = reader(old), reader(new)

@@ -160,7 +160,7 @@ def test_ranks_come_to_where_one_process_comes(name: str, shard: Sharding, nproc
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        ("dies", "rank 1 was killed by SIGKILL, as the kernel does when memory runs out"),
+        ("dies", "rank 1 was killed by SIGKILL (probably out of memory)"),
         ("leaves", "rank 1 ended with exit code 7"),
         ("raises", "rank 1: ValueError: a bad batch; its log ends with: about to fail"),
         ("sleeps", "no answer within 15 s: rank 1 hangs in step 6"),

@@ -133,7 +133,7 @@ def test_tests_that_fail_or_are_not_there_are_a_no(tmp_path: Path) -> None:
     )
     said = optadvise("rules", "test", "--rules", str(layer(tmp_path, "ours", warn=text)))
     assert said.code == 1
-    assert "OUR010 fires" in said.out
+    assert "OUR010 applies" in said.out
     assert "OUR010 has no example in which it fires" in said.out
     assert "OUR010 fired in no test" not in said.out
 

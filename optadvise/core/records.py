@@ -1,7 +1,7 @@
-"""Immutable records of a run and of the answers about it: situation, recommendation, memory, alternatives.
+"""Immutable records of a run, its recommendation and its memory estimate.
 
-Bytes and steps everywhere; GiB and percent are for the renderers. `None` means unknown, never zero. What the rule files
-declare is in `core.cards`.
+Sizes are in bytes and durations in optimizer steps; only the renderers use GiB and percent. `None` means unknown, never
+zero. The records of the rule files are in `core.cards`.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ _SHARDED_BY = {"none": "none", "zero1": "zero1", "zero2": "fsdp", "zero3": "fsdp
 
 
 class NetworkShape(Struct, frozen=True):
-    """A network's family and dimensions, as far as memory needs them."""
+    """Family and dimensions of a network, for the memory estimate."""
 
     family: str
     name: str
-    basis: str  # config, named, dimensions, or typical of its size
+    basis: str  # origin of the dimensions: config, named, dimensions or typical
     dims: tuple[tuple[str, int], ...]
     flags: tuple[str, ...]
 
 
 InputValue: TypeAlias = FactValue | NetworkShape  # None is unknown
-FactValues: TypeAlias = Mapping[str, InputValue]  # by fact, as they are stated or assumed; `shape` is a network's
+FactValues: TypeAlias = Mapping[str, InputValue]  # values by fact, stated or assumed
 
 
 def read_count(facts: FactValues, name: str) -> int:
-    """Return the value of a numeric fact that is known."""
+    """Return the value of a numeric fact that must be known."""
     count = facts[name]
     assert isinstance(count, int), f"{name} is a count"
     return count
 
 
 class Situation(Struct, frozen=True):
-    """A training run, as far as it is known; None is an unknown value.
+    """Training run; None is an unknown value.
 
-    A value is stated by the user, a default of the rules, or derived from the others. Every value has its default here
-    where no rule gives one. `state`, `derive` and `withdraw` keep account of that.
+    A value is stated by the user, a default of the rules, or derived from other values; the fields `stated`, `defaults`
+    and `derived` list the facts of each kind. The field defaults apply if no rule has one.
     """
 
     model: str | None = None
     task: str = "pretrain"
     method: str = "full"
-    params: Positive | None = None  # of the whole model
+    params: Positive | None = None  # parameters of the whole model
     shape: NetworkShape | None = None
-    lora_rank: Positive | None = None  # of adapters, where there are any
-    lora_targets: str = "all"  # linear layers with adapters, by their short names, joined by commas
-    vram_bytes: Positive | None = None  # of one GPU
+    lora_rank: Positive | None = None  # rank of the adapters
+    lora_targets: str = "all"  # linear layers with adapters: short names joined by commas
+    vram_bytes: Positive | None = None  # memory of one GPU
     gpu: str | None = None
-    bf16: bool = True  # the GPU computes in bf16
-    vendor: str = "nvidia"  # of the GPU
+    bf16: bool = True  # whether the GPU supports bf16
+    vendor: str = "nvidia"  # vendor of the GPU
     gpus: Positive = 1
-    batch_size: Positive | None = None  # samples per optimizer step, over all GPUs and accumulation
+    batch_size: Positive | None = None  # samples per optimizer step, over all GPUs and gradient accumulation steps
     micro_batch: Positive | None = None  # samples per forward pass on one GPU
     precision: str = "amp-bf16"
     stability: str = "stable"
@@ -69,32 +69,32 @@ class Situation(Struct, frozen=True):
     priority: str = "balanced"
     sparse_gradients: bool = False
     shard: str = "none"
-    seq_len: Positive | None = None  # tokens of a sample
-    image_size: Positive | None = None  # pixels of an image's side
+    seq_len: Positive | None = None  # tokens per sample
+    image_size: Positive | None = None  # height and width of an image in pixels
     checkpointing: str = "none"
     attention: str = "flash"
-    loss: str = "whole"  # or chunked: logits are never there as a whole
+    loss: str = "whole"  # or chunked: the logits are computed in pieces
     gradient_release: bool = False
-    clipping: bool = False  # the global gradient norm is clipped; False is not said
-    offload: bool = False  # optimizer state on the host
+    clipping: bool = False  # whether the global gradient norm must be clipped
+    offload: bool = False  # whether the optimizer state is in host memory
     steps: Positive = 100_000  # optimizer steps of the whole run
-    optimizer: str | None = None  # taken instead of choosing
-    stated: tuple[str, ...] = ()  # names of the facts that the user stated
-    defaults: tuple[str, ...] = ()  # of those that were not stated: they have a rule's default, or stay unknown
-    derived: tuple[str, ...] = ()  # of those that were computed from the others
+    optimizer: str | None = None  # requested optimizer
+    stated: tuple[str, ...] = ()  # facts that the user stated
+    defaults: tuple[str, ...] = ()  # facts with a default, or unknown
+    derived: tuple[str, ...] = ()  # facts computed from other facts
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """Return the facts that were not stated: those with a default or unknown, then those derived."""
+        """Return the facts that were not stated: those with a default or unknown, then the derived facts."""
         return (*self.defaults, *self.derived)
 
     @property
     def stated_inputs(self) -> dict[str, InputValue]:
-        """Return the values that the user stated, by fact."""
+        """Return the stated values by fact."""
         return {name: getattr(self, name) for name in self.stated}
 
     def state(self, **values: Any) -> Situation:
-        """Return the situation with values that count as stated."""
+        """Return the situation with additional stated values."""
         return replace(
             self, **values, stated=(*self.stated, *(name for name in values if name not in self.stated)),
             defaults=tuple(name for name in self.defaults if name not in values),
@@ -102,18 +102,18 @@ class Situation(Struct, frozen=True):
         )  # fmt: skip
 
     def derive(self, **values: Any) -> Situation:
-        """Return the situation with values that follow from the others."""
+        """Return the situation with additional derived values."""
         return replace(self, **values, derived=(*self.derived, *values))
 
     def withdraw(self, *names: str) -> Situation:
-        """Return the situation without some of its derived values; others are left as they are."""
+        """Return the situation without some derived values; names of other values are ignored."""
         withdrawn = [name for name in names if name in self.derived]
         derived = tuple(name for name in self.derived if name not in withdrawn)
         return replace(self, **dict.fromkeys(withdrawn), derived=derived)
 
     @property
     def sharding(self) -> str | None:
-        """Return how PyTorch shards the run, one of SHARDINGS; None on one GPU."""
+        """Return the sharding in PyTorch, one of SHARDINGS; None on one GPU."""
         return _SHARDED_BY[self.shard] if self.gpus > 1 else None
 
 
@@ -121,19 +121,19 @@ SITUATION_DEFAULTS: FactValues = asdict(Situation())
 
 
 class HyperparameterStep(Struct, frozen=True):
-    """One step in the making of a number."""
+    """Step in the derivation of a hyperparameter's value."""
 
-    step: str  # what was done: `set 3e-4`, `× 0.2`
-    value: Value  # the value after it
+    step: str  # operation, such as `set 3e-4` or `× 0.2`
+    value: Value  # value after the step
     rule: str
     because: str
     cite: tuple[str, ...]
     layer: str = SHIPPED
-    refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
+    refuted: str | None = None  # claim behind the reason, if it was refuted on this machine
 
 
 class AdvisedHyperparameter(Struct, frozen=True):
-    """A hyperparameter's value, its usual range, and how it came to be."""
+    """Value of a hyperparameter with its typical range and derivation."""
 
     name: str
     value: Value
@@ -143,7 +143,7 @@ class AdvisedHyperparameter(Struct, frozen=True):
 
 
 class Interval(Struct, frozen=True):
-    """A figure that is not certain, in bytes."""
+    """Interval of an uncertain size, in bytes."""
 
     low: Bytes
     expected: Bytes
@@ -151,39 +151,39 @@ class Interval(Struct, frozen=True):
 
 
 class MemoryLine(Struct, frozen=True):
-    """One line of the memory breakdown."""
+    """Line of the memory breakdown."""
 
     part: str
-    bytes: Bytes | None  # all of it, whenever it is there
-    how: str  # the arithmetic in words
-    at_peak: Bytes | None = field(default=None, name="at_peak_bytes")  # what of it is there at the highest moment
-    interval: Interval | None = None  # of what is there at the highest moment
+    bytes: Bytes | None  # size when fully allocated
+    how: str  # description of the calculation
+    at_peak: Bytes | None = field(default=None, name="at_peak_bytes")  # size at peak memory
+    interval: Interval | None = None  # interval of the size at peak memory
 
 
 class MemoryEstimate(Struct, frozen=True):
-    """Bytes on one GPU. `total` is the peak, None for an unknown shape; `model_states` needs no shape."""
+    """Memory on one GPU, in bytes. `total` is the peak memory, None if the shape of the network is unknown."""
 
-    weights: int | None  # with the fp32 copy that sharded mixed precision keeps
+    weights: int | None  # including the fp32 copy of sharded mixed precision
     gradients: int | None
     optimizer: int | None
-    activations: int | None  # kept for the backward pass, with the logits
-    overhead: int | None  # at the highest moment: copies, temporaries, communication, the batch and beside tensors
+    activations: int | None  # tensors saved for backward, including the logits
+    overhead: int | None  # at peak memory: copies, temporaries, communication buffers, batch, CUDA context
     total: int | None
-    model_states: int | None  # weights, gradients and optimizer state
+    model_states: int | None  # weights, gradients and optimizer state; does not require the shape
     available: int | None
-    fits: bool | None  # True and False are certain within the interval
+    fits: bool | None  # None if the available memory is within the interval
     breakdown: tuple[MemoryLine, ...]
-    interval: Interval | None = None  # of the total
-    intervals: Mapping[str, Interval] = {}  # of each figure above, by its name
-    allocated: int | None = None  # what torch.cuda.max_memory_allocated would say
-    reserved: int | None = None  # what torch.cuda.max_memory_reserved would say
-    peak: str | None = None  # when the highest moment is
-    basis: str = "none"  # exact shape, typical of the size, or none
-    pageable: int = 0  # bytes of state that may leave the GPU
+    interval: Interval | None = None  # interval of `total`
+    intervals: Mapping[str, Interval] = {}  # intervals of the sizes above, by name
+    allocated: int | None = None  # expected torch.cuda.max_memory_allocated()
+    reserved: int | None = None  # expected torch.cuda.max_memory_reserved()
+    peak: str | None = None  # phase of the training step with the peak memory
+    basis: str = "none"  # origin of the shape: exact, typical of the size, or none
+    pageable: int = 0  # bytes of optimizer state that can be paged to host memory
 
 
 class MaxModelSize(Struct, frozen=True):
-    """Up to which model size an optimizer fits."""
+    """Largest model that fits with an optimizer."""
 
     optimizer: str = field(name="id")
     bytes_per_parameter: float
@@ -191,7 +191,7 @@ class MaxModelSize(Struct, frozen=True):
 
 
 class Alternative(Struct, frozen=True):
-    """Another optimizer, why one would take it and what its state would cost."""
+    """Alternative optimizer with its reason and the size of its state."""
 
     id: str
     because: str
@@ -201,7 +201,7 @@ class Alternative(Struct, frozen=True):
 
 
 class AdviceWarning(Struct, frozen=True):
-    """Something to know before starting."""
+    """Warning or note about a run."""
 
     id: str
     level: Literal["info", "warning"]
@@ -211,49 +211,49 @@ class AdviceWarning(Struct, frozen=True):
 
 
 class TraceEntry(Struct, frozen=True):
-    """A rule that decided."""
+    """Rule that decided in a table."""
 
     table: str
     rule: str
     because: str
     cite: tuple[str, ...]
-    layer: str = SHIPPED  # whose rule it is
-    refuted: str | None = None  # the claim that it rests on, where that was refuted on this machine
+    layer: str = SHIPPED  # rule layer of the rule
+    refuted: str | None = None  # claim behind the reason, if it was refuted on this machine
 
 
 class Sensitivity(Struct, frozen=True):
-    """The smallest change of one fact after which the optimizer is another."""
+    """Smallest change of one input that changes the recommended optimizer."""
 
     change: Mapping[str, str]
     optimizer: str
 
 
 class ScheduleAdvice(Struct, frozen=True):
-    """A schedule with the numbers of this run."""
+    """Schedule with the values for a run."""
 
     id: str
     path: str
     kwargs: Mapping[str, Value]
-    phases: tuple[Phase, ...]  # with the numbers of the run
+    phases: tuple[Phase, ...]  # with the values for the run
     quantities: Mapping[str, Value]
     alternatives: Mapping[str, str]
 
 
 class CompanionAdvice(Struct, frozen=True):
-    """The optimizer beside another one, and the arguments of its constructor."""
+    """Companion optimizer with the arguments of its constructor."""
 
     implementation: Implementation
     kwargs: Mapping[str, Value]
 
 
 class Recommendation(Struct, frozen=True):
-    """The advice."""
+    """Recommendation of an optimizer and a schedule for a run."""
 
     situation: Situation
     optimizer: Optimizer
     implementation: Implementation
     kwargs: Mapping[str, Value]
-    companion: CompanionAdvice | None  # for the tensors that the optimizer does not take
+    companion: CompanionAdvice | None  # for tensors that the optimizer does not support
     hyperparameters: tuple[AdvisedHyperparameter, ...]
     schedule: ScheduleAdvice
     memory: MemoryEstimate
@@ -264,98 +264,100 @@ class Recommendation(Struct, frozen=True):
     sensitivities: tuple[Sensitivity, ...]
     fingerprint: str
     layers: tuple[str, ...]
-    evidence: Evidence = Evidence()  # none of it where advice is worked out, which knows no machine
+    evidence: Evidence = Evidence()  # empty until `evidence.apply` adds the findings of this machine
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """Return the arguments of the fused variant; empty where it supports no sparse gradients or sharded tensors."""
-        besides = self.implementation.sharding_kwargs.get(self.situation.sharding or "", {})
-        refused = self.situation.sparse_gradients or any(name in besides for name in self.implementation.fused)
-        return {} if refused else self.implementation.fused
+        """Return the arguments of the fused variant; empty if it supports the run's gradients or sharding not."""
+        sharding_kwargs = self.implementation.sharding_kwargs.get(self.situation.sharding or "", {})
+        is_unsupported = self.situation.sparse_gradients or not sharding_kwargs.keys().isdisjoint(
+            self.implementation.fused
+        )
+        return {} if is_unsupported else self.implementation.fused
 
 
 class Fit(Struct, frozen=True):
-    """One optimizer in a run's place."""
+    """Memory of a run with another optimizer."""
 
     id: str
     optimizer_bytes: Bytes | None
     total: Bytes | None = field(name="total_bytes")
     model_states: Bytes | None = field(name="known_bytes")  # weights, gradients and optimizer state
     fits: bool | None
-    largest_micro_batch: int | None  # samples that fit
-    longest_sequence: int | None = field(name="longest_seq_len")  # tokens of a sample that fit
-    basis: str = "derived"  # or measured, or card where fake tensors cannot step it
-    # It is known to fail, or to compute something else, where the run is sharded.
+    largest_micro_batch: int | None  # samples
+    longest_sequence: int | None = field(name="longest_seq_len")  # tokens per sample
+    basis: str = "derived"  # derived, measured, or card if fake tensors cannot run its step
+    # Whether it is known to fail or to compute a different result with the sharding of the run.
     breaks: bool = field(default=False, name="breaks_sharded")
 
 
 class Fix(Struct, frozen=True):
-    """One step of a chain of changes after which a run fits."""
+    """Change in a chain of changes that makes a run fit."""
 
     rule: str
     change: Mapping[str, FactValue]
-    saves: int = field(name="saves_bytes")  # bytes: what the chain would need more without this step
-    needs: int = field(name="needs_bytes")  # bytes that the whole chain needs of a GPU
-    pageable: int = field(name="pageable_bytes")  # bytes of state that may leave it besides
-    instead: Mapping[str, FactValue]  # of what was said
+    saves: int = field(name="saves_bytes")  # additional memory without this change
+    needs: int = field(name="needs_bytes")  # memory per GPU after the whole chain
+    pageable: int = field(name="pageable_bytes")  # additional optimizer state that can be paged to host memory
+    instead: Mapping[str, FactValue]  # stated values that the change replaces
     costs: str
     cite: tuple[str, ...]
 
 
 class Collective(Struct, frozen=True):
-    """A collective operation of all GPUs, and its number in an optimizer step."""
+    """Collective operation of all GPUs, and how often an optimizer step runs it."""
 
     operation: str  # all-reduce, all-gather, reduce-scatter or broadcast
-    of: str  # weights, updated (those that are trained) or gradients
+    of: str  # weights, updated (trained weights) or gradients
     when: str
-    bytes: Bytes  # of what is reduced or gathered, all GPUs' parts of it
-    times: int  # in one optimizer step
-    sent: Bytes = field(name="sent_bytes")  # bytes by each GPU in one optimizer step, by a ring
+    bytes: Bytes  # size of the complete tensor
+    times: int  # per optimizer step
+    sent: Bytes = field(name="sent_bytes")  # bytes sent by each GPU per optimizer step, with a ring algorithm
 
 
 class Traffic(Struct, frozen=True):
-    """Bytes that each GPU sends to the others in an optimizer step."""
+    """Communication of each GPU in an optimizer step."""
 
-    sent: Bytes = field(name="sent_bytes")  # bytes
-    passes: int  # forward and backward passes of the step
+    sent: Bytes = field(name="sent_bytes")  # bytes sent by each GPU
+    passes: int  # micro-batches per optimizer step
     collectives: tuple[Collective, ...]
-    note: str | None  # what another engine does otherwise
+    note: str | None  # how other sharding implementations differ
     cite: tuple[str, ...]
 
 
 class Scale(Struct, frozen=True):
-    """The same run on another number of GPUs."""
+    """Memory and communication of the run on another number of GPUs."""
 
     gpus: int
-    optimizer_bytes: Bytes  # of state on one GPU
-    master_bytes: Bytes = field(name="master_copy_bytes")  # of the fp32 copy of the weights that is sharded with it
+    optimizer_bytes: Bytes  # optimizer state per GPU
+    master_bytes: Bytes = field(name="master_copy_bytes")  # sharded fp32 copy of the weights, per GPU
     total: Bytes | None = field(name="total_bytes")
     fits: bool | None
     micro_batch: int
     largest_micro_batch: int | None
-    sent: Bytes = field(name="sent_bytes")  # bytes by each GPU in an optimizer step
+    sent: Bytes = field(name="sent_bytes")  # bytes sent by each GPU per optimizer step
 
 
 class Scaling(Struct, frozen=True):
     """Effect of more GPUs on memory and communication."""
 
-    sample_bytes: int | None  # what one more sample of a pass keeps for its backward
-    # GPUs from which on every doubling frees less of state and copy; None where neither is there.
+    sample_bytes: int | None  # tensors saved for backward per additional sample of a micro-batch
+    # Number of GPUs above which doubling it saves less than one sample of activations; None without sharded state.
     enough: int | None = field(name="enough_gpus")
-    scales: tuple[Scale, ...]  # the fewest first
+    scales: tuple[Scale, ...]  # in ascending order of GPUs
 
 
 class MemoryAnswer(Struct, frozen=True):
-    """Whether a run fits one GPU, the largest inputs that fit, and changes after which it fits."""
+    """Memory estimate of a run, the largest inputs that fit, and changes that make it fit."""
 
     situation: Situation
     optimizer: str
     memory: MemoryEstimate
-    largest_micro_batch: int | None  # samples that fit
-    longest_sequence: int | None  # tokens of a sample that fit
-    optimizers: tuple[Fit, ...]  # the least memory first
-    fixes: tuple[tuple[Fix, ...], ...]  # the cheapest chain first
-    measured: float | None = None  # seconds that measuring took; None where all is derived
+    largest_micro_batch: int | None  # samples
+    longest_sequence: int | None  # tokens per sample
+    optimizers: tuple[Fit, ...]  # in ascending order of memory
+    fixes: tuple[tuple[Fix, ...], ...]  # chains of changes, the cheapest first
+    measured: float | None = None  # duration of the traced estimate in seconds; None for the analytic estimate
     traffic: Traffic | None = None  # None on one GPU
-    scaling: Scaling | None = None  # None where nothing is sharded
-    largest_micro_batch_by_gpu: Mapping[str, int] = {}  # by the ids of the usual GPUs; empty where a limit was said
+    scaling: Scaling | None = None  # None without sharding
+    largest_micro_batch_by_gpu: Mapping[str, int] = {}  # by GPU id, for common GPUs; empty with a memory limit

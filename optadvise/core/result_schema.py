@@ -1,4 +1,4 @@
-"""JSON Schemas of results, from the records that declare them."""
+"""JSON Schemas of results, generated from their records."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 from optadvise.core.json_text import JsonObject
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_WIDTH = 120  # columns that a part of a schema may take on one line
+_WIDTH = 120  # maximum line length of a schema's text
 
 
 def result_schema(record: type[msgspec.Struct], title: str, *, require_defaults: bool = False) -> str:
     """Return the JSON Schema of a record as JSON text.
 
     Args:
-        record: The record of a whole result; its docstring becomes the description.
-        require_defaults: Require fields with a default as well, as every result has them; only what may be unset is
-            left out. For results that are not read back from files of earlier versions.
+        record: The record of a complete result; its docstring becomes the description.
+        require_defaults: Require fields with a default as well, except fields that can be unset. Not for results
+            that are read from files of earlier versions.
     """
     schema = msgspec.json.schema(record, schema_hook=_describe_unset)
     if require_defaults:
@@ -29,7 +29,7 @@ def result_schema(record: type[msgspec.Struct], title: str, *, require_defaults:
 
 
 def _describe_unset(kind: type) -> dict[str, object]:
-    """Return the schema of a field that is never set."""
+    """Return the schema of an unset field."""
     if kind is msgspec.UnsetType:
         return {"not": {}}
     raise NotImplementedError(kind)
@@ -45,12 +45,12 @@ def _require_defaults(definition: JsonObject) -> None:
 
 
 def format_schema(schema: Mapping[str, object]) -> str:
-    """Return a schema as JSON text in which whatever fits on one line stands on one."""
+    """Return a schema as compact, indented JSON text."""
     return _format(dict(schema)) + "\n"
 
 
 def _format(value: object, indent: int = 0) -> str:
-    """Return JSON text in which whatever fits on one line stands on one, and every list of plain values."""
+    """Return JSON text with one line per value if it fits, and always for lists of plain values."""
     line = json.dumps(value, ensure_ascii=False)
     is_plain_list = isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value)
     if len(line) + indent <= _WIDTH or not isinstance(value, (dict, list)) or is_plain_list:

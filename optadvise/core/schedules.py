@@ -1,4 +1,4 @@
-"""A schedule's card and a run's length to the numbers of this run's schedule. Pure."""
+"""Learning-rate schedules of a run, computed from a schedule's card and the number of steps."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from optadvise.core.cards import Scalar, Scheduler, Value
 from optadvise.core.records import ScheduleAdvice
 
 SEQUENTIAL = "torch.optim.lr_scheduler.SequentialLR"
-# What a card's phases and a framework's settings may refer to as `$name`.
+# Names that a card's phases and a framework's settings can refer to as `$name`.
 QUANTITIES = ("lr", "floor_lr", "floor_share", "start_factor", "start_lr", "total_steps", "warmup_steps",
               "warmup_fraction", "decay_steps", "stable_steps", "milestones")  # fmt: skip
-START_FACTOR = 0.01  # the ramp starts at one percent of the peak (guide, Warmup)
+START_FACTOR = 0.01  # warmup starts at 1 % of the peak learning rate (guide, Warmup)
 
 
 def list_quantities(scheduler: Scheduler, peak: float, steps: int, warmup_fraction: float) -> dict[str, Value]:
-    """Return the named quantities that a card's phases refer to.
+    """Return the quantities that a card's phases refer to, by name.
 
     Args:
-        warmup_fraction: Share of the run that ramps up, where the schedule does.
+        peak: Peak learning rate.
+        steps: Optimizer steps of the run.
+        warmup_fraction: Fraction of the run for warmup, if the schedule has one.
     """
     warmup = max(1, round(warmup_fraction * steps)) if scheduler.warmup and steps > 1 else 0
     warmup = min(warmup, max(steps - 1, 0))
     if scheduler.warmup and abs(warmup_fraction * steps - 1) < 1e-6:
-        warmup_fraction = 1.5 / steps  # torch's OneCycleLR divides by what its rise has beyond one step
+        warmup_fraction = 1.5 / steps  # OneCycleLR divides by the number of warmup steps minus one
     decay = round(scheduler.decay_fraction * steps) if scheduler.decay_fraction else steps - warmup
     decay = max(1, min(decay, steps - warmup))
     return {
@@ -52,10 +54,13 @@ def _resolved(kwargs: Mapping[str, Value], named: Mapping[str, Value]) -> dict[s
 def resolve_schedule(
     scheduler: Scheduler, peak: float, steps: int, warmup_fraction: float, alternatives: Mapping[str, str]
 ) -> ScheduleAdvice:
-    """Return the schedule with the numbers of this run.
+    """Return the schedule with the values for a run.
 
     Args:
-        warmup_fraction: Share of the run that ramps up, where the schedule does.
+        peak: Peak learning rate.
+        steps: Optimizer steps of the run.
+        warmup_fraction: Fraction of the run for warmup, if the schedule has one.
+        alternatives: Reasons by the ids of alternative schedules.
     """
     named = list_quantities(scheduler, peak, steps, warmup_fraction)
     phases = tuple(replace(phase, kwargs=_resolved(phase.kwargs, named)) for phase in scheduler.phases)
@@ -75,30 +80,30 @@ def resolve_schedule(
 
 
 def compute_lr(schedule: ScheduleAdvice, peak: float, step: int) -> float:
-    """Return the learning rate that a schedule gives an optimizer step.
+    """Return the learning rate at an optimizer step.
 
     Args:
-        peak: Peak learning rate, the one that the optimizer is built with.
-        step: Which optimizer step, from 0.
+        peak: Peak learning rate, with which the optimizer is built.
+        step: Index of the optimizer step, from 0.
 
     Example:
         >>> from optadvise.core.records import Phase
-        >>> leg = Phase(shape="constant", path="", kwargs={"factor": 1.0})
-        >>> constant = ScheduleAdvice("constant", "", {}, (leg,), {}, {})
+        >>> phase = Phase(shape="constant", path="", kwargs={"factor": 1.0})
+        >>> constant = ScheduleAdvice("constant", "", {}, (phase,), {}, {})
         >>> compute_lr(constant, 0.1, 7)
         0.1
     """
     ends = [int(end) for end in _list(schedule.kwargs.get("milestones"))] if len(schedule.phases) > 1 else []
-    leg = sum(step >= end for end in ends)
-    phase = schedule.phases[leg]
-    return peak * _FACTORS[phase.shape](phase.kwargs, step - ends[leg - 1] if leg else step, peak)
+    index = sum(step >= end for end in ends)
+    phase = schedule.phases[index]
+    return peak * _FACTORS[phase.shape](phase.kwargs, step - ends[index - 1] if index else step, peak)
 
 
 def _list(value: Value) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-PhaseArguments: TypeAlias = Mapping[str, Any]  # of a torch class by their names: numbers, and a list of milestones
+PhaseArguments: TypeAlias = Mapping[str, Any]  # arguments of a torch class by name: numbers, or a list of milestones
 
 
 def _linear(kwargs: PhaseArguments, step: int, _: float) -> float:
@@ -111,12 +116,12 @@ def _cosine(kwargs: PhaseArguments, step: int, peak: float) -> float:
     return float(floor + (1 - floor) * (1 + math.cos(math.pi * step / kwargs["T_max"])) / 2)
 
 
-def _falling(kwargs: PhaseArguments, step: int, _: float) -> float:
+def _step_decay(kwargs: PhaseArguments, step: int, _: float) -> float:
     return float(kwargs["gamma"] ** sum(step >= milestone for milestone in kwargs["milestones"]))
 
 
 def _one_cycle(kwargs: PhaseArguments, step: int, _: float) -> float:
-    """Return the lr of torch.optim.lr_scheduler.OneCycleLR with `div_factor` 25 and `final_div_factor` 10,000."""
+    """Return the factor of torch.optim.lr_scheduler.OneCycleLR with `div_factor` 25 and `final_div_factor` 10,000."""
     start, last = 1 / 25, 1 / 25 / 1e4
     turn, end = kwargs["pct_start"] * kwargs["total_steps"] - 1, kwargs["total_steps"] - 1
     if step <= turn:
@@ -133,12 +138,12 @@ def _inverse_sqrt(kwargs: PhaseArguments, step: int, _: float) -> float:
     return float(min((step + 1) / warmup, math.sqrt(warmup / (step + 1))))
 
 
-# What each torch class makes of the peak at a step of its own leg; held against the classes by tests/test_schedules.py.
+# Factor on the peak learning rate at a step of a phase; tests/test_schedules.py compares them with the torch classes.
 _FACTORS: Mapping[str, Callable[[PhaseArguments, int, float], float]] = {
     "linear": _linear,
     "constant": lambda kwargs, step, peak: 1.0,
     "cosine": _cosine,
-    "step": _falling,
+    "step": _step_decay,
     "one-cycle": _one_cycle,
     "inverse-sqrt": _inverse_sqrt,
 }

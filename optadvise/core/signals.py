@@ -1,4 +1,4 @@
-"""Ending a program by SIGTERM, as schedulers and containers do, with the clean-up that Ctrl-C gets."""
+"""Clean shutdown on SIGTERM, which job schedulers and containers send."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextlib.contextmanager
 def interrupt_on_sigterm() -> Iterator[None]:
-    """Raise KeyboardInterrupt within the block when SIGTERM arrives.
+    """Raise KeyboardInterrupt within the block on SIGTERM.
 
-    Does nothing outside the main thread, where Python cannot set handlers, and where the program has a handler already.
+    Has no effect outside the main thread, where Python cannot set handlers, or if a handler is already set.
     """
     is_settable = threading.current_thread() is threading.main_thread()
     if not is_settable or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -1,4 +1,4 @@
-"""Environments of jinja2 templates, for generated programs and for pages."""
+"""jinja2 environments for generated programs and HTML pages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def create_environment(folder: Path, finalize: Callable[[Any], object]) -> Environment:
-    """Return an environment that escapes what it inserts, and rejects names that the context of a template lacks.
+    """Return a jinja2 environment that escapes inserted values and rejects undefined names.
 
     Args:
-        finalize: Returns what is inserted for a value, after its filters.
+        folder: Folder of the templates.
+        finalize: Converts a value after its filters to the inserted text.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -1,10 +1,10 @@
-"""Text that came from elsewhere: made safe to print, and names compared in any spelling."""
+"""Escaping of text for the terminal, and normalization of names."""
 
 from __future__ import annotations
 
 
 def make_printable(text: str) -> str:
-    r"""Escape every character that a terminal would act on.
+    r"""Escape the control characters of a text.
 
     Example:
         >>> make_printable("red: \x1b[31m")
@@ -14,7 +14,7 @@ def make_printable(text: str) -> str:
 
 
 def normalize_spelling(name: str) -> str:
-    """Return a name without the differences that people do not make: case, `-`, `_`, `+`, `.` and spaces.
+    """Return a name in lower case without `-`, `_`, `+`, `.` and spaces, for comparisons.
 
     Example:
         >>> normalize_spelling("AdamW_8bit") == normalize_spelling("adamw-8bit")

@@ -1,4 +1,4 @@
-"""Read the quantities people type: `24GB`, `7B`, `8K`, `124e6`."""
+"""Parsing and formatting of sizes and counts such as `24GB`, `7B`, `8K` and `124e6`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optadvise.core.errors import InputError
 
 GIB = 2**30
 
-# GPU makers print GB and mean GiB, so both spellings of a memory size are binary.
+# GPU makers write GB for GiB, so both spellings of a memory size are binary.
 _MEMORY_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 _COUNT_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
@@ -27,7 +27,7 @@ def parse_bytes(text: str, flag: str) -> int:
             numbers up to 1024 are GiB, and numbers from 1,048,576 on are bytes.
 
     Raises:
-        InputError: The text is no size, or is not above zero.
+        InputError: The text is not a memory size, or is not above 0.
 
     Example:
         >>> parse_bytes("24GB", "--vram")
@@ -81,7 +81,7 @@ def _positive(value: float, text: str, flag: str, max_value: int | None = None) 
 
 
 def show_bytes(count: float) -> str:
-    """Render bytes with three digits, in GiB or MiB.
+    """Return a size in bytes as text with three digits and a unit.
 
     Example:
         >>> show_bytes(25769803776)
@@ -97,7 +97,7 @@ def show_bytes(count: float) -> str:
 
 
 def show_count(count: float) -> str:
-    """Render a count with three digits and a unit.
+    """Return a count as text with three digits and a unit.
 
     Example:
         >>> show_count(6_738_415_616)
@@ -110,7 +110,7 @@ def show_count(count: float) -> str:
 
 
 def show_share(share: float) -> str:
-    """Render a share as a percentage.
+    """Return a fraction as a percentage.
 
     Example:
         >>> show_share(0.016), show_share(2.157), show_share(1e9)
@@ -122,7 +122,7 @@ def show_share(share: float) -> str:
 
 
 def show_number(value: float) -> str:
-    """Render a rate the way people write it: `3e-4`, `0.1`, `1e-3`.
+    """Return a number in short form, such as `3e-4`, `0.1` or `1e-3`.
 
     Example:
         >>> show_number(0.0003)

@@ -1,8 +1,8 @@
-"""The worker-process protocol, both ends: JSON lines over private pipes.
+"""Both ends of the worker-process protocol: JSON lines over private pipes.
 
-A worker runs what may hang, crash or print: other people's libraries. The parent starts it as the leader of a session,
-so that it can end everything that the worker has started. The worker answers through a private copy of stdout, which
-libraries cannot write to, and ends when the parent is gone.
+A worker isolates libraries that can hang, crash or print. The parent starts it as a session leader, so that it can
+kill the worker with all its child processes. The worker sends messages through a private copy of stdout, which
+libraries cannot write to, and exits when the parent exits.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import IO, Any, NoReturn, TypeVar, overload
 
 import msgspec
 
-_GRACE_SECONDS = 2.0  # to exit after stdin was closed
-_POLL_SECONDS = 0.5  # between checks whether a silent worker still runs
+_GRACE_SECONDS = 2.0  # time for a worker to exit after its stdin is closed
+_POLL_SECONDS = 0.5  # interval of checks whether a worker is still running
 _LOG_TAIL_BYTES = 2**16
 
 Message = TypeVar("Message")
 
 
 def encode_message(message: object) -> bytes:
-    """Encode a record as one line of JSON. NaN and infinities are kept, which msgspec's own encoder turns into null."""
+    """Encode a record as a line of JSON that preserves NaN and infinity, unlike msgspec's encoder."""
     return json.dumps(msgspec.to_builtins(message, enc_hook=_simplify)).encode() + b"\n"
 
 
@@ -40,13 +40,13 @@ def _decode_message(line: bytes, kind: Any) -> Any:
     """Decode a line of JSON as a record, or as one of a union of tagged records.
 
     Raises:
-        ValueError: The line is not JSON, or not such a record.
+        ValueError: The line is not JSON or does not match the record.
     """
     return msgspec.convert(json.loads(line), kind)
 
 
 def _simplify(value: object) -> object:
-    """Return a read-only mapping as a dictionary, and a subclass of a plain type, such as torch's version, as that."""
+    """Convert a read-only mapping to a dict, and a subclass of a plain type, such as torch's version, to that type."""
     if isinstance(value, Mapping):
         return dict(value)
     for kind in (str, int, float):
@@ -55,25 +55,25 @@ def _simplify(value: object) -> object:
     raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
-# -- the parent's end -------------------------------------------------------------------------------------------------
+# -- parent -----------------------------------------------------------------------------------------------------------
 
 
 class WorkerError(Exception):
-    """A worker gives no further answers. The text is a predicate: `was killed by SIGSEGV: last line of its stderr`."""
+    """Failure of a worker. The text is a predicate: `was killed by SIGSEGV: last line of its stderr`."""
 
     def __init__(self, text: str, exit_code: int | None = None) -> None:
-        """Keep how the process ended.
+        """Store the text and the exit code.
 
         Args:
-            text: What happened, as a predicate without a subject.
-            exit_code: Negative for a signal; None if the process did not start or did not end by itself.
+            text: Predicate without a subject.
+            exit_code: Negative for a signal; None if the process did not start or is still running.
         """
         super().__init__(text)
         self.exit_code = exit_code
 
 
 class WorkerTimeoutError(WorkerError):
-    """A worker did not answer in time."""
+    """Timeout while waiting for a message of a worker."""
 
 
 def module_command(module: str, *arguments: str) -> tuple[str, ...]:
@@ -84,15 +84,15 @@ def module_command(module: str, *arguments: str) -> tuple[str, ...]:
 def start_process(
     command: Sequence[str], environment: Mapping[str, str] | None, stderr: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """Start a worker as the leader of a session, with pipes as stdin and stdout. Tests replace this function.
+    """Start a worker as a session leader with pipes as stdin and stdout. Tests replace this function.
 
     Args:
-        command: From `module_command`, or a test's stand-in for a worker.
-        environment: The worker's environment; None for this process's own.
-        stderr: File that receives the worker's stderr, and what libraries print to stdout.
+        command: From `module_command`, or a test's replacement for a worker.
+        environment: Environment variables of the worker; None for those of this process.
+        stderr: File for the worker's stderr, and for everything that libraries print to stdout.
 
     Raises:
-        OSError: There is no such program, or the system has no room for a process.
+        OSError: The program does not exist, or the system cannot create a process.
     """
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment,
@@ -101,13 +101,13 @@ def start_process(
 
 
 class WorkerProcess:
-    """A running worker as its parent sees it."""
+    """Running worker process, as used by its parent."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start the process.
 
         Args:
-            environment: The worker's environment; None for this process's own.
+            environment: Environment variables of the worker; None for those of this process.
 
         Raises:
             WorkerError: The process cannot be started.
@@ -136,11 +136,11 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Return the process id, which is also the id of the worker's session and process group."""
+        """Return the process id, which is also the id of its session and process group."""
         return self._process.pid
 
     def send(self, message: object) -> None:
-        """Send a record. If the worker has ended, `receive` reports how."""
+        """Send a record. If the worker has exited, the next `receive` raises the error."""
         with contextlib.suppress(OSError):
             self._stdin.write(encode_message(message))
             self._stdin.flush()
@@ -152,15 +152,15 @@ class WorkerProcess:
     def receive(self, kind: UnionType, timeout: float) -> Any: ...
 
     def receive(self, kind: Any, timeout: float) -> Any:
-        """Return the worker's next answer.
+        """Return the worker's next message.
 
         Args:
-            kind: The record that is expected, or a union of tagged records.
+            kind: Expected record, or a union of tagged records.
             timeout: Seconds to wait.
 
         Raises:
-            WorkerTimeoutError: There was no answer in time.
-            WorkerError: The worker ended, or its answer is not such a record.
+            WorkerTimeoutError: The worker sent no message in time.
+            WorkerError: The worker exited, or sent something else.
         """
         line = self._wait_for_line(timeout)
         if line is None:
@@ -170,10 +170,10 @@ class WorkerProcess:
         except ValueError as error:
             self._is_stuck = True
             text = line.decode(errors="replace").strip()
-            raise WorkerError(f"answered with garbage: {text[:80]!r}") from error
+            raise WorkerError(f"sent an invalid message: {text[:80]!r}") from error
 
     def _wait_for_line(self, timeout: float) -> bytes | None:
-        """Return the next line, None if there will be none."""
+        """Return the next line; None at the end of the output."""
         deadline = time.monotonic() + timeout
         while True:
             has_ended = self._process.poll() is not None
@@ -181,29 +181,29 @@ class WorkerProcess:
             try:
                 return self._lines.get(timeout=min(max(remaining, 0.0), _POLL_SECONDS))
             except queue.Empty:
-                if has_ended:  # a process that it started still holds its stdout
+                if has_ended:  # a child process still has the stdout open
                     return None
             if remaining <= 0:
                 self._is_stuck = True
-                raise WorkerTimeoutError(f"gave no answer within {timeout:g} s")
+                raise WorkerTimeoutError(f"did not respond within {timeout:g} s")
 
     def _describe_end(self) -> WorkerError:
-        """Return the exit code or the signal that ended the worker, with the last line of its stderr."""
+        """Return an error with the exit code or signal, and the last line of stderr."""
         try:
             code = self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self._is_stuck = True
-            return WorkerError("stopped answering")
+            return WorkerError("stopped responding")
         last_line = self.read_last_line()
         detail = f": {last_line}" if last_line else ""
         if code >= 0:
             return WorkerError(f"ended with exit code {code}{detail}", code)
-        # The kernel's out-of-memory killer uses SIGKILL.
-        hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+        # The kernel's out-of-memory killer sends SIGKILL.
+        hint = " (probably out of memory)" if -code == signal.SIGKILL else ""
         return WorkerError(f"was killed by {signal.Signals(-code).name}{hint}{detail}", code)
 
     def read_last_line(self) -> str:
-        """Return the last line of the worker's stderr, at most 200 characters; empty if there is none."""
+        """Return the last line of stderr, at most 200 characters; empty if there is none."""
         if self._log.closed:
             return ""
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
@@ -211,14 +211,14 @@ class WorkerProcess:
         return next((line[:200] for line in reversed(lines) if line), "")
 
     def stop(self) -> None:
-        """End the worker and every process that it has started; may be called again."""
+        """Stop the worker and all its child processes; can be called repeatedly."""
         with contextlib.suppress(OSError):
             self._stdin.close()
         if not self._is_stuck:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_SECONDS)
         self._is_stuck = True
-        _kill_group(self._process)  # what it started may outlive it
+        _kill_group(self._process)  # child processes can outlive it
         self._process.wait()
         self._reader.join(_GRACE_SECONDS)
         self._log.close()
@@ -239,17 +239,17 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-# -- the worker's end -------------------------------------------------------------------------------------------------
+# -- worker -----------------------------------------------------------------------------------------------------------
 
 
 class ParentConnection:
-    """The pipes to the parent, inside a worker."""
+    """Connection of a worker to its parent."""
 
     def __init__(self, exit_code: int = 0) -> None:
-        """Take stdin and stdout for messages; what is printed from now on goes to stderr, and warnings are silent.
+        """Reserve stdin and stdout for messages, redirect printed text to stderr, and silence warnings.
 
         Args:
-            exit_code: Exit code when the parent is gone and this worker does not lead a process group.
+            exit_code: Exit code if the parent exits and this worker does not lead a process group.
         """
         self._answers = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
@@ -262,7 +262,7 @@ class ParentConnection:
         with contextlib.suppress(OSError), os.fdopen(os.dup(0), "rb") as stream:
             for line in stream:
                 self._lines.put(line)
-        end_process(self._exit_code)  # whatever it is doing now
+        end_process(self._exit_code)  # even if the main thread is busy
 
     @overload
     def receive(self, kind: type[Message]) -> Message: ...
@@ -274,7 +274,7 @@ class ParentConnection:
         """Wait for the parent's next message and return it.
 
         Args:
-            kind: The record that is expected, or a union of tagged records.
+            kind: Expected record, or a union of tagged records.
         """
         return _decode_message(self._lines.get(), kind)
 
@@ -285,7 +285,7 @@ class ParentConnection:
 
 
 def end_process(exit_code: int) -> NoReturn:
-    """End this process at once, and the processes that it has started if it leads a process group."""
+    """Exit at once, and kill the process group if this process leads one."""
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(exit_code)
