@@ -1,4 +1,4 @@
-"""Convolutional networks as torchvision runs them, for what they hold in memory; nothing here is trained."""
+"""Convolutional networks as in torchvision, for memory measurements."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def silu_() -> nn.Module:
 
 
 class Residual(nn.Module):  # type: ignore[misc]
-    """Any body, its sum with what came in, or with a convolution of that, and perhaps an activation."""
+    """A residual block: the sum of a body and a shortcut, with an optional activation."""
 
     def __init__(self, body: nn.Module, short: nn.Module | None = None, act: nn.Module | None = None,
                  in_place: bool = True) -> None:  # fmt: skip
@@ -76,7 +76,7 @@ def resnet(depths: tuple[int, ...], bottleneck: bool) -> nn.Module:
 
 
 class Thin(nn.Module):  # type: ignore[misc]
-    """Every second place, with as many channels of zeros again."""
+    """A strided shortcut that pads the channels with zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, x.shape[1]))
@@ -94,7 +94,7 @@ def resnet20() -> nn.Module:
 
 
 class Wide(nn.Module):  # type: ignore[misc]
-    """Normalisation and activation before each convolution, and before the shortcut where that is one."""
+    """A pre-activation residual block: normalization and activation before each convolution."""
 
     def __init__(self, wide: int, out: int, stride: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def wide_resnet() -> nn.Module:
 
 
 class Dropout(nn.Module):  # type: ignore[misc]
-    """The kernel that CUDA runs, which keeps one byte for each element."""
+    """Dropout as on CUDA: saves one byte per element."""
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = torch.native_dropout(x, 0.5, True)[0]
@@ -140,7 +140,7 @@ def vgg(widths: tuple[int, ...], bn: bool) -> nn.Module:
 
 
 class Norm(nn.LayerNorm):  # type: ignore[misc]
-    """In full precision under autocast, as CUDA's autocast does and the processor's does not; of an image if told."""
+    """Layer norm in full precision under autocast, as on CUDA; optionally over the channels of an image."""
 
     def __init__(self, width: int, image: bool = False) -> None:
         super().__init__(width)
@@ -181,7 +181,7 @@ def convnext(depths: tuple[int, ...], first: int) -> nn.Module:
 
 
 class Excite(nn.Module):  # type: ignore[misc]
-    """Squeeze-and-excitation: each channel times a number between 0 and 1."""
+    """Squeeze-and-excitation: scales each channel by a number between 0 and 1."""
 
     def __init__(self, wide: int, squeeze: int, act: Callable[[], nn.Module], gate: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def efficientnet_b0() -> nn.Module:
 
 
 class Dense(nn.Module):  # type: ignore[misc]
-    """Layers that each see a copy of all that came before."""
+    """A dense block: each layer gets the concatenation of all previous outputs."""
 
     def __init__(self, wide: int, depth: int) -> None:
         super().__init__()

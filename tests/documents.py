@@ -1,4 +1,4 @@
-"""Facts and tables as plain data, for tests that make or change them at random."""
+"""Conversion of facts and tables from and to plain data, for randomized tests."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from optadvise.rulebase.table_records import FREE_KEYS, OUTCOMES, Rule, TableFil
 
 
 def fact_of(data: Mapping[str, Any]) -> Fact:
-    """Return a fact of plain data; the question does not matter here."""
+    """Return a fact from plain data, with any question."""
     return msgspec.convert({"ask": "?", **data}, Fact)
 
 
 def facts_of(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Fact]:
-    """Return facts of plain data by their names."""
+    """Return facts by id from plain data."""
     return {name: fact_of(fact) for name, fact in data.items()}
 
 
 def fact_data(fact: Fact) -> dict[str, Any]:
-    """Return a fact as plain data, with what is unknown said."""
+    """Return a fact as plain data, including `unknown`."""
     data: dict[str, Any] = msgspec.to_builtins(fact)
     return {"unknown": fact.unknown, **data}
 
 
 def table_of(document: Mapping[str, Any]) -> TableFile:
-    """Return a table of plain data; a range is `[low, low_closed, high, high_closed]`."""
+    """Return a table from plain data; a range is `[low, low_closed, high, high_closed]`."""
     kind = document["kind"]
     rules = tuple(_rule_of(row, document["table"], kind) for row in document["rules"])
     otherwise = _rule_of(document["otherwise"], document["table"], kind) if document.get("otherwise") else None
-    rest = {key: value for key, value in document.items() if key not in ("rules", "otherwise")}
-    return TableFile(**rest, rules=rules, otherwise=otherwise)
+    fields = {key: value for key, value in document.items() if key not in ("rules", "otherwise")}
+    return TableFile(**fields, rules=rules, otherwise=otherwise)
 
 
 def _rule_of(row: Mapping[str, Any], table: str, kind: str) -> Rule:
@@ -48,7 +48,7 @@ def _rule_of(row: Mapping[str, Any], table: str, kind: str) -> Rule:
 
 
 def ranges_of(condition: Iterable[Any]) -> tuple[str | Range, ...]:
-    """Return a condition of plain data."""
+    """Return a condition from plain data."""
     return tuple(_item(item) for item in condition)
 
 

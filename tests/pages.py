@@ -1,4 +1,4 @@
-"""Read a page of HTML strictly, for the tests of what is written."""
+"""Strict parser of HTML pages, for tests of reports."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class Element(NamedTuple):
 
 
 class Page(HTMLParser):
-    """A page's elements, its text, and what is wrong with it."""
+    """Elements, text and errors of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
         self.elements: list[Element] = []
         self.wrong: list[str] = []
         self._open: list[str] = []
-        self._said: list[str] = []
+        self._texts: list[str] = []
         self._prose: list[str] = []
         self.feed(text)
         self.close()
         self.wrong += [f"<{tag}> is never closed" for tag in self._open]
-        self.text = _plain(" ".join(self._said))
-        self.prose = _plain(" ".join(self._prose))  # without programs
+        self.text = _plain(" ".join(self._texts))
+        self.prose = _plain(" ".join(self._prose))  # without code
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if len({name for name, _ in attrs}) < len(attrs):
-            self.wrong.append(f"<{tag}> has an attribute twice")
+            self.wrong.append(f"<{tag}> has a duplicate attribute")
         self.elements.append(Element(tag, dict(attrs)))
         if tag not in _VOID:
             self._open.append(tag)
@@ -57,21 +57,21 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if not self._open or self._open.pop() != tag:
-            self.wrong.append(f"</{tag}> at line {self.getpos()[0]} closes nothing")
+            self.wrong.append(f"</{tag}> at line {self.getpos()[0]} has no start tag")
 
     def handle_data(self, data: str) -> None:
         if self._open and self._open[-1] == "style":
             return
-        self._said.append(data)
+        self._texts.append(data)
         if "pre" not in self._open:
             self._prose.append(data)
 
     def all(self, *tags: str) -> list[Element]:
         return [element for element in self.elements if element.tag in tags]
 
-    def says(self, words: str) -> bool:
-        """Are these words on the page, however it breaks its lines?"""
-        return _plain(words) in self.text or _plain(words).replace(" ", "") in self.text.replace(" ", "")
+    def says(self, text: str) -> bool:
+        """Return whether the page contains a text, regardless of white space."""
+        return _plain(text) in self.text or _plain(text).replace(" ", "") in self.text.replace(" ", "")
 
     @property
     def links(self) -> list[str]:
@@ -79,15 +79,15 @@ class Page(HTMLParser):
 
     @property
     def reaches_out(self) -> list[str]:
-        """Return what would load, run or send something."""
-        found = [element.tag for element in self.all(*_LOADS)]
+        """Return elements and attributes that load, run or send something."""
+        names = [element.tag for element in self.all(*_LOADS)]
         for element in self.elements:
             for name, value in element.attributes.items():
                 if name.startswith("on") or name in ("src", "srcset", "action", "formaction", "data", "xlink:href"):
-                    found.append(f"{element.tag} {name}")
+                    names.append(f"{element.tag} {name}")
                 if name == "style" or (name == "href" and not re.match(r"https?://|#", str(value))):
-                    found.append(f"{element.tag} {name}={value}")
-        return found
+                    names.append(f"{element.tag} {name}={value}")
+        return names
 
 
 def _plain(text: str) -> str:

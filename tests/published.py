@@ -1,4 +1,4 @@
-"""Published measured figures as runs: what `tests/published_memory.yaml` says, put to the estimator."""
+"""Published memory measurements (`tests/published_memory.yaml`), compared with the estimate."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from optadvise.memory.hf_config import read_hf_config
 from tests.conftest import ROOT
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
-SAME = (
+EQUAL_KEYS = (
     "task", "method", "lora_rank", "precision", "checkpointing", "attention", "micro_batch", "seq_len", "image_size",
     "gpus", "shard",
 )  # fmt: skip
 
 
-class Compared(NamedTuple):
-    """One figure beside its prediction, in bytes."""
+class Comparison(NamedTuple):
+    """A measured figure and its prediction, in bytes."""
 
     id: str
     held_out: bool
@@ -40,27 +40,27 @@ class Compared(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Relative, positive where the prediction is too high."""
+        """Return the relative error, positive if the prediction is too high."""
         return self.predicted / self.measured - 1
 
 
-def figures() -> list[dict[str, Any]]:
+def read_figures() -> list[dict[str, Any]]:
     text = (ROOT / "tests" / "published_memory.yaml").read_text(encoding="utf-8")
-    found: list[dict[str, Any]] = yaml.safe_load(text)["figures"]
-    return found
+    figures: list[dict[str, Any]] = yaml.safe_load(text)["figures"]
+    return figures
 
 
-def cannot(figure: dict[str, Any]) -> str | None:
-    """Return why a figure cannot be put to the estimator, None where it can."""
-    given = figure["given"]
-    if "galore" in given.get("optimizer", ""):
-        return "GaLore is not in the catalogue"
-    if given.get("offload") == "all":
-        return "weights on the host are not modelled"
-    if given.get("kind") == "vit" and "patch" in given.get("shape", {}) and _named(figure) is None:
-        return "a gated vision transformer is not described"
-    if given.get("kind") != "cnn" and "seq_len" not in given and "image_size" not in given:
-        return "the source does not say how long samples are"
+def explain_exclusion(figure: dict[str, Any]) -> str | None:
+    """Return why a figure cannot be compared; None if it can."""
+    settings = figure["given"]
+    if "galore" in settings.get("optimizer", ""):
+        return "GaLore is not in the catalog"
+    if settings.get("offload") == "all":
+        return "offloaded weights are not supported"
+    if settings.get("kind") == "vit" and "patch" in settings.get("shape", {}) and _named(figure) is None:
+        return "a gated vision transformer is not supported"
+    if settings.get("kind") != "cnn" and "seq_len" not in settings and "image_size" not in settings:
+        return "the source does not specify the sample length"
     return None
 
 
@@ -79,7 +79,7 @@ def _named(figure: dict[str, Any]) -> NetworkShape | None:
 
 
 def _shape(figure: dict[str, Any]) -> NetworkShape | None:
-    """Return the network's shape: a known one, or the family with these dimensions."""
+    """Return the shape of a figure's network: a named shape, or a family with the figure's dimensions."""
     named, dims = _named(figure), figure["given"].get("shape")
     if named is not None or not dims or "ffn" not in dims:
         return named
@@ -96,62 +96,65 @@ def _shape(figure: dict[str, Any]) -> NetworkShape | None:
         return read_hf_config(rules.networks, rules.settings.unsupported_heads, file)
 
 
-def table() -> list[str]:
-    """Return every figure beside its prediction as Markdown, and the errors of both halves."""
+def format_table() -> list[str]:
+    """Return a Markdown table of all figures and predictions, and the errors of both halves."""
     gib = 2**30
     lines = [
         "| figure | counts | measured GiB | predicted GiB | error | inside | held out |",
         "|---|---|---|---|---|---|---|",
     ]
-    found = [compare(figure) for figure in figures() if cannot(figure) is None]
-    for one in found:
-        inside = one.interval.low <= one.measured <= one.interval.high
+    comparisons = [compare(figure) for figure in read_figures() if explain_exclusion(figure) is None]
+    for comparison in comparisons:
+        inside = comparison.interval.low <= comparison.measured <= comparison.interval.high
         lines.append(
-            f"| {one.id} | {one.measures} | {one.measured / gib:.2f} | {one.predicted / gib:.2f} | {one.error:+.0%} | "
-            f"{'yes' if inside else 'no'} | {'yes' if one.held_out else ''} |"
+            f"| {comparison.id} | {comparison.measures} | {comparison.measured / gib:.2f} "
+            f"| {comparison.predicted / gib:.2f} | {comparison.error:+.0%} | {'yes' if inside else 'no'} "
+            f"| {'yes' if comparison.held_out else ''} |"
         )
     lines.append("")
     for name, held in (("Tuned on", False), ("Held out", True)):
-        part = [one for one in found if one.held_out is held]
-        share = sum(one.interval.low <= one.measured <= one.interval.high for one in part) / len(part)
-        median = statistics.median(abs(one.error) for one in part)
-        lines.append(f"{name}: {len(part)} figures, median error {median:.1%}, {share:.0%} inside the interval.")
-    left_out = [f"{figure['id']} ({why})" for figure in figures() if (why := cannot(figure)) is not None]
-    return [*lines, "", f"Not put to it: {', '.join(left_out)}."]
+        half = [item for item in comparisons if item.held_out is held]
+        share = sum(item.interval.low <= item.measured <= item.interval.high for item in half) / len(half)
+        median = statistics.median(abs(item.error) for item in half)
+        lines.append(f"{name}: {len(half)} figures, median error {median:.1%}, {share:.0%} inside the interval.")
+    excluded = [
+        f"{figure['id']} ({why})" for figure in read_figures() if (why := explain_exclusion(figure)) is not None
+    ]
+    return [*lines, "", f"Excluded: {', '.join(excluded)}."]
 
 
-def compare(figure: dict[str, Any]) -> Compared:
-    """Return a figure beside its prediction."""
-    given = figure["given"]
+def compare(figure: dict[str, Any]) -> Comparison:
+    """Return the comparison of a figure."""
+    settings = figure["given"]
     shape = _shape(figure)
-    answers: dict[str, Any] = {name: given[name] for name in SAME if given.get(name) is not None}
-    answers["model"] = {"encoder": "transformer"}.get(given["kind"], given["kind"])
+    inputs: dict[str, Any] = {name: settings[name] for name in EQUAL_KEYS if settings.get(name) is not None}
+    inputs["model"] = {"encoder": "transformer"}.get(settings["kind"], settings["kind"])
     if shape is None:
-        answers["params"] = given["params"]
+        inputs["params"] = settings["params"]
     else:
-        answers |= {"shape": shape, "model": compiled_rules().memory_rules.networks.find_family(shape).model}
-    answers.pop("seq_len" if answers["model"] in ("cnn", "vit") else "image_size", None)
-    if answers["model"] == "cnn":
-        answers.pop("attention", None)
-    if answers.get("method", "full") != "full":
-        answers["task"] = "finetune"
-        answers["lora_targets"] = ",".join(given.get("lora_targets", ["all"]))
-    answers["gradient_release"] = bool(given.get("gradient_release"))
-    answers["offload"] = given.get("offload") == "optimizer"
-    answers["loss"] = "chunked" if given.get("fused_loss") else "whole"
-    if given.get("accumulation", 1) > 1:
-        answers["batch_size"] = given["accumulation"] * given["micro_batch"] * given.get("gpus", 1)
-    situation = complete_situation(compiled_rules(), answers)
-    name = {"adam8bit": "adamw8bit"}.get(given.get("optimizer", "adamw"), given.get("optimizer", "adamw"))
+        inputs |= {"shape": shape, "model": compiled_rules().memory_rules.networks.find_family(shape).model}
+    inputs.pop("seq_len" if inputs["model"] in ("cnn", "vit") else "image_size", None)
+    if inputs["model"] == "cnn":
+        inputs.pop("attention", None)
+    if inputs.get("method", "full") != "full":
+        inputs["task"] = "finetune"
+        inputs["lora_targets"] = ",".join(settings.get("lora_targets", ["all"]))
+    inputs["gradient_release"] = bool(settings.get("gradient_release"))
+    inputs["offload"] = settings.get("offload") == "optimizer"
+    inputs["loss"] = "chunked" if settings.get("fused_loss") else "whole"
+    if settings.get("accumulation", 1) > 1:
+        inputs["batch_size"] = settings["accumulation"] * settings["micro_batch"] * settings.get("gpus", 1)
+    situation = complete_situation(compiled_rules(), inputs)
+    name = {"adam8bit": "adamw8bit"}.get(settings.get("optimizer", "adamw"), settings.get("optimizer", "adamw"))
     memory = estimator.estimate(compiled_rules().memory_rules, situation, compiled_rules().catalog.find_optimizer(name))
     assert memory.total is not None, figure["id"]
     assert memory.allocated is not None, figure["id"]
     assert memory.reserved is not None, figure["id"]
     assert memory.interval is not None, figure["id"]
     predicted = {"allocated": memory.allocated, "reserved": memory.reserved, "process": memory.total}
-    off = memory.total - predicted[figure["measures"]]
-    return Compared(
+    difference = memory.total - predicted[figure["measures"]]
+    return Comparison(
         figure["id"], bool(figure.get("held_out")), figure["measures"],
         round(figure["value"] * UNITS[figure["unit"]]), predicted[figure["measures"]],
-        Interval(*(end - off for end in astuple(memory.interval))),
+        Interval(*(end - difference for end in astuple(memory.interval))),
     )  # fmt: skip

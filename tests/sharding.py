@@ -1,7 +1,9 @@
-"""Which optimizers survive sharding: five steps on two ranks against one process, for every implementation here.
+"""Audit of optimizers under sharding: five steps on two ranks compared with one process, on the CPU.
 
-Usage: python -m tests.sharding FILE writes what was found as JSON lines, one for each implementation, variant and way
-of sharing. Ranks go through the cases in turn; where one fails they are started anew for the rest.
+Usage: python -m tests.sharding FILE [NAME…]
+
+FILE gets one JSON line for each implementation, variant and sharding: the difference from one process, or the error.
+When a rank fails, the remaining cases run in new ranks.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ from tests.conftest import ROOT
 
 SHARDS = ("none", "zero1", "fsdp")
 STEPS, NPROC = 5, 2
-SMALL, LARGE = 100_000, 3_000_000  # parameters; the latter where what is quantised shall be it in halves, too
+SMALL, LARGE = 100_000, 3_000_000  # parameters; LARGE so that shards of quantized state are quantized, too
 TIMEOUT = 120  # seconds of one case
 
 
 class Case(NamedTuple):
-    """An implementation in one way of sharing."""
+    """An implementation with a variant and a sharding."""
 
     optimizer: str
     implementation: str
@@ -41,57 +43,59 @@ class Case(NamedTuple):
     arm: Arm
 
 
-def companion(catalog: Catalog, card: Optimizer) -> Companion | None:
-    """Return what steps the weights that an optimizer leaves to another, with that one's defaults."""
+def plan_companion(catalog: Catalog, card: Optimizer) -> Companion | None:
+    """Return the optimizer of weights that a card does not support, with its defaults; None if it supports all."""
     if card.companion is None:
         return None
     other = plan.plan_defaults(catalog.optimizer(card.companion.optimizer), {})
     return Companion(other.path, other.package, other.kwargs)
 
 
-def cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
-    """Yield what can be run on a CPU here: every variant of every implementation."""
+def list_cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Case]:
+    """Yield every variant of every implementation that runs on this machine's CPU, with every sharding."""
     for name in names or catalog.optimizer_ids:
         card = catalog.optimizer(name)
-        beside = companion(catalog, card)
-        for made in card.implementations:
-            if "cpu" not in made.devices or not plan.is_importable(made):
+        companion = plan_companion(catalog, card)
+        for implementation in card.implementations:
+            if "cpu" not in implementation.devices or not plan.is_importable(implementation):
                 continue
-            for variant in plan.list_variants(made, "cpu"):
-                arm = plan.plan_defaults(card, {}, implementation=made.id)
-                every = {key for kwargs in made.variants.values() for key in kwargs}
-                kwargs = {k: v for k, v in arm.kwargs.items() if k not in every} | dict(
-                    made.variants.get(variant or "", {})
+            for variant in plan.list_variants(implementation, "cpu"):
+                arm = plan.plan_defaults(card, {}, implementation=implementation.id)
+                variant_keys = {key for kwargs in implementation.variants.values() for key in kwargs}
+                kwargs = {k: v for k, v in arm.kwargs.items() if k not in variant_keys} | dict(
+                    implementation.variants.get(variant or "", {})
                 )
-                arm = replace(arm, kwargs=kwargs, variant=variant, companion=beside, unsupported=None)
-                state = card.state if made.state is None else made.state
+                arm = replace(arm, kwargs=kwargs, variant=variant, companion=companion, unsupported=None)
+                state = card.state if implementation.state is None else implementation.state
                 size = LARGE if any(tensor.min_elements > 1 for tensor in state) else SMALL
                 for shard in SHARDS:
-                    yield Case(name, made.id, variant, shard, size, arm)
+                    yield Case(name, implementation.id, variant, shard, size, arm)
 
 
-def found(asked: list[Case]) -> Iterator[tuple[Case, float | str]]:
-    """Yield how far each is from one process, or what it raised."""
+def run_cases(cases: list[Case]) -> Iterator[tuple[Case, float | str]]:
+    """Yield each case with its difference from one process, or its error."""
     with tempfile.TemporaryDirectory() as folder:
-        file, out = Path(folder) / "cases.json", Path(folder) / "found.jsonl"
-        file.write_text(json.dumps([[*case[:5], to_builtins(case.arm)] for case in asked]), encoding="utf-8")
+        file, out = Path(folder) / "cases.json", Path(folder) / "results.jsonl"
+        file.write_text(json.dumps([[*case[:5], to_builtins(case.arm)] for case in cases]), encoding="utf-8")
         done = 0
-        while done < len(asked):
+        while done < len(cases):
             out.unlink(missing_ok=True)
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(NPROC),
                        "-m", "tests.sharding", "--rank", str(file), str(out), str(done)]  # fmt: skip
-            ran = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+            process = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
                                  text=True)  # fmt: skip
-            told = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
-            if not told:
-                raise RuntimeError(ran.stderr[-2000:])
-            for answer in told:
-                yield asked[done], answer
+            answers = (
+                [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
+            )
+            if not answers:
+                raise RuntimeError(process.stderr[-2000:])
+            for answer in answers:
+                yield cases[done], answer
                 done += 1
 
 
-def rank(file: str, out: str, start: int) -> None:
-    """Go through the cases from one on; rank 0 writes what is found, until one fails."""
+def run_rank(file: str, out: str, start: int) -> None:
+    """Run the cases from `start`; rank 0 writes the results until a case fails."""
     import datetime
 
     import torch
@@ -111,13 +115,13 @@ def rank(file: str, out: str, start: int) -> None:
             for _ in range(STEPS):
                 training.step()
             answer: float | str = communication.measure_parity(training, ranks)
-        except Exception as error:  # whatever somebody else's code does
+        except Exception as error:  # third-party code may raise anything
             answer = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             Path(f"{out}.{ranks.rank}").write_text(answer, encoding="utf-8")
         if ranks.rank == 0:
             other = Path(f"{out}.1")
             if isinstance(answer, str) and "losed by peer" in answer and other.exists():
-                answer = other.read_text(encoding="utf-8")  # this rank only lost the one that failed
+                answer = other.read_text(encoding="utf-8")  # the other rank failed
             with Path(out).open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(answer) + "\n")
         if isinstance(answer, str):
@@ -125,12 +129,20 @@ def rank(file: str, out: str, start: int) -> None:
     distributed.destroy_process_group()
 
 
+def main(arguments: list[str]) -> None:
+    """Run the command line, or one rank of torchrun."""
+    if arguments[:1] == ["--rank"]:
+        run_rank(arguments[1], arguments[2], int(arguments[3]))
+        return
+    if not arguments or arguments[0].startswith("-"):
+        print("Usage: python -m tests.sharding FILE [NAME…]", file=sys.stderr)
+        raise SystemExit(2)
+    with Path(arguments[0]).open("w", encoding="utf-8") as lines:
+        for case, answer in run_cases(list(list_cases(load(), arguments[1:] or None))):
+            lines.write(json.dumps([*case[:4], answer]) + "\n")
+            lines.flush()
+            print(*case[:4], answer, flush=True)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--rank":
-        rank(sys.argv[2], sys.argv[3], int(sys.argv[4]))
-    else:
-        with Path(sys.argv[1]).open("w", encoding="utf-8") as lines:
-            for case, answer in found(list(cases(load(), sys.argv[2:] or None))):
-                lines.write(json.dumps([*case[:4], answer]) + "\n")
-                lines.flush()
-                print(*case[:4], answer, flush=True)
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Will it fit: the answers of `estimate`, and that what it names as a remedy is one."""
+"""The `estimate` command: breakdown, fit, fixes and errors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ GIB = 2**30
 
 
 def estimate(line: str) -> dict[str, Any]:
-    said = optadvise("estimate", *line.split(), "--json")
-    assert said.code == 0, said.err
-    assert said.err == ""
-    data: dict[str, Any] = json.loads(said.out)
+    result = optadvise("estimate", *line.split(), "--json")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    data: dict[str, Any] = json.loads(result.out)
     jsonschema.validate(data, SCHEMA)
     return data
 
@@ -32,16 +32,14 @@ def line_of(data: dict[str, Any], part: str) -> dict[str, Any]:
     return next(line for line in data["memory"]["ledger"] if line["part"] == part)
 
 
-# -- the ledger ---------------------------------------------------------------------------------------------------
+# -- breakdown ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("precision", "weights", "gradients", "state"),
     [("fp32", 4, 4, 8), ("amp-bf16", 4, 4, 8), ("amp-fp16", 4, 4, 8), ("bf16", 2, 2, 4)],
 )
-def test_bytes_per_parameter_are_those_of_the_precision(
-    precision: str, weights: int, gradients: int, state: int
-) -> None:
+def test_bytes_per_parameter_follow_the_precision(precision: str, weights: int, gradients: int, state: int) -> None:
     memory = estimate(f"--params 7B --precision {precision}")["memory"]
     billions = [round(memory[f"{name}_bytes"] / 1e9) for name in ("weights", "gradients", "optimizer")]
     assert billions == [7 * weights, 7 * gradients, 7 * state]
@@ -56,7 +54,7 @@ def test_bytes_per_parameter_are_those_of_the_precision(
         "--arch bert-base-uncased --attention eager", "--params 1B --gpus 4 --shard none",
     ],
 )  # fmt: skip
-def test_the_lines_at_the_peak_add_up_to_the_total(line: str) -> None:
+def test_lines_at_the_peak_sum_to_the_total(line: str) -> None:
     memory = estimate(line)["memory"]
     assert sum(entry["at_peak_bytes"] for entry in memory["ledger"]) == memory["total_bytes"]
     for end in ("low", "high"):
@@ -66,7 +64,7 @@ def test_the_lines_at_the_peak_add_up_to_the_total(line: str) -> None:
     assert memory["allocated_bytes"] <= memory["reserved_bytes"] < memory["total_bytes"]
 
 
-def test_a_size_alone_has_a_wider_interval_than_a_shape() -> None:
+def test_unknown_shape_has_a_wider_interval_than_a_known_one() -> None:
     def width(line: str) -> float:
         memory = estimate(line)["memory"]
         varying = [
@@ -77,7 +75,7 @@ def test_a_size_alone_has_a_wider_interval_than_a_shape() -> None:
     assert width("--params 8B") > 2 * width("--arch llama-3-8b")
 
 
-def test_what_is_recomputed_chunked_released_or_offloaded_is_not_there() -> None:
+def test_recomputation_chunking_release_and_offload_reduce_memory() -> None:
     base = "--arch llama-3.2-1b --seq-len 2048 --micro-batch 2"
     plain = estimate(base)
     assert (
@@ -94,13 +92,13 @@ def test_what_is_recomputed_chunked_released_or_offloaded_is_not_there() -> None
     assert released < 0.5 * line_of(estimate(full), "gradients")["at_peak_bytes"]
 
 
-def test_gradients_stay_between_passes_where_they_accumulate() -> None:
+def test_gradient_accumulation_keeps_gradients() -> None:
     at_once = line_of(estimate("--arch gpt2 --batch-size 8 --micro-batch 8"), "gradients")
     in_parts = line_of(estimate("--arch gpt2 --batch-size 64 --micro-batch 8"), "gradients")
     assert at_once["at_peak_bytes"] < in_parts["at_peak_bytes"] == in_parts["bytes"]
 
 
-def test_adapters_are_counted_matrix_by_matrix() -> None:
+def test_adapter_parameters_are_counted_per_matrix() -> None:
     """LoRA of rank 16 on q and v of Llama 2 7B: 32 layers, 2 matrices, 16 · (4096 + 4096)."""
     data = estimate("--arch llama-2-7b --method lora --lora-rank 16 --lora-targets q,v")
     assert data["memory"]["gradients_bytes"] == 4 * 32 * 2 * 16 * 8192
@@ -110,21 +108,21 @@ def test_adapters_are_counted_matrix_by_matrix() -> None:
     assert four_bits == pytest.approx(6.476e9 * 0.5159 + 0.262e9 * 2 + 4 * 32 * 2 * 16 * 8192, rel=2e-3)
 
 
-def test_small_tensors_of_an_eight_bit_optimizer_stay_in_32_bits() -> None:
+def test_small_tensors_of_8bit_optimizers_have_32bit_state() -> None:
     """BatchNorm's vectors and the smallest convolutions are under 4096 elements."""
     rows = {row["id"]: row for row in estimate("--arch resnet50")["optimizers"]}
     assert 2.03 < rows["adamw8bit"]["optimizer_bytes"] / 25_557_032 < 2.1
     assert rows["adamw"]["optimizer_bytes"] == pytest.approx(8 * 25_557_032, rel=1e-4)
 
 
-def test_what_the_trainer_keeps_wide_is_in_the_interval() -> None:
-    """transformers' Trainer keeps an 8-bit optimizer's state for embeddings in 32 bits."""
+def test_interval_covers_32bit_state_of_embeddings() -> None:
+    """transformers' Trainer uses 32-bit state for embeddings with 8-bit optimizers."""
     interval = line_of(estimate("--arch gpt2 --optimizer adamw8bit"), "optimizer state")["interval"]
     assert interval["high"] - interval["expected"] == pytest.approx((8 - 2.03) * (50257 + 1024) * 768, rel=0.01)
 
 
-def test_a_default_that_copies_is_in_the_interval() -> None:
-    """Adam's foreach step copies as much as the weights; the fused one nothing."""
+def test_interval_covers_temporaries_of_foreach() -> None:
+    """Adam's foreach step allocates a copy of the weights, the fused step does not."""
     line = line_of(estimate("--arch llama-2-7b --precision bf16 --checkpointing full"), "temporaries")
     assert line["interval"]["high"] - line["at_peak_bytes"] > 12 * GIB
     assert "fused=True" in line["how"]
@@ -133,31 +131,31 @@ def test_a_default_that_copies_is_in_the_interval() -> None:
 # -- what fits ----------------------------------------------------------------------------------------------------
 
 
-def test_largest_finds_the_edge() -> None:
+def test_search_largest_returns_the_boundary() -> None:
     draw = random.Random(0)
     for _ in range(500):
         base, slope, bend = draw.randint(0, 50), draw.randint(1, 40), draw.choice([0, 0, 1])
-        room, limit, start = draw.randint(0, 10**5), draw.randint(1, 10**6), draw.randint(1, 10**6)
+        available, limit, start = draw.randint(0, 10**5), draw.randint(1, 10**6), draw.randint(1, 10**6)
 
-        def needs(n: int, base: int = base, slope: int = slope, bend: int = bend) -> int:
+        def required(n: int, base: int = base, slope: int = slope, bend: int = bend) -> int:
             return base + slope * n + bend * n * n
 
-        found = search_largest(needs, room, limit, start)
-        assert found == 0 or needs(found) <= room
-        assert found == limit or needs(found + 1) > room
+        largest = search_largest(required, available, limit, start)
+        assert largest == 0 or required(largest) <= available
+        assert largest == limit or required(largest + 1) > available
 
 
 @pytest.mark.parametrize(
     "line", ["--arch pythia-160m --gpu t4", "--params 1B --gpu h100 --seq-len 1024", "--arch vit-base-16 --gpu v100"]
 )
-def test_the_largest_pass_and_the_longest_sample_are_edges(line: str) -> None:
+def test_largest_micro_batch_and_longest_sequence_are_boundaries(line: str) -> None:
     data = estimate(line)
     assert data["largest_micro_batch"] > 1
-    for flag, most in (("micro-batch", data["largest_micro_batch"]), ("seq-len", data["longest_seq_len"])):
-        if most is None:
+    for flag, largest in (("micro-batch", data["largest_micro_batch"]), ("seq-len", data["longest_seq_len"])):
+        if largest is None:
             continue
         without = line.replace("--seq-len 1024", "") if flag == "seq-len" else line
-        for count, fits in ((most, True), (most + 1, False)):
+        for count, fits in ((largest, True), (largest + 1, False)):
             memory = estimate(f"{without} --{flag} {count}")["memory"]
             assert (memory["total_bytes"] <= memory["available_bytes"]) is fits
 
@@ -173,36 +171,37 @@ def test_the_largest_pass_and_the_longest_sample_are_edges(line: str) -> None:
         "--arch gpt2-xl --gpu t4 --attention eager --seq-len 1024",
     ],
 )
-def test_every_chain_makes_it_fit_and_no_step_is_idle(line: str) -> None:
+def test_every_fix_chain_fits_and_every_change_is_necessary(line: str) -> None:
     data = estimate(line)
     assert data["memory"]["fits"] is not True
     assert data["fixes"]
     for chain in data["fixes"]:
         changes = {name: value for fix in chain for name, value in fix["change"].items()}
-        assert needs(line, changes) <= data["memory"]["available_bytes"]
-        for left_out in chain if len(chain) > 1 else ():
-            fewer = {name: value for fix in chain if fix is not left_out for name, value in fix["change"].items()}
-            assert needs(line, fewer) > data["memory"]["available_bytes"], (chain, left_out)
+        assert count_required_bytes(line, changes) <= data["memory"]["available_bytes"]
+        for omitted in chain if len(chain) > 1 else ():
+            fewer = {name: value for fix in chain if fix is not omitted for name, value in fix["change"].items()}
+            assert count_required_bytes(line, fewer) > data["memory"]["available_bytes"], (chain, omitted)
 
 
-def needs(line: str, changes: dict[str, Any]) -> int:
-    """Return what a run needs with flags changed, less what may be paged out."""
-    words = line.split()
+def count_required_bytes(line: str, changes: dict[str, Any]) -> int:
+    """Return the required bytes of a run after changes, without pageable state."""
+    arguments = line.split()
     for name, value in changes.items():
         flag = f"--{name.replace('_', '-')}"
-        if flag in words:
-            at = words.index(flag)
-            del words[at : at + 2]
-        words += [flag] if value is True else [flag, str(value)]
-    if "gpus" in changes and "micro_batch" not in changes and "--micro-batch" in words:  # they share the batch
-        del words[words.index("--micro-batch") : words.index("--micro-batch") + 2]
-    elif "micro_batch" not in changes and "--micro-batch" not in words:
-        words += ["--micro-batch", "1"]
-    memory = estimate(" ".join(words))["memory"]
+        if flag in arguments:
+            at = arguments.index(flag)
+            del arguments[at : at + 2]
+        arguments += [flag] if value is True else [flag, str(value)]
+    # More GPUs share the batch, so a specified micro-batch may be too large.
+    if "gpus" in changes and "micro_batch" not in changes and "--micro-batch" in arguments:
+        del arguments[arguments.index("--micro-batch") : arguments.index("--micro-batch") + 2]
+    elif "micro_batch" not in changes and "--micro-batch" not in arguments:
+        arguments += ["--micro-batch", "1"]
+    memory = estimate(" ".join(arguments))["memory"]
     return int(memory["total_bytes"] - memory["pageable_bytes"])
 
 
-def test_adapters_are_offered_only_where_there_is_a_checkpoint() -> None:
+def test_adapters_are_suggested_only_for_finetuning() -> None:
     methods = [
         {
             fix["change"].get("method")
@@ -215,9 +214,9 @@ def test_adapters_are_offered_only_where_there_is_a_checkpoint() -> None:
     assert methods[1] == {None}
 
 
-def test_every_change_is_somewhere_the_remedy() -> None:
-    """A change that no chain ever holds would be dead."""
-    wanted = {row.id for row in load().base.fixes}
+def test_every_fix_rule_is_used() -> None:
+    """A rule that no chain uses would be dead."""
+    expected = {row.id for row in load().base.fixes}
     lines = [
         "--params 7B --gpu rtx4090 --task finetune",
         "--params 7B --gpu rtx4090",
@@ -232,20 +231,20 @@ def test_every_change_is_somewhere_the_remedy() -> None:
         "--params 3B --vram 24GB --precision fp32",
         "--params 5B --gpu rx-7900-xtx --clipping",
     ]
-    found: set[str] = set()
+    used: set[str] = set()
     for line in lines:
-        found |= {fix["rule"] for chain in estimate(line)["fixes"] for fix in chain}
-    assert found == wanted
+        used |= {fix["rule"] for chain in estimate(line)["fixes"] for fix in chain}
+    assert used == expected
 
 
-def test_a_batch_is_taken_in_passes_that_fit() -> None:
+def test_assumed_micro_batch_fits() -> None:
     data = estimate("--arch gpt2 --gpu t4 --batch-size 64 --seq-len 1024")
     assert data["situation"]["micro_batch"] == 8
     assert "micro_batch" in data["situation"]["assumed"]
     assert estimate("--arch gpt2 --batch-size 64")["situation"]["micro_batch"] == 64
 
 
-def test_every_optimizer_is_ranked_by_what_it_needs() -> None:
+def test_optimizers_are_sorted_by_total_memory() -> None:
     data = estimate("--params 7B --gpu a100 --all")
     ids = [row["id"] for row in data["optimizers"]]
     assert sorted(ids) == load().optimizer_ids
@@ -255,7 +254,7 @@ def test_every_optimizer_is_ranked_by_what_it_needs() -> None:
     assert "paged-adamw8bit" not in apple
 
 
-def test_unknown_shapes_are_null_and_not_zero() -> None:
+def test_figures_of_unknown_shapes_are_null() -> None:
     data = estimate("--params 500M --model gnn --vram 24GB")
     assert data["memory"]["total_bytes"] is None
     assert data["memory"]["activations_bytes"] is None
@@ -264,10 +263,10 @@ def test_unknown_shapes_are_null_and_not_zero() -> None:
     assert estimate("--params 5B --model gnn --vram 24GB")["memory"]["fits"] is False
 
 
-# -- the issue's own lines ----------------------------------------------------------------------------------------
+# -- descriptions of networks ----------------------------------------------------------------------------------------
 
 
-def test_a_config_file_gives_the_exact_size(tmp_path: Path) -> None:
+def test_config_file_determines_the_exact_size(tmp_path: Path) -> None:
     config = {
         "model_type": "llama", "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24,
         "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192, "vocab_size": 128256,
@@ -282,7 +281,7 @@ def test_a_config_file_gives_the_exact_size(tmp_path: Path) -> None:
     assert data["memory"] == estimate("--arch llama-3.2-3b --vram 24GB --seq-len 4096 --micro-batch 2")["memory"]
 
 
-def test_dimensions_are_a_network_too() -> None:
+def test_dimensions_describe_a_network() -> None:
     line = "--hidden 4096 --layers 32 --heads 32 --kv-heads 8 --ffn 14336 --vocab 128256 --seq-len 2048"
     assert estimate(line)["situation"]["params"] == 8_030_261_248
     assert (
@@ -290,13 +289,13 @@ def test_dimensions_are_a_network_too() -> None:
     )
 
 
-def test_a_resnet_at_batch_256_needs_a_dozen_gibibytes() -> None:
-    """What people see: torchvision's ResNet-50 under AMP takes 11 to 13 GiB at a batch of 256."""
+def test_resnet50_at_batch_256_requires_about_12_gib() -> None:
+    """Reported by users: torchvision's ResNet-50 under AMP takes 11 to 13 GiB at a batch of 256."""
     memory = estimate("--arch resnet50 --image-size 224 --batch-size 256")["memory"]
     assert 11 * GIB < memory["total_bytes"] < 13.5 * GIB
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------
+# -- invalid input ----------------------------------------------------------------------------------------------------
 
 # Command line -> code and option of its error.
 REJECTED = {
@@ -351,6 +350,6 @@ def test_invalid_input_is_reported_in_one_line(line: str) -> None:
     assert "Traceback" not in result.err
 
 
-def test_eight_bits_that_would_not_help_are_said_to() -> None:
-    said = optadvise("recommend", *"--arch resnet50 --batch-size 256 --gpu t4 --optimizer adamw8bit --json".split())
-    assert "WRN144" in {w["id"] for w in json.loads(said.out)["warnings"]}
+def test_8bit_state_without_effect_is_warned_about() -> None:
+    result = optadvise("recommend", *"--arch resnet50 --batch-size 256 --gpu t4 --optimizer adamw8bit --json".split())
+    assert "WRN144" in {w["id"] for w in json.loads(result.out)["warnings"]}

@@ -1,6 +1,6 @@
-"""What people read, kept word for word.
+"""Text output of commands, compared with golden files.
 
-After a wanted change: OPTADVISE_UPDATE_GOLDEN=1 pytest tests/test_golden.py.
+To update them after an intended change, run OPTADVISE_UPDATE_GOLDEN=1 pytest tests/test_golden.py.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LINES = {
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_text_is_as_it_was(name: str) -> None:
-    said = optadvise(*LINES[name].split())
-    assert said.code == 0, said.err
-    text = "".join(line for line in said.out.splitlines(keepends=True) if "(rules " not in line)
+def test_text_equals_golden_file(name: str) -> None:
+    result = optadvise(*LINES[name].split())
+    assert result.code == 0, result.err
+    text = "".join(line for line in result.out.splitlines(keepends=True) if "(rules " not in line)
     file = ROOT / "tests" / "golden" / f"{name}.txt"
     if os.environ.get("OPTADVISE_UPDATE_GOLDEN"):
         file.write_text(text, encoding="utf-8")

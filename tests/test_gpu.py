@@ -1,4 +1,4 @@
-"""What only a CUDA device can show. Run with `pytest -m gpu`; elsewhere each says why it is skipped."""
+"""Tests that require a CUDA device; run them with `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.cli import optadvise
 torch = pytest.importorskip("torch")
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="requires a CUDA device"),
 ]
 
 
 def bench(file: Path, *arguments: str) -> dict[str, dict[str, Any]]:
-    said = optadvise("bench", *arguments, "--device", "cuda", "--json", str(file))
-    assert said.code == 0, said.err
-    result = json.loads(file.read_text(encoding="utf-8"))
-    return {arm["label"]: arm for arm in result["arms"]}
+    result = optadvise("bench", *arguments, "--device", "cuda", "--json", str(file))
+    assert result.code == 0, result.err
+    document = json.loads(file.read_text(encoding="utf-8"))
+    return {arm["label"]: arm for arm in document["arms"]}
 
 
 def test_every_kind_of_memory_is_reported(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_every_kind_of_memory_is_reported(tmp_path: Path) -> None:
         assert arm["loss"]["finite"]
 
 
-def test_eight_bit_state_is_a_quarter_at_a_hundred_million_parameters(tmp_path: Path) -> None:
+def test_8bit_state_is_a_quarter_of_fp32_state(tmp_path: Path) -> None:
     line = "adamw8bit lion stable-adamw adan --optimizer-only --params 100M --rounds 5 --steps 10"
     arms = bench(tmp_path / "r.json", *line.split())
     control = next(arm for arm in arms.values() if arm["role"] == "control")
@@ -42,16 +42,16 @@ def test_eight_bit_state_is_a_quarter_at_a_hundred_million_parameters(tmp_path: 
     assert control["bandwidth"]["fraction"] > 0.5
 
 
-def test_an_allocation_that_fails_is_a_result(tmp_path: Path) -> None:
+def test_out_of_memory_is_reported_in_the_result(tmp_path: Path) -> None:
     line = ["adamw", "--optimizer-only", "--params", "200B", "--rounds", "1", "--steps", "1", "--control", "none"]
-    said = optadvise("bench", *line, "--device", "cuda", "--json", str(tmp_path / "r.json"))
-    assert said.code == 4
+    result = optadvise("bench", *line, "--device", "cuda", "--json", str(tmp_path / "r.json"))
+    assert result.code == 4
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["arms"][0]["status"] == "oom"
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="requires two CUDA devices")
 @pytest.mark.parametrize(("shard", "times"), [("none", 2), ("zero1", 1), ("fsdp", 1)])
-def test_two_ranks_over_nccl_hold_what_their_way_of_sharing_leaves_them(shard: str, times: int, tmp_path: Path) -> None:
+def test_two_nccl_ranks_have_the_state_of_their_sharding(shard: str, times: int, tmp_path: Path) -> None:
     line = f"adamw --control none --nproc 2 --shard {shard} --rounds 2 --steps 2"
     (arm,) = bench(tmp_path / "r.json", *line.split()).values()
     assert arm["status"] == "ok", arm["error"]

@@ -1,4 +1,4 @@
-"""Adapters: what a frozen linear layer with low-rank matrices keeps, held against autograd itself."""
+"""Adapters: tensors that a frozen linear layer with low-rank matrices saves, compared with autograd."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from optadvise.memory.training_step import StepSettings, simulate_step
 from tests.programs import program, simulate
 
 SAMPLES, LENGTH, WIDTH, RANK = 2, 8, 32, 4
-# Precision, whether autocast is on, and whether the layer's input gets a gradient.
+# Precision, and whether the layer's input requires a gradient.
 RUNS = [(p, grad) for p in ("fp32", "bf16", "amp") for grad in (True, False)]
 
 
 class Adapted(nn.Module):  # type: ignore[misc,unused-ignore]
-    """A frozen linear layer with an adapter, as PEFT runs it."""
+    """A frozen linear layer with a LoRA adapter, computed like PEFT."""
 
-    def __init__(self, width: int, out: int, base: torch.dtype, own: torch.dtype) -> None:
+    def __init__(self, width: int, out: int, base: torch.dtype, adapter: torch.dtype) -> None:
         super().__init__()
         self.base = nn.Linear(width, out, dtype=base).requires_grad_(False)
-        self.a = nn.Linear(width, RANK, bias=False, dtype=own)
-        self.b = nn.Linear(RANK, out, bias=False, dtype=own)
+        self.a = nn.Linear(width, RANK, bias=False, dtype=adapter)
+        self.b = nn.Linear(RANK, out, bias=False, dtype=adapter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result = self.base(x)
@@ -35,41 +35,41 @@ class Adapted(nn.Module):  # type: ignore[misc,unused-ignore]
         return (result + self.b(self.a(x)) * 2.0).to(result.dtype)  # type: ignore[no-any-return,unused-ignore]
 
 
-def how(precision: str) -> ComputeMode:
+def make_mode(precision: str) -> ComputeMode:
     situation = Situation(
         precision={"amp": "amp-bf16"}.get(precision, precision), method="lora", lora_rank=RANK, lora_targets="a,b"
     )
     return derive_compute_mode(select_memory_inputs(situation), frozenset({"silu"}))
 
 
-def kept_by_simulation(lines: list[str], precision: str, grad: bool) -> int:
-    """Bytes beyond the input and the output, which other layers save."""
+def simulate_saved_bytes(lines: list[str], precision: str, grad: bool) -> int:
+    """Return the bytes that a block saves, without its input and output, which other layers save."""
     itemsize = 4 if precision == "fp32" else 2
     graph, out = simulate(
-        *lines, mode=how(precision), shape=(SAMPLES, LENGTH, WIDTH), itemsize=itemsize, requires_grad=grad
+        *lines, mode=make_mode(precision), shape=(SAMPLES, LENGTH, WIDTH), itemsize=itemsize, requires_grad=grad
     )
     graph.release(out)
     return graph.live_bytes - (out.nbytes if graph.is_saved(out) else 0)
 
 
-def kept_by_torch(model: nn.Module, precision: str, grad: bool) -> int:
-    """The same of what autograd saves, each storage once, without weights and their half-precision copies."""
+def measure_saved_bytes(model: nn.Module, precision: str, grad: bool) -> int:
+    """Return the bytes that autograd saves, each storage once, without weights and their half-precision copies."""
     x = torch.ones(SAMPLES, LENGTH, WIDTH, dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
     x.requires_grad_(grad)
-    found: dict[int, torch.Tensor] = {}
+    saved: dict[int, torch.Tensor] = {}
 
-    def seen(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.numel() >= SAMPLES * LENGTH * RANK and SAMPLES * LENGTH in (tensor.shape[0], *_rows(tensor)):
-            found[tensor.untyped_storage().data_ptr()] = tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with (
-        torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp"),
     ):
         out = model(x)
     others = {x.untyped_storage().data_ptr(), out.untyped_storage().data_ptr()}
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in others)
+    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in saved.items() if pointer not in others)
 
 
 def _rows(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -78,12 +78,14 @@ def _rows(tensor: torch.Tensor) -> tuple[int, ...]:
 
 def modules(precision: str, *layers: tuple[int, int, bool]) -> nn.Module:
     base = torch.float32 if precision == "fp32" else torch.bfloat16
-    own = torch.bfloat16 if precision == "bf16" else torch.float32
-    made: list[nn.Module] = []
+    adapter = torch.bfloat16 if precision == "bf16" else torch.float32
+    result: list[nn.Module] = []
     for width, out, adapted in layers:
-        linear = Adapted(width, out, base, own) if adapted else nn.Linear(width, out, dtype=base).requires_grad_(False)
-        made += [linear, nn.SiLU()]
-    return nn.Sequential(*made)
+        linear = (
+            Adapted(width, out, base, adapter) if adapted else nn.Linear(width, out, dtype=base).requires_grad_(False)
+        )
+        result += [linear, nn.SiLU()]
+    return nn.Sequential(*result)
 
 
 def linear(out: str, x: str, width: int, target: str = "") -> str:
@@ -92,7 +94,7 @@ def linear(out: str, x: str, width: int, target: str = "") -> str:
 
 @pytest.mark.parametrize(("precision", "grad"), RUNS)
 @pytest.mark.parametrize("adapted", [(True, True), (True, False), (False, True), (False, False)])
-def test_a_frozen_layer_keeps_no_input_and_its_adapter_does(
+def test_adapter_saves_its_input_and_frozen_layer_does_not(
     precision: str, grad: bool, adapted: tuple[bool, bool]
 ) -> None:
     model = modules(precision, (WIDTH, 48, adapted[0]), (48, WIDTH, adapted[1]))
@@ -100,11 +102,11 @@ def test_a_frozen_layer_keeps_no_input_and_its_adapter_does(
         linear("u", "x", 48, "a" if adapted[0] else "other"), "s = silu u",
         linear("d", "s", WIDTH, "b" if adapted[1] else "other"), "y = silu d",
     ]  # fmt: skip
-    assert kept_by_simulation(lines, precision, grad) == kept_by_torch(model, precision, grad)
+    assert simulate_saved_bytes(lines, precision, grad) == measure_saved_bytes(model, precision, grad)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "amp"])
-def test_layers_that_share_an_input_share_what_they_keep_but_for_autocast(precision: str) -> None:
+def test_layers_with_a_common_input_save_it_once_except_under_autocast(precision: str) -> None:
     class Both(nn.Module):  # type: ignore[misc,unused-ignore]
         def __init__(self) -> None:
             super().__init__()
@@ -115,11 +117,11 @@ def test_layers_that_share_an_input_share_what_they_keep_but_for_autocast(precis
             return self.a(x) + self.b(x)  # type: ignore[no-any-return,unused-ignore]
 
     lines = ["n = silu x", linear("p", "n", WIDTH, "a"), linear("q", "n", WIDTH, "b"), "y = add p q"]
-    kept = kept_by_simulation(lines, precision, True)
-    assert kept == kept_by_torch(Both(), precision, True)
+    saved = simulate_saved_bytes(lines, precision, True)
+    assert saved == measure_saved_bytes(Both(), precision, True)
     size = SAMPLES * LENGTH * WIDTH * (4 if precision == "fp32" else 2)
     low = SAMPLES * LENGTH * RANK * (4 if precision == "fp32" else 2)
-    assert kept == size * (2 if precision == "amp" else 1) + 2 * low
+    assert saved == size * (2 if precision == "amp" else 1) + 2 * low
 
 
 def network(layers: int) -> Network:
@@ -129,43 +131,43 @@ def network(layers: int) -> Network:
     return Network("adapted", blocks, images=False, flags=frozenset())
 
 
-def test_only_the_first_layer_keeps_nothing_for_the_frozen_embedding() -> None:
-    how_ = how("fp32")
-    kept = [simulate_step(network(n), how_, MicroBatch(SAMPLES, LENGTH)).activations for n in (1, 2, 3)]
-    first, size = kept[0], SAMPLES * LENGTH * WIDTH * 4
-    # SiLU keeps its input where that gets a gradient, and the adapter SiLU's output and its own low-rank one.
+def test_first_layer_saves_less_after_a_frozen_embedding() -> None:
+    mode = make_mode("fp32")
+    saved = [simulate_step(network(n), mode, MicroBatch(SAMPLES, LENGTH)).activations for n in (1, 2, 3)]
+    first, size = saved[0], SAMPLES * LENGTH * WIDTH * 4
+    # SiLU saves its input if it requires a gradient; the adapter saves SiLU's output and its low-rank product.
     assert first == size + SAMPLES * LENGTH * RANK * 4
-    assert kept[1] - kept[0] == kept[2] - kept[1] == first + size
-    assert sum(count_weights(network(3), how_).values()) == 1 + 3 * 4
+    assert saved[1] - saved[0] == saved[2] - saved[1] == first + size
+    assert sum(count_weights(network(3), mode).values()) == 1 + 3 * 4
 
 
-def test_checkpointing_gives_the_embedding_a_gradient() -> None:
+def test_checkpointing_makes_embeddings_require_gradients() -> None:
     size = SAMPLES * LENGTH * WIDTH * 4
-    found = []
+    results = []
     for flags in (frozenset[str](), frozenset({LEARNING_INPUTS})):
         graph, out = simulate(
-            "x = embedding input rows=50 width=32", "y = silu x", mode=replace(how("fp32"), flags=flags),
+            "x = embedding input rows=50 width=32", "y = silu x", mode=replace(make_mode("fp32"), flags=flags),
             shape=(SAMPLES, LENGTH), requires_grad=False, name="input",
         )  # fmt: skip
         graph.release(out)
-        found.append((graph.live_bytes, out.requires_grad))
-    assert found == [(0, False), (size, True)]
-    learning = replace(how("fp32"), flags=frozenset({LEARNING_INPUTS}))
+        results.append((graph.live_bytes, out.requires_grad))
+    assert results == [(0, False), (size, True)]
+    learning = replace(make_mode("fp32"), flags=frozenset({LEARNING_INPUTS}))
     batch, settings = MicroBatch(SAMPLES, LENGTH), StepSettings(checkpoint=True)
     assert simulate_step(network(3), learning, batch, settings).activations == 3 * size
 
 
-def test_a_sum_of_two_products_gradients_is_not_made_in_place() -> None:
+def test_gradients_of_two_products_are_not_summed_in_place() -> None:
     size = SAMPLES * LENGTH * WIDTH * 4
-    found = []
+    results = []
     for third in (linear("r", "x", WIDTH), "r = silu x"):
         lines = [linear("p", "x", WIDTH), linear("q", "x", WIDTH), third, "s = add p q", "y = add s r"]
-        graph, out = simulate(*lines, mode=how("fp32"), shape=(SAMPLES, LENGTH, WIDTH))
-        found.append(simulate_backward(graph, out).working)
-    assert found == [4 * size, 3 * size]
+        graph, out = simulate(*lines, mode=make_mode("fp32"), shape=(SAMPLES, LENGTH, WIDTH))
+        results.append(simulate_backward(graph, out).working)
+    assert results == [4 * size, 3 * size]
 
 
-def test_a_head_in_chunks_holds_three_gradients_of_its_weight() -> None:
+def test_chunked_loss_allocates_three_gradients_of_its_weight() -> None:
     graph, out = simulate("y = chunked_cross_entropy x out=5000", shape=(SAMPLES, LENGTH, WIDTH))
     peak, weight = simulate_backward(graph, out), 5000 * WIDTH * 4
     assert 3 * weight <= peak.total <= 3 * weight + 3 * SAMPLES * LENGTH * WIDTH * 4

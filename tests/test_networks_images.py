@@ -1,4 +1,4 @@
-"""Convolutional networks: weights against published counts, and what a step holds against fake tensors."""
+"""Convolutional networks: weights compared with published counts, memory of a step with fake tensors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ MODES = {
 }
 
 
-PUBLISHED = {  # counts of torchvision's pages and, for those of CIFAR, of the usual implementations
+PUBLISHED = {  # counts of torchvision's pages; for CIFAR networks, of common implementations
     "alexnet": 61_100_840, "convnext-base": 88_591_464, "convnext-large": 197_767_336, "convnext-small": 50_223_688,
     "convnext-tiny": 28_589_128, "densenet121": 7_978_856, "densenet161": 28_681_000, "densenet169": 14_149_480,
     "densenet201": 20_013_928, "efficientnet-b0": 5_288_548, "efficientnet-b1": 7_794_184,
@@ -71,10 +71,10 @@ def network_of(catalog: Catalog, name: str) -> Network:
 
 
 def fake_peak(build: Callable[[], nn.Module], mode: ComputeMode, batch: MicroBatch) -> int:
-    """Return the peak of the second training step, with nothing allocated."""
+    """Return the peak of the second training step on fake tensors."""
     dtype = torch.bfloat16 if mode.weight_itemsize == 2 else torch.float32
     with FakeTensorMode():
-        torch.set_default_dtype(dtype)  # as fake weights cannot be cast
+        torch.set_default_dtype(dtype)  # fake weights cannot be cast
         try:
             model = build()
         finally:
@@ -82,7 +82,7 @@ def fake_peak(build: Callable[[], nn.Module], mode: ComputeMode, batch: MicroBat
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, foreach=True)
         images = torch.empty(batch.samples, 3, batch.length, batch.length, dtype=torch.float32)
         labels = torch.empty(batch.samples, dtype=torch.int64)
-        _step(model, optimizer, images, labels, mode)  # the first makes the optimizer's state
+        _step(model, optimizer, images, labels, mode)  # the first step allocates the optimizer state
         tracker = MemTracker()
         tracker.track_external(model, optimizer, images, labels)
         with tracker:
@@ -94,7 +94,7 @@ def fake_peak(build: Callable[[], nn.Module], mode: ComputeMode, batch: MicroBat
 def _step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, mode: ComputeMode
 ) -> None:
-    if mode.autocast:  # by hand, as the context manager asks for a device
+    if mode.autocast:  # manually, as the context manager requires a device
         torch.set_autocast_enabled("cpu", True)
         torch.set_autocast_dtype("cpu", torch.bfloat16)
         torch.set_autocast_cache_enabled(True)
@@ -111,7 +111,7 @@ def _step(
 
 
 def predicted_peak(network: Network, mode: ComputeMode, batch: MicroBatch) -> int:
-    """Return what the arithmetic says, with SGD's momentum, less the statistics of normalisations."""
+    """Return the predicted peak with SGD momentum, without the statistics of normalization layers."""
     step = simulate_step(network, replace(mode, flags=network.flags), batch)
     return 2 * count(network) * mode.weight_itemsize + step.input_bytes + step.peak.total
 
@@ -133,26 +133,26 @@ def image_shapes(catalog: Catalog) -> dict[str, NamedShape]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_count_is_met_to_the_parameter(catalog: Catalog, name: str) -> None:
+def test_parameters_equal_the_published_count(catalog: Catalog, name: str) -> None:
     assert count(network_of(catalog, name)) == PUBLISHED[name]
 
 
-def test_every_shape_has_the_parameters_that_its_file_says(catalog: Catalog) -> None:
-    found = {name: count(network_of(catalog, name)) for name in image_shapes(catalog)}
-    assert found == {name: shape.parameters for name, shape in image_shapes(catalog).items()}
-    assert set(PUBLISHED) <= set(found)
+def test_shapes_have_the_declared_parameters(catalog: Catalog) -> None:
+    counts = {name: count(network_of(catalog, name)) for name in image_shapes(catalog)}
+    assert counts == {name: shape.parameters for name, shape in image_shapes(catalog).items()}
+    assert set(PUBLISHED) <= set(counts)
 
 
-def test_no_two_names_read_the_same(catalog: Catalog) -> None:
+def test_names_are_unambiguous(catalog: Catalog) -> None:
     networks = load_networks(catalog)
-    # 1.6gf and 16gf would, as a name is read without its punctuation.
+    # Names are compared without punctuation, so 1.6gf and 16gf would be equal.
     names = [*image_shapes(catalog), *(a for s in image_shapes(catalog).values() for a in s.aliases)]
     assert len({networks.find_shape(name) for name in image_shapes(catalog)}) == len(image_shapes(catalog))
     assert all(networks.find_shape(name) in image_shapes(catalog) for name in names)
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "given"),
+    ("name", "kind", "arguments"),
     [
         ("resnet34", "ResNet", {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}),
         ("resnet50", "ResNet", {}),
@@ -164,17 +164,17 @@ def test_no_two_names_read_the_same(catalog: Catalog) -> None:
         ("regnety-400mf", "RegNet", {"hidden_sizes": [48, 104, 208, 440], "depths": [1, 3, 6, 6], "groups_width": 8}),
     ],
 )  # fmt: skip
-def test_tensors_are_those_of_transformers(catalog: Catalog, name: str, kind: str, given: dict[str, Any]) -> None:
+def test_weights_equal_those_of_transformers(catalog: Catalog, name: str, kind: str, arguments: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transformers = pytest.importorskip("transformers")
-        config = getattr(transformers, f"{kind}Config")(num_labels=1000, **given)
+        config = getattr(transformers, f"{kind}Config")(num_labels=1000, **arguments)
         with torch.device("meta"):
             model = getattr(transformers, f"{kind}ForImageClassification")(config)
-    found: Counter[tuple[int, ...]] = Counter()
+    shapes: Counter[tuple[int, ...]] = Counter()
     for weight, number in count_weights(network_of(catalog, name)).items():
-        found[weight.shape] += number
-    assert found == Counter(tuple(parameter.shape) for parameter in model.parameters())
+        shapes[weight.shape] += number
+    assert shapes == Counter(tuple(parameter.shape) for parameter in model.parameters())
 
 
 # -- a step against fake tensors ---------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ BUILDS: dict[str, Callable[[], nn.Module]] = {
     "densenet121": lambda: densenet((6, 12, 24, 16)),
     "regnety-400mf": regnety_400mf,
 }
-# Each network in one precision at least; all thirty-three pairs agreed to within 0.6 % when run. Fake tensors take long
-# over those that have many layers, which take turns.
+# Each network in at least one precision; all 33 pairs agreed within 0.6 %. Fake tensors are slow for deep networks,
+# so each run tests some of them.
 QUICK = [*(("vgg16-bn", mode) for mode in MODES),
          *((name, "amp") for name in ("resnet20", "resnet18", "vgg11", "wide-resnet-28-10"))]  # fmt: skip
 DEEP = [*((name, "amp") for name in ("convnext-tiny", "mobilenet-v2", "efficientnet-b0", "regnety-400mf")),
@@ -203,21 +203,21 @@ DEEP = [*((name, "amp") for name in ("convnext-tiny", "mobilenet-v2", "efficient
 
 
 @pytest.mark.parametrize(("name", "mode"), [*QUICK, *rotated(1, DEEP)])
-def test_the_peak_of_a_step_is_that_of_fake_tensors(catalog: Catalog, name: str, mode: str) -> None:
+def test_peak_equals_that_of_fake_tensors(catalog: Catalog, name: str, mode: str) -> None:
     batch = MicroBatch(32, image_shapes(catalog)[name].length or 0)
     real = fake_peak(BUILDS[name], MODES[mode], batch)
     assert predicted_peak(network_of(catalog, name), MODES[mode], batch) == pytest.approx(real, rel=0.01)
 
 
-def test_the_first_half_of_a_densenet_is_that_of_fake_tensors(catalog: Catalog) -> None:
+def test_peak_of_half_a_densenet_equals_that_of_fake_tensors(catalog: Catalog) -> None:
     network, batch = network_of(catalog, "densenet121"), MicroBatch(32, 224)
     blocks = network.blocks
-    half = replace(network, blocks=(*blocks[: 1 + 6 + 1 + 12], blocks[-1]))  # the whole takes a quarter of a minute
+    half = replace(network, blocks=(*blocks[: 1 + 6 + 1 + 12], blocks[-1]))  # the whole network takes 15 seconds
     real = fake_peak(lambda: densenet((6, 12)), MODES["amp"], batch)
     assert predicted_peak(half, MODES["amp"], batch) == pytest.approx(real, rel=0.01)
 
 
-def test_a_batch_twice_as_large_holds_twice_as_much(catalog: Catalog) -> None:
+def test_activations_are_proportional_to_the_batch(catalog: Catalog) -> None:
     for name in image_shapes(catalog):
         network = network_of(catalog, name)
         small, large = (
@@ -228,31 +228,33 @@ def test_a_batch_twice_as_large_holds_twice_as_much(catalog: Catalog) -> None:
         assert large.weight_gradients == small.weight_gradients == 4 * count(network)
 
 
-# -- operations, on paper ----------------------------------------------------------------------------------------------
+# -- operations --------------------------------------------------------------------------------------------------------
 
 
-def ran(
+def run_lines(
     lines: list[str], mode: ComputeMode, shape: tuple[int, ...], itemsize: int
 ) -> tuple[AutogradGraph, SizedTensor]:
-    """Run lines on an input that needs a gradient and that another block saves."""
+    """Run lines on an input that requires a gradient and that another block saves."""
     graph, out = simulate(*lines, mode=mode, shape=shape, itemsize=itemsize)
     graph.release(out)
     return graph, out
 
 
-def kept(lines: list[str], mode: str = "fp32", shape: tuple[int, ...] = (2, 8, 16, 16), item: int = 4) -> int:
-    """Return how many bytes are left for the backward pass."""
-    return ran(lines, MODES[mode], shape, item)[0].live_bytes
+def count_saved_bytes(
+    lines: list[str], mode: str = "fp32", shape: tuple[int, ...] = (2, 8, 16, 16), item: int = 4
+) -> int:
+    """Return the bytes saved for backward."""
+    return run_lines(lines, MODES[mode], shape, item)[0].live_bytes
 
 
-PLACES = 2 * 16 * 16  # of two images
+PIXELS = 2 * 16 * 16  # in two images
 
 
-def test_a_convolution_keeps_its_input_and_not_its_output() -> None:
-    assert kept(["y = conv x out=4"]) == 0  # the input is kept by whoever made it
-    assert kept(["c = conv x out=4", "y = conv c out=4"]) == PLACES * 4 * 4
-    assert kept(["y = conv x out=4"], "amp") == PLACES * 8 * 2  # the copy in half precision
-    assert kept(["y = conv x out=4"], "amp", item=2) == 0
+def test_convolution_saves_its_input() -> None:
+    assert count_saved_bytes(["y = conv x out=4"]) == 0  # another block saves the input
+    assert count_saved_bytes(["c = conv x out=4", "y = conv c out=4"]) == PIXELS * 4 * 4
+    assert count_saved_bytes(["y = conv x out=4"], "amp") == PIXELS * 8 * 2  # the half-precision copy
+    assert count_saved_bytes(["y = conv x out=4"], "amp", item=2) == 0
 
 
 @pytest.mark.parametrize(
@@ -270,59 +272,64 @@ def test_a_convolution_keeps_its_input_and_not_its_output() -> None:
         ("y = mean x", (2, 8)),
     ],
 )
-def test_what_comes_out_has_pytorchs_shape(line: str, shape: tuple[int, ...]) -> None:
-    assert ran([line], MODES["fp32"], (2, 8, 16, 16), 4)[1].shape == shape
+def test_output_shapes_equal_those_of_pytorch(line: str, shape: tuple[int, ...]) -> None:
+    assert run_lines([line], MODES["fp32"], (2, 8, 16, 16), 4)[1].shape == shape
 
 
-def test_a_grouped_convolution_has_a_groups_weights() -> None:
-    graph, _ = ran(["y = conv x out=8 kernel=3 groups=8 bias=1"], MODES["fp32"], (2, 8, 16, 16), 4)
+def test_grouped_convolution_has_smaller_weights() -> None:
+    graph, _ = run_lines(["y = conv x out=8 kernel=3 groups=8 bias=1"], MODES["fp32"], (2, 8, 16, 16), 4)
     assert [weight.shape for weight in graph.weights] == [(8, 1, 3, 3), (8,)]
 
 
-def test_normalising_a_batch_keeps_its_input_in_its_precision() -> None:
-    assert kept(["b = batch_norm x", "y = batch_norm b"]) == PLACES * 8 * 4
-    graph, out = ran(["c = conv x out=8", "y = batch_norm c"], MODES["amp"], (2, 8, 16, 16), 2)
-    assert (graph.live_bytes, out.itemsize) == (PLACES * 8 * 2, 2)
+def test_batch_norm_saves_its_input_in_its_precision() -> None:
+    assert count_saved_bytes(["b = batch_norm x", "y = batch_norm b"]) == PIXELS * 8 * 4
+    graph, out = run_lines(["c = conv x out=8", "y = batch_norm c"], MODES["amp"], (2, 8, 16, 16), 2)
+    assert (graph.live_bytes, out.itemsize) == (PIXELS * 8 * 2, 2)
 
 
-def test_relu_in_place_shares_its_inputs_storage() -> None:
-    assert kept(["b = batch_norm x", "y = relu_ b"]) == PLACES * 8 * 4  # its output, which is the other's too
-    assert kept(["b = batch_norm x", "y = relu b"]) == PLACES * 8 * 4
+def test_inplace_relu_shares_its_storage() -> None:
+    assert (
+        count_saved_bytes(["b = batch_norm x", "y = relu_ b"]) == PIXELS * 8 * 4
+    )  # the output of relu_ and batch_norm have one storage
+    assert count_saved_bytes(["b = batch_norm x", "y = relu b"]) == PIXELS * 8 * 4
     in_place, not_in_place = (
-        ran(["b = batch_norm x", f"y = {op} b"], MODES["fp32"], (2, 8, 16, 16), 4)[0].peak.total
+        run_lines(["b = batch_norm x", f"y = {op} b"], MODES["fp32"], (2, 8, 16, 16), 4)[0].peak.total
         for op in ("relu_", "relu")
     )
-    assert not_in_place - in_place == PLACES * 8 * 4
-    assert kept(["b = batch_norm x", "y = relu6 b"]) == PLACES * 8 * 4  # a copy of its input
+    assert not_in_place - in_place == PIXELS * 8 * 4
+    assert count_saved_bytes(["b = batch_norm x", "y = relu6 b"]) == PIXELS * 8 * 4  # a copy of its input
 
 
-def test_a_residual_block_keeps_two_tensors_for_each_convolution() -> None:
+def test_residual_block_saves_two_tensors_per_convolution() -> None:
     block = ["c = conv x out=8 kernel=3", "b = batch_norm c", "r = relu_ b", "d = conv r out=8 kernel=3",
              "e = batch_norm d", "s = add_ e x", "y = relu_ s"]  # fmt: skip
-    assert kept(block) == 4 * PLACES * 8 * 4
+    assert count_saved_bytes(block) == 4 * PIXELS * 8 * 4
 
 
-def test_pooling_keeps_its_input_and_eight_bytes_for_each_maximum() -> None:
-    assert kept(["y = max_pool x kernel=2 stride=2"]) == PLACES // 4 * 8 * 8
-    assert kept(["c = conv x out=8", "y = max_pool c kernel=2 stride=2"]) == PLACES * 8 * 4 + PLACES // 4 * 8 * 8
-    assert kept(["c = conv x out=8", "y = mean c"]) == 0
-    assert kept(["c = conv x out=8", "y = adaptive_avg_pool c side=7"]) == PLACES * 8 * 4
-    assert kept(["c = conv x out=8", "y = adaptive_avg_pool c side=1"]) == 0
+def test_max_pool_saves_its_input_and_indices() -> None:
+    assert count_saved_bytes(["y = max_pool x kernel=2 stride=2"]) == PIXELS // 4 * 8 * 8
+    assert (
+        count_saved_bytes(["c = conv x out=8", "y = max_pool c kernel=2 stride=2"])
+        == PIXELS * 8 * 4 + PIXELS // 4 * 8 * 8
+    )
+    assert count_saved_bytes(["c = conv x out=8", "y = mean c"]) == 0
+    assert count_saved_bytes(["c = conv x out=8", "y = adaptive_avg_pool c side=7"]) == PIXELS * 8 * 4
+    assert count_saved_bytes(["c = conv x out=8", "y = adaptive_avg_pool c side=1"]) == 0
 
 
-def test_gradients_flow_through_a_normalisation_over_channels() -> None:
-    graph, out = ran(["c = conv x out=4", "y = layer_norm_channels c"], MODES["fp32"], (2, 8, 16, 16), 4)
+def test_gradients_flow_through_layer_norm_over_channels() -> None:
+    graph, out = run_lines(["c = conv x out=4", "y = layer_norm_channels c"], MODES["fp32"], (2, 8, 16, 16), 4)
     simulate_backward(graph, out)
     assert graph.weight_gradients == 4 * (4 * 8 + 2 * 4)
     assert graph.live_bytes == 0
 
 
-def test_a_half_copys_gradient_is_cast_once_the_copy_is_gone() -> None:
+def test_gradient_is_cast_after_the_autocast_copy_is_freed() -> None:
     shape, rows = (2, 1000), 2 * 1000
-    graph, out = ran(["y = linear x out=1000"], MODES["amp"], shape, 2)
+    graph, out = run_lines(["y = linear x out=1000"], MODES["amp"], shape, 2)
     assert graph.weight_copies == 2 * 10**6
-    high = simulate_backward(graph, out)
-    assert high.total == 2 * rows + 2 * 10**6 + 4 * 10**6  # the input's gradient, the copy's, and the weight's
+    peak = simulate_backward(graph, out)
+    assert peak.total == 2 * rows + 2 * 10**6 + 4 * 10**6  # gradients of the input, the copy and the weight
     assert (graph.weight_copies, graph.live_bytes) == (0, 0)
 
 

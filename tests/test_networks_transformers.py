@@ -1,4 +1,4 @@
-"""Transformers: weights tensor by tensor, what a step keeps against autograd itself, and configurations gone wrong."""
+"""Transformers: weights compared with Hugging Face, saved tensors with autograd, and invalid configs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from tests.programs import program, simulate
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="transformers is not installed: nothing to compare with"
+    importlib.util.find_spec("transformers") is None, reason="requires transformers"
 )
-# Its import warns about what it finds installed; that is not ours.
+# Importing transformers may emit warnings about installed packages.
 quiet = pytest.mark.filterwarnings("ignore")
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96,
@@ -103,9 +103,9 @@ def read_config(catalog: Catalog, file: Path) -> NetworkShape:
 def model_of(config: Any) -> Any:
     import transformers
 
-    word = {"bert": "MaskedLM", "roberta": "MaskedLM", "distilbert": "MaskedLM", "t5": "Seq2SeqLM",
+    head = {"bert": "MaskedLM", "roberta": "MaskedLM", "distilbert": "MaskedLM", "t5": "Seq2SeqLM",
             "vit": "ImageClassification"}.get(config.model_type, "CausalLM")  # fmt: skip
-    return getattr(transformers, f"AutoModelFor{word}").from_config(config)
+    return getattr(transformers, f"AutoModelFor{head}").from_config(config)
 
 
 def config_of(kind: str, arguments: dict[str, Any]) -> Any:
@@ -114,17 +114,17 @@ def config_of(kind: str, arguments: dict[str, Any]) -> Any:
     return AutoConfig.for_model(kind, **arguments)
 
 
-def written(folder: Path, document: Any) -> Path:
+def write_config(folder: Path, document: Any) -> Path:
     file = folder / "config.json"
     file.write_text(json.dumps(document, default=str), encoding="utf-8")
     return file
 
 
 def shapes_of(network: Network) -> Counter[tuple[int, ...]]:
-    found: Counter[tuple[int, ...]] = Counter()
+    shapes: Counter[tuple[int, ...]] = Counter()
     for weight, count in count_weights(network).items():
-        found[weight.shape] += count
-    return found
+        shapes[weight.shape] += count
+    return shapes
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -139,11 +139,11 @@ def test_weights_equal_those_of_hugging_face(
     config = config_of(kind, arguments)
     with torch.device("meta"):
         model = model_of(config)
-    shape = read_config(catalog, written(tmp_path, config.to_dict()))
+    shape = read_config(catalog, write_config(tmp_path, config.to_dict()))
     assert shapes_of(build_network(networks, shape)) == Counter(tuple(p.shape) for p in model.parameters())
 
 
-PUBLISHED = {  # counts of the checkpoints themselves
+PUBLISHED = {  # counts of the checkpoints
     "bert-base-uncased": 109_514_298, "bert-large-uncased": 335_174_458, "distilbert-base-uncased": 66_985_530,
     "gemma-2-9b": 9_241_705_984, "gemma-2b": 2_506_172_416, "gemma-3-1b": 999_885_952, "gpt-neox-20b": 20_554_567_680,
     "gpt2": 124_439_808, "gpt2-xl": 1_557_611_200, "llama-2-7b": 6_738_415_616, "llama-2-70b": 68_976_648_192,
@@ -157,7 +157,7 @@ PUBLISHED = {  # counts of the checkpoints themselves
 }  # fmt: skip
 
 
-def test_every_named_shape_has_the_count_that_it_states(networks: Networks) -> None:
+def test_named_shapes_have_the_declared_parameters(networks: Networks) -> None:
     names = [name for name, shape in networks.shapes.items() if networks.families[shape.family].model_types]
     assert len(names) >= 130
     wrong = {}
@@ -169,7 +169,7 @@ def test_every_named_shape_has_the_count_that_it_states(networks: Networks) -> N
     assert not wrong
 
 
-def test_names_of_networks_are_given_once_and_their_cites_have_sources() -> None:
+def test_network_names_are_unique_and_citations_exist() -> None:
     folder = ROOT / "rules" / "networks"
     files = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in folder.glob("*.yaml")}
     general = yaml.safe_load((ROOT / "rules" / "sources.yaml").read_text(encoding="utf-8"))
@@ -189,22 +189,22 @@ def test_published_counts(networks: Networks) -> None:
     assert {name: networks.shapes[name].parameters for name in PUBLISHED} == PUBLISHED
 
 
-# -- what autograd keeps -----------------------------------------------------------------------------------------------
+# -- tensors saved by autograd -----------------------------------------------------------------------------------------
 
 
-def saved_bytes(model: Any, batch: dict[str, Any]) -> int:
-    """Return the bytes of all storages that autograd keeps for backward, without parameters and buffers."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *batch.values())}
-    kept: dict[int, torch.Tensor] = {}
+def measure_saved_bytes(model: Any, batch: dict[str, Any]) -> int:
+    """Return the bytes of storages that autograd saves, without parameters, buffers and inputs."""
+    excluded = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *batch.values())}
+    saved: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+        if tensor.untyped_storage().data_ptr() not in excluded:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(**batch).loss
-    total = sum(int(tensor.untyped_storage().nbytes()) for tensor in kept.values())
+    total = sum(int(tensor.untyped_storage().nbytes()) for tensor in saved.values())
     del loss
     return total
 
@@ -220,26 +220,27 @@ def saved_bytes(model: Any, batch: dict[str, Any]) -> int:
         ("phi3", GROUPED),
     ],
 )
-def test_a_layer_keeps_what_autograd_keeps(
+def test_layer_saves_as_much_as_autograd(
     catalog: Catalog, networks: Networks, tmp_path: Path, kind: str, arguments: dict[str, Any]
 ) -> None:
-    """The difference of three layers and one is what two layers keep, and nothing else."""
-    found, told = [], []
+    """The difference between three layers and one is the memory of two layers."""
+    measured, simulated = [], []
     for layers in (1, 3):
-        word = "n_layer" if kind == "gpt2" else "num_hidden_layers"
-        config = config_of(kind, {**arguments, word: layers})
+        key = "n_layer" if kind == "gpt2" else "num_hidden_layers"
+        config = config_of(kind, {**arguments, key: layers})
         config._attn_implementation = "eager"
         config.use_cache = False
         tokens = torch.randint(1, 90, (2, 40))
-        found.append(saved_bytes(model_of(config).train(), {"input_ids": tokens, "labels": tokens.clone()}))
-        network = build_network(networks, read_config(catalog, written(tmp_path, config.to_dict())))
-        told.append(simulate_step(network, ComputeMode(flags=network.flags | {"eager"}), MicroBatch(2, 40)).activations)
-    layer, predicted = (found[1] - found[0]) / 2, (told[1] - told[0]) / 2
-    # A few numbers per row, such as the inverse root of a variance, are kept that programs do not name.
+        measured.append(measure_saved_bytes(model_of(config).train(), {"input_ids": tokens, "labels": tokens.clone()}))
+        network = build_network(networks, read_config(catalog, write_config(tmp_path, config.to_dict())))
+        mode = ComputeMode(flags=network.flags | {"eager"})
+        simulated.append(simulate_step(network, mode, MicroBatch(2, 40)).activations)
+    layer, predicted = (measured[1] - measured[0]) / 2, (simulated[1] - simulated[0]) / 2
+    # Programs omit a few saved numbers per row, such as the inverse root of a variance.
     assert predicted == pytest.approx(layer, rel=0.01)
 
 
-# -- programs that can be worked out on paper --------------------------------------------------------------------------
+# -- programs with known results --------------------------------------------------------------------------------------
 
 
 def run_lines(
@@ -248,7 +249,7 @@ def run_lines(
     return simulate(*lines, mode=mode, dims={"wide": 16, "eight": 8}, shape=shape, saved_elsewhere=False)
 
 
-def test_products() -> None:
+def test_evaluate_product() -> None:
     dims = {"heads": 4, "head_dim": 16, "hidden": 60}
     assert evaluate_product("heads", dims) == 4
     assert evaluate_product("7", dims) == 7
@@ -259,55 +260,55 @@ def test_products() -> None:
         evaluate_product("2*nowhere", dims)
 
 
-def test_a_tensor_lives_until_its_last_use() -> None:
-    # x is 320 bytes. scale makes another, then x goes; the next makes a third, and the second goes.
+def test_tensor_is_freed_after_its_last_use() -> None:
+    # Each tensor has 320 bytes; two are live at a time.
     graph, _ = run_lines("a = scale x", "b = scale a", "y = scale b")
     assert graph.peak.total == 640
     assert graph.live_bytes == 320
-    # Used at the end once more, x stays.
+    # x is used again at the end, so it stays alive.
     graph, _ = run_lines("a = scale x", "b = scale a", "c = scale b", "y = add c x")
     assert graph.peak.total == 320 * 3
     assert graph.live_bytes == 320
 
 
-def test_a_product_keeps_its_input() -> None:
+def test_linear_saves_its_input() -> None:
     graph, out = run_lines("y = linear x out=wide")
-    assert graph.live_bytes == 320 + 640  # x, kept, and the output
+    assert graph.live_bytes == 320 + 640  # x, which is saved, and the output
     graph.release(out)
     assert graph.live_bytes == 320
     backward = simulate_backward(graph, out)
-    # The output's gradient, the input's, the weight's 16 × 8, and x.
+    # Gradients of the output, the input and the weight (16 × 8), and x.
     assert (backward.activations, backward.working, backward.weight_gradients) == (320, 640 + 320, 512)
     assert graph.live_bytes == 0
 
 
-def test_autocast_keeps_the_copy_and_lets_the_original_go() -> None:
+def test_autocast_saves_the_copy_and_frees_the_original() -> None:
     graph, out = run_lines("y = linear x out=wide", mode=ComputeMode(compute_itemsize=2, autocast=True))
     assert graph.peak.total == 320 + 160 + 320 + 16 * 8 * 2  # x, its copy, the output, the weight's copy
     graph.release(out)
     assert (graph.live_bytes, graph.weight_copies) == (160, 256)
 
 
-def test_a_storage_that_two_keep_counts_once() -> None:
+def test_storage_saved_twice_counts_once() -> None:
     one, _ = run_lines("y = linear x out=eight")
     two, out = run_lines("a = linear x out=eight", "b = linear x out=eight", "y = add a b")
     two.release(out)
     assert (one.live_bytes - 320, two.live_bytes) == (320, 320)
 
 
-def test_the_gradient_of_a_sum_is_handed_on() -> None:
+def test_gradient_of_a_sum_is_reused() -> None:
     graph, out = run_lines("a = scale x", "y = add a x")
-    # At its highest: the sum's gradient, which is also x's and a's, and what scale makes of it.
+    # Peak: the gradient of the sum, shared by x and a, and the gradient that scale computes.
     assert simulate_backward(graph, out).working == 640
 
 
-def test_a_view_holds_the_whole() -> None:
+def test_view_keeps_its_storage() -> None:
     graph, out = run_lines("a = linear x out=wide", "h = chunk_view a of=2", "y = gelu h")
     graph.release(out)
     assert graph.live_bytes == 320 + 640
 
 
-def test_a_line_without_its_flag_hands_on_its_first_input() -> None:
+def test_line_without_its_flag_returns_its_first_input() -> None:
     on, _ = run_lines("a = scale x", "y = gelu a if=chosen&!other", mode=ComputeMode(flags=frozenset({"chosen"})))
     for flags in ((), ("chosen", "other"), ("other",)):
         off, _ = run_lines("a = scale x", "y = gelu a if=chosen&!other", mode=ComputeMode(flags=frozenset(flags)))
@@ -315,19 +316,19 @@ def test_a_line_without_its_flag_hands_on_its_first_input() -> None:
     assert on.live_bytes == 640
 
 
-def test_dropout_keeps_a_byte_for_each_element() -> None:
+def test_dropout_saves_one_byte_per_element() -> None:
     graph, out = run_lines("y = dropout x")
     graph.release(out)
     assert graph.live_bytes == 80
 
 
-def test_what_is_frozen_keeps_nothing() -> None:
+def test_frozen_layer_saves_nothing() -> None:
     graph, out = run_lines("y = linear x out=wide", mode=ComputeMode(frozen=True))
     graph.release(out)
     assert graph.live_bytes == 0
 
 
-def test_a_layer_more_costs_what_a_layer_keeps() -> None:
+def test_activations_are_proportional_to_layers() -> None:
     layer = program("a = linear x out=eight", "y = gelu a")
 
     def peak(layers: int) -> int:
@@ -336,11 +337,11 @@ def test_a_layer_more_costs_what_a_layer_keeps() -> None:
         network = Network("paper", blocks, images=False, flags=frozenset())
         return simulate_step(network, ComputeMode(), MicroBatch(1, 10)).activations
 
-    assert peak(3) - peak(2) == peak(2) - peak(1) == 640  # the product's input and the GELU's
+    assert peak(3) - peak(2) == peak(2) - peak(1) == 640  # inputs of linear and GELU
 
 
 def test_dropping_a_saved_tensor_changes_the_prediction(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutation: every operation that keeps something is one that the prediction hangs on."""
+    """Mutation test: every operation that saves a tensor affects the prediction."""
     network = build_network(networks, build_named_shape(networks, "tinyllama-1.1b"))
     mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | {"eager"})
     batch = MicroBatch(8, 256)
@@ -360,48 +361,48 @@ def test_dropping_a_saved_tensor_changes_the_prediction(networks: Networks, monk
                  "cross_entropy_fp32"):  # fmt: skip
         original = OPERATIONS[name]
 
-        def forgetful(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
+        def run_without_saving(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
             with monkeypatch.context() as patch:
                 patch.setattr(AutogradGraph, "record", save_nothing)
                 return _original(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setitem(OPERATIONS, name, forgetful)
+            patch.setitem(OPERATIONS, name, run_without_saving)
             assert simulate_step(network, mode, batch).peak.total < before, name
 
 
-# -- switches ----------------------------------------------------------------------------------------------------------
+# -- options ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2", "bert-base-uncased", "t5-small", "gemma-2-2b", "phi-4-mini"])
-def test_switches_save_what_they_promise(networks: Networks, name: str) -> None:
+def test_options_reduce_activations_and_peak(networks: Networks, name: str) -> None:
     network = build_network(networks, build_named_shape(networks, name))
 
-    def kept(*flags: str, checkpoint: bool = False) -> tuple[int, int]:
+    def measure(*flags: str, checkpoint: bool = False) -> tuple[int, int]:
         mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | set(flags))
         result = simulate_step(network, mode, MicroBatch(32, 512), StepSettings(checkpoint))
         return result.activations, result.peak.total
 
     eager, selective, flash, full = (
-        kept("eager"),
-        kept("eager", "selective", checkpoint=True),
-        kept(),
-        kept("eager", checkpoint=True),
+        measure("eager"),
+        measure("eager", "selective", checkpoint=True),
+        measure(),
+        measure("eager", checkpoint=True),
     )
     assert full[0] < selective[0] < eager[0]
     assert full[0] < flash[0] < eager[0]
-    whole, chunked = kept(checkpoint=True), kept("chunked", checkpoint=True)
+    whole, chunked = measure(checkpoint=True), measure("chunked", checkpoint=True)
     assert chunked[0] == whole[0]
     assert chunked[1] < whole[1]
 
 
-def test_chunked_loss_has_the_same_count_weights(networks: Networks) -> None:
+def test_chunked_loss_has_the_same_weights(networks: Networks) -> None:
     for name in ("llama-3.2-1b", "tinyllama-1.1b", "phi-2", "bert-base-uncased"):
         network = build_network(networks, build_named_shape(networks, name))
         assert count_weights(network) == count_weights(network, ComputeMode(flags=network.flags | {"chunked"}))
 
 
-# -- configurations gone wrong -----------------------------------------------------------------------------------------
+# -- invalid configs -----------------------------------------------------------------------------------------
 
 GOOD = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "intermediate_size": 96, "vocab_size": 101, "hidden_act": "silu"}  # fmt: skip
@@ -441,7 +442,7 @@ def test_invalid_config_values_are_rejected(
     catalog: Catalog, tmp_path: Path, change: dict[str, Any], key: str, code: ErrorCode
 ) -> None:
     with pytest.raises(InputError) as caught:
-        read_config(catalog, written(tmp_path, {**GOOD, **change}))
+        read_config(catalog, write_config(tmp_path, {**GOOD, **change}))
     assert (caught.value.code, caught.value.option) == (code, "--hf-config")
     assert re.search(rf"\b{key}\b", str(caught.value))
 
@@ -472,9 +473,9 @@ def test_missing_config_file_is_rejected(catalog: Catalog, tmp_path: Path) -> No
     assert caught.value.code is ErrorCode.FILE_NOT_FOUND
 
 
-def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) -> None:
+def test_defaults_follow_the_model_type(catalog: Catalog, tmp_path: Path) -> None:
     def dims_of(kind: str) -> tuple[dict[str, int], tuple[str, ...]]:
-        shape = read_config(catalog, written(tmp_path, {**GOOD, "num_attention_heads": 16,
+        shape = read_config(catalog, write_config(tmp_path, {**GOOD, "num_attention_heads": 16,
                                                                      "model_type": kind}))  # fmt: skip
         return dict(shape.dims), shape.flags
 
@@ -486,19 +487,19 @@ def test_defaults_are_those_of_the_model_type(catalog: Catalog, tmp_path: Path) 
     assert "out_bias" not in dims_of("qwen2")[1]
 
 
-def test_gemma_3_reads_its_text_part(catalog: Catalog, networks: Networks, tmp_path: Path) -> None:
+def test_gemma_3_config_uses_its_text_config(catalog: Catalog, networks: Networks, tmp_path: Path) -> None:
     text = {"hidden_size": 2560, "num_hidden_layers": 34, "intermediate_size": 10240, "model_type": "gemma3_text"}
-    shape = read_config(catalog, written(tmp_path, {"model_type": "gemma3", "text_config": text}))
+    shape = read_config(catalog, write_config(tmp_path, {"model_type": "gemma3", "text_config": text}))
     assert dict(shape.dims)["heads"] == 8
     named = build_named_shape(networks, "gemma-3-4b")
     assert dict(shape.dims) == dict(named.dims)
 
 
-def test_tied_embeddings_learn_as_others_do(catalog: Catalog, networks: Networks, tmp_path: Path) -> None:
-    """What layers keep does not hang on whose weight the head takes, and a weight has one gradient."""
+def test_tied_embeddings_have_one_gradient(catalog: Catalog, networks: Networks, tmp_path: Path) -> None:
+    """Tied embeddings do not change activations, and the shared weight has one gradient."""
     results = []
     for tied in (False, True):
-        shape = read_config(catalog, written(tmp_path, {**GOOD, "tie_word_embeddings": tied}))
+        shape = read_config(catalog, write_config(tmp_path, {**GOOD, "tie_word_embeddings": tied}))
         network = build_network(networks, shape)
         results.append(simulate_step(network, ComputeMode(flags=network.flags), MicroBatch(2, 40)))
     assert results[0].activations == results[1].activations
