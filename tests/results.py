@@ -1,4 +1,4 @@
-"""Hand-made results of `optadvise bench`, for what reads them."""
+"""Synthetic results of `optadvise bench` for tests."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SCHEMAS = {
 MACHINE = Machine(optadvise="0.1.0", python="3.11.7", platform="Linux", processor="A CPU", cores=2, load=0.1)
 
 
-def record(
+def make_measurement(
     label: str, role: Role, steps: list[list[float]], *, state: int = 800, process: int = 2**28
 ) -> ArmMeasurement:
-    """An arm whose optimizer takes a quarter of each step."""
+    """Return the measurement of an arm whose optimizer takes a quarter of each step."""
     optimizer = label.split()[0]
     arm = Arm(optimizer, label, role, f"torch.optim.{optimizer}", "torch", "fused", {"lr": 1e-3}, "weight_decay")
     rounds = [{"step": step, "optimizer": [s / 4 for s in step]} for step in steps]
@@ -47,17 +47,18 @@ def record(
     return ArmMeasurement(arm=arm, rounds=rounds, counts=counts, summary=summary)
 
 
-def rounds(seconds: float, *, noise: float = 0.001, count: int = 7, seed: int = 0) -> list[list[float]]:
+def make_rounds(seconds: float, *, noise: float = 0.001, count: int = 7, seed: int = 0) -> list[list[float]]:
     rng = random.Random(seed)
     return [[seconds * (1 + rng.uniform(-noise, noise)) for _ in range(4)] for _ in range(count)]
 
 
 def result(candidate: float = 2.0, **conditions: Any) -> dict[str, Any]:
-    return copy.deepcopy(_result(candidate, **conditions))
+    """Return the JSON of a result, for changes by a test; see `_make_result`."""
+    return copy.deepcopy(_make_result(candidate, **conditions))
 
 
-@functools.cache  # thousands of bootstrap replicates
-def _result(
+@functools.cache  # the bootstrap takes time
+def _make_result(
     candidate: float = 2.0,
     *,
     drift: float = 1.0,
@@ -68,12 +69,14 @@ def _result(
     complete: bool = True,
     **spec: Any,
 ) -> dict[str, Any]:
-    """A run of `lion`, whose step takes `candidate` seconds, and a control whose step takes one; `drift` slows both."""
-    records = [record("lion", "candidate", rounds(candidate * drift, noise=noise, seed=seed), state=state)]
+    """Return a run of `lion` with steps of `candidate` seconds and a control with steps of 1 s, both times `drift`."""
+    records = [
+        make_measurement("lion", "candidate", make_rounds(candidate * drift, noise=noise, seed=seed), state=state)
+    ]
     if control:
-        records.append(record("adamw (control)", "control", rounds(drift, noise=noise, seed=seed + 1)))
-    made = make_result(Spec(**spec), records, machine=MACHINE, complete=complete)
-    data: dict[str, Any] = json.loads(encode_json(made))
+        records.append(make_measurement("adamw (control)", "control", make_rounds(drift, noise=noise, seed=seed + 1)))
+    record = make_result(Spec(**spec), records, machine=MACHINE, complete=complete)
+    data: dict[str, Any] = json.loads(encode_json(record))
     jsonschema.validate(data, SCHEMAS["bench"])
     return data
 
@@ -84,19 +87,21 @@ def loaded(data: dict[str, Any]) -> BenchmarkResult:
 
 
 def compared(base: dict[str, Any], new: dict[str, Any], *requirements: str, force: bool = False) -> dict[str, Any]:
-    found = compare(loaded(base), loaded(new), [parse_requirement(text) for text in requirements], force=force)
-    data: dict[str, Any] = json.loads(encode_json(found))
+    """Return the JSON of a comparison."""
+    comparison = compare(loaded(base), loaded(new), [parse_requirement(text) for text in requirements], force=force)
+    data: dict[str, Any] = json.loads(encode_json(comparison))
     jsonschema.validate(data, SCHEMAS["comparison"])
     return data
 
 
-def ratio(found: dict[str, Any], metric: str, *, relative: bool, label: str = "lion") -> dict[str, Any]:
-    entries = [r for r in found["ratios"] if (r["label"], r["metric"]) == (label, metric)]
+def ratio(comparison: dict[str, Any], metric: str, *, relative: bool, label: str = "lion") -> dict[str, Any]:
+    entries = [r for r in comparison["ratios"] if (r["label"], r["metric"]) == (label, metric)]
     entry: dict[str, Any] = next(r for r in entries if r["relative_to_control"] is relative)
     return entry
 
 
 def saved(folder: Path, name: str, data: Any) -> str:
+    """Write JSON or text to a file and return its path."""
     file = folder / name
     file.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
     return str(file)
