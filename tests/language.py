@@ -71,7 +71,7 @@ class Hit(NamedTuple):
 def read_terms() -> list[tuple[re.Pattern[str], Term]]:
     """Return the terms with their compiled patterns."""
     terms = msgspec.convert(yaml.load(TERMS_FILE.read_text("utf-8"), yaml.CSafeLoader), list[Term])
-    return [(re.compile(term.pattern, re.IGNORECASE), term) for term in terms]
+    return [(re.compile(term.pattern, re.IGNORECASE | re.MULTILINE), term) for term in terms]
 
 
 def find_hits(texts: list[Text]) -> list[Hit]:
