@@ -268,7 +268,7 @@ class Recommendation(Struct, frozen=True):
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """Return the arguments of the fused variant; empty if it supports the run's gradients or sharding not."""
+        """Return the arguments of the fused variant; empty if it does not support the run's gradients or sharding."""
         sharding_kwargs = self.implementation.sharding_kwargs.get(self.situation.sharding or "", {})
         is_unsupported = self.situation.sparse_gradients or not sharding_kwargs.keys().isdisjoint(
             self.implementation.fused

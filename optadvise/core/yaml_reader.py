@@ -1,7 +1,7 @@
-"""YAML text to plain values of an expected type, every error at its line.
+"""Typed reading of YAML values, with the position of every error.
 
-The expected type drives the reading, so YAML's own guesses never count: `1e-4` is a number because a number is expected
-there, `no` is a word because a word is, and `017` or a second equal key is an error where PyYAML would stay silent.
+The expected type determines how a scalar is read, instead of YAML's type inference: `1e-4` is a number if a number is
+expected, and `no` is text if text is expected. `017` and duplicate keys are errors, unlike in PyYAML.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is abou
 
 @dataclass
 class Context:
-    """State of reading one file."""
+    """State while a file is read."""
 
     path: str
     lines: list[str]
-    facts: Mapping[str, Any] = field(default_factory=dict)  # the declared facts, for conditions on them
-    table_kind: str = ""  # of the table that is read, which says what its rows give
+    facts: Mapping[str, Any] = field(default_factory=dict)  # declared facts, for conditions
+    table_kind: str = ""  # kind of the current table, which determines the type of `then`
     references: list[tuple[str, str, str, str]] = field(default_factory=list)  # kind, id, where, source line
 
     def where(self, node: yaml.Node) -> str:
@@ -49,18 +49,18 @@ class Context:
         raise RuleFileError(message, self.where(node), self.line(node), code=code)
 
 
-KnownIds: TypeAlias = Mapping[str, Iterable[str]]  # that a file may refer to, by their kind
-Reader: TypeAlias = Callable[[yaml.Node, Context], Any]  # of one type of values
+KnownIds: TypeAlias = Mapping[str, Iterable[str]]  # ids that a file can refer to, by kind
+Reader: TypeAlias = Callable[[yaml.Node, Context], Any]  # function that reads values of a type
 
 
 def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
-    """Compose one YAML document and keep its positions.
+    """Parse a YAML document into nodes with positions.
 
     Args:
-        path: How errors name the file.
+        path: Path of the file in error messages.
 
     Raises:
-        RuleFileError: The text is no YAML, or holds no document or more than one.
+        RuleFileError: The text is not valid YAML, or does not contain exactly one document.
     """
     context = Context(path, text.splitlines())
     try:
@@ -81,10 +81,10 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
 
 
 def resolve_references(contexts: Iterable[Context], known_ids: KnownIds) -> None:
-    """Look up all that files refer to.
+    """Check the references in files.
 
     Raises:
-        RuleFileError: One of them is not there.
+        RuleFileError: A reference does not exist.
     """
     for context in contexts:
         for kind, name, where, source in context.references:
@@ -163,7 +163,7 @@ def _is_quoted(node: yaml.Node) -> bool:
 
 
 def read_text(node: yaml.Node, context: Context) -> str:
-    """Read a non-empty text; `no`, `on` and `1e-4` stay the words they are."""
+    """Read a non-empty text; `no`, `on` and `1e-4` are text as well."""
     value = _read_scalar(node, context, "text").strip()
     if not value:
         context.fail(node, "expected text, found nothing; quote text that contains a comma inside {…}")
@@ -171,7 +171,7 @@ def read_text(node: yaml.Node, context: Context) -> str:
 
 
 def read_number(node: yaml.Node, context: Context) -> float | int:
-    """Read a number; `1e-4` is one, `017` is an error."""
+    """Read a number, such as `1e-4`; a leading zero as in `017` is an error."""
     value = _read_scalar(node, context, "a number")
     if not _NUMBER.fullmatch(value):
         hint = "; remove the leading zero" if re.fullmatch(r"0\d+", value) else ""
@@ -182,7 +182,7 @@ def read_number(node: yaml.Node, context: Context) -> float | int:
 
 
 def read_whole_number(node: yaml.Node, context: Context) -> int:
-    """Read a number without a fraction; `5.0e+8` is one."""
+    """Read a whole number, such as `5.0e+8`."""
     value = read_number(node, context)
     if value != int(value):
         context.fail(node, f"expected a whole number, found {value!r}")
@@ -195,7 +195,7 @@ def read_decimal(node: yaml.Node, context: Context) -> float:
 
 
 def read_flag(node: yaml.Node, context: Context) -> bool:
-    """Read `true` or `false`, and no other spelling."""
+    """Read `true` or `false`; other spellings are errors."""
     value = _read_scalar(node, context, "true or false")
     if value not in ("true", "false"):
         context.fail(node, f"expected true or false, found {value!r}")
@@ -203,7 +203,7 @@ def read_flag(node: yaml.Node, context: Context) -> bool:
 
 
 def read_plain(node: yaml.Node, context: Context) -> Any:
-    """Read a value of any plain type: number, flag, text, null or a list of them."""
+    """Read a number, boolean, text, null, or a list of these."""
     if isinstance(node, yaml.SequenceNode):
         return [read_plain(item, context) for item in node.value]
     value = _read_scalar(node, context, "a plain value")
@@ -221,10 +221,13 @@ def read_plain(node: yaml.Node, context: Context) -> Any:
 
 
 def make_pattern_reader(pattern: str, expected: str) -> Reader:
-    """Read a text of a given form: what ends up in programs and command lines is not any text.
+    """Return a reader of text that matches a pattern.
+
+    The patterns protect generated programs and command lines from injected code.
 
     Args:
-        expected: What that is, for the message.
+        pattern: Regular expression for the whole text.
+        expected: Description of the expected text for error messages.
     """
     form = re.compile(pattern)
 
@@ -238,7 +241,7 @@ def make_pattern_reader(pattern: str, expected: str) -> Reader:
 
 
 def make_choice_reader(*choices: str) -> Reader:
-    """Read one word of a closed list."""
+    """Return a reader of text that must be one of the choices."""
 
     def read(node: yaml.Node, context: Context) -> str:
         value = _read_scalar(node, context, f"one of {', '.join(choices)}")
@@ -250,7 +253,7 @@ def make_choice_reader(*choices: str) -> Reader:
 
 
 def make_reference_reader(kind: str) -> Reader:
-    """Read an id of something that is defined elsewhere; checked once everything is read."""
+    """Return a reader of an id that is defined elsewhere; `resolve_references` checks it."""
 
     def read(node: yaml.Node, context: Context) -> str:
         value = read_text(node, context)
@@ -261,7 +264,7 @@ def make_reference_reader(kind: str) -> Reader:
 
 
 def make_list_reader(item: Reader, minimum: int = 0) -> Callable[[yaml.Node, Context], list[Any]]:
-    """Read a list."""
+    """Return a reader of a list with a minimum length."""
 
     def read(node: yaml.Node, context: Context) -> list[Any]:
         if not isinstance(node, yaml.SequenceNode):
@@ -274,12 +277,12 @@ def make_list_reader(item: Reader, minimum: int = 0) -> Callable[[yaml.Node, Con
 
 
 def is_null(node: yaml.Node) -> bool:
-    """Return whether a node is an unquoted `null`, `~` or nothing."""
+    """Return whether a node is an unquoted `null`, `~` or empty."""
     return isinstance(node, yaml.ScalarNode) and not _is_quoted(node) and node.value in ("null", "~", "")
 
 
 def list_pairs(node: yaml.Node, context: Context) -> list[tuple[yaml.Node, str, yaml.Node]]:
-    """Return the key nodes, keys and value nodes of a mapping, in which no key appears twice."""
+    """Return the key nodes, keys and value nodes of a mapping; a duplicate key is an error."""
     if not isinstance(node, yaml.MappingNode):
         context.fail(node, "expected a mapping: key: value")
     keys: set[str] = set()

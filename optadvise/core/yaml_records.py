@@ -1,8 +1,8 @@
-"""Read YAML into typed records: the record's field types drive the reading, and every error has its position.
+"""Reading of YAML into typed records, with the position of every error.
 
-A record is a frozen `msgspec.Struct`. Its fields are the accepted keys, those without a default the required ones;
-`core.yaml_types` has the types that need more than Python's own. A field `at` receives the record's
-`file:line:column`. A record with `__shorthand__` may be written as that one field's value.
+A record is a frozen `msgspec.Struct`. Its fields declare the accepted keys; fields without a default are required.
+`core.yaml_types` declares additional field types. A field `at` is set to the record's `file:line:column`. A record with
+`__shorthand__` can be written as the value of that field alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optadvise.core.yaml_reader import Context, KnownIds, Reader, is_null, list_
 
 _RecordT = TypeVar("_RecordT", bound=Struct)
 _POSITION = "at"
-_BY_NAME: dict[str, Reader] = {}  # readers of types with `extra={"reader": name}`
+_BY_NAME: dict[str, Reader] = {}  # registered readers
 _SCALARS: dict[Any, Reader] = {
     str: yaml_reader.read_text,
     int: yaml_reader.read_whole_number,
@@ -33,7 +33,7 @@ _SCALARS: dict[Any, Reader] = {
 
 
 def register_reader(name: str) -> Callable[[Reader], Reader]:
-    """Register a function that reads the types with `Meta(extra={"reader": name})`."""
+    """Register a reader of types with `Meta(extra={"reader": name})`."""
 
     def register(read: Reader) -> Reader:
         _BY_NAME[name] = read
@@ -46,11 +46,11 @@ def read_record(kind: type[_RecordT], node: yaml.Node, context: Context) -> _Rec
     """Read a node into a record.
 
     Args:
-        node: A mapping, or a scalar where the record has a shorthand.
-        context: The file that is read; references are added to it.
+        node: A mapping, or a scalar if the record has a shorthand.
+        context: The state of the file; references are added to it.
 
     Raises:
-        RuleFileError: The node does not fit the type; the message names the position.
+        RuleFileError: The node does not match the type.
     """
     record: _RecordT = find_reader(kind)(node, context)
     return record
@@ -59,16 +59,16 @@ def read_record(kind: type[_RecordT], node: yaml.Node, context: Context) -> _Rec
 def read_file(
     kind: type[_RecordT], content: bytes, path: str, known_ids: KnownIds
 ) -> tuple[_RecordT, yaml.Node, Context]:
-    """Read one file into a record, and look up all that it refers to.
+    """Read a file into a record, and check its references.
 
     Args:
-        path: How errors name the file.
+        path: Path of the file in error messages.
 
     Returns:
-        The record, the root node and the context, for errors that are found later.
+        The record, and the root node and context for further checks.
 
     Raises:
-        RuleFileError: The file is invalid, or refers to what is not there.
+        RuleFileError: The file is invalid, or a reference does not exist.
     """
     node, context = yaml_reader.parse(decode_text(content, path), path)
     record = read_record(kind, node, context)
@@ -80,7 +80,7 @@ def decode_text(content: bytes, path: str) -> str:
     """Return a file's content as text.
 
     Raises:
-        RuleFileError: It is not UTF-8.
+        RuleFileError: The content is not UTF-8.
     """
     try:
         return content.decode("utf-8")
@@ -91,13 +91,13 @@ def decode_text(content: bytes, path: str) -> str:
 
 @cache
 def find_reader(kind: Any) -> Reader:
-    """Return the function that reads values of a type.
+    """Return the reader of a type.
 
     Args:
         kind: A record, a scalar, `Literal`, `tuple[X, ...]`, `Mapping[K, V]`, `X | None`, or one of these annotated.
 
     Raises:
-        TypeError: No YAML value has the type.
+        TypeError: The type is not supported.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -135,7 +135,7 @@ def _find_annotated_reader(kind: Any, metas: list[Meta]) -> Reader:
 
 
 def _make_optional_reader(members: tuple[Any, ...]) -> Reader:
-    """Read a union of one type with None; a union of several types has a reader by name."""
+    """Return the reader of `X | None`; other unions need a registered reader."""
     others = [member for member in members if member is not type(None)]
     if len(others) != 1:
         raise TypeError(f"a union of {others!r} cannot be read from YAML")
@@ -161,7 +161,7 @@ def _make_record_reader(kind: type[Struct]) -> Reader:
     accepted = {field.encode_name: field for field in fields(kind) if not is_internal(field.type)}
     required = [name for name, field in accepted.items() if field.required]
     has_position = _POSITION in kind.__struct_fields__
-    readers: dict[str, Reader] = {}  # made when a key is first met, as records may hold themselves
+    readers: dict[str, Reader] = {}  # created on first use, because records can be recursive
 
     def read(node: yaml.Node, context: Context) -> Struct:
         values: dict[str, object] = {_POSITION: context.where(node)} if has_position else {}
@@ -189,7 +189,7 @@ def _make_record_reader(kind: type[Struct]) -> Reader:
 
 
 def is_internal(kind: Any) -> bool:
-    """Return whether a field is set by the program and not read from a file."""
+    """Return whether a field is set by optadvise instead of read from a file."""
     metas = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
     return any(isinstance(meta, Meta) and (meta.extra or {}).get("internal") for meta in metas)
 

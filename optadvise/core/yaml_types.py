@@ -1,7 +1,7 @@
-"""Field types of rule files: how each is read from YAML and described in JSON Schema.
+"""Field types of rule files, which define how values are read from YAML and described in JSON Schema.
 
-A record (`msgspec.Struct`) whose fields have these types is the only declaration of what a rule file may hold:
-`core.yaml_reader` reads it with positions, msgspec writes it to the cache and describes it for editors.
+Records (`msgspec.Struct`) with these field types declare the content of rule files: `core.yaml_records` reads them,
+and msgspec stores them in the cache and generates JSON Schemas for editors.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from msgspec import Meta
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_]*"
 
-# Set by the program and not read from a file: the position of a record, the layer that it is from.
+# Set by optadvise instead of read from a file: position and layer of a record.
 Internal = Annotated[str, Meta(extra={"internal": True})]
 
-# Texts of a given form: what ends up in programs and command lines is not any text.
+# Restricted texts, because generated programs and command lines contain them.
 Word = Annotated[
     str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.:+-]*)$", description="an id of letters, digits, - and _")
 ]
-Identifier = Annotated[str, Meta(pattern=rf"^({NAME_PATTERN})$", description="a name as Python takes it")]
+Identifier = Annotated[str, Meta(pattern=rf"^({NAME_PATTERN})$", description="a Python identifier")]
 ImportPath = Annotated[
     str,
     Meta(pattern=rf"^({NAME_PATTERN}(\.{NAME_PATTERN})+)$", description="an import path, such as torch.optim.AdamW"),
 ]
 Distribution = Annotated[
-    str, Meta(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)$", description="a package's name on PyPI")
+    str, Meta(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)$", description="a package name on PyPI")
 ]
 Version = Annotated[str, Meta(pattern=r"^([0-9][0-9A-Za-z.]*)$", description="a version")]
 
-# A number, flag, text, null, or a list of them; `Setting` may also be a mapping of them.
+# A number, boolean, text, null, or a list of these; `Setting` can also be a mapping.
 _PLAIN_TYPES = ["string", "number", "boolean", "null", "array"]
 Plain = Annotated[Any, Meta(extra={"reader": "plain"}, extra_json_schema={"type": _PLAIN_TYPES})]
 Setting = Annotated[Any, Meta(extra={"reader": "setting"}, extra_json_schema={"type": [*_PLAIN_TYPES, "object"]})]
 
-# Ids of things that are defined elsewhere; looked up once all files are read.
+# Ids that are defined elsewhere; checked after all files are read.
 SourceId = Annotated[str, Meta(extra={"refers_to": "source"}, extra_json_schema={"$ref": "#/$defs/source"})]
 OptimizerId = Annotated[str, Meta(extra={"refers_to": "optimizer"}, extra_json_schema={"$ref": "#/$defs/optimizer"})]
 SchedulerId = Annotated[str, Meta(extra={"refers_to": "scheduler"}, extra_json_schema={"$ref": "#/$defs/scheduler"})]

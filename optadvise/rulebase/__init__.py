@@ -1,1 +1,1 @@
-"""The rule base: rule files as typed objects, and the engine that decides by them."""
+"""Rule files as typed records, and the decision tables compiled from them."""

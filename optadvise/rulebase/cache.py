@@ -1,7 +1,7 @@
-"""The cache: what was read from rule files, under the digest of the files and of the reading code.
+"""Cache of parsed rule files, keyed by a digest of the files and of the code that reads them.
 
-A stale entry has another name and cannot be found. The cache is an optimisation only: any trouble with it means that
-the YAML is read.
+A changed file or changed code has another key, so entries never become stale. If the cache cannot be used, the YAML
+files are read.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from optadvise.core.version import __version__
 
 _EntryT = TypeVar("_EntryT")
 _PACKAGE = Path(__file__).parent.parent
-_READING = ("rulebase", "memory", "core")  # packages whose code decides what an entry holds
-_MOST_ENTRIES = 30  # files, the latest
+_READING = ("rulebase", "memory", "core")  # packages whose code determines the content of entries
+_MAX_ENTRIES = 30  # the oldest files above this number are deleted
 
 
 def cached(key: str, kind: type[_EntryT], read: Callable[[], _EntryT]) -> _EntryT:
-    """Return an entry of the cache, read anew where there is none."""
+    """Return an entry of the cache; on a miss, call `read` and store the result."""
     stored = _read_entry(key, kind)
     if stored is None:
         stored = read()
@@ -35,44 +35,44 @@ def cached(key: str, kind: type[_EntryT], read: Callable[[], _EntryT]) -> _Entry
 
 
 class DiskCache:
-    """Figures that follow from the rules alone, worked out once and kept for later processes.
+    """Values computed from the rules alone, stored for later processes.
 
     Example:
         >>> DiskCache("").get("answer", lambda: [6 * 7])
         [42]
     """
 
-    _MOST = 200  # figures that are kept, the latest; reading more would cost more than making some anew
+    _MAX_VALUES = 200  # only the latest are stored; loading more would take longer than recomputing some
 
     def __init__(self, key: str) -> None:
-        """Open the figures of a key; none are kept for an empty one."""
+        """Open the values of a key; with an empty key, nothing is stored."""
         self._key = key
-        self._figures: dict[str, list[Any]] | None = None
+        self._values: dict[str, list[Any]] | None = None
 
-    def get(self, name: str, make: Callable[[], list[Any]]) -> list[Any]:
-        """Return a figure, worked out where it is not stored.
+    def get(self, name: str, compute: Callable[[], list[Any]]) -> list[Any]:
+        """Return a stored value; on a miss, compute it.
 
         Args:
-            name: What it depends on beside the rules.
-            make: Works it out, as plain JSON.
+            name: Everything besides the rules that the value depends on.
+            compute: Returns the value as plain JSON data.
         """
-        if self._figures is None:
-            self._figures = (_read_entry(self._key, dict[str, list[Any]]) if self._key else None) or {}
-        figure = self._figures.get(name)
-        if figure is None:
-            figure = self._figures[name] = make()
+        if self._values is None:
+            self._values = (_read_entry(self._key, dict[str, list[Any]]) if self._key else None) or {}
+        value = self._values.get(name)
+        if value is None:
+            value = self._values[name] = compute()
             if self._key:
                 atexit.unregister(self._save)
                 atexit.register(self._save)
-        return figure
+        return value
 
     def _save(self) -> None:
-        latest = list((self._figures or {}).items())[-self._MOST :]
+        latest = list((self._values or {}).items())[-self._MAX_VALUES :]
         _write_entry(self._key, dict(latest))
 
 
 def digest_contents(*files: Path) -> str:
-    """Return a digest of the content of files, in hexadecimal."""
+    """Return a hexadecimal digest of the content of files."""
     digest = blake2b()
     for file in files:
         digest.update(file.read_bytes())
@@ -81,9 +81,9 @@ def digest_contents(*files: Path) -> str:
 
 @functools.cache
 def code_digest() -> bytes:
-    """Return a digest of the code that decides what the cache holds: the name, size and time of each file.
+    """Return a digest of the name, size and modification time of the source files that determine cache entries.
 
-    The contents are not read, as that takes longer than reading the cache.
+    The contents are not read, because that would take longer than reading the cache.
     """
     digest = blake2b(__version__.encode())
     for package in _READING:
@@ -105,7 +105,7 @@ def _read_entry(key: str, kind: type[_EntryT]) -> _EntryT | None:
             return None
         stored_key, _, payload = file.read_bytes().partition(b"\n")
         return msgspec.json.decode(payload, type=kind) if stored_key == key.encode() else None
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home folder
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: the user has no home folder
         return None
 
 
@@ -124,5 +124,5 @@ def _drop_old(folder: Path) -> None:
     def modified(file: Path) -> float:
         return file.stat().st_mtime
 
-    for file in sorted(folder.glob("*-*.json"), key=modified, reverse=True)[_MOST_ENTRIES:]:
+    for file in sorted(folder.glob("*-*.json"), key=modified, reverse=True)[_MAX_ENTRIES:]:
         file.unlink(missing_ok=True)

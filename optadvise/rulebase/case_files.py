@@ -1,4 +1,4 @@
-"""Read the cases beside the rules: at these facts, exactly these rows of a table decide."""
+"""Reading of test cases in `cases/`: facts, and the ids of all rules of a table that must apply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOLDER = "cases"
 
 
 class Case(RuleRecord, frozen=True, kw_only=True):
-    """At these facts, exactly these rows of a table decide."""
+    """Test case: facts, and the ids of all rules of the table that must apply."""
 
     given: GivenFacts
     fire: tuple[str, ...]
@@ -33,14 +33,14 @@ class Case(RuleRecord, frozen=True, kw_only=True):
 
 
 class CaseFile(RuleRecord, frozen=True, kw_only=True):
-    """A file under `cases/`."""
+    """A file in `cases/`."""
 
     table: str
     cases: Annotated[tuple[Case, ...], Meta(min_length=1)]
 
 
 def read_cases(layers: Sequence[tuple[str, Path]], facts: Mapping[str, Fact]) -> list[Case]:
-    """Return every case of some layers, with its table and layer.
+    """Return the cases of all layers.
 
     Raises:
         RuleFileError: A file is invalid.

@@ -1,4 +1,4 @@
-"""The catalog: what the rule files say, and every spelling that finds it."""
+"""Catalog of all rules, with lookup by name in any spelling."""
 
 from __future__ import annotations
 
@@ -44,41 +44,41 @@ def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
 
 
 class Catalog:
-    """Everything that the rules say, from one or more layers of rule files."""
+    """Content of the rule files of all layers."""
 
     def __init__(self, base: RuleBase, fingerprint: str, layers: Sequence[str],
                  later: LazyFiles | None = None, folders: Sequence[tuple[str, Path]] = ()) -> None:  # fmt: skip
-        """Wrap rules that are valid already; use `load` to get a catalog."""
+        """Wrap validated rules; use `load` to create a catalog."""
         self.base = base
         self.later = later or LazyFiles()
         self.fingerprint = fingerprint
         self.layers = tuple(layers)
-        self.folders = tuple(folders)  # each layer's name and folder
+        self.folders = tuple(folders)  # name and folder of each layer
 
     def with_base(self, base: RuleBase) -> Catalog:
-        """Return the catalog with other rules, for proofs and comparisons."""
+        """Return a catalog with another rule base, for proofs and comparisons."""
         return Catalog(base, self.fingerprint, self.layers, self.later, self.folders)
 
     @property
     def facts(self) -> Mapping[str, Fact]:
-        """Return every fact of a situation by its id."""
+        """Return all facts by id."""
         return self.base.facts
 
     @cached_property
     def options(self) -> tuple[Fact | RunInput, ...]:
-        """Return the options that describe a run, by their headings in the help."""
+        """Return the options that describe a run, in the order of their help headings."""
         options: list[Fact | RunInput] = [*self.base.facts.values(), *self.base.inputs.values()]
         options = [option for option in options if option.flag]
         return tuple(sorted(options, key=lambda option: OPTION_GROUPS.index(option.group)))
 
     @property
     def sources(self) -> Mapping[str, Source]:
-        """Return every source by its id."""
+        """Return all sources by id."""
         return self.base.sources
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
-        """Return every GPU of the rule files."""
+        """Return all GPUs."""
         return self.base.gpus
 
     @property
@@ -95,7 +95,7 @@ class Catalog:
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:
-        """Return every surface of `trajectories` by its id."""
+        """Return the test functions of `trajectories` by id."""
         return {surface.id: surface for surface in self._surface_file.surfaces}
 
     @cached_property
@@ -104,26 +104,26 @@ class Catalog:
 
     @property
     def default_trajectory_optimizers(self) -> list[str]:
-        """Return the optimizers of `trajectories` where none is named."""
+        """Return the default optimizers of `trajectories`."""
         return [name for name in self._surface_file.default_optimizers if name in self.optimizer_ids]
 
     @cached_property
     def figures(self) -> DiskCache:
-        """Return figures that follow from the networks alone, kept beside the cache."""
+        """Return the disk cache of values computed from the networks alone."""
         return self.later.figures()
 
     @cached_property
     def frameworks(self) -> dict[str, Framework]:
-        """Return every framework by its id, read at the first access."""
+        """Return all frameworks by id; read on first access."""
         return self.later.frameworks(self.base)
 
     @cached_property
     def claims(self) -> dict[str, Claim]:
-        """Return every claim by its id, read at the first access."""
+        """Return all claims by id; read on first access."""
         return self.later.claims(self.base)
 
     def read_all(self) -> None:
-        """Read also what is otherwise read when it is first asked for.
+        """Read the files that are otherwise read on first access.
 
         Raises:
             RuleFileError: A file is invalid.
@@ -154,10 +154,10 @@ class Catalog:
         return self.base.schedulers[name]
 
     def find_optimizer(self, name: str, flag: str = "optimizer") -> str:
-        """Return the canonical id of any spelling: id, alias, class name, in any case and with any dashes.
+        """Return the id of an optimizer by id, alias or class name in any spelling.
 
         Raises:
-            InputError: Nothing is called so; the nearest names are given.
+            InputError: The name does not exist, or a layer disables the optimizer.
         """
         optimizer = look_up(self._optimizer_names, name, flag, "optadvise list prints all")
         disabling = self.base.disabled.get(optimizer)
@@ -167,27 +167,30 @@ class Catalog:
         return optimizer
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:
-        """Return the canonical id of any spelling of a schedule."""
+        """Return the id of a schedule by id or alias in any spelling.
+
+        Raises:
+            InputError: The name does not exist.
+        """
         return look_up(self._scheduler_names, name, flag, "optadvise list --schedules prints all")
 
     def find(self, name: str) -> tuple[str, str]:
-        """Return what a name means and its canonical id: an optimizer first, then a schedule.
+        """Return the kind (optimizer or schedule) and id of a name in any spelling.
 
         Raises:
-            InputError: Nothing is called so; the nearest names are given.
+            InputError: The name does not exist.
         """
-        word = normalize_spelling(name)
-        if word in self._optimizer_names:
-            return "optimizer", self._optimizer_names[word]
-        if word in self._scheduler_names:
-            return "schedule", self._scheduler_names[word]
-        everything = [*self.optimizer_ids, *self.scheduler_ids, *self._rules]
-        guess = suggest_name(name, everything)
+        key = normalize_spelling(name)
+        if key in self._optimizer_names:
+            return "optimizer", self._optimizer_names[key]
+        if key in self._scheduler_names:
+            return "schedule", self._scheduler_names[key]
+        guess = suggest_name(name, [*self.optimizer_ids, *self.scheduler_ids, *self._rules])
         message = f"no optimizer, schedule or rule is named {name!r}; {f'{guess} ' if guess else ''}see optadvise list"
         raise InputError(message, code=ErrorCode.UNKNOWN_NAME, value=name)
 
     def rule(self, name: str) -> Rule | None:
-        """Return a rule by its id; None where there is none."""
+        """Return a rule by id, or None."""
         return self._rules.get(name.strip().upper())
 
     @cached_property
@@ -195,7 +198,11 @@ class Catalog:
         return {rule.id.upper(): rule for table in self.base.tables.values() for rule in table.all_rules}
 
     def find_gpu(self, name: str) -> Gpu:
-        """Return a GPU by its id, name or alias in any spelling."""
+        """Return a GPU by id, name or alias in any spelling.
+
+        Raises:
+            InputError: The name does not exist.
+        """
         names: dict[str, str] = {}
         for gpu in self.gpus:
             for name_of_gpu in (gpu.id, gpu.name, *gpu.aliases):
@@ -206,7 +213,7 @@ class Catalog:
         return next(gpu for gpu in self.gpus if gpu.id == gpu_id)
 
     def _with_memory(self, names: Mapping[str, str], name: str) -> str | None:
-        """Return the GPU of a name with its memory behind it, as in `3060 12gb`."""
+        """Return the id of a GPU whose name is followed by its memory, such as `3060 12gb`; None if there is none."""
         match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)(\d+)gi?b", normalize_spelling(name))
         if match is None or normalize_spelling(name) in names:
             return None
@@ -225,13 +232,14 @@ class Catalog:
 
 
 def load(extra: Sequence[Path] = ()) -> Catalog:
-    """Load the shipped rules, and on top of them any further layers.
+    """Load the shipped rules and the layers over them.
 
     Args:
-        extra: Folders laid out like `rules/`, each changing what came before; one that has facts takes its place.
+        extra: Folders with the structure of `rules/`, from the lowest to the highest layer. A folder with a
+            `facts.yaml` replaces all lower layers.
 
     Raises:
-        InputError: A folder is missing or empty.
+        InputError: A folder does not exist or has no rule files.
         RuleFileError: A file is invalid or cannot be read.
 
     Example:
@@ -247,19 +255,19 @@ def load(extra: Sequence[Path] = ()) -> Catalog:
 
 @cache
 def load_shipped() -> Catalog:
-    """Return the shipped rules alone, read once by a process."""
+    """Return the shipped rules without layers; loaded once per process."""
     return load()
 
 
 def _card_names(cards: Iterable[Optimizer | Scheduler]) -> dict[str, str]:
-    """Return the id of every id, name and alias of cards, in the spelling that names are compared in."""
+    """Return card ids by every normalized id, name and alias."""
     cards = list(cards)
     names = {normalize_spelling(name): card.id for card in cards for name in (card.id, card.name, *card.aliases)}
     return names | {normalize_spelling(card.id): card.id for card in cards}
 
 
 def _optimizer_names(cards: Iterable[Optimizer]) -> dict[str, str]:
-    """Return the id of every name of optimizers; a class name never hides an id or an alias."""
+    """Return optimizer ids by every normalized name; ids and aliases take precedence over class names."""
     cards = list(cards)
     classes = {
         normalize_spelling(implementation.path.rsplit(".", 1)[1]): card.id

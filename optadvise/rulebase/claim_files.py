@@ -1,6 +1,6 @@
-"""Read `rules/claims.yaml`: sentences that an experiment can refute.
+"""Reading of `rules/claims.yaml`: claims about optimizers and the experiments that test them.
 
-Apart from the other rules and with a cache entry of its own, as only `verify` and its evidence need it.
+The file has its own cache entry, because only `verify` and its evidence need it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def read_claims(
     known_ids: KnownIds,
     optimizers: Mapping[str, Optimizer],
 ) -> dict[str, Claim]:
-    """Return every claim by its id; a later layer's replaces an earlier one's.
+    """Return all claims by id; claims of later layers replace earlier ones.
 
     Args:
-        optimizers: The cards, whose implementations and hyperparameters trials name.
+        optimizers: Cards of the optimizers in the trials.
 
     Raises:
-        RuleFileError: A file is invalid, or a card rests on a claim that is not there.
+        RuleFileError: A file is invalid, or a card refers to an unknown claim.
     """
     claims: dict[str, Claim] = {}
     for _, file, content in contents:
@@ -57,7 +57,7 @@ def read_claims(
 
 
 def _check_claim(claim: Claim) -> None:
-    """Check that a claim has an experiment with all that belongs to it, or says what it would need."""
+    """Check that a claim has either a complete experiment or `needs`."""
     present = [key for key in _EXPERIMENT_KEYS if getattr(claim, key) not in (None, ())]
     if (claim.needs is not None) == bool(present) or len(present) not in (0, len(_EXPERIMENT_KEYS)):
         message = f"a claim must have either `needs` or all of {', '.join(_EXPERIMENT_KEYS)}"
@@ -95,7 +95,7 @@ def _is_positive(value: object) -> bool:
 
 
 def _check_trial(trial: Trial, card: Optimizer, at: str) -> None:
-    """Check that a trial names what its optimizer has."""
+    """Check that the implementation and hyperparameters of a trial exist."""
     implementations = [implementation.id for implementation in card.implementations]
     numbers = [hyperparameter.name for hyperparameter in card.hyperparameters]
     named = [("implementation", trial.implementation or implementations[0], implementations)]

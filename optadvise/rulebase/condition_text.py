@@ -1,4 +1,4 @@
-"""Conditions as rule files write them."""
+"""Text of conditions in the syntax of the rule files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from optadvise.core.cards import Range
 from optadvise.rulebase.hyperparameters import format_value
 
 
-def format_condition(condition: Iterable[str | Range], joint: str = ", ") -> str:
-    """Return what a condition accepts.
+def format_condition(condition: Iterable[str | Range], separator: str = ", ") -> str:
+    """Return the values that a condition accepts.
 
     Example:
         >>> format_condition(["cnn", Range(256, None, True, False)])
         'cnn, >= 256'
     """
-    return joint.join(_format_range(item) if isinstance(item, Range) else item for item in condition)
+    return separator.join(_format_range(item) if isinstance(item, Range) else item for item in condition)
 
 
 def _format_range(item: Range) -> str:

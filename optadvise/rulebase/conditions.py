@@ -1,6 +1,6 @@
-"""The condition language of rules: equal, any of, comparisons and intervals. Nothing is evaluated.
+"""Parser of conditions in rules: values, lists, comparisons and intervals.
 
-A condition becomes a tuple of what is accepted: values of a choice, ranges of a number, or `unknown`.
+A parsed condition is a tuple of accepted items: values of a choice, ranges of a number, or `unknown`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INTERVAL = re.compile(r"([\[(])\s*" + _NUM + r"\s*\.\.\s*" + _NUM + r"\s*([\])]
 
 @register_reader("when")
 def read_when(node: yaml.Node, context: Context) -> dict[str, tuple[str | Range, ...]]:
-    """Read a `when:` mapping of facts to conditions against the facts that are declared."""
+    """Read a `when:` mapping of declared facts to conditions."""
     if not isinstance(node, yaml.MappingNode):
         context.fail(node, "expected a mapping of facts to conditions, such as {model: cnn}")
     conditions: dict[str, tuple[str | Range, ...]] = {}
@@ -43,7 +43,7 @@ def read_when(node: yaml.Node, context: Context) -> dict[str, tuple[str | Range,
 
 @register_reader("given")
 def read_given(node: yaml.Node, context: Context) -> dict[str, FactValue]:
-    """Read a `given:` mapping of facts to single values, as the tests beside rules use."""
+    """Read a `given:` mapping of declared facts to single values, for tests of rules."""
     values: dict[str, FactValue] = {}
     for name, accepted in read_when(node, context).items():
         if len(accepted) != 1:

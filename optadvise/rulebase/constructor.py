@@ -1,4 +1,4 @@
-"""Constructor arguments of an implementation: the one place where they are built."""
+"""Constructor arguments of an implementation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from optadvise.core.cards import Implementation, Value
 
 
 def argument_name(implementation: Implementation, hyperparameter: str) -> str:
-    """Return the constructor's name of a hyperparameter."""
+    """Return the name of the constructor argument for a hyperparameter."""
     return implementation.arguments.get(hyperparameter, hyperparameter)
 
 
@@ -20,13 +20,13 @@ def constructor_kwargs(
     sharding: str | None = None,
     variant: str | None = None,
 ) -> dict[str, Value]:
-    """Return the arguments that an implementation's class is built with.
+    """Return the constructor arguments of an implementation's class.
 
     Args:
-        values: Hyperparameters by the card's names.
-        device: cpu or cuda, with a number or without; None where the program that takes the arguments tells them apart.
-        sharding: none, zero1 or fsdp over several processes; None for one process.
-        variant: One of the implementation's variants, such as fused; any other name adds nothing.
+        values: Hyperparameters by the names in the card.
+        device: cpu or cuda, optionally with an index; None if the generated program decides at run time.
+        sharding: none, zero1 or fsdp for several processes; None for one process.
+        variant: A variant of the implementation, such as fused; unknown names are ignored.
     """
     renamed = {argument_name(implementation, name): value for name, value in values.items()}
     return {
@@ -38,11 +38,11 @@ def constructor_kwargs(
 
 
 def runtime_kwargs(implementation: Implementation, *, device: str | None, sharding: str | None) -> dict[str, Value]:
-    """Return the arguments that depend on where the class runs. Parameters are those of `constructor_kwargs`."""
+    """Return the arguments that depend on device and sharding, see `constructor_kwargs`."""
     on_device = implementation.cpu_kwargs if device == "cpu" else {}
     return {**on_device, **implementation.sharding_kwargs.get(sharding or "", {})}
 
 
 def convert_lists(kwargs: Mapping[str, Value]) -> dict[str, object]:
-    """Return arguments with lists as tuples, which some constructors require."""
+    """Convert lists to tuples, which some constructors require."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}

@@ -1,6 +1,6 @@
-"""Read `rules/frameworks/`: what each framework calls an optimizer and a schedule, and what it cannot express.
+"""Reading of `rules/frameworks/`: names and options of optimizers and schedules in each framework.
 
-Apart from the other rules and with a cache entry of its own, as only code generation and `show` need it.
+The files have their own cache entry, because only code generation and `show` need them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from optadvise.rulebase.rule_paths import Contents
 
 
 def read_frameworks(contents: Contents, known_ids: KnownIds) -> dict[str, Framework]:
-    """Return every framework by its id; a later layer's replaces an earlier one's.
+    """Return all frameworks by id; those of later layers replace earlier ones.
 
     Raises:
-        RuleFileError: A file is invalid; the message says where.
+        RuleFileError: A file is invalid.
     """
     frameworks: dict[str, Framework] = {}
     for _, file, content in contents:
@@ -40,7 +40,7 @@ def read_frameworks(contents: Contents, known_ids: KnownIds) -> dict[str, Framew
 
 
 def _quantities(settings: object) -> Iterator[str]:
-    """Yield the names that stand for quantities of a run, at any depth."""
+    """Yield the names of all `$name` values in nested settings."""
     if isinstance(settings, Mapping):
         for value in settings.values():
             yield from _quantities(value)

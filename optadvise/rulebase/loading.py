@@ -1,6 +1,7 @@
-"""Load the rule files of all layers: read, validated and cached.
+"""Loading of the rule files of all layers, with validation and caching.
 
-What reads YAML is imported where the cache has nothing, as PyYAML takes a tenth of a start.
+The modules that read YAML are imported only on a cache miss, because importing PyYAML takes a tenth of the start-up
+time.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from optadvise.rulebase.rule_paths import (
 
 
 def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) -> tuple[RuleBase, str, LazyFiles]:
-    """Read and validate every file of the layers, or take them from the cache.
+    """Load the rules of all layers from the cache, or read and validate their files.
 
     Args:
-        layers: Folders laid out like `rules/`; the first is the base, later ones change it.
-        names: What answers call them.
+        layers: Folders with the structure of `rules/`; the first is the base, later ones change it.
+        names: Names of the layers in answers.
 
     Returns:
-        The rules, the fingerprint of all content, and what is read later.
+        The rules, the fingerprint of the content, and the files that are read on first access.
 
     Raises:
-        InputError: A folder is missing or empty.
+        InputError: A folder does not exist or has no rule files.
         RuleFileError: A file is invalid or cannot be read.
     """
     read = read_contents(layers, list_rule_files)
@@ -56,10 +57,10 @@ def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) ->
 
 
 class LazyFiles:
-    """Files that most commands do not need: networks, frameworks, surfaces and claims."""
+    """Files that are read on first access: networks, frameworks, surfaces and claims."""
 
     def __init__(self, layers: Sequence[Path] = (), fingerprint: bytes = b"") -> None:
-        """Remember where they are, and beside which rules."""
+        """Store the folders and the fingerprint of their rules."""
         self._layers = layers
         self._fingerprint = fingerprint
         self._folders: dict[str, tuple[Contents, str]] = {}
@@ -70,7 +71,7 @@ class LazyFiles:
         return read, str(blake2b(digest + code_digest() + "\0".join(map(str, self._layers)).encode()).hexdigest())
 
     def folder(self, name: str) -> tuple[Contents, str]:
-        """Return the files of a folder in every layer, and the cache key of what follows from them alone.
+        """Return the files of a folder in all layers, and a cache key for values computed from them.
 
         Raises:
             RuleFileError: A file cannot be read.
@@ -80,11 +81,11 @@ class LazyFiles:
         return self._folders[name]
 
     def figures(self) -> DiskCache:
-        """Return the figures that are kept for the networks of these layers."""
+        """Return the disk cache for the networks of these layers."""
         return DiskCache(f"figures-{self.folder(NETWORKS)[1]}" if self._layers else "")
 
     def frameworks(self, base: RuleBase) -> dict[str, Framework]:
-        """Return every framework by its id; the files refer to the rules of `base`.
+        """Return all frameworks by id; their files refer to the rules of `base`.
 
         Raises:
             RuleFileError: A file is invalid.
@@ -99,7 +100,7 @@ class LazyFiles:
         return cached(f"frameworks-{key}", dict[str, Framework], read_files)
 
     def surfaces(self, base: RuleBase) -> SurfaceFile:
-        """Return the surfaces, and the optimizers that are watched on them; the file refers to the rules of `base`.
+        """Return the test functions and default optimizers of `trajectories`; the file refers to the rules of `base`.
 
         Raises:
             RuleFileError: The file is invalid.
@@ -114,7 +115,7 @@ class LazyFiles:
         return cached(f"surfaces-{key}", SurfaceFile, read_files)
 
     def claims(self, base: RuleBase) -> dict[str, Claim]:
-        """Return every claim by its id; the file refers to the rules of `base`.
+        """Return all claims by id; the file refers to the rules of `base`.
 
         Raises:
             RuleFileError: The file is invalid.
@@ -132,7 +133,7 @@ class LazyFiles:
 
 
 def collect_ids(base: RuleBase) -> dict[str, Mapping[str, object]]:
-    """Return what files may refer to, by kind."""
+    """Return the ids that files can refer to, by kind."""
     return {
         "source": base.sources, "optimizer": base.optimizers, "scheduler": base.schedulers, "fact": base.facts,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Immutable records of `memory.yaml`: what a GPU loses beside tensors, and how sure an estimate is."""
+"""Immutable records of `memory.yaml`: GPU memory besides tensors, and the uncertainty of estimates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optadvise.rulebase.records import RuleRecord
 
 
 class CitedRange(RuleRecord, frozen=True, kw_only=True):
-    """A figure with its interval and sources."""
+    """Value with its interval and sources."""
 
     low: float
     expected: float
@@ -21,46 +21,46 @@ class CitedRange(RuleRecord, frozen=True, kw_only=True):
 
 
 class FactorRange(RuleRecord, frozen=True, kw_only=True):
-    """Factors on an expected figure that give the ends of its interval."""
+    """Factors on an expected value that give the ends of its interval."""
 
     low: float
     high: float
 
 
 class ActivationFactors(RuleRecord, frozen=True, kw_only=True):
-    """Factors on activations, by how the network's shape is known."""
+    """Factors on activations, by the basis of the estimate."""
 
     exact: FactorRange
-    typical: FactorRange  # typical of the network's size
-    measured: FactorRange  # measured with fake tensors
+    typical: FactorRange  # shape typical of the model size
+    measured: FactorRange  # traced with fake tensors
 
 
 class HighFactors(RuleRecord, frozen=True, kw_only=True):
-    """High factors on what some implementations save in further copies."""
+    """Upper factors on tensors of which some implementations save additional copies."""
 
     logits: float
-    adapters: float  # on activations under adapters, whose dropout saves copies
+    adapters: float  # activations with adapters, whose dropout saves copies
 
 
 class CollectiveSpec(RuleRecord, frozen=True, kw_only=True):
-    """A collective operation of a way of sharding."""
+    """Collective operation of a sharding strategy."""
 
     operation: Literal["all-reduce", "all-gather", "reduce-scatter", "broadcast"]
-    of: Literal["weights", "updated", "gradients"]  # `updated` are the weights that are trained
+    of: Literal["weights", "updated", "gradients"]  # `updated`: trained weights
     per: Literal["micro-batch", "step"]
     when: str
 
 
 class ShardingStrategy(RuleRecord, frozen=True, kw_only=True):
-    """Implementation of a way of sharding."""
+    """Communication of a sharding strategy."""
 
     cite: Cites
     collectives: Annotated[tuple[CollectiveSpec, ...], Meta(min_length=1)]
-    note: str | None = None  # how another implementation differs
+    note: str | None = None  # how other implementations differ
 
 
 class ShardingStrategies(RuleRecord, frozen=True, kw_only=True):
-    """Implementation of each way of sharding."""
+    """Communication of all sharding strategies."""
 
     none: ShardingStrategy
     zero1: ShardingStrategy
@@ -68,33 +68,33 @@ class ShardingStrategies(RuleRecord, frozen=True, kw_only=True):
     zero3: ShardingStrategy
 
     def get(self, shard: str) -> ShardingStrategy:
-        """Return the strategy of a value of `shard`."""
+        """Return the strategy for a value of `shard`."""
         strategy: ShardingStrategy = getattr(self, shard)
         return strategy
 
 
 class ReferenceSizes(RuleRecord, frozen=True, kw_only=True):
-    """The well-known shapes between which a size alone is interpolated, and the usual length of a sample."""
+    """Well-known networks for interpolation by model size, and the default size of a sample."""
 
-    shapes: Annotated[tuple[str, ...], Meta(min_length=2)]  # the smallest first
+    shapes: Annotated[tuple[str, ...], Meta(min_length=2)]  # in ascending order of size
     seq_len: int | None = None
     image_size: int | None = None
 
 
 class MemorySettings(RuleRecord, frozen=True, kw_only=True):
-    """Memory of a GPU beside tensors, and the uncertainty of the estimate."""
+    """GPU memory besides tensors, and the uncertainty of the estimate."""
 
-    headroom: float  # share of a GPU that stays free where activations are not known
-    context: CitedRange  # GiB of one GPU
-    fragmentation: CitedRange  # share of the tensors
+    headroom: float  # fraction of a GPU that stays free if the activations are unknown
+    context: CitedRange  # CUDA context in GiB per GPU
+    fragmentation: CitedRange  # fraction of the tensors
     activation_factors: ActivationFactors
     high_factors: HighFactors
-    bucket_elements: int  # of one bucket of gradients
-    gathered_layers: int  # that are whole at a time under FSDP
+    bucket_elements: int  # elements of a gradient bucket
+    gathered_layers: int  # layers gathered at the same time under FSDP
     communication: ShardingStrategies
-    reference_sizes: Mapping[ModelId, ReferenceSizes]  # the first is for an unknown kind of model
-    unsupported_heads: tuple[str, ...]  # endings of architectures whose head no family describes
-    default_families: Mapping[ModelId, str]  # for dimensions alone
+    reference_sizes: Mapping[ModelId, ReferenceSizes]  # the first entry is used for an unknown kind of model
+    unsupported_heads: tuple[str, ...]  # suffixes of architecture names whose head is not supported
+    default_families: Mapping[ModelId, str]  # network family if only dimensions are given
 
 
 class MemoryFile(RuleRecord, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Why a row did not win: the conditions that it missed, or the row that comes before it."""
+"""Near misses: rules that did not decide, with their unmet conditions or the rule that took precedence."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from optadvise.rulebase.tables import Axis, Table
 
 
 class MissedCondition(Struct, frozen=True):
-    """A condition that a situation does not meet."""
+    """Condition that a situation does not meet."""
 
     fact: str
     accepted: int  # mask of the cells that the condition accepts
-    cell: int  # of the situation
+    cell: int  # cell of the situation
 
 
 class NearMiss(Struct, frozen=True):
-    """A row that did not decide."""
+    """Rule that did not decide."""
 
     rule: Rule
     missed: tuple[MissedCondition, ...]
-    beaten_by: str | None  # the row that decides instead, where all conditions are met
+    beaten_by: str | None  # rule that decided instead, if all conditions are met
 
 
 def list_near_misses(
     table: Table, cells: Mapping[str, int], axes: Mapping[str, Axis], limit: int = 3
 ) -> list[NearMiss]:
-    """Return the rows that came nearest to deciding, the nearest first, without those of the same outcome.
+    """Return the rules with another outcome that were closest to deciding, in order of unmet conditions.
 
     Args:
-        table: A table in which one row decides.
+        table: A table in which one rule decides.
     """
     winner = table.winner(cells)
     others = (rule for rule in table.rules if rule.id != winner.id and rule.then != winner.then)
@@ -41,12 +41,12 @@ def list_near_misses(
 
 
 def sort_misses(misses: Iterable[NearMiss]) -> list[NearMiss]:
-    """Return rows that did not decide, those with the fewest missed conditions first."""
+    """Sort rules that did not decide by their number of unmet conditions."""
     return sorted(misses, key=lambda miss: len(miss.missed))
 
 
 def explain_miss(rule: Rule, cells: Mapping[str, int], axes: Mapping[str, Axis], winner: Rule) -> NearMiss:
-    """Return what kept a row from deciding."""
+    """Return why a rule did not decide."""
     missed = tuple(
         MissedCondition(fact=name, accepted=mask, cell=cells[name])
         for name, mask in make_box(rule, axes).items()

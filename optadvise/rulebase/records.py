@@ -1,7 +1,7 @@
 """Immutable records of the rule files: facts and options, sources, GPUs, defaults, fixes and the flowchart.
 
-They are the only declaration of what the files may hold. Tables are in `table_records`; the cards of optimizers,
-schedules, frameworks, surfaces and claims are in `core.cards` and the modules beside it.
+The records declare the keys of these files. Tables are in `table_records`; the cards of optimizers, schedules,
+frameworks, surfaces and claims are in `core`.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from optadvise.core.yaml_types import (
 )
 
 ANY_NUMBER = Range(low=None, low_closed=False, high=None, high_closed=False)
-Condition: TypeAlias = Sequence[str | Range]  # what is accepted: values of a choice, ranges of a number, `unknown`
+Condition: TypeAlias = Sequence[str | Range]  # accepted items: values of a choice, ranges of a number, `unknown`
 When = Annotated[
     Mapping[str, tuple[str | Range, ...]],
     Meta(extra={"reader": "when"}, extra_json_schema={"$ref": "#/$defs/when"}),
 ]
-# Facts with one value each, as examples and answers of the flowchart give them; None is unknown.
+# Facts with single values, for tests and answers of the flowchart; None is unknown.
 GivenFacts = Annotated[
     Mapping[str, FactValue], Meta(extra={"reader": "given"}, extra_json_schema={"$ref": "#/$defs/given"})
 ]
 
 
 class RuleRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A record that is read from a rule file; as plain data it has the keys that the file gives."""
+    """Record that is read from a rule file; its plain data omits keys with default values."""
 
 
-OptionGroup: TypeAlias = Literal["The run", "Hardware", "The network", "Memory"]  # headings, in the help's order
+OptionGroup: TypeAlias = Literal["The run", "Hardware", "The network", "Memory"]  # headings in the order of the help
 OPTION_GROUPS: tuple[OptionGroup, ...] = get_args(OptionGroup)
 
 
 class RunOption(RuleRecord, frozen=True, kw_only=True):
-    """An option of `recommend` and `estimate`, and a keyword argument of the library."""
+    """Option of `recommend` and `estimate`, and keyword argument of the library."""
 
-    flag: str | None = None  # None: no option, the value is derived
+    flag: str | None = None  # None for derived values, which have no option
     help: str = ""
     group: OptionGroup = "The run"
-    min_value: int | None = None  # of a number
+    min_value: int | None = None
     max_value: int | None = None
     commands: tuple[Literal["recommend", "estimate"], ...] = ("recommend", "estimate")
 
@@ -58,34 +58,34 @@ class RunOption(RuleRecord, frozen=True, kw_only=True):
 
 
 class Fact(RunOption, frozen=True, kw_only=True):
-    """A part of a situation: a question to the user, or a value derived from other facts."""
+    """Fact of a situation: an input, or a value derived from other facts."""
 
     id: str
     type: Literal["choice", "number", "bytes", "flag"]
-    ask: str  # the question, as a person is asked
-    values: Mapping[str, str] | None = None  # of a choice, with their meanings
+    ask: str  # question of the interview
+    values: Mapping[str, str] | None = None  # choices with their descriptions
     values_from: Literal["optimizers"] | None = None
-    also: Mapping[str, tuple[str, ...]] = {}  # value -> other spellings that are accepted for it
-    unknown: bool = False  # may stay unknown
-    derived: str | None = None  # by which function or table
+    also: Mapping[str, tuple[str, ...]] = {}  # value -> accepted aliases
+    unknown: bool = False  # whether the value can be unknown
+    derived: str | None = None  # function or table that derives the value
     with_: Mapping[str, Plain] = struct_field(name="with", default_factory=dict)
-    change: Literal["free", "cheap", "costly", "fixed"] = "fixed"  # what it costs the user to change
+    change: Literal["free", "cheap", "costly", "fixed"] = "fixed"  # effort for the user to change the value
     suggest_for: tuple[str, ...] | None = None  # models for which answers suggest another value; None: all
     suggest_less: bool = True  # answers suggest smaller values too
     at: Internal = ""
 
     @property
     def is_input(self) -> bool:
-        """Return whether the user states the fact, by its own option or by the name of a GPU."""
+        """Return whether the user can state the fact, by its option or by the name of a GPU."""
         return self.flag is not None or self.derived == "gpu"
 
 
 class RunInput(RunOption, frozen=True, kw_only=True):
-    """An input that no rule reads: a name that stands for facts, or a part of the network's shape."""
+    """Input that no rule reads: a name that stands for several facts, or a dimension of the network."""
 
     id: str
     type: Literal["text", "number", "file"]
-    names: Literal["optimizers", "gpus", "shapes"] | None = None  # whose names it takes, in any spelling
+    names: Literal["optimizers", "gpus", "shapes"] | None = None  # kind of the accepted names
     at: Internal = ""
 
 
@@ -109,7 +109,7 @@ class GpuFile(RuleRecord, frozen=True, kw_only=True):
 
 
 class Assumption(RuleRecord, frozen=True, kw_only=True):
-    """The value that a fact has where the user did not specify it; the first that applies counts."""
+    """Default value of a fact; the first that applies is used."""
 
     fact: FactId
     value: Plain
@@ -120,7 +120,7 @@ class Assumption(RuleRecord, frozen=True, kw_only=True):
 
 
 class Contradiction(RuleRecord, frozen=True, kw_only=True):
-    """Facts that exclude each other."""
+    """Combination of inputs that is rejected."""
 
     when: When
     problem: str
@@ -136,12 +136,12 @@ class AssumptionFile(RuleRecord, frozen=True, kw_only=True):
 
 
 class FixRule(RuleRecord, frozen=True, kw_only=True):
-    """A change that may make a run fit."""
+    """Change of inputs that can reduce the required memory."""
 
     id: str
     name: str
     when: When
-    change: Mapping[str, Plain]  # of facts; `less` and `more` stand for smaller micro-batches and more GPUs
+    change: Mapping[str, Plain]  # new values of facts; `less` for a smaller micro-batch, `more` for more GPUs
     effort: int
     costs: str
     cite: Cites
@@ -155,7 +155,7 @@ class FixFile(RuleRecord, frozen=True, kw_only=True):
 
 
 class FlowchartAnswer(RuleRecord, frozen=True, kw_only=True):
-    """An answer to a question of the flowchart: it leads on, or names optimizers."""
+    """Answer in the flowchart: leads to another question or to recommended optimizers."""
 
     label: str
     given: GivenFacts
@@ -165,14 +165,14 @@ class FlowchartAnswer(RuleRecord, frozen=True, kw_only=True):
 
 
 class FlowchartQuestion(RuleRecord, frozen=True, kw_only=True):
-    """A question of the flowchart."""
+    """Question of the flowchart."""
 
     ask: str
     answers: Annotated[tuple[FlowchartAnswer, ...], Meta(min_length=1)]
 
 
 class Flowchart(RuleRecord, frozen=True, kw_only=True):
-    """The guide's flowchart."""
+    """Flowchart of the guide."""
 
     cite: SourceId
     order: Annotated[tuple[FactId, ...], Meta(min_length=1)]

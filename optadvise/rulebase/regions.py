@@ -1,7 +1,7 @@
-"""Regions of the grid: boxes, what boxes leave uncovered, and counting cells by what is decided there.
+"""Regions of the grid of facts: boxes, uncovered points, and counting of cells by decision.
 
-A box gives for some facts the cells it accepts, as a bit mask; a fact it does not name may be anything. Everything here
-is exact. What would take too long raises `TooLargeError`, so that nobody takes silence for a proof.
+A box maps facts to bit masks of accepted cells; other facts can have any value. All results are exact. A search that
+exceeds its step budget raises `TooLargeError`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_box(rule: Rule, axes: Axes) -> dict[str, int]:
 
 
 def intersect_boxes(a: Box, b: Box) -> dict[str, int] | None:
-    """Return what two boxes share; None where they share nothing.
+    """Return the intersection of two boxes; None if it is empty.
 
     Example:
         >>> intersect_boxes({"model": 0b011}, {"model": 0b110, "task": 0b1})
@@ -63,7 +63,7 @@ def touches(a: Box, b: Box) -> bool:
 
 
 def is_inside(inner: Box, outer: Box, axes: Axes) -> bool:
-    """Return whether one box lies wholly in another; an empty one does."""
+    """Return whether a box is contained in another; an empty box is."""
     return any(not mask & axes[name].every for name, mask in inner.items()) or all(
         not inner.get(name, -1) & axes[name].every & ~mask for name, mask in outer.items()
     )
@@ -72,17 +72,17 @@ def is_inside(inner: Box, outer: Box, axes: Axes) -> bool:
 def find_uncovered(
     box: Box, others: Iterable[Box], axes: Axes, prefer: Mapping[str, int] | None = None
 ) -> Point | None:
-    """Return a point of a box that lies in none of the others; None where together they cover it.
+    """Return a point of a box outside all other boxes; None if they cover the box.
 
     Args:
-        others: What to avoid.
-        prefer: Cells to take where any would do.
+        others: Boxes to exclude.
+        prefer: Preferred cells by fact.
 
     Returns:
-        A cell for every fact that had to be looked at.
+        A cell for each fact that is relevant for the search.
 
     Raises:
-        TooLargeError: The search was given up.
+        TooLargeError: The search exceeds its step budget.
     """
     cells = {name: mask & axes[name].every for name, mask in box.items()}
     if not all(cells.values()):
@@ -92,7 +92,7 @@ def find_uncovered(
 
 
 class _Search:
-    """Looks for a point outside of boxes, as a satisfiability solver does: what is forced first, then a guess."""
+    """Search for a point outside of boxes, like a SAT solver: unit propagation, then branching."""
 
     def __init__(self, axes: Axes, prefer: Mapping[str, int]) -> None:
         self._axes = axes
@@ -100,7 +100,7 @@ class _Search:
         self._steps = 0
 
     def within(self, box: dict[str, int], others: list[Box]) -> dict[str, int] | None:
-        """Return a part of a box that none of the others touches."""
+        """Return a part of a box that is disjoint from all others, or None."""
         self._steps += 1
         if self._steps > BUDGET:
             raise TooLargeError
@@ -108,7 +108,7 @@ class _Search:
         while forced:
             forced = False
             unresolved: list[Box] = []
-            ways: list[tuple[str, int]] = []  # out of the box that is hardest to avoid
+            ways: list[tuple[str, int]] = []  # ways out of the box that has the fewest
             for other in others:
                 out = self._ways_out(box, other)
                 if out is None:
@@ -139,7 +139,7 @@ class _Search:
         return None
 
     def _ways_out(self, box: Box, other: Box) -> list[tuple[str, int]] | None:
-        """Return the facts by which a box sticks out of another and the cells shared; None where they are apart."""
+        """Return the facts by which a box extends beyond another, with the other's cells; None if they are disjoint."""
         out = []
         for name, mask in other.items():
             cells = box.get(name)
@@ -158,23 +158,23 @@ def _pick(mask: int, name: str, prefer: Mapping[str, int]) -> int:
 
 
 def find_lowest_bit(mask: int) -> int:
-    """Return the number of the lowest bit that is set."""
+    """Return the index of the lowest set bit."""
     return (mask & -mask).bit_length() - 1
 
 
 class Column(Struct, frozen=True):
-    """A fact's cells in groups that nothing tells apart."""
+    """Cells of a fact in groups of equivalent cells."""
 
     name: str
-    groups: tuple[tuple[int, int], ...]  # an example cell and the mask of all
+    groups: tuple[tuple[int, int], ...]  # an example cell and the mask of each group
 
 
 def list_columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable], axes: Axes) -> list[Column]:
     """Return the columns of a sweep.
 
     Args:
-        names: The facts, in the order to sweep them.
-        tell_apart: For a fact and a cell, what makes it differ from other cells.
+        names: Facts in the order of the sweep.
+        tell_apart: Returns a key for a fact and a cell; cells with equal keys are equivalent.
     """
     result = []
     for name in names:
@@ -189,11 +189,11 @@ def list_columns(names: Sequence[str], tell_apart: Callable[[str, int], Hashable
 def count_end_states(
     swept: Sequence[Column], start: _State, step: Callable[[_State, int, int], _State]
 ) -> dict[_State, tuple[int, Point]]:
-    """Return every state in which a sweep over all cells can end, with how many cells do and one of them.
+    """Return the final states of a sweep over all cells, with the number of cells and an example for each.
 
     Args:
-        start: The state before the first.
-        step: From a state, a column's number and a cell to the next state.
+        start: Initial state.
+        step: Returns the next state for a state, the index of a column and a cell.
 
     Raises:
         TooLargeError: There are too many states.
@@ -217,12 +217,12 @@ def enumerate_boxes(
     swept: Sequence[Column], start: _State, step: Callable[[_State, int, int], _State],
     answer: Callable[[_State], _Answer | None],
 ) -> dict[_Answer, list[dict[str, int]]]:  # fmt: skip
-    """Return for every answer the boxes of cells that lead to it; the boxes of all answers are disjoint.
+    """Return the disjoint boxes of cells that lead to each answer.
 
     Args:
-        start: The state before the first.
-        step: From a state, a column's number and a cell to the next state.
-        answer: What a final state means; None for states that are of no interest.
+        start: Initial state.
+        step: Returns the next state for a state, the index of a column and a cell.
+        answer: Returns the answer of a final state; None to ignore the state.
 
     Raises:
         TooLargeError: There are too many states.
@@ -242,8 +242,8 @@ def enumerate_boxes(
         joined: dict[int, tuple[int, dict[_Answer, list[dict[str, int]]]]] = {}
         for cell, mask in column.groups:
             remaining = below(number + 1, step(state, number, cell))
-            held, _ = joined.get(id(remaining), (0, remaining))
-            joined[id(remaining)] = held | mask, remaining
+            joined_mask, _ = joined.get(id(remaining), (0, remaining))
+            joined[id(remaining)] = joined_mask | mask, remaining
         result: dict[_Answer, list[dict[str, int]]] = {}
         all_cells = sum(mask for _, mask in column.groups)
         for mask, remaining in joined.values():
@@ -257,7 +257,7 @@ def enumerate_boxes(
 
 
 def merge_boxes(parts: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
-    """Join boxes that differ in one fact alone, until none do."""
+    """Merge boxes that differ in a single fact, until no two do."""
     todo = [dict(part) for part in parts]
     changed = True
     while changed:

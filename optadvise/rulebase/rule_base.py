@@ -1,4 +1,4 @@
-"""The rule base: everything that the rule files of all layers say."""
+"""Rule base: content of the rule files of all layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optadvise.rulebase.table_records import Disabling, TableFile
 
 
 class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that the rule files of all layers say, but for what is read apart."""
+    """Content of the rule files of all layers, except files that are read on first access."""
 
     facts: Mapping[str, Fact]
     inputs: Mapping[str, RunInput]
@@ -27,5 +27,5 @@ class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: MemorySettings | None
     fixes: tuple[FixRule, ...]
     flowchart: Flowchart | None
-    disabled: Mapping[str, Disabling] = {}  # optimizers that a layer rules out
+    disabled: Mapping[str, Disabling] = {}  # optimizers that a layer disables, by id
     disabled_rules: tuple[str, ...] = ()

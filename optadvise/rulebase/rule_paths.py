@@ -1,4 +1,4 @@
-"""Find the rule files of a folder, and read their bytes."""
+"""Search for the rule files in a folder, and reading of their bytes."""
 
 from __future__ import annotations
 
@@ -13,30 +13,27 @@ from optadvise.core.errors import InputError, RuleFileError
 Contents: TypeAlias = list[tuple[int, Path, bytes]]  # layer number, path and bytes of each file
 
 _HERE = Path(__file__).parent
-NETWORKS, FRAMEWORKS = _FOLDERS_APART = ("networks", "frameworks")  # read when a shape or code is asked for
-SURFACES, CLAIMS = _FILES_APART = ("surfaces", "claims")  # read when a picture or an audit is asked for
+NETWORKS, FRAMEWORKS = _FOLDERS_APART = ("networks", "frameworks")  # read on first access
+SURFACES, CLAIMS = _FILES_APART = ("surfaces", "claims")  # read on first access
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _FOLDERS = ("optimizers", "schedulers", "decide")
 _TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
-_BASE = "facts.yaml"  # a folder that has it is complete by itself
+_BASE = "facts.yaml"  # a folder with this file is a complete set of rules
 _MAX_FILE_BYTES, _MAX_LAYER_BYTES = 2**20, 4 * 2**20  # the shipped rules have a third of a MiB
 
 
 def find_shipped_rules() -> Path:
-    """Return the folder of the rules that belong to this installation.
-
-    An installed wheel carries its own copy beside the code; a checkout has the live folder beside the package.
-    """
+    """Return the folder of the shipped rules: inside an installed package, or next to the package in a checkout."""
     packaged = _HERE.parent / "_rules"
     return packaged if packaged.is_dir() else _HERE.parent.parent / "rules"
 
 
 def list_rule_files(layer: Path) -> list[Path]:
-    """Return a layer's YAML files in reading order, but for what is read apart.
+    """Return a layer's YAML files in reading order, without files that are read on first access.
 
     Raises:
-        InputError: The folder does not exist, cannot be read or holds no rule file.
-        RuleFileError: It holds a YAML file in a place that nothing reads.
+        InputError: The folder does not exist, cannot be read or has no rule files.
+        RuleFileError: A YAML file has an unsupported name.
     """
     try:
         is_folder = layer.is_dir()
@@ -71,7 +68,11 @@ def _unreadable(file: str, error: OSError) -> RuleFileError:
 
 
 def list_yaml_files(folder: Path) -> list[Path]:
-    """Return a folder's YAML files by name, none where there is no folder."""
+    """Return a folder's YAML files, sorted by name; empty if the folder does not exist.
+
+    Raises:
+        RuleFileError: The folder cannot be read, or a file is not a regular file.
+    """
     files = []
     try:
         with os.scandir(folder) as entries:
@@ -89,12 +90,16 @@ def list_yaml_files(folder: Path) -> list[Path]:
 
 
 def is_base(layer: Path) -> bool:
-    """Return whether a folder of rules is complete by itself, instead of a layer over others."""
+    """Return whether a folder is a complete set of rules instead of a layer over others."""
     return (layer / _BASE).is_file()
 
 
 def read_contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> Contents:
-    """Return layer number, path and bytes of every file."""
+    """Return the layer number, path and bytes of every file.
+
+    Raises:
+        RuleFileError: A file cannot be read, or files are too large.
+    """
     read = []
     for index, layer in enumerate(layers):
         total = 0
@@ -113,5 +118,5 @@ def read_contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -
 
 
 def find_files_named(layer: Path, stem: str) -> list[Path]:
-    """Return a layer's YAML files of a name, at most one for each ending."""
+    """Return a layer's YAML files with a name, with either extension."""
     return [file for file in list_yaml_files(layer) if file.stem == stem]

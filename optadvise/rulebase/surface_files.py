@@ -1,6 +1,6 @@
-"""Read `rules/surfaces.yaml`: the surfaces of two weights that optimizers are watched on.
+"""Reading of `rules/surfaces.yaml`: two-dimensional test functions for optimizer trajectories.
 
-Apart from the other rules and with a cache entry of its own, as only pictures need it.
+The file has its own cache entry, because only `trajectories` needs it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from optadvise.rulebase.rule_paths import Contents
 
 
 def read_surfaces(contents: Contents, known_ids: KnownIds) -> SurfaceFile:
-    """Return the surfaces, and the optimizers that are watched where none is named; later layers change earlier ones.
+    """Return the test functions and default optimizers; those of later layers replace earlier ones.
 
     Raises:
-        RuleFileError: A file is invalid; the message says where.
+        RuleFileError: A file is invalid.
     """
     surfaces: dict[str, Surface] = {}
     default_optimizers: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ def read_surfaces(contents: Contents, known_ids: KnownIds) -> SurfaceFile:
 
 
 def _check_surface(surface: Surface) -> None:
-    """Check that ranges hold what starts in them, and that rates are above zero."""
+    """Check that points are inside the ranges, and that steps, learning rates and factors are positive."""
     for point in (surface.start, surface.minimum or surface.start):
         for value, name, (low, high) in zip(point, ("x", "y"), (surface.x, surface.y), strict=True):
             if not low < value < high:
@@ -42,12 +42,12 @@ def _check_surface(surface: Surface) -> None:
     if not 0 < surface.steps <= MOST_STEPS:
         message = f"`steps: {surface.steps}` must be from 1 to {MOST_STEPS:,}"
         raise RuleFileError(message, surface.at, code=ErrorCode.INVALID_ENTRY)
-    rates = surface.learning_rates
-    for rate in (rates.adam, rates.sgd, rates.custom, *surface.optimizers.values()):
-        values = [value for value in (rate.lr, rate.times) if value is not None]
+    by_scale = surface.learning_rates
+    for learning_rate in (by_scale.adam, by_scale.sgd, by_scale.custom, *surface.optimizers.values()):
+        values = [value for value in (learning_rate.lr, learning_rate.times) if value is not None]
         if len(values) != 1 or not values[0] > 0:
             message = "a learning rate requires either `lr` or `times`, above 0"
-            raise RuleFileError(message, rate.at, code=ErrorCode.INVALID_ENTRY)
+            raise RuleFileError(message, learning_rate.at, code=ErrorCode.INVALID_ENTRY)
     for family in surface.families.values():
         if not family.factor > 0:
             message = f"`factor: {family.factor:g}` must be above 0"

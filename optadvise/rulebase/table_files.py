@@ -1,4 +1,4 @@
-"""Read a table's file: what a row's `then` holds goes by the table's kind, which a layer need not repeat."""
+"""Reading of table files. The kind of the table determines the type of `then`; a layer can omit it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from optadvise.rulebase.table_records import (
     WarningText,
 )
 
-_NATURE = ("kind", "hit_policy", "about")  # what the first layer with a table has to say of it
+_REQUIRED_KEYS = ("kind", "hit_policy", "about")  # required in the lowest layer that has the table
 
 
 @register_reader("outcome")
 def read_outcome(node: yaml.Node, context: Context) -> Outcome:
-    """Read a row's `then`, as the kind of the table that is read has it."""
+    """Read a rule's `then` as the outcome type of the current table kind."""
     kind = OUTCOMES[context.table_kind]
     if context.table_kind not in FREE_KEYS:
         return read_record(kind, node, context)
@@ -40,13 +40,13 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
     """Read a table.
 
     Args:
-        existing: The table as earlier layers have it, None where they have none.
+        existing: The table of the lower layers, or None.
 
     Returns:
-        The table with the rows of this file alone.
+        The table with the rules of this file only.
 
     Raises:
-        RuleFileError: The file is invalid, or contradicts the earlier layers.
+        RuleFileError: The file is invalid.
     """
     context.table_kind = peek(node, "kind") or (existing.kind if existing else "")
     if context.table_kind not in OUTCOMES:
@@ -60,7 +60,7 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
         value = getattr(entry, key)
         return getattr(existing, key, None) if value is None else value
 
-    missing = [key for key in _NATURE if inherit(key) is None]
+    missing = [key for key in _REQUIRED_KEYS if inherit(key) is None]
     if missing:
         message = f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
         context.fail(node, message, ErrorCode.MISSING_KEY)
@@ -81,6 +81,6 @@ def _rule(entry: RuleEntry | OtherwiseEntry, table: str, layer: str) -> Rule:
 
 
 def peek(node: yaml.Node, key: str) -> str:
-    """Return a key's scalar before the file is read, nothing where there is none."""
+    """Return a scalar value of an unread mapping; empty if the key does not exist."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return next((str(v.value) for k, v in pairs if k.value == key and isinstance(v, yaml.ScalarNode)), "")

@@ -1,4 +1,4 @@
-"""Immutable records of decision tables, and of what a layer changes in the rules before it."""
+"""Immutable records of decision tables, and of a layer's changes to rules."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from optadvise.rulebase.records import GivenFacts, RuleRecord, When
 
 
 class Derivation(RuleRecord, frozen=True, kw_only=True, tag="derive"):
-    """A rule's outcome in a table that derives a fact."""
+    """Outcome of a rule in a table that derives a fact."""
 
     values: Mapping[str, str]
 
 
 class Choice(RuleRecord, frozen=True, kw_only=True, tag="choose"):
-    """A rule's outcome in a table that chooses an optimizer or a schedule."""
+    """Outcome of a rule in a table that chooses an optimizer or a schedule."""
 
     optimizer: OptimizerId | None = None
     scheduler: SchedulerId | None = None
@@ -45,7 +45,7 @@ class Choice(RuleRecord, frozen=True, kw_only=True, tag="choose"):
 
 
 class NumberSetting(RuleRecord, frozen=True, kw_only=True, tag="set"):
-    """A rule's outcome in a table that sets a hyperparameter: a value, or points along a fact (log-log)."""
+    """Outcome of a rule in a table that sets a hyperparameter: a value, or a log-log interpolation along a fact."""
 
     value: Plain | UnsetType = UNSET
     along: FactId | None = None
@@ -56,20 +56,20 @@ class NumberSetting(RuleRecord, frozen=True, kw_only=True, tag="set"):
 
 
 class Adjustment(RuleRecord, frozen=True, kw_only=True, tag="adjust"):
-    """A rule's outcome in a table that adjusts hyperparameters."""
+    """Outcome of a rule in a table that adjusts hyperparameters."""
 
     steps: Annotated[tuple[Step, ...], Meta(min_length=1)]
 
 
 class WarningText(RuleRecord, frozen=True, kw_only=True, tag="warn"):
-    """A rule's outcome in a table of warnings."""
+    """Outcome of a rule in a table of warnings."""
 
     level: Literal["info", "warning"]
     text: str
 
 
 class Notation(RuleRecord, frozen=True, kw_only=True, tag="note"):
-    """A rule's outcome in a table that only repeats figures of a source."""
+    """Outcome of a rule in a table that quotes numbers from a source."""
 
     values: Mapping[str, Plain]
 
@@ -79,37 +79,37 @@ OUTCOMES: Mapping[str, type[Outcome]] = {
     "derive": Derivation, "choose": Choice, "set": NumberSetting, "adjust": Adjustment, "warn": WarningText,
     "note": Notation,
 }  # fmt: skip
-FREE_KEYS = ("derive", "note")  # kinds whose `then` is a mapping of free keys
+FREE_KEYS = ("derive", "note")  # kinds whose `then` is a mapping with arbitrary keys
 
 
 class Example(RuleRecord, frozen=True, kw_only=True):
-    """A test beside a rule: at these facts the rule decides, with these values."""
+    """Test of a rule: facts, and the expected outcome."""
 
     given: GivenFacts
     expect: Mapping[str, Plain]
     at: Internal = ""
 
 
-OutcomeEntry = Annotated[Outcome, Meta(extra={"reader": "outcome"})]  # read as the table's kind has it
+OutcomeEntry = Annotated[Outcome, Meta(extra={"reader": "outcome"})]  # type depends on the kind of the table
 
 
 class RuleEntry(RuleRecord, frozen=True, kw_only=True):
-    """One row of a table, as its file has it."""
+    """Rule in a table file."""
 
     id: Word
     name: str
     when: When
     then: OutcomeEntry
-    because: str = ""  # a warning's text speaks for itself
+    because: str = ""  # optional for warnings, whose text is the reason
     cite: Cites
     tests: Annotated[tuple[Example, ...], Meta(min_length=1)]
     overrides: tuple[RuleId, ...] = ()
-    before: str | None = None  # the row of an ordered table that a layer's row precedes
+    before: str | None = None  # position in an ordered table, for a rule of a layer
     at: Internal = ""
 
 
 class OtherwiseEntry(RuleRecord, frozen=True, kw_only=True):
-    """The row that decides where no other applies, as its file has it."""
+    """Rule that decides if no other rule applies, in a table file."""
 
     id: Word
     then: OutcomeEntry
@@ -120,7 +120,7 @@ class OtherwiseEntry(RuleRecord, frozen=True, kw_only=True):
 
 
 class TableEntry(RuleRecord, frozen=True, kw_only=True):
-    """A table's file; a layer leaves out what an earlier one has said."""
+    """Table file; a layer can omit the keys that a lower layer has."""
 
     table: str
     rules: Annotated[tuple[RuleEntry, ...], Meta(min_length=1)]
@@ -133,7 +133,7 @@ class TableEntry(RuleRecord, frozen=True, kw_only=True):
 
 
 class Rule(RuleRecord, frozen=True, kw_only=True):
-    """One row of a table."""
+    """Rule of a table."""
 
     id: str
     table: str
@@ -144,13 +144,13 @@ class Rule(RuleRecord, frozen=True, kw_only=True):
     cite: tuple[str, ...]
     tests: tuple[Example, ...] = ()
     overrides: tuple[str, ...] = ()
-    before: str | None = None  # the row of an ordered table that a layer's row precedes
+    before: str | None = None  # position in an ordered table, for a rule of a layer
     at: str
     layer: str = SHIPPED
 
     @property
     def derived(self) -> Mapping[str, str]:
-        """Return the values of the derived facts by name; for tables of kind `derive`."""
+        """Return the values of derived facts by name; for tables of kind `derive`."""
         assert isinstance(self.then, Derivation)
         return self.then.values
 
@@ -180,33 +180,33 @@ class Rule(RuleRecord, frozen=True, kw_only=True):
 
     @property
     def notation(self) -> Mapping[str, Value]:
-        """Return the repeated figures; for tables of kind `note`."""
+        """Return the quoted numbers; for tables of kind `note`."""
         assert isinstance(self.then, Notation)
         return self.then.values
 
     @property
     def outcome(self) -> JsonObject:
-        """Return the outcome as plain data with the keys of the rule file, for printing any kind of rule."""
+        """Return the outcome as plain data with the keys of the rule file."""
         data: JsonObject = to_builtins(self.then)
         data.pop("type")
         return dict(data["values"]) if isinstance(self.then, (Derivation, Notation)) else data
 
 
 class TableFile(RuleRecord, frozen=True, kw_only=True):
-    """A decision table, from the files of all layers."""
+    """Decision table from the files of all layers."""
 
     table: str
     kind: Literal["derive", "choose", "set", "adjust", "warn", "note"]
     hit_policy: Literal["unique", "first", "collect"]
     about: str
     rules: tuple[Rule, ...]
-    output: str | None = None  # the fact or hyperparameter that the rows give
+    output: str | None = None  # fact or hyperparameter that the table sets
     otherwise: Rule | None = None
     at: str = ""
 
     @property
     def all_rules(self) -> tuple[Rule, ...]:
-        """Return the rows, and the row that decides where none applies."""
+        """Return all rules, including `otherwise`."""
         return (*self.rules, *(() if self.otherwise is None else (self.otherwise,)))
 
 
@@ -214,7 +214,7 @@ class TableFile(RuleRecord, frozen=True, kw_only=True):
 
 
 class Disabling(RuleRecord, frozen=True, kw_only=True):
-    """A rule or an optimizer that a layer rules out."""
+    """Rule or optimizer that a layer disables."""
 
     because: str
     rule: str | None = None
@@ -224,7 +224,7 @@ class Disabling(RuleRecord, frozen=True, kw_only=True):
 
 
 class Amendment(RuleRecord, frozen=True, kw_only=True):
-    """A change of a rule's conditions by a layer."""
+    """Change of a rule's conditions by a layer."""
 
     rule: str
     when: When

@@ -1,7 +1,7 @@
-"""Decision tables: conditions on facts, compiled to bit masks.
+"""Decision tables with conditions on facts, compiled to bit masks.
 
-Each fact is an axis that the rules' thresholds cut into finitely many cells, so a situation is a point in a finite grid
-and "which rules apply" is one AND per column. What holds for the cells holds for every number.
+The thresholds of all rules divide each fact into a finite number of cells, so a situation is a point in a finite grid,
+and one AND per column finds the rules that apply. Proofs over the cells hold for every number.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from optadvise.rulebase.table_records import Rule, TableFile
 
 
 def list_cells(mask: int) -> list[int]:
-    """Return the numbers of the bits that are set."""
+    """Return the indices of the set bits."""
     return [cell for cell in range(mask.bit_length()) if mask >> cell & 1]
 
 
 class Axis:
-    """A fact cut into cells: its choices, or the points and open intervals between its thresholds; last, not known."""
+    """Fact divided into cells: its choices, or its thresholds and the open intervals between them; last, unknown."""
 
     def __init__(self, fact: Fact, conditions: Iterable[Condition]) -> None:
-        """Cut the axis.
+        """Divide a fact into cells.
 
         Args:
-            conditions: Every condition that a rule puts on it.
+            conditions: All conditions of rules on the fact.
         """
         self.name = fact.id
         self.choices: tuple[str, ...] | None = None if fact.values is None else tuple(fact.values)
@@ -43,20 +43,20 @@ class Axis:
             self._cell_of |= {True: 0, False: 1}
 
     def _every(self, may_be_unknown: bool) -> int:
-        """Return the cells that a situation can lie in; between thresholds such as 8 and 9 there is no count."""
+        """Return the mask of possible cells; between thresholds such as 8 and 9 there is no whole number."""
         is_choice = self.choices is not None
         cells = sum(1 << cell for cell in range(self.unknown_cell) if is_choice or self.has_whole_number(cell))
         return cells | may_be_unknown << self.unknown_cell
 
     def has_whole_number(self, cell: int) -> bool:
-        """Return whether a numeric cell contains a whole number above zero, as all numeric facts are counts."""
+        """Return whether a numeric cell contains a positive whole number, because all numeric facts are counts."""
         left, right = self.bounds(cell)
         if left == right:
             return left >= 1 and left == int(left)
         return max(left, 0.0) // 1 + 1 < right
 
     def cell(self, value: Any) -> int:
-        """Return the cell that a value lies in; None lies in the last."""
+        """Return the cell of a value; None is in the last cell."""
         if self.choices is not None or value is None:
             return self._cell_of[value]
         position = bisect_left(self.cuts, value)
@@ -75,14 +75,14 @@ class Axis:
         return mask
 
     def _between(self, accepted: Range) -> int:
-        """Return the cells of an interval whose ends are cuts."""
+        """Return the mask of an interval between thresholds."""
         low, high = accepted.low, accepted.high
         first = 0 if low is None else 2 * bisect_left(self.cuts, low) + (1 if accepted.low_closed else 2)
         last = 2 * len(self.cuts) if high is None else 2 * bisect_left(self.cuts, high) + accepted.high_closed
         return (1 << last + 1) - (1 << first) if first <= last else 0
 
     def bounds(self, cell: int) -> tuple[float, float]:
-        """Return the ends of a numeric cell; equal ends are a point, other cells are open."""
+        """Return the bounds of a numeric cell: equal for a threshold, otherwise those of an open interval."""
         position = cell // 2
         if cell % 2:
             return self.cuts[position], self.cuts[position]
@@ -91,7 +91,7 @@ class Axis:
         return left, right
 
     def sample_value(self, cell: int) -> float:
-        """Return a value that lies in a numeric cell."""
+        """Return a value inside a numeric cell."""
         left, right = self.bounds(cell)
         if left == float("-inf"):
             return max(1.0, right // 2)
@@ -100,27 +100,27 @@ class Axis:
         return left // 1 + 1 if right == float("inf") else max((left + right) // 2, left // 1 + 1)
 
     def format_cell(self, cell: int) -> str:
-        """Write a cell as a value: a choice, a number inside it, or `unknown`."""
+        """Return a cell as text: a choice, a number inside the cell, or `unknown`."""
         if cell == self.unknown_cell:
             return UNKNOWN
         return f"{self.sample_value(cell):.0f}" if self.choices is None else self.choices[cell]
 
     def format_upper_bound(self, cell: int) -> str:
-        """Write everything up to the end of a numeric cell as a condition."""
+        """Return the condition for all values up to the end of a numeric cell."""
         left, right = self.bounds(cell)
         return f"<= {right:g}" if left == right else f"< {right:g}"
 
     def format_lower_bound(self, cell: int) -> str:
-        """Write everything from the start of a numeric cell as a condition."""
+        """Return the condition for all values from the start of a numeric cell."""
         left, right = self.bounds(cell)
         return f">= {left:g}" if left == right else f"> {left:g}"
 
 
 class Table:
-    """A decision table, compiled."""
+    """Compiled decision table."""
 
     def __init__(self, table: TableFile, axes: Mapping[str, Axis]) -> None:
-        """Compile a table read from the rules."""
+        """Compile a table."""
         self.id = table.table
         self.kind = table.kind
         self.hit_policy = table.hit_policy
@@ -151,7 +151,7 @@ class Table:
         return [mask | always for mask in masks]
 
     def _precedence(self) -> list[int]:
-        """Return, for each rule, the rules it overrides, directly or through others."""
+        """Return for each rule the mask of the rules that it overrides, directly or through other rules."""
         number = {rule.id: i for i, rule in enumerate(self.rules)}
         direct = [[number[name] for name in rule.overrides if name in number] for rule in self.rules]
         beaten = []
@@ -166,26 +166,27 @@ class Table:
         return beaten
 
     def column(self, name: str) -> list[int]:
-        """Return, for each cell of a fact, the rules that accept it as a bit mask."""
+        """Return for each cell of a fact the mask of the rules that accept it."""
         return self._masks[name]
 
     def matching(self, cells: Mapping[str, int]) -> tuple[Rule, ...]:
         """Return the rules that decide at a point of the grid.
 
-        One rule for `unique` and `first` (the `otherwise` where no row applies), all that apply for `collect`.
+        Returns:
+            All rules that apply for `collect`; otherwise one rule, or `otherwise` if no rule applies.
 
         Raises:
-            RuleFileError: No row applies and there is no `otherwise`, or two rows apply and neither overrides.
+            RuleFileError: No rule applies and the table has no `otherwise`, or rules overlap without an override.
         """
         mask = self._all
         for column, masks in self._in_order:
             mask &= masks[cells[column]]
         if mask and self.hit_policy != "collect":
             lowest = mask & -mask
-            if self.hit_policy == "first" or lowest == mask:  # the usual case needs no list
+            if self.hit_policy == "first" or lowest == mask:  # common case
                 return self._alone[lowest.bit_length() - 1]
         matches = []
-        while mask:  # of thousands of rows few apply
+        while mask:  # few of thousands of rules apply
             last = mask & -mask
             matches.append(last.bit_length() - 1)
             mask ^= last
@@ -206,12 +207,12 @@ class Table:
         return (self.rules[winners[0]],)
 
     def winner(self, cells: Mapping[str, int]) -> Rule:
-        """Return the one rule that decides; for `unique` and `first` tables."""
+        """Return the rule that decides; for `unique` and `first` tables."""
         return self.matching(cells)[0]
 
 
 def cut_axes(facts: Mapping[str, Fact], conditions: Iterable[Mapping[str, Condition]]) -> dict[str, Axis]:
-    """Cut every fact's axis at the thresholds of all conditions."""
+    """Divide all facts into cells at the thresholds of all conditions."""
     used: dict[str, list[Condition]] = {name: [] for name in facts}
     for when in conditions:
         for name, condition in when.items():

@@ -1,4 +1,4 @@
-"""Read every rule file into its records, then check what the files say about each other."""
+"""Reading and validation of the rule files, including references between them."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ _T = TypeVar("_T")
 assert conditions  # registers the readers of conditions
 _MAX_RULES = 2000  # per table; the proofs compare all pairs
 _ADJUSTABLE = ("lr", "weight_decay", "warmup_fraction", "max_grad_norm", "eps")
-_RUN_FACTS = ("number", "bytes")  # types of facts that a number may follow
+_RUN_FACTS = ("number", "bytes")  # types of facts for `along`
 
 
 class _Reading:
-    """Records of all files read so far."""
+    """State while the rule files are read."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         self.layers = layers
-        self.owners: dict[tuple[str, str], int] = {}  # which layer a thing is from
+        self.owners: dict[tuple[str, str], int] = {}  # layer number by kind and id
         self.policies: list[tuple[int, str, Policy]] = []
         self.draft = Draft()
 
     def add(self, kind: str, target: dict[str, _T], key: str, value: _T, index: int, where: str) -> None:
-        """Add a thing by its id; a later layer replaces what an earlier one has."""
+        """Add an entry by id; an entry of a later layer replaces that of an earlier one."""
         if self.owners.setdefault((kind, key), index) == index and key in target:
             first = getattr(target[key], "at", "") or "an earlier file"
             message = f"{kind} {key!r} is already defined at {shorten_location(first)}; rename or remove one"
@@ -68,10 +68,10 @@ _FileReader: TypeAlias = Callable[[yaml.Node, Context, _Reading, int, Path], Non
 
 
 def read_rule_base(contents: Contents, layers: Sequence[str] = (SHIPPED,)) -> RuleBase:
-    """Return what every file says.
+    """Read all files into a rule base.
 
     Raises:
-        RuleFileError: A file is invalid, or two disagree.
+        RuleFileError: A file is invalid, or files contradict each other.
     """
     reading = _Reading(layers)
     draft = reading.draft
@@ -113,7 +113,7 @@ def _read_facts(node: yaml.Node, context: Context, reading: _Reading, index: int
 
 
 def _check_option(option: Fact | RunInput) -> None:
-    """Reject an option that is not spelled as one, or that the help cannot describe."""
+    """Check the spelling of an option and that it has a help text."""
     if option.flag is None:
         return
     if not re.fullmatch(r"--[a-z]+(-[a-z]+)*", option.flag):
@@ -217,7 +217,7 @@ def _check_rule(rule: Rule, table: TableFile, draft: Draft) -> None:
 
 
 def _check_number(rule: Rule, draft: Draft) -> None:
-    """Check that a value is a number, or that points lie along a number that is known where the rule applies."""
+    """Check that a value is numeric, or that points are along a numeric fact that is known where the rule applies."""
     then, at = rule.number, rule.at
     if (then.value is not UNSET) == bool(then.points) or bool(then.points) != (then.along is not None):
         message = "`then` requires either `value`, or `along` and `points`"
@@ -307,12 +307,12 @@ def _read_assumptions(node: yaml.Node, context: Context, reading: _Reading, inde
     assumptions = [
         replace(row, layer=reading.layers[index], value=_assumed_value(row, draft.facts)) for row in read.assume
     ]
-    draft.assume = [*assumptions, *draft.assume]  # the first that applies counts
+    draft.assume = [*assumptions, *draft.assume]  # the first that applies is used
     draft.contradictions += read.contradictions
 
 
 def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
-    """Return an assumed value as its fact's type has it."""
+    """Return a default value converted to the type of its fact."""
     fact, value = facts.get(row.fact), row.value
     if fact is None:
         message = f"unknown fact {row.fact!r}; {suggest_name(row.fact, facts)}"
@@ -324,12 +324,12 @@ def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:
         message = f"{fact.id!r} must have a single value, not {value!r}"
         raise RuleFileError(message, row.at, code=ErrorCode.INVALID_ENTRY)
     if fact.values is not None:
-        word = str(value).lower() if isinstance(value, bool) else value
-        if word not in fact.values:
+        choice = str(value).lower() if isinstance(value, bool) else value
+        if choice not in fact.values:
             hint = suggest_name(str(value), fact.values)
             message = f"{value!r} is not a value of {fact.id!r}; {hint}"
             raise RuleFileError(message, row.at, code=ErrorCode.INVALID_ENTRY)
-        return word == "true" if fact.type == "flag" else word
+        return choice == "true" if fact.type == "flag" else choice
     try:
         read = parse_bytes if fact.type == "bytes" else parse_count
         return read(str(value), f"`{fact.id}:`")
@@ -356,7 +356,7 @@ def _read_policy(node: yaml.Node, context: Context, reading: _Reading, index: in
     reading.policies.append((index, reading.layers[index], read_record(PolicyFile, node, context).policy))
 
 
-_READERS: dict[str, _FileReader] = {  # in the order in which files refer to each other
+_READERS: dict[str, _FileReader] = {  # in reading order: files refer to earlier ones
     "facts": _read_facts,
     "sources": _read_sources,
     "gpus": _read_gpus,
