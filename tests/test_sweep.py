@@ -1,4 +1,4 @@
-"""`optadvise sweep`: a grid that may be stopped at any time, taken up again, and worked on by several."""
+"""`optadvise sweep`: grids that can be stopped, resumed and shared by several processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from optadvise.benchmark import sweep
 from optadvise.benchmark.slurm import submit_cells
 from optadvise.benchmark.sweep_file import read_sweep
 from optadvise.benchmark.sweep_records import Cell
+from optadvise.core.error_codes import ErrorCode
+from optadvise.core.errors import InputError
 from tests.cli import optadvise
 from tests.conftest import ROOT
 from tests.results import result
@@ -27,7 +29,7 @@ from tests.results import result
 GRID = """
 optimizers: [adamw, lion]
 params: 100K
-dtype: [fp32, bf16]
+precision: [fp32, bf16]
 optimizer_only: true
 rounds: 1
 steps: 1
@@ -41,157 +43,180 @@ def grid(tmp_path: Path) -> Path:
     return file
 
 
-def cells(file: Path, rules: CompiledRules) -> list[Cell]:
-    content = read_sweep(file, sweep.OPTIONS)
-    return sweep.make_cells(rules, content.optimizers, content.options)
+def read_cells(file: Path, rules: CompiledRules) -> list[Cell]:
+    grid = read_sweep(file, sweep.OPTIONS)
+    return sweep.make_cells(rules, grid.optimizers, grid.options)
 
 
-def started(file: Path) -> subprocess.Popen[str]:
+def start_sweep(file: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "optadvise", "sweep", str(file)], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
 
 
-def test_a_grid_is_every_combination_in_its_order(grid: Path, rules: CompiledRules) -> None:
-    found = cells(grid, rules)
-    assert [cell.name for cell in found[:3]] == [
-        "adamw_dtype-fp32", "adamw_dtype-bf16", "lion_dtype-fp32"]  # fmt: skip
-    assert len(found) == len({cell.name for cell in found}) == 4
-    assert found[0].varied == {"dtype": "fp32"}
-    assert found[0].options["rounds"] == "1"
+def test_grid_has_all_combinations_in_order(grid: Path, rules: CompiledRules) -> None:
+    cells = read_cells(grid, rules)
+    assert [cell.name for cell in cells[:3]] == [
+        "adamw_precision-fp32", "adamw_precision-bf16", "lion_precision-fp32"]  # fmt: skip
+    assert len(cells) == len({cell.name for cell in cells}) == 4
+    assert cells[0].varied == {"precision": "fp32"}
+    assert cells[0].options["rounds"] == "1"
 
 
-def test_a_sweep_that_is_killed_twice_goes_on_where_it_was(grid: Path) -> None:
+def test_sweep_killed_twice_is_resumed(grid: Path) -> None:
     folder = grid.with_suffix("")
-    seen: dict[Path, int] = {}
-    for wanted in (1, 2):
-        running = started(grid)
+    earlier: dict[Path, int] = {}
+    for count in (1, 2):
+        process = start_sweep(grid)
         until = time.monotonic() + 120
-        while len(list(folder.glob("*.json"))) < wanted and time.monotonic() < until:
+        while len(list(folder.glob("*.json"))) < count and time.monotonic() < until:
             time.sleep(0.02)
-        os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
-        now = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
-        assert len(now) >= wanted
-        assert all(now[file] == when for file, when in seen.items())  # nothing is measured again
-        assert all(json.loads(file.read_text(encoding="utf-8"))["result"]["complete"] for file in now)
-        seen = now
-    said = optadvise("sweep", str(grid), "--json", "-")
-    data = json.loads(said.out)
-    assert (said.code, data["kind"], data["complete"], len(data["cells"])) == (0, "sweep", True, 4)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        current = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+        assert len(current) >= count
+        assert all(current[file] == time_ns for file, time_ns in earlier.items())  # no cell is measured again
+        assert all(json.loads(file.read_text(encoding="utf-8"))["result"]["complete"] for file in current)
+        earlier = current
+    command = optadvise("sweep", str(grid), "--json", "-")
+    data = json.loads(command.out)
+    assert (command.code, data["kind"], data["complete"], len(data["cells"])) == (0, "sweep", True, 4)
     jsonschema.validate(data, json.loads((ROOT / "docs" / "schema" / "sweep.json").read_text(encoding="utf-8")))
     assert {cell["arm"]["status"] for cell in data["cells"]} == {"ok"}
-    assert all(file.stat().st_mtime_ns == when for file, when in seen.items())
+    assert all(file.stat().st_mtime_ns == time_ns for file, time_ns in earlier.items())
     assert not list(folder.glob(".*.lock"))
 
 
-def test_two_sweeps_on_one_folder_share_the_work(grid: Path) -> None:
-    both = [started(grid) for _ in range(2)]
-    ends = [(one.communicate(timeout=300), one.returncode) for one in both]
-    assert {code for _, code in ends} <= {0, 5}, ends  # 5: the other was still at a cell
+def test_two_processes_share_one_folder(grid: Path) -> None:
+    processes = [start_sweep(grid) for _ in range(2)]
+    results = [(process.communicate(timeout=300), process.returncode) for process in processes]
+    assert {code for _, code in results} <= {0, 5}, results  # 5: the other process was still measuring a cell
     folder = grid.with_suffix("")
     assert len(list(folder.glob("*.json"))) == 4
     assert all(json.loads(file.read_text(encoding="utf-8"))["result"]["complete"] for file in folder.glob("*.json"))
     assert optadvise("sweep", str(grid)).code == 0
 
 
-def test_a_cell_that_another_process_measures_is_left_to_it(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
-    (cell, *_) = cells(grid, rules)
+def test_cell_locked_by_another_process_is_skipped(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
+    (cell, *_) = read_cells(grid, rules)
     with (tmp_path / f".{cell.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sweep.measure_cell(rules, tmp_path, cell).reason == "another process measures it"
+        outcome = sweep.measure_cell(rules, tmp_path, cell)
+        assert outcome.result is None
+        assert "another process" in (outcome.reason or "")
     assert not (tmp_path / f"{cell.name}.json").exists()
 
 
-def test_what_was_an_accident_or_another_question_is_measured_again(
+def test_cells_with_errors_or_other_options_are_measured_again(
     grid: Path, rules: CompiledRules, tmp_path: Path
 ) -> None:
-    (cell, *_) = cells(grid, rules)
+    (cell, *_) = read_cells(grid, rules)
 
-    def kept(status: str, **options: str) -> Any:
-        measured = result()
-        measured["arms"][0]["status"] = status
-        entry = {"options": {**cell.options, **options}, "result": measured}
+    def write_and_read(status: str, **options: str) -> Any:
+        data = result()
+        data["arms"][0]["status"] = status
+        entry = {"options": {**cell.options, **options}, "result": data}
         (tmp_path / f"{cell.name}.json").write_text(json.dumps(entry), encoding="utf-8")
         return sweep.read_cell(tmp_path, cell)
 
-    assert kept("ok") is not None
-    assert kept("oom") is not None  # it would run out of memory again
-    assert kept("unsupported") is not None
-    assert kept("error") is None
-    assert kept("ok", rounds="7") is None
+    assert write_and_read("ok") is not None
+    assert write_and_read("oom") is not None  # deterministic
+    assert write_and_read("unsupported") is not None
+    assert write_and_read("error") is None
+    assert write_and_read("ok", rounds="7") is None
     (tmp_path / f"{cell.name}.json").write_text("{", encoding="utf-8")
     assert sweep.read_cell(tmp_path, cell) is None
 
 
-def test_the_table_and_the_picture(grid: Path, tmp_path: Path) -> None:
-    page, picture = tmp_path / "grid.md", tmp_path / "grid.png"
-    said = optadvise("sweep", str(grid), "--markdown", str(page), "--plot", str(picture))
-    assert said.code == 0
-    assert max(map(len, said.out.splitlines())) <= 80
-    assert said.out.splitlines()[0].split() == ["dtype", "step()", "ms", "whole", "ms", "B/param", "peak", "MiB"]
-    assert sum(line.split()[:1] == ["lion"] for line in said.out.splitlines()) == 2
-    assert page.read_text(encoding="utf-8").count("\n| ") == 4
+def test_table_and_plot(grid: Path, tmp_path: Path) -> None:
+    table, picture = tmp_path / "grid.md", tmp_path / "grid.png"
+    command = optadvise("sweep", str(grid), "--markdown", str(table), "--plot", str(picture))
+    assert command.code == 0
+    assert max(map(len, command.out.splitlines())) <= 80
+    assert command.out.splitlines()[0].split() == ["precision", "step()", "ms", "whole", "ms", "B/param", "peak", "MiB"]
+    assert sum(line.split()[:1] == ["lion"] for line in command.out.splitlines()) == 2
+    assert table.read_text(encoding="utf-8").count("\n| ") == 4
     assert picture.stat().st_size > 10_000
 
 
-def test_a_cell_that_cannot_run_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_unsupported_cell_is_reported_and_others_continue(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     text = "optimizers: [sgd, paged-adamw8bit]\noptimizer_only: true\nparams: 100K\nrounds: 1\nsteps: 1\n"
     file.write_text(text, encoding="utf-8")
-    said = optadvise("sweep", str(file))
-    assert said.code == 0
-    assert "unsupported" in said.out
-    assert "paged state needs CUDA" in " ".join(said.out.split())
+    command = optadvise("sweep", str(file), "--json", str(tmp_path / "out.json"))
+    assert command.code == 0
+    assert "unsupported" in command.out
+    cells = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["cells"]
+    assert [(cell["arm"]["status"], cell["arm"]["error_code"]) for cell in cells] == [
+        ("ok", None), ("unsupported", "unsupported")]  # fmt: skip
 
 
-def test_cells_as_jobs(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
-    """submitit's own executor on this machine stands for a cluster."""
-    asked = cells(grid, rules)[:2]
-    outcomes = submit_cells(tmp_path, asked, {"timeout_min": 5}, (), cluster="local")
+def test_cells_as_cluster_jobs(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
+    """submitit's local executor replaces the cluster."""
+    cells = read_cells(grid, rules)[:2]
+    outcomes = submit_cells(tmp_path, cells, {"timeout_min": 5}, (), cluster="local")
     assert [outcome.reason for outcome in outcomes] == [None, None]
     assert all(outcome.result is not None for outcome in outcomes)
 
 
-def test_there_is_no_cluster_here(grid: Path) -> None:
-    said = optadvise("sweep", str(grid), "--launcher", "slurm")
-    assert (said.code, said.out, len(said.err.splitlines())) == (4, "", 1), said
-    assert said.err.startswith("optadvise: --launcher slurm: ")
+def test_slurm_is_not_available(grid: Path) -> None:
+    command = optadvise("sweep", str(grid), "--launcher", "slurm")
+    assert command.failure is not None
+    assert (command.code, command.error, command.out) == (4, "unsupported", "")
+    assert (command.failure.option, command.failure.value) == ("--launcher", "slurm")
+    assert len(command.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "error", "option", "value"),
     [
-        ("optimizers: [adamx]", "optimizers 'adamx': not known; did you mean 'adam'"),
-        ("optimizers: []", "expected at least 1 item here"),
-        ("optimizers: [adamw, AdamW]", "two cells are both adamw"),
-        ("optimizers: [adamw]\nparms: [1M]", "unknown key 'parms'; did you mean 'params'"),
-        ("optimizers: [adamw]\nparams: [1M, 1M]", "`params` has 1M twice"),
-        ("optimizers: [adamw]\nparams: [lots]", "adamw: --params 'lots'"),
-        ("optimizers: [adamw]\ndtype: []", "an empty list measures nothing"),
-        ("optimizers: [adamw]\ncompile: maybe", "`compile` is true or false, not maybe"),
-        ("optimizers: [adamw]\nseed: x", "`seed` is a number, not x"),
-        ("", "the file is empty"),
+        ("optimizers: [adamx]", "unknown-name", "optimizers", "adamx"),
+        ("optimizers: []", "invalid-entry", None, None),
+        ("optimizers: [adamw, AdamW]", "duplicate-entry", None, "adamw"),
+        ("optimizers: [adamw]\nparms: [1M]", "unknown-key", None, None),
+        ("params: [1M]", "missing-key", None, None),
+        ("optimizers: [adamw]\nparams: [1M, 1M]", "duplicate-entry", None, None),
+        ("optimizers: [adamw]\nparams: [lots]", "invalid-number", "--params", "lots"),
+        ("optimizers: [adamw]\nprecision: []", "invalid-entry", None, None),
+        ("optimizers: [adamw]\nprecision: fp32\ndtype: fp32", "duplicate-entry", None, None),
+        ("optimizers: [adamw]\ncompile: maybe", "invalid-value", "--compile", "maybe"),
+        ("optimizers: [adamw]\nseed: x", "invalid-number", "--seed", "x"),
+        ("", "invalid-syntax", None, None),
     ],
 )
-def test_a_sweep_that_is_written_wrong_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_sweep_files(text: str, error: str, option: str | None, value: str | None, tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(text, encoding="utf-8")
-    said = optadvise("sweep", str(file))
-    assert (said.out, len(said.err.splitlines())) == ("", 1), said
-    assert said.code in (2, 3)
-    assert said.err.startswith(f"optadvise: {file}")
-    assert message in said.err
+    command = optadvise("sweep", str(file))
+    assert command.failure is not None
+    assert (command.out, len(command.err.splitlines())) == ("", 1), command
+    assert command.code in (2, 3)
+    assert command.error == error
+    assert (command.failure.option, command.failure.value) == (option, value)
+    assert command.err.startswith(f"optadvise: {file}")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "option"),
     [
-        ("nowhere.yaml", "'nowhere.yaml': cannot be read (No such file or directory); name a sweep"),
-        ("GRID --launcher k8s", "--launcher 'k8s': is local or slurm"),
-        ("GRID --json no/such/x.json", "there is no folder"),
+        ("nowhere.yaml", "file-not-found", None),
+        ("GRID --launcher k8s", "unknown-choice", "--launcher"),
+        ("GRID --json no/such/x.json", "file-not-writable", "--json"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(arguments: str, message: str, grid: Path) -> None:
-    said = optadvise("sweep", *arguments.replace("GRID", str(grid)).split())
-    assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1), said
-    assert message in said.err
+def test_invalid_command_lines(arguments: str, error: str, option: str | None, grid: Path) -> None:
+    command = optadvise("sweep", *arguments.replace("GRID", str(grid)).split())
+    assert command.failure is not None
+    assert (command.code, command.out, len(command.err.splitlines())) == (2, "", 1), command
+    assert (command.error, command.failure.option) == (error, option)
+
+
+@pytest.mark.parametrize("key", ["precision", "dtype"])
+def test_precision_has_a_former_name(key: str, rules: CompiledRules, tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(f"optimizers: [adamw]\n{key}: [fp32, bf16]\n", encoding="utf-8")
+    assert [cell.varied for cell in read_cells(file, rules)] == [{key: "fp32"}, {key: "bf16"}]
+    file.write_text(f"optimizers: [adamw]\n{key}: fp8\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_cells(file, rules)
+    assert caught.value.code is ErrorCode.UNKNOWN_CHOICE
+    assert (caught.value.option, caught.value.value) == ("--precision", "fp8")

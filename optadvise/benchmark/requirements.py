@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import re
@@ -81,7 +82,8 @@ def _parse_bound(text: str, metric: Metric, requirement: str) -> tuple[float, bo
         if metric.quantity == "seconds" and unit in _TIME_UNITS:
             return value * _TIME_UNITS[unit], False
         if metric.quantity == "bytes" and unit not in ("x", "×"):
-            return float(parse_bytes(text, "--require")), False
+            with contextlib.suppress(InputError):  # the error below has the whole requirement
+                return float(parse_bytes(text, "--require")), False
     units = {"bytes": " or a size such as 800MB", "seconds": " or a time such as 5ms, 200us or 1.5s"}
     accepted = f"a number{units.get(metric.quantity, '')}"
     if metric.has_ratio:
