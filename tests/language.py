@@ -10,10 +10,11 @@ import re
 import sys
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple
 
 import msgspec
@@ -30,6 +31,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("*.md
 FOREIGN_KEYS = {"quote", "title", "authors", "equation", "aliases", "import", "url", "pattern", "where", "text_of"}
 IDENTIFIER = re.compile(r"[a-z_0-9][\w./:*-]*")  # a key, an id or a path: no prose
 QUOTE = re.compile(r"“[^”]*”")
+LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
 class Text(NamedTuple):
@@ -44,7 +46,7 @@ class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A wording to avoid.
 
     Attributes:
-        pattern: Regular expression; case is ignored.
+        pattern: Regular expression in lower case.
         use: What to write instead.
         unless: Regular expression of phrases in which the wording is accepted.
     """
@@ -71,33 +73,37 @@ class Hit(NamedTuple):
 def read_terms() -> list[tuple[re.Pattern[str], Term]]:
     """Return the terms with their compiled patterns."""
     terms = msgspec.convert(yaml.load(TERMS_FILE.read_text("utf-8"), yaml.CSafeLoader), list[Term])
-    return [(re.compile(term.pattern, re.IGNORECASE | re.MULTILINE), term) for term in terms]
+    return [(re.compile(term.pattern, re.MULTILINE), term) for term in terms]
 
 
-def find_hits(texts: list[Text]) -> list[Hit]:
+def find_hits(texts: Sequence[Text]) -> list[Hit]:
     """Return every wording to avoid in texts, in their order."""
     pieces = [QUOTE.sub("“”", " ".join(text.text.split())) for text in texts]
     starts = [0, *accumulate(len(piece) + 1 for piece in pieces)]
     joined = "\n".join(pieces)
+    lowered = joined.translate(LOWER)  # faster than patterns that ignore case, and as long
     hits = []
     for pattern, term in read_terms():
-        for match in pattern.finditer(joined):
+        for match in pattern.finditer(lowered):
             number = bisect_right(starts, match.start()) - 1
             begin, end = max(starts[number], match.start() - 40), min(starts[number + 1] - 1, match.end() + 40)
             context = joined[begin:end]
-            if not (term.unless and re.search(term.unless, context, re.IGNORECASE)):
-                hits.append((number, Hit(texts[number], match[0], term.use, context)))
+            if not (term.unless and re.search(term.unless, lowered[begin:end])):
+                hits.append((number, Hit(texts[number], joined[match.start() : match.end()], term.use, context)))
     return [hit for _, hit in sorted(hits, key=lambda item: item[0])]
 
 
-def collect_texts() -> list[Text]:
+@cache
+def read_package() -> list[Module]:
+    """Return the modules of the package."""
+    return read_modules(ROOT)
+
+
+@cache
+def collect_texts() -> tuple[Text, ...]:
     """Return all user-visible text and docstrings: rule files, the package, templates, documents and help."""
-    modules = read_modules(ROOT)
-    return [
-        text
-        for text in (*_read_rules(), *_read_strings(modules), *_read_templates(), *_read_documents(), *_read_help())
-        if not IDENTIFIER.fullmatch(text.text)
-    ]
+    texts = (*_read_rules(), *_read_strings(), *_read_templates(), *_read_documents(), *_read_help())
+    return tuple(text for text in texts if not IDENTIFIER.fullmatch(text.text))
 
 
 def _read_rules() -> Iterator[Text]:
@@ -120,9 +126,9 @@ def _read_node(name: str, node: yaml.Node | None) -> Iterator[Text]:
                 yield from _read_node(name, value)
 
 
-def _read_strings(modules: list[Module]) -> Iterator[Text]:
+def _read_strings() -> Iterator[Text]:
     """Yield each string literal, docstrings included; an f-string is one text, with {} for its values."""
-    for module in modules:
+    for module in read_package():
         skipped: set[int] = set()  # ids of nodes that are parts of f-strings
         for node in ast.walk(module.tree):
             if isinstance(node, ast.JoinedStr):
