@@ -1,4 +1,4 @@
-"""Cells, boxes and points in words."""
+"""Text of cells, boxes and points."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from optadvise.rulebase.tables import Axis, list_cells
 
 
 def describe_point(point: Point, axes: Mapping[str, Axis]) -> str:
-    """Return the facts at a point."""
+    """Return the facts at a point as text."""
     return describe_box({name: 1 << cell for name, cell in point.items()}, axes)
 
 
 def describe_box(box: Box, axes: Mapping[str, Axis]) -> str:
-    """Return what a box accepts, or `any situation`."""
+    """Return the conditions of a box as text, or `any situation`."""
     parts = [describe_cells(name, mask, axes[name]) for name, mask in sorted(box.items()) if axes[name].every & ~mask]
     return ", ".join(parts) or "any situation"
 
 
 def describe_cells(fact: str, mask: int, axis: Axis) -> str:
-    """Return which values of a fact cells are.
-
-    Returns:
-        Text such as `model cnn or vit`, `batch_size > 8192`, `params unknown`.
-    """
+    """Return the values of cells as text, such as `model cnn or vit`, `batch_size > 8192` or `params unknown`."""
     mask &= axis.every
     if axis.choices is not None:
         return f"{fact} {_describe_choices(mask, axis)}"
@@ -36,7 +32,7 @@ def describe_cells(fact: str, mask: int, axis: Axis) -> str:
 
 
 def _describe_choices(mask: int, axis: Axis) -> str:
-    """Return the choices of cells, or `not` with the other choices where these are fewer."""
+    """Return the choices of cells, or `not` with the other choices if these are fewer."""
     choices = (*(axis.choices or ()), UNKNOWN)
     accepted = [choices[cell] for cell in list_cells(mask)]
     others = [choices[cell] for cell in list_cells(axis.every & ~mask)]
@@ -44,7 +40,7 @@ def _describe_choices(mask: int, axis: Axis) -> str:
 
 
 def _list_ranges(mask: int, axis: Axis) -> Iterator[range]:
-    """Yield the ranges of adjacent cells; a cell that holds no count interrupts none."""
+    """Yield the ranges of adjacent cells; cells without a whole number do not interrupt a range."""
     counts = list_cells(axis.every & ~(1 << axis.unknown_cell))
     for is_accepted, group in groupby(counts, key=lambda cell: mask >> cell & 1):
         if is_accepted:

@@ -1,4 +1,4 @@
-"""Changes of decision tables between two sets of rules: the exact situations, merged into boxes."""
+"""Differences between the decision tables of two sets of rules: exact situations, merged into boxes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from optadvise.rulebase.tables import Table
 
 
 class Answers(Struct, frozen=True):
-    """Two answers that differ."""
+    """Two different answers."""
 
     old: str
     new: str
 
 
 def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
-    """Yield where a table of two sets of rules decides differently.
+    """Yield the situations that a table of two sets of rules decides differently.
 
     Raises:
-        TooLargeError: There are too many different cells to list.
+        TooLargeError: There are too many differences to list.
     """
     old, new = pair.before.tables.get(name), pair.after.tables.get(name)
     if old is None or new is None:
@@ -42,7 +42,11 @@ def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
 
 
 def find_winner(table: Table, alive: int) -> Rule | None:
-    """Return the row that decides among those that apply; None where none does or two contradict each other."""
+    """Return the rule that decides among those that apply; None if there is none or two conflict.
+
+    Args:
+        alive: Mask of the rules that apply.
+    """
     applying = [number for number in range(len(table.rules)) if alive >> number & 1]
     if not applying:
         return table.otherwise
@@ -58,10 +62,10 @@ def find_winner(table: Table, alive: int) -> Rule | None:
 
 
 def list_optimizer_changes(pair: RulePair) -> Iterator[RuleChange]:
-    """Yield where the chain of concern and optimizer ends at another optimizer.
+    """Yield the situations in which the tables of concerns and optimizers lead to another optimizer.
 
     Raises:
-        TooLargeError: There are too many different cells to list.
+        TooLargeError: There are too many differences to list.
     """
     if _have_same_rows(pair):
         return
@@ -76,7 +80,7 @@ def list_optimizer_changes(pair: RulePair) -> Iterator[RuleChange]:
 
 
 def _have_same_rows(pair: RulePair) -> bool:
-    """Return whether both deciding tables are the same, so that no situation has to be tried."""
+    """Return whether both deciding tables are equal, so that the sweep can be skipped."""
     before, after = pair.before.catalog.base.tables, pair.after.catalog.base.tables
     names = [table.id for table in pair.after.deciding_tables]
     return all(omit_positions(before[name]) == omit_positions(after[name]) for name in names)
@@ -88,7 +92,7 @@ def _sweep(
     """Return the boxes of each answer.
 
     Args:
-        answer: From the rows of each table that may still decide, as bit masks; None where it is of no interest.
+        answer: Returns the answer for the masks of the rules that can still decide in each table; None to ignore it.
     """
     swept = list_columns(names, lambda name, cell: tuple(_read_column(table, name, cell) for table in tables), axes)
 
@@ -100,12 +104,12 @@ def _sweep(
 
 
 def _read_column(table: Table, fact: str, cell: int) -> int:
-    """Return the rows of a table that accept a cell; all where no row reads the fact."""
+    """Return the mask of the rules of a table that accept a cell; all if no rule reads the fact."""
     return table.column(fact)[cell] if fact in table.columns else -1
 
 
 def _end_chain(rules: CompiledRules, concerns: int, choices: int) -> str:
-    """Return the optimizer that the remaining rows of concerns and choices lead to."""
+    """Return the optimizer that the remaining rules of concerns and choices lead to."""
     concern_table, choice_table = rules.deciding_tables
     concern = find_winner(concern_table, concerns)
     if concern is None:
@@ -116,7 +120,7 @@ def _end_chain(rules: CompiledRules, concerns: int, choices: int) -> str:
 
 
 def _make_changes(pair: RulePair, table: str, boxes_by_answer: Mapping[Answers, Sequence[Box]]) -> Iterator[RuleChange]:
-    """Yield the changes that situations lead to, of the boxes by their answers."""
+    """Yield the changes of reachable boxes."""
     for answers, parts in boxes_by_answer.items():
         for box in parts:
             change = make_change(pair, table, box, answers.old, answers.new)
@@ -128,7 +132,7 @@ def _make_changes(pair: RulePair, table: str, boxes_by_answer: Mapping[Answers, 
 
 
 def _compare_decided(pair: RulePair, old: Table, new: Table) -> Iterator[RuleChange]:
-    """Yield where another row of a table decides, with another outcome."""
+    """Yield the situations in which a rule with another outcome decides."""
 
     def answer(alive: tuple[int, ...]) -> Answers | None:
         return _compare_rules(find_winner(old, alive[0]), find_winner(new, alive[1]))
@@ -138,7 +142,7 @@ def _compare_decided(pair: RulePair, old: Table, new: Table) -> Iterator[RuleCha
 
 
 def _compare_rules(old: Rule | None, new: Rule | None) -> Answers | None:
-    """Return how the outcomes of two rules differ; None where they do not."""
+    """Return the outcomes of two rules if they differ, or None."""
     if old is None or new is None:
         return None if old is new else Answers(old=_describe_rule(old), new=_describe_rule(new))
     return Answers(old=_describe_rule(old), new=_describe_rule(new)) if _have_other_outcomes(old, new) else None
@@ -149,7 +153,7 @@ def _have_other_outcomes(old: Rule, new: Rule) -> bool:
 
 
 def _describe_rule(rule: Rule | None) -> str:
-    """Return what a rule gives, with its id."""
+    """Return a rule's outcome with its id."""
     if rule is None:
         return NO_ROW
     outcome = rule.outcome
@@ -162,13 +166,13 @@ def _describe_rule(rule: Rule | None) -> str:
 
 
 def _compare_collected(pair: RulePair, old: Table, new: Table) -> Iterator[RuleChange]:
-    """Yield where a row of a table that collects rows applies in only one set of rules, or has another outcome."""
+    """Yield the situations in which a rule of a `collect` table applies in one set only or has another outcome."""
     olds, news = ({rule.id: rule for rule in table.rules} for table in (old, new))
     for name in dict.fromkeys((*olds, *news)):
         before, after = olds.get(name), news.get(name)
         if before is not None and after is not None and _have_other_outcomes(before, after):
             where = describe_box(make_box(after, pair.after.axes), pair.after.axes)
-            yield RuleChange(where=where, old=f"{name} as it was", new=f"{name}, changed", witness=None)
+            yield RuleChange(where=where, old=f"{name} (old)", new=f"{name} (changed)", witness=None)
         else:
             yield from _compare_boxes(pair, new.id, name, before, after)
 
@@ -176,7 +180,7 @@ def _compare_collected(pair: RulePair, old: Table, new: Table) -> Iterator[RuleC
 def _compare_boxes(
     pair: RulePair, table: str, name: str, before: Rule | None, after: Rule | None
 ) -> Iterator[RuleChange]:
-    """Yield where a row applies after the change alone, then where it applied before alone."""
+    """Yield the situations in which a rule applies only after the change, then those only before."""
     axes = pair.after.axes
     old, new = (None if rule is None else make_box(rule, axes) for rule in (before, after))
     for part in [] if new is None else _subtract(new, old, axes):
@@ -188,7 +192,7 @@ def _compare_boxes(
 
 
 def _subtract(box: Box, other: Box | None, axes: Axes) -> list[dict[str, int]]:
-    """Return the parts of a box that lie outside another one."""
+    """Return the parts of a box outside another one."""
     if other is None:
         return [dict(box)]
     parts, remaining = [], dict(box)

@@ -1,4 +1,4 @@
-"""Inputs that lead to a point of the grid of facts, and the command line that states them."""
+"""Search for inputs that lead to a point of the grid of facts, and their command line."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from optadvise.core.records import FactValues, InputValue, Situation
 from optadvise.rulebase.regions import Point
 
 _MODEL_SIZES = (10**6, 10**7, 10**8, 5 * 10**8, 2 * 10**9, 7 * 10**9, 7 * 10**10, 10**12)  # parameters to try
-_GPU_FACTS = ("vendor", "bf16")  # stated by a GPU's name
-_GPU_BYTES = tuple(2**30 * gib for gib in (24, 80, 8, 2, 640))  # to try
-_GPU_GIB_STEPS = range(1, 400, 3)  # to try, where none of these leads to the point
+_GPU_FACTS = ("vendor", "bf16")  # stated by the name of a GPU
+_GPU_BYTES = tuple(2**30 * gib for gib in (24, 80, 8, 2, 640))  # memory sizes to try
+_GPU_GIB_STEPS = range(1, 400, 3)  # memory sizes to try if none of these leads to the point
 
 
 def find_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue] | None:
-    """Return inputs that lead to a point, without those that are assumed anyway; None where none is found.
+    """Return inputs that lead to a point, without those that equal their defaults; None if none are found.
 
     Args:
-        point: Cells of facts, derived ones included.
+        point: Cells of facts, including derived facts.
     """
     inputs = _read_inputs(rules, point)
-    inputs.pop("vram_bytes", None)  # any will do, or one that leads to the memory pressure
+    inputs.pop("vram_bytes", None)  # `_list_sizes` tries limits that lead to the memory pressure
     gpus = _list_gpus(rules, inputs)
     for extra in _list_sizes(rules, point, inputs, gpus):
         candidate = {**inputs, **extra}
@@ -37,7 +37,7 @@ def find_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue] | No
 
 
 def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue]:
-    """Return a value inside each cell, of the facts that can be stated, in the order of the questions."""
+    """Return a value inside each cell of the facts that can be stated."""
     inputs: dict[str, FactValue] = {}
     for name, fact in rules.catalog.facts.items():
         axis = rules.axes[name]
@@ -51,7 +51,11 @@ def _read_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue]:
 
 
 def _list_gpus(rules: CompiledRules, inputs: dict[str, FactValue]) -> list[dict[str, FactValue]] | None:
-    """Move out of the inputs what only a GPU's name states; return what such GPUs state, None where none is needed."""
+    """Remove the inputs that only the name of a GPU states, and return the facts of the matching GPUs.
+
+    Returns:
+        Facts by GPU; None if no GPU is necessary.
+    """
     stated = {name: inputs.pop(name) for name in _GPU_FACTS if name in inputs}
     unnamed = Situation()
     if all(value == getattr(unnamed, name) for name, value in stated.items()):
@@ -66,10 +70,10 @@ def _list_gpus(rules: CompiledRules, inputs: dict[str, FactValue]) -> list[dict[
 def _list_sizes(
     rules: CompiledRules, point: Point, inputs: Mapping[str, FactValue], gpus: list[dict[str, FactValue]] | None
 ) -> Iterator[dict[str, FactValue]]:
-    """Yield model sizes and memory limits to try, where the point has a memory pressure or a GPU.
+    """Yield model sizes and memory limits to try.
 
     Args:
-        gpus: What the GPUs state that may be named; None where none has to be named.
+        gpus: Facts of the possible GPUs; None if no GPU is necessary.
     """
     axes = rules.axes
     pressure = (axes["memory"].choices or ())[point["memory"]] if "memory" in point else None
@@ -86,19 +90,19 @@ def _list_sizes(
     sizes = [size for size in sizes if "params" not in point or axes["params"].cell(size) == point["params"]]
     for params, limit in product(sizes, limits):
         yield {"params": params, **limit}
-    if gpus is None:  # close to where the pressure changes
+    if gpus is None:  # finer steps, to get close to the threshold
         for params, gib in product(sizes, _GPU_GIB_STEPS):
             yield {"params": params, "vram_bytes": gib * 2**30}
 
 
 def _leads_to(rules: CompiledRules, inputs: FactValues, point: Point) -> bool:
-    """Return whether inputs are accepted and lead to a point, as far as its facts are read from the situation."""
+    """Return whether inputs are valid and lead to a point, with respect to facts that are read from the situation."""
     try:
         situation = complete_situation(rules, inputs)
     except InputError:
         return False
     cells = locate(rules, situation)
-    # Values that are derived from others were unknown when the tables were read.
+    # Derived values are unknown when the tables are read.
     derived = {
         name for name, cell in point.items() if cell == rules.axes[name].unknown_cell and name in situation.assumed
     }
@@ -107,7 +111,7 @@ def _leads_to(rules: CompiledRules, inputs: FactValues, point: Point) -> bool:
 
 
 def _drop_assumed(rules: CompiledRules, inputs: dict[str, FactValue], point: Point) -> dict[str, FactValue]:
-    """Return inputs without those that are assumed anyway."""
+    """Return inputs without those that equal their defaults."""
     stated_together = {"gpu", "vram_bytes", *_GPU_FACTS} if "gpu" in inputs else set()
     for name in tuple(inputs):
         if name not in stated_together and name != "optimizer":
@@ -146,7 +150,7 @@ def _format_option(rules: CompiledRules, name: str, value: InputValue, *, names_
 
 
 def format_memory(size_bytes: int) -> str:
-    """Return the memory of a GPU as `--vram` reads it."""
+    """Return a memory size in the syntax of `--vram`."""
     for unit, factor in (("GB", 2**30), ("MB", 2**20)):
         if size_bytes % factor == 0:
             return f"{size_bytes // factor}{unit}"

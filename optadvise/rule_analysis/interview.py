@@ -1,4 +1,4 @@
-"""The next question of an interview: the one that leaves the fewest possible optimizers."""
+"""Interview: the next question is the one that leaves the fewest possible optimizers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from optadvise.core.records import FactValues
 from optadvise.rule_analysis.table_regions import list_choice_regions
 from optadvise.rulebase.regions import Box, find_uncovered, intersect_boxes
 
-_TOLERANCE = 1e-9  # of equally good questions the first is asked
-_WITHOUT_SIZE = ("unlimited", "limited")  # memory pressures of which a size is no part
+_TOLERANCE = 1e-9  # among equally good questions, the first is asked
+_WITHOUT_SIZE = ("unlimited", "limited")  # memory pressures without a model size
 
 
 class Interview:
-    """The inputs so far, and the optimizers that are still possible.
+    """Inputs so far, and the optimizers that are still possible.
 
     Example:
         >>> from optadvise.rulebase.catalog import load
@@ -27,13 +27,13 @@ class Interview:
     """
 
     def __init__(self, rules: CompiledRules, inputs: FactValues) -> None:
-        """Start with what was stated already."""
+        """Start with stated inputs."""
         self.rules = rules
         self.inputs = dict(inputs)
-        self._skipped: set[str] = set()  # facts that were left to their defaults
+        self._skipped: set[str] = set()  # facts that keep their defaults
 
     def list_possible(self, box: Box | None = None) -> frozenset[str]:
-        """Return the optimizers that the rules may still choose."""
+        """Return the optimizers that the rules can still choose, inside a box if one is given."""
         inputs_box = intersect_boxes(self._locate_inputs(), box or {})
         if inputs_box is None:
             return frozenset()
@@ -48,7 +48,7 @@ class Interview:
         return frozenset(possible)
 
     def _locate_inputs(self) -> dict[str, int]:
-        """Return the cells of the inputs, of skipped facts, and of the memory pressure where it can be computed."""
+        """Return the cells of the inputs, of skipped facts, and of the memory pressure if it can be computed."""
         axes, defaults = self.rules.axes, self.rules.defaults.fill(self.inputs)
         values = {**{name: defaults.get(name) for name in self._skipped}, **self.inputs}
         box = {name: 1 << axes[name].cell(value) for name, value in values.items() if name in axes}
@@ -59,11 +59,7 @@ class Interview:
         return box
 
     def choose_question(self) -> str | None:
-        """Return the fact to ask for next: of those that exclude something, the one that leaves the fewest optimizers.
-
-        Returns:
-            None where no answer would change the optimizer.
-        """
+        """Return the fact whose answers leave the fewest optimizers; None if no answer changes the optimizer."""
         possible = len(self.list_possible())
         if possible <= 1:
             return None
@@ -76,7 +72,7 @@ class Interview:
         return best
 
     def _list_askable(self) -> Iterator[str]:
-        """Yield the facts that may be asked for, in the order of the guide's flowchart and then of the facts."""
+        """Yield the facts that can be asked for, in the order of the guide's flowchart and then of `facts.yaml`."""
         facts = self.rules.catalog.facts
         for name in dict.fromkeys((*self.rules.catalog.flowchart.order, *facts)):
             is_deciding = name in self.rules.deciding_facts or name in MEMORY_FACTS
@@ -85,7 +81,7 @@ class Interview:
                 yield name
 
     def _list_answers(self, fact: str) -> Iterator[frozenset[str]]:
-        """Yield the optimizers that each answer to a question would leave."""
+        """Yield the optimizers that remain after each answer to a question."""
         for box in self._list_boxes(fact):
             yield self.list_possible(box)
 
@@ -103,7 +99,7 @@ class Interview:
                 yield {fact: (1 << cells.stop) - (1 << cells.start)}
 
     def _list_pressures(self, fact: str) -> list[str]:
-        """Return the memory pressures that a size or a limit may lead to."""
+        """Return the memory pressures that a model size or a memory limit can lead to."""
         pressures = self.rules.axes["memory"].choices or ()
         sized = [pressure for pressure in pressures if pressure not in _WITHOUT_SIZE]
         if fact == "params":
@@ -114,14 +110,14 @@ class Interview:
         """Add the inputs of an answer.
 
         Args:
-            inputs: Values by fact; one answer may state several, as a GPU does.
+            inputs: Values by fact; the name of a GPU states several facts.
 
         Raises:
-            InputError: The inputs contradict earlier ones.
+            InputError: The inputs contradict earlier inputs.
         """
         complete_situation(self.rules, {**self.inputs, **inputs})
         self.inputs |= inputs
 
     def skip(self, fact: str) -> None:
-        """Leave a fact to its default."""
+        """Keep the default of a fact."""
         self._skipped.add(fact)

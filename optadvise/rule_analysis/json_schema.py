@@ -1,4 +1,4 @@
-"""JSON Schemas of the rule files, for editors: made of the records that the files are read into."""
+"""JSON Schemas of the rule files for editors, generated from the records of the files."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ _MODULES = (
     cards, claim_cards, framework_cards, surface_cards, case_files, records, table_records, memory_rules,
     network_families,
 )  # fmt: skip
-# Every record by its name, as the schemas' components are called.
+# All records by name, which is also the name of the schema component.
 _KINDS: Mapping[str, type[Struct]] = {
     name: kind
     for module in _MODULES
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Struct)
 }
-DEFINITIONS = "definitions"  # the schema that the others refer to
-FOLDER = "schema"  # below the rules
+DEFINITIONS = "definitions"  # name of the schema that the others refer to
+FOLDER = "schema"  # subfolder of the rules
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
-# The record that each kind of file is read into; tables differ by kind and are put together in `_table`.
+# Record of each kind of file; `_table_schema` generates the schema of tables.
 _RECORDS: Mapping[str, type[Struct]] = {
     "facts": FactFile, "sources": SourceFile, "gpus": GpuFile, "memory": MemoryFile, "optimizer": Optimizer,
     "scheduler": Scheduler, "assume": AssumptionFile, "fixes": FixFile, "flowchart": FlowchartFile,
     "surfaces": SurfaceFile, "claims": ClaimFile, "policy": PolicyFile, "cases": CaseFile, "framework": Framework,
     "network": NetworkFamily, "parts": PartsFile,
 }  # fmt: skip
-_TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors guess types, which the reader does not
+_TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors infer the types of scalars, unlike the reader
 
 
 def schemas(catalog: Catalog) -> dict[str, JsonObject]:
-    """Return the schema of every kind of rule file by its name, and the definitions that they share.
+    """Return the schemas of all kinds of rule files and their shared definitions, by name.
 
     Args:
-        catalog: Whose facts and ids editors should offer.
+        catalog: Rules whose facts and ids editors offer.
     """
     schemas = {DEFINITIONS: {"$schema": _DRAFT, "title": "optadvise: definitions", "$defs": _id_definitions(catalog)}}
     schemas |= {name: _file_schema(name, *_record_schema(kind)) for name, kind in _RECORDS.items()}
@@ -71,19 +71,19 @@ def _file_schema(name: str, root: JsonObject, components: JsonObject) -> JsonObj
 
 
 def _record_schema(kind: type[Struct]) -> tuple[JsonObject, JsonObject]:
-    """Return the schema of a record, and those of the records inside it by their names."""
+    """Return the schema of a record, and the schemas of its nested records by name."""
     _, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     described = {name: _as_read(component, _KINDS.get(name)) for name, component in components.items()}
     return described.pop(kind.__name__), described
 
 
 def _as_read(schema: Any, kind: type[Struct] | None = None) -> Any:
-    """Return a schema as files are read: no key beyond the fields, none for the fields that the program sets."""
+    """Return a schema that matches the reader: without additional keys, and without internal fields."""
     if isinstance(schema, list):
         return [_as_read(item) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    if "$ref" in schema:  # a type beside it says how the record is written
+    if "$ref" in schema:  # an additional type describes the YAML form of the record
         if isinstance(schema.get("type"), list):
             return {"type": schema["type"]}
         name = str(schema["$ref"]).rsplit("/", 1)[1]
@@ -105,7 +105,7 @@ def _as_read(schema: Any, kind: type[Struct] | None = None) -> Any:
 
 
 def _references(schema: Any, components: JsonObject, visited: frozenset[str] = frozenset()) -> set[str]:
-    """Return the records that a schema refers to, directly or through others."""
+    """Return the names of the records that a schema refers to, directly or indirectly."""
     names: set[str] = set()
     if isinstance(schema, Mapping):
         name = str(schema.get("$ref", "")).rsplit("/", 1)[-1]
@@ -120,29 +120,29 @@ def _references(schema: Any, components: JsonObject, visited: frozenset[str] = f
 
 
 def _table_schema() -> tuple[JsonObject, JsonObject]:
-    """Return the schema of a table: what a row holds goes by the table's kind, which a layer need not repeat."""
+    """Return the schema of a table, in which the kind determines the type of `then`."""
     root, components = _record_schema(TableEntry)
     for name in ("RuleEntry", "OtherwiseEntry"):
         components[name]["properties"]["then"] = {}
-    ways = []
+    alternatives = []
     for kind, outcome in OUTCOMES.items():
         then, inner = _record_schema(outcome)
         components |= inner
         row = {"properties": {"then": then["properties"]["values"] if kind in FREE_KEYS else then}}
         condition = {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
-        ways.append({"if": condition, "then": {"properties": {"rules": {"items": row}, "otherwise": row}}})
-    return {**root, "allOf": ways}, components
+        alternatives.append({"if": condition, "then": {"properties": {"rules": {"items": row}, "otherwise": row}}})
+    return {**root, "allOf": alternatives}, components
 
 
 def _id_definitions(catalog: Catalog) -> JsonObject:
-    """Return what ids and conditions editors offer."""
+    """Return the definitions of ids and conditions that editors offer."""
     base = catalog.base
     names: dict[str, Sequence[str]] = {
         "source": list(base.sources), "optimizer": list(base.optimizers), "scheduler": list(base.schedulers),
         "fact": list(catalog.facts), "rule": [rule.id for table in base.tables.values() for rule in table.rules],
         "model": list(catalog.facts["model"].values or ()),
     }  # fmt: skip
-    # Layers add names of their own, so what is known is offered and nothing else is refused.
+    # Layers can add ids, so editors offer the existing ids but accept others.
     definitions: JsonObject = {kind: {"anyOf": [{"enum": ids}, {"type": "string"}]} for kind, ids in names.items()}
     conditions = {name: _condition(fact, several=True) for name, fact in catalog.facts.items()}
     values = {name: _condition(fact, several=False) for name, fact in catalog.facts.items()}
@@ -166,10 +166,10 @@ def _condition(fact: Fact, *, several: bool) -> JsonObject:
 
 
 def editor_line(file: PurePosixPath, kind: str) -> str:
-    """Return the comment by which editors find a rule file's schema.
+    """Return the comment with the schema of a rule file for editors.
 
     Args:
-        file: The file, from the folder of the rules.
+        file: Path of the file relative to the folder of the rules.
     """
     up = "../" * (len(file.parts) - 1)
     return f"# yaml-language-server: $schema={up or './'}{FOLDER}/{kind}.json"

@@ -1,4 +1,4 @@
-"""Reachability: which points and rows situations lead to, through the chain of tables."""
+"""Reachability of points and rules through the chain of tables."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from optadvise.rulebase.regions import Box, Point, find_uncovered, intersect_box
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
-UNCHAINED_TABLES = ("memory_notation",)  # read by `show` for any optimizer, not in the chain
+UNCHAINED_TABLES = ("memory_notation",)  # read by `show` for any optimizer, outside the chain
 
 
 def find_reachable(rules: CompiledRules, box: Box, excluded: Iterable[Box] = ()) -> Point | None:
-    """Return a point of a box that a situation leads to at the end of the chain; None where there is none."""
+    """Return a point of a box that a situation reaches at the end of the chain, or None."""
     excluded = tuple(excluded)
     if any("schedule" in region for region in (box, *excluded)):
         return _search(rules, (entry.region for entry in list_schedule_regions(rules)), box, excluded)
@@ -33,7 +33,7 @@ def find_reachable(rules: CompiledRules, box: Box, excluded: Iterable[Box] = ())
 
 
 def find_read(rules: CompiledRules, table: str, box: Box, excluded: Iterable[Box] = ()) -> Point | None:
-    """Return a point of a box that a situation leads to when a table is read; None where there is none."""
+    """Return a point of a box that a situation reaches when a table is read, or None."""
     excluded = tuple(excluded)
     if table in UNCHAINED_TABLES:
         return find_uncovered(box, excluded, rules.axes)
@@ -42,7 +42,7 @@ def find_read(rules: CompiledRules, table: str, box: Box, excluded: Iterable[Box
 
 
 def _list_read_regions(rules: CompiledRules, table: str, *, needs_schedule: bool) -> Iterable[Region]:
-    """Return the regions in which a table is read, by how far the chain has been decided then."""
+    """Return the regions in which a table is read, with the facts that are decided at that time."""
     if table == "concern":
         return [find_possible(rules)]
     if table == "choose_optimizer":
@@ -56,20 +56,20 @@ def _list_read_regions(rules: CompiledRules, table: str, *, needs_schedule: bool
 
 
 def _search(rules: CompiledRules, regions: Iterable[Region], box: Box, excluded: tuple[Box, ...]) -> Point | None:
-    """Return a point in a box and one of several regions, the usual values first; None where there is none."""
-    usual = _find_usual_point(rules)
+    """Return a point in a box and in one of several regions, with default values if possible; None if there is none."""
+    default = _find_default_point(rules)
     for region in regions:
         shared = intersect_boxes(region.box, box)
         if shared is not None:
-            point = find_uncovered(shared, (*region.excluded, *excluded), rules.axes, usual)
+            point = find_uncovered(shared, (*region.excluded, *excluded), rules.axes, default)
             if point is not None:
                 return point
     return None
 
 
 @cached(1)
-def _find_usual_point(rules: CompiledRules) -> dict[str, int]:
-    """Return the cells of a situation without inputs, unknown where no default is."""
+def _find_default_point(rules: CompiledRules) -> dict[str, int]:
+    """Return the cells of a situation without inputs; unknown for facts without a default."""
     defaults = rules.defaults.fill({})
     cells = {
         name: axis.cell(defaults[name]) if name in defaults else axis.unknown_cell for name, axis in rules.axes.items()
@@ -78,9 +78,9 @@ def _find_usual_point(rules: CompiledRules) -> dict[str, int]:
 
 
 def list_unreachable(rules: CompiledRules, table: Table) -> Iterator[Rule]:
-    """Yield the rows of a table that no situation leads to."""
+    """Yield the rules of a table that no situation reaches."""
     regions = {"concern": list_concern_regions, "choose_optimizer": list_choice_regions}
-    if table.id in regions:  # read before the facts of a card are known
+    if table.id in regions:  # these tables are read before the facts of a card are known
         reached = {entry.rule.id for entry in regions[table.id](rules)}
         yield from (entry.rule for entry in list_rule_regions(rules, table) if entry.rule.id not in reached)
         return

@@ -1,4 +1,4 @@
-"""Folders of further rules: those of the project, of the environment and of the command line, in that order."""
+"""Folders of rule layers: from pyproject.toml, the environment and the command line, in that order."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _folders_in_use: list[str] = []
 
 
 def remember_folders(folders: Sequence[Path]) -> None:
-    """Remember the folders that are read, for errors that only they can cause."""
+    """Store the folders in use, for error messages."""
     _folders_in_use[:] = map(str, folders)
 
 
 def get_folders_in_use() -> list[str]:
-    """Return the folders of further rules that this command line reads."""
+    """Return the folders of rule layers in use."""
     return list(_folders_in_use)
 
 
 def list_folders(option: Sequence[Path] | None) -> list[Path]:
-    """Return every folder of further rules, the first to be applied first.
+    """Return the folders of all rule layers, the lowest layer first.
 
     Args:
-        option: The folders that `--rules` named.
+        option: Folders from `--rules`.
 
     Raises:
-        InputError: The project's file is invalid.
+        InputError: The pyproject.toml is invalid.
     """
     from_environment = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     folders = [*_read_project(), *from_environment, *(option or ())]
@@ -46,31 +46,31 @@ def list_folders(option: Sequence[Path] | None) -> list[Path]:
 
 
 def load_catalog(option: Sequence[Path] | None) -> Catalog:
-    """Return the catalog with every layer of rules, unproven.
+    """Load the catalog with all rule layers, without proofs.
 
     Args:
-        option: The folders that `--rules` named.
+        option: Folders from `--rules`.
     """
     folders = list_folders(option)
     return load(folders) if folders else load_shipped()
 
 
 def load_rules(option: Sequence[Path] | None) -> CompiledRules:
-    """Return the compiled rules with every layer; further layers are proven before they are used.
+    """Load and compile the rules with all layers, and prove them if there are layers over the shipped rules.
 
     Args:
-        option: The folders that `--rules` named.
+        option: Folders from `--rules`.
 
     Raises:
-        RuleFileError: The layers are invalid or contradict each other.
+        RuleFileError: A layer is invalid, or the proof fails.
     """
     rules = CompiledRules(load_catalog(option))
-    is_shipped = len(rules.catalog.layers) == 1 and rules.catalog.shipped  # proven by the tests of this version
+    is_shipped = len(rules.catalog.layers) == 1 and rules.catalog.shipped  # proven by the test suite
     return rules if is_shipped else require_proof(rules)
 
 
 def _read_project() -> list[Path]:
-    """Return the folders that the nearest pyproject.toml names."""
+    """Return the folders from the nearest pyproject.toml."""
     try:
         folder = Path.cwd()
     except FileNotFoundError:  # the folder was removed
@@ -81,12 +81,12 @@ def _read_project() -> list[Path]:
             content = file.read_bytes()
         except OSError:
             continue
-        return _parse_project(file, content) if b"[tool.optadvise" in content else []  # parsing takes time
+        return _parse_project(file, content) if b"[tool.optadvise" in content else []  # parsing is slow
     return []
 
 
 def _parse_project(file: Path, content: bytes) -> list[Path]:
-    if sys.version_info >= (3, 11):  # imported here, as few projects name folders of rules
+    if sys.version_info >= (3, 11):  # imported here, because few projects have rule layers
         import tomllib
     else:
         import tomli as tomllib

@@ -1,4 +1,4 @@
-"""The smallest changes of inputs after which the rules choose another optimizer."""
+"""Search for the smallest changes of inputs after which the rules choose another optimizer."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, InputValue, Situation
 from optadvise.rule_analysis.inputs_of_point import format_memory
 
-_EFFORT = {"free": 1, "cheap": 2, "costly": 5, "fixed": 20}  # of changing a fact, as rules/facts.yaml rates it
-_MAX_FACTS = 3  # changed at once; more is another run
+_EFFORT = {"free": 1, "cheap": 2, "costly": 5, "fixed": 20}  # by the `change` of a fact in rules/facts.yaml
+_MAX_FACTS = 3  # maximum number of facts in a change
 _ANY_LIMIT = 24 * 2**30  # bytes
 _MIB = 2**20
 
 
 class InputChange(Struct, frozen=True):
-    """Inputs to change together, after which the rules choose an optimizer."""
+    """Change of inputs after which the rules choose an optimizer."""
 
-    facts: Mapping[str, str]  # the conditions on the new values
-    answers: FactValues  # all inputs afterwards
+    facts: Mapping[str, str]  # conditions on the new values, by fact
+    answers: FactValues  # all inputs after the change
     effort: int
 
 
 class _Value(Struct, frozen=True):
-    """A value to try, and the condition that describes its range."""
+    """Value to try, and the condition that describes its range."""
 
     value: InputValue
     condition: str
@@ -41,7 +41,7 @@ def find_smallest_changes(rules: CompiledRules, inputs: FactValues, optimizer: s
     """Return the changes of the fewest facts after which the rules choose an optimizer, the easiest first.
 
     Returns:
-        Changes that were tried; none where no change of a few facts leads to the optimizer.
+        Verified changes; empty if no change of up to three facts leads to the optimizer.
     """
     facts = _list_changeable(rules, complete_situation(rules, inputs))
     for count in range(1, _MAX_FACTS + 1):
@@ -54,7 +54,7 @@ def find_smallest_changes(rules: CompiledRules, inputs: FactValues, optimizer: s
 
 
 def _list_changeable(rules: CompiledRules, situation: Situation) -> list[str]:
-    """Return the facts that may change the optimizer and can be changed, or were not specified."""
+    """Return the facts that can change the optimizer and that the user can change or did not specify."""
     return [
         name for name, fact in rules.catalog.facts.items()
         if fact.flag is not None and (name in rules.deciding_facts or name in MEMORY_FACTS)
@@ -65,7 +65,7 @@ def _list_changeable(rules: CompiledRules, situation: Situation) -> list[str]:
 def _list_changes(
     rules: CompiledRules, inputs: FactValues, names: Sequence[str], optimizer: str
 ) -> Iterator[InputChange]:
-    """Yield the changes of some facts that lead to an optimizer; of a computed threshold only the nearest."""
+    """Yield the changes of facts that lead to an optimizer; for computed thresholds only the nearest."""
     effort = sum(_EFFORT[rules.catalog.facts[name].change] for name in names)
     listed = set()
     for change in _try_values(rules, inputs, names, optimizer, effort):
@@ -81,7 +81,7 @@ def _list_changes(
 def _try_values(
     rules: CompiledRules, inputs: FactValues, names: Sequence[str], optimizer: str, effort: int
 ) -> Iterator[InputChange]:
-    """Yield the values of some facts that lead to an optimizer, one for each range that the tables distinguish."""
+    """Yield the values of facts that lead to an optimizer, one per range that the tables distinguish."""
     computed = [name for name in names if name in MEMORY_FACTS]
     others = [name for name in names if name not in computed]
     situation = complete_situation(rules, inputs)
@@ -89,10 +89,10 @@ def _try_values(
         changed = dict(zip(others, values, strict=True))
         partial = {**inputs, **{name: value.value for name, value in changed.items()}}
         for limits in product(*(list(_list_limits(rules, partial, name)) for name in computed)):
-            every = {**changed, **dict(zip(computed, limits, strict=True))}
-            answers = {**inputs, **{name: value.value for name, value in every.items()}}
+            new_values = {**changed, **dict(zip(computed, limits, strict=True))}
+            answers = {**inputs, **{name: value.value for name, value in new_values.items()}}
             if _leads_to(rules, answers, optimizer):
-                conditions = {name: value.condition for name, value in every.items()}
+                conditions = {name: value.condition for name, value in new_values.items()}
                 yield InputChange(facts=conditions, answers=answers, effort=effort)
 
 
@@ -104,13 +104,13 @@ def _leads_to(rules: CompiledRules, inputs: FactValues, optimizer: str) -> bool:
 
 
 def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Iterator[_Value]:
-    """Yield a value of each range of a fact that the deciding tables distinguish, without the present one."""
+    """Yield a value of each range of a fact that the deciding tables distinguish, except the current one."""
     axis = rules.axes[fact]
     current = axis.cell(getattr(situation, fact))
     if axis.choices is not None:
-        for cell, word in enumerate(axis.choices):
+        for cell, choice in enumerate(axis.choices):
             if cell != current:
-                yield _Value(value=parse_choice(axis, word), condition=word)
+                yield _Value(value=parse_choice(axis, choice), condition=choice)
         return
     for cells in find_equivalent_ranges(rules, fact):
         if current not in cells:
@@ -123,7 +123,7 @@ def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Itera
 
 
 def _list_limits(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterator[_Value]:
-    """Yield the values of a size or a limit on both sides of each threshold of memory pressure, the nearest first."""
+    """Yield model sizes or memory limits on both sides of each threshold of memory pressure, the nearest first."""
     try:
         situation = complete_situation(rules, inputs)
     except InputError:
@@ -131,13 +131,13 @@ def _list_limits(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterato
     current = getattr(situation, fact)
     thresholds = _list_thresholds(rules, situation, fact)
     if fact == "vram_bytes" and current is None and not thresholds:
-        yield _Value(value=_ANY_LIMIT, condition="any limit")
+        yield _Value(value=_ANY_LIMIT, condition="any value")
     for threshold in sorted(thresholds, key=lambda threshold: abs(threshold - (current or 0))):
         yield from _list_sides(fact, threshold, current)
 
 
 def _list_thresholds(rules: CompiledRules, situation: Situation, fact: str) -> list[int]:
-    """Return the limits, in whole MiB, or the sizes at which memory pressure or a default changes."""
+    """Return the memory limits (whole MiB, in bytes) or model sizes at which memory pressure or a default changes."""
     if fact == "vram_bytes":
         return sorted({-(-required // _MIB) * _MIB for required in find_required_bytes(rules, situation)})
     cuts = (int(cut) for cut in rules.axes[fact].cuts)
@@ -145,12 +145,12 @@ def _list_thresholds(rules: CompiledRules, situation: Situation, fact: str) -> l
 
 
 def _list_sides(fact: str, threshold: int, current: int | None) -> Iterator[_Value]:
-    """Yield the value from a threshold on and the one below it, where it is on the other side of the present one."""
+    """Yield the threshold and the value below it, if they are on the other side of the current value."""
     is_limit = fact == "vram_bytes"
     below = threshold - (_MIB if is_limit else 1)
     if current is None or threshold > current:
         shown = format_memory(threshold) if is_limit else f"{threshold:,}"
         yield _Value(value=threshold, condition=f"at least {shown}")
     if below > 0 and (current is None or threshold <= current):
-        condition = f"at most {format_memory(below)}" if is_limit else f"under {threshold:,}"
+        condition = f"at most {format_memory(below)}" if is_limit else f"below {threshold:,}"
         yield _Value(value=below, condition=condition)

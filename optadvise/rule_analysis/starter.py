@@ -1,4 +1,4 @@
-"""A folder of rules to begin with: commented files that pass every check."""
+"""Starter files of a rule layer, with comments; they pass all checks and tests."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _KINDS = {"policy.yaml": "policy", "assume.yaml": "assume", "warn.yaml": "table"
 
 
 def write_starter(folder: Path, catalog: Catalog) -> list[Path]:
-    """Write the starter into a folder that is not there yet, or is empty.
+    """Write the starter files into a new or empty folder.
 
     Args:
-        catalog: The rules that it goes over, whose names the schemas offer.
+        catalog: Rules whose ids the editor schemas offer.
 
     Returns:
-        The rule files.
+        The paths of the rule files.
 
     Raises:
-        InputError: The folder holds something already, or cannot be written.
+        InputError: The folder is not empty or cannot be written.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

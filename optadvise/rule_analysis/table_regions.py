@@ -1,8 +1,8 @@
-"""Regions of the chain of tables: where in the space of situations each rule decides.
+"""Regions of situations in which each rule decides, through the chain of tables.
 
-The chain is concern → optimizer → its card → schedule → numbers and warnings. A region is a box of facts without
-further boxes: rows that come before, contradictions, inputs that always have a default. The memory arithmetic is not
-modelled: a size and a limit may lead to any memory pressure.
+The chain is concern → optimizer → card → schedule → hyperparameters and warnings. A region is a box of facts minus
+other boxes: rules with precedence, contradictions, and missing defaults. The memory estimate is not modelled: a model
+size and a memory limit can lead to any memory pressure.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from optadvise.rulebase.regions import Box, find_lowest_bit, find_uncovered, int
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
-_NO_GPU = Situation()  # with the vendor and the precisions that are assumed where no GPU is named
+_NO_GPU = Situation()  # has the default vendor and precision support
 
 
 class Region(Struct, frozen=True):
-    """A part of the space of situations."""
+    """Set of situations: a box minus other boxes."""
 
     box: Box
-    excluded: tuple[Box, ...]  # parts of the box that do not belong to the region
+    excluded: tuple[Box, ...]
 
 
 class RuleRegion(Struct, frozen=True):
-    """A rule, and the region in which it decides."""
+    """Rule with the region in which it decides."""
 
     rule: Rule
     region: Region
 
 
 class ScheduleRegion(Struct, frozen=True):
-    """A rule about the schedule, the region in which it decides, and the schedule chosen there."""
+    """Rule of the schedule table with its region and the chosen schedule."""
 
     rule: Rule
     region: Region
@@ -49,7 +49,7 @@ class ScheduleRegion(Struct, frozen=True):
 
 
 def list_rule_regions(rules: CompiledRules, table: Table) -> list[RuleRegion]:
-    """Return where each row of a table wins by its own table, the `otherwise` row included."""
+    """Return the regions in which each rule of a table decides, including `otherwise`, regardless of other tables."""
     regions = []
     for rule in table.all_rules:
         box, excluded = find_winning_boxes(table, rule, rules.axes)
@@ -58,7 +58,7 @@ def list_rule_regions(rules: CompiledRules, table: Table) -> list[RuleRegion]:
 
 
 def intersect(rules: CompiledRules, first: Region, second: Region) -> Region | None:
-    """Return where both of two regions are; None where they have nothing in common."""
+    """Return the intersection of two regions; None if it is empty."""
     box = intersect_boxes(first.box, second.box)
     if box is None:
         return None
@@ -66,12 +66,12 @@ def intersect(rules: CompiledRules, first: Region, second: Region) -> Region | N
     return None if find_uncovered(box, excluded, rules.axes) is None else Region(box=box, excluded=excluded)
 
 
-# -- what no situation can be ------------------------------------------------------------------------------------------
+# -- impossible situations ---------------------------------------------------------------------------------------------
 
 
 @cached(1)
 def find_possible(rules: CompiledRules) -> Region:
-    """Return the region of all situations that inputs can describe."""
+    """Return the region of all possible situations."""
     contradictions = (box for box in _list_contradictions(rules) if "optimizer" not in box)
     impossible = (*_list_missing_defaults(rules), *_list_false_derivations(rules), *contradictions)
     return Region(box={}, excluded=impossible)
@@ -93,9 +93,9 @@ def _list_missing_defaults(rules: CompiledRules) -> Iterator[dict[str, int]]:
 
 
 def _list_false_derivations(rules: CompiledRules) -> Iterator[dict[str, int]]:
-    """Yield the boxes in which a derived fact would contradict the facts that it is derived from.
+    """Yield the boxes in which a derived fact contradicts the facts that it is derived from.
 
-    See `classify_pressure` and `locate_estimate`; a GPU that is named states its memory, vendor and precisions.
+    See `classify_pressure` and `locate_estimate`. The name of a GPU states its memory, vendor and bf16 support.
     """
     axes = rules.axes
     memory, fits, state_share = axes["memory"], axes["fits"], axes["state_share"]
@@ -112,8 +112,8 @@ def _list_false_derivations(rules: CompiledRules) -> Iterator[dict[str, int]]:
     yield {"params": size, "vram_bytes": limit, "fits": no_fit}
     yield {"params": no_size, "state_share": state_share.every & ~no_share}
     for name in ("vendor", "bf16"):
-        usual = 1 << axes[name].cell(getattr(_NO_GPU, name))
-        yield {name: axes[name].every & ~usual, "vram_bytes": no_limit}
+        default = 1 << axes[name].cell(getattr(_NO_GPU, name))
+        yield {name: axes[name].every & ~default, "vram_bytes": no_limit}
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _list_false_derivations(rules: CompiledRules) -> Iterator[dict[str, int]]:
 
 @cached(1)
 def list_concern_regions(rules: CompiledRules) -> list[RuleRegion]:
-    """Return where each rule of the concern decides, the ordinary concern first."""
+    """Return the region of each rule of the concern table, the ordinary concern first."""
     possible, regions = find_possible(rules), []
     for entry in reversed(list_rule_regions(rules, rules.tables["concern"])):
         concern = 1 << rules.axes["concern"].cell(entry.rule.derived["concern"])
@@ -134,7 +134,7 @@ def list_concern_regions(rules: CompiledRules) -> list[RuleRegion]:
 
 @cached(1)
 def list_choice_regions(rules: CompiledRules) -> list[RuleRegion]:
-    """Return where each row of the optimizer's table decides, without the facts of the card that it chooses."""
+    """Return the regions of each rule of the optimizer table, without the facts of the chosen card."""
     rows = list_rule_regions(rules, rules.tables["choose_optimizer"])
     return [
         RuleRegion(rule=entry.rule, region=region)
@@ -146,7 +146,7 @@ def list_choice_regions(rules: CompiledRules) -> list[RuleRegion]:
 
 @cached(1)
 def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
-    """Return where each optimizer is taken, chosen or requested, with the facts of its card."""
+    """Return the regions in which each optimizer is chosen or requested, with the facts of its card."""
     regions = []
     for choice in list_choice_regions(rules):
         card = rules.catalog.optimizer(choice.rule.choice.chosen)
@@ -159,7 +159,7 @@ def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
 
 
 def _list_card_regions(rules: CompiledRules, card: Optimizer, *, is_requested: bool) -> Iterator[Region]:
-    """Yield the regions of a card's facts: of the models that it suits, and of the others."""
+    """Yield the regions of a card's facts for suitable kinds of model, and for the others."""
     model = rules.axes["model"]
     suited = sum(1 << model.cell(kind) for kind in card.model_types)
     facts = {**read_card_facts(card, card.implementations[0], rules.axes), "asked_for": is_requested}
@@ -171,14 +171,14 @@ def _list_card_regions(rules: CompiledRules, card: Optimizer, *, is_requested: b
 
 
 def find_card(rules: CompiledRules, region: Region) -> Optimizer:
-    """Return the optimizer that is taken in a region of `list_optimizer_regions`."""
+    """Return the optimizer of a region from `list_optimizer_regions`."""
     names = rules.axes["optimizer"].choices or ()
     return rules.catalog.optimizer(names[find_lowest_bit(region.box["optimizer"])])
 
 
 @cached(1)
 def list_schedule_regions(rules: CompiledRules) -> list[ScheduleRegion]:
-    """Return where each row of the schedule's table is read, with the schedule that is taken; some may be empty."""
+    """Return the regions of each rule of the schedule table with the chosen schedule; some can be empty."""
     rows, regions = list_rule_regions(rules, rules.tables["choose_schedule"]), []
     for before in list_optimizer_regions(rules):
         card = find_card(rules, before)

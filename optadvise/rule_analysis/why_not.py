@@ -1,4 +1,4 @@
-"""Why the rules do not choose another optimizer."""
+"""Explanation why the rules do not choose another optimizer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from optadvise.rule_analysis.smallest_changes import InputChange, find_smallest_
 from optadvise.rulebase.near_misses import NearMiss, explain_miss, list_near_misses, sort_misses
 
 _CHAIN = ("concern", "choose_optimizer", "choose_schedule")
-_MAX_LISTED = 3  # rows, and changes
+_MAX_LISTED = 3  # maximum number of rules, and of changes
 
 
 class TableDecision(Struct, frozen=True):
-    """The row of a table that decided, and those that came nearest."""
+    """Rule of a table that decided, and the nearest other rules."""
 
     table: str
     rule: str
@@ -32,17 +32,17 @@ class WhyNot(Struct, frozen=True):
     """Reasons why the rules do not choose an optimizer."""
 
     optimizer: str
-    answer: str  # the optimizer that is taken instead
-    refused: str | None  # why the rules reject it together with the inputs
-    fits: bool | None  # whether training with it is expected to fit; None without a size or a limit
-    rows: tuple[NearMiss, ...]  # rows that choose it, the nearest first
-    concerns: Mapping[str, NearMiss]  # by the concern that such rows require, what keeps it from deciding
-    beside: str | None  # why the deciding rule names it as an alternative
-    changes: tuple[InputChange, ...]  # after which the rules choose it: the smallest, the easiest first
+    answer: str  # recommended optimizer
+    refused: str | None  # why the optimizer conflicts with the inputs
+    fits: bool | None  # whether the run fits with it; None without a model size or memory limit
+    rows: tuple[NearMiss, ...]  # rules that choose it, the nearest first
+    concerns: Mapping[str, NearMiss]  # nearest rule for each concern that these rules require
+    beside: str | None  # reason if the deciding rule lists it as an alternative
+    changes: tuple[InputChange, ...]  # smallest changes after which the rules choose it, the easiest first
 
 
 def explain_decisions(rules: CompiledRules, situation: Situation) -> tuple[TableDecision, ...]:
-    """Return for each table of the chain the row that decided and its nearest losers."""
+    """Return for each table of the chain the rule that decided and the nearest other rules."""
     cells = decide(rules, situation).cells
     return tuple(
         TableDecision(
@@ -55,7 +55,7 @@ def explain_decisions(rules: CompiledRules, situation: Situation) -> tuple[Table
 
 
 def explain_why_not(rules: CompiledRules, inputs: FactValues, optimizer: str) -> WhyNot:
-    """Return what keeps the rules from choosing an optimizer."""
+    """Return why the rules do not choose an optimizer."""
     situation = complete_situation(rules, inputs)
     decision = decide(rules, situation)
     is_answer = decision.optimizer.id == optimizer
@@ -73,7 +73,7 @@ def explain_why_not(rules: CompiledRules, inputs: FactValues, optimizer: str) ->
 
 
 def _list_rows(rules: CompiledRules, decision: Decision, optimizer: str) -> list[NearMiss]:
-    """Return the rows that choose an optimizer, the nearest first."""
+    """Return the rules that choose an optimizer, the nearest first."""
     table, winner = rules.tables["choose_optimizer"], decision.rules.optimizer
     choosing = (rule for rule in table.all_rules if rule.choice.chosen == optimizer)
     return sort_misses(explain_miss(rule, decision.cells, rules.axes, winner) for rule in choosing)
@@ -87,7 +87,7 @@ def _fits(rules: CompiledRules, situation: Situation, optimizer: str) -> bool | 
 
 
 def _find_rejection(rules: CompiledRules, inputs: FactValues, optimizer: str) -> str | None:
-    """Return why the rules reject an optimizer together with inputs; None where they accept it."""
+    """Return why an optimizer conflicts with inputs; None if it does not."""
     try:
         complete_situation(rules, {**inputs, "optimizer": optimizer})
     except InputError as error:
@@ -96,7 +96,7 @@ def _find_rejection(rules: CompiledRules, inputs: FactValues, optimizer: str) ->
 
 
 def _explain_concerns(rules: CompiledRules, decision: Decision, rows: Sequence[NearMiss]) -> dict[str, NearMiss]:
-    """Return for each concern that rows require the nearest row that would give it."""
+    """Return for each concern that rules require the nearest rule with that concern."""
     axis = rules.axes["concern"]
     accepted = 0
     for condition in (condition for row in rows for condition in row.missed):

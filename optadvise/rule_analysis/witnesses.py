@@ -1,4 +1,4 @@
-"""Witnesses of findings: the situation in which a finding shows, and a command line that leads there."""
+"""Witnesses of findings: a situation with the defect, and a command line that reproduces it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from optadvise.rulebase.tables import Table
 
 
 class ReportedFinding(Struct, frozen=True):
-    """A finding with its witness."""
+    """Finding with its witness."""
 
     finding: Finding
-    where: str | None  # the facts in words
-    witness: str | None  # a command line that leads there; None where none does
+    where: str | None  # description of the situation
+    witness: str | None  # command line that reproduces the finding, or None
 
 
 def report_finding(rules: CompiledRules, finding: Finding, layers: tuple[str, ...]) -> ReportedFinding:
-    """Return a finding with its witness; without one where the search takes too long.
+    """Return a finding with its witness, or without one if the search exceeds its step budget.
 
     Args:
-        layers: Folders of further rules, for the command line.
+        layers: Folders of rule layers, for the command line.
     """
     if finding.point is None:
         return ReportedFinding(finding=finding, where=None, witness=None)
@@ -47,7 +47,7 @@ def report_finding(rules: CompiledRules, finding: Finding, layers: tuple[str, ..
 
 
 def _find_point(rules: CompiledRules, finding: Finding) -> Point | None:
-    """Return a point of the whole chain where a finding shows; None where no situation leads there."""
+    """Return a reachable point with the defect; None if no situation reaches it."""
     table = rules.tables[finding.table]
     boxes = {rule.id: make_box(rule, rules.axes) for rule in table.rules}
     if finding.kind == GAP:
@@ -65,7 +65,7 @@ def _find_point(rules: CompiledRules, finding: Finding) -> Point | None:
 
 
 def _list_overriding(table: Table, overridden: tuple[str, ...]) -> list[str]:
-    """Return the rows of a table that override all of some others."""
+    """Return the ids of the rules that override all of the given rules."""
     numbers = [number for number, rule in enumerate(table.rules) if rule.id in overridden]
     return [
         rule.id
