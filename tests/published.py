@@ -112,8 +112,8 @@ def format_table() -> list[str]:
             f"| {'yes' if comparison.held_out else ''} |"
         )
     lines.append("")
-    for name, held in (("Tuned on", False), ("Held out", True)):
-        half = [item for item in comparisons if item.held_out is held]
+    for name, is_held_out in (("Tuned on", False), ("Held out", True)):
+        half = [item for item in comparisons if item.held_out is is_held_out]
         share = sum(item.interval.low <= item.measured <= item.interval.high for item in half) / len(half)
         median = statistics.median(abs(item.error) for item in half)
         lines.append(f"{name}: {len(half)} figures, median error {median:.1%}, {share:.0%} inside the interval.")

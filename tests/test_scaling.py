@@ -21,7 +21,7 @@ from optadvise.memory.records import Weight
 from optadvise.memory.sharding import assign_whole_weights, count_elements, shard_rows
 from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
-from tests.held import measure_ranks
+from tests.rank_memory import measure_ranks
 from tests.test_estimate import GIB, estimate, line_of
 
 # A network whose dimensions are not divisible by the number of ranks.
@@ -54,7 +54,7 @@ def measurements(rules: CompiledRules, tmp_path_factory: pytest.TempPathFactory)
     weights = [(weight.shape, weight.kind) for weight in list_weights(rules).elements()]
     names = {"none": ["adamw"], "zero1": ZERO1, "fsdp": FSDP}
     fewer = {"none": ["adamw"], "zero1": FEWER, "fsdp": FEWER[:1]}  # optimizers without large imports
-    folder = tmp_path_factory.mktemp("held")
+    folder = tmp_path_factory.mktemp("ranks")
     return {
         nproc: measure_ranks(weights, arms, nproc, folder, rules.catalog) for nproc, arms in ((2, names), (4, fewer))
     }

@@ -39,31 +39,31 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
                 f"--{flag}: facts.yaml of the rules in use does not declare this option; remove it",
                 code=ErrorCode.UNKNOWN_OPTION, option=f"--{flag}", value=value,
             )  # fmt: skip
-    stated: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for fact in catalog.facts.values():
         value = typed.get(fact.name) if fact.flag else None
         if value is None or value is False:
             continue
         if fact.type == "number":
-            stated[fact.id] = _parse_number(value, fact)
+            facts[fact.id] = _parse_number(value, fact)
         elif fact.type == "choice":
-            stated[fact.id] = _parse_choice(value, fact)
+            facts[fact.id] = _parse_choice(value, fact)
         elif fact.type == "flag":
-            stated[fact.id] = True
+            facts[fact.id] = True
     if typed.get("optimizer") is not None:
-        stated["optimizer"] = catalog.find_optimizer(typed["optimizer"], "--optimizer")
-    stated.update(_parse_memory(catalog, typed.get("vram"), typed.get("gpu")))
-    shape = _parse_shape(catalog, typed, stated)
+        facts["optimizer"] = catalog.find_optimizer(typed["optimizer"], "--optimizer")
+    facts.update(_parse_memory(catalog, typed.get("vram"), typed.get("gpu")))
+    shape = _parse_shape(catalog, typed, facts)
     if shape is not None:
-        _add_shape(catalog, shape, stated)
+        _add_shape(catalog, shape, facts)
     if typed.get("lora_targets") is not None:
-        if stated.get("method", "full") == "full":
+        if facts.get("method", "full") == "full":
             raise InputError(
                 "--lora-targets: requires --method lora or --method qlora",
                 code=ErrorCode.OPTION_CONFLICT, option="--lora-targets", value=typed["lora_targets"],
             )  # fmt: skip
-        stated["lora_targets"] = _parse_targets(catalog, typed["lora_targets"], shape)
-    return stated
+        facts["lora_targets"] = _parse_targets(catalog, typed["lora_targets"], shape)
+    return facts
 
 
 def _parse_number(text: str, option: Fact | RunInput) -> int:
@@ -76,7 +76,7 @@ def _parse_number(text: str, option: Fact | RunInput) -> int:
     return number
 
 
-def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], stated: Mapping[str, Any]) -> NetworkShape | None:
+def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], facts: Mapping[str, Any]) -> NetworkShape | None:
     dims = {name: typed[name] for name in _DIMENSIONS if typed.get(name) is not None}
     descriptions = [name for name in ("arch", "hf_config") if typed.get(name) is not None] + [*dims][:1]
     if len(descriptions) > 1:
@@ -93,23 +93,23 @@ def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], stated: Mapping[str
     if typed.get("hf_config") is not None:
         return read_hf_config(rules.networks, rules.settings.unsupported_heads, typed["hf_config"])
     numbers = {name: _parse_number(value, catalog.base.inputs[name]) for name, value in dims.items()}
-    return build_shape_from_dimensions(rules.networks, rules.settings.default_families, stated.get("model"), numbers)
+    return build_shape_from_dimensions(rules.networks, rules.settings.default_families, facts.get("model"), numbers)
 
 
-def _add_shape(catalog: Catalog, shape: NetworkShape, stated: dict[str, Any]) -> None:
+def _add_shape(catalog: Catalog, shape: NetworkShape, facts: dict[str, Any]) -> None:
     """Add a shape and its kind of model to the specified facts; reject facts that contradict it."""
     model = load_networks(catalog).find_family(shape).model
-    if stated.get("model", model) != model:
+    if facts.get("model", model) != model:
         raise InputError(
-            f"--model {stated['model']}: {shape.name} is a {model}; remove --model",
-            code=ErrorCode.NETWORK_CONFLICT, option="--model", value=stated["model"],
+            f"--model {facts['model']}: {shape.name} is a {model}; remove --model",
+            code=ErrorCode.NETWORK_CONFLICT, option="--model", value=facts["model"],
         )  # fmt: skip
-    if "params" in stated:
+    if "params" in facts:
         raise InputError(
-            f"--params {stated['params']:,}: {shape.name} determines the number of parameters; remove --params",
-            code=ErrorCode.NETWORK_CONFLICT, option="--params", value=stated["params"],
+            f"--params {facts['params']:,}: {shape.name} determines the number of parameters; remove --params",
+            code=ErrorCode.NETWORK_CONFLICT, option="--params", value=facts["params"],
         )  # fmt: skip
-    stated.update(model=model, shape=shape)
+    facts.update(model=model, shape=shape)
 
 
 def _parse_targets(catalog: Catalog, text: str, shape: NetworkShape | None) -> str:

@@ -103,7 +103,7 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     lines += [
         make_breakdown_line("gradients", model.gradients, model.gradients, model.gradients_explanation),
         make_breakdown_line("optimizer state", run.state, run.state, optimizer.state_explanation),
-        MemoryLine(part="activations", bytes=None, how="unknown without the network's shape"),
+        MemoryLine(part="activations", bytes=None, how="requires the network's dimensions"),
     ]
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state, activations=None,
@@ -150,7 +150,8 @@ def _lines(
     if run.master:
         yield make_breakdown_line("master copy", model.master, model.master, model.master_explanation)
     elif step.weight_copies:
-        explanation = f"{inputs.precision.removeprefix('amp-')} copies of the weight matrices"
+        matrices = "weight" if inputs.method == "full" else "adapter"  # frozen weights are in half precision
+        explanation = f"{inputs.precision.removeprefix('amp-')} copies of the {matrices} matrices"
         yield make_breakdown_line(AUTOCAST_CACHE, step.weight_copies, peak.weight_copies, explanation)
     explanation = f"{model.gradients_explanation}; {_gradients_lifetime(inputs)}"
     yield make_breakdown_line("gradients", model.gradients, peak.gradients, explanation)

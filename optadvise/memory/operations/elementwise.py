@@ -33,7 +33,7 @@ def mul(graph: AutogradGraph, a: SizedTensor, b: SizedTensor) -> SizedTensor:
 
 @operation()
 def mul_weight(graph: AutogradGraph, x: SizedTensor, *, width: int = 0) -> SizedTensor:
-    """Multiply by a vector of weights, of the last axis' width unless another is given."""
+    """Multiply by a vector of weights with the width of the last axis, or with `width` elements."""
     gradient, _ = graph.add_weight((width or x.shape[-1],), "vector")
     out = graph.allocate(x.shape, max(x.itemsize, graph.mode.weight_itemsize))
     # The product with the incoming gradient is as large as x before it is summed to a vector.
@@ -49,7 +49,7 @@ def scale(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
 
 @operation("gelu", "silu", "relu6", "hardswish", "hardsigmoid")
 def activation_saving_input(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
-    """Apply an activation function whose gradient needs its input, of which one in place saves a copy."""
+    """Apply an activation function whose gradient needs its input; in-place variants save a copy."""
     return graph.record(graph.allocate(x.shape, x.itemsize), (x,), (x,))
 
 
@@ -123,19 +123,19 @@ def to_weight_dtype(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
 
 
 def cast(graph: AutogradGraph, x: SizedTensor, itemsize: int) -> SizedTensor:
-    """Cast to a precision; the tensor itself where it has that already."""
+    """Cast to a precision; return the tensor itself if it has this precision."""
     return x if x.itemsize == itemsize else graph.record(graph.allocate(x.shape, itemsize), (x,))
 
 
 def cast_for_product(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
-    """Return the input of a matrix product: a new half-precision copy under autocast, else the tensor itself."""
+    """Return the input of a matrix product: a half-precision copy under autocast, otherwise the tensor itself."""
     if x.itemsize == graph.mode.compute_itemsize or not graph.mode.autocast:
         return x
     return graph.allocate(x.shape, graph.mode.compute_itemsize, x.requires_grad)
 
 
 def cast_to_fp32_by_autocast(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
-    """Return the input of an operation that autocast runs in full precision: a new copy, or the tensor itself."""
+    """Return the input of an operation that autocast runs in fp32: an fp32 copy, or the tensor itself."""
     if x.itemsize == FULL or not graph.mode.autocast:
         return x
     return graph.allocate(x.shape, FULL, x.requires_grad)

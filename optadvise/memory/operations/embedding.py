@@ -1,4 +1,4 @@
-"""Lookups of learned vectors: tokens, positions, class tokens."""
+"""Embeddings of tokens, positions and class tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def embedding(
     """Look up a row for each index; the weight's gradient is dense.
 
     Args:
-        rows: Of the weight.
-        width: Of a row.
-        extra: Further rows.
+        rows: Rows of the weight.
+        width: Elements of a row.
+        extra: Additional rows.
         tied: The head uses the same weight, whose gradient is added to this one.
         shared: An earlier embedding has the same weight.
     """
@@ -66,7 +66,7 @@ def relative_position_bias(graph: AutogradGraph, x: SizedTensor, *, rows: int, h
 
 @operation()
 def prepend_tokens(graph: AutogradGraph, x: SizedTensor, *, count: int = 1) -> SizedTensor:
-    """Put learned tokens before a sequence, which is copied."""
+    """Prepend learned tokens to a copy of a sequence."""
     gradient, _ = graph.add_weight((1, count, x.shape[-1]), "vector")
     out = graph.allocate((x.shape[0], x.shape[1] + count, x.shape[2]), x.itemsize)
     return graph.record(out, (x,), cost=OperationCost(weight_gradient=gradient))

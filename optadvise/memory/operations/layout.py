@@ -1,4 +1,4 @@
-"""Operations that only view, copy or join elements."""
+"""Operations that view, copy or join elements."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def concat(graph: AutogradGraph, a: SizedTensor, b: SizedTensor) -> SizedTensor:
 
 @operation()
 def repeat_heads(graph: AutogradGraph, x: SizedTensor, *, times: int) -> SizedTensor:
-    """Copy keys or values for every head that shares them; the tensor itself where each head has its own."""
+    """Repeat keys or values for grouped heads; return the tensor itself if `times` is 1."""
     if times == 1:
         return x
     return graph.record(graph.allocate((*x.shape[:-1], x.shape[-1] * times), x.itemsize), (x,))
 
 
 def view(graph: AutogradGraph, x: SizedTensor, shape: Shape) -> SizedTensor:
-    """Return a view of a tensor's storage, whose gradient is handed on as it is where it has all elements."""
+    """Return a view of a tensor; a view of all elements reuses the gradient."""
     out = SizedTensor(x.storage, shape, x.itemsize, x.requires_grad)
     return graph.record(out, (x,), cost=REUSES_GRADIENT if out.elements == x.elements else NO_COST)

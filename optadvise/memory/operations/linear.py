@@ -21,7 +21,7 @@ def linear(
     Args:
         tied: The weight is the embedding's.
         transposed: The weight is stored as (input, output).
-        target: The short name by which adapters select this layer; none marks a head.
+        target: Short name for adapter targets; empty for a head.
     """
     mode, width = graph.mode, x.shape[-1]
     sides = (width, out) if transposed else (out, width)
@@ -48,7 +48,7 @@ def _linear_gradient(graph: AutogradGraph, sides: tuple[int, int], out: int, bia
     if not tied:
         return graph.add_weight(sides, kind)[0] + (graph.add_weight((out,), "vector")[0] if bias else 0)
     bias_gradient = graph.add_weight((out,), "vector")[0] if bias else 0
-    # The gradient of a tied weight is counted where the embedding computes its own and adds it.
+    # The embedding adds its gradient to that of a tied weight and accounts for the sum.
     return bias_gradient if mode.frozen else prod(sides) * mode.weight_itemsize
 
 
@@ -60,7 +60,7 @@ def linear_qkv(graph: AutogradGraph, x: SizedTensor, *, q: int, kv: int, target:
 
 @operation()
 def project(graph: AutogradGraph, x: SizedTensor, *, out: int) -> SizedTensor:
-    """Multiply to another width; the tensor itself where it has that width already."""
+    """Multiply to another width; return the tensor itself if it has this width."""
     return x if x.shape[-1] == out else linear(graph, x, out=out, target="project")
 
 
@@ -73,8 +73,8 @@ def conv(
 
     Args:
         x: An image, channels first.
-        kernel: Pixels of the kernel's side.
-        stride: Pixels between the kernel's places.
+        kernel: Side of the kernel in pixels.
+        stride: Stride in pixels.
         padding: Pixels on each side; -1 keeps the size at stride 1.
     """
     mode, (batch, channels, height, width) = graph.mode, x.shape
@@ -92,13 +92,13 @@ def conv(
 
 
 def _add_adapter(graph: AutogradGraph, x: SizedTensor, y: SizedTensor, target: str) -> SizedTensor:
-    """Add a low-rank adapter's output, as PEFT does: its input in its own precision, scaled, then summed."""
+    """Add the scaled output of a low-rank adapter, computed in the adapter's precision like in PEFT."""
     mode = graph.mode
     if mode.lora_targets is not None and target not in mode.lora_targets:
         return y
     out, width, rank = y.shape[-1], x.shape[-1], mode.lora_rank
     graph.weights += [Weight((rank, width), "adapter"), Weight((out, rank), "adapter")]
-    # The layer holds its input in the adapter's precision until it returns; autocast then casts that anew.
+    # PEFT keeps the cast input alive until the layer returns; autocast casts it again.
     adapter_input = cast(graph, x, mode.adapter_itemsize)
     graph.retain(adapter_input)
     itemsize = mode.find_product_itemsize(mode.adapter_itemsize)

@@ -1,4 +1,4 @@
-"""Cross-entropy of logits, as a whole and in chunks."""
+"""Cross-entropy of logits, plain and chunked."""
 
 from __future__ import annotations
 

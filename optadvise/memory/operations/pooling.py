@@ -1,4 +1,4 @@
-"""Operations that reduce an image's size."""
+"""Pooling operations."""
 
 from __future__ import annotations
 

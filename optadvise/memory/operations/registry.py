@@ -1,4 +1,4 @@
-"""Registry of the operations that a network's description may name."""
+"""Registry of the operations that network files can use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from optadvise.memory.autograd import SizedTensor
 OperationFunction = Callable[..., SizedTensor]
 _F = TypeVar("_F", bound=OperationFunction)
 
-# Every operation takes the graph, then its input tensors by position, then named numbers and texts; it records itself
-# and returns its output.
+# An operation takes the graph, input tensors, and named numbers and strings; it records itself and returns its output.
 OPERATIONS: dict[str, OperationFunction] = {}
 
 
 class OperationSignature(Struct, frozen=True):
-    """The arguments of an operation beside the graph."""
+    """Arguments of an operation, without the graph."""
 
     tensors: int  # number of input tensors
     numbers: tuple[str, ...]  # names of arguments that are products of dimensions
@@ -31,7 +30,7 @@ def operation(*names: str) -> Callable[[_F], _F]:
     """Register a function as an operation.
 
     Args:
-        names: What descriptions call it; none is the function's own name.
+        names: Names in network files (default: the name of the function).
     """
 
     def register(function: _F) -> _F:
@@ -50,7 +49,7 @@ def list_signatures() -> Mapping[str, OperationSignature]:
 
 @cache
 def list_text_arguments() -> frozenset[str]:
-    """Return the names of arguments that are text; all others are numbers."""
+    """Return the names of string arguments; all others are numbers."""
     return frozenset(name for signature in list_signatures().values() for name in signature.text_arguments)
 
 

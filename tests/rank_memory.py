@@ -1,6 +1,6 @@
 """Measured memory and communication of torchrun ranks, for weights of given shapes wrapped as in the benchmark.
 
-torchrun runs it as `-m tests.held WEIGHTS ARMS OUT`; rank 0 writes the results as JSON.
+torchrun runs it as `-m tests.rank_memory WEIGHTS ARMS OUT`; rank 0 writes the results as JSON.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def measure_ranks(weights: Sequence[tuple[Sequence[int], str]], names: dict[str,
             arms.setdefault(shard, {})[name] = to_builtins(
                 replace(arm, kwargs={**arm.kwargs, **sharding_kwargs}, companion=plan_companion(catalog, card))
             )
-    out = folder / f"held{nproc}.json"
+    out = folder / f"ranks{nproc}.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc),
-               "-m", "tests.held", json.dumps(weights), json.dumps(arms), str(out)]  # fmt: skip
+               "-m", "tests.rank_memory", json.dumps(weights), json.dumps(arms), str(out)]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180)
     assert process.returncode == 0, process.stderr[-3000:]
