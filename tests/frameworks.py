@@ -199,7 +199,7 @@ def _trainer(module: Any, folder: Path, half: int) -> RunResult:
 _RUNNERS = {"python": _loop, "accelerate": _accelerate, "lightning": _lightning, "hf": _trainer}
 
 
-# -- page with the results --------------------------------------------------------------------------------
+# -- page with the results --------------------------------------------------------------------------------------------
 
 PAGE = Path(__file__).parent.parent / "docs" / "frameworks.md"
 RUNS = "runs"

@@ -276,7 +276,7 @@ def test_schedules_of_transformers_differ_as_declared(rules: CompiledRules, name
         assert recommended[20:] == pytest.approx(learning_rates[20:], rel=0.12)
 
 
-# -- configuration files ---------------------------------------------------------------------------------------------
+# -- configuration files ----------------------------------------------------------------------------------------------
 
 SITUATIONS: list[dict[str, Any]] = [
     {"model": "transformer"}, {"model": "cnn"}, {"optimizer": "soap"}, {"optimizer": "adan"},

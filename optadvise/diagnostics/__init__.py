@@ -1,1 +1,1 @@
-"""Report what is installed and usable here."""
+"""Report of installed packages, usable devices and supported optimizers."""

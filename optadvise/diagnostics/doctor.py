@@ -1,4 +1,4 @@
-"""Report what is installed and usable on this machine, and what is not and why. Imports no torch."""
+"""Report of installed packages, usable devices and supported optimizers. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from optadvise.diagnostics.probe_client import PROBE, TIMEOUT_SECONDS, is_missin
 from optadvise.diagnostics.records import Device, DoctorReport, OptimizerSupport, TorchDevice, TorchFacts, TorchReport
 from optadvise.rulebase.catalog import Catalog
 
-_OPTIONAL_PACKAGES = ("matplotlib",)  # beside those of the optimizers
-_CUDA_BUILD = "a CUDA build of torch is at https://pytorch.org/get-started"
+_OPTIONAL_PACKAGES = ("matplotlib",)  # in addition to the packages of the optimizers
+_CUDA_BUILD = "install a CUDA build of torch: https://pytorch.org/get-started"
 
 
 class Machine(Struct, frozen=True):
@@ -25,7 +25,7 @@ class Machine(Struct, frozen=True):
 
     torch_error: str | None
     import_errors: Mapping[str, str | None]  # by import path
-    device_kinds: Collection[str]  # cpu, cuda, mps; only usable ones
+    device_kinds: Collection[str]  # usable ones of cpu, cuda and mps
     versions: Mapping[str, str | None]  # by package
 
 
@@ -35,8 +35,8 @@ def examine_machine(
     """Return the report of `optadvise doctor`.
 
     Args:
-        command: The probe's command line; tests pass others.
-        timeout: Seconds that one probe may take.
+        command: Command line of the probe; tests replace it.
+        timeout: Time limit of one probe in seconds.
     """
     cards = [catalog.optimizer(name) for name in catalog.optimizer_ids]
     implementations = [implementation for card in cards for implementation in card.implementations]
@@ -83,14 +83,14 @@ def _read_versions(packages: Iterable[str]) -> dict[str, str | None]:
 
 
 def _list_devices(torch: TorchFacts) -> tuple[list[Device], str | None]:
-    """Return the devices that torch and the NVIDIA driver list, and what is wrong with the driver."""
+    """Return the devices that torch and the NVIDIA driver list, and the driver's problem, None if there is none."""
     gpus: list[hardware.NvidiaGpu] = []
     problem = None
     try:
         gpus = hardware.list_nvidia_gpus()
     except CannotRunHereError as error:
         problem = str(error)
-    driver = gpus[0].driver if gpus else None  # one driver serves all
+    driver = gpus[0].driver if gpus else None  # all GPUs have the same driver
     visible = [_describe_device(device, driver) for device in torch.devices]
     return [_describe_cpu(torch), *visible, *_list_hidden_gpus(torch, gpus)], problem
 
@@ -121,9 +121,9 @@ def _describe_device(device: TorchDevice, driver: str | None) -> Device:
 
 
 def _list_hidden_gpus(torch: TorchFacts, gpus: Sequence[hardware.NvidiaGpu]) -> list[Device]:
-    """Return the GPUs that the driver lists and torch does not."""
+    """Return the GPUs that the driver lists but torch does not."""
     visible = {device.uuid.removeprefix("GPU-") for device in torch.devices if device.kind == "cuda"}
-    # A slice of a GPU (MIG) has an id of its own, so that its GPU is not known; then no GPU is called hidden.
+    # A MIG slice has its own UUID, so its GPU is unknown; then no GPU is reported as hidden.
     if not visible <= {gpu.uuid.removeprefix("GPU-") for gpu in gpus}:
         return []
     reason = _explain_hidden(torch)
@@ -142,7 +142,7 @@ def _explain_hidden(torch: TorchFacts) -> str:
     if not torch.imports:
         return "torch cannot be imported"
     if torch.why_no_cuda is None:
-        return "hidden from this process, as by CUDA_VISIBLE_DEVICES"
+        return "hidden from this process, for example by CUDA_VISIBLE_DEVICES"
     is_cuda_build = (torch.built_for or "").startswith("CUDA")
     remedy = "" if is_cuda_build else f"; {_CUDA_BUILD}"
     return f"no CUDA: {torch.why_no_cuda}{remedy}"
@@ -152,36 +152,36 @@ def _explain_hidden(torch: TorchFacts) -> str:
 
 
 def _check_optimizer(card: Optimizer, machine: Machine) -> OptimizerSupport:
-    """Return which implementation of an optimizer runs here, or why none does."""
+    """Return the implementation of an optimizer that runs on this machine, or why none does."""
     reasons: list[str] = []
     for implementation in card.implementations:
         reason = _explain_unusable(card, implementation, machine)
         if reason is None:
             first = card.implementations[0].path
-            note = f"{implementation.path} stands in for {first}: {reasons[0]}" if reasons else None
+            note = f"{implementation.path} is used instead of {first}: {reasons[0]}" if reasons else None
             return OptimizerSupport(id=card.id, runs=True, implementation=implementation.path, why_not=None, note=note)
         reasons.append(reason)
-    curable = next((reason for reason in reasons if "pip install" in reason), reasons[0])
-    return OptimizerSupport(id=card.id, runs=False, implementation=None, why_not=curable, note=None)
+    best_reason = next((reason for reason in reasons if "pip install" in reason), reasons[0])
+    return OptimizerSupport(id=card.id, runs=False, implementation=None, why_not=best_reason, note=None)
 
 
 def _explain_unusable(card: Optimizer, implementation: Implementation, machine: Machine) -> str | None:
-    """Return why an implementation does not run here, None if it does."""
+    """Return why an implementation does not run on this machine, None if it does."""
     path, package = implementation.path, implementation.package
     if machine.torch_error is not None:
         return machine.torch_error
     if card.paged and "cuda" not in machine.device_kinds:
-        is_missing_too = package is not None and machine.versions[package] is None
-        also = f"; it would also need pip install {package}" if is_missing_too else ""
-        return f"its state is paged, which needs CUDA, and there is no such device here{also}"
+        is_not_installed = package is not None and machine.versions[package] is None
+        also = f", and pip install {package}" if is_not_installed else ""
+        return f"paged optimizer state requires a CUDA device{also}"
     if not {*machine.device_kinds} & {*implementation.devices}:
         usable = ", ".join(sorted(machine.device_kinds))
-        return f"{path} runs on {', '.join(implementation.devices)}; usable here: {usable}"
+        return f"{path} requires {' or '.join(implementation.devices)}; this machine has {usable}"
     version = machine.versions.get(package or "")
     minimum = implementation.min_version
     if minimum and version and _parse_version(version) < _parse_version(minimum):
         requirement = f"{package}>={minimum}"
-        return f"{path} needs {requirement}, and this is {version}; pip install '{requirement}'"
+        return f"{path} requires {requirement}, installed is {version}; pip install '{requirement}'"
     error = machine.import_errors[path]
     return None if error is None else _explain_import_error(card, implementation, error)
 
@@ -189,7 +189,7 @@ def _explain_unusable(card: Optimizer, implementation: Implementation, machine: 
 def _explain_import_error(card: Optimizer, implementation: Implementation, error: str) -> str:
     top_level = implementation.path.split(".")[0]
     if implementation.package is None:
-        return f"{top_level} is not on PyPI ({error}); optadvise show {card.id} has the note"
+        return f"{top_level} is not on PyPI ({error}); for its installation see optadvise show {card.id}"
     if is_missing(error, top_level):
         return f"{implementation.package} is not installed; pip install {implementation.package}"
     return f"{implementation.path} cannot be imported ({error}); pip install --upgrade {implementation.package}"

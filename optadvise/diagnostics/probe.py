@@ -1,7 +1,6 @@
-"""Import torch and the optimizers' packages in a worker process: they may hang, crash or print. Imports torch.
+"""Import probe: a worker process that imports torch and the optimizers' packages, which may hang, crash or print.
 
-Answers with the facts about torch, then with each import as soon as it was tried, so that the parent knows which
-package a worker died in.
+It sends the properties of torch, then the result of each import at once, so the parent knows which package failed.
 """
 
 from __future__ import annotations
@@ -30,15 +29,11 @@ def main() -> None:
 
 
 def try_import(path: str) -> str | None:
-    """Import the class at an import path.
-
-    Returns:
-        Why it cannot be imported, None if it can.
-    """
+    """Import a class, and return why it cannot be imported; None if it can."""
     module, _, name = path.rpartition(".")
     try:
         getattr(importlib.import_module(module), name)
-    except BaseException as error:  # a library may raise anything, SystemExit too
+    except BaseException as error:  # libraries may raise any exception, including SystemExit
         return describe_error(error)
     return None
 
@@ -59,7 +54,7 @@ def describe_torch() -> TorchFacts:
             devices=devices,
             why_no_cuda=None if has_cuda else _explain_no_cuda(torch),
         )
-    except BaseException as error:  # as above
+    except BaseException as error:  # libraries may raise any exception, including SystemExit
         return TorchFacts(imports=False, error=describe_error(error))
 
 
@@ -81,7 +76,7 @@ def _describe_cuda_device(torch: ModuleType, number: int) -> TorchDevice:
             uuid=str(getattr(properties, "uuid", "")),
             why_not=try_device(device),
         )
-    except Exception as error:  # a device that is listed but not usable is a result
+    except Exception as error:  # torch may list devices that it cannot use
         return TorchDevice(device=device, kind="cuda", why_not=describe_error(error))
 
 
@@ -94,28 +89,27 @@ def _list_mps_devices(torch: ModuleType) -> list[TorchDevice]:
 
 
 def try_device(device: str) -> str | None:
-    """Compute a sum on a device: torch also lists devices that it has no kernels for.
+    """Run a kernel on a device, and return why it cannot be used; None if it can.
 
-    Returns:
-        Why the device cannot be used, None if it can.
+    torch also lists devices for which it has no kernels.
     """
     import torch
 
     try:
         torch.ones(8, device=device).sum().item()
-    except Exception as error:  # the driver and the allocator raise errors of many types
+    except Exception as error:  # the driver and the allocator raise many types of errors
         return describe_error(error)
     return None
 
 
 def _explain_no_cuda(torch: ModuleType) -> str:
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"torch {torch.__version__} is built without it"
+        return f"torch {torch.__version__} is built without CUDA"
     try:
         torch.cuda.init()
-    except Exception as error:  # its message is the answer
+    except Exception as error:  # the message explains the reason
         return describe_error(error)
-    return "torch sees no device"
+    return "torch finds no device"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the import probe, again and again if packages hang or crash it. Imports no torch."""
+"""Client of the import probe, which restarts it after packages that hang or crash. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError
 from optadvise.diagnostics.records import ImportResult, ProbeAnswer, ProbeRequest, ProbeResult, TorchFacts
 
 PROBE = module_command("optadvise.diagnostics.probe")
-TIMEOUT_SECONDS = 60.0  # torch from a cold network disk takes half of that
+TIMEOUT_SECONDS = 60.0  # importing torch from a cold network disk takes half of that
 
 
 def probe_imports(
@@ -19,11 +19,11 @@ def probe_imports(
 ) -> ProbeResult:
     """Describe the installed torch, and try to import classes.
 
-    If a package hangs or ends the probe, its classes get that as their error, and another probe tries the others.
+    If a package hangs or crashes the probe, this is the error of its classes, and a new probe imports the others.
 
     Args:
-        command: The probe's command line; tests pass others.
-        timeout: Seconds that one probe may take.
+        command: Command line of the probe; tests replace it.
+        timeout: Time limit of one probe in seconds.
     """
     remaining = list(dict.fromkeys(paths))
     torch: TorchFacts | None = None
@@ -44,7 +44,7 @@ def probe_imports(
 
 
 def _run_probe(command: Sequence[str], paths: Sequence[str], timeout: float) -> tuple[list[ProbeAnswer], str]:
-    """Run one probe and return its answers, and how it ended if they are not complete."""
+    """Run one probe and return its answers, and the reason if they are incomplete."""
     answers: list[ProbeAnswer] = []
     deadline = time.monotonic() + timeout
     try:
@@ -65,9 +65,9 @@ def _run_probe(command: Sequence[str], paths: Sequence[str], timeout: float) -> 
 def _explain_torch_error(error: str) -> str:
     if is_missing(error, "torch"):
         return "torch is not installed; pip install torch"
-    return f"torch cannot be imported ({error}); try python -c 'import torch', or pip install --force-reinstall torch"
+    return f"torch cannot be imported ({error}); run python -c 'import torch' or pip install --force-reinstall torch"
 
 
 def is_missing(error: str, package: str) -> bool:
-    """Return whether an import failed because the package itself is not installed."""
+    """Return whether an import error means that the package itself is not installed."""
     return error == f"ModuleNotFoundError: No module named {package!r}"

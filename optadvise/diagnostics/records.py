@@ -1,4 +1,4 @@
-"""Records of `doctor`: the messages of its import probe, and the report."""
+"""Records of `optadvise doctor`: messages of the import probe, and the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from optadvise.core.version import __version__
 
 
 class ProbeRequest(Struct, frozen=True):
-    """Import paths of classes to try, after torch."""
+    """Import paths of the classes to import after torch."""
 
     paths: tuple[str, ...]
 
 
 class TorchDevice(Struct, frozen=True, kw_only=True):
-    """A device that torch lists."""
+    """Device that torch lists."""
 
     device: str  # torch's name: cuda:0
     kind: str  # cuda or mps
@@ -26,19 +26,19 @@ class TorchDevice(Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     compute_capability: str | None = None  # 9.0
     uuid: str = ""  # empty where torch does not report it
-    why_not: str | None = None  # why torch cannot compute on it; None if it can
+    why_not: str | None = None  # why torch cannot use it; None if it can
 
 
 class TorchFacts(Struct, frozen=True, kw_only=True, tag_field="answer", tag="torch"):
-    """The properties of the installed torch; only `error` if it cannot be imported."""
+    """Properties of the installed torch; only `error` if it cannot be imported."""
 
     imports: bool
     error: str | None = None
     version: str | None = None
-    built_for: str | None = None  # CUDA 12.8, ROCm 6.2 or the CPU
+    built_for: str | None = None  # such as CUDA 12.8, ROCm 6.2 or the CPU
     threads: int | None = None
     devices: tuple[TorchDevice, ...] = ()
-    why_no_cuda: str | None = None  # None if there is a CUDA device
+    why_no_cuda: str | None = None  # None if a CUDA device is available
 
 
 class ImportResult(Struct, frozen=True, tag_field="answer", tag="import"):
@@ -52,7 +52,7 @@ ProbeAnswer: TypeAlias = TorchFacts | ImportResult
 
 
 class ProbeResult(Struct, frozen=True):
-    """The answers of all probes."""
+    """Answers of all probes."""
 
     torch: TorchFacts
     errors: dict[str, str | None]  # by import path; empty if torch cannot be imported
@@ -62,7 +62,7 @@ class ProbeResult(Struct, frozen=True):
 
 
 class TorchReport(Struct, frozen=True):
-    """The properties of the installed torch that the report prints."""
+    """Properties of the installed torch in the report."""
 
     imports: bool
     error: str | None
@@ -72,31 +72,31 @@ class TorchReport(Struct, frozen=True):
 
 
 class Device(Struct, frozen=True, kw_only=True):
-    """The CPU, or a GPU that torch or the driver lists."""
+    """CPU, or GPU that torch or the driver lists."""
 
     device: str | None  # torch's name; None if torch does not list it
     kind: str  # cpu, cuda or mps
     name: str | None
     memory_bytes: int | None
-    driver: str | None = None  # its version
+    driver: str | None = None  # version
     compute_capability: str | None = None
-    threads: int | None = None  # of torch, on the CPU
+    threads: int | None = None  # threads of torch, for the CPU
     usable: bool
     why_not: str | None
 
 
 class OptimizerSupport(Struct, frozen=True):
-    """Support of one optimizer of the catalogue on this machine."""
+    """Support of one optimizer on this machine."""
 
     id: str
     runs: bool
-    implementation: str | None  # import path of the first that runs
-    why_not: str | None  # None if it runs
-    note: str | None  # why it is not the first choice
+    implementation: str | None  # import path of the first implementation that runs
+    why_not: str | None  # None if the optimizer runs
+    note: str | None  # why the first implementation of the card does not run; None if it does
 
 
 class DoctorReport(Struct, frozen=True, kw_only=True):
-    """The JSON of `optadvise doctor`."""
+    """JSON of `optadvise doctor`."""
 
     schema_version: int = 1
     kind: str = "doctor"
@@ -106,5 +106,5 @@ class DoctorReport(Struct, frozen=True, kw_only=True):
     packages: dict[str, str | None]  # versions; None for a package that is not installed
     torch: TorchReport
     devices: tuple[Device, ...]
-    driver_problem: str | None  # why nvidia-smi gave no answer
+    driver_problem: str | None  # why nvidia-smi failed
     optimizers: tuple[OptimizerSupport, ...]

@@ -1,1 +1,1 @@
-"""One training step of a user's module under fake tensors: counted, not allocated."""
+"""Memory of a training step of a user's module, traced with fake tensors and without allocation."""

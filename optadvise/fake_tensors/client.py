@@ -1,4 +1,4 @@
-"""Take a training step under fake tensors in a worker process, whatever becomes of it. Imports no torch."""
+"""Client of the worker that traces a training step with fake tensors. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, module_command
 from optadvise.fake_tensors.records import (
@@ -20,6 +21,7 @@ from optadvise.fake_tensors.records import (
 )
 
 WORKER = module_command("optadvise.fake_tensors.worker")
+_MACHINE = (CannotRunHereError, ErrorCode.WORKER_FAILED)
 
 
 def trace_step(
@@ -30,21 +32,21 @@ def trace_step(
     timeout: float,
     command: Sequence[str] = WORKER,
 ) -> TracedStep:
-    """Run one training step of the user's module under fake tensors, and step optimizers on its gradients.
+    """Trace one training step of the user's module with fake tensors, and the steps of optimizers.
 
     Args:
         spec: `package.module:function`, imported with the current directory on `sys.path`; `user_workload` documents
-            what it returns. It is called under fake tensors, so that a model of any size takes no memory.
+            its return value. It runs with fake tensors, so a model of any size needs no memory.
         precision: `fp32`, `bf16`, `amp-bf16` or `amp-fp16`.
-        timeout: Seconds for everything together.
-        command: The worker's command line; tests pass others.
+        timeout: Time limit in seconds for everything together.
+        command: Command line of the worker; tests replace it.
 
     Raises:
-        InputError: The function, its result or its step is wrong, needs the values of tensors or does not end.
-        CannotRunHereError: torch is missing, or the worker crashed before the step was measured.
+        InputError: The function, its result or its training step fails, reads values of tensors or times out.
+        CannotRunHereError: torch is missing, or the worker crashed before the step was traced.
     """
     if find_spec("torch") is None:
-        raise CannotRunHereError("torch cannot be imported (No module named 'torch'); pip install torch")
+        raise CannotRunHereError("torch is not installed; pip install torch", code=ErrorCode.MISSING_PACKAGE)
     activity, reason = "importing torch", ""
     figures: StepFigures | None = None
     steps: dict[str, OptimizerStep] = {}
@@ -55,7 +57,8 @@ def trace_step(
             while figures is None or len(steps) < len(optimizers):
                 answer: Answer = process.receive(Answer, deadline - time.monotonic())
                 if isinstance(answer, Failure):
-                    raise (InputError if answer.is_input else CannotRunHereError)(answer.text)
+                    kind, code = (InputError, ErrorCode.INVALID_WORKLOAD) if answer.is_input else _MACHINE
+                    raise kind(answer.text, code=code, option="--workload", value=spec)
                 if isinstance(answer, Activity):
                     activity = answer.text
                 elif isinstance(answer, StepFigures):
@@ -64,11 +67,11 @@ def trace_step(
                     steps[answer.id] = answer
     except WorkerError as error:
         is_late = isinstance(error, WorkerTimeoutError)
-        problem = f"no end within {timeout:g} s; raise --timeout" if is_late else f"the process {error}"
+        problem = f"did not finish within {timeout:g} s; increase --timeout" if is_late else f"the process {error}"
         reason = f"{activity}: {problem}"
         if figures is None:
-            kind = InputError if is_late else CannotRunHereError
-            raise kind(f"--from {spec!r}: {reason}") from error
+            kind, code = (InputError, ErrorCode.WORKER_TIMEOUT) if is_late else _MACHINE
+            raise kind(f"--workload {spec!r}: {reason}", code=code, option="--workload", value=spec) from error
     assert figures is not None
     return TracedStep(
         figures,

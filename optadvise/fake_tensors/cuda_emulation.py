@@ -1,6 +1,6 @@
-"""Make operations on the CPU keep the bytes that the same operations keep on CUDA. Imports torch.
+"""Emulation of CUDA's memory use by operations on the CPU. Imports torch.
 
-For fake tensors without a GPU: only shapes and types are right, not values.
+It is for fake tensors on a machine without a GPU: shapes and dtypes are those of CUDA, values are not.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.nn import functional as F  # noqa: N812, as everyone calls it
 from torch.optim import optimizer as optimizers
 
 IsActive: TypeAlias = Callable[[], bool]
-Function: TypeAlias = Callable[..., Any]  # of torch
-# What autocast computes in fp32 on CUDA and not, or not always, on the CPU: torch's documentation of torch.amp.
+Function: TypeAlias = Callable[..., Any]  # function of torch
+# Operations that autocast runs in fp32 on CUDA but not always on the CPU, from the documentation of torch.amp.
 _FP32 = [
     "__pow__", "__rpow__", "__rtruediv__", "acos", "asin", "binary_cross_entropy_with_logits", "cdist", "cosh",
     "cosine_embedding_loss", "cosine_similarity", "dist", "erfinv", "exp", "expm1", "group_norm",
@@ -27,17 +27,17 @@ _FP32 = [
     "pdist", "poisson_nll_loss", "pow", "reciprocal", "renorm", "rsqrt", "sinh", "smooth_l1_loss",
     "soft_margin_loss", "softplus", "tan", "triplet_margin_loss",
 ]  # fmt: skip
-# These take the wanted type as an argument, and then make no copy of what they read.
+# These have a dtype argument, and do not copy their input.
 _FP32_BY_ARGUMENT = ["cumprod", "cumsum", "log_softmax", "norm", "prod", "softmax", "softmin", "sum"]
 _HALF = (torch.bfloat16, torch.float16)
 
 
 @contextlib.contextmanager
 def emulate_cuda(is_active: IsActive) -> Iterator[None]:
-    """Replace the functions of torch that differ on the CPU, while the context lasts.
+    """Replace the functions of torch that differ from CUDA, within the context.
 
     Args:
-        is_active: Returns whether the user's code calls; calls by torch itself, within an operation, are unchanged.
+        is_active: Returns whether the caller is the user's code; calls by torch within an operation are unchanged.
     """
     with contextlib.ExitStack() as stack:
         replace = functools.partial(_replace, stack)
@@ -57,7 +57,7 @@ def emulate_cuda(is_active: IsActive) -> Iterator[None]:
 
 def _replace(stack: contextlib.ExitStack, owner: object, name: str, change: Callable[[Function], Function]) -> None:
     if hasattr(owner, name):
-        is_inherited = name not in vars(owner)  # then it must be deleted again, not copied into the owner
+        is_inherited = name not in vars(owner)  # then it must be deleted afterwards, not restored
         original = getattr(owner, name)
         setattr(owner, name, functools.wraps(original)(change(original)))
         stack.callback(delattr, owner, name) if is_inherited else stack.callback(setattr, owner, name, original)
@@ -89,7 +89,7 @@ def _to_fp32(function: Function, is_active: IsActive) -> Function:
 
 
 def _cross_entropy(function: Function, is_active: IsActive) -> Function:
-    """Keep the logarithms in half precision and in fp32, as CUDA's autocast does; the CPU's keeps them in fp32."""
+    """Save log-probabilities in half precision and in fp32, as autocast on CUDA does; on the CPU only in fp32."""
 
     def cross_entropy(input: Tensor, target: Tensor, *args: object, **kwargs: Any) -> Tensor:
         plain = not args and not target.is_floating_point() and not kwargs.get("label_smoothing")
@@ -104,7 +104,7 @@ def _cross_entropy(function: Function, is_active: IsActive) -> Function:
 
 
 def _dropout(function: Function) -> Function:
-    """Keep a mask of one byte an element, as CUDA does; the CPU's has the input's type."""
+    """Save a mask of one byte per element, as CUDA does; on the CPU it has the dtype of the input."""
 
     def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if training and 0 < p < 1 and not inplace and input.numel():
@@ -115,7 +115,7 @@ def _dropout(function: Function) -> Function:
 
 
 def _attention(function: Function) -> Function:
-    """Ignore dropout: CUDA's kernels draw it again in the backward pass, and the CPU would write out the scores."""
+    """Ignore dropout: CUDA kernels recompute it in the backward pass, while the CPU would store attention scores."""
 
     def attention(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
@@ -128,7 +128,7 @@ def _attention(function: Function) -> Function:
 
 def _has_fused_rms_norm() -> bool:
     operation = getattr(torch.ops.aten, "_fused_rms_norm", None)
-    # An earlier one, for Apple's devices, returned one tensor.
+    # An earlier operation of this name, for Apple devices, returned one tensor.
     return operation is not None and len(operation.default._schema.returns) == 2
 
 
@@ -144,7 +144,7 @@ def _rms_norm(function: Function, is_active: IsActive) -> Function:
 
 
 class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
-    """Keep the input and one number a row, as CUDA does; the CPU keeps several tensors of the input's size."""
+    """Save the input and one number per row, as CUDA does; the CPU saves several tensors of the input's size."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, input: Tensor, weight: Tensor | None, dimensions: int) -> Tensor:
@@ -160,10 +160,10 @@ class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def emulate_foreach(kind: type[Tensor]) -> Iterator[None]:
-    """Make torch's optimizers choose their implementation for a kind of tensor on the CPU as they do for CUDA's."""
+    """Let torch's optimizers choose the foreach implementation for a tensor type on the CPU, as on CUDA."""
     devices, kinds = optimizers._get_foreach_kernels_supported_devices, optimizers._foreach_supported_types
     optimizers._get_foreach_kernels_supported_devices = lambda: [*devices(), "cpu"]
-    # Not added to the list itself, by which other libraries decide whether to start a kernel of their own.
+    # A new list, because other libraries use the original one to decide whether to run their own kernels.
     optimizers._foreach_supported_types = [*kinds, kind]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Memory estimate of the user's own module: one step under fake tensors, and cards for optimizers that cannot step."""
+"""Memory estimate of a user's module: a step with fake tensors, and the cards of optimizers that cannot be traced."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_answer import is_rejected
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Fit, MemoryAnswer, MemoryEstimate, MemoryLine, Situation
 from optadvise.fake_tensors.client import trace_step
@@ -25,21 +26,21 @@ from optadvise.memory.optimizer_memory import estimate_optimizer_on_network
 from optadvise.memory.records import Weight
 from optadvise.rulebase.constructor import constructor_kwargs
 
-# The facts that may be stated beside a module; the module itself decides the others.
+# Facts that may be specified with a module; the module determines the others.
 ACCEPTED_FACTS = frozenset({"vram_bytes", "gpu", "bf16", "vendor", "precision", "optimizer", "model", "task"})
 
 
 def estimate_module(rules: CompiledRules, spec: str, stated: FactValues, timeout: float) -> MemoryAnswer:
-    """Measure one training step of the user's module, with every optimizer.
+    """Estimate the memory of a user's module with every optimizer.
 
     Args:
         spec: `package.module:function`, as `bench --workload` takes it.
         stated: Facts about the GPU, the precision and the optimizer.
-        timeout: Seconds for everything.
+        timeout: Time limit in seconds for everything together.
 
     Raises:
-        InputError: A fact is stated that the module itself decides, or the function is wrong.
-        CannotRunHereError: torch is missing, or the process that steps crashed.
+        InputError: A fact is specified that the module determines, or the function fails.
+        CannotRunHereError: torch is missing, or the worker crashed.
     """
     _check_input(spec, stated)
     situation = complete_situation(rules, stated)
@@ -78,29 +79,39 @@ def _check_input(spec: str, stated: FactValues) -> None:
     extra = sorted(set(stated) - ACCEPTED_FACTS)
     if extra:
         flag = "--arch, --hf-config or --hidden" if extra[0] == "shape" else "--" + extra[0].replace("_", "-")
-        raise InputError(f"--from {spec!r} {flag}: your module is measured as it is; leave {flag} out, and build it in")
+        raise InputError(
+            f"{flag}: not supported with --workload, which traces your module as it is; remove {flag}",
+            code=ErrorCode.OPTION_CONFLICT,
+            option=flag.split(",")[0],
+            value=spec,
+        )
     path, _, function = spec.partition(":")
     if not all(part.isidentifier() for part in (*path.split("."), function)):
-        raise InputError(f"--from {spec!r}: not package.module:function, such as mypackage.train:workload")
+        raise InputError(
+            f"--workload {spec!r}: must be package.module:function, such as mypackage.train:workload",
+            code=ErrorCode.INVALID_VALUE,
+            option="--workload",
+            value=spec,
+        )
 
 
 def request_optimizers(rules: CompiledRules, ids: Sequence[str], *, fused: bool = True) -> Iterator[OptimizerRequest]:
-    """Yield what a worker needs to step optimizers, with the defaults of their cards.
+    """Yield the requests to trace optimizers, with the defaults of their cards.
 
     Args:
-        fused: Choose the fused variant if the implementation has one, as estimates of described networks do.
+        fused: Use the fused variant if the implementation has one, as analytic estimates do.
     """
     for name in ids:
         card = rules.catalog.optimizer(name)
         first = card.implementations[0]
         defaults = {h.name: h.default for h in card.hyperparameters}
-        # The worker steps optimizers on the CPU.
+        # The worker traces optimizers on the CPU.
         kwargs = constructor_kwargs(first, defaults, device="cpu", variant="fused" if fused else None)
         yield OptimizerRequest(id=name, path=first.path, kwargs=kwargs, package=first.package)
 
 
 def _describe_size(step: StepFigures) -> NetworkSize:
-    """Return the module's size; which of its matrices are embeddings is not known."""
+    """Return the size of the module; which of its matrices are embeddings is unknown."""
     weights = Counter(
         {Weight(s.shape, "matrix" if len(s.shape) > 1 else "vector"): s.tensors for s in step.shapes if s.is_trained}
     )
@@ -117,11 +128,11 @@ def _describe_size(step: StepFigures) -> NetworkSize:
 
 
 class _OptimizerBytes(Struct, frozen=True):
-    """An optimizer's bytes: as its step was measured, or as its card declares them."""
+    """Bytes of an optimizer, traced or by its card."""
 
     state: int
     scratch: int
-    pageable: int  # of state that may leave the GPU
+    pageable: int  # bytes of state that may be paged to the host
     explanation: str
 
 
@@ -133,7 +144,7 @@ def _optimizer_bytes(
     explanation = f"{declared.state_explanation}, by its card"
     if entry.figures is not None:
         state, scratch = entry.figures.state_bytes, entry.figures.temporary_bytes
-        explanation = "measured, as its step made it"
+        explanation = "traced with fake tensors"
     return _OptimizerBytes(
         state=state, scratch=scratch, pageable=state if declared.is_paged else 0, explanation=explanation
     )
@@ -186,8 +197,8 @@ def _list_lines(step: StepFigures, optimizer: _OptimizerBytes, peak: PeakBytes, 
     """Return the lines of tensors.
 
     Args:
-        peak: Bytes at the peak, without the optimizer's state.
-        origin: Of the temporaries, as in `of the backward pass`.
+        peak: Bytes at the peak, without optimizer state.
+        origin: Origin of the temporaries, such as `of the backward pass`.
     """
     weights = step.weights_bytes
     trained = f"of {step.trainable_parameters:,} trained parameters"
@@ -195,9 +206,7 @@ def _list_lines(step: StepFigures, optimizer: _OptimizerBytes, peak: PeakBytes, 
         make_breakdown_line("weights", weights, weights, f"of {step.parameters:,} parameters"),
         make_breakdown_line("gradients", step.gradients_bytes, peak.gradients, trained),
         make_breakdown_line("optimizer state", optimizer.state, optimizer.state, optimizer.explanation),
-        make_breakdown_line(
-            "activations", step.peak.activations, peak.activations, "what the forward pass made and kept"
-        ),
+        make_breakdown_line("activations", step.peak.activations, peak.activations, "tensors saved for backward"),
         make_breakdown_line("temporaries", peak.temporaries, peak.temporaries, origin),
-        make_breakdown_line("buffers and batch", step.peak.other, peak.other, "and the rest"),
+        make_breakdown_line("buffers and batch", step.peak.other, peak.other, "and other tensors"),
     ]

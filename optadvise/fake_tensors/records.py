@@ -1,4 +1,4 @@
-"""Records of a training step under fake tensors, and the messages between its worker and the client."""
+"""Records of a training step with fake tensors, and messages between client and worker."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from optadvise.core.cards import Value
 
 
 class PeakBytes(Struct, frozen=True):
-    """Bytes alive at the peak of the forward and the backward pass, by what they are for."""
+    """Bytes allocated at the peak of forward and backward pass, by kind."""
 
     weights: int
     gradients: int
-    activations: int  # from the forward pass, from recomputation for checkpoints, and from autocast
-    temporaries: int  # from the backward pass, without gradients of weights
-    other: int  # buffers, the batch, and what else the user's code holds
+    activations: int  # allocated in the forward pass, in recomputation and by autocast
+    temporaries: int  # allocated in the backward pass, except gradients of weights
+    other: int  # buffers, the batch and other tensors of the user's code
 
     @property
     def total(self) -> int:
-        """Return all bytes alive at the peak."""
+        """Return all bytes allocated at the peak."""
         return self.weights + self.gradients + self.activations + self.temporaries + self.other
 
 
 class ParameterShape(Struct, frozen=True):
-    """Parameters that are alike."""
+    """Parameters with the same shape."""
 
     shape: tuple[int, ...]
     is_trained: bool
-    tensors: int  # how many
+    tensors: int  # number of parameters
 
 
 class StepFigures(Struct, frozen=True, kw_only=True, tag_field="answer", tag="step"):
-    """Figures of a forward and a backward pass, without an optimizer."""
+    """Memory of a forward and a backward pass, without an optimizer."""
 
     parameters: int
     trainable_parameters: int
@@ -46,27 +46,27 @@ class StepFigures(Struct, frozen=True, kw_only=True, tag_field="answer", tag="st
     gradients_bytes: int
     peak: PeakBytes
     samples: int | None  # in the batch; None if it holds no tensors
-    shapes: tuple[ParameterShape, ...]  # of all parameters
-    seconds: float
+    shapes: tuple[ParameterShape, ...]  # all parameters
+    seconds: float  # duration of the trace
 
 
 class OptimizerFigures(Struct, frozen=True):
-    """Bytes that an optimizer keeps and allocates; computed with fake tensors on the CPU on every machine."""
+    """Bytes of an optimizer, traced with fake tensors on the CPU."""
 
-    state_bytes: int  # kept between steps
-    temporary_bytes: int  # at the peak of its second step
+    state_bytes: int  # optimizer state
+    temporary_bytes: int  # additional bytes at the peak of its second step
 
 
 class OptimizerStep(Struct, frozen=True, tag_field="answer", tag="optimizer"):
-    """Result of stepping one optimizer."""
+    """Traced step of one optimizer."""
 
     id: str
-    figures: OptimizerFigures | None  # None if it could not be stepped
-    reason: str | None = None  # why not, in one line
+    figures: OptimizerFigures | None  # None if it does not run with fake tensors
+    reason: str | None = None  # why it does not run, in one line
 
 
 class TracedStep(Struct, frozen=True):
-    """One training step under fake tensors, with every optimizer that can be stepped on them."""
+    """Traced training step, with the steps of all optimizers."""
 
     figures: StepFigures
     optimizers: tuple[OptimizerStep, ...]  # in the order of the request
@@ -76,16 +76,16 @@ class TracedStep(Struct, frozen=True):
 
 
 class OptimizerRequest(Struct, frozen=True):
-    """An optimizer to step, with its constructor's arguments."""
+    """Optimizer to trace, with its constructor arguments."""
 
     id: str
     path: str  # import path
     kwargs: Mapping[str, Value]
-    package: str | None = None  # to install if it is missing; None: the first part of the path
+    package: str | None = None  # for the advice if it is missing; None: first part of the path
 
 
 class StepRequest(Struct, frozen=True):
-    """The module and the optimizers to step."""
+    """Module and optimizers to trace."""
 
     spec: str  # package.module:function
     precision: str  # fp32, bf16, amp-bf16 or amp-fp16
@@ -93,16 +93,16 @@ class StepRequest(Struct, frozen=True):
 
 
 class Activity(Struct, frozen=True, tag_field="answer", tag="activity"):
-    """The next thing that the worker does, sent before anything that may hang or crash."""
+    """Next action of the worker, sent before anything that may hang or crash."""
 
     text: str
 
 
 class Failure(Struct, frozen=True, tag_field="answer", tag="failure"):
-    """Why the step cannot be taken."""
+    """Reason why the step cannot be traced."""
 
     text: str  # one line
-    is_input: bool  # the user's function is at fault, not the machine
+    is_input: bool  # caused by the user's function, not by the machine
 
 
 Answer: TypeAlias = Activity | StepFigures | OptimizerStep | Failure

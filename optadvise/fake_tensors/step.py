@@ -1,11 +1,11 @@
-"""One training step of the user's module under fake tensors: counted, not allocated. Imports torch.
+"""Trace of a training step of the user's module with fake tensors, without allocation. Imports torch.
 
-The figures estimate those of a GPU. If torch can use one, the fake tensors are placed on it; otherwise they are on the
-CPU, and `cuda_emulation` changes what would keep other bytes there. Optimizers are always stepped on fake tensors of
-the CPU: kernels that a library starts by itself on CUDA (Triton, managed memory) would touch memory that is not there.
+The results estimate the memory of a GPU. If torch can use one, the fake tensors are on it; otherwise they are on the
+CPU, and `cuda_emulation` changes the operations that save other tensors on CUDA. Optimizers always run with fake tensors
+on the CPU: custom CUDA kernels of a library (Triton, managed memory) would access memory that does not exist.
 
-Not counted: what one operation allocates for itself (workspaces of convolutions and of matrix products), the
-allocator's rounding, and recurrent layers as cuDNN computes them, which keep less than the CPU's.
+Not included: workspaces of operations (convolutions, matrix products), rounding of the allocator, and the smaller
+memory of recurrent layers in cuDNN.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from optadvise.rulebase.constructor import convert_lists
 
 
 class SteppedModule(Struct, frozen=True):
-    """A module after its step, ready for optimizers."""
+    """Module after its training step."""
 
     figures: StepFigures
     mode: FakeTensorMode
-    weights: list[nn.Parameter]  # those trained, with their gradients
+    weights: list[nn.Parameter]  # trainable parameters with their gradients
 
 
 class _Stepper(Struct, frozen=True):
-    """The parts that a step is taken with."""
+    """Context of a traced step."""
 
     mode: FakeTensorMode
     tracker: Tracker
@@ -59,32 +59,33 @@ class _Stepper(Struct, frozen=True):
 
 
 def take_step(spec: str, *, precision: str, device: str | None = None, report: Callable[[str], None]) -> SteppedModule:
-    """Run the user's function and two steps of its module; the second is counted, as memory is steady from there on.
+    """Run the user's function and two training steps of its module, and measure the second one.
 
     Args:
         spec: `package.module:function`, as for `user_workload`.
         precision: `fp32`, `bf16`, `amp-bf16` or `amp-fp16`.
-        device: Device type of the fake tensors; None for the GPU if torch can use one.
+        device: Device type of the fake tensors; None for `cuda` if torch can use a GPU, else `cpu`.
+        report: Receives the next action, before it may hang or crash.
 
     Raises:
-        InputError: The function, its result or its step is wrong, or needs the values of tensors.
+        InputError: The function, its result or its training step fails or reads values of tensors.
     """
     device = device or _choose_device()
     mode, tracker = FakeTensorMode(allow_non_fake_inputs=True), Tracker(device)
     emulation = emulate_cuda(lambda: not tracker.is_running) if device == "cpu" else contextlib.nullcontext()
     with allow_fake_modules(), emulation:  # before the user's module imports functions of torch by name
         workload = user_workload.call_user_function(
-            spec, flag="--from", call_context=partial(_fake_context, mode, Tracker(device)), announce=report
+            spec, flag="--workload", call_context=partial(_fake_context, mode, Tracker(device)), announce=report
         )
         report("its training step")
         stepper = _Stepper(mode=mode, tracker=tracker, device=device, precision=precision)
         return user_workload.run_guarded(
-            f"--from {spec!r}", "its training step", lambda: _measure_step(stepper, workload)
+            f"--workload {spec!r}", "its training step", lambda: _measure_step(stepper, workload)
         )
 
 
 def _choose_device() -> str:
-    """Return `cuda` if torch has a GPU and fake tensors can be stepped on it, else `cpu`."""
+    """Return `cuda` if fake tensors work on a GPU, else `cpu`."""
     if not torch.cuda.is_available():
         return "cpu"
     try:
@@ -104,7 +105,7 @@ def _fake_context(mode: FakeTensorMode, tracker: Tracker) -> Iterator[None]:
 def _measure_step(stepper: _Stepper, workload: user_workload.UserWorkload) -> SteppedModule:
     begin = time.perf_counter()
     mode, tracker, module = stepper.mode, stepper.tracker, workload.module
-    batch = next(workload.batches)  # outside of fake mode: a data loader shuffles by values
+    batch = next(workload.batches)  # outside fake mode, because data loaders read values to shuffle
     with mode:
         batch = _prepare(stepper, module, batch)
         tensors: list[Tensor] = []
@@ -130,12 +131,12 @@ def _measure_step(stepper: _Stepper, workload: user_workload.UserWorkload) -> St
 
 
 def _prepare(stepper: _Stepper, module: nn.Module, batch: object) -> object:
-    """Make the module's and the batch's tensors fake, move them to the device, and return the batch."""
+    """Convert the module's and the batch's tensors to fake tensors on the device, and return the batch."""
     half = torch.bfloat16 if stepper.precision == "bf16" else None
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
-                if tensor is not None:  # those made under fake mode are fake; others came from numpy or a file
+                if tensor is not None:  # tensors from numpy or a file are not fake yet
                     tensors[name] = _make_fake(stepper.mode, tensor)
     module.to(device=stepper.device, dtype=half)
     batch = user_workload.map_tensors(batch, partial(_make_fake, stepper.mode))
@@ -148,7 +149,7 @@ def _make_fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
 
 
 def _step_twice(stepper: _Stepper, workload: user_workload.UserWorkload, batch: object) -> None:
-    """Run the forward and the backward pass twice; the tracker keeps the second's peak."""
+    """Run forward and backward pass twice; the tracker has the peak of the second run."""
     tracker = stepper.tracker
     dtype = AUTOCAST_DTYPES.get(stepper.precision)
     for weight in workload.module.parameters():
@@ -180,10 +181,10 @@ def _count_shapes(module: nn.Module) -> tuple[ParameterShape, ...]:
 
 
 def step_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget: float) -> OptimizerStep:
-    """Step a new optimizer twice on the same gradients, and return what it keeps and what its second step adds.
+    """Trace two steps of an optimizer; errors become the reason in the result.
 
     Args:
-        budget: Seconds that it may take.
+        budget: Time limit in seconds.
     """
     figures, reason = None, None
     try:
@@ -191,27 +192,27 @@ def step_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget: fl
     except CannotRunHereError as error:
         reason = str(error)
     except OutOfTime:
-        reason = f"no answer within {budget:g} s"
+        reason = f"did not finish within {budget:g} s"
     except (Exception, SystemExit) as error:
         reason = describe_error(error)
-    gc.collect()  # what it left in cycles would count for the next
+    gc.collect()  # free reference cycles, which would count for the next optimizer
     return OptimizerStep(id=request.id, figures=figures, reason=reason)
 
 
 def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget: float) -> OptimizerFigures:
-    """Step a new optimizer twice on the same gradients.
+    """Trace two steps of an optimizer with the same gradients, and return its state and the peak of the second step.
 
     Args:
-        budget: Seconds that it may take.
+        budget: Time limit in seconds.
 
     Raises:
         CannotRunHereError: The optimizer cannot be imported.
-        OutOfTime: It took longer than its budget.
+        OutOfTime: The time limit is exceeded.
     """
     deadline = time.monotonic() + budget
     build = resolve(request.path, request.package or request.path.split(".")[0])
     kwargs = convert_lists(request.kwargs)
-    if "triton" in inspect.signature(build).parameters:  # its kernels would run on memory that is not there
+    if "triton" in inspect.signature(build).parameters:  # Triton kernels would access memory that does not exist
         kwargs.setdefault("triton", False)
     tracker = Tracker("cpu", deadline=deadline)
     with stepped.mode, emulate_foreach(FakeTensor):

@@ -1,8 +1,8 @@
-"""Count the bytes of live tensors, by what they are for. Imports torch.
+"""Count of the bytes of live tensors, by kind. Imports torch.
 
-`torch.distributed._tools.mem_tracker.MemTracker` is not used: for a step of a decoder of 7B parameters it took 24 s,
-this module 2 s, with the same total to the byte; its snapshots of every module take the time. It is also private, and
-some builds of torch come without `torch.distributed`.
+`torch.distributed._tools.mem_tracker.MemTracker` gives the same total, but takes 24 s for a step of a decoder with 7B
+parameters instead of 2 s, because it stores snapshots of every module. It is also private, and some builds of torch
+have no `torch.distributed`.
 """
 
 from __future__ import annotations
@@ -22,52 +22,52 @@ KINDS = ("weights", "gradients", "activations", "temporaries", "other")
 
 
 class OutOfTime(BaseException):
-    """The deadline has passed. Not an `Exception`, so that no library catches it."""
+    """The deadline has passed; not an `Exception`, so that libraries do not catch it."""
 
 
-class Elsewhere(Exception):  # noqa: N818, its name is what the user reads
-    """A tensor is placed on a device that does not exist."""
+class UnknownDevice(Exception):  # noqa: N818, the name appears in the message
+    """A tensor is on a device that does not exist."""
 
 
 @dataclass(slots=True)
 class _Storage:
-    """A storage that is counted."""
+    """Counted storage."""
 
     kind: str
     size: int  # bytes
-    reference: weakref.ref[UntypedStorage]  # removes it when it is freed
+    reference: weakref.ref[UntypedStorage]  # its callback removes the entry when the storage is freed
 
 
 class Tracker(TorchDispatchMode):  # type: ignore[misc]
-    """Track every storage that an operation created or touched, until it is freed.
+    """Dispatch mode that counts every storage that an operation creates or uses, until it is freed.
 
-    What an operation allocates for itself while it runs, such as a convolution's workspace, is not counted.
+    Memory that an operation allocates internally, such as a convolution's workspace, is not counted.
     """
 
     def __init__(self, device: str, *, deadline: float | None = None) -> None:
         """Start without tensors.
 
         Args:
-            device: Type of the device whose tensors are counted.
+            device: Device type whose tensors are counted.
             deadline: Time of `time.monotonic` after which an operation raises `OutOfTime`; None for no limit.
         """
         super().__init__()
-        self.kind = "other"  # of tensors created from now on
+        self.kind = "other"  # kind of new tensors
         self.bytes = dict.fromkeys(KINDS, 0)
         self.total = 0
         self.peak = 0
-        self.is_running = False  # an operation is, in which torch may call others
+        self.is_running = False  # within an operation, which may call other operations
         self.at_peak = dict(self.bytes)
         self._device = device
         self._deadline = deadline
         self._storages: dict[int, _Storage] = {}
 
     def reset_peak(self) -> None:
-        """Set the peak to what is alive now."""
+        """Set the peak to the current bytes."""
         self.peak, self.at_peak = self.total, dict(self.bytes)
 
     def add(self, tensors: Iterable[Tensor], kind: str) -> int:
-        """Count tensors as a kind, also those counted as another before.
+        """Count tensors as a kind, also tensors that were counted as another kind.
 
         Returns:
             Bytes that were not counted before.
@@ -87,10 +87,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             result = func(*args, **kwargs or {})
         finally:
             self.is_running = False
-        # Gradients are recorded within a backward pass only where a checkpointed part of the forward pass runs again.
+        # Gradients are enabled within the backward pass only during recomputation of a checkpointed block.
         is_recomputation = self.kind == "temporaries" and torch.is_grad_enabled()
         kind = "activations" if is_recomputation else self.kind
-        for values, values_kind in ((args, "other"), ((result,), kind)):  # unknown arguments existed before
+        for values, values_kind in ((args, "other"), ((result,), kind)):  # uncounted arguments existed before
             for tensor in _find_tensors(values):
                 for storage in self._find_storages(tensor):
                     self._count(storage, values_kind)
@@ -99,11 +99,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         return result
 
     def _find_storages(self, tensor: Tensor) -> Iterator[UntypedStorage]:
-        if hasattr(tensor, "__tensor_flatten__"):  # a wrapper, whose storage has a size but no memory
+        if hasattr(tensor, "__tensor_flatten__"):  # wrapper tensor, whose own storage has no memory
             for name in tensor.__tensor_flatten__()[0]:
                 yield from self._find_storages(getattr(tensor, name))
         elif tensor.device.type not in (self._device, "cpu", "meta"):
-            raise Elsewhere(f"a tensor is put on {tensor.device}")
+            raise UnknownDevice(f"a tensor is on {tensor.device}, which this trace does not support")
         elif tensor.device.type == self._device and tensor.layout is torch.strided:
             yield tensor.untyped_storage()
         elif tensor.device.type == self._device and tensor.layout is torch.sparse_coo:

@@ -1,4 +1,4 @@
-"""Run code that was not written for fake tensors on them. Imports torch."""
+"""Compatibility of user code and libraries with fake tensors. Imports torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Elements of a tensor whose values are kept: enough for a network's drop rates, one a layer.
+# Largest tensor whose values are kept, in elements; drop rates of a network have one element per layer.
 _MAX_ELEMENTS = 1024
 _aten = torch.ops.aten
 _RANGES = {_aten.arange.default, _aten.arange.start, _aten.arange.start_step, _aten.linspace.default}
@@ -22,18 +22,18 @@ _RANGES = {_aten.arange.default, _aten.arange.start, _aten.arange.start_step, _a
 
 @contextlib.contextmanager
 def allow_fake_modules() -> Iterator[None]:
-    """Patch torch so that networks can be built and moved under fake tensors, while the context lasts."""
+    """Patch torch within the context, so that modules can be built and moved with fake tensors."""
     with contextlib.ExitStack() as stack:
 
         def patch(owner: object, name: str, value: object) -> None:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
 
-        # Some draw until the values suit them, and none changes the bytes of a weight.
+        # Some initializers loop until the values are in range, and none changes memory.
         for name, value in list(vars(nn.init).items()):
             if name.endswith("_") and not name.startswith("_") and callable(value):
                 patch(nn.init, name, _return_tensor)
-        # `module.to()` swaps tensors, and rejects those with weak references, which fake mode holds to many.
+        # `module.to()` rejects tensors with weak references, which fake mode creates.
         patch(torch.utils, "weakref", types.SimpleNamespace(getweakrefs=lambda _: ()))
         patch(fake_tensor, "CONSTANT_NUMEL_LIMIT", _MAX_ELEMENTS)
         yield
@@ -44,17 +44,17 @@ def _return_tensor(tensor: Tensor, *_: object, **__: object) -> Tensor:
 
 
 class KeptValues(TorchDispatchMode):  # type: ignore[misc]
-    """Keep the values of ranges such as `linspace(0, 0.1, layers)`; optionally guess values that are read back.
+    """Keep the values of ranges such as `linspace(0, 0.1, layers)`; optionally guess values that are read.
 
-    A norm or a step size that an optimizer computes with changes no shape: it reads 1, or False. Reading a value that
-    would change a shape, such as an index, still raises.
+    Norms and step sizes of optimizers do not change shapes, so they read as 1 or False. Reading a value that changes a
+    shape, such as an index, still raises an error.
     """
 
     def __init__(self, mode: FakeTensorMode, *, guess: bool = False) -> None:
-        """Keep the fake mode.
+        """Store the fake mode.
 
         Args:
-            guess: Return 1 or False where a value is read back, instead of raising.
+            guess: Return 1 or False for a value that is read, instead of raising an error.
         """
         super().__init__()
         self._mode = mode
@@ -63,7 +63,7 @@ class KeptValues(TorchDispatchMode):  # type: ignore[misc]
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
     ) -> object:
-        """Run an operation, with its values if it creates a range."""
+        """Run an operation; keep the values if it creates a range."""
         try:
             result = func(*args, **kwargs or {})
         except DataDependentOutputException:

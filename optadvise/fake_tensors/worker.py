@@ -1,6 +1,6 @@
-"""Take one training step of the user's module under fake tensors, in a worker process. Imports torch.
+"""Worker process that traces a training step of the user's module with fake tensors. Imports torch.
 
-Each answer is sent as soon as it is known, so that the parent keeps what was measured before a worker ends.
+It sends each answer at once, so the parent has all measurements from before a crash.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from optadvise.core.worker import ParentConnection
 from optadvise.fake_tensors.records import Activity, Answer, Failure, StepRequest
 from optadvise.fake_tensors.step import step_optimizer, take_step
 
-_BUDGET_SECONDS = 30.0  # for one optimizer; for 7B parameters the slowest took half of that on two cores
+_BUDGET_SECONDS = 30.0  # for one optimizer; the slowest took half of that for 7B parameters on two cores
 
 
 def main() -> None:
@@ -36,46 +36,46 @@ def main() -> None:
     except CannotRunHereError as error:
         parent.send(Failure(str(error), is_input=False))
     except MemoryError:
-        advice = "out of memory; make tensors by torch, which are fake, not by numpy"
-        parent.send(Failure(f"--from {request.spec!r}: {advice}", is_input=False))
+        advice = "out of host memory; create tensors with torch, which are fake here, not with numpy"
+        parent.send(Failure(f"--workload {request.spec!r}: {advice}", is_input=False))
     os._exit(0)  # some libraries crash when the interpreter shuts down
 
 
 def answer_request(request: StepRequest, send: Callable[[Answer], None]) -> None:
-    """Take the step, then step each optimizer.
+    """Trace the training step, then the step of each optimizer.
 
     Raises:
-        InputError: The user's function, its result or its step is wrong.
-        CannotRunHereError: The step cannot be taken on this machine.
+        InputError: The user's function, its result or its training step fails.
+        CannotRunHereError: The step cannot be traced on this machine.
     """
     torch.compile = _return_model
     stepped = take_step(request.spec, precision=request.precision, report=lambda text: send(Activity(text)))
     send(stepped.figures)
-    gc.freeze()  # the module stays, so that no collection has to look at it again
+    gc.freeze()  # exclude the module from further garbage collections
     for optimizer in request.optimizers:
         send(Activity(f"stepping {optimizer.id}"))
         send(step_optimizer(optimizer, stepped, _BUDGET_SECONDS))
 
 
 def _return_model(model: object = None, **_: object) -> object:
-    """Stand in for `torch.compile`, which would compile code for tensors that do not exist."""
+    """Replace `torch.compile`, which cannot compile for fake tensors."""
     return model if model is not None else _return_model
 
 
 def explain_error(spec: str, error: InputError) -> str:
-    """Return an error with the line of the user's code, and with advice if fake tensors are the reason."""
+    """Return the message with the line of the user's code, and with advice if fake tensors are the cause."""
     cause = error.__cause__
     if cause is None or isinstance(cause, InputError):
         return str(error)
     activity, place = str(error).split(" raised ")[0], _find_place(cause)
-    bench = f"or measure for real with optadvise bench --workload {spec}"
+    bench = f"or measure with optadvise bench --workload {spec}"
     if isinstance(cause, (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException)):
         return (
-            f"{activity} needs the values of tensors ({type(cause).__name__}{place}), which fake tensors do not have; "
-            f"take them from shapes or plain numbers, {bench}"
+            f"{activity} reads the values of tensors ({type(cause).__name__}{place}), which fake tensors do not have; "
+            f"use shapes or Python numbers instead, {bench}"
         )
     if isinstance(cause, fake_tensor.UnsupportedOperatorException):
-        return f"{activity} uses {cause}{place}, which has no fake implementation; leave it out, {bench}"
+        return f"{activity} uses {cause}{place}, which does not support fake tensors; remove it, {bench}"
     return f"{str(error).rstrip('.')}{place}{_find_hint(cause)}"
 
 
@@ -97,9 +97,9 @@ def _find_place(error: BaseException) -> str:
 
 def _find_hint(error: BaseException) -> str:
     if "cuda" in str(error).lower() and not torch.cuda.is_available():
-        return "; there is no GPU here, so name no device: the step is counted as on one"
+        return "; this machine has no GPU, so remove the device: memory is estimated as on a GPU"
     if ".numpy()" in str(error):
-        return "; fake tensors hold no values, so make by numpy what numpy needs"
+        return "; fake tensors have no values, so create arrays with numpy, not from tensors"
     return ""
 
 

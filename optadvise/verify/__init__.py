@@ -1,1 +1,1 @@
-"""Audits of installed implementations against float64 references of their papers, claims, and trajectories."""
+"""Audits of installed optimizers against float64 references, tests of claims, and trajectories on test functions."""

@@ -1,4 +1,4 @@
-"""Step one implementation beside its reference, and use it as trainings do. Imports torch."""
+"""Audit of one implementation: comparison with the reference, and API checks. Imports torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from optadvise.verify.records import RESUMED, RESUMED_ELSEWHERE, AuditAnswer, Au
 from optadvise.verify.reference import METHODS, Method, run_method
 from optadvise.verify.scenarios import COMPARED_STEPS, SCENARIOS, Scenario
 
-_SAME_METHOD = 1e-4  # deviation below which two fp32 paths are the same method; measured: at most 3e-5 beside rounding
-_KNOWN_DEVIATION = 2e-3  # the same for a known deviation, whose details may differ beside the mistake
+_SAME_METHOD = 1e-4  # tolerance in fp32; measured deviations of correct implementations: at most 3e-5 beside rounding
+_KNOWN_DEVIATION = 2e-3  # tolerance when matching a known deviation, which may differ in details
 _BY_NAME: Mapping[str, Scenario] = {scenario.name: scenario for scenario in SCENARIOS}
 
 WeightPath = list[Tensor]  # weights after each step, in float64
@@ -35,11 +35,11 @@ def make_start(scenario: Scenario) -> Tensor:
 
 
 def compute_gradient(scenario: Scenario, theta: Tensor, step: int) -> Tensor:
-    """Return the gradient of a noisy quadratic with one spike, which triggers every kind of clipping.
+    """Return the gradient of a noisy quadratic, with a spike at step 4 that triggers update clipping.
 
     Args:
-        theta: The weights, in float64.
-        step: The step, from 1.
+        theta: Weights in float64.
+        step: Step, from 1.
     """
     spike = 4.0 if step == 4 else 1.0
     if scenario.has_even_gradients:
@@ -49,7 +49,7 @@ def compute_gradient(scenario: Scenario, theta: Tensor, step: int) -> Tensor:
     curvature = 0.5 + 1.5 * torch.rand(scenario.shape, generator=fixed, dtype=torch.float64)
     noise = 0.05 * torch.randn(scenario.shape, generator=fresh, dtype=torch.float64)
     gradient = spike * (curvature * (theta - target) + noise)
-    return gradient.to(getattr(torch, scenario.dtype)).double()  # rounded as the implementation gets it
+    return gradient.to(getattr(torch, scenario.dtype)).double()  # rounded to the dtype of the implementation's input
 
 
 def choose_lr(scenario: Scenario, lr: float, step: int) -> float:
@@ -58,56 +58,56 @@ def choose_lr(scenario: Scenario, lr: float, step: int) -> float:
 
 
 def measure_deviation(path: Sequence[Tensor], reference: Sequence[Tensor], start: Tensor, step: int) -> float:
-    """Return the distance of a path from the reference after a step, as a share of the way that the reference went.
+    """Return the deviation of a path after a step: ‖θ − θ_ref‖ / ‖θ_ref − θ_0‖.
 
     Args:
         path: Weights after each step.
         reference: Weights of the reference after each step.
         start: Weights before the first step.
-        step: The step, from 1.
+        step: Step, from 1.
     """
-    way = float((reference[step - 1] - start).norm())
+    update = float((reference[step - 1] - start).norm())
     distance = float((path[step - 1] - reference[step - 1]).norm())
     if not math.isfinite(distance):
         return math.inf
-    return distance / way if way else (0.0 if distance == 0 else math.inf)
+    return distance / update if update else (0.0 if distance == 0 else math.inf)
 
 
 def estimate_rounding(scenario: Scenario, reference: Sequence[Tensor], start: Tensor, step: int) -> float:
-    """Return the deviation that rounding of weights alone may cause: four times what independent roundings add to."""
+    """Return the deviation that rounding of weights may cause: 4 × the sum of independent rounding errors."""
     unit = 2.0**-24 if scenario.dtype == "float32" else 2.0**-9
-    way = float((reference[step - 1] - start).norm()) or 1.0
+    update = float((reference[step - 1] - start).norm()) or 1.0
     length = max(float(start.norm()), float(reference[step - 1].norm()))
-    return min(0.05, 4 * unit * math.sqrt(step) * length / way)
+    return min(0.05, 4 * unit * math.sqrt(step) * length / update)
 
 
 # -- the audit ---------------------------------------------------------------------------------------------------------
 
 
 class Auditor:
-    """An implementation beside its reference."""
+    """Comparison of an implementation with its reference."""
 
     def __init__(self, target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> None:
-        """Prepare to build the implementation."""
+        """Create the builder of the implementation."""
         self.builder = OptimizerBuilder(target, optimizer_class)
         self._target = target
 
     def list_scenarios(self) -> list[Scenario]:
-        """Return the scenarios that the implementation is stepped in."""
+        """Return the scenarios that apply to the implementation."""
         target = self._target
         has_decay = "weight_decay" in target.hyperparameters
-        is_quantised = min(target.bits.values(), default=32) < 32
+        is_quantized = min(target.bits.values(), default=32) < 32
         return [
             scenario
             for scenario in SCENARIOS
             if not (target.implementation.tensors == "matrix" and len(scenario.shape) != 2)
             and scenario.name not in target.skipped
             and (scenario.weight_decay == 0 or has_decay)
-            and (not scenario.has_even_gradients or is_quantised)
+            and (not scenario.has_even_gradients or is_quantized)
         ]
 
     def measure_scenario(self, scenario: Scenario) -> tuple[ScenarioResult, WeightPath | None]:
-        """Return how far the implementation is from its reference, and its path; None if it raised."""
+        """Return the deviation from the reference, and the path of the implementation; None on an error."""
         bits = 32 if scenario.has_even_gradients else self._target.bits.get(scenario.name, 32)
         make_result = partial(ScenarioResult, name=scenario.name, description=scenario.description, bits=bits)
         start = make_start(scenario).double()
@@ -116,27 +116,27 @@ class Auditor:
             path = self._run_implementation(scenario)
         except Exception as error:  # libraries raise errors of any type
             return make_result(deviation=None, step=None, allowed=0.0, error=describe_error(error)), None
-        worst, worst_step, worst_limit = 0.0, COMPARED_STEPS[0], 0.0
+        largest, largest_step, largest_limit = 0.0, COMPARED_STEPS[0], 0.0
         for step in COMPARED_STEPS:
             rounding = estimate_rounding(scenario, reference, start, step)
             limit = _allowed_deviation(bits, scenario) + self._target.rounding_share + rounding
             deviation = measure_deviation(path, reference, start, step)
-            if step == COMPARED_STEPS[0] or deviation / limit > worst / worst_limit:
-                worst, worst_step, worst_limit = deviation, step, limit
-        return make_result(deviation=worst, step=worst_step, allowed=worst_limit, error=None), path
+            if step == COMPARED_STEPS[0] or deviation / limit > largest / largest_limit:
+                largest, largest_step, largest_limit = deviation, step, limit
+        return make_result(deviation=largest, step=largest_step, allowed=largest_limit, error=None), path
 
     def explain(self, paths: Mapping[str, WeightPath]) -> str | None:
-        """Return the known deviation that explains the paths that deviate, None if there is none.
+        """Return the known deviation that explains the deviating paths, None if none does.
 
         Args:
-            paths: By scenario. A quantised implementation may deviate only where its state is quantised.
+            paths: Deviating paths by scenario. A quantized implementation may deviate only where state is quantized.
         """
         explanation = self._find_known_deviation(paths)
-        quantised = {name: path for name, path in paths.items() if self._target.bits.get(name, 32) < 32}
-        if explanation is not None or not quantised or len(quantised) == len(paths):
+        quantized = {name: path for name, path in paths.items() if self._target.bits.get(name, 32) < 32}
+        if explanation is not None or not quantized or len(quantized) == len(paths):
             return explanation
-        explanation = self._find_known_deviation(quantised)
-        return None if explanation is None else f"{explanation}, where its state is quantised"
+        explanation = self._find_known_deviation(quantized)
+        return None if explanation is None else f"{explanation} where its state is quantized"
 
     def _find_known_deviation(self, paths: Mapping[str, WeightPath]) -> str | None:
         target = self._target
@@ -151,13 +151,13 @@ class Auditor:
         start = make_start(scenario).double()
         allowed = max(_KNOWN_DEVIATION, _allowed_deviation(self._target.bits.get(scenario.name, 32), scenario))
         limit = allowed + estimate_rounding(scenario, other, start, COMPARED_STEPS[-1])
-        # Steps that are far too long grow without bound, and every rounding with them.
+        # Rounding errors of diverging steps are unbounded, so compare only bounded ones.
         bound = 100 * (1 + float(start.norm()))
         bounded = [step for step in COMPARED_STEPS if float(other[step - 1].norm()) < bound]
         return all(measure_deviation(path, other, start, step) <= limit for step in bounded or COMPARED_STEPS[:1])
 
     def _hyperparameters(self, scenario: Scenario) -> dict[str, Value]:
-        """Return the hyperparameters in a scenario, by the card's names."""
+        """Return the hyperparameters in a scenario, by the names of the card."""
         values = self._target.hyperparameters
         decay = {"weight_decay": scenario.weight_decay} if "weight_decay" in values else {}
         return {**values, **decay}
@@ -188,10 +188,10 @@ class Auditor:
 
 
 def _allowed_deviation(bits: int, scenario: Scenario) -> float:
-    """Return the deviation that is still the same method, by the bits of the state and of the weights.
+    """Return the tolerance, given the bits of the state and the dtype of the weights.
 
-    Measured on sound implementations: at most 3e-5 at 32 bits, 3.2e-2 at 8 and 0.38 at 4; with bf16 weights the moments
-    are bf16 too, which costs up to 0.15.
+    Measured deviations of correct implementations: at most 3e-5 at 32 bits, 3.2e-2 at 8 bits and 0.38 at 4 bits; with
+    bf16 weights the moments are bf16 too, and deviations reach 0.15.
     """
     by_state = {32: _SAME_METHOD, 8: 5e-2, 4: 0.45}.get(bits, _SAME_METHOD)
     return max(by_state, 0.25) if scenario.dtype != "float32" else by_state
@@ -221,10 +221,10 @@ def audit(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> 
 
 @silence_libraries()
 def resume(target: AuditTarget, optimizer_class: type[torch.optim.Optimizer], saved_run: str) -> CheckResult:
-    """Continue a run that another process saved.
+    """Resume a run that another process saved.
 
     Args:
-        saved_run: From `audit`.
+        saved_run: `saved_run` of the answer of `audit`.
     """
     run = base64.b64decode(saved_run)
     builder = OptimizerBuilder(target, optimizer_class)

@@ -1,4 +1,4 @@
-"""Audit implementations in a worker process, and judge each. Imports no torch."""
+"""Audits in a worker process, and their verdicts. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.findings import ABSENT, CONFORMS, DEVIATES, FAILS, QUANTISED, AuditVerdict
 from optadvise.core.units import show_share
@@ -25,20 +26,24 @@ from optadvise.verify.records import (
 from optadvise.verify.target import describe_user_class, make_target
 from optadvise.verify.worker_client import WORKER, AuditWorker, NoAnswerError
 
-_EXACT = 1e-3  # deviation beyond which quantisation shows
-TIMEOUT_SECONDS = 60.0  # of one implementation, its import included
+_EXACT = 1e-3  # a quantized implementation with a larger deviation is `within quantisation`
+TIMEOUT_SECONDS = 60.0  # for one implementation, including its import
 
 
 class AuditEntry(Struct, frozen=True):
     """An implementation to audit."""
 
     target: AuditTarget
-    offered: bool = True  # by the card
-    remedy: str | None = None  # advice if it cannot be imported; None: that of the card
+    offered: bool = True  # the card offers it to users
+    remedy: str | None = None  # advice if it cannot be imported; None: to install the package
 
 
 def list_entries(catalog: Catalog, ids: Iterable[str] | None) -> list[AuditEntry]:
-    """Return every implementation of some optimizers, None for all, with those that the cards do not offer."""
+    """Return all implementations of some optimizers, including those that cards do not offer.
+
+    Args:
+        ids: Canonical ids; None for all optimizers.
+    """
     return [
         AuditEntry(make_target(catalog, card, each), each in card.implementations)
         for card in map(catalog.optimizer, catalog.optimizer_ids if ids is None else ids)
@@ -47,16 +52,21 @@ def list_entries(catalog: Catalog, ids: Iterable[str] | None) -> list[AuditEntry
 
 
 def enter_user_class(catalog: Catalog, path: str, name: str) -> AuditEntry:
-    """Return the audit of a user's class against the card of the optimizer that it implements.
+    """Return the entry of a user's class, to audit it against the card of an optimizer.
 
     Raises:
-        InputError: The path is not the import path of a class, or there is no such optimizer.
+        InputError: The path is not an import path, or the optimizer does not exist.
     """
     if "." not in path or not all(part.isidentifier() for part in path.split(".")):
-        raise InputError(f"--import {path!r}: is no import path; write my_package.module.MyAdamW")
+        raise InputError(
+            f"--import {path!r}: must be the import path of a class, such as my_package.module.MyAdamW",
+            code=ErrorCode.INVALID_VALUE,
+            option="--import",
+            value=path,
+        )
     card = catalog.optimizer(catalog.find_optimizer(name, "--as"))
     target = make_target(catalog, card, describe_user_class(card, path))
-    return AuditEntry(target, remedy="install its package, or run this in the folder that holds it")
+    return AuditEntry(target, remedy="install its package, or run the command in its folder")
 
 
 def run_audits(
@@ -66,11 +76,11 @@ def run_audits(
     command: Sequence[str] = WORKER,
     timeout: float = TIMEOUT_SECONDS,
 ) -> Iterator[AuditResult]:
-    """Yield the result of each audit as soon as it is known. A worker that hangs or dies is replaced.
+    """Yield the result of each audit as soon as it is complete. A worker that hangs or dies is replaced.
 
     Args:
-        command: The worker's command line; tests pass others.
-        timeout: Seconds of one audit.
+        command: Command line of the worker; tests replace it.
+        timeout: Time limit of one audit in seconds.
     """
     with AuditWorker(command) as auditor, AuditWorker(command) as resumer:
         for entry in entries:
@@ -86,10 +96,10 @@ def run_audits(
 def _request_audit(
     entry: AuditEntry, auditor: AuditWorker, resumer: AuditWorker, timeout: float
 ) -> AuditAnswer | MissingAnswer:
-    """Audit an implementation in one process, and continue its saved run in another.
+    """Audit an implementation in one process, and resume its saved run in another.
 
     Raises:
-        NoAnswerError: The audit ended the process, or took too long.
+        NoAnswerError: The process ended, or the audit exceeded its time limit.
     """
     request = AuditRequest(target=entry.target, remedy=entry.remedy)
     answer = auditor.request(request, timeout)
@@ -109,12 +119,12 @@ def _request_audit(
 
 
 def judge_failure(entry: AuditEntry, reason: str) -> AuditResult:
-    """Return the result of an audit that ended its process or took too long."""
+    """Return the result of an audit whose process ended or exceeded its time limit."""
     return _make_result(entry, FAILS, reason, expected=not entry.offered)
 
 
 def judge_audit(entry: AuditEntry, answer: AuditAnswer | MissingAnswer) -> AuditResult:
-    """Return the result of an audit that was answered."""
+    """Return the result of an audit."""
     if isinstance(answer, MissingAnswer):
         return _make_result(entry, ABSENT, answer.reason, expected=True)
     verdict = _choose_verdict(answer)
@@ -168,21 +178,24 @@ def _choose_verdict(answer: AuditAnswer) -> AuditVerdict:
 
 
 def _is_broken(answer: AuditAnswer) -> bool:
-    """Return whether the implementation cannot even step a plain matrix."""
+    """Return whether the implementation fails to step a plain matrix."""
     return any(scenario.error is not None and scenario.name == "plain" for scenario in answer.scenarios)
 
 
 def _describe_problems(answer: AuditAnswer) -> list[str]:
-    """Return everything that is wrong, the most telling first."""
+    """Return all problems, the most important first."""
     deviating = [scenario for scenario in answer.scenarios if scenario.deviates]
     raising = [scenario for scenario in answer.scenarios if scenario.error is not None]
     problems = [answer.known_deviation] if answer.known_deviation else []
     if deviating and not problems:
-        shown = (f"{show_share(each.deviation or 0.0)} off for {each.description}" for each in deviating[:3])
-        problems.append("; ".join(shown))
-    problems += [f"raises for {scenario.description} ({scenario.error})" for scenario in raising[:1]]
+        shares = (
+            f"deviates by {show_share(each.deviation or 0.0)} of the update for {each.description}"
+            for each in deviating[:3]
+        )
+        problems.append("; ".join(shares))
+    problems += [f"raises an error for {scenario.description} ({scenario.error})" for scenario in raising[:1]]
     if not _is_broken(answer):
         problems += [f"{check.name}: {check.description}" for check in answer.checks if check.verdict != "ok"]
     if answer.rejected:
-        problems.append(f"takes no {', '.join(answer.rejected)}")
+        problems.append(f"does not accept {', '.join(answer.rejected)}")
     return problems

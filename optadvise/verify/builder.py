@@ -1,4 +1,4 @@
-"""Build an implementation under audit with its card's defaults, without its prints. Imports torch."""
+"""Construction of the optimizer under audit, without its output. Imports torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from optadvise.verify.records import AuditTarget
 
 
 class OptimizerBuilder:
-    """The class under audit, and what it is built with."""
+    """Builder of the optimizer under audit."""
 
     def __init__(self, target: AuditTarget, optimizer_class: type[torch.optim.Optimizer]) -> None:
-        """Find the hyperparameters that the constructor does not take."""
+        """Determine the hyperparameters that the constructor does not accept."""
         self.target = target
         self._class = optimizer_class
         signature = inspect.signature(optimizer_class.__init__).parameters
@@ -38,10 +38,10 @@ class OptimizerBuilder:
         return lr
 
     def build(self, parameters: Iterable[object], **changes: Value) -> torch.optim.Optimizer:
-        """Return an optimizer with the card's defaults.
+        """Return an optimizer with the default hyperparameters of the card.
 
         Args:
-            **changes: Hyperparameters with other values, by the card's names.
+            **changes: Other values of hyperparameters, by the names of the card.
         """
         implementation = self.target.implementation
         values = {**self.target.hyperparameters, **changes}
@@ -61,7 +61,7 @@ def describe_error(error: Exception) -> str:
 
 @contextlib.contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Suppress what libraries print when they are built or stepped, and compile nothing."""
+    """Suppress output and warnings of libraries, and disable torch.compile."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

@@ -1,4 +1,4 @@
-"""Test claims by their experiments in a worker process, seed by seed, and judge each. Imports no torch."""
+"""Tests of claims by experiments in a worker process, and their verdicts. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import mean_ci
 from optadvise.core.cards import EXPERIMENTS, Optimizer, Range, Value
 from optadvise.core.claim_cards import Claim, Trial
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError, suggest_name
 from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED, ClaimOutcome, ClaimVerdict, TestedImplementation
 from optadvise.core.surface_cards import Surface
@@ -30,47 +31,52 @@ from optadvise.verify.records import (
 )
 from optadvise.verify.worker_client import WORKER, AuditWorker, NoAnswerError
 
-TIMEOUT_SECONDS = 60.0  # of one claim
-_START_SECONDS = 120.0  # of a worker, which imports torch
+TIMEOUT_SECONDS = 60.0  # for one claim
+_START_SECONDS = 120.0  # for the start of a worker, which imports torch
 
-Progress: TypeAlias = Callable[[Claim, int], None]  # is called with the claim and the seed before each run
+Progress: TypeAlias = Callable[[Claim, int], None]  # called with claim and seed before each run
 
 
 class Verdict(Struct, frozen=True):
     """Verdict on a claim."""
 
     verdict: ClaimVerdict
-    why: str | None = None  # what keeps it from being decided
+    why: str | None = None  # why the claim is undecided
     measured: float | None = None
     ci95: tuple[float, float] | None = None
-    figures: tuple[float, ...] = ()  # one for each seed
+    figures: tuple[float, ...] = ()  # one per seed
 
 
 class _Evaluation(Struct, frozen=True):
-    """The rules, the worker and the limits that claims are evaluated with."""
+    """Catalog, worker and limits of an evaluation."""
 
     catalog: Catalog
     worker: AuditWorker
-    devices: DevicesAnswer | UndecidedAnswer  # that experiments can run on, or why they are not known
+    devices: DevicesAnswer | UndecidedAnswer  # devices that experiments can run on, or why they are unknown
     progress: Progress
-    timeout: float  # seconds of one claim
+    timeout: float  # seconds for one claim
 
 
 def select_claims(catalog: Catalog, ids: Iterable[str] = (), optimizers: Iterable[str] | None = None) -> list[Claim]:
-    """Return the claims that are named, or those about some optimizers, or all.
+    """Return claims by id, or the claims about some optimizers, or all claims.
 
     Args:
-        ids: Ids of claims; empty for those about the optimizers.
+        ids: Ids of claims; empty to select by optimizer.
         optimizers: Canonical ids; None for all claims.
 
     Raises:
-        InputError: There is no claim with an id.
+        InputError: A claim does not exist.
     """
     named = list(dict.fromkeys(ids))
     for name in named:
         if name not in catalog.claims:
-            hints = filter(None, (suggest_name(name, catalog.claims), "optadvise list --claims shows all"))
-            raise InputError(f"--claim {name!r}: no such claim; {'; '.join(hints)}")
+            hints = filter(None, (suggest_name(name, catalog.claims), "list all with optadvise list --claims"))
+            raise InputError(
+                f"--claim {name!r}: unknown claim; {'; '.join(hints)}",
+                code=ErrorCode.UNKNOWN_NAME,
+                option="--claim",
+                value=name,
+            )
     if named:
         return [catalog.claims[name] for name in named]
     selected = None if optimizers is None else {*optimizers}
@@ -85,14 +91,14 @@ def evaluate_claims(
     command: Sequence[str] = WORKER,
     timeout: float = TIMEOUT_SECONDS,
 ) -> Iterator[ClaimOutcome]:
-    """Yield the outcome of each claim as soon as it is known.
+    """Yield the outcome of each claim as soon as it is complete.
 
     Args:
-        command: The worker's command line; tests pass others.
-        timeout: Seconds of one claim, all seeds together.
+        command: Command line of the worker; tests replace it.
+        timeout: Time limit of one claim in seconds, for all seeds together.
 
     Raises:
-        RuleFileError: A claim names a surface that does not exist.
+        RuleFileError: A claim refers to a surface that does not exist.
     """
     surfaces = [_find_surface(catalog, claim) for claim in claims]  # report errors before anything runs
     with AuditWorker(command) as worker:
@@ -107,7 +113,7 @@ def _request_devices(worker: AuditWorker) -> DevicesAnswer | UndecidedAnswer:
     try:
         answer = worker.request(DevicesRequest(), _START_SECONDS)
     except NoAnswerError as error:
-        return UndecidedAnswer(f"the worker {error}; optadvise doctor says why")
+        return UndecidedAnswer(f"the worker {error}; run optadvise doctor to find the cause")
     assert isinstance(answer, DevicesAnswer)
     return answer
 
@@ -130,21 +136,21 @@ def _evaluate_claim(evaluation: _Evaluation, claim: Claim, surface: Surface | No
 
 
 def _choose_device(evaluation: _Evaluation, claim: Claim) -> str | UndecidedAnswer:
-    """Return the device that a claim is tested on, or why it cannot be tested here."""
+    """Return the device for a claim, or why it cannot be tested on this machine."""
     if claim.needs is not None:
-        return UndecidedAnswer(f"needs {claim.needs}")
+        return UndecidedAnswer(f"requires {claim.needs}")
     disabled = [name for name in claim.optimizers if name not in evaluation.catalog.optimizer_ids]
     if disabled:
-        return UndecidedAnswer(f"a layer of rules rules {disabled[0]} out")
+        return UndecidedAnswer(f"a rule layer disables {disabled[0]}")
     if isinstance(evaluation.devices, UndecidedAnswer):
         return evaluation.devices
-    reason = f"needs {' or '.join(claim.devices)}, which torch does not find here"
+    reason = f"requires {' or '.join(claim.devices)}, which torch does not find on this machine"
     usable = (device for device in claim.devices if device in evaluation.devices.devices)
     return next(usable, UndecidedAnswer(reason))
 
 
 def _run_seeds(evaluation: _Evaluation, claim: Claim, request: ExperimentRequest) -> tuple[list[float], str | None]:
-    """Run the experiment once for each seed, and return the figures, and why there are no further ones."""
+    """Run the experiment once per seed, and return the results, and why some are missing (None if complete)."""
     deadline = time.monotonic() + evaluation.timeout
     figures: list[float] = []
     for seed in range(claim.seeds):
@@ -156,7 +162,7 @@ def _run_seeds(evaluation: _Evaluation, claim: Claim, request: ExperimentRequest
             answer, reason = None, str(error)
         if not isinstance(answer, FigureAnswer):
             if time.monotonic() >= deadline:
-                reason = f"{len(figures)} of {claim.seeds} seeds in {evaluation.timeout:g} seconds"
+                reason = f"completed only {len(figures)} of {claim.seeds} seeds within {evaluation.timeout:g} s"
             return figures, reason
         figures.append(answer.value)
     return figures, None
@@ -166,11 +172,11 @@ def _run_seeds(evaluation: _Evaluation, claim: Claim, request: ExperimentRequest
 
 
 def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) -> Verdict:
-    """Return the verdict on figures.
+    """Return the verdict on a claim.
 
     Args:
-        figures: One for each seed.
-        why: What kept further figures from being measured; then nothing is decided.
+        figures: Results, one per seed.
+        why: Why results are missing, which makes the claim undecided; None if they are complete.
     """
     design = EXPERIMENTS.get(claim.experiment or "")
     mean = mean_ci(figures, ratio=design.ratio) if design and figures else None
@@ -185,13 +191,13 @@ def judge_claim(claim: Claim, figures: Sequence[float], why: str | None = None) 
         elif low == "above" or high == "below":
             verdict = REFUTED
         else:
-            why = "the interval reaches over the edge of what is claimed"
+            why = "the confidence interval overlaps the limit of the claimed range"
     ci95 = None if mean.interval is None else mean.interval.ends
     return Verdict(verdict=verdict, why=why, measured=mean.value, ci95=ci95, figures=tuple(figures))
 
 
 def _locate(figure: float, span: Range) -> str:
-    """Return whether a figure lies below, inside or above the claimed range."""
+    """Return whether a value is below, inside or above the claimed range."""
     if span.low is not None and (figure < span.low or (figure == span.low and not span.low_closed)):
         return "below"
     if span.high is not None and (figure > span.high or (figure == span.high and not span.high_closed)):
@@ -200,7 +206,7 @@ def _locate(figure: float, span: Range) -> str:
 
 
 def format_range(span: Range) -> str:
-    """Return a range as claims are written: `< 1`, `>= 2` or `[0.4 .. 0.6)`."""
+    """Return a range in the syntax of claims: `< 1`, `>= 2` or `[0.4 .. 0.6)`."""
     if span.low is None:
         return f"{'<=' if span.high_closed else '<'} {span.high:g}"
     if span.high is None:
@@ -249,14 +255,15 @@ def _make_side(card: Optimizer, trial: Trial, device: str) -> Side:
 
 
 def _find_surface(catalog: Catalog, claim: Claim) -> Surface | None:
-    """Return the surface that a claim's setting names, None if it names none.
+    """Return the surface of a claim's experiment, None if it uses none.
 
     Raises:
-        RuleFileError: There is no such surface.
+        RuleFileError: The surface does not exist.
     """
     name = claim.setting.get("surface")
     if name is None:
         return None
     if name not in catalog.surfaces:
-        raise RuleFileError(f"no surface is called {name!r}; {suggest_name(name, catalog.surfaces)}", claim.at)
+        message = f"unknown surface {name!r}; {suggest_name(name, catalog.surfaces)}"
+        raise RuleFileError(message, claim.at, code=ErrorCode.UNKNOWN_REFERENCE)
     return catalog.surfaces[name]

@@ -1,4 +1,4 @@
-"""Setup of an experiment, and the search for the best learning rate that several experiments share. Imports torch."""
+"""Setup of an experiment, and the search for its best learning rate. Imports torch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from optadvise.verify.training import TrainingCache
 
 
 class UndecidableError(Exception):
-    """An experiment has no figure; the text is the reason."""
+    """An experiment has no result; the text is the reason."""
 
 
 class ExperimentSetup(Struct, frozen=True):
-    """Arms, arguments and device of an experiment."""
+    """Optimizers, settings and device of an experiment."""
 
-    sides: Sequence[Side]  # one or two; a ratio is the first over the second
-    setting: ExperimentSetting  # arguments of the experiment
+    sides: Sequence[Side]  # one or two; ratios are first / second
+    setting: ExperimentSetting  # settings of the experiment
     device: str  # cpu or cuda
     trainings: TrainingCache
-    surface: Surface | None = None  # the one that the setting names
+    surface: Surface | None = None  # test function, if the experiment uses one
 
     def train(
         self,
@@ -37,23 +37,23 @@ class ExperimentSetup(Struct, frozen=True):
         setting: ExperimentSetting | None = None,
         spiked: bool = True,
     ) -> list[float]:
-        """Return the losses of a side's training.
+        """Train one side and return the loss of every step.
 
         Args:
-            arm: One of the side's at another learning rate; None for its own.
-            setting: Other arguments; None for those of the experiment.
-            spiked: Apply the spike, if the setting has one.
+            arm: The side's arm at another learning rate; None for the default.
+            setting: Changed settings; None for those of the experiment.
+            spiked: Apply the gradient spike, if the settings have one.
         """
         return self.trainings.get_losses(
             arm or side.arm, setting or self.setting, seed, self.device, warmup=side.warmup, spiked=spiked
         )
 
     def mean_last(self, losses: Sequence[float]) -> float:
-        """Return the mean of the last losses."""
+        """Return the mean of the last losses, the final loss."""
         return fmean(losses[-self.setting["last"] :])
 
     def losses_by_rate(self, side: Side, seed: int, **changes: int) -> dict[float, float]:
-        """Return the last loss at each learning rate, with other arguments in the setting."""
+        """Return the final loss at each learning rate; keyword arguments change settings."""
         setting = {**self.setting, **changes}
         return {
             each.rate: self.mean_last(self.train(side, seed, arm=each.arm, setting=setting))
@@ -61,12 +61,13 @@ class ExperimentSetup(Struct, frozen=True):
         }
 
     def find_best_rate(self, side: Side, seed: int, **changes: int) -> float:
-        """Return the learning rate with the lowest last loss, interpolated between those tried.
+        """Return the learning rate with the lowest final loss, interpolated between the tested values.
 
-        It is the minimum of the parabola through the lowest loss and its neighbours, over the logarithms of the rates.
+        It is the minimum of a parabola through the lowest loss and its neighbors, over the logarithm of the learning
+        rate.
 
         Raises:
-            UndecidableError: The best is the lowest or the highest that was tried, so that a better one may lie beyond.
+            UndecidableError: The best learning rate is the lowest or the highest tested value.
         """
         losses = self.losses_by_rate(side, seed, **changes)
         best = find_inner_minimum(side, losses)
@@ -76,14 +77,16 @@ class ExperimentSetup(Struct, frozen=True):
 
 
 def find_inner_minimum(side: Side, losses: Mapping[float, float]) -> float:
-    """Return the learning rate with the lowest loss.
+    """Return the tested learning rate with the lowest loss.
 
     Raises:
-        UndecidableError: It is the lowest or the highest that was tried.
+        UndecidableError: It is the lowest or the highest tested value.
     """
     best = min(losses, key=lambda rate: losses[rate])
     if best in (min(losses), max(losses)):
-        raise UndecidableError(f"the best rate of {side.arm.optimizer} lies at the end of those tried, at {best:g}")
+        raise UndecidableError(
+            f"the best learning rate of {side.arm.optimizer}, {best:g}, is at the edge of the tested range"
+        )
     return best
 
 

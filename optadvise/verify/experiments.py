@@ -1,6 +1,6 @@
-"""Experiments by name: a function of a setup and a seed that returns one figure without a unit. Imports torch.
+"""Experiments: functions of a setup and a seed that return a number without a unit. Imports torch.
 
-They name no optimizer. A figure is a ratio or a share; `UndecidableError` has the reason if there is none.
+They are independent of optimizers. `UndecidableError` has the reason if an experiment has no result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _first_over_second(figures: Iterable[float]) -> float:
 
 
 def _measure_state(setup: ExperimentSetup, side: Side) -> tuple[int, int]:
-    """Return the bytes of the state after a step, and of the weights."""
+    """Return the bytes of the optimizer state after a step, and of the weights."""
     dtype = getattr(torch, setup.setting.get("dtype", "float32"))
     weights = torch.nn.Parameter(torch.ones(setup.setting["shape"], dtype=dtype, device=setup.device))
     weights.grad = torch.ones_like(weights)
@@ -44,12 +44,12 @@ def _measure_state(setup: ExperimentSetup, side: Side) -> tuple[int, int]:
 
 
 def state_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the first's state over the second's, for one matrix of a `shape` and `dtype`."""
+    """Return the ratio of optimizer states in bytes (first / second) for a weight of `shape` and `dtype`."""
     return _first_over_second(_measure_state(setup, side)[0] for side in setup.sides)
 
 
 def state_buffers(setup: ExperimentSetup, seed: int) -> float:
-    """Return the state over the weights that it belongs to."""
+    """Return optimizer state / weights, in bytes."""
     state, weights = _measure_state(setup, setup.sides[0])
     return state / weights
 
@@ -57,7 +57,7 @@ def state_buffers(setup: ExperimentSetup, seed: int) -> float:
 def _compute_path(
     setup: ExperimentSetup, side: Side, gradient: Callable[[int], Tensor], start: Tensor, steps: int
 ) -> list[Tensor]:
-    """Return the weights before the first step and after each, with gradients that depend on the step alone."""
+    """Return the weights before the first step and after each step, with gradients that depend only on the step."""
     weights = torch.nn.Parameter(start.to(setup.device, copy=True))
     with silence_libraries():
         optimizers = optimizer_builder.build_optimizers(side.arm, [("weight", weights)])
@@ -75,7 +75,7 @@ def _make_noise(shape: Sequence[int], seed: int) -> Callable[[int], Tensor]:
 
 
 def path_distance(setup: ExperimentSetup, seed: int) -> float:
-    """Return the distance of the two ends after `steps` of noise on a `shape`, over the way that the second went."""
+    """Return ‖end_1 − end_2‖ / ‖end_2 − start‖ after `steps` steps with noisy gradients on a weight of `shape`."""
     shape, steps = setup.setting["shape"], setup.setting["steps"]
     start = 0.05 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     first, second = (_compute_path(setup, side, _make_noise(shape, seed), start, steps) for side in setup.sides)
@@ -83,7 +83,7 @@ def path_distance(setup: ExperimentSetup, seed: int) -> float:
 
 
 def first_step_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the length of the first step over the mean of the last hundred, on noise on a `shape`."""
+    """Return length of the first step / mean length of the last 100 steps, with noisy gradients."""
     shape = setup.setting["shape"]
     noise = _make_noise(shape, seed)
     path = _compute_path(setup, setup.sides[0], noise, torch.zeros(*shape), setup.setting["steps"])
@@ -92,9 +92,9 @@ def first_step_ratio(setup: ExperimentSetup, seed: int) -> float:
 
 
 def decay_evenness(setup: ExperimentSetup, seed: int) -> float:
-    """Return the decay of weights with large gradients over that of weights with small ones, at the two `scales`.
+    """Return the ratio of weight decay for large and small gradients, whose sizes are the two `scales`.
 
-    The effect of decay is the difference to the same steps from weights at zero, which have nothing to decay.
+    The effect of weight decay is the difference to the same steps from weights at zero.
     """
     count, steps = setup.setting["elements"], setup.setting["steps"]
     scales = torch.tensor(setup.setting["scales"])[:, None]
@@ -106,17 +106,17 @@ def decay_evenness(setup: ExperimentSetup, seed: int) -> float:
 
     decayed = _compute_path(setup, setup.sides[0], gradient, start, steps)
     undecayed = _compute_path(setup, setup.sides[0], gradient, torch.zeros(2, count), steps)
-    way = (decayed[-1] - start.to(setup.device)) - undecayed[-1]
-    small, large = -(way / start.to(setup.device)).mean(dim=1)
+    effect = (decayed[-1] - start.to(setup.device)) - undecayed[-1]
+    small, large = -(effect / start.to(setup.device)).mean(dim=1)
     return float(large / small)
 
 
 def goal_steps_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the steps to the `surface`'s goal from a start that the seed moves, the first's over the second's."""
+    """Return the ratio of steps to the goal of a `surface` (first / second); the seed moves the start."""
     surface = setup.surface
     assert surface is not None
     generator = torch.Generator().manual_seed(seed)
-    factor = 0.5 + torch.rand(2, generator=generator)  # half to one and a half times as far from the ridge
+    factor = 0.5 + torch.rand(2, generator=generator)  # 0.5 to 1.5 times the distance of the start from y = 0
     moved = replace(surface, start=(surface.start[0], surface.start[1] * float(factor[0])))
     counts = []
     for side in setup.sides:
@@ -129,9 +129,9 @@ def goal_steps_ratio(setup: ExperimentSetup, seed: int) -> float:
 
 
 def step_time_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the median seconds of a step on the shapes of a decoder with `params`, the first's over the second's."""
+    """Return the ratio of median optimizer step times (first / second) for a decoder with `params` parameters."""
     shapes = workloads.parameter_shapes(setup.setting["params"])
-    torch.set_num_threads(os.cpu_count() or 1)  # as in a training; every other experiment uses one
+    torch.set_num_threads(os.cpu_count() or 1)  # as in a training run; other experiments use one thread
     order = (0, 1) if seed % 2 == 0 else (1, 0)
     try:
         seconds = {number: _time_step(setup, setup.sides[number], shapes) for number in order}
@@ -156,45 +156,45 @@ def _time_step(setup: ExperimentSetup, side: Side, shapes: Sequence[tuple[int, .
     return median(clock.seconds()[1:])  # the first step allocates the state
 
 
-# -- trainings --------------------------------------------------------------------------------------------------------
+# -- training runs ----------------------------------------------------------------------------------------------------
 
 
 def smooth_losses(losses: Sequence[float], width: int) -> list[float]:
-    """Return each loss as the mean of up to `width` losses that end with it."""
+    """Return the moving average over up to `width` losses."""
     return [fmean(losses[max(0, end - width) : end]) for end in range(1, len(losses) + 1)]
 
 
 def curve_distance(setup: ExperimentSetup, seed: int) -> float:
-    """Return the mean distance of the loss curves, smoothed over `smooth` steps, as a share of the second's."""
+    """Return the mean relative difference of the loss curves, smoothed over `smooth` steps."""
     first, second = (smooth_losses(setup.train(side, seed), setup.setting["smooth"]) for side in setup.sides)
     return fmean(abs(a / b - 1) for a, b in zip(first, second, strict=True))
 
 
 def final_loss_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the mean loss of the `last` steps, the first's over the second's."""
+    """Return the ratio of mean losses over the `last` steps (first / second)."""
     return _first_over_second(setup.mean_last(setup.train(side, seed)) for side in setup.sides)
 
 
 def damage_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the loss that a spike adds over the steps `after` it, the first's over the second's."""
+    """Return the ratio of loss increases over the `after` steps after a gradient spike (first / second)."""
     begin = setup.setting["spike_at"]
     span = slice(begin, begin + setup.setting["after"])
-    costs = []
+    increases = []
     for side in setup.sides:
-        calm, spiked = (setup.train(side, seed, spiked=spiked)[span] for spiked in (False, True))
-        costs.append(fmean(spiked) - fmean(calm))
-    if costs[1] <= 0:
-        raise UndecidableError(f"the spike cost {setup.sides[1].arm.optimizer} nothing")
-    return _first_over_second(costs)
+        baseline, spiked = (setup.train(side, seed, spiked=spiked)[span] for spiked in (False, True))
+        increases.append(fmean(spiked) - fmean(baseline))
+    if increases[1] <= 0:
+        raise UndecidableError(f"the gradient spike does not increase the loss of {setup.sides[1].arm.optimizer}")
+    return _first_over_second(increases)
 
 
 def best_rate_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the learning rate with the lowest last loss, the first's over the second's."""
+    """Return the ratio of best learning rates (first / second)."""
     return _first_over_second(setup.find_best_rate(side, seed) for side in setup.sides)
 
 
 def best_loss_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the lowest last loss over all learning rates, the first's over the second's."""
+    """Return the ratio of final losses at the best learning rates (first / second)."""
     lowest = []
     for side in setup.sides:
         losses = setup.losses_by_rate(side, seed)
@@ -203,7 +203,7 @@ def best_loss_ratio(setup: ExperimentSetup, seed: int) -> float:
 
 
 def rate_width_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return how many learning rates around the best lose at most `within` more, the first's over the second's."""
+    """Return the ratio of numbers of learning rates with a loss `within` the best (first / second)."""
     return _first_over_second(_count_good_rates(setup, side, seed) for side in setup.sides)
 
 
@@ -217,12 +217,12 @@ def _count_good_rates(setup: ExperimentSetup, side: Side, seed: int) -> int:
     while high < len(are_good) - 1 and are_good[high + 1]:
         high += 1
     if low == 0 or high == len(are_good) - 1:
-        raise UndecidableError(f"rates beyond those tried may do for {side.arm.optimizer}")
+        raise UndecidableError(f"the range of tested learning rates is too narrow for {side.arm.optimizer}")
     return high - low + 1
 
 
 def rate_growth_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the best rate's growth with `times` the batch and as many samples, the first's over the second's."""
+    """Return the ratio of growths of the best learning rate with `times` the batch size, at equal samples."""
     times = setup.setting["times"]
     large = {"batch_size": setup.setting["batch_size"] * times, "steps": setup.setting["steps"] // times}
     return _first_over_second(
@@ -240,12 +240,12 @@ EXPERIMENTS: Mapping[str, Callable[[ExperimentSetup, int], float]] = {
 
 
 def run_experiment(name: str, setup: ExperimentSetup, seed: int) -> float:
-    """Return the figure of an experiment.
+    """Return the result of an experiment.
 
     Raises:
-        UndecidableError: It has no figure.
+        UndecidableError: The experiment has no result.
     """
     figure = EXPERIMENTS[name](setup, seed)
     if not math.isfinite(figure):
-        raise UndecidableError(f"the figure is {figure}, which is no number")
+        raise UndecidableError(f"the result is {figure}; must be a finite number")
     return figure

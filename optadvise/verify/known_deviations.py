@@ -1,4 +1,4 @@
-"""Known deviations from a paper's equation, as methods of their own: one that matches names what is wrong."""
+"""Common deviations from published updates; a match identifies the error of an implementation. Imports torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optadvise.verify.reference import METHODS, Hyperparameters, Method, Traject
 
 
 class KnownDeviation(Struct, frozen=True):
-    """A method that an implementation may compute instead of its card's equation."""
+    """Update that an implementation may compute instead of its card's equation."""
 
     description: str
     method: Method
@@ -23,14 +23,14 @@ KnownDeviations = Iterator[KnownDeviation]
 
 
 def _adam(*, first: bool = True, second: bool = True, inside: bool = False, late: int = 0, decay: str = "") -> Method:
-    """Return Adam's step with a deviation.
+    """Return Adam's update with a deviation.
 
     Args:
         first: Correct the first moment's bias.
         second: Correct the second moment's bias.
         inside: Put eps inside the root.
-        late: Subtract this from the step that the correction uses.
-        decay: coupled, decoupled, unscaled (not multiplied by the learning rate), or none.
+        late: Number that is subtracted from the step in the bias correction.
+        decay: coupled, decoupled, unscaled (not multiplied by the learning rate) or none.
     """
 
     def method(theta: Tensor, h: Hyperparameters) -> Trajectory:
@@ -52,12 +52,12 @@ def _adam(*, first: bool = True, second: bool = True, inside: bool = False, late
 
 
 def _momentum(*, dampening: float = 0.0, ahead: bool = False, lr_inside: bool = False) -> Method:
-    """Return momentum's step with a deviation.
+    """Return the update of SGD with momentum with a deviation.
 
     Args:
-        dampening: Share of every gradient but the first that is kept out of the velocity, as torch's dampening.
-        ahead: Look ahead, as Nesterov's.
-        lr_inside: Multiply the gradient, and not the velocity, by the learning rate.
+        dampening: Dampening of the gradient after the first step, as in torch.
+        ahead: Use Nesterov momentum.
+        lr_inside: Multiply the gradient, not the velocity, by the learning rate.
     """
 
     def method(theta: Tensor, h: Hyperparameters) -> Trajectory:
@@ -75,10 +75,11 @@ def _momentum(*, dampening: float = 0.0, ahead: bool = False, lr_inside: bool = 
 def _with_changes(
     method: Method, *, couples_decay: bool = False, **changes: Callable[[Hyperparameters], object]
 ) -> Method:
-    """Return a method with other values of some hyperparameters, computed from all.
+    """Return a method with changed hyperparameters.
 
     Args:
         couples_decay: Add the weight decay to the gradient.
+        **changes: New values of hyperparameters, as functions of all hyperparameters.
     """
 
     def changed(theta: Tensor, h: Hyperparameters) -> Trajectory:
@@ -94,24 +95,26 @@ def _with_changes(
 
 
 def _list_adam_deviations(decay: str) -> KnownDeviations:
-    yield KnownDeviation("corrects neither moment for its start", _adam(first=False, second=False, decay=decay))
-    yield KnownDeviation("does not correct the second moment for its start", _adam(second=False, decay=decay))
-    yield KnownDeviation("does not correct the first moment for its start", _adam(first=False, decay=decay))
-    yield KnownDeviation("has eps inside the root", _adam(inside=True, decay=decay))
-    yield KnownDeviation("counts steps from 0 in the correction", _adam(late=1, decay=decay))
-    yield KnownDeviation("counts a step too many in the correction", _adam(late=-1, decay=decay))
-    yield KnownDeviation("does not multiply the decay by the rate", _adam(decay="unscaled"))
-    yield KnownDeviation("decouples the decay", _adam(decay="decoupled"))
+    yield KnownDeviation("has no bias correction", _adam(first=False, second=False, decay=decay))
+    yield KnownDeviation("has no bias correction of the second moment", _adam(second=False, decay=decay))
+    yield KnownDeviation("has no bias correction of the first moment", _adam(first=False, decay=decay))
+    yield KnownDeviation("adds eps inside the square root", _adam(inside=True, decay=decay))
+    yield KnownDeviation("counts steps from 0 in the bias correction", _adam(late=1, decay=decay))
+    yield KnownDeviation("counts one step too many in the bias correction", _adam(late=-1, decay=decay))
+    yield KnownDeviation("does not multiply the weight decay by the learning rate", _adam(decay="unscaled"))
+    yield KnownDeviation("applies decoupled instead of coupled weight decay", _adam(decay="decoupled"))
 
 
 def _list_momentum_deviations(decay: str) -> KnownDeviations:
-    yield KnownDeviation("looks ahead, as Nesterov's does", _momentum(ahead=True))
-    yield KnownDeviation("does not look ahead: plain momentum", _momentum())
-    yield KnownDeviation("keeps the rate inside the velocity", _momentum(lr_inside=True))
+    yield KnownDeviation("computes Nesterov momentum", _momentum(ahead=True))
+    yield KnownDeviation("computes plain instead of Nesterov momentum", _momentum())
+    yield KnownDeviation(
+        "multiplies the gradient instead of the velocity by the learning rate", _momentum(lr_inside=True)
+    )
     yield KnownDeviation("dampens the gradient that enters the velocity", _momentum(dampening=0.9))
 
 
-# Deviations from one method, by how its weights decay.
+# Functions that list the deviations of a method, given its kind of weight decay.
 _BY_METHOD: Mapping[Method, Callable[[str], KnownDeviations]] = {
     METHODS["adam"]: _list_adam_deviations, METHODS["adamw"]: _list_adam_deviations,
     METHODS["sgd-momentum"]: _list_momentum_deviations, METHODS["sgd-nesterov"]: _list_momentum_deviations,
@@ -119,22 +122,22 @@ _BY_METHOD: Mapping[Method, Callable[[str], KnownDeviations]] = {
 
 
 def list_known_deviations(optimizer: str, decay: str, ancestors: Sequence[str]) -> KnownDeviations:
-    """Yield what an implementation may compute instead of its card's equation.
+    """Yield known deviations of an optimizer, the likeliest first.
 
     Args:
-        decay: How weights decay by the card: decoupled, coupled or none.
-        ancestors: Ids of the optimizers that it came from, the nearest first.
+        decay: Kind of weight decay on the card: decoupled, coupled or none.
+        ancestors: Ids of the optimizers that it derives from, the closest first.
     """
     method = METHODS[optimizer]
     yield KnownDeviation("ignores the weight decay", _with_changes(method, weight_decay=lambda h: 0.0))
     coupled = _with_changes(method, couples_decay=True, weight_decay=lambda h: 0.0)
-    yield KnownDeviation("couples the decay: it goes through the gradient", coupled)
+    yield KnownDeviation("applies coupled instead of decoupled weight decay", coupled)
     yield KnownDeviation("swaps the betas", _with_changes(method, betas=_swap_betas))
     if method in _BY_METHOD:
         yield from _BY_METHOD[method](decay)
     for other in dict.fromkeys((*ancestors, *METHODS)):
         if METHODS[other] is not method:
-            yield KnownDeviation(f"computes {other}'s step", METHODS[other])
+            yield KnownDeviation(f"computes {other}", METHODS[other])
 
 
 def _swap_betas(h: Hyperparameters) -> list[float] | None:
@@ -144,7 +147,7 @@ def _swap_betas(h: Hyperparameters) -> list[float] | None:
 def find_match(
     scenarios: Sequence[str], candidates: Iterable[KnownDeviation], matches: Callable[[str, Method], bool]
 ) -> str | None:
-    """Return the description of the first deviation that matches in every scenario, None if none does.
+    """Return the description of the first deviation that matches in all scenarios, None if none does.
 
     Args:
         candidates: Deviations, the likeliest first.
@@ -153,6 +156,12 @@ def find_match(
         try:
             if all(matches(scenario, candidate.method) for scenario in scenarios):
                 return candidate.description
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):  # it lacks a hyperparameter
+        except (
+            ArithmeticError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ):  # the optimizer lacks a hyperparameter of the method
             continue
     return None

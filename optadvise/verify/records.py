@@ -1,4 +1,4 @@
-"""Records of audits and experiments: the messages between the command and its worker, and the result of `verify`."""
+"""Records of audits and experiments: messages between client and worker, and the result of `verify`."""
 
 from __future__ import annotations
 
@@ -13,62 +13,62 @@ from optadvise.core.cards import Implementation, Value
 from optadvise.core.findings import AuditVerdict, ClaimOutcome, ExperimentSetting
 from optadvise.core.surface_cards import Surface
 
-# Names of two checks that other modules look for.
+# Names of two checks that other modules refer to.
 RESUMED, RESUMED_ELSEWHERE = "saving and loading", "saving and loading in another process"
 
 
 class AuditTarget(Struct, frozen=True, kw_only=True):
-    """An implementation to audit, with what its card declares."""
+    """Implementation to audit, with the declarations of its card."""
 
     optimizer: str  # id of the card
     implementation: Implementation
-    hyperparameters: Mapping[str, Value]  # the card's defaults by the card's names
-    decay: str  # of weights: decoupled, coupled or none
-    ancestors: tuple[str, ...]  # ids of the optimizers that it came from, the nearest first
+    hyperparameters: Mapping[str, Value]  # defaults of the card, by the names of the card
+    decay: str  # weight decay: decoupled, coupled or none
+    ancestors: tuple[str, ...]  # ids of the optimizers that it derives from, the closest first
     takes_sparse_gradients: bool = False
-    bits: Mapping[str, int] = {}  # of the narrowest state, by scenario where it is not 32
-    rounding_share: float = 0.0  # additional deviation that its arithmetic causes
-    skipped: tuple[str, ...] = ()  # scenarios and checks with more than one right answer
+    bits: Mapping[str, int] = {}  # bits of the narrowest state, by scenario; 32 if absent
+    rounding_share: float = 0.0  # additional deviation due to its arithmetic
+    skipped: tuple[str, ...] = ()  # scenarios and checks without a unique correct result
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
 class AuditRequest(Struct, frozen=True, kw_only=True, tag_field="request", tag="audit"):
-    """Audit an implementation, or continue a run of it that another worker saved."""
+    """Request to audit an implementation, or to resume a run that another worker saved."""
 
     target: AuditTarget
-    remedy: str | None  # advice if it cannot be imported; None: install the package
-    saved_run: str | None = None  # base64, of `AuditAnswer`
+    remedy: str | None  # advice if it cannot be imported; None: to install the package
+    saved_run: str | None = None  # base64, from `AuditAnswer`
 
 
 class DevicesRequest(Struct, frozen=True, tag_field="request", tag="devices"):
-    """List the devices that experiments can run on."""
+    """Request to list the devices that experiments can run on."""
 
 
 class ArmAtRate(Struct, frozen=True):
-    """An arm with one learning rate."""
+    """Arm with one learning rate."""
 
     rate: float
     arm: Arm
 
 
 class Side(Struct, frozen=True):
-    """One side of an experiment."""
+    """Optimizer on one side of a comparison."""
 
     arm: Arm
-    arms_by_rate: tuple[ArmAtRate, ...] = ()  # the same arm at each learning rate to try
-    warmup: int = 0  # steps
+    arms_by_rate: tuple[ArmAtRate, ...] = ()  # the same arm at each tested learning rate
+    warmup: int = 0  # warmup steps
 
 
 class ExperimentRequest(Struct, frozen=True, kw_only=True, tag_field="request", tag="experiment"):
-    """Run an experiment once."""
+    """Request to run an experiment with one seed."""
 
     experiment: str
     setting: ExperimentSetting
     device: str  # cpu or cuda
     sides: tuple[Side, ...]
-    surface: Surface | None  # the one that the setting names
+    surface: Surface | None  # test function, if the experiment uses one
     seed: int = 0
 
 
@@ -78,24 +78,24 @@ Request: TypeAlias = AuditRequest | DevicesRequest | ExperimentRequest
 
 
 class ScenarioResult(Struct, frozen=True, kw_only=True):
-    """Deviation of an implementation from its reference in one scenario."""
+    """Deviation of an implementation from the reference in one scenario."""
 
     name: str = field(name="scene")
     description: str = field(name="words")
-    deviation: float | None = field(name="share")  # largest, as a share of the reference's way; None if it raised
-    step: int | None  # after which it is largest
-    allowed: float  # deviation that is still the same method
-    bits: int  # of the narrowest state
+    deviation: float | None = field(name="share")  # largest, relative to the reference's update; None on an error
+    step: int | None  # step with the largest deviation
+    allowed: float  # tolerance
+    bits: int  # bits of the narrowest state
     error: str | None
 
     @property
     def deviates(self) -> bool:
-        """Return whether it deviates by more than is allowed."""
+        """Return whether the deviation exceeds the tolerance."""
         return self.deviation is not None and self.deviation > self.allowed
 
 
 class CheckResult(Struct, frozen=True):
-    """Result of using an implementation in one way, as trainings do."""
+    """Result of one API check."""
 
     name: str
     verdict: Literal["ok", "differs", "fails"]
@@ -103,41 +103,41 @@ class CheckResult(Struct, frozen=True):
 
 
 class AuditAnswer(Struct, frozen=True, kw_only=True, tag_field="answer", tag="audit"):
-    """Everything that an audit measured."""
+    """Measurements of an audit."""
 
     scenarios: tuple[ScenarioResult, ...]
     checks: tuple[CheckResult, ...]
-    known_deviation: str | None  # that explains every scenario that deviates
-    rejected: tuple[str, ...]  # hyperparameters that the constructor does not take
-    saved_run: str | None  # base64, for another worker to continue; None if saving fails here already
+    known_deviation: str | None  # explains all scenarios that deviate
+    rejected: tuple[str, ...]  # hyperparameters that the constructor does not accept
+    saved_run: str | None  # base64, to resume in another worker; None if resuming failed in this one
 
 
 class ResumeAnswer(Struct, frozen=True, tag_field="answer", tag="resume"):
-    """Result of continuing a saved run."""
+    """Result of resuming a saved run."""
 
     check: CheckResult
 
 
 class MissingAnswer(Struct, frozen=True, tag_field="answer", tag="missing"):
-    """An implementation cannot be imported, or its optimizer has no reference."""
+    """Reason why an implementation cannot be audited."""
 
     reason: str
 
 
 class DevicesAnswer(Struct, frozen=True, tag_field="answer", tag="devices"):
-    """The devices that experiments can run on."""
+    """Devices that experiments can run on."""
 
     devices: tuple[str, ...]
 
 
 class FigureAnswer(Struct, frozen=True, tag_field="answer", tag="figure"):
-    """The figure of an experiment, without a unit."""
+    """Result of an experiment, without a unit."""
 
     value: float
 
 
 class UndecidedAnswer(Struct, frozen=True, tag_field="answer", tag="undecided"):
-    """An experiment has no figure."""
+    """Reason why an experiment has no result."""
 
     reason: str
 
@@ -154,24 +154,24 @@ class AuditResult(Struct, frozen=True, kw_only=True):
     implementation: str
     path: str = field(name="import")
     package: str | None
-    offered: Annotated[bool, Meta(description="The card offers it; others have the same name and are audited too.")]
-    note: Annotated[str | None, Meta(description="What the card says of its deviation.")] = field(name="said")
+    offered: Annotated[bool, Meta(description="Whether the card offers it to users.")]
+    note: Annotated[str | None, Meta(description="The card's note about its deviation.")] = field(name="said")
     verdict: AuditVerdict
     why: str | None
-    expected: Annotated[bool, Meta(description="It conforms, or the card declares the deviation.")]
+    expected: Annotated[bool, Meta(description="Whether it conforms, or the card declares the deviation.")]
     worst: Annotated[
         float | None,
-        Meta(description="Largest deviation from the reference in fp32, as a share of the way that it went."),
+        Meta(description="Largest deviation in fp32, relative to the reference's update."),
     ]
     scenarios: tuple[ScenarioResult, ...] = field(name="scenes")
     checks: tuple[CheckResult, ...]
     known_deviation: Annotated[
-        str | None, Meta(description="The known deviation that explains every scenario that deviates.")
+        str | None, Meta(description="Known deviation that explains all scenarios that deviate.")
     ] = field(name="suspect")
 
 
 class VerifyEnvironment(Machine, frozen=True, kw_only=True):
-    """Machine and software of an audit."""
+    """Machine and package versions."""
 
     packages: dict[str, str | None]  # versions; None for a package that is not installed
 
@@ -182,7 +182,7 @@ class VerifyResult(Struct, frozen=True, kw_only=True):
     schema_version: Literal[1]
     kind: Literal["verify"]
     optadvise: Annotated[str, Meta(description="Version.")]
-    date: Annotated[str, Meta(description="As in 2026-11-26.")]
+    date: Annotated[str, Meta(description="ISO date, such as 2026-11-26.")]
     environment: VerifyEnvironment
     audits: tuple[AuditResult, ...]
     claims: tuple[ClaimOutcome, ...]

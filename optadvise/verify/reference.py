@@ -1,8 +1,7 @@
-"""Reference of every optimizer in the catalogue: the published update in float64, without any optimizer library.
+"""Reference implementations: the published update of every optimizer in float64, without an optimizer library.
 
-Each method is a generator that yields the parameter, is sent its gradient, and yields the parameter after the step, so
-that it reads like its card's equation. Quantised and paged optimizers share the method of the optimizer that they
-compress, as compression is not meant to change it.
+Each method is a generator that yields the parameter and receives its gradient, so it reads like the card's equation.
+Quantized and paged optimizers use the reference of the optimizer whose state they compress.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from torch import Tensor
 
 from optadvise.core.cards import Value
 
-Hyperparameters = dict[str, Any]  # values by the card's names: mostly numbers, betas a list
+Hyperparameters = dict[str, Any]  # values by the names of the card; betas is a list
 Gradients = Callable[[Tensor, int], Tensor]
-Trajectory = Generator[Tensor, Tensor, None]  # yields the parameter, is sent the gradient there
+Trajectory = Generator[Tensor, Tensor, None]  # yields the parameter, receives its gradient
 Method = Callable[[Tensor, Hyperparameters], Trajectory]
 
-# The smallest root mean square of a tensor in Adafactor, eps2 of the paper, and the root of its eps1.
+# Adafactor: eps2 of the paper, the smallest root mean square of a tensor, and the square root of eps1.
 ADAFACTOR_SMALLEST_RMS, ADAFACTOR_EPS = 1e-3, 1e-15
-# Coefficients of the quintic iteration in Jordan's post on Muon, and how often it runs.
+# Muon: coefficients and number of Newton-Schulz iterations in Jordan's post.
 NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS = (3.4445, -4.7750, 2.0315), 5
 
 
@@ -36,7 +35,7 @@ def sgd(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def sgd_momentum(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply momentum of Polyak 1964, in the form of Sutskever et al. 2013 without the learning rate in the velocity."""
+    """Apply momentum of Polyak 1964 in the form of Sutskever et al. 2013; the velocity excludes the learning rate."""
     m = torch.zeros_like(theta)
     while True:
         m = h["momentum"] * m + (yield theta) + h["weight_decay"] * theta
@@ -44,7 +43,7 @@ def sgd_momentum(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def sgd_nesterov(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply momentum of Nesterov 1983, in the form of Sutskever et al. 2013 that looks ahead in the velocity."""
+    """Apply momentum of Nesterov 1983 in the form of Sutskever et al. 2013."""
     m = torch.zeros_like(theta)
     while True:
         g = (yield theta) + h["weight_decay"] * theta
@@ -92,7 +91,7 @@ def adam(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply AdamW of Loshchilov and Hutter 2017, algorithm 2, the decay multiplied by the learning rate."""
+    """Apply AdamW of Loshchilov and Hutter 2017, algorithm 2; weight decay is multiplied by the learning rate."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     for t in count(1):
@@ -123,7 +122,7 @@ def _rectified(m: Tensor, v: Tensor, t: int, h: Hyperparameters) -> Tensor:
     longest = 2 / (1 - b2) - 1
     length = longest - 2 * t * b2**t / (1 - b2**t)
     m = m / (1 - b1**t)
-    if length <= 5:  # the variance of v is not defined yet; the paper's 4 became 5 in the authors' code
+    if length <= 5:  # the variance of v is not defined yet; the paper has 4, the authors' code 5
         return m
     r = math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
     return r * m / ((v / (1 - b2**t)).sqrt() + h["eps"])
@@ -140,7 +139,7 @@ def radam(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def ranger(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply Ranger of Wright 2019: RAdam under Lookahead (Zhang et al. 2019), whose slow weights start at the first."""
+    """Apply Ranger of Wright 2019: RAdam with Lookahead (Zhang et al. 2019); slow weights start at the initial ones."""
     slow = theta
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
@@ -153,7 +152,7 @@ def ranger(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def adan(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply Adan of Xie et al. 2022, algorithm 1, betas as in its code; the first difference is zero."""
+    """Apply Adan of Xie et al. 2022, algorithm 1, with betas as in its code; the first difference is zero."""
     b1, b2, b3 = h["betas"]
     m = d = v = torch.zeros_like(theta)
     last = None
@@ -215,7 +214,7 @@ def _rms(x: Tensor) -> Tensor:
 
 
 def lamb(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply LAMB of You et al. 2019, algorithm 2, the ratio neither bounded nor transformed."""
+    """Apply LAMB of You et al. 2019, algorithm 2, without bounds on the trust ratio."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
     for t in count(1):
@@ -227,7 +226,7 @@ def lamb(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def lars(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply LARS of You, Gitman and Ginsburg 2017, algorithm 1; the ratio is 1 where a norm is 0."""
+    """Apply LARS of You, Gitman and Ginsburg 2017, algorithm 1; the trust ratio is 1 if a norm is 0."""
     m = torch.zeros_like(theta)
     while True:
         g = yield theta
@@ -249,7 +248,7 @@ def lion(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def muon(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply Muon of Jordan et al. 2024, scaled to AdamW's root mean square as by Liu et al. 2025."""
+    """Apply Muon of Jordan et al. 2024, scaled to AdamW's root mean square (Liu et al. 2025)."""
     m = torch.zeros_like(theta)
     scale = 0.2 * math.sqrt(max(theta.shape))
     while True:
@@ -260,7 +259,7 @@ def muon(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def _orthogonalize(x: Tensor) -> Tensor:
-    """Approximate the nearest orthogonal matrix by Newton-Schulz iterations, on the shorter side."""
+    """Approximate the nearest orthogonal matrix by Newton-Schulz iterations on the shorter side."""
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[0] > x.shape[1]
     x = (x.T if tall else x) / x.norm()
@@ -271,10 +270,10 @@ def _orthogonalize(x: Tensor) -> Tensor:
 
 
 def soap(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply SOAP of Vyas et al. 2024, algorithm 3, in the order of the authors' code.
+    """Apply SOAP of Vyas et al. 2024, algorithm 3, with the order of operations of the authors' code.
 
-    There the first gradient only fills the preconditioners, every later one enters them after its step, the decay comes
-    last, and a refresh sorts the basis by its estimated eigenvalues. Tensors that are no matrix take Adam's step.
+    The first gradient only initializes the preconditioners, later gradients are added after their step, weight decay
+    comes last, and an update of a basis sorts it by estimated eigenvalues. Tensors other than matrices use Adam.
     """
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
@@ -297,12 +296,12 @@ def soap(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def _rotate(x: Tensor, bases: list[Tensor]) -> Tensor:
-    """Return a matrix in other bases of its rows and columns."""
+    """Rotate a matrix into the bases of its rows and columns."""
     return bases[0].T @ x @ bases[1] if bases else x
 
 
 def prodigy(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply Prodigy of Mishchenko and Defazio 2023, algorithm 4, with the authors' options; steps use the old d."""
+    """Apply Prodigy of Mishchenko and Defazio 2023, algorithm 4, with the authors' options; use the previous d."""
     b1, b2 = h["betas"]
     b3 = math.sqrt(b2)
     start, d, r = theta, h["d0"], 0.0
@@ -319,7 +318,7 @@ def prodigy(theta: Tensor, h: Hyperparameters) -> Trajectory:
 
 
 def schedule_free_adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply schedule-free AdamW of Defazio et al. 2024, algorithm 1, at a constant learning rate; y is yielded."""
+    """Apply schedule-free AdamW of Defazio et al. 2024, algorithm 1, with a constant learning rate; yield y."""
     b1, b2 = h["betas"]
     x = z = theta
     v = torch.zeros_like(theta)
@@ -335,12 +334,12 @@ def run_method(
     method: Method, start: Tensor, gradients: Gradients, steps: int, hyperparameters: Mapping[str, Value],
     lr: Callable[[int], float] | None = None,
 ) -> list[Tensor]:  # fmt: skip
-    """Return the parameter after each step of a method, in float64.
+    """Run a method and return the parameter after each step, in float64.
 
     Args:
-        gradients: Returns the gradient at a parameter and a step, from 1.
-        hyperparameters: Values by the card's names.
-        lr: Returns the learning rate at a step; None if it is constant. Methods read it at every step.
+        gradients: Function of parameter and step (from 1) that returns the gradient.
+        hyperparameters: Values by the names of the card.
+        lr: Function that returns the learning rate at a step; None if it is constant.
     """
     values = dict(hyperparameters)
     trajectory = method(start.double(), values)
@@ -353,7 +352,7 @@ def run_method(
     return path
 
 
-# By the ids of cards.
+# By card id.
 METHODS: dict[str, Method] = {
     **{
         method.__name__.replace("_", "-"): method

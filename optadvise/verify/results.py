@@ -1,4 +1,4 @@
-"""The result of `optadvise verify`, and what it leaves as evidence for later advice. Imports no torch."""
+"""Result of `optadvise verify`, and its findings that are stored for later advice. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optadvise.verify.records import AuditResult, VerifyEnvironment, VerifyResul
 
 
 def make_result(audits: Sequence[AuditResult], claims: Sequence[ClaimOutcome]) -> VerifyResult:
-    """Return the result of `optadvise verify`, with the date and the versions of the packages that ran."""
+    """Return the result of `optadvise verify`, with the date and the package versions."""
     tested = (implementation.package for claim in claims for implementation in claim.implementations)
     packages = (*(audit.package for audit in audits), *tested)
     return VerifyResult(
@@ -32,16 +32,16 @@ def make_result(audits: Sequence[AuditResult], claims: Sequence[ClaimOutcome]) -
 
 
 def save_findings(result: VerifyResult, claims: Mapping[str, Claim]) -> None:
-    """Save a result in the place of earlier findings on the same implementations and claims.
+    """Store the findings of a result; they replace earlier findings about the same implementations and claims.
 
     Args:
-        claims: The definitions of the claims by their ids.
+        claims: Claims by id.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder is not writable.
     """
     for audit in result.audits:
-        if audit.scenarios:  # otherwise the implementation is not installed, or did not answer in time
+        if audit.scenarios:  # otherwise the implementation is not installed, or the audit timed out
             store.save_audit(
                 AuditFinding(
                     optimizer=audit.optimizer,

@@ -1,4 +1,4 @@
-"""Audit targets, from cards. Imports no torch."""
+"""Audit targets, built from cards. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optadvise.verify.scenarios import SCENARIOS
 
 
 def make_target(catalog: Catalog, card: Optimizer, implementation: Implementation) -> AuditTarget:
-    """Return the audit target of an implementation on a card."""
+    """Return the audit target of an implementation."""
     allowance = implementation.audit
     return AuditTarget(
         optimizer=card.id,
@@ -28,7 +28,7 @@ def make_target(catalog: Catalog, card: Optimizer, implementation: Implementatio
 
 
 def describe_user_class(card: Optimizer, path: str) -> Implementation:
-    """Return a user's class as an implementation of a card's optimizer."""
+    """Return a user's class as an implementation of an optimizer."""
     first = card.implementations[0]
     return Implementation(
         id=path.rpartition(".")[2], path=path, package=None, devices=first.devices, tensors=first.tensors
@@ -36,7 +36,7 @@ def describe_user_class(card: Optimizer, path: str) -> Implementation:
 
 
 def find_ancestors(catalog: Catalog, card: Optimizer) -> tuple[str, ...]:
-    """Return the ids of the optimizers that a card's came from, the nearest first."""
+    """Return the ids of the optimizers that an optimizer derives from, the closest first."""
     ancestors: list[str] = []
     queue = [*card.parents]
     while queue:
@@ -48,7 +48,7 @@ def find_ancestors(catalog: Catalog, card: Optimizer) -> tuple[str, ...]:
 
 
 def _find_narrowest_bits(card: Optimizer, implementation: Implementation, shape: tuple[int, ...]) -> int:
-    """Return the bits per element of the most quantised state for a weight of a shape."""
+    """Return the bits per element of the most quantized state for a weight of a shape."""
     state = card.state if implementation.state is None else implementation.state
     tensors = (t for t in state if t.per == "element" and compute_state_bytes([t], shape or (math.prod(shape),)))
     return min((DTYPE_BITS["float32" if t.dtype == "parameter" else t.dtype] for t in tensors), default=32)

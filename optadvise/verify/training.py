@@ -1,4 +1,4 @@
-"""Small trainings that experiments compare by their losses. Imports torch."""
+"""Small training runs whose losses experiments compare. Imports torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from optadvise.benchmark.workload_data import VOCABULARY, language_loss, text_ba
 from optadvise.core.findings import ExperimentSetting
 from optadvise.verify.builder import silence_libraries
 
-_WARMUP_START = 0.01  # share of the learning rate at the first step of a warmup
+_WARMUP_START = 0.01  # factor on the learning rate at the first step of a warmup
 _SIZE = ("network", "params", "width", "depth", "batch_size", "seq_len", "steps")
 _SPIKE = ("spike_at", "spike_steps", "spike_times")
 
 
 class _PostNorm(nn.Module):  # type: ignore[misc]
-    """torch's own encoder, whose norms follow each block, as a language model on bytes."""
+    """Byte-level language model with post-norm encoder layers of torch."""
 
     def __init__(self, width: int, depth: int, seq_len: int) -> None:
         super().__init__()
@@ -53,22 +53,22 @@ NETWORKS = {"post-norm": _build_post_norm, **dict.fromkeys(workloads.SIZES, _bui
 
 
 class TrainingCache:
-    """Losses of trainings, each of which runs once however many claims need it."""
+    """Losses of training runs; claims with the same run share it."""
 
     def __init__(self) -> None:
-        """Start without trainings."""
+        """Create an empty cache."""
         self._losses: dict[str, list[float]] = {}
 
     def get_losses(
         self, arm: Arm, setting: ExperimentSetting, seed: int, device: str, *, warmup: int = 0, spiked: bool = True
     ) -> list[float]:
-        """Return the loss of every step; after a run diverged, that of the first step, as it learned nothing.
+        """Return the loss of every step; after divergence, the loss of the first step.
 
         Args:
-            setting: `network` with its size, `batch_size` and `steps`; optionally `spike_at` and `spike_steps`, in
-                which gradients are `spike_times` as large.
-            seed: Seed of the weights and of the batches.
-            warmup: Steps over which the learning rate rises.
+            setting: `network` with its size, `batch_size` and `steps`; optionally `spike_at`, `spike_steps` and
+                `spike_times`: first step, length and factor of a gradient spike.
+            seed: Seed of the weights and the batches.
+            warmup: Warmup steps.
             spiked: Apply the spike.
         """
         names = (*_SIZE, *(_SPIKE if spiked else ()))
@@ -81,7 +81,7 @@ class TrainingCache:
 
 
 def train(arm: Arm, setting: ExperimentSetting, seed: int, device: str, warmup: int) -> list[float]:
-    """Train a network and return the loss of every step. Arguments are those of `TrainingCache.get_losses`."""
+    """Train a network and return the loss of every step; arguments as for `TrainingCache.get_losses`."""
     workload = NETWORKS[setting["network"]](setting, seed, device)
     named = list(workload.module.named_parameters())
     weights = [weight for _, weight in named]
@@ -99,15 +99,15 @@ def train(arm: Arm, setting: ExperimentSetting, seed: int, device: str, warmup: 
         _scale_spike(weights, setting, step)
         if arm.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(weights, arm.max_grad_norm)
-        for stepped in (*optimizers, *schedulers):
-            stepped.step()
+        for each in (*optimizers, *schedulers):
+            each.step()
         for optimizer in optimizers:
             optimizer.zero_grad()
     return cap_losses(losses, setting["steps"])
 
 
 def _scale_spike(weights: Sequence[nn.Parameter], setting: ExperimentSetting, step: int) -> None:
-    """Multiply the gradients, if the step lies in the spike."""
+    """Multiply the gradients if the step is within the spike."""
     if 0 <= step - setting.get("spike_at", setting["steps"]) < setting.get("spike_steps", 0):
         for weight in weights:
             if weight.grad is not None:
@@ -115,10 +115,10 @@ def _scale_spike(weights: Sequence[nn.Parameter], setting: ExperimentSetting, st
 
 
 def cap_losses(losses: Sequence[float], steps: int) -> list[float]:
-    """Return losses limited to the first, one for each step.
+    """Return one loss per step, limited to the loss of the first step.
 
     Args:
-        losses: As measured, up to the first that is not finite.
+        losses: Measured losses, up to the first that is not finite.
 
     Example:
         >>> cap_losses([5.0, 4.0, 900.0, float("nan")], 5)

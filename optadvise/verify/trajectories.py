@@ -1,4 +1,4 @@
-"""Step installed optimizers on surfaces of two weights. Imports torch."""
+"""Trajectories of installed optimizers on test functions of two weights. Imports torch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from optadvise.benchmark import optimizer_builder, plan
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import Optimizer
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import OptadviseError, RuleFileError, suggest_name
 from optadvise.core.surface_cards import Surface
 from optadvise.verify.builder import silence_libraries
@@ -27,7 +28,7 @@ SurfaceFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class LearningRate(Struct, frozen=True):
-    """A learning rate on a surface."""
+    """Learning rate on a surface, with its reason and sources."""
 
     lr: float
     because: str
@@ -35,7 +36,7 @@ class LearningRate(Struct, frozen=True):
 
 
 class Grid(Struct, frozen=True):
-    """A surface on a square grid."""
+    """Values of a surface on a square grid."""
 
     x: NDArray[float64]
     y: NDArray[float64]
@@ -68,18 +69,19 @@ FUNCTIONS: Mapping[str, SurfaceFunction] = {
 
 
 def find_function(surface: Surface) -> SurfaceFunction:
-    """Return a surface's function.
+    """Return the function of a surface.
 
     Raises:
-        RuleFileError: No function has the surface's id.
+        RuleFileError: The surface has no function.
     """
     if surface.id not in FUNCTIONS:
-        raise RuleFileError(f"no function is called {surface.id!r}; {suggest_name(surface.id, FUNCTIONS)}", surface.at)
+        message = f"surface {surface.id!r} has no function; {suggest_name(surface.id, FUNCTIONS)}"
+        raise RuleFileError(message, surface.at, code=ErrorCode.UNKNOWN_REFERENCE)
     return FUNCTIONS[surface.id]
 
 
 def sample_grid(surface: Surface, count: int) -> Grid:
-    """Return a surface on a grid with `count` points on each side."""
+    """Evaluate a surface on a grid of `count` × `count` points."""
     xs, ys = (torch.linspace(low, high, count, dtype=torch.float64) for low, high in (surface.x, surface.y))
     x, y = torch.meshgrid(xs, ys, indexing="xy")
     values = find_function(surface)(x, y)
@@ -92,7 +94,7 @@ def sample_grid(surface: Surface, count: int) -> Grid:
 
 
 def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
-    """Return the learning rate of an optimizer on a surface: its own there, or that of its class."""
+    """Return the learning rate of an optimizer on a surface: by its id, or by the scale of its learning rate."""
     special = surface.optimizers.get(card.id)
     rate = special or surface.learning_rates.by_scale(card.lr_scale)
     lr, because, cite = rate.lr, rate.because, rate.cite
@@ -109,10 +111,10 @@ def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
 def compute_trajectories(
     surface: Surface, cards: Iterable[Optimizer], steps: int, lr: float | None = None
 ) -> TrajectoriesResult:
-    """Step optimizers on a surface, without weight decay, so that only the surface moves the weights.
+    """Compute trajectories on a surface, without weight decay.
 
     Args:
-        lr: One learning rate for all; None for the surface's.
+        lr: Learning rate of all optimizers; None for the learning rates of the surface.
 
     Raises:
         RuleFileError: The surface has no function.
@@ -121,7 +123,7 @@ def compute_trajectories(
     computed: list[Trajectory] = []
     skipped: list[SkippedOptimizer] = []
     for card in cards:
-        rate = choose_lr(surface, card) if lr is None else LearningRate(lr=lr, because="as said by --lr", cite=())
+        rate = choose_lr(surface, card) if lr is None else LearningRate(lr=lr, because="set with --lr", cite=())
         result = _compute_trajectory(surface, card, steps, rate)
         if isinstance(result, Trajectory):
             computed.append(result)
@@ -140,7 +142,7 @@ def _compute_trajectory(
     arm = plan.plan_defaults(card, {"lr": rate.lr, **decay})
     reason = arm.unsupported
     if reason is None and arm.matrices_only:
-        reason = f"{arm.path} is for matrices, and the two weights here are a vector"
+        reason = f"{arm.path} supports only matrices, and the two weights are a vector"
     if reason is None:
         try:
             points, end = compute_points(arm, surface, steps)
@@ -156,7 +158,7 @@ def _compute_trajectory(
 
 
 def compute_points(arm: Arm, surface: Surface, steps: int) -> tuple[tuple[Point, ...], End]:
-    """Return the start and the point after each step, and how the trajectory ended."""
+    """Return the start and the point after each step, and why the trajectory ended."""
     function = find_function(surface)
     with silence_libraries():
         weights = torch.nn.Parameter(torch.tensor(surface.start, dtype=torch.float32))
@@ -184,19 +186,19 @@ def _evaluate(function: SurfaceFunction, weights: Tensor) -> Point:
 
 
 def _is_drawn(point: Point, surface: Surface) -> bool:
-    """Return whether a point lies in the drawn range of a surface."""
+    """Return whether a point is within the plotted range of a surface."""
     (x_low, x_high), (y_low, y_high) = surface.x, surface.y
     return x_low <= point.x <= x_high and y_low <= point.y <= y_high
 
 
 def find_goal_step(points: Sequence[Point], surface: Surface) -> int | None:
-    """Return the first step at the surface's goal, None if it was not reached."""
+    """Return the first step at which the goal is reached, None if it is not reached."""
     goal = surface.goal.at_most
     return next((step for step, point in enumerate(points) if point.value <= goal), None)
 
 
 def clip_points(trajectory: Trajectory, surface: SurfaceSummary) -> tuple[Point, ...]:
-    """Return a trajectory's points; if its last step leaves the drawn range, that step is cut at the border."""
+    """Return the points of a trajectory; a last step that leaves the plotted range ends at the border."""
     if trajectory.end != "outside":
         return trajectory.points
     before, last = trajectory.points[-2:]

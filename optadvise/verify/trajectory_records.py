@@ -1,4 +1,4 @@
-"""Records of optimizers' trajectories on a surface, and the JSON of `optadvise trajectories`. Imports no torch."""
+"""Records of trajectories on a test function, and the JSON of `optadvise trajectories`. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pair = tuple[float, float]
 
 
 class Point(Struct, frozen=True, array_like=True):
-    """Two weights and the surface's value there."""
+    """Two weights and the value of the function."""
 
     x: float
     y: float
@@ -22,18 +22,18 @@ class Point(Struct, frozen=True, array_like=True):
 
 
 class GoalSummary(SurfaceGoal, frozen=True, kw_only=True):
-    """The value of a surface at which its goal is reached."""
+    """Value of the function at which the goal is reached."""
 
     meaning: str = field(name="say")
 
 
 class SurfaceSummary(Struct, frozen=True, kw_only=True):
-    """A loss of two weights."""
+    """Test function of two weights."""
 
     id: str
     name: str
     formula: str
-    x: Annotated[Pair, Meta(description="Drawn range, low and high.")]
+    x: Annotated[Pair, Meta(description="Plotted range, low and high.")]
     y: Pair
     start: Pair
     minimum: Pair | None
@@ -42,25 +42,25 @@ class SurfaceSummary(Struct, frozen=True, kw_only=True):
 
 
 class Trajectory(Struct, frozen=True, kw_only=True):
-    """The path of one optimizer."""
+    """Trajectory of one optimizer."""
 
     optimizer: str = field(name="id")
     name: str
-    path: Annotated[str, Meta(description="Class that was stepped.")] = field(name="import")
+    path: Annotated[str, Meta(description="Import path of the class.")] = field(name="import")
     kwargs: Mapping[str, Value]
     lr: float
     because: Annotated[str, Meta(description="Reason for the learning rate.")]
     cite: tuple[str, ...]
     end: Annotated[
         Literal["steps", "outside", "not-finite"],
-        Meta(description="steps: took them all; outside: left the drawn range; not-finite: diverged"),
+        Meta(description="steps: completed all steps; outside: left the plotted range; not-finite: diverged"),
     ]
-    reached: Annotated[int | None, Meta(description="First step at the goal.")]
-    points: Annotated[tuple[Point, ...], Meta(description="The start, then the point after each step.")]
+    reached: Annotated[int | None, Meta(description="First step at the goal; null if not reached.")]
+    points: Annotated[tuple[Point, ...], Meta(description="Start, then the point after each step.")]
 
 
 class SkippedOptimizer(Struct, frozen=True, kw_only=True):
-    """An optimizer that cannot step two weights here."""
+    """Optimizer that cannot run on the function, with the reason."""
 
     optimizer: str = field(name="id")
     because: str

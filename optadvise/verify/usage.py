@@ -1,4 +1,4 @@
-"""Use an implementation as trainings do: groups, saving and loading, missing, broken and sparse gradients."""
+"""API checks of an implementation: parameter groups, resuming, and missing, NaN and sparse gradients. Imports torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from optadvise.verify.builder import OptimizerBuilder, describe_error
 from optadvise.verify.records import RESUMED, CheckResult
 
-_STEPS = 4  # before a run is saved, and after it is loaded
+_STEPS = 4  # before a run is saved, and after it is resumed
 
-Check = Callable[[OptimizerBuilder], "str | None"]  # returns what is wrong, None if nothing is
+Check = Callable[[OptimizerBuilder], "str | None"]  # returns the problem, None if there is none
 
 
 def run_checks(builder: OptimizerBuilder) -> list[CheckResult]:
-    """Check groups, saving, and missing, broken and sparse gradients."""
+    """Run all checks that apply to an implementation."""
     checks: list[tuple[str, Check]] = [
         ("parameter groups", _check_groups), (RESUMED, lambda builder: compare_resumed(builder, save_run(builder))),
         ("a missing gradient", _check_missing_gradient), ("zero_grad", _check_zero_grad),
@@ -28,7 +28,7 @@ def run_checks(builder: OptimizerBuilder) -> list[CheckResult]:
 
 
 def run_check(name: str, builder: OptimizerBuilder, check: Check) -> CheckResult:
-    """Return the result of a check; an exception is a failure."""
+    """Run a check; an exception is a failure."""
     try:
         problem = check(builder)
     except Exception as error:  # libraries raise errors of any type
@@ -37,24 +37,24 @@ def run_check(name: str, builder: OptimizerBuilder, check: Check) -> CheckResult
 
 
 def save_run(builder: OptimizerBuilder) -> bytes:
-    """Return a run that stopped half way: its weights, its optimizer's state, and the weights of one that did not."""
-    whole, half = _make_weights(1), _make_weights(1)
-    whole_optimizer, half_optimizer = builder.build(whole), builder.build(half)
+    """Return a checkpoint of an interrupted run, with the final weights of an uninterrupted run for comparison."""
+    full, half = _make_weights(1), _make_weights(1)
+    full_optimizer, half_optimizer = builder.build(full), builder.build(half)
     for step in range(_STEPS):
-        _take_step(whole_optimizer, whole, step)
+        _take_step(full_optimizer, full, step)
         _take_step(half_optimizer, half, step)
     for step in range(_STEPS, 2 * _STEPS):
-        _take_step(whole_optimizer, whole, step)
+        _take_step(full_optimizer, full, step)
     file = io.BytesIO()
-    torch.save({"weights": half[0].detach(), "state": half_optimizer.state_dict(), "end": whole[0].detach()}, file)
+    torch.save({"weights": half[0].detach(), "state": half_optimizer.state_dict(), "end": full[0].detach()}, file)
     return file.getvalue()
 
 
 def compare_resumed(builder: OptimizerBuilder, run: bytes) -> str | None:
-    """Continue a saved run, and return how it differs from one that did not stop; None if it does not.
+    """Resume a saved run, and return its difference from the uninterrupted run; None if they are equal.
 
     Args:
-        run: From `save_run`, here or in another process.
+        run: Output of `save_run` in this or another process.
     """
     saved = torch.load(io.BytesIO(run), weights_only=False)
     weights = [torch.nn.Parameter(saved["weights"])]
@@ -65,7 +65,7 @@ def compare_resumed(builder: OptimizerBuilder, run: bytes) -> str | None:
     distance = float((saved["end"] - weights[0].detach()).norm() / saved["end"].norm())
     if distance <= 1e-6:
         return None
-    return f"goes on otherwise than if it had not stopped, by {distance:.1e} of the weights"
+    return f"a resumed run differs from an uninterrupted run by {distance:.1e} of the weights"
 
 
 def _make_weights(count: int) -> list[torch.nn.Parameter]:
@@ -86,24 +86,24 @@ def _check_groups(builder: OptimizerBuilder) -> str | None:
     weights[1].data = weights[0].data.clone()
     start = weights[0].detach().clone()
     optimizer = builder.build([{"params": [weights[0]]}, {"params": [weights[1]], "lr": builder.lr / 10}])
-    for _ in range(2):  # some move only from the second step on
+    for _ in range(2):  # some optimizers do not change weights in their first step
         for weight in weights:
             weight.grad = torch.ones_like(weight)
         optimizer.step()
-    ways = [float((weight.detach() - start).norm()) for weight in weights]
-    if not ways[0] or ways[1] > 0.9 * ways[0]:
-        return "takes the first group's learning rate for all"
+    distances = [float((weight.detach() - start).norm()) for weight in weights]
+    if not distances[0] or distances[1] > 0.9 * distances[0]:
+        return "uses the first group's learning rate for all groups"
     return None
 
 
 def _check_missing_gradient(builder: OptimizerBuilder) -> str | None:
-    """Check that a weight without a gradient stays."""
+    """Check that a weight without a gradient does not change."""
     weights = _make_weights(2)
     optimizer = builder.build(weights)
     before = weights[1].detach().clone()
     weights[0].grad = torch.ones_like(weights[0])
     optimizer.step()
-    return None if torch.equal(weights[1].detach(), before) else "moves a weight that has no gradient"
+    return None if torch.equal(weights[1].detach(), before) else "changes a weight without a gradient"
 
 
 def _check_zero_grad(builder: OptimizerBuilder) -> str | None:
@@ -112,11 +112,11 @@ def _check_zero_grad(builder: OptimizerBuilder) -> str | None:
     optimizer = builder.build(weights)
     _take_step(optimizer, weights, 0)
     optimizer.zero_grad(set_to_none=True)
-    return None if weights[0].grad is None else "keeps the gradients"
+    return None if weights[0].grad is None else "does not remove gradients"
 
 
 def _check_nan_gradient(builder: OptimizerBuilder) -> str | None:
-    """Check that a weight stays finite if another's gradient is NaN."""
+    """Check that a weight stays finite if the gradient of another weight is NaN."""
     weights = _make_weights(2)
     optimizer = builder.build(weights)
     _take_step(optimizer, weights, 0)
@@ -124,11 +124,11 @@ def _check_nan_gradient(builder: OptimizerBuilder) -> str | None:
     weights[1].grad = torch.ones_like(weights[1])
     optimizer.step()
     is_finite = bool(torch.isfinite(weights[1]).all())
-    return None if is_finite else "spreads to the weights whose gradient is sound"
+    return None if is_finite else "makes weights with finite gradients NaN"
 
 
 def _check_sparse_gradients(builder: OptimizerBuilder) -> str | None:
-    """Check that sparse gradients give the steps of dense ones."""
+    """Check that sparse gradients give the same steps as dense gradients."""
     dense, table = _make_weights(1)[0], torch.nn.Embedding(24, 32, sparse=True)
     table.weight.data = dense.data.clone()
     decay = {"weight_decay": 0.0} if "weight_decay" in builder.target.hyperparameters else {}
@@ -141,4 +141,4 @@ def _check_sparse_gradients(builder: OptimizerBuilder) -> str | None:
         for optimizer in optimizers:
             optimizer.step()
     distance = float((dense - table.weight).detach().norm() / dense.detach().norm())
-    return f"steps otherwise than with dense ones, by {distance:.1e} of the weights" if distance > 1e-5 else None
+    return f"differs from dense gradients by {distance:.1e} of the weights" if distance > 1e-5 else None

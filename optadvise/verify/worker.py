@@ -1,4 +1,4 @@
-"""The worker process that audits and experiments. Imports torch."""
+"""Worker process of audits and experiments. Imports torch."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from optadvise.verify.training import TrainingCache
 
 
 def main() -> None:
-    """Answer requests until the parent is gone."""
+    """Answer requests until the parent process ends."""
     parent = ParentConnection()
-    torch.set_num_threads(1)  # on small tensors further threads only wait for each other
+    torch.set_num_threads(1)  # more threads are slower on small tensors
     trainings = TrainingCache()
     while True:
         parent.send(answer(parent.receive(Request), trainings))
@@ -48,7 +48,7 @@ def answer(request: Request, trainings: TrainingCache) -> Answer:
 def _answer_audit(request: AuditRequest) -> Answer:
     target, path = request.target, request.target.implementation.path
     if target.optimizer not in METHODS:
-        return MissingAnswer(f"{target.optimizer} has no reference to be compared with (optadvise/verify/reference.py)")
+        return MissingAnswer(f"{target.optimizer} has no reference implementation (optadvise/verify/reference.py)")
     try:
         optimizer_class = resolve(path, target.implementation.package, remedy=request.remedy)
     except CannotRunHereError as error:

@@ -1,4 +1,4 @@
-"""The command's side of the worker that audits and experiments. Imports no torch."""
+"""Client of the audit worker. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ WORKER = module_command("optadvise.verify.worker")
 
 
 class NoAnswerError(Exception):
-    """A worker gave no answer, and its process was ended. The text is a predicate: `ended its process with code 7`."""
+    """A worker did not answer, and its process was stopped; the text is a predicate such as `exited with code 7`."""
 
 
 class AuditWorker:
-    """A worker that is started when it is first needed, and again after it died or hung."""
+    """Worker that starts at the first request, and restarts after it died or hung."""
 
     def __init__(self, command: Sequence[str] = WORKER) -> None:
-        """Keep the worker's command line; tests pass others."""
+        """Store the command line of the worker; tests replace it."""
         self._command = command
         self._process: WorkerProcess | None = None
 
@@ -34,10 +34,10 @@ class AuditWorker:
         """Return the worker's answer.
 
         Args:
-            timeout: Seconds that it may take.
+            timeout: Time limit in seconds.
 
         Raises:
-            NoAnswerError: The process ended or hung; the next request starts another.
+            NoAnswerError: The process ended or timed out; the next request starts a new one.
         """
         try:
             self._process = self._process or WorkerProcess(self._command)
@@ -45,15 +45,15 @@ class AuditWorker:
             answer: Answer = self._process.receive(Answer, timeout)
         except WorkerTimeoutError as error:
             self.stop()
-            raise NoAnswerError(f"gave no answer within {timeout:g} seconds") from error
+            raise NoAnswerError(f"did not answer within {timeout:g} s") from error
         except WorkerError as error:
             self.stop()
             has_code = error.exit_code is not None
-            raise NoAnswerError(f"ended its process with code {error.exit_code}" if has_code else str(error)) from error
+            raise NoAnswerError(f"exited with code {error.exit_code}" if has_code else str(error)) from error
         return answer
 
     def stop(self) -> None:
-        """End the worker's process, if it has one."""
+        """Stop the worker's process, if it runs."""
         if self._process is not None:
             self._process.stop()
             self._process = None
