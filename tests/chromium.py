@@ -1,4 +1,4 @@
-"""A browser without a window, driven by the W3C WebDriver protocol with nothing but the standard library."""
+"""Headless browser, controlled by the W3C WebDriver protocol with the standard library alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SWITCHES = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
     "--disable-background-networking", "--disable-sync", "--force-device-scale-factor=1",
 )  # fmt: skip
-# Each text's contrast with what lies under it, by the formula of WCAG 2; in a figure that is the page or a bar's part.
+# Contrast of each text with its background by the formula of WCAG 2; in a figure, the background is the page or a bar.
 _CONTRAST = """
 const channel = c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
 const parsed = text => text.match(/[\\d.]+/g).map(Number);
@@ -48,7 +48,7 @@ return found.sort((x, y) => x[0] - y[0]);
 
 
 class Browser:
-    """One window."""
+    """A browser window."""
 
     def __init__(self, session: str) -> None:
         self._session = session
@@ -60,11 +60,11 @@ class Browser:
         self._call("goog/cdp/execute", cmd=command, params=parameters)
 
     def run(self, script: str) -> Any:
-        """Run the body of a function in the page and return what it returns."""
+        """Run a function body in the page and return its result."""
         return self._call("execute/sync", script=script, args=[])
 
     def show(self, page: Path, *, width: int, scheme: str) -> None:
-        """Open a page in a window of a width and a scheme of colours, light or dark."""
+        """Open a page with a window width and a color scheme, light or dark."""
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self._devtools("Emulation.setDeviceMetricsOverride", **metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -72,26 +72,26 @@ class Browser:
         self._call("url", url=page.resolve().as_uri())
 
     def contrasts(self) -> list[tuple[float, str]]:
-        """Return every text's contrast, the lowest first."""
+        """Return the contrast of every text, the lowest first."""
         return [(ratio, text) for ratio, text in self.run(_CONTRAST)]
 
     def complaints(self) -> list[str]:
-        """Return what the console said since it was last asked."""
+        """Return the console messages since the last call."""
         return [entry["message"] for entry in self._call("se/log", type="browser")]
 
     def requests(self) -> list[str]:
-        """Return every address that a page from a file asked for, its own included, since it was last asked."""
-        told = [json.loads(entry["message"])["message"] for entry in self._call("se/log", type="performance")]
-        sent = [m["params"] for m in told if m["method"] == "Network.requestWillBeSent"]
-        # A browser's first window asks for pages of its own.
-        return [one["request"]["url"] for one in sent if one["documentURL"].startswith("file:")]
+        """Return the addresses requested by pages from files since the last call, including the page itself."""
+        messages = [json.loads(entry["message"])["message"] for entry in self._call("se/log", type="performance")]
+        sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        # The first window of the browser loads its own pages.
+        return [request["request"]["url"] for request in sent if request["documentURL"].startswith("file:")]
 
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """Start a browser that leaves its traces in a folder."""
+    """Start a browser that writes its files to a folder."""
     options = {"args": [*_SWITCHES, f"--user-data-dir={folder}"]}
-    wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+    capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
     command = ["chromedriver", "--port=0"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -99,7 +99,7 @@ def browser(folder: Path) -> Iterator[Browser]:
         line = next(line for line in driver.stdout if "started successfully on port" in line)
         port = re.findall(r"\d+", line)[-1]
         base = f"http://127.0.0.1:{port}/session"
-        session = _post(base, {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        session = _post(base, {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
         try:
             yield Browser(f"{base}/{session}")
         finally:

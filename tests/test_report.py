@@ -1,4 +1,4 @@
-"""The pages of `--report`: they say what the advice says, stand alone, and nothing in rules or files acts in them."""
+"""Pages of `--report`: complete, standalone, and safe with hostile rules and results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from optadvise.benchmark.records import BenchmarkResult
 from optadvise.core.records import FactValues, Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
 from optadvise.core.schedules import compute_lr
 from optadvise.core.units import show_bytes
+from optadvise.render import headings
 from optadvise.render.html import charts
 from optadvise.render.html.benchmark import render_benchmark
 from optadvise.render.html.page import PageOrigin, link
+from optadvise.render.labels import format_sentence
+from optadvise.render.recommendation import is_relevant
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 from tests import chromium, results
@@ -31,14 +34,14 @@ from tests.pages import Page
 
 RUNS = {
     "does not fit": "--model transformer --vram 24GB --params 7B --stability spikes --clipping",
-    "fits perhaps": "--arch llama-3-8b --gpu h100 --method lora --micro-batch 2 --steps 1000",
-    "of no size": "--model cnn --tuning high",
-    "of no size with a limit": "--model transformer --vram 24GB",
+    "may fit": "--arch llama-3-8b --gpu h100 --method lora --micro-batch 2 --steps 1000",
+    "size unknown": "--model cnn --tuning high",
+    "size unknown with a limit": "--model transformer --vram 24GB",
     "with a companion": "--model transformer --optimizer muon --params 350M",
-    "of one step": "--model mlp --steps 1 --optimizer lamb",
-    "of nothing": "",
+    "one step": "--model mlp --steps 1 --optimizer lamb",
+    "no options": "",
 }
-ABOUT = PageOrigin(__version__, "optadvise bench lion")
+ORIGIN = PageOrigin(__version__, "optadvise bench lion")
 
 
 @pytest.fixture(scope="module")
@@ -48,43 +51,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=RUNS)
 def written_run(request: pytest.FixtureRequest, folder: Path) -> tuple[dict[str, Any], Page]:
-    return recommended(RUNS[request.param], folder / f"{request.param}.html".replace(" ", "-"))
+    return recommend_page(RUNS[request.param], folder / f"{request.param}.html".replace(" ", "-"))
 
 
-def recommended(line: str, file: Path) -> tuple[dict[str, Any], Page]:
-    said = optadvise("recommend", *shlex.split(line), "--json", "--report", str(file))
-    assert said.code == 0, said.err
-    return json.loads(said.out), Page(file.read_text(encoding="utf-8"))
+def recommend_page(line: str, file: Path) -> tuple[dict[str, Any], Page]:
+    result = optadvise("recommend", *shlex.split(line), "--json", "--report", str(file))
+    assert result.code == 0, result.err
+    return json.loads(result.out), Page(file.read_text(encoding="utf-8"))
 
 
-def measured(**more: Any) -> dict[str, Any]:
-    """A result with a failed arm, one that has no figures, and requirements."""
+def make_result(**changes: Any) -> dict[str, Any]:
+    """Return a result with a failed arm, an arm without figures, and requirements."""
     result = results.result()
-    failed, bare = (json.loads(json.dumps(result["arms"][0])) for _ in range(2))
+    failed, empty = (json.loads(json.dumps(result["arms"][0])) for _ in range(2))
     failed.update(label="soap", optimizer="soap", status="oom", error="no room for <b>this</b>", parameters=None)
-    bare.update(label="sgd", optimizer="sgd", state_bytes_per_parameter=None)
-    bare["peak_memory_bytes"] = {"allocated": None, "reserved": None, "process": None}
-    bare["throughput"] = {"value": None, "unit": "samples/s", "ci95": None}
-    result["arms"] += [failed, bare]
-    asked = {"text": "step_seconds <= 1.3x", "metric": "step_seconds", "relative": True, "optimizer": "lion"}
-    judged = [(2.0, [1.9, 2.1], "fail"), (None, None, "inconclusive")]
+    empty.update(label="sgd", optimizer="sgd", state_bytes_per_parameter=None)
+    empty["peak_memory_bytes"] = {"allocated": None, "reserved": None, "process": None}
+    empty["throughput"] = {"value": None, "unit": "samples/s", "ci95": None}
+    result["arms"] += [failed, empty]
+    requirement = {"text": "step_seconds <= 1.3x", "metric": "step_seconds", "relative": True, "optimizer": "lion"}
+    verdicts = [(2.0, [1.9, 2.1], "fail"), (None, None, "inconclusive")]
     result["requirements"] = [
-        {**asked, "label": f"lion {n}", "measured": m, "ci95": c, "verdict": v} for n, (m, c, v) in enumerate(judged)
+        {**requirement, "label": f"lion {n}", "measured": m, "ci95": c, "verdict": v}
+        for n, (m, c, v) in enumerate(verdicts)
     ]
-    return {**result, "verdict": "fail", **more}
+    return {**result, "verdict": "fail", **changes}
 
 
-def test_a_page_says_what_the_advice_says(written_run: tuple[dict[str, Any], Page], catalog: Catalog) -> None:
+def test_a_page_has_the_whole_recommendation(written_run: tuple[dict[str, Any], Page], catalog: Catalog) -> None:
     data, page = written_run
-    for words in (data["optimizer"]["name"], data["optimizer"]["import"], data["scheduler"]["id"], __version__,
-                  data["rules"]["fingerprint"]):  # fmt: skip
-        assert page.says(words), words
+    for text in (data["optimizer"]["name"], data["optimizer"]["import"], data["scheduler"]["id"], __version__,
+                 data["rules"]["fingerprint"]):  # fmt: skip
+        assert page.says(text), text
     for number in data["hyperparameters"]:
         assert page.says(f"{number['name']} = {format_value(number['value'])}")
         for step in number["ledger"]:
-            assert page.says(f"{step['step']} {step['rule']}: {step['because']}")
-    for told in (*data["trace"], *data["alternatives"]):
-        assert page.says(told["because"])
+            assert page.says(f"{step['step']} {step['rule']}: {format_sentence(step['because'])}")
+    for entry in (*data["trace"], *data["alternatives"]):
+        assert page.says(format_sentence(entry["because"]))
     for warning in data["warnings"]:
         assert page.says(warning["text"])
     for line in data["memory"]["ledger"] if data["memory"]["known_bytes"] is not None else ():
@@ -93,51 +97,54 @@ def test_a_page_says_what_the_advice_says(written_run: tuple[dict[str, Any], Pag
     for chain in data["fixes"]:
         for fix in chain:
             assert page.says(fix["costs"])
+    model = data["situation"]["model"]
     for flip in data["flips"]:
-        assert page.says(flip["optimizer"])
-    cited = {c for t in (*data["trace"], *data["warnings"]) for c in t["cite"]}
-    cited |= {c for n in data["hyperparameters"] for step in n["ledger"] for c in step["cite"]}
+        (fact,) = flip["change"]
+        if is_relevant(fact, model, catalog) and fact != "vram_bytes":
+            assert page.says(flip["optimizer"])
+    cited = {cite for entry in (*data["trace"], *data["warnings"]) for cite in entry["cite"]}
+    cited |= {cite for number in data["hyperparameters"] for step in number["ledger"] for cite in step["cite"]}
     for cite in cited:
         source = catalog.sources[cite]
         assert page.says(source.title)
         assert source.url in page.links or link(source.url) is None
 
 
-def test_a_page_tells_what_was_said_from_what_was_assumed(folder: Path) -> None:
-    data, page = recommended("--model cnn --task pretrain --gpus 4", folder / "said.html")
-    said, assumed = page.text.split("Assumed, as nobody said")
-    said = said.split("The run")[-1]
-    assert all(flag in said for flag in ("--model", "--task", "--gpus"))
-    assert "--checkpointing" not in said
+def test_a_page_separates_specified_from_assumed_options(folder: Path) -> None:
+    data, page = recommend_page("--model cnn --task pretrain --gpus 4", folder / "specified.html")
+    specified, assumed = page.text.split(headings.ASSUMED)
+    specified = specified.split(headings.SPECIFIED)[-1]
+    assert all(flag in specified for flag in ("--model", "--task", "--gpus"))
+    assert "--checkpointing" not in specified
     assert data["situation"]["assumed"]
-    assert "--params not known" in assumed
+    assert "--params unknown" in assumed
     assert "optadvise recommend --model cnn --task pretrain --gpus 4" in page.text
 
 
-def test_a_page_is_well_formed_and_stands_alone(written_run: tuple[dict[str, Any], Page]) -> None:
-    sound(written_run[1])
+def test_a_page_is_well_formed_and_standalone(written_run: tuple[dict[str, Any], Page]) -> None:
+    check_page(written_run[1])
 
 
 @pytest.mark.parametrize(
-    "result", [measured(), measured(complete=False, verdict=None), results.result(control=False),
+    "result", [make_result(), make_result(complete=False, verdict=None), results.result(control=False),
                results.result(optimizer_only=True)], ids=["all", "partial", "alone", "step() only"]
 )  # fmt: skip
-def test_a_page_says_what_was_measured(result: dict[str, Any]) -> None:
-    page = Page(render_benchmark(convert(result, BenchmarkResult), ABOUT))
-    sound(page)
+def test_a_page_has_the_whole_benchmark(result: dict[str, Any]) -> None:
+    page = Page(render_benchmark(convert(result, BenchmarkResult), ORIGIN))
+    check_page(page)
     for arm in result["arms"]:
         assert page.says(arm["label"])
         assert page.says(arm["implementation"]["import"])
         assert arm["error"] is None or page.says(arm["error"])
-    for asked in result["requirements"]:
-        assert page.says(asked["text"])
-        assert page.says(asked["label"])
-    assert ("Not complete" in page.text) is not result["complete"]
+    for requirement in result["requirements"]:
+        assert page.says(requirement["text"])
+        assert page.says(requirement["label"])
+    assert ("Incomplete" in page.text) is not result["complete"]
     assert "optadvise bench lion" in page.text
 
 
-def sound(page: Page) -> None:
-    """Hold what every page has to have."""
+def check_page(page: Page) -> None:
+    """Assert the structure, the policy and the labels that every page must have."""
     assert page.wrong == []
     assert page.reaches_out == []
     (html,), headings = page.all("html"), page.all("h1")
@@ -149,16 +156,16 @@ def sound(page: Page) -> None:
     assert all(e.attributes.get("scope") in ("row", "col") for e in page.all("th"))
     ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))
-    named = [str(e.attributes[key]) for e in page.elements for key in ("aria-labelledby",) if key in e.attributes]
-    assert {one for name in named for one in name.split()} <= set(ids)
+    labels = [str(e.attributes[key]) for e in page.elements for key in ("aria-labelledby",) if key in e.attributes]
+    assert {label_id for label in labels for label_id in label.split()} <= set(ids)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(ids)
-    for drawn in [e for e in page.all("svg") if "role" in e.attributes]:
-        assert drawn.attributes["role"] == "img"
-        assert len(str(drawn.attributes["aria-labelledby"]).split()) == 2
+    for figure in [e for e in page.all("svg") if "role" in e.attributes]:
+        assert figure.attributes["role"] == "img"
+        assert len(str(figure.attributes["aria-labelledby"]).split()) == 2
     assert not re.search(r"\b(None|nan|Undefined|inf)\b", page.prose)
 
 
-def test_the_answer_on_stdout_is_the_same_with_a_page(tmp_path: Path) -> None:
+def test_stdout_is_the_same_with_a_page(tmp_path: Path) -> None:
     for more in ([], ["--json"], ["--format", "python"]):
         line = ["recommend", "--model", "cnn", "--vram", "8GB", "--params", "60M", *more]
         assert optadvise(*line, "--report", str(tmp_path / "page.html")) == optadvise(*line)
@@ -166,19 +173,20 @@ def test_the_answer_on_stdout_is_the_same_with_a_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["recommend --model cnn", "bench lion"])
-def test_a_page_that_cannot_be_written_is_told_before_anything_is_worked_out(command: str, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_reported_before_any_output(command: str, tmp_path: Path) -> None:
     for place in (tmp_path / "missing" / "page.html", tmp_path, "-"):
-        said = optadvise(*command.split(), "--report", str(place))
-        assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
-        assert said.err.startswith("optadvise: --report ")
+        result = optadvise(*command.split(), "--report", str(place))
+        assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
+        assert result.failure is not None
+        assert result.failure.option == "--report"
 
 
-def test_the_command_line_on_a_page_gives_the_page_again(folder: Path) -> None:
+def test_the_command_line_on_a_page_reproduces_the_page(folder: Path) -> None:
     line = "--gpu 'rtx 4090' --params 1.5B --sparse-gradients --seq-len 1K"
-    first, page = recommended(line, folder / "first.html")
-    command = re.search(r"optadvise recommend (.*?) To measure", page.text)
+    first, page = recommend_page(line, folder / "first.html")
+    command = re.search(r"optadvise recommend (.*?) Measure this", page.text)
     assert command is not None
-    second, _ = recommended(command[1], folder / "second.html")
+    second, _ = recommend_page(command[1], folder / "second.html")
     assert first == second
     assert "--report" not in page.text
 
@@ -186,7 +194,7 @@ def test_the_command_line_on_a_page_gives_the_page_again(folder: Path) -> None:
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> \"quoted\" 'single' </pre> {{ 7*7 }} &amp;"
 
 
-def test_a_hostile_pack_of_rules_stays_text(tmp_path: Path, folder: Path) -> None:
+def test_a_hostile_rule_layer_stays_text(tmp_path: Path, folder: Path) -> None:
     pack = tmp_path / "pack"
     pack.mkdir()
     quoted = json.dumps(HOSTILE)
@@ -201,21 +209,21 @@ def test_a_hostile_pack_of_rules_stays_text(tmp_path: Path, folder: Path) -> Non
         '  "our:worse": {title: ours, url: "https://example.com/\\" onclick=\\"alert(4)"}\n'
         '  "our:web": {title: ours, url: "https://example.com/?a=1&b=<c>"}\n', encoding="utf-8",
     )  # fmt: skip
-    data, page = recommended(f"--model cnn --rules {pack}", folder / "hostile.html")
+    data, page = recommend_page(f"--model cnn --rules {pack}", folder / "hostile.html")
     assert any(warning["text"] == HOSTILE for warning in data["warnings"])
-    sound(page)
+    check_page(page)
     assert HOSTILE in page.text
     assert page.text.count(HOSTILE) >= 2  # as a warning and as a source's title
     assert "javascript:alert(3)" in page.text
     assert not any("example.com" in link or "javascript" in link for link in page.links)
 
 
-def test_a_hostile_measurement_stays_text() -> None:
-    result = measured()
+def test_a_hostile_benchmark_stays_text() -> None:
+    result = make_result()
     result["arms"][-1]["label"] = result["arms"][-2]["error"] = HOSTILE
     result["environment"]["processor"] = result["requirements"][0]["text"] = HOSTILE + "\x1b[31m\x00\ud800"
-    page = Page(render_benchmark(convert(result, BenchmarkResult), ABOUT))
-    sound(page)
+    page = Page(render_benchmark(convert(result, BenchmarkResult), ORIGIN))
+    check_page(page)
     assert page.text.count(HOSTILE) >= 4
     assert "\\x1b[31m\\x00\\ud800" in page.text
 
@@ -227,12 +235,12 @@ def test_a_hostile_measurement_stays_text() -> None:
      ("https://a b", False), ('https://a"b', False), (" https://a", False), ("https://a\n", False), ("", False),
      ("file:///etc/passwd", False)],
 )  # fmt: skip
-def test_only_addresses_of_the_web_become_links(url: str, linked: bool) -> None:
+def test_only_web_addresses_become_links(url: str, linked: bool) -> None:
     assert link(url) == (url if linked else None)
 
 
 def test_the_curve_is_the_schedule(rules: CompiledRules) -> None:
-    """Every rate can be read off the polyline, the corners of a schedule included."""
+    """Every point of the polyline is a learning rate of the schedule, also at phase changes."""
     for name in rules.catalog.scheduler_ids:
         schedule = scheduled(rules, name, steps=1000)
         points = charts.layout_curve(schedule, 0.5, 1000).points.split()
@@ -250,42 +258,44 @@ def scheduled(rules: CompiledRules, name: str, steps: int) -> ScheduleAdvice:
     return schedules.resolve_schedule(rules.catalog.scheduler(name), 0.5, steps, 0.1, {})
 
 
-def test_the_bar_holds_what_the_ledger_holds(rules: CompiledRules) -> None:
-    said: FactValues = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
-    memory = advise(rules, said).memory
+def test_the_bar_has_the_sizes_of_the_breakdown(rules: CompiledRules) -> None:
+    inputs: FactValues = {"model": "transformer", "params": 7 * 10**9, "vram_bytes": 24 * 2**30}
+    memory = advise(rules, inputs).memory
     bar = charts.layout_bar(memory)
     assert bar is not None
     assert bar.limit is not None
     assert memory.interval is not None
-    held = sum(part.width for part in bar.segments) / 100 * memory.interval.high
-    assert held == pytest.approx(memory.total, rel=1e-3)
+    width = sum(part.width for part in bar.segments) / 100 * memory.interval.high
+    assert width == pytest.approx(memory.total, rel=1e-3)
     assert bar.limit.at == pytest.approx(100 * 24 * 2**30 / memory.interval.high, abs=0.01)
     assert all(part.text == show_bytes(memory.breakdown[part.number - 1].at_peak or 0) for part in bar.segments)
 
 
-def test_what_is_not_known_is_not_drawn() -> None:
+def test_unknown_figures_are_not_drawn() -> None:
     lines = (MemoryLine("weights", 2**30, "4 B"), MemoryLine("activations", None, "need the shape"))
-    nothing = MemoryEstimate(None, None, None, None, None, None, None, None, None, lines)
-    assert charts.layout_bar(nothing) is None
-    known = charts.layout_bar(replace(nothing, model_states=2**30))
-    assert known is not None
-    assert (known.limit, known.span, [part.name for part in known.segments]) == (None, None, ["weights"])
+    unknown = MemoryEstimate(None, None, None, None, None, None, None, None, None, lines)
+    assert charts.layout_bar(unknown) is None
+    bar = charts.layout_bar(replace(unknown, model_states=2**30))
+    assert bar is not None
+    assert (bar.limit, bar.span, [part.name for part in bar.segments]) == (None, None, ["weights"])
     half = [charts.ScatterArm(1, "a", False, None, 1.0, None), charts.ScatterArm(2, "b", True, 1.0, None, None)]
     assert charts.layout_scatter(half, str) is None
     same = charts.layout_scatter([charts.ScatterArm(n, "a", False, 5.0, 0.0, None) for n in range(9)], str)
     assert same is not None
     assert len({dot.line for dot in same.dots}) == 9
-    whole = replace(nothing, model_states=1, total=1, interval=Interval(1, 1, 2), breakdown=())
+    whole = replace(unknown, model_states=1, total=1, interval=Interval(1, 1, 2), breakdown=())
     assert charts.layout_bar(whole) is None
 
 
 @pytest.fixture(scope="module")
 def pages(folder: Path) -> dict[str, Path]:
-    """Three pages that a browser looks at."""
-    for name in ("does not fit", "of no size"):
-        recommended(RUNS[name], folder / f"{name.replace(' ', '-')}.html")
-    (folder / "bench.html").write_text(render_benchmark(convert(measured(), BenchmarkResult), ABOUT), encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in ("does-not-fit", "of-no-size", "bench")}
+    """Return three pages for the browser tests."""
+    for name in ("does not fit", "size unknown"):
+        recommend_page(RUNS[name], folder / f"{name.replace(' ', '-')}.html")
+    (folder / "bench.html").write_text(
+        render_benchmark(convert(make_result(), BenchmarkResult), ORIGIN), encoding="utf-8"
+    )
+    return {name: folder / f"{name}.html" for name in ("does-not-fit", "size-unknown", "bench")}
 
 
 @pytest.fixture(scope="module")
@@ -297,8 +307,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
 @pytest.mark.skipif(chromium.MISSING is not None, reason=str(chromium.MISSING))
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1200])
-@pytest.mark.parametrize("name", ["does-not-fit", "of-no-size", "bench"])
-def test_a_browser_shows_it_whole_readable_and_without_a_request(
+@pytest.mark.parametrize("name", ["does-not-fit", "size-unknown", "bench"])
+def test_a_browser_shows_a_page_completely_readably_and_without_requests(
     browser: chromium.Browser, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
     browser.show(pages[name], width=width, scheme=scheme)
@@ -314,7 +324,7 @@ def test_a_browser_shows_it_whole_readable_and_without_a_request(
 
 
 @pytest.mark.skipif(chromium.MISSING is not None, reason=str(chromium.MISSING))
-def test_the_browser_notices_what_a_page_must_not_do(browser: chromium.Browser, tmp_path: Path) -> None:
+def test_the_browser_detects_a_bad_page(browser: chromium.Browser, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     wide = '<p style="width: 500px; color: #999; background: #fff">x</p><img src="http://127.0.0.1:9/a.png" alt="">'
     page.write_text(f"<!DOCTYPE html><title>bad</title>{wide}<script>console.error('no')</script>", encoding="utf-8")

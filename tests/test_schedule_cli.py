@@ -1,4 +1,4 @@
-"""`optadvise schedule`: rates in words, as a table, as a curve in the terminal, as JSON and as a picture."""
+"""`optadvise schedule`: summary, table, terminal plot, JSON and plots."""
 
 from __future__ import annotations
 
@@ -26,120 +26,128 @@ from tests.conftest import ROOT
 SCHEMA = json.loads((ROOT / "docs" / "schema" / "schedule.json").read_text(encoding="utf-8"))
 
 
-def data(*arguments: str) -> list[dict[str, Any]]:
-    said = optadvise("schedule", *arguments, "--json")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
-    jsonschema.validate(found, SCHEMA)
-    entries: list[dict[str, Any]] = found["schedules"]
+def read_schedules(*arguments: str) -> list[dict[str, Any]]:
+    result = optadvise("schedule", *arguments, "--json")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    jsonschema.validate(document, SCHEMA)
+    entries: list[dict[str, Any]] = document["schedules"]
     return entries
 
 
-def test_the_rates_are_those_of_the_arithmetic(rules: CompiledRules) -> None:
+def test_points_equal_computed_learning_rates(rules: CompiledRules) -> None:
     first, *others = rules.catalog.scheduler_ids
     flags = [word for name in others for word in ("--compare", name)]
-    for entry in data(first, *flags, "--steps", "5K", "--warmup", "4%", "--lr", "0.02"):
+    for entry in read_schedules(first, *flags, "--steps", "5K", "--warmup", "4%", "--lr", "0.02"):
         advice = schedules.resolve_schedule(rules.catalog.scheduler(entry["id"]), 0.02, 5000, 0.04, {})
         assert (entry["import"], entry["kwargs"]) == (advice.path, advice.kwargs)
         steps = [step for step, _ in entry["points"]]
         assert (steps[0], steps[-1], steps) == (0, 4999, sorted(set(steps)))
-        assert [rate for _, rate in entry["points"]] == [schedules.compute_lr(advice, 0.02, step) for step in steps]
+        assert [lr for _, lr in entry["points"]] == [schedules.compute_lr(advice, 0.02, step) for step in steps]
 
 
-def test_warmup_and_cosine_are_what_one_writes_by_hand() -> None:
-    (entry,) = data("warmup-cosine", "--steps", "1000", "--warmup", "100", "--lr", "1e-2")
+def test_warmup_and_cosine_equal_a_direct_formula() -> None:
+    (entry,) = read_schedules("warmup-cosine", "--steps", "1000", "--warmup", "100", "--lr", "1e-2")
     assert entry["warmup_steps"] == 100
-    for step, rate in entry["points"]:
+    for step, lr in entry["points"]:
         ramp = 0.01 + 0.99 * step / 100
         fall = 0.1 + 0.9 * (1 + math.cos(math.pi * (step - 100) / 900)) / 2
-        assert rate == pytest.approx(1e-2 * (ramp if step < 100 else fall), rel=1e-9)
+        assert lr == pytest.approx(1e-2 * (ramp if step < 100 else fall), rel=1e-9)
 
 
-def test_steps_and_percent_are_the_same_warmup_and_zero_is_the_least() -> None:
-    assert data("wsd", "--steps", "2000", "--warmup", "60") == data("wsd", "--steps", "2000", "--warmup", "3%")
-    assert data("wsd", "--warmup", "0")[0]["warmup_steps"] <= 1
+def test_warmup_in_steps_equals_warmup_in_percent() -> None:
+    assert read_schedules("wsd", "--steps", "2000", "--warmup", "60") == read_schedules(
+        "wsd", "--steps", "2000", "--warmup", "3%"
+    )
+    assert read_schedules("wsd", "--warmup", "0")[0]["warmup_steps"] <= 1
 
 
-def test_the_warmup_is_the_rules_where_nobody_said(rules: CompiledRules) -> None:
+def test_the_default_warmup_is_that_of_the_rules(rules: CompiledRules) -> None:
     rule = find_default_warmup(rules, rules.catalog.scheduler("one-cycle"))
-    assert data("one-cycle", "--steps", "1000")[0]["warmup_steps"] == float(str(rule.number.value)) * 1000
+    assert read_schedules("one-cycle", "--steps", "1000")[0]["warmup_steps"] == float(str(rule.number.value)) * 1000
     assert f"({rule.id}: " in " ".join(optadvise("schedule", "one-cycle").out.split())
 
 
-def test_the_table_has_the_rates_at_the_quarters() -> None:
-    said = optadvise("schedule", "linear", "--steps", "1001", "--lr", "0.1")
-    (row,) = [line for line in said.out.splitlines() if line.strip().startswith("linear  ")]
+def test_the_table_has_the_learning_rates_at_percentages_of_the_run() -> None:
+    result = optadvise("schedule", "linear", "--steps", "1001", "--lr", "0.1")
+    (row,) = [line for line in result.out.splitlines() if line.strip().startswith("linear  ")]
     assert row.split()[1:] == [
         show_number(float(f"{0.1 * (1 - n / 1001):.3g}")) for n in (0, 100, 250, 500, 750, 900, 1000)
     ]
 
 
-def test_a_schedule_named_twice_is_shown_once() -> None:
-    assert [entry["id"] for entry in data("wsd", "--compare", "WSD", "--compare", "trapezoidal")] == ["wsd"]
+def test_a_repeated_schedule_is_printed_once() -> None:
+    assert [entry["id"] for entry in read_schedules("wsd", "--compare", "WSD", "--compare", "trapezoidal")] == ["wsd"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "error", "option"),
     [
-        ("warmup-cosin", "did you mean"),
-        ("wsd --compare nothing", "--compare"),
-        ("wsd --steps 0", "--steps"),
-        ("wsd --steps 2e12", "--steps"),
-        ("wsd --warmup 100%", "--warmup"),
-        ("wsd --warmup 1e5", "--warmup"),
-        ("wsd --warmup nan%", "--warmup"),
-        ("wsd --warmup soon", "--warmup"),
-        ("wsd --warmup=-3%", "--warmup"),
-        ("constant --warmup 3%", "has none"),
-        ("wsd --lr 0", "--lr"),
-        ("wsd --lr nan", "--lr"),
-        ("wsd --out lr.doc", "png, svg, pdf"),
-        ("wsd --out nowhere/lr.png", "there is no folder"),
+        ("warmup-cosin", "unknown-name", None),
+        ("wsd --compare nothing", "unknown-name", "--compare"),
+        ("wsd --steps 0", "out-of-range", "--steps"),
+        ("wsd --steps 2e12", "out-of-range", "--steps"),
+        ("wsd --warmup 100%", "out-of-range", "--warmup"),
+        ("wsd --warmup 1e5", "out-of-range", "--warmup"),
+        ("wsd --warmup nan%", "out-of-range", "--warmup"),
+        ("wsd --warmup soon", "invalid-number", "--warmup"),
+        ("wsd --warmup=-3%", "out-of-range", "--warmup"),
+        ("constant --warmup 3%", "option-conflict", "--warmup"),
+        ("wsd --lr 0", "out-of-range", "--lr"),
+        ("wsd --lr nan", "out-of-range", "--lr"),
+        ("wsd --plot lr.doc", "wrong-file-type", "--plot"),
+        ("wsd --plot nowhere/lr.png", "file-not-writable", "--plot"),
     ],
 )
-def test_what_cannot_be_is_one_line(arguments: str, words: str) -> None:
-    said = optadvise("schedule", *arguments.split())
-    assert (said.code, len(said.err.splitlines()), said.out) == (2, 1, "")
-    assert words in said.err
+def test_an_invalid_command_line_is_one_error(arguments: str, error: str, option: str | None) -> None:
+    result = optadvise("schedule", *arguments.split())
+    assert (result.code, len(result.err.splitlines()), result.out) == (2, 1, "")
+    assert result.error == error
+    assert option is None or (result.failure is not None and result.failure.option == option)
 
 
 @pytest.mark.parametrize("name", ["warmup-cosine", "inverse-sqrt", "one-cycle", "step", "constant", "wsd"])
-def test_short_runs_have_a_curve_too(name: str) -> None:
+def test_short_runs_have_a_curve(name: str) -> None:
     for steps in ("1", "2", "3", "7"):
-        said = optadvise("schedule", name, "--steps", steps)
-        assert said.code == 0 or "too short" in said.err
+        result = optadvise("schedule", name, "--steps", steps)
+        assert result.code == 0 or (result.error, result.failure and result.failure.option) == (
+            "out-of-range",
+            "--steps",
+        )
 
 
 # -- the terminal --------------------------------------------------------------------------------------------------
 
 
-def test_an_ascii_terminal_gets_ascii_within_80_columns(tmp_path: Path) -> None:
+def test_an_ascii_terminal_gets_ascii_in_80_columns(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "optadvise", "schedule", "warmup-cosine", "--compare", "wsd", "--compare", "step"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path, env=environment)
-    lines = done.stdout.decode("ascii").splitlines()
+    process = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path, env=environment)
+    lines = process.stdout.decode("ascii").splitlines()
     assert max(map(len, lines)) <= 80
-    assert "?" not in done.stdout.decode()
+    assert "?" not in process.stdout.decode()
     legend = lines[-1].split()
     assert legend == ["*", "warmup-cosine", "o", "wsd", "+", "step"]
     curves = "\n".join(line.partition("|")[2] for line in lines)
     assert all(mark in curves for mark in "*o+")
 
 
-def test_all_schedules_beside_each_other_keep_to_80_columns(rules: CompiledRules) -> None:
+def test_a_comparison_of_all_schedules_has_at_most_80_columns(rules: CompiledRules) -> None:
     first, *others = rules.catalog.scheduler_ids
-    said = optadvise("schedule", first, *[word for name in others[:8] for word in ("--compare", name)])
-    assert max(map(len, said.out.splitlines())) <= 80
+    result = optadvise("schedule", first, *[word for name in others[:8] for word in ("--compare", name)])
+    assert max(map(len, result.out.splitlines())) <= 80
 
 
-def show(value: float) -> str:
+def format_number(value: float) -> str:
     return f"{value:g}"
 
 
-def test_a_line_alone_is_drawn_in_dots_and_in_ascii_in_stars() -> None:
+def test_a_single_line_is_drawn_in_dots_and_in_ascii_in_stars() -> None:
     rise = Line("rise", [n / 99 for n in range(100)])
     for braille in (True, False):
-        rows = draw_plot([rise], Axis("step", 0, 100, show), Axis("rate", 0.0, 1.0, show), braille=braille)
+        rows = draw_plot(
+            [rise], Axis("step", 0, 100, format_number), Axis("rate", 0.0, 1.0, format_number), braille=braille
+        )
         assert max(map(len, rows)) <= 80
         assert rows[0].strip() == "rate"
         body = [row for row in rows if set(row) & set("┤│|+")]
@@ -150,9 +158,11 @@ def test_a_line_alone_is_drawn_in_dots_and_in_ascii_in_stars() -> None:
         assert all(ord(c) < 128 for row in rows for c in row) is not braille
 
 
-def test_lines_that_lie_on_each_other_are_all_seen() -> None:
+def test_overlapping_lines_are_all_visible() -> None:
     lines = [Line(name, [0.5, 0.5]) for name in "abc"]
-    picture = "\n".join(draw_plot(lines, Axis("x", 0, 1, show), Axis("y", 0.0, 1.0, show), braille=False))
+    picture = "\n".join(
+        draw_plot(lines, Axis("x", 0, 1, format_number), Axis("y", 0.0, 1.0, format_number), braille=False)
+    )
     (row,) = [line for line in picture.splitlines() if "*o+" in line]
     assert min(row.count(mark) for mark in "*o+") >= 25
 
@@ -162,9 +172,11 @@ def test_lines_that_lie_on_each_other_are_all_seen() -> None:
     st.booleans(),
     st.integers(40, 100),
 )
-def test_any_curves_keep_to_their_place(curves: list[list[float]], braille: bool, width: int) -> None:
+def test_curves_stay_within_the_width(curves: list[list[float]], braille: bool, width: int) -> None:
     lines = [Line(f"line{n}", values) for n, values in enumerate(curves)]
-    rows = draw_plot(lines, Axis("x", 0, 9, show), Axis("y", 0.0, 1.0, show), braille=braille, width=width)
+    rows = draw_plot(
+        lines, Axis("x", 0, 9, format_number), Axis("y", 0.0, 1.0, format_number), braille=braille, width=width
+    )
     assert max(map(len, rows)) <= width
     if len(lines) > 1:
         legend = " ".join(rows)
@@ -173,7 +185,7 @@ def test_any_curves_keep_to_their_place(curves: list[list[float]], braille: bool
         )
 
 
-def test_what_an_encoding_can_show() -> None:
+def test_encodings_with_braille() -> None:
     assert has_braille("utf-8")
     assert has_braille(None)
     assert not has_braille("ascii")
@@ -181,21 +193,20 @@ def test_what_an_encoding_can_show() -> None:
     assert not has_braille("no-such")
 
 
-# -- pictures ------------------------------------------------------------------------------------------------------
+# -- plots ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_beside_the_text(tmp_path: Path) -> None:
+def test_a_plot_in_addition_to_text(tmp_path: Path) -> None:
     plain = optadvise("schedule", "wsd", "--compare", "cosine")
     for name, start in (("lr.png", b"\x89PNG"), ("lr.svg", b"<?xml"), ("lr.PDF", b"%PDF")):
-        said = optadvise("schedule", "wsd", "--compare", "cosine", "--out", str(tmp_path / name))
-        assert (said.code, said.out) == (0, plain.out)
+        result = optadvise("schedule", "wsd", "--compare", "cosine", "--plot", str(tmp_path / name))
+        assert (result.code, result.out) == (0, plain.out)
         assert (tmp_path / name).read_bytes().startswith(start)
 
 
-def test_without_matplotlib_there_is_text_and_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_text_works_and_a_plot_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert optadvise("schedule", "wsd").code == 0
-    said = optadvise("schedule", "wsd", "--out", str(tmp_path / "lr.png"))
-    assert (said.code, len(said.err.splitlines())) == (4, 1)
-    assert "pip install 'optadvise[plot]'" in said.err
+    result = optadvise("schedule", "wsd", "--plot", str(tmp_path / "lr.png"))
+    assert (result.code, len(result.err.splitlines()), result.error) == (4, 1, "missing-package")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The rates that we compute are those that torch's schedulers set."""
+"""Learning rates of schedules, compared with those of PyTorch's schedulers."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from optadvise.rulebase.catalog import load
 CATALOG = load()
 
 
-def rates_of_torch(advice: Recommendation, steps: int) -> list[float]:
+def list_torch_lrs(advice: Recommendation, steps: int) -> list[float]:
     peak = advice.kwargs["lr"]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=float(str(peak)))
-    made = build_scheduler(plan_advice(advice), optimizer)
-    assert made is not None
-    found = []
+    scheduler = build_scheduler(plan_advice(advice), optimizer)
+    assert scheduler is not None
+    learning_rates = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        learning_rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        with warnings.catch_warnings():  # torch's own, of SequentialLR
+        with warnings.catch_warnings():  # of SequentialLR in PyTorch itself
             warnings.simplefilter("ignore")
-            made.step()
-    return found
+            scheduler.step()
+    return learning_rates
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 97])
 @pytest.mark.parametrize("name", CATALOG.scheduler_ids)
-def test_rates_equal_those_of_torch(rules: CompiledRules, name: str, steps: int) -> None:
+def test_learning_rates_equal_those_of_torch(rules: CompiledRules, name: str, steps: int) -> None:
     schedule = resolve_schedule(CATALOG.scheduler(name), 0.3, steps, 0.2, {})
     advice = advise(rules, {"optimizer": "sgd"})
     advice = replace(advice, schedule=schedule, kwargs={**advice.kwargs, "lr": 0.3})
     assert [compute_lr(schedule, 0.3, step) for step in range(steps)] == pytest.approx(
-        rates_of_torch(advice, steps), rel=1e-6, abs=1e-12
+        list_torch_lrs(advice, steps), rel=1e-6, abs=1e-12
     )

@@ -1,4 +1,4 @@
-"""Figures and sentences of a benchmark result that its text, Markdown, CSV and HTML share."""
+"""Figures and sentences of a benchmark result, shared by text, Markdown, CSV and HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optadvise.render.labels import SHARDING_LABELS
 
 
 def format_figure(value: float | None, scale: float = 1.0) -> str:
-    """Return three digits of a scaled figure, empty where there is none.
+    """Return a scaled figure with three digits, empty for None.
 
     Example:
         >>> format_figure(0.01234, 1e3), format_figure(123456.0)
@@ -24,12 +24,12 @@ def format_figure(value: float | None, scale: float = 1.0) -> str:
 
 
 def format_milliseconds(seconds: float | None) -> str:
-    """Return a time in milliseconds, empty where there is none."""
+    """Return a time in milliseconds, empty for None."""
     return "" if seconds is None else f"{format_figure(seconds, 1e3)} ms"
 
 
 def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str, *, with_interval: bool = True) -> str:
-    """Return an arm's ratio to the control, with half the width of its interval; empty where there is none."""
+    """Return an arm's ratio to the control with half the width of its interval; empty if it was not computed."""
     if arm.role == "control":
         return "1"
     ratio = result.find_ratio(arm.label, metric)
@@ -43,18 +43,18 @@ def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str, *, with_i
 
 
 def format_implementation(arm: ArmResult) -> str:
-    """Return the class that computed an optimizer, and its variant."""
+    """Return the class of an arm's optimizer, and its variant."""
     variant = arm.implementation.variant
     return arm.implementation.path + (f", {variant}" if variant else "")
 
 
 def describe_workload(spec: Spec) -> str:
-    """Return what was measured."""
-    return "step() on given shapes" if spec.optimizer_only else spec.workload
+    """Return the workload of a benchmark."""
+    return "step() on fixed shapes" if spec.optimizer_only else spec.workload
 
 
 def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
-    """Return what was measured, and on what."""
+    """Return the workload, and the machine with its software."""
     spec, environment = result.spec, result.environment
     arm = next((arm for arm in result.arms if arm.parameters), None)
     size = f", {show_count(arm.parameters or 0)} parameters in {arm.tensors} tensors" if arm else ""
@@ -64,32 +64,32 @@ def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
     device = environment.device_name or environment.processor or spec.device
     threads = f", {environment.threads} threads" if environment.threads and spec.device == "cpu" else ""
     versions = ", ".join(f"{package} {version}" for package, version in environment.packages.items())
-    machine = (f"{device}{threads}", f"{spec.rounds} rounds of {spec.steps} steps in turn", versions)
+    machine = (f"{device}{threads}", f"{spec.rounds} interleaved rounds of {spec.steps} steps", versions)
     processes = "" if spec.nproc == 1 else f", {spec.nproc} processes, {SHARDING_LABELS[spec.shard]}"
     return f"{name}{size}, {spec.dtype}{processes}", "; ".join(filter(None, machine))
 
 
 def list_details(arm: ArmResult, spec: Spec) -> Iterator[str]:
-    """Yield sentences about an arm, or about its failure."""
+    """Yield sentences about an arm or its failure."""
     if arm.status == "ok":
         yield _describe_speed(arm)
         yield from _describe_loss(arm)
         yield from _describe_ranks(arm)
         yield from _describe_bandwidth(arm)
         if arm.deviates:
-            yield f"its update deviates from the paper's: optadvise show {arm.optimizer} says by how much"
+            yield f"its update deviates from the paper, see optadvise show {arm.optimizer}"
         return
     yield f"{arm.status}: {arm.error}"
     if arm.status == "oom":
-        smaller = "smaller --params" if spec.optimizer_only else "a smaller --model-size or --batch-size"
-        smaller = "a smaller network or batch" if spec.user else smaller
-        yield f"try {smaller}, or an optimizer with less state (optadvise list)"
+        change = "smaller --params" if spec.optimizer_only else "a smaller --model-size or --batch-size"
+        change = "a smaller model or batch" if spec.user else change
+        yield f"try {change}, or an optimizer with less state (optadvise list)"
 
 
 def _describe_speed(arm: ArmResult) -> str:
     parts = []
     if arm.optimizer_share is not None and arm.optimizer_share < 1:
-        parts.append(f"the optimizer is {arm.optimizer_share:.0%} of a step")
+        parts.append(f"the optimizer takes {arm.optimizer_share:.0%} of a step")
     if arm.throughput.value is not None:
         parts.append(f"{arm.throughput.value:,.4g} {arm.throughput.unit}")
     if arm.first_step_seconds is not None:
@@ -100,27 +100,27 @@ def _describe_speed(arm: ArmResult) -> str:
 def _describe_loss(arm: ArmResult) -> Iterator[str]:
     loss = arm.loss
     if loss.first is not None and loss.last is not None:
-        yield f"loss {loss.first:.3f} → {loss.last:.3f}" + ("" if loss.finite else ", not finite throughout")
+        yield f"loss {loss.first:.3f} → {loss.last:.3f}" + ("" if loss.finite else ", not always finite")
     elif loss.finite is False:
-        yield "the weights did not stay finite"
+        yield "the weights became infinite or NaN"
 
 
 def _describe_ranks(arm: ArmResult) -> Iterator[str]:
-    """Yield a sentence about all ranks and one about each; nothing for one process."""
+    """Yield a sentence about all ranks and one per rank; nothing for one process."""
     if not arm.ranks:
         return
-    parts = [f"{len(arm.ranks)} ranks: {show_bytes(arm.total_state_bytes or 0)} of state in all",
-             f"{arm.communication_share:.0%} of a step in communication, which may overlap with computing"]  # fmt: skip
+    parts = [f"{len(arm.ranks)} ranks: {show_bytes(arm.total_state_bytes or 0)} of optimizer state in total",
+             f"{arm.communication_share:.0%} of a step in communication, possibly overlapping computation"]  # fmt: skip
     if arm.scaling_efficiency is not None:
-        parts.append(f"{arm.scaling_efficiency:.0%} of the speed of as many processes by themselves")
+        parts.append(f"{arm.scaling_efficiency:.0%} scaling efficiency (versus independent processes)")
     yield "; ".join(parts)
     for rank in arm.ranks:
         allocated, process = rank.peak_memory_bytes.allocated, rank.peak_memory_bytes.process
         peak = allocated if allocated is not None else process
-        at_peak = "" if peak is None else f", {show_bytes(peak)} at the peak"
+        at_peak = "" if peak is None else f", {show_bytes(peak)} peak memory"
         yield (
-            f"rank {rank.rank}: {show_bytes(rank.state_bytes)} of state, {show_bytes(rank.parameter_bytes)} "
-            f"of weights{at_peak}, step() {format_milliseconds(rank.optimizer_seconds)}"
+            f"rank {rank.rank}: {show_bytes(rank.state_bytes)} optimizer state, "
+            f"{show_bytes(rank.parameter_bytes)} weights{at_peak}, step() {format_milliseconds(rank.optimizer_seconds)}"
         )
 
 
@@ -129,13 +129,13 @@ def _describe_bandwidth(arm: ArmResult) -> Iterator[str]:
     if bandwidth.achieved is not None and bandwidth.device is not None:
         bound = f"; {bandwidth.bound}" if bandwidth.bound else ""
         yield (
-            f"must move {show_bytes(bandwidth.bytes_per_step or 0)} a step: {bandwidth.achieved / 1e9:.3g} GB/s, "
-            f"{bandwidth.fraction:.0%} of a copy's {bandwidth.device / 1e9:.3g} GB/s here{bound}"
+            f"minimum traffic {show_bytes(bandwidth.bytes_per_step or 0)}/step: {bandwidth.achieved / 1e9:.3g} GB/s, "
+            f"{bandwidth.fraction:.0%} of this machine's copy bandwidth ({bandwidth.device / 1e9:.3g} GB/s){bound}"
         )
 
 
 def format_measured(requirement: RequirementResult) -> str:
-    """Return the figure of a requirement in its unit, with its interval."""
+    """Return the measured figure of a requirement with its unit and interval."""
 
     def format_value(value: float) -> str:
         if requirement.relative:
@@ -146,4 +146,4 @@ def format_measured(requirement: RequirementResult) -> str:
     if requirement.measured is None:
         return "not measured"
     text, interval = format_value(requirement.measured), requirement.ci95
-    return text if interval is None else f"{text} ({format_value(interval.low)} … {format_value(interval.high)})"
+    return text if interval is None else f"{text} ({format_value(interval.low)} to {format_value(interval.high)})"

@@ -25,7 +25,7 @@ _DASHBOARD = (
 
 
 def encode_csv(result: BenchmarkResult) -> str:
-    """Return a line for each arm; an empty field was not measured."""
+    """Return CSV with a line per arm; fields that were not measured are empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -36,8 +36,8 @@ def encode_csv(result: BenchmarkResult) -> str:
 
 
 def render_markdown(result: BenchmarkResult) -> str:
-    """Return a table for a pull request."""
-    headers = ("optimizer", "step()", "vs control", "whole step", "vs control", "state B/param", "peak", "loss")
+    """Return a Markdown table for a pull request."""
+    headers = ("optimizer", "step()", "vs control", "full step", "vs control", "state B/param", "peak", "loss")
     lines = format_table(headers, (_list_cells(result, arm) for arm in result.arms), numbers_from=1)
     if result.requirements:
         lines += ["", *(f"- {one.verdict}: `{one.text}` ({one.label})" for one in result.requirements)]
@@ -62,7 +62,7 @@ def _list_cells(result: BenchmarkResult, arm: ArmResult) -> list[str]:
 
 
 def encode_dashboard(result: BenchmarkResult) -> str:
-    """Return the `customSmallerIsBetter` list that github-action-benchmark reads."""
+    """Return JSON for github-action-benchmark (`customSmallerIsBetter`)."""
     entries = []
     for arm in result.arms:
         for metric, unit, scale in _DASHBOARD if arm.status == "ok" else ():

@@ -44,7 +44,7 @@ class OptimizerEntry(Struct, frozen=True, kw_only=True):
 
 
 class ImplementationEntry(Implementation, frozen=True, kw_only=True):
-    """An implementation of an optimizer; keys are never renamed, so that some differ from those of rule files."""
+    """An implementation of an optimizer; some keys differ from those of rule files, as keys are never renamed."""
 
     cpu_kwargs: Mapping[str, Value] = field(name="on_cpu")
     sharding_kwargs: Mapping[str, Mapping[str, Value]] = field(name="on_shard")
@@ -81,7 +81,7 @@ class OptimizerCard(OptimizerEntry, frozen=True, kw_only=True):
 
 
 class ScheduleEntry(Scheduler, frozen=True, kw_only=True):
-    """A schedule with its names elsewhere."""
+    """A schedule with its names in frameworks."""
 
     huggingface: str | None
     frameworks: Mapping[str, str | None]
@@ -135,7 +135,7 @@ def build_optimizer(
     """Return an optimizer's card.
 
     Args:
-        guide_buffers: State per parameter by the guide, None where it gives none.
+        guide_buffers: State per parameter by the guide, None where the guide gives no figure.
     """
     names = name_in_frameworks(catalog, card)
     return convert(
@@ -181,7 +181,7 @@ def list_claims(claims: Iterable[Claim]) -> ClaimList:
 
 
 def name_in_frameworks(catalog: Catalog, card: Optimizer | Scheduler) -> dict[str, str | None]:
-    """Return the name that each framework has for an optimizer or a schedule, None where it has none."""
+    """Return the name of an optimizer or a schedule in each framework; None for a framework without it."""
     names: dict[str, str | None] = {}
     for key, framework in catalog.frameworks.items():
         if isinstance(card, Optimizer) and framework.optimizers:
@@ -193,7 +193,7 @@ def name_in_frameworks(catalog: Catalog, card: Optimizer | Scheduler) -> dict[st
 
 
 def drop_refuted_reasons(card: Optimizer, evidence: Evidence) -> Optimizer:
-    """Return a card without the sentences that rest on claims which were refuted on this machine."""
+    """Return a card without the reasons whose claims were refuted on this machine."""
     refuted = {claim.id for claim in evidence.refuted}
     return replace(
         card,

@@ -43,7 +43,7 @@ Chains: TypeAlias = Annotated[
 
 
 class ShapeDocument(NetworkShape, frozen=True):
-    """A network's family and dimensions."""
+    """Family and dimensions of a network."""
 
     dims: Mapping[str, int]  # type: ignore[assignment]
 
@@ -88,7 +88,7 @@ class MemoryDocument(Struct, frozen=True, kw_only=True):
 
 
 class RulesDocument(Struct, frozen=True):
-    """The rules that gave an answer."""
+    """The rules in use."""
 
     fingerprint: str
     layers: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -122,14 +122,14 @@ class OptimizerDocument(Struct, frozen=True):
 
 
 class CompanionDocument(Struct, frozen=True):
-    """The optimizer of the tensors that the first does not take."""
+    """Optimizer for the tensors that the recommended optimizer cannot update."""
 
     path: ImportPath = field(name="import")
     kwargs: Mapping[str, Value]
 
 
 class ReasonDocument(Struct, frozen=True):
-    """Another schedule and why one would take it."""
+    """Another schedule with a reason to use it."""
 
     id: str
     because: str
@@ -159,7 +159,7 @@ class EvidenceDocument(Struct, frozen=True):
 
 
 class MissedDocument(Struct, frozen=True):
-    """A condition of a rule that does not hold."""
+    """Condition of a rule that does not apply."""
 
     fact: str
     asks: str
@@ -167,7 +167,7 @@ class MissedDocument(Struct, frozen=True):
 
 
 class MissDocument(Struct, frozen=True):
-    """A rule that did not decide: the conditions it missed, or the rule that comes before it."""
+    """A rule that did not decide: its missed conditions, or the rule that takes precedence."""
 
     rule: str
     missed: tuple[MissedDocument, ...]
@@ -175,7 +175,7 @@ class MissDocument(Struct, frozen=True):
 
 
 class DecisionDocument(Struct, frozen=True):
-    """A rule that decided a table, with the rules that came nearest to deciding it."""
+    """The rule that decided a table, with the rules that came closest."""
 
     table: str
     rule: str
@@ -183,7 +183,7 @@ class DecisionDocument(Struct, frozen=True):
 
 
 class ChangeDocument(Struct, frozen=True):
-    """Options to change together, after which the optimizer is recommended."""
+    """Options that, changed together, lead to the optimizer."""
 
     change: Mapping[str, str]
     effort: int
@@ -267,7 +267,7 @@ def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None
 
 
 def build_estimate(answer: MemoryAnswer, catalog: Catalog) -> EstimateDocument:
-    """Return an estimate's JSON; the catalogue names the rules that gave it."""
+    """Return an estimate's JSON; the catalog has the rules that were used."""
     return EstimateDocument(
         situation=build_situation(answer.situation),
         optimizer=answer.optimizer,
@@ -302,10 +302,10 @@ def build_memory(memory: MemoryEstimate) -> MemoryDocument:
 
 
 def build_evidence(implementation: Implementation | None, evidence: Evidence) -> EvidenceDocument:
-    """Return the JSON of what was measured on this machine.
+    """Return the JSON of measurements on this machine.
 
     Args:
-        implementation: The implementation whose deviation is reported, None for none.
+        implementation: Implementation whose deviation is reported; None: no deviation is reported.
     """
     deviates = None if implementation is None else find_deviation(implementation, evidence)
     return EvidenceDocument(

@@ -1,4 +1,4 @@
-"""Explanation of a recommendation: rules that came nearest, and why another optimizer is not recommended."""
+"""Explanation of a recommendation: the closest rules, and why another optimizer is not recommended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from optadvise.rulebase.tables import Axis
 
 
 class Explanation(Struct, frozen=True):
-    """The parts that `--explain` and `--why-not` add to a recommendation."""
+    """Additions of `--explain` and `--why-not` to a recommendation."""
 
     axes: Mapping[str, Axis]
     decisions: tuple[TableDecision, ...] = ()
@@ -30,7 +30,7 @@ class Explanation(Struct, frozen=True):
 
 
 def describe_miss(miss: NearMiss, axes: Mapping[str, Axis]) -> MissDocument:
-    """Return a rule that did not decide, with its conditions in words."""
+    """Return a rule that did not decide, with its missed conditions as text."""
     missed = tuple(
         MissedDocument(
             fact=condition.fact,
@@ -47,7 +47,7 @@ def _describe_values(fact: str, mask: int, axes: Mapping[str, Axis]) -> str:
 
 
 def build_why_not(explanation: Explanation) -> WhyNotDocument | None:
-    """Return what keeps another optimizer from being recommended; None where that was not requested."""
+    """Return what keeps another optimizer from being recommended; None if that was not requested."""
     result, axes = explanation.why_not, explanation.axes
     if result is None:
         return None
@@ -64,7 +64,7 @@ def build_why_not(explanation: Explanation) -> WhyNotDocument | None:
 
 
 def explain(document: RecommendationDocument, explanation: Explanation) -> RecommendationDocument:
-    """Return a recommendation's JSON with its explanation, as far as that was requested."""
+    """Return a recommendation's JSON with the requested explanations."""
     decisions = tuple(
         DecisionDocument(
             table=row.table, rule=row.rule, near=tuple(describe_miss(miss, explanation.axes) for miss in row.near)

@@ -22,19 +22,19 @@ from optadvise.rulebase.table_records import Example, Rule, WarningText
 
 
 class FindingDocument(Struct, frozen=True, kw_only=True):
-    """Something that is wrong with the rules."""
+    """An error in the rules."""
 
     kind: str
     table: str
     rules: tuple[str, ...]  # the ids of the offending rows
     at: str  # file:line:column
     text: str
-    where: str | None  # the facts at which it shows
-    witness: str | None  # a command line that leads there
+    where: str | None  # facts of a situation with this error
+    witness: str | None  # command line for this situation
 
 
 class RulesCheckDocument(Document, frozen=True, kw_only=True):
-    """`optadvise rules check --json`: what is proven."""
+    """`optadvise rules check --json`: results of the proofs."""
 
     kind: Literal["rules-check"] = "rules-check"
     proven: bool
@@ -45,7 +45,7 @@ class RulesCheckDocument(Document, frozen=True, kw_only=True):
 
 
 class SurvivorDocument(Struct, frozen=True):
-    """A change of one row that nothing noticed."""
+    """A change of one row that no test detected."""
 
     table: str
     rule: str
@@ -53,17 +53,17 @@ class SurvivorDocument(Struct, frozen=True):
 
 
 class MutantsDocument(Struct, frozen=True, kw_only=True):
-    """The outcome of trying every mutant."""
+    """Results of mutation testing."""
 
     tried: int
     killed: int
-    alike: int  # no situation distinguishes them from the original
-    noticed_share: float = field(name="share")  # of those that are not alike
+    alike: int  # equivalent to the original in every situation
+    noticed_share: float = field(name="share")  # of the mutants that are not equivalent
     survivors: tuple[SurvivorDocument, ...]
 
 
 class RulesTestDocument(Document, frozen=True, kw_only=True):
-    """`optadvise rules test --json`: the outcome of the tests beside the rules."""
+    """`optadvise rules test --json`: results of the tests in rule files."""
 
     kind: Literal["rules-test"] = "rules-test"
     passed: bool
@@ -76,7 +76,7 @@ class RulesTestDocument(Document, frozen=True, kw_only=True):
 
 
 class RuleDocument(Document, frozen=True, kw_only=True):
-    """`optadvise show --json` of a rule: the keys of its file, its position, and what was tested here."""
+    """`optadvise show --json` of a rule: the keys of its file, its position, and its claims tested on this machine."""
 
     kind: Literal["rule"] = "rule"
     table: str
@@ -85,17 +85,17 @@ class RuleDocument(Document, frozen=True, kw_only=True):
     id: str
     name: str
     when: Mapping[str, tuple[str | Range, ...]]
-    then: JsonObject  # as the kind of its table has it
-    because: str | UnsetType  # unset where the outcome is a text that gives the reason
+    then: JsonObject  # fields depend on the table
+    because: str | UnsetType  # unset if the outcome is a text that contains the reason
     cite: tuple[str, ...]
     tests: tuple[Example, ...]
     overrides: tuple[str, ...]
     before: str | None
-    claims: tuple[ClaimFinding, ...]  # that the rule repeats, decided here
+    claims: tuple[ClaimFinding, ...]  # supporting the rule, decided on this machine
 
 
 def build_check(report: ProofReport) -> RulesCheckDocument:
-    """Return the JSON of what was proven."""
+    """Return the JSON of proofs."""
     return RulesCheckDocument(
         proven=report.proven,
         sound=report.sound,
@@ -114,7 +114,7 @@ def _build_finding(reported: ReportedFinding) -> FindingDocument:
 
 
 def build_test(report: RuleTestReport, mutants: MutationReport | None) -> RulesTestDocument:
-    """Return the JSON of the tests' outcome, and of the mutants' where they were tried."""
+    """Return the JSON of test results, with those of mutation testing if it ran."""
     return RulesTestDocument(
         passed=report.passed,
         ran=report.ran,
@@ -139,7 +139,7 @@ def build_rule(rule: Rule, claims: Sequence[ClaimFinding]) -> RuleDocument:
     """Return a rule's JSON.
 
     Args:
-        claims: Claims that the rule repeats and that were decided here.
+        claims: Claims that support the rule and were decided on this machine.
     """
     reason = find_reason(rule, claims)
     return RuleDocument(
@@ -148,7 +148,7 @@ def build_rule(rule: Rule, claims: Sequence[ClaimFinding]) -> RuleDocument:
 
 
 def find_reason(rule: Rule, claims: Sequence[ClaimFinding]) -> str | None:
-    """Return why a rule holds, or what was measured where that was refuted here; None: its outcome says why."""
+    """Return the reason of a rule, or the measurement that refuted it here; None if its outcome has the reason."""
     if isinstance(rule.then, WarningText):
         return None
     refuted = next((claim for claim in claims if claim.verdict == REFUTED), None)

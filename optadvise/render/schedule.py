@@ -12,7 +12,7 @@ from optadvise.core.cards import Phase, Scheduler, Value
 from optadvise.core.json_text import Document
 from optadvise.core.records import Positive, ScheduleAdvice
 
-_POINTS = 200  # of the JSON, beside the corners
+_POINTS = 200  # of the JSON, in addition to phase changes
 
 
 class ScheduleRun(Struct, frozen=True):
@@ -20,7 +20,7 @@ class ScheduleRun(Struct, frozen=True):
 
     card: Scheduler
     advice: ScheduleAdvice
-    lr: float  # peak
+    lr: float  # peak learning rate
     steps: int
     warmup_source: str
 
@@ -29,7 +29,7 @@ class ScheduleRun(Struct, frozen=True):
         """Return the warmup steps."""
         return int(str(self.advice.quantities["warmup_steps"]))
 
-    def rate_at(self, step: int) -> float:
+    def lr_at(self, step: int) -> float:
         """Return the learning rate at a step."""
         return schedules.compute_lr(self.advice, self.lr, step)
 
@@ -38,8 +38,8 @@ class ScheduleRun(Struct, frozen=True):
         return round(fraction * (self.steps - 1))
 
     def list_points(self) -> list[tuple[int, float]]:
-        """Return steps and their learning rates, spread over the run and on both sides of each corner."""
-        return [(step, self.rate_at(step)) for step in sample_steps(self.advice, self.steps, _POINTS)]
+        """Return steps and their learning rates, evenly over the run and on both sides of each phase change."""
+        return [(step, self.lr_at(step)) for step in sample_steps(self.advice, self.steps, _POINTS)]
 
 
 class ScheduleDocument(Struct, frozen=True):
@@ -50,11 +50,11 @@ class ScheduleDocument(Struct, frozen=True):
     kwargs: Mapping[str, Value]
     phases: Annotated[tuple[Phase, ...], Meta(min_length=1)]
     total_steps: Positive
-    warmup_steps: Annotated[int, Meta(ge=0, description="0 where the schedule has no warmup.")]
-    lr: Annotated[float, Meta(gt=0, description="Peak learning rate, with which the optimizer is built.")]
+    warmup_steps: Annotated[int, Meta(ge=0, description="0 if the schedule has no warmup.")]
+    lr: Annotated[float, Meta(gt=0, description="Peak learning rate, the `lr` of the optimizer.")]
     points: Annotated[
         tuple[tuple[Annotated[int, Meta(ge=0)], Annotated[float, Meta(ge=0)]], ...],
-        Meta(min_length=1, description="Steps from 0 on with their learning rates, more of them where a phase ends."),
+        Meta(min_length=1, description="Steps from 0 with their learning rates; more steps where a phase ends."),
     ]
 
 
@@ -85,7 +85,7 @@ def build_schedules(runs: Iterable[ScheduleRun]) -> SchedulesDocument:
 
 
 def sample_steps(schedule: ScheduleAdvice, steps: int, count: int) -> list[int]:
-    """Return steps at even distances and, so that no corner is drawn slanted, on both sides of each corner."""
+    """Return evenly spaced steps and both sides of each phase change, so that drops are drawn vertically."""
     last = max(steps - 1, 0)
     sampled = {round(n / count * last) for n in range(count + 1)}
     sampled |= {step for corner in list_corners(schedule) for step in (corner - 1, corner) if 0 <= step <= last}
@@ -93,7 +93,7 @@ def sample_steps(schedule: ScheduleAdvice, steps: int, count: int) -> list[int]:
 
 
 def list_corners(schedule: ScheduleAdvice) -> list[int]:
-    """Return the steps at which a phase of a schedule ends, or its learning rate drops."""
+    """Return the steps at which a phase of a schedule ends or its learning rate drops."""
     milestones = [schedule.kwargs.get("milestones"), schedule.quantities.get("milestones")]
     ends = {int(str(step)) for steps in milestones if isinstance(steps, list) for step in steps}
     return sorted({*ends, int(str(schedule.quantities["warmup_steps"]))} - {0})

@@ -22,7 +22,7 @@ def draw_graphs(graphs: Sequence[Graph], file: Path) -> None:
         InputError: The file has another ending or cannot be written.
         CannotRunHereError: matplotlib is not installed.
     """
-    figures.check_picture(file, "--out")
+    figures.check_picture(file, "--plot")
     layouts = [_layout(graph) for graph in graphs]
     heights = [1 + max(row for _, row in layout.values()) for layout in layouts]
     width = max(1 + max(column for column, _ in layout.values()) for layout in layouts)

@@ -146,7 +146,7 @@ def _draw_arms(arms: Sequence[ArmResult], conditions: _Conditions, missing: Sequ
     for number, (point, x) in enumerate(zip(points, xs, strict=True)):
         _place(plot, point, x, number)
     is_shifted = any(x != point.memory for x, point in zip(xs, points, strict=True))
-    note = "; arms with equal memory are drawn side by side" if is_shifted else ""
+    note = "; arms with equal memory are drawn next to each other" if is_shifted else ""
     _finish(plot, axes, points, f"{conditions.describe()}{note}", missing)
     figures.save_figure(picture, file)
 
@@ -215,7 +215,7 @@ def _points(arms: Iterable[ArmResult], axes: Axes) -> list[Point]:
 
 
 def _apart(points: Sequence[Point]) -> list[float]:
-    """Return the x of each point: points of equal memory are drawn side by side, so that no interval is hidden."""
+    """Return the x of each point: points of equal memory are drawn apart, so that all intervals are visible."""
     span = max(p.memory for p in points) - min(p.memory for p in points) or max(p.memory for p in points) or 1.0
     xs = []
     for number, point in enumerate(points):

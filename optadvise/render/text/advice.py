@@ -71,7 +71,7 @@ def render_text(
 
 
 def _print_optimizer(out: Console, advice: Recommendation) -> None:
-    """Print the optimizer, its constructor call and what is known against it."""
+    """Print the optimizer, its constructor call and its known problems."""
     optimizer, implementation = advice.optimizer, advice.implementation
     out.print(f"[bold]{escape(optimizer.name)}[/bold]  ({optimizer.id})")
     if advice.memory.fits is False:

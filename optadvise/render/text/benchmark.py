@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from optadvise.benchmark.metrics import metric_value, peak_memory
 from optadvise.benchmark.records import ArmResult, BenchmarkResult
+from optadvise.render import headings
 from optadvise.render.benchmark import (
     describe_conditions,
     format_figure,
@@ -19,12 +20,12 @@ from optadvise.render.benchmark import (
 )
 from optadvise.render.text.console import Column, Page, format_heading, print_rows, print_section
 
-_COLUMNS: tuple[Column, ...] = (("", "fold"), ("step() ms", "right"), ("ratio", "right"), ("whole ms", "right"),
+_COLUMNS: tuple[Column, ...] = (("", "fold"), ("step() ms", "right"), ("ratio", "right"), ("full ms", "right"),
                                 ("ratio", "right"), ("B/param", "right"), ("peak MiB", "right"))  # fmt: skip
 
 
 def print_benchmark(result: BenchmarkResult) -> None:
-    """Print a result."""
+    """Print a benchmark result."""
     with Page() as out:
         for line in describe_conditions(result):
             out.print(escape(line))
@@ -36,7 +37,7 @@ def print_benchmark(result: BenchmarkResult) -> None:
         requirements = ((one.verdict, f"{one.text}: {one.label} {format_measured(one)}") for one in result.requirements)
         print_requirements(out, requirements, result.verdict)
         if not result.complete:
-            out.print("\n[bold]Interrupted[/bold]: this is what was measured until then.")
+            out.print("\n[bold]Interrupted[/bold]: the results are partial.")
 
 
 def _list_cells(result: BenchmarkResult, arm: ArmResult) -> list[str]:
@@ -55,8 +56,8 @@ def _list_cells(result: BenchmarkResult, arm: ArmResult) -> list[str]:
 
 
 def print_requirements(out: Console, requirements: Iterable[tuple[str, str]], verdict: str | None) -> None:
-    """Print the verdict and the text of each requirement, and the verdict on all; nothing where none were set."""
+    """Print each requirement with its verdict, then the overall verdict; nothing without requirements."""
     rows = [(f"[bold]{each}[/bold]", escape(text)) for each, text in requirements]
-    print_section(out, "Requirements", rows, "left", "wrap")
+    print_section(out, headings.REQUIREMENTS, rows, "left", "wrap")
     if rows:
         out.print(f"\nVerdict: [bold]{verdict}[/bold]")

@@ -16,7 +16,7 @@ from optadvise.render.text.console import Page, format_heading, make_table
 
 _NAMES = {
     "optimizer_seconds": "step()",
-    "step_seconds": "whole step",
+    "step_seconds": "full step",
     "forward_seconds": "forward",
     "backward_seconds": "backward",
     "state_bytes": "state",
@@ -24,11 +24,10 @@ _NAMES = {
     "peak_memory": "peak memory",
 }
 _HEADERS = ("", "base", "new", "new/base", "vs control", "95 % interval")
-_WIDTHS = (13, 11, 11, 8, 10, 15)  # the same in every table, so that they line up
+_WIDTHS = (13, 11, 11, 8, 10, 15)  # equal in all tables, so that columns are aligned
 _METHOD = (
-    "vs control: (new / its control) / (base / its control), as the runs were made at different times. The interval "
-    "is this ratio's where there is one, and otherwise that of new/base, which also carries the drift between the "
-    "runs. Memory is exact."
+    "vs control: (new / its control) / (base / its control), which cancels drift between the runs. The interval is "
+    "that of this ratio if it was computed, otherwise that of new/base, which includes the drift. Memory is exact."
 )
 
 
@@ -47,7 +46,7 @@ def print_comparison(comparison: Comparison) -> None:
         if any(ratio.relative_to_control for ratio in comparison.ratios):
             out.print(f"\n{_METHOD}")
         elif comparison.ratios:
-            out.print("\nThe intervals know nothing of the machine's drift between the two runs. Memory is exact.")
+            out.print("\nThe intervals do not include drift of the machine between the two runs. Memory is exact.")
         requirements = ((one.verdict, _describe_requirement(one)) for one in comparison.requirements)
         print_requirements(out, requirements, comparison.verdict)
 
@@ -64,7 +63,7 @@ def _print_results(out: Console, comparison: Comparison) -> None:
 
 
 def _list_arms(comparison: Comparison) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield each arm with the cells of its metrics: the ratio to control and the plain one side by side."""
+    """Yield each arm with the cells of its metrics: new/base and the ratio relative to the control."""
     arms: dict[str, dict[str, list[ComparedRatio]]] = {}
     for ratio in comparison.ratios:
         arms.setdefault(ratio.label, {}).setdefault(ratio.metric, []).append(ratio)
@@ -73,7 +72,7 @@ def _list_arms(comparison: Comparison) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def _list_cells(metric: str, ratios: list[ComparedRatio]) -> list[str]:
-    """Return the cells of a metric; of its ratios the first is judged, and the last is the plain one."""
+    """Return the cells of a metric; its first ratio is judged, its last one is new/base."""
     judged, plain = ratios[0], ratios[-1]
     return [
         _NAMES.get(metric, judged.unit),
@@ -81,7 +80,7 @@ def _list_cells(metric: str, ratios: list[ComparedRatio]) -> list[str]:
         _format_value(plain.new, judged.unit),
         _format_ratio(plain.ratio),
         _format_ratio(judged.ratio) if judged.relative_to_control else "",
-        "" if judged.ci95 is None else f"{_format_digits(judged.ci95.low)} … {_format_digits(judged.ci95.high)}",
+        "" if judged.ci95 is None else f"{_format_digits(judged.ci95.low)} to {_format_digits(judged.ci95.high)}",
     ]
 
 
@@ -110,12 +109,12 @@ def _format_value(value: float, unit: str) -> str:
 
 def _describe_requirement(requirement: ComparisonRequirement) -> str:
     measured = "not measured" if requirement.measured is None else f"{requirement.measured:.4g}"
-    interval = f" ({requirement.ci95.low:.4g} … {requirement.ci95.high:.4g})" if requirement.ci95 else ""
+    interval = f" ({requirement.ci95.low:.4g} to {requirement.ci95.high:.4g})" if requirement.ci95 else ""
     return f"{requirement.text}: {requirement.label} {measured}{interval}"
 
 
 def render_markdown(comparison: Comparison) -> str:
-    """Return a table for a pull request, with the method and the warnings below it."""
+    """Return a Markdown table for a pull request, with the method and the warnings below it."""
     rows = [(label, *row) for label, metrics in _list_arms(comparison) for row in metrics]
     lines = format_table(("optimizer", *_HEADERS), rows, numbers_from=2)
     if any(ratio.relative_to_control for ratio in comparison.ratios):

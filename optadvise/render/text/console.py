@@ -21,7 +21,7 @@ NO_BREAK = "\u00a0"  # a blank at which no line ends; printed as a plain one
 WIDTH = 80  # where stdout is not a terminal and COLUMNS is not set
 _MAX_WIDTH = 100
 _MIN_WIDTH = 40
-# ASCII spellings for outputs that hold ASCII alone; other characters become a question mark.
+# ASCII spellings for outputs that can encode only ASCII; other characters become a question mark.
 _ASCII = str.maketrans({
     "²": "^2", "³": "^3", "−": "-", "–": "-", "—": "-", "·": "*", "×": "x", "…": "...", "→": "->", "√": "sqrt ",
     "₁": "1", "₀": "0", "π": "pi", "≤": "<=", "≥": ">=", "’": "'", "“": '"', "”": '"', "█": "#", "▌": "#", "▏": "|",
@@ -29,10 +29,10 @@ _ASCII = str.maketrans({
 
 
 class _WideTableConsole(Console):
-    """Console that widens for a table that would cut a figure off; a wrapped line reads better."""
+    """Console that becomes wider for a table whose figures would be cut off."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; on a narrow terminal with the width that the tables among the objects need."""
+        """Print; on a narrow terminal, with the width that the tables need."""
         width = self.width
         if width < WIDTH:
             self.width = max(width, *(self._measure_table(item) for item in objects if isinstance(item, Table)), 0)
@@ -42,7 +42,7 @@ class _WideTableConsole(Console):
             self.width = width
 
     def _measure_table(self, table: Table) -> int:
-        """Return the columns that a table takes with no cell cut and no word broken."""
+        """Return the columns that a table needs to cut off no cell and break no word."""
         widths = []
         for column in table.columns:
             cells = [self.measure(self.render_str(str(cell))) for cell in (column.header, *column.cells)]
@@ -93,7 +93,7 @@ class Page:
 
 
 def can_encode(text: str, encoding: str | None) -> bool:
-    """Return whether an output of this encoding can hold a text; an output without an encoding holds any."""
+    """Return whether an encoding can encode a text; None can encode any."""
     try:
         text.encode(encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):
@@ -150,12 +150,12 @@ def print_rows(out: Console, rows: Iterable[Sequence[RenderableType]], *columns:
 
 
 def print_labelled(out: Console, rows: Iterable[tuple[str, RenderableType]]) -> None:
-    """Print one-line sections: a bold label with its text beside it."""
+    """Print one-line sections: a bold label followed by its text."""
     print_rows(out, [(f"[bold]{label}[/bold]", text) for label, text in rows], "left", "wrap", indent=0)
 
 
 def print_section(out: Console, title: str, rows: Iterable[Sequence[RenderableType]], *columns: Column) -> None:
-    """Print a heading and a table; nothing where there are no rows. Arguments are those of `print_rows`."""
+    """Print a heading and a table; nothing without rows. Arguments are those of `print_rows`."""
     rows = list(rows)
     if rows:
         out.print(format_heading(title))
@@ -163,7 +163,7 @@ def print_section(out: Console, title: str, rows: Iterable[Sequence[RenderableTy
 
 
 def print_paragraph(out: Console, text: RenderableType) -> None:
-    """Print markup as a paragraph, every line indented alike."""
+    """Print markup as an indented paragraph."""
     print_rows(out, [(text,)], "wrap")
 
 

@@ -11,7 +11,7 @@ from optadvise.render.text.console import Page, format_heading, print_paragraph,
 
 
 def print_report(report: DoctorReport) -> None:
-    """Print devices, packages and the optimizers that run here."""
+    """Print devices, packages and usable optimizers."""
     with Page() as out:
         out.print(escape(f"optadvise {report.optadvise}, Python {report.python} on {report.platform}"))
         _print_devices(out, report)
@@ -34,7 +34,7 @@ def _print_devices(out: Console, report: DoctorReport) -> None:
     if report.torch.why_no_cuda and not any(device.kind == "cuda" for device in report.devices):
         print_paragraph(out, escape(f"No CUDA device: {report.torch.why_no_cuda}."))
     if report.driver_problem:
-        problem = f"{report.driver_problem}. Drivers, and GPUs that torch does not see, are not listed."
+        problem = f"{report.driver_problem}. Drivers and GPUs that torch does not detect are not listed."
         print_paragraph(out, escape(problem))
 
 
@@ -44,7 +44,7 @@ def _print_packages(out: Console, report: DoctorReport) -> None:
         note = "" if version else f"pip install {package}"
         if package == "torch":
             note = f"built for {report.torch.built_for}" if report.torch.imports else "cannot be imported"
-        rows.append((package, escape(version or "none"), escape(note)))
+        rows.append((package, escape(version or "not installed"), escape(note)))
     print_section(out, "Packages", rows, "left", "left", "wrap")
 
 
@@ -52,14 +52,14 @@ def _print_optimizers(out: Console, report: DoctorReport) -> None:
     optimizers = report.optimizers
     if report.torch.error is not None:
         out.print(format_heading("Optimizers"))
-        print_paragraph(out, escape(f"None of the {len(optimizers)} runs: {report.torch.error}."))
+        print_paragraph(out, escape(f"None of the {len(optimizers)} optimizers runs: {report.torch.error}."))
         return
     running = [optimizer for optimizer in optimizers if optimizer.runs]
     sections = (
-        (f"Optimizers that run here: {len(running)} of {len(optimizers)}",
+        (f"Usable optimizers: {len(running)} of {len(optimizers)}",
          [(optimizer.id, escape(optimizer.implementation or "")) for optimizer in running]),
-        ("Not by their first choice", [(one.id, escape(one.note)) for one in running if one.note]),
-        ("Do not run here", [(one.id, escape(one.why_not)) for one in optimizers if one.why_not]),
+        ("Usable with another implementation", [(one.id, escape(one.note)) for one in running if one.note]),
+        ("Not usable", [(one.id, escape(one.why_not)) for one in optimizers if one.why_not]),
     )  # fmt: skip
     for title, rows in sections:
         print_section(out, title, rows, "left", "wrap")

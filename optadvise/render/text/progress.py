@@ -6,23 +6,23 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-_WORDS = {"start": "starting", "round": "round", "finish": "reading memory of"}
+_LABELS = {"start": "starting", "round": "round", "finish": "reading memory of"}
 
 
 @contextlib.contextmanager
 def progress(arms: int, rounds: int) -> Iterator[Callable[[str, str, int], None]]:
-    """Yield a function that is told what happens, to which arm, in which round."""
+    """Yield a function to call with an event, the label of its arm and the round."""
     if not sys.stderr.isatty():
-        done: set[tuple[str, int]] = set()
+        printed: set[tuple[str, int]] = set()
 
-        def line(what: str, label: str, number: int) -> None:
-            if what != "round":
-                print(f"{_WORDS[what]} {label}", file=sys.stderr, flush=True)
-            elif (what, number) not in done:
-                done.add((what, number))
+        def print_line(event: str, label: str, number: int) -> None:
+            if event != "round":
+                print(f"{_LABELS[event]} {label}", file=sys.stderr, flush=True)
+            elif (event, number) not in printed:
+                printed.add((event, number))
                 print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
 
-        yield line
+        yield print_line
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,9 +31,9 @@ def progress(arms: int, rounds: int) -> Iterator[Callable[[str, str, int], None]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=arms * (rounds + 2))
 
-        def move(what: str, label: str, number: int) -> None:
-            status = f"round {number}: {label}" if what == "round" else f"{_WORDS[what]} {label}"
+        def move_bar(event: str, label: str, number: int) -> None:
+            status = f"round {number}: {label}" if event == "round" else f"{_LABELS[event]} {label}"
             bar.update(task, description=status)
             bar.advance(task)
 
-        yield move
+        yield move_bar

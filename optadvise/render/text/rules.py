@@ -18,11 +18,11 @@ from optadvise.rulebase.case_files import Case
 
 
 def print_proofs(report: ProofReport) -> None:
-    """Print what is proven of the rules, and every finding."""
+    """Print the results of the proofs, and every finding."""
     with Page() as out:
         for reported in report.findings:
             _print_finding(out, reported)
-        cells = make_table(("table", "left"), ("rows", "right"), ("cells", "right"), ("fall through", "right"))
+        cells = make_table(("table", "left"), ("rows", "right"), ("cells", "right"), ("no rule", "right"))
         for counts in report.tables:
             through = DASH if counts.otherwise is None else f"{counts.otherwise:,}"
             cells.add_row("", counts.table, str(counts.rows), f"{counts.cells:,}", through)
@@ -30,13 +30,15 @@ def print_proofs(report: ProofReport) -> None:
         out.print()
         rows, total = sum(table.rows for table in report.tables), len(report.findings) + report.more
         if report.sound:
-            out.print(f"[bold]Proven[/bold]: {rows} rows in {len(report.tables)} tables answer every situation, none")
-            out.print("contradicts another, and each can win somewhere.")
+            out.print(f"[bold]Proven[/bold]: the {rows} rows of {len(report.tables)} tables cover every situation,")
+            out.print("no two rows contradict each other, and every row decides some situation.")
         elif report.proven:
-            text = f"[bold]{total:,} finding{'s' if total > 1 else ''}[/bold] in {rows} rows; all else is proven."
-            out.print(text + (f" {report.more:,} are not told one by one." if report.more else ""))
+            text = (
+                f"[bold]{total:,} finding{'s' if total > 1 else ''}[/bold] in {rows} rows; everything else is proven."
+            )
+            out.print(text + (f" {report.more:,} are not listed." if report.more else ""))
         else:
-            out.print("[bold]Not proven[/bold]: a question was too large; the rest is as above.")
+            out.print("[bold]Not proven[/bold]: a proof exceeded its limit; the results above are partial.")
 
 
 def _print_finding(out: Console, reported: ReportedFinding) -> None:
@@ -50,36 +52,36 @@ def _print_finding(out: Console, reported: ReportedFinding) -> None:
     if reported.witness:
         out.print(f"  {escape(reported.witness)}", soft_wrap=True)
     elif finding.point is not None:
-        out.print("  [dim]no situation leads there today[/dim]")
+        out.print("  [dim]no inputs lead to this situation[/dim]")
     out.print()
 
 
 def print_tests(report: RuleTestReport, mutants: MutationReport | None, suggested: Sequence[Case]) -> None:
-    """Print the outcome of the tests beside the rules."""
+    """Print the results of the tests in rule files."""
     with Page() as out:
         for failure in report.failures:
             out.print(f"[bold]failed[/bold]  {escape(shorten_location(failure.at))}", soft_wrap=True)
             out.print(f"  {escape(failure.text)}", soft_wrap=True)
         for name in report.untested:
-            out.print(f"[bold]untested[/bold]  {escape(name)} has no example in which it fires")
+            out.print(f"[bold]untested[/bold]  {escape(name)} has no test in which it applies")
         for name in report.silent:
-            out.print(f"[bold]silent[/bold]  {escape(name)} fired in no test")
+            out.print(f"[bold]silent[/bold]  {escape(name)} applies in no test")
         counts = [f"{report.ran:,} tests", f"{len(report.failures)} failed"]
-        counts += [f"{report.overruled} overruled by a later layer"] if report.overruled else []
-        out.print(", ".join(counts) if report.ran else "[bold]no tests[/bold]: there is nothing to rely on")
+        counts += [f"{report.overruled} overridden by a later layer"] if report.overruled else []
+        out.print(", ".join(counts) if report.ran else "[bold]no tests[/bold]")
         if mutants is not None:
             _print_mutants(out, mutants, suggested)
 
 
 def _print_mutants(out: Console, report: MutationReport, suggested: Sequence[Case]) -> None:
     for survivor in report.survivors:
-        out.print(f"[bold]not noticed[/bold]  {escape(survivor.rule)} {escape(survivor.change)}", soft_wrap=True)
+        out.print(f"[bold]not detected[/bold]  {escape(survivor.rule)} {escape(survivor.change)}", soft_wrap=True)
     out.print(
-        f"{report.noticed_share:.1%} of {report.killed + len(report.survivors):,} changes to one row were noticed; "
-        f"{report.equivalent} more change no answer"
+        f"{report.noticed_share:.1%} of {report.killed + len(report.survivors):,} mutants (one changed row each) were "
+        f"detected; {report.equivalent} more are equivalent"
     )
     if suggested:
-        out.print(format_heading("Cases that would notice them, for rules/cases/"))
+        out.print(format_heading("Cases for rules/cases/ that detect them"))
         for table in sorted({case.table for case in suggested}):
             out.print(f"table: {escape(table)}\ncases:", soft_wrap=True)
             for line in format_cases(case for case in suggested if case.table == table):

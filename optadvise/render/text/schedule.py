@@ -1,4 +1,4 @@
-"""Schedules over a run as text: a sentence, a table and curves."""
+"""Schedules over a run as text: a sentence, a table and plots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optadvise.render.schedule import ScheduleRun
 from optadvise.render.text.console import Page, format_heading, print_rows
 from optadvise.render.text.terminal_plot import Axis, Line, draw_plot, has_braille
 
-# Percent of the run that the table shows, by the columns that the terminal has at least.
+# Percentages of the run in the table, by the minimum width of the terminal.
 _PERCENTS = ((78, (0, 10, 25, 50, 75, 90, 100)), (54, (0, 25, 50, 100)), (0, (0, 100)))
 _CURVE_POINTS = 400
 _PLOT_COLUMNS = 80
@@ -28,39 +28,38 @@ def print_schedules(runs: Sequence[ScheduleRun]) -> None:
         out.print(format_heading("Learning rate over the run"))
         percents = next(percents for columns, percents in _PERCENTS if out.width >= columns)
         steps = [_format_step(runs[0].step_at(percent / 100)) for percent in percents]
-        rates = [
-            [run.card.id, *(_format_rate(run.rate_at(run.step_at(percent / 100))) for percent in percents)]
-            for run in runs
+        learning_rates = [
+            [run.card.id, *(_format_lr(run.lr_at(run.step_at(percent / 100))) for percent in percents)] for run in runs
         ]
         columns = [("last" if percent == 100 else f"{percent} %", "right") for percent in percents]
-        print_rows(out, [["step", *steps], *rates], ("", "fold"), *columns)
+        print_rows(out, [["step", *steps], *learning_rates], ("", "fold"), *columns)
         out.print()
         _print_curves(out, runs)
 
 
 def _print_curves(out: Console, runs: Sequence[ScheduleRun]) -> None:
     fractions = [n / (_CURVE_POINTS - 1) for n in range(_CURVE_POINTS)]
-    lines = [Line(run.card.id, [run.rate_at(run.step_at(fraction)) for fraction in fractions]) for run in runs]
+    lines = [Line(run.card.id, [run.lr_at(run.step_at(fraction)) for fraction in fractions]) for run in runs]
     x = Axis(title="step", low=0, high=runs[0].steps - 1, show=_format_step)
-    y = Axis(title="learning rate", low=0.0, high=max(max(line.values) for line in lines), show=_format_rate)
+    y = Axis(title="learning rate", low=0.0, high=max(max(line.values) for line in lines), show=_format_lr)
     encoding = sys.stdout.encoding
     for row in draw_plot(lines, x, y, braille=has_braille(encoding), width=min(_PLOT_COLUMNS, out.width)):
         out.print(escape(row), no_wrap=True, soft_wrap=True)
 
 
 def _describe_run(run: ScheduleRun) -> str:
-    """Return the numbers of a schedule in a sentence."""
+    """Return the numbers of a schedule as a sentence."""
     points = run.list_points()
-    peak = max(rate for _, rate in points)
-    peak_steps = [step for step, rate in points if rate >= (1 - 1e-6) * peak]
+    peak = max(lr for _, lr in points)
+    peak_steps = [step for step, lr in points if lr >= (1 - 1e-6) * peak]
     first, last = peak_steps[0], peak_steps[-1]
-    lowest = min(rate for step, rate in points if step >= first)
+    lowest = min(lr for step, lr in points if step >= first)
     steps = f"{run.steps:,} step{'' if run.steps == 1 else 's'}"
-    warmup = f"{run.warmup_steps:,} of {steps} of warmup ({run.warmup_source})"
-    start = f"starts at {_format_rate(points[0][1])}, " if first else ""
-    rise = f"reaches {_format_rate(peak)} at step {first:,}" if first else f"starts at {_format_rate(peak)}"
-    plateau = f", holds it to step {last:,}" if last - first > run.steps / 50 else ""
-    end = f"falls to {_format_rate(lowest)}" if lowest < (1 - 1e-6) * peak else "ends there"
+    warmup = f"{steps} with {run.warmup_steps:,} warmup steps ({run.warmup_source.rstrip('.')})"
+    start = f"starts at {_format_lr(points[0][1])}, " if first else ""
+    rise = f"reaches {_format_lr(peak)} at step {first:,}" if first else f"starts at {_format_lr(peak)}"
+    plateau = f", stays constant to step {last:,}" if last - first > run.steps / 50 else ""
+    end = f"falls to {_format_lr(lowest)}" if lowest < (1 - 1e-6) * peak else "stays there"
     return f"{warmup if run.warmup_steps else f'{steps}, no warmup'}: {start}{rise}{plateau} and {end}."
 
 
@@ -68,5 +67,5 @@ def _format_step(step: float) -> str:
     return show_count(round(step)) if step else "0"
 
 
-def _format_rate(rate: float) -> str:
-    return show_number(float(f"{rate:.3g}"))
+def _format_lr(lr: float) -> str:
+    return show_number(float(f"{lr:.3g}"))

@@ -1,4 +1,4 @@
-"""Sweep as one table, as text and as Markdown."""
+"""Sweep as a table, in text and in Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optadvise.render.benchmark import format_figure
 from optadvise.render.labels import DASH
 from optadvise.render.text.console import Page, print_rows
 
-_FIGURES = (("step() ms", "optimizer_seconds", 1e3), ("whole ms", "step_seconds", 1e3),
+_FIGURES = (("step() ms", "optimizer_seconds", 1e3), ("full ms", "step_seconds", 1e3),
             ("B/param", "state_bytes_per_parameter", None), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
 
 
@@ -27,11 +27,11 @@ def print_sweep(result: SweepResult) -> None:
                 options = (f"{name} {value}" for name, value in cell.options.items())
                 out.print(escape(f"{', '.join([cell.optimizer, *options])}: {reason}"))
         if not result.complete:
-            out.print("\nNot all is measured yet; the same line goes on.")
+            out.print("\nIncomplete: run the same command again to resume.")
 
 
 def render_markdown(result: SweepResult) -> str:
-    """Return a table for a pull request."""
+    """Return a Markdown table for a pull request."""
     varied = _list_varied(result)
     headers = ["optimizer", *varied, *(title for title, *_ in _FIGURES)]
     rows = (_list_cells(cell, varied) for cell in result.cells)

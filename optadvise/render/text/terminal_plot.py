@@ -1,4 +1,4 @@
-"""Curves drawn with characters in a terminal."""
+"""Plots drawn with characters in a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from optadvise.render.text.console import can_encode
 
-MARKS = "●○▲△■□◆◇★☆"  # of several curves, distinct without colour
+MARKS = "●○▲△■□◆◇★☆"  # of several curves, distinct without color
 ASCII_MARKS = "*o+x#%@=&$"
 _FRAME, _ASCII_FRAME = ("│", "┤", "└", "─"), ("|", "+", "+", "-")  # side, tick, corner, bottom
 _HEIGHT = 13  # rows; odd, so that the middle row is half of the scale
@@ -68,7 +68,7 @@ def draw_plot(lines: Sequence[Line], x: Axis, y: Axis, *, braille: bool = True, 
 
 
 def _format_scale(x: Axis, columns: int) -> str:
-    """Return the numbers below the axis: both ends, and the middle with the axis's title beside it."""
+    """Return the numbers below the axis: both ends, and the middle with the title of the axis."""
     low, middle, high = x.show(x.low), x.show((x.low + x.high) / 2), x.show(x.high)
     half = columns // 2
     text = f"{low:<{half - len(middle) // 2}}{middle} {x.title}"

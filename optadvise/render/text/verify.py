@@ -12,21 +12,23 @@ from optadvise.core.findings import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFU
 from optadvise.core.markdown_table import format_table
 from optadvise.core.units import show_share
 from optadvise.evidence.apply import format_figure
-from optadvise.render.labels import DASH
+from optadvise.render.labels import DASH, capitalize
 from optadvise.render.text.console import Page, print_section
 from optadvise.verify.records import AuditResult, VerifyResult
 
 _CONFORMING = (CONFORMS, QUANTISED)
-_UNEXPECTED = "Not what its name says, and not known to be"
-_EXPECTED = "Not what its name says, as its card tells"
-_NOT_OFFERED = "Called so by others, and not offered"
-_AS_NAMED = "What its name says"
-_NOT_HERE = "Not here"
-_FURTHEST = "Furthest off: after 1, 5 and 12 steps in fp32, as a share of the way that the reference in float64 went."
+_UNEXPECTED = "Deviates from its paper (new)"
+_EXPECTED = "Deviates from its paper (known)"
+_NOT_OFFERED = "Deviates from its paper (not used)"
+_CONFORMS = "Conforms to its paper"
+_NOT_INSTALLED = "Not installed"
+_LARGEST_ERROR = (
+    "Largest error after 1, 5 and 12 steps in fp32, relative to the distance that the float64 reference moved."
+)
 
 
 def encode_result(result: VerifyResult) -> str:
-    """Return the result as one JSON object; figures that JSON has no number for are null."""
+    """Return the result as one JSON object; figures that are not finite are null."""
     data = msgspec.json.decode(msgspec.json.encode(result))
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -39,9 +41,9 @@ def print_verification(result: VerifyResult) -> None:
                 (audit.optimizer, audit.implementation, _format_deviation(audit.worst), escape(_describe_audit(audit)))
                 for audit in audits
             ]
-            print_section(out, title, rows, ("", "left"), ("", "left"), ("furthest off", "right"), ("", "wrap"))
+            print_section(out, title, rows, ("", "left"), ("", "left"), ("largest error", "right"), ("", "wrap"))
         if result.audits:
-            out.print(f"\n{_FURTHEST}")
+            out.print(f"\n{_LARGEST_ERROR}")
         for verdict, claims in _group_claims(result.claims):
             lines: list[tuple[str, str]] = []
             for claim in claims:
@@ -55,7 +57,7 @@ def print_verification(result: VerifyResult) -> None:
 
 def _group_audits(audits: Iterable[AuditResult]) -> list[tuple[str, list[AuditResult]]]:
     """Return audits by heading, unexpected deviations first, without empty groups."""
-    titles = (_UNEXPECTED, _EXPECTED, _NOT_OFFERED, _AS_NAMED, _NOT_HERE)
+    titles = (_UNEXPECTED, _EXPECTED, _NOT_OFFERED, _CONFORMS, _NOT_INSTALLED)
     groups: dict[str, list[AuditResult]] = {title: [] for title in titles}
     for audit in audits:
         groups[_choose_title(audit)].append(audit)
@@ -64,9 +66,9 @@ def _group_audits(audits: Iterable[AuditResult]) -> list[tuple[str, list[AuditRe
 
 def _choose_title(audit: AuditResult) -> str:
     if audit.verdict == ABSENT:
-        return _NOT_HERE
+        return _NOT_INSTALLED
     if audit.verdict in _CONFORMING:
-        return _AS_NAMED
+        return _CONFORMS
     if not audit.offered:
         return _NOT_OFFERED
     return _EXPECTED if audit.expected else _UNEXPECTED
@@ -79,7 +81,7 @@ def _format_deviation(deviation: float | None) -> str:
 
 
 def _describe_audit(audit: AuditResult) -> str:
-    """Return the verdict with its reason, and the card's note if no known deviation explains it."""
+    """Return the verdict with its reason, and the card's note unless a known deviation explains the verdict."""
     if audit.verdict == ABSENT:
         return str(audit.why)
     parts = [audit.why] if audit.why else []
@@ -100,10 +102,10 @@ def _group_claims(claims: Iterable[ClaimOutcome]) -> list[tuple[str, list[ClaimO
 
 
 def _describe_claim(claim: ClaimOutcome) -> str:
-    """Return the figure of a claim, and remarks on it."""
+    """Return the figure of a claim with remarks."""
     if claim.measured is None:
         return _list_remarks(claim)
-    measured = f"{_capitalize(claim.measures or '')}: {_format_measured(claim)}, claimed {claim.expected_range}."
+    measured = f"{capitalize(claim.measures or '')}: {_format_measured(claim)}, claimed {claim.expected_range}."
     return f"{measured} {_list_remarks(claim)}"
 
 
@@ -116,20 +118,15 @@ def _format_measured(claim: ClaimOutcome) -> str:
 
 
 def _list_remarks(claim: ClaimOutcome) -> str:
-    """Return why a claim is open, what the experiment cannot say, and the source's words if it is refuted."""
-    sentences = [f"{_capitalize(claim.why)}."] if claim.why else []
+    """Return why a claim is undecided, the limits of its experiment, and its source's quote if it is refuted."""
+    sentences = [f"{capitalize(claim.why)}."] if claim.why else []
     if claim.figures:
         deviating = (each.path for each in claim.implementations if each.deviates)
-        sentences += [f"Run with {path}, which deviates." for path in deviating]
+        sentences += [f"Measured with {path}, which deviates from its paper." for path in deviating]
         sentences += [claim.limits] if claim.limits else []
     if claim.verdict == REFUTED and claim.quote:
-        sentences.append(f"{claim.cite[0]} says: “{claim.quote}”")
+        sentences.append(f"{claim.cite[0]}: “{claim.quote}”")
     return " ".join(sentences)
-
-
-def _capitalize(sentence: str) -> str:
-    """Return a sentence with a capital letter, unless it begins with a name of code."""
-    return sentence if "." in sentence.split(" ", 1)[0] else f"{sentence[:1].upper()}{sentence[1:]}"
 
 
 # -- Markdown ---------------------------------------------------------------------------------------------------------
@@ -137,11 +134,11 @@ def _capitalize(sentence: str) -> str:
 
 def render_markdown(result: VerifyResult) -> str:
     """Return the result as a page of Markdown."""
-    where = result.environment
-    machine = where.processor or where.platform
-    packages = ", ".join(f"{name} {version}" for name, version in where.packages.items() if version)
-    title = "Audit of installed optimizers" if result.audits else "Claims, tested"
-    about = f"optadvise {result.optadvise} on {machine}, {where.cores} cores, {result.date}, with {packages}."
+    environment = result.environment
+    machine = environment.processor or environment.platform
+    packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items() if version)
+    title = "Audit of installed optimizers" if result.audits else "Tested claims"
+    about = f"optadvise {result.optadvise} on {machine}, {environment.cores} cores, {result.date}; {packages}."
     return "\n".join([f"# {title}", "", about, *list_audit_lines(result), *list_claim_lines(result)]) + "\n"
 
 
@@ -153,9 +150,9 @@ def list_audit_lines(result: VerifyResult) -> list[str]:
             (f"`{audit.optimizer}`", f"`{audit.path}`", _format_deviation(audit.worst), _describe_audit(audit))
             for audit in audits
         )
-        headers = ("optimizer", "implementation", "furthest off", "what was found")
+        headers = ("optimizer", "implementation", "largest error", "result")
         lines += ["", f"## {title}", "", *format_table(headers, rows)]
-    return [*lines, "", _FURTHEST] if lines else []
+    return [*lines, "", _LARGEST_ERROR] if lines else []
 
 
 def list_claim_lines(result: VerifyResult) -> list[str]:
@@ -164,7 +161,7 @@ def list_claim_lines(result: VerifyResult) -> list[str]:
     for verdict, claims in _group_claims(result.claims):
         rows = []
         for claim in claims:
-            measures = f"{_capitalize(claim.measures)}. " if claim.measures else ""
+            measures = f"{capitalize(claim.measures)}. " if claim.measures else ""
             source = f"{_list_remarks(claim)} `{claim.id}`, from {', '.join(claim.cite)}".strip()
             rows.append((claim.claim, _format_measured(claim), claim.expected_range or DASH, measures + source))
         lines += ["", f"## {verdict.capitalize()}", "", *format_table(("claim", "measured", "claimed", ""), rows)]

@@ -1,0 +1,196 @@
+"""The short answer of `recommend`: length, constructor call, suggested changes and relevant measurements."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from msgspec.structs import replace
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.recommend import advise
+from optadvise.core.findings import AuditFinding, BenchmarkFinding, Evidence, Throughput
+from optadvise.core.records import FactValues, Recommendation
+from optadvise.render import headings
+from optadvise.render.evidence import select_relevant
+from optadvise.render.labels import format_sentence
+from optadvise.render.recommendation import describe_schedule, format_call, list_changes
+from optadvise.render.text.advice import render_text
+from tests.cli import optadvise
+
+FITTING = [
+    "--model transformer --vram 24GB",
+    "--model transformer",
+    "--model cnn --tuning high --batch-size 1024",
+    "--arch resnet50 --gpu rtx4090 --batch-size 256",
+    "--model transformer --optimizer muon --params 350M --vram 80GB",
+    "--model recsys --sparse-gradients",
+    "",
+]
+TOO_LARGE = [
+    "--model transformer --vram 24GB --params 7B",
+    "--model transformer --vram 24GB --params 8B --task finetune",
+    "--model transformer --params 70B --gpu h100 --gpus 8",
+    "--model transformer --params 65B --vram 48GB --method qlora",
+]
+
+
+def print_answer(line: str) -> str:
+    result = optadvise("recommend", *line.split())
+    assert result.code == 0, result.err
+    return result.out
+
+
+@pytest.fixture(autouse=True)
+def _set_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize(("line", "limit"), [*((line, 40) for line in FITTING), *((line, 60) for line in TOO_LARGE)])
+def test_the_short_answer_is_short_and_has_80_columns(line: str, limit: int) -> None:
+    lines = print_answer(line).splitlines()
+    assert len(lines) <= limit
+    assert all(len(text) <= 80 for text in lines)
+
+
+@pytest.mark.parametrize("line", [*FITTING, *TOO_LARGE])
+def test_the_short_answer_has_no_rule_ids_and_explain_has_all(line: str) -> None:
+    data = json.loads(print_answer(f"{line} --json"))
+    short, explained = print_answer(line), print_answer(f"{line} --explain")
+    steps = [step["rule"] for number in data["hyperparameters"] for step in number["ledger"]]
+    rules = {entry["rule"] for entry in (*data["trace"], *data["explain"])} if "explain" in data else set()
+    rules |= {entry["rule"] for entry in data["trace"]} | set(steps)
+    assert all(rule in explained.split() or f"{rule}" in explained for rule in rules)
+    assert not any(entry["rule"] in short for entry in data["trace"])
+    cites = {cite for entry in (*data["trace"], *data["warnings"]) for cite in entry["cite"]}
+    assert all(cite in "".join(explained.split()) for cite in cites)
+    assert not any(f"[{cite}" in short for cite in cites)
+    assert all(alternative["id"] in explained for alternative in data["alternatives"])
+
+
+def test_a_run_that_does_not_fit_has_the_verdict_below_the_name() -> None:
+    lines = print_answer(TOO_LARGE[0]).splitlines()
+    assert "(paged-adamw8bit)" in lines[0]
+    assert lines[1].strip().startswith("Does not fit")
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "adamw8bit", "lion", "prodigy", "sgd-nesterov", "adafactor"])
+def test_the_call_has_every_argument_and_the_table_the_values(name: str, rules: CompiledRules) -> None:
+    advice = advise(rules, {"model": "transformer", "optimizer": name})
+    call = format_call(advice)
+    assert call.startswith(f"{advice.implementation.path}(params, ")
+    for argument, value in advice.implementation.kwargs.items():
+        assert f'{argument}="{value}"' in call or f"{argument}={value!r}" in call or f"{argument}=…" in call
+    assert all(f" {argument}=" in call for argument in advice.kwargs)
+    text = render_text(advice, rules.catalog)
+    assert all(f"{argument}=" in text for argument in advice.kwargs)
+
+
+def test_the_call_of_muon_has_its_learning_rate_scale(rules: CompiledRules) -> None:
+    call = format_call(advise(rules, {"model": "transformer", "optimizer": "muon"}))
+    assert 'adjust_lr_fn="match_rms_adamw"' in call
+
+
+@pytest.mark.parametrize(
+    ("schedule", "description"),
+    [
+        ("warmup-cosine", "100,000 steps: 1,000 warmup, then cosine decay to 3e-5"),
+        ("step", "100,000 steps: ×0.1 at steps 30,000, 60,000 and 80,000"),
+        ("constant", "100,000 steps"),
+        ("linear", "100,000 steps: linear decay to 0"),
+        ("wsd", "100,000 steps: 1,000 warmup, constant to step 80,000, then linear decay to 0"),
+        ("warmup-constant", "100,000 steps: 1,000 warmup, then constant"),
+        ("inverse-sqrt", "100,000 steps: 1,000 warmup, then decay with 1/√step"),
+    ],
+)
+def test_schedules_are_described_by_their_phases(schedule: str, description: str, rules: CompiledRules) -> None:
+    from optadvise.core.schedules import resolve_schedule
+
+    advice = advise(rules, {"model": "transformer"})
+    resolved = resolve_schedule(rules.catalog.scheduler(schedule), 3e-4, 100_000, 0.01, {})
+    assert describe_schedule(replace(advice, schedule=resolved)) == description
+
+
+# -- suggested changes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inputs", [{"model": "transformer"}, {"model": "cnn"}, {}])
+def test_sparse_gradients_are_suggested_for_recommenders_alone(inputs: FactValues, rules: CompiledRules) -> None:
+    advice = advise(rules, inputs)
+    assert any("sparse_gradients" in sensitivity.change for sensitivity in advice.sensitivities)
+    assert not any("--sparse-gradients" in option for option, _ in list_changes(advice, rules.catalog))
+    recommender = advise(rules, {"model": "recsys"})
+    assert any("--sparse-gradients" in option for option, _ in list_changes(recommender, rules.catalog))
+
+
+def test_less_memory_is_not_suggested(rules: CompiledRules) -> None:
+    advice = advise(rules, {"model": "transformer", "params": 100_000_000, "vram_bytes": 80 * 2**30})
+    assert any(sensitivity.change.get("vram_bytes", "").startswith("under") for sensitivity in advice.sensitivities)
+    assert not any(option.startswith("--vram under") for option, _ in list_changes(advice, rules.catalog))
+
+
+def test_at_most_four_changes_are_printed() -> None:
+    section = print_answer("").split(headings.CHANGES)[1].split("\n\n")[0]
+    assert len(section.strip().splitlines()) == 4
+
+
+# -- measurements -----------------------------------------------------------------------------------------------------
+
+
+def make_benchmark(workload: str, parameters: int) -> BenchmarkFinding:
+    return BenchmarkFinding(
+        optimizer="adamw", path="torch.optim.AdamW", variant=None, device="cpu", workload=workload,
+        parameters=parameters, dtype="fp32", state_bytes_per_parameter=8.0, optimizer_seconds=1e-3,
+        peak_memory_bytes={}, throughput=Throughput(value=None, unit="samples/s", ci95=None), versus=None, ratio=None,
+        ci95=None, date="2026-11-30", packages={},
+    )  # fmt: skip
+
+
+def with_evidence(rules: CompiledRules, evidence: Evidence, **inputs: object) -> Recommendation:
+    advice = advise(rules, {"model": "transformer", "optimizer": "adamw", **inputs})  # type: ignore[dict-item]
+    return replace(advice, evidence=evidence)
+
+
+@pytest.mark.parametrize(
+    ("workload", "parameters", "is_relevant"),
+    [
+        ("transformer", 350_000_000, True),
+        ("transformer", 35_000_000, True),
+        ("transformer", 3_500_000_000, True),
+        ("transformer", 34_000_000, False),
+        ("transformer", 830_000, False),
+        ("cnn", 350_000_000, False),
+    ],
+)
+def test_only_benchmarks_of_comparable_models_are_relevant(
+    workload: str, parameters: int, is_relevant: bool, rules: CompiledRules
+) -> None:
+    evidence = Evidence(benchmarks=(make_benchmark(workload, parameters),))
+    assert bool(select_relevant(with_evidence(rules, evidence, params=350_000_000)).benchmarks) is is_relevant
+    assert not select_relevant(with_evidence(rules, evidence)).benchmarks
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict", "is_relevant"),
+    [
+        ("torch.optim.AdamW", "conforms", False),
+        ("torch.optim.AdamW", "deviates", True),
+        ("torch.optim.AdamW", "fails", True),
+        ("optimi.AdamW", "deviates", False),
+    ],
+)
+def test_only_failed_audits_of_the_implementation_are_relevant(
+    path: str, verdict: str, is_relevant: bool, rules: CompiledRules
+) -> None:
+    audit = AuditFinding(
+        optimizer="adamw", path=path, package="torch", verdict=verdict, why=None, worst=0.1,  # type: ignore[arg-type]
+        date="2026-11-30", packages={},
+    )  # fmt: skip
+    advice = with_evidence(rules, Evidence(audits=(audit,)))
+    assert bool(select_relevant(advice).audits) is is_relevant
+    assert (headings.MEASURED in render_text(advice, rules.catalog)) is is_relevant
+
+
+def test_reasons_are_sentences() -> None:
+    assert format_sentence("adapters alone carry state") == "Adapters alone carry state."
+    assert format_sentence("The state is small.") == "The state is small."
