@@ -79,8 +79,6 @@ def test_the_call_has_every_argument_and_the_table_the_values(name: str, rules: 
     advice = advise(rules, {"model": "transformer", "optimizer": name})
     call = format_call(advice)
     assert call.startswith(f"{advice.implementation.path}(params, ")
-    for argument, value in advice.implementation.kwargs.items():
-        assert f'{argument}="{value}"' in call or f"{argument}={value!r}" in call or f"{argument}=…" in call
     assert all(f" {argument}=" in call for argument in advice.kwargs)
     text = render_text(advice, rules.catalog)
     assert all(f"{argument}=" in text for argument in advice.kwargs)

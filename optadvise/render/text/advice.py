@@ -82,12 +82,11 @@ def _print_optimizer(out: Console, advice: Recommendation) -> None:
     deviation = evidence.describe_deviation(implementation, advice.evidence)
     if deviation is not None:
         print_paragraph(out, f"[bold]{escape(format_sentence(deviation))}[/bold]")
-    print_call(out, format_call(advice))
+    package = implementation.package
+    print_call(out, format_call(advice), "" if package in (None, "", "torch") else f"pip install {package}")
     if optimizer.companion and advice.companion:
         print_paragraph(out, escape(f"and for {optimizer.companion.tensors}:"))
         print_call(out, format_companion_call(advice))
-    if implementation.package not in (None, "", "torch"):
-        out.print(f"  pip install {implementation.package}")
     out.print()
 
 

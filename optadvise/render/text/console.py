@@ -167,12 +167,13 @@ def print_paragraph(out: Console, text: RenderableType) -> None:
     print_rows(out, [(text,)], "wrap")
 
 
-def print_call(out: Console, call: str) -> None:
-    """Print a constructor call; a long one continues indented, and no argument is broken."""
+def print_call(out: Console, call: str, comment: str = "") -> None:
+    """Print a constructor call with a comment; a long call continues indented, and no argument is broken."""
     name, _, arguments = call.partition("(")
     unbroken = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", NO_BREAK), arguments)
+    unbroken += " " + f"# {comment}".replace(" ", NO_BREAK) if comment else ""
     lines = textwrap.wrap(
-        f"{name}({unbroken}", out.width, initial_indent="  ", subsequent_indent="      ", break_long_words=False,
-        break_on_hyphens=False,
+        f"{name}({unbroken}", out.width, initial_indent="  ", subsequent_indent="      ",
+        break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     out.print(escape("\n".join(lines)), soft_wrap=True)

@@ -27,7 +27,7 @@ from optadvise.rulebase.catalog import Catalog
 
 _BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_VISIBLE_SHARE = 0.1  # of the largest part; smaller parts are left out of a compact breakdown
+_VISIBLE_SHARE = 0.15  # of the largest part; smaller parts are left out of a compact breakdown
 _SHORT_CHAINS = 2  # of fixes in the short answer
 _NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
 _BREAKS = "breaks: fails or computes something else with this sharding; see optadvise show NAME."

@@ -19,7 +19,7 @@ from optadvise.render.text.situation import print_short_assumptions
 from optadvise.rulebase.catalog import Catalog
 
 _CHANGES = 4  # at most so many suggested changes
-_REASONS, _NOTES = 3, 3  # at most so many of each, and one less if the run does not fit, which takes more lines
+_REASONS, _WARNINGS = 3, 3  # at most so many of each, and one less if the run does not fit, which takes more lines
 _HINT = "Add --explain for rules, sources, alternatives and how numbers are computed."
 
 
@@ -83,10 +83,11 @@ def _describe_largest_model(advice: Recommendation) -> str:
 
 
 def _print_notes(out: Console, advice: Recommendation) -> None:
-    """Print the first notes; if the run does not fit, only warnings."""
+    """Print the first warnings and, if there is space, one note of level info."""
     is_misfit = advice.memory.fits is False
     notes = [note for note in sort_warnings(advice) if not note.id.startswith(REFUTED_CHOICE)]
-    shown = [note for note in notes if note.level == "warning" or not is_misfit][: _NOTES - is_misfit]
+    warnings = sum(note.level == "warning" for note in notes)
+    shown = notes[: min(warnings + (not is_misfit), _WARNINGS - is_misfit)]
     rows = [("[bold]![/bold]" if note.level == "warning" else "·", escape(note.text)) for note in shown]
     if rows and len(notes) > len(shown):
         rows.append(("", f"and {len(notes) - len(shown)} more with --explain"))
