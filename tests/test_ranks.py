@@ -435,7 +435,7 @@ def judged(answer: float | str, case: sharding.Case, catalog: Catalog) -> str:
 def agree(asked: list[sharding.Case], catalog: Catalog) -> None:
     """Hold cards to what is found: an implementation agrees where one of the variants does that may be taken."""
     told: dict[tuple[str, str, str], set[str]] = {}
-    for case, answer in sharding.found(asked):
+    for case, answer in sharding.run_cases(asked):
         made = next(one for one in catalog.optimizer(case.optimizer).implementations if one.id == case.implementation)
         choice, spec = plan.Choice(made, case.variant), convert({"nproc": 2, "shard": case.shard}, Spec)
         if case.shard in made.sharding and plan.runs_sharded(choice, spec):
@@ -448,7 +448,7 @@ def agree(asked: list[sharding.Case], catalog: Catalog) -> None:
 
 
 def test_cards_say_what_a_few_do_over_two_ranks(catalog: Catalog) -> None:
-    agree([case for case in sharding.cases(catalog, ["adamw8bit"]) if case.shard != "none"], catalog)
+    agree([case for case in sharding.list_cases(catalog, ["adamw8bit"]) if case.shard != "none"], catalog)
 
 
 def test_the_matrix_is_complete(catalog: Catalog) -> None:
@@ -465,7 +465,7 @@ def test_the_matrix_is_complete(catalog: Catalog) -> None:
 
 @pytest.mark.slow
 def test_cards_say_what_all_do_over_two_ranks(catalog: Catalog) -> None:
-    asked = list(sharding.cases(catalog))
+    asked = list(sharding.list_cases(catalog))
     assert {(case.optimizer, case.implementation, case.shard) for case in asked} >= {
         (name, made.id, shard) for name in catalog.optimizer_ids for made in catalog.optimizer(name).implementations
         if plan.is_importable(made) for shard in made.sharding
