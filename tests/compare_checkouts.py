@@ -1,7 +1,7 @@
-"""Compare what two checkouts answer to the same command lines: python -m tests.compare_checkouts OLD NEW.
+"""Compare the output of two checkouts for the same command lines: python -m tests.compare_checkouts OLD NEW.
 
-Removed keys, changed values and changed exit codes are differences; added keys are allowed, and listed. The command
-lines and the values that may differ are in tests/checkouts/commands.yaml. Exit code 1: there are differences.
+Removed keys, changed values and changed exit codes are differences; added keys are allowed and listed. The command
+lines and the volatile values are in tests/checkouts/commands.yaml. The exit code is 1 if there are differences.
 """
 
 import argparse
@@ -26,14 +26,14 @@ import yaml
 TABLE = Path(__file__).parent / "checkouts" / "commands.yaml"
 INPUTS = TABLE.parent / "inputs"
 SHOWN_DIFFERENCES, SHOWN_CHARACTERS, COMMAND_SECONDS = 10, 60, 600
-ADDED = "added"  # the one kind of difference that is allowed
+ADDED = "added"  # kind of difference that is allowed
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command line; `comparison` is json, text or exit."""
+    """Command line; `comparison` is json, text or exit."""
 
     line: str
     comparison: str
@@ -41,7 +41,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Checkout:
-    """One side: the folder of the code, and the folder in which its commands run."""
+    """Folder of the code, and working folder of its commands."""
 
     root: Path
     work: Path
@@ -49,7 +49,7 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run printed, with the folders of its side replaced by names."""
+    """Exit code and output of a run, with the paths of its checkout replaced by names."""
 
     exit_code: int
     stdout: str
@@ -58,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference; `kind` is added, removed or changed. `path` has the keys and indexes that lead to the value."""
+    """Difference; `kind` is added, removed or changed, and `path` has the keys and indices of the value."""
 
     kind: str
     path: tuple[str, ...]
@@ -66,18 +66,18 @@ class Difference:
 
     @property
     def pattern(self) -> str:
-        """Return the path without indexes, as the table of volatile values has it."""
+        """Return the path without indices, in the form of the table of volatile values."""
         return join_keys(self.path)
 
 
 def join_keys(path: tuple[str, ...]) -> str:
-    """Return the keys of a path without its indexes, joined by dots."""
+    """Return the keys of a path without its indices, joined by dots."""
     return ".".join(part for part in path if not part.isdecimal())
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is compared: the command lines, the patterns of volatile paths, and ids that were renamed on purpose."""
+    """Command lines to compare, patterns of volatile paths, and ids that were renamed intentionally."""
 
     commands: list[Command]
     volatile: list[str]
@@ -92,23 +92,25 @@ def read_table() -> Table:
 
 
 def prepare_checkout(root: Path, work: Path) -> Checkout:
-    """Make the working folder of a side: a copy of the inputs, and below it folders for the cache and for data.
+    """Create the working folder of a checkout: a copy of the inputs, with folders for the cache and for data.
 
     Raises:
-        SystemExit: Python would import the package from elsewhere.
+        SystemExit: Python would import the package from another folder.
     """
     shutil.copytree(INPUTS, work)
     checkout = Checkout(root.resolve(), work.resolve())
     arguments = [sys.executable, "-c", "import optadvise; print(optadvise.__file__)"]
     run = subprocess.run(arguments, cwd=work, env=make_environment(checkout), capture_output=True, text=True)
     if run.returncode or not Path(run.stdout.strip()).is_relative_to(checkout.root):
-        raise SystemExit(f"{root}: optadvise is not imported from here, but from {run.stdout.strip() or 'nowhere'}")
+        raise SystemExit(f"{root}: optadvise is imported from {run.stdout.strip() or 'nowhere'} instead of this folder")
     return checkout
 
 
 def make_environment(checkout: Checkout) -> dict[str, str]:
-    """Return environment variables that let a command see its own checkout, cache and data alone."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPTADVISE_", "XDG_", "PYTHON"))}
+    """Return environment variables with which a command uses only its own checkout, cache and data."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OPTADVISE_", "XDG_", "PYTHON"))
+    }
     home = checkout.work / "home"
     folders = {
         "HOME": home,
@@ -117,14 +119,14 @@ def make_environment(checkout: Checkout) -> dict[str, str]:
         "XDG_DATA_HOME": home / "xdg-data",
         "PYTHONPATH": checkout.root,
     }
-    return {**kept, **{name: str(folder) for name, folder in folders.items()}, "COLUMNS": "80", "NO_COLOR": "1"}
+    return {**inherited, **{name: str(folder) for name, folder in folders.items()}, "COLUMNS": "80", "NO_COLOR": "1"}
 
 
 def run_command(checkout: Checkout, command: Command) -> Outcome:
     """Run a command line in a checkout's working folder."""
-    words = [word.replace("{checkout}", str(checkout.root)) for word in shlex.split(command.line)]
+    arguments = [argument.replace("{checkout}", str(checkout.root)) for argument in shlex.split(command.line)]
     run = subprocess.run(
-        [sys.executable, "-m", "optadvise", *words],
+        [sys.executable, "-m", "optadvise", *arguments],
         cwd=checkout.work,
         env=make_environment(checkout),
         stdin=subprocess.DEVNULL,
@@ -140,7 +142,7 @@ def run_command(checkout: Checkout, command: Command) -> Outcome:
 
 
 def compare_outcomes(command: Command, old: Outcome, new: Outcome, table: Table) -> Iterator[Difference]:
-    """Yield the differences of two runs of a command line."""
+    """Yield the differences between two runs of a command line."""
     yield from compare_scalars(old.exit_code, new.exit_code, ("exit code",))
     if command.comparison == "json":
         yield from compare_json_texts(old, new, table)
@@ -153,7 +155,7 @@ def compare_outcomes(command: Command, old: Outcome, new: Outcome, table: Table)
 
 
 def compare_json_texts(old: Outcome, new: Outcome, table: Table) -> Iterator[Difference]:
-    """Yield the differences of two outputs that should be JSON."""
+    """Yield the differences between two JSON outputs."""
     values: list[Json] = []
     expected = old.stdout
     for before, after in table.renamed.items():
@@ -169,7 +171,7 @@ def compare_json_texts(old: Outcome, new: Outcome, table: Table) -> Iterator[Dif
 
 
 def compare_values(old: Json, new: Json, path: tuple[str, ...], volatile: list[str]) -> Iterator[Difference]:
-    """Yield the differences of two JSON values; of volatile ones only keys that were removed or added."""
+    """Yield the differences between two JSON values; for volatile values only removed and added keys."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             if key not in new:
@@ -189,29 +191,29 @@ def compare_values(old: Json, new: Json, path: tuple[str, ...], volatile: list[s
 
 
 def compare_scalars(old: Json, new: Json, path: tuple[str, ...]) -> Iterator[Difference]:
-    """Yield a difference unless two values are equal; floats may differ by rounding."""
+    """Yield a difference unless two values are equal; floats can differ by rounding."""
     if isinstance(old, float) and isinstance(new, float) and math.isclose(old, new, rel_tol=1e-9):
         return
-    # JSON has one kind of number, and Python takes True for 1.
+    # JSON has a single number type, and in Python True equals 1.
     if isinstance(old, bool) is not isinstance(new, bool) or old != new:
         yield Difference("changed", path, f"{shorten(old)} -> {shorten(new)}")
 
 
 def compare_lines(old: list[str], new: list[str]) -> Iterator[Difference]:
-    """Yield the differences of two texts, by lines."""
+    """Yield the differences between two texts, by lines."""
     yield from compare_scalars(len(old), len(new), ("number of lines",))
     for number, (before, after) in enumerate(zip(old, new, strict=False), start=1):
         yield from compare_scalars(before, after, ("line", str(number)))
 
 
 def shorten(value: Json) -> str:
-    """Return a value as JSON, cut to what a report has room for."""
+    """Return a value as JSON, shortened for the report."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def format_differences(command: Command, differences: list[Difference]) -> str:
-    """Return a line for the command, and below it a line for each difference that is not allowed."""
+    """Return a line for the command, followed by a line for each difference that is not allowed."""
     failures = [difference for difference in differences if difference.kind != ADDED]
     lines = [f"  {item.kind} {'.'.join(item.path)}: {item.detail}" for item in failures[:SHOWN_DIFFERENCES]]
     if len(failures) > len(lines):
@@ -234,7 +236,7 @@ def compare_checkouts(old: Checkout, new: Checkout, only: str) -> list[Differenc
 
 
 def print_summary(differences: list[Difference]) -> None:
-    """Print the keys that were added, and how many differences there are."""
+    """Print the added keys and the number of differences."""
     added = Counter(difference.pattern for difference in differences if difference.kind == ADDED)
     for pattern, count in sorted(added.items()):
         print(f"allowed: added {pattern} ({count} times)")
@@ -242,11 +244,11 @@ def print_summary(differences: list[Difference]) -> None:
 
 
 def main() -> int:
-    """Compare the two checkouts that the command line names, and return the exit code."""
+    """Compare the two checkouts of the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.compare_checkouts", description=__doc__)
-    parser.add_argument("old", type=Path, help="checkout whose answers are to be kept")
-    parser.add_argument("new", type=Path, help="checkout in question")
-    parser.add_argument("--only", default="", metavar="TEXT", help="run only command lines that contain this text")
+    parser.add_argument("old", type=Path, help="reference checkout")
+    parser.add_argument("new", type=Path, help="checkout to compare with it")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run only command lines that contain TEXT")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="compare-checkouts-") as folder:
         old = prepare_checkout(arguments.old, Path(folder) / "old" / "work")

@@ -1,13 +1,13 @@
-"""Start the worker processes of tests by forking a process that has torch imported, instead of a cold interpreter.
+"""Fork server for the worker processes of tests: forks a process that has torch imported.
 
-Importing what a worker needs costs up to nine CPU seconds; a fork costs a fifth of one. `install` replaces
-`subprocess.Popen` by `ForkingPopen`, which forks where the command is `python -m` of a module of `PROGRAMS` and starts
-the command as it is everywhere else. The child gets the pipes, the environment, the directory and the session that the
-caller chose, is the caller's own child (so that waiting, signals and process groups behave as always), and runs the
-module as `__main__`. Where a directory on its path hides a module that was imported before, it executes the command
-instead. Programs that start workers themselves get a fork server of their own, forked before they run.
+Importing the modules of a worker takes up to nine CPU seconds, a fork 0.2. `install` replaces `subprocess.Popen` by
+`ForkingPopen`, which forks for `python -m` commands with a module of `PROGRAMS` and starts all other commands
+unchanged. The forked process gets the pipes, environment, folder and session of the call, is a child of the caller (so
+that waiting, signals and process groups behave as usual), and runs the module as `__main__`. If a folder on its path
+hides an imported module, it executes the command instead. Programs that start workers themselves get their own fork
+server.
 
-A test that has to see cold interpreters takes the fixture `cold_processes`.
+Tests that need new interpreters use the fixture `cold_processes`.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-PROGRAMS = ("optadvise", "torch.distributed.run", "tests.")  # modules that may be forked, by prefix
-MEASURING = ("bench", "sweep", "verify", "doctor", "trajectories")  # commands of optadvise that import torch somewhere
+PROGRAMS = ("optadvise", "torch.distributed.run", "tests.")  # prefixes of modules to fork
+MEASURING = ("bench", "sweep", "verify", "doctor", "trajectories")  # commands of optadvise that import torch
 STARTERS = (
     "optadvise",
     "optadvise.benchmark.distributed.launch",
     "torch.distributed.run",
-)  # those that start workers themselves
-# What workers import, in the order of its cost. What is not installed is left out.
+)  # programs that start workers themselves
+# Modules that workers import, the slowest first. Modules that are not installed are skipped.
 PRELOADED = (
     "torch", "torch._dynamo", "torch.distributed.run", "torch.distributed.optim", "torch.distributed.fsdp",
     "torch.profiler", "bitsandbytes", "pytorch_optimizer", "lion_pytorch", "optimi", "schedulefree",
     "optadvise.cli.app", "optadvise.benchmark.peak_memory",
 )  # fmt: skip
-_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_")  # environment, by prefix
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_")  # prefixes of environment variables
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_REQUEST = 1 << 20  # bytes
-_START_TIMEOUT = 250.0  # seconds, of importing everything on a busy machine
+_START_TIMEOUT = 250.0  # seconds for all imports on a busy machine
 
 _ROOT = Path(__file__).parent.parent
 _RealPopen = subprocess.Popen
 
 
 class _Server:
-    """The fork server of this process: where requests go, and how one is started when it is first needed."""
+    """Connection to the fork server of this process, which is started on first use."""
 
     def __init__(self) -> None:
         self.requests: socket.socket | None = None
@@ -65,7 +65,7 @@ class _Server:
         self.environment: dict[str, str] = {}
 
     def connect(self) -> socket.socket:
-        """Return where requests go."""
+        """Return the socket for requests; start the server on first use."""
         if self.requests is None:
             self.requests, theirs = _socket_pair()
             code = f"from tests.fork_server import main; main({theirs.fileno()})"
@@ -86,7 +86,7 @@ _server = _Server()
 
 
 def install() -> None:
-    """Fork the workers of this process from now on, in the environment of now."""
+    """Fork the workers of this process from now on, with the current environment."""
     subprocess.Popen = ForkingPopen  # type: ignore[misc]
     _server.is_used = sys.platform == "linux" and hasattr(os, "fork")
     _server.environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -94,7 +94,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def cold() -> Iterator[None]:
-    """Start cold interpreters within."""
+    """Start new interpreters within the block."""
     was_used, _server.is_used = _server.is_used, False
     try:
         yield
@@ -109,7 +109,7 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 class ForkingPopen(_RealPopen):  # type: ignore[type-arg]
-    """A `subprocess.Popen` that forks what it can, instead of starting a cold interpreter."""
+    """`subprocess.Popen` that forks if possible, instead of starting a new interpreter."""
 
     def _execute_child(self, *args: Any) -> None:
         real = super()._execute_child  # type: ignore[misc]
@@ -143,7 +143,7 @@ def _is_forkable(command: Any, call: Mapping[str, Any]) -> bool:
 
 
 def _module(command: Sequence[str]) -> str | None:
-    """Return the module that a command runs; None where it runs something else."""
+    """Return the module that a command runs, or None."""
     words = [word for word in command[1:3] if word != "-u"] + list(command[3:])
     return words[1] if len(words) > 1 and words[0] == "-m" else None
 
@@ -158,12 +158,12 @@ def _request_fork(server: socket.socket, request: Mapping[str, Any], streams: Se
         answering.close()
         pid = reply.recv(32)
     if not pid:
-        raise OSError("the fork server has ended; its error is on the tests' stderr")
+        raise OSError("the fork server exited; see stderr of the tests for its error")
     return int(pid)
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of grandchildren whose own parent ends, as forked processes' does at once."""
+    """Become the parent of orphaned grandchildren, because the parent of a forked process exits at once."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -171,19 +171,19 @@ def _adopt_orphans() -> None:
 
 
 def main(descriptor: int) -> NoReturn:
-    """Import what workers need, then fork them until the tests' process is gone."""
+    """Import the modules of workers, then serve requests until the test process exits."""
     sys.path[0] = str(Path.cwd())
     _server.environment = dict(os.environ)  # before libraries change it
-    subprocess.Popen = ForkingPopen  # type: ignore[misc]  # before anything takes the name
+    subprocess.Popen = ForkingPopen  # type: ignore[misc]  # before any module imports the name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in PRELOADED:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
-    assert threading.active_count() == len([*Path("/proc/self/task").iterdir()]) == 1, "a forked thread would be lost"
+    assert threading.active_count() == len([*Path("/proc/self/task").iterdir()]) == 1, "a fork would lose threads"
     gc.collect()
-    gc.freeze()  # so that no collection in a child copies the memory
-    os.setpgid(0, 0)  # what ends the group of the tests or of a program leaves its server
+    gc.freeze()  # so that garbage collection in a child does not copy the memory
+    os.setpgid(0, 0)  # signals to the group of the tests or of a program do not reach its server
     _serve(socket.socket(fileno=descriptor))
 
 
@@ -198,7 +198,7 @@ def _serve(server: socket.socket) -> NoReturn:
             fds.frombytes(packed)
         middle = os.fork()
         if middle == 0:
-            # The worker's parent ends at once, so that the process that asked becomes its parent.
+            # The worker's parent exits at once, so that the requesting process becomes its parent.
             first_parent = os.getpid()
             if os.fork() == 0:
                 server.close()
@@ -210,7 +210,7 @@ def _serve(server: socket.socket) -> NoReturn:
 
 
 def _run(request: Mapping[str, Any], first_parent: int, reply: int, *streams: int) -> NoReturn:
-    """Become the process that was requested; end if the one that asked is gone, whose pipes would be held open."""
+    """Run the requested command in this process; exit if the requesting process no longer exists."""
     while (parent := os.getppid()) == first_parent:
         time.sleep(0.0005)
     if parent != request["parent"]:
@@ -234,12 +234,12 @@ def _run(request: Mapping[str, Any], first_parent: int, reply: int, *streams: in
     os.environ.clear()
     os.environ.update(environment)
     _server.environment = dict(environment)
-    _nurse(module)
+    _prepare_process(module)
     _exit(_code_of(module, command))
 
 
 def _set_path(cwd: str, environment: Mapping[str, str]) -> bool:
-    """Set `sys.path` as an interpreter would; return whether that hides a module that is imported already."""
+    """Set `sys.path` as a new interpreter would, and return whether it hides an imported module."""
     old = [sys.path[0], *_python_path(_server.environment)]
     new = [cwd, *_python_path(environment)]
     sys.path[: len(old)] = new
@@ -258,19 +258,19 @@ def _hides_a_module(folder: str) -> bool:
 
 
 def _is_read_at_start(environment: Mapping[str, str]) -> bool:
-    """Return whether the environment differs in what an interpreter reads as it starts."""
+    """Return whether environment variables that an interpreter reads at start-up differ."""
     old = _server.environment
     names = {*environment, *old} - {"PYTHONPATH"}
     return any(old.get(name) != environment.get(name) for name in names if name.startswith(_READ_AT_START))
 
 
 def process_name(module: str) -> str:
-    """Return the name in `/proc/PID/comm` of a process that was forked for a module."""
+    """Return the name in `/proc/PID/comm` of a forked process."""
     return ".".join(module.split(".")[-2:])[:15]
 
 
-def _nurse(module: str) -> None:
-    """Name this process, and fork a server for a program that starts workers itself."""
+def _prepare_process(module: str) -> None:
+    """Set the name of this process, and fork a server if the program starts workers itself."""
     Path("/proc/self/comm").write_text(process_name(module), encoding="ascii")
     _server.is_used = module in STARTERS
     if not _server.is_used:
@@ -290,7 +290,7 @@ def _nurse(module: str) -> None:
 
 
 def _code_of(module: str, command: Sequence[str]) -> int:
-    """Run a module as `python -m` does and return the exit code."""
+    """Run a module like `python -m` and return the exit code."""
     sys.argv[:] = command[command.index(module) :]
     is_unbuffered = "-u" in command[:3]
     sys.stdin, sys.stdout, sys.stderr = (
@@ -322,19 +322,19 @@ def _stream(fd: int, mode: str, is_unbuffered: bool) -> IO[str]:
 
 
 def _renew_random_numbers() -> None:
-    """Let numpy draw numbers of its own; a fork seeds Python's `random` anew by itself."""
+    """Reseed numpy; Python's `random` is reseeded after a fork automatically."""
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
 
 
 def _shorten_measurements() -> None:
-    """Measure the device's bandwidth with 4 MiB: 256 MiB take a CPU second, the most of what such a process takes."""
+    """Measure the bandwidth with 4 MiB, because 256 MiB take a CPU second."""
     if "optadvise.benchmark.peak_memory" in sys.modules:
         sys.modules["optadvise.benchmark.peak_memory"].__dict__["_COPIED_BYTES"] = 2**22
 
 
 def _exit(code: int) -> NoReturn:
-    """End as an interpreter does, but for taking down what was imported."""
+    """Exit like an interpreter, without the teardown of imported modules."""
     threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()

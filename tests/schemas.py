@@ -1,4 +1,4 @@
-"""The JSON Schemas of results in docs/schema, written from the records: python -m tests.schemas."""
+"""Generate the JSON Schemas of results in docs/schema from the records: python -m tests.schemas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optadvise.verify.trajectory_records import TrajectoriesResult
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "schema"
-# The command whose --json prints the record, by the name of the schema's file.
+# Title and record by the name of the schema file.
 RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "recommendation": ("optadvise recommend --json", RecommendationDocument),
     "estimate": ("optadvise estimate --json", EstimateDocument),
@@ -34,12 +34,12 @@ RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
 
 
 def schema_file(name: str) -> Path:
-    """Return the file of a schema."""
+    """Return the path of a schema file."""
     return FOLDER / f"{name}.json"
 
 
 def make_schema(name: str) -> str:
-    """Return the text of a schema's file."""
+    """Return the text of a schema file."""
     title, record = RECORDS[name]
     return result_schema(record, title, require_defaults=issubclass(record, Document))
 

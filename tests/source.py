@@ -1,24 +1,24 @@
-"""Modules of the package and their imports, read from syntax trees, function bodies included."""
+"""Modules of the package and their imports, including those in functions, read from syntax trees."""
 
 import ast
 from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE, CLI = "optadvise", "optadvise.cli"
-ENTRY_MODULES = {"__init__", "__main__", "__about__", "_version", "api"}  # may stand at the package's top level
-# Slow to import, or absent from a plain installation: a function may import them.
+ENTRY_MODULES = {"__init__", "__main__", "__about__", "_version", "api"}  # allowed at the top level of the package
+# Slow to import, or not installed by default: functions can import them.
 HEAVY = set(
     "PIL bitsandbytes jinja2 lion_pytorch markupsafe matplotlib numpy optimi rich submitit torch transformers"
     " yaml".split()
 )
-# What reads YAML, where the cache has nothing: PyYAML takes a tenth of a start.
+# Suffixes of modules that read YAML, imported on a cache miss: importing PyYAML takes a tenth of the start-up time.
 READERS = ("_files", ".validation")
 TOP_LEVEL = "(top level)"
 
 
 @dataclass(frozen=True)
 class Module:
-    """One source file. `package` is the first folder below optadvise/, or TOP_LEVEL; `path` begins below it, too."""
+    """Source file. `package` is its first folder in optadvise/, or TOP_LEVEL; `path` is relative to optadvise/."""
 
     name: str
     package: str
@@ -29,13 +29,13 @@ class Module:
 
     @property
     def line_count(self) -> int:
-        """Return the number of lines, as editors count them."""
+        """Return the number of lines."""
         return len(self.text.splitlines())
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module. `where` is path:line."""
+    """Imported module. `where` is path:line."""
 
     importer: Module
     target: str
@@ -44,7 +44,7 @@ class Import:
 
 
 def read_modules(root: Path) -> list[Module]:
-    """Read and parse every file of the package in a checkout."""
+    """Read and parse the files of the package in a checkout."""
     modules = []
     for file in sorted((root / PACKAGE).rglob("*.py")):
         path = file.relative_to(root / PACKAGE)
@@ -61,7 +61,7 @@ def is_function(node: ast.AST) -> bool:
 
 
 def resolve_targets(node: ast.Import | ast.ImportFrom, module: Module, names: set[str]) -> list[str]:
-    """Return the modules that a statement imports, one for each imported name."""
+    """Return the modules that a statement imports, one per imported name."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     base = node.module or ""
@@ -74,7 +74,7 @@ def resolve_targets(node: ast.Import | ast.ImportFrom, module: Module, names: se
 
 
 def collect_imports(module: Module, names: set[str]) -> list[Import]:
-    """Return all imports of a module but those for the type checker alone."""
+    """Return all imports of a module except those in `if TYPE_CHECKING`."""
     imports: list[Import] = []
 
     def visit(node: ast.AST, in_function: bool) -> None:
@@ -95,14 +95,14 @@ def classify_import(item: Import) -> str:
     if item.target.split(".")[0] in HEAVY:
         return "heavy third party"
     if item.target.endswith(READERS) and item.importer.name.endswith((".loading", ".networks")):
-        return "reads YAML where nothing is cached"
+        return "reads YAML on a cache miss"
     if not item.importer.name.startswith(CLI):
         return "other"
     return "command loads its module" if item.target.split(".")[0] == PACKAGE else "other in cli"
 
 
 def compute_reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    """Return the modules that a module imports directly or through others; itself only if it is in a cycle."""
+    """Return the modules that a module imports directly or indirectly; includes itself only if it is in a cycle."""
     reached: set[str] = set()
     waiting = list(graph[start])
     while waiting:

@@ -1,4 +1,4 @@
-"""The floors: what may import what, and what a command may load."""
+"""Layering of packages, and the modules that commands import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "optadvise"
 
-# The packages, lowest first: a module may import its own package and those before it.
+# Packages from the lowest layer to the highest: a module can import its own package and those before it.
 PACKAGES = (
     "core", "rulebase", "memory", "evidence", "advice", "rule_analysis", "codegen", "benchmark", "fake_tensors",
     "verify", "diagnostics", "render", "api", "cli", "__main__",
@@ -25,14 +25,14 @@ THIRD_PARTY = {
     "jinja2": ("core", "render", "codegen"),
     "typer": ("cli",),
 }
-# What people import names the library that stands above it, and loads it when it is called.
-FACES = {
+# The top-level package imports the library on first access.
+PUBLIC_IMPORTS = {
     ("optadvise", "optadvise.api"),
     ("optadvise", "optadvise.core.version"),
 }
 DRAWING = ("matplotlib", "PIL", "mpl_toolkits")
 HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_optimizer")
-# The modules that run in worker processes, or build the user's optimizer: below these packages.
+# Modules that run in worker processes or build the user's optimizer, by package.
 MAY_IMPORT_TORCH = {
     "benchmark": {"arm_session", "clock", "optimizer_builder", "workloads", "workload_networks", "workload_data",
                   "user_workload", "training_loop", "peak_memory", "wrapping", "ranks", "launch", "communication"},
@@ -55,36 +55,38 @@ def name_of(file: Path) -> str:
 
 
 def package_of(module: str) -> str:
-    """Return the package below `optadvise` that a module belongs to; `` for `optadvise` itself."""
+    """Return the subpackage of a module; empty for `optadvise` itself."""
     package = module.removeprefix("optadvise").lstrip(".").split(".")[0]
-    assert not package or package in PACKAGES, f"{module} is in no known package: see tests/test_architecture.py"
+    assert not package or package in PACKAGES, f"{module}: add its package to PACKAGES in {__file__}"
     return package
 
 
 def imports(file: Path) -> list[str]:
-    found = []
+    names = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            own = node.module.split(".")[0] == "optadvise"
-            below = ROOT / node.module.replace(".", "/")
-            whole = [f"{node.module}.{a.name}" for a in node.names if own and (below / f"{a.name}.py").exists()]
-            found += whole or [node.module]
-    return found
+            is_internal = node.module.split(".")[0] == "optadvise"
+            folder = ROOT / node.module.replace(".", "/")
+            submodules = [
+                f"{node.module}.{a.name}" for a in node.names if is_internal and (folder / f"{a.name}.py").exists()
+            ]
+            names += submodules or [node.module]
+    return names
 
 
-def test_top_level_is_a_table_of_contents() -> None:
+def test_the_top_level_has_only_entry_modules() -> None:
     assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py"}
 
 
 @pytest.mark.parametrize("file", modules(), ids=name_of)
-def test_imports_point_down(file: Path) -> None:
+def test_imports_follow_the_layers(file: Path) -> None:
     module = name_of(file)
     package = package_of(module)
     for imported in imports(file):
         top = imported.split(".")[0]
-        if (module, imported) in FACES or imported == "optadvise":
+        if (module, imported) in PUBLIC_IMPORTS or imported == "optadvise":
             continue
         if top == "optadvise":
             assert PACKAGES.index(package_of(imported)) <= PACKAGES.index(package), f"{module} imports {imported}"
@@ -98,13 +100,13 @@ def test_imports_point_down(file: Path) -> None:
             assert package not in WITHOUT_CLOCK, f"{module} imports {imported}"
 
 
-def test_no_optimizer_is_named_in_code() -> None:
-    """Knowledge lives in rules/: a condition on a name means that the data model misses a field."""
+def test_code_has_no_conditions_on_names_of_optimizers() -> None:
+    """Optimizers are described in rules/; a condition on a name means that the data model lacks a field."""
     from optadvise.rulebase.catalog import load
 
     catalog = load()
     names = {*catalog.optimizer_ids, *catalog.scheduler_ids, *(gpu.id for gpu in catalog.gpus)}
-    # A phase's shape is a word of the data model, though some schedules are called like theirs.
+    # The shapes of phases belong to the data model, although some schedules have the same names.
     names -= {phase.shape for name in catalog.scheduler_ids for phase in catalog.scheduler(name).phases}
     for file in modules():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -123,7 +125,7 @@ print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 
 
-def loaded(arguments: list[str], *, block_torch: bool = False) -> tuple[int, set[str]]:
+def run_and_list_modules(arguments: list[str], *, block_torch: bool = False) -> tuple[int, set[str]]:
     block = (
         "import sys\nfor name in ('torch', 'bitsandbytes', 'numpy'): sys.modules[name] = None\n" if block_torch else ""
     )
@@ -143,19 +145,19 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_advice_never_loads_torch(arguments: list[str]) -> None:
-    code, names = loaded(arguments)
+def test_recommendations_do_not_import_torch(arguments: list[str]) -> None:
+    code, names = run_and_list_modules(arguments)
     assert code == 0
     assert {n.split(".")[0] for n in names}.isdisjoint((*HEAVY, *DRAWING))
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_advice_works_where_torch_cannot_be_imported(arguments: list[str]) -> None:
-    code, _ = loaded(arguments, block_torch=True)
+def test_recommendations_work_without_torch(arguments: list[str]) -> None:
+    code, _ = run_and_list_modules(arguments, block_torch=True)
     assert code == 0
 
 
-def test_json_loads_neither_rich_nor_yaml_once_rules_are_cached() -> None:
-    loaded(COMMANDS[1])
-    _, names = loaded(COMMANDS[1])
+def test_json_output_imports_neither_rich_nor_yaml_with_a_warm_cache() -> None:
+    run_and_list_modules(COMMANDS[1])
+    _, names = run_and_list_modules(COMMANDS[1])
     assert not names & {"rich", "yaml"}

@@ -61,7 +61,7 @@ def test_the_program_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None
     assert {"optimizer", "scheduler"} <= names.keys()
 
 
-def test_the_readme_has_two_commands_that_need_only_python() -> None:
+def test_the_two_installation_commands_of_the_readme_require_only_python() -> None:
     lines = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(lines) == 2
     assert all(len(block.strip().splitlines()) == 1 and block.startswith("python3 -m venv") for block in lines)
@@ -69,7 +69,7 @@ def test_the_readme_has_two_commands_that_need_only_python() -> None:
     assert "pytest" in lines[1]
 
 
-def test_the_readme_names_every_command_and_exit_code() -> None:
+def test_the_readme_lists_every_command_and_exit_code() -> None:
     from optadvise.cli.app import COMMANDS
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,8 +80,8 @@ def test_the_readme_names_every_command_and_exit_code() -> None:
     assert "CC BY 4.0" in text
 
 
-def test_the_card_in_contributing_is_the_one_that_is_tested() -> None:
-    """The test of a new optimizer loads this very card, so what CONTRIBUTING shows works."""
+def test_the_card_in_contributing_equals_the_tested_card() -> None:
+    """`test_catalog.py` loads the same card."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     shown = next(b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if b.startswith("id: sgd-turbo"))
     plain = "".join(re.sub(r"\s+# .*$", "", line) + "\n" for line in shown.splitlines())
@@ -89,12 +89,12 @@ def test_the_card_in_contributing_is_the_one_that_is_tested() -> None:
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda f: f.name)
-def test_files_that_documents_name_exist(file: Path) -> None:
+def test_files_mentioned_in_documents_exist(file: Path) -> None:
     for name in re.findall(r"`((?:optadvise|rules|tests|docs|examples|benchmarks)/[\w./-]*)`", file.read_text("utf-8")):
-        assert (ROOT / name.rstrip("/")).exists(), f"{file.name} names {name}"
+        assert (ROOT / name.rstrip("/")).exists(), f"{file.name} mentions {name}"
 
 
-def test_the_figures_in_the_documents_are_the_catalogues() -> None:
+def test_the_numbers_in_the_changelog_equal_the_catalog() -> None:
     catalog = load()
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"{len(catalog.optimizer_ids)} optimizers, {len(catalog.scheduler_ids)} schedules" in text
@@ -103,7 +103,7 @@ def test_the_figures_in_the_documents_are_the_catalogues() -> None:
 
 
 def test_the_page_of_error_codes_is_current() -> None:
-    """`python -m tests.error_table` writes it."""
+    """`python -m tests.error_table` generates the page."""
     assert error_table.PAGE.read_text(encoding="utf-8") == error_table.format_page()
     assert [code for _, codes in error_table.list_groups() for code in codes] == list(ErrorCode)
 

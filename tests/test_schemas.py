@@ -1,4 +1,4 @@
-"""The JSON Schemas of results are those of the records, and hold an answer to them."""
+"""JSON Schemas of results: they match the records, and reject invalid results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.results import result
 
 
 @pytest.mark.parametrize("name", schemas.RECORDS)
-def test_the_committed_schema_is_that_of_the_record(name: str) -> None:
+def test_a_committed_schema_matches_its_record(name: str) -> None:
     text = schemas.schema_file(name).read_text(encoding="utf-8")
     assert text == schemas.make_schema(name), "run python -m tests.schemas"
     jsonschema.Draft202012Validator.check_schema(json.loads(text))
@@ -39,7 +39,7 @@ def test_the_committed_schema_is_that_of_the_record(name: str) -> None:
     ],
     ids=str,
 )
-def test_a_schema_rejects_what_is_wrong(place: tuple[Any, ...], value: Any) -> None:
+def test_a_schema_rejects_invalid_values(place: tuple[Any, ...], value: Any) -> None:
     schema = json.loads(schemas.schema_file("bench").read_text(encoding="utf-8"))
     data = copy.deepcopy(result())
     jsonschema.validate(data, schema)
@@ -52,7 +52,7 @@ def test_a_schema_rejects_what_is_wrong(place: tuple[Any, ...], value: Any) -> N
 
 
 @pytest.mark.parametrize("key", ["arms", "environment", "spec", "complete", "kind", "schema_version"])
-def test_a_schema_requires_what_every_result_has(key: str) -> None:
+def test_a_schema_requires_the_keys_of_every_result(key: str) -> None:
     schema = json.loads(schemas.schema_file("bench").read_text(encoding="utf-8"))
     data = {name: value for name, value in result().items() if name != key}
     with pytest.raises(jsonschema.ValidationError):
@@ -73,7 +73,7 @@ def test_a_schema_requires_what_every_result_has(key: str) -> None:
     ],
     ids=str,
 )
-def test_the_schema_of_recommendations_rejects_what_is_wrong(place: tuple[Any, ...], value: Any) -> None:
+def test_the_schema_of_recommendations_rejects_invalid_values(place: tuple[Any, ...], value: Any) -> None:
     schema = json.loads(schemas.schema_file("recommendation").read_text(encoding="utf-8"))
     data = recommend(model="mlp").data()
     jsonschema.validate(data, schema)

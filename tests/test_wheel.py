@@ -1,4 +1,4 @@
-"""A wheel carries its own rules and works from another directory; an editable install reads the live ones."""
+"""The wheel contains the rules and works from another folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_the_rules_the_licence_and_the_marker(wheel: Path) -> None:
+def test_the_wheel_contains_the_rules_the_license_and_the_type_marker(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {str(f.relative_to(ROOT / "rules")) for f in (ROOT / "rules").rglob("*") if f.is_file()}
     assert {n.removeprefix("optadvise/_rules/") for n in names if n.startswith("optadvise/_rules/")} == shipped
@@ -32,7 +32,7 @@ def test_the_wheel_holds_the_rules_the_licence_and_the_marker(wheel: Path) -> No
     assert not any(n.startswith(("tests/", "rules/")) for n in names)
 
 
-def test_an_installed_wheel_reads_its_own_rules_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_reads_its_own_rules(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     elsewhere = tmp_path / "elsewhere"
@@ -53,10 +53,10 @@ def test_an_installed_wheel_reads_its_own_rules_from_anywhere(wheel: Path, tmp_p
         return done.stdout
 
     assert "adamw8bit" in run("recommend", "--model", "transformer", "--vram", "24GB")
-    run("recommend", "--report", "page.html")  # from its own templates
+    run("recommend", "--report", "page.html")  # uses the templates of the wheel
     assert "def configure(model):" in run("recommend", "--format", "python")
     assert "</html>" in (elsewhere / "page.html").read_text(encoding="utf-8")
-    # So does a team's pack over them.
+    # A rule layer over the rules of the wheel:
     shutil.copytree(ROOT / "examples" / "team-rules", elsewhere / "team")
     assert "Proven" in run("rules", "check", "--rules", "team")
     assert "0 failed" in run("rules", "test", "--rules", "team")

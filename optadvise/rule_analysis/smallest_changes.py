@@ -131,7 +131,7 @@ def _list_limits(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterato
     current = getattr(situation, fact)
     thresholds = _list_thresholds(rules, situation, fact)
     if fact == "vram_bytes" and current is None and not thresholds:
-        yield _Value(value=_ANY_LIMIT, condition="any value")
+        yield _Value(value=_ANY_LIMIT, condition="any limit")
     for threshold in sorted(thresholds, key=lambda threshold: abs(threshold - (current or 0))):
         yield from _list_sides(fact, threshold, current)
 
@@ -152,5 +152,5 @@ def _list_sides(fact: str, threshold: int, current: int | None) -> Iterator[_Val
         shown = format_memory(threshold) if is_limit else f"{threshold:,}"
         yield _Value(value=threshold, condition=f"at least {shown}")
     if below > 0 and (current is None or threshold <= current):
-        condition = f"at most {format_memory(below)}" if is_limit else f"below {threshold:,}"
+        condition = f"at most {format_memory(below)}" if is_limit else f"under {threshold:,}"
         yield _Value(value=below, condition=condition)
