@@ -1,4 +1,4 @@
-"""Flips, and why not another, against trying everything."""
+"""Sensitivities and why-not explanations, compared with brute force."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from optadvise.core.records import Situation
 from optadvise.rule_analysis.why_not import explain_why_not
 from tests.conftest import examples, few
 
-# Few sizes, so that the arithmetic of memory is done once for each; none lies near a threshold of memory pressure.
+# Few sizes, so that few memory estimates are computed; none is near a threshold of memory pressure.
 NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), "batch_size": (64, 256, 2048, 16384)}
 SITUATIONS = examples(400)
 
@@ -26,40 +26,40 @@ SITUATIONS = examples(400)
 def situations(rules: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:
     random = Random(seed)
     facts = [name for name in rules.deciding_facts if rules.catalog.facts[name].flag is not None]
-    found = 0
-    while found < SITUATIONS:
-        said: dict[str, Any] = {}
+    count = 0
+    while count < SITUATIONS:
+        stated: dict[str, Any] = {}
         for name in (*facts, "params", "vram_bytes"):
             if random.random() < (0.2 if name in ("params", "vram_bytes", "sparse_gradients") else 0.35):
-                said[name] = random.choice(NUMBERS.get(name) or list(values(rules, name)))
+                stated[name] = random.choice(NUMBERS.get(name) or list(values(rules, name)))
         try:
-            complete_situation(rules, said)
+            complete_situation(rules, stated)
         except InputError:
             continue
-        found += 1
-        yield said
+        count += 1
+        yield stated
 
 
 def values(rules: CompiledRules, name: str) -> Iterator[Any]:
-    """Yield a value in every cell of a fact that the user may state."""
+    """Yield a value of every cell of a fact that the user can specify."""
     axis = rules.axes[name]
     if axis.choices is not None:
-        yield from (word == "true" for word in axis.choices) if axis.choices == ("true", "false") else axis.choices
+        yield from (choice == "true" for choice in axis.choices) if axis.choices == ("true", "false") else axis.choices
         return
     for cell in range(axis.unknown_cell):
         if axis.every >> cell & 1:
             yield int(axis.sample_value(cell))
 
 
-def chosen(rules: CompiledRules, said: dict[str, Any]) -> str | None:
+def recommend_optimizer(rules: CompiledRules, stated: dict[str, Any]) -> str | None:
     try:
-        return advise(rules, said).optimizer.id
+        return advise(rules, stated).optimizer.id
     except InputError:
         return None
 
 
 def changeable(rules: CompiledRules, situation: Situation) -> list[str]:
-    """Return the facts whose change is told: not those that nobody changes, unless nobody said them."""
+    """Return the facts whose change is reported: fixed facts only if they were assumed."""
     facts = rules.catalog.facts
     return [
         name for name in rules.deciding_facts
@@ -69,78 +69,79 @@ def changeable(rules: CompiledRules, situation: Situation) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", few(1, [1, 2]))
-def test_flips_are_what_trying_every_value_of_every_fact_finds(rules: CompiledRules, seed: int) -> None:
-    for said in situations(rules, seed):
-        situation = complete_situation(rules, said)
+def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules, seed: int) -> None:
+    for stated in situations(rules, seed):
+        situation = complete_situation(rules, stated)
         advice = recommend(rules, situation)
-        told = {
-            (name, flip.optimizer)
-            for flip in advice.sensitivities
-            for name in flip.change
+        reported = {
+            (name, sensitivity.optimizer)
+            for sensitivity in advice.sensitivities
+            for name in sensitivity.change
             if name in rules.deciding_facts
         }
-        found: set[tuple[str, str]] = set()
+        expected: set[tuple[str, str]] = set()
         for name in changeable(rules, situation):
-            words = rules.axes[name].choices is not None
-            ends: list[str | None] = [chosen(rules, {**said, name: value}) for value in values(rules, name)]
-            if words:
-                found |= {(name, end) for end in ends if end is not None and end != advice.optimizer.id}
+            ends: list[str | None] = [
+                recommend_optimizer(rules, {**stated, name: value}) for value in values(rules, name)
+            ]
+            if rules.axes[name].choices is not None:
+                expected |= {(name, end) for end in ends if end is not None and end != advice.optimizer.id}
                 continue
-            # Of a number the nearest other answer on each side is told.
-            here = getattr(situation, name)
+            # For a number, the nearest change in each direction is reported.
+            current = getattr(situation, name)
             tried = list(values(rules, name))
-            below = [end for value, end in zip(tried, ends, strict=True) if here is not None and value < here]
-            above = [end for value, end in zip(tried, ends, strict=True) if here is not None and value > here]
-            for side in (below[::-1], above) if here is not None else ():
+            below = [end for value, end in zip(tried, ends, strict=True) if current is not None and value < current]
+            above = [end for value, end in zip(tried, ends, strict=True) if current is not None and value > current]
+            for side in (below[::-1], above) if current is not None else ():
                 other = next((end for end in side if end is not None and end != advice.optimizer.id), None)
-                found |= {(name, other)} if other is not None else set()
-            if here is None:
-                told = {pair for pair in told if pair[0] != name}
-        assert told == found, said
+                expected |= {(name, other)} if other is not None else set()
+            if current is None:
+                reported = {pair for pair in reported if pair[0] != name}
+        assert reported == expected, stated
 
 
 @pytest.mark.parametrize("seed", [3])
-def test_the_smallest_changes_are_what_trying_every_pair_finds(rules: CompiledRules, seed: int) -> None:
+def test_smallest_changes_match_brute_force_over_pairs(rules: CompiledRules, seed: int) -> None:
     random = Random(seed)
-    for said in situations(rules, seed):
+    for stated in situations(rules, seed):
         target = random.choice(["adamw", "lamb", "lion", "sgd-momentum", "adam", "stable-adamw", "ranger", "adagrad"])
-        why = explain_why_not(rules, said, target)
+        why = explain_why_not(rules, stated, target)
         if why.answer == target:
             assert why.changes == ()
             continue
-        for change in why.changes:  # each leads there, and says what it changes
-            assert chosen(rules, dict(change.answers)) == target, (said, change)
-            assert {n for n, v in change.answers.items() if said.get(n) != v} == set(change.facts)
-        found = fewest(rules, said, target)
-        if found is not None:
-            assert why.changes, (said, target)
-            assert len(why.changes[0].facts) <= found, (said, target, why.changes)
+        for change in why.changes:  # each reaches the target and lists its changes
+            assert recommend_optimizer(rules, dict(change.answers)) == target, (stated, change)
+            assert {n for n, v in change.answers.items() if stated.get(n) != v} == set(change.facts)
+        count = count_changes(rules, stated, target)
+        if count is not None:
+            assert why.changes, (stated, target)
+            assert len(why.changes[0].facts) <= count, (stated, target, why.changes)
         if why.changes and len(why.changes[0].facts) <= 2 and not {"params", "vram_bytes"} & set(why.changes[0].facts):
-            assert found == len(why.changes[0].facts), (said, target, why.changes)
+            assert count == len(why.changes[0].facts), (stated, target, why.changes)
 
 
-def fewest(rules: CompiledRules, said: dict[str, Any], target: str) -> int | None:
-    """Return how many facts have to change, at most two; None where two are not enough."""
-    names = changeable(rules, complete_situation(rules, said))
+def count_changes(rules: CompiledRules, stated: dict[str, Any], target: str) -> int | None:
+    """Return the smallest number of changed facts, 1 or 2; None if two are not enough."""
+    names = changeable(rules, complete_situation(rules, stated))
     for count in (1, 2):
-        for some in combinations(names, count):
-            for tried in product(*(list(values(rules, name)) for name in some)):
-                if quickly(rules, {**said, **dict(zip(some, tried, strict=True))}) == target:
+        for changed in combinations(names, count):
+            for candidate in product(*(list(values(rules, name)) for name in changed)):
+                if choose(rules, {**stated, **dict(zip(changed, candidate, strict=True))}) == target:
                     return count
     return None
 
 
-def quickly(rules: CompiledRules, said: dict[str, Any]) -> str | None:
+def choose(rules: CompiledRules, stated: dict[str, Any]) -> str | None:
     try:
-        return choose_optimizer(rules, complete_situation(rules, said))
+        return choose_optimizer(rules, complete_situation(rules, stated))
     except InputError:
         return None
 
 
-def test_what_is_told_as_missed_is_missed(rules: CompiledRules) -> None:
-    for said in situations(rules, 4):
-        why = explain_why_not(rules, said, "lion")
-        cells = decide(rules, complete_situation(rules, said)).cells
+def test_reported_misses_are_not_met(rules: CompiledRules) -> None:
+    for stated in situations(rules, 4):
+        why = explain_why_not(rules, stated, "lion")
+        cells = decide(rules, complete_situation(rules, stated)).cells
         for miss in (*why.rows, *why.concerns.values()):
             assert miss.missed or miss.beaten_by is not None
             for condition in miss.missed:

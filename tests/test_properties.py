@@ -1,4 +1,4 @@
-"""A search over the whole space of inputs: every situation has a sound answer, and all else is refused."""
+"""Property tests: every valid situation has a consistent recommendation, and every other input is rejected."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ ANSWERS = st.fixed_dictionaries({}, optional={name: _values(name, fact) for name
 
 
 def _complete(answers: dict[str, Any]) -> Situation | None:
-    """Return the situation, or None where the answers contradict each other."""
+    """Return the situation; None if the answers contradict each other."""
     try:
         return complete_situation(ADVISOR, answers)
     except InputError:
         return None
 
 
-def _inside(number: AdvisedHyperparameter) -> bool:
+def _is_in_range(number: AdvisedHyperparameter) -> bool:
     if not isinstance(number.value, (int, float)) or number.low is None or number.high is None:
         return True
     return number.low <= number.value <= number.high
@@ -61,11 +61,9 @@ def _inside(number: AdvisedHyperparameter) -> bool:
 
 @settings(max_examples=examples(400), deadline=None)
 @given(ANSWERS, st.none() | st.sampled_from(ADVISOR.catalog.optimizer_ids))
-def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
-    answers: dict[str, Any], pinned: str | None
-) -> None:
-    stated = answers if pinned is None else {**answers, "optimizer": pinned}
-    situation = _complete(stated)
+def test_valid_situation_has_a_consistent_recommendation(answers: dict[str, Any], pinned: str | None) -> None:
+    inputs = answers if pinned is None else {**answers, "optimizer": pinned}
+    situation = _complete(inputs)
     assume(situation is not None)
     assert situation is not None
     advice = recommend(ADVISOR, situation)
@@ -73,8 +71,8 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
     VALIDATOR.validate(data)
     assert advice.optimizer.id == (pinned or data["optimizer"]["id"])
     assert advice.optimizer.id in ADVISOR.catalog.optimizer_ids
-    assert all(_inside(number) for number in advice.hyperparameters), advice.hyperparameters
-    assert set(situation.assumed).isdisjoint(stated)
+    assert all(_is_in_range(number) for number in advice.hyperparameters), advice.hyperparameters
+    assert set(situation.assumed).isdisjoint(inputs)
     cites = {c for t in advice.trace for c in t.cite} | {c for w in advice.warnings for c in w.cite}
     cites |= {c for n in advice.hyperparameters for e in n.derivation for c in e.cite}
     assert cites <= set(ADVISOR.catalog.sources)
@@ -92,30 +90,32 @@ def test_every_valid_situation_gets_an_answer_that_keeps_its_promises(
 
 @settings(max_examples=examples(200), deadline=None)
 @given(ANSWERS)
-@example({"params": 1, "vram_bytes": 2**20})  # another kind of network has samples of another length
-def test_a_flip_is_true_when_it_is_followed(answers: dict[str, Any]) -> None:
+@example({"params": 1, "vram_bytes": 2**20})  # the sample length depends on the kind of network
+def test_reported_sensitivity_changes_the_optimizer(answers: dict[str, Any]) -> None:
     with contextlib.suppress(InputError):
         situation = complete_situation(ADVISOR, answers)
         advice = recommend(ADVISOR, situation)
-        for flip in advice.sensitivities:
-            ((name, change),) = flip.change.items()
-            assert flip.optimizer != advice.optimizer.id
+        for sensitivity in advice.sensitivities:
+            ((name, change),) = sensitivity.change.items()
+            assert sensitivity.optimizer != advice.optimizer.id
             reached = [advise(ADVISOR, {**answers, name: v}).optimizer.id for v in _follow(name, change)]
-            # A threshold is shown with three digits, so it is approached from inside; all else has to hold exactly.
+            # Thresholds are rounded to three digits, so values near them are tried; all other changes must hold exactly.
             holds = any if name in MEMORY_FACTS else all
-            assert holds(other == flip.optimizer for other in reached), (name, change, reached)
+            assert holds(other == sensitivity.optimizer for other in reached), (name, change, reached)
 
 
 def _follow(name: str, change: str) -> list[Any]:
-    """Return values that a flip's words promise another answer for."""
-    if name in MEMORY_FACTS:  # thresholds are shown rounded, so go well beyond them
-        words, unit = change.rsplit(" ", 1) if name == "vram_bytes" else (change, "")
+    """Return values that match a sensitivity's text, such as `over 4.92B`."""
+    if name in MEMORY_FACTS:  # thresholds are rounded, so values beyond them are tried
+        text, unit = change.rsplit(" ", 1) if name == "vram_bytes" else (change, "")
         if change == "any limit":
             return [2**30]
-        figure = words.split()[-1].replace(",", "")
+        figure = text.split()[-1].replace(",", "")
         size = parse_bytes(figure + unit, "") if name == "vram_bytes" else parse_count(_whole(figure), "")
         side = 1 if change.startswith(("at least", "over")) else -1
-        return [max(1, round(size * (1 + side * share))) for share in (0, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01)]
+        return [
+            max(1, round(size * (1 + side * fraction))) for fraction in (0, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01)
+        ]
     if FACTS[name].type == "flag":
         return [change == "true"]
     if FACTS[name].values is not None:
@@ -134,34 +134,34 @@ def _whole(figure: str) -> str:
 
 @settings(max_examples=examples(100), deadline=None)
 @given(ANSWERS)
-def test_the_answer_does_not_depend_on_what_was_asked_before(answers: dict[str, Any]) -> None:
+def test_recommendation_does_not_depend_on_earlier_ones(answers: dict[str, Any]) -> None:
     situation = _complete(answers)
     assume(situation is not None)
     assert situation is not None
     assert recommend(CompiledRules(ADVISOR.catalog), situation) == recommend(ADVISOR, situation)
 
 
-WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 
 
 @settings(max_examples=examples(150), deadline=None)
-@given(st.sampled_from(["--" + name.replace("_", "-") for name in FACTS if FACTS[name].type != "flag"]), WORDS)
-def test_any_text_for_any_flag_is_read_or_refused_in_one_line(flag: str, word: str) -> None:
+@given(st.sampled_from(["--" + name.replace("_", "-") for name in FACTS if FACTS[name].type != "flag"]), TEXTS)
+def test_any_text_of_an_option_is_accepted_or_one_error_line(flag: str, text: str) -> None:
     flag = {"--vram-bytes": "--vram"}.get(flag, flag)
-    assume(not word.startswith("-"))
-    said = optadvise("recommend", flag, word, "--json")
-    assert said.code in (0, 2, 4)
-    if said.code:
-        assert json.loads(said.out)["code"] == said.error
-        assert len(said.err.splitlines()) == 1
-        assert "Traceback" not in said.err
+    assume(not text.startswith("-"))
+    result = optadvise("recommend", flag, text, "--json")
+    assert result.code in (0, 2, 4)
+    if result.code:
+        assert json.loads(result.out)["code"] == result.error
+        assert len(result.err.splitlines()) == 1
+        assert "Traceback" not in result.err
     else:
-        json.loads(said.out)
+        json.loads(result.out)
 
 
 @settings(max_examples=examples(300), deadline=None)
 @given(st.text(max_size=12))
-def test_units_return_a_whole_positive_number_or_an_input_error(text: str) -> None:
+def test_units_return_a_positive_integer_or_raise_an_input_error(text: str) -> None:
     for parse in (parse_bytes, parse_count):
         try:
             value = parse(text, "--flag")
@@ -189,5 +189,5 @@ def test_counts(text: str, value: int) -> None:
 @pytest.mark.parametrize(
     ("text", "value"), [("24GB", 24 * 2**30), ("24GiB", 24 * 2**30), ("24g", 24 * 2**30), ("800MB", 800 * 2**20)]
 )
-def test_memory_sizes_are_binary_as_gpu_makers_count(text: str, value: int) -> None:
+def test_memory_sizes_are_binary(text: str, value: int) -> None:
     assert parse_bytes(text, "--vram") == value

@@ -1,4 +1,4 @@
-"""The rules' own tests, and what must hold of the tables as a whole."""
+"""Proofs and tests of the shipped rules, and consistency of tables, cards and names."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.rule_paths import find_shipped_rules
 
 
-def test_the_shipped_rules_are_sound(rules: CompiledRules) -> None:
+def test_shipped_rules_are_sound(rules: CompiledRules) -> None:
     report = prove_rules(rules)
     assert report.findings == ()
     assert report.proven
 
 
-def test_the_shipped_rules_pass_their_own_tests(rules: CompiledRules) -> None:
-    tested = run_tests(rules, read_cases([("shipped", find_shipped_rules())], rules.catalog.facts))
-    assert tested.failures == ()
-    assert tested.passed
-    assert tested.ran >= 600
+def test_shipped_rules_pass_their_tests(rules: CompiledRules) -> None:
+    report = run_tests(rules, read_cases([("shipped", find_shipped_rules())], rules.catalog.facts))
+    assert report.failures == ()
+    assert report.passed
+    assert report.ran >= 600
 
 
-def test_the_memory_notation_of_the_guide_agrees_with_the_cards(rules: CompiledRules) -> None:
+def test_memory_notation_of_the_guide_matches_the_state_in_the_cards(rules: CompiledRules) -> None:
     table = rules.tables["memory_notation"]
-    stated = {}
+    guide_buffers = {}
     for name in rules.catalog.optimizer_ids:
         rule = table.winner({"optimizer": rules.axes["optimizer"].cell(name)})
         if rule.notation["buffers"] is not None:
-            stated[name] = float(str(rule.notation["buffers"]))
-    assert stated == {
+            guide_buffers[name] = float(str(rule.notation["buffers"]))
+    assert guide_buffers == {
         "sgd-momentum": 1, "adam": 2, "adamw": 2, "adamw8bit": 0.5, "lion": 1, "lamb": 2, "stable-adamw": 2,
     }  # fmt: skip
-    for name, buffers in stated.items():
+    for name, buffers in guide_buffers.items():
         measured = compute_state_bytes_per_parameter(rules.catalog.optimizer(name).state) / 4
-        assert measured == pytest.approx(buffers, rel=0.02), name  # block scales are the two percent
+        assert measured == pytest.approx(buffers, rel=0.02), name  # 2 percent for block scales
 
 
-def test_every_card_and_schedule_of_the_guide_is_there(catalog: Catalog) -> None:
+def test_optimizers_and_schedules_of_the_guide_exist(catalog: Catalog) -> None:
     optimizers = {
         "sgd", "sgd-momentum", "sgd-nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "adamw8bit",
         "paged-adamw32bit", "paged-adamw8bit", "lion", "lamb", "lars", "stable-adamw", "adan", "ranger", "adafactor",
@@ -56,7 +56,7 @@ def test_every_card_and_schedule_of_the_guide_is_there(catalog: Catalog) -> None
 
 
 @pytest.mark.parametrize(
-    ("typed", "means"),
+    ("name", "optimizer"),
     [
         ("AdamW8bit", "adamw8bit"), ("adamw_8bit", "adamw8bit"), ("adamw_bnb_8bit", "adamw8bit"), ("ADAMW", "adamw"),
         ("adamw_torch_fused", "adamw"), ("paged_adamw_32bit", "paged-adamw32bit"),
@@ -66,14 +66,14 @@ def test_every_card_and_schedule_of_the_guide_is_there(catalog: Catalog) -> None
         ("RMSprop", "rmsprop"),
     ],
 )  # fmt: skip
-def test_any_spelling_that_a_person_would_try_resolves(catalog: Catalog, typed: str, means: str) -> None:
-    assert catalog.find_optimizer(typed) == means
+def test_common_spellings_resolve_to_an_optimizer(catalog: Catalog, name: str, optimizer: str) -> None:
+    assert catalog.find_optimizer(name) == optimizer
 
 
-def test_every_name_that_a_framework_has_for_it_is_an_alias_of_its_card(catalog: Catalog) -> None:
+def test_names_of_frameworks_are_aliases_of_the_cards(catalog: Catalog) -> None:
     for framework in catalog.frameworks.values():
-        for name, own in framework.optimizers.items():
-            assert catalog.find_optimizer(own.name) == name, framework.id
+        for name, entry in framework.optimizers.items():
+            assert catalog.find_optimizer(entry.name) == name, framework.id
         for name, schedule in framework.schedules.items():
             assert name in catalog.scheduler_ids
             assert "$" not in schedule.name

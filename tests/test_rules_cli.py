@@ -1,4 +1,4 @@
-"""`optadvise rules`, and what is generated from the rules."""
+"""Commands of `optadvise rules`, and files that are generated from the rules."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ TEAM = ROOT / "examples" / "team-rules"
 
 
 class _Yaml12(yaml.CSafeLoader):
-    """Guesses types as editors do, by YAML 1.2: `1e-4` is a number, `no` a word."""
+    """YAML 1.2 loader, as in editors: `1e-4` is a number and `no` is a string."""
 
 
 _Yaml12.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:int")]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:int")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$")
 _Yaml12.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
@@ -46,36 +46,38 @@ _Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)
 
 @functools.cache
 def _validator(catalog: Catalog, kind: str) -> jsonschema.Draft202012Validator:
-    known = schemas(catalog)
-    shared = Resource.from_contents(known[DEFINITIONS])
-    return jsonschema.Draft202012Validator(known[kind], registry=Registry().with_resource("definitions.json", shared))
+    documents = schemas(catalog)
+    shared = Resource.from_contents(documents[DEFINITIONS])
+    return jsonschema.Draft202012Validator(
+        documents[kind], registry=Registry().with_resource("definitions.json", shared)
+    )
 
 
 def _kind(file: Path, root: Path = RULES) -> tuple[PurePosixPath, str]:
-    inside = PurePosixPath(file.relative_to(root).as_posix())
-    folder = inside.parts[0] if len(inside.parts) > 1 else ""
+    relative = PurePosixPath(file.relative_to(root).as_posix())
+    folder = relative.parts[0] if len(relative.parts) > 1 else ""
     if folder == "networks":
-        return inside, inside.stem if inside.stem in ("parts", "sources") else "network"
+        return relative, relative.stem if relative.stem in ("parts", "sources") else "network"
     if folder in ("optimizers", "schedulers", "frameworks"):
-        return inside, folder.removesuffix("s")
-    if folder == "decide" or (not folder and inside.stem in ("adjust", "warn")):
-        return inside, "table"
-    return inside, folder or inside.stem
+        return relative, folder.removesuffix("s")
+    if folder == "decide" or (not folder and relative.stem in ("adjust", "warn")):
+        return relative, "table"
+    return relative, folder or relative.stem
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(RULES).as_posix())
-def test_a_shipped_file_names_its_schema_and_passes_it(file: Path, catalog: Catalog) -> None:
-    inside, kind = _kind(file)
+def test_shipped_file_names_its_schema_and_is_valid(file: Path, catalog: Catalog) -> None:
+    relative, kind = _kind(file)
     text = file.read_text(encoding="utf-8")
-    assert text.splitlines()[0] == editor_line(inside, kind)
+    assert text.splitlines()[0] == editor_line(relative, kind)
     assert (file.parent / text.split("$schema=")[1].splitlines()[0]).is_file()
     _validator(catalog, kind).validate(yaml.load(text, _Yaml12))
 
 
-def test_the_schemas_are_fresh(catalog: Catalog) -> None:
-    made = {f"{name}.json": schema for name, schema in schemas(catalog).items()}
-    kept = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in (RULES / "schema").glob("*.json")}
-    assert kept == made, "run optadvise rules schema --out rules/schema"
+def test_schemas_are_up_to_date(catalog: Catalog) -> None:
+    generated = {f"{name}.json": schema for name, schema in schemas(catalog).items()}
+    stored = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in (RULES / "schema").glob("*.json")}
+    assert stored == generated, "run optadvise rules schema --out rules/schema"
 
 
 @pytest.mark.parametrize(
@@ -88,32 +90,34 @@ def test_the_schemas_are_fresh(catalog: Catalog) -> None:
         ("cases", {"table": "warn", "cases": [{"given": {"model": "cmn"}, "fire": []}]}),
     ],
 )
-def test_a_schema_refuses_what_the_reader_refuses(catalog: Catalog, kind: str, document: dict[str, Any]) -> None:
-    if kind == "table" and "kind" not in document:  # a layer's table: its nature is known only to the base
+def test_schema_rejects_what_the_reader_rejects(catalog: Catalog, kind: str, document: dict[str, Any]) -> None:
+    if kind == "table" and "kind" not in document:  # a table of a layer; only the base declares its kind
         document = {**document, "kind": "warn"}
     assert list(_validator(catalog, kind).iter_errors(document))
 
 
-def test_the_page_of_rules_is_fresh() -> None:
-    said = optadvise("rules", "docs")
-    assert said.code == 0
-    assert said.out == (ROOT / "docs" / "rules.md").read_text(encoding="utf-8"), "run optadvise rules docs"
+def test_rules_page_is_up_to_date() -> None:
+    result = optadvise("rules", "docs")
+    assert result.code == 0
+    assert result.out == (ROOT / "docs" / "rules.md").read_text(encoding="utf-8"), "run optadvise rules docs"
 
 
-def _walk_leaves(
+def _list_leaves(
     chart: Flowchart, question: str, inputs: Mapping[str, FactValue]
 ) -> Iterator[tuple[dict[str, FactValue], tuple[str, ...]]]:
-    """Yield the inputs that lead to each leaf, and the names that the guide gives there."""
+    """Yield the inputs of each leaf and the optimizers and schedules that the guide recommends there."""
     for answer in chart.questions[question].answers:
-        given = {name: int(value) if isinstance(value, float) else value for name, value in answer.given.items()}
+        answer_inputs = {
+            name: int(value) if isinstance(value, float) else value for name, value in answer.given.items()
+        }
         if answer.next is None:
-            yield {**inputs, **given}, answer.recommends
+            yield {**inputs, **answer_inputs}, answer.recommends
         else:
-            yield from _walk_leaves(chart, answer.next, {**inputs, **given})
+            yield from _list_leaves(chart, answer.next, {**inputs, **answer_inputs})
 
 
-def test_the_rules_agree_with_the_guides_flowchart(rules: CompiledRules) -> None:
-    leaves = list(_walk_leaves(rules.catalog.flowchart, rules.catalog.flowchart.start, {}))
+def test_rules_agree_with_the_flowchart_of_the_guide(rules: CompiledRules) -> None:
+    leaves = list(_list_leaves(rules.catalog.flowchart, rules.catalog.flowchart.start, {}))
     assert len(leaves) == 8
     for inputs, names in leaves:
         advice = advise(rules, inputs)
@@ -121,9 +125,9 @@ def test_the_rules_agree_with_the_guides_flowchart(rules: CompiledRules) -> None
         assert all(name in (advice.optimizer.id, advice.schedule.id) for name in names if name == "cosine")
 
 
-def test_the_graph_is_mermaid_and_a_picture(tmp_path: Path) -> None:
-    said = optadvise("rules", "graph")
-    assert (said.code, said.out.count("graph TD")) == (0, 2)
+def test_graph_is_mermaid_or_a_picture(tmp_path: Path) -> None:
+    result = optadvise("rules", "graph")
+    assert (result.code, result.out.count("graph TD")) == (0, 2)
     for name, start in (("flow.svg", b"<?xml"), ("flow.png", b"\x89PNG")):
         assert optadvise("rules", "graph", "--out", str(tmp_path / name)).code == 0
         assert (tmp_path / name).read_bytes().startswith(start)
@@ -131,25 +135,25 @@ def test_the_graph_is_mermaid_and_a_picture(tmp_path: Path) -> None:
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
 
 
-def test_checking_says_how_many_cells_there_are_and_what_falls_through() -> None:
-    said = optadvise("rules", "check", "--json")
-    data = json.loads(said.out)
-    assert (said.code, data["sound"], data["proven"], data["findings"]) == (0, True, True, [])
+def test_check_reports_the_cells_of_each_table_and_its_otherwise() -> None:
+    result = optadvise("rules", "check", "--json")
+    data = json.loads(result.out)
+    assert (result.code, data["sound"], data["proven"], data["findings"]) == (0, True, True, [])
     (concern,) = [table for table in data["tables"] if table["table"] == "concern"]
     assert concern["cells"] > concern["otherwise"] > 0
 
 
 @pytest.mark.parametrize("name", ["optimizers/adamw", "networks/own", "frameworks/hf", "surfaces", "claims"])
-def test_checking_reads_what_other_commands_read_later(name: str, tmp_path: Path) -> None:
+def test_check_reads_files_that_other_commands_read_lazily(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.yaml"
     file.parent.mkdir(exist_ok=True)
     file.touch()
-    said = optadvise("rules", "check", "--rules", str(tmp_path))
-    assert (said.code, said.out) == (3, "")
-    assert (said.error, said.failure and said.failure.where) == (ErrorCode.INVALID_SYNTAX, str(file))
+    result = optadvise("rules", "check", "--rules", str(tmp_path))
+    assert (result.code, result.out, len(result.err.splitlines())) == (3, "", 1)
+    assert (result.error, result.failure and result.failure.where) == (ErrorCode.INVALID_SYNTAX, str(file))
 
 
-def test_a_finding_names_line_rows_and_a_command_that_leads_there(tmp_path: Path) -> None:
+def test_finding_has_line_rows_and_a_command_that_reproduces_it(tmp_path: Path) -> None:
     (tmp_path / "decide").mkdir()
     (tmp_path / "decide" / "ours.yaml").write_text(
         "table: choose_optimizer\nrules:\n  - id: OUR010\n    name: ours\n    when: {concern: large-batch}\n"
@@ -157,25 +161,25 @@ def test_a_finding_names_line_rows_and_a_command_that_leads_there(tmp_path: Path
         "    tests: [{given: {concern: large-batch, model: gnn}, expect: {optimizer: lion}}]\n",
         encoding="utf-8",
     )
-    said = optadvise("rules", "check", "--rules", str(tmp_path), "--json")
-    assert said.code == 1
-    findings = json.loads(said.out)["findings"]
+    result = optadvise("rules", "check", "--rules", str(tmp_path), "--json")
+    assert result.code == 1
+    findings = json.loads(result.out)["findings"]
     assert {finding["kind"] for finding in findings} == {"overlap"}
     for finding in findings:
         assert re.fullmatch(rf"{re.escape(str(tmp_path))}/decide/ours.yaml:3:5", finding["at"])
         assert "OUR010" in finding["rules"]
-        words = finding["witness"].split()
-        assert words[:2] == ["optadvise", "recommend"]
-        assert words[-2:] == ["--rules", str(tmp_path)]
-        refused = optadvise(*words[1:])
-        assert (refused.code, refused.out, len(refused.err.splitlines())) == (3, "", 1)
+        arguments = finding["witness"].split()
+        assert arguments[:2] == ["optadvise", "recommend"]
+        assert arguments[-2:] == ["--rules", str(tmp_path)]
+        rejected = optadvise(*arguments[1:])
+        assert (rejected.code, rejected.out, len(rejected.err.splitlines())) == (3, "", 1)
 
 
-def test_the_example_of_a_team_passes_and_decides(tmp_path: Path) -> None:
+def test_example_rule_layer_is_sound_and_applies(tmp_path: Path) -> None:
     for command in ("check", "test"):
         assert optadvise("rules", command, "--rules", str(TEAM)).code == 0
-    said = optadvise("rules", "diff", "-", str(TEAM), "--out", str(tmp_path / "diff.md"))
-    assert (said.code, said.out) == (0, "")
+    result = optadvise("rules", "diff", "-", str(TEAM), "--out", str(tmp_path / "diff.md"))
+    assert (result.code, result.out) == (0, "")
     diff = (tmp_path / "diff.md").read_text(encoding="utf-8")
     assert "batch_size >= 4,096 and <= 8,192" in diff
     assert "optimizer paged-adamw8bit disabled" in diff
@@ -187,19 +191,19 @@ def test_the_example_of_a_team_passes_and_decides(tmp_path: Path) -> None:
     assert {entry["layer"] for entry in data["trace"]} == {"shipped", str(TEAM)}
 
 
-def test_rules_never_load_torch() -> None:
+def test_rules_commands_do_not_import_torch() -> None:
     code = (
         "import sys; from optadvise.cli.app import run\n"
         "for name in ('torch', 'bitsandbytes', 'numpy'): sys.modules[name] = None\n"
         "assert run(['rules', 'check']) == 0 and run(['rules', 'test']) == 0\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize(
     "line", ["rules diff nowhere -", "rules schema nothing", "rules init /", "rules test --suggest", "rules chek"]
 )
-def test_a_wrong_command_line_is_one_line(line: str) -> None:
-    said = optadvise(*line.split())
-    assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
+def test_invalid_command_line_is_one_line(line: str) -> None:
+    result = optadvise(*line.split())
+    assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
