@@ -99,7 +99,7 @@ def test_reported_sensitivity_changes_the_optimizer(answers: dict[str, Any]) -> 
             ((name, change),) = sensitivity.change.items()
             assert sensitivity.optimizer != advice.optimizer.id
             reached = [advise(ADVISOR, {**answers, name: v}).optimizer.id for v in _follow(name, change)]
-            # Thresholds are rounded to three digits, so values near them are tried; all other changes must hold exactly.
+            # Thresholds are rounded to three digits, so values near them are tried; other changes must hold exactly.
             holds = any if name in MEMORY_FACTS else all
             assert holds(other == sensitivity.optimizer for other in reached), (name, change, reached)
 

@@ -1,4 +1,4 @@
-"""What the proofs find: defects sown into a copy of the shipped rules, at their line and where people meet them."""
+"""Findings of the proofs: defects in a copy of the shipped rules, with line, rows and witness."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ NUMBERS = {
 }  # fmt: skip
 
 
-DECIDING = (("concern", "concern"), ("choose_optimizer", "optimizer"))  # tables and what their rows give
+DECIDING = (("concern", "concern"), ("choose_optimizer", "optimizer"))  # tables and the keys of their outcomes
 
-# -- sowing --------------------------------------------------------------------------------------------------------
+# -- editing rules --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the shipped rules, which is a base of its own as it has facts."""
+    """Return a copy of the shipped rules; it replaces the base because it has facts."""
     copy = tmp_path / "rules"
     shutil.copytree(ROOT / "rules", copy)
     return copy
 
 
-class Sown:
-    """A folder of rules to sow defects into, row by row, so that little is asked of what the rules say today."""
+class EditedRules:
+    """Folder of rules whose rows are edited one by one, independent of most of their content."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +87,7 @@ class Sown:
         return text, found
 
     def change(self, file: str, row: str, pattern: str, new: str) -> None:
-        """Replace what a pattern matches within a row."""
+        """Replace the match of a pattern within a row."""
         text, found = self._block(file, row)
         block, times = re.subn(pattern, new, found[0], count=1, flags=re.MULTILINE)
         assert times == 1, (row, pattern)
@@ -101,11 +101,17 @@ class Sown:
         (self.folder / file).write_text(text[: found.start()] + text[found.end() :], encoding="utf-8")
 
     def add(self, file: str, row: Mapping[str, Any], after: str | None = None) -> None:
-        """Add a row, which is one line of JSON and so of YAML; to the end unless it comes after another."""
-        whole = {"name": "sown", "because": "sown", "cite": ["measured"], "tests": [{"given": {}, "expect": {}}], **row}
+        """Add a row as one line of JSON, at the end or after another row."""
+        complete = {
+            "name": "added",
+            "because": "Added.",
+            "cite": ["measured"],
+            "tests": [{"given": {}, "expect": {}}],
+            **row,
+        }
         text = (self.folder / file).read_text(encoding="utf-8")
         end = len(text) if after is None else self._block(file, after)[1].end()
-        line = f"  - {json.dumps(whole)}\n"
+        line = f"  - {json.dumps(complete)}\n"
         (self.folder / file).write_text(text[:end].rstrip("\n") + "\n" + line + text[end:], encoding="utf-8")
 
     def at(self, file: str, row: str) -> str:
@@ -119,245 +125,247 @@ class Sown:
                 return f"{self.folder / file}:{number}:3"
         raise AssertionError(row)
 
-    def word(self, file: str, word: str) -> str:
-        """Return `file:line:column` of a word that is there once."""
+    def find(self, file: str, string: str) -> str:
+        """Return `file:line:column` of a string that occurs once."""
         text = (self.folder / file).read_text(encoding="utf-8")
-        assert text.count(word) == 1
-        before = text[: text.index(word)]
+        assert text.count(string) == 1
+        before = text[: text.index(string)]
         return f"{self.folder / file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
-    def rules(self) -> CompiledRules:
+    def compile(self) -> CompiledRules:
         return CompiledRules(load([self.folder]))
 
 
-def rules_of(told: Sequence[ReportedFinding]) -> list[tuple[str, tuple[str, ...]]]:
-    return [(each.finding.kind, each.finding.rules) for each in told]
+def rules_of(reported: Sequence[ReportedFinding]) -> list[tuple[str, tuple[str, ...]]]:
+    return [(each.finding.kind, each.finding.rules) for each in reported]
 
 
 @pytest.fixture
 def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let rules answer that are known to be wrong, to see where a witness leads."""
+    """Allow unsound rules, to run witnesses with them."""
     monkeypatch.setattr(rule_folders, "require_proof", lambda rules: rules)
 
 
 def answer_by(rules: CompiledRules, patch: pytest.MonkeyPatch) -> None:
-    """Let command lines answer by these rules, whatever folders they name."""
+    """Make command lines use these rules, whatever folders they name."""
     patch.setattr(rule_folders, "load_rules", lambda option: rules)
     patch.setattr(rule_folders, "load_catalog", lambda option: rules.catalog)
 
 
 def follow(witness: str) -> CommandResult:
-    """Run a witness in this process, as JSON."""
-    words = shlex.split(witness)
-    assert words[0] == "optadvise"
-    assert words[1] in ("recommend", "show")
-    return optadvise(*words[1:], "--json")
+    """Run a witness in this process with --json."""
+    arguments = shlex.split(witness)
+    assert arguments[0] == "optadvise"
+    assert arguments[1] in ("recommend", "show")
+    return optadvise(*arguments[1:], "--json")
 
 
-def decided_by(said: CommandResult) -> set[str]:
-    """Return every row that had a part in an answer."""
-    assert said.code == 0, said.err
-    data = json.loads(said.out)
+def decided_by(result: CommandResult) -> set[str]:
+    """Return every rule that contributed to a recommendation."""
+    assert result.code == 0, result.err
+    data = json.loads(result.out)
     numbers = [*data["hyperparameters"], *(data["companion"] or {}).get("hyperparameters", [])]
     found = {entry["rule"] for entry in data["trace"]} | {warning["id"] for warning in data["warnings"]}
     return found | {entry["rule"] for number in numbers for entry in number["ledger"]}
 
 
-def refused_for(said: CommandResult, code: ErrorCode | None, *names: str) -> bool:
+def is_rejected_for(result: CommandResult, code: ErrorCode | None, *names: str) -> bool:
     """Return whether a command failed with a code (None for any) and a message that contains the names."""
-    is_failure = said.code == 3 and len(said.err.splitlines()) == 1 and (code is None or said.error == code)
-    return is_failure and all(name in said.err for name in names)
+    is_failure = result.code == 3 and len(result.err.splitlines()) == 1 and (code is None or result.error == code)
+    return is_failure and all(name in result.err for name in names)
 
 
-# -- defects that proofs find --------------------------------------------------------------------------------------
+# -- defects found by proofs ---------------------------------------------------------------------------------------
 
 
-def _gap_in_numbers(sown: Sown) -> None:
-    sown.drop("decide/learning-rate.yaml", "otherwise")
-    sown.drop("decide/learning-rate.yaml", "LRA043")
+def _gap_in_numbers(edited: EditedRules) -> None:
+    edited.drop("decide/learning-rate.yaml", "otherwise")
+    edited.drop("decide/learning-rate.yaml", "LRA043")
 
 
-def _gap_in_schedules(sown: Sown) -> None:
-    sown.drop(SCHEDULE, "otherwise")
-    sown.drop(SCHEDULE, "SCH060")
+def _gap_in_schedules(edited: EditedRules) -> None:
+    edited.drop(SCHEDULE, "otherwise")
+    edited.drop(SCHEDULE, "SCH060")
 
 
-def _gap_in_concerns(sown: Sown) -> None:
-    sown.drop(CONCERN, "otherwise")
-    sown.drop(CONCERN, "CON130")
+def _gap_in_concerns(edited: EditedRules) -> None:
+    edited.drop(CONCERN, "otherwise")
+    edited.drop(CONCERN, "CON130")
 
 
-def _overlap_of_choices(sown: Sown) -> None:
-    sown.when(OPTIMIZER, "OPT080", "{concern: accuracy, model: [cnn, diffusion]}")
+def _overlap_of_choices(edited: EditedRules) -> None:
+    edited.when(OPTIMIZER, "OPT080", "{concern: accuracy, model: [cnn, diffusion]}")
 
 
-def _overlap_of_numbers(sown: Sown) -> None:
-    sown.add("decide/learning-rate.yaml",
+def _overlap_of_numbers(edited: EditedRules) -> None:
+    edited.add("decide/learning-rate.yaml",
              {"id": "LRA950", "when": {"lr_scale": "adam", "model": "gan"}, "then": {"value": 1e-3}},
              after="LRA043")  # fmt: skip
 
 
-def _shadowed_by_two(sown: Sown) -> None:
+def _shadowed_by_two(edited: EditedRules) -> None:
     when = {"method": ["lora", "qlora"], "stability": "spikes"}
-    sown.add(CONCERN, {"id": "CON950", "when": when, "then": {"concern": "instability"}}, after="CON030")
+    edited.add(CONCERN, {"id": "CON950", "when": when, "then": {"concern": "instability"}}, after="CON030")
 
 
-def _shadowed_by_one(sown: Sown) -> None:
+def _shadowed_by_one(edited: EditedRules) -> None:
     when = {"stability": "spikes", "batch_size": "> 4096"}
-    sown.add(CONCERN, {"id": "CON950", "when": when, "then": {"concern": "large-batch"}}, after="CON070")
+    edited.add(CONCERN, {"id": "CON950", "when": when, "then": {"concern": "large-batch"}}, after="CON070")
 
 
-def _nothing_left(sown: Sown) -> None:
+def _unused_otherwise(edited: EditedRules) -> None:
     models = ["rl", "gan", "cnn", "rnn", "mlp", "gnn", "vit", "diffusion", "recsys", "transformer", "unknown"]
-    sown.when("decide/eps.yaml", _only_row(sown, "decide/eps.yaml"), json.dumps({"model": models}))
+    edited.when("decide/eps.yaml", _only_row(edited, "decide/eps.yaml"), json.dumps({"model": models}))
 
 
-def _only_row(sown: Sown, file: str) -> str:
-    (found,) = re.findall(r"^  - id: (\w+)$", (sown.folder / file).read_text(encoding="utf-8"), re.MULTILINE)
+def _only_row(edited: EditedRules, file: str) -> str:
+    (found,) = re.findall(r"^  - id: (\w+)$", (edited.folder / file).read_text(encoding="utf-8"), re.MULTILINE)
     return str(found)
 
 
-def _override_of_another_table(sown: Sown) -> None:
-    sown.change(SCHEDULE, "SCH021", r"overrides: \[SCH020\]", "overrides: [SCH020, OPT010]")
+def _override_of_another_table(edited: EditedRules) -> None:
+    edited.change(SCHEDULE, "SCH021", r"overrides: \[SCH020\]", "overrides: [SCH020, OPT010]")
 
 
-def _override_from_outside(sown: Sown) -> None:
-    sown.when(SCHEDULE, "SCH013", "{optimizer: adam, model: [transformer, unknown], method: full, task: pretrain}")
+def _override_from_outside(edited: EditedRules) -> None:
+    edited.when(SCHEDULE, "SCH013", "{optimizer: adam, model: [transformer, unknown], method: full, task: pretrain}")
 
 
-def _override_of_itself(sown: Sown) -> None:
-    sown.change(SCHEDULE, "SCH010", r"^    tests:", "    overrides: [SCH011]\n    tests:")
+def _override_of_itself(edited: EditedRules) -> None:
+    edited.change(SCHEDULE, "SCH010", r"^    tests:", "    overrides: [SCH011]\n    tests:")
 
 
-def _override_in_an_ordered_table(sown: Sown) -> None:
-    sown.change(CONCERN, "CON030", r"^    tests:", "    overrides: [CON020]\n    tests:")
+def _override_in_an_ordered_table(edited: EditedRules) -> None:
+    edited.change(CONCERN, "CON030", r"^    tests:", "    overrides: [CON020]\n    tests:")
 
 
-def _number_outside_its_range(sown: Sown) -> None:
-    sown.change("decide/warmup.yaml", "WUP030", r"value: [\d.]+", "value: 0.9")
+def _number_outside_its_range(edited: EditedRules) -> None:
+    edited.change("decide/warmup.yaml", "WUP030", r"value: [\d.]+", "value: 0.9")
 
 
-def _points_that_fall(sown: Sown) -> None:
-    sown.add("decide/warmup.yaml", {"id": "WUP950", "when": {"schedule": "cycle", "model": "gan"},
+def _decreasing_points(edited: EditedRules) -> None:
+    edited.add("decide/warmup.yaml", {"id": "WUP950", "when": {"schedule": "cycle", "model": "gan"},
                                     "then": {"along": "steps", "points": [[1000, 0.1], [100, 0.2]]},
                                     "overrides": ["WUP010"]}, after="WUP030")  # fmt: skip
 
 
-def _warning_that_no_card_leads_to(sown: Sown) -> None:
-    sown.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "lr_scale": "sgd"},
-                           "then": {"level": "info", "text": "Sown."}})  # fmt: skip
+def _warning_that_no_card_reaches(edited: EditedRules) -> None:
+    edited.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "lr_scale": "sgd"},
+                           "then": {"level": "info", "text": "Added."}})  # fmt: skip
 
 
-def _warning_that_nobody_may_ask_for(sown: Sown) -> None:
-    sown.add("warn.yaml", {"id": "WRN950", "when": {"optimizer": "paged-adamw8bit", "vendor": "amd"},
-                           "then": {"level": "info", "text": "Sown."}})  # fmt: skip
+def _warning_for_contradictory_inputs(edited: EditedRules) -> None:
+    edited.add("warn.yaml", {"id": "WRN950", "when": {"optimizer": "paged-adamw8bit", "vendor": "amd"},
+                           "then": {"level": "info", "text": "Added."}})  # fmt: skip
 
 
-def _choice_that_no_concern_leads_to(sown: Sown) -> None:
-    sown.add(OPTIMIZER, {"id": "OPT950", "when": {"concern": "small-batch", "model": "transformer"},
+def _choice_that_no_concern_reaches(edited: EditedRules) -> None:
+    edited.add(OPTIMIZER, {"id": "OPT950", "when": {"concern": "small-batch", "model": "transformer"},
                          "then": {"optimizer": "lion"}}, after="OPT100")  # fmt: skip
 
 
-def _choice_that_nobody_may_say(sown: Sown) -> None:
+def _choice_for_contradictory_inputs(edited: EditedRules) -> None:
     when = {"method": "full", "lora_rank": "known", "stability": "spikes"}
-    sown.add(CONCERN, {"id": "CON950", "when": when, "then": {"concern": "lora"}}, after="CON060")
+    edited.add(CONCERN, {"id": "CON950", "when": when, "then": {"concern": "lora"}}, after="CON060")
 
 
-def _clamps_that_share_nothing(sown: Sown) -> None:
-    step = {"clamp": "eps", "low": 1e-12, "high": 1e-11, "because": "sown", "cite": ["measured"]}
-    sown.add("adjust.yaml", {"id": "ADJ950", "when": {"optimizer": "rmsprop"}, "then": {"steps": [step]}})
+def _disjoint_clamps(edited: EditedRules) -> None:
+    step = {"clamp": "eps", "low": 1e-12, "high": 1e-11, "because": "Added.", "cite": ["measured"]}
+    edited.add("adjust.yaml", {"id": "ADJ950", "when": {"optimizer": "rmsprop"}, "then": {"steps": [step]}})
 
 
-def _followed_twice(sown: Sown) -> None:
+def _scaled_twice(edited: EditedRules) -> None:
     step = {"scale": "lr", "by": "batch_size", "reference": 256, "exponent": 0.5, "because": "x", "cite": ["measured"]}
     when = {"lr_scale": "sgd", "model": "cnn", "batch_size": ">= 4096"}
-    sown.add("adjust.yaml", {"id": "ADJ950", "when": when, "then": {"steps": [step]}})
+    edited.add("adjust.yaml", {"id": "ADJ950", "when": when, "then": {"steps": [step]}})
 
 
 class Defect(NamedTuple):
-    sow: Callable[[Sown], None]
+    apply: Callable[[EditedRules], None]
     kind: str
     rules: tuple[str, ...]
     at: tuple[str, str]  # file and row
-    shows: Callable[[CommandResult], bool] | None  # at the end of its witness; None where it shows nowhere
+    shows: Callable[[CommandResult], bool] | None  # in the result of its witness; None without a witness
 
 
 DEFECTS = (
     Defect(_gap_in_numbers, GAP, (), ("decide/learning-rate.yaml", ""),
-           lambda said: refused_for(said, ErrorCode.RULE_GAP, "'learning_rate'")),
+           lambda result: is_rejected_for(result, ErrorCode.RULE_GAP, "'learning_rate'")),
     Defect(_gap_in_schedules, GAP, (), (SCHEDULE, "SCH062"),
-           lambda said: refused_for(said, ErrorCode.RULE_GAP, "'choose_schedule'")),
+           lambda result: is_rejected_for(result, ErrorCode.RULE_GAP, "'choose_schedule'")),
     Defect(_gap_in_concerns, GAP, (), (CONCERN, "CON120"),
-           lambda said: refused_for(said, ErrorCode.RULE_GAP, "'concern'")),
+           lambda result: is_rejected_for(result, ErrorCode.RULE_GAP, "'concern'")),
     Defect(_overlap_of_choices, OVERLAP, ("OPT130", "OPT080"), (OPTIMIZER, "OPT130"),
-           lambda said: refused_for(said, ErrorCode.RULE_CONFLICT, "'choose_optimizer'", "OPT080", "OPT130")),
+           lambda result: is_rejected_for(result, ErrorCode.RULE_CONFLICT, "'choose_optimizer'", "OPT080", "OPT130")),
     Defect(_overlap_of_numbers, OVERLAP, ("", "LRA950"), ("decide/learning-rate.yaml", ""),
-           lambda said: refused_for(said, ErrorCode.RULE_CONFLICT, "'learning_rate'", "LRA950")),
+           lambda result: is_rejected_for(result, ErrorCode.RULE_CONFLICT, "'learning_rate'", "LRA950")),
     Defect(_shadowed_by_two, SHADOWED, ("CON950", "CON020", "CON030"), (CONCERN, "CON950"), None),
     Defect(_shadowed_by_one, SHADOWED, ("CON950", "CON070"), (CONCERN, "CON950"), None),
-    Defect(_nothing_left, SHADOWED, ("EPS001",), ("decide/eps.yaml", "EPS001"), None),
+    Defect(_unused_otherwise, SHADOWED, ("EPS001",), ("decide/eps.yaml", "EPS001"), None),
     Defect(_override_of_another_table, OVERRIDE, ("SCH021",), (SCHEDULE, "SCH021"), None),
     Defect(_override_from_outside, OVERRIDE, ("SCH013", "SCH010"), (SCHEDULE, "SCH013"),
-           lambda said: refused_for(said, None, "SCH013") or "SCH013" in decided_by(said)),
+           lambda result: is_rejected_for(result, None, "SCH013") or "SCH013" in decided_by(result)),
     Defect(_override_of_itself, OVERRIDE, ("SCH010", "SCH011"), (SCHEDULE, "SCH010"), None),
     Defect(_override_in_an_ordered_table, OVERRIDE, ("CON030", "CON020"), (CONCERN, "CON030"), None),
     Defect(_number_outside_its_range, DOMAIN, ("WUP030",), ("decide/warmup.yaml", "WUP030"), None),
-    Defect(_points_that_fall, DOMAIN, ("WUP950",), ("decide/warmup.yaml", "WUP950"), None),
-    Defect(_warning_that_no_card_leads_to, UNREACHABLE, ("WRN950",), ("warn.yaml", "WRN950"), None),
-    Defect(_warning_that_nobody_may_ask_for, UNREACHABLE, ("WRN950",), ("warn.yaml", "WRN950"), None),
-    Defect(_choice_that_no_concern_leads_to, UNREACHABLE, ("OPT950",), (OPTIMIZER, "OPT950"), None),
-    Defect(_choice_that_nobody_may_say, UNREACHABLE, ("CON950",), (CONCERN, "CON950"), None),
-    Defect(_clamps_that_share_nothing, CONFLICT, ("ADJ950", "ADJ037"), ("adjust.yaml", "ADJ950"),
-           lambda said: {"ADJ950", "ADJ037"} <= decided_by(said)),
-    Defect(_followed_twice, CONFLICT, ("ADJ950", "ADJ010"), ("adjust.yaml", "ADJ950"),
-           lambda said: {"ADJ950", "ADJ010"} <= decided_by(said)),
+    Defect(_decreasing_points, DOMAIN, ("WUP950",), ("decide/warmup.yaml", "WUP950"), None),
+    Defect(_warning_that_no_card_reaches, UNREACHABLE, ("WRN950",), ("warn.yaml", "WRN950"), None),
+    Defect(_warning_for_contradictory_inputs, UNREACHABLE, ("WRN950",), ("warn.yaml", "WRN950"), None),
+    Defect(_choice_that_no_concern_reaches, UNREACHABLE, ("OPT950",), (OPTIMIZER, "OPT950"), None),
+    Defect(_choice_for_contradictory_inputs, UNREACHABLE, ("CON950",), (CONCERN, "CON950"), None),
+    Defect(_disjoint_clamps, CONFLICT, ("ADJ950", "ADJ037"), ("adjust.yaml", "ADJ950"),
+           lambda result: {"ADJ950", "ADJ037"} <= decided_by(result)),
+    Defect(_scaled_twice, CONFLICT, ("ADJ950", "ADJ010"), ("adjust.yaml", "ADJ950"),
+           lambda result: {"ADJ950", "ADJ010"} <= decided_by(result)),
 )  # fmt: skip
 
 
-def _matches(told: ReportedFinding, defect: Defect) -> bool:
-    """Is a finding the one that was sown? An empty name stands for any row."""
-    found, wanted = told.finding.rules, defect.rules
-    same = len(found) == len(wanted) and all(not name or name == row for name, row in zip(wanted, found, strict=True))
-    return told.finding.kind == defect.kind and same
+def _matches(reported: ReportedFinding, defect: Defect) -> bool:
+    """Return whether a finding is the expected defect; an empty name matches any row."""
+    actual, expected = reported.finding.rules, defect.rules
+    same = len(actual) == len(expected) and all(
+        not name or name == row for name, row in zip(expected, actual, strict=True)
+    )
+    return reported.finding.kind == defect.kind and same
 
 
 @pytest.mark.usefixtures("unproven")
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.sow.__name__.strip("_"))
-def test_a_defect_is_found_at_its_line_with_its_rows_and_where_people_meet_it(
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.apply.__name__.strip("_"))
+def test_defect_is_found_with_line_rows_and_witness(
     folder: Path, defect: Defect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sown = Sown(folder)
-    defect.sow(sown)
-    rules = sown.rules()
+    edited = EditedRules(folder)
+    defect.apply(edited)
+    rules = edited.compile()
     report = prove_rules(rules, (str(folder),))
     answer_by(rules, monkeypatch)
     assert not report.sound
     assert report.proven
-    matching = [told for told in report.findings if _matches(told, defect)]
+    matching = [reported for reported in report.findings if _matches(reported, defect)]
     assert matching, rules_of(report.findings)
     file, row = defect.at
-    for told in matching:
-        wanted = sown.at(file, row) if row else rf"{folder / file}:\d+:5"
-        assert re.fullmatch(re.escape(wanted) if row else wanted, told.finding.at)
-        assert all(rule in told.finding.text for rule in told.finding.rules)
+    for reported in matching:
+        wanted = edited.at(file, row) if row else rf"{folder / file}:\d+:5"
+        assert re.fullmatch(re.escape(wanted) if row else wanted, reported.finding.at)
+        assert all(rule in reported.finding.text for rule in reported.finding.rules)
         if defect.shows is None:
-            assert told.witness is None
+            assert reported.witness is None
         else:
-            assert told.where
-            assert told.witness is not None, told
-            assert told.witness.endswith(f" --rules {folder}")
-            assert defect.shows(follow(told.witness)), told
+            assert reported.where
+            assert reported.witness is not None, reported
+            assert reported.witness.endswith(f" --rules {folder}")
+            assert defect.shows(follow(reported.witness)), reported
 
 
 @pytest.mark.usefixtures("unproven")
-@pytest.mark.parametrize("defect", rotated(4, DEFECTS), ids=lambda defect: defect.sow.__name__.strip("_"))
-def test_the_command_tells_a_defect_and_its_witness_reads_the_folder(folder: Path, defect: Defect) -> None:
-    defect.sow(Sown(folder))
-    said = optadvise("rules", "check", "--rules", str(folder), "--json")
-    data = json.loads(said.out)
-    assert (said.code, data["sound"], data["proven"]) == (1, False, True)
-    told = prove_rules(CompiledRules(load([folder])), (str(folder),)).findings
-    matching = [each for each in told if _matches(each, defect)]
+@pytest.mark.parametrize("defect", rotated(4, DEFECTS), ids=lambda defect: defect.apply.__name__.strip("_"))
+def test_check_reports_a_defect_and_its_witness_uses_the_folder(folder: Path, defect: Defect) -> None:
+    defect.apply(EditedRules(folder))
+    result = optadvise("rules", "check", "--rules", str(folder), "--json")
+    data = json.loads(result.out)
+    assert (result.code, data["sound"], data["proven"]) == (1, False, True)
+    reported = prove_rules(CompiledRules(load([folder])), (str(folder),)).findings
+    matching = [each for each in reported if _matches(each, defect)]
     assert matching
     listed = {(finding["kind"], tuple(finding["rules"]), finding["at"]) for finding in data["findings"]}
     assert {(defect.kind, each.finding.rules, each.finding.at) for each in matching} <= listed
@@ -365,26 +373,26 @@ def test_the_command_tells_a_defect_and_its_witness_reads_the_folder(folder: Pat
         assert each.witness is None or (defect.shows is not None and defect.shows(follow(each.witness)))
 
 
-def test_sound_rows_in_the_places_of_defects_are_not_found_wrong(folder: Path) -> None:
-    sown = Sown(folder)
-    sown.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "lr_scale": "adam"},
-                           "then": {"level": "info", "text": "Sown."}})  # fmt: skip
-    step = {"clamp": "eps", "low": 0.01, "high": 1, "because": "sown", "cite": ["measured"]}
-    sown.add(
+def test_sound_rows_have_no_findings(folder: Path) -> None:
+    edited = EditedRules(folder)
+    edited.add("warn.yaml", {"id": "WRN950", "when": {"family": "sign", "lr_scale": "adam"},
+                           "then": {"level": "info", "text": "Added."}})  # fmt: skip
+    step = {"clamp": "eps", "low": 0.01, "high": 1, "because": "Added.", "cite": ["measured"]}
+    edited.add(
         "adjust.yaml", {"id": "ADJ950", "when": {"optimizer": "rmsprop", "model": "rl"}, "then": {"steps": [step]}}
     )
-    # It would contradict the one before, but no card leads to both.
-    step = {"clamp": "eps", "low": 1e-12, "high": 1e-11, "because": "sown", "cite": ["measured"]}
-    sown.add("adjust.yaml", {"id": "ADJ951", "when": {"optimizer": "rmsprop", "lr_scale": "sgd", "model": "rl"},
+    # It contradicts the previous row, but no card reaches both.
+    step = {"clamp": "eps", "low": 1e-12, "high": 1e-11, "because": "Added.", "cite": ["measured"]}
+    edited.add("adjust.yaml", {"id": "ADJ951", "when": {"optimizer": "rmsprop", "lr_scale": "sgd", "model": "rl"},
                              "then": {"steps": [step]}})  # fmt: skip
-    report = prove_rules(sown.rules())
+    report = prove_rules(edited.compile())
     assert rules_of(report.findings) == [(UNREACHABLE, ("ADJ951",))]
 
 
-def test_a_row_that_two_others_shadow_together_decides_in_no_situation(folder: Path) -> None:
-    sown = Sown(folder)
-    _shadowed_by_two(sown)
-    rules = sown.rules()
+def test_row_shadowed_by_two_rows_never_decides(folder: Path) -> None:
+    edited = EditedRules(folder)
+    _shadowed_by_two(edited)
+    rules = edited.compile()
     met = set()
     for answers in _situations(Random(1), rules, 600):
         met.add(decide(rules, complete_situation(rules, answers)).rules.concern.id)
@@ -392,25 +400,25 @@ def test_a_row_that_two_others_shadow_together_decides_in_no_situation(folder: P
     assert "CON950" not in met
 
 
-def test_a_gap_is_shown_where_people_meet_it(folder: Path) -> None:
-    """The first cell that no row answers may be one that no situation leads to; others may not."""
-    sown = Sown(folder)
-    sown.drop(OPTIMIZER, "otherwise")
-    sown.drop(OPTIMIZER, "OPT122")
-    (gap,) = (told for told in prove_rules(sown.rules()).findings if told.finding.kind == GAP)
+def test_gap_has_a_reachable_witness(folder: Path) -> None:
+    """The first uncovered cell can be unreachable while others are reachable."""
+    edited = EditedRules(folder)
+    edited.drop(OPTIMIZER, "otherwise")
+    edited.drop(OPTIMIZER, "OPT122")
+    (gap,) = (reported for reported in prove_rules(edited.compile()).findings if reported.finding.kind == GAP)
     with pytest.raises(RuleFileError) as caught:
-        choose_optimizer(sown.rules(), complete_situation(sown.rules(), {"model": "cnn"}))
+        choose_optimizer(edited.compile(), complete_situation(edited.compile(), {"model": "cnn"}))
     assert caught.value.code is ErrorCode.RULE_GAP
     assert gap.witness is not None, gap
 
 
-def test_an_override_from_outside_is_shown_where_people_meet_it(folder: Path) -> None:
-    """A row for convolutions is widened to recommenders; small batches of them decide nothing, the usual ones do."""
-    sown = Sown(folder)
-    sown.when(SCHEDULE, "SCH033", '{model: [cnn, recsys], batch_size: ["< 1024", unknown], concern: [small-batch, '
+def test_override_from_outside_has_a_reachable_witness(folder: Path) -> None:
+    """A row for cnn is widened to recsys: small batches of recsys are unreachable, other batches are reachable."""
+    edited = EditedRules(folder)
+    edited.when(SCHEDULE, "SCH033", '{model: [cnn, recsys], batch_size: ["< 1024", unknown], concern: [small-batch, '
                                   "ordinary], optimizer: [sgd, sgd-momentum, sgd-nesterov, rmsprop]}")  # fmt: skip
-    found = [told for told in prove_rules(sown.rules()).findings if told.finding.kind == OVERRIDE]
-    assert [told.finding.rules for told in found] == [("SCH033", "SCH030")]
+    found = [reported for reported in prove_rules(edited.compile()).findings if reported.finding.kind == OVERRIDE]
+    assert [reported.finding.rules for reported in found] == [("SCH033", "SCH030")]
     assert found[0].witness is not None, found[0]
 
 
@@ -421,83 +429,83 @@ def test_an_override_from_outside_is_shown_where_people_meet_it(folder: Path) ->
         ("decide/betas.yaml", {"when": {"betas_advised": "false", "model": "unknown"}, "then": {"value": [0.9, 0.9]}}),
     ],
 )
-def test_a_number_for_optimizers_that_bring_their_own_can_never_be_reached(
-    folder: Path, file: str, row: dict[str, Any]
-) -> None:
-    """The numbers of such a card are its defaults, and no table is asked."""
-    sown = Sown(folder)
+def test_number_for_optimizers_with_custom_values_is_unreachable(folder: Path, file: str, row: dict[str, Any]) -> None:
+    """Such cards use their defaults, and no table is evaluated."""
+    edited = EditedRules(folder)
     first = re.search(r"^  - id: (\w+)$", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)
     assert first is not None
-    sown.add(file, {"id": "OWN950", **row}, after=first[1])
-    assert (UNREACHABLE, ("OWN950",)) in rules_of(prove_rules(sown.rules()).findings)
+    edited.add(file, {"id": "OWN950", **row}, after=first[1])
+    assert (UNREACHABLE, ("OWN950",)) in rules_of(prove_rules(edited.compile()).findings)
 
 
-# -- defects that reading finds ------------------------------------------------------------------------------------
+# -- defects found while reading -----------------------------------------------------------------------------------
 
 
-def _misspelt_concern(sown: Sown) -> str:
-    sown.change(CONCERN, "CON070", "concern: instability", "concern: instabilty")
-    return sown.at(CONCERN, "CON070")
+def _misspelled_concern(edited: EditedRules) -> str:
+    edited.change(CONCERN, "CON070", "concern: instability", "concern: instabilty")
+    return edited.at(CONCERN, "CON070")
 
 
-def _no_concern_otherwise(sown: Sown) -> str:
-    sown.change(CONCERN, "otherwise", "concern: ordinary", "concern: none")
-    return sown.at(CONCERN, "CON999")
+def _no_concern_otherwise(edited: EditedRules) -> str:
+    edited.change(CONCERN, "otherwise", "concern: ordinary", "concern: none")
+    return edited.at(CONCERN, "CON999")
 
 
-def _no_such_source(sown: Sown) -> str:
-    sown.change(OPTIMIZER, "OPT041", r"cite: \[", "cite: [paper:nowhere, ")
-    return sown.word(OPTIMIZER, "paper:nowhere")
+def _no_such_source(edited: EditedRules) -> str:
+    edited.change(OPTIMIZER, "OPT041", r"cite: \[", "cite: [paper:nowhere, ")
+    return edited.find(OPTIMIZER, "paper:nowhere")
 
 
-def _no_such_optimizer(sown: Sown) -> str:
-    sown.change(OPTIMIZER, "OPT041", "optimizer: sgd-momentum", "optimizer: sgd-momentun")
-    return sown.at(OPTIMIZER, "OPT041")
+def _no_such_optimizer(edited: EditedRules) -> str:
+    edited.change(OPTIMIZER, "OPT041", "optimizer: sgd-momentum", "optimizer: sgd-momentun")
+    return edited.at(OPTIMIZER, "OPT041")
 
 
-def _no_such_alternative(sown: Sown) -> str:
-    sown.change(OPTIMIZER, "OPT041", r"        sgd: ", "        sgdd: ")
-    return sown.at(OPTIMIZER, "OPT041")
+def _no_such_alternative(edited: EditedRules) -> str:
+    edited.change(OPTIMIZER, "OPT041", r"        sgd: ", "        sgdd: ")
+    return edited.at(OPTIMIZER, "OPT041")
 
 
-def _no_such_schedule(sown: Sown) -> str:
-    sown.change(SCHEDULE, "SCH060", "scheduler: constant", "scheduler: konstant")
-    return sown.at(SCHEDULE, "SCH060")
+def _no_such_schedule(edited: EditedRules) -> str:
+    edited.change(SCHEDULE, "SCH060", "scheduler: constant", "scheduler: konstant")
+    return edited.at(SCHEDULE, "SCH060")
 
 
-def _override_of_nothing(sown: Sown) -> str:
-    sown.change(SCHEDULE, "SCH021", r"overrides: \[SCH020\]", "overrides: [SCH998]")
-    return sown.word(SCHEDULE, "SCH998")
+def _override_of_nothing(edited: EditedRules) -> str:
+    edited.change(SCHEDULE, "SCH021", r"overrides: \[SCH020\]", "overrides: [SCH998]")
+    return edited.find(SCHEDULE, "SCH998")
 
 
-def _no_such_word(sown: Sown) -> str:
-    sown.when(CONCERN, "CON070", "{stability: spikey}")
-    return sown.word(CONCERN, "spikey")
+def _no_such_choice(edited: EditedRules) -> str:
+    edited.when(CONCERN, "CON070", "{stability: spikey}")
+    return edited.find(CONCERN, "spikey")
 
 
-def _no_such_fact(sown: Sown) -> str:
-    sown.when(CONCERN, "CON070", "{stabilitee: spikes}")
-    return sown.word(CONCERN, "stabilitee")
+def _no_such_fact(edited: EditedRules) -> str:
+    edited.when(CONCERN, "CON070", "{stabilitee: spikes}")
+    return edited.find(CONCERN, "stabilitee")
 
 
-def _step_of_nothing(sown: Sown) -> str:
-    step = {"clamp": "epps", "low": 1e-12, "high": 1e-11, "because": "sown", "cite": ["measured"]}
-    sown.add("adjust.yaml", {"id": "ADJ950", "when": {"optimizer": "rmsprop"}, "then": {"steps": [step]}})
-    return sown.word("adjust.yaml", '{"clamp": "epps"')
+def _step_of_nothing(edited: EditedRules) -> str:
+    step = {"clamp": "epps", "low": 1e-12, "high": 1e-11, "because": "Added.", "cite": ["measured"]}
+    edited.add("adjust.yaml", {"id": "ADJ950", "when": {"optimizer": "rmsprop"}, "then": {"steps": [step]}})
+    return edited.find("adjust.yaml", '{"clamp": "epps"')
 
 
 @pytest.mark.parametrize(
-    ("sow", "code"),
+    ("break_rules", "code"),
     [
-        (_misspelt_concern, ErrorCode.INVALID_ENTRY), (_no_concern_otherwise, ErrorCode.INVALID_ENTRY),
+        (_misspelled_concern, ErrorCode.INVALID_ENTRY), (_no_concern_otherwise, ErrorCode.INVALID_ENTRY),
         (_no_such_source, ErrorCode.UNKNOWN_REFERENCE), (_no_such_optimizer, ErrorCode.UNKNOWN_REFERENCE),
         (_no_such_alternative, ErrorCode.UNKNOWN_REFERENCE), (_no_such_schedule, ErrorCode.UNKNOWN_REFERENCE),
-        (_override_of_nothing, ErrorCode.UNKNOWN_REFERENCE), (_no_such_word, ErrorCode.INVALID_ENTRY),
+        (_override_of_nothing, ErrorCode.UNKNOWN_REFERENCE), (_no_such_choice, ErrorCode.INVALID_ENTRY),
         (_no_such_fact, ErrorCode.UNKNOWN_REFERENCE), (_step_of_nothing, ErrorCode.UNKNOWN_REFERENCE),
     ],
 )  # fmt: skip
-def test_an_unknown_name_is_an_error_at_its_line(folder: Path, sow: Callable[[Sown], str], code: ErrorCode) -> None:
-    at = sow(Sown(folder))
+def test_unknown_name_is_an_error_at_its_line(
+    folder: Path, break_rules: Callable[[EditedRules], str], code: ErrorCode
+) -> None:
+    at = break_rules(EditedRules(folder))
     with pytest.raises(RuleFileError) as caught:
         load([folder])
     assert (caught.value.where, caught.value.code) == (at, code)
@@ -506,64 +514,64 @@ def test_an_unknown_name_is_an_error_at_its_line(folder: Path, sow: Callable[[So
         assert (result.code, result.out, len(result.err.splitlines()), result.error) == (3, "", 1, code)
 
 
-# -- every change of one row ---------------------------------------------------------------------------------------
+# -- changes of single rows ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def asked(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
-    """Every point of its columns at which a table was asked, while answers to what people can type were made."""
+def evaluated(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
+    """Return, by table, the points at which it was evaluated for random command lines."""
     found: dict[str, set[tuple[int, ...]]] = {}
     matching = Table.matching
 
-    def noted(table: Table, cells: Mapping[str, int]) -> Any:
+    def record(table: Table, cells: Mapping[str, int]) -> Any:
         found.setdefault(table.id, set()).add(tuple(cells[name] for name in table.columns))
         return matching(table, cells)
 
     rules = CompiledRules(catalog)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Table, "matching", noted)
+        patch.setattr(Table, "matching", record)
         patch.setattr(
             "optadvise.advice.recommend.find_sensitivities", lambda *_: ()
-        )  # they try what no command line says
+        )  # they evaluate points that no command line reaches
         for answers in _situations(Random(2), rules, 400):
             advise(rules, answers)
     return found
 
 
-def _meets(told: ReportedFinding, rules: CompiledRules, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
-    """Does any of these points show what was found wrong with a table?"""
-    rule_ids = told.finding.rules
+def _meets(reported: ReportedFinding, rules: CompiledRules, table: Table, points: Iterable[tuple[int, ...]]) -> bool:
+    """Return whether any of these points shows a finding about a table."""
+    rule_ids = reported.finding.rules
     for point in points:
         cells = dict(zip(rules.tables[table.id].columns, point, strict=True))
-        if not all(name in cells for name in table.columns):  # what a widened row reads beside was not asked for
+        if not all(name in cells for name in table.columns):  # the widened row reads a fact that was not recorded
             return False
         try:
             names = {rule.id for rule in table.matching(cells)}
         except RuleFileError as error:
             names = {*re.findall(r"\b[A-Z]{3}\d{3}\b", str(error))}
-            if told.finding.kind == (OVERLAP if names else GAP) and names >= set(rule_ids):
+            if reported.finding.kind == (OVERLAP if names else GAP) and names >= set(rule_ids):
                 return True
             continue
         boxes = {rule.id: make_box(rule, rules.axes) for rule in table.rules if rule.id in rule_ids}
         inside = [name for name, box in boxes.items() if all(mask >> cells[fact] & 1 for fact, mask in box.items())]
-        if told.finding.kind == OVERRIDE and inside == [rule_ids[0]] and rule_ids[0] in names:
+        if reported.finding.kind == OVERRIDE and inside == [rule_ids[0]] and rule_ids[0] in names:
             return True
     return False
 
 
-def _shows(told: ReportedFinding, said: CommandResult) -> bool:
-    kind, table, rules = told.finding.kind, told.finding.table, told.finding.rules
+def _shows(reported: ReportedFinding, result: CommandResult) -> bool:
+    kind, table, rules = reported.finding.kind, reported.finding.table, reported.finding.rules
     if kind == GAP:
-        return refused_for(said, ErrorCode.RULE_GAP, repr(table))
+        return is_rejected_for(result, ErrorCode.RULE_GAP, repr(table))
     if kind == OVERLAP:
-        return refused_for(said, ErrorCode.RULE_CONFLICT, repr(table), *rules)
-    if kind == CONFLICT:  # what a card does has its name in the ledger
-        return set(rules) <= decided_by(said)
-    return refused_for(said, None, rules[0]) or rules[0] in decided_by(said)
+        return is_rejected_for(result, ErrorCode.RULE_CONFLICT, repr(table), *rules)
+    if kind == CONFLICT:  # steps of a card have its id
+        return set(rules) <= decided_by(result)
+    return is_rejected_for(result, None, rules[0]) or rules[0] in decided_by(result)
 
 
 @pytest.mark.parametrize("seed", few(1, range(12)))
-def test_every_witness_of_a_changed_row_leads_to_what_was_found(
+def test_witnesses_of_changed_rows_reproduce_their_findings(
     rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     changes = [mutant for table in rules.tables.values() for mutant in list_mutants(rules, table)]
@@ -571,37 +579,41 @@ def test_every_witness_of_a_changed_row_leads_to_what_was_found(
     for mutant in Random(seed).sample(changes, 14):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         answer_by(changed, monkeypatch)
-        for told in prove_rules(changed).findings:
-            if told.witness is not None:
-                case = (mutant.rule, mutant.change, told)
-                assert _shows(told, follow(told.witness)), case
+        for reported in prove_rules(changed).findings:
+            if reported.witness is not None:
+                case = (mutant.rule, mutant.change, reported)
+                assert _shows(reported, follow(reported.witness)), case
                 followed += 1
     assert followed >= 3
 
 
 @pytest.mark.parametrize("seed", few(1, range(3, 6)))
-def test_nobody_is_told_that_no_situation_leads_to_what_answers_meet(
-    rules: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch, seed: int
+def test_reachable_findings_are_not_reported_as_unreachable(
+    rules: CompiledRules, evaluated: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Where no command line was found that leads there, that is all there is to say."""
-    changes = [mutant for name in asked for mutant in list_mutants(rules, rules.tables[name])]
+    """A finding without a witness may be reachable, so the report must not deny it."""
+    changes = [mutant for name in evaluated for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
     for mutant in Random(seed).sample(changes, 12):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         table = Table(mutant.file, rules.axes)
-        found = [told for told in prove_rules(changed).findings if told.finding.kind in (GAP, OVERLAP, OVERRIDE)]
-        found = [told for told in found if told.finding.point is not None]
-        meets = [told for told in found if _meets(told, rules, table, asked[mutant.table])]
+        found = [
+            reported for reported in prove_rules(changed).findings if reported.finding.kind in (GAP, OVERLAP, OVERRIDE)
+        ]
+        found = [reported for reported in found if reported.finding.point is not None]
+        meets = [reported for reported in found if _meets(reported, rules, table, evaluated[mutant.table])]
         met += len(meets)
-        if len(meets) == len(found) and any(told.witness is None for told in meets):
+        if len(meets) == len(found) and any(reported.witness is None for reported in meets):
             answer_by(changed, monkeypatch)
-            said = optadvise("rules", "check")
-            assert "no situation leads there" not in said.out, [told for told in meets if told.witness is None]
+            result = optadvise("rules", "check")
+            assert "no situation leads there" not in result.out, [
+                reported for reported in meets if reported.witness is None
+            ]
     assert met >= 3
 
 
-def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(rules: CompiledRules) -> None:
-    """What shows only there has no command line, as `--gpu` knows none of its GPUs."""
+def test_row_for_a_vendor_without_listed_gpus_is_checked(rules: CompiledRules) -> None:
+    """Its findings have no command line, because `--gpu` has no GPU of this vendor."""
     unlisted = {*(rules.catalog.facts["vendor"].values or ())} - {gpu.vendor for gpu in rules.catalog.gpus}
     assert unlisted == {"intel"}
     document = table_data(rules.catalog.base.tables["choose_optimizer"])
@@ -613,22 +625,20 @@ def test_a_row_for_a_maker_whose_gpus_are_not_listed_is_checked_to_the_end(rules
     assert (OVERLAP, ("OPT031", "OPT030")) in rules_of(prove_rules(changed).findings)
 
 
-def test_a_witness_names_a_gpu_without_bf16_where_that_matters(
-    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_witness_names_a_gpu_without_bf16_if_needed(rules: CompiledRules, monkeypatch: pytest.MonkeyPatch) -> None:
     document = table_data(rules.catalog.base.tables["eps"])
     (row,) = document["rules"]
     rows = [row, {**row, "id": "EPS950", "when": {"bf16": ["false"]}}]
     changed = CompiledRules(with_rows(rules.catalog, {**document, "rules": rows}))
-    (told,) = prove_rules(changed).findings
-    assert told.finding.kind == OVERLAP
-    assert told.witness is not None
+    (reported,) = prove_rules(changed).findings
+    assert reported.finding.kind == OVERLAP
+    assert reported.witness is not None
     answer_by(changed, monkeypatch)
-    assert _shows(told, follow(told.witness)), told
+    assert _shows(reported, follow(reported.witness)), reported
 
 
 def _situations(random: Random, rules: CompiledRules, wanted: int) -> Iterator[dict[str, Any]]:
-    """Yield what people may say, without what contradicts itself."""
+    """Yield random inputs without contradictions."""
     facts = {name: fact_data(fact) for name, fact in rules.catalog.facts.items() if fact.flag is not None}
     while wanted:
         answers: dict[str, Any] = {}
@@ -650,18 +660,18 @@ def _situations(random: Random, rules: CompiledRules, wanted: int) -> Iterator[d
         yield answers
 
 
-def test_no_place_that_a_situation_leads_to_is_taken_for_unreachable(
-    rules: CompiledRules, asked: Mapping[str, set[tuple[int, ...]]]
+def test_reached_points_are_not_classified_as_unreachable(
+    rules: CompiledRules, evaluated: Mapping[str, set[tuple[int, ...]]]
 ) -> None:
-    """Whatever a table was asked while answers were made, the chain of regions has to know as reachable."""
-    assert set(asked) >= set(rules.tables) - {"memory_notation"}
-    for name, points in asked.items():
+    """Every point at which a table was evaluated must be reachable in the chain of regions."""
+    assert set(evaluated) >= set(rules.tables) - {"memory_notation"}
+    for name, points in evaluated.items():
         for point in sorted(points):
             box = {fact: 1 << cell for fact, cell in zip(rules.tables[name].columns, point, strict=True)}
             assert find_read(rules, name, box) is not None, (name, box)
 
 
-def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(rules: CompiledRules) -> None:
+def test_shipped_rules_are_sound_and_their_mutants_are_detected(rules: CompiledRules) -> None:
     report = prove_rules(rules)
     assert report.sound
     found = try_mutants(rules, read_cases(rules.catalog.folders, rules.catalog.facts))
@@ -670,52 +680,52 @@ def test_the_shipped_rules_are_sound_and_changes_of_one_row_are_noticed(rules: C
     assert found.noticed_share >= 0.95, [(survivor.rule, survivor.change) for survivor in found.survivors]
 
 
-# -- what takes too long -------------------------------------------------------------------------------------------
+# -- proofs over budget --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 20])
-def test_what_takes_too_long_is_said_to_be_not_proven(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+def test_proof_over_budget_is_reported_as_not_proven(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
     monkeypatch.setattr(regions, "BUDGET", budget)
-    said = optadvise("rules", "check")
-    assert said.code == 1
-    assert "Not proven" in said.out
-    said = optadvise("rules", "check", "--json")
-    data = json.loads(said.out)
-    assert (said.code, data["proven"], data["sound"]) == (1, False, False)
+    result = optadvise("rules", "check")
+    assert result.code == 1
+    assert "Not proven" in result.out
+    result = optadvise("rules", "check", "--json")
+    data = json.loads(result.out)
+    assert (result.code, data["proven"], data["sound"]) == (1, False, False)
     assert {finding["kind"] for finding in data["findings"]} == {UNPROVEN}
     (concern,) = (table for table in data["tables"] if table["table"] == "concern")
-    assert budget == 20 or concern["otherwise"] is None  # that few states are not enough to count it
+    assert budget == 20 or concern["otherwise"] is None  # the budget is too small to count it
     with pytest.raises(InputError) as caught:
         compare_catalogs(load(), load())
     assert caught.value.code is ErrorCode.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 20])
-def test_defects_are_told_where_looking_for_their_witness_takes_too_long(
+def test_defects_are_reported_if_the_witness_search_exceeds_the_budget(
     folder: Path, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
-    sown = Sown(folder)
-    _overlap_of_choices(sown)
-    _number_outside_its_range(sown)
-    rules = sown.rules()
+    edited = EditedRules(folder)
+    _overlap_of_choices(edited)
+    _number_outside_its_range(edited)
+    rules = edited.compile()
     monkeypatch.setattr(regions, "BUDGET", budget)
     report = prove_rules(rules)
-    kinds = {told.finding.kind for told in report.findings}
+    kinds = {reported.finding.kind for reported in report.findings}
     assert DOMAIN in kinds
     assert kinds & {OVERLAP, UNPROVEN}
     assert not report.sound
 
 
-def test_hunting_for_changes_that_nothing_notices_ends_in_one_line_where_it_takes_too_long(
+def test_mutant_search_over_budget_is_one_error_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(regions, "BUDGET", 5)
-    said = optadvise("rules", "test", "--mutants")
-    assert said.code != 0
-    assert len(said.err.splitlines()) <= 1
+    result = optadvise("rules", "test", "--mutants")
+    assert result.code != 0
+    assert len(result.err.splitlines()) <= 1
 
 
-def test_whether_anything_is_left_for_otherwise_is_not_passed_over_in_silence(
+def test_unproven_otherwise_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = {"id": "R1", "name": "r", "when": {"a": ["x"]}, "then": {}, "because": "b", "cite": [], "at": "t.yaml:1:1"}
@@ -728,8 +738,8 @@ def test_whether_anything_is_left_for_otherwise_is_not_passed_over_in_silence(
     assert [finding.kind for finding in check_table(Table(table_of(document), axes), axes)] == [UNPROVEN]
 
 
-def test_a_proof_by_an_older_prover_is_not_trusted(tmp_path: Path) -> None:
-    """Proofs are kept between processes, and whoever mends a prover wants the rules proven by it."""
+def test_cached_proof_of_an_older_prover_is_not_used(tmp_path: Path) -> None:
+    """Proofs are cached between processes; a changed prover must prove the rules again."""
     shutil.copytree(ROOT / "optadvise", tmp_path / "optadvise", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "rules", tmp_path / "rules")
     layer = tmp_path / "layer" / "decide" / "ours.yaml"
@@ -739,10 +749,10 @@ def test_a_proof_by_an_older_prover_is_not_trusted(tmp_path: Path) -> None:
            "tests": [{"given": {}, "expect": {}}]}  # fmt: skip
     layer.write_text(json.dumps({"table": "choose_optimizer", "rules": [row]}), encoding="utf-8")
     prover = tmp_path / "optadvise" / "rulebase" / "proofs.py"
-    right = prover.read_text(encoding="utf-8")
-    older = f"{right}\n\ndef check_table(table, axes):\n    return iter(())\n"
+    current = prover.read_text(encoding="utf-8")
+    older = f"{current}\n\ndef check_table(table, axes):\n    return iter(())\n"
     codes = []
-    for text in (older, right):
+    for text in (older, current):
         prover.write_text(text, encoding="utf-8")
         line = [sys.executable, "-m", "optadvise", "recommend", "--model", "cnn", "--rules", "layer"]
         environment = {**os.environ, "OPTADVISE_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
@@ -750,25 +760,25 @@ def test_a_proof_by_an_older_prover_is_not_trusted(tmp_path: Path) -> None:
     assert codes == [0, 3]
 
 
-# -- two sets of rules against each other --------------------------------------------------------------------------
+# -- differences between two sets of rules -------------------------------------------------------------------------
 
 
 def holds(where: str, values: Mapping[str, Any]) -> bool:
-    """Does what a difference says of situations, in words, hold for plain values? Reads what people read."""
+    """Return whether the text of a difference describes these values."""
     if where == "any situation":
         return True
     for part in where.split(", "):
-        name, _, words = part.partition(" ")
+        name, _, condition = part.partition(" ")
         value = values[name]
-        if isinstance(value, (bool, str)) or (value is None and not re.search(r"\d|known", words)):
+        if isinstance(value, (bool, str)) or (value is None and not re.search(r"\d|known", condition)):
             value = "unknown" if value is None else str(value).lower() if isinstance(value, bool) else value
-            denied = words.startswith("not ")
-            if (value in words.removeprefix("not ").split(" or ")) == denied:
+            is_negated = condition.startswith("not ")
+            if (value in condition.removeprefix("not ").split(" or ")) == is_negated:
                 return False
-        elif value is None and words.startswith("not "):
-            if "unknown" in words.removeprefix("not ").split(" or "):
+        elif value is None and condition.startswith("not "):
+            if "unknown" in condition.removeprefix("not ").split(" or "):
                 return False
-        elif not any(_span_holds(span, value) for span in words.split(" or ")):
+        elif not any(_span_holds(span, value) for span in condition.split(" or ")):
             return False
     return True
 
@@ -787,7 +797,7 @@ def _span_holds(span: str, value: float | None) -> bool:
 
 
 def reader(catalog: Catalog) -> Callable[[Mapping[str, Any]], str]:
-    """Return what reads the rows of both deciding tables: the optimizer, `no row` where none or two apply."""
+    """Return a function that evaluates both deciding tables: the optimizer, or `no row` if none or two rows apply."""
     tables = [(table_data(catalog.base.tables[name]), gives) for name, gives in DECIDING]
     read = [(table, gives, [*table["rules"]], beaten(table["rules"])) for table, gives in tables]
 
@@ -805,7 +815,7 @@ def reader(catalog: Catalog) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _one_row_changed(random: Random, catalog: Catalog) -> Mapping[str, Any]:
-    """Return one of the two deciding tables with a row deleted, or a threshold moved."""
+    """Return one of the two deciding tables with a deleted row or a changed threshold."""
     name = random.choice(("concern", "choose_optimizer"))
     document = table_data(catalog.base.tables[name])
     rows = list(document["rules"])
@@ -820,7 +830,7 @@ def _one_row_changed(random: Random, catalog: Catalog) -> Mapping[str, Any]:
 
 
 def _deciding_values(rules: CompiledRules, random: Random) -> Iterator[tuple[bool, dict[str, Any]]]:
-    """Yield points of the deciding facts, and then, with true, what situations that people can type come to."""
+    """Yield points of the deciding facts (False), then points of situations from valid inputs (True)."""
     facts = {name: fact_data(fact) for name, fact in rules.catalog.facts.items()}
     batches = [None, *(edge + step for edge in (100, 300, 512, 1024, 4096, 8192, 10_000) for step in (-1, 0, 1))]
     for _ in range(400):
@@ -836,22 +846,22 @@ def _deciding_values(rules: CompiledRules, random: Random) -> Iterator[tuple[boo
         yield True, {**values, "memory": classify_pressure(rules, situation)}
 
 
-def _leads_there(rules: CompiledRules, values: Mapping[str, Any]) -> bool:
+def _is_reachable(rules: CompiledRules, values: Mapping[str, Any]) -> bool:
     box = {name: 1 << rules.axes[name].cell(value) for name, value in values.items()}
     return find_read(rules, "concern", box) is not None
 
 
 def _optimizer_by(rules: CompiledRules, witness: str, monkeypatch: pytest.MonkeyPatch) -> str:
     answer_by(rules, monkeypatch)
-    said = follow(witness)
-    if said.code == 3:
+    result = follow(witness)
+    if result.code == 3:
         return "no row"
-    assert said.code == 0, said.err
-    return str(json.loads(said.out)["optimizer"]["id"])
+    assert result.code == 0, result.err
+    return str(json.loads(result.out)["optimizer"]["id"])
 
 
 @pytest.mark.parametrize("seed", few(1, range(8)))
-def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_differences_are_where_recommendations_differ(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     random = Random(seed)
     met: Counter[bool] = Counter()
     for _ in range(3):
@@ -866,25 +876,25 @@ def test_a_difference_is_exactly_where_answers_differ(monkeypatch: pytest.Monkey
         for typed, values in _deciding_values(before, random):
             ends = readers[0](values), readers[1](values)
             there = [change for change in changes if holds(change.where, values)]
-            told = [(change.old, change.new) for change in there]
+            reported = [(change.old, change.new) for change in there]
             if ends[0] == ends[1]:
-                assert told == [], values
-            elif told != [ends]:
-                assert (told, typed) == ([], False), (values, ends)
-                assert not _leads_there(before, values), values
-                assert not _leads_there(after, values), values
+                assert reported == [], values
+            elif reported != [ends]:
+                assert (reported, typed) == ([], False), (values, ends)
+                assert not _is_reachable(before, values), values
+                assert not _is_reachable(after, values), values
             elif typed:
                 met[there[0].witness is not None] += 1
         for change in changes:
             if change.witness is not None:
                 for rules, end in ((before, change.old), (after, change.new)):
                     assert _optimizer_by(rules, change.witness, monkeypatch) == end, change
-    # What takes a size, a limit and more that nobody tried together has no command, and is rare.
+    # A few differences need a combination of inputs that the witness search does not try.
     assert met[False] * 5 <= met[True], met
 
 
 def _near(random: Random, row: Mapping[str, Any], name: str, fact: Mapping[str, Any]) -> Any:
-    """Return a value of a fact, more often than not one that a row accepts."""
+    """Return a value of a fact, usually one that a row accepts."""
     edges = (127, 128, 255, 256, 511, 512, 1024, 4096, 8192, 8193, 10**8, 10**9, 10**9 + 1, 16, 17, 64)
     words: Sequence[Any] = (True, False) if fact["type"] == "flag" else [*fact.get("values", ())]
     values = [*(words or edges), *([None] if fact.get("unknown") else [])]
@@ -893,21 +903,21 @@ def _near(random: Random, row: Mapping[str, Any], name: str, fact: Mapping[str, 
 
 
 def _rows_at(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the rows give that decide at plain values, by their ids; nothing where none or two would."""
+    """Return the outcomes of the deciding rows by id; empty if none or two rows apply."""
     rows = [{"overrides": [], **row} for row in document["rules"]]
     found = decided(document, beaten(rows), [row["id"] for row in rows if applies(row, values)])
     whole = {row["id"]: row["then"] for row in (*rows, document.get("otherwise", {})) if row}
     return {name: whole[name] for name in found or ()}
 
 
-def _told_at(change: RuleChange) -> tuple[str, str]:
-    """Return the ids of the rows before and after."""
+def _read_ids(change: RuleChange) -> tuple[str, str]:
+    """Return the ids of the old and the new row."""
     before, after = (re.sub(r".*\[(\w+)\]$", r"\1", end) for end in (change.old, change.new))
     return before, after
 
 
 @pytest.mark.parametrize("seed", few(1, range(4)))
-def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(rules: CompiledRules, seed: int) -> None:
+def test_differences_of_other_tables_are_where_their_rows_differ(rules: CompiledRules, seed: int) -> None:
     random = Random(seed)
     names = sorted({*rules.tables} - {"concern", "choose_optimizer", "memory_notation"})
     changes = [mutant for name in names for mutant in list_mutants(rules, rules.tables[name])]
@@ -919,7 +929,7 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(rules:
         rows = [row for document in documents for row in document["rules"] if row["id"] == mutant.rule]
         sections = compare_catalogs(old, new).sections
         assert all(section.title.endswith(f"({mutant.table})") for section in sections)
-        told = [change for section in sections for change in section.changes]
+        reported = [change for section in sections for change in section.changes]
         read = sorted({name for document in documents for each in document["rules"] for name in each["when"]})
         compiled = [CompiledRules(catalog) for catalog in (old, new)]
         for _ in range(120):
@@ -932,7 +942,7 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(rules:
             else:
                 ends = next(iter(before), "no row"), next(iter(after), "no row")
                 wanted = [ends] if [*before.values()] != [*after.values()] else []
-            there = sorted(_told_at(change) for change in told if holds(change.where, values))
+            there = sorted(_read_ids(change) for change in reported if holds(change.where, values))
             met += bool(there)
             if there != sorted(wanted):
                 assert there == [], (mutant.rule, mutant.change, values, wanted)
@@ -948,12 +958,12 @@ def test_a_difference_of_any_other_table_is_exactly_where_its_rows_differ(rules:
 
 
 @pytest.mark.usefixtures("unproven")
-def test_the_command_tells_the_same_differences_between_folders(folder: Path) -> None:
-    sown = Sown(folder)
-    sown.when(CONCERN, "CON080", '{batch_size: "> 4096", model: [transformer, vit, cnn, rnn, mlp, unknown]}')
-    said = optadvise("rules", "diff", "-", str(folder))
-    assert said.code == 0
-    lines = [line.split(" | ") for line in said.out.splitlines() if line.startswith("| batch_size")]
+def test_diff_command_reports_differences_between_folders(folder: Path) -> None:
+    edited = EditedRules(folder)
+    edited.when(CONCERN, "CON080", '{batch_size: "> 4096", model: [transformer, vit, cnn, rnn, mlp, unknown]}')
+    result = optadvise("rules", "diff", "-", str(folder))
+    assert result.code == 0
+    lines = [line.split(" | ") for line in result.out.splitlines() if line.startswith("| batch_size")]
     assert lines
     for where, old, new, command in lines:
         assert "batch_size > 4,096 and <= 8,192" in where
@@ -965,7 +975,7 @@ def test_the_command_tells_the_same_differences_between_folders(folder: Path) ->
     )
 
 
-def test_the_words_of_a_difference_are_read_as_they_are_meant() -> None:
+def test_holds_reads_the_text_of_a_difference() -> None:
     for where, batch, held in (
         ("batch_size > 512 and <= 8,192 or unknown", 8192, True),
         ("batch_size > 512 and <= 8,192 or unknown", None, True),

@@ -83,8 +83,7 @@ def test_layer_adds_replaces_orders_and_disables_rows(tmp_path: Path) -> None:
     assert "WRN100" not in warnings
     assert "lion" not in {other["id"] for other in document["alternatives"]}
     rejected = optadvise("recommend", "--optimizer", "Lion", "--rules", str(ours))
-    assert (refused.code, refused.out, rejected.error) == (2, "", ErrorCode.DISABLED_OPTIMIZER)
-    assert "not here" in rejected.err
+    assert (rejected.code, rejected.out, rejected.error) == (2, "", ErrorCode.DISABLED_OPTIMIZER)
 
 
 def test_contradictory_layer_is_an_error(tmp_path: Path) -> None:
@@ -172,7 +171,7 @@ def test_printed_command_line_gives_the_same_recommendation(monkeypatch: pytest.
     monkeypatch.setattr("sys.stdin", io.StringIO("full\ncnn\nnonsense\nno\n\n64\n\nbalanced\nhigh\n"))
     result = optadvise("recommend", "--interactive", "--json")
     assert result.code == 0
-    (line,) = [text for text in result.err.splitlines() if text.startswith("the same without questions: ")]
+    (line,) = [text for text in result.err.splitlines() if text.startswith("equivalent command: optadvise ")]
     repeated = optadvise(*shlex.split(line.split(": ", 1)[1])[1:], "--json")
     assert json.loads(repeated.out)["optimizer"] == json.loads(result.out)["optimizer"]
 
