@@ -41,7 +41,7 @@ class SizedTensor:
 
 
 class OperationCost(Struct, frozen=True):
-    """Bytes that an operation allocates beside its inputs, output and saved tensors, and how gradients flow."""
+    """Bytes that an operation allocates in addition to its tensors, and how gradients flow."""
 
     scratch: int = 0  # temporaries of its forward
     backward_scratch: int = 0  # temporaries of its backward

@@ -30,7 +30,7 @@ class ComputeMode(Struct, frozen=True):
         """Return whether autocast caches half-precision copies of weights."""
         return self.autocast and self.weight_itemsize != self.compute_itemsize
 
-    def find_product_itemsize(self, itemsize: int) -> int:
+    def get_product_itemsize(self, itemsize: int) -> int:
         """Return the bytes per element of a matrix product whose input has `itemsize` bytes per element."""
         return self.compute_itemsize if self.autocast else itemsize
 

@@ -22,7 +22,7 @@ def attention_scores(
     """Multiply queries and keys of every head; repeated keys are contiguous already, others are copied."""
     queries = _contiguous(graph, q)
     keys = cast_for_product(graph, k) if groups > 1 else _contiguous(graph, k)
-    out = graph.allocate((q.shape[0], heads, q.shape[1], k.shape[1]), graph.mode.find_product_itemsize(q.itemsize))
+    out = graph.allocate((q.shape[0], heads, q.shape[1], k.shape[1]), graph.mode.get_product_itemsize(q.itemsize))
     return graph.record(out, (q, k), (queries, keys))
 
 
@@ -31,7 +31,7 @@ def weighted_values(graph: AutogradGraph, p: SizedTensor, v: SizedTensor, *, gro
     """Multiply attention probabilities with values."""
     probabilities = cast_for_product(graph, p)
     values = cast_for_product(graph, v) if groups > 1 else _contiguous(graph, v)
-    out = graph.allocate_product((p.shape[0], p.shape[2], v.shape[-1]), graph.mode.find_product_itemsize(v.itemsize))
+    out = graph.allocate_product((p.shape[0], p.shape[2], v.shape[-1]), graph.mode.get_product_itemsize(v.itemsize))
     return graph.record(out, (p, v), (probabilities, values))
 
 
@@ -41,7 +41,7 @@ def flash_attention(
 ) -> SizedTensor:
     """Compute attention in one kernel; saves its inputs, its output, a number per row, and a copy of a learned bias."""
     inputs = tuple(cast_for_product(graph, x) for x in (q, k, v))
-    out = graph.allocate_product(q.shape, graph.mode.find_product_itemsize(q.itemsize))
+    out = graph.allocate_product(q.shape, graph.mode.get_product_itemsize(q.itemsize))
     rows = graph.allocate((q.shape[0], heads, q.shape[1]), FULL)
     # Backward sums the queries' gradient in full precision, and computes those of shared keys for every head.
     backward = rows.elements * FULL + (0 if out.itemsize == FULL else q.elements * FULL)
@@ -56,4 +56,4 @@ def flash_attention(
 
 def _contiguous(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
     """Return the copy that a batched product makes of heads that are interleaved."""
-    return graph.allocate(x.shape, graph.mode.find_product_itemsize(x.itemsize), x.requires_grad)
+    return graph.allocate(x.shape, graph.mode.get_product_itemsize(x.itemsize), x.requires_grad)

@@ -8,7 +8,7 @@ from optadvise.memory.operations.registry import operation
 
 @operation()
 def top_k(graph: AutogradGraph, x: SizedTensor, *, top: int) -> SizedTensor:
-    """Take the largest values of the last axis; saves their indices."""
+    """Select the largest values of the last axis; saves their indices."""
     shape = (*x.shape[:-1], top)
     return graph.record(graph.allocate(shape, x.itemsize), (x,), (graph.allocate(shape, 8),))
 

@@ -28,7 +28,7 @@ def linear(
     gradient = _linear_gradient(graph, sides, out, bias, tied, "matrix" if target else "head")
     copies = out * width * mode.compute_itemsize if mode.caches_copies else 0
     product_input = cast_for_product(graph, x)
-    y = graph.allocate_product((*x.shape[:-1], out), mode.find_product_itemsize(x.itemsize))
+    y = graph.allocate_product((*x.shape[:-1], out), mode.get_product_itemsize(x.itemsize))
     unpacked = out * width * HALF if mode.quantized and target else 0
     saved = (product_input,) if gradient else ()
     cost = OperationCost(
@@ -83,7 +83,7 @@ def conv(
     rim = kernel // 2 if padding < 0 else padding
     sides = compute_output_side(height, kernel, stride, rim), compute_output_side(width, kernel, stride, rim)
     product_input = cast_for_product(graph, x)
-    y = graph.allocate_product((batch, out, *sides), mode.find_product_itemsize(x.itemsize))
+    y = graph.allocate_product((batch, out, *sides), mode.get_product_itemsize(x.itemsize))
     copies = size * mode.compute_itemsize // mode.weight_itemsize if mode.caches_copies else 0
     cost = OperationCost(
         weight_copies=copies, weight_gradient=gradient, weight_gradient_scratch=copies if gradient else 0
@@ -101,7 +101,7 @@ def _add_adapter(graph: AutogradGraph, x: SizedTensor, y: SizedTensor, target: s
     # PEFT keeps the cast input alive until the layer returns; autocast casts it again.
     adapter_input = cast(graph, x, mode.adapter_itemsize)
     graph.retain(adapter_input)
-    itemsize = mode.find_product_itemsize(mode.adapter_itemsize)
+    itemsize = mode.get_product_itemsize(mode.adapter_itemsize)
     low_rank = _adapter_product(graph, adapter_input, rank, itemsize)
     update = scale(graph, _adapter_product(graph, low_rank, out, itemsize))
     summed = cast(graph, add(graph, y, update), y.itemsize)

@@ -13,7 +13,7 @@ def cross_entropy_fp32(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
     """Compute cross-entropy over the last axis in full precision; saves the log-softmax."""
     logits = cast(graph, x, FULL)
     log_softmax, out = graph.allocate(x.shape, FULL), graph.allocate((1,), FULL)
-    # Backward computes the gradient of the log-probabilities, and from it that of the logits, which is the input's.
+    # Backward allocates the gradients of the log-probabilities and of the logits; the latter is the input's gradient.
     return graph.record(out, (logits,), (log_softmax,), OperationCost(backward_scratch=logits.nbytes))
 
 
@@ -33,9 +33,10 @@ def chunked_cross_entropy(
     """Compute logits and their cross-entropy one chunk of the sequence at a time, and again in backward.
 
     Args:
-        x: The last layer's output, which is saved.
-        out: Classes, such as tokens of the vocabulary.
-        tied: The weight is the embedding's.
+        x: Output of the last layer, which is saved.
+        out: Number of classes, such as the size of the vocabulary.
+        tied: Whether the weight is the embedding's.
+        bias: Whether a bias is added.
         chunks: Number of chunks.
     """
     mode, width = graph.mode, x.shape[-1]
@@ -43,11 +44,11 @@ def chunked_cross_entropy(
     if tied:
         graph.weights.pop()
     gradient += graph.add_weight((out,), "vector")[0] if bias else 0
-    itemsize = mode.find_product_itemsize(x.itemsize)
+    itemsize = mode.get_product_itemsize(x.itemsize)
     rows = x.elements // width // chunks
     logits, logits_fp32 = rows * out * itemsize, rows * out * FULL
-    # A chunk's log-softmax and two gradients; or its gradient of the weight, the sum of the others', and the new sum,
-    # which is not written in place. Under autocast a copy of the weight is live instead.
+    # The peak is either the log-softmax of a chunk with two gradients, or its weight gradient with the old and the new
+    # sum of weight gradients (not added in place); under autocast, the copy of the weight counts instead of a sum.
     backward = 3 * logits_fp32 + (rows * width * itemsize if mode.caches_copies else 0)
     if gradient:
         backward = max(backward, out * width * itemsize + (logits if mode.caches_copies else gradient))

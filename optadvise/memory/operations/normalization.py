@@ -1,4 +1,4 @@
-"""Normalisation layers that run in one kernel."""
+"""Normalization layers that run in one kernel."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from optadvise.memory.records import FULL
 
 @operation()
 def layer_norm(graph: AutogradGraph, x: SizedTensor, *, bias: int = 1, width: int = 0, affine: int = 1) -> SizedTensor:
-    """Normalise the last axis, in full precision under autocast; saves its input.
+    """Normalize the last axis, in full precision under autocast; saves its input.
 
     Args:
-        bias: It has a bias, where it is affine.
-        width: Elements that are normalized together; 0 is the last axis.
+        bias: Whether it has a bias, if it is affine.
+        width: Elements that are normalized together; 0 for the last axis.
+        affine: Whether it has weights.
     """
     count = width or x.shape[-1]
     gradient = graph.add_weight((count,), "vector")[0] if affine else 0
@@ -28,13 +29,13 @@ def layer_norm(graph: AutogradGraph, x: SizedTensor, *, bias: int = 1, width: in
 
 @operation()
 def layer_norm_channels(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
-    """Normalise the channels of an image, which is viewed channels-last and back."""
+    """Normalize the channels of an image, which is viewed channels-last and back."""
     return channels_first(graph, layer_norm(graph, channels_last(graph, x)))
 
 
 @operation()
 def batch_norm(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
-    """Normalise each channel over the batch; saves its input."""
+    """Normalize each channel over the batch; saves its input."""
     width = x.shape[1]
     gradient = graph.add_weight((width,), "vector")[0] + graph.add_weight((width,), "vector")[0]
     return graph.record(graph.allocate(x.shape, x.itemsize), (x,), (x,), OperationCost(weight_gradient=gradient))
