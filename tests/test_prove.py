@@ -797,7 +797,7 @@ def _span_holds(span: str, value: float | None) -> bool:
 
 
 def reader(catalog: Catalog) -> Callable[[Mapping[str, Any]], str]:
-    """Return a function that evaluates both deciding tables: the optimizer, or `no row` if none or two rows apply."""
+    """Return a function that evaluates both deciding tables: the optimizer, or `no rule` if none or two rows apply."""
     tables = [(table_data(catalog.base.tables[name]), gives) for name, gives in DECIDING]
     read = [(table, gives, [*table["rules"]], beaten(table["rules"])) for table, gives in tables]
 
@@ -806,7 +806,7 @@ def reader(catalog: Catalog) -> Callable[[Mapping[str, Any]], str]:
         for table, gives, rows, overridden in read:
             found = decided(table, overridden, [row["id"] for row in rows if applies(row, facts)])
             if found is None:
-                return "no row"
+                return "no rule"
             row = next(row for row in (*rows, table.get("otherwise", {})) if row.get("id") == found[0])
             facts[gives] = row["then"][gives]
         return str(facts["optimizer"])
@@ -855,7 +855,7 @@ def _optimizer_by(rules: CompiledRules, witness: str, monkeypatch: pytest.Monkey
     answer_by(rules, monkeypatch)
     result = follow(witness)
     if result.code == 3:
-        return "no row"
+        return "no rule"
     assert result.code == 0, result.err
     return str(json.loads(result.out)["optimizer"]["id"])
 
@@ -937,10 +937,10 @@ def test_differences_of_other_tables_are_where_their_rows_differ(rules: Compiled
             values = {name: _near(random, row, name, fact_data(old.facts[name])) for name in read}
             before, after = (_rows_at(document, values) for document in documents)
             if documents[0]["hit_policy"] == "collect":
-                gone = [(name, "no row") for name in before if name not in after]
-                wanted = gone + [("no row", name) for name in after if name not in before]
+                gone = [(name, "no rule") for name in before if name not in after]
+                wanted = gone + [("no rule", name) for name in after if name not in before]
             else:
-                ends = next(iter(before), "no row"), next(iter(after), "no row")
+                ends = next(iter(before), "no rule"), next(iter(after), "no rule")
                 wanted = [ends] if [*before.values()] != [*after.values()] else []
             there = sorted(_read_ids(change) for change in reported if holds(change.where, values))
             met += bool(there)

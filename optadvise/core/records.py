@@ -342,7 +342,7 @@ class Scaling(Struct, frozen=True):
     """Effect of more GPUs on memory and communication."""
 
     sample_bytes: int | None  # tensors saved for backward per additional sample of a micro-batch
-    # Number of GPUs above which doubling it saves less than one sample of activations; None without sharded state.
+    # Number of GPUs from which on doubling it saves less than one sample of activations; None without sharded state.
     enough: int | None = field(name="enough_gpus")
     scales: tuple[Scale, ...]  # in ascending order of GPUs
 

@@ -94,7 +94,7 @@ def require_proof(rules: CompiledRules) -> CompiledRules:
     for failure in msgspec.convert(cached, list[ProofFailure]):
         more = f" (and {failure.others} more)" if failure.others else ""
         where = f", where {failure.where}" if failure.where else ""
-        message = f"{failure.text}{where}{more}; optadvise rules check lists all with the same --rules"
+        message = f"{failure.text}{where}{more}; run optadvise rules check with the same --rules for details"
         raise RuleFileError(message, failure.at, code=ErrorCode.RULES_NOT_PROVEN)
     return rules
 

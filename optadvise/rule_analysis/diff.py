@@ -53,7 +53,7 @@ def _list_sections(pair: RulePair) -> Iterator[Section]:
     for name in dict.fromkeys((*before, *after)):
         if name not in deciding:
             table = after[name] if name in after else before[name]
-            yield Section(title=f"{table.about} ({name})", changes=tuple(list_changes(pair, name)))
+            yield Section(title=f"{table.about.rstrip('.')} ({name})", changes=tuple(list_changes(pair, name)))
 
 
 def format_markdown(difference: Difference) -> str:

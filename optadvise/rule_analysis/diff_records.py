@@ -13,7 +13,7 @@ from optadvise.rule_analysis.inputs_of_point import find_inputs, format_command
 from optadvise.rule_analysis.reachability import find_read
 from optadvise.rulebase.regions import Box
 
-NO_ROW = "no row"  # answer of a table that has no matching row
+NO_RULE = "no rule"  # answer of a table without a rule for the situation
 _POSITIONS = ("at", "layer")  # keys of an entry's position, which comparisons ignore
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rule_analysis.describe import describe_box
-from optadvise.rule_analysis.diff_records import NO_ROW, RuleChange, RulePair, make_change, omit_positions
+from optadvise.rule_analysis.diff_records import NO_RULE, RuleChange, RulePair, make_change, omit_positions
 from optadvise.rulebase.regions import Axes, Box, enumerate_boxes, list_columns, make_box, merge_boxes
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
@@ -31,8 +31,8 @@ def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
     if old is None or new is None:
         yield RuleChange(
             where="any situation",
-            old=NO_ROW if old is None else name,
-            new=NO_ROW if new is None else name,
+            old=NO_RULE if old is None else name,
+            new=NO_RULE if new is None else name,
             witness=None,
         )
     elif new.hit_policy == "collect":
@@ -113,10 +113,10 @@ def _end_chain(rules: CompiledRules, concerns: int, choices: int) -> str:
     concern_table, choice_table = rules.deciding_tables
     concern = find_winner(concern_table, concerns)
     if concern is None:
-        return NO_ROW
+        return NO_RULE
     cell = rules.axes["concern"].cell(concern.derived["concern"])
     rule = find_winner(choice_table, choices & choice_table.column("concern")[cell])
-    return NO_ROW if rule is None else rule.choice.chosen
+    return NO_RULE if rule is None else rule.choice.chosen
 
 
 def _make_changes(pair: RulePair, table: str, boxes_by_answer: Mapping[Answers, Sequence[Box]]) -> Iterator[RuleChange]:
@@ -155,7 +155,7 @@ def _have_other_outcomes(old: Rule, new: Rule) -> bool:
 def _describe_rule(rule: Rule | None) -> str:
     """Return a rule's outcome with its id."""
     if rule is None:
-        return NO_ROW
+        return NO_RULE
     outcome = rule.outcome
     value = outcome.get("scheduler") or outcome.get("optimizer")
     if value is None and "points" in outcome:
@@ -184,10 +184,10 @@ def _compare_boxes(
     axes = pair.after.axes
     old, new = (None if rule is None else make_box(rule, axes) for rule in (before, after))
     for part in [] if new is None else _subtract(new, old, axes):
-        if (change := make_change(pair, table, part, NO_ROW, name)) is not None:
+        if (change := make_change(pair, table, part, NO_RULE, name)) is not None:
             yield change
     for part in [] if old is None else _subtract(old, new, axes):
-        if (change := make_change(pair, table, part, name, NO_ROW)) is not None:
+        if (change := make_change(pair, table, part, name, NO_RULE)) is not None:
             yield change
 
 

@@ -125,7 +125,7 @@ def _find_overlaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis])
             )
             continue
         if point is not None:
-            text = f"{first.id} and {second.id} overlap and neither overrides the other"
+            text = f"{first.id} and {second.id} overlap; add `overrides` to the more specific rule"
             yield Finding(kind=OVERLAP, table=table.id, rules=pair, at=second.at, text=text, point=point)
 
 
@@ -188,7 +188,7 @@ def _find_gaps(table: Table, boxes: Sequence[Box], axes: Mapping[str, Axis]) -> 
             table=table.id,
             rules=(),
             at=at,
-            text=f"{table.id} has no rule for this situation and no `otherwise`",
+            text=f"{table.id} has no rule for this situation; add a rule or `otherwise`",
             point=point,
         )
 
