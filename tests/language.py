@@ -1,4 +1,4 @@
-"""User-visible text of the project, and the wordings that it must not have: python -m tests.language [TEXT IN PATH].
+"""Text of the project, and the wordings that it must not have: python -m tests.language [TEXT IN PATH].
 
 The wordings are in `tests/language_terms.yaml`.
 """
@@ -30,6 +30,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("*.md
 # Keys of rule files whose values are other people's words, formulas, names or code.
 FOREIGN_KEYS = {"quote", "title", "authors", "equation", "aliases", "import", "url", "pattern", "where", "text_of"}
 IDENTIFIER = re.compile(r"[a-z_0-9][\w./:*-]*")  # a key, an id or a path: no prose
+COMMENT = re.compile(r"(?:^\s*|  )# (.*)$")
 QUOTE = re.compile(r"“[^”]*”")
 LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
@@ -101,13 +102,14 @@ def read_package() -> list[Module]:
 
 @cache
 def collect_texts() -> tuple[Text, ...]:
-    """Return all user-visible text and docstrings: rule files, the package, templates, documents and help."""
-    texts = (*_read_rules(), *_read_strings(), *_read_templates(), *_read_documents(), *_read_help())
+    """Return all text of rule files, the package (docstrings and comments included), templates, documents and help."""
+    code = (*_read_strings(), *_read_comments(), *_read_templates())
+    texts = (*_read_rules(), *code, *_read_documents(), *_read_help())
     return tuple(text for text in texts if not IDENTIFIER.fullmatch(text.text))
 
 
 def _read_rules() -> Iterator[Text]:
-    for file in sorted((ROOT / "rules").rglob("*.yaml")):
+    for file in _list_files("rules", "yaml"):
         name = file.relative_to(ROOT).as_posix()
         node = yaml.compose(file.read_text("utf-8"), yaml.CSafeLoader)
         yield from _read_node(name, node)
@@ -139,8 +141,24 @@ def _read_strings() -> Iterator[Text]:
                 yield Text(f"optadvise/{module.path}", node.lineno, node.value)
 
 
+def _read_comments() -> Iterator[Text]:
+    files = [
+        file for folder, ending in (("optadvise", "py"), ("rules", "yaml")) for file in _list_files(folder, ending)
+    ]
+    for file in files:
+        name = file.relative_to(ROOT).as_posix()
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+            match = COMMENT.search(line)
+            if match:
+                yield Text(name, number, match[1])
+
+
+def _list_files(folder: str, ending: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob(f"*.{ending}"))
+
+
 def _read_templates() -> Iterator[Text]:
-    for file in sorted(file for ending in ("jinja", "html") for file in (ROOT / "optadvise").rglob(f"*.{ending}")):
+    for file in (*_list_files("optadvise", "jinja"), *_list_files("optadvise", "html")):
         text = re.sub(r"(?s)\{[{%#].*?[}%#]\}", lambda match: "\n" * match[0].count("\n"), file.read_text("utf-8"))
         name = file.relative_to(ROOT).as_posix()
         yield from (Text(name, number, line) for number, line in enumerate(text.splitlines(), 1))
@@ -165,7 +183,7 @@ def _read_help() -> Iterator[Text]:
         yield Text(f"{path} --help", 0, command.help or "")
         for parameter in command.params:
             yield Text(f"{path} --help", 0, str(getattr(parameter, "help", "") or ""))
-        names = getattr(command, "list_commands", lambda _: [])(context)
+        names: list[str] = getattr(command, "list_commands", lambda _: [])(context)
         commands += [(f"{path} {name}", command.get_command(context, name)) for name in names]  # type: ignore[attr-defined]
 
 

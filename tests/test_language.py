@@ -1,4 +1,4 @@
-"""User-visible text and docstrings have the project's language: `tests/language_terms.yaml` lists what to avoid."""
+"""Text, docstrings and comments have the project's language: `tests/language_terms.yaml` lists what to avoid."""
 
 from __future__ import annotations
 
