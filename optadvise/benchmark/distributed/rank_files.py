@@ -72,7 +72,7 @@ def find_root_cause(folder: Path, count: int) -> ArmFailure:
 
 def _describe_exit(folder: Path, rank: int, code: int) -> str:
     outcome = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = " (possibly by the kernel: out of memory)" if code == -signal.SIGKILL else ""
+    hint = " (probably out of memory)" if code == -signal.SIGKILL else ""
     return f"rank {rank} {outcome}{hint}{_read_log_end(folder, rank)}"
 
 
