@@ -1,4 +1,4 @@
-"""The library answers as the command line does, and builds what generated code builds."""
+"""Library functions: they match the commands, and build what the generated code builds."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Tiny(torch.nn.Module):  # type: ignore[misc]
         return out
 
 
-def members(model: torch.nn.Module, optimizer: Any) -> list[list[str]]:
+def list_groups(model: torch.nn.Module, optimizer: Any) -> list[list[str]]:
     names = {id(p): name for name, p in model.named_parameters()}
     return [sorted(names[id(p)] for p in group["params"]) for group in optimizer.param_groups]
 
@@ -150,7 +150,7 @@ def test_build_equals_generated_code(name: str, tmp_path: Path) -> None:
     pair = advice.companion is not None
     for ours, theirs in zip(built if pair else [built], written if pair else [written], strict=True):
         assert type(ours) is type(theirs)
-        assert members(model, ours) == members(model, theirs)
+        assert list_groups(model, ours) == list_groups(model, theirs)
         for one, other in zip(ours.param_groups, theirs.param_groups, strict=True):
             keys = {*one, *other} - {"params"} - {"fused"}
             assert {key: one.get(key) for key in keys} == {key: other.get(key) for key in keys}
@@ -175,7 +175,7 @@ def test_gradient_release_cannot_be_built() -> None:
     assert "register_post_accumulate_grad_hook" in advice.code()
 
 
-def test_advice_needs_no_torch_and_bench_is_function_and_package() -> None:
+def test_recommend_does_not_import_torch_and_bench_is_a_function_and_a_package() -> None:
     code = """
 import sys, optadvise
 advice = optadvise.recommend(model="transformer", params="1B", vram="24GB")
@@ -188,7 +188,7 @@ assert optadvise.__version__
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_measurement_from_a_program() -> None:
+def test_bench_measures_a_recommendation() -> None:
     advice = optadvise.recommend(model="transformer", optimizer="lion", steps=1000)
     quick: dict[str, Any] = {"rounds": 2, "steps": 2, "batch_size": 2, "seq_len": 16, "threads": 1}
     result = optadvise.bench(advice, control="none", device="cpu", require=["loss_last <= 99"], **quick)
@@ -224,7 +224,7 @@ def test_numpy_numbers_and_paths_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("rules", [(), [ROOT / "examples" / "team-rules"]])
-def test_answers_can_be_pickled_copied_and_changed(rules: Any) -> None:
+def test_results_can_be_pickled_copied_and_replaced(rules: Any) -> None:
     advice = optadvise.recommend(arch="llama-3-8b", vram="24GB", rules=rules)
     answer = optadvise.estimate(params="7B", vram="24GB", rules=rules)
     for one in (pickle.loads(pickle.dumps(advice)), copy.deepcopy(advice), replace(advice)):
