@@ -1,6 +1,6 @@
 """Run the text of a program that imports torch, as `python -c` does: `python -m tests.program TEXT`.
 
-Tests start it in place of `python -c`, as the fork server then has torch imported already.
+Tests use it instead of `python -c`, because the fork server has torch imported.
 """
 
 from __future__ import annotations

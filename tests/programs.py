@@ -1,4 +1,4 @@
-"""Programs of blocks for tests, written as in `rules/networks/` with whole numbers or dimensions."""
+"""Programs of network blocks for tests, in the syntax of `rules/networks/`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from optadvise.memory.records import ComputeMode
 
 
 def parse_line(text: str) -> ProgramLine:
-    """Read a line such as `y = linear x out=8 target=q if=eager&!chunked`."""
+    """Parse a line such as `y = linear x out=8 target=q if=eager&!chunked`."""
     out, _, operation, *terms = text.split()
     arguments = dict(term.split("=") for term in terms if "=" in term)
     condition = parse_condition(arguments.pop("if", None))
-    words = {name: arguments.pop(name) for name in ("target",) if name in arguments}
+    text_arguments = {name: arguments.pop(name) for name in ("target",) if name in arguments}
     inputs = tuple(term for term in terms if "=" not in term)
     required, excluded = condition
     return ProgramLine(
-        out=out, operation=operation, inputs=inputs, numbers=arguments, text_arguments=words, required_flags=required,
-        excluded_flags=excluded,
+        out=out, operation=operation, inputs=inputs, numbers=arguments, text_arguments=text_arguments,
+        required_flags=required, excluded_flags=excluded,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def simulate(
     saved_elsewhere: bool = True,
     name: str = "x",
 ) -> tuple[AutogradGraph, SizedTensor]:
-    """Run lines on one input; return the graph and the output, which a variable still refers to."""
+    """Run lines on one input, and return the graph and the output."""
     graph = AutogradGraph(mode or ComputeMode(), dims or {})
     inputs = {name: graph.add_input(shape, itemsize, requires_grad, counted_elsewhere=saved_elsewhere)}
     return graph, run_program(program(*lines), graph, inputs)

@@ -1,4 +1,4 @@
-"""Constructor arguments of an implementation: everywhere the card's, and those for a machine without a GPU as well."""
+"""Constructor arguments of an implementation, including those for a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FULL = Implementation(
 )  # fmt: skip
 
 
-def test_what_is_more_special_counts() -> None:
+def test_precedence_of_arguments() -> None:
     kwargs = constructor_kwargs(FULL, {"lr": 0.1, "eps": 0.2}, device="cpu", sharding="fsdp", variant="fused")
     assert kwargs == {"rate": 0.1, "eps": 0.2, "w": 1, "x": 2, "y": 3, "z": 4}
     assert constructor_kwargs(FULL, {}, device="cuda", variant="fused") == {"w": 1, "x": 2, "y": 2, "z": 2}
@@ -42,7 +42,7 @@ def test_what_is_more_special_counts() -> None:
 
 @pytest.fixture
 def marked(monkeypatch: pytest.MonkeyPatch) -> CompiledRules:
-    """Return rules in which every implementation takes an argument more on a machine without a GPU."""
+    """Return rules in which every implementation has an additional argument on a machine without a GPU."""
     read_card = Catalog.optimizer
 
     def optimizer(self: Catalog, name: str) -> Optimizer:
@@ -58,7 +58,7 @@ def is_marked(kwargs: Mapping[str, object]) -> bool:
     return MARK.items() <= kwargs.items()
 
 
-def test_arms_and_companions_on_a_cpu_are_built_for_it(marked: CompiledRules) -> None:
+def test_arms_on_a_cpu(marked: CompiledRules) -> None:
     arms = [arm for name in IDS for arm in plan.plan_arms(marked, [name], SPEC, control="adamw", implementation="all")]
     arms += [plan.plan_defaults(marked.catalog.optimizer(name), {}) for name in IDS]
     advices = [advise(marked, {"optimizer": name}) for name in IDS]
@@ -72,7 +72,7 @@ def test_arms_and_companions_on_a_cpu_are_built_for_it(marked: CompiledRules) ->
     assert all(is_marked(companion.kwargs) for companion in companions)
 
 
-def test_arms_on_a_gpu_are_not(marked: CompiledRules) -> None:
+def test_arms_on_a_gpu(marked: CompiledRules) -> None:
     spec = replace(SPEC, device="cuda")
     for name in IDS:
         (arm,) = plan.plan_arms(marked, [name], spec, control=None, implementation=None)
@@ -81,16 +81,16 @@ def test_arms_on_a_gpu_are_not(marked: CompiledRules) -> None:
 
 
 class Recorder(torch.optim.Optimizer):  # type: ignore[misc]
-    """Keeps what it is built with."""
+    """Optimizer that stores its arguments."""
 
     def __init__(self, params: object, **kwargs: object) -> None:
         self.kwargs = kwargs
 
     def train(self) -> None:
-        """Switch to the weights that are trained."""
+        """Do nothing; schedule-free optimizers have this method."""
 
 
-def test_steps_under_fake_tensors_and_audits_are_built_for_a_cpu(marked: CompiledRules) -> None:
+def test_traces_and_audits_are_for_a_cpu(marked: CompiledRules) -> None:
     assert all(is_marked(request.kwargs) for request in request_optimizers(marked, list(IDS)))
     for name in IDS:
         card = marked.catalog.optimizer(name)
@@ -98,7 +98,7 @@ def test_steps_under_fake_tensors_and_audits_are_built_for_a_cpu(marked: Compile
         assert is_marked(builder.build([]).kwargs)
 
 
-def test_programs_take_the_arguments_where_they_run_on_a_cpu(marked: CompiledRules) -> None:
+def test_programs_pass_cpu_arguments(marked: CompiledRules) -> None:
     for name in IDS:
         advice = advise(marked, {"optimizer": name})
         assert not is_marked(advice.kwargs)

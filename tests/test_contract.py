@@ -1,9 +1,8 @@
-"""The contract of every implementation in the catalogue: it builds from its card, learns, keeps the bytes that the card
-says, and computes the card's equation.
+"""Contract of every implementation in the catalog: construction, training, state bytes and the equation of the card.
 
-The cases come from the catalogue, so a new card is tested by being there. What an implementation computes is measured
-against `optadvise.verify.reference` as a share of the way that the reference went, ‖θ − θ_ref‖ / ‖θ_ref − θ_0‖. Where a
-card says that an implementation deviates, the deviation is held to a band, so that one which vanished is noticed.
+The cases are all implementations of all cards. The deviation from `optadvise.verify.reference` is
+‖θ − θ_ref‖ / ‖θ_ref − θ_0‖. If a card declares a deviation, its size is checked from both sides, so that a fix in the
+package is noticed.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from optadvise.verify.reference import METHODS, run_method
 from optadvise.verify.scenarios import SCENARIOS, Scenario
 
 pytestmark = [
-    # bitsandbytes says at every step that there is nothing to page on a CPU, which is so.
+    # bitsandbytes warns at every step that it does not page on a CPU.
     pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU"),
-    # optimi wants its foreach variants replaced by Triton, which only a GPU has.
+    # optimi deprecates foreach in favor of Triton, which requires a GPU.
     pytest.mark.filterwarnings("ignore:Parameter `foreach` is deprecated:DeprecationWarning"),
-    # torch.compile imports parts of torch that torch itself has deprecated.
+    # torch.compile imports deprecated parts of torch.
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
 ]
 
@@ -44,7 +43,7 @@ CATALOG = load()
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Keep small tensors on one thread; more only wait for each other, and with bitsandbytes' own pool for seconds."""
+    """Use one thread: more are slower on small tensors, and block for seconds with bitsandbytes' thread pool."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,7 +51,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class Case(NamedTuple):
-    """One way of computing one optimizer."""
+    """Variant of an implementation of an optimizer."""
 
     card: Optimizer
     implementation: Implementation
@@ -76,17 +75,17 @@ class Case(NamedTuple):
         return self.card.state if own is None else own
 
     def hyperparameters(self, **changes: float) -> dict[str, Value]:
-        """Return the card's defaults, by the card's names, with those changed that the card has."""
+        """Return the defaults of the card with changes; changes of hyperparameters that the card lacks are ignored."""
         defaults = {h.name: h.default for h in self.card.hyperparameters}
         return {**defaults, **{name: value for name, value in changes.items() if name in defaults}}
 
     def kwargs(self, hyperparameters: Mapping[str, Value]) -> dict[str, Any]:
-        """Return what the constructor gets, as `optadvise` prints it: lists are tuples."""
+        """Return the constructor arguments; lists become tuples."""
         renamed = {self.implementation.arguments.get(name, name): value for name, value in hyperparameters.items()}
         variant = self.implementation.variants[self.variant] if self.variant else {}
-        own = self.implementation.cpu_kwargs if self.device == "cpu" else {}
-        given = {**renamed, **self.implementation.kwargs, **own, **variant}
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        cpu_kwargs = self.implementation.cpu_kwargs if self.device == "cpu" else {}
+        kwargs = {**renamed, **self.implementation.kwargs, **cpu_kwargs, **variant}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}
 
 
 def _every_case() -> Iterator[Case]:
@@ -100,33 +99,33 @@ def _every_case() -> Iterator[Case]:
 CASES = [pytest.param(case, id=case.name) for case in _every_case()]
 
 
-# What is stepped here, for longer than an audit does; the other scenarios are held in `test_verify.py`.
+# Scenarios with more steps than in an audit; `test_verify.py` covers the others.
 STEPPED = [scenario for scenario in SCENARIOS if scenario.name in ("plain", "decay", "vector", "zero", "tall", "even")]
-# Steps. The twelfth is past Lookahead's first pull, RAdam's rectification and SOAP's first refresh, and by the sixtieth
-# Prodigy's estimate has grown 400-fold.
+# Steps. Step 12 is after Lookahead's first update, RAdam's rectification and SOAP's first new eigenbasis; by step 60
+# Prodigy's estimate has grown 400 times.
 CHECKED = (5, 12, 60)
 
-# How far from the reference is still the same method, by the bits of the narrowest state that the card says is kept.
-# Measured: at most 3e-5 beside the rounding of the weights, 3.2e-2 and 0.38.
+# Tolerance by the bits of the narrowest state on the card. Measured deviations: at most 3e-5 beside the rounding of the
+# weights, 3.2e-2 and 0.38.
 TOLERANCE = {32: 1e-4, 8: 5e-2, 4: 0.45}
-# The same where something else than the state is coarse, for one scenario or for the others (None), as measured.
+# Tolerance where other arithmetic is imprecise, for one scenario or for all others (None), as measured.
 COARSE: dict[tuple[str, str, str | None], float] = {
     ("muon", "torch", None): 1.5e-2,  # it runs Newton-Schulz in bf16; up to 0.8 %
-    ("soap", "pytorch-optimizer", None): 5e-4,  # eigenvectors in fp32 are less exact than the products; 0.01 %
-    # The first gradient reaches 32 of a tall matrix's 128 left eigenvectors. The others are anyone's choice, and Adam's
-    # step depends on it, so two right answers differ; 30 to 50 %.
+    ("soap", "pytorch-optimizer", None): 5e-4,  # eigenvectors in fp32 are less precise than products; 0.01 %
+    # The first gradient determines 32 of a tall matrix's 128 left eigenvectors. The others are arbitrary, but Adam's
+    # step depends on them, so two correct results differ; 30 to 50 %.
     ("soap", "pytorch-optimizer", "tall"): 0.8,
 }
 
 
 class Deviation(NamedTuple):
-    """How far an implementation is from its reference after some steps, as measured."""
+    """Measured deviation of an implementation after some steps."""
 
     step: int
     share: float
 
 
-# What was measured behind `deviates` on the cards, by optimizer, implementation and scenario; others must agree.
+# Measured deviations of implementations whose card has `deviates`, by scenario; other scenarios must agree.
 DEVIATIONS: dict[tuple[str, str], dict[str, tuple[Deviation, ...]]] = {
     ("adafactor", "transformers"): {
         "decay": (Deviation(5, 0.22), Deviation(12, 0.246)),
@@ -147,7 +146,7 @@ DEVIATIONS: dict[tuple[str, str], dict[str, tuple[Deviation, ...]]] = {
         "zero": (Deviation(5, 1.0), Deviation(12, 1.0)),
         "tall": (Deviation(5, 0.582), Deviation(12, 0.755)),
     },
-    # Only the first step: from there on it diverges, at a rate that is meant for the ratio it leaves out.
+    # Only the first step: it then diverges, because its learning rate is meant for a trust ratio that it lacks.
     ("lars", "pytorch-optimizer"): {"vector": (Deviation(1, 3400.0),)},
     ("ranger", "pytorch-optimizer"): {
         "plain": (Deviation(5, 0.128), Deviation(12, 0.137)),
@@ -157,7 +156,7 @@ DEVIATIONS: dict[tuple[str, str], dict[str, tuple[Deviation, ...]]] = {
         "tall": (Deviation(5, 0.167), Deviation(12, 0.167)),
     },
 }
-SPREAD = 1.3  # how far a deviation may move from its figure, either way, before the card has to be looked at
+SPREAD = 1.3  # factor by which a deviation may differ from the measured one
 
 
 def _scenarios() -> Iterator[Any]:
@@ -169,29 +168,29 @@ def _scenarios() -> Iterator[Any]:
 
 
 def _narrowest(case: Case, shape: tuple[int, ...]) -> int:
-    """Return the bits per element of what the card quantises most, for a weight of this shape."""
-    kept = (t for t in case.state if t.per == "element" and compute_state_bytes([t], shape))
-    return min((DTYPE_BITS["float32" if t.dtype == "parameter" else t.dtype] for t in kept), default=32)
+    """Return the bits per element of the most quantized state for a weight of this shape."""
+    tensors = (t for t in case.state if t.per == "element" and compute_state_bytes([t], shape))
+    return min((DTYPE_BITS["float32" if t.dtype == "parameter" else t.dtype] for t in tensors), default=32)
 
 
 def _class(case: Case) -> Any:
-    """Import the implementation's class, or skip where it cannot be here."""
+    """Import the class of the implementation; skip the test if that is impossible."""
     if case.device == "cuda" and not torch.cuda.is_available():
-        pytest.skip(f"{case.variant or case.implementation.path} needs a CUDA device")
+        pytest.skip(f"{case.variant or case.implementation.path} requires a CUDA device")
     module, _, name = case.implementation.path.rpartition(".")
     top = module.partition(".")[0]
     if find_spec(top) is None:
         pytest.skip(f"{top} is not installed")
     try:
-        found = importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # timm fails with the latter where torchvision does not match torch
-        pytest.skip(f"{top} does not import: {error}")
-    needed = case.implementation.min_version
-    if not hasattr(found, name) and needed and case.implementation.package:
-        here = version(case.implementation.package)
-        if _release(here) < _release(needed):
-            pytest.skip(f"{case.implementation.path} needs {top} {needed}, this is {here}")
-    return getattr(found, name)
+        imported = importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # timm raises RuntimeError if torchvision does not match torch
+        pytest.skip(f"{top} cannot be imported: {error}")
+    required = case.implementation.min_version
+    if not hasattr(imported, name) and required and case.implementation.package:
+        installed = version(case.implementation.package)
+        if _release(installed) < _release(required):
+            pytest.skip(f"{case.implementation.path} requires {top} {required}, installed is {installed}")
+    return getattr(imported, name)
 
 
 def _release(text: str) -> tuple[int, ...]:
@@ -209,7 +208,7 @@ def _build(case: Case, parameters: list[Tensor], hyperparameters: Mapping[str, V
 
 
 def _interpreted() -> Any:
-    """Turn torch.compile off: torchao compiles its step anew for every shape and decay, at several seconds each."""
+    """Disable torch.compile: torchao compiles its step for every shape and decay, which takes seconds each."""
     return torch.compiler.set_stance("force_eager")
 
 
@@ -220,19 +219,23 @@ def _compiled() -> Any:
 @cache
 def _expected(name: str, scenario: Scenario, steps: int) -> list[Tensor]:
     case = next(case for case in _every_case() if case.card.id == name)
-    given = case.hyperparameters(weight_decay=scenario.weight_decay)
+    hyperparameters = case.hyperparameters(weight_decay=scenario.weight_decay)
     return run_method(
-        METHODS[name], make_start(scenario), lambda theta, step: compute_gradient(scenario, theta, step), steps, given
+        METHODS[name],
+        make_start(scenario),
+        lambda theta, step: compute_gradient(scenario, theta, step),
+        steps,
+        hyperparameters,
     )
 
 
-def _walked(case: Case, scenario: Scenario, steps: int) -> list[Tensor]:
+def _compute_path(case: Case, scenario: Scenario, steps: int) -> list[Tensor]:
     parameter = torch.nn.Parameter(make_start(scenario))
     optimizer = _build(case, [parameter], case.hyperparameters(weight_decay=scenario.weight_decay))
     path = []
     for step in range(1, steps + 1):
-        here = parameter.detach().double().cpu()
-        parameter.grad = compute_gradient(scenario, here, step).to(parameter)
+        weights = parameter.detach().double().cpu()
+        parameter.grad = compute_gradient(scenario, weights, step).to(parameter)
         optimizer.step()
         path.append(parameter.detach().double().cpu())
     return path
@@ -242,9 +245,9 @@ def test_every_optimizer_has_a_reference() -> None:
     assert set(METHODS) == set(CATALOG.optimizer_ids)
 
 
-def test_deviations_are_those_that_the_cards_say() -> None:
-    said = {case.key for case in _every_case() if case.implementation.deviates}
-    assert set(DEVIATIONS) == said
+def test_deviations_are_declared_on_cards() -> None:
+    declared = {case.key for case in _every_case() if case.implementation.deviates}
+    assert set(DEVIATIONS) == declared
 
 
 @pytest.mark.parametrize(("case", "scenario"), list(_scenarios()))
@@ -252,25 +255,26 @@ def test_update(case: Case, scenario: Scenario) -> None:
     known = DEVIATIONS.get(case.key, {}).get(scenario.name, ())
     steps = max([deviation.step for deviation in known] or CHECKED)
     with _compiled() if scenario.has_even_gradients else _interpreted():
-        path = _walked(case, scenario, steps)
+        path = _compute_path(case, scenario, steps)
     expected, start = _expected(case.card.id, scenario, steps), make_start(scenario).double()
 
-    def way(step: int) -> float:
+    def update_norm(step: int) -> float:
         return float((expected[step - 1] - start).norm())
 
-    def off(step: int) -> float:
-        return float((path[step - 1] - expected[step - 1]).norm()) / way(step)
+    def deviation(step: int) -> float:
+        return float((path[step - 1] - expected[step - 1]).norm()) / update_norm(step)
 
     for step, share in known:
-        assert share / SPREAD <= off(step) <= share * SPREAD, (
-            f"{off(step):.3g} of the way after {step} steps, not about {share}: if that is right, change the figure "
-            "here and `deviates` on the card"
+        assert share / SPREAD <= deviation(step) <= share * SPREAD, (
+            f"deviation {deviation(step):.3g} after {step} steps, expected about {share}; if this is correct, update "
+            "DEVIATIONS and `deviates` on the card"
         )
     for step in () if known else CHECKED:
-        # A short step on a long weight loses its last digits, which is not the method's doing. Four times what
-        # independent roundings add up to, and as a share of the first steps, whose loss Prodigy carries on.
-        lost = 4 * 2**-24 * math.sqrt(step) * float(start.norm()) / way(CHECKED[0])
-        assert off(step) <= _tolerance(case, scenario) + lost, f"{off(step):.3g} of the way after {step} steps"
+        # Rounding of the weights is not a deviation: 4 × the sum of independent rounding errors, relative to the first
+        # steps, whose error Prodigy accumulates.
+        rounding = 4 * 2**-24 * math.sqrt(step) * float(start.norm()) / update_norm(CHECKED[0])
+        limit = _tolerance(case, scenario) + rounding
+        assert deviation(step) <= limit, f"deviation {deviation(step):.3g} after {step} steps"
 
 
 def _tolerance(case: Case, scenario: Scenario) -> float:
@@ -283,7 +287,7 @@ def _tolerance(case: Case, scenario: Scenario) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 def test_loss_falls(case: Case) -> None:
-    """A quadratic's loss falls by a tenth within 300 steps at the card's default rate; LAMB's is the slowest."""
+    """The loss of a quadratic falls by 10 % within 300 steps at the default learning rate; LAMB is the slowest."""
     generator = torch.Generator().manual_seed(0)
     parameter = torch.nn.Parameter(0.05 * torch.randn(64, 64, generator=generator))
     optimizer = _build(case, [parameter], case.hyperparameters(weight_decay=0.0))
@@ -310,7 +314,7 @@ def test_loss_falls(case: Case) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", CASES)
 def test_state_bytes(case: Case, dtype: str) -> None:
-    """What the optimizer holds after a step is what the card's arithmetic says, to the byte."""
+    """The state after a step has exactly the bytes that the card declares."""
     shapes: list[tuple[int, ...]] = [(64, 64), (128, 96), (24, 32)]
     if case.implementation.tensors != "matrix":
         shapes += [(4096,), (100,)]
@@ -323,19 +327,17 @@ def test_state_bytes(case: Case, dtype: str) -> None:
         weight.grad = torch.randn(weight.shape, generator=generator).to(weight)
     with _interpreted():
         optimizer.step()
-    held = {weight.shape: sum(t.nbytes for t in _tensors(optimizer.state[weight])) for weight in weights}
+    measured = {weight.shape: sum(t.nbytes for t in _tensors(optimizer.state[weight])) for weight in weights}
     distinct = {(t.data_ptr(), t.nbytes): t.nbytes for weight in weights for t in _tensors(optimizer.state[weight])}
-    said = {shape: compute_state_bytes(case.state, shape, dtype) for shape in shapes}
-    # optimi's Triton kernels take a tensor of one byte where an fp32 weight has no Kahan compensation.
-    stand_ins = len(shapes) if case.variant == "triton" and dtype == "float32" else 0
-    assert sum(distinct.values()) == sum(said.values()) + compute_shared_state_bytes(case.state) + stand_ins, (
-        held,
-        said,
-    )
+    declared = {shape: compute_state_bytes(case.state, shape, dtype) for shape in shapes}
+    # optimi's Triton kernels use a placeholder of one byte for an fp32 weight without Kahan compensation.
+    placeholders = len(shapes) if case.variant == "triton" and dtype == "float32" else 0
+    expected = sum(declared.values()) + compute_shared_state_bytes(case.state) + placeholders
+    assert sum(distinct.values()) == expected, (measured, declared)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the plain tensors in a state: out of mappings and lists, and out of subclasses that wrap others."""
+    """Yield the plain tensors of a state, also those in mappings, lists and wrapper tensors."""
     if isinstance(value, Tensor):
         if hasattr(value, "__tensor_flatten__"):
             names, _ = value.__tensor_flatten__()

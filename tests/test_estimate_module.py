@@ -1,4 +1,4 @@
-"""`estimate --from`: the user's own module under fake tensors, and the cards held against what fake tensors show."""
+"""`estimate --workload`: a user's module with fake tensors, and the cards compared with traced optimizers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
 from tests.test_estimate import SCHEMA
 
-pytest.importorskip("torch", reason="fake tensors are torch's")
+pytest.importorskip("torch", reason="fake tensors require torch")
 
 SQUARE = 512
 MODULE = f"""
@@ -35,47 +35,46 @@ PARAMETERS = 8 * SQUARE * SQUARE
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("own")
-    (found / "own_module.py").write_text(MODULE, encoding="utf-8")
-    return found
+    path = tmp_path_factory.mktemp("own")
+    (path / "own_module.py").write_text(MODULE, encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
 def steps(folder: Path) -> dict[str, TracedStep]:
     rules = CompiledRules(load())
-    asked = list(request_optimizers(rules, rules.catalog.optimizer_ids, fused=False))
+    requests = list(request_optimizers(rules, rules.catalog.optimizer_ids, fused=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return {
-            precision: trace_step("own_module:squares", precision, asked, timeout=300) for precision in ("fp32", "bf16")
+            precision: trace_step("own_module:squares", precision, requests, timeout=300)
+            for precision in ("fp32", "bf16")
         }
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", load().optimizer_ids)
-def test_cards_keep_and_copy_what_the_implementation_does(
-    steps: dict[str, TracedStep], name: str, precision: str
-) -> None:
+def test_card_equals_traced_optimizer(steps: dict[str, TracedStep], name: str, precision: str) -> None:
     rules = CompiledRules(load())
     step = next(entry for entry in steps[precision].optimizers if entry.id == name)
     if step.figures is None:
-        pytest.skip(f"fake tensors cannot step it: {step.reason}")
+        pytest.skip(f"cannot be traced: {step.reason}")
     card = count_state_bytes(rules, name, "bfloat16" if precision == "bf16" else "float32")
-    shared = 64 * 1024  # quantisation maps and counters
+    shared = 64 * 1024  # quantization maps and counters
     assert abs(step.figures.state_bytes - card * PARAMETERS) <= shared + 0.01 * PARAMETERS
-    made = rules.catalog.optimizer(name).implementations[0]
+    implementation = rules.catalog.optimizer(name).implementations[0]
     item = 2 if precision == "bf16" else 4
-    copies = (made.scratch_all * PARAMETERS + made.scratch_largest * SQUARE * SQUARE) * item
-    # Within a copy of one tensor: what libraries compute in 32 bits beside 16-bit weights is that much more.
+    copies = (implementation.scratch_all * PARAMETERS + implementation.scratch_largest * SQUARE * SQUARE) * item
+    # Tolerance of one tensor; with bf16 weights, libraries also allocate fp32 temporaries.
     assert abs(step.figures.temporary_bytes - copies) <= 4 * SQUARE * SQUARE * (4 if precision == "bf16" else 1)
 
 
-def test_the_answer_is_measured_and_the_rest_is_by_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimate_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
-    said = optadvise("estimate", "--from", "own_module:squares", "--precision", "fp32", "--gpu", "t4", "--json")
-    assert said.code == 0, said.err
-    data: dict[str, Any] = json.loads(said.out)
+    result = optadvise("estimate", "--workload", "own_module:squares", "--precision", "fp32", "--gpu", "t4", "--json")
+    assert result.code == 0, result.err
+    data: dict[str, Any] = json.loads(result.out)
     jsonschema.validate(data, SCHEMA)
     memory = data["memory"]
     assert (memory["basis"], memory["fits"]) == ("measured", True)
@@ -88,10 +87,11 @@ def test_the_answer_is_measured_and_the_rest_is_by_card(folder: Path, monkeypatc
     assert {"measured"} <= set(bases.values()) <= {"measured", "card"}
 
 
-def test_a_function_at_fault_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_function(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    said = optadvise("estimate", "--from", "own_module:circles")
-    assert (said.code, said.out) == (2, "")
-    assert said.err.startswith("optadvise: --from 'own_module:circles': ")
-    assert "squares" in said.err
-    assert len(said.err.splitlines()) == 1
+    result = optadvise("estimate", "--workload", "own_module:circles")
+    assert (result.code, result.out, result.error) == (2, "", "invalid-workload")
+    assert result.failure is not None
+    assert (result.failure.option, result.failure.value) == ("--workload", "own_module:circles")
+    assert "squares" in result.err  # the suggestion
+    assert len(result.err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The fake step: figures known by hand, the same as those of a real step, and faults that stay one line."""
+"""Steps with fake tensors: results by hand, comparison with real steps, and errors of user functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from msgspec.structs import asdict, astuple
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from optadvise.core.errors import CannotRunHereError, InputError
+from optadvise.core.error_codes import ErrorCode
+from optadvise.core.errors import CannotRunHereError, InputError, OptadviseError
 from optadvise.fake_tensors.client import trace_step
 from optadvise.fake_tensors.cuda_emulation import emulate_cuda
 from optadvise.fake_tensors.records import (
@@ -33,7 +34,7 @@ from optadvise.fake_tensors.worker import explain_error
 from tests.bench import ended
 from tests.conftest import rotated
 
-# What torch and the libraries warn about is theirs, and the process says none of it.
+# Ignore warnings of torch and other libraries.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 MINE = """
@@ -45,11 +46,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.checkpoint import checkpoint
 
-print("this goes to stdout, and must not be taken for an answer")
+print("output on stdout must not be read as an answer")
 first = lambda module, batch: module(batch).sum()
 
 def mlp():
-    print("so does this")
+    print("more output")
     net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 400), nn.Sigmoid())
     return net, [torch.randn(64, 8)], first
 
@@ -142,8 +143,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-def taken(function: str, precision: str = "fp32") -> SteppedModule:
-    """Step in this process, as on a machine without a GPU."""
+def trace(function: str, precision: str = "fp32") -> SteppedModule:
+    """Trace a step in this process, as on a machine without a GPU."""
     return take_step(f"mine:{function}", precision=precision, device="cpu", report=lambda _: None)
 
 
@@ -151,49 +152,49 @@ def entry(path: str, **kwargs: Any) -> OptimizerRequest:
     return OptimizerRequest(path, path, kwargs)
 
 
-def test_an_mlp_by_hand() -> None:
-    figures = taken("mlp").figures
+def test_mlp() -> None:
+    figures = trace("mlp").figures
     weights = 4 * (2 * (8 * 8 + 8) + 8 * 400 + 400)
     assert (figures.parameters, figures.weights_bytes, figures.gradients_bytes) == (weights // 4, weights, weights)
     assert (figures.buffers_bytes, figures.batch_bytes, figures.samples) == (0, 4 * 64 * 8, 64)
-    # The peak is where the sigmoid's gradient is made: its output and both tanhs' are kept for the backward pass, and
-    # the loss with its gradient; what a linear layer gave is not, as tanh and sigmoid need their results only.
-    kept, row = 4 * 64 * 400, 4 * 64 * 8
-    peak = {"weights": weights, "gradients": 0, "activations": 2 * row + kept + 8, "temporaries": kept}
+    # The peak is at the gradient of the sigmoid. Saved for backward: the outputs of sigmoid and both tanh layers, and
+    # the loss with its gradient; not the outputs of linear layers, because tanh and sigmoid save only their output.
+    saved, row = 4 * 64 * 400, 4 * 64 * 8
+    peak = {"weights": weights, "gradients": 0, "activations": 2 * row + saved + 8, "temporaries": saved}
     assert figures.peak == PeakBytes(**peak, other=row)
     shapes = [(shape.shape, shape.is_trained, shape.tensors) for shape in figures.shapes]
     assert shapes == [((8, 8), True, 2), ((8,), True, 2), ((400, 8), True, 1), ((400,), True, 1)]
 
 
-def test_an_mlp_in_other_precisions() -> None:
-    plain, pure, mixed = (taken("mlp", precision).figures for precision in ("fp32", "bf16", "amp-bf16"))
+def test_mlp_in_other_precisions() -> None:
+    plain, pure, mixed = (trace("mlp", precision).figures for precision in ("fp32", "bf16", "amp-bf16"))
     for name in ("weights_bytes", "gradients_bytes", "batch_bytes"):
         assert getattr(pure, name) == getattr(plain, name) / 2
         assert getattr(mixed, name) == getattr(plain, name)
     assert pure.peak.activations == (plain.peak.activations - 8) / 2 + 4
-    # Autocast keeps halves of what the layers give, and half copies of the batch and of the matrices but the first, as
-    # the batch needs no gradient.
+    # Autocast saves bf16 outputs of layers, and bf16 copies of the batch and of all matrices but the first, because the
+    # batch needs no gradient.
     copies = 2 * (64 * 8 + 8 * 8 + 8 * 400)
-    kept = 2 * (64 * 400 + 2 * 64 * 8)
-    assert mixed.peak.activations == copies + kept + 8
-    # The sum takes halves and gives fp32, as on CUDA, so that its gradient is made half before the sigmoid's is.
+    saved = 2 * (64 * 400 + 2 * 64 * 8)
+    assert mixed.peak.activations == copies + saved + 8
+    # The sum returns fp32 for a bf16 input, as on CUDA, so its gradient is cast to bf16 before that of the sigmoid.
     assert mixed.peak.temporaries == 2 * (2 * 64 * 400)
-    assert taken("mlp", "amp-fp16").figures.peak == mixed.peak
+    assert trace("mlp", "amp-fp16").figures.peak == mixed.peak
 
 
-def test_a_convolution_by_hand() -> None:
-    figures = taken("conv").figures
+def test_convolution() -> None:
+    figures = trace("conv").figures
     weights = 4 * ((8 * 27 + 8) + (8 + 8) + (80 + 10))
     assert (figures.weights_bytes, figures.gradients_bytes) == (weights, weights)
-    assert figures.buffers_bytes == 4 * (8 + 8) + 8  # mean, variance and an int64 that counts
+    assert figures.buffers_bytes == 4 * (8 + 8) + 8  # mean, variance and an int64 counter
     image = 4 * 2 * 8 * 16 * 16
-    # Kept: the convolution's result for the norm, the ReLU's for itself, and a few small things.
+    # Saved for backward: the output of the convolution for the norm, the output of the ReLU, and small tensors.
     assert 2 * image < figures.peak.activations < 2 * image + 1000
     assert figures.samples == 2
 
 
-def test_frozen_weights_have_neither_gradient_nor_state() -> None:
-    stepped = taken("frozen")
+def test_frozen_weights_have_no_gradient_and_no_state() -> None:
+    stepped = trace("frozen")
     assert stepped.figures.weights_bytes == 4 * (8 * 16 + 16 + 16 * 4 + 4)
     assert stepped.figures.gradients_bytes == 4 * (16 * 4 + 4)
     assert stepped.figures.trainable_parameters == 16 * 4 + 4
@@ -201,7 +202,7 @@ def test_frozen_weights_have_neither_gradient_nor_state() -> None:
 
 
 def real_step(function: str, precision: str) -> tuple[dict[str, int], int]:
-    """Take the same step with real tensors and return its peak and its gradients, tracked alike."""
+    """Run the same step with real tensors, and return its peak and its gradient bytes."""
     import mine  # type: ignore[import-not-found]
 
     module, batches, *rest = getattr(mine, function)()
@@ -218,7 +219,7 @@ def real_step(function: str, precision: str) -> tuple[dict[str, int], int]:
     tracker.add(module.buffers(), "other")
     tracker.add([batch] if isinstance(batch, torch.Tensor) else batch, "other")
     for weight in module.parameters():
-        weight.register_post_accumulate_grad_hook(lambda found: (tracker.add([found.grad], "gradients"), None)[1])
+        weight.register_post_accumulate_grad_hook(lambda p: (tracker.add([p.grad], "gradients"), None)[1])
     cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp-bf16")
     with emulate_cuda(lambda: not tracker.is_running), tracker:
         for _ in range(2):
@@ -235,12 +236,12 @@ def real_step(function: str, precision: str) -> tuple[dict[str, int], int]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "amp-bf16"])
 @pytest.mark.parametrize("function", ["mlp", "conv", "decoder"])
-def test_a_fake_step_takes_what_a_real_one_takes(function: str, precision: str) -> None:
-    figures = taken(function, precision).figures
+def test_fake_step_equals_real_step(function: str, precision: str) -> None:
+    figures = trace(function, precision).figures
     peak, gradients = real_step(function, precision)
-    # torch's fake batch norm of halves says that it keeps its mean and deviation as halves, and they are fp32.
-    unlike = 2 * 8 * 2 if (function, precision) == ("conv", "amp-bf16") else 0
-    assert asdict(figures.peak) == {**peak, "activations": peak["activations"] - unlike}
+    # torch's fake batch norm saves mean and deviation in bf16, the real one in fp32.
+    difference = 2 * 8 * 2 if (function, precision) == ("conv", "amp-bf16") else 0
+    assert asdict(figures.peak) == {**peak, "activations": peak["activations"] - difference}
     assert figures.gradients_bytes == gradients > 0
 
 
@@ -259,8 +260,8 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", rotated(4, OPTIMIZERS), ids=lambda e: f"{e.path} {e.kwargs}")
-def test_an_optimizer_takes_of_fake_tensors_what_it_takes_of_real_ones(optimizer: OptimizerRequest) -> None:
-    fake = taken("wide")
+def test_fake_optimizer_step_equals_real_one(optimizer: OptimizerRequest) -> None:
+    fake = trace("wide")
     weights = [nn.Parameter(torch.randn(shape.shape)) for shape in fake.figures.shapes]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
@@ -268,41 +269,40 @@ def test_an_optimizer_takes_of_fake_tensors_what_it_takes_of_real_ones(optimizer
     assert measure_optimizer(optimizer, fake, 60) == measure_optimizer(optimizer, real, 60)
 
 
-def test_states_and_temporaries_by_hand() -> None:
-    stepped = taken("wide")
+def test_state_and_temporaries() -> None:
+    stepped = trace("wide")
     weights = stepped.figures.weights_bytes
-    found = {
+    figures = {
         name: measure_optimizer(entry(f"torch.optim.{name}", **kwargs), stepped, 60)
         for name, kwargs in {"AdamW": {}, "SGD": {}, "RMSprop": {"foreach": False}}.items()
     }
-    counters = 2 * 4  # one a tensor
-    assert found["AdamW"].state_bytes == 2 * weights + counters
-    assert found["RMSprop"].state_bytes == weights + counters
-    assert found["SGD"].state_bytes == 0
-    assert found["AdamW"].temporary_bytes == pytest.approx(weights, rel=0.01)  # by foreach, as CUDA's default
-    assert found["SGD"].temporary_bytes < found["AdamW"].temporary_bytes
+    counters = 2 * 4  # one per tensor
+    assert figures["AdamW"].state_bytes == 2 * weights + counters
+    assert figures["RMSprop"].state_bytes == weights + counters
+    assert figures["SGD"].state_bytes == 0
+    assert figures["AdamW"].temporary_bytes == pytest.approx(weights, rel=0.01)  # foreach, the default on CUDA
+    assert figures["SGD"].temporary_bytes < figures["AdamW"].temporary_bytes
 
 
-def test_optimizers_that_cannot_be_stepped_say_why_in_a_line() -> None:
-    stepped = taken("wide")
-    wanted = {
+def test_optimizers_that_cannot_be_traced_have_a_reason() -> None:
+    stepped = trace("wide")
+    reasons = {
         "torch.optim.Muon": "ValueError: Muon only supports 2D parameters",
         "torch.optim.LBFGS": "TypeError: LBFGS.step() missing 1 required positional argument",
-        "no_such.Optimizer": "no_such.Optimizer cannot be imported (No module named 'no_such'); "
-                             "pip install no_such",
-        "mine.Slow": "no answer within 0.5 s",
-    }  # fmt: skip
-    for path, reason in wanted.items():
-        found = step_optimizer(entry(path), stepped, 0.5)
-        assert found.figures is None
-        assert str(found.reason).startswith(reason)
-        assert "\n" not in str(found.reason)
-    assert step_optimizer(entry("torch.optim.Muon"), taken("matrix"), 60).figures is not None
+        "no_such.Optimizer": "pip install no_such",
+        "mine.Slow": "0.5 s",
+    }
+    for path, reason in reasons.items():
+        step = step_optimizer(entry(path), stepped, 0.5)
+        assert step.figures is None
+        assert reason in str(step.reason)
+        assert "\n" not in str(step.reason)
+    assert step_optimizer(entry("torch.optim.Muon"), trace("matrix"), 60).figures is not None
 
 
 @pytest.mark.parametrize("function", ["real", "loader", "moved", "drawn"])
-def test_what_users_write(function: str) -> None:
-    figures = taken(function).figures
+def test_user_modules(function: str) -> None:
+    figures = trace(function).figures
     assert figures.peak.total > figures.weights_bytes > 0
     assert figures.gradients_bytes == figures.weights_bytes
     if function == "real":
@@ -311,25 +311,25 @@ def test_what_users_write(function: str) -> None:
         assert figures.weights_bytes == 2 * figures.parameters  # bf16
 
 
-def test_nothing_is_allocated_and_nothing_stays_changed() -> None:
+def test_nothing_is_allocated_and_patches_are_removed() -> None:
     before = (torch.softmax, F.dropout, F.layer_norm, nn.init.normal_, torch.Tensor.sum, torch.utils.weakref)
-    figures = taken("huge", "amp-bf16").figures
-    assert figures.weights_bytes == 4 * (50_000**2 + 50_000)  # 10 GB, and as much again for gradients
+    figures = trace("huge", "amp-bf16").figures
+    assert figures.weights_bytes == 4 * (50_000**2 + 50_000)  # 10 GB, and 10 GB for gradients
     after = (torch.softmax, F.dropout, F.layer_norm, nn.init.normal_, torch.Tensor.sum, torch.utils.weakref)
     assert all(one is other for one, other in zip(before, after, strict=True))
     assert "sum" not in vars(torch.Tensor)
 
 
 @pytest.mark.parametrize(
-    ("make", "kept"),
+    ("make", "saved"),
     [
-        (lambda x: F.dropout(x, 0.1), 4 + 1),  # the result, and a mask of a byte an element
+        (lambda x: F.dropout(x, 0.1), 4 + 1),  # output, and mask of one byte per element
         (lambda x: F.dropout(x, 0.1, training=False) * 1.0, 4),
-        (lambda x: F.rms_norm(x, (1024,), eps=1e-6), 4 + 4 / 1024),  # one number a row
+        (lambda x: F.rms_norm(x, (1024,), eps=1e-6), 4 + 4 / 1024),  # one number per row
         (lambda x: F.layer_norm(x, (1024,)), 4 + 8 / 1024),
     ],
 )
-def test_operations_keep_what_they_keep_on_cuda(make: Callable[[Any], Any], kept: float) -> None:
+def test_operations_save_the_tensors_of_cuda(make: Callable[[Any], Any], saved: float) -> None:
     tracker = Tracker("cpu")
     start = torch.randn(8, 1024, requires_grad=True)
     tracker.add([start], "other")
@@ -337,10 +337,10 @@ def test_operations_keep_what_they_keep_on_cuda(make: Callable[[Any], Any], kept
         tracker.kind = "activations"
         result = make(start)
     assert result.grad_fn is not None
-    assert tracker.bytes["activations"] == kept * start.numel()
+    assert tracker.bytes["activations"] == saved * start.numel()
 
 
-def test_autocast_computes_in_fp32_what_it_does_on_cuda() -> None:
+def test_autocast_has_the_fp32_operations_of_cuda() -> None:
     x = torch.randn(4, 8, dtype=torch.bfloat16)
     with emulate_cuda(lambda: True), torch.autocast("cpu", torch.bfloat16):
         for function in (F.softmax, torch.softmax):
@@ -353,38 +353,39 @@ def test_autocast_computes_in_fp32_what_it_does_on_cuda() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "detail"),
     [
-        ("mine", "not package.module:function"),
+        ("mine", "package.module:function"),
         ("absent:mlp", "importing absent raised ModuleNotFoundError: No module named 'absent'$"),
         ("broken:mlp", "importing broken raised .*no_such_package_at_all.* at broken.py:1"),
-        ("mine:mpl", "no function 'mpl'; .*did you mean 'mlp'"),
+        ("mine:mpl", "'mpl'.*'mlp'"),
         ("mine:raises", r"calling it raised ValueError: two lines at mine.py:\d+$"),
         ("mine:leaves", "calling it raised SystemExit: 3"),
-        ("mine:nothing", r"it returned NoneType; return \(module, batches\)"),
-        ("mine:half", "no torch.nn.Module with parameters"),
-        ("mine:empty", "batches ended after 0"),
+        ("mine:nothing", "NoneType"),
+        ("mine:half", "torch.nn.Module"),
+        ("mine:empty", "batches"),
         ("mine:shapes", r"its training step raised RuntimeError: .* at mine.py:\d+$"),
-        ("mine:vector", "its loss returned 4 elements; return a tensor with one element"),
-        ("mine:pair", r"a batch is not \(inputs, targets\)"),
-        ("mine:item", r"its training step needs the values of tensors \(DataDependentOutputException at mine.py:\d+\)"),
-        ("mine:mask", r"\(DynamicOutputShapeException at mine.py:\d+\).*take them from shapes .*bench --workload"),
-        ("mine:array", "calling it raised RuntimeError: .*fake tensors hold no values"),
-        ("mine:gpu", "calling it raised .*there is no GPU here, so name no device"),
+        ("mine:vector", "4 elements"),
+        ("mine:pair", r"\(inputs, targets\)"),
+        ("mine:item", r"DataDependentOutputException at mine.py:\d+"),
+        ("mine:mask", r"DynamicOutputShapeException at mine.py:\d+.*bench --workload"),
+        ("mine:array", "RuntimeError: .*numpy"),
+        ("mine:gpu", "no GPU"),
     ],
 )
-def test_what_is_wrong_with_the_users_function_is_one_line(spec: str, message: str) -> None:
+def test_errors_of_the_user_function(spec: str, detail: str) -> None:
     if spec == "mine:gpu" and torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    with pytest.raises(InputError) as refused:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError) as caught:
         take_step(spec, precision="fp32", device="cpu", report=lambda _: None)
-    text = explain_error(spec, refused.value)
-    assert re.search(message, text), text
-    assert text.startswith(f"--from {spec!r}: ")
+    assert caught.value.code in (ErrorCode.INVALID_WORKLOAD, ErrorCode.INVALID_VALUE)
+    text = explain_error(spec, caught.value)
+    assert re.search(detail, text), text
+    assert text.startswith("--workload")
     assert "\n" not in text
 
 
-def test_a_process_measures_and_keeps_what_it_had_when_it_dies() -> None:
+def test_results_from_before_a_crash_are_kept() -> None:
     optimizers = [
         OptimizerRequest("adamw", "torch.optim.AdamW", {}),
         OptimizerRequest("muon", "torch.optim.Muon", {}),
@@ -403,23 +404,24 @@ def test_a_process_measures_and_keeps_what_it_had_when_it_dies() -> None:
     assert muon.figures is None
     for step in (hard, sgd):
         assert step.figures is None
-        assert str(step.reason).startswith("stepping hard: the process was killed by SIGKILL")
+        assert "hard" in str(step.reason)
+        assert "SIGKILL" in str(step.reason)
 
 
-def test_a_function_that_never_ends_is_ended() -> None:
+def test_function_that_does_not_end() -> None:
     begin = time.monotonic()
-    with pytest.raises(InputError, match=r"^--from 'mine:forever': .*no end within 3 s; raise --timeout$"):
+    with pytest.raises(InputError) as caught:
         trace_step("mine:forever", "fp32", [], timeout=3)
+    error = caught.value
+    assert (error.code, error.option, error.value) == (ErrorCode.WORKER_TIMEOUT, "--workload", "mine:forever")
     assert time.monotonic() - begin < 10
 
 
-@pytest.mark.parametrize(
-    ("function", "ending"),
-    [("dies", "the process ended with exit code 0"), ("killed", "the process was killed by SIG")],
-)
-def test_a_function_that_ends_the_process(function: str, ending: str) -> None:
-    with pytest.raises(CannotRunHereError, match=f"^--from 'mine:{function}': calling it: {ending}"):
+@pytest.mark.parametrize(("function", "detail"), [("dies", "exit code 0"), ("killed", "SIGKILL")])
+def test_function_that_ends_the_process(function: str, detail: str) -> None:
+    with pytest.raises(CannotRunHereError, match=detail) as caught:
         trace_step(f"mine:{function}", "fp32", [], timeout=120)
+    assert (caught.value.code, caught.value.value) == (ErrorCode.WORKER_FAILED, f"mine:{function}")
 
 
 def python(code: str) -> Sequence[str]:
@@ -427,33 +429,35 @@ def python(code: str) -> Sequence[str]:
 
 
 @pytest.mark.parametrize(
-    ("code", "error", "message"),
+    ("code", "error", "detail"),
     [
         ("import sys; sys.modules['torch'] = None; from optadvise.fake_tensors.worker import main; main()",
-         CannotRunHereError, "importing torch: the process ended with exit code 1: ModuleNotFoundError: .*torch"),
+         CannotRunHereError, "exit code 1: ModuleNotFoundError: .*torch"),
         ("""print('{"answer": "activity", "text": "calling it"}', flush=True); import time; time.sleep(60)""",
-         InputError, "calling it: no end within 1 s; raise --timeout"),
+         InputError, "calling it: .*1 s"),
         ("print('hello')", CannotRunHereError, "sent an invalid message: 'hello"),
         ("""print('{"answer": "step"}')""", CannotRunHereError, "sent an invalid message"),
         ("import sys; sys.exit('last words')", CannotRunHereError, "ended with exit code 1: last words"),
         ("import os; os.abort()", CannotRunHereError, "killed by SIGABRT"),
     ],
 )  # fmt: skip
-def test_faults_of_the_process(code: str, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_faulty_worker(code: str, error: type[OptadviseError], detail: str) -> None:
+    with pytest.raises(error, match=detail) as caught:
         trace_step(
             "mine:mlp", "fp32", [entry("torch.optim.SGD")], timeout=20 if "torch" in code else 1, command=python(code)
         )
+    assert caught.value.code is (ErrorCode.WORKER_TIMEOUT if error is InputError else ErrorCode.WORKER_FAILED)
 
 
-def test_a_command_that_is_not_there() -> None:
-    with pytest.raises(CannotRunHereError, match="cannot be started"):
+def test_missing_worker_program() -> None:
+    with pytest.raises(CannotRunHereError) as caught:
         trace_step("mine:mlp", "fp32", [], timeout=5, command=("/no/such/program",))
+    assert caught.value.code is ErrorCode.WORKER_FAILED
 
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
-    """A measurement in a process of its own, which waits for processes that never answer; and their ids."""
+    """Process that waits for workers that do not answer, and the ids of these."""
     sleeper = "import os, subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); "
     sleeper += "open('ids.tmp', 'w').write(f'{os.getpid()} {p.pid}'); os.rename('ids.tmp', 'ids'); time.sleep(60)"
     code = "import sys; from optadvise.fake_tensors.client import trace_step; "
@@ -470,7 +474,7 @@ def waiting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
         parent.communicate()
 
 
-def test_an_interruption_leaves_no_process(waiting: tuple[subprocess.Popen[bytes], list[int]]) -> None:
+def test_interruption_leaves_no_process(waiting: tuple[subprocess.Popen[bytes], list[int]]) -> None:
     parent, ids = waiting
     os.kill(parent.pid, signal.SIGINT)
     _, err = parent.communicate(timeout=20)

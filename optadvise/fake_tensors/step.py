@@ -1,8 +1,8 @@
 """Trace of a training step of the user's module with fake tensors, without allocation. Imports torch.
 
-The results estimate the memory of a GPU. If torch can use one, the fake tensors are on it; otherwise they are on the
-CPU, and `cuda_emulation` changes the operations that save other tensors on CUDA. Optimizers always run with fake tensors
-on the CPU: custom CUDA kernels of a library (Triton, managed memory) would access memory that does not exist.
+The results estimate the memory of a GPU. If torch can use one, the fake tensors are on it; otherwise they are on
+the CPU, and `cuda_emulation` changes the operations that save other tensors on CUDA. Optimizers always run with fake
+tensors on the CPU: custom CUDA kernels of a library (Triton, managed memory) would access memory that does not exist.
 
 Not included: workspaces of operations (convolutions, matrix products), rounding of the allocator, and the smaller
 memory of recurrent layers in cuDNN.
