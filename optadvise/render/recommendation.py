@@ -126,8 +126,10 @@ def _describe_batch(advice: Recommendation) -> str:
     if batch is None:
         return f"micro-batch {micro_batch:,} on {f'each of {gpu_text}' if gpus > 1 else gpu_text}"
     accumulation = max(1, batch // (micro_batch * gpus))
-    steps = f"{accumulation:,} accumulation step{'s' if accumulation > 1 else ''}"
-    return f"micro-batch {micro_batch:,} × {steps} × {gpu_text} = effective batch {micro_batch * accumulation * gpus:,}"
+    if accumulation == gpus == 1:
+        return f"batch {batch:,} without gradient accumulation, 1 GPU"
+    steps = f" × {accumulation:,} accumulation steps" if accumulation > 1 else ""
+    return f"micro-batch {micro_batch:,}{steps} × {gpu_text} = effective batch {micro_batch * accumulation * gpus:,}"
 
 
 # -- warnings, alternatives and sensitivities -------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class FactRow(Struct, frozen=True):
 
 
 class MemoryRow(Struct, frozen=True):
-    """A numbered line of the memory table; `tone` is its colour in the bar, None where it has no segment."""
+    """A numbered line of the memory table; `tone` is its color in the bar, None without a segment."""
 
     number: int
     tone: int | None

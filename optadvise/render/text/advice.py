@@ -54,7 +54,7 @@ def render_text(
 
     Args:
         fit: Changes after which it fits, where it does not for certain.
-        plain: Use no colours, for a file.
+        plain: Use no colors, for a file.
     """
     is_short = explanation is None or not explanation.decisions
     page = Page(keep=True, plain=plain)

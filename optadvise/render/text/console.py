@@ -1,4 +1,4 @@
-"""Rich pages and tables for text output: 80 columns and no colour where stdout is not a terminal."""
+"""Rich pages and tables for text output: 80 columns and no colors if stdout is not a terminal."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ class Page:
 
         Args:
             keep: Keep the page as `text` instead of writing it.
-            plain: Use no colours, for a file.
+            plain: Use no colors, for a file.
         """
         terminal = sys.stdout.isatty() and not plain
-        colour = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0") and "NO_COLOR" not in os.environ
+        color = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0") and "NO_COLOR" not in os.environ
         columns = os.environ.get("COLUMNS", "")
         width = int(columns) if columns.isdigit() and int(columns) >= _MIN_WIDTH else WIDTH
         self._console = _WideTableConsole(
             width=None if terminal else width,
             highlight=False,
             emoji=False,
-            force_terminal=False if plain else colour or None,
+            force_terminal=False if plain else color or None,
         )
         self._console.width = min(self._console.width, _MAX_WIDTH)
         self._capture = self._console.capture()

@@ -27,7 +27,7 @@ from optadvise.rulebase.catalog import Catalog
 
 _BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_VISIBLE_SHARE = 0.15  # of the largest part; smaller parts are left out of a compact breakdown
+_VISIBLE_SHARE = 0.15  # of the largest part; a compact breakdown sums up smaller parts
 _SHORT_CHAINS = 2  # of fixes in the short answer
 _NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
 _BREAKS = "breaks: fails or computes something else with this sharding; see optadvise show NAME."
@@ -94,14 +94,13 @@ def print_breakdown(out: Console, memory: MemoryEstimate) -> None:
 
 def print_compact_breakdown(out: Console, memory: MemoryEstimate) -> None:
     """Print the large parts of the memory of one GPU, without their arithmetic."""
-    rows = list_breakdown(memory)
-    largest = max((row.size_bytes or 0 for row in rows), default=0)
-    cells = [
-        (row.part, show_bytes(row.size_bytes), format_bar(row.size_bytes / largest))
-        for row in rows
-        if row.size_bytes and row.size_bytes >= _VISIBLE_SHARE * largest
-    ]
-    print_rows(out, cells, "left", "right", "left")
+    sizes = {row.part: row.size_bytes for row in list_breakdown(memory) if row.size_bytes}
+    largest = max(sizes.values(), default=0)
+    large = {part: size for part, size in sizes.items() if size >= _VISIBLE_SHARE * largest}
+    others = sum(sizes.values()) - sum(large.values())
+    large |= {"other": others} if others else {}
+    rows = [(part, show_bytes(size), format_bar(size / largest)) for part, size in large.items()]
+    print_rows(out, rows, "left", "right", "left")
 
 
 def _format_known(size_bytes: int | None) -> str:

@@ -49,7 +49,7 @@ def print_why_not(out: Console, explanation: Explanation, catalog: Catalog) -> N
 
 
 def _list_obstacles(result: WhyNotDocument, catalog: Catalog) -> Iterator[str]:
-    """Yield, as markup, a sentence for each thing that keeps the optimizer from being recommended."""
+    """Yield, as markup, a sentence for each reason against the optimizer."""
     if result.refused is not None:
         yield f"The rules exclude it here: {escape(result.refused.rstrip('.'))}."
     if result.fits is False:

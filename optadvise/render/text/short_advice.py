@@ -18,8 +18,8 @@ from optadvise.render.text.estimate import print_compact_breakdown, print_fixes
 from optadvise.render.text.situation import print_short_assumptions
 from optadvise.rulebase.catalog import Catalog
 
-_CHANGES = 4  # at most so many suggested changes
-_REASONS, _WARNINGS = 3, 3  # at most so many of each, and one less if the run does not fit, which takes more lines
+# At most so many of each, and one less if the run does not fit, which takes more lines.
+_REASONS, _CHANGES, _WARNINGS = 3, 4, 3
 _HINT = "Add --explain for rules, sources, alternatives and how numbers are computed."
 
 
@@ -36,7 +36,7 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     print_section(out, headings.MEASURED, findings, "left", "wrap")
     _print_memory(out, advice, catalog, fit)
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
-    print_section(out, headings.CHANGES, changes[:_CHANGES], "left", "left")
+    print_section(out, headings.CHANGES, changes[: _CHANGES - is_misfit], "left", "left")
     _print_notes(out, advice)
     print_short_assumptions(out, advice.situation, catalog)
     out.print()
