@@ -1,9 +1,9 @@
-"""Workers that differ from the real one on purpose, for benchmarks/bench_trust.py.
+"""Modified workers for benchmarks/bench_trust.py.
 
-Usage: python benchmarks/altered_worker.py slowed|bare
+Usage: python benchmarks/altered_worker.py slowed|plain
 
-`slowed` is the real worker whose optimizer step takes 10 % longer, by spinning. `bare` answers the same protocol with
-a loop written by hand, as somebody would who times one optimizer without this package.
+`slowed` is the real worker with an optimizer step that takes 10 % longer, by busy waiting. `plain` implements the
+protocol with a hand-written timing loop, without this package's harness.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ SLOWDOWN = 1.10
 
 
 def slowed() -> None:
-    """Run the real worker with a step that is 10 % longer."""
+    """Run the real worker with an optimizer step that takes 10 % longer."""
 
-    class Slowed(training_loop.Training):
+    class SlowedTraining(training_loop.Training):
         def __init__(self, spec: Spec, arm: Arm, ranks: Any = None) -> None:
             super().__init__(spec, arm, ranks)
-            self._steps = [self._spinning(step) for step in self._steps]
+            self._steps = [self._slow_down(step) for step in self._steps]
 
         @staticmethod
-        def _spinning(step: Any) -> Any:
-            def longer() -> None:
+        def _slow_down(step: Any) -> Any:
+            def slowed_step() -> None:
                 start = time.perf_counter()
                 step()
                 until = start + (time.perf_counter() - start) * SLOWDOWN
                 while time.perf_counter() < until:
                     pass
 
-            return longer
+            return slowed_step
 
-    arm_session.Training = Slowed  # type: ignore[attr-defined]
+    arm_session.Training = SlowedTraining  # type: ignore[attr-defined]
     worker.main()
 
 
-def bare() -> None:
-    """Answer the protocol with nothing but a loop and a clock."""
+def plain() -> None:
+    """Answer the protocol with a plain timing loop."""
     import torch
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -55,8 +55,8 @@ def bare() -> None:
     spec, arm = convert(start["spec"], Spec), convert(start["arm"], Arm)
     torch.set_num_threads(spec.threads or len(os.sched_getaffinity(0)))
     torch.manual_seed(spec.seed)
-    work = workloads.build(spec.workload, size=spec.size, seed=spec.seed)
-    parameters = list(work.module.parameters())
+    workload = workloads.build(spec.workload, size=spec.size, seed=spec.seed)
+    parameters = list(workload.module.parameters())
     matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     betas = arm.kwargs["betas"]
@@ -65,9 +65,9 @@ def bare() -> None:
     optimizer = optimizer_builder.resolve(arm.path, arm.package)(groups, **kwargs)
 
     def step() -> float:
-        batch = next(work.batches)
+        batch = next(workload.batches)
         optimizer.zero_grad(set_to_none=True)
-        work.loss(work.module, batch).backward()
+        workload.loss(workload.module, batch).backward()
         torch.nn.utils.clip_grad_norm_(parameters, arm.max_grad_norm or 1.0)
         begin = time.perf_counter()
         optimizer.step()
@@ -87,4 +87,4 @@ def bare() -> None:
 
 
 if __name__ == "__main__":
-    {"slowed": slowed, "bare": bare}[sys.argv[1]]()
+    {"slowed": slowed, "plain": plain}[sys.argv[1]]()

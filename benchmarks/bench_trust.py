@@ -1,11 +1,11 @@
-"""Does the bench measure well on this machine?
+"""Accuracy of `optadvise bench` on this machine.
 
 Usage: python benchmarks/bench_trust.py [RUNS] [--markdown FILE]
 
-(a) the harness's median optimizer step against a bare hand-written loop, in rounds that alternate: within 3 %;
-(b) the same optimizer against itself, RUNS times: `optimizer_seconds <= 1x` says fail at most 5 % of the time;
-(c) an injected slowdown of 10 % against `optimizer_seconds <= 1.05x`: found, or inconclusive, never passed;
-(d) state bytes counted from the tensors against the cards' arithmetic: equal for every optimizer.
+(a) Median optimizer step of the harness relative to a hand-written loop, in alternating rounds: within 3 %.
+(b) An optimizer compared with itself, RUNS times: `optimizer_seconds <= 1x` fails at most 5 % of the time.
+(c) A slowdown of 10 % with `optimizer_seconds <= 1.05x`: fail or inconclusive, never pass.
+(d) State bytes counted from tensors and computed from the cards: equal for every optimizer.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from optadvise.memory.optimizer_state import compute_shared_state_bytes, compute
 from optadvise.rulebase.catalog import load
 
 ALTERED = [sys.executable, str(Path(__file__).with_name("altered_worker.py"))]
-ADVISOR = CompiledRules(load())
+RULES = CompiledRules(load())
 
 
-def measured(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> list[ArmMeasurement]:
-    """Run some arms, each with its own worker command."""
+def measure(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> list[ArmMeasurement]:
+    """Measure arms, each with its own worker command; None uses the real worker."""
     workers = [
         WorkerArm(spec, arm, timeout=300, command=command or WORKER)
         for arm, command in zip(arms, commands, strict=True)
@@ -42,86 +42,91 @@ def measured(spec: Spec, arms: list[Arm], commands: list[list[str] | None]) -> l
     return runner.run_arms(workers, spec.rounds, progress=lambda *_: None, save=lambda _: None)
 
 
-def pair(spec: Spec) -> list[Arm]:
-    """Return AdamW twice, once as the candidate and once as the control."""
-    (arm,) = plan.plan_arms(ADVISOR, ["adamw"], spec, control=None, implementation=None)
+def plan_pair(spec: Spec) -> list[Arm]:
+    """Return AdamW as candidate and as control."""
+    (arm,) = plan.plan_arms(RULES, ["adamw"], spec, control=None, implementation=None)
     return [arm, replace(arm, role="control", label="adamw (control)")]
 
 
-def against_bare() -> Figure:
-    """Return the ratio of the harness's optimizer step to the bare loop's, with its interval."""
+def compare_with_plain_loop() -> Figure:
+    """Return the ratio of the harness's optimizer step to that of the plain loop, with its interval."""
     spec = Spec(rounds=40, steps=10)
-    harness, bare = measured(spec, pair(spec), [None, [*ALTERED, "bare"]])
+    harness, plain = measure(spec, plan_pair(spec), [None, [*ALTERED, "plain"]])
     assert not harness.failure, harness.failure
-    assert not bare.failure, bare.failure
-    return ratio_ci([r["optimizer"] for r in harness.rounds], [r["optimizer"] for r in bare.rounds])
+    assert not plain.failure, plain.failure
+    return ratio_ci([r["optimizer"] for r in harness.rounds], [r["optimizer"] for r in plain.rounds])
 
 
-def verdicts(runs: int, require: str, command: list[str] | None) -> Counter[str]:
-    """Return the verdicts of several runs of AdamW, perhaps altered, against itself."""
+def count_verdicts(runs: int, require: str, command: list[str] | None) -> Counter[str]:
+    """Return the verdicts of several comparisons of AdamW with itself.
+
+    Args:
+        command: Worker of the candidate; None uses the real worker.
+    """
     spec = Spec(optimizer_only=True, params=5_000_000, rounds=10, steps=10)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for number in range(runs):
-        records = measured(spec, pair(spec), [command, None])
+        records = measure(spec, plan_pair(spec), [command, None])
         verdict = str(results.make_result(spec, records, [parse_requirement(require)], machine=read_machine()).verdict)
-        found[verdict] += 1
+        counts[verdict] += 1
         print(f"  {require}, run {number + 1} of {runs}: {verdict}", file=sys.stderr, flush=True)
-    return found
+    return counts
 
 
-def exact_states() -> tuple[int, list[str]]:
-    """Return how many optimizers were counted, and those whose state differs from the card's arithmetic."""
+def compare_state_bytes() -> tuple[int, list[str]]:
+    """Return the number of optimizers compared, and a line for each whose state differs from its card."""
     from optadvise.benchmark import workloads
 
     spec = Spec(rounds=1, steps=1, warmup=0)
     shapes = [tuple(p.shape) for p in workloads.build("transformer").module.parameters()]
-    counted, differing = 0, []
-    for name in ADVISOR.catalog.optimizer_ids:
-        (arm,) = plan.plan_arms(ADVISOR, [name], spec, control=None, implementation=None)
-        if arm.companion is not None:  # two optimizers share the tensors: the contract test counts each alone
+    count, differences = 0, []
+    for name in RULES.catalog.optimizer_ids:
+        (arm,) = plan.plan_arms(RULES, [name], spec, control=None, implementation=None)
+        if arm.companion is not None:  # the contract test counts each of the two optimizers separately
             continue
-        (record,) = measured(spec, [replace(arm, unsupported=None)], [None])
-        card = ADVISOR.catalog.optimizer(name)
-        made = next(i for i in card.implementations if i.path == arm.path)
-        state = card.state if made.state is None else made.state
-        wanted = sum(compute_state_bytes(state, shape) for shape in shapes) + compute_shared_state_bytes(state)
-        counted += 1
-        if record.counts.state_bytes != wanted:
-            differing.append(f"{name}: {record.counts.state_bytes} against {wanted} {record.failure}")
-    return counted, differing
+        (record,) = measure(spec, [replace(arm, unsupported=None)], [None])
+        card = RULES.catalog.optimizer(name)
+        implementation = next(i for i in card.implementations if i.path == arm.path)
+        state = card.state if implementation.state is None else implementation.state
+        expected = sum(compute_state_bytes(state, shape) for shape in shapes) + compute_shared_state_bytes(state)
+        count += 1
+        if record.counts.state_bytes != expected:
+            measured = record.counts.state_bytes
+            differences.append(f"{name}: {measured} measured, {expected} computed, failure {record.failure}")
+    return count, differences
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="?", type=int, default=30)
     parser.add_argument("--markdown", type=Path)
-    asked = parser.parse_args()
-    against = against_bare()
-    ratio, interval = against.value, against.interval
-    same = verdicts(asked.runs, "optimizer_seconds <= 1x", None)
-    slow = verdicts(asked.runs, "optimizer_seconds <= 1.05x", [*ALTERED, "slowed"])
-    counted, differing = exact_states()
-    spread = "" if interval is None else f" ({interval.low:.3f} … {interval.high:.3f})"
+    options = parser.parse_args()
+    figure = compare_with_plain_loop()
+    ratio, interval = figure.value, figure.interval
+    same = count_verdicts(options.runs, "optimizer_seconds <= 1x", None)
+    slowed = count_verdicts(options.runs, "optimizer_seconds <= 1.05x", [*ALTERED, "slowed"])
+    count, differences = compare_state_bytes()
+    spread = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
     machine = read_machine()
     lines = [
         f"Measured on {machine.processor}, {machine.cores} cores, {machine.platform}, Python {machine.python}.",
         "",
-        "| question | outcome | wanted |",
+        "| check | result | target |",
         "|---|---|---|",
-        f"| (a) harness / bare loop, optimizer step | {ratio:.3f}{spread} | 0.97 … 1.03 |",
-        f"| (b) an optimizer against itself, {asked.runs} runs | {_told(same)} | fail at most 5 % |",
-        f"| (c) a slowdown of 10 %, {asked.runs} runs | {_told(slow)} | never pass |",
-        f"| (d) state bytes equal the card's | {counted - len(differing)} of {counted} optimizers | all |",
-        *(f"| | differs: {line} | |" for line in differing),
+        f"| (a) optimizer step, harness / plain loop | {ratio:.3f}{spread} | 0.97 to 1.03 |",
+        f"| (b) optimizer compared with itself, {options.runs} runs | {_format_counts(same)} | at most 5 % fail |",
+        f"| (c) slowdown of 10 %, {options.runs} runs | {_format_counts(slowed)} | no pass |",
+        f"| (d) state bytes equal to the card | {count - len(differences)} of {count} optimizers | all |",
+        *(f"| | different: {line} | |" for line in differences),
     ]
     text = "\n".join(lines) + "\n"
     print(text)
-    if asked.markdown:
-        asked.markdown.write_text(text, encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
 
 
-def _told(found: Counter[str]) -> str:
-    return ", ".join(f"{found[word]} {word}" for word in ("pass", "fail", "inconclusive"))
+def _format_counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("pass", "fail", "inconclusive"))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The peak memory of a training step, from running it on tensors that hold nothing.
+"""Peak memory of a training step, measured with fake tensors.
 
-The step runs under `FakeTensorMode`, so a model of any size fits, and `MemTracker` sees every allocation. It runs on
-the processor; where CUDA computes otherwise, this makes it do as CUDA does: which operations autocast keeps in full
-precision, dropout with a mask of one byte, and `ATTENTION`, which keeps what the flash kernel keeps.
+The step runs under `FakeTensorMode`, so models of any size fit, and `MemTracker` tracks every allocation. It runs on
+the CPU with an emulation of CUDA where their memory differs: the operations that autocast computes in fp32, dropout
+with a one-byte mask, and `ATTENTION`, which saves the tensors of the flash attention kernel.
 
-It shares nothing with `optadvise.fake_tensors.worker`, so that the one checks the other; `memory_error.py` uses it.
+This is independent of `optadvise.fake_tensors.worker`, so that each can check the other. `memory_error.py` uses it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 ATTENTION = "one-kernel"  # for `attn_implementation`
 PRECISIONS = ("fp32", "amp-bf16", "bf16")
 
-# What CUDA's autocast computes in full precision and the processor's does not (ATen/autocast_mode.h).
+# Operations that autocast computes in fp32 on CUDA but not on the CPU (ATen/autocast_mode.h).
 _FULL: dict[Any, tuple[str, ...]] = {
     F: ("layer_norm", "group_norm", "cross_entropy", "nll_loss", "softmax", "log_softmax", "mse_loss", "softplus",
         "binary_cross_entropy_with_logits"),
@@ -37,9 +37,9 @@ _HALF = (torch.bfloat16, torch.float16)
 
 @contextmanager
 def as_cuda() -> Iterator[None]:
-    """Compute as CUDA does where the processor would keep other tensors."""
+    """Emulate CUDA in operations for which the CPU saves other tensors."""
 
-    def full(function: Any) -> Any:
+    def compute_in_fp32(function: Any) -> Any:
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             if torch.is_autocast_enabled("cpu") and kwargs.get("dtype") is None:
@@ -48,19 +48,19 @@ def as_cuda() -> Iterator[None]:
 
         return run
 
-    usual = [(place, name, getattr(place, name)) for place, names in _FULL.items() for name in names]
-    own: dict[str, Any] = {"dropout": _dropout, "_can_use_grouped_mm": lambda *_: False}
-    usual.append((F, "dropout", F.dropout))
+    originals = [(owner, name, getattr(owner, name)) for owner, names in _FULL.items() for name in names]
+    replacements: dict[str, Any] = {"dropout": _dropout, "_can_use_grouped_mm": lambda *_: False}
+    originals.append((F, "dropout", F.dropout))
     moe = sys.modules.get("transformers.integrations.moe")
-    if moe is not None:  # the kernel's shapes are known for bfloat16 alone; the fallback keeps the same tensors
-        usual.append((moe, "_can_use_grouped_mm", moe.__dict__["_can_use_grouped_mm"]))
+    if moe is not None:  # the kernel supports fake tensors only in bf16; the fallback saves the same tensors
+        originals.append((moe, "_can_use_grouped_mm", moe.__dict__["_can_use_grouped_mm"]))
     try:
-        for place, name, function in usual:
-            setattr(place, name, own.get(name) or full(function))
+        for owner, name, function in originals:
+            setattr(owner, name, replacements.get(name) or compute_in_fp32(function))
         yield
     finally:
-        for place, name, function in usual:
-            setattr(place, name, function)
+        for owner, name, function in originals:
+            setattr(owner, name, function)
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
@@ -71,7 +71,7 @@ def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace
 
 
 class _Flash(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
-    """Keeps and allocates what the flash kernel does; computes nothing."""
+    """Attention that saves and allocates the tensors of the flash kernel without computing."""
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
@@ -85,10 +85,10 @@ class _Flash(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
     def backward(ctx: Any, gradient: Any) -> Any:
         q, k, v, _, rows, *biases = ctx.saved_tensors
         scratch = [torch.empty_like(rows)]
-        if q.dtype in _HALF:  # sums over blocks of keys are made in full precision
+        if q.dtype in _HALF:  # sums over blocks of keys are in fp32
             scratch.append(torch.empty(q.shape, dtype=torch.float32))
         gradients = [torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)]
-        if k.shape[1] != q.shape[1]:  # one for every query head, then summed
+        if k.shape[1] != q.shape[1]:  # gradients per query head, which are then summed
             scratch += [torch.empty_like(q), torch.empty_like(q)]
         if not biases:
             return (*gradients, None)
@@ -114,7 +114,7 @@ def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, positio
 
 
 def register_attention() -> None:
-    """Make `attn_implementation=ATTENTION` known to Hugging Face's models."""
+    """Register `attn_implementation=ATTENTION` with Hugging Face's models."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -131,15 +131,15 @@ def fake_peak(
     checkpointing: bool = False,
     accumulation: int = 1,
 ) -> dict[str, int]:
-    """Return the bytes at the highest moment of a second step, by category, and in total.
+    """Return the bytes at the peak of the second step, by category and in total.
 
     Args:
-        make_model: Gives a model whose output has a `loss`.
-        make_batch: Gives one forward pass's keyword arguments.
-        make_optimizer: Gives an optimizer of the model's parameters.
+        make_model: Returns a model whose output has a `loss`.
+        make_batch: Returns the keyword arguments of one forward pass.
+        make_optimizer: Returns an optimizer for a list of parameters.
         precision: fp32, amp-bf16 or bf16.
-        checkpointing: Recompute every layer, as `gradient_checkpointing_enable` does.
-        accumulation: Forward and backward passes of one step.
+        checkpointing: Recompute every layer, as with `gradient_checkpointing_enable`.
+        accumulation: Gradient accumulation steps.
 
     Example:
         >>> sorted(fake_peak(model, batch, torch.optim.AdamW, precision="fp32"))  # doctest: +SKIP
@@ -147,12 +147,12 @@ def fake_peak(
     """
     amp = precision == "amp-bf16"
     with FakeTensorMode():
-        usual = torch.get_default_dtype()
-        torch.set_default_dtype(torch.bfloat16 if precision == "bf16" else usual)
+        default_dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16 if precision == "bf16" else default_dtype)
         try:
             model = make_model()
         finally:
-            torch.set_default_dtype(usual)
+            torch.set_default_dtype(default_dtype)
         model.train()
         if hasattr(getattr(model, "config", None), "use_cache"):
             model.config.use_cache = False
@@ -163,30 +163,30 @@ def fake_peak(
         tracker = MemTracker()
         tracker.track_external(model, optimizer, *[t for batch in batches for t in batch.values()])
         no_hook = RemovableHandle(OrderedDict())
-        for parameter in model.parameters():  # of which a frozen one can have no hook
+        for parameter in model.parameters():  # frozen parameters cannot have hooks
             if not parameter.requires_grad:
                 tracker._param_to_grad_hook_handles[parameter] = (no_hook, no_hook)
         with tracker, as_cuda():
             for _ in range(2):
                 for batch in batches:
-                    tracker.reset_mod_stats()  # of the pass before; the peak stays
+                    tracker.reset_mod_stats()  # of the previous micro-batch; the peak is kept
                     with torch.autocast("cpu", dtype=torch.bfloat16) if amp else nullcontext():
-                        loss = model(**batch).loss  # as the Trainer does: the logits go before backward begins
+                        loss = model(**batch).loss  # as in the Trainer: the logits are freed before backward
                     loss.backward()
                     del loss
                 optimizer.step()
                 optimizer.zero_grad()
-        found = {str(k): v for part in tracker.get_tracker_snapshot("peak").values() for k, v in part.items()}
+        peak_bytes = {str(k): v for part in tracker.get_tracker_snapshot("peak").values() for k, v in part.items()}
     names = {"PARAM": "parameter", "BUFFER": "buffer", "GRAD": "gradient", "ACT": "activation", "TEMP": "temp",
              "OPT": "optstate", "OTH": "other"}  # fmt: skip
-    result = {name: int(found.get(f"_MemRefType.{key}", 0)) for key, name in names.items()}
-    return {**result, "total": int(found["Total"])}
+    result = {name: int(peak_bytes.get(f"_MemRefType.{key}", 0)) for key, name in names.items()}
+    return {**result, "total": int(peak_bytes["Total"])}
 
 
 def auto_class(kind: str) -> Any:
-    """Return the class of the network that people train of a family."""
+    """Return the usual training class of a model type."""
     import transformers
 
-    word = {"bert": "MaskedLM", "roberta": "MaskedLM", "distilbert": "MaskedLM", "t5": "Seq2SeqLM",
+    suffix = {"bert": "MaskedLM", "roberta": "MaskedLM", "distilbert": "MaskedLM", "t5": "Seq2SeqLM",
             "vit": "ImageClassification"}.get(kind, "CausalLM")  # fmt: skip
-    return getattr(transformers, f"AutoModelFor{word}")
+    return getattr(transformers, f"AutoModelFor{suffix}")

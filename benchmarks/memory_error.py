@@ -1,10 +1,10 @@
-"""How wrong is the memory estimate? Whole training steps under fake tensors, and what `estimate` says of them.
+"""Error of the memory estimate, measured with whole training steps under fake tensors.
 
 Usage: python benchmarks/memory_error.py [--markdown FILE]
 
-Trains each configuration for two steps on tensors that hold nothing (`fake_peak.py`) and prints the peak beside the
-prediction of the same run. Where torch has a CUDA device, the same steps run there too, and the allocator's peak is
-printed beside both. Targets: median error at most 5 %, worst at most 15 %, and 90 % inside the interval.
+Trains each configuration for two steps with fake tensors (`fake_peak.py`) and compares the peak with the prediction.
+If torch has a CUDA device, the same steps run there, and the allocator's peak is printed too. Targets: median error at
+most 5 %, largest error at most 15 %, and 90 % inside the interval.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GIB = 2**30
 
 
 class Case(NamedTuple):
-    """One training run."""
+    """Training configuration."""
 
     network: str
     optimizer: str
@@ -52,10 +52,10 @@ class Case(NamedTuple):
     checkpointing: str = "none"
     attention: str = "flash"
     accumulation: int = 1
-    lora: str = ""  # which linear layers get adapters of rank 16: short names joined by commas, or all; none: train all
+    lora: str = ""  # linear layers with adapters of rank 16: names joined by commas, or all; empty: full training
 
 
-# Hugging Face configurations, small enough that 40 runs take minutes, large enough that no constant matters.
+# Hugging Face configurations: small, so that 40 runs take minutes, but large enough that constants do not dominate.
 _WIDE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
          "vocab_size": 32000}  # fmt: skip
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -76,7 +76,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral 300M": ("mixtral", {**_WIDE, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4,
                                  "intermediate_size": 1024, "num_hidden_layers": 8}),
 }  # fmt: skip
-# What the linear layers of a block are called there, by our short names.
+# Names of a block's linear layers, by the short names of optadvise.
 _DECODER = {**{word: rf"self_attn\.{word}_proj" for word in "qkvo"},
             **{word: rf"mlp\.{word}_proj" for word in ("gate", "up", "down")}}  # fmt: skip
 LAYERS: dict[str, dict[str, str]] = {
@@ -143,44 +143,44 @@ CASES = (
 
 
 class Result(NamedTuple):
-    """One run, in bytes of tensors."""
+    """Result of one case, in bytes of tensors."""
 
     case: Case
     predicted: int
     low: int
     high: int
     fake: int
-    allocator: int | None  # of a CUDA device; None where there is none
+    allocator: int | None  # of a CUDA device; None without CUDA
 
     @property
     def error(self) -> float:
-        """Of the prediction against fake tensors."""
+        """Return the relative error of the prediction."""
         return self.predicted / self.fake - 1
 
     @property
-    def inside(self) -> bool:
-        """Does the interval hold what fake tensors showed?"""
+    def is_inside(self) -> bool:
+        """Return whether the interval contains the peak of fake tensors."""
         return self.low <= self.fake <= self.high
 
 
-class _Answer(NamedTuple):
+class _Output(NamedTuple):
     loss: torch.Tensor
 
 
 class _WithLoss(torch.nn.Module):  # type: ignore[misc,unused-ignore]
-    """A convolutional network that answers like one of Hugging Face's."""
+    """Convolutional network with the output of a Hugging Face model."""
 
     def __init__(self, body: torch.nn.Module) -> None:
         super().__init__()
         self.body = body
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> _Answer:
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> _Output:
         logits = self.body(pixel_values)
-        return _Answer(torch.nn.functional.cross_entropy(logits.float(), labels))
+        return _Output(torch.nn.functional.cross_entropy(logits.float(), labels))
 
 
-def predicted(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
-    """Return the low, expected and high bytes of tensors."""
+def predict(advisor: CompiledRules, case: Case) -> tuple[int, int, int]:
+    """Return the low, expected and high estimate of tensor bytes."""
     rules = advisor.memory_rules
     if case.network in CONVNETS:
         shape = build_named_shape(rules.networks, case.network)
@@ -214,21 +214,21 @@ def _config(case: Case) -> Any:
     return config
 
 
-def model_of(case: Case) -> Any:
-    """Return the network to train."""
+def make_model(case: Case) -> Any:
+    """Return the network of a case."""
     if case.network in CONVNETS:
         return _WithLoss(CONVNETS[case.network]())
     from transformers.initialization import no_init_weights
 
     config = _config(case)
     if case.lora:
-        return _adapted(config, case)
-    with no_init_weights() if config.model_type == "vit" else nullcontext():  # which looks at values
+        return _add_adapters(config, case)
+    with no_init_weights() if config.model_type == "vit" else nullcontext():  # its initialization reads values
         return auto_class(config.model_type).from_config(config)
 
 
-def _adapted(config: Any, case: Case) -> Any:
-    """Return a frozen network with PEFT's adapters: in fp32 beside a base in half precision, except in pure bf16."""
+def _add_adapters(config: Any, case: Case) -> Any:
+    """Return a frozen network with PEFT's adapters, which are in fp32 except in pure bf16 training."""
     from peft import LoraConfig, get_peft_model
 
     base = torch.float32 if case.precision == "fp32" else torch.bfloat16
@@ -236,60 +236,62 @@ def _adapted(config: Any, case: Case) -> Any:
     names = [layers[word] for word in (layers if case.lora == "all" else case.lora.split(","))]
     adapters = LoraConfig(r=RANK, lora_dropout=0.0, target_modules=rf".*\.\d+\.({'|'.join(names)})",
                           fan_in_fan_out=config.model_type == "gpt2")  # fmt: skip
-    # PEFT converts layers in place, which fake tensors cannot do. Without `enable_input_require_grads`, which
-    # checkpointing as it is here does not need: under `MemTracker` the embeddings of the pass before would stay.
+    # PEFT converts layers in place, which fake tensors do not support. `enable_input_require_grads` is not used: this
+    # kind of checkpointing does not need it, and under `MemTracker` it would keep the previous embeddings.
     with unset_fake_temporarily(), torch.device("meta"):
-        bare = auto_class(config.model_type).from_config(config, dtype=base)
-        model = get_peft_model(bare, adapters, autocast_adapter_dtype=case.precision != "bf16")
-    placed: dict[int, Any] = {}  # tied weights stay one
+        base_model = auto_class(config.model_type).from_config(config, dtype=base)
+        model = get_peft_model(base_model, adapters, autocast_adapter_dtype=case.precision != "bf16")
+    replaced: dict[int, Any] = {}  # by the id of the original, so that tied weights stay tied
     for module in model.modules():
         for name, old in [*module._parameters.items(), *module._buffers.items()]:
-            if old is not None and id(old) not in placed:
+            if old is not None and id(old) not in replaced:
                 new = torch.empty(old.shape, dtype=old.dtype)
-                learns = isinstance(old, torch.nn.Parameter)
-                placed[id(old)] = torch.nn.Parameter(new, old.requires_grad) if learns else new
+                is_parameter = isinstance(old, torch.nn.Parameter)
+                replaced[id(old)] = torch.nn.Parameter(new, old.requires_grad) if is_parameter else new
             if old is not None:
-                (module._parameters if name in module._parameters else module._buffers)[name] = placed[id(old)]
+                (module._parameters if name in module._parameters else module._buffers)[name] = replaced[id(old)]
     return model
 
 
-def batch_of(case: Case) -> dict[str, Any]:
-    """Return one pass's arguments."""
+def make_batch(case: Case) -> dict[str, Any]:
+    """Return the keyword arguments of one forward pass."""
     if case.network in CONVNETS or CONFIGS[case.network][0] == "vit":
         classes = 1000 if case.network in CONVNETS else _config(case).num_labels
-        half = torch.bfloat16 if case.precision == "bf16" else torch.float32
-        images = torch.empty(case.samples, 3, case.length, case.length, dtype=half)
+        dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+        images = torch.empty(case.samples, 3, case.length, case.length, dtype=dtype)
         return {"pixel_values": images, "labels": torch.randint(0, classes, (case.samples,))}
     tokens = torch.randint(0, _config(case).vocab_size, (case.samples, case.length))
     return {"input_ids": tokens, "labels": tokens.clone()}
 
 
-def optimizer_of(advisor: CompiledRules, case: Case, parameters: Any) -> Any:
-    """Return the optimizer as the card builds it, in its fused form where it has one, else as on CUDA."""
+def make_optimizer(advisor: CompiledRules, case: Case, parameters: Any) -> Any:
+    """Return the optimizer of the card, in its fused variant or else its foreach variant."""
     card = advisor.catalog.optimizer(case.optimizer)
-    made = card.implementations[0]
-    module, _, name = made.path.rpartition(".")
-    kwargs = {made.arguments.get(h.name, h.name): h.default for h in card.hyperparameters} | dict(made.kwargs)
-    kwargs |= dict(made.variants.get("fused") or made.variants.get("foreach") or {})
+    implementation = card.implementations[0]
+    module, _, name = implementation.path.rpartition(".")
+    kwargs = {implementation.arguments.get(h.name, h.name): h.default for h in card.hyperparameters} | dict(
+        implementation.kwargs
+    )
+    kwargs |= dict(implementation.variants.get("fused") or implementation.variants.get("foreach") or {})
     return getattr(importlib.import_module(module), name)(parameters, **kwargs)
 
 
-def on_cuda(advisor: CompiledRules, case: Case) -> int | None:
-    """Return the allocator's peak of the same steps on a CUDA device, None where there is none."""
+def measure_on_cuda(advisor: CompiledRules, case: Case) -> int | None:
+    """Return the allocator's peak of the same steps on a CUDA device; None without CUDA."""
     if not torch.cuda.is_available():
         return None
     torch.cuda.empty_cache()
-    half = case.precision == "bf16"
-    model = model_of(case).to("cuda", torch.bfloat16 if half else torch.float32).train()
+    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+    model = make_model(case).to("cuda", dtype).train()
     if case.attention == "flash" and hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("sdpa")
     if case.checkpointing == "full":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = optimizer_of(advisor, case, [p for p in model.parameters() if p.requires_grad])
+    optimizer = make_optimizer(advisor, case, [p for p in model.parameters() if p.requires_grad])
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         for _ in range(case.accumulation):
-            batch = {name: value.cuda() for name, value in batch_of(case).items()}
+            batch = {name: value.cuda() for name, value in make_batch(case).items()}
             with torch.autocast("cuda", torch.bfloat16, enabled=case.precision.startswith("amp")):
                 loss = model(**batch).loss
             loss.backward()
@@ -299,35 +301,35 @@ def on_cuda(advisor: CompiledRules, case: Case) -> int | None:
     return int(torch.cuda.max_memory_allocated())
 
 
-def results(advisor: CompiledRules) -> Iterator[Result]:
-    """Run every case."""
+def run_cases(advisor: CompiledRules) -> Iterator[Result]:
+    """Yield the result of every case."""
     for case in CASES:
-        low, expected, high = predicted(advisor, case)
+        low, expected, high = predict(advisor, case)
         fake = fake_peak(
-            partial(model_of, case), partial(batch_of, case), partial(optimizer_of, advisor, case),
+            partial(make_model, case), partial(make_batch, case), partial(make_optimizer, advisor, case),
             precision=case.precision, checkpointing=case.checkpointing == "full", accumulation=case.accumulation,
         )["total"]  # fmt: skip
-        yield Result(case, expected, low, high, fake, on_cuda(advisor, case))
+        yield Result(case, expected, low, high, fake, measure_on_cuda(advisor, case))
 
 
-def row(result: Result) -> str:
-    """Return a line of the table."""
+def format_row(result: Result) -> str:
+    """Return a row of the table."""
     case = result.case
-    how = [case.precision, f"{case.samples} × {case.length}"]
-    how += ["checkpointing"] if case.checkpointing == "full" else []
-    how += ["eager"] if case.attention == "eager" else []
-    how += [f"adapters of {case.lora}"] if case.lora else []
-    how += [f"{case.accumulation} passes"] if case.accumulation > 1 else []
-    real = "" if result.allocator is None else f"{result.allocator / GIB:.3f}"
+    settings = [case.precision, f"{case.samples} × {case.length}"]
+    settings += ["checkpointing"] if case.checkpointing == "full" else []
+    settings += ["eager"] if case.attention == "eager" else []
+    settings += [f"LoRA on {case.lora}"] if case.lora else []
+    settings += [f"{case.accumulation} accumulation steps"] if case.accumulation > 1 else []
+    cuda = "" if result.allocator is None else f"{result.allocator / GIB:.3f}"
     return (
-        f"| {case.network} | {case.optimizer} | {', '.join(how)} | {result.predicted / GIB:.3f} "
-        f"| {result.fake / GIB:.3f} | {result.error:+.1%} | {'yes' if result.inside else 'no'} | {real} |"
+        f"| {case.network} | {case.optimizer} | {', '.join(settings)} | {result.predicted / GIB:.3f} "
+        f"| {result.fake / GIB:.3f} | {result.error:+.1%} | {'yes' if result.is_inside else 'no'} | {cuda} |"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--markdown", type=Path, help="write the table here as well")
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     register_attention()
     lines = [
@@ -335,20 +337,20 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines))
-    found = []
-    for result in results(CompiledRules(load())):
-        found.append(result)
-        lines.append(row(result))
+    results = []
+    for result in run_cases(CompiledRules(load())):
+        results.append(result)
+        lines.append(format_row(result))
         print(lines[-1], flush=True)
-    errors = [abs(result.error) for result in found]
-    inside = sum(result.inside for result in found) / len(found)
-    words = (
-        f"{len(found)} configurations: median error {statistics.median(errors):.1%} (at most 5 %), worst "
+    errors = [abs(result.error) for result in results]
+    inside = sum(result.is_inside for result in results) / len(results)
+    summary = (
+        f"{len(results)} configurations: median error {statistics.median(errors):.1%} (at most 5 %), largest "
         f"{max(errors):.1%} (at most 15 %), {inside:.0%} inside the interval (at least 90 %)."
     )
-    print(words)
+    print(summary)
     if arguments.markdown:
-        arguments.markdown.write_text("\n".join([*lines, "", words, ""]), encoding="utf-8")
+        arguments.markdown.write_text("\n".join([*lines, "", summary, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def median_ci(samples: Sequence[float], *, seed: int = 0, resamples: int = 2000)
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: There are no samples, or a sample is not finite.
+        ValueError: The samples are empty or not finite.
     """
     if not samples or not all(math.isfinite(value) for value in samples):
         raise ValueError("median_ci: samples must be finite and not empty")
@@ -108,7 +108,7 @@ def mean_ci(figures: Sequence[float], *, ratio: bool) -> Figure:
         ratio: Compute mean and interval on the log scale; the values must be positive.
 
     Raises:
-        ValueError: There are no values, a value is not finite, or a ratio is not positive.
+        ValueError: The values are empty, not finite, or not positive for a ratio.
 
     Example:
         >>> mean_ci([0.5, 2.0], ratio=True).value, mean_ci([0.5, 2.0], ratio=False).value
