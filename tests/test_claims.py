@@ -34,7 +34,7 @@ from optadvise.verify.records import ArmAtRate, Side
 from optadvise.verify.training import TrainingCache, cap_losses
 from tests.cli import optadvise
 from tests.conftest import ROOT
-from tests.test_architecture import loaded
+from tests.test_architecture import run_and_list_modules
 
 SMALL = {"network": "mlp", "params": 20_000, "batch_size": 16, "steps": 12, "last": 4, "smooth": 3, "within": 0.1}
 SPIKE = {**SMALL, "steps": 20, "spike_at": 8, "spike_steps": 1, "spike_times": 1000, "after": 12}
@@ -560,7 +560,7 @@ def test_unwritable_home_loses_no_result(tmp_path: Path, monkeypatch: pytest.Mon
 def test_quoting_does_not_import_torch(home: Path) -> None:
     keep("lion-state-half", "confirmed", [0.5])
     for command in (["recommend", "--optimizer", "lion", "--json"], ["show", "lion"], ["list", "--claims"]):
-        code, names = loaded(command, block_torch=True)
+        code, names = run_and_list_modules(command, block_torch=True)
         assert code == 0
         assert not {"torch.nn", "importlib.metadata"} & names, command
 
