@@ -1,33 +1,33 @@
 #!/bin/sh
-# gate.sh - fail a build when an optimizer's state grows
+# gate.sh - fail a build if an optimizer's state grows
 #
-# Measures optimizers against AdamW on a small network with `optadvise bench`, holds their memory to bounds, and leaves
+# Runs `optadvise bench` on a small network with AdamW as control, checks limits on optimizer state, and writes
 #
-#   $OPTADVISE_OUT/bench.md     a table for people
-#   $OPTADVISE_OUT/bench.json   everything, for `optadvise compare` (schema: docs/schema/bench.json)
+#   $OPTADVISE_OUT/bench.md     table
+#   $OPTADVISE_OUT/bench.json   complete result, for `optadvise compare` (schema: docs/schema/bench.json)
 #
-# The bounds are on state bytes, which are counted from the tensors: the same on every machine and at every run, so this
-# gate does not flap. Times on a shared runner are noise; they are measured and shown, and gated only if you ask.
+# State bytes are counted from tensors and equal on all machines, so this gate is deterministic. Times are measured and
+# reported, but not checked by default, because they are noisy on shared runners.
 #
 # Usage:     sh gate.sh [OPTIONS OF optadvise bench]
 #            sh gate.sh --require 'optimizer_seconds <= 40x'
 #            OPTADVISE_OPTIMIZERS='lion adan' OPTADVISE_STATE_BYTES=8 OPTADVISE_STATE_RATIO=1 sh gate.sh
 #
-# Variables: OPTADVISE_OPTIMIZERS   what to measure                              adamw8bit
-#            OPTADVISE_STATE_BYTES  state bytes per parameter, at most           2.1
-#            OPTADVISE_STATE_RATIO  state against AdamW's, at most               0.27
-#            OPTADVISE_ROUNDS       rounds; more make the intervals narrower     7
-#            OPTADVISE_STEPS        steps a round                                10
-#            OPTADVISE_OUT          folder for the results                       optadvise-results
+# Variables: OPTADVISE_OPTIMIZERS   optimizers to measure                          (default: adamw8bit)
+#            OPTADVISE_STATE_BYTES  maximum state bytes per parameter              (default: 2.1)
+#            OPTADVISE_STATE_RATIO  maximum ratio of state bytes to AdamW's        (default: 0.27)
+#            OPTADVISE_ROUNDS       rounds; more give narrower intervals           (default: 7)
+#            OPTADVISE_STEPS        steps per round                                (default: 10)
+#            OPTADVISE_OUT          folder for the results                         (default: optadvise-results)
 #
-# Exit code: 0 kept, or not certain (a warning) · 1 a requirement failed · anything else: optadvise could not measure
+# Exit code: 0 passed, or inconclusive (with a warning) · 1 a requirement failed · other: the benchmark failed
 set -eu
 
 out=${OPTADVISE_OUT:-optadvise-results}
 mkdir -p "$out"
 
 code=0
-# shellcheck disable=SC2086  # several optimizers are several words
+# shellcheck disable=SC2086  # split the list of optimizers into words
 optadvise bench ${OPTADVISE_OPTIMIZERS:-adamw8bit} \
     --rounds "${OPTADVISE_ROUNDS:-7}" \
     --steps "${OPTADVISE_STEPS:-10}" \
@@ -37,21 +37,21 @@ optadvise bench ${OPTADVISE_OPTIMIZERS:-adamw8bit} \
     --markdown "$out/bench.md" \
     "$@" || code=$?
 
-# GitHub shows lines that start with :: at the top of the run; elsewhere they are only lines.
+# GitHub shows lines that start with :: as annotations of the run.
 case $code in
 0)
-    echo "gate: every requirement is kept"
+    echo "gate: all requirements passed"
     ;;
 1)
     echo "::error title=optadvise::a requirement failed: see $out/bench.md"
     exit 1
     ;;
 5)
-    # The noise is larger than the question. A build that fails on this would fail by chance.
-    echo "::warning title=optadvise::inconclusive: ask for more rounds or a wider bound; see $out/bench.md"
+    # Too much noise for a verdict; failing here would make the build flaky.
+    echo "::warning title=optadvise::inconclusive: increase OPTADVISE_ROUNDS or the limit; see $out/bench.md"
     ;;
 *)
-    echo "::error title=optadvise::could not measure (exit code $code): the line above says why"
+    echo "::error title=optadvise::benchmark failed with exit code $code; see the message above"
     exit "$code"
     ;;
 esac
