@@ -142,14 +142,14 @@ def _expand_parts(lines: Sequence[ProgramLine], parts: Mapping[str, Part]) -> li
     expanded: list[ProgramLine] = []
     for line in lines:
         if line.operation in parts:
-            expanded += _expand_parts(_part_lines(line, parts[line.operation]), parts)
+            expanded += _expand_parts(_expand_part(line, parts[line.operation]), parts)
         else:
             _check_operation(line, parts)
             expanded.append(line)
     return expanded
 
 
-def _part_lines(call: ProgramLine, part: Part) -> list[ProgramLine]:
+def _expand_part(call: ProgramLine, part: Part) -> list[ProgramLine]:
     """Return a part's lines for one call."""
     header = part.part
     if len(call.inputs) != len(header.tensors):

@@ -97,7 +97,7 @@ def apply_limit(estimate: MemoryEstimate, available: int | None) -> MemoryEstima
 def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     """Return the estimate for a network of known size but unknown shape, without activations and a total."""
     model, optimizer = run.model, run.optimizer
-    lines = [_weights_line(model)]
+    lines = [_make_weights_line(model)]
     if run.master:
         lines.append(make_breakdown_line("master copy", run.master, run.master, model.master_explanation))
     lines += [
@@ -121,11 +121,11 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     """
     inputs, model = run.inputs, run.model
     peak = find_peak(inputs, step, model, run.optimizer)
-    total, lines = add_overhead(list(_lines(run, step, peak, basis, settings)), settings)
+    total, lines = add_overhead(list(_list_lines(run, step, peak, basis, settings)), settings)
     fragmentation, context = lines[-2].at_peak or 0, make_context_interval(settings.context).expected
     saved = [
-        _spread_line("activations", step.activations, step.activations, "", inputs, basis, settings),
-        _spread_line("logits and loss", step.logits, step.logits, "", inputs, basis, settings),
+        _make_activations_line("activations", step.activations, step.activations, "", inputs, basis, settings),
+        _make_activations_line("logits and loss", step.logits, step.logits, "", inputs, basis, settings),
     ]
     figures = summarize_lines(lines, saved, model.gradients)
     return MemoryEstimate(
@@ -141,27 +141,29 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
 # -- lines ---------------------------------------------------------------------------------------------------------
 
 
-def _lines(
+def _list_lines(
     run: RunMemory, step: StepMemory, peak: PeakMoment, basis: str, settings: MemorySettings
 ) -> Iterator[MemoryLine]:
     """Yield the lines of tensors."""
     inputs, model = run.inputs, run.model
-    yield _weights_line(model)
+    yield _make_weights_line(model)
     if run.master:
         yield make_breakdown_line("master copy", model.master, model.master, model.master_explanation)
     elif step.weight_copies:
-        matrices = "weight" if inputs.method == "full" else "adapter"  # frozen weights are in half precision
+        matrices = "weight" if inputs.method == "full" else "adapter"  # frozen weights are already in half precision
         explanation = f"{inputs.precision.removeprefix('amp-')} copies of the {matrices} matrices"
         yield make_breakdown_line(AUTOCAST_CACHE, step.weight_copies, peak.weight_copies, explanation)
-    explanation = f"{model.gradients_explanation}; {_gradients_lifetime(inputs)}"
+    explanation = f"{model.gradients_explanation}; {_explain_gradients(inputs)}"
     yield make_breakdown_line("gradients", model.gradients, peak.gradients, explanation)
-    yield _state_line(run)
+    yield _make_state_line(run)
     explanation = _explain_activations(inputs)
-    yield _spread_line("activations", step.activations, peak.activations, explanation, inputs, basis, settings)
+    yield _make_activations_line(
+        "activations", step.activations, peak.activations, explanation, inputs, basis, settings
+    )
     if step.logits:
         explanation = "logits and their gradients"
-        yield _spread_line("logits and loss", step.logits, peak.logits, explanation, inputs, basis, settings)
-    yield _temporaries_line(run, peak, _factors(basis, settings))
+        yield _make_activations_line("logits and loss", step.logits, peak.logits, explanation, inputs, basis, settings)
+    yield _make_temporaries_line(run, peak, _select_factors(basis, settings))
     if model.buffers.bytes:
         buffers = model.buffers
         interval = Interval(low=buffers.bytes, expected=buffers.bytes, high=buffers.bytes_high)
@@ -169,17 +171,17 @@ def _lines(
     yield make_breakdown_line("input", step.input_bytes, step.input_bytes, "one micro-batch")
 
 
-def _weights_line(model: ModelMemory) -> MemoryLine:
+def _make_weights_line(model: ModelMemory) -> MemoryLine:
     interval = Interval(low=model.weights, expected=model.weights, high=model.weights_high)
     return make_breakdown_line("weights", model.weights, model.weights, model.weights_explanation, interval)
 
 
-def _state_line(run: RunMemory) -> MemoryLine:
+def _make_state_line(run: RunMemory) -> MemoryLine:
     interval = Interval(low=run.state, expected=run.state, high=0 if run.inputs.offload else run.optimizer.state_high)
     return make_breakdown_line("optimizer state", run.state, run.state, run.optimizer.state_explanation, interval)
 
 
-def _temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) -> MemoryLine:
+def _make_temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) -> MemoryLine:
     """Return the temporaries at the peak; the optimizer step sets the high end if it allocates more."""
     interval, scratch = make_interval(peak.temporaries, factors), run.optimizer.scratch
     if peak.name == OPTIMIZER_STEP:
@@ -195,11 +197,11 @@ def _temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) ->
     return make_breakdown_line("temporaries", peak.temporaries, peak.temporaries, explanation, interval)
 
 
-def _spread_line(
+def _make_activations_line(
     part: str, value: int, at_peak: int, explanation: str, inputs: MemoryInputs, basis: str, settings: MemorySettings
 ) -> MemoryLine:
     """Return a line of activations; the interval's high end covers implementations that save more."""
-    factors = _factors(basis, settings)
+    factors = _select_factors(basis, settings)
     if part == "logits and loss":
         factors = replace(factors, high=max(factors.high, settings.high_factors.logits))
     elif inputs.method != "full":
@@ -207,11 +209,11 @@ def _spread_line(
     return make_breakdown_line(part, value, at_peak, explanation, make_interval(at_peak, factors))
 
 
-def _factors(basis: str, settings: MemorySettings) -> FactorRange:
+def _select_factors(basis: str, settings: MemorySettings) -> FactorRange:
     return settings.activation_factors.exact if basis == "exact" else settings.activation_factors.typical
 
 
-def _gradients_lifetime(inputs: MemoryInputs) -> str:
+def _explain_gradients(inputs: MemoryInputs) -> str:
     if inputs.gradient_release:
         return "each freed after its weight is updated"
     if inputs.accumulates:

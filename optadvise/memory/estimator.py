@@ -31,7 +31,7 @@ def complete_length(rules: MemoryRules, situation: Situation) -> Situation:
     _check_length(rules, situation)
     if situation.seq_len is not None or situation.image_size is not None:
         return situation
-    lengths = _usual_lengths(rules, situation)
+    lengths = _find_usual_lengths(rules, situation)
     return situation.derive(**lengths)
 
 
@@ -52,7 +52,7 @@ def _check_length(rules: MemoryRules, situation: Situation) -> None:
         check_sequence_length(rules.networks, situation.shape, situation.seq_len, "--seq-len")
 
 
-def _usual_lengths(rules: MemoryRules, situation: Situation) -> dict[str, int]:
+def _find_usual_lengths(rules: MemoryRules, situation: Situation) -> dict[str, int]:
     """Return a network's typical sample length by the fact that sets it; empty if unknown."""
     if situation.shape is not None:
         tensors = build_network_tensors(rules, situation.shape)
@@ -87,7 +87,7 @@ def estimate_unlimited(rules: MemoryRules, inputs: MemoryInputs, optimizer: str)
     Args:
         inputs: A run of known size.
     """
-    size, run = _known_size(rules, inputs), _run_memory(rules, inputs, optimizer)
+    size, run = _require_size(rules, inputs), _estimate_run_memory(rules, inputs, optimizer)
     if size.step is None:
         return estimate_without_shape(run)
     return estimate_with_step(run, size.step, size.basis, rules.settings)
@@ -95,8 +95,8 @@ def estimate_unlimited(rules: MemoryRules, inputs: MemoryInputs, optimizer: str)
 
 def estimate_total(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> Fit:
     """Return the bytes of state, of model states and in total, without a breakdown and without a limit."""
-    size, run = _known_size(rules, inputs), _run_memory(rules, inputs, optimizer)
-    total = _total(rules, size, run)
+    size, run = _require_size(rules, inputs), _estimate_run_memory(rules, inputs, optimizer)
+    total = _compute_total(rules, size, run)
     return Fit(
         id=optimizer,
         optimizer_bytes=run.state,
@@ -115,20 +115,20 @@ def compute_required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: 
     whole batch at once. For an unknown shape, the headroom is reserved for activations.
     """
     if inputs.micro_batch is not None or inputs.batch_size is None:
-        return _required_bytes(rules, inputs, optimizer)
+        return _compute_required_bytes(rules, inputs, optimizer)
     batch_per_gpu = max(inputs.batch_size // inputs.gpus, 1)
     runs = [replace(inputs, micro_batch=samples) for samples in {1, batch_per_gpu}]
-    required = [_required_bytes(rules, run, optimizer) for run in runs]
+    required = [_compute_required_bytes(rules, run, optimizer) for run in runs]
     return min((count for count in required if count is not None), default=None)
 
 
 @cached(8192)
-def _required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int | None:
+def _compute_required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int | None:
     size = find_network_size(rules, inputs)
     if size is None:
         return None
-    run = _run_memory(rules, inputs, optimizer)
-    total = _total(rules, size, run)
+    run = _estimate_run_memory(rules, inputs, optimizer)
+    total = _compute_total(rules, size, run)
     if total is not None:
         return total - run.pageable
     return -int(-(run.model_states - run.pageable) // (1 - rules.settings.headroom))
@@ -148,28 +148,30 @@ def estimate_traffic(rules: MemoryRules, inputs: MemoryInputs) -> Traffic | None
     Args:
         inputs: A run of known size.
     """
-    model = _model_memory(rules, inputs)
+    model = _estimate_model_memory(rules, inputs)
     return estimate_step_traffic(inputs, model, rules.settings.communication.get(inputs.shard))
 
 
-def _known_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize:
+def _require_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize:
     size = find_network_size(rules, inputs)
     assert size is not None, "an estimate requires a known size"
     return size
 
 
 @cached(8192)
-def _model_memory(rules: MemoryRules, inputs: MemoryInputs) -> ModelMemory:
-    return estimate_model_memory(inputs, _known_size(rules, inputs), rules.settings)
+def _estimate_model_memory(rules: MemoryRules, inputs: MemoryInputs) -> ModelMemory:
+    return estimate_model_memory(inputs, _require_size(rules, inputs), rules.settings)
 
 
-def _run_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> RunMemory:
+def _estimate_run_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> RunMemory:
     return RunMemory(
-        inputs=inputs, model=_model_memory(rules, inputs), optimizer=estimate_optimizer_memory(rules, inputs, optimizer)
+        inputs=inputs,
+        model=_estimate_model_memory(rules, inputs),
+        optimizer=estimate_optimizer_memory(rules, inputs, optimizer),
     )
 
 
-def _total(rules: MemoryRules, size: NetworkSize, run: RunMemory) -> int | None:
+def _compute_total(rules: MemoryRules, size: NetworkSize, run: RunMemory) -> int | None:
     """Return the total of the breakdown; None if the shape is unknown."""
     return (
         None

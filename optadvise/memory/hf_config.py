@@ -42,12 +42,12 @@ def read_hf_config(networks: Networks, unsupported_heads: Sequence[str], path: P
             of range or not supported.
     """
     where = f"{_OPTION} {str(path)!r}"
-    config = _read(path, where)
+    config = _read_json(path, where)
     model_type, family = _find_family(networks, config, where)
     _check_head(config, family, unsupported_heads, where)
     for key, why in _UNSUPPORTED_KEYS.items():
         if config.get(key) is not None:
-            raise _invalid(f"{where}: {key} {why}", key)
+            raise _make_error(f"{where}: {key} {why}", key)
     if family.nested_config is not None and isinstance(config.get(family.nested_config), dict):
         config = config[family.nested_config]
     _check_supported(config, family, model_type, where)
@@ -60,7 +60,7 @@ def read_hf_config(networks: Networks, unsupported_heads: Sequence[str], path: P
     return complete_shape(family, dims, flags, choices, shown, "config", where)
 
 
-def _invalid(message: str, value: object, code: ErrorCode = ErrorCode.INVALID_NETWORK) -> InputError:
+def _make_error(message: str, value: object, code: ErrorCode = ErrorCode.INVALID_NETWORK) -> InputError:
     """Return the error for a config that is invalid or not supported."""
     return InputError(message, code=code, option=_OPTION, value=value)
 
@@ -70,13 +70,13 @@ def _find_family(networks: Networks, config: ConfigJson, where: str) -> tuple[st
     families = {name: family for family in networks.families.values() for name in family.model_types}
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        problem = f"must be a string, found {_excerpt(model_type)}" if "model_type" in config else "is missing"
-        raise _invalid(
+        problem = f"must be a string, found {_format_excerpt(model_type)}" if "model_type" in config else "is missing"
+        raise _make_error(
             f"{where}: key 'model_type' {problem}; set it to the architecture, such as \"llama\"", model_type
         )
     if model_type not in families:
         guess = suggest_name(model_type, sorted(families))
-        raise _invalid(
+        raise _make_error(
             f"{where}: model_type {model_type!r} is not supported; {guess + ' ' if guess else ''}"
             "use --hidden, --layers, --heads, --ffn and --vocab, or --workload package.module:function",
             model_type,
@@ -89,8 +89,8 @@ def _check_head(config: ConfigJson, family: NetworkFamily, unsupported_heads: Se
     architectures = config.get("architectures")
     for name in architectures if isinstance(architectures, list) else ():
         if str(name).endswith(tuple(unsupported_heads)):
-            raise _invalid(
-                f"{where}: the head of architecture {_excerpt(name)} is not supported; use --workload "
+            raise _make_error(
+                f"{where}: the head of architecture {_format_excerpt(name)} is not supported; use --workload "
                 f"package.module:function, or remove 'architectures' to estimate {family.name}",
                 name,
             )
@@ -99,8 +99,8 @@ def _check_head(config: ConfigJson, family: NetworkFamily, unsupported_heads: Se
 def _check_supported(config: ConfigJson, family: NetworkFamily, model_type: str, where: str) -> None:
     for key, accepted in family.supported_values.items():
         if config.get(key, accepted[0]) not in accepted:
-            raise _invalid(
-                f"{where}: {key} {_excerpt(config[key])} is not supported for {model_type}; use --workload "
+            raise _make_error(
+                f"{where}: {key} {_format_excerpt(config[key])} is not supported for {model_type}; use --workload "
                 "package.module:function",
                 config[key],
             )
@@ -119,16 +119,18 @@ def _read_dimensions(config: ConfigJson, family: NetworkFamily, model_type: str,
         if value is not None:
             dims[name] = _read_dimension(value, dimension.key or name, where)
         elif dimension.default is None:
-            raise _invalid(f"{where}: key {dimension.key!r} is missing; {model_type} requires it", None)
+            raise _make_error(f"{where}: key {dimension.key!r} is missing; {model_type} requires it", None)
     return dims
 
 
 def _read_dimension(value: object, key: str, where: str) -> int:
     if key == _LABELS:
         if not isinstance(value, dict):
-            raise _invalid(f"{where}: {key} {_excerpt(value)} must be an object with one entry per class", value)
+            raise _make_error(
+                f"{where}: {key} {_format_excerpt(value)} must be an object with one entry per class", value
+            )
         value = len(value)
-    return check_dimension(value, key, _excerpt(value), where)
+    return check_dimension(value, key, _format_excerpt(value), where)
 
 
 def _read_flags(config: ConfigJson, family: NetworkFamily, model_type: str, where: str) -> Iterator[str]:
@@ -152,7 +154,7 @@ def _read_flag(value: object, flag: ConfigFlag, where: str) -> bool:
     else:
         expected, types = "a string", (str,)
     if type(value) not in types or value != value:
-        raise _invalid(f"{where}: {flag.key} {_excerpt(value)} must be {expected}", value)
+        raise _make_error(f"{where}: {flag.key} {_format_excerpt(value)} must be {expected}", value)
     return bool(value) if reference is None else (value == reference) is (flag.equals is not None)
 
 
@@ -163,32 +165,34 @@ def _read_choices(config: ConfigJson, family: NetworkFamily, where: str) -> Iter
             continue
         if not isinstance(value, str) or value not in choice.values:
             accepted = ", ".join(choice.values)
-            raise _invalid(f"{where}: {choice.key} {_excerpt(value)} is not supported; accepted: {accepted}", value)
+            raise _make_error(
+                f"{where}: {choice.key} {_format_excerpt(value)} is not supported; accepted: {accepted}", value
+            )
         yield name, value
 
 
-def _read(path: Path, where: str) -> ConfigJson:
+def _read_json(path: Path, where: str) -> ConfigJson:
     try:
-        data = json.loads(_config_file(path, where).read_bytes(), object_pairs_hook=_reject_duplicates)
+        data = json.loads(_find_config_file(path, where).read_bytes(), object_pairs_hook=_reject_duplicates)
     except OSError as error:
         is_missing = isinstance(error, FileNotFoundError)
         code = ErrorCode.FILE_NOT_FOUND if is_missing else ErrorCode.FILE_UNREADABLE
         problem = "the file does not exist" if is_missing else f"cannot read the file ({error.strerror})"
-        raise _invalid(f"{where}: {problem}; use a model's config.json", str(path), code) from error
+        raise _make_error(f"{where}: {problem}; use a model's config.json", str(path), code) from error
     except json.JSONDecodeError as error:
         problem = f"invalid JSON in line {error.lineno} ({error.msg})"
-        raise _invalid(f"{where}: {problem}; check that the file is complete", str(path), _SYNTAX) from error
+        raise _make_error(f"{where}: {problem}; check that the file is complete", str(path), _SYNTAX) from error
     except (ValueError, RecursionError) as error:
         first_line = str(error).split("\n")[0][:80]
-        raise _invalid(
+        raise _make_error(
             f"{where}: invalid JSON ({first_line}); use a model's config.json", str(path), _SYNTAX
         ) from error
     if not isinstance(data, dict):
-        raise _invalid(f"{where}: the file must contain a JSON object, found {_excerpt(data)}", str(path))
+        raise _make_error(f"{where}: the file must contain a JSON object, found {_format_excerpt(data)}", str(path))
     return data
 
 
-def _config_file(path: Path, where: str) -> Path:
+def _find_config_file(path: Path, where: str) -> Path:
     """Return the config file at a path, which may be its folder.
 
     Raises:
@@ -199,14 +203,14 @@ def _config_file(path: Path, where: str) -> Path:
         path = path / "config.json"
         if not path.exists():
             problem = "the folder contains no config.json"
-            raise _invalid(f"{where}: {problem}; use the path of the file", str(path), ErrorCode.FILE_NOT_FOUND)
+            raise _make_error(f"{where}: {problem}; use the path of the file", str(path), ErrorCode.FILE_NOT_FOUND)
     if path.exists() and not path.is_file():
         problem = "not a regular file"
-        raise _invalid(f"{where}: {problem}; use a model's config.json", str(path), ErrorCode.FILE_UNREADABLE)
+        raise _make_error(f"{where}: {problem}; use a model's config.json", str(path), ErrorCode.FILE_UNREADABLE)
     size = path.stat().st_size
     if size > _LARGEST_FILE:
         problem = f"the file has {size / 2**20:.0f} MiB, a config.json at most {_LARGEST_FILE / 2**20:.0f} MiB"
-        raise _invalid(f"{where}: {problem}", str(path), ErrorCode.FILE_UNREADABLE)
+        raise _make_error(f"{where}: {problem}", str(path), ErrorCode.FILE_UNREADABLE)
     return path
 
 
@@ -219,5 +223,5 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _excerpt(value: object) -> str:
+def _format_excerpt(value: object) -> str:
     return json.dumps(value)[:60]

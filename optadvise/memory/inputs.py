@@ -85,8 +85,8 @@ def select_memory_inputs(situation: Situation) -> MemoryInputs:
 
 def derive_compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeMode:
     """Return the precision, adapters and flags with which a run computes operations."""
-    weight_itemsize, compute_itemsize, autocast = _precision(inputs)
-    flags = flags | _run_flags(inputs)
+    weight_itemsize, compute_itemsize, autocast = _find_precision(inputs)
+    flags = flags | _list_run_flags(inputs)
     if inputs.method == "full":
         return ComputeMode(
             weight_itemsize=weight_itemsize, compute_itemsize=compute_itemsize, autocast=autocast, flags=flags
@@ -94,12 +94,12 @@ def derive_compute_mode(inputs: MemoryInputs, flags: frozenset[str]) -> ComputeM
     return ComputeMode(
         weight_itemsize=FULL if inputs.precision == "fp32" else HALF, compute_itemsize=compute_itemsize,
         autocast=autocast, frozen=True, quantized=inputs.method == "qlora", lora_rank=inputs.lora_rank or 0,
-        lora_targets=None if inputs.lora_targets == "all" else _with_fused(inputs.lora_targets.split(",")),
+        lora_targets=None if inputs.lora_targets == "all" else _add_fused_targets(inputs.lora_targets.split(",")),
         adapter_itemsize=inputs.adapter_itemsize, flags=flags,
     )  # fmt: skip
 
 
-def _precision(inputs: MemoryInputs) -> tuple[int, int, bool]:
+def _find_precision(inputs: MemoryInputs) -> tuple[int, int, bool]:
     """Return the bytes per element of weights and of matrix products, and whether autocast is on."""
     if inputs.precision == "fp32":
         return FULL, FULL, False
@@ -108,7 +108,7 @@ def _precision(inputs: MemoryInputs) -> tuple[int, int, bool]:
     return FULL, HALF, True
 
 
-def _run_flags(inputs: MemoryInputs) -> frozenset[str]:
+def _list_run_flags(inputs: MemoryInputs) -> frozenset[str]:
     switches = {
         "eager": inputs.attention == "eager",
         SELECTIVE: inputs.checkpointing == "selective",
@@ -119,6 +119,6 @@ def _run_flags(inputs: MemoryInputs) -> frozenset[str]:
     return frozenset(name for name, is_on in switches.items() if is_on)
 
 
-def _with_fused(targets: Sequence[str]) -> frozenset[str]:
+def _add_fused_targets(targets: Sequence[str]) -> frozenset[str]:
     fused = (name for name, parts in FUSED_TARGETS.items() if not parts.isdisjoint(targets))
     return frozenset({*targets, *fused})

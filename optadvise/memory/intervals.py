@@ -48,7 +48,7 @@ def make_breakdown_line(
 
 def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple[Interval, list[MemoryLine]]:
     """Return the total of a breakdown, and its lines with fragmentation and the CUDA context."""
-    tensors = _add_lines(lines)
+    tensors = _sum_lines(lines)
     fractions = settings.fragmentation
     fragmentation = Interval(
         low=round(tensors.low * fractions.low),
@@ -87,11 +87,11 @@ def summarize_lines(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gr
         if figure in by_figure:
             by_figure[figure].append(line)
     return {
-        "weights": _add_lines(by_figure["weights"]),
+        "weights": _sum_lines(by_figure["weights"]),
         "gradients": make_exact_interval(gradients),
-        "optimizer": _add_lines(by_figure["optimizer"]),
-        "activations": _add_lines(saved),
-        "overhead": _add_lines(by_figure["overhead"]),
+        "optimizer": _sum_lines(by_figure["optimizer"]),
+        "activations": _sum_lines(saved),
+        "overhead": _sum_lines(by_figure["overhead"]),
     }
 
 
@@ -101,5 +101,5 @@ _FIGURES = {
 }  # fmt: skip
 
 
-def _add_lines(lines: Iterable[MemoryLine]) -> Interval:
+def _sum_lines(lines: Iterable[MemoryLine]) -> Interval:
     return add_intervals(line.interval for line in lines if line.interval is not None)

@@ -54,7 +54,7 @@ class ModelMemory(Struct, frozen=True):
 
 def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings) -> ModelMemory:
     """Return the bytes of weights, gradients and buffers on one GPU."""
-    weights = _all_weights(inputs, size) if inputs.method == "full" else _frozen_weights(inputs, size)
+    weights = _estimate_all_weights(inputs, size) if inputs.method == "full" else _estimate_frozen_weights(inputs, size)
     has_master, state_shards = inputs.has_sharded_master, inputs.state_shards
     trained = size.count_padded_params(inputs.weight_shards) * weights.itemsize
     gradient_shards = inputs.gradient_shards
@@ -66,13 +66,13 @@ def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: Mem
         master_explanation=(f"{FULL} B fp32 × {explain_shard(size, state_shards)}" if has_master else ""),
         gradients=size.count_largest_shard(gradient_shards) * weights.itemsize,
         gradients_explanation=f"{weights.itemsize} B × {explain_shard(size, gradient_shards)}",
-        buffers=_communication_buffers(inputs, size, settings, weights.itemsize),
+        buffers=_estimate_buffers(inputs, size, settings, weights.itemsize),
         unsharded_weights=weights.frozen_bytes + trained,
         unsharded_trained=trained,
     )
 
 
-def _all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
+def _estimate_all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     """Return the weights of a run that trains all weights."""
     is_half = inputs.precision == "bf16" or inputs.has_sharded_master
     itemsize, shards = HALF if is_half else FULL, inputs.weight_shards
@@ -87,7 +87,7 @@ def _all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     )
 
 
-def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
+def _estimate_frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     """Return the weights of a run that trains adapters."""
     shards = inputs.weight_shards
     itemsize = FULL if inputs.precision == "fp32" else HALF
@@ -112,7 +112,7 @@ def _frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
     )  # fmt: skip
 
 
-def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int) -> Buffers:
+def _estimate_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int) -> Buffers:
     """Return the communication buffers of the run's sharding."""
     if inputs.gpus == 1:
         return Buffers(bytes=0, bytes_high=0, explanation="")
@@ -127,10 +127,10 @@ def _communication_buffers(inputs: MemoryInputs, size: NetworkSize, settings: Me
             bytes_high=bucket,
             explanation=f"one gradient bucket: {itemsize} B × {show_count(bucket // itemsize)}",
         )
-    return _gathered_layers(inputs, size, settings, itemsize, bucket)
+    return _estimate_gathered_layers(inputs, size, settings, itemsize, bucket)
 
 
-def _gathered_layers(
+def _estimate_gathered_layers(
     inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int, bucket: int
 ) -> Buffers:
     """Return the weights that FSDP gathers at a time, and the gradients of one layer, at most one bucket."""

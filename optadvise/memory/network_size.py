@@ -109,14 +109,14 @@ def find_network_size(rules: MemoryRules, inputs: MemoryInputs) -> NetworkSize |
         InputError: No layer of the network matches the adapter targets.
     """
     if inputs.shape is not None:
-        return _exact_size(rules, inputs.shape, inputs)
+        return _build_exact_size(rules, inputs.shape, inputs)
     if inputs.params is None:
         return None
     references = find_reference_sizes(rules, inputs.model)
     if references is None:
         adapters = estimate_adapter_params(inputs.params, inputs.lora_rank) if inputs.lora_rank else 0
         return NetworkSize(NetworkCounts.of_unknown_shape(inputs.params, adapters), step=None, basis="none")
-    size = _size_between(rules, references.shapes, inputs, inputs.params)
+    size = _interpolate_size(rules, references.shapes, inputs, inputs.params)
     return NetworkSize(counts=size.counts, step=size.step, basis="typical")
 
 
@@ -129,9 +129,9 @@ def find_reference_sizes(rules: MemoryRules, model: str | None) -> ReferenceSize
 # -- unknown shape --------------------------------------------------------------------------------------------------
 
 
-def _size_between(rules: MemoryRules, names: tuple[str, ...], inputs: MemoryInputs, params: int) -> ReferenceSize:
+def _interpolate_size(rules: MemoryRules, names: tuple[str, ...], inputs: MemoryInputs, params: int) -> ReferenceSize:
     """Interpolate between the reference shapes below and above a size, or extrapolate."""
-    counts = _reference_parameters(rules, names)
+    counts = _load_reference_parameters(rules, names)
     above = next((index for index, count in enumerate(counts) if count >= params), len(counts) - 1)
     larger = load_reference_size(rules, names[above], replace(inputs, params=None))
     if above == 0 or params > counts[-1]:
@@ -141,7 +141,7 @@ def _size_between(rules: MemoryRules, names: tuple[str, ...], inputs: MemoryInpu
 
 
 @cached(64)
-def _reference_parameters(rules: MemoryRules, names: tuple[str, ...]) -> list[int]:
+def _load_reference_parameters(rules: MemoryRules, names: tuple[str, ...]) -> list[int]:
     """Return the parameters of shapes; the disk cache avoids reading the network files."""
     key = f"parameters of {' '.join(names)}"
     return rules.catalog.figures.get(key, lambda: [rules.networks.shapes[name].parameters for name in names])
@@ -152,7 +152,7 @@ def load_reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> 
     """Return the counts and step memory of a named shape in a run, from the disk cache if it has them."""
 
     def simulate() -> list[object]:
-        size = _exact_size(rules, build_named_shape(rules.networks, name), inputs)
+        size = _build_exact_size(rules, build_named_shape(rules.networks, name), inputs)
         assert size.step is not None
         return [to_builtins(ReferenceSize(size.counts, size.step))]
 
@@ -163,7 +163,7 @@ def load_reference_size(rules: MemoryRules, name: str, inputs: MemoryInputs) -> 
 # -- known shape -------------------------------------------------------------------------------------------------
 
 
-def _exact_size(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> NetworkSize:
+def _build_exact_size(rules: MemoryRules, shape: NetworkShape, inputs: MemoryInputs) -> NetworkSize:
     """Return the exact size of a network of known shape."""
     tensors = build_network_tensors(rules, shape)
     mode = derive_compute_mode(inputs, tensors.network.flags)

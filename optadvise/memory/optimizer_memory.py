@@ -71,29 +71,29 @@ def estimate_optimizer_on_network(
     card = rules.optimizer(optimizer)
     weights = size.trained_weights if size.trained_shard is None else size.trained_shard
     if weights is None:
-        state = _state_by_count(rules, inputs, card, size)
+        state = _estimate_state_by_count(rules, inputs, card, size)
     else:
-        state = _state_by_weight(rules, inputs, card, size, weights)
+        state = _estimate_state_by_weight(rules, inputs, card, size, weights)
     place = "; in host memory" if inputs.offload else "; can be paged to host memory" if card.paged else ""
     return OptimizerMemory(
         state=state.bytes, state_high=state.bytes_high, state_explanation=state.explanation + place,
-        scratch=_scratch(card.implementations[0], inputs, size), is_paged=card.paged,
+        scratch=_estimate_scratch(card.implementations[0], inputs, size), is_paged=card.paged,
     )  # fmt: skip
 
 
-def _dtype(inputs: MemoryInputs) -> str:
+def _find_dtype(inputs: MemoryInputs) -> str:
     return "bfloat16" if inputs.precision == "bf16" else "float32"
 
 
 # -- state ---------------------------------------------------------------------------------------------------------
 
 
-def _state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize) -> _State:
+def _estimate_state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize) -> _State:
     """Return the state for a network of unknown shape."""
-    dtype, shards = _dtype(inputs), inputs.state_shards
+    dtype, shards = _find_dtype(inputs), inputs.state_shards
     per_parameter = compute_state_bytes_per_parameter(list_state_tensors(card), dtype)
     total = round(per_parameter * size.trained_params)
-    companion = _companion(rules, card)
+    companion = _find_companion(rules, card)
     if companion is not None and not size.counts.adapter_params:
         other = compute_state_bytes_per_parameter(list_state_tensors(companion), dtype)
         matrices = size.counts.matrix_params
@@ -102,14 +102,14 @@ def _state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, s
     return _State(bytes=total // shards, bytes_high=total // shards, explanation=f"{per_parameter:.2f} B × {trained}")
 
 
-def _state_by_weight(
+def _estimate_state_by_weight(
     rules: MemoryRules, inputs: MemoryInputs, card: Optimizer, size: NetworkSize, weights: Counter[Weight]
 ) -> _State:
     """Return the state of trained weights, summed over tensors."""
-    dtype, shards = _dtype(inputs), inputs.state_shards
-    total = sum(n * compute_state_bytes(_state_of(rules, card, w), w.shape, dtype) for w, n in weights.items())
+    dtype, shards = _find_dtype(inputs), inputs.state_shards
+    total = sum(n * compute_state_bytes(_list_state(rules, card, w), w.shape, dtype) for w, n in weights.items())
     total += compute_shared_state_bytes(list_state_tensors(card))
-    high = total + _wide_embeddings(rules, card, weights, dtype)
+    high = total + _count_wide_embeddings(rules, card, weights, dtype)
     per_parameter = total / max(count_elements(weights), 1)
     explanation = f"{per_parameter:.2f} B × {explain_shard(size, shards)} trained parameters"
     if size.trained_shard is None:
@@ -122,20 +122,20 @@ def _state_by_weight(
     return _State(bytes=total, bytes_high=high, explanation=explanation)
 
 
-def _companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:
+def _find_companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:
     """Return the optimizer for weights that a card does not support; None if it supports all."""
     if card.companion is None or card.implementations[0].tensors != "matrix":
         return None
     return rules.optimizer(card.companion.optimizer)
 
 
-def _state_of(rules: MemoryRules, card: Optimizer, weight: Weight) -> tuple[StateTensor, ...]:
+def _list_state(rules: MemoryRules, card: Optimizer, weight: Weight) -> tuple[StateTensor, ...]:
     """Return the state tensors of one weight: of the companion, if the optimizer supports only hidden matrices."""
-    companion = None if weight.kind in ("matrix", "adapter") else _companion(rules, card)
+    companion = None if weight.kind in ("matrix", "adapter") else _find_companion(rules, card)
     return list_state_tensors(card if companion is None else companion)
 
 
-def _wide_embeddings(rules: MemoryRules, card: Optimizer, weights: Counter[Weight], dtype: str) -> int:
+def _count_wide_embeddings(rules: MemoryRules, card: Optimizer, weights: Counter[Weight], dtype: str) -> int:
     """Return the additional bytes of embeddings with the 32-bit state of the card's parent optimizer."""
     if not card.wide_embeddings:
         return 0
@@ -161,19 +161,19 @@ def compute_max_rank_state(
         optimizer: Id of the optimizer; a companion assigns its weights separately.
     """
     card = rules.optimizer(optimizer)
-    states = {weight: _state_of(rules, card, weight) for weight in list_trained_weights(rules, shape, mode)}
+    states = {weight: _list_state(rules, card, weight) for weight in list_trained_weights(rules, shape, mode)}
     costs = {weight: compute_state_bytes(state, weight.shape, dtype) for weight, state in states.items()}
     by_card = frozenset(weight.kind for weight, state in states.items() if state == list_state_tensors(card))
     others = frozenset(weight.kind for weight in states) - by_card
     totals: Counter[int] = Counter()
     for kinds in (by_card, others):
-        for rank, weights in enumerate(_weights_by_rank(rules, shape, mode, ranks, kinds)):
+        for rank, weights in enumerate(_assign_weights(rules, shape, mode, ranks, kinds)):
             totals[rank] += sum(n * costs[weight] for weight, n in weights.items())
     return max(totals.values()) + compute_shared_state_bytes(list_state_tensors(card))
 
 
 @cached(64)
-def _weights_by_rank(
+def _assign_weights(
     rules: MemoryRules, shape: NetworkShape, mode: ComputeMode, ranks: int, kinds: frozenset[str]
 ) -> list[Counter[Weight]]:
     trained = list_trained_weights(rules, shape, mode)
@@ -183,11 +183,11 @@ def _weights_by_rank(
 # -- the step ------------------------------------------------------------------------------------------------------
 
 
-def _scratch(implementation: Implementation, inputs: MemoryInputs, size: NetworkSize) -> Scratch:
+def _estimate_scratch(implementation: Implementation, inputs: MemoryInputs, size: NetworkSize) -> Scratch:
     """Return the temporaries of an implementation's step: for all weights at once, or for the largest."""
     itemsize = HALF if inputs.precision == "bf16" else FULL
     if not implementation.scratch_all:
-        return _scratch_of_largest(implementation, inputs, size, itemsize)
+        return _estimate_scratch_of_largest(implementation, inputs, size, itemsize)
     shard = size.count_largest_shard(inputs.state_shards)
     copies = round(implementation.scratch_all * itemsize * shard)
     bytes_each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
@@ -197,12 +197,12 @@ def _scratch(implementation: Implementation, inputs: MemoryInputs, size: Network
     return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
 
 
-def _scratch_of_largest(
+def _estimate_scratch_of_largest(
     implementation: Implementation, inputs: MemoryInputs, size: NetworkSize, itemsize: int
 ) -> Scratch:
     largest = (size.counts.largest_tensor or size.trained_params // 100) // inputs.state_shards
     if size.trained_shard is not None:
-        largest = _largest_elements(size.trained_shard)
+        largest = _count_largest_elements(size.trained_shard)
     copies = round(implementation.scratch_largest * itemsize * largest)
     bytes_each = f"{implementation.scratch_largest * itemsize:g} B per element"
     explanation = f"{bytes_each} of the largest tensor (one tensor at a time)"
@@ -211,5 +211,5 @@ def _scratch_of_largest(
     return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
 
 
-def _largest_elements(weights: Iterable[Weight]) -> int:
+def _count_largest_elements(weights: Iterable[Weight]) -> int:
     return max((prod(weight.shape) for weight in weights), default=0)

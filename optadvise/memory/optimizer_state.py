@@ -30,7 +30,7 @@ def compute_state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtyp
         16384
     """
     return sum(
-        _count_elements(tensor, shape) * _itemsize_bits(tensor, dtype) // 8
+        _count_elements(tensor, shape) * _get_bits(tensor, dtype) // 8
         for tensor in state
         if _is_kept(tensor, shape, dtype)
     )
@@ -46,7 +46,7 @@ def _is_kept(tensor: StateTensor, shape: Sequence[int], dtype: str) -> bool:
     return tensor.min_ndim <= ndim <= (tensor.max_ndim if tensor.max_ndim is not None else ndim)
 
 
-def _itemsize_bits(tensor: StateTensor, dtype: str) -> int:
+def _get_bits(tensor: StateTensor, dtype: str) -> int:
     return DTYPE_BITS[dtype if tensor.dtype == "parameter" else tensor.dtype]
 
 
@@ -59,13 +59,13 @@ def _count_elements(tensor: StateTensor, shape: Sequence[int]) -> int:
         "block": -(-elements // tensor.block),
         "row": elements // shape[-1] if ndim else 1,
         "column": elements // shape[-2] if ndim > 1 else 1,
-        "row-square": sum(_square(side, tensor) for side in shape[:1]),
-        "column-square": sum(_square(side, tensor) for side in shape[1:]),
+        "row-square": sum(_count_square(side, tensor) for side in shape[:1]),
+        "column-square": sum(_count_square(side, tensor) for side in shape[1:]),
         "optimizer": 0,
     }[tensor.per]
 
 
-def _square(side: int, tensor: StateTensor) -> int:
+def _count_square(side: int, tensor: StateTensor) -> int:
     """Return the elements of a square matrix over an axis; 0 if the axis is too long."""
     return side**2 if tensor.max_side is None or side <= tensor.max_side else 0
 

@@ -25,12 +25,12 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
     """
     if situation.micro_batch is not None or situation.params is None:
         return situation
-    batch_per_gpu = _batch_per_gpu(situation)
+    batch_per_gpu = _find_batch_per_gpu(situation)
     at_once = situation.derive(micro_batch=batch_per_gpu)
     if situation.gradient_release or fits(rules, at_once, optimizer):
         return at_once
     inputs = select_memory_inputs(at_once)
-    required = _required_by(rules, inputs, "micro_batch", optimizer)
+    required = _make_requirement(rules, inputs, "micro_batch", optimizer)
     largest = search_largest(required, situation.vram_bytes or 0, batch_per_gpu)
     return replace(at_once, micro_batch=max((n for n in list_divisors(batch_per_gpu) if n <= largest), default=1))
 
@@ -41,11 +41,11 @@ def find_largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer
     Gradient accumulation keeps gradients between micro-batches, so the whole batch may fit although half of it does
     not.
     """
-    batch_per_gpu = _batch_per_gpu(situation)
+    batch_per_gpu = _find_batch_per_gpu(situation)
     at_once = replace(situation, batch_size=None)
     if situation.batch_size is None or fits(rules, replace(at_once, micro_batch=batch_per_gpu), optimizer):
-        return _search(rules, at_once, "micro_batch", optimizer, _LARGEST_INPUT)
-    return _search(rules, situation, "micro_batch", optimizer, max(batch_per_gpu - 1, 1))
+        return _search_fact(rules, at_once, "micro_batch", optimizer, _LARGEST_INPUT)
+    return _search_fact(rules, situation, "micro_batch", optimizer, max(batch_per_gpu - 1, 1))
 
 
 def find_longest_sequence(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
@@ -53,7 +53,7 @@ def find_longest_sequence(rules: MemoryRules, situation: Situation, optimizer: s
     if situation.seq_len is None:
         return None
     limit = None if situation.shape is None else find_max_positions(rules.networks, situation.shape)
-    return _search(rules, situation, "seq_len", optimizer, limit or _LARGEST_INPUT)
+    return _search_fact(rules, situation, "seq_len", optimizer, limit or _LARGEST_INPUT)
 
 
 def find_max_model_size(rules: MemoryRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
@@ -61,34 +61,34 @@ def find_max_model_size(rules: MemoryRules, situation: Situation, optimizer: str
     if situation.vram_bytes is None or situation.shape is not None:
         return None
     inputs = replace(select_memory_inputs(complete_length(rules, situation)), params=None)
-    return _max_model_size(rules, inputs, situation.vram_bytes, optimizer)
+    return _search_max_model_size(rules, inputs, situation.vram_bytes, optimizer)
 
 
 @cached(1024)
-def _max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: int, optimizer: str) -> MaxModelSize:
-    required = _required_by(rules, inputs, "params", optimizer)
+def _search_max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: int, optimizer: str) -> MaxModelSize:
+    required = _make_requirement(rules, inputs, "params", optimizer)
     largest = search_largest(required, available, _LARGEST_MODEL, available // _USUAL_BYTES)
     return MaxModelSize(
         optimizer=optimizer, bytes_per_parameter=required(largest) / largest if largest else 0.0, max_params=largest
     )
 
 
-def _batch_per_gpu(situation: Situation) -> int:
+def _find_batch_per_gpu(situation: Situation) -> int:
     """Return the samples of a batch on one GPU; 1 if the batch size is unknown."""
     return max((situation.batch_size or 1) // situation.gpus, 1)
 
 
-def _required_by(rules: MemoryRules, inputs: MemoryInputs, fact: str, optimizer: str) -> Callable[[int], int]:
+def _make_requirement(rules: MemoryRules, inputs: MemoryInputs, fact: str, optimizer: str) -> Callable[[int], int]:
     """Return a function that computes the required bytes for a value of a fact."""
     return lambda value: compute_required_bytes(rules, replace(inputs, **{fact: value}), optimizer) or 0
 
 
-def _search(rules: MemoryRules, situation: Situation, fact: str, optimizer: str, limit: int) -> int | None:
+def _search_fact(rules: MemoryRules, situation: Situation, fact: str, optimizer: str, limit: int) -> int | None:
     """Return the largest value of a fact that fits; None if activations or the limit are unknown."""
     inputs = select_memory_inputs(situation)
     if situation.vram_bytes is None or not knows_activations(rules, inputs):
         return None
-    return search_largest(_required_by(rules, inputs, fact, optimizer), situation.vram_bytes, limit)
+    return search_largest(_make_requirement(rules, inputs, fact, optimizer), situation.vram_bytes, limit)
 
 
 def search_largest(required: Callable[[int], int], available: int, limit: int, start: int = 1) -> int:

@@ -22,14 +22,14 @@ def estimate_step_traffic(inputs: MemoryInputs, model: ModelMemory, strategy: Sh
     sizes = {
         "weights": model.unsharded_weights, "updated": model.unsharded_trained, "gradients": model.unsharded_trained,
     }  # fmt: skip
-    collectives = tuple(_collectives(inputs, sizes, strategy))
+    collectives = tuple(_list_collectives(inputs, sizes, strategy))
     sent = sum(collective.sent for collective in collectives)
     return Traffic(
         sent=sent, passes=inputs.micro_batches, collectives=collectives, note=strategy.note, cite=strategy.cite
     )
 
 
-def _collectives(inputs: MemoryInputs, sizes: Mapping[str, int], strategy: ShardingStrategy) -> list[Collective]:
+def _list_collectives(inputs: MemoryInputs, sizes: Mapping[str, int], strategy: ShardingStrategy) -> list[Collective]:
     """Return the collectives of a strategy with the bytes that each GPU sends in a ring."""
     collectives = []
     for spec in strategy.collectives:

@@ -44,7 +44,7 @@ def simulate_step(
     copies = sum(memory.weight_copies * block.repeat for block, memory in blocks)
     # Recomputed blocks cast their weights again; the first copies are freed when autocast ends.
     drops_copies = settings.checkpoint and mode.autocast
-    moments = [*_forward_moments(blocks), *_backward_moments(blocks, saved, copies, settings, drops_copies)]
+    moments = [*_list_forward_moments(blocks), *_list_backward_moments(blocks, saved, copies, settings, drops_copies)]
     peak = _Moment(LiveMemory(), "forward", in_head=False)
     for moment in moments:
         live = _shard_gradients(moment.live, gradients, settings)
@@ -69,7 +69,7 @@ def _shard_gradients(live: LiveMemory, all_gradients: int, settings: StepSetting
     return replace(live, weight_gradients=gradients // settings.gradient_shards)
 
 
-def _add(live: LiveMemory, activations: int, copies: int, gradients: int = 0) -> LiveMemory:
+def _add_bytes(live: LiveMemory, activations: int, copies: int, gradients: int = 0) -> LiveMemory:
     return LiveMemory(
         activations=live.activations + activations,
         weight_copies=live.weight_copies + copies,
@@ -78,18 +78,20 @@ def _add(live: LiveMemory, activations: int, copies: int, gradients: int = 0) ->
     )
 
 
-def _forward_moments(blocks: Sequence[tuple[Block, BlockMemory]]) -> Iterator[_Moment]:
+def _list_forward_moments(blocks: Sequence[tuple[Block, BlockMemory]]) -> Iterator[_Moment]:
     """Yield the moments of the forward pass: the first and the last repetition of every block."""
     saved = copies = 0
     for block, memory in blocks:
         for earlier in {0, block.repeat - 1}:
-            live = _add(memory.forward_peak, saved + memory.saved * earlier, copies + memory.weight_copies * earlier)
+            live = _add_bytes(
+                memory.forward_peak, saved + memory.saved * earlier, copies + memory.weight_copies * earlier
+            )
             yield _Moment(live=live, phase="forward", in_head=block.head)
         saved += memory.saved * block.repeat
         copies += memory.weight_copies * block.repeat
 
 
-def _backward_moments(
+def _list_backward_moments(
     blocks: Sequence[tuple[Block, BlockMemory]], saved: int, copies: int, settings: StepSettings, drops_copies: bool
 ) -> Iterator[_Moment]:
     """Yield the moments of the backward pass: the first and the last repetition of every block.
@@ -109,7 +111,7 @@ def _backward_moments(
         copies = 0 if drops_copies else copies - memory.weight_copies * block.repeat
         for finished in {0, block.repeat - 1}:
             remaining = block.repeat - 1 - finished
-            live = _add(
+            live = _add_bytes(
                 memory.backward_peak, saved + memory.saved * remaining, copies + block_copies * remaining,
                 gradients + block_gradients * finished,
             )  # fmt: skip

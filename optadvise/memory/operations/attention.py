@@ -20,8 +20,8 @@ def attention_scores(
     graph: AutogradGraph, q: SizedTensor, k: SizedTensor, *, heads: int, groups: int = 1
 ) -> SizedTensor:
     """Multiply queries and keys of every head; repeated keys are contiguous already, others are copied."""
-    queries = _contiguous(graph, q)
-    keys = cast_for_product(graph, k) if groups > 1 else _contiguous(graph, k)
+    queries = _make_contiguous(graph, q)
+    keys = cast_for_product(graph, k) if groups > 1 else _make_contiguous(graph, k)
     out = graph.allocate((q.shape[0], heads, q.shape[1], k.shape[1]), graph.mode.get_product_itemsize(q.itemsize))
     return graph.record(out, (q, k), (queries, keys))
 
@@ -30,7 +30,7 @@ def attention_scores(
 def weighted_values(graph: AutogradGraph, p: SizedTensor, v: SizedTensor, *, groups: int = 1) -> SizedTensor:
     """Multiply attention probabilities with values."""
     probabilities = cast_for_product(graph, p)
-    values = cast_for_product(graph, v) if groups > 1 else _contiguous(graph, v)
+    values = cast_for_product(graph, v) if groups > 1 else _make_contiguous(graph, v)
     out = graph.allocate_product((p.shape[0], p.shape[2], v.shape[-1]), graph.mode.get_product_itemsize(v.itemsize))
     return graph.record(out, (p, v), (probabilities, values))
 
@@ -54,6 +54,6 @@ def flash_attention(
     return graph.record(out, (q, k, v), saved, OperationCost(backward_scratch=backward))
 
 
-def _contiguous(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
+def _make_contiguous(graph: AutogradGraph, x: SizedTensor) -> SizedTensor:
     """Return the copy that a batched product makes of heads that are interleaved."""
     return graph.allocate(x.shape, graph.mode.get_product_itemsize(x.itemsize), x.requires_grad)

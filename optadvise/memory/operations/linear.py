@@ -25,7 +25,7 @@ def linear(
     """
     mode, width = graph.mode, x.shape[-1]
     sides = (width, out) if transposed else (out, width)
-    gradient = _linear_gradient(graph, sides, out, bias, tied, "matrix" if target else "head")
+    gradient = _add_linear_weights(graph, sides, out, bias, tied, "matrix" if target else "head")
     copies = out * width * mode.compute_itemsize if mode.caches_copies else 0
     product_input = cast_for_product(graph, x)
     y = graph.allocate_product((*x.shape[:-1], out), mode.get_product_itemsize(x.itemsize))
@@ -42,7 +42,7 @@ def linear(
     return _add_adapter(graph, x, y, target) if mode.lora_rank and target else y
 
 
-def _linear_gradient(graph: AutogradGraph, sides: tuple[int, int], out: int, bias: int, tied: int, kind: str) -> int:
+def _add_linear_weights(graph: AutogradGraph, sides: tuple[int, int], out: int, bias: int, tied: int, kind: str) -> int:
     """Register a linear layer's weights and return the bytes of their gradients."""
     mode = graph.mode
     if not tied:
@@ -102,14 +102,14 @@ def _add_adapter(graph: AutogradGraph, x: SizedTensor, y: SizedTensor, target: s
     adapter_input = cast(graph, x, mode.adapter_itemsize)
     graph.retain(adapter_input)
     itemsize = mode.get_product_itemsize(mode.adapter_itemsize)
-    low_rank = _adapter_product(graph, adapter_input, rank, itemsize)
-    update = scale(graph, _adapter_product(graph, low_rank, out, itemsize))
+    low_rank = _multiply_adapter(graph, adapter_input, rank, itemsize)
+    update = scale(graph, _multiply_adapter(graph, low_rank, out, itemsize))
     summed = cast(graph, add(graph, y, update), y.itemsize)
     graph.release(adapter_input)
     return summed
 
 
-def _adapter_product(graph: AutogradGraph, x: SizedTensor, out: int, itemsize: int) -> SizedTensor:
+def _multiply_adapter(graph: AutogradGraph, x: SizedTensor, out: int, itemsize: int) -> SizedTensor:
     """Multiply with one of an adapter's matrices; saves its input."""
     mode, size = graph.mode, x.shape[-1] * out
     product_input = cast(graph, x, itemsize)

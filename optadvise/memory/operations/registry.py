@@ -44,7 +44,7 @@ def operation(*names: str) -> Callable[[_F], _F]:
 @cache
 def list_signatures() -> Mapping[str, OperationSignature]:
     """Return the signature of every operation by its name."""
-    return {name: _signature(function) for name, function in OPERATIONS.items()}
+    return {name: _read_signature(function) for name, function in OPERATIONS.items()}
 
 
 @cache
@@ -53,7 +53,7 @@ def list_text_arguments() -> frozenset[str]:
     return frozenset(name for signature in list_signatures().values() for name in signature.text_arguments)
 
 
-def _signature(function: OperationFunction) -> OperationSignature:
+def _read_signature(function: OperationFunction) -> OperationSignature:
     _, *parameters = inspect.signature(function).parameters.values()  # the first is the graph
     named = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     text_arguments = tuple(parameter.name for parameter in named if parameter.annotation == "str")
