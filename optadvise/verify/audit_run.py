@@ -188,11 +188,8 @@ def _describe_problems(answer: AuditAnswer) -> list[str]:
     raising = [scenario for scenario in answer.scenarios if scenario.error is not None]
     problems = [answer.known_deviation] if answer.known_deviation else []
     if deviating and not problems:
-        shares = (
-            f"deviates by {show_share(each.deviation or 0.0)} of the update for {each.description}"
-            for each in deviating[:3]
-        )
-        problems.append("; ".join(shares))
+        errors = (f"{show_share(each.deviation or 0.0)} error for {each.description}" for each in deviating[:3])
+        problems.append("; ".join(errors))
     problems += [f"raises an error for {scenario.description} ({scenario.error})" for scenario in raising[:1]]
     if not _is_broken(answer):
         problems += [f"{check.name}: {check.description}" for check in answer.checks if check.verdict != "ok"]
