@@ -224,15 +224,15 @@ def beaten(rows: Sequence[Row]) -> dict[str, set[str]]:
     return found
 
 
-def decided(document: Mapping[str, Any], beats: Mapping[str, set[str]], found: Sequence[str]) -> list[str] | None:
+def decided(document: Mapping[str, Any], beats: Mapping[str, set[str]], matching: Sequence[str]) -> list[str] | None:
     """Return the rows that decide where some rows apply; None if that is an error."""
     if document["hit_policy"] == "collect":
-        return list(found)
-    if not found:
+        return list(matching)
+    if not matching:
         return [document["otherwise"]["id"]] if "otherwise" in document else None
     if document["hit_policy"] == "first":
-        return [found[0]]
-    winners = [name for name in found if all(other in beats[name] for other in found if other != name)]
+        return [matching[0]]
+    winners = [name for name in matching if all(other in beats[name] for other in matching if other != name)]
     return winners if len(winners) == 1 else None
 
 
@@ -293,8 +293,8 @@ class Oracle:
 
     def at(self, cells: Mapping[str, int], axes: Mapping[str, Axis]) -> set[int]:
         """Return the points in some cells."""
-        wanted = {name: {v for v in self.values[name] if axes[name].cell(v) == cell} for name, cell in cells.items()}
-        return {n for n, point in enumerate(self.points) if all(point[name] in held for name, held in wanted.items())}
+        expected = {name: {v for v in self.values[name] if axes[name].cell(v) == cell} for name, cell in cells.items()}
+        return {n for n, point in enumerate(self.points) if all(point[name] in held for name, held in expected.items())}
 
     def within(self, box: Mapping[str, int], axes: Mapping[str, Axis]) -> set[int]:
         """Return the points in a box."""
@@ -321,13 +321,13 @@ def _check_decisions(table: RandomTable) -> None:
     ours, axes = compiled(table)
     for point, applying in zip(oracle.points, oracle.applying, strict=True):
         cells = {name: axes[name].cell(value) for name, value in point.items()}
-        wanted = decided(table.document, oracle.beats, applying)
+        expected = decided(table.document, oracle.beats, applying)
         for _ in range(2):  # the second result is cached
             try:
-                got: list[str] | None = [rule.id for rule in ours.matching(cells)]
+                actual: list[str] | None = [rule.id for rule in ours.matching(cells)]
             except RuleFileError:
-                got = None
-            assert got == wanted, (in_lines(table), point)
+                actual = None
+            assert actual == expected, (in_lines(table), point)
 
 
 @pytest.mark.parametrize("seed", few(1, range(4)))
@@ -422,8 +422,8 @@ def _check_findings(table: RandomTable) -> Counter[str]:
     oracle = Oracle(table)
     ours, axes = compiled(table)
     told = list(check_table(ours, axes))
-    got = Counter((f.kind, f.rules[:1] if f.kind == SHADOWED else f.rules) for f in told)
-    assert got == _wrong(oracle), in_lines(table)
+    actual = Counter((f.kind, f.rules[:1] if f.kind == SHADOWED else f.rules) for f in told)
+    assert actual == _wrong(oracle), in_lines(table)
     for finding in told:
         _check_witness(finding, oracle, axes)
     errors = [names for names in oracle.applying if decided(table.document, oracle.beats, names) is None]
@@ -500,13 +500,13 @@ def test_long_chain_of_overrides_is_resolved() -> None:
 def _check_census(table: RandomTable) -> None:
     oracle = Oracle(table)
     ours, axes = compiled(table)
-    got = count_cells(ours, axes)
+    actual = count_cells(ours, axes)
     columns_read = sorted({name for row in oracle.rows for name in row["when"]})
     seen: dict[tuple[Any, ...], bool] = {}
     for point, names in zip(oracle.points, oracle.applying, strict=True):
         seen[tuple(point[name] for name in columns_read)] = bool(names)
-    assert (got.rows, got.cells) == (len(oracle.rows), len(seen)), in_lines(table)
-    assert got.otherwise == (list(seen.values()).count(False) if "otherwise" in table.document else None), in_lines(
+    assert (actual.rows, actual.cells) == (len(oracle.rows), len(seen)), in_lines(table)
+    assert actual.otherwise == (list(seen.values()).count(False) if "otherwise" in table.document else None), in_lines(
         table
     )
 
@@ -537,8 +537,8 @@ def _check_sweeps(table: RandomTable) -> None:
     _, axes = compiled(table)
     swept, start, step = _sweep(oracle, axes)
     ends = count_end_states(swept, start, step)
-    wanted = Counter(frozenset(names) for names in oracle.applying)
-    assert {state: count for state, (count, _) in ends.items()} == wanted, in_lines(table)
+    expected = Counter(frozenset(names) for names in oracle.applying)
+    assert {state: count for state, (count, _) in ends.items()} == expected, in_lines(table)
     for state, (_, point) in ends.items():
         shown = oracle.at(point, axes)
         assert len(shown) == 1, in_lines(table)
@@ -584,8 +584,8 @@ def _check_boxes(random: Random, table: RandomTable) -> None:
     others = [make_box(rule, axes) for rule in ours.rules] + [_random_box(random, axes) for _ in range(3)]
     prefer = {name: random.randrange(axis.unknown_cell + 1) for name, axis in axes.items() if random.random() < 0.5}
     left = oracle.within(box, axes).difference(*(oracle.within(other, axes) for other in others))
-    for wanted in (None, prefer):
-        point = find_uncovered(box, others, axes, wanted)
+    for expected in (None, prefer):
+        point = find_uncovered(box, others, axes, expected)
         assert (point is not None) == bool(left), (in_lines(table), box, others)
         if point is not None:
             shown = oracle.at(point, axes)
@@ -703,19 +703,21 @@ def _check_against_zen(table: RandomTable, points: Sequence[Values]) -> None:
     for point in points:
         applying = every(point)
         try:
-            got: list[str] | None = [rule.id for rule in ours.matching({n: axes[n].cell(v) for n, v in point.items()})]
+            actual: list[str] | None = [
+                rule.id for rule in ours.matching({n: axes[n].cell(v) for n, v in point.items()})
+            ]
         except RuleFileError:
-            got = None
+            actual = None
         if document["hit_policy"] == "collect":
-            assert got == applying, (in_lines(table), point)
-        elif got is None:  # a gap or an overlap
+            assert actual == applying, (in_lines(table), point)
+        elif actual is None:  # a gap or an overlap
             assert applying == [] or (document["hit_policy"] == "unique" and len(applying) > 1), (
                 in_lines(table),
                 point,
             )
         else:
-            assert got == first(point), (in_lines(table), point)
-            assert len(applying) < 2 or document["hit_policy"] == "first" or beats[got[0]] >= {*applying} - {*got}
+            assert actual == first(point), (in_lines(table), point)
+            assert len(applying) < 2 or document["hit_policy"] == "first" or beats[actual[0]] >= {*applying} - {*actual}
 
 
 @pytest.mark.parametrize("hit", ["first", "unique", "collect"])

@@ -345,8 +345,8 @@ def test_defect_is_found_with_line_rows_and_witness(
     assert matching, rules_of(report.findings)
     file, row = defect.at
     for reported in matching:
-        wanted = edited.at(file, row) if row else rf"{folder / file}:\d+:5"
-        assert re.fullmatch(re.escape(wanted) if row else wanted, reported.finding.at)
+        expected = edited.at(file, row) if row else rf"{folder / file}:\d+:5"
+        assert re.fullmatch(re.escape(expected) if row else expected, reported.finding.at)
         assert all(rule in reported.finding.text for rule in reported.finding.rules)
         if defect.shows is None:
             assert reported.witness is None
@@ -637,10 +637,10 @@ def test_witness_names_a_gpu_without_bf16_if_needed(rules: CompiledRules, monkey
     assert _shows(reported, follow(reported.witness)), reported
 
 
-def _situations(random: Random, rules: CompiledRules, wanted: int) -> Iterator[dict[str, Any]]:
+def _situations(random: Random, rules: CompiledRules, count: int) -> Iterator[dict[str, Any]]:
     """Yield random inputs without contradictions."""
     facts = {name: fact_data(fact) for name, fact in rules.catalog.facts.items() if fact.flag is not None}
-    while wanted:
+    while count:
         answers: dict[str, Any] = {}
         for name, fact in facts.items():
             if random.random() < 0.35:
@@ -656,7 +656,7 @@ def _situations(random: Random, rules: CompiledRules, wanted: int) -> Iterator[d
             complete_situation(rules, answers)
         except InputError:
             continue
-        wanted -= 1
+        count -= 1
         yield answers
 
 
@@ -938,21 +938,21 @@ def test_differences_of_other_tables_are_where_their_rows_differ(rules: Compiled
             before, after = (_rows_at(document, values) for document in documents)
             if documents[0]["hit_policy"] == "collect":
                 gone = [(name, "no rule") for name in before if name not in after]
-                wanted = gone + [("no rule", name) for name in after if name not in before]
+                expected = gone + [("no rule", name) for name in after if name not in before]
             else:
                 ends = next(iter(before), "no rule"), next(iter(after), "no rule")
-                wanted = [ends] if [*before.values()] != [*after.values()] else []
+                expected = [ends] if [*before.values()] != [*after.values()] else []
             there = sorted(_read_ids(change) for change in reported if holds(change.where, values))
             met += bool(there)
-            if there != sorted(wanted):
-                assert there == [], (mutant.rule, mutant.change, values, wanted)
+            if there != sorted(expected):
+                assert there == [], (mutant.rule, mutant.change, values, expected)
                 for compiled_rules in compiled:
                     box = {name: 1 << compiled_rules.axes[name].cell(value) for name, value in values.items()}
                     assert find_read(compiled_rules, mutant.table, box) is None, (
                         mutant.rule,
                         mutant.change,
                         values,
-                        wanted,
+                        expected,
                     )
     assert met >= 50
 
