@@ -1,4 +1,4 @@
-"""Pictures that commands draw beside their output."""
+"""Pictures that commands draw in addition to their output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw(picture: Callable[[], None], code: int) -> None:
         code: The exit code of the result, which takes precedence over that of a picture that cannot be drawn.
 
     Raises:
-        CannotRunHereError: There is nothing to draw, and the result is no failure.
+        CannotRunHereError: There is nothing to draw, and the result is not a failure.
     """
     try:
         picture()

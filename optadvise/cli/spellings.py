@@ -11,7 +11,7 @@ from optadvise.core.errors import InputError
 _RUN_COMMANDS = ("recommend", "estimate")
 _JSON_FILE_COMMANDS = ("bench", "compare", "sweep", "trajectories", "verify")  # their --json takes a file
 
-# Option of a run -> options in its place. The first group are names from other tools, the second single words.
+# Option of a run -> options that replace it. The first group are names from other tools, the second single words.
 _RUN_ALIASES: Mapping[str, Sequence[str]] = {
     "--batch": ["--batch-size"],
     "--bs": ["--batch-size"],

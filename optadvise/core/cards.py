@@ -193,7 +193,7 @@ class AuditAllowance(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
     """Exceptions for an implementation in audits."""
 
     because: str
-    rounding: float | None = None  # relative error of its own arithmetic
+    rounding: float | None = None  # relative error of its arithmetic
     leaves_out: tuple[str, ...] = ()  # scenarios with several correct results
 
 

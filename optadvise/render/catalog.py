@@ -25,7 +25,7 @@ from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render.documents import EvidenceDocument, build_evidence
 from optadvise.rulebase.catalog import Catalog
 
-_HUGGING_FACE = "hf"  # framework with a JSON key of its own
+_HUGGING_FACE = "hf"  # framework with its own JSON key
 _Schedule = TypeVar("_Schedule", bound="ScheduleEntry")
 
 

@@ -20,7 +20,7 @@ from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import describe_measurement, find_deviation, format_figure
 
 _PEAKS = {"allocated": "peak memory", "process": "peak memory of the process"}  # the most precise first
-_COMPARABLE_SIZE = 10  # factor between parameter counts up to which a benchmark says something about a run
+_COMPARABLE_SIZE = 10  # factor between parameter counts up to which a benchmark applies to a run
 
 
 def describe_deviation(implementation: Implementation, evidence: Evidence) -> str | None:

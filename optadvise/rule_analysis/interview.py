@@ -12,7 +12,7 @@ from optadvise.core.records import FactValues
 from optadvise.rule_analysis.table_regions import list_choice_regions
 from optadvise.rulebase.regions import Box, find_uncovered, intersect_boxes
 
-_TOLERANCE = 1e-9  # among equally good questions, the first is asked
+_TOLERANCE = 1e-9  # among equally good questions, the first is used
 _WITHOUT_SIZE = ("unlimited", "limited")  # memory pressures without a model size
 
 
@@ -72,7 +72,7 @@ class Interview:
         return best
 
     def _list_askable(self) -> Iterator[str]:
-        """Yield the facts that can be asked for, in the order of the guide's flowchart and then of `facts.yaml`."""
+        """Yield the facts for possible questions, in the order of the guide's flowchart and then of `facts.yaml`."""
         facts = self.rules.catalog.facts
         for name in dict.fromkeys((*self.rules.catalog.flowchart.order, *facts)):
             is_deciding = name in self.rules.deciding_facts or name in MEMORY_FACTS

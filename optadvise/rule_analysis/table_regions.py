@@ -1,7 +1,7 @@
 """Regions of situations in which each rule decides, through the chain of tables.
 
 The chain is concern → optimizer → card → schedule → hyperparameters and warnings. A region is a box of facts minus
-other boxes: rules with precedence, contradictions, and missing defaults. The memory estimate is not modelled: a model
+other boxes: rules with precedence, contradictions, and missing defaults. The memory estimate is not modeled: a model
 size and a memory limit can lead to any memory pressure.
 """
 

@@ -228,7 +228,7 @@ def list_adjusters(table: Table, axes: Mapping[str, Axis]) -> list[Adjuster]:
 def find_conflicts(adjusters: Sequence[Adjuster], axes: Mapping[str, Axis], table: str) -> Iterator[Finding]:
     """Yield pairs of adjustments that conflict where both apply.
 
-    Scales by constants commute and are no conflict. Conflicts are two disjoint clamps, two ranges of one
+    Scales by constants commute, so they do not conflict. Conflicts are two disjoint clamps, two ranges of one
     hyperparameter, and two scales by the same fact.
     """
     for first, second in combinations(adjusters, 2):

@@ -46,7 +46,7 @@ def print_short_assumptions(out: Console, situation: Situation, catalog: Catalog
 
 
 def _print_options(out: Console, options: Iterable[str], start: str) -> None:
-    # A flag stays beside its value: this wraps at plain blanks only, which the console does not.
+    # Keep a flag and its value on one line: this wraps at plain blanks only, which the console does not.
     joined = ", ".join(option.replace(" ", NO_BREAK) for option in options).replace(";,", ";")
     visible = start.replace("[bold]", "").replace("[/bold]", "").lstrip("\n")
     text = textwrap.fill(
