@@ -37,7 +37,7 @@ def read_schedules(*arguments: str) -> list[dict[str, Any]]:
 
 def test_points_equal_computed_learning_rates(rules: CompiledRules) -> None:
     first, *others = rules.catalog.scheduler_ids
-    flags = [word for name in others for word in ("--compare", name)]
+    flags = [argument for name in others for argument in ("--compare", name)]
     for entry in read_schedules(first, *flags, "--steps", "5K", "--warmup", "4%", "--lr", "0.02"):
         advice = schedules.resolve_schedule(rules.catalog.scheduler(entry["id"]), 0.02, 5000, 0.04, {})
         assert (entry["import"], entry["kwargs"]) == (advice.path, advice.kwargs)
@@ -134,7 +134,7 @@ def test_an_ascii_terminal_gets_ascii_in_80_columns(tmp_path: Path) -> None:
 
 def test_a_comparison_of_all_schedules_has_at_most_80_columns(rules: CompiledRules) -> None:
     first, *others = rules.catalog.scheduler_ids
-    result = optadvise("schedule", first, *[word for name in others[:8] for word in ("--compare", name)])
+    result = optadvise("schedule", first, *[argument for name in others[:8] for argument in ("--compare", name)])
     assert max(map(len, result.out.splitlines())) <= 80
 
 

@@ -227,8 +227,8 @@ def _apart(points: Sequence[Point]) -> list[float]:
 def _front(plot: Any, points: Sequence[Point], places: Sequence[float], axes: Axes) -> None:
     """Draw the Pareto front."""
     best = front(points, axes.better)
-    most = max(p.memory for p in points)
-    xs, ys = [*(p.memory for p in best), most], [p.speed.value for p in (*best, best[-1])]
+    max_memory = max(p.memory for p in points)
+    xs, ys = [*(p.memory for p in best), max_memory], [p.speed.value for p in (*best, best[-1])]
     label = f"Pareto front: {best[0].label}" if len(best) == 1 else "Pareto front"
     plot.step(xs, ys, where="post", color="#7c8894", linewidth=1.3, linestyle=(0, (4, 3)), zorder=1, label=label)
     for point, x in zip(points, places, strict=True):
@@ -247,16 +247,18 @@ def _place(plot: Any, point: Point, x: float, number: int, *, hollow: bool = Fal
 
 
 def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing: Sequence[str]) -> None:
-    most = max(p.memory for p in points)
-    size, unit = next(((s, u) for s, u in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if most >= s), (1, "bytes"))
+    max_memory = max(p.memory for p in points)
+    size, unit = next(
+        ((s, u) for s, u in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if max_memory >= s), (1, "bytes")
+    )
     memory = {"peak_memory": "peak memory (allocator)", "state_bytes": "optimizer state"}[axes.memory]
     speed = {"throughput": axes.unit, "step_seconds": "full step, ms", "optimizer_seconds": "step(), ms"}[axes.speed]
     goal = "up and left is better" if axes.better > 0 else "down and left is better"
     figures.set_title(plot, "Memory against speed", f"{about}; {goal}")
     spread = " (95 % interval)" if any(point.speed.interval is not None for point in points) else ""
     figures.label_axes(plot, f"{memory}, {unit}", f"{speed}{spread}")
-    span = most - min(p.memory for p in points) or most or 1.0
-    plot.set_xlim(max(0.0, min(p.memory for p in points) - 0.1 * span), most + 0.14 * span)
+    span = max_memory - min(p.memory for p in points) or max_memory or 1.0
+    plot.set_xlim(max(0.0, min(p.memory for p in points) - 0.1 * span), max_memory + 0.14 * span)
     ticks = [tick for tick in figures.list_ticks(plot.get_xlim()[0] / size, plot.get_xlim()[1] / size) if tick >= 0]
     plot.set_xticks([tick * size for tick in ticks], [f"{tick:g}" for tick in ticks])
     if axes.speed == "throughput":

@@ -23,7 +23,7 @@ def draw_schedules(runs: Sequence[ScheduleRun], file: Path) -> None:
         axes.plot(*zip(*points, strict=True), **figures.line_style(number), label=run.card.name, linewidth=2,
                   markersize=5, markevery=markers, clip_on=False)  # fmt: skip
     run = runs[0]
-    warmups = sorted({one.warmup_steps for one in runs if one.warmup_steps})
+    warmups = sorted({run.warmup_steps for run in runs if run.warmup_steps})
     warmup = f"{' or '.join(f'{steps:,}' for steps in warmups)} warmup steps" if warmups else "no warmup"
     subtitle = f"peak learning rate {show_number(run.lr)}, {run.steps:,} steps, {warmup}"
     figures.set_title(axes, "Learning rate over the run", subtitle)

@@ -34,7 +34,9 @@ def print_benchmark(result: BenchmarkResult) -> None:
         for arm in result.arms:
             out.print(f"{format_heading(escape(arm.label))}  {escape(format_implementation(arm))}", soft_wrap=True)
             print_rows(out, [(escape(line),) for line in list_details(arm, result.spec)], "wrap")
-        requirements = ((one.verdict, f"{one.text}: {one.label} {format_measured(one)}") for one in result.requirements)
+        requirements = (
+            (each.verdict, f"{each.text}: {each.label} {format_measured(each)}") for each in result.requirements
+        )
         print_requirements(out, requirements, result.verdict)
         if not result.complete:
             out.print("\n[bold]Interrupted[/bold]: the results are partial.")

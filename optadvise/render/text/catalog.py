@@ -90,8 +90,8 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         _print_state(out, card, guide_buffers)
         for implementation in card.implementations:
             _print_implementation(out, implementation)
-        withheld = (one.path + (f": {one.note}" if one.note else "") for one in card.not_offered)
-        print_bullets(out, "Implementations not used", withheld)
+        unused = (other.path + (f": {other.note}" if other.note else "") for other in card.not_offered)
+        print_bullets(out, "Implementations not used", unused)
         print_bullets(out, headings.MEASURED, evidence.list_sentences(measured))
         if card.companion:
             out.print(f"\nRequires {card.companion.optimizer} for {escape(card.companion.tensors)}.")

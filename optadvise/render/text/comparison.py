@@ -47,7 +47,7 @@ def print_comparison(comparison: Comparison) -> None:
             out.print(f"\n{_METHOD}")
         elif comparison.ratios:
             out.print("\nThe intervals do not include drift of the machine between the two runs. Memory is exact.")
-        requirements = ((one.verdict, _describe_requirement(one)) for one in comparison.requirements)
+        requirements = ((each.verdict, _describe_requirement(each)) for each in comparison.requirements)
         print_requirements(out, requirements, comparison.verdict)
 
 
@@ -121,7 +121,7 @@ def render_markdown(comparison: Comparison) -> str:
         lines += ["", _METHOD]
     if comparison.requirements:
         lines += ["", f"Verdict: **{comparison.verdict}**", ""]
-        lines += [f"- {one.verdict}: {_describe_requirement(one)}" for one in comparison.requirements]
+        lines += [f"- {each.verdict}: {_describe_requirement(each)}" for each in comparison.requirements]
     if comparison.warnings:
         lines += ["", *(f"- warning: {warning}" for warning in comparison.warnings)]
     return "\n".join(lines) + "\n"

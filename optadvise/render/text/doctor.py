@@ -58,8 +58,8 @@ def _print_optimizers(out: Console, report: DoctorReport) -> None:
     sections = (
         (f"Usable optimizers: {len(running)} of {len(optimizers)}",
          [(optimizer.id, escape(optimizer.implementation or "")) for optimizer in running]),
-        ("Usable with another implementation", [(one.id, escape(one.note)) for one in running if one.note]),
-        ("Not usable", [(one.id, escape(one.why_not)) for one in optimizers if one.why_not]),
+        ("Usable with another implementation", [(card.id, escape(card.note)) for card in running if card.note]),
+        ("Not usable", [(card.id, escape(card.why_not)) for card in optimizers if card.why_not]),
     )  # fmt: skip
     for title, rows in sections:
         print_section(out, title, rows, "left", "wrap")

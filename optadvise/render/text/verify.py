@@ -121,7 +121,7 @@ def _list_remarks(claim: ClaimOutcome) -> str:
     """Return why a claim is undecided, the limits of its experiment, and its source's quote if it is refuted."""
     sentences = [f"{capitalize(claim.why)}."] if claim.why else []
     if claim.figures:
-        deviating = (each.path for each in claim.implementations if each.deviates)
+        deviating = (tested.path for tested in claim.implementations if tested.deviates)
         sentences += [f"Measured with {path}, which deviates from its paper." for path in deviating]
         sentences += [claim.limits] if claim.limits else []
     if claim.verdict == REFUTED and claim.quote:
@@ -138,8 +138,8 @@ def render_markdown(result: VerifyResult) -> str:
     machine = environment.processor or environment.platform
     packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items() if version)
     title = "Audit of installed optimizers" if result.audits else "Tested claims"
-    about = f"optadvise {result.optadvise} on {machine}, {environment.cores} cores, {result.date}; {packages}."
-    return "\n".join([f"# {title}", "", about, *list_audit_lines(result), *list_claim_lines(result)]) + "\n"
+    origin = f"optadvise {result.optadvise} on {machine}, {environment.cores} cores, {result.date}; {packages}."
+    return "\n".join([f"# {title}", "", origin, *list_audit_lines(result), *list_claim_lines(result)]) + "\n"
 
 
 def list_audit_lines(result: VerifyResult) -> list[str]:
