@@ -285,9 +285,9 @@ def test_results_of_torchrun_are_merged(tmp_path: Path) -> None:
              files[-1]], capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr[-2000:]
-    command = optadvise("bench", "--merge", *files, "--json", "-")
-    assert command.code == 0
-    data = json.loads(command.out)
+    merged = optadvise("bench", "--merge", *files, "--json", "-")
+    assert merged.code == 0
+    data = json.loads(merged.out)
     jsonschema.validate(data, json.loads((ROOT / "docs" / "schema" / "bench.json").read_text(encoding="utf-8")))
     assert [(arm["optimizer"], arm["role"], len(arm["ranks"])) for arm in data["arms"]] == [
         ("adamw", "control", 2), ("lion", "candidate", 2)]  # fmt: skip

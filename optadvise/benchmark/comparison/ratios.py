@@ -67,7 +67,7 @@ def compare(
     differences = list_differences(before, after)
     if differences and not force:
         raise InputError(
-            f"BASE and NEW are not comparable: {'; '.join(differences)}; use equal settings or add --force",
+            f"BASE and NEW are not comparable: {'; '.join(differences)}; use equal settings, or add --force",
             code=ErrorCode.NOT_COMPARABLE,
         )
     if not set(before.arms) & set(after.arms):
