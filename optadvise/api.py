@@ -59,7 +59,7 @@ class Advice(Recommendation, frozen=True, kw_only=True):
 
     @property
     def compiled_rules(self) -> CompiledRules:
-        """Compiled rules of the recommendation."""
+        """Return the compiled rules of the recommendation."""
         return _compile_rules(self.folders)
 
     def build(self, model: Any, *, fused: bool = True) -> tuple[Any, Any]:
@@ -123,7 +123,7 @@ class Estimate(MemoryAnswer, frozen=True, kw_only=True):
 
     @property
     def compiled_rules(self) -> CompiledRules:
-        """Compiled rules of the estimate."""
+        """Return the compiled rules of the estimate."""
         return _compile_rules(self.folders)
 
     def data(self) -> dict[str, Any]:
