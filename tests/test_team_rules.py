@@ -130,11 +130,12 @@ def test_failing_or_missing_rule_tests_exit_with_1(tmp_path: Path) -> None:
         "    then: {level: info, text: Ours.}\n    cite: [measured]\n"
         "    tests: [{given: {model: cnn}, expect: {fires: false}}]\n"
     )
-    result = optadvise("rules", "test", "--rules", str(layer(tmp_path, "ours", warn=text)))
+    result = optadvise("rules", "test", "--rules", str(layer(tmp_path, "ours", warn=text)), "--json")
     assert result.code == 1
-    assert "OUR010 applies" in result.out
-    assert "OUR010 has no example in which it fires" in result.out
-    assert "OUR010 fired in no test" not in result.out
+    report = json.loads(result.out)
+    assert [failure["rule"] for failure in report["failures"]] == ["OUR010"]
+    assert report["untested"] == ["OUR010"]
+    assert "OUR010" not in report["silent"]
 
 
 def _follow(rules: CompiledRules, random: Random) -> tuple[Interview, int]:
