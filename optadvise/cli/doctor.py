@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from optadvise.cli import options as opt
-from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.json_text import encode_json
 
@@ -31,4 +30,5 @@ def doctor(
         else:
             print_report(report)
     if report.torch.error is not None:
-        raise CannotRunHereError(report.torch.error, code=ErrorCode.MISSING_PACKAGE)
+        typer.echo(f"optadvise: {report.torch.error}", err=True)  # the report is complete: no error object after it
+        raise typer.Exit(CannotRunHereError.exit_code)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import typer
 
+from optadvise.cli.spellings import JSON_FILE_COMMANDS
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import OptadviseError, RuleFileError
 from optadvise.core.json_text import Document, encode_json
@@ -93,8 +94,8 @@ def report_failure(failure: Failure, arguments: Sequence[str]) -> None:
 def prints_json(arguments: Sequence[str]) -> bool:
     """Return whether a command line asks for JSON on stdout."""
     if "--json" in arguments:
-        target = arguments[arguments.index("--json") + 1 :][:1]  # bench and others take a file
-        return not (target and target[0].endswith(".json"))
+        takes_file = bool(set(JSON_FILE_COMMANDS) & set(arguments))
+        return not takes_file or ("--json", "-") in pairwise(arguments)
     return bool({"--json=-", "--format=json"} & {*arguments}) or ("--format", "json") in pairwise(arguments)
 
 

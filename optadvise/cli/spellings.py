@@ -9,7 +9,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 _RUN_COMMANDS = ("recommend", "estimate")
-_JSON_FILE_COMMANDS = ("bench", "compare", "sweep", "trajectories", "verify")  # their --json takes a file
+JSON_FILE_COMMANDS = ("bench", "compare", "sweep", "trajectories", "verify")  # their --json takes a file
 
 # Option of a run -> options that replace it. The first group are names from other tools, the second single words.
 _RUN_ALIASES: Mapping[str, Sequence[str]] = {
@@ -136,7 +136,7 @@ def _place_json(command: str, remaining: list[str], *, is_bare: bool) -> Sequenc
         remaining: The arguments behind it; the file is removed.
         is_bare: Whether an option or nothing follows.
     """
-    if command in _JSON_FILE_COMMANDS:
+    if command in JSON_FILE_COMMANDS:
         return ["--json", "-"] if is_bare else ["--json", remaining.pop(0)]
     if not is_bare and remaining[0] == "-":
         remaining.pop(0)

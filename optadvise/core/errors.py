@@ -26,7 +26,7 @@ class OptadviseError(Exception):
     exit_code = 2
 
     def __init__(
-        self, message: str = "", *, code: ErrorCode = ErrorCode.INTERNAL, option: str = "", value: object = None
+        self, message: str = "", *, code: ErrorCode, option: str = "", value: object = None
     ) -> None:
         """Store the message, without a trailing semicolon if the suggestion after it is empty."""
         super().__init__(message.removesuffix("; "))
@@ -51,7 +51,7 @@ class RuleFileError(OptadviseError):
     exit_code = 3
 
     def __init__(
-        self, message: str, where: str = "", source: str = "", *, code: ErrorCode = ErrorCode.INTERNAL
+        self, message: str, where: str = "", source: str = "", *, code: ErrorCode
     ) -> None:
         """Compose the one-line message.
 

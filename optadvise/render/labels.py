@@ -24,13 +24,13 @@ def format_count(count: int | None) -> str:
 
 
 def format_range(low: float | None, high: float | None) -> str:
-    """Return a typical range, empty where an end is not known.
+    """Return a typical range, empty where an end is unknown or both are equal.
 
     Example:
         >>> format_range(6e-5, 1e-3)
         '6e-5 to 1e-3'
     """
-    return "" if low is None or high is None else f"{show_number(low)} to {show_number(high)}"
+    return "" if low is None or high is None or low == high else f"{show_number(low)} to {show_number(high)}"
 
 
 def format_typical_range(low: float | None, high: float | None) -> str:

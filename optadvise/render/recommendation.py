@@ -20,10 +20,8 @@ _SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
 
 
 def format_call(advice: Recommendation) -> str:
-    """Return the constructor call with all arguments; `…` stands for a value that the table of numbers shows."""
-    ranged = _list_ranged_arguments(advice)
-    values = {name: None if name in ranged else value for name, value in advice.kwargs.items()}
-    return _format_call(advice.implementation, values)
+    """Return the constructor call with all arguments, to be copied."""
+    return _format_call(advice.implementation, advice.kwargs)
 
 
 def format_companion_call(advice: Recommendation) -> str:
@@ -33,27 +31,20 @@ def format_companion_call(advice: Recommendation) -> str:
 
 
 def list_table_numbers(advice: Recommendation) -> list[AdvisedHyperparameter]:
-    """Return the hyperparameters with a value, without those that the constructor call shows."""
-    arguments = {name for name in advice.kwargs if name not in _list_ranged_arguments(advice)}
-    implementation = advice.implementation
+    """Return the hyperparameters that have a typical range, or that the constructor call does not show."""
     return [
         number
         for number in advice.hyperparameters
-        if number.value is not None and argument_name(implementation, number.name) not in arguments
+        if number.value is not None
+        and (
+            format_range(number.low, number.high)
+            or argument_name(advice.implementation, number.name) not in advice.kwargs
+        )
     ]
 
 
-def _list_ranged_arguments(advice: Recommendation) -> set[str]:
-    """Return the arguments that have a typical range."""
-    return {
-        argument_name(advice.implementation, number.name)
-        for number in advice.hyperparameters
-        if number.value is not None and format_range(number.low, number.high)
-    }
-
-
 def _format_call(implementation: Implementation, kwargs: Mapping[str, Value]) -> str:
-    arguments = (f"{name}={'…' if value is None else _format_argument(value)}" for name, value in kwargs.items())
+    arguments = (f"{name}={_format_argument(value)}" for name, value in kwargs.items())
     return f"{implementation.path}({', '.join(['params', *arguments])})"
 
 

@@ -39,7 +39,8 @@ def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
         guess = suggest_name(name, sorted({*names.values()}))
         hint = f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else ""
         message = f"{flag} {name!r} does not exist; {hint}{advice}"
-        raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option=flag, value=name)
+        option = flag if flag.startswith("--") else ""  # or the name of a command
+        raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option=option, value=name)
     return key
 
 
@@ -163,7 +164,8 @@ class Catalog:
         disabling = self.base.disabled.get(optimizer)
         if disabling is not None:
             message = f"{flag} {name!r} is disabled by {disabling.layer}: {disabling.because}"
-            raise InputError(message, code=ErrorCode.DISABLED_OPTIMIZER, option=flag, value=name)
+            option = flag if flag.startswith("--") else ""
+            raise InputError(message, code=ErrorCode.DISABLED_OPTIMIZER, option=option, value=name)
         return optimizer
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:

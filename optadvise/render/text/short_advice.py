@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from optadvise.core.records import MemoryAnswer, Recommendation
+from optadvise.core.records import MemoryAnswer, Recommendation, TraceEntry
 from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
@@ -30,8 +30,8 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
         fit: Changes after which it fits, where it does not for certain.
     """
     is_misfit = advice.memory.fits is False
-    reasons = [("·", escape(format_sentence(entry.because))) for entry in advice.trace[: _REASONS - is_misfit]]
-    print_section(out, headings.WHY, reasons, "left", "wrap")
+    reasons = [("·", escape(format_sentence(entry.because))) for entry in _select_reasons(advice, catalog)]
+    print_section(out, headings.WHY, reasons[: _REASONS - is_misfit], "left", "wrap")
     findings = [("·", escape(text)) for text in evidence.list_sentences(evidence.select_relevant(advice))]
     print_section(out, headings.MEASURED, findings, "left", "wrap")
     _print_memory(out, advice, catalog, fit)
@@ -42,6 +42,16 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     out.print()
     print_labelled(out, [(headings.NEXT, f"optadvise bench {advice.optimizer.id}")])
     out.print(_HINT)
+
+
+def _select_reasons(advice: Recommendation, catalog: Catalog) -> list[TraceEntry]:
+    """Return the reasons without those that only report that no concern applies."""
+    tables = catalog.base.tables
+    return [
+        entry
+        for entry in advice.trace
+        if tables[entry.table].kind != "derive" or entry.rule != getattr(tables[entry.table].otherwise, "id", None)
+    ]
 
 
 def _print_memory(out: Console, advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) -> None:
