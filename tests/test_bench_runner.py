@@ -191,7 +191,7 @@ def test_arms_are_stopped_if_saving_fails() -> None:
     log: list[str] = []
 
     def save(records: Sequence[ArmMeasurement]) -> None:
-        raise InputError("the disk is full")
+        raise InputError("the disk is full", code=ErrorCode.INVALID_VALUE)
 
     with pytest.raises(InputError):
         measure(log, FakeArm("a", log), FakeArm("b", log), save=save)
