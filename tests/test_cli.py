@@ -20,10 +20,10 @@ SCHEMA = json.loads((ROOT / "docs" / "schema" / "recommendation.json").read_text
 
 
 def advice(*arguments: str) -> dict[str, Any]:
-    said = optadvise("recommend", *arguments, "--json")
-    assert said.code == 0, said.err
-    assert said.err == ""
-    data: dict[str, Any] = json.loads(said.out)
+    result = optadvise("recommend", *arguments, "--json")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    data: dict[str, Any] = json.loads(result.out)
     jsonschema.validate(data, SCHEMA)
     return data
 
@@ -52,26 +52,28 @@ def advice(*arguments: str) -> dict[str, Any]:
         ("", "adamw", "warmup-cosine", "guide#general-deep-learning"),
     ],
 )  # fmt: skip
-def test_the_answer_is_the_guides_or_the_fields(line: str, optimizer: str, schedule: str, cite: str) -> None:
+def test_optimizer_and_schedule_match_the_guide_or_common_practice(
+    line: str, optimizer: str, schedule: str, cite: str
+) -> None:
     data = advice(*line.split())
     assert (data["optimizer"]["id"], data["scheduler"]["id"]) == (optimizer, schedule)
     chosen = next(t for t in data["trace"] if t["table"] == "choose_optimizer")
     assert cite in chosen["cite"]
 
 
-def test_tight_memory_large_batch_and_spikes_meet_in_one_deliberate_answer() -> None:
+def test_tight_memory_takes_precedence_over_large_batches_and_spikes() -> None:
     data = advice(*"--model transformer --params 1.1B --vram 24GB --batch-size 16K --stability spikes".split())
     assert data["optimizer"]["id"] == "adamw8bit"
     assert {"WRN130", "WRN131"} <= {w["id"] for w in data["warnings"]}
     assert data["optimizer"]["kwargs"]["betas"] == [0.9, 0.95]
 
 
-def test_a_limit_without_a_size_is_answered_with_bands() -> None:
+def test_memory_limit_without_model_size_returns_largest_models() -> None:
     data = advice("--model", "transformer", "--vram", "24GB")
     assert "lion" in [a["id"] for a in data["alternatives"]]
     bands = {b["id"]: b for b in data["bands"]}
     assert bands["adamw8bit"]["max_params"] > bands["lion"]["max_params"] > bands["adamw"]["max_params"]
-    # The edge is where it is said to be: that many parameters are expected to fit, and one more are not.
+    # The edge is where it is result to be: that many parameters are expected to fit, and one more are not.
     edge = bands["adamw"]["max_params"]
     totals = [
         json.loads(optadvise("estimate", "--params", str(edge + more), "--json").out)["memory"]["total_bytes"]
@@ -81,7 +83,7 @@ def test_a_limit_without_a_size_is_answered_with_bands() -> None:
     assert {"change": {"params": f"up to {show_count(edge)}"}, "optimizer": "adamw"} in data["flips"]
 
 
-def test_memory_says_what_it_knows_and_null_for_the_rest() -> None:
+def test_unknown_memory_figures_are_null() -> None:
     memory = advice(*"--model transformer --params 1B --vram 24GB --precision fp32".split())["memory"]
     assert (memory["weights_bytes"], memory["gradients_bytes"]) == (4 * 10**9, 4 * 10**9)
     assert memory["optimizer_bytes"] == pytest.approx(8 * 10**9, rel=1e-6)
@@ -91,21 +93,21 @@ def test_memory_says_what_it_knows_and_null_for_the_rest() -> None:
     assert memory["fits"] is None  # nobody can say yes before activations are known
 
 
-def test_full_fine_tuning_that_cannot_fit_says_so() -> None:
+def test_full_fine_tuning_that_does_not_fit() -> None:
     data = advice(*"--model transformer --params 8B --vram 24GB --task finetune".split())
     assert data["memory"]["fits"] is False
     assert {"qlora", "zero3"} <= {v for chain in data["fixes"] for fix in chain for v in fix["change"].values()}
     assert "WRN141" in {w["id"] for w in data["warnings"]}
 
 
-def test_sharded_mixed_precision_is_counted_as_zero_does() -> None:
+def test_sharded_mixed_precision_matches_the_zero_paper() -> None:
     """ZeRO, figure 1: 7.5B parameters on 64 GPUs take 31.4, 16.6 and 1.9 GB in stages 1, 2 and 3."""
     line = "--model transformer --params 7.5B --gpus 64 --optimizer adamw --shard"
     for shard, gigabytes in (("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.9)):
         assert advice(*line.split(), shard)["memory"]["known_bytes"] == pytest.approx(gigabytes * 1e9, rel=0.02)
 
 
-def test_the_nearest_size_is_the_one_that_flips() -> None:
+def test_sensitivity_reports_the_nearest_model_size() -> None:
     data = advice("--model", "transformer", "--params", "1.3B", "--gpu", "a100")
     flips = {pair: f["optimizer"] for f in data["flips"] for pair in f["change"].items()}
     over = next(change for name, change in flips if name == "params")
@@ -116,29 +118,29 @@ def test_the_nearest_size_is_the_one_that_flips() -> None:
         assert advice(*line.split())["optimizer"]["id"] == optimizer
 
 
-def test_a_gpu_without_bf16_is_not_told_to_use_it() -> None:
+def test_gpu_without_bf16_gets_fp16() -> None:
     assert advice("--model", "transformer", "--gpu", "t4")["situation"]["precision"] == "amp-fp16"
     assert advice("--model", "transformer", "--gpu", "a100")["situation"]["precision"] == "amp-bf16"
 
 
-def test_sparse_gradients_are_not_clipped_and_their_refusal_is_told() -> None:
+def test_sparse_gradients_are_not_clipped() -> None:
     data = advice("--model", "transformer", "--sparse-gradients", "--optimizer", "adamw")
     assert next(h["value"] for h in data["hyperparameters"] if h["name"] == "max_grad_norm") is None
     assert "WRN171" in {w["id"] for w in data["warnings"]}
 
 
-def test_a_scaled_up_rate_gets_a_ramp() -> None:
+def test_scaled_learning_rate_gets_a_warmup() -> None:
     for tuning in ("low", "high"):
         data = advice("--model", "cnn", "--batch-size", "4096", "--tuning", tuning)
         assert data["scheduler"]["id"] == "warmup-cosine"
 
 
-def test_an_import_path_names_its_optimizer() -> None:
+def test_import_path_resolves_to_its_optimizer() -> None:
     assert advice("--optimizer", "bitsandbytes.optim.AdamW8bit")["optimizer"]["id"] == "adamw8bit"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_output_that_cannot_be_written_is_one_line() -> None:
+def test_unwritable_output() -> None:
     for line in ("recommend --json", "recommend", "list"):
         command = f"{sys.executable} -m optadvise {line} > /dev/full"
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
@@ -146,13 +148,13 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_adapters_are_told_that_eight_bits_would_not_help() -> None:
+def test_adapters_gain_little_from_8bit_state() -> None:
     data = advice(*"--model transformer --params 13B --vram 24GB --method lora".split())
     assert data["optimizer"]["id"] == "adamw"
     assert "WRN140" in {w["id"] for w in data["warnings"]}
 
 
-def test_every_number_keeps_its_ledger() -> None:
+def test_hyperparameters_have_derivations() -> None:
     data = advice("--model", "transformer", "--optimizer", "lion")
     rate = next(h for h in data["hyperparameters"] if h["name"] == "lr")
     assert [entry["step"] for entry in rate["ledger"]] == ["set 3e-4", "× 0.2"]
@@ -161,7 +163,7 @@ def test_every_number_keeps_its_ledger() -> None:
     assert rate["ledger"][-1]["cite"] == ["guide#lion-the-memory-efficient-alternative"]
 
 
-def test_what_nobody_said_is_listed_as_assumed() -> None:
+def test_unspecified_facts_are_listed_as_assumed() -> None:
     data = advice("--model", "cnn", "--tuning", "high")
     assert {"task", "method", "batch_size", "params", "precision"} <= set(data["situation"]["assumed"])
     assert {"model", "tuning"}.isdisjoint(data["situation"]["assumed"])
@@ -204,7 +206,7 @@ def test_what_nobody_said_is_listed_as_assumed() -> None:
         ("list --gpus --archs", "option-conflict", "--archs"),
     ],
 )
-def test_bad_input_gets_one_line_and_a_code(line: str, error: str, option: str | None) -> None:
+def test_invalid_input_has_one_line_and_a_code(line: str, error: str, option: str | None) -> None:
     result = optadvise(*line.split())
     assert (result.code, result.error) == (2, error), result.err
     assert result.failure is not None
@@ -230,13 +232,13 @@ def test_bad_input_gets_one_line_and_a_code(line: str, error: str, option: str |
         ("recommend --params 8B --max-seq-length 4096", "recommend --params 8B --seq-len 4096"),
     ],
 )
-def test_spellings_that_people_try_are_accepted(tried: str, declared: str) -> None:
+def test_foreign_spellings_are_accepted(tried: str, declared: str) -> None:
     answer = optadvise(*tried.split(), "--json")
     assert answer.code == 0, answer.err
     assert answer.out == optadvise(*declared.split(), "--json").out
 
 
-def test_json_and_output_mean_the_same_in_each_command(tmp_path: Path) -> None:
+def test_json_and_output_are_consistent_across_commands(tmp_path: Path) -> None:
     for line in (
         "recommend",
         "estimate --params 1B",
@@ -254,24 +256,24 @@ def test_json_and_output_mean_the_same_in_each_command(tmp_path: Path) -> None:
             assert file.read_text(encoding="utf-8") == printed.out
 
 
-def test_an_empty_rules_folder_is_refused(tmp_path: Path) -> None:
-    said = optadvise("recommend", "--rules", str(tmp_path))
-    assert (said.code, said.error) == (2, "file-not-found")
+def test_empty_rules_folder(tmp_path: Path) -> None:
+    result = optadvise("recommend", "--rules", str(tmp_path))
+    assert (result.code, result.error) == (2, "file-not-found")
 
 
-def test_an_unreadable_rules_file_is_refused(tmp_path: Path) -> None:
+def test_unreadable_rules_file(tmp_path: Path) -> None:
     (tmp_path / "optimizers").mkdir()
     (tmp_path / "optimizers" / "gone.yaml").symlink_to(tmp_path / "nowhere.yaml")  # unreadable for root as well
-    said = optadvise("recommend", "--rules", str(tmp_path))
-    assert said.code == 3
-    assert "gone.yaml" in said.err
-    assert "no regular file" in said.err
+    result = optadvise("recommend", "--rules", str(tmp_path))
+    assert (result.code, result.error) == (3, "wrong-file-type")
+    assert result.failure is not None
+    assert str(result.failure.where).endswith("gone.yaml")
 
 
-def test_vram_auto_reads_the_gpu_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_vram_auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = optadvise("recommend", "--vram", "auto")
-    assert (said.code, len(said.err.splitlines())) == (4, 1)
+    result = optadvise("recommend", "--vram", "auto")
+    assert (result.code, len(result.err.splitlines())) == (4, 1)
     fake = tmp_path / "nvidia-smi"
     fake.write_text("#!/bin/sh\necho 'NVIDIA A10G, 23028'\necho 'NVIDIA L4, 22491'\n", encoding="utf-8")
     fake.chmod(0o755)
@@ -280,13 +282,13 @@ def test_vram_auto_reads_the_gpu_or_says_that_there_is_none(monkeypatch: pytest.
     assert (situation["gpu"], situation["vram_bytes"]) == ("NVIDIA L4", 22491 * 2**20)
 
 
-def test_a_gpu_by_name_states_its_memory() -> None:
+def test_gpu_name_sets_the_memory() -> None:
     situation = advice("--model", "transformer", "--gpu", "rtx 4090")["situation"]
     assert situation["vram_bytes"] == 24 * 2**30
     assert situation["gpu"] == "GeForce RTX 4090"
 
 
-def test_json_is_all_there_is_on_stdout_and_a_pipe_may_close_early() -> None:
+def test_stdout_has_only_json_and_may_close_early() -> None:
     command = f"{sys.executable} -m optadvise recommend --model transformer --vram 24GB --json | head -c 10"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stderr == ""
@@ -304,14 +306,14 @@ def test_json_is_all_there_is_on_stdout_and_a_pipe_may_close_early() -> None:
         ("bench zzzzzz", "optadvise list shows all"),
     ],
 )
-def test_an_error_ends_with_what_helps(line: str, end: str) -> None:
-    said = optadvise(*line.split())
-    assert said.code == 2
-    assert said.err.endswith(f"{end}\n")
+def test_error_ends_with_advice(line: str, end: str) -> None:
+    result = optadvise(*line.split())
+    assert result.code == 2
+    assert result.err.endswith(f"{end}\n")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
-def test_a_stream_that_the_shell_has_closed_is_as_one_without_content(closed: str) -> None:
+def test_closed_standard_streams(closed: str) -> None:
     for line, code in (("recommend --interactive --json", 0), ("recommend --model cnnn", 2), ("bench -", 2)):
         command = f"{sys.executable} -m optadvise {line} {'' if '<' in closed else '< /dev/null'} {closed}"
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
@@ -320,7 +322,7 @@ def test_a_stream_that_the_shell_has_closed_is_as_one_without_content(closed: st
         assert done.stdout == "" or json.loads(done.stdout)["optimizer"]["id"] == "adamw"
 
 
-def test_a_terminal_without_unicode_gets_no_traceback() -> None:
+def test_terminal_without_unicode() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "optadvise", "show", "adamw"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
@@ -328,11 +330,11 @@ def test_a_terminal_without_unicode_gets_no_traceback() -> None:
 
 
 @pytest.mark.parametrize("command", ["recommend", "list", "show"])
-def test_every_command_documents_its_exit_codes(command: str) -> None:
-    said = optadvise(command, "--help")
-    assert said.code == 0
-    assert "Exit codes" in said.out
-    assert all(len(line) <= 100 for line in said.out.splitlines())
+def test_help_documents_exit_codes(command: str) -> None:
+    result = optadvise(command, "--help")
+    assert result.code == 0
+    assert "Exit codes" in result.out
+    assert all(len(line) <= 100 for line in result.out.splitlines())
 
 
 def test_list_filters() -> None:
@@ -347,7 +349,7 @@ def test_list_filters() -> None:
     assert "sgd" not in ids
 
 
-def test_the_family_tree_is_the_guides() -> None:
+def test_family_tree_matches_the_guide() -> None:
     tree = optadvise("list", "--tree").out
     for child, parent in [("adamw8bit", "adamw"), ("lion", "adamw"), ("lamb", "adam"), ("rmsprop", "adagrad")]:
         card = json.loads(optadvise("show", child, "--json").out)
@@ -357,7 +359,7 @@ def test_the_family_tree_is_the_guides() -> None:
 
 @pytest.mark.parametrize("name", ["adamw8bit", "warmup-cosine", "OPT040", "wrn010", "CON999"])
 def test_show_prints_cards_schedules_and_rules_within_80_columns(name: str) -> None:
-    said = optadvise("show", name)
-    assert said.code == 0
-    assert all(len(line) <= 80 for line in said.out.splitlines())
+    result = optadvise("show", name)
+    assert result.code == 0
+    assert all(len(line) <= 80 for line in result.out.splitlines())
     assert json.loads(optadvise("show", name, "--json").out)["schema_version"] == 1

@@ -66,11 +66,11 @@ def offered(typed: str, shell: str = "bash") -> list[str]:
         ("optadvise rules ch", ["check"]),
     ]),
 )  # fmt: skip
-def test_tab_offers_names(typed: str, wanted: list[str]) -> None:
+def test_completion_of_names(typed: str, wanted: list[str]) -> None:
     assert offered(typed) == wanted
 
 
-def test_every_shell_is_offered_each_name_in_one_line_with_a_word_about_it() -> None:
+def test_completion_has_one_line_per_name_in_every_shell() -> None:
     assert set(offered("optadvise bench ")) == {*CATALOG.optimizer_ids}
     fish = [line.split("\t") for line in offered("optadvise bench ", "fish")]
     assert {name for name, _ in fish} == {*CATALOG.optimizer_ids}
@@ -81,13 +81,13 @@ def test_every_shell_is_offered_each_name_in_one_line_with_a_word_about_it() -> 
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_is_shown_for_each_shell(shell: str) -> None:
+def test_completion_script_of_each_shell(shell: str) -> None:
     run = subprocess.run([BIN / "optadvise", "--show-completion", shell], text=True, capture_output=True, check=True)
     assert "_OPTADVISE_COMPLETE" in run.stdout
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_bash_completes_in_earnest() -> None:
+def test_completion_in_a_real_bash() -> None:
     script = """
 eval "$(optadvise --show-completion bash)"
 COMP_WORDS=(optadvise bench stable) COMP_CWORD=2
@@ -99,44 +99,44 @@ echo "${COMPREPLY[@]}"
     assert run.stdout.split() == ["stable-adamw"]
 
 
-def test_rules_that_are_broken_offer_nothing_and_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completion_ignores_broken_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "warn.yaml").write_text("table: [", encoding="utf-8")
     monkeypatch.setenv("OPTADVISE_RULES", str(tmp_path))
     assert offered("optadvise bench ad") == []
 
 
 @pytest.mark.parametrize("line", [*(line for line in RUN if line not in LONG), *rotated(1, LONG)])
-def test_examples_of_help_pages_work(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_help_pages_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("rules", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
     if "schema" in line:
         line = line.replace("rules/schema", "schema")
-    said = optadvise(*shlex.split(line)[1:])
-    assert said.code == 0, said.err
+    result = optadvise(*shlex.split(line)[1:])
+    assert result.code == 0, result.err
     written = re.search(r"(?:-o|--out) (\S+)", line)
-    assert said.out or said.err or (written and Path(written[1]).exists())
+    assert result.out or result.err or (written and Path(written[1]).exists())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=" ".join)
-def test_help_fits_80_columns_and_ends_in_examples_and_exit_codes(page: list[str]) -> None:
-    said = optadvise(*page, "--help")
-    assert said.code == 0
-    assert all(len(line) <= 80 for line in said.out.splitlines())
-    assert "Exit codes: 0 success" in said.out
+def test_help_fits_80_columns_and_ends_with_examples_and_exit_codes(page: list[str]) -> None:
+    result = optadvise(*page, "--help")
+    assert result.code == 0
+    assert all(len(line) <= 80 for line in result.out.splitlines())
+    assert "Exit codes: 0 success" in result.out
     if page:
-        example = re.search(r"Examples:\n    (optadvise .*)", said.out)
+        example = re.search(r"Examples:\n    (optadvise .*)", result.out)
         assert example is not None
         assert example[1].startswith(f"optadvise {' '.join(page)}")
-    assert "..." not in said.out.replace("[names]...", "").replace("[ARGS]...", "").replace("names...", "")
+    assert "..." not in result.out.replace("[names]...", "").replace("[ARGS]...", "").replace("names...", "")
 
 
-def test_options_and_commands_stand_under_headings() -> None:
-    said = optadvise("recommend", "--help").out
-    places = [said.index(f"\n{heading}:\n") for heading in ("The run", "The network", "Memory", "Output", "Options")]
+def test_help_groups_options_and_commands() -> None:
+    result = optadvise("recommend", "--help").out
+    places = [result.index(f"\n{heading}:\n") for heading in ("The run", "The network", "Memory", "Output", "Options")]
     assert places == sorted(places)
-    assert said.index("\nOutput:\n") < said.index("--report")
+    assert result.index("\nOutput:\n") < result.index("--report")
     front = optadvise("--help").out
     assert all(f"\n{command.heading}:\n" in front for command in COMMANDS.values())
 
@@ -146,7 +146,7 @@ def test_options_and_commands_stand_under_headings() -> None:
     [({}, False), ({"CLICOLOR_FORCE": "1"}, True), ({"CLICOLOR_FORCE": "0"}, False), ({"FORCE_COLOR": "1"}, True),
      ({"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, False), ({"NO_COLOR": "1"}, False)],
 )  # fmt: skip
-def test_colours_are_as_the_environment_asks(
+def test_colors_follow_the_environment(
     env: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("NO_COLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "CLICOLOR"):
@@ -160,13 +160,13 @@ def test_colours_are_as_the_environment_asks(
     assert "\x1b[" not in optadvise("recommend", "--json").out
 
 
-def test_the_man_page_is_fresh() -> None:
+def test_man_page_is_up_to_date() -> None:
     """`optadvise --man > docs/optadvise.1` writes it anew."""
     assert optadvise("--man").out == (ROOT / "docs" / "optadvise.1").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
-def test_the_man_page_is_sound_roff() -> None:
+def test_man_page_is_valid_roff() -> None:
     run = subprocess.run(
         ["groff", "-Kutf8", "-man", "-Tutf8", "-ww", "-z", str(ROOT / "docs" / "optadvise.1")],
         text=True, capture_output=True, check=True,
@@ -174,7 +174,7 @@ def test_the_man_page_is_sound_roff() -> None:
     assert run.stderr == ""
 
 
-def test_the_version_is_told() -> None:
+def test_version() -> None:
     from optadvise import __version__
 
     assert optadvise("--version").out == f"optadvise {__version__}\n"
@@ -191,7 +191,7 @@ def test_the_version_is_told() -> None:
         ("argument", "names... <list[str]>", "names..."),
     ],
 )
-def test_help_spells_types_alike_with_every_typer(kind: str, record: str, spelling: str) -> None:
+def test_metavars_are_equal_with_every_typer(kind: str, record: str, spelling: str) -> None:
     parameter = SimpleNamespace(param_type_name=kind, get_help_record=lambda ctx: (record, "Help."))
     command = SimpleNamespace(get_params=lambda ctx: [parameter])
     assert group_by_heading(command, None) == {f"{kind.capitalize()}s": [(spelling, "Help.")]}

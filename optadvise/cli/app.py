@@ -141,8 +141,8 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
         arguments: The arguments after the program's name.
         report: Prints a failure.
     """
-    if "--debug" in arguments:
-        os.environ["OPTADVISE_DEBUG"] = "1"
+    debug = ["--debug"] if "--debug" in arguments else []  # accepted at any place
+    arguments = [argument for argument in arguments if argument != "--debug"]
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         arguments = normalize_arguments(arguments)
@@ -150,7 +150,7 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # typer prints nothing when it is interrupted
-            report(classify_error(KeyboardInterrupt()), ())  # no JSON: bench has printed its incomplete result
+            report(classify_error(KeyboardInterrupt()), debug)  # no JSON: bench has printed its incomplete result
     except BrokenPipeError:  # the reader of a pipe has exited, as in `| head`
         _close_stdout()
         return 0
@@ -161,7 +161,7 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
         failure = classify_error(error)
         if isinstance(error, OSError):
             _close_stdout()
-        report(failure, arguments)
+        report(failure, [*debug, *arguments])
         return failure.exit_code
     return code if isinstance(code, int) else 0
 

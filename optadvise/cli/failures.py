@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -77,10 +76,10 @@ def report_failure(failure: Failure, arguments: Sequence[str]) -> None:
 
     Args:
         failure: What is reported.
-        arguments: The command line, which decides about JSON.
+        arguments: The command line, which decides about JSON and the traceback.
     """
     code = ""
-    if os.environ.get("OPTADVISE_DEBUG"):
+    if "--debug" in arguments:
         import traceback
 
         traceback.print_exc()

@@ -25,9 +25,7 @@ class OptadviseError(Exception):
 
     exit_code = 2
 
-    def __init__(
-        self, message: str = "", *, code: ErrorCode, option: str = "", value: object = None
-    ) -> None:
+    def __init__(self, message: str = "", *, code: ErrorCode, option: str = "", value: object = None) -> None:
         """Store the message, without a trailing semicolon if the suggestion after it is empty."""
         super().__init__(message.removesuffix("; "))
         self.code = code
@@ -50,9 +48,7 @@ class RuleFileError(OptadviseError):
 
     exit_code = 3
 
-    def __init__(
-        self, message: str, where: str = "", source: str = "", *, code: ErrorCode
-    ) -> None:
+    def __init__(self, message: str, where: str = "", source: str = "", *, code: ErrorCode) -> None:
         """Compose the one-line message.
 
         Args:
