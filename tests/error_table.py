@@ -104,6 +104,9 @@ def collect_uses(modules: list[Module]) -> Uses:
         if module.name in (error_codes.__name__, errors.__name__):
             continue
         direct: set[int] = set()  # ids of nodes
+        for paired, node in _pair_codes(module, types):
+            uses[str(_read_code_name(node))].add(paired)
+            direct.add(id(node))
         indirect: set[int] = set()  # exit codes
         for call in ast.walk(module.tree):
             exit_code = _read_exit_code(call, types)
@@ -120,6 +123,18 @@ def collect_uses(modules: list[Module]) -> Uses:
             if name and id(node) not in direct:
                 uses[name] |= indirect
     return uses
+
+
+def _pair_codes(module: Module, types: dict[str, int]) -> Iterator[tuple[int, ast.AST]]:
+    """Yield exit codes with the nodes of codes in the constructors of errors, and in pairs of an error and a code."""
+    for node in ast.walk(module.tree):
+        exit_code: int | None = None
+        if isinstance(node, ast.ClassDef):
+            exit_code = types.get(node.name)
+        elif isinstance(node, ast.Tuple) and isinstance(node.elts[:1] and node.elts[0], ast.Name):
+            exit_code = types.get(getattr(node.elts[0], "id", ""))
+        if exit_code is not None:
+            yield from ((exit_code, inner) for inner in ast.walk(node) if _read_code_name(inner))
 
 
 def list_errors_without_code(modules: list[Module]) -> list[str]:

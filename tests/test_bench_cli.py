@@ -193,7 +193,7 @@ def test_text_fits_a_log(mine: Path) -> None:
     ("arguments", "error", "option", "value"),
     [
         ("", "missing-option", None, None),
-        ("adamv", "unknown-name", "bench", "adamv"),
+        ("adamv", "unknown-name", None, "adamv"),
         ("adamw --rounds 0", "out-of-range", "--rounds", "0"),
         ("adamw --steps -1", "invalid-number", "--steps", "-1"),
         ("adamw --steps 1.5", "invalid-number", "--steps", "1.5"),

@@ -265,7 +265,7 @@ def test_unreadable_rules_file(tmp_path: Path) -> None:
     (tmp_path / "optimizers").mkdir()
     (tmp_path / "optimizers" / "gone.yaml").symlink_to(tmp_path / "nowhere.yaml")  # unreadable for root as well
     result = optadvise("recommend", "--rules", str(tmp_path))
-    assert (result.code, result.error) == (3, "wrong-file-type")
+    assert (result.code, result.error) == (3, "file-unreadable")
     assert result.failure is not None
     assert str(result.failure.where).endswith("gone.yaml")
 
@@ -302,8 +302,8 @@ def test_stdout_has_only_json_and_may_close_early() -> None:
         ("rules nosuch", "; see optadvise rules --help"),
         ("recommend --nosuch", "; see optadvise recommend --help"),
         ("nosuch", "; see optadvise --help"),
-        ("verify --claim zzzzzz", "no such claim; optadvise list --claims shows all"),
-        ("bench zzzzzz", "optadvise list shows all"),
+        ("verify --claim zzzzzz", "list all with optadvise list --claims"),
+        ("bench zzzzzz", "optadvise list prints all"),
     ],
 )
 def test_error_ends_with_advice(line: str, end: str) -> None:

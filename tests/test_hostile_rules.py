@@ -146,7 +146,7 @@ def test_special_files_are_one_error_line(make: Callable[[Path], None], tmp_path
 def test_markup_and_format_strings_are_printed_literally(tmp_path: Path) -> None:
     text = "[red]a[/red] [link=http://x]b[/link] [/c] {0.__class__} %s ${HOME} {advice}"
     (tmp_path / "warn.yaml").write_bytes(with_text(f'"{text}"'))
-    for line in ("recommend --model cnn", "show OUR010", "rules docs"):
+    for line in ("recommend --model cnn --explain", "show OUR010", "rules docs"):
         shown = re.sub(r"\s+", " ", optadvise(*line.split(), "--rules", str(tmp_path)).out)
         assert text in shown.replace("\\", "")
 

@@ -115,7 +115,7 @@ def test_examples_of_help_pages_run(line: str, tmp_path: Path, monkeypatch: pyte
         line = line.replace("rules/schema", "schema")
     result = optadvise(*shlex.split(line)[1:])
     assert result.code == 0, result.err
-    written = re.search(r"(?:-o|--out) (\S+)", line)
+    written = re.search(r"(?:-o|--output|--plot) (\S+)", line)
     assert result.out or result.err or (written and Path(written[1]).exists())
 
 

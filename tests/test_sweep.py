@@ -169,7 +169,7 @@ def test_slurm_is_not_available(grid: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "option", "value"),
     [
-        ("optimizers: [adamx]", "unknown-name", "optimizers", "adamx"),
+        ("optimizers: [adamx]", "unknown-name", None, "adamx"),
         ("optimizers: []", "invalid-entry", None, None),
         ("optimizers: [adamw, AdamW]", "duplicate-entry", None, "adamw"),
         ("optimizers: [adamw]\nparms: [1M]", "unknown-key", None, None),

@@ -185,7 +185,7 @@ def test_surface_without_a_function(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "option"),
     [
-        ("adamv", "unknown-name", "trajectories"),
+        ("adamv", "unknown-name", None),
         ("--surface sadle", "unknown-name", "--surface"),
         ("--steps 0", "out-of-range", "--steps"),
         ("--steps 20K", "out-of-range", "--steps"),

@@ -285,7 +285,7 @@ def test_user_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--import mine.Own", "missing-option", "--as"), ("--as adamw", "missing-option", "--import"),
         ("--import nodots --as adamw", "invalid-value", "--import"),
-        ("--import a.B --as adamx", "unknown-name", "--as"), ("adamx", "unknown-name", "verify"),
+        ("--import a.B --as adamx", "unknown-name", "--as"), ("adamx", "unknown-name", None),
         ("--import a.B --as adamw lion", "option-conflict", "--import"),
         ("sgd --timeout 0", "out-of-range", "--timeout"),
         ("sgd --json no/such/x.json", "file-not-writable", "--json"),

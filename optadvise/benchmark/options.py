@@ -50,7 +50,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     workload: Annotated[
         str,
         Option(
-            help="transformer (default), cnn, mlp, or package.module:function, which returns (module, batches).",
+            help="transformer (default), cnn, mlp, or package.module:function that returns (module, batches[, loss]).",
             group=_TRAINING, choices=WORKLOADS, is_open=True,
         ),
     ] = "transformer"  # fmt: skip
@@ -90,7 +90,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     timeout: Annotated[  # seconds
-        float, Option("Maximum seconds for one answer of a worker (default: 300).", _MEASUREMENT)
+        float, Option("Time limit of a worker process per answer, in seconds (default: 300).", _MEASUREMENT)
     ] = 300.0
 
 

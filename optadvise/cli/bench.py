@@ -38,7 +38,7 @@ class BenchOutputs(Struct, frozen=True, kw_only=True):
     json: Annotated[str | None, Option("Print JSON, or write it to FILE.", _OUT, metavar="[FILE]")] = None
     csv: Annotated[Path | None, Option("Write CSV to this file.", _OUT)] = None
     markdown: Annotated[Path | None, Option("Write a Markdown table to this file.", _OUT)] = None
-    dashboard: Annotated[Path | None, Option("Write the input of github-action-benchmark to this file.", _OUT)] = None
+    dashboard: Annotated[Path | None, Option("Write JSON for github-action-benchmark to this file.", _OUT)] = None
     report: Annotated[Path | None, Option("Write an HTML report to this file.", _OUT)] = None
     plot: Annotated[Path | None, Option("Plot memory against speed to this file: cost.png, .svg or .pdf.", _OUT)] = None
     save: Annotated[str | None, Option("Save the result under this name for optadvise compare.", _OUT)] = None

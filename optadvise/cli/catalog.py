@@ -44,7 +44,7 @@ def list_(
     tree: Annotated[bool, opt.option("Print the optimizers as a family tree.", "--tree", group="Output")] = False,
     schedules: Annotated[bool, opt.option("List schedules.", "--schedules", group=_LISTS)] = False,
     claims: Annotated[
-        bool, opt.option("List claims that optadvise verify can test.", "--claims", group=_LISTS)
+        bool, opt.option("List claims about optimizers, for optadvise verify.", "--claims", group=_LISTS)
     ] = False,
     gpus: Annotated[bool, opt.option("List GPUs for --gpu.", "--gpus", group=_LISTS)] = False,
     archs: Annotated[bool, opt.option("List networks for --arch.", "--archs", group=_LISTS)] = False,

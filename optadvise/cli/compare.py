@@ -28,7 +28,11 @@ _Base = Annotated[str, typer.Argument(help="Reference result: a file, or a name 
 _New = Annotated[str, typer.Argument(help="Result to judge: a file, or a name from bench --save.")]
 _REQUIRE = "Requirement for NEW: 'state_bytes <= 1x', 'optimizer_seconds <= 1.05x' (x: times BASE); repeatable."
 _Require = Annotated[list[str] | None, _option(_REQUIRE)]
-_Markdown = Annotated[str | None, _option("Write a Markdown table to this file; - for stdout.", "--markdown")]
+_MARKDOWN = "Write a Markdown table to this file; - for stdout."
+_Markdown = Annotated[
+    str | None,
+    opt.option(_MARKDOWN, "--markdown", group="Options", metavar="FILE"),
+]
 _Plot = Annotated[
     Path | None, _option("Plot memory against speed of both results to this file: delta.png, .svg or .pdf.", "--plot")
 ]

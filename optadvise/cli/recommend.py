@@ -53,7 +53,7 @@ def recommend(
         ),
     ] = None,
     interactive: Annotated[
-        bool, opt.option("Ask for the facts that can still change the answer.", "--interactive", group="Output")
+        bool, opt.option("Ask for the options that can still change the answer.", "--interactive", group="Output")
     ] = False,
 ) -> None:  # fmt: skip
     """Recommend an optimizer and a schedule, with numbers, reasons and sources.

@@ -38,8 +38,8 @@ def trajectories(
 ) -> None:
     """Compute the trajectories of installed optimizers on a loss surface of two weights (default: a saddle).
 
-    Each trajectory is computed by the optimizer's own class. Exit code 4: no optimizer can run on this machine, or a
-    plot requires matplotlib.
+    Each trajectory is computed by the optimizer's own class. Exit code 4: no optimizer can run on this machine, or
+    matplotlib is missing.
     """
     files = _check_files(plot, animate, json_)
     if lr is not None and not 0 < lr <= 1e6:

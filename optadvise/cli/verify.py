@@ -58,8 +58,8 @@ def verify(
 
     An audit compares each step with a float64 reference of the paper over shapes, initial weights, weight decays,
     learning rates and dtypes, and checks the API that training loops use. A claim is an experiment with fixed seeds
-    (optadvise list --claims lists all). Exit code 1: an unexpected deviation, or a claim of --claim is refuted; 5: a
-    claim of --claim is undecided.
+    (optadvise list --claims lists all). Exit code 1: an unexpected deviation, or a claim of --claim is refuted; 4: this
+    machine cannot test the claim; 5: the claim is undecided.
     """
     from optadvise.cli import outputs
     from optadvise.render.text.verify import encode_result, print_verification, render_markdown

@@ -37,7 +37,7 @@ def parse_bytes(text: str, flag: str) -> int:
     number = 0.0 if match is None else float(match[1].replace("_", ""))
     if match is None or (not match[2] and 1024 < number < 2**20):
         raise InputError(
-            f"{flag} {text!r} must be a number with a unit, such as 24GB, 24GiB or 800MB",
+            f"{flag} {text!r} must be a memory size above 0, such as 24GB, 24GiB, 800MB, or 24 for 24 GiB",
             code=ErrorCode.INVALID_NUMBER, option=flag, value=text,
         )  # fmt: skip
     default = "G" if number <= 1024 else "B"
@@ -104,7 +104,7 @@ def show_count(count: float) -> str:
         '6.74B'
     """
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if count >= size:
+        if count >= 0.9995 * size:  # 999.9M is 1B
             return f"{count / size:,.0f}{unit}" if count >= 1000 * size else f"{count / size:.3g}{unit}"
     return f"{count:.4g}"
 

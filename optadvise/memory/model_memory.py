@@ -63,9 +63,9 @@ def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: Mem
         weights_high=weights.bytes_high,
         weights_explanation=weights.explanation,
         master=size.count_largest_shard(state_shards) * FULL if has_master else 0,
-        master_explanation=(f"{FULL} B fp32 × {explain_shard(size, state_shards)}" if has_master else ""),
+        master_explanation=(f"{FULL} bytes (fp32) × {explain_shard(size, state_shards)}" if has_master else ""),
         gradients=size.count_largest_shard(gradient_shards) * weights.itemsize,
-        gradients_explanation=f"{weights.itemsize} B × {explain_shard(size, gradient_shards)}",
+        gradients_explanation=f"{weights.itemsize} bytes × {explain_shard(size, gradient_shards)}",
         buffers=_estimate_buffers(inputs, size, settings, weights.itemsize),
         unsharded_weights=weights.frozen_bytes + trained,
         unsharded_trained=trained,
@@ -100,11 +100,11 @@ def _estimate_frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weight
     if size.shard_params is not None:
         frozen, frozen_high = (n * size.shard_params * shards // size.params for n in (frozen, frozen_high))
     adapters = size.count_largest_shard(shards) * inputs.adapter_itemsize
-    explanation = f"{itemsize} B × {show_count(size.params)} frozen"
+    explanation = f"{itemsize} bytes × {show_count(size.params)} frozen"
     if quantized:
         explanation = f"0.516 B NF4 × {show_count(quantized)} in linear layers"
-        explanation += f" + {itemsize} B × {show_count(size.params - quantized)} in other layers"
-    explanation += f" + {inputs.adapter_itemsize} B × {show_count(size.counts.adapter_params)} adapter parameters"
+        explanation += f" + {itemsize} bytes × {show_count(size.params - quantized)} in other layers"
+    explanation += f" + {inputs.adapter_itemsize} bytes × {show_count(size.counts.adapter_params)} adapter parameters"
     return _Weights(
         bytes=frozen // shards + adapters, bytes_high=frozen_high // shards + adapters,
         itemsize=inputs.adapter_itemsize, frozen_bytes=frozen,
@@ -118,14 +118,14 @@ def _estimate_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemoryS
         return Buffers(bytes=0, bytes_high=0, explanation="")
     trained = size.trained_params
     if inputs.shard == "none":
-        explanation = f"DDP buckets: {itemsize} B × {show_count(trained)}, in addition to the gradients"
+        explanation = f"DDP buckets: {itemsize} bytes × {show_count(trained)}, in addition to the gradients"
         return Buffers(bytes=trained * itemsize, bytes_high=trained * itemsize, explanation=explanation)
     bucket = min(settings.bucket_elements, trained) * itemsize
     if inputs.shard != "zero3":
         return Buffers(
             bytes=bucket,
             bytes_high=bucket,
-            explanation=f"one gradient bucket: {itemsize} B × {show_count(bucket // itemsize)}",
+            explanation=f"one gradient bucket: {itemsize} bytes × {show_count(bucket // itemsize)}",
         )
     return _estimate_gathered_layers(inputs, size, settings, itemsize, bucket)
 
@@ -143,8 +143,9 @@ def _estimate_gathered_layers(
     root_itemsize = compute_itemsize + (0 if size.counts.adapter_params else itemsize)
     root = size.counts.params_outside_layers * root_itemsize
     explanation = (
-        f"{settings.gathered_layers} gathered layers: {compute_itemsize} B × {show_count(gathered // compute_itemsize)}"
-        f"; gradients of one layer: {itemsize} B × {show_count(gradients // itemsize)}"
+        f"{settings.gathered_layers} gathered layers: {compute_itemsize} bytes × "
+        f"{show_count(gathered // compute_itemsize)}"
+        f"; gradients of one layer: {itemsize} bytes × {show_count(gradients // itemsize)}"
     )
     if root:
         explanation += f"; {show_bytes(root)} more if the root module is an FSDP unit"

@@ -99,7 +99,9 @@ def _estimate_state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Opt
         matrices = size.counts.matrix_params
         total = round(per_parameter * matrices + other * (size.params - matrices))
     trained = f"{show_count(size.trained_params)} trained parameters{explain_division(shards)}"
-    return _State(bytes=total // shards, bytes_high=total // shards, explanation=f"{per_parameter:.2f} B × {trained}")
+    return _State(
+        bytes=total // shards, bytes_high=total // shards, explanation=f"{per_parameter:.2f} bytes × {trained}"
+    )
 
 
 def _estimate_state_by_weight(
@@ -111,7 +113,7 @@ def _estimate_state_by_weight(
     total += compute_shared_state_bytes(list_state_tensors(card))
     high = total + _count_wide_embeddings(rules, card, weights, dtype)
     per_parameter = total / max(count_elements(weights), 1)
-    explanation = f"{per_parameter:.2f} B × {explain_shard(size, shards)} trained parameters"
+    explanation = f"{per_parameter:.2f} bytes × {explain_shard(size, shards)} trained parameters"
     if size.trained_shard is None:
         total, high = total // shards, high // shards
     if shards > 1 and inputs.gradient_shards == 1 and inputs.shape is not None:  # only the state is sharded
@@ -190,7 +192,7 @@ def _estimate_scratch(implementation: Implementation, inputs: MemoryInputs, size
         return _estimate_scratch_of_largest(implementation, inputs, size, itemsize)
     shard = size.count_largest_shard(inputs.state_shards)
     copies = round(implementation.scratch_all * itemsize * shard)
-    bytes_each = f"{implementation.scratch_all * itemsize:g} B × {show_count(shard)}"
+    bytes_each = f"{implementation.scratch_all * itemsize:g} bytes × {show_count(shard)}"
     explanation = f"{bytes_each} (foreach, all tensors at once)"
     if implementation.fused:
         return Scratch(bytes=0, bytes_high=copies, explanation=f"none with fused=True, {explanation} by default")

@@ -46,7 +46,7 @@ def list_rule_files(layer: Path) -> list[Path]:
     for file in files:
         if file.stem not in accepted:
             names = ", ".join(f"{name}.yaml" for name in accepted)
-            message = f"rule files with this name are not supported here; accepted: {names}"
+            message = f"rule files with this name are not supported here; accepted: {names}; tables belong in decide/"
             raise RuleFileError(message, str(file), code=ErrorCode.WRONG_FILE_TYPE)
     apart = [file for file in files if file.stem in _FILES_APART]
     files = [file for file in files if file not in apart]
