@@ -132,7 +132,9 @@ def test_table_and_plot(grid: Path, tmp_path: Path) -> None:
     command = optadvise("sweep", str(grid), "--markdown", str(table), "--plot", str(picture))
     assert command.code == 0
     assert max(map(len, command.out.splitlines())) <= 80
-    assert command.out.splitlines()[0].split() == ["precision", "step()", "ms", "whole", "ms", "B/param", "peak", "MiB"]
+    assert command.out.splitlines()[0].split() == [
+        "precision", "status", "optimizer", "training", "step", "B/param", "peak", "MiB",
+    ]  # fmt: skip
     assert sum(line.split()[:1] == ["lion"] for line in command.out.splitlines()) == 2
     assert table.read_text(encoding="utf-8").count("\n| ") == 4
     assert picture.stat().st_size > 10_000

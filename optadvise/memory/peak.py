@@ -12,6 +12,7 @@ from optadvise.memory.records import StepMemory
 from optadvise.rulebase.memory_rules import MemorySettings
 
 OPTIMIZER_STEP = "the optimizer step"
+LOSS = "the loss and its gradient"
 
 
 class PeakMoment(Struct, frozen=True):
@@ -45,9 +46,8 @@ def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimi
     if step.peak_in_head:
         activations = min(live.activations, step.activations)
         logits = live.activations - activations + live.working
-        name = "the loss and its gradient"
         return PeakMoment(
-            name=name,
+            name=LOSS,
             gradients=live.weight_gradients,
             activations=activations,
             logits=logits,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, RequirementResult
 from optadvise.benchmark.spec import Spec
 from optadvise.core.units import show_bytes, show_count
 from optadvise.render.labels import SHARDING_LABELS
+
+NO_INTERVAL = "±?"
+_VISIBLE_BANDWIDTH = 0.01  # fraction of the copy bandwidth
 
 
 def format_figure(value: float | None, scale: float = 1.0) -> str:
@@ -36,10 +39,23 @@ def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str, *, with_i
     if ratio is None:
         return ""
     text = f"{format_figure(ratio.ratio)}x"
-    if ratio.ci95 is None or not with_interval:
+    if not with_interval:
         return text
+    if ratio.ci95 is None:
+        return f"{text} {NO_INTERVAL}"
     half = (ratio.ci95.high - ratio.ci95.low) / 2
-    return f"{text} ±{half:.2g}" if half < ratio.ratio else f"{text} ±?"  # an interval wider than the ratio itself
+    return (
+        f"{text} ±{half:.2g}" if half < ratio.ratio else f"{text} {NO_INTERVAL}"
+    )  # an interval wider than the ratio itself
+
+
+def list_footnotes(cells: Iterable[str]) -> Iterator[str]:
+    """Yield the footnotes of a table whose cells have ratios to the control; nothing without ratios."""
+    ratios = [cell for cell in cells if "x" in cell.partition(" ")[0]]
+    if ratios:
+        yield "ratio: to the control, geometric mean over the rounds, with a 95% interval"
+    if any(NO_INTERVAL in ratio for ratio in ratios):
+        yield f"{NO_INTERVAL}: too few rounds for an interval"
 
 
 def format_implementation(arm: ArmResult) -> str:
@@ -50,7 +66,7 @@ def format_implementation(arm: ArmResult) -> str:
 
 def describe_workload(spec: Spec) -> str:
     """Return the workload of a benchmark."""
-    return "step() on fixed shapes" if spec.optimizer_only else spec.workload
+    return "optimizer step on fixed shapes" if spec.optimizer_only else spec.workload
 
 
 def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
@@ -62,11 +78,18 @@ def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
     if not spec.user and not spec.optimizer_only and spec.params is None:
         name += f" {spec.size}"
     device = environment.device_name or environment.processor or spec.device
-    threads = f", {environment.threads} threads" if environment.threads and spec.device == "cpu" else ""
+    threads = (
+        f", {_format_number(environment.threads, 'thread')}" if environment.threads and spec.device == "cpu" else ""
+    )
+    rounds = _format_number(spec.rounds, "round" if spec.rounds == 1 else "interleaved round")
     versions = ", ".join(f"{package} {version}" for package, version in environment.packages.items())
-    machine = (f"{device}{threads}", f"{spec.rounds} interleaved rounds of {spec.steps} steps", versions)
+    machine = (f"{device}{threads}", f"{rounds} of {_format_number(spec.steps, 'step')}", versions)
     processes = "" if spec.nproc == 1 else f", {spec.nproc} processes, {SHARDING_LABELS[spec.shard]}"
     return f"{name}{size}, {spec.dtype}{processes}", "; ".join(filter(None, machine))
+
+
+def _format_number(number: int, unit: str) -> str:
+    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
 
 
 def list_details(arm: ArmResult, spec: Spec) -> Iterator[str]:
@@ -120,17 +143,21 @@ def _describe_ranks(arm: ArmResult) -> Iterator[str]:
         at_peak = "" if peak is None else f", {show_bytes(peak)} peak memory"
         yield (
             f"rank {rank.rank}: {show_bytes(rank.state_bytes)} optimizer state, "
-            f"{show_bytes(rank.parameter_bytes)} weights{at_peak}, step() {format_milliseconds(rank.optimizer_seconds)}"
+            f"{show_bytes(rank.parameter_bytes)} weights{at_peak}, "
+            f"optimizer step {format_milliseconds(rank.optimizer_seconds)}"
         )
 
 
 def _describe_bandwidth(arm: ArmResult) -> Iterator[str]:
     bandwidth = arm.bandwidth
     if bandwidth.achieved is not None and bandwidth.device is not None:
+        if bandwidth.fraction is None or bandwidth.fraction < _VISIBLE_BANDWIDTH:
+            return
         bound = f"; {bandwidth.bound}" if bandwidth.bound else ""
         yield (
-            f"minimum traffic {show_bytes(bandwidth.bytes_per_step or 0)}/step: {bandwidth.achieved / 1e9:.3g} GB/s, "
-            f"{bandwidth.fraction:.0%} of this machine's copy bandwidth ({bandwidth.device / 1e9:.3g} GB/s){bound}"
+            f"optimizer step: at least {show_bytes(bandwidth.bytes_per_step or 0)} of memory traffic, "
+            f"{bandwidth.achieved / 1e9:.3g} GB/s ({bandwidth.fraction:.0%} of the copy bandwidth of this machine)"
+            f"{bound}"
         )
 
 

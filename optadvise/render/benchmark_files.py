@@ -37,7 +37,16 @@ def encode_csv(result: BenchmarkResult) -> str:
 
 def render_markdown(result: BenchmarkResult) -> str:
     """Return a Markdown table for a pull request."""
-    headers = ("optimizer", "step()", "vs control", "full step", "vs control", "state B/param", "peak", "loss")
+    headers = (
+        "optimizer",
+        "optimizer step",
+        "vs control",
+        "training step",
+        "vs control",
+        "state B/param",
+        "peak",
+        "loss",
+    )
     lines = format_table(headers, (_list_cells(result, arm) for arm in result.arms), numbers_from=1)
     if result.requirements:
         lines += ["", *(f"- {one.verdict}: `{one.text}` ({one.label})" for one in result.requirements)]

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from optadvise.core.cards import Implementation
 from optadvise.core.findings import (
+    CONFORMS,
     DEVIATES,
     FAILS,
     QUANTISED,
@@ -20,6 +21,11 @@ from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import describe_measurement, find_deviation, format_figure
 
 _PEAKS = {"allocated": "peak memory", "process": "peak memory of the process"}  # the most precise first
+_AUDIT_VERDICTS = {
+    CONFORMS: "computes the update of its paper",
+    QUANTISED: "computes the update of its paper, within quantization error",
+    DEVIATES: "deviates from its paper",
+}
 _COMPARABLE_SIZE = 10  # factor between parameter counts up to which a benchmark applies to a run
 
 
@@ -62,8 +68,7 @@ def list_sentences(evidence: Evidence) -> list[str]:
 
 def _describe_audit(audit: AuditFinding) -> str:
     why = f": {audit.why}" if audit.why else ""
-    verdict = audit.verdict if audit.verdict != QUANTISED else f"conforms {QUANTISED}"
-    return f"{audit.path} {verdict}{why} (audit of {audit.date})."
+    return f"{audit.path} {_AUDIT_VERDICTS.get(audit.verdict, audit.verdict)}{why} (audit of {audit.date})."
 
 
 def _describe_benchmark(benchmark: BenchmarkFinding) -> str:

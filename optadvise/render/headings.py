@@ -19,6 +19,7 @@ NEXT: Final = "Next"
 
 # Memory.
 MEMORY: Final = "Memory of one GPU"
+PEAK_MEMORY: Final = "Peak memory of one GPU"
 FIXES: Final = "What would make it fit (cheapest first)"
 MODEL_SIZES: Final = "Largest model that fits"
 OPTIMIZERS: Final = "All optimizers"

@@ -10,12 +10,29 @@ from optadvise.rulebase.catalog import Catalog
 
 DASH = "–"  # for 0 and for unknown values
 SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
-FIT_LABELS: Mapping[bool | None, str] = {True: "yes", False: "no", None: "perhaps"}
 
 
 def format_size(size_bytes: int | None, missing: str = DASH) -> str:
     """Return a size; `missing` for 0 and None."""
     return show_bytes(size_bytes) if size_bytes else missing
+
+
+def format_fits(fits: bool | None, required: int | None, available: int | None) -> str:
+    """Return whether a run fits: yes, probably, probably not or no; unknown without both sizes.
+
+    Args:
+        fits: None if the available memory is within the interval of the estimate.
+        required: Expected bytes without state that can be paged to host memory.
+
+    Example:
+        >>> format_fits(True, 1, 2), format_fits(None, 1, 2), format_fits(None, 3, 2), format_fits(None, None, 2)
+        ('yes', 'probably', 'probably not', 'unknown')
+    """
+    if fits is not None:
+        return "yes" if fits else "no"
+    if required is None or available is None:
+        return "unknown"
+    return "probably" if required <= available else "probably not"
 
 
 def format_count(count: int | None) -> str:
@@ -98,6 +115,17 @@ def format_option(catalog: Catalog, fact: str, value: object) -> str:
 def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:
     """Return the options for several facts, as on a command line."""
     return " ".join(format_option(catalog, fact, value) for fact, value in facts.items())
+
+
+def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:
+    """Return the id of the GPU that `--gpu` specified; None without one."""
+    return next((gpu.id for gpu in catalog.gpus if "gpu" in situation.stated and gpu.name == situation.gpu), None)
+
+
+def list_implied_facts(situation: Situation, catalog: Catalog) -> set[str]:
+    """Return the stated facts that no option of their own specified: those of a GPU's name or a network's shape."""
+    of_gpu = set() if find_gpu_id(situation, catalog) is None else {"vram_bytes", "vendor", "bf16"}
+    return of_gpu | ({"model", "params"} if "shape" in situation.stated else set())
 
 
 def format_fact(situation: Situation, fact: str) -> str:

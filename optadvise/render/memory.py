@@ -7,6 +7,7 @@ from rich.text import Text
 
 from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes
+from optadvise.memory.peak import LOSS
 from optadvise.render.labels import format_interval
 
 
@@ -28,6 +29,11 @@ def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
         note = f"{show_bytes(line.bytes or 0)} outside the peak: {line.how}" if is_elsewhere else line.how
         rows.append(BreakdownRow(part=line.part, size_bytes=line.at_peak or 0, note=note))
     return rows
+
+
+def describe_peak(memory: MemoryEstimate) -> str:
+    """Return the phase of the training step with the peak: `during the backward pass`."""
+    return "while computing the loss and its gradient" if memory.peak == LOSS else f"during {memory.peak}"
 
 
 def describe_allocator(memory: MemoryEstimate) -> str:
@@ -53,17 +59,17 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
         of_limit = "" if memory.available is None else f" of {limit}"
         unknown = "activations are unknown without the network's dimensions"
         return Text(f"Weights, gradients and optimizer state: {size}{of_limit}; {unknown}.")
-    total, interval = f"*{show_bytes(memory.total)}*", f" ({format_interval(memory.interval)})"
+    total, interval = f"*{show_bytes(memory.total)}*", f" (likely range {format_interval(memory.interval)})"
     per_gpu = " on each GPU" if situation.gpus > 1 else ""
     if memory.available is None:
-        return _emphasize("Requires about ", total, f"{interval}{per_gpu}; add --gpu or --vram to check the fit.")
+        return _emphasize("Requires about ", total, f"{per_gpu}{interval}; add --gpu or --vram to check the fit.")
     is_likely = memory.total - memory.pageable <= memory.available
     if memory.fits or (memory.fits is None and is_likely):
         paging = ", with optimizer state paged to the host" if memory.total > memory.available else ""
         verdict = "*Fits*" if memory.fits else "*Probably fits*"
         return _emphasize(verdict, ": ", total, f" of {limit}{interval}{per_gpu}{paging}.")
     verdict = "*Does not fit*" if memory.fits is False else "*Probably does not fit*"
-    return _emphasize(verdict, ": requires ", total, f"{interval}{per_gpu}, available {limit}.")
+    return _emphasize(verdict, ": requires ", total, f"{per_gpu}{interval}, available {limit}.")
 
 
 def _describe_limit(memory: MemoryEstimate, situation: Situation) -> str:
@@ -84,8 +90,8 @@ def has_fixes(answer: MemoryAnswer) -> bool:
 
 
 def describe_chain(chain: tuple[Fix, ...]) -> str:
-    """Return what a chain of fixes leads to: `19.8 GiB (plus 13.2 GiB pageable) with all three`."""
+    """Return what a chain of fixes leads to: `19.8 GiB (plus 13.2 GiB paged to host memory) with all three`."""
     end = chain[-1]
-    pageable = f" (plus {show_bytes(end.pageable)} pageable)" if end.pageable else ""
+    pageable = f" (plus {show_bytes(end.pageable)} paged to host memory)" if end.pageable else ""
     count = {1: "", 2: " both", 3: " all three", 4: " all four", 5: " all five"}.get(len(chain), f" all {len(chain)}")
     return f"{show_bytes(end.needs)}{pageable} with{count}"

@@ -145,7 +145,7 @@ def _make_figure(result: BenchmarkResult) -> ScatterFigure:
     return ScatterFigure(
         scatter=charts.layout_scatter(points, lambda value: format_figure(value, scale)),
         up="peak memory" if has_peak else "optimizer state",
-        across=f"throughput, {unit}: higher is better" if has_throughput else "step() in ms: lower is better",
+        across=f"throughput, {unit}: higher is better" if has_throughput else "optimizer step in ms: lower is better",
         missing=tuple(point.name for point in points if point.across is None or point.up is None),
     )
 

@@ -13,8 +13,23 @@ from optadvise.core.units import show_bytes, show_count, show_number
 from optadvise.render import evidence
 from optadvise.render.html import charts
 from optadvise.render.html.page import PageOrigin, render_page
-from optadvise.render.labels import DASH, format_fact, format_flag, format_interval, format_options
-from optadvise.render.memory import describe_allocator, describe_chain, describe_fit, has_fixes, list_breakdown
+from optadvise.render.labels import (
+    DASH,
+    find_gpu_id,
+    format_fact,
+    format_flag,
+    format_interval,
+    format_options,
+    list_implied_facts,
+)
+from optadvise.render.memory import (
+    describe_allocator,
+    describe_chain,
+    describe_fit,
+    describe_peak,
+    has_fixes,
+    list_breakdown,
+)
 from optadvise.render.recommendation import (
     describe_run,
     describe_schedule,
@@ -32,7 +47,7 @@ _RUN_MEANINGS = {
     "warmup_fraction": "Share of the run with a linear warmup.",
     "max_grad_norm": "Global gradient norm above which gradients are clipped.",
 }
-_FITS = {True: "fits", False: "does not fit", None: "unknown"}
+_FITS = {True: "yes", False: "no", None: "unknown"}
 
 
 class CitedSource(Struct, frozen=True):
@@ -105,6 +120,7 @@ def render_recommendation(
         "bar": charts.layout_bar(memory),
         "memory_rows": _list_memory(memory),
         "allocator": describe_allocator(memory),
+        "peak": describe_peak(memory),
         "fit": fit if fit is not None and has_fixes(fit) else None,
         "options": lambda facts: format_options(catalog, facts),
         "names": {other.id: catalog.optimizer(other.id).name for other in advice.alternatives},
@@ -177,9 +193,10 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
                 flag="network", value=situation.shape.name, meaning=f"{show_count(situation.params or 0)} parameters"
             )
         )
-    if "gpu" in stated and situation.gpu is not None:
-        rows.append(FactRow("--gpu", situation.gpu))
-    implied = ("model",) if "shape" in stated else ()  # a network's shape implies its kind of model
+    gpu = find_gpu_id(situation, catalog)
+    if gpu is not None:
+        rows.append(FactRow(flag="--gpu", value=gpu, meaning=str(situation.gpu)))
+    implied = list_implied_facts(situation, catalog)
     rows += [
         _describe_fact(advice, catalog, name)
         for name, fact in catalog.facts.items()
@@ -195,5 +212,6 @@ def _describe_fact(advice: Recommendation, catalog: Catalog, name: str) -> FactR
     text = format_fact(advice.situation, name)
     if name == "vram_bytes" and value is not None:
         text = show_bytes(value)
-    meaning = (fact.values or {}).get(value, "") if fact is not None and isinstance(value, str) else ""
-    return FactRow(flag=format_flag(catalog, name), value=text, meaning=str(meaning))
+    meaning = str((fact.values or {}).get(value, "")) if fact is not None and isinstance(value, str) else ""
+    is_repeated = value == "none" and " " not in meaning  # such as `nothing`
+    return FactRow(flag=format_flag(catalog, name), value=text, meaning="" if is_repeated else meaning)

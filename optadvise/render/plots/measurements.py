@@ -252,7 +252,9 @@ def _finish(plot: Any, axes: Axes, points: Sequence[Point], about: str, missing:
         ((s, u) for s, u in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if max_memory >= s), (1, "bytes")
     )
     memory = {"peak_memory": "peak memory (allocator)", "state_bytes": "optimizer state"}[axes.memory]
-    speed = {"throughput": axes.unit, "step_seconds": "full step, ms", "optimizer_seconds": "step(), ms"}[axes.speed]
+    speed = {"throughput": axes.unit, "step_seconds": "training step, ms", "optimizer_seconds": "optimizer step, ms"}[
+        axes.speed
+    ]
     goal = "up and left is better" if axes.better > 0 else "down and left is better"
     figures.set_title(plot, "Memory against speed", f"{about}; {goal}")
     spread = " (95 % interval)" if any(point.speed.interval is not None for point in points) else ""

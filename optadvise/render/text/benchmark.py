@@ -17,11 +17,15 @@ from optadvise.render.benchmark import (
     format_measured,
     format_ratio,
     list_details,
+    list_footnotes,
 )
-from optadvise.render.text.console import Column, Page, format_heading, print_rows, print_section
+from optadvise.render.text.console import Column, Page, format_heading, print_paragraph, print_rows, print_section
 
-_COLUMNS: tuple[Column, ...] = (("", "fold"), ("step() ms", "right"), ("ratio", "right"), ("full ms", "right"),
-                                ("ratio", "right"), ("B/param", "right"), ("peak MiB", "right"))  # fmt: skip
+_COLUMNS: tuple[Column, ...] = (
+    ("", "fold"), ("optimizer\nms", "right"), ("ratio", "right"), ("training\nstep ms", "right"), ("ratio", "right"),
+    ("B/param", "right"), ("peak MiB", "right"),
+)  # fmt: skip
+_RATIO = 2  # cell of the ratio with an interval
 
 
 def print_benchmark(result: BenchmarkResult) -> None:
@@ -30,7 +34,10 @@ def print_benchmark(result: BenchmarkResult) -> None:
         for line in describe_conditions(result):
             out.print(escape(line))
         out.print()
-        print_rows(out, [_list_cells(result, arm) for arm in result.arms], *_COLUMNS)
+        rows = [_list_cells(result, arm) for arm in result.arms]
+        print_rows(out, rows, *_COLUMNS)
+        for note in list_footnotes(row[_RATIO] for row in rows if len(row) > _RATIO):
+            print_paragraph(out, f"[dim]{note}[/dim]")
         for arm in result.arms:
             out.print(f"{format_heading(escape(arm.label))}  {escape(format_implementation(arm))}", soft_wrap=True)
             print_rows(out, [(escape(line),) for line in list_details(arm, result.spec)], "wrap")

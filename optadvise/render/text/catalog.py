@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from optadvise.core.cards import Implementation, Optimizer, Scheduler, StateTensor, Value
+from optadvise.core.cards import AGREES, Implementation, Optimizer, Scheduler, StateTensor, Value
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
@@ -18,6 +18,9 @@ from optadvise.render.labels import SHARDING_LABELS, format_range, format_state_
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
+
+_GUIDE_BYTES = 4  # per number in the guide
+_ERROR = "raises an error, because "  # start of most results of a sharding that fails
 
 
 def print_optimizers(cards: Sequence[Optimizer]) -> None:
@@ -43,6 +46,7 @@ def print_claims(claims: Iterable[Claim]) -> None:
     """Print a line for each claim."""
     with Page() as out:
         rows = [(claim.id, escape(f"{claim.claim} [{', '.join(claim.cite)}]")) for claim in claims]
+        out.print("Claims to test; not necessarily true.\n")
         print_rows(out, rows, ("claim", "left"), ("", "wrap"))
         out.print("\noptadvise verify --claim ID tests one claim on this machine, verify --all tests all.")
 
@@ -101,7 +105,7 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         print_bullets(out, "Avoid when", (reason.text for reason in card.avoid_when))
         print_bullets(out, headings.NOTES, (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
         models = ", ".join(card.model_types) or "no particular kind"
-        print_section(out, "Use", [("tuning effort", card.effort), ("model types", models)], "left", "wrap")
+        print_section(out, "Details", [("tuning effort", card.effort), ("model types", models)], "left", "wrap")
         print_section(out, "Names in other frameworks", _list_names(catalog, card), "left", "wrap")
         print_sources(out, card.cite, catalog)
 
@@ -132,31 +136,26 @@ def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> 
     else:
         out.print("  No state.")
     if guide_buffers is not None:
-        out.print(f"  By the guide: {guide_buffers:g}× the parameters, 4 bytes each.")
+        out.print(f"  The guide states {_GUIDE_BYTES * guide_buffers:g} bytes per parameter.")
 
 
 def _describe_tensor(tensor: StateTensor) -> str:
     size = f"{tensor.elements} per optimizer" if tensor.per == "optimizer" else f"one per {tensor.per}"
     size += f" of {tensor.block}" if tensor.per == "block" else ""
-    limits = [f"from {tensor.min_elements:,} elements"] if tensor.min_elements else []
-    limits += [f"up to {tensor.max_elements:,} elements"] if tensor.max_elements is not None else []
-    return ", ".join([size, *limits])
+    limits = [f"at least {tensor.min_elements:,}"] if tensor.min_elements else []
+    limits += [f"at most {tensor.max_elements:,}"] if tensor.max_elements is not None else []
+    return f"{size}, for tensors with {' and '.join(limits)} elements" if limits else size
 
 
 def _print_implementation(out: Console, implementation: Implementation) -> None:
     source = f"pip install {implementation.package}" if implementation.package else "not on PyPI"
     source += f" (version {implementation.min_version} or later)" if implementation.min_version else ""
-    sharded = [f"{SHARDING_LABELS[shard]} {result}" for shard, result in implementation.sharding.items()]
-    sharded += [
-        f"{SHARDING_LABELS[shard]} with {_format_arguments(kwargs)}"
-        for shard, kwargs in implementation.sharding_kwargs.items()
-    ]
     rows = [
         ("package", source),
         ("devices", ", ".join(implementation.devices)),
         ("fixed arguments", _format_arguments(implementation.kwargs)),
         ("variants", ", ".join(implementation.variants)),
-        ("sharding", "; ".join(sharded) if implementation.sharding else ""),
+        ("sharding", _describe_sharding(implementation)),
         ("[bold]deviation[/bold]", ""),
         ("note", implementation.note or ""),
     ]
@@ -164,6 +163,23 @@ def _print_implementation(out: Console, implementation: Implementation) -> None:
         rows[-2] = (rows[-2][0], f"{implementation.deviates.by}: {implementation.deviates.in_}")
     cells = [(label, escape(text)) for label, text in rows if text]
     print_section(out, f"{implementation.id}: {implementation.path}", cells, "left", "wrap")
+
+
+def _describe_sharding(implementation: Implementation) -> str:
+    """Return with which sharding a step computes the same result as one process, and with which it fails."""
+    results = implementation.sharding
+    same = ", ".join(SHARDING_LABELS[shard] for shard, result in results.items() if result == AGREES)
+    failures = (
+        f"{SHARDING_LABELS[shard]} ({result.removeprefix(_ERROR)})"
+        for shard, result in results.items() if result != AGREES
+    )  # fmt: skip
+    failed = ", ".join(failures)
+    parts = [f"same result as one process: {same}"] * bool(same) + [f"fails: {failed}"] * bool(failed)
+    parts += [
+        f"{SHARDING_LABELS[shard]} requires {_format_arguments(kwargs)}"
+        for shard, kwargs in implementation.sharding_kwargs.items() if results
+    ]  # fmt: skip
+    return "; ".join(parts)
 
 
 def _format_arguments(kwargs: Mapping[str, Value]) -> str:

@@ -15,8 +15,8 @@ from optadvise.render.text.benchmark import print_requirements
 from optadvise.render.text.console import Page, format_heading, make_table
 
 _NAMES = {
-    "optimizer_seconds": "step()",
-    "step_seconds": "full step",
+    "optimizer_seconds": "optimizer step",
+    "step_seconds": "training step",
     "forward_seconds": "forward",
     "backward_seconds": "backward",
     "state_bytes": "state",
@@ -24,7 +24,7 @@ _NAMES = {
     "peak_memory": "peak memory",
 }
 _HEADERS = ("", "base", "new", "new/base", "vs control", "95 % interval")
-_WIDTHS = (13, 11, 11, 8, 10, 15)  # equal in all tables, so that columns are aligned
+_WIDTHS = (14, 11, 11, 8, 10, 14)  # equal in all tables, so that columns are aligned
 _METHOD = (
     "vs control: (new / its control) / (base / its control), which cancels drift between the runs. The interval is "
     "that of this ratio if it was computed, otherwise that of new/base, which includes the drift. Memory is exact."

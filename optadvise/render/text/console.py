@@ -85,7 +85,7 @@ class Page:
         self._capture.__exit__(None, None, None)
         if error is None:
             lines = self._capture.get().replace(NO_BREAK, " ").split("\n")
-            self.text = "\n".join(line.rstrip() for line in lines)
+            self.text = "\n".join(line.rstrip() for line in lines).lstrip("\n")  # a page may begin with a section
             if not can_encode(self.text, sys.stdout.encoding):
                 self.text = self.text.translate(_ASCII)
             if not self._keep:

@@ -11,8 +11,15 @@ from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.render import headings
-from optadvise.render.labels import FIT_LABELS, format_count, format_options, format_size
-from optadvise.render.memory import describe_allocator, describe_chain, describe_fit, has_fixes, list_breakdown
+from optadvise.render.labels import format_count, format_fits, format_options, format_size
+from optadvise.render.memory import (
+    describe_allocator,
+    describe_chain,
+    describe_fit,
+    describe_peak,
+    has_fixes,
+    list_breakdown,
+)
 from optadvise.render.text.console import (
     Page,
     format_heading,
@@ -30,7 +37,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 _VISIBLE_SHARE = 0.15  # of the largest part; a compact breakdown sums up smaller parts
 _SHORT_CHAINS = 2  # of fixes in the short answer
 _NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
-_BREAKS = "breaks: fails or computes something else with this sharding; see optadvise show NAME."
+_BREAKS = "*: fails or computes something else with this sharding; see optadvise show NAME."
 
 
 def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
@@ -46,7 +53,7 @@ def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) 
         print_scaling(out, answer)
         print_fixes(out, answer, catalog)
         if everything:
-            _print_optimizers(out, answer)
+            _print_optimizers(out, answer, catalog)
         print_assumptions(out, answer.situation, catalog, only={*ESTIMATE_FACTS, "optimizer", "task"})
         if not everything and answer.optimizers:
             out.print("\nAdd --all for other optimizers.")
@@ -82,14 +89,14 @@ def print_breakdown(out: Console, memory: MemoryEstimate) -> None:
         cells = [(row.part, _format_known(row.size_bytes), escape(row.note)) for row in rows]
         print_section(out, f"{headings.MEMORY} (estimated)", cells, "left", "right", "wrap")
         return
-    out.print(format_heading(f"{headings.MEMORY} (estimated), peak in {memory.peak}"))
+    out.print(format_heading(f"{headings.PEAK_MEMORY} (estimated), {describe_peak(memory)}"))
     largest = max((row.size_bytes or 0 for row in rows), default=1) or 1
     table = [
         (row.part, format_size(row.size_bytes), format_bar((row.size_bytes or 0) / largest), escape(row.note))
         for row in rows
     ]
     total = ("[bold]total[/bold]", f"[bold]{show_bytes(memory.total)}[/bold]", "", describe_allocator(memory))
-    print_rows(out, [*table, total], ("", "left"), ("at the peak", "right"), ("", "left"), ("", "wrap"))
+    print_rows(out, [*table, total], ("", "left"), ("size", "right"), ("", "left"), ("", "wrap"))
 
 
 def print_compact_breakdown(out: Console, memory: MemoryEstimate) -> None:
@@ -153,7 +160,7 @@ def print_fixes(
     if not answer.fixes:
         print_paragraph(out, _NO_FIX)
     elif "optimizer" in answer.situation.assumed and name_optimizer:
-        print_paragraph(out, f"With --optimizer {answer.optimizer}, unless an option sets another.")
+        print_paragraph(out, f"All with --optimizer {answer.optimizer}, except where --optimizer is listed.")
     chains = answer.fixes[:_SHORT_CHAINS] if is_short else answer.fixes
     for number, chain in enumerate(chains, 1):
         out.print(f"  [bold]{number}.[/bold] {describe_chain(chain)}:")
@@ -177,7 +184,7 @@ def _describe_cost(fix: Fix, catalog: Catalog) -> str:
     return escape(f"{replaced}cost: {fix.costs.split(';')[0].rstrip('.')}")
 
 
-def _print_optimizers(out: Console, answer: MemoryAnswer) -> None:
+def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
     is_limited, has_tokens = answer.situation.vram_bytes is not None, answer.situation.seq_len is not None
     columns = [("", "fold"), ("state", "right"), ("total", "right")]
     columns += [("fits", "left"), ("micro-batch", "right")] if is_limited else [("", "left")]
@@ -187,11 +194,15 @@ def _print_optimizers(out: Console, answer: MemoryAnswer) -> None:
         total = fit.total if fit.total is not None else fit.model_states
         row = [fit.id, format_size(fit.optimizer_bytes), _format_known(total)]
         if is_limited:
-            row += [FIT_LABELS[fit.fits] + (", breaks" if fit.breaks else ""), format_count(fit.largest_micro_batch)]
+            pageable = (fit.optimizer_bytes or 0) * catalog.optimizer(fit.id).paged
+            required = None if fit.total is None else fit.total - pageable
+            fits = format_fits(fit.fits, required, answer.situation.vram_bytes)
+            row += [fits + (" *" if fit.breaks else ""), format_count(fit.largest_micro_batch)]
         else:
-            row += ["breaks" if fit.breaks else ""]
+            row += ["*" if fit.breaks else ""]
         rows.append(row + ([format_count(fit.longest_sequence)] if is_limited and has_tokens else []))
-    limits = "largest micro-batch and longest sequence that fit" if has_tokens else "largest micro-batch that fits"
+    limits = "largest micro-batch and longest sequence expected to fit"
+    limits = limits if has_tokens else "largest micro-batch expected to fit"
     out.print(format_heading(headings.OPTIMIZERS + (f" ({limits})" if is_limited else "")))
     print_rows(out, rows, *columns)
     if any(fit.breaks for fit in answer.optimizers):

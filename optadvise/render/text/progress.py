@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-_LABELS = {"start": "starting", "round": "round", "finish": "reading memory of"}
+_LABELS = {"start": "starting", "round": "round", "finish": "measuring memory of"}
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
             out.print(f"\nOverrides {', '.join(rule.overrides)}.")
         if overriding:
             out.print(f"\nOverridden by {', '.join(overriding)}.")
-        print_bullets(out, "Examples", tests)
+        print_bullets(out, "Tests", tests)
         print_sources(out, rule.cite, catalog)
 
 

@@ -22,11 +22,13 @@ def print_proofs(report: ProofReport) -> None:
     with Page() as out:
         for reported in report.findings:
             _print_finding(out, reported)
-        cells = make_table(("table", "left"), ("rows", "right"), ("cells", "right"), ("no rule", "right"))
+        cells = make_table(("table", "left"), ("rows", "right"), ("cells", "right"), ("otherwise", "right"))
         for counts in report.tables:
             through = DASH if counts.otherwise is None else f"{counts.otherwise:,}"
             cells.add_row("", counts.table, str(counts.rows), f"{counts.cells:,}", through)
         out.print(cells)
+        out.print("\nCells: situations that the table distinguishes; otherwise: those that only the")
+        out.print("`otherwise` rule decides.")
         out.print()
         rows, total = sum(table.rows for table in report.tables), len(report.findings) + report.more
         if report.sound:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.records import MemoryAnswer, Scaling, Situation, Traffic
+from optadvise.core.records import MemoryAnswer, Scaling, Traffic
 from optadvise.core.units import show_bytes
-from optadvise.render.labels import FIT_LABELS, format_count, format_sentence
+from optadvise.render.labels import format_count, format_fits, format_sentence
 from optadvise.render.text.console import print_paragraph, print_section
 
 _CONTENTS = {"weights": "weights", "updated": "updated weights", "gradients": "gradients"}
@@ -18,7 +18,7 @@ def print_scaling(out: Console, answer: MemoryAnswer) -> None:
     if answer.traffic is not None:
         _print_traffic(out, answer.traffic)
     if answer.scaling is not None:
-        _print_scales(out, answer.scaling, answer.situation)
+        _print_scales(out, answer.scaling, answer)
 
 
 def _print_traffic(out: Console, traffic: Traffic) -> None:
@@ -38,28 +38,33 @@ def _print_traffic(out: Console, traffic: Traffic) -> None:
     print_paragraph(out, f"{escape(rings + note)} [dim]\\[{', '.join(traffic.cite)}][/dim]")
 
 
-def _print_scales(out: Console, scaling: Scaling, situation: Situation) -> None:
+def _print_scales(out: Console, scaling: Scaling, answer: MemoryAnswer) -> None:
+    situation, is_paged = answer.situation, answer.memory.pageable > 0
     has_shape = scaling.sample_bytes is not None
     is_limited = situation.vram_bytes is not None and has_shape
     has_copy = any(scale.master_bytes for scale in scaling.scales)
-    columns = [("GPUs", "right"), ("state", "right"), *([("master copy", "right")] if has_copy else [])]
+    columns = [("GPUs", "right"), ("state", "right"), *([("master\ncopy", "right")] if has_copy else [])]
     columns += [("total", "right")] if has_shape else []
-    columns += [("fits", "left")] if is_limited else []
-    columns += [("micro-batch", "right"), *([("largest", "right")] if is_limited else []), ("sends", "right")]
+    columns += [("fits", "fold")] if is_limited else []
+    columns += [("micro-\nbatch", "right"), *([("largest\nmicro-batch", "right")] if is_limited else [])]
+    columns += [("sent\nper step", "right")]
     rows = []
     for scale in scaling.scales:
         row = [f"{scale.gpus:,}", show_bytes(scale.optimizer_bytes)]
         row += [show_bytes(scale.master_bytes)] if has_copy else []
         row += [show_bytes(scale.total or 0)] if has_shape else []
-        row += [FIT_LABELS[scale.fits]] if is_limited else []
+        required = None if scale.total is None else scale.total - is_paged * scale.optimizer_bytes
+        row += [format_fits(scale.fits, required, situation.vram_bytes)] if is_limited else []
         row += [f"{scale.micro_batch:,}", *([format_count(scale.largest_micro_batch)] if is_limited else [])]
         row += [show_bytes(scale.sent)]
         rows.append([f"[bold]{cell}[/bold]" if scale.gpus == situation.gpus else cell for cell in row])
     print_section(out, "Other numbers of GPUs (estimated)", rows, *columns)
-    if scaling.enough is not None:
-        contents = "state and master copy" if has_copy else "optimizer state"
-        begin = "More GPUs never" if scaling.enough == 1 else f"Beyond {scaling.enough:,} GPUs, more GPUs do not"
+    if scaling.enough is not None and answer.memory.fits is not False:
+        contents = "optimizer state and master copy" if has_copy else "optimizer state"
+        begin = f"Beyond {scaling.enough:,} GPUs, doubling" if scaling.enough > 1 else "Doubling"
         sample = show_bytes(scaling.sample_bytes or 0)
         print_paragraph(
-            out, f"{begin} pay off for {contents}: doubling them frees less than one more sample needs ({sample})."
+            out,
+            f"{begin} the number of GPUs frees less memory on each ({contents}) than one more sample of the "
+            f"micro-batch requires ({sample}).",
         )

@@ -15,7 +15,7 @@ from optadvise.render.memory import describe_fit, is_tight
 from optadvise.render.recommendation import list_changes, sort_warnings
 from optadvise.render.text.console import format_heading, print_labelled, print_section
 from optadvise.render.text.estimate import print_compact_breakdown, print_fixes
-from optadvise.render.text.situation import print_short_assumptions
+from optadvise.render.text.situation import print_inputs
 from optadvise.rulebase.catalog import Catalog
 
 # At most so many of each, and one less if the run does not fit, which takes more lines.
@@ -38,7 +38,7 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
     print_section(out, headings.CHANGES, changes[: _CHANGES - is_misfit], "left", "left")
     _print_notes(out, advice)
-    print_short_assumptions(out, advice.situation, catalog)
+    print_inputs(out, advice.situation, catalog)
     out.print()
     print_labelled(out, [(headings.NEXT, f"optadvise bench {advice.optimizer.id}")])
     out.print(_HINT)

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.records import Situation
+from optadvise.core.units import show_bytes, show_count
 from optadvise.render import headings
-from optadvise.render.labels import format_fact, format_flag
+from optadvise.render.labels import find_gpu_id, format_fact, format_flag, format_option, list_implied_facts
 from optadvise.render.recommendation import is_relevant
 from optadvise.render.text.console import NO_BREAK, format_heading
 from optadvise.rulebase.catalog import Catalog
@@ -30,8 +31,11 @@ def print_assumptions(
         _print_options(out, options, "  ")
 
 
-def print_short_assumptions(out: Console, situation: Situation, catalog: Catalog) -> None:
-    """Print the assumed facts in one paragraph: values, then what is unknown; nothing that is off."""
+def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
+    """Print the specified options, then the assumed facts: values, then what is unknown; nothing that is off."""
+    specified = _list_specified(situation, catalog)
+    if specified:
+        _print_options(out, specified, f"\n[bold]{headings.SPECIFIED}[/bold]: ")
     facts = [fact for fact in situation.assumed if is_relevant(fact, situation.model, catalog)]
     options = [
         f"{format_flag(catalog, fact)} {format_fact(situation, fact)}"
@@ -42,7 +46,24 @@ def print_short_assumptions(out: Console, situation: Situation, catalog: Catalog
     if unknown:
         options = [*options[:-1], *(f"{option};" for option in options[-1:]), f"unknown: {unknown[0]}", *unknown[1:]]
     if options:
-        _print_options(out, options, f"\n[bold]{headings.ASSUMED}[/bold]: ")
+        blank = "" if specified else "\n"
+        _print_options(out, options, f"{blank}[bold]{headings.ASSUMED}[/bold]: ")
+
+
+def _list_specified(situation: Situation, catalog: Catalog) -> list[str]:
+    """Return the specified options with their values; facts of a GPU or a network are not listed beside its name."""
+    options = []
+    shape, gpu = situation.shape, find_gpu_id(situation, catalog)
+    if shape is not None and "shape" in situation.stated:
+        options.append(f"--arch {shape.name}" if shape.basis == "named" else f"network {shape.name}")
+    skipped = {"shape", "gpu", *list_implied_facts(situation, catalog)}
+    facts = sorted(set(situation.stated) - skipped, key=[*catalog.facts, *situation.stated].index)
+    for fact in facts:
+        value = getattr(situation, fact)
+        show = {"vram_bytes": show_bytes, "params": show_count}.get(fact)
+        text = format_fact(situation, fact) if show is None else show(value)
+        options.append(format_option(catalog, fact, True if value is True else text))
+    return options + ([] if gpu is None else [f"--gpu {gpu}"])
 
 
 def _print_options(out: Console, options: Iterable[str], start: str) -> None:

@@ -8,17 +8,17 @@ from optadvise.benchmark.metrics import metric_value
 from optadvise.benchmark.sweep_records import SweepCell, SweepResult
 from optadvise.core.markdown_table import format_table
 from optadvise.render.benchmark import format_figure
-from optadvise.render.labels import DASH
 from optadvise.render.text.console import Page, print_rows
 
-_FIGURES = (("step() ms", "optimizer_seconds", 1e3), ("full ms", "step_seconds", 1e3),
+_FIGURES = (("optimizer ms", "optimizer_seconds", 1e3), ("training step ms", "step_seconds", 1e3),
             ("B/param", "state_bytes_per_parameter", None), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
 
 
 def print_sweep(result: SweepResult) -> None:
     """Print a sweep."""
     varied = _list_varied(result)
-    columns = [("", "fold"), *((name, "left") for name in varied), *((title, "right") for title, *_ in _FIGURES)]
+    columns = [("", "fold"), *((name, "left") for name in varied), ("status", "left"),
+               *((title.replace(" ms", "\nms"), "right") for title, *_ in _FIGURES)]  # fmt: skip
     with Page() as out:
         print_rows(out, [[*map(escape, _list_cells(cell, varied))] for cell in result.cells], *columns)
         for cell in result.cells:
@@ -33,9 +33,9 @@ def print_sweep(result: SweepResult) -> None:
 def render_markdown(result: SweepResult) -> str:
     """Return a Markdown table for a pull request."""
     varied = _list_varied(result)
-    headers = ["optimizer", *varied, *(title for title, *_ in _FIGURES)]
+    headers = ["optimizer", *varied, "status", *(title for title, *_ in _FIGURES)]
     rows = (_list_cells(cell, varied) for cell in result.cells)
-    return "\n".join(format_table(headers, rows, numbers_from=1 + len(varied))) + "\n"
+    return "\n".join(format_table(headers, rows, numbers_from=2 + len(varied))) + "\n"
 
 
 def _list_varied(result: SweepResult) -> list[str]:
@@ -45,10 +45,15 @@ def _list_varied(result: SweepResult) -> list[str]:
 
 def _list_cells(cell: SweepCell, varied: list[str]) -> list[str]:
     arm = cell.arm
-    figures = [DASH if arm is None else arm.status, *[""] * (len(_FIGURES) - 1)]
+    figures = [""] * len(_FIGURES)
     if arm is not None and arm.status == "ok":
         figures = [
             f"{arm.state_bytes_per_parameter:.2f}" if scale is None else format_figure(metric_value(arm, metric), scale)
             for _, metric, scale in _FIGURES
         ]
-    return [cell.optimizer, *(cell.options[name] for name in varied), *figures]
+    return [
+        cell.optimizer,
+        *(cell.options[name] for name in varied),
+        "no result" if arm is None else arm.status,
+        *figures,
+    ]

@@ -8,7 +8,16 @@ from collections.abc import Iterable
 import msgspec
 from rich.markup import escape
 
-from optadvise.core.findings import ABSENT, CONFIRMED, CONFORMS, QUANTISED, REFUTED, UNDECIDED, ClaimOutcome
+from optadvise.core.findings import (
+    ABSENT,
+    CONFIRMED,
+    CONFORMS,
+    DEVIATES,
+    QUANTISED,
+    REFUTED,
+    UNDECIDED,
+    ClaimOutcome,
+)
 from optadvise.core.markdown_table import format_table
 from optadvise.core.units import show_share
 from optadvise.evidence.apply import format_figure
@@ -38,7 +47,7 @@ def print_verification(result: VerifyResult) -> None:
     with Page() as out:
         for title, audits in _group_audits(result.audits):
             rows = [
-                (audit.optimizer, audit.implementation, _format_deviation(audit.worst), escape(_describe_audit(audit)))
+                (audit.optimizer, audit.implementation, _format_deviation(audit.worst), escape(_describe_row(audit)))
                 for audit in audits
             ]
             print_section(out, title, rows, ("", "left"), ("", "left"), ("largest error", "right"), ("", "wrap"))
@@ -78,6 +87,14 @@ def _format_deviation(deviation: float | None) -> str:
     if deviation is None:
         return DASH
     return "< 0.01 %" if deviation < 1e-4 else show_share(deviation)
+
+
+def _describe_row(audit: AuditResult) -> str:
+    """Return what `_describe_audit` returns, without a verdict that the heading has."""
+    text = _describe_audit(audit)
+    if audit.verdict not in (CONFORMS, DEVIATES):
+        return text
+    return capitalize(text.removeprefix(audit.verdict).removeprefix(": "))
 
 
 def _describe_audit(audit: AuditResult) -> str:
