@@ -30,10 +30,10 @@ def test_tables_are_aligned_in_80_columns(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in command.out
     assert files[1].split("/")[-1] in "".join(lines)  # a long path is wrapped
-    steps = [line for line in lines if line.startswith("  step()")]
+    steps = [line for line in lines if line.startswith("  optimizer step")]
     assert len(steps) == 2
     assert len({line.index("x ") for line in steps}) == 1
-    assert steps[0].split()[1:3] == ["5.001", "µs"]
+    assert steps[0].split()[2:4] == ["5.001", "µs"]
     command = optadvise("compare", files[0], files[0])
     assert next(line.split() for line in command.out.splitlines() if line.startswith("  state B/param")) == [
         "state", "B/param", "8.000", "8.000", "1.000x",

@@ -60,5 +60,16 @@ def test_an_installed_wheel_reads_its_own_rules(wheel: Path, tmp_path: Path) -> 
     shutil.copytree(ROOT / "examples" / "team-rules", elsewhere / "team")
     assert "Proven" in run("rules", "check", "--rules", "team")
     assert "0 failed" in run("rules", "test", "--rules", "team")
-    line = ["recommend", "--model", "transformer", "--params", "350M", "--batch-size", "4096", "--rules", "team", "--explain"]
+    line = [
+        "recommend",
+        "--model",
+        "transformer",
+        "--params",
+        "350M",
+        "--batch-size",
+        "4096",
+        "--rules",
+        "team",
+        "--explain",
+    ]
     assert "from team" in run(*line)

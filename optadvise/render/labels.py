@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optadvise.core.records import Interval, Situation
+from optadvise.core.records import Interval, NetworkShape, Situation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.rulebase.catalog import Catalog
 
@@ -115,6 +115,11 @@ def format_option(catalog: Catalog, fact: str, value: object) -> str:
 def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:
     """Return the options for several facts, as on a command line."""
     return " ".join(format_option(catalog, fact, value) for fact, value in facts.items())
+
+
+def name_network_option(shape: NetworkShape) -> str:
+    """Return the option that specified a network by its name; `network` if it was specified by its dimensions."""
+    return "--arch" if shape.basis == "named" else "network"
 
 
 def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:

@@ -21,6 +21,7 @@ from optadvise.render.labels import (
     format_interval,
     format_options,
     list_implied_facts,
+    name_network_option,
 )
 from optadvise.render.memory import (
     describe_allocator,
@@ -190,7 +191,9 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
     if "shape" in stated and situation.shape is not None:
         rows.append(
             FactRow(
-                flag="network", value=situation.shape.name, meaning=f"{show_count(situation.params or 0)} parameters"
+                flag=name_network_option(situation.shape),
+                value=situation.shape.name,
+                meaning=f"{show_count(situation.params or 0)} parameters",
             )
         )
     gpu = find_gpu_id(situation, catalog)

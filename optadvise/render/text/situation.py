@@ -11,7 +11,14 @@ from rich.markup import escape
 from optadvise.core.records import Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.render import headings
-from optadvise.render.labels import find_gpu_id, format_fact, format_flag, format_option, list_implied_facts
+from optadvise.render.labels import (
+    find_gpu_id,
+    format_fact,
+    format_flag,
+    format_option,
+    list_implied_facts,
+    name_network_option,
+)
 from optadvise.render.recommendation import is_relevant
 from optadvise.render.text.console import NO_BREAK, format_heading
 from optadvise.rulebase.catalog import Catalog
@@ -55,7 +62,7 @@ def _list_specified(situation: Situation, catalog: Catalog) -> list[str]:
     options = []
     shape, gpu = situation.shape, find_gpu_id(situation, catalog)
     if shape is not None and "shape" in situation.stated:
-        options.append(f"--arch {shape.name}" if shape.basis == "named" else f"network {shape.name}")
+        options.append(f"{name_network_option(shape)} {shape.name}")
     skipped = {"shape", "gpu", *list_implied_facts(situation, catalog)}
     facts = sorted(set(situation.stated) - skipped, key=[*catalog.facts, *situation.stated].index)
     for fact in facts:

@@ -12,13 +12,14 @@ from optadvise.render.text.console import Page, print_rows
 
 _FIGURES = (("optimizer ms", "optimizer_seconds", 1e3), ("training step ms", "step_seconds", 1e3),
             ("B/param", "state_bytes_per_parameter", None), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
+_HEADERS = {"optimizer ms": "optimizer\nms", "training step ms": "training\nstep ms"}  # on two lines
 
 
 def print_sweep(result: SweepResult) -> None:
     """Print a sweep."""
     varied = _list_varied(result)
     columns = [("", "fold"), *((name, "left") for name in varied), ("status", "left"),
-               *((title.replace(" ms", "\nms"), "right") for title, *_ in _FIGURES)]  # fmt: skip
+               *((_HEADERS.get(title, title), "right") for title, *_ in _FIGURES)]  # fmt: skip
     with Page() as out:
         print_rows(out, [[*map(escape, _list_cells(cell, varied))] for cell in result.cells], *columns)
         for cell in result.cells:
