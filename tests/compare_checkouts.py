@@ -149,7 +149,10 @@ def compare_outcomes(command: Command, old: Outcome, new: Outcome, table: Table)
     elif command.comparison == "text":
         yield from compare_lines(old.stdout.splitlines(), new.stdout.splitlines())
     else:
-        yield from compare_scalars(bool(old.stdout), bool(new.stdout), ("prints to stdout",))
+        if not old.stdout and '"kind": "error"' in new.stdout:
+            yield Difference(ADDED, ("error object",), "")
+        else:
+            yield from compare_scalars(bool(old.stdout), bool(new.stdout), ("prints to stdout",))
         one_line = [len(outcome.stderr.splitlines()) <= 1 for outcome in (old, new)]
         yield from compare_scalars(one_line[0], one_line[1], ("at most one line on stderr",))
 

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from optadvise.cli.spellings import normalize_arguments
 from optadvise.core.units import show_count
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -203,7 +204,13 @@ def test_unspecified_facts_are_listed_as_assumed() -> None:
         ("show adamww", "unknown-name", None),
         ("list --family adaptve", "unknown-choice", "--family"),
         ("list --for transfomer", "unknown-choice", "--for"),
+        ("recommend --lora=8", "invalid-value", "--lora"),
+        ("recommend --gpus 8xh100 --gpu a100", "option-conflict", "--gpu"),
         ("list --gpus --archs", "option-conflict", "--archs"),
+        ("list --gpus --tree", "option-conflict", "--tree"),
+        ("list --tree --json", "option-conflict", "--json"),
+        ("list --max-state-bytes nan", "out-of-range", "--max-state-bytes"),
+        ("schedule wsd --output a.png --plot a.png", "option-conflict", "--output"),
     ],
 )
 def test_invalid_input_has_one_line_and_a_code(line: str, error: str, option: str | None) -> None:
@@ -230,12 +237,30 @@ def test_invalid_input_has_one_line_and_a_code(line: str, error: str, option: st
         ("recommend --gpus 2 --params 8B --shard fsdp", "recommend --gpus 2 --params 8B --shard zero3"),
         ("recommend --params 8B --checkpointing", "recommend --params 8B --checkpointing full"),
         ("recommend --params 8B --max-seq-length 4096", "recommend --params 8B --seq-len 4096"),
+        ("recommend --bf16 True", "recommend --precision amp-bf16"),
+        ("recommend --gradient_checkpointing=true --params 1B", "recommend --checkpointing full --params 1B"),
     ],
 )
 def test_foreign_spellings_are_accepted(tried: str, declared: str) -> None:
     answer = optadvise(*tried.split(), "--json")
     assert answer.code == 0, answer.err
     assert answer.out == optadvise(*declared.split(), "--json").out
+
+
+def test_arguments_after_two_dashes_are_not_rewritten() -> None:
+    assert normalize_arguments(["show", "--", "--json", "x.json"]) == ["show", "--", "--json", "x.json"]
+    assert normalize_arguments(["schedule", "wsd", "-o", "q.txt"]) == ["schedule", "wsd", "-o", "q.txt"]
+    assert normalize_arguments(["schedule", "wsd", "-o", "q.png"]) == ["schedule", "wsd", "--plot", "q.png"]
+
+
+def test_a_failure_prints_no_json_on_stdout_if_json_goes_to_a_file(tmp_path: Path) -> None:
+    for line in (
+        "recommend --params x --json a.json",
+        "bench adamw --steps 0 --json a.txt",
+        "list --bogus --json a.json",
+    ):
+        result = optadvise(*line.split())
+        assert (result.code, result.out) == (2, ""), line
 
 
 def test_json_and_output_are_consistent_across_commands(tmp_path: Path) -> None:

@@ -92,6 +92,9 @@ def _explain_invalid(content: bytes, error: msgspec.ValidationError, where: str)
         header = msgspec.json.decode(content, type=_Header)
     except msgspec.ValidationError:  # not an object
         header = _Header()
+    except msgspec.DecodeError as problem:  # in a part that the first reading did not reach
+        message = f"not valid JSON ({problem}); create the file with optadvise bench --json FILE"
+        return RuleFileError(message, where, code=ErrorCode.INVALID_SYNTAX)
     if header.kind != "bench" or not isinstance(header.arms, list):
         message = "not a result of optadvise bench; create the file with optadvise bench --json FILE"
         return RuleFileError(message, where, code=ErrorCode.WRONG_FILE_TYPE)

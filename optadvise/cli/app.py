@@ -14,7 +14,7 @@ from msgspec import Struct
 from optadvise.cli.failures import Failure, classify_error, report_failure
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
 from optadvise.cli.run_options import add_run_options
-from optadvise.cli.spellings import normalize_arguments
+from optadvise.cli.spellings import JSON_FILE_COMMANDS, normalize_arguments
 from optadvise.core.version import __version__
 
 
@@ -150,7 +150,8 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
         code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # typer prints nothing when it is interrupted
-            report(classify_error(KeyboardInterrupt()), debug)  # no JSON: bench has printed its incomplete result
+            has_printed = first in JSON_FILE_COMMANDS  # an incomplete result
+            report(classify_error(KeyboardInterrupt()), debug if has_printed else [*debug, *arguments])
     except BrokenPipeError:  # the reader of a pipe has exited, as in `| head`
         _close_stdout()
         return 0

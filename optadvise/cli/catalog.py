@@ -55,11 +55,17 @@ def list_(
     """List optimizers with their state and tuning effort; or schedules, claims, GPUs or networks."""
     from optadvise.rule_analysis import rule_folders
 
+    filters = {"--family": family, "--max-state-bytes": max_state_bytes, "--for": suits, "--tree": tree or None}
+    used = [flag for flag, value in filters.items() if value is not None]
     others = {"--schedules": schedules, "--claims": claims, "--gpus": gpus, "--archs": archs}
     chosen = [flag for flag, is_set in others.items() if is_set]
-    if len(chosen) > 1:
-        message = f"{' and '.join(chosen)} exclude each other; use one of them"
-        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=chosen[1])
+    conflict = [*chosen, *used] if chosen else ["--tree", "--json"] if tree and json_ else []
+    if len(conflict) > 1:
+        message = f"{conflict[0]} and {conflict[1]} exclude each other; use one of them"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=conflict[1])
+    if max_state_bytes is not None and not max_state_bytes >= 0:
+        message = f"--max-state-bytes {max_state_bytes}: must be a number from 0"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--max-state-bytes", value=max_state_bytes)
     catalog = rule_folders.load_catalog(rules)
     if family is not None:
         check_choice("--family", family, FAMILIES)

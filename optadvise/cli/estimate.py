@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optadvise.cli import options as opt
-from optadvise.cli.outputs import redirect_to
+from optadvise.cli.outputs import places, redirect_to
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
 
@@ -54,6 +54,7 @@ def estimate(
     from optadvise.advice.memory_answer import answer_memory
     from optadvise.rule_analysis import rule_folders
 
+    places({"--output": output, "--plot": plot})
     if plot is not None:
         from optadvise.render.plots import figures
 

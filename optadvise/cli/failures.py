@@ -94,7 +94,9 @@ def prints_json(arguments: Sequence[str]) -> bool:
     """Return whether a command line asks for JSON on stdout."""
     if "--json" in arguments:
         takes_file = bool(set(JSON_FILE_COMMANDS) & set(arguments))
-        return not takes_file or ("--json", "-") in pairwise(arguments)
+        if takes_file:
+            return ("--json", "-") in pairwise(arguments)
+        return not {"--output", "-o"} & {*arguments}
     return bool({"--json=-", "--format=json"} & {*arguments}) or ("--format", "json") in pairwise(arguments)
 
 

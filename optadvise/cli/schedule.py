@@ -9,7 +9,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
-from optadvise.cli.outputs import redirect_to
+from optadvise.cli.outputs import places, redirect_to
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
@@ -47,6 +47,7 @@ def schedule(
     """Print the learning rate of a schedule over a run: a summary, a table and a curve."""
     from optadvise.rule_analysis import rule_folders
 
+    places({"--output": output, "--plot": plot})
     if plot is not None:
         from optadvise.render.plots import figures
 

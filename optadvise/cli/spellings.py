@@ -9,6 +9,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 _RUN_COMMANDS = ("recommend", "estimate")
+_OUTPUT_COMMANDS = ("schedule",)  # their -o was a picture, and writes other files to --output
 JSON_FILE_COMMANDS = ("bench", "compare", "sweep", "trajectories", "verify")  # their --json takes a file
 
 # Option of a run -> options that replace it. The first group are names from other tools, the second single words.
@@ -105,27 +106,54 @@ def _normalize(command: str, arguments: Sequence[str]) -> Iterator[str]:
     remaining = list(arguments)
     while remaining:
         argument = remaining.pop(0)
+        if argument == "--":
+            yield from (argument, *remaining)
+            return
         flag, equals, value = argument.partition("=") if argument.startswith("--") else (argument, "", "")
         flag = flag.lower().replace("_", "-") if argument.startswith("--") else flag
-        is_bare = not equals and (not remaining or (remaining[0].startswith("-") and remaining[0] != "-"))
         if is_run and flag in _HINTS:
             raise InputError(f"{flag} {_HINTS[flag]}", code=ErrorCode.UNKNOWN_OPTION, option=flag)
         name, *values = aliases.get(flag, [flag])
-        if name == "--gpus" and is_run and not is_bare:
-            yield from _split_gpus(value if equals else remaining.pop(0))
-        elif name == "--json" and not equals:
+        if equals and (name in ("--json", "--gpus") or values):
+            remaining.insert(0, value)
+        is_bare = not remaining or (remaining[0].startswith("-") and remaining[0] != "-")
+        if values:
+            yield from (name, *values)
+            _skip_true(flag, name, values, remaining, has_value=bool(equals))
+        elif name == "--gpus" and is_run and not is_bare:
+            yield from _split_gpus(remaining.pop(0), arguments)
+        elif name == "--json":
             yield from _place_json(command, remaining, is_bare=is_bare)
+        elif flag == "-o" and name != flag and command in _OUTPUT_COMMANDS and not _is_picture(remaining):
+            yield flag
         else:
             yield f"{name}={value}" if equals else name
-            yield from values
-            if is_bare and is_run and name in _BARE_VALUES and not values:
+            if is_bare and not equals and is_run and name in _BARE_VALUES:
                 yield _BARE_VALUES[name]
 
 
-def _split_gpus(value: str) -> Sequence[str]:
-    """Return the options of `--gpus`, whose value may have the name of the GPU."""
+def _skip_true(flag: str, name: str, values: Sequence[str], remaining: list[str], *, has_value: bool) -> None:
+    """Remove the value of a flag of another tool, which may be true only, as in `--bf16 True`."""
+    if remaining and remaining[0].lower() == "true":
+        remaining.pop(0)
+    elif has_value:
+        message = f"{flag} does not accept the value {remaining[0]!r}; use {name} {' '.join(values)}"
+        raise InputError(message, code=ErrorCode.INVALID_VALUE, option=flag, value=remaining[0])
+
+
+def _is_picture(remaining: Sequence[str]) -> bool:
+    return bool(remaining) and remaining[0].lower().endswith((".png", ".svg", ".pdf"))
+
+
+def _split_gpus(value: str, arguments: Sequence[str]) -> Sequence[str]:
+    """Return the options of `--gpus`, whose value may include the name of the GPU."""
     match = _GPUS.fullmatch(value.strip())
-    return ["--gpus", value] if match is None else ["--gpus", match[1], "--gpu", match[2]]
+    if match is None:
+        return ["--gpus", value]
+    if "--gpu" in arguments:
+        message = f"--gpus {value} and --gpu both name a GPU; use --gpus {match[1]}"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--gpu", value=value)
+    return ["--gpus", match[1], "--gpu", match[2]]
 
 
 def _place_json(command: str, remaining: list[str], *, is_bare: bool) -> Sequence[str]:
@@ -140,6 +168,6 @@ def _place_json(command: str, remaining: list[str], *, is_bare: bool) -> Sequenc
         return ["--json", "-"] if is_bare else ["--json", remaining.pop(0)]
     if not is_bare and remaining[0] == "-":
         remaining.pop(0)
-    elif not is_bare and remaining[0].endswith(".json"):
+    elif not is_bare and remaining[0].lower().endswith(".json"):
         return ["--json", "--output", remaining.pop(0)]
     return ["--json"]

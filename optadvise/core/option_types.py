@@ -94,7 +94,7 @@ class Measurement(TypedDict, total=False):
     control: str
     # fused, foreach, for-loop, compiled, a package name, or all (default: the fastest).
     implementation: str
-    # transformer (default), cnn, mlp, or package.module:function, which returns (module, batches).
+    # transformer (default), cnn, mlp, or package.module:function that returns (module, batches[, loss]).
     workload: str
     # Size of the network (default: tiny).
     model_size: Literal["tiny", "small", "medium"]
@@ -126,5 +126,5 @@ class Measurement(TypedDict, total=False):
     shard: Literal["none", "zero1", "fsdp"]
     # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; repeatable.
     require: Sequence[str]
-    # Maximum seconds for one answer of a worker (default: 300).
+    # Time limit of a worker process per answer, in seconds (default: 300).
     timeout: float
