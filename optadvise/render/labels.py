@@ -128,7 +128,7 @@ def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:
 
 
 def list_implied_facts(situation: Situation, catalog: Catalog) -> set[str]:
-    """Return the stated facts that no option of their own specified: those of a GPU's name or a network's shape."""
+    """Return the stated facts that follow from the name of a GPU or the shape of a network."""
     of_gpu = set() if find_gpu_id(situation, catalog) is None else {"vram_bytes", "vendor", "bf16"}
     return of_gpu | ({"model", "params"} if "shape" in situation.stated else set())
 

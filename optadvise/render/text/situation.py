@@ -58,7 +58,7 @@ def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
 
 
 def _list_specified(situation: Situation, catalog: Catalog) -> list[str]:
-    """Return the specified options with their values; facts of a GPU or a network are not listed beside its name."""
+    """Return the specified options with their values, without the facts that a GPU or a network implies."""
     options = []
     shape, gpu = situation.shape, find_gpu_id(situation, catalog)
     if shape is not None and "shape" in situation.stated:
