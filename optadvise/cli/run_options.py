@@ -101,9 +101,14 @@ def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Ite
         yield str(general.value)
     else:
         special = [*rows]
+    conditions: dict[str, list[str]] = {}
     for row in special:
         if all(facts[name].flag for name in row.when):
-            conditions = [
+            options = [
                 f"{facts[name].flag} {format_condition(accepted, ' or ')}" for name, accepted in row.when.items()
             ]
-            yield f"{row.value} with {' and '.join(conditions)}"
+            conditions.setdefault(str(row.value), []).append(" and ".join(options))
+    for value, alternatives in conditions.items():
+        yield f"{value} with {', or with '.join(alternatives)}"
+    if len(special) == len(rows):
+        yield "otherwise unknown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optadvise.core.records import Interval, MemoryLine
-from optadvise.core.units import GIB
+from optadvise.core.units import GIB, show_share
 from optadvise.rulebase.memory_rules import CitedRange, FactorRange, MemorySettings
 
 
@@ -56,7 +56,8 @@ def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple
         high=round(tensors.high * fractions.high),
     )
     context = make_context_interval(settings.context)
-    explanation = f"{fractions.expected:.0%} of the above (typical range {fractions.low:.0%} to {fractions.high:.0%})"
+    low, expected, high = map(show_share, (fractions.low, fractions.expected, fractions.high))
+    explanation = f"{expected} of the above (typical range {low} to {high})"
     return add_intervals((tensors, fragmentation, context)), [
         *lines,
         make_breakdown_line(

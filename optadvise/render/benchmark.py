@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, RequirementResult
 from optadvise.benchmark.spec import Spec
-from optadvise.core.units import show_bytes, show_count
+from optadvise.core.units import show_bytes, show_count, show_share
 from optadvise.render.labels import SHARDING_LABELS
 
 NO_INTERVAL = "±?"
@@ -53,7 +53,7 @@ def list_footnotes(cells: Iterable[str]) -> Iterator[str]:
     """Yield the footnotes of a table whose cells have ratios to the control; nothing without ratios."""
     ratios = [cell for cell in cells if "x" in cell.partition(" ")[0]]
     if ratios:
-        yield "ratio: to the control, geometric mean over the rounds, with a 95% interval"
+        yield "ratio: to the control, geometric mean over the rounds, with a 95 % interval"
     if any(NO_INTERVAL in ratio for ratio in ratios):
         yield f"{NO_INTERVAL}: too few rounds for an interval"
 
@@ -112,7 +112,7 @@ def list_details(arm: ArmResult, spec: Spec) -> Iterator[str]:
 def _describe_speed(arm: ArmResult) -> str:
     parts = []
     if arm.optimizer_share is not None and arm.optimizer_share < 1:
-        parts.append(f"the optimizer takes {arm.optimizer_share:.0%} of a step")
+        parts.append(f"the optimizer takes {show_share(arm.optimizer_share)} of a step")
     if arm.throughput.value is not None:
         parts.append(f"{arm.throughput.value:,.4g} {arm.throughput.unit}")
     if arm.first_step_seconds is not None:
@@ -132,10 +132,13 @@ def _describe_ranks(arm: ArmResult) -> Iterator[str]:
     """Yield a sentence about all ranks and one per rank; nothing for one process."""
     if not arm.ranks:
         return
-    parts = [f"{len(arm.ranks)} ranks: {show_bytes(arm.total_state_bytes or 0)} of optimizer state in total",
-             f"{arm.communication_share:.0%} of a step in communication, possibly overlapping computation"]  # fmt: skip
+    communication = show_share(arm.communication_share or 0.0)
+    parts = [
+        f"{len(arm.ranks)} ranks: {show_bytes(arm.total_state_bytes or 0)} of optimizer state in total",
+        f"{communication} of a step in communication, possibly overlapping computation",
+    ]
     if arm.scaling_efficiency is not None:
-        parts.append(f"{arm.scaling_efficiency:.0%} scaling efficiency (versus independent processes)")
+        parts.append(f"{show_share(arm.scaling_efficiency)} scaling efficiency (versus independent processes)")
     yield "; ".join(parts)
     for rank in arm.ranks:
         allocated, process = rank.peak_memory_bytes.allocated, rank.peak_memory_bytes.process
@@ -156,7 +159,8 @@ def _describe_bandwidth(arm: ArmResult) -> Iterator[str]:
         bound = f"; {bandwidth.bound}" if bandwidth.bound else ""
         yield (
             f"optimizer step: at least {show_bytes(bandwidth.bytes_per_step or 0)} of memory traffic, "
-            f"{bandwidth.achieved / 1e9:.3g} GB/s ({bandwidth.fraction:.0%} of the copy bandwidth of this machine)"
+            f"{bandwidth.achieved / 1e9:.3g} GB/s ({show_share(bandwidth.fraction)} of this machine's "
+            f"copy bandwidth)"
             f"{bound}"
         )
 

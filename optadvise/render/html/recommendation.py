@@ -9,7 +9,7 @@ from msgspec import Struct
 from optadvise.core.cards import SHIPPED, Source
 from optadvise.core.records import MemoryAnswer, MemoryEstimate, Recommendation
 from optadvise.core.schedules import compute_lr
-from optadvise.core.units import show_bytes, show_count, show_number
+from optadvise.core.units import show_bytes, show_count, show_number, show_share
 from optadvise.render import evidence
 from optadvise.render.html import charts
 from optadvise.render.html.page import PageOrigin, render_page
@@ -169,7 +169,7 @@ def _list_lrs(advice: Recommendation) -> list[tuple[str, str, str, str]]:
     rows = []
     for step in sorted(step for step in places if 0 <= step < steps):
         value = compute_lr(advice.schedule, peak, step)
-        fraction = f"{value / peak:.1%}" if peak else "unknown"
+        fraction = show_share(value / peak) if peak else "unknown"
         rows.append((places[step], f"{step:,}", show_number(float(f"{value:.4g}")), fraction))
     return rows
 

@@ -44,12 +44,17 @@ def print_why_not(out: Console, explanation: Explanation, catalog: Catalog) -> N
     if result is not None:
         out.print(format_heading(f"Why not {result.optimizer}"))
         is_answer = result.answer == result.optimizer
-        lines = ["It is the recommended optimizer."] if is_answer else _list_obstacles(result, catalog)
+        with_rules = bool(explanation.decisions)
+        lines = ["It is the recommended optimizer."] if is_answer else _list_obstacles(result, catalog, with_rules)
         print_rows(out, [(line,) for line in lines], "wrap")
 
 
-def _list_obstacles(result: WhyNotDocument, catalog: Catalog) -> Iterator[str]:
-    """Yield, as markup, a sentence for each reason against the optimizer."""
+def _list_obstacles(result: WhyNotDocument, catalog: Catalog, with_rules: bool) -> Iterator[str]:
+    """Yield, as markup, a sentence for each reason against the optimizer, and for each change that recommends it.
+
+    Args:
+        with_rules: Whether to include the rules that would recommend it, with the conditions that they missed.
+    """
     if result.refused is not None:
         yield f"The rules exclude it here: {escape(result.refused.rstrip('.'))}."
     if result.fits is False:
@@ -58,9 +63,9 @@ def _list_obstacles(result: WhyNotDocument, catalog: Catalog) -> Iterator[str]:
         yield f"It is an alternative to {result.answer}: {escape(result.beside.rstrip('.'))}."
     if not result.rows:
         yield "No rule recommends it first; --optimizer selects it."
-    for miss in result.rows:
+    for miss in result.rows if with_rules else ():
         yield f"{miss.rule} recommends it: {escape(_format_miss(miss))}."
-    for concern, miss in result.concerns.items():
+    for concern, miss in result.concerns.items() if with_rules else ():
         yield f"{miss.rule} would make {concern} the deciding concern: {escape(_format_miss(miss))}."
     for change in result.changes:
         options = " ".join(format_option(catalog, fact, value) for fact, value in change.change.items())
