@@ -10,7 +10,7 @@ import msgspec
 from optadvise.core.json_text import JsonObject
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_WIDTH = 120  # maximum line length of a schema's text
+_WIDTH = 126  # maximum line length of a schema's text
 
 
 def result_schema(record: type[msgspec.Struct], title: str, *, require_defaults: bool = False) -> str:
