@@ -7,6 +7,7 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from typing import TypeAlias
 
 from optadvise.core import error_codes, errors
@@ -92,7 +93,8 @@ def list_groups() -> Iterator[tuple[str, list[ErrorCode]]]:
         yield title, [ErrorCode[name] for name in re.findall(r"(?m)^    ([A-Z_]+) = ", text)]
 
 
-def collect_uses(modules: list[Module]) -> Uses:
+@cache
+def collect_uses(modules: tuple[Module, ...]) -> Uses:
     """Return the exit codes with which each code is raised in the package.
 
     A code that is passed through a function or a variable has the exit codes of the errors that its module raises with
@@ -137,7 +139,7 @@ def _pair_codes(module: Module, types: dict[str, int]) -> Iterator[tuple[int, as
             yield from ((exit_code, inner) for inner in ast.walk(node) if _read_code_name(inner))
 
 
-def list_errors_without_code(modules: list[Module]) -> list[str]:
+def list_errors_without_code(modules: tuple[Module, ...]) -> list[str]:
     """Return path:line of each error that is constructed without a code."""
     types = read_error_types(modules)
     return [
@@ -150,7 +152,7 @@ def list_errors_without_code(modules: list[Module]) -> list[str]:
     ]
 
 
-def read_error_types(modules: list[Module]) -> dict[str, int]:
+def read_error_types(modules: tuple[Module, ...]) -> dict[str, int]:
     """Return the exit code of OptadviseError and of each class derived from it."""
     exit_codes = {errors.OptadviseError.__name__: errors.OptadviseError.exit_code}
     classes = [node for module in modules for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]

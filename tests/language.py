@@ -95,7 +95,7 @@ def find_hits(texts: Sequence[Text]) -> list[Hit]:
 
 
 @cache
-def read_package() -> list[Module]:
+def read_package() -> tuple[Module, ...]:
     """Return the modules of the package."""
     return read_modules(ROOT)
 

@@ -128,7 +128,7 @@ def total_counts(counts: Counter[str]) -> Counts:
     return {"total": sum(counts.values()), **{key: count for key, count in counts.most_common() if count}}
 
 
-def count_by_package(modules: list[Module], count: Callable[[Module], int]) -> Counts:
+def count_by_package(modules: tuple[Module, ...], count: Callable[[Module], int]) -> Counts:
     """Return the total and the sums per package of a count of modules."""
     counts: Counter[str] = Counter()
     for module in modules:
@@ -141,7 +141,7 @@ def take_longest(items: Iterable[Measured]) -> list[Measured]:
     return sorted(items, key=lambda item: (-item[1], item[0]))[:LISTED]
 
 
-def measure_functions(modules: list[Module]) -> list[Measured]:
+def measure_functions(modules: tuple[Module, ...]) -> list[Measured]:
     """Return all functions with their number of lines, without decorators."""
     return [
         (f"{module.path}:{node.lineno} {node.name}", (node.end_lineno or node.lineno) - node.lineno + 1)

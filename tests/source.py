@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PACKAGE, CLI = "optadvise", "optadvise.cli"
@@ -43,8 +44,9 @@ class Import:
     in_function: bool
 
 
-def read_modules(root: Path) -> list[Module]:
-    """Read and parse the files of the package in a checkout."""
+@cache
+def read_modules(root: Path) -> tuple[Module, ...]:
+    """Read and parse the files of the package in a checkout, once per process."""
     modules = []
     for file in sorted((root / PACKAGE).rglob("*.py")):
         path = file.relative_to(root / PACKAGE)
@@ -52,7 +54,7 @@ def read_modules(root: Path) -> list[Module]:
         text = file.read_text(encoding="utf-8")
         package = path.parts[0] if len(path.parts) > 1 else TOP_LEVEL
         modules.append(Module(name, package, path.as_posix(), file.stem == "__init__", text, ast.parse(text)))
-    return modules
+    return tuple(modules)
 
 
 def is_function(node: ast.AST) -> bool:
@@ -113,7 +115,7 @@ def compute_reachable(graph: dict[str, set[str]], start: str) -> set[str]:
     return reached
 
 
-def find_cycles(modules: list[Module], imports: list[Import]) -> list[list[str]]:
+def find_cycles(modules: tuple[Module, ...], imports: list[Import]) -> list[list[str]]:
     """Return the strongly connected components of more than one module, largest first."""
     graph: dict[str, set[str]] = {module.name: set() for module in modules}
     for item in imports:
