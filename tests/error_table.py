@@ -28,7 +28,7 @@ Every error has a stable code. Scripts should compare codes: messages may change
   message.
 - **Python**: `optadvise.recommend`, `estimate` and `bench` raise a subclass of `optadvise.core.errors.OptadviseError`.
   Its attributes are `code` (an `ErrorCode`, equal to the text in the table), `exit_code`, `option` and `value`.
-- **Benchmark results**: each arm that failed has its code in `error_code`.
+- **Benchmark results**: each optimizer that failed has its code in `error_code`.
 
 ```sh
 optadvise recommend --model transformer --vram lots --json | jq -r .code   # invalid-number
@@ -77,7 +77,7 @@ REMEDIES = {
     "out-of-memory": "Reduce the micro-batch or the model, or close other programs.",
     "nothing-measured": "Correct the failures of the individual optimizers, which the message lists.",
     "inconclusive": "Measure longer, or on a machine without other load.",
-    "interrupted": "Start the command again; complete rounds and cells are kept.",
+    "interrupted": "Start the command again; completed rounds and sweep results are kept.",
     "library-error": "See the message of the package that raised the error; `optadvise doctor` shows its version.",
     "internal": "Report the command line and the traceback of `--debug`.",
 }

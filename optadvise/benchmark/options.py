@@ -90,7 +90,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     timeout: Annotated[  # seconds
-        float, Option("Time limit of a worker process per answer, in seconds (default: 300).", _MEASUREMENT)
+        float, Option("Seconds to wait for each response of a worker process (default: 300).", _MEASUREMENT)
     ] = 300.0
 
 

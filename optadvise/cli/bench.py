@@ -51,7 +51,7 @@ _Names = Annotated[
 _From = Annotated[
     Path | None, opt.option("Benchmark this recommendation (JSON of optadvise recommend).", "--from", group="Training")
 ]
-_MERGE = "Merge result files of ranks that torchrun started; the names are these files."
+_MERGE = "Merge the result files of the ranks of a torchrun run; pass the files as names."
 _Merge = Annotated[bool, opt.option(_MERGE, "--merge", group="Processes")]
 
 

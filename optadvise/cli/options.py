@@ -40,7 +40,13 @@ def option(
 
 
 Rules = Annotated[
-    list[Path] | None, option("Folder of a rule layer; repeatable.", "--rules", group="Rules", metavar="DIR")
+    list[Path] | None,
+    option(
+        "Folder of additional rules that extend or override the shipped ones; repeatable.",
+        "--rules",
+        group="Rules",
+        metavar="DIR",
+    ),
 ]
 Json = Annotated[bool, option("Print JSON.", "--json", group="Output")]
 JsonFile = Annotated[str | None, option("Print JSON, or write it to FILE.", "--json", group="Output", metavar="[FILE]")]

@@ -58,7 +58,8 @@ def recommend(
 ) -> None:  # fmt: skip
     """Recommend an optimizer and a schedule, with numbers, reasons and sources.
 
-    Options that are not specified have defaults. The answer lists them, and the changes that would alter it.
+    Options that are not specified have defaults. The output lists them, and the changes that would lead to another
+    recommendation.
     """
     target = _parse_format(format_, as_json=json_, explained_by=_find_explaining_option(explain, why_not))
     if output is not None or report is not None:

@@ -36,7 +36,7 @@ def group() -> typer.Typer:
 
 
 def check(rules: opt.Rules = None, json_: opt.Json = False, output: opt.Output = None) -> None:
-    """Prove that the rules have no gaps, no conflicts and no unreachable rows. Exit code 1: the proof fails.
+    """Prove that the rules have no gaps, no conflicts and no unreachable rules. Exit code 1: the proof fails.
 
     Each finding has its file and line, and a command line that shows it.
     """

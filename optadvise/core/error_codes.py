@@ -37,12 +37,12 @@ class ErrorCode(str, Enum):
     NETWORK_UNKNOWN = "network-unknown", "The options do not determine the size of the network."
     INVALID_NETWORK = "invalid-network", "A network's dimensions or its config.json are invalid or not supported."
     INVALID_REQUIREMENT = "invalid-requirement", "The text after --require is not a requirement."
-    INVALID_WORKLOAD = "invalid-workload", "A workload cannot be loaded, or returns something else than its contract."
+    INVALID_WORKLOAD = "invalid-workload", "A workload cannot be loaded, or does not return what its contract requires."
     INVALID_RECOMMENDATION = "invalid-recommendation", "The input is not the JSON of a recommendation."
     NOT_COMPARABLE = "not-comparable", "Two results were measured under different conditions, or share no optimizer."
     FILE_NOT_FOUND = "file-not-found", "A file or folder does not exist."
     FILE_UNREADABLE = "file-unreadable", "A file exists but cannot be read, or is too large."
-    FILE_NOT_WRITABLE = "file-not-writable", "An output cannot be written at this place."
+    FILE_NOT_WRITABLE = "file-not-writable", "An output cannot be written to this location."
     WRONG_FILE_TYPE = "wrong-file-type", "The file's ending or kind does not match the option."
 
     # Rule files, result files and sweeps.
@@ -67,7 +67,7 @@ class ErrorCode(str, Enum):
     LIBRARY_ERROR = "library-error", "An optimizer, a model or another library raised an exception."
     WORKER_FAILED = "worker-failed", "A worker process crashed or returned something unreadable."
     WORKER_TIMEOUT = "worker-timeout", "A worker process did not answer in time."
-    NOTHING_MEASURED = "nothing-measured", "No optimizer could be measured, or nothing is left to draw."
+    NOTHING_MEASURED = "nothing-measured", "No optimizer could be measured, or there is nothing to plot."
     INCONCLUSIVE = "inconclusive", "The measurement cannot decide the question."
     INTERRUPTED = "interrupted", "The user or the system interrupted the command."
     INTERNAL = "internal", "An unexpected error; please report it."

@@ -23,7 +23,7 @@ class Run(TypedDict, total=False):
     lora_rank: Count | None
     # Samples per forward pass on one GPU.
     micro_batch: Count | None
-    # Samples per optimizer step, over all GPUs and gradient accumulation: 256; 8K is 8,000.
+    # Samples per optimizer step, over all GPUs and gradient accumulation, such as 256; 8K means 8,000.
     batch_size: Count | None
     # Optimizer steps of the run: 100K.
     steps: Count | None
@@ -41,7 +41,8 @@ class Run(TypedDict, total=False):
     lora_targets: str | Sequence[str] | None
     # Use this optimizer (default: chosen by recommend, AdamW in estimate).
     optimizer: str | None
-    # Memory of one GPU: 24GB (24 GiB, as GPU makers count), 24, 800MB, or auto for the GPU of this machine.
+    # Memory of one GPU, such as 24GB, 24 or 800MB; auto for the GPU of this machine. GB means GiB, as GPU vendors
+    # count.
     vram: str | int | None
     # Number of GPUs.
     gpus: Count | None
@@ -67,7 +68,7 @@ class Run(TypedDict, total=False):
     ffn: Count | None
     # Vocabulary size.
     vocab: Count | None
-    # Tokens per sample: 2048; 8K is 8,000.
+    # Tokens per sample, such as 2048; 8K means 8,000.
     seq_len: Count | None
     # Side length of an image in pixels: 224.
     image_size: Count | None
@@ -126,5 +127,5 @@ class Measurement(TypedDict, total=False):
     shard: Literal["none", "zero1", "fsdp"]
     # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; repeatable.
     require: Sequence[str]
-    # Time limit of a worker process per answer, in seconds (default: 300).
+    # Seconds to wait for each response of a worker process (default: 300).
     timeout: float

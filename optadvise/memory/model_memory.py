@@ -83,7 +83,7 @@ def _estimate_all_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weights:
         bytes_high=total,
         itemsize=itemsize,
         frozen_bytes=0,
-        explanation=f"{itemsize} B {dtype} × {explain_shard(size, shards)}",
+        explanation=f"{itemsize} bytes ({dtype}) × {explain_shard(size, shards)}",
     )
 
 

@@ -53,7 +53,7 @@ def list_footnotes(cells: Iterable[str]) -> Iterator[str]:
     """Yield the footnotes of a table whose cells have ratios to the control; nothing without ratios."""
     ratios = [cell for cell in cells if "x" in cell.partition(" ")[0]]
     if ratios:
-        yield "ratio: to the control, geometric mean over the rounds, with a 95 % interval"
+        yield "ratio: relative to the control, geometric mean over the rounds, with a 95 % interval"
     if any(NO_INTERVAL in ratio for ratio in ratios):
         yield f"{NO_INTERVAL}: too few rounds for an interval"
 

@@ -26,7 +26,9 @@ def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
     rows = []
     for line in memory.breakdown:
         is_elsewhere = not line.at_peak and line.bytes
-        note = f"{show_bytes(line.bytes or 0)} outside the peak: {line.how}" if is_elsewhere else line.how
+        note = (
+            f"none at the peak, {show_bytes(line.bytes or 0)} at another time: {line.how}" if is_elsewhere else line.how
+        )
         rows.append(BreakdownRow(part=line.part, size_bytes=line.at_peak or 0, note=note))
     return rows
 

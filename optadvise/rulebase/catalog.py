@@ -38,7 +38,7 @@ def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
     if key is None:
         guess = suggest_name(name, sorted({*names.values()}))
         hint = f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else ""
-        message = f"{flag} {name!r}: the name does not exist; {hint}{advice}"
+        message = f"{flag}: unknown name {name!r}; {hint}{advice}"
         option = flag if flag.startswith("--") else ""  # or the name of a command
         raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option=option, value=name)
     return key

@@ -114,7 +114,7 @@ def _print_explained_sections(
 ) -> None:
     reasons = [(entry.rule, _format_reason(entry)) for entry in advice.trace]
     print_section(out, headings.RULES_APPLIED, reasons, "left", "wrap")
-    print_near_misses(out, explanation)
+    print_near_misses(out, explanation, catalog)
     _print_derivations(out, advice)
     findings = [("·", escape(sentence)) for sentence in evidence.list_sentences(advice.evidence)]
     print_section(out, headings.MEASURED, findings, "left", "wrap")
@@ -128,7 +128,7 @@ def _print_explained_sections(
     print_assumptions(out, advice.situation, catalog)
     out.print(format_heading(headings.NEXT))
     out.print(f"  optadvise bench {advice.optimizer.id}")
-    print_paragraph(out, "or measure exactly these numbers: the same command with --json | optadvise bench -")
+    print_paragraph(out, "To benchmark exactly these hyperparameters: optadvise recommend … --json | optadvise bench -")
 
 
 def _format_reason(entry: TraceEntry | HyperparameterStep) -> str:

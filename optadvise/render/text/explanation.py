@@ -16,10 +16,13 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.table_records import Rule
 
 
-def print_near_misses(out: Console, explanation: Explanation) -> None:
+def print_near_misses(out: Console, explanation: Explanation, catalog: Catalog) -> None:
     """Print the rules that came closest to deciding, with the conditions that they missed."""
     rows = [
-        (miss.rule.id, escape(f"{_format_outcome(miss.rule)}: {_format_miss(describe_miss(miss, explanation.axes))}"))
+        (
+            miss.rule.id,
+            escape(f"{_format_outcome(miss.rule)}: {_format_miss(describe_miss(miss, explanation.axes), catalog)}"),
+        )
         for decision in explanation.decisions
         for miss in decision.near
     ]
@@ -31,11 +34,14 @@ def _format_outcome(rule: Rule) -> str:
     return next((str(value) for key, value in rule.outcome.items() if key in ("concern", "optimizer", "scheduler")), "")
 
 
-def _format_miss(miss: MissDocument) -> str:
-    """Return why a rule did not decide."""
+def _format_miss(miss: MissDocument, catalog: Catalog) -> str:
+    """Return why a rule did not decide, in terms of options where there are any."""
     if miss.beaten_by is not None:
         return f"applies, but {miss.beaten_by} takes precedence"
-    return "requires " + " and ".join(f"{miss.fact} {miss.asks} (here {miss.actual})" for miss in miss.missed)
+    flags = {fact.id: fact.flag for fact in catalog.facts.values() if fact.flag}
+    return "requires " + " and ".join(
+        f"{flags.get(missed.fact, missed.fact + ' =')} {missed.asks} (here {missed.actual})" for missed in miss.missed
+    )
 
 
 def print_why_not(out: Console, explanation: Explanation, catalog: Catalog) -> None:
@@ -64,9 +70,9 @@ def _list_obstacles(result: WhyNotDocument, catalog: Catalog, with_rules: bool) 
     if not result.rows:
         yield "No rule recommends it first; --optimizer selects it."
     for miss in result.rows if with_rules else ():
-        yield f"{miss.rule} recommends it: {escape(_format_miss(miss))}."
+        yield f"{miss.rule} recommends it: {escape(_format_miss(miss, catalog))}."
     for concern, miss in result.concerns.items() if with_rules else ():
-        yield f"{miss.rule} would make {concern} the deciding concern: {escape(_format_miss(miss))}."
+        yield f"{miss.rule} would make {concern} the deciding concern: {escape(_format_miss(miss, catalog))}."
     for change in result.changes:
         options = " ".join(format_option(catalog, fact, value) for fact, value in change.change.items())
         yield f"Recommended with [bold]{escape(options)}[/bold] (verified)."

@@ -89,7 +89,7 @@ def _describe_largest_model(advice: Recommendation) -> str:
         return f"Unknown without --params; the limit is {limit}."
     if not largest.max_params:
         return f"Not expected to fit {limit} at any model size."
-    return f"Expected to fit up to {show_count(largest.max_params)} parameters in {limit}."
+    return f"Models of up to {show_count(largest.max_params)} parameters are expected to fit in {limit}."
 
 
 def _print_notes(out: Console, advice: Recommendation) -> None:

@@ -32,7 +32,8 @@ _NOT_OFFERED = "Deviates from its paper (not used)"
 _CONFORMS = "Conforms to its paper"
 _NOT_INSTALLED = "Not installed"
 _LARGEST_ERROR = (
-    "Largest error after 1, 5 and 12 steps in fp32, relative to the distance that the float64 reference moved."
+    "Largest error of a weight after 1, 5 and 12 steps in fp32, relative to how far the weights of the float64 "
+    "reference moved."
 )
 
 
