@@ -134,7 +134,7 @@ def test_help_fits_80_columns_and_ends_with_examples_and_exit_codes(page: list[s
 
 def test_help_groups_options_and_commands() -> None:
     result = optadvise("recommend", "--help").out
-    places = [result.index(f"\n{heading}:\n") for heading in ("The run", "The network", "Memory", "Output", "Options")]
+    places = [result.index(f"\n{heading}:\n") for heading in ("The run", "Model", "Memory", "Output", "Options")]
     assert places == sorted(places)
     assert result.index("\nOutput:\n") < result.index("--report")
     front = optadvise("--help").out

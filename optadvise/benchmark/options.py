@@ -78,14 +78,15 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     shard: Annotated[
         str,
         Option(
-            help="Shard nothing (none, ddp), optimizer state (zero1) or everything (fsdp, zero3) (default: none).",
+            help="Shard nothing (none: DDP), optimizer state (zero1) or everything (fsdp, also zero3) (default: none).",
             group=_PROCESSES, choices=SHARDINGS, aliases=(("ddp", "none"), ("zero3", "fsdp")),
         ),
     ] = "none"  # fmt: skip
     require: Annotated[
         tuple[str, ...],
         Option(
-            "Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; repeatable.",
+            "Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x' (x: times the "
+            "control); repeatable.",
             _MEASUREMENT,
         ),
     ] = ()

@@ -25,12 +25,12 @@ def estimate(
         opt.option(
             "Your own network: package.module:function that returns (module, batches) or (module, batches, loss).",
             "--workload",
-            group="The network",
+            group="Model",
             metavar="FUNCTION",
         ),
     ] = None,
     timeout: Annotated[
-        str, opt.option("Time limit for --workload in seconds (default: 300).", group="The network", metavar="N")
+        str, opt.option("Time limit for --workload in seconds (default: 300).", group="Model", metavar="N")
     ] = "300",
     rules: opt.Rules = None,
     all_: Annotated[bool, opt.option("Also print every other optimizer.", "--all", group="Output")] = False,

@@ -52,7 +52,7 @@ class Run(TypedDict, total=False):
     gpu: str | None
     # Parameters of the whole model: 7B, 350M, 124e6.
     params: Count | None
-    # Well-known network: llama-3.1-8b, bert-base, resnet50.
+    # Known architecture, such as llama-3.1-8b, bert-base or resnet50; optadvise list --archs lists all.
     arch: str | None
     # Hugging Face config.json, read offline.
     hf_config: str | PathLike[str] | None
@@ -123,9 +123,10 @@ class Measurement(TypedDict, total=False):
     optimizer_only: bool
     # Number of processes, started with torchrun (default: 1).
     nproc: Count
-    # Shard nothing (none, ddp), optimizer state (zero1) or everything (fsdp, zero3) (default: none).
+    # Shard nothing (none: DDP), optimizer state (zero1) or everything (fsdp, also zero3) (default: none).
     shard: Literal["none", "zero1", "fsdp"]
-    # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x'; repeatable.
+    # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x' (x: times the control);
+    # repeatable.
     require: Sequence[str]
     # Seconds to wait for each response of a worker process (default: 300).
     timeout: float

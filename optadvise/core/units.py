@@ -37,7 +37,7 @@ def parse_bytes(text: str, flag: str) -> int:
     number = 0.0 if match is None else float(match[1].replace("_", ""))
     if match is None or (not match[2] and 1024 < number < 2**20):
         raise InputError(
-            f"{flag} {text!r} must be a memory size above 0, such as 24GB, 24GiB, 800MB, or 24 for 24 GiB",
+            f"{flag} {text!r}: not a memory size above 0; use a form such as 24GB, 24GiB, 800MB, or 24 for 24 GiB",
             code=ErrorCode.INVALID_NUMBER, option=flag, value=text,
         )  # fmt: skip
     default = "G" if number <= 1024 else "B"
@@ -62,7 +62,7 @@ def parse_count(text: str, flag: str, max_value: int | None = None) -> int:
     match = _COUNT.fullmatch(text.strip())
     if match is None:
         raise InputError(
-            f"{flag} {text!r} must be a number above 0, such as 256, 8K, 350M, 7B or 124e6",
+            f"{flag} {text!r}: not a number above 0; use a form such as 256, 8K, 350M, 7B or 124e6",
             code=ErrorCode.INVALID_NUMBER, option=flag, value=text,
         )  # fmt: skip
     value = float(match[1].replace("_", "")) * _COUNT_UNITS[match[2].upper()]

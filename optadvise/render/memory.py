@@ -92,8 +92,8 @@ def has_fixes(answer: MemoryAnswer) -> bool:
 
 
 def describe_chain(chain: tuple[Fix, ...]) -> str:
-    """Return what a chain of fixes leads to: `19.8 GiB (plus 13.2 GiB paged to host memory) with all three`."""
+    """Return what a chain of fixes leads to: `peak 19.8 GiB (plus 13.2 GiB paged to host memory) with all three`."""
     end = chain[-1]
     pageable = f" (plus {show_bytes(end.pageable)} paged to host memory)" if end.pageable else ""
     count = {1: "", 2: " both", 3: " all three", 4: " all four", 5: " all five"}.get(len(chain), f" all {len(chain)}")
-    return f"{show_bytes(end.needs)}{pageable} with{count}"
+    return f"peak {show_bytes(end.needs)}{pageable} with{count}"

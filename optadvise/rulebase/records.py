@@ -37,7 +37,7 @@ class RuleRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Record that is read from a rule file; its plain data omits keys with default values."""
 
 
-OptionGroup: TypeAlias = Literal["The run", "Hardware", "The network", "Memory"]  # headings in the order of the help
+OptionGroup: TypeAlias = Literal["The run", "Hardware", "Model", "Memory"]  # headings in the order of the help
 OPTION_GROUPS: tuple[OptionGroup, ...] = get_args(OptionGroup)
 
 
