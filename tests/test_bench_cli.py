@@ -218,7 +218,7 @@ def test_text_fits_a_log(mine: Path) -> None:
         ("adamw --implementation rust", "unknown-choice", "--implementation", "rust"),
         ("adamw --from rec.json", "option-conflict", "--from", None),
         ("--from rec.json --implementation fused", "option-conflict", "--implementation", "fused"),
-        ("--from none.json", "file-unreadable", "--from", "none.json"),
+        ("--from none.json", "file-not-found", "--from", "none.json"),
         ("--from text.json", "invalid-syntax", "--from", None),
         ("--from list.json", "invalid-recommendation", "--from", None),
         ("--from rec.json", "invalid-recommendation", "--from", None),

@@ -162,8 +162,9 @@ def _read_recommendation(path: Path | None) -> ForeignJson:
         text = sys.stdin.read() if path is None or str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        message = f"--from {str(path or '-')!r} cannot be read ({reason})"
-        raise InputError(message, code=ErrorCode.FILE_UNREADABLE, option="--from", value=path) from error
+        message = f"--from {str(path or '-')!r} cannot be read ({reason}); use the output of optadvise recommend --json"
+        code = ErrorCode.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorCode.FILE_UNREADABLE
+        raise InputError(message, code=code, option="--from", value=path) from error
     try:
         data = json.loads(text)
     except ValueError as error:
