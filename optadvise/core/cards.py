@@ -4,8 +4,6 @@ The records declare the keys of these files (see `core.yaml_types`). Frameworks,
 modules in `core`; tables and facts are in `rulebase`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, TypeAlias
 

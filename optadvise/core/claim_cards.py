@@ -1,7 +1,5 @@
 """Immutable records of `claims.yaml`: claims about optimizers and the experiments that test them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal
 

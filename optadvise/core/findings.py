@@ -4,8 +4,6 @@ Recommendations include them as JSON, and the data folder stores them. `packages
 the time of the finding, None for a package that was not installed; `date` has the form 2026-11-26.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """Immutable records of `rules/frameworks/`: names and options of optimizers and schedules in each framework."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal
 

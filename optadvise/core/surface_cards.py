@@ -1,7 +1,5 @@
 """Immutable records of `surfaces.yaml`: two-dimensional test functions for optimizer trajectories."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

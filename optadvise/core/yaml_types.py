@@ -4,8 +4,6 @@ Records (`msgspec.Struct`) with these field types declare the content of rule fi
 and msgspec stores them in the cache and generates JSON Schemas for editors.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from msgspec import Meta

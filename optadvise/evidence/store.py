@@ -3,8 +3,6 @@
 A finding is valid on the machine that made it, with the package versions installed at that time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import zlib

@@ -1,7 +1,5 @@
 """Immutable records of `memory.yaml`: GPU memory besides tensors, and the uncertainty of estimates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal
 

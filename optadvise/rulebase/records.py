@@ -4,8 +4,6 @@ The records declare the keys of these files. Tables are in `table_records`; the 
 frameworks, surfaces and claims are in `core`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias, get_args
 

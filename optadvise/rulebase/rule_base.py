@@ -1,7 +1,5 @@
 """Rule base: content of the rule files of all layers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from msgspec import Struct

@@ -1,7 +1,5 @@
 """Immutable records of decision tables, and of a layer's changes to rules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
