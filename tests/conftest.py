@@ -34,6 +34,8 @@ if "OPTADVISE_TESTS_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["OPTADVISE_TESTS_DIR"], ignore_errors=True)
 for _name in ("CACHE", "DATA"):
     os.environ[f"OPTADVISE_{_name}_DIR"] = f"{os.environ['OPTADVISE_TESTS_DIR']}/{_name.lower()}"
+# With it, each new interpreter would compile the package, which takes longer than most commands.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The day for `rotated`, set here so that all processes of a test run use the same day at midnight.
 os.environ.setdefault("OPTADVISE_TESTS_DAY", str(date.today().toordinal()))
 # A shell without job control makes its child processes ignore SIGINT, unlike an interactive shell.
