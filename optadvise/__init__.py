@@ -1,8 +1,8 @@
 """Optimizer advice for PyTorch: recommendations, memory estimates and measurements."""
 
-from typing import TYPE_CHECKING, Any
-
 from optadvise.core.version import __version__ as __version__
+
+TYPE_CHECKING = False  # as in `typing`, which is not imported before __main__ has removed the current folder
 
 __all__ = ["Advice", "Estimate", "Measurement", "Run", "bench", "estimate", "recommend"]
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from optadvise.api import Advice, Estimate, Measurement, Run, bench, estimate, recommend
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import `optadvise.api` on first access, to keep the start of the command line fast."""
     if name not in __all__:
         raise AttributeError(f"module 'optadvise' has no attribute {name!r}")

@@ -1,11 +1,11 @@
 """Fork server for the worker processes of tests: forks a process that has torch imported.
 
 Importing the modules of a worker takes up to nine CPU seconds, a fork 0.2. `install` replaces `subprocess.Popen` by
-`ForkingPopen`, which forks for `python -m` commands with a module of `PROGRAMS` and starts all other commands
-unchanged. The forked process gets the pipes, environment, folder and session of the call, is a child of the caller (so
-that waiting, signals and process groups behave as usual), and runs the module as `__main__`. If a folder on its path
-hides an imported module, it executes the command instead. Programs that start workers themselves get their own fork
-server.
+`ForkingPopen`, which forks for `python -m` and `core.worker.module_command` with a module of `PROGRAMS` and starts all
+other commands unchanged. The forked process gets the pipes, environment, folder and session of the call, is a child of
+the caller (so that waiting, signals and process groups behave as usual), and runs the module as `__main__`. If a folder
+on its path hides an imported module, it executes the command instead. Programs that start workers themselves get their
+own fork server.
 
 Tests that need new interpreters use the fixture `cold_processes`.
 """
@@ -33,6 +33,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
+
+from optadvise.core import start
 
 PROGRAMS = ("optadvise", "torch.distributed.run", "tests.")  # prefixes of modules to fork
 MEASURING = ("bench", "sweep", "verify", "doctor", "trajectories")  # commands of optadvise that import torch
@@ -63,6 +65,7 @@ class _Server:
         self.requests: socket.socket | None = None
         self.is_used = False
         self.environment: dict[str, str] = {}
+        self.folders: list[str] = []  # first on `sys.path`, before those of PYTHONPATH
 
     def connect(self) -> socket.socket:
         """Return the socket for requests; start the server on first use."""
@@ -145,7 +148,7 @@ def _is_forkable(command: Any, call: Mapping[str, Any]) -> bool:
 def _module(command: Sequence[str]) -> str | None:
     """Return the module that a command runs, or None."""
     words = [word for word in command[1:3] if word != "-u"] + list(command[3:])
-    return words[1] if len(words) > 1 and words[0] == "-m" else None
+    return words[1] if len(words) > 1 and words[0] in ("-m", start.__file__) else None
 
 
 def _request_fork(server: socket.socket, request: Mapping[str, Any], streams: Sequence[int]) -> int:
@@ -172,7 +175,7 @@ def _adopt_orphans() -> None:
 
 def main(descriptor: int) -> NoReturn:
     """Import the modules of workers, then serve requests until the test process exits."""
-    sys.path[0] = str(Path.cwd())
+    _server.folders = sys.path[:1] = [str(Path.cwd())]
     _server.environment = dict(os.environ)  # before libraries change it
     subprocess.Popen = ForkingPopen  # type: ignore[misc]  # before any module imports the name
     with warnings.catch_warnings():
@@ -229,8 +232,11 @@ def _run(request: Mapping[str, Any], first_parent: int, reply: int, *streams: in
     for fd in {*streams} - {0, 1, 2}:
         os.close(fd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if _set_path(request["cwd"], environment) or _is_read_at_start(environment):
+    is_worker = start.__file__ in command
+    if _set_path([] if is_worker else [request["cwd"]], environment) or _is_read_at_start(environment, is_worker):
         os.execve(command[0], command, environment)
+    if is_worker:
+        environment["PYTHONSAFEPATH"] = "1"
     os.environ.clear()
     os.environ.update(environment)
     _server.environment = dict(environment)
@@ -238,11 +244,15 @@ def _run(request: Mapping[str, Any], first_parent: int, reply: int, *streams: in
     _exit(_code_of(module, command))
 
 
-def _set_path(cwd: str, environment: Mapping[str, str]) -> bool:
-    """Set `sys.path` as a new interpreter would, and return whether it hides an imported module."""
-    old = [sys.path[0], *_python_path(_server.environment)]
-    new = [cwd, *_python_path(environment)]
-    sys.path[: len(old)] = new
+def _set_path(folders: list[str], environment: Mapping[str, str]) -> bool:
+    """Set `sys.path` as a new interpreter would, and return whether it hides an imported module.
+
+    Args:
+        folders: The current folder, unless the command is a worker's.
+    """
+    old = [*_server.folders, *_python_path(_server.environment)]
+    new = [*folders, *_python_path(environment)]
+    sys.path[: len(old)], _server.folders = new, folders
     importlib.invalidate_caches()
     return any(_hides_a_module(folder) for folder in {*new} - {*old})
 
@@ -257,10 +267,10 @@ def _hides_a_module(folder: str) -> bool:
     return False
 
 
-def _is_read_at_start(environment: Mapping[str, str]) -> bool:
+def _is_read_at_start(environment: Mapping[str, str], is_worker: bool) -> bool:
     """Return whether environment variables that an interpreter reads at start-up differ."""
     old = _server.environment
-    names = {*environment, *old} - {"PYTHONPATH"}
+    names = {*environment, *old} - {"PYTHONPATH", *(["PYTHONSAFEPATH"] if is_worker else [])}
     return any(old.get(name) != environment.get(name) for name in names if name.startswith(_READ_AT_START))
 
 

@@ -259,7 +259,7 @@ def test_user_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """),
         encoding="utf-8",
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "audit.json"
 
     def run(name: str, *options: str) -> tuple[int, dict[str, Any]]:

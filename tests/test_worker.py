@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from optadvise.core import start as start_file
 from optadvise.core import worker
 from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, encode_message
 from tests.bench import ended
@@ -181,4 +182,4 @@ def test_processes_are_started_in_one_place(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(worker, "start_process", record)
     with WorkerProcess(worker.module_command("timeit", "pass"), {**os.environ}):
         pass
-    assert commands == [(sys.executable, "-m", "timeit", "pass")]
+    assert commands == [(sys.executable, start_file.__file__, "timeit", "pass")]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -21,6 +19,7 @@ from optadvise.benchmark.workload_data import default_loss
 from optadvise.benchmark.workloads import Loss, Workload, weights_dtype
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, check_choice, suggest_name
+from optadvise.core.start import add_current_folder
 
 Result = TypeVar("Result")
 
@@ -137,8 +136,7 @@ def _import_function(name: str, spec: str, announce: Callable[[str], None]) -> C
         raise _reject(
             name, "must be package.module:function, such as mypackage.train:workload; file paths are not supported"
         )
-    if os.getcwd() not in sys.path:  # noqa: PTH109  # sys.path holds strings
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    add_current_folder()
     announce(f"importing {path}")
     module = run_guarded(name, f"importing {path}", lambda: importlib.import_module(path))
     function = getattr(module, attribute, None)

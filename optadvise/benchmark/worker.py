@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+if __name__ == "__main__" and sys.argv[1:]:  # torchrun starts `python -m` in the user's folder
+    from optadvise.core.start import remove_current_folder
+
+    remove_current_folder()
+
+import os
 import warnings
 
 from optadvise.benchmark import arm_session

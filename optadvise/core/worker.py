@@ -24,6 +24,8 @@ from typing import IO, Any, NoReturn, TypeVar, overload
 
 import msgspec
 
+from optadvise.core import start
+
 _GRACE_SECONDS = 2.0  # time for a worker to exit after its stdin is closed
 _POLL_SECONDS = 0.5  # interval of checks whether a worker is still running
 _LOG_TAIL_BYTES = 2**16
@@ -77,8 +79,8 @@ class WorkerTimeoutError(WorkerError):
 
 
 def module_command(module: str, *arguments: str) -> tuple[str, ...]:
-    """Return the command line that runs a module with this Python."""
-    return (sys.executable, "-m", module, *arguments)
+    """Return the command line that runs a module with this Python, without the current folder on `sys.path`."""
+    return (sys.executable, start.__file__, module, *arguments)
 
 
 def start_process(

@@ -35,7 +35,7 @@ class AuditEntry(Struct, frozen=True):
 
     target: AuditTarget
     offered: bool = True  # the card offers it to users
-    remedy: str | None = None  # advice if it cannot be imported; None: to install the package
+    is_user_class: bool = False  # named by --import
 
 
 def list_entries(catalog: Catalog, ids: Iterable[str] | None) -> list[AuditEntry]:
@@ -66,7 +66,7 @@ def enter_user_class(catalog: Catalog, path: str, name: str) -> AuditEntry:
         )
     card = catalog.optimizer(catalog.find_optimizer(name, "--as"))
     target = make_target(catalog, card, describe_user_class(card, path))
-    return AuditEntry(target, remedy="install its package, or run the command in its folder")
+    return AuditEntry(target, is_user_class=True)
 
 
 def run_audits(
@@ -101,7 +101,7 @@ def _request_audit(
     Raises:
         NoAnswerError: The process ended, or the audit exceeded its time limit.
     """
-    request = AuditRequest(target=entry.target, remedy=entry.remedy)
+    request = AuditRequest(target=entry.target, is_user_class=entry.is_user_class)
     answer = auditor.request(request, timeout)
     assert isinstance(answer, (AuditAnswer, MissingAnswer))
     if isinstance(answer, MissingAnswer) or answer.saved_run is None:

@@ -38,7 +38,7 @@ class AuditRequest(Struct, frozen=True, kw_only=True, tag_field="request", tag="
     """Request to audit an implementation, or to resume a run that another worker saved."""
 
     target: AuditTarget
-    remedy: str | None  # advice if it cannot be imported; None: to install the package
+    is_user_class: bool  # named by --import, and imported with the current folder on `sys.path`
     saved_run: str | None = None  # base64, from `AuditAnswer`
 
 

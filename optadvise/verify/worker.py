@@ -6,6 +6,7 @@ import torch
 
 from optadvise.benchmark.optimizer_builder import resolve
 from optadvise.core.errors import CannotRunHereError
+from optadvise.core.start import add_current_folder
 from optadvise.core.worker import ParentConnection
 from optadvise.verify.audit import audit, resume
 from optadvise.verify.builder import describe_error
@@ -49,8 +50,12 @@ def _answer_audit(request: AuditRequest) -> Answer:
     target, path = request.target, request.target.implementation.path
     if target.optimizer not in METHODS:
         return MissingAnswer(f"{target.optimizer} has no reference implementation (optadvise/verify/reference.py)")
+    remedy = None
+    if request.is_user_class:
+        remedy = "install its package, or run the command in its folder"
+        add_current_folder()
     try:
-        optimizer_class = resolve(path, target.implementation.package, remedy=request.remedy)
+        optimizer_class = resolve(path, target.implementation.package, remedy=remedy)
     except CannotRunHereError as error:
         return MissingAnswer(str(error))
     except Exception as error:  # an import may raise any error

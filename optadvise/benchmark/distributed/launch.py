@@ -1,4 +1,4 @@
-"""Launcher of the ranks on this machine, with torchrun's launcher: `python -m … NPROC`.
+"""Launcher of the ranks on this machine, with torchrun's launcher; its argument is their number.
 
 Ranks inherit stdin and stdout, which only rank 0 uses; stderr goes to one file per rank.
 """
@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from optadvise.benchmark.distributed.rank_files import FOLDER, LAUNCHER, PARENT, end_ranks, end_with, write_exit_codes
+from optadvise.core.worker import module_command
 
 
 def main() -> int:
@@ -35,7 +36,8 @@ def main() -> int:
         logs_specs=DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ERR),
     )  # fmt: skip
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "optadvise.benchmark.worker")
+        python, *arguments = module_command("optadvise.benchmark.worker")
+        elastic_launch(config, python)("-u", *arguments)
     except ChildFailedError as error:  # the parent reads the reason
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         write_exit_codes(folder, codes)

@@ -1,0 +1,56 @@
+"""`sys.path` without the current folder, and the start of worker processes: `python start.py MODULE ARGUMENTS`.
+
+`python -m` puts the current folder first on `sys.path`, so that a `torch.py` or `random.py` in it would run; the option
+`-P`, which prevents this, requires Python 3.11.
+"""
+
+import sys
+
+if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]  # the folder of this file
+
+import os  # loaded at the start of Python; the folder removed below could contain any other module
+
+
+def remove_current_folder() -> None:
+    """Remove the current folder from `sys.path` after `python -m` has put it there."""
+    if not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [_get_current_folder()]:
+        del sys.path[0]
+
+
+def add_current_folder() -> None:
+    """Put the current folder first on `sys.path`, for a module of the user that an option names."""
+    folder = _get_current_folder()
+    if folder is not None and folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _get_current_folder() -> str | None:
+    """Return the current folder; None if it was removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return None
+
+
+def run_worker(module: str) -> None:
+    """Run a module like `python -m`, with the package of this file even if `sys.path` has another version.
+
+    Processes that the module starts inherit `PYTHONSAFEPATH`.
+    """
+    import runpy
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    os.environ["PYTHONSAFEPATH"] = "1"
+    folder = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+    spec = spec_from_file_location("optadvise", f"{folder}/__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules["optadvise"] = package
+    spec.loader.exec_module(package)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    run_worker(sys.argv.pop(1))
