@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,21 @@ def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Pop
 
 
 def list_workers(parent: int | None = None) -> list[int]:
-    """Return the ids of the worker processes of a process, oldest first."""
+    """Return the ids of the worker processes of a process, oldest first, without the processes of their sessions."""
     parent = os.getpid() if parent is None else parent
-    return [pid for pid in _list_processes() if _describe_process(pid) == (parent, True)]
+    return [pid for pid in _list_processes() if _describe_process(pid) == (parent, True) and _find_session(pid) == pid]
+
+
+def list_processes(sessions: Collection[int]) -> list[int]:
+    """Return the ids of the processes of some sessions, without those that have ended."""
+    return [pid for pid in _list_processes() if _is_running(pid) and _find_session(pid) in sessions]
+
+
+def _find_session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _list_processes() -> list[int]:

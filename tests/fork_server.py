@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from optadvise.core import start
+from optadvise.core.lifeline import end_with_parent
 
 PROGRAMS = ("optadvise", "torch.distributed.run", "tests.")  # prefixes of modules to fork
 MEASURING = ("bench", "sweep", "verify", "doctor", "trajectories")  # commands of optadvise that import torch
@@ -241,6 +242,8 @@ def _run(request: Mapping[str, Any], first_parent: int, reply: int, *streams: in
     os.environ.update(environment)
     _server.environment = dict(environment)
     _prepare_process(module)
+    if is_worker:
+        end_with_parent()
     _exit(_code_of(module, command))
 
 

@@ -19,12 +19,12 @@ import pytest
 from optadvise.core import start as start_file
 from optadvise.core import worker
 from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, encode_message
-from tests.bench import ended
+from tests.bench import ended, list_processes
 from tests.conftest import ROOT
 
 ECHO = """
 from optadvise.core.worker import ParentConnection
-parent = ParentConnection(exit_code=7)
+parent = ParentConnection()
 while True:
     message = parent.receive(dict)
     {action}
@@ -137,37 +137,49 @@ process.receive(dict, 600)
 """
 
 
+# Activities of a worker when its parent ends: each is written without braces, as `ECHO` is a format.
+HOLDS_LOCK = "import ctypes; ctypes.PyDLL(None).sleep(600)"  # C code that holds Python's lock
+BUSY = {
+    "sleeping": "time.sleep(600)",
+    "holding Python's lock": HOLDS_LOCK,
+    "a copy holding Python's lock": f"os.fork(); {HOLDS_LOCK}",
+    "without files": f"os.closerange(0, 20); {HOLDS_LOCK}",
+    "ignoring signals": "import signal; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; time.sleep(600)",
+}
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX's")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_worker_exits_with_its_parent(tmp_path: Path, number: signal.Signals) -> None:
-    """A busy worker and the process that it has started."""
-    file = tmp_path / "pids"
-    busy = (
-        f"{GRANDCHILD}; import os, time; open('pids.tmp', 'w').write(f'{{os.getpid()}} {{child.pid}}');"
-        " os.rename('pids.tmp', 'pids'); time.sleep(600)"
-    )
-    code = PARENT.format(worker=ECHO.format(action=busy))
+def test_workers_and_their_processes_end_with_the_parent(tmp_path: Path, number: signal.Signals) -> None:
+    code = "import sys, time\nfrom optadvise.core.worker import WorkerProcess\nprocesses = []\n"
+    for action in BUSY.values():
+        busy = f"import os, time; {GRANDCHILD}; open(str(os.getpid()), 'w').close(); {action}"
+        code += f"processes.append(WorkerProcess((sys.executable, '-c', {ECHO.format(action=busy)!r})))\n"
+        code += "processes[-1].send({'value': 1})\n"
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", code + "processes[0].receive(dict, 600)"], cwd=tmp_path, stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     try:
         until = time.monotonic() + 30
-        while not file.exists() and time.monotonic() < until:
+        while len([*tmp_path.iterdir()]) < len(BUSY) and time.monotonic() < until:
             time.sleep(0.05)
+        time.sleep(0.2)  # until each hangs
+        sessions = {int(file.name) for file in tmp_path.iterdir()}
+        assert len(list_processes(sessions)) >= 3 * len(BUSY)  # worker, watchdog and grandchild
         parent.send_signal(number)
+        assert ended(list_processes(sessions), seconds=2)
         parent.wait(timeout=20)
-        assert ended([int(pid) for pid in file.read_text().split()])
     finally:
         parent.kill()
         parent.wait()
 
 
-def test_a_worker_without_a_process_group_exits_with_its_code() -> None:
-    """As a rank under torchrun, or a worker that a shell started."""
+def test_a_worker_without_a_process_group_exits_with_its_parent() -> None:
+    """As a worker that a shell started."""
     parent = subprocess.Popen(echo(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     out, _ = parent.communicate(b"", timeout=30)
-    assert (parent.returncode, out) == (7, b"")
+    assert (parent.returncode, out) == (1, b"")
 
 
 def test_processes_are_started_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

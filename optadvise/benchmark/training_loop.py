@@ -15,6 +15,7 @@ from optadvise.benchmark.distributed.rank_files import MARKS
 from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.measurement import ArmCounts, RoundSamples
 from optadvise.benchmark.spec import Arm, Spec
+from optadvise.core.lifeline import exit_if_forked
 
 
 def build_rank_workload(spec: Spec, rank: int) -> workloads.Workload:
@@ -87,6 +88,7 @@ class Training:
         parts = self._step_optimizers() if self.workload is None else self._train_step(self.workload)
         for scheduler in self.schedulers:
             scheduler.step()
+        exit_if_forked()
         return parts
 
     def _step_optimizers(self) -> dict[str, float]:

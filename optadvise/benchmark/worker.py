@@ -13,7 +13,7 @@ import os
 import warnings
 
 from optadvise.benchmark import arm_session
-from optadvise.benchmark.distributed.rank_files import DEVICE, FOLDER, register_rank
+from optadvise.benchmark.distributed.rank_files import DEVICE, FOLDER
 from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.measurement import ArmCommand, StartArm
 from optadvise.core.worker import ParentConnection
@@ -24,15 +24,13 @@ def main() -> None:
     has_ranks = FOLDER in os.environ  # RANK may be set by an unrelated job
     connection: ParentConnection | None = None
     if not has_ranks or os.environ["RANK"] == "0":
-        # For the launcher, exit code 0 would mean that only this rank has finished.
-        connection = ParentConnection(exit_code=1 if has_ranks else 0)
+        connection = ParentConnection()
     else:
         os.dup2(2, 1)  # stdout carries rank 0's answers
         warnings.simplefilter("ignore")
     ranks: Ranks | None = None
     try:
         if has_ranks:
-            register_rank()
             ranks = Ranks(os.environ.get(DEVICE, "cpu"))
         _serve(connection, ranks)
     except BaseException as error:  # every failure is the arm's result

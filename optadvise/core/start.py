@@ -49,6 +49,9 @@ def run_worker(module: str) -> None:
     package = module_from_spec(spec)
     sys.modules["optadvise"] = package
     spec.loader.exec_module(package)
+    from optadvise.core.lifeline import end_with_parent
+
+    end_with_parent()  # before the module imports torch, which may hang
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -2,7 +2,7 @@
 
 A worker isolates libraries that can hang, crash or print. The parent starts it as a session leader, so that it can
 kill the worker with all its child processes. The worker sends messages through a private copy of stdout, which
-libraries cannot write to, and exits when the parent exits.
+libraries cannot write to, and exits when the parent exits (`lifeline`).
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import IO, Any, NoReturn, TypeVar, overload
+from typing import IO, Any, TypeVar, overload
 
 import msgspec
 
-from optadvise.core import start
+from optadvise.core import lifeline, start
 
 _GRACE_SECONDS = 2.0  # time for a worker to exit after its stdin is closed
 _POLL_SECONDS = 0.5  # interval of checks whether a worker is still running
 _LOG_TAIL_BYTES = 2**16
+# Limits for output that is not a message, such as a flood of bytes without a newline.
+_MAX_MESSAGE_BYTES = 2**26
+_MAX_UNREAD_MESSAGES = 1000
 
 Message = TypeVar("Message")
 
@@ -120,13 +123,16 @@ class WorkerProcess:
         except OSError as error:
             self._log.close()
             raise WorkerError(f"cannot be started: {error}") from error
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin = self._process.stdin
         self._is_stuck = False
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: the worker closed its stdout
-        self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
-        self._reader.start()
+        # None ends the output: the worker closed its stdout, or this process closes the worker's stdin.
+        self._received: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._sent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._threads = (
+            threading.Thread(target=_read_lines, args=(self._process.stdout, self._received), daemon=True),
+            threading.Thread(target=_write_lines, args=(self._process.stdin, self._sent), daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> WorkerProcess:
         """Return this worker."""
@@ -142,10 +148,8 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: object) -> None:
-        """Send a record. If the worker has exited, the next `receive` raises the error."""
-        with contextlib.suppress(OSError):
-            self._stdin.write(encode_message(message))
-            self._stdin.flush()
+        """Send a record without waiting for the worker, which may hang; the next `receive` raises the error."""
+        self._sent.put(encode_message(message))
 
     @overload
     def receive(self, kind: type[Message], timeout: float) -> Message: ...
@@ -169,9 +173,9 @@ class WorkerProcess:
             raise self._describe_end()
         try:
             return _decode_message(line, kind)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._is_stuck = True
-            text = line.decode(errors="replace").strip()
+            text = line[:400].decode(errors="replace").strip()
             raise WorkerError(f"sent an invalid message: {text[:80]!r}") from error
 
     def _wait_for_line(self, timeout: float) -> bytes | None:
@@ -181,7 +185,7 @@ class WorkerProcess:
             has_ended = self._process.poll() is not None
             remaining = deadline - time.monotonic()
             try:
-                return self._lines.get(timeout=min(max(remaining, 0.0), _POLL_SECONDS))
+                return self._received.get(timeout=min(max(remaining, 0.0), _POLL_SECONDS))
             except queue.Empty:
                 if has_ended:  # a child process still has the stdout open
                     return None
@@ -214,23 +218,33 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """Stop the worker and all its child processes; can be called repeatedly."""
-        with contextlib.suppress(OSError):
-            self._stdin.close()
+        self._sent.put(None)
         if not self._is_stuck:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_SECONDS)
         self._is_stuck = True
         _kill_group(self._process)  # child processes can outlive it
         self._process.wait()
-        self._reader.join(_GRACE_SECONDS)
+        for thread in self._threads:
+            thread.join(_GRACE_SECONDS)
         self._log.close()
+        _collect_group(self._process.pid)
 
 
 def _read_lines(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
     with stream:
-        for line in stream:
+        while line := stream.readline(_MAX_MESSAGE_BYTES):
             lines.put(line)
+            if len(line) == _MAX_MESSAGE_BYTES or lines.qsize() > _MAX_UNREAD_MESSAGES:
+                break
     lines.put(None)
+
+
+def _write_lines(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
+    with contextlib.suppress(OSError), stream:  # OSError: the worker has ended
+        while (line := lines.get()) is not None:
+            stream.write(line)
+            stream.flush()
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -241,22 +255,25 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
+def _collect_group(group: int) -> None:
+    """Collect the exit codes of a worker's processes that this process adopted, as the first one in a container."""
+    with contextlib.suppress(OSError, AttributeError):  # none was adopted, or the system has no process groups
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+
+
 # -- worker -----------------------------------------------------------------------------------------------------------
 
 
 class ParentConnection:
     """Connection of a worker to its parent."""
 
-    def __init__(self, exit_code: int = 0) -> None:
-        """Reserve stdin and stdout for messages, redirect printed text to stderr, and silence warnings.
-
-        Args:
-            exit_code: Exit code if the parent exits and this worker does not lead a process group.
-        """
+    def __init__(self) -> None:
+        """Reserve stdin and stdout for messages, redirect printed text to stderr, and silence warnings."""
+        lifeline.end_with_parent()
         self._answers = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         warnings.simplefilter("ignore")
-        self._exit_code = exit_code
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -264,7 +281,7 @@ class ParentConnection:
         with contextlib.suppress(OSError), os.fdopen(os.dup(0), "rb") as stream:
             for line in stream:
                 self._lines.put(line)
-        end_process(self._exit_code)  # even if the main thread is busy
+        os._exit(1)  # even if the main thread is busy
 
     @overload
     def receive(self, kind: type[Message]) -> Message: ...
@@ -278,16 +295,11 @@ class ParentConnection:
         Args:
             kind: Expected record, or a union of tagged records.
         """
+        lifeline.exit_if_forked()
         return _decode_message(self._lines.get(), kind)
 
     def send(self, message: object) -> None:
         """Send a record to the parent."""
+        lifeline.exit_if_forked()
         self._answers.write(encode_message(message))
         self._answers.flush()
-
-
-def end_process(exit_code: int) -> NoReturn:
-    """Exit at once, and kill the process group if this process leads one."""
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(exit_code)

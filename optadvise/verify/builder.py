@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from optadvise.core.cards import Value
+from optadvise.core.lifeline import exit_if_forked
 from optadvise.rulebase.constructor import constructor_kwargs, convert_lists
 from optadvise.verify.records import AuditTarget
 
@@ -48,6 +49,7 @@ class OptimizerBuilder:
         accepted = {name: value for name, value in values.items() if name not in self.rejected}
         kwargs = convert_lists(constructor_kwargs(implementation, accepted, device="cpu"))
         optimizer = self._class(parameters, **kwargs)
+        exit_if_forked()
         if implementation.needs_train_mode:
             optimizer.train()
         return optimizer

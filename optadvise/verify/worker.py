@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from optadvise.benchmark.optimizer_builder import resolve
 from optadvise.core.errors import CannotRunHereError
+from optadvise.core.lifeline import exit_if_forked
 from optadvise.core.start import add_current_folder
 from optadvise.core.worker import ParentConnection
 from optadvise.verify.audit import audit, resume
@@ -32,6 +34,7 @@ def main() -> None:
     """Answer requests until the parent process ends."""
     parent = ParentConnection()
     torch.set_num_threads(1)  # more threads are slower on small tensors
+    register_optimizer_step_post_hook(lambda *_: exit_if_forked())
     trainings = TrainingCache()
     while True:
         parent.send(answer(parent.receive(Request), trainings))

@@ -31,10 +31,8 @@ class RankedArm(WorkerArm):
     def start(self) -> ArmCounts:
         """Start the ranks, build the arm on each and return the counts."""
         self._folder = Path(tempfile.mkdtemp(prefix="optadvise-ranks-"))
-        self._environment = {
-            **os.environ, rank_files.FOLDER: str(self._folder), rank_files.DEVICE: self._spec.device,
-            rank_files.PARENT: str(os.getpid()),
-        }  # fmt: skip
+        folder = {rank_files.FOLDER: str(self._folder), rank_files.DEVICE: self._spec.device}
+        self._environment = {**os.environ, **folder}
         return super().start()
 
     def parity(self) -> float:
@@ -45,7 +43,6 @@ class RankedArm(WorkerArm):
         """Terminate all ranks and the launcher; may be called repeatedly."""
         super().stop()
         if self._folder is not None:
-            rank_files.end_ranks(self._folder)  # a rank that has not registered ends with the launcher
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 

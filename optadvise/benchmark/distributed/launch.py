@@ -6,7 +6,6 @@ Ranks inherit stdin and stdout, which only rank 0 uses; stderr goes to one file 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -15,21 +14,15 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from optadvise.benchmark.distributed.rank_files import FOLDER, LAUNCHER, PARENT, end_ranks, end_with, write_exit_codes
+from optadvise.benchmark.distributed.rank_files import FOLDER, write_exit_codes
+from optadvise.core.lifeline import remove_with_parent
 from optadvise.core.worker import module_command
 
 
 def main() -> int:
-    """Start the ranks and wait for them; if the parent ends, terminate them and remove all files."""
+    """Start the ranks and wait for them; if the parent ends, so do they, and their files are removed."""
     folder = Path(os.environ[FOLDER])
-
-    def clear() -> None:
-        end_ranks(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-    parent = int(os.environ[PARENT])
-    end_with(parent, clear)
-    os.environ[LAUNCHER] = str(os.getpid())
+    remove_with_parent(str(folder))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=int(sys.argv[1]), run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1,
@@ -42,9 +35,6 @@ def main() -> int:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         write_exit_codes(folder, codes)
         return 1
-    finally:
-        if os.getppid() != parent:  # the files are no longer needed
-            clear()
     return 0
 
 

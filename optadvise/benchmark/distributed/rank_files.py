@@ -1,14 +1,11 @@
-"""Files that ranks write for the parent: process ids, progress, failures and logs. Imports no torch."""
+"""Files that ranks write for the parent: progress, failures and logs. Imports no torch."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import struct
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,9 +16,7 @@ from optadvise.benchmark.measurement import ArmFailure
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.files import replace_file
 
-# Environment variables of the launcher and the ranks; the last two hold process ids.
-FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"
-PARENT, LAUNCHER = "OPTADVISE_RANK_PARENT", "OPTADVISE_RANK_LAUNCHER"
+FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"  # environment variables of the launcher and the ranks
 MARKS = 3  # progress marks per step, which distinguish the slowest rank from ranks that wait for it
 STEP = struct.Struct("q")  # progress of a rank, in a memory-mapped file
 LAUNCHER_ENDED = "the launcher ended"
@@ -83,32 +78,6 @@ def describe_slowest_rank(folder: Path, count: int) -> str:
     if count > 1 and len(set(steps.values())) == 1:
         return f"all ranks are in step {steps[rank] // MARKS + 1}"
     return f"rank {rank} is stuck in step {steps[rank] // MARKS + 1}{_read_log_end(folder, rank)}"
-
-
-def register_rank() -> None:
-    """Write this rank's process id, and exit when the launcher ends."""
-    folder, rank = Path(os.environ[FOLDER]), os.environ["RANK"]
-    replace_file(folder / f"{rank}.pid", str(os.getpid()))
-    end_with(int(os.environ[LAUNCHER]), lambda: None)
-
-
-def end_with(parent: int, before: Callable[[], None]) -> None:
-    """Call `before` and exit this process as soon as its parent ends."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.3)
-        before()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def end_ranks(folder: Path) -> None:
-    """Kill every registered rank and its children; the launcher makes each rank a session leader."""
-    for file in folder.glob("*.pid"):
-        with contextlib.suppress(OSError, ValueError):
-            os.killpg(int(file.read_text(encoding="ascii")), signal.SIGKILL)
 
 
 def write_exit_codes(folder: Path, codes: Mapping[int, int]) -> None:
