@@ -12,6 +12,7 @@ import pytest
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import choose_optimizer, decide
+from optadvise.advice.probes import is_relevant
 from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
@@ -51,11 +52,13 @@ def values(rules: CompiledRules, name: str) -> Iterator[Any]:
             yield int(axis.sample_value(cell))
 
 
-def recommend_optimizer(rules: CompiledRules, stated: dict[str, Any]) -> str | None:
+def recommend_suggested(rules: CompiledRules, before: Situation, stated: dict[str, Any]) -> str | None:
+    """Return the recommended optimizer; None for inputs that contradict each other or that answers do not suggest."""
     try:
-        return advise(rules, stated).optimizer.id
+        advice = advise(rules, stated)
     except InputError:
         return None
+    return advice.optimizer.id if rules.defaults.is_suggested(before, complete_situation(rules, stated)) else None
 
 
 def changeable(rules: CompiledRules, situation: Situation) -> list[str]:
@@ -81,8 +84,10 @@ def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules,
         }
         expected: set[tuple[str, str]] = set()
         for name in changeable(rules, situation):
+            if not is_relevant(rules.catalog.facts[name], situation.model):
+                continue
             ends: list[str | None] = [
-                recommend_optimizer(rules, {**stated, name: value}) for value in values(rules, name)
+                recommend_suggested(rules, situation, {**stated, name: value}) for value in values(rules, name)
             ]
             if rules.axes[name].choices is not None:
                 expected |= {(name, end) for end in ends if end is not None and end != advice.optimizer.id}
@@ -110,7 +115,7 @@ def test_smallest_changes_match_brute_force_over_pairs(rules: CompiledRules, see
             assert why.changes == ()
             continue
         for change in why.changes:  # each reaches the target and lists its changes
-            assert recommend_optimizer(rules, dict(change.answers)) == target, (stated, change)
+            assert advise(rules, change.answers).optimizer.id == target, (stated, change)
             assert {n for n, v in change.answers.items() if stated.get(n) != v} == set(change.facts)
         count = count_changes(rules, stated, target)
         if count is not None:
@@ -122,20 +127,22 @@ def test_smallest_changes_match_brute_force_over_pairs(rules: CompiledRules, see
 
 def count_changes(rules: CompiledRules, stated: dict[str, Any], target: str) -> int | None:
     """Return the smallest number of changed facts, 1 or 2; None if two are not enough."""
-    names = changeable(rules, complete_situation(rules, stated))
+    situation = complete_situation(rules, stated)
+    names = changeable(rules, situation)
     for count in (1, 2):
         for changed in combinations(names, count):
             for candidate in product(*(list(values(rules, name)) for name in changed)):
-                if choose(rules, {**stated, **dict(zip(changed, candidate, strict=True))}) == target:
+                if choose(rules, situation, {**stated, **dict(zip(changed, candidate, strict=True))}) == target:
                     return count
     return None
 
 
-def choose(rules: CompiledRules, stated: dict[str, Any]) -> str | None:
+def choose(rules: CompiledRules, before: Situation, stated: dict[str, Any]) -> str | None:
     try:
-        return choose_optimizer(rules, complete_situation(rules, stated))
+        after = complete_situation(rules, stated)
     except InputError:
         return None
+    return choose_optimizer(rules, after) if rules.defaults.is_suggested(before, after) else None
 
 
 def test_reported_misses_are_not_met(rules: CompiledRules) -> None:

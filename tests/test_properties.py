@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
-from optadvise.advice.probes import MEMORY_FACTS
+from optadvise.advice.option_values import read_value
 from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import to_json_object
-from optadvise.core.records import AdvisedHyperparameter, Situation
+from optadvise.core.records import AdvisedHyperparameter, InputValue, Situation
 from optadvise.core.units import parse_bytes, parse_count
 from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import load
@@ -96,40 +96,18 @@ def test_reported_sensitivity_changes_the_optimizer(answers: dict[str, Any]) -> 
         situation = complete_situation(ADVISOR, answers)
         advice = recommend(ADVISOR, situation)
         for sensitivity in advice.sensitivities:
-            ((name, change),) = sensitivity.change.items()
+            ((name, texts),) = sensitivity.values.items()
             assert sensitivity.optimizer != advice.optimizer.id
-            reached = [advise(ADVISOR, {**answers, name: v}).optimizer.id for v in _follow(name, change)]
-            # Thresholds are rounded to three digits, so values near them are tried; other changes must hold exactly.
-            holds = any if name in MEMORY_FACTS else all
-            assert holds(other == sensitivity.optimizer for other in reached), (name, change, reached)
+            for text in texts:
+                reached = advise(ADVISOR, {**answers, name: _read(name, text)}).optimizer.id
+                assert reached == sensitivity.optimizer, (name, text, reached)
 
 
-def _follow(name: str, change: str) -> list[Any]:
-    """Return values that match a sensitivity's text, such as `over 4.92B`."""
-    if name in MEMORY_FACTS:  # thresholds are rounded, so values beyond them are tried
-        text, unit = change.rsplit(" ", 1) if name == "vram_bytes" else (change, "")
-        if change == "any limit":
-            return [2**30]
-        figure = text.split()[-1].replace(",", "")
-        size = parse_bytes(figure + unit, "") if name == "vram_bytes" else parse_count(_whole(figure), "")
-        side = 1 if change.startswith(("at least", "over")) else -1
-        return [
-            max(1, round(size * (1 + side * fraction))) for fraction in (0, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01)
-        ]
+def _read(name: str, text: str) -> InputValue:
+    """Return the value that an option's text states."""
     if FACTS[name].type == "flag":
-        return [change == "true"]
-    if FACTS[name].values is not None:
-        return change.split(", ")
-    op, bound = change.split()
-    edge = int(float(bound))
-    return [{"<": edge - 1, "<=": edge, ">": edge + 1, ">=": edge}[op]]
-
-
-def _whole(figure: str) -> str:
-    units = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-    return (
-        str(round(float(figure[:-1]) * units[figure[-1]])) if figure[-1] in units else str(max(1, round(float(figure))))
-    )
+        return text == "true"
+    return text if FACTS[name].values is not None else read_value(FACTS[name], text)
 
 
 @settings(max_examples=examples(100), deadline=None)

@@ -115,7 +115,6 @@ def test_schedules_are_described_by_their_phases(schedule: str, description: str
 @pytest.mark.parametrize("inputs", [{"model": "transformer"}, {"model": "cnn"}, {}])
 def test_sparse_gradients_are_suggested_for_recommenders_alone(inputs: FactValues, rules: CompiledRules) -> None:
     advice = advise(rules, inputs)
-    assert any("sparse_gradients" in sensitivity.change for sensitivity in advice.sensitivities)
     assert not any("--sparse-gradients" in option for option, _ in list_changes(advice, rules.catalog))
     recommender = advise(rules, {"model": "recsys"})
     assert any("--sparse-gradients" in option for option, _ in list_changes(recommender, rules.catalog))
@@ -123,8 +122,7 @@ def test_sparse_gradients_are_suggested_for_recommenders_alone(inputs: FactValue
 
 def test_less_memory_is_not_suggested(rules: CompiledRules) -> None:
     advice = advise(rules, {"model": "transformer", "params": 100_000_000, "vram_bytes": 80 * 2**30})
-    assert any(sensitivity.change.get("vram_bytes", "").startswith("under") for sensitivity in advice.sensitivities)
-    assert not any(option.startswith("--vram under") for option, _ in list_changes(advice, rules.catalog))
+    assert not any(option.startswith("--vram") for option, _ in list_changes(advice, rules.catalog))
 
 
 def test_at_most_four_changes_are_printed() -> None:

@@ -32,7 +32,7 @@ class CompiledRules:
         """
         self.catalog = catalog
         self.axes: dict[str, Axis] = cut_axes(catalog.facts, [*list_conditions(catalog), *extra_conditions])
-        self.defaults = CompiledDefaults(catalog.base.assume, catalog.base.contradictions, self.axes)
+        self.defaults = CompiledDefaults(catalog.base, self.axes)
         with_ = catalog.facts["memory"].with_
         self.reference_optimizer: str = with_["reference"]  # whose state defines memory pressure
         self.compact_optimizer: str = with_["compact"]  # whose smaller state is compared with it
@@ -82,9 +82,10 @@ class CompiledRules:
 
 
 def list_conditions(catalog: Catalog) -> Iterator[Mapping[str, Condition]]:
-    """Yield the conditions of every rule, default and contradiction."""
+    """Yield the conditions of every rule, default, contradiction and combination that is not suggested."""
     base = catalog.base
     for table in base.tables.values():
         yield from (rule.when for rule in table.rules)
     yield from (row.when for row in base.assume)
     yield from (row.when for row in base.contradictions)
+    yield from (row.when for row in base.unsuggested)

@@ -11,6 +11,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.caching import cached
 from optadvise.core.records import Situation
 from optadvise.memory.inputs import ESTIMATE_FACTS
+from optadvise.rulebase.records import Fact
 from optadvise.rulebase.tables import Axis
 
 MEMORY_FACTS = ("params", "vram_bytes")  # memory pressure has thresholds in these
@@ -47,7 +48,7 @@ def _is_probed(rules: CompiledRules, fact: str) -> bool:
     """Return whether users can set a fact and its values can lead to another optimizer."""
     is_read = is_deciding(rules, fact) or fact in ESTIMATE_FACTS or fact in rules.defaults.triggers
     axis = rules.axes[fact]
-    has_values = axis.choices is not None or bool(axis.cuts) or fact in MEMORY_FACTS
+    has_values = axis.choices is not None or is_deciding(rules, fact) or fact in MEMORY_FACTS
     return rules.catalog.facts[fact].flag is not None and is_read and has_values
 
 
@@ -74,8 +75,15 @@ def _make_probe(rules: CompiledRules, fact: str) -> Probe:
 
 def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool:
     """Return whether a user can change a fact: it is not fixed, or its value is assumed."""
+    if (fact == "params" and situation.shape is not None) or (fact == "vram_bytes" and "gpu" in situation.stated):
+        return False  # it follows from --arch or --gpu
     cost = rules.catalog.facts[fact].change
     return cost != "fixed" or fact == _OBSERVED or fact in situation.assumed
+
+
+def is_relevant(fact: Fact | None, model: str | None) -> bool:
+    """Return whether another value of a fact makes sense for a kind of model."""
+    return fact is None or fact.suggest_for is None or model in fact.suggest_for
 
 
 def is_deciding(rules: CompiledRules, fact: str) -> bool:

@@ -224,8 +224,9 @@ class TraceEntry(Struct, frozen=True):
 class Sensitivity(Struct, frozen=True):
     """Smallest change of one input that changes the recommended optimizer."""
 
-    change: Mapping[str, str]
+    change: Mapping[str, str]  # condition on the new value, by fact: `>= 1.14B`, `zero1, zero2`
     optimizer: str
+    values: Mapping[str, tuple[str, ...]]  # option values that meet the condition: its ends, or all choices
 
 
 class ScheduleAdvice(Struct, frozen=True):

@@ -185,7 +185,8 @@ class DecisionDocument(Struct, frozen=True):
 class ChangeDocument(Struct, frozen=True):
     """Options that, changed together, lead to the optimizer."""
 
-    change: Mapping[str, str]
+    change: Mapping[str, str]  # conditions on the new values, by fact
+    values: Mapping[str, str]  # values that meet them, as option text
     effort: int
 
 

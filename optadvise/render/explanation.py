@@ -59,7 +59,7 @@ def build_why_not(explanation: Explanation) -> WhyNotDocument | None:
         rows=tuple(describe_miss(miss, axes) for miss in result.rows),
         concerns={concern: describe_miss(miss, axes) for concern, miss in result.concerns.items()},
         beside=result.beside,
-        changes=tuple(ChangeDocument(change.facts, change.effort) for change in result.changes),
+        changes=tuple(ChangeDocument(change.facts, change.values, change.effort) for change in result.changes),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from optadvise.core.records import Interval, NetworkShape, Situation
 from optadvise.core.units import show_bytes, show_number
@@ -107,9 +107,28 @@ def format_flag(catalog: Catalog, fact: str) -> str:
 
 
 def format_option(catalog: Catalog, fact: str, value: object) -> str:
-    """Return the option for a fact and its value, such as `--micro-batch 4`; a flag has no value."""
+    """Return the option for a fact and its value: `--micro-batch 4`, `--offload`, `without --offload`."""
     flag = format_flag(catalog, fact)
-    return flag if value is True or value == "true" else f"{flag} {value}"
+    if value is True or value == "true":
+        return flag
+    return f"without {flag}" if value is False or value == "false" else f"{flag} {value}"
+
+
+def format_change(catalog: Catalog, fact: str, condition: str, values: Sequence[str]) -> str:
+    """Return a changed option with a value that can be typed: `--params 1.14B or more`, `--shard zero1 or zero2`.
+
+    Args:
+        condition: Condition on the new value: `>= 1.14B`, `<= 24GiB`, `[1 .. 8]`, `known`, or the values.
+        values: Values that meet it: the end or ends of a range, or all choices.
+    """
+    first = format_option(catalog, fact, values[0])
+    if condition.startswith("["):
+        return f"{first} to {values[-1]}"
+    if condition == "known":
+        return f"{first} (any value)"
+    if condition.startswith(("<", ">")):
+        return f"{first} or {'less' if condition[0] == '<' else 'more'}"
+    return " or ".join(filter(None, [", ".join([first, *values[1:-1]]), *values[1:][-1:]]))
 
 
 def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from optadvise.core.cards import Implementation, Phase, Value
-from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, Recommendation, Sensitivity
+from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, Recommendation
 from optadvise.core.units import show_bytes, show_number
-from optadvise.render.labels import format_option, format_range, format_state_bytes
+from optadvise.render.labels import format_change, format_range, format_state_bytes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.constructor import argument_name
 from optadvise.rulebase.hyperparameters import format_value
 
-_DECREASES = ("under ", "up to ", "<")  # how the conditions of sensitivities to smaller values begin
 _SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
 
 
@@ -140,26 +139,9 @@ def format_state(alternative: Alternative) -> str:
 
 
 def list_changes(advice: Recommendation, catalog: Catalog) -> list[tuple[str, str]]:
-    """Return each option that would change the answer, with the optimizer that it leads to.
-
-    Changes that the rules do not suggest for this kind of model are left out.
-    """
+    """Return each option that would change the answer, with the optimizer that it leads to."""
     return [
-        (format_option(catalog, fact, value), sensitivity.optimizer)
+        (format_change(catalog, fact, condition, sensitivity.values[fact]), sensitivity.optimizer)
         for sensitivity in advice.sensitivities
-        if _is_suggested(sensitivity, advice.situation.model, catalog)
-        for fact, value in sensitivity.change.items()
+        for fact, condition in sensitivity.change.items()
     ]
-
-
-def _is_suggested(sensitivity: Sensitivity, model: str | None, catalog: Catalog) -> bool:
-    return all(
-        is_relevant(fact, model, catalog) and (catalog.facts[fact].suggest_less or not value.startswith(_DECREASES))
-        for fact, value in sensitivity.change.items()
-    )
-
-
-def is_relevant(fact: str, model: str | None, catalog: Catalog) -> bool:
-    """Return whether another value of a fact makes sense for a kind of model."""
-    declared = catalog.facts.get(fact)
-    return declared is None or declared.suggest_for is None or model in declared.suggest_for

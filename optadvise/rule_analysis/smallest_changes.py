@@ -11,21 +11,22 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import choose_optimizer
 from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
+from optadvise.advice.option_values import find_limits, find_step, read_value, write_end
 from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges, is_changeable, parse_choice
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, InputValue, Situation
-from optadvise.rule_analysis.inputs_of_point import format_memory
+from optadvise.rulebase.records import Fact
 
 _EFFORT = {"free": 1, "cheap": 2, "costly": 5, "fixed": 20}  # by the `change` of a fact in rules/facts.yaml
 _MAX_FACTS = 3  # maximum number of facts in a change
-_ANY_LIMIT = 24 * 2**30  # bytes
-_MIB = 2**20
+_ANY_LIMIT = "24GiB"
 
 
 class InputChange(Struct, frozen=True):
     """Change of inputs after which the rules choose an optimizer."""
 
     facts: Mapping[str, str]  # conditions on the new values, by fact
+    values: Mapping[str, str]  # new values as option text, by fact
     answers: FactValues  # all inputs after the change
     effort: int
 
@@ -34,6 +35,7 @@ class _Value(Struct, frozen=True):
     """Value to try, and the condition that describes its range."""
 
     value: InputValue
+    text: str  # of the option
     condition: str
 
 
@@ -91,16 +93,19 @@ def _try_values(
         for limits in product(*(list(_list_limits(rules, partial, name)) for name in computed)):
             new_values = {**changed, **dict(zip(computed, limits, strict=True))}
             answers = {**inputs, **{name: value.value for name, value in new_values.items()}}
-            if _leads_to(rules, answers, optimizer):
+            if _leads_to(rules, situation, answers, optimizer):
                 conditions = {name: value.condition for name, value in new_values.items()}
-                yield InputChange(facts=conditions, answers=answers, effort=effort)
+                texts = {name: value.text for name, value in new_values.items()}
+                yield InputChange(facts=conditions, values=texts, answers=answers, effort=effort)
 
 
-def _leads_to(rules: CompiledRules, inputs: FactValues, optimizer: str) -> bool:
+def _leads_to(rules: CompiledRules, before: Situation, inputs: FactValues, optimizer: str) -> bool:
+    """Return whether inputs are accepted, can be suggested instead of others and lead to an optimizer."""
     try:
-        return choose_optimizer(rules, complete_situation(rules, inputs)) == optimizer
+        after = complete_situation(rules, inputs)
     except InputError:
         return False
+    return rules.defaults.is_suggested(before, after) and choose_optimizer(rules, after) == optimizer
 
 
 def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Iterator[_Value]:
@@ -110,16 +115,21 @@ def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Itera
     if axis.choices is not None:
         for cell, choice in enumerate(axis.choices):
             if cell != current:
-                yield _Value(value=parse_choice(axis, choice), condition=choice)
+                yield _Value(value=parse_choice(axis, choice), text=choice, condition=choice)
         return
+    declared, step = rules.catalog.facts[fact], find_step(situation, fact)
+    smallest, largest = find_limits(declared)
     for cells in find_equivalent_ranges(rules, fact):
-        if current not in cells:
-            first, last = cells[0], cells[-1]
-            is_above = first > current or (current == axis.unknown_cell and axis.bounds(last)[1] == float("inf"))
-            left, right = axis.bounds(first if is_above else last)
-            edge = left if left == right else left + 1 if is_above else right - 1
-            condition = axis.format_lower_bound(first) if is_above else axis.format_upper_bound(last)
-            yield _Value(value=max(1, int(edge)), condition=condition)
+        if current in cells:
+            continue
+        (left, next_left), (previous_right, right) = axis.bounds(cells[0]), axis.bounds(cells[-1])
+        low = smallest if left == float("-inf") else int(left) + (left != next_left)
+        high = largest if right == float("inf") else int(right) - (right != previous_right)
+        is_above = cells[0] > current or (current == axis.unknown_cell and right == float("inf"))
+        text = write_end(declared, low, high, step, at_low=is_above)
+        if text is not None:
+            condition = axis.format_lower_bound(cells[0]) if is_above else axis.format_upper_bound(cells[-1])
+            yield _Value(value=read_value(declared, text), text=text, condition=condition)
 
 
 def _list_limits(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterator[_Value]:
@@ -131,26 +141,31 @@ def _list_limits(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterato
     current = getattr(situation, fact)
     thresholds = _list_thresholds(rules, situation, fact)
     if fact == "vram_bytes" and current is None and not thresholds:
-        yield _Value(value=_ANY_LIMIT, condition="any limit")
+        yield _Value(value=read_value(rules.catalog.facts[fact], _ANY_LIMIT), text=_ANY_LIMIT, condition="known")
     for threshold in sorted(thresholds, key=lambda threshold: abs(threshold - (current or 0))):
-        yield from _list_sides(fact, threshold, current)
+        yield from _list_sides(rules.catalog.facts[fact], threshold, current)
 
 
 def _list_thresholds(rules: CompiledRules, situation: Situation, fact: str) -> list[int]:
-    """Return the memory limits (whole MiB, in bytes) or model sizes at which memory pressure or a default changes."""
+    """Return the memory limits or model sizes at which memory pressure or a default changes."""
     if fact == "vram_bytes":
-        return sorted({-(-required // _MIB) * _MIB for required in find_required_bytes(rules, situation)})
+        return find_required_bytes(rules, situation)
     cuts = (int(cut) for cut in rules.axes[fact].cuts)
     return sorted({*cuts, *(size + 1 for size in find_largest_sizes(rules, situation) if size > 0)})
 
 
-def _list_sides(fact: str, threshold: int, current: int | None) -> Iterator[_Value]:
-    """Yield the threshold and the value below it, if they are on the other side of the current value."""
-    is_limit = fact == "vram_bytes"
-    below = threshold - (_MIB if is_limit else 1)
+def _list_sides(fact: Fact, threshold: int, current: int | None) -> Iterator[_Value]:
+    """Yield the threshold and the value below it, rounded, if they are on the other side of the current value.
+
+    The exact values follow, because a rounded one can be beyond the next threshold.
+    """
+    smallest, largest = find_limits(fact)
+    sides = []
     if current is None or threshold > current:
-        shown = format_memory(threshold) if is_limit else f"{threshold:,}"
-        yield _Value(value=threshold, condition=f"at least {shown}")
-    if below > 0 and (current is None or threshold <= current):
-        condition = f"at most {format_memory(below)}" if is_limit else f"under {threshold:,}"
-        yield _Value(value=below, condition=condition)
+        sides += [(">=", True, (threshold, largest)), (">=", True, (threshold, threshold))]
+    if threshold > smallest and (current is None or threshold <= current):
+        sides += [("<=", False, (smallest, threshold - 1)), ("<=", False, (threshold - 1, threshold - 1))]
+    for sign, at_low, (low, high) in sides:
+        text = write_end(fact, low, high, 1, at_low=at_low)
+        if text is not None:
+            yield _Value(value=read_value(fact, text), text=text, condition=f"{sign} {text}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from optadvise.core.records import SITUATION_DEFAULTS, FactValues, InputValue, Situation
-from optadvise.rulebase.records import Assumption, Condition, Contradiction
+from optadvise.rulebase.records import Condition, Contradiction
 from optadvise.rulebase.regions import Box
+from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.tables import Axis
 
 
@@ -45,21 +46,17 @@ class _Effects(Struct, frozen=True):
 class CompiledDefaults:
     """Compiled defaults and contradictions of the rules."""
 
-    def __init__(
-        self, assumptions: Sequence[Assumption], contradictions: Sequence[Contradiction], axes: Mapping[str, Axis]
-    ) -> None:
-        """Compile the defaults and contradictions.
-
-        Args:
-            assumptions: Defaults of `rules/assume.yaml`; the first that applies to a fact is used.
-        """
+    def __init__(self, base: RuleBase, axes: Mapping[str, Axis]) -> None:
+        """Compile the defaults and contradictions; the first default that applies to a fact is used."""
         self._axes = axes
-        self._defaults = [_Default(fact=row.fact, value=row.value, box=self._make_box(row.when)) for row in assumptions]
-        self._rejections = [_Rejection(rule=row, box=self._make_box(row.when)) for row in contradictions]
+        self._defaults = [_Default(fact=row.fact, value=row.value, box=self._make_box(row.when)) for row in base.assume]
+        self._rejections = [_Rejection(rule=row, box=self._make_box(row.when)) for row in base.contradictions]
+        self._unsuggested = [self._make_box(row.when) for row in base.unsuggested]
         self._facts = frozenset(row.fact for row in self._defaults)
         self._effects: dict[str, _Effects] = {}
         self.triggers = frozenset(name for row in self._defaults for name in row.box)  # facts that defaults depend on
-        self.reads = self.triggers | {name for row in self._rejections for name in row.box}
+        boxes = [*(row.box for row in self._rejections), *self._unsuggested]
+        self.reads = self.triggers | {name for box in boxes for name in box}
 
     def _make_box(self, when: Mapping[str, Condition]) -> Box:
         return {name: self._axes[name].accepted(condition) for name, condition in when.items()}
@@ -81,6 +78,11 @@ class CompiledDefaults:
     def find_contradiction(self, inputs: FactValues) -> Contradiction | None:
         """Return the first contradiction in complete inputs, or None."""
         return next((row.rule for row in self._rejections if self._applies(row.box, inputs)), None)
+
+    def is_suggested(self, before: Situation, after: Situation) -> bool:
+        """Return whether answers suggest a run instead of another: no combination that they avoid is new."""
+        old, new = _Overlay(before, {}), _Overlay(after, {})
+        return not any(self._applies(box, new) and not self._applies(box, old) for box in self._unsuggested)
 
     def follow_change(self, situation: Situation, fact: str, value: InputValue) -> dict[str, InputValue] | None:
         """Return all values that change with one input, including defaults that depend on it.

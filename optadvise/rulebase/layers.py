@@ -10,7 +10,7 @@ from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, shorten_location, suggest_name
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput
+from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput, Unsuggested
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.table_records import Amendment, Choice, Disabling, Policy, Rule, TableFile
 
@@ -28,6 +28,7 @@ class Draft:
         self.schedulers: dict[str, Scheduler] = {}
         self.assume: list[Assumption] = []
         self.contradictions: list[Contradiction] = []
+        self.unsuggested: list[Unsuggested] = []
         self.tables: dict[str, TableFile] = {}
         self.memory: MemorySettings | None = None
         self.fixes: list[FixRule] = []
@@ -40,8 +41,8 @@ class Draft:
         return RuleBase(
             facts=self.facts, inputs=self.inputs, sources=self.sources, gpus=tuple(self.gpus),
             optimizers=self.optimizers, schedulers=self.schedulers, assume=tuple(self.assume),
-            contradictions=tuple(self.contradictions), tables=self.tables, memory=self.memory,
-            fixes=tuple(self.fixes), flowchart=self.flowchart,
+            contradictions=tuple(self.contradictions), unsuggested=tuple(self.unsuggested),
+            tables=self.tables, memory=self.memory, fixes=tuple(self.fixes), flowchart=self.flowchart,
             disabled=self.disabled, disabled_rules=tuple(self.disabled_rules),
         )  # fmt: skip
 

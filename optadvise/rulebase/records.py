@@ -126,11 +126,20 @@ class Contradiction(RuleRecord, frozen=True, kw_only=True):
     at: Internal = ""
 
 
+class Unsuggested(RuleRecord, frozen=True, kw_only=True):
+    """Combination of inputs that is accepted, but that no answer suggests."""
+
+    when: When
+    because: str
+    at: Internal = ""
+
+
 class AssumptionFile(RuleRecord, frozen=True, kw_only=True):
     """`assume.yaml`."""
 
     assume: Annotated[tuple[Assumption, ...], Meta(min_length=1)] = ()
     contradictions: tuple[Contradiction, ...] = ()
+    unsuggested: tuple[Unsuggested, ...] = ()
 
 
 class FixRule(RuleRecord, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput
+from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput, Unsuggested
 from optadvise.rulebase.table_records import Disabling, TableFile
 
 
@@ -21,6 +21,7 @@ class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):
     schedulers: Mapping[str, Scheduler]
     assume: tuple[Assumption, ...]
     contradictions: tuple[Contradiction, ...]
+    unsuggested: tuple[Unsuggested, ...] = ()
     tables: Mapping[str, TableFile]
     memory: MemorySettings | None
     fixes: tuple[FixRule, ...]

@@ -309,6 +309,7 @@ def _read_assumptions(node: yaml.Node, context: Context, reading: _Reading, inde
     ]
     draft.assume = [*assumptions, *draft.assume]  # the first that applies is used
     draft.contradictions += read.contradictions
+    draft.unsuggested += read.unsuggested
 
 
 def _assumed_value(row: Assumption, facts: Mapping[str, Fact]) -> FactValue:

@@ -74,7 +74,7 @@ def _list_obstacles(result: WhyNotDocument, catalog: Catalog, with_rules: bool) 
     for concern, miss in result.concerns.items() if with_rules else ():
         yield f"{miss.rule} would make {concern} the deciding concern: {escape(_format_miss(miss, catalog))}."
     for change in result.changes:
-        options = " ".join(format_option(catalog, fact, value) for fact, value in change.change.items())
+        options = " ".join(format_option(catalog, fact, value) for fact, value in change.values.items())
         yield f"Recommended with [bold]{escape(options)}[/bold] (verified)."
     if not result.changes:
         yield "No combination of up to three option changes recommends it."

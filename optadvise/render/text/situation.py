@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from rich.console import Console
 from rich.markup import escape
 
+from optadvise.advice.probes import is_relevant
 from optadvise.core.records import Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.render import headings
@@ -19,7 +20,6 @@ from optadvise.render.labels import (
     list_implied_facts,
     name_network_option,
 )
-from optadvise.render.recommendation import is_relevant
 from optadvise.render.text.console import NO_BREAK, format_heading
 from optadvise.rulebase.catalog import Catalog
 
@@ -43,7 +43,7 @@ def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
     specified = _list_specified(situation, catalog)
     if specified:
         _print_options(out, specified, f"\n[bold]{headings.SPECIFIED}[/bold]: ")
-    facts = [fact for fact in situation.assumed if is_relevant(fact, situation.model, catalog)]
+    facts = [fact for fact in situation.assumed if is_relevant(catalog.facts.get(fact), situation.model)]
     options = [
         f"{format_flag(catalog, fact)} {format_fact(situation, fact)}"
         for fact in facts

@@ -1,0 +1,92 @@
+"""Optimizer after a change of one input, compared with the decision before it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import change_situation, complete_situation
+from optadvise.advice.decide import choose_optimizer, decide_at
+from optadvise.advice.memory_pressure import classify_pressure
+from optadvise.advice.probes import MEMORY_FACTS
+from optadvise.core.caching import cached
+from optadvise.core.errors import InputError
+from optadvise.core.records import InputValue, Situation
+from optadvise.memory.inputs import ESTIMATE_FACTS
+
+
+class Baseline(Struct, frozen=True, eq=False):
+    """The decision that changes are compared with; baselines with equal keys share cached results."""
+
+    situation: Situation
+    optimizer: str
+    point: tuple[int, ...]  # cells of `CompiledRules.deciding_facts`
+    key: Hashable  # inputs of changes that do not affect memory
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the keys are equal."""
+        return isinstance(other, Baseline) and self.key == other.key
+
+    def __hash__(self) -> int:
+        """Return the hash of the key."""
+        return hash(self.key)
+
+    @property
+    def is_sized(self) -> bool:
+        """Return whether memory pressure can be computed: the model's size and the memory limit are known."""
+        return self.situation.params is not None and self.situation.vram_bytes is not None
+
+
+def choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: Any, cell: int) -> str | None:
+    """Return the optimizer after one change; None if the change contradicts another input."""
+    changes = rules.defaults.follow_change(baseline.situation, fact, value)
+    if changes is None:
+        return None
+    point, positions = list(baseline.point), _find_positions(rules)
+    for name, new in changes.items():
+        if name in positions:
+            point[positions[name]] = cell if name == fact else rules.axes[name].cell(new)
+    can_compute = baseline.is_sized or fact in MEMORY_FACTS
+    if can_compute and not ESTIMATE_FACTS.isdisjoint(changes) and depends_on_memory(rules, point):
+        pressure = classify_pressure(rules, change_situation(rules, baseline.situation, changes))
+        point[positions["memory"]] = rules.axes["memory"].cell(pressure)
+    return str(decide_at(rules, tuple(point)).optimizer.choice.chosen)
+
+
+@cached(1)
+def _find_positions(rules: CompiledRules) -> dict[str, int]:
+    """Return the index of each deciding fact in a point."""
+    return {name: index for index, name in enumerate(rules.deciding_facts)}
+
+
+def depends_on_memory(rules: CompiledRules, point: Sequence[int]) -> bool:
+    """Return whether the optimizer depends on memory pressure if all other facts are fixed."""
+    position = _find_positions(rules).get("memory")
+    if position is None:
+        return False
+    return _count_optimizers(rules, (*point[:position], 0, *point[position + 1 :]), position) > 1
+
+
+@cached(8192)
+def _count_optimizers(rules: CompiledRules, point: tuple[int, ...], position: int) -> int:
+    """Count the optimizers over all values of one fact if all other facts are fixed."""
+    fact = rules.deciding_facts[position]
+    return len({
+        decide_at(rules, (*point[:position], cell, *point[position + 1 :])).optimizer.choice.chosen
+        for cell in range(rules.axes[fact].unknown_cell)
+    })  # fmt: skip
+
+
+def leads_to(rules: CompiledRules, situation: Situation, fact: str, value: InputValue, optimizer: str) -> bool:
+    """Return whether the stated inputs with one change are accepted, can be suggested and lead to an optimizer."""
+    inputs = {**situation.stated_inputs, fact: value}
+    if "shape" in inputs:
+        inputs.pop("params", None)
+    try:
+        after = complete_situation(rules, inputs)
+    except InputError:
+        return False
+    return rules.defaults.is_suggested(situation, after) and choose_optimizer(rules, after) == optimizer

@@ -1,0 +1,162 @@
+"""Changes of one number: the ranges of its values in which the rules choose another optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from math import isqrt
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import change_situation
+from optadvise.advice.input_changes import Baseline, choose_after, depends_on_memory, leads_to
+from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
+from optadvise.advice.option_values import find_limits, find_step, read_value, write_end
+from optadvise.advice.probes import MEMORY_FACTS, Probe
+from optadvise.core.records import Sensitivity, Situation
+from optadvise.memory.inputs import ESTIMATE_FACTS
+
+_USUAL = {"params": "1B", "vram_bytes": "24GiB", "batch_size": "256"}  # where every value leads to the same optimizer
+
+
+class Outcome(Struct, frozen=True):
+    """Optimizer in a range of a number; both ends belong to the range."""
+
+    low: int
+    high: int
+    optimizer: str
+
+
+def search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:
+    """Yield the nearest ranges below and above that lead to another optimizer.
+
+    For an unknown number every such range is yielded; for an unknown size of the model or the memory only the lowest.
+    """
+    fact, current = rules.catalog.facts[probe.fact], getattr(baseline.situation, probe.fact)
+    if probe.fact in MEMORY_FACTS and not _is_decided_by_memory(rules, baseline, probe.fact):
+        return
+    outcomes = _merge(_list_outcomes(rules, baseline, probe))
+    others = [outcome for outcome in outcomes if outcome.optimizer != baseline.optimizer]
+    if current is not None:
+        below = [outcome for outcome in others if outcome.high < current] if fact.suggest_less else []
+        others = [*below[-1:], *[outcome for outcome in others if outcome.low > current][:1]]
+    elif probe.fact in MEMORY_FACTS:
+        others = others[:1] if fact.suggest_less or len(outcomes) == 1 else []
+    for outcome in others:
+        sensitivity = _describe_outcome(rules, baseline, probe, outcome)
+        if sensitivity is not None:
+            yield sensitivity
+
+
+def _is_decided_by_memory(rules: CompiledRules, baseline: Baseline, fact: str) -> bool:
+    """Return whether a model size or a memory limit can change the optimizer."""
+    has_default = fact in rules.defaults.triggers
+    return baseline.situation.method == "full" and (has_default or depends_on_memory(rules, baseline.point))
+
+
+def _list_outcomes(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Outcome]:
+    """Yield the ranges of a number in which the optimizer is the same."""
+
+    def choose(value: int) -> str:
+        return choose_after(rules, baseline, probe.fact, value, probe.axis.cell(value)) or baseline.optimizer
+
+    step = find_step(baseline.situation, probe.fact)
+    low, largest = find_limits(rules.catalog.facts[probe.fact])
+    for start in sorted({*_list_starts(rules, baseline, probe), largest + 1}):
+        if not low < start <= largest + 1:
+            continue
+        first, last = -(-low // step), (start - 1) // step
+        if first <= last:
+            yield from _divide(choose, first, last, step)
+        low = start
+
+
+def _divide(choose: Callable[[int], str], first: int, last: int, step: int) -> Iterator[Outcome]:
+    """Yield ranges of multiples of a step, divided where the optimizer differs from that at their low end."""
+    optimizer = choose(first * step)
+    end, beyond = last, last
+    if choose(last * step) != optimizer:
+        end = first
+        while beyond - end > 1:
+            middle = min(max(isqrt(end * beyond), end + 1), beyond - 1)
+            end, beyond = (middle, beyond) if choose(middle * step) == optimizer else (end, middle)
+    yield Outcome(low=first * step, high=end * step, optimizer=optimizer)
+    if end < last:
+        yield from _divide(choose, beyond, last, step)
+
+
+def _merge(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Join adjacent ranges with the same optimizer."""
+    merged: list[Outcome] = []
+    for outcome in outcomes:
+        if merged and merged[-1].optimizer == outcome.optimizer:
+            merged[-1] = replace(merged[-1], high=outcome.high)
+        else:
+            merged.append(outcome)
+    return merged
+
+
+# -- values at which the optimizer can change -------------------------------------------------------------------------
+
+
+def _list_starts(rules: CompiledRules, baseline: Baseline, probe: Probe) -> list[int]:
+    """Return the values from which on another optimizer is possible."""
+    if probe.fact not in MEMORY_FACTS:
+        bounds = (probe.axis.bounds(candidate.cells[0]) for candidate in probe.candidates)
+        return [int(left) + (left != right) for left, right in bounds if left != float("-inf")]
+    if probe.fact == "vram_bytes":
+        return find_required_bytes(rules, baseline.situation)
+    cuts = [int(cut) for cut in probe.axis.cuts]
+    return [*cuts, *_list_sizes(rules, baseline.situation, cuts)]
+
+
+def _list_sizes(rules: CompiledRules, situation: Situation, cuts: list[int]) -> Iterator[int]:
+    """Yield the model sizes from which on memory pressure differs; defaults can depend on the size."""
+    ends = [0, *cuts, find_limits(rules.catalog.facts["params"])[1]]
+    searched: dict[Situation, list[int]] = {}
+    for low, high in pairwise(ends):
+        changes = rules.defaults.follow_change(situation, "params", max(low, 1))
+        run = situation
+        if changes is not None and not ESTIMATE_FACTS.isdisjoint(changes.keys() - {"params"}):
+            run = change_situation(rules, situation, changes)
+        if run not in searched:
+            searched[run] = find_largest_sizes(rules, run)
+        yield from (size + 1 for size in searched[run] if low <= size < high)
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def _describe_outcome(rules: CompiledRules, baseline: Baseline, probe: Probe, outcome: Outcome) -> Sensitivity | None:
+    """Return the change to a range, with values that can be typed; None if they do not lead to its optimizer."""
+    fact, situation, name = rules.catalog.facts[probe.fact], baseline.situation, probe.fact
+    step = find_step(situation, name)
+    ends = [write_end(fact, outcome.low, outcome.high, step, at_low=at_low) for at_low in (True, False)]
+    low, high = (text or "" for text in ends)
+    current = getattr(situation, name)
+    is_above = current is None or current < outcome.low
+    is_first, is_last = (
+        end == limit for end, limit in zip((outcome.low, outcome.high), find_limits(fact), strict=True)
+    )
+    near, far = (high, low) if is_first or not is_above else (low, high)
+    if not near or not _holds(rules, baseline, probe, outcome, near):
+        return None
+    if not _holds(rules, baseline, probe, outcome, far):
+        condition, values = near, [near]
+    elif is_first and is_last:
+        condition, values = "known", [_USUAL[name]]
+    elif is_last:
+        condition, values = (f"> {outcome.low - 1:g}" if outcome.low - 1 in probe.axis.cuts else f">= {low}"), [low]
+    elif is_first:
+        condition, values = f"<= {high}", [high]
+    else:
+        condition, values = f"[{low} .. {high}]", [low, high]
+    return Sensitivity(change={name: condition}, optimizer=outcome.optimizer, values={name: tuple(values)})
+
+
+def _holds(rules: CompiledRules, baseline: Baseline, probe: Probe, outcome: Outcome, text: str) -> bool:
+    """Return whether a value, as it is typed, leads to the optimizer of a range."""
+    value = read_value(rules.catalog.facts[probe.fact], text)
+    return value is not None and leads_to(rules, baseline.situation, probe.fact, value, outcome.optimizer)
