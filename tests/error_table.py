@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from optadvise.core import error_codes, errors
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.markdown_table import format_table
+from optadvise.core.markdown import Markdown, format_code, format_table
 from tests.conftest import ROOT
 from tests.source import Module, read_modules
 
@@ -194,8 +194,8 @@ def format_page() -> str:
     lines = [INTRODUCTION]
     for title, codes in list_groups():
         rows = [
-            (f"`{code.value}`", ", ".join(map(str, sorted(uses[code.name]))) or "–", code.description,
-             REMEDIES[code.value])
+            (format_code(code.value), ", ".join(map(str, sorted(uses[code.name]))) or "–", code.description,
+             Markdown(REMEDIES[code.value]))
             for code in codes
         ]  # fmt: skip
         lines += [f"## {title}", "", *format_table(("code", "exit code", "meaning", "what to do"), rows), ""]

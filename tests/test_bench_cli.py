@@ -219,16 +219,16 @@ def test_text_fits_a_log(mine: Path) -> None:
         ("adamw --from rec.json", "option-conflict", "--from", None),
         ("--from rec.json --implementation fused", "option-conflict", "--implementation", "fused"),
         ("--from none.json", "file-not-found", "--from", "none.json"),
-        ("--from text.json", "invalid-syntax", "--from", None),
+        ("--from text.json", "invalid-syntax", "--from", "text.json"),
         ("--from list.json", "invalid-recommendation", "--from", None),
         ("--from rec.json", "invalid-recommendation", "--from", None),
-        ("--from bytes.json", "file-unreadable", "--from", "bytes.json"),
+        ("--from bytes.json", "invalid-syntax", "--from", "bytes.json"),
         ("adamw --rules none", "file-not-found", "--rules", "none"),
         ("adamw --no-such-option", "unknown-option", "--no-such-option", None),
     ],
 )
 def test_invalid_options(mine: Path, arguments: str, error: str, option: str | None, value: str | None) -> None:
-    for name, content in {"text": b"adamw", "list": b"[]", "rec": b'{"kind": "bench"}', "bytes": b"\xff\xfe"}.items():
+    for name, content in {"text": b"adamw", "list": b"[]", "rec": b'{"kind": "bench"}', "bytes": b"\xff\xfex"}.items():
         (mine / f"{name}.json").write_bytes(content)
     command = optadvise("bench", *arguments.split())
     assert command.failure is not None

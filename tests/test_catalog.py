@@ -15,7 +15,7 @@ import pytest
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError, RuleFileError, suggest_name
+from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError, suggest_name
 from optadvise.core.records import FactValues
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load
@@ -254,8 +254,12 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path))
     expected, *_ = load_rule_base([find_shipped_rules()])
     (entry,) = tmp_path.glob("rules-*.json")
-    entry.write_text(damage, encoding="utf-8")
-    assert load_rule_base([find_shipped_rules()])[0] == expected
+    content = entry.read_bytes()
+    for damaged in (damage.encode(), content[:-1], content.replace(b"adamw", b"adamx", 1)):
+        entry.write_bytes(damaged)
+        with pytest.warns(OptadviseWarning):
+            assert load_rule_base([find_shipped_rules()])[0] == expected
+        assert entry.read_bytes() == content
 
 
 def test_the_card_of_an_optimizer_with_a_companion_is_json() -> None:

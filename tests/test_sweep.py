@@ -21,7 +21,7 @@ from optadvise.benchmark.slurm import submit_cells
 from optadvise.benchmark.sweep_file import read_sweep
 from optadvise.benchmark.sweep_records import Cell
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError
+from optadvise.core.errors import InputError, OptadviseWarning
 from tests.cli import optadvise
 from tests.conftest import ROOT
 from tests.results import result
@@ -124,7 +124,9 @@ def test_cells_with_errors_or_other_options_are_measured_again(
     assert write_and_read("error") is None
     assert write_and_read("ok", rounds="7") is None
     (tmp_path / f"{cell.name}.json").write_text("{", encoding="utf-8")
-    assert sweep.read_cell(tmp_path, cell) is None
+    with pytest.warns(OptadviseWarning):
+        assert sweep.read_cell(tmp_path, cell) is None
+    assert (tmp_path / f"{cell.name}.json.damaged").read_text(encoding="utf-8") == "{"
 
 
 def test_table_and_plot(grid: Path, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 
-import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
@@ -15,6 +16,7 @@ from optadvise.benchmark.spec import Arm, Companion, Spec
 from optadvise.core.cards import Implementation, Optimizer, Phase, Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
+from optadvise.core.foreign import ForeignFileError, convert_record, decode_json, read_bounded, read_stream
 from optadvise.rulebase.constructor import runtime_kwargs
 
 ForeignJson: TypeAlias = "Mapping[str, object]"  # of a user, not checked yet
@@ -36,7 +38,7 @@ class _SchedulePhase(_ClassCall, frozen=True):
 
 
 class _Schedule(Struct, frozen=True):
-    phases: tuple[_SchedulePhase, ...]
+    phases: Annotated[tuple[_SchedulePhase, ...], Meta(min_length=1)]
     kwargs: dict[str, Value]
 
 
@@ -56,6 +58,25 @@ class RecommendedRun(Struct, frozen=True):
     companion: _ClassCall | None = None
 
 
+def load_recommendation(path: Path) -> ForeignJson:
+    """Return the JSON of a recommendation.
+
+    Args:
+        path: A file or a pipe; `-` for stdin.
+
+    Raises:
+        InputError: The file cannot be read, or is not a JSON object.
+    """
+    try:
+        data = decode_json(read_stream(sys.stdin.buffer) if str(path) == "-" else read_bounded(path))
+    except ForeignFileError as error:
+        message = f"--from {str(path)!r}: {error}; use the output of optadvise recommend --json"
+        raise InputError(message, code=error.code, option="--from", value=path) from error
+    if not isinstance(data, dict):
+        raise _reject("it must be a JSON object")
+    return data
+
+
 def read_recommendation(data: ForeignJson) -> RecommendedRun:
     """Validate a recommendation's JSON.
 
@@ -65,10 +86,10 @@ def read_recommendation(data: ForeignJson) -> RecommendedRun:
     try:
         if data["kind"] != "recommendation" or data["schema_version"] != 1:
             raise _reject("kind must be 'recommendation' and schema_version 1")
-        return msgspec.convert(data, RecommendedRun)
+        return convert_record(data, RecommendedRun)
     except KeyError as error:
         raise _reject(f"missing key {error}") from error
-    except msgspec.ValidationError as error:
+    except ForeignFileError as error:
         raise _reject(str(error)) from error
 
 
@@ -93,7 +114,6 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
     card = rules.catalog.optimizer(name)
     implementation = _find_implementation(card, run.optimizer.path)
     values = {number.name: number.value for number in run.hyperparameters}
-    clip_norm = values.get("max_grad_norm")
     arm = replace(
         describe_arm(card, Choice(implementation, None), spec, name, "candidate"),
         kwargs={
@@ -101,7 +121,7 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
             **runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding),
         },
         companion=_plan_companion(rules, card, run.companion, spec),
-        max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
+        max_grad_norm=_read_clip_norm(values.get("max_grad_norm")),
         phases=tuple(Phase(shape=each.shape, path=each.path, kwargs=each.kwargs) for each in run.scheduler.phases),
         milestones=_read_milestones(run.scheduler),
     )
@@ -124,11 +144,21 @@ def _plan_companion(rules: CompiledRules, card: Optimizer, call: _ClassCall | No
     return make_companion(_find_implementation(companion_card, call.path), call.kwargs, spec)
 
 
+def _read_clip_norm(value: Value) -> float | None:
+    """Return the maximum gradient norm; None for no clipping."""
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+        raise _reject("max_grad_norm must be a positive number or null")
+    return float(value)
+
+
 def _read_milestones(schedule: _Schedule) -> tuple[int, ...]:
     """Return the steps at which the next phase begins; empty for a single phase."""
-    ends = schedule.kwargs.get("milestones", [])
+    ends = schedule.kwargs.get("milestones")
     if len(schedule.phases) == 1:
         return ()
-    if not isinstance(ends, list) or not all(isinstance(end, int) for end in ends):
-        raise _reject("milestones must be a list of steps")
-    return tuple(end for end in ends if isinstance(end, int))
+    steps = [end for end in ends if type(end) is int and end >= 0] if isinstance(ends, list) else []
+    if ends != sorted(steps) or len(steps) != len(schedule.phases) - 1:
+        raise _reject("milestones must be the ascending first steps of all phases but the first")
+    return tuple(steps)

@@ -26,6 +26,15 @@ class Interval(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
     low: float
     high: float
 
+    def __post_init__(self) -> None:
+        """Check the order of the ends.
+
+        Raises:
+            ValueError: The high end is below the low end, or an end is NaN.
+        """
+        if not self.low <= self.high:
+            raise ValueError(f"the interval [{self.low}, {self.high}] must be ordered")
+
     @property
     def ends(self) -> tuple[float, float]:
         """Return low and high."""
@@ -252,6 +261,17 @@ class BenchmarkResult(Struct, frozen=True, kw_only=True):
     ratios: tuple[Ratio, ...]
     requirements: tuple[RequirementResult, ...]
     verdict: Verdict | None
+
+    def __post_init__(self) -> None:
+        """Check that labels are unique, as ratios refer to them.
+
+        Raises:
+            ValueError: Two arms have the same label.
+        """
+        labels = [arm.label for arm in self.arms]
+        duplicate = next((label for label in labels if labels.count(label) > 1), None)
+        if duplicate is not None:
+            raise ValueError(f"two arms have the label {duplicate!r}")
 
     def find_ratio(self, label: str, metric: str) -> Ratio | None:
         """Return an arm's ratio to the control; None if there is no ratio."""

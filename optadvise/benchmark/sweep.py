@@ -22,6 +22,7 @@ from optadvise.benchmark.sweep_records import Cell, CellFile, Outcome, SweepCell
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseError
 from optadvise.core.files import write_output
+from optadvise.core.foreign import ForeignFileError, decode_record, read_bounded, set_aside
 from optadvise.core.json_text import encode_json
 
 _NOT_SWEPT = ("control", "require")  # options of `bench`
@@ -97,9 +98,15 @@ def _reject_value(cell: Cell, name: str, value: str, expected: str, code: ErrorC
 
 def read_cell(folder: Path, cell: Cell) -> BenchmarkResult | None:
     """Return a cell's result; None if the cell must be measured (no result with these options, or an error)."""
+    path = folder / f"{cell.name}.json"
     try:
-        file = msgspec.json.decode((folder / f"{cell.name}.json").read_bytes(), type=CellFile)
-    except (OSError, ValueError):
+        content = read_bounded(path, allow_pipe=False)
+    except ForeignFileError:
+        return None
+    try:
+        file = decode_record(content, CellFile)
+    except ForeignFileError as error:
+        set_aside(path, error)
         return None
     is_current = file.options == cell.options and file.result.complete
     return file.result if is_current and file.result.arms[0].status != RETRIED else None

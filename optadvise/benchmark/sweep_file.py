@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from msgspec import Struct
 from optadvise.core.cards import Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError, suggest_name
+from optadvise.core.foreign import ForeignFileError, read_bounded
 from optadvise.core.yaml_reader import Context, list_pairs, make_list_reader, parse, read_text
 from optadvise.core.yaml_records import decode_text, find_reader
 from optadvise.core.yaml_types import Identifier, Plain
 
 _MAX_CELLS = 10_000
+_MAX_BYTES = 2**20
 
 
 class Grid(Struct, frozen=True):
@@ -45,11 +48,10 @@ def read_sweep(file: Path, options: Iterable[str]) -> Grid:
         RuleFileError: The file is invalid.
     """
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        code = ErrorCode.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorCode.FILE_UNREADABLE
-        message = f"{str(file)!r}: cannot be read ({error.strerror}); use a sweep file such as sweep.yaml"
-        raise InputError(message, code=code, value=file) from error
+        content = read_bounded(file, _MAX_BYTES)
+    except ForeignFileError as error:
+        message = f"{str(file)!r}: {error}; use a sweep file such as sweep.yaml"
+        raise InputError(message, code=error.code, value=file) from error
     node, context = parse(decode_text(content, str(file)), str(file))
     grid = _read_grid(node, context, list(options))
     _check_grid(grid, str(file))
@@ -81,15 +83,14 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
 
 
 def _check_grid(grid: Grid, file: str) -> None:
-    """Reject duplicate values and grids with too many combinations."""
-    count = len(grid.optimizers)
-    for name, values in {"optimizers": grid.optimizers, **grid.options}.items():
-        duplicates = [value for value in values if values.count(value) > 1]
-        if duplicates:
-            message = f"{name}: {duplicates[0]} is listed twice; remove one"
-            raise RuleFileError(message, file, code=ErrorCode.DUPLICATE_ENTRY)
-    for values in grid.options.values():
-        count *= len(values)
+    """Reject grids with too many combinations, and duplicate values."""
+    axes = {"optimizers": grid.optimizers, **grid.options}
+    count = math.prod(len(values) for values in axes.values())
     if count > _MAX_CELLS:
         message = f"{count:,} combinations: must be at most {_MAX_CELLS:,}; remove values"
         raise RuleFileError(message, file, code=ErrorCode.OUT_OF_RANGE)
+    for name, values in axes.items():
+        duplicate = next((value for value in values if values.count(value) > 1), None)
+        if duplicate is not None:
+            message = f"{name}: {duplicate} is listed twice; remove one"
+            raise RuleFileError(message, file, code=ErrorCode.DUPLICATE_ENTRY)

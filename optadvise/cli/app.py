@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from optadvise.cli.failures import Failure, classify_error, report_failure
+from optadvise.cli.failures import Failure, classify_error, print_warnings, report_failure
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
 from optadvise.cli.run_options import add_run_options
 from optadvise.cli.spellings import JSON_FILE_COMMANDS, normalize_arguments
@@ -147,7 +147,8 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
     try:
         arguments = normalize_arguments(arguments)
         app = build([first], arguments) if first in COMMANDS else build()
-        code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
+        with print_warnings():
+            code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # typer prints nothing when it is interrupted
             has_printed = first in JSON_FILE_COMMANDS  # an incomplete result

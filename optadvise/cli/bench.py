@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +21,6 @@ from optadvise.core.json_text import encode_json
 from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
-    from optadvise.benchmark.recommendation import ForeignJson
     from optadvise.benchmark.records import BenchmarkResult
     from optadvise.benchmark.request import Request
     from optadvise.rulebase.catalog import Catalog
@@ -79,9 +76,10 @@ def bench(
         raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--require")
     request = None
     if not merge:
+        from optadvise.benchmark.recommendation import load_recommendation
         from optadvise.benchmark.request import prepare_request
 
-        recommendation = None if from_ is None and names != ["-"] else _read_recommendation(from_)
+        recommendation = None if from_ is None and names != ["-"] else load_recommendation(from_ or Path("-"))
         request = prepare_request(compiled, names or [], options, recommendation)
     defaults = asdict(BenchOptions())
     changed = {name: value for name, value in asdict(options).items() if value != defaults[name]}
@@ -154,26 +152,6 @@ def _merge(names: list[str], catalog: Catalog, control: str) -> BenchmarkResult:
         raise InputError(message, code=ErrorCode.MISSING_OPTION, option="--merge")
     control_id = control if control == "none" else catalog.find_optimizer(control, "--control")
     return merge_results([NamedResult(name, read_result(name)) for name in names], control_id)
-
-
-def _read_recommendation(path: Path | None) -> ForeignJson:
-    """Read a recommendation's JSON from a file, or from stdin."""
-    try:
-        text = sys.stdin.read() if path is None or str(path) == "-" else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        message = f"--from {str(path or '-')!r} cannot be read ({reason}); use the output of optadvise recommend --json"
-        code = ErrorCode.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorCode.FILE_UNREADABLE
-        raise InputError(message, code=code, option="--from", value=path) from error
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        message = f"--from: invalid JSON ({error}); use the output of optadvise recommend --json"
-        raise InputError(message, code=ErrorCode.INVALID_SYNTAX, option="--from") from error
-    if not isinstance(data, dict):
-        message = "--from: the JSON is not a recommendation; use the output of optadvise recommend --json"
-        raise InputError(message, code=ErrorCode.INVALID_RECOMMENDATION, option="--from")
-    return data
 
 
 def _measure(request: Request, writer: _Writer) -> BenchmarkResult:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import typer
 
 from optadvise.cli.spellings import JSON_FILE_COMMANDS
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import OptadviseError, RuleFileError
+from optadvise.core.errors import OptadviseError, OptadviseWarning, RuleFileError
 from optadvise.core.json_text import Document, encode_json
 from optadvise.core.text import make_printable
 
@@ -88,6 +90,23 @@ def report_failure(failure: Failure, arguments: Sequence[str]) -> None:
     print(f"optadvise: {line}{code}", file=sys.stderr)
     if prints_json(arguments):
         sys.stdout.write(encode_json(failure))
+
+
+@contextlib.contextmanager
+def print_warnings() -> Iterator[None]:
+    """Print each warning of optadvise as one line on stderr, within the block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OptadviseWarning)
+        show_other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, OptadviseWarning):
+                print(f"optadvise: warning: {make_printable(str(message))}", file=sys.stderr)
+            else:
+                show_other(message, category, *where, **options)
+
+        warnings.showwarning = show
+        yield
 
 
 def prints_json(arguments: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.text import make_printable
+from optadvise.core.text import clean_text, make_printable
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -69,6 +69,10 @@ class CannotRunHereError(OptadviseError):
     exit_code = 4
 
 
+class OptadviseWarning(UserWarning):
+    """Problem that does not prevent an answer, such as a damaged file that is ignored."""
+
+
 def shorten_location(where: str) -> str:
     """Return `file:line:column` with a path relative to the working folder if the file is in it."""
     return where.removeprefix(f"{Path.cwd()}{os.sep}")
@@ -107,4 +111,4 @@ def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
 def describe_error(error: BaseException) -> str:
     """Return an exception's type and the first line of its text, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {clean_text(lines[0], 200)}" if lines else type(error).__name__

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from optadvise.core.text import is_printable
+
 JsonObject: TypeAlias = dict[str, Any]  # decoded JSON without a declared schema, or plain data to encode
 
 
@@ -17,7 +19,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_json(record: object, indent: int | None = 1) -> str:
-    """Return a record as JSON text that ends with a newline.
+    """Return a record as JSON text that ends with a newline; invisible characters are escaped.
 
     Args:
         indent: Spaces per level; None for a single line.
@@ -25,7 +27,11 @@ def encode_json(record: object, indent: int | None = 1) -> str:
     Raises:
         ValueError: The record contains NaN or infinity, which JSON does not support.
     """
-    return json.dumps(msgspec.to_builtins(record), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(msgspec.to_builtins(record), indent=indent, ensure_ascii=False, allow_nan=False)
+    for character in {*text}:
+        if not is_printable(character):
+            text = text.replace(character, json.dumps(character)[1:-1])
+    return f"{text}\n"
 
 
 def to_json_object(record: msgspec.Struct) -> JsonObject:

@@ -25,6 +25,8 @@ from typing import IO, Any, TypeVar, overload
 import msgspec
 
 from optadvise.core import lifeline, start
+from optadvise.core.foreign import ForeignFileError, clean_strings
+from optadvise.core.text import clean_text
 
 _GRACE_SECONDS = 2.0  # time for a worker to exit after its stdin is closed
 _POLL_SECONDS = 0.5  # interval of checks whether a worker is still running
@@ -39,15 +41,6 @@ Message = TypeVar("Message")
 def encode_message(message: object) -> bytes:
     """Encode a record as a line of JSON that preserves NaN and infinity, unlike msgspec's encoder."""
     return json.dumps(msgspec.to_builtins(message, enc_hook=_simplify)).encode() + b"\n"
-
-
-def _decode_message(line: bytes, kind: Any) -> Any:
-    """Decode a line of JSON as a record, or as one of a union of tagged records.
-
-    Raises:
-        ValueError: The line is not JSON or does not match the record.
-    """
-    return msgspec.convert(json.loads(line), kind)
 
 
 def _simplify(value: object) -> object:
@@ -172,11 +165,11 @@ class WorkerProcess:
         if line is None:
             raise self._describe_end()
         try:
-            return _decode_message(line, kind)
-        except (ValueError, RecursionError) as error:
+            return msgspec.convert(clean_strings(json.loads(line)), kind)  # libraries write texts of errors and names
+        except (ValueError, RecursionError, ForeignFileError) as error:
             self._is_stuck = True
             text = line[:400].decode(errors="replace").strip()
-            raise WorkerError(f"sent an invalid message: {text[:80]!r}") from error
+            raise WorkerError(f"sent an invalid message: {clean_text(text, 80)!r}") from error
 
     def _wait_for_line(self, timeout: float) -> bytes | None:
         """Return the next line; None at the end of the output."""
@@ -214,7 +207,7 @@ class WorkerProcess:
             return ""
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
-        return next((line[:200] for line in reversed(lines) if line), "")
+        return clean_text(next((line for line in reversed(lines) if line), ""), 200)
 
     def stop(self) -> None:
         """Stop the worker and all its child processes; can be called repeatedly."""
@@ -296,7 +289,7 @@ class ParentConnection:
             kind: Expected record, or a union of tagged records.
         """
         lifeline.exit_if_forked()
-        return _decode_message(self._lines.get(), kind)
+        return msgspec.convert(json.loads(self._lines.get()), kind)
 
     def send(self, message: object) -> None:
         """Send a record to the parent."""

@@ -16,12 +16,11 @@ import yaml
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
+from optadvise.core.text import MAX_TEXT, is_printable
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _MAX_NUMBER_LENGTH = 40  # characters
 _MAX_DEPTH = 24  # nested lists and mappings; the shipped rules need ten
-# Characters that control a terminal: C0 and C1 except tab and newline, and bidirectional control characters.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about nine times faster
 
 
@@ -153,8 +152,12 @@ def _read_scalar(node: yaml.Node, context: Context, expected: str) -> str:
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         context.fail(node, f"expected {expected}, found {kind}")
     value = str(node.value)
-    if control := _UNPRINTABLE.search(value):
-        context.fail(node, f"must not contain the control character {control[0]!r}")
+    if not value.isprintable():
+        invisible = next((character for character in value if not is_printable(character)), None)
+        if invisible is not None:
+            context.fail(node, f"must not contain the invisible character {invisible!r}; remove it")
+    if len(value) > MAX_TEXT:
+        context.fail(node, f"must have at most {MAX_TEXT:,} characters")
     return value
 
 

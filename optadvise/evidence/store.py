@@ -16,12 +16,14 @@ from optadvise.core.cards import Implementation, Optimizer
 from optadvise.core.claim_cards import Claim
 from optadvise.core.files import replace_file
 from optadvise.core.findings import REFUTED, AuditFinding, BenchmarkFinding, ClaimFinding, Evidence
+from optadvise.core.foreign import ForeignFileError, convert_record, decode_json, read_bounded, set_aside
 from optadvise.core.paths import data_folder
 from optadvise.core.version import __version__
 from optadvise.evidence.versions import find_version
 from optadvise.rulebase.catalog import Catalog
 
 _PROCESSOR, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")  # the latter has a folder for each GPU
+_MAX_BYTES = 2**20  # a finding has a few kilobytes
 _UNSAFE = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "_"))
 AUDITS, CLAIMS, BENCHMARKS = "audits", "claims", "benches"  # the folders
 _Finding = TypeVar("_Finding", AuditFinding, BenchmarkFinding, ClaimFinding)
@@ -155,11 +157,17 @@ def _read_all(folder: str, pattern: str, kind: type[_Stored[_Finding]]) -> list[
 def _read(file: Path, kind: type[_Stored[_Finding]]) -> _Stored[_Finding] | None:
     """Return a stored finding; None if it is invalid or other versions are installed."""
     try:
-        if not file.is_file():  # reading a pipe would block
+        content = read_bounded(file, _MAX_BYTES, allow_pipe=False)
+    except ForeignFileError:
+        return None
+    try:
+        data = decode_json(content)
+        if isinstance(data, dict) and data.get("optadvise", __version__) != __version__:
             return None
-        entry = msgspec.json.decode(file.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RecursionError):  # written by another version, or edited
+        entry = convert_record(data, kind)
+    except ForeignFileError as error:
+        set_aside(file, error)
         return None
     packages = entry.finding.packages
     is_current = all(version is not None and find_version(package) == version for package, version in packages.items())
-    return entry if is_current and entry.optadvise == __version__ else None
+    return entry if is_current else None

@@ -6,26 +6,28 @@ A missing key, a value that the estimate does not support and an unknown model t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
+from optadvise.core.foreign import ForeignFileError, decode_json, read_bounded
 from optadvise.core.records import NetworkShape
+from optadvise.core.text import clean_text
 from optadvise.memory.architectures import check_dimension, complete_shape
 from optadvise.memory.network_families import ConfigFlag, NetworkFamily
 from optadvise.memory.networks import Networks
 
 _LARGEST_FILE = 4 * 2**20  # bytes; a config.json has a few kilobytes
+_LONGEST_NAME = 100  # characters of a network's name in answers
 _OPTION = "--hf-config"
 _LABELS = "id2label"  # the number of its entries is the number of classes
 _UNSUPPORTED_KEYS = {
     "quantization_config": "describes a quantized checkpoint; use the config.json of the base model",
     "vision_config": "describes a second network, which is not supported; use --workload package.module:function",
 }
-
-_SYNTAX = ErrorCode.INVALID_SYNTAX
 
 ConfigJson: TypeAlias = "Mapping[str, Any]"  # JSON of unknown content; each value is checked when it is read
 
@@ -57,7 +59,7 @@ def read_hf_config(networks: Networks, unsupported_heads: Sequence[str], path: P
     name = config.get("_name_or_path")
     shown = name if isinstance(name, str) and name else path.parent.name or path.stem
     shown = shown if path.name == "config.json" else path.stem
-    return complete_shape(family, dims, flags, choices, shown, "config", where)
+    return complete_shape(family, dims, flags, choices, clean_text(shown, _LONGEST_NAME), "config", where)
 
 
 def _make_error(message: str, value: object, code: ErrorCode = ErrorCode.INVALID_NETWORK) -> InputError:
@@ -173,20 +175,9 @@ def _read_choices(config: ConfigJson, family: NetworkFamily, where: str) -> Iter
 
 def _read_json(path: Path, where: str) -> ConfigJson:
     try:
-        data = json.loads(_find_config_file(path, where).read_bytes(), object_pairs_hook=_reject_duplicates)
-    except OSError as error:
-        is_missing = isinstance(error, FileNotFoundError)
-        code = ErrorCode.FILE_NOT_FOUND if is_missing else ErrorCode.FILE_UNREADABLE
-        problem = "the file does not exist" if is_missing else f"cannot read the file ({error.strerror})"
-        raise _make_error(f"{where}: {problem}; use a model's config.json", str(path), code) from error
-    except json.JSONDecodeError as error:
-        problem = f"invalid JSON in line {error.lineno} ({error.msg})"
-        raise _make_error(f"{where}: {problem}; check that the file is complete", str(path), _SYNTAX) from error
-    except (ValueError, RecursionError) as error:
-        first_line = str(error).split("\n")[0][:80]
-        raise _make_error(
-            f"{where}: invalid JSON ({first_line}); use a model's config.json", str(path), _SYNTAX
-        ) from error
+        data = decode_json(read_bounded(_find_config_file(path, where), _LARGEST_FILE), max_number=None)
+    except ForeignFileError as error:
+        raise _make_error(f"{where}: {error}; use a model's config.json", str(path), error.code) from error
     if not isinstance(data, dict):
         raise _make_error(f"{where}: the file must contain a JSON object, found {_format_excerpt(data)}", str(path))
     return data
@@ -196,31 +187,15 @@ def _find_config_file(path: Path, where: str) -> Path:
     """Return the config file at a path, which may be its folder.
 
     Raises:
-        InputError: The path is not a regular file of at most 4 MiB.
-        OSError: The file does not exist or cannot be read.
+        InputError: The folder has no config file.
     """
-    if path.is_dir():
-        path = path / "config.json"
-        if not path.exists():
-            problem = "the folder contains no config.json"
-            raise _make_error(f"{where}: {problem}; use the path of the file", str(path), ErrorCode.FILE_NOT_FOUND)
-    if path.exists() and not path.is_file():
-        problem = "not a regular file"
-        raise _make_error(f"{where}: {problem}; use a model's config.json", str(path), ErrorCode.FILE_UNREADABLE)
-    size = path.stat().st_size
-    if size > _LARGEST_FILE:
-        problem = f"the file has {size / 2**20:.0f} MiB, a config.json at most {_LARGEST_FILE / 2**20:.0f} MiB"
-        raise _make_error(f"{where}: {problem}", str(path), ErrorCode.FILE_UNREADABLE)
-    return path
-
-
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"duplicate key {key!r}")
-        values[key] = value
-    return values
+    if not os.path.isdir(path):  # noqa: PTH112, Path.is_dir raises an error for a long name
+        return path
+    file = path / "config.json"
+    if not file.exists():
+        problem = "the folder contains no config.json"
+        raise _make_error(f"{where}: {problem}; use the path of the file", str(path), ErrorCode.FILE_NOT_FOUND)
+    return file
 
 
 def _format_excerpt(value: object) -> str:

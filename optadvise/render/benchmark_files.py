@@ -8,7 +8,7 @@ import io
 from optadvise.benchmark.metrics import METRICS, metric_figure, metric_value, peak_memory
 from optadvise.benchmark.records import ArmResult, BenchmarkResult
 from optadvise.core.json_text import encode_json
-from optadvise.core.markdown_table import format_table
+from optadvise.core.markdown import escape_markdown, format_code, format_table
 from optadvise.core.units import show_bytes
 from optadvise.render.benchmark import format_milliseconds, format_ratio
 
@@ -31,8 +31,15 @@ def encode_csv(result: BenchmarkResult) -> str:
     writer.writerow(_COLUMNS)
     for arm in result.arms:
         values = (metric_value(arm, name) if name in METRICS else getattr(arm, name) for name in _COLUMNS)
-        writer.writerow(["" if value is None else value for value in values])
+        writer.writerow([_escape_cell(value) for value in values])
     return out.getvalue()
+
+
+def _escape_cell(value: object) -> object:
+    """Return a cell of CSV: empty for None, and no text that a spreadsheet would compute as a formula."""
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def render_markdown(result: BenchmarkResult) -> str:
@@ -49,7 +56,13 @@ def render_markdown(result: BenchmarkResult) -> str:
     )
     lines = format_table(headers, (_list_cells(result, arm) for arm in result.arms), numbers_from=1)
     if result.requirements:
-        lines += ["", *(f"- {one.verdict}: `{one.text}` ({one.label})" for one in result.requirements)]
+        lines += [
+            "",
+            *(
+                f"- {one.verdict}: {format_code(one.text)} ({escape_markdown(one.label)})"
+                for one in result.requirements
+            ),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from optadvise.core.markdown_table import format_table
+from optadvise.core.markdown import escape_markdown, format_code, format_table
 from optadvise.core.records import MemoryAnswer, Recommendation
 from optadvise.core.version import __version__
 from optadvise.render import evidence, headings
@@ -23,11 +23,6 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
 
-def _escape(text: str) -> str:
-    """Return a text on one line with Markdown and HTML escaped."""
-    return re.sub(r"([<>\[\]`*_\\])", r"\\\1", " ".join(text.split()))
-
-
 def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None = None) -> str:
     """Return a recommendation as Markdown.
 
@@ -35,22 +30,24 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         fit: Changes after which it fits, where it does not for certain.
     """
     warnings = (
-        f"{'**!** ' if warning.level == 'warning' else ''}{_escape(warning.text)} {_cite(warning.cite, catalog)}"
-        for warning in sort_warnings(advice)
+        f"{'**!** ' if note.level == 'warning' else ''}{escape_markdown(note.text)} {_cite(note.cite, catalog)}"
+        for note in sort_warnings(advice)
     )
     why = (
-        f"**{entry.rule}** {_escape(format_sentence(entry.because))} {_cite(entry.cite, catalog)}"
+        f"**{entry.rule}** {escape_markdown(format_sentence(entry.because))} {_cite(entry.cite, catalog)}"
         for entry in advice.trace
     )
-    alternatives = (f"**{other.id}**: {_escape(format_sentence(other.because))}" for other in advice.alternatives)
-    changes = (f"{_code(option)} → {optimizer}" for option, optimizer in list_changes(advice, catalog))
+    alternatives = (
+        f"**{other.id}**: {escape_markdown(format_sentence(other.because))}" for other in advice.alternatives
+    )
+    changes = (f"{format_code(option)} → {optimizer}" for option, optimizer in list_changes(advice, catalog))
     assumed = ", ".join(advice.situation.assumed) or "nothing"
     blocks = [
-        [f"## {_escape(advice.optimizer.name)}, {advice.schedule.id}"],
+        [f"## {escape_markdown(advice.optimizer.name)}, {advice.schedule.id}"],
         [_describe_source(advice)],
         _table_numbers(advice),
         _section(headings.RULES_APPLIED, why),
-        _section(headings.MEASURED, map(_escape, evidence.list_sentences(advice.evidence))),
+        _section(headings.MEASURED, map(escape_markdown, evidence.list_sentences(advice.evidence))),
         _section_memory(advice),
         [] if fit is None else _section_fixes(fit, catalog),
         _section(headings.ALTERNATIVES, alternatives),
@@ -66,9 +63,10 @@ def _describe_source(advice: Recommendation) -> str:
     install = f"; `pip install {implementation.package}`" if implementation.package not in (None, "", "torch") else ""
     companion = format_companion_call(advice)
     tensors = advice.optimizer.companion.tensors if advice.optimizer.companion else ""
-    beside = f"; for {_escape(tensors)}: {_code(companion)}" if companion else ""
+    beside = f"; for {escape_markdown(tensors)}: {format_code(companion)}" if companion else ""
     deviation = evidence.describe_deviation(implementation, advice.evidence)
-    return _code(format_call(advice)) + beside + install + ("" if deviation is None else f". {_escape(deviation)}")
+    deviates = "" if deviation is None else f". {escape_markdown(deviation)}"
+    return f"{format_code(format_call(advice))}{beside}{install}{deviates}"
 
 
 def _table_numbers(advice: Recommendation) -> list[str]:
@@ -79,23 +77,24 @@ def _table_numbers(advice: Recommendation) -> list[str]:
             rows.append((number.name, format_value(number.value), format_range(number.low, number.high), steps))
     rows.append(("schedule", advice.schedule.id, "", describe_schedule(advice)))
     rows.append(("run", "", "", describe_run(advice)))
-    return _table(("", "value", "typical range", "derivation"), rows)
+    return format_table(("", "value", "typical range", "derivation"), rows)
 
 
 def _section_memory(advice: Recommendation) -> list[str]:
     memory = advice.memory
     if memory.total is None and memory.model_states is None:
         return []
-    verdict = _escape(describe_fit(memory, advice.situation).plain)
+    verdict = escape_markdown(describe_fit(memory, advice.situation).plain)
     rows = ((line.part, format_size(line.at_peak), line.how) for line in memory.breakdown)
-    return [f"### {headings.MEMORY} (estimated)", "", verdict, "", *_table(("", "at the peak", ""), rows)]
+    return [f"### {headings.MEMORY} (estimated)", "", verdict, "", *format_table(("", "at the peak", ""), rows)]
 
 
 def _section_fixes(fit: MemoryAnswer, catalog: Catalog) -> list[str]:
     chains = []
     for chain in fit.fixes:
         options = (
-            f"{_code(format_options(catalog, fix.change))} (cost: {_escape(fix.costs.rstrip('.'))})" for fix in chain
+            f"{format_code(format_options(catalog, fix.change))} (cost: {escape_markdown(fix.costs.rstrip('.'))})"
+            for fix in chain
         )
         chains.append(f"{describe_chain(chain)}: {', '.join(options)}")
     return _section(headings.FIXES, chains)
@@ -106,19 +105,10 @@ def _section(title: str, items: Iterable[str]) -> list[str]:
     return [f"### {title}", "", *bullets] if bullets else []
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return format_table(headers, ([*map(_escape, row)] for row in rows))
-
-
-def _code(text: str) -> str:
-    """Return text as code, without the backticks that would end it."""
-    return f"`{text.replace('`', '')}`"
-
-
 def _cite(cites: Iterable[str], catalog: Catalog) -> str:
     links = []
     for cite in cites:
         url = catalog.sources[cite].url if cite in catalog.sources else ""
         is_safe = url.startswith(("https://", "http://")) and not re.search(r"[\s()<>]", url)
-        links.append(f"[{_escape(cite)}]({url})" if is_safe else _escape(cite))
+        links.append(f"[{escape_markdown(cite)}]({url})" if is_safe else escape_markdown(cite))
     return f"({', '.join(links)})"

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules, list_conditions
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
-from optadvise.core.markdown_table import format_table
+from optadvise.core.markdown import escape_markdown, format_code, format_table
 from optadvise.rule_analysis.diff_cards import list_card_changes
 from optadvise.rule_analysis.diff_records import Difference, RulePair, Section
 from optadvise.rule_analysis.diff_tables import list_changes, list_optimizer_changes
@@ -62,13 +62,13 @@ def format_markdown(difference: Difference) -> str:
         return "The two sets of rules give the same answer in every situation.\n"
     lines = []
     for section in difference.sections:
-        rows = ((change.where, change.old, change.new, _quote(change.witness)) for change in section.changes)
-        lines += [f"### {section.title}", "", *format_table(("situation", "before", "after", "example"), rows), ""]
+        rows = ((change.where, change.old, change.new, format_code(change.witness or "")) for change in section.changes)
+        lines += [
+            f"### {escape_markdown(section.title)}",
+            "",
+            *format_table(("situation", "before", "after", "example"), rows),
+            "",
+        ]
     if difference.cards:
-        cards = (card.replace("|", "\\|") for card in difference.cards)
-        lines += ["### Cards and lists", "", *(f"- {card}" for card in cards), ""]
+        lines += ["### Cards and lists", "", *(f"- {escape_markdown(card)}" for card in difference.cards), ""]
     return "\n".join(lines)
-
-
-def _quote(command: str | None) -> str:
-    return f"`{command}`" if command else ""

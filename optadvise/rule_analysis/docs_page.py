@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.cards import Source, Step
+from optadvise.core.markdown import Markdown, escape_markdown, format_table
 from optadvise.rule_analysis.describe import describe_box
 from optadvise.rule_analysis.graph import Graph, draw_flowchart, draw_tables, format_mermaid
 from optadvise.rulebase.hyperparameters import format_value
@@ -34,7 +36,7 @@ def format_rules_page(rules: CompiledRules) -> str:
         *_format_graph(draw_flowchart(rules)),
     ]
     for table in rules.tables.values():
-        lines += _format_table(rules, table)
+        lines += _list_table(rules, table)
     lines += ["## Sources", "", *(_format_source(source) for source in rules.catalog.sources.values())]
     return "\n".join(lines) + "\n"
 
@@ -46,23 +48,26 @@ def _format_graph(graph: Graph) -> list[str]:
 def _format_source(source: Source) -> str:
     authors = f"{source.authors}, " if source.authors else ""
     year = f", {source.year}" if source.year else ""
-    url = f"<{source.url}>" if source.url.startswith("https://") else source.url
-    return f"- **{source.id}**: {authors}{_escape(source.title)}{year}, {url}"
+    url = f"<{source.url}>" if re.fullmatch(r"https://[^\s<>]+", source.url) else escape_markdown(source.url)
+    return f"- **{source.id}**: {escape_markdown(f'{authors}{source.title}{year}')}, {url}"
 
 
-def _format_table(rules: CompiledRules, table: Table) -> Iterator[str]:
+def _list_table(rules: CompiledRules, table: Table) -> Iterator[str]:
     counts = count_cells(table, rules.axes)
     through = "" if counts.otherwise is None else f"; the last rule decides {counts.otherwise:,} of them"
     yield f"## {table.id}"
     yield ""
-    yield f"{_escape(table.about)} *{table.hit_policy}*: {_HIT[table.hit_policy]}."
+    yield f"{escape_markdown(table.about)} *{table.hit_policy}*: {_HIT[table.hit_policy]}."
     yield f"{counts.rows} rules for {counts.cells:,} combinations of values{through}."
     yield ""
-    yield "| rule | when | then | because |"
-    yield "|---|---|---|---|"
-    for rule in table.all_rules:
-        cells = (rule.name, _describe_when(rules, rule), "; ".join(_describe_outcome(rule)), _describe_reason(rule))
-        yield f"| **{rule.id}** {' | '.join(_escape(cell) for cell in cells)} |"
+    rows = (
+        (
+            Markdown(f"**{rule.id}** {escape_markdown(rule.name)}"), _describe_when(rules, rule),
+            "; ".join(_describe_outcome(rule)), _describe_reason(rule),
+        )
+        for rule in table.all_rules
+    )  # fmt: skip
+    yield from format_table(("rule", "when", "then", "because"), rows)
     yield ""
 
 
@@ -101,8 +106,3 @@ def _describe_step(step: Step) -> str:
         limit = "" if step.max_value is None else f", {step.by} at most {format_value(step.max_value)}"
         return f"scale {step.scale} by ({step.by} / {format_value(step.reference)}){power}{limit}"
     return f"scale {step.scale} by {format_value(step.factor)}"
-
-
-def _escape(text: str) -> str:
-    """Escape the special characters of Markdown."""
-    return "".join(f"\\{c}" if c in "|<>*_`[" else c for c in text)

@@ -134,4 +134,5 @@ def format_mermaid(graph: Graph) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return a text with the syntax of Mermaid and HTML as entities."""
+    return "".join(f"#{ord(c)};" if c in '&"<>#|`' else c for c in text)

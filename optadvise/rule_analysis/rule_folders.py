@@ -11,12 +11,14 @@ from typing import Any
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
+from optadvise.core.foreign import ForeignFileError, clean_strings, read_bounded
 from optadvise.rule_analysis.check import require_proof
 from optadvise.rulebase.catalog import Catalog, load, load_shipped
 
 VARIABLE = "OPTADVISE_RULES"
 _SECTION = "tool.optadvise"
 _KEYS = ("rules",)
+_MAX_PROJECT_BYTES = 4 * 2**20
 _folders_in_use: list[str] = []
 
 
@@ -78,8 +80,8 @@ def _read_project() -> list[Path]:
     for parent in (folder, *folder.parents):
         file = parent / "pyproject.toml"
         try:
-            content = file.read_bytes()
-        except OSError:
+            content = read_bounded(file, _MAX_PROJECT_BYTES, allow_pipe=False)
+        except ForeignFileError:
             continue
         return _parse_project(file, content) if b"[tool.optadvise" in content else []  # parsing is slow
     return []
@@ -92,10 +94,13 @@ def _parse_project(file: Path, content: bytes) -> list[Path]:
         import tomli as tomllib
 
     try:
-        section: Any = tomllib.loads(content.decode("utf-8"))["tool"]["optadvise"]
-    except (ValueError, KeyError) as error:
+        section: Any = clean_strings(tomllib.loads(content.decode("utf-8"))["tool"]["optadvise"])
+    except (ValueError, KeyError, TypeError, RecursionError, ForeignFileError) as error:
         message = f"{file}: invalid TOML ({error}); correct the file or use another folder"
         raise InputError(message, code=ErrorCode.INVALID_SYNTAX, value=file) from error
+    if not isinstance(section, dict):
+        message = f"{file}: [{_SECTION}] must be a table; accepted: {', '.join(_KEYS)}"
+        raise InputError(message, code=ErrorCode.INVALID_ENTRY, value=section)
     for key in section:
         if key not in _KEYS:
             message = f"{file}: unknown key {key!r} in [{_SECTION}]; {suggest_name(key, _KEYS)}"

@@ -7,7 +7,10 @@ files are read.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import warnings
+import zlib
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +18,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from optadvise.core.errors import OptadviseWarning
 from optadvise.core.files import replace_file
+from optadvise.core.foreign import ForeignFileError, read_bounded
 from optadvise.core.paths import cache_folder
 from optadvise.core.version import __version__
 
@@ -99,14 +104,20 @@ def _entry_file(key: str) -> Path | None:
 
 
 def _read_entry(key: str, kind: type[_EntryT]) -> _EntryT | None:
+    """Return an entry; None if there is none, or if it is damaged, with a warning."""
     try:
         file = _entry_file(key)
-        if file is None:
-            return None
-        stored_key, _, payload = file.read_bytes().partition(b"\n")
-        return msgspec.json.decode(payload, type=kind) if stored_key == key.encode() else None
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: the user has no home folder
+        content = None if file is None else read_bounded(file, allow_pipe=False)
+    except (ForeignFileError, RuntimeError):  # RuntimeError: the user has no home folder
         return None
+    if file is None or content is None:
+        return None
+    header, _, payload = content.partition(b"\n")
+    with contextlib.suppress(ValueError):
+        if header == _make_header(key, payload):
+            return msgspec.json.decode(payload, type=kind)
+    warnings.warn(f"cache entry {str(file)!r} is damaged; replaced", OptadviseWarning, stacklevel=2)
+    return None
 
 
 def _write_entry(key: str, entry: Any) -> None:
@@ -114,10 +125,16 @@ def _write_entry(key: str, entry: Any) -> None:
         file = _entry_file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(file, key.encode() + b"\n" + msgspec.json.encode(entry))
+            payload = msgspec.json.encode(entry)
+            replace_file(file, _make_header(key, payload) + b"\n" + payload)
             _drop_old(file.parent)
     except (OSError, RuntimeError):
         return
+
+
+def _make_header(key: str, payload: bytes) -> bytes:
+    """Return the first line of an entry's file: its key and a checksum of the rest."""
+    return f"{key} {zlib.crc32(payload):08x}".encode()
 
 
 def _drop_old(folder: Path) -> None:

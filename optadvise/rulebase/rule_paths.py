@@ -81,6 +81,9 @@ def list_yaml_files(folder: Path) -> list[Path]:
                     if not entry.is_file():
                         message = "is not a regular file; remove it or replace it by a YAML file"
                         raise RuleFileError(message, entry.path, code=ErrorCode.FILE_UNREADABLE)
+                    if not entry.name.isprintable():
+                        message = "the name of the file has an invisible character; rename the file"
+                        raise RuleFileError(message, entry.path, code=ErrorCode.INVALID_VALUE)
                     files.append(Path(entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return []

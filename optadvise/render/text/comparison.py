@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.benchmark.comparison.records import ComparedRatio, Comparison, ComparisonRequirement
-from optadvise.core.markdown_table import format_table
+from optadvise.core.markdown import escape_markdown, format_table
 from optadvise.core.units import show_bytes
 from optadvise.render.benchmark import describe_workload
 from optadvise.render.text.benchmark import print_requirements
@@ -121,7 +121,9 @@ def render_markdown(comparison: Comparison) -> str:
         lines += ["", _METHOD]
     if comparison.requirements:
         lines += ["", f"Verdict: **{comparison.verdict}**", ""]
-        lines += [f"- {each.verdict}: {_describe_requirement(each)}" for each in comparison.requirements]
+        lines += [
+            f"- {each.verdict}: {escape_markdown(_describe_requirement(each))}" for each in comparison.requirements
+        ]
     if comparison.warnings:
-        lines += ["", *(f"- warning: {warning}" for warning in comparison.warnings)]
+        lines += ["", *(f"- warning: {escape_markdown(warning)}" for warning in comparison.warnings)]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from optadvise.benchmark.metrics import metric_value
 from optadvise.benchmark.sweep_records import SweepCell, SweepResult
-from optadvise.core.markdown_table import format_table
+from optadvise.core.markdown import format_table
 from optadvise.render.benchmark import format_figure
 from optadvise.render.text.console import Page, print_rows
 

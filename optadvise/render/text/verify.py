@@ -18,7 +18,7 @@ from optadvise.core.findings import (
     UNDECIDED,
     ClaimOutcome,
 )
-from optadvise.core.markdown_table import format_table
+from optadvise.core.markdown import Markdown, escape_markdown, format_code, format_table
 from optadvise.core.units import show_share
 from optadvise.evidence.apply import format_figure
 from optadvise.render.labels import DASH, capitalize
@@ -157,7 +157,10 @@ def render_markdown(result: VerifyResult) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items() if version)
     title = "Audit of installed optimizers" if result.audits else "Tested claims"
     origin = f"optadvise {result.optadvise} on {machine}, {environment.cores} cores, {result.date}; {packages}."
-    return "\n".join([f"# {title}", "", origin, *list_audit_lines(result), *list_claim_lines(result)]) + "\n"
+    return (
+        "\n".join([f"# {title}", "", escape_markdown(origin), *list_audit_lines(result), *list_claim_lines(result)])
+        + "\n"
+    )
 
 
 def list_audit_lines(result: VerifyResult) -> list[str]:
@@ -165,7 +168,12 @@ def list_audit_lines(result: VerifyResult) -> list[str]:
     lines: list[str] = []
     for title, audits in _group_audits(result.audits):
         rows = (
-            (f"`{audit.optimizer}`", f"`{audit.path}`", _format_deviation(audit.worst), _describe_audit(audit))
+            (
+                format_code(audit.optimizer),
+                format_code(audit.path),
+                _format_deviation(audit.worst),
+                _describe_audit(audit),
+            )
             for audit in audits
         )
         headers = ("optimizer", "implementation", "largest error", "result")
@@ -180,7 +188,9 @@ def list_claim_lines(result: VerifyResult) -> list[str]:
         rows = []
         for claim in claims:
             measures = f"{capitalize(claim.measures)}. " if claim.measures else ""
-            source = f"{_list_remarks(claim)} `{claim.id}`, from {', '.join(claim.cite)}".strip()
-            rows.append((claim.claim, _format_measured(claim), claim.expected_range or DASH, measures + source))
+            remarks = escape_markdown(f"{measures}{_list_remarks(claim)}")
+            source = f"{format_code(claim.id)}, from {escape_markdown(', '.join(claim.cite))}"
+            cells = (claim.claim, _format_measured(claim), claim.expected_range or DASH)
+            rows.append((*cells, Markdown(f"{remarks} {source}".strip())))
         lines += ["", f"## {verdict.capitalize()}", "", *format_table(("claim", "measured", "claimed", ""), rows)]
     return lines
