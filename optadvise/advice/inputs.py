@@ -147,8 +147,9 @@ def _parse_choice(text: str, fact: Fact) -> str:
     values = fact.values or {}
     choice = next((value for value, spellings in fact.also.items() if spelled in spellings), spelled)
     if choice not in values:
+        aliases = {spelling: value for value, spellings in fact.also.items() for spelling in spellings}
         raise InputError(
-            f"{fact.flag} {text!r}: not an accepted value; {suggest_name(spelled, values)}",
+            f"{fact.flag} {text!r}: not an accepted value; {suggest_name(spelled, values, aliases)}",
             code=ErrorCode.UNKNOWN_CHOICE, option=str(fact.flag), value=text,
         )  # fmt: skip
     return choice

@@ -126,7 +126,7 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
         try:
             result = measure(_prepare(rules, cell))
         except OptadviseError as error:
-            return Outcome(cell=cell, result=None, reason=str(error))
+            return Outcome(cell=cell, result=None, reason=str(error), error=error)
         write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)))
         return Outcome(cell, result)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Environment
+from optadvise.core.errors import OptadviseError
 
 
 class Cell(Struct, frozen=True):
@@ -31,6 +32,7 @@ class Outcome(Struct, frozen=True):
     cell: Cell
     result: BenchmarkResult | None
     reason: str | None = None
+    error: OptadviseError | None = None  # why this process could not measure it
 
 
 class SweepCell(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
+from optadvise.cli.arguments import check_arguments
 from optadvise.cli.failures import Failure, classify_error, print_warnings, report_failure
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
 from optadvise.cli.run_options import add_run_options
 from optadvise.cli.spellings import JSON_FILE_COMMANDS, normalize_arguments
+from optadvise.cli.streams import discard_stdout, flush_stdout, prepare_streams
 from optadvise.core.version import __version__
 
 
@@ -125,13 +127,11 @@ def root(
 
 def main() -> None:
     """Run the command line and exit."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by the shell, as in >&-
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? instead of a traceback
-    sys.exit(run(sys.argv[1:]))
+    prepare_streams()
+    code = run(sys.argv[1:])
+    with contextlib.suppress(OSError):  # `run` has already reported that stdout cannot be written
+        flush_stdout()
+    sys.exit(code)
 
 
 def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] = report_failure) -> int:
@@ -145,28 +145,31 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
     arguments = [argument for argument in arguments if argument != "--debug"]
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
+        check_arguments(arguments)
         arguments = normalize_arguments(arguments)
         app = build([first], arguments) if first in COMMANDS else build()
         with print_warnings():
-            code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
-        sys.stdout.flush()
+            code = _invoke(app, arguments)
         if code == 130:  # typer prints nothing when it is interrupted
             has_printed = first in JSON_FILE_COMMANDS  # an incomplete result
             report(classify_error(KeyboardInterrupt()), debug if has_printed else [*debug, *arguments])
-    except BrokenPipeError:  # the reader of a pipe has exited, as in `| head`
-        _close_stdout()
-        return 0
     except (Exception, KeyboardInterrupt) as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stdout.write(f"{error}\n")
-            return 0
         failure = classify_error(error)
         if isinstance(error, OSError):
-            _close_stdout()
+            discard_stdout()
         report(failure, [*debug, *arguments])
         return failure.exit_code
+    return code
+
+
+def _invoke(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run a command, or print the help of a group without a command, and return the exit code."""
+    try:
+        code = app(args=arguments, prog_name="optadvise", standalone_mode=False)
+    except Exception as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise
+        sys.stdout.write(f"{error}\n")
+        code = 0
+    flush_stdout()
     return code if isinstance(code, int) else 0
-
-
-def _close_stdout() -> None:
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ _USAGE_CODES = {
     "BadOptionUsage": ErrorCode.MISSING_OPTION,
     "BadArgumentUsage": ErrorCode.MISSING_OPTION,
 }
+_LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{100})")  # longer than a path that a person types
 
 
 class Failure(Document, frozen=True, kw_only=True):
@@ -63,9 +66,8 @@ def classify_error(error: BaseException) -> Failure:
         )  # fmt: skip
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Failure(code=ErrorCode.INTERRUPTED.value, exit_code=130, message="interrupted")
-    if isinstance(error, OSError) and error.filename is None:
-        message = f"the output cannot be written ({error.strerror}); write it to another place"
-        return Failure(code=ErrorCode.FILE_NOT_WRITABLE.value, exit_code=4, message=message)
+    if isinstance(error, OSError):
+        return _classify_system_error(error)
     if isinstance(error, USAGE_ERRORS):
         return _classify_usage_error(error)
     if isinstance(error, Exception) and "optadvise.rule_analysis.rule_folders" in sys.modules:
@@ -86,10 +88,11 @@ def report_failure(failure: Failure, arguments: Sequence[str]) -> None:
 
         traceback.print_exc()
         code = f" [{failure.code}]"
-    line = make_printable(" ".join(failure.message.split("\n")))
+    line = _LONG_WORD.sub(r"\1…\2", make_printable(" ".join(failure.message.split())))
     print(f"optadvise: {line}{code}", file=sys.stderr)
     if prints_json(arguments):
-        sys.stdout.write(encode_json(failure))
+        with contextlib.suppress(OSError):  # the exit code is that of the failure
+            sys.stdout.write(encode_json(failure))
 
 
 @contextlib.contextmanager
@@ -117,6 +120,17 @@ def prints_json(arguments: Sequence[str]) -> bool:
             return ("--json", "-") in pairwise(arguments)
         return not {"--output", "-o"} & {*arguments}
     return bool({"--json=-", "--format=json"} & {*arguments}) or ("--format", "json") in pairwise(arguments)
+
+
+def _classify_system_error(error: OSError) -> Failure:
+    """Return an error of the operating system, without a file if it concerns stdout."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        message = f"the output cannot be written ({reason}); write it to another place"
+        return Failure(code=ErrorCode.FILE_NOT_WRITABLE.value, exit_code=4, message=message)
+    path = os.fsdecode(error.filename)
+    message = f"{path!r} cannot be used ({reason}); use another path"
+    return Failure(code=ErrorCode.FILE_UNREADABLE.value, exit_code=2, message=message, value=path)
 
 
 def _classify_usage_error(error: Exception) -> Failure:

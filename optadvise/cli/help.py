@@ -7,6 +7,8 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from optadvise.cli.arguments import require_values
+
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a check failed; 2 invalid command line or input; 3 invalid rule or result file; 4 cannot "
     "run on this machine; 5 inconclusive; 130 interrupted."
@@ -29,6 +31,15 @@ def format_epilog(*examples: str) -> str:
 
 class GroupedCommand(TyperCommand):
     """Command whose help groups its options by heading."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the command.
+
+        Raises:
+            InputError: An option has no value.
+        """
+        require_values(self, ctx, args)
+        return list(super().parse_args(ctx, args))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options by heading."""

@@ -123,7 +123,7 @@ def _normalize(command: str, arguments: Sequence[str]) -> Iterator[str]:
         elif name == "--gpus" and is_run and not is_bare:
             yield from _split_gpus(remaining.pop(0), arguments)
         elif name == "--json":
-            yield from _place_json(command, remaining, is_bare=is_bare)
+            yield from _place_json(command, remaining, arguments, is_bare=is_bare)
         elif flag == "-o" and name != flag and command in _OUTPUT_COMMANDS and not _is_picture(remaining):
             yield flag
         else:
@@ -156,18 +156,27 @@ def _split_gpus(value: str, arguments: Sequence[str]) -> Sequence[str]:
     return ["--gpus", match[1], "--gpu", match[2]]
 
 
-def _place_json(command: str, remaining: list[str], *, is_bare: bool) -> Sequence[str]:
+def _place_json(command: str, remaining: list[str], arguments: Sequence[str], *, is_bare: bool) -> Sequence[str]:
     """Return the options of `--json`, which may have a file: alone it prints to stdout in every command.
 
     Args:
         command: The command.
         remaining: The arguments behind it; the file is removed.
+        arguments: All arguments.
         is_bare: Whether an option or nothing follows.
+
+    Raises:
+        InputError: Another option names an output file, too.
     """
     if command in JSON_FILE_COMMANDS:
         return ["--json", "-"] if is_bare else ["--json", remaining.pop(0)]
     if not is_bare and remaining[0] == "-":
         remaining.pop(0)
     elif not is_bare and remaining[0].lower().endswith(".json"):
-        return ["--json", "--output", remaining.pop(0)]
+        file = remaining.pop(0)
+        other = next((argument for argument in arguments if re.match("(--output|-o)(=|$)", argument)), None)
+        if other is not None:
+            message = f"--json {file} and {other.partition('=')[0]} both name an output file; use one of them"
+            raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--json", value=file)
+        return ["--json", "--output", file]
     return ["--json"]

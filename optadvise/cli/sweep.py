@@ -76,6 +76,9 @@ def sweep(
         outcomes = submit_cells(cell_folder, cells, grid.job_parameters, tuple(map(str, rules or ())))
     else:
         outcomes = list(benchmark_sweep.run_sweep(compiled, cell_folder, cells, _announcer(len(cells))))
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors and len(errors) == len(outcomes):
+        raise errors[0]
     result = benchmark_sweep.make_sweep_result(outcomes)
     formats = outputs.ResultFormats(encode_json=encode_json, render_markdown=render_markdown, print_text=print_sweep)
     outputs.show_result(result, formats, files, as_json=json_ == "-")

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError
+from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def verify(
     from optadvise.verify import audit_run, claims, results
 
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
-    targets = {"names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_}
+    targets = {"optimizer names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_}
     _check_options(targets, as_, timeout)
     catalog = rule_folders.load_catalog(rules)
     ids = _find_ids(catalog, optimizer, "--optimizer") or _find_ids(catalog, names, "verify")
@@ -77,6 +77,8 @@ def verify(
     else:
         entries = [] if claim else audit_run.list_entries(catalog, ids)
     outcomes = _run(catalog, entries, tested, timeout)
+    if import_ is not None:
+        _require_import(outcomes.audits, import_)
     result = results.make_result(outcomes.audits, outcomes.claims)
     if import_ is None:
         outputs.save_evidence(lambda: results.save_findings(result, catalog.claims))
@@ -128,6 +130,16 @@ def _check_options(targets: Mapping[str, object], as_: str | None, timeout: floa
     if (targets["--import"] is None) != (as_ is None):
         message = "--import and --as require each other, as in --import my_package.MyAdamW --as adamw"
         raise InputError(message, code=ErrorCode.MISSING_OPTION, option="--as" if as_ is None else "--import")
+
+
+def _require_import(audits: Sequence[AuditResult], path: str) -> None:
+    """Reject a class of the user that cannot be imported."""
+    from optadvise.core.findings import ABSENT
+
+    for audit in audits:
+        if audit.verdict == ABSENT:
+            message = f"--import {path!r}: {audit.why}"
+            raise CannotRunHereError(message, code=ErrorCode.MISSING_PACKAGE, option="--import", value=path)
 
 
 def _judge_audits(audits: Sequence[AuditResult]) -> int:

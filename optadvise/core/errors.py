@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from optadvise.core.error_codes import ErrorCode
@@ -78,18 +79,22 @@ def shorten_location(where: str) -> str:
     return where.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
-def suggest_name(word: str, choices: Iterable[str]) -> str:
-    """Return the accepted names if the list is short, and similar names.
+def suggest_name(word: str, choices: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the accepted names if the list is short, and up to three similar names.
+
+    Args:
+        word: The name as typed.
+        choices: The accepted names.
+        aliases: Name by other spelling; a similar spelling suggests its name.
 
     Returns:
         Text such as `did you mean 'transformer'?`; empty if no name is similar and the list is long.
     """
-    import difflib  # only needed for errors
+    from optadvise.core.similarity import find_similar  # only needed for errors
 
     candidates = list(choices)
-    lowered = {choice.lower(): choice for choice in candidates}
-    close = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.55)
-    guess = f"did you mean {' or '.join(repr(lowered[c]) for c in close)}?" if close else ""
+    names = [repr(name) for name in find_similar(word, candidates, aliases)]
+    guess = f"did you mean {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}?" if names else ""
     accepted = f"accepted: {', '.join(candidates)}" if 0 < len(candidates) <= 12 else ""
     return "; ".join(part for part in (accepted, guess) if part)
 

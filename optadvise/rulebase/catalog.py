@@ -36,7 +36,7 @@ def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
     spellings = (name.strip().lower(), normalize_spelling(name), normalize_spelling(name.rsplit(".", 1)[-1]))
     key = next((names[variant] for variant in spellings if variant in names), None)
     if key is None:
-        guess = suggest_name(name, sorted({*names.values()}))
+        guess = suggest_name(name, sorted({*names.values()}), names)
         hint = f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else ""
         message = f"{flag}: unknown name {name!r}; {hint}{advice}"
         option = flag if flag.startswith("--") else ""  # or the name of a command
@@ -187,7 +187,8 @@ class Catalog:
             return "optimizer", self._optimizer_names[key]
         if key in self._scheduler_names:
             return "schedule", self._scheduler_names[key]
-        guess = suggest_name(name, [*self.optimizer_ids, *self.scheduler_ids, *self._rules])
+        ids = [*self.optimizer_ids, *self.scheduler_ids, *self._rules]
+        guess = suggest_name(name, ids, self._scheduler_names | self._optimizer_names)
         message = f"no optimizer, schedule or rule is named {name!r}; {f'{guess} ' if guess else ''}see optadvise list"
         raise InputError(message, code=ErrorCode.UNKNOWN_NAME, value=name)
 

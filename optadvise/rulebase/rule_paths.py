@@ -40,7 +40,8 @@ def list_rule_files(layer: Path) -> list[Path]:
     except (OSError, ValueError):
         is_folder = False
     if not is_folder:
-        raise _missing_rules(layer, "the folder does not exist; create one with optadvise rules init")
+        problem = "is not a folder" if os.path.lexists(layer) else "the folder does not exist"
+        raise _missing_rules(layer, f"{problem}; create one with optadvise rules init")
     files = list_yaml_files(layer)
     accepted = [*_SINGLE_FILES, *_TABLE_FILES, *_FILES_APART]
     for file in files:
@@ -94,7 +95,10 @@ def list_yaml_files(folder: Path) -> list[Path]:
 
 def is_base(layer: Path) -> bool:
     """Return whether a folder is a complete set of rules instead of a layer over others."""
-    return (layer / _BASE).is_file()
+    try:
+        return (layer / _BASE).is_file()
+    except (OSError, ValueError):  # such as a path that is too long
+        return False
 
 
 def read_contents(layers: Sequence[Path], files: Callable[[Path], list[Path]]) -> Contents:
