@@ -66,7 +66,7 @@ def _bench_options() -> Iterator[tuple[str, Option]]:
 
 def _format_bench_option(name: str, declared: Option) -> Iterator[str]:
     kind = get_type_hints(BenchOptions)[name]
-    if declared.is_count:
+    if declared.max_count:
         text = "Count"
     elif declared.choices and not declared.is_open:
         text = f"Literal[{', '.join(map(_quote, declared.choices))}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from types import NoneType
 from typing import Annotated, get_args, get_type_hints
 
@@ -25,13 +26,13 @@ class Option(Struct, frozen=True):
     choices: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()  # other spellings of choices, each with its choice
     is_open: bool = False  # other values than the choices are accepted
-    is_count: bool = False  # a number such as 50M or 8K
+    max_count: int | None = None  # for a number such as 50M or 8K; None for other options
     metavar: str | None = None  # placeholder of the value
     catalog: str | None = None  # kind of catalog entries to complete, such as optimizers
 
 
-def _count(help_: str, group: str) -> Option:
-    return Option(help_, group, is_count=True)
+def _count(help_: str, group: str, max_count: int) -> Option:
+    return Option(help_, group, max_count=max_count)
 
 
 class BenchOptions(Struct, frozen=True, kw_only=True):
@@ -57,24 +58,30 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     model_size: Annotated[
         str, Option(help="Size of the network (default: tiny).", group=_TRAINING, choices=MODEL_SIZES)
     ] = "tiny"
-    params: Annotated[str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _TRAINING)] = None
-    batch_size: Annotated[str | None, _count("Samples per step.", _TRAINING)] = None
-    seq_len: Annotated[str | None, _count("Tokens per sample; only for --workload transformer.", _TRAINING)] = None
+    params: Annotated[
+        str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _TRAINING, 10**12)
+    ] = None
+    batch_size: Annotated[str | None, _count("Samples per step.", _TRAINING, 10**7)] = None
+    seq_len: Annotated[str | None, _count("Tokens per sample; only for --workload transformer.", _TRAINING, 10**8)] = (
+        None
+    )
     precision: Annotated[str, Option(help="Training precision (default: fp32).", group=_TRAINING, choices=DTYPES)] = (
         "fp32"
     )
     device: Annotated[
         str, Option(help="Device to measure on (default: auto).", group=_MEASUREMENT, choices=DEVICES)
     ] = "auto"
-    steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASUREMENT)] = "10"
-    rounds: Annotated[str, _count("Rounds; optimizers alternate within a round (default: 7).", _MEASUREMENT)] = "7"
+    steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASUREMENT, 10**6)] = "10"
+    rounds: Annotated[str, _count("Rounds; optimizers alternate within a round (default: 7).", _MEASUREMENT, 10**4)] = (
+        "7"
+    )
     seed: Annotated[int, Option("Seed of weights and data (default: 0).", _MEASUREMENT)] = 0
-    threads: Annotated[str | None, _count("CPU threads of torch (default: all cores).", _MEASUREMENT)] = None
+    threads: Annotated[str | None, _count("CPU threads of torch (default: all cores).", _MEASUREMENT, 1024)] = None
     compile: Annotated[bool, Option("Compile the network with torch.compile.", _TRAINING)] = False
     optimizer_only: Annotated[
         bool, Option("Time step() alone, on --params parameters with random gradients.", _TRAINING)
     ] = False
-    nproc: Annotated[str, _count("Number of processes, started with torchrun (default: 1).", _PROCESSES)] = "1"
+    nproc: Annotated[str, _count("Number of processes, started with torchrun (default: 1).", _PROCESSES, 1024)] = "1"
     shard: Annotated[
         str,
         Option(
@@ -102,15 +109,19 @@ def resolve_alias(name: str, value: str) -> str:
         >>> resolve_alias("shard", "zero3"), resolve_alias("shard", "zero1")
         ('fsdp', 'zero1')
     """
-    hint = get_type_hints(BenchOptions, include_extras=True)[name]
-    aliases: Mapping[str, str] = dict(get_args(hint)[1].aliases)
+    aliases: Mapping[str, str] = dict(_options()[name].aliases)
     return aliases.get(value, value)
 
 
-def list_counts() -> list[str]:
-    """Return the names of the options whose value is a number such as 50M."""
+def list_counts() -> dict[str, int]:
+    """Return the largest value of each option whose value is a number such as 50M."""
+    return {name: option.max_count for name, option in _options().items() if option.max_count is not None}
+
+
+@cache
+def _options() -> dict[str, Option]:
     hints = get_type_hints(BenchOptions, include_extras=True)
-    return [name for name, hint in hints.items() if get_args(hint)[1].is_count]
+    return {name: get_args(hint)[1] for name, hint in hints.items()}
 
 
 def option_types() -> Mapping[str, type]:

@@ -12,7 +12,16 @@ from optadvise.benchmark import runner
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.environment import read_machine
 from optadvise.benchmark.measurement import ArmMeasurement
-from optadvise.benchmark.options import DEVICES, DTYPES, MODEL_SIZES, SHARDINGS, WORKLOADS, BenchOptions, resolve_alias
+from optadvise.benchmark.options import (
+    DEVICES,
+    DTYPES,
+    MODEL_SIZES,
+    SHARDINGS,
+    WORKLOADS,
+    BenchOptions,
+    list_counts,
+    resolve_alias,
+)
 from optadvise.benchmark.plan import plan_arms
 from optadvise.benchmark.recommendation import ForeignJson, plan_recommendation
 from optadvise.benchmark.records import BenchmarkResult
@@ -24,7 +33,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError, check_choice, suggest_name
 from optadvise.core.hardware import find_gpu
 from optadvise.core.signals import interrupt_on_sigterm
-from optadvise.core.units import parse_count
+from optadvise.core.units import check_timeout, parse_count
 
 _NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example (optadvise list shows all)"
 
@@ -66,9 +75,7 @@ def prepare_request(
     if not 0 <= options.seed < 2**63:
         message = f"--seed {options.seed}: must be at least 0 and below 2^63"
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--seed", value=options.seed)
-    if not options.timeout > 0:
-        message = f"--timeout {options.timeout:g}: must be above 0 seconds"
-        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--timeout", value=options.timeout)
+    check_timeout(options.timeout)
     arms = _plan_arms(rules, names, options, spec, recommendation)
     return Request(spec=spec, arms=tuple(arms), requirements=requirements, timeout=options.timeout)
 
@@ -78,24 +85,28 @@ def _make_spec(options: BenchOptions) -> Spec:
         workload=options.workload,
         user=":" in options.workload,
         size=check_choice("--model-size", options.model_size, MODEL_SIZES),
-        params=_parse_optional_count(options.params, "--params"),
-        batch_size=_parse_optional_count(options.batch_size, "--batch-size"),
-        seq_len=_parse_optional_count(options.seq_len, "--seq-len"),
+        params=_parse_optional_count(options.params, "params"),
+        batch_size=_parse_optional_count(options.batch_size, "batch_size"),
+        seq_len=_parse_optional_count(options.seq_len, "seq_len"),
         dtype=check_choice("--precision", options.precision, DTYPES),
         device=_resolve_device(options.device),
-        steps=parse_count(options.steps, "--steps"),
-        rounds=parse_count(options.rounds, "--rounds"),
+        steps=_parse_count(options.steps, "steps"),
+        rounds=_parse_count(options.rounds, "rounds"),
         seed=options.seed,
-        threads=_parse_optional_count(options.threads, "--threads"),
+        threads=_parse_optional_count(options.threads, "threads"),
         compile=options.compile,
         optimizer_only=options.optimizer_only,
-        nproc=parse_count(options.nproc, "--nproc"),
+        nproc=_parse_count(options.nproc, "nproc"),
         shard=check_choice("--shard", resolve_alias("shard", options.shard), SHARDINGS),
     )
 
 
-def _parse_optional_count(text: str | None, flag: str) -> int | None:
-    return None if text is None else parse_count(text, flag)
+def _parse_count(text: str, name: str) -> int:
+    return parse_count(text, f"--{name.replace('_', '-')}", list_counts()[name])
+
+
+def _parse_optional_count(text: str | None, name: str) -> int | None:
+    return None if text is None else _parse_count(text, name)
 
 
 def _check_processes(spec: Spec) -> None:

@@ -29,10 +29,7 @@ def list_(
     ] = None,
     max_state_bytes: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="At most this many bytes of optimizer state per fp32 parameter.", metavar="N",
-            rich_help_panel=_FILTERS,
-        ),
+        opt.option("At most this many bytes of optimizer state per fp32 parameter.", group=_FILTERS, metavar="N"),
     ] = None,
     suits: Annotated[
         str | None,

@@ -11,7 +11,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.outputs import places, redirect_to
 from optadvise.core.json_text import encode_json
-from optadvise.core.units import parse_count
+from optadvise.core.units import MAX_TIMEOUT, parse_count
 
 if TYPE_CHECKING:
     from optadvise.advice.compiled_rules import CompiledRules
@@ -59,7 +59,7 @@ def estimate(
         from optadvise.render.plots import figures
 
         figures.check_picture(plot, "--plot")
-    seconds = parse_count(timeout, "--timeout")
+    seconds = parse_count(timeout, "--timeout", MAX_TIMEOUT)
     compiled = rule_folders.load_rules(rules)
     stated = parse_inputs(compiled.catalog, run)
     if workload is not None:

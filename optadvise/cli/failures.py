@@ -28,6 +28,7 @@ _USAGE_CODES = {
     "BadArgumentUsage": ErrorCode.MISSING_OPTION,
 }
 _LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{100})")  # longer than a path that a person types
+_INVALID_NUMBER = re.compile(r": '(.*)' is not a valid (int|float)", re.DOTALL)  # of click
 
 
 class Failure(Document, frozen=True, kw_only=True):
@@ -142,9 +143,14 @@ def _classify_usage_error(error: Exception) -> Failure:
     parameter = getattr(error, "option_name", None) or next(
         iter(getattr(getattr(error, "param", None), "opts", ())), None
     )
+    number = _INVALID_NUMBER.search(message)
+    if number is not None:
+        code = ErrorCode.INVALID_NUMBER
+        message = f"{parameter} '{number[1]}': must be a {'whole ' if number[2] == 'int' else ''}number"
     return Failure(
-        code=code.value, exit_code=2, message=f"{message.rstrip('.')}; see {command} --help", option=parameter
-    )
+        code=code.value, exit_code=2, message=f"{message.rstrip('.')}; see {command} --help", option=parameter,
+        value=None if number is None else number[1],
+    )  # fmt: skip
 
 
 def _classify_rule_error(error: Exception) -> Failure:

@@ -53,7 +53,7 @@ def _make_parameters(record: type[Struct]) -> Iterator[inspect.Parameter]:
             group=declared.group,
             completer=_offer(declared),
             choices=choices,
-            metavar=declared.metavar or ("N" if declared.is_count else "NAME" if declared.catalog else None),
+            metavar=declared.metavar or ("N" if declared.max_count else "NAME" if declared.catalog else None),
         )
         yield inspect.Parameter(
             field.name,

@@ -15,6 +15,7 @@ from optadvise.cli.complete import of
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.core.signals import interrupt_on_sigterm
+from optadvise.core.units import check_timeout
 
 if TYPE_CHECKING:
     from optadvise.core.claim_cards import Claim
@@ -120,9 +121,7 @@ def _run(catalog: Catalog, entries: list[AuditEntry], claims: list[Claim], timeo
 
 def _check_options(targets: Mapping[str, object], as_: str | None, timeout: float) -> None:
     """Reject a timeout outside its range, several targets, and --import without --as."""
-    if not 0 < timeout < float("inf"):
-        message = f"--timeout {timeout:g}: must be a number of seconds above 0"
-        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--timeout", value=timeout)
+    check_timeout(timeout)
     used = [name for name, value in targets.items() if value]
     if len(used) > 1:
         message = f"{used[0]} and {used[1]} exclude each other; use one of them"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 
 from optadvise.core.text import normalize_spelling
 
@@ -22,7 +22,7 @@ def find_similar(word: str, names: Iterable[str], aliases: Mapping[str, str]) ->
 
     Example:
         >>> find_similar("adamx", ["sgd", "adam", "adamw", "radam", "adamax"], {})
-        ['adamax', 'adamw', 'adam']
+        ['adamax', 'adam', 'adamw']
     """
     scores: dict[str, tuple[float, bool, float]] = {}
     for spelling, name in [*((name, name) for name in names), *aliases.items()]:
@@ -44,14 +44,14 @@ def _measure_similarity(first: str, second: str) -> float:
     if not 1 / 4 <= len(first) / max(len(second), 1) <= 4:  # too different to be similar
         return 0.0
     similarity = 1 - _count_edits(first, second) / max(len(first), len(second), 1)
-    prefix = len(os.path.commonprefix([first, second]))
+    prefix = len([*takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))])
     return similarity + 0.1 * min(prefix, 4) * (1 - similarity)
 
 
 def _count_edits(first: str, second: str) -> int:
     """Return the number of inserted, deleted, replaced and swapped characters between two words."""
     earlier: list[int] = []
-    before = [*range(len(second) + 1)]
+    before: list[int] = [*range(len(second) + 1)]
     for i, a in enumerate(first, 1):
         row = [i]
         for j, b in enumerate(second, 1):

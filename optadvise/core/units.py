@@ -17,6 +17,7 @@ _NUMBER = r"(\d+(?:_\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)"
 _MEMORY = re.compile(_NUMBER + r"\s*(B|[KMGT](?:I?B)?|)", re.IGNORECASE)
 _COUNT = re.compile(_NUMBER + r"\s*([KMBGT]?)", re.IGNORECASE)
 _LARGEST = 10**18
+MAX_TIMEOUT = 10**7  # seconds
 
 
 def parse_bytes(text: str, flag: str) -> int:
@@ -78,6 +79,17 @@ def _positive(value: float, text: str, flag: str, max_value: int | None = None) 
         message = f"{flag} {text!r}: must be a whole number"
         raise InputError(message, code=ErrorCode.INVALID_NUMBER, option=flag, value=text)
     return round(value)
+
+
+def check_timeout(seconds: float) -> None:
+    """Check the value of `--timeout`.
+
+    Raises:
+        InputError: It is not above 0, or more than 115 days.
+    """
+    if not 0 < seconds <= MAX_TIMEOUT:
+        message = f"--timeout {seconds:g}: must be above 0 and at most {MAX_TIMEOUT:,} seconds"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--timeout", value=seconds)
 
 
 def show_bytes(count: float) -> str:

@@ -94,8 +94,10 @@ def _parse_project(file: Path, content: bytes) -> list[Path]:
         import tomli as tomllib
 
     try:
-        section: Any = clean_strings(tomllib.loads(content.decode("utf-8"))["tool"]["optadvise"])
-    except (ValueError, KeyError, TypeError, RecursionError, ForeignFileError) as error:
+        tool: Any = tomllib.loads(content.decode("utf-8")).get("tool")
+        # A comment may name the section.
+        section: Any = clean_strings(tool.get("optadvise", {})) if isinstance(tool, dict) else {}
+    except (ValueError, RecursionError, ForeignFileError) as error:
         message = f"{file}: invalid TOML ({error}); correct the file or use another folder"
         raise InputError(message, code=ErrorCode.INVALID_SYNTAX, value=file) from error
     if not isinstance(section, dict):
