@@ -31,8 +31,8 @@ def read_change(text: str) -> Change:
         Change(options=[['--params', '1.14B']], bound='more')
         >>> read_change("--shard none, zero1 or zero2").options
         [['--shard', 'none'], ['--shard', 'zero1'], ['--shard', 'zero2']]
-        >>> read_change("--vram 9.5GiB to 20GiB")
-        Change(options=[['--vram', '9.5GiB'], ['--vram', '20GiB']], bound='to')
+        >>> read_change("--vram 9.5GB to 20GB")
+        Change(options=[['--vram', '9.5GB'], ['--vram', '20GB']], bound='to')
         >>> read_change("without --offload").options, read_change("--micro-batch 4 --checkpointing full").options
         ([['without', '--offload']], [['--micro-batch', '4', '--checkpointing', 'full']])
     """
@@ -53,8 +53,8 @@ def apply_options(arguments: Sequence[str], options: Sequence[str]) -> list[str]
     """Return the arguments of a run with options that replace those of the same kind.
 
     Example:
-        >>> apply_options(["--vram", "24GB", "--offload"], ["--vram", "48GiB", "without", "--offload"])
-        ['--vram', '48GiB']
+        >>> apply_options(["--vram", "24GB", "--offload"], ["--vram", "48GB", "without", "--offload"])
+        ['--vram', '48GB']
     """
     run = dict(_pair(arguments))
     for flag, value in _pair(options):

@@ -18,7 +18,7 @@ from optadvise.advice.probes import MEMORY_FACTS, Probe
 from optadvise.core.records import Sensitivity, Situation
 from optadvise.memory.inputs import ESTIMATE_FACTS
 
-_USUAL = {"params": "1B", "vram_bytes": "24GiB", "batch_size": "256"}  # where every value leads to the same optimizer
+_USUAL = {"params": "1B", "vram_bytes": "24GB", "batch_size": "256"}  # where every value leads to the same optimizer
 
 
 class Outcome(Struct, frozen=True):

@@ -12,7 +12,7 @@ from optadvise.rulebase.records import Fact
 _EXACT = 100_000  # smaller counts are not rounded
 _DIGITS = range(3, 20)  # significant digits to try
 _COUNT_UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
-_MEMORY_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+_MEMORY_UNITS = (("GB", 2**30), ("MB", 2**20), ("KB", 2**10))  # GB means GiB, as in --vram
 _LARGEST_BYTES = 2**50
 
 

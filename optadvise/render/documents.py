@@ -186,7 +186,7 @@ class ChangeDocument(Struct, frozen=True):
     """Options that, changed together, lead to the optimizer."""
 
     change: Mapping[str, str]  # conditions on the new values, by fact
-    values: Mapping[str, str]  # values that meet them, as option text
+    values: Mapping[str, tuple[str, ...]]  # option values that meet them: a choice, or the ends of a range
     effort: int
 
 

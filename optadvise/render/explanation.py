@@ -15,7 +15,7 @@ from optadvise.render.documents import (
     RecommendationDocument,
     WhyNotDocument,
 )
-from optadvise.rule_analysis.describe import describe_cells
+from optadvise.rule_analysis.describe import describe_values
 from optadvise.rule_analysis.why_not import TableDecision, WhyNot
 from optadvise.rulebase.near_misses import NearMiss
 from optadvise.rulebase.tables import Axis
@@ -34,16 +34,12 @@ def describe_miss(miss: NearMiss, axes: Mapping[str, Axis]) -> MissDocument:
     missed = tuple(
         MissedDocument(
             fact=condition.fact,
-            asks=_describe_values(condition.fact, condition.accepted, axes),
-            actual=_describe_values(condition.fact, 1 << condition.cell, axes),
+            asks=describe_values(condition.accepted, axes[condition.fact], {}),
+            actual=describe_values(1 << condition.cell, axes[condition.fact], {}),
         )
         for condition in miss.missed
     )
     return MissDocument(rule=miss.rule.id, missed=missed, beaten_by=miss.beaten_by)
-
-
-def _describe_values(fact: str, mask: int, axes: Mapping[str, Axis]) -> str:
-    return describe_cells(fact, mask, axes[fact]).removeprefix(f"{fact} ")
 
 
 def build_why_not(explanation: Explanation) -> WhyNotDocument | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from optadvise.advice.option_values import write_end
 from optadvise.core.records import Interval, NetworkShape, Situation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.records import Fact
 
 DASH = "–"  # for 0 and for unknown values
 SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
@@ -99,6 +101,26 @@ def capitalize(text: str) -> str:
     return text if "." in first_word or "_" in first_word else f"{text[:1].upper()}{text[1:]}"
 
 
+def describe_choices(fact: Fact) -> dict[str, str]:
+    """Return the texts of a derived fact's choices: their meanings, because their ids are not options.
+
+    Returns:
+        Texts by choice; empty for options and for facts whose choices are names.
+    """
+    meanings = {} if fact.flag or fact.values_from else fact.values or {}
+    is_flag = fact.type == "flag"
+    return {
+        value: meaning if is_flag else f"“{meaning}”"
+        for value, meaning in meanings.items() if meaning.lower() != value
+    }  # fmt: skip
+
+
+def format_choice(fact: Fact, value: str) -> str:
+    """Return a choice; of a derived fact, with its meaning in parentheses."""
+    meaning = describe_choices(fact).get(value, "").strip("“”")
+    return meaning if fact.type == "flag" and meaning else f"{value} ({meaning})" if meaning else value
+
+
 def format_flag(catalog: Catalog, fact: str) -> str:
     """Return the option that sets a fact."""
     declared = catalog.facts.get(fact)
@@ -152,9 +174,11 @@ def list_implied_facts(situation: Situation, catalog: Catalog) -> set[str]:
     return of_gpu | ({"model", "params"} if "shape" in situation.stated else set())
 
 
-def format_fact(situation: Situation, fact: str) -> str:
-    """Return a fact's value in a situation, `unknown` for None."""
+def format_fact(situation: Situation, fact: str, catalog: Catalog) -> str:
+    """Return a fact's value in a situation as its option accepts it, `unknown` for None."""
     value = getattr(situation, fact)
     if value is None:
         return "unknown"
-    return f"{value:,}" if type(value) is int else str(value).lower()
+    if type(value) is int:
+        return write_end(catalog.facts[fact], value, value, 1, at_low=True) or str(value)
+    return str(value).lower()

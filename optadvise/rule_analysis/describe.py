@@ -23,17 +23,26 @@ def describe_box(box: Box, axes: Mapping[str, Axis]) -> str:
 
 def describe_cells(fact: str, mask: int, axis: Axis) -> str:
     """Return the values of cells as text, such as `model cnn or vit`, `batch_size > 8192` or `params unknown`."""
+    return f"{fact} {describe_values(mask, axis, {})}"
+
+
+def describe_values(mask: int, axis: Axis, names: Mapping[str, str]) -> str:
+    """Return the values of cells as text, such as `cnn or vit`, `> 8192` or `unknown`.
+
+    Args:
+        names: Texts of choices that are not shown by their ids.
+    """
     mask &= axis.every
     if axis.choices is not None:
-        return f"{fact} {_describe_choices(mask, axis)}"
+        return _describe_choices(mask, axis, names)
     parts = [_describe_range(cells, axis) for cells in _list_ranges(mask & ~(1 << axis.unknown_cell), axis)]
     parts += [UNKNOWN] if mask >> axis.unknown_cell & 1 else []
-    return f"{fact} {' or '.join(parts)}"
+    return " or ".join(parts)
 
 
-def _describe_choices(mask: int, axis: Axis) -> str:
+def _describe_choices(mask: int, axis: Axis, names: Mapping[str, str]) -> str:
     """Return the choices of cells, or `not` with the other choices if these are fewer."""
-    choices = (*(axis.choices or ()), UNKNOWN)
+    choices = [names.get(choice, choice) for choice in (*(axis.choices or ()), UNKNOWN)]
     accepted = [choices[cell] for cell in list_cells(mask)]
     others = [choices[cell] for cell in list_cells(axis.every & ~mask)]
     return " or ".join(accepted) if len(accepted) <= len(others) + 1 else f"not {' or '.join(others)}"

@@ -10,6 +10,7 @@ from optadvise.core.cards import Source, Step
 from optadvise.core.markdown import Markdown, escape_markdown, format_table
 from optadvise.rule_analysis.describe import describe_box
 from optadvise.rule_analysis.graph import Graph, draw_flowchart, draw_tables, format_mermaid
+from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 from optadvise.rulebase.proofs import count_cells
 from optadvise.rulebase.regions import make_box
@@ -35,6 +36,7 @@ def format_rules_page(rules: CompiledRules) -> str:
         "",
         *_format_graph(draw_flowchart(rules)),
     ]
+    lines += _format_derived_facts(rules.catalog)
     for table in rules.tables.values():
         lines += _list_table(rules, table)
     lines += ["## Sources", "", *(_format_source(source) for source in rules.catalog.sources.values())]
@@ -43,6 +45,22 @@ def format_rules_page(rules: CompiledRules) -> str:
 
 def _format_graph(graph: Graph) -> list[str]:
     return ["```mermaid", format_mermaid(graph).rstrip(), "```", ""]
+
+
+def _format_derived_facts(catalog: Catalog) -> Iterator[str]:
+    """Yield the facts without an option: the names that the output uses for them, and the meanings of their values."""
+    yield "## Derived facts"
+    yield ""
+    yield "Conditions also read these facts, which follow from the options and from earlier tables."
+    yield ""
+    yield "| fact | in the output | values |"
+    yield "|---|---|---|"
+    for fact in catalog.facts.values():
+        if fact.flag is None:
+            meanings = {} if fact.values_from else fact.values or {}
+            values = "; ".join(f"{value}: {meaning}" for value, meaning in meanings.items())
+            yield f"| **{_escape(fact.id)}** | {_escape(fact.title)} | {_escape(values)} |"
+    yield ""
 
 
 def _format_source(source: Source) -> str:

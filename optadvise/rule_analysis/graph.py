@@ -53,21 +53,23 @@ def draw_tables(rules: CompiledRules) -> Graph:
     nodes = (
         Node(id="facts", text=("inputs and defaults",), kind="fact"),
         Node(id="memory", text=("memory pressure", "does the state fit?"), kind="fact"),
-        _draw_table(rules.tables["concern"]),
-        _draw_table(rules.tables["choose_optimizer"]),
+        _draw_table(rules, rules.tables["concern"]),
+        _draw_table(rules, rules.tables["choose_optimizer"]),
         Node(id="card", text=("optimizer card",), kind="fact"),
-        _draw_table(rules.tables["choose_schedule"]),
+        _draw_table(rules, rules.tables["choose_schedule"]),
         Node(id="numbers", text=("hyperparameters", *_wrap(counts)), kind="table"),
-        _draw_table(rules.tables["adjust"]),
-        _draw_table(rules.tables["warn"]),
+        _draw_table(rules, rules.tables["adjust"]),
+        _draw_table(rules, rules.tables["warn"]),
     )
     steps = (("facts", "memory"), ("facts", "concern"), *_STEPS)
     edges = tuple(Edge(start=start, end=end) for start, end in steps)
     return Graph(title="Decision tables", nodes=nodes, edges=edges)
 
 
-def _draw_table(table: Table) -> Node:
-    return Node(id=table.id, text=(table.id, f"{len(table.rules)} rules, {table.hit_policy}"), kind="table")
+def _draw_table(rules: CompiledRules, table: Table) -> Node:
+    fact = rules.catalog.facts.get(table.output or "")
+    title = table.id if fact is None else f"{fact.title} (table {table.id})"
+    return Node(id=table.id, text=(title, f"{len(table.rules)} rules, {table.hit_policy}"), kind="table")
 
 
 def _wrap(text: str) -> list[str]:

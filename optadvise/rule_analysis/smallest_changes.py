@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, product
+from itertools import combinations
+from typing import TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
@@ -19,24 +21,28 @@ from optadvise.rulebase.records import Fact
 
 _EFFORT = {"free": 1, "cheap": 2, "costly": 5, "fixed": 20}  # by the `change` of a fact in rules/facts.yaml
 _MAX_FACTS = 3  # maximum number of facts in a change
-_ANY_LIMIT = "24GiB"
+_ANY_LIMIT = "24GB"
 
 
 class InputChange(Struct, frozen=True):
     """Change of inputs after which the rules choose an optimizer."""
 
     facts: Mapping[str, str]  # conditions on the new values, by fact
-    values: Mapping[str, str]  # new values as option text, by fact
+    values: Mapping[str, tuple[str, ...]]  # option values that meet them: a choice, or the ends of a range
     answers: FactValues  # all inputs after the change
     effort: int
 
 
-class _Value(Struct, frozen=True):
-    """Value to try, and the condition that describes its range."""
+class _Range(Struct, frozen=True):
+    """New values of a fact that the rules do not distinguish: a choice, or numbers from `low` to `high`."""
 
+    text: str  # value to try as option text; of numbers, the one nearest to the current number
     value: InputValue
-    text: str  # of the option
-    condition: str
+    low: int = 0
+    high: int = 0
+
+
+_Change: TypeAlias = "dict[str, _Range]"
 
 
 def find_smallest_changes(rules: CompiledRules, inputs: FactValues, optimizer: str) -> tuple[InputChange, ...]:
@@ -67,36 +73,63 @@ def _list_changeable(rules: CompiledRules, situation: Situation) -> list[str]:
 def _list_changes(
     rules: CompiledRules, inputs: FactValues, names: Sequence[str], optimizer: str
 ) -> Iterator[InputChange]:
-    """Yield the changes of facts that lead to an optimizer; for computed thresholds only the nearest."""
-    effort = sum(_EFFORT[rules.catalog.facts[name].change] for name in names)
-    listed = set()
-    for change in _try_values(rules, inputs, names, optimizer, effort):
-        side = tuple(
-            (name, condition.split(" ", 2)[0] if name in MEMORY_FACTS else condition)
-            for name, condition in change.facts.items()
+    """Yield the changes of facts that lead to an optimizer, each with the widest range of values."""
+    situation = complete_situation(rules, inputs)
+    ranges = {name: list(_list_ranges(rules, situation, name)) for name in names if name not in MEMORY_FACTS}
+    # Thresholds of memory pressure depend on the values of the other facts.
+    names = sorted(names, key=lambda name: (name in MEMORY_FACTS, name == "vram_bytes"))
+    changes = list(_try_values(rules, inputs, ranges, names))
+    changes = [change for change in changes if _leads_to(rules, situation, _apply(inputs, change), optimizer)]
+    for name in names:
+        if rules.axes[name].choices is None:
+            changes = _merge_ranges(changes, name, getattr(situation, name))
+    for change in changes:
+        described = {name: _describe(rules.catalog.facts[name], situation, new) for name, new in change.items()}
+        yield InputChange(
+            facts={name: condition for name, (condition, _) in described.items()},
+            values={name: values for name, (_, values) in described.items()},
+            answers=_apply(inputs, change),
+            effort=sum(_EFFORT[rules.catalog.facts[name].change] for name in names),
         )
-        if side not in listed:
-            listed.add(side)
-            yield change
+
+
+def _apply(inputs: FactValues, change: _Change) -> FactValues:
+    return {**inputs, **{name: new.value for name, new in change.items()}}
 
 
 def _try_values(
-    rules: CompiledRules, inputs: FactValues, names: Sequence[str], optimizer: str, effort: int
-) -> Iterator[InputChange]:
-    """Yield the values of facts that lead to an optimizer, one per range that the tables distinguish."""
-    computed = [name for name in names if name in MEMORY_FACTS]
-    others = [name for name in names if name not in computed]
-    situation = complete_situation(rules, inputs)
-    for values in product(*(list(_list_values(rules, situation, name)) for name in others)):
-        changed = dict(zip(others, values, strict=True))
-        partial = {**inputs, **{name: value.value for name, value in changed.items()}}
-        for limits in product(*(list(_list_limits(rules, partial, name)) for name in computed)):
-            new_values = {**changed, **dict(zip(computed, limits, strict=True))}
-            answers = {**inputs, **{name: value.value for name, value in new_values.items()}}
-            if _leads_to(rules, situation, answers, optimizer):
-                conditions = {name: value.condition for name, value in new_values.items()}
-                texts = {name: value.text for name, value in new_values.items()}
-                yield InputChange(facts=conditions, values=texts, answers=answers, effort=effort)
+    rules: CompiledRules, inputs: FactValues, ranges: Mapping[str, Sequence[_Range]], names: Sequence[str]
+) -> Iterator[_Change]:
+    """Yield every combination of the ranges of facts.
+
+    Args:
+        inputs: Inputs with the new values of the preceding facts.
+        ranges: Ranges of the facts that memory pressure does not depend on.
+        names: Facts to change, those of memory pressure last.
+    """
+    if not names:
+        yield {}
+        return
+    name, *others = names
+    for new in ranges[name] if name in ranges else _list_memory_ranges(rules, inputs, name):
+        for change in _try_values(rules, {**inputs, name: new.value}, ranges, others):
+            yield {name: new, **change}
+
+
+def _merge_ranges(changes: Sequence[_Change], name: str, current: int | None) -> list[_Change]:
+    """Merge changes with adjacent ranges of a number and equal values of the other facts."""
+    merged: list[_Change] = []
+    for change in sorted(changes, key=lambda change: change[name].low):
+        for number, other in enumerate(merged):
+            below, above = other[name], change[name]
+            is_same = all(other[key] == new for key, new in change.items() if key != name)
+            if is_same and below.high + 1 == above.low:
+                is_below = current is None or current < below.low
+                merged[number] = {**other, name: replace(below if is_below else above, low=below.low, high=above.high)}
+                break
+        else:
+            merged.append(change)
+    return merged
 
 
 def _leads_to(rules: CompiledRules, before: Situation, inputs: FactValues, optimizer: str) -> bool:
@@ -108,64 +141,70 @@ def _leads_to(rules: CompiledRules, before: Situation, inputs: FactValues, optim
     return rules.defaults.is_suggested(before, after) and choose_optimizer(rules, after) == optimizer
 
 
-def _list_values(rules: CompiledRules, situation: Situation, fact: str) -> Iterator[_Value]:
-    """Yield a value of each range of a fact that the deciding tables distinguish, except the current one."""
+def _describe(fact: Fact, situation: Situation, new: _Range) -> tuple[str, tuple[str, ...]]:
+    """Return the condition on a new value, and option values that meet it: a choice, or the ends of its range."""
+    if not new.high:
+        return new.text, (new.text,)
+    smallest, largest = find_limits(fact)
+    is_first, is_last = new.low <= smallest, new.high >= largest
+    if is_first and is_last:
+        return "known", (new.text,)
+    step = find_step(situation, fact.id)
+    low, high = (write_end(fact, new.low, new.high, step, at_low=at_low) or new.text for at_low in (True, False))
+    if is_last or is_first:
+        return (f">= {low}", (low,)) if is_last else (f"<= {high}", (high,))
+    return f"[{low} .. {high}]", (low, high)
+
+
+# -- ranges that the rules distinguish --------------------------------------------------------------------------------
+
+
+def _list_ranges(rules: CompiledRules, situation: Situation, fact: str) -> Iterator[_Range]:
+    """Yield the ranges of a fact that the deciding tables distinguish, except the one with the current value."""
     axis = rules.axes[fact]
     current = axis.cell(getattr(situation, fact))
     if axis.choices is not None:
-        for cell, choice in enumerate(axis.choices):
-            if cell != current:
-                yield _Value(value=parse_choice(axis, choice), text=choice, condition=choice)
+        choices = (choice for cell, choice in enumerate(axis.choices) if cell != current)
+        yield from (_Range(text=choice, value=parse_choice(axis, choice)) for choice in choices)
         return
-    declared, step = rules.catalog.facts[fact], find_step(situation, fact)
-    smallest, largest = find_limits(declared)
+    smallest, largest = find_limits(rules.catalog.facts[fact])
     for cells in find_equivalent_ranges(rules, fact):
-        if current in cells:
-            continue
-        (left, next_left), (previous_right, right) = axis.bounds(cells[0]), axis.bounds(cells[-1])
-        low = smallest if left == float("-inf") else int(left) + (left != next_left)
-        high = largest if right == float("inf") else int(right) - (right != previous_right)
-        is_above = cells[0] > current or (current == axis.unknown_cell and right == float("inf"))
-        text = write_end(declared, low, high, step, at_low=is_above)
-        if text is not None:
-            condition = axis.format_lower_bound(cells[0]) if is_above else axis.format_upper_bound(cells[-1])
-            yield _Value(value=read_value(declared, text), text=text, condition=condition)
+        if current not in cells:
+            (left, next_left), (previous_right, right) = axis.bounds(cells[0]), axis.bounds(cells[-1])
+            low = smallest if left == float("-inf") else int(left) + (left != next_left)
+            high = largest if right == float("inf") else int(right) - (right != previous_right)
+            yield from _make_range(rules, situation, fact, low, high)
 
 
-def _list_limits(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterator[_Value]:
-    """Yield model sizes or memory limits on both sides of each threshold of memory pressure, the nearest first."""
+def _list_memory_ranges(rules: CompiledRules, inputs: FactValues, fact: str) -> Iterator[_Range]:
+    """Yield the ranges of model sizes or memory limits between thresholds of memory pressure."""
     try:
         situation = complete_situation(rules, inputs)
     except InputError:
         return
     current = getattr(situation, fact)
-    thresholds = _list_thresholds(rules, situation, fact)
-    if fact == "vram_bytes" and current is None and not thresholds:
-        yield _Value(value=read_value(rules.catalog.facts[fact], _ANY_LIMIT), text=_ANY_LIMIT, condition="known")
-    for threshold in sorted(thresholds, key=lambda threshold: abs(threshold - (current or 0))):
-        yield from _list_sides(rules.catalog.facts[fact], threshold, current)
+    smallest, largest = find_limits(rules.catalog.facts[fact])
+    thresholds = [value for value in _list_thresholds(rules, situation, fact) if smallest < value <= largest]
+    for low, end in zip([smallest, *thresholds], [*thresholds, largest + 1], strict=True):
+        if current is None or not low <= current < end:
+            yield from _make_range(rules, situation, fact, low, end - 1)
+
+
+def _make_range(rules: CompiledRules, situation: Situation, fact: str, low: int, high: int) -> Iterator[_Range]:
+    """Yield the range of a number with the end that is nearest to the current one; nothing without such a value."""
+    declared, current = rules.catalog.facts[fact], getattr(situation, fact)
+    smallest, largest = find_limits(declared)
+    is_above = high == largest if current is None else low > current
+    text = write_end(declared, low, high, find_step(situation, fact), at_low=is_above)
+    if fact == "vram_bytes" and low == smallest and high == largest:
+        text = _ANY_LIMIT
+    if text is not None:
+        yield _Range(text=text, value=read_value(declared, text), low=low, high=high)
 
 
 def _list_thresholds(rules: CompiledRules, situation: Situation, fact: str) -> list[int]:
     """Return the memory limits or model sizes at which memory pressure or a default changes."""
     if fact == "vram_bytes":
-        return find_required_bytes(rules, situation)
+        return sorted({*find_required_bytes(rules, situation)})
     cuts = (int(cut) for cut in rules.axes[fact].cuts)
     return sorted({*cuts, *(size + 1 for size in find_largest_sizes(rules, situation) if size > 0)})
-
-
-def _list_sides(fact: Fact, threshold: int, current: int | None) -> Iterator[_Value]:
-    """Yield the threshold and the value below it, rounded, if they are on the other side of the current value.
-
-    The exact values follow, because a rounded one can be beyond the next threshold.
-    """
-    smallest, largest = find_limits(fact)
-    sides = []
-    if current is None or threshold > current:
-        sides += [(">=", True, (threshold, largest)), (">=", True, (threshold, threshold))]
-    if threshold > smallest and (current is None or threshold <= current):
-        sides += [("<=", False, (smallest, threshold - 1)), ("<=", False, (threshold - 1, threshold - 1))]
-    for sign, at_low, (low, high) in sides:
-        text = write_end(fact, low, high, 1, at_low=at_low)
-        if text is not None:
-            yield _Value(value=read_value(fact, text), text=text, condition=f"{sign} {text}")

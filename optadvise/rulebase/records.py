@@ -61,6 +61,7 @@ class Fact(RunOption, frozen=True, kw_only=True):
     id: str
     type: Literal["choice", "number", "bytes", "flag"]
     ask: str  # question of the interview
+    label: str = ""  # name in the output of a fact without an option
     values: Mapping[str, str] | None = None  # choices with their descriptions
     values_from: Literal["optimizers"] | None = None
     also: Mapping[str, tuple[str, ...]] = {}  # value -> accepted aliases
@@ -73,13 +74,18 @@ class Fact(RunOption, frozen=True, kw_only=True):
     at: Internal = ""
 
     @property
+    def title(self) -> str:
+        """Return the name in the output: the option, or the label of a derived fact."""
+        return self.flag or self.label or self.id
+
+    @property
     def is_input(self) -> bool:
         """Return whether the user can state the fact, by its option or by the name of a GPU."""
         return self.flag is not None or self.derived == "gpu"
 
 
 class RunInput(RunOption, frozen=True, kw_only=True):
-    """Input that no rule reads: a name that stands for several facts, or a dimension of the network."""
+    """Input that no rule reads: a name that stands for several facts, or a dimension of the model."""
 
     id: str
     type: Literal["text", "number", "file"]

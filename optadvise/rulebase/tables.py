@@ -105,16 +105,6 @@ class Axis:
             return UNKNOWN
         return f"{self.sample_value(cell):.0f}" if self.choices is None else self.choices[cell]
 
-    def format_upper_bound(self, cell: int) -> str:
-        """Return the condition for all values up to the end of a numeric cell."""
-        left, right = self.bounds(cell)
-        return f"<= {right:g}" if left == right else f"< {right:g}"
-
-    def format_lower_bound(self, cell: int) -> str:
-        """Return the condition for all values from the start of a numeric cell."""
-        left, right = self.bounds(cell)
-        return f">= {left:g}" if left == right else f"> {left:g}"
-
 
 class Table:
     """Compiled decision table."""

@@ -212,9 +212,7 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
 
 def _describe_fact(advice: Recommendation, catalog: Catalog, name: str) -> FactRow:
     value, fact = getattr(advice.situation, name), catalog.facts.get(name)
-    text = format_fact(advice.situation, name)
-    if name == "vram_bytes" and value is not None:
-        text = show_bytes(value)
+    text = format_fact(advice.situation, name, catalog)
     meaning = str((fact.values or {}).get(value, "")) if fact is not None and isinstance(value, str) else ""
     is_repeated = value == "none" and " " not in meaning  # such as `nothing`
     return FactRow(flag=format_flag(catalog, name), value=text, meaning="" if is_repeated else meaning)

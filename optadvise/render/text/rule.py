@@ -11,13 +11,14 @@ from optadvise.core.errors import shorten_location
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import JsonObject
 from optadvise.render import evidence, headings
-from optadvise.render.labels import format_sentence
+from optadvise.render.labels import format_choice, format_sentence
 from optadvise.render.rules import find_reason
 from optadvise.render.text.catalog import print_bullets, print_sources
 from optadvise.render.text.console import Page, format_heading, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.hyperparameters import format_value
+from optadvise.rulebase.records import Condition, Fact
 from optadvise.rulebase.table_records import Rule
 
 _STEP_REASONS = ("because", "cite", "at")  # not part of what a step computes
@@ -30,7 +31,8 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
         claims: Claims that support the rule and were decided on this machine.
     """
     overriding = [other.id for other in catalog.base.tables[rule.table].rules if rule.id in other.overrides]
-    tests = (f"{_format_facts(test.given)} → {_format_facts(test.expect)}" for test in rule.tests)
+    facts = catalog.facts
+    tests = (f"{_format_facts(test.given, facts)} → {_format_facts(test.expect, facts)}" for test in rule.tests)
     reason = find_reason(rule, claims)
     with Page() as out:
         out.print(f"[bold]{rule.id}[/bold]  {rule.name}, table {rule.table}")
@@ -38,12 +40,15 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
         out.print(f"[dim]{escape(shorten_location(rule.at) + layer)}[/dim]")
         out.print(format_heading("When"))
         if rule.when:
-            conditions = [(fact, escape(format_condition(condition))) for fact, condition in rule.when.items()]
+            conditions = [
+                (facts[fact].title, escape(_format_when(facts[fact], condition)))
+                for fact, condition in rule.when.items()
+            ]
             print_rows(out, conditions, "left", "wrap")
         else:
             out.print("  no other rule applies")
         out.print(format_heading("Then"))
-        print_rows(out, _list_outcomes(rule.outcome), "left", "wrap")
+        print_rows(out, _list_outcomes(rule.outcome, facts), "left", "wrap")
         if reason is not None:
             print_section(out, headings.WHY, [(escape(format_sentence(reason)),)], "wrap")
         print_bullets(out, headings.MEASURED, evidence.list_sentences(Evidence(claims=tuple(claims))))
@@ -55,7 +60,14 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
         print_sources(out, rule.cite, catalog)
 
 
-def _list_outcomes(outcomes: JsonObject) -> Iterator[tuple[str, str]]:
+def _format_when(fact: Fact, condition: Condition) -> str:
+    """Return the values that a condition accepts; choices of a derived fact with their meanings."""
+    if fact.values is None:
+        return format_condition(condition)
+    return ", ".join(format_choice(fact, str(value)) for value in condition)
+
+
+def _list_outcomes(outcomes: JsonObject, facts: Mapping[str, Fact]) -> Iterator[tuple[str, str]]:
     for name, value in outcomes.items():
         if isinstance(value, Mapping):
             for number, (key, text) in enumerate(value.items()):
@@ -64,7 +76,8 @@ def _list_outcomes(outcomes: JsonObject) -> Iterator[tuple[str, str]]:
             for number, step in enumerate(value):
                 yield "" if number else name, escape(_format_step(step))
         else:
-            yield name, escape(str(value))
+            text = format_choice(facts[name], str(value)) if name in facts else str(value)
+            yield _name_fact(name, facts), escape(text)
 
 
 def _format_step(step: Mapping[str, Value]) -> str:
@@ -74,5 +87,13 @@ def _format_step(step: Mapping[str, Value]) -> str:
     )
 
 
-def _format_facts(facts: Mapping[str, Value]) -> str:
-    return ", ".join(f"{name} {'unknown' if value is None else format_value(value)}" for name, value in facts.items())
+def _format_facts(values: Mapping[str, Value], facts: Mapping[str, Fact]) -> str:
+    return ", ".join(
+        f"{_name_fact(name, facts)} {'unknown' if value is None else format_value(value)}"
+        for name, value in values.items()
+    )
+
+
+def _name_fact(name: str, facts: Mapping[str, Fact]) -> str:
+    """Return the title of a fact; the names of other values of rules as they are."""
+    return facts[name].title if name in facts else name

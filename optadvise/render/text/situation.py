@@ -10,7 +10,6 @@ from rich.markup import escape
 
 from optadvise.advice.probes import is_relevant
 from optadvise.core.records import Situation
-from optadvise.core.units import show_bytes, show_count
 from optadvise.render import headings
 from optadvise.render.labels import (
     find_gpu_id,
@@ -29,7 +28,7 @@ def print_assumptions(
 ) -> None:
     """Print the assumed facts under a heading; of `only` these, where it is not None."""
     options = [
-        f"{format_flag(catalog, fact)} {format_fact(situation, fact)}"
+        f"{format_flag(catalog, fact)} {format_fact(situation, fact, catalog)}"
         for fact in situation.assumed
         if only is None or fact in only
     ]
@@ -45,7 +44,7 @@ def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
         _print_options(out, specified, f"\n[bold]{headings.SPECIFIED}[/bold]: ")
     facts = [fact for fact in situation.assumed if is_relevant(catalog.facts.get(fact), situation.model)]
     options = [
-        f"{format_flag(catalog, fact)} {format_fact(situation, fact)}"
+        f"{format_flag(catalog, fact)} {format_fact(situation, fact, catalog)}"
         for fact in facts
         if getattr(situation, fact) not in (None, False, "none")
     ]
@@ -67,9 +66,7 @@ def _list_specified(situation: Situation, catalog: Catalog) -> list[str]:
     facts = sorted(set(situation.stated) - skipped, key=[*catalog.facts, *situation.stated].index)
     for fact in facts:
         value = getattr(situation, fact)
-        show = {"vram_bytes": show_bytes, "params": show_count}.get(fact)
-        text = format_fact(situation, fact) if show is None else show(value)
-        options.append(format_option(catalog, fact, True if value is True else text))
+        options.append(format_option(catalog, fact, True if value is True else format_fact(situation, fact, catalog)))
     return options + ([] if gpu is None else [f"--gpu {gpu}"])
 
 
