@@ -21,7 +21,7 @@ class CommandResult(NamedTuple):
 
     @property
     def error(self) -> str:
-        """Return the stable code of the failure, empty where there is none."""
+        """Return the stable code of the failure, or empty."""
         return "" if self.failure is None else self.failure.code
 
 

@@ -75,7 +75,7 @@ def _search_without_gpus(
 def _search_with_gpus(
     rules: CompiledRules, situation: Situation, fixes: Sequence[CompiledFix], fitting: Sequence[AppliedChain]
 ) -> AppliedChain | None:
-    """Return the cheapest fitting chain that adds GPUs; None if there is none.
+    """Return the cheapest fitting chain that adds GPUs; None without one.
 
     Args:
         rules: The compiled rules.

@@ -274,5 +274,5 @@ class BenchmarkResult(Struct, frozen=True, kw_only=True):
             raise ValueError(f"two arms have the label {duplicate!r}")
 
     def find_ratio(self, label: str, metric: str) -> Ratio | None:
-        """Return an arm's ratio to the control; None if there is no ratio."""
+        """Return an arm's ratio to the control; None without one."""
         return next((ratio for ratio in self.ratios if (ratio.label, ratio.metric) == (label, metric)), None)

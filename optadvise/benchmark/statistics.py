@@ -25,7 +25,7 @@ def median_ci(samples: Sequence[float], *, seed: int = 0, resamples: int = 2000)
     plain percentiles are too narrow for few samples: with seven, they cover the median 88 % of the time.
 
     The interval covers the noise between samples of one run, not the drift of the machine between runs: use `ratio_ci`
-    to compare arms. With fewer than `MIN_SAMPLES` samples there is no interval.
+    to compare arms. Fewer than `MIN_SAMPLES` samples have no interval.
 
     Args:
         samples: Finite values in one unit, in any order.
@@ -74,7 +74,7 @@ def ratio_ci(candidate: Sequence[Sequence[float]], control: Sequence[Sequence[fl
     Each round gives one ratio of medians, so drift that affects both arms cancels. The result is the geometric mean of
     the rounds' ratios with Student's t interval on the log scale. In simulations the interval covers the true ratio 94
     to 96 % of the time from two rounds on. A bootstrap over the ratios of five rounds covers 83 %, and a bootstrap over
-    the pooled samples does not cancel drift. With fewer than two rounds that have samples of both arms there is no
+    the pooled samples does not cancel drift. Fewer than two rounds with samples of both arms have no
     interval.
 
     Args:

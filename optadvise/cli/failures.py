@@ -38,8 +38,8 @@ class Failure(Document, frozen=True, kw_only=True):
         code: Stable code; `docs/errors.md` lists all.
         exit_code: Exit code of the process.
         message: What is wrong, what is accepted and what to do, in one line.
-        option: Option that the error is about; None where there is none.
-        value: Value that was rejected; None where there is none.
+        option: Option that the error is about, or None.
+        value: Value that was rejected, or None.
         where: `file:line:column` of an invalid file; None for other errors.
     """
 

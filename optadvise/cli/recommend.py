@@ -120,7 +120,7 @@ def _parse_format(text: str, *, as_json: bool, explained_by: str | None) -> str:
     Args:
         text: The value of `--format`.
         as_json: Whether `--json` is set.
-        explained_by: Option that requires a format with explanations; None where there is none.
+        explained_by: Option that requires a format with explanations, or None.
     """
     target = text.strip().lower()
     if as_json and target not in ("text", "json"):

@@ -128,7 +128,7 @@ def _plan_run(rules: CompiledRules, card: Scheduler, lr: float, steps: int, warm
     reason = "set by --warmup"
     if warmup is None:
         rule = find_default_warmup(rules, card)
-        warmup, reason = float(str(rule.number.value)), f"{rule.id}: {rule.because}"
+        warmup, reason = float(str(rule.number.value)), f"default of rule {rule.id}. {rule.because}"
     elif not warmup and card.warmup:
         reason = "this schedule has at least one warmup step"
     run = ScheduleRun(

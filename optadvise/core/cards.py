@@ -224,7 +224,7 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """Return the arguments of the fused variant, empty if there is none."""
+        """Return the arguments of the fused variant; empty without one."""
         return self.variants.get("fused", {})
 
 

@@ -38,9 +38,9 @@ class Claim(CardRecord, frozen=True, kw_only=True):
     seeds: int = 1  # number of seeds, starting at 0
     devices: Annotated[tuple[Literal["cpu", "cuda"], ...], Meta(min_length=1)] = ("cpu",)  # in order of preference
     limits: str | None = None  # what the experiment cannot show
-    needs: str | None = None  # what a test of the claim would require, if there is no experiment
+    needs: str | None = None  # what a test of the claim would require, without an experiment
     supports: tuple[RuleId, ...] = ()  # rules whose reason is this claim
-    about: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # optimizers, if there is no experiment
+    about: Annotated[tuple[OptimizerId, ...], NOT_EMPTY] = ()  # optimizers, without an experiment
     at: Internal = ""
 
     @property

@@ -67,7 +67,7 @@ class ErrorCode(str, Enum):
     LIBRARY_ERROR = "library-error", "An optimizer, a model or another library raised an exception."
     WORKER_FAILED = "worker-failed", "A worker process crashed or returned something unreadable."
     WORKER_TIMEOUT = "worker-timeout", "A worker process did not answer in time."
-    NOTHING_MEASURED = "nothing-measured", "No optimizer could be measured, or there is nothing to plot."
+    NOTHING_MEASURED = "nothing-measured", "No optimizer could be measured, or the result has nothing to plot."
     INCONCLUSIVE = "inconclusive", "The measurement cannot decide the question."
     INTERRUPTED = "interrupted", "The user or the system interrupted the command."
     INTERNAL = "internal", "An unexpected error; please report it."

@@ -20,8 +20,8 @@ class OptadviseError(Exception):
     Attributes:
         exit_code: Exit code of the command line.
         code: Stable code; `docs/errors.md` lists all.
-        option: Option that the error is about, such as `--vram`; empty where there is none.
-        value: Value that was rejected; None where there is none.
+        option: Option that the error is about, such as `--vram`, or empty.
+        value: Value that was rejected, or None.
     """
 
     exit_code = 2

@@ -202,7 +202,7 @@ class WorkerProcess:
         return WorkerError(f"was killed by {signal.Signals(-code).name}{hint}{detail}", code)
 
     def read_last_line(self) -> str:
-        """Return the last line of stderr, at most 200 characters; empty if there is none."""
+        """Return the last line of stderr, at most 200 characters; empty without one."""
         if self._log.closed:
             return ""
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))

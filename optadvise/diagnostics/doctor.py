@@ -83,7 +83,7 @@ def _read_versions(packages: Iterable[str]) -> dict[str, str | None]:
 
 
 def _list_devices(torch: TorchFacts) -> tuple[list[Device], str | None]:
-    """Return the devices that torch and the NVIDIA driver list, and the driver's problem, None if there is none."""
+    """Return the devices that torch and the NVIDIA driver list, and the driver's problem, or None."""
     gpus: list[hardware.NvidiaGpu] = []
     problem = None
     try:

@@ -60,7 +60,7 @@ def _list_gpus() -> list[Path]:
 
 
 def _read_value(file: Path, key: str) -> str:
-    """Return the first value of a key in a file of `key: value` lines, empty if there is none."""
+    """Return the first value of a key in a file of `key: value` lines; empty without one."""
     with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8") as lines:
         for line in lines:
             if line.startswith(key):

@@ -92,7 +92,7 @@ def _search_fact(rules: MemoryRules, situation: Situation, fact: str, optimizer:
 
 
 def search_largest(required: Callable[[int], int], available: int, limit: int, start: int = 1) -> int:
-    """Return the largest number up to a limit whose required bytes are available; 0 if there is none.
+    """Return the largest number up to a limit whose required bytes are available; 0 without one.
 
     The search alternates between linear interpolation, as the required bytes are nearly linear, and bisection.
 

@@ -10,6 +10,8 @@ from optadvise.core.units import show_bytes
 from optadvise.memory.peak import LOSS
 from optadvise.render.labels import format_interval
 
+_LARGE_PARTS = 4
+
 
 class BreakdownRow(Struct, frozen=True):
     """One part of the breakdown: bytes at the peak if the peak is known, otherwise its whole size (None: unknown)."""
@@ -31,6 +33,12 @@ def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
         )
         rows.append(BreakdownRow(part=line.part, size_bytes=line.at_peak or 0, note=note))
     return rows
+
+
+def list_large_parts(memory: MemoryEstimate) -> str:
+    """Return the largest parts of the memory of one GPU with their sizes, the largest first."""
+    sizes = sorted(((row.size_bytes or 0, row.part) for row in list_breakdown(memory)), reverse=True)[:_LARGE_PARTS]
+    return ", ".join(f"{part} {show_bytes(size)}" for size, part in sizes if size)
 
 
 def describe_peak(memory: MemoryEstimate) -> str:
@@ -59,7 +67,7 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
                 "*Does not fit*", f": weights, gradients and optimizer state alone are {size} of {limit}."
             )
         of_limit = "" if memory.available is None else f" of {limit}"
-        unknown = "activations are unknown without the network's dimensions"
+        unknown = "activations are unknown without the model's dimensions"
         return Text(f"Weights, gradients and optimizer state: {size}{of_limit}; {unknown}.")
     total, interval = f"*{show_bytes(memory.total)}*", f" (likely range {format_interval(memory.interval)})"
     per_gpu = " on each GPU" if situation.gpus > 1 else ""
@@ -67,11 +75,24 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
         return _emphasize("Requires about ", total, f"{per_gpu}{interval}; add --gpu or --vram to check the fit.")
     is_likely = memory.total - memory.pageable <= memory.available
     if memory.fits or (memory.fits is None and is_likely):
-        paging = ", with optimizer state paged to the host" if memory.total > memory.available else ""
-        verdict = "*Fits*" if memory.fits else "*Probably fits*"
-        return _emphasize(verdict, ": ", total, f" of {limit}{interval}{per_gpu}{paging}.")
+        verdict = "Fits" if memory.fits else "Probably fits"
+        if memory.total > memory.available:
+            return _describe_paging(verdict, memory.total, memory.available, f"{interval}{per_gpu}", limit)
+        return _emphasize(f"*{verdict}*", ": ", total, f" of {limit}{interval}{per_gpu}.")
     verdict = "*Does not fit*" if memory.fits is False else "*Probably does not fit*"
     return _emphasize(verdict, ": requires ", total, f"{per_gpu}{interval}, available {limit}.")
+
+
+def _describe_paging(verdict: str, total: int, available: int, details: str, limit: str) -> Text:
+    """Return that a run fits because a part of the optimizer state moves to host memory.
+
+    Args:
+        details: Interval and number of GPUs of the total.
+    """
+    paged = f", of which at least {show_bytes(total - available)} (optimizer state) moves to host memory"
+    return _emphasize(
+        f"*{verdict} with paging*", ": peak ", f"*{show_bytes(total)}*", f"{details}{paged}; available {limit}."
+    )
 
 
 def _describe_limit(memory: MemoryEstimate, situation: Situation) -> str:
@@ -93,7 +114,12 @@ def has_fixes(answer: MemoryAnswer) -> bool:
 
 def describe_chain(chain: tuple[Fix, ...]) -> str:
     """Return what a chain of fixes leads to: `peak 19.8 GiB (plus 13.2 GiB paged to host memory) with all three`."""
+    count = {1: "", 2: " both", 3: " all three", 4: " all four", 5: " all five"}.get(len(chain), f" all {len(chain)}")
+    return f"{describe_peak_after(chain)} with{count}"
+
+
+def describe_peak_after(chain: tuple[Fix, ...]) -> str:
+    """Return the peak memory after a chain of fixes: `peak 19.8 GiB (plus 13.2 GiB paged to host memory)`."""
     end = chain[-1]
     pageable = f" (plus {show_bytes(end.pageable)} paged to host memory)" if end.pageable else ""
-    count = {1: "", 2: " both", 3: " all three", 4: " all four", 5: " all five"}.get(len(chain), f" all {len(chain)}")
-    return f"peak {show_bytes(end.needs)}{pageable} with{count}"
+    return f"peak {show_bytes(end.needs)}{pageable}"

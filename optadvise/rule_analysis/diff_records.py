@@ -41,7 +41,7 @@ class Difference(Struct, frozen=True):
 
     @property
     def same(self) -> bool:
-        """Return whether there is no difference."""
+        """Return whether nothing differs."""
         return not self.sections and not self.cards
 
 

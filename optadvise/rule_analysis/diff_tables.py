@@ -42,7 +42,7 @@ def list_changes(pair: RulePair, name: str) -> Iterator[RuleChange]:
 
 
 def find_winner(table: Table, alive: int) -> Rule | None:
-    """Return the rule that decides among those that apply; None if there is none or two conflict.
+    """Return the rule that decides among those that apply; None without one, or if two conflict.
 
     Args:
         alive: Mask of the rules that apply.

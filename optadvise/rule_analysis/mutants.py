@@ -169,7 +169,7 @@ def _has_conflict(rules: CompiledRules, table: Table) -> bool:
 
 
 def _find_point(rules: CompiledRules, table: Table, box: Box, excluded: Sequence[Box]) -> Point | None:
-    """Return a point of a table's grid in a region that a situation can reach; None if there is none."""
+    """Return a point of a table's grid in a region that a situation can reach; None without one."""
     point = find_read(rules, table.id, box, excluded)
     if point is None:
         return None

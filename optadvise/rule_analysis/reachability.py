@@ -56,7 +56,7 @@ def _list_read_regions(rules: CompiledRules, table: str, *, needs_schedule: bool
 
 
 def _search(rules: CompiledRules, regions: Iterable[Region], box: Box, excluded: tuple[Box, ...]) -> Point | None:
-    """Return a point in a box and in one of several regions, with default values if possible; None if there is none."""
+    """Return a point in a box and in one of several regions, with default values if possible; None without one."""
     default = _find_default_point(rules)
     for region in regions:
         shared = intersect_boxes(region.box, box)

@@ -38,10 +38,13 @@ def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
     if key is None:
         guess = suggest_name(name, sorted({*names.values()}), names)
         hint = f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else ""
-        message = f"{flag}: unknown name {name!r}; {hint}{advice}"
-        option = flag if flag.startswith("--") else ""  # or the name of a command
-        raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option=option, value=name)
+        raise _make_name_error(f"{flag}: unknown name {name!r}; {hint}{advice}", ErrorCode.UNKNOWN_NAME, flag, name)
     return key
+
+
+def _make_name_error(message: str, code: ErrorCode, flag: str, name: str) -> InputError:
+    """Return the error of a name; its option is the flag, unless that is the name of an argument or a command."""
+    return InputError(message, code=code, option=flag if flag.startswith("--") else "", value=name)
 
 
 class Catalog:
@@ -164,8 +167,7 @@ class Catalog:
         disabling = self.base.disabled.get(optimizer)
         if disabling is not None:
             message = f"{flag} {name!r} is disabled by {disabling.layer}: {disabling.because}"
-            option = flag if flag.startswith("--") else ""
-            raise InputError(message, code=ErrorCode.DISABLED_OPTIMIZER, option=option, value=name)
+            raise _make_name_error(message, ErrorCode.DISABLED_OPTIMIZER, flag, name)
         return optimizer
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:
@@ -216,7 +218,7 @@ class Catalog:
         return next(gpu for gpu in self.gpus if gpu.id == gpu_id)
 
     def _with_memory(self, names: Mapping[str, str], name: str) -> str | None:
-        """Return the id of a GPU whose name is followed by its memory, such as `3060 12gb`; None if there is none."""
+        """Return the id of a GPU whose name is followed by its memory, such as `3060 12gb`; None if no GPU matches."""
         match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)(\d+)gi?b", normalize_spelling(name))
         if match is None or normalize_spelling(name) in names:
             return None

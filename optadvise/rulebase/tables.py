@@ -43,7 +43,7 @@ class Axis:
             self._cell_of |= {True: 0, False: 1}
 
     def _every(self, may_be_unknown: bool) -> int:
-        """Return the mask of possible cells; between thresholds such as 8 and 9 there is no whole number."""
+        """Return the mask of possible cells; a cell between thresholds such as 8 and 9 has no whole number."""
         is_choice = self.choices is not None
         cells = sum(1 << cell for cell in range(self.unknown_cell) if is_choice or self.has_whole_number(cell))
         return cells | may_be_unknown << self.unknown_cell

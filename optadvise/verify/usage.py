@@ -12,7 +12,7 @@ from optadvise.verify.records import RESUMED, CheckResult
 
 _STEPS = 4  # before a run is saved, and after it is resumed
 
-Check = Callable[[OptimizerBuilder], "str | None"]  # returns the problem, None if there is none
+Check = Callable[[OptimizerBuilder], "str | None"]  # returns the problem; None if the check passes
 
 
 def run_checks(builder: OptimizerBuilder) -> list[CheckResult]:

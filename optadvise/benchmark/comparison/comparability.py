@@ -45,7 +45,7 @@ class LoadedResult(Struct, frozen=True):
 
     @property
     def control(self) -> ArmResult | None:
-        """Return the control arm; None if there is none."""
+        """Return the control arm; None without one."""
         return next((arm for arm in self.result.arms if arm.role == "control"), None)
 
 

@@ -17,6 +17,7 @@ from optadvise.render.memory import (
     describe_chain,
     describe_fit,
     describe_peak,
+    describe_peak_after,
     has_fixes,
     list_breakdown,
 )
@@ -34,7 +35,6 @@ from optadvise.rulebase.catalog import Catalog
 
 _BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_VISIBLE_SHARE = 0.15  # of the largest part; a compact breakdown sums up smaller parts
 _SHORT_CHAINS = 2  # of fixes in the short answer
 _NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
 _BREAKS = "*: fails or computes something else with this sharding; see optadvise show NAME."
@@ -99,17 +99,6 @@ def print_breakdown(out: Console, memory: MemoryEstimate) -> None:
     print_rows(out, [*table, total], ("", "left"), ("size", "right"), ("", "left"), ("", "wrap"))
 
 
-def print_compact_breakdown(out: Console, memory: MemoryEstimate) -> None:
-    """Print the large parts of the memory of one GPU, without their arithmetic."""
-    sizes = {row.part: row.size_bytes for row in list_breakdown(memory) if row.size_bytes}
-    largest = max(sizes.values(), default=0)
-    large = {part: size for part, size in sizes.items() if size >= _VISIBLE_SHARE * largest}
-    others = sum(sizes.values()) - sum(large.values())
-    large |= {"other": others} if others else {}
-    rows = [(part, show_bytes(size), format_bar(size / largest)) for part, size in large.items()]
-    print_rows(out, rows, "left", "right", "left")
-
-
 def _format_known(size_bytes: int | None) -> str:
     return "unknown" if size_bytes is None else show_bytes(size_bytes)
 
@@ -156,19 +145,30 @@ def print_fixes(
     """
     if not has_fixes(answer):
         return
-    out.print(format_heading(headings.FIXES))
-    if not answer.fixes:
-        print_paragraph(out, _NO_FIX)
-    elif "optimizer" in answer.situation.assumed and name_optimizer:
-        print_paragraph(out, f"All with --optimizer {answer.optimizer}, except where --optimizer is listed.")
     chains = answer.fixes[:_SHORT_CHAINS] if is_short else answer.fixes
-    for number, chain in enumerate(chains, 1):
-        out.print(f"  [bold]{number}.[/bold] {describe_chain(chain)}:")
-        describe = _describe_cost if is_short else _describe_fix
-        rows = [(escape(format_options(catalog, fix.change)), describe(fix, catalog)) for fix in chain]
-        print_rows(out, rows, "left", "wrap", indent=5)
+    title = headings.FIXES
+    if name_optimizer and "optimizer" in answer.situation.assumed:
+        title = title.replace("(", f"(with {answer.optimizer}, ")
     if len(answer.fixes) > len(chains):
-        out.print(f"  and {len(answer.fixes) - len(chains)} more with --explain")
+        title = title.replace(")", f"; {len(chains)} of {len(answer.fixes)})")
+    out.print(format_heading(title))
+    if not chains:
+        print_paragraph(out, _NO_FIX)
+    for number, chain in enumerate(chains, 1):
+        _print_chain(out, number, chain, catalog, is_short=is_short)
+
+
+def _print_chain(out: Console, number: int, chain: tuple[Fix, ...], catalog: Catalog, *, is_short: bool) -> None:
+    """Print a chain of fixes; in the short answer, a single fix takes one line."""
+    describe = _describe_cost if is_short else _describe_fix
+    rows = [(escape(format_options(catalog, fix.change)), describe(fix, catalog)) for fix in chain]
+    if is_short and len(rows) == 1:
+        ((options, cost),) = rows
+        text = f"{describe_peak_after(chain)}; {cost}"
+        print_rows(out, [(f"[bold]{number}.[/bold] {options}", text)], "left", "wrap")
+        return
+    out.print(f"  [bold]{number}.[/bold] {describe_chain(chain)}:")
+    print_rows(out, rows, "left", "wrap", indent=5)
 
 
 def _describe_fix(fix: Fix, catalog: Catalog) -> str:

@@ -78,9 +78,10 @@ def print_tests(report: RuleTestReport, mutants: MutationReport | None, suggeste
 def _print_mutants(out: Console, report: MutationReport, suggested: Sequence[Case]) -> None:
     for survivor in report.survivors:
         out.print(f"[bold]not detected[/bold]  {escape(survivor.rule)} {escape(survivor.change)}", soft_wrap=True)
+    share, count = 100 * report.noticed_share, report.killed + len(report.survivors)
     out.print(
-        f"{report.noticed_share:.1%} of {report.killed + len(report.survivors):,} mutants (one changed row each) were "
-        f"detected; {report.equivalent} more are equivalent"
+        f"{share:.1f} % of {count:,} mutants (one changed row each) were detected; "
+        f"{report.equivalent} more are equivalent"
     )
     if suggested:
         out.print(format_heading("Cases for rules/cases/ that detect them"))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.units import show_count, show_number
+from optadvise.render.labels import format_sentence
 from optadvise.render.schedule import ScheduleRun
 from optadvise.render.text.console import Page, format_heading, print_rows
 from optadvise.render.text.terminal_plot import Axis, Line, draw_plot, has_braille
@@ -24,7 +25,8 @@ def print_schedules(runs: Sequence[ScheduleRun]) -> None:
     with Page() as out:
         for number, run in enumerate(runs):
             out.print(f"{chr(10) if number else ''}[bold]{escape(run.card.name)}[/bold]  ({run.card.id})")
-            print_rows(out, [(escape(run.card.summary),), (escape(_describe_run(run)),)], "wrap")
+            sentences = (run.card.summary, _describe_run(run), _describe_warmup(run))
+            print_rows(out, [(escape(sentence),) for sentence in sentences if sentence], "wrap")
         out.print(format_heading("Learning rate over the run"))
         percents = next(percents for columns, percents in _PERCENTS if out.width >= columns)
         steps = [_format_step(runs[0].step_at(percent / 100)) for percent in percents]
@@ -55,12 +57,17 @@ def _describe_run(run: ScheduleRun) -> str:
     first, last = peak_steps[0], peak_steps[-1]
     lowest = min(lr for step, lr in points if step >= first)
     steps = f"{run.steps:,} step{'' if run.steps == 1 else 's'}"
-    warmup = f"{steps} with {run.warmup_steps:,} warmup steps ({run.warmup_source.rstrip('.')})"
+    warmup = f"{steps} with {run.warmup_steps:,} warmup step{'' if run.warmup_steps == 1 else 's'}"
     start = f"starts at {_format_lr(points[0][1])}, " if first else ""
     rise = f"reaches {_format_lr(peak)} at step {first:,}" if first else f"starts at {_format_lr(peak)}"
     plateau = f", stays constant to step {last:,}" if last - first > run.steps / 50 else ""
     end = f"falls to {_format_lr(lowest)}" if lowest < (1 - 1e-6) * peak else "stays there"
     return f"{warmup if run.warmup_steps else f'{steps}, no warmup'}: {start}{rise}{plateau} and {end}."
+
+
+def _describe_warmup(run: ScheduleRun) -> str:
+    """Return why the warmup has this length; empty without a warmup."""
+    return format_sentence(f"warmup: {run.warmup_source}") if run.warmup_steps else ""
 
 
 def _format_step(step: float) -> str:

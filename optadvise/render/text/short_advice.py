@@ -11,16 +11,16 @@ from optadvise.core.units import show_bytes, show_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.labels import format_sentence
-from optadvise.render.memory import describe_fit, is_tight
+from optadvise.render.memory import describe_fit, is_tight, list_large_parts
 from optadvise.render.recommendation import list_changes, sort_warnings
-from optadvise.render.text.console import format_heading, print_labelled, print_section
-from optadvise.render.text.estimate import print_compact_breakdown, print_fixes
+from optadvise.render.text.console import print_labelled, print_section
+from optadvise.render.text.estimate import print_fixes
 from optadvise.render.text.situation import print_inputs
 from optadvise.rulebase.catalog import Catalog
 
-# At most so many of each, and one less if the run does not fit, which takes more lines.
+# At most so many of each, and one less if the run may not fit, which takes more lines.
 _REASONS, _CHANGES, _WARNINGS = 3, 4, 3
-_HINT = "Add --explain for rules, sources, alternatives and how numbers are computed."
+_HINT = "Add --explain for rules, sources, all notes and how numbers are computed."
 
 
 def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) -> None:
@@ -29,7 +29,7 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     Args:
         fit: Changes after which it fits, where it does not for certain.
     """
-    is_misfit = advice.memory.fits is False
+    is_misfit = _may_not_fit(advice)
     reasons = [("·", escape(format_sentence(entry.because))) for entry in _select_reasons(advice, catalog)]
     print_section(out, headings.WHY, reasons[: _REASONS - is_misfit], "left", "wrap")
     findings = [("·", escape(text)) for text in evidence.list_sentences(evidence.select_relevant(advice))]
@@ -44,6 +44,10 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     out.print(_HINT)
 
 
+def _may_not_fit(advice: Recommendation) -> bool:
+    return advice.memory.fits is False or is_tight(advice.memory)
+
+
 def _select_reasons(advice: Recommendation, catalog: Catalog) -> list[TraceEntry]:
     """Return the reasons without those that only report that no concern applies."""
     tables = catalog.base.tables
@@ -55,27 +59,22 @@ def _select_reasons(advice: Recommendation, catalog: Catalog) -> list[TraceEntry
 
 
 def _print_memory(out: Console, advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) -> None:
-    """Print a line about memory and one about alternatives; breakdown and fixes if it does not fit for certain."""
+    """Print lines about memory and alternatives, and fixes if the run may not fit."""
     memory = advice.memory
-    others = ", ".join(other.id for other in advice.alternatives if other.fits is not False)
-    lines: list[tuple[str, Text | str]] = [(headings.ALTERNATIVES, others)] if others else []
-    if memory.fits is False:
-        out.print(format_heading(headings.MEMORY))  # the verdict is below the optimizer's name
-    else:
+    lines: list[tuple[str, Text | str]] = []
+    if memory.fits is not False:  # otherwise, the verdict is below the optimizer's name
         is_sized = memory.model_states is not None
         text = describe_fit(memory, advice.situation) if is_sized else _describe_largest_model(advice)
-        lines = [("Memory", text), *lines]
-    if is_tight(memory):
-        out.print()
-        print_labelled(out, lines[:1])
-    if memory.fits is False or is_tight(memory):
-        print_compact_breakdown(out, memory)
-        if fit is not None:
-            print_fixes(out, fit, catalog, name_optimizer=True, is_short=True)
-        lines = lines[is_tight(memory) :]
+        lines.append(("Memory", text))
+    if _may_not_fit(advice):
+        lines.append(("Largest parts", list_large_parts(memory)))
+    others = ", ".join(other.id for other in advice.alternatives if other.fits is not False)
+    lines += [(headings.ALTERNATIVES, others)] if others else []
     if lines:
         out.print()
         print_labelled(out, lines)
+    if fit is not None and _may_not_fit(advice):
+        print_fixes(out, fit, catalog, name_optimizer=True, is_short=True)
 
 
 def _describe_largest_model(advice: Recommendation) -> str:
@@ -94,11 +93,10 @@ def _describe_largest_model(advice: Recommendation) -> str:
 
 def _print_notes(out: Console, advice: Recommendation) -> None:
     """Print the first warnings and, if there is space, one note of level info."""
-    is_misfit = advice.memory.fits is False
+    is_misfit = _may_not_fit(advice)
     notes = [note for note in sort_warnings(advice) if not note.id.startswith(REFUTED_CHOICE)]
     warnings = sum(note.level == "warning" for note in notes)
     shown = notes[: min(warnings + (not is_misfit), _WARNINGS - is_misfit)]
     rows = [("[bold]![/bold]" if note.level == "warning" else "·", escape(note.text)) for note in shown]
-    if rows and len(notes) > len(shown):
-        rows.append(("", f"and {len(notes) - len(shown)} more with --explain"))
-    print_section(out, headings.NOTES, rows, "left", "wrap")
+    part = f" ({len(shown)} of {len(notes)})" if len(notes) > len(shown) else ""
+    print_section(out, headings.NOTES + part, rows, "left", "wrap")
