@@ -32,6 +32,13 @@ TOO_LARGE = [
     "--model transformer --vram 24GB --params 8B --task finetune",
     "--model transformer --params 70B --gpu h100 --gpus 8",
     "--model transformer --params 65B --vram 48GB --method qlora",
+    "--model transformer --params 7B --vram 24GB --optimizer muon",
+]
+TIGHT = [
+    "--model transformer --params 1B --vram 16GB --optimizer muon",
+    "--model transformer --params 7B --vram 24GB --method lora",
+    "--model transformer --params 7B --vram 24GB --method lora --optimizer muon",
+    "--model transformer --params 70B --vram 80GB --gpus 8 --method qlora",
 ]
 
 
@@ -46,7 +53,10 @@ def _set_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-@pytest.mark.parametrize(("line", "limit"), [*((line, 40) for line in FITTING), *((line, 60) for line in TOO_LARGE)])
+LIMITS = [*((line, 40) for line in FITTING), *((line, 50) for line in TIGHT), *((line, 60) for line in TOO_LARGE)]
+
+
+@pytest.mark.parametrize(("line", "limit"), LIMITS)
 def test_the_short_answer_is_short_and_has_80_columns(line: str, limit: int) -> None:
     lines = print_answer(line).splitlines()
     assert len(lines) <= limit

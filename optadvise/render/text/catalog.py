@@ -14,12 +14,23 @@ from optadvise.core.findings import Evidence
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render import evidence, headings
 from optadvise.render.catalog import name_in_frameworks
-from optadvise.render.labels import SHARDING_LABELS, format_range, format_state_bytes
-from optadvise.render.text.console import Page, format_heading, print_rows, print_section
+from optadvise.render.labels import SHARDING_LABELS, format_choice, format_range, format_state_bytes
+from optadvise.render.text.console import (
+    Page,
+    format_heading,
+    print_call,
+    print_paragraph,
+    print_rows,
+    print_section,
+    print_unbroken,
+)
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
 _GUIDE_BYTES = 4  # per number in the guide
+_LEGEND = """state: optimizer state in bytes per fp32 parameter of a large matrix
+tuning: effort to find good hyperparameters
+optadvise show NAME prints details."""
 _ERROR = "raises an error, because "  # start of most results of a sharding that fails
 
 
@@ -31,8 +42,8 @@ def print_optimizers(cards: Sequence[Optimizer]) -> None:
         for card in sorted(cards, key=lambda card: (state[card.id], card.id))
     ]
     with Page() as out:
-        print_rows(out, rows, ("optimizer", "left"), ("state B/param", "right"), ("effort", "left"), ("", "wrap"))
-        out.print("\nState: bytes per fp32 parameter of a large matrix. Use optadvise show NAME for details.")
+        print_rows(out, rows, ("optimizer", "left"), ("state", "right"), ("tuning", "left"), ("", "wrap"))
+        out.print(f"\n{_LEGEND}")
 
 
 def print_schedules(cards: Sequence[Scheduler]) -> None:
@@ -43,11 +54,13 @@ def print_schedules(cards: Sequence[Scheduler]) -> None:
 
 
 def print_claims(claims: Iterable[Claim]) -> None:
-    """Print a line for each claim."""
+    """Print each claim with its id and sources."""
     with Page() as out:
-        rows = [(claim.id, escape(f"{claim.claim} [{', '.join(claim.cite)}]")) for claim in claims]
-        out.print("Claims to test; not necessarily true.\n")
-        print_rows(out, rows, ("claim", "left"), ("", "wrap"))
+        out.print("Claims to test; not necessarily true.")
+        for claim in claims:
+            out.print(f"\n[bold]{claim.id}[/bold]")
+            print_paragraph(out, escape(claim.claim))
+            print_unbroken(out, f"[{', '.join(claim.cite)}]")
         out.print("\noptadvise verify --claim ID tests one claim on this machine, verify --all tests all.")
 
 
@@ -83,7 +96,7 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
     """
     with Page() as out:
         lineage = f", derived from {' and '.join(card.parents)}" if card.parents else ""
-        out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {card.family} family, {card.year}{lineage}")
+        out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {card.year}{lineage}")
         out.print(escape(card.summary))
         if card.aliases:
             out.print(f"[dim]Aliases: {escape(', '.join(card.aliases))}[/dim]")
@@ -105,7 +118,9 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         print_bullets(out, "Avoid when", (reason.text for reason in card.avoid_when))
         print_bullets(out, headings.NOTES, (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
         models = ", ".join(card.model_types) or "no particular kind"
-        print_section(out, "Details", [("tuning effort", card.effort), ("model types", models)], "left", "wrap")
+        family = format_choice(catalog.facts["family"], card.family)
+        details = [("family", family), ("tuning effort", card.effort), ("model types", models)]
+        print_section(out, "Details", details, "left", "wrap")
         print_section(out, "Names in other frameworks", _list_names(catalog, card), "left", "wrap")
         print_sources(out, card.cite, catalog)
 
@@ -192,11 +207,11 @@ def print_schedule(card: Scheduler, catalog: Catalog) -> None:
         out.print(f"[bold]{escape(card.name)}[/bold]  ({card.id})  {escape(card.shape)}")
         out.print(escape(card.summary))
         out.print(format_heading("Phases"))
-        phases = []
         for phase in card.phases:
             arguments = ", ".join(f"{name}={value}" for name, value in phase.kwargs.items())
-            phases.append((escape(f"{phase.path}({arguments})"),))
-        print_rows(out, phases, "wrap")
+            print_call(out, f"{phase.path}({arguments})")
+        if any("$" in str(value) for phase in card.phases for value in phase.kwargs.values()):
+            print_paragraph(out, "$NAME: computed from the run's steps, warmup and learning rate")
         print_bullets(out, "Use when", card.use_when)
         print_bullets(out, "Avoid when", card.avoid_when)
         out.print(format_heading("Names in other frameworks"))
@@ -216,12 +231,11 @@ def print_bullets(out: Console, title: str, lines: Iterable[str]) -> None:
 
 
 def print_sources(out: Console, cites: Iterable[str], catalog: Catalog) -> None:
-    """Print sources by their ids."""
-    rows = []
+    """Print sources by their ids, each address on its own line."""
+    out.print(format_heading(headings.SOURCES))
     for cite in cites:
         source = catalog.sources[cite]
         authors = f"{source.authors}, " if source.authors else ""
         year = f", {source.year}" if source.year else ""
-        rows.append((escape(f"{cite}: {authors}{source.title}{year}, {source.url}"),))
-    out.print(format_heading(headings.SOURCES))
-    print_rows(out, rows, "wrap")
+        print_paragraph(out, escape(f"{cite}: {authors}{source.title}{year}"))
+        print_unbroken(out, source.url, indent=4)

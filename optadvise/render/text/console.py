@@ -12,13 +12,15 @@ from typing import Any, TypeAlias
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 # Kind of a table's column, alone or after the column's header: `left`, `right`, `wrap` (takes the remaining width and
 # wraps) or `fold` (as wide as its text, wraps only where the terminal is too narrow for the other columns).
 Column: TypeAlias = "str | tuple[str, str]"
 
-NO_BREAK = "\u00a0"  # a blank at which no line ends; printed as a plain one
+NO_BREAK = "\ue000"  # a blank at which no line ends, printed as a plain one; Rich ends lines at no-break spaces
 WIDTH = 80  # where stdout is not a terminal and COLUMNS is not set
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[KMG]iB)(?!\w))")  # blank between a number and its unit
 _MAX_WIDTH = 100
 _MIN_WIDTH = 40
 # ASCII spellings for outputs that can encode only ASCII; other characters become a question mark.
@@ -145,8 +147,16 @@ def print_rows(out: Console, rows: Iterable[Sequence[RenderableType]], *columns:
     """
     table = make_table(*columns, indent=indent)
     for row in rows:
-        table.add_row(*[""] * (indent > 0), *row)
+        table.add_row(*[""] * (indent > 0), *map(_keep_units, row))
     out.print(table)
+
+
+def _keep_units(cell: RenderableType) -> RenderableType:
+    """Return a cell in which no line ends between a number and its unit."""
+    if isinstance(cell, Text):
+        cell = cell.copy()
+        cell.plain = _UNIT.sub(NO_BREAK, cell.plain)
+    return _UNIT.sub(NO_BREAK, cell) if isinstance(cell, str) else cell
 
 
 def print_labelled(out: Console, rows: Iterable[tuple[str, RenderableType]]) -> None:
@@ -165,6 +175,11 @@ def print_section(out: Console, title: str, rows: Iterable[Sequence[RenderableTy
 def print_paragraph(out: Console, text: RenderableType) -> None:
     """Print markup as an indented paragraph."""
     print_rows(out, [(text,)], "wrap")
+
+
+def print_unbroken(out: Console, text: str, indent: int = 2) -> None:
+    """Print a text without markup, such as an address, on one line, however long it is."""
+    out.print(f"{' ' * indent}{escape(text)}", soft_wrap=True)
 
 
 def print_call(out: Console, call: str, comment: str = "") -> None:

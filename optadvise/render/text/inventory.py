@@ -1,12 +1,14 @@
-"""Lists of GPUs and named networks as text."""
+"""Lists of GPUs and architectures as text."""
 
 from __future__ import annotations
+
+from itertools import groupby
 
 from rich.markup import escape
 
 from optadvise.core.units import show_bytes, show_count
 from optadvise.render.inventory import GpuList, NetworkList
-from optadvise.render.text.console import Page, print_rows
+from optadvise.render.text.console import Page, format_heading, print_rows
 
 
 def print_gpus(gpus: GpuList) -> None:
@@ -23,10 +25,9 @@ def print_gpus(gpus: GpuList) -> None:
 
 
 def print_networks(networks: NetworkList) -> None:
-    """Print a line for each named network."""
-    rows = [
-        (entry.id, show_count(entry.params), entry.model, escape(", ".join(entry.aliases)))
-        for entry in networks.networks
-    ]
+    """Print the architectures by kind of model."""
     with Page() as out:
-        print_rows(out, rows, ("--arch", "left"), ("parameters", "right"), ("--model", "left"), ("also", "wrap"))
+        for model, entries in groupby(networks.networks, key=lambda entry: entry.model):
+            rows = [(entry.id, show_count(entry.params), escape(", ".join(entry.aliases))) for entry in entries]
+            out.print(format_heading(f"--model {model}"))
+            print_rows(out, rows, ("--arch", "left"), ("parameters", "right"), ("also", "wrap"))
