@@ -97,10 +97,10 @@ def read_fixes(page: str) -> list[tuple[str, list[str]]]:
     The page must be so wide that no option is wrapped.
     """
     chains: list[tuple[str, list[str]]] = []
-    for line in find_section(page, headings.FIXES):
-        start = re.match(r"\s*\d+\. peak (\S+ \S+)", line)
+    for line in find_section(page, headings.FIXES.partition(" (")[0]):
+        start = re.match(r"\s*\d+\.\s+peak (\S+ \S+)(?:.* with (--[^;]*))?", line)
         if start:
-            chains.append((start[1].rstrip(":"), []))
+            chains.append((start[1].rstrip(":"), shlex.split(start[2] or "")))
         elif chains and line.lstrip().startswith("--"):
             chains[-1][1].extend(shlex.split(re.split(r"\s{2,}", line.strip())[0]))
     return chains

@@ -114,12 +114,7 @@ def has_fixes(answer: MemoryAnswer) -> bool:
 
 def describe_chain(chain: tuple[Fix, ...]) -> str:
     """Return what a chain of fixes leads to: `peak 19.8 GiB (plus 13.2 GiB paged to host memory) with all three`."""
-    count = {1: "", 2: " both", 3: " all three", 4: " all four", 5: " all five"}.get(len(chain), f" all {len(chain)}")
-    return f"{describe_peak_after(chain)} with{count}"
-
-
-def describe_peak_after(chain: tuple[Fix, ...]) -> str:
-    """Return the peak memory after a chain of fixes: `peak 19.8 GiB (plus 13.2 GiB paged to host memory)`."""
     end = chain[-1]
     pageable = f" (plus {show_bytes(end.pageable)} paged to host memory)" if end.pageable else ""
-    return f"peak {show_bytes(end.needs)}{pageable}"
+    count = {1: "", 2: " both", 3: " all three", 4: " all four", 5: " all five"}.get(len(chain), f" all {len(chain)}")
+    return f"peak {show_bytes(end.needs)}{pageable} with{count}"

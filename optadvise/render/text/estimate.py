@@ -17,7 +17,6 @@ from optadvise.render.memory import (
     describe_chain,
     describe_fit,
     describe_peak,
-    describe_peak_after,
     has_fixes,
     list_breakdown,
 )
@@ -164,8 +163,7 @@ def _print_chain(out: Console, number: int, chain: tuple[Fix, ...], catalog: Cat
     rows = [(escape(format_options(catalog, fix.change)), describe(fix, catalog)) for fix in chain]
     if is_short and len(rows) == 1:
         ((options, cost),) = rows
-        text = f"{describe_peak_after(chain)}; {cost}"
-        print_rows(out, [(f"[bold]{number}.[/bold] {options}", text)], "left", "wrap")
+        print_rows(out, [(f"[bold]{number}.[/bold]", f"{describe_chain(chain)} {options}; {cost}")], "left", "wrap")
         return
     out.print(f"  [bold]{number}.[/bold] {describe_chain(chain)}:")
     print_rows(out, rows, "left", "wrap", indent=5)
