@@ -36,7 +36,7 @@ def format_rules_page(rules: CompiledRules) -> str:
         "",
         *_format_graph(draw_flowchart(rules)),
     ]
-    lines += _format_derived_facts(rules.catalog)
+    lines += _list_derived_facts(rules.catalog)
     for table in rules.tables.values():
         lines += _list_table(rules, table)
     lines += ["## Sources", "", *(_format_source(source) for source in rules.catalog.sources.values())]
@@ -47,19 +47,18 @@ def _format_graph(graph: Graph) -> list[str]:
     return ["```mermaid", format_mermaid(graph).rstrip(), "```", ""]
 
 
-def _format_derived_facts(catalog: Catalog) -> Iterator[str]:
+def _list_derived_facts(catalog: Catalog) -> Iterator[str]:
     """Yield the facts without an option: the names that the output uses for them, and the meanings of their values."""
     yield "## Derived facts"
     yield ""
     yield "Conditions also read these facts, which follow from the options and from earlier tables."
     yield ""
-    yield "| fact | in the output | values |"
-    yield "|---|---|---|"
+    rows = []
     for fact in catalog.facts.values():
         if fact.flag is None:
             meanings = {} if fact.values_from else fact.values or {}
-            values = "; ".join(f"{value}: {meaning}" for value, meaning in meanings.items())
-            yield f"| **{_escape(fact.id)}** | {_escape(fact.title)} | {_escape(values)} |"
+            rows.append((fact.id, fact.title, "; ".join(f"{value}: {text}" for value, text in meanings.items())))
+    yield from format_table(("fact", "in the output", "values"), rows)
     yield ""
 
 
