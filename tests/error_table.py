@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TypeAlias
 
-from optadvise.core import error_codes, errors
+from optadvise.core import error_codes, errors, foreign
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.markdown import Markdown, format_code, format_table
 from tests.conftest import ROOT
@@ -123,8 +123,22 @@ def collect_uses(modules: tuple[Module, ...]) -> Uses:
         for node in ast.walk(module.tree):
             name = _read_code_name(node)
             if name and id(node) not in direct:
-                uses[name] |= indirect
+                uses[name] |= _collect_handlers(modules, types) if module.name == foreign.__name__ else indirect
     return uses
+
+
+def _collect_handlers(modules: tuple[Module, ...], types: dict[str, int]) -> set[int]:
+    """Return the exit codes of the errors that are raised in handlers of `ForeignFileError`, with its code."""
+    handlers = [
+        node
+        for module in modules
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ExceptHandler)
+        and node.type
+        and foreign.ForeignFileError.__name__ in ast.dump(node.type)
+    ]
+    exit_codes = (_read_exit_code(node, types) for handler in handlers for node in ast.walk(handler))
+    return {code for code in exit_codes if code is not None}
 
 
 def _pair_codes(module: Module, types: dict[str, int]) -> Iterator[tuple[int, ast.AST]]:

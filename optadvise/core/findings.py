@@ -24,6 +24,17 @@ ClaimVerdict: TypeAlias = Literal["confirmed", "refuted", "not decidable here"]
 Versions: TypeAlias = Mapping[str, str | None]
 ExperimentSetting: TypeAlias = Mapping[str, Any]  # arguments of an experiment, which checks them
 ConfidenceInterval: TypeAlias = tuple[float, float]  # low and high end at 95 %
+_NonNegative: TypeAlias = Annotated[float, Meta(ge=0)]
+
+
+def _check_order(interval: ConfidenceInterval | None) -> None:
+    """Check the order of an interval's ends.
+
+    Raises:
+        ValueError: The high end is below the low end.
+    """
+    if interval is not None and interval[1] < interval[0]:
+        raise ValueError(f"the interval {list(interval)} must be ordered")
 
 
 class AuditFinding(Struct, frozen=True, kw_only=True):
@@ -54,7 +65,7 @@ class ClaimOutcome(Struct, frozen=True, kw_only=True):
     id: str
     claim: str
     quote: Annotated[str | None, Meta(description="Quotation from the source.")] = field(name="says")
-    cite: tuple[str, ...]
+    cite: Annotated[tuple[str, ...], Meta(min_length=1)]
     optimizers: tuple[str, ...]  # the claim is about the first
     experiment: str | None
     setting: ExperimentSetting
@@ -74,6 +85,16 @@ class ClaimOutcome(Struct, frozen=True, kw_only=True):
     ci95: ConfidenceInterval | None
     figures: Annotated[tuple[float, ...], Meta(description="Measured values, one per seed.")]
 
+    def __post_init__(self) -> None:
+        """Check the order of the interval, and that a decided claim has a measured value.
+
+        Raises:
+            ValueError: The interval is not ordered, or the value is missing.
+        """
+        _check_order(self.ci95)
+        if self.verdict != UNDECIDED and self.measured is None:
+            raise ValueError(f"a {self.verdict} claim must have a measured value")
+
 
 class ClaimFinding(ClaimOutcome, frozen=True, kw_only=True):
     """Claim that was confirmed or refuted on this machine."""
@@ -85,9 +106,13 @@ class ClaimFinding(ClaimOutcome, frozen=True, kw_only=True):
 class Throughput(Struct, frozen=True, kw_only=True):
     """Work per second."""
 
-    value: float | None
+    value: _NonNegative | None
     unit: str  # such as samples/s
     ci95: ConfidenceInterval | None
+
+    def __post_init__(self) -> None:
+        """Check the order of the interval."""
+        _check_order(self.ci95)
 
 
 class BenchmarkFinding(Struct, frozen=True, kw_only=True):
@@ -98,17 +123,21 @@ class BenchmarkFinding(Struct, frozen=True, kw_only=True):
     variant: str | None  # such as fused or foreach
     device: str  # name of the GPU or processor
     workload: str
-    parameters: int | None
+    parameters: Annotated[int, Meta(ge=0)] | None
     dtype: str
-    state_bytes_per_parameter: float | None
-    optimizer_seconds: float | None
-    peak_memory_bytes: Mapping[str, int | None]  # keys: allocated, reserved and process
+    state_bytes_per_parameter: _NonNegative | None
+    optimizer_seconds: _NonNegative | None
+    peak_memory_bytes: Mapping[str, Annotated[int, Meta(ge=0)] | None]  # keys: allocated, reserved and process
     throughput: Throughput
     versus: str | None  # control
-    ratio: float | None  # `optimizer_seconds` relative to the control
+    ratio: _NonNegative | None  # `optimizer_seconds` relative to the control
     ci95: ConfidenceInterval | None  # 95 % confidence interval of the ratio
     date: str
     packages: Versions
+
+    def __post_init__(self) -> None:
+        """Check the order of the interval."""
+        _check_order(self.ci95)
 
 
 class Evidence(Struct, frozen=True):

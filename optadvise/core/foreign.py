@@ -7,13 +7,13 @@ import os
 import stat
 import warnings
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import OptadviseWarning
-from optadvise.core.text import clean_text
+from optadvise.core.text import MAX_TEXT, clean_text
 
 _RecordT = TypeVar("_RecordT")
 MAX_BYTES = 64 * 2**20  # a result contains every sample: some MiB for a long benchmark
@@ -103,7 +103,7 @@ def decode_json(content: bytes, max_number: float | None = MAX_NUMBER) -> object
     except (ValueError, RecursionError) as error:  # ValueError: an integer with thousands of digits
         problem = "is nested too deeply" if isinstance(error, RecursionError) else "has a number with too many digits"
         raise ForeignFileError(f"invalid JSON: it {problem}", ErrorCode.INVALID_SYNTAX) from error
-    return _clean(data, "$", 0, max_number)
+    return _clean(data, "$", 0, _Limits(max_number, MAX_TEXT))
 
 
 def decode_record(content: bytes, kind: type[_RecordT]) -> _RecordT:
@@ -142,9 +142,19 @@ def set_aside(path: Path, problem: Exception) -> None:
     warnings.warn(f"{str(path)!r} is damaged ({problem}); {outcome}", OptadviseWarning, stacklevel=2)
 
 
-def clean_strings(data: Any) -> Any:
-    """Return plain data of another process with harmless texts; numbers may be infinite or NaN."""
-    return _clean(data, "$", 0, None)
+def clean_strings(data: Any, max_text: int = MAX_TEXT) -> Any:
+    """Return plain data with harmless texts; numbers may be infinite or NaN.
+
+    Args:
+        data: Text, numbers, booleans and None, in lists and dicts of at most 64 levels.
+        max_text: Characters after which a text is cut.
+    """
+    return _clean(data, "$", 0, _Limits(None, max_text))
+
+
+class _Limits(NamedTuple):
+    number: float | None  # maximum absolute value; None to accept infinity and NaN
+    text: int  # characters after which a text is cut
 
 
 def _reject_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -156,24 +166,23 @@ def _reject_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return values
 
 
-def _clean(value: object, place: str, depth: int, max_number: float | None) -> object:
+def _clean(value: object, place: str, depth: int, limits: _Limits) -> object:
     """Return a value with harmless texts.
 
     Args:
         place: JSON path of the value.
         depth: Number of lists and objects around the value.
-        max_number: Maximum absolute value of the numbers; None for no limit.
     """
     if isinstance(value, str):
-        return clean_text(value)
+        return clean_text(value, limits.text)
     if isinstance(value, (list, dict)):
         if depth >= _MAX_DEPTH:
             raise ForeignFileError(f"invalid JSON: it nests deeper than {_MAX_DEPTH} levels", ErrorCode.INVALID_SYNTAX)
         if isinstance(value, list):
-            return [_clean(item, f"{place}[{i}]", depth + 1, max_number) for i, item in enumerate(value)]
+            return [_clean(item, f"{place}[{i}]", depth + 1, limits) for i, item in enumerate(value)]
         keys = {key: clean_text(key) for key in value}
-        return {keys[key]: _clean(item, f"{place}.{keys[key]}", depth + 1, max_number) for key, item in value.items()}
-    if max_number is not None and isinstance(value, (int, float)) and not abs(value) <= max_number:  # not: also NaN
-        problem = f"{clean_text(repr(value), _EXCERPT)} must be a finite number, at most {max_number:g}"
+        return {keys[key]: _clean(item, f"{place}.{keys[key]}", depth + 1, limits) for key, item in value.items()}
+    if limits.number is not None and isinstance(value, (int, float)) and not abs(value) <= limits.number:  # also NaN
+        problem = f"{clean_text(repr(value), _EXCERPT)} must be a finite number, at most {limits.number:g}"
         raise ForeignFileError(f"{clean_text(place, 200)}: {problem}", ErrorCode.INVALID_ENTRY)
     return value

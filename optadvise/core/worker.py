@@ -165,7 +165,8 @@ class WorkerProcess:
         if line is None:
             raise self._describe_end()
         try:
-            return msgspec.convert(clean_strings(json.loads(line)), kind)  # libraries write texts of errors and names
+            # Libraries write texts of errors and names. Nothing is cut, as a text can be an encoded file.
+            return msgspec.convert(clean_strings(json.loads(line), max_text=len(line)), kind)
         except (ValueError, RecursionError, ForeignFileError) as error:
             self._is_stuck = True
             text = line[:400].decode(errors="replace").strip()

@@ -133,7 +133,7 @@ def _write_entry(key: str, entry: Any) -> None:
 
 
 def _make_header(key: str, payload: bytes) -> bytes:
-    """Return the first line of an entry's file: its key and a checksum of the rest."""
+    """Return the first line of an entry's file: its key and the checksum of its payload."""
     return f"{key} {zlib.crc32(payload):08x}".encode()
 
 

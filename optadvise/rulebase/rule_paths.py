@@ -84,7 +84,7 @@ def list_yaml_files(folder: Path) -> list[Path]:
                         raise RuleFileError(message, entry.path, code=ErrorCode.FILE_UNREADABLE)
                     if not entry.name.isprintable():
                         message = "the name of the file has an invisible character; rename the file"
-                        raise RuleFileError(message, entry.path, code=ErrorCode.INVALID_VALUE)
+                        raise RuleFileError(message, entry.path, code=ErrorCode.FILE_UNREADABLE)
                     files.append(Path(entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return []
