@@ -47,7 +47,6 @@ def _forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
         "/dev/null",
         "pipe",
         "x" * 300,
-        "x" * 255,
     ],
 )
 def test_unwritable_path(mine: Path, flag: str, path: str) -> None:
@@ -86,7 +85,7 @@ def test_data_folder_that_cannot_be_created(mine: Path, monkeypatch: pytest.Monk
     command = optadvise("bench", "adamw", *QUICK, "--save", "main")
     assert command.failure is not None
     assert (command.code, command.error, command.failure.option) == (2, "file-not-writable", "--save")
-    assert str(command.failure.value).startswith(folder)
+    assert folder.startswith(str(command.failure.value))
     find_error_line(command.err)
 
 
@@ -110,9 +109,9 @@ def test_folder_removed_while_measuring(mine: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("at", ["write_bytes", "replace"])
+@pytest.mark.parametrize(("kind", "at"), [(os, "fchmod"), (Path, "replace")])
 def test_failed_write_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, kind: type, at: str
 ) -> None:
     file = tmp_path / "out.json"
     files.write_output(file, "old")
@@ -121,7 +120,7 @@ def test_failed_write_keeps_the_old_file(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, at, fail)
+        patch.setattr(kind, at, fail)
         with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt):
             files.write_output(file, "new")
     assert file.read_text("utf-8") == "old"

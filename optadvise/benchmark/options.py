@@ -124,6 +124,7 @@ def _options() -> dict[str, Option]:
     return {name: get_args(hint)[1] for name, hint in hints.items()}
 
 
+@cache
 def option_types() -> Mapping[str, type]:
     """Return the type of each option by name, without None."""
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
+from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
@@ -97,15 +99,16 @@ def plan_advice(advice: Recommendation, *, fused: bool = True, device: str = "cp
 
 def _advise(rules: CompiledRules, name: str, spec: Spec) -> Recommendation:
     """Return the recommended settings of an optimizer for the workload and the number of steps."""
-    facts: dict[str, FactValue] = {
-        "optimizer": name,
-        "steps": spec.total_steps,
-        "params": spec.params or _NOMINAL_PARAMETERS[spec.size],
-        "precision": spec.dtype,
-    }
-    if not spec.user and not spec.optimizer_only:
-        facts["model"] = spec.workload
-    return advise(rules, facts)
+    model = None if spec.user or spec.optimizer_only else spec.workload
+    return _advise_run(rules, name, spec.total_steps, spec.params or _NOMINAL_PARAMETERS[spec.size], spec.dtype, model)
+
+
+@cached(256)  # the cells of a sweep share settings
+def _advise_run(
+    rules: CompiledRules, optimizer: str, steps: int, params: int, precision: str, model: str | None
+) -> Recommendation:
+    facts: dict[str, FactValue] = {"optimizer": optimizer, "steps": steps, "params": params, "precision": precision}
+    return advise(rules, facts if model is None else {**facts, "model": model})
 
 
 def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Choice]:
@@ -189,8 +192,13 @@ def _shorten(choice: Choice, choices: Sequence[Choice]) -> str:
 
 def is_importable(implementation: Implementation) -> bool:
     """Return whether the package of an implementation is installed."""
+    return _is_installed(implementation.path.split(".")[0])
+
+
+@functools.cache  # a sweep asks for each of its cells
+def _is_installed(package: str) -> bool:
     try:
-        return find_spec(implementation.path.split(".")[0]) is not None
+        return find_spec(package) is not None
     except (ImportError, ValueError):
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -165,7 +166,7 @@ def _resolve_device(device: str) -> str:
             code=ErrorCode.UNKNOWN_CHOICE, option="--device", value=device,
         )  # fmt: skip
     try:
-        torch_version = version("torch")
+        torch_version = _find_torch_version()
     except PackageNotFoundError as error:
         message = "bench requires torch, which is not installed; pip install torch"
         raise CannotRunHereError(message, code=ErrorCode.MISSING_PACKAGE, value="torch") from error
@@ -176,11 +177,21 @@ def _resolve_device(device: str) -> str:
         )  # fmt: skip
     if device != "auto":
         return device
+    return "cuda" if "+cpu" not in torch_version and _has_gpu() else "cpu"
+
+
+@functools.cache  # a sweep asks for each of its cells
+def _find_torch_version() -> str:
+    return version("torch")
+
+
+@functools.cache
+def _has_gpu() -> bool:
     try:
         find_gpu()
     except CannotRunHereError:
-        return "cpu"
-    return "cpu" if "+cpu" in torch_version else "cuda"
+        return False
+    return True
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.foreign import ForeignFileError, convert_record, decode_json, read_bounded
 from optadvise.core.paths import data_folder
+from optadvise.core.private_files import create_private_folder
 
 _NAME = r"[\w-][\w.-]{0,99}"
 _CREATE = "create the file with optadvise bench --json FILE"
@@ -21,6 +23,7 @@ def saved_result_path(name: str) -> Path:
 
     Raises:
         InputError: The name is invalid.
+        FileNotFoundError: The user has no home folder.
     """
     if not re.fullmatch(_NAME, name):
         message = (
@@ -36,13 +39,13 @@ def prepare_saved_result(name: str) -> Path:
     Raises:
         InputError: The name is invalid, or the folder cannot be created.
     """
-    path = saved_result_path(name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = saved_result_path(name)
+        create_private_folder(path.parent)
     except OSError as error:
-        problem = f"folder {str(path.parent)!r} cannot be created ({error.strerror}); set OPTADVISE_DATA_DIR"
+        problem = f"the folder of saved results cannot be created ({error.strerror}); set OPTADVISE_DATA_DIR"
         raise InputError(
-            f"--save {name!r}: {problem}", code=ErrorCode.FILE_NOT_WRITABLE, option="--save", value=path.parent
+            f"--save {name!r}: {problem}", code=ErrorCode.FILE_NOT_WRITABLE, option="--save", value=error.filename
         ) from error
     return path
 
@@ -57,7 +60,8 @@ def read_result(name: str) -> BenchmarkResult:
     path = Path(name)
     is_file = os.path.exists(name) and not os.path.isdir(name)  # noqa: PTH110, PTH112, those of Path raise errors
     if not is_file and re.fullmatch(_NAME, name):
-        path = saved_result_path(name)
+        with contextlib.suppress(FileNotFoundError):  # without a home folder, nothing was saved
+            path = saved_result_path(name)
     try:
         content = read_bounded(path)
     except ForeignFileError as error:

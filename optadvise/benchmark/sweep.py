@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark.options import ALIASES, BenchOptions, option_types
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.request import Request, measure, prepare_request
+from optadvise.benchmark.sweep_file import find_duplicate
 from optadvise.benchmark.sweep_records import Cell, CellFile, Outcome, SweepCell, SweepResult
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseError
@@ -27,8 +29,7 @@ from optadvise.core.json_text import encode_json
 
 _NOT_SWEPT = ("control", "require")  # options of `bench`
 OPTIONS = (*(name for name in BenchOptions.__struct_fields__ if name not in _NOT_SWEPT), *ALIASES)
-# An error may be transient, so the cell is measured again; out of memory is not.
-RETRIED = "error"
+_MAX_NAME_BYTES = 200  # of file names without ending; file systems accept 255
 
 
 def make_cells(rules: CompiledRules, optimizers: Sequence[str], grid: Mapping[str, Sequence[str]]) -> list[Cell]:
@@ -47,17 +48,24 @@ def make_cells(rules: CompiledRules, optimizers: Sequence[str], grid: Mapping[st
         optimizer = rules.catalog.find_optimizer(spelling, "optimizers")
         options = dict(zip(grid, values, strict=True))
         varied = {name: options[name] for name in varying}
-        name = "_".join([optimizer, *(f"{key}-{value}" for key, value in varied.items())])
-        cell = Cell(name=re.sub(r"[^\w.+-]", "-", name), optimizer=optimizer, options=options, varied=varied)
+        cell = Cell(name=_name_cell(optimizer, varied), optimizer=optimizer, options=options, varied=varied)
         _prepare(rules, cell)
         cells.append(cell)
-    names = [cell.name for cell in cells]
-    duplicate = next((name for name in names if names.count(name) > 1), None)
+    duplicate = find_duplicate([cell.name for cell in cells])
     if duplicate is not None:
         raise InputError(
             f"optimizers: {duplicate} is listed twice; remove one", code=ErrorCode.DUPLICATE_ENTRY, value=duplicate
         )
     return cells
+
+
+def _name_cell(optimizer: str, varied: Mapping[str, str]) -> str:
+    """Return the stem of a cell's file names; a long one is shortened, with a digest that keeps it unique."""
+    name = "_".join([optimizer, *(f"{key}-{value}" for key, value in varied.items())])
+    stem = re.sub(r"[^\w.+-]", "-", name)
+    if len(stem.encode()) <= _MAX_NAME_BYTES:
+        return stem
+    return f"{stem[:40]}-{blake2b(name.encode(), digest_size=8).hexdigest()}"
 
 
 def _prepare(rules: CompiledRules, cell: Cell) -> Request:
@@ -109,7 +117,12 @@ def read_cell(folder: Path, cell: Cell) -> BenchmarkResult | None:
         set_aside(path, error)
         return None
     is_current = file.options == cell.options and file.result.complete
-    return file.result if is_current and file.result.arms[0].status != RETRIED else None
+    return file.result if is_current and not _is_retried(file.result) else None
+
+
+def _is_retried(result: BenchmarkResult) -> bool:
+    """Return whether a cell is measured again: an error may be transient, out of memory is not."""
+    return result.arms[0].status == "error"
 
 
 def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
@@ -117,9 +130,10 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
     result = read_cell(folder, cell)
     if result is not None:
         return Outcome(cell, result)
-    with _lock(folder / f".{cell.name}.lock") as is_locked:
-        if not is_locked:
-            return Outcome(cell=cell, result=None, reason="another process is measuring this cell")
+    lock = folder / f".{cell.name}.lock"
+    with _lock(lock) as failure:
+        if failure is not None:
+            return Outcome(cell=cell, result=None, reason=failure)
         result = read_cell(folder, cell)  # another process may have saved it before the lock was acquired
         if result is not None:
             return Outcome(cell, result)
@@ -127,23 +141,36 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
             result = measure(_prepare(rules, cell))
         except OptadviseError as error:
             return Outcome(cell=cell, result=None, reason=str(error), error=error)
-        write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)))
+        write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)), "--folder")
+        if not _is_retried(result):  # otherwise two processes could lock the old and a new file, and both measure
+            with contextlib.suppress(OSError):
+                lock.unlink()
         return Outcome(cell, result)
 
 
 @contextlib.contextmanager
-def _lock(file: Path) -> Iterator[bool]:
-    """Yield True while holding a lock, or False if another process holds it."""
+def _lock(file: Path) -> Iterator[str | None]:
+    """Yield None while holding a lock, or why another process or user prevents it.
+
+    Raises:
+        InputError: The file system does not support locks.
+    """
     lock = FileLock(file)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        yield False
+        yield "another process is measuring this cell"
         return
+    except PermissionError:
+        yield f"{file.name} belongs to another user; if that user's sweep has ended, delete it"
+        return
+    except (OSError, NotImplementedError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "not supported"
+        message = f"--folder {str(file.parent)!r}: files cannot be locked there ({problem}); use a local folder"
+        code = ErrorCode.FILE_NOT_WRITABLE
+        raise InputError(message, code=code, option="--folder", value=file.parent) from error
     try:
-        yield True
-        with contextlib.suppress(OSError):
-            file.unlink()
+        yield None
     finally:
         lock.release()
 

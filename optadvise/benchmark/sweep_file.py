@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -83,14 +84,17 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
 
 
 def _check_grid(grid: Grid, file: str) -> None:
-    """Reject grids with too many combinations, and duplicate values."""
-    axes = {"optimizers": grid.optimizers, **grid.options}
-    count = math.prod(len(values) for values in axes.values())
+    """Reject grids with too many combinations, before anything is done for each, and duplicate values."""
+    count = math.prod(map(len, (grid.optimizers, *grid.options.values())))
     if count > _MAX_CELLS:
         message = f"{count:,} combinations: must be at most {_MAX_CELLS:,}; remove values"
         raise RuleFileError(message, file, code=ErrorCode.OUT_OF_RANGE)
-    for name, values in axes.items():
-        duplicate = next((value for value in values if values.count(value) > 1), None)
-        if duplicate is not None:
+    for name, values in {"optimizers": grid.optimizers, **grid.options}.items():
+        if (duplicate := find_duplicate(values)) is not None:
             message = f"{name}: {duplicate} is listed twice; remove one"
             raise RuleFileError(message, file, code=ErrorCode.DUPLICATE_ENTRY)
+
+
+def find_duplicate(values: Sequence[str]) -> str | None:
+    """Return the first value that occurs more than once; None if there is none."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)

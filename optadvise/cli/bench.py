@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -85,12 +86,8 @@ def bench(
     changed = {name: value for name, value in asdict(options).items() if value != defaults[name]}
     typed = {"names": names or (), "from": from_, **changed, "merge": merge, "rules": rules}
     writer = _make_writer(shown, outputs.command("bench", typed))
-    if request is None:
-        result = _merge(names or [], compiled.catalog, options.control)
-        writer.write(result)
-    else:
-        result = _measure(request, writer)
-    writer.show(result)
+    result = _merge(names or [], compiled.catalog, options.control) if request is None else _measure(request, writer)
+    writer.finish(result)
     code = _exit_code(result)
     if shown.plot is not None:
         _draw(result, shown.plot, code)
@@ -103,21 +100,29 @@ class _Writer(Struct, frozen=True):
     files: dict[Path, Callable[[BenchmarkResult], str]]
     shown: BenchOutputs
 
-    def write(self, result: BenchmarkResult) -> None:
-        """Write every output file except the picture."""
-        from optadvise.core.files import write_output
+    def keep(self, result: BenchmarkResult) -> None:
+        """Write an incomplete result; errors are reported only at the end, so that the measurement is not lost."""
+        with contextlib.suppress(InputError):
+            self._write(result)
 
-        for path, encode in self.files.items():
-            write_output(path, encode(result))
-
-    def show(self, result: BenchmarkResult) -> None:
-        """Print the result."""
+    def finish(self, result: BenchmarkResult) -> None:
+        """Write every output file except the picture, and print the result; text also if a file cannot be written."""
         if self.shown.json == "-":
+            self._write(result)
             typer.echo(encode_json(result), nl=False)
             return
         from optadvise.render.text.benchmark import print_benchmark
 
-        print_benchmark(result)
+        try:
+            self._write(result)
+        finally:
+            print_benchmark(result)
+
+    def _write(self, result: BenchmarkResult) -> None:
+        from optadvise.core.files import write_output
+
+        for path, encode in self.files.items():
+            write_output(path, encode(result))
 
 
 def _make_writer(shown: BenchOutputs, command: str) -> _Writer:
@@ -155,7 +160,7 @@ def _merge(names: list[str], catalog: Catalog, control: str) -> BenchmarkResult:
 
 
 def _measure(request: Request, writer: _Writer) -> BenchmarkResult:
-    """Measure with a progress line, write the result and store it as evidence; write an interrupted result, too."""
+    """Measure with a progress line and store the result as evidence; write and print an interrupted result."""
     from optadvise.benchmark.evidence import save_findings
     from optadvise.benchmark.request import InterruptedMeasurementError, measure
     from optadvise.cli.outputs import save_evidence
@@ -163,15 +168,13 @@ def _measure(request: Request, writer: _Writer) -> BenchmarkResult:
 
     with interrupt_on_sigterm(), progress(len(request.arms), request.spec.rounds) as report_progress:
         try:
-            result = measure(request, progress=report_progress, keep=writer.write if writer.files else None)
+            result = measure(request, progress=report_progress, keep=writer.keep if writer.files else None)
         except InterruptedMeasurementError as interruption:
-            writer.write(interruption.result)
-            writer.show(interruption.result)
+            writer.finish(interruption.result)
             if writer.shown.plot is not None:
                 message = f"warning: --plot {writer.shown.plot} is not drawn, as the measurement was interrupted"
                 typer.echo(f"optadvise: {message}", err=True)
             raise KeyboardInterrupt from None
-    writer.write(result)
     save_evidence(lambda: save_findings(result, datetime.now(timezone.utc).date().isoformat()))
     return result
 

@@ -23,8 +23,8 @@ def doctor(
     from optadvise.render.text.doctor import print_report
     from optadvise.rule_analysis import rule_folders
 
-    report = examine_machine(rule_folders.load_catalog(rules))
     with outputs.redirect_to(output):
+        report = examine_machine(rule_folders.load_catalog(rules))
         if json_:
             typer.echo(encode_json(report, indent=2), nl=False)
         else:

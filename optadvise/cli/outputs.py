@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,9 +44,10 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
             message = f"{flag} {str(path)!r} must end in .html"
             raise InputError(message, code=ErrorCode.WRONG_FILE_TYPE, option=flag, value=path)
         check_writable(path, flag)
-        same = [other for other in files if other != flag and files[other].resolve() == path.resolve()]
-        if same:
-            message = f"{flag} {str(path)!r}: {same[0]} writes to the same file; use different files"
+        real = os.path.realpath(path)
+        same = next((other for other in files if other != flag and os.path.realpath(files[other]) == real), None)
+        if same is not None:
+            message = f"{flag} {str(path)!r}: {same} writes to the same file; use different files"
             raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=flag, value=path)
     return files
 
@@ -55,7 +57,7 @@ def redirect_to(file: Path | None) -> Iterator[None]:
     """Write everything that is printed to a file; print it where the file is None.
 
     Args:
-        file: File of `--output`, checked before anything is computed.
+        file: File of `--output`, which is checked first; so the block contains what takes long.
 
     Raises:
         InputError: The file cannot be written.
@@ -68,7 +70,7 @@ def redirect_to(file: Path | None) -> Iterator[None]:
     places({"--output": file})
     with contextlib.redirect_stdout(io.StringIO()) as text:
         yield
-    write_output(file, text.getvalue())
+    write_output(file, text.getvalue(), "--output")
 
 
 class ResultFormats(Struct, Generic[_Result], frozen=True):
@@ -80,7 +82,7 @@ class ResultFormats(Struct, Generic[_Result], frozen=True):
 
 
 def show_result(result: _Result, formats: ResultFormats[_Result], files: Mapping[str, Path], *, as_json: bool) -> None:
-    """Write a result to the files that options name, and print it.
+    """Write a result to the files that options name, and print it; text is printed even if a file cannot be written.
 
     Args:
         result: The result.
@@ -91,8 +93,13 @@ def show_result(result: _Result, formats: ResultFormats[_Result], files: Mapping
     from optadvise.core.files import write_output
 
     encoders = {"--json": formats.encode_json, "--markdown": formats.render_markdown}
-    for flag, path in files.items():
-        write_output(path, encoders[flag](result))
+    try:
+        for flag, path in files.items():
+            write_output(path, encoders[flag](result), flag)
+    except InputError:
+        if not as_json:  # otherwise the error is the JSON object on stdout
+            formats.print_text(result)
+        raise
     if as_json:
         sys.stdout.write(formats.encode_json(result))
     else:

@@ -98,7 +98,7 @@ def recommend(
     else:
         from optadvise.core.files import write_output
 
-        write_output(output, text)
+        write_output(output, text, "--output")
 
 
 class _Answer(Struct, frozen=True):
@@ -223,4 +223,5 @@ def _write_report(file: Path, answer: _Answer, command: str, inputs: FactValues)
     from optadvise.render.html.recommendation import render_recommendation
 
     origin = outputs.origin(command, write_code(answer.rules, answer.advice, "python").text, inputs)
-    write_output(file, render_recommendation(answer.advice, answer.rules.catalog, origin, answer.memory))
+    page = render_recommendation(answer.advice, answer.rules.catalog, origin, answer.memory)
+    write_output(file, page, "--report")

@@ -47,11 +47,11 @@ def check(rules: opt.Rules = None, json_: opt.Json = False, output: opt.Output =
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.check import prove_rules
 
-    compiled = CompiledRules(rule_folders.load_catalog(rules))
-    load_networks(compiled.catalog)
-    compiled.catalog.read_all()
-    proofs = prove_rules(compiled, tuple(map(str, rules or ())))
     with redirect_to(output):
+        compiled = CompiledRules(rule_folders.load_catalog(rules))
+        load_networks(compiled.catalog)
+        compiled.catalog.read_all()
+        proofs = prove_rules(compiled, tuple(map(str, rules or ())))
         if json_:
             typer.echo(encode_json(build_check(proofs), indent=2), nl=False)
         else:
@@ -82,13 +82,13 @@ def run_tests(
     from optadvise.rule_analysis.mutants import suggest_cases, try_mutants
     from optadvise.rulebase.case_files import read_cases
 
-    catalog = rule_folders.load_catalog(rules)
-    compiled = CompiledRules(catalog)
-    cases = read_cases(catalog.folders, catalog.facts)
-    results = rule_tests.run_tests(compiled, cases)
-    hunt = try_mutants(compiled, cases) if mutants else None
-    cases_for = list(suggest_cases(compiled, hunt.survivors)) if hunt is not None and suggest else []
     with redirect_to(output):
+        catalog = rule_folders.load_catalog(rules)
+        compiled = CompiledRules(catalog)
+        cases = read_cases(catalog.folders, catalog.facts)
+        results = rule_tests.run_tests(compiled, cases)
+        hunt = try_mutants(compiled, cases) if mutants else None
+        cases_for = list(suggest_cases(compiled, hunt.survivors)) if hunt is not None and suggest else []
         if json_:
             typer.echo(encode_json(build_test(results, hunt), indent=2), nl=False)
         else:
@@ -161,8 +161,11 @@ def schema(
     if output is None:
         typer.echo(format_schema(documents if kind is None else documents[kind]), nl=False)
         return
+    from optadvise.core.files import create_output_folder, write_output
+
+    create_output_folder(output, "--output")
     for name in documents if kind is None else [kind]:
-        _write(format_schema(documents[name]), output / f"{name}.json")
+        write_output(output / f"{name}.json", format_schema(documents[name]), "--output")
 
 
 def docs(output: opt.Output = None, rules: opt.Rules = None) -> None:
@@ -189,9 +192,7 @@ def _write(text: str, file: Path | None) -> None:
     if file is None:
         typer.echo(text, nl=False)
         return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        message = f"--output {str(file)!r} cannot be written ({error.strerror}); use another file"
-        raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option="--output", value=file) from error
+    from optadvise.core.files import create_output_folder, write_output
+
+    create_output_folder(file.parent, "--output")
+    write_output(file, text, "--output")

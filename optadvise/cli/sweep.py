@@ -12,6 +12,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
+from optadvise.core.files import create_output_folder
 from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def sweep(
     if launcher not in ("local", "slurm"):
         message = f"--launcher {launcher!r} must be local or slurm"
         raise InputError(message, code=ErrorCode.UNKNOWN_CHOICE, option="--launcher", value=launcher)
-    files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
-    outputs.places({"--plot": plot})
+    files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown, "--plot": plot})
+    files.pop("--plot", None)  # drawn at the end
     pictures.check(plot)
     grid = read_sweep(file, benchmark_sweep.OPTIONS)
     compiled = rule_folders.load_rules(rules)
@@ -106,11 +107,7 @@ def _make_folder(file: Path, chosen: Path | None) -> Path:
     if folder == file:
         message = f"{str(file)!r} has no ending, so the default folder would have its name; add --folder DIR"
         raise InputError(message, code=ErrorCode.MISSING_OPTION, option="--folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"--folder {str(folder)!r} cannot be created ({error.strerror}); use another folder"
-        raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option="--folder", value=folder) from error
+    create_output_folder(folder, "--folder")
     return folder
 
 

@@ -53,7 +53,7 @@ def trajectories(
         else:
             from optadvise.core.files import write_output
 
-            write_output(Path(json_), json_text)
+            write_output(Path(json_), json_text, "--json")
     if json_ != "-":
         from optadvise.render.text.trajectories import print_trajectories
 

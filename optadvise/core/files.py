@@ -1,19 +1,25 @@
-"""Atomic writes of files, and checks that output files are writable."""
+"""Atomic writes of output files, and checks that they can be written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 
 _PROBE_BYTES = 1 << 20  # upper limit for the size of results
+_MAX_LINKS = 40  # as in Linux
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file atomically: readers see either the old or the new content.
+
+    A replaced file keeps its permissions and, where the system allows it, its owner.
 
     Args:
         path: The file, in an existing folder. A symbolic link is replaced.
@@ -22,9 +28,10 @@ def replace_file(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: The file cannot be written; the old content is unchanged.
     """
-    temporary = _temporary_file(path)
+    temporary = _temporary_file(path.parent)
     try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        with _create_file(temporary, path) as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -32,20 +39,20 @@ def replace_file(path: Path, content: str | bytes) -> None:
         raise
 
 
-def write_output(path: Path, content: str | bytes) -> None:
-    """Write an output file; symbolic links are followed.
+def write_output(path: Path, content: str | bytes, flag: str = "") -> None:
+    """Write an output file; symbolic links are followed, but not those of other users in shared folders.
 
     Args:
         content: Bytes, or text to encode as UTF-8.
+        flag: Option that names the file, for the error.
 
     Raises:
         InputError: The file cannot be written, for example because the disk is full.
     """
-    path = Path(os.path.realpath(path))
     try:
-        replace_file(path, content)
+        replace_file(_find_target(path, flag), content)
     except OSError as error:
-        raise _not_writable("", path, f"cannot be written ({error.strerror}); choose another path") from error
+        raise _fail_to_write(path, flag, error) from error
 
 
 def check_writable(path: Path, flag: str) -> None:
@@ -57,18 +64,26 @@ def check_writable(path: Path, flag: str) -> None:
     if str(path).startswith(("/dev/std", "/dev/fd/")):
         raise _not_writable(flag, path, "is not a file; choose another path")
     try:
-        path = Path(os.path.realpath(path))
-        if path.is_symlink():
-            raise _not_writable(flag, path, "is a symbolic link to itself; choose another path")
-        if path.is_dir():
-            raise _not_writable(flag, path, "is a folder; add a file name")
-        if path.exists() and not path.is_file():  # `replace_file` would replace a device such as /dev/null
-            raise _not_writable(flag, path, "is not a regular file; choose another path")
-        if not path.parent.is_dir():
-            raise _not_writable(flag, path, f"folder {str(path.parent)!r} does not exist; create it first")
-        _write_probe(path)
+        target = _find_target(path, flag)
+        if not target.parent.is_dir():
+            raise _not_writable(flag, target, f"folder {str(target.parent)!r} does not exist; create it first")
+        _write_probe(target.parent)
     except OSError as error:
-        raise _not_writable(flag, path, f"cannot be written ({error.strerror}); choose another path") from error
+        raise _fail_to_write(path, flag, error) from error
+
+
+def create_output_folder(folder: Path, flag: str) -> None:
+    """Create a folder for output files, and check that files can be written in it.
+
+    Raises:
+        InputError: The folder cannot be created, is read-only or full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_probe(folder)
+    except OSError as error:
+        problem = f"files cannot be written in it ({error.strerror}); use another folder"
+        raise _not_writable(flag, folder, problem) from error
 
 
 def _not_writable(flag: str, path: Path, problem: str) -> InputError:
@@ -76,11 +91,90 @@ def _not_writable(flag: str, path: Path, problem: str) -> InputError:
     return InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option=flag, value=path)
 
 
-def _write_probe(path: Path) -> None:
-    """Write and remove a temporary file in the same folder, of the maximum size of a result."""
-    temporary = _temporary_file(path)
+def _fail_to_write(path: Path, flag: str, error: OSError) -> InputError:
+    real = Path(os.path.realpath(path))
+    return _not_writable(flag, real, f"cannot be written ({error.strerror}); choose another path")
+
+
+def _find_target(path: Path, flag: str) -> Path:
+    """Return the path of an output file without symbolic links.
+
+    Raises:
+        InputError: The path is a folder, a device or a pipe, which must not be replaced.
+        OSError: The file cannot be accessed or is write-protected, or another user made it or a link to it.
+    """
+    target = _follow_links(path)
     try:
-        with temporary.open("wb") as probe:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return target
+    if stat.S_ISDIR(mode):
+        raise _not_writable(flag, target, "is a folder; add a file name")
+    if not stat.S_ISREG(mode):
+        raise _not_writable(flag, target, "is not a regular file; choose another path")
+    _check_owner(target)
+    if not os.access(target, os.W_OK):  # a write-protected file could be replaced, which nobody expects
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return target
+
+
+def _follow_links(path: Path) -> Path:
+    """Return an absolute path without symbolic links.
+
+    Raises:
+        OSError: Another user made a link in a shared folder, or there are too many links.
+    """
+    absolute = path.absolute()
+    followed, remaining, links = Path(absolute.anchor), list(absolute.parts[1:]), 0
+    while remaining:
+        part = remaining.pop(0)
+        step = followed.parent if part == ".." else followed / part
+        if part == ".." or not step.is_symlink():
+            followed = step
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        _check_owner(step)
+        target = step.readlink()
+        followed = Path(target.anchor) if target.is_absolute() else followed
+        remaining[:0] = target.parts[1:] if target.is_absolute() else target.parts
+    return followed
+
+
+def _check_owner(path: Path) -> None:
+    """Reject a file or link that another user made in a shared folder such as /tmp, as Linux can.
+
+    Raises:
+        PermissionError: Another user made it.
+    """
+    folder = path.parent.stat()
+    is_shared = folder.st_mode & stat.S_ISVTX and folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if is_shared and path.lstat().st_uid not in (os.geteuid(), folder.st_uid):
+        raise PermissionError(errno.EACCES, "another user made it in a shared folder")
+
+
+def _create_file(temporary: Path, replaced: Path) -> BinaryIO:
+    """Create a file with the permissions and the owner of the file that it will replace, if that exists."""
+    try:
+        old = replaced.lstat()
+    except FileNotFoundError:
+        return temporary.open("xb")
+    # Only the user may open the file until it has the owner and the permissions of the old one.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    if stat.S_ISREG(old.st_mode) and hasattr(os, "fchown"):
+        with contextlib.suppress(OSError):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+    return os.fdopen(descriptor, "wb")
+
+
+def _write_probe(folder: Path) -> None:
+    """Write and remove a temporary file of the maximum size of a result."""
+    temporary = _temporary_file(folder)
+    try:
+        with temporary.open("xb") as probe:
             probe.write(b"\0" * _PROBE_BYTES)
             probe.flush()
             os.fsync(probe.fileno())  # some file systems report a full disk only here
@@ -89,6 +183,6 @@ def _write_probe(path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _temporary_file(path: Path) -> Path:
-    """Return an unused path in the same folder; hidden, so that patterns for result files do not match it."""
-    return path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+def _temporary_file(folder: Path) -> Path:
+    """Return an unused path in a folder; hidden, so that patterns for result files do not match it."""
+    return folder / f".optadvise-{os.urandom(8).hex()}"

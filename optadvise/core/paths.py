@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ def data_folder() -> Path:
     """Return the folder of saved results and of evidence from this machine.
 
     Raises:
-        RuntimeError: The user has no home folder.
+        FileNotFoundError: The user has no home folder.
     """
     if override := os.environ.get("OPTADVISE_DATA_DIR"):
         return Path(override)
@@ -22,7 +23,7 @@ def cache_folder() -> Path | None:
     """Return the folder of the cache; None if `OPTADVISE_NO_CACHE` disables it.
 
     Raises:
-        RuntimeError: The user has no home folder.
+        FileNotFoundError: The user has no home folder.
     """
     if os.environ.get("OPTADVISE_NO_CACHE"):
         return None
@@ -39,10 +40,18 @@ def _user_folder(library: str, variable: str, default: str) -> Path:
         variable: Environment variable with the location on Linux.
         default: Location in the home folder if the variable is not set.
     """
-    home = Path.home()
+    home = _find_home()
     platform_folders = {
         "win32": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
         "darwin": home / "Library" / library,
     }
-    linux = Path(os.environ.get(variable) or home / default)
+    chosen = Path(os.environ.get(variable, ""))
+    linux = chosen if chosen.is_absolute() else home / default  # the XDG specification ignores relative paths
     return platform_folders.get(sys.platform, linux) / "optadvise"
+
+
+def _find_home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, "the user has no home folder") from error

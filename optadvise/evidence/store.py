@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from optadvise.core.cards import Implementation, Optimizer
 from optadvise.core.claim_cards import Claim
-from optadvise.core.files import replace_file
 from optadvise.core.findings import REFUTED, AuditFinding, BenchmarkFinding, ClaimFinding, Evidence
 from optadvise.core.foreign import ForeignFileError, convert_record, decode_json, read_bounded, set_aside
 from optadvise.core.paths import data_folder
+from optadvise.core.private_files import is_private, write_private_file
 from optadvise.core.version import __version__
 from optadvise.evidence.versions import find_version
 from optadvise.rulebase.catalog import Catalog
@@ -44,7 +44,7 @@ def find_folder() -> Path:
     be replaced.
 
     Raises:
-        RuntimeError: The user has no home folder.
+        FileNotFoundError: The user has no home folder.
     """
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     gpus = (_read_value(gpu / "information", "Model") for gpu in _list_gpus())
@@ -100,8 +100,7 @@ def save_benchmark(benchmark: BenchmarkFinding, device_type: str) -> None:
 
 def _save(folder: str, name: str, entry: Struct) -> None:
     file = find_folder() / folder / f"{name.translate(_UNSAFE)}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, msgspec.json.encode(entry))
+    write_private_file(data_folder(), file, msgspec.json.encode(entry))
 
 
 def _describe_experiment(claim: Claim) -> str:
@@ -148,8 +147,9 @@ def find_decided_claims(catalog: Catalog) -> list[ClaimFinding]:
 def _read_all(folder: str, pattern: str, kind: type[_Stored[_Finding]]) -> list[_Stored[_Finding]]:
     """Return the entries of a folder that are valid with the installed versions."""
     try:
-        files = sorted((find_folder() / folder).glob(pattern))
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
+        path = find_folder() / folder
+        files = sorted(path.glob(pattern)) if is_private(data_folder(), path, "OPTADVISE_DATA_DIR") else []
+    except OSError:
         return []
     return [entry for file in files if (entry := _read(file, kind)) is not None]
 

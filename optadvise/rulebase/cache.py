@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import re
 import warnings
 import zlib
 from collections.abc import Callable
@@ -19,15 +20,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from optadvise.core.errors import OptadviseWarning
-from optadvise.core.files import replace_file
 from optadvise.core.foreign import ForeignFileError, read_bounded
 from optadvise.core.paths import cache_folder
+from optadvise.core.private_files import is_private, write_private_file
 from optadvise.core.version import __version__
 
 _EntryT = TypeVar("_EntryT")
 _PACKAGE = Path(__file__).parent.parent
 _READING = ("rulebase", "memory", "core")  # packages whose code determines the content of entries
 _MAX_ENTRIES = 30  # the oldest files above this number are deleted
+_KEY = re.compile(r"[a-z]+-[0-9a-f]{128}")
+_ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]+\.json")
 
 
 def cached(key: str, kind: type[_EntryT], read: Callable[[], _EntryT]) -> _EntryT:
@@ -98,17 +101,27 @@ def code_digest() -> bytes:
     return digest.digest()
 
 
-def _entry_file(key: str) -> Path | None:
+def _find_folder() -> Path | None:
+    """Return the folder of the cache; None if it is disabled or if other users can change it.
+
+    Raises:
+        OSError: The user has no home folder.
+    """
     folder = cache_folder()
-    return None if folder is None else folder / f"{key[:40]}.json"
+    return folder if folder is not None and is_private(folder, folder, "OPTADVISE_CACHE_DIR") else None
+
+
+def _name_entry(key: str) -> str:
+    return f"{key[:40]}.json"
 
 
 def _read_entry(key: str, kind: type[_EntryT]) -> _EntryT | None:
     """Return an entry; None if there is none, or if it is damaged, with a warning."""
     try:
-        file = _entry_file(key)
+        folder = _find_folder()
+        file = None if folder is None else folder / _name_entry(key)
         content = None if file is None else read_bounded(file, allow_pipe=False)
-    except (ForeignFileError, RuntimeError):  # RuntimeError: the user has no home folder
+    except (ForeignFileError, OSError):
         return None
     if file is None or content is None:
         return None
@@ -121,15 +134,12 @@ def _read_entry(key: str, kind: type[_EntryT]) -> _EntryT | None:
 
 
 def _write_entry(key: str, entry: Any) -> None:
-    try:
-        file = _entry_file(key)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        folder = _find_folder()
+        if folder is not None:
             payload = msgspec.json.encode(entry)
-            replace_file(file, _make_header(key, payload) + b"\n" + payload)
-            _drop_old(file.parent)
-    except (OSError, RuntimeError):
-        return
+            write_private_file(folder, folder / _name_entry(key), _make_header(key, payload) + b"\n" + payload)
+            _delete_old_entries(folder)
 
 
 def _make_header(key: str, payload: bytes) -> bytes:
@@ -137,9 +147,22 @@ def _make_header(key: str, payload: bytes) -> bytes:
     return f"{key} {zlib.crc32(payload):08x}".encode()
 
 
-def _drop_old(folder: Path) -> None:
+def _delete_old_entries(folder: Path) -> None:
+    """Delete the oldest entries above the maximum; other files of the folder are never deleted."""
+
     def modified(file: Path) -> float:
         return file.stat().st_mtime
 
-    for file in sorted(folder.glob("*-*.json"), key=modified, reverse=True)[_MAX_ENTRIES:]:
-        file.unlink(missing_ok=True)
+    files = [file for file in folder.glob("*-*.json") if _ENTRY_NAME.fullmatch(file.name)]
+    for file in sorted(files, key=modified, reverse=True)[_MAX_ENTRIES:]:
+        if _is_entry(file):
+            file.unlink(missing_ok=True)
+
+
+def _is_entry(file: Path) -> bool:
+    """Return whether this module wrote a file: its first line begins with the key that its name was made of."""
+    try:
+        key = read_bounded(file, allow_pipe=False).partition(b" ")[0].decode("ascii", errors="replace")
+    except ForeignFileError:
+        return False
+    return _KEY.fullmatch(key) is not None and _name_entry(key) == file.name

@@ -10,7 +10,7 @@ from typing import Any
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
-from optadvise.core.files import check_writable, replace_file
+from optadvise.core.files import check_writable, write_output
 
 PICTURES = ("png", "svg", "pdf")
 ANIMATIONS = ("gif",)
@@ -80,7 +80,7 @@ def save_figure(figure: Any, file: Path) -> None:
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     out = io.BytesIO()
     figure.savefig(out, format=kind, metadata=undated)
-    replace_file(file, _reduce_colours(out) if kind == "png" else out.getvalue())
+    write_output(file, _reduce_colours(out) if kind == "png" else out.getvalue())
 
 
 def _reduce_colours(png: io.BytesIO) -> bytes:
@@ -122,7 +122,7 @@ def save_animation(
             for number in frames:
                 draw(number)
                 writer.grab_frame()
-        replace_file(file, animation.read_bytes())
+        write_output(file, animation.read_bytes())
 
 
 def label_axes(axes: Any, x: str, y: str) -> None:
