@@ -13,8 +13,6 @@ import pytest
 
 from optadvise.benchmark import runner
 from optadvise.benchmark.saved_results import read_result
-from optadvise.core import files
-from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
 from tests.bench import find_error_line, list_workers, parse_result
 from tests.cli import optadvise
@@ -106,51 +104,6 @@ def test_folder_removed_while_measuring(mine: Path) -> None:
     assert (command.code, command.error) == (2, "file-not-writable")
     assert "results/out.json" in find_error_line(command.err)
     assert list_workers() == []
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize(("kind", "at"), [(os, "fchmod"), (Path, "replace")])
-def test_failed_write_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, kind: type, at: str
-) -> None:
-    file = tmp_path / "out.json"
-    files.write_output(file, "old")
-
-    def fail(*arguments: object) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, at, fail)
-        with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt):
-            files.write_output(file, "new")
-    assert file.read_text("utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_files_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, contents = tmp_path / "out.json", []
-    files.write_output(file, "old")
-    write = Path.write_bytes
-
-    def write_and_read(path: Path, content: bytes) -> None:
-        write(path, content)
-        contents.append(file.read_text("utf-8"))
-
-    monkeypatch.setattr(Path, "write_bytes", write_and_read)
-    files.write_output(file, "new" * 10_000)
-    assert contents == ["old"]
-    assert file.read_text("utf-8") == "new" * 10_000
-    assert file.stat().st_mode & 0o777 == 0o644
-
-
-def test_symbolic_link_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    target, link = tmp_path / "there" / "out.json", tmp_path / "link.json"
-    link.symlink_to(target)
-    files.check_writable(link, "--json")
-    files.write_output(link, "new")
-    assert link.is_symlink()
-    assert target.read_text("utf-8") == "new"
 
 
 def test_all_requested_files_are_written(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

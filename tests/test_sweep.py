@@ -14,14 +14,20 @@ from typing import Any
 
 import jsonschema
 import pytest
+from filelock import FileLock
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.benchmark import sweep
+from optadvise.benchmark import plan, sweep
+from optadvise.benchmark.records import BenchmarkResult
+from optadvise.benchmark.request import Request
+from optadvise.benchmark.saved_results import decode_result
 from optadvise.benchmark.slurm import submit_cells
 from optadvise.benchmark.sweep_file import read_sweep
 from optadvise.benchmark.sweep_records import Cell
+from optadvise.core import files
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError, OptadviseWarning
+from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError
+from optadvise.rule_analysis.rule_folders import load_rules
 from tests.cli import optadvise
 from tests.conftest import ROOT
 from tests.results import result
@@ -86,14 +92,107 @@ def test_sweep_killed_twice_is_resumed(grid: Path) -> None:
     assert not list(folder.glob(".*.lock"))
 
 
-def test_two_processes_share_one_folder(grid: Path) -> None:
-    processes = [start_sweep(grid) for _ in range(2)]
-    results = [(process.communicate(timeout=300), process.returncode) for process in processes]
-    assert {code for _, code in results} <= {0, 5}, results  # 5: the other process was still measuring a cell
-    folder = grid.with_suffix("")
-    assert len(list(folder.glob("*.json"))) == 4
-    assert all(json.loads(file.read_text(encoding="utf-8"))["result"]["complete"] for file in folder.glob("*.json"))
-    assert optadvise("sweep", str(grid)).code == 0
+def pretend_to_measure(file: str, log: str) -> None:
+    """Run a sweep whose cells take no time, once stdin has a line; write the name of each measured cell to a log."""
+    answer = decode_result(json.dumps(result()).encode(), "")
+
+    def measure(request: Request) -> BenchmarkResult:
+        with open(log, "a", encoding="utf-8") as opened:  # noqa: PTH123
+            opened.write(f"{request.arms[0].optimizer} {request.spec.seed}\n")
+        time.sleep(0.01)
+        return answer
+
+    sweep.measure = measure
+    compiled = load_rules(None)
+    cells = read_cells(Path(file), compiled)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in sweep.run_sweep(compiled, Path(file).with_suffix(""), cells, lambda cell, number: None):
+        pass
+
+
+def test_two_processes_never_measure_one_cell(tmp_path: Path) -> None:
+    grid, log = tmp_path / "grid.yaml", tmp_path / "log"
+    grid.write_text(f"optimizers: [adamw, lion]\nseed: {list(range(40))}\nrounds: 1\n", encoding="utf-8")
+    grid.with_suffix("").mkdir()
+    code = f"from tests.test_sweep import *; pretend_to_measure({str(grid)!r}, {str(log)!r})"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.communicate("go\n", timeout=100)
+    measured = log.read_text("utf-8").splitlines()
+    assert (len(measured), len(set(measured))) == (80, 80)
+    assert len(list(grid.with_suffix("").iterdir())) == 80  # no locks are left
+
+
+@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError(), PermissionError(13, "")])
+def test_folder_that_cannot_be_locked(
+    grid: Path, rules: CompiledRules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def acquire(self: FileLock, **options: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(sweep, "measure", lambda request: pytest.fail("measured without a lock"))
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    if isinstance(error, PermissionError):  # the lock of another user: other cells can be measured
+        outcome = sweep.measure_cell(rules, tmp_path, read_cells(grid, rules)[0])
+        assert (outcome.result, bool(outcome.reason)) == (None, True)
+        return
+    command = optadvise("sweep", str(grid))
+    assert command.failure is not None
+    assert (command.code, command.error, command.failure.option) == (2, "file-not-writable", "--folder")
+    assert len(command.err.splitlines()) == 2  # the name of the cell, and the error
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/cells", "/proc/cells", "full"])
+def test_folder_is_checked_before_anything_is_measured(
+    grid: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sweep, "run_sweep", lambda *arguments: pytest.fail("measured"))
+    if folder == "full":
+        monkeypatch.setattr(files, "_write_probe", fail)
+        folder = str(tmp_path / folder)
+    command = optadvise("sweep", str(grid), "--folder", folder)
+    assert command.failure is not None
+    assert (command.code, command.error, command.failure.option) == (2, "file-not-writable", "--folder")
+    assert len(command.err.splitlines()) == 1
+
+
+def test_large_grids_are_planned_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, advised, found = load_rules(None), [], []
+    advise, find_spec = plan.advise, plan.find_spec
+    monkeypatch.setattr(plan, "advise", lambda *arguments: advised.append(1) or advise(*arguments))
+    monkeypatch.setattr(plan, "find_spec", lambda name: found.append(1) or find_spec(name))
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"optimizers: [adamw, lion]\nseed: {list(range(1000))}\n", encoding="utf-8")
+    assert len(read_cells(grid, CompiledRules(compiled.catalog))) == 2000
+    assert len(advised) == 2  # not for each cell
+    assert len(found) < 10
+    grid.write_text(f"optimizers: [adamw, lion]\nseed: {list(range(20_000))}\n", encoding="utf-8")
+    started = time.process_time()
+    with pytest.raises(RuleFileError) as caught:
+        read_sweep(grid, sweep.OPTIONS)
+    assert caught.value.code is ErrorCode.OUT_OF_RANGE
+    assert time.process_time() - started < 3  # comparing all pairs would take 10 s
+
+
+def test_long_names_of_cells_are_shortened(tmp_path: Path, rules: CompiledRules) -> None:
+    file = tmp_path / "grid.yaml"
+    modules = [f"{'module.' * 60}{name}:function" for name in "ab"]
+    file.write_text(f"optimizers: [adamw]\nworkload: {modules}\n", encoding="utf-8")
+    names = [cell.name for cell in read_cells(file, rules)]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 100
 
 
 def test_cell_locked_by_another_process_is_skipped(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:

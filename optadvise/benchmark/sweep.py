@@ -135,13 +135,12 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
         if failure is not None:
             return Outcome(cell=cell, result=None, reason=failure)
         result = read_cell(folder, cell)  # another process may have saved it before the lock was acquired
-        if result is not None:
-            return Outcome(cell, result)
-        try:
-            result = measure(_prepare(rules, cell))
-        except OptadviseError as error:
-            return Outcome(cell=cell, result=None, reason=str(error), error=error)
-        write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)), "--folder")
+        if result is None:
+            try:
+                result = measure(_prepare(rules, cell))
+            except OptadviseError as error:
+                return Outcome(cell=cell, result=None, reason=str(error), error=error)
+            write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)), "--folder")
         if not _is_retried(result):  # otherwise two processes could lock the old and a new file, and both measure
             with contextlib.suppress(OSError):
                 lock.unlink()
