@@ -38,7 +38,6 @@ def _forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "no/such/out",
         "folder",
-        "",
         "mine.py/out",
         "/proc/out",
         "/dev/full",
