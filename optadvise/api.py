@@ -155,10 +155,10 @@ def estimate(**run: Unpack[Run]) -> Estimate:
     """Estimate whether a run fits a GPU, and list changes that make it fit. Never imports torch.
 
     Args:
-        **run: Options of the run; the size of the network is required.
+        **run: Options of the run; the size of the model is required.
 
     Raises:
-        InputError: An option is invalid or conflicts with another, or the size of the network is not specified.
+        InputError: An option is invalid or conflicts with another, or the size of the model is not specified.
         RuleFileError: A rule layer is invalid.
 
     Example:

@@ -99,7 +99,7 @@ def test_the_numbers_in_the_changelog_equal_the_catalog() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"{len(catalog.optimizer_ids)} optimizers, {len(catalog.scheduler_ids)} schedules" in text
     assert len(catalog.gpus) > 100
-    assert f"{len(load_networks(catalog).shapes)} well-known networks" in text
+    assert f"{len(load_networks(catalog).shapes)} well-known architectures" in text
 
 
 def test_the_page_of_error_codes_is_current() -> None:

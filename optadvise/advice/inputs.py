@@ -82,7 +82,7 @@ def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], facts: Mapping[str,
     if len(descriptions) > 1:
         flags = [str(catalog.base.inputs[name].flag) for name in descriptions]
         raise InputError(
-            f"{' '.join(flags)}: each describes the whole network; use one of them",
+            f"{' '.join(flags)}: each describes the whole model; use one of them",
             code=ErrorCode.OPTION_CONFLICT, option=flags[-1], value=typed[descriptions[-1]],
         )  # fmt: skip
     if not descriptions:
@@ -129,14 +129,14 @@ def _parse_targets(catalog: Catalog, text: str, shape: NetworkShape | None) -> s
 
 
 def require_size(situation: Situation) -> None:
-    """Check that the options determine the network's size.
+    """Check that the options determine the model's size.
 
     Raises:
         InputError: They do not.
     """
     if situation.params is None:
         raise InputError(
-            "the size of the network is not specified; use --arch NAME, --hf-config FILE, --params 7B, --hidden with "
+            "the size of the model is not specified; use --arch NAME, --hf-config FILE, --params 7B, --hidden with "
             "--layers, --heads, --ffn and --vocab, or --workload package.module:function",
             code=ErrorCode.NETWORK_UNKNOWN,
         )

@@ -56,7 +56,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = "transformer"  # fmt: skip
     model_size: Annotated[
-        str, Option(help="Size of the network (default: tiny).", group=_TRAINING, choices=MODEL_SIZES)
+        str, Option(help="Size of the model (default: tiny).", group=_TRAINING, choices=MODEL_SIZES)
     ] = "tiny"
     params: Annotated[
         str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _TRAINING, 10**12)
@@ -77,7 +77,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     )
     seed: Annotated[int, Option("Seed of weights and data (default: 0).", _MEASUREMENT)] = 0
     threads: Annotated[str | None, _count("CPU threads of torch (default: all cores).", _MEASUREMENT, 1024)] = None
-    compile: Annotated[bool, Option("Compile the network with torch.compile.", _TRAINING)] = False
+    compile: Annotated[bool, Option("Compile the model with torch.compile.", _TRAINING)] = False
     optimizer_only: Annotated[
         bool, Option("Time step() alone, on --params parameters with random gradients.", _TRAINING)
     ] = False

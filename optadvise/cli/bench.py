@@ -63,10 +63,10 @@ def bench(
     shown: BenchOutputs,
     rules: opt.Rules = None,
 ) -> None:
-    """Benchmark optimizers on this machine: step time, memory and loss of a small network, against a control.
+    """Benchmark optimizers on this machine: step time, memory and loss of a small model, compared with a baseline.
 
-    Each optimizer runs in its own process; rounds alternate between them. Exit code 1: a requirement failed; 4: no
-    optimizer could run; 5: inconclusive, as the noise is too large.
+    The control is the baseline optimizer. Each optimizer runs in its own process; rounds alternate between them. Exit
+    code 1: a requirement failed; 4: no optimizer could run; 5: inconclusive, as the noise is too large.
     """
     from optadvise.cli import outputs
     from optadvise.rule_analysis import rule_folders

@@ -25,7 +25,10 @@ _FILTERS, _LISTS = "Filters", "Other lists"
 
 def list_(
     family: Annotated[
-        str | None, opt.option("Optimizers of this family.", "--family", group=_FILTERS, choices=FAMILIES)
+        str | None,
+        opt.option(
+            "Optimizers of this family (free: no learning rate to set).", "--family", group=_FILTERS, choices=FAMILIES
+        ),
     ] = None,
     max_state_bytes: Annotated[
         float | None,
@@ -44,12 +47,12 @@ def list_(
         bool, opt.option("List claims about optimizers, for optadvise verify.", "--claims", group=_LISTS)
     ] = False,
     gpus: Annotated[bool, opt.option("List GPUs for --gpu.", "--gpus", group=_LISTS)] = False,
-    archs: Annotated[bool, opt.option("List networks for --arch.", "--archs", group=_LISTS)] = False,
+    archs: Annotated[bool, opt.option("List architectures for --arch.", "--archs", group=_LISTS)] = False,
     rules: opt.Rules = None,
     json_: opt.Json = False,
     output: opt.Output = None,
 ) -> None:  # fmt: skip
-    """List optimizers with their state and tuning effort; or schedules, claims, GPUs or networks."""
+    """List optimizers with their state and tuning effort; or schedules, claims, GPUs or architectures."""
     from optadvise.rule_analysis import rule_folders
 
     filters = {"--family": family, "--max-state-bytes": max_state_bytes, "--for": suits, "--tree": tree or None}

@@ -23,7 +23,7 @@ def estimate(
     workload: Annotated[
         str | None,
         opt.option(
-            "Your own network: package.module:function that returns (module, batches) or (module, batches, loss).",
+            "Your own model: package.module:function that returns (module, batches) or (module, batches, loss).",
             "--workload",
             group="Model",
             metavar="FUNCTION",
@@ -46,8 +46,8 @@ def estimate(
 ) -> None:
     """Estimate the peak memory of training: whether it fits, the breakdown, and changes that make it fit.
 
-    The network is given by a name, a config.json, dimensions, a parameter count alone (with a wider interval), or your
-    own module.
+    Describe the model by the name of an architecture, a config.json, dimensions, a parameter count alone (with a wider
+    interval), or your own module.
     """
     from optadvise.advice.complete import complete_situation
     from optadvise.advice.inputs import parse_inputs, require_size

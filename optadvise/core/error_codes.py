@@ -10,7 +10,7 @@ class ErrorCode(str, Enum):
 
     Example:
         >>> ErrorCode("unknown-name").description
-        'No optimizer, schedule, rule, network, GPU or claim has this name.'
+        'No optimizer, schedule, rule, architecture, GPU or claim has this name.'
     """
 
     description: str
@@ -27,15 +27,15 @@ class ErrorCode(str, Enum):
     MISSING_OPTION = "missing-option", "A required option, argument or option value is missing."
     OPTION_CONFLICT = "option-conflict", "Two options exclude each other, or one requires another."
     UNKNOWN_CHOICE = "unknown-choice", "The value is not one of the accepted choices."
-    UNKNOWN_NAME = "unknown-name", "No optimizer, schedule, rule, network, GPU or claim has this name."
+    UNKNOWN_NAME = "unknown-name", "No optimizer, schedule, rule, architecture, GPU or claim has this name."
     INVALID_NUMBER = "invalid-number", "The text is not a number, count or memory size."
     OUT_OF_RANGE = "out-of-range", "The number is outside the accepted range."
     NOT_DIVISIBLE = "not-divisible", "A batch size or dimension is not a multiple of what it is divided by."
     INVALID_VALUE = "invalid-value", "The value has the wrong form."
     DISABLED_OPTIMIZER = "disabled-optimizer", "A rule layer disables this optimizer."
-    NETWORK_CONFLICT = "network-conflict", "An option contradicts the network that another option describes."
-    NETWORK_UNKNOWN = "network-unknown", "The options do not determine the size of the network."
-    INVALID_NETWORK = "invalid-network", "A network's dimensions or its config.json are invalid or not supported."
+    NETWORK_CONFLICT = "network-conflict", "An option contradicts the model that another option describes."
+    NETWORK_UNKNOWN = "network-unknown", "The options do not determine the size of the model."
+    INVALID_NETWORK = "invalid-network", "The dimensions of a model or its config.json are invalid or not supported."
     INVALID_REQUIREMENT = "invalid-requirement", "The text after --require is not a requirement."
     INVALID_WORKLOAD = "invalid-workload", "A workload cannot be loaded, or does not return what its contract requires."
     INVALID_RECOMMENDATION = "invalid-recommendation", "The input is not the JSON of a recommendation."
@@ -67,7 +67,7 @@ class ErrorCode(str, Enum):
     LIBRARY_ERROR = "library-error", "An optimizer, a model or another library raised an exception."
     WORKER_FAILED = "worker-failed", "A worker process crashed or returned something unreadable."
     WORKER_TIMEOUT = "worker-timeout", "A worker process did not answer in time."
-    NOTHING_MEASURED = "nothing-measured", "No optimizer could be measured, or the result has nothing to plot."
+    NOTHING_MEASURED = "nothing-measured", "No optimizer could be measured, or the result has no figures to plot."
     INCONCLUSIVE = "inconclusive", "The measurement cannot decide the question."
     INTERRUPTED = "interrupted", "The user or the system interrupted the command."
     INTERNAL = "internal", "An unexpected error; please report it."

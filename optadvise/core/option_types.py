@@ -97,7 +97,7 @@ class Measurement(TypedDict, total=False):
     implementation: str
     # transformer (default), cnn, mlp, or package.module:function that returns (module, batches[, loss]).
     workload: str
-    # Size of the network (default: tiny).
+    # Size of the model (default: tiny).
     model_size: Literal["tiny", "small", "medium"]
     # Number of parameters, such as 50M; replaces --model-size.
     params: Count
@@ -117,7 +117,7 @@ class Measurement(TypedDict, total=False):
     seed: int
     # CPU threads of torch (default: all cores).
     threads: Count
-    # Compile the network with torch.compile.
+    # Compile the model with torch.compile.
     compile: bool
     # Time step() alone, on --params parameters with random gradients.
     optimizer_only: bool

@@ -60,12 +60,12 @@ def build_shape_from_dimensions(
     if missing:
         flags = [f"--{name.replace('_', '-')}" for name in missing]
         raise InputError(
-            f"{where}: the network needs more dimensions; add {' '.join(flags)}",
+            f"{where}: the model needs more dimensions; add {' '.join(flags)}",
             code=ErrorCode.MISSING_OPTION, option=flags[0],
         )  # fmt: skip
     for key, value in dims.items():
         check_dimension(value, key, str(value), where)
-    return complete_shape(family, dims, (), {}, "these dimensions", "dimensions", where)
+    return complete_shape(family, dims, (), {}, "custom model", "dimensions", where)
 
 
 def check_dimension(value: object, key: str, shown: str, where: str) -> int:

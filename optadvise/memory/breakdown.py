@@ -103,7 +103,7 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     lines += [
         make_breakdown_line("gradients", model.gradients, model.gradients, model.gradients_explanation),
         make_breakdown_line("optimizer state", run.state, run.state, optimizer.state_explanation),
-        MemoryLine(part="activations", bytes=None, how="requires the network's dimensions"),
+        MemoryLine(part="activations", bytes=None, how="requires the model's dimensions"),
     ]
     return MemoryEstimate(
         weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state, activations=None,

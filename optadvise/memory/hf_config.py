@@ -26,7 +26,7 @@ _OPTION = "--hf-config"
 _LABELS = "id2label"  # the number of its entries is the number of classes
 _UNSUPPORTED_KEYS = {
     "quantization_config": "describes a quantized checkpoint; use the config.json of the base model",
-    "vision_config": "describes a second network, which is not supported; use --workload package.module:function",
+    "vision_config": "describes a second model, which is not supported; use --workload package.module:function",
 }
 
 ConfigJson: TypeAlias = "Mapping[str, Any]"  # JSON of unknown content; each value is checked when it is read

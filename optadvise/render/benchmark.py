@@ -53,7 +53,8 @@ def list_footnotes(cells: Iterable[str]) -> Iterator[str]:
     """Yield the footnotes of a table whose cells have ratios to the control; nothing without ratios."""
     ratios = [cell for cell in cells if "x" in cell.partition(" ")[0]]
     if ratios:
-        yield "ratio: relative to the control, geometric mean over the rounds, with a 95 % interval"
+        yield "control: the baseline, measured in the same rounds as the other optimizers"
+        yield "ratio: figure divided by that of the control, mean over the rounds with a 95 % interval"
     if any(NO_INTERVAL in ratio for ratio in ratios):
         yield f"{NO_INTERVAL}: too few rounds for an interval"
 
@@ -123,7 +124,9 @@ def _describe_speed(arm: ArmResult) -> str:
 def _describe_loss(arm: ArmResult) -> Iterator[str]:
     loss = arm.loss
     if loss.first is not None and loss.last is not None:
-        yield f"loss {loss.first:.3f} → {loss.last:.3f}" + ("" if loss.finite else ", not always finite")
+        yield f"loss {loss.first:.3f} → {loss.last:.3f} (first and last step)" + (
+            "" if loss.finite else ", not always finite"
+        )
     elif loss.finite is False:
         yield "the weights became infinite or NaN"
 

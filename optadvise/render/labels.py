@@ -158,9 +158,13 @@ def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:
     return " ".join(format_option(catalog, fact, value) for fact, value in facts.items())
 
 
-def name_network_option(shape: NetworkShape) -> str:
-    """Return the option that specified a network by its name; `network` if it was specified by its dimensions."""
-    return "--arch" if shape.basis == "named" else "network"
+def list_shape_options(shape: NetworkShape, catalog: Catalog) -> list[tuple[str, str]]:
+    """Return the options that describe a model, each with its value: a name, a file or dimensions."""
+    flag = {"named": "--arch", "config": "--hf-config"}.get(shape.basis)
+    if flag is not None:
+        return [(flag, shape.name)]
+    dims = dict(shape.dims)
+    return [(each.flag or "", str(dims[each.id])) for each in catalog.base.inputs.values() if each.id in dims]
 
 
 def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:

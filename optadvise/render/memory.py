@@ -84,7 +84,7 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
 
 
 def _describe_paging(verdict: str, total: int, available: int, details: str, limit: str) -> Text:
-    """Return that a run fits because a part of the optimizer state moves to host memory.
+    """Describe a run that fits because a part of the optimizer state moves to host memory.
 
     Args:
         details: Interval and number of GPUs of the total.

@@ -21,7 +21,7 @@ from optadvise.render.labels import (
     format_interval,
     format_options,
     list_implied_facts,
-    name_network_option,
+    list_shape_options,
 )
 from optadvise.render.memory import (
     describe_allocator,
@@ -189,13 +189,9 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
     """Return the facts that the user specified, with the meanings of their values."""
     situation, rows = advice.situation, []
     if "shape" in stated and situation.shape is not None:
-        rows.append(
-            FactRow(
-                flag=name_network_option(situation.shape),
-                value=situation.shape.name,
-                meaning=f"{show_count(situation.params or 0)} parameters",
-            )
-        )
+        size = f"{show_count(situation.params or 0)} parameters"
+        for number, (flag, value) in enumerate(list_shape_options(situation.shape, catalog)):
+            rows.append(FactRow(flag=flag, value=value, meaning="" if number else size))
     gpu = find_gpu_id(situation, catalog)
     if gpu is not None:
         rows.append(FactRow(flag="--gpu", value=gpu, meaning=str(situation.gpu)))

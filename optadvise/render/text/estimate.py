@@ -60,11 +60,11 @@ def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) 
 
 def _print_title(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
     situation = answer.situation
-    network = f"{show_count(situation.params or 0)} parameters"
+    model = f"{show_count(situation.params or 0)} parameters"
     if situation.shape is not None:
-        network = f"{situation.shape.name}, {network}"
+        model = f"{situation.shape.name}, {model}"
     optimizer = catalog.optimizer(answer.optimizer).name
-    out.print(f"[bold]{escape(network)}[/bold] with {escape(optimizer)}, {_describe_run(situation)}")
+    out.print(f"[bold]{escape(model)}[/bold] with {escape(optimizer)}, {_describe_run(situation)}")
     print_paragraph(out, describe_fit(answer.memory, situation))
 
 

@@ -17,7 +17,7 @@ from optadvise.render.labels import (
     format_flag,
     format_option,
     list_implied_facts,
-    name_network_option,
+    list_shape_options,
 )
 from optadvise.render.text.console import NO_BREAK, format_heading
 from optadvise.rulebase.catalog import Catalog
@@ -57,11 +57,11 @@ def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
 
 
 def _list_specified(situation: Situation, catalog: Catalog) -> list[str]:
-    """Return the specified options with their values, without the facts that a GPU or a network implies."""
+    """Return the specified options with their values, without the facts that a GPU or an architecture implies."""
     options = []
     shape, gpu = situation.shape, find_gpu_id(situation, catalog)
     if shape is not None and "shape" in situation.stated:
-        options.append(f"{name_network_option(shape)} {shape.name}")
+        options += [f"{flag} {value}" for flag, value in list_shape_options(shape, catalog)]
     skipped = {"shape", "gpu", *list_implied_facts(situation, catalog)}
     facts = sorted(set(situation.stated) - skipped, key=[*catalog.facts, *situation.stated].index)
     for fact in facts:
