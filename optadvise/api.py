@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from numbers import Integral, Real
 from os import PathLike
@@ -62,7 +62,7 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         """Return the compiled rules of the recommendation."""
         return _compile_rules(self.folders)
 
-    def build(self, model: Any, *, fused: bool = True) -> tuple[Any, Any]:
+    def build(self, model: Any, *, fused: bool = True, allow_imports: Sequence[str] = ()) -> tuple[Any, Any]:
         """Build the recommended optimizer for a model's parameters, and its schedule. Imports torch.
 
         The result equals what `optadvise bench` measures and `code("python")` generates: weight decay applies to
@@ -72,6 +72,7 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         Args:
             model: A `torch.nn.Module`; parameters without `requires_grad` are skipped.
             fused: Use the fused variant if the implementation has one.
+            allow_imports: Packages whose classes may be imported although only a rule layer lists them.
 
         Returns:
             The optimizer and the schedule. Two lists if the recommendation has a companion optimizer, as with Muon,
@@ -79,7 +80,8 @@ class Advice(Recommendation, frozen=True, kw_only=True):
 
         Raises:
             CannotRunHereError: The implementation's package is not installed.
-            InputError: No parameter requires a gradient, or the recommendation uses gradient release.
+            InputError: No parameter requires a gradient, the recommendation uses gradient release, or a class may not
+                be imported.
 
         Example:
             >>> import torch
@@ -96,6 +98,7 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         if not named:
             raise InputError("build: no parameter of the model requires a gradient", code=ErrorCode.INVALID_NETWORK)
         arm = plan_advice(self, fused=fused, device=named[0][1].device.type)
+        rule_folders.load_catalog(self.folders, allow_imports).imports.check(arm.import_paths)
         built = optimizer_builder.build_optimizers(arm, named, model)
         schedules = [optimizer_builder.build_scheduler(arm, optimizer) for optimizer in built]
         return (built[0], schedules[0]) if self.companion is None else (built, schedules)
@@ -176,6 +179,7 @@ def estimate(**run: Unpack[Run]) -> Estimate:
 def bench(
     *optimizers: str | Advice | Mapping[str, Any],
     rules: Folders = (),
+    allow_imports: Sequence[str] = (),
     **how: Unpack[Measurement],
 ) -> dict[str, Any]:
     """Measure time and memory of optimizers on this machine against a control, each in its own process.
@@ -183,6 +187,7 @@ def bench(
     Args:
         *optimizers: Names in any spelling, or one recommendation or its data.
         rules: Folders of rule layers.
+        allow_imports: Packages whose classes may be imported although only a rule layer lists them.
         **how: Options of the measurement.
 
     Returns:
@@ -210,7 +215,8 @@ def bench(
     advice = recommendations[0] if recommendations else None
     names = [each for each in optimizers if isinstance(each, str)]
     recommendation = advice.data() if isinstance(advice, Advice) else advice
-    request = prepare_request(_compile_rules(_list_folders(rules)), names, BenchOptions(**options), recommendation)
+    compiled = _compile_rules(_list_folders(rules), allow_imports)
+    request = prepare_request(compiled, names, BenchOptions(**options), recommendation)
     result = measure(request)
     with contextlib.suppress(OSError):  # the saved findings only add evidence to later recommendations
         save_findings(result, datetime.now(timezone.utc).date().isoformat())
@@ -249,17 +255,18 @@ def _list_folders(rules: Folders | None) -> tuple[Path, ...]:
         raise InputError(message, code=ErrorCode.INVALID_VALUE, option="--rules", value=rules) from error
 
 
-def _compile_rules(folders: tuple[Path, ...]) -> CompiledRules:
+def _compile_rules(folders: tuple[Path, ...], allow_imports: Sequence[str] = ()) -> CompiledRules:
     """Return the compiled rules of the layers; the latest are cached."""
-    key: tuple[str | Path, ...] = (rule_folders.load_catalog(folders).fingerprint, *rule_folders.list_folders(folders))
+    catalog = rule_folders.load_catalog(folders, allow_imports)
+    key = (catalog.fingerprint, catalog.allowed_imports, *rule_folders.list_folders(folders))
     if key not in _compiled:
         _compiled.clear()
-        _compiled[key] = rule_folders.load_rules(folders)
+        _compiled[key] = rule_folders.load_rules(folders, allow_imports)
     return _compiled[key]
 
 
 # The key has the fingerprint and the folders, because the fingerprint does not cover claims and surfaces.
-_compiled: dict[tuple[str | Path, ...], CompiledRules] = {}
+_compiled: dict[tuple[object, ...], CompiledRules] = {}
 
 
 def _check_flag(name: str, value: Any) -> bool | None:

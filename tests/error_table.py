@@ -55,6 +55,7 @@ REMEDIES = {
     "invalid-requirement": "Write `METRIC <= LIMIT`, such as `--require 'optimizer_seconds <= 1.3x'`.",
     "invalid-workload": "Correct the function that `--workload module:function` names.",
     "invalid-recommendation": "Use the output of `optadvise recommend --json`.",
+    "import-not-allowed": "If you trust the code, add `--allow-imports PACKAGE` or set `OPTADVISE_ALLOW_IMPORTS`.",
     "not-comparable": "Measure both results with the same settings on the same machine.",
     "file-not-found": "Correct the path, or create the file.",
     "file-unreadable": "Check the type, the size and the permissions of the file.",

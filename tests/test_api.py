@@ -114,7 +114,7 @@ def test_options_equal_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> 
     from optadvise.cli.bench import BenchOutputs, bench
 
     assert option_types.FILE.read_text(encoding="utf-8") == option_types.generate(), "python -m tests.option_types"
-    outputs = {"names", "from_", "rules", "merge", *BenchOutputs.__struct_fields__}
+    outputs = {"names", "from_", "rules", "allow_imports", "merge", *BenchOutputs.__struct_fields__}
     options = {*inspect.signature(bench).parameters} - outputs
     assert options == {*BenchOptions.__struct_fields__} == {*Measurement.__annotations__}
 

@@ -122,7 +122,7 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
         },
         companion=_plan_companion(rules, card, run.companion, spec),
         max_grad_norm=_read_clip_norm(values.get("max_grad_norm")),
-        phases=tuple(Phase(shape=each.shape, path=each.path, kwargs=each.kwargs) for each in run.scheduler.phases),
+        phases=_read_phases(rules, run.scheduler),
         milestones=_read_milestones(run.scheduler),
     )
     return [arm, *plan_arms(rules, [], spec, control=control, implementation=None)]
@@ -151,6 +151,15 @@ def _read_clip_norm(value: Value) -> float | None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
         raise _reject("max_grad_norm must be a positive number or null")
     return float(value)
+
+
+def _read_phases(rules: CompiledRules, schedule: _Schedule) -> tuple[Phase, ...]:
+    """Return the phases, after checking that cards of schedules have their shapes and classes."""
+    known = {(phase.shape, phase.path) for card in rules.catalog.base.schedulers.values() for phase in card.phases}
+    for number, each in enumerate(schedule.phases):
+        if (each.shape, each.path) not in known:
+            raise _reject(f"scheduler.phases[{number}]: no schedule has the shape {each.shape!r} with {each.path}")
+    return tuple(Phase(shape=each.shape, path=each.path, kwargs=each.kwargs) for each in schedule.phases)
 
 
 def _read_milestones(schedule: _Schedule) -> tuple[int, ...]:

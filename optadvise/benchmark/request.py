@@ -67,7 +67,7 @@ def prepare_request(
         recommendation: Output of `recommend --json`; replaces the names.
 
     Raises:
-        InputError: A value is invalid or two options contradict each other.
+        InputError: A value is invalid, two options contradict each other, or a class may not be imported.
         CannotRunHereError: torch is missing or does not support the device.
     """
     requirements = tuple(parse_requirement(text) for text in options.require)
@@ -78,6 +78,8 @@ def prepare_request(
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--seed", value=options.seed)
     check_timeout(options.timeout)
     arms = _plan_arms(rules, names, options, spec, recommendation)
+    for arm in arms:
+        rules.catalog.imports.check(arm.import_paths)
     return Request(spec=spec, arms=tuple(arms), requirements=requirements, timeout=options.timeout)
 
 

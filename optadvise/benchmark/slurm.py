@@ -20,6 +20,7 @@ def submit_cells(
     cells: Sequence[Cell],
     parameters: Mapping[str, Value],
     rules: Sequence[str],
+    allowed_imports: Sequence[str] = (),
     cluster: str = "slurm",
 ) -> list[Outcome]:
     """Submit one job per cell without a result, wait for all jobs, and return the outcomes.
@@ -28,6 +29,7 @@ def submit_cells(
         folder: Folder of the sweep on a file system that all nodes share.
         parameters: submitit's job parameters, such as slurm_partition, timeout_min and gpus_per_node.
         rules: Folders of additional rule layers.
+        allowed_imports: Packages or modules whose classes may be imported; see `Catalog.imports`.
         cluster: submitit's name of the cluster type.
 
     Raises:
@@ -50,14 +52,17 @@ def submit_cells(
         ) from error  # fmt: skip
     pending = [cell for cell in cells if read_cell(folder, cell) is None]
     with executor.batch():
-        jobs = [executor.submit(measure_in_job, str(folder), cell, list(rules)) for cell in pending]
+        jobs = [
+            executor.submit(measure_in_job, str(folder), cell, list(rules), list(allowed_imports)) for cell in pending
+        ]
     reasons = {cell.name: _wait_for_job(job) for cell, job in zip(pending, jobs, strict=True)}
     return [Outcome(cell=cell, result=read_cell(folder, cell), reason=reasons.get(cell.name)) for cell in cells]
 
 
-def measure_in_job(folder: str, cell: Cell, rules: Sequence[str]) -> str | None:
+def measure_in_job(folder: str, cell: Cell, rules: Sequence[str], allowed_imports: Sequence[str]) -> str | None:
     """Measure a cell in a job; return why it has no result, None on success."""
-    return measure_cell(CompiledRules(load(tuple(map(Path, rules)))), Path(folder), cell).reason
+    catalog = load(tuple(map(Path, rules))).allow_imports(allowed_imports)
+    return measure_cell(CompiledRules(catalog), Path(folder), cell).reason
 
 
 def _wait_for_job(job: Any) -> str | None:

@@ -85,3 +85,9 @@ class Arm(Struct, frozen=True):
     unsupported: str | None = None  # why it cannot run here, if known before the start
     unsupported_code: ErrorCode = ErrorCode.UNSUPPORTED
     deviates: str | None = None  # how the update differs from the paper's
+
+    @property
+    def import_paths(self) -> tuple[str, ...]:
+        """Return the import paths of all classes."""
+        companion = () if self.companion is None else (self.companion.path,)
+        return (self.path, *companion, *(phase.path for phase in self.phases))

@@ -26,6 +26,7 @@ from optadvise.core.errors import InputError, OptadviseError
 from optadvise.core.files import write_output
 from optadvise.core.foreign import ForeignFileError, decode_record, read_bounded, set_aside
 from optadvise.core.json_text import encode_json
+from optadvise.rulebase.imports import OPTION, ImportPolicy, suggest_option
 
 _NOT_SWEPT = ("control", "require")  # options of `bench`
 OPTIONS = (*(name for name in BenchOptions.__struct_fields__ if name not in _NOT_SWEPT), *ALIASES)
@@ -71,9 +72,22 @@ def _name_cell(optimizer: str, varied: Mapping[str, str]) -> str:
 def _prepare(rules: CompiledRules, cell: Cell) -> Request:
     options = msgspec.convert({"control": "none", **_parse_options(cell)}, BenchOptions)
     try:
+        _check_workload(rules.catalog.imports, options.workload)
         return prepare_request(rules, [cell.optimizer], options)
     except InputError as error:
         raise InputError(f"{cell.name}: {error}", code=error.code, option=error.option, value=error.value) from error
+
+
+def _check_workload(imports: ImportPolicy, workload: str) -> None:
+    """Check that the user allows the module of a workload, which a file names.
+
+    Raises:
+        InputError: The user does not allow it.
+    """
+    module, colon, _ = workload.partition(":")
+    if colon and not imports.allows_module(module):
+        message = f"workload {workload!r} is not imported: a sweep file names it; {suggest_option(module)}"
+        raise InputError(message, code=ErrorCode.IMPORT_NOT_ALLOWED, option=OPTION, value=workload)
 
 
 def _parse_options(cell: Cell) -> dict[str, str | int | float | bool]:

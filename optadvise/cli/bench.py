@@ -62,6 +62,7 @@ def bench(
     merge: _Merge = False,
     shown: BenchOutputs,
     rules: opt.Rules = None,
+    allow_imports: opt.AllowImports = None,
 ) -> None:
     """Benchmark optimizers on this machine: step time, memory and loss of a small model, compared with a baseline.
 
@@ -71,7 +72,7 @@ def bench(
     from optadvise.cli import outputs
     from optadvise.rule_analysis import rule_folders
 
-    compiled = rule_folders.load_rules(rules)
+    compiled = rule_folders.load_rules(rules, allow_imports)
     if merge and options.require:
         message = "--require and --merge exclude each other; use optadvise compare --require for result files"
         raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--require")
@@ -84,7 +85,14 @@ def bench(
         request = prepare_request(compiled, names or [], options, recommendation)
     defaults = asdict(BenchOptions())
     changed = {name: value for name, value in asdict(options).items() if value != defaults[name]}
-    typed = {"names": names or (), "from": from_, **changed, "merge": merge, "rules": rules}
+    typed = {
+        "names": names or (),
+        "from": from_,
+        **changed,
+        "merge": merge,
+        "rules": rules,
+        "allow_imports": allow_imports,
+    }
     writer = _make_writer(shown, outputs.command("bench", typed))
     result = _merge(names or [], compiled.catalog, options.control) if request is None else _measure(request, writer)
     writer.finish(result)

@@ -11,6 +11,7 @@ from optadvise.core.json_text import encode_json
 
 def doctor(
     rules: opt.Rules = None,
+    allow_imports: opt.AllowImports = None,
     json_: opt.Json = False,
     output: opt.Output = None,
 ) -> None:
@@ -24,7 +25,7 @@ def doctor(
     from optadvise.rule_analysis import rule_folders
 
     with outputs.redirect_to(output):
-        report = examine_machine(rule_folders.load_catalog(rules))
+        report = examine_machine(rule_folders.load_catalog(rules, allow_imports))
         if json_:
             typer.echo(encode_json(report, indent=2), nl=False)
         else:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from optadvise.cli.complete import Offer, among
+from optadvise.rulebase.imports import OPTION
 
 
 def option(
@@ -46,6 +47,15 @@ Rules = Annotated[
         "--rules",
         group="Rules",
         metavar="DIR",
+    ),
+]
+AllowImports = Annotated[
+    list[str] | None,
+    option(
+        "Import classes of this package that only additional rules list; repeatable.",
+        OPTION,
+        group="Rules",
+        metavar="PACKAGE",
     ),
 ]
 Json = Annotated[bool, option("Print JSON.", "--json", group="Output")]

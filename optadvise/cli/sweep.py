@@ -46,6 +46,7 @@ def sweep(
     markdown: _Markdown = None,
     plot: _Plot = None,
     rules: opt.Rules = None,
+    allow_imports: opt.AllowImports = None,
 ) -> None:
     """Benchmark a grid of optimizers, sizes, precisions and other options of bench; resume an interrupted sweep.
 
@@ -65,7 +66,7 @@ def sweep(
     files.pop("--plot", None)  # drawn at the end
     pictures.check(plot)
     grid = read_sweep(file, benchmark_sweep.OPTIONS)
-    compiled = rule_folders.load_rules(rules)
+    compiled = rule_folders.load_rules(rules, allow_imports)
     try:
         cells = benchmark_sweep.make_cells(compiled, grid.optimizers, grid.options)
     except InputError as error:
@@ -74,7 +75,8 @@ def sweep(
     if launcher == "slurm":
         from optadvise.benchmark.slurm import submit_cells
 
-        outcomes = submit_cells(cell_folder, cells, grid.job_parameters, tuple(map(str, rules or ())))
+        allowed = compiled.catalog.allowed_imports
+        outcomes = submit_cells(cell_folder, cells, grid.job_parameters, tuple(map(str, rules or ())), allowed)
     else:
         outcomes = list(benchmark_sweep.run_sweep(compiled, cell_folder, cells, _announcer(len(cells))))
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]

@@ -17,6 +17,7 @@ from optadvise.core.units import parse_count
 
 if TYPE_CHECKING:
     from optadvise.core.surface_cards import Surface
+    from optadvise.rulebase.catalog import Catalog
     from optadvise.verify.trajectory_records import TrajectoriesResult
 
 
@@ -35,6 +36,7 @@ def trajectories(
     animate: Annotated[Path | None, opt.option("Write an animation to this file: saddle.gif.", group="Output")] = None,
     json_: opt.JsonFile = None,
     rules: opt.Rules = None,
+    allow_imports: opt.AllowImports = None,
 ) -> None:
     """Compute the trajectories of installed optimizers on a loss surface of two weights (default: a saddle).
 
@@ -45,7 +47,9 @@ def trajectories(
     if lr is not None and not 0 < lr <= 1e6:
         message = f"--lr {lr:g}: must be above 0 and at most 1e6"
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--lr", value=lr)
-    chosen, result = _compute(names or [], surface, steps, lr, rules)
+    from optadvise.rule_analysis import rule_folders
+
+    chosen, result = _compute(rule_folders.load_catalog(rules, allow_imports), names or [], surface, steps, lr)
     if json_ is not None:
         json_text = encode_json(result)
         if json_ == "-":
@@ -88,12 +92,9 @@ def _check_files(plot: Path | None, animate: Path | None, json_: str | None) -> 
 
 
 def _compute(
-    names: list[str], surface: str, steps: str | None, lr: float | None, rules: list[Path] | None
+    catalog: Catalog, names: list[str], surface: str, steps: str | None, lr: float | None
 ) -> tuple[Surface, TrajectoriesResult]:
     """Return the surface and the trajectories; check the options before torch is imported."""
-    from optadvise.rule_analysis import rule_folders
-
-    catalog = rule_folders.load_catalog(rules)
     if surface.lower() not in catalog.surfaces:
         message = f"--surface {surface!r} does not exist; {suggest_name(surface, catalog.surfaces)}"
         raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option="--surface", value=surface)
@@ -103,10 +104,11 @@ def _compute(
         message = f"--steps {steps!r}: must be at most {MOST_STEPS:,}"
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--steps", value=steps)
     ids = [catalog.find_optimizer(name, "trajectories") for name in names] or catalog.default_trajectory_optimizers
+    cards = [catalog.optimizer(name) for name in dict.fromkeys(ids)]
+    catalog.imports.check(implementation.path for card in cards for implementation in card.implementations)
     try:
         from optadvise.verify import trajectories
     except ImportError as error:
         message = "trajectories requires torch; pip install torch"
         raise CannotRunHereError(message, code=ErrorCode.MISSING_PACKAGE) from error
-    cards = [catalog.optimizer(name) for name in dict.fromkeys(ids)]
     return chosen, trajectories.compute_trajectories(chosen, cards, count, lr)

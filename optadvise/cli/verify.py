@@ -54,6 +54,7 @@ def verify(
     json_: opt.JsonFile = None,
     markdown: Annotated[Path | None, opt.option("Write a Markdown page to this file.", group="Output")] = None,
     rules: opt.Rules = None,
+    allow_imports: opt.AllowImports = None,
 ) -> None:  # fmt: skip
     """Audit the installed optimizers against references, and test claims about them on this machine.
 
@@ -70,13 +71,15 @@ def verify(
     files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown})
     targets = {"optimizer names": names, "--claim": claim, "--optimizer": optimizer, "--all": all_, "--import": import_}
     _check_options(targets, as_, timeout)
-    catalog = rule_folders.load_catalog(rules)
+    catalog = rule_folders.load_catalog(rules, allow_imports)
     ids = _find_ids(catalog, optimizer, "--optimizer") or _find_ids(catalog, names, "verify")
     tested = claims.select_claims(catalog, claim or (), ids) if claim or optimizer or all_ else []
     if import_ is not None:
         entries = [audit_run.enter_user_class(catalog, import_, str(as_))]
     else:
         entries = [] if claim else audit_run.list_entries(catalog, ids)
+        if ids:
+            catalog.imports.check(entry.target.implementation.path for entry in entries)
     outcomes = _run(catalog, entries, tested, timeout)
     if import_ is not None:
         _require_import(outcomes.audits, import_)

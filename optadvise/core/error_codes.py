@@ -39,6 +39,10 @@ class ErrorCode(str, Enum):
     INVALID_REQUIREMENT = "invalid-requirement", "The text after --require is not a requirement."
     INVALID_WORKLOAD = "invalid-workload", "A workload cannot be loaded, or does not return what its contract requires."
     INVALID_RECOMMENDATION = "invalid-recommendation", "The input is not the JSON of a recommendation."
+    IMPORT_NOT_ALLOWED = (
+        "import-not-allowed",
+        "A rule layer or a sweep file names code that is not on a shipped card and that the user has not allowed.",
+    )
     NOT_COMPARABLE = "not-comparable", "Two results were measured under different conditions, or share no optimizer."
     FILE_NOT_FOUND = "file-not-found", "A file or folder does not exist."
     FILE_UNREADABLE = "file-unreadable", "A file exists but cannot be read, or is too large."

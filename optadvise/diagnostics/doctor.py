@@ -25,6 +25,7 @@ class Machine(Struct, frozen=True):
 
     torch_error: str | None
     import_errors: Mapping[str, str | None]  # by import path
+    not_imported: Mapping[str, str]  # why the class may not be imported, by import path
     device_kinds: Collection[str]  # usable ones of cpu, cuda and mps
     versions: Mapping[str, str | None]  # by package
 
@@ -40,7 +41,9 @@ def examine_machine(
     """
     cards = [catalog.optimizer(name) for name in catalog.optimizer_ids]
     implementations = [implementation for card in cards for implementation in card.implementations]
-    probed = probe_imports([each.path for each in implementations], command=command, timeout=timeout)
+    reasons = {each.path: catalog.imports.explain(each.path) for each in implementations}
+    paths = [path for path, reason in reasons.items() if reason is None]
+    probed = probe_imports(paths, command=command, timeout=timeout)
     torch = probed.torch
     packages = {*(each.package for each in implementations if each.package), *_OPTIONAL_PACKAGES} - {"torch"}
     versions = _read_versions(["torch", *sorted(packages)])
@@ -49,6 +52,7 @@ def examine_machine(
     machine = Machine(
         torch_error=torch.error,
         import_errors=probed.errors,
+        not_imported={path: reason for path, reason in reasons.items() if reason is not None},
         device_kinds={device.kind for device in devices if device.usable},
         versions=versions,
     )
@@ -182,6 +186,8 @@ def _explain_unusable(card: Optimizer, implementation: Implementation, machine: 
     if minimum and version and _parse_version(version) < _parse_version(minimum):
         requirement = f"{package}>={minimum}"
         return f"{path} requires {requirement}, installed is {version}; pip install '{requirement}'"
+    if path in machine.not_imported:
+        return f"not checked: {machine.not_imported[path]}"
     error = machine.import_errors[path]
     return None if error is None else _explain_import_error(card, implementation, error)
 

@@ -47,12 +47,14 @@ def estimate_module(rules: CompiledRules, spec: str, stated: FactValues, timeout
     ids = rules.catalog.optimizer_ids
     traced = trace_step(spec, situation.precision, list(request_optimizers(rules, ids)), timeout=timeout)
     step = traced.figures
+    traced_steps = {each.id: each for each in traced.optimizers}
+    steps = [traced_steps.get(name) or OptimizerStep(id=name, figures=None) for name in ids]
     situation = situation.state(params=step.parameters, micro_batch=step.samples)
     chosen = situation.optimizer or rules.reference_optimizer
     if situation.optimizer is None:
         situation = situation.derive(optimizer=chosen)
     size = _describe_size(step)
-    estimates = {each.id: _estimate_optimizer(rules, situation, step, size, each) for each in traced.optimizers}
+    estimates = {each.id: _estimate_optimizer(rules, situation, step, size, each) for each in steps}
     rejected = {name for name in ids if is_rejected(rules, situation, name)}
     ranking = [
         Fit(
@@ -96,7 +98,7 @@ def _check_input(spec: str, stated: FactValues) -> None:
 
 
 def request_optimizers(rules: CompiledRules, ids: Sequence[str], *, fused: bool = True) -> Iterator[OptimizerRequest]:
-    """Yield the requests to trace optimizers, with the defaults of their cards.
+    """Yield the requests to trace optimizers whose class may be imported, with the defaults of their cards.
 
     Args:
         fused: Use the fused variant if the implementation has one, as analytic estimates do.
@@ -104,6 +106,8 @@ def request_optimizers(rules: CompiledRules, ids: Sequence[str], *, fused: bool 
     for name in ids:
         card = rules.catalog.optimizer(name)
         first = card.implementations[0]
+        if rules.catalog.imports.explain(first.path) is not None:
+            continue
         defaults = {h.name: h.default for h in card.hyperparameters}
         # The worker traces optimizers on the CPU.
         kwargs = constructor_kwargs(first, defaults, device="cpu", variant="fused" if fused else None)

@@ -14,8 +14,10 @@ from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.foreign import ForeignFileError, clean_strings, read_bounded
 from optadvise.rule_analysis.check import require_proof
 from optadvise.rulebase.catalog import Catalog, load, load_shipped
+from optadvise.rulebase.imports import OPTION
 
 VARIABLE = "OPTADVISE_RULES"
+IMPORTS_VARIABLE = "OPTADVISE_ALLOW_IMPORTS"
 _SECTION = "tool.optadvise"
 _KEYS = ("rules",)
 _MAX_PROJECT_BYTES = 4 * 2**20
@@ -47,26 +49,48 @@ def list_folders(option: Sequence[Path] | None) -> list[Path]:
     return folders
 
 
-def load_catalog(option: Sequence[Path] | None) -> Catalog:
+def list_allowed_imports(option: Sequence[str] | None) -> list[str]:
+    """Return the packages and modules that the environment and the command line allow to import.
+
+    Args:
+        option: Values of `--allow-imports`.
+
+    Raises:
+        InputError: One is not the name of a package or module.
+    """
+    from_environment = [name.strip() for name in os.environ.get(IMPORTS_VARIABLE, "").split(",") if name.strip()]
+    names = [*from_environment, *([option] if isinstance(option, str) else option or ())]
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            source = IMPORTS_VARIABLE if name in from_environment else OPTION
+            message = f"{source} {name!r} must be the name of a package or module, such as our_package.optimizers"
+            raise InputError(message, code=ErrorCode.INVALID_VALUE, option=source, value=name)
+    return names
+
+
+def load_catalog(option: Sequence[Path] | None, allow_imports: Sequence[str] | None = None) -> Catalog:
     """Load the catalog with all rule layers, without proofs.
 
     Args:
         option: Folders from `--rules`.
+        allow_imports: Packages or modules from `--allow-imports`.
     """
-    folders = list_folders(option)
-    return load(folders) if folders else load_shipped()
+    folders, allowed = list_folders(option), list_allowed_imports(allow_imports)
+    catalog = load(folders) if folders else load_shipped()
+    return catalog.allow_imports(allowed) if allowed else catalog
 
 
-def load_rules(option: Sequence[Path] | None) -> CompiledRules:
+def load_rules(option: Sequence[Path] | None, allow_imports: Sequence[str] | None = None) -> CompiledRules:
     """Load and compile the rules with all layers, and prove them if there are layers over the shipped rules.
 
     Args:
         option: Folders from `--rules`.
+        allow_imports: Packages or modules from `--allow-imports`.
 
     Raises:
         RuleFileError: A layer is invalid, or the proof fails.
     """
-    rules = CompiledRules(load_catalog(option))
+    rules = CompiledRules(load_catalog(option, allow_imports))
     is_shipped = len(rules.catalog.layers) == 1 and rules.catalog.shipped  # proven by the test suite
     return rules if is_shipped else require_proof(rules)
 

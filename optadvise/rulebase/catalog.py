@@ -15,6 +15,7 @@ from optadvise.core.framework_cards import Framework
 from optadvise.core.surface_cards import Surface, SurfaceFile
 from optadvise.core.text import normalize_spelling
 from optadvise.rulebase.cache import DiskCache
+from optadvise.rulebase.imports import ImportPolicy, make_policy
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
 from optadvise.rulebase.memory_rules import MemorySettings
 from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, RunInput
@@ -51,17 +52,28 @@ class Catalog:
     """Content of the rule files of all layers."""
 
     def __init__(self, base: RuleBase, fingerprint: str, layers: Sequence[str],
-                 later: LazyFiles | None = None, folders: Sequence[tuple[str, Path]] = ()) -> None:  # fmt: skip
+                 later: LazyFiles | None = None, folders: Sequence[tuple[str, Path]] = (),
+                 allowed_imports: tuple[str, ...] = ()) -> None:  # fmt: skip
         """Wrap validated rules; use `load` to create a catalog."""
         self.base = base
         self.later = later or LazyFiles()
         self.fingerprint = fingerprint
         self.layers = tuple(layers)
         self.folders = tuple(folders)  # name and folder of each layer
+        self.allowed_imports = allowed_imports  # packages or modules that the user allows, besides shipped cards
 
     def with_base(self, base: RuleBase) -> Catalog:
         """Return a catalog with another rule base, for proofs and comparisons."""
-        return Catalog(base, self.fingerprint, self.layers, self.later, self.folders)
+        return Catalog(base, self.fingerprint, self.layers, self.later, self.folders, self.allowed_imports)
+
+    def allow_imports(self, packages: Sequence[str]) -> Catalog:
+        """Return a catalog with packages or modules whose classes may be imported; see `imports`."""
+        return Catalog(self.base, self.fingerprint, self.layers, self.later, self.folders, tuple(packages))
+
+    @cached_property
+    def imports(self) -> ImportPolicy:
+        """Return which classes may be imported."""
+        return make_policy(self.base, load_shipped().base, self.allowed_imports)
 
     @property
     def facts(self) -> Mapping[str, Fact]:

@@ -36,6 +36,7 @@ class AuditEntry(Struct, frozen=True):
     target: AuditTarget
     offered: bool = True  # the card offers it to users
     is_user_class: bool = False  # named by --import
+    why_not_imported: str | None = None  # why its class may not be imported; None if it may
 
 
 def list_entries(catalog: Catalog, ids: Iterable[str] | None) -> list[AuditEntry]:
@@ -45,7 +46,11 @@ def list_entries(catalog: Catalog, ids: Iterable[str] | None) -> list[AuditEntry
         ids: Canonical ids; None for all optimizers.
     """
     return [
-        AuditEntry(make_target(catalog, card, each), each in card.implementations)
+        AuditEntry(
+            make_target(catalog, card, each),
+            each in card.implementations,
+            why_not_imported=catalog.imports.explain(each.path),
+        )
         for card in map(catalog.optimizer, catalog.optimizer_ids if ids is None else ids)
         for each in (*card.implementations, *card.not_offered)
     ]
@@ -101,6 +106,8 @@ def _request_audit(
     Raises:
         NoAnswerError: The process ended, or the audit exceeded its time limit.
     """
+    if entry.why_not_imported is not None:
+        return MissingAnswer(entry.why_not_imported)
     request = AuditRequest(target=entry.target, is_user_class=entry.is_user_class)
     answer = auditor.request(request, timeout)
     assert isinstance(answer, (AuditAnswer, MissingAnswer))

@@ -123,9 +123,10 @@ def _evaluate_claim(evaluation: _Evaluation, claim: Claim, surface: Surface | No
     if isinstance(device, UndecidedAnswer):
         return _make_outcome(claim, Verdict(UNDECIDED, device.reason))
     sides = [_make_side(evaluation.catalog.optimizer(trial.optimizer), trial, device) for trial in claim.trials]
-    unsupported = [side.arm.unsupported for side in sides if side.arm.unsupported]
-    if unsupported:
-        return _make_outcome(claim, Verdict(UNDECIDED, unsupported[0]), device, sides)
+    explain = evaluation.catalog.imports.explain
+    reasons = [reason for side in sides if (reason := explain(side.arm.path) or side.arm.unsupported)]
+    if reasons:
+        return _make_outcome(claim, Verdict(UNDECIDED, reasons[0]), device, sides)
     request = ExperimentRequest(
         experiment=claim.experiment or "", setting=claim.setting, device=device, sides=tuple(sides), surface=surface
     )

@@ -60,6 +60,7 @@ def check_picture(file: Path, flag: str, formats: Sequence[str] = PICTURES) -> N
             option=flag,
             value=str(file),
         ) from error
+    matplotlib.rcdefaults()  # without a matplotlibrc of the current folder, which can start LaTeX
     matplotlib.rcParams["svg.hashsalt"] = "optadvise"  # the same data produce the same file
     check_writable(file, flag)
 
