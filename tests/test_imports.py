@@ -231,11 +231,10 @@ def test_classes_of_rule_layers_require_consent(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("importable")
 def test_consent_by_command_line_and_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for consent in ("evilmod", "evilmod.Own"):
-        result = optadvise("bench", "turbo", *QUICK, "--allow-imports", consent, "--json", "-")
-        assert result.code == 0, result.err
-        assert json.loads(result.out)["arms"][0]["implementation"]["import"] == "evilmod.Own"
-    assert executed() == [str(tmp_path / "site" / "evilmod.py")] * 2
+    result = optadvise("bench", "turbo", *QUICK, "--allow-imports", "evilmod.Own", "--json", "-")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["arms"][0]["implementation"]["import"] == "evilmod.Own"
+    assert executed() == [str(tmp_path / "site" / "evilmod.py")]
     monkeypatch.setenv("OPTADVISE_ALLOW_IMPORTS", "numpy, evilmod")
     rules = rule_folders.load_rules(None)
     for optimizer, options in (("turbo", {}), ("adamw", {"workload": ["evilmod:workload"]})):
