@@ -7,9 +7,9 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jsonschema
 import pytest
@@ -104,6 +104,24 @@ def test_mutated_results_are_compared_or_rejected(count: Count, tmp_path: Path) 
             jsonschema.validate(parse_finite(outputs["--json"].read_text(encoding="utf-8")), SCHEMAS["bench"])
 
 
+def test_text_in_a_picture_is_no_formula(tmp_path: Path) -> None:
+    data = result(control=False)
+    data["arms"][0] |= {"label": r"$\frac{", "throughput": {"value": 1.0, "unit": r"$\bad$", "ci95": None}}
+    data["spec"]["workload"] = r"$\bad$"
+    file, picture = tmp_path / "result.json", tmp_path / "out.svg"
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert optadvise("compare", str(file), str(file), "--plot", str(picture)).code == 0
+    assert_harmless(picture.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_mutated_results_are_drawn_or_rejected(tmp_path: Path) -> None:
+    file, picture = tmp_path / "result.json", tmp_path / "out.svg"
+    for mutant in mutate(result(), 300):
+        file.write_text(write_json(mutant.data), encoding="utf-8")
+        run(mutant, (0, 2, 3, 4), "compare", str(file), str(file), "--plot", str(picture))
+
+
 @pytest.fixture
 def _stop_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """End each benchmark with exit code 4 where it would start its workers."""
@@ -185,14 +203,13 @@ def save_evidence() -> dict[str, Path]:
     catalog = load()
     claim = catalog.claims["lion-state-half"]
     implementation = catalog.optimizer("lion").implementations[0]
-    made = {"date": "2026-11-26", "packages": {}}
     store.save_audit(AuditFinding(optimizer="lion", path=implementation.path, package=None, verdict="deviates",
-                                  why="another update", worst=0.1, **made))  # fmt: skip
+                                  why="another update", worst=0.1, date="2026-11-26", packages={}))  # fmt: skip
     store.save_claim(ClaimFinding(
         id=claim.id, claim=claim.claim, quote=claim.quote, cite=claim.cite, optimizers=("lion",), experiment="state",
         setting={"a": [1]}, measures="state", expected_range="< 1", seeds=(0, 1), limits=None, supports=("OPT001",),
         device="cpu", implementations=(), seconds=1.0, verdict="refuted", why=None, measured=2.0, ci95=(1.5, 2.5),
-        figures=(2.0,), **made), claim)  # fmt: skip
+        figures=(2.0,), date="2026-11-26", packages={}), claim)  # fmt: skip
     data = result()
     data["arms"][0]["implementation"]["import"] = implementation.path
     save_findings(loaded(data), "2026-11-26")
@@ -245,7 +262,7 @@ def test_mutated_rules_are_used_or_rejected(name: str, count: Count, tmp_path: P
 
 
 GOOD = json.dumps(result()).encode()
-CONTENTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
+CONTENTS: dict[str, tuple[Any, int, str]] = {  # maker, exit code of compare, error
     "byte order mark": (lambda path: path.write_bytes(b"\xef\xbb\xbf" + GOOD), 0, ""),
     "UTF-16": (lambda path: path.write_bytes(GOOD.decode().encode("utf-16")), 0, ""),
     "empty": (lambda path: path.touch(), 3, "invalid-syntax"),
@@ -259,7 +276,7 @@ CONTENTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "device": (lambda path: path.symlink_to("/dev/zero"), 2, "file-unreadable"),
     "loop": (lambda path: path.symlink_to(path), 2, "file-unreadable"),
     "pipe without a writer": (os.mkfifo, 3, "invalid-syntax"),
-    "large": (lambda path: (path.touch(), os.truncate(path, 65 * 2**20)), 2, "file-unreadable"),
+    "large": (lambda path: path.write_bytes(GOOD + b" " * 2**26), 2, "file-unreadable"),
 }  # fmt: skip
 
 
@@ -269,13 +286,13 @@ def test_special_files(case: str, tmp_path: Path) -> None:
     good, file = tmp_path / "good.json", tmp_path / "special.json"
     good.write_text(json.dumps(result(seed=5)), encoding="utf-8")
     make(file)
-    for arguments in (("compare", str(good), str(file)), ("bench", "--merge", str(file), str(good))):
-        done = optadvise(*arguments)
-        expected = (code, error) if code or arguments[0] == "compare" else (2, "duplicate-entry")
+    for command in (("compare", str(good), str(file)), ("bench", "--merge", str(file), str(good))):
+        done = optadvise(*command)
+        expected = (code, error) if code or command[0] == "compare" else (2, "duplicate-entry")
         assert (done.code, done.error) == expected, done.err
         assert len(done.err.splitlines()) == bool(error or done.code)
-    for option, arguments in (("--from", ("bench",)), ("--hf-config", ("estimate", "--vram", "24GB"))):
-        done = optadvise(*arguments, option, str(file))
+    for name, option in (("bench", "--from"), ("estimate", "--hf-config")):
+        done = optadvise(name, option, str(file))
         assert done.failure is not None
         assert (done.code, done.failure.option, len(done.err.splitlines())) == (2, option, 1), done.err
         assert done.error == error or not error or option == "--hf-config", done.err
@@ -288,7 +305,12 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     good.write_bytes(GOOD)
     read, write = os.pipe()
     os.write(write, GOOD[:4000])
-    threading.Timer(0.2, lambda: (os.write(write, GOOD[4000:]), os.close(write))).start()
+
+    def finish() -> None:
+        os.write(write, GOOD[4000:])
+        os.close(write)
+
+    threading.Timer(0.2, finish).start()
     assert optadvise("compare", str(good), f"/dev/fd/{read}").code == 0
     os.close(read)
 

@@ -12,6 +12,7 @@ from optadvise.benchmark.sweep_records import Cell, Outcome
 from optadvise.core.cards import Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
+from optadvise.core.text import clean_text
 from optadvise.rulebase.catalog import load
 
 
@@ -47,7 +48,7 @@ def submit_cells(
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, ValueError) as error:
         raise CannotRunHereError(
-            f"--launcher {cluster}: {' '.join(str(error).split())[:200]}",
+            f"--launcher {cluster}: {clean_text(' '.join(str(error).split()), 200)}",
             code=ErrorCode.UNSUPPORTED, option="--launcher", value=cluster,
         ) from error  # fmt: skip
     pending = [cell for cell in cells if read_cell(folder, cell) is None]
@@ -69,5 +70,6 @@ def _wait_for_job(job: Any) -> str | None:
     try:
         reason: str | None = job.result()
     except Exception as error:  # submitit raises many types
-        return f"job {job.job_id} ended without a result ({' '.join(str(error).split())[-200:]})"
+        reason = clean_text(" ".join(str(error).split())[-200:])
+        return f"job {job.job_id} ended without a result ({reason})"
     return reason

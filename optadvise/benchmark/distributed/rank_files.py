@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import struct
 import time
@@ -15,6 +16,8 @@ from msgspec import Struct
 from optadvise.benchmark.measurement import ArmFailure
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.files import replace_file
+from optadvise.core.foreign import ForeignFileError, clean_strings
+from optadvise.core.text import clean_text
 
 FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"  # environment variables of the launcher and the ranks
 MARKS = 3  # progress marks per step, which distinguish the slowest rank from ranks that wait for it
@@ -98,8 +101,8 @@ def write_failure(folder: Path, rank: int, failure: ArmFailure) -> None:
 def _read_json(file: Path, kind: type[Content]) -> Content | None:
     """Return the content of a file; None if it does not exist or is incomplete."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
-    except (OSError, ValueError):
+        return msgspec.convert(clean_strings(json.loads(file.read_bytes())), kind)
+    except (OSError, ValueError, RecursionError, ForeignFileError):
         return None
 
 
@@ -116,5 +119,5 @@ def _read_log_end(folder: Path, rank: int) -> str:
         content = log.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in content.splitlines() if line.strip()]
         if lines:
-            return f"; last log lines: {' / '.join(line[:120] for line in lines[-_LAST_LINES:])}"
+            return f"; last log lines: {' / '.join(clean_text(line, 120) for line in lines[-_LAST_LINES:])}"
     return ""

@@ -44,14 +44,18 @@ def _list_varied(result: SweepResult) -> list[str]:
     return list(result.cells[0].options) if result.cells else []
 
 
+def _format_metric(value: float | None, scale: float | None) -> str:
+    """Return a scaled figure, one with two decimals for a scale of None, or empty text if it was not measured."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if scale is None else format_figure(value, scale)
+
+
 def _list_cells(cell: SweepCell, varied: list[str]) -> list[str]:
     arm = cell.arm
     figures = [""] * len(_FIGURES)
     if arm is not None and arm.status == "ok":
-        figures = [
-            f"{arm.state_bytes_per_parameter:.2f}" if scale is None else format_figure(metric_value(arm, metric), scale)
-            for _, metric, scale in _FIGURES
-        ]
+        figures = [_format_metric(metric_value(arm, metric), scale) for _, metric, scale in _FIGURES]
     return [
         cell.optimizer,
         *(cell.options[name] for name in varied),
