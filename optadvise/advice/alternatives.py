@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.decide import Decision, is_sound_when_sharded
+from optadvise.advice.complete import list_sized_runs
+from optadvise.advice.decide import Decision, is_rejected, is_sound_when_sharded
 from optadvise.core.caching import cached
 from optadvise.core.records import Alternative, MaxModelSize, Situation
 from optadvise.memory.estimator import estimate
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter, list_state_tensors
-from optadvise.memory.search import find_max_model_size
+from optadvise.memory.search import find_max_model_size, with_micro_batch
 
 
 def list_alternatives(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[Alternative]:
-    """Yield the alternatives of the deciding rule, with their memory in the same run.
+    """Yield the alternatives of the deciding rule, with their memory in the same run, as `--optimizer` would answer.
 
     Args:
         rules: The compiled rules.
@@ -29,7 +32,8 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
                 id=name, because=because, optimizer_bytes=None, state_bytes_per_parameter=bytes_per_parameter, fits=None
             )
             continue
-        memory = estimate(rules.memory_rules, situation, name)
+        run = with_micro_batch(rules.memory_rules, situation.withdraw("micro_batch"), name)
+        memory = estimate(rules.memory_rules, run, name)
         yield Alternative(
             id=name,
             because=because,
@@ -40,11 +44,12 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
 
 
 def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[tuple[str, str]]:
-    """Yield the ids of other optimizers with reasons, without those that break when the run is sharded."""
+    """Yield the ids of other optimizers with reasons, without those that the rules reject or that break if sharded."""
     rule = decision.rules.optimizer
     candidates = {rule.choice.chosen: rule.because, **rule.choice.alternatives}
     for name, because in candidates.items():
-        if name != decision.optimizer.id and is_sound_when_sharded(rules, situation, name):
+        is_usable = is_sound_when_sharded(rules, situation, name) and not is_rejected(rules, situation, name)
+        if name != decision.optimizer.id and is_usable:
             yield name, because
 
 
@@ -54,9 +59,23 @@ def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: D
         return
     names = [decision.optimizer.id, *(name for name, _ in _list_candidates(rules, situation, decision))]
     for name in dict.fromkeys(names):
-        size = find_max_model_size(rules.memory_rules, situation, name)
+        size = _find_max_model_size(rules, situation, name)
         if size is not None:
             yield size
+
+
+def _find_max_model_size(rules: CompiledRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
+    """Return the size up to which every model fits, with the defaults that each size has; None for a known shape."""
+    size = None
+    for sizes, run in list_sized_runs(rules, situation):
+        larger = find_max_model_size(rules.memory_rules, run, optimizer)
+        if larger is None or larger.max_params < sizes.start:
+            break
+        size = larger
+        if larger.max_params < sizes.stop - 1:
+            break
+        size = replace(larger, max_params=sizes.stop - 1)
+    return size
 
 
 @cached(8192)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from msgspec.structs import replace
 
@@ -11,6 +12,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.records import FactValues, InputValue, NetworkShape, Situation
 from optadvise.memory.estimator import change_sized_run, complete_length
+from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.memory.network_size import count_parameters
 from optadvise.memory.search import list_divisors
 
@@ -112,6 +114,20 @@ def _format_nearest_divisors(number: int, rejected: int) -> str:
     below = max((n for n in accepted if n < rejected), default=None)
     above = min((n for n in accepted if n > rejected), default=None)
     return " or ".join(str(n) for n in (below, above) if n is not None)
+
+
+def list_sized_runs(rules: CompiledRules, situation: Situation) -> Iterator[tuple[range, Situation]]:
+    """Yield the ranges of model sizes in which all defaults are the same, with the run that has these defaults.
+
+    The ranges start with the smallest models and end where the rules reject a size.
+    """
+    cuts = [int(cut) for cut in rules.axes["params"].cuts]
+    for low, high in pairwise([1, *cuts, (rules.catalog.facts["params"].max_value or cuts[-1]) + 1]):
+        changes = rules.defaults.follow_change(situation, "params", low)
+        if changes is None:
+            return
+        has_changed = not ESTIMATE_FACTS.isdisjoint(changes.keys() - {"params"})
+        yield range(low, high), change_situation(rules, situation, changes) if has_changed else situation
 
 
 def change_situation(rules: CompiledRules, situation: Situation, changes: FactValues) -> Situation:

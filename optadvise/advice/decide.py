@@ -123,6 +123,11 @@ def is_sound_when_sharded(rules: CompiledRules, situation: Situation, optimizer:
     return sharding.get(situation.sharding or "", AGREES) == AGREES
 
 
+def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
+    """Return whether the rules reject an optimizer for the specified inputs."""
+    return rules.defaults.find_contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
+
+
 def trace_rule(rule: Rule) -> TraceEntry:
     """Return the trace entry of a rule."""
     return TraceEntry(table=rule.table, rule=rule.id, because=rule.because, cite=rule.cite, layer=rule.layer)

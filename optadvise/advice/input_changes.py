@@ -87,6 +87,6 @@ def leads_to(rules: CompiledRules, situation: Situation, fact: str, value: Input
         inputs.pop("params", None)
     try:
         after = complete_situation(rules, inputs)
+        return rules.defaults.is_suggested(situation, after) and choose_optimizer(rules, after) == optimizer
     except InputError:
         return False
-    return rules.defaults.is_suggested(situation, after) and choose_optimizer(rules, after) == optimizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.decide import is_sound_when_sharded
+from optadvise.advice.decide import is_rejected, is_sound_when_sharded
 from optadvise.advice.fit_search import find_fixes
 from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Recommendation, Situation
 from optadvise.memory import estimator, search
@@ -90,11 +90,6 @@ def rank_optimizers(rules: CompiledRules, run: Situation) -> list[Fit]:
         replace(_fit_optimizer(rules, run, name), breaks=not is_sound_when_sharded(rules, run, name)) for name in names
     ]
     return sorted(fits, key=lambda fit: (fit.total or fit.model_states or 0, fit.id))
-
-
-def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
-    """Return whether the rules reject an optimizer for the specified inputs."""
-    return rules.defaults.find_contradiction({**situation.stated_inputs, "optimizer": optimizer}) is not None
 
 
 def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 from math import isqrt
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.complete import change_situation
+from optadvise.advice.complete import list_sized_runs
 from optadvise.advice.input_changes import Baseline, choose_after, depends_on_memory, leads_to
 from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
 from optadvise.advice.option_values import find_limits, find_step, read_value, write_end
 from optadvise.advice.probes import MEMORY_FACTS, Probe
 from optadvise.core.records import Sensitivity, Situation
-from optadvise.memory.inputs import ESTIMATE_FACTS
 
 _USUAL = {"params": "1B", "vram_bytes": "24GB", "batch_size": "256"}  # where every value leads to the same optimizer
 
@@ -108,22 +106,17 @@ def _list_starts(rules: CompiledRules, baseline: Baseline, probe: Probe) -> list
         return [int(left) + (left != right) for left, right in bounds if left != float("-inf")]
     if probe.fact == "vram_bytes":
         return find_required_bytes(rules, baseline.situation)
-    cuts = [int(cut) for cut in probe.axis.cuts]
-    return [*cuts, *_list_sizes(rules, baseline.situation, cuts)]
+    return list(_list_sizes(rules, baseline.situation))
 
 
-def _list_sizes(rules: CompiledRules, situation: Situation, cuts: list[int]) -> Iterator[int]:
-    """Yield the model sizes from which on memory pressure differs; defaults can depend on the size."""
-    ends = [0, *cuts, find_limits(rules.catalog.facts["params"])[1]]
+def _list_sizes(rules: CompiledRules, situation: Situation) -> Iterator[int]:
+    """Yield the model sizes from which on defaults or memory pressure differ."""
     searched: dict[Situation, list[int]] = {}
-    for low, high in pairwise(ends):
-        changes = rules.defaults.follow_change(situation, "params", max(low, 1))
-        run = situation
-        if changes is not None and not ESTIMATE_FACTS.isdisjoint(changes.keys() - {"params"}):
-            run = change_situation(rules, situation, changes)
+    for sizes, run in list_sized_runs(rules, situation):
+        yield sizes.start
         if run not in searched:
             searched[run] = find_largest_sizes(rules, run)
-        yield from (size + 1 for size in searched[run] if low <= size < high)
+        yield from (size + 1 for size in searched[run] if size + 1 in sizes)
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -137,9 +130,8 @@ def _describe_outcome(rules: CompiledRules, baseline: Baseline, probe: Probe, ou
     low, high = (text or "" for text in ends)
     current = getattr(situation, name)
     is_above = current is None or current < outcome.low
-    is_first, is_last = (
-        end == limit for end, limit in zip((outcome.low, outcome.high), find_limits(fact), strict=True)
-    )
+    smallest, largest = find_limits(fact)
+    is_first, is_last = outcome.low < smallest + step, outcome.high > largest - step
     near, far = (high, low) if is_first or not is_above else (low, high)
     if not near or not _holds(rules, baseline, probe, outcome, near):
         return None

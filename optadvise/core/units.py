@@ -121,6 +121,17 @@ def show_count(count: float) -> str:
     return f"{count:.4g}"
 
 
+def show_max_count(count: int) -> str:
+    """Return the largest allowed count as text, rounded down to three digits.
+
+    Example:
+        >>> show_max_count(1_728_999_999)
+        '1.72B'
+    """
+    unit = 10 ** max(len(str(count)) - 3, 0)
+    return show_count(count // unit * unit)
+
+
 def show_share(share: float) -> str:
     """Return a fraction as a percentage.
 

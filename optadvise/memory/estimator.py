@@ -112,12 +112,14 @@ def compute_required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: 
     """Return the GPU memory in bytes that a run requires; None if the size of the network is unknown.
 
     Without a micro-batch, the smaller of two requirements counts: single samples with gradient accumulation, or the
-    whole batch at once. For an unknown shape, the headroom is reserved for activations.
+    whole batch at once; gradient release requires the whole batch. For an unknown shape, the headroom is reserved for
+    activations.
     """
     if inputs.micro_batch is not None or inputs.batch_size is None:
         return _compute_required_bytes(rules, inputs, optimizer)
     batch_per_gpu = max(inputs.batch_size // inputs.gpus, 1)
-    runs = [replace(inputs, micro_batch=samples) for samples in {1, batch_per_gpu}]
+    sizes = {batch_per_gpu} if inputs.gradient_release else {1, batch_per_gpu}
+    runs = [replace(inputs, micro_batch=samples) for samples in sizes]
     required = [_compute_required_bytes(rules, run, optimizer) for run in runs]
     return min((count for count in required if count is not None), default=None)
 

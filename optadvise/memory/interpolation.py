@@ -22,7 +22,7 @@ class NetworkCounts(Struct, frozen=True):
     adapter_params: int
     matrix_params: int  # of linear layers and convolutions, without the head
     largest_tensor: int  # elements of the largest trained tensor
-    layers: int  # repeated blocks; FSDP gathers a few of them at a time
+    layers: float  # repeated blocks, of which FSDP gathers a few at a time; a fraction between two reference shapes
     params_outside_layers: int
 
     @classmethod
@@ -65,7 +65,9 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
     peak = LiveMemory(**mix(smaller.step.peak, larger.step.peak, LiveMemory.__struct_fields__))
     step = replace(larger.step, peak=peak, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
     counts = NetworkCounts(**mix(smaller.counts, larger.counts, NetworkCounts.__struct_fields__))
-    return ReferenceSize(replace(counts, params=params), step)
+    # Whole layers would grow in steps, and a larger model would then need less.
+    layers = smaller.counts.layers + (larger.counts.layers - smaller.counts.layers) * fraction
+    return ReferenceSize(replace(counts, params=params, layers=layers), step)
 
 
 def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:

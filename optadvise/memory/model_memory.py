@@ -135,7 +135,7 @@ def _estimate_gathered_layers(
 ) -> Buffers:
     """Return the weights that FSDP gathers at a time, and the gradients of one layer, at most one bucket."""
     compute_itemsize = FULL if inputs.precision == "fp32" else HALF
-    layer = size.params // max(size.counts.layers, 1)
+    layer = int(size.params / max(size.counts.layers, 1))
     gathered = min(settings.gathered_layers * layer, size.params) * compute_itemsize
     gradients = min(bucket, layer * itemsize)
     # If the root module is an FSDP unit, its weights stay gathered, and its gradients are not sharded until the last

@@ -98,6 +98,7 @@ def _estimate_state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Opt
         other = compute_state_bytes_per_parameter(list_state_tensors(companion), dtype)
         matrices = size.counts.matrix_params
         total = round(per_parameter * matrices + other * (size.params - matrices))
+        per_parameter = total / size.trained_params  # on average
     trained = f"{show_count(size.trained_params)} trained parameters{explain_division(shards)}"
     return _State(
         bytes=total // shards, bytes_high=total // shards, explanation=f"{per_parameter:.2f} bytes × {trained}"

@@ -136,9 +136,9 @@ def _leads_to(rules: CompiledRules, before: Situation, inputs: FactValues, optim
     """Return whether inputs are accepted, can be suggested instead of others and lead to an optimizer."""
     try:
         after = complete_situation(rules, inputs)
+        return rules.defaults.is_suggested(before, after) and choose_optimizer(rules, after) == optimizer
     except InputError:
         return False
-    return rules.defaults.is_suggested(before, after) and choose_optimizer(rules, after) == optimizer
 
 
 def _describe(fact: Fact, situation: Situation, new: _Range) -> tuple[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from optadvise.core.templates import create_environment
 from optadvise.core.text import make_printable
-from optadvise.core.units import show_bytes, show_count
+from optadvise.core.units import show_bytes, show_count, show_max_count
 from optadvise.render import headings
 from optadvise.render.labels import format_sentence, format_typical_range
 from optadvise.rulebase.hyperparameters import format_value
@@ -52,8 +52,10 @@ def render_page(template: str, context: Mapping[str, object]) -> str:
 @functools.cache  # a benchmark writes its page after each round
 def _environment() -> Environment:
     environment = create_environment(_TEMPLATES, _finalize)
-    environment.filters |= {"link": link, "bytes": show_bytes, "count": show_count, "value": format_value,
-                            "sentence": format_sentence}  # fmt: skip
+    environment.filters |= {
+        "link": link, "bytes": show_bytes, "count": show_count, "max_count": show_max_count, "value": format_value,
+        "sentence": format_sentence,
+    }  # fmt: skip
     environment.globals |= {"typical_range": format_typical_range, "headings": headings}
     return environment
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from optadvise.core.cards import SHIPPED
 from optadvise.core.records import AdviceWarning, HyperparameterStep, MemoryAnswer, Recommendation, TraceEntry
-from optadvise.core.units import show_bytes, show_count
+from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.explanation import Explanation
@@ -159,7 +159,7 @@ def _print_memory(out: Console, advice: Recommendation) -> None:
         print_section(out, headings.MEMORY, [(f"Unknown without --params{hint}.",)], "wrap")
     rows = []
     for band in sorted(advice.max_model_sizes, key=lambda band: -band.max_params):
-        size = show_count(band.max_params) if band.max_params else "none"
+        size = show_max_count(band.max_params) if band.max_params else "none"
         rows.append((band.optimizer, size, f"{band.bytes_per_parameter:.2f} B/param in total"))
     title = f"{headings.MODEL_SIZES} {show_bytes(memory.available or 0)} (estimated, typical shapes)"
     print_section(out, title, rows, ("", "left"), ("parameters", "right"), ("", "wrap"))

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from optadvise.core.records import MemoryAnswer, Recommendation, TraceEntry
-from optadvise.core.units import show_bytes, show_count
+from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.labels import format_sentence
@@ -88,7 +88,7 @@ def _describe_largest_model(advice: Recommendation) -> str:
         return f"Unknown without --params; the limit is {limit}."
     if not largest.max_params:
         return f"Not expected to fit {limit} at any model size."
-    return f"Models of up to {show_count(largest.max_params)} parameters are expected to fit in {limit}."
+    return f"Models of up to {show_max_count(largest.max_params)} parameters are expected to fit in {limit}."
 
 
 def _print_notes(out: Console, advice: Recommendation) -> None:
