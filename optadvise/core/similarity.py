@@ -24,14 +24,16 @@ def find_similar(word: str, names: Iterable[str], aliases: Mapping[str, str]) ->
         >>> find_similar("adamx", ["sgd", "adam", "adamw", "radam", "adamax"], {})
         ['adamax', 'adam', 'adamw']
     """
+    word = word[:_LONGEST]
+    normalized = normalize_spelling(word)
     scores: dict[str, tuple[float, bool, float]] = {}
     for spelling, name in [*((name, name) for name in names), *aliases.items()]:
-        similarity = _measure_similarity(normalize_spelling(word), normalize_spelling(spelling))
-        # Between equally similar names, punctuation decides.
-        score = similarity, spelling == name, _measure_similarity(word.lower(), spelling)
-        scores[name] = max(scores.get(name, score), score)
+        similarity = _measure_similarity(normalized, normalize_spelling(spelling))
+        if similarity >= _THRESHOLD:  # between equally similar names, punctuation decides
+            score = similarity, spelling == name, _measure_similarity(word.lower(), spelling)
+            scores[name] = max(scores.get(name, score), score)
     best = max(scores.values(), default=(0.0, False, 0.0))[0]
-    similar = [name for name, score in scores.items() if score[0] >= max(_THRESHOLD, best - _BEHIND_BEST)]
+    similar = [name for name, score in scores.items() if score[0] >= best - _BEHIND_BEST]
     return sorted(similar, key=lambda name: scores[name], reverse=True)[:_MOST]
 
 
@@ -40,7 +42,7 @@ def _measure_similarity(first: str, second: str) -> float:
 
     A common beginning counts more, as people rarely mistype it (Winkler's bonus).
     """
-    first, second = first[:_LONGEST], second[:_LONGEST]
+    second = second[:_LONGEST]
     if not 1 / 4 <= len(first) / max(len(second), 1) <= 4:  # too different to be similar
         return 0.0
     similarity = 1 - _count_edits(first, second) / max(len(first), len(second), 1)
