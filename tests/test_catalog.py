@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from optadvise.advice.recommend import advise
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError, suggest_name
 from optadvise.core.records import FactValues
+from optadvise.memory.networks import load_networks
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load
 from optadvise.rulebase.loading import load_rule_base
@@ -313,3 +315,17 @@ def test_each_kind_of_file_can_be_read_after_the_rules_came_from_the_cache(tmp_p
     )
     for reader in readers:
         subprocess.run([sys.executable, "-c", reader], env=environment, check=True)
+
+
+@pytest.mark.parametrize("name", ["warmup-cosine", "adamw8bit", "OPT040"])
+def test_addresses_of_sources_are_on_lines_of_their_own(name: str) -> None:
+    lines = {line.strip() for line in optadvise("show", name).out.splitlines()}
+    cites = json.loads(optadvise("show", name, "--json").out)["cite"]
+    assert {load().sources[cite].url for cite in cites} <= lines
+
+
+def test_ids_in_lists_are_not_broken() -> None:
+    claims = re.split(r"[\s\[\],]+", optadvise("list", "--claims").out)
+    assert {cite for claim in load().claims.values() for cite in (claim.id, *claim.cite)} <= set(claims)
+    names = re.split(r"[\s,]+", optadvise("list", "--archs").out)
+    assert {name for shape in load_networks(load()).shapes.values() for name in shape.aliases} <= set(names)

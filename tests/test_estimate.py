@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from optadvise.core.units import show_bytes
 from optadvise.memory.search import search_largest
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
@@ -353,3 +354,11 @@ def test_invalid_input_is_reported_in_one_line(line: str) -> None:
 def test_8bit_state_without_effect_is_warned_about() -> None:
     result = optadvise("recommend", *"--arch resnet50 --batch-size 256 --gpu t4 --optimizer adamw8bit --json".split())
     assert "WRN144" in {w["id"] for w in json.loads(result.out)["warnings"]}
+
+
+def test_a_fit_with_paging_reports_how_much_moves_to_host_memory() -> None:
+    line = "--params 7B --vram 80GB --optimizer paged-adamw8bit --micro-batch 2"
+    memory = estimate(line)["memory"]
+    moved = memory["total_bytes"] - memory["available_bytes"]
+    assert moved > 0
+    assert show_bytes(moved) in optadvise("estimate", *line.split()).out

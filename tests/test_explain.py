@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import combinations, product
 from random import Random
@@ -17,6 +18,7 @@ from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
 from optadvise.rule_analysis.why_not import explain_why_not
+from tests.cli import optadvise
 from tests.conftest import examples, few
 
 # Few sizes, so that few memory estimates are computed; none is near a threshold of memory pressure.
@@ -154,3 +156,23 @@ def test_reported_misses_are_not_met(rules: CompiledRules) -> None:
             for condition in miss.missed:
                 assert cells[condition.fact] == condition.cell
                 assert not condition.accepted >> condition.cell & 1
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_adjacent_ranges_are_one_change(rules: CompiledRules) -> None:
+    limited = explain_why_not(rules, {"vram_bytes": 24 * 2**30}, "adamw")
+    (sizes,) = [change.facts["params"] for change in limited.changes if "params" in change.facts]
+    assert sizes.startswith("<= ")
+    large = explain_why_not(rules, {"batch_size": 20_000}, "sgd-nesterov")
+    assert [change.facts["batch_size"] for change in large.changes] == ["<= 8192"]
+
+
+def test_each_derived_fact_has_a_name_that_the_output_uses(rules: CompiledRules) -> None:
+    facts = rules.catalog.facts.values()
+    assert all(fact.label for fact in facts if fact.flag is None)
+    run = ("--model", "transformer", "--params", "7B", "--vram", "24GB")
+    page = optadvise("recommend", *run, "--explain", "--why-not", "adamw").out + optadvise("show", "OPT040").out
+    assert rules.catalog.facts["concern"].label in page
+    assert not re.search(r"\bconcern\b(?!\.yaml)", page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from optadvise.benchmark.metrics import METRICS
-from optadvise.benchmark.records import ArmResult, BenchmarkResult, RequirementResult
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, Ratio, RequirementResult
 from optadvise.benchmark.spec import Spec
 from optadvise.core.units import show_bytes, show_count, show_share
 from optadvise.render.labels import SHARDING_LABELS
@@ -41,12 +41,14 @@ def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str, *, with_i
     text = f"{format_figure(ratio.ratio)}x"
     if not with_interval:
         return text
-    if ratio.ci95 is None:
+    if ratio.ci95 is None or not has_narrow_interval(ratio):
         return f"{text} {NO_INTERVAL}"
-    half = (ratio.ci95.high - ratio.ci95.low) / 2
-    return (
-        f"{text} ±{half:.2g}" if half < ratio.ratio else f"{text} {NO_INTERVAL}"
-    )  # an interval wider than the ratio itself
+    return f"{text} ±{(ratio.ci95.high - ratio.ci95.low) / 2:.2g}"
+
+
+def has_narrow_interval(ratio: Ratio) -> bool:
+    """Return whether half the interval of a ratio is smaller than the ratio; a wider one has no information."""
+    return ratio.ci95 is not None and (ratio.ci95.high - ratio.ci95.low) / 2 < ratio.ratio
 
 
 def list_footnotes(cells: Iterable[str]) -> Iterator[str]:

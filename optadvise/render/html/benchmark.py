@@ -16,6 +16,7 @@ from optadvise.render.benchmark import (
     format_figure,
     format_implementation,
     format_measured,
+    has_narrow_interval,
     list_details,
 )
 from optadvise.render.html import charts
@@ -108,7 +109,10 @@ def _make_ratio(result: BenchmarkResult, arm: ArmResult, metric: str) -> Cell | 
     if arm.role == "control":
         return Cell("1", "control")
     ratio = result.find_ratio(arm.label, metric)
-    return None if ratio is None else Cell(f"{format_figure(ratio.ratio)}x", _format_interval(ratio.ci95, 1))
+    if ratio is None:
+        return None
+    interval = ratio.ci95 if has_narrow_interval(ratio) else None
+    return Cell(f"{format_figure(ratio.ratio)}x", _format_interval(interval, 1))
 
 
 def _format_interval(interval: Interval | None, scale: float) -> str:

@@ -31,6 +31,7 @@ from optadvise.render.text.console import (
     print_paragraph,
     print_rows,
     print_section,
+    print_unbroken,
 )
 from optadvise.render.text.estimate import print_breakdown, print_fixes
 from optadvise.render.text.explanation import print_near_misses, print_why_not
@@ -128,7 +129,8 @@ def _print_explained_sections(
     print_assumptions(out, advice.situation, catalog)
     out.print(format_heading(headings.NEXT))
     out.print(f"  optadvise bench {advice.optimizer.id}")
-    print_paragraph(out, "To benchmark exactly these hyperparameters: optadvise recommend … --json | optadvise bench -")
+    print_paragraph(out, "With exactly these hyperparameters:")
+    print_unbroken(out, "optadvise recommend … --json | optadvise bench -", indent=4)
 
 
 def _format_reason(entry: TraceEntry | HyperparameterStep) -> str:

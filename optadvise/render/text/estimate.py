@@ -36,6 +36,7 @@ _BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SHORT_CHAINS = 2  # of fixes in the short answer
 _NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
+_PAGED = "paged: fits because optimizer state moves to host memory."
 _BREAKS = "*: fails or computes something else with this sharding; see optadvise show NAME."
 
 
@@ -195,7 +196,9 @@ def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> N
             pageable = (fit.optimizer_bytes or 0) * catalog.optimizer(fit.id).paged
             required = None if fit.total is None else fit.total - pageable
             fits = format_fits(fit.fits, required, answer.situation.vram_bytes)
-            row += [fits + (" *" if fit.breaks else ""), format_count(fit.largest_micro_batch)]
+            is_paged = fits in ("yes", "probably") and (fit.total or 0) > (answer.situation.vram_bytes or 0)
+            fits += ", paged" * is_paged + " *" * bool(fit.breaks)
+            row += [fits, format_count(fit.largest_micro_batch)]
         else:
             row += ["*" if fit.breaks else ""]
         rows.append(row + ([format_count(fit.longest_sequence)] if is_limited and has_tokens else []))
@@ -203,5 +206,7 @@ def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> N
     limits = limits if has_tokens else "largest micro-batch expected to fit"
     out.print(format_heading(headings.OPTIMIZERS + (f" ({limits})" if is_limited else "")))
     print_rows(out, rows, *columns)
+    if any("paged" in cell for row in rows for cell in row[1:]):
+        print_paragraph(out, _PAGED)
     if any(fit.breaks for fit in answer.optimizers):
         print_paragraph(out, _BREAKS)

@@ -28,7 +28,7 @@ def print_assumptions(
 ) -> None:
     """Print the assumed facts under a heading; of `only` these, where it is not None."""
     options = [
-        f"{format_flag(catalog, fact)} {format_fact(situation, fact, catalog)}"
+        format_option(catalog, fact, format_fact(situation, fact, catalog))
         for fact in situation.assumed
         if only is None or fact in only
     ]
