@@ -116,6 +116,23 @@ def _describe_process(pid: int) -> tuple[int, bool]:
         return 0, False
 
 
+def await_end_of_processes_in(folder: Path, seconds: float = 2.0) -> bool:
+    """Return whether all processes whose working directory is the folder end in time."""
+    until = time.monotonic() + seconds
+    while is_running := any(_runs_in(folder, process) for process in Path("/proc").glob("[0-9]*")):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return not is_running
+
+
+def _runs_in(folder: Path, process: Path) -> bool:
+    try:
+        return (process / "cwd").resolve() == folder and process.name != str(os.getpid())
+    except OSError:  # the process has ended
+        return False
+
+
 def ended(pids: list[int], seconds: float = 3.0) -> bool:
     """Return whether all processes end, or become zombies, within some seconds."""
     until = time.monotonic() + seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -347,25 +346,6 @@ def test_faulty_worker_leaves_a_claim_undecided(catalog: Catalog, fault: str, wh
     assert [outcome.verdict for outcome in outcomes] == ["not decidable here", "confirmed"]
     assert why in str(outcomes[0].why)
     assert outcomes[0].figures == (0.5, 0.5)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_keeps_completed_claims(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    real = claims.evaluate_claims
-
-    def interrupted(*arguments: Any, **options: Any) -> Iterator[findings.ClaimOutcome]:
-        yield next(real(*arguments, **options))
-        signal.raise_signal(number)
-
-    monkeypatch.setattr(claims, "evaluate_claims", interrupted)
-    file = tmp_path / "claims.json"
-    result = optadvise("verify", "--claim", "lion-state-half", "--claim", "eight-bit-curve", "--json", str(file))
-    assert (result.code, result.error) == (130, "interrupted")
-    assert load().claims["lion-state-half"].claim in result.out
-    assert [one["id"] for one in json.loads(file.read_text(encoding="utf-8"))["claims"]] == ["lion-state-half"]
-    assert (store.find_folder() / store.CLAIMS / "lion-state-half.json").is_file()
 
 
 # -- advice -----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
 from optadvise.rulebase.catalog import Catalog
 from tests import sharding
+from tests.bench import await_end_of_processes_in
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -185,7 +186,7 @@ def test_failing_rank_is_reported(workload: str, code: str, parts: Sequence[str]
     assert (arm["status"], arm["error_code"]) == ("error", code)
     assert all(part in arm["error"] for part in parts)
     assert time.monotonic() - begin < 120
-    assert _await_end_of_processes_in(faulty, 2)
+    assert await_end_of_processes_in(faulty)
 
 
 def test_ranks_have_different_batches(faulty: Path, catalog: Catalog) -> None:
@@ -202,23 +203,6 @@ def test_ranks_have_different_batches(faulty: Path, catalog: Catalog) -> None:
     assert len(set(batches[0])) == 3
 
 
-def _await_end_of_processes_in(folder: Path, seconds: float) -> bool:
-    """Return whether all processes whose working directory is the folder end in time."""
-    until = time.monotonic() + seconds
-    while is_running := any(_runs_in(folder, process) for process in Path("/proc").glob("[0-9]*")):
-        if time.monotonic() > until:
-            break
-        time.sleep(0.05)
-    return not is_running
-
-
-def _runs_in(folder: Path, process: Path) -> bool:
-    try:
-        return (process / "cwd").resolve() == folder and process.name != str(os.getpid())
-    except OSError:  # the process has ended
-        return False
-
-
 def test_ranks_end_although_the_launcher_was_killed(faulty: Path, catalog: Catalog) -> None:
     spec = Spec(params=100_000, nproc=2, shard="none", threads=1)
     ranks = RankedArm(spec, plan.plan_defaults(catalog.optimizer("adamw"), {}), timeout=120.0)
@@ -227,7 +211,7 @@ def test_ranks_end_although_the_launcher_was_killed(faulty: Path, catalog: Catal
     os.kill(ranks._process.pid, signal.SIGKILL)  # the launcher, which cannot terminate the ranks
     os.waitid(os.P_PID, ranks._process.pid, os.WEXITED | os.WNOWAIT)
     ranks.stop()
-    assert _await_end_of_processes_in(faulty, 2)
+    assert await_end_of_processes_in(faulty)
 
 
 @pytest.mark.parametrize(("number", "after"), [(signal.SIGTERM, 2.0), (signal.SIGKILL, 12.0)])
@@ -239,7 +223,7 @@ def test_no_process_outlives_the_command(number: signal.Signals, after: float, f
     time.sleep(after)
     process.send_signal(number)
     process.wait(timeout=60)
-    assert _await_end_of_processes_in(faulty, 2)
+    assert await_end_of_processes_in(faulty)
     assert not list(faulty.glob("optadvise-ranks-*"))
 
 

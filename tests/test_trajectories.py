@@ -265,3 +265,20 @@ def test_learning_rates_do_not_leave_the_plotted_range_at_once(catalog: Catalog)
         assert not [each.optimizer for each in result.trajectories if each.end != "steps" and len(each.points) < 4], (
             surface.id
         )
+
+
+def test_an_interruption_keeps_what_was_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, computed = trajectories.compute_points, []
+
+    def interrupt(*arguments: Any) -> object:
+        computed.append(arguments)
+        if len(computed) > 1:
+            raise KeyboardInterrupt
+        return compute(*arguments)
+
+    monkeypatch.setattr(trajectories, "compute_points", interrupt)
+    result = optadvise("trajectories", "adam", "adamw", "sgd", "--json", "-")
+    assert (result.code, result.error) == (130, "interrupted")
+    data = json.loads(result.out)
+    assert [one["id"] for one in data["walks"]] == ["adam"]
+    assert {one["id"]: one["because"] for one in data["left_out"]} == dict.fromkeys(("adamw", "sgd"), "interrupted")

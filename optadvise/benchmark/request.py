@@ -31,9 +31,14 @@ from optadvise.benchmark.results import make_result
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import CannotRunHereError, InputError, check_choice, suggest_name
+from optadvise.core.errors import (
+    CannotRunHereError,
+    InputError,
+    InterruptedMeasurementError,
+    check_choice,
+    suggest_name,
+)
 from optadvise.core.hardware import find_gpu
-from optadvise.core.signals import interrupt_on_sigterm
 from optadvise.core.units import check_timeout, parse_count
 
 _NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example (optadvise list shows all)"
@@ -46,15 +51,6 @@ class Request(Struct, frozen=True):
     arms: tuple[Arm, ...]
     requirements: tuple[Requirement, ...]
     timeout: float  # maximum seconds for one answer of a worker
-
-
-class InterruptedMeasurementError(KeyboardInterrupt):
-    """The benchmark was interrupted; `result` has the figures so far."""
-
-    def __init__(self, result: BenchmarkResult) -> None:
-        """Store the incomplete result."""
-        super().__init__()
-        self.result = result
 
 
 def prepare_request(
@@ -209,7 +205,7 @@ def measure(
         keep: Called with the incomplete result after every round.
 
     Raises:
-        InterruptedMeasurementError: Ctrl-C or SIGTERM; all workers have ended.
+        InterruptedMeasurementError: KeyboardInterrupt; all workers have ended, and `result` has the figures so far.
     """
     machine = read_machine()
     latest: list[ArmMeasurement] = []
@@ -225,8 +221,7 @@ def measure(
     worker_class = WorkerArm if request.spec.nproc == 1 else RankedArm
     workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     try:
-        with interrupt_on_sigterm():
-            measurements = runner.run_arms(workers, request.spec.rounds, progress=progress, save=save)
+        measurements = runner.run_arms(workers, request.spec.rounds, progress=progress, save=save)
     except KeyboardInterrupt:
         raise InterruptedMeasurementError(summarize(latest, complete=False)) from None
     return summarize(measurements, complete=True)

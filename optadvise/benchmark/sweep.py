@@ -201,6 +201,17 @@ def run_sweep(
         yield measure_cell(rules, folder, cell)
 
 
+def read_outcomes(folder: Path, cells: Sequence[Cell], reason: str) -> Iterator[Outcome]:
+    """Yield the outcomes of cells without measuring them.
+
+    Args:
+        reason: Why cells without a result are not measured.
+    """
+    for cell in cells:
+        result = read_cell(folder, cell)
+        yield Outcome(cell=cell, result=result, reason=None if result is not None else reason)
+
+
 def make_sweep_result(outcomes: Sequence[Outcome]) -> SweepResult:
     """Return the result of a sweep."""
     first = next((outcome.result for outcome in outcomes if outcome.result is not None), None)

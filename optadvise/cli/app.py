@@ -14,6 +14,7 @@ from msgspec import Struct
 from optadvise.cli.arguments import check_arguments
 from optadvise.cli.failures import Failure, classify_error, print_warnings, report_failure
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
+from optadvise.cli.interrupts import install_handlers
 from optadvise.cli.run_options import add_run_options
 from optadvise.cli.spellings import JSON_FILE_COMMANDS, normalize_arguments
 from optadvise.cli.streams import discard_stdout, flush_stdout, prepare_streams
@@ -128,6 +129,7 @@ def root(
 def main() -> None:
     """Run the command line and exit."""
     prepare_streams()
+    install_handlers()
     code = run(sys.argv[1:])
     with contextlib.suppress(OSError):  # `run` has already reported that stdout cannot be written
         flush_stdout()

@@ -15,11 +15,11 @@ from msgspec.structs import asdict
 from optadvise.benchmark.options import BenchOptions, Option
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
+from optadvise.cli.interrupts import hold_interrupts
 from optadvise.cli.record_options import with_options
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError
+from optadvise.core.errors import InputError, InterruptedMeasurementError
 from optadvise.core.json_text import encode_json
-from optadvise.core.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from optadvise.benchmark.records import BenchmarkResult
@@ -95,7 +95,10 @@ def bench(
     }
     writer = _make_writer(shown, outputs.command("bench", typed))
     result = _merge(names or [], compiled.catalog, options.control) if request is None else _measure(request, writer)
-    writer.finish(result)
+    with hold_interrupts():
+        if request is not None:
+            _save_evidence(result)
+        writer.finish(result)
     code = _exit_code(result)
     if shown.plot is not None:
         _draw(result, shown.plot, code)
@@ -168,23 +171,26 @@ def _merge(names: list[str], catalog: Catalog, control: str) -> BenchmarkResult:
 
 
 def _measure(request: Request, writer: _Writer) -> BenchmarkResult:
-    """Measure with a progress line and store the result as evidence; write and print an interrupted result."""
-    from optadvise.benchmark.evidence import save_findings
-    from optadvise.benchmark.request import InterruptedMeasurementError, measure
-    from optadvise.cli.outputs import save_evidence
+    """Measure with a progress line; write and print an interrupted result."""
+    from optadvise.benchmark.request import measure
     from optadvise.render.text.progress import progress
 
-    with interrupt_on_sigterm(), progress(len(request.arms), request.spec.rounds) as report_progress:
+    with progress(len(request.arms), request.spec.rounds) as report_progress:
         try:
-            result = measure(request, progress=report_progress, keep=writer.keep if writer.files else None)
+            return measure(request, progress=report_progress, keep=writer.keep if writer.files else None)
         except InterruptedMeasurementError as interruption:
             writer.finish(interruption.result)
             if writer.shown.plot is not None:
                 message = f"warning: --plot {writer.shown.plot} is not drawn, as the measurement was interrupted"
                 typer.echo(f"optadvise: {message}", err=True)
             raise KeyboardInterrupt from None
+
+
+def _save_evidence(result: BenchmarkResult) -> None:
+    from optadvise.benchmark.evidence import save_findings
+    from optadvise.cli.outputs import save_evidence
+
     save_evidence(lambda: save_findings(result, datetime.now(timezone.utc).date().isoformat()))
-    return result
 
 
 def _draw(result: BenchmarkResult, file: Path, code: int) -> None:

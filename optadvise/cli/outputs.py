@@ -90,12 +90,8 @@ def show_result(result: _Result, formats: ResultFormats[_Result], files: Mapping
         files: By `--json` and `--markdown`.
         as_json: Print JSON instead of text.
     """
-    from optadvise.core.files import write_output
-
-    encoders = {"--json": formats.encode_json, "--markdown": formats.render_markdown}
     try:
-        for flag, path in files.items():
-            write_output(path, encoders[flag](result), flag)
+        write_result(result, formats, files)
     except InputError:
         if not as_json:  # otherwise the error is the JSON object on stdout
             formats.print_text(result)
@@ -106,11 +102,23 @@ def show_result(result: _Result, formats: ResultFormats[_Result], files: Mapping
         formats.print_text(result)
 
 
-def save_evidence(save: Callable[[], None]) -> None:
+def write_result(result: _Result, formats: ResultFormats[_Result], files: Mapping[str, Path]) -> None:
+    """Write a result to its files, which are by `--json` and `--markdown`."""
+    from optadvise.core.files import write_output
+
+    encoders = {"--json": formats.encode_json, "--markdown": formats.render_markdown}
+    for flag, path in files.items():
+        write_output(path, encoders[flag](result), flag)
+
+
+def save_evidence(save: Callable[[], None]) -> bool:
     """Store findings for later answers; print a warning where that fails, as the result itself is not lost.
 
     Args:
         save: Writes the findings.
+
+    Returns:
+        Whether they are stored.
     """
     try:
         save()
@@ -119,6 +127,8 @@ def save_evidence(save: Callable[[], None]) -> None:
             f"optadvise: warning: the result is not stored ({error.strerror}); set OPTADVISE_DATA_DIR",
             file=sys.stderr,
         )
+        return False
+    return True
 
 
 def origin(command: str, code: str | None = None, stated: Iterable[str] = ()) -> PageOrigin:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optadvise.cli import options as opt
+from optadvise.cli.interrupts import hold_interrupts
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.files import create_output_folder
 from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
-    from optadvise.benchmark.sweep_records import Cell, SweepResult
+    from optadvise.advice.compiled_rules import CompiledRules
+    from optadvise.benchmark.sweep_records import Cell, Outcome, SweepResult
 
 
 _File = Annotated[Path, typer.Argument(help="YAML file with optimizers, and options of bench as values or lists.")]
@@ -78,16 +81,32 @@ def sweep(
         allowed = compiled.catalog.allowed_imports
         outcomes = submit_cells(cell_folder, cells, grid.job_parameters, tuple(map(str, rules or ())), allowed)
     else:
-        outcomes = list(benchmark_sweep.run_sweep(compiled, cell_folder, cells, _announcer(len(cells))))
+        outcomes = _measure(compiled, cell_folder, cells)
+    is_interrupted = len(outcomes) < len(cells)
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    if errors and len(errors) == len(outcomes):
+    if errors and len(errors) == len(cells):
         raise errors[0]
-    result = benchmark_sweep.make_sweep_result(outcomes)
     formats = outputs.ResultFormats(encode_json=encode_json, render_markdown=render_markdown, print_text=print_sweep)
-    outputs.show_result(result, formats, files, as_json=json_ == "-")
+    with hold_interrupts():
+        outcomes += benchmark_sweep.read_outcomes(cell_folder, cells[len(outcomes) :], "interrupted")
+        result = benchmark_sweep.make_sweep_result(outcomes)
+        outputs.show_result(result, formats, files, as_json=json_ == "-")
+    if is_interrupted:
+        raise KeyboardInterrupt
     if plot is not None:
         _draw(result, plot)
     raise typer.Exit(_exit_code(result))
+
+
+def _measure(rules: CompiledRules, folder: Path, cells: Sequence[Cell]) -> list[Outcome]:
+    """Measure cells and return their outcomes, which an interruption ends early."""
+    from optadvise.benchmark.sweep import run_sweep
+
+    outcomes: list[Outcome] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for outcome in run_sweep(rules, folder, cells, _announcer(len(cells))):
+            outcomes.append(outcome)
+    return outcomes
 
 
 def _draw(result: SweepResult, plot: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,10 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
+from optadvise.cli.interrupts import hold_interrupts
 from optadvise.core.cards import MOST_STEPS
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import CannotRunHereError, InputError, suggest_name
+from optadvise.core.errors import CannotRunHereError, InputError, InterruptedMeasurementError, suggest_name
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
 
@@ -49,19 +51,15 @@ def trajectories(
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--lr", value=lr)
     from optadvise.rule_analysis import rule_folders
 
-    chosen, result = _compute(rule_folders.load_catalog(rules, allow_imports), names or [], surface, steps, lr)
-    if json_ is not None:
-        json_text = encode_json(result)
-        if json_ == "-":
-            typer.echo(json_text, nl=False)
-        else:
-            from optadvise.core.files import write_output
-
-            write_output(Path(json_), json_text, "--json")
-    if json_ != "-":
-        from optadvise.render.text.trajectories import print_trajectories
-
-        print_trajectories(result)
+    catalog = rule_folders.load_catalog(rules, allow_imports)
+    chosen, compute = _prepare(catalog, names or [], surface, steps, lr)
+    try:
+        result = compute()
+    except InterruptedMeasurementError as interruption:
+        _show(interruption.result, json_)
+        raise KeyboardInterrupt from None
+    with hold_interrupts():
+        _show(result, json_)
     if not result.trajectories:
         message = f"no optimizer can run on this machine; {result.skipped[0].because}"
         raise CannotRunHereError(message, code=ErrorCode.NOTHING_MEASURED)
@@ -78,6 +76,20 @@ def trajectories(
         typer.echo(f"wrote {file}", err=True)
 
 
+def _show(result: TrajectoriesResult, json_: str | None) -> None:
+    """Print the result; write its JSON to the file of `--json`, or print it for `-`."""
+    if json_ == "-":
+        typer.echo(encode_json(result), nl=False)
+        return
+    from optadvise.render.text.trajectories import print_trajectories
+
+    if json_ is not None:
+        from optadvise.core.files import write_output
+
+        write_output(Path(json_), encode_json(result), "--json")
+    print_trajectories(result)
+
+
 def _check_files(plot: Path | None, animate: Path | None, json_: str | None) -> list[Path]:
     """Return the output files, after checking that each can be written."""
     from optadvise.cli import outputs
@@ -91,10 +103,10 @@ def _check_files(plot: Path | None, animate: Path | None, json_: str | None) -> 
     return list(outputs.places(named).values())
 
 
-def _compute(
+def _prepare(
     catalog: Catalog, names: list[str], surface: str, steps: str | None, lr: float | None
-) -> tuple[Surface, TrajectoriesResult]:
-    """Return the surface and the trajectories; check the options before torch is imported."""
+) -> tuple[Surface, Callable[[], TrajectoriesResult]]:
+    """Return the surface, and a function that computes the trajectories; check the options before torch is imported."""
     if surface.lower() not in catalog.surfaces:
         message = f"--surface {surface!r} does not exist; {suggest_name(surface, catalog.surfaces)}"
         raise InputError(message, code=ErrorCode.UNKNOWN_NAME, option="--surface", value=surface)
@@ -111,4 +123,4 @@ def _compute(
     except ImportError as error:
         message = "trajectories requires torch; pip install torch"
         raise CannotRunHereError(message, code=ErrorCode.MISSING_PACKAGE) from error
-    return chosen, trajectories.compute_trajectories(chosen, cards, count, lr)
+    return chosen, lambda: trajectories.compute_trajectories(chosen, cards, count, lr)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from msgspec import Struct, field
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
+from optadvise.cli.interrupts import hold_interrupts
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
-from optadvise.core.signals import interrupt_on_sigterm
 from optadvise.core.units import check_timeout
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from optadvise.verify.audit_run import AuditEntry
     from optadvise.verify.records import AuditResult
 
+_Keep: TypeAlias = "Callable[[Sequence[AuditResult], Sequence[ClaimOutcome]], None]"
 _USER_CLASS, _CLAIMS, _EXECUTION = "Your own class", "Claims", "Execution"
 
 
@@ -80,46 +82,63 @@ def verify(
         entries = [] if claim else audit_run.list_entries(catalog, ids)
         if ids:
             catalog.imports.check(entry.target.implementation.path for entry in entries)
-    outcomes = _run(catalog, entries, tested, timeout)
-    if import_ is not None:
-        _require_import(outcomes.audits, import_)
-    result = results.make_result(outcomes.audits, outcomes.claims)
-    if import_ is None:
-        outputs.save_evidence(lambda: results.save_findings(result, catalog.claims))
     formats = outputs.ResultFormats(
         encode_json=encode_result, render_markdown=render_markdown, print_text=print_verification
     )
-    outputs.show_result(result, formats, files, as_json=json_ == "-")
-    if outcomes.interrupted:
+    outcomes = _Outcomes()
+
+    def keep(audits: Sequence[AuditResult], outcomes_of_claims: Sequence[ClaimOutcome]) -> None:
+        """Store findings and write the result so far, so that no end of the program loses them."""
+        if import_ is not None:
+            _require_import(audits, import_)
+        outcomes.audits += audits
+        outcomes.claims += outcomes_of_claims
+        if import_ is None and outcomes.is_stored:
+            finding = results.make_result(audits, outcomes_of_claims)
+            outcomes.is_stored = outputs.save_evidence(lambda: results.save_findings(finding, catalog.claims))
+        with contextlib.suppress(InputError):  # reported at the end
+            outputs.write_result(results.make_result(outcomes.audits, outcomes.claims), formats, files)
+
+    is_interrupted = _run(catalog, entries, tested, timeout, keep)
+    with hold_interrupts():
+        result = results.make_result(outcomes.audits, outcomes.claims)
+        outputs.show_result(result, formats, files, as_json=json_ == "-")
+    if is_interrupted:
         raise KeyboardInterrupt
     raise typer.Exit(_judge_claims(outcomes.claims) if claim else _judge_audits(outcomes.audits))
 
 
 class _Outcomes(Struct):
-    """Results so far; an interrupt loses none."""
+    """Results so far."""
 
     audits: list[AuditResult] = field(default_factory=list)
     claims: list[ClaimOutcome] = field(default_factory=list)
-    interrupted: bool = False
+    is_stored: bool = True  # as evidence; False after an error, so that it is reported once
 
 
-def _run(catalog: Catalog, entries: list[AuditEntry], claims: list[Claim], timeout: float) -> _Outcomes:
-    """Audit implementations, then test claims; stop at Ctrl-C or SIGTERM."""
+def _run(catalog: Catalog, entries: Sequence[AuditEntry], claims: Sequence[Claim], timeout: float, keep: _Keep) -> bool:
+    """Audit implementations, then test claims, and return whether this was interrupted.
+
+    Args:
+        timeout: Seconds per audit or claim.
+        keep: Called with each new result.
+    """
     from optadvise.verify.audit_run import run_audits
     from optadvise.verify.claims import evaluate_claims
 
-    progress, outcomes = _Progress(len(entries) + len(claims)), _Outcomes()
+    progress, is_interrupted = _Progress(len(entries) + len(claims)), False
     try:
-        with interrupt_on_sigterm():
-            for audit in run_audits(entries, progress=progress.show_audit, timeout=timeout):
-                outcomes.audits.append(audit)
-            if claims:
-                for outcome in evaluate_claims(catalog, claims, progress=progress.show_claim, timeout=timeout):
-                    outcomes.claims.append(outcome)
+        for audit in run_audits(entries, progress=progress.show_audit, timeout=timeout):
+            with hold_interrupts():
+                keep([audit], [])
+        if claims:
+            for outcome in evaluate_claims(catalog, claims, progress=progress.show_claim, timeout=timeout):
+                with hold_interrupts():
+                    keep([], [outcome])
     except KeyboardInterrupt:
-        outcomes.interrupted = True
+        is_interrupted = True
     progress.end()
-    return outcomes
+    return is_interrupted
 
 
 def _check_options(targets: Mapping[str, object], as_: str | None, timeout: float) -> None:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.text import clean_text, make_printable
 
 Choice = TypeVar("Choice", bound=str)
+Result = TypeVar("Result")
 
 
 class OptadviseError(Exception):
@@ -68,6 +69,15 @@ class CannotRunHereError(OptadviseError):
     """This machine lacks a package or a device that the command needs."""
 
     exit_code = 4
+
+
+class InterruptedMeasurementError(KeyboardInterrupt, Generic[Result]):
+    """A measurement was interrupted; `result` has what was measured."""
+
+    def __init__(self, result: Result) -> None:
+        """Store the incomplete result."""
+        super().__init__()
+        self.result = result
 
 
 class OptadviseWarning(UserWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
@@ -108,17 +109,17 @@ def _request_audit(
     """
     if entry.why_not_imported is not None:
         return MissingAnswer(entry.why_not_imported)
+    deadline = time.monotonic() + timeout
     request = AuditRequest(target=entry.target, is_user_class=entry.is_user_class)
-    answer = auditor.request(request, timeout)
-    assert isinstance(answer, (AuditAnswer, MissingAnswer))
+    answer: AuditAnswer | MissingAnswer = auditor.request(request, AuditAnswer | MissingAnswer, timeout)
     if isinstance(answer, MissingAnswer) or answer.saved_run is None:
         return answer
+    again = replace(request, saved_run=answer.saved_run)
     try:
-        resumed = resumer.request(replace(request, saved_run=answer.saved_run), timeout)
-        assert isinstance(resumed, ResumeAnswer)
-        check = resumed.check
+        check = resumer.request(again, ResumeAnswer, max(deadline - time.monotonic(), 0.01)).check
     except NoAnswerError as error:
-        check = CheckResult(name=RESUMED_ELSEWHERE, verdict="fails", description=str(error))
+        reason = f"the audit did not finish within {timeout:g} s" if time.monotonic() >= deadline else str(error)
+        check = CheckResult(name=RESUMED_ELSEWHERE, verdict="fails", description=reason)
     return replace(answer, checks=(*answer.checks, check), saved_run=None)
 
 

@@ -111,11 +111,9 @@ def evaluate_claims(
 
 def _request_devices(worker: AuditWorker) -> DevicesAnswer | UndecidedAnswer:
     try:
-        answer = worker.request(DevicesRequest(), _START_SECONDS)
+        return worker.request(DevicesRequest(), DevicesAnswer, _START_SECONDS)
     except NoAnswerError as error:
         return UndecidedAnswer(f"the worker {error}; run optadvise doctor to find the cause")
-    assert isinstance(answer, DevicesAnswer)
-    return answer
 
 
 def _evaluate_claim(evaluation: _Evaluation, claim: Claim, surface: Surface | None) -> ClaimOutcome:
@@ -157,7 +155,8 @@ def _run_seeds(evaluation: _Evaluation, claim: Claim, request: ExperimentRequest
     for seed in range(claim.seeds):
         evaluation.progress(claim, seed)
         try:
-            answer = evaluation.worker.request(replace(request, seed=seed), max(deadline - time.monotonic(), 0.01))
+            remaining = max(deadline - time.monotonic(), 0.01)
+            answer = evaluation.worker.request(replace(request, seed=seed), FigureAnswer | UndecidedAnswer, remaining)
             reason = answer.reason if isinstance(answer, UndecidedAnswer) else None
         except NoAnswerError as error:
             answer, reason = None, str(error)

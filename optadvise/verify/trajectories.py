@@ -14,7 +14,7 @@ from optadvise.benchmark import optimizer_builder, plan
 from optadvise.benchmark.spec import Arm
 from optadvise.core.cards import Optimizer
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import OptadviseError, RuleFileError, suggest_name
+from optadvise.core.errors import InterruptedMeasurementError, OptadviseError, RuleFileError, suggest_name
 from optadvise.core.surface_cards import Surface
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.trajectory_records import Point, SkippedOptimizer, SurfaceSummary, TrajectoriesResult, Trajectory
@@ -118,21 +118,28 @@ def compute_trajectories(
 
     Raises:
         RuleFileError: The surface has no function.
+        InterruptedMeasurementError: KeyboardInterrupt; the other optimizers are skipped in the result.
     """
     find_function(surface)
-    computed: list[Trajectory] = []
-    skipped: list[SkippedOptimizer] = []
-    for card in cards:
-        rate = choose_lr(surface, card) if lr is None else LearningRate(lr=lr, because="set with --lr", cite=())
-        result = _compute_trajectory(surface, card, steps, rate)
-        if isinstance(result, Trajectory):
-            computed.append(result)
-        else:
-            skipped.append(result)
-    return TrajectoriesResult(
-        schema_version=1, kind="trajectories", surface=convert(surface, SurfaceSummary, from_attributes=True),
-        steps=steps, trajectories=tuple(computed), skipped=tuple(skipped),
-    )  # fmt: skip
+    parts: dict[str, Trajectory | SkippedOptimizer] = {}
+    cards = tuple(cards)
+
+    def make_result() -> TrajectoriesResult:
+        return TrajectoriesResult(
+            schema_version=1, kind="trajectories", surface=convert(surface, SurfaceSummary, from_attributes=True),
+            steps=steps, trajectories=tuple(part for part in parts.values() if isinstance(part, Trajectory)),
+            skipped=tuple(part for part in parts.values() if isinstance(part, SkippedOptimizer)),
+        )  # fmt: skip
+
+    try:
+        for card in cards:
+            rate = choose_lr(surface, card) if lr is None else LearningRate(lr=lr, because="set with --lr", cite=())
+            parts[card.id] = _compute_trajectory(surface, card, steps, rate)
+    except KeyboardInterrupt:
+        for card in cards:
+            parts.setdefault(card.id, SkippedOptimizer(optimizer=card.id, because="interrupted"))
+        raise InterruptedMeasurementError(make_result()) from None
+    return make_result()
 
 
 def _compute_trajectory(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import UnionType
+from typing import Any, TypeVar, overload
 
 from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, module_command
-from optadvise.verify.records import Answer, Request
+from optadvise.verify.records import Request
 
+Message = TypeVar("Message")
 WORKER = module_command("optadvise.verify.worker")
 
 
@@ -30,10 +33,17 @@ class AuditWorker:
         """Stop the worker."""
         self.stop()
 
-    def request(self, request: Request, timeout: float) -> Answer:
+    @overload
+    def request(self, request: Request, kind: type[Message], timeout: float) -> Message: ...
+
+    @overload
+    def request(self, request: Request, kind: UnionType, timeout: float) -> Any: ...
+
+    def request(self, request: Request, kind: Any, timeout: float) -> Any:
         """Return the worker's answer.
 
         Args:
+            kind: Expected record, or a union of tagged records.
             timeout: Time limit in seconds.
 
         Raises:
@@ -42,7 +52,7 @@ class AuditWorker:
         try:
             self._process = self._process or WorkerProcess(self._command)
             self._process.send(request)
-            answer: Answer = self._process.receive(Answer, timeout)
+            return self._process.receive(kind, timeout)
         except WorkerTimeoutError as error:
             self.stop()
             raise NoAnswerError(f"did not answer within {timeout:g} s") from error
@@ -50,7 +60,6 @@ class AuditWorker:
             self.stop()
             has_code = error.exit_code is not None
             raise NoAnswerError(f"exited with code {error.exit_code}" if has_code else str(error)) from error
-        return answer
 
     def stop(self) -> None:
         """Stop the worker's process, if it runs."""
