@@ -12,14 +12,14 @@ from optadvise.core.text import is_printable
 
 Path: TypeAlias = "tuple[str | int, ...]"  # keys and indexes
 
-ESCAPES = "\x1b[31m=<img src=x>\u202e|`[y](javascript:z)\u200b\x9b\n# @team"
+ESCAPES = "\x1b[31m=<img src=x>\u202e|`[y](javascript:z)[/b]\u200b\x9b\n# @team"
 _DEEP: Any = 1
 for _ in range(100):
     _DEEP = [_DEEP]
 _OVERFLOW = "number that overflows"  # written as 1e400, which Python cannot write
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1e99, float("nan"), _OVERFLOW, 10**400, "", ESCAPES, "\ud800", "x" * 100_000, [], {}, [[1]],
-    _DEEP,
+    None, True, 0, -1, 1e99, 1e-320, float("nan"), _OVERFLOW, 10**400, "", ESCAPES, "=1+1", "\ud800", "x" * 100_000,
+    [], {}, [[1]], _DEEP,
 )  # fmt: skip
 
 

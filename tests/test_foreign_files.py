@@ -79,14 +79,22 @@ def test_mutated_results_are_compared_or_rejected(count: Count, tmp_path: Path) 
     for number, mutant in enumerate(mutate(result(2.2, seed=5), count)):
         bad.write_text(write_json(mutant.data), encoding="utf-8")
         files = (good, bad) if number % 2 else (bad, good)
-        options = ("--force", "--require", "optimizer_seconds <= 2x", "--markdown", str(markdown))
+        options = (
+            "--force",
+            "--require",
+            "optimizer_seconds <= 2x",
+            "--require",
+            "bandwidth_fraction <= 1",
+            "--markdown",
+            str(markdown),
+        )
         done = run(mutant, (0, 1, 2, 3, 5), "compare", *map(str, files), *options)
         if done.code not in (2, 3):
             check_tables(markdown.read_text(encoding="utf-8"))
             data = parse_finite(run(mutant, (0, 1, 5), "compare", *map(str, files), "--force", "--json", "-").out)
             jsonschema.validate(data, SCHEMAS["comparison"])
         elif done.code == 3:
-            assert "bad.json" in done.err
+            assert "bad.json" in done.err, mutant.change
         # The merged arms need different labels.
         data = json.loads(good.read_text(encoding="utf-8"))
         data["arms"] = [{**data["arms"][0], "label": "other", "optimizer": "other"}]
@@ -187,6 +195,7 @@ def test_mutated_configs_are_estimated_or_rejected(count: Count, tmp_path: Path)
         done = run(mutant, (0, 2), "estimate", "--hf-config", str(file), "--vram", "24GB", "--json")
         if done.code == 0:
             parse_finite(done.out)
+            run(mutant, (0,), "estimate", "--hf-config", str(file), "--vram", "24GB")
             run(mutant, (0,), "recommend", "--hf-config", str(file), "--format", "python", "-o", str(program))
             compile(program.read_text(encoding="utf-8"), "out.py", "exec")
             check_tables(run(mutant, (0,), "recommend", "--hf-config", str(file), "--format", "markdown").out)

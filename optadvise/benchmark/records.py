@@ -5,6 +5,7 @@ Sizes are in bytes, times in seconds. None means not measured; it is never repla
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
@@ -48,8 +49,10 @@ class Interval(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
         """Return the interval of the figure multiplied by a positive factor."""
         return Interval(self.low * factor, self.high * factor)
 
-    def inverted(self, numerator: float = 1.0) -> Interval:
-        """Return the interval of a positive numerator divided by the figure."""
+    def inverted(self, numerator: float = 1.0) -> Interval | None:
+        """Return the interval of a positive numerator divided by the figure; None if an end is not finite."""
+        if self.low <= 0 or math.isinf(numerator / self.low):
+            return None
         return Interval(numerator / self.high, numerator / self.low)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from msgspec.structs import asdict
@@ -192,8 +193,9 @@ def exact_ratios(arm: ArmResult, control: ArmResult, metrics: Iterable[str] = EX
     """Yield the ratios, without intervals, of metrics that both arms have."""
     for metric in metrics:
         value, control_value = metric_value(arm, metric), metric_value(control, metric)
-        if value is not None and control_value:
-            yield make_ratio(arm, control, metric, Figure(value / control_value))
+        ratio = _divide(value, control_value)
+        if ratio is not None and math.isfinite(ratio):
+            yield make_ratio(arm, control, metric, Figure(ratio))
 
 
 def make_ratio(arm: ArmResult, control: ArmResult, metric: str, figure: Figure) -> Ratio:

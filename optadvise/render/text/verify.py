@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import msgspec
@@ -18,6 +17,7 @@ from optadvise.core.findings import (
     UNDECIDED,
     ClaimOutcome,
 )
+from optadvise.core.json_text import encode_json
 from optadvise.core.markdown import Markdown, escape_markdown, format_code, format_table
 from optadvise.core.units import show_share
 from optadvise.evidence.apply import format_figure
@@ -40,7 +40,7 @@ _LARGEST_ERROR = (
 def encode_result(result: VerifyResult) -> str:
     """Return the result as one JSON object; figures that are not finite are null."""
     data = msgspec.json.decode(msgspec.json.encode(result))
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return encode_json(data)
 
 
 def print_verification(result: VerifyResult) -> None:
