@@ -7,7 +7,7 @@ import os
 import stat
 import warnings
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -152,7 +152,9 @@ def clean_strings(data: Any, max_text: int = MAX_TEXT) -> Any:
     return _clean(data, "$", 0, _Limits(None, max_text))
 
 
-class _Limits(NamedTuple):
+class _Limits(msgspec.Struct, frozen=True):
+    """Limits of foreign data."""
+
     number: float | None  # maximum absolute value; None to accept infinity and NaN
     text: int  # characters after which a text is cut
 
@@ -160,8 +162,8 @@ class _Limits(NamedTuple):
 def _reject_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        duplicate = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ForeignFileError(f"key {clean_text(duplicate, _EXCERPT)!r} appears twice", ErrorCode.INVALID_SYNTAX)
     return values
 
@@ -181,7 +183,9 @@ def _clean(value: object, place: str, depth: int, limits: _Limits) -> object:
         if isinstance(value, list):
             return [_clean(item, f"{place}[{i}]", depth + 1, limits) for i, item in enumerate(value)]
         keys = {key: clean_text(key) for key in value}
-        return {keys[key]: _clean(item, f"{place}.{keys[key]}", depth + 1, limits) for key, item in value.items()}
+        return {
+            keys[key]: _clean(item, f"{place}.{keys[key][:_EXCERPT]}", depth + 1, limits) for key, item in value.items()
+        }
     if limits.number is not None and isinstance(value, (int, float)) and not abs(value) <= limits.number:  # also NaN
         problem = f"{clean_text(repr(value), _EXCERPT)} must be a finite number, at most {limits.number:g}"
         raise ForeignFileError(f"{clean_text(place, 200)}: {problem}", ErrorCode.INVALID_ENTRY)
