@@ -24,7 +24,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.memory_answer import find_remedies
 from optadvise.advice.recommend import advise
 from optadvise.benchmark import plan
-from optadvise.benchmark.distributed import rank_files, torchrun_entry
+from optadvise.benchmark.distributed import launch, rank_files, torchrun_entry
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.measurement import ArmFailure
 from optadvise.benchmark.spec import Sharding, Spec
@@ -412,6 +412,17 @@ RUNS: list[dict[str, Any]] = [
     {"batch_size": 32_768},
     {"priority": "memory"},
 ]
+
+
+@pytest.mark.parametrize("name", [f"{rank_files.FOLDER_PREFIX}x", "home"])
+def test_launcher_removes_only_a_folder_of_ranks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(launch, "remove_with_parent", removed.append)
+    monkeypatch.setattr(launch, "elastic_launch", lambda *settings: lambda *arguments: None)
+    monkeypatch.setattr(sys, "argv", ["launch", "2"])
+    monkeypatch.setenv(rank_files.FOLDER, str(tmp_path / name))
+    assert launch.main() == 0
+    assert removed == [str(tmp_path / name)] * (name != "home")
 
 
 def test_warnings_about_requested_optimizers_that_break() -> None:

@@ -30,7 +30,7 @@ class RankedArm(WorkerArm):
 
     def start(self) -> ArmCounts:
         """Start the ranks, build the arm on each and return the counts."""
-        self._folder = Path(tempfile.mkdtemp(prefix="optadvise-ranks-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=rank_files.FOLDER_PREFIX))
         folder = {rank_files.FOLDER: str(self._folder), rank_files.DEVICE: self._spec.device}
         self._environment = {**os.environ, **folder}
         return super().start()

@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from optadvise.benchmark.distributed.rank_files import FOLDER, write_exit_codes
+from optadvise.benchmark.distributed.rank_files import FOLDER, FOLDER_PREFIX, write_exit_codes
 from optadvise.core.lifeline import remove_with_parent
 from optadvise.core.worker import module_command
 
@@ -22,7 +22,8 @@ from optadvise.core.worker import module_command
 def main() -> int:
     """Start the ranks and wait for them; if the parent ends, so do they, and their files are removed."""
     folder = Path(os.environ[FOLDER])
-    remove_with_parent(str(folder))
+    if folder.name.startswith(FOLDER_PREFIX):  # never a folder that another program or a person named
+        remove_with_parent(str(folder))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=int(sys.argv[1]), run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1,

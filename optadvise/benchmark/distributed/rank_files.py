@@ -19,6 +19,7 @@ from optadvise.core.files import replace_file
 from optadvise.core.foreign import ForeignFileError, clean_strings
 from optadvise.core.text import clean_text
 
+FOLDER_PREFIX = "optadvise-ranks-"  # of the folder that the parent creates and the launcher removes
 FOLDER, DEVICE = "OPTADVISE_RANK_DIR", "OPTADVISE_RANK_DEVICE"  # environment variables of the launcher and the ranks
 MARKS = 3  # progress marks per step, which distinguish the slowest rank from ranks that wait for it
 STEP = struct.Struct("q")  # progress of a rank, in a memory-mapped file
