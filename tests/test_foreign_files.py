@@ -24,7 +24,7 @@ from optadvise.evidence import store
 from optadvise.rulebase.catalog import load
 from optadvise.rulebase.rule_paths import find_shipped_rules
 from tests.cli import CommandResult, optadvise
-from tests.mutations import Mutant, assert_harmless, mutate, parse_finite, write_json
+from tests.mutations import ESCAPES, Mutant, assert_harmless, mutate, parse_finite, write_json
 from tests.results import SCHEMAS, loaded, result
 
 Count: TypeAlias = "int | None"  # number of mutants, None for all
@@ -71,7 +71,7 @@ def check_csv(text: str) -> None:
     assert all(re.fullmatch(r"[-+]?[\d.e+-]+", cell) for cell in cells)
 
 
-@sampled(20)
+@sampled(12)
 def test_mutated_results_are_compared_or_rejected(count: Count, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     markdown, page = tmp_path / "out.md", tmp_path / "out.html"
@@ -112,6 +112,32 @@ def test_mutated_results_are_compared_or_rejected(count: Count, tmp_path: Path) 
             jsonschema.validate(parse_finite(outputs["--json"].read_text(encoding="utf-8")), SCHEMAS["bench"])
 
 
+def test_text_of_a_result_is_escaped_in_every_format(tmp_path: Path) -> None:
+    data = result()
+    data["arms"][0]["label"] = "=1+1"
+    data["arms"][1] |= {"label": ESCAPES, "status": "error", "error": ESCAPES}
+    data["environment"]["processor"] = ESCAPES
+    data["environment"]["packages"] = {ESCAPES: ESCAPES}
+    file, other = tmp_path / "a.json", tmp_path / "b.json"
+    file.write_text(write_json(data), encoding="utf-8")
+    other.write_text(write_json({**data, "arms": [{**data["arms"][0], "label": "other"}]}), encoding="utf-8")
+    outputs = [tmp_path / name for name in ("out.csv", "out.md", "out.html", "out.json")]
+    options = [
+        text
+        for pair in zip(("--csv", "--markdown", "--report", "--json"), map(str, outputs), strict=True)
+        for text in pair
+    ]
+    done = run(Mutant("escapes", data), (0,), "bench", "--merge", str(file), str(other), *options)
+    written = [output.read_text(encoding="utf-8") for output in outputs]
+    assert all("\\x1b" in text for text in (done.out, *written))
+    check_csv(written[0])
+    assert "'=1+1" in written[0]
+    check_tables(written[1])
+    assert "<img" not in written[2]
+    assert_harmless(written[2] + written[3])
+    check_tables(run(Mutant("escapes", data), (0,), "compare", str(file), str(file), "--markdown", "-").out)
+
+
 def test_text_in_a_picture_is_no_formula(tmp_path: Path) -> None:
     data = result(control=False)
     data["arms"][0] |= {"label": r"$\frac{", "throughput": {"value": 1.0, "unit": r"$\bad$", "ci95": None}}
@@ -141,7 +167,7 @@ def _stop_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_stop_before_measuring")
-@sampled(30)
+@sampled(15)
 def test_mutated_recommendations_are_accepted_or_rejected(count: Count, tmp_path: Path) -> None:
     data = json.loads(optadvise("recommend", "--model", "transformer", "--optimizer", "muon", "--json").out)
     used = {
@@ -156,7 +182,7 @@ def test_mutated_recommendations_are_accepted_or_rejected(count: Count, tmp_path
 
 
 @pytest.mark.usefixtures("_stop_before_measuring")
-@sampled(40)
+@sampled(20)
 def test_mutated_sweep_files_are_run_or_rejected(count: Count, tmp_path: Path) -> None:
     data = {"optimizers": ["adamw", "lion"], "precision": ["fp32", "bf16"], "rounds": 2, "slurm": {"timeout_min": 5}}
     file = tmp_path / "sweep.yaml"
@@ -166,7 +192,7 @@ def test_mutated_sweep_files_are_run_or_rejected(count: Count, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("_stop_before_measuring")
-@sampled(40)
+@sampled(20)
 def test_mutated_cells_are_shown_or_set_aside(count: Count, tmp_path: Path) -> None:
     file, folder, markdown = tmp_path / "sweep.yaml", tmp_path / "cells", tmp_path / "out.md"
     file.write_text("optimizers: [lion]\nrounds: 7\n", encoding="utf-8")
@@ -187,7 +213,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-@sampled(12)
+@sampled(6)
 def test_mutated_configs_are_estimated_or_rejected(count: Count, tmp_path: Path) -> None:
     file, program = tmp_path / "config.json", tmp_path / "out.py"
     for mutant in mutate(CONFIG, count):
@@ -227,7 +253,7 @@ def save_evidence() -> dict[str, Path]:
     }
 
 
-@sampled(4)
+@sampled(3)
 @pytest.mark.parametrize("kind", EVIDENCE.values())
 def test_mutated_evidence_never_stops_an_answer(kind: str, count: Count, tmp_path: Path) -> None:
     file, page = save_evidence()[kind], tmp_path / "out.html"
@@ -252,7 +278,7 @@ LAYER = {
 }  # fmt: skip
 
 
-@sampled(2)
+@sampled(1)
 @pytest.mark.parametrize("name", ["warn.yaml", "claims.yaml", "optimizers/lion.yaml"])
 def test_mutated_rules_are_used_or_rejected(name: str, count: Count, tmp_path: Path) -> None:
     shipped = yaml.load((find_shipped_rules() / name).read_text(encoding="utf-8"), yaml.BaseLoader)

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -162,8 +163,7 @@ class _Limits(msgspec.Struct, frozen=True):
 def _reject_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        seen: set[str] = set()
-        duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        duplicate, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ForeignFileError(f"key {clean_text(duplicate, _EXCERPT)!r} appears twice", ErrorCode.INVALID_SYNTAX)
     return values
 
