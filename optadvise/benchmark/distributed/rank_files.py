@@ -102,7 +102,7 @@ def write_failure(folder: Path, rank: int, failure: ArmFailure) -> None:
 def _read_json(file: Path, kind: type[Content]) -> Content | None:
     """Return the content of a file; None if it does not exist or is incomplete."""
     try:
-        return msgspec.convert(clean_strings(json.loads(file.read_bytes())), kind)
+        return msgspec.convert(clean_strings(json.loads(file.read_bytes())), kind, str_keys=True)
     except (OSError, ValueError, RecursionError, ForeignFileError):
         return None
 
