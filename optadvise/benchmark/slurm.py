@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,9 @@ def submit_cells(
             code=ErrorCode.MISSING_PACKAGE, option="--launcher", value="slurm",
         ) from error  # fmt: skip
     try:
-        executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
+        # submitit starts `python -m`, which must not import modules of the current folder.
+        python = f"env PYTHONSAFEPATH=1 {shlex.quote(sys.executable)}"
+        executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster, slurm_python=python)
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, ValueError) as error:
         raise CannotRunHereError(

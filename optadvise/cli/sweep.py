@@ -12,6 +12,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.interrupts import hold_interrupts
+from optadvise.core.cards import SHIPPED
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.files import create_output_folder
@@ -78,8 +79,9 @@ def sweep(
     if launcher == "slurm":
         from optadvise.benchmark.slurm import submit_cells
 
-        allowed = compiled.catalog.allowed_imports
-        outcomes = submit_cells(cell_folder, cells, grid.job_parameters, tuple(map(str, rules or ())), allowed)
+        catalog = compiled.catalog
+        folders = [str(layer) for name, layer in catalog.folders if name != SHIPPED]
+        outcomes = submit_cells(cell_folder, cells, grid.job_parameters, folders, catalog.allowed_imports)
     else:
         outcomes = _measure(compiled, cell_folder, cells)
     is_interrupted = len(outcomes) < len(cells)
