@@ -11,6 +11,7 @@ from optadvise.core.version import __version__
 
 _ENVIRONMENT = (
     ("OPTADVISE_RULES", "Folders of rule layers, separated as in PATH."),
+    ("OPTADVISE_ALLOW_IMPORTS", "Packages of --allow-imports, separated by commas."),
     ("OPTADVISE_CACHE_DIR", "Folder of the cache of rule files; OPTADVISE_NO_CACHE=1 disables the cache."),
     ("OPTADVISE_DATA_DIR", "Folder of results of bench --save, and of findings that later answers quote."),
     ("NO_COLOR, CLICOLOR_FORCE", "Disable colors; enable colors where the output is not a terminal."),
