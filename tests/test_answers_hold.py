@@ -290,7 +290,8 @@ def check_monotonicity(seed: int) -> None:
     situation = complete(arguments)
     if situation is None or situation.params is None:
         return
-    alone = apply_options(arguments, ["without", "--batch-size"])  # a larger micro-batch can make accumulation needless
+    # A larger micro-batch can make accumulation needless, and larger models are sharded by default.
+    alone = apply_options(arguments, ["without", "--batch-size", "--shard", situation.shard])
     if situation.shape is None:
         check_growth(alone, "--params", situation.params)
     if situation.seq_len is not None:

@@ -122,6 +122,7 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     inputs, model = run.inputs, run.model
     peak = find_peak(inputs, step, model, run.optimizer)
     total, lines = add_overhead(list(_list_lines(run, step, peak, basis, settings)), settings)
+    total = replace(total, low=max(total.low, min(_find_floor(run, step, basis, settings), total.expected)))
     fragmentation, context = lines[-2].at_peak or 0, make_context_interval(settings.context).expected
     saved = [
         _make_activations_line("activations", step.activations, step.activations, "", inputs, basis, settings),
@@ -136,6 +137,16 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
         reserved=total.expected - context - run.pageable, peak=peak.name, basis=basis, pageable=run.pageable,
         intervals={**figures, "total": total},
     )  # fmt: skip
+
+
+def _find_floor(run: RunMemory, step: StepMemory, basis: str, settings: MemorySettings) -> int:
+    """Return the low end of the bytes at the peak, over the moments of the passes and the optimizer step."""
+    model = run.model
+    live = step.floor.scale(_select_factors(basis, settings).low)
+    if not run.inputs.gradient_release:
+        live = max(live, model.gradients + run.optimizer.scratch.bytes)
+    tensors = int(live) + model.weights + run.master + run.state + model.buffers.bytes + step.input_bytes
+    return tensors + round(tensors * settings.fragmentation.low) + make_context_interval(settings.context).low
 
 
 # -- lines ---------------------------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
         return {name: round(first + (last - first) * fraction) for name, (first, last) in ends.items()}
 
     peak = LiveMemory(**mix(smaller.step.peak, larger.step.peak, LiveMemory.__struct_fields__))
-    step = replace(larger.step, peak=peak, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
+    floor = LiveMemory(**mix(smaller.step.floor, larger.step.floor, LiveMemory.__struct_fields__))
+    step = replace(larger.step, peak=peak, floor=floor, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
     counts = NetworkCounts(**mix(smaller.counts, larger.counts, NetworkCounts.__struct_fields__))
     # Whole layers would grow in steps, and a larger model would then need less.
     layers = smaller.counts.layers + (larger.counts.layers - smaller.counts.layers) * fraction
@@ -82,6 +83,7 @@ def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
         return {name: round(getattr(record, name) * factor) for name, factor in factors.items()}
 
     peak = LiveMemory(**scale(reference.step.peak, LiveMemory.__struct_fields__))
-    step = replace(reference.step, peak=peak, **scale(reference.step, _SCALED_STEP_FIELDS))
+    floor = LiveMemory(**scale(reference.step.floor, LiveMemory.__struct_fields__))
+    step = replace(reference.step, peak=peak, floor=floor, **scale(reference.step, _SCALED_STEP_FIELDS))
     counts = replace(reference.counts, **scale(reference.counts, _SCALED_COUNTS))
     return ReferenceSize(replace(counts, params=params), step)

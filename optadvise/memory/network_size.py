@@ -193,11 +193,13 @@ def _simulate_micro_batch(
     tensors = build_network_tensors(rules, shape)
     length = inputs.image_size if tensors.network.images else inputs.seq_len
     batch = MicroBatch(inputs.micro_batch or 1, length or tensors.usual_length)
+    factors = rules.settings.activation_factors
     settings = StepSettings(
         checkpoint=inputs.checkpointing != "none",
         release=inputs.gradient_release,
         accumulated=inputs.accumulates,
         gradient_shards=inputs.gradient_shards,
+        low_factor=(factors.typical if inputs.shape is None else factors.exact).low,
     )
     return _simulate_step(rules, shape, mode, batch, settings)
 

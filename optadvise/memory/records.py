@@ -55,6 +55,10 @@ class LiveMemory(Struct, frozen=True):
         """Return the sum of all kinds."""
         return self.activations + self.weight_copies + self.working + self.weight_gradients
 
+    def scale(self, factor: float) -> float:
+        """Return the sum if the uncertain kinds, activations and working, are multiplied by a factor."""
+        return self.weight_copies + self.weight_gradients + factor * (self.activations + self.working)
+
 
 class MicroBatch(Struct, frozen=True):
     """The input of one forward pass."""
@@ -74,3 +78,4 @@ class StepMemory(Struct, frozen=True):
     weight_copies: int  # autocast cache at the end of the forward pass
     weight_gradients: int  # of all weights
     input_bytes: int
+    floor: LiveMemory = LiveMemory()  # the moment with the most bytes if activations have the low end of their interval

@@ -20,6 +20,7 @@ class StepSettings(Struct, frozen=True):
     release: bool = False  # update each weight during backward
     accumulated: bool = False  # gradients of earlier micro-batches exist
     gradient_shards: int = 1  # GPUs over which gradients are sharded
+    low_factor: float = 1.0  # of the interval of activations
 
 
 _DEFAULT_SETTINGS = StepSettings()
@@ -45,11 +46,12 @@ def simulate_step(
     # Recomputed blocks cast their weights again; the first copies are freed when autocast ends.
     drops_copies = settings.checkpoint and mode.autocast
     moments = [*_list_forward_moments(blocks), *_list_backward_moments(blocks, saved, copies, settings, drops_copies)]
-    peak = _Moment(LiveMemory(), "forward", in_head=False)
+    peak, floor = _Moment(LiveMemory(), "forward", in_head=False), LiveMemory()
     for moment in moments:
         live = _shard_gradients(moment.live, gradients, settings)
         if live.total > peak.live.total:
             peak = replace(moment, live=live)
+        floor = max(floor, live, key=lambda live: live.scale(settings.low_factor))
     sample = batch.length**2 * 3 * FULL if network.images else batch.length * 2 * _INDEX_BYTES
     return StepMemory(
         peak=peak.live,
@@ -60,6 +62,7 @@ def simulate_step(
         weight_copies=copies,
         weight_gradients=gradients,
         input_bytes=batch.samples * sample,
+        floor=floor,
     )
 
 
