@@ -17,6 +17,7 @@ def list_notes(plan: Plan) -> Iterator[str]:
     framework, run = plan.framework, plan.advice.situation
     yield from _notes_of_optimizer(plan)
     yield from _notes_of_schedule(plan)
+    yield from _notes_of_batch(plan)
     yield from _notes_of_gradient_release(plan)
     if framework.decays_all and plan.hyperparameters.get("weight_decay"):
         yield f"{framework.name} {framework.decays_all}."
@@ -53,6 +54,13 @@ def _notes_of_optimizer(plan: Plan) -> Iterator[str]:
             'The batch size is not specified, so it is "auto", which Trainer, Accelerate and Lightning replace. For '
             "deepspeed.initialize, add --batch-size and --micro-batch."
         )
+
+
+def _notes_of_batch(plan: Plan) -> Iterator[str]:
+    run, framework = plan.advice.situation, plan.framework
+    if plan.micro_batch is None and framework.unset_batch is not None:
+        counted = f"; memory is estimated for a micro-batch of {run.micro_batch}" if run.micro_batch else ""
+        yield f"The batch size is not specified, so {framework.unset_batch}{counted}. Add --batch-size."
 
 
 def _notes_of_schedule(plan: Plan) -> Iterator[str]:

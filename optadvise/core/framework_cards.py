@@ -50,6 +50,7 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     two_optimizers: tuple[str, ...] = ()  # precisions that support two optimizers for one network
     supported_facts: tuple[FactId, ...] = ()  # facts that its program or file sets besides the optimizer
     client: str | None = None  # how to pass an optimizer object
+    unset_batch: str | None = None  # what happens without a batch size, if the framework's own default applies
     decays_all: str | None = None  # why weight decay also applies to biases and norms
     substitutes: Mapping[str, str] = {}  # unsupported value, such as a precision -> substitute
     targets: Mapping[str, Identifier] = {}  # layers with adapters -> the framework's names, if not all are supported

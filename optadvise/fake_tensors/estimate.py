@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
-from optadvise.advice.memory_answer import is_rejected
+from optadvise.advice.decide import is_rejected
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Fit, MemoryAnswer, MemoryEstimate, MemoryLine, Situation

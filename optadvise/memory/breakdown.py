@@ -142,7 +142,8 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
 def _find_floor(run: RunMemory, step: StepMemory, basis: str, settings: MemorySettings) -> int:
     """Return the low end of the bytes at the peak, over the moments of the passes and the optimizer step."""
     model = run.model
-    live = step.floor.scale(_select_factors(basis, settings).low)
+    factor = _select_factors(basis, settings).low
+    live = max(step.floor.scale(factor), step.end.scale(factor))
     if not run.inputs.gradient_release:
         live = max(live, model.gradients + run.optimizer.scratch.bytes)
     tensors = int(live) + model.weights + run.master + run.state + model.buffers.bytes + step.input_bytes

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from optadvise.memory.records import LiveMemory, StepMemory
 
 _SCALED_STEP_FIELDS = ("activations", "logits", "weight_copies", "weight_gradients")
+_MOMENTS = ("peak", "floor", "end")
 _SCALED_COUNTS = ("adapter_params", "matrix_params", "largest_tensor", "params_outside_layers")
 # These fields grow with width × depth, the others with the number of parameters.
 _SLOW_FIELDS = ("activations", "working", "logits", "adapter_params", "params_outside_layers")
@@ -62,9 +63,11 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
         ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
         return {name: round(first + (last - first) * fraction) for name, (first, last) in ends.items()}
 
-    peak = LiveMemory(**mix(smaller.step.peak, larger.step.peak, LiveMemory.__struct_fields__))
-    floor = LiveMemory(**mix(smaller.step.floor, larger.step.floor, LiveMemory.__struct_fields__))
-    step = replace(larger.step, peak=peak, floor=floor, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
+    moments = {
+        name: LiveMemory(**mix(getattr(smaller.step, name), getattr(larger.step, name), LiveMemory.__struct_fields__))
+        for name in _MOMENTS
+    }
+    step = replace(larger.step, **moments, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
     counts = NetworkCounts(**mix(smaller.counts, larger.counts, NetworkCounts.__struct_fields__))
     # Whole layers would grow in steps, and a larger model would then need less.
     layers = smaller.counts.layers + (larger.counts.layers - smaller.counts.layers) * fraction
@@ -82,8 +85,9 @@ def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
         factors = {name: ratio ** (2 / 3) if name in _SLOW_FIELDS else ratio for name in names}
         return {name: round(getattr(record, name) * factor) for name, factor in factors.items()}
 
-    peak = LiveMemory(**scale(reference.step.peak, LiveMemory.__struct_fields__))
-    floor = LiveMemory(**scale(reference.step.floor, LiveMemory.__struct_fields__))
-    step = replace(reference.step, peak=peak, floor=floor, **scale(reference.step, _SCALED_STEP_FIELDS))
+    moments = {
+        name: LiveMemory(**scale(getattr(reference.step, name), LiveMemory.__struct_fields__)) for name in _MOMENTS
+    }
+    step = replace(reference.step, **moments, **scale(reference.step, _SCALED_STEP_FIELDS))
     counts = replace(reference.counts, **scale(reference.counts, _SCALED_COUNTS))
     return ReferenceSize(replace(counts, params=params), step)

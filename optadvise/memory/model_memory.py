@@ -135,7 +135,8 @@ def _estimate_gathered_layers(
 ) -> Buffers:
     """Return the weights that FSDP gathers at a time, and the gradients of one layer, at most one bucket."""
     compute_itemsize = FULL if inputs.precision == "fp32" else HALF
-    layer = int(size.params / max(size.counts.layers, 1))
+    counts = size.counts
+    layer = int((counts.params - counts.params_outside_layers) / counts.layers) if counts.layers else counts.params
     gathered = min(settings.gathered_layers * layer, size.params) * compute_itemsize
     gradients = min(bucket, layer * itemsize)
     # If the root module is an FSDP unit, its weights stay gathered, and its gradients are not sharded until the last

@@ -79,3 +79,4 @@ class StepMemory(Struct, frozen=True):
     weight_gradients: int  # of all weights
     input_bytes: int
     floor: LiveMemory = LiveMemory()  # the moment with the most bytes if activations have the low end of their interval
+    end: LiveMemory = LiveMemory()  # the last moment of the backward pass, with all gradients

@@ -63,6 +63,7 @@ def simulate_step(
         weight_gradients=gradients,
         input_bytes=batch.samples * sample,
         floor=floor,
+        end=_shard_gradients(moments[-1].live, gradients, settings),
     )
 
 
