@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from optadvise.cli.arguments import require_values
+from optadvise.cli.arguments import check_options, check_subcommand
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a check failed; 2 invalid command line or input; 3 invalid rule or result file; 4 cannot "
@@ -36,9 +36,10 @@ class GroupedCommand(TyperCommand):
         """Parse the arguments of the command.
 
         Raises:
-            InputError: An option has no value.
+            InputError: An option does not exist, has no value, or has one too many.
         """
-        require_values(self, ctx, args)
+        if not ctx.resilient_parsing:  # completion of an incomplete command line
+            check_options(self, ctx, args)
         return list(super().parse_args(ctx, args))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -48,6 +49,16 @@ class GroupedCommand(TyperCommand):
 
 class GroupedGroup(TyperGroup):
     """Group whose help lists its commands by heading, each with its whole first sentence."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the name and the command of the first argument, and the other arguments.
+
+        Raises:
+            InputError: The command does not exist.
+        """
+        if not ctx.resilient_parsing:
+            check_subcommand(self, ctx, args[0])
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, then the commands."""

@@ -38,7 +38,8 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
     files = {flag: Path(path) for flag, path in named.items() if path is not None}
     for flag, path in files.items():
         if str(path) == "-":
-            message = f"{flag} - is not supported, as only JSON can be written to stdout; use a file name"
+            remedy = "remove it to print on stdout" if flag == "--output" else "use a file name"
+            message = f"{flag} - is not supported; {remedy}"
             raise InputError(message, code=ErrorCode.INVALID_VALUE, option=flag, value="-")
         if flag == "--report" and path.suffix.lower() not in (".html", ".htm"):
             message = f"{flag} {str(path)!r} must end in .html"

@@ -100,13 +100,18 @@ def suggest_name(word: str, choices: Iterable[str], aliases: Mapping[str, str] =
     Returns:
         Text such as `did you mean 'transformer'?`; empty if no name is similar and the list is long.
     """
-    from optadvise.core.similarity import find_similar  # only needed for errors
-
     candidates = list(choices)
-    names = [repr(name) for name in find_similar(word, candidates, aliases)]
-    guess = f"did you mean {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}?" if names else ""
+    guess = suggest_similar(word, candidates, aliases)
     accepted = f"accepted: {', '.join(candidates)}" if 0 < len(candidates) <= 12 else ""
     return "; ".join(part for part in (accepted, guess) if part)
+
+
+def suggest_similar(word: str, choices: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the suggestion of `suggest_name` without the accepted names."""
+    from optadvise.core.similarity import find_similar  # only needed for errors
+
+    names = [repr(name) for name in find_similar(word, choices, aliases)]
+    return f"did you mean {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}?" if names else ""
 
 
 def check_choice(flag: str, value: str, accepted: Iterable[Choice]) -> Choice:
