@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from optadvise.cli import outputs
+from optadvise.cli import interrupts, outputs
 from optadvise.core import files, private_files
 from optadvise.core.errors import InputError, OptadviseWarning
 from optadvise.core.findings import AuditFinding
@@ -80,6 +81,19 @@ def test_failed_write_keeps_the_old_file(
             files.write_output(file, "new")
     assert file.read_text("utf-8") == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_command_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(Path, "replace", lambda *paths: signal.raise_signal(number))
+    earlier = signal.signal(number, interrupts._Interrupts().handle)
+    try:
+        result = optadvise("list", "-o", str(tmp_path / "out"))
+    finally:
+        signal.signal(number, earlier)
+    assert (result.code, list(tmp_path.iterdir())) == (130, [])
 
 
 @pytest.mark.usefixtures("full_disk")

@@ -113,7 +113,7 @@ def _find_target(path: Path, flag: str) -> Path:
     if not stat.S_ISREG(mode):
         raise _not_writable(flag, target, "is not a regular file; choose another path")
     _check_owner(target)
-    if not os.access(target, os.W_OK):  # a write-protected file could be replaced, which nobody expects
+    if not os.access(target, os.W_OK):  # replacing would ignore the write protection
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return target
 

@@ -26,7 +26,7 @@ def is_private(base: Path, folder: Path, variable: str) -> bool:
     """
     problem = _find_problem(base, folder)
     if problem is not None:
-        _warn_once(f"{problem}, so it is not used; set {variable} to a folder of your own")
+        _warn_once(f"{problem}, so it is not used; set {variable} to a folder that only you can change")
     return problem is None
 
 
