@@ -44,12 +44,14 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
 
 
 def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[tuple[str, str]]:
-    """Yield the ids of other optimizers with reasons, without those that the rules reject or that break if sharded."""
+    """Yield the ids of other optimizers with reasons, without those that do not work in this run."""
     rule = decision.rules.optimizer
     candidates = {rule.choice.chosen: rule.because, **rule.choice.alternatives}
     for name, because in candidates.items():
-        is_usable = is_sound_when_sharded(rules, situation, name) and not is_rejected(rules, situation, name)
-        if name != decision.optimizer.id and is_usable:
+        if name == decision.optimizer.id or is_rejected(rules, situation, name):
+            continue
+        is_suggested = rules.defaults.is_suggested(situation, replace(situation, optimizer=name))
+        if is_suggested and is_sound_when_sharded(rules, situation, name):
             yield name, because
 
 

@@ -124,7 +124,9 @@ def _fits(rules: CompiledRules, situation: Situation) -> bool:
 
 
 def _is_solved(rules: CompiledRules, before: Situation, after: Situation) -> bool:
-    """Return whether a run fits after changes and its optimizer does not break because of them."""
+    """Return whether a run fits after changes that can be suggested, and its optimizer does not break by them."""
+    if not rules.defaults.is_suggested(before, after):
+        return False
     is_as_requested = (after.optimizer, after.sharding) == (before.optimizer, before.sharding)
     return (is_as_requested or is_sound_when_sharded(rules, after, after.optimizer or "")) and _fits(rules, after)
 
