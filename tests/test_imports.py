@@ -171,7 +171,8 @@ def test_measuring_in_a_foreign_folder(tmp_path: Path) -> None:
     for line in (
         ("bench", "adamw", "adamw8bit", *quick), ("bench", "adamw", "--nproc", "2", *quick),
         ("bench", "--from", str(advice), *quick), ("verify", "adamw"), ("sweep", str(tmp_path / "grid.yaml")),
-        ("trajectories", "adamw", "lion"), ("bench", "adamw", "--compile", *quick),
+        ("trajectories", "adamw", "lion"),
+        ("bench", "adamw", "--compile", "--workload", "mlp", "--control", "none", "--rounds", "1", "--steps", "1"),
     ):  # fmt: skip
         result = installed(*line)
         assert (result.returncode, executed()) == (0, []), (line, result.stderr)
