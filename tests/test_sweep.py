@@ -195,13 +195,10 @@ def test_large_grids_are_planned_fast(tmp_path: Path, monkeypatch: pytest.Monkey
     assert time.process_time() - started < 3  # comparing all pairs would take 10 s
 
 
-def test_long_names_of_cells_are_shortened(tmp_path: Path, rules: CompiledRules) -> None:
-    file = tmp_path / "grid.yaml"
-    modules = [f"{'module.' * 60}{name}:function" for name in "ab"]
-    file.write_text(f"optimizers: [adamw]\nworkload: {modules}\n", encoding="utf-8")
-    names = [cell.name for cell in read_cells(file, rules)]
-    assert len(set(names)) == 2
-    assert max(map(len, names)) < 100
+def test_long_names_of_cells_are_shortened() -> None:
+    names = {sweep._name_cell("adamw", {"workload": f"{'é' * length}:{name}"}) for name in "ab" for length in (20, 300)}
+    assert len(names) == 4
+    assert max(len(name.encode()) for name in names) <= 200
 
 
 def test_cell_locked_by_another_process_is_skipped(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
