@@ -138,7 +138,7 @@ def test_text_of_a_result_is_escaped_in_every_format(tmp_path: Path) -> None:
     check_tables(run(Mutant("escapes", data), (0,), "compare", str(file), str(file), "--markdown", "-").out)
 
 
-def test_text_in_a_picture_is_no_formula(tmp_path: Path) -> None:
+def test_text_in_a_picture_is_not_a_formula(tmp_path: Path) -> None:
     data = result(control=False)
     data["arms"][0] |= {"label": r"$\frac{", "throughput": {"value": 1.0, "unit": r"$\bad$", "ci95": None}}
     data["spec"]["workload"] = r"$\bad$"

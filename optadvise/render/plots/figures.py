@@ -62,7 +62,7 @@ def check_picture(file: Path, flag: str, formats: Sequence[str] = PICTURES) -> N
         ) from error
     matplotlib.rcdefaults()  # without a matplotlibrc of the current folder, which can start LaTeX
     matplotlib.rcParams["svg.hashsalt"] = "optadvise"  # the same data produce the same file
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a label is no formula
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a label does not begin a formula
     check_writable(file, flag)
 
 
