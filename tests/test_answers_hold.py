@@ -264,12 +264,11 @@ def check_growth(arguments: Sequence[str], flag: str, start: int) -> None:
         interval = memory.interval
         known = () if interval is None else (interval.low, interval.expected, interval.high)
         ends = (*known, memory.model_states or 0)
-        assert all(new >= old for new, old in zip(ends, before, strict=False)), (
-            flag,
-            start * percent // 100,
-            ends,
-            before,
-        )
+        # Beyond the reference sizes another moment can have the low end, which is then exact to 0.01 %.
+        falling = [
+            new < old * (0.9999 if end == 0 else 1) for end, (new, old) in enumerate(zip(ends, before, strict=False))
+        ]
+        assert not any(falling), (flag, percent, ends, before)
         before = ends
 
 
