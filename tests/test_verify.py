@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from optadvise.verify import audit_run, target
 from optadvise.verify.audit import audit
 from optadvise.verify.records import AuditResult
 from optadvise.verify.reference import METHODS, run_method
-from tests.bench import ended, started
+from tests.bench import await_end_of_processes_in
 from tests.cli import optadvise
 from tests.conftest import ROOT
 from tests.test_catalog import CARD
@@ -315,32 +313,57 @@ def test_dead_worker_is_replaced() -> None:
     assert all("code 3" in str(result.why) for result in results)
 
 
-FORKS = """
-import os, subprocess, time, torch
-class Forks(torch.optim.AdamW):
-    def step(self, closure=None):
-        child = subprocess.Popen(["sleep", "600"])
-        with open("pids.tmp", "w") as file:
-            print(os.getpid(), child.pid, file=file)
-        os.rename("pids.tmp", "pids")
-        time.sleep(600)
+# Classes by name, with the code that runs in their constructor and in each step.
+HOSTILE = {
+    "ForksAtTheStart": ("os.fork()", "pass"),
+    "ForksInItsSteps": ("pass", "next(STEPS) > 10 or os.fork()"),
+    "WaitsForChildren": ("wait_for_children()", "pass"),
+    "WritesIntoPipes": ("write_into_files()", "pass"),
+    "ClosesFiles": ("os.closerange(0, 20); time.sleep(600)", "pass"),
+    "StartsDaemons": ("start_daemon(); os._exit(3)", "pass"),
+    "HoldsPythonsLock": ("signal.signal(15, signal.SIG_IGN); os.fork(); ctypes.PyDLL(None).sleep(600)", "pass"),
+}
+HOSTILE_MODULE = """
+import ctypes, itertools, os, signal, subprocess, time, torch
+
+STEPS = itertools.count()
+
+def wait_for_children():
+    subprocess.Popen(["true"])
+    try:
+        while True:
+            os.wait()
+    except ChildProcessError:
+        pass
+
+def write_into_files():
+    for number in range(3, 30):
+        try:
+            os.write(number, b"garbage\\n" * 1000)
+        except OSError:
+            pass
+
+def start_daemon():
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(2)  # with the worker's stdout
+        os._exit(0)
 """
 
 
-@pytest.mark.parametrize("timeout", ["20", "600"], ids=["timeout", "kill -9"])
-def test_audit_leaves_no_process(tmp_path: Path, timeout: str) -> None:
-    """The worker and processes that the class under audit has started end with the audit."""
-    (tmp_path / "mine.py").write_text(FORKS, encoding="utf-8")
-    process = started("verify", "--import", "mine.Forks", "--as", "adamw", "--timeout", timeout, folder=tmp_path,
-                      PYTHONPATH=os.pathsep.join((str(ROOT), str(tmp_path))))  # fmt: skip
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "pids").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if timeout == "600":
-            process.kill()
-        process.communicate(timeout=60)
-        assert ended([int(pid) for pid in (tmp_path / "pids").read_text("utf-8").split()])
-    finally:
-        process.kill()
-        process.communicate()
+def test_hostile_classes_end_in_time_and_leave_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = [
+        f"class {name}(torch.optim.AdamW):\n    def __init__(self, *args, **kwargs):\n        {constructor}\n"
+        f"        super().__init__(*args, **kwargs)\n    def step(self):\n        {step}\n        super().step()\n"
+        for name, (constructor, step) in HOSTILE.items()
+    ]
+    (tmp_path / "hostile.py").write_text("\n".join([HOSTILE_MODULE, *classes]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    entries = [audit_run.enter_user_class(CATALOG, f"hostile.{name}", "adamw") for name in HOSTILE]
+    results = [*audit_run.run_audits(entries[:-1]), *audit_run.run_audits(entries[-1:], timeout=3)]
+    conforms = [result.implementation for result in results if result.verdict == findings.CONFORMS]
+    assert conforms == ["ForksAtTheStart", "ForksInItsSteps", "WaitsForChildren"]
+    reasons = ("invalid message", "stopped responding", "code 3", "within 3 s")
+    for result, reason in zip(results[3:], reasons, strict=True):
+        assert (result.verdict, reason in str(result.why)) == (findings.FAILS, True), result
+    assert await_end_of_processes_in(tmp_path, seconds=5)  # 2, and 3 for the daemon, which has left the worker's group

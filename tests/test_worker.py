@@ -97,6 +97,35 @@ def test_a_failure_is_described(code: str, detail: str, exit_code: int | None) -
     assert ended([process.pid])
 
 
+@pytest.mark.parametrize(
+    "code",
+    ["import os\nwhile True: os.write(1, b'x' * 65536)", "print('[' * 10**6)", "while True: print(17)"],
+)
+def test_a_flood_of_output_is_an_error(code: str) -> None:
+    begin = time.monotonic()
+    with WorkerProcess(script(code)) as process, pytest.raises(WorkerError, match="invalid message"):
+        process.receive(Figure, 30)
+    assert time.monotonic() - begin < 10
+    assert ended([process.pid])
+
+
+def test_a_worker_that_reads_nothing_does_not_block_its_parent() -> None:
+    begin = time.monotonic()
+    with WorkerProcess(script("import time; time.sleep(600)")) as process:
+        process.send("x" * 2**22)  # more than a pipe holds
+        with pytest.raises(WorkerTimeoutError):
+            process.receive(Figure, 0.5)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_copy_that_user_code_forked_does_not_answer() -> None:
+    with WorkerProcess(echo("import os; os.fork(); os.fork()")) as process:
+        for value in (1.0, 2.0, 3.0):
+            process.send(Figure(value))
+            assert process.receive(Figure, 30) == Figure(value)
+        assert ended(sorted({*list_processes({process.pid})} - {process.pid})[1:])  # the first is the watchdog
+
+
 def test_a_missing_program_is_an_error() -> None:
     with pytest.raises(WorkerError, match=r"^cannot be started: .*No such file"):
         WorkerProcess(["/no/such/program"])

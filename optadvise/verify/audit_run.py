@@ -110,6 +110,7 @@ def _request_audit(
     if entry.why_not_imported is not None:
         return MissingAnswer(entry.why_not_imported)
     deadline = time.monotonic() + timeout
+    resumer.start()
     request = AuditRequest(target=entry.target, is_user_class=entry.is_user_class)
     answer: AuditAnswer | MissingAnswer = auditor.request(request, AuditAnswer | MissingAnswer, timeout)
     if isinstance(answer, MissingAnswer) or answer.saved_run is None:

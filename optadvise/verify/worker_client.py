@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from types import UnionType
 from typing import Any, TypeVar, overload
@@ -32,6 +33,11 @@ class AuditWorker:
     def __exit__(self, *exception: object) -> None:
         """Stop the worker."""
         self.stop()
+
+    def start(self) -> None:
+        """Start the worker, unless it runs; it imports torch while another one answers."""
+        with contextlib.suppress(WorkerError):  # reported by the next request
+            self._process = self._process or WorkerProcess(self._command)
 
     @overload
     def request(self, request: Request, kind: type[Message], timeout: float) -> Message: ...
