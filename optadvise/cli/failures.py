@@ -28,7 +28,12 @@ _USAGE_CODES = {
     "BadArgumentUsage": ErrorCode.MISSING_OPTION,
 }
 _LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{100})")  # longer than a path that a person types
-_INVALID_NUMBER = re.compile(r": '(.*)' is not a valid (int|float)", re.DOTALL)  # of click
+# Endings of click's messages, with the code and what is wrong instead.
+_INVALID_VALUES = (
+    (r": '(.*)' is not a valid int", ErrorCode.INVALID_NUMBER, "must be a whole number"),
+    (r": '(.*)' is not a valid float", ErrorCode.INVALID_NUMBER, "must be a number"),
+    (r": Path '(.*)' is not readable", ErrorCode.FILE_UNREADABLE, "cannot be read (permission denied)"),
+)
 
 
 class Failure(Document, frozen=True, kw_only=True):
@@ -143,13 +148,13 @@ def _classify_usage_error(error: Exception) -> Failure:
     parameter = getattr(error, "option_name", None) or next(
         iter(getattr(getattr(error, "param", None), "opts", ())), None
     )
-    number = _INVALID_NUMBER.search(message)
-    if number is not None:
-        code = ErrorCode.INVALID_NUMBER
-        message = f"{parameter} '{number[1]}': must be a {'whole ' if number[2] == 'int' else ''}number"
+    value = None
+    for pattern, invalid, problem in _INVALID_VALUES:
+        if match := re.search(pattern, message, re.DOTALL):
+            code, value, message = invalid, match[1], f"{parameter} '{match[1]}': {problem}"
     return Failure(
         code=code.value, exit_code=2, message=f"{message.rstrip('.')}; see {command} --help", option=parameter,
-        value=None if number is None else number[1],
+        value=value,
     )  # fmt: skip
 
 
