@@ -18,14 +18,14 @@ class Case(Struct, frozen=True, kw_only=True):
         arguments: The arguments after the program's name.
         files: Content by path in the working folder. The folder `data` has the user's data.
         cache: Content by the name of a cache entry; None for the shared cache.
-        stdin: Text of stdin.
+        stdin: Content of stdin.
         is_real: Start real worker processes.
     """
 
     arguments: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
     cache: Mapping[str, bytes] | None = None
-    stdin: str = ""
+    stdin: bytes = b""
     is_real: bool = False
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class FindingError(AssertionError):
         root = folder / f"{len(list(folder.glob('*'))):03d}" if folder.is_dir() else folder / "000"
         root.mkdir(parents=True)
         cache = {f"cache/{name}": content for name, content in (self.case.cache or {}).items()}
-        stdin = {"stdin.txt": self.case.stdin.encode(errors="surrogatepass")} if self.case.stdin else {}
+        stdin = {"stdin.txt": self.case.stdin} if self.case.stdin else {}
         for name, content in {**self.case.files, **cache, **stdin}.items():
             file = root / name
             file.parent.mkdir(parents=True, exist_ok=True)

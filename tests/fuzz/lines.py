@@ -123,7 +123,7 @@ def make_line(rng: Random) -> Case:
     return Case(arguments=arguments, files=find_files(arguments), stdin=rng.choice(_STDIN))
 
 
-_STDIN = ["", "", "\n\n\n", "24GB\n7B\n", BASE_FILES["recommendation.json"].decode(), "no\x1b[3m\n?\n", "q"]
+_STDIN = [b"", b"", b"\n\n\n", b"24GB\n7B\n", BASE_FILES["recommendation.json"], b"no\x1b[3m\n?\n", b"q", b"\xff\n"]
 
 
 def _spell_option(rng: Random, words: tuple[str, ...], option: Any) -> list[str]:

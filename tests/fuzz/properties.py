@@ -73,7 +73,7 @@ def _make_run(rng: Random) -> tuple[str, ...]:
 
 def growing(rng: Random) -> Case:
     """Draw an estimate; `check_growth` repeats it with each size increased by the factor in stdin."""
-    return Case(arguments=("estimate", *_make_run(rng), "--json"), stdin=rng.choice(_FACTORS))
+    return Case(arguments=("estimate", *_make_run(rng), "--json"), stdin=rng.choice(_FACTORS).encode())
 
 
 def check_growth(case: Case, outcome: Outcome, sandbox: Sandbox) -> None:

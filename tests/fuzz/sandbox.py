@@ -76,10 +76,11 @@ class Sandbox:
         }  # fmt: skip
         if not case.is_real:
             variables["PATH"] = str(base)  # no nvidia-smi, no sbatch
+        stdin = io.TextIOWrapper(io.BytesIO(case.stdin), encoding="utf-8", errors="surrogateescape")
         before = Path.cwd()
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.dict(os.environ, variables))
-            stack.enter_context(mock.patch.object(sys, "stdin", io.StringIO(case.stdin)))
+            stack.enter_context(mock.patch.object(sys, "stdin", stdin))
             if not case.is_real:
                 stack.enter_context(_fake_workers())
             os.chdir(folder)
