@@ -119,10 +119,10 @@ def _as_printed(text: str) -> str:
 
 
 def _read_written(folder: Path, before: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
-    """Yield the text files that a command wrote, and everything in them that is not text as U+FFFD."""
+    """Yield the text files that a command wrote, without those that it set aside; what is no text as U+FFFD."""
     for file in folder.rglob("*"):
         name = file.relative_to(folder).as_posix()
-        if file.suffix in (".png", ".pdf", ".gif", ".lock") or file.is_symlink() or not file.is_file():
+        if file.suffix in (".png", ".pdf", ".gif", ".lock", ".damaged") or file.is_symlink() or not file.is_file():
             continue
         content = file.read_bytes()
         if before.get(name) != content:
@@ -222,15 +222,20 @@ _guard = _Guard()
 @contextlib.contextmanager
 def _fake_workers() -> Iterator[None]:
     """Replace measurements by synthetic ones; every other worker process cannot be started."""
-    module = ModuleType("optadvise.verify.trajectories")
+    module, real = ModuleType("optadvise.verify.trajectories"), sys.modules.get("optadvise.verify.trajectories")
     vars(module)["compute_trajectories"] = _reject_trajectories
     with (
         mock.patch.object(worker, "start_process", side_effect=OSError(8, "not started by the fuzzer")),
         mock.patch("optadvise.benchmark.runner.run_arms", _measure_nothing),
-        mock.patch.dict(sys.modules, {module.__name__: module}),
         mock.patch.object(optadvise.verify, "trajectories", module, create=True),
     ):
-        yield
+        sys.modules[module.__name__] = module  # `mock.patch.dict` would also forget what a command imports
+        try:
+            yield
+        finally:
+            del sys.modules[module.__name__]
+            if real is not None:
+                sys.modules[module.__name__] = real
 
 
 def _measure_nothing(arms: Sequence[Any], rounds: int, **_: Any) -> list[ArmMeasurement]:
