@@ -60,7 +60,7 @@ def _list_commands(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple
 
 def _make_value(rng: Random, words: tuple[str, ...], parameter: Any) -> str:
     """Return a value of a parameter: mostly a plausible one."""
-    kind = rng.randrange(16)
+    kind = rng.randrange(40)
     if kind == 0:
         return rng.choice(_NUMBERS)
     if kind == 1:
@@ -131,7 +131,7 @@ def _spell_option(rng: Random, words: tuple[str, ...], option: Any) -> list[str]
     aliases = spellings._ALIASES.get(" ".join(words), {})
     flags = [*option.opts, *(alias for alias, names in aliases.items() if names[0] in option.opts)]
     flag = rng.choice([*[flags[0]] * 4, *flags])
-    style = rng.randrange(24)
+    style = rng.randrange(40)
     if style == 0:
         flag = flag.upper()
     elif style == 1:

@@ -200,7 +200,7 @@ class _Guard:
         paths: tuple[Any, ...] = ()
         if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR) and arguments[0] not in self._OPEN_DEVICES:
             paths = arguments[:1]
-        elif event in self._EVENTS:
+        elif event in self._EVENTS and not (event == "os.mkdir" and Path(arguments[0]).is_dir()):
             paths = arguments[:2]
         for path in paths:
             if isinstance(path, str) and not self._is_inside(path):
