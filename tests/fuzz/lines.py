@@ -24,7 +24,12 @@ COUNTS = ["1", "2", "8", "16", "32", "128", "512", "1024", "4096", "32768", "7B"
           "10**6", "1_000"]  # fmt: skip
 _SIZES = ["8GB", "24GB", "24", "80GiB", "800MB", "1TB", "24 GB", "auto", "512KB", "24gb"]
 _FRACTIONS = ["1e-3", "0.1", "1", "5", "60", "3%", "0.5%", "1e6", "1e-30"]
-_FILES = [*BASE_FILES, "new.json", "new.html", "new.csv", "new.md", "new.yaml", "new.txt", "folder", "missing/new.json"]
+_NEW = ["new.json", "new.html", "new.csv", "new.md", "new.yaml", "new.txt"]
+_FILES = [*BASE_FILES, *_NEW, "folder", "missing/new.json"]
+# Files that parameters read; the others write files.
+_INPUTS = {"rules": ["team-rules"], "base": ["result.json"], "new": ["other.json", "team-rules"],
+           "file": ["sweep.yaml"],
+           "hf_config": ["config.json"], "from_": ["recommendation.json"], "old": ["-", "team-rules"]}  # fmt: skip
 _PICTURES = ["new.png", "new.svg", "new.pdf", "new.gif"]  # drawing takes a second
 _TEXTS = ["adamw", "lion", "AdamW_8bit", "sgd", "muon", "cosine", "wsd", "saddle", "transformer", "OPT060", "lr-scale",
           "llama-3.1-8b", "resnet50", "rtx 4090", "h100", "q,v", "all", "json", "yaml", "markdown", "python", "hf",
@@ -78,10 +83,12 @@ def _list_plausible(words: tuple[str, ...], name: str) -> Sequence[str]:
     """Return values that a parameter accepts, most of them."""
     parameter = next(one for one in commands()[words] if one.name == name)
     metavar, is_path = parameter.metavar or "", "Path" in repr(parameter.type)
+    if name in _INPUTS:
+        return [*_INPUTS[name] * 20, *_FILES]
     if metavar.startswith("[") and "|" in metavar:
         return metavar.strip("[]").split("|")
     if is_path or metavar in ("[FILE]", "FILE", "DIR"):
-        return [*_FILES * 2, *_PICTURES]
+        return [*_NEW * 5, *_FILES, *_PICTURES]
     if metavar == "SIZE":
         return _SIZES
     if metavar == "N":

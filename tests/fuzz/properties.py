@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from msgspec import structs
 
+from tests import test_answers_hold
 from tests.fuzz.cases import Case, Outcome
 from tests.fuzz.checks import fail
 from tests.fuzz.lines import commands
@@ -213,7 +214,24 @@ def _is_equal(data: dict[str, Any], text: str) -> bool:
     return bool(yaml.safe_load(text) == data)
 
 
+# -- printed changes --------------------------------------------------------------------------------------------------
+
+
+def make_answer(rng: Random) -> Case:
+    """Return a recommendation; `check_answer` runs what its page and the page of the estimate print."""
+    return Case(arguments=("recommend", *test_answers_hold.draw(rng.randrange(10**9))))
+
+
+def check_answer(case: Case, outcome: Outcome, sandbox: Sandbox) -> None:
+    """Changes, alternatives, fixes and largest inputs hold when they are run as printed."""
+    try:
+        test_answers_hold.check_recommendation(case.arguments[1:])
+    except AssertionError as error:
+        fail("something printed does not hold", case, structs.replace(outcome, err=str(error)[:1000]))
+
+
 PROPERTIES: Sequence[tuple[str, Any, Any]] = (
     ("larger runs", growing, check_growth), ("more memory", with_memory, check_memory),
     ("--gpu and --vram", with_gpu, check_gpu), ("formats", recommended, check_formats),
+    ("printed changes", make_answer, check_answer),
 )  # fmt: skip
