@@ -119,6 +119,15 @@ def test_values_are_checked_before_anything_is_computed(
     assert not {"a.json", "b.json"} & {file.name for file in folder.iterdir()}
 
 
+def test_an_error_of_the_system_has_one_line_and_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(option: object) -> NoReturn:
+        raise OSError(36, "File name too long", "a")
+
+    monkeypatch.setattr("optadvise.rule_analysis.rule_folders.load_catalog", fail)
+    result = optadvise("list", "--json")
+    assert (result.code, result.error, json.loads(result.out)["value"]) == (2, "file-unreadable", "a")
+
+
 def test_a_missing_value_lists_the_choices() -> None:
     assert all(name in optadvise("recommend", "--model").err for name in ("transformer", "recommend --help"))
 

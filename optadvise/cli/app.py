@@ -157,7 +157,7 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
             report(classify_error(KeyboardInterrupt()), debug if has_printed else [*debug, *arguments])
     except (Exception, KeyboardInterrupt) as error:
         failure = classify_error(error)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.filename is None:  # an error of stdout
             discard_stdout()
         report(failure, [*debug, *arguments])
         return failure.exit_code
