@@ -376,5 +376,7 @@ def test_family_tree_matches_the_guide() -> None:
 def test_show_prints_cards_schedules_and_rules_within_80_columns(name: str) -> None:
     result = optadvise("show", name)
     assert result.code == 0
-    assert all(len(line) <= 80 for line in result.out.splitlines())
+    assert all(
+        len(line) <= 80 or len(line.split()) == 1 for line in result.out.splitlines()
+    )  # addresses are not broken
     assert json.loads(optadvise("show", name, "--json").out)["schema_version"] == 1

@@ -65,7 +65,7 @@ def test_warmup_in_steps_equals_warmup_in_percent() -> None:
 def test_the_default_warmup_is_that_of_the_rules(rules: CompiledRules) -> None:
     rule = find_default_warmup(rules, rules.catalog.scheduler("one-cycle"))
     assert read_schedules("one-cycle", "--steps", "1000")[0]["warmup_steps"] == float(str(rule.number.value)) * 1000
-    assert f"({rule.id}: " in " ".join(optadvise("schedule", "one-cycle").out.split())
+    assert f"rule {rule.id}." in " ".join(optadvise("schedule", "one-cycle").out.split())
 
 
 def test_the_table_has_the_learning_rates_at_percentages_of_the_run() -> None:

@@ -70,7 +70,7 @@ def check_subcommand(group: Any, context: Any, name: str) -> None:
         name: The argument in the place of a command.
 
     Raises:
-        InputError: There is no such command.
+        InputError: The command does not exist.
     """
     if not name.startswith("-") and group.get_command(context, name) is None:
         commands = group.list_commands(context)
