@@ -1,6 +1,7 @@
 """Entry point of the command line, also for `python -m optadvise`."""
 
 import gc
+import sys
 
 if __name__ == "__main__":
     from optadvise.core.start import remove_current_folder
@@ -10,7 +11,11 @@ if __name__ == "__main__":
 # A command keeps nearly all that it allocates and ends within a second; collecting would take a twentieth of that.
 gc.set_threshold(50_000)
 
-from optadvise.cli.app import main  # noqa: E402, imported under the higher threshold
+try:
+    from optadvise.cli.app import main
+except KeyboardInterrupt:  # Ctrl-C at the start; `main` handles it later
+    sys.stderr.write("optadvise: interrupted\n")
+    sys.exit(130)
 
 if __name__ == "__main__":
     main()

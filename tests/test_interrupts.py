@@ -129,6 +129,24 @@ def test_signals_wait_until_results_are_written(number: signal.Signals) -> None:
     assert process.stdout.split() == ["written", "interrupted", "ended"], process.stderr
 
 
+STARTING = """
+import runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "optadvise.cli.app":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module("optadvise", run_name="__main__")
+"""
+
+
+def test_ctrl_c_at_the_start() -> None:
+    process = subprocess.run([sys.executable, "-c", STARTING], capture_output=True, text=True, cwd=ROOT)
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "optadvise: interrupted\n")
+
+
 def test_signals_that_the_starting_program_ignores_stay_ignored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     handler = signal.getsignal(signal.SIGINT)
