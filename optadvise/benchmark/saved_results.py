@@ -61,7 +61,8 @@ def read_result(name: str) -> BenchmarkResult:
     is_file = os.path.exists(name) and not os.path.isdir(name)  # noqa: PTH110, PTH112, those of Path raise errors
     if not is_file and re.fullmatch(_NAME, name):
         with contextlib.suppress(FileNotFoundError):  # without a home folder, nothing was saved
-            path = saved_result_path(name)
+            saved = saved_result_path(name)
+            path = saved if saved.exists() else path
     try:
         content = read_bounded(path)
     except ForeignFileError as error:

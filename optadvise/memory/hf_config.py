@@ -58,7 +58,7 @@ def read_hf_config(networks: Networks, unsupported_heads: Sequence[str], path: P
     choices = dict(_read_choices(config, family, where))
     name = config.get("_name_or_path")
     shown = name if isinstance(name, str) and name else path.parent.name or path.stem
-    shown = shown if path.name == "config.json" else path.stem
+    shown = shown if path.name == "config.json" or path.is_fifo() else path.stem
     return complete_shape(family, dims, flags, choices, clean_text(shown, _LONGEST_NAME), "config", where)
 
 
