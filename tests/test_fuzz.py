@@ -81,3 +81,10 @@ def test_a_finding_is_reduced_and_saved(tmp_path: Path, monkeypatch: pytest.Monk
     assert error.save(tmp_path / "findings").endswith("optadvise recommend --explain")
     assert (tmp_path / "findings" / "000" / "a.json").read_bytes() == b"{}"
     assert (count.codes, count.repeated) == ({}, {error.signature: 1})
+
+
+def test_paths_are_printed_without_control_characters(tmp_path: Path) -> None:
+    """Found by the fuzzer: a folder with a bidirectional override was printed as typed."""
+    for line in (("rules", "init", "\u202eevil\x1b[1m"), ("schedule", "cosine", "--plot", "\u202eevil.png")):
+        case = Case(arguments=line)
+        check(case, Sandbox(tmp_path).run(case))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optadvise.cli import options as opt
-from optadvise.cli.outputs import places, redirect_to
+from optadvise.cli.outputs import places, redirect_to, report_written
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import MAX_TIMEOUT, parse_count
 
@@ -86,7 +86,7 @@ def estimate(
         if all_:
             drawn = _estimate_breakdowns(compiled, answer, is_traced=workload is not None)
         breakdowns.draw_breakdowns(answer, drawn, plot)
-        typer.echo(f"wrote {plot}", err=True)
+        report_written(plot)
 
 
 def _estimate_breakdowns(rules: CompiledRules, answer: MemoryAnswer, *, is_traced: bool) -> dict[str, MemoryEstimate]:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
+from optadvise.core.text import clean_text
 from optadvise.core.version import __version__
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ def write_result(result: _Result, formats: ResultFormats[_Result], files: Mappin
     encoders = {"--json": formats.encode_json, "--markdown": formats.render_markdown}
     for flag, path in files.items():
         write_output(path, encoders[flag](result), flag)
+
+
+def report_written(file: Path) -> None:
+    """Print on stderr which file was written."""
+    print(f"wrote {clean_text(str(file))}", file=sys.stderr)
 
 
 def save_evidence(save: Callable[[], None]) -> bool:

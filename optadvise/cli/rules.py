@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from optadvise.cli.outputs import redirect_to
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
+from optadvise.core.text import clean_text
 
 _EXAMPLES = {
     "check": ("optadvise rules check --rules examples/team-rules",),
@@ -183,8 +185,8 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.
 
     files = write_starter(folder, load())
     for file in files:
-        typer.echo(file)
-    typer.echo(f"Next: optadvise rules check --rules {folder}")
+        typer.echo(clean_text(str(file)))
+    typer.echo(f"Next: optadvise rules check --rules {shlex.quote(clean_text(str(folder)))}")
 
 
 def _write(text: str, file: Path | None) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
-from optadvise.cli.outputs import places, redirect_to
+from optadvise.cli.outputs import places, redirect_to, report_written
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
@@ -81,7 +81,7 @@ def schedule(
         from optadvise.render.plots.schedules import draw_schedules
 
         draw_schedules(planned, plot)
-        typer.echo(f"wrote {plot}", err=True)
+        report_written(plot)
 
 
 def _parse_warmup(text: str, steps: int) -> float:

@@ -11,6 +11,7 @@ import typer
 from optadvise.cli import options as opt
 from optadvise.cli.complete import of
 from optadvise.cli.interrupts import hold_interrupts
+from optadvise.cli.outputs import report_written
 from optadvise.core.cards import MOST_STEPS
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError, InterruptedMeasurementError, suggest_name
@@ -73,7 +74,7 @@ def trajectories(
         if animate is not None:
             surfaces.animate_paths(result, grid, animate)
     for file in files:
-        typer.echo(f"wrote {file}", err=True)
+        report_written(file)
 
 
 def _show(result: TrajectoriesResult, json_: str | None) -> None:
