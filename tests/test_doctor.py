@@ -188,7 +188,7 @@ def test_probe_ends_with_its_parent(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     out, _ = process.communicate(b'{"paths": []}\n', timeout=30)
-    assert (process.returncode, out) == (0, b"")
+    assert (process.returncode, out) == (1, b"")
 
 
 def test_reasons_why_optimizers_do_not_run(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
