@@ -22,12 +22,16 @@ from optadvise.advice.decide import choose_optimizer
 from optadvise.advice.inputs import parse_inputs
 from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
+from optadvise.benchmark.options import BenchOptions
+from optadvise.benchmark.request import prepare_request
 from optadvise.core.errors import InputError
+from optadvise.core.json_text import to_json_object
 from optadvise.core.records import MemoryAnswer, Recommendation, Situation
 from optadvise.core.units import show_bytes
 from optadvise.memory.estimator import estimate, fits
 from optadvise.memory.search import with_micro_batch
 from optadvise.render import headings
+from optadvise.render.documents import build_recommendation
 from optadvise.render.explanation import Explanation
 from optadvise.render.text.advice import render_text
 from optadvise.render.text.estimate import print_estimate
@@ -334,3 +338,11 @@ def test_printed_answers_hold(seeds: range) -> None:
 @pytest.mark.parametrize("seeds", few(1, CHUNKS), ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_larger_runs_need_no_less_and_more_memory_keeps_a_fit(seeds: range) -> None:
     assert not list(find_failures(check_monotonicity, seeds))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_next_command_benches_the_recommendation(seed: int) -> None:
+    advice = advise(RULES, parse(draw(seed)))
+    for names, data in (([advice.optimizer.id], None), ([], to_json_object(build_recommendation(advice)))):
+        arms = prepare_request(RULES, names, BenchOptions(), data).arms
+        assert advice.optimizer.id in {arm.optimizer for arm in arms}
