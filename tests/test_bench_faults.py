@@ -234,7 +234,7 @@ def write_card(tmp_path: Path, **implementation: Any) -> str:
 
 def test_missing_package_is_unsupported(tmp_path: Path) -> None:
     rules = write_card(tmp_path, id="turbo", **{"import": "no_such.SGD"}, package="no-such", devices="[cpu]")
-    command = optadvise("bench", "turbo", "--rules", rules, *QUICK, "--json", "-")
+    command = optadvise("bench", "turbo", "--rules", rules, "--allow-imports", "no_such", *QUICK, "--json", "-")
     assert command.code == 4
     (arm,) = parse_result(command.out)["arms"]
     assert (arm["status"], arm["error_code"]) == ("unsupported", "missing-package")
@@ -247,7 +247,8 @@ def test_failing_import_is_unsupported(mine: Path, monkeypatch: pytest.MonkeyPat
     (mine / "broken_optim.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(mine)
     rules = write_card(mine, id="turbo", **{"import": "broken_optim.SGD"}, package="broken-optim", devices="[cpu]")
-    command = optadvise("bench", "turbo", "--rules", rules, "--workload", "mine:plain", *QUICK, "--json", "-")
+    allowed = ("--rules", rules, "--allow-imports", "broken_optim")
+    command = optadvise("bench", "turbo", *allowed, "--workload", "mine:plain", *QUICK, "--json", "-")
     assert command.code == 4
     (arm,) = parse_result(command.out)["arms"]
     assert (arm["status"], arm["error_code"]) == ("unsupported", "missing-package")
@@ -257,7 +258,9 @@ def test_failing_import_is_unsupported(mine: Path, monkeypatch: pytest.MonkeyPat
 
 def test_run_succeeds_if_one_candidate_works(mine: Path) -> None:
     rules = write_card(mine, id="turbo", **{"import": "no_such.SGD"}, package="no-such", devices="[cpu]")
-    command = optadvise("bench", "turbo", "sgd", "--rules", rules, "--workload", "mine:plain", *QUICK)
+    command = optadvise(
+        "bench", "turbo", "sgd", "--rules", rules, "--allow-imports", "no_such", "--workload", "mine:plain", *QUICK
+    )
     assert command.code == 0
     assert "pip install no-such" in " ".join(command.out.split())
 
