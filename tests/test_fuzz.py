@@ -88,3 +88,9 @@ def test_paths_are_printed_without_control_characters(tmp_path: Path) -> None:
     for line in (("rules", "init", "\u202eevil\x1b[1m"), ("schedule", "cosine", "--plot", "\u202eevil.png")):
         case = Case(arguments=line)
         check(case, Sandbox(tmp_path).run(case))
+
+
+def test_no_part_of_a_tiny_network_is_negative(tmp_path: Path) -> None:
+    """Found by the fuzzer: the layers of 1M parameters, extrapolated from a larger network, had less than nothing."""
+    case = Case(arguments=tuple("estimate --params 1M --method lora --gpus 8 --shard zero3 --json".split()))
+    check(case, Sandbox(tmp_path).run(case))

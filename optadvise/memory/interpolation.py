@@ -90,4 +90,6 @@ def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
     }
     step = replace(reference.step, **moments, **scale(reference.step, _SCALED_STEP_FIELDS))
     counts = replace(reference.counts, **scale(reference.counts, _SCALED_COUNTS))
-    return ReferenceSize(replace(counts, params=params), step)
+    # Far below the reference, which has large embeddings, the power law gives more than the whole network.
+    outside = min(counts.params_outside_layers, params)
+    return ReferenceSize(replace(counts, params=params, params_outside_layers=outside), step)
