@@ -18,8 +18,8 @@ from tests.fuzz.targets import TARGETS, Target
 
 SECONDS = float(os.environ.get("OPTADVISE_FUZZ_SECONDS", "3600"))
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-CASES = {"command lines": 100, "--hf-config": 60, "bench --merge": 30, "cache": 3, "rule layers": 6, "sweep": 10,
-         "larger runs": 6, "more memory": 4, "printed changes": 3}  # fmt: skip
+CASES = {"command lines": 100, "--hf-config": 60, "bench --merge": 30, "compare": 20, "sweep": 10, "evidence": 10,
+         "bench --from": 10, "cache": 3, "rule layers": 5, "larger runs": 6, "more memory": 4, "printed changes": 3}  # fmt: skip
 REAL = """
     doctor --json
     trajectories adamw lion --steps 20 --json
@@ -39,7 +39,7 @@ def report(name: str, error: FindingError, folder: Path) -> str:
 @pytest.mark.parametrize("name", TARGETS)
 def test_cases_of_a_target(name: str, tmp_path: Path) -> None:
     count, sandbox = Count(), Sandbox(tmp_path / "sandbox")
-    found = [run_case(name, number, sandbox, count) for number in range(CASES.get(name, 20))]
+    found = [run_case(name, number, sandbox, count) for number in range(CASES.get(name, 8))]
     assert not any(found), "\n\n".join(report(name, error, tmp_path / "findings") for error in found if error)
 
 

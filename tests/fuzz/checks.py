@@ -23,7 +23,8 @@ _WITHOUT_FAILURE = {0, 1, 4, 5}  # verdicts, and reports about a machine that la
 _CODES = {code.value for code in ErrorCode} - {ErrorCode.INTERNAL.value}
 _NOTE = re.compile(r"optadvise: (note|warning): .|wrote .|\d+ of \d+: .")
 _NOT_JSON = {"--help", "-h", "--version", "--man"}
-_SCHEMAS = {"schedules": "schedule"}  # name of the schema, where it is not the kind of the document
+# Name of the schema, where it is not the kind of the document; the card of `show cosine` has none.
+_SCHEMAS = {"schedules": "schedule", "schedule": ""}
 _HARMLESS = "\n\t\u200d"  # the last joins the parts of emoji
 
 
