@@ -23,8 +23,7 @@ _WITHOUT_FAILURE = {0, 1, 4, 5}  # verdicts, and reports about a machine that la
 _CODES = {code.value for code in ErrorCode} - {ErrorCode.INTERNAL.value}
 _NOTE = re.compile(r"optadvise: (note|warning): .|wrote .|\d+ of \d+: .")
 _NOT_JSON = {"--help", "-h", "--version", "--man"}
-# Name of the schema, where it is not the kind of the document; the card of `show cosine` has none.
-_SCHEMAS = {"schedules": "schedule", "schedule": ""}
+_CARD = ("schedule", "schedules")  # `show cosine` has the kind of the schedule command, but not this key, and no schema
 _HARMLESS = "\n\t\u200d"  # the last joins the parts of emoji
 
 
@@ -103,7 +102,8 @@ def _check_json(text: str) -> str | None:
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind is None or "schema_version" not in data:
         return None if isinstance(data, (dict, list)) else "JSON is not an object"
-    validator = _find_validator(str(kind))
+    is_card = kind == _CARD[0] and _CARD[1] not in data
+    validator = None if is_card else _find_validator(str(kind))
     mismatch = None if validator is None else next(validator.iter_errors(data), None)
     return None if mismatch is None else f"schema of {kind}: {mismatch.json_path}: {mismatch.message[:80]}"
 
@@ -115,10 +115,9 @@ def _reject_constant(name: str) -> NoReturn:
 @functools.cache
 def _find_validator(kind: str) -> Any:
     """Return the validator of a kind of document; None if it has no schema."""
-    name = _SCHEMAS.get(kind, kind)
-    if name not in schemas.RECORDS:
+    if kind not in schemas.RECORDS:
         return None
-    return jsonschema.Draft202012Validator(json.loads(schemas.make_schema(name)))
+    return jsonschema.Draft202012Validator(json.loads(schemas.make_schema(kind)))
 
 
 def _check_text(case: Case, outcome: Outcome) -> str | None:
