@@ -72,6 +72,8 @@ def _check_stderr(case: Case, outcome: Outcome) -> str | None:
     lines = outcome.err.splitlines()
     if "--interactive" in case.arguments:  # questions are printed on stderr
         lines = lines[-1:] if outcome.failure is not None else []
+    if case.is_real:  # a measurement shows its progress
+        lines = [line for line in lines if line.startswith("optadvise: ")]
     errors = [line for line in lines if not _NOTE.match(line)]
     if outcome.failure is None:
         return "text on stderr" if errors and outcome.code == 0 else None
