@@ -59,7 +59,7 @@ def test_cases_for_an_hour(part: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", map(str.strip, REAL))
+@pytest.mark.parametrize("line", [line.strip() for line in REAL])
 def test_commands_with_real_workers(line: str, tmp_path: Path) -> None:
     case = Case(arguments=tuple(line.split()), is_real=True)
     check(case, Sandbox(tmp_path).run(case))
