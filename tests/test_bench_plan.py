@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -157,7 +155,7 @@ def test_paged_state_requires_cuda(rules: CompiledRules, catalog: Catalog, name:
 def test_missing_package_is_unsupported(
     rules: CompiledRules, catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "find_spec", lambda module: None)
+    monkeypatch.setattr(plan, "_is_installed", lambda package: False)
     card = catalog.optimizer(name)
     for implementation in card.implementations:
         (arm,) = plan_arms(rules, name, implementation=implementation.id)
@@ -172,10 +170,7 @@ def test_missing_package_is_unsupported(
 
 
 def test_first_installed_implementation_is_used(rules: CompiledRules, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_torch(module: str) -> ModuleSpec | None:
-        return None if module == "torch" else find_spec(module)
-
-    monkeypatch.setattr(plan, "find_spec", without_torch)
+    monkeypatch.setattr(plan, "_is_installed", lambda package: package != "torch")
     (arm,) = plan_arms(rules, "adamw")
     assert (arm.path, arm.unsupported) == ("optimi.AdamW", None)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias, cast
 
 import jsonschema
 import pytest
@@ -20,6 +21,7 @@ from optadvise.benchmark.evidence import save_findings
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.findings import AuditFinding, ClaimFinding
+from optadvise.core.foreign import ForeignFileError, read_stream
 from optadvise.evidence import store
 from optadvise.rulebase.catalog import load
 from optadvise.rulebase.rule_paths import find_shipped_rules
@@ -372,3 +374,18 @@ def test_invalid_project_files(text: str, tmp_path: Path, monkeypatch: pytest.Mo
     done = optadvise("recommend")
     assert (done.code, len(done.err.splitlines())) == (2, 1)
     assert_harmless(done.err)
+
+
+def test_a_device_without_data_is_unreadable() -> None:
+    """/proc/kmsg is a regular file by its type, and an empty read that does not wait returns None."""
+
+    class Empty(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: object) -> None:
+            return None
+
+    with pytest.raises(ForeignFileError) as caught:
+        read_stream(cast("IO[bytes]", Empty()))
+    assert caught.value.code is ErrorCode.FILE_UNREADABLE

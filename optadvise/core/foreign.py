@@ -77,6 +77,8 @@ def read_stream(stream: IO[bytes], max_bytes: int = MAX_BYTES) -> bytes:
         content = stream.read(max_bytes + 1)
     except OSError as error:
         raise ForeignFileError(f"cannot be read ({error.strerror})", ErrorCode.FILE_UNREADABLE) from error
+    if content is None:  # no data in a device that does not wait for any, whatever the type of its file
+        raise ForeignFileError("cannot be read (no data)", ErrorCode.FILE_UNREADABLE)
     if len(content) > max_bytes:
         raise ForeignFileError(f"is larger than {max_bytes // 2**20} MiB", ErrorCode.FILE_UNREADABLE)
     return content
