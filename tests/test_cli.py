@@ -339,7 +339,7 @@ def test_closed_standard_streams(closed: str) -> None:
 
 def test_terminal_without_unicode() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    command = [sys.executable, "-m", "optadvise", "show", "adamw"]
+    command = [sys.executable, "-m", "optadvise", "recommend"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -380,3 +380,16 @@ def test_show_prints_cards_schedules_and_rules_within_80_columns(name: str) -> N
         len(line) <= 80 or len(line.split()) == 1 for line in result.out.splitlines()
     )  # addresses are not broken
     assert json.loads(optadvise("show", name, "--json").out)["schema_version"] == 1
+
+
+def test_a_damaged_cache_is_reported_in_one_line(tmp_path: Path) -> None:
+    """The rules are read before the command runs, for its options."""
+    environment = {**os.environ, "OPTADVISE_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "optadvise", "recommend"]
+    subprocess.run(command, capture_output=True, check=True, env=environment)
+    for entry in tmp_path.glob("*.json"):
+        entry.write_bytes(entry.read_bytes()[:-5])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    lines = done.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("optadvise: warning: ") for line in lines)

@@ -147,10 +147,10 @@ def run(arguments: list[str], report: Callable[[Failure, Sequence[str]], None] =
     arguments = [argument for argument in arguments if argument != "--debug"]
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        check_arguments(arguments)
-        arguments = normalize_arguments(arguments)
-        app = build([first], arguments) if first in COMMANDS else build()
-        with print_warnings():
+        with print_warnings():  # the options of `recommend` are derived from the rules, which may be read from a cache
+            check_arguments(arguments)
+            arguments = normalize_arguments(arguments)
+            app = build([first], arguments) if first in COMMANDS else build()
             code = _invoke(app, arguments)
         if code == 130:  # typer prints nothing when it is interrupted
             has_printed = first in JSON_FILE_COMMANDS  # an incomplete result
