@@ -129,6 +129,14 @@ def test_interval_covers_temporaries_of_foreach() -> None:
     assert "fused=True" in line["how"]
 
 
+def test_interval_covers_the_passes_if_the_optimizer_step_has_the_peak() -> None:
+    """The passes have the wider interval, so that their high end may exceed that of the step."""
+    line = "--params 7B --optimizer adafactor"
+    with_step, passes = (estimate(run)["memory"] for run in (line, f"{line} --gradient-release"))
+    assert with_step["peak"] == "the optimizer step"
+    assert with_step["interval"]["total_bytes"]["high"] >= passes["interval"]["total_bytes"]["high"]
+
+
 # -- what fits ----------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from optadvise.advice.fix_chains import (
     list_chains,
     rate_effort,
 )
+from optadvise.core.cards import SHARDING_LABELS
 from optadvise.core.records import Fix, MemoryEstimate, Situation
 from optadvise.memory import estimator
 from optadvise.memory.inputs import select_memory_inputs
@@ -116,7 +117,10 @@ def _with_sound_optimizer(rules: CompiledRules, situation: Situation, growth: Co
         return growth
     if not is_sound_when_sharded(rules, sharded, reference):
         return growth
-    return replace(growth, changes={**growth.changes, "optimizer": reference})
+    label = SHARDING_LABELS[sharded.sharding or ""]
+    reason = f"{reference} because {situation.optimizer} does not work with {label}"
+    changes = {**growth.changes, "optimizer": reference}
+    return replace(growth, changes=changes, costs=f"{growth.costs}, {reason}")
 
 
 def _fits(rules: CompiledRules, situation: Situation) -> bool:

@@ -33,12 +33,13 @@ FactValue: TypeAlias = str | int | float | bool | None
 NOT_HIDDEN = ("embed", "embedding", "embeddings", "head", "token", "position", "wte", "wpe")
 FAMILIES = ("sgd", "adaptive", "sign", "layerwise", "matrix", "free")  # optimizer families
 Family: TypeAlias = Literal["sgd", "adaptive", "sign", "layerwise", "matrix", "free"]
-# Sharding over several ranks: DDP, ZeroRedundancyOptimizer, FSDP2.
+# Sharding over several ranks: DDP, ZeroRedundancyOptimizer (ZeRO-1), FSDP2.
 Sharding = Annotated[str, Meta(pattern="^(none|zero1|fsdp)$", description="one of none, zero1, fsdp")]
 Variant = Annotated[
     str, Meta(pattern="^(fused|foreach|for-loop|triton)$", description="one of fused, foreach, for-loop, triton")
 ]
 SHARDINGS = ("none", "zero1", "fsdp")
+SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "broadcast")
 AGREES = "agrees"  # an implementation on several ranks computes the same result as on one process
 SHIPPED = "shipped"  # name of the rule layer that comes with the package

@@ -22,7 +22,7 @@ from optadvise.memory.intervals import (
 )
 from optadvise.memory.model_memory import ModelMemory
 from optadvise.memory.optimizer_memory import OptimizerMemory
-from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_peak
+from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_pass_peak, find_peak
 from optadvise.memory.records import StepMemory
 from optadvise.rulebase.memory_rules import FactorRange, MemorySettings
 
@@ -122,7 +122,8 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     inputs, model = run.inputs, run.model
     peak = find_peak(inputs, step, model, run.optimizer)
     total, lines = add_overhead(list(_list_lines(run, step, peak, basis, settings)), settings)
-    total = replace(total, low=max(total.low, min(_find_floor(run, step, basis, settings), total.expected)))
+    low = max(total.low, min(_find_floor(run, step, basis, settings), total.expected))
+    total = replace(total, low=low, high=max(total.high, _find_ceiling(run, step, basis, settings)))
     fragmentation, context = lines[-2].at_peak or 0, make_context_interval(settings.context).expected
     saved = [
         _make_activations_line("activations", step.activations, step.activations, "", inputs, basis, settings),
@@ -148,6 +149,13 @@ def _find_floor(run: RunMemory, step: StepMemory, basis: str, settings: MemorySe
         live = max(live, model.gradients + run.optimizer.scratch.bytes)
     tensors = int(live) + model.weights + run.master + run.state + model.buffers.bytes + step.input_bytes
     return tensors + round(tensors * settings.fragmentation.low) + make_context_interval(settings.context).low
+
+
+def _find_ceiling(run: RunMemory, step: StepMemory, basis: str, settings: MemorySettings) -> int:
+    """Return the high end of the bytes at the peak of the passes, which may exceed that of the optimizer step."""
+    passes = replace(run, inputs=replace(run.inputs, gradient_release=True))  # without a separate optimizer step
+    total, _ = add_overhead(list(_list_lines(passes, step, find_pass_peak(step), basis, settings)), settings)
+    return total.high
 
 
 # -- lines ---------------------------------------------------------------------------------------------------------

@@ -33,8 +33,7 @@ class PeakMoment(Struct, frozen=True):
 
 def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory) -> PeakMoment:
     """Return the peak: the optimizer step, the loss, or a moment of the forward or backward pass."""
-    live = step.peak
-    if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > live.total:
+    if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > step.peak.total:
         return PeakMoment(
             name=OPTIMIZER_STEP,
             gradients=model.gradients,
@@ -43,6 +42,12 @@ def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimi
             weight_copies=0,
             temporaries=optimizer.scratch.bytes,
         )
+    return find_pass_peak(step)
+
+
+def find_pass_peak(step: StepMemory) -> PeakMoment:
+    """Return the peak before the optimizer step: the loss, or a moment of the forward or backward pass."""
+    live = step.peak
     if step.peak_in_head:
         activations = min(live.activations, step.activations)
         logits = live.activations - activations + live.working

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Ratio, RequirementResult
 from optadvise.benchmark.spec import Spec
+from optadvise.core.cards import SHARDING_LABELS
 from optadvise.core.units import show_bytes, show_count, show_share
-from optadvise.render.labels import SHARDING_LABELS
 
 NO_INTERVAL = "±?"
 _VISIBLE_BANDWIDTH = 0.01  # fraction of the copy bandwidth

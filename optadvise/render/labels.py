@@ -11,7 +11,6 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Fact
 
 DASH = "–"  # for 0 and for unknown values
-SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
 
 
 def format_size(size_bytes: int | None, missing: str = DASH) -> str:

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from optadvise.core.cards import AGREES, Implementation, Optimizer, Scheduler, StateTensor, Value
+from optadvise.core.cards import AGREES, SHARDING_LABELS, Implementation, Optimizer, Scheduler, StateTensor, Value
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import Evidence
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render import evidence, headings
 from optadvise.render.catalog import name_in_frameworks
-from optadvise.render.labels import SHARDING_LABELS, format_choice, format_range, format_state_bytes
+from optadvise.render.labels import format_choice, format_range, format_state_bytes
 from optadvise.render.text.console import (
     Page,
     format_heading,

@@ -36,7 +36,11 @@ _BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SHORT_CHAINS = 2  # of fixes in the short answer
 _NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
-_PAGED = "paged: fits because optimizer state moves to host memory."
+_PAGED = "paged: optimizer state moves to host memory if the GPU is full, and does not count."
+_PROBABLY = (
+    "probably: the limit is within the likely range, whose high end is for PyTorch's foreach step where it is the"
+    " default (fused=True needs less)."
+)
 _BREAKS = "*: fails or computes something else with this sharding; see optadvise show NAME."
 
 
@@ -148,7 +152,7 @@ def print_fixes(
     chains = answer.fixes[:_SHORT_CHAINS] if is_short else answer.fixes
     title = headings.FIXES
     if name_optimizer and "optimizer" in answer.situation.assumed:
-        title = title.replace("(", f"(with {answer.optimizer}, ")
+        title = title.replace("(", f"(with {answer.optimizer} unless stated, ")
     if len(answer.fixes) > len(chains):
         title = title.replace(")", f"; {len(chains)} of {len(answer.fixes)})")
     out.print(format_heading(title))
@@ -196,17 +200,27 @@ def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> N
             pageable = (fit.optimizer_bytes or 0) * catalog.optimizer(fit.id).paged
             required = None if fit.total is None else fit.total - pageable
             fits = format_fits(fit.fits, required, answer.situation.vram_bytes)
-            is_paged = fits in ("yes", "probably") and (fit.total or 0) > (answer.situation.vram_bytes or 0)
+            is_paged = fits in ("yes", "probably") and pageable > 0
             fits += ", paged" * is_paged + " *" * bool(fit.breaks)
             row += [fits, format_count(fit.largest_micro_batch)]
         else:
             row += ["*" if fit.breaks else ""]
         rows.append(row + ([format_count(fit.longest_sequence)] if is_limited and has_tokens else []))
-    limits = "largest micro-batch and longest sequence expected to fit"
-    limits = limits if has_tokens else "largest micro-batch expected to fit"
+    limits = _describe_limits(answer.situation)
     out.print(format_heading(headings.OPTIMIZERS + (f" ({limits})" if is_limited else "")))
     print_rows(out, rows, *columns)
+    if any("probably" in cell for row in rows for cell in row[1:]):
+        print_paragraph(out, _PROBABLY)
     if any("paged" in cell for row in rows for cell in row[1:]):
         print_paragraph(out, _PAGED)
     if any(fit.breaks for fit in answer.optimizers):
         print_paragraph(out, _BREAKS)
+
+
+def _describe_limits(situation: Situation) -> str:
+    """Return what the largest micro-batch and the longest sequence of the table refer to; each is for itself."""
+    if situation.seq_len is not None:
+        micro_batch = situation.micro_batch or 1
+        return f"largest micro-batch at {situation.seq_len:,} tokens; longest sequence at micro-batch {micro_batch:,}"
+    pixels = f" at {situation.image_size:,} px" if situation.image_size else ""
+    return f"largest micro-batch{pixels}"
