@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 
 import pytest
@@ -16,6 +17,7 @@ from optadvise.render.evidence import select_relevant
 from optadvise.render.labels import format_sentence
 from optadvise.render.recommendation import describe_schedule, format_call, list_changes
 from optadvise.render.text.advice import render_text
+from optadvise.rulebase.constructor import convert_lists
 from tests.cli import optadvise
 
 FITTING = [
@@ -92,6 +94,19 @@ def test_the_call_has_every_argument_and_the_table_the_values(name: str, rules: 
     assert all(f" {argument}=" in call for argument in advice.kwargs)
     text = render_text(advice, rules.catalog)
     assert all(f"{argument}=" in text for argument in advice.kwargs)
+
+
+def test_every_call_is_python(rules: CompiledRules) -> None:
+    for name in rules.catalog.optimizer_ids:
+        advice = advise(rules, {"model": "transformer", "optimizer": name})
+        call = ast.parse(format_call(advice), mode="eval").body
+        assert isinstance(call, ast.Call)
+        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        assert {name: type(value) for name, value in arguments.items() if not isinstance(value, (int, float))} == {
+            name: type(value)
+            for name, value in convert_lists(advice.kwargs).items()
+            if not isinstance(value, (int, float))
+        }
 
 
 def test_the_call_of_muon_has_its_learning_rate_scale(rules: CompiledRules) -> None:

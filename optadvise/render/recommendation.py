@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optadvise.codegen.values import format_value as format_python
 from optadvise.core.cards import Implementation, Phase, Value
 from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, Recommendation
 from optadvise.core.units import show_bytes, show_number
@@ -48,9 +49,11 @@ def _format_call(implementation: Implementation, kwargs: Mapping[str, Value]) ->
 
 
 def _format_argument(value: Value) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    return repr(value) if isinstance(value, bool) else format_value(value)
+    """Return a value as Python source, with short numbers."""
+    if isinstance(value, list):
+        return f"({', '.join(map(_format_argument, value))}{',' * (len(value) == 1)})"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return format_value(value) if is_number else format_python(value)
 
 
 def describe_schedule(advice: Recommendation) -> str:

@@ -6,7 +6,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.core.cards import SHIPPED
-from optadvise.core.records import AdviceWarning, HyperparameterStep, MemoryAnswer, Recommendation, TraceEntry
+from optadvise.core.records import (
+    AdviceWarning,
+    AdvisedHyperparameter,
+    HyperparameterStep,
+    MemoryAnswer,
+    Recommendation,
+    TraceEntry,
+)
 from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
@@ -41,6 +48,7 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
 _WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
+_FUNCTIONS = {"max_grad_norm": "for clip_grad_norm_"}  # hyperparameters that are no arguments of the optimizer
 
 
 def render_text(
@@ -93,7 +101,7 @@ def _print_optimizer(out: Console, advice: Recommendation) -> None:
 
 def _print_numbers(out: Console, advice: Recommendation, *, is_short: bool) -> None:
     numbers = [
-        (number.name, format_value(number.value), format_typical_range(number.low, number.high))
+        (number.name, format_value(number.value), _describe_number(number))
         for number in list_table_numbers(advice)
         if not (is_short and number.name == _WARMUP and advice.schedule.quantities["warmup_steps"])
     ]
@@ -105,6 +113,12 @@ def _print_numbers(out: Console, advice: Recommendation, *, is_short: bool) -> N
     rows.append(("schedule", f"[bold]{advice.schedule.id}[/bold], {describe_schedule(advice)}"))
     rows.append(("run", escape(describe_run(advice))))
     print_rows(out, rows, "left", "wrap")
+
+
+def _describe_number(number: AdvisedHyperparameter) -> str:
+    """Return the typical range of a hyperparameter, and the function that uses it if that is not the optimizer."""
+    function = _FUNCTIONS.get(number.name, "")
+    return ", ".join(filter(None, [function, format_typical_range(number.low, number.high)]))
 
 
 # -- with --explain ---------------------------------------------------------------------------------------------------
