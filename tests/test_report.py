@@ -21,6 +21,7 @@ from optadvise.core.records import FactValues, Interval, MemoryEstimate, MemoryL
 from optadvise.core.schedules import compute_lr
 from optadvise.core.units import show_bytes
 from optadvise.render import headings
+from optadvise.render.benchmark import list_settings, warn_of_varying_rounds
 from optadvise.render.html import charts
 from optadvise.render.html.benchmark import render_benchmark
 from optadvise.render.html.page import PageOrigin, link
@@ -137,6 +138,32 @@ def test_a_page_has_the_whole_benchmark(result: dict[str, Any]) -> None:
         assert page.says(requirement["label"])
     assert ("Incomplete" in page.text) is not result["complete"]
     assert "optadvise bench lion" in page.text
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        ({}, {"batch size": "8 samples per step", "sequence length": "64 tokens"}),
+        ({"nproc": 2}, {"batch size": "16 samples per step"}),
+        ({"batch_size": 3, "seq_len": 20}, {"batch size": "3 samples per step", "sequence length": "20 tokens"}),
+        ({"workload": "cnn", "size": "small"}, {"batch size": "16 samples per step", "image size": "32 x 32 pixels"}),
+        ({"workload": "a:b", "user": True}, {"batch size": "set by the workload"}),
+    ],
+)
+def test_settings_have_the_defaults_that_were_used(spec: dict[str, Any], settings: dict[str, str]) -> None:
+    result = convert(results.result(**spec), BenchmarkResult)
+    assert settings.items() <= dict(list_settings(result)).items()
+
+
+def test_a_ratio_that_disagrees_with_the_medians_has_a_warning() -> None:
+    data = results.result()
+    assert warn_of_varying_rounds(convert(data, BenchmarkResult)) is None
+    ratio = next(ratio for ratio in data["ratios"] if ratio["metric"] == "optimizer_seconds")
+    ratio.update(ratio=39.8, ci95=[0.004, 3e5])  # the medians have a quotient of 2
+    result = convert(data, BenchmarkResult)
+    warning = warn_of_varying_rounds(result)
+    assert warning is not None
+    assert Page(render_benchmark(result, ORIGIN)).says(warning)
 
 
 def check_page(page: Page) -> None:

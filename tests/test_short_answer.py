@@ -13,7 +13,7 @@ from optadvise.advice.recommend import advise
 from optadvise.core.findings import AuditFinding, BenchmarkFinding, Evidence, Throughput
 from optadvise.core.records import FactValues, Recommendation
 from optadvise.render import headings
-from optadvise.render.evidence import select_relevant
+from optadvise.render.evidence import list_sentences, select_relevant
 from optadvise.render.labels import format_sentence
 from optadvise.render.recommendation import describe_schedule, format_call, list_changes
 from optadvise.render.text.advice import render_text
@@ -189,6 +189,25 @@ def test_only_benchmarks_of_comparable_models_are_relevant(
     evidence = Evidence(benchmarks=(make_benchmark(workload, parameters),))
     assert bool(select_relevant(with_evidence(rules, evidence, params=350_000_000)).benchmarks) is is_relevant
     assert not select_relevant(with_evidence(rules, evidence)).benchmarks
+
+
+@pytest.mark.parametrize(
+    ("ratio", "ci95", "has_interval"),
+    [
+        (1.27, (1.2, 1.33), True),
+        (34.6, (0.00394, 3.04e5), False),
+        (111_000.0, (1.1, 1.11e7), False),
+        (2.0, None, False),
+    ],
+)
+def test_an_interval_without_information_is_not_printed(
+    ratio: float, ci95: tuple[float, float] | None, has_interval: bool
+) -> None:
+    benchmark = replace(make_benchmark("transformer", 830_000), versus="adamw", ratio=ratio, ci95=ci95)
+    (sentence,) = list_sentences(Evidence(benchmarks=(benchmark,)))
+    assert (" to 1.33)" in sentence) is has_interval
+    assert ("too few rounds" in sentence) is not has_interval
+    assert "e+" not in sentence
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from optadvise.benchmark.user_workload import load_user
-from optadvise.benchmark.workloads import SIZES, Workload, build, parameter_shapes
+from optadvise.benchmark.workload_sizes import SIZES
+from optadvise.benchmark.workloads import Workload, build, parameter_shapes
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 

@@ -10,8 +10,9 @@ from typing import Annotated, get_args, get_type_hints
 from msgspec import Struct
 
 from optadvise.benchmark.spec import DType, ModelSize, Sharding
+from optadvise.benchmark.workload_sizes import SIZES
 
-WORKLOADS = ("transformer", "cnn", "mlp")  # built-in
+WORKLOADS = tuple(SIZES)  # built-in
 MODEL_SIZES, DTYPES, SHARDINGS = (tuple(get_args(kind)) for kind in (ModelSize, DType, Sharding))
 ALIASES: Mapping[str, str] = {"dtype": "precision"}  # former names, which sweep files and the library still accept
 DEVICES = ("auto", "cpu", "cuda")
@@ -39,7 +40,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     """Options as typed on the command line; counts are text such as 50M."""
 
     control: Annotated[
-        str, Option("Baseline optimizer, or none (default: adamw).", _TRAINING, catalog="optimizers")
+        str, Option("Optimizer to compare with, or none (default: adamw).", _TRAINING, catalog="optimizers")
     ] = "adamw"
     implementation: Annotated[
         str | None,
@@ -85,7 +86,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     shard: Annotated[
         str,
         Option(
-            help="Shard nothing (none: DDP), optimizer state (zero1) or everything (fsdp, also zero3) (default: none).",
+            help="Shard nothing (none: DDP), optimizer state (zero1) or all (fsdp, alias zero3) (default: none).",
             group=_PROCESSES, choices=SHARDINGS, aliases=(("ddp", "none"), ("zero3", "fsdp")),
         ),
     ] = "none"  # fmt: skip

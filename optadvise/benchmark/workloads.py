@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from msgspec import Struct
 from torch import Tensor, nn
 
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import VOCABULARY, default_loss, image_batches, language_loss, text_batches
 from optadvise.benchmark.workload_networks import NETWORKS, fit, nearest_shape
+from optadvise.benchmark.workload_sizes import SIZES, TEXT_WORKLOADS
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, check_choice
 
@@ -33,33 +33,6 @@ class Workload:
     unit: str  # unit of throughput
 
 
-class _Size(Struct, frozen=True):
-    """Dimensions of a network and its batches."""
-
-    width: int
-    depth: int
-    batch: int  # samples per step
-    extent: int  # sequence length in tokens, or image side in pixels
-
-
-# Parameters: transformer 0.83 M, 10.8 M, 85.4 M; cnn 0.69 M, 11.1 M, 69.3 M; mlp 0.66 M, 10.1 M, 51.5 M.
-SIZES: dict[str, dict[str, _Size]] = {
-    "transformer": {
-        "tiny": _Size(width=128, depth=4, batch=8, extent=64),
-        "small": _Size(width=384, depth=6, batch=4, extent=128),
-        "medium": _Size(width=768, depth=12, batch=4, extent=256),
-    },
-    "cnn": {
-        "tiny": _Size(width=32, depth=2, batch=32, extent=32),
-        "small": _Size(width=128, depth=2, batch=16, extent=32),
-        "medium": _Size(width=320, depth=2, batch=16, extent=32),
-    },
-    "mlp": {
-        "tiny": _Size(width=512, depth=3, batch=64, extent=16),
-        "small": _Size(width=1792, depth=4, batch=64, extent=16),
-        "medium": _Size(width=4096, depth=4, batch=64, extent=16),
-    },
-}
 AUTOCAST_DTYPES = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 _MIN_EXTENT = 16  # tokens per sequence
 
@@ -96,14 +69,14 @@ def build(
     shape = sizes[check_choice("--model-size", size, sizes)]
     check_choice("--precision", dtype, DTYPES)
     batch = _check_minimum(1, batch_size, shape.batch, "--batch-size")
-    if name != "transformer" and seq_len is not None:
+    if name not in TEXT_WORKLOADS and seq_len is not None:
         raise InputError(
             f"--seq-len {seq_len}: not supported by --workload {name}; remove it",
             code=ErrorCode.OPTION_CONFLICT, option="--seq-len", value=seq_len,
         )  # fmt: skip
     extent = _check_minimum(_MIN_EXTENT, seq_len, shape.extent, "--seq-len")
     width, depth = (shape.width, shape.depth) if params is None else fit(name, params, extent)
-    if name == "transformer":
+    if name in TEXT_WORKLOADS:
         batches, loss = text_batches(batch, extent, seed + rank, device), language_loss
     else:
         batches, loss = image_batches(batch, extent, seed + rank, device, weights_dtype(dtype)), default_loss

@@ -64,10 +64,11 @@ def bench(
     rules: opt.Rules = None,
     allow_imports: opt.AllowImports = None,
 ) -> None:
-    """Benchmark optimizers on this machine: step time, memory and loss of a small model, compared with a baseline.
+    """Benchmark optimizers on this machine: step time, memory and loss of a small model.
 
-    The control is the baseline optimizer. Each optimizer runs in its own process; rounds alternate between them. Exit
-    code 1: a requirement failed; 4: no optimizer could run; 5: inconclusive, as the noise is too large.
+    The optimizers are compared with the control (--control, default: adamw). Each one runs in its own process; rounds
+    alternate between them. Exit code 1: a requirement failed; 4: no optimizer could run; 5: inconclusive, as the noise
+    is too large.
     """
     from optadvise.cli import outputs
     from optadvise.rule_analysis import rule_folders

@@ -37,6 +37,16 @@ def _check_order(interval: ConfidenceInterval | None) -> None:
         raise ValueError(f"the interval {list(interval)} must be ordered")
 
 
+def has_narrow_interval(ratio: float, ci95: ConfidenceInterval | None) -> bool:
+    """Return whether half the interval of a ratio is smaller than the ratio; a wider one has no information.
+
+    Example:
+        >>> has_narrow_interval(2.0, (1.8, 2.3)), has_narrow_interval(34.6, (0.0039, 3.0e5))
+        (True, False)
+    """
+    return ci95 is not None and (ci95[1] - ci95[0]) / 2 < ratio
+
+
 class AuditFinding(Struct, frozen=True, kw_only=True):
     """Comparison of an implementation with a float64 reference of its paper."""
 

@@ -91,7 +91,7 @@ class Run(TypedDict, total=False):
 class Measurement(TypedDict, total=False):
     """Options of `optadvise bench`."""
 
-    # Baseline optimizer, or none (default: adamw).
+    # Optimizer to compare with, or none (default: adamw).
     control: str
     # fused, foreach, for-loop, compiled, a package name, or all (default: the fastest).
     implementation: str
@@ -123,7 +123,7 @@ class Measurement(TypedDict, total=False):
     optimizer_only: bool
     # Number of processes, started with torchrun (default: 1).
     nproc: Count
-    # Shard nothing (none: DDP), optimizer state (zero1) or everything (fsdp, also zero3) (default: none).
+    # Shard nothing (none: DDP), optimizer state (zero1) or all (fsdp, alias zero3) (default: none).
     shard: Literal["none", "zero1", "fsdp"]
     # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x' (x: times the control);
     # repeatable.

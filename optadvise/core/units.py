@@ -144,6 +144,16 @@ def show_share(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
+def show_figure(value: float) -> str:
+    """Return a measured figure with three digits, and without an exponent if it is large.
+
+    Example:
+        >>> show_figure(1.2668), show_figure(304123.7)
+        ('1.27', '304,124')
+    """
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
 def show_number(value: float) -> str:
     """Return a number in short form, such as `3e-4`, `0.1` or `1e-3`.
 

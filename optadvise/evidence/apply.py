@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from optadvise.core.cards import Implementation
 from optadvise.core.findings import DEVIATES, FAILS, REFUTED, ClaimFinding, DeviationFinding, Evidence
 from optadvise.core.records import AdviceWarning, HyperparameterStep, Recommendation, TraceEntry
+from optadvise.core.units import show_figure
 from optadvise.evidence.store import find_evidence
 from optadvise.rulebase.catalog import Catalog
 
@@ -118,6 +119,6 @@ def format_figure(value: float, ci95: tuple[float, float] | None) -> str:
         '1.27 (1.2 to 1.33)'
     """
     if ci95 is None:
-        return f"{value:.3g}"
+        return show_figure(value)
     low, high = ci95
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+    return f"{show_figure(value)} ({show_figure(low)} to {show_figure(high)})"

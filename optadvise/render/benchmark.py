@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from optadvise.benchmark.metrics import METRICS
-from optadvise.benchmark.records import ArmResult, BenchmarkResult, Ratio, RequirementResult
+from optadvise.benchmark.metrics import METRICS, metric_value
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, Interval, Ratio, RequirementResult
 from optadvise.benchmark.spec import Spec
+from optadvise.benchmark.workload_sizes import SIZES, TEXT_WORKLOADS
 from optadvise.core.cards import SHARDING_LABELS
-from optadvise.core.units import show_bytes, show_count, show_share
+from optadvise.core.findings import has_narrow_interval
+from optadvise.core.units import show_bytes, show_count, show_figure, show_share
 
 NO_INTERVAL = "±?"
 _VISIBLE_BANDWIDTH = 0.01  # fraction of the copy bandwidth
+_TABLE_TIMES = ("optimizer_seconds", "step_seconds")  # metrics of the table that have ratios to the control
+_MAX_DISAGREEMENT = 1.2  # factor between a ratio over the rounds and the quotient of the medians
+_VARYING_ROUNDS = (
+    "Timings vary between rounds, so ratios and medians disagree: close other programs or increase --rounds."
+)
 
 
 def format_figure(value: float | None, scale: float = 1.0) -> str:
@@ -23,7 +30,7 @@ def format_figure(value: float | None, scale: float = 1.0) -> str:
     """
     if value is None:
         return ""
-    return f"{value * scale:,.3g}" if value * scale < 1000 else f"{value * scale:,.0f}"
+    return show_figure(value * scale)
 
 
 def format_milliseconds(seconds: float | None) -> str:
@@ -41,24 +48,51 @@ def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str, *, with_i
     text = f"{format_figure(ratio.ratio)}x"
     if not with_interval:
         return text
-    if ratio.ci95 is None or not has_narrow_interval(ratio):
-        return f"{text} {NO_INTERVAL}"
-    return f"{text} ±{(ratio.ci95.high - ratio.ci95.low) / 2:.2g}"
+    interval = find_narrow_interval(ratio)
+    return f"{text} {NO_INTERVAL}" if interval is None else f"{text} ±{(interval.high - interval.low) / 2:.2g}"
 
 
-def has_narrow_interval(ratio: Ratio) -> bool:
-    """Return whether half the interval of a ratio is smaller than the ratio; a wider one has no information."""
-    return ratio.ci95 is not None and (ratio.ci95.high - ratio.ci95.low) / 2 < ratio.ratio
+def find_narrow_interval(ratio: Ratio) -> Interval | None:
+    """Return the interval of a ratio; None if it has none, or one without information."""
+    return ratio.ci95 if ratio.ci95 is not None and has_narrow_interval(ratio.ratio, ratio.ci95.ends) else None
 
 
-def list_footnotes(cells: Iterable[str]) -> Iterator[str]:
-    """Yield the footnotes of a table whose cells have ratios to the control; nothing without ratios."""
-    ratios = [cell for cell in cells if "x" in cell.partition(" ")[0]]
-    if ratios:
-        yield "control: the baseline, measured in the same rounds as the other optimizers"
-        yield "ratio: figure divided by that of the control, mean over the rounds with a 95 % interval"
-    if any(NO_INTERVAL in ratio for ratio in ratios):
-        yield f"{NO_INTERVAL}: too few rounds for an interval"
+def list_footnotes(result: BenchmarkResult, no_interval: str = NO_INTERVAL) -> Iterator[str]:
+    """Yield the footnotes of a table of times and their ratios to the control.
+
+    Args:
+        no_interval: Text of the table for a missing interval.
+    """
+    if any(arm.status == "ok" for arm in result.arms):
+        yield "ms: median of all measured steps"
+    ratios = [ratio for ratio in result.ratios if ratio.metric == "optimizer_seconds"]
+    if not ratios:
+        return
+    yield "control: the optimizer to compare with, measured in the same rounds"
+    has_rounds = result.spec.rounds == 1 or any(ratio.ci95 for ratio in ratios)  # else, results of separate runs
+    if any(ratio.ci95 for ratio in ratios):
+        yield "ratio: to the control, geometric mean of the ratios per round, 95 % interval"
+    else:
+        yield "ratio: to the control, quotient of the medians"
+    if any(find_narrow_interval(ratio) is None for ratio in ratios):
+        yield f"{no_interval}: " + ("too few rounds for an interval" if has_rounds else "measured in separate runs")
+
+
+def warn_of_varying_rounds(result: BenchmarkResult) -> str | None:
+    """Return a warning if a ratio to the control disagrees with the quotient of the medians; None otherwise."""
+    control = next((arm for arm in result.arms if arm.role == "control"), None)
+    if control is None:
+        return None
+    for arm in result.arms:
+        for metric in _TABLE_TIMES:
+            ratio = result.find_ratio(arm.label, metric)
+            median, control_median = metric_value(arm, metric), metric_value(control, metric)
+            if ratio is None or not ratio.ratio or not median or not control_median:
+                continue
+            disagreement = median / control_median / ratio.ratio
+            if max(disagreement, 1 / disagreement) > _MAX_DISAGREEMENT:
+                return _VARYING_ROUNDS
+    return None
 
 
 def format_implementation(arm: ArmResult) -> str:
@@ -70,6 +104,45 @@ def format_implementation(arm: ArmResult) -> str:
 def describe_workload(spec: Spec) -> str:
     """Return the workload of a benchmark."""
     return "optimizer step on fixed shapes" if spec.optimizer_only else spec.workload
+
+
+def list_settings(result: BenchmarkResult) -> Iterator[tuple[str, str]]:
+    """Yield names and values of the settings of a run, with the defaults that were used."""
+    spec, arm = result.spec, next((arm for arm in result.arms if arm.parameters), None)
+    yield "workload", describe_workload(spec)
+    if not spec.user and spec.params is None and not spec.optimizer_only:
+        yield "model size", spec.size
+    if arm is not None:
+        yield "parameters", f"{arm.parameters:,}"
+    yield from _list_dimensions(spec)
+    yield "precision", spec.dtype
+    yield "device", spec.device
+    yield "rounds", f"{spec.rounds:,}"
+    yield "measured steps per round", f"{spec.steps:,}"
+    yield "warmup steps before the first round (not measured)", f"{1 + spec.warmup:,}"
+    yield "seed of weights and data", str(spec.seed)
+    threads = spec.threads or result.environment.threads
+    if threads is not None:
+        yield "CPU threads of torch", str(threads)
+    yield "torch.compile", "yes" if spec.compile else "no"
+    yield "processes", f"{spec.nproc:,}"
+    if spec.sharding is not None:
+        yield "sharding", SHARDING_LABELS[spec.sharding]
+
+
+def _list_dimensions(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Yield the batch size, and the sequence length or image size; nothing for `--optimizer-only`."""
+    if spec.optimizer_only:
+        return
+    if spec.user or spec.workload not in SIZES:  # a result of another version may have other workloads
+        yield "batch size", "set by the workload"
+        return
+    size = SIZES[spec.workload][spec.size]
+    yield "batch size", f"{spec.batch_size or size.batch * spec.nproc:,} samples per step"
+    if spec.workload in TEXT_WORKLOADS:
+        yield "sequence length", f"{spec.seq_len or size.extent:,} tokens"
+    else:
+        yield "image size", f"{size.extent} x {size.extent} pixels"
 
 
 def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:

@@ -15,9 +15,10 @@ from optadvise.core.findings import (
     BenchmarkFinding,
     ClaimFinding,
     Evidence,
+    has_narrow_interval,
 )
 from optadvise.core.records import Recommendation
-from optadvise.core.units import show_bytes, show_count
+from optadvise.core.units import show_bytes, show_count, show_figure
 from optadvise.evidence.apply import describe_measurement, find_deviation, format_figure
 
 _PEAKS = {"allocated": "peak memory", "process": "peak memory of the process"}  # the most precise first
@@ -74,9 +75,7 @@ def _describe_audit(audit: AuditFinding) -> str:
 def _describe_benchmark(benchmark: BenchmarkFinding) -> str:
     parts = []
     if benchmark.ratio is not None:
-        parts.append(
-            f"step() took {format_figure(benchmark.ratio, benchmark.ci95)} times as long as {benchmark.versus}"
-        )
+        parts.append(_describe_ratio(benchmark.ratio, benchmark))
     elif benchmark.optimizer_seconds is not None:
         parts.append(f"step() took {1e3 * benchmark.optimizer_seconds:.3g} ms")
     if benchmark.state_bytes_per_parameter is not None:
@@ -88,6 +87,14 @@ def _describe_benchmark(benchmark: BenchmarkFinding) -> str:
         f"{benchmark.workload}{size}, {benchmark.dtype}, {benchmark.device}: {', '.join(parts)} "
         f"(bench of {benchmark.date})."
     )
+
+
+def _describe_ratio(ratio: float, benchmark: BenchmarkFinding) -> str:
+    """Return the time of step() relative to the control: the interval, or that it has no information."""
+    if has_narrow_interval(ratio, benchmark.ci95):
+        return f"step() took {format_figure(ratio, benchmark.ci95)} times as long as {benchmark.versus}"
+    rounded = show_figure(float(f"{ratio:.2g}"))
+    return f"step() took about {rounded} times as long as {benchmark.versus} (too few rounds for an interval)"
 
 
 def _describe_claim(claim: ClaimFinding) -> str:

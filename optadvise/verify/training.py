@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from optadvise.benchmark import optimizer_builder, workloads
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.workload_data import VOCABULARY, language_loss, text_batches
+from optadvise.benchmark.workload_sizes import SIZES
 from optadvise.core.findings import ExperimentSetting
 from optadvise.verify.builder import silence_libraries
 
@@ -49,7 +50,7 @@ def _build_workload(setting: ExperimentSetting, seed: int, device: str) -> workl
     return workloads.build(setting["network"], seed=seed, device=device, **sizes)
 
 
-NETWORKS = {"post-norm": _build_post_norm, **dict.fromkeys(workloads.SIZES, _build_workload)}
+NETWORKS = {"post-norm": _build_post_norm, **dict.fromkeys(SIZES, _build_workload)}
 
 
 class TrainingCache:

@@ -13,16 +13,20 @@ from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure, Inte
 from optadvise.core.units import show_bytes
 from optadvise.render.benchmark import (
     describe_conditions,
+    find_narrow_interval,
     format_figure,
     format_implementation,
     format_measured,
-    has_narrow_interval,
     list_details,
+    list_footnotes,
+    list_settings,
+    warn_of_varying_rounds,
 )
 from optadvise.render.html import charts
 from optadvise.render.html.page import PageOrigin, render_page
 
 _MILLISECONDS = 1e3
+_NO_INTERVAL = "no interval"
 
 
 class Cell(Struct, frozen=True):
@@ -61,6 +65,8 @@ def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
         "names": candidates or [arm.optimizer for arm in result.arms],
         "conditions": describe_conditions(result),
         "rows": list(_list_rows(result)),
+        "footnotes": list(list_footnotes(result, _NO_INTERVAL)),
+        "warning": warn_of_varying_rounds(result),
         "failed": [arm for arm in result.arms if arm.status != "ok"],
         "details": lambda arm: list(list_details(arm, result.spec)),
         "implementation": format_implementation,
@@ -68,8 +74,8 @@ def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
         "measured": format_measured,
         "figure": _make_figure(result),
         "tables": {
-            "Environment": list(_list_fields(asdict(result.environment), "unknown")),
-            "Settings": list(_list_fields(asdict(result.spec), "not specified")),
+            "Environment": list(_list_fields(asdict(result.environment))),
+            "Settings": list(list_settings(result)),
         },
     }
     return render_page("benchmark.html", context)
@@ -111,13 +117,12 @@ def _make_ratio(result: BenchmarkResult, arm: ArmResult, metric: str) -> Cell | 
     ratio = result.find_ratio(arm.label, metric)
     if ratio is None:
         return None
-    interval = ratio.ci95 if has_narrow_interval(ratio) else None
-    return Cell(f"{format_figure(ratio.ratio)}x", _format_interval(interval, 1))
+    return Cell(f"{format_figure(ratio.ratio)}x", _format_interval(find_narrow_interval(ratio), 1))
 
 
 def _format_interval(interval: Interval | None, scale: float) -> str:
     if interval is None:
-        return "no interval"
+        return _NO_INTERVAL
     return f"{format_figure(interval.low, scale)} to {format_figure(interval.high, scale)}"
 
 
@@ -154,7 +159,7 @@ def _make_figure(result: BenchmarkResult) -> ScatterFigure:
     )
 
 
-def _list_fields(record: Mapping[str, object], missing: str) -> Iterator[tuple[str, str]]:
+def _list_fields(record: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Yield names and values of a record's fields; mappings are flattened."""
     for name, value in record.items():
         if isinstance(value, Mapping):
@@ -163,4 +168,4 @@ def _list_fields(record: Mapping[str, object], missing: str) -> Iterator[tuple[s
             yield name.replace("_", " "), "yes" if value else "no"
         else:
             text = f"{value:.3g}" if isinstance(value, float) else str(value)
-            yield name.replace("_", " "), missing if value is None else text
+            yield name.replace("_", " "), "unknown" if value is None else text

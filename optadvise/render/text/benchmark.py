@@ -18,6 +18,7 @@ from optadvise.render.benchmark import (
     format_ratio,
     list_details,
     list_footnotes,
+    warn_of_varying_rounds,
 )
 from optadvise.render.text.console import Column, Page, format_heading, print_paragraph, print_rows, print_section
 
@@ -25,7 +26,6 @@ _COLUMNS: tuple[Column, ...] = (
     ("", "fold"), ("optimizer\nms", "right"), ("ratio", "right"), ("training\nstep ms", "right"), ("ratio", "right"),
     ("B/param", "right"), ("peak MiB", "right"),
 )  # fmt: skip
-_RATIO = 2  # cell of the ratio with an interval
 
 
 def print_benchmark(result: BenchmarkResult) -> None:
@@ -36,8 +36,11 @@ def print_benchmark(result: BenchmarkResult) -> None:
         out.print()
         rows = [_list_cells(result, arm) for arm in result.arms]
         print_rows(out, rows, *_COLUMNS)
-        for note in list_footnotes(row[_RATIO] for row in rows if len(row) > _RATIO):
+        for note in list_footnotes(result):
             print_paragraph(out, f"[dim]{note}[/dim]")
+        warning = warn_of_varying_rounds(result)
+        if warning is not None:
+            print_rows(out, [("[bold]![/bold]", warning)], "left", "wrap")
         for arm in result.arms:
             out.print(f"{format_heading(escape(arm.label))}  {escape(format_implementation(arm))}", soft_wrap=True)
             print_rows(out, [(escape(line),) for line in list_details(arm, result.spec)], "wrap")
