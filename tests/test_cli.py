@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from optadvise.cli.spellings import normalize_arguments
+from optadvise.cli.spellings import JSON_FILE_COMMANDS, normalize_arguments
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -251,6 +251,12 @@ def test_a_failure_prints_no_json_on_stdout_if_json_goes_to_a_file(tmp_path: Pat
     ):
         result = optadvise(*line.split())
         assert (result.code, result.out) == (2, ""), line
+
+
+@pytest.mark.parametrize("command", ["recommend", *JSON_FILE_COMMANDS])
+def test_a_rejected_argument_is_reported_as_json_on_stdout(command: str) -> None:
+    result = optadvise(command, "--json", "--no-such-option")
+    assert (result.code, json.loads(result.out)["code"]) == (2, "unknown-option")
 
 
 def test_json_and_output_are_consistent_across_commands(tmp_path: Path) -> None:

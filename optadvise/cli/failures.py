@@ -122,8 +122,8 @@ def prints_json(arguments: Sequence[str]) -> bool:
     """Return whether a command line asks for JSON on stdout."""
     if "--json" in arguments:
         takes_file = bool(set(JSON_FILE_COMMANDS) & set(arguments))
-        if takes_file:
-            return ("--json", "-") in pairwise(arguments)
+        if takes_file:  # alone it prints to stdout; an option follows where the arguments are not normalized yet
+            return any(flag == "--json" and value.startswith("-") for flag, value in pairwise([*arguments, "-"]))
         return not {"--output", "-o"} & {*arguments}
     return bool({"--json=-", "--format=json"} & {*arguments}) or ("--format", "json") in pairwise(arguments)
 
