@@ -12,7 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.cli.spellings import JSON_FILE_COMMANDS, normalize_arguments
+from optadvise.rulebase.catalog import load
+from optadvise.rulebase.records import RunInput
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -399,3 +402,11 @@ def test_a_damaged_cache_is_reported_in_one_line(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert lines
     assert all(line.startswith("optadvise: warning: ") for line in lines)
+
+
+def test_help_shows_the_default_optimizer_of_each_command() -> None:
+    (option,) = [option for option in load().options if option.flag == "--optimizer"]
+    assert isinstance(option, RunInput)
+    assert option.defaults["estimate"] == CompiledRules(load()).reference_optimizer
+    for command, default in option.defaults.items():
+        assert f"Use this optimizer (default: {default})." in " ".join(optadvise(command, "--help").out.split())

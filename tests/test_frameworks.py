@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.codegen import FRAMEWORKS
+from optadvise.codegen.context import list_header
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
 from optadvise.core.records import FactValues, Recommendation
@@ -417,3 +419,24 @@ def test_torchtune_adapter_targets(rules: CompiledRules, targets: str, attention
 
 def test_the_page_has_a_row_for_every_optimizer_and_a_column_for_every_framework() -> None:
     assert set(frameworks.page_cells()) == {(o, f) for o in CATALOG.optimizer_ids for f in FRAMEWORKS}
+
+
+@pytest.mark.parametrize(
+    ("framework", "facts", "expected"),
+    [
+        ("hf", {}, ["accelerate", "torch", "transformers"]),
+        ("hf", {"optimizer": "adamw8bit"}, ["accelerate", "bitsandbytes", "torch", "transformers"]),
+        ("torchtune", {}, ["torch", "torchao", "torchtune"]),
+        ("python", {"optimizer": "muon"}, ["torch>=2.9"]),
+        ("python", {"method": "qlora", "optimizer": "adamw"},
+         ["accelerate", "bitsandbytes", "peft", "torch", "transformers"]),
+        ("axolotl", {"method": "qlora", "optimizer": "adamw"}, ["axolotl", "torch"]),  # which installs the others
+    ],
+)  # fmt: skip
+def test_required_packages_are_complete(
+    rules: CompiledRules, framework: str, facts: dict[str, str], expected: list[str]
+) -> None:
+    run: FactValues = {"model": "transformer", "params": 124e6, "task": "finetune", **facts}
+    lines = list_header(make_plan(rules, advise(rules, run), CATALOG.frameworks[framework]))
+    packages = next(line for line in lines if line.startswith("Requirements:")).partition("install ")[2]
+    assert shlex.split(packages) == expected

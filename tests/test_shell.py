@@ -13,6 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.benchmark.sweep import OPTIONS, make_cells
+from optadvise.benchmark.sweep_file import read_sweep
 from optadvise.cli.app import COMMANDS
 from optadvise.cli.help import group_by_heading
 from optadvise.cli.rules import _EXAMPLES as RULES
@@ -107,12 +110,9 @@ def test_completion_ignores_broken_rules(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("line", [*(line for line in RUN if line not in LONG), *rotated(1, LONG)])
 def test_examples_of_help_pages_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("rules", "examples"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "docs").mkdir()
+    (tmp_path / "our-rules").symlink_to(ROOT / "examples" / "team-rules")
     monkeypatch.chdir(tmp_path)
-    if "schema" in line:
-        line = line.replace("rules/schema", "schema")
+    line = line.replace("init our-rules", "init new-rules")
     result = optadvise(*shlex.split(line)[1:])
     assert result.code == 0, result.err
     written = re.search(r"(?:-o|--output|--plot) (\S+)", line)
@@ -129,7 +129,7 @@ def test_help_fits_80_columns_and_ends_with_examples_and_exit_codes(page: list[s
         example = re.search(r"Examples:\n    (optadvise .*)", result.out)
         assert example is not None
         assert example[1].startswith(f"optadvise {' '.join(page)}")
-    assert "..." not in result.out.replace("[names]...", "").replace("[ARGS]...", "").replace("names...", "")
+    assert "..." not in result.out.replace("[NAME]...", "").replace("[ARGS]...", "").replace("NAME...", "")
 
 
 def test_help_groups_options_and_commands() -> None:
@@ -181,17 +181,40 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "record", "spelling"),
+    ("record", "spelling"),
     [
-        ("option", "--claim <str>", "--claim TEXT"),
-        ("option", "--claim <list[str]>", "--claim TEXT"),  # since typer 0.29
-        ("option", "-o, --out <list[Path]>", "-o, --out FILE"),
-        ("option", "--task [pretrain|finetune]", "--task [pretrain|finetune]"),
-        ("argument", "names...", "names..."),
-        ("argument", "names... <list[str]>", "names..."),
+        ("--claim <str>", "--claim TEXT"),
+        ("--claim <list[str]>", "--claim TEXT"),  # since typer 0.29
+        ("-o, --out <list[Path]>", "-o, --out FILE"),
+        ("--task [pretrain|finetune]", "--task [pretrain|finetune]"),
     ],
 )
-def test_metavars_are_equal_with_every_typer(kind: str, record: str, spelling: str) -> None:
-    parameter = SimpleNamespace(param_type_name=kind, get_help_record=lambda ctx: (record, "Help."))
+def test_metavars_are_equal_with_every_typer(record: str, spelling: str) -> None:
+    parameter = SimpleNamespace(param_type_name="option", get_help_record=lambda ctx: (record, "Help."))
     command = SimpleNamespace(get_params=lambda ctx: [parameter])
-    assert group_by_heading(command, None) == {f"{kind.capitalize()}s": [(spelling, "Help.")]}
+    assert group_by_heading(command, None) == {"Options": [(spelling, "Help.")]}
+
+
+def test_sample_sweep_of_the_help_is_a_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text("\n".join(COMMANDS["sweep"].sample), encoding="utf-8")
+    grid = read_sweep(file, OPTIONS)
+    assert len(make_cells(CompiledRules(CATALOG), grid.optimizers, grid.options)) == 4
+
+
+def test_help_pages_have_one_style() -> None:
+    for page in PAGES:
+        usage, *lines = optadvise(*page, "--help").out.splitlines()
+        assert not re.search(r"[{}]|\[?[a-z]+\]?(?:\.\.\.)?$", usage.partition("[OPTIONS]")[2]), page
+        headings = [line for line in lines if re.fullmatch(r"\S.*:", line)]
+        shared = [heading for heading in headings if heading in ("Rules:", "Output:", "Options:")]
+        assert shared == sorted(shared, key=["Rules:", "Output:", "Options:"].index), page
+        assert "examples/" not in "\n".join(lines), page  # not installed with the package
+
+
+def test_the_help_names_the_guide_and_lists_the_surfaces() -> None:
+    text = " ".join(optadvise("--help").out.split())
+    guide = CATALOG.sources["guide#decision-flowchart"]
+    assert guide.title.partition(", section")[0] in text
+    assert guide.url in text
+    assert f"[{'|'.join(CATALOG.surfaces)}]" in optadvise("trajectories", "--help").out

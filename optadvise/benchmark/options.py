@@ -66,9 +66,14 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     seq_len: Annotated[str | None, _count("Tokens per sample; only for --workload transformer.", _TRAINING, 10**8)] = (
         None
     )
-    precision: Annotated[str, Option(help="Training precision (default: fp32).", group=_TRAINING, choices=DTYPES)] = (
-        "fp32"
-    )
+    precision: Annotated[
+        str,
+        Option(
+            help="Number format; amp: fp32 weights, 16-bit matrix products (default: fp32).",
+            group=_TRAINING,
+            choices=DTYPES,
+        ),
+    ] = "fp32"
     device: Annotated[
         str, Option(help="Device to measure on (default: auto).", group=_MEASUREMENT, choices=DEVICES)
     ] = "auto"

@@ -22,12 +22,13 @@ from optadvise.core.version import __version__
 
 
 class Command(Struct, frozen=True):
-    """Definition of a command: its function, and its heading and examples in the help."""
+    """Definition of a command: its function, and its heading, examples and sample file in the help."""
 
     module: str
     function: str
     heading: str
     examples: tuple[str, ...]
+    sample: tuple[str, ...] = ()  # lines of a file that the first example reads
 
 
 _ADVICE, _MEASUREMENT, _KNOWLEDGE = "Advice", "Measurement", "Knowledge base"
@@ -51,7 +52,8 @@ COMMANDS = {
     "compare": Command(module="compare", function="compare", heading=_MEASUREMENT, examples=(
         "optadvise compare old.json new.json --require 'step_seconds <= 1.05x'",)),
     "sweep": Command(module="sweep", function="sweep", heading=_MEASUREMENT, examples=(
-        "optadvise sweep examples/sweep.yaml --folder cells --plot sweep.png",)),
+        "optadvise sweep grid.yaml --folder cells --plot sweep.png",),
+        sample=("optimizers: [adamw, lion]", "params: 1M", "precision: [fp32, bf16]", "rounds: 3")),
     "trajectories": Command(module="trajectories", function="trajectories", heading=_MEASUREMENT, examples=(
         "optadvise trajectories --surface rosenbrock",
         "optadvise trajectories adamw lion sgd-momentum --plot saddle.png")),
@@ -75,13 +77,14 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
         names: The commands to build.
         typed: The command line, which decides which options are needed; `--help` needs all.
     """
+    is_complete = len(names) == len(COMMANDS)
     app = typer.Typer(
         name="optadvise",
         cls=GroupedGroup,
-        help="Recommend an optimizer and a schedule, estimate memory, and measure optimizers on this machine.",
+        help=f"{root.__doc__}\n\n{_describe_guide()}" if is_complete else root.__doc__,
         epilog=format_epilog(),
         no_args_is_help=True,
-        add_completion=len(names) == len(COMMANDS),
+        add_completion=is_complete,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -89,7 +92,7 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
     app.callback()(root)
     for name in names:
         entry = COMMANDS[name]
-        heading, text = entry.heading, format_epilog(*entry.examples)
+        heading, text = entry.heading, format_epilog(*entry.examples, sample=entry.sample)
         command = getattr(import_module(f"optadvise.cli.{entry.module}"), entry.function)
         if name in _GROUPS:
             app.add_typer(command(), name=name, epilog=text, rich_help_panel=heading, cls=GroupedGroup)
@@ -98,6 +101,18 @@ def build(names: Collection[str] = COMMANDS, typed: Sequence[str] = ("--help",))
             command = add_run_options(command, typed)
         app.command(name, cls=GroupedCommand, epilog=text, rich_help_panel=heading)(command)
     return app
+
+
+def _describe_guide() -> str:
+    """Return a paragraph about the article that the rules encode, which most sources cite as `guide#section`."""
+    from optadvise.rulebase.catalog import load_shipped
+
+    source = next(source for name, source in load_shipped().sources.items() if name.startswith("guide#"))
+    title = source.title.partition(", section")[0]
+    return (
+        f'Guide: the rules encode the article "{title}" by {source.authors} ({source.year}, {source.url}); guide#NAME '
+        "cites its section NAME. The other sources are papers and documentation."
+    )
 
 
 def _show_version(value: bool) -> None:

@@ -44,7 +44,9 @@ class BenchOutputs(Struct, frozen=True, kw_only=True):
 
 _Names = Annotated[
     list[str] | None,
-    typer.Argument(help="Optimizers; - reads a recommendation from stdin (JSON).", autocompletion=of("optimizers")),
+    typer.Argument(
+        metavar="NAME", help="Optimizers; - reads a recommendation from stdin (JSON).", autocompletion=of("optimizers")
+    ),
 ]
 _From = Annotated[
     Path | None, opt.option("Benchmark this recommendation (JSON of optadvise recommend).", "--from", group="Training")

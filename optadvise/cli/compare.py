@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,33 +20,32 @@ if TYPE_CHECKING:
 _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 
-def _option(help_: str, *names: str) -> Any:
-    return opt.option(help_, *names, group="Options")
-
-
 _Base = Annotated[str, typer.Argument(help="Reference result: a file, or a name from bench --save.")]
 _New = Annotated[str, typer.Argument(help="Result to judge: a file, or a name from bench --save.")]
 _REQUIRE = "Requirement for NEW: 'state_bytes <= 1x', 'optimizer_seconds <= 1.05x' (x: times BASE); repeatable."
-_Require = Annotated[list[str] | None, _option(_REQUIRE)]
+_Require = Annotated[list[str] | None, opt.option(_REQUIRE, group="Comparison")]
 _MARKDOWN = "Write a Markdown table to this file; - for stdout."
 _Markdown = Annotated[
     str | None,
-    opt.option(_MARKDOWN, "--markdown", group="Options", metavar="FILE"),
+    opt.option(_MARKDOWN, "--markdown", group="Output", metavar="FILE"),
 ]
 _Plot = Annotated[
-    Path | None, _option("Plot memory against speed of both results to this file: delta.png, .svg or .pdf.", "--plot")
+    Path | None,
+    opt.option("Plot memory against speed of both results to this file: delta.png, .svg or .pdf.", group="Output"),
 ]
-_Force = Annotated[bool, _option("Compare results of different devices or workloads anyway.", "--force")]
+_Force = Annotated[
+    bool, opt.option("Compare results of different devices or workloads anyway.", "--force", group="Comparison")
+]
 
 
 def compare(
     base: _Base,
     new: _New,
     require: _Require = None,
+    force: _Force = False,
     json_: opt.JsonFile = None,
     markdown: _Markdown = None,
     plot: _Plot = None,
-    force: _Force = False,
 ) -> None:
     """Compare two results of optadvise bench: step time, memory and loss.
 

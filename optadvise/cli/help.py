@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -16,17 +17,20 @@ EXIT_CODES = (
 
 _METAVARS = {"str": "TEXT", "path": "FILE", "int": "N", "float": "NUMBER"}  # instead of typer's own
 _TYPE = re.compile(r"<(?:list\[)?(\w+)\]?>")  # as typer writes it, from 0.29 on also for options that may repeat
+_LAST_HEADINGS = ("Rules", "Output", "Options")  # shared by commands, below the headings of a command
 _MAX_WIDTH = 26  # of an option's spelling; the help of longer ones begins on the next line
 
 
-def format_epilog(*examples: str) -> str:
-    """Return the text below a help page: examples, then the exit codes.
+def format_epilog(*examples: str, sample: Sequence[str] = ()) -> str:
+    """Return the text below a help page: examples, a sample file, then the exit codes.
 
     Args:
         *examples: Command lines.
+        sample: Lines of a file that a command reads.
     """
-    shown = "\n".join(f"  {line}" for line in examples)
-    return f"\b\nExamples:\n{shown}\n\n{EXIT_CODES}" if examples else EXIT_CODES
+    parts = {"Examples:": examples, "Sample FILE:": sample}
+    paragraphs = ["\n".join(["\b", title, *(f"  {line}" for line in lines)]) for title, lines in parts.items() if lines]
+    return "\n\n".join([*paragraphs, EXIT_CODES])
 
 
 class GroupedCommand(TyperCommand):
@@ -41,6 +45,11 @@ class GroupedCommand(TyperCommand):
         if not ctx.resilient_parsing:  # completion of an incomplete command line
             check_options(self, ctx, args)
         return list(super().parse_args(ctx, args))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the placeholders of the usage line, in capitals as in the list of arguments."""
+        arguments = [parameter for parameter in self.get_params(ctx) if parameter.param_type_name == "argument"]
+        return ["[OPTIONS]", *(_name_argument(argument, in_usage=True) for argument in arguments)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options by heading."""
@@ -82,7 +91,7 @@ def summarize(command: Any) -> str:
 
 
 def group_by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """Return a command's arguments and options, each as its spelling and help, by heading.
+    """Return a command's arguments and options, each as its spelling and help, by heading in the order of the help.
 
     Args:
         command: The command.
@@ -97,9 +106,16 @@ def group_by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]
         is_argument = parameter.param_type_name == "argument"
         heading = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
         spelling = _TYPE.sub(lambda match: _METAVARS.get(match[1].lower(), match[0]), spelling)
-        spelling = spelling.split()[0] if is_argument else spelling  # typer 0.29 adds the type to an argument
-        sections.setdefault(heading, []).append((spelling, help_))
-    return sections
+        sections.setdefault(heading, []).append((_name_argument(parameter) if is_argument else spelling, help_))
+    last = [heading for heading in _LAST_HEADINGS if heading in sections]
+    return {heading: sections[heading] for heading in [*(name for name in sections if name not in last), *last]}
+
+
+def _name_argument(argument: Any, *, in_usage: bool = False) -> str:
+    """Return the placeholder of an argument: FILE, or [FILE] in the usage line if it is optional."""
+    name = argument.metavar or argument.name.upper()
+    shown = f"[{name}]" if in_usage and not argument.required else name
+    return shown if argument.nargs == 1 else f"{shown}..."
 
 
 def _write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:

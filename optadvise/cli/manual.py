@@ -56,9 +56,8 @@ def _format_commands(group: Any, context: Any, path: str) -> Iterator[str]:
         yield f".SH {_escape(f'{path} {name}'.upper())}"
         yield from _format_paragraphs(command.help)
         yield from _format_options(command, subcontext)
-        examples = re.search(r"Examples:\n((?:  .*\n?)+)", str(command.epilog))
-        if examples:
-            yield from (".PP", "Examples:", ".nf", *(_escape(line) for line in examples[1].splitlines()), ".fi")
+        for title, block in re.findall(r"\x08\n(.+)\n((?:  .*\n?)+)", str(command.epilog)):
+            yield from (".PP", _escape(title), ".nf", *map(_escape, block.splitlines()), ".fi")
 
 
 def _format_options(command: Any, context: Any) -> Iterator[str]:

@@ -17,12 +17,12 @@ from optadvise.core.json_text import encode_json
 from optadvise.core.text import clean_text
 
 _EXAMPLES = {
-    "check": ("optadvise rules check --rules examples/team-rules",),
+    "check": ("optadvise rules check --rules our-rules",),
     "test": ("optadvise rules test --mutants",),
-    "diff": ("optadvise rules diff rules examples/team-rules",),
+    "diff": ("optadvise rules diff - our-rules",),
     "graph": ("optadvise rules graph --plot flow.svg",),
-    "schema": ("optadvise rules schema --output rules/schema",),
-    "docs": ("optadvise rules docs --output docs/rules.md",),
+    "schema": ("optadvise rules schema --output schema",),
+    "docs": ("optadvise rules docs --output rules.md",),
     "init": ("optadvise rules init our-rules",),
 }
 
@@ -64,9 +64,9 @@ def check(rules: opt.Rules = None, json_: opt.Json = False, output: opt.Output =
 def run_tests(
     rules: opt.Rules = None,
     mutants: Annotated[
-        bool, typer.Option("--mutants", help="Also change each rule, and require that a test fails.")
+        bool, opt.option("Also change each rule, and require that a test fails.", "--mutants", group="Tests")
     ] = False,
-    suggest: Annotated[bool, typer.Option("--suggest", help="Print test cases for surviving mutants.")] = False,
+    suggest: Annotated[bool, opt.option("Print test cases for surviving mutants.", "--suggest", group="Tests")] = False,
     json_: opt.Json = False,
     output: opt.Output = None,
 ) -> None:
@@ -124,7 +124,10 @@ def graph(
     plot: Annotated[Path | None, opt.option("Draw to this file: flow.svg, .png or .pdf.", group="Output")] = None,
     rules: opt.Rules = None,
 ) -> None:
-    """Print the decision tables and the guide's flowchart as Mermaid text, or draw them with --plot."""
+    """Print the decision tables and the flowchart of the guide as Mermaid text, or draw them with --plot.
+
+    The guide is an article that the rules encode; optadvise --help has its title and address.
+    """
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.graph import draw_flowchart, draw_tables, format_mermaid
 
@@ -139,9 +142,7 @@ def graph(
 
 
 def schema(
-    kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="Kind of file: table, optimizer, policy … (default: all).")
-    ] = None,
+    kind: Annotated[str | None, typer.Argument(help="Kind of file: table, optimizer, policy … (default: all).")] = None,
     output: Annotated[
         Path | None,
         opt.option("Write one file per kind to this folder.", "--output", "-o", group="Output", metavar="DIR"),

@@ -39,7 +39,8 @@ def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Calla
     flags = {argument.partition("=")[0] for argument in typed if argument.startswith("-")}
     builds_all = not flags <= {*options, *own}
     parameters = [
-        *(_make_parameter(option, catalog, is_described=builds_all) for flag, option in options.items()
+        *(_make_parameter(option, _describe(option, catalog, command.__name__) if builds_all else None)
+          for flag, option in options.items()
           if builds_all or flag in flags),
         *(parameter for flag, parameter in own.items() if builds_all or flag in flags),
     ]  # fmt: skip
@@ -55,12 +56,12 @@ def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Calla
     return call
 
 
-def _make_parameter(option: Fact | RunInput, catalog: Catalog, *, is_described: bool) -> inspect.Parameter:
-    """Return the parameter of one option; its help is omitted unless `is_described`."""
+def _make_parameter(option: Fact | RunInput, help_: str | None) -> inspect.Parameter:
+    """Return the parameter of one option."""
     is_flag = option.type == "flag"
     declared = typer.Option(
         option.flag,
-        help=_describe(option, catalog) if is_described else None,
+        help=help_,
         metavar=None if is_flag else _format_metavar(option),
         rich_help_panel=option.group,
         show_default=False,
@@ -86,9 +87,12 @@ def _offer(option: Fact | RunInput) -> Callable[[str], list[tuple[str, str]]] | 
     return of(option.id) if option.type == "choice" else None
 
 
-def _describe(option: Fact | RunInput, catalog: Catalog) -> str:
-    """Return an option's help with its default."""
-    default = "; ".join(_list_defaults([row for row in catalog.base.assume if row.fact == option.id], catalog.facts))
+def _describe(option: Fact | RunInput, catalog: Catalog, command: str) -> str:
+    """Return an option's help with its default in a command."""
+    rows = [row for row in catalog.base.assume if row.fact == option.id]
+    default = "; ".join(_list_defaults(rows, catalog.facts))
+    if isinstance(option, RunInput):
+        default = option.defaults.get(command, default)
     return f"{option.help.rstrip('.')} (default: {default})." if default and option.type != "flag" else option.help
 
 

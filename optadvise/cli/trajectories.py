@@ -17,6 +17,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError, InterruptedMeasurementError, suggest_name
 from optadvise.core.json_text import encode_json
 from optadvise.core.units import parse_count
+from optadvise.rulebase.catalog import load_shipped
 
 if TYPE_CHECKING:
     from optadvise.core.surface_cards import Surface
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 def trajectories(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Optimizers (default: a selection).", autocompletion=of("optimizers"))
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Optimizers (default: a selection).", autocompletion=of("optimizers")),
     ] = None,
     surface: Annotated[
-        str, opt.option("Loss surface of two weights (default: saddle).", completer=of("surfaces"))
+        str,
+        opt.option(
+            "Loss surface of two weights (default: saddle).", completer=of("surfaces"), choices=load_shipped().surfaces
+        ),
     ] = "saddle",
     steps: Annotated[
         str | None, opt.option("Steps of each optimizer (default: set by the surface).", metavar="N")

@@ -32,7 +32,7 @@ _USER_CLASS, _CLAIMS, _EXECUTION = "Your own class", "Claims", "Execution"
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Optimizers to audit (default: all).", autocompletion=of("optimizers")),
+        typer.Argument(metavar="NAME", help="Optimizers to audit (default: all).", autocompletion=of("optimizers")),
     ] = None,
     claim: Annotated[
         list[str] | None,

@@ -43,6 +43,7 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     id: Word
     name: str
     package: Distribution | None
+    requires: tuple[Distribution, ...] = ()  # further packages that pip does not install with `package`
     output_format: Literal["python", "yaml", "json"]
     about: str
     cite: Cites

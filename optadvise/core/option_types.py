@@ -27,7 +27,7 @@ class Run(TypedDict, total=False):
     batch_size: Count | None
     # Optimizer steps of the run: 100K.
     steps: Count | None
-    # Number format of weights, activations and gradients.
+    # Number format: amp has fp32 weights and 16-bit matrix products, bf16 has bf16 weights too.
     precision: Literal["fp32", "amp-bf16", "amp-fp16", "bf16"] | None
     # Stability of the loss so far.
     stability: Literal["stable", "spikes"] | None
@@ -37,9 +37,11 @@ class Run(TypedDict, total=False):
     priority: Literal["balanced", "accuracy", "memory", "speed"] | None
     # Embeddings have sparse gradients (sparse=True).
     sparse_gradients: bool | None
+    # Rule out what cannot be combined with clipping of the global gradient norm, such as --gradient-release.
+    clipping: bool | None
     # Layers with adapters: all, or names such as q,v.
     lora_targets: str | Sequence[str] | None
-    # Use this optimizer (default: chosen by recommend, AdamW in estimate).
+    # Use this optimizer.
     optimizer: str | None
     # Memory of one GPU, such as 24GB, 24 or 800MB; auto for the GPU of this machine. GB means GiB, as GPU vendors
     # count.
@@ -80,8 +82,6 @@ class Run(TypedDict, total=False):
     loss: Literal["whole", "chunked"] | None
     # Update each weight as soon as its gradient is ready (optimizer in backward).
     gradient_release: bool | None
-    # Require clipping of the global gradient norm.
-    clipping: bool | None
     # Keep optimizer state in host memory.
     offload: bool | None
     # Folders of rule layers.
@@ -105,7 +105,7 @@ class Measurement(TypedDict, total=False):
     batch_size: Count
     # Tokens per sample; only for --workload transformer.
     seq_len: Count
-    # Training precision (default: fp32).
+    # Number format; amp: fp32 weights, 16-bit matrix products (default: fp32).
     precision: Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
     # Device to measure on (default: auto).
     device: Literal["auto", "cpu", "cuda"]

@@ -39,6 +39,9 @@ OptionGroup: TypeAlias = Literal["The run", "Hardware", "Model", "Memory"]  # he
 OPTION_GROUPS: tuple[OptionGroup, ...] = get_args(OptionGroup)
 
 
+RunCommand: TypeAlias = Literal["recommend", "estimate"]
+
+
 class RunOption(RuleRecord, frozen=True, kw_only=True):
     """Option of `recommend` and `estimate`, and keyword argument of the library."""
 
@@ -47,7 +50,7 @@ class RunOption(RuleRecord, frozen=True, kw_only=True):
     group: OptionGroup = "The run"
     min_value: int | None = None
     max_value: int | None = None
-    commands: tuple[Literal["recommend", "estimate"], ...] = ("recommend", "estimate")
+    commands: tuple[RunCommand, ...] = get_args(RunCommand)
 
     @property
     def name(self) -> str:
@@ -90,6 +93,7 @@ class RunInput(RunOption, frozen=True, kw_only=True):
     id: str
     type: Literal["text", "number", "file"]
     names: Literal["optimizers", "gpus", "shapes"] | None = None  # kind of the accepted names
+    defaults: Mapping[str, str] = {}  # default in the help of each command, where they differ
     at: Internal = ""
 
 

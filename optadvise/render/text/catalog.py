@@ -151,7 +151,8 @@ def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> 
     else:
         out.print("  No state.")
     if guide_buffers is not None:
-        out.print(f"  The source guide states {_GUIDE_BYTES * guide_buffers:g} bytes per parameter.")
+        stated = f"{_GUIDE_BYTES * guide_buffers:g} bytes per parameter"
+        out.print(f"  The guide states {stated} (for the guide see optadvise --help).")
 
 
 def _describe_tensor(tensor: StateTensor) -> str:
