@@ -138,7 +138,7 @@ def trace_decision(decision: Decision) -> tuple[TraceEntry, TraceEntry]:
     rule = decision.rules.optimizer
     choice = trace_rule(rule)
     if decision.is_overruled:
-        because = f"requested with --optimizer; the rules choose {rule.choice.chosen}: {rule.because}"
+        because = f"Specified with --optimizer; otherwise optadvise recommends {rule.choice.chosen}: {rule.because}"
         choice = TraceEntry(table=rule.table, rule=rule.id, because=because, cite=rule.cite, layer=rule.layer)
     return trace_rule(decision.rules.concern), choice
 

@@ -118,9 +118,9 @@ def _with_sound_optimizer(rules: CompiledRules, situation: Situation, growth: Co
     if not is_sound_when_sharded(rules, sharded, reference):
         return growth
     label = SHARDING_LABELS[sharded.sharding or ""]
-    reason = f"{reference} because {situation.optimizer} does not work with {label}"
+    reason = f"{situation.optimizer} does not work with {label}"
     changes = {**growth.changes, "optimizer": reference}
-    return replace(growth, changes=changes, costs=f"{growth.costs}, {reason}")
+    return replace(growth, changes=changes, costs=f"{growth.costs}; {reason}")
 
 
 def _fits(rules: CompiledRules, situation: Situation) -> bool:

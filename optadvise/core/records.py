@@ -183,11 +183,15 @@ class MemoryEstimate(Struct, frozen=True):
 
 
 class MaxModelSize(Struct, frozen=True):
-    """Largest model that fits with an optimizer."""
+    """Largest model that fits with an optimizer, and the run for which it does."""
 
     optimizer: str = field(name="id")
     bytes_per_parameter: float
     max_params: int
+    micro_batch: int = 1
+    seq_len: int | None = None  # None, like `image_size`, if activations are unknown and a share is reserved for them
+    image_size: int | None = None
+    checkpointing: str = "none"
 
 
 class Alternative(Struct, frozen=True):

@@ -117,11 +117,17 @@ def compute_required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: 
     """
     if inputs.micro_batch is not None or inputs.batch_size is None:
         return _compute_required_bytes(rules, inputs, optimizer)
-    batch_per_gpu = max(inputs.batch_size // inputs.gpus, 1)
-    sizes = {batch_per_gpu} if inputs.gradient_release else {1, batch_per_gpu}
-    runs = [replace(inputs, micro_batch=samples) for samples in sizes]
+    runs = [replace(inputs, micro_batch=samples) for samples in list_micro_batches(inputs)]
     required = [_compute_required_bytes(rules, run, optimizer) for run in runs]
     return min((count for count in required if count is not None), default=None)
+
+
+def list_micro_batches(inputs: MemoryInputs) -> set[int]:
+    """Return the micro-batches that may require the least: the specified one, or single samples and the whole batch."""
+    if inputs.micro_batch is not None:
+        return {inputs.micro_batch}
+    batch_per_gpu = max((inputs.batch_size or 1) // inputs.gpus, 1)
+    return {batch_per_gpu} if inputs.gradient_release else {1, batch_per_gpu}
 
 
 @cached(8192)

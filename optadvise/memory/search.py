@@ -9,7 +9,13 @@ from msgspec.structs import replace
 from optadvise.core.caching import cached
 from optadvise.core.records import MaxModelSize, Situation
 from optadvise.memory.architectures import find_max_positions
-from optadvise.memory.estimator import complete_length, compute_required_bytes, fits, knows_activations
+from optadvise.memory.estimator import (
+    complete_length,
+    compute_required_bytes,
+    fits,
+    knows_activations,
+    list_micro_batches,
+)
 from optadvise.memory.inputs import MemoryInputs, select_memory_inputs
 from optadvise.memory.rules import MemoryRules
 
@@ -68,9 +74,13 @@ def find_max_model_size(rules: MemoryRules, situation: Situation, optimizer: str
 def _search_max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: int, optimizer: str) -> MaxModelSize:
     required = _make_requirement(rules, inputs, "params", optimizer)
     largest = search_largest(required, available, _LARGEST_MODEL, available // _USUAL_BYTES)
+    run = replace(inputs, params=largest or 1)
+    require = _make_requirement(rules, run, "micro_batch", optimizer)
     return MaxModelSize(
-        optimizer=optimizer, bytes_per_parameter=required(largest) / largest if largest else 0.0, max_params=largest
-    )
+        optimizer=optimizer, bytes_per_parameter=required(largest) / largest if largest else 0.0, max_params=largest,
+        micro_batch=min(sorted(list_micro_batches(inputs)), key=require), seq_len=inputs.seq_len,
+        image_size=inputs.image_size, checkpointing=inputs.checkpointing,
+    )  # fmt: skip
 
 
 def _find_batch_per_gpu(situation: Situation) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from rich.text import Text
 
-from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
+from optadvise.core.records import Fix, MaxModelSize, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes
 from optadvise.memory.peak import LOSS
 from optadvise.render.labels import format_interval
@@ -103,6 +103,18 @@ def _describe_limit(memory: MemoryEstimate, situation: Situation) -> str:
 def _emphasize(*parts: str) -> Text:
     """Join parts of a sentence; a part within asterisks is bold."""
     return Text.assemble(*((part[1:-1], "bold") if part.startswith("*") else part for part in parts))
+
+
+def describe_sized_run(size: MaxModelSize) -> str:
+    """Return the run for which the largest model fits: `micro-batch 1, 2,048 tokens, no checkpointing`."""
+    if size.seq_len:
+        length = f"{size.seq_len:,} tokens"
+    elif size.image_size:
+        length = f"{size.image_size:,} px"
+    else:
+        return "with a share reserved for activations"
+    checkpointing = "no" if size.checkpointing == "none" else size.checkpointing
+    return f"micro-batch {size.micro_batch:,}, {length}, {checkpointing} checkpointing"
 
 
 def has_fixes(answer: MemoryAnswer) -> bool:

@@ -19,7 +19,7 @@ from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.explanation import Explanation
 from optadvise.render.labels import format_sentence, format_typical_range
-from optadvise.render.memory import describe_fit
+from optadvise.render.memory import describe_fit, describe_sized_run
 from optadvise.render.recommendation import (
     describe_run,
     describe_schedule,
@@ -177,7 +177,8 @@ def _print_memory(out: Console, advice: Recommendation) -> None:
     for band in sorted(advice.max_model_sizes, key=lambda band: -band.max_params):
         size = show_max_count(band.max_params) if band.max_params else "none"
         rows.append((band.optimizer, size, f"{band.bytes_per_parameter:.2f} B/param in total"))
-    title = f"{headings.MODEL_SIZES} {show_bytes(memory.available or 0)} (estimated, typical shapes)"
+    run = "".join(f"; {describe_sized_run(band)}" for band in advice.max_model_sizes[:1])
+    title = f"{headings.MODEL_SIZES} {show_bytes(memory.available or 0)} (estimated, typical shapes{run})"
     print_section(out, title, rows, ("", "left"), ("parameters", "right"), ("", "wrap"))
 
 

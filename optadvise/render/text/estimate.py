@@ -165,13 +165,20 @@ def print_fixes(
 def _print_chain(out: Console, number: int, chain: tuple[Fix, ...], catalog: Catalog, *, is_short: bool) -> None:
     """Print a chain of fixes; in the short answer, a single fix takes one line."""
     describe = _describe_cost if is_short else _describe_fix
+    end = f"{describe_chain(chain)}{_explain_optimizer(chain) if is_short else ''}"
     rows = [(escape(format_options(catalog, fix.change)), describe(fix, catalog)) for fix in chain]
     if is_short and len(rows) == 1:
         ((options, cost),) = rows
-        print_rows(out, [(f"[bold]{number}.[/bold]", f"{describe_chain(chain)} {options}; {cost}")], "left", "wrap")
+        print_rows(out, [(f"[bold]{number}.[/bold]", f"{end} {options}; {cost}")], "left", "wrap")
         return
-    out.print(f"  [bold]{number}.[/bold] {describe_chain(chain)}:")
-    print_rows(out, rows, "left", "wrap", indent=5)
+    out.print(f"  [bold]{number}.[/bold]  {end}:")
+    print_rows(out, rows, "left", "wrap", indent=6)
+
+
+def _explain_optimizer(chain: tuple[Fix, ...]) -> str:
+    """Return why a chain that adds GPUs replaces the optimizer, the last clause of its cost; empty if it does not."""
+    reasons = [fix.costs.rpartition("; ")[2] for fix in chain if {"gpus", "optimizer"} <= fix.change.keys()]
+    return "".join(f" ({reason})" for reason in reasons)
 
 
 def _describe_fix(fix: Fix, catalog: Catalog) -> str:

@@ -11,7 +11,7 @@ from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.labels import format_sentence
-from optadvise.render.memory import describe_fit, is_tight, list_large_parts
+from optadvise.render.memory import describe_fit, describe_sized_run, is_tight, list_large_parts
 from optadvise.render.recommendation import list_changes, sort_warnings
 from optadvise.render.text.console import print_labelled, print_section
 from optadvise.render.text.estimate import print_fixes
@@ -49,12 +49,15 @@ def _may_not_fit(advice: Recommendation) -> bool:
 
 
 def _select_reasons(advice: Recommendation, catalog: Catalog) -> list[TraceEntry]:
-    """Return the reasons without those that only report that no concern applies."""
+    """Return the reasons without a main constraint that is none or that led to another optimizer than specified."""
     tables = catalog.base.tables
+    chosen = {rule.id: rule.outcome.get("optimizer") for table in tables.values() for rule in table.all_rules}
+    is_overruled = any(chosen[entry.rule] not in (None, advice.optimizer.id) for entry in advice.trace)
     return [
         entry
         for entry in advice.trace
-        if tables[entry.table].kind != "derive" or entry.rule != getattr(tables[entry.table].otherwise, "id", None)
+        if tables[entry.table].kind != "derive"
+        or not (is_overruled or entry.rule == getattr(tables[entry.table].otherwise, "id", None))
     ]
 
 
@@ -88,7 +91,8 @@ def _describe_largest_model(advice: Recommendation) -> str:
         return f"Unknown without --params; the limit is {limit}."
     if not largest.max_params:
         return f"Not expected to fit {limit} at any model size."
-    return f"Models of up to {show_max_count(largest.max_params)} parameters are expected to fit in {limit}."
+    count, run = show_max_count(largest.max_params), describe_sized_run(largest)
+    return f"Models of up to {count} parameters are expected to fit in {limit} ({run})."
 
 
 def _print_notes(out: Console, advice: Recommendation) -> None:
