@@ -263,6 +263,20 @@ def test_optimizers_are_sorted_by_total_memory() -> None:
     assert "paged-adamw8bit" not in apple
 
 
+def test_every_fit_of_paged_state_is_labelled() -> None:
+    table = optadvise("estimate", *"--params 7B --vram 80GB --all".split()).out.split("All optimizers")[1]
+    rows = {line.split()[0]: line for line in table.splitlines() if " GiB " in line}
+    assert {name for name, line in rows.items() if "paged " in line} == {"paged-adamw8bit", "paged-adamw32bit"}
+
+
+def test_replaced_optimizers_of_fixes_have_a_reason() -> None:
+    result = optadvise("recommend", *"--params 7B --vram 24GB --json".split())
+    fixes = [fix for chain in json.loads(result.out)["fixes"] for fix in chain["changes"]]
+    replaced = [fix for fix in fixes if {"gpus", "optimizer"} <= fix["change"].keys()]
+    assert replaced
+    assert all("paged-adamw8bit" in fix["costs"] for fix in replaced)
+
+
 def test_figures_of_unknown_shapes_are_null() -> None:
     data = estimate("--params 500M --model gnn --vram 24GB")
     assert data["memory"]["total_bytes"] is None

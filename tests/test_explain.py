@@ -17,7 +17,7 @@ from optadvise.advice.probes import is_relevant
 from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
 from optadvise.core.records import Situation
-from optadvise.rule_analysis.why_not import explain_why_not
+from optadvise.rule_analysis.why_not import explain_decisions, explain_why_not
 from tests.cli import optadvise
 from tests.conftest import examples, few
 
@@ -156,6 +156,17 @@ def test_reported_misses_are_not_met(rules: CompiledRules) -> None:
             for condition in miss.missed:
                 assert cells[condition.fact] == condition.cell
                 assert not condition.accepted >> condition.cell & 1
+
+
+def test_closest_rules_can_be_reached_by_options(rules: CompiledRules) -> None:
+    for stated in situations(rules, 5):
+        situation = complete_situation(rules, stated)
+        for decision in explain_decisions(rules, situation):
+            for condition in (condition for miss in decision.near for condition in miss.missed):
+                fact = rules.catalog.facts[condition.fact]
+                assert fact.flag is not None
+                assert condition.fact in changeable(rules, situation) or fact.change != "fixed"
+                assert is_relevant(fact, situation.model)
 
 
 # -- text -------------------------------------------------------------------------------------------------------------

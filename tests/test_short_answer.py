@@ -134,6 +134,50 @@ def test_schedules_are_described_by_their_phases(schedule: str, description: str
     assert describe_schedule(replace(advice, schedule=resolved)) == description
 
 
+# -- reasons and assumptions -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["--params 7B --vram 24GB", "--stability spikes", "--batch-size 16384", "--gpu h100"])
+def test_reasons_of_a_specified_optimizer_begin_with_the_option(line: str) -> None:
+    answer = print_answer(f"--model transformer {line} --optimizer muon")
+    reasons = answer.split(f"\n{headings.WHY}\n")[1].split("\n\n")[0]
+    assert reasons.split()[1:4] == ["Specified", "with", "--optimizer;"]
+    assert reasons.count("·") == 2  # of the optimizer and of the schedule
+
+
+def test_reasons_of_the_recommended_optimizer_do_not_change_if_it_is_specified() -> None:
+    line = "--model transformer --params 7B --vram 24GB"
+    reasons = [
+        print_answer(text).split(f"\n{headings.WHY}\n")[1].split("\n\n")[0]
+        for text in (line, f"{line} --optimizer paged-adamw8bit")
+    ]
+    assert reasons[0] == reasons[1]
+
+
+def test_assumptions_without_a_meaning_for_the_model_are_not_printed() -> None:
+    assert "--task" in print_answer("--model transformer")
+    assert not any("--task" in print_answer(f"--model {model}") for model in ("gan", "rl", "recsys"))
+
+
+@pytest.mark.parametrize("line", ["--vram 24GB", "--gpu h100"])
+def test_the_largest_model_size_states_its_run(line: str) -> None:
+    sizes = json.loads(print_answer(f"--model transformer {line} --json"))["bands"]
+    assert {(size["micro_batch"], size["seq_len"], size["checkpointing"]) for size in sizes} == {(1, 2048, "none")}
+
+
+def test_sparse_gradients_have_no_range_of_weight_decay(rules: CompiledRules) -> None:
+    advice = advise(rules, {"model": "recsys", "sparse_gradients": True})
+    decay = next(number for number in advice.hyperparameters if number.name == "weight_decay")
+    assert (decay.value, decay.low, decay.high) == (0, 0, 0)
+
+
+def test_notes_about_cpus_are_not_for_gpus(rules: CompiledRules) -> None:
+    limited = advise(rules, {"vram_bytes": 24 * 2**30, "optimizer": "adamw8bit"})
+    unlimited = advise(rules, {"optimizer": "adamw8bit"})
+    assert "WRN100" in {warning.id for warning in unlimited.warnings}
+    assert "WRN100" not in {warning.id for warning in limited.warnings}
+
+
 # -- suggested changes ------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.caching import cached
+from optadvise.core.cards import UNKNOWN
 from optadvise.core.records import Situation
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.rulebase.records import Fact
@@ -83,7 +84,7 @@ def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool
 
 def is_relevant(fact: Fact | None, model: str | None) -> bool:
     """Return whether another value of a fact makes sense for a kind of model."""
-    return fact is None or fact.suggest_for is None or model in fact.suggest_for
+    return fact is None or fact.suggest_for is None or (model or UNKNOWN) in fact.suggest_for
 
 
 def is_deciding(rules: CompiledRules, fact: str) -> bool:

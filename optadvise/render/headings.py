@@ -7,7 +7,7 @@ from typing import Final
 # Recommendations.
 WHY: Final = "Why"
 RULES_APPLIED: Final = "Rules applied"
-CLOSEST_RULES: Final = "Closest rules that did not apply"
+CLOSEST_RULES: Final = "Closest other rules, and the options that they require"
 DERIVATIONS: Final = "How each number is computed"
 SCHEDULES: Final = "Other schedules"
 ALTERNATIVES: Final = "Alternatives"

@@ -10,6 +10,7 @@ from optadvise.core.units import show_bytes, show_number
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Fact
 
+NOT_SPECIFIED = "not specified"  # value of an option
 DASH = "–"  # for 0 and for unknown values
 
 

@@ -36,7 +36,7 @@ def describe_values(mask: int, axis: Axis, names: Mapping[str, str]) -> str:
     if axis.choices is not None:
         return _describe_choices(mask, axis, names)
     parts = [_describe_range(cells, axis) for cells in _list_ranges(mask & ~(1 << axis.unknown_cell), axis)]
-    parts += [UNKNOWN] if mask >> axis.unknown_cell & 1 else []
+    parts += [names.get(UNKNOWN, UNKNOWN)] if mask >> axis.unknown_cell & 1 else []
     return " or ".join(parts)
 
 

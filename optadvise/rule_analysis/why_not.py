@@ -9,6 +9,7 @@ from msgspec import Struct
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import Decision, decide
+from optadvise.advice.probes import is_changeable, is_relevant
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Situation
 from optadvise.memory.estimator import fits
@@ -42,16 +43,26 @@ class WhyNot(Struct, frozen=True):
 
 
 def explain_decisions(rules: CompiledRules, situation: Situation) -> tuple[TableDecision, ...]:
-    """Return for each table of the chain the rule that decided and the nearest other rules."""
+    """Return for each table of the chain the rule that decided and the nearest rules that options can make decide."""
     cells = decide(rules, situation).cells
     return tuple(
         TableDecision(
             table=name,
             rule=rules.tables[name].winner(cells).id,
-            near=tuple(list_near_misses(rules.tables[name], cells, rules.axes)),
+            near=tuple(
+                miss
+                for miss in list_near_misses(rules.tables[name], cells, rules.axes)
+                if all(_is_option(rules, situation, condition.fact) for condition in miss.missed)
+            )[:_MAX_LISTED],
         )
         for name in _CHAIN
     )
+
+
+def _is_option(rules: CompiledRules, situation: Situation, name: str) -> bool:
+    """Return whether an option sets a fact, and another value makes sense for the run."""
+    fact = rules.catalog.facts[name]
+    return fact.flag is not None and is_relevant(fact, situation.model) and is_changeable(rules, name, situation)
 
 
 def explain_why_not(rules: CompiledRules, inputs: FactValues, optimizer: str) -> WhyNot:

@@ -27,17 +27,15 @@ class NearMiss(Struct, frozen=True):
     beaten_by: str | None  # rule that decided instead, if all conditions are met
 
 
-def list_near_misses(
-    table: Table, cells: Mapping[str, int], axes: Mapping[str, Axis], limit: int = 3
-) -> list[NearMiss]:
-    """Return the rules with another outcome that were closest to deciding, in order of unmet conditions.
+def list_near_misses(table: Table, cells: Mapping[str, int], axes: Mapping[str, Axis]) -> list[NearMiss]:
+    """Return the rules with another outcome, in order of their unmet conditions.
 
     Args:
         table: A table in which one rule decides.
     """
     winner = table.winner(cells)
     others = (rule for rule in table.rules if rule.id != winner.id and rule.then != winner.then)
-    return sort_misses(explain_miss(rule, cells, axes, winner) for rule in others)[:limit]
+    return sort_misses(explain_miss(rule, cells, axes, winner) for rule in others)
 
 
 def sort_misses(misses: Iterable[NearMiss]) -> list[NearMiss]:

@@ -7,25 +7,27 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.markup import escape
 
+from optadvise.core.cards import UNKNOWN
 from optadvise.render import headings
 from optadvise.render.explanation import Explanation
-from optadvise.render.labels import describe_choices, format_change
+from optadvise.render.labels import NOT_SPECIFIED, describe_choices, format_change
 from optadvise.render.text.console import format_heading, print_rows, print_section
 from optadvise.rule_analysis.describe import describe_values
 from optadvise.rule_analysis.why_not import WhyNot
 from optadvise.rulebase.catalog import Catalog
-from optadvise.rulebase.near_misses import MissedCondition, NearMiss
+from optadvise.rulebase.near_misses import MissedCondition, NearMiss, sort_misses
 from optadvise.rulebase.table_records import Rule
 
 _CONCERN = "concern"  # fact of the main constraint
+_MAX_RULES = 5  # of the closest rules
 
 
 def print_near_misses(out: Console, explanation: Explanation, catalog: Catalog) -> None:
     """Print the rules that came closest to deciding, with the conditions that they missed."""
+    misses = sort_misses(miss for decision in explanation.decisions for miss in decision.near)
     rows = [
         (miss.rule.id, escape(f"{_format_outcome(miss.rule, catalog)}: {_format_miss(miss, explanation, catalog)}"))
-        for decision in explanation.decisions
-        for miss in decision.near
+        for miss in misses[:_MAX_RULES]
     ]
     print_section(out, headings.CLOSEST_RULES, rows, "left", "wrap")
 
@@ -54,7 +56,7 @@ def _format_miss(miss: NearMiss, explanation: Explanation, catalog: Catalog) -> 
 def _format_condition(condition: MissedCondition, explanation: Explanation, catalog: Catalog) -> str:
     """Return a condition that is not met: `--method lora (here full)`."""
     fact, axis = catalog.facts[condition.fact], explanation.axes[condition.fact]
-    names = describe_choices(fact)
+    names = {**describe_choices(fact), **({UNKNOWN: NOT_SPECIFIED} if fact.flag else {})}
     required, actual = (describe_values(mask, axis, names) for mask in (condition.accepted, 1 << condition.cell))
     if fact.flag and fact.type == "flag":
         return f"{fact.flag} (here not set)" if required == "true" else f"no {fact.flag} (here set)"

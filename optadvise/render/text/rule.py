@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.markup import escape
 
-from optadvise.core.cards import SHIPPED, Value
+from optadvise.core.cards import SHIPPED, UNKNOWN, Value
 from optadvise.core.errors import shorten_location
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import JsonObject
 from optadvise.render import evidence, headings
-from optadvise.render.labels import format_choice, format_sentence
+from optadvise.render.labels import NOT_SPECIFIED, format_choice, format_sentence
 from optadvise.render.rules import find_reason
 from optadvise.render.text.catalog import print_bullets, print_sources
-from optadvise.render.text.console import Page, format_heading, print_rows, print_section
+from optadvise.render.text.console import Page, format_heading, print_labelled, print_rows, print_section
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.hyperparameters import format_value
@@ -30,7 +30,10 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
     Args:
         claims: Claims that support the rule and were decided on this machine.
     """
-    overriding = [other.id for other in catalog.base.tables[rule.table].rules if rule.id in other.overrides]
+    overriding = [
+        f"{other.id}{_format_difference(other, rule, catalog.facts)}"
+        for other in catalog.base.tables[rule.table].rules if rule.id in other.overrides
+    ]  # fmt: skip
     facts = catalog.facts
     tests = (f"{_format_facts(test.given, facts)} → {_format_facts(test.expect, facts)}" for test in rule.tests)
     reason = find_reason(rule, claims)
@@ -55,7 +58,8 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
         if rule.overrides:
             out.print(f"\nOverrides {', '.join(rule.overrides)}.")
         if overriding:
-            out.print(f"\nOverridden by {', '.join(overriding)}.")
+            out.print()
+            print_labelled(out, [("Overridden by", escape("; ".join(overriding)))])
         print_bullets(out, "Tests", tests)
         print_sources(out, rule.cite, catalog)
 
@@ -63,8 +67,17 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
 def _format_when(fact: Fact, condition: Condition) -> str:
     """Return the values that a condition accepts; choices of a derived fact with their meanings."""
     if fact.values is None:
-        return format_condition(condition)
-    return ", ".join(format_choice(fact, str(value)) for value in condition)
+        return format_condition([NOT_SPECIFIED if value == UNKNOWN else value for value in condition])
+    return ", ".join(NOT_SPECIFIED if value == UNKNOWN else format_choice(fact, str(value)) for value in condition)
+
+
+def _format_difference(other: Rule, rule: Rule, facts: Mapping[str, Fact]) -> str:
+    """Return the conditions of another rule that differ from those of a rule: ` with --shard zero2, zero3`."""
+    conditions = [
+        f"{facts[fact].title} {_format_when(facts[fact], condition)}"
+        for fact, condition in other.when.items() if condition != rule.when.get(fact)
+    ]  # fmt: skip
+    return f" with {' and '.join(conditions)}" if conditions else ""
 
 
 def _list_outcomes(outcomes: JsonObject, facts: Mapping[str, Fact]) -> Iterator[tuple[str, str]]:
@@ -89,7 +102,7 @@ def _format_step(step: Mapping[str, Value]) -> str:
 
 def _format_facts(values: Mapping[str, Value], facts: Mapping[str, Fact]) -> str:
     return ", ".join(
-        f"{_name_fact(name, facts)} {'unknown' if value is None else format_value(value)}"
+        f"{_name_fact(name, facts)} {NOT_SPECIFIED if value in (None, UNKNOWN) else format_value(value)}"
         for name, value in values.items()
     )
 

@@ -20,7 +20,7 @@ from optadvise.rulebase.catalog import Catalog
 
 # At most so many of each, and one less if the run may not fit, which takes more lines.
 _REASONS, _CHANGES, _WARNINGS = 3, 4, 3
-_HINT = "Add --explain for rules, sources, all notes and how numbers are computed."
+_HINT = "--explain shows all reasons, fixes, notes, rules, sources and computations."
 
 
 def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog, fit: MemoryAnswer | None) -> None:
@@ -102,5 +102,5 @@ def _print_notes(out: Console, advice: Recommendation) -> None:
     warnings = sum(note.level == "warning" for note in notes)
     shown = notes[: min(warnings + (not is_misfit), _WARNINGS - is_misfit)]
     rows = [("[bold]![/bold]" if note.level == "warning" else "·", escape(note.text)) for note in shown]
-    part = f" ({len(shown)} of {len(notes)})" if len(notes) > len(shown) else ""
-    print_section(out, headings.NOTES + part, rows, "left", "wrap")
+    parts = ["! warning"] * bool(warnings) + [f"{len(shown)} of {len(notes)}"] * (len(notes) > len(shown))
+    print_section(out, headings.NOTES + f" ({'; '.join(parts)})" * bool(parts), rows, "left", "wrap")
