@@ -271,7 +271,7 @@ def test_every_fit_of_paged_state_is_labelled() -> None:
 
 def test_replaced_optimizers_of_fixes_have_a_reason() -> None:
     result = optadvise("recommend", *"--params 7B --vram 24GB --json".split())
-    fixes = [fix for chain in json.loads(result.out)["fixes"] for fix in chain["changes"]]
+    fixes = [fix for chain in json.loads(result.out)["fixes"] for fix in chain]
     replaced = [fix for fix in fixes if {"gpus", "optimizer"} <= fix["change"].keys()]
     assert replaced
     assert all("paged-adamw8bit" in fix["costs"] for fix in replaced)
