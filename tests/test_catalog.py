@@ -329,3 +329,15 @@ def test_ids_in_lists_are_not_broken() -> None:
     assert {cite for claim in load().claims.values() for cite in (claim.id, *claim.cite)} <= set(claims)
     names = re.split(r"[\s,]+", optadvise("list", "--archs").out)
     assert {name for shape in load_networks(load()).shapes.values() for name in shape.aliases} <= set(names)
+
+
+def test_show_prints_a_claim_and_the_list_its_outcome() -> None:
+    for name in ("ranger-small-batches", "Adan_three_buffers"):
+        card = json.loads(optadvise("show", name, "--json").out)
+        claim = load().claims[card["id"]]
+        assert (card["kind"], card["claim"], card["needs"]) == ("claim", claim.claim, claim.needs)
+        assert claim.claim in " ".join(optadvise("show", name).out.split())
+    text = optadvise("list", "--claims").out
+    outcomes = re.findall(r"^  (?:Confirmed|Refuted|Not tested|Not testable)\b", text, re.MULTILINE)
+    assert len(outcomes) == len(load().claims)
+    assert load().sources["measured"].title in " ".join(text.split())

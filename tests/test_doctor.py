@@ -211,6 +211,8 @@ def test_reasons_why_optimizers_do_not_run(catalog: Catalog, capsys: pytest.Capt
     lamb = cards["lamb"]
     assert lamb.runs
     assert "pip install timm" in lamb.note
+    assert all(purpose.startswith(("optional: ", "required by ")) for purpose in report.missing.values())
+    assert set(report.missing) == {package for package, version in report.packages.items() if version is None}
     text = text_of(report, capsys)
     assert "[bold]" in text
     assert "torch 2.9.0+cpu is built without CUDA" in " ".join(text.split())

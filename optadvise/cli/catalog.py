@@ -122,7 +122,9 @@ def _print_claims(catalog: Catalog, as_json: bool) -> None:
     if as_json:
         _print_json(records.list_claims(catalog.claims.values()))
     else:
-        render.print_claims(catalog.claims.values())
+        from optadvise.evidence import store
+
+        render.print_claims(catalog, {finding.id: finding for finding in store.find_decided_claims(catalog)})
 
 
 def _print_gpus(catalog: Catalog, as_json: bool) -> None:
@@ -160,15 +162,15 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="Optimizer, schedule or rule, in any spelling.",
-            autocompletion=of("optimizers", "schedules", "rules"),
+            help="Optimizer, schedule, rule or claim, in any spelling.",
+            autocompletion=of("optimizers", "schedules", "rules", "claims"),
         ),
     ],
     rules: opt.Rules = None,
     json_: opt.Json = False,
     output: opt.Output = None,
 ) -> None:
-    """Print the card of an optimizer or schedule, or a rule with its source and tests."""
+    """Print the card of an optimizer or schedule, a rule with its source and tests, or a claim with its outcome."""
     from optadvise.rule_analysis import rule_folders
 
     catalog = rule_folders.load_catalog(rules)
@@ -179,6 +181,8 @@ def show(
             _show_rule(rule, catalog, as_json=json_)
         elif kind == "optimizer":
             _show_optimizer(key, catalog, as_json=json_)
+        elif kind == "claim":
+            _show_claim(key, catalog, as_json=json_)
         else:
             _show_schedule(key, catalog, as_json=json_)
 
@@ -211,6 +215,19 @@ def _show_optimizer(name: str, catalog: Catalog, *, as_json: bool) -> None:
         _print_json(records.build_optimizer(card, catalog, buffers, evidence))
     else:
         render.print_optimizer(card, catalog, buffers, evidence)
+
+
+def _show_claim(name: str, catalog: Catalog, *, as_json: bool) -> None:
+    from optadvise.evidence import store
+    from optadvise.render import catalog as records
+    from optadvise.render.text import catalog as render
+
+    claim = catalog.claims[name]
+    finding = next((one for one in store.find_decided_claims(catalog) if one.id == name), None)
+    if as_json:
+        _print_json(records.build_claim(claim, finding))
+    else:
+        render.print_claim(claim, catalog, finding)
 
 
 def _show_schedule(name: str, catalog: Catalog, *, as_json: bool) -> None:

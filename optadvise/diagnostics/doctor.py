@@ -16,7 +16,7 @@ from optadvise.diagnostics.probe_client import PROBE, TIMEOUT_SECONDS, is_missin
 from optadvise.diagnostics.records import Device, DoctorReport, OptimizerSupport, TorchDevice, TorchFacts, TorchReport
 from optadvise.rulebase.catalog import Catalog
 
-_OPTIONAL_PACKAGES = ("matplotlib",)  # in addition to the packages of the optimizers
+_OPTIONAL_PACKAGES = {"matplotlib": "optional: pictures"}  # in addition to the packages of the optimizers
 _CUDA_BUILD = "install a CUDA build of torch: https://pytorch.org/get-started"
 
 
@@ -56,10 +56,12 @@ def examine_machine(
         device_kinds={device.kind for device in devices if device.usable},
         versions=versions,
     )
+    support = tuple(_check_optimizer(card, machine) for card in cards)
     return DoctorReport(
         python=platform.python_version(),
         platform=platform.platform(),
         packages=versions,
+        missing={package: _describe_purpose(package, cards, support) for package in versions if not versions[package]},
         torch=TorchReport(
             imports=torch.imports,
             error=torch.error,
@@ -69,7 +71,7 @@ def examine_machine(
         ),
         devices=tuple(devices),
         driver_problem=driver_problem,
-        optimizers=tuple(_check_optimizer(card, machine) for card in cards),
+        optimizers=support,
     )
 
 
@@ -167,6 +169,16 @@ def _check_optimizer(card: Optimizer, machine: Machine) -> OptimizerSupport:
         reasons.append(reason)
     best_reason = next((reason for reason in reasons if "pip install" in reason), reasons[0])
     return OptimizerSupport(id=card.id, runs=False, implementation=None, why_not=best_reason, note=None)
+
+
+def _describe_purpose(package: str, cards: Sequence[Optimizer], support: Sequence[OptimizerSupport]) -> str:
+    """Return what a package that is not installed is for."""
+    users = {card.id for card in cards if any(each.package == package for each in card.implementations)}
+    blocked = [each.id for each in support if each.id in users and not each.runs]
+    others = [each.id for each in support if each.id in users and each.runs]
+    parts = [f"required by {', '.join(blocked)}"] if blocked else []
+    parts += [f"optional: alternative implementation of {', '.join(others)}"] if others else []
+    return "; ".join(parts) or _OPTIONAL_PACKAGES.get(package, "required by all optimizers")
 
 
 def _explain_unusable(card: Optimizer, implementation: Implementation, machine: Machine) -> str | None:

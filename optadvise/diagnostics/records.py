@@ -104,6 +104,7 @@ class DoctorReport(Struct, frozen=True, kw_only=True):
     python: str
     platform: str
     packages: dict[str, str | None]  # versions; None for a package that is not installed
+    missing: dict[str, str]  # packages that are not installed, and what they are for
     torch: TorchReport
     devices: tuple[Device, ...]
     driver_problem: str | None  # why nvidia-smi failed

@@ -19,7 +19,7 @@ from optadvise.core.cards import (
     Value,
 )
 from optadvise.core.claim_cards import Claim
-from optadvise.core.findings import Evidence
+from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import Document
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render.documents import EvidenceDocument, build_evidence
@@ -124,6 +124,14 @@ class ClaimList(Document, frozen=True, kw_only=True):
     claims: tuple[ClaimEntry, ...]
 
 
+class ClaimCard(ClaimEntry, frozen=True, kw_only=True):
+    """`optadvise show --json` of a claim."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["claim"] = "claim"
+    evidence: EvidenceDocument
+
+
 def list_optimizers(cards: Iterable[Optimizer]) -> OptimizerList:
     """Return optimizers for the list."""
     return OptimizerList(optimizers=tuple(convert(_list_fields(card), OptimizerEntry) for card in cards))
@@ -178,6 +186,13 @@ def _build_schedule(kind: type[_Schedule], card: Scheduler, catalog: Catalog) ->
 def list_claims(claims: Iterable[Claim]) -> ClaimList:
     """Return claims for the list."""
     return ClaimList(claims=tuple(convert(claim, ClaimEntry, from_attributes=True) for claim in claims))
+
+
+def build_claim(claim: Claim, finding: ClaimFinding | None) -> ClaimCard:
+    """Return a claim with the result of its experiment on this machine; None without one."""
+    evidence = build_evidence(None, Evidence(claims=() if finding is None else (finding,)))
+    fields = {**asdict(claim), "says": claim.quote, "optimizers": claim.optimizers, "evidence": evidence}
+    return convert(fields, ClaimCard, from_attributes=True)
 
 
 def name_in_frameworks(catalog: Catalog, card: Optimizer | Scheduler) -> dict[str, str | None]:

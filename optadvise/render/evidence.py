@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from optadvise.core.cards import Implementation
+from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import (
     CONFORMS,
     DEVIATES,
@@ -95,6 +96,17 @@ def _describe_ratio(ratio: float, benchmark: BenchmarkFinding) -> str:
         return f"step() took {format_figure(ratio, benchmark.ci95)} times as long as {benchmark.versus}"
     rounded = show_figure(float(f"{ratio:.2g}"))
     return f"step() took about {rounded} times as long as {benchmark.versus} (too few rounds for an interval)"
+
+
+def describe_outcome(claim: Claim, finding: ClaimFinding | None) -> str:
+    """Return the outcome of a claim on this machine.
+
+    Args:
+        finding: Result of its experiment; None if it was not tested.
+    """
+    if finding is not None:
+        return f"{finding.verdict.capitalize()} on this machine. {describe_measurement(finding)}"
+    return f"Not testable here: requires {claim.needs}." if claim.needs else "Not tested on this machine."
 
 
 def _describe_claim(claim: ClaimFinding) -> str:

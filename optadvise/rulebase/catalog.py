@@ -191,7 +191,7 @@ class Catalog:
         return look_up(self._scheduler_names, name, flag, "optadvise list --schedules prints all")
 
     def find(self, name: str) -> tuple[str, str]:
-        """Return the kind (optimizer or schedule) and id of a name in any spelling.
+        """Return the kind (optimizer, schedule or claim) and id of a name in any spelling.
 
         Raises:
             InputError: The name does not exist.
@@ -201,9 +201,14 @@ class Catalog:
             return "optimizer", self._optimizer_names[key]
         if key in self._scheduler_names:
             return "schedule", self._scheduler_names[key]
-        ids = [*self.optimizer_ids, *self.scheduler_ids, *self._rules]
+        claims = {normalize_spelling(claim): claim for claim in self.claims}
+        if key in claims:
+            return "claim", claims[key]
+        ids = [*self.optimizer_ids, *self.scheduler_ids, *self._rules, *self.claims]
         guess = suggest_name(name, ids, self._scheduler_names | self._optimizer_names)
-        message = f"no optimizer, schedule or rule is named {name!r}; {f'{guess} ' if guess else ''}see optadvise list"
+        message = (
+            f"no optimizer, schedule, rule or claim is named {name!r}; {f'{guess} ' if guess else ''}see optadvise list"
+        )
         raise InputError(message, code=ErrorCode.UNKNOWN_NAME, value=name)
 
     def rule(self, name: str) -> Rule | None:

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from optadvise.core.cards import AGREES, SHARDING_LABELS, Implementation, Optimizer, Scheduler, StateTensor, Value
 from optadvise.core.claim_cards import Claim
-from optadvise.core.findings import Evidence
+from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render import evidence, headings
 from optadvise.render.catalog import name_in_frameworks
@@ -25,6 +25,7 @@ from optadvise.render.text.console import (
     print_unbroken,
 )
 from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.hyperparameters import format_value
 
 _GUIDE_BYTES = 4  # per number in the guide
@@ -53,15 +54,46 @@ def print_schedules(cards: Sequence[Scheduler]) -> None:
         print_rows(out, rows, ("schedule", "left"), ("shape", "left"), ("", "wrap"))
 
 
-def print_claims(claims: Iterable[Claim]) -> None:
-    """Print each claim with its id and sources."""
+def print_claims(catalog: Catalog, findings: Mapping[str, ClaimFinding]) -> None:
+    """Print each claim with its outcome and sources.
+
+    Args:
+        findings: Results on this machine by the id of the claim.
+    """
     with Page() as out:
-        out.print("Claims to test; not necessarily true.")
-        for claim in claims:
+        out.print("Claims of papers, the guide and the authors of optadvise; some are false.")
+        out.print(escape(f"[measured]: {catalog.sources['measured'].title}"))
+        for claim in catalog.claims.values():
             out.print(f"\n[bold]{claim.id}[/bold]")
             print_paragraph(out, escape(claim.claim))
+            outcome = evidence.describe_outcome(claim, findings.get(claim.id))
+            print_paragraph(out, escape(" ".join([outcome, *([claim.limits] if claim.limits else [])])))
             print_unbroken(out, f"[{', '.join(claim.cite)}]")
         out.print("\noptadvise verify --claim ID tests one claim on this machine, verify --all tests all.")
+
+
+def print_claim(claim: Claim, catalog: Catalog, finding: ClaimFinding | None) -> None:
+    """Print a claim.
+
+    Args:
+        finding: Result of its experiment on this machine; None without one.
+    """
+    rows = [
+        ("quote", claim.quote),
+        ("optimizers", ", ".join(claim.optimizers)),
+        ("measured quantity", claim.measures),
+        ("claimed range", claim.expected_range and format_condition([claim.expected_range])),
+        ("limits", claim.limits),
+        ("rules", ", ".join(claim.supports)),
+        ("outcome", evidence.describe_outcome(claim, finding)),
+    ]
+    with Page() as out:
+        out.print(f"[bold]{claim.id}[/bold]")
+        print_paragraph(out, escape(claim.claim))
+        print_section(out, "Details", [(label, escape(text)) for label, text in rows if text], "left", "wrap")
+        print_sources(out, claim.cite, catalog)
+        if claim.experiment is not None:
+            out.print(f"\noptadvise verify --claim {claim.id} tests it on this machine.")
 
 
 def print_tree(cards: Iterable[Optimizer]) -> None:

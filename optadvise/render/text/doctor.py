@@ -41,7 +41,7 @@ def _print_devices(out: Console, report: DoctorReport) -> None:
 def _print_packages(out: Console, report: DoctorReport) -> None:
     rows = []
     for package, version in report.packages.items():
-        note = "" if version else f"pip install {package}"
+        note = "" if version else f"{report.missing[package]}; pip install {package}"
         if package == "torch":
             note = f"built for {report.torch.built_for}" if report.torch.imports else "cannot be imported"
         rows.append((package, escape(version or "not installed"), escape(note)))
@@ -58,7 +58,8 @@ def _print_optimizers(out: Console, report: DoctorReport) -> None:
     sections = (
         (f"Usable optimizers: {len(running)} of {len(optimizers)}",
          [(optimizer.id, escape(optimizer.implementation or "")) for optimizer in running]),
-        ("Usable with another implementation", [(card.id, escape(card.note)) for card in running if card.note]),
+        ("Usable, but not with the recommended implementation",
+         [(card.id, escape(card.note)) for card in running if card.note]),
         ("Not usable", [(card.id, escape(card.why_not)) for card in optimizers if card.why_not]),
     )  # fmt: skip
     for title, rows in sections:
