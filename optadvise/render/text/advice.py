@@ -48,7 +48,7 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
 _WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
-_FUNCTIONS = {"max_grad_norm": "for clip_grad_norm_"}  # hyperparameters that are no arguments of the optimizer
+_FUNCTIONS = {"max_grad_norm": "for clip_grad_norm_"}  # hyperparameters of the training loop
 
 
 def render_text(

@@ -152,7 +152,7 @@ def print_fixes(
     chains = answer.fixes[:_SHORT_CHAINS] if is_short else answer.fixes
     title = headings.FIXES
     if name_optimizer and "optimizer" in answer.situation.assumed:
-        title = title.replace("(", f"(with {answer.optimizer} unless stated, ")
+        title = title.replace("(", f"(with {answer.optimizer} unless changed, ")
     if len(answer.fixes) > len(chains):
         title = title.replace(")", f"; {len(chains)} of {len(answer.fixes)})")
     out.print(format_heading(title))
