@@ -10,12 +10,19 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
+from optadvise.benchmark.options import DTYPES, WORKLOADS
 from optadvise.core.findings import AuditFinding, BenchmarkFinding, Evidence, Throughput
 from optadvise.core.records import FactValues, Recommendation
 from optadvise.render import headings
 from optadvise.render.evidence import list_sentences, select_relevant
 from optadvise.render.labels import format_sentence
-from optadvise.render.recommendation import describe_schedule, format_call, list_changes
+from optadvise.render.recommendation import (
+    describe_schedule,
+    format_bench_command,
+    format_call,
+    format_exact_bench_command,
+    list_changes,
+)
 from optadvise.render.text.advice import render_text
 from optadvise.rulebase.constructor import convert_lists
 from tests.cli import optadvise
@@ -278,3 +285,41 @@ def test_only_failed_audits_of_the_implementation_are_relevant(
 def test_reasons_are_sentences() -> None:
     assert format_sentence("adapters alone carry state") == "Adapters alone carry state."
     assert format_sentence("The state is small.") == "The state is small."
+
+
+# -- next command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "command"),
+    [
+        ({"model": "cnn", "optimizer": "ranger"}, "optadvise bench ranger --workload cnn --precision amp-bf16"),
+        ({"model": "mlp", "optimizer": "lion", "precision": "fp32"}, "optadvise bench lion --workload mlp"),
+        ({"model": "transformer", "optimizer": "lion", "precision": "bf16"}, "optadvise bench lion --precision bf16"),
+        ({"model": "gnn", "optimizer": "adam", "precision": "fp32"}, "optadvise bench adam"),  # no such workload
+    ],
+)
+def test_the_next_command_measures_the_model_and_precision(
+    inputs: FactValues, command: str, rules: CompiledRules
+) -> None:
+    assert format_bench_command(advise(rules, inputs), rules.catalog) == command
+
+
+@pytest.mark.parametrize("model", ["transformer", "cnn", "mlp", "rnn", "gan", "vit"])
+def test_the_control_is_not_compared_with_itself(model: str, rules: CompiledRules) -> None:
+    advice = advise(rules, {"model": model, "optimizer": "adamw"})
+    assert advice.alternatives
+    words = format_bench_command(advice, rules.catalog).split()
+    assert words[2] in {other.id for other in advice.alternatives}
+    assert f"--control {words[2]}" in format_exact_bench_command(advice, rules.catalog, "optadvise recommend")
+    alone = replace(advice, alternatives=())
+    assert " adamw --control none" in format_bench_command(alone, rules.catalog)
+
+
+def test_every_next_command_fits_80_columns_and_has_a_precision_of_bench(rules: CompiledRules) -> None:
+    for name in rules.catalog.optimizer_ids:
+        for model in WORKLOADS:
+            advice = advise(rules, {"model": model, "optimizer": name, "precision": "amp-bf16"})
+            command = format_bench_command(advice, rules.catalog)
+            assert len(f"{headings.NEXT}  {command}") <= 80
+    assert set(rules.catalog.facts["precision"].values or ()) == set(DTYPES)  # each is a --precision of bench

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from optadvise.benchmark.defaults import SIZES
 from optadvise.benchmark.user_workload import load_user
-from optadvise.benchmark.workload_sizes import SIZES
 from optadvise.benchmark.workloads import Workload, build, parameter_shapes
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError

@@ -9,8 +9,8 @@ from typing import Annotated, get_args, get_type_hints
 
 from msgspec import Struct
 
+from optadvise.benchmark.defaults import CONTROL, PRECISION, SIZES, WORKLOAD
 from optadvise.benchmark.spec import DType, ModelSize, Sharding
-from optadvise.benchmark.workload_sizes import SIZES
 
 WORKLOADS = tuple(SIZES)  # built-in
 MODEL_SIZES, DTYPES, SHARDINGS = (tuple(get_args(kind)) for kind in (ModelSize, DType, Sharding))
@@ -41,7 +41,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
 
     control: Annotated[
         str, Option("Optimizer to compare with, or none (default: adamw).", _TRAINING, catalog="optimizers")
-    ] = "adamw"
+    ] = CONTROL
     implementation: Annotated[
         str | None,
         Option(
@@ -55,7 +55,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
             help="transformer (default), cnn, mlp, or package.module:function that returns (module, batches[, loss]).",
             group=_TRAINING, choices=WORKLOADS, is_open=True,
         ),
-    ] = "transformer"  # fmt: skip
+    ] = WORKLOAD  # fmt: skip
     model_size: Annotated[
         str, Option(help="Size of the model (default: tiny).", group=_TRAINING, choices=MODEL_SIZES)
     ] = "tiny"
@@ -73,7 +73,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
             group=_TRAINING,
             choices=DTYPES,
         ),
-    ] = "fp32"
+    ] = PRECISION
     device: Annotated[
         str, Option(help="Device to measure on (default: auto).", group=_MEASUREMENT, choices=DEVICES)
     ] = "auto"

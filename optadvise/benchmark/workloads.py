@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optadvise.benchmark.defaults import SIZES, TEXT_WORKLOADS
 from optadvise.benchmark.options import DTYPES
 from optadvise.benchmark.workload_data import VOCABULARY, default_loss, image_batches, language_loss, text_batches
 from optadvise.benchmark.workload_networks import NETWORKS, fit, nearest_shape
-from optadvise.benchmark.workload_sizes import SIZES, TEXT_WORKLOADS
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, check_choice
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from optadvise.benchmark.defaults import SIZES, TEXT_WORKLOADS
 from optadvise.benchmark.metrics import METRICS, metric_value
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Interval, Ratio, RequirementResult
 from optadvise.benchmark.spec import Spec
-from optadvise.benchmark.workload_sizes import SIZES, TEXT_WORKLOADS
 from optadvise.core.cards import SHARDING_LABELS
 from optadvise.core.findings import has_narrow_interval
 from optadvise.core.units import show_bytes, show_count, show_figure, show_share

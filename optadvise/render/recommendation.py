@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optadvise.benchmark.defaults import CONTROL, PRECISION, SIZES, WORKLOAD
 from optadvise.codegen.values import format_value as format_python
-from optadvise.core.cards import Implementation, Phase, Value
+from optadvise.core.cards import Implementation, Optimizer, Phase, Value
 from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, Recommendation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.render.labels import format_change, format_range, format_state_bytes
@@ -14,6 +15,54 @@ from optadvise.rulebase.constructor import argument_name
 from optadvise.rulebase.hyperparameters import format_value
 
 _SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+
+
+# -- measurement ------------------------------------------------------------------------------------------------------
+
+
+def format_bench_command(advice: Recommendation, catalog: Catalog) -> str:
+    """Return the command that compares the optimizer with the control, or the control with its first alternative.
+
+    The workload and the precision are those of the run where `bench` has them.
+
+    Example:
+        `optadvise bench ranger --workload cnn --precision amp-bf16`
+    """
+    measured = advice.optimizer.id
+    if measured == CONTROL:
+        measured = _find_alternative(advice, catalog) or f"{measured} --control none"
+    return f"optadvise bench {measured}{_format_bench_options(advice)}"
+
+
+def format_exact_bench_command(advice: Recommendation, catalog: Catalog, recommend: str) -> str:
+    """Return the command that benchmarks exactly the recommended hyperparameters.
+
+    Args:
+        recommend: Command that prints the recommendation.
+    """
+    control = ""
+    if advice.optimizer.id == CONTROL:
+        control = f" --control {_find_alternative(advice, catalog) or 'none'}"
+    return f"{recommend} --json | optadvise bench -{control}{_format_bench_options(advice)}"
+
+
+def _find_alternative(advice: Recommendation, catalog: Catalog) -> str | None:
+    """Return the first alternative that `bench` can run with and without a GPU; None without one."""
+    names = (other.id for other in advice.alternatives if other.id != CONTROL)
+    return next((name for name in names if _runs_everywhere(catalog.optimizer(name))), None)
+
+
+def _runs_everywhere(card: Optimizer) -> bool:
+    """Return whether an implementation can be installed with pip and supports the devices of `bench`."""
+    installable = (each for each in card.implementations if each.package is not None)
+    return not card.paged and any({"cpu", "cuda"} <= set(each.devices) for each in installable)
+
+
+def _format_bench_options(advice: Recommendation) -> str:
+    """Return the options of `bench` for the model and the precision of the run; empty for the defaults."""
+    model, precision = advice.situation.model, advice.situation.precision
+    workload = f" --workload {model}" if model in SIZES and model != WORKLOAD else ""
+    return workload + (f" --precision {precision}" if precision != PRECISION else "")
 
 
 # -- numbers and schedule ---------------------------------------------------------------------------------------------

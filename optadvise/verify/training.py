@@ -11,9 +11,9 @@ from msgspec import to_builtins
 from torch import Tensor, nn
 
 from optadvise.benchmark import optimizer_builder, workloads
+from optadvise.benchmark.defaults import SIZES
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.workload_data import VOCABULARY, language_loss, text_batches
-from optadvise.benchmark.workload_sizes import SIZES
 from optadvise.core.findings import ExperimentSetting
 from optadvise.verify.builder import silence_libraries
 

@@ -23,8 +23,10 @@ from optadvise.render.memory import describe_fit, describe_sized_run
 from optadvise.render.recommendation import (
     describe_run,
     describe_schedule,
+    format_bench_command,
     format_call,
     format_companion_call,
+    format_exact_bench_command,
     format_state,
     list_changes,
     list_table_numbers,
@@ -142,9 +144,9 @@ def _print_explained_sections(
     _print_warnings(out, advice)
     print_assumptions(out, advice.situation, catalog)
     out.print(format_heading(headings.NEXT))
-    out.print(f"  optadvise bench {advice.optimizer.id}")
+    print_unbroken(out, format_bench_command(advice, catalog))
     print_paragraph(out, "With exactly these hyperparameters:")
-    print_unbroken(out, "optadvise recommend … --json | optadvise bench -", indent=4)
+    print_unbroken(out, format_exact_bench_command(advice, catalog, "optadvise recommend …"), indent=4)
 
 
 def _format_reason(entry: TraceEntry | HyperparameterStep) -> str:

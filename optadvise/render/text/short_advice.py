@@ -12,7 +12,7 @@ from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.labels import format_sentence
 from optadvise.render.memory import describe_fit, describe_sized_run, is_tight, list_large_parts
-from optadvise.render.recommendation import list_changes, sort_warnings
+from optadvise.render.recommendation import format_bench_command, list_changes, sort_warnings
 from optadvise.render.text.console import print_labelled, print_section
 from optadvise.render.text.estimate import print_fixes
 from optadvise.render.text.situation import print_inputs
@@ -40,7 +40,7 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     _print_notes(out, advice)
     print_inputs(out, advice.situation, catalog)
     out.print()
-    print_labelled(out, [(headings.NEXT, f"optadvise bench {advice.optimizer.id}")])
+    print_labelled(out, [(headings.NEXT, format_bench_command(advice, catalog))])
     out.print(_HINT)
 
 

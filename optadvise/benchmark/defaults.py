@@ -1,9 +1,13 @@
-"""Dimensions of the built-in workloads, by name and model size."""
+"""Defaults of `optadvise bench`, and dimensions of its workloads. Imported at every start of `recommend`."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
+
+CONTROL: Final = "adamw"
+WORKLOAD: Final = "transformer"
+PRECISION: Final = "fp32"
 
 
 class WorkloadSize(Struct, frozen=True):
