@@ -200,10 +200,10 @@ def test_markdown_is_complete_and_escaped(rules: CompiledRules) -> None:
     trace = (replace(advice.trace[0], because="<script>x</script> [y](javascript:z)\n# h | a"), *advice.trace[1:])
     text = render_recommendation(replace(advice, trace=trace), CATALOG)
     for number in advice.hyperparameters:
-        assert number.value is None or number.name.replace("_", "\\_") in text
+        assert number.value is None or number.name in text
     for rule in (*(entry.rule for entry in advice.trace), *(other.id for other in advice.alternatives)):
         assert f"**{rule}**" in text
     assert text.count("\n| ") > len(advice.memory.breakdown)
-    assert "<script>" not in text
+    assert "<script>" not in text.replace("\\<", "")
     assert "[y](javascript" not in text
     assert "\n# h" not in text

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_SYNTAX = re.compile(r"[\\`*_\[\]<>~$&]")
-_BLOCK = re.compile(r"^(\d*)([-+#.)])(?=[-+#\s]|$)")  # start of a heading, a line or a list item
+# Within a word or before a space, `_`, `<` and `&` are plain text.
+_SYNTAX = re.compile(r"[\\`*\[\]~$]|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|&(?=[\w#])")
+_BLOCK = re.compile(
+    r"^(\d*)([-+#.)](?=[-+#\s]|$)|>|=(?==*$))"
+)  # start of a heading, a line, a quotation or a list item
 _REFERENCE = re.compile(r"(?<!\w)([@#])(?=\w)")  # a user or an issue, which GitHub notifies or links
 _ADDRESS = re.compile(r"://|(?<=\bwww)\.", re.IGNORECASE)  # GitHub makes links of these
 
@@ -22,7 +25,7 @@ def escape_markdown(text: str) -> Markdown:
 
     Example:
         >>> escape_markdown("<b> [x](y) and snake_case, @team")
-        '\\<b\\> \\[x\\](y) and snake\\_case, @<!-- -->team'
+        '\\<b> \\[x\\](y) and snake_case, @<!-- -->team'
     """
     if isinstance(text, Markdown):
         return text
