@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import Counter
@@ -78,7 +79,7 @@ def run_campaign(
     names: Sequence[str] = (),
     report: Callable[[str, FindingError], None] = lambda *_: None,
 ) -> dict[str, Count]:
-    """Run the targets in turn for a time, each for a share by its weight.
+    """Run the targets in turn for a time, each for a share by its weight; Ctrl-C ends the campaign early.
 
     Args:
         seconds: Time of the whole campaign.
@@ -90,14 +91,15 @@ def run_campaign(
     counts = {name: Count() for name in names or TARGETS}
     spent = dict.fromkeys(counts, 0.0)
     numbers, end = itertools.count(seed * 10**6), time.monotonic() + seconds
-    while time.monotonic() < end:
-        name = min(counts, key=lambda one: spent[one] / TARGETS[one].weight)
-        started = time.monotonic()
-        for number in itertools.islice(numbers, _BATCH):
-            found = run_case(name, number, sandbox, counts[name])
-            if found is not None:
-                report(name, found)
-        spent[name] += time.monotonic() - started
+    with contextlib.suppress(KeyboardInterrupt):
+        while time.monotonic() < end:
+            name = min(counts, key=lambda one: spent[one] / TARGETS[one].weight)
+            started = time.monotonic()
+            for number in itertools.islice(numbers, _BATCH):
+                found = run_case(name, number, sandbox, counts[name])
+                if found is not None:
+                    report(name, found)
+            spent[name] += time.monotonic() - started
     return counts
 
 
