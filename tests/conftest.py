@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.rulebase.catalog import Catalog, load
@@ -41,6 +42,9 @@ os.environ.setdefault("OPTADVISE_TESTS_DAY", str(date.today().toordinal()))
 # A shell without job control makes its child processes ignore SIGINT, unlike an interactive shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fork_server.install()
+# A busy machine is no failure.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 DATA, _COUNT = f"{os.environ['OPTADVISE_DATA_DIR']}/{os.getpid()}", itertools.count()
 
 

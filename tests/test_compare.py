@@ -271,7 +271,7 @@ def test_coverage_of_the_interval_of_a_ratio_of_ratios(count: int) -> None:
     assert hits / runs >= 0.935
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_corrupted_files_raise_expected_errors(data: st.DataObject) -> None:
     corrupted = result(control=False)

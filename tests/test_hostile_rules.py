@@ -201,7 +201,7 @@ FILES = [file for file in FILES if file not in (*FRAMEWORK_FILES, *SURFACE_FILES
 ADVISOR = CompiledRules(load())
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(st.integers(0, 2**32))
 def test_damaged_file_raises_only_rule_file_errors(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -221,7 +221,7 @@ def _parse_again(text: str, path: str) -> tuple[yaml.Node, Context]:
     return _parse(text, path), Context(path, text.splitlines())
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(st.integers(0, 2**32), st.sampled_from(["adamw", "lion", "muon", "rmsprop"]))
 def test_damaged_frameworks_raise_rule_file_errors_or_write_a_program(seed: int, name: str) -> None:
     base = ADVISOR.catalog.base

@@ -337,7 +337,7 @@ def test_deciding_row_matches_brute_force(seed: int) -> None:
         _check_decisions(make_table(random))
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 @given(st.randoms(use_true_random=False))
 def test_deciding_row_matches_brute_force_in_tables_of_hypothesis(random: Random) -> None:
     _check_decisions(make_table(random))
@@ -466,7 +466,7 @@ def test_findings_match_brute_force(seed: int) -> None:
     assert min(seen[kind] for kind in (GAP, OVERLAP, SHADOWED, OVERRIDE, "sound")) >= 100, seen
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 @given(st.randoms(use_true_random=False))
 def test_findings_match_brute_force_in_tables_of_hypothesis(random: Random) -> None:
     _check_findings(make_table(random))

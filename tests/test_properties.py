@@ -59,7 +59,7 @@ def _is_in_range(number: AdvisedHyperparameter) -> bool:
     return number.low <= number.value <= number.high
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 @given(ANSWERS, st.none() | st.sampled_from(ADVISOR.catalog.optimizer_ids))
 def test_valid_situation_has_a_consistent_recommendation(answers: dict[str, Any], pinned: str | None) -> None:
     inputs = answers if pinned is None else {**answers, "optimizer": pinned}
@@ -88,7 +88,7 @@ def test_valid_situation_has_a_consistent_recommendation(answers: dict[str, Any]
         )
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 @given(ANSWERS)
 @example({"params": 1, "vram_bytes": 2**20})  # the sample length depends on the kind of network
 def test_reported_sensitivity_changes_the_optimizer(answers: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def _read(name: str, text: str) -> InputValue:
     return text if FACTS[name].values is not None else read_value(FACTS[name], text)
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(ANSWERS)
 def test_recommendation_does_not_depend_on_earlier_ones(answers: dict[str, Any]) -> None:
     situation = _complete(answers)
@@ -122,7 +122,7 @@ def test_recommendation_does_not_depend_on_earlier_ones(answers: dict[str, Any])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 @given(st.sampled_from(["--" + name.replace("_", "-") for name in FACTS if FACTS[name].type != "flag"]), TEXTS)
 def test_any_text_of_an_option_is_accepted_or_one_error_line(flag: str, text: str) -> None:
     flag = {"--vram-bytes": "--vram"}.get(flag, flag)
@@ -137,7 +137,7 @@ def test_any_text_of_an_option_is_accepted_or_one_error_line(flag: str, text: st
         json.loads(result.out)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 @given(st.text(max_size=12))
 def test_units_return_a_positive_integer_or_raise_an_input_error(text: str) -> None:
     for parse in (parse_bytes, parse_count):

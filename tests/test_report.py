@@ -185,7 +185,7 @@ def check_page(page: Page) -> None:
     for figure in [e for e in page.all("svg") if "role" in e.attributes]:
         assert figure.attributes["role"] == "img"
         assert len(str(figure.attributes["aria-labelledby"]).split()) == 2
-    assert not re.search(r"\b(None|nan|Undefined|inf)\b", page.prose)
+    assert not re.search(r"(?<!=)\b(None|nan|Undefined|inf)\b", page.prose)  # but for arguments of a call
 
 
 def test_stdout_is_the_same_with_a_page(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_page_that_cannot_be_written_is_reported_before_any_output(command: st
 def test_the_command_line_on_a_page_reproduces_the_page(folder: Path) -> None:
     line = "--gpu 'rtx 4090' --params 1.5B --sparse-gradients --seq-len 1K"
     first, page = recommend_page(line, folder / "first.html")
-    command = re.search(r"optadvise recommend (.*?) Measure this", page.text)
+    command = re.search(r"optadvise recommend (.*?) Compare optimizers", page.text)
     assert command is not None
     second, _ = recommend_page(command[1], folder / "second.html")
     assert first == second

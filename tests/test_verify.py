@@ -270,12 +270,15 @@ def test_user_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("Raises", 1, findings.FAILS, "RuntimeError: not today"), ("Dies", 1, findings.FAILS, "code 7"),
         ("NoDecay", 1, findings.DEVIATES, "weight_decay"),
         ("SharesState", 1, findings.DEVIATES, "saving and loading in another process"),
-        ("function", 4, findings.ABSENT, "mine.function"), ("Missing", 4, findings.ABSENT, "mine.Missing"),
     ):  # fmt: skip
         code, entry = run(name)
         assert (code, entry["verdict"], detail in (entry["why"] or "")) == (exit_code, verdict, True), (name, entry)
     code, entry = run("Hangs", "--timeout", "8")
     assert (code, entry["verdict"], "8 s" in entry["why"]) == (1, findings.FAILS, True)
+    for name in ("function", "Missing"):
+        result = optadvise("verify", "--import", f"mine.{name}", "--as", "adamw")
+        assert result.failure is not None
+        assert (result.code, result.failure.option) == (4, "--import"), name
 
 
 @pytest.mark.parametrize(
