@@ -14,7 +14,7 @@ from msgspec import Struct
 from optadvise.cli.arguments import check_arguments
 from optadvise.cli.failures import Failure, classify_error, print_warnings, report_failure
 from optadvise.cli.help import GroupedCommand, GroupedGroup, format_epilog
-from optadvise.cli.interrupts import install_handlers
+from optadvise.cli.interrupts import ignore_signals, install_handlers
 from optadvise.cli.run_options import add_run_options
 from optadvise.cli.spellings import JSON_FILE_COMMANDS, normalize_arguments
 from optadvise.cli.streams import discard_stdout, flush_stdout, prepare_streams
@@ -148,6 +148,7 @@ def main() -> None:
     code = run(sys.argv[1:])
     with contextlib.suppress(OSError):  # `run` has already reported that stdout cannot be written
         flush_stdout()
+    ignore_signals()
     sys.exit(code)
 
 

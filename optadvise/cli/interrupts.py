@@ -52,3 +52,10 @@ def install_handlers() -> None:
     for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) is default:
             signal.signal(number, _interrupts.handle)
+
+
+def ignore_signals() -> None:
+    """Ignore further signals: the interpreter restores the default handlers before it exits, with another exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) == _interrupts.handle:
+            signal.signal(number, signal.SIG_IGN)
