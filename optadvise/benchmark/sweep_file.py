@@ -20,6 +20,16 @@ from optadvise.core.yaml_types import Identifier, Plain
 
 _MAX_CELLS = 10_000
 _MAX_BYTES = 2**20
+# Job parameters of submitit, but not those that run commands in the job.
+_SLURM_PARAMETERS = (
+    "account", "array_parallelism", "comment", "constraint", "cpus_per_gpu", "cpus_per_task", "dependency", "exclude",
+    "exclusive", "gpus_per_node", "gpus_per_task", "gres", "job_name", "mail_type", "mail_user", "mem", "mem_per_cpu",
+    "mem_per_gpu", "nodelist", "nodes", "ntasks_per_node", "partition", "qos", "signal_delay_s", "time", "use_srun",
+)  # fmt: skip
+_JOB_PARAMETERS = (
+    "cpus_per_task", "gpus_per_node", "mem_gb", "name", "nodes", "tasks_per_node", "timeout_min",
+    *(f"slurm_{name}" for name in _SLURM_PARAMETERS),
+)  # fmt: skip
 
 
 class Grid(Struct, frozen=True):
@@ -68,7 +78,7 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
         if key == "optimizers":
             optimizers = make_list_reader(read_text, 1)(value_node, context)
         elif key == "slurm":
-            job_parameters = find_reader(Mapping[Identifier, Plain])(value_node, context)
+            job_parameters = _read_job_parameters(value_node, context)
         elif key in options:
             values[key] = _read_values(value_node, context)
         else:
@@ -81,6 +91,21 @@ def _read_grid(node: yaml.Node, context: Context, options: Sequence[str]) -> Gri
         options={name: values[name] for name in options if name in values},
         job_parameters=job_parameters,
     )
+
+
+def _read_job_parameters(node: yaml.Node, context: Context) -> Mapping[str, Value]:
+    """Return the parameters of Slurm jobs; those that can run a command, such as slurm_setup, are not accepted."""
+    for key_node, key, _ in list_pairs(node, context):
+        if key not in _JOB_PARAMETERS:
+            hint = suggest_name(key, _JOB_PARAMETERS) or "use one that runs no command, such as slurm_partition"
+            context.fail(key_node, f"unknown job parameter {key!r}; {hint}", ErrorCode.UNKNOWN_KEY)
+    parameters: Mapping[str, Value] = find_reader(Mapping[Identifier, Plain])(node, context)
+    for _, key, value_node in list_pairs(node, context):
+        value = parameters[key]
+        if not isinstance(value, (str, int, float)) or (isinstance(value, str) and not value.isprintable()):
+            message = f"{key} must be a number, true, false or text on one line"
+            context.fail(value_node, message, ErrorCode.INVALID_VALUE)
+    return parameters
 
 
 def _check_grid(grid: Grid, file: str) -> None:
