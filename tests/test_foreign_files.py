@@ -18,6 +18,7 @@ import yaml
 
 from optadvise.benchmark import runner
 from optadvise.benchmark.evidence import save_findings
+from optadvise.benchmark.records import MAX_ARMS
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError
 from optadvise.core.findings import AuditFinding, ClaimFinding
@@ -389,3 +390,15 @@ def test_a_device_without_data_is_unreadable() -> None:
     with pytest.raises(ForeignFileError) as caught:
         read_stream(cast("IO[bytes]", Empty()))
     assert caught.value.code is ErrorCode.FILE_UNREADABLE
+
+
+def test_results_with_too_many_optimizers_are_rejected(tmp_path: Path) -> None:
+    data = result()
+    arms = [{**data["arms"][0], "label": str(number), "role": "candidate"} for number in range(MAX_ARMS + 1)]
+    for name, part in (("all", arms), ("some", arms[:MAX_ARMS]), ("rest", arms[MAX_ARMS:])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**data, "arms": part, "ratios": []}), encoding="utf-8")
+    files = {name: str(tmp_path / f"{name}.json") for name in ("all", "some", "rest")}
+    done = optadvise("compare", files["all"], files["rest"])
+    assert (done.code, done.error) == (3, "invalid-entry"), done.err
+    done = optadvise("bench", "--merge", files["some"], files["rest"])
+    assert (done.code, done.error) == (2, "out-of-range"), done.err

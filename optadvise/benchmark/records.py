@@ -18,6 +18,7 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 NonNegative = Annotated[float, Meta(ge=0)]
 
 SCHEMA_VERSION: Final = 1
+MAX_ARMS = 500  # of a result: the optimizers and implementations that exist, several times
 PARTS = ("step", "forward", "backward", "optimizer")  # timed parts of a training step
 
 
@@ -260,7 +261,7 @@ class BenchmarkResult(Struct, frozen=True, kw_only=True):
     complete: Annotated[bool, Meta(description="False if the benchmark was interrupted.")]
     environment: Environment
     spec: Spec
-    arms: Annotated[tuple[ArmResult, ...], Meta(min_length=1)]
+    arms: Annotated[tuple[ArmResult, ...], Meta(min_length=1, max_length=MAX_ARMS)]
     ratios: tuple[Ratio, ...]
     requirements: tuple[RequirementResult, ...]
     verdict: Verdict | None

@@ -9,7 +9,7 @@ from msgspec.structs import asdict, replace
 
 from optadvise.benchmark.comparison.comparability import hardware_field
 from optadvise.benchmark.metrics import EXACT_RATIOS, TIMED_RATIOS
-from optadvise.benchmark.records import ArmResult, BenchmarkResult
+from optadvise.benchmark.records import MAX_ARMS, ArmResult, BenchmarkResult
 from optadvise.benchmark.results import exact_ratios
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
@@ -31,12 +31,15 @@ def merge_results(results: Sequence[NamedResult], control: str) -> BenchmarkResu
         control: Id of the optimizer that becomes the control, if an arm has it.
 
     Raises:
-        InputError: Settings or hardware differ, or two arms have the same label.
+        InputError: Settings or hardware differ, two arms have the same label, or there are too many arms.
     """
     base = results[0].result
     for other in results:
         _check_settings(results[0], other)
     arms = tuple(_merge_arms(results, control))
+    if len(arms) > MAX_ARMS:
+        message = f"--merge: the results have {len(arms)} optimizers together; must be at most {MAX_ARMS}"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--merge", value=len(arms))
     reference = next((arm for arm in arms if arm.role == "control" and arm.status == "ok"), None)
     compared = [arm for arm in arms if arm is not reference and arm.status == "ok"]
     metrics = (*TIMED_RATIOS, *EXACT_RATIOS)

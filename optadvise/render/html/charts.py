@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 
@@ -20,6 +19,8 @@ _TONES = 8  # colors in the page's style
 _LABELLED = 5.0  # percent of the width that a segment's number needs on a phone
 _DOT_WIDTH = 6.0  # percent of the width that a dot's number needs
 _LINE_HEIGHT = 5.0  # percent of the height that it needs
+# Line offsets of a dot's number, the nearest first; where all are taken, numbers overlap.
+_LINES = tuple(line for distance in range(1, 9) for line in (-distance, distance))
 _MARGIN = 0.12  # around dots, as a fraction of their span
 
 
@@ -176,7 +177,7 @@ def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], 
     occupied = list(places)  # by dots, then by their numbers
     dots: list[Dot] = []
     for (arm, *_), (x, y) in zip(points, places, strict=True):
-        line = next(n for n in _iterate_lines() if not _is_taken(x, y + _LINE_HEIGHT * n, occupied))
+        line = next((n for n in _LINES if not _is_taken(x, y + _LINE_HEIGHT * n, occupied)), _LINES[0])
         occupied.append((x, y + _LINE_HEIGHT * line))
         low, high = (_percent(end, x_low, x_high) for end in arm.interval) if arm.interval else (None, None)
         dots.append(
@@ -192,12 +193,6 @@ def layout_scatter(arms: Iterable[ScatterArm], format_across: Callable[[float], 
             for value in list_ticks(y_low / unit, y_high / unit)
         ),
     )
-
-
-def _iterate_lines() -> Iterator[int]:
-    """Yield line offsets for a dot's number, the nearest first: above the dot, below it, further above."""
-    for distance in itertools.count(1):
-        yield from (-distance, distance)
 
 
 def _is_taken(x: float, y: float, occupied: Iterable[tuple[float, float]]) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +52,7 @@ def check_picture(file: Path, flag: str, formats: Sequence[str] = PICTURES) -> N
             value=str(file),
         )
     try:
-        import matplotlib
-
+        _import_matplotlib()
         if formats == ANIMATIONS:
             import PIL  # noqa: F401
     except ImportError as error:
@@ -60,10 +62,27 @@ def check_picture(file: Path, flag: str, formats: Sequence[str] = PICTURES) -> N
             option=flag,
             value=str(file),
         ) from error
-    matplotlib.rcdefaults()  # without a matplotlibrc of the current folder, which can start LaTeX
+    check_writable(file, flag)
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib without a matplotlibrc of the current folder, which can start LaTeX or hang.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    spec = find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise ImportError("matplotlib")
+    before = Path.cwd()
+    os.chdir(Path(spec.origin).with_name("mpl-data"))  # it first looks for the file in the current folder
+    try:
+        import matplotlib
+    finally:
+        os.chdir(before)
+    matplotlib.rcdefaults()  # of a program that imported it before
     matplotlib.rcParams["svg.hashsalt"] = "optadvise"  # the same data produce the same file
     matplotlib.rcParams["text.parse_math"] = False  # a $ in a label does not begin a formula
-    check_writable(file, flag)
 
 
 def make_figure(width: float, height: float, **options: Any) -> Any:
@@ -81,7 +100,9 @@ def save_figure(figure: Any, file: Path) -> None:
     kind = file.suffix.lstrip(".").lower()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     out = io.BytesIO()
-    figure.savefig(out, format=kind, metadata=undated)
+    with warnings.catch_warnings():  # names may be so long that they leave too little space for the axes
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
+        figure.savefig(out, format=kind, metadata=undated)
     write_output(file, _reduce_colours(out) if kind == "png" else out.getvalue())
 
 
