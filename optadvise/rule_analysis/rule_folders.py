@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,12 +104,25 @@ def _read_project() -> list[Path]:
         return []
     for parent in (folder, *folder.parents):
         file = parent / "pyproject.toml"
+        if _is_planted(file):
+            continue
         try:
             content = read_bounded(file, _MAX_PROJECT_BYTES, allow_pipe=False)
         except ForeignFileError:
             continue
         return _parse_project(file, content) if b"[tool.optadvise" in content else []  # parsing is slow
     return []
+
+
+def _is_planted(file: Path) -> bool:
+    """Return whether a file of another user is in a folder that everybody can write to, such as /tmp."""
+    if not hasattr(os, "geteuid"):  # Windows
+        return False
+    try:
+        owner, mode = file.lstat().st_uid, file.parent.stat().st_mode
+    except OSError:
+        return False
+    return owner not in (0, os.geteuid()) and bool(mode & stat.S_IWOTH)
 
 
 def _parse_project(file: Path, content: bytes) -> list[Path]:

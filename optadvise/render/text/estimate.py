@@ -36,6 +36,10 @@ _BAR_COLUMNS = 9
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SHORT_CHAINS = 2  # of fixes in the short answer
 _NO_FIX = "No known change makes it fit. Use a smaller model or GPUs with more memory."
+_NO_SEARCH = (
+    "No changes are searched for with --workload. Smaller batches, another --precision, or an --optimizer with less"
+    " state (--all lists them) may make it fit."
+)
 _PAGED = "paged: optimizer state moves to host memory if the GPU is full, and does not count."
 _PROBABLY = (
     "probably: the limit is within the likely range, whose high end is for PyTorch's foreach step where it is the"
@@ -157,7 +161,7 @@ def print_fixes(
         title = title.replace(")", f"; {len(chains)} of {len(answer.fixes)})")
     out.print(format_heading(title))
     if not chains:
-        print_paragraph(out, _NO_FIX)
+        print_paragraph(out, _NO_FIX if answer.measured is None else _NO_SEARCH)
     for number, chain in enumerate(chains, 1):
         _print_chain(out, number, chain, catalog, is_short=is_short)
 

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from optadvise.advice.probes import is_relevant
+from optadvise.core.cards import SHIPPED
 from optadvise.core.records import Situation
+from optadvise.core.text import clean_text
 from optadvise.render import headings
 from optadvise.render.labels import (
     find_gpu_id,
@@ -38,8 +40,12 @@ def print_assumptions(
 
 
 def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
-    """Print the specified options, then the assumed facts: values, then what is unknown; nothing that is off."""
-    specified = _list_specified(situation, catalog)
+    """Print the specified options, then the assumed facts: values, then what is unknown; nothing that is off.
+
+    Rule layers are among the specified options, as pyproject.toml may name them.
+    """
+    layers = [f"rules in {clean_text(name)}" for name, _ in catalog.folders if name != SHIPPED]
+    specified = [*_list_specified(situation, catalog), *layers]
     if specified:
         _print_options(out, specified, f"\n[bold]{headings.SPECIFIED}[/bold]: ")
     facts = [fact for fact in situation.assumed if is_relevant(catalog.facts.get(fact), situation.model)]
