@@ -3,10 +3,12 @@ deleted, and folders that other users can change are not used."""
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from optadvise.rule_analysis import rule_folders, rule_tests
 from optadvise.rulebase import cache
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
+from tests.results import result as result_data
 
 FINDING = AuditFinding(
     optimizer="adamw", path="torch.optim.AdamW", package="torch", verdict="conforms", why=None, worst=None,
@@ -353,3 +356,56 @@ def test_answers_need_neither_cache_nor_evidence(
     assert (result.code, result.error) == (2, "file-not-writable")
     outputs.save_evidence(lambda: store.save_audit(FINDING))
     assert capsys.readouterr().err.startswith("optadvise: warning: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("compare a.json b.json --json a.json", "--json"),
+        ("compare a.json b.json --markdown ./b.json", "--markdown"),
+        ("bench --merge a.json b.json --json b.json", "--json"),
+        ("bench --from rec.json --json rec.json", "--json"),
+        ("sweep sweep.yaml --markdown sweep.yaml", "--markdown"),
+        ("sweep sweep.yaml --json sweep/adamw.json", "--json"),
+        ("recommend --hf-config config.json -o config.json", "--output"),
+        ("estimate --hf-config config.json -o config.json", "--output"),
+        ("rules docs --rules pack -o pack/warn.yaml", "--output"),
+        ("recommend --rules pack -o pack/warn.yaml", "--output"),
+    ],
+)
+def test_no_output_replaces_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, option: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    recommendation = optadvise("recommend", "--json").out
+    contents = {
+        "a.json": json.dumps(result_data()), "b.json": json.dumps(result_data(seed=5)), "rec.json": recommendation,
+        "sweep.yaml": "optimizers: [adamw]\n", "sweep/adamw.json": "{}", "pack/warn.yaml": "table: warn\nrules: []\n",
+        "config.json": '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}',
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    done = optadvise(*line.split())
+    assert done.failure is not None
+    assert (done.code, done.error, done.failure.option) == (2, "option-conflict", option), done.err
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in contents} == contents
+
+
+def test_settings_of_matplotlib_in_the_folder_are_not_read(tmp_path: Path) -> None:
+    """It looks for them when it is imported."""
+    os.mkfifo(tmp_path / "matplotlibrc")
+    code = "from optadvise.render.plots.figures import check_picture, Path; check_picture(Path('a.png'), '--plot')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, timeout=60)
+
+
+def test_a_project_of_another_user_in_a_shared_folder_has_no_rule_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.optadvise]\nrules = ["missing"]\n', encoding="utf-8")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert rule_folders.list_folders(None)
+    give_away(monkeypatch, tmp_path / "pyproject.toml")
+    assert rule_folders.list_folders(None)  # such as in a container
+    tmp_path.chmod(0o1777)
+    assert not rule_folders.list_folders(None)

@@ -181,7 +181,7 @@ def test_example_rule_layer_is_sound_and_applies(tmp_path: Path) -> None:
     result = optadvise("rules", "diff", "-", str(TEAM), "--out", str(tmp_path / "diff.md"))
     assert (result.code, result.out) == (0, "")
     diff = (tmp_path / "diff.md").read_text(encoding="utf-8")
-    assert r"batch\_size \>= 4,096 and \<= 8,192" in diff
+    assert "batch_size >= 4,096 and <= 8,192" in diff
     assert "optimizer paged-adamw8bit disabled" in diff
     data = json.loads(optadvise("recommend", "--batch-size", "4096", "--params", "350M", "--model", "transformer",
                                 "--rules", str(TEAM), "--json").out)  # fmt: skip

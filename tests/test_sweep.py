@@ -26,10 +26,11 @@ from optadvise.benchmark.request import Request
 from optadvise.benchmark.saved_results import decode_result
 from optadvise.benchmark.slurm import submit_cells
 from optadvise.benchmark.sweep_file import read_sweep
-from optadvise.benchmark.sweep_records import Cell
+from optadvise.benchmark.sweep_records import Cell, CellFile
 from optadvise.core import files
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError
+from optadvise.core.json_text import encode_json
 from optadvise.rule_analysis.rule_folders import load_rules
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -171,6 +172,34 @@ def test_folder_is_checked_before_anything_is_measured(
     assert len(command.err.splitlines()) == 1
 
 
+def test_a_cell_that_cannot_be_written_is_reported_first(
+    grid: Path, rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sweep, "run_sweep", lambda *arguments: pytest.fail("measured"))
+    folder = tmp_path / "cells"
+    (folder / f"{read_cells(grid, rules)[-1].name}.json").mkdir(parents=True)
+    command = optadvise("sweep", str(grid), "--folder", str(folder))
+    assert command.failure is not None
+    assert (command.code, command.error, command.failure.option) == (2, "file-not-writable", "--folder")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ("slurm_setup: [touch x]", "unknown-key"),
+        ("slurm_srun_args: [x]", "unknown-key"),
+        ("slurm_additional_parameters: {wrap: x}", "unknown-key"),
+        ('slurm_comment: "x\\n#SBATCH --wrap=x"', "invalid-value"),
+        ("slurm_partition: [gpu]", "invalid-value"),
+    ],
+)
+def test_job_parameters_run_no_commands(tmp_path: Path, parameters: str, error: str) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"optimizers: [adamw]\nslurm: {{{parameters}}}\n", encoding="utf-8")
+    command = optadvise("sweep", str(grid), "--launcher", "slurm")
+    assert (command.code, command.error) == (3, error), command.err
+
+
 def test_large_grids_are_planned_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, calls = load_rules(None), []
 
@@ -209,6 +238,10 @@ def test_cell_locked_by_another_process_is_skipped(grid: Path, rules: CompiledRu
         assert outcome.result is None
         assert "another process" in (outcome.reason or "")
     assert not (tmp_path / f"{cell.name}.json").exists()
+    finished = decode_result(json.dumps(result()).encode(), "")  # by the other process
+    (tmp_path / f"{cell.name}.json").write_text(encode_json(CellFile(cell.options, finished)), encoding="utf-8")
+    (refreshed,) = sweep.refresh_outcomes(tmp_path, [outcome])
+    assert refreshed.result == finished
 
 
 def test_cells_with_errors_or_other_options_are_measured_again(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -199,6 +199,26 @@ def run_sweep(
     for number, cell in enumerate(cells):
         announce(cell, number)
         yield measure_cell(rules, folder, cell)
+
+
+def refresh_outcomes(folder: Path, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Yield outcomes, with the results that other processes have written in the meantime."""
+    for outcome in outcomes:
+        result = outcome.result or read_cell(folder, outcome.cell)
+        yield outcome if result is None else Outcome(outcome.cell, result)
+
+
+def check_cell_files(folder: Path, cells: Iterable[Cell]) -> None:
+    """Check that nothing but a file is in the place of a cell's file, before anything is measured.
+
+    Raises:
+        InputError: A folder, pipe or device is there.
+    """
+    for cell in cells:
+        path = folder / f"{cell.name}.json"
+        if path.exists() and not path.is_file():
+            message = f"--folder {str(folder)!r}: {path.name} is not a regular file; remove it or use another folder"
+            raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option="--folder", value=path)
 
 
 def read_outcomes(folder: Path, cells: Sequence[Cell], reason: str) -> Iterator[Outcome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,7 +96,9 @@ def bench(
         "rules": rules,
         "allow_imports": allow_imports,
     }
-    writer = _make_writer(shown, outputs.command("bench", typed))
+    writer = _make_writer(
+        shown, outputs.command("bench", typed), [from_, *(rules or ()), *(names or () if merge else ())]
+    )
     result = _merge(names or [], compiled.catalog, options.control) if request is None else _measure(request, writer)
     with hold_interrupts():
         if request is not None:
@@ -139,8 +141,8 @@ class _Writer(Struct, frozen=True):
             write_output(path, encode(result))
 
 
-def _make_writer(shown: BenchOutputs, command: str) -> _Writer:
-    """Check that every file can be written, before anything is measured."""
+def _make_writer(shown: BenchOutputs, command: str, inputs: Iterable[Path | str | None]) -> _Writer:
+    """Check that every file can be written and is not an input, before anything is measured."""
     from optadvise.benchmark.saved_results import prepare_saved_result
     from optadvise.cli import outputs, pictures
     from optadvise.render import benchmark_files
@@ -150,7 +152,7 @@ def _make_writer(shown: BenchOutputs, command: str) -> _Writer:
         "--dashboard": shown.dashboard, "--report": shown.report, "--plot": shown.plot,
         "--save": None if shown.save is None else prepare_saved_result(shown.save),
     }  # fmt: skip
-    files = outputs.places(named)
+    files = outputs.places(named, inputs)
     files.pop("--plot", None)  # drawn at the end
     pictures.check(shown.plot)
     encoders: dict[str, Callable[[BenchmarkResult], str]] = {

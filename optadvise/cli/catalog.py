@@ -71,7 +71,7 @@ def list_(
         check_choice("--family", family, FAMILIES)
     if suits is not None:
         check_choice("--for", suits, catalog.facts["model"].values or {})
-    with redirect_to(output):
+    with redirect_to(output, rules or ()):
         if chosen:
             _OTHER_LISTS[chosen[0]](catalog, json_)
             return
@@ -176,7 +176,7 @@ def show(
     catalog = rule_folders.load_catalog(rules)
     rule = catalog.rule(name)
     kind, key = ("rule", "") if rule is not None else catalog.find(name)
-    with redirect_to(output):
+    with redirect_to(output, rules or ()):
         if rule is not None:
             _show_rule(rule, catalog, as_json=json_)
         elif kind == "optimizer":

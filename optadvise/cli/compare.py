@@ -63,7 +63,7 @@ def compare(
         raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--markdown", value="-")
     requirements = [parse_requirement(text) for text in require or ()]
     named = {"--json": json_, "--markdown": markdown}
-    outputs.places({"--plot": plot, **{flag: path for flag, path in named.items() if path != "-"}})
+    outputs.places({"--plot": plot, **{flag: path for flag, path in named.items() if path != "-"}}, [base, new])
     pictures.check(plot)
     before, after = read_result(base), read_result(new)
     comparison = compare_results(before, after, requirements, names=(base, new), force=force)

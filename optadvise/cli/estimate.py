@@ -54,7 +54,7 @@ def estimate(
     from optadvise.advice.memory_answer import answer_memory
     from optadvise.rule_analysis import rule_folders
 
-    places({"--output": output, "--plot": plot})
+    places({"--output": output, "--plot": plot}, [run.get("hf_config"), *(rules or ())])
     if plot is not None:
         from optadvise.render.plots import figures
 

@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
-def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
+def places(named: Mapping[str, Path | str | None], inputs: Iterable[Path | str | None] = ()) -> dict[str, Path]:
     """Return the output files, after checking that each can be written.
 
     Args:
         named: File by option; None where the option is not given.
+        inputs: Files and folders that the command reads; None where the option is not given.
 
     Raises:
-        InputError: A file cannot be written, is stdout, or belongs to two options.
+        InputError: A file cannot be written, is stdout, belongs to two options, or is read by the command.
     """
     from optadvise.core.files import check_writable
 
+    read = [os.path.realpath(path) for path in inputs if path is not None]
     files = {flag: Path(path) for flag, path in named.items() if path is not None}
     for flag, path in files.items():
         if str(path) == "-":
@@ -51,15 +53,19 @@ def places(named: Mapping[str, Path | str | None]) -> dict[str, Path]:
         if same is not None:
             message = f"{flag} {str(path)!r}: {same} writes to the same file; use different files"
             raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=flag, value=path)
+        if path.exists() and any(real == one or real.startswith(f"{one}{os.sep}") for one in read):
+            message = f"{flag} {str(path)!r}: the command reads this file; use another file"
+            raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=flag, value=path)
     return files
 
 
 @contextlib.contextmanager
-def redirect_to(file: Path | None) -> Iterator[None]:
+def redirect_to(file: Path | None, inputs: Iterable[Path | str | None] = ()) -> Iterator[None]:
     """Write everything that is printed to a file; print it where the file is None.
 
     Args:
         file: File of `--output`, which is checked first; so the block contains what takes long.
+        inputs: Files and folders that the command reads.
 
     Raises:
         InputError: The file cannot be written.
@@ -69,7 +75,7 @@ def redirect_to(file: Path | None) -> Iterator[None]:
         return
     from optadvise.core.files import write_output
 
-    places({"--output": file})
+    places({"--output": file}, inputs)
     with contextlib.redirect_stdout(io.StringIO()) as text:
         yield
     write_output(file, text.getvalue(), "--output")

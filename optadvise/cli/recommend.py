@@ -65,7 +65,7 @@ def recommend(
     if output is not None or report is not None:
         from optadvise.cli import outputs
 
-        outputs.places({"--output": output, "--report": report})
+        outputs.places({"--output": output, "--report": report}, [run.get("hf_config"), *(rules or ())])
 
     from optadvise.advice.complete import complete_situation
     from optadvise.advice.inputs import parse_inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from optadvise.cli import options as opt
 from optadvise.cli.help import GroupedCommand, format_epilog
-from optadvise.cli.outputs import redirect_to
+from optadvise.cli.outputs import places, redirect_to
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import encode_json
@@ -49,7 +50,7 @@ def check(rules: opt.Rules = None, json_: opt.Json = False, output: opt.Output =
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.check import prove_rules
 
-    with redirect_to(output):
+    with redirect_to(output, rules or ()):
         compiled = CompiledRules(rule_folders.load_catalog(rules))
         load_networks(compiled.catalog)
         compiled.catalog.read_all()
@@ -84,7 +85,7 @@ def run_tests(
     from optadvise.rule_analysis.mutants import suggest_cases, try_mutants
     from optadvise.rulebase.case_files import read_cases
 
-    with redirect_to(output):
+    with redirect_to(output, rules or ()):
         catalog = rule_folders.load_catalog(rules)
         compiled = CompiledRules(catalog)
         cases = read_cases(catalog.folders, catalog.facts)
@@ -117,6 +118,7 @@ def diff(
 
     before, after = ([] if str(folder) == "-" else [folder] for folder in (old, new))
     rule_folders.remember_folders([*before, *after])
+    _prepare(output, [*before, *after])
     _write(format_markdown(compare_catalogs(load(before), load(after))), output)
 
 
@@ -176,6 +178,7 @@ def docs(output: opt.Output = None, rules: opt.Rules = None) -> None:
     from optadvise.rule_analysis import rule_folders
     from optadvise.rule_analysis.docs_page import format_rules_page
 
+    _prepare(output, rules or ())
     _write(format_rules_page(rule_folders.load_rules(rules)), output)
 
 
@@ -190,12 +193,20 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.
     typer.echo(f"Next: optadvise rules check --rules {shlex.quote(clean_text(str(folder)))}")
 
 
+def _prepare(file: Path | None, inputs: Iterable[Path]) -> None:
+    """Create the folder of an output file, and check that the file is not in one of the inputs."""
+    if file is not None:
+        from optadvise.core.files import create_output_folder
+
+        create_output_folder(file.parent, "--output")
+        places({"--output": file}, inputs)
+
+
 def _write(text: str, file: Path | None) -> None:
-    """Write a text to a file, creating its folder, or to stdout."""
+    """Write a text to a file, or to stdout."""
     if file is None:
         typer.echo(text, nl=False)
         return
-    from optadvise.core.files import create_output_folder, write_output
+    from optadvise.core.files import write_output
 
-    create_output_folder(file.parent, "--output")
     write_output(file, text, "--output")

@@ -47,7 +47,7 @@ def schedule(
     """Print the learning rate of a schedule over a run: a summary, a table and a curve."""
     from optadvise.rule_analysis import rule_folders
 
-    places({"--output": output, "--plot": plot})
+    places({"--output": output, "--plot": plot}, rules or ())
     if plot is not None:
         from optadvise.render.plots import figures
 

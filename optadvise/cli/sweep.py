@@ -66,8 +66,7 @@ def sweep(
     if launcher not in ("local", "slurm"):
         message = f"--launcher {launcher!r} must be local or slurm"
         raise InputError(message, code=ErrorCode.UNKNOWN_CHOICE, option="--launcher", value=launcher)
-    files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown, "--plot": plot})
-    files.pop("--plot", None)  # drawn at the end
+    files = outputs.places({"--json": None if json_ == "-" else json_, "--markdown": markdown, "--plot": plot}, [file])
     pictures.check(plot)
     grid = read_sweep(file, benchmark_sweep.OPTIONS)
     compiled = rule_folders.load_rules(rules, allow_imports)
@@ -76,6 +75,9 @@ def sweep(
     except InputError as error:
         raise InputError(f"{file}: {error}", code=error.code, option=error.option, value=error.value) from error
     cell_folder = _make_folder(file, folder)
+    benchmark_sweep.check_cell_files(cell_folder, cells)
+    outputs.places(files, [cell_folder / f"{cell.name}.json" for cell in cells])
+    files.pop("--plot", None)  # drawn at the end
     if launcher == "slurm":
         from optadvise.benchmark.slurm import submit_cells
 
@@ -90,6 +92,7 @@ def sweep(
         raise errors[0]
     formats = outputs.ResultFormats(encode_json=encode_json, render_markdown=render_markdown, print_text=print_sweep)
     with hold_interrupts():
+        outcomes = list(benchmark_sweep.refresh_outcomes(cell_folder, outcomes))
         outcomes += benchmark_sweep.read_outcomes(cell_folder, cells[len(outcomes) :], "interrupted")
         result = benchmark_sweep.make_sweep_result(outcomes)
         outputs.show_result(result, formats, files, as_json=json_ == "-")
