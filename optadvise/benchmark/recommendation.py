@@ -155,9 +155,9 @@ def _read_clip_norm(value: Value) -> float | None:
 
 def _read_phases(rules: CompiledRules, schedule: _Schedule) -> tuple[Phase, ...]:
     """Return the phases, after checking that cards of schedules have their shapes and classes."""
-    known = {(phase.shape, phase.path) for card in rules.catalog.base.schedulers.values() for phase in card.phases}
+    declared = {(phase.shape, phase.path) for card in rules.catalog.base.schedulers.values() for phase in card.phases}
     for number, each in enumerate(schedule.phases):
-        if (each.shape, each.path) not in known:
+        if (each.shape, each.path) not in declared:
             raise _reject(f"scheduler.phases[{number}]: no schedule has the shape {each.shape!r} with {each.path}")
     return tuple(Phase(shape=each.shape, path=each.path, kwargs=each.kwargs) for each in schedule.phases)
 

@@ -121,5 +121,5 @@ def _check_grid(grid: Grid, file: str) -> None:
 
 
 def find_duplicate(values: Sequence[str]) -> str | None:
-    """Return the first value that occurs more than once; None if there is none."""
+    """Return the first value that occurs more than once; None if no value does."""
     return next((value for value, count in Counter(values).items() if count > 1), None)

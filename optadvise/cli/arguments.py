@@ -79,10 +79,10 @@ def check_subcommand(group: Any, context: Any, name: str) -> None:
 
 def _require_value(name: str, value: str | None, options: Mapping[str, Any], context: Any) -> None:
     if value is None or value.startswith("--") or value in options:
-        found = "" if value is None else f" before {value}"
+        place = "" if value is None else f" before {value}"
         metavar = str(options[name].metavar or "").strip("[]")
         accepted = f"accepted: {metavar.replace('|', ', ')}; " if "|" in metavar else ""
-        message = f"{name} requires a value{found}; {accepted}see {context.command_path} --help"
+        message = f"{name} requires a value{place}; {accepted}see {context.command_path} --help"
         raise InputError(message, code=ErrorCode.MISSING_OPTION, option=name, value=value)
 
 

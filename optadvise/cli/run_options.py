@@ -31,18 +31,18 @@ def add_run_options(command: Callable[..., None], typed: Sequence[str]) -> Calla
     """
     catalog = load_shipped()  # a rule layer cannot add facts
     options = {option.flag: option for option in catalog.options if command.__name__ in option.commands}
-    own = {
+    other_options = {
         f"--{name.rstrip('_').replace('_', '-')}": parameter
         for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
         if name != "run"
     }
     flags = {argument.partition("=")[0] for argument in typed if argument.startswith("-")}
-    builds_all = not flags <= {*options, *own}
+    builds_all = not flags <= {*options, *other_options}
     parameters = [
         *(_make_parameter(option, _describe(option, catalog, command.__name__) if builds_all else None)
           for flag, option in options.items()
           if builds_all or flag in flags),
-        *(parameter for flag, parameter in own.items() if builds_all or flag in flags),
+        *(parameter for flag, parameter in other_options.items() if builds_all or flag in flags),
     ]  # fmt: skip
 
     @functools.wraps(command)

@@ -96,8 +96,8 @@ def normalize_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _find_command(arguments: Sequence[str]) -> str:
-    words = [argument for argument in arguments if not argument.startswith("-")][:2]
-    return " ".join(words) if words[:1] == ["rules"] else (words or [""])[0]
+    names = [argument for argument in arguments if not argument.startswith("-")][:2]
+    return " ".join(names) if names[:1] == ["rules"] else (names or [""])[0]
 
 
 def _normalize(command: str, arguments: Sequence[str]) -> Iterator[str]:

@@ -92,8 +92,8 @@ def check_dimension(value: object, key: str, shown: str, where: str) -> int:
 def _find_option(where: str, dimension: str) -> str:
     """Return the option that sets a dimension: its own, or the one that describes the whole network."""
     options = where.split()
-    own = f"--{dimension.replace('_', '-')}"
-    return own if own in options else options[0]
+    option = f"--{dimension.replace('_', '-')}"
+    return option if option in options else options[0]
 
 
 def complete_shape(

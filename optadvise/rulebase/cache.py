@@ -116,7 +116,7 @@ def _name_entry(key: str) -> str:
 
 
 def _read_entry(key: str, kind: type[_EntryT]) -> _EntryT | None:
-    """Return an entry; None if there is none, or if it is damaged, with a warning."""
+    """Return an entry; None if it does not exist, or is damaged, which is a warning."""
     try:
         folder = _find_folder()
         file = None if folder is None else folder / _name_entry(key)

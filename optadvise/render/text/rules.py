@@ -78,9 +78,9 @@ def print_tests(report: RuleTestReport, mutants: MutationReport | None, suggeste
 def _print_mutants(out: Console, report: MutationReport, suggested: Sequence[Case]) -> None:
     for survivor in report.survivors:
         out.print(f"[bold]not detected[/bold]  {escape(survivor.rule)} {escape(survivor.change)}", soft_wrap=True)
-    share, count = 100 * report.noticed_share, report.killed + len(report.survivors)
+    percentage, count = 100 * report.noticed_share, report.killed + len(report.survivors)
     out.print(
-        f"{share:.1f} % of {count:,} mutants (one changed row each) were detected; "
+        f"{percentage:.1f} % of {count:,} mutants (one changed row each) were detected; "
         f"{report.equivalent} more are equivalent"
     )
     if suggested:
