@@ -98,7 +98,8 @@ def _parse_shape(catalog: Catalog, typed: Mapping[str, Any], facts: Mapping[str,
 
 def _add_shape(catalog: Catalog, shape: NetworkShape, facts: dict[str, Any]) -> None:
     """Add a shape and its kind of model to the specified facts; reject facts that contradict it."""
-    model = load_networks(catalog).find_family(shape).model
+    family = load_networks(catalog).find_family(shape)
+    model = family.model
     if facts.get("model", model) != model:
         raise InputError(
             f"--model {facts['model']}: {shape.name} is a {model}; remove --model",
@@ -110,6 +111,8 @@ def _add_shape(catalog: Catalog, shape: NetworkShape, facts: dict[str, Any]) -> 
             code=ErrorCode.NETWORK_CONFLICT, option="--params", value=facts["params"],
         )  # fmt: skip
     facts.update(model=model, shape=shape)
+    if family.architecture is not None:
+        facts["architecture"] = family.architecture
 
 
 def _parse_targets(catalog: Catalog, text: str, shape: NetworkShape | None) -> str:

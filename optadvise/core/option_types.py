@@ -15,8 +15,9 @@ class Run(TypedDict, total=False):
 
     # Kind of model.
     model: Literal["transformer", "vit", "cnn", "rnn", "mlp", "gnn", "gan", "diffusion", "rl", "recsys"] | None
-    # Training from scratch (pretrain) or from a checkpoint (finetune).
-    task: Literal["pretrain", "finetune"] | None
+    # Training from scratch (pretrain) or from a checkpoint (finetune), or a language model on preferences or rewards
+    # (dpo, grpo, ppo).
+    task: Literal["pretrain", "finetune", "dpo", "grpo", "ppo"] | None
     # Train all weights (full) or adapters (lora, qlora).
     method: Literal["full", "lora", "qlora"] | None
     # Rank of the adapters.
@@ -35,6 +36,8 @@ class Run(TypedDict, total=False):
     tuning: Literal["low", "high"] | None
     # Main goal.
     priority: Literal["balanced", "accuracy", "memory", "speed"] | None
+    # Answer by published runs and measurements (evidence) or by the guide alone (guide).
+    policy: Literal["evidence", "guide"] | None
     # Embeddings have sparse gradients (sparse=True).
     sparse_gradients: bool | None
     # Rule out what cannot be combined with clipping of the global gradient norm, such as --gradient-release.
@@ -52,6 +55,10 @@ class Run(TypedDict, total=False):
     shard: Literal["none", "zero1", "zero2", "zero3"] | None
     # Name of the GPU, instead of --vram: "rtx 4090", a100, h100.
     gpu: str | None
+    # Decoder (GPT, Llama), encoder (BERT) or encoder-decoder (T5).
+    architecture: Literal["decoder", "encoder", "encoder-decoder"] | None
+    # What the model learns.
+    objective: Literal["supervised", "language", "image-text", "contrastive", "masked", "distillation", "detection", "segmentation", "speech", "time-series", "on-policy", "off-policy"] | None
     # Parameters of the whole model: 7B, 350M, 124e6.
     params: Count | None
     # Known architecture, such as llama-3.1-8b, bert-base or resnet50; optadvise list --archs lists all.

@@ -50,6 +50,8 @@ class Situation(Struct, frozen=True):
     """
 
     model: str | None = None
+    architecture: str | None = None  # of a sequence transformer: decoder, encoder or encoder-decoder
+    objective: str | None = None  # what the model learns, such as language or detection
     task: str = "pretrain"
     method: str = "full"
     params: Positive | None = None  # parameters of the whole model
@@ -67,6 +69,7 @@ class Situation(Struct, frozen=True):
     stability: str = "stable"
     tuning: str = "low"
     priority: str = "balanced"
+    policy: str = "evidence"  # or guide: the advice follows the guide alone
     sparse_gradients: bool = False
     shard: str = "none"
     seq_len: Positive | None = None  # tokens per sample

@@ -102,6 +102,7 @@ class NetworkFamily(NetworkRecord, frozen=True, kw_only=True):
     family: str
     name: str
     model: str  # kind of model
+    architecture: str | None = None  # of a sequence transformer
     input: Literal["tokens", "images"]
     cite: Cites
     blocks: Annotated[tuple[BlockDescription, ...], Meta(min_length=1)]
