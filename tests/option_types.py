@@ -79,7 +79,14 @@ def _format_bench_option(name: str, declared: Option) -> Iterator[str]:
 
 def _format_field(name: str, kind: str, about: str) -> Iterator[str]:
     yield from (f"    # {line}" for line in wrap(about, _WIDTH - 6))
-    yield f"    {name}: {kind}"
+    line = f"    {name}: {kind}"
+    if len(line) <= _WIDTH:
+        yield line
+        return
+    literal, _, rest = kind.partition("] | ")  # as the formatter wraps it
+    head, _, values = literal.partition("[")
+    items = (f"            {value}," for value in values.split(", "))
+    yield from (f"    {name}: (", f"        {head}[", *items, "        ]", f"        | {rest}", "    )")
 
 
 def _quote(value: str) -> str:

@@ -10,6 +10,7 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import decide, trace_decision
 from optadvise.advice.hyperparameters import build_arguments, build_companion, choose_hyperparameters
 from optadvise.advice.memory_pressure import locate_estimate
+from optadvise.advice.published import list_published
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
 from optadvise.core.records import AdviceWarning, FactValues, MemoryEstimate, Recommendation, Situation
@@ -52,6 +53,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         trace=(*trace_decision(decision), schedule.trace),
         # The micro-batch follows from the inputs, so sensitivities start from the situation without it.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
+        published=list_published(rules, run),
         fingerprint=rules.catalog.fingerprint,
         layers=rules.catalog.layers,
     )

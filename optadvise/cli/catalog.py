@@ -48,18 +48,22 @@ def list_(
     ] = False,
     gpus: Annotated[bool, opt.option("List GPUs for --gpu.", "--gpus", group=_LISTS)] = False,
     archs: Annotated[bool, opt.option("List architectures for --arch.", "--archs", group=_LISTS)] = False,
+    recipes: Annotated[
+        bool, opt.option("List published training runs; --for selects a kind of model.", "--recipes", group=_LISTS)
+    ] = False,
     rules: opt.Rules = None,
     json_: opt.Json = False,
     output: opt.Output = None,
 ) -> None:  # fmt: skip
-    """List optimizers with their state and tuning effort; or schedules, claims, GPUs or architectures."""
+    """List optimizers with their state and tuning effort; or schedules, claims, GPUs, architectures or recipes."""
     from optadvise.rule_analysis import rule_folders
 
     filters = {"--family": family, "--max-state-bytes": max_state_bytes, "--for": suits, "--tree": tree or None}
     used = [flag for flag, value in filters.items() if value is not None]
-    others = {"--schedules": schedules, "--claims": claims, "--gpus": gpus, "--archs": archs}
+    others = {"--schedules": schedules, "--claims": claims, "--gpus": gpus, "--archs": archs, "--recipes": recipes}
     chosen = [flag for flag, is_set in others.items() if is_set]
-    conflict = [*chosen, *used] if chosen else ["--tree", "--json"] if tree and json_ else []
+    refused = [flag for flag in used if not (recipes and flag == "--for")]
+    conflict = [*chosen, *refused] if chosen else ["--tree", "--json"] if tree and json_ else []
     if len(conflict) > 1:
         message = f"{conflict[0]} and {conflict[1]} exclude each other; use one of them"
         raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=conflict[1])
@@ -73,7 +77,7 @@ def list_(
         check_choice("--for", suits, catalog.facts["model"].values or {})
     with redirect_to(output, rules or ()):
         if chosen:
-            _OTHER_LISTS[chosen[0]](catalog, json_)
+            _OTHER_LISTS[chosen[0]](catalog, json_, suits)
             return
         _print_optimizers(_filter_cards(catalog, family, suits, max_state_bytes), as_tree=tree, as_json=json_)
 
@@ -104,7 +108,7 @@ def _print_optimizers(cards: list[Optimizer], *, as_tree: bool, as_json: bool) -
         render.print_optimizers(cards)
 
 
-def _print_schedules(catalog: Catalog, as_json: bool) -> None:
+def _print_schedules(catalog: Catalog, as_json: bool, _: str | None) -> None:
     from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
 
@@ -115,7 +119,7 @@ def _print_schedules(catalog: Catalog, as_json: bool) -> None:
         render.print_schedules(schedulers)
 
 
-def _print_claims(catalog: Catalog, as_json: bool) -> None:
+def _print_claims(catalog: Catalog, as_json: bool, _: str | None) -> None:
     from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
 
@@ -127,7 +131,7 @@ def _print_claims(catalog: Catalog, as_json: bool) -> None:
         render.print_claims(catalog, {finding.id: finding for finding in store.find_decided_claims(catalog)})
 
 
-def _print_gpus(catalog: Catalog, as_json: bool) -> None:
+def _print_gpus(catalog: Catalog, as_json: bool, _: str | None) -> None:
     from optadvise.render.inventory import list_gpus
     from optadvise.render.text.inventory import print_gpus
 
@@ -138,7 +142,7 @@ def _print_gpus(catalog: Catalog, as_json: bool) -> None:
         print_gpus(gpus)
 
 
-def _print_networks(catalog: Catalog, as_json: bool) -> None:
+def _print_networks(catalog: Catalog, as_json: bool, _: str | None) -> None:
     from optadvise.render.inventory import list_networks
     from optadvise.render.text.inventory import print_networks
 
@@ -149,8 +153,20 @@ def _print_networks(catalog: Catalog, as_json: bool) -> None:
         print_networks(networks)
 
 
-_OTHER_LISTS: dict[str, Callable[[Catalog, bool], None]] = {
+def _print_recipes(catalog: Catalog, as_json: bool, model: str | None) -> None:
+    from optadvise.render.inventory import list_recipes
+    from optadvise.render.text.inventory import print_recipes
+
+    recipes = list_recipes(catalog, model)
+    if as_json:
+        _print_json(recipes)
+    else:
+        print_recipes(recipes)
+
+
+_OTHER_LISTS: dict[str, Callable[[Catalog, bool, str | None], None]] = {  # with the kind of model of --for
     "--schedules": _print_schedules, "--claims": _print_claims, "--gpus": _print_gpus, "--archs": _print_networks,
+    "--recipes": _print_recipes,
 }  # fmt: skip
 
 

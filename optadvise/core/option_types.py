@@ -58,7 +58,23 @@ class Run(TypedDict, total=False):
     # Decoder (GPT, Llama), encoder (BERT) or encoder-decoder (T5).
     architecture: Literal["decoder", "encoder", "encoder-decoder"] | None
     # What the model learns.
-    objective: Literal["supervised", "language", "image-text", "contrastive", "masked", "distillation", "detection", "segmentation", "speech", "time-series", "on-policy", "off-policy"] | None
+    objective: (
+        Literal[
+            "supervised",
+            "language",
+            "image-text",
+            "contrastive",
+            "masked",
+            "distillation",
+            "detection",
+            "segmentation",
+            "speech",
+            "time-series",
+            "on-policy",
+            "off-policy",
+        ]
+        | None
+    )
     # Parameters of the whole model: 7B, 350M, 124e6.
     params: Count | None
     # Known architecture, such as llama-3.1-8b, bert-base or resnet50; optadvise list --archs lists all.

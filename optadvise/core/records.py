@@ -236,6 +236,22 @@ class Sensitivity(Struct, frozen=True):
     values: Mapping[str, tuple[str, ...]]  # option values that meet the condition: its ends, or all choices
 
 
+class PublishedRun(Struct, frozen=True):
+    """Published training run of the same kind."""
+
+    name: str
+    optimizer: str
+    lr: float | None
+    weight_decay: float | None
+    schedule: str | None
+    batch_size: int | None
+    cite: str  # address of the source
+    differs: str  # how it differs from the run; empty if its known sizes are similar
+    params: int | None
+    year: int | None
+    source: str
+
+
 class ScheduleAdvice(Struct, frozen=True):
     """Schedule with the values for a run."""
 
@@ -270,6 +286,7 @@ class Recommendation(Struct, frozen=True):
     warnings: tuple[AdviceWarning, ...]
     trace: tuple[TraceEntry, ...]
     sensitivities: tuple[Sensitivity, ...]
+    published: tuple[PublishedRun, ...]  # the nearest first
     fingerprint: str
     layers: tuple[str, ...]
     evidence: Evidence = Evidence()  # empty until `evidence.apply` adds the findings of this machine

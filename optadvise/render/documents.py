@@ -24,6 +24,7 @@ from optadvise.core.records import (
     MemoryLine,
     NetworkShape,
     Positive,
+    PublishedRun,
     Recommendation,
     Scaling,
     ScheduleAdvice,
@@ -222,6 +223,7 @@ class RecommendationDocument(Document, frozen=True, kw_only=True):
     warnings: tuple[AdviceWarning, ...]
     trace: Annotated[tuple[TraceEntry, ...], Meta(min_length=3)]
     flips: tuple[Sensitivity, ...]
+    published: tuple[PublishedRun, ...]
     evidence: EvidenceDocument
     rules: RulesDocument
     explain: tuple[DecisionDocument, ...] | UnsetType = UNSET
@@ -262,6 +264,7 @@ def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None
         warnings=advice.warnings,
         trace=advice.trace,
         flips=advice.sensitivities,
+        published=advice.published,
         evidence=build_evidence(implementation, advice.evidence),
         rules=RulesDocument(advice.fingerprint, advice.layers),
     )

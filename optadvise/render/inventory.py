@@ -1,4 +1,4 @@
-"""JSON records of `list --gpus` and `list --archs`."""
+"""JSON records of `list --gpus`, `list --archs` and `list --recipes`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from optadvise.core.json_text import Document
+from optadvise.core.recipe_cards import Recipe
 from optadvise.memory.architectures import build_named_shape
 from optadvise.memory.network_size import count_parameters
 from optadvise.memory.networks import load_networks
@@ -49,6 +50,19 @@ class NetworkList(Document, frozen=True, kw_only=True):
 
     kind: Literal["networks"] = "networks"
     networks: tuple[NetworkEntry, ...]
+
+
+class RecipeList(Document, frozen=True, kw_only=True):
+    """`optadvise list --recipes --json`: what a source does not say is absent."""
+
+    kind: Literal["recipes"] = "recipes"
+    recipes: tuple[Recipe, ...]
+
+
+def list_recipes(catalog: Catalog, model: str | None = None) -> RecipeList:
+    """Return the published runs of a kind of model, or all, by kind, task and id."""
+    recipes = (recipe for recipe in catalog.recipes if model in (None, recipe.model))
+    return RecipeList(recipes=tuple(sorted(recipes, key=lambda recipe: (recipe.model, recipe.task, recipe.id))))
 
 
 def list_gpus(catalog: Catalog) -> GpuList:

@@ -12,6 +12,7 @@ from optadvise.render import evidence, headings
 from optadvise.render.labels import format_options, format_range, format_sentence, format_size
 from optadvise.render.memory import describe_chain, describe_fit
 from optadvise.render.recommendation import (
+    describe_published,
     describe_run,
     describe_schedule,
     format_call,
@@ -40,6 +41,7 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
     alternatives = (
         f"**{other.id}**: {escape_markdown(format_sentence(other.because))}" for other in advice.alternatives
     )
+    published = (f"[{run.name}]({run.cite}): {escape_markdown(describe_published(run))}" for run in advice.published)
     changes = (f"{format_code(option)} → {optimizer}" for option, optimizer in list_changes(advice, catalog))
     assumed = ", ".join(advice.situation.assumed) or "nothing"
     blocks = [
@@ -51,6 +53,7 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         _section_memory(advice),
         [] if fit is None else _section_fixes(fit, catalog),
         _section(headings.ALTERNATIVES, alternatives),
+        _section(headings.PUBLISHED, published),
         _section(headings.CHANGES, changes),
         _section(headings.NOTES, warnings),
         [f"*optadvise {__version__}, rules {advice.fingerprint}. {headings.ASSUMED}: {assumed}.*"],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from optadvise.benchmark.defaults import CONTROL, PRECISION, SIZES, WORKLOAD
 from optadvise.codegen.values import format_value as format_python
 from optadvise.core.cards import Implementation, Optimizer, Phase, Value
-from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, Recommendation
+from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, PublishedRun, Recommendation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.render.labels import format_change, format_range, format_state_bytes
 from optadvise.rulebase.catalog import Catalog
@@ -197,3 +197,11 @@ def list_changes(advice: Recommendation, catalog: Catalog) -> list[tuple[str, st
         for sensitivity in advice.sensitivities
         for fact, condition in sensitivity.change.items()
     ]
+
+
+def describe_published(published: PublishedRun) -> str:
+    """Return what a published run used and how it differs: `AdamW 3e-4, decay 0.1, warmup-cosine (batch 2.05K)`."""
+    numbers = [published.optimizer if published.lr is None else f"{published.optimizer} {show_number(published.lr)}"]
+    numbers += [] if published.weight_decay is None else [f"decay {show_number(published.weight_decay)}"]
+    numbers += [] if published.schedule is None else [published.schedule]
+    return ", ".join(numbers) + f" ({published.differs})" * bool(published.differs)

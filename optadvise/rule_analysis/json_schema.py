@@ -10,11 +10,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from optadvise.core import cards, claim_cards, framework_cards, surface_cards
+from optadvise.core import cards, claim_cards, framework_cards, recipe_cards, surface_cards
 from optadvise.core.cards import UNKNOWN, Optimizer, Scheduler
 from optadvise.core.claim_cards import ClaimFile
 from optadvise.core.framework_cards import Framework
 from optadvise.core.json_text import JsonObject
+from optadvise.core.recipe_cards import RecipeFile
 from optadvise.core.surface_cards import SurfaceFile
 from optadvise.core.yaml_records import is_internal
 from optadvise.memory import network_families
@@ -28,7 +29,7 @@ from optadvise.rulebase.table_records import FREE_KEYS, OUTCOMES, PolicyFile, Ta
 
 _TAGGED = tuple(OUTCOMES.values())
 _MODULES = (
-    cards, claim_cards, framework_cards, surface_cards, case_files, records, table_records, memory_rules,
+    cards, claim_cards, framework_cards, recipe_cards, surface_cards, case_files, records, table_records, memory_rules,
     network_families,
 )  # fmt: skip
 # All records by name, which is also the name of the schema component.
@@ -48,7 +49,7 @@ _RECORDS: Mapping[str, type[Struct]] = {
     "facts": FactFile, "sources": SourceFile, "gpus": GpuFile, "memory": MemoryFile, "optimizer": Optimizer,
     "scheduler": Scheduler, "assume": AssumptionFile, "fixes": FixFile, "flowchart": FlowchartFile,
     "surfaces": SurfaceFile, "claims": ClaimFile, "policy": PolicyFile, "cases": CaseFile, "framework": Framework,
-    "network": NetworkFamily, "parts": PartsFile,
+    "network": NetworkFamily, "parts": PartsFile, "recipes": RecipeFile,
 }  # fmt: skip
 _TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors infer the types of scalars, unlike the reader
 

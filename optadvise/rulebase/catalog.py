@@ -12,6 +12,7 @@ from optadvise.core.claim_cards import Claim
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.framework_cards import Framework
+from optadvise.core.recipe_cards import Recipe
 from optadvise.core.surface_cards import Surface, SurfaceFile
 from optadvise.core.text import normalize_spelling
 from optadvise.rulebase.cache import DiskCache
@@ -134,6 +135,11 @@ class Catalog:
         return self.later.frameworks(self.base)
 
     @cached_property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """Return all published runs; read on first access."""
+        return self.later.recipes(self.base)
+
+    @cached_property
     def claims(self) -> dict[str, Claim]:
         """Return all claims by id; read on first access."""
         return self.later.claims(self.base)
@@ -144,7 +150,7 @@ class Catalog:
         Raises:
             RuleFileError: A file is invalid.
         """
-        _ = self.frameworks, self._surface_file, self.claims
+        _ = self.frameworks, self._surface_file, self.claims, self.recipes
 
     @property
     def shipped(self) -> bool:

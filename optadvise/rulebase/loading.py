@@ -13,6 +13,7 @@ from pathlib import Path
 from optadvise.core.cards import SHIPPED
 from optadvise.core.claim_cards import Claim
 from optadvise.core.framework_cards import Framework
+from optadvise.core.recipe_cards import Recipe
 from optadvise.core.surface_cards import SurfaceFile
 from optadvise.rulebase.cache import DiskCache, cached, code_digest
 from optadvise.rulebase.rule_base import RuleBase
@@ -20,6 +21,7 @@ from optadvise.rulebase.rule_paths import (
     CLAIMS,
     FRAMEWORKS,
     NETWORKS,
+    RECIPES,
     SURFACES,
     Contents,
     find_files_named,
@@ -57,7 +59,7 @@ def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) ->
 
 
 class LazyFiles:
-    """Files that are read on first access: networks, frameworks, surfaces and claims."""
+    """Files that are read on first access: networks, frameworks, recipes, surfaces and claims."""
 
     def __init__(self, layers: Sequence[Path] = (), fingerprint: bytes = b"") -> None:
         """Store the folders and the fingerprint of their rules."""
@@ -98,6 +100,21 @@ class LazyFiles:
             return read_frameworks(read, collect_ids(base))
 
         return cached(f"frameworks-{key}", dict[str, Framework], read_files)
+
+    def recipes(self, base: RuleBase) -> tuple[Recipe, ...]:
+        """Return all published runs; their files refer to the rules of `base`.
+
+        Raises:
+            RuleFileError: A file is invalid.
+        """
+        read, key = self._keyed(lambda layer: list_yaml_files(layer / RECIPES), self._fingerprint)
+
+        def read_files() -> tuple[Recipe, ...]:
+            from optadvise.rulebase.recipe_files import read_recipes
+
+            return read_recipes(read, collect_ids(base), base)
+
+        return cached(f"recipes-{key}", tuple[Recipe, ...], read_files)
 
     def surfaces(self, base: RuleBase) -> SurfaceFile:
         """Return the test functions and default optimizers of `trajectories`; the file refers to the rules of `base`.

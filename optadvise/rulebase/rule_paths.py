@@ -13,7 +13,7 @@ from optadvise.core.errors import InputError, RuleFileError
 Contents: TypeAlias = list[tuple[int, Path, bytes]]  # layer number, path and bytes of each file
 
 _HERE = Path(__file__).parent
-NETWORKS, FRAMEWORKS = _FOLDERS_APART = ("networks", "frameworks")  # read on first access
+NETWORKS, FRAMEWORKS, RECIPES = _FOLDERS_APART = ("networks", "frameworks", "recipes")  # read on first access
 SURFACES, CLAIMS = _FILES_APART = ("surfaces", "claims")  # read on first access
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _FOLDERS = ("optimizers", "schedulers", "decide")

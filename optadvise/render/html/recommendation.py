@@ -32,6 +32,7 @@ from optadvise.render.memory import (
     list_breakdown,
 )
 from optadvise.render.recommendation import (
+    describe_published,
     describe_run,
     describe_schedule,
     format_bench_command,
@@ -130,6 +131,7 @@ def render_recommendation(
         "options": lambda facts: format_options(catalog, facts),
         "names": {other.id: catalog.optimizer(other.id).name for other in advice.alternatives},
         "state": format_state,
+        "published": describe_published,
         "chain_text": describe_chain,
         "fits": _FITS,
         "changes": list_changes(advice, catalog),

@@ -44,7 +44,7 @@ from optadvise.render.text.console import (
 )
 from optadvise.render.text.estimate import print_breakdown, print_fixes
 from optadvise.render.text.explanation import print_near_misses, print_why_not
-from optadvise.render.text.short_advice import print_short_sections
+from optadvise.render.text.short_advice import print_published, print_short_sections
 from optadvise.render.text.situation import print_assumptions
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
@@ -139,6 +139,7 @@ def _print_explained_sections(
     if fit is not None:
         print_fixes(out, fit, catalog, name_optimizer=True)
     _print_alternatives(out, advice)
+    print_published(out, advice)
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
     print_section(out, headings.CHANGES, changes, "left", "left")
     _print_warnings(out, advice)

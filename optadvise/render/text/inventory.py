@@ -1,4 +1,4 @@
-"""Lists of GPUs and architectures as text."""
+"""Lists of GPUs, architectures and published runs as text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from itertools import groupby
 
 from rich.markup import escape
 
-from optadvise.core.units import show_bytes, show_count
-from optadvise.render.inventory import GpuList, NetworkList
+from optadvise.core.units import show_bytes, show_count, show_number
+from optadvise.render.inventory import GpuList, NetworkList, RecipeList
 from optadvise.render.text.console import Page, format_heading, print_rows
 
 
@@ -31,3 +31,22 @@ def print_networks(networks: NetworkList) -> None:
             rows = [(entry.id, show_count(entry.params), escape(", ".join(entry.aliases))) for entry in entries]
             out.print(format_heading(f"--model {model}"))
             print_rows(out, rows, ("--arch", "left"), ("parameters", "right"), ("also", "wrap"))
+
+
+def print_recipes(recipes: RecipeList) -> None:
+    """Print the published runs by kind of model and task."""
+    with Page() as out:
+        for (model, task), entries in groupby(recipes.recipes, key=lambda recipe: (recipe.model, recipe.task)):
+            rows = [
+                (
+                    recipe.id, "" if recipe.params is None else show_count(recipe.params),
+                    "" if recipe.batch_size is None else f"{recipe.batch_size:,}", recipe.optimizer,
+                    "" if recipe.lr is None else show_number(recipe.lr), recipe.schedule or "",
+                )
+                for recipe in entries
+            ]  # fmt: skip
+            out.print(format_heading(f"{model}, {task}"))
+            columns = (("run", "wrap"), ("parameters", "right"), ("batch", "right"), ("optimizer", "left"),
+                       ("lr", "right"), ("schedule", "left"))  # fmt: skip
+            print_rows(out, rows, *columns)
+        out.print(f"\n{len(recipes.recipes)} published runs. --json adds the other numbers and the sources.")

@@ -12,7 +12,7 @@ from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.labels import format_sentence
 from optadvise.render.memory import describe_fit, describe_sized_run, is_tight, list_large_parts
-from optadvise.render.recommendation import format_bench_command, list_changes, sort_warnings
+from optadvise.render.recommendation import describe_published, format_bench_command, list_changes, sort_warnings
 from optadvise.render.text.console import print_labelled, print_section
 from optadvise.render.text.estimate import print_fixes
 from optadvise.render.text.situation import print_inputs
@@ -35,6 +35,7 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     findings = [("·", escape(text)) for text in evidence.list_sentences(evidence.select_relevant(advice))]
     print_section(out, headings.MEASURED, findings, "left", "wrap")
     _print_memory(out, advice, catalog, fit)
+    print_published(out, advice)
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
     print_section(out, headings.CHANGES, changes[: _CHANGES - is_misfit], "left", "left")
     _print_notes(out, advice)
@@ -42,6 +43,12 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     out.print()
     print_labelled(out, [(headings.NEXT, format_bench_command(advice, catalog))])
     out.print(_HINT)
+
+
+def print_published(out: Console, advice: Recommendation) -> None:
+    """Print the nearest published runs."""
+    rows = [(run.name, escape(describe_published(run))) for run in advice.published]
+    print_section(out, headings.PUBLISHED, rows, "left", "wrap")
 
 
 def _may_not_fit(advice: Recommendation) -> bool:
