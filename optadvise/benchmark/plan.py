@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
@@ -195,7 +194,6 @@ def is_importable(implementation: Implementation) -> bool:
     return _is_installed(implementation.path.split(".")[0])
 
 
-@functools.cache  # a sweep asks for each of its cells
 def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
