@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import list_sized_runs
-from optadvise.advice.decide import Decision, is_rejected, is_sound_when_sharded
+from optadvise.advice.decide import Decision, is_rejected, is_sound_when_sharded, list_other_policies
 from optadvise.core.caching import cached
 from optadvise.core.records import Alternative, MaxModelSize, Situation
 from optadvise.memory.estimator import estimate
@@ -47,6 +47,8 @@ def _list_candidates(rules: CompiledRules, situation: Situation, decision: Decis
     """Yield the ids of other optimizers with reasons, without those that do not work in this run."""
     rule = decision.rules.optimizer
     candidates = {rule.choice.chosen: rule.because, **rule.choice.alternatives}
+    for answer in list_other_policies(rules, situation, decision):
+        candidates.setdefault(answer.optimizer, f"by --policy {answer.policy}: {answer.because}")
     for name, because in candidates.items():
         if name == decision.optimizer.id or is_rejected(rules, situation, name):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
@@ -10,7 +10,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer
-from optadvise.core.records import Situation, TraceEntry
+from optadvise.core.records import PolicyAnswer, Situation, TraceEntry
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis
 
@@ -69,6 +69,16 @@ def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
     concern = concern_table.winner(cells)
     cells["concern"] = rules.axes["concern"].cell(concern.derived["concern"])
     return DecidingRules(concern=concern, optimizer=optimizer_table.winner(cells))
+
+
+def list_other_policies(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[PolicyAnswer]:
+    """Yield the optimizers by other policies that differ from that of the rules."""
+    axis = rules.axes["policy"]
+    for policy in axis.choices or ():
+        cells = {**decision.cells, "policy": axis.cell(policy)}
+        rule = decide_at(rules, tuple([cells[name] for name in rules.deciding_facts])).optimizer
+        if policy != situation.policy and rule.choice.chosen != decision.rules.optimizer.choice.chosen:
+            yield PolicyAnswer(policy=policy, optimizer=rule.choice.chosen, because=rule.because, cite=rule.cite)
 
 
 def choose_optimizer(rules: CompiledRules, situation: Situation) -> str:

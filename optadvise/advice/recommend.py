@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from msgspec.structs import replace
+
 from optadvise.advice.alternatives import find_max_model_sizes, list_alternatives
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
-from optadvise.advice.decide import decide, trace_decision
+from optadvise.advice.decide import Decision, decide, list_other_policies, trace_decision
 from optadvise.advice.hyperparameters import build_arguments, build_companion, choose_hyperparameters
 from optadvise.advice.memory_pressure import locate_estimate
 from optadvise.advice.published import list_published
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
-from optadvise.core.records import AdviceWarning, FactValues, MemoryEstimate, Recommendation, Situation
+from optadvise.advice.support import count_support
+from optadvise.core.records import AdviceWarning, FactValues, MemoryEstimate, Recommendation, Situation, TraceEntry
 from optadvise.memory.breakdown import estimate_unknown_size
 from optadvise.memory.estimator import estimate
 from optadvise.memory.search import with_micro_batch
@@ -50,10 +53,11 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         max_model_sizes=tuple(find_max_model_sizes(rules, run, decision)),
         alternatives=tuple(list_alternatives(rules, run, decision)),
         warnings=tuple(_list_warnings(rules, cells)),
-        trace=(*trace_decision(decision), schedule.trace),
+        trace=(*_trace_with_support(rules, decision), schedule.trace),
         # The micro-batch follows from the inputs, so sensitivities start from the situation without it.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
         published=list_published(rules, run),
+        policies=tuple(list_other_policies(rules, situation, decision)),
         fingerprint=rules.catalog.fingerprint,
         layers=rules.catalog.layers,
     )
@@ -76,6 +80,13 @@ def advise(rules: CompiledRules, inputs: FactValues) -> Recommendation:
         'adamw'
     """
     return recommend(rules, complete_situation(rules, inputs))
+
+
+def _trace_with_support(rules: CompiledRules, decision: Decision) -> tuple[TraceEntry, TraceEntry]:
+    """Return the trace of a decision, with the published runs behind the choice."""
+    concern, choice = trace_decision(decision)
+    support = None if decision.is_overruled else count_support(rules).get(decision.rules.optimizer.id)
+    return concern, replace(choice, support=support)
 
 
 def estimate_memory(rules: CompiledRules, run: Situation, optimizer: str) -> MemoryEstimate:

@@ -204,16 +204,19 @@ def show(
 
 
 def _show_rule(rule: Rule, catalog: Catalog, *, as_json: bool) -> None:
-    """Print a rule with the claims that support it and that were tested on this machine."""
+    """Print a rule with its published runs, and the claims that support it and were tested on this machine."""
+    from optadvise.advice.compiled_rules import CompiledRules
+    from optadvise.advice.support import count_support
     from optadvise.evidence import store
     from optadvise.render.rules import build_rule
     from optadvise.render.text.rule import print_rule
 
     claims = [claim for claim in store.find_decided_claims(catalog) if rule.id in claim.supports]
+    support = count_support(CompiledRules(catalog)).get(rule.id)
     if as_json:
-        _print_json(build_rule(rule, claims))
+        _print_json(build_rule(rule, claims, support))
     else:
-        print_rule(rule, catalog, claims)
+        print_rule(rule, catalog, claims, support)
 
 
 def _show_optimizer(name: str, catalog: Catalog, *, as_json: bool) -> None:

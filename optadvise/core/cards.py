@@ -244,6 +244,8 @@ class Optimizer(CardRecord, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     family: Family
     parents: tuple[OptimizerId, ...]
+    # Optimizer with the same update, up to the precision and place of the state and the kind of momentum or decay.
+    same_as: OptimizerId | None = None
     year: int
     summary: str
     equation: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -270,6 +272,11 @@ class Optimizer(CardRecord, frozen=True, kw_only=True):
     cite: Cites
     at: Internal = ""
     layer: Internal = SHIPPED
+
+    @property
+    def update(self) -> str:
+        """Return the id of the optimizer that stands for all with the same update."""
+        return self.same_as or self.id
 
     def hyperparameter(self, name: str) -> Hyperparameter | None:
         """Return the hyperparameter with this name, or None."""

@@ -217,6 +217,13 @@ class AdviceWarning(Struct, frozen=True):
     layer: str = SHIPPED
 
 
+class Support(Struct, frozen=True):
+    """Published runs for which a rule decides."""
+
+    runs: int
+    agree: int  # runs with the optimizer of the rule, or with one that has the same update
+
+
 class TraceEntry(Struct, frozen=True):
     """Rule that decided in a table."""
 
@@ -226,6 +233,16 @@ class TraceEntry(Struct, frozen=True):
     cite: tuple[str, ...]
     layer: str = SHIPPED  # rule layer of the rule
     refuted: str | None = None  # claim behind the reason, if it was refuted on this machine
+    support: Support | None = None  # of a rule that chooses the optimizer
+
+
+class PolicyAnswer(Struct, frozen=True):
+    """Optimizer by another policy, where it differs."""
+
+    policy: str
+    optimizer: str
+    because: str
+    cite: tuple[str, ...]
 
 
 class Sensitivity(Struct, frozen=True):
@@ -287,6 +304,7 @@ class Recommendation(Struct, frozen=True):
     trace: tuple[TraceEntry, ...]
     sensitivities: tuple[Sensitivity, ...]
     published: tuple[PublishedRun, ...]  # the nearest first
+    policies: tuple[PolicyAnswer, ...]  # other policies that choose another optimizer
     fingerprint: str
     layers: tuple[str, ...]
     evidence: Evidence = Evidence()  # empty until `evidence.apply` adds the findings of this machine

@@ -23,6 +23,7 @@ from optadvise.core.records import (
     MemoryEstimate,
     MemoryLine,
     NetworkShape,
+    PolicyAnswer,
     Positive,
     PublishedRun,
     Recommendation,
@@ -224,6 +225,7 @@ class RecommendationDocument(Document, frozen=True, kw_only=True):
     trace: Annotated[tuple[TraceEntry, ...], Meta(min_length=3)]
     flips: tuple[Sensitivity, ...]
     published: tuple[PublishedRun, ...]
+    policies: tuple[PolicyAnswer, ...]
     evidence: EvidenceDocument
     rules: RulesDocument
     explain: tuple[DecisionDocument, ...] | UnsetType = UNSET
@@ -265,6 +267,7 @@ def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None
         trace=advice.trace,
         flips=advice.sensitivities,
         published=advice.published,
+        policies=advice.policies,
         evidence=build_evidence(implementation, advice.evidence),
         rules=RulesDocument(advice.fingerprint, advice.layers),
     )

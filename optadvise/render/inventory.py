@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.core.json_text import Document
 from optadvise.core.recipe_cards import Recipe
@@ -62,7 +63,8 @@ class RecipeList(Document, frozen=True, kw_only=True):
 def list_recipes(catalog: Catalog, model: str | None = None) -> RecipeList:
     """Return the published runs of a kind of model, or all, by kind, task and id."""
     recipes = (recipe for recipe in catalog.recipes if model in (None, recipe.model))
-    return RecipeList(recipes=tuple(sorted(recipes, key=lambda recipe: (recipe.model, recipe.task, recipe.id))))
+    ordered = sorted(recipes, key=lambda recipe: (recipe.model, recipe.task, recipe.id))
+    return RecipeList(recipes=tuple(replace(recipe, at="") for recipe in ordered))
 
 
 def list_gpus(catalog: Catalog) -> GpuList:

@@ -12,7 +12,9 @@ from optadvise.render import evidence, headings
 from optadvise.render.labels import format_options, format_range, format_sentence, format_size
 from optadvise.render.memory import describe_chain, describe_fit
 from optadvise.render.recommendation import (
+    describe_policy,
     describe_published,
+    describe_reason,
     describe_run,
     describe_schedule,
     format_call,
@@ -35,7 +37,7 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         for note in sort_warnings(advice)
     )
     why = (
-        f"**{entry.rule}** {escape_markdown(format_sentence(entry.because))} {_cite(entry.cite, catalog)}"
+        f"**{entry.rule}** {escape_markdown(describe_reason(entry))} {_cite(entry.cite, catalog)}"
         for entry in advice.trace
     )
     alternatives = (
@@ -53,6 +55,7 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         _section_memory(advice),
         [] if fit is None else _section_fixes(fit, catalog),
         _section(headings.ALTERNATIVES, alternatives),
+        _section(headings.POLICIES, (escape_markdown(describe_policy(answer)) for answer in advice.policies)),
         _section(headings.PUBLISHED, published),
         _section(headings.CHANGES, changes),
         _section(headings.NOTES, warnings),

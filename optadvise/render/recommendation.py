@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from optadvise.benchmark.defaults import CONTROL, PRECISION, SIZES, WORKLOAD
 from optadvise.codegen.values import format_value as format_python
 from optadvise.core.cards import Implementation, Optimizer, Phase, Value
-from optadvise.core.records import AdviceWarning, AdvisedHyperparameter, Alternative, PublishedRun, Recommendation
+from optadvise.core.records import (
+    AdviceWarning,
+    AdvisedHyperparameter,
+    Alternative,
+    PolicyAnswer,
+    PublishedRun,
+    Recommendation,
+    Support,
+    TraceEntry,
+)
 from optadvise.core.units import show_bytes, show_number
-from optadvise.render.labels import format_change, format_range, format_state_bytes
+from optadvise.render.labels import format_change, format_range, format_sentence, format_state_bytes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.constructor import argument_name
 from optadvise.rulebase.hyperparameters import format_value
@@ -205,3 +214,19 @@ def describe_published(published: PublishedRun) -> str:
     numbers += [] if published.weight_decay is None else [f"decay {show_number(published.weight_decay)}"]
     numbers += [] if published.schedule is None else [published.schedule]
     return ", ".join(numbers) + f" ({published.differs})" * bool(published.differs)
+
+
+def describe_policy(answer: PolicyAnswer) -> str:
+    """Return what another policy answers: `lamb (--policy guide): LAMB scales the step of each layer …`."""
+    return f"{answer.optimizer} (--policy {answer.policy}): {format_sentence(answer.because)}"
+
+
+def describe_reason(entry: TraceEntry) -> str:
+    """Return the reason of a rule, with the published runs that agree with its choice."""
+    runs = "" if entry.support is None else f" {describe_support(entry.support)}"
+    return f"{format_sentence(entry.because)}{runs}"
+
+
+def describe_support(support: Support) -> str:
+    """Return how many published runs of a rule's situations used its optimizer."""
+    return f"{support.agree:,} of {support.runs:,} published run{'s' * (support.runs > 1)} agree."

@@ -12,6 +12,7 @@ from optadvise.core.cards import Range
 from optadvise.core.errors import shorten_location
 from optadvise.core.findings import REFUTED, ClaimFinding
 from optadvise.core.json_text import Document, JsonObject
+from optadvise.core.records import Support
 from optadvise.evidence.apply import describe_refutation
 from optadvise.rule_analysis.check import ProofReport
 from optadvise.rule_analysis.mutants import MutationReport
@@ -42,6 +43,7 @@ class RulesCheckDocument(Document, frozen=True, kw_only=True):
     findings: tuple[FindingDocument, ...]
     more_findings: int
     tables: tuple[Census, ...]
+    support: Mapping[str, Support]  # published runs behind each choice of an optimizer, by rule
 
 
 class SurvivorDocument(Struct, frozen=True):
@@ -92,6 +94,7 @@ class RuleDocument(Document, frozen=True, kw_only=True):
     overrides: tuple[str, ...]
     before: str | None
     claims: tuple[ClaimFinding, ...]  # supporting the rule, decided on this machine
+    support: Support | None = None  # published runs, for a rule that chooses an optimizer
 
 
 def build_check(report: ProofReport) -> RulesCheckDocument:
@@ -102,6 +105,7 @@ def build_check(report: ProofReport) -> RulesCheckDocument:
         findings=tuple(_build_finding(finding) for finding in report.findings),
         more_findings=report.more,
         tables=report.tables,
+        support=report.support,
     )
 
 
@@ -135,16 +139,16 @@ def _build_mutants(report: MutationReport) -> MutantsDocument:
     )  # fmt: skip
 
 
-def build_rule(rule: Rule, claims: Sequence[ClaimFinding]) -> RuleDocument:
+def build_rule(rule: Rule, claims: Sequence[ClaimFinding], support: Support | None) -> RuleDocument:
     """Return a rule's JSON.
 
     Args:
         claims: Claims that support the rule and were decided on this machine.
+        support: Published runs behind it; None if there are none.
     """
     reason = find_reason(rule, claims)
-    return RuleDocument(
-        **{**asdict(rule), "then": rule.outcome, "because": UNSET if reason is None else reason, "claims": (*claims,)}
-    )
+    changed = {"then": rule.outcome, "because": UNSET if reason is None else reason}
+    return RuleDocument(**{**asdict(rule), **changed, "claims": (*claims,), "support": support})
 
 
 def find_reason(rule: Rule, claims: Sequence[ClaimFinding]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import read_card_facts
+from optadvise.advice.support import count_support
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
+from optadvise.core.records import Support
 from optadvise.rule_analysis.reachability import UNCHAINED_TABLES, find_reachable, list_unreachable
 from optadvise.rule_analysis.witnesses import ReportedFinding, report_finding
 from optadvise.rulebase.cache import digest_contents
 from optadvise.rulebase.proofs import (
+    CONTRADICTED,
     DOMAIN,
     SHADOWED,
     UNPROVEN,
@@ -39,6 +42,7 @@ _PROVERS = (
     "optadvise.rule_analysis.witnesses", "optadvise.rule_analysis.check", "optadvise.advice.compiled_rules",
     "optadvise.advice.decide", "optadvise.advice.hyperparameters", "optadvise.advice.schedule_choice",
 )  # fmt: skip
+_MIN_RUNS = 4  # published runs that can contradict a rule
 _MAX_REPORTED = 100  # findings with a witness; searching for the witness is slow
 
 
@@ -49,6 +53,7 @@ class ProofReport(Struct, frozen=True):
     tables: tuple[Census, ...]
     proven: bool  # False if a proof exceeded its step budget
     more: int = 0  # findings that are not listed
+    support: Mapping[str, Support] = {}  # published runs behind each choice of an optimizer, by rule
 
     @property
     def sound(self) -> bool:
@@ -65,19 +70,26 @@ class ProofFailure(Struct, frozen=True):
     others: int  # number of other findings
 
 
-def prove_rules(rules: CompiledRules, layers: tuple[str, ...] = (), limit: int = _MAX_REPORTED) -> ProofReport:
+def prove_rules(
+    rules: CompiledRules, layers: tuple[str, ...] = (), limit: int = _MAX_REPORTED, *, against_recipes: bool = True
+) -> ProofReport:
     """Run all proofs about a set of rules.
 
     Args:
         layers: Folders of rule layers, for the command lines that reproduce the findings.
         limit: Maximum number of findings to list.
+        against_recipes: Report also the rules that contradict published runs.
     """
     unintended = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
+    support = count_support(rules)
+    if against_recipes:
+        unintended += _find_contradicted(rules, support)
     return ProofReport(
         findings=tuple(report_finding(rules, finding, layers) for finding in unintended[:limit]),
         tables=tuple(count_cells(table, rules.axes) for table in rules.tables.values()),
         proven=all(finding.kind != UNPROVEN for finding in unintended),
         more=max(len(unintended) - limit, 0),
+        support=support,
     )
 
 
@@ -101,7 +113,7 @@ def require_proof(rules: CompiledRules) -> CompiledRules:
 
 def _list_failures(rules: CompiledRules) -> list[ProofFailure]:
     """Return the first finding, or an empty list."""
-    report = prove_rules(rules, limit=1)
+    report = prove_rules(rules, limit=1, against_recipes=False)  # no reason to refuse the rules
     return [
         ProofFailure(at=each.finding.at, text=each.finding.text, where=each.where, others=report.more)
         for each in report.findings
@@ -140,6 +152,19 @@ def _find_unreachable(rules: CompiledRules, reported: Collection[str]) -> Iterat
             if rule.id not in reported:
                 text = f"{rule.id} cannot be reached: no situation meets its conditions"
                 yield Finding(kind=UNREACHABLE, table=table.id, rules=(rule.id,), at=rule.at, text=text)
+
+
+def _find_contradicted(rules: CompiledRules, support: Mapping[str, Support]) -> Iterator[Finding]:
+    """Yield the rules whose optimizer most published runs of their situations did not use."""
+    table = rules.deciding_tables[1]
+    for rule in table.all_rules:
+        runs = support.get(rule.id)
+        if runs is not None and runs.runs >= _MIN_RUNS and 2 * runs.agree < runs.runs:
+            text = (
+                f"{rule.id} chooses {rule.choice.chosen}, which only {runs.agree} of {runs.runs} published runs in "
+                "its situations used"
+            )
+            yield Finding(kind=CONTRADICTED, table=table.id, rules=(rule.id,), at=rule.at, text=text)
 
 
 def _find_conflicts(rules: CompiledRules) -> Iterator[Finding]:

@@ -28,8 +28,8 @@ from optadvise.rulebase.regions import (
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis, Table
 
-GAP, OVERLAP, SHADOWED, OVERRIDE, UNREACHABLE, CONFLICT, DOMAIN = (
-    "gap", "overlap", "shadowed", "override", "unreachable", "conflict", "domain",
+GAP, OVERLAP, SHADOWED, OVERRIDE, UNREACHABLE, CONFLICT, DOMAIN, CONTRADICTED = (
+    "gap", "overlap", "shadowed", "override", "unreachable", "conflict", "domain", "contradicted",
 )  # fmt: skip
 UNPROVEN = "not proven"
 

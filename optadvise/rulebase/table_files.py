@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from msgspec.structs import asdict, fields
+from msgspec.structs import asdict, fields, replace
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import suggest_name
@@ -65,7 +65,7 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
         message = f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
         context.fail(node, message, ErrorCode.MISSING_KEY)
     otherwise = None if entry.otherwise is None else _rule(entry.otherwise, entry.table, layer)
-    rules = tuple(_rule(row, entry.table, layer) for row in entry.rules)
+    rules = tuple(_rule(replace(row, when={**entry.when, **row.when}), entry.table, layer) for row in entry.rules)
     return TableFile(
         table=entry.table, kind=inherit("kind"), hit_policy=inherit("hit_policy"), about=inherit("about"),
         output=inherit("output"),

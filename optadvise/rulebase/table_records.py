@@ -118,9 +118,10 @@ class OtherwiseEntry(RuleRecord, frozen=True, kw_only=True):
 
 
 class TableEntry(RuleRecord, frozen=True, kw_only=True):
-    """Table file; a layer can omit the keys that a lower layer has."""
+    """Table file; a later file of the same table, or a layer, can omit the keys that are known."""
 
     table: str
+    when: When = {}  # conditions of every rule of this file
     rules: Annotated[tuple[RuleEntry, ...], Meta(min_length=1)]
     kind: str | None = None
     hit_policy: Literal["unique", "first", "collect"] | None = None

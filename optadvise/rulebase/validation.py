@@ -77,7 +77,7 @@ def read_rule_base(contents: Contents, layers: Sequence[str] = (SHIPPED,)) -> Ru
     draft = reading.draft
     contexts: list[Context] = []
     order = list(_READERS)
-    for index, file, content in sorted(contents, key=lambda item: (order.index(_kind(item[1])), item[0], item[1])):
+    for index, file, content in sorted(contents, key=lambda item: (order.index(_kind(item[1])), item[0], item[1].stem)):
         node, context = parse(decode_text(content, str(file)), str(file))
         context.facts = draft.facts
         contexts.append(context)

@@ -32,7 +32,9 @@ from optadvise.render.memory import (
     list_breakdown,
 )
 from optadvise.render.recommendation import (
+    describe_policy,
     describe_published,
+    describe_reason,
     describe_run,
     describe_schedule,
     format_bench_command,
@@ -131,6 +133,8 @@ def render_recommendation(
         "options": lambda facts: format_options(catalog, facts),
         "names": {other.id: catalog.optimizer(other.id).name for other in advice.alternatives},
         "state": format_state,
+        "policy": describe_policy,
+        "reason": describe_reason,
         "published": describe_published,
         "chain_text": describe_chain,
         "fits": _FITS,

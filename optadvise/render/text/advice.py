@@ -21,6 +21,8 @@ from optadvise.render.explanation import Explanation
 from optadvise.render.labels import format_sentence, format_typical_range
 from optadvise.render.memory import describe_fit, describe_sized_run
 from optadvise.render.recommendation import (
+    describe_policy,
+    describe_reason,
     describe_run,
     describe_schedule,
     format_bench_command,
@@ -139,6 +141,8 @@ def _print_explained_sections(
     if fit is not None:
         print_fixes(out, fit, catalog, name_optimizer=True)
     _print_alternatives(out, advice)
+    policies = [("·", escape(describe_policy(answer))) for answer in advice.policies]
+    print_section(out, headings.POLICIES, policies, "left", "wrap")
     print_published(out, advice)
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
     print_section(out, headings.CHANGES, changes, "left", "left")
@@ -151,7 +155,8 @@ def _print_explained_sections(
 
 
 def _format_reason(entry: TraceEntry | HyperparameterStep) -> str:
-    return f"{escape(format_sentence(entry.because))}{_format_sources(entry)}"
+    reason = describe_reason(entry) if isinstance(entry, TraceEntry) else format_sentence(entry.because)
+    return f"{escape(reason)}{_format_sources(entry)}"
 
 
 def _format_sources(entry: TraceEntry | HyperparameterStep | AdviceWarning) -> str:

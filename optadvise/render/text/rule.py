@@ -10,8 +10,10 @@ from optadvise.core.cards import SHIPPED, UNKNOWN, Value
 from optadvise.core.errors import shorten_location
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import JsonObject
+from optadvise.core.records import Support
 from optadvise.render import evidence, headings
 from optadvise.render.labels import NOT_SPECIFIED, format_choice, format_sentence
+from optadvise.render.recommendation import describe_support
 from optadvise.render.rules import find_reason
 from optadvise.render.text.catalog import print_bullets, print_sources
 from optadvise.render.text.console import Page, format_heading, print_labelled, print_rows, print_section
@@ -24,11 +26,12 @@ from optadvise.rulebase.table_records import Rule
 _STEP_REASONS = ("because", "cite", "at")  # not part of what a step computes
 
 
-def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> None:
+def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding], support: Support | None = None) -> None:
     """Print a rule.
 
     Args:
         claims: Claims that support the rule and were decided on this machine.
+        support: Published runs behind it; None if there are none.
     """
     overriding = [
         f"{other.id}{_format_difference(other, rule, catalog.facts)}"
@@ -54,6 +57,8 @@ def print_rule(rule: Rule, catalog: Catalog, claims: Sequence[ClaimFinding]) -> 
         print_rows(out, _list_outcomes(rule.outcome, facts), "left", "wrap")
         if reason is not None:
             print_section(out, headings.WHY, [(escape(format_sentence(reason)),)], "wrap")
+        if support is not None:
+            out.print(f"\n{describe_support(support)}")
         print_bullets(out, headings.MEASURED, evidence.list_sentences(Evidence(claims=tuple(claims))))
         if rule.overrides:
             out.print(f"\nOverrides {', '.join(rule.overrides)}.")

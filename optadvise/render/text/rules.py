@@ -27,6 +27,7 @@ def print_proofs(report: ProofReport) -> None:
             through = DASH if counts.otherwise is None else f"{counts.otherwise:,}"
             cells.add_row("", counts.table, str(counts.rows), f"{counts.cells:,}", through)
         out.print(cells)
+        _print_support(out, report)
         out.print("\nCells: situations that the table distinguishes; otherwise: those that only the")
         out.print("`otherwise` rule decides.")
         out.print()
@@ -41,6 +42,16 @@ def print_proofs(report: ProofReport) -> None:
             out.print(text + (f" {report.more:,} are not listed." if report.more else ""))
         else:
             out.print("[bold]Not proven[/bold]: a proof exceeded its limit; the results above are partial.")
+
+
+def _print_support(out: Console, report: ProofReport) -> None:
+    """Print how many published runs agree with each choice of an optimizer."""
+    table = make_table(("choice of optimizer", "left"), ("published runs", "right"), ("agree", "right"))
+    for rule, support in sorted(report.support.items()):
+        table.add_row("", rule, f"{support.runs:,}", f"{support.agree:,}")
+    if report.support:
+        out.print()
+        out.print(table)
 
 
 def _print_finding(out: Console, reported: ReportedFinding) -> None:

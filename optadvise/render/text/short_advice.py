@@ -10,9 +10,15 @@ from optadvise.core.records import MemoryAnswer, Recommendation, TraceEntry
 from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
-from optadvise.render.labels import format_sentence
 from optadvise.render.memory import describe_fit, describe_sized_run, is_tight, list_large_parts
-from optadvise.render.recommendation import describe_published, format_bench_command, list_changes, sort_warnings
+from optadvise.render.recommendation import (
+    describe_policy,
+    describe_published,
+    describe_reason,
+    format_bench_command,
+    list_changes,
+    sort_warnings,
+)
 from optadvise.render.text.console import print_labelled, print_section
 from optadvise.render.text.estimate import print_fixes
 from optadvise.render.text.situation import print_inputs
@@ -30,7 +36,7 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
         fit: Changes after which it fits, where it does not for certain.
     """
     is_misfit = _may_not_fit(advice)
-    reasons = [("·", escape(format_sentence(entry.because))) for entry in _select_reasons(advice, catalog)]
+    reasons = [("·", escape(describe_reason(entry))) for entry in _select_reasons(advice, catalog)]
     print_section(out, headings.WHY, reasons[: _REASONS - is_misfit], "left", "wrap")
     findings = [("·", escape(text)) for text in evidence.list_sentences(evidence.select_relevant(advice))]
     print_section(out, headings.MEASURED, findings, "left", "wrap")
@@ -80,6 +86,7 @@ def _print_memory(out: Console, advice: Recommendation, catalog: Catalog, fit: M
         lines.append(("Largest parts", list_large_parts(memory)))
     others = ", ".join(other.id for other in advice.alternatives if other.fits is not False)
     lines += [(headings.ALTERNATIVES, others)] if others else []
+    lines += [(f"By the {answer.policy}", describe_policy(answer)) for answer in advice.policies]
     if lines:
         out.print()
         print_labelled(out, lines)

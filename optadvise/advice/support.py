@@ -1,0 +1,74 @@
+"""Support of rules: published runs for which a rule decides, and how many of them used its optimizer."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import msgspec
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.decide import decide
+from optadvise.core.errors import InputError
+from optadvise.core.recipe_cards import Recipe
+from optadvise.core.records import FactValues, Support
+from optadvise.core.units import parse_bytes
+from optadvise.rulebase.cache import digest_contents
+from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.rule_paths import RECIPES
+
+_FACTS = (
+    "model", "architecture", "objective", "task", "method", "lora_rank", "params", "batch_size", "seq_len",
+    "image_size", "steps", "gpus", "precision",
+)  # fmt: skip
+_DECIDING = ("optadvise.advice.complete", "optadvise.advice.decide", "optadvise.advice.memory_pressure", __name__)
+_NO_DECAY = 1e-6  # weight decay below this has no effect
+
+
+def list_facts(catalog: Catalog, recipe: Recipe) -> FactValues:
+    """Return the facts of a published run, as far as its source states them."""
+    facts = {name: getattr(recipe, name) for name in _FACTS if getattr(recipe, name) is not None}
+    if recipe.gpu is not None:
+        gpu = catalog.find_gpu(recipe.gpu)
+        facts |= {"gpu": gpu.name, "vram_bytes": gpu.memory_bytes, "vendor": gpu.vendor}
+    elif recipe.vram is not None:
+        facts["vram_bytes"] = parse_bytes(recipe.vram, "vram")
+    return facts | ({"sparse_gradients": True} if recipe.sparse_gradients else {})
+
+
+def is_equivalent(catalog: Catalog, one: str, other: str, decays: tuple[bool, bool]) -> bool:
+    """Return whether two optimizers compute the same update, up to the precision of their state.
+
+    Args:
+        catalog: The cards.
+        one: Id of an optimizer.
+        other: Id of another.
+        decays: Whether each is used with weight decay, which Adam and AdamW apply differently.
+    """
+    first, second = (catalog.optimizer(name) for name in (one, other))
+    return first.update == second.update and (first.decay == second.decay or not any(decays))
+
+
+def count_support(rules: CompiledRules) -> dict[str, Support]:
+    """Return the support of each rule that chooses an optimizer, by id; rules without published runs are absent."""
+    catalog = rules.catalog
+    code = digest_contents(*(Path(str(import_module(name).__file__)) for name in _DECIDING))
+    key = f"support of {catalog.fingerprint} by {catalog.later.folder(RECIPES)[1]} and {code}"
+    counts = catalog.figures.get(key, lambda: [{name: list(pair) for name, pair in _count(rules).items()}])
+    return {name: Support(*pair) for name, pair in msgspec.convert(counts, list[dict[str, tuple[int, int]]])[0].items()}
+
+
+def _count(rules: CompiledRules) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for recipe in rules.catalog.recipes:
+        try:
+            decision = decide(rules, complete_situation(rules, list_facts(rules.catalog, recipe)))
+        except InputError:
+            continue
+        rule = decision.rules.optimizer
+        runs, agree = counts.get(rule.id, (0, 0))
+        names = (recipe.optimizer, *recipe.also_right)
+        is_same = any(is_equivalent(rules.catalog, name, rule.choice.chosen, (False, False)) for name in names)
+        counts[rule.id] = runs + 1, agree + is_same
+    return counts

@@ -1,0 +1,235 @@
+"""Score of the first answer on published runs: python -m tests.recipe_scores prints it, with the misses.
+
+Each run is asked as its authors would ask: the name of the network, the task, the sizes and the hardware that the
+source states. Every number that the source states is a point; those of the optimizer count only if the optimizer is
+right. A third of the runs, chosen by a hash of their names, is held out: rules are never changed to match them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from math import floor, log
+from typing import Any
+
+from msgspec import UNSET, Struct
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.inputs import parse_inputs
+from optadvise.advice.recommend import advise
+from optadvise.advice.support import is_equivalent
+from optadvise.core.errors import InputError
+from optadvise.core.recipe_cards import Recipe
+from optadvise.core.records import Recommendation
+
+POINTS = ("optimizer", "lr", "weight_decay", "betas", "warmup", "schedule", "clipping")
+_TYPED = ("task", "lora_rank", "batch_size", "seq_len", "image_size", "steps", "gpus", "gpu", "vram")
+_NO_DECAY = 1e-6  # weight decay below this has no effect
+
+
+class Score(Struct, frozen=True):
+    """Points of a run by name; None if it cannot be asked, with the reason."""
+
+    recipe: Recipe
+    points: Mapping[str, bool]
+    answers: Mapping[str, object]  # advised value by point
+    refused: str = ""
+
+
+def is_held_out(recipe: Recipe) -> bool:
+    return blake2b(recipe.id.encode(), digest_size=4).digest()[0] % 3 == 0
+
+
+def ask(recipe: Recipe) -> dict[str, Any]:
+    """Return the options that the authors of a run would type, by name."""
+    options: dict[str, Any] = {"model": recipe.model} if "arch" not in recipe.asked else {}
+    options |= recipe.asked
+    if recipe.method != "full":
+        options["method"] = recipe.method
+    if "arch" not in recipe.asked and recipe.params is not None:
+        options["params"] = str(recipe.params)
+    for name in _TYPED:
+        value = getattr(recipe, name)
+        if value is not None:
+            options[name] = str(value)
+    if recipe.sparse_gradients:
+        options["sparse_gradients"] = True
+    return options
+
+
+def score(rules: CompiledRules, recipe: Recipe) -> Score:
+    """Return the points of a run for the first answer to its question."""
+    published = _list_published(recipe)
+    try:
+        advice = advise(rules, parse_inputs(rules.catalog, ask(recipe)))
+    except InputError as error:
+        return Score(recipe, dict.fromkeys(published, False), {}, str(error))
+    answers = _list_answers(rules, advice, recipe)
+    points = {name: _MATCHES[name](answers[name], value) for name, value in published.items() if name != "optimizer"}
+    names = (recipe.optimizer, *recipe.also_right)
+    decays = (recipe.weight_decay or 0) > _NO_DECAY, (answers["weight_decay"] or 0) > _NO_DECAY
+    is_right = any(is_equivalent(rules.catalog, name, advice.optimizer.id, decays) for name in names)
+    for name in ("lr", "weight_decay", "betas"):
+        if name in points:
+            points[name] = points[name] and is_right
+    if "schedule" in published:
+        published["schedule"] = [_family(rules, name) for name in published["schedule"]]
+        points["schedule"] = answers["schedule"] in published["schedule"]
+    return Score(recipe, {"optimizer": is_right, **points}, answers)
+
+
+def _list_published(recipe: Recipe) -> dict[str, Any]:
+    """Return the published values by point, without those that the source does not state."""
+    published: dict[str, Any] = {"optimizer": recipe.optimizer}
+    if recipe.lr is not None and recipe.layer_decay is None:
+        published["lr"] = recipe.lr
+    if recipe.weight_decay is not None:
+        published["weight_decay"] = recipe.weight_decay
+    if recipe.betas or recipe.momentum is not None:
+        published["betas"] = recipe.betas or (recipe.momentum,)
+    if recipe.warmup_fraction is not None:
+        published["warmup"] = recipe.warmup_fraction
+    elif recipe.warmup_steps is not None and (recipe.steps is not None or recipe.warmup_steps == 0):
+        published["warmup"] = recipe.warmup_steps / (recipe.steps or 1)
+    if recipe.schedule is not None:
+        published["schedule"] = [recipe.schedule, *recipe.also_schedules]
+    if recipe.clip_norm is not UNSET:
+        published["clipping"] = recipe.clip_norm
+    return published
+
+
+def _list_answers(rules: CompiledRules, advice: Recommendation, recipe: Recipe) -> dict[str, Any]:
+    numbers: dict[str, Any] = {number.name: number.value for number in advice.hyperparameters}
+    momentum = numbers.get("momentum")
+    warmup_steps = int(str(advice.schedule.quantities["warmup_steps"]))
+    return {
+        "optimizer": advice.optimizer.id, "lr": numbers.get("lr"), "weight_decay": numbers.get("weight_decay") or 0.0,
+        "betas": tuple(numbers.get("betas") or ()) or (() if momentum is None else (momentum,)),
+        "warmup": warmup_steps / (recipe.steps or advice.situation.steps),
+        "schedule": _family(rules, advice.schedule.id), "clipping": numbers.get("max_grad_norm"),
+    }  # fmt: skip
+
+
+def _family(rules: CompiledRules, schedule: str) -> str:
+    return rules.catalog.scheduler(schedule).family
+
+
+def _is_within(factor: float) -> Callable[[Any, Any], bool]:
+    def matches(value: float | None, published: float | None) -> bool:
+        small = value is None or abs(value) <= _NO_DECAY, published is None or abs(published) <= _NO_DECAY
+        if any(small):
+            return all(small)
+        assert value is not None
+        assert published is not None
+        return max(value / published, published / value) <= factor + 1e-9
+
+    return matches
+
+
+def _are_betas_close(betas: Sequence[float], published: Sequence[float]) -> bool:
+    """Compare the time scales of the moments, within a factor of 2.1."""
+    if not betas:
+        return False
+    pairs = list(zip(betas, published, strict=False))
+    return all(_is_within(2.1)(1 - ours, 1 - theirs) or abs(ours - theirs) < 1e-6 for ours, theirs in pairs)
+
+
+def _is_warmup_close(value: float, published: float) -> bool:
+    """Compare shares of the run; ramps of up to 1 % count as none."""
+    return max(value, published) <= 0.01 or _is_within(3)(value, published)
+
+
+_MATCHES: Mapping[str, Callable[[Any, Any], bool]] = {
+    "lr": _is_within(2), "weight_decay": _is_within(3), "betas": _are_betas_close, "warmup": _is_warmup_close,
+    "schedule": lambda value, published: value in published, "clipping": _is_within(3),
+}  # fmt: skip
+
+
+# -- the ceiling ------------------------------------------------------------------------------------------------------
+
+
+def find_ceiling(rules: CompiledRules, recipes: Sequence[Recipe]) -> Counter[str]:
+    """Return by point how many runs one answer for each situation can match.
+
+    Runs of the same kind, task and method whose sizes are the same to a factor of four are one situation.
+    """
+    groups: dict[tuple[object, ...], list[Recipe]] = defaultdict(list)
+    for recipe in recipes:
+        sizes = (None if size is None else floor(log(size, 4)) for size in (recipe.params, recipe.batch_size))
+        key = (recipe.model, recipe.architecture, recipe.objective, recipe.task, recipe.method, *sizes)
+        groups[key].append(recipe)
+    ceiling: Counter[str] = Counter()
+    for group in groups.values():
+        published = [_list_published(recipe) for recipe in group]
+        for name in POINTS:
+            values = [each[name] for each in published if name in each]
+            if name == "optimizer":
+                reached = [sum(_agree(rules, one, other) for other in group) for one in group]
+            elif name == "schedule":
+                families = [[_family(rules, schedule) for schedule in value] for value in values]
+                reached = [sum(family in other for other in families) for one in families for family in one]
+            else:
+                candidates = _list_candidates(values)
+                reached = [sum(_MATCHES[name](value, other) for other in values) for value in candidates]
+            ceiling[name] += max(reached, default=0)
+    return ceiling
+
+
+def _agree(rules: CompiledRules, one: Recipe, other: Recipe) -> bool:
+    decays = (one.weight_decay or 0) > _NO_DECAY, (other.weight_decay or 0) > _NO_DECAY
+    return any(is_equivalent(rules.catalog, name, other.optimizer, decays) for name in (one.optimizer, *one.also_right))
+
+
+def _list_candidates(values: Sequence[Any]) -> list[Any]:
+    """Return answers to try: the values, and for numbers also the geometric means of pairs."""
+    numbers = [value for value in values if isinstance(value, (int, float)) and value > 0]
+    return [*values, *((one * other) ** 0.5 for one in numbers for other in numbers if one < other)]
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+
+
+def summarize(rules: CompiledRules, scores: Sequence[Score]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Return by point how many runs are right, how many state it, and how many any answer can reach."""
+    earned = Counter(name for one in scores for name, is_earned in one.points.items() if is_earned)
+    possible = Counter(name for one in scores for name in one.points)
+    return earned, possible, find_ceiling(rules, [one.recipe for one in scores])
+
+
+def group_by_kind(scores: Sequence[Score]) -> dict[str, Sequence[Score]]:
+    """Return the scores by kind of model, and all of them."""
+    kinds = sorted({one.recipe.model for one in scores})
+    return {kind: [one for one in scores if one.recipe.model == kind] for kind in kinds} | {"all": scores}
+
+
+def format_table(rules: CompiledRules, scores: Sequence[Score]) -> str:
+    """Return the score by kind as a Markdown table: earned / reachable of possible."""
+    lines = ["| kind | " + " | ".join(POINTS) + " | all, of what can be reached |", "|---" * (len(POINTS) + 2) + "|"]
+    for kind, group in group_by_kind(scores).items():
+        earned, possible, ceiling = summarize(rules, group)
+        cells = [f"{earned[name]} / {ceiling[name]} of {possible[name]}" if possible[name] else "" for name in POINTS]
+        share = earned.total() / max(1, ceiling.total())
+        lines.append(f"| {kind} | {' | '.join(cells)} | {earned.total()} / {ceiling.total()} = {share:.1%} |")
+    return "\n".join(lines)
+
+
+def score_all(rules: CompiledRules, *, held_out: bool) -> list[Score]:
+    """Return the scores of one part of the published runs."""
+    return [score(rules, recipe) for recipe in rules.catalog.recipes if is_held_out(recipe) == held_out]
+
+
+if __name__ == "__main__":
+    from optadvise.rulebase.catalog import load
+
+    loaded = CompiledRules(load())
+    tuned = score_all(loaded, held_out=False)
+    print("Runs to tune with\n\n" + format_table(loaded, tuned))
+    print("\nRuns held out\n\n" + format_table(loaded, score_all(loaded, held_out=True)))
+    for one in tuned:
+        wrong = [name for name, is_earned in one.points.items() if not is_earned]
+        if wrong and len(sys.argv) > 1 and one.recipe.model == sys.argv[1]:
+            published = _list_published(one.recipe)
+            shown = "; ".join(f"{name} {one.answers.get(name)} not {published[name]}" for name in wrong)
+            print(f"{one.recipe.id} {ask(one.recipe)}: {one.refused or shown}")
