@@ -73,7 +73,8 @@ class CompiledRules:
         steps += [step for card in self.catalog.base.optimizers.values() for step in card.adjust]
         names = {rule.number.along for rule in rules if isinstance(rule.then, NumberSetting)}
         names |= {step.by for step in steps}
-        return tuple(name for name in self.input_facts if name in names)
+        facts = self.catalog.facts.values()
+        return tuple(fact.id for fact in facts if fact.id in names and (fact.is_input or fact.derived == "batch"))
 
     @cached_property
     def memory_rules(self) -> MemoryRules:

@@ -92,6 +92,11 @@ class Situation(Struct, frozen=True):
         return (*self.defaults, *self.derived)
 
     @property
+    def tokens_per_step(self) -> int | None:
+        """Return the tokens of an optimizer step; None if the batch is unknown or samples have no tokens."""
+        return None if None in (self.batch_size, self.seq_len) else self.batch_size * self.seq_len  # type: ignore[operator]
+
+    @property
     def stated_inputs(self) -> dict[str, InputValue]:
         """Return the stated values by fact."""
         return {name: getattr(self, name) for name in self.stated}
@@ -143,6 +148,7 @@ class AdvisedHyperparameter(Struct, frozen=True):
     low: float | None
     high: float | None
     derivation: tuple[HyperparameterStep, ...] = field(name="ledger")
+    published: float | None = None  # usual in publications, where it differs from what was measured best
 
 
 class Interval(Struct, frozen=True):

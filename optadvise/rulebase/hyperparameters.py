@@ -62,12 +62,13 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHype
     """
     then = rule.number
     value: Value = None if then.value is UNSET else then.value
-    low, high = then.low, then.high
+    low, high, published = then.low, then.high, None
     if then.along is not None:
         at = facts[then.along]
         assert isinstance(at, (int, float)), "validated"
         value = middle = round_two_digits(interpolate(then.points, at))
         low, high = round_two_digits(middle / then.spread), round_two_digits(middle * then.spread)
+        published = round_two_digits(interpolate(then.published, at)) if then.published else None
     entry = HyperparameterStep(
         step=f"set {format_value(value)}",
         value=value,
@@ -76,7 +77,9 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHype
         cite=rule.cite,
         layer=rule.layer,
     )
-    return AdvisedHyperparameter(name=name, value=value, low=low, high=high, derivation=(entry,))
+    return AdvisedHyperparameter(
+        name=name, value=value, low=low, high=high, derivation=(entry,), published=published
+    )
 
 
 def adjust_all(
@@ -93,7 +96,14 @@ def adjust_all(
         number = adjusted.get(adjustment.step.parameter)
         if number is not None and isinstance(number.value, (int, float)):
             adjusted[number.name] = _adjust(number, number.value, adjustment, facts)
-    return adjusted
+    return {name: _include_published(number) for name, number in adjusted.items()}
+
+
+def _include_published(number: AdvisedHyperparameter) -> AdvisedHyperparameter:
+    """Return a hyperparameter whose range includes the published value."""
+    if number.published is None or number.low is None or number.high is None:
+        return number
+    return replace(number, low=min(number.low, number.published), high=max(number.high, number.published))
 
 
 def _adjust(

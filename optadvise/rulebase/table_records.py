@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType, to_builtins
 
-from optadvise.core.cards import SHIPPED, Range, Step, Value
+from optadvise.core.cards import NOT_EMPTY, SHIPPED, Range, Step, Value
 from optadvise.core.json_text import JsonObject
 from optadvise.core.yaml_types import (
     Cites,
@@ -49,6 +49,7 @@ class NumberSetting(RuleRecord, frozen=True, kw_only=True, tag="set"):
     along: FactId | None = None
     points: Annotated[tuple[Pair, ...], Meta(min_length=2)] = ()
     spread: float = 1.0  # the typical range is value / spread to value × spread
+    published: Annotated[tuple[Pair, ...], NOT_EMPTY] = ()  # points of what is published, which the range includes
     low: float | None = None
     high: float | None = None
 

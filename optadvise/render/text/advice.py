@@ -120,9 +120,10 @@ def _print_numbers(out: Console, advice: Recommendation, *, is_short: bool) -> N
 
 
 def _describe_number(number: AdvisedHyperparameter) -> str:
-    """Return the typical range of a hyperparameter, and the function that uses it if that is not the optimizer."""
+    """Return a hyperparameter's typical range, the published value, and the function that uses it if any."""
+    published = "" if number.published is None else f"published runs use {format_value(number.published)}"
     function = _FUNCTIONS.get(number.name, "")
-    return ", ".join(filter(None, [function, format_typical_range(number.low, number.high)]))
+    return ", ".join(filter(None, [function, format_typical_range(number.low, number.high), published]))
 
 
 # -- with --explain ---------------------------------------------------------------------------------------------------
