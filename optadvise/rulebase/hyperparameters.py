@@ -77,9 +77,7 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHype
         cite=rule.cite,
         layer=rule.layer,
     )
-    return AdvisedHyperparameter(
-        name=name, value=value, low=low, high=high, derivation=(entry,), published=published
-    )
+    return AdvisedHyperparameter(name=name, value=value, low=low, high=high, derivation=(entry,), published=published)
 
 
 def adjust_all(
