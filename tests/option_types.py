@@ -51,7 +51,9 @@ def _format_class(name: str, about: str, fields: Iterable[str]) -> Iterator[str]
 
 
 def _format_run_option(option: Fact | RunInput) -> Iterator[str]:
-    if isinstance(option, Fact) and option.values is not None and option.type == "choice":
+    if isinstance(option, Fact) and option.names is not None:
+        kind = "str"
+    elif isinstance(option, Fact) and option.values is not None and option.type == "choice":
         kind = f"Literal[{', '.join(map(_quote, option.values))}]"
     else:
         kind = _RUN_TYPES[option.type] + (" | Sequence[str]" if option.name in _LISTS else "")

@@ -57,6 +57,7 @@ def offered(typed: str, shell: str = "bash") -> list[str]:
         ("optadvise recommend --why-not mu", ["muon"]),
         ("optadvise recommend --gpu rtx-409", ["rtx-4090"]),
         ("optadvise recommend --model v", ["vit"]),
+        ("optadvise recommend --model segf", ["segformer"]),
         ("optadvise recommend --format li", ["lightning"]),
         ("optadvise estimate --arch llama-3-8", ["llama-3-8b"]),
         ("optadvise schedule warmup-l", ["warmup-linear"]),

@@ -17,7 +17,8 @@ def of(*sources: str) -> Offer:
     """Return a completer for the values of sources.
 
     Args:
-        *sources: `optimizers`, `schedules`, `gpus`, `shapes`, `rules`, `surfaces`, `claims`, or the name of a fact.
+        *sources: `optimizers`, `schedules`, `gpus`, `shapes`, `words`, `rules`, `surfaces`, `claims`, or the name of a
+            fact.
     """
 
     def offer(incomplete: str) -> list[tuple[str, str]]:
@@ -64,6 +65,12 @@ def _list_values(catalog: Catalog, source: str) -> Iterable[tuple[str, str]]:
         return [(name, surface.formula) for name, surface in catalog.surfaces.items()]
     if source == "claims":
         return [(name, claim.claim) for name, claim in catalog.claims.items()]
+    if source == "words":
+        return [
+            (word, str({**group.usual, **group.facts}["model"]))
+            for group in catalog.words.groups
+            for word in group.words
+        ]
     if source == "rules":
         return [(rule.id, rule.name) for table in catalog.base.tables.values() for rule in table.all_rules]
     values: Mapping[str, Any] = catalog.facts[source].values or {}

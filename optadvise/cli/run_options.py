@@ -84,7 +84,11 @@ def _offer(option: Fact | RunInput) -> Callable[[str], list[tuple[str, str]]] | 
     """Return the completer of an option's value; None where the shell completes nothing."""
     if isinstance(option, RunInput):
         return of(option.names) if option.names else None
-    return of(option.id) if option.type == "choice" else None
+    if option.type != "choice":
+        return None
+    values = of(option.id)
+    names = None if option.names is None else of(option.names)
+    return values if names is None else lambda incomplete: values(incomplete) or names(incomplete)
 
 
 def _describe(option: Fact | RunInput, catalog: Catalog, command: str) -> str:

@@ -13,8 +13,8 @@ Folders = str | PathLike[str] | Sequence[str | PathLike[str]]
 class Run(TypedDict, total=False):
     """Options of `optadvise recommend` and `optadvise estimate`."""
 
-    # Kind of model.
-    model: Literal["transformer", "vit", "cnn", "rnn", "mlp", "gnn", "gan", "diffusion", "rl", "recsys"] | None
+    # Kind of model, or a name of networks of this kind, such as llm, bert, clip, yolo or resnet50.
+    model: str | None
     # Training from scratch (pretrain) or from a checkpoint (finetune), or a language model on preferences or rewards
     # (dpo, grpo, ppo).
     task: Literal["pretrain", "finetune", "dpo", "grpo", "ppo"] | None

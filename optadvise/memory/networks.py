@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 
 from optadvise.core.records import NetworkShape
+from optadvise.core.similarity import find_similar
 from optadvise.core.text import normalize_spelling
 from optadvise.memory.network_families import NamedShape, NetworkFamily
 from optadvise.rulebase.cache import cached
-from optadvise.rulebase.catalog import Catalog, look_up
+from optadvise.rulebase.catalog import Catalog, find_spelling, look_up
 from optadvise.rulebase.loading import LazyFiles
 from optadvise.rulebase.rule_paths import NETWORKS
+
+_SERIES = re.compile(r"[a-z]+")  # letters that begin a name
 
 
 class Networks:
@@ -45,14 +49,18 @@ class Networks:
             flag: Option of the name, for the error message.
 
         Raises:
-            InputError: No shape has this name.
+            InputError: No shape has this name; the message suggests names of the same series only.
         """
-        return look_up(
-            self._spellings,
-            name.rsplit("/", 1)[-1] if name.count("/") == 1 and name[-1].isalnum() else name,
-            flag,
-            "use --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab",
-        )
+        name = remove_owner(name)
+        known = self.find_spelling(name)
+        if known is not None:
+            return known
+        advice = "use --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab"
+        return look_up({s: key for s, key in self._spellings.items() if _is_same_series(s, name)}, name, flag, advice)
+
+    def find_spelling(self, name: str) -> str | None:
+        """Return the canonical name of a named shape in any spelling; None if no shape has this name."""
+        return find_spelling(self._spellings, name)
 
     @cached_property
     def _spellings(self) -> dict[str, str]:
@@ -65,6 +73,25 @@ class Networks:
         for key, spellings in aliases.items():
             names.update({alias.lower(): key for alias in spellings})
         return {alias: key for alias, key in names.items() if key}
+
+
+def remove_owner(name: str) -> str:
+    """Return the name of a network without its owner; a number after the slash is the size of a patch.
+
+    Example:
+        >>> remove_owner("meta-llama/Llama-3.1-8B"), remove_owner("ViT-B/16")
+        ('Llama-3.1-8B', 'ViT-B-16')
+    """
+    owner, slash, network = name.partition("/")
+    if not slash or "/" in network or not name[-1].isalnum():
+        return name
+    return f"{owner}-{network}" if network.isdigit() else network
+
+
+def _is_same_series(spelling: str, name: str) -> bool:
+    """Return whether the letters that begin two names are similar; equal sizes do not make names similar."""
+    first, second = (_SERIES.match(text.lower()) for text in (spelling, name))
+    return first is not None and second is not None and bool(find_similar(second[0], [first[0]], {}))
 
 
 def load_networks(catalog: Catalog) -> Networks:

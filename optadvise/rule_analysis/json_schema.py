@@ -24,7 +24,16 @@ from optadvise.rulebase import case_files, memory_rules, records, table_records
 from optadvise.rulebase.case_files import CaseFile
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.memory_rules import MemoryFile
-from optadvise.rulebase.records import AssumptionFile, Fact, FactFile, FixFile, FlowchartFile, GpuFile, SourceFile
+from optadvise.rulebase.records import (
+    AssumptionFile,
+    Fact,
+    FactFile,
+    FixFile,
+    FlowchartFile,
+    GpuFile,
+    SourceFile,
+    WordFile,
+)
 from optadvise.rulebase.table_records import FREE_KEYS, OUTCOMES, PolicyFile, TableEntry
 
 _TAGGED = tuple(OUTCOMES.values())
@@ -49,7 +58,7 @@ _RECORDS: Mapping[str, type[Struct]] = {
     "facts": FactFile, "sources": SourceFile, "gpus": GpuFile, "memory": MemoryFile, "optimizer": Optimizer,
     "scheduler": Scheduler, "assume": AssumptionFile, "fixes": FixFile, "flowchart": FlowchartFile,
     "surfaces": SurfaceFile, "claims": ClaimFile, "policy": PolicyFile, "cases": CaseFile, "framework": Framework,
-    "network": NetworkFamily, "parts": PartsFile, "recipes": RecipeFile,
+    "network": NetworkFamily, "parts": PartsFile, "recipes": RecipeFile, "words": WordFile,
 }  # fmt: skip
 _TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors infer the types of scalars, unlike the reader
 

@@ -19,7 +19,7 @@ from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.imports import ImportPolicy, make_policy
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
 from optadvise.rulebase.memory_rules import MemorySettings
-from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, RunInput
+from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, RunInput, Words
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import find_shipped_rules, is_base
 from optadvise.rulebase.table_records import Rule
@@ -35,13 +35,18 @@ def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
     Raises:
         InputError: The name does not exist; the message suggests similar names.
     """
-    spellings = (name.strip().lower(), normalize_spelling(name), normalize_spelling(name.rsplit(".", 1)[-1]))
-    key = next((names[variant] for variant in spellings if variant in names), None)
+    key = find_spelling(names, name)
     if key is None:
         guess = suggest_name(name, sorted({*names.values()}), names)
         hint = f"{guess}{' ' if guess.endswith('?') else '; '}" if guess else ""
         raise _make_name_error(f"{flag}: unknown name {name!r}; {hint}{advice}", ErrorCode.UNKNOWN_NAME, flag, name)
     return key
+
+
+def find_spelling(names: Mapping[str, str], name: str) -> str | None:
+    """Return the id of a name in any spelling, or of the class at the end of an import path; None if it is unknown."""
+    spellings = (name.strip().lower(), normalize_spelling(name), normalize_spelling(name.rsplit(".", 1)[-1]))
+    return next((names[variant] for variant in spellings if variant in names), None)
 
 
 def _make_name_error(message: str, code: ErrorCode, flag: str, name: str) -> InputError:
@@ -140,6 +145,11 @@ class Catalog:
         return self.later.recipes(self.base)
 
     @cached_property
+    def words(self) -> Words:
+        """Return the names for `--model`; read on first access."""
+        return self.later.words(self.base)
+
+    @cached_property
     def claims(self) -> dict[str, Claim]:
         """Return all claims by id; read on first access."""
         return self.later.claims(self.base)
@@ -150,7 +160,7 @@ class Catalog:
         Raises:
             RuleFileError: A file is invalid.
         """
-        _ = self.frameworks, self._surface_file, self.claims, self.recipes
+        _ = self.frameworks, self._surface_file, self.claims, self.recipes, self.words
 
     @property
     def shipped(self) -> bool:

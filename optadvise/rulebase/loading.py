@@ -16,6 +16,7 @@ from optadvise.core.framework_cards import Framework
 from optadvise.core.recipe_cards import Recipe
 from optadvise.core.surface_cards import SurfaceFile
 from optadvise.rulebase.cache import DiskCache, cached, code_digest
+from optadvise.rulebase.records import Words
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import (
     CLAIMS,
@@ -23,6 +24,7 @@ from optadvise.rulebase.rule_paths import (
     NETWORKS,
     RECIPES,
     SURFACES,
+    WORDS,
     Contents,
     find_files_named,
     list_rule_files,
@@ -59,7 +61,7 @@ def load_rule_base(layers: Sequence[Path], names: Sequence[str] = (SHIPPED,)) ->
 
 
 class LazyFiles:
-    """Files that are read on first access: networks, frameworks, recipes, surfaces and claims."""
+    """Files that are read on first access: networks, frameworks, recipes, words, surfaces and claims."""
 
     def __init__(self, layers: Sequence[Path] = (), fingerprint: bytes = b"") -> None:
         """Store the folders and the fingerprint of their rules."""
@@ -115,6 +117,21 @@ class LazyFiles:
             return read_recipes(read, collect_ids(base), base)
 
         return cached(f"recipes-{key}", tuple[Recipe, ...], read_files)
+
+    def words(self, base: RuleBase) -> Words:
+        """Return the names for `--model`; the file refers to the facts of `base`.
+
+        Raises:
+            RuleFileError: The file is invalid.
+        """
+        read, key = self._keyed(lambda layer: find_files_named(layer, WORDS), self._fingerprint)
+
+        def read_files() -> Words:
+            from optadvise.rulebase.word_files import read_words
+
+            return read_words(read, base.facts)
+
+        return cached(f"words-{key}", Words, read_files)
 
     def surfaces(self, base: RuleBase) -> SurfaceFile:
         """Return the test functions and default optimizers of `trajectories`; the file refers to the rules of `base`.

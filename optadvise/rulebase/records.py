@@ -68,6 +68,7 @@ class Fact(RunOption, frozen=True, kw_only=True):
     values: Mapping[str, str] | None = None  # choices with their descriptions
     values_from: Literal["optimizers"] | None = None
     also: Mapping[str, tuple[str, ...]] = {}  # value -> accepted aliases
+    names: Literal["words"] | None = None  # kind of the names that are accepted besides the values
     unknown: bool = False  # whether the value can be unknown
     derived: str | None = None  # function or table that derives the value
     with_: Mapping[str, Plain] = struct_field(name="with", default_factory=dict)
@@ -114,6 +115,33 @@ class GpuFile(RuleRecord, frozen=True, kw_only=True):
     """`gpus.yaml`."""
 
     gpus: Annotated[tuple[Gpu, ...], Meta(min_length=1)]
+
+
+class WordGroup(RuleRecord, frozen=True, kw_only=True):
+    """Names of networks or methods, and the facts that they state."""
+
+    words: Annotated[tuple[str, ...], Meta(min_length=1)]
+    facts: GivenFacts = {}
+    usual: GivenFacts = {}  # facts that yield to other options
+    at: Internal = ""
+
+
+class WordFile(RuleRecord, frozen=True, kw_only=True):
+    """`words.yaml`."""
+
+    words: Annotated[tuple[WordGroup, ...], Meta(min_length=1)]
+
+
+class Words(RuleRecord, frozen=True, kw_only=True):
+    """Words of all layers."""
+
+    groups: tuple[WordGroup, ...] = ()
+    numbers: Mapping[str, int] = {}  # number of the group by normalized spelling
+
+    def find(self, spelling: str) -> WordGroup | None:
+        """Return the group of a word by its normalized spelling; None for an unknown word."""
+        number = self.numbers.get(spelling)
+        return None if number is None else self.groups[number]
 
 
 class Assumption(RuleRecord, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ Contents: TypeAlias = list[tuple[int, Path, bytes]]  # layer number, path and by
 
 _HERE = Path(__file__).parent
 NETWORKS, FRAMEWORKS, RECIPES = _FOLDERS_APART = ("networks", "frameworks", "recipes")  # read on first access
-SURFACES, CLAIMS = _FILES_APART = ("surfaces", "claims")  # read on first access
+SURFACES, CLAIMS, WORDS = _FILES_APART = ("surfaces", "claims", "words")  # read on first access
 _SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
 _FOLDERS = ("optimizers", "schedulers", "decide")
 _TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
