@@ -239,6 +239,7 @@ def test_every_fix_rule_is_used() -> None:
         *(f"--params {size} --vram 24GB --clipping" for size in ("1.3B", "2.5B", "3B", "4B")),
         "--params 3B --vram 24GB --precision fp32",
         "--params 5B --gpu rx-7900-xtx --clipping",
+        *(f"--params {size} --gpus 8 --gpu rtx4090" for size in ("1.4B", "3B")),
     ]
     used: set[str] = set()
     for line in lines:

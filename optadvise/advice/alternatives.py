@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import list_sized_runs
-from optadvise.advice.decide import Decision, is_rejected, is_sound_when_sharded, list_other_policies
+from optadvise.advice.decide import Decision, is_rejected, list_other_policies
+from optadvise.advice.fix_chains import is_sound_when_sharded
+from optadvise.advice.plan import plan_run
 from optadvise.core.caching import cached
 from optadvise.core.records import Alternative, MaxModelSize, Situation
 from optadvise.memory.estimator import estimate
@@ -21,7 +23,7 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
 
     Args:
         rules: The compiled rules.
-        situation: The run, with its micro-batch if the size is known.
+        situation: The complete situation, without the choices of its plan.
         decision: The chosen optimizer.
     """
     dtype = "bfloat16" if situation.precision == "bf16" else "float32"
@@ -32,7 +34,7 @@ def list_alternatives(rules: CompiledRules, situation: Situation, decision: Deci
                 id=name, because=because, optimizer_bytes=None, state_bytes_per_parameter=bytes_per_parameter, fits=None
             )
             continue
-        run = with_micro_batch(rules.memory_rules, situation.withdraw("micro_batch"), name)
+        run = with_micro_batch(rules.memory_rules, plan_run(rules, situation, name), name)
         memory = estimate(rules.memory_rules, run, name)
         yield Alternative(
             id=name,

@@ -88,7 +88,7 @@ def _reject_uneven_batch(situation: Situation) -> None:
         )  # fmt: skip
     if micro_batch is None:
         return
-    if situation.gradient_release and (batch_size or 1) > micro_batch * gpus:
+    if releases_accumulated(situation):
         raise InputError(
             f"--gradient-release: requires one micro-batch per step, but --batch-size {batch_size} with --micro-batch "
             f"{micro_batch} accumulates gradients; remove --gradient-release or --micro-batch",
@@ -101,6 +101,12 @@ def _reject_uneven_batch(situation: Situation) -> None:
             f"use {_format_nearest_divisors(batch_size // gpus, micro_batch)}",
             code=ErrorCode.NOT_DIVISIBLE, option="--micro-batch", value=micro_batch,
         )  # fmt: skip
+
+
+def releases_accumulated(situation: Situation) -> bool:
+    """Return whether gradient release would free gradients that a run must accumulate over its micro-batches."""
+    micro_batch, batch_size = situation.micro_batch, situation.batch_size
+    return situation.gradient_release and micro_batch is not None and (batch_size or 1) > micro_batch * situation.gpus
 
 
 def _format_nearest_divisors(number: int, rejected: int) -> str:

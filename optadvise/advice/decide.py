@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.memory_pressure import classify_pressure
+from optadvise.advice.memory_pressure import locate_plan
 from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer
 from optadvise.core.records import PolicyAnswer, Situation, TraceEntry
@@ -50,10 +50,15 @@ def decide(rules: CompiledRules, situation: Situation) -> Decision:
 
 
 def locate(rules: CompiledRules, situation: Situation) -> dict[str, int]:
-    """Return the cells of a situation's facts, including the derived fact `memory`."""
+    """Return the cells of a situation's facts, with the derived fact `memory` and what its plan chooses."""
     cells = {name: axis.cell(getattr(situation, name)) for name, axis in rules.input_axes}
-    cells["memory"] = rules.axes["memory"].cell(classify_pressure(rules, situation))
+    cells.update(locate_plan(rules, situation))
     return cells
+
+
+def locate_choices(rules: CompiledRules, run: Situation) -> dict[str, int]:
+    """Return the cells of the facts whose values a run's plan chose."""
+    return {name: rules.axes[name].cell(getattr(run, name)) for name in run.chosen}
 
 
 @cached(8192)
@@ -125,12 +130,6 @@ def _describe_sharding(implementation: Implementation, sharding: str) -> str:
     """Return whether an implementation agrees or breaks with a sharding, or is unmeasured."""
     outcome = implementation.sharding.get(sharding)
     return "unmeasured" if outcome is None else AGREES if outcome == AGREES else "breaks"
-
-
-def is_sound_when_sharded(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
-    """Return whether no measurement shows that an optimizer breaks with a situation's sharding."""
-    sharding = rules.catalog.optimizer(optimizer).implementations[0].sharding
-    return sharding.get(situation.sharding or "", AGREES) == AGREES
 
 
 def is_rejected(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.decide import is_sound_when_sharded
 from optadvise.advice.fix_chains import (
     AppliedChain,
     CompiledFix,
@@ -19,8 +18,8 @@ from optadvise.advice.fix_chains import (
     can_apply,
     compile_fixes,
     find_overruled,
-    list_chains,
-    rate_effort,
+    is_sound_when_sharded,
+    iterate_chains,
 )
 from optadvise.core.cards import SHARDING_LABELS
 from optadvise.core.records import Fix, MemoryEstimate, Situation
@@ -62,8 +61,7 @@ def _search_without_gpus(
 ) -> list[AppliedChain]:
     """Return the fitting chains without more GPUs, cheapest first, without those that contain another."""
     fitting: list[AppliedChain] = []
-    chains = list_chains(fixes, _MAX_CHAIN)
-    for chain in sorted(chains, key=lambda chain: (rate_effort(situation, chain), len(chain))):
+    for chain in iterate_chains(situation, fixes, _MAX_CHAIN):
         ids = {fix.id for fix in chain}
         if any(shorter.ids < ids for shorter in fitting):
             continue
@@ -87,7 +85,7 @@ def _search_with_gpus(
     cheapest: AppliedChain | None = None
     others = [fix for fix in fixes if not fix.adds_gpus and "method" not in fix.changes]
     for growth in (_with_sound_optimizer(rules, situation, fix) for fix in fixes if fix.adds_gpus):
-        for beside in [(), *list_chains(others, _MAX_BESIDE_GPUS)]:
+        for beside in iterate_chains(situation, others, _MAX_BESIDE_GPUS):
             if any(chain.ids <= {fix.id for fix in beside} for chain in fitting):
                 continue
             applied = _double_gpus(rules, situation, (*beside, growth), cheapest)

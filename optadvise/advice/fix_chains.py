@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.core.caching import cached
-from optadvise.core.cards import FactValue
+from optadvise.core.cards import AGREES, FactValue
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Situation, read_count
 from optadvise.memory.estimator import fits
@@ -18,7 +18,7 @@ from optadvise.memory.search import list_divisors, with_micro_batch
 from optadvise.rulebase.regions import Box
 
 _EFFORT_OF_DOUBLING = 4  # of doubling the number of GPUs
-_EFFORT_OF_OVERRULING = 10  # of changing a specified input; these are changed last
+_EFFORT_OF_OVERRULING = 50  # of changing a specified input; these are changed last
 
 
 class CompiledFix(Struct, frozen=True):
@@ -27,7 +27,10 @@ class CompiledFix(Struct, frozen=True):
     id: str
     box: Box  # situations where it applies
     changes: Mapping[str, FactValue]  # by fact; `less` is a smaller micro-batch, `more` is more GPUs
+    is_chosen: bool  # whether `recommend` makes the change by itself
+    memory: str | None  # memory pressure of a run that requires the change
     effort: int
+    effort_by: Mapping[str, int]  # by priority, instead of `effort`
     costs: str
     cite: tuple[str, ...]
 
@@ -35,6 +38,10 @@ class CompiledFix(Struct, frozen=True):
     def adds_gpus(self) -> bool:
         """Return whether the change adds GPUs."""
         return "gpus" in self.changes
+
+    def get_effort(self, priority: str) -> int:
+        """Return the effort for a priority."""
+        return self.effort_by.get(priority, self.effort)
 
 
 class AppliedChain(Struct, frozen=True):
@@ -53,13 +60,15 @@ class AppliedChain(Struct, frozen=True):
 
 @cached(1)
 def compile_fixes(rules: CompiledRules) -> tuple[CompiledFix, ...]:
-    """Return the changes in the order of the rules."""
+    """Return the changes in the order of the rules, without those to optimizers that the rules do not have."""
+    optimizers = (None, *rules.catalog.optimizer_ids)
     return tuple(
         CompiledFix(
             id=row.id, box={name: rules.axes[name].accepted(condition) for name, condition in row.when.items()},
-            changes=row.change, effort=row.effort, costs=row.costs, cite=row.cite,
+            changes=row.change, is_chosen=row.chosen, memory=row.memory, effort=row.effort, effort_by=row.effort_by,
+            costs=row.costs, cite=row.cite,
         )
-        for row in rules.catalog.base.fixes
+        for row in rules.catalog.base.fixes if row.change.get("optimizer") in optimizers
     )  # fmt: skip
 
 
@@ -67,22 +76,42 @@ def can_apply(rules: CompiledRules, situation: Situation, fix: CompiledFix) -> b
     """Return whether a change's conditions hold; an assumed micro-batch cannot shrink."""
     if "micro_batch" in fix.changes and ("micro_batch" in situation.assumed or situation.micro_batch in (None, 1)):
         return False
-    return all(mask >> rules.axes[name].cell(getattr(situation, name)) & 1 for name, mask in fix.box.items())
+    return meets(rules, situation, fix.box)
 
 
-def list_chains(fixes: Sequence[CompiledFix], max_length: int) -> list[tuple[CompiledFix, ...]]:
-    """Return the combinations of changes that set no fact twice, shortest first."""
-    return [
-        chain
-        for length in range(1, max_length + 1)
-        for chain in combinations(fixes, length)
-        if len({name for fix in chain for name in fix.changes}) == sum(len(fix.changes) for fix in chain)
-    ]
+def meets(rules: CompiledRules, situation: Situation, box: Box) -> bool:
+    """Return whether a run is inside a box of facts."""
+    return all(mask >> rules.axes[name].cell(getattr(situation, name)) & 1 for name, mask in box.items())
+
+
+def is_sound_when_sharded(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
+    """Return whether no measurement shows that an optimizer breaks with a situation's sharding."""
+    sharding = rules.catalog.optimizer(optimizer).implementations[0].sharding
+    return sharding.get(situation.sharding or "", AGREES) == AGREES
+
+
+def iterate_chains(
+    situation: Situation, fixes: Sequence[CompiledFix], max_length: int
+) -> Iterator[tuple[CompiledFix, ...]]:
+    """Yield the combinations of changes that set no fact twice, by effort; the first is empty."""
+    efforts = [rate_effort(situation, [fix]) for fix in fixes]
+    queue: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
+    while queue:
+        effort, length, indices = heappop(queue)
+        chain = tuple(fixes[index] for index in indices)
+        yield chain
+        changed = {name for fix in chain for name in fix.changes}
+        for index in range(indices[-1] + 1 if indices else 0, len(fixes) if length < max_length else 0):
+            if changed.isdisjoint(fixes[index].changes):
+                heappush(queue, (effort + efforts[index], length + 1, (*indices, index)))
 
 
 def rate_effort(situation: Situation, chain: Iterable[CompiledFix]) -> int:
     """Return the effort of a chain, without the effort of more GPUs."""
-    return sum(fix.effort + _EFFORT_OF_OVERRULING * bool(find_overruled(situation, fix.changes)) for fix in chain)
+    return sum(
+        fix.get_effort(situation.priority) + _EFFORT_OF_OVERRULING * bool(find_overruled(situation, fix.changes))
+        for fix in chain
+    )
 
 
 def find_overruled(situation: Situation, changes: Mapping[str, FactValue]) -> dict[str, FactValue]:

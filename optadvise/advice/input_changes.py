@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import product
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import change_situation, complete_situation
 from optadvise.advice.decide import choose_optimizer, decide_at
-from optadvise.advice.memory_pressure import classify_pressure
+from optadvise.advice.memory_pressure import locate_plan
+from optadvise.advice.plan import list_chosen_facts, list_plan_facts
 from optadvise.advice.probes import MEMORY_FACTS
 from optadvise.core.caching import cached
 from optadvise.core.errors import InputError
 from optadvise.core.records import InputValue, Situation
-from optadvise.memory.inputs import ESTIMATE_FACTS
 
 
 class Baseline(Struct, frozen=True, eq=False):
@@ -50,9 +52,10 @@ def choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: Any
         if name in positions:
             point[positions[name]] = cell if name == fact else rules.axes[name].cell(new)
     can_compute = baseline.is_sized or fact in MEMORY_FACTS
-    if can_compute and not ESTIMATE_FACTS.isdisjoint(changes) and depends_on_memory(rules, point):
-        pressure = classify_pressure(rules, change_situation(rules, baseline.situation, changes))
-        point[positions["memory"]] = rules.axes["memory"].cell(pressure)
+    if can_compute and not list_plan_facts(rules).isdisjoint(changes) and depends_on_memory(rules, point):
+        after = change_situation(rules, baseline.situation, changes)
+        for name, located in locate_plan(rules, replace(after, stated=(*after.stated, fact))).items():
+            point[positions[name]] = located
     return str(decide_at(rules, tuple(point)).optimizer.choice.chosen)
 
 
@@ -63,21 +66,28 @@ def _find_positions(rules: CompiledRules) -> dict[str, int]:
 
 
 def depends_on_memory(rules: CompiledRules, point: Sequence[int]) -> bool:
-    """Return whether the optimizer depends on memory pressure if all other facts are fixed."""
-    position = _find_positions(rules).get("memory")
-    if position is None:
-        return False
-    return _count_optimizers(rules, (*point[:position], 0, *point[position + 1 :]), position) > 1
+    """Return whether the optimizer depends on a run's plan if all facts that the plan does not choose are fixed."""
+    planned = _find_planned_positions(rules)
+    return _count_optimizers(rules, tuple([0 if i in planned else cell for i, cell in enumerate(point)])) > 1
+
+
+@cached(1)
+def _find_planned_positions(rules: CompiledRules) -> dict[int, str]:
+    """Return the deciding facts that follow from a plan, by their index in a point."""
+    planned = {"memory", *list_chosen_facts(rules)}
+    return {index: name for index, name in enumerate(rules.deciding_facts) if name in planned}
 
 
 @cached(8192)
-def _count_optimizers(rules: CompiledRules, point: tuple[int, ...], position: int) -> int:
-    """Count the optimizers over all values of one fact if all other facts are fixed."""
-    fact = rules.deciding_facts[position]
-    return len({
-        decide_at(rules, (*point[:position], cell, *point[position + 1 :])).optimizer.choice.chosen
-        for cell in range(rules.axes[fact].unknown_cell)
-    })  # fmt: skip
+def _count_optimizers(rules: CompiledRules, point: tuple[int, ...]) -> int:
+    """Count the optimizers over all values of the facts that follow from a plan, if all other facts are fixed."""
+    planned = _find_planned_positions(rules)
+    optimizers = set()
+    for cells in product(*(range(rules.axes[name].unknown_cell) for name in planned.values())):
+        located = dict(zip(planned, cells, strict=True))
+        chosen = decide_at(rules, tuple([located.get(index, cell) for index, cell in enumerate(point)]))
+        optimizers.add(chosen.optimizer.choice.chosen)
+    return len(optimizers)
 
 
 def leads_to(rules: CompiledRules, situation: Situation, fact: str, value: InputValue, optimizer: str) -> bool:

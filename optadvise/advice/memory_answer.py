@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.decide import is_rejected, is_sound_when_sharded
+from optadvise.advice.decide import is_rejected
 from optadvise.advice.fit_search import find_fixes
+from optadvise.advice.fix_chains import is_sound_when_sharded
 from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Recommendation, Situation
 from optadvise.memory import estimator, search
 from optadvise.memory.inputs import select_memory_inputs

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.plan import find_plan, list_chosen_facts
 from optadvise.core.caching import cached
 from optadvise.core.records import MemoryEstimate, Situation
 from optadvise.memory import estimator
 from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.optimizer_memory import estimate_optimizer_memory
-from optadvise.memory.search import find_max_model_size
 
 MINOR_SHARE = 0.05  # of the required memory; smaller savings of optimizer state are ignored
 
@@ -22,14 +22,23 @@ def classify_pressure(rules: CompiledRules, situation: Situation) -> str:
 
 @cached(8192)
 def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
-    memory, inputs, reference = rules.memory_rules, select_memory_inputs(situation), rules.reference_optimizer
-    if estimator.fits(memory, situation, reference):
-        return "fits"
-    required_bytes = estimator.compute_required_bytes(memory, inputs, reference)
+    plan = find_plan(rules, situation, None)
+    if plan is not None:
+        return plan.pressure
+    memory, inputs = rules.memory_rules, select_memory_inputs(situation)
+    required_bytes = estimator.compute_required_bytes(memory, inputs, rules.reference_optimizer)
     is_state_minor = required_bytes is not None and saved_state_bytes(rules, situation) < MINOR_SHARE * required_bytes
-    if is_state_minor and estimator.knows_activations(memory, inputs):
-        return "activations"
-    return "tight" if estimator.fits(memory, situation, rules.compact_optimizer) else "too-small"
+    return "activations" if is_state_minor and estimator.knows_activations(memory, inputs) else "too-small"
+
+
+def locate_plan(rules: CompiledRules, situation: Situation) -> dict[str, int]:
+    """Return the cells of the fact `memory`, and of the deciding facts that a plan can choose."""
+    is_sized = situation.params is not None and situation.vram_bytes is not None
+    plan = find_plan(rules, situation, None) if is_sized else None
+    run = situation if plan is None else plan.situation
+    chosen = list_chosen_facts(rules).intersection(rules.deciding_facts) - {"optimizer"}
+    cells = {name: rules.axes[name].cell(getattr(run, name)) for name in chosen}
+    return {**cells, "memory": rules.axes["memory"].cell(classify_pressure(rules, situation))}
 
 
 def saved_state_bytes(rules: CompiledRules, situation: Situation) -> int:
@@ -37,21 +46,6 @@ def saved_state_bytes(rules: CompiledRules, situation: Situation) -> int:
     memory, inputs = rules.memory_rules, select_memory_inputs(situation)
     reference = estimate_optimizer_memory(memory, inputs, rules.reference_optimizer).state
     return reference - estimate_optimizer_memory(memory, inputs, rules.compact_optimizer).state
-
-
-def find_required_bytes(rules: CompiledRules, situation: Situation) -> list[int]:
-    """Return the smallest limits at which the reference and the compact optimizer fit; empty for an unknown size."""
-    names = (rules.reference_optimizer, rules.compact_optimizer)
-    inputs = select_memory_inputs(situation)
-    required = [estimator.compute_required_bytes(rules.memory_rules, inputs, name) for name in names]
-    return [required_bytes for required_bytes in required if required_bytes is not None]
-
-
-def find_largest_sizes(rules: CompiledRules, situation: Situation) -> list[int]:
-    """Return the largest models for the reference and the compact optimizer, in parameters; empty without a limit."""
-    names = (rules.reference_optimizer, rules.compact_optimizer)
-    sizes = [find_max_model_size(rules.memory_rules, situation, name) for name in names]
-    return [size.max_params for size in sizes if size is not None]
 
 
 def locate_estimate(rules: CompiledRules, situation: Situation, estimate: MemoryEstimate) -> dict[str, int]:

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import list_sized_runs
 from optadvise.advice.input_changes import Baseline, choose_after, depends_on_memory, leads_to
-from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
 from optadvise.advice.option_values import find_limits, find_step, read_value, write_end
+from optadvise.advice.plan import list_largest_sizes, list_required_bytes
 from optadvise.advice.probes import MEMORY_FACTS, Probe
 from optadvise.core.records import Sensitivity, Situation
 
@@ -35,6 +35,8 @@ def search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> It
     fact, current = rules.catalog.facts[probe.fact], getattr(baseline.situation, probe.fact)
     if probe.fact in MEMORY_FACTS and not _is_decided_by_memory(rules, baseline, probe.fact):
         return
+    if current is None and not fact.suggest_less and _differs_at_ends(rules, baseline, probe):
+        return
     outcomes = _merge(_list_outcomes(rules, baseline, probe))
     others = [outcome for outcome in outcomes if outcome.optimizer != baseline.optimizer]
     if current is not None:
@@ -54,6 +56,12 @@ def _is_decided_by_memory(rules: CompiledRules, baseline: Baseline, fact: str) -
     return baseline.situation.method == "full" and (has_default or depends_on_memory(rules, baseline.point))
 
 
+def _differs_at_ends(rules: CompiledRules, baseline: Baseline, probe: Probe) -> bool:
+    """Return whether the smallest and the largest value of a number lead to different optimizers."""
+    ends = find_limits(rules.catalog.facts[probe.fact])
+    return len({choose_after(rules, baseline, probe.fact, end, probe.axis.cell(end)) for end in ends}) > 1
+
+
 def _list_outcomes(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Outcome]:
     """Yield the ranges of a number in which the optimizer is the same."""
 
@@ -61,7 +69,9 @@ def _list_outcomes(rules: CompiledRules, baseline: Baseline, probe: Probe) -> It
         return choose_after(rules, baseline, probe.fact, value, probe.axis.cell(value)) or baseline.optimizer
 
     step = find_step(baseline.situation, probe.fact)
-    low, largest = find_limits(rules.catalog.facts[probe.fact])
+    fact, current = rules.catalog.facts[probe.fact], getattr(baseline.situation, probe.fact)
+    low, largest = find_limits(fact)
+    low = low if current is None or fact.suggest_less else current
     for start in sorted({*_list_starts(rules, baseline, probe), largest + 1}):
         if not low < start <= largest + 1:
             continue
@@ -105,18 +115,15 @@ def _list_starts(rules: CompiledRules, baseline: Baseline, probe: Probe) -> list
         bounds = (probe.axis.bounds(candidate.cells[0]) for candidate in probe.candidates)
         return [int(left) + (left != right) for left, right in bounds if left != float("-inf")]
     if probe.fact == "vram_bytes":
-        return find_required_bytes(rules, baseline.situation)
-    return list(_list_sizes(rules, baseline.situation))
+        return [*map(int, probe.axis.cuts), *list_required_bytes(rules, baseline.situation)]
+    return list(list_sizes(rules, baseline.situation))
 
 
-def _list_sizes(rules: CompiledRules, situation: Situation) -> Iterator[int]:
-    """Yield the model sizes from which on defaults or memory pressure differ."""
-    searched: dict[Situation, list[int]] = {}
+def list_sizes(rules: CompiledRules, situation: Situation) -> Iterator[int]:
+    """Yield the model sizes from which on defaults or the plan differ."""
     for sizes, run in list_sized_runs(rules, situation):
         yield sizes.start
-        if run not in searched:
-            searched[run] = find_largest_sizes(rules, run)
-        yield from (size + 1 for size in searched[run] if size + 1 in sizes)
+        yield from (size + 1 for size in list_largest_sizes(rules, run, sizes))
 
 
 # -- text -------------------------------------------------------------------------------------------------------------

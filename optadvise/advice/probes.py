@@ -8,10 +8,10 @@ from typing import Any
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.plan import list_plan_facts
 from optadvise.core.caching import cached
 from optadvise.core.cards import UNKNOWN
 from optadvise.core.records import Situation
-from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.rulebase.records import Fact
 from optadvise.rulebase.tables import Axis
 
@@ -33,7 +33,7 @@ class Probe(Struct, frozen=True):
     fact: str
     axis: Axis
     is_deciding: bool  # whether a deciding table reads it
-    affects_memory: bool
+    affects_memory: bool  # whether the plan of a run depends on it
     candidates: tuple[Candidate, ...]
 
 
@@ -47,7 +47,7 @@ def list_probes(rules: CompiledRules) -> tuple[Probe, ...]:
 
 def _is_probed(rules: CompiledRules, fact: str) -> bool:
     """Return whether users can set a fact and its values can lead to another optimizer."""
-    is_read = is_deciding(rules, fact) or fact in ESTIMATE_FACTS or fact in rules.defaults.triggers
+    is_read = is_deciding(rules, fact) or fact in list_plan_facts(rules) or fact in rules.defaults.triggers
     axis = rules.axes[fact]
     has_values = axis.choices is not None or is_deciding(rules, fact) or fact in MEMORY_FACTS
     return rules.catalog.facts[fact].flag is not None and is_read and has_values
@@ -69,7 +69,7 @@ def _make_probe(rules: CompiledRules, fact: str) -> Probe:
         fact=fact,
         axis=axis,
         is_deciding=is_deciding(rules, fact),
-        affects_memory=fact in ESTIMATE_FACTS,
+        affects_memory=fact in list_plan_facts(rules),
         candidates=tuple(candidates),
     )
 

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from optadvise.advice.alternatives import find_max_model_sizes, list_alternatives
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
-from optadvise.advice.decide import Decision, decide, list_other_policies, trace_decision
+from optadvise.advice.decide import Decision, decide, list_other_policies, locate_choices, trace_decision
 from optadvise.advice.hyperparameters import build_arguments, build_companion, choose_hyperparameters
 from optadvise.advice.memory_pressure import locate_estimate
+from optadvise.advice.plan import explain_choices, plan_run
 from optadvise.advice.published import list_published
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
@@ -34,9 +35,9 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
     """
     decision = decide(rules, situation)
     optimizer = decision.optimizer
-    run = with_micro_batch(rules.memory_rules, situation, optimizer.id)
+    run = with_micro_batch(rules.memory_rules, plan_run(rules, situation, optimizer.id), optimizer.id)
     estimate = estimate_memory(rules, run, optimizer.id)
-    cells = {**decision.cells, **locate_estimate(rules, run, estimate)}
+    cells = {**decision.cells, **locate_choices(rules, run), **locate_estimate(rules, run, estimate)}
     schedule = choose_schedule(rules, optimizer, cells)
     cells["schedule"] = rules.axes["schedule"].cell(schedule.scheduler.family)
     hyperparameters = choose_hyperparameters(rules, run, optimizer, schedule.scheduler, cells)
@@ -50,11 +51,12 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         hyperparameters=tuple(hyperparameters.values()),
         schedule=plan_schedule(schedule, run, hyperparameters),
         memory=estimate,
+        choices=tuple(explain_choices(rules, situation, run, optimizer.id)),
         max_model_sizes=tuple(find_max_model_sizes(rules, run, decision)),
-        alternatives=tuple(list_alternatives(rules, run, decision)),
+        alternatives=tuple(list_alternatives(rules, situation, decision)),
         warnings=tuple(_list_warnings(rules, cells)),
         trace=(*_trace_with_support(rules, decision), schedule.trace),
-        # The micro-batch follows from the inputs, so sensitivities start from the situation without it.
+        # The plan and the micro-batch follow from the inputs, so sensitivities start from the situation without them.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
         published=list_published(rules, run),
         policies=tuple(list_other_policies(rules, situation, decision)),

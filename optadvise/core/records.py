@@ -85,6 +85,7 @@ class Situation(Struct, frozen=True):
     stated: tuple[str, ...] = ()  # facts that the user stated
     defaults: tuple[str, ...] = ()  # facts with a default, or unknown
     derived: tuple[str, ...] = ()  # facts computed from other facts
+    chosen: tuple[str, ...] = ()  # facts whose default `recommend` replaced, so that the run fits
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -108,6 +109,11 @@ class Situation(Struct, frozen=True):
             defaults=tuple(name for name in self.defaults if name not in values),
             derived=tuple(name for name in self.derived if name not in values),
         )  # fmt: skip
+
+    def choose(self, **values: Any) -> Situation:
+        """Return the situation with values that the user did not state, chosen so that the run fits."""
+        defaults = tuple(name for name in self.defaults if name not in values)
+        return replace(self, **values, defaults=defaults, chosen=(*self.chosen, *values))
 
     def derive(self, **values: Any) -> Situation:
         """Return the situation with additional derived values."""
@@ -293,6 +299,16 @@ class CompanionAdvice(Struct, frozen=True):
     kwargs: Mapping[str, Value]
 
 
+class RunChoice(Struct, frozen=True):
+    """Choice of how to run a training, made so that it fits, with its cost."""
+
+    rule: str
+    change: Mapping[str, FactValue]
+    saves: int = field(name="saves_bytes")  # additional memory of one GPU without this choice
+    costs: str
+    cite: tuple[str, ...]
+
+
 class Recommendation(Struct, frozen=True):
     """Recommendation of an optimizer and a schedule for a run."""
 
@@ -304,6 +320,7 @@ class Recommendation(Struct, frozen=True):
     hyperparameters: tuple[AdvisedHyperparameter, ...]
     schedule: ScheduleAdvice
     memory: MemoryEstimate
+    choices: tuple[RunChoice, ...]  # of `situation`, with reasons
     max_model_sizes: tuple[MaxModelSize, ...]
     alternatives: tuple[Alternative, ...]
     warnings: tuple[AdviceWarning, ...]

@@ -27,6 +27,7 @@ from optadvise.core.records import (
     Positive,
     PublishedRun,
     Recommendation,
+    RunChoice,
     Scaling,
     ScheduleAdvice,
     Sensitivity,
@@ -36,6 +37,7 @@ from optadvise.core.records import (
 )
 from optadvise.core.yaml_types import ImportPath
 from optadvise.evidence.apply import find_deviation
+from optadvise.render.run_plan import describe_settings
 from optadvise.rulebase.catalog import Catalog
 
 Chains: TypeAlias = Annotated[
@@ -58,6 +60,7 @@ class SituationDocument(Situation, frozen=True, kw_only=True):
     stated: UnsetType = UNSET  # type: ignore[assignment]
     defaults: UnsetType = UNSET  # type: ignore[assignment]
     derived: UnsetType = UNSET  # type: ignore[assignment]
+    chosen: UnsetType = UNSET  # type: ignore[assignment]
 
 
 class RangeDocument(Struct, frozen=True):
@@ -111,6 +114,26 @@ class EstimateDocument(Document, frozen=True, kw_only=True):
     optimizers: tuple[Fit, ...]
     fixes: Chains
     rules: RulesDocument
+
+
+class RunDocument(Struct, frozen=True, kw_only=True):
+    """How to run the training; null is unknown, or does not apply to the kind of model."""
+
+    precision: str
+    micro_batch: Positive | None
+    accumulation: Positive | None
+    gpus: Positive
+    effective_batch: Positive | None
+    tokens_per_step: Positive | None
+    checkpointing: str
+    loss: str | None
+    attention: str | None
+    shard: str
+    offload: bool
+    gradient_release: bool
+    variant: Annotated[str | None, Meta(description="Variant of the optimizer's implementation.")]
+    chosen: Annotated[tuple[str, ...], Meta(description="Values that were not specified.")]
+    choices: Annotated[tuple[RunChoice, ...], Meta(description="Choices without which the run would not fit.")]
 
 
 class OptimizerDocument(Struct, frozen=True):
@@ -214,6 +237,7 @@ class RecommendationDocument(Document, frozen=True, kw_only=True):
     companion: CompanionDocument | None
     scheduler: SchedulerDocument
     hyperparameters: Annotated[tuple[AdvisedHyperparameter, ...], Meta(min_length=1)]
+    run: RunDocument
     memory: MemoryDocument
     fixes: Chains
     fixes_optimizer: Annotated[
@@ -253,6 +277,7 @@ def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None
         companion=None if companion is None else CompanionDocument(companion.implementation.path, companion.kwargs),
         scheduler=_build_scheduler(advice.schedule),
         hyperparameters=advice.hyperparameters,
+        run=_build_run(advice),
         memory=build_memory(advice.memory),
         fixes=fixes,
         fixes_optimizer=fit.optimizer if fit is not None and fixes else None,
@@ -270,6 +295,18 @@ def build_recommendation(advice: Recommendation, fit: MemoryAnswer | None = None
         policies=advice.policies,
         evidence=build_evidence(implementation, advice.evidence),
         rules=RulesDocument(advice.fingerprint, advice.layers),
+    )
+
+
+def _build_run(advice: Recommendation) -> RunDocument:
+    """Return the JSON of how to run the training."""
+    values = describe_settings(advice)
+    stated = advice.situation.stated
+    chosen = tuple(name for name, value in values.items() if value is not None and name not in stated)
+    return convert(
+        {**values, "gpus": advice.situation.gpus, "chosen": chosen, "choices": advice.choices},
+        RunDocument,
+        from_attributes=True,
     )
 
 
@@ -297,7 +334,7 @@ def build_situation(situation: Situation) -> SituationDocument:
         shape = ShapeDocument(
             family=shape.family, name=shape.name, basis=shape.basis, dims=dict(shape.dims), flags=shape.flags
         )
-    unset = dict.fromkeys(("stated", "defaults", "derived"), UNSET)
+    unset = dict.fromkeys(("stated", "defaults", "derived", "chosen"), UNSET)
     return SituationDocument(**{**asdict(situation), **unset, "shape": shape, "assumed": situation.assumed})
 
 

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import choose_optimizer
-from optadvise.advice.memory_pressure import find_largest_sizes, find_required_bytes
+from optadvise.advice.number_changes import list_sizes
 from optadvise.advice.option_values import find_limits, find_step, read_value, write_end
+from optadvise.advice.plan import list_required_bytes
 from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges, is_changeable, parse_choice
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, InputValue, Situation
@@ -205,6 +206,6 @@ def _make_range(rules: CompiledRules, situation: Situation, fact: str, low: int,
 def _list_thresholds(rules: CompiledRules, situation: Situation, fact: str) -> list[int]:
     """Return the memory limits or model sizes at which memory pressure or a default changes."""
     if fact == "vram_bytes":
-        return sorted({*find_required_bytes(rules, situation)})
-    cuts = (int(cut) for cut in rules.axes[fact].cuts)
-    return sorted({*cuts, *(size + 1 for size in find_largest_sizes(rules, situation) if size > 0)})
+        cuts = map(int, rules.axes[fact].cuts)
+        return sorted({*cuts, *list_required_bytes(rules, replace(situation, vram_bytes=None))})
+    return sorted(set(list_sizes(rules, situation)))

@@ -9,11 +9,10 @@ from msgspec import Struct
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import Decision, decide
+from optadvise.advice.plan import find_plan
 from optadvise.advice.probes import is_changeable, is_relevant
 from optadvise.core.errors import InputError
 from optadvise.core.records import FactValues, Situation
-from optadvise.memory.estimator import fits
-from optadvise.memory.search import with_micro_batch
 from optadvise.rule_analysis.smallest_changes import InputChange, find_smallest_changes
 from optadvise.rulebase.near_misses import NearMiss, explain_miss, list_near_misses, sort_misses
 
@@ -93,8 +92,7 @@ def _list_rows(rules: CompiledRules, decision: Decision, optimizer: str) -> list
 def _fits(rules: CompiledRules, situation: Situation, optimizer: str) -> bool | None:
     if situation.params is None or situation.vram_bytes is None:
         return None
-    run = with_micro_batch(rules.memory_rules, situation, optimizer)
-    return fits(rules.memory_rules, run, optimizer)
+    return find_plan(rules, situation, optimizer) is not None
 
 
 def _find_rejection(rules: CompiledRules, inputs: FactValues, optimizer: str) -> str | None:

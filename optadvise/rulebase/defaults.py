@@ -79,6 +79,11 @@ class CompiledDefaults:
         """Return the first contradiction in complete inputs, or None."""
         return next((row.rule for row in self._rejections if self._applies(row.box, inputs)), None)
 
+    def accepts(self, situation: Situation) -> bool:
+        """Return whether no values of a run contradict each other."""
+        inputs = _Overlay(situation, {})
+        return not any(self._applies(row.box, inputs) for row in self._rejections)
+
     def is_suggested(self, before: Situation, after: Situation) -> bool:
         """Return whether answers suggest a run instead of another: no combination that they avoid is new."""
         old, new = _Overlay(before, {}), _Overlay(after, {})

@@ -1,0 +1,211 @@
+"""Plan of a run: the cheapest choices of how to run it, after which it fits.
+
+The changes of `rules/fixes.yaml` that are `chosen` are combined in the order of their effort. They never overrule a
+specified input. The micro-batch is the largest that fits, so it is no part of a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import releases_accumulated
+from optadvise.advice.fix_chains import (
+    CompiledFix,
+    compile_fixes,
+    is_sound_when_sharded,
+    iterate_chains,
+    meets,
+)
+from optadvise.core.caching import cached
+from optadvise.core.records import RunChoice, Situation
+from optadvise.memory import estimator
+from optadvise.memory.inputs import ESTIMATE_FACTS, select_memory_inputs
+from optadvise.memory.search import find_max_model_size
+
+_FITS = "fits"  # memory pressure of a run that fits with the reference optimizer
+
+
+class Plan(Struct, frozen=True):
+    """Choices of how to run a training."""
+
+    situation: Situation  # the run after the choices, without its micro-batch
+    optimizer: str
+    fixes: tuple[CompiledFix, ...]
+
+    @property
+    def pressure(self) -> str:
+        """Return the memory pressure of the run, a value of the derived fact `memory`."""
+        return next((fix.memory for fix in self.fixes if fix.memory is not None), _FITS)
+
+
+@cached(8192)
+def find_plan(rules: CompiledRules, situation: Situation, optimizer: str | None) -> Plan | None:
+    """Return the cheapest plan with which a run of known size fits; None without one.
+
+    Args:
+        rules: The compiled rules.
+        situation: A complete situation.
+        optimizer: Optimizer of the run; None: the reference optimizer, which the plan may replace.
+    """
+    plain = _make_plain_plan(rules, situation, optimizer)
+    if _fits(rules, plain):
+        return plain
+    fixes = _list_choices(rules, situation, optimizer)
+    if not _can_fit(rules, plain, fixes):
+        return None
+    return next((plan for plan in _iterate_plans(rules, plain, fixes) if _fits(rules, plan)), None)
+
+
+def plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
+    """Return a run with the choices of its plan; the run itself without a known size or without a plan that fits."""
+    plan = None if situation.params is None else find_plan(rules, situation, optimizer)
+    return situation if plan is None else plan.situation
+
+
+def explain_choices(rules: CompiledRules, situation: Situation, run: Situation, optimizer: str) -> list[RunChoice]:
+    """Return the choices by which a run differs from the situation that it was planned for, with their savings."""
+    plan = find_plan(rules, situation, optimizer) if run.chosen else None
+    if plan is None:
+        return []
+    required = _compute_required(rules, plan)
+    bare, choices = Plan(situation=situation, optimizer=optimizer, fixes=()), []
+    for fix in plan.fixes:
+        others = _apply(rules, bare, [other for other in plan.fixes if other != fix])
+        saves = 0 if others is None else max(_compute_required(rules, others) - required, 0)
+        choices.append(RunChoice(rule=fix.id, change=fix.changes, saves=saves, costs=fix.costs, cite=fix.cite))
+    return choices
+
+
+@cached(1)
+def list_plan_facts(rules: CompiledRules) -> frozenset[str]:
+    """Return the facts that a plan depends on."""
+    chosen = [fix for fix in compile_fixes(rules) if fix.is_chosen]
+    return ESTIMATE_FACTS | {name for fix in chosen for name in fix.box} | {"priority"}
+
+
+@cached(1)
+def list_chosen_facts(rules: CompiledRules) -> frozenset[str]:
+    """Return the facts that plans choose."""
+    return frozenset(name for fix in compile_fixes(rules) if fix.is_chosen for name in fix.changes)
+
+
+# -- limits and sizes at which the plan changes -----------------------------------------------------------------------
+
+
+def list_required_bytes(rules: CompiledRules, situation: Situation) -> list[int]:
+    """Return the memory limits from which on cheaper plans fit, up to the first plan that fits the situation's limit.
+
+    Args:
+        rules: The compiled rules.
+        situation: A complete situation of known size.
+    """
+    plain = _make_plain_plan(rules, situation, None)
+    required: list[int] = []
+    for plan in _iterate_plans(rules, plain, _list_choices(rules, situation, None)):
+        required_bytes = _compute_required(rules, plan)
+        if not required or required_bytes < required[-1]:
+            required.append(required_bytes)
+        if situation.vram_bytes is not None and required_bytes <= situation.vram_bytes:
+            break
+    return required
+
+
+def list_largest_sizes(rules: CompiledRules, situation: Situation, sizes: range) -> Iterator[int]:
+    """Yield the model sizes up to which plans fit, in parameters, the cheapest plan first; nothing without a limit.
+
+    Args:
+        rules: The compiled rules.
+        situation: A complete situation.
+        sizes: Model sizes with the defaults of the situation.
+    """
+    smallest = sizes.start
+    start = replace(situation, params=smallest)
+    fixes = _list_choices(rules, start, None)
+    for plan in _iterate_plans(rules, _make_plain_plan(rules, start, None), fixes):
+        plan = replace(plan, situation=replace(plan.situation, params=smallest))
+        if not _fits(rules, plan):
+            continue
+        size = find_max_model_size(rules.memory_rules, plan.situation, plan.optimizer)
+        if size is None or size.max_params not in sizes:
+            return
+        yield size.max_params
+        smallest = size.max_params + 1
+        larger = replace(start, params=smallest)
+        if not _can_fit(rules, _make_plain_plan(rules, larger, None), fixes):
+            return
+
+
+# -- the search -------------------------------------------------------------------------------------------------------
+
+
+def _make_plain_plan(rules: CompiledRules, situation: Situation, optimizer: str | None) -> Plan:
+    """Return a run with only those choices that cost nothing for its priority."""
+    plain = Plan(situation=situation, optimizer=optimizer or rules.reference_optimizer, fixes=())
+    for fix in _list_choices(rules, situation, optimizer, is_free=True):
+        plain = _apply(rules, plain, [fix]) or plain
+    return plain
+
+
+def _list_choices(
+    rules: CompiledRules, situation: Situation, optimizer: str | None, *, is_free: bool = False
+) -> list[CompiledFix]:
+    """Return the changes that a plan may make, without those that another change must precede."""
+    variable = list_chosen_facts(rules)
+    stated = [name for name in situation.stated if name != "optimizer" or optimizer is not None]
+    return [
+        fix
+        for fix in compile_fixes(rules)
+        if fix.is_chosen
+        and (fix.get_effort(situation.priority) == 0) == is_free
+        and fix.changes.keys().isdisjoint(stated)
+        and (optimizer is None or "optimizer" not in fix.changes)
+        and meets(rules, situation, {name: mask for name, mask in fix.box.items() if name not in variable})
+    ]
+
+
+def _iterate_plans(rules: CompiledRules, plain: Plan, fixes: Sequence[CompiledFix]) -> Iterator[Plan]:
+    """Yield the plans of a run by effort, whether they fit or not."""
+    for chain in iterate_chains(plain.situation, fixes, len(fixes)):
+        plan = _apply(rules, plain, chain)
+        if plan is not None:
+            yield plan
+
+
+def _apply(rules: CompiledRules, plan: Plan, chain: Sequence[CompiledFix]) -> Plan | None:
+    """Return a plan after further changes; None if the rules reject it or do not suggest it."""
+    requested = plan.situation.optimizer
+    before = run = replace(plan.situation, optimizer=plan.optimizer)
+    for fix in chain:
+        if not meets(rules, run, fix.box):
+            return None
+        run = replace(run, **fix.changes)
+    optimizer = run.optimizer or plan.optimizer
+    is_accepted = rules.defaults.accepts(run) and not releases_accumulated(run)
+    is_suggested = rules.defaults.is_suggested(before, run) and is_sound_when_sharded(rules, run, optimizer)
+    if chain and not (is_accepted and is_suggested):
+        return None
+    values = {name: getattr(run, name) for fix in chain for name in fix.changes if name != "optimizer"}
+    situation = replace(plan.situation, optimizer=requested).choose(**values)
+    return Plan(situation=situation, optimizer=optimizer, fixes=(*plan.fixes, *chain))
+
+
+def _can_fit(rules: CompiledRules, plain: Plan, fixes: Sequence[CompiledFix]) -> bool:
+    """Return whether a run may fit: with all changes at once, even those that exclude each other."""
+    changes = {name: value for fix in fixes for name, value in fix.changes.items() if name != "optimizer"}
+    run = replace(plain.situation, **changes, micro_batch=plain.situation.micro_batch or 1, batch_size=None)
+    optimizers = {plain.optimizer, *(str(fix.changes["optimizer"]) for fix in fixes if "optimizer" in fix.changes)}
+    return any(estimator.fits(rules.memory_rules, run, optimizer) for optimizer in optimizers)
+
+
+def _fits(rules: CompiledRules, plan: Plan) -> bool:
+    return estimator.fits(rules.memory_rules, plan.situation, plan.optimizer)
+
+
+def _compute_required(rules: CompiledRules, plan: Plan) -> int:
+    """Return the GPU memory in bytes that a plan requires; 0 if its size is unknown."""
+    inputs = select_memory_inputs(plan.situation)
+    return estimator.compute_required_bytes(rules.memory_rules, inputs, plan.optimizer) or 0
