@@ -110,3 +110,5 @@ def add_shape(catalog: Catalog, shape: NetworkShape, facts: dict[str, Any], type
     facts.update(model=model, shape=shape)
     if family.architecture is not None:
         facts["architecture"] = family.architecture
+    if family.normalization is not None:
+        facts["normalization"] = family.normalization

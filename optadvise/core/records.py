@@ -51,6 +51,7 @@ class Situation(Struct, frozen=True):
 
     model: str | None = None
     architecture: str | None = None  # of a sequence transformer: decoder, encoder or encoder-decoder
+    normalization: str | None = None  # of a convolutional network: batch or layer
     objective: str | None = None  # what the model learns, such as language or detection
     task: str = "pretrain"
     method: str = "full"

@@ -103,6 +103,7 @@ class NetworkFamily(NetworkRecord, frozen=True, kw_only=True):
     name: str
     model: str  # kind of model
     architecture: str | None = None  # of a sequence transformer
+    normalization: str | None = None  # of a convolutional network
     input: Literal["tokens", "images"]
     cite: Cites
     blocks: Annotated[tuple[BlockDescription, ...], Meta(min_length=1)]
