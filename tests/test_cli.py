@@ -189,7 +189,7 @@ def test_unspecified_facts_are_listed_as_assumed() -> None:
         ("recommend --lora-rank 8", "option-conflict", "--method"),
         ("recommend --bogus", "unknown-option", "--bogus"),
         ("recommend --lr 1e-3", "unknown-option", "--lr"),
-        ("recommend --epochs 3", "unknown-option", "--epochs"),
+        ("recommend --warmup 3", "unknown-option", "--warmup"),
         ("recommend --vram", "missing-option", "--vram"),
         ("recommend extra", "invalid-value", None),
         ("recommend --rules /does/not/exist", "file-not-found", "--rules"),
@@ -224,7 +224,7 @@ def test_invalid_input_has_one_line_and_a_code(line: str, error: str, option: st
         ("recommend --batch_size=64", "recommend --batch-size 64"),
         ("recommend --fp16", "recommend --precision amp-fp16"),
         ("recommend --precision bf16-mixed", "recommend --precision amp-bf16"),
-        ("recommend --model llm --vram 24", "recommend --model transformer --vram 24GB"),
+        ("recommend --model llm --vram 24", "recommend --model transformer --architecture decoder --vram 24GB"),
         ("recommend --task sft --params 8B", "recommend --task finetune --params 8B"),
         ("recommend --gpus 8xH100 --params 8B", "recommend --gpus 8 --gpu h100 --params 8B"),
         ("recommend --gpus 2 --params 8B --shard fsdp", "recommend --gpus 2 --params 8B --shard zero3"),
@@ -310,6 +310,20 @@ def test_gpu_name_sets_the_memory() -> None:
     situation = advice("--model", "transformer", "--gpu", "rtx 4090")["situation"]
     assert situation["vram_bytes"] == 24 * 2**30
     assert situation["gpu"] == "GeForce RTX 4090"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "vram", "name", "gib"),
+    [
+        ("m2 ultra", "192GB", "Apple M2 Ultra, 192 GB", 192),
+        ("m4 max", "48GB", "Apple M4 Max", 48),  # a size that is not listed
+        ("a100", "40GB", "A100 40 GB", 40),
+        ("t4", "16", "Tesla T4", 15),
+    ],
+)
+def test_gpu_with_a_stated_memory(gpu: str, vram: str, name: str, gib: int) -> None:
+    situation = advice("--gpu", gpu, "--vram", vram)["situation"]
+    assert (situation["gpu"], situation["vram_bytes"]) == (name, gib * 2**30)
 
 
 def test_stdout_has_only_json_and_may_close_early() -> None:

@@ -336,7 +336,6 @@ REJECTED = {
     "--hidden 100 --layers 2 --heads 3 --ffn 400 --vocab 1000": ("not-divisible", "--hidden"),
     "--hidden 64 --layers 1e6 --heads 2 --ffn 64 --vocab 100": ("out-of-range", "--layers"),
     "--hidden 64 --layers 2 --heads 2 --ffn 64 --vocab 100 --model cnn": ("option-conflict", "--model"),
-    "--params 7B --gpus 3 --batch-size 64": ("not-divisible", "--gpus"),
     "--params 7B --gpus 2 --batch-size 64 --micro-batch 3": ("not-divisible", "--micro-batch"),
     "--params 7B --vram 24GB --gpu a100": ("option-conflict", "--vram"),
     "--params 7B --gradient-release --clipping": ("option-conflict", "--gradient-release"),

@@ -32,7 +32,8 @@ NUMBERS = {
     "params": st.integers(1, 2 * 10**12), "vram_bytes": st.integers(2**20, 2**38), "batch_size": st.integers(1, 10**6),
     "gpus": st.integers(1, 16), "lora_rank": st.integers(1, 512), "steps": st.integers(1, 10**7),
     "micro_batch": st.sampled_from([1, 2, 16]), "seq_len": st.sampled_from([1, 128, 2048, 32768]),
-    "image_size": st.sampled_from([64, 224]),
+    "image_size": st.sampled_from([64, 224]), "grad_accum": st.sampled_from([1, 4]), "epochs": st.integers(1, 100),
+    "samples": st.integers(1, 10**9), "tokens": st.integers(10**6, 10**13),
 }  # fmt: skip
 
 

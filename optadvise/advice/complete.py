@@ -1,4 +1,4 @@
-"""Completion of inputs: defaults of the rules, typical sample length, and checks for contradictions."""
+"""Completion of inputs: defaults of the rules, typical sample length, steps, and checks for contradictions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
+from optadvise.advice.batch_and_steps import check_batch, derive_batch, derive_steps
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
@@ -14,7 +15,6 @@ from optadvise.core.records import FactValues, InputValue, NetworkShape, Situati
 from optadvise.memory.estimator import change_sized_run, complete_length
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.memory.network_size import count_parameters
-from optadvise.memory.search import list_divisors
 
 _NOTHING_STATED = Situation()
 _LISTED_AS_UNKNOWN = ("model", "params", "vram_bytes", "batch_size")  # listed with the defaults if unknown
@@ -28,7 +28,7 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
         inputs: Specified values by fact; `shape` is a `NetworkShape`.
 
     Raises:
-        InputError: Inputs contradict each other, or the batch is not divisible.
+        InputError: Inputs contradict each other.
         RuleFileError: The rules have no default for the number of GPUs.
     """
     shape = inputs.get("shape")
@@ -40,16 +40,19 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
         raise RuleFileError(
             "the rules have no default for `gpus`; add one to assume.yaml", folder, code=ErrorCode.RULE_GAP
         )
+    batch = derive_batch(filled)
+    filled = rules.defaults.fill({**inputs, **batch}) if batch else filled
     _reject_contradictions(rules, filled)
     unknown = [name for name in _LISTED_AS_UNKNOWN if name not in filled]
     situation = replace(
         _NOTHING_STATED,
         **filled,
         stated=tuple(name for name, value in inputs.items() if value is not None),
-        defaults=(*unknown, *(name for name in filled if name not in inputs)),
+        defaults=(*unknown, *(name for name in filled if name not in inputs and name not in batch)),
+        derived=tuple(batch),
     )
-    _reject_uneven_batch(situation)
-    return situation if situation.params is None else complete_length(rules.memory_rules, situation)
+    check_batch(situation)
+    return derive_steps(situation if situation.params is None else complete_length(rules.memory_rules, situation))
 
 
 def _reject_contradictions(rules: CompiledRules, inputs: FactValues) -> None:
@@ -77,51 +80,6 @@ def _list_options(rules: CompiledRules, inputs: FactValues, names: Iterable[str]
     return options
 
 
-def _reject_uneven_batch(situation: Situation) -> None:
-    """Reject a batch that is not divisible by the number of GPUs and the micro-batch."""
-    micro_batch, batch_size, gpus = situation.micro_batch, situation.batch_size, situation.gpus
-    if batch_size is not None and batch_size % gpus:
-        raise InputError(
-            f"--gpus {gpus}: --batch-size {batch_size} must be divisible by --gpus; "
-            f"use {_format_nearest_divisors(batch_size, gpus)}",
-            code=ErrorCode.NOT_DIVISIBLE, option="--gpus", value=gpus,
-        )  # fmt: skip
-    if micro_batch is None:
-        return
-    if releases_accumulated(situation):
-        raise InputError(
-            f"--gradient-release: requires one micro-batch per step, but --batch-size {batch_size} with --micro-batch "
-            f"{micro_batch} accumulates gradients; remove --gradient-release or --micro-batch",
-            code=ErrorCode.OPTION_CONFLICT, option="--gradient-release", value=True,
-        )  # fmt: skip
-    if batch_size is not None and batch_size % (micro_batch * gpus):
-        factors = f"--micro-batch × --gpus ({micro_batch} × {gpus})" if gpus > 1 else "--micro-batch"
-        raise InputError(
-            f"--micro-batch {micro_batch}: --batch-size {batch_size} must be divisible by {factors}; "
-            f"use {_format_nearest_divisors(batch_size // gpus, micro_batch)}",
-            code=ErrorCode.NOT_DIVISIBLE, option="--micro-batch", value=micro_batch,
-        )  # fmt: skip
-
-
-def releases_accumulated(situation: Situation) -> bool:
-    """Return whether gradient release would free gradients that a run must accumulate over its micro-batches."""
-    micro_batch, batch_size = situation.micro_batch, situation.batch_size
-    return situation.gradient_release and micro_batch is not None and (batch_size or 1) > micro_batch * situation.gpus
-
-
-def _format_nearest_divisors(number: int, rejected: int) -> str:
-    """Return the nearest divisors of a number below and above a rejected one, as text.
-
-    Example:
-        >>> _format_nearest_divisors(64, 3)
-        '2 or 4'
-    """
-    accepted = list_divisors(number)
-    below = max((n for n in accepted if n < rejected), default=None)
-    above = min((n for n in accepted if n > rejected), default=None)
-    return " or ".join(str(n) for n in (below, above) if n is not None)
-
-
 def list_sized_runs(rules: CompiledRules, situation: Situation) -> Iterator[tuple[range, Situation]]:
     """Yield the ranges of model sizes in which all defaults are the same, with the run that has these defaults.
 
@@ -144,6 +102,6 @@ def change_situation(rules: CompiledRules, situation: Situation, changes: FactVa
         situation: The situation before the changes.
         changes: New values by fact, including dependent defaults.
     """
-    if situation.params is None and changes.get("params") is None:
-        return replace(situation, **changes)
-    return change_sized_run(rules.memory_rules, situation, changes)
+    is_unsized = situation.params is None and changes.get("params") is None
+    after = replace(situation, **changes) if is_unsized else change_sized_run(rules.memory_rules, situation, changes)
+    return derive_steps(after) if "steps" in situation.derived else after

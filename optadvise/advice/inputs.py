@@ -33,6 +33,8 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {**named.facts, **_parse_facts(catalog, typed, named)}
     if typed.get("optimizer") is not None:
         facts["optimizer"] = catalog.find_optimizer(typed["optimizer"], "--optimizer")
+    if typed.get("schedule") is not None:
+        facts["schedule"] = catalog.find_scheduler(typed["schedule"], "--schedule")
     facts.update(_parse_memory(catalog, typed.get("vram"), typed.get("gpu")))
     shape = parse_shape(catalog, typed, named, facts)
     if shape is not None:
@@ -127,18 +129,18 @@ def _parse_choice(text: str, fact: Fact) -> str:
 
 
 def _parse_memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[str, Any]:
-    if vram is not None and gpu is not None:
-        raise InputError(
-            f"--vram {vram} --gpu {gpu!r}: both set the GPU's memory; use one of them",
-            code=ErrorCode.OPTION_CONFLICT, option="--vram", value=vram,
-        )  # fmt: skip
-    if gpu is not None:
-        card = catalog.find_gpu(gpu)
-        memory = {"gpu": card.name, "vram_bytes": card.memory_bytes, "vendor": card.vendor}
-        return memory if card.bf16 else {**memory, "bf16": False}
-    if vram is None:
-        return {}
-    if vram.strip().lower() == "auto":
+    """Return the facts of the GPU: its name and vendor, and its memory."""
+    if vram is not None and vram.strip().lower() == "auto":
+        if gpu is not None:
+            raise InputError(
+                f"--vram auto --gpu {gpu!r}: both name a GPU; use one of them",
+                code=ErrorCode.OPTION_CONFLICT, option="--vram", value=vram,
+            )  # fmt: skip
         name, size = find_gpu()
         return {"gpu": name, "vram_bytes": size}
-    return {"vram_bytes": parse_bytes(vram, "--vram")}
+    memory_bytes = None if vram is None else parse_bytes(vram, "--vram")
+    if gpu is None:
+        return {} if memory_bytes is None else {"vram_bytes": memory_bytes}
+    card = catalog.find_gpu(gpu, memory_bytes)
+    facts = {"gpu": card.name, "vram_bytes": card.memory_bytes, "vendor": card.vendor}
+    return facts if card.bf16 else {**facts, "bf16": False}

@@ -26,7 +26,7 @@ def parse_number(text: str, option: Fact | RunInput) -> int:
     Raises:
         InputError: The text is not a number, or the number is out of range.
     """
-    number = parse_count(text, str(option.flag), option.max_value)
+    number = parse_count(text, str(option.flag), option.max_value, binary=option.binary)
     if option.min_value is not None and number < option.min_value:
         raise InputError(
             f"{option.flag} {text}: must be at least {option.min_value:,}; add a unit, such as 7B or 350M",

@@ -58,7 +58,9 @@ def read_value(fact: Fact, text: str) -> int | None:
     """Return the value of a numeric option; None if the option rejects the text."""
     flag = fact.flag or ""
     try:
-        return parse_bytes(text, flag) if fact.type == "bytes" else parse_count(text, flag, fact.max_value)
+        if fact.type == "bytes":
+            return parse_bytes(text, flag)
+        return parse_count(text, flag, fact.max_value, binary=fact.binary)
     except InputError:
         return None
 

@@ -38,7 +38,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
     run = with_micro_batch(rules.memory_rules, plan_run(rules, situation, optimizer.id), optimizer.id)
     estimate = estimate_memory(rules, run, optimizer.id)
     cells = {**decision.cells, **locate_choices(rules, run), **locate_estimate(rules, run, estimate)}
-    schedule = choose_schedule(rules, optimizer, cells)
+    schedule = choose_schedule(rules, optimizer, cells, situation.schedule)
     cells["schedule"] = rules.axes["schedule"].cell(schedule.scheduler.family)
     hyperparameters = choose_hyperparameters(rules, run, optimizer, schedule.scheduler, cells)
     implementation = optimizer.implementations[0]

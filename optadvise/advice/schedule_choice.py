@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import locate, trace_rule
 from optadvise.core import schedules
 from optadvise.core.cards import Optimizer, Scheduler
+from optadvise.core.error_codes import ErrorCode
+from optadvise.core.errors import InputError
 from optadvise.core.records import AdvisedHyperparameter, ScheduleAdvice, Situation, TraceEntry
 from optadvise.rulebase.table_records import Rule
 
@@ -23,16 +26,24 @@ class ScheduleChoice(Struct, frozen=True):
     trace: TraceEntry
 
 
-def choose_schedule(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int]) -> ScheduleChoice:
-    """Return the schedule for an optimizer: the choice of the rules, unless the card excludes it.
+def choose_schedule(
+    rules: CompiledRules, optimizer: Optimizer, cells: Mapping[str, int], requested: str | None = None
+) -> ScheduleChoice:
+    """Return the schedule for an optimizer: the requested one, or the choice of the rules unless the card excludes it.
 
     Args:
         rules: The compiled rules.
         optimizer: The card.
         cells: Cells of all known facts.
+        requested: Schedule that the user requested.
+
+    Raises:
+        InputError: The card excludes the requested schedule.
     """
     rule = rules.tables["choose_schedule"].winner(cells)
     chosen = rule.choice.chosen
+    if requested is not None:
+        return _use_requested(rules, optimizer, rule, requested)
     scheduler = restrict_schedule(rules, optimizer, chosen)
     if scheduler.id == chosen:
         return ScheduleChoice(scheduler=scheduler, rule=rule, trace=trace_rule(rule))
@@ -41,6 +52,21 @@ def choose_schedule(rules: CompiledRules, optimizer: Optimizer, cells: Mapping[s
         table="choose_schedule", rule=optimizer.id, because=because, cite=optimizer.cite, layer=optimizer.layer
     )
     return ScheduleChoice(scheduler=scheduler, rule=rule, trace=trace)
+
+
+def _use_requested(rules: CompiledRules, optimizer: Optimizer, rule: Rule, requested: str) -> ScheduleChoice:
+    """Return the requested schedule; the trace has the choice of the rules if it differs."""
+    if optimizer.schedules is not None and requested not in optimizer.schedules:
+        accepted = ", ".join(optimizer.schedules)
+        raise InputError(
+            f"--schedule {requested}: {optimizer.name} requires {accepted}; use it, or another optimizer",
+            code=ErrorCode.OPTION_CONFLICT, option="--schedule", value=requested,
+        )  # fmt: skip
+    trace, chosen = trace_rule(rule), rule.choice.chosen
+    if chosen != requested:
+        because = f"Specified with --schedule; otherwise optadvise recommends {chosen}: {rule.because}"
+        trace = replace(trace, because=because)
+    return ScheduleChoice(scheduler=rules.catalog.scheduler(requested), rule=rule, trace=trace)
 
 
 def restrict_schedule(rules: CompiledRules, optimizer: Optimizer, chosen: str) -> Scheduler:

@@ -31,6 +31,18 @@ _RUN_ALIASES: Mapping[str, Sequence[str]] = {
     "--num-params": ["--params"],
     "--model-size": ["--params"],
     "--max-steps": ["--steps"],
+    "--train-tokens": ["--tokens"],
+    "--total-tokens": ["--tokens"],
+    "--num-epochs": ["--epochs"],
+    "--num-train-epochs": ["--epochs"],
+    "--num-samples": ["--samples"],
+    "--dataset-size": ["--samples"],
+    "--gradient-accumulation": ["--grad-accum"],
+    "--gradient-accumulation-steps": ["--grad-accum"],
+    "--accumulation": ["--grad-accum"],
+    "--scheduler": ["--schedule"],
+    "--lr-scheduler": ["--schedule"],
+    "--lr-scheduler-type": ["--schedule"],
     "--optim": ["--optimizer"],
     "--dtype": ["--precision"],
     "--rank": ["--lora-rank"],
@@ -60,20 +72,11 @@ _ALIASES: Mapping[str, Mapping[str, Sequence[str]]] = {
 }
 _BARE_VALUES = {"--checkpointing": "full"}  # option -> its value where none was typed
 _LEARNING_RATE = "is computed; optadvise schedule NAME --lr 1e-3 shows a schedule with a given peak"
-_LENGTH = "is not an option; use --steps, as in samples × epochs / batch size"
-_ACCUMULATION = "follows from --batch-size, --micro-batch and --gpus"
 _HINTS: Mapping[str, str] = {
     "--lr": _LEARNING_RATE,
     "--learning-rate": _LEARNING_RATE,
     "--weight-decay": "is computed; the answer has its typical range",
     "--warmup": "is computed; optadvise schedule NAME --warmup 2% shows a schedule with a given warmup",
-    "--schedule": "is chosen by recommend; optadvise schedule NAME shows one",
-    "--scheduler": "is chosen by recommend; optadvise schedule NAME shows one",
-    "--epochs": _LENGTH,
-    "--tokens": "is not an option; use --steps, as in tokens / (batch size × sequence length)",
-    "--samples": _LENGTH,
-    "--grad-accum": _ACCUMULATION,
-    "--gradient-accumulation-steps": _ACCUMULATION,
 }
 _GPUS = re.compile(r"(\d+)\s*[x×*]\s*(\S.*)", re.IGNORECASE)  # as in 8xH100
 

@@ -91,7 +91,9 @@ def make_plan(rules: CompiledRules, requested: Recommendation, framework: Framew
 
 
 def count_micro_batches(run: Situation) -> int:
-    """Return the micro-batches per optimizer step on each GPU; 1 if the batch size is not specified."""
+    """Return the micro-batches per optimizer step on each GPU; 1 if neither they nor the batch size are specified."""
+    if run.grad_accum is not None:
+        return run.grad_accum
     if run.batch_size is None or run.micro_batch is None:
         return 1
     return max(1, -(-run.batch_size // (run.micro_batch * run.gpus)))

@@ -4,6 +4,7 @@ The records declare the keys of these files (see `core.yaml_types`). Frameworks,
 modules in `core`; tables and facts are in `rulebase`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -343,6 +344,12 @@ class Gpu(CardRecord, frozen=True, kw_only=True):
     cite: str
     bf16: bool = True  # whether it supports bf16
     usual: bool = False  # whether estimates list it if no GPU is specified
+    shared_memory: bool = False  # whether it uses the main memory, which is sold in several sizes
+
+    @property
+    def series(self) -> str:
+        """Return the name without the memory size."""
+        return re.split(r",? \d+ GB\b", self.name, maxsplit=1)[0]
 
     @property
     def memory_bytes(self) -> int:

@@ -24,10 +24,19 @@ class Run(TypedDict, total=False):
     lora_rank: Count | None
     # Samples per forward pass on one GPU.
     micro_batch: Count | None
-    # Samples per optimizer step, over all GPUs and gradient accumulation, such as 256; 8K means 8,000.
+    # Samples per optimizer step, over all GPUs and gradient accumulation, such as 256 or 8K; K is 1024 after a power of
+    # two (8K: 8,192), otherwise 1000.
     batch_size: Count | None
     # Optimizer steps of the run: 100K.
     steps: Count | None
+    # Gradient accumulation: micro-batches per optimizer step on one GPU. With --micro-batch it states the batch.
+    grad_accum: Count | None
+    # Tokens of the whole run, such as 20B, from which the steps follow; K is 1024 after a power of two, otherwise 1000.
+    tokens: Count | None
+    # Passes over the data. With --samples, the steps follow.
+    epochs: Count | None
+    # Samples of the data, such as 1.28M; with --epochs, the steps follow.
+    samples: Count | None
     # Number format: amp has fp32 weights and 16-bit matrix products, bf16 has bf16 weights too.
     precision: Literal["fp32", "amp-bf16", "amp-fp16", "bf16"] | None
     # Stability of the loss so far.
@@ -46,6 +55,8 @@ class Run(TypedDict, total=False):
     lora_targets: str | Sequence[str] | None
     # Use this optimizer.
     optimizer: str | None
+    # Use this schedule.
+    schedule: str | None
     # Memory of one GPU, such as 24GB, 24 or 800MB; auto for the GPU of this machine. GB means GiB, as GPU vendors
     # count.
     vram: str | int | None
@@ -93,7 +104,7 @@ class Run(TypedDict, total=False):
     ffn: Count | None
     # Vocabulary size.
     vocab: Count | None
-    # Tokens per sample, such as 2048; 8K means 8,000.
+    # Tokens per sample, such as 2048 or 8K; K is 1024 after a power of two (8K: 8,192), otherwise 1000.
     seq_len: Count | None
     # Side length of an image in pixels: 224.
     image_size: Count | None

@@ -66,6 +66,7 @@ class Situation(Struct, frozen=True):
     gpus: Positive = 1
     batch_size: Positive | None = None  # samples per optimizer step, over all GPUs and gradient accumulation steps
     micro_batch: Positive | None = None  # samples per forward pass on one GPU
+    grad_accum: Positive | None = None  # stated micro-batches per optimizer step on one GPU
     precision: str = "amp-bf16"
     stability: str = "stable"
     tuning: str = "low"
@@ -82,7 +83,11 @@ class Situation(Struct, frozen=True):
     clipping: bool = False  # whether the global gradient norm must be clipped
     offload: bool = False  # whether the optimizer state is in host memory
     steps: Positive = 100_000  # optimizer steps of the whole run
+    tokens: Positive | None = None  # stated tokens of the whole run
+    epochs: Positive | None = None  # stated passes over the data
+    samples: Positive | None = None  # stated samples of the data
     optimizer: str | None = None  # requested optimizer
+    schedule: str | None = None  # requested schedule
     stated: tuple[str, ...] = ()  # facts that the user stated
     defaults: tuple[str, ...] = ()  # facts with a default, or unknown
     derived: tuple[str, ...] = ()  # facts computed from other facts
@@ -96,7 +101,7 @@ class Situation(Struct, frozen=True):
     @property
     def tokens_per_step(self) -> int | None:
         """Return the tokens of an optimizer step; None if the batch is unknown or samples have no tokens."""
-        return None if None in (self.batch_size, self.seq_len) else self.batch_size * self.seq_len  # type: ignore[operator]
+        return None if self.batch_size is None or self.seq_len is None else self.batch_size * self.seq_len
 
     @property
     def stated_inputs(self) -> dict[str, InputValue]:
@@ -118,7 +123,10 @@ class Situation(Struct, frozen=True):
 
     def derive(self, **values: Any) -> Situation:
         """Return the situation with additional derived values."""
-        return replace(self, **values, derived=(*self.derived, *values))
+        return replace(
+            self, **values, derived=(*(name for name in self.derived if name not in values), *values),
+            defaults=tuple(name for name in self.defaults if name not in values),
+        )  # fmt: skip
 
     def withdraw(self, *names: str) -> Situation:
         """Return the situation without some derived values; names of other values are ignored."""

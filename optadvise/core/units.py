@@ -45,13 +45,14 @@ def parse_bytes(text: str, flag: str) -> int:
     return _positive(number * _MEMORY_UNITS[(match[2] or default)[0].upper()], text, flag)
 
 
-def parse_count(text: str, flag: str, max_value: int | None = None) -> int:
+def parse_count(text: str, flag: str, max_value: int | None = None, *, binary: bool = False) -> int:
     """Return a count.
 
     Args:
         text: A plain number, or one with K (1000), M, B or T: `7B`, `350M`, `124e6`, `8K` is 8000.
         flag: Option of the value, for the error message.
         max_value: Largest accepted value; None for 1e18.
+        binary: Whether K is 1024 after a power of two, as in batches and lengths of 8K or 64K.
 
     Raises:
         InputError: The text is not a number, or the number is not whole or out of range.
@@ -59,6 +60,8 @@ def parse_count(text: str, flag: str, max_value: int | None = None) -> int:
     Example:
         >>> parse_count("7B", "--params")
         7000000000
+        >>> parse_count("64K", "--batch-size", binary=True), parse_count("100K", "--batch-size", binary=True)
+        (65536, 100000)
     """
     match = _COUNT.fullmatch(text.strip())
     if match is None:
@@ -66,8 +69,10 @@ def parse_count(text: str, flag: str, max_value: int | None = None) -> int:
             f"{flag} {text!r}: not a number above 0; use a form such as 256, 8K, 350M, 7B or 124e6",
             code=ErrorCode.INVALID_NUMBER, option=flag, value=text,
         )  # fmt: skip
-    value = float(match[1].replace("_", "")) * _COUNT_UNITS[match[2].upper()]
-    return _positive(value, text, flag, max_value)
+    number, unit = float(match[1].replace("_", "")), match[2].upper()
+    is_power = number >= 1 and number.is_integer() and int(number) & (int(number) - 1) == 0
+    factor = 1024 if binary and unit == "K" and is_power else _COUNT_UNITS[unit]
+    return _positive(number * factor, text, flag, max_value)
 
 
 def _positive(value: float, text: str, flag: str, max_value: int | None = None) -> int:

@@ -78,7 +78,7 @@ def estimate_module(rules: CompiledRules, spec: str, stated: FactValues, timeout
 
 
 def _check_input(spec: str, stated: FactValues) -> None:
-    extra = sorted(set(stated) - ACCEPTED_FACTS)
+    extra = sorted(set(stated) - ACCEPTED_FACTS, key=lambda name: (name != "shape", name))  # a shape states others
     if extra:
         flag = "--arch, --hf-config or --hidden" if extra[0] == "shape" else "--" + extra[0].replace("_", "-")
         raise InputError(

@@ -126,7 +126,7 @@ def list_micro_batches(inputs: MemoryInputs) -> set[int]:
     """Return the micro-batches that may require the least: the specified one, or single samples and the whole batch."""
     if inputs.micro_batch is not None:
         return {inputs.micro_batch}
-    batch_per_gpu = max((inputs.batch_size or 1) // inputs.gpus, 1)
+    batch_per_gpu = -(-(inputs.batch_size or 1) // inputs.gpus)
     return {batch_per_gpu} if inputs.gradient_release else {1, batch_per_gpu}
 
 

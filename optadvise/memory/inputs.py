@@ -30,6 +30,7 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
     gpus: int
     batch_size: int | None
     micro_batch: int | None
+    grad_accum: int | None
     seq_len: int | None
     image_size: int | None
     checkpointing: str
@@ -56,7 +57,7 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
     @property
     def micro_batches(self) -> int:
         """Return the micro-batches per optimizer step on one GPU; an unknown micro-batch is one sample."""
-        return -(-(self.batch_size or 1) // ((self.micro_batch or 1) * self.gpus))
+        return self.grad_accum or -(-(self.batch_size or 1) // ((self.micro_batch or 1) * self.gpus))
 
     @property
     def accumulates(self) -> bool:

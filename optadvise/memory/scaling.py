@@ -39,8 +39,8 @@ def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scali
 
 
 def _set_gpus(situation: Situation, gpus: int) -> Situation:
-    """Return the run on another number of GPUs, without an assumed micro-batch."""
-    return replace(situation.withdraw("micro_batch"), gpus=gpus)
+    """Return the run on another number of GPUs, without an assumed micro-batch and accumulation."""
+    return replace(situation.withdraw("micro_batch"), gpus=gpus, grad_accum=None)
 
 
 def _divides_batch(situation: Situation, gpus: int) -> bool:

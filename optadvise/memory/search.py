@@ -84,8 +84,8 @@ def _search_max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: 
 
 
 def _find_batch_per_gpu(situation: Situation) -> int:
-    """Return the samples of a batch on one GPU; 1 if the batch size is unknown."""
-    return max((situation.batch_size or 1) // situation.gpus, 1)
+    """Return the samples of a batch on one GPU, rounded up; 1 if the batch size is unknown."""
+    return -(-(situation.batch_size or 1) // situation.gpus)
 
 
 def _make_requirement(rules: MemoryRules, inputs: MemoryInputs, fact: str, optimizer: str) -> Callable[[int], int]:

@@ -169,12 +169,14 @@ def list_shape_options(shape: NetworkShape, catalog: Catalog) -> list[tuple[str,
 
 def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:
     """Return the id of the GPU that `--gpu` specified; None without one."""
-    return next((gpu.id for gpu in catalog.gpus if "gpu" in situation.stated and gpu.name == situation.gpu), None)
+    names = (situation.gpu,) if "gpu" in situation.stated else ()
+    return next((gpu.id for gpu in catalog.gpus if gpu.name in names or gpu.series in names), None)
 
 
 def list_implied_facts(situation: Situation, catalog: Catalog) -> set[str]:
     """Return the stated facts that follow from the name of a GPU or the shape of a network."""
-    of_gpu = set() if find_gpu_id(situation, catalog) is None else {"vram_bytes", "vendor", "bf16"}
+    of_gpu = set() if find_gpu_id(situation, catalog) is None else {"vendor", "bf16"}
+    of_gpu |= {"vram_bytes"} if any(gpu.name == situation.gpu for gpu in catalog.gpus) else set()
     return of_gpu | ({"model", "params"} if "shape" in situation.stated else set())
 
 

@@ -176,7 +176,12 @@ def _describe_batch(advice: Recommendation) -> str:
         return gpu_text if batch is None else f"effective batch {batch:,} on {gpu_text}"
     if batch is None:
         return f"micro-batch {micro_batch:,} on {f'each of {gpu_text}' if gpus > 1 else gpu_text}"
-    accumulation = max(1, batch // (micro_batch * gpus))
+    if batch % gpus:
+        return (
+            f"effective batch {batch:,} on {gpu_text}, not a multiple of the GPUs: at most micro-batch {micro_batch:,} "
+            "without tensor or pipeline parallelism"
+        )
+    accumulation = situation.grad_accum or max(1, batch // (micro_batch * gpus))
     if accumulation == gpus == 1:
         return f"batch {batch:,} without gradient accumulation, 1 GPU"
     steps = f" × {accumulation:,} accumulation steps" if accumulation > 1 else ""

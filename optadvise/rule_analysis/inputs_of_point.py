@@ -132,7 +132,8 @@ def format_command(rules: CompiledRules, inputs: FactValues, layers: tuple[str, 
     """
     arguments = ["optadvise", "recommend"]
     for name, value in inputs.items():
-        arguments += _format_option(rules, name, value, names_gpu="gpu" in inputs)
+        names_gpu = any(gpu.name == inputs.get("gpu") for gpu in rules.catalog.gpus)  # which states the memory
+        arguments += _format_option(rules, name, value, names_gpu=names_gpu)
     for folder in layers:
         arguments += ["--rules", folder]
     return shlex.join(arguments)

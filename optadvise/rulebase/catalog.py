@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from optadvise.core.cards import SHIPPED, Gpu, Optimizer, Scheduler, Source
 from optadvise.core.claim_cards import Claim
 from optadvise.core.error_codes import ErrorCode
@@ -15,6 +17,7 @@ from optadvise.core.framework_cards import Framework
 from optadvise.core.recipe_cards import Recipe
 from optadvise.core.surface_cards import Surface, SurfaceFile
 from optadvise.core.text import normalize_spelling
+from optadvise.core.units import show_bytes
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.imports import ImportPolicy, make_policy
 from optadvise.rulebase.loading import LazyFiles, load_rule_base
@@ -23,6 +26,8 @@ from optadvise.rulebase.records import OPTION_GROUPS, Fact, Flowchart, RunInput,
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import find_shipped_rules, is_base
 from optadvise.rulebase.table_records import Rule
+
+_SIZE_TOLERANCE = 0.1  # a GPU of 16 GB may have 15 GiB, as error correction uses the rest
 
 
 def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:
@@ -235,12 +240,33 @@ class Catalog:
     def _rules(self) -> dict[str, Rule]:
         return {rule.id.upper(): rule for table in self.base.tables.values() for rule in table.all_rules}
 
-    def find_gpu(self, name: str) -> Gpu:
+    def find_gpu(self, name: str, memory_bytes: int | None = None) -> Gpu:
         """Return a GPU by id, name or alias in any spelling.
 
+        Args:
+            name: The name.
+            memory_bytes: Stated memory, of a GPU that is sold with several sizes or uses the main memory.
+
         Raises:
-            InputError: The name does not exist.
+            InputError: The name does not exist, or the GPU is not sold with this memory.
         """
+        gpu = self._find_gpu(name)
+        if memory_bytes is None:
+            return gpu
+        sizes = [other for other in self.gpus if other.series == gpu.series]
+        nearest = min(sizes, key=lambda other: abs(other.memory_bytes - memory_bytes))
+        if abs(nearest.memory_bytes / memory_bytes - 1) < _SIZE_TOLERANCE and not gpu.shared_memory:
+            return nearest
+        if gpu.shared_memory:
+            is_listed = nearest.memory_bytes == memory_bytes
+            return nearest if is_listed else replace(gpu, name=gpu.series, memory_gib=memory_bytes / 2**30)
+        listed = " or ".join(sorted({f"{other.memory_gib:g} GiB" for other in sizes}))
+        raise InputError(
+            f"--vram {show_bytes(memory_bytes)}: {gpu.series} has {listed}; remove --vram or --gpu",
+            code=ErrorCode.OPTION_CONFLICT, option="--vram", value=memory_bytes,
+        )  # fmt: skip
+
+    def _find_gpu(self, name: str) -> Gpu:
         names: dict[str, str] = {}
         for gpu in self.gpus:
             for name_of_gpu in (gpu.id, gpu.name, *gpu.aliases):
@@ -256,7 +282,9 @@ class Catalog:
         if match is None or normalize_spelling(name) in names:
             return None
         similar = {key for word, key in names.items() if word.endswith(match[1]) or word.startswith(match[1])}
-        fitting = [gpu for gpu in self.gpus if gpu.id in similar and abs(gpu.memory_gib / int(match[2]) - 1) < 0.1]
+        fitting = [
+            gpu for gpu in self.gpus if gpu.id in similar and abs(gpu.memory_gib / int(match[2]) - 1) < _SIZE_TOLERANCE
+        ]
         exact = [gpu for gpu in fitting if names.get(match[1]) == gpu.id] or fitting
         return exact[0].id if exact else None
 

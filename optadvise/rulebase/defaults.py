@@ -107,9 +107,8 @@ class CompiledDefaults:
                 default = next((row.value for row in rows if self._applies(row.box, after)), SITUATION_DEFAULTS[name])
                 if default != getattr(situation, name):
                     changes[name] = after.changes[name] = default
-        batch_size, gpus = after.get("batch_size"), after.get("gpus")
-        is_uneven = batch_size is not None and batch_size % gpus
-        is_rejected = is_uneven or any(self._applies(box, after) for box in effects.rejections)
+        becomes_uneven = _is_uneven(after) and not _is_uneven(_Overlay(situation, {}))
+        is_rejected = becomes_uneven or any(self._applies(box, after) for box in effects.rejections)
         return None if is_rejected else changes
 
     def _find_effects(self, fact: str) -> _Effects:
@@ -126,6 +125,12 @@ class CompiledDefaults:
                 defaults=affected, rejections=tuple(box for box in rejections if not moved.isdisjoint(box))
             )
         return self._effects[fact]
+
+
+def _is_uneven(inputs: Inputs) -> bool:
+    """Return whether the batch is not a multiple of the GPUs: accepted, but no answer suggests it."""
+    batch_size = inputs.get("batch_size")
+    return batch_size is not None and batch_size % inputs.get("gpus") != 0
 
 
 class _Overlay:

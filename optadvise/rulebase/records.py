@@ -50,6 +50,7 @@ class RunOption(RuleRecord, frozen=True, kw_only=True):
     group: OptionGroup = "The run"
     min_value: int | None = None
     max_value: int | None = None
+    binary: bool = False  # K is 1024 after a power of two
     commands: tuple[RunCommand, ...] = get_args(RunCommand)
 
     @property
@@ -93,7 +94,7 @@ class RunInput(RunOption, frozen=True, kw_only=True):
 
     id: str
     type: Literal["text", "number", "file"]
-    names: Literal["optimizers", "gpus", "shapes"] | None = None  # kind of the accepted names
+    names: Literal["optimizers", "schedules", "gpus", "shapes"] | None = None  # kind of the accepted names
     defaults: Mapping[str, str] = {}  # default in the help of each command, where they differ
     at: Internal = ""
 

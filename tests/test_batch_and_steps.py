@@ -1,0 +1,92 @@
+"""Batch, accumulation, tokens, epochs and schedules that a run states."""
+
+from __future__ import annotations
+
+import pytest
+
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
+from optadvise.advice.inputs import parse_inputs
+from optadvise.advice.recommend import recommend
+from optadvise.core.records import Situation
+from optadvise.rulebase.catalog import load_shipped
+from tests.cli import optadvise
+
+RULES = CompiledRules(load_shipped())
+
+
+def complete(**typed: str) -> Situation:
+    return complete_situation(RULES, parse_inputs(RULES.catalog, typed))
+
+
+@pytest.mark.parametrize(
+    ("text", "samples"), [("8K", 8192), ("64k", 65536), ("1K", 1024), ("100K", 100_000), ("1.5K", 1500), ("1M", 10**6)]
+)
+def test_k_is_1024_after_a_power_of_two(text: str, samples: int) -> None:
+    assert complete(batch_size=text).batch_size == samples
+    assert complete(seq_len=text).seq_len == samples
+    assert complete(steps=text).steps % 1000 in (0, 500)
+
+
+def test_accumulation_states_the_batch_or_the_micro_batch() -> None:
+    run = complete(params="7B", micro_batch="4", grad_accum="8", gpus="8")
+    assert (run.batch_size, "batch_size" in run.derived) == (256, True)
+    run = complete(params="7B", batch_size="256", grad_accum="8", gpus="8")
+    assert (run.micro_batch, "micro_batch" in run.derived) == (4, True)
+    assert complete(params="7B", grad_accum="8").batch_size is None
+
+
+def test_a_batch_may_be_no_multiple_of_the_gpus() -> None:
+    run = recommend(RULES, complete(params="3B", batch_size="576", gpus="384", gpu="h100")).situation
+    assert run.micro_batch in (1, 2)
+    assert complete(params="3B", batch_size="576", micro_batch="3", gpus="384").batch_size == 576
+    assert complete(params="3B", batch_size="576", micro_batch="3", grad_accum="1", gpus="384").grad_accum == 1
+
+
+def test_steps_follow_from_tokens_or_epochs() -> None:
+    run = complete(params="1B", tokens="20B", batch_size="512", seq_len="2048")
+    assert (run.tokens_per_step, run.steps, "steps" in run.derived) == (2**20, 19073, True)
+    assert complete(params="1B", tokens="20B").tokens == 20_000_000_000
+    assert complete(model="cnn", epochs="90", samples="1281167", batch_size="256").steps == 90 * 5005
+    assert complete(params="1B", tokens="20B", batch_size="512", seq_len="2048", steps="19K").steps == 19_000
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "option"),
+    [
+        ("--batch-size 100 --micro-batch 3 --gpus 4 --grad-accum 2", "option-conflict", "--grad-accum"),
+        ("--batch-size 64 --grad-accum 3", "not-divisible", "--grad-accum"),
+        ("--batch-size 64 --gpus 3 --micro-batch 3", "not-divisible", "--micro-batch"),
+        ("--params 7B --gradient-release --grad-accum 4", "option-conflict", "--gradient-release"),
+        ("--params 1B --batch-size 512 --seq-len 2K --tokens 20B --steps 1000", "option-conflict", "--tokens"),
+        ("--schedule cosinus", "unknown-name", "--schedule"),
+        ("--schedule cosine --optimizer schedule-free-adamw", "option-conflict", "--schedule"),
+    ],
+)
+def test_contradictions(line: str, error: str, option: str) -> None:
+    result = optadvise("recommend", *line.split())
+    assert (result.code, result.error) == (2, error)
+    assert result.failure is not None
+    assert result.failure.option == option
+
+
+@pytest.mark.parametrize("name", ["wsd", "constant", "Cosine"])
+def test_a_requested_schedule_is_kept(name: str) -> None:
+    advice = recommend(RULES, complete(model="transformer", schedule=name))
+    assert advice.schedule.id == name.lower()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--batch 64 --gradient-accumulation-steps 4",
+        "--num-train-epochs 3 --num-samples 10K --bs 16",
+        "--lr-scheduler wsd",
+        "--train-tokens 20B",
+        "--gpus 8xH100 --vram=80",
+        "--checkpointing --fsdp --gpus 2",
+        "--task sft --shard ddp --precision bf16-mixed --vram 24",
+    ],
+)
+def test_spellings_of_other_tools(line: str) -> None:
+    assert optadvise("recommend", "--model", "transformer", *line.split()).code == 0
