@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.batch_and_steps import releases_accumulated
+from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.fix_chains import (
     CompiledFix,
     compile_fixes,

@@ -68,6 +68,8 @@ class Run(TypedDict, total=False):
     gpu: str | None
     # Decoder (GPT, Llama), encoder (BERT) or encoder-decoder (T5).
     architecture: Literal["decoder", "encoder", "encoder-decoder"] | None
+    # Normalization of a convolutional network.
+    normalization: Literal["batch", "layer"] | None
     # What the model learns.
     objective: (
         Literal[
