@@ -59,6 +59,8 @@ def list_cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Cas
         for implementation in card.implementations:
             if "cpu" not in implementation.devices or not plan.is_importable(implementation):
                 continue
+            if implementation.tensors == "table":  # the workloads have dense gradients
+                continue
             for variant in plan.list_variants(implementation, "cpu"):
                 arm = plan.plan_defaults(card, {}, implementation=implementation.id)
                 variant_keys = {key for kwargs in implementation.variants.values() for key in kwargs}

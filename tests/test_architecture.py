@@ -37,8 +37,8 @@ MAY_IMPORT_TORCH = {
     "benchmark": {"arm_session", "clock", "optimizer_builder", "workloads", "workload_networks", "workload_data",
                   "user_workload", "training_loop", "peak_memory", "wrapping", "ranks", "launch", "communication"},
     "fake_tensors": {"worker", "step", "values", "tracker", "cuda_emulation"},
-    "verify": {"worker", "reference", "known_deviations", "audit", "builder", "usage", "experiments",
-               "training", "trajectories"},
+    "verify": {"worker", "reference", "matrix_reference", "reference_types", "known_deviations", "audit", "builder",
+               "usage", "experiments", "training", "trajectories"},
     "diagnostics": {"probe"},
 }  # fmt: skip
 CLOCKS = {"time", "datetime"}

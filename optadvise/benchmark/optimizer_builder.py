@@ -133,7 +133,7 @@ def _build_phase(phase: Phase, optimizer: Optimizer, *, is_only: bool) -> LRSche
 
 
 def iterate_tensors(state: object) -> Iterable[Tensor]:
-    """Yield every plain tensor of an optimizer state, including those in containers and tensor subclasses."""
+    """Yield every plain tensor of an optimizer state, including those in containers, objects and tensor subclasses."""
     if isinstance(state, Mapping):
         for value in state.values():
             yield from iterate_tensors(value)
@@ -147,6 +147,8 @@ def iterate_tensors(state: object) -> Iterable[Tensor]:
                 yield from iterate_tensors(getattr(state, name))
         else:
             yield state
+    elif hasattr(state, "__dict__"):  # an object of the optimizer's package, such as GaLore's projector
+        yield from iterate_tensors(vars(state))
 
 
 def count_state_bytes(optimizers: Iterable[Optimizer]) -> int:

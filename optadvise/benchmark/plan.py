@@ -208,6 +208,11 @@ def _explain_unsupported(
     if card.paged and device_type != "cuda":
         unpaged = f"; on {device_type} use {card.parents[0]}" if card.parents else ""
         return f"paged state requires CUDA{unpaged}", ErrorCode.UNSUPPORTED
+    if implementation.tensors == "table":
+        return (
+            f"{implementation.path} trains only embedding tables, which bench does not measure apart",
+            ErrorCode.UNSUPPORTED,
+        )
     if device_type not in implementation.devices:
         devices = " or ".join(implementation.devices)
         return f"{implementation.path} requires {devices} and does not run on {device_type}", ErrorCode.UNSUPPORTED

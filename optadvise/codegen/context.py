@@ -33,6 +33,8 @@ class Construction(Struct, frozen=True):
     cpu_kwargs: Mapping[str, object]  # additional arguments on a machine without a GPU
     decay: str | None  # name of the weight decay argument; None if weight decay is not passed
     needs_train_mode: bool
+    tensors: str | None  # `matrix` or `table`, if the optimizer supports only these
+    sparse_only: bool  # rejects dense gradients
 
 
 class Phase(Struct, frozen=True):
@@ -163,6 +165,8 @@ def _build_construction(implementation: Implementation, kwargs: Mapping[str, Val
         cpu_kwargs=convert_lists(implementation.cpu_kwargs),
         decay=decay if decay in kwargs else None,
         needs_train_mode=implementation.needs_train_mode,
+        tensors=implementation.tensors,
+        sparse_only=implementation.gradients == "sparse",
     )
 
 

@@ -152,11 +152,14 @@ class StateTensor(CardRecord, frozen=True, kw_only=True):
     """Tensor of the optimizer state, and the weights that have it."""
 
     name: str
-    per: Literal["element", "tensor", "block", "row", "column", "row-square", "column-square", "optimizer"]
+    # `long-side` and `short-side`: a matrix of `rank` vectors along the longer or shorter axis.
+    per: Literal["element", "tensor", "block", "row", "column", "row-square", "column-square", "long-side",
+                 "short-side", "optimizer"]  # fmt: skip
     # `parameter`: the dtype of the weight.
     dtype: Literal["parameter", "float32", "bfloat16", "float16", "uint8", "int8", "uint4", "int64"]
     block: int = 1  # elements per block
     elements: int = 1  # elements per tensor or per optimizer
+    rank: int = 1  # vectors of a low-rank matrix, at most the shorter axis
     min_elements: int = 0
     max_elements: int | None = None
     min_ndim: int = 0
@@ -209,7 +212,9 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     cpu_kwargs: Mapping[Identifier, Plain] = {}  # additional arguments on a machine without a GPU
     arguments: Mapping[Identifier, Identifier] = {}  # hyperparameter of the card -> constructor argument
     variants: Mapping[Variant, Mapping[Identifier, Plain]] = {}
-    tensors: Literal["matrix"] | None = None  # `matrix`: supports 2-D weights only
+    # `matrix`: only for 2-D weights of hidden layers; `table`: only for embedding tables.
+    tensors: Literal["matrix", "table"] | None = None
+    gradients: Literal["sparse"] | None = None  # `sparse`: rejects dense gradients
     needs_train_mode: bool = False
     state: tuple[StateTensor, ...] | None = None  # None: the state of the card
     # Temporary memory during a step, in copies of the weights: of all tensors at once (foreach), or of the largest
@@ -282,6 +287,16 @@ class Optimizer(CardRecord, frozen=True, kw_only=True):
     def hyperparameter(self, name: str) -> Hyperparameter | None:
         """Return the hyperparameter with this name, or None."""
         return next((h for h in self.hyperparameters if h.name == name), None)
+
+
+class NoCard(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
+    """Names of optimizers that have no card, with the reason for the error message."""
+
+    names: Annotated[tuple[str, ...], Meta(min_length=1)]
+    because: str
+    use: OptimizerId | None = None  # the closest optimizer with a card
+    cite: Cites
+    at: Internal = ""
 
 
 PhaseShape = Annotated[

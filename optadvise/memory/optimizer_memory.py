@@ -94,7 +94,8 @@ def _estimate_state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Opt
     per_parameter = compute_state_bytes_per_parameter(list_state_tensors(card), dtype)
     total = round(per_parameter * size.trained_params)
     companion = _find_companion(rules, card)
-    if companion is not None and not size.counts.adapter_params:
+    is_table = card.implementations[0].tensors == "table"  # nearly all parameters, where tables are trained apart
+    if companion is not None and not size.counts.adapter_params and not is_table:
         other = compute_state_bytes_per_parameter(list_state_tensors(companion), dtype)
         matrices = size.counts.matrix_params
         total = round(per_parameter * matrices + other * (size.params - matrices))
@@ -127,14 +128,15 @@ def _estimate_state_by_weight(
 
 def _find_companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:
     """Return the optimizer for weights that a card does not support; None if it supports all."""
-    if card.companion is None or card.implementations[0].tensors != "matrix":
+    if card.companion is None or card.implementations[0].tensors is None:
         return None
     return rules.optimizer(card.companion.optimizer)
 
 
 def _list_state(rules: MemoryRules, card: Optimizer, weight: Weight) -> tuple[StateTensor, ...]:
-    """Return the state tensors of one weight: of the companion, if the optimizer supports only hidden matrices."""
-    companion = None if weight.kind in ("matrix", "adapter") else _find_companion(rules, card)
+    """Return the state tensors of one weight: of the companion, if the optimizer does not support the weight."""
+    kinds = ("embedding",) if card.implementations[0].tensors == "table" else ("matrix", "adapter")
+    companion = None if weight.kind in kinds else _find_companion(rules, card)
     return list_state_tensors(card if companion is None else companion)
 
 

@@ -61,6 +61,8 @@ def _count_elements(tensor: StateTensor, shape: Sequence[int]) -> int:
         "column": elements // shape[-2] if ndim > 1 else 1,
         "row-square": sum(_count_square(side, tensor) for side in shape[:1]),
         "column-square": sum(_count_square(side, tensor) for side in shape[1:]),
+        "long-side": max(shape, default=1) * min((tensor.rank, *shape)),
+        "short-side": min(shape, default=1) * min((tensor.rank, *shape)),
         "optimizer": 0,
     }[tensor.per]
 

@@ -31,6 +31,7 @@ from optadvise.rulebase.records import (
     FixFile,
     FlowchartFile,
     GpuFile,
+    NoCardFile,
     SourceFile,
     WordFile,
 )
@@ -55,10 +56,11 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 # Record of each kind of file; `_table_schema` generates the schema of tables.
 _RECORDS: Mapping[str, type[Struct]] = {
-    "facts": FactFile, "sources": SourceFile, "gpus": GpuFile, "memory": MemoryFile, "optimizer": Optimizer,
-    "scheduler": Scheduler, "assume": AssumptionFile, "fixes": FixFile, "flowchart": FlowchartFile,
-    "surfaces": SurfaceFile, "claims": ClaimFile, "policy": PolicyFile, "cases": CaseFile, "framework": Framework,
-    "network": NetworkFamily, "parts": PartsFile, "recipes": RecipeFile, "words": WordFile,
+    "facts": FactFile, "sources": SourceFile, "gpus": GpuFile, "no_card": NoCardFile, "memory": MemoryFile,
+    "optimizer": Optimizer, "scheduler": Scheduler, "assume": AssumptionFile, "fixes": FixFile,
+    "flowchart": FlowchartFile, "surfaces": SurfaceFile, "claims": ClaimFile, "policy": PolicyFile,
+    "cases": CaseFile, "framework": Framework, "network": NetworkFamily, "parts": PartsFile,
+    "recipes": RecipeFile, "words": WordFile,
 }  # fmt: skip
 _TEXT = {"type": ["string", "number", "boolean", "null"]}  # editors infer the types of scalars, unlike the reader
 

@@ -194,14 +194,27 @@ class Catalog:
         """Return the id of an optimizer by id, alias or class name in any spelling.
 
         Raises:
-            InputError: The name does not exist, or a layer disables the optimizer.
+            InputError: The name does not exist, a layer disables the optimizer, or it has no card for a known reason.
         """
+        self._check_has_card(name, f"{flag} ", flag)
         optimizer = look_up(self._optimizer_names, name, flag, "optadvise list prints all")
         disabling = self.base.disabled.get(optimizer)
         if disabling is not None:
             message = f"{flag} {name!r} is disabled by {disabling.layer}: {disabling.because}"
             raise _make_name_error(message, ErrorCode.DISABLED_OPTIMIZER, flag, name)
         return optimizer
+
+    def _check_has_card(self, name: str, prefix: str = "", flag: str = "") -> None:
+        """Raise an error with the reason why a known optimizer has no card; other names pass.
+
+        Raises:
+            InputError: `no_card.yaml` lists the name, and no card has it.
+        """
+        key = normalize_spelling(name)
+        entry = self.base.no_card.get(key)
+        if entry is not None and key not in self._optimizer_names:
+            instead = f"; use {entry.use}" if entry.use in self.optimizer_ids else ""
+            raise _make_name_error(f"{prefix}{name!r}: {entry.because}{instead}", ErrorCode.UNKNOWN_NAME, flag, name)
 
     def find_scheduler(self, name: str, flag: str = "schedule") -> str:
         """Return the id of a schedule by id or alias in any spelling.
@@ -225,6 +238,7 @@ class Catalog:
         claims = {normalize_spelling(claim): claim for claim in self.claims}
         if key in claims:
             return "claim", claims[key]
+        self._check_has_card(name)
         ids = [*self.optimizer_ids, *self.scheduler_ids, *self._rules, *self.claims]
         guess = suggest_name(name, ids, self._scheduler_names | self._optimizer_names)
         message = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
+from optadvise.core.cards import Gpu, NoCard, Optimizer, Scheduler, Source
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, shorten_location, suggest_name
 from optadvise.rulebase.memory_rules import MemorySettings
@@ -25,6 +25,7 @@ class Draft:
         self.sources: dict[str, Source] = {}
         self.gpus: list[Gpu] = []
         self.optimizers: dict[str, Optimizer] = {}
+        self.no_card: dict[str, NoCard] = {}
         self.schedulers: dict[str, Scheduler] = {}
         self.assume: list[Assumption] = []
         self.contradictions: list[Contradiction] = []
@@ -40,7 +41,7 @@ class Draft:
         """Return the rule base."""
         return RuleBase(
             facts=self.facts, inputs=self.inputs, sources=self.sources, gpus=tuple(self.gpus),
-            optimizers=self.optimizers, schedulers=self.schedulers, assume=tuple(self.assume),
+            optimizers=self.optimizers, no_card=self.no_card, schedulers=self.schedulers, assume=tuple(self.assume),
             contradictions=tuple(self.contradictions), unsuggested=tuple(self.unsuggested),
             tables=self.tables, memory=self.memory, fixes=tuple(self.fixes), flowchart=self.flowchart,
             disabled=self.disabled, disabled_rules=tuple(self.disabled_rules),

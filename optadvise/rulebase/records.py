@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 from msgspec import Meta, Struct
 from msgspec import field as struct_field
 
-from optadvise.core.cards import SHIPPED, FactValue, Gpu, Range, Source
+from optadvise.core.cards import SHIPPED, FactValue, Gpu, NoCard, Range, Source
 from optadvise.core.yaml_types import (
     Cites,
     FactId,
@@ -116,6 +116,12 @@ class GpuFile(RuleRecord, frozen=True, kw_only=True):
     """`gpus.yaml`."""
 
     gpus: Annotated[tuple[Gpu, ...], Meta(min_length=1)]
+
+
+class NoCardFile(RuleRecord, frozen=True, kw_only=True):
+    """`no_card.yaml`."""
+
+    no_card: Annotated[tuple[NoCard, ...], Meta(min_length=1)]
 
 
 class WordGroup(RuleRecord, frozen=True, kw_only=True):

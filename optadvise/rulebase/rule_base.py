@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from optadvise.core.cards import Gpu, Optimizer, Scheduler, Source
+from optadvise.core.cards import Gpu, NoCard, Optimizer, Scheduler, Source
 from optadvise.rulebase.memory_rules import MemorySettings
 from optadvise.rulebase.records import Assumption, Contradiction, Fact, FixRule, Flowchart, RunInput, Unsuggested
 from optadvise.rulebase.table_records import Disabling, TableFile
@@ -18,6 +18,7 @@ class RuleBase(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sources: Mapping[str, Source]
     gpus: tuple[Gpu, ...]
     optimizers: Mapping[str, Optimizer]
+    no_card: Mapping[str, NoCard] = {}  # by normalized name
     schedulers: Mapping[str, Scheduler]
     assume: tuple[Assumption, ...]
     contradictions: tuple[Contradiction, ...]

@@ -15,7 +15,7 @@ Contents: TypeAlias = list[tuple[int, Path, bytes]]  # layer number, path and by
 _HERE = Path(__file__).parent
 NETWORKS, FRAMEWORKS, RECIPES = _FOLDERS_APART = ("networks", "frameworks", "recipes")  # read on first access
 SURFACES, CLAIMS, WORDS = _FILES_APART = ("surfaces", "claims", "words")  # read on first access
-_SINGLE_FILES = ("facts", "assume", "gpus", "memory", "sources")
+_SINGLE_FILES = ("facts", "assume", "gpus", "memory", "no_card", "sources")
 _FOLDERS = ("optimizers", "schedulers", "decide")
 _TABLE_FILES = ("adjust", "warn", "fixes", "flowchart", "policy")
 _BASE = "facts.yaml"  # a folder with this file is a complete set of rules

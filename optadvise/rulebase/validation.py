@@ -31,6 +31,7 @@ from optadvise.rulebase.records import (
     FixRule,
     FlowchartFile,
     GpuFile,
+    NoCardFile,
     RunInput,
     SourceFile,
 )
@@ -145,6 +146,12 @@ def _read_optimizer(node: yaml.Node, context: Context, reading: _Reading, index:
     for name, fact in draft.facts.items():
         if fact.values_from == "optimizers":
             draft.facts[name] = replace(fact, values=dict.fromkeys(draft.optimizers, ""))
+
+
+def _read_no_card(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
+    for entry in read_record(NoCardFile, node, context).no_card:
+        for name in entry.names:
+            reading.add("name", reading.draft.no_card, normalize_spelling(name), entry, index, entry.at)
 
 
 def _read_scheduler(node: yaml.Node, context: Context, reading: _Reading, index: int, file: Path) -> None:
@@ -363,6 +370,7 @@ _READERS: dict[str, _FileReader] = {  # in reading order: files refer to earlier
     "gpus": _read_gpus,
     "memory": _read_memory,
     "optimizers": _read_optimizer,
+    "no_card": _read_no_card,
     "schedulers": _read_scheduler,
     "assume": _read_assumptions,
     "fixes": _read_fixes,

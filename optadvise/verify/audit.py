@@ -15,7 +15,8 @@ from optadvise.verify import usage
 from optadvise.verify.builder import OptimizerBuilder, describe_error, silence_libraries
 from optadvise.verify.known_deviations import find_match, list_known_deviations
 from optadvise.verify.records import RESUMED, RESUMED_ELSEWHERE, AuditAnswer, AuditTarget, CheckResult, ScenarioResult
-from optadvise.verify.reference import METHODS, Method, run_method
+from optadvise.verify.reference import METHODS, run_method
+from optadvise.verify.reference_types import Method
 from optadvise.verify.scenarios import COMPARED_STEPS, SCENARIOS, Scenario
 
 _SAME_METHOD = 1e-4  # tolerance in fp32; measured deviations of correct implementations: at most 3e-5 beside rounding
@@ -96,11 +97,11 @@ class Auditor:
         """Return the scenarios that apply to the implementation."""
         target = self._target
         has_decay = "weight_decay" in target.hyperparameters
-        is_quantized = min(target.bits.values(), default=32) < 32
+        is_quantized = min(target.bits.values(), default=32) < 16  # equal values are exact only with block scales
         return [
             scenario
             for scenario in SCENARIOS
-            if not (target.implementation.tensors == "matrix" and len(scenario.shape) != 2)
+            if not (target.implementation.tensors is not None and len(scenario.shape) != 2)
             and scenario.name not in target.skipped
             and (scenario.weight_decay == 0 or has_decay)
             and (not scenario.has_even_gradients or is_quantized)
@@ -167,7 +168,7 @@ class Auditor:
         optimizer = self.builder.build([weights], **self._hyperparameters(scenario))
         path = []
         for step in range(1, COMPARED_STEPS[-1] + 1):
-            weights.grad = compute_gradient(scenario, weights.detach().double(), step).to(weights)
+            self.builder.set_gradient(weights, compute_gradient(scenario, weights.detach().double(), step).to(weights))
             if scenario.halves_lr:
                 for group in optimizer.param_groups:
                     group["lr"] = choose_lr(scenario, self.builder.lr, step)
@@ -190,10 +191,10 @@ class Auditor:
 def _allowed_deviation(bits: int, scenario: Scenario) -> float:
     """Return the tolerance, given the bits of the state and the dtype of the weights.
 
-    Measured deviations of correct implementations: at most 3e-5 at 32 bits, 3.2e-2 at 8 bits and 0.38 at 4 bits; with
-    bf16 weights the moments are bf16 too, and deviations reach 0.15.
+    Measured deviations of correct implementations: at most 3e-5 at 32 bits, 3.4e-3 with bf16 state, 3.2e-2 at 8 bits
+    and 0.38 at 4 bits; with bf16 weights the moments are bf16 too, and deviations reach 0.15.
     """
-    by_state = {32: _SAME_METHOD, 8: 5e-2, 4: 0.45}.get(bits, _SAME_METHOD)
+    by_state = {32: _SAME_METHOD, 16: 1e-2, 8: 5e-2, 4: 0.45}.get(bits, _SAME_METHOD)
     return max(by_state, 0.25) if scenario.dtype != "float32" else by_state
 
 

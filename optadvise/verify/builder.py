@@ -54,6 +54,11 @@ class OptimizerBuilder:
             optimizer.train()
         return optimizer
 
+    def set_gradient(self, weight: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Set the gradient of a weight in the layout that the implementation supports."""
+        is_sparse = self.target.implementation.gradients == "sparse"
+        weight.grad = gradient.to_sparse(1) if is_sparse else gradient
+
 
 def describe_error(error: Exception) -> str:
     """Return the type and the first line of an error, at most 200 characters."""

@@ -9,7 +9,8 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from optadvise.verify.reference import METHODS, Hyperparameters, Method, Trajectory
+from optadvise.verify.reference import METHODS
+from optadvise.verify.reference_types import Hyperparameters, Method, Trajectory
 
 
 class KnownDeviation(Struct, frozen=True):

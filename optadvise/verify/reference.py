@@ -7,24 +7,20 @@ Quantized and paged optimizers use the reference of the optimizer whose state th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from optadvise.core.cards import Value
+from optadvise.verify.matrix_reference import galore_adamw, muon, soap
+from optadvise.verify.reference_types import Hyperparameters, Method, Trajectory
 
-Hyperparameters = dict[str, Any]  # values by the names of the card; betas is a list
 Gradients = Callable[[Tensor, int], Tensor]
-Trajectory = Generator[Tensor, Tensor, None]  # yields the parameter, receives its gradient
-Method = Callable[[Tensor, Hyperparameters], Trajectory]
 
 # Adafactor: eps2 of the paper, the smallest root mean square of a tensor, and the square root of eps1.
 ADAFACTOR_SMALLEST_RMS, ADAFACTOR_EPS = 1e-3, 1e-15
-# Muon: coefficients and number of Newton-Schulz iterations in Jordan's post.
-NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS = (3.4445, -4.7750, 2.0315), 5
 
 
 def sgd(theta: Tensor, h: Hyperparameters) -> Trajectory:
@@ -99,6 +95,16 @@ def adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         u = (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + h["eps"])
         theta = theta - h["lr"] * u - h["lr"] * h["weight_decay"] * theta
+
+
+def sparse_adam(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply Adam of Kingma and Ba 2014 in the order of operations of section 2, for elements with a gradient."""
+    b1, b2 = h["betas"]
+    m = v = torch.zeros_like(theta)
+    for t in count(1):
+        g = yield theta
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        theta = theta - h["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t) * m / (v.sqrt() + h["eps"])
 
 
 def nadam(theta: Tensor, h: Hyperparameters) -> Trajectory:
@@ -247,57 +253,81 @@ def lion(theta: Tensor, h: Hyperparameters) -> Trajectory:
         m = b2 * m + (1 - b2) * g
 
 
-def muon(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply Muon of Jordan et al. 2024, scaled to AdamW's root mean square (Liu et al. 2025)."""
-    m = torch.zeros_like(theta)
-    scale = 0.2 * math.sqrt(max(theta.shape))
-    while True:
-        g = yield theta
-        m = h["momentum"] * m + (1 - h["momentum"]) * g
-        u = _orthogonalize(h["momentum"] * m + (1 - h["momentum"]) * g)
-        theta = theta - h["lr"] * scale * u - h["lr"] * h["weight_decay"] * theta
-
-
-def _orthogonalize(x: Tensor) -> Tensor:
-    """Approximate the nearest orthogonal matrix by Newton-Schulz iterations on the shorter side."""
-    a, b, c = NEWTON_SCHULZ
-    tall = x.shape[0] > x.shape[1]
-    x = (x.T if tall else x) / x.norm()
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
-
-
-def soap(theta: Tensor, h: Hyperparameters) -> Trajectory:
-    """Apply SOAP of Vyas et al. 2024, algorithm 3, with the order of operations of the authors' code.
-
-    The first gradient only initializes the preconditioners, later gradients are added after their step, weight decay
-    comes last, and an update of a basis sorts it by estimated eigenvalues. Tensors other than matrices use Adam.
-    """
+def nadamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply NAdamW of AlgoPerf (Dahl et al. 2023): AdamW with NAdam's update of Choi et al. 2019, table 1."""
     b1, b2 = h["betas"]
     m = v = torch.zeros_like(theta)
-    first = yield theta
-    sides = [(1 - b2) * first @ first.T, (1 - b2) * first.T @ first] if theta.ndim == 2 else []
-    bases = [torch.linalg.eigh(side).eigenvectors.flip(1) for side in sides]
     for t in count(1):
         g = yield theta
-        m = b1 * m + (1 - b1) * g
-        v = b2 * v + (1 - b2) * _rotate(g, bases) ** 2
-        u = _rotate(_rotate(m / (1 - b1**t), bases) / ((v / (1 - b2**t)).sqrt() + h["eps"]), [q.T for q in bases])
-        theta = (theta - h["lr"] * u) * (1 - h["lr"] * h["weight_decay"])
-        if bases:
-            sides = [b2 * sides[0] + (1 - b2) * g @ g.T, b2 * sides[1] + (1 - b2) * g.T @ g]
-        if t % h["precondition_frequency"] == 0:
-            for axis, (side, basis) in enumerate(zip(sides, bases, strict=True)):
-                order = (basis * (side @ basis)).sum(0).argsort(descending=True)
-                v = v.index_select(axis, order)
-                bases[axis] = torch.linalg.qr((side @ basis)[:, order]).Q
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        u = ((b1 * m + (1 - b1) * g) / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + h["eps"])
+        theta = theta - h["lr"] * u - h["lr"] * h["weight_decay"] * theta
 
 
-def _rotate(x: Tensor, bases: list[Tensor]) -> Tensor:
-    """Rotate a matrix into the bases of its rows and columns."""
-    return bases[0].T @ x @ bases[1] if bases else x
+def cautious_adamw(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply C-AdamW of Liang et al. 2024, algorithm 2, with its default ξ = 1."""
+    b1, b2 = h["betas"]
+    m = v = torch.zeros_like(theta)
+    for t in count(1):
+        g = yield theta
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        u = (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + h["eps"])
+        theta = theta - h["lr"] * _mask(u, g) - h["lr"] * h["weight_decay"] * theta
+
+
+def cautious_lion(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply C-Lion of Liang et al. 2024: Lion with the mask of C-AdamW."""
+    b1, b2 = h["betas"]
+    m = torch.zeros_like(theta)
+    while True:
+        g = yield theta
+        u = (b1 * m + (1 - b1) * g).sign()
+        theta = theta - h["lr"] * _mask(u, g) - h["lr"] * h["weight_decay"] * theta
+        m = b2 * m + (1 - b2) * g
+
+
+def _mask(u: Tensor, g: Tensor) -> Tensor:
+    """Keep the elements of an update whose sign agrees with the gradient, divided by their share."""
+    agrees = (u * g > 0).to(u.dtype)
+    return u * agrees * agrees.numel() / (agrees.sum() + 1)
+
+
+def adopt(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply ADOPT of Taniguchi et al. 2024, algorithm 2 with clipping at t^(1/4); decoupled decay.
+
+    The first gradient only initializes the second moment.
+    """
+    b1, b2 = h["betas"]
+    m = torch.zeros_like(theta)
+    v = (yield theta) ** 2
+    for t in count(1):
+        g = yield theta
+        m = b1 * m + (1 - b1) * (g / v.sqrt().clamp(min=h["eps"])).clamp(-(t**0.25), t**0.25)
+        theta = theta - h["lr"] * m - h["lr"] * h["weight_decay"] * theta
+        v = b2 * v + (1 - b2) * g**2
+
+
+def mars(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply MARS-AdamW of Yuan et al. 2024, algorithm 2, approximate; the first correction is relative to zero."""
+    b1, b2 = h["betas"]
+    m = v = last = torch.zeros_like(theta)
+    for t in count(1):
+        g = yield theta
+        c = g + h["gamma"] * b1 / (1 - b1) * (g - last)
+        c = c / max(1.0, float(c.norm()))
+        last = g
+        m, v = b1 * m + (1 - b1) * c, b2 * v + (1 - b2) * c**2
+        u = (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + h["eps"])
+        theta = theta - h["lr"] * u - h["lr"] * h["weight_decay"] * theta
+
+
+def rowwise_adagrad(theta: Tensor, h: Hyperparameters) -> Trajectory:
+    """Apply row-wise Adagrad of Gupta et al. 2014 as in TorchRec: Adagrad with the mean of g² over each row."""
+    v = torch.full_like(theta[..., :1], h["initial_accumulator_value"])
+    for t in count(1):
+        g = (yield theta) + h["weight_decay"] * theta
+        v = v + (g**2).mean(-1, keepdim=True)
+        theta = theta - h["lr"] / (1 + (t - 1) * h["lr_decay"]) * g / (v.sqrt() + h["eps"])
 
 
 def prodigy(theta: Tensor, h: Hyperparameters) -> Trajectory:
@@ -357,10 +387,13 @@ METHODS: dict[str, Method] = {
     **{
         method.__name__.replace("_", "-"): method
         for method in (
-            adadelta, adafactor, adagrad, adam, adamw, adan, ademamix, lamb, lars, lion, muon, nadam, prodigy, radam,
-            ranger, rmsprop, schedule_free_adamw, sgd, sgd_momentum, sgd_nesterov, soap, stable_adamw,
+            adadelta, adafactor, adagrad, adam, adamw, adan, ademamix, adopt, cautious_adamw, cautious_lion,
+            galore_adamw, lamb, lars, lion, mars, muon, nadam, nadamw, prodigy, radam, ranger, rmsprop, rowwise_adagrad,
+            schedule_free_adamw, sparse_adam, sgd, sgd_momentum, sgd_nesterov, soap, stable_adamw,
         )
     },
-    **dict.fromkeys(("adamw4bit", "adamw8bit", "paged-adamw32bit", "paged-adamw8bit"), adamw),
+    **dict.fromkeys(
+        ("adamw-bf16", "adamw4bit", "adamw8bit", "paged-adamw32bit", "paged-adamw8bit", "torchao-adamw8bit"), adamw
+    ),
     "lion8bit": lion,
 }  # fmt: skip
