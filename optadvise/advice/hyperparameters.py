@@ -14,7 +14,13 @@ from optadvise.rulebase.hyperparameters import RuleStep, adjust_all, format_valu
 
 # Table of each hyperparameter of the optimizer's constructor, and of each hyperparameter of the run.
 _OPTIMIZER_TABLES = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
-_RUN_TABLES = {"warmup_fraction": "warmup", "max_grad_norm": "clipping"}
+_RUN_TABLES = {
+    "warmup_fraction": "warmup",
+    "max_grad_norm": "clipping",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+}
+_OPTIONAL = ("lora_alpha", "lora_dropout")  # no part of an answer whose rule sets no value
 _PARAMETERS = {table: name for name, table in _OPTIMIZER_TABLES.items()}
 
 Hyperparameters: TypeAlias = "dict[str, AdvisedHyperparameter]"
@@ -55,8 +61,11 @@ def choose_hyperparameters(
         else:
             numbers[parameter.name] = _take_default(optimizer, parameter)
     for name, table in _RUN_TABLES.items():
-        if is_table_read(table, optimizer, scheduler):
-            numbers[name] = set_by(rules.tables[table].winner(cells), name, facts)
+        if not is_table_read(table, optimizer, scheduler):
+            continue
+        number = set_by(rules.tables[table].winner(cells), name, facts)
+        if number.value is not None or name not in _OPTIONAL:
+            numbers[name] = number
     return adjust_all(numbers, _list_adjustments(rules, optimizer, cells), facts)
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import yaml
 
-from optadvise.codegen.context import list_header
+from optadvise.codegen.context import Adapters, build_adapters, list_header
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import wrap_comment
 
@@ -38,22 +38,23 @@ def write_torchtune(plan: Plan) -> str:
         "dtype": "fp32" if run.precision == "fp32" else "bf16",
         "enable_activation_checkpointing": run.checkpointing != "none",
     }
-    if run.method != "full":
-        document["model"] = _torchtune_adapters(plan)
+    adapters = build_adapters(plan)
+    if adapters is not None:
+        document["model"] = _torchtune_adapters(plan, adapters)
     return _dump_yaml(plan, document)
 
 
-def _torchtune_adapters(plan: Plan) -> Document:
+def _torchtune_adapters(plan: Plan, adapters: Adapters) -> Document:
     """Return the adapter arguments of a recipe's model: torchtune adapts all feed-forward layers, or none."""
     run, modules = plan.advice.situation, plan.framework.targets
     targets = list(modules) if run.lora_targets == "all" else run.lora_targets.split(",")
-    rank = run.lora_rank or 16
     return {
         "lora_attn_modules": [modules[name] for name in targets if name in modules] or [*modules.values()],
         "apply_lora_to_mlp": run.lora_targets == "all" or any(name not in modules for name in targets),
-        "lora_rank": rank,
-        "lora_alpha": rank,
-        **({"quantize_base": True} if run.method == "qlora" else {}),
+        "lora_rank": adapters.rank,
+        "lora_alpha": adapters.alpha,
+        "lora_dropout": adapters.dropout,
+        **({"quantize_base": True} if adapters.quantized else {}),
     }
 
 
@@ -75,10 +76,17 @@ def write_axolotl(plan: Plan) -> str:
         "fp16": run.precision == "amp-fp16",
         "gradient_checkpointing": run.checkpointing != "none",
     }
-    if run.method != "full":
-        rank, targets = run.lora_rank or 16, [f"{name}_proj" for name in run.lora_targets.split(",")]
-        document |= {"adapter": run.method, "load_in_4bit": run.method == "qlora", "lora_r": rank, "lora_alpha": rank}
-        document |= {"lora_target_linear": True} if run.lora_targets == "all" else {"lora_target_modules": targets}
+    adapters = build_adapters(plan)
+    if adapters is not None:
+        document |= {
+            "adapter": run.method,
+            "load_in_4bit": adapters.quantized,
+            "lora_r": adapters.rank,
+            "lora_alpha": adapters.alpha,
+            "lora_dropout": adapters.dropout,
+        }
+        is_everywhere = isinstance(adapters.targets, str)
+        document |= {"lora_target_linear": True} if is_everywhere else {"lora_target_modules": adapters.targets}
     return _dump_yaml(plan, document)
 
 

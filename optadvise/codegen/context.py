@@ -11,7 +11,7 @@ from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import check_path
 from optadvise.core.cards import NOT_HIDDEN, Implementation, Value
-from optadvise.core.records import Recommendation, ScheduleAdvice, Situation
+from optadvise.core.records import Recommendation, ScheduleAdvice
 from optadvise.core.version import __version__
 from optadvise.rulebase.constructor import argument_name, convert_lists
 
@@ -57,6 +57,8 @@ class Adapters(Struct, frozen=True):
     """LoRA adapters."""
 
     rank: int
+    alpha: int | float
+    dropout: float
     targets: str | list[str]  # names of the adapted modules, or `all-linear`
     quantized: bool  # the base model has 4-bit weights
 
@@ -95,7 +97,7 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
         RuleFileError: The rules have an invalid import path.
     """
     advice, run = plan.advice, plan.advice.situation
-    adapters = _build_adapters(run)
+    adapters = build_adapters(plan)
     phases, sequence = _build_schedule(advice.schedule)
     is_fused = fused and (advice.companion is None or plan.gradient_release)
     kwargs = {**advice.kwargs, **(advice.fused if is_fused else {})}
@@ -184,8 +186,16 @@ def _build_schedule(schedule: ScheduleAdvice) -> tuple[list[Phase], Sequence | N
     return phases, Sequence(schedule.path, schedule.kwargs["milestones"]) if phases[1:] else None
 
 
-def _build_adapters(run: Situation) -> Adapters | None:
+def build_adapters(plan: Plan) -> Adapters | None:
+    """Return the adapters of a run; None if it trains all weights."""
+    run, numbers = plan.advice.situation, plan.hyperparameters
     if run.method == "full":
         return None
-    targets = "all-linear" if run.lora_targets == "all" else [f"{name}_proj" for name in run.lora_targets.split(",")]
-    return Adapters(rank=run.lora_rank or 16, targets=targets, quantized=run.method == "qlora")
+    alpha, dropout = float(str(numbers["lora_alpha"])), float(str(numbers["lora_dropout"]))
+    return Adapters(
+        rank=run.lora_rank or 16,
+        alpha=int(alpha) if alpha.is_integer() else alpha,  # the type of `lora_alpha` in the frameworks
+        dropout=dropout,
+        targets="all-linear" if run.lora_targets == "all" else [f"{name}_proj" for name in run.lora_targets.split(",")],
+        quantized=run.method == "qlora",
+    )

@@ -14,6 +14,7 @@ from optadvise.core.records import (
     PolicyAnswer,
     PublishedRun,
     Recommendation,
+    Situation,
     Support,
     TraceEntry,
 )
@@ -158,13 +159,21 @@ def _describe_phase(phase: Phase, floor: float) -> str:
 def describe_run(advice: Recommendation) -> str:
     """Return how to run the training: precision, batch, and what saves memory."""
     situation = advice.situation
-    parts = [situation.precision, _describe_batch(advice)]
+    parts = [situation.precision, _describe_batch(advice), _describe_adapters(situation)]
     parts += [f"{situation.checkpointing} activation checkpointing"] * (situation.checkpointing != "none")
     parts += [_SHARDING.get(situation.shard, situation.shard)] * (situation.shard != "none" and situation.gpus > 1)
     parts += ["optimizer state in host memory"] * situation.offload
     parts += ["gradient release"] * situation.gradient_release
     parts += ["chunked loss"] * (situation.loss == "chunked")
     return ", ".join(filter(None, parts))
+
+
+def _describe_adapters(situation: Situation) -> str:
+    """Return the rank and the layers of the adapters; empty without adapters."""
+    if situation.lora_rank is None:
+        return ""
+    layers = "all linear layers" if situation.lora_targets == "all" else situation.lora_targets
+    return f"adapters of rank {situation.lora_rank:,} on {layers}"
 
 
 def _describe_batch(advice: Recommendation) -> str:

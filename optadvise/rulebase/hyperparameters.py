@@ -66,7 +66,8 @@ def set_by(rule: Rule, name: str, facts: Mapping[str, FactValue]) -> AdvisedHype
     if then.along is not None:
         at = facts[then.along]
         assert isinstance(at, (int, float)), "validated"
-        value = middle = round_two_digits(interpolate(then.points, at))
+        points = {x: y for x, y, *_ in then.points}
+        value = middle = points.get(at) or round_two_digits(interpolate(then.points, at))
         low, high = round_two_digits(middle / then.spread), round_two_digits(middle * then.spread)
         published = round_two_digits(interpolate(then.published, at)) if then.published else None
     entry = HyperparameterStep(

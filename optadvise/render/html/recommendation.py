@@ -52,6 +52,8 @@ from optadvise.rulebase.catalog import Catalog
 _RUN_MEANINGS = {
     "warmup_fraction": "Share of the run with a linear warmup.",
     "max_grad_norm": "Global gradient norm above which gradients are clipped.",
+    "lora_alpha": "The output of the adapters is scaled by alpha / rank.",
+    "lora_dropout": "Dropout of the inputs of the adapters.",
 }
 _FITS = {True: "yes", False: "no", None: "unknown"}
 

@@ -52,7 +52,10 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
 _WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
-_FUNCTIONS = {"max_grad_norm": "for clip_grad_norm_"}  # hyperparameters of the training loop
+# Where hyperparameters of the run are used, other than in the optimizer.
+_FUNCTIONS = {
+    "max_grad_norm": "for clip_grad_norm_", "lora_alpha": "for LoraConfig", "lora_dropout": "for LoraConfig",
+}  # fmt: skip
 
 
 def render_text(
