@@ -26,7 +26,7 @@ from optadvise.core.records import Fix, MemoryEstimate, Situation
 from optadvise.memory import estimator
 from optadvise.memory.inputs import select_memory_inputs
 
-_MAX_CHAIN = 4  # changes; longer chains are not useful
+_MAX_CHAIN = 5  # changes; longer chains are not useful
 _MAX_BESIDE_GPUS = 2  # changes in addition to more GPUs
 _MAX_DOUBLINGS = 9  # of the number of GPUs
 
@@ -47,28 +47,28 @@ def find_fixes(rules: CompiledRules, situation: Situation, estimate: MemoryEstim
         return []
     fixes = [fix for fix in compile_fixes(rules) if can_apply(rules, situation, fix)]
     fitting = _search_without_gpus(rules, situation, [fix for fix in fixes if not fix.adds_gpus])
-    cheapest: dict[str, AppliedChain] = {}
-    for chain in fitting:
-        cheapest.setdefault(chain.situation.method, chain)
-    chains = list(cheapest.values())
     with_gpus = _search_with_gpus(rules, situation, fixes, fitting)
-    chains += [] if with_gpus is None else [with_gpus]
+    chains = [*fitting, *([] if with_gpus is None else [with_gpus])]
     return [_explain_chain(rules, situation, chain) for chain in sorted(chains, key=lambda chain: chain.effort)]
 
 
 def _search_without_gpus(
     rules: CompiledRules, situation: Situation, fixes: Sequence[CompiledFix]
 ) -> list[AppliedChain]:
-    """Return the fitting chains without more GPUs, cheapest first, without those that contain another."""
-    fitting: list[AppliedChain] = []
+    """Return the cheapest fitting chain without more GPUs of each training method, cheapest first."""
+    cheapest: dict[str, AppliedChain] = {}
+    open_methods = {str(fix.changes["method"]) for fix in fixes if "method" in fix.changes} | {situation.method}
     for chain in iterate_chains(situation, fixes, _MAX_CHAIN):
-        ids = {fix.id for fix in chain}
-        if any(shorter.ids < ids for shorter in fitting):
+        method = next((str(fix.changes["method"]) for fix in chain if "method" in fix.changes), situation.method)
+        if method not in open_methods:
             continue
         applied = apply_chain(rules, situation, chain)
         if applied is not None and _is_solved(rules, situation, applied.situation):
-            fitting.append(applied)
-    return fitting
+            cheapest[method] = applied
+            open_methods.remove(method)
+            if not open_methods:
+                break
+    return list(cheapest.values())
 
 
 def _search_with_gpus(

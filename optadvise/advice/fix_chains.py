@@ -60,15 +60,14 @@ class AppliedChain(Struct, frozen=True):
 
 @cached(1)
 def compile_fixes(rules: CompiledRules) -> tuple[CompiledFix, ...]:
-    """Return the changes in the order of the rules, without those to optimizers that the rules do not have."""
-    optimizers = (None, *rules.catalog.optimizer_ids)
+    """Return the changes in the order of the rules."""
     return tuple(
         CompiledFix(
             id=row.id, box={name: rules.axes[name].accepted(condition) for name, condition in row.when.items()},
             changes=row.change, is_chosen=row.chosen, memory=row.memory, effort=row.effort, effort_by=row.effort_by,
             costs=row.costs, cite=row.cite,
         )
-        for row in rules.catalog.base.fixes if row.change.get("optimizer") in optimizers
+        for row in rules.catalog.base.fixes
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from optadvise.advice.plan import list_largest_sizes, list_required_bytes
 from optadvise.advice.probes import MEMORY_FACTS, Probe
 from optadvise.core.records import Sensitivity, Situation
 
+_NARROW = 1.02  # ratio of the ends of a range of sizes that is too narrow to be useful
 _USUAL = {"params": "1B", "vram_bytes": "24GB", "batch_size": "256"}  # where every value leads to the same optimizer
 
 
@@ -37,7 +38,8 @@ def search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> It
         return
     if current is None and not fact.suggest_less and _differs_at_ends(rules, baseline, probe):
         return
-    outcomes = _merge(_list_outcomes(rules, baseline, probe))
+    is_continuous = probe.fact in MEMORY_FACTS
+    outcomes = _merge(_list_outcomes(rules, baseline, probe), _NARROW if is_continuous else 1)
     others = [outcome for outcome in outcomes if outcome.optimizer != baseline.optimizer]
     if current is not None:
         below = [outcome for outcome in others if outcome.high < current] if fact.suggest_less else []
@@ -95,11 +97,11 @@ def _divide(choose: Callable[[int], str], first: int, last: int, step: int) -> I
         yield from _divide(choose, beyond, last, step)
 
 
-def _merge(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Join adjacent ranges with the same optimizer."""
+def _merge(outcomes: Iterable[Outcome], narrow: float) -> list[Outcome]:
+    """Join adjacent ranges with the same optimizer, and ranges whose ends have less than the ratio `narrow`."""
     merged: list[Outcome] = []
     for outcome in outcomes:
-        if merged and merged[-1].optimizer == outcome.optimizer:
+        if merged and (merged[-1].optimizer == outcome.optimizer or outcome.high < outcome.low * narrow):
             merged[-1] = replace(merged[-1], high=outcome.high)
         else:
             merged.append(outcome)

@@ -67,17 +67,38 @@ def plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Situ
 
 
 def explain_choices(rules: CompiledRules, situation: Situation, run: Situation, optimizer: str) -> list[RunChoice]:
-    """Return the choices by which a run differs from the situation that it was planned for, with their savings."""
+    """Return the choices by which a run differs from the situation that it was planned for, with their savings.
+
+    Args:
+        rules: The compiled rules.
+        situation: The situation.
+        run: The run that was planned for it, with its micro-batch.
+        optimizer: Optimizer of the run.
+    """
     plan = find_plan(rules, situation, optimizer) if run.chosen else None
-    if plan is None:
-        return []
-    required = _compute_required(rules, plan)
-    bare, choices = Plan(situation=situation, optimizer=optimizer, fixes=()), []
+    plan = plan or Plan(situation=situation, optimizer=optimizer, fixes=())
+    choices = list(_explain_micro_batch(rules, plan, run))
+    bare, required = Plan(situation=situation, optimizer=optimizer, fixes=()), _compute_required(rules, plan)
     for fix in plan.fixes:
         others = _apply(rules, bare, [other for other in plan.fixes if other != fix])
         saves = 0 if others is None else max(_compute_required(rules, others) - required, 0)
         choices.append(RunChoice(rule=fix.id, change=fix.changes, saves=saves, costs=fix.costs, cite=fix.cite))
     return choices
+
+
+def _explain_micro_batch(rules: CompiledRules, plan: Plan, run: Situation) -> Iterator[RunChoice]:
+    """Yield the choice of a micro-batch that is smaller than the batch of one GPU."""
+    batch_per_gpu = (run.batch_size or 1) // run.gpus
+    if "micro_batch" not in run.derived or run.micro_batch is None or run.micro_batch >= batch_per_gpu:
+        return
+    required = [
+        _compute_required(rules, replace(plan, situation=replace(run, micro_batch=samples)))
+        for samples in (batch_per_gpu, run.micro_batch)
+    ]
+    fix = next(fix for fix in compile_fixes(rules) if "micro_batch" in fix.changes)
+    change = {"micro_batch": run.micro_batch}
+    saves = max(required[0] - required[1], 0)
+    yield RunChoice(rule=fix.id, change=change, saves=saves, costs=fix.costs, cite=fix.cite)
 
 
 @cached(1)

@@ -15,13 +15,13 @@ from optadvise.render.recommendation import (
     describe_policy,
     describe_published,
     describe_reason,
-    describe_run,
     describe_schedule,
     format_call,
     format_companion_call,
     list_changes,
     sort_warnings,
 )
+from optadvise.render.run_plan import describe_run, list_choices
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
@@ -40,6 +40,10 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         f"**{entry.rule}** {escape_markdown(describe_reason(entry))} {_cite(entry.cite, catalog)}"
         for entry in advice.trace
     )
+    choices = (
+        f"{format_code(row.option)}: {escape_markdown(row.effect)} {_cite(row.cite, catalog)}"
+        for row in list_choices(advice, catalog)
+    )
     alternatives = (
         f"**{other.id}**: {escape_markdown(format_sentence(other.because))}" for other in advice.alternatives
     )
@@ -50,6 +54,7 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
         [f"## {escape_markdown(advice.optimizer.name)}, {advice.schedule.id}"],
         [_describe_source(advice)],
         _table_numbers(advice),
+        _section(headings.CHOICES, choices),
         _section(headings.RULES_APPLIED, why),
         _section(headings.MEASURED, map(escape_markdown, evidence.list_sentences(advice.evidence))),
         _section_memory(advice),

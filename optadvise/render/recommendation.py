@@ -24,9 +24,6 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.constructor import argument_name
 from optadvise.rulebase.hyperparameters import format_value
 
-_SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
-
-
 # -- measurement ------------------------------------------------------------------------------------------------------
 
 
@@ -151,50 +148,6 @@ def _describe_phase(phase: Phase, floor: float) -> str:
         joined = " and ".join(filter(None, [", ".join(steps[:-1]), *steps[-1:]]))
         return f"×{kwargs['gamma']} at steps {joined}"
     return {"one-cycle": "cosine decay to almost 0", "inverse-sqrt": "decay with 1/√step"}.get(phase.shape, _CONSTANT)
-
-
-# -- the run ----------------------------------------------------------------------------------------------------------
-
-
-def describe_run(advice: Recommendation) -> str:
-    """Return how to run the training: precision, batch, and what saves memory."""
-    situation = advice.situation
-    parts = [situation.precision, _describe_batch(advice), _describe_adapters(situation)]
-    parts += [f"{situation.checkpointing} activation checkpointing"] * (situation.checkpointing != "none")
-    parts += [_SHARDING.get(situation.shard, situation.shard)] * (situation.shard != "none" and situation.gpus > 1)
-    parts += ["optimizer state in host memory"] * situation.offload
-    parts += ["gradient release"] * situation.gradient_release
-    parts += ["chunked loss"] * (situation.loss == "chunked")
-    return ", ".join(filter(None, parts))
-
-
-def _describe_adapters(situation: Situation) -> str:
-    """Return the rank and the layers of the adapters; empty without adapters."""
-    if situation.lora_rank is None:
-        return ""
-    layers = "all linear layers" if situation.lora_targets == "all" else situation.lora_targets
-    return f"adapters of rank {situation.lora_rank:,} on {layers}"
-
-
-def _describe_batch(advice: Recommendation) -> str:
-    """Return micro-batch × accumulation × GPUs = effective batch, as far as they are known."""
-    situation = advice.situation
-    micro_batch, batch, gpus = situation.micro_batch, situation.batch_size, situation.gpus
-    gpu_text = f"{gpus:,} GPU{'s' if gpus > 1 else ''}"
-    if micro_batch is None:
-        return gpu_text if batch is None else f"effective batch {batch:,} on {gpu_text}"
-    if batch is None:
-        return f"micro-batch {micro_batch:,} on {f'each of {gpu_text}' if gpus > 1 else gpu_text}"
-    if batch % gpus:
-        return (
-            f"effective batch {batch:,} on {gpu_text}, not a multiple of the GPUs: at most micro-batch {micro_batch:,} "
-            "without tensor or pipeline parallelism"
-        )
-    accumulation = situation.grad_accum or max(1, batch // (micro_batch * gpus))
-    if accumulation == gpus == 1:
-        return f"batch {batch:,} without gradient accumulation, 1 GPU"
-    steps = f" × {accumulation:,} accumulation steps" if accumulation > 1 else ""
-    return f"micro-batch {micro_batch:,}{steps} × {gpu_text} = effective batch {micro_batch * accumulation * gpus:,}"
 
 
 # -- warnings, alternatives and sensitivities -------------------------------------------------------------------------

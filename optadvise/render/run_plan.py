@@ -2,7 +2,79 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from optadvise.core.records import Recommendation, Situation
+from optadvise.core.units import show_bytes
+from optadvise.render.labels import format_options
+from optadvise.rulebase.catalog import Catalog
+
+_SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+
+
+# Facts that are chosen if they are not specified; the others say what is trained, and are assumed.
+CHOSEN_FACTS = frozenset({
+    "precision", "micro_batch", "checkpointing", "loss", "attention", "shard", "offload", "gradient_release",
+})  # fmt: skip
+
+
+class ChoiceRow(Struct, frozen=True):
+    """Choice of how to run a training, as text."""
+
+    option: str  # as it is typed
+    effect: str  # memory that it saves, and its cost
+    cite: tuple[str, ...]
+
+
+def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
+    """Return the choices without which the run would not fit."""
+    rows = []
+    for choice in advice.choices:
+        steps = count_accumulation(advice.situation) if "micro_batch" in choice.change else None
+        accumulation = "" if steps is None else f"{steps:,} accumulation steps; "
+        effect = f"{accumulation}saves {show_bytes(choice.saves)}; cost: {choice.costs}"
+        rows.append(ChoiceRow(option=format_options(catalog, choice.change), effect=effect, cite=choice.cite))
+    return rows
+
+
+def describe_run(advice: Recommendation) -> str:
+    """Return how to run the training: precision, batch, and what saves memory."""
+    situation = advice.situation
+    parts = [situation.precision, _describe_batch(situation), _describe_adapters(situation)]
+    parts += [f"{situation.checkpointing} activation checkpointing"] * (situation.checkpointing != "none")
+    parts += [_SHARDING.get(situation.shard, situation.shard)] * (situation.shard != "none" and situation.gpus > 1)
+    parts += ["optimizer state in host memory"] * situation.offload
+    parts += ["gradient release"] * situation.gradient_release
+    parts += ["chunked loss"] * (situation.loss == "chunked")
+    return ", ".join(filter(None, parts))
+
+
+def _describe_adapters(situation: Situation) -> str:
+    """Return the rank and the layers of the adapters; empty without adapters."""
+    if situation.lora_rank is None:
+        return ""
+    layers = "all linear layers" if situation.lora_targets == "all" else situation.lora_targets
+    return f"adapters of rank {situation.lora_rank:,} on {layers}"
+
+
+def _describe_batch(situation: Situation) -> str:
+    """Return micro-batch × accumulation × GPUs = effective batch, as far as they are known."""
+    micro_batch, batch, gpus = situation.micro_batch, situation.batch_size, situation.gpus
+    gpu_text = f"{gpus:,} GPU{'s' if gpus > 1 else ''}"
+    accumulation = count_accumulation(situation)
+    if micro_batch is None or accumulation is None:
+        return gpu_text if batch is None else f"effective batch {batch:,} on {gpu_text}"
+    if batch is None:
+        return f"micro-batch {micro_batch:,} on {f'each of {gpu_text}' if gpus > 1 else gpu_text}"
+    if batch % gpus:
+        return (
+            f"effective batch {batch:,} on {gpu_text}, not a multiple of the GPUs: at most micro-batch {micro_batch:,} "
+            "without tensor or pipeline parallelism"
+        )
+    if accumulation == gpus == 1:
+        return f"batch {batch:,} without gradient accumulation, 1 GPU"
+    steps = f" × {accumulation:,} accumulation steps" if accumulation > 1 else ""
+    return f"micro-batch {micro_batch:,}{steps} × {gpu_text} = effective batch {micro_batch * accumulation * gpus:,}"
 
 
 def describe_settings(advice: Recommendation) -> dict[str, object]:
@@ -34,8 +106,8 @@ def count_samples(situation: Situation) -> int | None:
 
 def count_accumulation(situation: Situation) -> int | None:
     """Return the micro-batches per optimizer step on one GPU; None if the micro-batch is unknown."""
-    if situation.micro_batch is None:
-        return None
+    if situation.micro_batch is None or situation.grad_accum is not None:
+        return situation.grad_accum
     return max(1, (count_samples(situation) or 1) // (situation.micro_batch * situation.gpus))
 
 

@@ -35,7 +35,6 @@ from optadvise.render.recommendation import (
     describe_policy,
     describe_published,
     describe_reason,
-    describe_run,
     describe_schedule,
     format_bench_command,
     format_call,
@@ -45,6 +44,7 @@ from optadvise.render.recommendation import (
     list_changes,
     sort_warnings,
 )
+from optadvise.render.run_plan import describe_run, list_choices
 from optadvise.render.schedule import list_corners
 from optadvise.rulebase.catalog import Catalog
 
@@ -123,6 +123,7 @@ def render_recommendation(
         "call": format_call(advice),
         "companion_call": format_companion_call(advice),
         "run_text": describe_run(advice),
+        "choices": list_choices(advice, catalog),
         "schedule_text": describe_schedule(advice),
         "learning_rates": _list_lrs(advice),
         "curve": _draw_curve(advice),

@@ -23,7 +23,6 @@ from optadvise.render.memory import describe_fit, describe_sized_run
 from optadvise.render.recommendation import (
     describe_policy,
     describe_reason,
-    describe_run,
     describe_schedule,
     format_bench_command,
     format_call,
@@ -34,6 +33,7 @@ from optadvise.render.recommendation import (
     list_table_numbers,
     sort_warnings,
 )
+from optadvise.render.run_plan import ChoiceRow, describe_run, list_choices
 from optadvise.render.text.console import (
     NO_BREAK,
     Page,
@@ -77,6 +77,8 @@ def render_text(
     with page as out:
         _print_optimizer(out, advice)
         _print_numbers(out, advice, is_short=is_short)
+        choices = [_format_choice(row, is_short=is_short) for row in list_choices(advice, catalog)]
+        print_section(out, headings.CHOICES, choices, "left", "wrap")
         if explanation is not None:
             print_why_not(out, explanation, catalog)
         if explanation is None or is_short:
@@ -120,6 +122,12 @@ def _print_numbers(out: Console, advice: Recommendation, *, is_short: bool) -> N
     rows.append(("schedule", f"[bold]{advice.schedule.id}[/bold], {describe_schedule(advice)}"))
     rows.append(("run", escape(describe_run(advice))))
     print_rows(out, rows, "left", "wrap")
+
+
+def _format_choice(row: ChoiceRow, *, is_short: bool) -> tuple[str, str]:
+    """Return, as markup, a choice of how to run and its effect; with its sources unless the answer is short."""
+    sources = "" if is_short else f" [dim]\\[{escape(', '.join(row.cite))}][/dim]"
+    return escape(row.option), f"{escape(row.effect)}{sources}"
 
 
 def _describe_number(number: AdvisedHyperparameter) -> str:

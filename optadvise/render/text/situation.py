@@ -21,6 +21,7 @@ from optadvise.render.labels import (
     list_implied_facts,
     list_shape_options,
 )
+from optadvise.render.run_plan import CHOSEN_FACTS
 from optadvise.render.text.console import NO_BREAK, format_heading
 from optadvise.rulebase.catalog import Catalog
 
@@ -40,7 +41,7 @@ def print_assumptions(
 
 
 def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
-    """Print the specified options, then the assumed facts: values, then what is unknown; nothing that is off.
+    """Print the specified options, then the assumed facts: values, then what is unknown; not how to run the training.
 
     Rule layers are among the specified options, as pyproject.toml may name them.
     """
@@ -48,7 +49,11 @@ def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
     specified = [*_list_specified(situation, catalog), *layers]
     if specified:
         _print_options(out, specified, f"\n[bold]{headings.SPECIFIED}[/bold]: ")
-    facts = [fact for fact in situation.assumed if is_relevant(catalog.facts.get(fact), situation.model)]
+    facts = [
+        fact
+        for fact in situation.assumed
+        if is_relevant(catalog.facts.get(fact), situation.model) and fact not in CHOSEN_FACTS
+    ]
     options = [
         f"{format_flag(catalog, fact)} {format_fact(situation, fact, catalog)}"
         for fact in facts
