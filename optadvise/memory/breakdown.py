@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from optadvise.core.records import Interval, MemoryEstimate, MemoryLine
 from optadvise.memory.inputs import MemoryInputs
 from optadvise.memory.intervals import (
+    OTHER_NETWORKS,
     add_overhead,
     make_breakdown_line,
     make_context_interval,
@@ -22,6 +23,7 @@ from optadvise.memory.intervals import (
 )
 from optadvise.memory.model_memory import ModelMemory
 from optadvise.memory.optimizer_memory import OptimizerMemory
+from optadvise.memory.other_networks import OtherNetworks
 from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_pass_peak, find_peak
 from optadvise.memory.records import StepMemory
 from optadvise.rulebase.memory_rules import FactorRange, MemorySettings
@@ -30,11 +32,12 @@ AUTOCAST_CACHE = "autocast cache"  # the line of half-precision copies of weight
 
 
 class RunMemory(Struct, frozen=True):
-    """Memory of a run: the model and the optimizer."""
+    """Memory of a run: the model, the optimizer and other networks."""
 
     inputs: MemoryInputs
     model: ModelMemory
     optimizer: OptimizerMemory
+    others: OtherNetworks
 
     @property
     def state(self) -> int:
@@ -47,9 +50,14 @@ class RunMemory(Struct, frozen=True):
         return 0 if self.inputs.offload else self.model.master
 
     @property
+    def weights(self) -> int:
+        """Return the bytes of all weights, with their fp32 master copy and the other networks."""
+        return self.model.weights + self.master + self.others.bytes
+
+    @property
     def model_states(self) -> int:
         """Return the bytes of weights, gradients and optimizer state, which do not depend on the network's shape."""
-        return self.model.weights + self.master + self.model.gradients + self.state
+        return self.weights + self.model.gradients + self.state
 
     @property
     def pageable(self) -> int:
@@ -100,13 +108,15 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     lines = [_make_weights_line(model)]
     if run.master:
         lines.append(make_breakdown_line("master copy", run.master, run.master, model.master_explanation))
+    if run.others.explanation:
+        lines.append(_make_others_line(run.others))
     lines += [
         make_breakdown_line("gradients", model.gradients, model.gradients, model.gradients_explanation),
         make_breakdown_line("optimizer state", run.state, run.state, optimizer.state_explanation),
         MemoryLine(part="activations", bytes=None, how="requires the model's dimensions"),
     ]
     return MemoryEstimate(
-        weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state, activations=None,
+        weights=run.weights, gradients=model.gradients, optimizer=run.state, activations=None,
         overhead=None, total=None, model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines),
         pageable=run.pageable,
     )  # fmt: skip
@@ -131,7 +141,7 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     ]
     figures = summarize_lines(lines, saved, model.gradients)
     return MemoryEstimate(
-        weights=model.weights + run.master, gradients=model.gradients, optimizer=run.state,
+        weights=run.weights, gradients=model.gradients, optimizer=run.state,
         activations=figures["activations"].expected, overhead=figures["overhead"].expected, total=total.expected,
         model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines), interval=total,
         allocated=total.expected - context - fragmentation - run.pageable,
@@ -148,6 +158,7 @@ def _find_floor(run: RunMemory, step: StepMemory, basis: str, settings: MemorySe
     if not run.inputs.gradient_release:
         live = max(live, model.gradients + run.optimizer.scratch.bytes)
     tensors = int(live) + model.weights + run.master + run.state + model.buffers.bytes + step.input_bytes
+    tensors += run.others.low
     return tensors + round(tensors * settings.fragmentation.low) + make_context_interval(settings.context).low
 
 
@@ -173,10 +184,12 @@ def _list_lines(
         matrices = "weight" if inputs.method == "full" else "adapter"  # frozen weights are already in half precision
         explanation = f"{inputs.precision.removeprefix('amp-')} copies of the {matrices} matrices"
         yield make_breakdown_line(AUTOCAST_CACHE, step.weight_copies, peak.weight_copies, explanation)
+    if run.others.explanation:
+        yield _make_others_line(run.others)
     explanation = f"{model.gradients_explanation}; {_explain_gradients(inputs)}"
     yield make_breakdown_line("gradients", model.gradients, peak.gradients, explanation)
     yield _make_state_line(run)
-    explanation = _explain_activations(inputs)
+    explanation = _explain_activations(inputs, settings)
     yield _make_activations_line(
         "activations", step.activations, peak.activations, explanation, inputs, basis, settings
     )
@@ -194,6 +207,11 @@ def _list_lines(
 def _make_weights_line(model: ModelMemory) -> MemoryLine:
     interval = Interval(low=model.weights, expected=model.weights, high=model.weights_high)
     return make_breakdown_line("weights", model.weights, model.weights, model.weights_explanation, interval)
+
+
+def _make_others_line(others: OtherNetworks) -> MemoryLine:
+    interval = Interval(low=others.low, expected=others.bytes, high=others.high)
+    return make_breakdown_line(OTHER_NETWORKS, others.bytes, others.bytes, others.explanation, interval)
 
 
 def _make_state_line(run: RunMemory) -> MemoryLine:
@@ -241,8 +259,8 @@ def _explain_gradients(inputs: MemoryInputs) -> str:
     return "allocated during backward while activations are freed"
 
 
-def _explain_activations(inputs: MemoryInputs) -> str:
-    samples = inputs.micro_batch or 1
+def _explain_activations(inputs: MemoryInputs, settings: MemorySettings) -> str:
+    samples = (inputs.micro_batch or 1) * settings.count_sequences(inputs.task)
     if inputs.seq_len:
         batch = f"{samples:,} × {inputs.seq_len:,} tokens"
     else:

@@ -12,6 +12,7 @@ from optadvise.memory.inputs import MemoryInputs, select_memory_inputs
 from optadvise.memory.model_memory import ModelMemory, estimate_model_memory
 from optadvise.memory.network_size import NetworkSize, build_network_tensors, find_network_size, find_reference_sizes
 from optadvise.memory.optimizer_memory import estimate_optimizer_memory
+from optadvise.memory.other_networks import estimate_other_networks
 from optadvise.memory.peak import compute_expected_total
 from optadvise.memory.rules import MemoryRules
 from optadvise.memory.traffic import estimate_step_traffic
@@ -172,11 +173,11 @@ def _estimate_model_memory(rules: MemoryRules, inputs: MemoryInputs) -> ModelMem
 
 
 def _estimate_run_memory(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> RunMemory:
-    return RunMemory(
-        inputs=inputs,
-        model=_estimate_model_memory(rules, inputs),
-        optimizer=estimate_optimizer_memory(rules, inputs, optimizer),
-    )
+    model = _estimate_model_memory(rules, inputs)
+    memory = estimate_optimizer_memory(rules, inputs, optimizer)
+    state = 0 if inputs.offload else model.master + memory.state
+    others = estimate_other_networks(inputs, _require_size(rules, inputs), model, state, rules.settings)
+    return RunMemory(inputs=inputs, model=model, optimizer=memory, others=others)
 
 
 def _compute_total(rules: MemoryRules, size: NetworkSize, run: RunMemory) -> int | None:
@@ -184,5 +185,5 @@ def _compute_total(rules: MemoryRules, size: NetworkSize, run: RunMemory) -> int
     return (
         None
         if size.step is None
-        else compute_expected_total(run.inputs, size.step, run.model, run.optimizer, rules.settings)
+        else compute_expected_total(run.inputs, size.step, run.model, run.optimizer, run.others.bytes, rules.settings)
     )

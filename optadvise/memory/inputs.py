@@ -22,6 +22,7 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
     model: str | None
     params: int | None
     shape: NetworkShape | None
+    task: str
     method: str
     lora_rank: int | None
     lora_targets: str

@@ -8,6 +8,8 @@ from optadvise.core.records import Interval, MemoryLine
 from optadvise.core.units import GIB, show_share
 from optadvise.rulebase.memory_rules import CitedRange, FactorRange, MemorySettings
 
+OTHER_NETWORKS = "other networks"  # the line of reference, reward and value networks
+
 
 def make_exact_interval(value: int) -> Interval:
     """Return the interval of an exact figure."""
@@ -97,7 +99,8 @@ def summarize_lines(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gr
 
 
 _FIGURES = {
-    "weights": "weights", "master copy": "weights", "gradients": "gradients", "optimizer state": "optimizer",
+    "weights": "weights", "master copy": "weights", OTHER_NETWORKS: "weights",
+    "gradients": "gradients", "optimizer state": "optimizer",
     "activations": "activations", "logits and loss": "activations",
 }  # fmt: skip
 

@@ -192,7 +192,8 @@ def _simulate_micro_batch(
 ) -> StepMemory:
     tensors = build_network_tensors(rules, shape)
     length = inputs.image_size if tensors.network.images else inputs.seq_len
-    batch = MicroBatch(inputs.micro_batch or 1, length or tensors.usual_length)
+    samples = (inputs.micro_batch or 1) * rules.settings.count_sequences(inputs.task)
+    batch = MicroBatch(samples, length or tensors.usual_length)
     factors = rules.settings.activation_factors
     settings = StepSettings(
         checkpoint=inputs.checkpointing != "none",

@@ -71,10 +71,24 @@ def find_pass_peak(step: StepMemory) -> PeakMoment:
 
 
 def compute_expected_total(
-    inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory, settings: MemorySettings
+    inputs: MemoryInputs,
+    step: StepMemory,
+    model: ModelMemory,
+    optimizer: OptimizerMemory,
+    others: int,
+    settings: MemorySettings,
 ) -> int:
-    """Return the expected bytes of one GPU at the peak."""
-    tensors = model.weights + model.buffers.bytes + step.input_bytes
+    """Return the expected bytes of one GPU at the peak.
+
+    Args:
+        inputs: The run.
+        step: Memory of the forward and backward pass.
+        model: Memory of the trained network.
+        optimizer: Memory of the optimizer.
+        others: Bytes of other networks.
+        settings: Overhead.
+    """
+    tensors = model.weights + others + model.buffers.bytes + step.input_bytes
     tensors += 0 if inputs.offload else model.master + optimizer.state
     tensors += find_peak(inputs, step, model, optimizer).total
     return tensors + round(tensors * settings.fragmentation.expected) + round(settings.context.expected * GIB)

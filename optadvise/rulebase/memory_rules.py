@@ -79,6 +79,25 @@ class ReferenceSizes(RuleRecord, frozen=True, kw_only=True):
     image_size: int | None = None
 
 
+class Copies(RuleRecord, frozen=True, kw_only=True):
+    """Number of networks that are as large as the trained one."""
+
+    low: int = 0
+    expected: int = 0
+    high: int = 0
+
+
+class TaskNetworks(RuleRecord, frozen=True, kw_only=True):
+    """Networks that a task holds beside the trained one, and the activations of one sample."""
+
+    explanation: str
+    sequences: int = 1  # forward passes of one sample whose activations are kept at the same time
+    frozen: Copies = Copies()
+    frozen_with_adapters: Copies = Copies()  # the base without adapters is one of the networks
+    trained: Copies = Copies()  # with gradients and optimizer state
+    cite: Cites
+
+
 class MemorySettings(RuleRecord, frozen=True, kw_only=True):
     """GPU memory besides tensors, and the uncertainty of the estimate."""
 
@@ -90,9 +109,14 @@ class MemorySettings(RuleRecord, frozen=True, kw_only=True):
     bucket_elements: int  # elements of a gradient bucket
     gathered_layers: int  # layers gathered at the same time under FSDP
     communication: ShardingStrategies
+    tasks: Mapping[str, TaskNetworks] = {}  # by task; other tasks hold no other network
     reference_sizes: Mapping[ModelId, ReferenceSizes]  # the first entry is used for an unknown kind of model
     unsupported_heads: tuple[str, ...]  # suffixes of architecture names whose head is not supported
     default_families: Mapping[ModelId, str]  # network family if only dimensions are given
+
+    def count_sequences(self, task: str) -> int:
+        """Return the forward passes of one sample whose activations are kept at the same time."""
+        return self.tasks[task].sequences if task in self.tasks else 1
 
 
 class MemoryFile(RuleRecord, frozen=True, kw_only=True):
