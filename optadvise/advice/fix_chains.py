@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 
 from msgspec import Struct
@@ -90,9 +90,19 @@ def is_sound_when_sharded(rules: CompiledRules, situation: Situation, optimizer:
 
 
 def iterate_chains(
-    situation: Situation, fixes: Sequence[CompiledFix], max_length: int
+    situation: Situation,
+    fixes: Sequence[CompiledFix],
+    max_length: int,
+    can_help: Callable[[Sequence[CompiledFix]], bool] = lambda fixes: True,
 ) -> Iterator[tuple[CompiledFix, ...]]:
-    """Yield the combinations of changes that set no fact twice, by effort; the first is empty."""
+    """Yield the combinations of changes that set no fact twice, by effort; the first is empty.
+
+    Args:
+        situation: The run, for the efforts.
+        fixes: The changes.
+        max_length: Largest number of changes.
+        can_help: Returns whether combinations of some changes can be useful; if not, they are left out.
+    """
     efforts = [rate_effort(situation, [fix]) for fix in fixes]
     queue: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
     while queue:
@@ -101,7 +111,7 @@ def iterate_chains(
         yield chain
         changed = {name for fix in chain for name in fix.changes}
         for index in range(indices[-1] + 1 if indices else 0, len(fixes) if length < max_length else 0):
-            if changed.isdisjoint(fixes[index].changes):
+            if changed.isdisjoint(fixes[index].changes) and can_help((*chain, *fixes[index:])):
                 heappush(queue, (effort + efforts[index], length + 1, (*indices, index)))
 
 

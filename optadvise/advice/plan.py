@@ -6,7 +6,7 @@ specified input. The micro-batch is the largest that fits, so it is no part of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -55,9 +55,8 @@ def find_plan(rules: CompiledRules, situation: Situation, optimizer: str | None)
     if _fits(rules, plain):
         return plain
     fixes = _list_choices(rules, situation, optimizer)
-    if not _can_fit(rules, plain, fixes):
-        return None
-    return next((plan for plan in _iterate_plans(rules, plain, fixes) if _fits(rules, plan)), None)
+    plans = _iterate_plans(rules, plain, fixes, lambda chain: _can_fit(rules, plain, chain))
+    return next((plan for plan in plans if _fits(rules, plan)), None)
 
 
 def plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
@@ -143,21 +142,20 @@ def list_largest_sizes(rules: CompiledRules, situation: Situation, sizes: range)
         situation: A complete situation.
         sizes: Model sizes with the defaults of the situation.
     """
+    start = _make_plain_plan(rules, replace(situation, params=sizes.start), None)
     smallest = sizes.start
-    start = replace(situation, params=smallest)
-    fixes = _list_choices(rules, start, None)
-    for plan in _iterate_plans(rules, _make_plain_plan(rules, start, None), fixes):
-        plan = replace(plan, situation=replace(plan.situation, params=smallest))
-        if not _fits(rules, plan):
+
+    def can_help(chain: Sequence[CompiledFix]) -> bool:
+        return _can_fit(rules, _resize(start, smallest), chain)
+
+    for plan in _iterate_plans(rules, start, _list_choices(rules, start.situation, None), can_help):
+        if not _fits(rules, _resize(plan, smallest)):
             continue
         size = find_max_model_size(rules.memory_rules, plan.situation, plan.optimizer)
         if size is None or size.max_params not in sizes:
             return
         yield size.max_params
         smallest = size.max_params + 1
-        larger = replace(start, params=smallest)
-        if not _can_fit(rules, _make_plain_plan(rules, larger, None), fixes):
-            return
 
 
 # -- the search -------------------------------------------------------------------------------------------------------
@@ -188,9 +186,14 @@ def _list_choices(
     ]
 
 
-def _iterate_plans(rules: CompiledRules, plain: Plan, fixes: Sequence[CompiledFix]) -> Iterator[Plan]:
-    """Yield the plans of a run by effort, whether they fit or not."""
-    for chain in iterate_chains(plain.situation, fixes, len(fixes)):
+def _iterate_plans(
+    rules: CompiledRules,
+    plain: Plan,
+    fixes: Sequence[CompiledFix],
+    can_help: Callable[[Sequence[CompiledFix]], bool] = lambda fixes: True,
+) -> Iterator[Plan]:
+    """Yield the plans of a run by effort, whether they fit or not, except those whose changes cannot help."""
+    for chain in iterate_chains(plain.situation, fixes, len(fixes), can_help):
         plan = _apply(rules, plain, chain)
         if plan is not None:
             yield plan
@@ -212,6 +215,10 @@ def _apply(rules: CompiledRules, plan: Plan, chain: Sequence[CompiledFix]) -> Pl
     values = {name: getattr(run, name) for fix in chain for name in fix.changes if name != "optimizer"}
     situation = replace(plan.situation, optimizer=requested).choose(**values)
     return Plan(situation=situation, optimizer=optimizer, fixes=(*plan.fixes, *chain))
+
+
+def _resize(plan: Plan, params: int) -> Plan:
+    return replace(plan, situation=replace(plan.situation, params=params))
 
 
 def _can_fit(rules: CompiledRules, plain: Plan, fixes: Sequence[CompiledFix]) -> bool:
