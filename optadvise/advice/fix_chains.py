@@ -18,7 +18,7 @@ from optadvise.memory.search import list_divisors, with_micro_batch
 from optadvise.rulebase.regions import Box
 
 _EFFORT_OF_DOUBLING = 4  # of doubling the number of GPUs
-_EFFORT_OF_OVERRULING = 50  # of changing a specified input; these are changed last
+_EFFORT_OF_OVERRULING = 25  # of changing a specified input; these are changed last
 
 
 class CompiledFix(Struct, frozen=True):

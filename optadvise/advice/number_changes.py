@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from math import isqrt
 
 from msgspec import Struct
@@ -16,7 +17,7 @@ from optadvise.advice.plan import list_largest_sizes, list_required_bytes
 from optadvise.advice.probes import MEMORY_FACTS, Probe
 from optadvise.core.records import Sensitivity, Situation
 
-_NARROW = 1.02  # ratio of the ends of a range of sizes that is too narrow to be useful
+_NARROW = 1.05  # ratio of the ends of a range of sizes that is too narrow to be useful
 _USUAL = {"params": "1B", "vram_bytes": "24GB", "batch_size": "256"}  # where every value leads to the same optimizer
 
 
@@ -38,18 +39,26 @@ def search_numbers(rules: CompiledRules, baseline: Baseline, probe: Probe) -> It
         return
     if current is None and not fact.suggest_less and _differs_at_ends(rules, baseline, probe):
         return
-    is_continuous = probe.fact in MEMORY_FACTS
-    outcomes = _merge(_list_outcomes(rules, baseline, probe), _NARROW if is_continuous else 1)
-    others = [outcome for outcome in outcomes if outcome.optimizer != baseline.optimizer]
-    if current is not None:
-        below = [outcome for outcome in others if outcome.high < current] if fact.suggest_less else []
-        others = [*below[-1:], *[outcome for outcome in others if outcome.low > current][:1]]
-    elif probe.fact in MEMORY_FACTS:
-        others = others[:1] if fact.suggest_less or len(outcomes) == 1 else []
-    for outcome in others:
+    for outcome in _select_outcomes(rules, baseline, probe):
         sensitivity = _describe_outcome(rules, baseline, probe, outcome)
         if sensitivity is not None:
             yield sensitivity
+
+
+def _select_outcomes(rules: CompiledRules, baseline: Baseline, probe: Probe) -> list[Outcome]:
+    """Return the ranges with another optimizer that answers print, in ascending order."""
+    fact, current = rules.catalog.facts[probe.fact], getattr(baseline.situation, probe.fact)
+    outcomes = _merge(_list_outcomes(rules, baseline, probe), _NARROW if probe.fact in MEMORY_FACTS else 1)
+    others = (outcome for outcome in outcomes if outcome.optimizer != baseline.optimizer)
+    if current is None:
+        return [*islice(others, 1 if probe.fact in MEMORY_FACTS else None)]
+    below: list[Outcome] = []
+    for outcome in others:
+        if outcome.low > current:
+            return [*below, outcome]
+        if outcome.high < current and fact.suggest_less:
+            below = [outcome]
+    return below
 
 
 def _is_decided_by_memory(rules: CompiledRules, baseline: Baseline, fact: str) -> bool:
@@ -74,11 +83,13 @@ def _list_outcomes(rules: CompiledRules, baseline: Baseline, probe: Probe) -> It
     fact, current = rules.catalog.facts[probe.fact], getattr(baseline.situation, probe.fact)
     low, largest = find_limits(fact)
     low = low if current is None or fact.suggest_less else current
-    for start in sorted({*_list_starts(rules, baseline, probe), largest + 1}):
+    for start in chain(_list_starts(rules, baseline, probe), [largest + 1]):
         if not low < start <= largest + 1:
             continue
         first, last = -(-low // step), (start - 1) // step
-        if first <= last:
+        if probe.fact in MEMORY_FACTS:  # the starts are exact
+            yield Outcome(low=low, high=start - 1, optimizer=choose(low))
+        elif first <= last:
             yield from _divide(choose, first, last, step)
         low = start
 
@@ -97,28 +108,31 @@ def _divide(choose: Callable[[int], str], first: int, last: int, step: int) -> I
         yield from _divide(choose, beyond, last, step)
 
 
-def _merge(outcomes: Iterable[Outcome], narrow: float) -> list[Outcome]:
-    """Join adjacent ranges with the same optimizer, and ranges whose ends have less than the ratio `narrow`."""
-    merged: list[Outcome] = []
+def _merge(outcomes: Iterable[Outcome], narrow: float) -> Iterator[Outcome]:
+    """Join adjacent ranges with the same optimizer; leave out ranges whose ends have less than the ratio `narrow`."""
+    merged: Outcome | None = None
     for outcome in outcomes:
-        if merged and (merged[-1].optimizer == outcome.optimizer or outcome.high < outcome.low * narrow):
-            merged[-1] = replace(merged[-1], high=outcome.high)
-        else:
-            merged.append(outcome)
-    return merged
+        if merged is not None and merged.optimizer == outcome.optimizer:
+            merged = replace(merged, high=outcome.high)
+        elif outcome.high >= outcome.low * narrow:
+            if merged is not None:
+                yield merged
+            merged = outcome
+    if merged is not None:
+        yield merged
 
 
 # -- values at which the optimizer can change -------------------------------------------------------------------------
 
 
-def _list_starts(rules: CompiledRules, baseline: Baseline, probe: Probe) -> list[int]:
-    """Return the values from which on another optimizer is possible."""
+def _list_starts(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterable[int]:
+    """Return the values from which on another optimizer is possible, in ascending order."""
     if probe.fact not in MEMORY_FACTS:
         bounds = (probe.axis.bounds(candidate.cells[0]) for candidate in probe.candidates)
-        return [int(left) + (left != right) for left, right in bounds if left != float("-inf")]
+        return sorted(int(left) + (left != right) for left, right in bounds if left != float("-inf"))
     if probe.fact == "vram_bytes":
-        return [*map(int, probe.axis.cuts), *list_required_bytes(rules, baseline.situation)]
-    return list(list_sizes(rules, baseline.situation))
+        return sorted({*map(int, probe.axis.cuts), *list_required_bytes(rules, baseline.situation)})
+    return list_sizes(rules, baseline.situation)
 
 
 def list_sizes(rules: CompiledRules, situation: Situation) -> Iterator[int]:
