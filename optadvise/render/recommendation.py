@@ -14,7 +14,6 @@ from optadvise.core.records import (
     PolicyAnswer,
     PublishedRun,
     Recommendation,
-    Situation,
     Support,
     TraceEntry,
 )
