@@ -13,6 +13,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import Decision
 from optadvise.advice.input_changes import Baseline, choose_after, leads_to
 from optadvise.advice.number_changes import search_numbers
+from optadvise.advice.plan import list_chosen_facts
 from optadvise.advice.probes import MEMORY_FACTS, Probe, is_changeable, is_relevant, list_probes
 from optadvise.core.caching import cached
 from optadvise.core.records import Sensitivity, Situation
@@ -80,7 +81,9 @@ def _search_by_cells(rules: CompiledRules, baseline: Baseline) -> dict[str, tupl
 
 
 def _is_suggested(rules: CompiledRules, fact: str, situation: Situation) -> bool:
-    """Return whether answers suggest a change of a fact."""
+    """Return whether answers suggest a change of a fact; what a plan chooses by itself is not suggested."""
+    if fact in list_chosen_facts(rules) and fact not in situation.stated:
+        return False
     return is_changeable(rules, fact, situation) and is_relevant(rules.catalog.facts.get(fact), situation.model)
 
 
