@@ -11,7 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from math import floor, log
+from math import floor, log10
 from typing import Any
 
 import yaml
@@ -154,41 +154,49 @@ _MATCHES: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def find_ceiling(rules: CompiledRules, recipes: Sequence[Recipe]) -> Counter[str]:
-    """Return by point how many runs one answer for each situation can match.
+    """Return by point how many runs are matched by the best single answer for each situation.
 
-    Runs of the same kind, task and method whose sizes are the same to a factor of four are one situation.
+    All runs of the same kind, task and method whose sizes have the same order of magnitude are one situation.
     """
+    ids = {recipe.id for recipe in recipes}
     groups: dict[tuple[object, ...], list[Recipe]] = defaultdict(list)
-    for recipe in recipes:
-        sizes = (None if size is None else floor(log(size, 4)) for size in (recipe.params, recipe.batch_size))
+    for recipe in rules.catalog.recipes:
+        sizes = (None if size is None else floor(log10(size)) for size in (recipe.params, recipe.batch_size))
         key = (recipe.model, recipe.architecture, recipe.objective, recipe.task, recipe.method, *sizes)
         groups[key].append(recipe)
     ceiling: Counter[str] = Counter()
     for group in groups.values():
-        published = [_list_published(recipe) for recipe in group]
         for name in POINTS:
-            values = [each[name] for each in published if name in each]
-            if name == "optimizer":
-                reached = [sum(_agree(rules, one, other) for other in group) for one in group]
-            elif name == "schedule":
-                families = [[_family(rules, schedule) for schedule in value] for value in values]
-                reached = [sum(family in other for other in families) for one in families for family in one]
-            else:
-                candidates = _list_candidates(values)
-                reached = [sum(_MATCHES[name](value, other) for other in values) for value in candidates]
-            ceiling[name] += max(reached, default=0)
+            stating = [recipe for recipe in group if name in _list_published(recipe)]
+            matched = (_list_matched(rules, name, answer, stating) for answer in _list_answers_of(rules, name, stating))
+            best = max(matched, key=len, default=[])
+            ceiling[name] += sum(recipe.id in ids for recipe in best)
     return ceiling
+
+
+def _list_answers_of(rules: CompiledRules, name: str, recipes: Sequence[Recipe]) -> list[Any]:
+    """Return answers to try for a point: the published ones, and for numbers also the geometric means of pairs."""
+    if name == "optimizer":
+        return list(recipes)
+    values = [_list_published(recipe)[name] for recipe in recipes]
+    if name == "schedule":
+        return [_family(rules, schedule) for value in values for schedule in value]
+    numbers = [value for value in values if isinstance(value, (int, float)) and value > 0]
+    return [*values, *((one * other) ** 0.5 for one in numbers for other in numbers if one < other)]
+
+
+def _list_matched(rules: CompiledRules, name: str, answer: Any, recipes: Sequence[Recipe]) -> list[Recipe]:
+    if name == "optimizer":
+        return [recipe for recipe in recipes if _agree(rules, answer, recipe)]
+    published = ((recipe, _list_published(recipe)[name]) for recipe in recipes)
+    if name == "schedule":
+        return [recipe for recipe, value in published if answer in [_family(rules, each) for each in value]]
+    return [recipe for recipe, value in published if _MATCHES[name](answer, value)]
 
 
 def _agree(rules: CompiledRules, one: Recipe, other: Recipe) -> bool:
     decays = (one.weight_decay or 0) > _NO_DECAY, (other.weight_decay or 0) > _NO_DECAY
     return any(is_equivalent(rules.catalog, name, other.optimizer, decays) for name in (one.optimizer, *one.also_right))
-
-
-def _list_candidates(values: Sequence[Any]) -> list[Any]:
-    """Return answers to try: the values, and for numbers also the geometric means of pairs."""
-    numbers = [value for value in values if isinstance(value, (int, float)) and value > 0]
-    return [*values, *((one * other) ** 0.5 for one in numbers for other in numbers if one < other)]
 
 
 # -- the report -------------------------------------------------------------------------------------------------------
@@ -271,8 +279,7 @@ right optimizer. Optimizers with the same update are the same (8-bit and 32-bit 
 without Nesterov; Adam and AdamW without weight decay).
 
 Cells are *right / reachable of published*. Published runs of one situation contradict each other; reachable
-is the most that one answer for all runs of the same kind, task, method and size (to a factor of four) can
-match.
+is the most the best single answer for all runs of the same kind, task, method and order of magnitude matches.
 
 A third of the runs, chosen by a hash of their names, is held out: no rule was changed to match them.
 
