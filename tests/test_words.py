@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from optadvise.advice.inputs import parse_inputs
+from optadvise.advice.model_names import find_word
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.text import normalize_spelling
 from optadvise.memory.networks import load_networks
 from optadvise.rulebase.catalog import load, load_shipped
 from tests.cli import optadvise
+from tests.conftest import ROOT
 
 
 def state(**typed: str) -> dict[str, object]:
@@ -82,6 +85,24 @@ def test_other_options_describe_the_network() -> None:
     assert state(model="falcon-7b", params="6.9B")["params"] == 6_900_000_000
 
 
+def test_a_name_with_a_size_describes_a_network_without_dimensions() -> None:
+    assert state(arch="falcon-7b") == {**_DECODER, "params": 7_000_000_000}
+    assert state(arch="stablelm-2-1_6b")["params"] == 1_600_000_000
+    assert state(arch="bloom-7b1")["params"] == 7_100_000_000
+    assert state(arch="swin-base-patch4-window7-224") == {"model": "vit", "params": 87_770_000}
+    assert state(arch="dit-xl/2", model="dit") == {"model": "diffusion", "params": 675_000_000}
+    assert state(model="simmim", arch="swin-b")["objective"] == "masked"
+    assert state(arch="whisper", params="244M")["objective"] == "speech"
+
+
+def test_sizes_are_of_words() -> None:
+    sizes = yaml.safe_load((ROOT / "rules" / "words.yaml").read_text(encoding="utf-8"))["sizes"]
+    names = [name for group in sizes for name in group["params"]]
+    catalog = load_shipped()
+    assert [name for name in names if find_word(catalog, name) is None] == []
+    assert [name for name in names if load_networks(catalog).find_spelling(name) is not None] == []
+
+
 @pytest.mark.parametrize(
     ("line", "error", "option"),
     [
@@ -90,7 +111,9 @@ def test_other_options_describe_the_network() -> None:
         ("--model resnet50 --arch resnet101", "network-conflict", "--arch"),
         ("--model clip --objective language", "option-conflict", "--objective"),
         ("--arch gpt2 --architecture encoder", "network-conflict", "--architecture"),
-        ("--arch whisper-small", "unknown-name", "--arch"),
+        ("--arch whisper", "network-unknown", "--arch"),
+        ("--arch falcon-7b --model bert", "network-conflict", "--model"),
+        ("--model falcon-7b --params 40B", "network-conflict", "--params"),
     ],
 )
 def test_contradictions(line: str, error: str, option: str) -> None:

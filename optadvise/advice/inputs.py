@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optadvise.advice.model_names import ModelName, find_model_name
-from optadvise.advice.network_inputs import add_shape, parse_number, parse_shape
+from optadvise.advice.network_inputs import describe_network, parse_number
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.hardware import find_gpu
@@ -36,19 +36,14 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
     if typed.get("schedule") is not None:
         facts["schedule"] = catalog.find_scheduler(typed["schedule"], "--schedule")
     facts.update(_parse_memory(catalog, typed.get("vram"), typed.get("gpu")))
-    shape = parse_shape(catalog, typed, named, facts)
-    if shape is not None:
-        add_shape(catalog, shape, facts, typed)
-    else:
-        size = {} if named.params is None else {"params": named.params}
-        facts = {**named.usual, **size, **facts}
+    facts.update(describe_network(catalog, typed, named, facts))
     if typed.get("lora_targets") is not None:
         if facts.get("method", "full") == "full":
             raise InputError(
                 "--lora-targets: requires --method lora or --method qlora",
                 code=ErrorCode.OPTION_CONFLICT, option="--lora-targets", value=typed["lora_targets"],
             )  # fmt: skip
-        facts["lora_targets"] = _parse_targets(catalog, typed["lora_targets"], shape)
+        facts["lora_targets"] = _parse_targets(catalog, typed["lora_targets"], facts.get("shape"))
     return facts
 
 

@@ -18,10 +18,12 @@ from optadvise.rulebase.records import WordGroup
 
 _SEPARATORS = "-_ .:"
 _ENDING = re.compile(  # version, size or variant of a network
-    r"v?\d+(\.\d+)*[a-z]{0,2}|[a-z]\d+(\.\d+)*[a-z]?|\d+x\d+(\.\d+)?b|[nstmblxghe]|xxs|xs|xl|xxl|nano|pico|micro|tiny|mini"
-    r"|small|base|medium|large|huge|giant|big|lite|turbo|plus|pro|instruct|chat|it|sft|dpo|hf|uncased|cased|patch\d+|moe"
+    r"v?\d+(\.\d+)*[a-z]{0,2}\d?|[a-z]\d+(\.\d+)*[a-z]?|\d+x\d+(\.\d+)?b|[a-z]|xxs|xs|xl|xxl|nano|pico|micro|tiny|mini"
+    r"|xsmall|small|base|medium|large|xlarge|xxlarge|huge|giant|big|lite|turbo|plus|pro|instruct|chat|it|sft|dpo|hf|uncased"
+    r"|cased|vision|vl|patch\d+|window\d+|\d+(e\d+)?t|moe"
 )
-_SIZE = re.compile(r"[-_ ](\d+(?:\.\d+)?[bm])(?![^-_ ])")  # parameters, as in llama-3-8b
+# Parameters, as in llama-3-8b, stablelm-2-1_6b and bloom-7b1.
+_SIZE = re.compile(r"[-_ ](?P<whole>\d+)(?:[._](?P<part>\d+))?(?P<unit>[bm])(?P<tenths>\d?)(?![^-_ ])")
 
 
 class ModelName(Struct, frozen=True):
@@ -47,7 +49,7 @@ def find_model_name(catalog: Catalog, text: str) -> ModelName:
     name = remove_owner(text.strip().lower())
     group = _find_group(catalog, name)
     if group is not None:
-        return ModelName(facts=group.facts, usual=group.usual)
+        return ModelName(facts=group.facts, usual=group.usual, params=_find_size(catalog, name))
     networks = load_networks(catalog)
     arch = networks.find_spelling(name)
     if arch is not None:
@@ -73,10 +75,17 @@ def find_word(catalog: Catalog, text: str) -> ModelName | None:
     for head in _list_heads(name):
         group = _find_group(catalog, head)
         if group is not None:
-            size = _SIZE.search(name)
-            params = None if size is None else parse_count(size[1], "--model")
-            return ModelName(facts=group.facts, usual=group.usual, params=params)
+            return ModelName(facts=group.facts, usual=group.usual, params=_find_size(catalog, name))
     return None
+
+
+def _find_size(catalog: Catalog, name: str) -> int | None:
+    """Return the parameters of a network by its name; None if the name has no size."""
+    size = _SIZE.search(name)
+    if size is None:
+        listed = (catalog.words.params.get(normalize_spelling(head)) for head in _list_heads(name))
+        return next((params for params in listed if params is not None), None)
+    return parse_count(f"{size['whole']}.{size['part'] or size['tenths'] or 0}{size['unit']}", "--model")
 
 
 def _find_group(catalog: Catalog, name: str) -> WordGroup | None:

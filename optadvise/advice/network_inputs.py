@@ -12,12 +12,13 @@ from optadvise.core.records import NetworkShape
 from optadvise.core.units import parse_count
 from optadvise.memory.architectures import build_named_shape, build_shape_from_dimensions
 from optadvise.memory.hf_config import read_hf_config
-from optadvise.memory.networks import load_networks, remove_owner
+from optadvise.memory.networks import Networks, load_networks, remove_owner
 from optadvise.memory.rules import MemoryRules
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Fact, RunInput
 
 _DIMENSIONS = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
+_SIZE_TOLERANCE = 0.4  # names round sizes or leave out embeddings, as in minicpm-2b with 2.7B
 
 
 def parse_number(text: str, option: Fact | RunInput) -> int:
@@ -35,45 +36,121 @@ def parse_number(text: str, option: Fact | RunInput) -> int:
     return number
 
 
-def parse_shape(
+def describe_network(
     catalog: Catalog, typed: Mapping[str, Any], named: ModelName, facts: Mapping[str, Any]
-) -> NetworkShape | None:
-    """Return the shape that the options describe; None if they describe none.
+) -> dict[str, Any]:
+    """Return the facts that follow from the description of the network, besides the stated facts.
 
-    A network that `--model` names is used unless `--params` or other options describe the size.
+    Args:
+        catalog: The rules.
+        typed: Option values by name.
+        named: Meaning of `--model`.
+        facts: Stated facts, including those that `--model` states.
 
     Raises:
-        InputError: The name or a dimension is invalid, or several options describe a network.
+        InputError: The description is invalid, or contradicts a fact.
     """
-    dims = {name: typed[name] for name in _DIMENSIONS if typed.get(name) is not None}
-    descriptions = [name for name in ("arch", "hf_config") if typed.get(name) is not None] + [*dims][:1]
+    descriptions = _list_descriptions(catalog, typed)
+    if descriptions == ["arch"] and not _is_network(catalog, typed["arch"]):
+        word = find_word(catalog, typed["arch"])
+        if word is not None:
+            return _describe_word(word, typed, facts)
+    shape = _parse_shape(catalog, typed, named, facts, descriptions)
+    if shape is not None:
+        return _describe_shape(catalog, shape, facts, typed)
+    size = {} if named.params is None else {"params": _choose_params(named.params, f"--model {typed['model']}", facts)}
+    return {name: value for name, value in {**named.usual, **size}.items() if name not in facts}
+
+
+def _list_descriptions(catalog: Catalog, typed: Mapping[str, Any]) -> list[str]:
+    """Return the option that describes the whole network; several dimensions count as one."""
+    descriptions = [name for name in ("arch", "hf_config") if typed.get(name) is not None]
+    descriptions += [name for name in _DIMENSIONS if typed.get(name) is not None][:1]
     if len(descriptions) > 1:
         flags = [str(catalog.base.inputs[name].flag) for name in descriptions]
         raise InputError(
             f"{' '.join(flags)}: each describes the whole model; use one of them",
             code=ErrorCode.OPTION_CONFLICT, option=flags[-1], value=typed[descriptions[-1]],
         )  # fmt: skip
+    return descriptions
+
+
+def _is_network(catalog: Catalog, arch: str) -> bool:
+    """Return whether the dimensions of a named network are known."""
+    return load_networks(catalog).find_spelling(remove_owner(arch)) is not None
+
+
+def _describe_word(word: ModelName, typed: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of `--arch` with a name whose kind and size are known, but not its dimensions."""
+    arch = typed["arch"]
+    stated = {**word.usual, **word.facts}
+    _reject_other_facts(stated, arch, facts, typed)
+    if word.params is None and "params" not in facts:
+        raise InputError(
+            f"--arch {arch!r}: the size of this network is not known; add --params, or use --model {arch}",
+            code=ErrorCode.NETWORK_UNKNOWN, option="--arch", value=arch,
+        )  # fmt: skip
+    size = {} if word.params is None else {"params": _choose_params(word.params, f"--arch {arch}", facts)}
+    return {**stated, **size}
+
+
+def _choose_params(params: int, name: str, facts: Mapping[str, Any]) -> int:
+    """Return the stated parameters if they agree with those of a name, otherwise those of the name.
+
+    Args:
+        params: Parameters of the name.
+        name: The option with the name.
+        facts: Stated facts.
+
+    Raises:
+        InputError: They differ by more than rounding.
+    """
+    stated: int = facts.get("params", params)
+    if abs(stated / params - 1) > _SIZE_TOLERANCE:
+        raise InputError(
+            f"--params {stated:,}: {name} has {params:,} parameters; remove one of them",
+            code=ErrorCode.NETWORK_CONFLICT, option="--params", value=stated,
+        )  # fmt: skip
+    return stated
+
+
+def _reject_other_facts(
+    described: Mapping[str, Any], name: str, facts: Mapping[str, Any], typed: Mapping[str, Any]
+) -> None:
+    """Reject stated facts that differ from those of a described network."""
+    for fact, value in described.items():
+        stated = facts.get(fact, value)
+        if stated != value:
+            option = "model" if typed.get(fact) is None else fact
+            raise InputError(
+                f"--{option} {typed[option]}: the {fact} of {name} is {value}; remove --{option}",
+                code=ErrorCode.NETWORK_CONFLICT, option=f"--{option}", value=typed[option],
+            )  # fmt: skip
+
+
+def _parse_shape(
+    catalog: Catalog, typed: Mapping[str, Any], named: ModelName, facts: Mapping[str, Any], descriptions: list[str]
+) -> NetworkShape | None:
+    """Return the shape that the options describe; None if they describe none.
+
+    A network that `--model` names is used unless `--params` or other options describe the size.
+    """
     if not descriptions:
         is_named = named.arch is not None and "params" not in facts
         return build_named_shape(load_networks(catalog), str(named.arch)) if is_named else None
     rules = MemoryRules(catalog)
     if typed.get("arch") is not None:
-        return _find_named_shape(catalog, typed["arch"], named)
+        return _find_named_shape(rules.networks, typed["arch"], named)
     if typed.get("hf_config") is not None:
         return read_hf_config(rules.networks, rules.settings.unsupported_heads, typed["hf_config"])
+    dims = {name: typed[name] for name in _DIMENSIONS if typed.get(name) is not None}
     numbers = {name: parse_number(value, catalog.base.inputs[name]) for name, value in dims.items()}
     model = facts.get("model", named.usual.get("model"))
     return build_shape_from_dimensions(rules.networks, rules.settings.default_families, model, numbers)
 
 
-def _find_named_shape(catalog: Catalog, arch: str, named: ModelName) -> NetworkShape:
+def _find_named_shape(networks: Networks, arch: str, named: ModelName) -> NetworkShape:
     """Return the shape that `--arch` names."""
-    networks = load_networks(catalog)
-    if networks.find_spelling(remove_owner(arch)) is None and find_word(catalog, arch) is not None:
-        raise InputError(
-            f"--arch {arch!r}: the dimensions of this network are not known; use --model {arch}",
-            code=ErrorCode.UNKNOWN_NAME, option="--arch", value=arch,
-        )  # fmt: skip
     shape = build_named_shape(networks, arch)
     if named.arch not in (None, shape.name):
         raise InputError(
@@ -83,32 +160,17 @@ def _find_named_shape(catalog: Catalog, arch: str, named: ModelName) -> NetworkS
     return shape
 
 
-def add_shape(catalog: Catalog, shape: NetworkShape, facts: dict[str, Any], typed: Mapping[str, Any]) -> None:
-    """Add a shape and its kind of model to the specified facts.
-
-    Raises:
-        InputError: The facts contradict the shape.
-    """
+def _describe_shape(
+    catalog: Catalog, shape: NetworkShape, facts: Mapping[str, Any], typed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a shape with the facts of its family."""
     family = load_networks(catalog).find_family(shape)
-    model = family.model
-    if facts.get("model", model) != model:
-        raise InputError(
-            f"--model {typed['model']}: {shape.name} is a {model}; remove --model",
-            code=ErrorCode.NETWORK_CONFLICT, option="--model", value=typed["model"],
-        )  # fmt: skip
-    if facts.get("architecture", family.architecture) != family.architecture and family.architecture is not None:
-        option = "model" if typed.get("architecture") is None else "architecture"
-        raise InputError(
-            f"--{option} {typed[option]}: {shape.name} is a {family.architecture}; remove --{option}",
-            code=ErrorCode.NETWORK_CONFLICT, option=f"--{option}", value=typed[option],
-        )  # fmt: skip
+    kinds = {"model": family.model, "architecture": family.architecture, "normalization": family.normalization}
+    described = {fact: value for fact, value in kinds.items() if value is not None}
+    _reject_other_facts(described, shape.name, facts, typed)
     if "params" in facts:
         raise InputError(
             f"--params {facts['params']:,}: {shape.name} determines the number of parameters; remove --params",
             code=ErrorCode.NETWORK_CONFLICT, option="--params", value=facts["params"],
         )  # fmt: skip
-    facts.update(model=model, shape=shape)
-    if family.architecture is not None:
-        facts["architecture"] = family.architecture
-    if family.normalization is not None:
-        facts["normalization"] = family.normalization
+    return {**described, "shape": shape}

@@ -6,10 +6,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from optadvise.core.cards import NOT_EMPTY, CardRecord
-from optadvise.core.yaml_types import Internal, OptimizerId, SchedulerId, Word
-
-# A count with or without a unit, such as 7B; read as a number.
-Amount = Annotated[int, Meta(extra={"reader": "count"}, extra_json_schema={"type": ["integer", "number", "string"]})]
+from optadvise.core.yaml_types import Amount, Internal, OptimizerId, SchedulerId, Word
 
 
 class Recipe(CardRecord, frozen=True, kw_only=True, omit_defaults=True):

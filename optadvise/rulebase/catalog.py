@@ -27,7 +27,7 @@ from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import find_shipped_rules, is_base
 from optadvise.rulebase.table_records import Rule
 
-_SIZE_TOLERANCE = 0.1  # a GPU of 16 GB may have 15 GiB, as error correction uses the rest
+_SIZE_TOLERANCE = 0.1  # GPUs sold with 16 GB may have 15 GiB, because of error correction
 
 
 def look_up(names: Mapping[str, str], name: str, flag: str, advice: str) -> str:

@@ -12,7 +12,8 @@ import yaml
 
 from optadvise.core.cards import EXPERIMENTS, UNKNOWN, FactValue, Range
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import suggest_name
+from optadvise.core.errors import InputError, suggest_name
+from optadvise.core.units import parse_count
 from optadvise.core.yaml_reader import Context, make_choice_reader, read_text
 from optadvise.core.yaml_records import register_reader
 from optadvise.rulebase.records import ANY_NUMBER, Fact
@@ -114,6 +115,14 @@ def read_range(node: yaml.Node, context: Context, suffix: str = "") -> Range:
     return context.fail(
         node, f"expected a number, a comparison such as '> 8192' or an interval such as '[4..8)'{suffix}"
     )
+
+
+@register_reader("count")
+def _read_count(node: yaml.Node, context: Context) -> int:
+    try:
+        return parse_count(read_text(node, context), "the count")
+    except InputError as error:
+        context.fail(node, str(error))
 
 
 register_reader("range")(read_range)

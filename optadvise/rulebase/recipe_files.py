@@ -5,16 +5,16 @@ The files have their own cache entry, because only answers about recipes need th
 
 from __future__ import annotations
 
-import yaml
-
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError, RuleFileError, suggest_name
+from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.recipe_cards import Recipe, RecipeFile
-from optadvise.core.units import parse_count
-from optadvise.core.yaml_reader import Context, KnownIds, read_text
-from optadvise.core.yaml_records import read_file, register_reader
+from optadvise.core.yaml_reader import KnownIds
+from optadvise.core.yaml_records import read_file
+from optadvise.rulebase import conditions
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import Contents
+
+assert conditions  # registers the reader of counts
 
 _NAMED = ("model", "architecture", "objective")  # facts whose values the recipes use
 
@@ -44,11 +44,3 @@ def _check_facts(recipe: Recipe, base: RuleBase) -> None:
         if value is not None and value not in accepted:
             message = f"`{name}: {value}` is not an accepted value; {suggest_name(value, accepted)}"
             raise RuleFileError(message, recipe.at, code=ErrorCode.UNKNOWN_CHOICE)
-
-
-@register_reader("count")
-def _read_count(node: yaml.Node, context: Context) -> int:
-    try:
-        return parse_count(read_text(node, context), "the count")
-    except InputError as error:
-        context.fail(node, str(error))

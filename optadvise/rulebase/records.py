@@ -12,6 +12,7 @@ from msgspec import field as struct_field
 
 from optadvise.core.cards import SHIPPED, FactValue, Gpu, NoCard, Range, Source
 from optadvise.core.yaml_types import (
+    Amount,
     Cites,
     FactId,
     Internal,
@@ -133,10 +134,19 @@ class WordGroup(RuleRecord, frozen=True, kw_only=True):
     at: Internal = ""
 
 
+class NetworkSizes(RuleRecord, frozen=True, kw_only=True):
+    """Parameters of networks whose dimensions are not known."""
+
+    url: Annotated[str, Meta(pattern=r"^(https://\S+)$", description="an address that begins with https://")]
+    params: Annotated[Mapping[str, Amount], Meta(min_length=1)]  # by name
+    at: Internal = ""
+
+
 class WordFile(RuleRecord, frozen=True, kw_only=True):
     """`words.yaml`."""
 
-    words: Annotated[tuple[WordGroup, ...], Meta(min_length=1)]
+    words: tuple[WordGroup, ...] = ()
+    sizes: tuple[NetworkSizes, ...] = ()
 
 
 class Words(RuleRecord, frozen=True, kw_only=True):
@@ -144,6 +154,7 @@ class Words(RuleRecord, frozen=True, kw_only=True):
 
     groups: tuple[WordGroup, ...] = ()
     numbers: Mapping[str, int] = {}  # number of the group by normalized spelling
+    params: Mapping[str, int] = {}  # parameters by normalized spelling
 
     def find(self, spelling: str) -> WordGroup | None:
         """Return the group of a word by its normalized spelling; None for an unknown word."""

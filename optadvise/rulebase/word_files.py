@@ -28,10 +28,13 @@ def read_words(contents: Contents, facts: Mapping[str, Fact]) -> Words:
     groups: list[WordGroup] = []
     numbers: dict[str, int] = {}
     layers: dict[str, int] = {}
+    params: dict[str, int] = {}
     for layer, file, content in contents:
         node, context = parse(decode_text(content, str(file)), str(file))
         context.facts = facts
-        for group in read_record(WordFile, node, context).words:
+        read = read_record(WordFile, node, context)
+        params |= {normalize_spelling(name): count for sizes in read.sizes for name, count in sizes.params.items()}
+        for group in read.words:
             _check_facts(group, facts)
             for spelling in _list_spellings(group):
                 if layers.get(spelling) == layer:
@@ -39,7 +42,7 @@ def read_words(contents: Contents, facts: Mapping[str, Fact]) -> Words:
                     raise RuleFileError(message, group.at, code=ErrorCode.DUPLICATE_ENTRY)
                 numbers[spelling], layers[spelling] = len(groups), layer
             groups.append(group)
-    return Words(groups=tuple(groups), numbers=numbers)
+    return Words(groups=tuple(groups), numbers=numbers, params=params)
 
 
 def _check_facts(group: WordGroup, facts: Mapping[str, Fact]) -> None:
