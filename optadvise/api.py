@@ -107,7 +107,7 @@ class Advice(Recommendation, frozen=True, kw_only=True):
         """Return a program or a configuration file; its comments list what the framework cannot express.
 
         Args:
-            framework: python, hf, accelerate, lightning, torchtune, axolotl or deepspeed.
+            framework: snippet, python, hf, accelerate, lightning, torchtune, axolotl or deepspeed.
 
         Raises:
             InputError: The framework is not supported.

@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
+from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
 from optadvise.core.cards import Implementation
@@ -204,6 +205,9 @@ _RUNNERS = {"python": _loop, "accelerate": _accelerate, "lightning": _lightning,
 PAGE = Path(__file__).parent.parent / "docs" / "frameworks.md"
 RUNS = "runs"
 PYTHON = tuple(_RUNNERS)
+COLUMNS = tuple(
+    framework for framework in FRAMEWORKS if framework != "snippet"
+)  # which leaves the training to the user
 
 
 def page_cells() -> dict[tuple[str, str], str]:
@@ -245,15 +249,14 @@ def main() -> None:
     import os
     import tempfile
 
-    from optadvise.codegen import FRAMEWORKS
     from optadvise.rulebase.catalog import load
 
     rules = CompiledRules(load())
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-    lines = [f"| | {' | '.join(f'`{name}`' for name in FRAMEWORKS)} |", "|---" * (len(FRAMEWORKS) + 1) + "|"]
+    lines = [f"| | {' | '.join(f'`{name}`' for name in COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name in rules.catalog.optimizer_ids:
         cells = []
-        for framework in FRAMEWORKS:
+        for framework in COLUMNS:
             with tempfile.TemporaryDirectory() as folder:
                 cells.append(make_cell(rules, framework, name, Path(folder)))
         lines.append(f"| `{name}` | {' | '.join(cells)} |")

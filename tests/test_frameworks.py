@@ -149,6 +149,35 @@ def test_gradient_release_steps_during_backward(rules: CompiledRules, tmp_path: 
     assert advice.optimizer.id == name
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [*({"schedule": name} for name in CATALOG.scheduler_ids), {"optimizer": "muon"},
+     {"optimizer": "schedule-free-adamw"}, {"model": "cnn"}, {"model": "rl"}, {"method": "lora", "task": "finetune"}, {"batch_size": 64, "micro_batch": 8}],
+    ids=str,
+)  # fmt: skip
+def test_snippet_trains_with_the_recommended_learning_rates(rules: CompiledRules, facts: FactValues) -> None:
+    """The snippet reads `model` and `total_steps`; it is no program."""
+    advice, text = write_program(rules, "snippet", {"model": "transformer", "steps": 50, **facts})
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 4))
+    names: dict[str, Any] = {"model": model, "total_steps": 50}
+    exec(compile(text, "snippet", "exec"), names)
+    pairs = [*zip(names["optimizers"], names["schedulers"], strict=True)] if "optimizers" in names else []
+    pairs = pairs or [(names["optimizer"], names["scheduler"])]
+    assert {p for optimizer, _ in pairs for group in optimizer.param_groups for p in group["params"]} == {
+        *model.parameters()
+    }
+    all_kwargs = [advice.kwargs, *([] if advice.companion is None else [advice.companion.kwargs])]
+    for (optimizer, scheduler), kwargs in zip(pairs, all_kwargs, strict=True):
+        peak = float(str(kwargs["lr"]))
+        for step in range(50):
+            expected = compute_lr(advice.schedule, peak, step)
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-4)
+            optimizer.zero_grad()
+            model(torch.randn(2, 4)).square().mean().backward()
+            optimizer.step()
+            scheduler.step()
+
+
 def test_resume_within_a_shuffled_epoch(rules: CompiledRules, tmp_path: Path) -> None:
     """Seven batches per epoch, with dropout, interrupted in the middle of the second epoch."""
     _, text = write_program(rules, "python", {"model": "transformer", "optimizer": "adamw"})
@@ -375,7 +404,7 @@ def test_substitute_optimizer_is_noted(rules: CompiledRules, framework: str, nam
         other = CATALOG.optimizer(code.optimizer)
         assert any(CATALOG.optimizer(name).name in note and other.name in note for note in code.notes)
         assert advise(rules, {"model": "transformer", "optimizer": other.id}).optimizer == other
-    published = frameworks.page_cells()[name, framework]
+    published = frameworks.page_cells()[name, framework] if framework in frameworks.COLUMNS else frameworks.RUNS
     assert published.startswith(
         ("no;", "not here") if code.optimizer != name else (frameworks.RUNS, "writes", "not here")
     )
@@ -433,7 +462,7 @@ def test_adapters_have_the_recommended_numbers(rules: CompiledRules, framework: 
 
 
 def test_the_page_has_a_row_for_every_optimizer_and_a_column_for_every_framework() -> None:
-    assert set(frameworks.page_cells()) == {(o, f) for o in CATALOG.optimizer_ids for f in FRAMEWORKS}
+    assert set(frameworks.page_cells()) == {(o, f) for o in CATALOG.optimizer_ids for f in frameworks.COLUMNS}
 
 
 @pytest.mark.parametrize(

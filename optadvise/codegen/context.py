@@ -50,7 +50,7 @@ class Sequence(Struct, frozen=True):
     """Scheduler that runs several phases in sequence."""
 
     path: str
-    milestones: Value  # first steps of the second and later phases
+    milestones: object  # list of the first steps of the second and later phases
 
 
 class Adapters(Struct, frozen=True):

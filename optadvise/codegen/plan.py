@@ -11,7 +11,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import recommend
 from optadvise.codegen.substitute import choose_substitute
 from optadvise.core import schedules
-from optadvise.core.cards import Value
+from optadvise.core.cards import Scheduler, Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.core.framework_cards import Framework, NamedOptimizer, NamedSchedule
@@ -24,6 +24,7 @@ class Plan(Struct, frozen=True):
     framework: Framework
     requested: Recommendation
     advice: Recommendation  # as requested, or for the closest optimizer that the framework supports
+    scheduler: Scheduler  # card of the recommended schedule
     hyperparameters: Mapping[str, Value]  # by the names of the cards, including those of the run
     named_optimizer: NamedOptimizer | None  # name in the framework that builds exactly the recommended optimizer
     nearest_schedule: NamedSchedule | None  # closest schedule of the framework, with the settings of this run
@@ -80,6 +81,7 @@ def make_plan(rules: CompiledRules, requested: Recommendation, framework: Framew
         framework=framework,
         requested=requested,
         advice=advice,
+        scheduler=rules.catalog.scheduler(advice.schedule.id),
         hyperparameters=hyperparameters,
         named_optimizer=_find_named_optimizer(advice, framework, hyperparameters),
         nearest_schedule=schedule,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "keywords": values.format_keywords,
     "comment": values.wrap_comment,
     "fit": values.fit_call,
+    "dedent": textwrap.dedent,
     "each": values.repeat_for_each,
 }
 

@@ -12,11 +12,22 @@ from optadvise.core.errors import RuleFileError
 WIDTH = 110  # columns of a generated line
 
 
+class Expression:
+    """Python source among values, such as `total_steps - warmup_steps`."""
+
+    def __init__(self, source: str) -> None:
+        """Store an expression that the code contains, never a text of a rule file."""
+        self._source = source
+
+    def __repr__(self) -> str:
+        return self._source
+
+
 def format_value(value: object) -> str:
     r"""Return a value as Python source; strings without escapes have double quotes.
 
     Args:
-        value: A number, string, boolean, None, or a list, tuple or mapping of them.
+        value: A number, string, boolean, None, expression, or a list, tuple or mapping of them.
 
     Example:
         >>> format_value((0.9, 0.999)), format_value("a"), format_value('"')

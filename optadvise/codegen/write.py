@@ -10,12 +10,14 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.codegen import FRAMEWORKS, config_files, programs
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan, make_plan
+from optadvise.codegen.snippet import write_snippet
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.records import Recommendation
 
 # What a framework supports is in `rules/frameworks/`; the layout of its file is in its writer.
 _WRITERS: dict[str, Callable[[Plan], str]] = {
+    "snippet": write_snippet,
     "python": programs.write_loop,
     "hf": programs.write_trainer,
     "accelerate": programs.write_accelerate,
