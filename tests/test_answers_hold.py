@@ -147,6 +147,12 @@ def step_from(text: str, direction: int, step: int = 1) -> str:
     return f"{number + direction * digit:f}{match[2]}"
 
 
+def list_values_outside(flag: str, ends: Sequence[tuple[str, int]], step: int) -> Iterator[str]:
+    """Yield the values beside a range; none for sizes, as ranges of less than 5 % are not printed."""
+    if flag not in ("--params", "--vram"):
+        yield from (step_from(text, direction, step) for text, direction in ends)
+
+
 # -- recommendations --------------------------------------------------------------------------------------------------
 
 
@@ -161,12 +167,13 @@ def check_change(arguments: Sequence[str], answer: str, change: Change, optimize
         for distance in (1, 7, 10**6):  # also far away
             further = choose(apply_options(arguments, [flag, step_from(value, away * distance, step)]))
             assert further in (optimizer, None), (flag, value, distance)
-        assert choose(apply_options(arguments, [flag, step_from(value, -away, step)])) != optimizer, (flag, value)
+        for outside in list_values_outside(flag, [(value, -away)], step):
+            assert choose(apply_options(arguments, [flag, outside])) != optimizer, (flag, value)
     if change.bound == "to":
         (flag, low), (_, high) = change.options
         step = find_batch_step(arguments) if flag == "--batch-size" else 1
-        assert choose(apply_options(arguments, [flag, step_from(low, -1, step)])) != optimizer, (flag, low)
-        assert choose(apply_options(arguments, [flag, step_from(high, 1, step)])) != optimizer, (flag, high)
+        for outside in list_values_outside(flag, [(low, -1), (high, 1)], step):
+            assert choose(apply_options(arguments, [flag, outside])) != optimizer, (flag, low, high)
 
 
 def find_batch_step(arguments: Sequence[str]) -> int:
