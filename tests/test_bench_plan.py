@@ -160,7 +160,7 @@ def test_missing_package_is_unsupported(
     for implementation in card.implementations:
         (arm,) = plan_arms(rules, name, implementation=implementation.id)
         assert arm.unsupported
-        if card.paged or "cpu" not in implementation.devices:
+        if card.paged or "cpu" not in implementation.devices or implementation.tensors == "table":
             assert arm.unsupported_code is ErrorCode.UNSUPPORTED
             assert ("paged" if card.paged else implementation.path) in arm.unsupported
         else:

@@ -15,17 +15,19 @@ import gc
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from msgspec import Struct
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.optim import Optimizer
 
 from optadvise.benchmark import user_workload
-from optadvise.benchmark.optimizer_builder import resolve
+from optadvise.benchmark.optimizer_builder import iterate_tensors, resolve
 from optadvise.benchmark.workloads import AUTOCAST_DTYPES
+from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, describe_error
 from optadvise.fake_tensors.cuda_emulation import emulate_cuda, emulate_foreach
 from optadvise.fake_tensors.records import (
@@ -206,7 +208,7 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
         budget: Time limit in seconds.
 
     Raises:
-        CannotRunHereError: The optimizer cannot be imported.
+        CannotRunHereError: The optimizer cannot be imported, or not be traced.
         OutOfTime: The time limit is exceeded.
     """
     deadline = time.monotonic() + budget
@@ -230,7 +232,20 @@ def measure_optimizer(request: OptimizerRequest, stepped: SteppedModule, budget:
                     weight.grad = gradient
                 tracker.reset_peak()
                 optimizer.step()
+        _check_state(optimizer, [w for w, gradient in zip(weights, gradients, strict=True) if gradient is not None])
         gc.collect()
         state = tracker.total - base
         peak = max(tracker.peak - base, state)
     return OptimizerFigures(state, peak - state)
+
+
+def _check_state(optimizer: Optimizer, weights: Sequence[Tensor]) -> None:
+    """Reject an optimizer that distinguishes weights by their addresses, which fake tensors share.
+
+    Raises:
+        CannotRunHereError: Only some weights have state.
+    """
+    count = sum(any(tensor.ndim for tensor in iterate_tensors(optimizer.state.get(weight))) for weight in weights)
+    if 0 < count < len(weights):
+        message = f"only {count} of {len(weights)} weights have state"
+        raise CannotRunHereError(message, code=ErrorCode.UNSUPPORTED)

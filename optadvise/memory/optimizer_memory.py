@@ -197,6 +197,9 @@ def _estimate_scratch(implementation: Implementation, inputs: MemoryInputs, size
     copies = round(implementation.scratch_all * itemsize * shard)
     bytes_each = f"{implementation.scratch_all * itemsize:g} bytes × {show_count(shard)}"
     explanation = f"{bytes_each} (foreach, all tensors at once)"
+    if implementation.compiled:
+        explanation = f"none if compiled, as on GPUs; otherwise {explanation}"
+        return Scratch(bytes=0, bytes_high=copies, explanation=explanation)
     if implementation.fused:
         return Scratch(bytes=0, bytes_high=copies, explanation=f"none with fused=True, {explanation} by default")
     return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
