@@ -121,12 +121,9 @@ def _family(rules: CompiledRules, schedule: str) -> str:
 
 def _is_within(factor: float) -> Callable[[Any, Any], bool]:
     def matches(value: float | None, published: float | None) -> bool:
-        small = value is None or abs(value) <= _NO_DECAY, published is None or abs(published) <= _NO_DECAY
-        if any(small):
-            return all(small)
-        assert value is not None
-        assert published is not None
-        return max(value / published, published / value) <= factor + 1e-9
+        if value and published and max(value / published, published / value) <= factor + 1e-9:
+            return True
+        return (value or 0) <= _NO_DECAY and (published or 0) <= _NO_DECAY
 
     return matches
 
