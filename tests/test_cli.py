@@ -199,7 +199,7 @@ def test_unspecified_facts_are_listed_as_assumed() -> None:
         ("list --for transfomer", "unknown-choice", "--for"),
         ("recommend --lora=8", "invalid-value", "--lora"),
         ("recommend --gpus 8xh100 --gpu a100", "option-conflict", "--gpu"),
-        ("list --gpus --archs", "option-conflict", "--archs"),
+        ("list --gpus --archs", "option-conflict", "--networks"),
         ("list --gpus --tree", "option-conflict", "--tree"),
         ("list --tree --json", "option-conflict", "--json"),
         ("list --max-state-bytes nan", "out-of-range", "--max-state-bytes"),

@@ -47,7 +47,7 @@ def list_(
         bool, opt.option("List claims about optimizers, for optadvise verify.", "--claims", group=_LISTS)
     ] = False,
     gpus: Annotated[bool, opt.option("List GPUs for --gpu.", "--gpus", group=_LISTS)] = False,
-    archs: Annotated[bool, opt.option("List architectures for --arch.", "--archs", group=_LISTS)] = False,
+    networks: Annotated[bool, opt.option("List networks for --arch.", "--networks", group=_LISTS)] = False,
     recipes: Annotated[
         bool, opt.option("List published training runs; --for selects a kind of model.", "--recipes", group=_LISTS)
     ] = False,
@@ -55,12 +55,18 @@ def list_(
     json_: opt.Json = False,
     output: opt.Output = None,
 ) -> None:  # fmt: skip
-    """List optimizers with their state and tuning effort; or schedules, claims, GPUs, architectures or recipes."""
+    """List optimizers with their state and tuning effort; or schedules, claims, GPUs, networks or recipes."""
     from optadvise.rule_analysis import rule_folders
 
     filters = {"--family": family, "--max-state-bytes": max_state_bytes, "--for": suits, "--tree": tree or None}
     used = [flag for flag, value in filters.items() if value is not None]
-    others = {"--schedules": schedules, "--claims": claims, "--gpus": gpus, "--archs": archs, "--recipes": recipes}
+    others = {
+        "--schedules": schedules,
+        "--claims": claims,
+        "--gpus": gpus,
+        "--networks": networks,
+        "--recipes": recipes,
+    }
     chosen = [flag for flag, is_set in others.items() if is_set]
     refused = [flag for flag in used if not (recipes and flag == "--for")]
     conflict = [*chosen, *refused] if chosen else ["--tree", "--json"] if tree and json_ else []
@@ -165,7 +171,7 @@ def _print_recipes(catalog: Catalog, as_json: bool, model: str | None) -> None:
 
 
 _OTHER_LISTS: dict[str, Callable[[Catalog, bool, str | None], None]] = {  # with the kind of model of --for
-    "--schedules": _print_schedules, "--claims": _print_claims, "--gpus": _print_gpus, "--archs": _print_networks,
+    "--schedules": _print_schedules, "--claims": _print_claims, "--gpus": _print_gpus, "--networks": _print_networks,
     "--recipes": _print_recipes,
 }  # fmt: skip
 

@@ -61,6 +61,7 @@ _RUN_ALIASES: Mapping[str, Sequence[str]] = {
 _ALIASES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "recommend": _RUN_ALIASES,
     "estimate": {**_RUN_ALIASES, "--from": ["--workload"]},
+    "list": {"--archs": ["--networks"], "--architectures": ["--networks"], "--models": ["--networks"]},
     "bench": {"--dtype": ["--precision"], "--batch": ["--batch-size"], "--bs": ["--batch-size"]},
     "schedule": {"--out": ["--plot"], "-o": ["--plot"]},
     "trajectories": {"--out": ["--plot"], "-o": ["--plot"]},

@@ -90,7 +90,8 @@ class Run(TypedDict, total=False):
     )
     # Parameters of the whole model: 7B, 350M, 124e6.
     params: Count | None
-    # Known architecture, such as llama-3.1-8b, bert-base or resnet50; optadvise list --archs lists all.
+    # Known network, such as llama-3.1-8b, bert-base or resnet50 (optadvise list --networks), or a name with a size,
+    # such as falcon-7b.
     arch: str | None
     # Hugging Face config.json, read offline.
     hf_config: str | PathLike[str] | None

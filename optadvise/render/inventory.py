@@ -1,4 +1,4 @@
-"""JSON records of `list --gpus`, `list --archs` and `list --recipes`."""
+"""JSON records of `list --gpus`, `list --networks` and `list --recipes`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class NetworkEntry(Struct, frozen=True, kw_only=True):
 
 
 class NetworkList(Document, frozen=True, kw_only=True):
-    """`optadvise list --archs --json`."""
+    """`optadvise list --networks --json`."""
 
     kind: Literal["networks"] = "networks"
     networks: tuple[NetworkEntry, ...]
