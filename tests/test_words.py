@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ _DECODER = {"model": "transformer", "architecture": "decoder"}
         ("a2c", {"model": "rl", "objective": "on-policy"}),
         ("dreamerv3", {"model": "rl", "objective": "off-policy"}),
         ("sd3.5-medium", {"model": "diffusion"}),
-        ("HiFi-GAN", {"model": "gan"}),
+        ("HiFi-GAN", {"model": "gan", "objective": "speech"}),
         ("SASRec", {"model": "recsys"}),
         ("vit-h", {"model": "vit"}),
         ("resnet50", {"model": "cnn", "arch": "resnet50"}),
@@ -121,6 +122,14 @@ def test_contradictions(line: str, error: str, option: str) -> None:
     assert (result.code, result.error) == (2, error)
     assert result.failure is not None
     assert result.failure.option == option
+
+
+def test_questions_after_a_named_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n" * 9))
+    result = optadvise("recommend", "--model", "simclr", "--arch", "resnet50", "--interactive")
+    assert result.code == 0
+    assert "--arch resnet50" in result.err
+    assert "--objective contrastive" in result.err
 
 
 def test_suggestions_are_of_the_same_series() -> None:

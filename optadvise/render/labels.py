@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optadvise.advice.option_values import write_end
-from optadvise.core.records import Interval, NetworkShape, Situation
+from optadvise.core.records import Interval, Situation
 from optadvise.core.units import show_bytes, show_number
+from optadvise.rule_analysis.inputs_of_point import SHAPE_FACTS
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Fact
 
@@ -158,15 +159,6 @@ def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:
     return " ".join(format_option(catalog, fact, value) for fact, value in facts.items())
 
 
-def list_shape_options(shape: NetworkShape, catalog: Catalog) -> list[tuple[str, str]]:
-    """Return the options that describe a model, each with its value: a name, a file or dimensions."""
-    flag = {"named": "--arch", "config": "--hf-config"}.get(shape.basis)
-    if flag is not None:
-        return [(flag, shape.name)]
-    dims = dict(shape.dims)
-    return [(each.flag or "", str(dims[each.id])) for each in catalog.base.inputs.values() if each.id in dims]
-
-
 def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:
     """Return the id of the GPU that `--gpu` specified; None without one."""
     names = (situation.gpu,) if "gpu" in situation.stated else ()
@@ -177,7 +169,7 @@ def list_implied_facts(situation: Situation, catalog: Catalog) -> set[str]:
     """Return the stated facts that follow from the name of a GPU or the shape of a network."""
     of_gpu = set() if find_gpu_id(situation, catalog) is None else {"vendor", "bf16"}
     of_gpu |= {"vram_bytes"} if any(gpu.name == situation.gpu for gpu in catalog.gpus) else set()
-    return of_gpu | ({"model", "params"} if "shape" in situation.stated else set())
+    return of_gpu | (SHAPE_FACTS if "shape" in situation.stated else set())
 
 
 def format_fact(situation: Situation, fact: str, catalog: Catalog) -> str:

@@ -11,11 +11,13 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import locate
 from optadvise.core.cards import FactValue
 from optadvise.core.errors import InputError
-from optadvise.core.records import FactValues, InputValue, Situation
+from optadvise.core.records import FactValues, InputValue, NetworkShape, Situation
+from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.regions import Point
 
 _MODEL_SIZES = (10**6, 10**7, 10**8, 5 * 10**8, 2 * 10**9, 7 * 10**9, 7 * 10**10, 10**12)  # parameters to try
 _GPU_FACTS = ("vendor", "bf16")  # stated by the name of a GPU
+SHAPE_FACTS = {"model", "architecture", "normalization", "params"}  # stated by the shape of a network
 _GPU_BYTES = tuple(2**30 * gib for gib in (24, 80, 8, 2, 640))  # memory sizes to try
 _GPU_GIB_STEPS = range(1, 400, 3)  # memory sizes to try if none of these leads to the point
 
@@ -132,6 +134,8 @@ def format_command(rules: CompiledRules, inputs: FactValues, layers: tuple[str, 
     """
     arguments = ["optadvise", "recommend"]
     for name, value in inputs.items():
+        if "shape" in inputs and name in SHAPE_FACTS:
+            continue
         names_gpu = any(gpu.name == inputs.get("gpu") for gpu in rules.catalog.gpus)  # which states the memory
         arguments += _format_option(rules, name, value, names_gpu=names_gpu)
     for folder in layers:
@@ -142,12 +146,24 @@ def format_command(rules: CompiledRules, inputs: FactValues, layers: tuple[str, 
 def _format_option(rules: CompiledRules, name: str, value: InputValue, *, names_gpu: bool) -> list[str]:
     if name == "gpu":
         return ["--gpu", str(value)]
+    if isinstance(value, NetworkShape):
+        return [text for option in list_shape_options(value, rules.catalog) for text in option]
     if name == "vram_bytes" and isinstance(value, int):
         return [] if names_gpu else ["--vram", format_memory(value)]
     if name in _GPU_FACTS or value is None or value is False:
         return []
-    flag = rules.catalog.facts[name].flag or f"--{name}"
+    fact = rules.catalog.facts.get(name)
+    flag = (None if fact is None else fact.flag) or f"--{name.replace('_', '-')}"
     return [flag] if value is True else [flag, str(value)]
+
+
+def list_shape_options(shape: NetworkShape, catalog: Catalog) -> list[tuple[str, str]]:
+    """Return the options that describe a model, each with its value: a name, a file or dimensions."""
+    flag = {"named": "--arch", "config": "--hf-config"}.get(shape.basis)
+    if flag is not None:
+        return [(flag, shape.name)]
+    dims = dict(shape.dims)
+    return [(each.flag or "", str(dims[each.id])) for each in catalog.base.inputs.values() if each.id in dims]
 
 
 def format_memory(size_bytes: int) -> str:

@@ -21,7 +21,6 @@ from optadvise.render.labels import (
     format_interval,
     format_options,
     list_implied_facts,
-    list_shape_options,
 )
 from optadvise.render.memory import (
     describe_allocator,
@@ -46,6 +45,7 @@ from optadvise.render.recommendation import (
 )
 from optadvise.render.run_plan import describe_run, list_choices
 from optadvise.render.schedule import list_corners
+from optadvise.rule_analysis.inputs_of_point import list_shape_options
 from optadvise.rulebase.catalog import Catalog
 
 # Hyperparameters of the run, which no optimizer's card describes.
@@ -216,6 +216,8 @@ def _list_stated(advice: Recommendation, catalog: Catalog, stated: Sequence[str]
     ]
     if "optimizer" in stated and situation.optimizer is not None:
         rows.append(FactRow(flag="--optimizer", value=situation.optimizer, meaning="used instead of the rules' choice"))
+    if situation.schedule is not None:
+        rows.append(FactRow(flag="--schedule", value=situation.schedule, meaning="used instead of the rules' choice"))
     return rows
 
 

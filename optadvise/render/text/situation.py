@@ -19,10 +19,10 @@ from optadvise.render.labels import (
     format_flag,
     format_option,
     list_implied_facts,
-    list_shape_options,
 )
 from optadvise.render.run_plan import CHOSEN_FACTS
 from optadvise.render.text.console import NO_BREAK, format_heading
+from optadvise.rule_analysis.inputs_of_point import list_shape_options
 from optadvise.rulebase.catalog import Catalog
 
 
