@@ -249,14 +249,14 @@ def count_rates_in_band(rules: CompiledRules, size: str) -> tuple[int, int]:
     return inside, len(rows)
 
 
-def write_page(rules: CompiledRules) -> str:
+def write_page(rules: CompiledRules, tuned: Sequence[Score], held_out: Sequence[Score]) -> str:
     """Return the page of the scores."""
-    tuned, held_out = (score_all(rules, held_out=part) for part in (False, True))
     asked = sum(not one.refused for one in (*tuned, *held_out))
     bands = [count_rates_in_band(rules, size) for size in ("params", "params_with_embeddings")]
     return _PAGE.format(
-        runs=len(tuned) + len(held_out), asked=asked, tuned=format_table(rules, tuned),
-        held_out=format_table(rules, held_out), without="{} of {}".format(*bands[0]), with_="{} of {}".format(*bands[1]),
+        runs=len(tuned) + len(held_out), asked=asked,
+        tuned=format_table(rules, tuned), held_out=format_table(rules, held_out),
+        without="{} of {}".format(*bands[0]), with_="{} of {}".format(*bands[1]),
     )  # fmt: skip
 
 
@@ -300,9 +300,10 @@ if __name__ == "__main__":
     from optadvise.rulebase.catalog import load
 
     loaded = CompiledRules(load())
-    PAGE.write_text(write_page(loaded), encoding="utf-8")
+    parts = [score_all(loaded, held_out=part) for part in (False, True)]
+    PAGE.write_text(write_page(loaded, *parts), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
-    for one in score_all(loaded, held_out=False):
+    for one in parts[0]:
         wrong = [name for name, is_earned in one.points.items() if not is_earned]
         if wrong and len(sys.argv) > 1 and one.recipe.model == sys.argv[1]:
             published = _list_published(one.recipe)

@@ -152,7 +152,8 @@ def test_gradient_release_steps_during_backward(rules: CompiledRules, tmp_path: 
 @pytest.mark.parametrize(
     "facts",
     [*({"schedule": name} for name in CATALOG.scheduler_ids), {"optimizer": "muon"},
-     {"optimizer": "schedule-free-adamw"}, {"model": "cnn"}, {"model": "rl"}, {"method": "lora", "task": "finetune"}, {"batch_size": 64, "micro_batch": 8}],
+     {"optimizer": "schedule-free-adamw"}, {"model": "cnn"}, {"model": "rl"}, {"method": "lora", "task": "finetune"},
+     {"batch_size": 64, "micro_batch": 8}],
     ids=str,
 )  # fmt: skip
 def test_snippet_trains_with_the_recommended_learning_rates(rules: CompiledRules, facts: FactValues) -> None:
