@@ -10,9 +10,9 @@ from optadvise.core.yaml_types import Amount, Internal, OptimizerId, SchedulerId
 
 
 class Recipe(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
-    """Published training run: what was trained, and how. What the source does not say is absent.
+    """Published training run: what was trained, and how. What the source does not state is absent.
 
-    A network is named as its authors would name it on the command line (`asked`), and described by facts.
+    The network is described by facts, and named as its authors would name it on the command line.
     """
 
     id: Word

@@ -54,7 +54,7 @@ class NetworkList(Document, frozen=True, kw_only=True):
 
 
 class RecipeList(Document, frozen=True, kw_only=True):
-    """`optadvise list --recipes --json`: what a source does not say is absent."""
+    """`optadvise list --recipes --json`: what a source does not state is absent."""
 
     kind: Literal["recipes"] = "recipes"
     recipes: tuple[Recipe, ...]

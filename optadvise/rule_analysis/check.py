@@ -113,7 +113,7 @@ def require_proof(rules: CompiledRules) -> CompiledRules:
 
 def _list_failures(rules: CompiledRules) -> list[ProofFailure]:
     """Return the first finding, or an empty list."""
-    report = prove_rules(rules, limit=1, against_recipes=False)  # no reason to refuse the rules
+    report = prove_rules(rules, limit=1, against_recipes=False)  # no reason to reject the rules
     return [
         ProofFailure(at=each.finding.at, text=each.finding.text, where=each.where, others=report.more)
         for each in report.findings
