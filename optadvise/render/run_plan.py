@@ -23,6 +23,7 @@ class ChoiceRow(Struct, frozen=True):
 
     option: str  # as it is typed
     effect: str  # memory that it saves, and its cost
+    short_effect: str  # with the main cost alone
     cite: tuple[str, ...]
 
 
@@ -33,7 +34,9 @@ def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
         steps = count_accumulation(advice.situation) if "micro_batch" in choice.change else None
         accumulation = "" if steps is None else f"{steps:,} accumulation steps; "
         effect = f"{accumulation}saves {show_bytes(choice.saves)}; cost: {choice.costs}"
-        rows.append(ChoiceRow(option=format_options(catalog, choice.change), effect=effect, cite=choice.cite))
+        short_effect = f"saves {show_bytes(choice.saves)}; cost: {choice.costs.partition(';')[0]}"
+        option = format_options(catalog, choice.change)
+        rows.append(ChoiceRow(option=option, effect=effect, short_effect=short_effect, cite=choice.cite))
     return rows
 
 

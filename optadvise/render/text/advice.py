@@ -125,9 +125,10 @@ def _print_numbers(out: Console, advice: Recommendation, *, is_short: bool) -> N
 
 
 def _format_choice(row: ChoiceRow, *, is_short: bool) -> tuple[str, str]:
-    """Return, as markup, a choice of how to run and its effect; with its sources unless the answer is short."""
-    sources = "" if is_short else f" [dim]\\[{escape(', '.join(row.cite))}][/dim]"
-    return escape(row.option), f"{escape(row.effect)}{sources}"
+    """Return, as markup, a choice of how to run and its effect, with its sources unless the answer is short."""
+    if is_short:
+        return escape(row.option), escape(row.short_effect)
+    return escape(row.option), f"{escape(row.effect)} [dim]\\[{escape(', '.join(row.cite))}][/dim]"
 
 
 def _describe_number(number: AdvisedHyperparameter) -> str:
