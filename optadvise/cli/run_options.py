@@ -15,6 +15,7 @@ from optadvise.rulebase.catalog import Catalog, load_shipped
 from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.records import Assumption, Fact, RunInput
 
+_MAX_METAVAR = 60  # characters
 _METAVARS = {"number": "N", "bytes": "SIZE", "text": "TEXT", "file": "FILE"}
 
 
@@ -76,8 +77,13 @@ def _make_parameter(option: Fact | RunInput, help_: str | None) -> inspect.Param
 
 def _format_metavar(option: Fact | RunInput) -> str:
     if isinstance(option, Fact) and option.values is not None:
-        return f"[{'|'.join(option.values)}]"
+        return option.id.upper() if _has_many_values(option) else f"[{'|'.join(option.values)}]"
     return "NAME" if isinstance(option, RunInput) and option.names else _METAVARS[option.type]
+
+
+def _has_many_values(option: Fact | RunInput) -> bool:
+    """Return whether an option has more values than fit in a line of the help, which then lists them."""
+    return isinstance(option, Fact) and len("|".join(option.values or ())) > _MAX_METAVAR
 
 
 def _offer(option: Fact | RunInput) -> Callable[[str], list[tuple[str, str]]] | None:
@@ -97,7 +103,10 @@ def _describe(option: Fact | RunInput, catalog: Catalog, command: str) -> str:
     default = "; ".join(_list_defaults(rows, catalog.facts))
     if isinstance(option, RunInput):
         default = option.defaults.get(command, default)
-    return f"{option.help.rstrip('.')} (default: {default})." if default and option.type != "flag" else option.help
+    text = option.help.rstrip(".")
+    if isinstance(option, Fact) and _has_many_values(option):
+        text += f": {', '.join(option.values or ())}"
+    return f"{text} (default: {default})." if default and option.type != "flag" else f"{text}."
 
 
 def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Iterator[str]:
