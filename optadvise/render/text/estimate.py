@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.markup import escape
 
+from optadvise.advice.batch_and_steps import is_uneven
 from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import ESTIMATE_FACTS
@@ -87,6 +88,8 @@ def _describe_run(situation: Situation) -> str:
     parts = [precision, f"micro-batch {situation.micro_batch or 1:,}{size}"]
     if situation.gpus > 1:
         parts.append(f"{situation.gpus} GPUs" + ("" if situation.shard == "none" else f", {situation.shard}"))
+    if is_uneven(situation):
+        parts.append(f"effective batch {situation.batch_size:,}, rounded up on each GPU")
     return ", ".join(parts)
 
 
