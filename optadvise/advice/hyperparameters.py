@@ -19,8 +19,9 @@ _RUN_TABLES = {
     "max_grad_norm": "clipping",
     "lora_alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
+    "tokens_per_step": "batch_tokens",
 }
-_OPTIONAL = ("lora_alpha", "lora_dropout")  # no part of an answer whose rule sets no value
+_OPTIONAL = ("lora_alpha", "lora_dropout", "tokens_per_step")  # no part of an answer whose rule sets no value
 _PARAMETERS = {table: name for name, table in _OPTIMIZER_TABLES.items()}
 
 Hyperparameters: TypeAlias = "dict[str, AdvisedHyperparameter]"

@@ -17,16 +17,23 @@ _OTHER_METHOD = 1.0  # distance of the other kind of adapter
 _UNLIKE = 1.25  # smallest ratio of sizes that is a difference
 
 
-def list_published(rules: CompiledRules, run: Situation, limit: int = 3) -> tuple[PublishedRun, ...]:
+def list_published(rules: CompiledRules, run: Situation, optimizer: str, limit: int = 3) -> tuple[PublishedRun, ...]:
     """Return the published runs of the same kind that are nearest to a run, the nearest first.
 
     Args:
         rules: The compiled rules.
         run: A complete situation.
+        optimizer: Id of the advised optimizer, which decides between equally near runs.
         limit: Maximum number of runs.
     """
     similar = [recipe for recipe in rules.catalog.recipes if is_same_kind(recipe, run)]
-    nearest = sorted(similar, key=lambda recipe: (_compute_distance(recipe, run), -(recipe.year or 0), recipe.id))
+    update = rules.catalog.optimizer(optimizer).update
+
+    def rank(recipe: Recipe) -> tuple[float, bool, int, str]:
+        is_other = rules.catalog.optimizer(recipe.optimizer).update != update
+        return _compute_distance(recipe, run), is_other, -(recipe.year or 0), recipe.id
+
+    nearest = sorted(similar, key=rank)
     return tuple(_describe(recipe, run) for recipe in nearest[:limit])
 
 

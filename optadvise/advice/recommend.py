@@ -58,7 +58,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         trace=(*_trace_with_support(rules, decision), schedule.trace),
         # The plan and the micro-batch follow from the inputs, so sensitivities start from the situation without them.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
-        published=list_published(rules, run),
+        published=list_published(rules, run, optimizer.id),
         policies=tuple(list_other_policies(rules, situation, decision)),
         fingerprint=rules.catalog.fingerprint,
         layers=rules.catalog.layers,

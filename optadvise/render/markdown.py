@@ -21,7 +21,7 @@ from optadvise.render.recommendation import (
     list_changes,
     sort_warnings,
 )
-from optadvise.render.run_plan import describe_run, list_choices
+from optadvise.render.run_plan import describe_run, describe_tokens, list_choices
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 
@@ -88,6 +88,7 @@ def _table_numbers(advice: Recommendation) -> list[str]:
             rows.append((number.name, format_value(number.value), format_range(number.low, number.high), steps))
     rows.append(("schedule", advice.schedule.id, "", describe_schedule(advice)))
     rows.append(("run", "", "", describe_run(advice)))
+    rows += [("tokens", "", "", describe_tokens(advice))] if describe_tokens(advice) else []
     return format_table(("", "value", "typical range", "derivation"), rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from optadvise.core.records import Recommendation, Situation
-from optadvise.core.units import show_bytes
+from optadvise.core.units import show_bytes, show_count
 from optadvise.render.labels import format_options
 from optadvise.rulebase.catalog import Catalog
 
@@ -50,6 +50,24 @@ def describe_run(advice: Recommendation) -> str:
     parts += ["gradient release"] * situation.gradient_release
     parts += ["chunked loss"] * (situation.loss == "chunked")
     return ", ".join(filter(None, parts))
+
+
+def describe_tokens(advice: Recommendation) -> str:
+    """Return the tokens of a step and of a parameter, and the steps over which weight decay averages; may be empty.
+
+    The time scale of weight decay is 1 / (learning rate × weight decay) steps (arXiv 2405.13698).
+    """
+    situation = advice.situation
+    if situation.tokens_per_step is None and situation.tokens is None:
+        return ""
+    parts = [] if situation.tokens_per_step is None else [f"{show_count(situation.tokens_per_step)} per step"]
+    if situation.tokens is not None and situation.params is not None:
+        parts.append(f"{situation.tokens / situation.params:,.3g} per parameter")
+    numbers = {number.name: number.value for number in advice.hyperparameters}
+    lr, decay = numbers.get("lr"), numbers.get("weight_decay")
+    if isinstance(lr, float) and isinstance(decay, float) and lr * decay and advice.optimizer.decay == "decoupled":
+        parts.append(f"weight decay averages over {show_count(1 / (lr * decay))} steps")
+    return ", ".join(parts)
 
 
 def _describe_adapters(situation: Situation) -> str:

@@ -33,7 +33,7 @@ from optadvise.render.recommendation import (
     list_table_numbers,
     sort_warnings,
 )
-from optadvise.render.run_plan import ChoiceRow, describe_run, list_choices
+from optadvise.render.run_plan import ChoiceRow, describe_run, describe_tokens, list_choices
 from optadvise.render.text.console import (
     NO_BREAK,
     Page,
@@ -55,6 +55,7 @@ _WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
 # Where hyperparameters of the run are used, other than in the optimizer.
 _FUNCTIONS = {
     "max_grad_norm": "for clip_grad_norm_", "lora_alpha": "for LoraConfig", "lora_dropout": "for LoraConfig",
+    "tokens_per_step": "lowest loss",
 }  # fmt: skip
 
 
@@ -121,6 +122,8 @@ def _print_numbers(out: Console, advice: Recommendation, *, is_short: bool) -> N
     ]
     rows.append(("schedule", f"[bold]{advice.schedule.id}[/bold], {describe_schedule(advice)}"))
     rows.append(("run", escape(describe_run(advice))))
+    tokens = describe_tokens(advice)
+    rows += [("tokens", tokens)] if tokens else []
     print_rows(out, rows, "left", "wrap")
 
 
