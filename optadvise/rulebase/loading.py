@@ -109,7 +109,8 @@ class LazyFiles:
         Raises:
             RuleFileError: A file is invalid.
         """
-        read, key = self._keyed(lambda layer: list_yaml_files(layer / RECIPES), self._fingerprint)
+        read, digest = self.folder(RECIPES)
+        key = blake2b(digest.encode() + self._fingerprint).hexdigest()
 
         def read_files() -> tuple[Recipe, ...]:
             from optadvise.rulebase.recipe_files import read_recipes
