@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -311,10 +312,95 @@ def test_schedules_of_transformers_differ_as_declared(rules: CompiledRules, name
         assert recommended[20:] == pytest.approx(learning_rates[20:], rel=0.12)
 
 
+# -- adversarial loops, policies and preference tuning ----------------------------------------------------------------
+
+LOOPS: list[dict[str, Any]] = [
+    {"model": "gan"}, {"model": "gan", "batch_size": 64, "micro_batch": 16, "precision": "amp-fp16"},
+    {"model": "gan", "optimizer": "muon", "precision": "bf16"}, {"model": "gan", "gradient_release": True},
+    {"model": "rl"}, {"model": "rl", "optimizer": "muon", "batch_size": 64, "micro_batch": 16},
+    {"model": "rl", "precision": "amp-bf16"}, {"model": "rl", "precision": "bf16"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answers", LOOPS, ids=str)
+def test_gan_and_policy_train_and_resume(rules: CompiledRules, answers: dict[str, Any], tmp_path: Path) -> None:
+    advice, text = write_program(rules, "python", answers)
+    module = frameworks.load_program(text, tmp_path)
+    module.checkpoint_path = str(tmp_path / "checkpoint.pt")
+
+    def make_example() -> tuple[Any, ...]:
+        example = module.make_example()
+        return example if isinstance(example, tuple) else (example, module.collect)
+
+    *networks, data = make_example()
+    before = [p.detach().clone() for network in networks for p in network.parameters()]
+    optimizers = [built for network in make_example()[:-1] for built in _as_list(module.configure(network)[0])]
+    with frameworks.record_learning_rates() as learning_rates:
+        module.train(*networks, data, steps=4)
+    updates = 2 if answers["model"] == "gan" else 1
+    assert len(learning_rates) == len(optimizers) >= updates  # each network has its own optimizers
+    assert all(len(each) == 4 for each in learning_rates.values())
+    after = [p for network in networks for p in network.parameters()]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    *resumed, data = make_example()
+    module.train(*resumed, data, checkpoint=module.checkpoint_path, steps=4)
+    weights = [p for network in resumed for p in network.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, weights, strict=True))
+    if "betas" in advice.kwargs and len(optimizers) == updates:
+        assert [list(built.param_groups[0]["betas"]) for built in optimizers] == [advice.kwargs["betas"]] * updates
+
+
+def _as_list(built: Any) -> list[Any]:
+    return built if isinstance(built, list) else [built]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_kinds_that_a_framework_cannot_train_are_errors(framework: str) -> None:
+    card = CATALOG.frameworks[framework]
+    for option, value in [("--model", "gan"), ("--model", "rl"), ("--task", "dpo"), ("--task", "ppo")]:
+        result = optadvise("recommend", option, value, "--format", framework)
+        expected = (2, "option-conflict") if value in card.rejects else (0, "")
+        assert (result.code, result.error) == expected
+        if result.failure is not None:
+            assert (result.failure.option, result.failure.value) == ("--format", framework)
+
+
+# Arguments in TRL 1.10 and 1.16 that TrainingArguments does not have: trl/trainer/dpo_config.py and grpo_config.py.
+TRL_ARGUMENTS = {"dpo": {"max_length"}, "grpo": {"num_generations"}}
+
+
+@pytest.mark.parametrize("task", sorted(TRL_ARGUMENTS))
+@pytest.mark.parametrize(
+    "facts", [{}, {"method": "lora"}, {"optimizer": "adan", "precision": "fp32"}, {"batch_size": 16, "micro_batch": 4}]
+)
+def test_trl_program_has_the_recommended_arguments(
+    rules: CompiledRules, task: str, facts: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import TrainingArguments
+
+    answers = {"model": "transformer", "task": task, "params": 500_000_000, "steps": 50, **facts}
+    advice, text = write_program(rules, "hf", answers)
+    tree = ast.parse(text)
+    call = next(
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict"
+    )
+    settings = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert settings.keys() <= TrainingArguments.__dataclass_fields__.keys() | TRL_ARGUMENTS[task]
+    assert float(settings["learning_rate"]) == advice.kwargs["lr"]
+    assert int(settings.get("gradient_accumulation_steps", "1")) == (4 if facts.get("batch_size") else 1)
+    pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
+    module = frameworks.load_program(text, tmp_path)
+    quiet: dict[str, Any] = {"use_cpu": True, "max_steps": 1, "save_strategy": "no"}
+    quiet |= {"max_completion_length": 4} if task == "grpo" else {}
+    trainer = module.train(*module.make_example(), folder=str(tmp_path / "trained"), **quiet)
+    assert trainer.state.global_step == 1
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == advice.kwargs["weight_decay"]
+
+
 # -- configuration files ----------------------------------------------------------------------------------------------
 
 SITUATIONS: list[dict[str, Any]] = [
-    {"model": "transformer"}, {"model": "cnn"}, {"optimizer": "soap"}, {"optimizer": "adan"},
+    {"model": "transformer"}, {"optimizer": "sgd-momentum"}, {"optimizer": "soap"}, {"optimizer": "adan"},
     {"optimizer": "stable-adamw"}, {"optimizer": "lion"}, {"optimizer": "adagrad"}, {"optimizer": "sgd-nesterov"},
     {"task": "finetune", "method": "qlora", "model": "transformer"},
     {"task": "finetune", "method": "lora", "model": "transformer", "lora_rank": 8, "lora_targets": "q,v"},
@@ -451,7 +537,7 @@ def test_torchtune_adapter_targets(rules: CompiledRules, targets: str, attention
 
 
 @pytest.mark.parametrize("framework", [framework for framework in FRAMEWORKS if framework != "deepspeed"])
-@pytest.mark.parametrize("facts", [{}, {"method": "qlora"}, {"lora_rank": 64}, {"model": "diffusion", "lora_rank": 8}])
+@pytest.mark.parametrize("facts", [{}, {"method": "qlora"}, {"lora_rank": 64}, {"lora_targets": "q,v"}])
 def test_adapters_have_the_recommended_numbers(rules: CompiledRules, framework: str, facts: FactValues) -> None:
     advice = advise(rules, {"model": "transformer", "task": "finetune", "method": "lora", **facts})
     numbers = {number.name: number.value for number in advice.hyperparameters}

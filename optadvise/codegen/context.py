@@ -11,6 +11,7 @@ from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import check_path
 from optadvise.core.cards import NOT_HIDDEN, Implementation, Value
+from optadvise.core.framework_cards import list_kinds
 from optadvise.core.records import Recommendation, ScheduleAdvice
 from optadvise.core.version import __version__
 from optadvise.rulebase.constructor import argument_name, convert_lists
@@ -141,6 +142,7 @@ def _list_requirements(plan: Plan) -> list[str]:
     framework, advice = plan.framework, plan.advice
     names = {"torch", framework.package, *framework.requires}
     names |= set(_ADAPTER_PACKAGES[advice.situation.method]) if framework.output_format == "python" else set()
+    names |= {name for kind in list_kinds(advice.situation) for name in framework.packages.get(kind, ())}
     requirements = {name: name for name in names if name}
     implementations = [advice.implementation]
     implementations += [advice.companion.implementation] if advice.companion is not None else []

@@ -21,6 +21,26 @@ class TrainerOptions(Struct, frozen=True):
     is_schedule_exact: bool  # these settings give the recommended schedule
     nearest_schedule: str  # comment about Trainer's closest schedule
     has_checkpointing: bool
+    config_class: str
+    trainer_class: str
+    task_settings: Mapping[str, object]  # further arguments of `config_class`
+    is_trl: bool
+    has_rewards: bool  # rewards of sampled completions instead of pairs of answers
+
+
+class _TrlTask(Struct, frozen=True):
+    """Classes of TRL for a task."""
+
+    config: str
+    trainer: str
+    has_rewards: bool
+
+
+_TRL_TASKS: Mapping[str, _TrlTask] = {
+    "dpo": _TrlTask("DPOConfig", "DPOTrainer", has_rewards=False),
+    "grpo": _TrlTask("GRPOConfig", "GRPOTrainer", has_rewards=True),
+}
+_MAX_COMPLETIONS = 8  # of a prompt; TRL's default
 
 
 class LightningOptions(Struct, frozen=True):
@@ -32,7 +52,8 @@ class LightningOptions(Struct, frozen=True):
 
 def write_loop(plan: Plan) -> str:
     """Return a plain PyTorch training loop for one GPU or a CPU."""
-    return render("python.py.jinja", build_program(plan))
+    template = plan.framework.template(plan.advice.situation)
+    return render(f"{template}.py.jinja", build_program(plan))
 
 
 def write_accelerate(plan: Plan) -> str:
@@ -52,7 +73,9 @@ def write_lightning(plan: Plan) -> str:
 
 
 def write_trainer(plan: Plan) -> str:
-    """Return a program with TrainingArguments and a Trainer."""
+    """Return a program with a Trainer of Transformers, or of TRL for preference tuning and rewards."""
+    run = plan.advice.situation
+    trl = _TRL_TASKS.get(run.task)
     schedule, named = plan.nearest_schedule, plan.named_optimizer
     settings = plan.framework_arguments(("lr", "weight_decay") if named is None else named.settable)
     difference = f" ({schedule.difference})" if schedule is not None and schedule.difference else ""
@@ -62,6 +85,24 @@ def write_trainer(plan: Plan) -> str:
         schedule_settings={} if schedule is None else {"lr_scheduler_type": schedule.name, **schedule.settings},
         is_schedule_exact=plan.is_schedule_exact,
         nearest_schedule=f"Closest built-in schedule of Trainer{difference}:",
-        has_checkpointing=plan.advice.situation.checkpointing != "none",
+        has_checkpointing=run.checkpointing != "none",
+        config_class="TrainingArguments" if trl is None else trl.config,
+        trainer_class="Trainer" if trl is None else trl.trainer,
+        task_settings={} if trl is None else _list_task_settings(plan, trl),
+        is_trl=trl is not None,
+        has_rewards=trl is not None and trl.has_rewards,
     )
-    return render("hf.py.jinja", build_program(plan, from_class=named is None), options)
+    template = plan.framework.template(run)
+    return render(f"{template}.py.jinja", build_program(plan, from_class=named is None), options)
+
+
+def _list_task_settings(plan: Plan, trl: _TrlTask) -> dict[str, object]:
+    """Return the arguments of TRL that the batch and the length determine."""
+    run = plan.advice.situation
+    if not trl.has_rewards:
+        return {} if run.seq_len is None else {"max_length": run.seq_len}
+    if plan.micro_batch is None:
+        return {}
+    completions = plan.micro_batch * plan.accumulation * run.gpus  # which TRL requires to be a multiple
+    group = next((size for size in range(_MAX_COMPLETIONS, 1, -1) if completions % size == 0), None)
+    return {} if group is None else {"num_generations": group}

@@ -13,7 +13,8 @@ from optadvise.codegen.plan import Plan, make_plan
 from optadvise.codegen.snippet import write_snippet
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
-from optadvise.core.records import Recommendation
+from optadvise.core.framework_cards import list_kinds
+from optadvise.core.records import Recommendation, Situation
 
 # What a framework supports is in `rules/frameworks/`; the layout of its file is in its writer.
 _WRITERS: dict[str, Callable[[Plan], str]] = {
@@ -43,7 +44,7 @@ def write_code(rules: CompiledRules, advice: Recommendation, framework: str) -> 
         framework: One of `FRAMEWORKS`.
 
     Raises:
-        InputError: The framework is unknown.
+        InputError: The framework is unknown, or cannot train this kind of model or task.
         RuleFileError: An import path or an argument name in the rules is invalid.
 
     Example:
@@ -59,8 +60,28 @@ def write_code(rules: CompiledRules, advice: Recommendation, framework: str) -> 
             option="--format",
             value=framework,
         )
+    _check_kinds(rules, advice.situation, framework)
     plan = make_plan(rules, advice, rules.catalog.frameworks[framework])
     return Code(text=write_plan(plan), notes=tuple(list_notes(plan)), optimizer=plan.advice.optimizer.id)
+
+
+def _check_kinds(rules: CompiledRules, run: Situation, framework: str) -> None:
+    """Raise InputError if a framework cannot train this kind of model or this task."""
+    frameworks = rules.catalog.frameworks
+    rejects = frameworks[framework].rejects
+    for kind in list_kinds(run):
+        if kind not in rejects:
+            continue
+        option = "--model" if kind == run.model else "--task"
+        others = [
+            name for name in FRAMEWORKS if name in frameworks and not {*list_kinds(run)} & {*frameworks[name].rejects}
+        ]
+        raise InputError(
+            f"--format {framework} with {option} {kind}: {rejects[kind]}; use --format {' or '.join(others)}",
+            code=ErrorCode.OPTION_CONFLICT,
+            option="--format",
+            value=framework,
+        )
 
 
 def write_plan(plan: Plan) -> str:

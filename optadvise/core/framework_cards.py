@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from optadvise.core.cards import CardRecord, Optimizer
+from optadvise.core.records import Situation
 from optadvise.core.yaml_types import (
     Cites,
     Distribution,
@@ -54,6 +55,11 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     unset_batch: str | None = None  # what happens without a batch size, if the framework's own default applies
     decays_all: str | None = None  # why weight decay also applies to biases and norms
     substitutes: Mapping[str, str] = {}  # unsupported value, such as a precision -> substitute
+    # Value of a fact, such as a kind of model or a task -> why the framework cannot train it.
+    rejects: Mapping[str, str] = {}
+    # Value of a fact -> its template, if that is not the framework's own.
+    templates: Mapping[str, Literal["gan", "rl", "trl"]] = {}
+    packages: Mapping[str, tuple[Distribution, ...]] = {}  # value of a fact -> further packages that it requires
     targets: Mapping[str, Identifier] = {}  # layers with adapters -> the framework's names, if not all are supported
     launch: str | None = None  # launch command for several GPUs; {gpus} is their number
     torch_classes: bool = False  # whether it builds any torch.optim class by name
@@ -63,6 +69,10 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     schedules: Mapping[SchedulerId, NamedSchedule] = {}
     at: Internal = ""
 
+    def template(self, run: Situation) -> str:
+        """Return the name of the template of a run's program."""
+        return next((self.templates[value] for value in list_kinds(run) if value in self.templates), self.id)
+
     def by_name(self, card: Optimizer) -> NamedOptimizer | None:
         """Return the framework's entry for an optimizer; None if it cannot build it by name."""
         implementation = card.implementations[0]
@@ -71,3 +81,8 @@ class Framework(CardRecord, frozen=True, kw_only=True):
             return self.optimizers.get(card.id)
         settable = tuple(hyperparameter.name for hyperparameter in card.hyperparameters)
         return NamedOptimizer(name=name, settable=settable, settings=implementation.kwargs)
+
+
+def list_kinds(run: Situation) -> tuple[str, ...]:
+    """Return the facts by which cards tell programs apart: the kind of model, if it is known, and the task."""
+    return (run.task,) if run.model is None else (run.model, run.task)
