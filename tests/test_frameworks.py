@@ -210,6 +210,36 @@ def test_resume_within_a_shuffled_epoch(rules: CompiledRules, tmp_path: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(uninterrupted.parameters(), resumed[0].parameters(), strict=True))
 
 
+@pytest.mark.parametrize("model", ["diffusion", "gan"])
+def test_average_of_the_weights_resumes(rules: CompiledRules, tmp_path: Path, model: str) -> None:
+    advice, text = write_program(rules, "python", {"model": model, "steps": 6})
+    module = frameworks.load_program(text, tmp_path)
+    decay = next(float(str(number.value)) for number in advice.hyperparameters if number.name == "ema_decay")
+    states = []
+    for steps in ([6], [3, 6]):
+        module.checkpoint_path, checkpoint = str(tmp_path / f"{len(steps)}.pt"), None
+        for last in steps:
+            torch.manual_seed(1)
+            module.train(*module.make_example(), checkpoint=checkpoint, steps=last)
+            checkpoint = module.checkpoint_path
+        state = torch.load(module.checkpoint_path)
+        states.append(state["averaged"] if "averaged" in state else state["states"][-1])
+    assert int(states[0]["n_averaged"]) == int(states[1]["n_averaged"]) == 6
+    assert f"get_ema_multi_avg_fn({decay})" in text
+    if model == "diffusion":  # the program of a GAN does not restore the order of the batches
+        assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+    codes = {framework: write_code(rules, advice, framework) for framework in ("python", "snippet")}
+    noted = {
+        framework for framework, code in codes.items() if any("Average the weights" in note for note in code.notes)
+    }
+    assert noted == {"snippet"}
+
+
+def test_layer_decay_is_noted(rules: CompiledRules) -> None:
+    code = write_code(rules, advise(rules, {"model": "vit", "task": "finetune"}), "python")
+    assert any("0.75" in note for note in code.notes)
+
+
 def test_empty_data_loader_is_an_error(rules: CompiledRules, tmp_path: Path) -> None:
     for framework in ("python", "accelerate"):
         require(framework)

@@ -19,9 +19,12 @@ _RUN_TABLES = {
     "max_grad_norm": "clipping",
     "lora_alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
+    "layer_decay": "layer_decay",
+    "ema_decay": "ema",
     "tokens_per_step": "batch_tokens",
 }
-_OPTIONAL = ("lora_alpha", "lora_dropout", "tokens_per_step")  # no part of an answer whose rule sets no value
+# No part of an answer whose rule sets no value.
+_OPTIONAL = ("lora_alpha", "lora_dropout", "layer_decay", "ema_decay", "tokens_per_step")
 _PARAMETERS = {table: name for name, table in _OPTIMIZER_TABLES.items()}
 
 Hyperparameters: TypeAlias = "dict[str, AdvisedHyperparameter]"

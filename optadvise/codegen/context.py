@@ -80,6 +80,7 @@ class Program(Struct, frozen=True, kw_only=True):
     precision: str
     has_half_weights: bool
     clip: float | None
+    ema_decay: float | None  # of the average of the weights
     total_steps: int
     micro_batch: int | None
     accumulation: int  # micro-batches per optimizer step
@@ -118,6 +119,7 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
         precision=run.precision,
         has_half_weights=run.precision == "bf16" and run.method != "qlora",
         clip=plan.clip,
+        ema_decay=plan.ema_decay,
         total_steps=run.steps,
         micro_batch=plan.micro_batch,
         accumulation=plan.accumulation,

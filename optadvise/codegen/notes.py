@@ -27,6 +27,17 @@ def list_notes(plan: Plan) -> Iterator[str]:
     if run.gradient_release and not plan.gradient_release:
         yield f"{framework.name} does not support gradient release; this file steps after the backward pass."
     yield from _notes_of_adapters(run, framework)
+    layer_decay = plan.hyperparameters.get("layer_decay")
+    if layer_decay is not None:
+        yield (
+            f"Layer-wise decay: multiply the learning rate by {layer_decay} for each layer below the head, with one "
+            "parameter group per layer (timm.optim.param_groups_layer_decay)."
+        )
+    if plan.ema_decay is not None and not framework.averages_weights:
+        yield (
+            f"Average the weights after each step with decay {plan.ema_decay} and evaluate the average "
+            "(torch.optim.swa_utils.AveragedModel); this file does not."
+        )
     yield from _notes_of_facts(run, framework)
     if run.gpus > 1 and framework.launch is not None:
         yield f"Run on {run.gpus} GPUs: {framework.launch.replace('{gpus}', str(run.gpus))}"

@@ -39,6 +39,12 @@ class Plan(Struct, frozen=True):
         value = self.hyperparameters.get("max_grad_norm")
         return None if value is None or self.gradient_release else float(str(value))
 
+    @property
+    def ema_decay(self) -> float | None:
+        """Return the decay of the average of the weights; None without an average."""
+        value = self.hyperparameters.get("ema_decay")
+        return None if value is None else float(str(value))
+
     def framework_arguments(self, names: Iterable[str]) -> dict[str, Value]:
         """Return hyperparameters by the framework's argument names; a list may become several arguments.
 

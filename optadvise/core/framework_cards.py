@@ -62,6 +62,7 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     packages: Mapping[str, tuple[Distribution, ...]] = {}  # value of a fact -> further packages that it requires
     targets: Mapping[str, Identifier] = {}  # layers with adapters -> the framework's names, if not all are supported
     launch: str | None = None  # launch command for several GPUs; {gpus} is their number
+    averages_weights: bool = False  # whether its program averages the weights
     torch_classes: bool = False  # whether it builds any torch.optim class by name
     # Hyperparameter -> arguments of the framework; several for a pair such as betas.
     arguments: Mapping[Identifier, Annotated[tuple[Identifier, ...], Meta(min_length=1)]] = {}

@@ -54,6 +54,8 @@ _RUN_MEANINGS = {
     "max_grad_norm": "Global gradient norm above which gradients are clipped.",
     "lora_alpha": "The output of the adapters is scaled by alpha / rank.",
     "lora_dropout": "Dropout of the inputs of the adapters.",
+    "layer_decay": "Factor of the learning rate per layer below the head.",
+    "ema_decay": "Decay of the exponential moving average of the weights.",
 }
 _FITS = {True: "yes", False: "no", None: "unknown"}
 

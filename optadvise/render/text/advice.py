@@ -55,6 +55,7 @@ _WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
 # Where hyperparameters of the run are used, other than in the optimizer.
 _FUNCTIONS = {
     "max_grad_norm": "for clip_grad_norm_", "lora_alpha": "for LoraConfig", "lora_dropout": "for LoraConfig",
+    "layer_decay": "lr factor per layer below the head", "ema_decay": "for AveragedModel",
     "tokens_per_step": "lowest loss",
 }  # fmt: skip
 
