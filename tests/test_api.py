@@ -120,9 +120,9 @@ def test_options_equal_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Tiny(torch.nn.Module):  # type: ignore[misc]
-    def __init__(self) -> None:
+    def __init__(self, *, sparse: bool = False) -> None:
         super().__init__()
-        self.embed = torch.nn.Embedding(20, 16)
+        self.embed = torch.nn.Embedding(20, 16, sparse=sparse)
         self.hidden = torch.nn.Linear(16, 16)
         self.norm = torch.nn.LayerNorm(16)
         self.head = torch.nn.Linear(16, 4)
@@ -144,7 +144,7 @@ def test_build_equals_generated_code(name: str, tmp_path: Path) -> None:
     advice = optadvise.recommend(model="transformer", optimizer=name, steps=20)
     if not frameworks.is_importable(advice.implementation):
         pytest.skip(f"{advice.implementation.path} cannot be imported here")
-    model = Tiny()
+    model = Tiny(sparse=advice.implementation.gradients == "sparse")
     built, schedules = advice.build(model)
     written, _ = frameworks.load_program(advice.code(), tmp_path).configure(model)
     pair = advice.companion is not None

@@ -71,7 +71,7 @@ def test_every_implementation_has_a_unique_label_and_its_arguments(
         fixed = {**implementation.kwargs, **variant_kwargs, **implementation.cpu_kwargs}
         assert set(arm.kwargs) == hyperparameters | set(fixed)
         assert {key: arm.kwargs[key] for key in fixed} == fixed
-        assert (arm.package, arm.matrices_only) == (implementation.package, implementation.tensors == "matrix")
+        assert (arm.package, arm.tensors) == (implementation.package, implementation.tensors)
         decays = card.hyperparameter("weight_decay") is not None
         decay_argument = implementation.arguments.get("weight_decay", "weight_decay") if decays else None
         assert arm.decay_argument == decay_argument

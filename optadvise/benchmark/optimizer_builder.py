@@ -57,7 +57,7 @@ def build_optimizers(
     module: nn.Module | None = None,
     wrap_class: Callable[[type[Optimizer]], Callable[..., Optimizer]] = lambda optimizer_class: optimizer_class,
 ) -> list[Optimizer]:
-    """Build the arm's optimizer in train mode, and its companion if it supports only matrices.
+    """Build the arm's optimizer in train mode, and its companion if it supports only some tensors.
 
     Args:
         named: Parameters with their names.
@@ -66,10 +66,10 @@ def build_optimizers(
     """
     optimizer_class = wrap_class(resolve(arm.path, arm.package))
     optimizers: list[Optimizer] = []
-    if arm.matrices_only and arm.companion is not None:
-        hidden, others = _split_hidden_matrices(named, module)
-        if hidden:
-            optimizers.append(optimizer_class([p for _, p in hidden], **convert_lists(arm.kwargs)))
+    if arm.tensors is not None and arm.companion is not None:
+        supported, others = _split_supported(arm, named, module)
+        if supported:
+            optimizers.append(optimizer_class([p for _, p in supported], **convert_lists(arm.kwargs)))
         if others:
             companion_class = wrap_class(resolve(arm.companion.path, arm.companion.package))
             groups = group_parameters(others, "weight_decay")
@@ -83,15 +83,22 @@ def build_optimizers(
     return optimizers
 
 
-def _split_hidden_matrices(named: NamedTensors, module: nn.Module | None) -> tuple[NamedTensors, NamedTensors]:
-    """Split parameters into hidden matrices and all others."""
-    embeddings = () if module is None else (m for m in module.modules() if isinstance(m, nn.Embedding))
-    embedding_ids = {id(weight) for embedding in embeddings for weight in embedding.parameters()}
-    hidden = [
-        (name, p) for name, p in named if p.ndim == 2 and id(p) not in embedding_ids and not _is_embedding_or_head(name)
-    ]
-    hidden_ids = {id(p) for _, p in hidden}
-    return hidden, [(name, p) for name, p in named if id(p) not in hidden_ids]
+def _split_supported(arm: Arm, named: NamedTensors, module: nn.Module | None) -> tuple[NamedTensors, NamedTensors]:
+    """Split parameters into those that the optimizer trains, hidden matrices or embedding tables, and all others."""
+    modules = () if module is None else tuple(module.modules())
+    if arm.tensors == "table":
+        tables = [m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+        supported_ids = _list_weight_ids(m for m in tables if m.sparse or not arm.sparse_only)
+    else:
+        embedding_ids = _list_weight_ids(m for m in modules if isinstance(m, nn.Embedding))
+        hidden = (p for name, p in named if p.ndim == 2 and not _is_embedding_or_head(name))
+        supported_ids = {id(p) for p in hidden} - embedding_ids
+    supported = [(name, p) for name, p in named if id(p) in supported_ids]
+    return supported, [(name, p) for name, p in named if id(p) not in supported_ids]
+
+
+def _list_weight_ids(modules: Iterable[nn.Module]) -> set[int]:
+    return {id(weight) for module in modules for weight in module.parameters()}
 
 
 def _is_embedding_or_head(name: str) -> bool:

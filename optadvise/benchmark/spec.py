@@ -58,7 +58,7 @@ class Spec(Struct, frozen=True):
 
 
 class Companion(Struct, frozen=True):
-    """Optimizer of the parameters that a matrix optimizer does not support."""
+    """Optimizer of the parameters that an optimizer of matrices or embedding tables does not support."""
 
     path: str  # import path
     package: str | None
@@ -76,7 +76,8 @@ class Arm(Struct, frozen=True):
     variant: str | None  # fused, foreach, for-loop, compiled
     kwargs: Mapping[str, Value]
     decay_argument: str | None  # constructor's name for weight decay, set to 0 for biases and norms
-    matrices_only: bool = False
+    tensors: Literal["matrix", "table"] | None = None  # the only tensors that it trains; None: all
+    sparse_only: bool = False  # rejects dense gradients
     companion: Companion | None = None
     train_mode: bool = False  # call the optimizer's train() after construction
     max_grad_norm: float | None = None

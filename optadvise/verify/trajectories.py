@@ -148,7 +148,7 @@ def _compute_trajectory(
     decay = {"weight_decay": 0.0} if card.hyperparameter("weight_decay") is not None else {}
     arm = plan.plan_defaults(card, {"lr": rate.lr, **decay})
     reason = arm.unsupported
-    if reason is None and arm.matrices_only:
+    if reason is None and arm.tensors == "matrix":
         reason = f"{arm.path} supports only matrices, and the two weights are a vector"
     if reason is None:
         try:
