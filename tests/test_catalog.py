@@ -91,7 +91,7 @@ rules:
     then: {optimizer: sgd-turbo}
     because: ours
     cite: [measured]
-    overrides: [OPT090]
+    overrides: [OPT122]
     tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: sgd-turbo}}]
 """,
         encoding="utf-8",
@@ -163,7 +163,7 @@ rules:
     then: {optimizer: adamw}
     because: ours
     cite: [measured]
-    overrides: [OPT090]
+    overrides: [OPT122]
     tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: adamw}}]
 """
 
@@ -182,7 +182,7 @@ rules:
         ("\"> 1000\"", "[]", 9, ErrorCode.INVALID_ENTRY),
         ("model: cnn, batch", "model: [], batch", 9, ErrorCode.INVALID_ENTRY),
         ("then: {optimizer: adamw}", "then: {optimizer: adamww}", 7, ErrorCode.UNKNOWN_REFERENCE),
-        ("overrides: [OPT090]", "overrides: [OPT09]", 13, ErrorCode.UNKNOWN_REFERENCE),
+        ("overrides: [OPT122]", "overrides: [OPT12]", 13, ErrorCode.UNKNOWN_REFERENCE),
         ("tests: [{given", "tests: []\n    texts: [{given", 14, ErrorCode.INVALID_ENTRY),
         ("kind: choose", "kind: chose", 1, ErrorCode.INVALID_ENTRY),
         ("expect: {optimizer: adamw}", "expects: {optimizer: adamw}", 14, ErrorCode.UNKNOWN_KEY),
@@ -203,12 +203,12 @@ def test_an_invalid_rule_is_an_error_at_its_line(
 
 def test_two_rules_that_overlap_without_override_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "decide").mkdir()
-    text = RULE.replace("    overrides: [OPT090]\n", "")
+    text = RULE.replace("    overrides: [OPT122]\n", "")
     (tmp_path / "decide" / "ours.yaml").write_text(text, encoding="utf-8")
     result = optadvise(*f"recommend --model cnn --tuning high --batch-size 2048 --rules {tmp_path}".split())
     assert (result.code, result.error) == (3, ErrorCode.RULES_NOT_PROVEN)
     assert result.failure is not None
-    assert {"OPT090", "OUR001"} <= {*result.failure.message.split()}
+    assert {"OPT122", "OUR001"} <= {*result.failure.message.split()}
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,11 @@ from optadvise.rulebase.catalog import load
 from optadvise.rulebase.claim_files import read_claims
 from optadvise.rulebase.framework_files import read_frameworks
 from optadvise.rulebase.loading import collect_ids
+from optadvise.rulebase.recipe_files import read_recipes
 from optadvise.rulebase.rule_paths import find_shipped_rules
 from optadvise.rulebase.surface_files import read_surfaces
 from optadvise.rulebase.validation import read_rule_base
+from optadvise.rulebase.word_files import read_words
 from tests.cli import optadvise
 from tests.conftest import examples
 
@@ -197,7 +199,10 @@ FILES = [file for file in sorted(find_shipped_rules().rglob("*.yaml")) if file.p
 FRAMEWORK_FILES = [file for file in FILES if file.parent.name == "frameworks"]
 SURFACE_FILES = [file for file in FILES if file.stem == "surfaces"]
 CLAIM_FILES = [file for file in FILES if file.stem == "claims"]
-FILES = [file for file in FILES if file not in (*FRAMEWORK_FILES, *SURFACE_FILES, *CLAIM_FILES)]
+RECIPE_FILES = [file for file in FILES if file.parent.name == "recipes"]
+WORD_FILES = [file for file in FILES if file.stem == "words"]
+FILES_APART = (*FRAMEWORK_FILES, *SURFACE_FILES, *CLAIM_FILES, *RECIPE_FILES, *WORD_FILES)
+FILES = [file for file in FILES if file not in FILES_APART]
 ADVISOR = CompiledRules(load())
 
 
@@ -223,10 +228,10 @@ def _parse_again(text: str, path: str) -> tuple[yaml.Node, Context]:
 
 @settings(max_examples=examples(60))
 @given(st.integers(0, 2**32), st.sampled_from(["adamw", "lion", "muon", "rmsprop"]))
-def test_damaged_frameworks_raise_rule_file_errors_or_write_a_program(seed: int, name: str) -> None:
+def test_damaged_files_read_on_first_access_raise_only_rule_file_errors(seed: int, name: str) -> None:
     base = ADVISOR.catalog.base
     ids = collect_ids(base)
-    advice = advise(ADVISOR, {"optimizer": name, "model": "transformer"})
+    advice, random = advise(ADVISOR, {"optimizer": name, "model": "transformer"}), Random(seed)
     for damaged in damage(FRAMEWORK_FILES, Random(seed), 2):
         with contextlib.suppress(RuleFileError, InputError):
             for key, entry in read_frameworks(damaged, ids).items():
@@ -239,6 +244,12 @@ def test_damaged_frameworks_raise_rule_file_errors_or_write_a_program(seed: int,
     for damaged in damage(CLAIM_FILES, Random(seed), 1):
         with contextlib.suppress(RuleFileError):
             read_claims(damaged, {**ids, "rule": rules}, base.optimizers)
+    for damaged in damage([random.choice(RECIPE_FILES)], random, 1):
+        with contextlib.suppress(RuleFileError):
+            read_recipes(damaged, ids, base)
+    for damaged in damage(WORD_FILES, random, 1):
+        with contextlib.suppress(RuleFileError):
+            read_words(damaged, base.facts)
 
 
 def damage(files: list[Path], random: Random, times: int) -> Iterator[list[tuple[int, Path, bytes]]]:
