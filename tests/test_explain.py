@@ -24,7 +24,7 @@ from tests.conftest import examples, few
 
 # Few sizes, so that few memory estimates are computed; none is near a threshold of memory pressure.
 NUMBERS = {"params": (10**8, 7 * 10**9), "vram_bytes": (8 * 2**30, 80 * 2**30), "batch_size": (64, 256, 2048, 16384)}
-SITUATIONS = examples(400)
+SITUATIONS = examples(50)
 
 
 def situations(rules: CompiledRules, seed: int) -> Iterator[dict[str, Any]]:
@@ -79,7 +79,7 @@ def changeable(rules: CompiledRules, situation: Situation) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", few(1, [1, 2]))
+@pytest.mark.parametrize("seed", few(1, range(10, 26)))
 def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules, seed: int) -> None:
     for stated in situations(rules, seed):
         situation = complete_situation(rules, stated)
@@ -106,6 +106,7 @@ def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules,
             tried = list(values(rules, name))
             below = [end for value, end in zip(tried, ends, strict=True) if current is not None and value < current]
             above = [end for value, end in zip(tried, ends, strict=True) if current is not None and value > current]
+            below = below if rules.catalog.facts[name].suggest_less else []
             for side in (below[::-1], above) if current is not None else ():
                 other = next((end for end in side if end is not None and end != advice.optimizer.id), None)
                 expected |= {(name, other)} if other is not None else set()
@@ -114,7 +115,7 @@ def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules,
         assert reported == expected, stated
 
 
-@pytest.mark.parametrize("seed", [3])
+@pytest.mark.parametrize("seed", few(1, range(30, 38)))
 def test_smallest_changes_match_brute_force_over_pairs(rules: CompiledRules, seed: int) -> None:
     random = Random(seed)
     for stated in situations(rules, seed):
