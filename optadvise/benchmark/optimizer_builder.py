@@ -154,7 +154,8 @@ def iterate_tensors(state: object) -> Iterable[Tensor]:
                 yield from iterate_tensors(getattr(state, name))
         else:
             yield state
-    elif hasattr(state, "__dict__"):  # an object of the optimizer's package, such as GaLore's projector
+    elif hasattr(state, "__dict__") and not type(state).__module__.startswith("torch."):
+        # An object of the optimizer's package, such as GaLore's projector; torch's describe sharding.
         yield from iterate_tensors(vars(state))
 
 

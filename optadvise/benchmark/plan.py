@@ -194,11 +194,19 @@ def is_importable(implementation: Implementation) -> bool:
     return _is_installed(implementation.path.split(".")[0])
 
 
+_installed: set[str] = set()  # packages that were found; a missing one is looked for again
+
+
 def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except (ImportError, ValueError):
-        return False
+    if package not in _installed:
+        try:
+            found = find_spec(package) is not None
+        except (ImportError, ValueError):
+            found = False
+        if not found:
+            return False
+        _installed.add(package)
+    return True
 
 
 def _explain_unsupported(

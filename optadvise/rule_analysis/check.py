@@ -81,8 +81,9 @@ def prove_rules(
         against_recipes: Report also the rules that contradict published runs.
     """
     unintended = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
-    support = count_support(rules)
-    if against_recipes:
+    # Support exists only where one row decides, and a team's layer may contradict publications.
+    support = count_support(rules) if against_recipes and not unintended else {}
+    if len(rules.catalog.layers) == 1:
         unintended += _find_contradicted(rules, support)
     return ProofReport(
         findings=tuple(report_finding(rules, finding, layers) for finding in unintended[:limit]),
