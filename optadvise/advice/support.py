@@ -10,7 +10,7 @@ import msgspec
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import decide
-from optadvise.core.errors import InputError
+from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.recipe_cards import Recipe
 from optadvise.core.records import FactValues, Support
 from optadvise.core.units import parse_bytes
@@ -64,7 +64,7 @@ def _count(rules: CompiledRules) -> dict[str, tuple[int, int]]:
     for recipe in rules.catalog.recipes:
         try:
             decision = decide(rules, complete_situation(rules, list_facts(rules.catalog, recipe)))
-        except InputError:
+        except (InputError, RuleFileError):  # rules with gaps or conflicts are reported by the proofs
             continue
         rule = decision.rules.optimizer
         runs, agree = counts.get(rule.id, (0, 0))

@@ -78,7 +78,7 @@ def prove_rules(
     Args:
         layers: Folders of rule layers, for the command lines that reproduce the findings.
         limit: Maximum number of findings to list.
-        against_recipes: Report also the rules that contradict published runs.
+        against_recipes: Count published runs, and report the shipped rules that contradict them.
     """
     unintended = [finding for finding in _collect_findings(rules) if not _is_intended(rules, finding)]
     # Support exists only where one row decides, and a team's layer may contradict publications.

@@ -29,9 +29,9 @@ def find_inputs(rules: CompiledRules, point: Point) -> dict[str, FactValue] | No
         point: Cells of facts, including derived facts.
     """
     inputs = _read_inputs(rules, point)
-    inputs.pop("vram_bytes", None)  # `_list_sizes` tries limits that lead to the memory pressure
+    limit_bytes = inputs.pop("vram_bytes", None)  # `_list_sizes` tries limits that lead to the memory pressure
     gpus = _list_gpus(rules, inputs)
-    for extra in _list_sizes(rules, point, inputs, gpus):
+    for extra in _list_sizes(rules, point, inputs, gpus, limit_bytes):
         candidate = {**inputs, **extra}
         if _leads_to(rules, candidate, point):
             return _drop_assumed(rules, candidate, point)
@@ -70,16 +70,22 @@ def _list_gpus(rules: CompiledRules, inputs: dict[str, FactValue]) -> list[dict[
 
 
 def _list_sizes(
-    rules: CompiledRules, point: Point, inputs: Mapping[str, FactValue], gpus: list[dict[str, FactValue]] | None
+    rules: CompiledRules,
+    point: Point,
+    inputs: Mapping[str, FactValue],
+    gpus: list[dict[str, FactValue]] | None,
+    limit_bytes: FactValue,
 ) -> Iterator[dict[str, FactValue]]:
     """Yield model sizes and memory limits to try.
 
     Args:
         gpus: Facts of the possible GPUs; None if no GPU is necessary.
+        limit_bytes: Memory limit inside the point's cell, tried last; None if it is unknown.
     """
     axes = rules.axes
     pressure = (axes["memory"].choices or ())[point["memory"]] if "memory" in point else None
-    sizes_alone: list[dict[str, FactValue]] = [{"vram_bytes": size_bytes} for size_bytes in _GPU_BYTES]
+    tried = _GPU_BYTES if limit_bytes is None else (*_GPU_BYTES, limit_bytes)
+    sizes_alone: list[dict[str, FactValue]] = [{"vram_bytes": size_bytes} for size_bytes in tried]
     limits = sizes_alone if gpus is None else gpus
     is_limited = point.get("vram_bytes", axes["vram_bytes"].unknown_cell) != axes["vram_bytes"].unknown_cell
     if gpus is None and (pressure == "unlimited" or (pressure is None and not is_limited)):

@@ -132,7 +132,11 @@ class _Search:
             return point
         name, mask = ways[0]
         cells = box.get(name, self._axes[name].every)
-        for part in (cells & ~mask, cells & mask):
+        parts = [cells & ~mask, cells & mask]
+        preferred = self._prefer.get(name)
+        if preferred is not None and mask >> preferred & 1:
+            parts.reverse()
+        for part in parts:
             inside = self.within({**box, name: part}, others)
             if inside is not None:
                 return inside
