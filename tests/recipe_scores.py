@@ -267,8 +267,8 @@ Written by `python -m tests.recipe_scores`; `tests/test_recipes.py` compares it 
 
 ## The first answer against published runs
 
-Each run of `rules/recipes/` is asked as its authors would name it: the network, the task, the sizes and the
-hardware that its source states, and nothing else. Of {runs} runs, {asked} can be asked in this way; the
+Each run of `rules/recipes/` is described as its authors would name it: the network, the task, the sizes and the
+hardware that its source states, and nothing else. Of {runs} runs, {asked} can be described in this way; the
 others count as wrong. The first answer is compared with what was published: the optimizer, the peak learning
 rate within a factor of 2, weight decay within 3, the time scales of the betas within 2.1, warmup within 3,
 the family of the schedule, and clipping within 3. Learning rate, weight decay and betas count only with the
@@ -291,7 +291,7 @@ A third of the runs, chosen by a hash of their names, is held out: no rule was c
 ## Learning rates against measured optima
 
 For {without} optima of decoder language models (1,220 runs, arXiv 2503.04715) the advised peak is between the
-rates that cost at most 0.25 % of loss, if asked with the parameters without embeddings; for {with_} with all
+learning rates that cost at most 0.25 % of loss, given the parameters without embeddings; for {with_} with all
 parameters.
 """
 

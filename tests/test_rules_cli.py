@@ -120,7 +120,7 @@ def test_rules_agree_with_the_flowchart_of_the_guide(rules: CompiledRules) -> No
     leaves = list(_list_leaves(rules.catalog.flowchart, rules.catalog.flowchart.start, {}))
     assert len(leaves) == 8
     for inputs, names in leaves:
-        advice = advise(rules, inputs)
+        advice = advise(rules, {"policy": "guide", **inputs})
         assert advice.optimizer.id in names, inputs
         assert all(name in (advice.optimizer.id, advice.schedule.id) for name in names if name == "cosine")
 

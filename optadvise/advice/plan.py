@@ -1,7 +1,7 @@
 """Plan of a run: the cheapest choices of how to run it, after which it fits.
 
 The changes of `rules/fixes.yaml` that are `chosen` are combined in the order of their effort. They never overrule a
-specified input. The micro-batch is the largest that fits, so it is no part of a plan.
+specified input. The micro-batch is the largest that fits, so a plan does not contain it.
 """
 
 from __future__ import annotations

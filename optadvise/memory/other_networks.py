@@ -1,4 +1,4 @@
-"""Memory of networks beside the trained one: reference, reward and value networks of preference tuning."""
+"""Memory of further networks of a task: reference, reward and value networks of preference tuning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OtherNetworks(Struct, frozen=True):
 def estimate_other_networks(
     inputs: MemoryInputs, size: NetworkSize, model: ModelMemory, state: int, settings: MemorySettings
 ) -> OtherNetworks:
-    """Return the memory of the networks that a task holds beside the trained one, each as large as it.
+    """Return the memory of the networks that a task holds with the trained network, each of the same size.
 
     Args:
         inputs: The run.

@@ -117,7 +117,7 @@ class EstimateDocument(Document, frozen=True, kw_only=True):
 
 
 class RunDocument(Struct, frozen=True, kw_only=True):
-    """How to run the training; null is unknown, or does not apply to the kind of model."""
+    """Settings of the run; null is unknown, or does not apply to the kind of model."""
 
     precision: str
     micro_batch: Positive | None

@@ -1,4 +1,4 @@
-"""How to run a training: settings, and the choices among them, for all output formats."""
+"""Settings of a run, and the choices among them, for all output formats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optadvise.rulebase.catalog import Catalog
 _SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
 
 
-# Facts that are chosen if they are not specified; the others say what is trained, and are assumed.
+# Facts that are chosen if they are not specified; the others describe what is trained, and are assumed.
 CHOSEN_FACTS = frozenset({
     "precision", "micro_batch", "checkpointing", "loss", "attention", "shard", "offload", "gradient_release",
 })  # fmt: skip

@@ -156,10 +156,10 @@ def _find_unreachable(rules: CompiledRules, reported: Collection[str]) -> Iterat
 
 
 def _find_contradicted(rules: CompiledRules, support: Mapping[str, Support]) -> Iterator[Finding]:
-    """Yield the rules whose optimizer most published runs of their situations did not use."""
+    """Yield the rules of the last layer whose optimizer most published runs of their situations did not use."""
     table = rules.deciding_tables[1]
     for rule in table.all_rules:
-        runs = support.get(rule.id)
+        runs = support.get(rule.id) if rule.layer == rules.catalog.layers[-1] else None
         if runs is not None and runs.runs >= _MIN_RUNS and 2 * runs.agree < runs.runs:
             text = (
                 f"{rule.id} chooses {rule.choice.chosen}, which only {runs.agree} of {runs.runs} published runs in "

@@ -88,7 +88,7 @@ class Copies(RuleRecord, frozen=True, kw_only=True):
 
 
 class TaskNetworks(RuleRecord, frozen=True, kw_only=True):
-    """Networks that a task holds beside the trained one, and the activations of one sample."""
+    """Networks that a task holds with the trained network, and the activations of one sample."""
 
     explanation: str
     sequences: int = 1  # forward passes of one sample whose activations are kept at the same time
