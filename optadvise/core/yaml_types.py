@@ -44,4 +44,4 @@ Cites = Annotated[tuple[SourceId, ...], Meta(min_length=1)]
 Pair = Annotated[tuple[float, ...], Meta(min_length=2)]
 Point = Annotated[tuple[float, float], Meta(extra={"reader": "point"})]
 # A count with or without a unit, such as 7B; read as a number.
-Amount = Annotated[int, Meta(extra={"reader": "count"}, extra_json_schema={"type": ["integer", "number", "string"]})]
+Amount = Annotated[int, Meta(extra={"reader": "count"}, extra_json_schema={"$ref": "#/$defs/amount"})]

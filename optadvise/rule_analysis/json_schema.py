@@ -158,6 +158,7 @@ def _id_definitions(catalog: Catalog) -> JsonObject:
     definitions: JsonObject = {kind: {"anyOf": [{"enum": ids}, {"type": "string"}]} for kind, ids in names.items()}
     conditions = {name: _condition(fact, several=True) for name, fact in catalog.facts.items()}
     values = {name: _condition(fact, several=False) for name, fact in catalog.facts.items()}
+    definitions["amount"] = {"type": ["number", "string"]}  # a number, or one with a unit
     definitions["when"] = {"type": "object", "properties": conditions, "additionalProperties": False}
     definitions["given"] = {"type": "object", "properties": values, "additionalProperties": False}
     return definitions
