@@ -13,6 +13,7 @@ from optadvise.core.units import show_count
 _ADAPTERS = ("lora", "qlora")
 _SIZES = {"params": ("parameters", 1.0), "batch_size": ("batch", 0.5)}  # fact -> name, weight of a doubling
 _UNKNOWN_SIZE = 2.0  # distance in doublings of a size that the source does not state
+_UNKNOWN_OBJECTIVE = 4.0  # distance of a run whose objective is none of the facts' values
 _OTHER_METHOD = 1.0  # distance of the other kind of adapter
 _UNLIKE = 1.25  # smallest ratio of sizes that is a difference
 
@@ -42,7 +43,7 @@ def is_same_kind(recipe: Recipe, run: Situation) -> bool:
     return (
         (recipe.model, recipe.task) == (run.model, run.task)
         and recipe.architecture in (None, run.architecture)
-        and recipe.objective in (None, run.objective)
+        and (run.objective is None or recipe.objective in (None, run.objective))
         and (recipe.method in _ADAPTERS) == (run.method in _ADAPTERS)
     )
 
@@ -50,6 +51,7 @@ def is_same_kind(recipe: Recipe, run: Situation) -> bool:
 def _compute_distance(recipe: Recipe, run: Situation) -> float:
     """Return the distance in doublings of the number of parameters."""
     distance = _OTHER_METHOD * (recipe.method != run.method)
+    distance += _UNKNOWN_OBJECTIVE * (recipe.objective is None and run.objective is not None)
     for fact, (_, weight) in _SIZES.items():
         ours, theirs = getattr(run, fact), getattr(recipe, fact)
         if ours is not None:

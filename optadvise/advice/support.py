@@ -69,6 +69,7 @@ def _count(rules: CompiledRules) -> dict[str, tuple[int, int]]:
         rule = decision.rules.optimizer
         runs, agree = counts.get(rule.id, (0, 0))
         names = (recipe.optimizer, *recipe.also_right)
-        is_same = any(is_equivalent(rules.catalog, name, rule.choice.chosen, (False, False)) for name in names)
+        decays = (recipe.weight_decay or 0) > _NO_DECAY, False
+        is_same = any(is_equivalent(rules.catalog, name, rule.choice.chosen, decays) for name in names)
         counts[rule.id] = runs + 1, agree + is_same
     return counts

@@ -23,6 +23,8 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.constructor import argument_name
 from optadvise.rulebase.hyperparameters import format_value
 
+_MIN_RUNS = 4  # published runs that are evidence
+
 # -- measurement ------------------------------------------------------------------------------------------------------
 
 
@@ -184,12 +186,13 @@ def describe_published(published: PublishedRun) -> str:
 
 def describe_policy(answer: PolicyAnswer) -> str:
     """Return what another policy answers: `lamb (--policy guide): LAMB scales the step of each layer …`."""
-    return f"{answer.optimizer} (--policy {answer.policy}): {format_sentence(answer.because)}"
+    return f"{answer.optimizer} (--policy {answer.policy})"
 
 
 def describe_reason(entry: TraceEntry) -> str:
     """Return the reason of a rule, with the published runs that agree with its choice."""
-    runs = "" if entry.support is None else f" {describe_support(entry.support)}"
+    support = entry.support
+    runs = "" if support is None or support.runs < _MIN_RUNS else f" {describe_support(support)}"
     return f"{format_sentence(entry.because)}{runs}"
 
 

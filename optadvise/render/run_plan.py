@@ -66,7 +66,9 @@ def describe_tokens(advice: Recommendation) -> str:
     numbers = {number.name: number.value for number in advice.hyperparameters}
     lr, decay = numbers.get("lr"), numbers.get("weight_decay")
     if isinstance(lr, float) and isinstance(decay, float) and lr * decay and advice.optimizer.decay == "decoupled":
-        parts.append(f"weight decay averages over {show_count(1 / (lr * decay))} steps")
+        scale = 1 / (lr * decay)
+        longer = ", longer than the run" if scale > situation.steps else ""
+        parts.append(f"weight decay averages over {show_count(scale)} steps{longer}")
     return ", ".join(parts)
 
 

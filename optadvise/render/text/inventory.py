@@ -40,13 +40,10 @@ def print_recipes(recipes: RecipeList) -> None:
             rows = [
                 (
                     recipe.id, "" if recipe.params is None else show_count(recipe.params),
-                    "" if recipe.batch_size is None else f"{recipe.batch_size:,}", recipe.optimizer,
-                    "" if recipe.lr is None else show_number(recipe.lr), recipe.schedule or "",
+                    recipe.optimizer, "" if recipe.lr is None else show_number(recipe.lr),
                 )
                 for recipe in entries
             ]  # fmt: skip
             out.print(format_heading(f"{model}, {task}"))
-            columns = (("run", "wrap"), ("parameters", "right"), ("batch", "right"), ("optimizer", "left"),
-                       ("lr", "right"), ("schedule", "left"))  # fmt: skip
-            print_rows(out, rows, *columns)
+            print_rows(out, rows, ("run", "left"), ("parameters", "right"), ("optimizer", "left"), ("lr", "right"))
         out.print(f"\n{len(recipes.recipes)} published runs. --json adds the other numbers and the sources.")

@@ -25,7 +25,7 @@ from optadvise.render.text.situation import print_inputs
 from optadvise.rulebase.catalog import Catalog
 
 # At most so many of each, and one less if the run may not fit, which takes more lines.
-_REASONS, _CHANGES, _WARNINGS = 3, 4, 3
+_REASONS, _CHANGES, _WARNINGS, _PUBLISHED = 3, 3, 3, 2
 _HINT = "--explain shows all reasons, fixes, notes, rules, sources and computations."
 
 
@@ -41,7 +41,7 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     findings = [("·", escape(text)) for text in evidence.list_sentences(evidence.select_relevant(advice))]
     print_section(out, headings.MEASURED, findings, "left", "wrap")
     _print_memory(out, advice, catalog, fit)
-    print_published(out, advice)
+    print_published(out, advice, _PUBLISHED)
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
     print_section(out, headings.CHANGES, changes[: _CHANGES - is_misfit], "left", "left")
     _print_notes(out, advice)
@@ -51,9 +51,9 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     out.print(_HINT)
 
 
-def print_published(out: Console, advice: Recommendation) -> None:
-    """Print the nearest published runs."""
-    rows = [(run.name, escape(describe_published(run))) for run in advice.published]
+def print_published(out: Console, advice: Recommendation, limit: int | None = None) -> None:
+    """Print the nearest published runs, all without a limit."""
+    rows = [(run.name, escape(describe_published(run))) for run in advice.published[:limit]]
     print_section(out, headings.PUBLISHED, rows, "left", "wrap")
 
 
