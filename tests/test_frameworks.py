@@ -42,7 +42,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("qui
 OTHERS = [framework for framework in PYTHON if framework != "python"]  # rotated: a part of the cases per push
 RUNS: list[dict[str, Any]] = [
     {"precision": "fp32"}, {"precision": "bf16"}, {"precision": "amp-fp16"},
-    {"batch_size": 64, "micro_batch": 8, "steps": 2},
+    {"batch_size": 64, "micro_batch": 8, "steps": 2}, {"checkpointing": "full"},
+    {"task": "finetune", "method": "lora", "checkpointing": "full", "steps": 8},
     {"task": "finetune", "method": "lora", "steps": 8}, {"task": "finetune", "method": "qlora", "steps": 8},
     {"task": "finetune", "method": "lora", "optimizer": "adamw8bit", "batch_size": 32, "micro_batch": 8, "steps": 2},
     {"optimizer": "muon", "batch_size": 64, "micro_batch": 8, "steps": 2},
@@ -134,6 +135,12 @@ def test_every_setting_trains_in_every_framework(
     rules: CompiledRules, framework: str, answers: dict[str, Any], tmp_path: Path
 ) -> None:
     assert check_training(rules, framework, {"model": "transformer", "optimizer": "adamw", **answers}, tmp_path)[1]
+
+
+def test_sharded_trainer_trains_on_one_device(rules: CompiledRules, tmp_path: Path) -> None:
+    """FSDP is enabled only by torchrun."""
+    facts = {"optimizer": "adamw", "gpus": 2, "shard": "zero3", "checkpointing": "full", "loss": "chunked", "steps": 4}
+    assert check_training(rules, "hf", {"model": "transformer", **facts}, tmp_path)[1]
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
@@ -452,6 +459,7 @@ def test_axolotl_configuration_matches_its_schema(rules: CompiledRules, answers:
         "lr_scheduler_kwargs", "cosine_min_lr_ratio", "warmup_steps", "max_grad_norm", "max_steps",
         "micro_batch_size", "gradient_accumulation_steps", "bf16", "bfloat16", "fp16", "gradient_checkpointing",
         "adapter", "load_in_4bit", "lora_r", "lora_alpha", "lora_dropout", "lora_target_linear", "lora_target_modules",
+        "fsdp_version", "fsdp_config", "plugins", "liger_fused_linear_cross_entropy",
     }  # fmt: skip
     assert data.keys() <= accepted
     axolotl = {"optimi_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "adopt_adamw", "came_pytorch", "muon"}
@@ -540,12 +548,12 @@ def test_every_setting_is_in_the_text_or_in_a_note(rules: CompiledRules, framewo
     card = CATALOG.frameworks[framework]
     note = " ".join(code.notes)
     for name in facts:
-        if name not in card.supported_facts:
+        if name not in card.supported_facts and not (name == "shard" and card.shard_launch):
             assert f"--{name}" in note
     if "checkpointing" in card.supported_facts:
         assert card.substitutes["selective"] in note
     if card.launch is not None and card.output_format != "json":
-        command = card.launch.replace("{gpus}", "8")
+        command = card.shard_launch.get("zero2", card.launch).replace("{gpus}", "8")
         assert command in note
         assert command in code.text.replace("\n# ", " ")
     released = " ".join(write_code(rules, advise(rules, {"gradient_release": True}), framework).notes)

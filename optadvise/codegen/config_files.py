@@ -10,6 +10,7 @@ import yaml
 from optadvise.codegen.context import Adapters, build_adapters, list_header
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import wrap_comment
+from optadvise.core.records import Situation
 
 Document: TypeAlias = dict[str, object]  # contents of a configuration file in the framework's format
 _AUTO = "auto"  # Trainer, Accelerate and Lightning replace it by their own value
@@ -38,6 +39,10 @@ def write_torchtune(plan: Plan) -> str:
         "dtype": "fp32" if run.precision == "fp32" else "bf16",
         "enable_activation_checkpointing": run.checkpointing != "none",
     }
+    if run.loss == "chunked":
+        document["loss"] = {"_component_": "torchtune.modules.loss.LinearCrossEntropyLoss"}
+    if plan.is_sharded:
+        document["fsdp_reshard_after_forward"] = run.shard == "zero3"
     adapters = build_adapters(plan)
     if adapters is not None:
         document["model"] = _torchtune_adapters(plan, adapters)
@@ -74,8 +79,14 @@ def write_axolotl(plan: Plan) -> str:
         "bf16": run.precision == "amp-bf16",
         **({"bfloat16": True} if run.precision == "bf16" else {}),
         "fp16": run.precision == "amp-fp16",
-        "gradient_checkpointing": run.checkpointing != "none",
+        "gradient_checkpointing": run.checkpointing != "none" and not plan.is_sharded,
     }
+    if run.loss == "chunked":
+        document |= {
+            "plugins": ["axolotl.integrations.liger.LigerPlugin"], "liger_fused_linear_cross_entropy": True,
+        }  # fmt: skip
+    if plan.is_sharded:
+        document |= {"fsdp_version": 2, "fsdp_config": _axolotl_fsdp(run)}
     adapters = build_adapters(plan)
     if adapters is not None:
         document |= {
@@ -88,6 +99,16 @@ def write_axolotl(plan: Plan) -> str:
         is_everywhere = isinstance(adapters.targets, str)
         document |= {"lora_target_linear": True} if is_everywhere else {"lora_target_modules": adapters.targets}
     return _dump_yaml(plan, document)
+
+
+def _axolotl_fsdp(run: Situation) -> Document:
+    return {
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": run.shard == "zero3",
+        "offload_params": False,
+        "activation_checkpointing": run.checkpointing != "none",
+        "state_dict_type": "FULL_STATE_DICT",
+    }
 
 
 def write_deepspeed(plan: Plan) -> str:

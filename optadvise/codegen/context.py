@@ -79,6 +79,7 @@ class Program(Struct, frozen=True, kw_only=True):
     adapters: Adapters | None
     precision: str
     has_half_weights: bool
+    recomputes: bool  # activation checkpointing
     clip: float | None
     ema_decay: float | None  # of the average of the weights
     total_steps: int
@@ -118,6 +119,7 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
         adapters=adapters,
         precision=run.precision,
         has_half_weights=run.precision == "bf16" and run.method != "qlora",
+        recomputes=run.checkpointing != "none",
         clip=plan.clip,
         ema_decay=plan.ema_decay,
         total_steps=run.steps,
@@ -144,7 +146,8 @@ def _list_requirements(plan: Plan) -> list[str]:
     framework, advice = plan.framework, plan.advice
     names = {"torch", framework.package, *framework.requires}
     names |= set(_ADAPTER_PACKAGES[advice.situation.method]) if framework.output_format == "python" else set()
-    names |= {name for kind in list_kinds(advice.situation) for name in framework.packages.get(kind, ())}
+    kinds = (*list_kinds(advice.situation), advice.situation.loss)
+    names |= {name for kind in kinds for name in framework.packages.get(kind, ())}
     requirements = {name: name for name in names if name}
     implementations = [advice.implementation]
     implementations += [advice.companion.implementation] if advice.companion is not None else []

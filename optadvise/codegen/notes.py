@@ -21,7 +21,7 @@ def list_notes(plan: Plan) -> Iterator[str]:
     yield from _notes_of_gradient_release(plan)
     if framework.decays_all and plan.hyperparameters.get("weight_decay"):
         yield f"{framework.name} {framework.decays_all}."
-    for value in (run.precision, run.checkpointing):
+    for value in (run.precision, run.checkpointing, *([run.shard] if plan.is_sharded else [])):
         if value in framework.substitutes:
             yield f"{framework.name} {framework.substitutes[value]}."
     if run.gradient_release and not plan.gradient_release:
@@ -39,8 +39,9 @@ def list_notes(plan: Plan) -> Iterator[str]:
             "(torch.optim.swa_utils.AveragedModel); this file does not."
         )
     yield from _notes_of_facts(run, framework)
-    if run.gpus > 1 and framework.launch is not None:
-        yield f"Run on {run.gpus} GPUs: {framework.launch.replace('{gpus}', str(run.gpus))}"
+    launch = framework.shard_launch.get(run.shard, framework.launch)
+    if run.gpus > 1 and launch is not None:
+        yield f"Run on {run.gpus} GPUs: {launch.replace('{gpus}', str(run.gpus))}"
 
 
 def _notes_of_optimizer(plan: Plan) -> Iterator[str]:
@@ -116,7 +117,8 @@ def _notes_of_adapters(run: Situation, framework: Framework) -> Iterator[str]:
 
 
 def _notes_of_facts(run: Situation, framework: Framework) -> Iterator[str]:
-    facts = {name: getattr(run, name) for name in _FACTS if name not in framework.supported_facts}
+    supported = {*framework.supported_facts, *(["shard"] if run.shard in framework.shard_launch else [])}
+    facts = {name: getattr(run, name) for name in _FACTS if name not in supported}
     flags = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
         for name, value in facts.items()

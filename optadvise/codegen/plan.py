@@ -45,6 +45,12 @@ class Plan(Struct, frozen=True):
         value = self.hyperparameters.get("ema_decay")
         return None if value is None else float(str(value))
 
+    @property
+    def is_sharded(self) -> bool:
+        """Return whether several GPUs share gradients or weights besides the optimizer state."""
+        run = self.advice.situation
+        return run.gpus > 1 and run.shard != "none"
+
     def framework_arguments(self, names: Iterable[str]) -> dict[str, Value]:
         """Return hyperparameters by the framework's argument names; a list may become several arguments.
 

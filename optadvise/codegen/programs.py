@@ -21,6 +21,9 @@ class TrainerOptions(Struct, frozen=True):
     is_schedule_exact: bool  # these settings give the recommended schedule
     nearest_schedule: str  # comment about Trainer's closest schedule
     has_checkpointing: bool
+    has_chunked_loss: bool
+    is_sharded: bool
+    fsdp_config: Mapping[str, object]
     config_class: str
     trainer_class: str
     task_settings: Mapping[str, object]  # further arguments of `config_class`
@@ -86,6 +89,12 @@ def write_trainer(plan: Plan) -> str:
         is_schedule_exact=plan.is_schedule_exact,
         nearest_schedule=f"Closest built-in schedule of Trainer{difference}:",
         has_checkpointing=run.checkpointing != "none",
+        has_chunked_loss=run.loss == "chunked",
+        is_sharded=plan.is_sharded,
+        fsdp_config={
+            "reshard_after_forward": run.shard == "zero3",
+            "activation_checkpointing": run.checkpointing != "none",
+        },
         config_class="TrainingArguments" if trl is None else trl.config,
         trainer_class="Trainer" if trl is None else trl.trainer,
         task_settings={} if trl is None else _list_task_settings(plan, trl),

@@ -59,9 +59,10 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     rejects: Mapping[str, str] = {}
     # Value of a fact -> its template, if that is not the framework's own.
     templates: Mapping[str, Literal["gan", "rl", "trl"]] = {}
-    packages: Mapping[str, tuple[Distribution, ...]] = {}  # value of a fact -> further packages that it requires
+    packages: Mapping[str, tuple[Distribution, ...]] = {}  # value of a fact -> further packages
     targets: Mapping[str, Identifier] = {}  # layers with adapters -> the framework's names, if not all are supported
     launch: str | None = None  # launch command for several GPUs; {gpus} is their number
+    shard_launch: Mapping[str, str] = {}  # sharding -> launch command that sets it
     averages_weights: bool = False  # whether its program averages the weights
     torch_classes: bool = False  # whether it builds any torch.optim class by name
     # Hyperparameter -> arguments of the framework; several for a pair such as betas.
