@@ -91,7 +91,7 @@ rules:
     then: {optimizer: sgd-turbo}
     because: ours
     cite: [measured]
-    overrides: [OPT122]
+    overrides: [OPT122, OPT124, OPT125, OPT127, GOP072]
     tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: sgd-turbo}}]
 """,
         encoding="utf-8",
@@ -163,7 +163,7 @@ rules:
     then: {optimizer: adamw}
     because: ours
     cite: [measured]
-    overrides: [OPT122]
+    overrides: [OPT122, OPT124, OPT125, OPT127, GOP072]
     tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: adamw}}]
 """
 
@@ -182,7 +182,7 @@ rules:
         ("\"> 1000\"", "[]", 9, ErrorCode.INVALID_ENTRY),
         ("model: cnn, batch", "model: [], batch", 9, ErrorCode.INVALID_ENTRY),
         ("then: {optimizer: adamw}", "then: {optimizer: adamww}", 7, ErrorCode.UNKNOWN_REFERENCE),
-        ("overrides: [OPT122]", "overrides: [OPT12]", 13, ErrorCode.UNKNOWN_REFERENCE),
+        ("overrides: [OPT122", "overrides: [OPT12", 13, ErrorCode.UNKNOWN_REFERENCE),
         ("tests: [{given", "tests: []\n    texts: [{given", 14, ErrorCode.INVALID_ENTRY),
         ("kind: choose", "kind: chose", 1, ErrorCode.INVALID_ENTRY),
         ("expect: {optimizer: adamw}", "expects: {optimizer: adamw}", 14, ErrorCode.UNKNOWN_KEY),
@@ -203,7 +203,7 @@ def test_an_invalid_rule_is_an_error_at_its_line(
 
 def test_two_rules_that_overlap_without_override_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "decide").mkdir()
-    text = RULE.replace("    overrides: [OPT122]\n", "")
+    text = RULE.replace("    overrides: [OPT122, OPT124, OPT125, OPT127, GOP072]\n", "")
     (tmp_path / "decide" / "ours.yaml").write_text(text, encoding="utf-8")
     result = optadvise(*f"recommend --model cnn --tuning high --batch-size 2048 --rules {tmp_path}".split())
     assert (result.code, result.error) == (3, ErrorCode.RULES_NOT_PROVEN)
@@ -302,7 +302,7 @@ def test_every_source_is_used_and_every_guide_section_has_the_guides_address() -
     text = "".join(f.read_text(encoding="utf-8") for f in (ROOT / "rules").rglob("*.yaml") if f.stem != "sources")
     for name, source in catalog.sources.items():
         assert name in text, name
-        assert source.url.startswith("https://") or name == "measured"
+        assert source.url.startswith("https://") or name in ("measured", "recipes")
 
 
 def test_each_kind_of_file_can_be_read_after_the_rules_came_from_the_cache(tmp_path: Path) -> None:

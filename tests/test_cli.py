@@ -56,7 +56,7 @@ def advice(*arguments: str) -> dict[str, Any]:
         ("--priority memory --model transformer", "lion", "warmup-cosine", "guide#llm-training--fine-tuning"),
         ("--priority speed", "adamw", "constant", "guide#general-deep-learning"),
         ("--task finetune --method qlora --params 65B --vram 48GB --model transformer", "paged-adamw32bit",
-         "warmup-constant", "arxiv:2305.14314"),
+         "warmup-cosine", "arxiv:2305.14314"),
         ("--model gan", "adam", "constant", "arxiv:1511.06434"),
         ("--model rl", "adam", "constant", "arxiv:1707.06347"),
         ("--model diffusion", "adamw", "warmup-constant", "arxiv:2212.09748"),
@@ -74,7 +74,7 @@ def test_optimizer_and_schedule_match_the_guide_or_common_practice(
 
 
 def test_tight_memory_takes_precedence_over_large_batches_and_spikes() -> None:
-    data = advice(*"--model transformer --params 1.1B --vram 24GB --batch-size 16K --stability spikes".split())
+    data = advice(*"--model transformer --params 1.4B --vram 24GB --batch-size 16K --stability spikes".split())
     assert data["optimizer"]["id"] == "adamw8bit"
     assert {"WRN130", "WRN131"} <= {w["id"] for w in data["warnings"]}
     assert data["optimizer"]["kwargs"]["betas"] == [0.9, 0.95]
@@ -106,7 +106,7 @@ def test_unknown_memory_figures_are_null() -> None:
 
 
 def test_full_fine_tuning_that_does_not_fit() -> None:
-    data = advice(*"--model transformer --params 8B --vram 24GB --task finetune".split())
+    data = advice(*"--model transformer --params 30B --vram 24GB --task finetune".split())
     assert data["memory"]["fits"] is False
     assert {"qlora", "zero3"} <= {v for chain in data["fixes"] for fix in chain for v in fix["change"].values()}
     assert "WRN141" in {w["id"] for w in data["warnings"]}
