@@ -156,7 +156,8 @@ def test_check_reads_files_that_other_commands_read_lazily(name: str, tmp_path: 
 def test_finding_has_line_rows_and_a_command_that_reproduces_it(tmp_path: Path) -> None:
     (tmp_path / "decide").mkdir()
     (tmp_path / "decide" / "ours.yaml").write_text(
-        "table: choose_optimizer\nrules:\n  - id: OUR010\n    name: ours\n    when: {concern: large-batch, model: [transformer, cnn]}\n"
+        "table: choose_optimizer\nrules:\n  - id: OUR010\n    name: ours\n"
+        "    when: {concern: large-batch, model: [transformer, cnn]}\n"
         "    then: {optimizer: lion}\n    because: ours\n    cite: [measured]\n"
         "    tests: [{given: {concern: large-batch, model: cnn}, expect: {optimizer: lion}}]\n",
         encoding="utf-8",
