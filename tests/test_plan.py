@@ -86,6 +86,21 @@ def test_nothing_is_searched_for_without_a_limit() -> None:
         assert ask(**options).choices == ()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"arch": "llama-3-70b", "method": "qlora", "gpus": "4", "gpu": "rtx 4090"},
+        {"model": "llm", "params": "60B", "gpus": "8", "gpu": "h100"},
+    ],
+)
+def test_no_change_makes_a_fitting_run_too_large(options: dict[str, str]) -> None:
+    advice = ask(**options)
+    assert is_expected_to_fit(advice)
+    for change in advice.sensitivities:
+        for fact, values in change.values.items():
+            assert all(is_expected_to_fit(ask(**{**options, fact: value})) for value in values)
+
+
 # -- hardware alone is not a limit ------------------------------------------------------------------------------------
 
 

@@ -90,13 +90,20 @@ def _count_optimizers(rules: CompiledRules, point: tuple[int, ...]) -> int:
     return len(optimizers)
 
 
-def leads_to(rules: CompiledRules, situation: Situation, fact: str, value: InputValue, optimizer: str) -> bool:
-    """Return whether the stated inputs with one change are accepted, can be suggested and lead to an optimizer."""
+def complete_change(rules: CompiledRules, situation: Situation, fact: str, value: InputValue) -> Situation | None:
+    """Return the complete situation for the stated inputs with one change; None if they contradict each other."""
     inputs = {**situation.stated_inputs, fact: value}
     if "shape" in inputs:
         inputs.pop("params", None)
     try:
-        after = complete_situation(rules, inputs)
-        return rules.defaults.is_suggested(situation, after) and choose_optimizer(rules, after) == optimizer
+        return complete_situation(rules, inputs)
     except InputError:
+        return None
+
+
+def leads_to(rules: CompiledRules, situation: Situation, fact: str, value: InputValue, optimizer: str) -> bool:
+    """Return whether the stated inputs with one change are accepted, can be suggested and lead to an optimizer."""
+    after = complete_change(rules, situation, fact, value)
+    if after is None or not rules.defaults.is_suggested(situation, after):
         return False
+    return choose_optimizer(rules, after) == optimizer

@@ -65,6 +65,12 @@ def plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Situ
     return situation if plan is None else plan.situation
 
 
+def can_run(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
+    """Return whether a run fits after the choices of its plan; True without a known size or limit."""
+    is_limited = situation.params is not None and situation.vram_bytes is not None
+    return not is_limited or find_plan(rules, situation, optimizer) is not None
+
+
 def explain_choices(rules: CompiledRules, situation: Situation, run: Situation, optimizer: str) -> list[RunChoice]:
     """Return the choices by which a run differs from the situation that it was planned for, with their savings.
 

@@ -2,19 +2,23 @@
 
 One fact is changed at a time. All ranges that the deciding tables distinguish are tried, so the list of single changes
 is complete. Thresholds of memory pressure are computed. Each change is repeated as a user would type it before it is
-reported, and changes that the rules do not suggest for the kind of model or the GPU are left out.
+reported. Changes that the rules do not suggest for the kind of model or the GPU are left out, and those with which a
+run that fits would not fit any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import Decision
-from optadvise.advice.input_changes import Baseline, choose_after, leads_to
+from optadvise.advice.input_changes import Baseline, choose_after, complete_change, leads_to
 from optadvise.advice.number_changes import search_numbers
-from optadvise.advice.plan import list_chosen_facts
-from optadvise.advice.probes import MEMORY_FACTS, Probe, is_changeable, is_relevant, list_probes
+from optadvise.advice.option_values import read_value
+from optadvise.advice.plan import can_run, list_chosen_facts
+from optadvise.advice.probes import MEMORY_FACTS, Probe, is_changeable, is_relevant, list_probes, parse_choice
 from optadvise.core.caching import cached
 from optadvise.core.records import Sensitivity, Situation
 
@@ -30,7 +34,27 @@ def find_sensitivities(rules: CompiledRules, situation: Situation, decision: Dec
     baseline = _start(rules, situation, decision)
     if situation.params is None and situation.vram_bytes is None:
         return _search_unsized(rules, baseline)
-    return tuple(_search(rules, baseline))
+    found = _search(rules, baseline)
+    if not can_run(rules, situation, decision.optimizer.id):
+        return tuple(found)
+    return tuple(kept for each in found if (kept := _keep_fitting(rules, situation, each)) is not None)
+
+
+def _keep_fitting(rules: CompiledRules, situation: Situation, sensitivity: Sensitivity) -> Sensitivity | None:
+    """Return a change with only those of its values with which the run fits; None without one."""
+    ((fact, values),) = sensitivity.values.items()
+    kept = tuple(text for text in values if _fits_after(rules, situation, fact, text, sensitivity.optimizer))
+    if kept == values or not kept:
+        return sensitivity if kept else None
+    return replace(sensitivity, change={fact: ", ".join(kept)}, values={fact: kept})
+
+
+def _fits_after(rules: CompiledRules, situation: Situation, fact: str, text: str, optimizer: str) -> bool:
+    """Return whether a run fits after the change of a fact to a value, as it is typed."""
+    axis = rules.axes[fact]
+    value = read_value(rules.catalog.facts[fact], text) if axis.choices is None else parse_choice(axis, text)
+    after = None if value is None else complete_change(rules, situation, fact, value)
+    return after is not None and can_run(rules, after, optimizer)
 
 
 def _start(rules: CompiledRules, situation: Situation, decision: Decision) -> Baseline:
