@@ -188,6 +188,12 @@ def check_alternatives(arguments: Sequence[str], advice: Recommendation) -> None
         assert asked.memory.fits == other.fits, (other.id, asked.memory.fits, other.fits)
 
 
+def list_chosen(situation: Situation) -> list[str]:
+    """Return the choices of a run's plan as options."""
+    chosen = {str(RULES.catalog.facts[name].flag): getattr(situation, name) for name in situation.chosen}
+    return [text for flag, value in chosen.items() for text in ([flag] if value is True else [flag, value])]
+
+
 def check_fixes(arguments: Sequence[str], page: str, optimizer: str) -> None:
     for peak, options in read_fixes(page):
         run = apply_options(apply_options(arguments, ["--optimizer", optimizer]), options)
@@ -215,7 +221,7 @@ def check_recommendation(arguments: Sequence[str]) -> None:
     for text, optimizer in read_changes(page):
         check_change(arguments, advice.optimizer.id, read_change(text), optimizer)
     check_alternatives(arguments, advice)
-    check_fixes(arguments, page, advice.optimizer.id)
+    check_fixes(apply_options(arguments, list_chosen(advice.situation)), page, advice.optimizer.id)
     check_model_sizes(arguments, page)
 
 

@@ -101,6 +101,16 @@ def test_no_change_makes_a_fitting_run_too_large(options: dict[str, str]) -> Non
             assert all(is_expected_to_fit(ask(**{**options, fact: value})) for value in values)
 
 
+def test_a_run_that_does_not_fit_comes_as_near_as_it_can() -> None:
+    advice = ask(arch="llama-3-70b", method="qlora", gpus="2", gpu="rtx 4090")
+    assert not is_expected_to_fit(advice)
+    assert {"checkpointing", "shard"} <= read_choices(advice).keys()
+    assert (advice.memory.total or 0) < 40 * 2**30
+    fit = find_remedies(RULES, advice)
+    assert fit is not None
+    assert all("checkpointing" not in fix.change for chain in fit.fixes for fix in chain)
+
+
 # -- hardware alone is not a limit ------------------------------------------------------------------------------------
 
 

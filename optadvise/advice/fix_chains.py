@@ -142,7 +142,8 @@ def apply_chain(
         chain: The changes.
         gpus: Number of GPUs for `more`.
     """
-    inputs = {**situation.stated_inputs, "optimizer": situation.optimizer}
+    kept = {name: getattr(situation, name) for name in situation.chosen}
+    inputs = {**situation.stated_inputs, **kept, "optimizer": situation.optimizer}
     changes = [dict(fix.changes) for fix in chain]
     effort = rate_effort(situation, chain)
     shrinking = None

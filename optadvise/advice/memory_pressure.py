@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.plan import find_plan, list_chosen_facts
+from optadvise.advice.plan import find_plan, list_chosen_facts, plan_run
 from optadvise.core.caching import cached
 from optadvise.core.records import MemoryEstimate, Situation
 from optadvise.memory import estimator
@@ -34,8 +34,7 @@ def _classify_sized(rules: CompiledRules, situation: Situation) -> str:
 def locate_plan(rules: CompiledRules, situation: Situation) -> dict[str, int]:
     """Return the cells of the fact `memory`, and of the deciding facts that a plan can choose."""
     is_sized = situation.params is not None and situation.vram_bytes is not None
-    plan = find_plan(rules, situation, None) if is_sized else None
-    run = situation if plan is None else plan.situation
+    run = plan_run(rules, situation, None) if is_sized else situation
     chosen = list_chosen_facts(rules).intersection(rules.deciding_facts) - {"optimizer"}
     cells = {name: rules.axes[name].cell(getattr(run, name)) for name in chosen}
     return {**cells, "memory": rules.axes["memory"].cell(classify_pressure(rules, situation))}

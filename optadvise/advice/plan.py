@@ -26,6 +26,7 @@ from optadvise.memory import estimator
 from optadvise.memory.inputs import ESTIMATE_FACTS, select_memory_inputs
 from optadvise.memory.search import find_max_model_size
 
+_SAME_RESULT = 3  # largest effort of changes by which at most time is lost
 _FITS = "fits"  # memory pressure of a run that fits with the reference optimizer
 
 
@@ -59,10 +60,31 @@ def find_plan(rules: CompiledRules, situation: Situation, optimizer: str | None)
     return next((plan for plan in plans if _fits(rules, plan)), None)
 
 
-def plan_run(rules: CompiledRules, situation: Situation, optimizer: str) -> Situation:
-    """Return a run with the choices of its plan; the run itself without a known size or without a plan that fits."""
-    plan = None if situation.params is None else find_plan(rules, situation, optimizer)
-    return situation if plan is None else plan.situation
+@cached(8192)
+def find_nearest_plan(rules: CompiledRules, situation: Situation, optimizer: str | None) -> Plan:
+    """Return the plan that fits; without one, the nearest plan by choices after which the result is the same.
+
+    Args:
+        rules: The compiled rules.
+        situation: A complete situation of known size.
+        optimizer: Optimizer of the run; None: the reference optimizer.
+    """
+    plan = find_plan(rules, situation, optimizer)
+    if plan is not None:
+        return plan
+    plain = nearest = _make_plain_plan(rules, situation, optimizer)
+    for fix in _list_choices(rules, situation, optimizer):
+        further_fixes = nearest.fixes[len(plain.fixes) :]
+        beside = [other for other in further_fixes if other.changes.keys().isdisjoint(fix.changes)]
+        further = _apply(rules, plain, [*beside, fix]) if fix.effort <= _SAME_RESULT else None
+        if further is not None and _compute_required(rules, further) < _compute_required(rules, nearest):
+            nearest = further
+    return _drop_idle(rules, plain, nearest)
+
+
+def plan_run(rules: CompiledRules, situation: Situation, optimizer: str | None) -> Situation:
+    """Return a run with the choices of its plan, or of the plan nearest to fitting; itself without a known size."""
+    return situation if situation.params is None else find_nearest_plan(rules, situation, optimizer).situation
 
 
 def can_run(rules: CompiledRules, situation: Situation, optimizer: str) -> bool:
@@ -80,10 +102,11 @@ def explain_choices(rules: CompiledRules, situation: Situation, run: Situation, 
         run: The run that was planned for it, with its micro-batch.
         optimizer: Optimizer of the run.
     """
-    plan = find_plan(rules, situation, optimizer) if run.chosen else None
-    plan = plan or Plan(situation=situation, optimizer=optimizer, fixes=())
+    plan = Plan(situation=situation, optimizer=optimizer, fixes=())
+    if run.chosen:
+        plan = find_nearest_plan(rules, situation, optimizer)
     choices = list(_explain_micro_batch(rules, plan, run))
-    bare, required = Plan(situation=situation, optimizer=optimizer, fixes=()), _compute_required(rules, plan)
+    bare, required = replace(plan, situation=situation, fixes=()), _compute_required(rules, plan)
     for fix in plan.fixes:
         others = _apply(rules, bare, [other for other in plan.fixes if other != fix])
         saves = 0 if others is None else max(_compute_required(rules, others) - required, 0)
@@ -221,6 +244,16 @@ def _apply(rules: CompiledRules, plan: Plan, chain: Sequence[CompiledFix]) -> Pl
     values = {name: getattr(run, name) for fix in chain for name in fix.changes if name != "optimizer"}
     situation = replace(plan.situation, optimizer=requested).choose(**values)
     return Plan(situation=situation, optimizer=optimizer, fixes=(*plan.fixes, *chain))
+
+
+def _drop_idle(rules: CompiledRules, plain: Plan, plan: Plan) -> Plan:
+    """Return a plan without the changes beyond those of a plain plan that save nothing beside the others."""
+    for fix in plan.fixes[len(plain.fixes) :]:
+        others = [other for other in plan.fixes[len(plain.fixes) :] if other != fix]
+        without = _apply(rules, plain, others)
+        if without is not None and _compute_required(rules, without) <= _compute_required(rules, plan):
+            plan = without
+    return plan
 
 
 def _resize(plan: Plan, params: int) -> Plan:

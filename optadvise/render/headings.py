@@ -8,7 +8,7 @@ from typing import Final
 WHY: Final = "Why"
 RULES_APPLIED: Final = "Rules applied"
 CLOSEST_RULES: Final = "Closest other rules, and the options that they require"
-CHOICES: Final = "How to run it (chosen so that it fits)"
+CHOICES: Final = "How to run it (chosen to save memory)"
 DERIVATIONS: Final = "How each number is computed"
 SCHEDULES: Final = "Other schedules"
 ALTERNATIVES: Final = "Alternatives"
