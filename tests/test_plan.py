@@ -62,6 +62,12 @@ def test_7b_on_24_gib_requires_more_than_eight_bit_state() -> None:
     assert "adamw" in {change.optimizer for change in advice.sensitivities if change.change.get("method") == "lora"}
 
 
+@pytest.mark.parametrize("task", ["dpo", "grpo", "ppo"])
+def test_low_learning_rates_keep_fp32_weights(task: str) -> None:
+    advice = ask(arch="llama-3-8b", task=task, gpu="h100")
+    assert advice.situation.precision == "amp-bf16"
+
+
 def test_changes_of_what_is_trained_are_only_suggested() -> None:
     advice = ask(params="7B", vram="16GB", task="finetune", clipping=True)
     assert not is_expected_to_fit(advice)
