@@ -530,7 +530,7 @@ def evaluated(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
         patch.setattr(
             "optadvise.advice.recommend.find_sensitivities", lambda *_: ()
         )  # they evaluate points that no command line reaches
-        for answers in _situations(Random(2), rules, 400):
+        for answers in _situations(Random(2), rules, 250):
             advise(rules, answers)
     return found
 
