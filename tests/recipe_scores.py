@@ -291,8 +291,8 @@ A third of the runs, chosen by a hash of their names, is held out: no rule was c
 ## Learning rates against measured optima
 
 For {without} optima of decoder language models (1,220 runs, arXiv 2503.04715) the advised peak is between the
-learning rates that cost at most 0.25 % of loss, given the parameters without embeddings; for {with_} with all
-parameters.
+learning rates that cost at most 0.25 % of loss, if the number of parameters is given without embeddings; for
+{with_} if it is given with them.
 """
 
 
