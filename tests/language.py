@@ -168,6 +168,7 @@ def _read_documents() -> Iterator[Text]:
     for file in (file for pattern in DOCUMENTS for file in sorted(ROOT.glob(pattern))):
         text = re.sub(r"(?ms)^```.*?^```$", lambda match: "\n" * match[0].count("\n"), file.read_text("utf-8"))
         text = re.sub(r"`[^`\n]*`", "``", text)
+        text = re.sub(r"(?m)^- .*<https?://\S+>$", "", text)  # titles of publications
         text = re.sub(r"\*\*[A-Z]{3}\d+\*\* [\w-]+|[a-z]+(_[a-z]+)+", "", text)  # ids, names and keys of rules
         name, number = file.relative_to(ROOT).as_posix(), 1
         for paragraph in re.split(r"(\n\s*\n|\n(?=[-|#] ?))", text):
