@@ -46,9 +46,35 @@ def test_a_batch_may_be_no_multiple_of_the_gpus() -> None:
 def test_steps_follow_from_tokens_or_epochs() -> None:
     run = complete(params="1B", tokens="20B", batch_size="512", seq_len="2048")
     assert (run.tokens_per_step, run.steps, "steps" in run.derived) == (2**20, 19073, True)
-    assert complete(params="1B", tokens="20B").tokens == 20_000_000_000
     assert complete(model="cnn", epochs="90", samples="1281167", batch_size="256").steps == 90 * 5005
     assert complete(params="1B", tokens="20B", batch_size="512", seq_len="2048", steps="19K").steps == 19_000
+
+
+def test_the_best_batch_of_known_tokens_is_assumed() -> None:
+    run = complete(params="1B", tokens="20B", gpus="8")
+    assert (run.batch_size, run.steps) == (256, 38147)
+    assert {"batch_size", "seq_len", "steps"} <= {*run.assumed}
+    assert complete(params="1B", tokens="20B", gpus="6").batch_size == 192  # 32 on each GPU
+    assert complete(model="llm", tokens="20B").steps == run.steps
+    accumulated = complete(params="1B", tokens="20B", gpus="8", grad_accum="3")
+    assert accumulated.batch_size == 24 * (accumulated.micro_batch or 0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "batch", "steps"),
+    [
+        ({"model": "cnn", "samples": "1.28M", "epochs": "90"}, 256, 450_000),
+        ({"model": "vit", "samples": "1.28M", "epochs": "300"}, 1024, 375_000),
+        ({"model": "llm", "task": "finetune", "samples": "52K", "epochs": "3"}, 32, 4875),
+        ({"model": "llm", "task": "finetune", "tokens": "65536"}, 32, 1),
+        ({"params": "1B", "tokens": "20B", "steps": "20000"}, 488, 20_000),  # follows from tokens and steps
+        ({"model": "rl"}, None, 100_000),
+    ],
+)
+def test_a_usual_batch_is_assumed(typed: dict[str, str], batch: int | None, steps: int) -> None:
+    run = complete(**typed)
+    assert (run.batch_size, run.steps) == (batch, steps)
+    assert "batch_size" in run.assumed
 
 
 @pytest.mark.parametrize(

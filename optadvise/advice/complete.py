@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
+from optadvise.advice.assumed_batch import assume_batch
 from optadvise.advice.batch_and_steps import check_batch, derive_batch, derive_steps
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.error_codes import ErrorCode
@@ -40,7 +41,7 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
         raise RuleFileError(
             "the rules have no default for `gpus`; add one to assume.yaml", folder, code=ErrorCode.RULE_GAP
         )
-    batch = derive_batch(filled)
+    batch = derive_batch({**filled, "batch_size": inputs.get("batch_size")})  # a usual batch yields to it
     filled = rules.defaults.fill({**inputs, **batch}) if batch else filled
     _reject_contradictions(rules, filled)
     unknown = [name for name in _LISTED_AS_UNKNOWN if name not in filled]
@@ -52,7 +53,8 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
         derived=tuple(batch),
     )
     check_batch(situation)
-    return derive_steps(situation if situation.params is None else complete_length(rules.memory_rules, situation))
+    sized = situation if situation.params is None else complete_length(rules.memory_rules, situation)
+    return derive_steps(assume_batch(rules, sized))
 
 
 def _reject_contradictions(rules: CompiledRules, inputs: FactValues) -> None:
@@ -104,4 +106,6 @@ def change_situation(rules: CompiledRules, situation: Situation, changes: FactVa
     """
     is_unsized = situation.params is None and changes.get("params") is None
     after = replace(situation, **changes) if is_unsized else change_sized_run(rules.memory_rules, situation, changes)
-    return derive_steps(after) if "steps" in situation.derived else after
+    if "steps" not in situation.derived:
+        return after
+    return derive_steps(after if "batch_size" in changes else assume_batch(rules, after))

@@ -156,7 +156,8 @@ def apply_chain(
             continue
         inputs |= change
     if shrinking is not None:
-        inputs.setdefault("batch_size", read_count(inputs, "micro_batch") * situation.gpus)
+        micro_batch = read_count(inputs, "micro_batch")
+        inputs.setdefault("batch_size", situation.batch_size or micro_batch * situation.gpus)
         after = _shrink_micro_batch(rules, inputs, shrinking)
     else:
         after = _complete(rules, inputs)

@@ -15,6 +15,7 @@ from optadvise.rulebase.catalog import Catalog, load_shipped
 from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.records import Assumption, Fact, RunInput
 
+_MAX_DEFAULTS = 8  # conditional defaults that the help of an option lists
 _MAX_METAVAR = 60  # characters
 _METAVARS = {"number": "N", "bytes": "SIZE", "text": "TEXT", "file": "FILE"}
 
@@ -112,6 +113,10 @@ def _describe(option: Fact | RunInput, catalog: Catalog, command: str) -> str:
 def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Iterator[str]:
     """Yield the general default, then the other defaults with their conditions."""
     if not rows:
+        return
+    if len(rows) > _MAX_DEFAULTS:
+        flags = dict.fromkeys(str(facts[name].flag) for row in rows for name in row.when if facts[name].flag)
+        yield f"depends on {', '.join(flags)}"
         return
     *special, general = rows
     if len(rows) == 1 or not general.when:

@@ -84,7 +84,12 @@ def _search_max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: 
 
 
 def _find_batch_per_gpu(situation: Situation) -> int:
-    """Return the samples of a batch on one GPU, rounded up; 1 if the batch size is unknown."""
+    """Return the samples of a batch on one GPU, rounded up; 1 if the batch size is unknown.
+
+    An assumed batch without a memory limit is accumulated from single samples, because it may not fit at once.
+    """
+    if situation.vram_bytes is None and "batch_size" in situation.assumed:
+        return 1
     return -(-(situation.batch_size or 1) // situation.gpus)
 
 
