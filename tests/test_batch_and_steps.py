@@ -85,6 +85,11 @@ def test_a_usual_batch_is_assumed(typed: dict[str, str], batch: int | None, step
         ("--batch-size 64 --gpus 3 --micro-batch 3", "not-divisible", "--micro-batch"),
         ("--params 7B --gradient-release --grad-accum 4", "option-conflict", "--gradient-release"),
         ("--params 1B --batch-size 512 --seq-len 2K --tokens 20B --steps 1000", "option-conflict", "--tokens"),
+        ("--model cnn --tokens 20B", "option-conflict", "--tokens"),
+        ("--model rl --tokens 1B", "option-conflict", "--tokens"),
+        ("--model cnn --epochs 90 --batch-size 256", "option-conflict", "--epochs"),
+        ("--model cnn --samples 1M --batch-size 256", "option-conflict", "--samples"),
+        ("--params 1B --tokens 20B --epochs 3 --samples 1M", "option-conflict", "--epochs"),
         ("--schedule cosinus", "unknown-name", "--schedule"),
         ("--schedule cosine --optimizer schedule-free-adamw", "option-conflict", "--schedule"),
     ],
@@ -116,3 +121,8 @@ def test_a_requested_schedule_is_kept(name: str) -> None:
 )
 def test_spellings_of_other_tools(line: str) -> None:
     assert optadvise("recommend", "--model", "transformer", *line.split()).code == 0
+
+
+def test_a_batch_of_tokens_is_noted() -> None:
+    runs = (complete(model="llm", params="1B", batch_size=size) for size in ("0.5M", "512"))
+    assert [any(warning.id == "WRN190" for warning in recommend(RULES, run).warnings) for run in runs] == [True, False]

@@ -20,7 +20,7 @@ from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError, s
 from optadvise.core.records import FactValues
 from optadvise.memory.networks import load_networks
 from optadvise.rulebase.cache import DiskCache
-from optadvise.rulebase.catalog import load
+from optadvise.rulebase.catalog import load, load_shipped
 from optadvise.rulebase.loading import load_rule_base
 from optadvise.rulebase.rule_paths import find_shipped_rules
 from tests.cli import optadvise
@@ -341,3 +341,21 @@ def test_show_prints_a_claim_and_the_list_its_outcome() -> None:
     outcomes = re.findall(r"^  (?:Confirmed|Refuted|Not tested|Not testable)\b", text, re.MULTILINE)
     assert len(outcomes) == len(load().claims)
     assert load().sources["measured"].title in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        ("rtx 3060 12gb", "rtx-3060"),
+        ("3080 Ti 12 GB", "rtx-3080-ti"),
+        ("V100 32GB", "v100-32gb"),
+        ("mi300x 192gb", "mi300x"),
+    ],
+)
+def test_a_gpu_may_be_named_with_its_memory(name: str, gpu: str) -> None:
+    assert load_shipped().find_gpu(name).id == gpu
+
+
+def test_a_gpu_is_not_sold_with_any_memory() -> None:
+    with pytest.raises(InputError):
+        load_shipped().find_gpu("rtx 3060 8gb")

@@ -115,6 +115,7 @@ def test_sizes_are_of_words() -> None:
         ("--arch whisper", "network-unknown", "--arch"),
         ("--arch falcon-7b --model bert", "network-conflict", "--model"),
         ("--model falcon-7b --params 40B", "network-conflict", "--params"),
+        ("--model gpt2-xl --params 7B", "network-conflict", "--params"),
     ],
 )
 def test_contradictions(line: str, error: str, option: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from optadvise.advice.model_names import ModelName, find_word
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
@@ -12,6 +14,7 @@ from optadvise.core.records import NetworkShape
 from optadvise.core.units import parse_count
 from optadvise.memory.architectures import build_named_shape, build_shape_from_dimensions
 from optadvise.memory.hf_config import read_hf_config
+from optadvise.memory.network_size import count_parameters
 from optadvise.memory.networks import Networks, load_networks, remove_owner
 from optadvise.memory.rules import MemoryRules
 from optadvise.rulebase.catalog import Catalog
@@ -58,8 +61,15 @@ def describe_network(
     shape = _parse_shape(catalog, typed, named, facts, descriptions)
     if shape is not None:
         return _describe_shape(catalog, shape, facts, typed)
+    if not descriptions and named.arch is not None:
+        named = replace(named, params=_count_named(catalog, named.arch))
     size = {} if named.params is None else {"params": _choose_params(named.params, f"--model {typed['model']}", facts)}
     return {name: value for name, value in {**named.usual, **size}.items() if name not in facts}
+
+
+def _count_named(catalog: Catalog, arch: str) -> int:
+    rules = MemoryRules(catalog)
+    return count_parameters(rules, build_named_shape(rules.networks, arch))
 
 
 def _list_descriptions(catalog: Catalog, typed: Mapping[str, Any]) -> list[str]:

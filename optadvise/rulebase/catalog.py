@@ -292,15 +292,24 @@ class Catalog:
 
     def _with_memory(self, names: Mapping[str, str], name: str) -> str | None:
         """Return the id of a GPU whose name is followed by its memory, such as `3060 12gb`; None if no GPU matches."""
-        match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)(\d+)gi?b", normalize_spelling(name))
-        if match is None or normalize_spelling(name) in names:
+        spelled = normalize_spelling(name)
+        match = re.fullmatch(r"(?:nvidia|amd|geforce|tesla)*(.+?)gi?b", spelled)
+        if match is None or spelled in names:
             return None
-        similar = {key for word, key in names.items() if word.endswith(match[1]) or word.startswith(match[1])}
-        fitting = [
-            gpu for gpu in self.gpus if gpu.id in similar and abs(gpu.memory_gib / int(match[2]) - 1) < _SIZE_TOLERANCE
-        ]
-        exact = [gpu for gpu in fitting if names.get(match[1]) == gpu.id] or fitting
-        return exact[0].id if exact else None
+        for length in range(1, len(match[1])):  # 306012 is 3060 and 12
+            word, size = match[1][:-length], match[1][-length:]
+            if not size.isdecimal():
+                return None
+            fitting = [gpu.id for gpu in self._list_similar(names, word) if _is_sold_with(gpu, int(size))]
+            if fitting or word in names:
+                return names[word] if names.get(word) in fitting else next(iter(fitting), None)
+        return None
+
+    def _list_similar(self, names: Mapping[str, str], word: str) -> list[Gpu]:
+        """Return the GPUs of the series with a name, otherwise those whose names begin or end with it."""
+        series = {gpu.series for gpu in self.gpus if gpu.id == names.get(word)}
+        similar = {key for spelling, key in names.items() if spelling.endswith(word) or spelling.startswith(word)}
+        return [gpu for gpu in self.gpus if (gpu.series in series if series else gpu.id in similar)]
 
     @cached_property
     def _optimizer_names(self) -> dict[str, str]:
@@ -309,6 +318,10 @@ class Catalog:
     @cached_property
     def _scheduler_names(self) -> dict[str, str]:
         return _card_names(self.base.schedulers.values())
+
+
+def _is_sold_with(gpu: Gpu, memory_gib: int) -> bool:
+    return memory_gib > 0 and abs(gpu.memory_gib / memory_gib - 1) < _SIZE_TOLERANCE
 
 
 def load(extra: Sequence[Path] = ()) -> Catalog:
