@@ -37,7 +37,8 @@ def is_expected_to_fit(advice: Recommendation) -> bool:
 def test_adapters_of_eight_billion_parameters_fit_24_gib() -> None:
     advice = ask(arch="llama-3.1-8b", task="finetune", method="lora", gpu="rtx 4090")
     assert (advice.optimizer.id, is_expected_to_fit(advice)) == ("adamw", True)
-    assert read_choices(advice) == {"checkpointing": "full"}
+    assert read_choices(advice) == {"checkpointing": "full", "loss": "chunked"}
+    assert "WRN143" not in {warning.id for warning in advice.warnings}
 
 
 def test_full_fine_tuning_on_several_gpus_keeps_adamw() -> None:
@@ -117,6 +118,17 @@ def test_a_run_that_does_not_fit_comes_as_near_as_it_can() -> None:
     assert all("checkpointing" not in fix.change for chain in fit.fixes for fix in chain)
 
 
+def test_what_costs_nothing_is_chosen_unless_a_run_certainly_fits() -> None:
+    run = {"arch": "llama-3.2-1b", "task": "finetune"}
+    assert ask(**run, vram="80GB").choices == ()
+    advice = ask(**run, vram="30GB")
+    assert read_choices(advice) == {"loss": "chunked"}
+    without = ask(**run, vram="30GB", loss="whole")
+    assert is_expected_to_fit(without)
+    highest = [each.memory.interval.high for each in (advice, without) if each.memory.interval]
+    assert highest[0] < highest[1]
+
+
 # -- hardware alone is not a limit ------------------------------------------------------------------------------------
 
 
@@ -175,7 +187,7 @@ def test_memory_pressure_follows_the_plan(options: dict[str, str]) -> None:
 def test_run_says_how_to_train() -> None:
     advice = ask(arch="llama-3-8b", task="finetune", gpus="4", gpu="a100-40gb", batch_size="64", precision="amp-bf16")
     run = build_recommendation(advice).run
-    assert (run.micro_batch, run.accumulation, run.gpus, run.effective_batch) == (1, 16, 4, 64)
+    assert (run.micro_batch, run.accumulation, run.gpus, run.effective_batch) == (4, 4, 4, 64)
     assert run.tokens_per_step == 64 * (advice.situation.seq_len or 0)
     assert {"micro_batch", "accumulation", "checkpointing"} <= set(run.chosen)
     assert "precision" not in run.chosen

@@ -316,6 +316,14 @@ def test_the_control_is_not_compared_with_itself(model: str, rules: CompiledRule
     assert " adamw --control none" in format_bench_command(alone, rules.catalog)
 
 
+def test_the_next_command_names_no_optimizer_of_little_interest(rules: CompiledRules) -> None:
+    advice = advise(rules, {"model": "transformer", "params": 8 * 10**9, "task": "finetune"})
+    lion = [other for other in advice.alternatives if other.id == "lion"]
+    assert lion
+    assert " adamw8bit" in format_bench_command(advice, rules.catalog)
+    assert " adamw --control none" in format_bench_command(replace(advice, alternatives=tuple(lion)), rules.catalog)
+
+
 def test_every_next_command_fits_80_columns_and_has_a_precision_of_bench(rules: CompiledRules) -> None:
     for name in rules.catalog.optimizer_ids:
         for model in WORKLOADS:

@@ -57,8 +57,8 @@ def locate(rules: CompiledRules, situation: Situation) -> dict[str, int]:
 
 
 def locate_choices(rules: CompiledRules, run: Situation) -> dict[str, int]:
-    """Return the cells of the facts whose values a run's plan chose."""
-    return {name: rules.axes[name].cell(getattr(run, name)) for name in run.chosen}
+    """Return the cells of the facts whose values a run's plan chose, with its micro-batch."""
+    return {name: rules.axes[name].cell(getattr(run, name)) for name in (*run.chosen, "micro_batch")}
 
 
 @cached(8192)

@@ -28,6 +28,7 @@ class CompiledFix(Struct, frozen=True):
     box: Box  # situations where it applies
     changes: Mapping[str, FactValue]  # by fact; `less` is a smaller micro-batch, `more` is more GPUs
     is_chosen: bool  # whether `recommend` makes the change by itself
+    is_free: bool  # whether it costs nothing
     memory: str | None  # memory pressure of a run that requires the change
     effort: int
     effort_by: Mapping[str, int]  # by priority, instead of `effort`
@@ -64,8 +65,8 @@ def compile_fixes(rules: CompiledRules) -> tuple[CompiledFix, ...]:
     return tuple(
         CompiledFix(
             id=row.id, box={name: rules.axes[name].accepted(condition) for name, condition in row.when.items()},
-            changes=row.change, is_chosen=row.chosen, memory=row.memory, effort=row.effort, effort_by=row.effort_by,
-            costs=row.costs, cite=row.cite,
+            changes=row.change, is_chosen=row.chosen, is_free=row.free, memory=row.memory, effort=row.effort,
+            effort_by=row.effort_by, costs=row.costs, cite=row.cite,
         )
         for row in rules.catalog.base.fixes
     )  # fmt: skip

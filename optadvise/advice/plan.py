@@ -7,6 +7,7 @@ specified input. The micro-batch is the largest that fits, so a plan does not co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import ge
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -53,11 +54,17 @@ def find_plan(rules: CompiledRules, situation: Situation, optimizer: str | None)
         optimizer: Optimizer of the run; None: the reference optimizer, which the plan may replace.
     """
     plain = _make_plain_plan(rules, situation, optimizer)
-    if _fits(rules, plain):
+    if _fits_certainly(rules, plain):
         return plain
     fixes = _list_choices(rules, situation, optimizer)
     plans = _iterate_plans(rules, plain, fixes, lambda chain: _can_fit(rules, plain, chain))
-    return next((plan for plan in plans if _fits(rules, plan)), None)
+    plan = next((plan for plan in plans if _fits(rules, plan)), None)
+    if plan is None or _fits_certainly(rules, plan):
+        return plan
+    for fix in fixes:
+        if fix.is_free and fix not in plan.fixes:
+            plan = _apply(rules, plan, [fix]) or plan
+    return _drop_idle(rules, plain, plan)
 
 
 @cached(8192)
@@ -191,15 +198,15 @@ def list_largest_sizes(rules: CompiledRules, situation: Situation, sizes: range)
 
 
 def _make_plain_plan(rules: CompiledRules, situation: Situation, optimizer: str | None) -> Plan:
-    """Return a run with only those choices that cost nothing for its priority."""
+    """Return a run with only those choices that its priority always makes."""
     plain = Plan(situation=situation, optimizer=optimizer or rules.reference_optimizer, fixes=())
-    for fix in _list_choices(rules, situation, optimizer, is_free=True):
+    for fix in _list_choices(rules, situation, optimizer, is_always_made=True):
         plain = _apply(rules, plain, [fix]) or plain
     return plain
 
 
 def _list_choices(
-    rules: CompiledRules, situation: Situation, optimizer: str | None, *, is_free: bool = False
+    rules: CompiledRules, situation: Situation, optimizer: str | None, *, is_always_made: bool = False
 ) -> list[CompiledFix]:
     """Return the changes that a plan may make, without those that another change must precede."""
     variable = list_chosen_facts(rules)
@@ -208,7 +215,7 @@ def _list_choices(
         fix
         for fix in compile_fixes(rules)
         if fix.is_chosen
-        and (fix.get_effort(situation.priority) == 0) == is_free
+        and (fix.effort_by.get(situation.priority) == 0) == is_always_made
         and fix.changes.keys().isdisjoint(stated)
         and (optimizer is None or "optimizer" not in fix.changes)
         and meets(rules, situation, {name: mask for name, mask in fix.box.items() if name not in variable})
@@ -251,7 +258,7 @@ def _drop_idle(rules: CompiledRules, plain: Plan, plan: Plan) -> Plan:
     for fix in plan.fixes[len(plain.fixes) :]:
         others = [other for other in plan.fixes[len(plain.fixes) :] if other != fix]
         without = _apply(rules, plain, others)
-        if without is not None and _compute_required(rules, without) <= _compute_required(rules, plan):
+        if without is not None and all(map(ge, _compute_bounds(rules, plan), _compute_bounds(rules, without))):
             plan = without
     return plan
 
@@ -270,6 +277,24 @@ def _can_fit(rules: CompiledRules, plain: Plan, fixes: Sequence[CompiledFix]) ->
 
 def _fits(rules: CompiledRules, plan: Plan) -> bool:
     return estimator.fits(rules.memory_rules, plan.situation, plan.optimizer)
+
+
+def _fits_certainly(rules: CompiledRules, plan: Plan) -> bool:
+    limit = plan.situation.vram_bytes
+    return limit is None or (_fits(rules, plan) and _compute_bounds(rules, plan)[1] <= limit)
+
+
+def _compute_bounds(rules: CompiledRules, plan: Plan) -> tuple[int, int]:
+    """Return the expected and the highest GPU memory in bytes that a plan of known size requires."""
+    memory, inputs = rules.memory_rules, select_memory_inputs(plan.situation)
+    highest = [
+        estimate.interval.high - estimate.pageable
+        for samples in estimator.list_micro_batches(inputs)
+        for estimate in [estimator.estimate_unlimited(memory, replace(inputs, micro_batch=samples), plan.optimizer)]
+        if estimate.interval is not None
+    ]
+    required = _compute_required(rules, plan)
+    return required, min(highest, default=required)
 
 
 def _compute_required(rules: CompiledRules, plan: Plan) -> int:

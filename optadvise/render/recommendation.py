@@ -18,6 +18,7 @@ from optadvise.core.records import (
     TraceEntry,
 )
 from optadvise.core.units import show_bytes, show_number
+from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter, list_state_tensors
 from optadvise.render.labels import format_change, format_range, format_sentence, format_state_bytes
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.constructor import argument_name
@@ -29,7 +30,7 @@ _MIN_RUNS = 4  # published runs that are evidence
 
 
 def format_bench_command(advice: Recommendation, catalog: Catalog) -> str:
-    """Return the command that compares the optimizer with the control, or the control with its first alternative.
+    """Return the command that compares the optimizer with the control, or the control with an alternative.
 
     The workload and the precision are those of the run where `bench` has them.
 
@@ -55,9 +56,18 @@ def format_exact_bench_command(advice: Recommendation, catalog: Catalog, recomme
 
 
 def _find_alternative(advice: Recommendation, catalog: Catalog) -> str | None:
-    """Return the first alternative that `bench` can run with and without a GPU; None without one."""
-    names = (other.id for other in advice.alternatives if other.id != CONTROL)
-    return next((name for name in names if _runs_everywhere(catalog.optimizer(name))), None)
+    """Return the alternative to the control that is worth a run of `bench`; None without one.
+
+    It is the first of the control's family with less state, which costs least to change to; otherwise, where the
+    control was requested, the first alternative. `bench` runs it with and without a GPU.
+    """
+    others = [other for other in advice.alternatives if _runs_everywhere(catalog.optimizer(other.id))]
+    dtype = "bfloat16" if advice.situation.precision == "bf16" else "float32"
+    state = compute_state_bytes_per_parameter(list_state_tensors(advice.optimizer), dtype)
+    smaller = [other.id for other in others if other.state_bytes_per_parameter < state]
+    cheap = [name for name in smaller if catalog.optimizer(name).family == advice.optimizer.family]
+    requested = [other.id for other in others] if advice.situation.optimizer is not None else []
+    return next(iter([*cheap, *requested]), None)
 
 
 def _runs_everywhere(card: Optimizer) -> bool:

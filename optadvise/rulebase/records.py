@@ -207,6 +207,7 @@ class FixRule(RuleRecord, frozen=True, kw_only=True):
     change: Mapping[str, Plain]  # new values of facts; `less` for a smaller micro-batch, `more` for more GPUs
     chosen: bool = False  # whether `recommend` makes the change by itself: how to run, not what to train
     memory: str | None = None  # memory pressure of a run that requires the change; None: AdamW still fits
+    free: bool = False  # whether it costs nothing, so that it is chosen unless a run certainly fits
     effort: Annotated[int, Meta(gt=0)]
     effort_by: Mapping[str, Annotated[int, Meta(ge=0)]] = {}  # by `priority`, instead of `effort`; 0: always
     costs: str
