@@ -28,13 +28,14 @@ class ChoiceRow(Struct, frozen=True):
 
 
 def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
-    """Return the choices without which the run would not fit."""
+    """Return the choices that save memory."""
     rows = []
     for choice in advice.choices:
         steps = count_accumulation(advice.situation) if "micro_batch" in choice.change else None
         accumulation = "" if steps is None else f"{steps:,} accumulation steps; "
-        effect = f"{accumulation}saves {show_bytes(choice.saves)}; cost: {choice.costs}"
-        short_effect = f"saves {show_bytes(choice.saves)}; cost: {choice.costs.partition(';')[0]}"
+        saved = f"saves {show_bytes(choice.saves)}" if choice.saves else "saves memory outside the peak"
+        effect = f"{accumulation}{saved}; cost: {choice.costs}"
+        short_effect = f"{saved}; cost: {choice.costs.partition(';')[0]}"
         option = format_options(catalog, choice.change)
         rows.append(ChoiceRow(option=option, effect=effect, short_effect=short_effect, cite=choice.cite))
     return rows
