@@ -91,7 +91,7 @@ rules:
     then: {optimizer: sgd-turbo}
     because: ours
     cite: [measured]
-    overrides: [OPT122, OPT124, OPT125, OPT127, GOP072]
+    overrides: [OPT122, OPT124, OPT125, OPT127]
     tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: sgd-turbo}}]
 """,
         encoding="utf-8",
@@ -163,7 +163,7 @@ rules:
     then: {optimizer: adamw}
     because: ours
     cite: [measured]
-    overrides: [OPT122, OPT124, OPT125, OPT127, GOP072]
+    overrides: [OPT122, OPT124, OPT125, OPT127]
     tests: [{given: {concern: tuning_budget, model: cnn, batch_size: 2048}, expect: {optimizer: adamw}}]
 """
 
@@ -203,7 +203,7 @@ def test_an_invalid_rule_is_an_error_at_its_line(
 
 def test_two_rules_that_overlap_without_override_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "decide").mkdir()
-    text = RULE.replace("    overrides: [OPT122, OPT124, OPT125, OPT127, GOP072]\n", "")
+    text = RULE.replace("    overrides: [OPT122, OPT124, OPT125, OPT127]\n", "")
     (tmp_path / "decide" / "ours.yaml").write_text(text, encoding="utf-8")
     result = optadvise(*f"recommend --model cnn --tuning high --batch-size 2048 --rules {tmp_path}".split())
     assert (result.code, result.error) == (3, ErrorCode.RULES_NOT_PROVEN)

@@ -31,13 +31,13 @@ def layer(folder: Path, name: str, **files: str) -> Path:
 
 def policy(threshold: int) -> str:
     return (
-        f'policy:\n  amend:\n    - rule: CON080\n      when: {{batch_size: ">= {threshold}"}}\n      because: ours\n'
-        f"      tests: [{{given: {{batch_size: {threshold}, model: transformer}}, expect: {{concern: large-batch}}}}]\n"
+        f'policy:\n  amend:\n    - rule: CON081\n      when: {{batch_size: ">= {threshold}"}}\n      because: ours\n'
+        f"      tests: [{{given: {{batch_size: {threshold}, model: transformer, architecture: encoder}}, expect: {{concern: large-batch}}}}]\n"
     )
 
 
 def advice(*arguments: str) -> dict[str, Any]:
-    result = optadvise("recommend", "--model", "transformer", "--json", *arguments)
+    result = optadvise("recommend", "--model", "bert", "--json", *arguments)
     assert result.code == 0, result.err
     document: dict[str, Any] = json.loads(result.out)
     return document

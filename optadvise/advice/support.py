@@ -13,7 +13,6 @@ from optadvise.advice.decide import decide
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.recipe_cards import Recipe
 from optadvise.core.records import FactValues, Support
-from optadvise.core.units import parse_bytes
 from optadvise.rulebase.cache import digest_contents
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.rule_paths import RECIPES
@@ -26,14 +25,12 @@ _DECIDING = ("optadvise.advice.complete", "optadvise.advice.decide", "optadvise.
 _NO_DECAY = 1e-6  # weight decay below this has no effect
 
 
-def list_facts(catalog: Catalog, recipe: Recipe) -> FactValues:
-    """Return the facts of a published run, as far as its source states them."""
+def list_facts(recipe: Recipe) -> FactValues:
+    """Return the facts of a published run that its source states, without its hardware.
+
+    Whether a run fits does not change which runs agree with a rule: 8-bit state counts as the same update.
+    """
     facts = {name: getattr(recipe, name) for name in _FACTS if getattr(recipe, name) is not None}
-    if recipe.gpu is not None:
-        gpu = catalog.find_gpu(recipe.gpu)
-        facts |= {"gpu": gpu.name, "vram_bytes": gpu.memory_bytes, "vendor": gpu.vendor}
-    elif recipe.vram is not None:
-        facts["vram_bytes"] = parse_bytes(recipe.vram, "vram")
     return facts | ({"sparse_gradients": True} if recipe.sparse_gradients else {})
 
 
@@ -63,7 +60,7 @@ def _count(rules: CompiledRules) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
     for recipe in rules.catalog.recipes:
         try:
-            decision = decide(rules, complete_situation(rules, list_facts(rules.catalog, recipe)))
+            decision = decide(rules, complete_situation(rules, list_facts(recipe)))
         except (InputError, RuleFileError):  # rules with gaps or conflicts are reported by the proofs
             continue
         rule = decision.rules.optimizer

@@ -65,10 +65,11 @@ def read_table(node: yaml.Node, context: Context, existing: TableFile | None, la
         message = f"missing key{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
         context.fail(node, message, ErrorCode.MISSING_KEY)
     otherwise = None if entry.otherwise is None else _rule(entry.otherwise, entry.table, layer)
-    rules = tuple(_rule(replace(row, when={**entry.when, **row.when}), entry.table, layer) for row in entry.rules)
+    when = entry.when or (existing.when if existing else {})
+    rules = tuple(_rule(replace(row, when={**when, **row.when}), entry.table, layer) for row in entry.rules)
     return TableFile(
         table=entry.table, kind=inherit("kind"), hit_policy=inherit("hit_policy"), about=inherit("about"),
-        output=inherit("output"),
+        output=inherit("output"), when=existing.when if existing else when,
         rules=rules, otherwise=otherwise, at=entry.at,
     )  # fmt: skip
 

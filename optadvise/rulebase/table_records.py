@@ -202,6 +202,7 @@ class TableFile(RuleRecord, frozen=True, kw_only=True):
     rules: tuple[Rule, ...]
     output: str | None = None  # fact or hyperparameter that the table sets
     otherwise: Rule | None = None
+    when: Mapping[str, tuple[str | Range, ...]] = {}  # conditions of the rules of the first file, also for layers
     at: str = ""
 
     @property
