@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.complete import complete_situation
 from optadvise.advice.inputs import parse_inputs
 from optadvise.advice.model_names import find_word
 from optadvise.core.errors import InputError, RuleFileError
@@ -16,6 +18,8 @@ from optadvise.memory.networks import load_networks
 from optadvise.rulebase.catalog import load, load_shipped
 from tests.cli import optadvise
 from tests.conftest import ROOT
+
+RULES = CompiledRules(load_shipped())
 
 
 def state(**typed: str) -> dict[str, object]:
@@ -61,7 +65,12 @@ _DECODER = {"model": "transformer", "architecture": "decoder"}
         ("YOLOv8n", {"model": "cnn", "objective": "detection"}),
         ("yolo11m", {"model": "cnn", "objective": "detection"}),  # m is a size, not millions
         ("nnU-Net", {"model": "cnn", "objective": "segmentation"}),
-        ("patchtst", {"model": "transformer", "objective": "time-series"}),
+        ("patchtst", {"model": "transformer", "architecture": "encoder", "objective": "time-series"}),
+        ("informer", {"model": "transformer", "architecture": "encoder-decoder", "objective": "time-series"}),
+        ("TimesFM", {"model": "transformer", "architecture": "decoder", "objective": "time-series"}),
+        ("nerf", {"model": "mlp"}),
+        ("tabular", {"model": "mlp", "objective": "supervised"}),
+        ("awd-lstm", {"model": "rnn", "objective": "language"}),
         ("a2c", {"model": "rl", "objective": "on-policy"}),
         ("dreamerv3", {"model": "rl", "objective": "off-policy"}),
         ("sd3.5-medium", {"model": "diffusion"}),
@@ -94,6 +103,22 @@ def test_a_name_with_a_size_describes_a_network_without_dimensions() -> None:
     assert state(arch="dit-xl/2", model="dit") == {"model": "diffusion", "params": 675_000_000}
     assert state(model="simmim", arch="swin-b")["objective"] == "masked"
     assert state(arch="whisper", params="244M")["objective"] == "speech"
+
+
+@pytest.mark.parametrize("name", ["nerf", "3dgs", "pinn", "fno", "vae"])
+def test_fields_and_operators_have_no_objective(name: str) -> None:
+    assert complete_situation(RULES, parse_inputs(RULES.catalog, {"model": name})).objective is None
+
+
+def test_words_state_the_facts_of_the_published_runs_that_they_name() -> None:
+    """Check the words in `asked` of the recipes, except where the source leaves a fact open."""
+    differing = []
+    for recipe in RULES.catalog.recipes:
+        if "model" in recipe.asked:
+            facts = RULES.defaults.fill({**parse_inputs(RULES.catalog, recipe.asked), "task": recipe.task})
+            stated = {name: getattr(recipe, name) for name in ("model", "objective", "architecture")}
+            differing += [(recipe.id, name) for name, value in stated.items() if value not in (None, facts.get(name))]
+    assert differing == []
 
 
 def test_sizes_are_of_words() -> None:
