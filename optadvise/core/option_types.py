@@ -24,8 +24,8 @@ class Run(TypedDict, total=False):
     lora_rank: Count | None
     # Samples per forward pass on one GPU.
     micro_batch: Count | None
-    # Samples per optimizer step, over all GPUs and gradient accumulation, such as 256 or 8K; K is 1024 after a power of
-    # two (8K: 8,192), otherwise 1000.
+    # Samples (not tokens) per optimizer step, over all GPUs and gradient accumulation, such as 256 or 8K; K is 1024
+    # after a power of two (8K: 8,192), otherwise 1000.
     batch_size: Count | None
     # Optimizer steps of the run: 100K.
     steps: Count | None
@@ -33,7 +33,7 @@ class Run(TypedDict, total=False):
     grad_accum: Count | None
     # Tokens of the whole run, such as 20B, from which the steps follow; K is 1024 after a power of two, otherwise 1000.
     tokens: Count | None
-    # Passes over the data. With --samples, the steps follow.
+    # Passes over the data. Requires --samples; the steps follow.
     epochs: Count | None
     # Samples of the data, such as 1.28M; with --epochs, the steps follow.
     samples: Count | None
