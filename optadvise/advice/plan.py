@@ -254,7 +254,7 @@ def _apply(rules: CompiledRules, plan: Plan, chain: Sequence[CompiledFix]) -> Pl
 
 
 def _drop_idle(rules: CompiledRules, plain: Plan, plan: Plan) -> Plan:
-    """Return a plan without the changes beyond those of a plain plan that save nothing beside the others."""
+    """Return a plan without the changes beyond those of a plain plan that save nothing in addition to the others."""
     for fix in plan.fixes[len(plain.fixes) :]:
         others = [other for other in plan.fixes[len(plain.fixes) :] if other != fix]
         without = _apply(rules, plain, others)
