@@ -32,7 +32,8 @@ def layer(folder: Path, name: str, **files: str) -> Path:
 def policy(threshold: int) -> str:
     return (
         f'policy:\n  amend:\n    - rule: CON081\n      when: {{batch_size: ">= {threshold}"}}\n      because: ours\n'
-        f"      tests: [{{given: {{batch_size: {threshold}, model: transformer, architecture: encoder}}, expect: {{concern: large-batch}}}}]\n"
+        f"      tests: [{{given: {{batch_size: {threshold}, model: transformer, architecture: encoder}}, "
+        "expect: {concern: large-batch}}]\n"
     )
 
 
