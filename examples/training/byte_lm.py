@@ -36,7 +36,7 @@ def configure(model):
     ]
     optimizer = torch.optim.AdamW(
         parameters,
-        lr=0.001,
+        lr=0.0012,
         betas=(0.9, 0.95),
         eps=1e-08,
         weight_decay=0.1,
@@ -47,9 +47,9 @@ def configure(model):
 
 def make_scheduler(optimizer):
     """Return the learning-rate scheduler; call its step() once per optimizer step, not per epoch."""
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, end_factor=1.0, total_iters=3)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=297, eta_min=0.0001)
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[3])
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, end_factor=1.0, total_iters=60)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=240, eta_min=0.00012)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[60])
 
 
 def train(model, batches, checkpoint=None, steps=total_steps):

@@ -29,8 +29,8 @@ total_steps = 200
 
 def add_adapters(model):
     """Freeze the model and add trainable adapters."""
-    # lora_alpha equal to r scales the adapters' output by 1.
-    config = LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
+    # The output of the adapters is scaled by lora_alpha / r.
+    config = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear")
     return get_peft_model(model, config)
 
 
@@ -38,11 +38,11 @@ def make_arguments(folder, **overrides):
     """Return the recommended TrainingArguments; keyword arguments override or add to them."""
     recommended = dict(
         optim="adamw_torch_fused",
-        learning_rate=0.0004,
+        learning_rate=0.0002,
         adam_beta1=0.9,
         adam_beta2=0.999,
         adam_epsilon=1e-08,
-        weight_decay=0.01,
+        weight_decay=0.0,
         max_steps=total_steps,
         max_grad_norm=1.0,
         report_to="none",
@@ -52,9 +52,9 @@ def make_arguments(folder, **overrides):
 
 def make_scheduler(optimizer):
     """Return the learning-rate scheduler, which is stepped once per optimizer step."""
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, end_factor=1.0, total_iters=6)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=194, eta_min=4e-05)
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[6])
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, end_factor=1.0, total_iters=12)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=188, eta_min=2e-05)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[12])
 
 
 class RecommendedTrainer(Trainer):
