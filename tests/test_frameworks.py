@@ -85,7 +85,9 @@ def check_training(
     if advice.companion is not None:
         peaks.append(float(str(advice.companion.kwargs["lr"])))
     expected = [[compute_lr(advice.schedule, peak, step) for step in range(steps)] for peak in peaks]
-    assert len(result.learning_rates) in (len(peaks), 6)  # with gradient release, one optimizer for each of 6 weights
+    # With gradient release there is one optimizer for each of 6 weights; the example has no embedding tables.
+    has_one = advice.implementation.tensors == "table"
+    assert len(result.learning_rates) in (1 if has_one else len(peaks), 6)
     for learning_rates in result.learning_rates:
         assert any(learning_rates == pytest.approx(each, rel=1e-6) for each in expected)
     if result.resumed_weights is not None:
