@@ -240,6 +240,9 @@ def test_every_fix_rule_is_used() -> None:
         "--params 3B --vram 24GB --precision fp32",
         "--params 5B --gpu rx-7900-xtx --clipping",
         *(f"--params {size} --gpus 8 --gpu rtx4090" for size in ("1.4B", "3B")),
+        "--params 2B --gpus 2 --gpu rtx4090",
+        "--params 8B --gpus 4 --gpu rtx4090",
+        "--model cnn --params 1.4B --vram 24GB",
     ]
     used: set[str] = set()
     for line in lines:
@@ -325,7 +328,7 @@ def test_resnet50_at_batch_256_requires_about_12_gib() -> None:
 REJECTED = {
     "": ("network-unknown", None),
     "--params 7B --gpu quantum9": ("unknown-name", "--gpu"),
-    "--arch resnet5000": ("unknown-name", "--arch"),
+    "--arch resnet5000": ("network-unknown", "--arch"),
     "--arch gpt2 --params 7B": ("network-conflict", "--params"),
     "--arch gpt2 --hidden 64": ("option-conflict", "--hidden"),
     "--arch gpt2 --model cnn": ("network-conflict", "--model"),

@@ -176,8 +176,8 @@ def test_adjacent_ranges_are_one_change(rules: CompiledRules) -> None:
     limited = explain_why_not(rules, {"vram_bytes": 24 * 2**30}, "adamw")
     (sizes,) = [change.facts["params"] for change in limited.changes if "params" in change.facts]
     assert sizes.startswith("<= ")
-    large = explain_why_not(rules, {"batch_size": 20_000}, "sgd-nesterov")
-    assert [change.facts["batch_size"] for change in large.changes] == ["<= 8192"]
+    large = explain_why_not(rules, {"model": "cnn", "batch_size": 20_000}, "sgd-momentum")
+    assert "<= 8192" in [change.facts.get("batch_size") for change in large.changes]
 
 
 def test_each_derived_fact_has_a_name_that_the_output_uses(rules: CompiledRules) -> None:

@@ -245,8 +245,8 @@ def test_average_of_the_weights_resumes(rules: CompiledRules, tmp_path: Path, mo
 
 
 def test_layer_decay_is_noted(rules: CompiledRules) -> None:
-    code = write_code(rules, advise(rules, {"model": "vit", "task": "finetune"}), "python")
-    assert any("0.75" in note for note in code.notes)
+    code = write_code(rules, advise(rules, {"model": "vit", "objective": "masked", "task": "finetune"}), "python")
+    assert any("0.7" in note for note in code.notes)
 
 
 def test_empty_data_loader_is_an_error(rules: CompiledRules, tmp_path: Path) -> None:
