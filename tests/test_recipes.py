@@ -12,9 +12,10 @@ from optadvise.core.errors import InputError
 from tests import recipe_scores
 from tests.recipe_scores import Score, summarize
 
-# Shares of what any answer can reach, for the runs that the rules may use and for those held out. The aim is 0.9 for
-# each part and 0.8 for each kind of model, which only the optimizers reach so far. Most misses are learning rates of
-# small language models, which are published several times below the measured optimum, and habits of one laboratory.
+# Shares of what the best single answers match, for the runs that the rules may use and for those held out. The aim is
+# 0.9 for each part and 0.8 for each kind of model, which only the optimizers reach so far. Most misses are learning
+# rates of small language models, which are published several times below the measured optimum, and habits of one
+# laboratory.
 MIN_SHARES = {False: 0.84, True: 0.76}
 MIN_OPTIMIZERS = 0.9
 
