@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.options import DTYPES, WORKLOADS
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.findings import AuditFinding, BenchmarkFinding, Evidence, Throughput
-from optadvise.core.records import FactValues, Recommendation
+from optadvise.core.records import FactValues
 from optadvise.render import headings
 from optadvise.render.evidence import list_sentences, select_relevant
 from optadvise.render.labels import format_sentence

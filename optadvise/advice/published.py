@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import log2
 
+from msgspec.structs import replace
+
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core.advice_records import PublishedRun
 from optadvise.core.recipe_cards import Recipe
-from optadvise.core.records import PublishedRun, Situation
+from optadvise.core.records import Situation
 from optadvise.core.units import show_count
 
 _ADAPTERS = ("lora", "qlora")
@@ -18,21 +21,25 @@ _OTHER_METHOD = 1.0  # distance of the other kind of adapter
 _UNLIKE = 1.25  # smallest ratio of sizes that is a difference
 
 
-def list_published(rules: CompiledRules, run: Situation, optimizer: str, limit: int = 3) -> tuple[PublishedRun, ...]:
+def list_published(
+    rules: CompiledRules, run: Situation, optimizer: str, largest: int | None = None, limit: int = 3
+) -> tuple[PublishedRun, ...]:
     """Return the published runs of the same kind that are nearest to a run, the nearest first.
 
     Args:
         rules: The compiled rules.
         run: A complete situation.
         optimizer: Id of the advised optimizer, which decides between equally near runs.
+        largest: Parameters of the largest model that fits, for a run whose size is unknown; None if unknown.
         limit: Maximum number of runs.
     """
+    sized = replace(run, params=largest) if run.params is None and largest else run
     similar = [recipe for recipe in rules.catalog.recipes if is_same_kind(recipe, run)]
     update = rules.catalog.optimizer(optimizer).update
 
     def rank(recipe: Recipe) -> tuple[float, bool, int, str]:
         is_other = rules.catalog.optimizer(recipe.optimizer).update != update
-        return _compute_distance(recipe, run), is_other, -(recipe.year or 0), recipe.id
+        return _compute_distance(recipe, sized), is_other, -(recipe.year or 0), recipe.id
 
     nearest = sorted(similar, key=rank)
     return tuple(_describe(recipe, run) for recipe in nearest[:limit])

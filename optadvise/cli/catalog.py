@@ -60,13 +60,8 @@ def list_(
 
     filters = {"--family": family, "--max-state-bytes": max_state_bytes, "--for": suits, "--tree": tree or None}
     used = [flag for flag, value in filters.items() if value is not None]
-    others = {
-        "--schedules": schedules,
-        "--claims": claims,
-        "--gpus": gpus,
-        "--networks": networks,
-        "--recipes": recipes,
-    }
+    others = {"--schedules": schedules, "--claims": claims, "--gpus": gpus, "--networks": networks,
+              "--recipes": recipes}  # fmt: skip
     chosen = [flag for flag, is_set in others.items() if is_set]
     refused = [flag for flag in used if not (recipes and flag == "--for")]
     conflict = [*chosen, *refused] if chosen else ["--tree", "--json"] if tree and json_ else []

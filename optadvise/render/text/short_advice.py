@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from optadvise.core.records import MemoryAnswer, Recommendation, TraceEntry
+from optadvise.core.advice_records import Recommendation, TraceEntry
+from optadvise.core.records import MemoryAnswer
 from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
@@ -84,7 +87,7 @@ def _print_memory(out: Console, advice: Recommendation, catalog: Catalog, fit: M
         lines.append(("Memory", text))
     if _may_not_fit(advice):
         lines.append(("Largest parts", list_large_parts(memory)))
-    others = ", ".join(other.id for other in advice.alternatives if other.fits is not False)
+    others = ", ".join(_list_alternatives(advice))
     lines += [(headings.ALTERNATIVES, others)] if others else []
     lines += [(f"By the {answer.policy}", describe_policy(answer)) for answer in advice.policies]
     if lines:
@@ -92,6 +95,14 @@ def _print_memory(out: Console, advice: Recommendation, catalog: Catalog, fit: M
         print_labelled(out, lines)
     if fit is not None and _may_not_fit(advice):
         print_fixes(out, fit, catalog, name_optimizer=True, is_short=True)
+
+
+def _list_alternatives(advice: Recommendation) -> Iterator[str]:
+    """Yield the alternatives that may fit, with the largest model of each if the model's size is unknown."""
+    largest = {size.optimizer: show_max_count(size.max_params) for size in advice.max_model_sizes if size.max_params}
+    for other in advice.alternatives:
+        if other.fits is not False:
+            yield f"{other.id} (up to {largest[other.id]})" if other.id in largest else other.id
 
 
 def _describe_largest_model(advice: Recommendation) -> str:
