@@ -30,13 +30,14 @@ from optadvise.benchmark.options import ALIASES, BenchOptions, list_counts, opti
 from optadvise.benchmark.plan import plan_advice
 from optadvise.benchmark.request import measure, prepare_request
 from optadvise.codegen.write import write_code
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.json_text import to_json_object
 from optadvise.core.option_types import Folders
 from optadvise.core.option_types import Measurement as Measurement
 from optadvise.core.option_types import Run as Run
-from optadvise.core.records import MemoryAnswer, Recommendation
+from optadvise.core.records import MemoryAnswer
 from optadvise.evidence import apply
 from optadvise.render.documents import build_estimate, build_recommendation
 from optadvise.rule_analysis import rule_folders

@@ -19,8 +19,8 @@ from optadvise.advice.recommend import advise
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.cards import Implementation
-from optadvise.core.records import Recommendation
 
 STEPS = 20
 _COUNT = itertools.count()

@@ -24,9 +24,10 @@ from optadvise.advice.memory_answer import answer_memory, find_remedies
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.options import BenchOptions
 from optadvise.benchmark.request import prepare_request
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import to_json_object
-from optadvise.core.records import MemoryAnswer, Recommendation, Situation
+from optadvise.core.records import MemoryAnswer, Situation
 from optadvise.core.units import show_bytes
 from optadvise.memory.estimator import estimate, fits
 from optadvise.memory.search import with_micro_batch

@@ -22,10 +22,10 @@ from optadvise.advice.recommend import advise
 from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.templating import FILTERS, FOLDER, program_environment
 from optadvise.codegen.write import write_code
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.cards import Phase
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
-from optadvise.core.records import Recommendation
 from optadvise.core.schedules import resolve_schedule
 from optadvise.render.markdown import render_recommendation
 from optadvise.rulebase.catalog import load

@@ -27,7 +27,8 @@ from optadvise.codegen import FRAMEWORKS
 from optadvise.codegen.context import list_header
 from optadvise.codegen.plan import make_plan
 from optadvise.codegen.write import write_code
-from optadvise.core.records import FactValues, Recommendation
+from optadvise.core.advice_records import Recommendation
+from optadvise.core.records import FactValues
 from optadvise.core.schedules import compute_lr
 from optadvise.rulebase.catalog import load
 from tests import frameworks

@@ -10,7 +10,7 @@ from optadvise.advice.memory_answer import find_remedies
 from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.advice.plan import find_plan
 from optadvise.advice.recommend import advise
-from optadvise.core.records import Recommendation
+from optadvise.core.advice_records import Recommendation
 from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import load
 

@@ -15,9 +15,10 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.option_values import read_value
 from optadvise.advice.recommend import advise, recommend
+from optadvise.core.advice_records import AdvisedHyperparameter
 from optadvise.core.errors import InputError
 from optadvise.core.json_text import to_json_object
-from optadvise.core.records import AdvisedHyperparameter, InputValue, Situation
+from optadvise.core.records import InputValue, Situation
 from optadvise.core.units import parse_bytes, parse_count
 from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import load

@@ -17,7 +17,8 @@ from optadvise import __version__
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.records import BenchmarkResult
-from optadvise.core.records import FactValues, Interval, MemoryEstimate, MemoryLine, ScheduleAdvice
+from optadvise.core.advice_records import ScheduleAdvice
+from optadvise.core.records import FactValues, Interval, MemoryEstimate, MemoryLine
 from optadvise.core.schedules import compute_lr
 from optadvise.core.units import show_bytes
 from optadvise.render import headings

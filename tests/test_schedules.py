@@ -12,7 +12,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.optimizer_builder import build_scheduler
 from optadvise.benchmark.plan import plan_advice
-from optadvise.core.records import Recommendation
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.schedules import compute_lr, resolve_schedule
 from optadvise.rulebase.catalog import load
 

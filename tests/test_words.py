@@ -13,6 +13,7 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.inputs import parse_inputs
 from optadvise.advice.model_names import find_word
 from optadvise.core.errors import InputError, RuleFileError
+from optadvise.core.records import read_shape
 from optadvise.core.text import normalize_spelling
 from optadvise.memory.networks import load_networks
 from optadvise.rulebase.catalog import load, load_shipped
@@ -25,8 +26,9 @@ RULES = CompiledRules(load_shipped())
 def state(**typed: str) -> dict[str, object]:
     """Return the stated facts, with the name of the network as `arch`."""
     facts = parse_inputs(load_shipped(), typed)
-    shape = facts.pop("shape", None)
-    return facts if shape is None else {**facts, "arch": shape.name}
+    shape = read_shape(facts)
+    others: dict[str, object] = {name: value for name, value in facts.items() if name != "shape"}
+    return others if shape is None else {**others, "arch": shape.name}
 
 
 def test_no_word_hides_a_kind_of_model_or_a_network() -> None:

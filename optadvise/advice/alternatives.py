@@ -11,8 +11,9 @@ from optadvise.advice.complete import list_sized_runs
 from optadvise.advice.decide import Decision, is_rejected, list_other_policies
 from optadvise.advice.fix_chains import is_sound_when_sharded
 from optadvise.advice.plan import plan_run
+from optadvise.core.advice_records import Alternative
 from optadvise.core.caching import cached
-from optadvise.core.records import Alternative, MaxModelSize, Situation
+from optadvise.core.records import MaxModelSize, Situation
 from optadvise.memory.estimator import estimate
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter, list_state_tensors
 from optadvise.memory.search import find_max_model_size, with_micro_batch

@@ -12,7 +12,8 @@ from optadvise.advice.batch_and_steps import check_batch, derive_batch, derive_s
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError
-from optadvise.core.records import FactValues, InputValue, NetworkShape, Situation
+from optadvise.core.records import FactValues, InputValue, Situation, read_shape
+from optadvise.core.units import show_count
 from optadvise.memory.estimator import change_sized_run, complete_length
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.memory.network_size import count_parameters
@@ -32,8 +33,8 @@ def complete_situation(rules: CompiledRules, inputs: FactValues) -> Situation:
         InputError: Inputs contradict each other.
         RuleFileError: The rules have no default for the number of GPUs.
     """
-    shape = inputs.get("shape")
-    if isinstance(shape, NetworkShape):
+    shape = read_shape(inputs)
+    if shape is not None:
         inputs = {**inputs, "params": count_parameters(rules.memory_rules, shape)}
     filled = rules.defaults.fill(inputs)
     if "gpus" not in filled:
@@ -61,12 +62,17 @@ def _reject_contradictions(rules: CompiledRules, inputs: FactValues) -> None:
     contradiction = rules.defaults.find_contradiction(inputs)
     if contradiction is not None:
         options = _list_options(rules, inputs, contradiction.when)
-        shown = " ".join(option if value is True else f"{option} {value}" for option, value in options.items())
+        shown = " ".join(option if value is True else f"{option} {_show(value)}" for option, value in options.items())
         option, value = next(iter(options.items()), ("", None))
         raise InputError(
             f"{shown}: {contradiction.problem}; {contradiction.remedy}",
             code=ErrorCode.OPTION_CONFLICT, option=option, value=value,
         )  # fmt: skip
+
+
+def _show(value: InputValue) -> str:
+    """Return an option's value as text, with large numbers as they are usually entered, such as 20B."""
+    return show_count(value) if isinstance(value, int) and value >= 1_000_000 else str(value)
 
 
 def _list_options(rules: CompiledRules, inputs: FactValues, names: Iterable[str]) -> dict[str, InputValue]:

@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.memory_pressure import locate_plan
+from optadvise.core.advice_records import PolicyAnswer, TraceEntry
 from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer
-from optadvise.core.records import PolicyAnswer, Situation, TraceEntry
+from optadvise.core.records import Situation
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Axis
 

@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import locate_card
+from optadvise.core.advice_records import AdvisedHyperparameter, CompanionAdvice, HyperparameterStep
 from optadvise.core.cards import Hyperparameter, Implementation, Optimizer, Scheduler, Value
-from optadvise.core.records import AdvisedHyperparameter, CompanionAdvice, HyperparameterStep, Situation
+from optadvise.core.records import Situation
 from optadvise.rulebase.constructor import constructor_kwargs
 from optadvise.rulebase.hyperparameters import RuleStep, adjust_all, format_value, set_by
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from optadvise.advice.model_names import ModelName, find_model_name
 from optadvise.advice.network_inputs import describe_network, parse_number
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.hardware import find_gpu
-from optadvise.core.records import NetworkShape, Situation
+from optadvise.core.records import InputValue, NetworkShape, Situation, read_shape
 from optadvise.core.units import parse_bytes
 from optadvise.memory.inputs import FUSED_TARGETS
 from optadvise.memory.networks import load_networks
@@ -18,19 +17,20 @@ from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Fact
 
 
-def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
+def parse_inputs(catalog: Catalog, options: Mapping[str, str | bool | None]) -> dict[str, InputValue]:
     """Return the specified facts.
 
     Args:
         catalog: Options with their accepted values, GPUs and optimizers.
-        typed: Option values by name; None for options without a value.
+        options: Option values by name; None or False for options that are not specified.
 
     Raises:
         InputError: A value is invalid, or options contradict each other.
     """
+    typed = {name: str(value) for name, value in options.items() if value is not None and value is not False}
     _reject_undeclared_options(catalog, typed)
     named = ModelName() if typed.get("model") is None else find_model_name(catalog, typed["model"])
-    facts: dict[str, Any] = {**named.facts, **_parse_facts(catalog, typed, named)}
+    facts: dict[str, InputValue] = {**named.facts, **_parse_facts(catalog, typed, named)}
     if typed.get("optimizer") is not None:
         facts["optimizer"] = catalog.find_optimizer(typed["optimizer"], "--optimizer")
     if typed.get("schedule") is not None:
@@ -43,14 +43,14 @@ def parse_inputs(catalog: Catalog, typed: Mapping[str, Any]) -> dict[str, Any]:
                 "--lora-targets: requires --method lora or --method qlora",
                 code=ErrorCode.OPTION_CONFLICT, option="--lora-targets", value=typed["lora_targets"],
             )  # fmt: skip
-        facts["lora_targets"] = _parse_targets(catalog, typed["lora_targets"], facts.get("shape"))
+        facts["lora_targets"] = _parse_targets(catalog, typed["lora_targets"], read_shape(facts))
     return facts
 
 
-def _reject_undeclared_options(catalog: Catalog, typed: Mapping[str, Any]) -> None:
+def _reject_undeclared_options(catalog: Catalog, typed: Mapping[str, str]) -> None:
     options = {option.name for option in catalog.options}
     for name, value in typed.items():
-        if value is not None and value is not False and name not in options:
+        if name not in options:
             flag = name.replace("_", "-")
             raise InputError(
                 f"--{flag}: facts.yaml of the rules in use does not declare this option; remove it",
@@ -58,12 +58,12 @@ def _reject_undeclared_options(catalog: Catalog, typed: Mapping[str, Any]) -> No
             )  # fmt: skip
 
 
-def _parse_facts(catalog: Catalog, typed: Mapping[str, Any], named: ModelName) -> dict[str, Any]:
+def _parse_facts(catalog: Catalog, typed: Mapping[str, str], named: ModelName) -> dict[str, InputValue]:
     """Return the facts that options state, without the kind of model."""
-    facts: dict[str, Any] = {}
+    facts: dict[str, InputValue] = {}
     for fact in catalog.facts.values():
         value = typed.get(fact.name) if fact.flag and fact.id != "model" else None
-        if value is None or value is False:
+        if value is None:
             continue
         if fact.type == "number":
             facts[fact.id] = parse_number(value, fact)
@@ -123,7 +123,7 @@ def _parse_choice(text: str, fact: Fact) -> str:
     return choice
 
 
-def _parse_memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[str, Any]:
+def _parse_memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[str, InputValue]:
     """Return the facts of the GPU: its name and vendor, and its memory."""
     if vram is not None and vram.strip().lower() == "auto":
         if gpu is not None:
@@ -137,5 +137,5 @@ def _parse_memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[s
     if gpu is None:
         return {} if memory_bytes is None else {"vram_bytes": memory_bytes}
     card = catalog.find_gpu(gpu, memory_bytes)
-    facts = {"gpu": card.name, "vram_bytes": card.memory_bytes, "vendor": card.vendor}
+    facts: dict[str, InputValue] = {"gpu": card.name, "vram_bytes": card.memory_bytes, "vendor": card.vendor}
     return facts if card.bf16 else {**facts, "bf16": False}

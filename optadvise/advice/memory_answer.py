@@ -8,7 +8,8 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import is_rejected
 from optadvise.advice.fit_search import find_fixes
 from optadvise.advice.fix_chains import is_sound_when_sharded
-from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Recommendation, Situation
+from optadvise.core.advice_records import Recommendation
+from optadvise.core.records import Fit, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.memory import estimator, search
 from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.scaling import scale_run

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from optadvise.advice.model_names import ModelName, find_word
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
-from optadvise.core.records import NetworkShape
+from optadvise.core.records import FactValues, InputValue, NetworkShape, read_count
 from optadvise.core.units import parse_count
 from optadvise.memory.architectures import build_named_shape, build_shape_from_dimensions
 from optadvise.memory.hf_config import read_hf_config
@@ -40,8 +40,8 @@ def parse_number(text: str, option: Fact | RunInput) -> int:
 
 
 def describe_network(
-    catalog: Catalog, typed: Mapping[str, Any], named: ModelName, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+    catalog: Catalog, typed: Mapping[str, str], named: ModelName, facts: FactValues
+) -> dict[str, InputValue]:
     """Return the facts that follow from the description of the network, besides the stated facts.
 
     Args:
@@ -72,7 +72,7 @@ def _count_named(catalog: Catalog, arch: str) -> int:
     return count_parameters(rules, build_named_shape(rules.networks, arch))
 
 
-def _list_descriptions(catalog: Catalog, typed: Mapping[str, Any]) -> list[str]:
+def _list_descriptions(catalog: Catalog, typed: Mapping[str, str]) -> list[str]:
     """Return the option that describes the whole network; several dimensions count as one."""
     descriptions = [name for name in ("arch", "hf_config") if typed.get(name) is not None]
     descriptions += [name for name in _DIMENSIONS if typed.get(name) is not None][:1]
@@ -90,7 +90,7 @@ def _is_network(catalog: Catalog, arch: str) -> bool:
     return load_networks(catalog).find_spelling(remove_owner(arch)) is not None
 
 
-def _describe_word(word: ModelName, typed: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_word(word: ModelName, typed: Mapping[str, str], facts: FactValues) -> dict[str, InputValue]:
     """Return the facts of `--arch` with a name whose kind and size are known, but not its dimensions."""
     arch = typed["arch"]
     stated = {**word.usual, **word.facts}
@@ -104,7 +104,7 @@ def _describe_word(word: ModelName, typed: Mapping[str, Any], facts: Mapping[str
     return {**stated, **size}
 
 
-def _choose_params(params: int, name: str, facts: Mapping[str, Any]) -> int:
+def _choose_params(params: int, name: str, facts: FactValues) -> int:
     """Return the stated parameters if they agree with those of a name, otherwise those of the name.
 
     Args:
@@ -115,18 +115,19 @@ def _choose_params(params: int, name: str, facts: Mapping[str, Any]) -> int:
     Raises:
         InputError: They differ by more than rounding.
     """
-    stated: int = facts.get("params", params)
+    stated = read_count(facts, "params") if "params" in facts else params
     if abs(stated / params - 1) > _SIZE_TOLERANCE:
-        raise InputError(
-            f"--params {stated:,}: {name} has {params:,} parameters; remove one of them",
-            code=ErrorCode.NETWORK_CONFLICT, option="--params", value=stated,
-        )  # fmt: skip
+        raise _reject_params(stated, f"{name} has {params:,} parameters; remove one of them")
     return stated
 
 
-def _reject_other_facts(
-    described: Mapping[str, Any], name: str, facts: Mapping[str, Any], typed: Mapping[str, Any]
-) -> None:
+def _reject_params(stated: int, problem: str) -> InputError:
+    return InputError(
+        f"--params {stated:,}: {problem}", code=ErrorCode.NETWORK_CONFLICT, option="--params", value=stated
+    )
+
+
+def _reject_other_facts(described: FactValues, name: str, facts: FactValues, typed: Mapping[str, str]) -> None:
     """Reject stated facts that differ from those of a described network."""
     for fact, value in described.items():
         stated = facts.get(fact, value)
@@ -139,7 +140,7 @@ def _reject_other_facts(
 
 
 def _parse_shape(
-    catalog: Catalog, typed: Mapping[str, Any], named: ModelName, facts: Mapping[str, Any], descriptions: list[str]
+    catalog: Catalog, typed: Mapping[str, str], named: ModelName, facts: FactValues, descriptions: list[str]
 ) -> NetworkShape | None:
     """Return the shape that the options describe; None if they describe none.
 
@@ -152,11 +153,12 @@ def _parse_shape(
     if typed.get("arch") is not None:
         return _find_named_shape(rules.networks, typed["arch"], named)
     if typed.get("hf_config") is not None:
-        return read_hf_config(rules.networks, rules.settings.unsupported_heads, typed["hf_config"])
+        return read_hf_config(rules.networks, rules.settings.unsupported_heads, Path(typed["hf_config"]))
     dims = {name: typed[name] for name in _DIMENSIONS if typed.get(name) is not None}
     numbers = {name: parse_number(value, catalog.base.inputs[name]) for name, value in dims.items()}
     model = facts.get("model", named.usual.get("model"))
-    return build_shape_from_dimensions(rules.networks, rules.settings.default_families, model, numbers)
+    family = None if model is None else str(model)
+    return build_shape_from_dimensions(rules.networks, rules.settings.default_families, family, numbers)
 
 
 def _find_named_shape(networks: Networks, arch: str, named: ModelName) -> NetworkShape:
@@ -171,16 +173,14 @@ def _find_named_shape(networks: Networks, arch: str, named: ModelName) -> Networ
 
 
 def _describe_shape(
-    catalog: Catalog, shape: NetworkShape, facts: Mapping[str, Any], typed: Mapping[str, Any]
-) -> dict[str, Any]:
+    catalog: Catalog, shape: NetworkShape, facts: FactValues, typed: Mapping[str, str]
+) -> dict[str, InputValue]:
     """Return a shape with the facts of its family."""
     family = load_networks(catalog).find_family(shape)
     kinds = {"model": family.model, "architecture": family.architecture, "normalization": family.normalization}
     described = {fact: value for fact, value in kinds.items() if value is not None}
     _reject_other_facts(described, shape.name, facts, typed)
     if "params" in facts:
-        raise InputError(
-            f"--params {facts['params']:,}: {shape.name} determines the number of parameters; remove --params",
-            code=ErrorCode.NETWORK_CONFLICT, option="--params", value=facts["params"],
-        )  # fmt: skip
+        problem = f"{shape.name} determines the number of parameters; remove --params"
+        raise _reject_params(read_count(facts, "params"), problem)
     return {**described, "shape": shape}

@@ -15,7 +15,8 @@ from optadvise.advice.input_changes import Baseline, choose_after, depends_on_me
 from optadvise.advice.option_values import find_limits, find_step, read_value, write_end
 from optadvise.advice.plan import list_largest_sizes, list_required_bytes
 from optadvise.advice.probes import MEMORY_FACTS, Probe
-from optadvise.core.records import Sensitivity, Situation
+from optadvise.core.advice_records import Sensitivity
+from optadvise.core.records import Situation
 
 _NARROW = 1.05  # ratio of the ends of a range of sizes that is too narrow to be useful
 _USUAL = {"params": "1B", "vram_bytes": "24GB", "batch_size": "256"}  # where every value leads to the same optimizer

@@ -21,8 +21,9 @@ from optadvise.advice.fix_chains import (
     iterate_chains,
     meets,
 )
+from optadvise.core.advice_records import RunChoice
 from optadvise.core.caching import cached
-from optadvise.core.records import RunChoice, Situation
+from optadvise.core.records import Situation
 from optadvise.memory import estimator
 from optadvise.memory.inputs import ESTIMATE_FACTS, select_memory_inputs
 from optadvise.memory.search import find_max_model_size

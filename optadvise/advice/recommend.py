@@ -17,7 +17,8 @@ from optadvise.advice.published import list_published
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
 from optadvise.advice.support import count_support
-from optadvise.core.records import AdviceWarning, FactValues, MemoryEstimate, Recommendation, Situation, TraceEntry
+from optadvise.core.advice_records import AdviceWarning, Recommendation, TraceEntry
+from optadvise.core.records import FactValues, MemoryEstimate, Situation
 from optadvise.memory.breakdown import estimate_unknown_size
 from optadvise.memory.estimator import estimate
 from optadvise.memory.search import with_micro_batch
@@ -42,6 +43,8 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
     cells["schedule"] = rules.axes["schedule"].cell(schedule.scheduler.family)
     hyperparameters = choose_hyperparameters(rules, run, optimizer, schedule.scheduler, cells)
     implementation = optimizer.implementations[0]
+    sizes = {size.optimizer: size for size in find_max_model_sizes(rules, run, decision)}
+    largest = sizes[optimizer.id].max_params if optimizer.id in sizes else None
     return Recommendation(
         situation=run,
         optimizer=optimizer,
@@ -52,13 +55,13 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         schedule=plan_schedule(schedule, run, hyperparameters),
         memory=estimate,
         choices=tuple(explain_choices(rules, situation, run, optimizer.id)),
-        max_model_sizes=tuple(find_max_model_sizes(rules, run, decision)),
+        max_model_sizes=tuple(sizes.values()),
         alternatives=tuple(list_alternatives(rules, situation, decision)),
         warnings=tuple(_list_warnings(rules, cells)),
         trace=(*_trace_with_support(rules, decision), schedule.trace),
         # The plan and the micro-batch follow from the inputs, so sensitivities start from the situation without them.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
-        published=list_published(rules, run, optimizer.id),
+        published=list_published(rules, run, optimizer.id, largest),
         policies=tuple(list_other_policies(rules, situation, decision)),
         fingerprint=rules.catalog.fingerprint,
         layers=rules.catalog.layers,

@@ -11,10 +11,11 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import locate, trace_rule
 from optadvise.core import schedules
+from optadvise.core.advice_records import AdvisedHyperparameter, ScheduleAdvice, TraceEntry
 from optadvise.core.cards import Optimizer, Scheduler
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
-from optadvise.core.records import AdvisedHyperparameter, ScheduleAdvice, Situation, TraceEntry
+from optadvise.core.records import Situation
 from optadvise.rulebase.table_records import Rule
 
 

@@ -19,8 +19,9 @@ from optadvise.advice.number_changes import search_numbers
 from optadvise.advice.option_values import read_value
 from optadvise.advice.plan import can_run, list_chosen_facts
 from optadvise.advice.probes import MEMORY_FACTS, Probe, is_changeable, is_relevant, list_probes, parse_choice
+from optadvise.core.advice_records import Sensitivity
 from optadvise.core.caching import cached
-from optadvise.core.records import Sensitivity, Situation
+from optadvise.core.records import Situation
 
 
 def find_sensitivities(rules: CompiledRules, situation: Situation, decision: Decision) -> tuple[Sensitivity, ...]:

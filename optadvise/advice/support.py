@@ -10,9 +10,10 @@ import msgspec
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import decide
+from optadvise.core.advice_records import Support
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.recipe_cards import Recipe
-from optadvise.core.records import FactValues, Support
+from optadvise.core.records import FactValues
 from optadvise.rulebase.cache import digest_contents
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.rule_paths import RECIPES

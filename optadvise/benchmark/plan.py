@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
-from optadvise.core.records import Recommendation
 from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
 
 COMPILED = "compiled"

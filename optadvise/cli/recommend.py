@@ -19,7 +19,8 @@ from optadvise.core.json_text import encode_json
 
 if TYPE_CHECKING:
     from optadvise.advice.compiled_rules import CompiledRules
-    from optadvise.core.records import FactValues, MemoryAnswer, Recommendation, Situation
+    from optadvise.core.advice_records import Recommendation
+    from optadvise.core.records import FactValues, MemoryAnswer, Situation
     from optadvise.render.explanation import Explanation
 
 _FORMATS = ("text", "json", "yaml", "markdown", *FRAMEWORKS)

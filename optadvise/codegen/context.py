@@ -10,9 +10,9 @@ from msgspec import Struct
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan
 from optadvise.codegen.values import check_path
+from optadvise.core.advice_records import Recommendation, ScheduleAdvice
 from optadvise.core.cards import NOT_HIDDEN, Implementation, Value
 from optadvise.core.framework_cards import list_kinds
-from optadvise.core.records import Recommendation, ScheduleAdvice
 from optadvise.core.version import __version__
 from optadvise.rulebase.constructor import argument_name, convert_lists
 

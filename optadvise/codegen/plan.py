@@ -11,11 +11,12 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import recommend
 from optadvise.codegen.substitute import choose_substitute
 from optadvise.core import schedules
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.cards import Scheduler, Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.core.framework_cards import Framework, NamedOptimizer, NamedSchedule
-from optadvise.core.records import Recommendation, Situation
+from optadvise.core.records import Situation
 
 
 class Plan(Struct, frozen=True):

@@ -11,10 +11,11 @@ from optadvise.codegen import FRAMEWORKS, config_files, programs
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan, make_plan
 from optadvise.codegen.snippet import write_snippet
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.framework_cards import list_kinds
-from optadvise.core.records import Recommendation, Situation
+from optadvise.core.records import Situation
 
 # What a framework supports is in `rules/frameworks/`; the layout of its file is in its writer.
 _WRITERS: dict[str, Callable[[Plan], str]] = {

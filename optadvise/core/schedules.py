@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
+from optadvise.core.advice_records import ScheduleAdvice
 from optadvise.core.cards import Scalar, Scheduler, Value
-from optadvise.core.records import ScheduleAdvice
 
 SEQUENTIAL = "torch.optim.lr_scheduler.SequentialLR"
 # Names that a card's phases and a framework's settings can refer to as `$name`.

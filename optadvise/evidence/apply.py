@@ -7,9 +7,9 @@ from typing import TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from optadvise.core.advice_records import AdviceWarning, HyperparameterStep, Recommendation, TraceEntry
 from optadvise.core.cards import Implementation
 from optadvise.core.findings import DEVIATES, FAILS, REFUTED, ClaimFinding, DeviationFinding, Evidence
-from optadvise.core.records import AdviceWarning, HyperparameterStep, Recommendation, TraceEntry
 from optadvise.core.units import show_figure
 from optadvise.evidence.store import find_evidence
 from optadvise.rulebase.catalog import Catalog

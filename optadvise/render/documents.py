@@ -8,13 +8,22 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType, convert, field
 from msgspec.structs import asdict, replace
 
+from optadvise.core.advice_records import (
+    AdviceWarning,
+    AdvisedHyperparameter,
+    Alternative,
+    PolicyAnswer,
+    PublishedRun,
+    Recommendation,
+    RunChoice,
+    ScheduleAdvice,
+    Sensitivity,
+    TraceEntry,
+)
 from optadvise.core.cards import Implementation, Phase, Value
 from optadvise.core.findings import AuditFinding, BenchmarkFinding, ClaimFinding, DeviationFinding, Evidence
 from optadvise.core.json_text import Document
 from optadvise.core.records import (
-    AdviceWarning,
-    AdvisedHyperparameter,
-    Alternative,
     Bytes,
     Fit,
     Fix,
@@ -23,16 +32,9 @@ from optadvise.core.records import (
     MemoryEstimate,
     MemoryLine,
     NetworkShape,
-    PolicyAnswer,
     Positive,
-    PublishedRun,
-    Recommendation,
-    RunChoice,
     Scaling,
-    ScheduleAdvice,
-    Sensitivity,
     Situation,
-    TraceEntry,
     Traffic,
 )
 from optadvise.core.yaml_types import ImportPath

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.cards import Implementation
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import (
@@ -18,7 +19,6 @@ from optadvise.core.findings import (
     Evidence,
     has_narrow_interval,
 )
-from optadvise.core.records import Recommendation
 from optadvise.core.units import show_bytes, show_count, show_figure
 from optadvise.evidence.apply import describe_measurement, find_deviation, format_figure
 

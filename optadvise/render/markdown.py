@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.markdown import escape_markdown, format_code, format_table
-from optadvise.core.records import MemoryAnswer, Recommendation
+from optadvise.core.records import MemoryAnswer
 from optadvise.core.version import __version__
 from optadvise.render import evidence, headings
 from optadvise.render.labels import format_options, format_range, format_sentence, format_size

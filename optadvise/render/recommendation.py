@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from optadvise.benchmark.defaults import CONTROL, PRECISION, SIZES, WORKLOAD
 from optadvise.codegen.values import format_value as format_python
-from optadvise.core.cards import Implementation, Optimizer, Phase, Value
-from optadvise.core.records import (
+from optadvise.core.advice_records import (
     AdviceWarning,
     AdvisedHyperparameter,
     Alternative,
@@ -17,6 +16,7 @@ from optadvise.core.records import (
     Support,
     TraceEntry,
 )
+from optadvise.core.cards import Implementation, Optimizer, Phase, Value
 from optadvise.core.units import show_bytes, show_number
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter, list_state_tensors
 from optadvise.render.labels import format_change, format_range, format_sentence, format_state_bytes

@@ -8,11 +8,11 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import asdict, replace
 
+from optadvise.core.advice_records import Support
 from optadvise.core.cards import Range
 from optadvise.core.errors import shorten_location
 from optadvise.core.findings import REFUTED, ClaimFinding
 from optadvise.core.json_text import Document, JsonObject
-from optadvise.core.records import Support
 from optadvise.evidence.apply import describe_refutation
 from optadvise.rule_analysis.check import ProofReport
 from optadvise.rule_analysis.mutants import MutationReport

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from optadvise.core.records import Recommendation, Situation
+from optadvise.core.advice_records import Recommendation
+from optadvise.core.records import Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.render.labels import format_options
 from optadvise.rulebase.catalog import Catalog

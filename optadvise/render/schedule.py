@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from optadvise.core import schedules
+from optadvise.core.advice_records import ScheduleAdvice
 from optadvise.core.cards import Phase, Scheduler, Value
 from optadvise.core.json_text import Document
-from optadvise.core.records import Positive, ScheduleAdvice
+from optadvise.core.records import Positive
 
 _POINTS = 200  # of the JSON, in addition to phase changes
 

@@ -12,9 +12,9 @@ from msgspec import Struct
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.decide import read_card_facts
 from optadvise.advice.support import count_support
+from optadvise.core.advice_records import Support
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
-from optadvise.core.records import Support
 from optadvise.rule_analysis.reachability import UNCHAINED_TABLES, find_reachable, list_unreachable
 from optadvise.rule_analysis.witnesses import ReportedFinding, report_finding
 from optadvise.rulebase.cache import digest_contents

@@ -9,8 +9,8 @@ from math import exp, floor, log, log10
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from optadvise.core.advice_records import AdvisedHyperparameter, HyperparameterStep
 from optadvise.core.cards import FactValue, Step, Value
-from optadvise.core.records import AdvisedHyperparameter, HyperparameterStep
 from optadvise.core.units import show_number
 from optadvise.rulebase.table_records import Rule
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 
-from optadvise.core.records import MemoryEstimate, ScheduleAdvice
+from optadvise.core.advice_records import ScheduleAdvice
+from optadvise.core.records import MemoryEstimate
 from optadvise.core.schedules import compute_lr
 from optadvise.core.units import GIB, show_bytes, show_count, show_number
 from optadvise.render.labels import format_interval

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from optadvise.core.advice_records import Recommendation
 from optadvise.core.cards import SHIPPED, Source
-from optadvise.core.records import MemoryAnswer, MemoryEstimate, Recommendation
+from optadvise.core.records import MemoryAnswer, MemoryEstimate
 from optadvise.core.schedules import compute_lr
 from optadvise.core.units import show_bytes, show_count, show_number, show_share
 from optadvise.render import evidence

@@ -5,15 +5,15 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from optadvise.core.cards import SHIPPED
-from optadvise.core.records import (
+from optadvise.core.advice_records import (
     AdviceWarning,
     AdvisedHyperparameter,
     HyperparameterStep,
-    MemoryAnswer,
     Recommendation,
     TraceEntry,
 )
+from optadvise.core.cards import SHIPPED
+from optadvise.core.records import MemoryAnswer
 from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.markup import escape
 
+from optadvise.core.advice_records import Support
 from optadvise.core.cards import SHIPPED, UNKNOWN, Value
 from optadvise.core.errors import shorten_location
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.core.json_text import JsonObject
-from optadvise.core.records import Support
 from optadvise.render import evidence, headings
 from optadvise.render.labels import NOT_SPECIFIED, format_choice, format_sentence
 from optadvise.render.recommendation import describe_support
