@@ -69,6 +69,7 @@ class Program(Struct, frozen=True, kw_only=True):
 
     header: list[str]  # sentences of the comment at the top
     modules: list[str]  # modules to import
+    checkpoint_classes: list[str]  # classes in the optimizer state that torch.load must be allowed to read
     optimizer: Construction
     companion: Construction | None  # optimizer of the parameters that `optimizer` does not train
     has_several_optimizers: bool  # the program has lists of optimizers and schedulers
@@ -107,6 +108,7 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
     return Program(
         header=list(list_header(plan)),
         modules=sorted({*modules, *_list_modules(advice, from_class)}),
+        checkpoint_classes=_list_checkpoint_classes(advice),
         optimizer=_build_construction(advice.implementation, kwargs),
         companion=None
         if advice.companion is None
@@ -162,8 +164,14 @@ def _list_modules(advice: Recommendation, from_class: bool) -> set[str]:
     paths = [advice.schedule.path, *(phase.path for phase in advice.schedule.phases)]
     paths += [advice.implementation.path] if from_class else []
     paths += [advice.companion.implementation.path] if advice.companion is not None else []
+    paths += _list_checkpoint_classes(advice)
     modules = {check_path(path, advice.optimizer.at).rpartition(".")[0] for path in paths}
     return {"torch", *(module for module in modules if not module.startswith("torch."))}
+
+
+def _list_checkpoint_classes(advice: Recommendation) -> list[str]:
+    companion = advice.companion.implementation.checkpoint_classes if advice.companion is not None else ()
+    return [*advice.implementation.checkpoint_classes, *companion]
 
 
 def _build_construction(implementation: Implementation, kwargs: Mapping[str, Value]) -> Construction:

@@ -39,8 +39,6 @@ def choose_substitute(rules: CompiledRules, card: Optimizer, framework: Framewor
 
 def can_run(card: Optimizer, framework: Framework, run: Situation) -> bool:
     """Return whether the framework supports this optimizer, with its companion if it requires one."""
-    if card.id in framework.unsupported:
-        return False
     if card.companion is not None and run.precision not in framework.two_optimizers:
         return False
     return framework.any_class or framework.client is not None or framework.by_name(card) is not None

@@ -216,6 +216,8 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     tensors: Literal["matrix", "table"] | None = None
     gradients: Literal["sparse"] | None = None  # `sparse`: rejects dense gradients
     needs_train_mode: bool = False
+    # Classes of Python objects in its state dict; torch.load reads only those that a program allows.
+    checkpoint_classes: tuple[ImportPath, ...] = ()
     state: tuple[StateTensor, ...] | None = None  # None: the state of the card
     # Temporary memory during a step, in copies of the weights: of all tensors at once (foreach), or of the largest
     # tensor (for-loop).

@@ -54,7 +54,6 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     client: str | None = None  # how to pass an optimizer object
     unset_batch: str | None = None  # what happens without a batch size, if the framework's own default applies
     decays_all: str | None = None  # why weight decay also applies to biases and norms
-    unsupported: tuple[OptimizerId, ...] = ()  # optimizers that its programs cannot train or resume
     substitutes: Mapping[str, str] = {}  # unsupported value, such as a precision -> substitute
     # Value of a fact, such as a kind of model or a task -> why the framework cannot train it.
     rejects: Mapping[str, str] = {}
