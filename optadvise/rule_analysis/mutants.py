@@ -127,9 +127,10 @@ def try_mutants(rules: CompiledRules, cases: Sequence[Case]) -> MutationReport:
     tried = killed = 0
     survivors: list[Survivor] = []
     for table in rules.tables.values():
+        tests = _TableTests(rules, table, cases)
         for mutant in list_mutants(rules, table):
             tried += 1
-            if _is_noticed(rules, Table(mutant.file, rules.axes), cases):
+            if _is_noticed(rules, Table(mutant.file, rules.axes), tests):
                 killed += 1
                 continue
             survivor = _locate_change(rules, table, mutant)
@@ -150,16 +151,31 @@ def _locate_change(rules: CompiledRules, table: Table, mutant: Mutant) -> Surviv
     return Survivor(table=table.id, rule=mutant.rule, change=mutant.change, box=box, excluded=excluded)
 
 
-def _is_noticed(rules: CompiledRules, table: Table, cases: Sequence[Case]) -> bool:
-    """Return whether a proof or a test fails with the changed table."""
-    if any(finding.kind != UNPROVEN for finding in check_table(table, rules.axes)) or _has_conflict(rules, table):
+class _TableTests:
+    """Cases of a table and examples of its rules at their points of the grid."""
+
+    def __init__(self, rules: CompiledRules, table: Table, cases: Sequence[Case]) -> None:
+        self._cases = [(case, locate_facts(rules, table, case.given)) for case in cases if case.table == table.id]
+        self._examples = {
+            rule.id: [(example, locate_facts(rules, table, example.given)) for example in rule.tests]
+            for rule in table.all_rules
+        }
+
+    def fail(self, mutant: Table) -> bool:
+        """Return whether a case or an example fails with the changed table, whose columns are some of the table's."""
+        if any(run_case(mutant, case, point).problem is not None for case, point in self._cases):
+            return True
+        return any(
+            run_example(mutant, rule, example, point).problem is not None
+            for rule in mutant.all_rules for example, point in self._examples[rule.id]
+        )  # fmt: skip
+
+
+def _is_noticed(rules: CompiledRules, table: Table, tests: _TableTests) -> bool:
+    """Return whether a test or a proof fails with the changed table; tests are faster."""
+    if tests.fail(table) or _has_conflict(rules, table):
         return True
-    if any(run_case(rules, table, case).problem is not None for case in cases if case.table == table.id):
-        return True
-    return any(
-        run_example(rules, table, rule, example).problem is not None
-        for rule in table.all_rules for example in rule.tests
-    )  # fmt: skip
+    return any(finding.kind != UNPROVEN for finding in check_table(table, rules.axes))
 
 
 def _has_conflict(rules: CompiledRules, table: Table) -> bool:

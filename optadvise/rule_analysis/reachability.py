@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.hyperparameters import is_table_read
@@ -38,10 +38,11 @@ def find_read(rules: CompiledRules, table: str, box: Box, excluded: Iterable[Box
     if table in UNCHAINED_TABLES:
         return find_uncovered(box, excluded, rules.axes)
     needs_schedule = table == "warmup" or any("schedule" in region for region in (box, *excluded))
-    return _search(rules, _list_read_regions(rules, table, needs_schedule=needs_schedule), box, excluded)
+    return _search(rules, _list_read_regions(rules, table, needs_schedule), box, excluded)
 
 
-def _list_read_regions(rules: CompiledRules, table: str, *, needs_schedule: bool) -> Iterable[Region]:
+@cached(64)
+def _list_read_regions(rules: CompiledRules, table: str, needs_schedule: bool) -> Sequence[Region]:
     """Return the regions in which a table is read, with the facts that are decided at that time."""
     if table == "concern":
         return [find_possible(rules)]
@@ -49,10 +50,10 @@ def _list_read_regions(rules: CompiledRules, table: str, *, needs_schedule: bool
         return [concern.region for concern in list_concern_regions(rules)]
     if table == "choose_schedule" or not needs_schedule:
         return [region for region in list_optimizer_regions(rules) if is_table_read(table, find_card(rules, region))]
-    return (
+    return [
         entry.region for entry in list_schedule_regions(rules)
         if is_table_read(table, find_card(rules, entry.region), entry.scheduler)
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 def _search(rules: CompiledRules, regions: Iterable[Region], box: Box, excluded: tuple[Box, ...]) -> Point | None:

@@ -87,12 +87,12 @@ def _run_table(rules: CompiledRules, table: Table, cases: Iterable[Case]) -> Ite
     """Run the cases of a table, then the examples of its rules."""
     for case in cases:
         if case.table == table.id:
-            outcome = run_case(rules, table, case)
+            outcome = run_case(table, case, locate_facts(rules, table, case.given))
             involved = frozenset((*outcome.fired, *case.fire))
             yield _Test(rule=table.id, at=case.at, layer=case.layer, rules=involved, outcome=outcome)
     for rule in table.all_rules:
         for example in rule.tests:
-            outcome = run_example(rules, table, rule, example)
+            outcome = run_example(table, rule, example, locate_facts(rules, table, example.given))
             at, involved = example.at or rule.at, frozenset(outcome.fired)
             yield _Test(rule=rule.id, at=at, layer=rule.layer, rules=involved, outcome=outcome)
 
@@ -104,14 +104,15 @@ def _is_overruled(rules: CompiledRules, test: _Test, layers: Mapping[str, str]) 
     return any(number > order.get(test.layer, 0) for number in numbers)
 
 
-def run_example(rules: CompiledRules, table: Table, rule: Rule, example: Example) -> Outcome:
+def run_example(table: Table, rule: Rule, example: Example, point: Point) -> Outcome:
     """Run an example of a rule.
 
     Args:
         table: The rule's table, or a mutant of it.
+        point: Cells of the example's facts, from `locate_facts`.
     """
     try:
-        matching = table.matching(locate_facts(rules, table, example.given))
+        matching = table.matching(point)
     except RuleFileError as error:
         return Outcome(fired=(), problem=str(error))
     fired = tuple(row.id for row in matching)
@@ -136,10 +137,14 @@ def _compare(table: Table, rule: Rule, example: Example, fired: Sequence[str]) -
     return "; ".join(wrong) or None
 
 
-def run_case(rules: CompiledRules, table: Table, case: Case) -> Outcome:
-    """Run a case of a table or of its mutant."""
+def run_case(table: Table, case: Case, point: Point) -> Outcome:
+    """Run a case of a table or of its mutant.
+
+    Args:
+        point: Cells of the case's facts, from `locate_facts`.
+    """
     try:
-        fired = sorted(rule.id for rule in table.matching(locate_facts(rules, table, case.given)))
+        fired = sorted(rule.id for rule in table.matching(point))
     except RuleFileError as error:
         return Outcome(fired=(), problem=str(error))
     if fired == sorted(case.fire):

@@ -19,7 +19,7 @@ from optadvise.core.cards import Optimizer, Scheduler
 from optadvise.core.records import Situation
 from optadvise.rulebase.proofs import find_winning_boxes
 from optadvise.rulebase.records import Condition
-from optadvise.rulebase.regions import Box, find_lowest_bit, find_uncovered, intersect_boxes
+from optadvise.rulebase.regions import Box, find_lowest_bit, find_uncovered, intersect_boxes, touches
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
@@ -59,11 +59,17 @@ def list_rule_regions(rules: CompiledRules, table: Table) -> list[RuleRegion]:
 
 def intersect(rules: CompiledRules, first: Region, second: Region) -> Region | None:
     """Return the intersection of two regions; None if it is empty."""
+    region = _overlap(first, second)
+    return None if region is None or find_uncovered(region.box, region.excluded, rules.axes) is None else region
+
+
+def _overlap(first: Region, second: Region) -> Region | None:
+    """Return the intersection of two regions, which can be empty; None if their boxes are disjoint."""
     box = intersect_boxes(first.box, second.box)
     if box is None:
         return None
-    excluded = (*first.excluded, *second.excluded)
-    return None if find_uncovered(box, excluded, rules.axes) is None else Region(box=box, excluded=excluded)
+    excluded = tuple(other for other in (*first.excluded, *second.excluded) if touches(other, box))
+    return Region(box=box, excluded=excluded)
 
 
 # -- impossible situations ---------------------------------------------------------------------------------------------
@@ -146,7 +152,7 @@ def list_choice_regions(rules: CompiledRules) -> list[RuleRegion]:
 
 @cached(1)
 def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
-    """Return the regions in which each optimizer is chosen or requested, with the facts of its card."""
+    """Return the regions where each optimizer is chosen or requested, with the facts of its card; some can be empty."""
     regions = []
     for choice in list_choice_regions(rules):
         card = rules.catalog.optimizer(choice.rule.choice.chosen)
@@ -154,7 +160,7 @@ def list_optimizer_regions(rules: CompiledRules) -> list[Region]:
             regions.append(intersect(rules, choice.region, card_region))
     for name in rules.catalog.optimizer_ids:
         for card_region in _list_card_regions(rules, rules.catalog.optimizer(name), is_requested=True):
-            regions += [intersect(rules, concern.region, card_region) for concern in list_concern_regions(rules)]
+            regions += [_overlap(concern.region, card_region) for concern in list_concern_regions(rules)]
     return [region for region in regions if region is not None]
 
 
