@@ -11,11 +11,12 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import decide
 from optadvise.core.advice_records import Support
+from optadvise.core.cards import SHIPPED
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.recipe_cards import Recipe
 from optadvise.core.records import FactValues
 from optadvise.rulebase.cache import digest_contents
-from optadvise.rulebase.catalog import Catalog
+from optadvise.rulebase.catalog import Catalog, load_shipped
 from optadvise.rulebase.rule_paths import RECIPES
 
 _FACTS = (
@@ -59,9 +60,12 @@ def count_support(rules: CompiledRules) -> dict[str, Support]:
 
 def _count(rules: CompiledRules) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
+    # A team's defaults, such as the memory of its GPUs, do not apply to published runs.
+    has_layers = rules.catalog.layers[0] == SHIPPED and rules.catalog.layers[1:]
+    defaults = CompiledRules(load_shipped()) if has_layers else rules
     for recipe in rules.catalog.recipes:
         try:
-            decision = decide(rules, complete_situation(rules, list_facts(recipe)))
+            decision = decide(rules, complete_situation(defaults, list_facts(recipe)))
         except (InputError, RuleFileError):  # rules with gaps or conflicts are reported by the proofs
             continue
         rule = decision.rules.optimizer
