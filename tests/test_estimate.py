@@ -251,9 +251,13 @@ def test_every_fix_rule_is_used() -> None:
 
 
 def test_assumed_micro_batch_fits() -> None:
-    data = estimate("--arch gpt2 --gpu t4 --batch-size 64 --seq-len 1024")
-    assert data["situation"]["micro_batch"] == 8
+    """The largest that fits over the whole likely range, if the whole batch is not expected to fit."""
+    line = "--arch gpt2 --gpu t4 --batch-size 64 --seq-len 1024"
+    data = estimate(line)
+    assert data["situation"]["micro_batch"] == 4
     assert "micro_batch" in data["situation"]["assumed"]
+    totals = [result["memory"]["interval"]["total_bytes"] for result in (data, estimate(f"{line} --micro-batch 8"))]
+    assert totals[0]["high"] <= data["memory"]["available_bytes"] < totals[1]["high"]
     assert estimate("--arch gpt2 --batch-size 64")["situation"]["micro_batch"] == 64
 
 

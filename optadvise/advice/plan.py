@@ -287,15 +287,8 @@ def _fits_certainly(rules: CompiledRules, plan: Plan) -> bool:
 
 def _compute_bounds(rules: CompiledRules, plan: Plan) -> tuple[int, int]:
     """Return the expected and the highest GPU memory in bytes that a plan of known size requires."""
-    memory, inputs = rules.memory_rules, select_memory_inputs(plan.situation)
-    highest = [
-        estimate.interval.high - estimate.pageable
-        for samples in estimator.list_micro_batches(inputs)
-        for estimate in [estimator.estimate_unlimited(memory, replace(inputs, micro_batch=samples), plan.optimizer)]
-        if estimate.interval is not None
-    ]
-    required = _compute_required(rules, plan)
-    return required, min(highest, default=required)
+    highest = estimator.compute_highest_bytes(rules.memory_rules, select_memory_inputs(plan.situation), plan.optimizer)
+    return _compute_required(rules, plan), highest
 
 
 def _compute_required(rules: CompiledRules, plan: Plan) -> int:

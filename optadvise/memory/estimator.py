@@ -123,6 +123,22 @@ def compute_required_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: 
     return min((count for count in required if count is not None), default=None)
 
 
+def compute_highest_bytes(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> int:
+    """Return the end of the likely range of GPU memory in bytes; the expected bytes without a range.
+
+    Args:
+        inputs: A run of known size. Without a micro-batch, the smaller of two requirements counts, as in
+            `compute_required_bytes`.
+    """
+    highest = [
+        estimate.interval.high - estimate.pageable
+        for samples in list_micro_batches(inputs)
+        for estimate in [estimate_unlimited(rules, replace(inputs, micro_batch=samples), optimizer)]
+        if estimate.interval is not None
+    ]
+    return min(highest, default=compute_required_bytes(rules, inputs, optimizer) or 0)
+
+
 def list_micro_batches(inputs: MemoryInputs) -> set[int]:
     """Return the micro-batches that may require the least: the specified one, or single samples and the whole batch."""
     if inputs.micro_batch is not None:

@@ -11,6 +11,7 @@ from optadvise.core.records import MaxModelSize, Situation
 from optadvise.memory.architectures import find_max_positions
 from optadvise.memory.estimator import (
     complete_length,
+    compute_highest_bytes,
     compute_required_bytes,
     fits,
     knows_activations,
@@ -25,9 +26,10 @@ _LARGEST_INPUT = 2**22  # samples, or tokens
 
 
 def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> Situation:
-    """Return a situation with a micro-batch; the largest that fits is assumed if none is specified.
+    """Return a situation with a micro-batch, which is assumed if none is specified.
 
-    An assumed micro-batch divides the batch per GPU; without a batch size it is one sample.
+    An assumed micro-batch is the whole batch per GPU if that is expected to fit. Otherwise it is the largest divisor
+    of it that fits over the whole likely range, or else as expected. Without a batch size it is one sample.
     """
     if situation.micro_batch is not None or situation.params is None:
         return situation
@@ -37,8 +39,13 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
         return at_once
     inputs = select_memory_inputs(at_once)
     required = _make_requirement(rules, inputs, "micro_batch", optimizer)
-    largest = search_largest(required, situation.vram_bytes or 0, batch_per_gpu)
-    return replace(at_once, micro_batch=max((n for n in list_divisors(batch_per_gpu) if n <= largest), default=1))
+    available = situation.vram_bytes or 0
+    largest = search_largest(required, available, batch_per_gpu)
+    fitting = sorted((n for n in list_divisors(batch_per_gpu) if n <= largest), reverse=True)
+    certain = (
+        n for n in fitting if compute_highest_bytes(rules, replace(inputs, micro_batch=n), optimizer) <= available
+    )
+    return replace(at_once, micro_batch=next(certain, max(fitting, default=1)))
 
 
 def find_largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
