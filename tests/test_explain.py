@@ -95,7 +95,7 @@ def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules,
         sizes = {"params", "vram_bytes"} if {"params", "vram_bytes"} <= {*stated} else set()
         reported = {pair for pair in reported if pair[0] not in sizes}
         for name in changeable(rules, situation):
-            if name in sizes or not is_relevant(rules.catalog.facts[name], situation.model):
+            if name in sizes or not is_relevant(rules.catalog.facts[name], situation):
                 continue
             ends = [choose(rules, situation, {**stated, name: value}) for value in values(rules, name)]
             if rules.axes[name].choices is not None:
@@ -166,7 +166,7 @@ def test_closest_rules_can_be_reached_by_options(rules: CompiledRules) -> None:
                 fact = rules.catalog.facts[condition.fact]
                 assert fact.flag is not None
                 assert condition.fact in changeable(rules, situation) or fact.change != "fixed"
-                assert is_relevant(fact, situation.model)
+                assert is_relevant(fact, situation)
 
 
 # -- text -------------------------------------------------------------------------------------------------------------

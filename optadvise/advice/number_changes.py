@@ -54,7 +54,10 @@ def _select_outcomes(rules: CompiledRules, baseline: Baseline, probe: Probe) -> 
     if current is None:
         return [*islice(others, 1 if probe.fact in MEMORY_FACTS else None)]
     below: list[Outcome] = []
+    within = fact.suggest_within or float("inf")
     for outcome in others:
+        if outcome.high < current / within or outcome.low > current * within:
+            continue
         if outcome.low > current:
             return [*below, outcome]
         if outcome.high < current and fact.suggest_less:

@@ -82,9 +82,10 @@ def is_changeable(rules: CompiledRules, fact: str, situation: Situation) -> bool
     return cost != "fixed" or fact == _OBSERVED or fact in situation.assumed
 
 
-def is_relevant(fact: Fact | None, model: str | None) -> bool:
-    """Return whether another value of a fact makes sense for a kind of model."""
-    return fact is None or fact.suggest_for is None or (model or UNKNOWN) in fact.suggest_for
+def is_relevant(fact: Fact | None, situation: Situation) -> bool:
+    """Return whether another value of a fact makes sense in a situation."""
+    limits = {} if fact is None else fact.suggest_for
+    return all((getattr(situation, name) or UNKNOWN) in values for name, values in limits.items())
 
 
 def is_deciding(rules: CompiledRules, fact: str) -> bool:

@@ -109,7 +109,7 @@ def _is_suggested(rules: CompiledRules, fact: str, situation: Situation) -> bool
     """Return whether answers suggest a change of a fact; what a plan chooses by itself is not suggested."""
     if fact in list_chosen_facts(rules) and fact not in situation.stated:
         return False
-    return is_changeable(rules, fact, situation) and is_relevant(rules.catalog.facts.get(fact), situation.model)
+    return is_changeable(rules, fact, situation) and is_relevant(rules.catalog.facts.get(fact), situation)
 
 
 def _search_probe(rules: CompiledRules, baseline: Baseline, probe: Probe) -> Iterator[Sensitivity]:

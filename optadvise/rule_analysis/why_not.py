@@ -61,7 +61,7 @@ def explain_decisions(rules: CompiledRules, situation: Situation) -> tuple[Table
 def _is_option(rules: CompiledRules, situation: Situation, name: str) -> bool:
     """Return whether an option sets a fact, and another value makes sense for the run."""
     fact = rules.catalog.facts[name]
-    return fact.flag is not None and is_relevant(fact, situation.model) and is_changeable(rules, name, situation)
+    return fact.flag is not None and is_relevant(fact, situation) and is_changeable(rules, name, situation)
 
 
 def explain_why_not(rules: CompiledRules, inputs: FactValues, optimizer: str) -> WhyNot:

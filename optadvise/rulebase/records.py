@@ -75,8 +75,9 @@ class Fact(RunOption, frozen=True, kw_only=True):
     derived: str | None = None  # function or table that derives the value
     with_: Mapping[str, Plain] = struct_field(name="with", default_factory=dict)
     change: Literal["free", "cheap", "costly", "fixed"] = "fixed"  # effort for the user to change the value
-    suggest_for: tuple[str, ...] | None = None  # models for which answers suggest another value; None: all
+    suggest_for: Mapping[FactId, tuple[str, ...]] = {}  # fact -> values for which answers suggest another value
     suggest_less: bool = True  # answers suggest smaller values too
+    suggest_within: float | None = None  # largest factor between the value and the values that answers suggest
     at: Internal = ""
 
     @property

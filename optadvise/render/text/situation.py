@@ -52,7 +52,7 @@ def print_inputs(out: Console, situation: Situation, catalog: Catalog) -> None:
     facts = [
         fact
         for fact in situation.assumed
-        if is_relevant(catalog.facts.get(fact), situation.model) and fact not in CHOSEN_FACTS
+        if is_relevant(catalog.facts.get(fact), situation) and fact not in CHOSEN_FACTS
     ]
     options = [
         f"{format_flag(catalog, fact)} {format_fact(situation, fact, catalog)}"
