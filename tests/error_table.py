@@ -103,6 +103,7 @@ def collect_uses(modules: tuple[Module, ...]) -> Uses:
     """
     types = read_error_types(modules)
     uses: Uses = defaultdict(set)
+    in_handlers = _collect_handlers(modules, types)
     for module in modules:
         if module.name in (error_codes.__name__, errors.__name__):
             continue
@@ -124,7 +125,7 @@ def collect_uses(modules: tuple[Module, ...]) -> Uses:
         for node in ast.walk(module.tree):
             name = _read_code_name(node)
             if name and id(node) not in direct:
-                uses[name] |= _collect_handlers(modules, types) if module.name == foreign.__name__ else indirect
+                uses[name] |= in_handlers if module.name == foreign.__name__ else indirect
     return uses
 
 

@@ -18,7 +18,7 @@ from tests.fuzz.targets import TARGETS, Target
 
 SECONDS = float(os.environ.get("OPTADVISE_FUZZ_SECONDS", "3600"))
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-CASES = {"command lines": 100, "--hf-config": 60, "bench --merge": 30, "compare": 20, "sweep": 10, "evidence": 10,
+CASES = {"command lines": 40, "--hf-config": 40, "bench --merge": 30, "compare": 20, "sweep": 10, "evidence": 10,
          "bench --from": 10, "cache": 3, "rule layers": 5, "larger runs": 6, "more memory": 4,
          "printed changes": 3}  # fmt: skip
 REAL = """

@@ -29,11 +29,10 @@ from optadvise.rule_analysis import rule_folders
 from optadvise.rule_analysis.check import prove_rules
 from optadvise.rule_analysis.diff import compare_catalogs
 from optadvise.rule_analysis.diff_records import RuleChange
-from optadvise.rule_analysis.mutants import list_mutants, try_mutants
+from optadvise.rule_analysis.mutants import list_mutants
 from optadvise.rule_analysis.reachability import find_read
 from optadvise.rule_analysis.witnesses import ReportedFinding
 from optadvise.rulebase import regions
-from optadvise.rulebase.case_files import read_cases
 from optadvise.rulebase.catalog import Catalog, load
 from optadvise.rulebase.proofs import (
     CONFLICT,
@@ -669,13 +668,9 @@ def test_reached_points_are_not_classified_as_unreachable(
             assert find_read(rules, name, box) is not None, (name, box)
 
 
-def test_shipped_rules_are_sound_and_their_mutants_are_detected(rules: CompiledRules) -> None:
-    report = prove_rules(rules)
-    assert report.sound
-    found = try_mutants(rules, read_cases(rules.catalog.folders, rules.catalog.facts))
-    assert found.tried >= 2000
-    assert found.tried == found.killed + found.equivalent + len(found.survivors)
-    assert found.noticed_share >= 0.95, [(survivor.rule, survivor.change) for survivor in found.survivors]
+def test_shipped_rules_are_sound(rules: CompiledRules) -> None:
+    """The README shows how many of their mutants are detected; `test_docs.py` compares it with the command."""
+    assert prove_rules(rules).sound
 
 
 # -- proofs over budget --------------------------------------------------------------------------------------------

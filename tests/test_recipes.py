@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from optadvise.advice import inputs
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError
 from tests import recipe_scores
-from tests.recipe_scores import Score, summarize
+from tests.recipe_scores import summarize
 
 # Shares of what the best single answers match, for the runs that the rules may use and for those held out. The aim is
 # 0.9 for each part and 0.8 for each kind of model, which only the optimizers reach so far. Most misses are learning
@@ -20,32 +18,25 @@ MIN_SHARES = {False: 0.84, True: 0.76}
 MIN_OPTIMIZERS = 0.9
 
 
-@pytest.fixture(scope="module")
-def scores(rules: CompiledRules) -> dict[bool, Sequence[Score]]:
-    """Return the scores of the runs that the rules may use, and of those held out."""
-    return {part: recipe_scores.score_all(rules, held_out=part) for part in (False, True)}
-
-
 def test_runs_are_many_and_a_third_is_held_out(rules: CompiledRules) -> None:
     assert len(rules.catalog.recipes) >= 300
     held_out = sum(map(recipe_scores.is_held_out, rules.catalog.recipes))
     assert held_out / len(rules.catalog.recipes) == pytest.approx(1 / 3, abs=0.06)
 
 
-@pytest.mark.parametrize("part", [False, True], ids=["tuned", "held out"])
-def test_first_answers_agree_with_published_runs(
-    part: bool, scores: dict[bool, Sequence[Score]], rules: CompiledRules, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with capsys.disabled():
-        print(f"\n{recipe_scores.format_table(rules, scores[part])}")
-    earned, _, ceiling = summarize(rules, scores[part])
-    assert earned.total() >= MIN_SHARES[part] * ceiling.total()
-    assert earned["optimizer"] >= MIN_OPTIMIZERS * ceiling["optimizer"]
-
-
-def test_most_runs_can_be_asked(scores: dict[bool, Sequence[Score]]) -> None:
+def test_first_answers_agree_with_published_runs(rules: CompiledRules, capsys: pytest.CaptureFixture[str]) -> None:
+    """One test, because scoring takes long: the shares, the runs that can be asked, and the page of the documents."""
+    scores = {part: recipe_scores.score_all(rules, held_out=part) for part in (False, True)}
+    for part, answers in scores.items():
+        with capsys.disabled():
+            print(f"\n{recipe_scores.format_table(rules, answers)}")
+        earned, _, ceiling = summarize(rules, answers)
+        assert earned.total() >= MIN_SHARES[part] * ceiling.total()
+        assert earned["optimizer"] >= MIN_OPTIMIZERS * ceiling["optimizer"]
     refused = [one.recipe.id for part in scores.values() for one in part if one.refused]
     assert len(refused) <= 0.1 * sum(map(len, scores.values())), refused
+    page = recipe_scores.write_page(rules, scores[False], scores[True])
+    assert recipe_scores.PAGE.read_text(encoding="utf-8") == page
 
 
 @pytest.mark.parametrize("size", ["params", "params_with_embeddings"])
@@ -54,17 +45,12 @@ def test_rates_are_at_the_measured_optimum(rules: CompiledRules, size: str) -> N
     assert inside >= 0.85 * rows
 
 
-def test_page_is_current(rules: CompiledRules, scores: dict[bool, Sequence[Score]]) -> None:
-    page = recipe_scores.write_page(rules, scores[False], scores[True])
-    assert recipe_scores.PAGE.read_text(encoding="utf-8") == page
-
-
 def test_names_say_what_the_run_is(rules: CompiledRules) -> None:
     """What the authors would type has the facts of the run."""
     for recipe in rules.catalog.recipes:
         try:
             facts = inputs.parse_inputs(rules.catalog, recipe_scores.ask(recipe))
-        except InputError:  # counted by `test_most_runs_can_be_asked`
+        except InputError:  # counted by the test of the first answers
             continue
         for name in ("model", "architecture", "objective"):
             if name in facts and getattr(recipe, name) is not None:
