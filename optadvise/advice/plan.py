@@ -114,9 +114,9 @@ def explain_choices(rules: CompiledRules, situation: Situation, run: Situation, 
     if run.chosen:
         plan = find_nearest_plan(rules, situation, optimizer)
     choices = list(_explain_micro_batch(rules, plan, run))
-    bare, required = replace(plan, situation=situation, fixes=()), _compute_required(rules, plan)
+    plain, required = replace(plan, situation=situation, fixes=()), _compute_required(rules, plan)
     for fix in plan.fixes:
-        others = _apply(rules, bare, [other for other in plan.fixes if other != fix])
+        others = _apply(rules, plain, [other for other in plan.fixes if other != fix])
         saves = 0 if others is None else max(_compute_required(rules, others) - required, 0)
         choices.append(RunChoice(rule=fix.id, change=fix.changes, saves=saves, costs=fix.costs, cite=fix.cite))
     return choices

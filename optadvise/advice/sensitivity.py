@@ -35,10 +35,10 @@ def find_sensitivities(rules: CompiledRules, situation: Situation, decision: Dec
     baseline = _start(rules, situation, decision)
     if situation.params is None and situation.vram_bytes is None:
         return _search_unsized(rules, baseline)
-    found = _search(rules, baseline)
+    sensitivities = _search(rules, baseline)
     if not can_run(rules, situation, decision.optimizer.id):
-        return tuple(found)
-    return tuple(kept for each in found if (kept := _keep_fitting(rules, situation, each)) is not None)
+        return tuple(sensitivities)
+    return tuple(kept for each in sensitivities if (kept := _keep_fitting(rules, situation, each)) is not None)
 
 
 def _keep_fitting(rules: CompiledRules, situation: Situation, sensitivity: Sensitivity) -> Sensitivity | None:

@@ -200,10 +200,9 @@ _installed: set[str] = set()  # packages that were found; a missing one is looke
 def _is_installed(package: str) -> bool:
     if package not in _installed:
         try:
-            found = find_spec(package) is not None
+            if find_spec(package) is None:
+                return False
         except (ImportError, ValueError):
-            found = False
-        if not found:
             return False
         _installed.add(package)
     return True

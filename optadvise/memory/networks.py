@@ -52,9 +52,9 @@ class Networks:
             InputError: No shape has this name; the message suggests names of the same series only.
         """
         name = remove_owner(name)
-        known = self.find_spelling(name)
-        if known is not None:
-            return known
+        canonical = self.find_spelling(name)
+        if canonical is not None:
+            return canonical
         advice = "use --hf-config FILE, or --hidden, --layers, --heads, --ffn and --vocab"
         return look_up({s: key for s, key in self._spellings.items() if _is_same_series(s, name)}, name, flag, advice)
 

@@ -138,6 +138,6 @@ def count_accumulation(situation: Situation) -> int | None:
 
 def _get_applicable(situation: Situation, fact: str) -> str | None:
     """Return the value of a fact that is specified, chosen or has a default; None if it does not apply."""
-    known = (*situation.stated, *situation.defaults, *situation.chosen)
+    applicable = (*situation.stated, *situation.defaults, *situation.chosen)
     value = getattr(situation, fact)
-    return value if fact in known and isinstance(value, str) else None
+    return value if fact in applicable and isinstance(value, str) else None

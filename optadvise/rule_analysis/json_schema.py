@@ -156,15 +156,18 @@ def _id_definitions(catalog: Catalog) -> JsonObject:
     }  # fmt: skip
     # Layers can add ids, so editors offer the existing ids but accept others.
     definitions: JsonObject = {kind: {"anyOf": [{"enum": ids}, {"type": "string"}]} for kind, ids in names.items()}
-    conditions = {name: _condition(fact, several=True) for name, fact in catalog.facts.items()}
-    values = {name: _condition(fact, several=False) for name, fact in catalog.facts.items()}
+    values = {name: _value(fact) for name, fact in catalog.facts.items()}
+    conditions = {}
+    for name in values:
+        value = {"$ref": f"#/$defs/given/properties/{name}"}
+        conditions[name] = {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
     definitions["amount"] = {"type": ["number", "string"]}  # a number, or one with a unit
     definitions["when"] = {"type": "object", "properties": conditions, "additionalProperties": False}
     definitions["given"] = {"type": "object", "properties": values, "additionalProperties": False}
     return definitions
 
 
-def _condition(fact: Fact, *, several: bool) -> JsonObject:
+def _value(fact: Fact) -> JsonObject:
     if fact.values is not None:
         accepted: list[Any] = list(fact.values)
         accepted += [UNKNOWN, "known"] if fact.unknown else []
@@ -174,8 +177,7 @@ def _condition(fact: Fact, *, several: bool) -> JsonObject:
             single = {"anyOf": [single, {"type": "string"}]}
     else:
         single = {"type": ["number", "string"]}
-    single = {"description": fact.ask, **single}
-    return {"anyOf": [single, {"type": "array", "items": single, "minItems": 1}]} if several else single
+    return {"description": fact.ask, **single}
 
 
 def editor_line(file: PurePosixPath, kind: str) -> str:
