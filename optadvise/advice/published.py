@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from math import log2
 
@@ -16,7 +17,7 @@ from optadvise.core.units import show_count
 _ADAPTERS = ("lora", "qlora")
 _SIZES = {"params": ("parameters", 1.0), "batch_size": ("batch", 0.5)}  # fact -> name, weight of a doubling
 _UNKNOWN_SIZE = 2.0  # distance in doublings of a size that the source does not state
-_UNKNOWN_OBJECTIVE = 4.0  # distance of a run whose objective is none of the facts' values
+_OTHER_OBJECTIVE = 4.0  # distance of a run with another objective, or with none of the facts' values
 _OTHER_METHOD = 1.0  # distance of the other kind of adapter
 _UNLIKE = 1.25  # smallest ratio of sizes that is a difference
 
@@ -36,10 +37,12 @@ def list_published(
     sized = replace(run, params=largest) if run.params is None and largest else run
     similar = [recipe for recipe in rules.catalog.recipes if is_same_kind(recipe, run)]
     update = rules.catalog.optimizer(optimizer).update
+    objectives = Counter(recipe.objective for recipe in similar)
+    usual = max(objectives, key=lambda objective: objectives[objective], default=None)
 
     def rank(recipe: Recipe) -> tuple[float, bool, int, str]:
         is_other = rules.catalog.optimizer(recipe.optimizer).update != update
-        return _compute_distance(recipe, sized), is_other, -(recipe.year or 0), recipe.id
+        return _compute_distance(recipe, sized, run.objective or usual), is_other, -(recipe.year or 0), recipe.id
 
     nearest = sorted(similar, key=rank)
     return tuple(_describe(recipe, run) for recipe in nearest[:limit])
@@ -55,10 +58,14 @@ def is_same_kind(recipe: Recipe, run: Situation) -> bool:
     )
 
 
-def _compute_distance(recipe: Recipe, run: Situation) -> float:
-    """Return the distance in doublings of the number of parameters."""
+def _compute_distance(recipe: Recipe, run: Situation, objective: str | None) -> float:
+    """Return the distance in doublings of the number of parameters.
+
+    Args:
+        objective: Objective of the run, or the most common one of such runs if it is unknown.
+    """
     distance = _OTHER_METHOD * (recipe.method != run.method)
-    distance += _UNKNOWN_OBJECTIVE * (recipe.objective is None and run.objective is not None)
+    distance += _OTHER_OBJECTIVE * (recipe.objective != objective)
     for fact, (_, weight) in _SIZES.items():
         ours, theirs = getattr(run, fact), getattr(recipe, fact)
         if ours is not None:

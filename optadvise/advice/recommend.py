@@ -16,7 +16,7 @@ from optadvise.advice.plan import explain_choices, plan_run
 from optadvise.advice.published import list_published
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
-from optadvise.advice.support import count_support
+from optadvise.advice.support import find_support
 from optadvise.core.advice_records import AdviceWarning, Recommendation, TraceEntry
 from optadvise.core.records import FactValues, MemoryEstimate, Situation
 from optadvise.memory.breakdown import estimate_unknown_size
@@ -58,7 +58,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         max_model_sizes=tuple(sizes.values()),
         alternatives=tuple(list_alternatives(rules, situation, decision)),
         warnings=tuple(_list_warnings(rules, cells)),
-        trace=(*_trace_with_support(rules, decision), schedule.trace),
+        trace=(*_trace_with_support(rules, decision, situation.model), schedule.trace),
         # The plan and the micro-batch follow from the inputs, so sensitivities start from the situation without them.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
         published=list_published(rules, run, optimizer.id, largest),
@@ -87,10 +87,10 @@ def advise(rules: CompiledRules, inputs: FactValues) -> Recommendation:
     return recommend(rules, complete_situation(rules, inputs))
 
 
-def _trace_with_support(rules: CompiledRules, decision: Decision) -> tuple[TraceEntry, TraceEntry]:
-    """Return the trace of a decision, with the published runs behind the choice."""
+def _trace_with_support(rules: CompiledRules, decision: Decision, model: str | None) -> tuple[TraceEntry, TraceEntry]:
+    """Return the trace of a decision, with the published runs of the kind of model behind the choice."""
     concern, choice = trace_decision(decision)
-    support = None if decision.is_overruled else count_support(rules).get(decision.rules.optimizer.id)
+    support = None if decision.is_overruled else find_support(rules, decision.rules.optimizer.id, model)
     return concern, replace(choice, support=support)
 
 

@@ -105,4 +105,5 @@ def plan_schedule(
         name: because for name, because in choice.rule.choice.alternatives.items()
         if name != choice.scheduler.id
     }  # fmt: skip
-    return schedules.resolve_schedule(choice.scheduler, peak, situation.steps, fraction, alternatives)
+    scheduler = choice.scheduler.for_model(situation.model)
+    return schedules.resolve_schedule(scheduler, peak, situation.steps, fraction, alternatives)

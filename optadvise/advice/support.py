@@ -11,7 +11,8 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import decide
 from optadvise.core.advice_records import Support
-from optadvise.core.cards import SHIPPED
+from optadvise.core.caching import cached
+from optadvise.core.cards import SHIPPED, UNKNOWN
 from optadvise.core.errors import InputError, RuleFileError
 from optadvise.core.recipe_cards import Recipe
 from optadvise.core.records import FactValues
@@ -51,15 +52,29 @@ def is_equivalent(catalog: Catalog, one: str, other: str, decays: tuple[bool, bo
 
 def count_support(rules: CompiledRules) -> dict[str, Support]:
     """Return the support of each rule that chooses an optimizer, by id; rules without published runs are absent."""
+    return {
+        name: Support(*map(sum, zip(*by_kind.values(), strict=True))) for name, by_kind in _load_counts(rules).items()
+    }
+
+
+def find_support(rules: CompiledRules, rule: str, model: str | None) -> Support | None:
+    """Return the support of a rule by the runs of one kind of model; None without such runs."""
+    pair = _load_counts(rules).get(rule, {}).get(model or UNKNOWN)
+    return None if pair is None else Support(*pair)
+
+
+@cached(1)
+def _load_counts(rules: CompiledRules) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return the runs and those that agree, by rule and kind of model, from the disk cache if it has them."""
     catalog = rules.catalog
     code = digest_contents(*(Path(str(import_module(name).__file__)) for name in _DECIDING))
     key = f"support of {catalog.fingerprint} by {catalog.later.folder(RECIPES)[1]} and {code}"
-    counts = catalog.figures.get(key, lambda: [{name: list(pair) for name, pair in _count(rules).items()}])
-    return {name: Support(*pair) for name, pair in msgspec.convert(counts, list[dict[str, tuple[int, int]]])[0].items()}
+    counts = catalog.figures.get(key, lambda: [_count(rules)])
+    return msgspec.convert(counts, list[dict[str, dict[str, tuple[int, int]]]])[0]
 
 
-def _count(rules: CompiledRules) -> dict[str, tuple[int, int]]:
-    counts: dict[str, tuple[int, int]] = {}
+def _count(rules: CompiledRules) -> dict[str, dict[str, list[int]]]:
+    counts: dict[str, dict[str, list[int]]] = {}
     # A team's defaults, such as the memory of its GPUs, do not apply to published runs.
     has_layers = rules.catalog.layers[0] == SHIPPED and rules.catalog.layers[1:]
     defaults = CompiledRules(load_shipped()) if has_layers else rules
@@ -69,9 +84,10 @@ def _count(rules: CompiledRules) -> dict[str, tuple[int, int]]:
         except (InputError, RuleFileError):  # rules with gaps or conflicts are reported by the proofs
             continue
         rule = decision.rules.optimizer
-        runs, agree = counts.get(rule.id, (0, 0))
         names = (recipe.optimizer, *recipe.also_right)
         decays = (recipe.weight_decay or 0) > _NO_DECAY, False
         is_same = any(is_equivalent(rules.catalog, name, rule.choice.chosen, decays) for name in names)
-        counts[rule.id] = runs + 1, agree + is_same
+        pair = counts.setdefault(rule.id, {}).setdefault(recipe.model, [0, 0])
+        pair[0] += 1
+        pair[1] += is_same
     return counts

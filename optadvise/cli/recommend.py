@@ -216,6 +216,18 @@ def _format_command(typed: Mapping[str, Any], answer: _Answer, added: FactValues
     return line + format_command(answer.rules, added).removeprefix("optadvise recommend")
 
 
+def _choose_framework(answer: _Answer) -> str:
+    """Return the framework of a report's program: plain PyTorch, or one that shards the run over several GPUs."""
+    from optadvise.core.framework_cards import list_kinds
+
+    run, frameworks = answer.advice.situation, answer.rules.catalog.frameworks
+    for name in FRAMEWORKS if run.gpus > 1 else ():
+        card = frameworks[name]
+        if run.shard in card.shard_launch and not any(kind in card.rejects for kind in list_kinds(run)):
+            return name
+    return "python"
+
+
 def _write_report(file: Path, answer: _Answer, command: str, inputs: FactValues) -> None:
     """Write the answer as an HTML report, with a program that follows it."""
     from optadvise.cli import outputs
@@ -223,6 +235,7 @@ def _write_report(file: Path, answer: _Answer, command: str, inputs: FactValues)
     from optadvise.core.files import write_output
     from optadvise.render.html.recommendation import render_recommendation
 
-    origin = outputs.origin(command, write_code(answer.rules, answer.advice, "python").text, inputs)
+    program = write_code(answer.rules, answer.advice, _choose_framework(answer))
+    origin = outputs.origin(command, program.text, inputs)
     page = render_recommendation(answer.advice, answer.rules.catalog, origin, answer.memory)
     write_output(file, page, "--report")

@@ -17,6 +17,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError
 from optadvise.core.framework_cards import Framework, NamedOptimizer, NamedSchedule
 from optadvise.core.records import Situation
+from optadvise.memory.search import find_largest_micro_batch
 
 
 class Plan(Struct, frozen=True):
@@ -100,9 +101,20 @@ def make_plan(rules: CompiledRules, requested: Recommendation, framework: Framew
         nearest_schedule=schedule,
         is_schedule_exact=is_exact,
         accumulation=1 if release else count_micro_batches(run),
-        micro_batch=None if run.batch_size is None and "micro_batch" in run.assumed else run.micro_batch,
+        micro_batch=_choose_micro_batch(rules, advice, framework),
         gradient_release=release,
     )
+
+
+def _choose_micro_batch(rules: CompiledRules, advice: Recommendation, framework: Framework) -> int | None:
+    """Return the micro-batch that a file sets; None if the batch is unknown and the framework's default fits."""
+    run = advice.situation
+    if run.batch_size is not None or "micro_batch" not in run.assumed:
+        return run.micro_batch
+    if run.params is None or framework.default_micro_batch is None:
+        return None
+    largest = find_largest_micro_batch(rules.memory_rules, run, advice.optimizer.id)
+    return None if largest is None or largest >= framework.default_micro_batch else run.micro_batch
 
 
 def count_micro_batches(run: Situation) -> int:
@@ -140,6 +152,7 @@ def _choose_schedule(
     if nearest is None:
         return None
     fraction = float(str(hyperparameters.get("warmup_fraction") or 0.0))
+    card = card.for_model(advice.situation.model)
     quantities = schedules.list_quantities(card, float(str(hyperparameters["lr"])), advice.situation.steps, fraction)
     schedule = framework.schedules[nearest]
     return replace(schedule, settings=_fill_settings(schedule.settings, quantities))

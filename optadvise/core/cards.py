@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 from msgspec import field as struct_field
+from msgspec.structs import replace
 
 from optadvise.core.yaml_types import (
     Cites,
@@ -339,6 +340,7 @@ class Scheduler(CardRecord, frozen=True, kw_only=True):
     parameters: tuple[ScheduleParameter, ...]
     phases: Annotated[tuple[Phase, ...], Meta(min_length=1)]
     floor: float = 0.0  # final learning rate as a fraction of the peak
+    floor_by_model: Mapping[str, float] = {}  # kind of model -> floor
     decay_fraction: float = 0.0  # fraction of the run that decays after a plateau
     milestones: tuple[float, ...] = ()  # fractions of the run
     use_when: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -347,6 +349,10 @@ class Scheduler(CardRecord, frozen=True, kw_only=True):
     cite: Cites
     at: Internal = ""
     layer: Internal = SHIPPED
+
+    def for_model(self, model: str | None) -> "Scheduler":
+        """Return the card with the floor for a kind of model."""
+        return replace(self, floor=self.floor_by_model.get(model or UNKNOWN, self.floor))
 
 
 class Gpu(CardRecord, frozen=True, kw_only=True):

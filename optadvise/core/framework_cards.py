@@ -53,6 +53,7 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     supported_facts: tuple[FactId, ...] = ()  # facts that its program or file sets besides the optimizer
     client: str | None = None  # how to pass an optimizer object
     unset_batch: str | None = None  # what happens without a batch size, if the framework's own default applies
+    default_micro_batch: int | None = None  # that default, in samples
     decays_all: str | None = None  # why weight decay also applies to biases and norms
     substitutes: Mapping[str, str] = {}  # unsupported value, such as a precision -> substitute
     # Value of a fact, such as a kind of model or a task -> why the framework cannot train it.

@@ -207,5 +207,5 @@ def describe_reason(entry: TraceEntry) -> str:
 
 
 def describe_support(support: Support) -> str:
-    """Return how many published runs of a rule's situations used its optimizer."""
-    return f"{support.agree:,} of {support.runs:,} published run{'s agree' if support.runs > 1 else ' agrees'}."
+    """Return how many published runs of a rule's situations used its optimizer, or one with the same update."""
+    return f"{support.agree:,} of {support.runs:,} published runs use this update."

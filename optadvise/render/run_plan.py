@@ -36,7 +36,10 @@ def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
         accumulation = "" if steps is None else f"{steps:,} accumulation steps; "
         saved = f"saves {show_bytes(choice.saves)}" if choice.saves else "saves memory outside the peak"
         effect = f"{accumulation}{saved}; cost: {choice.costs}"
-        short_effect = f"{saved}; cost: {choice.costs.partition(';')[0]}"
+        if "micro_batch" in choice.change:  # compared with the whole batch, which would not run
+            short_effect = "the largest that fits over the likely range of memory, or else as expected"
+        else:
+            short_effect = f"{saved}; cost: {choice.costs.partition(';')[0]}"
         option = format_options(catalog, choice.change)
         rows.append(ChoiceRow(option=option, effect=effect, short_effect=short_effect, cite=choice.cite))
     return rows
@@ -69,8 +72,8 @@ def describe_tokens(advice: Recommendation) -> str:
     lr, decay = numbers.get("lr"), numbers.get("weight_decay")
     if isinstance(lr, float) and isinstance(decay, float) and lr * decay and advice.optimizer.decay == "decoupled":
         scale = 1 / (lr * decay)
-        longer = ", longer than the run" if scale > situation.steps else ""
-        parts.append(f"weight decay averages over {show_count(scale)} steps{longer}")
+        effect = ", too long to matter in this run" if scale > situation.steps else ""
+        parts.append(f"time constant of weight decay 1/(lr·decay) = {show_count(scale)} steps{effect}")
     return ", ".join(parts)
 
 

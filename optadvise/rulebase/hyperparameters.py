@@ -141,7 +141,9 @@ def _scale(
     low, high = (None if end is None else round_two_digits(end * factor) for end in (number.low, number.high))
     if step.low is not None and step.high is not None:
         low, high = round_two_digits(value * step.low), round_two_digits(value * step.high)
-    return replace(number, value=round_two_digits(value * factor), low=low, high=high), text
+    # A fixed factor is that of another optimizer, whose published values are not known.
+    published = number.published if step.by is not None or factor == 1 else None
+    return replace(number, value=round_two_digits(value * factor), low=low, high=high, published=published), text
 
 
 def _clamp(number: AdvisedHyperparameter, value: float, step: Step) -> tuple[AdvisedHyperparameter, str | None]:

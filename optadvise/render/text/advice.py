@@ -56,7 +56,7 @@ _WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
 _FUNCTIONS = {
     "max_grad_norm": "for clip_grad_norm_", "lora_alpha": "for LoraConfig", "lora_dropout": "for LoraConfig",
     "layer_decay": "lr factor per layer below the head", "ema_decay": "for AveragedModel",
-    "tokens_per_step": "lowest loss",
+    "tokens_per_step": "batch with the lowest loss",
 }  # fmt: skip
 
 

@@ -255,7 +255,10 @@ def print_schedule(card: Scheduler, catalog: Catalog) -> None:
 def _list_names(catalog: Catalog, card: Optimizer | Scheduler) -> list[tuple[str, str]]:
     """Return the frameworks, each with its name for an optimizer or a schedule."""
     names = name_in_frameworks(catalog, card)
-    return [(catalog.frameworks[key].name, escape(name or "not selectable by name")) for key, name in names.items()]
+    return [
+        (catalog.frameworks[key].name, escape(name or "no name for exactly this optimizer"))
+        for key, name in names.items()
+    ]
 
 
 def print_bullets(out: Console, title: str, lines: Iterable[str]) -> None:

@@ -172,13 +172,15 @@ def print_fixes(
 def _print_chain(out: Console, number: int, chain: tuple[Fix, ...], catalog: Catalog, *, is_short: bool) -> None:
     """Print a chain of fixes; in the short answer, a single fix takes one line."""
     describe = _describe_cost if is_short else _describe_fix
-    end = f"{describe_chain(chain)}{_explain_optimizer(chain) if is_short else ''}"
+    end = describe_chain(chain)
+    reason = _explain_optimizer(chain) if is_short else ""
     rows = [(escape(format_options(catalog, fix.change)), describe(fix, catalog)) for fix in chain]
     if is_short and len(rows) == 1:
         ((options, cost),) = rows
-        print_rows(out, [(f"[bold]{number}.[/bold]", f"{end} {options}; {cost}")], "left", "wrap")
+        separator = " " if chain[0].instead else "; "
+        print_rows(out, [(f"[bold]{number}.[/bold]", f"{end} {options}{reason}{separator}{cost}")], "left", "wrap")
         return
-    out.print(f"  [bold]{number}.[/bold]  {end}:")
+    out.print(f"  [bold]{number}.[/bold]  {end}{reason}:")
     print_rows(out, rows, "left", "wrap", indent=6)
 
 

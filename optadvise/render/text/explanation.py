@@ -92,9 +92,8 @@ def _list_obstacles(result: WhyNot, explanation: Explanation, catalog: Catalog) 
         )
         yield f"Recommended with [bold]{escape(options)}[/bold]."
     if result.changes:
-        which = "This change was" if len(result.changes) == 1 else "Each of these changes was"
-        yield f"{which} verified: with it, optadvise recommends {result.optimizer}."
-    elif result.rows:
+        return
+    if result.rows:
         yield "No combination of up to three option changes recommends it."
     else:
         yield "No rule recommends it as the first choice, whatever the options."

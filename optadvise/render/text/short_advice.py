@@ -127,5 +127,7 @@ def _print_notes(out: Console, advice: Recommendation) -> None:
     warnings = sum(note.level == "warning" for note in notes)
     shown = notes[: min(warnings + (not is_misfit), _WARNINGS - is_misfit)]
     rows = [("[bold]![/bold]" if note.level == "warning" else "·", escape(note.text)) for note in shown]
-    parts = ["! warning"] * bool(warnings) + [f"{len(shown)} of {len(notes)}"] * (len(notes) > len(shown))
+    parts = ["! warning"] * bool(warnings) + [f"{len(notes) - len(shown)} more with --explain"] * (
+        len(notes) > len(shown)
+    )
     print_section(out, headings.NOTES + f" ({'; '.join(parts)})" * bool(parts), rows, "left", "wrap")
