@@ -29,9 +29,12 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
     """Return a situation with a micro-batch, which is assumed if none is specified.
 
     An assumed micro-batch is the whole batch per GPU if that is expected to fit. Otherwise it is the largest divisor
-    of it that fits over the whole likely range, or else as expected. Without a batch size it is one sample.
+    of it that fits over the whole likely range, or else as expected. Without a batch size it is one sample. It stays
+    unknown for an assumed batch without a memory limit.
     """
     if situation.micro_batch is not None or situation.params is None:
+        return situation
+    if situation.vram_bytes is None and "batch_size" in situation.assumed:
         return situation
     batch_per_gpu = _find_batch_per_gpu(situation)
     at_once = situation.derive(micro_batch=batch_per_gpu)
@@ -91,12 +94,7 @@ def _search_max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: 
 
 
 def _find_batch_per_gpu(situation: Situation) -> int:
-    """Return the samples of a batch on one GPU, rounded up; 1 if the batch size is unknown.
-
-    An assumed batch without a memory limit is accumulated from single samples, because it may not fit at once.
-    """
-    if situation.vram_bytes is None and "batch_size" in situation.assumed:
-        return 1
+    """Return the samples of a batch on one GPU, rounded up; 1 if the batch size is unknown."""
     return -(-(situation.batch_size or 1) // situation.gpus)
 
 
