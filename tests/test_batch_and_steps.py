@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
@@ -126,3 +128,22 @@ def test_spellings_of_other_tools(line: str) -> None:
 def test_a_batch_of_tokens_is_noted() -> None:
     runs = (complete(model="llm", params="1B", batch_size=size) for size in ("0.5M", "512"))
     assert [any(warning.id == "WRN190" for warning in recommend(RULES, run).warnings) for run in runs] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "line", ["--arch resnet50 --samples 1.28M --epochs 90", "--model llm --params 1B --tokens 20B"]
+)
+def test_an_assumed_batch_is_not_cut_without_a_memory_limit(line: str) -> None:
+    data = json.loads(optadvise("recommend", *line.split(), "--json").out)
+    assert "batch_size" in data["situation"]["assumed"]
+    assert (data["run"]["micro_batch"], data["run"]["choices"]) == (None, [])
+    limited = json.loads(optadvise("recommend", *line.split(), "--gpu", "h100", "--json").out)
+    assert limited["run"]["micro_batch"] > 1
+    assert limited["memory"]["interval"]["total_bytes"]["high"] <= limited["memory"]["available_bytes"]
+
+
+def test_a_program_sets_the_micro_batch_if_the_default_of_the_framework_does_not_fit() -> None:
+    line = "recommend --task finetune --format hf --gpu rtx4090 --arch".split()
+    setting = "per_device_train_batch_size="
+    assert f"{setting}1," in optadvise(*line, "llama-3.1-8b", "--method", "lora").out
+    assert setting not in optadvise(*line, "gpt2").out.partition("import")[2]

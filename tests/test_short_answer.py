@@ -332,3 +332,30 @@ def test_every_next_command_fits_80_columns_and_has_a_precision_of_bench(rules: 
             command = format_bench_command(advice, rules.catalog)
             assert len(f"{headings.NEXT}  {command}") <= 80
     assert set(rules.catalog.facts["precision"].values or ()) == set(DTYPES)  # each is a --precision of bench
+
+
+def test_a_published_rate_is_that_of_the_advised_optimizer() -> None:
+    """Lion's rate is a fraction of AdamW's, so the published rate of AdamW is not shown beside it."""
+    line = "recommend --model llm --params 1B --optimizer".split()
+    assert "published runs use" in optadvise(*line, "adamw").out
+    assert "published runs use" not in optadvise(*line, "lion").out
+
+
+def test_published_runs_of_other_kinds_of_models_do_not_support_an_answer() -> None:
+    trained = json.loads(optadvise("recommend", "--model", "cnn", "--method", "lora", "--json").out)
+    assert all(entry["support"] is None for entry in trained["trace"])
+
+
+@pytest.mark.parametrize(("model", "floor"), [("vit", 0.0), ("cnn", 0.0), ("llm", 0.1)])
+def test_cosine_decay_ends_where_the_field_ends_it(model: str, floor: float) -> None:
+    data = json.loads(optadvise("recommend", "--model", model, "--schedule", "warmup-cosine", "--json").out)
+    (rate,) = (number["value"] for number in data["hyperparameters"] if number["name"] == "lr")
+    assert data["scheduler"]["floor_lr"] == pytest.approx(floor * rate)
+
+
+@pytest.mark.parametrize("task", ["finetune", "dpo", "grpo"])
+def test_muon_is_no_alternative_for_weights_trained_with_another_optimizer(task: str) -> None:
+    line = f"recommend --model llm --params 8B --task {task}"
+    assert "muon" not in {other["id"] for other in json.loads(optadvise(*line.split(), "--json").out)["alternatives"]}
+    warned = json.loads(optadvise(*line.split(), "--optimizer", "muon", "--json").out)
+    assert "WRN104" in {warning["id"] for warning in warned["warnings"]}

@@ -192,3 +192,12 @@ def test_invalid_words(content: str, tmp_path: Path) -> None:
     (tmp_path / "words.yaml").write_text(f"words:\n  - {content}\n")
     with pytest.raises(RuleFileError, match=r"words\.yaml:2"):
         _ = load([tmp_path]).words
+
+
+@pytest.mark.parametrize("name", ["alpaca", "reward-model", "llava", "ner", "reranker", "dreambooth", "controlnet"])
+def test_names_of_trained_models_are_fine_tuned_unless_stated(name: str) -> None:
+    runs = [
+        complete_situation(RULES, parse_inputs(RULES.catalog, {"model": name, "task": task}))
+        for task in (None, "pretrain")
+    ]
+    assert [run.task for run in runs] == ["finetune", "pretrain"]
