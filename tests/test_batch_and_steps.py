@@ -147,3 +147,8 @@ def test_a_program_sets_the_micro_batch_if_the_default_of_the_framework_does_not
     setting = "per_device_train_batch_size="
     assert f"{setting}1," in optadvise(*line, "llama-3.1-8b", "--method", "lora").out
     assert setting not in optadvise(*line, "gpt2").out.partition("import")[2]
+
+
+def test_stated_accumulation_is_part_of_the_run() -> None:
+    run = json.loads(optadvise("recommend", *"--model llm --params 1B --grad-accum 8 --json".split()).out)["run"]
+    assert (run["micro_batch"], run["accumulation"], run["effective_batch"]) == (1, 8, 8)

@@ -34,7 +34,7 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
     """
     if situation.micro_batch is not None or situation.params is None:
         return situation
-    if situation.vram_bytes is None and "batch_size" in situation.assumed:
+    if situation.vram_bytes is None and situation.batch_size is not None and "batch_size" in situation.assumed:
         return situation
     batch_per_gpu = _find_batch_per_gpu(situation)
     at_once = situation.derive(micro_batch=batch_per_gpu)

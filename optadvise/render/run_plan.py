@@ -92,9 +92,9 @@ def _describe_batch(situation: Situation) -> str:
     accumulation = count_accumulation(situation)
     if micro_batch is None or accumulation is None:
         return gpu_text if batch is None else f"effective batch {batch:,} on {gpu_text}"
-    if batch is None:
+    if batch is None and accumulation == 1:
         return f"micro-batch {micro_batch:,} on {f'each of {gpu_text}' if gpus > 1 else gpu_text}"
-    if batch % gpus:
+    if batch is not None and batch % gpus:
         return (
             f"effective batch {batch:,} on {gpu_text}, not a multiple of the GPUs: at most micro-batch {micro_batch:,} "
             "without tensor or pipeline parallelism"
@@ -129,7 +129,7 @@ def count_samples(situation: Situation) -> int | None:
     """Return the samples of an optimizer step over all GPUs; None if neither batch nor micro-batch is known."""
     if situation.batch_size is not None or situation.micro_batch is None:
         return situation.batch_size
-    return situation.micro_batch * situation.gpus
+    return situation.micro_batch * (situation.grad_accum or 1) * situation.gpus
 
 
 def count_accumulation(situation: Situation) -> int | None:
