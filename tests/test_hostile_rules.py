@@ -281,3 +281,37 @@ def damage(files: list[Path], random: Random, times: int) -> Iterator[list[tuple
 
 HOSTILE = [b": [", b"}", b"{", b"- ", b"'", b'"', b"&a ", b"*a", b"!!str ", b"1e999", b"null", b"\t", b": {a: ", b"#",
            b"unknown", b"> 5", b"[1..2)", b"-1", b"0", b"true", b"? ", b"|", b"%", b"[]", b"{}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["x[link=https://evil.example]y", "[/dim]x", "<script>", "a\\nb", "a b", "```"])
+def test_ids_of_sources_have_no_markup(name: str, tmp_path: Path) -> None:
+    text = f'sources: {{"{name}": {{title: t, url: "https://team.example/"}}}}\n'
+    (tmp_path / "sources.yaml").write_text(text, encoding="utf-8")
+    result = optadvise("recommend", "--rules", str(tmp_path))
+    assert (result.code, result.error) == (3, ErrorCode.INVALID_ENTRY)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example/)<script>", "https://a.example/[x](https://b.example", "javascript:x"]
+)
+def test_addresses_of_published_runs_have_no_markup(url: str, tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    text = (
+        f'recipes: [{{id: evil, source: s, url: "{url}", model: transformer, architecture: decoder, '
+        "objective: language, task: pretrain, params: 1B, batch_size: 512, seq_len: 2048, optimizer: adamw}]\n"
+    )
+    (tmp_path / "recipes" / "x.yaml").write_text(text, encoding="utf-8")
+    line = "recommend --model transformer --params 1B --batch-size 512 --seq-len 2048 --format markdown --rules"
+    result = optadvise(*line.split(), str(tmp_path))
+    assert (result.code, result.out) == (3, "")
+
+
+def test_names_of_questions_stay_inside_a_graph(tmp_path: Path) -> None:
+    text = (find_shipped_rules() / "flowchart.yaml").read_text(encoding="utf-8")
+    name = r'"t\n```\n<b>x</b>"'
+    text = text.replace("start: transformer", f"start: {name}").replace("    transformer:\n", f"    {name}:\n")
+    (tmp_path / "flowchart.yaml").write_text(text, encoding="utf-8")
+    for command in ("graph", "docs"):
+        result = optadvise("rules", command, "--rules", str(tmp_path))
+        assert result.code == 0
+        assert "<b>" not in result.out

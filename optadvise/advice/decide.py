@@ -78,7 +78,9 @@ def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
 
 
 def list_other_policies(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[PolicyAnswer]:
-    """Yield the optimizers by other policies that differ from that of the rules."""
+    """Yield the optimizers by other policies that differ from that of the rules; none beside a requested optimizer."""
+    if situation.optimizer is not None:
+        return
     axis = rules.axes["policy"]
     for policy in axis.choices or ():
         cells = {**decision.cells, "policy": axis.cell(policy)}

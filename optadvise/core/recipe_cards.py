@@ -17,7 +17,7 @@ class Recipe(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
 
     id: Word
     source: str  # repository and path, or publication and section
-    url: Annotated[str, Meta(pattern=r"^(https://\S+)$", description="an address that begins with https://")]
+    url: Annotated[str, Meta(pattern=r"^(https://[A-Za-z0-9./_#?=&%:~,@+-]+)$", description="a plain https:// address")]
     year: int | None = None
     model: str  # kind of model
     architecture: str | None = None

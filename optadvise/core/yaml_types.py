@@ -18,6 +18,13 @@ Word = Annotated[
     str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.:+-]*)$", description="an id of letters, digits, - and _")
 ]
 Identifier = Annotated[str, Meta(pattern=rf"^({NAME_PATTERN})$", description="a Python identifier")]
+# Ids of sources are printed beside reasons, as text, Markdown and terminal markup.
+SourceKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9:#._/-]*)$", description="an id of letters, digits and the characters :#._/-"
+    ),
+]
 ImportPath = Annotated[
     str,
     Meta(pattern=rf"^({NAME_PATTERN}(\.{NAME_PATTERN})+)$", description="an import path, such as torch.optim.AdamW"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -128,11 +129,16 @@ def format_mermaid(graph: Graph) -> str:
     for node in graph.nodes:
         text = "<br/>".join(_escape(line) for line in node.text)
         quoted = f'"{text}"'
-        lines.append(f"    {node.id}{_SHAPES[node.kind].format(quoted)}")
+        lines.append(f"    {_make_id(node.id)}{_SHAPES[node.kind].format(quoted)}")
     for edge in graph.edges:
         label = f"|{_escape(edge.text)}|" if edge.text else ""
-        lines.append(f"    {edge.start} -->{label} {edge.end}")
+        lines.append(f"    {_make_id(edge.start)} -->{label} {_make_id(edge.end)}")
     return "\n".join(lines) + "\n"
+
+
+def _make_id(name: str) -> str:
+    """Return the name of a node without characters that have a meaning in Mermaid or Markdown."""
+    return re.sub(r"\W", "_", name)
 
 
 def _escape(text: str) -> str:

@@ -18,6 +18,7 @@ from optadvise.core.yaml_types import (
     Internal,
     Plain,
     SourceId,
+    SourceKey,
 )
 
 ANY_NUMBER = Range(low=None, low_closed=False, high=None, high_closed=False)
@@ -111,7 +112,7 @@ class FactFile(RuleRecord, frozen=True, kw_only=True):
 class SourceFile(RuleRecord, frozen=True, kw_only=True):
     """`sources.yaml`."""
 
-    sources: Mapping[str, Source]
+    sources: Mapping[SourceKey, Source]
 
 
 class GpuFile(RuleRecord, frozen=True, kw_only=True):
