@@ -78,7 +78,7 @@ def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
 
 
 def list_other_policies(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[PolicyAnswer]:
-    """Yield the optimizers by other policies that differ from that of the rules; none beside a requested optimizer."""
+    """Yield the optimizers by other policies that differ from that of the rules; none if one is requested."""
     if situation.optimizer is not None:
         return
     axis = rules.axes["policy"]
