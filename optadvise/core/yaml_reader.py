@@ -75,7 +75,7 @@ def parse(text: str, path: str) -> tuple[yaml.Node, Context]:
     except yaml.YAMLError as error:
         raise RuleFileError(f"invalid YAML: {error}", path, code=ErrorCode.INVALID_SYNTAX) from error
     if node is None:
-        raise RuleFileError("the file is empty; add its rules, or delete it", path, code=ErrorCode.INVALID_SYNTAX)
+        raise RuleFileError("the file is empty; add its entries, or delete it", path, code=ErrorCode.INVALID_SYNTAX)
     return node, context
 
 
