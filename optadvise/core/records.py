@@ -199,6 +199,8 @@ class MaxModelSize(Struct, frozen=True):
     seq_len: int | None = None  # None, like `image_size`, if activations are unknown and a share is reserved for them
     image_size: int | None = None
     checkpointing: str = "none"
+    gpus: int = 1
+    shard: str = "none"
 
 
 class Fit(Struct, frozen=True):

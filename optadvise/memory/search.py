@@ -89,7 +89,7 @@ def _search_max_model_size(rules: MemoryRules, inputs: MemoryInputs, available: 
     return MaxModelSize(
         optimizer=optimizer, bytes_per_parameter=required(largest) / largest if largest else 0.0, max_params=largest,
         micro_batch=min(sorted(list_micro_batches(inputs)), key=require), seq_len=inputs.seq_len,
-        image_size=inputs.image_size, checkpointing=inputs.checkpointing,
+        image_size=inputs.image_size, checkpointing=inputs.checkpointing, gpus=inputs.gpus, shard=inputs.shard,
     )  # fmt: skip
 
 

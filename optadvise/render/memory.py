@@ -8,7 +8,7 @@ from rich.text import Text
 from optadvise.core.records import Fix, MaxModelSize, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes
 from optadvise.memory.peak import LOSS
-from optadvise.render.labels import format_interval
+from optadvise.render.labels import format_interval, format_sharding
 
 _LARGE_PARTS = 4
 
@@ -110,14 +110,15 @@ def _emphasize(*parts: str) -> Text:
 
 def describe_sized_run(size: MaxModelSize) -> str:
     """Return the run for which the largest model fits: `micro-batch 1, 2,048 tokens, no checkpointing`."""
+    sharding = f", {format_sharding(size.shard)}" if size.gpus > 1 else ""
     if size.seq_len:
         length = f"{size.seq_len:,} tokens"
     elif size.image_size:
         length = f"{size.image_size:,} px"
     else:
-        return "with a share reserved for activations"
+        return f"with a share reserved for activations{sharding}"
     checkpointing = "no" if size.checkpointing == "none" else size.checkpointing
-    return f"micro-batch {size.micro_batch:,}, {length}, {checkpointing} checkpointing"
+    return f"micro-batch {size.micro_batch:,}, {length}, {checkpointing} checkpointing{sharding}"
 
 
 def has_fixes(answer: MemoryAnswer) -> bool:

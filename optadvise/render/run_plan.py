@@ -6,12 +6,9 @@ from msgspec import Struct
 
 from optadvise.core.advice_records import Recommendation
 from optadvise.core.records import Situation
-from optadvise.core.units import show_bytes, show_count
-from optadvise.render.labels import format_options
+from optadvise.core.units import show_count
+from optadvise.render.labels import format_options, format_saving, format_sharding
 from optadvise.rulebase.catalog import Catalog
-
-_SHARDING = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
-
 
 # Facts that are chosen if they are not specified; the others describe what is trained, and are assumed.
 CHOSEN_FACTS = frozenset({
@@ -30,11 +27,11 @@ class ChoiceRow(Struct, frozen=True):
 
 def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
     """Return the choices that save memory."""
-    rows = []
+    rows, is_alone = [], len(advice.choices) == 1
     for choice in advice.choices:
         steps = count_accumulation(advice.situation) if "micro_batch" in choice.change else None
         accumulation = "" if steps is None else f"{steps:,} accumulation steps; "
-        saved = f"saves {show_bytes(choice.saves)}" if choice.saves else "saves memory outside the peak"
+        saved = format_saving(choice.saves, is_alone=is_alone) if choice.saves else "saves memory outside the peak"
         effect = f"{accumulation}{saved}; cost: {choice.costs}"
         if "micro_batch" in choice.change:  # compared with the whole batch, which would not run
             short_effect = "the largest that fits over the likely range of memory, or else as expected"
@@ -50,7 +47,7 @@ def describe_run(advice: Recommendation) -> str:
     situation = advice.situation
     parts = [situation.precision, _describe_batch(situation), _describe_adapters(situation)]
     parts += [f"{situation.checkpointing} activation checkpointing"] * (situation.checkpointing != "none")
-    parts += [_SHARDING.get(situation.shard, situation.shard)] * (situation.shard != "none" and situation.gpus > 1)
+    parts += [format_sharding(situation.shard)] * (situation.shard != "none" and situation.gpus > 1)
     parts += ["optimizer state in host memory"] * situation.offload
     parts += ["gradient release"] * situation.gradient_release
     parts += ["chunked loss"] * (situation.loss == "chunked")

@@ -12,7 +12,7 @@ from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.render import headings
-from optadvise.render.labels import format_count, format_fits, format_options, format_size
+from optadvise.render.labels import format_count, format_fits, format_options, format_saving, format_size
 from optadvise.render.memory import (
     describe_allocator,
     describe_chain,
@@ -171,10 +171,13 @@ def print_fixes(
 
 def _print_chain(out: Console, number: int, chain: tuple[Fix, ...], catalog: Catalog, *, is_short: bool) -> None:
     """Print a chain of fixes; in the short answer, a single fix takes one line."""
-    describe = _describe_cost if is_short else _describe_fix
+
+    def describe(fix: Fix) -> str:
+        return _describe_cost(fix, catalog) if is_short else _describe_fix(fix, catalog, is_alone=len(chain) == 1)
+
     end = describe_chain(chain)
     reason = _explain_optimizer(chain) if is_short else ""
-    rows = [(escape(format_options(catalog, fix.change)), describe(fix, catalog)) for fix in chain]
+    rows = [(escape(format_options(catalog, fix.change)), describe(fix)) for fix in chain]
     if is_short and len(rows) == 1:
         ((options, cost),) = rows
         separator = " " if chain[0].instead else "; "
@@ -190,10 +193,10 @@ def _explain_optimizer(chain: tuple[Fix, ...]) -> str:
     return "".join(f" ({reason})" for reason in reasons)
 
 
-def _describe_fix(fix: Fix, catalog: Catalog) -> str:
+def _describe_fix(fix: Fix, catalog: Catalog, *, is_alone: bool) -> str:
     """Return, as markup, what a fix replaces, saves and costs, with its sources."""
     replaced = f"instead of {format_options(catalog, fix.instead)}; " if fix.instead else ""
-    effect = f"{replaced}saves {show_bytes(fix.saves)}; cost: {fix.costs.rstrip('.')}"
+    effect = f"{replaced}{format_saving(fix.saves, is_alone=is_alone)}; cost: {fix.costs.rstrip('.')}"
     return f"{escape(effect)} [dim]\\[{', '.join(fix.cite)}][/dim]"
 
 

@@ -117,7 +117,8 @@ def _describe_largest_model(advice: Recommendation) -> str:
     if not largest.max_params:
         return f"Not expected to fit {limit} at any model size."
     count, run = show_max_count(largest.max_params), describe_sized_run(largest)
-    return f"Models of up to {count} parameters are expected to fit in {limit} ({run})."
+    fit = f"Models of up to {count} parameters are expected to fit in {limit} ({run})."
+    return f"{fit} Larger ones may fit with other choices: add --params."
 
 
 def _print_notes(out: Console, advice: Recommendation) -> None:
