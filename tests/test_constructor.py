@@ -103,3 +103,30 @@ def test_programs_pass_cpu_arguments(marked: CompiledRules) -> None:
         advice = advise(marked, {"optimizer": name})
         assert not is_marked(advice.kwargs)
         assert "marked" in write_code(marked, advice, "python").text, name
+
+
+def test_steps_of_the_run_are_arguments() -> None:
+    implementation = replace(FULL, step_arguments=("ramp",))
+    assert constructor_kwargs(implementation, {}, device=None, steps=50) == {**FULL.kwargs, "ramp": 50}
+    assert constructor_kwargs(implementation, {}, device=None) == FULL.kwargs
+    rules = CompiledRules(load())
+    advice = advise(rules, {"optimizer": "ademamix", "model": "transformer", "steps": 700})
+    assert (advice.kwargs["t_alpha"], advice.kwargs["t_beta3"]) == (700, 700)
+    for framework in ("python", "hf", "accelerate", "lightning", "snippet"):
+        assert "t_alpha=total_steps" in write_code(rules, advice, framework).text, framework
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "pretraining", "otherwise"),
+    [
+        ("ademamix", "betas", [0.9, 0.999, 0.999], [0.9, 0.999, 0.9999]),
+        ("ademamix", "alpha", 8, 5),
+        ("schedule-free-adamw", "betas", [0.9, 0.9999], [0.9, 0.999]),
+    ],
+)
+def test_tuned_values_of_language_models(optimizer: str, name: str, pretraining: object, otherwise: object) -> None:
+    rules = CompiledRules(load())
+    values = {"pretrain": pretraining, "finetune": otherwise}
+    for task, value in values.items():
+        assert advise(rules, {"optimizer": optimizer, "model": "transformer", "task": task}).kwargs[name] == value
+    assert advise(rules, {"optimizer": optimizer, "model": "vit"}).kwargs[name] == otherwise

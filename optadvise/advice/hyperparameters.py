@@ -64,7 +64,7 @@ def choose_hyperparameters(
         if table is not None and is_table_read(table, optimizer):
             numbers[parameter.name] = set_by(rules.tables[table].winner(cells), parameter.name, facts)
         else:
-            numbers[parameter.name] = _take_default(optimizer, parameter)
+            numbers[parameter.name] = _take_card_value(optimizer, parameter, situation)
     for name, table in _RUN_TABLES.items():
         if not is_table_read(table, optimizer, scheduler):
             continue
@@ -74,11 +74,16 @@ def choose_hyperparameters(
     return adjust_all(numbers, _list_adjustments(rules, optimizer, cells), facts)
 
 
-def _take_default(optimizer: Optimizer, parameter: Hyperparameter) -> AdvisedHyperparameter:
-    value = parameter.default
+def _take_card_value(optimizer: Optimizer, parameter: Hyperparameter, situation: Situation) -> AdvisedHyperparameter:
+    """Return the value that published runs of this kind use, or else the default."""
+    published = parameter.published
+    if published and situation.model in published.model_types and situation.task in published.tasks:
+        value, because, cite = published.value, published.because, published.cite
+    else:
+        value, because, cite = parameter.default, f"default of {optimizer.name}", optimizer.cite
     entry = HyperparameterStep(
-        step=f"set {format_value(value)}", value=value, rule=optimizer.id, because=f"default of {optimizer.name}",
-        cite=optimizer.cite, layer=optimizer.layer,
+        step=f"set {format_value(value)}", value=value, rule=optimizer.id, because=because, cite=cite,
+        layer=optimizer.layer,
     )  # fmt: skip
     return AdvisedHyperparameter(
         name=parameter.name, value=value, low=parameter.low, high=parameter.high, derivation=(entry,)
@@ -115,14 +120,14 @@ def build_companion(
     implementation = companion.implementations[0]
     cells = {**cells, **locate_card(rules, companion, implementation, situation)}
     hyperparameters = choose_hyperparameters(rules, situation, companion, scheduler, cells)
-    kwargs = build_arguments(implementation, companion, hyperparameters, situation.sharding)
+    kwargs = build_arguments(implementation, companion, hyperparameters, situation)
     return CompanionAdvice(implementation=implementation, kwargs=kwargs)
 
 
 def build_arguments(
-    implementation: Implementation, optimizer: Optimizer, hyperparameters: Hyperparameters, sharding: str | None
+    implementation: Implementation, optimizer: Optimizer, hyperparameters: Hyperparameters, situation: Situation
 ) -> dict[str, Value]:
     """Return the constructor arguments of an implementation by name."""
     values = {parameter.name: hyperparameters[parameter.name].value for parameter in optimizer.hyperparameters}
     # Generated programs add the arguments for machines without a GPU when they run.
-    return constructor_kwargs(implementation, values, device=None, sharding=sharding)
+    return constructor_kwargs(implementation, values, device=None, sharding=situation.sharding, steps=situation.steps)

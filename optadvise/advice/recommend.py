@@ -49,7 +49,7 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         situation=run,
         optimizer=optimizer,
         implementation=implementation,
-        kwargs=build_arguments(implementation, optimizer, hyperparameters, run.sharding),
+        kwargs=build_arguments(implementation, optimizer, hyperparameters, run),
         companion=build_companion(rules, run, optimizer, schedule.scheduler, cells),
         hyperparameters=tuple(hyperparameters.values()),
         schedule=plan_schedule(schedule, run, hyperparameters),

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from optadvise.codegen.notes import list_notes
 from optadvise.codegen.plan import Plan
-from optadvise.codegen.values import check_path
+from optadvise.codegen.values import Expression, check_path
 from optadvise.core.advice_records import Recommendation, ScheduleAdvice
 from optadvise.core.cards import NOT_HIDDEN, Implementation, Value
 from optadvise.core.framework_cards import list_kinds
@@ -178,7 +178,7 @@ def _build_construction(implementation: Implementation, kwargs: Mapping[str, Val
     decay = argument_name(implementation, "weight_decay")
     return Construction(
         path=implementation.path,
-        kwargs=convert_lists(kwargs),
+        kwargs={**convert_lists(kwargs), **dict.fromkeys(implementation.step_arguments, Expression("total_steps"))},
         cpu_kwargs=convert_lists(implementation.cpu_kwargs),
         decay=decay if decay in kwargs else None,
         needs_train_mode=implementation.needs_train_mode,

@@ -169,12 +169,23 @@ class StateTensor(CardRecord, frozen=True, kw_only=True):
     weights: Literal["half"] | None = None  # `half`: only with 16-bit weights
 
 
+class PublishedValue(CardRecord, frozen=True, kw_only=True):
+    """Value of a hyperparameter that published runs use instead of the default."""
+
+    value: Plain
+    model_types: Annotated[tuple[ModelId, ...], Meta(min_length=1)]
+    tasks: Annotated[tuple[Word, ...], Meta(min_length=1)]
+    because: str
+    cite: Cites
+
+
 class Hyperparameter(CardRecord, frozen=True, kw_only=True):
     """Hyperparameter of an optimizer."""
 
     name: Identifier
     default: Plain
-    advised: bool  # whether the rules choose the value; otherwise the default is recommended
+    advised: bool  # whether the rules choose the value; otherwise `published` or the default is recommended
+    published: PublishedValue | None = None
     meaning: str
     low: float | None = None
     high: float | None = None
@@ -212,6 +223,7 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     kwargs: Mapping[Identifier, Plain] = {}  # constructor arguments on every device
     cpu_kwargs: Mapping[Identifier, Plain] = {}  # additional arguments on a machine without a GPU
     arguments: Mapping[Identifier, Identifier] = {}  # hyperparameter of the card -> constructor argument
+    step_arguments: tuple[Identifier, ...] = ()  # constructor arguments whose value is the number of steps of the run
     variants: Mapping[Variant, Mapping[Identifier, Plain]] = {}
     # `matrix`: only for 2-D weights of hidden layers; `table`: only for embedding tables.
     tensors: Literal["matrix", "table"] | None = None

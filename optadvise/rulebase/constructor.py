@@ -19,6 +19,7 @@ def constructor_kwargs(
     device: str | None,
     sharding: str | None = None,
     variant: str | None = None,
+    steps: int | None = None,
 ) -> dict[str, Value]:
     """Return the constructor arguments of an implementation's class.
 
@@ -27,11 +28,13 @@ def constructor_kwargs(
         device: cpu or cuda, optionally with an index; None if the generated program decides at run time.
         sharding: none, zero1 or fsdp for several processes; None for one process.
         variant: A variant of the implementation, such as fused; unknown names are ignored.
+        steps: Steps of the run; None leaves out the arguments that need them.
     """
     renamed = {argument_name(implementation, name): value for name, value in values.items()}
     return {
         **renamed,
         **implementation.kwargs,
+        **({} if steps is None else dict.fromkeys(implementation.step_arguments, steps)),
         **implementation.variants.get(variant or "", {}),
         **runtime_kwargs(implementation, device=device, sharding=sharding),
     }

@@ -173,11 +173,16 @@ def _check_optimizer(card: Optimizer) -> None:
     for step in card.adjust:
         _check_step(step, names)
     for hyperparameter in card.hyperparameters:
-        low, high, default = hyperparameter.low, hyperparameter.high, hyperparameter.default
-        has_range = isinstance(default, (int, float)) and low is not None and high is not None
-        if has_range and not low <= default <= high:
-            message = f"default {default:g} of {hyperparameter.name!r} is outside {low:g} to {high:g}"
+        low, high, published = hyperparameter.low, hyperparameter.high, hyperparameter.published
+        if published is not None and hyperparameter.advised:
+            message = f"the rules choose {hyperparameter.name!r}; remove `published`, or write `advised: false`"
             raise RuleFileError(message, card.at, code=ErrorCode.INVALID_ENTRY)
+        values = {"default": hyperparameter.default, "published value": published and published.value}
+        for label, value in values.items():
+            has_range = isinstance(value, (int, float)) and low is not None and high is not None
+            if has_range and not low <= value <= high:
+                message = f"{label} {value:g} of {hyperparameter.name!r} is outside {low:g} to {high:g}"
+                raise RuleFileError(message, card.at, code=ErrorCode.INVALID_ENTRY)
 
 
 def _check_step(step: Step, names: Iterable[str]) -> None:

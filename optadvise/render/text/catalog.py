@@ -8,7 +8,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from optadvise.core.cards import AGREES, SHARDING_LABELS, Implementation, Optimizer, Scheduler, StateTensor, Value
+from optadvise.core.cards import (
+    AGREES,
+    SHARDING_LABELS,
+    Hyperparameter,
+    Implementation,
+    Optimizer,
+    Scheduler,
+    StateTensor,
+    Value,
+)
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
@@ -163,12 +172,21 @@ def _print_hyperparameters(out: Console, card: Optimizer) -> None:
             number.name,
             escape(format_value(number.default)),
             format_range(number.low, number.high),
-            escape(number.meaning),
+            escape(_describe_hyperparameter(number)),
         )
         for number in card.hyperparameters
     ]
     out.print(format_heading("Hyperparameters"))
     print_rows(out, rows, ("", "left"), ("default", "left"), ("typical range", "left"), ("", "wrap"))
+
+
+def _describe_hyperparameter(number: Hyperparameter) -> str:
+    """Return what a hyperparameter means, and the value that published runs use instead of its default."""
+    if number.published is None:
+        return number.meaning
+    published = number.published
+    kinds = f"{', '.join(published.model_types)} ({', '.join(published.tasks)})"
+    return f"{number.meaning} For {kinds} {format_value(published.value)}: {published.because}."
 
 
 def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> None:
@@ -202,6 +220,7 @@ def _print_implementation(out: Console, implementation: Implementation) -> None:
         ("package", source),
         ("devices", ", ".join(implementation.devices)),
         ("fixed arguments", _format_arguments(implementation.kwargs)),
+        ("steps of the run", ", ".join(implementation.step_arguments)),
         ("variants", ", ".join(implementation.variants)),
         ("sharding", _describe_sharding(implementation)),
         ("[bold]deviation[/bold]", ""),
