@@ -257,7 +257,7 @@ def rules_with(folder: Path, *entries: str) -> str:
 TRUE = 'claim: Ours holds.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    expected_range: "< 1"'
 FALSE = (
     'claim: Ours does not.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    expected_range: "> 1"\n'
-    "    quote: Lion is larger.\n    supports: [OPT070, WRN020]"
+    "    quote: Lion is larger.\n    supports: [OPT044, WRN020]"
 )
 ELSEWHERE = (
     'claim: Ours needs a GPU.\n    trials: [{optimizer: lion}, {optimizer: adamw}]\n    expected_range: "< 1"\n'
@@ -350,14 +350,14 @@ def test_faulty_worker_leaves_a_claim_undecided(catalog: Catalog, fault: str, wh
 
 # -- advice -----------------------------------------------------------------------------------------------------------
 
-LEAN = ("recommend", "--model", "transformer", "--priority", "memory")
+LEAN = ("recommend", "--model", "transformer", "--priority", "memory", "--gpu", "m3 max")
 
 
 def test_refuted_claim_is_not_repeated_as_advice(home: Path, tmp_path: Path) -> None:
     rules = rules_with(tmp_path, FALSE)
     before = json.loads(optadvise(*LEAN, "--json", "--rules", rules).out)
     assert before["optimizer"]["id"] == "lion"
-    row = next(entry for entry in before["trace"] if entry["rule"] == "OPT070")
+    row = next(entry for entry in before["trace"] if entry["rule"] == "OPT044")
     assert row["refuted"] is None
     assert "WRN020" in {warning["id"] for warning in before["warnings"]}
 
@@ -366,7 +366,7 @@ def test_refuted_claim_is_not_repeated_as_advice(home: Path, tmp_path: Path) -> 
     schema = json.loads((ROOT / "docs" / "schema" / "recommendation.json").read_text(encoding="utf-8"))
     jsonschema.validate(after, schema)
     assert after["optimizer"] == before["optimizer"]  # findings do not change the choice
-    text = next(entry for entry in after["trace"] if entry["rule"] == "OPT070")
+    text = next(entry for entry in after["trace"] if entry["rule"] == "OPT044")
     assert text["refuted"] == "ours-0"
     assert row["because"] not in json.dumps(after)
     assert "0.5 on cpu, claimed > 1" in text["because"]
@@ -382,7 +382,7 @@ def test_refuted_claim_is_not_repeated_as_advice(home: Path, tmp_path: Path) -> 
     assert "Lion is larger." in " ".join(page.split())
     assert "Ours does not." in optadvise(*LEAN, "--rules", rules, "--format", "markdown").out
     library.recommend(model="transformer")  # must not be served for rules with other claims
-    advice = library.recommend(model="transformer", priority="memory", rules=rules)
+    advice = library.recommend(model="transformer", priority="memory", gpu="m3 max", rules=rules)
     assert {entry.refuted for entry in advice.trace} == {None, "ours-0"}
 
 

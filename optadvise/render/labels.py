@@ -21,9 +21,9 @@ def format_saving(saves: int, *, is_alone: bool) -> str:
 
     Example:
         >>> format_saving(1 << 30, is_alone=True), format_saving(1 << 30, is_alone=False)
-        ('saves 1 GiB', '1 GiB more without it')
+        ('saves 1 GiB', '+1 GiB without it')
     """
-    return f"saves {show_bytes(saves)}" if is_alone else f"{show_bytes(saves)} more without it"
+    return f"saves {show_bytes(saves)}" if is_alone else f"+{show_bytes(saves)} without it"
 
 
 def format_sharding(shard: str) -> str:
