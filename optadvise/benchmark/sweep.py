@@ -23,7 +23,7 @@ from optadvise.benchmark.sweep_file import find_duplicate
 from optadvise.benchmark.sweep_records import Cell, CellFile, Outcome, SweepCell, SweepResult
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseError
-from optadvise.core.files import write_output
+from optadvise.core.files import check_writable, write_output
 from optadvise.core.foreign import ForeignFileError, decode_record, read_bounded, set_aside
 from optadvise.core.json_text import encode_json
 from optadvise.rulebase.imports import OPTION, ImportPolicy, suggest_option
@@ -150,11 +150,13 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
             return Outcome(cell=cell, result=None, reason=failure)
         result = read_cell(folder, cell)  # another process may have saved it before the lock was acquired
         if result is None:
+            file = folder / f"{cell.name}.json"
+            check_writable(file, "--folder")
             try:
                 result = measure(_prepare(rules, cell))
             except OptadviseError as error:
                 return Outcome(cell=cell, result=None, reason=str(error), error=error)
-            write_output(folder / f"{cell.name}.json", encode_json(CellFile(cell.options, result)), "--folder")
+            write_output(file, encode_json(CellFile(cell.options, result)), "--folder")
         if not _is_retried(result):  # otherwise two processes could lock the old and a new file, and both measure
             with contextlib.suppress(OSError):
                 lock.unlink()
@@ -212,10 +214,12 @@ def check_cell_files(folder: Path, cells: Iterable[Cell]) -> None:
     """Check that nothing but a file is in the place of a cell's file, before anything is measured.
 
     Raises:
-        InputError: A folder, pipe or device is there.
+        InputError: A folder, pipe or device is there, or a link to a file that cannot be written.
     """
     for cell in cells:
         path = folder / f"{cell.name}.json"
+        if path.is_symlink():
+            check_writable(path, "--folder")
         if path.exists() and not path.is_file():
             message = f"--folder {str(folder)!r}: {path.name} is not a regular file; remove it or use another folder"
             raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option="--folder", value=path)

@@ -73,14 +73,15 @@ def check_writable(path: Path, flag: str) -> None:
 
 
 def create_output_folder(folder: Path, flag: str) -> None:
-    """Create a folder for output files, and check that files can be written in it.
+    """Create a folder for output files, and check that files can be written in it; links are followed as for files.
 
     Raises:
-        InputError: The folder cannot be created, is read-only or full.
+        InputError: The folder cannot be created, is read-only or full, or another user made a link to it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_probe(folder)
+        target = _follow_links(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        _write_probe(target)
     except OSError as error:
         problem = f"files cannot be written in it ({error.strerror}); use another folder"
         raise _not_writable(flag, folder, problem) from error

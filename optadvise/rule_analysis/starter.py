@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
-from optadvise.core.files import replace_file
+from optadvise.core.files import create_output_folder, write_output
 from optadvise.rule_analysis.json_schema import FOLDER, editor_line, schemas
 from optadvise.rulebase.catalog import Catalog
 
@@ -31,15 +31,15 @@ def write_starter(folder: Path, catalog: Catalog) -> list[Path]:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             message = f"{str(folder)!r} already exists and is not an empty folder; choose a new folder"
             raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, value=folder)
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        for name, schema in schemas(catalog).items():
-            if name in _KINDS.values():
-                text = json.dumps(schema, indent=1, ensure_ascii=False)
-                replace_file(folder / FOLDER / f"{name}.json", text + "\n")
-        for name, kind in _KINDS.items():
-            text = (_FILES / name).read_text(encoding="utf-8")
-            replace_file(folder / name, f"{editor_line(PurePosixPath(name), kind)}\n{text}")
     except OSError as error:
         message = f"{str(folder)!r} cannot be written ({error.strerror}); choose another folder"
         raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, value=folder) from error
+    create_output_folder(folder / FOLDER, "")
+    for name, schema in schemas(catalog).items():
+        if name in _KINDS.values():
+            text = json.dumps(schema, indent=1, ensure_ascii=False)
+            write_output(folder / FOLDER / f"{name}.json", text + "\n")
+    for name, kind in _KINDS.items():
+        text = (_FILES / name).read_text(encoding="utf-8")
+        write_output(folder / name, f"{editor_line(PurePosixPath(name), kind)}\n{text}")
     return [folder / name for name in _KINDS]

@@ -1,0 +1,75 @@
+"""Folders that commands create and fill: links of others are not followed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optadvise.benchmark import sweep
+from tests.cli import optadvise
+from tests.results import result
+from tests.test_files import give_away
+
+COMMANDS = ("rules init", "rules schema -o", "sweep grid.yaml --folder")
+
+
+@pytest.fixture(autouse=True)
+def _grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a grid of two cells into the current folder, and let no cell be measured."""
+    (tmp_path / "grid.yaml").write_text("optimizers: [adamw, lion]\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "measure", lambda request: pytest.fail("measured"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("end", ["", "new"])
+def test_links_of_others_to_folders_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, end: str
+) -> None:
+    shared, precious = tmp_path / "shared", tmp_path / "precious"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    precious.mkdir()
+    (shared / "folder").symlink_to(precious)
+    give_away(monkeypatch, shared / "folder")
+    done = optadvise(*command.split(), str(shared / "folder" / end))
+    assert (done.code, done.error, len(done.err.splitlines())) == (2, "file-not-writable", 1), done.err
+    assert list(precious.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS[:2])
+def test_links_of_the_user_to_folders_are_followed(tmp_path: Path, command: str) -> None:
+    (tmp_path / "folder").symlink_to("there")  # which does not exist yet
+    assert optadvise(*command.split(), "folder").code == 0
+    assert [*(tmp_path / "there").rglob("*.json")]
+
+
+def test_links_in_place_of_cells_are_checked_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "cells" / "lion.json"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "gone" / "lion.json")
+
+    def run() -> tuple[int, str, str]:
+        done = optadvise("sweep", "grid.yaml", "--folder", "cells")
+        return done.code, done.error, done.err.splitlines()[0][:10]
+
+    rejected = (2, "file-not-writable", "optadvise:")  # before the first cell is announced
+    assert run() == rejected
+    (tmp_path / "gone").mkdir()
+    link.parent.chmod(0o1777)
+    give_away(monkeypatch, link)
+    assert run() == rejected
+
+
+def test_file_of_a_cell_is_checked_before_the_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cells" / "adamw.json"
+    file.parent.mkdir()
+    file.parent.chmod(0o1777)
+    file.write_text(json.dumps({"options": {"seed": "1"}, "result": result()}), "utf-8")  # of another sweep
+    give_away(monkeypatch, file)
+    done = optadvise("sweep", "grid.yaml", "--folder", "cells")
+    assert (done.code, done.error) == (2, "file-not-writable"), done.err
