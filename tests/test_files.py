@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,16 +38,6 @@ KEY = "rules-" + "0123456789abcdef" * 8
 @pytest.fixture(autouse=True)
 def _no_earlier_warnings() -> None:
     private_files._warn_once.cache_clear()
-
-
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Simulate a full disk with a limit on the size of files."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def give_away(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders that commands create and fill: links of others are not followed."""
+"""Folders that commands create and fill: links of others are not followed, and errors leave nothing new."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from optadvise.benchmark import sweep
+from optadvise.core import files
 from tests.cli import optadvise
 from tests.results import result
 from tests.test_files import give_away
@@ -73,3 +74,51 @@ def test_file_of_a_cell_is_checked_before_the_cell_is_measured(tmp_path: Path, m
     give_away(monkeypatch, file)
     done = optadvise("sweep", "grid.yaml", "--folder", "cells")
     assert (done.code, done.error) == (2, "file-not-writable"), done.err
+
+
+@pytest.mark.parametrize("command", COMMANDS[:2])
+@pytest.mark.parametrize("written", [0, 1, 6])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_full_disk_or_interrupt_leaves_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, written: int, error: BaseException
+) -> None:
+    """The disk is full after the check and some files."""
+    foreign = tmp_path / "outer" / "foreign"
+    foreign.parent.mkdir()
+    foreign.write_text("foreign", "utf-8")
+    replace, paths = files.replace_file, list[Path]()
+
+    def replace_or_fail(path: Path, content: str | bytes) -> None:
+        if len(paths) == written:
+            raise error
+        paths.append(path)
+        replace(path, content)
+
+    monkeypatch.setattr(files, "replace_file", replace_or_fail)
+    for folder in ("outer/new/rules", "empty"):
+        paths.clear()
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        before = sorted(tmp_path.rglob("*"))
+        done = optadvise(*command.split(), folder)
+        expected = (2, "file-not-writable") if isinstance(error, OSError) else (130, "interrupted")
+        assert (done.code, done.error, len(done.err.splitlines())) == (*expected, 1), done.err
+        assert len(paths) == written
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("full_disk")
+def test_folder_on_a_full_disk_is_not_left(tmp_path: Path, command: str) -> None:
+    done = optadvise(*command.split(), "new/folder")
+    assert (done.code, done.error, len(done.err.splitlines())) == (2, "file-not-writable", 1), done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
+
+
+def test_files_that_others_add_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_and_fail(path: Path, content: str | bytes) -> None:
+        (path.parent / "foreign").write_text("foreign", "utf-8")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "replace_file", add_and_fail)
+    assert optadvise("rules", "init", "new").code == 2
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"foreign", "grid.yaml"}

@@ -166,11 +166,10 @@ def schema(
     if output is None:
         typer.echo(format_schema(documents if kind is None else documents[kind]), nl=False)
         return
-    from optadvise.core.files import create_output_folder, write_output
+    from optadvise.core.files import write_output_folder
 
-    create_output_folder(output, "--output")
-    for name in documents if kind is None else [kind]:
-        write_output(output / f"{name}.json", format_schema(documents[name]), "--output")
+    names = documents if kind is None else [kind]
+    write_output_folder(output, {f"{name}.json": format_schema(documents[name]) for name in names}, "--output")
 
 
 def docs(output: opt.Output = None, rules: opt.Rules = None) -> None:

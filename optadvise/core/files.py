@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,19 +73,62 @@ def check_writable(path: Path, flag: str) -> None:
         raise _fail_to_write(path, flag, error) from error
 
 
-def create_output_folder(folder: Path, flag: str) -> None:
+def create_output_folder(folder: Path, flag: str) -> list[Path]:
     """Create a folder for output files, and check that files can be written in it; links are followed as for files.
+
+    Returns:
+        The folders that did not exist before, outer ones first.
 
     Raises:
         InputError: The folder cannot be created, is read-only or full, or another user made a link to it.
     """
+    new: list[Path] = []
     try:
-        target = _follow_links(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        _write_probe(target)
+        with _remove_after_error(new):
+            target = _follow_links(folder)
+            for level in (*reversed(target.parents), target):
+                if not level.exists():
+                    level.mkdir(exist_ok=True)
+                    new.append(level)
+            _write_probe(target)
     except OSError as error:
         problem = f"files cannot be written in it ({error.strerror}); use another folder"
         raise _not_writable(flag, folder, problem) from error
+    return new
+
+
+def write_output_folder(folder: Path, contents: Mapping[str, str], flag: str = "") -> None:
+    """Write files into a folder; an error leaves no new files and folders.
+
+    Args:
+        contents: Text by path in the folder.
+        flag: Option that names the folder, for the error.
+
+    Raises:
+        InputError: A file cannot be written, for example because the disk is full.
+    """
+    paths = {folder / name: content for name, content in contents.items()}
+    new: list[Path] = []
+    with _remove_after_error(new):
+        for parent in dict.fromkeys(path.parent for path in paths):
+            new += create_output_folder(parent, flag)
+        for path, content in paths.items():
+            is_new = not os.path.lexists(path)
+            write_output(path, content, flag)
+            if is_new:
+                new.append(path)
+
+
+@contextlib.contextmanager
+def _remove_after_error(new: Sequence[Path]) -> Iterator[None]:
+    """Remove new files and empty folders, the last first, if the block raises an exception."""
+    try:
+        yield
+    except BaseException:
+        for path in reversed(new):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def _not_writable(flag: str, path: Path, problem: str) -> InputError:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
-from optadvise.core.files import create_output_folder, write_output
+from optadvise.core.files import write_output_folder
 from optadvise.rule_analysis.json_schema import FOLDER, editor_line, schemas
 from optadvise.rulebase.catalog import Catalog
 
@@ -34,12 +34,13 @@ def write_starter(folder: Path, catalog: Catalog) -> list[Path]:
     except OSError as error:
         message = f"{str(folder)!r} cannot be written ({error.strerror}); choose another folder"
         raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, value=folder) from error
-    create_output_folder(folder / FOLDER, "")
-    for name, schema in schemas(catalog).items():
-        if name in _KINDS.values():
-            text = json.dumps(schema, indent=1, ensure_ascii=False)
-            write_output(folder / FOLDER / f"{name}.json", text + "\n")
+    contents = {
+        f"{FOLDER}/{name}.json": json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+        for name, schema in schemas(catalog).items()
+        if name in _KINDS.values()
+    }
     for name, kind in _KINDS.items():
         text = (_FILES / name).read_text(encoding="utf-8")
-        write_output(folder / name, f"{editor_line(PurePosixPath(name), kind)}\n{text}")
+        contents[name] = f"{editor_line(PurePosixPath(name), kind)}\n{text}"
+    write_output_folder(folder, contents)
     return [folder / name for name in _KINDS]
