@@ -26,11 +26,14 @@ from optadvise.benchmark.request import Request
 from optadvise.benchmark.saved_results import decode_result
 from optadvise.benchmark.slurm import submit_cells
 from optadvise.benchmark.sweep_file import read_sweep
-from optadvise.benchmark.sweep_records import Cell, CellFile
+from optadvise.benchmark.sweep_records import Cell, CellFile, SweepResult
+from optadvise.cli import interrupts
 from optadvise.core import files
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError
 from optadvise.core.json_text import encode_json
+from optadvise.render.text import sweep as text_sweep
+from optadvise.render.text.sweep import print_sweep
 from optadvise.rule_analysis.rule_folders import load_rules
 from tests.cli import optadvise
 from tests.conftest import ROOT
@@ -222,6 +225,33 @@ def test_large_grids_are_planned_fast(tmp_path: Path, monkeypatch: pytest.Monkey
     assert caught.value.code is ErrorCode.OUT_OF_RANGE
 
 
+def test_large_interrupted_sweep_ends_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither printing all cells nor reading those of other processes delays the end; printing can be interrupted."""
+    answer, interrupted = decode_result(json.dumps(result()).encode(), ""), []
+
+    def measure(request: Request) -> BenchmarkResult:
+        if request.spec.seed == 0:
+            return answer
+        interrupted.append(time.process_time())
+        raise KeyboardInterrupt
+
+    def print_and_check(shown: SweepResult) -> None:
+        assert not interrupts._interrupts._is_held
+        print_sweep(shown)
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    monkeypatch.setattr(text_sweep, "print_sweep", print_and_check)
+    grid, out = tmp_path / "grid.yaml", tmp_path / "out.json"
+    grid.write_text(f"optimizers: [adamw]\nseed: {list(range(9999))}\n", encoding="utf-8")
+    command = optadvise("sweep", str(grid), "--json", str(out))
+    assert time.process_time() - interrupted[0] < 5  # 20 before; of this process, as the machine may be busy
+    assert (command.code, command.error) == (130, "interrupted"), command.err
+    assert len(command.out.splitlines()) < 300
+    cells = json.loads(out.read_text(encoding="utf-8"))["cells"]
+    assert (len(cells), [number for number, cell in enumerate(cells) if cell["arm"]]) == (9999, [0])
+    assert [file.name for file in grid.with_suffix("").glob("*.json")] == ["adamw_seed-0.json"]
+
+
 def test_long_names_of_cells_are_shortened() -> None:
     names = {sweep._name_cell("adamw", {"workload": f"{'é' * length}:{name}"}) for name in "ab" for length in (20, 300)}
     assert len(names) == 4
@@ -240,6 +270,7 @@ def test_cell_locked_by_another_process_is_skipped(grid: Path, rules: CompiledRu
     (tmp_path / f"{cell.name}.json").write_text(encode_json(CellFile(cell.options, finished)), encoding="utf-8")
     (refreshed,) = sweep.refresh_outcomes(tmp_path, [outcome])
     assert refreshed.result == finished
+    assert list(sweep.refresh_outcomes(tmp_path, [outcome], seconds=0)) == [outcome]  # not read
 
 
 def test_cells_with_errors_or_other_options_are_measured_again(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -203,10 +205,17 @@ def run_sweep(
         yield measure_cell(rules, folder, cell)
 
 
-def refresh_outcomes(folder: Path, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Yield outcomes, with the results that other processes have written in the meantime."""
+def refresh_outcomes(folder: Path, outcomes: Iterable[Outcome], seconds: float = math.inf) -> Iterator[Outcome]:
+    """Yield outcomes, with the results that other processes have written in the meantime.
+
+    Args:
+        seconds: Time after which no more files are read.
+    """
+    end = time.monotonic() + seconds
     for outcome in outcomes:
-        result = outcome.result or read_cell(folder, outcome.cell)
+        result = outcome.result
+        if result is None and time.monotonic() < end:
+            result = read_cell(folder, outcome.cell)
         yield outcome if result is None else Outcome(outcome.cell, result)
 
 
@@ -223,17 +232,6 @@ def check_cell_files(folder: Path, cells: Iterable[Cell]) -> None:
         if path.exists() and not path.is_file():
             message = f"--folder {str(folder)!r}: {path.name} is not a regular file; remove it or use another folder"
             raise InputError(message, code=ErrorCode.FILE_NOT_WRITABLE, option="--folder", value=path)
-
-
-def read_outcomes(folder: Path, cells: Sequence[Cell], reason: str) -> Iterator[Outcome]:
-    """Yield the outcomes of cells without measuring them.
-
-    Args:
-        reason: Why cells without a result are not measured.
-    """
-    for cell in cells:
-        result = read_cell(folder, cell)
-        yield Outcome(cell=cell, result=result, reason=None if result is not None else reason)
 
 
 def make_sweep_result(outcomes: Sequence[Outcome]) -> SweepResult:

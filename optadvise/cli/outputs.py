@@ -98,16 +98,37 @@ def show_result(result: _Result, formats: ResultFormats[_Result], files: Mapping
         files: By `--json` and `--markdown`.
         as_json: Print JSON instead of text.
     """
+    print_result(result, formats, try_to_write_result(result, formats, files), as_json=as_json)
+
+
+def try_to_write_result(
+    result: _Result, formats: ResultFormats[_Result], files: Mapping[str, Path]
+) -> InputError | None:
+    """Write a result to its files, which are by `--json` and `--markdown`; return the error if that fails."""
     try:
         write_result(result, formats, files)
-    except InputError:
-        if not as_json:  # otherwise the error is the JSON object on stdout
-            formats.print_text(result)
-        raise
+    except InputError as error:
+        return error
+    return None
+
+
+def print_result(
+    result: _Result, formats: ResultFormats[_Result], failure: InputError | None, *, as_json: bool
+) -> None:
+    """Print a result.
+
+    Args:
+        result: The result.
+        formats: Its formats.
+        failure: Error of its files, raised after the text is printed; for JSON, the error is the object on stdout.
+        as_json: Print JSON instead of text.
+    """
+    if not as_json:
+        formats.print_text(result)
+    if failure is not None:
+        raise failure
     if as_json:
         sys.stdout.write(formats.encode_json(result))
-    else:
-        formats.print_text(result)
 
 
 def write_result(result: _Result, formats: ResultFormats[_Result], files: Mapping[str, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from optadvise.advice.compiled_rules import CompiledRules
     from optadvise.benchmark.sweep_records import Cell, Outcome, SweepResult
 
+_MAX_READ_SECONDS = 1.0  # after an interruption, for results that other processes wrote
 
 _File = Annotated[Path, typer.Argument(help="YAML file with optimizers, and options of bench as values or lists.")]
 _Folder = Annotated[
@@ -91,11 +93,10 @@ def sweep(
     if errors and len(errors) == len(cells):
         raise errors[0]
     formats = outputs.ResultFormats(encode_json=encode_json, render_markdown=render_markdown, print_text=print_sweep)
-    with hold_interrupts():
-        outcomes = list(benchmark_sweep.refresh_outcomes(cell_folder, outcomes))
-        outcomes += benchmark_sweep.read_outcomes(cell_folder, cells[len(outcomes) :], "interrupted")
-        result = benchmark_sweep.make_sweep_result(outcomes)
-        outputs.show_result(result, formats, files, as_json=json_ == "-")
+    with hold_interrupts():  # but not while the text is printed, which takes long for thousands of cells
+        result = _make_result(cell_folder, cells, outcomes)
+        failure = outputs.try_to_write_result(result, formats, files)
+    outputs.print_result(result, formats, failure, as_json=json_ == "-")
     if is_interrupted:
         raise KeyboardInterrupt
     if plot is not None:
@@ -112,6 +113,17 @@ def _measure(rules: CompiledRules, folder: Path, cells: Sequence[Cell]) -> list[
         for outcome in run_sweep(rules, folder, cells, _announcer(len(cells))):
             outcomes.append(outcome)
     return outcomes
+
+
+def _make_result(folder: Path, cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> SweepResult:
+    """Return the result of all cells; an interruption left out those without an outcome."""
+    from optadvise.benchmark import sweep as benchmark_sweep
+    from optadvise.benchmark.sweep_records import Outcome
+
+    missing = (Outcome(cell=cell, result=None, reason="interrupted") for cell in cells[len(outcomes) :])
+    seconds = math.inf if len(outcomes) == len(cells) else _MAX_READ_SECONDS
+    refreshed = benchmark_sweep.refresh_outcomes(folder, [*outcomes, *missing], seconds)
+    return benchmark_sweep.make_sweep_result(list(refreshed))
 
 
 def _draw(result: SweepResult, plot: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.markup import escape
 
 from optadvise.benchmark.metrics import metric_value
@@ -13,20 +15,30 @@ from optadvise.render.text.console import Page, print_rows
 _FIGURES = (("optimizer ms", "optimizer_seconds", 1e3), ("training step ms", "step_seconds", 1e3),
             ("B/param", "state_bytes_per_parameter", None), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
 _HEADERS = {"optimizer ms": "optimizer\nms", "training step ms": "training\nstep ms"}  # on two lines
+_MAX_INCOMPLETE = 100  # cells of an incomplete sweep that are printed
 
 
 def print_sweep(result: SweepResult) -> None:
-    """Print a sweep."""
+    """Print a sweep; of a large incomplete one only some cells, as printing thousands takes long."""
+    cells: Sequence[SweepCell] = result.cells
+    if not result.complete and len(cells) > _MAX_INCOMPLETE:
+        cells = sorted(cells, key=lambda cell: cell.arm is None)[:_MAX_INCOMPLETE]
     varied = _list_varied(result)
     columns = [("", "fold"), *((name, "left") for name in varied), ("status", "left"),
                *((_HEADERS.get(title, title), "right") for title, *_ in _FIGURES)]  # fmt: skip
     with Page() as out:
-        print_rows(out, [[*map(escape, _list_cells(cell, varied))] for cell in result.cells], *columns)
-        for cell in result.cells:
+        print_rows(out, [[*map(escape, _list_cells(cell, varied))] for cell in cells], *columns)
+        for cell in cells:
             reason = cell.why if cell.arm is None else None if cell.arm.status == "ok" else cell.arm.error
             if cell.arm is None or reason is not None:
                 options = (f"{name} {value}" for name, value in cell.options.items())
                 out.print(escape(f"{', '.join([cell.optimizer, *options])}: {reason}"))
+        if len(cells) < len(result.cells):
+            measured = sum(cell.arm is not None for cell in result.cells)
+            out.print(
+                f"\n{measured:,} of {len(result.cells):,} cells have a result; the first {len(cells)} are shown. "
+                "--json FILE and --markdown FILE list all."
+            )
         if not result.complete:
             out.print("\nIncomplete: run the same command again to resume.")
 
