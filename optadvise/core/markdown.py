@@ -10,8 +10,11 @@ _SYNTAX = re.compile(r"[\\`*\[\]~$]|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|&(?=[\w#])")
 _BLOCK = re.compile(
     r"^(\d*)([-+#.)](?=[-+#\s]|$)|>|=(?==*$))"
 )  # start of a heading, a line, a quotation or a list item
-_REFERENCE = re.compile(r"(?<!\w)([@#])(?=\w)")  # a user or an issue, which GitHub notifies or links
-_ADDRESS = re.compile(r"://|(?<=\bwww)\.", re.IGNORECASE)  # GitHub makes links of these
+# Positions and texts that comments break: GitHub makes links of users, issues, emails, addresses and commits.
+_REFERENCE = re.compile(
+    r"(?<=@)(?=\S)|(?<=#)(?=\d)|(?<=\bGH-)(?=\d)|:(?=//)|(?<=www)(?=\.)|(?<![^\W_])(?=\d*[a-f])[0-9a-f]{7,40}(?![^\W_])",
+    re.IGNORECASE,
+)
 
 
 class Markdown(str):
@@ -30,7 +33,12 @@ def escape_markdown(text: str) -> Markdown:
     if isinstance(text, Markdown):
         return text
     escaped = _BLOCK.sub(r"\1\\\2", _SYNTAX.sub(r"\\\g<0>", " ".join(text.split())))
-    return Markdown(_ADDRESS.sub(r"\\\g<0>", _REFERENCE.sub(r"\1<!-- -->", escaped)))
+    return Markdown(_REFERENCE.sub(_break_reference, escaped))
+
+
+def _break_reference(match: re.Match[str]) -> str:
+    """Return a reference with comments, which are not shown; a part of a commit is shorter than any link to one."""
+    return "<!-- -->".join(re.findall(".{1,6}", match[0])) if len(match[0]) > 1 else f"{match[0]}<!-- -->"
 
 
 def format_code(text: str) -> Markdown:

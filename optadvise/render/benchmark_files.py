@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 
 from optadvise.benchmark.metrics import METRICS, metric_figure, metric_value, peak_memory
 from optadvise.benchmark.records import ArmResult, BenchmarkResult
@@ -37,9 +38,16 @@ def encode_csv(result: BenchmarkResult) -> str:
 
 def _escape_cell(value: object) -> object:
     """Return a cell of CSV: empty for None, and no text that a spreadsheet would compute as a formula."""
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = value.replace("\r", " ")  # which the writer does not quote, and which may end a line
+    return f"'{text}" if _is_formula(value) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Return whether a text begins like a formula, also after blanks or with a full-width character."""
+    start = unicodedata.normalize("NFKC", text.lstrip()[:1])
+    return text.startswith(("\t", "\r", "\n")) or start in ("=", "+", "-", "@", "\N{MINUS SIGN}")
 
 
 def render_markdown(result: BenchmarkResult) -> str:
