@@ -233,6 +233,31 @@ def test_mutated_configs_are_estimated_or_rejected(count: Count, tmp_path: Path)
             assert done.failure.option == "--hf-config"
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("config.json", "config.json"), (".", "config.json"), ("mine", "mine"), ("mine/config.json", "mine"),
+     ("net-1.5b", "net-1.5b"), ("net-1.5b.json", "net-1.5b"), ("\x1b[31m/config.json", "\\x1b[31m")],
+)  # fmt: skip
+def test_config_is_named_by_its_path(typed: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path(typed) if typed.endswith(".json") else Path(typed) / "config.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({**CONFIG, "_name_or_path": "llama-3-8b"}), encoding="utf-8")
+    done = run(Mutant(typed, None), (0,), "estimate", "--hf-config", typed, "--json")
+    assert parse_finite(done.out)["situation"]["shape"]["name"] == name
+
+
+@pytest.mark.parametrize("claim", [f"llama-3-8b\r\n{ESCAPES}", "llama-3-8b " + "x" * 10**6, ["llama-3-8b"]])
+def test_name_that_a_config_claims_is_not_shown(claim: object, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**CONFIG, "_name_or_path": claim}), encoding="utf-8")
+    commands = ("estimate", "estimate --json", "recommend --explain", "recommend --format markdown", "recommend --json")
+    for command in commands:
+        name, *options = command.split()
+        out = run(Mutant(command, claim), (0,), name, "--hf-config", str(file), "--vram", "24GB", *options).out
+        assert not re.search(r"llama-3|x{100}|\\u202e|\\x1b", out), command
+
+
 EVIDENCE = {"audits": "audit", "claims": "claim", "benches": "benchmark"}  # kind by folder
 
 

@@ -23,6 +23,7 @@ from optadvise.memory.networks import Networks
 _LARGEST_FILE = 4 * 2**20  # bytes; a config.json has a few kilobytes
 _LONGEST_NAME = 100  # characters of a network's name in answers
 _OPTION = "--hf-config"
+_FILE = "config.json"
 _LABELS = "id2label"  # the number of its entries is the number of classes
 _UNSUPPORTED_KEYS = {
     "quantization_config": "describes a quantized checkpoint; use the config.json of the base model",
@@ -56,10 +57,19 @@ def read_hf_config(networks: Networks, unsupported_heads: Sequence[str], path: P
     dims = _read_dimensions(config, family, model_type, where)
     flags = list(_read_flags(config, family, model_type, where))
     choices = dict(_read_choices(config, family, where))
-    name = config.get("_name_or_path")
-    shown = name if isinstance(name, str) and name else path.parent.name or path.stem
-    shown = shown if path.name == "config.json" or path.is_fifo() else path.stem
-    return complete_shape(family, dims, flags, choices, clean_text(shown, _LONGEST_NAME), "config", where)
+    name = clean_text(_name_network(path), _LONGEST_NAME)
+    return complete_shape(family, dims, flags, choices, name, "config", where)
+
+
+def _name_network(path: Path) -> str:
+    """Return the name that the user typed: the config's `_name_or_path` could claim to be another model."""
+    if path.is_fifo():
+        return str(path)
+    if path.name == _FILE:
+        path = path.parent
+    if path.name in ("", ".."):
+        return _FILE
+    return path.stem if path.suffix == ".json" else path.name
 
 
 def _make_error(message: str, value: object, code: ErrorCode = ErrorCode.INVALID_NETWORK) -> InputError:
@@ -191,9 +201,9 @@ def _find_config_file(path: Path, where: str) -> Path:
     """
     if not os.path.isdir(path):  # noqa: PTH112, Path.is_dir raises an error for a long name
         return path
-    file = path / "config.json"
+    file = path / _FILE
     if not file.exists():
-        problem = "the folder contains no config.json"
+        problem = f"the folder contains no {_FILE}"
         raise _make_error(f"{where}: {problem}; use the path of the file", str(path), ErrorCode.FILE_NOT_FOUND)
     return file
 
