@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from optadvise.benchmark.user_workload import load_user
 from optadvise.benchmark.workloads import Workload, build, parameter_shapes
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
+from tests.cli import optadvise
 
 NAMES = [*SIZES]
 
@@ -166,6 +168,13 @@ def hub(): return Hub(), [{"x": torch.randn(5, 3)}]
 not_callable = 3
 def raises(): raise ValueError("two\\nlines")
 def leaves(): sys.exit(3)
+def stop(*arguments): raise StopIteration("two\\nlines")
+class Stopping(nn.Linear):
+    forward = stop
+    __iter__ = stop
+def stopping_batches(): return nn.Linear(3, 2), Stopping(3, 2)
+def stopping_forward(): return Stopping(3, 2), data()
+def stopping_loss(): return nn.Linear(3, 2), data(), stop
 def takes(argument): return pair()
 def nothing(): return None
 def four(): return 1, 2, 3, 4
@@ -237,6 +246,8 @@ def test_user_workload_in_bf16() -> None:
         ("mine.work:not_callable", "'not_callable'"),
         ("mine.work:raises", "ValueError: two lines"),
         ("mine.work:leaves", "SystemExit"),
+        ("mine.work:stop", "StopIteration: two lines"),
+        ("mine.work:stopping_batches", "StopIteration"),
         ("mine.work:takes", "TypeError"),
         ("mine.work:nothing", "NoneType"),
         ("mine.work:four", "tuple"),
@@ -274,3 +285,30 @@ def test_user_workloads_that_fail_in_training(function: str, detail: str) -> Non
 def test_out_of_memory_passes_through() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         load_user("mine.work:out_of_memory")
+
+
+@pytest.mark.parametrize(
+    ("option", "function"),
+    [
+        ("--from", "stop"),
+        ("--workload", "stopping_batches"),
+        ("--from", "stopping_forward"),
+        ("--workload", "stopping_loss"),
+    ],
+)
+def test_stop_iteration_is_an_error_of_an_estimate(option: str, function: str) -> None:
+    """It would end a loop of the caller silently."""
+    done = optadvise("estimate", option, f"mine.work:{function}")
+    assert (done.code, done.error, done.out) == (2, "invalid-workload", ""), done.err
+    assert len(done.err.splitlines()) == 1
+    assert "StopIteration" in done.err
+
+
+@pytest.mark.parametrize("function", ["stopping_forward", "stopping_loss"])
+def test_stop_iteration_is_an_error_of_a_benchmark(function: str) -> None:
+    options = ("--control", "none", "--rounds", "1", "--steps", "1", "--json", "-")
+    done = optadvise("bench", "adamw", "--workload", f"mine.work:{function}", *options)
+    assert done.code == 4, done.err
+    assert [(arm["status"], arm["error"]) for arm in json.loads(done.out)["arms"]] == [
+        ("error", "StopIteration: two lines")
+    ]
