@@ -116,10 +116,15 @@ def _describe_process(pid: int) -> tuple[int, bool]:
         return 0, False
 
 
+def list_processes_in(folder: Path) -> list[int]:
+    """Return the ids of the processes whose working directory is the folder, without this process."""
+    return [pid for pid in _list_processes() if _runs_in(folder, Path(f"/proc/{pid}"))]
+
+
 def await_end_of_processes_in(folder: Path, seconds: float = 2.0) -> bool:
     """Return whether all processes whose working directory is the folder end in time."""
     until = time.monotonic() + seconds
-    while is_running := any(_runs_in(folder, process) for process in Path("/proc").glob("[0-9]*")):
+    while is_running := bool(list_processes_in(folder)):
         if time.monotonic() > until:
             break
         time.sleep(0.05)

@@ -1,7 +1,7 @@
 """Command line with workers that answer without torch, until one hangs.
 
-The worker that hangs has a child process, holds Python's lock, and creates the file `hanging`. It is the one of Lion in
-its third round, of the second experiment, or of the third class or optimizer.
+The worker that hangs has two child processes, one with its own session. It holds Python's lock, and creates the file
+`hanging`. It is the one of Lion in its third round, of the second experiment, or of the third class or optimizer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def send(**message):
 
 def hang():
     subprocess.Popen(["sleep", "600"])
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
     open("hanging", "w").close()
     ctypes.PyDLL(None).sleep(600)
 

@@ -241,9 +241,10 @@ def _run(request: Mapping[str, Any], first_parent: int, reply: int, *streams: in
     os.environ.clear()
     os.environ.update(environment)
     _server.environment = dict(environment)
-    _prepare_process(module)
+    Path("/proc/self/comm").write_text(process_name(module), encoding="ascii")
     if is_worker:
         end_with_parent()
+    _prepare_process(module)
     _exit(_code_of(module, command))
 
 
@@ -283,8 +284,7 @@ def process_name(module: str) -> str:
 
 
 def _prepare_process(module: str) -> None:
-    """Set the name of this process, and fork a server if the program starts workers itself."""
-    Path("/proc/self/comm").write_text(process_name(module), encoding="ascii")
+    """Fork a server if the program starts workers itself."""
     _server.is_used = module in STARTERS
     if not _server.is_used:
         return

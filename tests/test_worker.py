@@ -19,7 +19,7 @@ import pytest
 from optadvise.core import start as start_file
 from optadvise.core import worker
 from optadvise.core.worker import WorkerError, WorkerProcess, WorkerTimeoutError, encode_message
-from tests.bench import ended, list_processes
+from tests.bench import await_end_of_processes_in, ended, list_processes, list_processes_in
 from tests.conftest import ROOT
 
 ECHO = """
@@ -30,6 +30,7 @@ while True:
     {action}
     parent.send({{"value": message["value"]}})
 """
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no subreapers")
 GRANDCHILD = "import subprocess; child = subprocess.Popen(['sleep', '600'])"
 
 
@@ -123,7 +124,7 @@ def test_a_copy_that_user_code_forked_does_not_answer() -> None:
         for value in (1.0, 2.0, 3.0):
             process.send(Figure(value))
             assert process.receive(Figure, 30) == Figure(value)
-        assert ended(sorted({*list_processes({process.pid})} - {process.pid})[1:])  # the first is the watchdog
+        assert ended(sorted({*list_processes({process.pid})} - {process.pid})[1:])  # the first is the worker
 
 
 def test_a_missing_program_is_an_error() -> None:
@@ -175,29 +176,85 @@ BUSY = {
     "without files": f"os.closerange(0, 20); {HOLDS_LOCK}",
     "ignoring signals": "import signal; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; time.sleep(600)",
 }
+# Module that starts processes which leave the group or the session of the worker.
+DAEMONS = """
+import os, subprocess
+
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+leader = os.fork()
+if leader == 0:
+    os.setpgid(0, 0)
+    os.execvp("sleep", ["sleep", "600"])
+child = os.fork()
+if child == 0:
+    os.setsid()
+    if os.fork() == 0:
+        subprocess.Popen(["sleep", "600"])
+        os.execvp("sleep", ["sleep", "600"])
+    os._exit(0)
+os.waitpid(child, 0)
+"""
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX's")
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with the module `daemons`, in which only the processes of a test run."""
+    (tmp_path / "daemons.py").write_text(DAEMONS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@linux
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ("pass", None), ("os._exit(3)", "ended with exit code 3"), ("os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("os.killpg(0, 9)", "killed by SIGKILL"), ("os.killpg(0, 15)", "killed by SIGTERM"),
+        ("time.sleep(600)", "within 3 s"), (HOLDS_LOCK, "within 3 s"),
+    ],
+)  # fmt: skip
+def test_daemons_end_with_the_worker(folder: Path, end: str, error: str | None) -> None:
+    with WorkerProcess(echo(f"import os, time, daemons; {end}")) as process:
+        process.send(Figure(1.0))
+        if error is None:
+            assert process.receive(Figure, 30) == Figure(1.0)
+            assert len(list_processes_in(folder)) >= 5  # supervisor, worker and three daemons
+        else:
+            with pytest.raises(WorkerError, match=error):
+                process.receive(Figure, 3 if "sleep" in end else 30)
+    assert await_end_of_processes_in(folder, seconds=0)
+
+
+@linux
+def test_a_worker_ends_with_its_supervisor(folder: Path) -> None:
+    with WorkerProcess(echo()) as process:
+        process.send(Figure(1.0))
+        process.receive(Figure, 30)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="killed by SIGKILL"):
+            process.receive(Figure, 30)
+        assert await_end_of_processes_in(folder)
+
+
+@linux
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_workers_and_their_processes_end_with_the_parent(tmp_path: Path, number: signal.Signals) -> None:
+def test_workers_and_their_processes_end_with_the_parent(folder: Path, number: signal.Signals) -> None:
     code = "import sys, time\nfrom optadvise.core.worker import WorkerProcess\nprocesses = []\n"
     for action in BUSY.values():
-        busy = f"import os, time; {GRANDCHILD}; open(str(os.getpid()), 'w').close(); {action}"
+        busy = f"import os, time, daemons; open(f'{{os.getpid()}}.started', 'w').close(); {action}"
         code += f"processes.append(WorkerProcess((sys.executable, '-c', {ECHO.format(action=busy)!r})))\n"
         code += "processes[-1].send({'value': 1})\n"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code + "processes[0].receive(dict, 600)"], cwd=tmp_path, stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    parent = subprocess.Popen([sys.executable, "-c", code + "processes[0].receive(dict, 600)"],
+                              stderr=subprocess.DEVNULL)  # fmt: skip
     try:
         until = time.monotonic() + 30
-        while len([*tmp_path.iterdir()]) < len(BUSY) and time.monotonic() < until:
+        while len([*folder.glob("*.started")]) < len(BUSY) and time.monotonic() < until:
             time.sleep(0.05)
         time.sleep(0.2)  # until each hangs
-        sessions = {int(file.name) for file in tmp_path.iterdir()}
-        assert len(list_processes(sessions)) >= 3 * len(BUSY)  # worker, watchdog and grandchild
+        assert len(list_processes_in(folder)) > 5 * len(BUSY)  # supervisor, worker and three daemons, and the parent
         parent.send_signal(number)
-        assert ended(list_processes(sessions), seconds=2)
+        assert await_end_of_processes_in(folder)
         parent.wait(timeout=20)
     finally:
         parent.kill()

@@ -1,8 +1,8 @@
 """Both ends of the worker-process protocol: JSON lines over private pipes.
 
-A worker isolates libraries that can hang, crash or print. The parent starts it as a session leader, so that it can
-kill the worker with all its child processes. The worker sends messages through a private copy of stdout, which
-libraries cannot write to, and exits when the parent exits (`lifeline`).
+A worker isolates libraries that can hang, crash or print. The parent starts it as a session leader. All its processes
+end with it and with the parent (`lifeline`). The worker sends messages through a private copy of stdout, which
+libraries cannot write to.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from optadvise.core.foreign import ForeignFileError, clean_strings
 from optadvise.core.text import clean_text
 
 _GRACE_SECONDS = 2.0  # time for a worker to exit after its stdin is closed
+_KILL_SECONDS = 12.0  # time for its supervisor to kill its processes; more than that of `lifeline`
 _POLL_SECONDS = 0.5  # interval of checks whether a worker is still running
 _LOG_TAIL_BYTES = 2**16
 # Limits for output that is not a message, such as a flood of bytes without a newline.
@@ -214,15 +215,22 @@ class WorkerProcess:
         """Stop the worker and all its child processes; can be called repeatedly."""
         self._sent.put(None)
         if not self._is_stuck:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_SECONDS)
+            self._wait(_GRACE_SECONDS)
         self._is_stuck = True
-        _kill_group(self._process)  # child processes can outlive it
+        if sys.platform == "linux":
+            self._process.terminate()  # the supervisor, which kills all processes of the worker
+            self._wait(_KILL_SECONDS)
+        _kill_group(self._process)  # without a supervisor, child processes can outlive it
         self._process.wait()
         for thread in self._threads:
             thread.join(_GRACE_SECONDS)
         self._log.close()
         _collect_group(self._process.pid)
+
+    def _wait(self, timeout: float) -> None:
+        """Wait for the end of the process, at most some seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
 
 
 def _read_lines(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
