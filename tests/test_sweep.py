@@ -99,6 +99,24 @@ def test_sweep_killed_twice_is_resumed(grid: Path) -> None:
     assert not list(folder.glob(".*.lock"))
 
 
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_lock_of_a_process_killed_after_saving_is_removed(
+    grid: Path, rules: CompiledRules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_locked: bool
+) -> None:
+    cell = read_cells(grid, rules)[0]
+    saved = encode_json(CellFile(cell.options, decode_result(json.dumps(result()).encode(), "")))
+    (tmp_path / f"{cell.name}.json").write_text(saved, encoding="utf-8")
+    monkeypatch.setattr(sweep, "measure", lambda request: pytest.fail("measured again"))
+    lock = tmp_path / f".{cell.name}.lock"
+    with lock.open("w") as file:
+        if is_locked:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        outcome = sweep.measure_cell(rules, tmp_path, cell)
+    assert outcome.result is not None
+    assert outcome.reason is None
+    assert lock.exists() == is_locked
+
+
 def pretend_to_measure(file: str, log: str) -> None:
     """Run a sweep whose cells take no time, once stdin has a line; write the name of each measured cell to a log."""
     answer = decode_result(json.dumps(result()).encode(), "")

@@ -144,12 +144,12 @@ def _is_retried(result: BenchmarkResult) -> bool:
 def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
     """Measure a cell and save it, unless it has a result or another process measures it."""
     result = read_cell(folder, cell)
-    if result is not None:
-        return Outcome(cell, result)
     lock = folder / f".{cell.name}.lock"
+    if result is not None and not lock.exists():  # a process killed after it saved the result leaves the lock's file
+        return Outcome(cell, result)
     with _lock(lock) as failure:
         if failure is not None:
-            return Outcome(cell=cell, result=None, reason=failure)
+            return Outcome(cell, result, reason=failure if result is None else None)
         result = read_cell(folder, cell)  # another process may have saved it before the lock was acquired
         if result is None:
             file = folder / f"{cell.name}.json"
