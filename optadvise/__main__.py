@@ -3,10 +3,13 @@
 import gc
 import sys
 
-if __name__ == "__main__":
-    from optadvise.core.start import remove_current_folder
+from optadvise.core.start import remove_current_folder, remove_python_path_entries
 
-    remove_current_folder()  # before other imports, which would find modules there
+# Before other imports, which would find modules there.
+if __name__ == "__main__":
+    remove_current_folder()
+else:  # imported by the installed program
+    remove_python_path_entries()
 
 # A command keeps nearly all that it allocates and ends within a second; collecting would take a twentieth of that.
 gc.set_threshold(50_000)

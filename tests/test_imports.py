@@ -35,6 +35,8 @@ NAMES = (
     "torch", "random", "typing", "json", "re", "pathlib", "dataclasses", "typer", "msgspec", "yaml", "tomllib", "numpy",
     "sitecustomize", "usercustomize", "conftest", "bitsandbytes/__init__", "optadvise/__init__",
 )  # fmt: skip
+# The installed program, which has its own folder first on `sys.path`.
+INSTALLED = "import sys; del sys.path[0]; from optadvise.__main__ import main; sys.exit(main())"
 SCHEDULE = """
 id: our-decay
 name: Our decay
@@ -150,6 +152,42 @@ def test_python_m_does_not_run_modules_of_the_current_folder(traps: Path) -> Non
     (traps / "optadvise").rmdir()
     result = run([sys.executable, "-m", "optadvise", "list"])
     assert (result.returncode, executed()) == (0, [])
+
+
+@pytest.mark.usefixtures("cold_processes")
+@pytest.mark.parametrize("entries", [":{root}", "{root}:", "{root}::{root}", ".:{root}", "{root}:../repository/"])
+def test_python_path_does_not_add_the_current_folder(tmp_path: Path, traps: Path, entries: str) -> None:
+    for name in NAMES:  # those that Python imports before the program
+        if name not in ("torch", "random", "msgspec", "typer", "json"):
+            (traps / f"{name}.py").unlink()
+    (traps / "optadvise").rmdir()
+    path = {"PYTHONPATH": entries.format(root=start.__file__.removesuffix("/optadvise/core/start.py"))}
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import importlib, os, sys, torch, random, json, msgspec\n"
+        "if sys.version_info >= (3, 11):  # PYTHONSAFEPATH exists\n"
+        "    assert os.spawnl(os.P_WAIT, sys.executable, 'python', '-c', 'import torch') == 0\n"
+        "from optadvise.core.start import add_current_folder\n"
+        "add_current_folder()\nimport evilmod\n",
+        encoding="utf-8",
+    )
+    for command in ([sys.executable, "-m", "optadvise", "list"], [sys.executable, "-c", INSTALLED, "list"]):
+        result = run(command, **path)
+        assert (result.returncode, executed()) == (0, []), result.stderr
+    worker = run(module_command("cProfile", "-o", str(tmp_path / "profile"), str(script)), **path)
+    assert (worker.returncode, executed()) == (0, [str(traps / "evilmod.py")]), worker.stderr
+
+
+@pytest.mark.usefixtures("cold_processes")
+def test_python_path_with_the_absolute_current_folder_is_kept(traps: Path) -> None:
+    code = "from optadvise.core.start import remove_current_folder as remove; remove(); import sys; print(sys.path)"
+    path = os.pathsep.join([str(traps), str(Path(start.__file__).parents[2]), ""])
+    (traps / "optadvise" / "__init__.py").unlink()
+    (traps / "optadvise").rmdir()
+    for name in ("sitecustomize", "usercustomize"):
+        (traps / f"{name}.py").unlink()
+    result = run([sys.executable, "-c", code], PYTHONPATH=path)
+    assert repr(str(traps)) in result.stdout, result.stderr
 
 
 @pytest.mark.usefixtures("traps", "cold_processes")

@@ -1,7 +1,7 @@
 """`sys.path` without the current folder, and the start of worker processes: `python start.py MODULE ARGUMENTS`.
 
 `python -m` puts the current folder first on `sys.path`, so that a `torch.py` or `random.py` in it would run; the option
-`-P`, which prevents this, requires Python 3.11.
+`-P`, which prevents this, requires Python 3.11. An empty entry of PYTHONPATH (`:/folder`) has the same effect.
 """
 
 import sys
@@ -13,9 +13,28 @@ import os  # loaded at the start of Python; the folder removed below could conta
 
 
 def remove_current_folder() -> None:
-    """Remove the current folder from `sys.path` after `python -m` has put it there."""
+    """Remove the current folder from `sys.path` after `python -m` has put it there, and as an entry of PYTHONPATH."""
     if not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [_get_current_folder()]:
         del sys.path[0]
+    remove_python_path_entries()
+
+
+def remove_python_path_entries() -> None:
+    """Remove the current folder from `sys.path` and from PYTHONPATH where an empty or relative entry stands for it.
+
+    An absolute path of the current folder is kept, because the user typed it.
+    """
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folder = _get_current_folder()
+    if entries == [""] or folder is None:
+        return
+    real = os.path.realpath(folder)
+    kept = [entry for entry in entries if os.path.isabs(entry) or os.path.realpath(entry) != real]  # noqa: PTH117
+    if len(kept) == len(entries):
+        return
+    os.environ["PYTHONPATH"] = os.pathsep.join(kept)  # of processes that this one starts
+    if real not in map(os.path.realpath, kept):
+        sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) != real]
 
 
 def add_current_folder() -> None:
@@ -56,4 +75,5 @@ def run_worker(module: str) -> None:
 
 
 if __name__ == "__main__":
+    remove_python_path_entries()
     run_worker(sys.argv.pop(1))
