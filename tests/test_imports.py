@@ -155,6 +155,22 @@ def test_python_m_does_not_run_modules_of_the_current_folder(traps: Path) -> Non
 
 
 @pytest.mark.usefixtures("cold_processes")
+@pytest.mark.parametrize("name", ["types", "optadvise/__init__"])
+def test_python_m_runs_the_modules_that_the_readme_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They run before the program, which therefore cannot prevent it."""
+    trap = tmp_path / "repository" / f"{name}.py"
+    trap.parent.mkdir(parents=True)
+    trap.write_text(f"{TRAP}raise SystemExit(7)\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "repository")
+    monkeypatch.setenv(MARKER, str(tmp_path / "marker"))
+    answer = (Path(start.__file__).parents[2] / "README.md").read_text("utf-8").partition("that I do not trust?**")[2]
+    assert f"`{name.replace('__init__', '') if '/' in name else f'{name}.py'}`" in answer.partition("\n\n")[0]
+    assert (run([sys.executable, "-m", "optadvise", "list"]).returncode, executed()) == (7, [str(trap)])
+
+
+@pytest.mark.usefixtures("cold_processes")
 @pytest.mark.parametrize("entries", [":{root}", "{root}:", "{root}::{root}", ".:{root}", "{root}:../repository/"])
 def test_python_path_does_not_add_the_current_folder(tmp_path: Path, traps: Path, entries: str) -> None:
     for name in NAMES:  # those that Python imports before the program
