@@ -212,6 +212,8 @@ def test_unspecified_facts_are_listed_as_assumed() -> None:
         ("list --for transfomer", "unknown-choice", "--for"),
         ("recommend --lora=8", "invalid-value", "--lora"),
         ("recommend --gpus 8xh100 --gpu a100", "option-conflict", "--gpu"),
+        ("recommend --gpu 8xh100 --gpus 4", "option-conflict", "--gpus"),
+        ("list --for dpo", "unknown-choice", "--for"),
         ("list --gpus --archs", "option-conflict", "--networks"),
         ("list --gpus --tree", "option-conflict", "--tree"),
         ("list --tree --json", "option-conflict", "--json"),
@@ -240,6 +242,7 @@ def test_invalid_input_has_one_line_and_a_code(line: str, error: str, option: st
         ("recommend --model llm --vram 24", "recommend --model transformer --architecture decoder --vram 24GB"),
         ("recommend --task sft --params 8B", "recommend --task finetune --params 8B"),
         ("recommend --gpus 8xH100 --params 8B", "recommend --gpus 8 --gpu h100 --params 8B"),
+        ("recommend --gpu 8xH100 --params 8B", "recommend --gpus 8 --gpu h100 --params 8B"),
         ("recommend --gpus 2 --params 8B --shard fsdp", "recommend --gpus 2 --params 8B --shard zero3"),
         ("recommend --params 8B --checkpointing", "recommend --params 8B --checkpointing full"),
         ("recommend --params 8B --max-seq-length 4096", "recommend --params 8B --seq-len 4096"),
@@ -395,7 +398,9 @@ def test_list_filters() -> None:
     ids = {o["id"] for o in json.loads(optadvise("list", "--family", "sgd", "--json").out)["optimizers"]}
     assert {"sgd", "sgd-momentum", "sgd-nesterov"} <= ids
     assert "adamw" not in ids
-    ids = {o["id"] for o in json.loads(optadvise("list", "--for", "transformer", "--json").out)["optimizers"]}
+    transformers = optadvise("list", "--for", "transformer", "--json").out
+    assert optadvise("list", "--for", "llm", "--json").out == transformers
+    ids = {o["id"] for o in json.loads(transformers)["optimizers"]}
     assert "adamw" in ids
     assert "sgd" not in ids
 

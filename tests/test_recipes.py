@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from optadvise.advice import inputs
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core.errors import InputError
+from optadvise.core.json_text import to_json_object
 from tests import recipe_scores
+from tests.cli import optadvise
 from tests.recipe_scores import summarize
 
 # Shares of what the best single answers match, for the runs that the rules may use and for those held out. The aim is
@@ -66,3 +70,18 @@ def test_no_rule_matches_a_single_model_size(rules: CompiledRules) -> None:
             for condition in rule.when.get("params", ()):  # sizes are ranges, not single values
                 is_point = isinstance(condition, list) and condition[0] is not None and condition[0] == condition[2]
                 assert not is_point, rule.id
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("dpo", {"task": "dpo"}),
+        ("qlora", {"method": "qlora"}),
+        ("cnn", {"model": "cnn"}),
+        ("bert", {"model": "transformer", "architecture": "encoder"}),
+    ],
+)
+def test_listed_runs_have_the_selected_facts(rules: CompiledRules, name: str, facts: dict[str, str]) -> None:
+    listed = json.loads(optadvise("list", "--recipes", "--for", name, "--json").out)["recipes"]
+    expected = {recipe.id for recipe in rules.catalog.recipes if facts.items() <= to_json_object(recipe).items()}
+    assert {recipe["id"] for recipe in listed} == expected != set()

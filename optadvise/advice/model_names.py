@@ -35,7 +35,7 @@ class ModelName(Struct, frozen=True):
     params: int | None = None  # size at the end of the name
 
 
-def find_model_name(catalog: Catalog, text: str) -> ModelName:
+def find_model_name(catalog: Catalog, text: str, flag: str = "--model") -> ModelName:
     """Return what a name after `--model` states.
 
     Raises:
@@ -62,9 +62,9 @@ def find_model_name(catalog: Catalog, text: str) -> ModelName:
         words = {word: word for group in catalog.words.groups for word in group.words}
         guess = suggest_similar(name, values, words)
         raise InputError(
-            f"--model {text!r}: unknown name; {f'{guess} ' if guess else ''}use a kind of model ({', '.join(values)}) "
+            f"{flag} {text!r}: unknown name; {f'{guess} ' if guess else ''}use a kind of model ({', '.join(values)}) "
             "or a name such as llm, bert, clip or yolo",
-            code=ErrorCode.UNKNOWN_CHOICE, option="--model", value=text,
+            code=ErrorCode.UNKNOWN_CHOICE, option=flag, value=text,
         )  # fmt: skip
     return versioned
 

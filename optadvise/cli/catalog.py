@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optadvise.rulebase.table_records import Rule
 
 _FILTERS, _LISTS = "Filters", "Other lists"
+_SELECTED = ("model", "architecture", "objective")  # facts of a name after --for
 
 
 def list_(
@@ -37,7 +38,8 @@ def list_(
     suits: Annotated[
         str | None,
         opt.option(
-            "Optimizers for this kind of model: transformer, cnn …", "--for", group=_FILTERS, metavar="MODEL",
+            "For this kind of model: transformer, cnn, llm, bert …; with --recipes also for a task or method.",
+            "--for", group=_FILTERS, metavar="NAME",
             completer=of("model"),
         ),
     ] = None,
@@ -49,7 +51,7 @@ def list_(
     gpus: Annotated[bool, opt.option("List GPUs for --gpu.", "--gpus", group=_LISTS)] = False,
     networks: Annotated[bool, opt.option("List networks for --arch.", "--networks", group=_LISTS)] = False,
     recipes: Annotated[
-        bool, opt.option("List published training runs; --for selects a kind of model.", "--recipes", group=_LISTS)
+        bool, opt.option("List published training runs; see --for.", "--recipes", group=_LISTS)
     ] = False,
     rules: opt.Rules = None,
     json_: opt.Json = False,
@@ -74,17 +76,30 @@ def list_(
     catalog = rule_folders.load_catalog(rules)
     if family is not None:
         check_choice("--family", family, FAMILIES)
-    if suits is not None:
-        check_choice("--for", suits, catalog.facts["model"].values or {})
+    selected = {} if suits is None else _parse_selection(catalog, suits, accept_tasks=recipes)
     with redirect_to(output, rules or ()):
         if chosen:
-            _OTHER_LISTS[chosen[0]](catalog, json_, suits)
+            _OTHER_LISTS[chosen[0]](catalog, json_, selected)
             return
-        _print_optimizers(_filter_cards(catalog, family, suits, max_state_bytes), as_tree=tree, as_json=json_)
+        _print_optimizers(
+            _filter_cards(catalog, family, selected.get("model"), max_state_bytes), as_tree=tree, as_json=json_
+        )
+
+
+def _parse_selection(catalog: Catalog, text: str, *, accept_tasks: bool) -> Mapping[str, object]:
+    """Return the facts that a name after `--for` states."""
+    from optadvise.advice.model_names import find_model_name
+
+    spelled = text.strip().lower()
+    if accept_tasks:
+        for fact in (catalog.facts["task"], catalog.facts["method"]):
+            if spelled in (fact.values or {}):
+                return {fact.id: spelled}
+    return {name: value for name, value in find_model_name(catalog, text, "--for").facts.items() if name in _SELECTED}
 
 
 def _filter_cards(
-    catalog: Catalog, family: str | None, suits: str | None, max_state_bytes: float | None
+    catalog: Catalog, family: str | None, suits: object, max_state_bytes: float | None
 ) -> list[Optimizer]:
     from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 
@@ -109,7 +124,7 @@ def _print_optimizers(cards: list[Optimizer], *, as_tree: bool, as_json: bool) -
         render.print_optimizers(cards)
 
 
-def _print_schedules(catalog: Catalog, as_json: bool, _: str | None) -> None:
+def _print_schedules(catalog: Catalog, as_json: bool, _: Mapping[str, object]) -> None:
     from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
 
@@ -120,7 +135,7 @@ def _print_schedules(catalog: Catalog, as_json: bool, _: str | None) -> None:
         render.print_schedules(schedulers)
 
 
-def _print_claims(catalog: Catalog, as_json: bool, _: str | None) -> None:
+def _print_claims(catalog: Catalog, as_json: bool, _: Mapping[str, object]) -> None:
     from optadvise.render import catalog as records
     from optadvise.render.text import catalog as render
 
@@ -132,7 +147,7 @@ def _print_claims(catalog: Catalog, as_json: bool, _: str | None) -> None:
         render.print_claims(catalog, {finding.id: finding for finding in store.find_decided_claims(catalog)})
 
 
-def _print_gpus(catalog: Catalog, as_json: bool, _: str | None) -> None:
+def _print_gpus(catalog: Catalog, as_json: bool, _: Mapping[str, object]) -> None:
     from optadvise.render.inventory import list_gpus
     from optadvise.render.text.inventory import print_gpus
 
@@ -143,7 +158,7 @@ def _print_gpus(catalog: Catalog, as_json: bool, _: str | None) -> None:
         print_gpus(gpus)
 
 
-def _print_networks(catalog: Catalog, as_json: bool, _: str | None) -> None:
+def _print_networks(catalog: Catalog, as_json: bool, _: Mapping[str, object]) -> None:
     from optadvise.render.inventory import list_networks
     from optadvise.render.text.inventory import print_networks
 
@@ -154,18 +169,18 @@ def _print_networks(catalog: Catalog, as_json: bool, _: str | None) -> None:
         print_networks(networks)
 
 
-def _print_recipes(catalog: Catalog, as_json: bool, model: str | None) -> None:
+def _print_recipes(catalog: Catalog, as_json: bool, selected: Mapping[str, object]) -> None:
     from optadvise.render.inventory import list_recipes
     from optadvise.render.text.inventory import print_recipes
 
-    recipes = list_recipes(catalog, model)
+    recipes = list_recipes(catalog, selected)
     if as_json:
         _print_json(recipes)
     else:
         print_recipes(recipes)
 
 
-_OTHER_LISTS: dict[str, Callable[[Catalog, bool, str | None], None]] = {  # with the kind of model of --for
+_OTHER_LISTS: dict[str, Callable[[Catalog, bool, Mapping[str, object]], None]] = {  # with the facts of --for
     "--schedules": _print_schedules, "--claims": _print_claims, "--gpus": _print_gpus, "--networks": _print_networks,
     "--recipes": _print_recipes,
 }  # fmt: skip

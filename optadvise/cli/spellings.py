@@ -79,6 +79,7 @@ _HINTS: Mapping[str, str] = {
     "--weight-decay": "is computed; the answer has its typical range",
     "--warmup": "is computed; optadvise schedule NAME --warmup 2% shows a schedule with a given warmup",
 }
+_GPU_OPTIONS = ("--gpus", "--gpu")
 _GPUS = re.compile(r"(\d+)\s*[x×*]\s*(\S.*)", re.IGNORECASE)  # as in 8xH100
 
 
@@ -118,14 +119,14 @@ def _normalize(command: str, arguments: Sequence[str]) -> Iterator[str]:
         if is_run and flag in _HINTS:
             raise InputError(f"{flag} {_HINTS[flag]}", code=ErrorCode.UNKNOWN_OPTION, option=flag)
         name, *values = aliases.get(flag, [flag])
-        if equals and (name in ("--json", "--gpus") or values):
+        if equals and (name in ("--json", *_GPU_OPTIONS) or values):
             remaining.insert(0, value)
         is_bare = not remaining or (remaining[0].startswith("-") and remaining[0] != "-")
         if values:
             yield from (name, *values)
             _skip_true(flag, name, values, remaining, has_value=bool(equals))
-        elif name == "--gpus" and is_run and not is_bare:
-            yield from _split_gpus(remaining.pop(0), arguments)
+        elif name in _GPU_OPTIONS and is_run and not is_bare:
+            yield from _split_gpus(name, remaining.pop(0), arguments)
         elif name == "--json":
             yield from _place_json(command, remaining, arguments, is_bare=is_bare)
         elif flag == "-o" and name != flag and command in _OUTPUT_COMMANDS and not _is_picture(remaining):
@@ -149,14 +150,15 @@ def _is_picture(remaining: Sequence[str]) -> bool:
     return bool(remaining) and remaining[0].lower().endswith((".png", ".svg", ".pdf"))
 
 
-def _split_gpus(value: str, arguments: Sequence[str]) -> Sequence[str]:
-    """Return the options of `--gpus`, whose value may include the name of the GPU."""
+def _split_gpus(name: str, value: str, arguments: Sequence[str]) -> Sequence[str]:
+    """Return the options of `--gpus` or `--gpu`, whose value may have both the number and the name of the GPUs."""
     match = _GPUS.fullmatch(value.strip())
     if match is None:
-        return ["--gpus", value]
-    if "--gpu" in arguments:
-        message = f"--gpus {value} and --gpu both name a GPU; use --gpus {match[1]}"
-        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--gpu", value=value)
+        return [name, value]
+    other, what, part = ("--gpu", "name a GPU", 1) if name == "--gpus" else ("--gpus", "give a number of GPUs", 2)
+    if other in arguments:
+        message = f"{name} {value} and {other} both {what}; use {name} {match[part]}"
+        raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option=other, value=value)
     return ["--gpus", match[1], "--gpu", match[2]]
 
 

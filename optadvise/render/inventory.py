@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -60,9 +61,16 @@ class RecipeList(Document, frozen=True, kw_only=True):
     recipes: tuple[Recipe, ...]
 
 
-def list_recipes(catalog: Catalog, model: str | None = None) -> RecipeList:
-    """Return the published runs of a kind of model, or all, by kind, task and id."""
-    recipes = (recipe for recipe in catalog.recipes if model in (None, recipe.model))
+def list_recipes(catalog: Catalog, selected: Mapping[str, object]) -> RecipeList:
+    """Return the published runs by kind, task and id.
+
+    Args:
+        catalog: The catalog.
+        selected: Facts of the runs, such as `{"model": "transformer", "task": "dpo"}`; empty for all runs.
+    """
+    recipes = (
+        recipe for recipe in catalog.recipes if all(getattr(recipe, name) == value for name, value in selected.items())
+    )
     ordered = sorted(recipes, key=lambda recipe: (recipe.model, recipe.task, recipe.id))
     return RecipeList(recipes=tuple(replace(recipe, at="") for recipe in ordered))
 
