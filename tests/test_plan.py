@@ -187,7 +187,7 @@ def test_memory_pressure_follows_the_plan(options: dict[str, str]) -> None:
 def test_run_says_how_to_train() -> None:
     advice = ask(arch="llama-3-8b", task="finetune", gpus="4", gpu="a100-40gb", batch_size="64", precision="amp-bf16")
     run = build_recommendation(advice).run
-    assert (run.micro_batch, run.accumulation, run.gpus, run.effective_batch) == (4, 4, 4, 64)
+    assert (run.micro_batch, run.accumulation, run.gpus, run.effective_batch) == (1, 16, 4, 64)
     assert run.tokens_per_step == 64 * (advice.situation.seq_len or 0)
     assert {"micro_batch", "accumulation", "checkpointing"} <= set(run.chosen)
     assert "precision" not in run.chosen
@@ -218,3 +218,13 @@ def test_preference_tuning_holds_other_networks() -> None:
     expected, high = read_others(**run, task="grpo")
     assert (expected, high > 0) == (0, True)
     assert read_others(**run, task="ppo")[0] > 4 * base
+
+
+@pytest.mark.parametrize("batch_size", ["64", "128", "512"])
+def test_an_assumed_micro_batch_is_one_sample_or_leaves_memory_to_spare(batch_size: str) -> None:
+    for options in ({"gpus": "4", "gpu": "a100-40gb"}, {"gpu": "h100"}, {"gpu": "rtx 4090", "method": "lora"}):
+        advice = ask(arch="llama-3-8b", task="finetune", batch_size=batch_size, **options)
+        memory, run = advice.memory, advice.situation
+        assert memory.total is not None
+        assert memory.available is not None
+        assert run.micro_batch == 1 or memory.total <= 0.9 * memory.available

@@ -23,14 +23,15 @@ from optadvise.memory.rules import MemoryRules
 _LARGEST_MODEL = 10**14  # parameters
 _USUAL_BYTES = 16  # per trained parameter; start of the search for the largest model
 _LARGEST_INPUT = 2**22  # samples, or tokens
+_SAFE_SHARE = 0.9  # of the memory, for an assumed micro-batch that may not fit
 
 
 def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> Situation:
     """Return a situation with a micro-batch, which is assumed if none is specified.
 
     An assumed micro-batch is the whole batch per GPU if that is expected to fit. Otherwise it is the largest divisor
-    of it that fits over the whole likely range, or else as expected. Without a batch size it is one sample. It stays
-    unknown for an assumed batch without a memory limit.
+    of it that fits over the whole likely range, or else with a tenth of the memory to spare, or else one sample, as
+    without a batch size. It stays unknown for an assumed batch without a memory limit.
     """
     if situation.micro_batch is not None or situation.params is None:
         return situation
@@ -48,7 +49,8 @@ def with_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -
     certain = (
         n for n in fitting if compute_highest_bytes(rules, replace(inputs, micro_batch=n), optimizer) <= available
     )
-    return replace(at_once, micro_batch=next(certain, max(fitting, default=1)))
+    spare = (n for n in fitting if required(n) <= _SAFE_SHARE * available)
+    return replace(at_once, micro_batch=next(certain, None) or next(spare, 1))
 
 
 def find_largest_micro_batch(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:

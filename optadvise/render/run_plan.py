@@ -16,6 +16,10 @@ CHOSEN_FACTS = frozenset({
 })  # fmt: skip
 
 
+_LARGEST = "the largest that fits over the likely range, or with memory to spare"
+_SMALLEST = "least memory: the run is close to the limit"
+
+
 class ChoiceRow(Struct, frozen=True):
     """Choice of how to run a training, as text."""
 
@@ -34,7 +38,7 @@ def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
         saved = format_saving(choice.saves, is_alone=is_alone) if choice.saves else "saves memory outside the peak"
         effect = f"{accumulation}{saved}; cost: {choice.costs}"
         if "micro_batch" in choice.change:  # compared with the whole batch, which would not run
-            short_effect = "the largest that fits over the likely range of memory, or else as expected"
+            short_effect = _SMALLEST if choice.change["micro_batch"] == 1 else _LARGEST
         else:
             short_effect = f"{saved}; cost: {choice.costs.partition(';')[0]}"
         option = format_options(catalog, choice.change)
