@@ -605,7 +605,7 @@ def _check_winning(table: RandomTable) -> None:
         return
     at = [decided(table.document, oracle.beats, names) for names in oracle.applying]
     for rule in (*ours.rules, *((ours.otherwise,) if ours.otherwise else ())):
-        box, over = find_winning_boxes(ours, rule, axes)
+        box, over = find_winning_boxes(ours, rule, [make_box(row, axes) for row in ours.rules])
         region = oracle.within(box, axes).difference(*(oracle.within(other, axes) for other in over))
         assert region == {number for number, names in enumerate(at) if names == [rule.id]}, (in_lines(table), rule.id)
 

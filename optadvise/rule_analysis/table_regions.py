@@ -19,7 +19,7 @@ from optadvise.core.cards import Optimizer, Scheduler
 from optadvise.core.records import Situation
 from optadvise.rulebase.proofs import find_winning_boxes
 from optadvise.rulebase.records import Condition
-from optadvise.rulebase.regions import Box, find_lowest_bit, find_uncovered, intersect_boxes, touches
+from optadvise.rulebase.regions import Box, find_lowest_bit, find_uncovered, intersect_boxes, make_box, touches
 from optadvise.rulebase.table_records import Rule
 from optadvise.rulebase.tables import Table
 
@@ -50,9 +50,9 @@ class ScheduleRegion(Struct, frozen=True):
 
 def list_rule_regions(rules: CompiledRules, table: Table) -> list[RuleRegion]:
     """Return the regions in which each rule of a table decides, including `otherwise`, regardless of other tables."""
-    regions = []
+    regions, boxes = [], [make_box(rule, rules.axes) for rule in table.rules]
     for rule in table.all_rules:
-        box, excluded = find_winning_boxes(table, rule, rules.axes)
+        box, excluded = find_winning_boxes(table, rule, boxes)
         regions.append(RuleRegion(rule=rule, region=Region(box=box, excluded=tuple(excluded))))
     return regions
 

@@ -262,14 +262,14 @@ def _join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} together"
 
 
-def find_winning_boxes(table: Table, rule: Rule, axes: Mapping[str, Axis]) -> tuple[Box, list[dict[str, int]]]:
+def find_winning_boxes(table: Table, rule: Rule, boxes: Sequence[Box]) -> tuple[Box, list[Box]]:
     """Return the box in which a rule can decide, and the boxes of the rules that win over it.
 
     Args:
         rule: A rule of the table, or its `otherwise` rule.
+        boxes: Cells that each rule of the table accepts, without those of `otherwise`.
     """
-    boxes: list[dict[str, int]] = [make_box(row, axes) for row in table.rules]
     if rule is table.otherwise:
-        return {}, boxes
+        return {}, [*boxes]
     index = next(i for i, row in enumerate(table.rules) if row.id == rule.id)
     return boxes[index], [boxes[i] for i in find_rivals(table, index, boxes)]
