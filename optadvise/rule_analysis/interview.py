@@ -9,8 +9,8 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.advice.probes import MEMORY_FACTS, find_equivalent_ranges
 from optadvise.core.records import FactValues
-from optadvise.rule_analysis.table_regions import list_choice_regions
-from optadvise.rulebase.regions import Box, find_uncovered, intersect_boxes
+from optadvise.rule_analysis.table_regions import Region, intersect, list_choice_regions
+from optadvise.rulebase.regions import Box
 
 _TOLERANCE = 1e-9  # among equally good questions, the first is used
 _WITHOUT_SIZE = ("unlimited", "limited")  # memory pressures without a model size
@@ -31,21 +31,29 @@ class Interview:
         self.rules = rules
         self.inputs = dict(inputs)
         self._skipped: set[str] = set()  # facts that keep their defaults
+        self._regions: list[tuple[str, Region]] | None = None  # of the possible optimizers; None until they are listed
 
     def list_possible(self, box: Box | None = None) -> frozenset[str]:
         """Return the optimizers that the rules can still choose, inside a box if one is given."""
-        inputs_box = intersect_boxes(self._locate_inputs(), box or {})
-        if inputs_box is None:
-            return frozenset()
-        possible = set()
-        for entry in list_choice_regions(self.rules):
-            name = entry.rule.choice.chosen
-            if name in possible:
-                continue
-            shared = intersect_boxes(entry.region.box, inputs_box)
-            if shared is not None and find_uncovered(shared, entry.region.excluded, self.rules.axes) is not None:
+        regions = self._list_regions()
+        if box is None:
+            return frozenset(name for name, _ in regions)
+        answer, possible = Region(box=box, excluded=()), set[str]()
+        for name, region in regions:
+            if name not in possible and intersect(self.rules, region, answer) is not None:
                 possible.add(name)
         return frozenset(possible)
+
+    def _list_regions(self) -> list[tuple[str, Region]]:
+        """Return the regions that the inputs leave, each with the optimizer that is chosen there."""
+        if self._regions is None:
+            inputs = Region(box=self._locate_inputs(), excluded=())
+            self._regions = [
+                (entry.rule.choice.chosen, region)
+                for entry in list_choice_regions(self.rules)
+                if (region := intersect(self.rules, entry.region, inputs)) is not None
+            ]
+        return self._regions
 
     def _locate_inputs(self) -> dict[str, int]:
         """Return the cells of the inputs, of skipped facts, and of the memory pressure if it can be computed."""
@@ -117,7 +125,9 @@ class Interview:
         """
         complete_situation(self.rules, {**self.inputs, **inputs})
         self.inputs |= inputs
+        self._regions = None
 
     def skip(self, fact: str) -> None:
         """Keep the default of a fact."""
         self._skipped.add(fact)
+        self._regions = None
