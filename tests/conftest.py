@@ -10,18 +10,21 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, settings
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.core import yaml_reader
 from optadvise.rulebase.catalog import Catalog, load
 from tests import fork_server
 
+_Test = TypeVar("_Test")
 ROOT = Path(__file__).parent.parent
 # Tests run in parallel on few cores, where threads of torch would slow each other down. Each test process therefore
 # uses one core, because measurements use all cores that are available.
@@ -41,13 +44,32 @@ for _name in ("CACHE", "DATA"):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The day for `rotated`, set here so that all processes of a test run use the same day at midnight.
 os.environ.setdefault("OPTADVISE_TESTS_DAY", str(date.today().toordinal()))
+_DAY = int(os.environ["OPTADVISE_TESTS_DAY"])
 # A shell without job control makes its child processes ignore SIGINT, unlike an interactive shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fork_server.install()
 # A busy machine is no failure.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+_MAX_TEXTS = 500
 DATA, _COUNT = f"{os.environ['OPTADVISE_DATA_DIR']}/{os.getpid()}", itertools.count()
+
+
+def _parse_once() -> None:
+    """Parse a text once per process, because many tests read a copy of the shipped rules with one change."""
+    compose, composed = yaml_reader._compose, dict[str, yaml.Node | None]()
+
+    def compose_once(text: str, context: yaml_reader.Context) -> yaml.Node | None:
+        if text not in composed:
+            if len(composed) == _MAX_TEXTS:
+                composed.clear()
+            composed[text] = compose(text, context)
+        return composed[text]
+
+    yaml_reader._compose = compose_once
+
+
+_parse_once()
 
 
 def pytest_report_header() -> str:
@@ -84,9 +106,20 @@ def few(count: int, values: Sequence[Any]) -> list[Any]:
 
 def rotated(count: int, values: Sequence[Any]) -> list[Any]:
     """Return parameters of which all but `count`, which change daily, are marked slow."""
-    start = int(os.environ["OPTADVISE_TESTS_DAY"]) * count
+    start = _DAY * count
     today = {(start + number) % len(values) for number in range(count)}
     return [value if number in today else _slow(value) for number, value in enumerate(values)]
+
+
+def by_turns(turn: int, turns: int) -> Callable[[_Test], _Test]:
+    """Return a decorator that marks a test as slow on all days except one of every few.
+
+    Args:
+        turn: The day of this test; similar tests have other days.
+        turns: Number of days after which it is run again.
+    """
+    mark: Any = pytest.mark.slow
+    return lambda test: test if _DAY % turns == turn else mark(test)
 
 
 def examples(count: int) -> int:
@@ -107,6 +140,12 @@ def catalog() -> Catalog:
 @pytest.fixture(scope="session")
 def rules(catalog: Catalog) -> CompiledRules:
     return CompiledRules(catalog)
+
+
+@pytest.fixture
+def without_sensitivities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the sensitivities of recommendations, whose search takes three quarters of the time."""
+    monkeypatch.setattr("optadvise.advice.recommend.find_sensitivities", lambda *_: ())
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,14 +97,18 @@ def _shape(figure: dict[str, Any]) -> NetworkShape | None:
         return read_hf_config(rules.networks, rules.settings.unsupported_heads, file)
 
 
-def format_table() -> list[str]:
+def compare_all() -> list[Comparison]:
+    """Return the comparisons of all figures that are not excluded."""
+    return [compare(figure) for figure in read_figures() if explain_exclusion(figure) is None]
+
+
+def format_table(comparisons: Sequence[Comparison]) -> list[str]:
     """Return a Markdown table of all figures and predictions, and the errors of both halves."""
     gib = 2**30
     lines = [
         "| figure | counts | measured GiB | predicted GiB | error | inside | held out |",
         "|---|---|---|---|---|---|---|",
     ]
-    comparisons = [compare(figure) for figure in read_figures() if explain_exclusion(figure) is None]
     for comparison in comparisons:
         inside = comparison.interval.low <= comparison.measured <= comparison.interval.high
         lines.append(

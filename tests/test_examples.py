@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.cli import optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, by_turns, rotated
 from tests.frameworks import load_program
 from tests.results import SCHEMAS, result
 
@@ -46,6 +46,7 @@ def gate(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.Compl
     return run(["sh", str(CI / "gate.sh"), *arguments], folder, env)
 
 
+@by_turns(0, 2)
 def test_gate_fails_on_more_state(tmp_path: Path) -> None:
     """The test of the workflow covers a gate that passes."""
     env = environment(**TINY, OPTADVISE_STATE_BYTES="1.5", OPTADVISE_OUT="out")
@@ -97,6 +98,7 @@ def test_workflow_is_valid() -> None:
     assert on_pull_requests == ["Fetch the base", "Compare with the base"]
 
 
+@by_turns(1, 2)
 def test_steps_of_the_workflow_run(tmp_path: Path) -> None:
     """All steps but the installation, in order: the pull request is compared with the base of the push."""
     data = workflow()
@@ -163,7 +165,7 @@ def test_program_equals_output_of_its_command(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's schedules and of Transformers
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", rotated(1, [*PROGRAMS]))
 def test_program_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "lora_pydoc":
         pytest.importorskip("peft", reason="peft is not installed: pip install peft")

@@ -48,7 +48,7 @@ from optadvise.rulebase.proofs import (
 from optadvise.rulebase.regions import make_box
 from optadvise.rulebase.tables import Table, cut_axes
 from tests.cli import CommandResult, optadvise
-from tests.conftest import ROOT, few, rotated
+from tests.conftest import ROOT, examples, rotated
 from tests.documents import fact_data, facts_of, table_data, table_of, with_rows, with_table
 from tests.test_oracle import accepts, applies, beaten, decided
 
@@ -327,7 +327,7 @@ def _matches(reported: ReportedFinding, defect: Defect) -> bool:
 
 
 @pytest.mark.usefixtures("unproven")
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.apply.__name__.strip("_"))
+@pytest.mark.parametrize("defect", rotated(8, DEFECTS), ids=lambda defect: defect.apply.__name__.strip("_"))
 def test_defect_is_found_with_line_rows_and_witness(
     folder: Path, defect: Defect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,7 +355,7 @@ def test_defect_is_found_with_line_rows_and_witness(
 
 
 @pytest.mark.usefixtures("unproven")
-@pytest.mark.parametrize("defect", rotated(4, DEFECTS), ids=lambda defect: defect.apply.__name__.strip("_"))
+@pytest.mark.parametrize("defect", rotated(2, DEFECTS), ids=lambda defect: defect.apply.__name__.strip("_"))
 def test_check_reports_a_defect_and_its_witness_uses_the_folder(folder: Path, defect: Defect) -> None:
     defect.apply(EditedRules(folder))
     result = optadvise("rules", "check", "--rules", str(folder), "--json")
@@ -490,13 +490,13 @@ def _step_of_nothing(edited: EditedRules) -> str:
 
 @pytest.mark.parametrize(
     ("break_rules", "code"),
-    [
+    rotated(4, [
         (_misspelled_concern, ErrorCode.INVALID_ENTRY), (_no_concern_otherwise, ErrorCode.INVALID_ENTRY),
         (_no_such_source, ErrorCode.UNKNOWN_REFERENCE), (_no_such_optimizer, ErrorCode.UNKNOWN_REFERENCE),
         (_no_such_alternative, ErrorCode.UNKNOWN_REFERENCE), (_no_such_schedule, ErrorCode.UNKNOWN_REFERENCE),
         (_override_of_nothing, ErrorCode.UNKNOWN_REFERENCE), (_no_such_choice, ErrorCode.INVALID_ENTRY),
         (_no_such_fact, ErrorCode.UNKNOWN_REFERENCE), (_step_of_nothing, ErrorCode.UNKNOWN_REFERENCE),
-    ],
+    ]),
 )  # fmt: skip
 def test_unknown_name_is_an_error_at_its_line(
     folder: Path, break_rules: Callable[[EditedRules], str], code: ErrorCode
@@ -529,7 +529,7 @@ def evaluated(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
         patch.setattr(
             "optadvise.advice.recommend.find_sensitivities", lambda *_: ()
         )  # they evaluate points that no command line reaches
-        for answers in _situations(Random(2), rules, 250):
+        for answers in _situations(Random(2), rules, examples(480)):
             advise(rules, answers)
     return found
 
@@ -566,13 +566,13 @@ def _shows(reported: ReportedFinding, result: CommandResult) -> bool:
     return is_rejected_for(result, None, rules[0]) or rules[0] in decided_by(result)
 
 
-@pytest.mark.parametrize("seed", few(1, range(12)))
+@pytest.mark.parametrize("seed", rotated(1, range(34)))
 def test_witnesses_of_changed_rows_reproduce_their_findings(
     rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     changes = [mutant for table in rules.tables.values() for mutant in list_mutants(rules, table)]
     followed = 0
-    for mutant in Random(seed).sample(changes, 14):
+    for mutant in Random(seed).sample(changes, 5):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         answer_by(changed, monkeypatch)
         for reported in prove_rules(changed).findings:
@@ -580,17 +580,17 @@ def test_witnesses_of_changed_rows_reproduce_their_findings(
                 case = (mutant.rule, mutant.change, reported)
                 assert _shows(reported, follow(reported.witness)), case
                 followed += 1
-    assert followed >= 3
+    assert followed >= 1
 
 
-@pytest.mark.parametrize("seed", few(1, range(3, 6)))
+@pytest.mark.parametrize("seed", rotated(1, range(3, 12)))
 def test_reachable_findings_are_not_reported_as_unreachable(
     rules: CompiledRules, evaluated: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """A finding without a witness may be reachable, so the report must not deny it."""
     changes = [mutant for name in evaluated for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
-    for mutant in Random(seed).sample(changes, 12):
+    for mutant in Random(seed).sample(changes, 4):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         table = Table(mutant.file, rules.axes)
         found = [
@@ -605,7 +605,7 @@ def test_reachable_findings_are_not_reported_as_unreachable(
             assert "no situation leads there" not in result.out, [
                 reported for reported in meets if reported.witness is None
             ]
-    assert met >= 3
+    assert met >= 1
 
 
 def test_row_for_a_vendor_without_listed_gpus_is_checked(rules: CompiledRules) -> None:
@@ -693,7 +693,7 @@ def test_proof_over_budget_is_reported_as_not_proven(monkeypatch: pytest.MonkeyP
     assert caught.value.code is ErrorCode.INCONCLUSIVE
 
 
-@pytest.mark.parametrize("budget", [0, 1, 5, 20])
+@pytest.mark.parametrize("budget", rotated(2, [0, 1, 5, 20]))
 def test_defects_are_reported_if_the_witness_search_exceeds_the_budget(
     folder: Path, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
@@ -733,7 +733,7 @@ def test_unproven_otherwise_is_reported(
 
 def test_cached_proof_of_an_older_prover_is_not_used(tmp_path: Path) -> None:
     """Proofs are cached between processes; a changed prover must prove the rules again."""
-    shutil.copytree(ROOT / "optadvise", tmp_path / "optadvise", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "optadvise", tmp_path / "optadvise")
     shutil.copytree(ROOT / "rules", tmp_path / "rules")
     layer = tmp_path / "layer" / "decide" / "ours.yaml"
     layer.parent.mkdir(parents=True)
@@ -853,35 +853,35 @@ def _optimizer_by(rules: CompiledRules, witness: str, monkeypatch: pytest.Monkey
     return str(json.loads(result.out)["optimizer"]["id"])
 
 
-@pytest.mark.parametrize("seed", few(1, range(8)))
+@pytest.mark.usefixtures("without_sensitivities")
+@pytest.mark.parametrize("seed", rotated(1, range(24)))
 def test_differences_are_where_recommendations_differ(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     random = Random(seed)
     met: Counter[bool] = Counter()
-    for _ in range(3):
-        old = load()
-        new = with_rows(old, _one_row_changed(random, old))
-        difference = compare_catalogs(old, new)
-        assert difference.cards == ()
-        assert {section.title for section in difference.sections} <= {"Optimizer"}
-        changes: Sequence[RuleChange] = [change for section in difference.sections for change in section.changes]
-        before, after = CompiledRules(old), CompiledRules(new)
-        readers = reader(old), reader(new)
-        for typed, values in _deciding_values(before, random):
-            ends = readers[0](values), readers[1](values)
-            there = [change for change in changes if holds(change.where, values)]
-            reported = [(change.old, change.new) for change in there]
-            if ends[0] == ends[1]:
-                assert reported == [], values
-            elif reported != [ends]:
-                assert (reported, typed) == ([], False), (values, ends)
-                assert not _is_reachable(before, values), values
-                assert not _is_reachable(after, values), values
-            elif typed:
-                met[there[0].witness is not None] += 1
-        for change in changes:
-            if change.witness is not None:
-                for rules, end in ((before, change.old), (after, change.new)):
-                    assert _optimizer_by(rules, change.witness, monkeypatch) == end, change
+    old = load()
+    new = with_rows(old, _one_row_changed(random, old))
+    difference = compare_catalogs(old, new)
+    assert difference.cards == ()
+    assert {section.title for section in difference.sections} <= {"Optimizer"}
+    changes: Sequence[RuleChange] = [change for section in difference.sections for change in section.changes]
+    before, after = CompiledRules(old), CompiledRules(new)
+    readers = reader(old), reader(new)
+    for typed, values in _deciding_values(before, random):
+        ends = readers[0](values), readers[1](values)
+        there = [change for change in changes if holds(change.where, values)]
+        reported = [(change.old, change.new) for change in there]
+        if ends[0] == ends[1]:
+            assert reported == [], values
+        elif reported != [ends]:
+            assert (reported, typed) == ([], False), (values, ends)
+            assert not _is_reachable(before, values), values
+            assert not _is_reachable(after, values), values
+        elif typed:
+            met[there[0].witness is not None] += 1
+    for change in changes:
+        if change.witness is not None:
+            for rules, end in ((before, change.old), (after, change.new)):
+                assert _optimizer_by(rules, change.witness, monkeypatch) == end, change
     # A few differences need a combination of inputs that the witness search does not try.
     assert met[False] * 5 <= met[True], met
 
@@ -909,13 +909,13 @@ def _read_ids(change: RuleChange) -> tuple[str, str]:
     return before, after
 
 
-@pytest.mark.parametrize("seed", few(1, range(4)))
+@pytest.mark.parametrize("seed", rotated(1, range(12)))
 def test_differences_of_other_tables_are_where_their_rows_differ(rules: CompiledRules, seed: int) -> None:
     random = Random(seed)
     names = sorted({*rules.tables} - {"concern", "choose_optimizer", "memory_notation"})
     changes = [mutant for name in names for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
-    for mutant in random.sample(changes, 12):
+    for mutant in random.sample(changes, 4):
         old = load()
         new = with_table(old, mutant.file)
         documents = [table_data(catalog.base.tables[mutant.table]) for catalog in (old, new)]
@@ -947,10 +947,10 @@ def test_differences_of_other_tables_are_where_their_rows_differ(rules: Compiled
                         values,
                         expected,
                     )
-    assert met >= 50
+    assert met >= 15
 
 
-@pytest.mark.usefixtures("unproven")
+@pytest.mark.usefixtures("unproven", "without_sensitivities")
 def test_diff_command_reports_differences_between_folders(folder: Path) -> None:
     edited = EditedRules(folder)
     edited.when(

@@ -10,13 +10,14 @@ import statistics
 
 import pytest
 
-from tests.published import Comparison, compare, explain_exclusion, format_table, read_figures
+from tests.published import Comparison, compare_all, format_table, read_figures
 
 
 @pytest.fixture(scope="module")
 def comparisons() -> list[Comparison]:
-    print("\n".join(format_table()))
-    return [compare(figure) for figure in read_figures() if explain_exclusion(figure) is None]
+    compared = compare_all()
+    print("\n".join(format_table(compared)))
+    return compared
 
 
 def test_figures_are_numerous_and_diverse() -> None:

@@ -28,6 +28,7 @@ def test_runs_are_many_and_a_third_is_held_out(rules: CompiledRules) -> None:
     assert held_out / len(rules.catalog.recipes) == pytest.approx(1 / 3, abs=0.06)
 
 
+@pytest.mark.usefixtures("without_sensitivities")
 def test_first_answers_agree_with_published_runs(rules: CompiledRules, capsys: pytest.CaptureFixture[str]) -> None:
     """One test, because scoring takes long: the shares, the runs that can be asked, and the page of the documents."""
     scores = {part: recipe_scores.score_all(rules, held_out=part) for part in (False, True)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -21,6 +23,7 @@ from optadvise.memory.records import Weight
 from optadvise.memory.sharding import assign_whole_weights, count_elements, shard_rows
 from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
+from tests.conftest import rotated
 from tests.rank_memory import measure_ranks
 from tests.test_estimate import GIB, estimate, line_of
 
@@ -29,6 +32,11 @@ ODD = "--hidden 60 --layers 2 --heads 4 --vocab 502 --ffn 101 --precision fp32 -
 ZERO1 = ["adamw", "lion", "sgd-momentum", "adafactor", "adamw8bit", "muon", "soap"]
 FSDP = ["adamw", "lion", "sgd-momentum", "adan"]
 FEWER = ["adamw", "sgd-momentum", "adafactor", "muon"]
+ARMS = {
+    2: {"none": ["adamw"], "zero1": ZERO1, "fsdp": FSDP},
+    4: {"none": ["adamw"], "zero1": FEWER, "fsdp": FEWER[:1]},  # optimizers without large imports
+}
+RANKS = rotated(1, [*ARMS])
 
 
 def parse_situation(rules: CompiledRules, line: str) -> Situation:
@@ -49,50 +57,47 @@ def list_weights(rules: CompiledRules) -> Counter[Weight]:
 
 
 @pytest.fixture(scope="module")
-def measurements(rules: CompiledRules, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    """Return the memory and communication of two and four ranks."""
+def measure(rules: CompiledRules, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Any]:
+    """Return a function that returns the memory and communication of a number of ranks, measured once."""
     weights = [(weight.shape, weight.kind) for weight in list_weights(rules).elements()]
-    names = {"none": ["adamw"], "zero1": ZERO1, "fsdp": FSDP}
-    fewer = {"none": ["adamw"], "zero1": FEWER, "fsdp": FEWER[:1]}  # optimizers without large imports
     folder = tmp_path_factory.mktemp("ranks")
-    return {
-        nproc: measure_ranks(weights, arms, nproc, folder, rules.catalog) for nproc, arms in ((2, names), (4, fewer))
-    }
+    return functools.cache(lambda nproc: measure_ranks(weights, ARMS[nproc], nproc, folder, rules.catalog))
 
 
 def get_state_line(data: dict[str, Any]) -> dict[str, Any]:
     return line_of(data, "optimizer state")
 
 
-@pytest.mark.parametrize(("nproc", "name"), [*((2, name) for name in FSDP), (4, FEWER[0])])
-def test_zero3_shards_match_real_ranks(
-    measurements: dict[int, Any], nproc: int, name: str, rules: CompiledRules
-) -> None:
-    state = list_state_tensors(rules.catalog.optimizer(name))
-    shards = [shard_rows(list_weights(rules), nproc, rank) for rank in range(nproc)]
-    expected = [sum(n * compute_state_bytes(state, w.shape) for w, n in weights.items()) for weights in shards]
-    assert measurements[nproc]["fsdp"]["state"][name] == expected
-    data = estimate(f"{ODD} --gpus {nproc} --shard zero3 --optimizer {name}")
-    assert get_state_line(data)["bytes"] == max(expected) > min(expected)
-    assert data["memory"]["weights_bytes"] == max(measurements[nproc]["fsdp"]["weights"])
-    assert data["memory"]["gradients_bytes"] == data["memory"]["weights_bytes"]
+@pytest.mark.parametrize("nproc", RANKS)
+def test_zero3_shards_match_real_ranks(measure: Callable[[int], Any], nproc: int, rules: CompiledRules) -> None:
+    for name in ARMS[nproc]["fsdp"]:
+        state = list_state_tensors(rules.catalog.optimizer(name))
+        shards = [shard_rows(list_weights(rules), nproc, rank) for rank in range(nproc)]
+        expected = [sum(n * compute_state_bytes(state, w.shape) for w, n in weights.items()) for weights in shards]
+        assert measure(nproc)["fsdp"]["state"][name] == expected, name
+        data = estimate(f"{ODD} --gpus {nproc} --shard zero3 --optimizer {name}")
+        assert get_state_line(data)["bytes"] == max(expected) > min(expected), name
+        assert data["memory"]["weights_bytes"] == max(measure(nproc)["fsdp"]["weights"]), name
+        assert data["memory"]["gradients_bytes"] == data["memory"]["weights_bytes"], name
 
 
-@pytest.mark.parametrize(("nproc", "name"), [*((2, name) for name in ZERO1), *((4, name) for name in FEWER)])
-def test_zero1_state_matches_real_ranks(measurements: dict[int, Any], nproc: int, name: str) -> None:
+@pytest.mark.parametrize("nproc", RANKS)
+def test_zero1_state_matches_real_ranks(measure: Callable[[int], Any], nproc: int) -> None:
     """The expected figure is an even split (ZeRO), the high end the largest rank of ZeroRedundancyOptimizer."""
-    states = measurements[nproc]["zero1"]["state"][name]
-    data = estimate(f"{ODD} --gpus {nproc} --shard zero1 --optimizer {name}")
-    if name == "adamw8bit":  # the high end covers 32-bit state of embeddings
-        assert get_state_line(data)["interval"]["high"] >= max(states)
-    else:
-        assert get_state_line(data)["interval"]["high"] == max(states)
-    assert get_state_line(data)["bytes"] == pytest.approx(sum(states) / nproc, rel=0.02)  # includes state per optimizer
-    assert data["memory"]["weights_bytes"] == max(measurements[nproc]["zero1"]["weights"])
+    for name in ARMS[nproc]["zero1"]:
+        states = measure(nproc)["zero1"]["state"][name]
+        data = estimate(f"{ODD} --gpus {nproc} --shard zero1 --optimizer {name}")
+        line = get_state_line(data)
+        if name == "adamw8bit":  # the high end covers 32-bit state of embeddings
+            assert line["interval"]["high"] >= max(states)
+        else:
+            assert line["interval"]["high"] == max(states), name
+        assert line["bytes"] == pytest.approx(sum(states) / nproc, rel=0.02), name  # includes state per optimizer
+        assert data["memory"]["weights_bytes"] == max(measure(nproc)["zero1"]["weights"]), name
 
 
-@pytest.mark.parametrize("nproc", [2, 4])
-def test_collectives_match_real_ranks(measurements: dict[int, Any], nproc: int, rules: CompiledRules) -> None:
+@pytest.mark.parametrize("nproc", RANKS)
+def test_collectives_match_real_ranks(measure: Callable[[int], Any], nproc: int, rules: CompiledRules) -> None:
     """The elements are equal, including the padding of FSDP2."""
     elements = count_elements(list_weights(rules))
     estimated = {}
@@ -100,7 +105,7 @@ def test_collectives_match_real_ranks(measurements: dict[int, Any], nproc: int, 
         estimated[shard] = Counter[str]()
         for collective in estimate(f"{ODD} --gpus {nproc} --shard {shard}")["communication"]["collectives"]:
             estimated[shard][collective["operation"]] += collective["bytes"] * collective["times"] // 4
-    sent = {shard: result["sent"] for shard, result in measurements[nproc].items()}
+    sent = {shard: result["sent"] for shard, result in measure(nproc).items()}
     assert sent["none"] == estimated["none"] == {"all-reduce": elements}
     assert sent["fsdp"] == estimated["zero3"]
     assert elements < sent["fsdp"]["reduce-scatter"] < 1.03 * elements

@@ -36,7 +36,7 @@ from optadvise.render.text import sweep as text_sweep
 from optadvise.render.text.sweep import print_sweep
 from optadvise.rule_analysis.rule_folders import load_rules
 from tests.cli import optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, by_turns
 from tests.results import result
 
 GRID = """
@@ -339,6 +339,7 @@ def test_unsupported_cell_is_reported_and_others_continue(tmp_path: Path) -> Non
         ("ok", None), ("unsupported", "unsupported")]  # fmt: skip
 
 
+@by_turns(0, 2)
 def test_cells_as_cluster_jobs(grid: Path, rules: CompiledRules, tmp_path: Path) -> None:
     """submitit's local executor replaces the cluster."""
     cells = read_cells(grid, rules)[:2]

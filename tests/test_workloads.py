@@ -46,7 +46,7 @@ def train(workload: Workload, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_reduces_the_loss(name: str) -> None:
-    losses = train(build(name), 30)
+    losses = train(build(name, batch_size=8), 30)
     assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
     assert losses[0] == pytest.approx(
         math.log(256 if name == "transformer" else 10), rel=0.2
