@@ -286,6 +286,13 @@ def test_the_disk_cache_keeps_the_latest_entries(tmp_path: Path, monkeypatch: py
     assert again.get("0", lambda: [-1]) == [-1]
 
 
+def test_catalogs_of_a_process_share_computed_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof of a rule layer is not repeated if a program loads its rules again."""
+    for folder, computed, expected in (("one", 1, 1), ("one", 2, 1), ("two", 3, 3)):
+        monkeypatch.setenv("OPTADVISE_CACHE_DIR", str(tmp_path / folder))
+        assert load().figures.get("value of a test", partial(list, (computed,))) == [expected]
+
+
 def test_a_missing_folder_is_an_input_error() -> None:
     with pytest.raises(InputError) as caught:
         load([Path("/does/not/exist")])

@@ -79,6 +79,18 @@ class DiskCache:
         _write_entry(self._key, dict(latest))
 
 
+def open_disk_cache(key: str) -> DiskCache:
+    """Return the values of a key, which all catalogs of a process share: they are written only when it ends."""
+    with contextlib.suppress(OSError):
+        return _open_in_folder(key, cache_folder())
+    return DiskCache(key)
+
+
+@functools.lru_cache(maxsize=16)
+def _open_in_folder(key: str, folder: Path | None) -> DiskCache:
+    return DiskCache(key)
+
+
 def digest_contents(*files: Path) -> str:
     """Return a hexadecimal digest of the content of files."""
     digest = blake2b()

@@ -15,7 +15,7 @@ from optadvise.core.claim_cards import Claim
 from optadvise.core.framework_cards import Framework
 from optadvise.core.recipe_cards import Recipe
 from optadvise.core.surface_cards import SurfaceFile
-from optadvise.rulebase.cache import DiskCache, cached, code_digest
+from optadvise.rulebase.cache import DiskCache, cached, code_digest, open_disk_cache
 from optadvise.rulebase.records import Words
 from optadvise.rulebase.rule_base import RuleBase
 from optadvise.rulebase.rule_paths import (
@@ -86,7 +86,7 @@ class LazyFiles:
 
     def figures(self) -> DiskCache:
         """Return the disk cache for the networks of these layers."""
-        return DiskCache(f"figures-{self.folder(NETWORKS)[1]}" if self._layers else "")
+        return open_disk_cache(f"figures-{self.folder(NETWORKS)[1]}") if self._layers else DiskCache("")
 
     def frameworks(self, base: RuleBase) -> dict[str, Framework]:
         """Return all frameworks by id; their files refer to the rules of `base`.
