@@ -22,6 +22,7 @@ from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.error_codes import ErrorCode
 from tests.bench import ended, find_error_line, list_workers, parse_result
 from tests.cli import optadvise
+from tests.conftest import rotated
 from tests.test_bench_runner import ignore_event, ignore_records, make_arm
 from tests.test_catalog import CARD
 
@@ -68,7 +69,7 @@ def test_worker_without_fault() -> None:
     assert (measurement.failure, len(measurement.rounds), measurement.summary) == (None, 3, ArmSummary(finite=True))
 
 
-@pytest.mark.parametrize("at", ["start", "round", "finish"])
+@pytest.mark.parametrize("at", rotated(1, ["start", "round", "finish"]))
 @pytest.mark.parametrize(
     ("fault", "code", "detail"),
     [
@@ -242,7 +243,9 @@ def test_missing_package_is_unsupported(tmp_path: Path) -> None:
     assert arm["error"].endswith("; pip install no-such")
 
 
-@pytest.mark.parametrize("text", ["raise ImportError('libcuda.so: not found')", "raise RuntimeError('no driver')", ""])
+@pytest.mark.parametrize(
+    "text", rotated(1, ["raise ImportError('libcuda.so: not found')", "raise RuntimeError('no driver')", ""])
+)
 def test_failing_import_is_unsupported(mine: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (mine / "broken_optim.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(mine)

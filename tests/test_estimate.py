@@ -14,7 +14,7 @@ from optadvise.core.units import show_bytes
 from optadvise.memory.search import search_largest
 from optadvise.rulebase.catalog import load
 from tests.cli import optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rotated
 
 SCHEMA = json.loads((ROOT / "docs" / "schema" / "estimate.json").read_text(encoding="utf-8"))
 GIB = 2**30
@@ -155,7 +155,10 @@ def test_search_largest_returns_the_boundary() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["--arch pythia-160m --gpu t4", "--params 1B --gpu h100 --seq-len 1024", "--arch vit-base-16 --gpu v100"]
+    "line",
+    rotated(
+        1, ["--arch pythia-160m --gpu t4", "--params 1B --gpu h100 --seq-len 1024", "--arch vit-base-16 --gpu v100"]
+    ),
 )
 def test_largest_micro_batch_and_longest_sequence_are_boundaries(line: str) -> None:
     data = estimate(line)
@@ -171,14 +174,17 @@ def test_largest_micro_batch_and_longest_sequence_are_boundaries(line: str) -> N
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "--params 7B --gpu rtx4090 --task finetune",
-        "--params 7B --gpu rtx4090",
-        "--params 3B --vram 24GB --task finetune",
-        "--arch resnet152 --batch-size 512 --micro-batch 512 --vram 16GB",
-        "--params 70B --gpus 8 --gpu a100",
-        "--arch gpt2-xl --gpu t4 --attention eager --seq-len 1024",
-    ],
+    rotated(
+        2,
+        [
+            "--params 7B --gpu rtx4090 --task finetune",
+            "--params 7B --gpu rtx4090",
+            "--params 3B --vram 24GB --task finetune",
+            "--arch resnet152 --batch-size 512 --micro-batch 512 --vram 16GB",
+            "--params 70B --gpus 8 --gpu a100",
+            "--arch gpt2-xl --gpu t4 --attention eager --seq-len 1024",
+        ],
+    ),
 )
 def test_every_fix_chain_fits_and_every_change_is_necessary(line: str) -> None:
     data = estimate(line)

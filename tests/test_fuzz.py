@@ -18,8 +18,8 @@ from tests.fuzz.targets import TARGETS, Target
 
 SECONDS = float(os.environ.get("OPTADVISE_FUZZ_SECONDS", "3600"))
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-CASES = {"command lines": 40, "--hf-config": 40, "bench --merge": 30, "compare": 20, "sweep": 10, "evidence": 10,
-         "bench --from": 10, "cache": 3, "rule layers": 5, "larger runs": 6, "more memory": 4,
+CASES = {"command lines": 20, "--hf-config": 20, "bench --merge": 15, "compare": 10, "sweep": 10, "evidence": 10,
+         "bench --from": 10, "cache": 3, "rule layers": 5, "larger runs": 4, "more memory": 3,
          "printed changes": 3}  # fmt: skip
 REAL = """
     doctor --json

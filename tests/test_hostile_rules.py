@@ -36,7 +36,7 @@ from optadvise.rulebase.surface_files import read_surfaces
 from optadvise.rulebase.validation import read_rule_base
 from optadvise.rulebase.word_files import read_words
 from tests.cli import optadvise
-from tests.conftest import examples
+from tests.conftest import examples, rotated
 
 ROW = """table: warn
 rules:
@@ -169,7 +169,7 @@ def test_import_path_is_not_imported_by_recommend(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["memory.yaml", "assume.yaml", "flowchart.yaml", "adjust.yaml", "decide/betas.yaml"]
+    "missing", rotated(2, ["memory.yaml", "assume.yaml", "flowchart.yaml", "adjust.yaml", "decide/betas.yaml"])
 )
 def test_base_rules_without_a_file_are_one_error_line(missing: str, tmp_path: Path) -> None:
     shutil.copytree(find_shipped_rules(), tmp_path / "rules")

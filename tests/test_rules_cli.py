@@ -24,7 +24,7 @@ from optadvise.rule_analysis.json_schema import DEFINITIONS, editor_line, schema
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.records import Flowchart
 from tests.cli import optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rotated
 
 RULES = ROOT / "rules"
 FILES = sorted(RULES.rglob("*.yaml"))
@@ -143,7 +143,9 @@ def test_check_reports_the_cells_of_each_table_and_its_otherwise() -> None:
     assert concern["cells"] > concern["otherwise"] > 0
 
 
-@pytest.mark.parametrize("name", ["optimizers/adamw", "networks/own", "frameworks/hf", "surfaces", "claims"])
+@pytest.mark.parametrize(
+    "name", rotated(2, ["optimizers/adamw", "networks/own", "frameworks/hf", "surfaces", "claims"])
+)
 def test_check_reads_files_that_other_commands_read_lazily(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.yaml"
     file.parent.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from optadvise.render.plots.surfaces import list_frames
 from optadvise.rulebase.catalog import Catalog
 from optadvise.verify import trajectories
 from tests.cli import optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, by_turns
 
 SCHEMA = json.loads((ROOT / "docs" / "schema" / "trajectories.json").read_text(encoding="utf-8"))
 
@@ -217,6 +217,7 @@ def test_text_fits_80_columns(catalog: Catalog) -> None:
 # -- plots ------------------------------------------------------------------------------------------------------
 
 
+@by_turns(0, 2)
 def test_plot_animation_and_json_together(tmp_path: Path) -> None:
     names = (("--plot", "w.png"), ("--animate", "w.gif"), ("--json", "w.json"))
     files = {option: tmp_path / name for option, name in names}
@@ -241,6 +242,7 @@ def test_animation_frames() -> None:
     assert (frames[0], frames[-1], len(frames), frames) == (0, 1000, 48, sorted(set(frames)))
 
 
+@by_turns(1, 2)
 def test_plot_of_a_tall_surface(tmp_path: Path) -> None:
     result = optadvise(
         "trajectories", "adamw", "--surface", "rosenbrock", "--steps", "5", "--plot", str(tmp_path / "w.svg")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from optadvise.verify.records import AuditResult
 from optadvise.verify.reference import METHODS, run_method
 from tests.bench import await_end_of_processes_in
 from tests.cli import optadvise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rotated
 from tests.test_catalog import CARD
 
 CATALOG = load()
@@ -223,62 +222,76 @@ def test_command_prints_and_writes_files(tmp_path: Path) -> None:
     assert json.loads(optadvise("verify", "sgd", "--json", "-").out)["kind"] == "verify"
 
 
-def test_user_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(
-        textwrap.dedent("""
-            import os, time, torch
-            print("noise")
-            class Good(torch.optim.AdamW):
-                pass
-            class Bad(torch.optim.AdamW):
-                def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
-                    super().__init__(params, lr=lr, betas=betas[::-1], eps=eps, weight_decay=weight_decay)
-            class Raises(torch.optim.AdamW):
-                def step(self, closure=None):
-                    raise RuntimeError("not today\\nat all")
-            class Dies(torch.optim.AdamW):
-                def step(self, closure=None):
-                    os._exit(7)
-            class Hangs(torch.optim.AdamW):
-                def step(self, closure=None):
-                    time.sleep(60)
-            class NoDecay(torch.optim.AdamW):
-                def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
-                    super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=0.0)
-            class SharesState(torch.optim.AdamW):
-                shared = {}
-                def state_dict(self):
-                    state_dict = super().state_dict()
-                    SharesState.shared.update(state_dict["state"])
-                    return {**state_dict, "state": {}}
-                def load_state_dict(self, state_dict):
-                    super().load_state_dict({**state_dict, "state": SharesState.shared})
-            def function(params): pass
-        """),
-        encoding="utf-8",
-    )
+USER_CLASSES = """
+import os, time, torch
+print("noise")
+class Good(torch.optim.AdamW):
+    pass
+class Bad(torch.optim.AdamW):
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        super().__init__(params, lr=lr, betas=betas[::-1], eps=eps, weight_decay=weight_decay)
+class Raises(torch.optim.AdamW):
+    def step(self, closure=None):
+        raise RuntimeError("not today\\nat all")
+class Dies(torch.optim.AdamW):
+    def step(self, closure=None):
+        os._exit(7)
+class Hangs(torch.optim.AdamW):
+    def step(self, closure=None):
+        time.sleep(60)
+class NoDecay(torch.optim.AdamW):
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=0.0)
+class SharesState(torch.optim.AdamW):
+    shared = {}
+    def state_dict(self):
+        state_dict = super().state_dict()
+        SharesState.shared.update(state_dict["state"])
+        return {**state_dict, "state": {}}
+    def load_state_dict(self, state_dict):
+        super().load_state_dict({**state_dict, "state": SharesState.shared})
+def function(params): pass
+"""
+
+
+@pytest.fixture
+def user_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in a folder with the classes of a user."""
+    (tmp_path / "mine.py").write_text(USER_CLASSES, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "audit.json"
+    return tmp_path
 
-    def run(name: str, *options: str) -> tuple[int, dict[str, Any]]:
-        command = ("verify", "--import", f"mine.{name}", "--as", "adamw", "--json", str(file), *options)
-        code = optadvise(*command).code
-        return code, json.loads(file.read_text(encoding="utf-8"))["audits"][0]
 
-    for name, exit_code, verdict, detail in (
-        ("Good", 0, findings.CONFORMS, ""), ("Bad", 1, findings.DEVIATES, "swaps the betas"),
-        ("Raises", 1, findings.FAILS, "RuntimeError: not today"), ("Dies", 1, findings.FAILS, "code 7"),
-        ("NoDecay", 1, findings.DEVIATES, "weight_decay"),
-        ("SharesState", 1, findings.DEVIATES, "saving and loading in another process"),
-    ):  # fmt: skip
-        code, entry = run(name)
-        assert (code, entry["verdict"], detail in (entry["why"] or "")) == (exit_code, verdict, True), (name, entry)
-    code, entry = run("Hangs", "--timeout", "8")
-    assert (code, entry["verdict"], "8 s" in entry["why"]) == (1, findings.FAILS, True)
-    for name in ("function", "Missing"):
-        result = optadvise("verify", "--import", f"mine.{name}", "--as", "adamw")
-        assert result.failure is not None
-        assert (result.code, result.failure.option) == (4, "--import"), name
+@pytest.mark.parametrize(
+    ("name", "verdict", "detail"),
+    rotated(
+        3,
+        [
+            ("Good", findings.CONFORMS, ""),
+            ("Raises", findings.FAILS, "RuntimeError: not today"),
+            ("SharesState", findings.DEVIATES, "saving and loading in another process"),
+            ("Bad", findings.DEVIATES, "swaps the betas"),
+            ("Dies", findings.FAILS, "code 7"),
+            ("Hangs", findings.FAILS, "8 s"),
+            ("NoDecay", findings.DEVIATES, "weight_decay"),
+        ],
+    ),
+)
+def test_user_class(user_classes: Path, name: str, verdict: str, detail: str) -> None:
+    options = ["--timeout", "8"] if name == "Hangs" else []
+    command = ("verify", "--import", f"mine.{name}", "--as", "adamw", "--json", "audit.json", *options)
+    code = optadvise(*command).code
+    (entry,) = json.loads((user_classes / "audit.json").read_text(encoding="utf-8"))["audits"]
+    assert (code, entry["verdict"]) == (int(verdict != findings.CONFORMS), verdict), entry
+    assert detail in (entry["why"] or "")
+
+
+@pytest.mark.parametrize("name", ["function", "Missing"])
+@pytest.mark.usefixtures("user_classes")
+def test_name_that_is_no_class(name: str) -> None:
+    result = optadvise("verify", "--import", f"mine.{name}", "--as", "adamw")
+    assert result.failure is not None
+    assert (result.code, result.failure.option) == (4, "--import")
 
 
 @pytest.mark.parametrize(
