@@ -44,6 +44,7 @@ for _name in ("CACHE", "DATA"):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The day for `rotated`, set here so that all processes of a test run use the same day at midnight.
 os.environ.setdefault("OPTADVISE_TESTS_DAY", str(date.today().toordinal()))
+IS_WHOLE = bool(os.environ.get("OPTADVISE_TESTS_WHOLE"))  # run all cases of randomized tests
 _DAY = int(os.environ["OPTADVISE_TESTS_DAY"])
 # A shell without job control makes its child processes ignore SIGINT, unlike an interactive shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -124,7 +125,7 @@ def by_turns(turn: int, turns: int) -> Callable[[_Test], _Test]:
 
 def examples(count: int) -> int:
     """Return the number of examples of a property test: a quarter of `count`, unless OPTADVISE_TESTS_WHOLE is set."""
-    return count if os.environ.get("OPTADVISE_TESTS_WHOLE") else max(1, count // 4)
+    return count if IS_WHOLE else max(1, count // 4)
 
 
 def _slow(value: Any) -> Any:

@@ -48,7 +48,7 @@ from optadvise.rulebase.proofs import (
 from optadvise.rulebase.regions import make_box
 from optadvise.rulebase.tables import Table, cut_axes
 from tests.cli import CommandResult, optadvise
-from tests.conftest import ROOT, examples, rotated
+from tests.conftest import IS_WHOLE, ROOT, rotated
 from tests.documents import fact_data, facts_of, table_data, table_of, with_rows, with_table
 from tests.test_oracle import accepts, applies, beaten, decided
 
@@ -529,7 +529,7 @@ def evaluated(catalog: Catalog) -> dict[str, set[tuple[int, ...]]]:
         patch.setattr(
             "optadvise.advice.recommend.find_sensitivities", lambda *_: ()
         )  # they evaluate points that no command line reaches
-        for answers in _situations(Random(2), rules, examples(480)):
+        for answers in _situations(Random(2), rules, 250):
             advise(rules, answers)
     return found
 
@@ -566,31 +566,33 @@ def _shows(reported: ReportedFinding, result: CommandResult) -> bool:
     return is_rejected_for(result, None, rules[0]) or rules[0] in decided_by(result)
 
 
-@pytest.mark.parametrize("seed", rotated(1, range(34)))
+@pytest.mark.parametrize("seed", rotated(1, range(12)))
 def test_witnesses_of_changed_rows_reproduce_their_findings(
     rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     changes = [mutant for table in rules.tables.values() for mutant in list_mutants(rules, table)]
     followed = 0
-    for mutant in Random(seed).sample(changes, 5):
+    for mutant in Random(seed).sample(changes, 14):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         answer_by(changed, monkeypatch)
-        for reported in prove_rules(changed).findings:
-            if reported.witness is not None:
-                case = (mutant.rule, mutant.change, reported)
-                assert _shows(reported, follow(reported.witness)), case
-                followed += 1
-    assert followed >= 1
+        found = [reported for reported in prove_rules(changed).findings if reported.witness is not None]
+        for reported in Random(seed).sample(found, min(len(found), 4)):
+            case = (mutant.rule, mutant.change, reported)
+            assert _shows(reported, follow(str(reported.witness))), case
+            followed += 1
+        if followed >= 6 and not IS_WHOLE:
+            break
+    assert followed >= 3
 
 
-@pytest.mark.parametrize("seed", rotated(1, range(3, 12)))
+@pytest.mark.parametrize("seed", rotated(1, range(3, 6)))
 def test_reachable_findings_are_not_reported_as_unreachable(
     rules: CompiledRules, evaluated: Mapping[str, set[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """A finding without a witness may be reachable, so the report must not deny it."""
     changes = [mutant for name in evaluated for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
-    for mutant in Random(seed).sample(changes, 4):
+    for mutant in Random(seed).sample(changes, 12):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         table = Table(mutant.file, rules.axes)
         found = [
@@ -605,7 +607,9 @@ def test_reachable_findings_are_not_reported_as_unreachable(
             assert "no situation leads there" not in result.out, [
                 reported for reported in meets if reported.witness is None
             ]
-    assert met >= 1
+        if met >= 6 and not IS_WHOLE:
+            break
+    assert met >= 3
 
 
 def test_row_for_a_vendor_without_listed_gpus_is_checked(rules: CompiledRules) -> None:
@@ -854,34 +858,37 @@ def _optimizer_by(rules: CompiledRules, witness: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("without_sensitivities")
-@pytest.mark.parametrize("seed", rotated(1, range(24)))
+@pytest.mark.parametrize("seed", rotated(1, range(8)))
 def test_differences_are_where_recommendations_differ(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     random = Random(seed)
     met: Counter[bool] = Counter()
-    old = load()
-    new = with_rows(old, _one_row_changed(random, old))
-    difference = compare_catalogs(old, new)
-    assert difference.cards == ()
-    assert {section.title for section in difference.sections} <= {"Optimizer"}
-    changes: Sequence[RuleChange] = [change for section in difference.sections for change in section.changes]
-    before, after = CompiledRules(old), CompiledRules(new)
-    readers = reader(old), reader(new)
-    for typed, values in _deciding_values(before, random):
-        ends = readers[0](values), readers[1](values)
-        there = [change for change in changes if holds(change.where, values)]
-        reported = [(change.old, change.new) for change in there]
-        if ends[0] == ends[1]:
-            assert reported == [], values
-        elif reported != [ends]:
-            assert (reported, typed) == ([], False), (values, ends)
-            assert not _is_reachable(before, values), values
-            assert not _is_reachable(after, values), values
-        elif typed:
-            met[there[0].witness is not None] += 1
-    for change in changes:
-        if change.witness is not None:
+    for _ in range(3):
+        old = load()
+        new = with_rows(old, _one_row_changed(random, old))
+        difference = compare_catalogs(old, new)
+        assert difference.cards == ()
+        assert {section.title for section in difference.sections} <= {"Optimizer"}
+        changes: Sequence[RuleChange] = [change for section in difference.sections for change in section.changes]
+        before, after = CompiledRules(old), CompiledRules(new)
+        readers = reader(old), reader(new)
+        for typed, values in _deciding_values(before, random):
+            ends = readers[0](values), readers[1](values)
+            there = [change for change in changes if holds(change.where, values)]
+            reported = [(change.old, change.new) for change in there]
+            if ends[0] == ends[1]:
+                assert reported == [], values
+            elif reported != [ends]:
+                assert (reported, typed) == ([], False), (values, ends)
+                assert not _is_reachable(before, values), values
+                assert not _is_reachable(after, values), values
+            elif typed:
+                met[there[0].witness is not None] += 1
+        shown = [change for change in changes if change.witness is not None]
+        for change in Random(seed).sample(shown, min(len(shown), 8)):
             for rules, end in ((before, change.old), (after, change.new)):
-                assert _optimizer_by(rules, change.witness, monkeypatch) == end, change
+                assert _optimizer_by(rules, str(change.witness), monkeypatch) == end, change
+        if met[True] >= max(10, met[False] * 5) and not IS_WHOLE:
+            break
     # A few differences need a combination of inputs that the witness search does not try.
     assert met[False] * 5 <= met[True], met
 
@@ -909,13 +916,13 @@ def _read_ids(change: RuleChange) -> tuple[str, str]:
     return before, after
 
 
-@pytest.mark.parametrize("seed", rotated(1, range(12)))
+@pytest.mark.parametrize("seed", rotated(1, range(4)))
 def test_differences_of_other_tables_are_where_their_rows_differ(rules: CompiledRules, seed: int) -> None:
     random = Random(seed)
     names = sorted({*rules.tables} - {"concern", "choose_optimizer", "memory_notation"})
     changes = [mutant for name in names for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
-    for mutant in random.sample(changes, 4):
+    for mutant in random.sample(changes, 12):
         old = load()
         new = with_table(old, mutant.file)
         documents = [table_data(catalog.base.tables[mutant.table]) for catalog in (old, new)]
@@ -947,7 +954,9 @@ def test_differences_of_other_tables_are_where_their_rows_differ(rules: Compiled
                         values,
                         expected,
                     )
-    assert met >= 15
+        if met >= 100 and not IS_WHOLE:
+            break
+    assert met >= 50
 
 
 @pytest.mark.usefixtures("unproven", "without_sensitivities")
