@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from optadvise.core.errors import OptadviseError
@@ -22,8 +23,6 @@ def of(*sources: str) -> Offer:
     """
 
     def offer(incomplete: str) -> list[tuple[str, str]]:
-        from textwrap import shorten
-
         try:
             from optadvise.rule_analysis import rule_folders
 

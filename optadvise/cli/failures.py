@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -90,8 +91,6 @@ def report_failure(failure: Failure, arguments: Sequence[str]) -> None:
     """
     code = ""
     if "--debug" in arguments:
-        import traceback
-
         traceback.print_exc()
         code = f" [{failure.code}]"
     line = _LONG_WORD.sub(r"\1…\2", make_printable(" ".join(failure.message.split())))

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from optadvise.core.error_codes import ErrorCode
+from optadvise.core.similarity import find_similar
 from optadvise.core.text import clean_text, make_printable
 
 Choice = TypeVar("Choice", bound=str)
@@ -108,8 +109,6 @@ def suggest_name(word: str, choices: Iterable[str], aliases: Mapping[str, str] =
 
 def suggest_similar(word: str, choices: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return the suggestion of `suggest_name` without the accepted names."""
-    from optadvise.core.similarity import find_similar  # only needed for errors
-
     names = [repr(name) for name in find_similar(word, choices, aliases)]
     return f"did you mean {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}?" if names else ""
 
