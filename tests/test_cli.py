@@ -442,3 +442,33 @@ def test_help_shows_the_default_optimizer_of_each_command() -> None:
     assert option.defaults["estimate"] == CompiledRules(load()).reference_optimizer
     for command, default in option.defaults.items():
         assert f"Use this optimizer (default: {default})." in " ".join(optadvise(command, "--help").out.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("--gpu gaudi2 --optimizer adamw8bit", "--optimizer lion"),
+        ("--gpu gaudi2 --optimizer paged-adamw8bit", "--optimizer lion"),
+        ("--gpu m2-ultra --optimizer lion8bit", "--optimizer lion"),
+        ("--gpu m2-ultra --task finetune --method qlora", "--method lora"),
+        ("--gpu mi300x --optimizer paged-adamw32bit", "--optimizer adamw8bit"),
+    ],
+)
+def test_choices_that_the_gpu_does_not_support_are_rejected(line: str, remedy: str) -> None:
+    done = optadvise("recommend", "--model", "llm", "--params", "7B", *line.split())
+    assert (done.code, done.error) == (2, "option-conflict"), done.out
+    assert remedy in done.err
+
+
+@pytest.mark.parametrize("gpu", ["gaudi2", "m3-max-128gb", "mi300x", "max-1550", "h100"])
+@pytest.mark.parametrize(
+    "line", ["--task finetune", "--task finetune --method qlora", "--priority memory", "--params 70B"]
+)
+def test_the_guide_recommends_only_what_the_gpu_supports(gpu: str, line: str) -> None:
+    arguments = ["recommend", "--model", "llm", "--params", "7B", *line.split(), "--gpu", gpu]
+    done = optadvise(*arguments, "--policy", "guide", "--json")
+    if done.code == 2:
+        assert (gpu, "qlora" in line, done.error) == ("m3-max-128gb", True, "option-conflict")
+    else:
+        name = json.loads(done.out)["optimizer"]["id"]
+        assert optadvise(*arguments, "--optimizer", name).code == 0

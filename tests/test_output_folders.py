@@ -122,3 +122,30 @@ def test_files_that_others_add_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(files, "replace_file", add_and_fail)
     assert optadvise("rules", "init", "new").code == 2
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"foreign", "grid.yaml"}
+
+
+def test_a_folder_is_unchanged_if_one_of_its_files_cannot_be_written(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside.json"
+    (folder / "words.json").mkdir(parents=True)  # in the place of the last file
+    (folder / "facts.json").write_text("mine", "utf-8")
+    (folder / "definitions.json").symlink_to(outside)  # which does not exist
+    assert optadvise("rules", "schema", "-o", "folder").code == 2
+    assert (folder / "facts.json").read_text("utf-8") == "mine"
+    assert sorted(path.name for path in folder.iterdir()) == ["definitions.json", "facts.json", "words.json"]
+    assert not outside.exists()
+
+
+def test_new_targets_of_links_are_removed_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    outside, replace = tmp_path / "outside.json", files.replace_file
+    (tmp_path / "folder" / "definitions.json").symlink_to(outside)
+
+    def replace_until_then(path: Path, content: str | bytes) -> None:
+        if outside.exists():
+            raise OSError(28, "No space left on device")
+        replace(path, content)
+
+    monkeypatch.setattr(files, "replace_file", replace_until_then)
+    assert optadvise("rules", "schema", "-o", "folder").code == 2
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["definitions.json"]
+    assert not outside.exists()

@@ -78,15 +78,20 @@ def decide_at(rules: CompiledRules, point: tuple[int, ...]) -> DecidingRules:
 
 
 def list_other_policies(rules: CompiledRules, situation: Situation, decision: Decision) -> Iterator[PolicyAnswer]:
-    """Yield the optimizers by other policies that differ from that of the rules; none if one is requested."""
+    """Yield the optimizers by other policies that differ from that of the rules; none if one is requested.
+
+    An optimizer that the rules reject for the inputs is left out.
+    """
     if situation.optimizer is not None:
         return
     axis = rules.axes["policy"]
     for policy in axis.choices or ():
         cells = {**decision.cells, "policy": axis.cell(policy)}
         rule = decide_at(rules, tuple([cells[name] for name in rules.deciding_facts])).optimizer
-        if policy != situation.policy and rule.choice.chosen != decision.rules.optimizer.choice.chosen:
-            yield PolicyAnswer(policy=policy, optimizer=rule.choice.chosen, because=rule.because, cite=rule.cite)
+        name = rule.choice.chosen
+        is_other = policy != situation.policy and name != decision.rules.optimizer.choice.chosen
+        if is_other and not is_rejected(rules, situation, name):
+            yield PolicyAnswer(policy=policy, optimizer=name, because=rule.because, cite=rule.cite)
 
 
 def choose_optimizer(rules: CompiledRules, situation: Situation) -> str:

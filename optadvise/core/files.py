@@ -98,7 +98,7 @@ def create_output_folder(folder: Path, flag: str) -> list[Path]:
 
 
 def write_output_folder(folder: Path, contents: Mapping[str, str], flag: str = "") -> None:
-    """Write files into a folder; an error leaves no new files and folders.
+    """Write files into a folder; an error leaves no new files and folders, and all others unchanged if possible.
 
     Args:
         contents: Text by path in the folder.
@@ -112,11 +112,14 @@ def write_output_folder(folder: Path, contents: Mapping[str, str], flag: str = "
     with _remove_after_error(new):
         for parent in dict.fromkeys(path.parent for path in paths):
             new += create_output_folder(parent, flag)
+        for path in paths:
+            check_writable(path, flag)
         for path, content in paths.items():
-            is_new = not os.path.lexists(path)
-            write_output(path, content, flag)
+            target = _follow_links(path)
+            is_new = not target.exists()
+            write_output(target, content, flag)
             if is_new:
-                new.append(path)
+                new.append(target)
 
 
 @contextlib.contextmanager

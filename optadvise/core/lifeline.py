@@ -152,9 +152,17 @@ def _kill_descendants(worker: int) -> None:
 
 
 def _list_children() -> list[int]:
-    """Return the ids of this process's children, without those in its group, which end by themselves."""
-    children = []
-    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208, pathlib takes long to import
+    """Return the ids of this process's children, without those in its group, which end by themselves.
+
+    None are known if /proc is missing or has the ids of another namespace.
+    """
+    children: list[int] = []
+    try:
+        is_ours = os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115, pathlib takes long to import
+        names = os.listdir("/proc") if is_ours else []  # noqa: PTH208
+    except OSError:
+        return children
+    for name in filter(str.isdigit, names):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
             _, parent, group, *_ = file.read().rpartition(b")")[2].split()
             if int(parent) == os.getpid() != int(group):
