@@ -228,3 +228,8 @@ def test_an_assumed_micro_batch_is_one_sample_or_leaves_memory_to_spare(batch_si
         assert memory.total is not None
         assert memory.available is not None
         assert run.micro_batch == 1 or memory.total <= 0.9 * memory.available
+
+
+def test_no_size_fits_if_not_even_the_smallest_accepted_one_does() -> None:
+    advice = ask(vram="16GB", batch_size="8192", gradient_release=True)
+    assert {size.max_params for size in advice.max_model_sizes} == {0}

@@ -72,8 +72,11 @@ def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: D
 
 
 def _find_max_model_size(rules: CompiledRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
-    """Return the size up to which every model fits, with the defaults that each size has; None for a known shape."""
-    size = None
+    """Return the size up to which every model fits, with the defaults that each size has; None for a known shape.
+
+    It is 0 if not even the smallest model that can be asked about fits.
+    """
+    size, smallest = None, rules.catalog.facts["params"].min_value or 0
     for sizes, run in list_sized_runs(rules, situation):
         larger = find_max_model_size(rules.memory_rules, run, optimizer)
         if larger is None or larger.max_params < sizes.start:
@@ -82,7 +85,8 @@ def _find_max_model_size(rules: CompiledRules, situation: Situation, optimizer: 
         if larger.max_params < sizes.stop - 1:
             break
         size = replace(larger, max_params=sizes.stop - 1)
-    return size
+    is_too_small = size is not None and size.max_params < smallest
+    return replace(size, max_params=0, bytes_per_parameter=0.0) if size and is_too_small else size
 
 
 @cached(8192)

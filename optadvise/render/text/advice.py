@@ -201,7 +201,8 @@ def _print_memory(out: Console, advice: Recommendation) -> None:
     rows = []
     for band in sorted(advice.max_model_sizes, key=lambda band: -band.max_params):
         size = show_max_count(band.max_params) if band.max_params else "none"
-        rows.append((band.optimizer, size, f"{band.bytes_per_parameter:.2f} B/param in total"))
+        total = f"{band.bytes_per_parameter:.2f} B/param in total" if band.max_params else ""
+        rows.append((band.optimizer, size, total))
     run = "".join(f"; {describe_sized_run(band)}" for band in advice.max_model_sizes[:1])
     title = f"{headings.MODEL_SIZES} {show_bytes(memory.available or 0)} (estimated, typical shapes{run})"
     print_section(out, title, rows, ("", "left"), ("parameters", "right"), ("", "wrap"))

@@ -115,7 +115,7 @@ def _describe_largest_model(advice: Recommendation) -> str:
     if largest is None:
         return f"Unknown without --params; the limit is {limit}."
     if not largest.max_params:
-        return f"Not expected to fit {limit} at any model size."
+        return f"Not expected to fit {limit} at any model size ({describe_sized_run(largest)})."
     count, run = show_max_count(largest.max_params), describe_sized_run(largest)
     fit = f"Models of up to {count} parameters are expected to fit in {limit} ({run})."
     return f"{fit} Larger ones may fit with other choices: add --params."
