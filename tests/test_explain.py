@@ -115,7 +115,13 @@ def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules,
         assert reported == expected, stated
 
 
-@pytest.mark.parametrize(("seed", "part"), rotated(1, [(seed, part) for part in range(4) for seed in range(30, 38)]))
+@pytest.mark.parametrize(
+    ("seed", "part"),  # some seeds take minutes
+    [
+        *rotated(1, [(30, part) for part in range(4)]),
+        *few(0, [(seed, part) for seed in range(31, 38) for part in range(4)]),
+    ],
+)
 def test_smallest_changes_match_brute_force_over_pairs(rules: CompiledRules, seed: int, part: int) -> None:
     random = Random(seed)
     targets = "adamw", "lamb", "lion", "sgd-momentum", "adam", "stable-adamw", "ranger", "adagrad"
