@@ -51,7 +51,7 @@ _Names = Annotated[
 _From = Annotated[
     Path | None, opt.option("Benchmark this recommendation (JSON of optadvise recommend).", "--from", group="Training")
 ]
-_MERGE = "Merge the result files of the ranks of a torchrun run; pass the files as names."
+_MERGE = "Merge the result files of the ranks of a torchrun run; pass the files instead of optimizers."
 _Merge = Annotated[bool, opt.option(_MERGE, "--merge", group="Processes")]
 
 

@@ -100,7 +100,8 @@ def _offer(option: Fact | RunInput) -> Callable[[str], list[tuple[str, str]]] | 
 
 def _describe(option: Fact | RunInput, catalog: Catalog, command: str) -> str:
     """Return an option's help with its default in a command."""
-    rows = [row for row in catalog.base.assume if row.fact == option.id]
+    missing = {other.id for other in catalog.options if command not in other.commands}  # options of other commands
+    rows = [row for row in catalog.base.assume if row.fact == option.id and not missing.intersection(row.when)]
     default = "; ".join(_list_defaults(rows, catalog.facts))
     if isinstance(option, RunInput):
         default = option.defaults.get(command, default)
@@ -126,11 +127,16 @@ def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Ite
     conditions: dict[str, list[str]] = {}
     for row in special:
         if all(facts[name].flag for name in row.when):
-            options = [
-                f"{facts[name].flag} {format_condition(accepted, ' or ')}" for name, accepted in row.when.items()
-            ]
-            conditions.setdefault(str(row.value), []).append(" and ".join(options))
+            conditions.setdefault(str(row.value), []).append(_format_condition(row, facts))
     for value, alternatives in conditions.items():
         yield f"{value} with {', or with '.join(alternatives)}"
     if len(special) == len(rows):
         yield "otherwise unknown"
+
+
+def _format_condition(row: Assumption, facts: Mapping[str, Fact]) -> str:
+    """Return the options that a default requires: `--model transformer and --tokens but without --params`."""
+    texts = {str(facts[name].flag): format_condition(accepted, " or ") for name, accepted in row.when.items()}
+    required = [flag if text == "known" else f"{flag} {text}" for flag, text in texts.items() if text != "unknown"]
+    excluded = [flag for flag, text in texts.items() if text == "unknown"]
+    return " and ".join(required) + (f" but without {' and '.join(excluded)}" if excluded else "")

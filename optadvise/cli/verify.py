@@ -36,7 +36,9 @@ def verify(
     ] = None,
     claim: Annotated[
         list[str] | None,
-        opt.option("Test this claim instead; repeatable.", "--claim", group=_CLAIMS, completer=of("claims")),
+        opt.option(
+            "Test this claim instead of an audit; repeatable.", "--claim", group=_CLAIMS, completer=of("claims")
+        ),
     ] = None,
     optimizer: Annotated[
         list[str] | None,
@@ -50,7 +52,8 @@ def verify(
         str | None, opt.option("Audit your own class: my_package.MyAdamW.", "--import", group=_USER_CLASS)
     ] = None,
     as_: Annotated[
-        str | None, opt.option("Optimizer that it implements.", "--as", group=_USER_CLASS, completer=of("optimizers"))
+        str | None,
+        opt.option("Optimizer that the class implements.", "--as", group=_USER_CLASS, completer=of("optimizers")),
     ] = None,
     timeout: Annotated[float, opt.option("Seconds per audit or claim (default: 60).", group=_EXECUTION)] = 60.0,
     json_: opt.JsonFile = None,
@@ -60,7 +63,7 @@ def verify(
 ) -> None:  # fmt: skip
     """Audit the installed optimizers against references, and test claims about them on this machine.
 
-    An audit compares each step with a float64 reference of the paper over shapes, initial weights, weight decays,
+    An audit compares each step with a float64 implementation of the paper over shapes, initial weights, weight decays,
     learning rates and dtypes, and checks the API that training loops use. A claim is an experiment with fixed seeds
     (optadvise list --claims lists all). Exit code 1: an unexpected deviation, or a claim of --claim is refuted; 4: this
     machine cannot test the claim; 5: the claim is undecided.

@@ -13,7 +13,7 @@ Folders = str | PathLike[str] | Sequence[str | PathLike[str]]
 class Run(TypedDict, total=False):
     """Options of `optadvise recommend` and `optadvise estimate`."""
 
-    # Kind of model, or a name of networks of this kind, such as llm, bert, clip, yolo or resnet50.
+    # Kind of model, or the name of a network or family of that kind, such as llm, bert, clip, yolo or resnet50.
     model: str | None
     # Training from scratch (pretrain) or from a checkpoint (finetune), or a language model on preferences or rewards
     # (dpo, grpo, ppo).
@@ -27,9 +27,10 @@ class Run(TypedDict, total=False):
     # Samples (not tokens) per optimizer step, over all GPUs and gradient accumulation, such as 256 or 8K; K is 1024
     # after a power of two (8K: 8,192), otherwise 1000.
     batch_size: Count | None
-    # Optimizer steps of the run: 100K.
+    # Optimizer steps of the run, such as 100K.
     steps: Count | None
-    # Gradient accumulation: micro-batches per optimizer step on one GPU. With --micro-batch it states the batch.
+    # Gradient accumulation: micro-batches per optimizer step on one GPU. Together with --micro-batch it determines the
+    # batch size.
     grad_accum: Count | None
     # Tokens of the whole run, such as 20B, from which the steps follow; K is 1024 after a power of two, otherwise 1000.
     tokens: Count | None
@@ -49,7 +50,7 @@ class Run(TypedDict, total=False):
     policy: Literal["evidence", "guide"] | None
     # Embeddings have sparse gradients (sparse=True).
     sparse_gradients: bool | None
-    # Rule out what cannot be combined with clipping of the global gradient norm, such as --gradient-release.
+    # Require clipping of the global gradient norm, which excludes --gradient-release.
     clipping: bool | None
     # Layers with adapters: all, or names such as q,v.
     lora_targets: str | Sequence[str] | None
@@ -109,7 +110,7 @@ class Run(TypedDict, total=False):
     vocab: Count | None
     # Tokens per sample, such as 2048 or 8K; K is 1024 after a power of two (8K: 8,192), otherwise 1000.
     seq_len: Count | None
-    # Side length of an image in pixels: 224.
+    # Side length of an image in pixels, such as 224.
     image_size: Count | None
     # Activations that are recomputed in the backward pass.
     checkpointing: Literal["none", "selective", "full"] | None
