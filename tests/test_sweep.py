@@ -320,8 +320,8 @@ def test_table_and_plot(grid: Path, tmp_path: Path) -> None:
     assert command.code == 0
     assert max(map(len, command.out.splitlines())) <= 80
     first, second, *_ = command.out.splitlines()
-    assert first.split() == ["optimizer", "training"]
-    assert second.split() == ["precision", "status", "ms", "step", "ms", "B/param", "peak", "MiB"]
+    assert first.split() == ["optimizer", "training", "state", "peak"]
+    assert second.split() == ["precision", "status", "ms", "step", "ms", "B/param", "MiB"]
     assert sum(line.split()[:1] == ["lion"] for line in command.out.splitlines()) == 2
     assert table.read_text(encoding="utf-8").count("\n| ") == 4
     assert picture.stat().st_size > 10_000

@@ -104,7 +104,8 @@ def choose_lr(surface: Surface, card: Optimizer) -> LearningRate:
         lr = (rate.times or 1.0) * (default if isinstance(default, (int, float)) else 1.0)
     family = None if special else surface.families.get(card.family)
     if family is not None:
-        lr, because, cite = lr * family.factor, f"{because}; {family.because}", (*cite, *family.cite)
+        lr, cite = lr * family.factor, (*cite, *family.cite)
+        because = f"{because}; ×{family.factor:g}, as {family.because}"
     return LearningRate(lr=float(f"{lr:.6g}"), because=because, cite=tuple(dict.fromkeys(cite)))
 
 

@@ -24,7 +24,7 @@ from optadvise.render.text.console import Column, Page, format_heading, print_pa
 
 _COLUMNS: tuple[Column, ...] = (
     ("", "fold"), ("optimizer\nms", "right"), ("ratio", "right"), ("training\nstep ms", "right"), ("ratio", "right"),
-    ("B/param", "right"), ("peak MiB", "right"),
+    ("state\nB/param", "right"), ("peak\nMiB", "right"),
 )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def print_tree(cards: Iterable[Optimizer]) -> None:
             if parents and parents[0] not in nodes:
                 orphans.append(card)
                 continue
-            also = f" [dim]and {', '.join(parents[1:])}[/dim]" if parents[1:] else ""
+            also = f" [dim](also from {', '.join(parents[1:])})[/dim]" if parents[1:] else ""
             branch = nodes[parents[0]] if parents else root
             nodes[card.id] = branch.add(f"[bold]{card.id}[/bold] [dim]{card.year}[/dim]{also}")
         if len(orphans) == len(waiting):  # a cycle of parents

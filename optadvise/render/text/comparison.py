@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from optadvise.benchmark.comparison.records import ComparedRatio, Comparison, ComparisonRequirement
 from optadvise.core.markdown import escape_markdown, format_table
-from optadvise.core.units import show_bytes
+from optadvise.core.units import show_bytes, show_number
 from optadvise.render.benchmark import describe_workload
 from optadvise.render.text.benchmark import print_requirements
 from optadvise.render.text.console import Page, format_heading, make_table
@@ -91,7 +91,7 @@ def _format_ratio(ratio: float | None) -> str:
 def _format_digits(ratio: float) -> str:
     if 0.001 <= ratio < 100:
         return f"{ratio:.3f}"
-    return f"{ratio:,.0f}" if 100 <= ratio < 10_000 else f"{ratio:.0e}"
+    return f"{ratio:,.0f}" if 100 <= ratio < 10_000 else show_number(float(f"{ratio:.0e}"))
 
 
 def _format_value(value: float, unit: str) -> str:

@@ -30,7 +30,7 @@ def print_networks(networks: NetworkList) -> None:
         for model, entries in groupby(networks.networks, key=lambda entry: entry.model):
             rows = [(entry.id, show_count(entry.params), escape(", ".join(entry.aliases))) for entry in entries]
             out.print(format_heading(f"--model {model}"))
-            print_rows(out, rows, ("--arch", "left"), ("parameters", "right"), ("also", "wrap"))
+            print_rows(out, rows, ("--arch", "left"), ("parameters", "right"), ("aliases", "wrap"))
 
 
 def print_recipes(recipes: RecipeList) -> None:

@@ -13,8 +13,11 @@ from optadvise.render.benchmark import format_figure
 from optadvise.render.text.console import Page, print_rows
 
 _FIGURES = (("optimizer ms", "optimizer_seconds", 1e3), ("training step ms", "step_seconds", 1e3),
-            ("B/param", "state_bytes_per_parameter", None), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
-_HEADERS = {"optimizer ms": "optimizer\nms", "training step ms": "training\nstep ms"}  # on two lines
+            ("state B/param", "state_bytes_per_parameter", None), ("peak MiB", "peak_memory", 2**-20))  # fmt: skip
+_HEADERS = {  # on two lines
+    "optimizer ms": "optimizer\nms", "training step ms": "training\nstep ms",
+    "state B/param": "state\nB/param", "peak MiB": "peak\nMiB",
+}  # fmt: skip
 _MAX_INCOMPLETE = 100  # cells of an incomplete sweep that are printed
 
 
