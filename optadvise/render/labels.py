@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from optadvise.advice.option_values import write_end
 from optadvise.core.records import Interval, Situation
@@ -21,9 +21,9 @@ def format_saving(saves: int, *, is_alone: bool) -> str:
 
     Example:
         >>> format_saving(1 << 30, is_alone=True), format_saving(1 << 30, is_alone=False)
-        ('saves 1 GiB', '+1 GiB without it')
+        ('saves 1 GiB', 'without it +1 GiB')
     """
-    return f"saves {show_bytes(saves)}" if is_alone else f"+{show_bytes(saves)} without it"
+    return f"saves {show_bytes(saves)}" if is_alone else f"without it +{show_bytes(saves)}"
 
 
 def format_sharding(shard: str) -> str:
@@ -173,6 +173,15 @@ def format_change(catalog: Catalog, fact: str, condition: str, values: Sequence[
 def format_options(catalog: Catalog, facts: Mapping[str, object]) -> str:
     """Return the options for several facts, as on a command line."""
     return " ".join(format_option(catalog, fact, value) for fact, value in facts.items())
+
+
+def list_assumptions(situation: Situation, catalog: Catalog, only: Collection[str] | None = None) -> list[str]:
+    """Return the options of the assumed facts with their values; of `only` these, where it is not None."""
+    return [
+        format_option(catalog, fact, format_fact(situation, fact, catalog))
+        for fact in situation.assumed
+        if only is None or fact in only
+    ]
 
 
 def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:

@@ -10,7 +10,7 @@ from optadvise.core.markdown import escape_markdown, format_code, format_table
 from optadvise.core.records import MemoryAnswer
 from optadvise.core.version import __version__
 from optadvise.render import evidence, headings
-from optadvise.render.labels import format_options, format_range, format_sentence, format_size
+from optadvise.render.labels import format_options, format_range, format_sentence, format_size, list_assumptions
 from optadvise.render.memory import describe_chain, describe_fit
 from optadvise.render.recommendation import (
     describe_policy,
@@ -50,7 +50,7 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
     )
     published = (f"[{run.name}]({run.cite}): {escape_markdown(describe_published(run))}" for run in advice.published)
     changes = (f"{format_code(option)} → {optimizer}" for option, optimizer in list_changes(advice, catalog))
-    assumed = ", ".join(advice.situation.assumed) or "nothing"
+    assumed = ", ".join(list_assumptions(advice.situation, catalog)) or "nothing"
     blocks = [
         [f"## {escape_markdown(advice.optimizer.name)}, {advice.schedule.id}"],
         [_describe_source(advice)],

@@ -81,7 +81,7 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
         verdict = "Fits" if memory.fits else "Probably fits"
         if memory.total > memory.available:
             return _describe_paging(verdict, memory.total, memory.available, f"{interval}{per_gpu}", limit)
-        return _emphasize(f"*{verdict}*", ": ", total, f" of {limit}{interval}{per_gpu}.")
+        return _emphasize(f"*{verdict}*", ": ", total, f" of {limit}{interval}.")
     verdict = "*Does not fit*" if memory.fits is False else "*Probably does not fit*"
     return _emphasize(verdict, ": requires ", total, f"{per_gpu}{interval}, available {limit}.")
 
@@ -100,12 +100,21 @@ def _describe_paging(verdict: str, total: int, available: int, details: str, lim
 
 def _describe_limit(memory: MemoryEstimate, situation: Situation) -> str:
     limit = show_bytes(memory.available or 0)
+    if situation.gpus > 1:
+        return f"{limit} on each {situation.gpu or 'GPU'}"
     return f"{limit} on {situation.gpu}" if situation.gpu else limit
 
 
 def _emphasize(*parts: str) -> Text:
     """Join parts of a sentence; a part within asterisks is bold."""
     return Text.assemble(*((part[1:-1], "bold") if part.startswith("*") else part for part in parts))
+
+
+def describe_unknown_memory(available: int | None) -> str:
+    """Describe the memory of a model of unknown size: the limit, or the options to add."""
+    if available is None:
+        return "Unknown; add --params, and --gpu or --vram to check the fit."
+    return f"Unknown; add --params to check the fit in {show_bytes(available)}."
 
 
 def describe_sized_run(size: MaxModelSize) -> str:

@@ -187,9 +187,13 @@ def list_changes(advice: Recommendation, catalog: Catalog) -> list[tuple[str, st
 
 
 def describe_published(published: PublishedRun) -> str:
-    """Return what a published run used and how it differs: `AdamW 3e-4, decay 0.1, warmup-cosine (batch 2.05K)`."""
+    """Return what a published run used and how it differs.
+
+    Example:
+        `adamw 3e-4, weight decay 0.1, warmup-cosine (batch 2.05K)`
+    """
     numbers = [published.optimizer if published.lr is None else f"{published.optimizer} {show_number(published.lr)}"]
-    numbers += [] if published.weight_decay is None else [f"decay {show_number(published.weight_decay)}"]
+    numbers += [] if published.weight_decay is None else [f"weight decay {show_number(published.weight_decay)}"]
     numbers += [] if published.schedule is None else [published.schedule]
     return ", ".join(numbers) + f" ({published.differs})" * bool(published.differs)
 
@@ -207,5 +211,5 @@ def describe_reason(entry: TraceEntry) -> str:
 
 
 def describe_support(support: Support) -> str:
-    """Return how many published runs of a rule's situations used its optimizer, or one with the same update."""
-    return f"{support.agree:,} of {support.runs:,} published runs use this update."
+    """Return how many published runs of a rule's situations used its optimizer, or one with the same update rule."""
+    return f"{support.agree:,} of {support.runs:,} published runs use this update rule."

@@ -16,10 +16,6 @@ CHOSEN_FACTS = frozenset({
 })  # fmt: skip
 
 
-_LARGEST = "the largest that fits over the likely range, or with memory to spare"
-_SMALLEST = "least memory: the run is close to the limit"
-
-
 class ChoiceRow(Struct, frozen=True):
     """Choice of how to run a training, as text."""
 
@@ -38,12 +34,21 @@ def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
         saved = format_saving(choice.saves, is_alone=is_alone) if choice.saves else "saves memory outside the peak"
         effect = f"{accumulation}{saved}; cost: {choice.costs}"
         if "micro_batch" in choice.change:  # compared with the whole batch, which would not run
-            short_effect = _SMALLEST if choice.change["micro_batch"] == 1 else _LARGEST
+            short_effect = _describe_micro_batch(advice)
         else:
             short_effect = f"{saved}; cost: {choice.costs.partition(';')[0]}"
         option = format_options(catalog, choice.change)
         rows.append(ChoiceRow(option=option, effect=effect, short_effect=short_effect, cite=choice.cite))
     return rows
+
+
+def _describe_micro_batch(advice: Recommendation) -> str:
+    """Return why a micro-batch was chosen, see `memory.search.with_micro_batch`."""
+    if advice.memory.fits:
+        return "the largest that fits at the upper end of the likely range"
+    if advice.situation.micro_batch == 1:
+        return "the smallest, because memory is scarce"
+    return "the largest that leaves a tenth of the memory free"
 
 
 def describe_run(advice: Recommendation) -> str:

@@ -28,6 +28,7 @@ from optadvise.render.memory import (
     describe_chain,
     describe_fit,
     describe_peak,
+    describe_unknown_memory,
     has_fixes,
     list_breakdown,
 )
@@ -58,7 +59,6 @@ _RUN_MEANINGS = {
     "layer_decay": "Factor of the learning rate per layer below the head.",
     "ema_decay": "Decay of the exponential moving average of the weights.",
 }
-_FITS = {True: "yes", False: "no", None: "unknown"}
 
 
 class CitedSource(Struct, frozen=True):
@@ -112,6 +112,7 @@ def render_recommendation(
         fit: Changes after which it fits, where it does not for certain.
     """
     memory = advice.memory
+    sizes = (memory.total, memory.available)
     context = {
         "advice": advice,
         "origin": origin,
@@ -130,6 +131,7 @@ def render_recommendation(
         "schedule_text": describe_schedule(advice),
         "learning_rates": _list_lrs(advice),
         "curve": _draw_curve(advice),
+        "unknown_memory": describe_unknown_memory(memory.available),
         "verdict": None if memory.model_states is None else describe_fit(memory, advice.situation).plain,
         "bar": charts.layout_bar(memory),
         "memory_rows": _list_memory(memory),
@@ -143,7 +145,7 @@ def render_recommendation(
         "reason": describe_reason,
         "published": describe_published,
         "chain_text": describe_chain,
-        "fits": _FITS,
+        "fits": {True: "yes", False: "no", None: "unknown" if None in sizes else "uncertain"},
         "changes": list_changes(advice, catalog),
         "stated": _list_stated(advice, catalog, origin.stated),
         "assumed": [_describe_fact(advice, catalog, name) for name in advice.situation.assumed],

@@ -19,7 +19,7 @@ from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
 from optadvise.render.explanation import Explanation
 from optadvise.render.labels import format_sentence, format_typical_range
-from optadvise.render.memory import describe_fit, describe_sized_run
+from optadvise.render.memory import describe_fit, describe_sized_run, describe_unknown_memory
 from optadvise.render.recommendation import (
     describe_policy,
     describe_reason,
@@ -56,7 +56,7 @@ _WARMUP = "warmup_fraction"  # the schedule's line has the warmup in steps
 _FUNCTIONS = {
     "max_grad_norm": "for clip_grad_norm_", "lora_alpha": "for LoraConfig", "lora_dropout": "for LoraConfig",
     "layer_decay": "lr factor per layer below the head", "ema_decay": "for AveragedModel",
-    "tokens_per_step": "batch with the lowest loss",
+    "tokens_per_step": "best --batch-size × --seq-len",
 }  # fmt: skip
 
 
@@ -196,8 +196,7 @@ def _print_memory(out: Console, advice: Recommendation) -> None:
         print_breakdown(out, memory)
         print_paragraph(out, describe_fit(memory, advice.situation))
     elif not advice.max_model_sizes:
-        hint = "" if memory.available is not None else "; add --vram or --gpu to get the largest model that fits"
-        print_section(out, headings.MEMORY, [(f"Unknown without --params{hint}.",)], "wrap")
+        print_section(out, headings.MEMORY, [(describe_unknown_memory(memory.available),)], "wrap")
     rows = []
     for band in sorted(advice.max_model_sizes, key=lambda band: -band.max_params):
         size = show_max_count(band.max_params) if band.max_params else "none"

@@ -41,7 +41,7 @@ _NO_SEARCH = (
     "No changes are searched for with --workload. Smaller batches, another --precision, or an --optimizer with less"
     " state (--all lists them) may make it fit."
 )
-_PAGED = "paged: optimizer state moves to host memory if the GPU is full, and does not count."
+_PAGED = "paged: optimizer state moves to host memory if the GPU is full, so the fit does not count it."
 _PROBABLY = (
     "probably: the limit is within the likely range, whose high end is for PyTorch's foreach step where it is the"
     " default (fused=True needs less)."

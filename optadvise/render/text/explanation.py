@@ -19,6 +19,7 @@ from optadvise.rulebase.near_misses import MissedCondition, NearMiss, sort_misse
 from optadvise.rulebase.table_records import Rule
 
 _CONCERN = "concern"  # fact of the main constraint
+_LABELS = {"optimizer": "optimizer", "scheduler": "schedule"}  # of what a rule decides
 _MAX_RULES = 5  # of the closest rules
 
 
@@ -37,7 +38,7 @@ def _format_outcome(rule: Rule, catalog: Catalog) -> str:
     outcome = rule.outcome
     if _CONCERN in outcome:
         return _name_concern(str(outcome[_CONCERN]), catalog)
-    return next((str(value) for key, value in outcome.items() if key in ("optimizer", "scheduler")), "")
+    return next((f"{_LABELS[key]} {value}" for key, value in outcome.items() if key in _LABELS), "")
 
 
 def _name_concern(concern: str, catalog: Catalog) -> str:

@@ -13,7 +13,13 @@ from optadvise.core.records import MemoryAnswer
 from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
-from optadvise.render.memory import describe_fit, describe_sized_run, is_tight, list_large_parts
+from optadvise.render.memory import (
+    describe_fit,
+    describe_sized_run,
+    describe_unknown_memory,
+    is_tight,
+    list_large_parts,
+)
 from optadvise.render.recommendation import (
     describe_policy,
     describe_published,
@@ -108,12 +114,10 @@ def _list_alternatives(advice: Recommendation) -> Iterator[str]:
 def _describe_largest_model(advice: Recommendation) -> str:
     """Return up to which model size the optimizer fits, if a limit is known; the model's size is not."""
     available = advice.memory.available
-    if available is None:
-        return "Unknown without --params; add --vram or --gpu to check the fit."
-    limit = show_bytes(available)
     largest = next((size for size in advice.max_model_sizes if size.optimizer == advice.optimizer.id), None)
-    if largest is None:
-        return f"Unknown without --params; the limit is {limit}."
+    if available is None or largest is None:
+        return describe_unknown_memory(available)
+    limit = show_bytes(available)
     if not largest.max_params:
         return f"Not expected to fit {limit} at any model size ({describe_sized_run(largest)})."
     count, run = show_max_count(largest.max_params), describe_sized_run(largest)

@@ -18,6 +18,7 @@ from optadvise.render.labels import (
     format_fact,
     format_flag,
     format_option,
+    list_assumptions,
     list_implied_facts,
 )
 from optadvise.render.run_plan import CHOSEN_FACTS
@@ -30,11 +31,7 @@ def print_assumptions(
     out: Console, situation: Situation, catalog: Catalog, only: Collection[str] | None = None
 ) -> None:
     """Print the assumed facts under a heading; of `only` these, where it is not None."""
-    options = [
-        format_option(catalog, fact, format_fact(situation, fact, catalog))
-        for fact in situation.assumed
-        if only is None or fact in only
-    ]
+    options = list_assumptions(situation, catalog, only)
     if options:
         out.print(format_heading(headings.ASSUMED))
         _print_options(out, options, "  ")
