@@ -74,7 +74,7 @@ def find_max_model_sizes(rules: CompiledRules, situation: Situation, decision: D
 def _find_max_model_size(rules: CompiledRules, situation: Situation, optimizer: str) -> MaxModelSize | None:
     """Return the size up to which every model fits, with the defaults that each size has; None for a known shape.
 
-    It is 0 if not even the smallest model that can be asked about fits.
+    It is 0 if not even the smallest accepted size fits.
     """
     size, smallest = None, rules.catalog.facts["params"].min_value or 0
     for sizes, run in list_sized_runs(rules, situation):

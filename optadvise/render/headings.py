@@ -18,7 +18,7 @@ CHANGES: Final = "What would change this answer"
 NOTES: Final = "Notes"
 ASSUMED: Final = "Assumed (not specified)"
 SPECIFIED: Final = "Specified"
-NEXT: Final = "Next"
+NEXT: Final = "Compare"  # with the control
 
 # Memory.
 MEMORY: Final = "Memory of one GPU"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
@@ -70,7 +69,7 @@ def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
         "failed": [arm for arm in result.arms if arm.status != "ok"],
         "details": lambda arm: list(list_details(arm, result.spec)),
         "implementation": format_implementation,
-        "json": json.dumps,
+        "repr": repr,
         "measured": format_measured,
         "figure": _make_figure(result),
         "tables": {
