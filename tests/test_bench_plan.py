@@ -69,7 +69,8 @@ def test_every_implementation_has_a_unique_label_and_its_arguments(
         hyperparameters = {implementation.arguments.get(h.name, h.name) for h in card.hyperparameters}
         variant_kwargs = implementation.variants[arm.variant] if arm.variant else {}
         fixed = {**implementation.kwargs, **variant_kwargs, **implementation.cpu_kwargs}
-        assert set(arm.kwargs) == hyperparameters | set(fixed)
+        assert set(arm.kwargs) == hyperparameters | set(fixed) | set(implementation.step_arguments)
+        assert {arm.kwargs[key] for key in implementation.step_arguments} <= {SPEC.total_steps}
         assert {key: arm.kwargs[key] for key in fixed} == fixed
         assert (arm.package, arm.tensors) == (implementation.package, implementation.tensors)
         decays = card.hyperparameter("weight_decay") is not None

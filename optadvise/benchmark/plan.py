@@ -274,6 +274,7 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
             device=spec.device,
             sharding=spec.sharding,
             variant=choice.variant,
+            steps=advice.situation.steps,
         ),
         companion=None if companion is None else make_companion(companion.implementation, companion.kwargs, spec),
         max_grad_norm=float(clip_norm) if isinstance(clip_norm, (int, float)) else None,
