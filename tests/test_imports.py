@@ -25,6 +25,7 @@ from optadvise.fake_tensors.estimate import request_optimizers
 from optadvise.rule_analysis import rule_folders
 from optadvise.verify import audit_run
 from tests.cli import CommandResult, optadvise
+from tests.conftest import rotated
 from tests.test_catalog import CARD
 from tests.test_doctor import NO_CUDA, by_id, fake_probe
 
@@ -171,7 +172,9 @@ def test_python_m_runs_the_modules_that_the_readme_lists(
 
 
 @pytest.mark.usefixtures("cold_processes")
-@pytest.mark.parametrize("entries", [":{root}", "{root}:", "{root}::{root}", ".:{root}", "{root}:../repository/"])
+@pytest.mark.parametrize(
+    "entries", rotated(1, [":{root}", "{root}:", "{root}::{root}", ".:{root}", "{root}:../repository/"])
+)
 def test_python_path_does_not_add_the_current_folder(tmp_path: Path, traps: Path, entries: str) -> None:
     for name in NAMES:  # those that Python imports before the program
         if name not in ("torch", "random", "msgspec", "typer", "json"):
