@@ -185,7 +185,7 @@ def test_python_path_does_not_add_the_current_folder(tmp_path: Path, traps: Path
     script.write_text(
         "import importlib, os, sys, torch, random, json, msgspec\n"
         "if sys.version_info >= (3, 11):  # PYTHONSAFEPATH exists\n"
-        "    assert os.spawnl(os.P_WAIT, sys.executable, 'python', '-c', 'import torch') == 0\n"
+        "    assert os.spawnl(os.P_WAIT, sys.executable, sys.executable, '-c', 'import torch') == 0\n"
         "from optadvise.core.start import add_current_folder\n"
         "add_current_folder()\nimport evilmod\n",
         encoding="utf-8",

@@ -72,13 +72,14 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
     total, interval = f"*{show_bytes(memory.total)}*", f" (likely range {format_interval(memory.interval)})"
     per_gpu = " on each GPU" if situation.gpus > 1 else ""
     if memory.available is None:
-        samples, advice = "", "add --gpu or --vram to check the fit"
+        samples = ""
         if situation.micro_batch is None and situation.batch_size is not None:
             samples = " for a micro-batch of one sample"
         elif "micro_batch" in situation.derived and (situation.micro_batch or 1) > 1:
             samples = " for the whole batch at once"
-            advice = "add --gpu or --vram to choose a micro-batch that fits"
-        return _emphasize("Requires about ", total, f"{per_gpu}{samples}{interval}; {advice}.")
+        return _emphasize(
+            "Requires about ", total, f"{per_gpu}{samples}{interval}; add --gpu or --vram to check the fit."
+        )
     is_likely = memory.total - memory.pageable <= memory.available
     if memory.fits or (memory.fits is None and is_likely):
         verdict = "Fits" if memory.fits else "Probably fits"

@@ -136,8 +136,13 @@ def _format_choice(row: ChoiceRow, *, is_short: bool) -> tuple[str, str]:
 
 
 def _describe_number(number: AdvisedHyperparameter) -> str:
-    """Return a hyperparameter's typical range, the published value, and the function that uses it if any."""
-    published = "" if number.published is None else f"published runs use {format_value(number.published)}"
+    """Return a hyperparameter's typical range, the published value, and the function that uses it if any.
+
+    A rule has a published value only beside one that was measured to be the best.
+    """
+    published = ""
+    if number.published is not None:
+        published = f"measured best; published runs use {format_value(number.published)}"
     function = _FUNCTIONS.get(number.name, "")
     return ", ".join(filter(None, [function, format_typical_range(number.low, number.high), published]))
 
