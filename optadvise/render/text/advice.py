@@ -138,7 +138,7 @@ def _format_choice(row: ChoiceRow, *, is_short: bool) -> tuple[str, str]:
 def _describe_number(number: AdvisedHyperparameter) -> str:
     """Return a hyperparameter's typical range, the published value, and the function that uses it if any.
 
-    A rule has a published value only beside one that was measured to be the best.
+    A rule states a published value only where its own was measured to be the best.
     """
     published = ""
     if number.published is not None:
