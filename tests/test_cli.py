@@ -213,7 +213,7 @@ def test_unspecified_facts_are_listed_as_assumed() -> None:
         ("recommend --lora=8", "invalid-value", "--lora"),
         ("recommend --gpus 8xh100 --gpu a100", "option-conflict", "--gpu"),
         ("recommend --gpu 8xh100 --gpus 4", "option-conflict", "--gpus"),
-        ("list --for dpo", "unknown-choice", "--for"),
+        ("list --for dpo", "option-conflict", "--for"),
         ("list --gpus --archs", "option-conflict", "--networks"),
         ("list --gpus --tree", "option-conflict", "--tree"),
         ("list --tree --json", "option-conflict", "--json"),

@@ -85,8 +85,9 @@ def _find_max_model_size(rules: CompiledRules, situation: Situation, optimizer: 
         if larger.max_params < sizes.stop - 1:
             break
         size = replace(larger, max_params=sizes.stop - 1)
-    is_too_small = size is not None and size.max_params < smallest
-    return replace(size, max_params=0, bytes_per_parameter=0.0) if size and is_too_small else size
+    if size is not None and size.max_params < smallest:
+        return replace(size, max_params=0, bytes_per_parameter=0.0)
+    return size
 
 
 @cached(8192)

@@ -91,10 +91,12 @@ def _parse_selection(catalog: Catalog, text: str, *, accept_tasks: bool) -> Mapp
     from optadvise.advice.model_names import find_model_name
 
     spelled = text.strip().lower()
-    if accept_tasks:
-        for fact in (catalog.facts["task"], catalog.facts["method"]):
-            if spelled in (fact.values or {}):
-                return {fact.id: spelled}
+    for fact in (catalog.facts["task"], catalog.facts["method"]):
+        if spelled in (fact.values or {}):
+            if not accept_tasks:
+                message = f"--for {text!r}: a {fact.id} selects published runs only; add --recipes"
+                raise InputError(message, code=ErrorCode.OPTION_CONFLICT, option="--for", value=text)
+            return {fact.id: spelled}
     return {name: value for name, value in find_model_name(catalog, text, "--for").facts.items() if name in _SELECTED}
 
 
