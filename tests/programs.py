@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from optadvise.memory.autograd import AutogradGraph, SizedTensor
 from optadvise.memory.programs import ProgramLine, parse_condition, run_program, with_last_uses
-from optadvise.memory.records import ComputeMode
+from optadvise.memory.records import ComputeMode, LiveMemory
 
 
 def parse_line(text: str) -> ProgramLine:
@@ -41,3 +41,8 @@ def simulate(
     graph = AutogradGraph(mode or ComputeMode(), dims or {})
     inputs = {name: graph.add_input(shape, itemsize, requires_grad, counted_elsewhere=saved_elsewhere)}
     return graph, run_program(program(*lines), graph, inputs)
+
+
+def find_peak(moments: Iterable[LiveMemory]) -> LiveMemory:
+    """Return the moment with the most bytes."""
+    return max(moments, key=lambda live: live.total)

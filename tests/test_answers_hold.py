@@ -30,6 +30,8 @@ from optadvise.core.json_text import to_json_object
 from optadvise.core.records import MemoryAnswer, Situation
 from optadvise.core.units import show_bytes
 from optadvise.memory.estimator import estimate, fits
+from optadvise.memory.inputs import select_memory_inputs
+from optadvise.memory.network_size import find_network_size
 from optadvise.memory.search import with_micro_batch
 from optadvise.render import headings
 from optadvise.render.documents import build_recommendation
@@ -78,7 +80,7 @@ def draw(seed: int) -> list[str]:
         flags += [flag for flag in OTHERS if random.random() < OFTEN.get(flag, 0.12)]
         arguments = [text for flag in flags for text in (flag, random.choice(VALUES[flag]))]
         arguments += [flag for flag, share in RARELY.items() if random.random() < share]
-        if choose(arguments) is not None:
+        if complete(arguments) is not None and choose(arguments) is not None:
             return arguments
 
 
@@ -95,9 +97,12 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
 def complete(arguments: Sequence[str]) -> Situation | None:
     """Return the run of a command line; None if it is rejected."""
     try:
-        return complete_situation(RULES, parse(arguments))
+        situation = complete_situation(RULES, parse(arguments))
+        if situation.params is not None:  # networks without layers for adapters are rejected when they are sized
+            find_network_size(RULES.memory_rules, select_memory_inputs(situation))
     except InputError:
         return None
+    return situation
 
 
 def choose(arguments: Sequence[str]) -> str | None:

@@ -41,7 +41,7 @@ from tests.convnets import (
     vgg,
     wide_resnet,
 )
-from tests.programs import simulate
+from tests.programs import find_peak, simulate
 
 MODES = {
     "fp32": ComputeMode(),
@@ -113,7 +113,7 @@ def _step(
 def predicted_peak(network: Network, mode: ComputeMode, batch: MicroBatch) -> int:
     """Return the predicted peak with SGD momentum, without the statistics of normalization layers."""
     step = simulate_step(network, replace(mode, flags=network.flags), batch)
-    return 2 * count(network) * mode.weight_itemsize + step.input_bytes + step.peak.total
+    return 2 * count(network) * mode.weight_itemsize + step.input_bytes + step.peak.live.total
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_inplace_relu_shares_its_storage() -> None:
     )  # the output of relu_ and batch_norm have one storage
     assert count_saved_bytes(["b = batch_norm x", "y = relu b"]) == PIXELS * 8 * 4
     in_place, not_in_place = (
-        run_lines(["b = batch_norm x", f"y = {op} b"], MODES["fp32"], (2, 8, 16, 16), 4)[0].peak.total
+        find_peak(run_lines(["b = batch_norm x", f"y = {op} b"], MODES["fp32"], (2, 8, 16, 16), 4)[0].moments).total
         for op in ("relu_", "relu")
     )
     assert not_in_place - in_place == PIXELS * 8 * 4
@@ -328,7 +328,7 @@ def test_gradient_is_cast_after_the_autocast_copy_is_freed() -> None:
     shape, rows = (2, 1000), 2 * 1000
     graph, out = run_lines(["y = linear x out=1000"], MODES["amp"], shape, 2)
     assert graph.weight_copies == 2 * 10**6
-    peak = simulate_backward(graph, out)
+    peak = find_peak(simulate_backward(graph, out))
     assert peak.total == 2 * rows + 2 * 10**6 + 4 * 10**6  # gradients of the input, the copy and the weight
     assert (graph.weight_copies, graph.live_bytes) == (0, 0)
 

@@ -31,7 +31,7 @@ from optadvise.memory.rules import MemoryRules
 from optadvise.memory.training_step import StepSettings, simulate_step
 from optadvise.rulebase.catalog import Catalog
 from tests.conftest import ROOT
-from tests.programs import program, simulate
+from tests.programs import find_peak, program, simulate
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 needs_transformers = pytest.mark.skipif(
@@ -263,11 +263,11 @@ def test_evaluate_product() -> None:
 def test_tensor_is_freed_after_its_last_use() -> None:
     # Each tensor has 320 bytes; two are live at a time.
     graph, _ = run_lines("a = scale x", "b = scale a", "y = scale b")
-    assert graph.peak.total == 640
+    assert find_peak(graph.moments).total == 640
     assert graph.live_bytes == 320
     # x is used again at the end, so it stays alive.
     graph, _ = run_lines("a = scale x", "b = scale a", "c = scale b", "y = add c x")
-    assert graph.peak.total == 320 * 3
+    assert find_peak(graph.moments).total == 320 * 3
     assert graph.live_bytes == 320
 
 
@@ -276,7 +276,7 @@ def test_linear_saves_its_input() -> None:
     assert graph.live_bytes == 320 + 640  # x, which is saved, and the output
     graph.release(out)
     assert graph.live_bytes == 320
-    backward = simulate_backward(graph, out)
+    backward = find_peak(simulate_backward(graph, out))
     # Gradients of the output, the input and the weight (16 × 8), and x.
     assert (backward.activations, backward.working, backward.weight_gradients) == (320, 640 + 320, 512)
     assert graph.live_bytes == 0
@@ -284,7 +284,7 @@ def test_linear_saves_its_input() -> None:
 
 def test_autocast_saves_the_copy_and_frees_the_original() -> None:
     graph, out = run_lines("y = linear x out=wide", mode=ComputeMode(compute_itemsize=2, autocast=True))
-    assert graph.peak.total == 320 + 160 + 320 + 16 * 8 * 2  # x, its copy, the output, the weight's copy
+    assert find_peak(graph.moments).total == 320 + 160 + 320 + 16 * 8 * 2  # x, its copy, the output, the weight's copy
     graph.release(out)
     assert (graph.live_bytes, graph.weight_copies) == (160, 256)
 
@@ -299,7 +299,7 @@ def test_storage_saved_twice_counts_once() -> None:
 def test_gradient_of_a_sum_is_reused() -> None:
     graph, out = run_lines("a = scale x", "y = add a x")
     # Peak: the gradient of the sum, shared by x and a, and the gradient that scale computes.
-    assert simulate_backward(graph, out).working == 640
+    assert find_peak(simulate_backward(graph, out)).working == 640
 
 
 def test_view_keeps_its_storage() -> None:
@@ -345,7 +345,7 @@ def test_dropping_a_saved_tensor_changes_the_prediction(networks: Networks, monk
     network = build_network(networks, build_named_shape(networks, "tinyllama-1.1b"))
     mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | {"eager"})
     batch = MicroBatch(8, 256)
-    before = simulate_step(network, mode, batch).peak.total
+    before = simulate_step(network, mode, batch).peak.live.total
     record = AutogradGraph.record
 
     def save_nothing(
@@ -368,7 +368,7 @@ def test_dropping_a_saved_tensor_changes_the_prediction(networks: Networks, monk
 
         with monkeypatch.context() as patch:
             patch.setitem(OPERATIONS, name, run_without_saving)
-            assert simulate_step(network, mode, batch).peak.total < before, name
+            assert simulate_step(network, mode, batch).peak.live.total < before, name
 
 
 # -- options ----------------------------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_options_reduce_activations_and_peak(networks: Networks, name: str) -> N
     def measure(*flags: str, checkpoint: bool = False) -> tuple[int, int]:
         mode = ComputeMode(compute_itemsize=2, autocast=True, flags=network.flags | set(flags))
         result = simulate_step(network, mode, MicroBatch(32, 512), StepSettings(checkpoint))
-        return result.activations, result.peak.total
+        return result.activations, result.peak.live.total
 
     eager, selective, flash, full = (
         measure("eager"),

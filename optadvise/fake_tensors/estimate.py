@@ -176,14 +176,11 @@ def _estimate_optimizer(
     else:
         tensor_lines = _list_lines(step, optimizer, step.peak, "of the backward pass")
     tensors = sum(line.at_peak or 0 for line in tensor_lines)
-    spread_lines = [replace(line, interval=make_interval(line.at_peak or 0, factors)) for line in tensor_lines]
+    ends = factors.low, factors.high
+    spread_lines = [replace(line, interval=make_interval(line.at_peak or 0, *ends)) for line in tensor_lines]
     total, lines = add_overhead(spread_lines, settings)
     saved = step.peak.activations
-    figures = summarize_lines(
-        lines,
-        [make_breakdown_line("activations", saved, saved, "", make_interval(saved, factors))],
-        step.gradients_bytes,
-    )
+    figures = summarize_lines(lines, make_interval(saved, *ends), step.gradients_bytes)
     unlimited = MemoryEstimate(
         weights=step.weights_bytes, gradients=step.gradients_bytes, optimizer=optimizer.state, activations=saved,
         overhead=figures["overhead"].expected, total=total.expected,

@@ -83,7 +83,7 @@ class AutogradGraph:
         self.weight_copies = 0  # bytes in the autocast cache
         self.weight_gradients = 0  # bytes
         self.product_bytes = 0  # of matrix products' outputs, which selective checkpointing saves
-        self.peak = LiveMemory()
+        self.moments: list[LiveMemory] = []  # of the forward pass
         self._record = record
         self._sizes: list[int] = []  # bytes by storage
         self._references: list[int] = []  # variables and saved tensors by storage
@@ -168,7 +168,7 @@ class AutogradGraph:
             saved: Tensors to save for backward.
         """
         self.weight_copies += cost.weight_copies
-        self._update_peak(cost.scratch)
+        self._add_moment(cost.scratch)
         has_weight_gradient = cost.weight_gradient or cost.weight_gradient_scratch
         out.requires_grad = bool(has_weight_gradient) or any(tensor.requires_grad for tensor in inputs)
         if out.requires_grad and self._record:
@@ -184,6 +184,5 @@ class AutogradGraph:
                 self.free_unused(tensor)
         return out
 
-    def _update_peak(self, scratch: int) -> None:
-        if self.live_bytes + self.weight_copies + scratch > self.peak.total:
-            self.peak = LiveMemory(activations=self.live_bytes, weight_copies=self.weight_copies, working=scratch)
+    def _add_moment(self, scratch: int) -> None:
+        self.moments.append(LiveMemory(activations=self.live_bytes, weight_copies=self.weight_copies, working=scratch))

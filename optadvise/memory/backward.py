@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from optadvise.memory.autograd import AutogradGraph, Node, SizedTensor
-from optadvise.memory.records import LiveMemory
+from optadvise.memory.records import LiveMemory, keep_largest
 
 
-def simulate_backward(graph: AutogradGraph, out: SizedTensor, *, release: bool = False) -> LiveMemory:
-    """Run the backward pass of a graph and return the bytes at its peak.
+def simulate_backward(graph: AutogradGraph, out: SizedTensor, *, release: bool = False) -> list[LiveMemory]:
+    """Run the backward pass of a graph and return the bytes at the moments that can be its peak.
 
     Args:
         graph: The recorded forward pass; its saved tensors are released and its weights' gradients counted.
@@ -20,14 +20,14 @@ def simulate_backward(graph: AutogradGraph, out: SizedTensor, *, release: bool =
     backward = _BackwardPass(graph, out)
     for node in reversed(graph.nodes):
         backward.run(node, release=release)
-    return backward.peak
+    return keep_largest(backward.moments)
 
 
 class _BackwardPass:
     """The gradients of activations that are live while the graph is traversed in reverse order."""
 
     def __init__(self, graph: AutogradGraph, out: SizedTensor) -> None:
-        self.peak = LiveMemory()
+        self.moments: list[LiveMemory] = []
         self._graph = graph
         self._gradients = {id(out): 0}  # index of its gradient by tensor
         self._sizes, self._references = [out.nbytes], [1]  # by gradient
@@ -43,17 +43,17 @@ class _BackwardPass:
         computed = [(tensor, self._input_gradient(node, tensor, gradient)) for tensor in node.inputs]
         # The gradient of a half-precision copy is cast to the weight's type after the saved tensors are released.
         casts = bool(cost.weight_copies and cost.weight_gradient)
-        self._update_peak(cost.backward_scratch + cost.weight_gradient_scratch, 0 if casts else cost.weight_gradient)
+        self._add_moment(cost.backward_scratch + cost.weight_gradient_scratch, 0 if casts else cost.weight_gradient)
         summed = self._accumulate(node, computed)
         self._graph.weight_copies -= cost.weight_copies
         for storage in node.saved:
             self._graph.release_storage(storage)
         self._working -= self._release(gradient)
         if summed:
-            self._update_peak(summed, cost.weight_gradient)
+            self._add_moment(summed, cost.weight_gradient)
             self._working -= summed
         if casts:
-            self._update_peak(cost.weight_gradient_scratch, cost.weight_gradient)
+            self._add_moment(cost.weight_gradient_scratch, cost.weight_gradient)
         if not release:
             self._graph.weight_gradients += cost.weight_gradient
 
@@ -91,13 +91,13 @@ class _BackwardPass:
         self._references[gradient] -= 1
         return 0 if self._references[gradient] else self._sizes[gradient]
 
-    def _update_peak(self, scratch: int, weight_gradient: int) -> None:
+    def _add_moment(self, scratch: int, weight_gradient: int) -> None:
         graph = self._graph
-        live = LiveMemory(
-            activations=graph.live_bytes,
-            weight_copies=graph.weight_copies,
-            working=self._working + scratch,
-            weight_gradients=graph.weight_gradients + weight_gradient,
+        self.moments.append(
+            LiveMemory(
+                activations=graph.live_bytes,
+                weight_copies=graph.weight_copies,
+                working=self._working + scratch,
+                weight_gradients=graph.weight_gradients + weight_gradient,
+            )
         )
-        if live.total > self.peak.total:
-            self.peak = live

@@ -15,7 +15,9 @@ from optadvise.core.records import Interval, MemoryEstimate, MemoryLine
 from optadvise.memory.inputs import MemoryInputs
 from optadvise.memory.intervals import (
     OTHER_NETWORKS,
+    add_intervals,
     add_overhead,
+    list_uncertainty_factors,
     make_breakdown_line,
     make_context_interval,
     make_interval,
@@ -24,9 +26,9 @@ from optadvise.memory.intervals import (
 from optadvise.memory.model_memory import ModelMemory
 from optadvise.memory.optimizer_memory import OptimizerMemory
 from optadvise.memory.other_networks import OtherNetworks
-from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_pass_peak, find_peak
-from optadvise.memory.records import StepMemory
-from optadvise.rulebase.memory_rules import FactorRange, MemorySettings
+from optadvise.memory.peak import OPTIMIZER_STEP, PeakMoment, find_peak
+from optadvise.memory.records import StepMemory, UncertaintyFactors
+from optadvise.rulebase.memory_rules import MemorySettings
 
 AUTOCAST_CACHE = "autocast cache"  # the line of half-precision copies of weights
 
@@ -132,13 +134,16 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     inputs, model = run.inputs, run.model
     peak = find_peak(inputs, step, model, run.optimizer)
     total, lines = add_overhead(list(_list_lines(run, step, peak, basis, settings)), settings)
-    low = max(total.low, min(_find_floor(run, step, basis, settings), total.expected))
-    total = replace(total, low=low, high=max(total.high, _find_ceiling(run, step, basis, settings)))
+    low, high = _find_ends(run, step, basis, settings)
+    total = replace(total, low=min(low, total.expected), high=max(high, total.expected))
     fragmentation, context = lines[-2].at_peak or 0, make_context_interval(settings.context).expected
-    saved = [
-        _make_activations_line("activations", step.activations, step.activations, "", inputs, basis, settings),
-        _make_activations_line("logits and loss", step.logits, step.logits, "", inputs, basis, settings),
-    ]
+    _, low_factors, high_factors = list_uncertainty_factors(settings, basis, inputs.method)
+    saved = add_intervals(
+        [
+            make_interval(step.activations, low_factors.activations, high_factors.activations),
+            make_interval(step.logits, low_factors.logits, high_factors.logits),
+        ]
+    )
     figures = summarize_lines(lines, saved, model.gradients)
     return MemoryEstimate(
         weights=run.weights, gradients=model.gradients, optimizer=run.state,
@@ -150,23 +155,27 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     )  # fmt: skip
 
 
-def _find_floor(run: RunMemory, step: StepMemory, basis: str, settings: MemorySettings) -> int:
-    """Return the low end of the bytes at the peak, over the moments of the passes and the optimizer step."""
-    model = run.model
-    factor = _select_factors(basis, settings).low
-    live = max(step.floor.scale(factor), step.end.scale(factor))
-    if not run.inputs.gradient_release:
-        live = max(live, model.gradients + run.optimizer.scratch.bytes)
-    tensors = int(live) + model.weights + run.master + run.state + model.buffers.bytes + step.input_bytes
-    tensors += run.others.low
-    return tensors + round(tensors * settings.fragmentation.low) + make_context_interval(settings.context).low
+def _find_ends(run: RunMemory, step: StepMemory, basis: str, settings: MemorySettings) -> tuple[int, int]:
+    """Return the ends of the interval of the peak, each over all moments of the passes and the optimizer step."""
+    model, others = run.model, run.others
+    _, low_factors, high_factors = list_uncertainty_factors(settings, basis, run.inputs.method)
+    scratch = _make_scratch_interval(run, low_factors, high_factors)
+    low = model.weights + run.state + model.buffers.bytes + others.low
+    high = model.weights_high + _get_high_state(run) + model.buffers.bytes_high + others.high
+    ends = ((low, low_factors, scratch.low), (high, high_factors, scratch.high))
 
+    def find_peak_bytes(states: int, factors: UncertaintyFactors, scratch_bytes: int) -> int:
+        live = step.find_peak(factors).live.scale(factors)
+        if not run.inputs.gradient_release:
+            live = max(live, model.gradients + scratch_bytes)
+        return states + run.master + step.input_bytes + round(live)
 
-def _find_ceiling(run: RunMemory, step: StepMemory, basis: str, settings: MemorySettings) -> int:
-    """Return the high end of the bytes at the peak of the passes, which may exceed that of the optimizer step."""
-    passes = replace(run, inputs=replace(run.inputs, gradient_release=True))  # without a separate optimizer step
-    total, _ = add_overhead(list(_list_lines(passes, step, find_pass_peak(step), basis, settings)), settings)
-    return total.high
+    tensors = [find_peak_bytes(*end) for end in ends]
+    context, fragmentation = make_context_interval(settings.context), settings.fragmentation
+    return (
+        tensors[0] + round(tensors[0] * fragmentation.low) + context.low,
+        tensors[1] + round(tensors[1] * fragmentation.high) + context.high,
+    )
 
 
 # -- lines ---------------------------------------------------------------------------------------------------------
@@ -189,14 +198,14 @@ def _list_lines(
     explanation = f"{model.gradients_explanation}; {_explain_gradients(inputs)}"
     yield make_breakdown_line("gradients", model.gradients, peak.gradients, explanation)
     yield _make_state_line(run)
+    _, low, high = list_uncertainty_factors(settings, basis, inputs.method)
+    activations = make_interval(peak.activations, low.activations, high.activations)
     explanation = _explain_activations(inputs, settings)
-    yield _make_activations_line(
-        "activations", step.activations, peak.activations, explanation, inputs, basis, settings
-    )
+    yield make_breakdown_line("activations", step.activations, peak.activations, explanation, activations)
     if step.logits:
-        explanation = "logits and their gradients"
-        yield _make_activations_line("logits and loss", step.logits, peak.logits, explanation, inputs, basis, settings)
-    yield _make_temporaries_line(run, peak, _select_factors(basis, settings))
+        logits = make_interval(peak.logits, low.logits, high.logits)
+        yield make_breakdown_line("logits and loss", step.logits, peak.logits, "logits and their gradients", logits)
+    yield _make_temporaries_line(run, step, peak, low, high)
     if model.buffers.bytes:
         buffers = model.buffers
         interval = Interval(low=buffers.bytes, expected=buffers.bytes, high=buffers.bytes_high)
@@ -214,41 +223,38 @@ def _make_others_line(others: OtherNetworks) -> MemoryLine:
     return make_breakdown_line(OTHER_NETWORKS, others.bytes, others.bytes, others.explanation, interval)
 
 
+def _get_high_state(run: RunMemory) -> int:
+    return 0 if run.inputs.offload else run.optimizer.state_high
+
+
 def _make_state_line(run: RunMemory) -> MemoryLine:
-    interval = Interval(low=run.state, expected=run.state, high=0 if run.inputs.offload else run.optimizer.state_high)
+    interval = Interval(low=run.state, expected=run.state, high=_get_high_state(run))
     return make_breakdown_line("optimizer state", run.state, run.state, run.optimizer.state_explanation, interval)
 
 
-def _make_temporaries_line(run: RunMemory, peak: PeakMoment, factors: FactorRange) -> MemoryLine:
+def _make_scratch_interval(run: RunMemory, low: UncertaintyFactors, high: UncertaintyFactors) -> Interval:
+    """Return the temporaries of the optimizer step, which are as uncertain as those of the backward pass."""
+    scratch = run.optimizer.scratch
+    interval = make_interval(scratch.bytes, low.working, high.working)
+    return replace(interval, high=max(interval.high, scratch.bytes_high))
+
+
+def _make_temporaries_line(
+    run: RunMemory, step: StepMemory, peak: PeakMoment, low: UncertaintyFactors, high: UncertaintyFactors
+) -> MemoryLine:
     """Return the temporaries at the peak; the optimizer step sets the high end if it allocates more."""
-    interval, scratch = make_interval(peak.temporaries, factors), run.optimizer.scratch
+    interval, scratch = make_interval(peak.temporaries, low.working, high.working), run.optimizer.scratch
+    step_scratch = _make_scratch_interval(run, low, high)
     if peak.name == OPTIMIZER_STEP:
-        explanation = f"optimizer step: {scratch.explanation}"
-        if scratch.bytes_high > peak.temporaries:
-            interval = replace(interval, high=scratch.bytes_high)
+        interval, explanation = step_scratch, f"optimizer step: {scratch.explanation}"
     else:
-        more = 0 if run.inputs.gradient_release else run.model.gradients + scratch.bytes_high - peak.total
+        in_step = 0 if run.inputs.gradient_release else run.model.gradients + step_scratch.high
+        more = round(in_step - step.peak.live.scale(high))
         explanation = "activation gradients and workspace of one operation"
         if more > 0:
             explanation += f"; optimizer step: {scratch.explanation}"
-            interval = replace(interval, high=peak.temporaries + more)
+            interval = replace(interval, high=interval.high + more)
     return make_breakdown_line("temporaries", peak.temporaries, peak.temporaries, explanation, interval)
-
-
-def _make_activations_line(
-    part: str, value: int, at_peak: int, explanation: str, inputs: MemoryInputs, basis: str, settings: MemorySettings
-) -> MemoryLine:
-    """Return a line of activations; the interval's high end covers implementations that save more."""
-    factors = _select_factors(basis, settings)
-    if part == "logits and loss":
-        factors = replace(factors, high=max(factors.high, settings.high_factors.logits))
-    elif inputs.method != "full":
-        factors = replace(factors, high=max(factors.high, settings.high_factors.adapters))
-    return make_breakdown_line(part, value, at_peak, explanation, make_interval(at_peak, factors))
-
-
-def _select_factors(basis: str, settings: MemorySettings) -> FactorRange:
-    return settings.activation_factors.exact if basis == "exact" else settings.activation_factors.typical
 
 
 def _explain_gradients(inputs: MemoryInputs) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from optadvise.memory.records import LiveMemory, StepMemory
+from optadvise.memory.records import LiveMemory, Moment, StepMemory, UncertaintyFactors
 
 _SCALED_STEP_FIELDS = ("activations", "logits", "weight_copies", "weight_gradients")
-_MOMENTS = ("peak", "floor", "end")
 _SCALED_COUNTS = ("adapter_params", "matrix_params", "largest_tensor", "params_outside_layers")
 # These fields grow with width × depth, the others with the number of parameters.
 _SLOW_FIELDS = ("activations", "working", "logits", "adapter_params", "params_outside_layers")
@@ -49,13 +48,16 @@ def estimate_adapter_params(params: int, rank: int) -> int:
     return round(rank * 19 * width * width / 128)
 
 
-def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> ReferenceSize:
+def interpolate(
+    smaller: ReferenceSize, larger: ReferenceSize, params: int, ends: Sequence[UncertaintyFactors]
+) -> ReferenceSize:
     """Return the size between two references, linear in the number of parameters.
 
     Args:
         smaller: Reference below the size.
-        larger: Reference above the size; it also provides the input bytes and the peak's phase.
+        larger: Reference above the size; it also provides the input bytes and the name of the peak.
         params: Number of parameters.
+        ends: Factors of the expected bytes and of the ends of the interval, at which the peaks are interpolated.
     """
     fraction = (params - smaller.counts.params) / (larger.counts.params - smaller.counts.params)
 
@@ -63,11 +65,11 @@ def interpolate(smaller: ReferenceSize, larger: ReferenceSize, params: int) -> R
         ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
         return {name: round(first + (last - first) * fraction) for name, (first, last) in ends.items()}
 
-    moments = {
-        name: LiveMemory(**mix(getattr(smaller.step, name), getattr(larger.step, name), LiveMemory.__struct_fields__))
-        for name in _MOMENTS
-    }
-    step = replace(larger.step, **moments, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
+    peaks = [(smaller.step.find_peak(factors).live, larger.step.find_peak(factors)) for factors in ends]
+    moments = tuple(
+        replace(high, live=LiveMemory(**mix(low, high.live, LiveMemory.__struct_fields__))) for low, high in peaks
+    )
+    step = replace(larger.step, moments=moments, **mix(smaller.step, larger.step, _SCALED_STEP_FIELDS))
     counts = NetworkCounts(**mix(smaller.counts, larger.counts, NetworkCounts.__struct_fields__))
     # Whole layers would grow in steps, and a larger model would then need less.
     layers = smaller.counts.layers + (larger.counts.layers - smaller.counts.layers) * fraction
@@ -85,10 +87,12 @@ def extrapolate(reference: ReferenceSize, params: int) -> ReferenceSize:
         factors = {name: ratio ** (2 / 3) if name in _SLOW_FIELDS else ratio for name in names}
         return {name: round(getattr(record, name) * factor) for name, factor in factors.items()}
 
-    moments = {
-        name: LiveMemory(**scale(getattr(reference.step, name), LiveMemory.__struct_fields__)) for name in _MOMENTS
-    }
-    step = replace(reference.step, **moments, **scale(reference.step, _SCALED_STEP_FIELDS))
+    moments = [
+        Moment(live=LiveMemory(**scale(moment.live, LiveMemory.__struct_fields__)), name=moment.name)
+        for moment in reference.step.moments
+    ]
+    moments.sort(key=lambda moment: -moment.live.total)
+    step = replace(reference.step, moments=tuple(moments), **scale(reference.step, _SCALED_STEP_FIELDS))
     counts = replace(reference.counts, **scale(reference.counts, _SCALED_COUNTS))
     # Far below the reference, which has large embeddings, the power law gives more than the whole network.
     outside = min(counts.params_outside_layers, params)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optadvise.core.records import Interval, MemoryLine
 from optadvise.core.units import GIB, show_share
-from optadvise.rulebase.memory_rules import CitedRange, FactorRange, MemorySettings
+from optadvise.memory.records import UncertaintyFactors
+from optadvise.rulebase.memory_rules import CitedRange, MemorySettings
 
 OTHER_NETWORKS = "other networks"  # the line of reference, reward and value networks
 
@@ -16,9 +17,28 @@ def make_exact_interval(value: int) -> Interval:
     return Interval(low=value, expected=value, high=value)
 
 
-def make_interval(value: int, factors: FactorRange) -> Interval:
-    """Return the interval around an expected figure."""
-    return Interval(low=round(value * factors.low), expected=value, high=round(value * factors.high))
+def make_interval(value: int, low: float, high: float) -> Interval:
+    """Return the interval around an expected figure from the factors of its ends."""
+    return Interval(low=round(value * low), expected=value, high=round(value * high))
+
+
+def list_uncertainty_factors(settings: MemorySettings, basis: str, method: str) -> tuple[UncertaintyFactors, ...]:
+    """Return the factors of the expected, the low and the high end of the bytes of a training step.
+
+    The high end covers implementations that save more.
+
+    Args:
+        basis: How the network's shape is known: exact or typical.
+        method: How weights are trained; with adapters, dropout can save copies.
+    """
+    factors = settings.activation_factors.exact if basis == "exact" else settings.activation_factors.typical
+    high = settings.high_factors
+    activations = factors.high if method == "full" else max(factors.high, high.adapters)
+    return (
+        UncertaintyFactors(activations=1, logits=1, working=1),
+        UncertaintyFactors(activations=factors.low, logits=factors.low, working=factors.low),
+        UncertaintyFactors(activations=activations, logits=max(factors.high, high.logits), working=factors.high),
+    )
 
 
 def add_intervals(intervals: Iterable[Interval]) -> Interval:
@@ -76,12 +96,12 @@ def make_context_interval(context: CitedRange) -> Interval:
     )
 
 
-def summarize_lines(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gradients: int) -> Mapping[str, Interval]:
+def summarize_lines(lines: Sequence[MemoryLine], saved: Interval, gradients: int) -> Mapping[str, Interval]:
     """Return the intervals of an estimate's figures by name, without the total.
 
     Args:
         lines: All lines of the breakdown.
-        saved: Lines of tensors saved for backward, with their maximum.
+        saved: Bytes of tensors saved for backward.
         gradients: Bytes of all gradients.
     """
     by_figure: dict[str, list[MemoryLine]] = {"weights": [], "optimizer": [], "overhead": []}
@@ -93,7 +113,7 @@ def summarize_lines(lines: Sequence[MemoryLine], saved: Sequence[MemoryLine], gr
         "weights": _sum_lines(by_figure["weights"]),
         "gradients": make_exact_interval(gradients),
         "optimizer": _sum_lines(by_figure["optimizer"]),
-        "activations": _sum_lines(saved),
+        "activations": saved,
         "overhead": _sum_lines(by_figure["overhead"]),
     }
 

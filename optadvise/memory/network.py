@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from optadvise.memory.autograd import AutogradGraph, SizedTensor
 from optadvise.memory.backward import simulate_backward
 from optadvise.memory.programs import ProgramLine, run_program
-from optadvise.memory.records import FULL, SELECTIVE, ComputeMode, LiveMemory, MicroBatch, Shape, Weight
+from optadvise.memory.records import FULL, SELECTIVE, ComputeMode, LiveMemory, MicroBatch, Shape, Weight, keep_largest
 
 _LENGTH_OF_WEIGHTS = {True: 224, False: 8}  # any valid sample length (pixels or tokens) does
 
@@ -66,8 +66,8 @@ class BlockMemory(Struct, frozen=True):
 
     saved: int  # activations at the end of its forward
     weight_copies: int
-    forward_peak: LiveMemory
-    backward_peak: LiveMemory
+    forward_moments: tuple[LiveMemory, ...]  # those that can be the peak
+    backward_moments: tuple[LiveMemory, ...]
     weight_gradients: int
     out: BlockInput
     weights: tuple[Weight, ...]
@@ -110,14 +110,14 @@ def _simulate_block(
 ) -> BlockMemory:
     """Simulate one block; an input that another block saves is not counted."""
     graph, out = _run_forward(block, mode, inputs, record=True)
-    forward_peak, weight_copies = graph.peak, graph.weight_copies
+    forward_moments, weight_copies = keep_largest(graph.moments), graph.weight_copies
     graph.release(out)
     saved, output_is_saved = graph.live_bytes, graph.is_saved(out)
-    backward_peak = simulate_backward(graph, out, release=release)
+    backward_moments = simulate_backward(graph, out, release=release)
     if checkpoint:
-        recomputed = replace(forward_peak, working=forward_peak.working + out.nbytes)
-        backward_peak = max(backward_peak, recomputed, key=lambda live: live.total)
-        forward_peak = _run_forward(block, mode, inputs, record=False)[0].peak
+        recomputed = [replace(live, working=live.working + out.nbytes) for live in forward_moments]
+        backward_moments = keep_largest([*backward_moments, *recomputed])
+        forward_moments = keep_largest(_run_forward(block, mode, inputs, record=False)[0].moments)
         block_input = next(iter(inputs.values()))
         saved, output_is_saved = 0 if block_input.is_saved else block_input.nbytes, False
         saved += graph.product_bytes if SELECTIVE in mode.flags else 0
@@ -127,8 +127,8 @@ def _simulate_block(
     return BlockMemory(
         saved=saved,
         weight_copies=weight_copies,
-        forward_peak=forward_peak,
-        backward_peak=backward_peak,
+        forward_moments=tuple(forward_moments),
+        backward_moments=tuple(backward_moments),
         weight_gradients=graph.weight_gradients,
         out=output,
         weights=tuple(graph.weights),

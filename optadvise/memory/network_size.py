@@ -21,6 +21,7 @@ from optadvise.memory.interpolation import (
     extrapolate,
     interpolate,
 )
+from optadvise.memory.intervals import list_uncertainty_factors
 from optadvise.memory.network import Network, count_weights
 from optadvise.memory.records import ComputeMode, MicroBatch, StepMemory, Weight
 from optadvise.memory.rules import MemoryRules
@@ -137,7 +138,7 @@ def _interpolate_size(rules: MemoryRules, names: tuple[str, ...], inputs: Memory
     if above == 0 or params > counts[-1]:
         return extrapolate(larger, params)
     smaller = load_reference_size(rules, names[above - 1], replace(inputs, params=None))
-    return interpolate(smaller, larger, params)
+    return interpolate(smaller, larger, params, list_uncertainty_factors(rules.settings, "typical", inputs.method))
 
 
 @cached(64)
@@ -194,13 +195,11 @@ def _simulate_micro_batch(
     length = inputs.image_size if tensors.network.images else inputs.seq_len
     samples = (inputs.micro_batch or 1) * rules.settings.count_sequences(inputs.task)
     batch = MicroBatch(samples, length or tensors.usual_length)
-    factors = rules.settings.activation_factors
     settings = StepSettings(
         checkpoint=inputs.checkpointing != "none",
         release=inputs.gradient_release,
         accumulated=inputs.accumulates,
         gradient_shards=inputs.gradient_shards,
-        low_factor=(factors.typical if inputs.shape is None else factors.exact).low,
     )
     return _simulate_step(rules, shape, mode, batch, settings)
 

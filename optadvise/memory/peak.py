@@ -12,7 +12,6 @@ from optadvise.memory.records import StepMemory
 from optadvise.rulebase.memory_rules import MemorySettings
 
 OPTIMIZER_STEP = "the optimizer step"
-LOSS = "the loss and its gradient"
 
 
 class PeakMoment(Struct, frozen=True):
@@ -32,8 +31,8 @@ class PeakMoment(Struct, frozen=True):
 
 
 def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimizer: OptimizerMemory) -> PeakMoment:
-    """Return the peak: the optimizer step, the loss, or a moment of the forward or backward pass."""
-    if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > step.peak.total:
+    """Return the expected peak: the optimizer step, the loss, or a moment of the forward or backward pass."""
+    if not inputs.gradient_release and model.gradients + optimizer.scratch.bytes > step.peak.live.total:
         return PeakMoment(
             name=OPTIMIZER_STEP,
             gradients=model.gradients,
@@ -42,29 +41,12 @@ def find_peak(inputs: MemoryInputs, step: StepMemory, model: ModelMemory, optimi
             weight_copies=0,
             temporaries=optimizer.scratch.bytes,
         )
-    return find_pass_peak(step)
-
-
-def find_pass_peak(step: StepMemory) -> PeakMoment:
-    """Return the peak before the optimizer step: the loss, or a moment of the forward or backward pass."""
-    live = step.peak
-    if step.peak_in_head:
-        activations = min(live.activations, step.activations)
-        logits = live.activations - activations + live.working
-        return PeakMoment(
-            name=LOSS,
-            gradients=live.weight_gradients,
-            activations=activations,
-            logits=logits,
-            weight_copies=live.weight_copies,
-            temporaries=0,
-        )
-    name = f"the {step.peak_phase} pass"
+    live = step.peak.live
     return PeakMoment(
-        name=name,
+        name=step.peak.name,
         gradients=live.weight_gradients,
         activations=live.activations,
-        logits=0,
+        logits=live.logits,
         weight_copies=live.weight_copies,
         temporaries=live.working,
     )

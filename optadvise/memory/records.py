@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import ge
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -49,15 +51,52 @@ class LiveMemory(Struct, frozen=True):
     weight_copies: int = 0  # autocast cache
     working: int = 0  # gradients of activations, and workspace of the running operation
     weight_gradients: int = 0
+    logits: int = 0  # in the head: logits with their gradients, and its workspace
 
     @property
     def total(self) -> int:
         """Return the sum of all kinds."""
-        return self.activations + self.weight_copies + self.working + self.weight_gradients
+        return self.activations + self.weight_copies + self.working + self.weight_gradients + self.logits
 
-    def scale(self, factor: float) -> float:
-        """Return the sum if the uncertain kinds, activations and working, are multiplied by a factor."""
-        return self.weight_copies + self.weight_gradients + factor * (self.activations + self.working)
+    def scale(self, factors: UncertaintyFactors) -> float:
+        """Return the sum if the uncertain kinds are multiplied by factors."""
+        certain = self.weight_copies + self.weight_gradients
+        scaled = factors.activations * self.activations + factors.logits * self.logits + factors.working * self.working
+        return certain + scaled
+
+    def covers(self, other: LiveMemory) -> bool:
+        """Return whether each kind has at least as many bytes as at another moment."""
+        return all(map(ge, self.by_kind, other.by_kind))
+
+    @property
+    def by_kind(self) -> tuple[int, ...]:
+        """Return the bytes of each kind."""
+        return self.activations, self.weight_copies, self.working, self.weight_gradients, self.logits
+
+
+class UncertaintyFactors(Struct, frozen=True):
+    """Factors that turn the expected bytes of the uncertain kinds into one end of their interval."""
+
+    activations: float
+    logits: float
+    working: float
+
+
+class Moment(Struct, frozen=True):
+    """A moment of a training step that can be its peak."""
+
+    live: LiveMemory
+    name: str  # as in answers
+
+
+def keep_largest(moments: Iterable[LiveMemory]) -> list[LiveMemory]:
+    """Return the moments that can be the largest whatever the kinds are multiplied by: no other covers them."""
+    kept: list[LiveMemory] = []
+    for live in moments:
+        if not any(other.covers(live) for other in kept):
+            kept = [other for other in kept if not live.covers(other)]
+            kept.append(live)
+    return kept
 
 
 class MicroBatch(Struct, frozen=True):
@@ -70,13 +109,18 @@ class MicroBatch(Struct, frozen=True):
 class StepMemory(Struct, frozen=True):
     """Bytes of one forward and backward pass, without weights and optimizer state."""
 
-    peak: LiveMemory
-    peak_phase: str  # forward or backward
-    peak_in_head: bool  # the peak is in the head: logits and loss
+    moments: tuple[Moment, ...]  # those that can be the peak; the expected peak is the first
     activations: int  # saved for backward, without the head
     logits: int  # saved by the head
     weight_copies: int  # autocast cache at the end of the forward pass
     weight_gradients: int  # of all weights
     input_bytes: int
-    floor: LiveMemory = LiveMemory()  # the moment with the most bytes if activations have the low end of their interval
-    end: LiveMemory = LiveMemory()  # the last moment of the backward pass, with all gradients
+
+    @property
+    def peak(self) -> Moment:
+        """Return the expected peak."""
+        return self.moments[0]
+
+    def find_peak(self, factors: UncertaintyFactors) -> Moment:
+        """Return the moment with the most bytes if the uncertain kinds are multiplied by factors."""
+        return max(self.moments, key=lambda moment: moment.live.scale(factors))

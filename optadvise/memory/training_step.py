@@ -8,8 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from optadvise.memory.network import Block, BlockMemory, Network, simulate_blocks
-from optadvise.memory.records import FULL, ComputeMode, LiveMemory, MicroBatch, StepMemory
+from optadvise.memory.records import FULL, ComputeMode, LiveMemory, MicroBatch, Moment, StepMemory, keep_largest
 
+FORWARD, BACKWARD, LOSS = "the forward pass", "the backward pass", "the loss and its gradient"  # names of moments
 _INDEX_BYTES = 8  # of a token id, and of its label
 
 
@@ -20,18 +21,9 @@ class StepSettings(Struct, frozen=True):
     release: bool = False  # update each weight during backward
     accumulated: bool = False  # gradients of earlier micro-batches exist
     gradient_shards: int = 1  # GPUs over which gradients are sharded
-    low_factor: float = 1.0  # of the interval of activations
 
 
 _DEFAULT_SETTINGS = StepSettings()
-
-
-class _Moment(Struct, frozen=True):
-    """A moment of a step that can be its peak."""
-
-    live: LiveMemory
-    phase: str  # forward or backward
-    in_head: bool
 
 
 def simulate_step(
@@ -45,25 +37,24 @@ def simulate_step(
     copies = sum(memory.weight_copies * block.repeat for block, memory in blocks)
     # Recomputed blocks cast their weights again; the first copies are freed when autocast ends.
     drops_copies = settings.checkpoint and mode.autocast
-    moments = [*_list_forward_moments(blocks), *_list_backward_moments(blocks, saved, copies, settings, drops_copies)]
-    peak, floor = _Moment(LiveMemory(), "forward", in_head=False), LiveMemory()
-    for moment in moments:
-        live = _shard_gradients(moment.live, gradients, settings)
-        if live.total > peak.live.total:
-            peak = replace(moment, live=live)
-        floor = max(floor, live, key=lambda live: live.scale(settings.low_factor))
+    names: dict[LiveMemory, str] = {}
+    passes = (_list_forward_moments(blocks), _list_backward_moments(blocks, saved, copies, settings, drops_copies))
+    for name, moments in zip((FORWARD, BACKWARD), passes, strict=True):
+        for block, live in moments:
+            sharded = _shard_gradients(live, gradients, settings)
+            if block.head:
+                names.setdefault(_separate_logits(sharded, body), LOSS)
+            else:
+                names.setdefault(sharded, name)
+    largest = sorted(keep_largest(names), key=lambda live: -live.total)
     sample = batch.length**2 * 3 * FULL if network.images else batch.length * 2 * _INDEX_BYTES
     return StepMemory(
-        peak=peak.live,
-        peak_phase=peak.phase,
-        peak_in_head=peak.in_head,
+        moments=tuple(Moment(live=live, name=names[live]) for live in largest),
         activations=body,
         logits=saved - body,
         weight_copies=copies,
         weight_gradients=gradients,
         input_bytes=batch.samples * sample,
-        floor=floor,
-        end=_shard_gradients(moments[-1].live, gradients, settings),
     )
 
 
@@ -71,6 +62,12 @@ def _shard_gradients(live: LiveMemory, all_gradients: int, settings: StepSetting
     """Replace the weight gradients by the shard of one GPU."""
     gradients = all_gradients if settings.accumulated else live.weight_gradients
     return replace(live, weight_gradients=gradients // settings.gradient_shards)
+
+
+def _separate_logits(live: LiveMemory, body: int) -> LiveMemory:
+    """Separate the bytes of the head from the activations that the body saved for backward."""
+    activations = min(live.activations, body)
+    return replace(live, activations=activations, logits=live.activations - activations + live.working, working=0)
 
 
 def _add_bytes(live: LiveMemory, activations: int, copies: int, gradients: int = 0) -> LiveMemory:
@@ -82,22 +79,20 @@ def _add_bytes(live: LiveMemory, activations: int, copies: int, gradients: int =
     )
 
 
-def _list_forward_moments(blocks: Sequence[tuple[Block, BlockMemory]]) -> Iterator[_Moment]:
+def _list_forward_moments(blocks: Sequence[tuple[Block, BlockMemory]]) -> Iterator[tuple[Block, LiveMemory]]:
     """Yield the moments of the forward pass: the first and the last repetition of every block."""
     saved = copies = 0
     for block, memory in blocks:
         for earlier in {0, block.repeat - 1}:
-            live = _add_bytes(
-                memory.forward_peak, saved + memory.saved * earlier, copies + memory.weight_copies * earlier
-            )
-            yield _Moment(live=live, phase="forward", in_head=block.head)
+            for live in memory.forward_moments:
+                yield block, _add_bytes(live, saved + memory.saved * earlier, copies + memory.weight_copies * earlier)
         saved += memory.saved * block.repeat
         copies += memory.weight_copies * block.repeat
 
 
 def _list_backward_moments(
     blocks: Sequence[tuple[Block, BlockMemory]], saved: int, copies: int, settings: StepSettings, drops_copies: bool
-) -> Iterator[_Moment]:
+) -> Iterator[tuple[Block, LiveMemory]]:
     """Yield the moments of the backward pass: the first and the last repetition of every block.
 
     Args:
@@ -115,9 +110,9 @@ def _list_backward_moments(
         copies = 0 if drops_copies else copies - memory.weight_copies * block.repeat
         for finished in {0, block.repeat - 1}:
             remaining = block.repeat - 1 - finished
-            live = _add_bytes(
-                memory.backward_peak, saved + memory.saved * remaining, copies + block_copies * remaining,
-                gradients + block_gradients * finished,
-            )  # fmt: skip
-            yield _Moment(live=live, phase="backward", in_head=block.head)
+            for live in memory.backward_moments:
+                yield block, _add_bytes(
+                    live, saved + memory.saved * remaining, copies + block_copies * remaining,
+                    gradients + block_gradients * finished,
+                )  # fmt: skip
         gradients += block_gradients * block.repeat

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from optadvise.core.records import Fix, MaxModelSize, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes
-from optadvise.memory.peak import LOSS
+from optadvise.memory.training_step import LOSS
 from optadvise.render.labels import format_interval, format_sharding
 
 _LARGE_PARTS = 4
