@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.advice.plan import find_plan, list_chosen_facts, plan_run
+from optadvise.advice.plan import MINOR_SHARE, find_plan, list_chosen_facts, plan_run
 from optadvise.core.caching import cached
 from optadvise.core.records import MemoryEstimate, Situation
 from optadvise.memory import estimator
 from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.optimizer_memory import estimate_optimizer_memory
-
-MINOR_SHARE = 0.05  # of the required memory; smaller savings of optimizer state are ignored
 
 
 def classify_pressure(rules: CompiledRules, situation: Situation) -> str:

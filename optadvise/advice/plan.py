@@ -28,6 +28,7 @@ from optadvise.memory import estimator
 from optadvise.memory.inputs import ESTIMATE_FACTS, select_memory_inputs
 from optadvise.memory.search import find_max_model_size
 
+MINOR_SHARE = 0.05  # of the required memory; smaller savings are ignored where a run does not fit
 _SAME_RESULT = 3  # largest effort of changes by which at most time is lost
 _FITS = "fits"  # memory pressure of a run that fits with the reference optimizer
 
@@ -81,11 +82,12 @@ def find_nearest_plan(rules: CompiledRules, situation: Situation, optimizer: str
     if plan is not None:
         return plan
     plain = nearest = _make_plain_plan(rules, situation, optimizer)
+    minor = MINOR_SHARE * _compute_required(rules, plain)
     for fix in _list_choices(rules, situation, optimizer):
         further_fixes = nearest.fixes[len(plain.fixes) :]
         beside = [other for other in further_fixes if other.changes.keys().isdisjoint(fix.changes)]
         further = _apply(rules, plain, [*beside, fix]) if fix.effort <= _SAME_RESULT else None
-        if further is not None and _compute_required(rules, further) < _compute_required(rules, nearest):
+        if further is not None and _compute_required(rules, further) < _compute_required(rules, nearest) - minor:
             nearest = further
     return _drop_idle(rules, plain, nearest)
 

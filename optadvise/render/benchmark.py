@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from optadvise.benchmark.comparison.records import ComparisonRequirement
 from optadvise.benchmark.defaults import SIZES, TEXT_WORKLOADS
 from optadvise.benchmark.metrics import METRICS, metric_value
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Interval, Ratio, RequirementResult
@@ -243,7 +244,7 @@ def _describe_bandwidth(arm: ArmResult) -> Iterator[str]:
         )
 
 
-def format_measured(requirement: RequirementResult) -> str:
+def format_measured(requirement: RequirementResult | ComparisonRequirement) -> str:
     """Return the measured figure of a requirement with its unit and interval."""
 
     def format_value(value: float) -> str:

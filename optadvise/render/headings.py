@@ -17,7 +17,7 @@ PUBLISHED: Final = "Published runs like this one"
 CHANGES: Final = "What would change this answer"
 NOTES: Final = "Notes"
 ASSUMED: Final = "Assumed (not specified)"
-SPECIFIED: Final = "Specified"
+SPECIFIED: Final = "Specified (names resolved)"
 NEXT: Final = "Compare"  # with the control
 
 # Memory.

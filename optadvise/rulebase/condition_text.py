@@ -1,4 +1,4 @@
-"""Text of conditions in the syntax of the rule files."""
+"""Text of conditions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def format_condition(condition: Iterable[str | Range], separator: str = ", ") ->
     Example:
         >>> format_condition(["cnn", Range(256, None, True, False)])
         'cnn, >= 256'
+        >>> format_condition([Range(4, 8, True, False)])
+        '4 to below 8'
     """
     return separator.join(_format_range(item) if isinstance(item, Range) else item for item in condition)
 
@@ -26,5 +28,5 @@ def _format_range(item: Range) -> str:
         return f"{'>=' if item.low_closed else '>'} {format_value(low)}"
     if low == high:
         return f"{format_value(low)}"
-    opening, closing = "[" if item.low_closed else "(", "]" if item.high_closed else ")"
-    return f"{opening}{format_value(low)} .. {format_value(high)}{closing}"
+    above, below = "" if item.low_closed else "above ", "" if item.high_closed else "below "
+    return f"{above}{format_value(low)} to {below}{format_value(high)}"

@@ -203,6 +203,8 @@ def _judge_arm(
         verdict = judge(requirement, figure)
     return ComparisonRequirement(
         text=requirement.text,
+        metric=requirement.metric,
+        relative=requirement.relative,
         optimizer=(arm or base.arms[label]).optimizer,
         label=label,
         measured=None if figure is None else figure.value,

@@ -49,6 +49,8 @@ class ComparisonRequirement(Struct, frozen=True, kw_only=True):
     """Verdict of one `--require` for one arm of NEW."""
 
     text: str  # as typed
+    metric: str
+    relative: bool  # whether the bound is a multiple of BASE's figure
     optimizer: str
     label: str
     measured: float | None

@@ -10,7 +10,7 @@ from rich.markup import escape
 from optadvise.benchmark.comparison.records import ComparedRatio, Comparison, ComparisonRequirement
 from optadvise.core.markdown import escape_markdown, format_table
 from optadvise.core.units import show_bytes, show_number
-from optadvise.render.benchmark import describe_workload
+from optadvise.render.benchmark import describe_workload, format_measured
 from optadvise.render.text.benchmark import print_requirements
 from optadvise.render.text.console import Page, format_heading, make_table
 
@@ -108,9 +108,7 @@ def _format_value(value: float, unit: str) -> str:
 
 
 def _describe_requirement(requirement: ComparisonRequirement) -> str:
-    measured = "not measured" if requirement.measured is None else f"{requirement.measured:.4g}"
-    interval = f" ({requirement.ci95.low:.4g} to {requirement.ci95.high:.4g})" if requirement.ci95 else ""
-    return f"{requirement.text}: {requirement.label} {measured}{interval}"
+    return f"{requirement.text}: {requirement.label} {format_measured(requirement)}"
 
 
 def render_markdown(comparison: Comparison) -> str:

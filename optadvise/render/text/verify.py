@@ -123,8 +123,13 @@ def _describe_claim(claim: ClaimOutcome) -> str:
     """Return the figure of a claim with remarks."""
     if claim.measured is None:
         return _list_remarks(claim)
-    measured = f"{capitalize(claim.measures or '')}: {_format_measured(claim)}, claimed {claim.expected_range}."
+    measured = f"{capitalize(claim.measures or '')}: {_format_measured(claim)}, claimed {_format_claimed(claim)}."
     return f"{measured} {_list_remarks(claim)}"
+
+
+def _format_claimed(claim: ClaimOutcome) -> str:
+    """Return the claimed range as text: `0.4 to 0.6` for `[0.4 .. 0.6)`."""
+    return DASH if claim.expected_range is None else claim.expected_range.strip("[]()").replace(" .. ", " to ")
 
 
 def _format_measured(claim: ClaimOutcome) -> str:
@@ -190,7 +195,7 @@ def list_claim_lines(result: VerifyResult) -> list[str]:
             measures = f"{capitalize(claim.measures)}. " if claim.measures else ""
             remarks = escape_markdown(f"{measures}{_list_remarks(claim)}")
             source = f"{format_code(claim.id)}, from {escape_markdown(', '.join(claim.cite))}"
-            cells = (claim.claim, _format_measured(claim), claim.expected_range or DASH)
+            cells = (claim.claim, _format_measured(claim), _format_claimed(claim))
             rows.append((*cells, Markdown(f"{remarks} {source}".strip())))
         lines += ["", f"## {verdict.capitalize()}", "", *format_table(("claim", "measured", "claimed", ""), rows)]
     return lines
