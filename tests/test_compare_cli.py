@@ -52,7 +52,7 @@ def test_json_and_markdown_outputs(tmp_path: Path) -> None:
     assert (tmp_path / "out.md").read_text(encoding="utf-8").split("\n\n")[0] == command.out.split("\n\n")[0]
     rows = [line for line in command.out.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {8}
-    assert "- pass: state_bytes <= 1x: lion 1\n" in command.out
+    assert "- pass: state_bytes <= 1x: lion 1x\n" in command.out
     assert "- warning: NEW was interrupted" in command.out
 
 

@@ -592,7 +592,7 @@ def test_reachable_findings_are_not_reported_as_unreachable(
     """A finding without a witness may be reachable, so the report must not deny it."""
     changes = [mutant for name in evaluated for mutant in list_mutants(rules, rules.tables[name])]
     met = 0
-    for mutant in Random(seed).sample(changes, 12):
+    for mutant in Random(seed).sample(changes, 24):
         changed = CompiledRules(with_table(rules.catalog, mutant.file))
         table = Table(mutant.file, rules.axes)
         found = [
