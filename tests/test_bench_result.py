@@ -198,8 +198,31 @@ def test_throughput_and_bandwidth() -> None:
     assert (bandwidth["bytes_per_step"], bandwidth["device"]) == (28_000, 1e6)
     assert bandwidth["fraction"] == pytest.approx(bandwidth["achieved"] / 1e6)
     assert bandwidth["bound"] == "in cache"  # faster than a copy through memory
-    (slow,) = make_json(make_measurement("a", tensors=10_000, bytes_per_step=2000))["arms"]
-    assert slow["bandwidth"]["bound"] == "launch-bound: 10000 tensors"
+
+
+@pytest.mark.parametrize(("overhead", "bound"), [(0.003, "launch-bound: 2 tensors"), (0.001, None), (None, None)])
+def test_overhead_of_half_the_step_is_launch_bound(overhead: float | None, bound: str | None) -> None:
+    slow = make_measurement("a", bytes_per_step=2000)
+    (result,) = make_json(replace(slow, summary=replace(SUMMARY, overhead_seconds=overhead)))["arms"]
+    assert (result["bandwidth"]["bound"], result["overhead_seconds"]) == (bound, overhead)
+
+
+def test_paged_state_counts_as_peak_memory() -> None:
+    paged = make_measurement("a", paged_bytes=500)
+    paged = replace(
+        paged,
+        arm=replace(paged.arm, paged=True),
+        summary=replace(SUMMARY, peak_memory_bytes=PeakMemory(allocated=1000, paged=500)),
+    )
+    result = make_json(paged, requirements=("peak_memory <= 1400",))
+    assert (result["arms"][0]["paged_bytes"], result["requirements"][0]["measured"]) == (500, 1500)
+    unpaged = make_json(make_measurement("a", paged_bytes=0))
+    assert unpaged["arms"][0]["paged_bytes"] is None
+
+
+def test_arms_measured_apart_are_not_interleaved() -> None:
+    assert make_json(make_measurement("a"), make_control())["interleaved"]
+    assert not make_json(replace(make_measurement("a"), interleaved=False), make_control())["interleaved"]
 
 
 def test_device_bandwidth_is_the_maximum_of_all_arms() -> None:
@@ -216,7 +239,7 @@ def test_unmeasured_figures_are_null() -> None:
         assert failed[name] is None, name
     for part in PARTS:
         assert failed[f"{part}_seconds"] == {"median": None, "ci95": None, "samples": []}
-    assert failed["peak_memory_bytes"] == {"allocated": None, "reserved": None, "process": None}
+    assert failed["peak_memory_bytes"] == {"allocated": None, "reserved": None, "process": None, "paged": None}
     assert failed["throughput"]["value"] is None
     assert {failed["bandwidth"][key] for key in ("bytes_per_step", "achieved", "fraction", "bound")} == {None}
     assert failed["loss"] == {"first": None, "last": None, "finite": None}
@@ -224,7 +247,7 @@ def test_unmeasured_figures_are_null() -> None:
 
 def test_out_of_memory_arm_has_its_peak() -> None:
     (result,) = make_json(make_failure("a", peak=PeakMemory(allocated=3, reserved=4, process=5)))["arms"]
-    assert result["peak_memory_bytes"] == {"allocated": 3, "reserved": 4, "process": 5}
+    assert result["peak_memory_bytes"] == {"allocated": 3, "reserved": 4, "process": 5, "paged": None}
 
 
 def test_few_samples_are_inconclusive() -> None:

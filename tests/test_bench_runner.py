@@ -26,6 +26,9 @@ def make_arm(label: str, **changes: Any) -> Arm:
     ), **changes)  # fmt: skip
 
 
+OOM = ArmFailedError(ArmFailure(status="oom", error="no room", code=ErrorCode.OUT_OF_MEMORY))
+
+
 class FakeArm:
     """Arm without a process, which writes calls to a shared log and raises given exceptions."""
 
@@ -36,6 +39,7 @@ class FakeArm:
         self._log = log
         self._errors = errors or {}
         self._rounds = 0
+        self.counts = ArmCounts(parameters=7)
 
     def _record(self, call: str) -> None:
         self._log.append(f"{call} {self.arm.label}")
@@ -44,16 +48,16 @@ class FakeArm:
 
     def start(self) -> ArmCounts:
         self._record("start")
-        return ArmCounts(parameters=7)
+        return self.counts
 
     def measure_round(self) -> RoundSamples:
         self._rounds += 1
         self._record(f"round{self._rounds}")
         return RoundSamples({"step": [float(self._rounds)]})
 
-    def finish(self) -> ArmSummary:
+    def finish(self, *, measures_bandwidth: bool) -> ArmSummary:
         self._record("finish")
-        return ArmSummary(finite=True)
+        return ArmSummary(finite=True, device_bandwidth=1e9 if measures_bandwidth else None)
 
     def stop(self) -> None:
         self._log.append(f"stop {self.arm.label}")
@@ -100,6 +104,7 @@ def test_measurements_are_in_the_order_of_the_arms() -> None:
         arm=make_arm("b"), counts=ArmCounts(parameters=7), rounds=[{"step": [1.0]}, {"step": [2.0]}],
         summary=ArmSummary(finite=True),
     )  # fmt: skip
+    assert first.summary.device_bandwidth == 1e9  # once is enough
 
 
 def test_progress_is_called_before_each_event() -> None:
@@ -124,7 +129,7 @@ def test_progress_is_called_before_each_event() -> None:
 @pytest.mark.parametrize(("where", "rounds"), [("start", 0), ("round1", 0), ("round3", 2), ("finish", 3)])
 def test_failed_arm_keeps_its_rounds_and_others_continue(where: str, rounds: int) -> None:
     log: list[str] = []
-    failure = ArmFailure(status="oom", error="no room", peak_memory_bytes=PeakMemory(process=5))
+    failure = ArmFailure(status="error", error="broken", peak_memory_bytes=PeakMemory(process=5))
     errors: dict[str, BaseException] = {where: ArmFailedError(failure)}
     records = measure(log, FakeArm("a", log), FakeArm("b", log, errors), FakeArm("c", log))
     assert summarize(records) == [("a", 3, True), ("b", rounds, False), ("c", 3, True)]
@@ -207,3 +212,73 @@ def test_invalid_workload_ends_the_run_without_saving() -> None:
     assert caught.value is error
     assert log == ["start a", "stop a", "stop b"]
     assert not saved
+
+
+# -- arms that do not fit into memory together ---------------------------------------------------------------------
+
+
+class CrowdedArm(FakeArm):
+    """Arm that needs a share of a memory that all arms have together."""
+
+    def __init__(self, label: str, log: list[str], memory: dict[str, int], need: int, **changes: Any) -> None:
+        super().__init__(label, log, **changes)
+        self._memory, self._need = memory, need
+
+    def start(self) -> ArmCounts:
+        self._rounds = 0
+        super().start()
+        if sum(self._memory.values()) + self._need > 10:
+            raise OOM
+        self._memory[self.arm.label] = self._need
+        return ArmCounts(parameters=7)
+
+    def stop(self) -> None:
+        super().stop()
+        self._memory.pop(self.arm.label, None)
+
+
+def measure_crowded(*needs: int) -> tuple[list[str], list[ArmMeasurement]]:
+    """Measure candidates with these needs of ten, and a control that needs four."""
+    log: list[str] = []
+    memory: dict[str, int] = {}
+    arms = [CrowdedArm(label, log, memory, need) for label, need in zip("ab", needs, strict=False)]
+    records = measure(log, *arms, CrowdedArm("c", log, memory, 4, role="control"), rounds=2)
+    return log, records
+
+
+def test_arms_that_fit_only_alone_are_measured_one_by_one_between_two_controls() -> None:
+    log, records = measure_crowded(7, 8)
+    again = log[len(log) - 1 - log[::-1].index("start a") - 5 :]  # from the first control on
+    calls = [line for line in again if not line.startswith("stop")]
+    assert calls == [f"{call} {arm}" for arm in "cabc" for call in ("start", "round1", "round2", "finish")]
+    assert [(r.failure, r.interleaved, len(r.rounds)) for r in records] == [(None, False, 2)] * 3
+    assert records[2].rounds == [{"step": [1.0, 1.0]}, {"step": [2.0, 2.0]}]  # before and after
+    assert records[0].rounds == [{"step": [1.0]}, {"step": [2.0]}]
+
+
+def test_arm_that_does_not_fit_alone_is_out_of_memory() -> None:
+    _, records = measure_crowded(11, 3)
+    assert [r.failure and r.failure.status for r in records] == ["oom", None, None]
+    assert [len(r.rounds) for r in records] == [0, 2, 2]
+
+
+def test_arms_that_fit_together_are_interleaved() -> None:
+    log, records = measure_crowded(3, 3)
+    assert all(r.interleaved for r in records)
+    assert log.count("start a") == 1
+
+
+def test_only_arm_that_runs_out_of_memory_is_not_measured_again() -> None:
+    log: list[str] = []
+    records = measure(log, CrowdedArm("a", log, {}, 11), FakeArm("b", log, unsupported="no GPU"))
+    assert log.count("start a") == 1
+    assert [r.failure and r.failure.status for r in records] == ["oom", "unsupported"]
+
+
+@pytest.mark.parametrize(("free", "is_interleaved"), [(50, False), (150, True)])
+def test_arms_are_measured_apart_if_managed_memory_may_be_paged(free: int, is_interleaved: bool) -> None:
+    log: list[str] = []
+    fakes = [FakeArm(label, log) for label in "ab"]
+    for fake in fakes:
+        fake.counts = ArmCounts(parameters=7, paged_bytes=60, free_bytes=free)
+    assert [r.interleaved for r in measure(log, *fakes)] == [is_interleaved] * 2

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ from optadvise.benchmark.measurement import (
 from optadvise.benchmark.peak_memory import measure_device_bandwidth, measure_transient_bytes, read_peak_memory
 from optadvise.benchmark.records import PeakMemory, RankResult
 from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.step_overhead import measure_overhead_seconds
 from optadvise.benchmark.training_loop import Training
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError
@@ -35,11 +36,17 @@ from optadvise.core.hardware import count_cores
 
 Answer: TypeAlias = "ArmCounts | RoundSamples | ArmSummary | Parity | ArmFailure"
 
+Figure = TypeVar("Figure", int, float)
+
 # Messages of libraries that do not support a device or a data type.
 _UNSUPPORTED = re.compile(
-    r"not (currently |yet )?(be )?support|unsupported|only supports? |requires? (a )?(cuda|gpu|triton)"
+    r"not[ _](currently |yet )?(be )?support|unsupported|only supports? |requires? (a )?(cuda|gpu|triton)"
+    r"|no kernel image is available|no cuda gpus are available"
 )
-_OUT_OF_MEMORY = ("can't allocate memory", "defaultcpuallocator")
+# CUDA, cuBLAS and cuDNN allocate outside torch's allocator and have separate errors.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|defaultcpuallocator|cuda (driver )?error: out of memory|(cublas|cudnn)_status_alloc_failed"
+)
 
 
 def serve(
@@ -58,41 +65,56 @@ def serve(
     """
     local_processes = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])
     torch.set_num_threads(spec.threads or max(1, (count_cores() or 1) // local_processes))
+    if spec.device_type == "cuda" and ranks is None:
+        torch.cuda.set_device(torch.device(spec.device))  # also for calls that name no device
     training = Training(spec, arm, ranks)
     begin = time.perf_counter()
-    training.step()
+    training.step_once()
     first_step_seconds = time.perf_counter() - begin  # includes state allocation and compilation
     counts = training.counts()
     for _ in range(spec.warmup):
-        training.step()
+        training.step_once()
+    counts = replace(counts, free_bytes=torch.cuda.mem_get_info()[0] if spec.device_type == "cuda" else None)
     total_counts = counts if ranks is None else _combine_counts(counts, ranks)
     answer(replace(total_counts, first_step_seconds=first_step_seconds, environment=_read_environment(spec, arm)))
     rounds: list[RoundSamples] = []
-    while (command := receive().command) != "end":
-        if command == "round":
+    while (command := receive()).command != "end":
+        if command.command == "round":
             rounds.append(training.round())
             answer(rounds[-1])
-        elif command == "finish":
-            answer(_summarize(training, rounds, counts))
+        elif command.command == "finish":
+            answer(_summarize(training, rounds, counts, measures_bandwidth=command.measures_bandwidth))
         else:
             assert ranks is not None
             answer(Parity(communication.measure_parity(training, ranks)))
 
 
-def _summarize(training: Training, rounds: Sequence[RoundSamples], counts: ArmCounts) -> ArmSummary:
+def _summarize(
+    training: Training, rounds: Sequence[RoundSamples], counts: ArmCounts, *, measures_bandwidth: bool
+) -> ArmSummary:
     """Return memory, losses and bandwidth at the end, with the figures of each rank if there are several."""
-    peak = read_peak_memory(training.spec.device)
+    peak = replace(read_peak_memory(training.spec.device), paged=counts.paged_bytes)
     weights = [wrapping.get_local_tensor(p) for _, p in training.named]
     is_finite = all(map(math.isfinite, training.losses)) and all(bool(torch.isfinite(p).all()) for p in weights)
     losses = [loss if math.isfinite(loss) else None for loss in training.losses[: training.spec.total_steps]]
     summary = ArmSummary(peak_memory_bytes=peak, losses=losses, finite=is_finite)
     if training.ranks is not None:
         return _summarize_ranks(training, training.ranks, rounds, counts, summary)
+    device = training.spec.device
     return replace(
         summary,
-        transient_bytes=measure_transient_bytes(training),
-        device_bandwidth=measure_device_bandwidth(training.spec.device),
+        transient_bytes=_try(lambda: measure_transient_bytes(training)),
+        overhead_seconds=_try(lambda: measure_overhead_seconds(training)),
+        device_bandwidth=_try(lambda: measure_device_bandwidth(device)) if measures_bandwidth else None,
     )
+
+
+def _try(measure: Callable[[], Figure | None]) -> Figure | None:
+    """Return an additional figure; None if it cannot be measured, which is no failure of the arm."""
+    try:
+        return measure()
+    except Exception:  # libraries raise many types
+        return None
 
 
 def _summarize_ranks(
@@ -136,6 +158,7 @@ def _summarize_rank(
 
 def _largest_peak(peaks: Sequence[PeakMemory]) -> PeakMemory:
     return PeakMemory(
+        paged=max((peak.paged or 0 for peak in peaks), default=0) or None,
         allocated=max((peak.allocated or 0 for peak in peaks), default=0) or None,
         reserved=max((peak.reserved or 0 for peak in peaks), default=0) or None,
         process=max((peak.process or 0 for peak in peaks), default=0) or None,
@@ -174,7 +197,7 @@ def describe_failure(error: BaseException) -> ArmFailure:
     text = " ".join(str(error).split()) or type(error).__name__
     kind, lowered = type(error).__name__, text.lower()
     is_out_of_memory = kind == "OutOfMemoryError" or isinstance(error, MemoryError)
-    if is_out_of_memory or any(phrase in lowered for phrase in _OUT_OF_MEMORY):
+    if is_out_of_memory or _OUT_OF_MEMORY.search(lowered):
         code = ErrorCode.OUT_OF_MEMORY
         return ArmFailure(status="oom", error=text[:300], code=code, peak_memory_bytes=_read_peak())
     if isinstance(error, CannotRunHereError):

@@ -9,11 +9,12 @@ import torch
 
 
 class Clock:
-    """Clock that measures the seconds between marks in a step, with device events on CUDA."""
+    """Clock that measures the seconds between marks in a step: with device events on CUDA, else after synchronizing."""
 
     def __init__(self, device: str) -> None:
         """Select CUDA events or the CPU clock for a device."""
         self._is_cuda = device.startswith("cuda")
+        self._waits = device != "cpu" and not self._is_cuda
         self._events: list[torch.cuda.Event] = []
         self._times: list[float] = []
 
@@ -30,8 +31,10 @@ class Clock:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._events.append(event)
-        else:
-            self._times.append(time.perf_counter())
+            return
+        if self._waits:
+            torch.accelerator.synchronize()
+        self._times.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
         """Wait for the device and return the seconds between consecutive marks."""

@@ -22,6 +22,7 @@ class ArmCommand(Struct, frozen=True):
     """Later message to a worker."""
 
     command: Literal["round", "finish", "parity", "end"]
+    measures_bandwidth: bool = False  # with `finish`
 
 
 class WorkerEnvironment(Struct, frozen=True, kw_only=True):
@@ -43,6 +44,8 @@ class ArmCounts(Struct, frozen=True, kw_only=True, tag="ready", tag_field="event
     gradient_bytes: int | None = None
     tensors: int | None = None
     state_bytes: int | None = None
+    paged_bytes: int | None = None  # of the state in managed memory, which no allocator counts; None without CUDA
+    free_bytes: int | None = None  # of the GPU, after the first steps; None without CUDA
     state_bytes_per_parameter: float | None = None
     total_state_bytes: int | None = None  # sum over ranks; None for a single process
     bytes_per_step: int | None = None  # minimum memory traffic of one optimizer step; None for several ranks
@@ -61,9 +64,10 @@ class ArmSummary(Struct, frozen=True, kw_only=True, tag="done", tag_field="event
 
     peak_memory_bytes: PeakMemory = PeakMemory()
     transient_bytes: int | None = None  # None without CUDA
+    overhead_seconds: float | None = None  # of an optimizer step on as many tensors of one element; None: not measured
     losses: list[float | None] = []  # one per step; None: not finite
     finite: bool | None = None  # whether all losses and weights are finite
-    device_bandwidth: float | None = None  # bytes per second of a large copy; None for several ranks
+    device_bandwidth: float | None = None  # bytes per second of large copies; None for several ranks, or if it is known
     ranks: tuple[RankResult, ...] | None = None  # None for a single process
     independent_step_seconds: float | None = None  # of a single process with one rank's batch
 
@@ -93,3 +97,4 @@ class ArmMeasurement(Struct, kw_only=True):
     rounds: list[dict[str, list[float]]] = field(default_factory=list)  # seconds by part of the step
     summary: ArmSummary = ArmSummary()  # empty until the arm has finished
     failure: ArmFailure | None = None
+    interleaved: bool = True  # False: measured alone, as the arms do not fit into memory together

@@ -28,9 +28,13 @@ class Metric(Struct, frozen=True):
 
 
 def peak_memory(arm: ArmResult) -> int | None:
-    """Return the peak of torch's allocator in bytes, or of the process on the CPU; None if not measured."""
+    """Return the peak of torch's allocator with managed memory in bytes, or of the process on the CPU.
+
+    Returns:
+        None if not measured.
+    """
     peak = arm.peak_memory_bytes
-    return peak.allocated if peak.allocated is not None else peak.process
+    return peak.process if peak.allocated is None else peak.allocated + (peak.paged or 0)
 
 
 def peak_source(arm: ArmResult) -> Literal["allocated", "process"] | None:

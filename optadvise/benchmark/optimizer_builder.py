@@ -159,13 +159,17 @@ def iterate_tensors(state: object) -> Iterable[Tensor]:
         yield from iterate_tensors(vars(state))
 
 
-def count_state_bytes(optimizers: Iterable[Optimizer]) -> int:
-    """Return the bytes of all state tensors; tensors shared by several parameters count once."""
+def count_state_bytes(optimizers: Iterable[Optimizer], *, only_paged: bool = False) -> int:
+    """Return the bytes of all state tensors; tensors shared by several parameters count once.
+
+    Args:
+        only_paged: Count only tensors in managed memory, which bitsandbytes marks with `is_paged`.
+    """
     sizes: dict[tuple[int, int], int] = {}
     for optimizer in optimizers:
         for state in optimizer.state.values():
             for tensor in iterate_tensors(state):
                 size = tensor.numel() * tensor.element_size()
-                if size:
+                if size and (not only_paged or getattr(tensor, "is_paged", False)):
                     sizes[tensor.data_ptr(), size] = size
     return sum(sizes.values())

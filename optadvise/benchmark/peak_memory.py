@@ -17,23 +17,26 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_COPIED_BYTES = 2**28  # larger than any cache
-_COPIES = 6
+_COPIED_BYTES = 2**28  # larger than the caches of CPUs
+_CACHES = 8  # sizes of a GPU's cache that a copy has at least
+_QUEUED = 8  # copies
+_REPEATS = 6
 
 
 def measure_transient_bytes(training: Training) -> int | None:
-    """Run one step and return the bytes that `optimizer.step()` allocates temporarily; None without CUDA."""
-    if not training.spec.device.startswith("cuda"):
-        training.step()
+    """Run one step and return the most bytes that a `step()` allocates temporarily; None without CUDA."""
+    if training.spec.device_type != "cuda":
         return None
     training.step()
+    most = 0
     for optimizer in training.optimizers:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()
         optimizer.step()
         torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated() - allocated)
+        most = max(most, torch.cuda.max_memory_allocated() - allocated)
+    return most
 
 
 def read_peak_memory(device: str) -> PeakMemory:
@@ -67,14 +70,24 @@ def read_peak_rss() -> int | None:
 
 
 def measure_device_bandwidth(device: str) -> float:
-    """Return the memory bandwidth of a large copy in bytes per second, counting reads and writes."""
-    source = torch.zeros(_COPIED_BYTES // 4, device=device)
+    """Return the memory bandwidth of large copies in bytes per second, counting reads and writes.
+
+    On CUDA several copies are queued, because the launch of a single one takes a noticeable part of its time.
+    """
+    copied_bytes, queued = _COPIED_BYTES, 1
+    if device.startswith("cuda"):
+        cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        copied_bytes = min(max(copied_bytes, _CACHES * cache), torch.cuda.mem_get_info()[0] // 4)
+        queued = _QUEUED
+    source = torch.zeros(copied_bytes // 4, device=device)
     target = torch.empty_like(source)
     clock = Clock(device)
     best = float("inf")
-    for _ in range(_COPIES):
+    for _ in range(_REPEATS):
         clock.start()
-        target.copy_(source)
+        for _ in range(queued):
+            target.copy_(source)
         clock.mark()
         best = min(best, clock.seconds()[0])
-    return 2 * _COPIED_BYTES / best
+    moved: int = 2 * queued * source.nbytes
+    return moved / best

@@ -252,6 +252,7 @@ def describe_arm(card: Optimizer, choice: Choice, spec: Spec, label: str, role: 
         decay_argument=argument_name(implementation, "weight_decay") if decays else None,
         tensors=implementation.tensors,
         sparse_only=implementation.gradients == "sparse",
+        paged=card.paged,
         train_mode=implementation.needs_train_mode,
         unsupported=unsupported,
         unsupported_code=unsupported_code,

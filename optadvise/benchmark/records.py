@@ -118,6 +118,7 @@ class PeakMemory(Struct, frozen=True, kw_only=True):
     allocated: NonNegativeInt | None = None  # by torch's allocator
     reserved: NonNegativeInt | None = None  # by torch's allocator
     process: NonNegativeInt | None = None  # whole process
+    paged: NonNegativeInt | None = None  # state in managed memory, which the allocator does not count
 
 
 class UsedImplementation(Struct, frozen=True, kw_only=True):
@@ -196,6 +197,13 @@ class ArmResult(Struct, frozen=True, kw_only=True):
     tensors: NonNegativeInt | None
     peak_memory_bytes: PeakMemory
     transient_bytes: Annotated[int | None, Meta(description="Bytes that one optimizer step allocates temporarily.")]
+    paged_bytes: Annotated[
+        NonNegativeInt | None, Meta(description="State in managed memory; null if the optimizer does not page.")
+    ] = None
+    overhead_seconds: Annotated[
+        NonNegative | None,
+        Meta(description="Optimizer step on as many tensors of one element: launches and Python, without data."),
+    ] = None
     ranks: Annotated[tuple[RankResult, ...] | None, Meta(description="Null for a single process.")] = None
     total_state_bytes: Annotated[
         NonNegativeInt | None, Meta(description="Sum over ranks; state_bytes is the maximum.")
@@ -261,6 +269,9 @@ class BenchmarkResult(Struct, frozen=True, kw_only=True):
     complete: Annotated[bool, Meta(description="False if the benchmark was interrupted.")]
     environment: Environment
     spec: Spec
+    interleaved: Annotated[
+        bool, Meta(description="False: the arms do not fit into memory together and were measured one by one.")
+    ] = True
     arms: Annotated[tuple[ArmResult, ...], Meta(min_length=1, max_length=MAX_ARMS)]
     ratios: tuple[Ratio, ...]
     requirements: tuple[RequirementResult, ...]

@@ -31,8 +31,7 @@ from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
 from optadvise.benchmark.spec import Spec
 from optadvise.benchmark.statistics import median_ci, ratio_ci
 
-# Launch overhead per tensor without fusion: several kernels of a few microseconds each.
-_LAUNCH_SECONDS = 5e-6
+_OVERHEAD_SHARE = 0.5  # of an optimizer step, from which on launches and Python limit it
 
 
 def make_result(
@@ -62,6 +61,7 @@ def make_result(
         complete=complete,
         environment=_merge_environments(machine, measurements),
         spec=spec,
+        interleaved=all(measurement.interleaved for measurement in measurements),
         arms=arms,
         ratios=ratios,
         requirements=judged,
@@ -102,6 +102,8 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
         tensors=counts.tensors,
         peak_memory_bytes=peak,
         transient_bytes=summary.transient_bytes,
+        paged_bytes=counts.paged_bytes if arm.paged else None,
+        overhead_seconds=summary.overhead_seconds,
         ranks=summary.ranks,
         total_state_bytes=counts.total_state_bytes,
         communication_share=max((rank.communication_share for rank in summary.ranks or ()), default=None),
@@ -114,7 +116,7 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
         optimizer_share=_divide(optimizer_step.median, step.median),
         first_step_seconds=counts.first_step_seconds,
         throughput=_throughput(counts, step),
-        bandwidth=_bandwidth(counts, optimizer_step, device_bandwidth),
+        bandwidth=_bandwidth(counts, optimizer_step, device_bandwidth, summary.overhead_seconds),
         loss=Loss(
             first=summary.losses[0] if summary.losses else None,
             last=summary.losses[-1] if summary.losses else None,
@@ -149,16 +151,17 @@ def _throughput(counts: ArmCounts, step: Timing) -> Throughput:
     return Throughput(value=_divide(samples, step.median), unit=unit, ci95=interval)
 
 
-def _bandwidth(counts: ArmCounts, step: Timing, device_bandwidth: float | None) -> Bandwidth:
+def _bandwidth(
+    counts: ArmCounts, step: Timing, device_bandwidth: float | None, overhead_seconds: float | None
+) -> Bandwidth:
     traffic = counts.bytes_per_step
     achieved = _divide(traffic or None, step.median)
     fraction = _divide(achieved, device_bandwidth)
     bound = None
-    if traffic and device_bandwidth and fraction is not None and counts.tensors is not None:
-        if traffic / device_bandwidth < counts.tensors * _LAUNCH_SECONDS:
-            bound = f"launch-bound: {counts.tensors} tensors"
-        elif fraction > 1:
-            bound = "in cache"
+    if step.median and overhead_seconds is not None and overhead_seconds >= _OVERHEAD_SHARE * step.median:
+        bound = f"launch-bound: {counts.tensors} tensors"
+    elif fraction is not None and fraction > 1:
+        bound = "in cache"
     return Bandwidth(bytes_per_step=traffic, achieved=achieved, device=device_bandwidth, fraction=fraction, bound=bound)
 
 

@@ -1,10 +1,10 @@
-"""Interleaved rounds of all arms; a failed arm is a result, not an error."""
+"""Rounds of all arms, interleaved where they fit into memory together; a failed arm is a result, not an error."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasurement, ArmSummary, RoundSamples
 from optadvise.benchmark.spec import Arm
@@ -30,13 +30,14 @@ class MeasurableArm(Protocol):
     def measure_round(self) -> RoundSamples:
         """Run one round and return the samples of each part of the step."""
 
-    def finish(self) -> ArmSummary:
-        """Return memory, losses and bandwidth at the end."""
+    def finish(self, *, measures_bandwidth: bool) -> ArmSummary:
+        """Return memory and losses at the end, and the bandwidth of the device if it is still unknown."""
 
     def stop(self) -> None:
         """Terminate the arm at any time."""
 
 
+_Pairs: TypeAlias = "list[tuple[MeasurableArm, ArmMeasurement]]"
 Progress = Callable[[str, str, int], None]  # event (start, round, finish), label of the arm, round from 1
 
 
@@ -53,6 +54,8 @@ def run_arms(
 ) -> list[ArmMeasurement]:
     """Measure arms in interleaved rounds, alternating the order so that drift affects all arms equally.
 
+    Arms that do not fit into memory together are measured one after the other, the control before and after the others.
+
     Args:
         progress: Called before each event.
         save: Called with all measurements after each round and at the end.
@@ -64,41 +67,136 @@ def run_arms(
         KeyboardInterrupt: The run was interrupted; `save` has been called and all arms are stopped.
         InputError: The workload is invalid; all arms are stopped.
     """
-    measurements = [ArmMeasurement(arm=arm.arm) for arm in arms]
-    pairs = list(zip(arms, measurements, strict=True))
+    run = _Run(arms, rounds, progress, save)
     try:
-        for arm, measurement in pairs:
-            progress("start", measurement.arm.label, 0)
-            if measurement.arm.unsupported is not None:
-                measurement.failure = ArmFailure(
-                    status="unsupported",
-                    error=measurement.arm.unsupported,
-                    code=measurement.arm.unsupported_code,
-                )
-                continue
-            with _keep_failure(arm, measurement):
-                measurement.counts = arm.start()
-        for number in range(rounds):
-            for arm, measurement in pairs if number % 2 == 0 else reversed(pairs):
-                if measurement.failure is None:
-                    progress("round", measurement.arm.label, number + 1)
-                    with _keep_failure(arm, measurement):
-                        measurement.rounds.append(arm.measure_round().samples)
-            save(measurements)
-        for arm, measurement in pairs:
-            if measurement.failure is None:
-                progress("finish", measurement.arm.label, rounds)
-                with _keep_failure(arm, measurement):
-                    measurement.summary = arm.finish()
-            arm.stop()
+        try:
+            run.measure_interleaved()
+        except _CrowdedError:
+            run.measure_apart()
     except KeyboardInterrupt:
-        save(measurements)
+        run.save()
         raise
     finally:
         for arm in arms:
             arm.stop()
-    save(measurements)
-    return measurements
+    run.save()
+    return run.measurements
+
+
+class _CrowdedError(Exception):
+    """The arms do not fit into memory together."""
+
+
+class _Run:
+    """Measurement of several arms."""
+
+    def __init__(
+        self,
+        arms: Sequence[MeasurableArm],
+        rounds: int,
+        progress: Progress,
+        save: Callable[[Sequence[ArmMeasurement]], None],
+    ) -> None:
+        self.measurements = [ArmMeasurement(arm=arm.arm) for arm in arms]
+        self._pairs = list(zip(arms, self.measurements, strict=True))
+        self._rounds, self._progress, self._save = rounds, progress, save
+
+    def save(self) -> None:
+        """Report all measurements."""
+        self._save(self.measurements)
+
+    def measure_interleaved(self) -> None:
+        """Measure all arms at the same time.
+
+        Raises:
+            _CrowdedError: An arm ran out of memory while others had some, or managed memory may have to be paged.
+        """
+        for arm, measurement in self._pairs:
+            self._start(arm, measurement)
+            self._check_memory(measurement)
+        self._check_paged()
+        for number in range(self._rounds):
+            for arm, measurement in self._pairs if number % 2 == 0 else reversed(self._pairs):
+                if measurement.failure is None:
+                    self._measure_round(arm, measurement, number)
+                    self._check_memory(measurement)
+            self.save()
+        for arm, measurement in self._pairs:
+            self._finish(arm, measurement)
+
+    def measure_apart(self) -> None:
+        """Measure one arm after the other, the control before and after the others."""
+        controls = [pair for pair in self._pairs if pair[1].arm.role == "control"]
+        others = [pair for pair in self._pairs if pair[1].arm.role != "control"]
+        for arm, measurement in self._pairs:
+            arm.stop()
+            measurement.counts, measurement.rounds, measurement.summary = ArmCounts(), [], ArmSummary()
+            measurement.failure, measurement.interleaved = None, False
+        for arm, measurement in [*controls, *others]:
+            self._measure_alone(arm, measurement)
+        for arm, before in controls if others else ():
+            if before.failure is None:
+                after = ArmMeasurement(arm=before.arm)
+                self._measure_alone(arm, after)
+                before.failure, before.summary = after.failure, after.summary
+                for samples, later in zip(before.rounds, after.rounds, strict=False):
+                    for part, seconds in later.items():
+                        samples.setdefault(part, []).extend(seconds)
+                self.save()
+
+    def _measure_alone(self, arm: MeasurableArm, measurement: ArmMeasurement) -> None:
+        self._start(arm, measurement)
+        for number in range(self._rounds):
+            if measurement.failure is None:
+                self._measure_round(arm, measurement, number)
+                self.save()
+        self._finish(arm, measurement)
+
+    def _start(self, arm: MeasurableArm, measurement: ArmMeasurement) -> None:
+        self._progress("start", measurement.arm.label, 0)
+        if measurement.arm.unsupported is not None:
+            measurement.failure = ArmFailure(
+                status="unsupported", error=measurement.arm.unsupported, code=measurement.arm.unsupported_code
+            )
+            return
+        with _keep_failure(arm, measurement):
+            measurement.counts = arm.start()
+
+    def _measure_round(self, arm: MeasurableArm, measurement: ArmMeasurement, number: int) -> None:
+        self._progress("round", measurement.arm.label, number + 1)
+        with _keep_failure(arm, measurement):
+            measurement.rounds.append(arm.measure_round().samples)
+
+    def _finish(self, arm: MeasurableArm, measurement: ArmMeasurement) -> None:
+        if measurement.failure is None:
+            self._progress("finish", measurement.arm.label, self._rounds)
+            with _keep_failure(arm, measurement):
+                is_unknown = all(each.summary.device_bandwidth is None for each in self.measurements)
+                measurement.summary = arm.finish(measures_bandwidth=is_unknown)
+        arm.stop()
+
+    def _check_memory(self, measurement: ArmMeasurement) -> None:
+        """Check that an arm which ran out of memory was alone.
+
+        Raises:
+            _CrowdedError: Other arms had memory too.
+        """
+        others = [each for each in self.measurements if each is not measurement and each.failure is None]
+        is_out_of_memory = measurement.failure is not None and measurement.failure.status == "oom"
+        if is_out_of_memory and any(other.counts.parameters for other in others):
+            raise _CrowdedError
+
+    def _check_paged(self) -> None:
+        """Check that the memory which is left holds the managed memory that the arms may page out.
+
+        Raises:
+            _CrowdedError: It may not, so that one arm's state is paged because of the others.
+        """
+        running = [each.counts for each in self.measurements if each.failure is None]
+        paged = sum(counts.paged_bytes or 0 for counts in running)
+        free = min((counts.free_bytes for counts in running if counts.free_bytes is not None), default=None)
+        if len(running) > 1 and paged and free is not None and free < paged:
+            raise _CrowdedError
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ class Arm(Struct, frozen=True):
     tensors: Literal["matrix", "table"] | None = None  # the only tensors that it trains; None: all
     sparse_only: bool = False  # rejects dense gradients
     companion: Companion | None = None
+    paged: bool = False  # its state can be in managed memory
     train_mode: bool = False  # call the optimizer's train() after construction
     max_grad_norm: float | None = None
     phases: tuple[Phase, ...] = ()  # of the schedule

@@ -17,6 +17,8 @@ from optadvise.benchmark.measurement import ArmCounts, RoundSamples
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.lifeline import exit_if_forked
 
+_MAX_SKIPPED = 40  # steps that a gradient scaler may skip; each halves the scale, which begins at 2^16
+
 
 def build_rank_workload(spec: Spec, rank: int) -> workloads.Workload:
     """Return the built-in workload with the batches of one rank."""
@@ -55,6 +57,9 @@ class Training:
         is_scaled = spec.dtype == "amp-fp16" and spec.device.startswith("cuda")
         self._scaler = torch.amp.GradScaler("cuda") if is_scaled else None
         self._forward = self._forward_module()
+        self.is_skipped = False  # whether the gradient scaler skipped the last step
+        if spec.device_type == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # temporaries of building the network are not part of training
 
     def _build_workload(self) -> workloads.Workload:
         spec, rank = self.spec, 0 if self.ranks is None else self.ranks.rank
@@ -119,7 +124,9 @@ class Training:
         self.clock.mark()
         forward, backward, clip, stepping = self.clock.seconds()
         if self._scaler:
+            scale = self._scaler.get_scale()
             self._scaler.update()
+            self.is_skipped = self._scaler.get_scale() < scale
         self.losses.append(float(loss.detach()))
         total = forward + backward + clip + stepping
         return {"step": total, "forward": forward, "backward": backward, "optimizer": stepping}
@@ -140,6 +147,18 @@ class Training:
                     self._scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_([p for _, p in self.named], self.arm.max_grad_norm)
 
+    def step_once(self) -> dict[str, float]:
+        """Run steps until the gradient scaler skips none, and return the seconds of the parts of that step.
+
+        Raises:
+            OverflowError: The gradients of all steps overflow.
+        """
+        for _ in range(_MAX_SKIPPED):
+            parts = self.step()
+            if not self.is_skipped:
+                return parts
+        raise OverflowError(f"the gradients of {_MAX_SKIPPED} steps overflow in fp16")
+
     def round(self) -> RoundSamples:
         """Run one round of measured steps and return the seconds of each part."""
         samples: dict[str, list[float]] = {}
@@ -147,7 +166,7 @@ class Training:
         gc.disable()
         try:
             for _ in range(self.spec.steps):
-                for part, seconds in self.step().items():
+                for part, seconds in self.step_once().items():
                     samples.setdefault(part, []).append(seconds)
         finally:
             gc.enable()
@@ -160,7 +179,9 @@ class Training:
         gradients = [wrapping.get_local_tensor(p.grad) for _, p in self.named if p.grad is not None]
         parameter_bytes = sum(p.numel() * p.element_size() for p in weights)
         gradient_bytes = sum(g.numel() * g.element_size() for g in gradients)
-        state_bytes = optimizer_builder.count_state_bytes(map(wrapping.get_local_optimizer, self.optimizers))
+        optimizers = [wrapping.get_local_optimizer(optimizer) for optimizer in self.optimizers]
+        state_bytes = optimizer_builder.count_state_bytes(optimizers)
+        is_cuda = self.spec.device_type == "cuda"
         samples = None if self.workload is None else self.workload.samples_per_step
         processes = 1 if self.ranks is None else self.ranks.world_size
         return ArmCounts(
@@ -170,6 +191,7 @@ class Training:
             tensors=len(self.named),
             state_bytes=state_bytes,
             state_bytes_per_parameter=state_bytes / parameters,
+            paged_bytes=optimizer_builder.count_state_bytes(optimizers, only_paged=True) if is_cuda else None,
             # Minimum traffic of one step: read and write weights and state, read gradients.
             bytes_per_step=2 * parameter_bytes + gradient_bytes + 2 * state_bytes,
             samples_per_step=None if samples is None else samples * processes,

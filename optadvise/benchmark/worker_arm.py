@@ -68,9 +68,9 @@ class WorkerArm:
             raise fail("the worker returned a round without samples")
         return answer
 
-    def finish(self) -> ArmSummary:
-        """Return memory, losses and bandwidth at the end."""
-        return self._request(ArmCommand("finish"), ArmSummary)
+    def finish(self, *, measures_bandwidth: bool = True) -> ArmSummary:
+        """Return memory and losses at the end, and the bandwidth of the device if it is still unknown."""
+        return self._request(ArmCommand("finish", measures_bandwidth=measures_bandwidth), ArmSummary)
 
     def stop(self) -> None:
         """Terminate the process and its children; may be called repeatedly."""

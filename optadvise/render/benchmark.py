@@ -66,10 +66,18 @@ def list_footnotes(result: BenchmarkResult, no_interval: str = NO_INTERVAL) -> I
     """
     if any(arm.status == "ok" for arm in result.arms):
         yield "ms: median of all measured steps"
+        if result.spec.device_type == "cpu":
+            yield "measured on a CPU: times on a GPU differ, most of all for 8-bit optimizers"
     ratios = [ratio for ratio in result.ratios if ratio.metric == "optimizer_seconds"]
     if not ratios:
         return
-    yield "control: the optimizer to compare with, measured in the same rounds"
+    if result.interleaved:
+        yield "control: the optimizer to compare with, measured in the same rounds"
+    else:
+        yield (
+            "control: the optimizer to compare with, measured before and after the others, as they do not fit into "
+            "memory together"
+        )
     has_rounds = result.spec.rounds == 1 or any(ratio.ci95 for ratio in ratios)  # else, results of separate runs
     if any(ratio.ci95 for ratio in ratios):
         yield "ratio: to the control, geometric mean of the ratios per round, 95 % interval"
@@ -158,7 +166,7 @@ def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
     threads = (
         f", {_format_number(environment.threads, 'thread')}" if environment.threads and spec.device == "cpu" else ""
     )
-    rounds = _format_number(spec.rounds, "round" if spec.rounds == 1 else "interleaved round")
+    rounds = _format_number(spec.rounds, "interleaved round" if spec.rounds > 1 and result.interleaved else "round")
     versions = ", ".join(f"{package} {version}" for package, version in environment.packages.items())
     machine = (f"{device}{threads}", f"{rounds} of {_format_number(spec.steps, 'step')}", versions)
     processes = "" if spec.nproc == 1 else f", {spec.nproc} processes, {SHARDING_LABELS[spec.shard]}"
@@ -176,6 +184,8 @@ def list_details(arm: ArmResult, spec: Spec) -> Iterator[str]:
         yield from _describe_loss(arm)
         yield from _describe_ranks(arm)
         yield from _describe_bandwidth(arm)
+        yield from _describe_overhead(arm)
+        yield from _describe_paging(arm)
         if arm.deviates:
             yield f"its update deviates from the paper, see optadvise show {arm.optimizer}"
         return
@@ -230,12 +240,35 @@ def _describe_ranks(arm: ArmResult) -> Iterator[str]:
         )
 
 
+def _is_launch_bound(arm: ArmResult) -> bool:
+    return (arm.bandwidth.bound or "").startswith("launch-bound")
+
+
+def _describe_overhead(arm: ArmResult) -> Iterator[str]:
+    """Yield a sentence if launches and Python limit the optimizer step."""
+    overhead, step = arm.overhead_seconds, arm.optimizer_seconds.median
+    if _is_launch_bound(arm) and overhead is not None and step:
+        share = show_share(min(overhead / step, 1.0))
+        yield (
+            f"launch-bound: launches and Python take {share} of the optimizer step ({arm.tensors} tensors), so its "
+            "time does not hold for larger models; use a larger --model-size or --params"
+        )
+
+
+def _describe_paging(arm: ArmResult) -> Iterator[str]:
+    """Yield a sentence about state in managed memory; nothing for optimizers that do not page."""
+    if arm.paged_bytes == 0:
+        yield "nothing is paged: the state tensors are so small that they stay in GPU memory"
+    elif arm.paged_bytes is not None:
+        yield f"{show_bytes(arm.paged_bytes)} of state in managed memory, which the driver can page to the host"
+
+
 def _describe_bandwidth(arm: ArmResult) -> Iterator[str]:
     bandwidth = arm.bandwidth
     if bandwidth.achieved is not None and bandwidth.device is not None:
         if bandwidth.fraction is None or bandwidth.fraction < _VISIBLE_BANDWIDTH:
             return
-        bound = f"; {bandwidth.bound}" if bandwidth.bound else ""
+        bound = f"; {bandwidth.bound}" if bandwidth.bound and not _is_launch_bound(arm) else ""
         yield (
             f"optimizer step: at least {show_bytes(bandwidth.bytes_per_step or 0)} of memory traffic, "
             f"{bandwidth.achieved / 1e9:.3g} GB/s ({show_share(bandwidth.fraction)} of this machine's "

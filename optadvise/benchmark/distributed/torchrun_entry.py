@@ -116,7 +116,8 @@ def _measure(request: Request) -> ArmMeasurement:
         elif isinstance(answer, ArmSummary):
             measurement.summary = answer
 
-    commands = iter([*[ArmCommand("round")] * request.spec.rounds, ArmCommand("finish"), ArmCommand("end")])
+    finish = ArmCommand("finish", measures_bandwidth=True)
+    commands = iter([*[ArmCommand("round")] * request.spec.rounds, finish, ArmCommand("end")])
     ranks = Ranks(request.spec.device) if "RANK" in os.environ else None
     try:
         arm_session.serve(request.spec, arm, lambda: next(commands), keep, ranks)
