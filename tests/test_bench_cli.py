@@ -110,6 +110,15 @@ def test_time_requirements_are_decided_with_enough_samples(mine: Path) -> None:
     assert re.search(r"(?m)^  fail  step_seconds <= 1us: adam \S+ ms", command.out)
 
 
+@pytest.mark.parametrize(("max_time", "rounds"), [("100", 3), ("0", 2)])
+def test_rounds_are_added_until_a_requirement_is_decided(mine: Path, max_time: str, rounds: int) -> None:
+    options = (*QUICK, "--rounds", "2", "--steps", "2", "--control", "none", "--max-time", max_time)  # no interval
+    optadvise("bench", "adam", *options, "--require", "step_seconds <= 30s", "--json", "out.json")
+    result = parse_result((mine / "out.json").read_text("utf-8"))
+    assert len(result["arms"][0]["step_seconds"]["samples"]) == 2 * rounds
+    assert result["verdict"] == ("pass" if rounds == 3 else "inconclusive")
+
+
 def test_piped_recommendation_runs_unchanged(mine: Path) -> None:
     options = ["--model", "transformer", "--optimizer", "lion", "--precision", "fp32"]
     program = [sys.executable, "-m", "optadvise"]

@@ -187,6 +187,14 @@ def test_interrupted_result_has_no_verdict() -> None:
     assert list_verdicts(result) == ["fail"]
 
 
+def test_open_requirement_states_the_rounds_that_decide() -> None:
+    arm = make_measurement("a")  # rounds take 4 ms and 6 ms in turn
+    result = results.make_result(Spec(), [arm], [parse_requirement("optimizer_seconds <= 5ms")], machine=MACHINE)
+    (open_requirement,) = result.requirements
+    assert open_requirement.verdict == "inconclusive"
+    assert (open_requirement.rounds_needed or 0) > 7
+
+
 def test_throughput_and_bandwidth() -> None:
     (result,) = make_json(make_measurement("a"))["arms"]
     step, optimizer_step = result["step_seconds"], result["optimizer_seconds"]

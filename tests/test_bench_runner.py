@@ -214,6 +214,27 @@ def test_invalid_workload_ends_the_run_without_saving() -> None:
     assert not saved
 
 
+def test_rounds_are_added_until_decided() -> None:
+    log: list[str] = []
+    numbers: list[int] = []
+
+    def is_decided(records: Sequence[ArmMeasurement]) -> bool:
+        numbers.append(len(records[0].rounds))
+        return numbers[-1] >= 5
+
+    arms = [FakeArm("a", log), FakeArm("b", log)]
+    records = runner.run_arms(arms, 2, progress=ignore_event, save=ignore_records, is_decided=is_decided)
+    assert numbers == [2, 3, 4, 5]
+    assert summarize(records) == [("a", 5, True), ("b", 5, True)]
+
+
+def test_no_rounds_are_added_after_all_arms_have_failed() -> None:
+    log: list[str] = []
+    arms = [FakeArm(label, log, {"round1": BROKEN}) for label in "ab"]
+    runner.run_arms(arms, 2, progress=ignore_event, save=ignore_records, is_decided=lambda _: False)
+    assert log.count("round1 a") == 1
+
+
 # -- arms that do not fit into memory together ---------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ def _summarize(
 
 
 def _try(measure: Callable[[], Figure | None]) -> Figure | None:
-    """Return an additional figure; None if it cannot be measured, which is no failure of the arm."""
+    """Return an additional figure; None if it cannot be measured, and the arm continues."""
     try:
         return measure()
     except Exception:  # libraries raise many types

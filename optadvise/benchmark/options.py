@@ -103,6 +103,14 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
             _MEASUREMENT,
         ),
     ] = ()
+    max_time: Annotated[  # seconds
+        float,
+        Option(
+            "Seconds of measuring in which rounds are added until requirements on times are decided (default: 120; "
+            "0: no more rounds).",
+            _MEASUREMENT,
+        ),
+    ] = 120.0
     timeout: Annotated[  # seconds
         float, Option("Seconds to wait for each response of a worker process (default: 300).", _MEASUREMENT)
     ] = 300.0

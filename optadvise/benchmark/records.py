@@ -259,6 +259,9 @@ class RequirementResult(Struct, frozen=True, kw_only=True):
     measured: float | None
     ci95: OptionalInterval
     verdict: Verdict
+    rounds_needed: Annotated[
+        PositiveInt | None, Meta(description="About how many rounds would decide; null if decided or unknown.")
+    ] = None
 
 
 class BenchmarkResult(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,6 +15,7 @@ from optadvise.benchmark import runner
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.environment import read_machine
 from optadvise.benchmark.measurement import ArmMeasurement
+from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.options import (
     DEVICES,
     DTYPES,
@@ -27,7 +30,8 @@ from optadvise.benchmark.plan import plan_arms
 from optadvise.benchmark.recommendation import ForeignJson, plan_recommendation
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.requirements import Requirement, parse_requirement
-from optadvise.benchmark.results import make_result
+from optadvise.benchmark.results import has_open_requirement, make_result
+from optadvise.benchmark.sequential import list_looks
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.error_codes import ErrorCode
@@ -39,7 +43,7 @@ from optadvise.core.errors import (
     suggest_name,
 )
 from optadvise.core.hardware import find_gpu
-from optadvise.core.units import check_timeout, parse_count
+from optadvise.core.units import MAX_TIMEOUT, check_timeout, parse_count
 
 _NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example (optadvise list shows all)"
 
@@ -51,6 +55,12 @@ class Request(Struct, frozen=True):
     arms: tuple[Arm, ...]
     requirements: tuple[Requirement, ...]
     timeout: float  # maximum seconds for one answer of a worker
+    max_time: float = 0.0  # seconds in which rounds are added until requirements on times are decided
+
+    @property
+    def is_sequential(self) -> bool:
+        """Return whether rounds are added until requirements on times are decided."""
+        return self.max_time > 0 and any(METRICS[each.metric].is_repeated for each in self.requirements)
 
 
 def prepare_request(
@@ -73,10 +83,15 @@ def prepare_request(
         message = f"--seed {options.seed}: must be at least 0 and below 2^63"
         raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--seed", value=options.seed)
     check_timeout(options.timeout)
+    if not 0 <= options.max_time <= MAX_TIMEOUT:
+        message = f"--max-time {options.max_time:g}: must be at least 0 and at most {MAX_TIMEOUT:,} seconds"
+        raise InputError(message, code=ErrorCode.OUT_OF_RANGE, option="--max-time", value=options.max_time)
     arms = _plan_arms(rules, names, options, spec, recommendation)
     for arm in arms:
         rules.catalog.imports.check(arm.import_paths)
-    return Request(spec=spec, arms=tuple(arms), requirements=requirements, timeout=options.timeout)
+    return Request(
+        spec=spec, arms=tuple(arms), requirements=requirements, timeout=options.timeout, max_time=options.max_time
+    )
 
 
 def _make_spec(options: BenchOptions) -> Spec:
@@ -197,12 +212,15 @@ def measure(
     *,
     progress: runner.Progress = runner.ignore_progress,
     keep: Callable[[BenchmarkResult], None] | None = None,
+    workers: Sequence[runner.MeasurableArm] | None = None,
 ) -> BenchmarkResult:
     """Measure all arms of a request.
 
     Args:
+        request: The benchmark.
         progress: Called before each start, round and end of an arm.
         keep: Called with the incomplete result after every round.
+        workers: Workers of the arms, in their order; None starts the usual ones.
 
     Raises:
         InterruptedMeasurementError: KeyboardInterrupt; all workers have ended, and `result` has the figures so far.
@@ -211,17 +229,33 @@ def measure(
     latest: list[ArmMeasurement] = []
 
     def summarize(measurements: Sequence[ArmMeasurement], *, complete: bool) -> BenchmarkResult:
-        return make_result(request.spec, measurements, request.requirements, machine=machine, complete=complete)
+        return make_result(
+            request.spec, measurements, request.requirements, machine=machine, complete=complete,
+            is_sequential=request.is_sequential,
+        )  # fmt: skip
 
     def save(measurements: Sequence[ArmMeasurement]) -> None:
         latest[:] = measurements
         if keep is not None:
             keep(summarize(measurements, complete=False))
 
-    worker_class = WorkerArm if request.spec.nproc == 1 else RankedArm
-    workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
+    looks, end = list(list_looks(request.spec.rounds)), math.inf
+
+    def is_decided(measurements: Sequence[ArmMeasurement]) -> bool:
+        nonlocal end
+        end = min(end, time.monotonic() + request.max_time)
+        rounds = max(len(measurement.rounds) for measurement in measurements)
+        if not request.is_sequential or time.monotonic() > end or rounds > looks[-1]:
+            return True
+        return rounds in looks and not has_open_requirement(summarize(measurements, complete=False))
+
+    if workers is None:
+        worker_class = WorkerArm if request.spec.nproc == 1 else RankedArm
+        workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     try:
-        measurements = runner.run_arms(workers, request.spec.rounds, progress=progress, save=save)
+        measurements = runner.run_arms(
+            workers, request.spec.rounds, progress=progress, save=save, is_decided=is_decided
+        )
     except KeyboardInterrupt:
         raise InterruptedMeasurementError(summarize(latest, complete=False)) from None
     return summarize(measurements, complete=True)

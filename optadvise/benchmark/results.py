@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import asdict
 
 from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasurement
-from optadvise.benchmark.metrics import EXACT_RATIOS, metric_figure, metric_value
+from optadvise.benchmark.metrics import EXACT_RATIOS, METRICS, metric_figure, metric_value
 from optadvise.benchmark.records import (
     PARTS,
     SCHEMA_VERSION,
@@ -28,6 +28,7 @@ from optadvise.benchmark.records import (
     UsedImplementation,
 )
 from optadvise.benchmark.requirements import Requirement, judge, worst_verdict
+from optadvise.benchmark.sequential import estimate_rounds, widen
 from optadvise.benchmark.spec import Spec
 from optadvise.benchmark.statistics import median_ci, ratio_ci
 
@@ -41,19 +42,24 @@ def make_result(
     *,
     machine: Machine,
     complete: bool = True,
+    is_sequential: bool = False,
 ) -> BenchmarkResult:
     """Return the result of a benchmark.
 
     Args:
         requirements: Bounds of `--require`, judged for every candidate.
         complete: Whether the benchmark ran to its end; otherwise the verdict is None.
+        is_sequential: Whether rounds are added until requirements on times are decided.
     """
     bandwidths = (measurement.summary.device_bandwidth for measurement in measurements)
     device_bandwidth = max((bandwidth for bandwidth in bandwidths if bandwidth), default=None)
     arms = tuple(_arm_result(measurement, device_bandwidth) for measurement in measurements)
     ratios = tuple(_ratios(measurements, arms))
     judged = tuple(
-        _judge_arm(requirement, arm, ratios) for requirement in requirements for arm in arms if arm.role == "candidate"
+        _judge_arm(requirement, measurement, arm, ratios, is_sequential=is_sequential)
+        for requirement in requirements
+        for measurement, arm in zip(measurements, arms, strict=True)
+        if arm.role == "candidate"
     )
     return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
@@ -226,11 +232,31 @@ def _paired_ratio(measurement: ArmMeasurement, control: ArmMeasurement, part: st
         return None
 
 
-def _judge_arm(requirement: Requirement, arm: ArmResult, ratios: Iterable[Ratio]) -> RequirementResult:
+def has_open_requirement(result: BenchmarkResult) -> bool:
+    """Return whether more rounds may decide a requirement on times."""
+    running = {arm.label for arm in result.arms if arm.status == "ok"}
+    return any(
+        each.verdict == "inconclusive" and each.label in running and METRICS[each.metric].is_repeated
+        for each in result.requirements
+    )
+
+
+def _judge_arm(
+    requirement: Requirement,
+    measurement: ArmMeasurement,
+    arm: ArmResult,
+    ratios: Iterable[Ratio],
+    *,
+    is_sequential: bool,
+) -> RequirementResult:
     figure = _required_figure(requirement, arm, ratios)
+    is_repeated = METRICS[requirement.metric].is_repeated
+    if figure is not None and is_sequential and is_repeated:
+        figure = widen(figure, is_ratio=requirement.relative)
     verdict = judge(requirement, figure)
     if arm.status != "ok":  # an unsupported arm decides nothing; a failed arm fails the requirement
         verdict = "inconclusive" if arm.status == "unsupported" else "fail"
+    is_open = verdict == "inconclusive" and is_repeated and arm.status == "ok"
     return RequirementResult(
         text=requirement.text,
         metric=requirement.metric,
@@ -240,6 +266,7 @@ def _judge_arm(requirement: Requirement, arm: ArmResult, ratios: Iterable[Ratio]
         measured=None if figure is None else figure.value,
         ci95=None if figure is None else figure.interval,
         verdict=verdict,
+        rounds_needed=estimate_rounds(figure, requirement.bound, len(measurement.rounds)) if is_open else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
@@ -41,6 +42,11 @@ _Pairs: TypeAlias = "list[tuple[MeasurableArm, ArmMeasurement]]"
 Progress = Callable[[str, str, int], None]  # event (start, round, finish), label of the arm, round from 1
 
 
+def is_enough(measurements: Sequence[ArmMeasurement]) -> bool:
+    """Return True: no more rounds are needed."""
+    return True
+
+
 def ignore_progress(event: str, label: str, number: int) -> None:
     """Report nothing."""
 
@@ -51,14 +57,17 @@ def run_arms(
     *,
     progress: Progress,
     save: Callable[[Sequence[ArmMeasurement]], None],
+    is_decided: Callable[[Sequence[ArmMeasurement]], bool] = is_enough,
 ) -> list[ArmMeasurement]:
     """Measure arms in interleaved rounds, alternating the order so that drift affects all arms equally.
 
-    Arms that do not fit into memory together are measured one after the other, the control before and after the others.
+    Arms that do not fit into memory together are measured one after the other, the control before and after the others,
+    without additional rounds.
 
     Args:
         progress: Called before each event.
         save: Called with all measurements after each round and at the end.
+        is_decided: Called with all measurements after the rounds; until it returns True, interleaved rounds are added.
 
     Returns:
         One measurement per arm, in order. A failed arm keeps its rounds, and the other arms continue.
@@ -70,7 +79,7 @@ def run_arms(
     run = _Run(arms, rounds, progress, save)
     try:
         try:
-            run.measure_interleaved()
+            run.measure_interleaved(is_decided)
         except _CrowdedError:
             run.measure_apart()
     except KeyboardInterrupt:
@@ -105,8 +114,11 @@ class _Run:
         """Report all measurements."""
         self._save(self.measurements)
 
-    def measure_interleaved(self) -> None:
+    def measure_interleaved(self, is_decided: Callable[[Sequence[ArmMeasurement]], bool]) -> None:
         """Measure all arms at the same time.
+
+        Args:
+            is_decided: Whether no more rounds are needed.
 
         Raises:
             _CrowdedError: An arm ran out of memory while others had some, or managed memory may have to be paged.
@@ -115,7 +127,9 @@ class _Run:
             self._start(arm, measurement)
             self._check_memory(measurement)
         self._check_paged()
-        for number in range(self._rounds):
+        for number in itertools.count():
+            if number >= self._rounds and (self._have_failed() or is_decided(self.measurements)):
+                break
             for arm, measurement in self._pairs if number % 2 == 0 else reversed(self._pairs):
                 if measurement.failure is None:
                     self._measure_round(arm, measurement, number)
@@ -123,6 +137,9 @@ class _Run:
             self.save()
         for arm, measurement in self._pairs:
             self._finish(arm, measurement)
+
+    def _have_failed(self) -> bool:
+        return all(measurement.failure is not None for measurement in self.measurements)
 
     def measure_apart(self) -> None:
         """Measure one arm after the other, the control before and after the others."""

@@ -166,5 +166,8 @@ class Measurement(TypedDict, total=False):
     # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x' (x: times the control);
     # repeatable.
     require: Sequence[str]
+    # Seconds of measuring in which rounds are added until requirements on times are decided (default: 120; 0: no more
+    # rounds).
+    max_time: float
     # Seconds to wait for each response of a worker process (default: 300).
     timeout: float

@@ -126,7 +126,7 @@ def list_settings(result: BenchmarkResult) -> Iterator[tuple[str, str]]:
     yield from _list_dimensions(spec)
     yield "precision", spec.dtype
     yield "device", spec.device
-    yield "rounds", f"{spec.rounds:,}"
+    yield "rounds", f"{_count_rounds(result):,}"
     yield "measured steps per round", f"{spec.steps:,}"
     yield "warmup steps before the first round (not measured)", f"{1 + spec.warmup:,}"
     yield "seed of weights and data", str(spec.seed)
@@ -137,6 +137,12 @@ def list_settings(result: BenchmarkResult) -> Iterator[tuple[str, str]]:
     yield "processes", f"{spec.nproc:,}"
     if spec.sharding is not None:
         yield "sharding", SHARDING_LABELS[spec.sharding]
+
+
+def _count_rounds(result: BenchmarkResult) -> int:
+    """Return the most rounds of an optimizer: more than requested if requirements were open, fewer if interrupted."""
+    samples = max(len(arm.step_seconds.samples) for arm in result.arms)
+    return -(-samples // result.spec.steps) or result.spec.rounds
 
 
 def _list_dimensions(spec: Spec) -> Iterator[tuple[str, str]]:
@@ -166,7 +172,8 @@ def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
     threads = (
         f", {_format_number(environment.threads, 'thread')}" if environment.threads and spec.device == "cpu" else ""
     )
-    rounds = _format_number(spec.rounds, "interleaved round" if spec.rounds > 1 and result.interleaved else "round")
+    count = _count_rounds(result)
+    rounds = _format_number(count, "interleaved round" if count > 1 and result.interleaved else "round")
     versions = ", ".join(f"{package} {version}" for package, version in environment.packages.items())
     machine = (f"{device}{threads}", f"{rounds} of {_format_number(spec.steps, 'step')}", versions)
     processes = "" if spec.nproc == 1 else f", {spec.nproc} processes, {SHARDING_LABELS[spec.shard]}"
@@ -289,4 +296,7 @@ def format_measured(requirement: RequirementResult | ComparisonRequirement) -> s
     if requirement.measured is None:
         return "not measured"
     text, interval = format_value(requirement.measured), requirement.ci95
-    return text if interval is None else f"{text} ({format_value(interval.low)} to {format_value(interval.high)})"
+    if interval is not None:
+        text += f" ({format_value(interval.low)} to {format_value(interval.high)})"
+    needed = requirement.rounds_needed if isinstance(requirement, RequirementResult) else None
+    return text if needed is None else f"{text}; about {needed:,} rounds decide"

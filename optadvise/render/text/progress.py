@@ -20,7 +20,8 @@ def progress(arms: int, rounds: int) -> Iterator[Callable[[str, str, int], None]
                 print(f"{_LABELS[event]} {label}", file=sys.stderr, flush=True)
             elif (event, number) not in printed:
                 printed.add((event, number))
-                print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+                total = f" of {rounds}" if number <= rounds else ", until the requirements are decided"
+                print(f"round {number}{total}", file=sys.stderr, flush=True)
 
         yield print_line
         return
