@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from optadvise.core.hardware import list_nvidia_gpus
+from optadvise.core.nvidia import list_nvidia_gpus
 from optadvise.render.text.verify import list_audit_lines, list_claim_lines
 from optadvise.verify.records import VerifyResult
 from tests.conftest import ROOT

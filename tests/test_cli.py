@@ -310,18 +310,6 @@ def test_unreadable_rules_file(tmp_path: Path) -> None:
     assert str(result.failure.where).endswith("gone.yaml")
 
 
-def test_vram_auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    result = optadvise("recommend", "--vram", "auto")
-    assert (result.code, len(result.err.splitlines())) == (4, 1)
-    fake = tmp_path / "nvidia-smi"
-    fake.write_text("#!/bin/sh\necho 'NVIDIA A10G, 23028'\necho 'NVIDIA L4, 22491'\n", encoding="utf-8")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
-    situation = advice("--model", "transformer", "--vram", "auto")["situation"]
-    assert (situation["gpu"], situation["vram_bytes"]) == ("NVIDIA L4", 22491 * 2**20)
-
-
 def test_gpu_name_sets_the_memory() -> None:
     situation = advice("--model", "transformer", "--gpu", "rtx 4090")["situation"]
     assert situation["vram_bytes"] == 24 * 2**30

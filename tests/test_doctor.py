@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from optadvise.core import hardware
+from optadvise.core import hardware, nvidia
 from optadvise.diagnostics import probe
 from optadvise.diagnostics.doctor import examine_machine
 from optadvise.diagnostics.probe_client import probe_imports
 from optadvise.diagnostics.records import DoctorReport
 from optadvise.render.text.doctor import print_report
 from optadvise.rulebase.catalog import Catalog, load
+from tests import nvidia as nvidia_smi
 from tests.cli import optadvise
 from tests.conftest import ROOT
 
@@ -54,13 +55,6 @@ for path in paths:
     print(json.dumps({{"answer": "import", "path": path, "error": error}}), flush=True)
 """
     return [sys.executable, "-S", "-E", "-c", code]
-
-
-def fake_smi(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    file = folder / "nvidia-smi"
-    file.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    file.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/bin{os.pathsep}/usr/bin")
 
 
 def by_id(report: DoctorReport) -> dict[str, Any]:
@@ -221,8 +215,8 @@ def test_reasons_why_optimizers_do_not_run(catalog: Catalog, capsys: pytest.Capt
 def test_gpu_and_driver(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = "NVIDIA H100 80GB HBM3, 81559, 570.86.10, GPU-aaaa-1\nNVIDIA T400, 2048, 570.86.10, GPU-bbbb-2"
-    fake_smi(monkeypatch, tmp_path, f"echo '{rows}'")
+    small = {**nvidia_smi.H100, "index": "1", "name": "NVIDIA T400", "memory.total": "2048", "uuid": "GPU-bbbb-2"}
+    nvidia_smi.fake_nvidia_smi(monkeypatch, tmp_path, [nvidia_smi.H100, small])
     report: Any = examine_machine(catalog, command=fake_probe(H100))
     cpu, gpu, hidden = report.devices
     assert cpu.usable
@@ -239,7 +233,8 @@ def test_gpu_and_driver(
 def test_gpu_that_torch_cannot_use(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake_smi(monkeypatch, tmp_path, "echo 'NVIDIA GB10, [N/A], 580.1, GPU-cccc'")
+    spark = {**nvidia_smi.H100, "name": "NVIDIA GB10", "memory.total": "[N/A]", "uuid": "GPU-cccc"}
+    nvidia_smi.fake_nvidia_smi(monkeypatch, tmp_path, [spark])
     report: Any = examine_machine(catalog, command=fake_probe(NO_CUDA))
     gpu = report.devices[1]
     assert (gpu.usable, gpu.memory_bytes) == (False, None)
@@ -263,8 +258,9 @@ def test_driver_that_does_not_answer(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     script: str, detail: str,
 ) -> None:  # fmt: skip
-    fake_smi(monkeypatch, tmp_path, f"exec {script}" if script.startswith("sleep") else script)
-    monkeypatch.setattr(hardware, "_TIMEOUT", 0.5)
+    script = f"exec {script}" if script.startswith("sleep") else script
+    nvidia_smi.install_program(monkeypatch, tmp_path, "nvidia-smi", script)
+    monkeypatch.setattr(nvidia, "_TIMEOUT", 0.5)
     report: Any = examine_machine(catalog, command=fake_probe(NO_CUDA))
     assert detail in report.driver_problem
     assert len(report.devices) == 1

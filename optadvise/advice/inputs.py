@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optadvise.advice.gpu_detection import describe_gpu, detect_gpu
 from optadvise.advice.model_names import ModelName, find_model_name
 from optadvise.advice.network_inputs import describe_network, parse_number
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
-from optadvise.core.hardware import find_gpu
 from optadvise.core.records import InputValue, NetworkShape, Situation, read_shape
 from optadvise.core.units import parse_bytes
 from optadvise.memory.inputs import FUSED_TARGETS
@@ -131,11 +131,9 @@ def _parse_memory(catalog: Catalog, vram: str | None, gpu: str | None) -> dict[s
                 f"--vram auto --gpu {gpu!r}: both name a GPU; use one of them",
                 code=ErrorCode.OPTION_CONFLICT, option="--vram", value=vram,
             )  # fmt: skip
-        name, size = find_gpu()
-        return {"gpu": name, "vram_bytes": size}
+        return detect_gpu(catalog)
     memory_bytes = None if vram is None else parse_bytes(vram, "--vram")
     if gpu is None:
         return {} if memory_bytes is None else {"vram_bytes": memory_bytes}
     card = catalog.find_gpu(gpu, memory_bytes)
-    facts: dict[str, InputValue] = {"gpu": card.name, "vram_bytes": card.memory_bytes, "vendor": card.vendor}
-    return facts if card.bf16 else {**facts, "bf16": False}
+    return describe_gpu(card)

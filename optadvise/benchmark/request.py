@@ -42,7 +42,7 @@ from optadvise.core.errors import (
     check_choice,
     suggest_name,
 )
-from optadvise.core.hardware import find_gpu
+from optadvise.core.nvidia import list_visible_gpus
 from optadvise.core.units import MAX_TIMEOUT, check_timeout, parse_count
 
 _NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example (optadvise list shows all)"
@@ -201,10 +201,9 @@ def _find_torch_version() -> str:
 @functools.cache
 def _has_gpu() -> bool:
     try:
-        find_gpu()
+        return bool(list_visible_gpus())
     except CannotRunHereError:
         return False
-    return True
 
 
 def measure(

@@ -203,15 +203,17 @@ def _format_command(typed: Mapping[str, Any], answer: _Answer, added: FactValues
 
     Args:
         typed: Option values as typed.
-        answer: The answer, with the memory size that `--vram auto` detected.
+        answer: The answer, with the GPU and the memory size that `--vram auto` detected.
         added: Facts from the questions of --interactive.
     """
     from optadvise.cli import outputs
+    from optadvise.render.labels import find_gpu_id
     from optadvise.rule_analysis.inputs_of_point import format_command, format_memory
 
     vram_bytes = answer.advice.situation.vram_bytes
     if str(typed.get("vram")).strip().lower() == "auto" and vram_bytes is not None:
-        typed = {**typed, "vram": format_memory(vram_bytes)}
+        gpu = find_gpu_id(answer.advice.situation, answer.rules.catalog)
+        typed = {**typed, "vram": format_memory(vram_bytes), "gpu": gpu}
     line = outputs.command("recommend", typed)
     return line + format_command(answer.rules, added).removeprefix("optadvise recommend")
 

@@ -9,7 +9,7 @@ from importlib import metadata
 
 from msgspec import Struct
 
-from optadvise.core import hardware
+from optadvise.core import hardware, nvidia
 from optadvise.core.cards import Implementation, Optimizer
 from optadvise.core.errors import CannotRunHereError
 from optadvise.diagnostics.probe_client import PROBE, TIMEOUT_SECONDS, is_missing, probe_imports
@@ -90,10 +90,10 @@ def _read_versions(packages: Iterable[str]) -> dict[str, str | None]:
 
 def _list_devices(torch: TorchFacts) -> tuple[list[Device], str | None]:
     """Return the devices that torch and the NVIDIA driver list, and the driver's problem, or None."""
-    gpus: list[hardware.NvidiaGpu] = []
+    gpus: list[nvidia.NvidiaGpu] = []
     problem = None
     try:
-        gpus = hardware.list_nvidia_gpus()
+        gpus = nvidia.list_nvidia_gpus()
     except CannotRunHereError as error:
         problem = str(error)
     driver = gpus[0].driver if gpus else None  # all GPUs have the same driver
@@ -126,7 +126,7 @@ def _describe_device(device: TorchDevice, driver: str | None) -> Device:
     )
 
 
-def _list_hidden_gpus(torch: TorchFacts, gpus: Sequence[hardware.NvidiaGpu]) -> list[Device]:
+def _list_hidden_gpus(torch: TorchFacts, gpus: Sequence[nvidia.NvidiaGpu]) -> list[Device]:
     """Return the GPUs that the driver lists but torch does not."""
     visible = {device.uuid.removeprefix("GPU-") for device in torch.devices if device.kind == "cuda"}
     # A MIG slice has its own UUID, so its GPU is unknown; then no GPU is reported as hidden.

@@ -192,7 +192,7 @@ def find_gpu_id(situation: Situation, catalog: Catalog) -> str | None:
 
 def list_implied_facts(situation: Situation, catalog: Catalog) -> set[str]:
     """Return the stated facts that follow from the name of a GPU or the shape of a network."""
-    of_gpu = set() if find_gpu_id(situation, catalog) is None else {"vendor", "bf16"}
+    of_gpu = {name for name, fact in catalog.facts.items() if fact.derived == "gpu"}
     of_gpu |= {"vram_bytes"} if any(gpu.name == situation.gpu for gpu in catalog.gpus) else set()
     return of_gpu | (SHAPE_FACTS if "shape" in situation.stated else set())
 
