@@ -9,12 +9,13 @@ import torch
 
 
 class Clock:
-    """Clock that measures the seconds between marks in a step: with device events on CUDA, else after synchronizing."""
+    """Clock that measures the seconds between marks in a step, with device events on CUDA."""
 
     def __init__(self, device: str) -> None:
-        """Select CUDA events or the CPU clock for a device."""
-        self._is_cuda = device.startswith("cuda")
-        self._waits = device != "cpu" and not self._is_cuda
+        """Select CUDA events or the CPU clock for a device; with the CPU clock, a mark waits for another device."""
+        kind = device.split(":")[0]
+        self._is_cuda = kind == "cuda"
+        self._wait = (lambda: None) if kind == "cpu" else getattr(torch, kind).synchronize
         self._events: list[torch.cuda.Event] = []
         self._times: list[float] = []
 
@@ -22,7 +23,7 @@ class Clock:
         """Clear the marks and set the first."""
         self._events, self._times = [], []
         if self._is_cuda:
-            torch.cuda.synchronize()
+            self._wait()
         self.mark()
 
     def mark(self) -> None:
@@ -31,14 +32,13 @@ class Clock:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._events.append(event)
-            return
-        if self._waits:
-            torch.accelerator.synchronize()
-        self._times.append(time.perf_counter())
+        else:
+            self._wait()
+            self._times.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
         """Wait for the device and return the seconds between consecutive marks."""
         if self._is_cuda:
-            torch.cuda.synchronize()
+            self._wait()
             return [begin.elapsed_time(end) / 1e3 for begin, end in itertools.pairwise(self._events)]
         return [end - begin for begin, end in itertools.pairwise(self._times)]

@@ -15,7 +15,7 @@ from optadvise.benchmark.spec import DType, ModelSize, Sharding
 WORKLOADS = tuple(SIZES)  # built-in
 MODEL_SIZES, DTYPES, SHARDINGS = (tuple(get_args(kind)) for kind in (ModelSize, DType, Sharding))
 ALIASES: Mapping[str, str] = {"dtype": "precision"}  # former names, which sweep files and the library still accept
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 _TRAINING, _MEASUREMENT, _PROCESSES = "Training", "Measurement", "Processes"
 
 
@@ -75,8 +75,12 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = PRECISION
     device: Annotated[
-        str, Option(help="Device to measure on (default: auto).", group=_MEASUREMENT, choices=DEVICES)
-    ] = "auto"
+        str,
+        Option(
+            help="Device to measure on, such as cuda or cuda:1; rocm is an alias of cuda (default: auto).",
+            group=_MEASUREMENT, choices=DEVICES, is_open=True, aliases=(("rocm", "cuda"),),
+        ),
+    ] = "auto"  # fmt: skip
     steps: Annotated[str, _count("Measured steps per round (default: 10).", _MEASUREMENT, 10**6)] = "10"
     rounds: Annotated[str, _count("Rounds; optimizers alternate within a round (default: 7).", _MEASUREMENT, 10**4)] = (
         "7"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from msgspec import Struct
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import runner
+from optadvise.benchmark.device import resolve_device
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.environment import read_machine
 from optadvise.benchmark.measurement import ArmMeasurement
 from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.options import (
-    DEVICES,
     DTYPES,
     MODEL_SIZES,
     SHARDINGS,
@@ -36,13 +34,10 @@ from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import (
-    CannotRunHereError,
     InputError,
     InterruptedMeasurementError,
     check_choice,
-    suggest_name,
 )
-from optadvise.core.nvidia import list_visible_gpus
 from optadvise.core.units import MAX_TIMEOUT, check_timeout, parse_count
 
 _NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example (optadvise list shows all)"
@@ -64,20 +59,26 @@ class Request(Struct, frozen=True):
 
 
 def prepare_request(
-    rules: CompiledRules, names: Sequence[str], options: BenchOptions, recommendation: ForeignJson | None = None
+    rules: CompiledRules,
+    names: Sequence[str],
+    options: BenchOptions,
+    recommendation: ForeignJson | None = None,
+    *,
+    is_measured: bool = True,
 ) -> Request:
     """Check the options of `optadvise bench` and plan its arms.
 
     Args:
         names: Optimizers in any spelling.
         recommendation: Output of `recommend --json`; replaces the names.
+        is_measured: Whether this process measures it; otherwise only the options are checked, not the device.
 
     Raises:
         InputError: A value is invalid, two options contradict each other, or a class may not be imported.
-        CannotRunHereError: torch is missing or does not support the device.
+        CannotRunHereError: torch is missing or cannot use the device.
     """
     requirements = tuple(parse_requirement(text) for text in options.require)
-    spec = _make_spec(options)
+    spec = _make_spec(options, is_measured=is_measured)
     _check_processes(spec)
     if not 0 <= options.seed < 2**63:
         message = f"--seed {options.seed}: must be at least 0 and below 2^63"
@@ -94,7 +95,7 @@ def prepare_request(
     )
 
 
-def _make_spec(options: BenchOptions) -> Spec:
+def _make_spec(options: BenchOptions, *, is_measured: bool) -> Spec:
     return Spec(
         workload=options.workload,
         user=":" in options.workload,
@@ -103,7 +104,7 @@ def _make_spec(options: BenchOptions) -> Spec:
         batch_size=_parse_optional_count(options.batch_size, "batch_size"),
         seq_len=_parse_optional_count(options.seq_len, "seq_len"),
         dtype=check_choice("--precision", options.precision, DTYPES),
-        device=_resolve_device(options.device),
+        device=resolve_device(options.device, is_probed=is_measured),
         steps=_parse_count(options.steps, "steps"),
         rounds=_parse_count(options.rounds, "rounds"),
         seed=options.seed,
@@ -131,6 +132,8 @@ def _check_processes(spec: Spec) -> None:
         return
     if ":" in spec.device:
         raise _conflict("--device", spec.device, "--nproc uses one GPU per process; use --device cuda")
+    if spec.device not in ("cpu", "cuda"):
+        raise _conflict("--device", spec.device, "--nproc requires cpu or cuda")
     for flag, is_set in (("--optimizer-only", spec.optimizer_only), ("--compile", spec.compile)):
         if is_set:
             raise _conflict(flag, None, "supports a single process; remove --nproc")
@@ -164,46 +167,6 @@ def _plan_arms(
         raise InputError(_NO_NAMES, code=ErrorCode.MISSING_OPTION)
     ids = [rules.catalog.find_optimizer(name, "bench") for name in names]
     return plan_arms(rules, ids, spec, control=control, implementation=options.implementation)
-
-
-def _resolve_device(device: str) -> str:
-    """Return the device to measure on, without importing torch.
-
-    Raises:
-        InputError: The device is not supported.
-        CannotRunHereError: torch is not installed, or a CUDA device is requested and torch is built without CUDA.
-    """
-    if device.split(":")[0] not in DEVICES:
-        raise InputError(
-            f"--device {device!r}: unknown device; {suggest_name(device, DEVICES)}",
-            code=ErrorCode.UNKNOWN_CHOICE, option="--device", value=device,
-        )  # fmt: skip
-    try:
-        torch_version = _find_torch_version()
-    except PackageNotFoundError as error:
-        message = "bench requires torch, which is not installed; pip install torch"
-        raise CannotRunHereError(message, code=ErrorCode.MISSING_PACKAGE, value="torch") from error
-    if device.startswith("cuda") and "+cpu" in torch_version:
-        raise CannotRunHereError(
-            f"--device {device}: torch {torch_version} is built without CUDA; see optadvise doctor",
-            code=ErrorCode.UNSUPPORTED, option="--device", value=device,
-        )  # fmt: skip
-    if device != "auto":
-        return device
-    return "cuda" if "+cpu" not in torch_version and _has_gpu() else "cpu"
-
-
-@functools.cache  # a sweep asks for each of its cells
-def _find_torch_version() -> str:
-    return version("torch")
-
-
-@functools.cache
-def _has_gpu() -> bool:
-    try:
-        return bool(list_visible_gpus())
-    except CannotRunHereError:
-        return False
 
 
 def measure(

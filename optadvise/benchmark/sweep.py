@@ -52,7 +52,7 @@ def make_cells(rules: CompiledRules, optimizers: Sequence[str], grid: Mapping[st
         options = dict(zip(grid, values, strict=True))
         varied = {name: options[name] for name in varying}
         cell = Cell(name=_name_cell(optimizer, varied), optimizer=optimizer, options=options, varied=varied)
-        _prepare(rules, cell)
+        _prepare(rules, cell, is_measured=False)  # another machine may measure it
         cells.append(cell)
     duplicate = find_duplicate([cell.name for cell in cells])
     if duplicate is not None:
@@ -71,11 +71,11 @@ def _name_cell(optimizer: str, varied: Mapping[str, str]) -> str:
     return f"{stem[:40]}-{blake2b(name.encode(), digest_size=8).hexdigest()}"
 
 
-def _prepare(rules: CompiledRules, cell: Cell) -> Request:
+def _prepare(rules: CompiledRules, cell: Cell, *, is_measured: bool) -> Request:
     options = msgspec.convert({"control": "none", **_parse_options(cell)}, BenchOptions)
     try:
         _check_workload(rules.catalog.imports, options.workload)
-        return prepare_request(rules, [cell.optimizer], options)
+        return prepare_request(rules, [cell.optimizer], options, is_measured=is_measured)
     except InputError as error:
         raise InputError(f"{cell.name}: {error}", code=error.code, option=error.option, value=error.value) from error
 
@@ -155,7 +155,7 @@ def measure_cell(rules: CompiledRules, folder: Path, cell: Cell) -> Outcome:
             file = folder / f"{cell.name}.json"
             check_writable(file, "--folder")
             try:
-                result = measure(_prepare(rules, cell))
+                result = measure(_prepare(rules, cell, is_measured=True))
             except OptadviseError as error:
                 return Outcome(cell=cell, result=None, reason=str(error), error=error)
             write_output(file, encode_json(CellFile(cell.options, result)), "--folder")

@@ -145,8 +145,8 @@ class Measurement(TypedDict, total=False):
     seq_len: Count
     # Number format; amp: fp32 weights, 16-bit matrix products (default: fp32).
     precision: Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
-    # Device to measure on (default: auto).
-    device: Literal["auto", "cpu", "cuda"]
+    # Device to measure on, such as cuda or cuda:1; rocm is an alias of cuda (default: auto).
+    device: str
     # Measured steps per round (default: 10).
     steps: Count
     # Rounds; optimizers alternate within a round (default: 7).

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from optadvise.core.errors import describe_error
 from optadvise.core.worker import ParentConnection
-from optadvise.diagnostics.records import ImportResult, ProbeRequest, TorchDevice, TorchFacts
+from optadvise.diagnostics.records import CPU_BUILD, ImportResult, ProbeRequest, TorchDevice, TorchFacts
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,7 +22,7 @@ def main() -> None:
     """Answer one request."""
     parent = ParentConnection()
     request = parent.receive(ProbeRequest)
-    facts = describe_torch()
+    facts = describe_torch(request.devices)
     parent.send(facts)
     for path in request.paths if facts.imports else ():
         parent.send(ImportResult(path, try_import(path)))
@@ -38,18 +39,22 @@ def try_import(path: str) -> str | None:
     return None
 
 
-def describe_torch() -> TorchFacts:
-    """Import torch and describe it and its devices."""
+def describe_torch(tried: Collection[str] | None = None) -> TorchFacts:
+    """Import torch and describe it and its devices.
+
+    Args:
+        tried: Devices to run a kernel on; None for all.
+    """
     try:
         import torch
 
-        devices = (*_list_cuda_devices(torch), *_list_mps_devices(torch))
+        devices = (*_list_cuda_devices(torch, tried), *_list_mps_devices(torch))
         toolkits = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
         has_cuda = any(device.kind == "cuda" for device in devices)
         return TorchFacts(
             imports=True,
             version=torch.__version__,
-            built_for=next((f"{name} {version}" for name, version in toolkits.items() if version), "the CPU"),
+            built_for=next((f"{name} {version}" for name, version in toolkits.items() if version), CPU_BUILD),
             threads=torch.get_num_threads(),
             devices=devices,
             why_no_cuda=None if has_cuda else _explain_no_cuda(torch),
@@ -58,12 +63,12 @@ def describe_torch() -> TorchFacts:
         return TorchFacts(imports=False, error=describe_error(error))
 
 
-def _list_cuda_devices(torch: ModuleType) -> list[TorchDevice]:
+def _list_cuda_devices(torch: ModuleType, tried: Collection[str] | None) -> list[TorchDevice]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [_describe_cuda_device(torch, number) for number in range(count)]
+    return [_describe_cuda_device(torch, number, tried) for number in range(count)]
 
 
-def _describe_cuda_device(torch: ModuleType, number: int) -> TorchDevice:
+def _describe_cuda_device(torch: ModuleType, number: int, tried: Collection[str] | None) -> TorchDevice:
     device = f"cuda:{number}"
     try:
         properties = torch.cuda.get_device_properties(number)
@@ -74,7 +79,7 @@ def _describe_cuda_device(torch: ModuleType, number: int) -> TorchDevice:
             memory_bytes=properties.total_memory,
             compute_capability=f"{properties.major}.{properties.minor}",
             uuid=str(getattr(properties, "uuid", "")),
-            why_not=try_device(device),
+            why_not=try_device(device) if tried is None or device in tried else None,
         )
     except Exception as error:  # torch may list devices that it cannot use
         return TorchDevice(device=device, kind="cuda", why_not=describe_error(error))

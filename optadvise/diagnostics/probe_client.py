@@ -29,7 +29,7 @@ def probe_imports(
     torch: TorchFacts | None = None
     errors: dict[str, str | None] = {}
     while remaining or torch is None:
-        answers, end = _run_probe(command, remaining, timeout)
+        answers, end = _run_probe(command, ProbeRequest(tuple(remaining)), timeout)
         facts = next((answer for answer in answers if isinstance(answer, TorchFacts)), None)
         torch = torch or facts or TorchFacts(imports=False, error=end)
         if not torch.imports:
@@ -43,14 +43,30 @@ def probe_imports(
     return ProbeResult(torch, errors)
 
 
-def _run_probe(command: Sequence[str], paths: Sequence[str], timeout: float) -> tuple[list[ProbeAnswer], str]:
+def probe_torch(
+    devices: Sequence[str], *, command: Sequence[str] = PROBE, timeout: float = TIMEOUT_SECONDS
+) -> TorchFacts:
+    """Describe the installed torch, and run a kernel on some devices.
+
+    Args:
+        devices: torch's names of the devices.
+        command: Command line of the probe; tests replace it.
+        timeout: Time limit in seconds.
+    """
+    answers, end = _run_probe(command, ProbeRequest((), tuple(devices)), timeout)
+    facts = next((answer for answer in answers if isinstance(answer, TorchFacts)), None)
+    facts = facts or TorchFacts(imports=False, error=end)
+    return facts if facts.imports else replace(facts, error=_explain_torch_error(facts.error or ""))
+
+
+def _run_probe(command: Sequence[str], request: ProbeRequest, timeout: float) -> tuple[list[ProbeAnswer], str]:
     """Run one probe and return its answers, and the reason if they are incomplete."""
     answers: list[ProbeAnswer] = []
     deadline = time.monotonic() + timeout
     try:
         with WorkerProcess(command) as process:
-            process.send(ProbeRequest(tuple(paths)))
-            while len(answers) <= len(paths):
+            process.send(request)
+            while len(answers) <= len(request.paths):
                 answer: ProbeAnswer = process.receive(ProbeAnswer, deadline - time.monotonic())
                 answers.append(answer)
                 if isinstance(answer, TorchFacts) and not answer.imports:

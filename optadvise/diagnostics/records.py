@@ -8,13 +8,16 @@ from msgspec import Struct
 
 from optadvise.core.version import __version__
 
+CPU_BUILD = "the CPU"  # in `built_for`
+
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
 class ProbeRequest(Struct, frozen=True):
-    """Import paths of the classes to import after torch."""
+    """Import paths of the classes to import after torch, and the devices to try."""
 
     paths: tuple[str, ...]
+    devices: tuple[str, ...] | None = None  # torch's names of the devices to run a kernel on; None: all
 
 
 class TorchDevice(Struct, frozen=True, kw_only=True):
@@ -39,6 +42,11 @@ class TorchFacts(Struct, frozen=True, kw_only=True, tag_field="answer", tag="tor
     threads: int | None = None
     devices: tuple[TorchDevice, ...] = ()
     why_no_cuda: str | None = None  # None if a CUDA device is available
+
+    @property
+    def is_cpu_build(self) -> bool:
+        """Return whether torch is built without support for NVIDIA and AMD GPUs."""
+        return self.built_for == CPU_BUILD
 
 
 class ImportResult(Struct, frozen=True, tag_field="answer", tag="import"):
