@@ -272,7 +272,7 @@ def make_optimizer(advisor: CompiledRules, case: Case, parameters: Any) -> Any:
     kwargs = {implementation.arguments.get(h.name, h.name): h.default for h in card.hyperparameters} | dict(
         implementation.kwargs
     )
-    kwargs |= dict(implementation.variants.get("fused") or implementation.variants.get("foreach") or {})
+    kwargs |= dict(implementation.fused or implementation.variants.get("foreach") or {})
     return getattr(importlib.import_module(module), name)(parameters, **kwargs)
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from optadvise.benchmark import plan
+from optadvise.benchmark import plan, variants
 from optadvise.benchmark.spec import Arm, Companion, Spec
 from optadvise.core.cards import Optimizer
 from optadvise.rulebase.catalog import Catalog, load
@@ -57,11 +57,11 @@ def list_cases(catalog: Catalog, names: list[str] | None = None) -> Iterator[Cas
         card = catalog.optimizer(name)
         companion = plan_companion(catalog, card)
         for implementation in card.implementations:
-            if "cpu" not in implementation.devices or not plan.is_importable(implementation):
+            if "cpu" not in implementation.devices or not variants.is_importable(implementation):
                 continue
             if implementation.tensors == "table":  # the workloads have dense gradients
                 continue
-            for variant in plan.list_variants(implementation, "cpu"):
+            for variant in variants.list_variants(implementation, "cpu"):
                 arm = plan.plan_defaults(card, {}, implementation=implementation.id)
                 variant_keys = {key for kwargs in implementation.variants.values() for key in kwargs}
                 kwargs = {k: v for k, v in arm.kwargs.items() if k not in variant_keys} | dict(

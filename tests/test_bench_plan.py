@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
-from optadvise.benchmark import plan
+from optadvise.benchmark import plan, variants
 from optadvise.benchmark.recommendation import plan_recommendation
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
+from optadvise.evidence.versions import find_version
 from optadvise.rulebase.catalog import Catalog, load
 from tests.cli import optadvise
 
@@ -135,10 +136,112 @@ def test_unknown_implementation(rules: CompiledRules) -> None:
         assert accepted in str(caught.value)
 
 
+@pytest.fixture
+def _triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Triton count as installed."""
+    is_installed = variants.is_installed
+    monkeypatch.setattr(variants, "is_installed", lambda package: package == "triton" or is_installed(package))
+
+
+def set_version(monkeypatch: pytest.MonkeyPatch, package: str, version: str | None) -> None:
+    """Change the installed version of a package."""
+    monkeypatch.setattr(variants, "find_version", lambda name: version if name == package else find_version(name))
+
+
+@pytest.mark.usefixtures("_triton")
 def test_triton_requires_cuda(rules: CompiledRules) -> None:
     on_cpu = {arm.variant for arm in plan_arms(rules, "adamw", implementation="all")}
     on_cuda = {arm.variant for arm in plan_arms(rules, "adamw", implementation="all", device="cuda")}
     assert on_cuda - on_cpu == {"triton"}
+
+
+@pytest.mark.usefixtures("_triton")
+@pytest.mark.parametrize(
+    ("name", "cpu", "cuda", "argument"),
+    [
+        ("adamw", "fused", "fused", {"fused": True}),
+        ("lion", "for-loop", "triton", {"use_triton": True}),
+        ("stable-adamw", "foreach", "triton", {"triton": True}),
+        ("ranger", "foreach", "triton", {"triton": True}),
+    ],
+)
+def test_fastest_variant_of_each_device(
+    rules: CompiledRules, name: str, cpu: str, cuda: str, argument: dict[str, bool]
+) -> None:
+    (on_cpu,) = plan_arms(rules, name)
+    (on_cuda,) = plan_arms(rules, name, device="cuda:1")
+    assert (on_cpu.variant, on_cuda.variant) == (cpu, cuda)
+    assert argument.items() <= on_cuda.kwargs.items()
+
+
+def test_triton_is_not_used_where_it_is_not_installed(rules: CompiledRules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Triton, lion-pytorch's module for it ends the process."""
+    is_installed = variants.is_installed
+    monkeypatch.setattr(variants, "is_installed", lambda package: package != "triton" and is_installed(package))
+    (lion,) = plan_arms(rules, "lion", device="cuda")
+    assert (lion.variant, lion.kwargs["use_triton"]) == ("for-loop", False)
+
+
+@pytest.mark.usefixtures("_triton")
+@pytest.mark.parametrize(("version", "variant"), [("0.2.1", "foreach"), ("0.3.0", "triton"), (None, "foreach")])
+def test_triton_requires_a_version_of_optimi(
+    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, version: str | None, variant: str
+) -> None:
+    set_version(monkeypatch, "torch-optimi", version)
+    assert plan_arms(rules, "adan", device="cuda")[0].variant == variant
+
+
+@pytest.mark.usefixtures("_triton")
+def test_triton_does_not_support_sharded_tensors(rules: CompiledRules, catalog: Catalog) -> None:
+    for name in IDS:
+        for arm in plan_arms(rules, name, implementation="all", device="cuda", nproc=2, shard="fsdp"):
+            assert arm.variant != "triton"
+    (optimi,) = plan_arms(rules, "sgd", implementation="optimi", device="cuda", nproc=2, shard="fsdp")
+    assert optimi.variant == "foreach"
+
+
+@pytest.mark.parametrize(
+    ("version", "device", "variant"),
+    [
+        ("2.6.0", "cuda", "foreach"), ("2.11.0+cu130", "cuda", "foreach"), ("2.12.0+cu130", "cuda", "fused"),
+        ("2.6.0", "cpu", "fused"), (None, "cuda", "foreach"), (None, "cpu", "fused"),
+    ],
+)  # fmt: skip
+def test_fused_adagrad_requires_a_version_of_torch_on_cuda(
+    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch, version: str | None, device: str, variant: str
+) -> None:
+    set_version(monkeypatch, "torch", version)
+    (arm,) = plan_arms(rules, "adagrad", device=device)
+    assert (arm.path, arm.variant, arm.kwargs.get("fused")) == (
+        "torch.optim.Adagrad", variant, True if variant == "fused" else None,
+    )  # fmt: skip
+
+
+def test_variant_that_cannot_be_used_is_rejected_with_its_requirement(
+    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_version(monkeypatch, "torch", "2.9.1+cu128")
+    with pytest.raises(InputError) as caught:
+        plan_arms(rules, "adagrad", implementation="fused", device="cuda")
+    assert caught.value.code is ErrorCode.UNKNOWN_CHOICE
+    assert "torch>=2.12" in str(caught.value)
+    assert "2.9.1" in str(caught.value)
+
+
+def test_old_package_is_unsupported(rules: CompiledRules, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_version(monkeypatch, "torch", "2.8.0")
+    (muon,) = plan_arms(rules, "muon")
+    assert muon.unsupported_code is ErrorCode.MISSING_PACKAGE
+    assert "torch>=2.9" in (muon.unsupported or "")
+
+
+@pytest.mark.parametrize("name", ["muon", "soap"])
+def test_companion_uses_the_same_variant_as_the_control(rules: CompiledRules, name: str) -> None:
+    for device in ("cpu", "cuda"):
+        arm, control = plan_arms(rules, name, control="adamw", device=device)
+        assert arm.companion is not None
+        assert (arm.companion.path, control.variant) == (control.path, "fused")
+        assert arm.companion.kwargs["fused"] is True
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -156,7 +259,7 @@ def test_paged_state_requires_cuda(rules: CompiledRules, catalog: Catalog, name:
 def test_missing_package_is_unsupported(
     rules: CompiledRules, catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_is_installed", lambda package: False)
+    monkeypatch.setattr(variants, "is_installed", lambda package: False)
     card = catalog.optimizer(name)
     for implementation in card.implementations:
         (arm,) = plan_arms(rules, name, implementation=implementation.id)
@@ -171,7 +274,7 @@ def test_missing_package_is_unsupported(
 
 
 def test_first_installed_implementation_is_used(rules: CompiledRules, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_is_installed", lambda package: package != "torch")
+    monkeypatch.setattr(variants, "is_installed", lambda package: package != "torch")
     (arm,) = plan_arms(rules, "adamw")
     assert (arm.path, arm.unsupported) == ("optimi.AdamW", None)
 
@@ -202,7 +305,7 @@ def test_recommendation_runs_unchanged(rules: CompiledRules, name: str | None) -
     assert arm.max_grad_norm == clip
     assert (arm.companion is None) is (data.get("companion") is None)
     if arm.companion is not None:
-        assert arm.companion.kwargs == data["companion"]["kwargs"]
+        assert arm.companion.kwargs == {**data["companion"]["kwargs"], "fused": True}
         assert arm.companion.path == data["companion"]["import"]
     assert (control.optimizer, control.role) == ("adamw", "control")
 

@@ -126,6 +126,9 @@ BROKEN_CARDS = [
     ("a scalar document", CARD, "just a text", 1, ErrorCode.INVALID_ENTRY),
     ("an unfinished list", "aliases: [turbo]", "aliases: [turbo", 4, ErrorCode.INVALID_SYNTAX),
     ("an unknown hyperparameter", "{scale: lr,", "{scale: momentun,", 19, ErrorCode.UNKNOWN_REFERENCE),
+    ("requirements of an unknown variant", "devices: [cpu]}",
+     "devices: [cpu], variant_requirements: {fused: {devices: [cpu], cite: [measured]}}}", 1,
+     ErrorCode.UNKNOWN_REFERENCE),
     ("a default outside its range", "default: 1e-1, low", "default: 7.0, low", 1, ErrorCode.INVALID_ENTRY),
     ("a different file name", "id: sgd-turbo", "id: sgd-turbos", 1, ErrorCode.INVALID_ENTRY),
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from msgspec import convert
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.memory_answer import find_remedies
 from optadvise.advice.recommend import advise
-from optadvise.benchmark import plan
+from optadvise.benchmark import plan, variants
 from optadvise.benchmark.distributed import launch, rank_files, torchrun_entry
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.measurement import ArmFailure
@@ -483,8 +483,8 @@ def check_cards(cases: list[sharding.Case], catalog: Catalog) -> None:
         implementation = next(
             one for one in catalog.optimizer(case.optimizer).implementations if one.id == case.implementation
         )
-        choice, spec = plan.Choice(implementation, case.variant), convert({"nproc": 2, "shard": case.shard}, Spec)
-        if case.shard in implementation.sharding and plan.runs_sharded(choice, spec):
+        choice, spec = variants.Choice(implementation, case.variant), convert({"nproc": 2, "shard": case.shard}, Spec)
+        if case.shard in implementation.sharding and variants.runs_sharded(choice, spec):
             key = case.optimizer, case.implementation, case.shard
             measured.setdefault(key, set()).add(judge(answer, case, catalog))
     assert measured
@@ -518,6 +518,6 @@ def test_sharding_of_all_cards(catalog: Catalog) -> None:
     cases = list(sharding.list_cases(catalog))
     assert {(case.optimizer, case.implementation, case.shard) for case in cases} >= {
         (name, made.id, shard) for name in catalog.optimizer_ids for made in catalog.optimizer(name).implementations
-        if plan.is_importable(made) for shard in made.sharding
+        if variants.is_importable(made) for shard in made.sharding
     }  # fmt: skip
     check_cards(cases, catalog)

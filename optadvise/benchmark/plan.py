@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
 from optadvise.benchmark.spec import Arm, Companion, Role, Spec
+from optadvise.benchmark.variants import (
+    Choice,
+    choose_fastest,
+    explain_unusable,
+    find_old_version,
+    is_importable,
+    list_choices,
+    runs_sharded,
+)
 from optadvise.core.advice_records import Recommendation
 from optadvise.core.caching import cached
 from optadvise.core.cards import AGREES, FactValue, Implementation, Optimizer, Value
@@ -19,16 +26,8 @@ from optadvise.core.errors import InputError, suggest_name
 from optadvise.rulebase.constructor import argument_name, constructor_kwargs, runtime_kwargs
 
 COMPILED = "compiled"
-_FASTEST_FIRST = ("fused", "foreach", "for-loop", "triton")
 # Approximate sizes of the built-in networks, for learning rates that depend on the size.
 _NOMINAL_PARAMETERS = {"tiny": 1_000_000, "small": 10_000_000, "medium": 80_000_000}
-
-
-class Choice(Struct, frozen=True):
-    """An implementation and one of its variants; None if it has no variants."""
-
-    implementation: Implementation
-    variant: str | None
 
 
 def plan_arms(
@@ -122,22 +121,14 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
         return choices
     if implementation == COMPILED:
         return [Choice(choices[0].implementation, COMPILED)]
-    selected = next(
-        (
-            choice
-            for choice in _all_choices(card.implementations, spec)
-            if implementation in (choice.variant, choice.implementation.id, choice.implementation.package)
-        ),
-        None,
-    )
-    if selected is None:
-        variants = {choice.variant for choice in choices if choice.variant}
-        accepted = {COMPILED, "all", *(each.id for each in card.implementations), *variants}
-        hint = suggest_name(implementation, sorted(accepted))
-        raise InputError(
-            f"--implementation {implementation!r}: not available for {card.id}; {hint}",
-            code=ErrorCode.UNKNOWN_CHOICE, option="--implementation", value=implementation,
-        )  # fmt: skip
+    named = [
+        choice
+        for choice in list_choices(card.implementations, spec.device_type)
+        if implementation in (choice.variant, choice.implementation.id, choice.implementation.package)
+    ]
+    if not named:
+        raise _reject_choice(card, choices, spec, implementation)
+    selected = next((choice for choice in named if runs_sharded(choice, spec)), named[0])
     if not runs_sharded(selected, spec):
         others = [c.variant for c in choices if c.variant and c.implementation is selected.implementation]
         raise InputError(
@@ -148,37 +139,34 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
     return [selected]
 
 
+def _reject_choice(card: Optimizer, choices: Sequence[Choice], spec: Spec, implementation: str) -> InputError:
+    """Return the error for a value of `--implementation` that is unknown, or a variant that cannot be used here."""
+    declared = [each for each in card.implementations if implementation in each.variants]
+    reasons = [explain_unusable(each, implementation, spec.device_type) for each in declared]
+    reason = f" ({next(filter(None, reasons))})" if any(reasons) else ""
+    variants = {choice.variant for choice in choices if choice.variant}
+    accepted = {COMPILED, "all", *(each.id for each in card.implementations), *variants}
+    return InputError(
+        f"--implementation {implementation!r}: not available for {card.id}{reason}; "
+        f"{suggest_name(implementation, sorted(accepted))}",
+        code=ErrorCode.UNKNOWN_CHOICE, option="--implementation", value=implementation,
+    )  # fmt: skip
+
+
 def _list_choices(card: Optimizer, spec: Spec) -> list[Choice]:
     """Return the choices that can run here, best first; the first implementation if none can."""
-    usable = [each for each in card.implementations if spec.device_type in each.devices and is_importable(each)]
-    choices = _all_choices(usable or card.implementations[:1], spec)
+    usable = [each for each in card.implementations if _is_usable(each, spec.device_type)]
+    choices = list_choices(usable or card.implementations[:1], spec.device_type)
     if spec.sharding is None:
         return choices
     sharded = [choice for choice in choices if runs_sharded(choice, spec)] or choices[:1]
     return sorted(sharded, key=lambda choice: choice.implementation.sharding.get(spec.shard, AGREES) != AGREES)
 
 
-def _all_choices(implementations: Sequence[Implementation], spec: Spec) -> list[Choice]:
-    return [Choice(each, variant) for each in implementations for variant in list_variants(each, spec.device_type)]
-
-
-def list_variants(implementation: Implementation, device_type: str) -> list[str | None]:
-    """Return an implementation's variants, fastest first; [None] if it has none. Triton requires CUDA."""
-    variants: list[str | None] = [
-        name
-        for name in _FASTEST_FIRST
-        if name in implementation.variants and (name != "triton" or device_type == "cuda")
-    ]
-    return variants or [None]
-
-
-def runs_sharded(choice: Choice, spec: Spec) -> bool:
-    """Return whether the variant's arguments are compatible with the arguments that sharding requires."""
-    if spec.sharding is None:
-        return True
-    required = choice.implementation.sharding_kwargs.get(spec.sharding, {})
-    variant = choice.implementation.variants.get(choice.variant or "", {})
-    return all(required.get(name, value) == value for name, value in variant.items())
+def _is_usable(implementation: Implementation, device_type: str) -> bool:
+    """Return whether the device is supported, and a package installed that is not too old."""
+    is_current = is_importable(implementation) and find_old_version(implementation) is None
+    return device_type in implementation.devices and is_current
 
 
 def _shorten(choice: Choice, choices: Sequence[Choice]) -> str:
@@ -187,25 +175,6 @@ def _shorten(choice: Choice, choices: Sequence[Choice]) -> str:
         return choice.implementation.id
     is_unique = [other.variant for other in choices].count(choice.variant) == 1
     return choice.variant if is_unique else f"{choice.implementation.id}-{choice.variant}"
-
-
-def is_importable(implementation: Implementation) -> bool:
-    """Return whether the package of an implementation is installed."""
-    return _is_installed(implementation.path.split(".")[0])
-
-
-_installed: set[str] = set()  # packages that were found; a missing one is looked for again
-
-
-def _is_installed(package: str) -> bool:
-    if package not in _installed:
-        try:
-            if find_spec(package) is None:
-                return False
-        except (ImportError, ValueError):
-            return False
-        _installed.add(package)
-    return True
 
 
 def _explain_unsupported(
@@ -223,11 +192,18 @@ def _explain_unsupported(
     if device_type not in implementation.devices:
         devices = " or ".join(implementation.devices)
         return f"{implementation.path} requires {devices} and does not run on {device_type}", ErrorCode.UNSUPPORTED
-    if is_importable(implementation):
+    if _is_usable(implementation, device_type):
         return None
+    old = find_old_version(implementation)
+    if old is not None:
+        requirement = f"{implementation.package}>={implementation.min_version}"
+        return (
+            f"{implementation.path} requires {requirement}, installed is {old}; pip install '{requirement}'",
+            ErrorCode.MISSING_PACKAGE,
+        )
     by_pip = f"pip install {implementation.package}" if implementation.package else None
     remedy = by_pip or f"build it from source (see optadvise show {card.id})"
-    usable = (each for each in card.implementations if device_type in each.devices and is_importable(each))
+    usable = (each for each in card.implementations if _is_usable(each, device_type))
     other = next(usable, None)
     instead = f", or use --implementation {other.id} ({other.path})" if other else ""
     return f"{implementation.path} is not installed; {remedy}{instead}", ErrorCode.MISSING_PACKAGE
@@ -285,6 +261,7 @@ def _plan_arm(advice: Recommendation, choice: Choice, spec: Spec, label: str, ro
 
 
 def make_companion(implementation: Implementation, kwargs: Mapping[str, Value], spec: Spec) -> Companion:
-    """Return a companion optimizer with the arguments for the device and the sharding strategy."""
+    """Return a companion optimizer in its fastest variant for the device and the sharding strategy."""
+    variant = implementation.variants.get(choose_fastest(implementation, spec).variant or "", {})
     runtime = runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding)
-    return Companion(path=implementation.path, package=implementation.package, kwargs={**kwargs, **runtime})
+    return Companion(path=implementation.path, package=implementation.package, kwargs={**kwargs, **variant, **runtime})

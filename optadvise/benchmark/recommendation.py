@@ -11,8 +11,9 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
-from optadvise.benchmark.plan import Choice, describe_arm, make_companion, plan_arms
+from optadvise.benchmark.plan import describe_arm, make_companion, plan_arms
 from optadvise.benchmark.spec import Arm, Companion, Spec
+from optadvise.benchmark.variants import Choice
 from optadvise.core.cards import Implementation, Optimizer, Phase, Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError

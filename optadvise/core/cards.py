@@ -40,6 +40,7 @@ Sharding = Annotated[str, Meta(pattern="^(none|zero1|fsdp)$", description="one o
 Variant = Annotated[
     str, Meta(pattern="^(fused|foreach|for-loop|triton)$", description="one of fused, foreach, for-loop, triton")
 ]
+DeviceType = Annotated[str, Meta(pattern="^(cpu|cuda|mps)$", description="one of cpu, cuda, mps")]
 SHARDINGS = ("none", "zero1", "fsdp")
 SHARDING_LABELS: Mapping[str, str] = {"none": "DDP", "zero1": "ZeRO-1", "fsdp": "FSDP2"}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "broadcast")
@@ -212,19 +213,30 @@ class AuditAllowance(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
     leaves_out: tuple[str, ...] = ()  # scenarios with several correct results
 
 
+class VariantRequirement(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
+    """What a variant requires in addition to what its implementation requires."""
+
+    devices: Annotated[tuple[DeviceType, ...], NOT_EMPTY] = ()  # empty: all devices of the implementation
+    min_version: Mapping[DeviceType, Version] = {}  # of the implementation's package, on a device
+    package: Distribution | None = None  # another package
+    sharding: Annotated[tuple[Sharding, ...], NOT_EMPTY] = ()  # empty: all kinds that its arguments allow
+    cite: Cites
+
+
 class Implementation(CardRecord, frozen=True, kw_only=True):
     """Installable class that implements an optimizer."""
 
     id: Word
     path: ImportPath = struct_field(name="import")
     package: Distribution | None  # on PyPI; None if it must be built from source
-    devices: Annotated[tuple[Literal["cpu", "cuda", "mps"], ...], Meta(min_length=1)]
+    devices: Annotated[tuple[DeviceType, ...], Meta(min_length=1)]
     min_version: Version | None = None
     kwargs: Mapping[Identifier, Plain] = {}  # constructor arguments on every device
     cpu_kwargs: Mapping[Identifier, Plain] = {}  # additional arguments on a machine without a GPU
     arguments: Mapping[Identifier, Identifier] = {}  # hyperparameter of the card -> constructor argument
     step_arguments: tuple[Identifier, ...] = ()  # constructor arguments whose value is the number of steps of the run
     variants: Mapping[Variant, Mapping[Identifier, Plain]] = {}
+    variant_requirements: Mapping[Variant, VariantRequirement] = {}
     # `matrix`: only for 2-D weights of hidden layers; `table`: only for embedding tables.
     tensors: Literal["matrix", "table"] | None = None
     gradients: Literal["sparse"] | None = None  # `sparse`: rejects dense gradients
@@ -246,8 +258,8 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
 
     @property
     def fused(self) -> Mapping[str, Value]:
-        """Return the arguments of the fused variant; empty without one."""
-        return self.variants.get("fused", {})
+        """Return the arguments of the fused variant; empty unless every version and device supports it."""
+        return {} if "fused" in self.variant_requirements else self.variants.get("fused", {})
 
 
 class Companion(CardRecord, frozen=True, kw_only=True):

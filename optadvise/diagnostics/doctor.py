@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 
@@ -14,6 +13,7 @@ from optadvise.core.cards import Implementation, Optimizer
 from optadvise.core.errors import CannotRunHereError
 from optadvise.diagnostics.probe_client import PROBE, TIMEOUT_SECONDS, is_missing, probe_imports
 from optadvise.diagnostics.records import Device, DoctorReport, OptimizerSupport, TorchDevice, TorchFacts, TorchReport
+from optadvise.evidence.versions import parse_version
 from optadvise.rulebase.catalog import Catalog
 
 _OPTIONAL_PACKAGES = {"matplotlib": "optional: pictures"}  # in addition to the packages of the optimizers
@@ -195,7 +195,7 @@ def _explain_unusable(card: Optimizer, implementation: Implementation, machine: 
         return f"{path} requires {' or '.join(implementation.devices)}; this machine has {usable}"
     version = machine.versions.get(package or "")
     minimum = implementation.min_version
-    if minimum and version and _parse_version(version) < _parse_version(minimum):
+    if minimum and version and parse_version(version) < parse_version(minimum):
         requirement = f"{package}>={minimum}"
         return f"{path} requires {requirement}, installed is {version}; pip install '{requirement}'"
     if path in machine.not_imported:
@@ -211,9 +211,3 @@ def _explain_import_error(card: Optimizer, implementation: Implementation, error
     if is_missing(error, top_level):
         return f"{implementation.package} is not installed; pip install {implementation.package}"
     return f"{implementation.path} cannot be imported ({error}); pip install --upgrade {implementation.package}"
-
-
-def _parse_version(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version; empty if it has none."""
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, match[0].split("."))) if match else ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -25,6 +26,17 @@ def find_version(package: str) -> str | None:
 def find_versions(packages: Iterable[str | None]) -> dict[str, str | None]:
     """Return the versions of torch and of packages by name; None for packages that are not installed."""
     return {package: find_version(package) for package in sorted({"torch", *(name for name in packages if name)})}
+
+
+def parse_version(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version; empty if it has none.
+
+    Example:
+        >>> parse_version("2.13.0+cu130")
+        (2, 13, 0)
+    """
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 @cache

@@ -101,7 +101,7 @@ def request_optimizers(rules: CompiledRules, ids: Sequence[str], *, fused: bool 
     """Yield the requests to trace optimizers whose class may be imported, with the defaults of their cards.
 
     Args:
-        fused: Use the fused variant if the implementation has one, as analytic estimates do.
+        fused: Use the fused variant if every version and device supports it, as analytic estimates do.
     """
     for name in ids:
         card = rules.catalog.optimizer(name)
@@ -110,7 +110,8 @@ def request_optimizers(rules: CompiledRules, ids: Sequence[str], *, fused: bool 
             continue
         defaults = {h.name: h.default for h in card.hyperparameters}
         # The worker traces optimizers on the CPU.
-        kwargs = constructor_kwargs(first, defaults, device="cpu", variant="fused" if fused else None)
+        variant = "fused" if fused and first.fused else None
+        kwargs = constructor_kwargs(first, defaults, device="cpu", variant=variant)
         yield OptimizerRequest(id=name, path=first.path, kwargs=kwargs, package=first.package)
 
 

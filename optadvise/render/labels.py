@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from optadvise.advice.option_values import write_end
+from optadvise.core.cards import SHARDING_LABELS, Implementation
 from optadvise.core.records import Interval, Situation
 from optadvise.core.units import show_bytes, show_number
 from optadvise.rule_analysis.inputs_of_point import SHAPE_FACTS
@@ -205,3 +206,14 @@ def format_fact(situation: Situation, fact: str, catalog: Catalog) -> str:
     if type(value) is int:
         return write_end(catalog.facts[fact], value, value, 1, at_low=True) or str(value)
     return str(value).lower()
+
+
+def describe_variant(implementation: Implementation, name: str) -> str:
+    """Return a variant with its requirements: `fused (cpu or cuda, torch>=2.12 on cuda)`."""
+    requirement = implementation.variant_requirements.get(name)
+    if requirement is None:
+        return name
+    versions = (f"{implementation.package}>={minimum} on {kind}" for kind, minimum in requirement.min_version.items())
+    sharding = " or ".join(SHARDING_LABELS[shard] for shard in requirement.sharding)
+    parts = (" or ".join(requirement.devices), *versions, requirement.package, sharding)
+    return f"{name} ({', '.join(filter(None, parts))})"

@@ -170,6 +170,10 @@ def _check_optimizer(card: Optimizer) -> None:
     if "lr" not in names:
         message = f"optimizer {card.id!r} requires a hyperparameter `lr`"
         raise RuleFileError(message, card.at, code=ErrorCode.MISSING_KEY)
+    for implementation in card.implementations:
+        for variant in implementation.variant_requirements.keys() - implementation.variants.keys():
+            message = f"variant_requirements of {implementation.path}: no variant {variant!r}; add it to `variants`"
+            raise RuleFileError(message, card.at, code=ErrorCode.UNKNOWN_REFERENCE)
     for step in card.adjust:
         _check_step(step, names)
     for hyperparameter in card.hyperparameters:

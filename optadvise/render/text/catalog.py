@@ -23,7 +23,7 @@ from optadvise.core.findings import ClaimFinding, Evidence
 from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
 from optadvise.render import evidence, headings
 from optadvise.render.catalog import name_in_frameworks
-from optadvise.render.labels import format_choice, format_range, format_state_bytes
+from optadvise.render.labels import describe_variant, format_choice, format_range, format_state_bytes
 from optadvise.render.text.console import (
     Page,
     format_heading,
@@ -221,7 +221,7 @@ def _print_implementation(out: Console, implementation: Implementation) -> None:
         ("devices", ", ".join(implementation.devices)),
         ("fixed arguments", _format_arguments(implementation.kwargs)),
         ("steps of the run", ", ".join(implementation.step_arguments)),
-        ("variants", ", ".join(implementation.variants)),
+        ("variants", ", ".join(describe_variant(implementation, name) for name in implementation.variants)),
         ("sharding", _describe_sharding(implementation)),
         ("[bold]deviation[/bold]", ""),
         ("note", implementation.note or ""),
