@@ -60,6 +60,21 @@ def test_program_runs(rules: CompiledRules, tmp_path: Path, answers: dict[str, A
     execute(write_python(rules, advise(rules, answers)), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "count"), [("adamw", 1), ("muon", 1), ("soap", 1), ("sgd", 1), ("adagrad", 0), ("lion", 0)]
+)
+def test_fused_variants_that_every_version_supports(rules: CompiledRules, optimizer: str, count: int) -> None:
+    """Adagrad's fused variant requires torch 2.12 on CUDA, and a program may run on another machine."""
+    code = write_python(rules, advise(rules, {"model": "transformer", "optimizer": optimizer}))
+    assert code.count("fused=True") == count
+    assert "triton=True" not in code
+
+
+def test_companion_of_sparse_gradients_is_not_fused(rules: CompiledRules) -> None:
+    advice = advise(rules, {"model": "recsys", "optimizer": "sparse-adam", "sparse_gradients": True})
+    assert "fused" not in write_python(rules, advice)
+
+
 def test_biases_and_norms_have_no_weight_decay(rules: CompiledRules, tmp_path: Path) -> None:
     names = execute(write_python(rules, advise(rules, {"model": "transformer"})), tmp_path)
     model, _ = names["make_example"]()

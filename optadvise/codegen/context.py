@@ -103,16 +103,13 @@ def build_program(plan: Plan, *, modules: Iterable[str] = (), fused: bool = True
     advice, run = plan.advice, plan.advice.situation
     adapters = build_adapters(plan)
     phases, sequence = _build_schedule(advice.schedule)
-    is_fused = fused and (advice.companion is None or plan.gradient_release)
-    kwargs = {**advice.kwargs, **(advice.fused if is_fused else {})}
+    kwargs = {**advice.kwargs, **(advice.fused if fused else {})}
     return Program(
         header=list(list_header(plan)),
         modules=sorted({*modules, *_list_modules(advice, from_class)}),
         checkpoint_classes=_list_checkpoint_classes(advice),
         optimizer=_build_construction(advice.implementation, kwargs),
-        companion=None
-        if advice.companion is None
-        else _build_construction(advice.companion.implementation, advice.companion.kwargs),
+        companion=_build_companion(advice, fused=fused),
         has_several_optimizers=plan.gradient_release or advice.companion is not None,
         gradient_release=plan.gradient_release,
         names_outside=NOT_HIDDEN,
@@ -172,6 +169,14 @@ def _list_modules(advice: Recommendation, from_class: bool) -> set[str]:
 def _list_checkpoint_classes(advice: Recommendation) -> list[str]:
     companion = advice.companion.implementation.checkpoint_classes if advice.companion is not None else ()
     return [*advice.implementation.checkpoint_classes, *companion]
+
+
+def _build_companion(advice: Recommendation, *, fused: bool) -> Construction | None:
+    companion = advice.companion
+    if companion is None:
+        return None
+    kwargs = {**companion.kwargs, **(advice.fused_companion if fused else {})}
+    return _build_construction(companion.implementation, kwargs)
 
 
 def _build_construction(implementation: Implementation, kwargs: Mapping[str, Value]) -> Construction:

@@ -164,8 +164,14 @@ class Recommendation(Struct, frozen=True):
     @property
     def fused(self) -> Mapping[str, Value]:
         """Return the arguments of the fused variant; empty if it does not support the run's gradients or sharding."""
-        sharding_kwargs = self.implementation.sharding_kwargs.get(self.situation.sharding or "", {})
-        is_unsupported = self.situation.sparse_gradients or not sharding_kwargs.keys().isdisjoint(
-            self.implementation.fused
-        )
-        return {} if is_unsupported else self.implementation.fused
+        return self._list_fused(self.implementation)
+
+    @property
+    def fused_companion(self) -> Mapping[str, Value]:
+        """Return the arguments of the companion's fused variant; empty without one, or as for `fused`."""
+        return {} if self.companion is None else self._list_fused(self.companion.implementation)
+
+    def _list_fused(self, implementation: Implementation) -> Mapping[str, Value]:
+        sharding_kwargs = implementation.sharding_kwargs.get(self.situation.sharding or "", {})
+        is_unsupported = self.situation.sparse_gradients or not sharding_kwargs.keys().isdisjoint(implementation.fused)
+        return {} if is_unsupported else implementation.fused
