@@ -294,9 +294,11 @@ def test_recommendation_runs_unchanged(rules: CompiledRules, name: str | None) -
     arm, control = plan_recommendation(rules, data, SPEC, control="adamw")
     assert (arm.optimizer, arm.path, arm.role) == (data["optimizer"]["id"], data["optimizer"]["import"], "candidate")
     implementation = next(i for i in rules.catalog.optimizer(arm.optimizer).implementations if i.path == arm.path)
-    assert arm.kwargs == {**data["optimizer"]["kwargs"], **implementation.cpu_kwargs}
+    fused = {"fused": True} if data["run"]["variant"] == "fused" else {}
+    assert arm.variant == data["run"]["variant"]
+    assert arm.kwargs == {**data["optimizer"]["kwargs"], **implementation.cpu_kwargs, **fused}
     (cuda_arm, *_) = plan_recommendation(rules, data, replace(SPEC, device="cuda"), control=None)
-    assert cuda_arm.kwargs == data["optimizer"]["kwargs"]
+    assert cuda_arm.kwargs == {**data["optimizer"]["kwargs"], **fused}
     phases = [{"shape": phase.shape, "import": phase.path, "kwargs": phase.kwargs} for phase in arm.phases]
     assert phases == data["scheduler"]["phases"]
     if len(arm.phases) > 1:
@@ -308,6 +310,25 @@ def test_recommendation_runs_unchanged(rules: CompiledRules, name: str | None) -
         assert arm.companion.kwargs == {**data["companion"]["kwargs"], "fused": True}
         assert arm.companion.path == data["companion"]["import"]
     assert (control.optimizer, control.role) == ("adamw", "control")
+
+
+def test_recommended_optimizer_has_the_variant_of_an_equal_control(rules: CompiledRules) -> None:
+    data = recommend_json("--model", "transformer", "--optimizer", "adamw")
+    arm, control = plan_recommendation(rules, data, SPEC, control="adamw")
+    assert (arm.path, arm.variant) == (control.path, control.variant) == ("torch.optim.AdamW", "fused")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "variant", "spec"),
+    [("adamw", "rust", {}), ("adamw", None, {}), ("sgd", "fused", {"nproc": 2, "shard": "fsdp"})],
+)
+def test_recommended_variant_that_cannot_be_used(
+    rules: CompiledRules, optimizer: str, variant: str | None, spec: dict[str, Any]
+) -> None:
+    data = recommend_json("--model", "transformer", "--optimizer", optimizer)
+    data["run"]["variant"] = variant
+    (arm,) = plan_recommendation(rules, data, Spec(**spec), control=None)
+    assert (arm.variant, arm.kwargs.get("fused", False)) == (None, False)
 
 
 def test_edited_hyperparameters_are_used(rules: CompiledRules) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark.plan import describe_arm, make_companion, plan_arms
 from optadvise.benchmark.spec import Arm, Companion, Spec
-from optadvise.benchmark.variants import Choice
+from optadvise.benchmark.variants import Choice, list_variants, runs_sharded
 from optadvise.core.cards import Implementation, Optimizer, Phase, Value
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
@@ -48,6 +48,10 @@ class _Hyperparameter(Struct, frozen=True):
     value: Value
 
 
+class _Settings(Struct, frozen=True):
+    variant: str | None = None
+
+
 class RecommendedRun(Struct, frozen=True):
     """Fields of `optadvise recommend --json` that a benchmark uses."""
 
@@ -57,6 +61,7 @@ class RecommendedRun(Struct, frozen=True):
     scheduler: _Schedule
     hyperparameters: tuple[_Hyperparameter, ...]
     companion: _ClassCall | None = None
+    run: _Settings = _Settings()
 
 
 def load_recommendation(path: Path) -> ForeignJson:
@@ -115,10 +120,12 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
     card = rules.catalog.optimizer(name)
     implementation = _find_implementation(card, run.optimizer.path)
     values = {number.name: number.value for number in run.hyperparameters}
+    choice = _choose_variant(implementation, run.run.variant, spec)
     arm = replace(
-        describe_arm(card, Choice(implementation, None), spec, name, "candidate"),
+        describe_arm(card, choice, spec, name, "candidate"),
         kwargs={
             **run.optimizer.kwargs,
+            **implementation.variants.get(choice.variant or "", {}),
             **runtime_kwargs(implementation, device=spec.device, sharding=spec.sharding),
         },
         companion=_plan_companion(rules, card, run.companion, spec),
@@ -127,6 +134,13 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
         milestones=_read_milestones(run.scheduler),
     )
     return [arm, *plan_arms(rules, [], spec, control=control, implementation=None)]
+
+
+def _choose_variant(implementation: Implementation, variant: str | None, spec: Spec) -> Choice:
+    """Return the recommended variant, as generated programs use it; None if it cannot be used here."""
+    choice = Choice(implementation, variant)
+    is_usable = variant in list_variants(implementation, spec.device_type) and runs_sharded(choice, spec)
+    return choice if is_usable else Choice(implementation, None)
 
 
 def _find_implementation(card: Optimizer, path: str) -> Implementation:
