@@ -119,6 +119,16 @@ def test_implementation_option(
     assert (arm.label, arm.path, arm.variant, arm.unsupported) == (label, path, variant, None)
 
 
+def test_compiled_step_excludes_loss_scaling(rules: CompiledRules) -> None:
+    """GradScaler calls `step` of the optimizer instead of the compiled function."""
+    with pytest.raises(InputError) as caught:
+        plan_arms(rules, "adamw", implementation="compiled", dtype="amp-fp16", device="cuda:0")
+    assert (caught.value.code, caught.value.option) == (ErrorCode.OPTION_CONFLICT, "--implementation")
+    for spec in ({"dtype": "amp-bf16", "device": "cuda"}, {"dtype": "amp-fp16"},
+                 {"dtype": "amp-fp16", "device": "cuda", "optimizer_only": True}):  # fmt: skip
+        assert plan_arms(rules, "adamw", implementation="compiled", **spec)[0].variant == "compiled"
+
+
 def test_all_implementations_with_the_fastest_as_control(rules: CompiledRules) -> None:
     arms = plan_arms(rules, "adamw", control="adamw", implementation="all")
     assert list_roles(arms) == [

@@ -120,6 +120,7 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
     if implementation == "all":
         return choices
     if implementation == COMPILED:
+        _check_compiled(spec)
         return [Choice(choices[0].implementation, COMPILED)]
     named = [
         choice
@@ -137,6 +138,16 @@ def _choose(card: Optimizer, spec: Spec, implementation: str | None) -> list[Cho
             code=ErrorCode.OPTION_CONFLICT, option="--implementation", value=implementation,
         )  # fmt: skip
     return [selected]
+
+
+def _check_compiled(spec: Spec) -> None:
+    """Reject a compiled optimizer step that loss scaling would replace by the optimizer's own."""
+    if spec.dtype == "amp-fp16" and spec.device_type == "cuda" and not spec.optimizer_only:
+        raise InputError(
+            f"--implementation {COMPILED}: not available with --precision {spec.dtype} on {spec.device}, because the "
+            "GradScaler calls the step that is not compiled; use --precision amp-bf16",
+            code=ErrorCode.OPTION_CONFLICT, option="--implementation", value=COMPILED,
+        )  # fmt: skip
 
 
 def _reject_choice(card: Optimizer, choices: Sequence[Choice], spec: Spec, implementation: str) -> InputError:
