@@ -11,7 +11,7 @@ from optadvise.benchmark.options import DEVICES, resolve_alias
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import CannotRunHereError, InputError, OptadviseWarning, suggest_name
 from optadvise.diagnostics.probe_client import probe_torch
-from optadvise.diagnostics.records import TorchFacts
+from optadvise.diagnostics.records import TorchDevice, TorchFacts
 
 _CPU_BUILD = "+cpu"  # end of the version of a build without any GPU
 
@@ -47,6 +47,14 @@ def resolve_device(device: str, *, is_probed: bool = True) -> str:
     if problem is not None:
         raise _make_error(f"--device {device}: {problem}; see optadvise doctor", device, ErrorCode.MISSING_DEVICE)
     return requested
+
+
+def describe_device(device: str) -> TorchDevice | None:
+    """Return what torch reports of a device that `resolve_device` returned; None for the CPU."""
+    if device == "cpu":
+        return None
+    name = "cuda:0" if device == "cuda" else device
+    return next((each for each in _probe(name).devices if each.device == name), None)
 
 
 def _parse_device(device: str) -> str:

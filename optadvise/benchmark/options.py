@@ -14,6 +14,7 @@ from optadvise.benchmark.spec import DType, ModelSize, Sharding
 
 WORKLOADS = tuple(SIZES)  # built-in
 MODEL_SIZES, DTYPES, SHARDINGS = (tuple(get_args(kind)) for kind in (ModelSize, DType, Sharding))
+AUTO = "auto"
 ALIASES: Mapping[str, str] = {"dtype": "precision"}  # former names, which sweep files and the library still accept
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _TRAINING, _MEASUREMENT, _PROCESSES = "Training", "Measurement", "Processes"
@@ -57,8 +58,13 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = WORKLOAD  # fmt: skip
     model_size: Annotated[
-        str, Option(help="Size of the model (default: tiny).", group=_TRAINING, choices=MODEL_SIZES)
-    ] = "tiny"
+        str,
+        Option(
+            help="Size of the model; auto: tiny on a CPU, on a GPU so large that a step of AdamW takes 5 ms "
+            "(default: auto).",
+            group=_TRAINING, choices=(AUTO, *MODEL_SIZES),
+        ),
+    ] = AUTO  # fmt: skip
     params: Annotated[
         str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _TRAINING, 10**12)
     ] = None

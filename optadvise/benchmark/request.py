@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import runner
-from optadvise.benchmark.device import resolve_device
+from optadvise.benchmark.device import describe_device, resolve_device
+from optadvise.benchmark.device_size import choose_params
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.environment import read_machine
 from optadvise.benchmark.measurement import ArmMeasurement
 from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.options import (
+    AUTO,
     DTYPES,
     MODEL_SIZES,
     SHARDINGS,
@@ -30,7 +33,7 @@ from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.requirements import Requirement, parse_requirement
 from optadvise.benchmark.results import has_open_requirement, make_result
 from optadvise.benchmark.sequential import list_looks
-from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.spec import Arm, ModelSize, Spec
 from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import (
@@ -79,6 +82,10 @@ def prepare_request(
     """
     requirements = tuple(parse_requirement(text) for text in options.require)
     spec = _make_spec(options, is_measured=is_measured)
+    if options.model_size == AUTO and spec.params is None and not spec.user and is_measured:
+        device = describe_device(spec.device)
+        if device is not None and device.kind == "cuda":
+            spec = replace(spec, params=choose_params(rules.catalog, device, len(names) + 1))
     _check_processes(spec)
     if not 0 <= options.seed < 2**63:
         message = f"--seed {options.seed}: must be at least 0 and below 2^63"
@@ -99,7 +106,7 @@ def _make_spec(options: BenchOptions, *, is_measured: bool) -> Spec:
     return Spec(
         workload=options.workload,
         user=":" in options.workload,
-        size=check_choice("--model-size", options.model_size, MODEL_SIZES),
+        size=_parse_size(options.model_size),
         params=_parse_optional_count(options.params, "params"),
         batch_size=_parse_optional_count(options.batch_size, "batch_size"),
         seq_len=_parse_optional_count(options.seq_len, "seq_len"),
@@ -114,6 +121,12 @@ def _make_spec(options: BenchOptions, *, is_measured: bool) -> Spec:
         nproc=_parse_count(options.nproc, "nproc"),
         shard=check_choice("--shard", resolve_alias("shard", options.shard), SHARDINGS),
     )
+
+
+def _parse_size(text: str) -> ModelSize:
+    """Return the size of the model; the one of the CPU for `auto`."""
+    sizes: dict[str, ModelSize] = {AUTO: Spec().size, **{size: size for size in MODEL_SIZES}}
+    return sizes[check_choice("--model-size", text, sizes)]
 
 
 def _parse_count(text: str, name: str) -> int:

@@ -135,8 +135,8 @@ class Measurement(TypedDict, total=False):
     implementation: str
     # transformer (default), cnn, mlp, or package.module:function that returns (module, batches[, loss]).
     workload: str
-    # Size of the model (default: tiny).
-    model_size: Literal["tiny", "small", "medium"]
+    # Size of the model; auto: tiny on a CPU, on a GPU so large that a step of AdamW takes 5 ms (default: auto).
+    model_size: Literal["auto", "tiny", "small", "medium"]
     # Number of parameters, such as 50M; replaces --model-size.
     params: Count
     # Samples per step.

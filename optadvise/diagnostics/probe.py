@@ -72,14 +72,17 @@ def _describe_cuda_device(torch: ModuleType, number: int, tried: Collection[str]
     device = f"cuda:{number}"
     try:
         properties = torch.cuda.get_device_properties(number)
+        is_tried = tried is None or device in tried
+        why_not = try_device(device) if is_tried else None
         return TorchDevice(
             device=device,
             kind="cuda",
             name=properties.name,
             memory_bytes=properties.total_memory,
+            free_bytes=torch.cuda.mem_get_info(number)[0] if is_tried and why_not is None else None,
             compute_capability=f"{properties.major}.{properties.minor}",
             uuid=str(getattr(properties, "uuid", "")),
-            why_not=try_device(device) if tried is None or device in tried else None,
+            why_not=why_not,
         )
     except Exception as error:  # torch may list devices that it cannot use
         return TorchDevice(device=device, kind="cuda", why_not=describe_error(error))

@@ -27,6 +27,7 @@ class TorchDevice(Struct, frozen=True, kw_only=True):
     kind: str  # cuda or mps
     name: str | None = None
     memory_bytes: int | None = None
+    free_bytes: int | None = None  # None where torch does not report it
     compute_capability: str | None = None  # 9.0
     uuid: str = ""  # empty where torch does not report it
     why_not: str | None = None  # why torch cannot use it; None if it can
