@@ -70,6 +70,16 @@ def test_fused_variants_that_every_version_supports(rules: CompiledRules, optimi
     assert "triton=True" not in code
 
 
+@pytest.mark.parametrize("output_format", ["python", "hf", "axolotl"])
+def test_paged_state_is_mentioned_where_runs_resume(rules: CompiledRules, output_format: str) -> None:
+    for optimizer in ("paged-adamw8bit", "paged-adamw32bit", "adamw8bit"):
+        advice = advise(rules, {"model": "transformer", "optimizer": optimizer})
+        is_paged = rules.catalog.optimizer(optimizer).paged
+        text = " ".join(write_code(rules, advice, output_format).text.replace("#", "").split())
+        assert ("resumed run" in text) is is_paged
+        assert any("resumed run" in warning.text for warning in advice.warnings) is is_paged
+
+
 def test_companion_of_sparse_gradients_is_not_fused(rules: CompiledRules) -> None:
     advice = advise(rules, {"model": "recsys", "optimizer": "sparse-adam", "sparse_gradients": True})
     assert "fused" not in write_python(rules, advice)

@@ -19,6 +19,11 @@ def list_notes(plan: Plan) -> Iterator[str]:
     yield from _notes_of_schedule(plan)
     yield from _notes_of_batch(plan)
     yield from _notes_of_gradient_release(plan)
+    if plan.advice.optimizer.paged:
+        yield (
+            "A resumed run needs more GPU memory: loading a checkpoint copies the paged state to ordinary GPU memory, "
+            "where it stays."
+        )
     if framework.decays_all and plan.hyperparameters.get("weight_decay"):
         yield f"{framework.name} {framework.decays_all}."
     for value in (run.precision, run.checkpointing, *([run.shard] if plan.is_sharded else [])):
