@@ -16,8 +16,8 @@ PACKAGE = ROOT / "optadvise"
 
 # Packages from the lowest layer to the highest: a module can import its own package and those before it.
 PACKAGES = (
-    "core", "rulebase", "memory", "evidence", "advice", "rule_analysis", "codegen", "benchmark", "fake_tensors",
-    "verify", "diagnostics", "render", "api", "cli", "__main__",
+    "core", "rulebase", "memory", "evidence", "advice", "rule_analysis", "codegen", "diagnostics", "benchmark",
+    "fake_tensors", "verify", "render", "api", "cli", "__main__",
 )  # fmt: skip
 THIRD_PARTY = {
     "yaml": ("core", "rulebase", "memory", "rule_analysis", "codegen", "render", "benchmark"),

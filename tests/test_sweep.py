@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
-from optadvise.benchmark import plan, sweep
+from optadvise.benchmark import plan, sweep, variants
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.benchmark.request import Request
 from optadvise.benchmark.saved_results import decode_result
@@ -232,7 +232,7 @@ def test_large_grids_are_planned_fast(tmp_path: Path, monkeypatch: pytest.Monkey
         return call
 
     monkeypatch.setattr(plan, "advise", count(advise))
-    monkeypatch.setattr(plan, "find_spec", count(find_spec))
+    monkeypatch.setattr(variants, "find_spec", count(find_spec))
     grid = tmp_path / "grid.yaml"
     grid.write_text(f"optimizers: [adamw, lion]\nseed: {list(range(1000))}\n", encoding="utf-8")
     assert len(read_cells(grid, CompiledRules(compiled.catalog))) == 2000
