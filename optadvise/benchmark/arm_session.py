@@ -25,7 +25,13 @@ from optadvise.benchmark.measurement import (
     RoundSamples,
     WorkerEnvironment,
 )
-from optadvise.benchmark.peak_memory import measure_device_bandwidth, measure_transient_bytes, read_peak_memory
+from optadvise.benchmark.peak_memory import (
+    compute_context_bytes,
+    measure_device_bandwidth,
+    measure_transient_bytes,
+    read_peak_memory,
+    read_used_bytes,
+)
 from optadvise.benchmark.records import PeakMemory, RankResult
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.benchmark.step_overhead import measure_overhead_seconds
@@ -67,6 +73,7 @@ def serve(
     torch.set_num_threads(spec.threads or max(1, (count_cores() or 1) // local_processes))
     if spec.device_type == "cuda" and ranks is None:
         torch.cuda.set_device(torch.device(spec.device))  # also for calls that name no device
+    used_before = read_used_bytes(spec.device)
     training = Training(spec, arm, ranks)
     begin = time.perf_counter()
     training.step_once()
@@ -74,6 +81,8 @@ def serve(
     counts = training.counts()
     for _ in range(spec.warmup):
         training.step_once()
+    # The other arms wait, so that what is in use has changed by this process only.
+    context_bytes = compute_context_bytes(used_before, read_used_bytes(spec.device))
     counts = replace(counts, free_bytes=torch.cuda.mem_get_info()[0] if spec.device_type == "cuda" else None)
     total_counts = counts if ranks is None else _combine_counts(counts, ranks)
     answer(replace(total_counts, first_step_seconds=first_step_seconds, environment=_read_environment(spec, arm)))
@@ -83,20 +92,26 @@ def serve(
             rounds.append(training.round())
             answer(rounds[-1])
         elif command.command == "finish":
-            answer(_summarize(training, rounds, counts, measures_bandwidth=command.measures_bandwidth))
+            peak = read_peak_memory(spec.device, context_bytes)
+            answer(_summarize(training, rounds, counts, peak, measures_bandwidth=command.measures_bandwidth))
         else:
             assert ranks is not None
             answer(Parity(communication.measure_parity(training, ranks)))
 
 
 def _summarize(
-    training: Training, rounds: Sequence[RoundSamples], counts: ArmCounts, *, measures_bandwidth: bool
+    training: Training,
+    rounds: Sequence[RoundSamples],
+    counts: ArmCounts,
+    peak: PeakMemory,
+    *,
+    measures_bandwidth: bool,
 ) -> ArmSummary:
     """Return memory, losses and bandwidth at the end, with the figures of each rank if there are several."""
-    peak = replace(read_peak_memory(training.spec.device), paged=counts.paged_bytes)
     weights = [wrapping.get_local_tensor(p) for _, p in training.named]
     is_finite = all(map(math.isfinite, training.losses)) and all(bool(torch.isfinite(p).all()) for p in weights)
     losses = [loss if math.isfinite(loss) else None for loss in training.losses[: training.spec.total_steps]]
+    peak = replace(peak, paged=counts.paged_bytes)
     summary = ArmSummary(peak_memory_bytes=peak, losses=losses, finite=is_finite)
     if training.ranks is not None:
         return _summarize_ranks(training, training.ranks, rounds, counts, summary)

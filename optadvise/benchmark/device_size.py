@@ -22,10 +22,25 @@ def choose_params(catalog: Catalog, device: TorchDevice, arms: int) -> int:
         device: The GPU.
         arms: Optimizers that are measured at the same time.
     """
-    target = _find_bandwidth(catalog, device) * _STEP_SECONDS / _STEP_BYTES
     free = device.memory_bytes if device.free_bytes is None else device.free_bytes
-    if free is not None:
-        target = min(target, _MEMORY_SHARE * free / _TRAINING_BYTES / arms)
+    return fill_device(_find_bandwidth(catalog, device), free, arms)
+
+
+def fill_device(bandwidth: float, free_bytes: int | None, arms: int = 1) -> int:
+    """Return the number of parameters that fill a GPU, in time and at most in memory.
+
+    Args:
+        bandwidth: Bytes per second.
+        free_bytes: Free memory of the GPU; None if unknown.
+        arms: Optimizers whose training must fit at the same time.
+
+    Example:
+        >>> fill_device(1e12, 24 * 2**30)
+        180000000
+    """
+    target = bandwidth * _STEP_SECONDS / _STEP_BYTES
+    if free_bytes is not None:
+        target = min(target, _MEMORY_SHARE * free_bytes / _TRAINING_BYTES / arms)
     return max(int(float(f"{target:.1e}")), _SMALLEST)
 
 

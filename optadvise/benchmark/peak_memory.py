@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from optadvise.benchmark.clock import Clock
 from optadvise.benchmark.records import PeakMemory
 from optadvise.benchmark.training_loop import Training
+from optadvise.core.nvidia import list_nvidia_gpus
 
 try:
     import resource
@@ -39,26 +39,47 @@ def measure_transient_bytes(training: Training) -> int | None:
     return most
 
 
-def read_peak_memory(device: str) -> PeakMemory:
-    """Return the peak memory of this process so far."""
+def read_peak_memory(device: str, context_bytes: int | None = None) -> PeakMemory:
+    """Return the peak memory of this process so far.
+
+    Args:
+        device: Device of the measurement.
+        context_bytes: GPU memory of this process outside torch's allocator; None if unknown.
+    """
     if not device.startswith("cuda"):
         return PeakMemory(process=read_peak_rss())
-    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.max_memory_reserved()
     return PeakMemory(
         allocated=torch.cuda.max_memory_allocated(),
-        reserved=torch.cuda.max_memory_reserved(),
-        process=_read_process_memory(total - free),
+        reserved=reserved,
+        process=None if context_bytes is None else reserved + context_bytes,
     )
 
 
-def _read_process_memory(fallback: int) -> int | None:
-    """Return this process's GPU memory in bytes as the driver reports it, including paged state."""
-    with contextlib.suppress(Exception):  # NVML may be missing, or hide processes in a container
-        text = torch.cuda.list_gpu_processes()
-        for line in text.splitlines():
-            if f"process {os.getpid():>10d} uses" in line or f" {os.getpid()} " in line:
-                return int(float(line.split("uses")[1].split("MB")[0]) * 2**20)
+def read_used_bytes(device: str) -> int | None:
+    """Return the bytes that all processes use on a GPU, as its driver reports; None if unknown or not on CUDA.
+
+    The driver's list of processes is of no use in a container, whose process numbers differ.
+    """
+    if not device.startswith("cuda"):
+        return None
+    with contextlib.suppress(Exception):  # no nvidia-smi, or a GPU that it does not describe
+        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        return next(gpu.used_bytes for gpu in list_nvidia_gpus() if gpu.uuid.endswith(uuid))
     return None
+
+
+def compute_context_bytes(used_before: int | None, used_now: int | None) -> int | None:
+    """Return the GPU memory of this process outside torch's allocator: the CUDA context and libraries.
+
+    Args:
+        used_before: Bytes in use before this process used the GPU; None if unknown.
+        used_now: Bytes in use now.
+    """
+    if used_before is None or used_now is None:
+        return None
+    reserved: int = torch.cuda.memory_reserved()
+    return max(used_now - used_before - reserved, 0)
 
 
 def read_peak_rss() -> int | None:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from optadvise.benchmark import optimizer_builder, workloads
 from optadvise.benchmark.clock import Clock
+from optadvise.benchmark.device_size import fill_device
+from optadvise.benchmark.peak_memory import measure_device_bandwidth
 from optadvise.verify import trajectories
 from optadvise.verify.builder import silence_libraries
 from optadvise.verify.experiment_setup import ExperimentSetup, UndecidableError, find_inner_minimum
@@ -129,8 +131,14 @@ def goal_steps_ratio(setup: ExperimentSetup, seed: int) -> float:
 
 
 def step_time_ratio(setup: ExperimentSetup, seed: int) -> float:
-    """Return the ratio of median optimizer step times (first / second) for a decoder with `params` parameters."""
-    shapes = workloads.parameter_shapes(setup.setting["params"])
+    """Return the ratio of median optimizer step times (first / second) for a decoder with `params` parameters.
+
+    On a GPU it has at least as many as fill the GPU, because launches would take most of a shorter step.
+    """
+    params = setup.setting["params"]
+    if setup.device.startswith("cuda"):
+        params = max(params, fill_device(measure_device_bandwidth(setup.device), torch.cuda.mem_get_info()[0]))
+    shapes = workloads.parameter_shapes(params)
     torch.set_num_threads(os.cpu_count() or 1)  # as in a training run; other experiments use one thread
     order = (0, 1) if seed % 2 == 0 else (1, 0)
     try:
