@@ -161,3 +161,16 @@ def test_a_sweep_checks_cells_for_another_machine(monkeypatch: pytest.MonkeyPatc
     install(monkeypatch, NO_GPU)
     (cell,) = sweep.make_cells(CompiledRules(load()), ["adamw"], {"device": ["cuda:1"]})
     assert cell.options == {"device": "cuda:1"}
+
+
+def test_the_uuids_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = {**GPU, "device": "cuda:1", "uuid": "bbbb-2"}
+    install(monkeypatch, {**H100, "devices": [GPU, second]})
+    assert device.find_gpu_uuids("cpu", 1) == ()
+    assert device.find_gpu_uuids("cuda", 1) == ("aaaa-1",)
+    assert device.find_gpu_uuids("cuda", 2) == ("aaaa-1", "bbbb-2")
+    assert device.find_gpu_uuids("cuda:1", 1) == ("bbbb-2",)
+    for function in CACHED:
+        function.cache_clear()
+    install(monkeypatch, {**H100, "devices": [{**GPU, "uuid": ""}]})  # an old version of torch
+    assert device.find_gpu_uuids("cuda", 1) == ()

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from optadvise.benchmark.distributed import communication, wrapping
 from optadvise.benchmark.distributed.ranks import Ranks
+from optadvise.benchmark.gpu_settings import read_gpu_settings
 from optadvise.benchmark.measurement import (
     ArmCommand,
     ArmCounts,
@@ -197,14 +198,22 @@ def _combine_counts(counts: ArmCounts, ranks: Ranks) -> ArmCounts:
 
 
 def _read_environment(spec: Spec, arm: Arm) -> WorkerEnvironment:
-    packages = {"torch": str(torch.__version__)}
-    if arm.package is not None:
-        try:
-            packages[arm.package] = version(arm.package)
-        except PackageNotFoundError:
-            packages[arm.package] = "unknown"
-    name = torch.cuda.get_device_name() if spec.device.startswith("cuda") else None
-    return WorkerEnvironment(device=spec.device, device_name=name, threads=torch.get_num_threads(), packages=packages)
+    packages = {} if arm.package is None else {arm.package: _find_version(arm.package)}
+    is_cuda = spec.device_type == "cuda"
+    return WorkerEnvironment(
+        device=spec.device,
+        device_name=torch.cuda.get_device_name(spec.device) if is_cuda else None,
+        threads=torch.get_num_threads(),
+        packages={**packages, "torch": str(torch.__version__)},  # with the build, such as +cu130
+        gpu_settings=read_gpu_settings() if is_cuda else None,
+    )
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def describe_failure(error: BaseException) -> ArmFailure:

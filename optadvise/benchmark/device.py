@@ -57,6 +57,20 @@ def describe_device(device: str) -> TorchDevice | None:
     return next((each for each in _probe(name).devices if each.device == name), None)
 
 
+def find_gpu_uuids(device: str, processes: int) -> tuple[str, ...]:
+    """Return the UUIDs of the CUDA devices that a benchmark uses, as torch reports them; empty without any.
+
+    Args:
+        device: From `resolve_device`.
+        processes: Number of processes; each uses one GPU, from the first.
+    """
+    if not device.startswith("cuda"):
+        return ()
+    names = [f"cuda:{number}" for number in range(processes)] if device == "cuda" else [device]
+    devices = {each.device: each.uuid for each in _probe(names[0]).devices}
+    return tuple(uuid for name in names if (uuid := devices.get(name)))
+
+
 def _parse_device(device: str) -> str:
     """Return a device as torch names it, or `auto`, without checking whether this machine has it.
 

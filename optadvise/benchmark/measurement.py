@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from optadvise.benchmark.gpu_records import GpuSettings
 from optadvise.benchmark.records import PeakMemory, RankResult, Status
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.error_codes import ErrorCode
@@ -32,6 +33,7 @@ class WorkerEnvironment(Struct, frozen=True, kw_only=True):
     device_name: str | None = None  # name of the GPU; None on the CPU
     threads: int | None = None  # CPU threads of torch
     packages: dict[str, str] = {}  # versions
+    gpu_settings: GpuSettings | None = None  # None on the CPU
 
 
 class ArmCounts(Struct, frozen=True, kw_only=True, tag="ready", tag_field="event"):

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
+from optadvise.benchmark.gpu_records import GpuConditions, GpuSettings
 from optadvise.benchmark.spec import NonNegativeInt, PositiveInt, Role, Spec
 from optadvise.core.cards import Value
 
@@ -89,6 +90,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     cores: PositiveInt | None  # available to this process
     load: Annotated[NonNegative | None, Meta(description="One-minute load average before the benchmark.")]
     executable: str | None = None  # file name of the Python interpreter
+    gpu: Annotated[GpuConditions | None, Meta(description="Null on the CPU, or without nvidia-smi.")] = None
 
 
 class Environment(Machine, frozen=True, kw_only=True):
@@ -98,6 +100,7 @@ class Environment(Machine, frozen=True, kw_only=True):
     device: str | None = None
     device_name: Annotated[str | None, Meta(description="Name of the GPU; null on the CPU.")] = None
     threads: PositiveInt | None = None  # CPU threads of torch
+    gpu_settings: Annotated[GpuSettings | None, Meta(description="Null on the CPU.")] = None
 
 
 class Timing(Struct, frozen=True, kw_only=True):

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import runner
-from optadvise.benchmark.device import describe_device, resolve_device
+from optadvise.benchmark.device import describe_device, find_gpu_uuids, resolve_device
 from optadvise.benchmark.device_size import choose_params
 from optadvise.benchmark.distributed.arm import RankedArm
-from optadvise.benchmark.environment import read_machine
+from optadvise.benchmark.environment import MachineReading
 from optadvise.benchmark.measurement import ArmMeasurement
 from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.options import (
@@ -200,17 +200,28 @@ def measure(
     Raises:
         InterruptedMeasurementError: KeyboardInterrupt; all workers have ended, and `result` has the figures so far.
     """
-    machine = read_machine()
+    uuids = find_gpu_uuids(request.spec.device, request.spec.nproc)
+    reading = MachineReading(next(iter(uuids), None))
+    return _measure(request, reading, progress, keep)
+
+
+def _measure(
+    request: Request,
+    reading: MachineReading,
+    progress: runner.Progress,
+    keep: Callable[[BenchmarkResult], None] | None,
+) -> BenchmarkResult:
     latest: list[ArmMeasurement] = []
 
     def summarize(measurements: Sequence[ArmMeasurement], *, complete: bool) -> BenchmarkResult:
         return make_result(
-            request.spec, measurements, request.requirements, machine=machine, complete=complete,
+            request.spec, measurements, request.requirements, machine=reading.machine, complete=complete,
             is_sequential=request.is_sequential,
         )  # fmt: skip
 
     def save(measurements: Sequence[ArmMeasurement]) -> None:
         latest[:] = measurements
+        reading.read_end(measurements, request.spec.rounds)
         if keep is not None:
             keep(summarize(measurements, complete=False))
 

@@ -190,6 +190,22 @@ def list_visible_gpus() -> list[NvidiaGpu]:
     return visible
 
 
+def find_physical_uuid(uuid: str) -> str | None:
+    """Return the UUID of a GPU, or of the GPU of a MIG instance; None if the driver does not list it.
+
+    Args:
+        uuid: UUID with or without the prefix GPU- or MIG-, which torch omits.
+
+    Raises:
+        CannotRunHereError: The driver does not respond.
+    """
+    gpus = list_nvidia_gpus()
+    instances = _list_instances(gpus) if any(gpu.is_partitioned for gpu in gpus) else []
+    names = {uuid, f"GPU-{uuid}", f"MIG-{uuid}"}
+    index = next((device.index for device in (*gpus, *instances) if device.uuid in names), None)
+    return next((gpu.uuid for gpu in gpus if gpu.index == index), None)
+
+
 def _find_selected(entry: str, gpus: Sequence[NvidiaGpu], instances: Sequence[NvidiaGpu]) -> NvidiaGpu | None:
     """Return the device of an entry of CUDA_VISIBLE_DEVICES: an index, or the beginning of one UUID."""
     if entry.isdecimal():

@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from optadvise.benchmark.comparison.gpu_conditions import compare_gpus
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Environment
 from optadvise.benchmark.spec import Spec
 
@@ -16,7 +17,7 @@ _LABELS = {"dtype": "precision", "size": "model size"}  # of fields whose option
 # Settings that change the width of the intervals, not the measured quantity.
 _AMOUNT = ("steps", "rounds", "warmup", "seed", "threads")
 # Compared separately, or without influence on the figures.
-_NOT_COMPARED = {"load", "packages", "executable", "device"}
+_NOT_COMPARED = {"load", "packages", "executable", "device", "gpu", "gpu_settings"}
 _REPORTED_BY_WORKERS = {"device", "device_name", "threads"}
 _LOAD_DIFFERENCE = 1.5  # load average that a previous run can cause
 
@@ -73,6 +74,7 @@ def list_warnings(base: LoadedResult, new: LoadedResult) -> list[str]:
         *_compare_fields(asdict(base.spec), asdict(new.spec), amounts),
         *_compare_fields(before, after, sorted(before)),
         *_compare_load(base.environment, new.environment),
+        *compare_gpus(base.environment, new.environment),
         *_compare_arms(base, new),
     ]  # fmt: skip
 

@@ -159,12 +159,17 @@ def _make_figure(result: BenchmarkResult) -> ScatterFigure:
 
 
 def _list_fields(record: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield names and values of a record's fields; mappings are flattened."""
+    """Yield names and values of a record's fields; mappings and records are flattened, lists are counted."""
     for name, value in record.items():
-        if isinstance(value, Mapping):
+        label = name.replace("_", " ")
+        if isinstance(value, Struct):
+            yield from ((f"{label}: {inner}", text) for inner, text in _list_fields(asdict(value)))
+        elif isinstance(value, Mapping):
             yield from ((f"{name}: {key}", str(inner)) for key, inner in value.items())
+        elif isinstance(value, tuple):
+            yield label, str(len(value))
         elif isinstance(value, bool):
-            yield name.replace("_", " "), "yes" if value else "no"
+            yield label, "yes" if value else "no"
         else:
-            text = f"{value:.3g}" if isinstance(value, float) else str(value)
-            yield name.replace("_", " "), "unknown" if value is None else text
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            yield label, "unknown" if value is None else text

@@ -1,0 +1,64 @@
+"""Differences in the GPU's driver, settings, clocks and load that can explain a difference between two results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from optadvise.benchmark.gpu_records import GpuConditions, GpuSettings
+from optadvise.benchmark.records import Environment
+from optadvise.core.units import show_bytes
+
+# Fields with their labels.
+_CONDITIONS = {
+    "driver": "NVIDIA driver", "power_limit_watts": "power limit of the GPU in W", "mig": "MIG partitioning",
+    "ecc": "error correction (ECC) of the GPU", "compute_mode": "compute mode of the GPU",
+}  # fmt: skip
+_SETTINGS = {"tf32_matmul": "TF32 in matrix products", "tf32_convolution": "TF32 in convolutions"}
+_CLOCKS = {"sm_clock_mhz": "SM clock", "memory_clock_mhz": "memory clock"}
+_CLOCK_TOLERANCE = 0.03  # relative; clocks vary by steps of 15 MHz with the temperature
+
+
+def compare_gpus(base: Environment, new: Environment) -> Iterator[str]:
+    """Yield the differences between the GPUs' conditions in two results, one line each; none where one is unknown."""
+    if base.gpu is not None and new.gpu is not None:
+        yield from _compare_fields(base.gpu, new.gpu, _CONDITIONS)
+        yield from _compare_clocks(base.gpu, new.gpu)
+    if base.gpu_settings is not None and new.gpu_settings is not None:
+        yield from _compare_fields(base.gpu_settings, new.gpu_settings, _SETTINGS)
+        yield from _compare_allocators(base.gpu_settings, new.gpu_settings)
+    for side, environment in (("BASE", base), ("NEW", new)):
+        if environment.gpu is not None and environment.gpu.other_processes:
+            used = sum(process.memory_bytes or 0 for process in environment.gpu.other_processes)
+            names = ", ".join(process.name or str(process.pid) for process in environment.gpu.other_processes)
+            size = f" ({show_bytes(used)})" if used else ""
+            yield f"other programs used the GPU in {side}: {names}{size}"
+
+
+def _compare_fields(before: Struct, after: Struct, labels: dict[str, str]) -> Iterator[str]:
+    for name, label in labels.items():
+        old, new = getattr(before, name), getattr(after, name)
+        if old is not None and new is not None and old != new:
+            yield f"{label}: {_show_value(old)} in BASE, {_show_value(new)} in NEW"
+
+
+def _compare_allocators(before: GpuSettings, after: GpuSettings) -> Iterator[str]:
+    if before.allocator != after.allocator:
+        old, new = (settings.allocator or "default" for settings in (before, after))
+        yield f"settings of torch's allocator: {old} in BASE, {new} in NEW"
+
+
+def _compare_clocks(before: GpuConditions, after: GpuConditions) -> Iterator[str]:
+    if before.end is None or after.end is None:
+        return
+    for name, label in _CLOCKS.items():
+        old, new = getattr(before.end, name), getattr(after.end, name)
+        if old and new and abs(new / old - 1) > _CLOCK_TOLERANCE:
+            yield f"{label} after the last round: {old:.0f} MHz in BASE, {new:.0f} MHz in NEW"
+
+
+def _show_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
