@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ class FakeArm:
 
 def test_a_result_has_the_conditions_before_and_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [GPU], processes=PROCESSES)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(request, "WorkerArm", FakeArm)
     monkeypatch.setattr(request, "find_gpu_uuids", lambda device, processes: ("aaaa-1",))
     ends = []

@@ -15,6 +15,7 @@ from optadvise.benchmark.device import describe_device, find_gpu_uuids, resolve_
 from optadvise.benchmark.device_size import choose_params
 from optadvise.benchmark.distributed.arm import RankedArm
 from optadvise.benchmark.environment import MachineReading
+from optadvise.benchmark.gpu_lock import hold_gpus
 from optadvise.benchmark.measurement import ArmMeasurement
 from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.options import (
@@ -201,8 +202,9 @@ def measure(
         InterruptedMeasurementError: KeyboardInterrupt; all workers have ended, and `result` has the figures so far.
     """
     uuids = find_gpu_uuids(request.spec.device, request.spec.nproc)
-    reading = MachineReading(next(iter(uuids), None))
-    return _measure(request, reading, progress, keep)
+    with hold_gpus(uuids):
+        reading = MachineReading(next(iter(uuids), None))
+        return _measure(request, reading, progress, keep)
 
 
 def _measure(
