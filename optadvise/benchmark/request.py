@@ -201,14 +201,18 @@ def measure(
     Raises:
         InterruptedMeasurementError: KeyboardInterrupt; all workers have ended, and `result` has the figures so far.
     """
+    if workers is None:
+        worker_class = WorkerArm if request.spec.nproc == 1 else RankedArm
+        workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     uuids = find_gpu_uuids(request.spec.device, request.spec.nproc)
     with hold_gpus(uuids):
         reading = MachineReading(next(iter(uuids), None))
-        return _measure(request, reading, progress, keep)
+        return _measure(request, workers, reading, progress, keep)
 
 
 def _measure(
     request: Request,
+    workers: Sequence[runner.MeasurableArm],
     reading: MachineReading,
     progress: runner.Progress,
     keep: Callable[[BenchmarkResult], None] | None,
@@ -237,9 +241,6 @@ def _measure(
             return True
         return rounds in looks and not has_open_requirement(summarize(measurements, complete=False))
 
-    if workers is None:
-        worker_class = WorkerArm if request.spec.nproc == 1 else RankedArm
-        workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     try:
         measurements = runner.run_arms(
             workers, request.spec.rounds, progress=progress, save=save, is_decided=is_decided
