@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import os
 import resource
@@ -23,6 +24,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.core import yaml_reader
 from optadvise.rulebase.catalog import Catalog, load
 from tests import fork_server
+from tests.cuda_stand_in.session import StandIn, cuda_stand_in
 
 _Test = TypeVar("_Test")
 ROOT = Path(__file__).parent.parent
@@ -154,6 +156,13 @@ def cold_processes() -> Iterator[None]:
     """Start processes with a new interpreter, as users do."""
     with fork_server.cold():
         yield
+
+
+@pytest.fixture
+def cuda() -> Iterator[Callable[..., StandIn]]:
+    """Return a function that starts the stand-in for CUDA until the end of the test; see `cuda_stand_in`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *gpus, **options: stack.enter_context(cuda_stand_in(*gpus, **options))
 
 
 @pytest.fixture
