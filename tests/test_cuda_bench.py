@@ -95,9 +95,6 @@ def test_managed_memory_of_paged_state(cuda: Start) -> None:
     assert weights_bytes < arm["peak_memory_bytes"]["allocated"] < weights_bytes + 0.5 * managed_bytes
 
 
-@pytest.mark.xfail(
-    strict=True, reason="GPU fault 1: arms that do not fit together are not measured one after the other"
-)
 def test_arms_that_do_not_fit_together(cuda: Start) -> None:
     stand_in = cuda(Gpu(memory_gib=1.06))  # two contexts and 85 MiB; the arms need 48 MiB and 64 MiB
     line = f"lion --device cuda --optimizer-only --params 4M {QUICK}"
@@ -105,7 +102,6 @@ def test_arms_that_do_not_fit_together(cuda: Start) -> None:
     assert {arm["status"] for arm in arms.values()} == {"ok"}
 
 
-@pytest.mark.xfail(strict=True, reason="GPU fault 2: --device cuda:1 measures device 0")
 def test_device_with_an_index(cuda: Start) -> None:
     stand_in = cuda(Gpu(name="first"), Gpu(name="second"))
     _, result, arms, calls = bench(stand_in, f"lion --control none --device cuda:1 {SMALL}")
@@ -116,14 +112,12 @@ def test_device_with_an_index(cuda: Start) -> None:
     assert {call.device for call in calls if call.name == "max_memory_allocated"} == {1}
 
 
-@pytest.mark.xfail(strict=True, reason="GPU fault 2: an invalid index is not rejected before the start")
 @pytest.mark.parametrize("device", ["cuda:foo", "cuda:-1", "cuda:"])
 def test_invalid_device_index(cuda: Start, device: str) -> None:
     cuda(Gpu())
     assert optadvise("bench", "lion", "--device", device, *SMALL.split()).code == 2
 
 
-@pytest.mark.xfail(strict=True, reason="GPU fault 10: state is counted after a step that the gradient scaler skipped")
 def test_state_is_counted_after_skipped_steps(cuda: Start) -> None:
     stand_in = cuda(Gpu(), skipped_steps=2)
     # Fused variants create their state in a skipped step, too; this implementation has none.
@@ -133,7 +127,6 @@ def test_state_is_counted_after_skipped_steps(cuda: Start) -> None:
     assert arm["state_bytes_per_parameter"] == pytest.approx(4, rel=0.01)
 
 
-@pytest.mark.xfail(strict=True, reason="GPU fault 11: the companion's transient bytes replace those of the optimizer")
 def test_transient_bytes_are_the_largest_of_several_optimizers(cuda: Start) -> None:
     _, _, arms, _ = bench(cuda(Gpu()), f"muon --control none --device cuda {SMALL}")
     (arm,) = arms.values()
@@ -142,9 +135,6 @@ def test_transient_bytes_are_the_largest_of_several_optimizers(cuda: Start) -> N
     assert arm["transient_bytes"] >= 4 * largest_matrix  # Muon's update of one matrix
 
 
-@pytest.mark.xfail(
-    strict=True, reason="GPU fault 15: the bandwidth is that of single copies, which can be in the cache"
-)
 def test_bandwidth_is_that_of_queued_copies_larger_than_the_cache(cuda: Start) -> None:
     gpu = Gpu(l2_bytes=MIB, bandwidth=1e8)  # slow, so that the time of the launches does not matter
     _, _, arms, calls = bench(cuda(gpu), f"lion --control none --device cuda {SMALL}")

@@ -121,7 +121,7 @@ class FakeArm:
     def measure_round(self) -> RoundSamples:
         return RoundSamples({"step": [1.0], "optimizer": [0.5]})
 
-    def finish(self) -> ArmSummary:
+    def finish(self, *, measures_bandwidth: bool) -> ArmSummary:
         return ArmSummary()
 
     def stop(self) -> None:
